@@ -1,0 +1,1 @@
+"""Channel analysis: which embedding dimensions and hidden units of a program can be removed, and what goes with each."""

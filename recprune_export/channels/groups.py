@@ -1,0 +1,61 @@
+"""What the analysis found, in the form that the later stages use."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from recprune_export.channels.label_sets import Reason
+
+Kind = Literal["embedding", "hidden"]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Index `index` of axis `axis` of parameter or buffer `tensor`."""
+
+    tensor: str
+    axis: int
+    index: int
+
+
+@dataclass(frozen=True)
+class Channel:
+    """The smallest thing that can be removed: all of `slices` go when it goes."""
+
+    identity: int
+    slices: tuple[Slice, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that lie side by side on the same axes of the same tensors.
+
+    `name` is the axis on which the group begins, for example `tables.user.weight:1`.
+    """
+
+    name: str
+    kind: Kind
+    channels: tuple[Channel, ...]
+
+    @property
+    def width(self) -> int:
+        """How many channels there are."""
+        return len(self.channels)
+
+    def axes(self) -> tuple[tuple[str, int], ...]:
+        """Return each (tensor, axis) on which the group lies, in the order of the graph."""
+        return tuple(dict.fromkeys((s.tensor, s.axis) for s in self.channels[0].slices))
+
+
+@dataclass(frozen=True)
+class FrozenAxis:
+    """An axis of a parameter of which `count` indices cannot be removed, for one reason."""
+
+    tensor: str
+    axis: int
+    count: int
+    reason: Reason
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        reason = {"reason": self.reason.text, "source": self.reason.source}
+        return {"tensor": self.tensor, "axis": self.axis, "count": self.count, **reason}

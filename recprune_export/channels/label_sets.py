@@ -1,0 +1,201 @@
+"""Labels, and sets of labels: the bookkeeping below the channel analysis.
+
+A *label* stands for one index of one axis of one parameter. Two labels that can only go together are *tied*; the
+classes of tied labels are the channels. What an index of an axis depends on is a *set* of labels: the index goes as
+soon as one of them goes (after flattening an outer product, index (i, j) goes with i and with j). Sets are interned,
+so that a tensor of integers can hold one set for each element and be moved by the operators of the graph itself.
+"""
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+EMPTY = 0  # the interned empty set: nothing removes this element
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why something cannot be removed: a sentence, and the line of the user's source where it was decided."""
+
+    text: str
+    source: str = ""
+
+
+class LabelSets:
+    """Union-find over labels, and interned sets of them.
+
+    >>> sets = LabelSets()
+    >>> a, b = sets.singletons([("w", 0, 0), ("w", 0, 1)])
+    >>> sets.equate(a.reshape(1), b.reshape(1), Reason("added"))
+    >>> sets.members(int(a)) == sets.members(int(b))
+    True
+    """
+
+    def __init__(self) -> None:
+        self._keys: list[Hashable] = []
+        self._label_of: dict[Hashable, int] = {}
+        self._parent: list[int] = []
+        self._bound: dict[int, frozenset[int]] = {}
+        self._sets: list[frozenset[int]] = [frozenset()]
+        self._id_of: dict[frozenset[int], int] = {frozenset(): EMPTY}
+        self._canonical: dict[int, int] = {}
+        self._frozen: dict[int, Reason] = {}
+        self.merges = 0
+
+    def singletons(self, keys: Iterable[Hashable]) -> Tensor:
+        """Return for each key the interned set of its one label; the same key gives the same label again."""
+        return torch.tensor([self._intern(frozenset((self._label(key),))) for key in keys], dtype=torch.int64)
+
+    def key(self, label: int) -> Hashable:
+        """Return the key under which a label was made."""
+        return self._keys[label]
+
+    def members(self, set_id: int) -> frozenset[int]:
+        """Return the channels of a set, each named by the representative of its class."""
+        return self._sets[self._canonical_id(set_id)]
+
+    def labels(self) -> range:
+        """Return every label that was made."""
+        return range(len(self._keys))
+
+    def channels_of(self, label: int) -> frozenset[int]:
+        """Return the channels with which a label goes."""
+        return self.members(self._intern(frozenset((label,))))
+
+    def canonical(self, ids: Tensor) -> Tensor:
+        """Replace each set by the set of its channels, so that equal sets have equal ids."""
+        return _map_unique(self._canonical_id, ids) if bool(ids.any()) else ids
+
+    def union(self, left: Tensor, right: Tensor) -> Tensor:
+        """Return elementwise unions, broadcast."""
+        return self._pairwise(left, right, frozenset.__or__, keep_left_if_right_empty=True)
+
+    def common(self, left: Tensor, right: Tensor) -> Tensor:
+        """Return elementwise intersections, broadcast."""
+        return self._pairwise(left, right, frozenset.__and__)
+
+    def without(self, left: Tensor, right: Tensor) -> Tensor:
+        """Return elementwise differences, broadcast."""
+        return self._pairwise(left, right, frozenset.__sub__, keep_left_if_right_empty=True)
+
+    def common_along(self, ids: Tensor, axis: int) -> Tensor:
+        """Return the intersection over `axis`, which stays with size 1."""
+        result = self.canonical(ids.narrow(axis, 0, 1))
+        if bool((ids == ids.narrow(axis, 0, 1)).all()):
+            return result
+        for position in range(1, ids.shape[axis]):
+            if not bool(result.any()):
+                break
+            result = self.common(result, ids.narrow(axis, position, 1))
+        return result
+
+    def equate(self, left: Tensor, right: Tensor, reason: Reason) -> None:
+        """State that, index by index, both sides are removed together. Shapes are equal.
+
+        Where one side cannot be removed at all, the other is frozen for `reason`.
+        """
+        for a, b in zip(self.canonical(left).tolist(), self.canonical(right).tolist(), strict=True):
+            one, other = self.members(a), self.members(b)
+            if one == other:
+                continue
+            if not one or not other:
+                self._freeze(one | other, reason)
+            elif not (self._bind(one, other) or self._bind(other, one)):
+                self.tie(one | other)
+
+    def tie(self, labels: Iterable[int]) -> None:
+        """Make one channel of all `labels`."""
+        first, *rest = sorted(labels)
+        for label in rest:
+            self._merge(first, label)
+
+    def freeze(self, ids: Tensor, reason: Reason) -> None:
+        """Keep for ever whatever the sets hold."""
+        for set_id in ids.unique().tolist():
+            self._freeze(self.members(set_id), reason)
+
+    def forget_frozen(self) -> None:
+        """Start a new pass: ties stay, reasons are found again."""
+        self._frozen.clear()
+
+    def frozen_channels(self) -> dict[int, Reason]:
+        """Return the channels that cannot go, each with the first reason found."""
+        found: dict[int, Reason] = {}
+        for label, reason in self._frozen.items():
+            for channel in self.channels_of(label):
+                found.setdefault(channel, reason)
+        return found
+
+    def _label(self, key: Hashable) -> int:
+        if key not in self._label_of:
+            self._label_of[key] = len(self._keys)
+            self._parent.append(len(self._keys))
+            self._keys.append(key)
+        return self._label_of[key]
+
+    def _intern(self, labels: frozenset[int]) -> int:
+        if labels not in self._id_of:
+            self._id_of[labels] = len(self._sets)
+            self._sets.append(labels)
+        return self._id_of[labels]
+
+    def _find(self, label: int) -> int:
+        while self._parent[label] != label:
+            self._parent[label] = self._parent[self._parent[label]]
+            label = self._parent[label]
+        return label
+
+    def _canonical_id(self, set_id: int) -> int:
+        if set_id not in self._canonical:
+            channels: set[int] = set()
+            for label in self._sets[set_id]:
+                root = self._find(label)
+                channels |= self._resolve(root)
+            self._canonical[set_id] = self._intern(frozenset(channels))
+        return self._canonical[set_id]
+
+    def _resolve(self, root: int) -> frozenset[int]:
+        bound = self._bound.get(root)
+        if bound is None:
+            return frozenset((root,))
+        return frozenset().union(*(self._resolve(self._find(label)) for label in bound))
+
+    def _bind(self, one: frozenset[int], several: frozenset[int]) -> bool:
+        """Let a label that nothing else has claimed stand for several channels."""
+        if len(one) != 1 or len(several) < 2 or one & several:
+            return False
+        (label,) = one
+        self._bound[label] = several
+        self._changed()
+        return True
+
+    def _merge(self, left: int, right: int) -> None:
+        a, b = sorted((self._find(left), self._find(right)))
+        if a != b:
+            self._parent[b] = a
+            self._changed()
+
+    def _changed(self) -> None:
+        self.merges += 1
+        self._canonical.clear()
+
+    def _freeze(self, labels: Iterable[int], reason: Reason) -> None:
+        for label in labels:
+            self._frozen.setdefault(label, reason)
+
+    def _pairwise(self, left: Tensor, right: Tensor, combine, keep_left_if_right_empty: bool = False) -> Tensor:  # type: ignore[no-untyped-def]
+        left, right = torch.broadcast_tensors(self.canonical(left), self.canonical(right))
+        if keep_left_if_right_empty and not bool(right.any()):
+            return left
+        radix = len(self._sets)
+        return _map_unique(
+            lambda pair: self._intern(combine(self._sets[pair // radix], self._sets[pair % radix])), left * radix + right
+        )
+
+
+def _map_unique(function, values: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+    """Apply a function of integers to each element, calling it once for each distinct value."""
+    distinct, position = values.unique(return_inverse=True)
+    return torch.tensor([function(value) for value in distinct.tolist()], dtype=torch.int64)[position].reshape(values.shape)

@@ -1,0 +1,12 @@
+"""One rule per operator, a file per family. Importing this package registers them all."""
+
+from recprune_export.channels.rules import (  # noqa: F401
+    attention,
+    contraction,
+    creation,
+    elementwise,
+    lookup,
+    movement,
+    normalisation,
+    reduction,
+)

@@ -1,0 +1,30 @@
+"""Scaled dot-product attention."""
+
+import torch
+from torch import fx
+
+from recprune_export.channels.labels import Labels
+from recprune_export.channels.rules.contraction import contract
+from recprune_export.channels.walk import Described, Walk, rule
+
+aten = torch.ops.aten
+
+
+@rule(aten.scaled_dot_product_attention.default)
+def attention(walk: Walk, node: fx.Node) -> Described:
+    """`attention(q: B×H×L×E, k: B×H×S×E, v: B×H×S×V)`: E goes from queries and keys, V from the values.
+
+    The scale stays 1/√E of the original; see Vaswani et al., "Attention Is All You Need", section 3.2.1.
+    """
+    query, key, value = (walk.labels(walk.argument(node, name)) for name in ("query", "key", "value"))
+    mask = walk.labels(walk.argument(node, "attn_mask"))
+    assert query is not None and key is not None and value is not None
+    swapped = Labels(
+        (*key.removes[:-2], key.removes[-1], key.removes[-2]), (*key.zeroes[:-2], key.zeroes[-1], key.zeroes[-2])
+    )
+    weights = contract(walk, node, query, swapped).without_zeroes()
+    walk.freeze(node, weights.removes[-1], "attention is taken over it")
+    if mask is not None:
+        for axis in mask.removes:
+            walk.freeze(node, axis, "it masks attention")
+    return contract(walk, node, weights, value)

@@ -1,0 +1,164 @@
+"""The walk over a graph: values and labels side by side, one rule per operator.
+
+A rule is registered on the `OpOverload` it describes. It gets the walk and the node, says which labels are one
+(`walk.equate`) and which cannot go (`walk.freeze`), and returns the labels of the node's output. An operator without a
+rule freezes what it touches.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from recprune_export.channels.label_sets import LabelSets, Reason
+from recprune_export.channels.labels import Labels, empty, unlabelled
+
+Described = Labels | tuple[Labels | None, ...] | None  # None: the value is no tensor
+Rule = Callable[["Walk", fx.Node], Described]
+
+RULES: dict[Any, Rule] = {}
+WIDEST_AXIS = 1 << 16  # a wider axis counts rows, not channels, and is never labelled
+
+
+def rule(*operators: Any) -> Callable[[Rule], Rule]:
+    """Register the rule of `operators`."""
+
+    def register(function: Rule) -> Rule:
+        for operator in operators:
+            assert operator not in RULES, f"{operator} has two rules"
+            RULES[operator] = function
+        return function
+
+    return register
+
+
+class Walk(fx.Interpreter):
+    """Runs a graph on a small batch and carries labels beside the values."""
+
+    def __init__(self, module: fx.GraphModule, sets: LabelSets) -> None:
+        super().__init__(module, garbage_collect_values=False)
+        self.sets = sets
+        self.described: dict[fx.Node, Described] = {}
+        self.embedding_axes: set[tuple[str, int]] = set()
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        self.env[n] = value
+        if n.op == "get_attr":
+            self.described[n] = self._parameter(n, value)
+        elif n.op == "output":
+            self._freeze_outputs(n)
+        elif n.op == "call_function":
+            self.described[n] = self._apply_rule(n)
+            self._keep_what_would_leave_nothing(n)
+        else:
+            self.described[n] = self.nothing(value)
+        return value
+
+    def labels(self, argument: Any) -> Labels | None:
+        """Return the labels of an argument, or None for what is no tensor of the graph."""
+        described = self.described.get(argument) if isinstance(argument, fx.Node) else None
+        return described if isinstance(described, Labels) else None
+
+    def value(self, argument: Any) -> Any:
+        """Return the value of an argument: of a node what it computed, of a list its values."""
+        return fx.node.map_arg(argument, lambda node: self.env[node])
+
+    def argument(self, node: fx.Node, name: str, default: Any = None) -> Any:
+        """Return an argument of an operator by the name it has in the operator's schema."""
+        if name in node.kwargs:
+            return node.kwargs[name]
+        for position, parameter in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+            if parameter.name == name:
+                return node.args[position] if position < len(node.args) else parameter.default_value
+        return default
+
+    def nothing(self, value: Any) -> Described:
+        """Describe a value of which nothing can be removed."""
+        if isinstance(value, Tensor):
+            return empty(value.shape)
+        if isinstance(value, (tuple, list)):
+            return tuple(empty(v.shape) if isinstance(v, Tensor) else None for v in value)
+        return None
+
+    def fixed(self, node: fx.Node) -> tuple[bool, ...]:
+        """Tell for each axis of a node's value whether its size varies with the request."""
+        return fixed_axes(node.meta["val"])
+
+    def fresh(self, node: fx.Node, axis: int, size: int) -> Tensor:
+        """Return new labels for an axis that takes whatever size its consumers need."""
+        return self.sets.singletons((node.name, axis, index) for index in range(size))
+
+    def equate(self, node: fx.Node, left: Tensor, right: Tensor, because: str) -> None:
+        """State that both sides are removed together."""
+        self.sets.equate(left, right, Reason(because, source_of(node)))
+
+    def freeze(self, node: fx.Node, ids: Tensor, because: str) -> None:
+        """State that nothing in `ids` can be removed."""
+        self.sets.freeze(ids, Reason(because, source_of(node)))
+
+    def require_zero(self, node: fx.Node, removes: Tensor, zeroes: Tensor, because: str) -> None:
+        """Freeze what a reduction would still count although it is masked."""
+        self.freeze(node, self.sets.without(removes, zeroes), because)
+
+    def _apply_rule(self, node: fx.Node) -> Described:
+        value = self.env[node]
+        known = RULES.get(node.target)
+        inputs = [self.described.get(source) for source in node.all_input_nodes]
+        if known is None:
+            for described in inputs:
+                self._freeze_all(node, described, f"{_operator_name(node)} has no rule")
+            return self.nothing(value)
+        return known(self, node)
+
+    def _keep_what_would_leave_nothing(self, node: fx.Node) -> None:
+        """A channel on which every index of an axis depends cannot go: the value would have no elements."""
+        described = self.described[node]
+        for labels in described if isinstance(described, tuple) else (described,):
+            for axis in labels.removes if labels is not None else ():
+                if len(axis) and bool(axis.any()):
+                    self.freeze(node, self.sets.common_along(axis, 0), "nothing would be left of its axis")
+
+    def _freeze_all(self, node: fx.Node, described: Described, because: str) -> None:
+        for labels in described if isinstance(described, tuple) else (described,):
+            for axis in labels.removes if labels is not None else ():
+                self.freeze(node, axis, because)
+
+    def _freeze_outputs(self, node: fx.Node) -> None:
+        for source in node.all_input_nodes:
+            self._freeze_all(node, self.described.get(source), "the model returns it")
+
+    def _parameter(self, node: fx.Node, value: Tensor) -> Labels:
+        looked_up = any(_is_lookup(user, node) for user in node.users)
+        removes = []
+        for axis, size in enumerate(value.shape):
+            counts_rows = size > WIDEST_AXIS or (looked_up and axis == 0)
+            removes.append(unlabelled(size) if counts_rows else self.fresh(node, axis, size))
+        if looked_up:
+            self.embedding_axes.add((node.name, 1))
+        labels = Labels(tuple(removes), tuple(removes))
+        # Masking zeroes parameters, not buffers.
+        return labels if isinstance(value, torch.nn.Parameter) else labels.without_zeroes()
+
+
+def fixed_axes(value: Tensor) -> tuple[bool, ...]:
+    """Tell for each axis of a traced tensor whether its size is symbolic."""
+    return tuple(not isinstance(size, int) for size in value.shape)
+
+
+def _is_lookup(user: fx.Node, table: fx.Node) -> bool:
+    lookups = (torch.ops.aten.embedding.default, torch.ops.aten.embedding_bag.padding_idx)
+    return user.target in lookups and user.args[0] is table
+
+
+def _operator_name(node: fx.Node) -> str:
+    return str(node.target).removesuffix(".default") if node.op == "call_function" else node.op
+
+
+def source_of(node: fx.Node) -> str:
+    """Return `file, line N` of the user's source for a node, or an empty string where it is not known."""
+    trace: Sequence[str] = (node.meta.get("stack_trace") or "").splitlines()
+    places = [line.strip() for line in trace if line.strip().startswith("File ")]
+    users = [place for place in places if "/torch/" not in place] or places
+    return users[-1].removeprefix("File ").rpartition(", in ")[0] if users else ""

@@ -1,0 +1,198 @@
+"""Bring a captured graph into the one form that the later stages read.
+
+After `canonicalise` a graph has: flat inputs and outputs, no guards or assertions, no in-place operators, one
+`get_attr` target for each distinct tensor, and everything that depends on neither the request nor a parameter
+folded into a buffer. `stack` followed by a flattening of the stacked axis is written as `cat`, so that the
+stacked tensors may later differ in width. Each step keeps the function exactly.
+"""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx.graph import CodeGen
+
+aten = torch.ops.aten
+
+_GUARDS = frozenset(
+    {
+        aten._assert_tensor_metadata.default,
+        aten._assert_async.msg,
+        aten._assert_scalar.default,
+        aten.sym_constrain_range.default,
+        aten.sym_constrain_range_for_size.default,
+    }
+)
+_RANDOM = frozenset({aten.dropout.default, aten.rand.default, aten.randn.default, aten.bernoulli.default})
+_FLATTENING = frozenset({aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten._unsafe_view.default})
+MOST_FOLDED_ELEMENTS = 1 << 22
+
+
+def canonicalise(module: fx.GraphModule) -> fx.GraphModule:
+    """Return `module` in canonical form; the given one is used up.
+
+    The graph must be functional apart from in-place operators on values that nothing else sees; see
+    `has_unsafe_mutation`.
+    """
+    module.graph._codegen = CodeGen()
+    for step in (_drop_guards, _share_tied_tensors, _replace_in_place, _fold_constants, _stack_to_cat):
+        step(module)
+        module.graph.eliminate_dead_code()
+    module.graph.lint()
+    # A new module holds what the graph refers to and nothing else, and is free of torch.export's call checks.
+    return fx.GraphModule(module, module.graph)
+
+
+def tensor_at(module: fx.GraphModule, target: str) -> Tensor:
+    """Return the parameter or buffer that a `get_attr` node names."""
+    owner, _, name = target.rpartition(".")
+    value: Tensor = getattr(module.get_submodule(owner), name)
+    return value
+
+
+def _drop_guards(module: fx.GraphModule) -> None:
+    for node in list(module.graph.nodes):
+        is_guard_module = node.op == "call_module" and str(node.target).startswith("_guards_fn")
+        if is_guard_module or node.target in _GUARDS:
+            module.graph.erase_node(node)
+
+
+def _share_tied_tensors(module: fx.GraphModule) -> None:
+    first: dict[int, fx.Node] = {}
+    for node in list(module.graph.nodes):
+        if node.op != "get_attr":
+            continue
+        kept = first.setdefault(id(tensor_at(module, node.target)), node)
+        if kept is not node:
+            node.replace_all_uses_with(kept)
+            module.graph.erase_node(node)
+
+
+def has_unsafe_mutation(module: fx.GraphModule) -> bool:
+    """Tell whether an in-place operator changes a value that another name still sees."""
+    return any(_is_in_place(node) and not _owns_its_input(node) for node in module.graph.nodes)
+
+
+def _is_in_place(node: fx.Node) -> bool:
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    arguments = node.target._schema.arguments
+    return any(a.alias_info is not None and a.alias_info.is_write for a in arguments)
+
+
+def _owns_its_input(node: fx.Node) -> bool:
+    """The mutated value is computed, no view of another value, and every earlier reader made a new value."""
+    mutated = node.args[0]
+    if not isinstance(mutated, fx.Node) or mutated.op != "call_function" or _functional_twin(node) is None:
+        return False
+    readers = [user for user in mutated.users if user is not node]
+    return not _is_view(mutated) and not any(_is_view(reader) for reader in readers)
+
+
+def _is_view(node: fx.Node) -> bool:
+    if node.target is operator.getitem:
+        return True
+    if not isinstance(node.target, torch._ops.OpOverload) or _is_in_place(node):
+        return False
+    schema = node.target._schema
+    may_alias = node.target in (aten.reshape.default, aten.flatten.using_ints, aten.contiguous.default, aten.to.dtype)
+    return may_alias or any(r.alias_info is not None for r in schema.returns)
+
+
+def _functional_twin(node: fx.Node) -> Callable[..., Any] | None:
+    target = node.target
+    assert isinstance(target, torch._ops.OpOverload)
+    name = target._schema.name.removeprefix("aten::")
+    packet = getattr(aten, name.removesuffix("_"), None) if name.endswith("_") else None
+    return getattr(packet, target._overloadname, None) if packet is not None else None
+
+
+def _replace_in_place(module: fx.GraphModule) -> None:
+    for node in list(module.graph.nodes):
+        if not (_is_in_place(node) and _owns_its_input(node)):
+            continue
+        twin = _functional_twin(node)
+        assert twin is not None
+        node.target = twin
+        order = {other: position for position, other in enumerate(module.graph.nodes)}
+        mutated = node.args[0]
+        mutated.replace_all_uses_with(node, delete_user_cb=lambda user: order[user] > order[node])
+
+
+def _fold_constants(module: fx.GraphModule) -> None:
+    """Compute what depends on no input and no parameter, and keep the result as a buffer."""
+    values: dict[fx.Node, Any] = {}
+    for node in list(module.graph.nodes):
+        if node.op == "get_attr":
+            tensor = tensor_at(module, node.target)
+            if not isinstance(tensor, torch.nn.Parameter):
+                values[node] = tensor
+        elif node.op == "call_function" and node.target not in _RANDOM and not _is_in_place(node):
+            if all(source in values for source in node.all_input_nodes):
+                args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: values[n])
+                value = node.target(*args, **kwargs)
+                if not isinstance(value, Tensor) or value.numel() <= MOST_FOLDED_ELEMENTS:
+                    values[node] = value
+    for node, value in values.items():
+        needed = any(user not in values for user in node.users)
+        if node.op == "call_function" and needed and isinstance(value, Tensor):
+            _replace_by_buffer(module, node, value)
+
+
+def _replace_by_buffer(module: fx.GraphModule, node: fx.Node, value: Tensor) -> None:
+    name = f"constant_{node.name}"
+    module.register_buffer(name, value.detach().clone().contiguous())
+    with module.graph.inserting_before(node):
+        constant = module.graph.get_attr(name)
+    constant.meta = dict(node.meta)
+    node.replace_all_uses_with(constant)
+
+
+def _stack_to_cat(module: fx.GraphModule) -> None:
+    """`stack(xs, d)` or `cat` of unsqueezed `xs`, with axes d and d+1 then merged: `cat(xs, d)`."""
+    for node in list(module.graph.nodes):
+        if node.target not in _FLATTENING or not isinstance(node.args[0], fx.Node):
+            continue
+        parts = _stacked_parts(node.args[0])
+        if parts is None:
+            continue
+        tensors, axis = parts
+        before, after = _shape(node.args[0]), _shape(node)
+        merged = [*before[:axis], before[axis] * before[axis + 1], *before[axis + 2 :]] if axis + 1 < len(before) else None
+        if merged is None or merged != after:
+            continue
+        with module.graph.inserting_before(node):
+            flat = module.graph.call_function(aten.cat.default, (tensors, axis))
+        flat.meta = dict(node.meta)
+        node.replace_all_uses_with(flat)
+
+
+def _stacked_parts(node: fx.Node) -> tuple[list[fx.Node], int] | None:
+    """The tensors below a stack and the stacked axis, or None."""
+    if node.target is aten.stack.default:
+        tensors, *rest = node.args
+        axis = rest[0] if rest else 0
+        return list(tensors), _positive(axis, len(_shape(node)))
+    if node.target is not aten.cat.default:
+        return None
+    tensors, *rest = node.args
+    axis = _positive(rest[0] if rest else 0, len(_shape(node)))
+    parts = [_unsqueezed(tensor, axis) for tensor in tensors]
+    return (parts, axis) if all(part is not None for part in parts) else None
+
+
+def _unsqueezed(node: fx.Node, axis: int) -> fx.Node | None:
+    if node.target is not aten.unsqueeze.default:
+        return None
+    tensor, position = node.args
+    return tensor if _positive(position, len(_shape(node))) == axis else None
+
+
+def _positive(axis: int, rank: int) -> int:
+    return axis if axis >= 0 else axis + rank
+
+
+def _shape(node: fx.Node) -> list[Any]:
+    return list(node.meta["val"].shape)

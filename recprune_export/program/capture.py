@@ -1,0 +1,205 @@
+"""Capture: an `nn.Module` and an example request become a `Program`."""
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, fx, nn
+
+from recprune_export.errors import CaptureError
+from recprune_export.program.canonical import canonicalise, has_unsafe_mutation
+from recprune_export.program.id_ranges import id_ranges
+from recprune_export.program.program import Program
+from recprune_export.program.signature import BATCH, Axis, Input, Output, Signature
+
+Path = Sequence[Any]
+
+
+def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> Program:
+    """Capture `module` as it answers the example request `args`, `kwargs`.
+
+    The batch is axis 0 of the example's tensors, of any size; it becomes symbolic. Requests may be nested
+    tuples, lists and dicts of tensors: the program takes the tensors flat, each under the name by which the
+    module knows it.
+
+    Raises `CaptureError` with the line of the model's source where `torch.export` gave up.
+    """
+    training = module.training
+    module.eval()
+    try:
+        args, kwargs = _with_batch_of_several((args, dict(kwargs or {})))
+        exported = _export(module, args, kwargs)
+    finally:
+        module.train(training)
+    return program_from_exported(exported, module)
+
+
+def program_from_exported(exported: torch.export.ExportedProgram, module: nn.Module | None = None) -> Program:
+    """Turn an `ExportedProgram` into a `Program`; `module`, where known, gives names to positional inputs."""
+    if has_unsafe_mutation(exported.module(check_guards=False)):  # type: ignore[call-arg]
+        exported = exported.run_decompositions({})
+    graph_module = exported.module(check_guards=False)  # type: ignore[call-arg]
+    assert isinstance(graph_module, fx.GraphModule)
+    if exported.call_spec.in_spec is None or exported.call_spec.out_spec is None:
+        raise CaptureError("The program says nothing about the structure of its inputs; export it again with torch.export.")
+    inputs = _drop_constant_inputs(graph_module, _paths(exported.call_spec.in_spec))
+    outputs = _drop_constant_outputs(graph_module, _paths(exported.call_spec.out_spec))
+    graph_module = canonicalise(graph_module)
+    return Program(graph_module, _signature(graph_module, _input_names(inputs, module), _output_names(outputs)))
+
+
+def _with_batch_of_several(example: Any) -> Any:
+    """A batch of one is taken for a constant by `torch.export`, so it is repeated."""
+    batch = _batch_size(example)
+    if batch != 1:
+        return example
+    return pytree.tree_map(lambda x: torch.cat([x, x]) if isinstance(x, Tensor) and x.ndim and len(x) == 1 else x, example)
+
+
+def _batch_size(example: Any) -> int:
+    sizes = Counter(len(x) for x in pytree.tree_leaves(example) if isinstance(x, Tensor) and x.ndim)
+    if not sizes:
+        raise CaptureError("The example request holds no tensor with a batch axis; give at least one tensor of shape (batch, ...).")
+    return sizes.most_common(1)[0][0]
+
+
+def _export(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
+    batch = _batch_size((args, kwargs))
+    symbol = torch.export.Dim("batch")
+
+    def dynamic(x: Any) -> Any:
+        return {0: symbol} if isinstance(x, Tensor) and x.ndim and len(x) == batch else None
+
+    shapes = pytree.tree_map(dynamic, _by_parameter(module, args, kwargs))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+    except Exception as error:  # torch.export raises many unrelated classes for the same cause
+        raise CaptureError(_explain(error)) from error
+
+
+def _by_parameter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Bind a call to the parameters of `forward`, as `torch.export` wants its dynamic shapes."""
+    import inspect
+
+    bound = inspect.signature(module.forward).bind(*args, **kwargs)
+    arguments = dict(bound.arguments)
+    for name, parameter in bound.signature.parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            arguments |= arguments.pop(name, {})
+    return arguments
+
+
+def _explain(error: Exception) -> str:
+    text = str(error)
+    # The innermost line of the user's own source, not of torch's.
+    lines = [m for m in re.findall(r'File "([^"]+)", line (\d+)', text) if "/torch/" not in m[0]]
+    where = f" at {lines[-1][0]}, line {lines[-1][1]}" if lines else ""
+    first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    if "pecialized" in text or "marked batch as dynamic" in text or "inferred to be a constant" in text:
+        return (
+            f"The model fixes the batch size{where}, so it cannot answer other batches: "
+            f"use x.size(0) instead of a number ({first})."
+        )
+    if "data-dependent" in text.lower():
+        return f"The model decides by the values of a request{where}: replace the branch by torch.where ({first})."
+    return f"torch.export cannot capture the model{where}: {first}"
+
+
+def _paths(spec: Any) -> list[Path]:
+    tree = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
+    return [path for path, _ in pytree.tree_flatten_with_path(tree)[0]]
+
+
+def _drop_constant_inputs(module: fx.GraphModule, paths: list[Path]) -> list[Path]:
+    """Remove the placeholders of what is no tensor; return the paths of the others."""
+    kept = []
+    placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
+    for node, path in zip(placeholders, paths, strict=True):
+        if isinstance(node.meta.get("val"), Tensor):
+            kept.append(path)
+            continue
+        for user in list(node.users):
+            if user.op == "call_module":
+                module.graph.erase_node(user)
+        if node.users:
+            raise CaptureError(f"The input '{node.name}' is no tensor but the program computes with it; bind it in the model.")
+        module.graph.erase_node(node)
+    return kept
+
+
+def _drop_constant_outputs(module: fx.GraphModule, paths: list[Path]) -> list[Path]:
+    (output,) = [node for node in module.graph.nodes if node.op == "output"]
+    values = output.args[0]
+    pairs = [(value, path) for value, path in zip(values, paths, strict=True) if _is_tensor(value)]
+    if not pairs:
+        raise CaptureError("The model returns no tensor; return at least one.")
+    output.args = (tuple(value for value, _ in pairs),)
+    return [path for _, path in pairs]
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, fx.Node) and isinstance(value.meta.get("val"), Tensor)
+
+
+def _input_names(paths: list[Path], module: nn.Module | None) -> list[str]:
+    import inspect
+
+    parameters = list(inspect.signature(module.forward).parameters) if module is not None else []
+
+    def parts(path: Path) -> list[str]:
+        (_, first, *rest) = path
+        index = getattr(first, "idx", None)
+        name = first.key if index is None else parameters[index] if index < len(parameters) else f"input_{index}"
+        return [str(name), *(_key(k) for k in rest)]
+
+    return _unique([parts(path) for path in paths])
+
+
+def _output_names(paths: list[Path]) -> list[str]:
+    return _unique([[_key(k) for k in path] or ["output"] for path in paths], numbered="output")
+
+
+def _key(key: Any) -> str:
+    return str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key))))
+
+
+def _unique(paths: list[list[str]], numbered: str = "input") -> list[str]:
+    """The last part of each path where that is a unique word, else the whole path.
+
+    >>> _unique([["request", "user"], ["request", "item"]]), _unique([["0"], ["1"]], "output")
+    (['user', 'item'], ['output_0', 'output_1'])
+    """
+    last = [path[-1] for path in paths]
+    if len(set(last)) == len(last) and all(name[:1].isalpha() for name in last):
+        return last
+    whole = ["_".join(path) for path in paths]
+    return [name if name[:1].isalpha() else f"{numbered}_{name}" for name in whole]
+
+
+def _signature(module: fx.GraphModule, input_names: list[str], output_names: list[str]) -> Signature:
+    placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
+    (output,) = [node for node in module.graph.nodes if node.op == "output"]
+    ids = id_ranges(module)
+    inputs = [
+        Input(name, _dtype(node), _shape(node), ids.get(node.name, ())) for node, name in zip(placeholders, input_names, strict=True)
+    ]
+    outputs = [Output(name, _dtype(n), _shape(n)) for n, name in zip(output.args[0], output_names, strict=True)]
+    return Signature(tuple(inputs), tuple(outputs))
+
+
+def _dtype(node: fx.Node) -> str:
+    return str(node.meta["val"].dtype).removeprefix("torch.")
+
+
+def _shape(node: fx.Node) -> tuple[Axis, ...]:
+    shape = node.meta["val"].shape
+    unknown = [str(size) for size in shape if not isinstance(size, int) and not str(size).isidentifier()]
+    if unknown:
+        raise CaptureError(f"'{node.name}' has an axis of size {unknown[0]}; only the batch itself may vary.")
+    return tuple(size if isinstance(size, int) else BATCH for size in shape)

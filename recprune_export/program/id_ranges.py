@@ -1,0 +1,122 @@
+"""Which ids are valid: read off the tables that the inputs look up.
+
+The graph is run once on a batch of two. Beside each integer or float tensor goes a tensor of the same shape that says
+from which element of which input each of its elements was taken, and what constant was added on the way. Operators
+that only move data are run on that tensor as they are. Where it arrives at an embedding, the rows of the table bound
+the id.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from recprune_export.program.movement import MOVEMENTS
+from recprune_export.program.signature import IdRange
+
+aten = torch.ops.aten
+
+_CASTS = frozenset({aten.to.dtype, aten._to_copy.default, aten.to.dtype_layout, aten.floor.default, aten.round.default})
+_LOOKUPS = frozenset({aten.embedding.default, aten.embedding_bag.padding_idx, aten.embedding_bag.default})
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Where each element comes from: `element` numbers all inputs' static elements (-1: computed), plus `offset`."""
+
+    element: Tensor
+    offset: Tensor
+
+
+class _Tracer(fx.Interpreter):
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.origins: dict[fx.Node, _Origin] = {}
+        self.first: dict[str, int] = {}
+        self.width: dict[str, int] = {}
+        self.ranges: dict[int, IdRange] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n.op == "placeholder":
+            self._number_elements(n, value)
+        elif n.op == "call_function" and any(source in self.origins for source in n.all_input_nodes):
+            origin = self._follow(n)
+            if origin is not None and isinstance(value, Tensor) and origin.element.shape == value.shape:
+                self.origins[n] = origin
+        return value
+
+    def _number_elements(self, node: fx.Node, value: Tensor) -> None:
+        start = sum(self.width.values())
+        static = torch.arange(value[0].numel() if value.ndim else 1) + start
+        self.first[node.name], self.width[node.name] = start, len(static)
+        element = static.reshape(value.shape[1:]).expand(value.shape).clone()
+        self.origins[node] = _Origin(element, torch.zeros_like(element, dtype=torch.float64))
+
+    def _follow(self, node: fx.Node) -> _Origin | None:
+        if node.target in _LOOKUPS:
+            self._bound(node)
+            return None
+        if node.target in _CASTS:
+            return self.origins.get(node.args[0])  # type: ignore[arg-type]
+        if node.target is aten.add.Tensor:
+            return self._shifted(node)
+        if node.target in MOVEMENTS and all(source in self.origins for source in node.all_input_nodes if _is_data(source)):
+            moved = [self._run_on(node, field) for field in ("element", "offset")]
+            return _Origin(*moved) if all(isinstance(m, Tensor) for m in moved) else None
+        return None
+
+    def _run_on(self, node: fx.Node, field: str) -> Any:
+        def value(n: fx.Node) -> Any:
+            return getattr(self.origins[n], field) if n in self.origins else self.env[n]
+
+        args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), value)
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+    def _shifted(self, node: fx.Node) -> _Origin | None:
+        left, right = node.args[:2]
+        origin = self.origins.get(left)  # type: ignore[arg-type]
+        other = self.env.get(right, right) if isinstance(right, fx.Node) else right
+        if origin is None or right in self.origins:
+            return None
+        offset = origin.offset + other
+        return _Origin(origin.element.expand(offset.shape), offset)
+
+    def _bound(self, node: fx.Node) -> None:
+        table, ids = node.args[:2]
+        origin = self.origins.get(ids)  # type: ignore[arg-type]
+        if origin is None:
+            return
+        rows = len(self.env[table])  # type: ignore[index]
+        for element, offset in zip(origin.element.flatten().tolist(), origin.offset.flatten().tolist(), strict=True):
+            low, high = self.ranges.get(element, (0, 1 << 62))
+            self.ranges[element] = (max(low, 0), min(high, rows - 1 - int(offset)))
+
+
+def _is_data(node: fx.Node) -> bool:
+    return isinstance(node.meta.get("val"), Tensor) and node.op != "get_attr"
+
+
+def id_ranges(module: fx.GraphModule) -> dict[str, tuple[IdRange | None, ...]]:
+    """Return for each placeholder that holds ids its ranges, as `signature.Input.ids` has them."""
+    tracer = _Tracer(module)
+    with torch.no_grad():
+        tracer.run(*(_zeros(node) for node in module.graph.nodes if node.op == "placeholder"))
+    return {
+        name: ranges
+        for name, first in tracer.first.items()
+        if (ranges := _per_column(tracer.ranges, first, tracer.width[name]))
+    }
+
+
+def _zeros(node: fx.Node) -> Tensor:
+    value = node.meta["val"]
+    return torch.zeros([size if isinstance(size, int) else 2 for size in value.shape], dtype=value.dtype)
+
+
+def _per_column(ranges: dict[int, IdRange], first: int, width: int) -> tuple[IdRange | None, ...]:
+    found = [ranges.get(first + position) for position in range(width)]
+    if not any(found):
+        return ()
+    return (found[0],) if len(set(found)) == 1 else tuple(found)

@@ -1,0 +1,44 @@
+"""The operators that only move data: each output element is some input element, whatever its value."""
+
+import torch
+
+aten = torch.ops.aten
+
+MOVEMENTS = frozenset(
+    {
+        aten.alias.default,
+        aten.cat.default,
+        aten.chunk.default,
+        aten.clone.default,
+        aten.contiguous.default,
+        aten.detach.default,
+        aten.expand.default,
+        aten.expand_as.default,
+        aten.flatten.using_ints,
+        aten.flip.default,
+        aten.index.Tensor,
+        aten.index_select.default,
+        aten.lift_fresh_copy.default,
+        aten.movedim.int,
+        aten.narrow.default,
+        aten.permute.default,
+        aten.repeat.default,
+        aten.reshape.default,
+        aten.select.int,
+        aten.slice.Tensor,
+        aten.split.Tensor,
+        aten.split_with_sizes.default,
+        aten.squeeze.default,
+        aten.squeeze.dim,
+        aten.squeeze.dims,
+        aten.stack.default,
+        aten.swapaxes.default,
+        aten.t.default,
+        aten.transpose.int,
+        aten.unbind.int,
+        aten.unflatten.int,
+        aten.unsqueeze.default,
+        aten.view.default,
+        aten._unsafe_view.default,
+    }
+)

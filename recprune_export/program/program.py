@@ -1,0 +1,112 @@
+"""`Program`: a model as a graph that can be run, trained, rewritten, saved and loaded without its source."""
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, fx
+
+from recprune_export.errors import ModelFileError
+from recprune_export.program.canonical import canonicalise
+from recprune_export.program.signature import BATCH, Input, Signature
+
+SIGNATURE_FILE = "recprune_signature.json"
+
+# Position of the flag that switches an operator between training and serving.
+_TRAINING_FLAG = {torch.ops.aten.dropout.default: 2, torch.ops.aten.batch_norm.default: 5}
+
+
+@dataclass(frozen=True)
+class Program:
+    """A captured model.
+
+    `module` takes the tensors of a request flat, in the order of `signature.inputs`, and returns a tuple of
+    tensors in the order of `signature.outputs`. Its graph is training IR: `aten.linear`, `aten.embedding`, ...
+    """
+
+    module: fx.GraphModule
+    signature: Signature
+
+    def __call__(self, request: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Answer one request; every tensor has the batch on axis 0."""
+        outputs = self.module(*(request[i.name] for i in self.signature.inputs))
+        return {o.name: value for o, value in zip(self.signature.outputs, outputs, strict=True)}
+
+    def copy(self) -> Self:
+        """Return a program with parameters and graph of its own."""
+        return type(self)(copy.deepcopy(self.module), self.signature)
+
+    def set_training(self, training: bool) -> None:
+        """Switch dropout and batch-norm between training and serving."""
+        for node in self.module.graph.nodes:
+            position = _TRAINING_FLAG.get(node.target)
+            if position is not None:
+                node.update_arg(position, training)
+        self.module.recompile()
+
+    def exported(self) -> torch.export.ExportedProgram:
+        """Return the program as `torch.export` knows it, in serving mode, with a symbolic batch."""
+        serving = self.copy()
+        serving.set_training(False)
+        return export(serving.module, example_tensors(self.signature, batch=3), self.signature)
+
+    def save(self, path: Path) -> None:
+        """Write a `.pt2` file that `load` reads, and that `torch.export.load` reads as well."""
+        extra = {SIGNATURE_FILE: json.dumps(self.signature.to_dict())}
+        torch.export.save(self.exported(), path, extra_files=extra)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises `ModelFileError` where the file is a `.pt2` of somebody else; `capture.program_from_exported` reads those.
+        """
+        extra = {SIGNATURE_FILE: ""}
+        exported = torch.export.load(path, extra_files=extra)
+        if not extra[SIGNATURE_FILE]:
+            raise ModelFileError(f"{path} is a .pt2 program that recprune-export did not write.")
+        module = exported.module(check_guards=False)
+        assert isinstance(module, fx.GraphModule)
+        return cls(canonicalise(module), Signature.from_dict(json.loads(extra[SIGNATURE_FILE])))
+
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """Return the distinct trainable tensors by name."""
+        return dict(self.module.named_parameters())
+
+
+def export(module: torch.nn.Module, tensors: tuple[Tensor, ...], signature: Signature) -> torch.export.ExportedProgram:
+    """Export a flat module with the batch of `signature` symbolic."""
+    batch = torch.export.Dim("batch")
+    shapes = tuple({axis: batch for axis, size in enumerate(i.shape) if size == BATCH} for i in signature.inputs)
+    return torch.export.export(module, tensors, dynamic_shapes=shapes, strict=False)
+
+
+def example_tensors(signature: Signature, batch: int, seed: int = 0) -> tuple[Tensor, ...]:
+    """Return a valid request of `batch` rows, ids and numbers drawn at random."""
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(_example(i, batch, generator) for i in signature.inputs)
+
+
+def _example(spec: Input, batch: int, generator: torch.Generator) -> Tensor:
+    shape = [batch if size == BATCH else int(size) for size in spec.shape]
+    dtype: torch.dtype = getattr(torch, spec.dtype)
+    if dtype == torch.bool:
+        return torch.rand(shape, generator=generator) < 0.5
+    values = torch.randn(shape, generator=generator) if dtype.is_floating_point else torch.zeros(shape)
+    ranges: list[Any] = list(spec.ids)
+    if len(ranges) == 1:
+        values = _ids(ranges[0], shape, generator)
+    elif ranges:
+        for column, pair in enumerate(ranges):
+            if pair is not None:
+                values[..., column] = _ids(pair, shape[:-1], generator)
+    return values.to(dtype)
+
+
+def _ids(pair: tuple[int, int], shape: list[int], generator: torch.Generator) -> Tensor:
+    low, high = pair
+    return torch.randint(low, high + 1, shape, generator=generator).double()
