@@ -65,15 +65,6 @@ class Walk(fx.Interpreter):
         """Return the value of an argument: of a node what it computed, of a list its values."""
         return fx.node.map_arg(argument, lambda node: self.env[node])
 
-    def argument(self, node: fx.Node, name: str, default: Any = None) -> Any:
-        """Return an argument of an operator by the name it has in the operator's schema."""
-        if name in node.kwargs:
-            return node.kwargs[name]
-        for position, parameter in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
-            if parameter.name == name:
-                return node.args[position] if position < len(node.args) else parameter.default_value
-        return default
-
     def nothing(self, value: Any) -> Described:
         """Describe a value of which nothing can be removed."""
         if isinstance(value, Tensor):
@@ -142,6 +133,16 @@ class Walk(fx.Interpreter):
         return labels if isinstance(value, torch.nn.Parameter) else labels.without_zeroes()
 
 
+def argument(node: fx.Node, name: str) -> Any:
+    """Return an argument of an operator by the name it has in the operator's schema, or its default; None if unknown."""
+    if name in node.kwargs:
+        return node.kwargs[name]
+    for position, parameter in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if parameter.name == name:
+            return node.args[position] if position < len(node.args) else parameter.default_value
+    return None
+
+
 def fixed_axes(value: Tensor) -> tuple[bool, ...]:
     """Tell for each axis of a traced tensor whether its size is symbolic."""
     return tuple(not isinstance(size, int) for size in value.shape)
@@ -157,8 +158,11 @@ def _operator_name(node: fx.Node) -> str:
 
 
 def source_of(node: fx.Node) -> str:
-    """Return `file, line N` of the user's source for a node, or an empty string where it is not known."""
+    """Return where a node was written: `file, line N` of the user's source, else the submodule, else nothing."""
     trace: Sequence[str] = (node.meta.get("stack_trace") or "").splitlines()
     places = [line.strip() for line in trace if line.strip().startswith("File ")]
-    users = [place for place in places if "/torch/" not in place] or places
-    return users[-1].removeprefix("File ").rpartition(", in ")[0] if users else ""
+    written_by_user = [place for place in places if "/torch/" not in place]
+    if written_by_user:
+        return written_by_user[-1].removeprefix("File ").rpartition(", in ")[0]
+    modules = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values() if path]
+    return modules[-1] if modules else ""

@@ -5,7 +5,7 @@ from torch import fx
 
 from recprune_export.channels.labels import Labels
 from recprune_export.channels.rules.contraction import contract
-from recprune_export.channels.walk import Described, Walk, rule
+from recprune_export.channels.walk import Described, Walk, argument, rule
 
 aten = torch.ops.aten
 
@@ -16,8 +16,8 @@ def attention(walk: Walk, node: fx.Node) -> Described:
 
     The scale stays 1/√E of the original; see Vaswani et al., "Attention Is All You Need", section 3.2.1.
     """
-    query, key, value = (walk.labels(walk.argument(node, name)) for name in ("query", "key", "value"))
-    mask = walk.labels(walk.argument(node, "attn_mask"))
+    query, key, value = (walk.labels(argument(node, name)) for name in ("query", "key", "value"))
+    mask = walk.labels(argument(node, "attn_mask"))
     assert query is not None and key is not None and value is not None
     swapped = Labels(
         (*key.removes[:-2], key.removes[-1], key.removes[-2]), (*key.zeroes[:-2], key.zeroes[-1], key.zeroes[-2])

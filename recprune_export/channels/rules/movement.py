@@ -8,7 +8,7 @@ from torch import Tensor, fx
 
 from recprune_export.channels.label_sets import Reason
 from recprune_export.channels.labels import Labels, from_elements, to_elements
-from recprune_export.channels.walk import Described, Walk, fixed_axes, rule, source_of
+from recprune_export.channels.walk import Described, Walk, argument, fixed_axes, rule, source_of
 from recprune_export.program.movement import MOVEMENTS
 
 aten = torch.ops.aten
@@ -104,9 +104,9 @@ def take(walk: Walk, node: fx.Node) -> Described:
     """`select(x: B×F×D, 1, f)`: F is taken apart, so each index that is taken must stay; D goes through."""
     labels = walk.labels(node.args[0])
     assert labels is not None
-    taken = labels.removes[walk.value(walk.argument(node, "dim"))]
+    taken = labels.removes[walk.value(argument(node, "dim"))]
     if node.target is aten.select.int:
-        taken = taken[walk.value(walk.argument(node, "index"))].reshape(1)
+        taken = taken[walk.value(argument(node, "index"))].reshape(1)
     walk.freeze(node, taken, "it is taken out by its number")
     return move(walk, node)
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, fx
 
 from recprune_export.channels.labels import Labels
-from recprune_export.channels.walk import Described, Walk, rule
+from recprune_export.channels.walk import Described, Walk, argument, rule
 
 aten = torch.ops.aten
 
@@ -23,7 +23,7 @@ def batch_norm(walk: Walk, node: fx.Node) -> Described:
 @rule(aten.layer_norm.default)
 def layer_norm(walk: Walk, node: fx.Node) -> Described:
     """`layer_norm(x: B×L×D, [D], g: D, b: D)`: d may go if it is zero when masked; the statistics still count D."""
-    x, weight, bias = (walk.labels(walk.argument(node, name)) for name in ("input", "weight", "bias"))
+    x, weight, bias = (walk.labels(argument(node, name)) for name in ("input", "weight", "bias"))
     assert x is not None
     return _over_channels(walk, node, x, len(walk.value(node.args[1])), weight, bias, centred=True)
 
@@ -31,7 +31,7 @@ def layer_norm(walk: Walk, node: fx.Node) -> Described:
 @rule(aten.rms_norm.default)
 def rms_norm(walk: Walk, node: fx.Node) -> Described:
     """`rms_norm(x: B×L×D, [D], g: D)`: as `layer_norm`, and a zero stays zero without a gain."""
-    x, weight = (walk.labels(walk.argument(node, name)) for name in ("input", "weight"))
+    x, weight = (walk.labels(argument(node, name)) for name in ("input", "weight"))
     assert x is not None
     return _over_channels(walk, node, x, len(walk.value(node.args[1])), weight, None, centred=False)
 

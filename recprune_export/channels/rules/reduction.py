@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from recprune_export.channels.labels import Labels
-from recprune_export.channels.walk import Described, Walk, rule
+from recprune_export.channels.walk import Described, Walk, argument, rule
 
 aten = torch.ops.aten
 
@@ -21,11 +21,11 @@ _ADDITIVE = (
 _SELECTIVE = (aten.amax.default, aten.amin.default, aten.prod.dim_int, aten.argmax.default, aten.any.dim, aten.all.dim)
 
 
-def reduced_axes(walk: Walk, node: fx.Node, rank: int) -> tuple[list[int], bool]:
+def reduced_axes(node: fx.Node, rank: int) -> tuple[list[int], bool]:
     """Return the axes that a reduction removes, and whether they stay with size 1."""
-    dim: Any = walk.value(walk.argument(node, "dim"))
+    dim: Any = argument(node, "dim")
     dims = list(range(rank)) if dim in (None, []) else [dim] if isinstance(dim, int) else list(dim)
-    return sorted(axis % rank for axis in dims) if rank else [], bool(walk.argument(node, "keepdim", False))
+    return sorted(axis % rank for axis in dims) if rank else [], bool(argument(node, "keepdim"))
 
 
 def _without_axes(labels: Labels, axes: list[int], keepdim: bool) -> Labels:
@@ -40,7 +40,7 @@ def additive(walk: Walk, node: fx.Node) -> Described:
     """`sum(x: B×F×D, -1)`: index d may go if it is zero when masked. A mean keeps its divisor."""
     labels = walk.labels(node.args[0])
     assert labels is not None
-    axes, keepdim = reduced_axes(walk, node, len(labels.shape))
+    axes, keepdim = reduced_axes(node, len(labels.shape))
     for axis in axes:
         walk.require_zero(node, labels.removes[axis], labels.zeroes[axis], "it is summed, and would not be zero when masked")
     return _without_axes(labels, axes, keepdim)
@@ -51,7 +51,7 @@ def selective(walk: Walk, node: fx.Node) -> Described:
     """`amax(x: B×L×D, 1)`: a masked index would still compete, so axis L is frozen; D goes through."""
     labels = walk.labels(node.args[0])
     assert labels is not None
-    axes, keepdim = reduced_axes(walk, node, len(labels.shape))
+    axes, keepdim = reduced_axes(node, len(labels.shape))
     for axis in axes:
         walk.freeze(node, labels.removes[axis], "the maximum or product is taken over it")
     return _without_axes(labels, axes, keepdim).without_zeroes()

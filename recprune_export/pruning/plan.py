@@ -1,0 +1,79 @@
+"""`Plan`: what stays of each group. It prints, goes to JSON and back, and can be applied again."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from recprune_export.channels.analysis import Analysis
+from recprune_export.errors import InputFileError, PruningError
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """`keep`: the positions in the group, of `width`, that stay; at least one."""
+
+    group: str
+    kind: str
+    width: int
+    keep: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The channels to keep in each group, and the score by which they were chosen.
+
+    >>> plan = Plan("random", (GroupPlan("table:1", "embedding", 4, (0, 2)),))
+    >>> Plan.from_dict(plan.to_dict()) == plan
+    True
+    """
+
+    score: str
+    groups: tuple[GroupPlan, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        groups = [{"group": g.group, "kind": g.kind, "width": g.width, "keep": list(g.keep)} for g in self.groups]
+        return {"score": self.score, "groups": groups}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote."""
+        groups = (GroupPlan(g["group"], g["kind"], int(g["width"]), tuple(map(int, g["keep"]))) for g in values["groups"])
+        return cls(str(values["score"]), tuple(groups))
+
+    def save(self, path: Path) -> None:
+        """Write JSON."""
+        path.write_text(json.dumps(self.to_dict(), indent=1))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read JSON. Raises `InputFileError` where the file is no plan."""
+        try:
+            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except OSError as error:
+            raise InputFileError(f"The plan {path} cannot be read: {error.strerror}.") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputFileError(f"{path} is no plan; give the plan.json of a bundle, or what --plan-only printed.") from error
+
+    def removed(self, analysis: Analysis) -> frozenset[int]:
+        """Return the channels that go.
+
+        Raises `PruningError` where the plan was made for another program.
+        """
+        known = {group.name: group for group in analysis.groups}
+        removed: set[int] = set()
+        for part in self.groups:
+            group = known.get(part.group)
+            if group is None or group.width != part.width:
+                found = "no such group" if group is None else f"a width of {group.width}"
+                raise PruningError(
+                    f"The plan keeps channels of '{part.group}' (width {part.width}), but this model has {found}: "
+                    "make a plan for this model."
+                )
+            if not part.keep or not set(part.keep) <= set(range(part.width)):
+                raise PruningError(f"The plan must keep between 1 and {part.width} channels of '{part.group}'.")
+            kept = set(part.keep)
+            removed |= {c.identity for position, c in enumerate(group.channels) if position not in kept}
+        return frozenset(removed)

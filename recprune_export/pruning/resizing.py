@@ -1,0 +1,281 @@
+"""How the arguments of an operator change when the widths around it do.
+
+Most operators take their sizes from their operands and are copied as they are. Those that name a size, a position or a
+count have a function here, registered on the `OpOverload`.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from recprune_export.channels.analysis import Analysis, AxisSets
+from recprune_export.channels.rules.movement import picked_axes
+from recprune_export.channels.rules.reduction import reduced_axes
+from recprune_export.program.canonical import tensor_at
+
+aten = torch.ops.aten
+
+Resize = Callable[["Resizing", fx.Node], fx.Node]
+RESIZES: dict[Any, Resize] = {}
+
+
+def resizes(*operators: Any) -> Callable[[Resize], Resize]:
+    """Register how `operators` are resized."""
+
+    def register(function: Resize) -> Resize:
+        RESIZES.update(dict.fromkeys(operators, function))
+        return function
+
+    return register
+
+
+class Resizing:
+    """The new graph as it is written, and what is kept of each value of the old one."""
+
+    def __init__(self, module: fx.GraphModule, analysis: Analysis, removed: frozenset[int]) -> None:
+        self.module = module
+        self.graph = fx.Graph()
+        self.new: dict[fx.Node, fx.Node] = {}
+        self.buffers: dict[str, Tensor] = {}
+        self._analysis = analysis
+        self._removed = removed
+
+    def kept(self, node: fx.Node, axis: int, output: int | None = None) -> list[int] | None:
+        """Return the indices that stay of an axis of a node's value; None if all do."""
+        axes: Any = self._analysis.removed_by.get(node.name)
+        return self._kept(axes if output is None else axes[output], axis) if axes else None
+
+    def _kept(self, axes: AxisSets, axis: int) -> list[int] | None:
+        removed_by = axes[axis]
+        if removed_by is None:
+            return None
+        indices = [index for index, channels in enumerate(removed_by) if not channels & self._removed]
+        return None if len(indices) == len(removed_by) else indices
+
+    def kept_tensor(self, node: fx.Node) -> Tensor:
+        """Return the parameter or buffer of a `get_attr` node without what goes."""
+        value = tensor_at(self.module, str(node.target))
+        for axis in range(value.ndim):
+            kept = self.kept(node, axis)
+            if kept is not None:
+                value = value.index_select(axis, torch.tensor(kept))
+        return value
+
+    def shrinks(self, node: fx.Node) -> bool:
+        """Tell whether any axis of a node's value loses an index."""
+        return any(self.kept(node, axis) is not None for axis in range(len(_shape(node))))
+
+    def copy(self, node: fx.Node) -> fx.Node:
+        """Write a node as it is."""
+        return self.graph.node_copy(node, lambda old: self.new[old])
+
+    def call(self, operator: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        """Write a new call; arguments that are nodes of the old graph are translated."""
+        args, kwargs = fx.node.map_arg((args, kwargs), lambda n: self.new.get(n, n))
+        return self.graph.call_function(operator, args, kwargs)
+
+    def constant(self, node: fx.Node, value: Tensor) -> fx.Node:
+        """Write a new buffer."""
+        name = f"kept_{node.name}"
+        self.buffers[name] = value
+        return self.graph.get_attr(name)
+
+
+def _shape(node: fx.Node) -> tuple[Any, ...]:
+    return tuple(node.meta["val"].shape)
+
+
+def _replace_size(resizing: Resizing, node: fx.Node, sizes: Any, first_axis: int = 0) -> list[Any]:
+    """Put the number of kept indices in place of each size that names a shrunken axis."""
+    result = list(sizes)
+    for position, size in enumerate(result):
+        kept = resizing.kept(node, first_axis + position)
+        if kept is not None and size != -1:
+            result[position] = len(kept)
+    return result
+
+
+@resizes(aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.new_zeros.default, aten.new_ones.default)
+def with_sizes_second(resizing: Resizing, node: fx.Node) -> fx.Node:
+    """`view(x, sizes)`: sizes are counted on what is kept."""
+    source, sizes, *rest = node.args
+    return resizing.call(node.target, source, _replace_size(resizing, node, sizes), *rest, **node.kwargs)
+
+
+@resizes(aten.zeros.default, aten.ones.default, aten.full.default)
+def with_sizes_first(resizing: Resizing, node: fx.Node) -> fx.Node:
+    """`zeros(sizes)`."""
+    sizes, *rest = node.args
+    return resizing.call(node.target, _replace_size(resizing, node, sizes), *rest, **node.kwargs)
+
+
+@resizes(aten.new_full.default)
+def new_full(resizing: Resizing, node: fx.Node) -> fx.Node:
+    """`new_full(x, sizes, value)`."""
+    return with_sizes_second(resizing, node)
+
+
+@resizes(aten.expand.default)
+def expand(resizing: Resizing, node: fx.Node) -> fx.Node:
+    """`expand(x, sizes)`: sizes are counted on what is kept."""
+    return with_sizes_second(resizing, node)
+
+
+@resizes(aten.repeat.default)
+def repeat(resizing: Resizing, node: fx.Node) -> fx.Node:
+    """`repeat(x: B×1, [1, D])`: an axis made by repeating one value is repeated as often as its width is kept."""
+    source, repeats = node.args
+    before = _shape(source)  # type: ignore[arg-type]
+    offset = len(repeats) - len(before)  # type: ignore[arg-type]
+    result = list(repeats)  # type: ignore[arg-type]
+    for axis in range(len(result)):
+        kept = resizing.kept(node, axis)
+        if kept is not None and (axis < offset or before[axis - offset] == 1):
+            result[axis] = len(kept)
+    return resizing.call(node.target, source, result)
+
+
+@resizes(aten.unflatten.int)
+def unflatten(resizing: Resizing, node: fx.Node) -> fx.Node:
+    """`unflatten(x, axis, sizes)`."""
+    source, axis, sizes = node.args
+    first = axis % len(_shape(source))  # type: ignore[arg-type, operator]
+    return resizing.call(node.target, source, axis, _replace_size(resizing, node, sizes, first))
+
+
+@resizes(aten.slice.Tensor)
+def slice_(resizing: Resizing, node: fx.Node) -> fx.Node:
+    """`slice(x, axis, start, end, step)`: a range of what was there is a range, or a list, of what is left."""
+    source, axis, start, end, step = (*node.args, *(0, None, None, 1)[len(node.args) - 1 :])
+    axis = axis % len(_shape(source))  # type: ignore[arg-type, operator]
+    kept = resizing.kept(source, axis)  # type: ignore[arg-type]
+    if kept is None:
+        return resizing.copy(node)
+    taken = set(range(_shape(source)[axis])[slice(start, end, step)])  # type: ignore[arg-type, index]
+    positions = [position for position, index in enumerate(kept) if index in taken]
+    if not positions or positions == list(range(positions[0], positions[-1] + 1)):
+        first = positions[0] if positions else 0
+        return resizing.call(node.target, source, axis, first, first + len(positions))
+    return resizing.call(aten.index_select.default, source, axis, resizing.constant(node, torch.tensor(positions)))
+
+
+@resizes(aten.narrow.default)
+def narrow(resizing: Resizing, node: fx.Node) -> fx.Node:
+    """`narrow(x, axis, start, length)`."""
+    source, axis, start, _ = node.args
+    axis = axis % len(_shape(source))  # type: ignore[arg-type, operator]
+    kept, left = resizing.kept(source, axis), resizing.kept(node, axis)  # type: ignore[arg-type]
+    if kept is None:
+        return resizing.copy(node)
+    before = sum(index < start for index in kept)  # type: ignore[operator]
+    length = _shape(node)[axis] if left is None else len(left)  # type: ignore[index]
+    return resizing.call(node.target, source, axis, before, length)
+
+
+@resizes(aten.select.int)
+def select(resizing: Resizing, node: fx.Node) -> fx.Node:
+    """`select(x, axis, index)`: the index counts what is left before it."""
+    source, axis, index = node.args
+    axis = axis % len(_shape(source))  # type: ignore[arg-type, operator]
+    kept = resizing.kept(source, axis)  # type: ignore[arg-type]
+    if kept is None:
+        return resizing.copy(node)
+    position = kept.index(index % _shape(source)[axis])  # type: ignore[arg-type, index, operator]
+    return resizing.call(node.target, source, axis, position)
+
+
+@resizes(aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
+def split(resizing: Resizing, node: fx.Node) -> fx.Node:
+    """`split(x, size, axis)`: each part as wide as what is left of it."""
+    source = node.args[0]
+    axis = (node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)) % len(_shape(source))  # type: ignore[arg-type, operator]
+    if resizing.kept(source, axis) is None:  # type: ignore[arg-type]
+        return resizing.copy(node)
+    widths = []
+    for output, part in enumerate(node.meta["val"]):
+        kept = resizing.kept(node, axis, output)
+        widths.append(part.shape[axis] if kept is None else len(kept))
+    return resizing.call(aten.split_with_sizes.default, source, widths, axis)
+
+
+@resizes(aten.index.Tensor, aten.index_select.default)
+def pick(resizing: Resizing, node: fx.Node) -> fx.Node:
+    """`index_select(x, axis, constant)`: what is left of the list, in numbers of what is left of the axis."""
+    source = node.args[0]
+    picked = picked_axes(node)
+    if len(picked) != 1:
+        return resizing.copy(node)
+    ((axis, index),) = picked.items()
+    kept = resizing.kept(source, axis)  # type: ignore[arg-type]
+    if kept is None:
+        return resizing.copy(node)
+    size = _shape(source)[axis]  # type: ignore[arg-type]
+    position = {old: new for new, old in enumerate(kept)}
+    wanted = [i % size for i in tensor_at(resizing.module, str(index.target)).tolist()]
+    left = torch.tensor([position[i] for i in wanted if i in position], dtype=torch.int64)
+    return resizing.call(aten.index_select.default, source, axis, resizing.constant(node, left))
+
+
+@resizes(aten.mean.dim, aten.mean.default)
+def mean(resizing: Resizing, node: fx.Node) -> fx.Node:
+    """`mean(x, axes)` over n of which some go: the sum of the others, divided by n."""
+    source = node.args[0]
+    shape = _shape(source)  # type: ignore[arg-type]
+    axes, keepdim = reduced_axes(node, len(shape))
+    if all(resizing.kept(source, axis) is None for axis in axes):  # type: ignore[arg-type]
+        return resizing.copy(node)
+    kept = [resizing.kept(source, axis) for axis in axes]  # type: ignore[arg-type]
+    share = math.prod(len(k) / shape[a] for k, a in zip(kept, axes, strict=True) if k is not None)
+    shrunk = resizing.call(aten.mean.dim, source, axes, keepdim)
+    return resizing.call(aten.mul.Tensor, shrunk, share)
+
+
+@resizes(aten.layer_norm.default)
+def layer_norm(resizing: Resizing, node: fx.Node) -> fx.Node:
+    """`layer_norm(x, [n], g, b)`: the norm still sees n channels, those that went as zeros.
+
+    That is what masking means; normalising over the kept channels alone would change the function.
+    """
+    source, (n,), weight, bias, epsilon, *_ = (*node.args, *(None, None, 1e-5)[len(node.args) - 2 :])  # type: ignore[misc]
+    kept = resizing.kept(source, len(_shape(source)) - 1)  # type: ignore[arg-type]
+    if kept is None:
+        return resizing.copy(node)
+    missing = [0, n - len(kept)]  # type: ignore[operator]
+    padded = [
+        None if tensor is None else resizing.call(aten.constant_pad_nd.default, tensor, missing)
+        for tensor in (source, weight, bias)
+    ]
+    whole = resizing.call(aten.layer_norm.default, padded[0], [n], padded[1], padded[2], epsilon)
+    return resizing.call(aten.slice.Tensor, whole, -1, 0, len(kept))
+
+
+@resizes(aten.rms_norm.default)
+def rms_norm(resizing: Resizing, node: fx.Node) -> fx.Node:
+    """`rms_norm(x, [n], g, ε)` over m kept channels: ε·n/m inside and a gain of √(n/m) outside give the same values."""
+    source, (n,), weight, epsilon = (*node.args, *(None, None)[len(node.args) - 2 :])  # type: ignore[misc]
+    kept = resizing.kept(source, len(_shape(source)) - 1)  # type: ignore[arg-type]
+    if kept is None:
+        return resizing.copy(node)
+    growth = n / len(kept)  # type: ignore[operator]
+    epsilon = torch.finfo(node.meta["val"].dtype).eps if epsilon is None else epsilon
+    shrunk = resizing.call(aten.rms_norm.default, source, [len(kept)], weight, epsilon * growth)  # type: ignore[operator]
+    return resizing.call(aten.mul.Tensor, shrunk, math.sqrt(growth))
+
+
+@resizes(aten.scaled_dot_product_attention.default)
+def attention(resizing: Resizing, node: fx.Node) -> fx.Node:
+    """The scale 1/√E keeps the E of the original."""
+    new = resizing.copy(node)
+    if node.kwargs.get("scale") is None:
+        width = _shape(node.args[0])[-1]  # type: ignore[arg-type]
+        new.kwargs = {**new.kwargs, "scale": 1.0 / math.sqrt(width)}
+    return new
+
+
+def resize(resizing: Resizing, node: fx.Node) -> fx.Node:
+    """Write one node of the old graph into the new one."""
+    return RESIZES.get(node.target, Resizing.copy)(resizing, node)
+

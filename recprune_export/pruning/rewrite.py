@@ -1,0 +1,37 @@
+"""`apply_plan`: the same program with fewer channels."""
+
+import torch
+from torch import fx
+
+from recprune_export.channels.analysis import Analysis
+from recprune_export.program.canonical import canonicalise, tensor_at
+from recprune_export.program.program import Program, example_tensors, export
+from recprune_export.pruning.plan import Plan
+from recprune_export.pruning.resizing import Resizing, resize
+
+
+def apply_plan(program: Program, analysis: Analysis, plan: Plan) -> Program:
+    """Return a smaller program of its own parameters; `program` is left as it is.
+
+    Parameters are sliced once, operators that name sizes are given the new ones, and the graph is captured again, so
+    that every shape in it is checked. The same plan gives the same program, to the bit.
+    """
+    resizing = Resizing(program.module, analysis, plan.removed(analysis))
+    tensors: dict[str, torch.Tensor] = {}
+    for node in program.module.graph.nodes:
+        resizing.new[node] = resize(resizing, node)
+        if node.op == "get_attr":
+            tensors[str(node.target)] = _own(resizing, node)
+    module = fx.GraphModule({**tensors, **resizing.buffers}, resizing.graph)
+    exported = export(module, example_tensors(program.signature, batch=3), program.signature)
+    recaptured = exported.module(check_guards=False)
+    assert isinstance(recaptured, fx.GraphModule)
+    return Program(canonicalise(recaptured), program.signature)
+
+
+def _own(resizing: Resizing, node: fx.Node) -> torch.Tensor:
+    original, kept = tensor_at(resizing.module, str(node.target)), resizing.kept_tensor(node)
+    kept = kept.detach().clone() if kept is original else kept.detach()
+    if isinstance(original, torch.nn.Parameter):
+        return torch.nn.Parameter(kept, requires_grad=original.requires_grad)
+    return kept

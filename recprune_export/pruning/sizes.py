@@ -1,0 +1,42 @@
+"""How many parameters are left in the tables and in the rest when given channels go."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from recprune_export.channels.analysis import Analysis
+from recprune_export.program.program import Program
+
+
+@dataclass(frozen=True)
+class PartSizes:
+    """Parameters in the embedding tables, and in everything else."""
+
+    tables: int
+    rest: int
+
+
+class SizeModel:
+    """Counts the parameters of a program for any set of removed channels."""
+
+    def __init__(self, program: Program, analysis: Analysis) -> None:
+        self._shapes = {name: tuple(p.shape) for name, p in program.parameters().items()}
+        self._tables = analysis.tables
+        self._channels_at: dict[tuple[str, int], dict[int, list[int]]] = {}
+        for group in analysis.groups:
+            for channel in group.channels:
+                for s in channel.slices:
+                    self._channels_at.setdefault((s.tensor, s.axis), {}).setdefault(s.index, []).append(channel.identity)
+
+    def sizes(self, removed: frozenset[int] = frozenset()) -> PartSizes:
+        """Return the numbers of parameters that stay."""
+        counts: Mapping[bool, list[int]] = {True: [], False: []}
+        for name, shape in self._shapes.items():
+            kept = [self._kept(name, axis, size, removed) for axis, size in enumerate(shape)]
+            counts[name in self._tables].append(int(np.prod(kept, dtype=np.int64)))
+        return PartSizes(tables=sum(counts[True]), rest=sum(counts[False]))
+
+    def _kept(self, name: str, axis: int, size: int, removed: frozenset[int]) -> int:
+        at = self._channels_at.get((name, axis), {})
+        return size - sum(any(channel in removed for channel in channels) for channels in at.values())
