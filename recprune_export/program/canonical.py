@@ -76,7 +76,7 @@ def has_unsafe_mutation(module: fx.GraphModule) -> bool:
 
 
 def _is_in_place(node: fx.Node) -> bool:
-    if not isinstance(node.target, torch._ops.OpOverload):
+    if not isinstance(node.target, torch._ops.OpOverload) or node.target is aten.detach_.default:
         return False
     arguments = node.target._schema.arguments
     return any(a.alias_info is not None and a.alias_info.is_write for a in arguments)
@@ -111,6 +111,8 @@ def _functional_twin(node: fx.Node) -> Callable[..., Any] | None:
 
 def _replace_in_place(module: fx.GraphModule) -> None:
     for node in list(module.graph.nodes):
+        if node.target is aten.detach_.default:  # changes no value, only what autograd knows of it
+            node.target = aten.detach.default
         if not (_is_in_place(node) and _owns_its_input(node)):
             continue
         twin = _functional_twin(node)

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from recprune_export.channels.analysis import Analysis
 from recprune_export.channels.groups import Group
-from recprune_export.errors import UsageError
 from recprune_export.program.program import Program
 from recprune_export.pruning.plan import GroupPlan, Plan
 from recprune_export.pruning.sizes import SizeModel
@@ -25,13 +24,6 @@ class Budget:
     tables: float
     rest: float
     structured_share: float = 0.8
-
-    def __post_init__(self) -> None:
-        for name, value in (("sparsity", self.tables), ("sparsity", self.rest)):
-            if not 0.0 <= value < 1.0:
-                raise UsageError(f"The {name} must lie in [0, 1), got {value:g}: 0.7 removes 70 % of the parameters.")
-        if not 0.0 <= self.structured_share <= 1.0:
-            raise UsageError(f"The structured share must lie in [0, 1], got {self.structured_share:g}.")
 
     def structured_keep(self, sparsity: float) -> float:
         """Return the fraction of parameters that stays after channels are removed: (1 - S) ** share."""

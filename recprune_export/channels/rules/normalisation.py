@@ -20,6 +20,14 @@ def batch_norm(walk: Walk, node: fx.Node) -> Described:
     return Labels(x.removes, _affine_zeroes(walk, x, 1, per_channel[0], per_channel[1], centred=True))
 
 
+@rule(aten._native_batch_norm_legit_no_training.default)
+def batch_norm_in_serving(walk: Walk, node: fx.Node) -> Described:
+    """The same after decomposition; the two outputs beside the values are empty."""
+    nothing = walk.nothing(walk.env[node])
+    assert isinstance(nothing, tuple)
+    return (batch_norm(walk, node), *nothing[1:])  # type: ignore[return-value]
+
+
 @rule(aten.layer_norm.default)
 def layer_norm(walk: Walk, node: fx.Node) -> Described:
     """`layer_norm(x: B×L×D, [D], g: D, b: D)`: d may go if it is zero when masked; the statistics still count D."""

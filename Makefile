@@ -1,0 +1,61 @@
+# Every target sets up what it needs by itself. Overrides: PYTHON=python3.12 VENV=/tmp/venv DATA=file.parquet LABEL=label
+PYTHON ?= python3
+VENV ?= .venv
+DATA ?=
+LABEL ?= clicked
+RECOMMENDER ?= dlrm
+SPARSITY ?= 0.7
+WORKERS ?= 2
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+READY_DEV := $(VENV)/.ready-dev
+DEMO := artifacts/demo
+DEMO_DATA := $(if $(DATA),$(DATA),$(DEMO)/clicks.parquet)
+PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check slow bench lint types clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
+
+demo: $(READY)  ## train, compress and verify, on generated rows or on DATA=file LABEL=column
+	mkdir -p $(DEMO)
+	$(if $(DATA),,$(BIN)/recprune-export generate -o $(DEMO_DATA))
+	$(BIN)/recprune-export train --data $(DEMO_DATA) --label $(LABEL) --recommender $(RECOMMENDER) -o $(DEMO)/model.pt
+	$(BIN)/recprune-export $(DEMO)/model.pt --sparsity $(SPARSITY) --data $(DEMO_DATA) -o $(DEMO)/bundle
+	$(BIN)/recprune-export verify $(DEMO)/bundle
+
+test: $(READY_DEV)  ## every test but the slow ones, and the examples in docstrings
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n $(WORKERS)
+
+slow: $(READY_DEV)  ## the slow tests: whole models, real data where it is there
+	$(BIN)/python -m pytest -q -m slow
+
+check: lint types test  ## what a change must pass
+
+lint: $(READY_DEV)  ## style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY_DEV)  ## static types
+	$(BIN)/mypy
+
+bench: $(READY)  ## every benchmark, one after the other
+	@set -e; for file in benchmarks/bench_*.py; do echo "$$file"; $(BIN)/python "$$file"; done
+
+clean:  ## remove what the other targets made, except data and models of yours
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# torch first and by its pin: it is by far the largest, and a failure there should be the first thing that is seen.
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) setuptools
+	$(PIP) $$(grep '^torch==' constraints.txt)
+	$(PIP) --no-build-isolation -e .
+	touch $@
+
+$(READY_DEV): $(READY)
+	$(PIP) --no-build-isolation -e '.[dev]'
+	touch $@

@@ -1,0 +1,31 @@
+"""Make a trained PyTorch recommender small and fast on CPU, and prove it.
+
+Everything public is here, and is imported when it is first used: `import recprune_export` alone imports no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from recprune_export.bundle.verify import verify as verify
+    from recprune_export.compress import compress as compress
+    from recprune_export.program.capture import capture as capture
+    from recprune_export.program.program import Program as Program
+    from recprune_export.settings import Settings as Settings
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Program": "recprune_export.program.program",
+    "Settings": "recprune_export.settings",
+    "capture": "recprune_export.program.capture",
+    "compress": "recprune_export.compress",
+    "verify": "recprune_export.bundle.verify",
+}
+__all__ = ["Program", "Settings", "__version__", "capture", "compress", "verify"]  # noqa: F822  (made by __getattr__)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)

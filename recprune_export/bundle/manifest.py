@@ -1,0 +1,142 @@
+"""`manifest.json`: what a bundle says about itself, and the checksum of every file in it."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
+from importlib import resources
+from pathlib import PurePosixPath
+from typing import Any, Self
+
+from recprune_export.errors import BundleError
+
+FORMAT = "recprune-export/bundle"
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+MODEL = "model.onnx"
+SAMPLE_INPUTS = "samples/inputs.npz"
+SAMPLE_OUTPUTS = "samples/outputs.npz"
+
+_PART = re.compile(r"[\w+-][\w.+-]*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """Size in bytes and SHA-256 (hexadecimal) of one file."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything a bundle states. Plain JSON values throughout; `docs` of the keys are in `manifest.schema.json`.
+
+    `signature` is `Signature.to_dict()`; `counts` and `metrics` hold `dense` and `pruned`; `tolerances` holds
+    `absolute` and `relative`, within which the golden outputs are reproduced; `created` is ISO 8601 in UTC.
+    `files` is filled in by `write_bundle`.
+    """
+
+    name: str
+    created: str
+    opset: int
+    signature: Mapping[str, Any]
+    counts: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    parity: Mapping[str, Any]
+    latency: Mapping[str, Any]
+    plan: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    tolerances: Mapping[str, float]
+    files: Mapping[str, FileEntry] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    def with_files(self, files: Mapping[str, FileEntry]) -> Self:
+        """Return the same manifest for these files."""
+        return replace(self, files=dict(sorted(files.items())))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values, with the checksum of the manifest itself."""
+        values = {"format": FORMAT, **asdict(self)}
+        return {**values, "checksum": checksum(values)}
+
+    def to_json(self) -> str:
+        """Return the text of `manifest.json`.
+
+        Raises `ValueError` for NaN and infinity, which JSON does not know.
+        """
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Self:
+        """Read what `to_dict` wrote.
+
+        Raises `BundleError` where the values do not follow the schema, name a file outside of the bundle, or
+        were changed after writing.
+        """
+        _check_format(values)
+        _check_schema(values)
+        for name in values["files"]:
+            check_name(name)
+        if values["checksum"] != checksum(values):
+            raise BundleError(
+                f"{MANIFEST} was changed after the bundle was written (its checksum differs): export the bundle again."
+            )
+        files = {name: FileEntry(**entry) for name, entry in values["files"].items()}
+        known = {f.name: values[f.name] for f in fields(cls) if f.name != "files"}
+        return cls(**known, files=files)
+
+
+def checksum(values: Mapping[str, Any]) -> str:
+    """SHA-256 of a manifest's values, without the key `checksum`, in canonical JSON.
+
+    >>> checksum({"a": 1, "b": 2}) == checksum({"b": 2, "a": 1, "checksum": "anything"})
+    True
+    """
+    stated = {key: value for key, value in values.items() if key != "checksum"}
+    text = json.dumps(stated, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_name(name: str) -> str:
+    """Return `name`, made sure that it is a plain relative path inside of the bundle.
+
+    Raises `BundleError`.
+
+    >>> check_name("samples/inputs.npz")
+    'samples/inputs.npz'
+    """
+    parts = name.split("/")
+    if name == MANIFEST or name != str(PurePosixPath(name)) or not all(_PART.fullmatch(part) for part in parts):
+        raise BundleError(f"The file name {name!r} is not allowed in a bundle: use letters, digits, '.', '_', '+', '-' and '/'.")
+    return name
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """Return the published JSON schema of `manifest.json`."""
+    loaded: dict[str, Any] = json.loads(
+        resources.files("recprune_export.bundle").joinpath("manifest.schema.json").read_text(encoding="utf-8")
+    )
+    return loaded
+
+
+def _check_format(values: Any) -> None:
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise BundleError(f"{MANIFEST} is not the manifest of a recprune-export bundle.")
+    version = values.get("format_version")
+    if version != FORMAT_VERSION:
+        raise BundleError(
+            f"The bundle has format version {version}, this recprune-export reads {FORMAT_VERSION}: use the release that wrote it."
+        )
+
+
+def _check_schema(values: dict[str, Any]) -> None:
+    import jsonschema
+
+    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema()).iter_errors(values))
+    if error is not None:
+        raise BundleError(f"{MANIFEST} does not follow its schema at {error.json_path}: {error.message[:200]}.")

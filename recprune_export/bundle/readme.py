@@ -1,0 +1,54 @@
+"""The bundle's own README: how to load the model and call it, in ten lines."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_TEMPLATE = """\
+# {name}
+
+A recommender as an ONNX model for CPU, written by recprune-export. `recprune-export verify .` checks it.
+
+```python
+import numpy as np
+import onnxruntime as ort
+
+session = ort.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+request = dict(np.load("samples/inputs.npz"))  # your own arrays, named and typed as below
+names = [output.name for output in session.get_outputs()]
+response = dict(zip(names, session.run(names, request)))
+```
+
+| | name | dtype | shape | ids |
+|---|---|---|---|---|
+{rows}
+
+The batch may have any size. `samples/outputs.npz` is the answer to `samples/inputs.npz`; `manifest.json` states the
+tolerances, sizes, quality and latency. `model.pt2` is the same model for PyTorch (`torch.export.load`), to train on.
+{encoding}"""
+
+_ENCODING = "`encoding.json` turns raw values into these inputs: ids by field, and the mean and scale of the numeric fields.\n"
+
+
+def bundle_readme(name: str, signature: Mapping[str, Any], *, encoding: bool) -> str:
+    """Return the README of a bundle.
+
+    `signature` is `Signature.to_dict()`; `encoding` says whether the bundle ships `encoding.json`.
+    """
+    kinds = (("input", signature["inputs"]), ("output", signature["outputs"]))
+    rows = "\n".join(_row(kind, tensor) for kind, tensors in kinds for tensor in tensors)
+    return _TEMPLATE.format(name=name, rows=rows, encoding=_ENCODING if encoding else "")
+
+
+def _row(kind: str, tensor: Mapping[str, Any]) -> str:
+    shape = ", ".join(str(size) for size in tensor["shape"])
+    return f"| {kind} | `{tensor['name']}` | {tensor['dtype']} | ({shape}) | {_ids(tensor.get('ids', ()))} |"
+
+
+def _ids(ranges: Any) -> str:
+    """Ids in words.
+
+    >>> _ids([]), _ids([[0, 9]]), _ids([[0, 9], None])
+    ('', '0 to 9', 'by column: 0 to 9; no ids')
+    """
+    words = ["no ids" if pair is None else f"{pair[0]} to {pair[1]}" for pair in ranges]
+    return words[0] if len(words) == 1 else f"by column: {'; '.join(words)}" if words else ""

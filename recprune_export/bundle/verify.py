@@ -1,0 +1,170 @@
+"""Verify a bundle where it is going to serve: files, manifest and golden outputs, without PyTorch."""
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from recprune_export.bundle.manifest import MANIFEST, MODEL, SAMPLE_INPUTS, SAMPLE_OUTPUTS, FileEntry, Manifest
+from recprune_export.errors import BundleError, ValidationFailed
+
+_CHUNK = 1 << 20
+_MANIFEST_LIMIT = 64 << 20  # bytes; a manifest has kilobytes
+
+
+@dataclass(frozen=True)
+class GoldenOutput:
+    """How far one output is from the golden one, over the golden request."""
+
+    name: str
+    max_absolute: float
+    max_relative: float
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was checked, all of it passed: files, bytes, rows of the golden request, errors, and the time it took."""
+
+    name: str
+    files: int
+    bytes: int
+    rows: int
+    outputs: tuple[GoldenOutput, ...]
+    seconds: float
+
+
+def verify(bundle: Path) -> Verification:
+    """Check every file's size and SHA-256, the manifest, and that ONNX Runtime gives the golden outputs.
+
+    Raises `BundleError` that names the files which are missing, changed or too many, and `ValidationFailed`
+    where the outputs differ by more than the manifest's tolerances.
+    """
+    start = time.perf_counter()
+    manifest = read_manifest(bundle)
+    check_files(bundle, manifest)
+    rows, outputs = check_golden(bundle, manifest)
+    size = sum(entry.bytes for entry in manifest.files.values())
+    return Verification(manifest.name, len(manifest.files), size, rows, outputs, time.perf_counter() - start)
+
+
+def read_manifest(bundle: Path) -> Manifest:
+    """Read `manifest.json` of a bundle.
+
+    Raises `BundleError` where there is no bundle, or the manifest is damaged, changed, or of another format version.
+    """
+    path = bundle / MANIFEST
+    if not bundle.is_dir():
+        raise BundleError(f"{bundle} is not a directory: give the directory of a bundle.")
+    if not path.is_file():
+        raise BundleError(f"{bundle} has no {MANIFEST}, so it is not a bundle.")
+    if path.stat().st_size > _MANIFEST_LIMIT:
+        raise BundleError(f"{path} is too large to be the manifest of a bundle.")
+    try:
+        values = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path} is damaged, it is not JSON: copy the bundle again.") from error
+    return Manifest.from_dict(values)
+
+
+def check_files(bundle: Path, manifest: Manifest) -> None:
+    """Compare the files of a bundle to its manifest.
+
+    Raises `BundleError` that names every file which is missing, changed, or not listed.
+    """
+    root = bundle.resolve()
+    present = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if not path.is_dir()} - {MANIFEST}
+    missing = sorted(set(manifest.files) - present)
+    extra = sorted(present - set(manifest.files))
+    outside = sorted(name for name in present if not (bundle / name).resolve().is_relative_to(root))
+    readable = sorted(set(manifest.files) & present - set(outside))
+    changed = [name for name in readable if not _matches(bundle / name, manifest.files[name])]
+    faults = [
+        f"{fault} {', '.join(repr(name) for name in names)}"
+        for fault, names in {
+            "missing": missing,
+            "changed": changed,
+            "not in the manifest": extra,
+            "linked from outside of the bundle": outside,
+        }.items()
+        if names
+    ]
+    if faults:
+        raise BundleError(f"{bundle} is not the bundle that was written: {'; '.join(faults)}.")
+
+
+def check_golden(bundle: Path, manifest: Manifest) -> tuple[int, tuple[GoldenOutput, ...]]:
+    """Run the golden request in ONNX Runtime; return its rows and the errors per output.
+
+    Raises `ValidationFailed` where an output has another dtype or shape, or is not within the tolerances,
+    and `BundleError` where the samples or the model cannot be read.
+    """
+    request, golden = read_samples(bundle / SAMPLE_INPUTS), read_samples(bundle / SAMPLE_OUTPUTS)
+    _check_names(SAMPLE_INPUTS, request, [i["name"] for i in manifest.signature["inputs"]])
+    _check_names(SAMPLE_OUTPUTS, golden, [o["name"] for o in manifest.signature["outputs"]])
+    answer = _run(bundle / MODEL, request)
+    outputs = tuple(_compare(name, golden[name], answer.get(name), manifest) for name in golden)
+    return len(next(iter(request.values()))), outputs
+
+
+def read_samples(path: Path) -> dict[str, np.ndarray]:
+    """Read an `.npz` of plain arrays; nothing in it is unpickled.
+
+    Raises `BundleError`.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except Exception as error:  # zipfile, zlib and numpy raise many unrelated classes for a file of another kind
+        raise BundleError(f"{path} cannot be read as plain NumPy arrays: export the bundle again.") from error
+
+
+def _matches(path: Path, entry: FileEntry) -> bool:
+    if path.stat().st_size != entry.bytes:
+        return False
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest() == entry.sha256
+
+
+def _check_names(file: str, arrays: dict[str, np.ndarray], expected: list[str]) -> None:
+    if sorted(arrays) != sorted(expected):
+        raise BundleError(f"{file} holds {sorted(arrays)}, but the signature names {sorted(expected)}: export the bundle again.")
+
+
+def _run(model: Path, request: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    from recprune_export.onnx.session import make_session, run
+
+    try:
+        return run(make_session(model, threads=1), request)
+    except Exception as error:  # ONNX Runtime's exceptions have no common base
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValidationFailed(f"ONNX Runtime cannot run {model} on the golden request: {reason}") from error
+
+
+def _compare(name: str, golden: np.ndarray, answer: np.ndarray | None, manifest: Manifest) -> GoldenOutput:
+    if answer is None:
+        raise ValidationFailed(f"The model has no output '{name}', which the bundle's signature promises.")
+    if answer.dtype != golden.dtype or answer.shape != golden.shape:
+        raise ValidationFailed(
+            f"Output '{name}' is {answer.dtype}{list(answer.shape)}, the golden one is {golden.dtype}{list(golden.shape)}."
+        )
+    absolute, relative = manifest.tolerances["absolute"], manifest.tolerances["relative"]
+    difference = np.abs(answer.astype(np.float64) - golden.astype(np.float64))
+    size = np.abs(golden.astype(np.float64))
+    worst = GoldenOutput(name, _worst(difference), _worst(difference / np.maximum(size, np.finfo(np.float32).tiny)))
+    # A NaN fails this comparison, as it should: golden outputs have none.
+    if not bool(np.all(difference <= absolute + relative * size)):
+        raise ValidationFailed(
+            f"Output '{name}' differs from the golden one by {worst.max_absolute:.3g} "
+            f"(allowed: {absolute:.3g} + {relative:.3g} of its size): this machine's ONNX Runtime does not reproduce the bundle."
+        )
+    return worst
+
+
+def _worst(errors: np.ndarray) -> float:
+    return float(errors.max()) if errors.size else 0.0

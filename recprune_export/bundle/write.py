@@ -1,0 +1,162 @@
+"""Write a bundle whole or not at all: into a temporary sibling, then renamed."""
+
+import contextlib
+import ctypes
+import hashlib
+import io
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from recprune_export.bundle.manifest import FORMAT, MANIFEST, FileEntry, Manifest, check_name
+from recprune_export.errors import UsageError
+
+_CHUNK = 1 << 20
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+def check_target(target: Path) -> Path:
+    """Return `target` as an absolute path, made sure that a bundle can be written there; to be called before the work.
+
+    An absent or empty directory will do, and so will a bundle, which is replaced. Raises `UsageError` where there is
+    anything else, or where nothing can be written.
+    """
+    target = _replaceable(target)
+    with _readable_errors(target), _parents(target):
+        probe = _sibling(target)
+        probe.mkdir()
+        probe.rmdir()
+    return target
+
+
+def write_bundle(target: Path, files: Mapping[str, Path | bytes], manifest: Manifest) -> Path:
+    """Write `files` (name in the bundle -> a file to copy, or the content) and `manifest` to `target`; return it.
+
+    At every moment `target` is what it was before or the whole new bundle. Whatever ends the call early,
+    `KeyboardInterrupt` too, leaves nothing behind.
+
+    Raises `UsageError` where `target` holds something else than a bundle or cannot be written, and `BundleError`
+    for a file name that leads out of the bundle.
+    """
+    target = _replaceable(target)
+    for name in files:
+        check_name(name)
+    with _readable_errors(target), _parents(target):
+        staging = _sibling(target)
+        try:
+            staging.mkdir()
+            entries = {name: _write(staging / name, content) for name, content in files.items()}
+            _write(staging / MANIFEST, manifest.with_files(entries).to_json().encode())
+            for directory in (staging, *(path for path in staging.rglob("*") if path.is_dir())):
+                _sync(directory)
+            _swap(staging, target)
+            _sync(target.parent)
+        finally:
+            # After an exchange this is the bundle that was replaced.
+            shutil.rmtree(staging, ignore_errors=True)
+    return target
+
+
+def _replaceable(target: Path) -> Path:
+    target = Path(target).resolve()
+    if not target.name:
+        raise UsageError(f"{target} cannot be replaced by a bundle: choose another directory.")
+    if target.exists() and not target.is_dir():
+        raise UsageError(f"{target} is a file: choose a directory for the bundle, or remove the file.")
+    if target.is_dir() and any(target.iterdir()):
+        foreign = _foreign(target)
+        if foreign is not None:
+            raise UsageError(
+                f"{target} exists and {foreign}, so it is not replaced: choose another directory, or remove it yourself."
+            )
+    return target
+
+
+def _foreign(directory: Path) -> str | None:
+    """Why a directory is no bundle, or what it holds besides one; None for a bundle and nothing else."""
+    try:
+        values = json.loads((directory / MANIFEST).read_bytes())
+        listed = set(values["files"]) if values["format"] == FORMAT else None
+    except (OSError, ValueError, TypeError, KeyError):
+        listed = None
+    if listed is None:
+        return "is not a bundle"
+    present = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir()}
+    others = sorted(present - listed - {MANIFEST})
+    return f"holds '{others[0]}', which does not belong to the bundle" if others else None
+
+
+@contextlib.contextmanager
+def _readable_errors(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UsageError(f"No bundle can be written to {target}: {reason}.") from error
+
+
+@contextlib.contextmanager
+def _parents(target: Path) -> Iterator[None]:
+    """Make the missing parents of `target`; on the way out remove those that stayed empty."""
+    missing = [parent for parent in target.parents if not parent.exists()]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        for parent in missing:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+
+
+def _sibling(target: Path) -> Path:
+    return target.parent / f".{target.name}.{uuid.uuid4().hex[:12]}.tmp"
+
+
+def _write(path: Path, content: Path | bytes) -> FileEntry:
+    """Copy to `path`, and take the checksum of what was copied in the same pass."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest, size = hashlib.sha256(), 0
+    source = io.BytesIO(content) if isinstance(content, bytes) else content.open("rb")
+    with source, path.open("xb") as copy:
+        while chunk := source.read(_CHUNK):
+            copy.write(chunk)
+            digest.update(chunk)
+            size += len(chunk)
+        copy.flush()
+        os.fsync(copy.fileno())
+    return FileEntry(size, digest.hexdigest())
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _swap(staging: Path, target: Path) -> None:
+    if not target.exists() or not any(target.iterdir()):
+        os.rename(staging, target)  # replaces an empty directory as well
+    elif not _exchange(staging, target):
+        aside = _sibling(target)
+        os.rename(target, aside)
+        try:
+            os.rename(staging, target)
+        except BaseException:
+            os.rename(aside, target)
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Let two directories change their names in one step; False where the system or the file system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    done: int = renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), ctypes.c_uint(_RENAME_EXCHANGE))
+    return done == 0

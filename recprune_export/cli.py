@@ -1,0 +1,225 @@
+"""The command line: thin, over functions that Python can call as well. Nothing heavy is imported before it is needed."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from recprune_export import __version__
+from recprune_export.errors import RecpruneError
+
+F = TypeVar("F", bound=Callable[..., Any])
+FILE = click.Path(path_type=Path)
+
+EPILOG = """\b
+Exit codes: 0 done; 1 a validation failed, nothing was written; 2 usage;
+3 bad input file; 4 the model cannot be captured, pruned or exported."""
+
+
+class MainJobGroup(click.Group):
+    """`recprune-export MODEL ...` is `recprune-export compress MODEL ...`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        own = {"--help", "-h", "--version"}
+        if args and args[0] not in self.commands and args[0] not in own:
+            args = ["compress", *args]
+        return super().parse_args(ctx, args)
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Turn the user's errors into one sentence and an exit code."""
+        try:
+            return super().main(*args, **kwargs)
+        except RecpruneError as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("Interrupted; nothing was left half-written.", err=True)
+            sys.exit(130)
+
+
+def _loading_options(command: F) -> F:
+    for option in reversed(
+        (
+            click.argument("model", type=FILE),
+            click.option("--factory", metavar="PACKAGE.MODULE:FUNCTION", help="Makes the model of a state dict."),
+            click.option("--factory-args", metavar="JSON", help="Keyword arguments of the factory."),
+            click.option("--inputs", type=FILE, metavar="NPZ", help="An example request, for a state dict or a pickle."),
+            click.option(
+                "--unsafe-unpickle", is_flag=True, help="Open a pickled nn.Module. This runs whatever code the file holds."
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _data_options(command: F) -> F:
+    for option in reversed(
+        (
+            click.option("--label", "labels", multiple=True, metavar="COLUMN", help="A 0/1 column; may be repeated."),
+            click.option("--ignore", multiple=True, metavar="COLUMN", help="A column that is not read; may be repeated."),
+            click.option("--categorical", multiple=True, metavar="COLUMN", help="Read as a categorical field."),
+            click.option("--numeric", multiple=True, metavar="COLUMN", help="Read as a numeric field."),
+            click.option("--multi-valued", multiple=True, metavar="COLUMN:SEPARATOR", help="Several values in one string."),
+            click.option("--sequence", metavar="USER,ITEM,ORDER", help="Columns of a log of user actions."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(cls=MainJobGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, package_name="recprune-export")
+def main() -> None:
+    """Make a trained recommender small and fast on CPU, and prove it.
+
+    \b
+    recprune-export MODEL --sparsity 0.7    prune, fine-tune, export, validate: writes a bundle
+    """
+
+
+@main.command()
+@_loading_options
+@click.option("--sparsity", type=float, default=0.7, show_default=True, help="Fraction of the parameters that goes.")
+@click.option("--embedding-sparsity", type=float, help="The same for the embedding tables alone.")
+@click.option("--hidden-sparsity", type=float, help="The same for everything else.")
+@click.option(
+    "--structured-share", type=float, default=0.8, show_default=True, help="Part that removed channels take; zeros the rest."
+)
+@click.option("--score", default="auto", show_default=True, help="Which channels go first.")
+@click.option("--plan", "plan_file", type=FILE, help="Apply this plan.json instead of making one.")
+@click.option("--plan-only", is_flag=True, help="Print the plan as JSON and stop.")
+@click.option("--zeros", type=click.Choice(["gradual", "one-shot"]), default="gradual", show_default=True)
+@click.option("--data", type=FILE, help="CSV, Parquet or NPZ with rows to tune and measure on.")
+@click.option("--label", "labels", multiple=True, metavar="COLUMN", help="For models that are not our checkpoints.")
+@click.option("--epochs", type=click.IntRange(0), help="Of fine-tuning.  [default: by the kind of model]")
+@click.option("--learning-rate", type=float, help="[default: by the kind of model]")
+@click.option("--batch-size", type=click.IntRange(1), help="Of fine-tuning.  [default: by the kind of model]")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the latency measurement.")
+@click.option("--batches", default="1,32,256,1024", show_default=True, help="Batch sizes of the latency measurement.")
+@click.option("--no-dense", is_flag=True, help="Leave the dense baseline out of the bundle.")
+@click.option("-o", "--output", type=FILE, help="Directory of the bundle.  [default: artifacts/<name of MODEL>]")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON instead of tables.")
+@click.option("--quiet", is_flag=True, help="No progress bars.")
+def compress(
+    model: Path,
+    factory: str | None,
+    factory_args: str | None,
+    inputs: Path | None,
+    unsafe_unpickle: bool,
+    plan_file: Path | None,
+    plan_only: bool,
+    data: Path | None,
+    labels: tuple[str, ...],
+    output: Path | None,
+    as_json: bool,
+    quiet: bool,
+    batches: str,
+    no_dense: bool,
+    **options: Any,
+) -> None:
+    """Prune, fine-tune, export and validate MODEL; write a bundle.
+
+    MODEL is a checkpoint of `recprune-export train`, a .pt2 program, a state dict (with --factory and --inputs), or a
+    pickled nn.Module (with --unsafe-unpickle and --inputs).
+    """
+    from recprune_export.settings import Settings, batch_sizes
+
+    settings = Settings(batches=batch_sizes(batches), keep_dense=not no_dense, **options)
+    from recprune_export.compress import compress_file, plan_file_of
+    from recprune_export.progress import quiet as silently
+    from recprune_export.console import print_result
+
+    with silently(quiet or as_json):
+        source: dict[str, Any] = {
+            "factory": factory,
+            "factory_args": factory_args,
+            "inputs": inputs,
+            "unsafe_unpickle": unsafe_unpickle,
+        }
+        if plan_only:
+            click.echo(plan_file_of(model, settings, data=data, labels=labels, **source))
+            return
+        target = output or Path("artifacts") / model.stem
+        result = compress_file(
+            model, target, settings, data=data, labels=labels, plan_file=plan_file, command=sys.argv[1:], **source
+        )
+    print_result(result, as_json=as_json)
+
+
+@main.command()
+@click.option("--data", type=FILE, required=True, help="CSV or Parquet.")
+@click.option("--recommender", default="dlrm", show_default=True, help="two_tower, neumf, deepfm, dlrm, dcn_v2, mmoe, sasrec.")
+@_data_options
+@click.option("--dim", type=click.IntRange(1), help="Embedding dimensions.  [default: the recommender's own]")
+@click.option("--hidden", metavar="256,128", help="Widths of the hidden layers.  [default: the recommender's own]")
+@click.option("--epochs", type=click.IntRange(1), help="At most; training stops early.")
+@click.option("--batch-size", type=click.IntRange(1))
+@click.option("--learning-rate", type=float)
+@click.option("--patience", type=click.IntRange(1), help="Epochs without a better validation metric before it stops.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("-o", "--output", type=FILE, default=Path("model.pt"), show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
+@click.option("--quiet", is_flag=True, help="No progress bars.")
+def train(data: Path, recommender: str, output: Path, as_json: bool, quiet: bool, **options: Any) -> None:
+    """Train one of the reference recommenders on a CSV or Parquet file."""
+    from recprune_export.progress import quiet as silently
+    from recprune_export.console import print_training
+    from recprune_export.training.train import train as run
+
+    with silently(quiet or as_json):
+        result = run(data, recommender, output=output, **_training_arguments(options))
+    print_training(result, as_json=as_json)
+
+
+def _training_arguments(options: dict[str, Any]) -> dict[str, Any]:
+    hidden = options.pop("hidden")
+    if hidden is not None:
+        options["hidden"] = _integers(hidden, "--hidden")
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _integers(text: str, option: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise click.BadParameter(f"'{text}' is no list of numbers; write for example 256,128.", param_hint=option) from error
+
+
+@main.command()
+@click.option("--rows", type=click.IntRange(1), default=60_000, show_default=True)
+@click.option("--kind", type=click.Choice(["clicks", "sequences"]), default="clicks", show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("-o", "--output", type=FILE, required=True, help="A .parquet or .csv file.")
+def generate(rows: int, kind: str, seed: int, output: Path) -> None:
+    """Write a generated data set: power-law ids, learnable, to try things on."""
+    from recprune_export.data.generate import generate_clicks, generate_sequences
+
+    {"clicks": generate_clicks, "sequences": generate_sequences}[kind](output, rows, seed)
+    click.echo(f"Wrote {rows} generated rows to {output}.")
+
+
+@main.command()
+@_loading_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+def inspect(model: Path, as_json: bool, **source: Any) -> None:
+    """Show inputs, parameters, channel groups, and what is frozen and why."""
+    from recprune_export.inspection import inspect_file
+    from recprune_export.console import print_inspection
+
+    print_inspection(inspect_file(model, **source), as_json=as_json)
+
+
+@main.command()
+@click.argument("bundle", type=FILE)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def verify(bundle: Path, as_json: bool) -> None:
+    """Check a bundle: checksums, schema, golden answers. Needs ONNX Runtime alone."""
+    from recprune_export.bundle.verify import verify as run
+    from recprune_export.console import print_verification
+
+    verification = run(bundle)
+    print_verification(verification, as_json=as_json)

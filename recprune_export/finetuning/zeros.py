@@ -1,0 +1,87 @@
+"""Unstructured pruning: weights of least magnitude are set to zero and held there.
+
+Element-wise zeros make a file compress better; no operator of ONNX Runtime runs faster for them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recprune_export.program.program import Program
+
+
+@dataclass(frozen=True)
+class ZeroTarget:
+    """How many parameters may be non-zero in the tables and in the rest."""
+
+    tables: int
+    rest: int
+
+    def relaxed(self, program: Program, tables: frozenset[str], share: float) -> "ZeroTarget":
+        """Return the target on the way, when `share` of the zeros are to be there already."""
+        now = parameter_counts(program, tables)
+        between = (round(n - share * max(0, n - end)) for n, end in zip(now, (self.tables, self.rest), strict=True))
+        return ZeroTarget(*between)
+
+
+def parameter_counts(program: Program, tables: frozenset[str]) -> tuple[int, int]:
+    """Return the numbers of parameters in the tables and in the rest, zeros included."""
+    sizes = {name: p.numel() for name, p in program.parameters().items()}
+    in_tables = sum(size for name, size in sizes.items() if name in tables)
+    return in_tables, sum(sizes.values()) - in_tables
+
+
+def magnitude_masks(program: Program, tables: frozenset[str], target: ZeroTarget) -> dict[str, Tensor]:
+    """Return for each parameter a mask of what stays, so that each part has `target` non-zeros.
+
+    Weights compete within their part, each relative to the root mean square of its tensor: scales differ between
+    layers. Vectors (biases, gains) stay whole as long as matrices can give enough.
+    """
+    parameters = program.parameters()
+    masks: dict[str, Tensor] = {}
+    for in_tables, allowed in ((True, target.tables), (False, target.rest)):
+        part = {name: p.detach() for name, p in parameters.items() if (name in tables) == in_tables}
+        masks |= _mask_part(part, allowed)
+    return masks
+
+
+def _mask_part(part: Mapping[str, Tensor], allowed: int) -> dict[str, Tensor]:
+    vectors = {name: p for name, p in part.items() if p.ndim < 2}
+    matrices = {name: p for name, p in part.items() if p.ndim >= 2}
+    for_matrices = allowed - sum(v.numel() for v in vectors.values())
+    if for_matrices < 0:
+        return _keep_largest(part, max(allowed, 0))
+    whole = {name: torch.ones_like(v, dtype=torch.bool) for name, v in vectors.items()}
+    return whole | _keep_largest(matrices, for_matrices)
+
+
+def _keep_largest(part: Mapping[str, Tensor], allowed: int) -> dict[str, Tensor]:
+    if not part:
+        return {}
+    relative = {name: (p / p.square().mean().sqrt().clamp_min(1e-30)).abs().flatten() for name, p in part.items()}
+    scores = torch.cat(list(relative.values()))
+    kept = torch.zeros(len(scores), dtype=torch.bool)
+    kept[scores.topk(min(allowed, len(scores))).indices] = True
+    pieces = kept.split([len(r) for r in relative.values()])
+    return {name: piece.reshape(part[name].shape) for name, piece in zip(part, pieces, strict=True)}
+
+
+def hold(program: Program, masks: Mapping[str, Tensor]) -> None:
+    """Set to exact zero what the masks exclude."""
+    with torch.no_grad():
+        for name, parameter in program.parameters().items():
+            if name in masks:
+                parameter.masked_fill_(~masks[name], 0.0)
+
+
+def cubic_share(progress: float) -> float:
+    """Return the share of the final zeros at `progress` in [0, 1]: 1 - (1 - t)³.
+
+    Zhu and Gupta 2017, "To prune, or not to prune", equation 1.
+
+    >>> cubic_share(0.0), cubic_share(0.5), cubic_share(1.0)
+    (0.0, 0.875, 1.0)
+    """
+    return 1.0 - (1.0 - min(max(progress, 0.0), 1.0)) ** 3

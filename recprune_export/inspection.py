@@ -1,0 +1,80 @@
+"""`inspect`: what a program takes, what it is made of, what can be pruned, and what is frozen and why."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recprune_export.channels.analysis import Analysis, analyse
+from recprune_export.channels.groups import FrozenAxis, Group
+from recprune_export.program.loading import load_program
+from recprune_export.program.program import Program
+from recprune_export.program.signature import Signature
+from recprune_export.pruning.sizes import PartSizes, SizeModel
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What the analysis says of one model; `smallest` is what would be left if each group kept one channel."""
+
+    name: str
+    kind: str
+    signature: Signature
+    sizes: PartSizes
+    smallest: PartSizes
+    groups: tuple[Group, ...]
+    frozen: tuple[FrozenAxis, ...]
+
+    @property
+    def prunable_share(self) -> float:
+        """The fraction of the parameters that lies in prunable channels."""
+        total = self.sizes.tables + self.sizes.rest
+        return 1.0 - (self.smallest.tables + self.smallest.rest) / total if total else 0.0
+
+    def frozen_by_reason(self) -> dict[str, list[FrozenAxis]]:
+        """Return the frozen axes under the reason that freezes them."""
+        found: dict[str, list[FrozenAxis]] = defaultdict(list)
+        for axis in self.frozen:
+            where = f" ({axis.reason.source})" if axis.reason.source else ""
+            found[axis.reason.text + where].append(axis)
+        return dict(found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        groups = [
+            {"name": g.name, "kind": g.kind, "width": g.width, "axes": [list(axis) for axis in g.axes()]} for g in self.groups
+        ]
+        return {
+            "model": self.name,
+            "kind": self.kind,
+            "signature": self.signature.to_dict(),
+            "parameters": {"tables": self.sizes.tables, "rest": self.sizes.rest},
+            "prunable_share": self.prunable_share,
+            "groups": groups,
+            "frozen": [axis.to_dict() for axis in self.frozen],
+        }
+
+
+def inspect_program(program: Program, name: str, kind: str) -> Inspection:
+    """Analyse a program that is already in memory."""
+    analysis = analyse(program)
+    model = SizeModel(program, analysis)
+    return Inspection(
+        name=name,
+        kind=kind,
+        signature=program.signature,
+        sizes=model.sizes(),
+        smallest=model.sizes(_all_but_one(analysis)),
+        groups=analysis.groups,
+        frozen=analysis.frozen,
+    )
+
+
+def inspect_file(path: Path, **source: Any) -> Inspection:
+    """Load a model file, as `load_program` does, and analyse it."""
+    loaded = load_program(path, **source)
+    return inspect_program(loaded.program, path.name, loaded.kind.value)
+
+
+def _all_but_one(analysis: Analysis) -> frozenset[int]:
+    return frozenset(c.identity for group in analysis.groups for c in group.channels[1:])

@@ -1,0 +1,68 @@
+"""`Settings`: what the user asks of the main job, checked before any work begins."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from recprune_export.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of `compress`; None leaves a choice to the product.
+
+    `sparsity`, `embedding_sparsity` and `hidden_sparsity` are fractions of dense parameters in [0, 1). Latency is
+    measured for each size in `batches`, with `threads` threads.
+    """
+
+    sparsity: float = 0.7
+    embedding_sparsity: float | None = None
+    hidden_sparsity: float | None = None
+    structured_share: float = 0.8
+    score: str = "auto"
+    zeros: str = "gradual"
+    epochs: int | None = None
+    learning_rate: float | None = None
+    batch_size: int | None = None
+    seed: int = 0
+    threads: int = 1
+    batches: tuple[int, ...] = (1, 32, 256, 1024)
+    keep_dense: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("sparsity", "embedding_sparsity", "hidden_sparsity"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 <= value < 1.0:
+                option = "--" + name.replace("_", "-")
+                raise UsageError(f"{option} must lie in [0, 1), got {value:g}; 0.7 removes 70 % of the parameters.")
+        if not 0.0 <= self.structured_share <= 1.0:
+            raise UsageError(f"--structured-share must lie in [0, 1], got {self.structured_share:g}.")
+        if self.learning_rate is not None and not 0.0 < self.learning_rate < 1e3:
+            raise UsageError(f"--learning-rate must be positive, got {self.learning_rate:g}.")
+        if not self.batches or min(self.batches) < 1:
+            raise UsageError("--batches must name at least one batch size of 1 or more, for example 1,256.")
+
+    @property
+    def table_sparsity(self) -> float:
+        """The sparsity asked of the embedding tables."""
+        return self.sparsity if self.embedding_sparsity is None else self.embedding_sparsity
+
+    @property
+    def rest_sparsity(self) -> float:
+        """The sparsity asked of everything but the tables."""
+        return self.sparsity if self.hidden_sparsity is None else self.hidden_sparsity
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {**asdict(self), "batches": list(self.batches)}
+
+
+def batch_sizes(text: str) -> tuple[int, ...]:
+    """Read a list of batch sizes.
+
+    >>> batch_sizes("1, 256")
+    (1, 256)
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"--batches '{text}' is no list of numbers; write for example 1,256.") from error
