@@ -1,0 +1,1 @@
+"""From a file of rows to requests and labels: schema, vocabularies, splits."""

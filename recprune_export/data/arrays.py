@@ -1,0 +1,150 @@
+"""Rows for a model that is not ours: columns or arrays that already are what its inputs take."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from recprune_export.data.files import collect, scan
+from recprune_export.data.inference import SPLIT_VALUES
+from recprune_export.data.rows import Rows
+from recprune_export.errors import DataError
+
+IdRange = tuple[int, int]
+SPLIT = "split"
+SHARES = (0.8, 0.1)  # of the rows, for train and valid, where there is no split column
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One input: dtype, shape without the batch, and the range of ids by column of the last axis (as `signature.Input`)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    ids: tuple[IdRange | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class ArrayData:
+    """Rows in three parts."""
+
+    train: Rows
+    valid: Rows
+    test: Rows
+
+
+def load_arrays(path: Path, inputs: Sequence[ArraySpec], labels: Sequence[str], seed: int) -> ArrayData:
+    """Read the arrays of an `.npz`, or the columns of a CSV or Parquet file, that are named as the inputs and labels.
+
+    An input of shape (batch, n) is a list column, or n columns called `name_0` ... . A column or array `split` divides
+    the rows; without one they are divided by `seed`, 80/10/10.
+
+    Raises `DataError` where something is missing or has another type or shape, or an id lies beyond its table.
+    """
+    columns = _read_npz(path) if _is_zip(path) else _read_table(path, inputs, labels)
+    missing = [name for name in (*(i.name for i in inputs), *labels) if name not in columns]
+    if missing:
+        raise DataError(f"{path} has nothing called '{missing[0]}', which the model takes; it holds {', '.join(columns)}.")
+    arrays = {i.name: _fitted(path, i, columns[i.name]) for i in inputs}
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) != 1 or not next(iter(lengths.values())):
+        raise DataError(f"The arrays of {path} must have the same number of rows, at least one: {lengths}.")
+    rows = Rows(arrays, {label: _number(path, label, columns[label]) for label in labels})
+    part = _parts(path, columns.get(SPLIT), len(rows), seed)
+    divided = [rows.take(np.flatnonzero(part == code)) for code in range(3)]
+    if not all(len(d) for d in divided):
+        raise DataError(f"{path} has {len(rows)} rows, too few to fill train, valid and test.")
+    return ArrayData(*divided)
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(2) == b"PK"
+    except OSError:
+        return False  # `scan` says what is wrong
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except Exception as error:  # zipfile, zlib and numpy raise many unrelated classes
+        raise DataError(f"{path} cannot be read as plain NumPy arrays ({type(error).__name__}).") from error
+
+
+def _read_table(path: Path, inputs: Sequence[ArraySpec], labels: Sequence[str]) -> dict[str, np.ndarray]:
+    frame = scan(path)
+    names = frame.collect_schema().names()
+    parts = {i.name: [f"{i.name}_{n}" for n in range(i.shape[0])] for i in inputs if len(i.shape) == 1}
+    spread = {name: columns for name, columns in parts.items() if name not in names and set(columns) <= set(names)}
+    wanted = [n for n in (*(i.name for i in inputs), *labels, SPLIT) if n in names]
+    table = collect(frame.select(*wanted, *(c for columns in spread.values() for c in columns)), path)
+    found = {name: _column(table[name]) for name in wanted}
+    return found | {name: np.stack([table[c].to_numpy() for c in columns], 1) for name, columns in spread.items()}
+
+
+def _column(series: object) -> np.ndarray:
+    import polars as pl
+
+    assert isinstance(series, pl.Series)
+    if isinstance(series.dtype, pl.List):
+        lengths = series.list.len().unique().to_list()
+        if len(lengths) != 1 or lengths[0] is None:
+            raise DataError(f"The lists in column '{series.name}' must all have the same length.")
+        return series.list.to_array(lengths[0]).to_numpy()
+    return series.to_numpy()
+
+
+def _fitted(path: Path, spec: ArraySpec, values: np.ndarray) -> np.ndarray:
+    wanted = np.dtype(spec.dtype)
+    if values.ndim == 1 and spec.shape == (1,):
+        values = values[:, None]
+    if values.shape[1:] != spec.shape:
+        raise DataError(f"'{spec.name}' in {path} has rows of shape {list(values.shape[1:])}; the model takes {list(spec.shape)}.")
+    if not np.can_cast(values.dtype, wanted, "same_kind"):
+        raise DataError(f"'{spec.name}' in {path} holds {values.dtype}; the model takes {spec.dtype}.")
+    if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+        raise DataError(f"'{spec.name}' in {path} holds NaN or infinity; fill the missing values first.")
+    _check_ids(path, spec, values)
+    return np.ascontiguousarray(values, dtype=wanted)
+
+
+def _check_ids(path: Path, spec: ArraySpec, values: np.ndarray) -> None:
+    for column, pair in enumerate(spec.ids):
+        if pair is None:
+            continue
+        ids = values if len(spec.ids) == 1 else values[..., column]
+        outside = (ids < pair[0]) | (ids > pair[1])
+        if outside.any():
+            where = f"'{spec.name}'" + ("" if len(spec.ids) == 1 else f", column {column},")
+            row = int(np.argwhere(outside)[0][0])
+            raise DataError(
+                f"{where} in {path} holds the id {ids[outside].flat[0]:g} at row {row}, but the table has ids {pair[0]} to {pair[1]}."
+            )
+
+
+def _number(path: Path, label: str, values: np.ndarray) -> np.ndarray:
+    if not (np.issubdtype(values.dtype, np.number) or values.dtype == bool) or values.ndim != 1:
+        raise DataError(f"The label '{label}' in {path} must be one number for each row.")
+    numbers = values.astype(np.float32)
+    if not np.isfinite(numbers).all():
+        raise DataError(f"The label '{label}' in {path} is missing in some rows.")
+    return numbers
+
+
+def _parts(path: Path, names: np.ndarray | None, count: int, seed: int) -> np.ndarray:
+    """0, 1, 2 for train, valid, test."""
+    if names is None:
+        draw = np.random.default_rng(seed).random(count)
+        return (draw >= SHARES[0]).astype(np.int8) + (draw >= sum(SHARES)).astype(np.int8)
+    code: Mapping[str, int] = {"train": 0, "valid": 1, "test": 2}
+    known = {spelling: code[part] for spelling, part in SPLIT_VALUES.items()}
+    values = [str(name).lower() for name in np.unique(names)]
+    unknown = [value for value in values if value not in known]
+    if unknown:
+        raise DataError(f"The split '{unknown[0]}' in {path} is none of train, valid, test.")
+    lookup = np.array([known[value] for value in values])
+    return lookup[np.searchsorted(np.unique(names), names)]

@@ -1,0 +1,96 @@
+"""Rows with labels: read, split, encoded."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from recprune_export.data.encoder import Encoder
+from recprune_export.data.files import collect, scan
+from recprune_export.data.inference import SPLIT_VALUES
+from recprune_export.data.rows import Rows
+from recprune_export.data.schema import Schema, Split
+from recprune_export.errors import DataError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+PART = "__part"
+
+
+@dataclass(frozen=True)
+class ClickData:
+    """Encoded rows in three parts, and the encoder that made them."""
+
+    encoder: Encoder
+    train: Rows
+    valid: Rows
+    test: Rows
+
+
+def load_clicks(path: Path, schema: Schema, encoder: Encoder | None = None) -> ClickData:
+    """Read rows and split them; vocabularies and moments come from the training part unless an encoder is given.
+
+    Raises `DataError` where a column of the schema is missing or has another type, a label is not 0 and 1, or a part
+    has no rows.
+    """
+    frame = scan(path)
+    columns = frame.collect_schema().names()
+    used = (*schema.labels, *schema.categorical, *schema.numeric, *(field.name for field in schema.multi_valued))
+    missing = [name for name in used if name not in columns]
+    if missing:
+        raise DataError(f"{path} has no column '{missing[0]}', which the model's schema names; its columns are {', '.join(columns)}.")
+    _check_types(path, frame, schema)
+    parted = _with_parts(path, frame, schema.split)
+    encoder = encoder or Encoder.fit(_part(parted, "train"), schema)
+    parts = {name: _rows(path, _part(parted, name), encoder, name) for name in ("train", "valid", "test")}
+    return ClickData(encoder, **parts)
+
+
+def _check_types(path: Path, frame: "pl.LazyFrame", schema: Schema) -> None:
+    types = frame.collect_schema()
+    for name in schema.numeric:
+        if not (types[name].is_numeric() or str(types[name]) in ("Boolean", "Null")):
+            raise DataError(f"The column '{name}' of {path} holds {types[name]}, but the model takes it as a number.")
+    for field in schema.multi_valued:
+        if (field.separator is None) != (str(types[field.name]).startswith(("List", "Array"))):
+            wanted = "lists" if field.separator is None else f"text with '{field.separator}' between values"
+            raise DataError(f"The column '{field.name}' of {path} holds {types[field.name]}, but the model takes {wanted}.")
+
+
+def _with_parts(path: Path, frame: "pl.LazyFrame", split: Split) -> "pl.LazyFrame":
+    """Add a column that names each row's part."""
+    import polars as pl
+
+    if split.column is not None:
+        if split.column not in frame.collect_schema().names():
+            raise DataError(f"{path} has no column '{split.column}', by which its rows were to be split.")
+        names = pl.col(split.column).cast(pl.String).str.to_lowercase()
+        return frame.with_columns(names.replace_strict(SPLIT_VALUES, default=None, return_dtype=pl.String).alias(PART))
+    count = int(collect(frame.select(pl.len()), path).item())
+    draw = np.random.default_rng(split.seed).random(count)
+    # 0, 1, 2: test, valid, train
+    code = (draw >= split.test).astype(np.int8) + (draw >= split.test + split.valid).astype(np.int8)
+    parts = pl.Series(PART, code).replace_strict([0, 1, 2], ["test", "valid", "train"], return_dtype=pl.String)
+    return frame.with_columns(parts)
+
+
+def _part(frame: "pl.LazyFrame", name: str) -> "pl.LazyFrame":
+    import polars as pl
+
+    return frame.filter(pl.col(PART) == name)
+
+
+def _rows(path: Path, part: "pl.LazyFrame", encoder: Encoder, name: str) -> Rows:
+    import polars as pl
+
+    labels = collect(part.select(pl.col(encoder.schema.labels).cast(pl.Float32, strict=False)), path)
+    if not len(labels):
+        raise DataError(f"The {name} part of {path} has no rows; give more rows, or a split column that fills train, valid and test.")
+    arrays = {label: labels[label].to_numpy() for label in encoder.schema.labels}
+    for label, values in arrays.items():
+        if not np.isin(values, (0.0, 1.0)).all():
+            odd = values[~np.isin(values, (0.0, 1.0))][0]
+            raise DataError(f"The label '{label}' of {path} must be 0 or 1 in every row, but there is {odd:g} in the {name} part.")
+    return Rows(encoder.encode(part), arrays)

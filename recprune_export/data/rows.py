@@ -1,0 +1,89 @@
+"""`Rows`: requests with their labels, as arrays."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from recprune_export.data.encoder import Request
+
+
+@dataclass(frozen=True)
+class Rows:
+    """N examples: each input has N on axis 0, each label is float32 [N]; for a ranking the label is an item id, int64.
+
+    `seen`, where there is one, holds the items of each user that a ranking leaves out.
+    """
+
+    inputs: Request
+    labels: dict[str, np.ndarray]
+    seen: "Ragged | None" = None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    def take(self, indices: np.ndarray) -> "Rows":
+        """Return the rows at `indices`."""
+        return Rows(
+            {name: values[indices] for name, values in self.inputs.items()},
+            {name: values[indices] for name, values in self.labels.items()},
+            None if self.seen is None else self.seen.take(indices),
+        )
+
+    def sample(self, count: int, seed: int) -> "Rows":
+        """Return `count` rows drawn without repetition, or all where there are fewer."""
+        chosen = np.random.default_rng(seed).permutation(len(self))[:count]
+        return self.take(np.sort(chosen))
+
+    def batches(self, size: int, seed: int | None = None) -> Iterator["Rows"]:
+        """Yield batches of `size` rows, the last one shorter; shuffled where there is a seed."""
+        order = np.arange(len(self)) if seed is None else np.random.default_rng(seed).permutation(len(self))
+        for start in range(0, len(self), size):
+            yield self.take(order[start : start + size])
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Lists of different lengths: list i is `values[offsets[i]:offsets[i + 1]]`.
+
+    >>> lists = Ragged(np.array([5, 6, 7]), np.array([0, 2, 3]))
+    >>> lists[0].tolist(), len(lists), lists.take(np.array([1, 0])).values.tolist()
+    ([5, 6], 2, [7, 5, 6])
+    """
+
+    values: np.ndarray
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.values[self.offsets[index] : self.offsets[index + 1]]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """The length of each list."""
+        return np.diff(self.offsets)
+
+    def take(self, indices: np.ndarray) -> "Ragged":
+        """Return the lists at `indices`."""
+        lengths = self.lengths[indices]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+        return Ragged(self.values[np.repeat(self.offsets[:-1][indices], lengths) + within], offsets)
+
+    def without_last(self, count: int) -> "Ragged":
+        """Return each list without its last `count` values; the list may become empty."""
+        lengths = np.maximum(self.lengths - count, 0)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+        return Ragged(self.values[np.repeat(self.offsets[:-1], lengths) + within], offsets)
+
+    def right_aligned(self, length: int) -> np.ndarray:
+        """Return the last `length` values of each list as [N, length], zeros on the left."""
+        kept = np.minimum(self.lengths, length)
+        padded = np.zeros((len(self), length), dtype=np.int64)
+        row = np.repeat(np.arange(len(self)), kept)
+        from_end = np.concatenate([np.arange(n, 0, -1) for n in kept]) if len(kept) else np.zeros(0, dtype=np.int64)
+        padded[row, length - from_end] = self.values[np.repeat(self.offsets[1:], kept) - from_end]
+        return padded

@@ -1,0 +1,112 @@
+"""Sequences of items by user, split by leaving the last two out: one to test on, the one before to validate."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from recprune_export.data.encoder import Request
+from recprune_export.data.files import collect, scan
+from recprune_export.data.rows import Ragged, Rows
+from recprune_export.data.schema import Schema, SequenceColumns
+from recprune_export.data.vocabulary import Vocabulary
+from recprune_export.errors import DataError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+HISTORY = "history"
+NEXT_ITEM = "next_item"
+SHORTEST = 3  # items that a user needs: one to learn from, one to validate, one to test
+
+
+@dataclass(frozen=True)
+class SequenceEncoder:
+    """Item values to ids 1..n; 0 pads on the left. An unknown item is left out of a history."""
+
+    schema: Schema
+    items: Vocabulary
+
+    @property
+    def columns(self) -> SequenceColumns:
+        """The columns of the log."""
+        assert self.schema.sequence is not None
+        return self.schema.sequence
+
+    def encode(self, log: "pl.LazyFrame | pl.DataFrame") -> Request:
+        """Return the request of each user in `log`, in the order of the users' values: `history`, int64 [users, length]."""
+        return {HISTORY: self.histories(log, known=True).right_aligned(self.columns.max_length)}
+
+    def histories(self, log: "pl.LazyFrame | pl.DataFrame", known: bool) -> Ragged:
+        """Return the item ids of each user in order; unknown ones are left out or, without `known`, are 0."""
+        import polars as pl
+
+        columns = self.columns
+        item = self.items.encode(pl.col(columns.item).cast(pl.String)).alias("item")
+        ordered = log.lazy().select(columns.user, columns.order, item).sort(columns.user, columns.order, maintain_order=True)
+        table = (ordered.filter(pl.col("item") > 0) if known else ordered).collect(engine="streaming")
+        users = table[columns.user]
+        starts = np.flatnonzero((users != users.shift(1)).fill_null(True).to_numpy()) if len(users) else np.zeros(0, int)
+        return Ragged(table["item"].to_numpy(), np.append(starts, len(users)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {"schema": self.schema.to_dict(), "items": self.items.to_list()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote."""
+        return cls(Schema.from_dict(values["schema"]), Vocabulary(values["items"], 1))
+
+
+@dataclass(frozen=True)
+class SequenceData:
+    """`train` holds each user's history without the last two items; `valid` and `test` ask for the one that follows."""
+
+    encoder: SequenceEncoder
+    train: Ragged
+    valid: Rows
+    test: Rows
+
+
+def load_sequences(path: Path, schema: Schema, encoder: SequenceEncoder | None = None) -> SequenceData:
+    """Read a log and split it by leave-one-out.
+
+    Users with fewer than three items are left out. The vocabulary is that of the training part: an item that is first
+    seen in validation or test cannot be predicted and counts as a miss (target 0).
+
+    Raises `DataError` where a column is missing, the file cannot be read, or no user is long enough.
+    """
+    import polars as pl
+
+    columns = schema.sequence
+    assert columns is not None
+    log = scan(path)
+    missing = [name for name in (columns.user, columns.item, columns.order) if name not in log.collect_schema().names()]
+    if missing:
+        raise DataError(f"{path} has no column '{missing[0]}', which the schema names for its sequences.")
+    from_end = pl.col(columns.order).rank("ordinal", descending=True).over(columns.user).alias("__from_end")
+    long_enough = log.drop_nulls([columns.user, columns.item]).filter(pl.len().over(columns.user) >= SHORTEST)
+    table = collect(long_enough.with_columns(from_end), path)
+    if not len(table):
+        raise DataError(f"No user of {path} has {SHORTEST} items or more, so nothing can be left out to test on.")
+    if encoder is None:
+        train_part = table.lazy().filter(pl.col("__from_end") > 2)
+        encoder = SequenceEncoder(schema, Vocabulary.count(train_part, pl.col(columns.item).cast(pl.String), 1))
+    whole = encoder.histories(table, known=False)
+    return SequenceData(encoder, _known(whole.without_last(2)), *(_left_out(whole, n, columns.max_length) for n in (1, 0)))
+
+
+def _left_out(whole: Ragged, behind: int, length: int) -> Rows:
+    """Ask for the item that has `behind` more after it."""
+    history = _known(whole.without_last(behind + 1))
+    target = whole.values[whole.offsets[1:] - 1 - behind]
+    return Rows({HISTORY: history.right_aligned(length)}, {NEXT_ITEM: target}, seen=history)
+
+
+def _known(lists: Ragged) -> Ragged:
+    known = lists.values > 0
+    before = np.concatenate([[0], np.cumsum(known)])
+    return Ragged(lists.values[known], before[lists.offsets])
