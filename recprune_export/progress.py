@@ -1,11 +1,12 @@
-"""One progress bar for the whole product: on stderr, gone when done, silent when asked."""
+"""One progress bar for the whole product: on stderr, gone when done, silent when asked or when nobody looks."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
 T = TypeVar("T")
+Advance = Callable[[str], None]
 
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 
@@ -20,20 +21,37 @@ def quiet(active: bool = True) -> Iterator[None]:
         _quiet.reset(token)
 
 
-def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Yield `items` behind a progress bar on stderr.
+@contextmanager
+def bar(description: str, total: int | None) -> Iterator[Advance]:
+    """Show a bar inside the block; the function that it gives advances by one step and, unless empty, changes the text.
 
-    Raises nothing of its own. `total` is needed where `items` has no length.
+    >>> with quiet(), bar("counting", total=2) as advance:
+    ...     advance("")
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    hidden = _quiet.get() or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+        task = progress.add_task(description, total=total)
+
+        def advance(text: str) -> None:
+            progress.update(task, advance=1, description=text or None)
+
+        yield advance
+
+
+def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Yield `items` behind a progress bar. `total` is needed where `items` has no length.
 
     >>> with quiet():
     ...     sum(track([1, 2, 3], "adding"))
     6
     """
-    if _quiet.get():
-        yield from items
-        return
-    from rich.console import Console
-    from rich.progress import track as rich_track
-
-    console = Console(stderr=True)
-    yield from rich_track(items, description, total=total, console=console, transient=True, disable=not console.is_terminal)
+    length = total if total is not None else len(items) if hasattr(items, "__len__") else None  # type: ignore[arg-type]
+    with bar(description, length) as advance:
+        for item in items:
+            yield item
+            advance("")

@@ -1,0 +1,1 @@
+"""Reference recommenders in plain PyTorch, one file each: `request` in, one logit for each label out."""

@@ -1,0 +1,57 @@
+"""The reference recommenders by name."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from recprune_export.errors import UsageError
+from recprune_export.recommenders.dcn_v2 import DCNv2
+from recprune_export.recommenders.deepfm import DeepFM
+from recprune_export.recommenders.dlrm import DLRM
+from recprune_export.recommenders.inputs import InputSpec
+from recprune_export.recommenders.mmoe import MMoE
+from recprune_export.recommenders.neumf import NeuMF
+from recprune_export.recommenders.sasrec import SASRec
+from recprune_export.recommenders.two_tower import TwoTower
+
+RECOMMENDERS: Mapping[str, type[nn.Module]] = {
+    "two_tower": TwoTower,
+    "neumf": NeuMF,
+    "deepfm": DeepFM,
+    "dlrm": DLRM,
+    "dcn_v2": DCNv2,
+    "mmoe": MMoE,
+    "sasrec": SASRec,
+}
+
+
+def find(name: str) -> type[nn.Module]:
+    """Return the class of a recommender. Raises `UsageError` for a name that is not known."""
+    if name not in RECOMMENDERS:
+        raise UsageError(f"There is no recommender '{name}'; choose one of {', '.join(RECOMMENDERS)}.")
+    return RECOMMENDERS[name]
+
+
+def build(name: str, spec: InputSpec, config: Mapping[str, Any]) -> nn.Module:
+    """Make a recommender for these inputs.
+
+    Raises `UsageError` for a name that is not known, or an option that the recommender does not have.
+    """
+    recommender = find(name)
+    options = [option for option in inspect.signature(recommender).parameters if option != "spec"]
+    unknown = [option for option in config if option not in options]
+    if unknown:
+        raise UsageError(f"{name} has no option '{unknown[0]}'; it has {', '.join(options)}.")
+    return recommender(spec, **config)
+
+
+def predicts_sequences(name: str) -> bool:
+    """Whether a recommender reads histories instead of fields."""
+    return find(name) is SASRec
+
+
+def predicts_several(name: str) -> bool:
+    """Whether a recommender answers several labels at once."""
+    return find(name) is MMoE

@@ -1,0 +1,41 @@
+"""DLRM: dot products between all pairs of fields, and an MLP on top (Naumov et al. 2019, section 2)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from recprune_export.recommenders.inputs import InputSpec, Request
+from recprune_export.recommenders.layers import MLP, FieldEmbeddings, numeric_of
+
+
+class DLRM(nn.Module):
+    """The numeric fields pass a bottom MLP and take part in the dot products as one more field."""
+
+    def __init__(
+        self,
+        spec: InputSpec,
+        dim: int = 32,
+        hidden: Sequence[int] = (256, 128),
+        bottom: Sequence[int] = (64,),
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.embeddings = FieldEmbeddings(spec, dim)
+        self.bottom = MLP(spec.n_numeric, [*bottom, dim]) if spec.n_numeric else None
+        fields = len(self.embeddings) + (self.bottom is not None)
+        self.register_buffer("pairs", torch.triu_indices(fields, fields, 1), persistent=False)
+        self.top = MLP(fields * dim + fields * (fields - 1) // 2, hidden, dropout)
+        self.head = nn.Linear(self.top.width, 1)
+
+    def forward(self, request: Request) -> dict[str, Tensor]:
+        """Return the logit of the label, [B]."""
+        vectors = list(self.embeddings(request).values())
+        if self.bottom is not None:
+            vectors = [self.bottom(*numeric_of(request, self.spec)), *vectors]
+        stacked = torch.stack(vectors, dim=1)  # [B, F, D]
+        dots = stacked @ stacked.transpose(1, 2)
+        pairs = dots[:, self.pairs[0], self.pairs[1]]  # [B, F·(F-1)/2]
+        hidden = self.top(torch.cat([stacked.flatten(1), pairs], dim=1))
+        return {self.spec.labels[0]: self.head(hidden).squeeze(1)}

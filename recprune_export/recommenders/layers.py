@@ -1,0 +1,64 @@
+"""What several recommenders share: fields to vectors, and a stack of hidden layers.
+
+Shapes: B batch, F fields, D embedding dimensions, L values of a multi-valued field.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from recprune_export.data.encoder import NUMERIC
+from recprune_export.recommenders.inputs import InputSpec, Request
+
+INITIAL_STD = 0.01  # of embedding tables: dot products start near zero
+
+
+class FieldEmbeddings(nn.Module):
+    """One table for each field; a multi-valued field gives the mean of its values, zero where it has none."""
+
+    def __init__(self, spec: InputSpec, dim: int) -> None:
+        super().__init__()
+        self.tables = nn.ModuleDict({name: _table(rows, dim) for name, rows in spec.categorical.items()})
+        self.bags = nn.ModuleDict({name: _table(rows, dim) for name, rows in spec.multi_valued.items()})
+
+    def __len__(self) -> int:
+        return len(self.tables) + len(self.bags)
+
+    def forward(self, request: Request) -> dict[str, Tensor]:
+        """Return for each field its vectors, [B, D]."""
+        vectors = {name: table(request[name]) for name, table in self.tables.items()}
+        return vectors | {name: _mean(table, request[name]) for name, table in self.bags.items()}
+
+
+def _table(rows: int, dim: int) -> nn.Embedding:
+    table = nn.Embedding(rows, dim)
+    nn.init.normal_(table.weight, std=INITIAL_STD)
+    return table
+
+
+def _mean(table: nn.Module, ids: Tensor) -> Tensor:
+    known = (ids > 0).to(torch.float32).unsqueeze(-1)  # [B, L, 1]
+    return (table(ids) * known).sum(1) / known.sum(1).clamp_min(1.0)
+
+
+def numeric_of(request: Request, spec: InputSpec) -> list[Tensor]:
+    """Return the numeric fields, [B, n], in a list that is empty where there are none."""
+    return [request[NUMERIC]] if spec.n_numeric else []
+
+
+class MLP(nn.Sequential):
+    """Linear, batch-norm, ReLU, dropout for each width; without batch-norm where `normalise` is off."""
+
+    def __init__(self, inputs: int, widths: Sequence[int], dropout: float = 0.0, normalise: bool = False) -> None:
+        layers: list[nn.Module] = []
+        for width in widths:
+            layers.append(nn.Linear(inputs, width))
+            if normalise:
+                layers.append(nn.BatchNorm1d(width))
+            layers.append(nn.ReLU())
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+            inputs = width
+        super().__init__(*layers)
+        self.width = inputs

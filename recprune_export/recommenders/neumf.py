@@ -1,0 +1,36 @@
+"""NeuMF: generalised matrix factorisation beside an MLP (He et al. 2017, "Neural Collaborative Filtering", 3.4)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from recprune_export.errors import UsageError
+from recprune_export.recommenders.inputs import InputSpec, Request
+from recprune_export.recommenders.layers import MLP, FieldEmbeddings
+
+
+class NeuMF(nn.Module):
+    """Uses two categorical fields, `user` and `item`; by default the first two."""
+
+    def __init__(
+        self, spec: InputSpec, dim: int = 32, hidden: Sequence[int] = (128, 64), user: str = "", item: str = ""
+    ) -> None:
+        super().__init__()
+        names = list(spec.categorical)
+        if len(names) < 2:
+            raise UsageError("neumf needs two categorical fields, a user and an item.")
+        self.user, self.item = user or names[0], item or names[1]
+        self.label = spec.labels[0]
+        pair = InputSpec(categorical={name: spec.categorical[name] for name in (self.user, self.item)})
+        self.factors = FieldEmbeddings(pair, dim)
+        self.embeddings = FieldEmbeddings(pair, dim)
+        self.mlp = MLP(2 * dim, hidden)
+        self.head = nn.Linear(dim + self.mlp.width, 1)
+
+    def forward(self, request: Request) -> dict[str, Tensor]:
+        """Return the logit of the label, [B]."""
+        factors, vectors = self.factors(request), self.embeddings(request)
+        product = factors[self.user] * factors[self.item]
+        deep = self.mlp(torch.cat([vectors[self.user], vectors[self.item]], dim=1))
+        return {self.label: self.head(torch.cat([product, deep], dim=1)).squeeze(1)}

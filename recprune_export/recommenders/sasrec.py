@@ -1,0 +1,80 @@
+"""SASRec: self-attention over a history, scored against the item table (Kang and McAuley 2018, section 3)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recprune_export.data.sequences import HISTORY
+from recprune_export.recommenders.inputs import InputSpec, Request
+
+SCORES = "scores"
+
+
+class SASRec(nn.Module):
+    """Layers normalise before they compute; the table that reads the history also scores the items.
+
+    Shapes: B batch, L history, D dimensions, H heads, I rows of the item table.
+    """
+
+    def __init__(
+        self, spec: InputSpec, dim: int = 64, layers: int = 2, heads: int = 2, dropout: float = 0.5, width: int = 0
+    ) -> None:
+        super().__init__()
+        self.items = nn.Embedding(spec.items, dim, padding_idx=0)
+        self.positions = nn.Embedding(spec.max_length, dim)
+        for table in (self.items, self.positions):
+            nn.init.normal_(table.weight, std=dim**-0.5)
+        with torch.no_grad():
+            self.items.weight[0] = 0.0
+        self.dropout = nn.Dropout(dropout)
+        self.layers = nn.ModuleList(_Layer(dim, heads, width or dim, dropout, spec.max_length) for _ in range(layers))
+        self.norm = nn.LayerNorm(dim)
+        self.register_buffer("order", torch.arange(spec.max_length), persistent=False)
+
+    def forward(self, request: Request) -> dict[str, Tensor]:
+        """Return the scores of all items to come next, [B, I]; column 0 is the padding."""
+        return {SCORES: self.encode(request[HISTORY])[:, -1] @ self.items.weight.T}
+
+    def encode(self, history: Tensor) -> Tensor:
+        """Return what is known after each position, [B, L, D]."""
+        known = history > 0  # [B, L]
+        hidden = self.dropout(self.items(history) + self.positions(self.order))
+        for layer in self.layers:
+            hidden = layer(hidden, known)
+        return self.norm(hidden)
+
+    def training_loss(self, history: Tensor, following: Tensor) -> Tensor:
+        """Return the cross entropy over all items of `following` [B, L] at every position where it is not 0.
+
+        The full softmax instead of one sampled negative: Klenitskiy and Vasilev 2023, section 3.
+        """
+        wanted = following > 0
+        scores = self.encode(history)[wanted] @ self.items.weight.T
+        return F.cross_entropy(scores, following[wanted])
+
+
+class _Layer(nn.Module):
+    def __init__(self, dim: int, heads: int, width: int, dropout: float, length: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention, self.norm_mlp = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.query, self.key, self.value, self.output = (nn.Linear(dim, dim) for _ in range(4))
+        self.widen, self.narrow = nn.Linear(dim, width), nn.Linear(width, dim)
+        self.dropout = nn.Dropout(dropout)
+        causal = torch.ones(length, length, dtype=torch.bool).tril()
+        self.register_buffer("causal", causal, persistent=False)
+        # A padded position attends to itself, so that no row of the softmax is empty.
+        self.register_buffer("itself", torch.eye(length, dtype=torch.bool), persistent=False)
+
+    def forward(self, hidden: Tensor, known: Tensor) -> Tensor:
+        allowed = (self.causal & known[:, None, None, :]) | self.itself  # [B, 1, L, L]
+        normed = self.norm_attention(hidden)
+        query, key, value = (self._divide(part(normed)) for part in (self.query, self.key, self.value))
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
+        hidden = hidden + self.dropout(self.output(attended.transpose(1, 2).flatten(2)))
+        inner = self.dropout(torch.relu(self.widen(self.norm_mlp(hidden))))
+        return hidden + self.dropout(self.narrow(inner))
+
+    def _divide(self, x: Tensor) -> Tensor:
+        """[B, L, D] to [B, H, L, D/H]."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)

@@ -1,0 +1,48 @@
+"""Two towers whose vectors meet in a dot product (Yi et al. 2019, "Sampling-Bias-Corrected Neural Modeling").
+
+Without hidden layers and with one field each it is matrix factorisation with biases.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from recprune_export.errors import UsageError
+from recprune_export.recommenders.inputs import InputSpec, Request
+from recprune_export.recommenders.layers import MLP, FieldEmbeddings, numeric_of
+
+
+class TwoTower(nn.Module):
+    """`user_fields` make one tower (by default the first field), all other fields the other."""
+
+    def __init__(
+        self, spec: InputSpec, dim: int = 32, hidden: Sequence[int] = (128, 64), user_fields: Sequence[str] = ()
+    ) -> None:
+        super().__init__()
+        fields = [*spec.categorical, *spec.multi_valued]
+        if len(fields) < 2:
+            raise UsageError("two_tower needs at least two categorical fields, one for each tower.")
+        self.spec = spec
+        self.user_fields = tuple(user_fields) or (fields[0],)
+        self.embeddings = FieldEmbeddings(spec, dim)
+        n_user = len(self.user_fields)
+        self.user_tower = _tower(n_user * dim, hidden)
+        self.item_tower = _tower((len(fields) - n_user) * dim + spec.n_numeric, hidden)
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, request: Request) -> dict[str, Tensor]:
+        """Return the logit of the label, [B]."""
+        vectors = self.embeddings(request)
+        user = torch.cat([vectors[name] for name in self.user_fields], dim=1)
+        others = [vector for name, vector in vectors.items() if name not in self.user_fields]
+        item = torch.cat([*others, *numeric_of(request, self.spec)], dim=1)
+        dots = (self.user_tower(user) * self.item_tower(item)).sum(1)
+        return {self.spec.labels[0]: dots + self.bias}
+
+
+def _tower(inputs: int, hidden: Sequence[int]) -> nn.Module:
+    if not hidden:
+        return nn.Identity()
+    body = MLP(inputs, hidden[:-1])
+    return nn.Sequential(*body, nn.Linear(body.width, hidden[-1]))

@@ -1,0 +1,1 @@
+"""Training of the reference recommenders: the loop, the metrics, the checkpoint."""

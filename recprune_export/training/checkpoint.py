@@ -1,0 +1,116 @@
+"""The checkpoint that `train` writes: a plain dict that `torch.load(weights_only=True)` reads."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recprune_export.data.encoder import Encoder
+from recprune_export.data.sequences import SequenceEncoder
+from recprune_export.errors import ModelFileError, UsageError
+from recprune_export.recommenders.catalogue import build
+from recprune_export.recommenders.inputs import InputSpec
+
+FORMAT = "recprune-export/checkpoint"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained recommender: how it is built, its weights, the encoder of its requests, and its test metrics."""
+
+    recommender: str
+    config: Mapping[str, Any]
+    spec: InputSpec
+    encoder: Encoder | SequenceEncoder
+    state: Mapping[str, Tensor]
+    metrics: Mapping[str, float]
+    seed: int
+
+    def build(self) -> nn.Module:
+        """Return the recommender with its weights, in serving mode.
+
+        Raises `ModelFileError` where the weights do not fit.
+        """
+        module = build(self.recommender, self.spec, self.config)
+        try:
+            module.load_state_dict(dict(self.state))
+        except RuntimeError as error:
+            raise ModelFileError(f"The checkpoint's weights do not fit its own {self.recommender}: it was changed after training.") from error
+        return module.eval()
+
+    def example_request(self) -> dict[str, Tensor]:
+        """Return a request of zeros, to capture the recommender with."""
+        return self.spec.example_request()
+
+    def save(self, path: Path) -> None:
+        """Write the file whole or not at all. Raises `UsageError` where it cannot be written."""
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "recommender": self.recommender,
+            "config": dict(self.config),
+            "spec": self.spec.to_dict(),
+            "encoder": self.encoder.to_dict(),
+            "state": dict(self.state),
+            "metrics": dict(self.metrics),
+            "seed": self.seed,
+        }
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                torch.save(content, file)
+            os.replace(partial, path)
+        except OSError as error:
+            raise UsageError(f"{path} cannot be written: {error.strerror}.") from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Raise `UsageError` where `path` cannot be written, before any work is done for it."""
+    try:
+        if path.is_dir():
+            raise UsageError(f"{path} is a directory; name a file to write.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = path.with_name(f".{path.name}.partial")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read what `save` wrote; nothing in the file is executed.
+
+    Raises `ModelFileError` where it is missing, damaged, of another kind or of another version.
+    """
+    try:
+        content = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # torch, zipfile and pickle raise many unrelated classes
+        raise ModelFileError(f"{path} cannot be read as a checkpoint ({type(error).__name__}).") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ModelFileError(f"{path} is no checkpoint of recprune-export train.")
+    if content.get("version") != VERSION:
+        raise ModelFileError(f"{path} has checkpoint version {content.get('version')}; this release reads {VERSION}: train again.")
+    try:
+        return Checkpoint(
+            recommender=content["recommender"],
+            config=content["config"],
+            spec=InputSpec.from_dict(content["spec"]),
+            encoder=_encoder(content["encoder"]),
+            state=content["state"],
+            metrics=content["metrics"],
+            seed=content["seed"],
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ModelFileError(f"{path} lacks a part of a checkpoint ({error}); train again.") from error
+
+
+def _encoder(values: Mapping[str, Any]) -> Encoder | SequenceEncoder:
+    return SequenceEncoder.from_dict(values) if "items" in values else Encoder.from_dict(values)

@@ -1,0 +1,89 @@
+"""`fit`: epochs over batches, the best one kept. Training and fine-tuning share it."""
+
+import copy
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from recprune_export.errors import ModelError
+from recprune_export.progress import bar
+
+Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The mean training loss of an epoch, and the validation metric after it."""
+
+    loss: float
+    metric: float
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """All epochs that ran, and the position of the one whose weights were kept."""
+
+    epochs: tuple[Epoch, ...]
+    best: int
+
+    @property
+    def metric(self) -> float:
+        """The validation metric of the weights that were kept."""
+        return self.epochs[self.best].metric
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values; an epoch that was no candidate has no metric."""
+        epochs = [{"loss": e.loss, "metric": e.metric if math.isfinite(e.metric) else None} for e in self.epochs]
+        return {"epochs": epochs, "best": self.best}
+
+
+def fit(
+    module: nn.Module,
+    *,
+    batches: Callable[[int], Iterable[Batch]],
+    loss: Callable[[Batch], Tensor],
+    evaluate: Callable[[], float],
+    optimizer: torch.optim.Optimizer,
+    epochs: int,
+    patience: int,
+    steps_per_epoch: int,
+    description: str,
+    after_step: Callable[[], None] = lambda: None,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+) -> FitResult:
+    """Train `module` for at most `epochs`; stop after `patience` epochs without a better metric; restore the best one.
+
+    `batches(epoch)` gives the batches of an epoch, `loss` a scalar, `evaluate` a number of which more is better
+    (-inf: not a candidate). `after_step` and `scheduler` follow each step of the optimizer.
+
+    Raises `ModelError` where the loss is no longer finite.
+    """
+    history: list[Epoch] = []
+    best, best_state = -1, copy.deepcopy(module.state_dict())
+    with bar(description, epochs * steps_per_epoch) as advance:
+        for epoch in range(epochs):
+            total, steps = 0.0, 0
+            for batch in batches(epoch):
+                value = loss(batch)
+                optimizer.zero_grad(set_to_none=True)
+                value.backward()
+                optimizer.step()
+                after_step()
+                if scheduler is not None:
+                    scheduler.step()
+                total, steps = total + value.item(), steps + 1
+                if not math.isfinite(total):
+                    raise ModelError(f"The loss of epoch {epoch + 1} is not finite; try a smaller --learning-rate.")
+                advance("")
+            history.append(Epoch(total / max(steps, 1), evaluate()))
+            if best < 0 or history[-1].metric > history[best].metric:
+                best, best_state = epoch, copy.deepcopy(module.state_dict())
+            elif math.isfinite(history[-1].metric) and epoch - best >= patience:
+                break
+            advance(f"{description}, epoch {epoch + 1}: {history[-1].metric:.4f}")
+    module.load_state_dict(best_state)
+    return FitResult(tuple(history), best)

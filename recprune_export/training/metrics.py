@@ -1,0 +1,53 @@
+"""Metrics on held-out rows: AUC and logloss from torchmetrics, HR@k and NDCG@k over the full ranking."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+TOP = 10
+
+
+def auc(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Area under the ROC curve; both arrays have shape [N]."""
+    from torchmetrics.functional.classification import binary_auroc
+
+    return float(binary_auroc(torch.from_numpy(probabilities), torch.from_numpy(labels).long(), thresholds=None))
+
+
+def logloss(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Mean binary cross entropy in nats; both arrays have shape [N]."""
+    inside = torch.from_numpy(probabilities).double().clamp(1e-12, 1 - 1e-12)
+    return float(torch.nn.functional.binary_cross_entropy(inside, torch.from_numpy(labels).double()))
+
+
+def ranks(scores: Tensor, target: Tensor, seen_row: Tensor, seen_item: Tensor) -> Tensor:
+    """Return the position, from 0, of each target among all items [B]; items seen before are left out.
+
+    `scores` is [B, I] and column 0 is the padding; `seen_row`, `seen_item` list what each user has seen. Ties count
+    against the target, so that constant scores rank last. A target of 0 (unknown) has rank I.
+    """
+    rows = torch.arange(len(target))
+    wanted = scores[rows, target].unsqueeze(1)
+    ahead = scores >= wanted
+    ahead[seen_row, seen_item] = False
+    ahead[:, 0] = False
+    ahead[rows, target] = False
+    return torch.where(target > 0, ahead.sum(1), scores.shape[1])
+
+
+def hit_rate(ranks: Tensor, k: int = TOP) -> float:
+    """Share of users whose target is among the first `k`.
+
+    >>> hit_rate(torch.tensor([0, 9, 10, 500]))
+    0.5
+    """
+    return float((ranks < k).double().mean())
+
+
+def ndcg(ranks: Tensor, k: int = TOP) -> float:
+    """Mean of 1 / log2(rank + 2) where the target is among the first `k`, else 0: NDCG@k with one relevant item.
+
+    >>> ndcg(torch.tensor([0, 2, 10, 11]))
+    0.375
+    """
+    return float(torch.where(ranks < k, 1.0 / torch.log2(ranks.double() + 2.0), 0.0).mean())

@@ -1,0 +1,196 @@
+"""`train`: from a data file to a checkpoint."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recprune_export.data.clicks import ClickData, load_clicks
+from recprune_export.data.encoder import Request as Arrays
+from recprune_export.data.inference import Wishes, infer_schema, infer_sequence
+from recprune_export.data.rows import Ragged, Rows
+from recprune_export.data.sequences import NEXT_ITEM, SequenceData, load_sequences
+from recprune_export.errors import UsageError
+from recprune_export.recommenders.catalogue import build, predicts_sequences, predicts_several
+from recprune_export.recommenders.inputs import InputSpec
+from recprune_export.recommenders.sasrec import SCORES, SASRec
+from recprune_export.training.checkpoint import Checkpoint, check_writable
+from recprune_export.training.evaluate import Predict, evaluate, primary
+from recprune_export.training.loop import FitResult, fit
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how fast to train."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    patience: int
+    seed: int = 0
+
+
+CLICKS = Recipe(epochs=15, batch_size=1024, learning_rate=1e-3, patience=2)
+SEQUENCES = Recipe(epochs=60, batch_size=128, learning_rate=1e-3, patience=5)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What came out: the checkpoint as written to `path`, the epochs, and what was said about the data."""
+
+    path: Path
+    checkpoint: Checkpoint
+    fitted: FitResult
+    rows: int
+    parameters: int
+    notes: tuple[str, ...]
+
+
+def train(
+    data: Path,
+    recommender: str,
+    output: Path,
+    wishes: Wishes = Wishes(),
+    config: dict[str, Any] | None = None,
+    **recipe: Any,
+) -> Training:
+    """Train a reference recommender on a CSV or Parquet file and write its checkpoint to `output`.
+
+    `config` are options of the recommender (`dim`, `hidden`, ...), `recipe` fields of `Recipe`. The same seed on the
+    same machine gives the same weights.
+
+    Raises `UsageError` for options that do not fit, `DataError` for the file.
+    """
+    check_writable(output)
+    config = dict(config or {})
+    sequential = predicts_sequences(recommender)
+    if not sequential:
+        _check_labels(recommender, wishes.labels)
+    chosen = replace(SEQUENCES if sequential else CLICKS, **recipe)
+    torch.manual_seed(chosen.seed)
+    if sequential:
+        sequences = load_sequences(data, infer_sequence(data, wishes))
+        return _train(_Sequences(sequences), recommender, config, chosen, output, notes=())
+    inferred = infer_schema(data, wishes)
+    clicks = load_clicks(data, inferred.schema)
+    return _train(_Clicks(clicks), recommender, config, chosen, output, inferred.notes)
+
+
+def predictor(module: nn.Module, spec: InputSpec) -> Predict:
+    """Return what `evaluate` asks: probabilities by label, or the scores of all items."""
+
+    def predict(request: Arrays) -> dict[str, np.ndarray]:
+        module.eval()
+        with torch.no_grad():
+            answer = module({name: torch.from_numpy(values) for name, values in request.items()})
+        if spec.items:
+            return {NEXT_ITEM: answer[SCORES].numpy()}
+        return {label: answer[label].double().sigmoid().numpy() for label in spec.labels}
+
+    return predict
+
+
+@dataclass(frozen=True)
+class _Clicks:
+    """Rows with labels: binary cross entropy, summed over labels."""
+
+    data: ClickData
+
+    @property
+    def spec(self) -> InputSpec:
+        schema, rows = self.data.encoder.schema, self.data.encoder.rows
+        return InputSpec(
+            categorical={name: rows[name] for name in schema.categorical},
+            multi_valued={field.name: rows[field.name] for field in schema.multi_valued},
+            lengths={field.name: field.max_length for field in schema.multi_valued},
+            n_numeric=len(schema.numeric),
+            labels=schema.labels,
+        )
+
+    @property
+    def size(self) -> int:
+        return len(self.data.train)
+
+    def batches(self, size: int, seed: int) -> Iterator[Rows]:
+        return self.data.train.batches(size, seed)
+
+    @staticmethod
+    def loss(module: nn.Module, batch: Rows) -> Tensor:
+        logits = module({name: torch.from_numpy(values) for name, values in batch.inputs.items()})
+        losses = [F.binary_cross_entropy_with_logits(logits[n], torch.from_numpy(y)) for n, y in batch.labels.items()]
+        return torch.stack(losses).sum()
+
+
+@dataclass(frozen=True)
+class _Sequences:
+    """Histories: every position predicts the item that follows."""
+
+    data: SequenceData
+
+    @property
+    def spec(self) -> InputSpec:
+        encoder = self.data.encoder
+        return InputSpec(items=encoder.items.rows, max_length=encoder.columns.max_length, labels=(NEXT_ITEM,))
+
+    @property
+    def size(self) -> int:
+        return len(self.data.train)
+
+    def batches(self, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        order = np.random.default_rng(seed).permutation(len(self.data.train))
+        for start in range(0, len(order), size):
+            yield shifted(self.data.train.take(order[start : start + size]), self.data.encoder.columns.max_length)
+
+    @staticmethod
+    def loss(module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        assert isinstance(module, SASRec)
+        return module.training_loss(*batch)
+
+
+def shifted(histories: Ragged, length: int) -> tuple[Tensor, Tensor]:
+    """Return the histories [B, L] and, at each position of them, the item that follows [B, L], 0 where there is none."""
+    whole = torch.from_numpy(histories.right_aligned(length + 1))
+    history, following = whole[:, :-1], whole[:, 1:]
+    return history, torch.where(history > 0, following, 0)
+
+
+def _train(
+    data: _Clicks | _Sequences, recommender: str, config: dict[str, Any], recipe: Recipe, output: Path, notes: tuple[str, ...]
+) -> Training:
+    spec = data.spec
+    module = build(recommender, spec, config)
+    predict = predictor(module, spec)
+
+    def loss(batch: Any) -> Tensor:
+        module.train()
+        return data.loss(module, batch)
+
+    fitted = fit(
+        module,
+        batches=lambda epoch: data.batches(recipe.batch_size, recipe.seed * 1000 + epoch),
+        loss=loss,
+        evaluate=lambda: primary(evaluate(predict, data.data.valid))[1],
+        optimizer=torch.optim.Adam(module.parameters(), lr=recipe.learning_rate),
+        epochs=recipe.epochs,
+        patience=recipe.patience,
+        steps_per_epoch=math.ceil(data.size / recipe.batch_size),
+        description=f"Training {recommender}",
+    )
+    metrics = evaluate(predict, data.data.test)
+    checkpoint = Checkpoint(recommender, config, spec, data.data.encoder, module.state_dict(), metrics, recipe.seed)
+    checkpoint.save(output)
+    parameters = sum(p.numel() for p in module.parameters())
+    return Training(output, checkpoint, fitted, data.size, parameters, notes)
+
+
+def _check_labels(recommender: str, labels: tuple[str, ...]) -> None:
+    if not labels:
+        raise UsageError(f"{recommender} learns a label: name its column with --label.")
+    if len(labels) > 1 and not predicts_several(recommender):
+        raise UsageError(f"{recommender} learns one label, {len(labels)} were given; mmoe learns several.")
