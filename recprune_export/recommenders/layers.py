@@ -3,6 +3,7 @@
 Shapes: B batch, F fields, D embedding dimensions, L values of a multi-valued field.
 """
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -19,16 +20,26 @@ class FieldEmbeddings(nn.Module):
 
     def __init__(self, spec: InputSpec, dim: int) -> None:
         super().__init__()
-        self.tables = nn.ModuleDict({name: _table(rows, dim) for name, rows in spec.categorical.items()})
-        self.bags = nn.ModuleDict({name: _table(rows, dim) for name, rows in spec.multi_valued.items()})
+        fields = {**spec.categorical, **spec.multi_valued}
+        self._keys = {name: _key(position, name) for position, name in enumerate(fields)}
+        self._several = frozenset(spec.multi_valued)
+        self.tables = nn.ModuleDict({self._keys[name]: _table(rows, dim) for name, rows in fields.items()})
 
     def __len__(self) -> int:
-        return len(self.tables) + len(self.bags)
+        return len(self.tables)
 
     def forward(self, request: Request) -> dict[str, Tensor]:
         """Return for each field its vectors, [B, D]."""
-        vectors = {name: table(request[name]) for name, table in self.tables.items()}
-        return vectors | {name: _mean(table, request[name]) for name, table in self.bags.items()}
+        vectors = {}
+        for name, key in self._keys.items():
+            table = self.tables[key]
+            vectors[name] = _mean(table, request[name]) if name in self._several else table(request[name])
+        return vectors
+
+
+def _key(position: int, name: str) -> str:
+    """A module's name cannot hold dots, and a `ModuleDict` has attributes such as `type` of its own."""
+    return f"field{position}_{re.sub(r'\W', '_', name)}"
 
 
 def _table(rows: int, dim: int) -> nn.Embedding:

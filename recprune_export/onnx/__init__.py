@@ -1,0 +1,1 @@
+"""From a program to an ONNX file: export, rewrites, counts, sessions."""
