@@ -22,7 +22,7 @@ _HOMES = {
     "compress": "recprune_export.compress",
     "verify": "recprune_export.bundle.verify",
 }
-__all__ = ["Program", "Settings", "__version__", "capture", "compress", "verify"]  # noqa: F822  (made by __getattr__)
+__all__ = ["Program", "Settings", "__version__", "capture", "compress", "verify"]
 
 
 def __getattr__(name: str) -> Any:

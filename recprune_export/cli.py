@@ -1,5 +1,6 @@
 """The command line: thin, over functions that Python can call as well. Nothing heavy is imported before it is needed."""
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,9 @@ from recprune_export.errors import RecpruneError
 
 F = TypeVar("F", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
+
+WISHES = ("labels", "categorical", "numeric", "multi_valued", "ignore", "sequence", "max_length", "seed")
+RECIPE = ("epochs", "batch_size", "learning_rate", "patience", "seed")
 
 EPILOG = """\b
 Exit codes: 0 done; 1 a validation failed, nothing was written; 2 usage;
@@ -45,9 +49,13 @@ def _loading_options(command: F) -> F:
             click.argument("model", type=FILE),
             click.option("--factory", metavar="PACKAGE.MODULE:FUNCTION", help="Makes the model of a state dict."),
             click.option("--factory-args", metavar="JSON", help="Keyword arguments of the factory."),
-            click.option("--inputs", type=FILE, metavar="NPZ", help="An example request, for a state dict or a pickle."),
             click.option(
-                "--unsafe-unpickle", is_flag=True, help="Open a pickled nn.Module. This runs whatever code the file holds."
+                "--inputs", type=FILE, metavar="NPZ", help="An example request, for a state dict or a pickle."
+            ),
+            click.option(
+                "--unsafe-unpickle",
+                is_flag=True,
+                help="Open a pickled nn.Module. This runs whatever code the file holds.",
             ),
         )
     ):
@@ -59,18 +67,27 @@ def _data_options(command: F) -> F:
     for option in reversed(
         (
             click.option("--label", "labels", multiple=True, metavar="COLUMN", help="A 0/1 column; may be repeated."),
-            click.option("--ignore", multiple=True, metavar="COLUMN", help="A column that is not read; may be repeated."),
+            click.option(
+                "--ignore", multiple=True, metavar="COLUMN", help="A column that is not read; may be repeated."
+            ),
             click.option("--categorical", multiple=True, metavar="COLUMN", help="Read as a categorical field."),
             click.option("--numeric", multiple=True, metavar="COLUMN", help="Read as a numeric field."),
-            click.option("--multi-valued", multiple=True, metavar="COLUMN:SEPARATOR", help="Several values in one string."),
+            click.option(
+                "--multi-valued", multiple=True, metavar="COLUMN:SEPARATOR", help="Several values in one string."
+            ),
             click.option("--sequence", metavar="USER,ITEM,ORDER", help="Columns of a log of user actions."),
+            click.option(
+                "--max-length", type=click.IntRange(1), help="Items of a history that are used.  [default: 50]"
+            ),
         )
     ):
         command = option(command)
     return command
 
 
-@click.group(cls=MainJobGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=MainJobGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, package_name="recprune-export")
 def main() -> None:
     """Make a trained recommender small and fast on CPU, and prove it.
@@ -86,7 +103,11 @@ def main() -> None:
 @click.option("--embedding-sparsity", type=float, help="The same for the embedding tables alone.")
 @click.option("--hidden-sparsity", type=float, help="The same for everything else.")
 @click.option(
-    "--structured-share", type=float, default=0.8, show_default=True, help="Part that removed channels take; zeros the rest."
+    "--structured-share",
+    type=float,
+    default=0.8,
+    show_default=True,
+    help="Part that removed channels take; zeros the rest.",
 )
 @click.option("--score", default="auto", show_default=True, help="Which channels go first.")
 @click.option("--plan", "plan_file", type=FILE, help="Apply this plan.json instead of making one.")
@@ -129,19 +150,19 @@ def compress(
     from recprune_export.settings import Settings, batch_sizes
 
     settings = Settings(batches=batch_sizes(batches), keep_dense=not no_dense, **options)
-    from recprune_export.compress import compress_file, plan_file_of
-    from recprune_export.progress import quiet as silently
+    from recprune_export.compress import compress_file, plan_of_file
     from recprune_export.console import print_result
+    from recprune_export.progress import quiet as silently
 
     with silently(quiet or as_json):
         source: dict[str, Any] = {
             "factory": factory,
-            "factory_args": factory_args,
+            "factory_args": _json_object(factory_args),
             "inputs": inputs,
             "unsafe_unpickle": unsafe_unpickle,
         }
         if plan_only:
-            click.echo(plan_file_of(model, settings, data=data, labels=labels, **source))
+            click.echo(plan_of_file(model, settings, data=data, labels=labels, **source))
             return
         target = output or Path("artifacts") / model.stem
         result = compress_file(
@@ -152,7 +173,9 @@ def compress(
 
 @main.command()
 @click.option("--data", type=FILE, required=True, help="CSV or Parquet.")
-@click.option("--recommender", default="dlrm", show_default=True, help="two_tower, neumf, deepfm, dlrm, dcn_v2, mmoe, sasrec.")
+@click.option(
+    "--recommender", default="dlrm", show_default=True, help="two_tower, neumf, deepfm, dlrm, dcn_v2, mmoe, sasrec."
+)
 @_data_options
 @click.option("--dim", type=click.IntRange(1), help="Embedding dimensions.  [default: the recommender's own]")
 @click.option("--hidden", metavar="256,128", help="Widths of the hidden layers.  [default: the recommender's own]")
@@ -166,27 +189,39 @@ def compress(
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def train(data: Path, recommender: str, output: Path, as_json: bool, quiet: bool, **options: Any) -> None:
     """Train one of the reference recommenders on a CSV or Parquet file."""
-    from recprune_export.progress import quiet as silently
     from recprune_export.console import print_training
+    from recprune_export.data.inference import Wishes
+    from recprune_export.progress import quiet as silently
     from recprune_export.training.train import train as run
 
+    given = {name: value for name, value in options.items() if value is not None}
+    if "hidden" in given:
+        given["hidden"] = _integers(given["hidden"], "--hidden")
+    wishes = Wishes(**{name: given[name] for name in WISHES if name in given})
+    config = {name: given[name] for name in ("dim", "hidden") if name in given}
+    recipe = {name: given[name] for name in RECIPE if name in given}
     with silently(quiet or as_json):
-        result = run(data, recommender, output=output, **_training_arguments(options))
+        result = run(data, recommender, output, wishes, config, **recipe)
     print_training(result, as_json=as_json)
 
 
-def _training_arguments(options: dict[str, Any]) -> dict[str, Any]:
-    hidden = options.pop("hidden")
-    if hidden is not None:
-        options["hidden"] = _integers(hidden, "--hidden")
-    return {name: value for name, value in options.items() if value is not None}
+def _json_object(text: str | None) -> dict[str, Any]:
+    try:
+        values = json.loads(text or "{}")
+    except ValueError as error:
+        raise click.BadParameter(f"'{text}' is not JSON.", param_hint="--factory-args") from error
+    if not isinstance(values, dict):
+        raise click.BadParameter("Write an object of keyword arguments.", param_hint="--factory-args")
+    return values
 
 
 def _integers(text: str, option: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError as error:
-        raise click.BadParameter(f"'{text}' is no list of numbers; write for example 256,128.", param_hint=option) from error
+        raise click.BadParameter(
+            f"'{text}' is no list of numbers; write for example 256,128.", param_hint=option
+        ) from error
 
 
 @main.command()
@@ -205,12 +240,12 @@ def generate(rows: int, kind: str, seed: int, output: Path) -> None:
 @main.command()
 @_loading_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-def inspect(model: Path, as_json: bool, **source: Any) -> None:
+def inspect(model: Path, as_json: bool, factory_args: str | None, **source: Any) -> None:
     """Show inputs, parameters, channel groups, and what is frozen and why."""
-    from recprune_export.inspection import inspect_file
     from recprune_export.console import print_inspection
+    from recprune_export.inspection import inspect_file
 
-    print_inspection(inspect_file(model, **source), as_json=as_json)
+    print_inspection(inspect_file(model, factory_args=_json_object(factory_args), **source), as_json=as_json)
 
 
 @main.command()

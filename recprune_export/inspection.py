@@ -42,7 +42,8 @@ class Inspection:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         groups = [
-            {"name": g.name, "kind": g.kind, "width": g.width, "axes": [list(axis) for axis in g.axes()]} for g in self.groups
+            {"name": g.name, "kind": g.kind, "width": g.width, "axes": [list(axis) for axis in g.axes()]}
+            for g in self.groups
         ]
         return {
             "model": self.name,

@@ -111,7 +111,9 @@ def check_name(name: str) -> str:
     """
     parts = name.split("/")
     if name == MANIFEST or name != str(PurePosixPath(name)) or not all(_PART.fullmatch(part) for part in parts):
-        raise BundleError(f"The file name {name!r} is not allowed in a bundle: use letters, digits, '.', '_', '+', '-' and '/'.")
+        raise BundleError(
+            f"The file name {name!r} is not allowed in a bundle: use letters, digits, '.', '_', '+', '-' and '/'."
+        )
     return name
 
 

@@ -26,7 +26,9 @@ The batch may have any size. `samples/outputs.npz` is the answer to `samples/inp
 tolerances, sizes, quality and latency. `model.pt2` is the same model for PyTorch (`torch.export.load`), to train on.
 {encoding}"""
 
-_ENCODING = "`encoding.json` turns raw values into these inputs: ids by field, and the mean and scale of the numeric fields.\n"
+_ENCODING = (
+    "`encoding.json` turns raw values into these inputs: ids by field, and the mean and scale of the numeric fields.\n"
+)
 
 
 def bundle_readme(name: str, signature: Mapping[str, Any], *, encoding: bool) -> str:

@@ -133,7 +133,9 @@ def _matches(path: Path, entry: FileEntry) -> bool:
 
 def _check_names(file: str, arrays: dict[str, np.ndarray], expected: list[str]) -> None:
     if sorted(arrays) != sorted(expected):
-        raise BundleError(f"{file} holds {sorted(arrays)}, but the signature names {sorted(expected)}: export the bundle again.")
+        raise BundleError(
+            f"{file} holds {sorted(arrays)}, but the signature names {sorted(expected)}: export the bundle again."
+        )
 
 
 def _run(model: Path, request: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

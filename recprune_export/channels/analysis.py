@@ -61,10 +61,12 @@ def _collect(module: fx.GraphModule, walk: Walk) -> Analysis:
     sets, frozen = walk.sets, walk.sets.frozen_channels()
     target_of = {node.name: str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
     channels = _channels(sets, target_of)
-    tables = frozenset(target_of[name] for name, _ in walk.embedding_axes)
+    tables = frozenset(target_of[name] for name in walk.tables)
     live = {identity: slices for identity, slices in channels.items() if identity not in frozen}
     removed_by = {
-        node.name: _resolve(sets, described, live) for node, described in walk.described.items() if described is not None
+        node.name: _resolve(sets, described, live)
+        for node, described in walk.described.items()
+        if described is not None
     }
     return Analysis(
         groups=_groups(module, live, tables),
@@ -119,6 +121,7 @@ def _resolve(
 ) -> AxisSets | tuple[AxisSets, ...]:
     if isinstance(described, tuple):
         return tuple(_resolve(sets, part, live) if part is not None else () for part in described)  # type: ignore[misc]
+
     def channels(axis: Tensor) -> tuple[frozenset[int], ...] | None:
         if not bool(axis.any()):
             return None

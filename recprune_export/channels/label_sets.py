@@ -191,11 +191,14 @@ class LabelSets:
             return left
         radix = len(self._sets)
         return _map_unique(
-            lambda pair: self._intern(combine(self._sets[pair // radix], self._sets[pair % radix])), left * radix + right
+            lambda pair: self._intern(combine(self._sets[pair // radix], self._sets[pair % radix])),
+            left * radix + right,
         )
 
 
 def _map_unique(function, values: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
     """Apply a function of integers to each element, calling it once for each distinct value."""
     distinct, position = values.unique(return_inverse=True)
-    return torch.tensor([function(value) for value in distinct.tolist()], dtype=torch.int64)[position].reshape(values.shape)
+    return torch.tensor([function(value) for value in distinct.tolist()], dtype=torch.int64)[position].reshape(
+        values.shape
+    )

@@ -60,9 +60,7 @@ def to_elements(sets: LabelSets, axes: Sequence[Tensor]) -> Tensor:
     return elements
 
 
-def from_elements(
-    sets: LabelSets, removes: Tensor, zeroes: Tensor, fixed: Sequence[bool], reason: Reason
-) -> Labels:
+def from_elements(sets: LabelSets, removes: Tensor, zeroes: Tensor, fixed: Sequence[bool], reason: Reason) -> Labels:
     """Return the axis form, tying or freezing labels where the element form is ragged.
 
     `fixed[a]` is true for an axis that cannot shrink (the batch). Zeros that differ along an axis are dropped,

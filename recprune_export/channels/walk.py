@@ -40,7 +40,7 @@ class Walk(fx.Interpreter):
         super().__init__(module, garbage_collect_values=False)
         self.sets = sets
         self.described: dict[fx.Node, Described] = {}
-        self.embedding_axes: set[tuple[str, int]] = set()
+        self.tables: set[str] = set()
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
@@ -121,13 +121,14 @@ class Walk(fx.Interpreter):
             self._freeze_all(node, self.described.get(source), "the model returns it")
 
     def _parameter(self, node: fx.Node, value: Tensor) -> Labels:
-        looked_up = any(_is_lookup(user, node) for user in node.users)
+        lookups = [user for user in node.users if _is_lookup(user, node)]
+        looked_up = bool(lookups)
         removes = []
         for axis, size in enumerate(value.shape):
             counts_rows = size > WIDEST_AXIS or (looked_up and axis == 0)
             removes.append(unlabelled(size) if counts_rows else self.fresh(node, axis, size))
-        if looked_up:
-            self.embedding_axes.add((node.name, 1))
+        if any(_of_the_request(user.args[1]) for user in lookups):
+            self.tables.add(node.name)
         labels = Labels(tuple(removes), tuple(removes))
         # Masking zeroes parameters, not buffers.
         return labels if isinstance(value, torch.nn.Parameter) else labels.without_zeroes()
@@ -151,6 +152,20 @@ def fixed_axes(value: Tensor) -> tuple[bool, ...]:
 def _is_lookup(user: fx.Node, table: fx.Node) -> bool:
     lookups = (torch.ops.aten.embedding.default, torch.ops.aten.embedding_bag.padding_idx)
     return user.target in lookups and user.args[0] is table
+
+
+def _of_the_request(ids: Any) -> bool:
+    """Whether ids come from an input, and not, like positions, from a constant."""
+    pending, seen = [ids], set()
+    while pending:
+        node = pending.pop()
+        if not isinstance(node, fx.Node) or node in seen or not isinstance(node.meta.get("val"), Tensor):
+            continue
+        if node.op == "placeholder":
+            return True
+        seen.add(node)
+        pending.extend(node.all_input_nodes)
+    return False
 
 
 def _operator_name(node: fx.Node) -> str:

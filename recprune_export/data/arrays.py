@@ -46,7 +46,9 @@ def load_arrays(path: Path, inputs: Sequence[ArraySpec], labels: Sequence[str], 
     columns = _read_npz(path) if _is_zip(path) else _read_table(path, inputs, labels)
     missing = [name for name in (*(i.name for i in inputs), *labels) if name not in columns]
     if missing:
-        raise DataError(f"{path} has nothing called '{missing[0]}', which the model takes; it holds {', '.join(columns)}.")
+        raise DataError(
+            f"{path} has nothing called '{missing[0]}', which the model takes; it holds {', '.join(columns)}."
+        )
     arrays = {i.name: _fitted(path, i, columns[i.name]) for i in inputs}
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) != 1 or not next(iter(lengths.values())):
@@ -103,7 +105,9 @@ def _fitted(path: Path, spec: ArraySpec, values: np.ndarray) -> np.ndarray:
     if values.ndim == 1 and spec.shape == (1,):
         values = values[:, None]
     if values.shape[1:] != spec.shape:
-        raise DataError(f"'{spec.name}' in {path} has rows of shape {list(values.shape[1:])}; the model takes {list(spec.shape)}.")
+        raise DataError(
+            f"'{spec.name}' in {path} has rows of shape {list(values.shape[1:])}; the model takes {list(spec.shape)}."
+        )
     if not np.can_cast(values.dtype, wanted, "same_kind"):
         raise DataError(f"'{spec.name}' in {path} holds {values.dtype}; the model takes {spec.dtype}.")
     if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():

@@ -40,7 +40,9 @@ def load_clicks(path: Path, schema: Schema, encoder: Encoder | None = None) -> C
     used = (*schema.labels, *schema.categorical, *schema.numeric, *(field.name for field in schema.multi_valued))
     missing = [name for name in used if name not in columns]
     if missing:
-        raise DataError(f"{path} has no column '{missing[0]}', which the model's schema names; its columns are {', '.join(columns)}.")
+        raise DataError(
+            f"{path} has no column '{missing[0]}', which the model's schema names; its columns are {', '.join(columns)}."
+        )
     _check_types(path, frame, schema)
     parted = _with_parts(path, frame, schema.split)
     encoder = encoder or Encoder.fit(_part(parted, "train"), schema)
@@ -56,7 +58,9 @@ def _check_types(path: Path, frame: "pl.LazyFrame", schema: Schema) -> None:
     for field in schema.multi_valued:
         if (field.separator is None) != (str(types[field.name]).startswith(("List", "Array"))):
             wanted = "lists" if field.separator is None else f"text with '{field.separator}' between values"
-            raise DataError(f"The column '{field.name}' of {path} holds {types[field.name]}, but the model takes {wanted}.")
+            raise DataError(
+                f"The column '{field.name}' of {path} holds {types[field.name]}, but the model takes {wanted}."
+            )
 
 
 def _with_parts(path: Path, frame: "pl.LazyFrame", split: Split) -> "pl.LazyFrame":
@@ -87,10 +91,14 @@ def _rows(path: Path, part: "pl.LazyFrame", encoder: Encoder, name: str) -> Rows
 
     labels = collect(part.select(pl.col(encoder.schema.labels).cast(pl.Float32, strict=False)), path)
     if not len(labels):
-        raise DataError(f"The {name} part of {path} has no rows; give more rows, or a split column that fills train, valid and test.")
+        raise DataError(
+            f"The {name} part of {path} has no rows; give more rows, or a split column that fills train, valid and test."
+        )
     arrays = {label: labels[label].to_numpy() for label in encoder.schema.labels}
     for label, values in arrays.items():
         if not np.isin(values, (0.0, 1.0)).all():
             odd = values[~np.isin(values, (0.0, 1.0))][0]
-            raise DataError(f"The label '{label}' of {path} must be 0 or 1 in every row, but there is {odd:g} in the {name} part.")
+            raise DataError(
+                f"The label '{label}' of {path} must be 0 or 1 in every row, but there is {odd:g} in the {name} part."
+            )
     return Rows(encoder.encode(part), arrays)

@@ -33,7 +33,9 @@ def scan(path: Path) -> "pl.LazyFrame":
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{path} is damaged or no table: {_first_line(error)}") from error
     if columns < 2:
-        raise DataError(f"{path} has {columns} column; rows need a label and at least one field (is the separator a comma?).")
+        raise DataError(
+            f"{path} has {columns} column; rows need a label and at least one field (is the separator a comma?)."
+        )
     return frame
 
 

@@ -83,7 +83,9 @@ def infer_sequence(path: Path, wishes: Wishes) -> Schema:
         lowered = {name.lower(): name for name in columns}
         named = [next((lowered[n] for n in names if n in lowered), "") for names in (_USERS, _ITEMS, _ORDERS)]
         if "" in named:
-            raise UsageError(f"The columns of {path} ({', '.join(columns)}) do not tell a sequence: give --sequence user,item,order.")
+            raise UsageError(
+                f"The columns of {path} ({', '.join(columns)}) do not tell a sequence: give --sequence user,item,order."
+            )
     user, item, order = named
     length = {} if wishes.max_length is None else {"max_length": wishes.max_length}
     return Schema(sequence=SequenceColumns(user, item, order, **length))
@@ -195,7 +197,9 @@ def _check_label(path: Path, sample: "pl.DataFrame", label: str) -> None:
     values = set(column.unique().cast(pl.Float64).to_list())
     if not values <= {0.0, 1.0}:
         odd = next(iter(values - {0.0, 1.0}))
-        raise DataError(f"The label '{label}' of {path} must be 0 or 1 in every row, but there is {'an empty one' if odd is None else odd}.")
+        raise DataError(
+            f"The label '{label}' of {path} must be 0 or 1 in every row, but there is {'an empty one' if odd is None else odd}."
+        )
 
 
 def _split_column(sample: "pl.DataFrame", excluded: Collection[str]) -> str | None:

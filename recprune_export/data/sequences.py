@@ -45,10 +45,14 @@ class SequenceEncoder:
 
         columns = self.columns
         item = self.items.encode(pl.col(columns.item).cast(pl.String)).alias("item")
-        ordered = log.lazy().select(columns.user, columns.order, item).sort(columns.user, columns.order, maintain_order=True)
+        ordered = (
+            log.lazy().select(columns.user, columns.order, item).sort(columns.user, columns.order, maintain_order=True)
+        )
         table = (ordered.filter(pl.col("item") > 0) if known else ordered).collect(engine="streaming")
         users = table[columns.user]
-        starts = np.flatnonzero((users != users.shift(1)).fill_null(True).to_numpy()) if len(users) else np.zeros(0, int)
+        starts = (
+            np.flatnonzero((users != users.shift(1)).fill_null(True).to_numpy()) if len(users) else np.zeros(0, int)
+        )
         return Ragged(table["item"].to_numpy(), np.append(starts, len(users)))
 
     def to_dict(self) -> dict[str, Any]:
@@ -96,7 +100,9 @@ def load_sequences(path: Path, schema: Schema, encoder: SequenceEncoder | None =
         train_part = table.lazy().filter(pl.col("__from_end") > 2)
         encoder = SequenceEncoder(schema, Vocabulary.count(train_part, pl.col(columns.item).cast(pl.String), 1))
     whole = encoder.histories(table, known=False)
-    return SequenceData(encoder, _known(whole.without_last(2)), *(_left_out(whole, n, columns.max_length) for n in (1, 0)))
+    return SequenceData(
+        encoder, _known(whole.without_last(2)), *(_left_out(whole, n, columns.max_length) for n in (1, 0))
+    )
 
 
 def _left_out(whole: Ragged, behind: int, length: int) -> Rows:

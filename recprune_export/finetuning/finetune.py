@@ -5,9 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from recprune_export.finetuning.objective import Objective
 from recprune_export.finetuning.task import Batch, Task
 from recprune_export.finetuning.zeros import ZeroTarget, cubic_share, hold, magnitude_masks
 from recprune_export.program.program import Program
@@ -60,7 +59,7 @@ class _Zeros:
 
 
 def finetune(
-    student: Program, teacher: Program, task: Task, objective: Objective, tables: frozenset[str], target: ZeroTarget, schedule: Schedule
+    student: Program, teacher: Program, task: Task, tables: frozenset[str], target: ZeroTarget, schedule: Schedule
 ) -> FitResult | None:
     """Train `student` in place towards labels and `teacher`; on return its weights are those of the best epoch.
 
@@ -74,13 +73,13 @@ def finetune(
         return None
     teacher.set_training(False)
 
-    def loss(_: nn.Module, batch: Batch) -> Tensor:
+    def loss(batch: Batch) -> Tensor:
         request, labels = batch
         with torch.no_grad():
             answer = teacher(request)
-        return objective.loss(student(request), answer, labels)
+        return task.objective.loss(student(request), answer, labels)
 
-    def evaluate(_: nn.Module) -> float:
+    def evaluate() -> float:
         student.set_training(False)
         value = task.validate(student) if zeros.complete else -math.inf
         student.set_training(True)

@@ -106,7 +106,11 @@ def _ranking_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _value_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    return F.mse_loss(student, teacher) / teacher.var().clamp_min(1e-12) if teacher.numel() > 1 else F.mse_loss(student, teacher)
+    return (
+        F.mse_loss(student, teacher) / teacher.var().clamp_min(1e-12)
+        if teacher.numel() > 1
+        else F.mse_loss(student, teacher)
+    )
 
 
 def _inside(probability: Tensor) -> Tensor:

@@ -110,7 +110,7 @@ def _looked_up(graph: onnx.GraphProto) -> set[str]:
     for node in graph.node:
         if node.op_type in _LOOKUPS and node.input[1] in depends:
             found.add(node.input[0])
-        if any(name in depends for name in node.input):
+        if node.op_type != "Shape" and any(name in depends for name in node.input):
             depends.update(node.output)
     return found - depends
 

@@ -50,8 +50,12 @@ def export_onnx(program: Program, path: Path, external_from: int = EXTERNAL_FROM
         rewrite(model)
     left = sorted({node.op_type for node in model.graph} & _TRAINING_ONLY)
     if left:
-        raise ExportError(f"The ONNX graph still contains {left[0]}; freeze its statistics in the model (module.eval()).")
-    weights = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+        raise ExportError(
+            f"The ONNX graph still contains {left[0]}; freeze its statistics in the model (module.eval())."
+        )
+    weights = sum(
+        value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None
+    )
     data = path.with_name(path.name + ".data") if weights >= external_from else None
     ir.save(model, path, external_data=data.name if data else None)
     _check(path, whole=data is None)
@@ -89,7 +93,11 @@ def _silence() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -49,14 +49,12 @@ _RECORD = re.compile(
 _FORBIDDEN_OPERATORS = {"from_file"}
 _HIGHER_ORDER = {"cond", "while_loop", "scan", "map_impl", "wrap_with_set_grad_enabled", "wrap_with_autocast"}
 _SCALAR_OPERATORS = {
-    "_operator": "eq ne le ge lt gt neg pos mul add sub floordiv mod pow truediv and_ or_ lshift rshift getitem".split(),
-    "math": "trunc ceil floor sqrt".split(),
-    "torch": "sym_not sym_int sym_float sym_ite sym_max sym_min sym_sum sym_sqrt".split(),
+    "_operator": ["eq", "ne", "le", "ge", "lt", "gt", "neg", "pos", "mul", "add", "sub", "floordiv", "mod", "pow", "truediv", "and_", "or_", "lshift", "rshift", "getitem"],
+    "math": ["trunc", "ceil", "floor", "sqrt"],
+    "torch": ["sym_not", "sym_int", "sym_float", "sym_ite", "sym_max", "sym_min", "sym_sum", "sym_sqrt"],
 }
 _EXPRESSION_CALLS = set(
-    "Symbol Integer Float Rational Add Mul Pow Max Min Mod Eq Ne Le Lt Ge Gt And Or Not FloorDiv ModularIndexing Where "
-    "PythonMod CleanDiv CeilDiv CeilToInt FloorToInt IntTrueDiv FloatTrueDiv PowByNatural FloatPow TruncToInt TruncToFloat "
-    "RoundToInt RoundDecimal ToFloat Identity".split()
+    ["Symbol", "Integer", "Float", "Rational", "Add", "Mul", "Pow", "Max", "Min", "Mod", "Eq", "Ne", "Le", "Lt", "Ge", "Gt", "And", "Or", "Not", "FloorDiv", "ModularIndexing", "Where", "PythonMod", "CleanDiv", "CeilDiv", "CeilToInt", "FloorToInt", "IntTrueDiv", "FloatTrueDiv", "PowByNatural", "FloatPow", "TruncToInt", "TruncToFloat", "RoundToInt", "RoundDecimal", "ToFloat", "Identity"]
 )
 _GUARD_ATTRIBUTES = {"size", "stride", "storage_offset", "shape", "ndim", "dtype", "device", "type", "index", "inf"}
 _EXPRESSION_NODES = (
@@ -87,7 +85,9 @@ def check_archive(path: Path) -> frozenset[str]:
         try:
             _check(document, "", name)
         except _Refused as refusal:
-            raise ModelFileError(f"{path} is refused, since opening it could run code that it contains: {refusal}.") from None
+            raise ModelFileError(
+                f"{path} is refused, since opening it could run code that it contains: {refusal}."
+            ) from None
         except RecursionError:
             raise ModelFileError(f"{path} is refused: {name} is nested too deeply to be a program.") from None
     _check_sample_inputs(path, sample_inputs)
@@ -278,7 +278,9 @@ def _anything(text: str) -> bool:
 _RULES: dict[str, Callable[[str], bool]] = {
     # names that end up in generated source
     **dict.fromkeys(("name", "as_name", "user_input_name", "forward_arg_names", "field_names"), _identifier),
-    **dict.fromkeys(("parameter_name", "buffer_name", "tensor_constant_name", "fqn", "as_string", "as_strings"), _plain),
+    **dict.fromkeys(
+        ("parameter_name", "buffer_name", "tensor_constant_name", "fqn", "as_string", "as_strings"), _plain
+    ),
     # what is looked up or evaluated
     **dict.fromkeys(("target", "as_operator"), _operator),
     "in_spec": _request_tree,

@@ -162,7 +162,9 @@ def _stack_to_cat(module: fx.GraphModule) -> None:
             continue
         tensors, axis = parts
         before, after = _shape(node.args[0]), _shape(node)
-        merged = [*before[:axis], before[axis] * before[axis + 1], *before[axis + 2 :]] if axis + 1 < len(before) else None
+        merged = (
+            [*before[:axis], before[axis] * before[axis + 1], *before[axis + 2 :]] if axis + 1 < len(before) else None
+        )
         if merged is None or merged != after:
             continue
         with module.graph.inserting_before(node):

@@ -45,7 +45,9 @@ def program_from_exported(exported: torch.export.ExportedProgram, module: nn.Mod
     graph_module = exported.module(check_guards=False)  # type: ignore[call-arg]
     assert isinstance(graph_module, fx.GraphModule)
     if exported.call_spec.in_spec is None or exported.call_spec.out_spec is None:
-        raise CaptureError("The program says nothing about the structure of its inputs; export it again with torch.export.")
+        raise CaptureError(
+            "The program says nothing about the structure of its inputs; export it again with torch.export."
+        )
     inputs = _drop_constant_inputs(graph_module, _paths(exported.call_spec.in_spec))
     outputs = _drop_constant_outputs(graph_module, _paths(exported.call_spec.out_spec))
     graph_module = canonicalise(graph_module)
@@ -57,13 +59,17 @@ def _with_batch_of_several(example: Any) -> Any:
     batch = _batch_size(example)
     if batch != 1:
         return example
-    return pytree.tree_map(lambda x: torch.cat([x, x]) if isinstance(x, Tensor) and x.ndim and len(x) == 1 else x, example)
+    return pytree.tree_map(
+        lambda x: torch.cat([x, x]) if isinstance(x, Tensor) and x.ndim and len(x) == 1 else x, example
+    )
 
 
 def _batch_size(example: Any) -> int:
     sizes = Counter(len(x) for x in pytree.tree_leaves(example) if isinstance(x, Tensor) and x.ndim)
     if not sizes:
-        raise CaptureError("The example request holds no tensor with a batch axis; give at least one tensor of shape (batch, ...).")
+        raise CaptureError(
+            "The example request holds no tensor with a batch axis; give at least one tensor of shape (batch, ...)."
+        )
     return sizes.most_common(1)[0][0]
 
 
@@ -128,7 +134,9 @@ def _drop_constant_inputs(module: fx.GraphModule, paths: list[Path]) -> list[Pat
             if user.op == "call_module":
                 module.graph.erase_node(user)
         if node.users:
-            raise CaptureError(f"The input '{node.name}' is no tensor but the program computes with it; bind it in the model.")
+            raise CaptureError(
+                f"The input '{node.name}' is no tensor but the program computes with it; bind it in the model."
+            )
         module.graph.erase_node(node)
     return kept
 
@@ -187,7 +195,8 @@ def _signature(module: fx.GraphModule, input_names: list[str], output_names: lis
     (output,) = [node for node in module.graph.nodes if node.op == "output"]
     ids = id_ranges(module)
     inputs = [
-        Input(name, _dtype(node), _shape(node), ids.get(node.name, ())) for node, name in zip(placeholders, input_names, strict=True)
+        Input(name, _dtype(node), _shape(node), ids.get(node.name, ()))
+        for node, name in zip(placeholders, input_names, strict=True)
     ]
     outputs = [Output(name, _dtype(n), _shape(n)) for n, name in zip(output.args[0], output_names, strict=True)]
     return Signature(tuple(inputs), tuple(outputs))

@@ -62,7 +62,9 @@ class _Tracer(fx.Interpreter):
             return self.origins.get(node.args[0])  # type: ignore[arg-type]
         if node.target is aten.add.Tensor:
             return self._shifted(node)
-        if node.target in MOVEMENTS and all(source in self.origins for source in node.all_input_nodes if _is_data(source)):
+        if node.target in MOVEMENTS and all(
+            source in self.origins for source in node.all_input_nodes if _is_data(source)
+        ):
             moved = [self._run_on(node, field) for field in ("element", "offset")]
             return _Origin(*moved) if all(isinstance(m, Tensor) for m in moved) else None
         return None

@@ -24,7 +24,9 @@ from recprune_export.program.program import SIGNATURE_FILE, Program
 if TYPE_CHECKING:
     from recprune_export.training.checkpoint import Checkpoint
 
-_ACCEPTED = "a checkpoint of `train`, a .pt2 program, a state dict with --factory, or a pickled module with --unsafe-unpickle"
+_ACCEPTED = (
+    "a checkpoint of `train`, a .pt2 program, a state dict with --factory, or a pickled module with --unsafe-unpickle"
+)
 _POSITIONAL = re.compile(r"(?:arg|arr_)(\d+)")
 _CHUNK = 1 << 24  # elements that are looked at in one step
 
@@ -85,7 +87,9 @@ def load_program(
         raise ModelFileError(f"{path} is no model, {_found(kind)}: {advice}.")
     check_finite(module, path)
     if inputs is None:
-        raise UsageError(f"{path} is {kind.value}, which does not say what it eats: give an example request with --inputs sample.npz.")
+        raise UsageError(
+            f"{path} is {kind.value}, which does not say what it eats: give an example request with --inputs sample.npz."
+        )
     args, kwargs = example_call(module, inputs)
     return LoadedModel(capture(module, args, kwargs), None, kind)
 
@@ -104,7 +108,9 @@ def load_archive(path: Path) -> Program:
         raise
     except Exception as error:  # torch raises many unrelated classes for a graph that it cannot read
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ModelFileError(f"{path} is a .pt2 program that torch {torch.__version__} cannot read: {reason}") from error
+        raise ModelFileError(
+            f"{path} is a .pt2 program that torch {torch.__version__} cannot read: {reason}"
+        ) from error
     return program_from_exported(exported)
 
 
@@ -170,7 +176,9 @@ def _from_checkpoint(path: Path) -> LoadedModel:
 
 def _from_state_dict(path: Path, factory: str | None, factory_args: Mapping[str, Any]) -> nn.Module:
     if factory is None:
-        raise UsageError(f"{path} is a PyTorch state dict, weights alone: name the function that makes the module with --factory.")
+        raise UsageError(
+            f"{path} is a PyTorch state dict, weights alone: name the function that makes the module with --factory."
+        )
     module = make_module(factory, factory_args)
     state = state_dict_of(torch.load(path, weights_only=True, map_location="cpu"))
     assert state is not None  # `detect` has seen one
@@ -227,7 +235,9 @@ def _call(factory: str, function: Callable[..., Any], arguments: Mapping[str, An
     try:
         return function(**arguments)
     except Exception as error:  # the user's own function may raise anything
-        raise UsageError(f"--factory {factory} failed with --factory-args {dict(arguments)}: {_told(error)}.") from error
+        raise UsageError(
+            f"--factory {factory} failed with --factory-args {dict(arguments)}: {_told(error)}."
+        ) from error
 
 
 @contextmanager
@@ -254,7 +264,9 @@ def _unpickle(path: Path, allowed: bool) -> nn.Module:
         except Exception as error:  # unpickling imports and calls anything
             raise ModelFileError(f"{path} cannot be unpickled: {_told(error)}.") from error
     if not isinstance(module, nn.Module):
-        raise ModelFileError(f"{path} is a pickle of {type(module).__name__}, not of an nn.Module: save the module itself.")
+        raise ModelFileError(
+            f"{path} is a pickle of {type(module).__name__}, not of an nn.Module: save the module itself."
+        )
     return module
 
 
@@ -269,14 +281,18 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path} holds one array without a name: save the request with numpy.savez(path, name=array, ...).")
+                raise DataError(
+                    f"{path} holds one array without a name: save the request with numpy.savez(path, name=array, ...)."
+                )
             arrays = {name: archive[name] for name in archive.files}
     except DataError:
         raise
     except FileNotFoundError:
         raise DataError(f"--inputs {path} does not exist.") from None
     except Exception as error:  # zipfile, zlib and numpy raise many unrelated classes
-        raise DataError(f"{path} cannot be read as plain NumPy arrays (pickled objects are not accepted): {_told(error)}.") from error
+        raise DataError(
+            f"{path} cannot be read as plain NumPy arrays (pickled objects are not accepted): {_told(error)}."
+        ) from error
     if not arrays:
         raise DataError(f"{path} holds no array.")
     return arrays
@@ -286,7 +302,9 @@ def _tensor(module: nn.Module, array: np.ndarray) -> Tensor:
     try:
         tensor = torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape))
     except TypeError:
-        raise DataError(f"The example request has an array of dtype {array.dtype}, which PyTorch does not know.") from None
+        raise DataError(
+            f"The example request has an array of dtype {array.dtype}, which PyTorch does not know."
+        ) from None
     if tensor.dtype != torch.float64:
         return tensor
     floats = [p.dtype for p in module.parameters() if p.is_floating_point()]

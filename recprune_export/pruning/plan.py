@@ -40,7 +40,9 @@ class Plan:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Read what `to_dict` wrote."""
-        groups = (GroupPlan(g["group"], g["kind"], int(g["width"]), tuple(map(int, g["keep"]))) for g in values["groups"])
+        groups = (
+            GroupPlan(g["group"], g["kind"], int(g["width"]), tuple(map(int, g["keep"]))) for g in values["groups"]
+        )
         return cls(str(values["score"]), tuple(groups))
 
     def save(self, path: Path) -> None:
@@ -55,7 +57,9 @@ class Plan:
         except OSError as error:
             raise InputFileError(f"The plan {path} cannot be read: {error.strerror}.") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputFileError(f"{path} is no plan; give the plan.json of a bundle, or what --plan-only printed.") from error
+            raise InputFileError(
+                f"{path} is no plan; give the plan.json of a bundle, or what --plan-only printed."
+            ) from error
 
     def removed(self, analysis: Analysis) -> frozenset[int]:
         """Return the channels that go.

@@ -98,7 +98,9 @@ def _replace_size(resizing: Resizing, node: fx.Node, sizes: Any, first_axis: int
     return result
 
 
-@resizes(aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.new_zeros.default, aten.new_ones.default)
+@resizes(
+    aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.new_zeros.default, aten.new_ones.default
+)
 def with_sizes_second(resizing: Resizing, node: fx.Node) -> fx.Node:
     """`view(x, sizes)`: sizes are counted on what is kept."""
     source, sizes, *rest = node.args
@@ -278,4 +280,3 @@ def attention(resizing: Resizing, node: fx.Node) -> fx.Node:
 def resize(resizing: Resizing, node: fx.Node) -> fx.Node:
     """Write one node of the old graph into the new one."""
     return RESIZES.get(node.target, Resizing.copy)(resizing, node)
-

@@ -27,7 +27,9 @@ class SizeModel:
         for group in analysis.groups:
             for channel in group.channels:
                 for s in channel.slices:
-                    self._channels_at.setdefault((s.tensor, s.axis), {}).setdefault(s.index, []).append(channel.identity)
+                    self._channels_at.setdefault((s.tensor, s.axis), {}).setdefault(s.index, []).append(
+                        channel.identity
+                    )
 
     def sizes(self, removed: frozenset[int] = frozenset()) -> PartSizes:
         """Return the numbers of parameters that stay."""

@@ -76,7 +76,9 @@ def in_float64(program: Program) -> Program:
     double = program.copy()
     double.module.double()
     for node in double.module.graph.nodes:
-        wide = fx.node.map_aggregate((node.args, dict(node.kwargs)), lambda a: torch.float64 if a is torch.float32 else a)
+        wide = fx.node.map_aggregate(
+            (node.args, dict(node.kwargs)), lambda a: torch.float64 if a is torch.float32 else a
+        )
         node.args, node.kwargs = wide  # type: ignore[misc]
     double.module.recompile()
     return double

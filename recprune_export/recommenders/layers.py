@@ -39,7 +39,8 @@ class FieldEmbeddings(nn.Module):
 
 def _key(position: int, name: str) -> str:
     """A module's name cannot hold dots, and a `ModuleDict` has attributes such as `type` of its own."""
-    return f"field{position}_{re.sub(r'\W', '_', name)}"
+    safe = re.sub(r"\W", "_", name)
+    return f"field{position}_{safe}"
 
 
 def _table(rows: int, dim: int) -> nn.Embedding:

@@ -40,7 +40,9 @@ class Checkpoint:
         try:
             module.load_state_dict(dict(self.state))
         except RuntimeError as error:
-            raise ModelFileError(f"The checkpoint's weights do not fit its own {self.recommender}: it was changed after training.") from error
+            raise ModelFileError(
+                f"The checkpoint's weights do not fit its own {self.recommender}: it was changed after training."
+            ) from error
         return module.eval()
 
     def example_request(self) -> dict[str, Tensor]:
@@ -97,7 +99,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ModelFileError(f"{path} is no checkpoint of recprune-export train.")
     if content.get("version") != VERSION:
-        raise ModelFileError(f"{path} has checkpoint version {content.get('version')}; this release reads {VERSION}: train again.")
+        raise ModelFileError(
+            f"{path} has checkpoint version {content.get('version')}; this release reads {VERSION}: train again."
+        )
     try:
         return Checkpoint(
             recommender=content["recommender"],

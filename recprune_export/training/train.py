@@ -161,7 +161,12 @@ def shifted(histories: Ragged, length: int) -> tuple[Tensor, Tensor]:
 
 
 def _train(
-    data: _Clicks | _Sequences, recommender: str, config: dict[str, Any], recipe: Recipe, output: Path, notes: tuple[str, ...]
+    data: _Clicks | _Sequences,
+    recommender: str,
+    config: dict[str, Any],
+    recipe: Recipe,
+    output: Path,
+    notes: tuple[str, ...],
 ) -> Training:
     spec = data.spec
     module = build(recommender, spec, config)

@@ -31,9 +31,7 @@ def contract(walk: Walk, node: fx.Node, left: Labels, right: Labels) -> Labels:
         for pair in present[1:]:
             zero = walk.sets.union(zero, pair[1])
         zeroes.append(zero)
-    return Labels(
-        (*removes, left.removes[-2], right.removes[-1]), (*zeroes, left.zeroes[-2], right.zeroes[-1])
-    )
+    return Labels((*removes, left.removes[-2], right.removes[-1]), (*zeroes, left.zeroes[-2], right.zeroes[-1]))
 
 
 def _transposed(labels: Labels) -> Labels:

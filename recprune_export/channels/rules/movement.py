@@ -87,7 +87,9 @@ def pick(walk: Walk, node: fx.Node) -> Described:
     for axis, index in picked.items():
         follows = len(picked) == 1 and index.op == "get_attr" and walk.env[index].ndim == 1
         if not follows or walk.env[index].dtype == torch.bool:
-            walk.freeze(node, labels.removes[axis], "it is picked by several indices, or by one that comes with the request")
+            walk.freeze(
+                node, labels.removes[axis], "it is picked by several indices, or by one that comes with the request"
+            )
     return move(walk, node)
 
 

@@ -42,7 +42,9 @@ def additive(walk: Walk, node: fx.Node) -> Described:
     assert labels is not None
     axes, keepdim = reduced_axes(node, len(labels.shape))
     for axis in axes:
-        walk.require_zero(node, labels.removes[axis], labels.zeroes[axis], "it is summed, and would not be zero when masked")
+        walk.require_zero(
+            node, labels.removes[axis], labels.zeroes[axis], "it is summed, and would not be zero when masked"
+        )
     return _without_axes(labels, axes, keepdim)
 
 
@@ -72,7 +74,9 @@ def cumsum(walk: Walk, node: fx.Node) -> Described:
     labels = walk.labels(node.args[0])
     assert labels is not None
     axis = walk.value(node.args[1]) % len(labels.shape)
-    walk.require_zero(node, labels.removes[axis], labels.zeroes[axis], "it is summed, and would not be zero when masked")
+    walk.require_zero(
+        node, labels.removes[axis], labels.zeroes[axis], "it is summed, and would not be zero when masked"
+    )
     zeroes = list(labels.zeroes)
     zeroes[axis] = torch.zeros_like(zeroes[axis])
     return Labels(labels.removes, tuple(zeroes))

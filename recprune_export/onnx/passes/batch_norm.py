@@ -20,14 +20,19 @@ def fold_batch_norm(model: ir.Model) -> None:
 def _fold(graph: ir.Graph, node: ir.Node) -> None:
     x, result = node.inputs[0], node.outputs[0]
     assert x is not None
-    constants = [value.const_value.numpy() for value in node.inputs[1:] if value is not None and value.const_value is not None]
+    constants = [
+        value.const_value.numpy() for value in node.inputs[1:] if value is not None and value.const_value is not None
+    ]
     if len(constants) != _PARAMETERS or x.shape is None:
         return
     gain, bias, mean, variance = (constant.astype(np.float64) for constant in constants)
     scale = gain / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
     shape = (1, -1) + (1,) * (len(x.shape) - 2)
     factors = {"scale": scale, "shift": bias - mean * scale}
-    values = [_initializer(graph, f"{result.name}_{name}", f.reshape(shape), constants[0].dtype) for name, f in factors.items()]
+    values = [
+        _initializer(graph, f"{result.name}_{name}", f.reshape(shape), constants[0].dtype)
+        for name, f in factors.items()
+    ]
     product = ir.node("Mul", [x, values[0]])
     total = ir.node("Add", [product.outputs[0], values[1]])
     last = total.outputs[0]

@@ -11,7 +11,9 @@ def name_batch(model: ir.Model) -> None:
     Before: the exporter's symbol (`s27`, ...) is axis 0 of the inputs. After: that symbol is called `batch` in the
     shape of every value; nothing else is changed.
     """
-    symbols = {dim.value for value in model.graph.inputs for dim in value.shape or () if isinstance(dim, ir.SymbolicDim)}
+    symbols = {
+        dim.value for value in model.graph.inputs for dim in value.shape or () if isinstance(dim, ir.SymbolicDim)
+    }
     for value in _values(model.graph):
         if value.shape is None or value.shape.frozen:
             continue

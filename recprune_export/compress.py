@@ -1,0 +1,360 @@
+"""The main job: from a trained recommender to a bundle. `compress` can be read from top to bottom."""
+
+import datetime
+import io
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from recprune_export.bundle.manifest import MODEL, SAMPLE_INPUTS, SAMPLE_OUTPUTS, Manifest
+from recprune_export.bundle.readme import bundle_readme
+from recprune_export.bundle.write import check_target, write_bundle
+from recprune_export.channels.analysis import Analysis, analyse
+from recprune_export.data.sequences import SequenceData
+from recprune_export.environment import environment
+from recprune_export.errors import PruningError, UsageError, ValidationFailed
+from recprune_export.finetuning.finetune import Schedule, finetune
+from recprune_export.finetuning.objective import Objective, make_objective
+from recprune_export.finetuning.task import (
+    Answers,
+    Batch,
+    LabelledRows,
+    NextItems,
+    SampledRequests,
+    Task,
+    answer,
+    read_arrays,
+    read_encoded,
+)
+from recprune_export.finetuning.zeros import ZeroTarget
+from recprune_export.onnx.counts import Counts, Reduction, count, reduction
+from recprune_export.onnx.export import OnnxFile, export_onnx
+from recprune_export.onnx.session import make_session, run
+from recprune_export.program.loading import LoadedModel, load_program
+from recprune_export.program.program import Program
+from recprune_export.pruning.budget import Budget, make_plan
+from recprune_export.pruning.plan import Plan
+from recprune_export.pruning.rewrite import apply_plan
+from recprune_export.pruning.scores import Loss, ScoreInputs, scores_by
+from recprune_export.pruning.sizes import PartSizes, SizeModel
+from recprune_export.pruning.soundness import Soundness, check_soundness
+from recprune_export.settings import Settings
+from recprune_export.training.loop import FitResult
+from recprune_export.validation.contestants import (
+    DENSE_ONNX,
+    DENSE_TORCH,
+    PRUNED_ONNX,
+    PRUNED_TORCH,
+    in_onnxruntime,
+    in_torch,
+    torch_threads,
+)
+from recprune_export.validation.latency import LatencyReport, measure
+from recprune_export.validation.parity import ParityReport, check_parity
+from recprune_export.validation.requests import edge_requests, repeated, sample_request
+
+CALIBRATION_BATCHES = 16  # for scores
+PARITY_ROWS = 512
+GOLDEN_ROWS = 16
+DEFAULT_SCORE = "taylor"
+EPOCHS = 3
+LEARNING_RATE = 1e-3
+BATCH_SIZE = 1024
+BATCH_SIZE_OF_RANKINGS = 256  # a row of scores is as long as the item table
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A pruned and tuned program, and how it came about."""
+
+    program: Program
+    analysis: Analysis
+    plan: Plan
+    soundness: Soundness
+    target: ZeroTarget
+    fitted: FitResult | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `compress` made and measured; `metrics` are those of the ONNX files on test rows."""
+
+    target: Path
+    manifest: Manifest
+    counts: Mapping[str, Counts]
+    reduction: Reduction
+    metrics: Mapping[str, Mapping[str, float]]
+    parity: ParityReport
+    latency: LatencyReport
+    notes: tuple[str, ...]
+
+
+def compress(
+    program: Program,
+    target: Path,
+    settings: Settings,
+    task: Task,
+    *,
+    plan: Plan | None = None,
+    extra_files: Mapping[str, bytes] | None = None,
+    command: Sequence[str] = (),
+    model_name: str = "model",
+) -> Result:
+    """Prune, tune, export and validate `program`; write a bundle to `target`, whole or not at all.
+
+    Raises `UsageError` where nothing can be written to `target`, `PruningError` where the plan does not fit or the
+    soundness check fails, `ExportError`, and `ValidationFailed` where parity or latency fail.
+    """
+    target = check_target(target)
+    pruned = prune(program, settings, task, plan)
+    with tempfile.TemporaryDirectory() as scratch:
+        dense_file = export_onnx(program, Path(scratch) / "dense.onnx")
+        pruned_file = export_onnx(pruned.program, Path(scratch) / MODEL)
+        counts = {"dense": count(dense_file.path), "pruned": count(pruned_file.path)}
+        parity = validate_parity(pruned.program, pruned_file, task)
+        metrics = {name: task.test(_session(f)) for name, f in (("dense", dense_file), ("pruned", pruned_file))}
+        latency = validate_latency(program, pruned.program, dense_file, pruned_file, settings, task)
+        notes = _notes(pruned, reduction(counts["dense"], counts["pruned"]), settings, task)
+        manifest = Manifest(
+            name=target.name,
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            opset=pruned_file.opset,
+            signature=pruned.program.signature.to_dict(),
+            counts={name: c.to_dict() for name, c in counts.items()},
+            metrics=metrics,
+            parity=parity.to_dict(),
+            latency=latency.to_dict(),
+            plan=_plan_summary(pruned),
+            settings={**settings.to_dict(), "command": list(command), "model": model_name},
+            environment=environment(),
+            tolerances=parity.tolerances.to_dict(),
+        )
+        files = _files(pruned, pruned_file, dense_file if settings.keep_dense else None, task, Path(scratch))
+        extra = dict(extra_files or {})
+        readme = bundle_readme(target.name, manifest.signature, encoding="encoding.json" in extra)
+        write_bundle(target, {**files, **extra, "README.md": readme.encode()}, manifest)
+    return Result(
+        target, manifest, counts, reduction(counts["dense"], counts["pruned"]), metrics, parity, latency, notes
+    )
+
+
+def prune(program: Program, settings: Settings, task: Task, plan: Plan | None = None) -> Pruned:
+    """Remove channels by a plan, prove the result, then add zeros while tuning. `program` is left as it is."""
+    analysis = analyse(program)
+    plan = plan or decide(program, analysis, settings, task)
+    student = apply_plan(program, analysis, plan)
+    soundness = check_soundness(program, analysis, plan, student)
+    target = zero_target(SizeModel(program, analysis).sizes(), settings)
+    schedule = Schedule(
+        epochs=EPOCHS if settings.epochs is None else settings.epochs,
+        learning_rate=settings.learning_rate or LEARNING_RATE,
+        gradual=settings.zeros == "gradual",
+        seed=settings.seed,
+    )
+    tables = analyse(student).tables
+    fitted = finetune(student, program.copy(), task, tables, target, schedule)
+    return Pruned(student, analysis, plan, soundness, target, fitted)
+
+
+def decide(program: Program, analysis: Analysis, settings: Settings, task: Task) -> Plan:
+    """Score the channels and make a plan within the budget.
+
+    Raises `PruningError` where there is nothing to prune.
+    """
+    if not analysis.groups:
+        reasons = "; ".join(dict.fromkeys(axis.reason.text for axis in analysis.frozen)) or "it has no parameters"
+        raise PruningError(f"No channel of this model can be removed: {reasons}. `recprune-export inspect` says where.")
+    name = DEFAULT_SCORE if settings.score == "auto" else settings.score
+    inputs = ScoreInputs(program, analysis, _calibration(task, settings.seed), _loss(task.objective), settings.seed)
+    budget = Budget(settings.table_sparsity, settings.rest_sparsity, settings.structured_share)
+    return make_plan(program, analysis, scores_by(name, inputs), budget, name)
+
+
+def zero_target(dense: PartSizes, settings: Settings) -> ZeroTarget:
+    """Return how many non-zeros each part may keep."""
+    return ZeroTarget(
+        tables=int((1.0 - settings.table_sparsity) * dense.tables),
+        rest=int((1.0 - settings.rest_sparsity) * dense.rest),
+    )
+
+
+def validate_parity(program: Program, file: OnnxFile, task: Task) -> ParityReport:
+    """Compare the ONNX file with the pruned program on test rows, drawn rows and edge rows.
+
+    Raises `ValidationFailed` with the first difference.
+    """
+    signature = program.signature
+    requests = {
+        "test rows": task.requests(PARITY_ROWS, seed=0),
+        "drawn rows": sample_request(signature, PARITY_ROWS // 2, seed=1),
+        **edge_requests(signature),
+    }
+    report = check_parity(lambda request: answer(program, request), _session(file), requests)
+    if not report.passed:
+        raise ValidationFailed(
+            f"The ONNX model does not give the pruned model's outputs, so nothing was written. {report.failures[0]}"
+        )
+    return report
+
+
+def validate_latency(
+    dense: Program, pruned: Program, dense_file: OnnxFile, pruned_file: OnnxFile, settings: Settings, task: Task
+) -> LatencyReport:
+    """Let the four contestants take turns.
+
+    Raises `ValidationFailed` where pruned ONNX is slower than pruned PyTorch beyond doubt.
+    """
+    rows = task.requests(max(settings.batches), seed=0)
+    requests = {batch: repeated(rows, batch) for batch in settings.batches}
+    threads = settings.threads
+    with torch_threads(threads):
+        contestants = [
+            in_torch(DENSE_TORCH, dense),
+            in_torch(PRUNED_TORCH, pruned),
+            in_onnxruntime(DENSE_ONNX, dense_file.path, threads),
+            in_onnxruntime(PRUNED_ONNX, pruned_file.path, threads),
+        ]
+        report = measure(contestants, requests, threads=threads, seed=settings.seed)
+    slower = report.slower(PRUNED_ONNX, PRUNED_TORCH)
+    if slower:
+        raise ValidationFailed(f"The ONNX model is not as fast as PyTorch, so nothing was written. {slower[0]}")
+    return report
+
+
+def compress_file(
+    model: Path,
+    target: Path,
+    settings: Settings,
+    *,
+    data: Path | None = None,
+    labels: tuple[str, ...] = (),
+    plan_file: Path | None = None,
+    command: Sequence[str] = (),
+    **source: Any,
+) -> Result:
+    """Load a model file and rows, and `compress`. `source` goes to `load_program`."""
+    check_target(target)
+    plan = Plan.load(plan_file) if plan_file is not None else None
+    loaded = load_program(model, **source)
+    task = make_task(loaded, data, labels, settings)
+    extra = {} if loaded.checkpoint is None else {"encoding.json": _json(loaded.checkpoint.encoder.to_dict())}
+    return compress(
+        loaded.program, target, settings, task, plan=plan, extra_files=extra, command=command, model_name=model.name
+    )
+
+
+def plan_of_file(
+    model: Path, settings: Settings, *, data: Path | None = None, labels: tuple[str, ...] = (), **source: Any
+) -> str:
+    """Return, as JSON, the plan that `compress_file` would apply."""
+    loaded = load_program(model, **source)
+    task = make_task(loaded, data, labels, settings)
+    analysis = analyse(loaded.program)
+    return json.dumps(decide(loaded.program, analysis, settings, task).to_dict(), indent=1)
+
+
+def make_task(loaded: LoadedModel, data: Path | None, labels: tuple[str, ...], settings: Settings) -> Task:
+    """Choose what to tune on: encoded rows for a recommender of ours, plain ones for others, drawn ones without data.
+
+    Raises `UsageError` where labels are missing, `DataError` for the file.
+    """
+    program = loaded.program
+    if data is None:
+        return SampledRequests(program, make_objective(program, ()), settings.batch_size or BATCH_SIZE)
+    if loaded.checkpoint is None:
+        if not labels:
+            raise UsageError(
+                "A model that recprune-export did not train needs the labels' names beside --data: give --label."
+            )
+        rows = read_arrays(data, program.signature, labels, settings.seed)
+        return LabelledRows(rows, make_objective(program, labels), settings.batch_size or BATCH_SIZE)
+    read = read_encoded(data, loaded.checkpoint.encoder)
+    objective = make_objective(program, loaded.checkpoint.spec.labels)
+    if isinstance(read, SequenceData):
+        return NextItems(read, objective, settings.batch_size or BATCH_SIZE_OF_RANKINGS)
+    return LabelledRows(read, objective, settings.batch_size or BATCH_SIZE)
+
+
+def _notes(pruned: Pruned, gone: Reduction, settings: Settings, task: Task) -> tuple[str, ...]:
+    """Say in sentences what the user should know and would not look for."""
+    notes = []
+    if isinstance(task, SampledRequests):
+        notes.append(
+            "No --data: tuned on drawn requests towards the dense model's answers alone, and no quality was measured. "
+            "With rows of real traffic the result is better, and known."
+        )
+    wanted = (("tables", gone.tables, settings.table_sparsity), ("rest", gone.rest, settings.rest_sparsity))
+    for part, reached, asked in wanted:
+        if reached < asked - 1e-9:
+            notes.append(f"Asked for {asked:.1%} fewer parameters in the {part}, reached {reached:.1%}.")
+    frozen = sum(axis.count for axis in pruned.analysis.frozen if "returns" not in axis.reason.text)
+    if frozen and not pruned.analysis.groups:
+        notes.append("Nothing could be removed; only zeros were set.")
+    return tuple(notes)
+
+
+def _plan_summary(pruned: Pruned) -> dict[str, Any]:
+    groups = [{"group": g.group, "kind": g.kind, "width": g.width, "kept": len(g.keep)} for g in pruned.plan.groups]
+    return {
+        "score": pruned.plan.score,
+        "groups": groups,
+        "frozen": [axis.to_dict() for axis in pruned.analysis.frozen],
+        "soundness": pruned.soundness.to_dict(),
+        "finetuning": None if pruned.fitted is None else pruned.fitted.to_dict(),
+    }
+
+
+def _files(
+    pruned: Pruned, model: OnnxFile, dense: OnnxFile | None, task: Task, scratch: Path
+) -> dict[str, Path | bytes]:
+    """Gather what goes into the bundle beside the manifest."""
+    golden = task.requests(GOLDEN_ROWS, seed=2)
+    pruned.program.save(scratch / "model.pt2")
+    files: dict[str, Path | bytes] = {
+        "model.pt2": scratch / "model.pt2",
+        "plan.json": _json(pruned.plan.to_dict()),
+        SAMPLE_INPUTS: _npz(golden),
+        SAMPLE_OUTPUTS: _npz(answer(pruned.program, golden)),
+    }
+    for file in (model, *([dense] if dense else [])):
+        files[file.path.name] = file.path
+        if file.data is not None:
+            files[file.data.name] = file.data
+    return files
+
+
+def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def _calibration(task: Task, seed: int) -> list[Batch]:
+    batches = task.training_batches(seed)
+    return [batch for batch, _ in zip(batches, range(CALIBRATION_BATCHES), strict=False)]
+
+
+def _loss(objective: Objective) -> Loss:
+    """The loss for scores: labels where there are any, else the size of the answer, which a zeroed channel changes."""
+
+    def loss(response: Mapping[str, torch.Tensor], labels: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        if labels and objective.label_of:
+            return objective.supervised(response, labels)
+        return torch.stack([response[name].square().mean() for name in objective.meanings]).sum()
+
+    return loss
+
+
+def _session(file: OnnxFile) -> Answers:
+    session = make_session(file.path, torch.get_num_threads())
+    return lambda request: run(session, request)
+
+
+def _json(values: Any) -> bytes:
+    return json.dumps(values, ensure_ascii=False, indent=1).encode()

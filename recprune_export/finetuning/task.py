@@ -1,0 +1,229 @@
+"""`Task`: the rows that a pruned program is tuned and measured on, whatever they come from."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recprune_export.data.arrays import ArrayData, ArraySpec, load_arrays
+from recprune_export.data.clicks import ClickData, load_clicks
+from recprune_export.data.encoder import Encoder
+from recprune_export.data.encoder import Request as Arrays
+from recprune_export.data.rows import Ragged, Rows
+from recprune_export.data.sequences import HISTORY, NEXT_ITEM, SequenceData, SequenceEncoder, load_sequences
+from recprune_export.finetuning.objective import Objective
+from recprune_export.program.program import Program, example_tensors
+from recprune_export.program.signature import Signature
+from recprune_export.training.evaluate import Predict, evaluate, primary
+
+Batch = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]  # request, labels
+
+SAMPLED_STEPS = 200  # per epoch, where there are no rows
+SAMPLED_VALIDATION = 2048  # rows
+
+
+class Task(Protocol):
+    """Batches to tune on, and a validation metric of which more is better."""
+
+    @property
+    def objective(self) -> Objective:
+        """What the answers mean, and the loss of one."""
+        ...
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """How many batches an epoch has."""
+        ...
+
+    def training_batches(self, seed: int) -> Iterator[Batch]:
+        """Yield the batches of one epoch."""
+        ...
+
+    def validate(self, program: Program) -> float:
+        """Return the validation metric of `program`, which is in serving mode."""
+        ...
+
+    def test(self, predict: "Answers") -> dict[str, float]:
+        """Return the test metrics of anything that answers requests; empty where there are no labels."""
+        ...
+
+    def requests(self, count: int, seed: int) -> Arrays:
+        """Return up to `count` test rows."""
+        ...
+
+
+class Answers(Protocol):
+    """Arrays in, arrays out: a program or an ONNX session."""
+
+    def __call__(self, request: Arrays) -> Mapping[str, np.ndarray]: ...
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """Rows with labels, encoded for our recommenders or taken as they are for others."""
+
+    data: ClickData | ArrayData
+    objective: Objective
+    batch_size: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """How many batches an epoch has."""
+        return math.ceil(len(self.data.train) / self.batch_size)
+
+    def training_batches(self, seed: int) -> Iterator[Batch]:
+        """Yield all training rows, shuffled."""
+        for rows in self.data.train.batches(self.batch_size, seed):
+            yield _tensors(rows.inputs), _tensors(rows.labels)
+
+    def validate(self, program: Program) -> float:
+        """Return the mean AUC over labels."""
+        return primary(self._metrics(lambda request: answer(program, request), self.data.valid))[1]
+
+    def test(self, predict: Answers) -> dict[str, float]:
+        """Return AUC and logloss by label."""
+        return self._metrics(predict, self.data.test)
+
+    def requests(self, count: int, seed: int) -> Arrays:
+        """Return test rows."""
+        return self.data.test.sample(count, seed).inputs
+
+    def _metrics(self, predict: Answers, rows: Rows) -> dict[str, float]:
+        return evaluate(self._by_label(predict), rows)
+
+    def _by_label(self, predict: Answers) -> Predict:
+        def probabilities(request: Arrays) -> dict[str, np.ndarray]:
+            response = predict(request)
+            return {
+                label: _probability(response[output], self.objective.meanings[output])
+                for output, label in self.objective.label_of.items()
+            }
+
+        return probabilities
+
+
+@dataclass(frozen=True)
+class NextItems:
+    """Histories of users, cut at a random place in each epoch: the item that follows is the label."""
+
+    data: SequenceData
+    objective: Objective
+    batch_size: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """How many batches an epoch has: each history is cut as often as it is long, at most `CUTS` times."""
+        return math.ceil(int(self._cuts().sum()) / self.batch_size)
+
+    def training_batches(self, seed: int) -> Iterator[Batch]:
+        """Yield cut histories, shuffled."""
+        rng = np.random.default_rng(seed)
+        users = np.repeat(np.arange(len(self.data.train)), self._cuts())
+        rng.shuffle(users)
+        length = self.data.encoder.columns.max_length
+        for start in range(0, len(users), self.batch_size):
+            yield _cut(self.data.train.take(users[start : start + self.batch_size]), length, rng)
+
+    def validate(self, program: Program) -> float:
+        """Return NDCG@10."""
+        return primary(evaluate(self._scores(lambda request: answer(program, request)), self.data.valid))[1]
+
+    def test(self, predict: Answers) -> dict[str, float]:
+        """Return HR@10 and NDCG@10."""
+        return evaluate(self._scores(predict), self.data.test)
+
+    def requests(self, count: int, seed: int) -> Arrays:
+        """Return test rows."""
+        return self.data.test.sample(count, seed).inputs
+
+    def _cuts(self) -> np.ndarray:
+        return np.clip(self.data.train.lengths - 1, 0, CUTS)
+
+    def _scores(self, predict: Answers) -> Predict:
+        (output,) = self.objective.label_of
+        return lambda request: {NEXT_ITEM: predict(request)[output]}
+
+
+CUTS = 4  # of one history in one epoch
+
+
+@dataclass(frozen=True)
+class SampledRequests:
+    """No rows at all: requests drawn from the signature, and the dense program as the only teacher."""
+
+    teacher: Program
+    objective: Objective
+    batch_size: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """How many batches an epoch has."""
+        return SAMPLED_STEPS
+
+    def training_batches(self, seed: int) -> Iterator[Batch]:
+        """Yield drawn requests."""
+        for step in range(SAMPLED_STEPS):
+            yield self._draw(self.batch_size, seed * SAMPLED_STEPS + step + 1), {}
+
+    def validate(self, program: Program) -> float:
+        """Return the negative distance from the teacher on requests that are never trained on."""
+        request = self._draw(SAMPLED_VALIDATION, 0)
+        with torch.no_grad():
+            return -float(self.objective.distillation(program(request), self.teacher(request)))
+
+    def test(self, predict: Answers) -> dict[str, float]:
+        """Return nothing: without labels there is no quality to measure."""
+        return {}
+
+    def requests(self, count: int, seed: int) -> Arrays:
+        """Return drawn requests."""
+        return {name: tensor.numpy() for name, tensor in self._draw(count, seed).items()}
+
+    def _draw(self, count: int, seed: int) -> dict[str, Tensor]:
+        signature = self.teacher.signature
+        names = (i.name for i in signature.inputs)
+        return dict(zip(names, example_tensors(signature, count, seed), strict=True))
+
+
+def answer(program: Program, request: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Let a program answer arrays with arrays."""
+    with torch.inference_mode():
+        response = program({name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in request.items()})
+    return {name: tensor.numpy() for name, tensor in response.items()}
+
+
+def read_encoded(path: Path, encoder: Encoder | SequenceEncoder) -> ClickData | SequenceData:
+    """Read rows for a recommender of ours, encoded as it was trained."""
+    if isinstance(encoder, SequenceEncoder):
+        return load_sequences(path, encoder.schema, encoder)
+    return load_clicks(path, encoder.schema, encoder)
+
+
+def read_arrays(path: Path, signature: Signature, labels: tuple[str, ...], seed: int) -> ArrayData:
+    """Read rows for a model that is not ours: what its inputs take, under their names."""
+    specs = [ArraySpec(i.name, i.dtype, tuple(int(size) for size in i.shape[1:]), i.ids) for i in signature.inputs]
+    return load_arrays(path, specs, labels, seed)
+
+
+def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in arrays.items()}
+
+
+def _cut(histories: Ragged, length: int, rng: np.random.Generator) -> Batch:
+    """Take from each history a random beginning and the item after it."""
+    ends = rng.integers(1, histories.lengths)  # the target's place, 1 ≤ end < length
+    target = histories.values[histories.offsets[:-1] + ends]
+    offsets = np.concatenate([[0], np.cumsum(ends)])
+    within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], ends)
+    beginning = Ragged(histories.values[np.repeat(histories.offsets[:-1], ends) + within], offsets)
+    return {HISTORY: torch.from_numpy(beginning.right_aligned(length))}, {NEXT_ITEM: torch.from_numpy(target)}
+
+
+def _probability(values: np.ndarray, meaning: str) -> np.ndarray:
+    wide = values.astype(np.float64).reshape(len(values), -1)[:, -1]
+    return wide if meaning == "probability" else 1.0 / (1.0 + np.exp(-wide))

@@ -1,0 +1,1 @@
+"""Is the artifact right, and is it faster? Parity and latency, measured."""

@@ -1,0 +1,46 @@
+"""The four contestants: the dense and the pruned program, in PyTorch and in ONNX Runtime."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from recprune_export.finetuning.task import answer
+from recprune_export.onnx.session import make_session, run
+from recprune_export.program.program import Program
+from recprune_export.validation.latency import Contestant
+from recprune_export.validation.requests import Request
+
+DENSE_TORCH, PRUNED_TORCH = "dense PyTorch", "pruned PyTorch"
+DENSE_ONNX, PRUNED_ONNX = "dense ONNX", "pruned ONNX"
+
+
+def in_torch(name: str, program: Program) -> Contestant:
+    """Return a program as a contestant."""
+
+    def once(request: Request) -> object:
+        return answer(program, request)
+
+    return Contestant(name, once)
+
+
+def in_onnxruntime(name: str, path: Path, threads: int) -> Contestant:
+    """Return an ONNX file as a contestant."""
+    session = make_session(path, threads)
+
+    def once(request: Request) -> object:
+        return run(session, request)
+
+    return Contestant(name, once)
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let PyTorch use `count` threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
