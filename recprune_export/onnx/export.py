@@ -15,11 +15,12 @@ import torch
 from recprune_export.errors import ExportError
 from recprune_export.onnx.passes.batch_norm import fold_batch_norm
 from recprune_export.onnx.passes.name_batch import name_batch
+from recprune_export.onnx.passes.sums import sum_by_product
 from recprune_export.onnx.passes.tied_tables import share_transposed
 from recprune_export.program.program import Program
 
 EXTERNAL_FROM = 1_500_000_000  # bytes of weights; a protobuf file ends at 2 GiB
-PASSES = (share_transposed, fold_batch_norm, name_batch)
+PASSES = (share_transposed, fold_batch_norm, sum_by_product, name_batch)
 _TRAINING_ONLY = {"Dropout", "BatchNormalization"}
 
 

@@ -11,6 +11,9 @@ from recprune_export.program.program import Program
 from recprune_export.pruning.plan import GroupPlan, Plan
 from recprune_export.pruning.sizes import SizeModel
 
+# ONNX Runtime's matrix product works on blocks of 16 columns and pays for a whole block where 1 is used:
+# 256 × 87 × 144 takes 66 µs, × 155 takes 73, as much as × 160 (1.32, AVX-512, one thread).
+LANES = 16
 STEPS = 256  # resolution at which a common share of all widths is searched
 
 
@@ -23,7 +26,7 @@ class Budget:
 
     tables: float
     rest: float
-    structured_share: float = 0.8
+    structured_share: float = 0.9
 
     def structured_keep(self, sparsity: float) -> float:
         """Return the fraction of parameters that stays after channels are removed: (1 - S) ** share."""
@@ -61,7 +64,10 @@ def make_plan(
 
 
 def _width(group: Group, share: float) -> int:
-    return max(1, round(share * group.width))
+    """Widths of layers end on a multiple of `LANES` where that costs little."""
+    width = max(1, round(share * group.width))
+    in_blocks = group.kind == "hidden" and LANES * 2 <= width < group.width
+    return width - width % LANES if in_blocks else width
 
 
 def _largest_share(fits: Callable[[float], bool]) -> float:

@@ -23,7 +23,9 @@ class FieldEmbeddings(nn.Module):
         fields = {**spec.categorical, **spec.multi_valued}
         self._keys = {name: _key(position, name) for position, name in enumerate(fields)}
         self._several = frozenset(spec.multi_valued)
-        self.tables = nn.ModuleDict({self._keys[name]: _table(rows, dim) for name, rows in fields.items()})
+        self.tables = nn.ModuleDict(
+            {self._keys[name]: _table(rows, dim, padded=name in self._several) for name, rows in fields.items()}
+        )
 
     def __len__(self) -> int:
         return len(self.tables)
@@ -43,15 +45,19 @@ def _key(position: int, name: str) -> str:
     return f"field{position}_{safe}"
 
 
-def _table(rows: int, dim: int) -> nn.Embedding:
-    table = nn.Embedding(rows, dim)
+def _table(rows: int, dim: int, padded: bool) -> nn.Embedding:
+    table = nn.Embedding(rows, dim, padding_idx=0 if padded else None)
     nn.init.normal_(table.weight, std=INITIAL_STD)
+    if padded:
+        with torch.no_grad():
+            table.weight[0] = 0.0  # and stays so: no gradient reaches the row of the padding
     return table
 
 
 def _mean(table: nn.Module, ids: Tensor) -> Tensor:
-    known = (ids > 0).to(torch.float32).unsqueeze(-1)  # [B, L, 1]
-    return (table(ids) * known).sum(1) / known.sum(1).clamp_min(1.0)
+    """[B, L] to [B, D]; the row of the padding is zero, so it adds nothing."""
+    known = (ids > 0).to(torch.float32).sum(1, keepdim=True)
+    return table(ids).sum(1) / known.clamp_min(1.0)
 
 
 def numeric_of(request: Request, spec: InputSpec) -> list[Tensor]:
