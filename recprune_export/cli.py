@@ -105,7 +105,7 @@ def main() -> None:
 @click.option(
     "--structured-share",
     type=float,
-    default=0.8,
+    default=0.95,
     show_default=True,
     help="Part that removed channels take; zeros the rest.",
 )
@@ -198,7 +198,7 @@ def train(data: Path, recommender: str, output: Path, as_json: bool, quiet: bool
     if "hidden" in given:
         given["hidden"] = _integers(given["hidden"], "--hidden")
     wishes = Wishes(**{name: given[name] for name in WISHES if name in given})
-    config = {name: given[name] for name in ("dim", "hidden") if name in given}
+    config: dict[str, Any] = {name: given[name] for name in ("dim", "hidden") if name in given}
     recipe = {name: given[name] for name in RECIPE if name in given}
     with silently(quiet or as_json):
         result = run(data, recommender, output, wishes, config, **recipe)

@@ -64,7 +64,7 @@ PARITY_ROWS = 512
 GOLDEN_ROWS = 16
 DEFAULT_SCORE = "taylor"
 EPOCHS = 3
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 5e-4
 BATCH_SIZE = 1024
 BATCH_SIZE_OF_RANKINGS = 256  # a row of scores is as long as the item table
 

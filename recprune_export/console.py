@@ -137,8 +137,8 @@ def _latency(report: "LatencyReport") -> "Table":
     threads = f"{report.threads} thread" + ("s" if report.threads > 1 else "")
     table = _table(f"Latency in ms, p50 / p95 / p99, {threads}", "", *(f"batch {batch}" for batch in batches))
     for name in report.contestants:
-        cells = [report.percentiles(batch, name) for batch in batches]
-        table.add_row(name, *(f"{p.p50:.3f} / {p.p95:.3f} / {p.p99:.3f}" for p in cells))
+        times = [report.percentiles(batch, name) for batch in batches]
+        table.add_row(name, *(f"{t.p50:.3f} / {t.p95:.3f} / {t.p99:.3f}" for t in times))
     last = report.contestants[-1]
     for name in report.contestants[:-1]:
         ratios = [report.ratio(batch, name, last) for batch in batches]

@@ -17,7 +17,7 @@ class Settings:
     sparsity: float = 0.7
     embedding_sparsity: float | None = None
     hidden_sparsity: float | None = None
-    structured_share: float = 0.9
+    structured_share: float = 0.95
     score: str = "auto"
     zeros: str = "gradual"
     epochs: int | None = None

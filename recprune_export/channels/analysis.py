@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, fx
@@ -80,7 +81,7 @@ def _channels(sets: LabelSets, target_of: Mapping[str, str]) -> dict[int, list[S
     """Gather for each channel the slices of tensors that go with it."""
     slices: dict[int, list[Slice]] = defaultdict(list)
     for label in sets.labels():
-        name, axis, index = sets.key(label)  # type: ignore[misc]
+        name, axis, index = cast(tuple[str, int, int], sets.key(label))
         if name in target_of:
             for channel in sets.channels_of(label):
                 slices[channel].append(Slice(target_of[name], axis, index))
@@ -120,7 +121,8 @@ def _resolve(
     sets: LabelSets, described: Labels | tuple[Labels | None, ...], live: Mapping[int, object]
 ) -> AxisSets | tuple[AxisSets, ...]:
     if isinstance(described, tuple):
-        return tuple(_resolve(sets, part, live) if part is not None else () for part in described)  # type: ignore[misc]
+        parts = (_resolve(sets, part, live) if part is not None else () for part in described)
+        return cast(tuple[AxisSets, ...], tuple(parts))
 
     def channels(axis: Tensor) -> tuple[frozenset[int], ...] | None:
         if not bool(axis.any()):

@@ -1,5 +1,6 @@
 """Generated data sets to try things on: ids by a power law, labels that can be learned. Never a stand-in for real rows."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +98,7 @@ def _write(frame: object, path: Path) -> None:
     import polars as pl
 
     assert isinstance(frame, pl.DataFrame)
-    writers = {".parquet": frame.write_parquet, ".csv": frame.write_csv}
+    writers: dict[str, Callable[[Path], object]] = {".parquet": frame.write_parquet, ".csv": frame.write_csv}
     if path.suffix not in writers:
         raise UsageError(f"{path} must end in .parquet or .csv.")
     try:

@@ -17,7 +17,11 @@ SAMPLE = 100_000  # rows that are looked at
 SEPARATORS = ("|", ";", ",")
 MAX_LENGTH = 20  # values of a multi-valued field that are used
 _SPLIT_NAMES = {"split", "fold", "subset"}
-SPLIT_VALUES = {"train": "train", "training": "train", "valid": "valid", "validation": "valid", "val": "valid", "dev": "valid", "test": "test"}  # fmt: skip
+SPLIT_VALUES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("valid", "validation", "val", "dev"), "valid"),
+    "test": "test",
+}
 _USERS = ("user", "user_id", "userid", "uid", "visitorid", "session", "session_id")
 _ITEMS = ("item", "item_id", "itemid", "iid", "asin", "product_id", "movie_id")
 _ORDERS = ("position", "order", "timestamp", "time", "ts", "date", "unixreviewtime")
@@ -100,7 +104,9 @@ class _Inference:
         wishes = self._wishes
         split = _split_column(self._sample, {*wishes.labels, *wishes.ignore})
         multi_asked = dict(_name_and_separator(text) for text in wishes.multi_valued)
-        categorical, numeric, multi = [], [], []
+        categorical: list[str] = []
+        numeric: list[str] = []
+        multi: list[MultiValued] = []
         for name in self._sample.columns:
             if name in (*wishes.labels, *wishes.ignore, split):
                 continue
@@ -145,7 +151,7 @@ class _Inference:
 
         column = self._sample[name]
         if isinstance(column.dtype, pl.List | pl.Array):
-            return MultiValued(name, None, min(MAX_LENGTH, _longest(column.cast(pl.List(column.dtype.inner)))))  # type: ignore[union-attr]
+            return MultiValued(name, None, min(MAX_LENGTH, _longest(column.cast(pl.List(column.dtype.inner)))))
         text = column.cast(pl.String)
         divider = separator or ","
         return MultiValued(name, divider, min(MAX_LENGTH, _longest(text.str.split(divider))))

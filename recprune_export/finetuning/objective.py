@@ -12,7 +12,7 @@ from recprune_export.program.program import Program
 from recprune_export.program.signature import BATCH
 
 Meaning = Literal["logit", "probability", "ranking", "value"]
-TEACHER_SHARE = 0.5  # of the loss where there are labels; without labels it is all of it
+TEACHER_SHARE = 0.9  # of the loss where there are labels; without labels it is all of it
 
 aten = torch.ops.aten
 
@@ -34,7 +34,9 @@ class Objective:
 
     def supervised(self, student: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> Tensor:
         """Return the mean loss against the labels, as a scalar."""
-        losses = [_AGAINST_LABELS[self.meanings[name]](student[name], labels[l]) for name, l in self.label_of.items()]
+        losses = [
+            _AGAINST_LABELS[self.meanings[name]](student[name], labels[label]) for name, label in self.label_of.items()
+        ]
         return torch.stack(losses).mean()
 
     def loss(

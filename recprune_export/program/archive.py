@@ -49,12 +49,14 @@ _RECORD = re.compile(
 _FORBIDDEN_OPERATORS = {"from_file"}
 _HIGHER_ORDER = {"cond", "while_loop", "scan", "map_impl", "wrap_with_set_grad_enabled", "wrap_with_autocast"}
 _SCALAR_OPERATORS = {
-    "_operator": ["eq", "ne", "le", "ge", "lt", "gt", "neg", "pos", "mul", "add", "sub", "floordiv", "mod", "pow", "truediv", "and_", "or_", "lshift", "rshift", "getitem"],
-    "math": ["trunc", "ceil", "floor", "sqrt"],
-    "torch": ["sym_not", "sym_int", "sym_float", "sym_ite", "sym_max", "sym_min", "sym_sum", "sym_sqrt"],
+    "_operator": "eq ne le ge lt gt neg pos mul add sub floordiv mod pow truediv and_ or_ lshift rshift getitem",
+    "math": "trunc ceil floor sqrt",
+    "torch": "sym_not sym_int sym_float sym_ite sym_max sym_min sym_sum sym_sqrt",
 }
-_EXPRESSION_CALLS = set(
-    ["Symbol", "Integer", "Float", "Rational", "Add", "Mul", "Pow", "Max", "Min", "Mod", "Eq", "Ne", "Le", "Lt", "Ge", "Gt", "And", "Or", "Not", "FloorDiv", "ModularIndexing", "Where", "PythonMod", "CleanDiv", "CeilDiv", "CeilToInt", "FloorToInt", "IntTrueDiv", "FloatTrueDiv", "PowByNatural", "FloatPow", "TruncToInt", "TruncToFloat", "RoundToInt", "RoundDecimal", "ToFloat", "Identity"]
+_EXPRESSION_CALLS = frozenset(
+    "Symbol Integer Float Rational Add Mul Pow Max Min Mod Eq Ne Le Lt Ge Gt And Or Not FloorDiv ModularIndexing Where "  # noqa: SIM905
+    "PythonMod CleanDiv CeilDiv CeilToInt FloorToInt IntTrueDiv FloatTrueDiv PowByNatural FloatPow TruncToInt TruncToFloat "
+    "RoundToInt RoundDecimal ToFloat Identity".split()
 )
 _GUARD_ATTRIBUTES = {"size", "stride", "storage_offset", "shape", "ndim", "dtype", "device", "type", "index", "inf"}
 _EXPRESSION_NODES = (
@@ -179,7 +181,7 @@ def _operator(text: str) -> bool:
     (True, False)
     """
     module, _, name = text.partition(".")
-    if name in _SCALAR_OPERATORS.get(module, ()):
+    if name in _SCALAR_OPERATORS.get(module, "").split():
         return True
     match text.split("."):
         case ["torch", "ops", "aten" | "prims" as namespace, packet, overload] if packet not in _FORBIDDEN_OPERATORS:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, fx
 from torch.fx.graph import CodeGen
 
+from recprune_export.program.nodes import arguments
+
 aten = torch.ops.aten
 
 _GUARDS = frozenset(
@@ -84,7 +86,7 @@ def _is_in_place(node: fx.Node) -> bool:
 
 def _owns_its_input(node: fx.Node) -> bool:
     """The mutated value is computed, no view of another value, and every earlier reader made a new value."""
-    mutated = node.args[0]
+    mutated = arguments(node)[0]
     if not isinstance(mutated, fx.Node) or mutated.op != "call_function" or _functional_twin(node) is None:
         return False
     readers = [user for user in mutated.users if user is not node]
@@ -118,9 +120,13 @@ def _replace_in_place(module: fx.GraphModule) -> None:
         twin = _functional_twin(node)
         assert twin is not None
         node.target = twin
-        order = {other: position for position, other in enumerate(module.graph.nodes)}
-        mutated = node.args[0]
-        mutated.replace_all_uses_with(node, delete_user_cb=lambda user: order[user] > order[node])
+        nodes = list(module.graph.nodes)
+        later = frozenset(nodes[nodes.index(node) + 1 :])
+        arguments(node)[0].replace_all_uses_with(node, delete_user_cb=later.__contains__)
+
+
+def _is_pure(node: fx.Node) -> bool:
+    return node.op == "call_function" and node.target not in _RANDOM and not _is_in_place(node)
 
 
 def _fold_constants(module: fx.GraphModule) -> None:
@@ -131,12 +137,11 @@ def _fold_constants(module: fx.GraphModule) -> None:
             tensor = tensor_at(module, node.target)
             if not isinstance(tensor, torch.nn.Parameter):
                 values[node] = tensor
-        elif node.op == "call_function" and node.target not in _RANDOM and not _is_in_place(node):
-            if all(source in values for source in node.all_input_nodes):
-                args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: values[n])
-                value = node.target(*args, **kwargs)
-                if not isinstance(value, Tensor) or value.numel() <= MOST_FOLDED_ELEMENTS:
-                    values[node] = value
+        elif _is_pure(node) and all(source in values for source in node.all_input_nodes):
+            args, kwargs = fx.node.map_arg((arguments(node), dict(node.kwargs)), lambda n: values[n])
+            value = node.target(*args, **kwargs)
+            if not isinstance(value, Tensor) or value.numel() <= MOST_FOLDED_ELEMENTS:
+                values[node] = value
     for node, value in values.items():
         needed = any(user not in values for user in node.users)
         if node.op == "call_function" and needed and isinstance(value, Tensor):
@@ -155,13 +160,13 @@ def _replace_by_buffer(module: fx.GraphModule, node: fx.Node, value: Tensor) -> 
 def _stack_to_cat(module: fx.GraphModule) -> None:
     """`stack(xs, d)` or `cat` of unsqueezed `xs`, with axes d and d+1 then merged: `cat(xs, d)`."""
     for node in list(module.graph.nodes):
-        if node.target not in _FLATTENING or not isinstance(node.args[0], fx.Node):
+        if node.target not in _FLATTENING or not isinstance(arguments(node)[0], fx.Node):
             continue
-        parts = _stacked_parts(node.args[0])
+        parts = _stacked_parts(arguments(node)[0])
         if parts is None:
             continue
         tensors, axis = parts
-        before, after = _shape(node.args[0]), _shape(node)
+        before, after = _shape(arguments(node)[0]), _shape(node)
         merged = (
             [*before[:axis], before[axis] * before[axis + 1], *before[axis + 2 :]] if axis + 1 < len(before) else None
         )
@@ -176,21 +181,21 @@ def _stack_to_cat(module: fx.GraphModule) -> None:
 def _stacked_parts(node: fx.Node) -> tuple[list[fx.Node], int] | None:
     """The tensors below a stack and the stacked axis, or None."""
     if node.target is aten.stack.default:
-        tensors, *rest = node.args
+        tensors, *rest = arguments(node)
         axis = rest[0] if rest else 0
         return list(tensors), _positive(axis, len(_shape(node)))
     if node.target is not aten.cat.default:
         return None
-    tensors, *rest = node.args
+    tensors, *rest = arguments(node)
     axis = _positive(rest[0] if rest else 0, len(_shape(node)))
-    parts = [_unsqueezed(tensor, axis) for tensor in tensors]
-    return (parts, axis) if all(part is not None for part in parts) else None
+    parts = [part for tensor in tensors if (part := _unsqueezed(tensor, axis)) is not None]
+    return (parts, axis) if len(parts) == len(tensors) else None
 
 
 def _unsqueezed(node: fx.Node, axis: int) -> fx.Node | None:
     if node.target is not aten.unsqueeze.default:
         return None
-    tensor, position = node.args
+    tensor, position = arguments(node)
     return tensor if _positive(position, len(_shape(node))) == axis else None
 
 

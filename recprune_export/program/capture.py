@@ -31,8 +31,7 @@ def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] 
     training = module.training
     module.eval()
     try:
-        args, kwargs = _with_batch_of_several((args, dict(kwargs or {})))
-        exported = _export(module, args, kwargs)
+        exported = _export(module, *_with_batch_of_several((args, dict(kwargs or {}))))
     finally:
         module.train(training)
     return program_from_exported(exported, module)
@@ -40,9 +39,9 @@ def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] 
 
 def program_from_exported(exported: torch.export.ExportedProgram, module: nn.Module | None = None) -> Program:
     """Turn an `ExportedProgram` into a `Program`; `module`, where known, gives names to positional inputs."""
-    if has_unsafe_mutation(exported.module(check_guards=False)):  # type: ignore[call-arg]
+    if has_unsafe_mutation(exported.module(check_guards=False)):
         exported = exported.run_decompositions({})
-    graph_module = exported.module(check_guards=False)  # type: ignore[call-arg]
+    graph_module = exported.module(check_guards=False)
     assert isinstance(graph_module, fx.GraphModule)
     if exported.call_spec.in_spec is None or exported.call_spec.out_spec is None:
         raise CaptureError(

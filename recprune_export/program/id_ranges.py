@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from recprune_export.program.movement import MOVEMENTS
+from recprune_export.program.nodes import arguments
 from recprune_export.program.signature import IdRange
 
 aten = torch.ops.aten
@@ -59,7 +60,7 @@ class _Tracer(fx.Interpreter):
             self._bound(node)
             return None
         if node.target in _CASTS:
-            return self.origins.get(node.args[0])  # type: ignore[arg-type]
+            return self.origins.get(arguments(node)[0])
         if node.target is aten.add.Tensor:
             return self._shifted(node)
         if node.target in MOVEMENTS and all(
@@ -73,24 +74,24 @@ class _Tracer(fx.Interpreter):
         def value(n: fx.Node) -> Any:
             return getattr(self.origins[n], field) if n in self.origins else self.env[n]
 
-        args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), value)
+        args, kwargs = fx.node.map_arg((arguments(node), dict(node.kwargs)), value)
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
     def _shifted(self, node: fx.Node) -> _Origin | None:
-        left, right = node.args[:2]
-        origin = self.origins.get(left)  # type: ignore[arg-type]
+        left, right = arguments(node)[:2]
+        origin = self.origins.get(left)
         other = self.env.get(right, right) if isinstance(right, fx.Node) else right
         if origin is None or right in self.origins:
             return None
-        offset = origin.offset + other
+        offset: Tensor = origin.offset + other
         return _Origin(origin.element.expand(offset.shape), offset)
 
     def _bound(self, node: fx.Node) -> None:
-        table, ids = node.args[:2]
-        origin = self.origins.get(ids)  # type: ignore[arg-type]
+        table, ids = arguments(node)[:2]
+        origin = self.origins.get(ids)
         if origin is None:
             return
-        rows = len(self.env[table])  # type: ignore[index]
+        rows = len(self.env[table])
         for element, offset in zip(origin.element.flatten().tolist(), origin.offset.flatten().tolist(), strict=True):
             low, high = self.ranges.get(element, (0, 1 << 62))
             self.ranges[element] = (max(low, 0), min(high, rows - 1 - int(offset)))

@@ -272,7 +272,7 @@ def _unpickle(path: Path, allowed: bool) -> nn.Module:
 
 def _unpickled(path: Path) -> Any:
     with path.open("rb") as file:
-        plain = not file.read(2) == b"PK" and not is_legacy_torch_file(path)
+        plain = file.read(2) != b"PK" and not is_legacy_torch_file(path)
         file.seek(0)
         return pickle.load(file) if plain else torch.load(file, weights_only=False, map_location="cpu")
 

@@ -26,7 +26,7 @@ class Budget:
 
     tables: float
     rest: float
-    structured_share: float = 0.9
+    structured_share: float = 0.95
 
     def structured_keep(self, sparsity: float) -> float:
         """Return the fraction of parameters that stays after channels are removed: (1 - S) ** share."""

@@ -15,6 +15,7 @@ from recprune_export.channels.analysis import Analysis, AxisSets
 from recprune_export.channels.rules.movement import picked_axes
 from recprune_export.channels.rules.reduction import reduced_axes
 from recprune_export.program.canonical import tensor_at
+from recprune_export.program.nodes import arguments
 
 aten = torch.ops.aten
 
@@ -103,14 +104,14 @@ def _replace_size(resizing: Resizing, node: fx.Node, sizes: Any, first_axis: int
 )
 def with_sizes_second(resizing: Resizing, node: fx.Node) -> fx.Node:
     """`view(x, sizes)`: sizes are counted on what is kept."""
-    source, sizes, *rest = node.args
+    source, sizes, *rest = arguments(node)
     return resizing.call(node.target, source, _replace_size(resizing, node, sizes), *rest, **node.kwargs)
 
 
 @resizes(aten.zeros.default, aten.ones.default, aten.full.default)
 def with_sizes_first(resizing: Resizing, node: fx.Node) -> fx.Node:
     """`zeros(sizes)`."""
-    sizes, *rest = node.args
+    sizes, *rest = arguments(node)
     return resizing.call(node.target, _replace_size(resizing, node, sizes), *rest, **node.kwargs)
 
 
@@ -129,10 +130,10 @@ def expand(resizing: Resizing, node: fx.Node) -> fx.Node:
 @resizes(aten.repeat.default)
 def repeat(resizing: Resizing, node: fx.Node) -> fx.Node:
     """`repeat(x: B×1, [1, D])`: an axis made by repeating one value is repeated as often as its width is kept."""
-    source, repeats = node.args
-    before = _shape(source)  # type: ignore[arg-type]
-    offset = len(repeats) - len(before)  # type: ignore[arg-type]
-    result = list(repeats)  # type: ignore[arg-type]
+    source, repeats = arguments(node)
+    before = _shape(source)
+    offset = len(repeats) - len(before)
+    result = list(repeats)
     for axis in range(len(result)):
         kept = resizing.kept(node, axis)
         if kept is not None and (axis < offset or before[axis - offset] == 1):
@@ -143,20 +144,22 @@ def repeat(resizing: Resizing, node: fx.Node) -> fx.Node:
 @resizes(aten.unflatten.int)
 def unflatten(resizing: Resizing, node: fx.Node) -> fx.Node:
     """`unflatten(x, axis, sizes)`."""
-    source, axis, sizes = node.args
-    first = axis % len(_shape(source))  # type: ignore[arg-type, operator]
+    source, axis, sizes = arguments(node)
+    first = axis % len(_shape(source))
     return resizing.call(node.target, source, axis, _replace_size(resizing, node, sizes, first))
 
 
 @resizes(aten.slice.Tensor)
 def slice_(resizing: Resizing, node: fx.Node) -> fx.Node:
     """`slice(x, axis, start, end, step)`: a range of what was there is a range, or a list, of what is left."""
-    source, axis, start, end, step = (*node.args, *(0, None, None, 1)[len(node.args) - 1 :])
-    axis = axis % len(_shape(source))  # type: ignore[arg-type, operator]
-    kept = resizing.kept(source, axis)  # type: ignore[arg-type]
+    given = arguments(node)
+    defaults: tuple[Any, ...] = (None, 0, None, None, 1)
+    source, axis, start, end, step = given + defaults[len(given) :]
+    axis = axis % len(_shape(source))
+    kept = resizing.kept(source, axis)
     if kept is None:
         return resizing.copy(node)
-    taken = set(range(_shape(source)[axis])[slice(start, end, step)])  # type: ignore[arg-type, index]
+    taken = set(range(_shape(source)[axis])[slice(start, end, step)])
     positions = [position for position, index in enumerate(kept) if index in taken]
     if not positions or positions == list(range(positions[0], positions[-1] + 1)):
         first = positions[0] if positions else 0
@@ -167,34 +170,35 @@ def slice_(resizing: Resizing, node: fx.Node) -> fx.Node:
 @resizes(aten.narrow.default)
 def narrow(resizing: Resizing, node: fx.Node) -> fx.Node:
     """`narrow(x, axis, start, length)`."""
-    source, axis, start, _ = node.args
-    axis = axis % len(_shape(source))  # type: ignore[arg-type, operator]
-    kept, left = resizing.kept(source, axis), resizing.kept(node, axis)  # type: ignore[arg-type]
+    source, axis, start, _ = arguments(node)
+    axis = axis % len(_shape(source))
+    kept, left = resizing.kept(source, axis), resizing.kept(node, axis)
     if kept is None:
         return resizing.copy(node)
-    before = sum(index < start for index in kept)  # type: ignore[operator]
-    length = _shape(node)[axis] if left is None else len(left)  # type: ignore[index]
+    before = sum(index < start for index in kept)
+    length = _shape(node)[axis] if left is None else len(left)
     return resizing.call(node.target, source, axis, before, length)
 
 
 @resizes(aten.select.int)
 def select(resizing: Resizing, node: fx.Node) -> fx.Node:
     """`select(x, axis, index)`: the index counts what is left before it."""
-    source, axis, index = node.args
-    axis = axis % len(_shape(source))  # type: ignore[arg-type, operator]
-    kept = resizing.kept(source, axis)  # type: ignore[arg-type]
+    source, axis, index = arguments(node)
+    axis = axis % len(_shape(source))
+    kept = resizing.kept(source, axis)
     if kept is None:
         return resizing.copy(node)
-    position = kept.index(index % _shape(source)[axis])  # type: ignore[arg-type, index, operator]
+    position = kept.index(index % _shape(source)[axis])
     return resizing.call(node.target, source, axis, position)
 
 
 @resizes(aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
 def split(resizing: Resizing, node: fx.Node) -> fx.Node:
     """`split(x, size, axis)`: each part as wide as what is left of it."""
-    source = node.args[0]
-    axis = (node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)) % len(_shape(source))  # type: ignore[arg-type, operator]
-    if resizing.kept(source, axis) is None:  # type: ignore[arg-type]
+    source = arguments(node)[0]
+    dim: Any = arguments(node)[2] if len(arguments(node)) > 2 else node.kwargs.get("dim", 0)
+    axis = dim % len(_shape(source))
+    if resizing.kept(source, axis) is None:
         return resizing.copy(node)
     widths = []
     for output, part in enumerate(node.meta["val"]):
@@ -206,15 +210,15 @@ def split(resizing: Resizing, node: fx.Node) -> fx.Node:
 @resizes(aten.index.Tensor, aten.index_select.default)
 def pick(resizing: Resizing, node: fx.Node) -> fx.Node:
     """`index_select(x, axis, constant)`: what is left of the list, in numbers of what is left of the axis."""
-    source = node.args[0]
+    source = arguments(node)[0]
     picked = picked_axes(node)
     if len(picked) != 1:
         return resizing.copy(node)
     ((axis, index),) = picked.items()
-    kept = resizing.kept(source, axis)  # type: ignore[arg-type]
+    kept = resizing.kept(source, axis)
     if kept is None:
         return resizing.copy(node)
-    size = _shape(source)[axis]  # type: ignore[arg-type]
+    size = _shape(source)[axis]
     position = {old: new for new, old in enumerate(kept)}
     wanted = [i % size for i in tensor_at(resizing.module, str(index.target)).tolist()]
     left = torch.tensor([position[i] for i in wanted if i in position], dtype=torch.int64)
@@ -224,12 +228,12 @@ def pick(resizing: Resizing, node: fx.Node) -> fx.Node:
 @resizes(aten.mean.dim, aten.mean.default)
 def mean(resizing: Resizing, node: fx.Node) -> fx.Node:
     """`mean(x, axes)` over n of which some go: the sum of the others, divided by n."""
-    source = node.args[0]
-    shape = _shape(source)  # type: ignore[arg-type]
+    source = arguments(node)[0]
+    shape = _shape(source)
     axes, keepdim = reduced_axes(node, len(shape))
-    if all(resizing.kept(source, axis) is None for axis in axes):  # type: ignore[arg-type]
+    if all(resizing.kept(source, axis) is None for axis in axes):
         return resizing.copy(node)
-    kept = [resizing.kept(source, axis) for axis in axes]  # type: ignore[arg-type]
+    kept = [resizing.kept(source, axis) for axis in axes]
     share = math.prod(len(k) / shape[a] for k, a in zip(kept, axes, strict=True) if k is not None)
     shrunk = resizing.call(aten.mean.dim, source, axes, keepdim)
     return resizing.call(aten.mul.Tensor, shrunk, share)
@@ -241,11 +245,11 @@ def layer_norm(resizing: Resizing, node: fx.Node) -> fx.Node:
 
     That is what masking means; normalising over the kept channels alone would change the function.
     """
-    source, (n,), weight, bias, epsilon, *_ = (*node.args, *(None, None, 1e-5)[len(node.args) - 2 :])  # type: ignore[misc]
-    kept = resizing.kept(source, len(_shape(source)) - 1)  # type: ignore[arg-type]
+    source, (n,), weight, bias, epsilon, *_ = (*arguments(node), *(None, None, 1e-5)[len(arguments(node)) - 2 :])  # type: ignore[misc]
+    kept = resizing.kept(source, len(_shape(source)) - 1)
     if kept is None:
         return resizing.copy(node)
-    missing = [0, n - len(kept)]  # type: ignore[operator]
+    missing = [0, n - len(kept)]
     padded = [
         None if tensor is None else resizing.call(aten.constant_pad_nd.default, tensor, missing)
         for tensor in (source, weight, bias)
@@ -257,13 +261,13 @@ def layer_norm(resizing: Resizing, node: fx.Node) -> fx.Node:
 @resizes(aten.rms_norm.default)
 def rms_norm(resizing: Resizing, node: fx.Node) -> fx.Node:
     """`rms_norm(x, [n], g, ε)` over m kept channels: ε·n/m inside and a gain of √(n/m) outside give the same values."""
-    source, (n,), weight, epsilon = (*node.args, *(None, None)[len(node.args) - 2 :])  # type: ignore[misc]
-    kept = resizing.kept(source, len(_shape(source)) - 1)  # type: ignore[arg-type]
+    source, (n,), weight, epsilon = (*arguments(node), *(None, None)[len(arguments(node)) - 2 :])  # type: ignore[misc]
+    kept = resizing.kept(source, len(_shape(source)) - 1)
     if kept is None:
         return resizing.copy(node)
-    growth = n / len(kept)  # type: ignore[operator]
+    growth = n / len(kept)
     epsilon = torch.finfo(node.meta["val"].dtype).eps if epsilon is None else epsilon
-    shrunk = resizing.call(aten.rms_norm.default, source, [len(kept)], weight, epsilon * growth)  # type: ignore[operator]
+    shrunk = resizing.call(aten.rms_norm.default, source, [len(kept)], weight, epsilon * growth)
     return resizing.call(aten.mul.Tensor, shrunk, math.sqrt(growth))
 
 
@@ -272,7 +276,7 @@ def attention(resizing: Resizing, node: fx.Node) -> fx.Node:
     """The scale 1/√E keeps the E of the original."""
     new = resizing.copy(node)
     if node.kwargs.get("scale") is None:
-        width = _shape(node.args[0])[-1]  # type: ignore[arg-type]
+        width = _shape(arguments(node)[0])[-1]
         new.kwargs = {**new.kwargs, "scale": 1.0 / math.sqrt(width)}
     return new
 

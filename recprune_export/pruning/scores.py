@@ -5,11 +5,12 @@ A score takes `ScoreInputs` and returns `{group name: Tensor[width]}`. To add on
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, fx
 
-from recprune_export.channels.analysis import Analysis
+from recprune_export.channels.analysis import Analysis, AxisSets
 from recprune_export.channels.groups import Group
 from recprune_export.errors import UsageError
 from recprune_export.program.canonical import tensor_at
@@ -173,15 +174,16 @@ class _Moments(fx.Interpreter):
         for (name, axis), (first, second) in self._sums.items():
             count = self._count[name, axis]
             spread = (second / count - (first / count).square()).clamp_min(0.0)
-            removed_by = self._inputs.analysis.removed_by[name][axis]
+            removed_by = cast(AxisSets, self._inputs.analysis.removed_by[name])[axis]
             for index, channels in enumerate(removed_by or ()):
                 for channel in channels:
-                    group, position = self._position[channel]  # type: ignore[index]
+                    group, position = self._position[channel]
                     totals[group][position] += float(spread[index])
         return totals
 
 
 def _reads_parameter(node: fx.Node) -> bool:
     module = node.graph.owning_module
+    assert module is not None
     sources = [source for source in node.all_input_nodes if source.op == "get_attr"]
     return any(isinstance(tensor_at(module, str(source.target)), torch.nn.Parameter) for source in sources)

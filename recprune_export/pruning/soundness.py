@@ -79,7 +79,7 @@ def in_float64(program: Program) -> Program:
         wide = fx.node.map_aggregate(
             (node.args, dict(node.kwargs)), lambda a: torch.float64 if a is torch.float32 else a
         )
-        node.args, node.kwargs = wide  # type: ignore[misc]
+        node.args, node.kwargs = wide
     double.module.recompile()
     return double
 

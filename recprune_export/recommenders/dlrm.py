@@ -12,6 +12,8 @@ from recprune_export.recommenders.layers import MLP, FieldEmbeddings, numeric_of
 class DLRM(nn.Module):
     """The numeric fields pass a bottom MLP and take part in the dot products as one more field."""
 
+    pairs: Tensor
+
     def __init__(
         self,
         spec: InputSpec,

@@ -54,6 +54,9 @@ class SASRec(nn.Module):
 
 
 class _Layer(nn.Module):
+    causal: Tensor
+    itself: Tensor
+
     def __init__(self, dim: int, heads: int, width: int, dropout: float, length: int) -> None:
         super().__init__()
         self.heads = heads

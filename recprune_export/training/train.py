@@ -40,6 +40,9 @@ CLICKS = Recipe(epochs=15, batch_size=1024, learning_rate=1e-3, patience=2)
 SEQUENCES = Recipe(epochs=60, batch_size=128, learning_rate=1e-3, patience=5)
 
 
+NO_WISHES = Wishes()
+
+
 @dataclass(frozen=True)
 class Training:
     """What came out: the checkpoint as written to `path`, the epochs, and what was said about the data."""
@@ -56,7 +59,7 @@ def train(
     data: Path,
     recommender: str,
     output: Path,
-    wishes: Wishes = Wishes(),
+    wishes: Wishes = NO_WISHES,
     config: dict[str, Any] | None = None,
     **recipe: Any,
 ) -> Training:

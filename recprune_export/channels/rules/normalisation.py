@@ -24,8 +24,10 @@ def batch_norm(walk: Walk, node: fx.Node) -> Described:
 def batch_norm_in_serving(walk: Walk, node: fx.Node) -> Described:
     """The same after decomposition; the two outputs beside the values are empty."""
     nothing = walk.nothing(walk.env[node])
+    normalised = batch_norm(walk, node)
     assert isinstance(nothing, tuple)
-    return (batch_norm(walk, node), *nothing[1:])  # type: ignore[return-value]
+    assert isinstance(normalised, Labels)
+    return (normalised, *nothing[1:])
 
 
 @rule(aten.layer_norm.default)

@@ -1,0 +1,96 @@
+"""Attention without what the exporter adds for shapes and masks that it does not know."""
+
+import numpy as np
+import onnx_ir as ir
+
+_LOW = -1e30  # the exporter masks with the lowest finite float
+
+
+def lean_attention(model: ir.Model) -> None:
+    """Apply the rewrites below to every attention of the model."""
+    for node in list(model.graph):
+        if node.op_type == "IsNaN":
+            _guard_by_mask(model.graph, node)
+    for node in list(model.graph):
+        if node.op_type == "Reshape" and node.graph is model.graph:
+            _transpose_at_once(model.graph, node)
+
+
+def _guard_by_mask(graph: ir.Graph, is_nan: ir.Node) -> None:
+    """Make rows of which nothing is allowed zero, as PyTorch does.
+
+    Before: `P = Softmax(S + Where(M, 0, low))`, `Where(IsNaN(P), 0, P)`, which leaves such a row uniform, since `low` is
+    finite. After: `Where(M, P, 0)`, or P itself where M is known to allow something in each row. S is finite.
+    """
+    softmax = _maker(is_nan.inputs[0], "Softmax")
+    guard = _only_consumer(is_nan.outputs[0], "Where")
+    total = _maker(softmax.inputs[0], "Add") if softmax else None
+    mask = _maker(total.inputs[1], "Where") if total else None
+    if softmax is None or guard is None or mask is None:
+        return
+    allowed, zero, low = mask.inputs
+    if allowed is None or _scalar(zero) != 0.0 or not (_scalar(low) or 0.0) <= _LOW:
+        return
+    if guard.inputs[2] is not softmax.outputs[0] or _scalar(guard.inputs[1]) != 0.0:
+        return
+    weights, result = softmax.outputs[0], guard.outputs[0]
+    if _allows_in_each_row(allowed):
+        ir.convenience.replace_all_uses_with(result, weights, replace_graph_outputs=True)
+        graph.remove([guard, is_nan], safe=True)
+        return
+    masked = ir.node("Where", [allowed, weights, zero])
+    last = masked.outputs[0]
+    last.name, last.shape, last.type = result.name, result.shape, result.type
+    ir.convenience.replace_nodes_and_values(graph, guard, [guard], [masked], [result], [last])
+    graph.remove(is_nan, safe=True)
+
+
+def _allows_in_each_row(mask: ir.Value) -> bool:
+    """Tell whether a Boolean mask is known to hold a True for each index of all axes but the last."""
+    if mask.const_value is not None:
+        values = mask.const_value.numpy()
+        return values.ndim > 0 and bool(values.any(-1).all()) and _same_last_axis(mask, values)
+    either = _maker(mask, "Or")
+    if either is None:
+        return False
+    return any(
+        side is not None
+        and side.shape is not None
+        and mask.shape is not None
+        # an operand that is broadcast over the last axis says the same of each element
+        and side.shape[-1:] == mask.shape[-1:]
+        and _allows_in_each_row(side)
+        for side in either.inputs
+    )
+
+
+def _same_last_axis(mask: ir.Value, values: np.ndarray) -> bool:
+    return mask.shape is not None and mask.shape[-1] == values.shape[-1]
+
+
+def _transpose_at_once(graph: ir.Graph, last: ir.Node) -> None:
+    """Swap the last two axes of a value of four axes in one step.
+
+    Before: `Reshape(Transpose(Reshape(k, [-1, L, E]), [0, 2, 1]), [B, H, E, L])`, the sizes computed from `Shape(k)`.
+    After: `Transpose(k, [0, 1, 3, 2])`.
+    """
+    swap = _maker(last.inputs[0], "Transpose")
+    first = _maker(swap.inputs[0], "Reshape") if swap else None
+    if swap is None or first is None or list(swap.attributes.get_ints("perm", [])) != [0, 2, 1]:
+        return
+    key, folded, result = first.inputs[0], first.outputs[0], last.outputs[0]
+    if key is None or key.shape is None or len(key.shape) != 4:
+        return
+    batch, heads, length, width = key.shape
+    if not _is_shape_of(first.inputs[1], key, [None, length, width]):
+        return
+    if not _is_shape_of(last.inputs[1], key, [batch, heads, width, length]):
+        return
+    swapped = ir.node("Transpose", [key], attributes={"perm": [0, 1, 3, 2]})
+    new = swapped.outputs[0]
+    new.name, new.shape, new.type = result.name, ir.Shape([batch, heads, width, length]), result.type
+    ir.convenience.replace_nodes_and_values(graph, last, [last], [swapped], [result], [new])
+    if not swap.outputs[0].uses():
+        graph.remove([swap], safe=True)
+        if not folded.uses():
+            graph.remove([first], safe=True)
