@@ -150,8 +150,8 @@ def compress(
     from recprune_export.settings import Settings, batch_sizes
 
     settings = Settings(batches=batch_sizes(batches), keep_dense=not no_dense, **options)
-    from recprune_export.compress import compress_file, plan_of_file
     from recprune_export.console import print_result
+    from recprune_export.jobs import compress_file, plan_of_file
     from recprune_export.progress import quiet as silently
 
     with silently(quiet or as_json):

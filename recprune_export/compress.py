@@ -1,42 +1,33 @@
 """The main job: from a trained recommender to a bundle. `compress` can be read from top to bottom."""
 
 import datetime
-import io
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
-from recprune_export.bundle.manifest import MODEL, SAMPLE_INPUTS, SAMPLE_OUTPUTS, Manifest
+from recprune_export.bundle.contents import bundle_files, plan_summary
+from recprune_export.bundle.manifest import MODEL, Manifest
 from recprune_export.bundle.readme import bundle_readme
 from recprune_export.bundle.write import check_target, write_bundle
 from recprune_export.channels.analysis import Analysis, analyse
-from recprune_export.data.sequences import SequenceData
 from recprune_export.environment import environment
-from recprune_export.errors import PruningError, UsageError, ValidationFailed
+from recprune_export.errors import PruningError, ValidationFailed
 from recprune_export.finetuning.finetune import Schedule, finetune
-from recprune_export.finetuning.objective import Objective, make_objective
+from recprune_export.finetuning.objective import Objective
 from recprune_export.finetuning.task import (
     Answers,
     Batch,
-    LabelledRows,
-    NextItems,
     SampledRequests,
     Task,
     answer,
-    read_arrays,
-    read_encoded,
 )
 from recprune_export.finetuning.zeros import ZeroTarget
 from recprune_export.onnx.counts import Counts, Reduction, count, reduction
 from recprune_export.onnx.export import OnnxFile, export_onnx
 from recprune_export.onnx.session import make_session, run
-from recprune_export.program.loading import LoadedModel, load_program
 from recprune_export.program.program import Program
 from recprune_export.pruning.budget import Budget, make_plan
 from recprune_export.pruning.plan import Plan
@@ -63,10 +54,6 @@ CALIBRATION_BATCHES = 16  # for scores
 PARITY_ROWS = 512
 GOLDEN_ROWS = 16
 DEFAULT_SCORE = "taylor"
-EPOCHS = 3
-LEARNING_RATE = 5e-4
-BATCH_SIZE = 1024
-BATCH_SIZE_OF_RANKINGS = 256  # a row of scores is as long as the item table
 
 
 @dataclass(frozen=True)
@@ -130,12 +117,14 @@ def compress(
             metrics=metrics,
             parity=parity.to_dict(),
             latency=latency.to_dict(),
-            plan=_plan_summary(pruned),
+            plan=plan_summary(pruned.plan, pruned.analysis, pruned.soundness, pruned.fitted),
             settings={**settings.to_dict(), "command": list(command), "model": model_name},
             environment=environment(),
             tolerances=parity.tolerances.to_dict(),
         )
-        files = _files(pruned, pruned_file, dense_file if settings.keep_dense else None, task, Path(scratch))
+        golden = task.requests(GOLDEN_ROWS, seed=2)
+        kept = (pruned_file, dense_file) if settings.keep_dense else (pruned_file,)
+        files = bundle_files(pruned.program, kept, pruned.plan, golden, answer(pruned.program, golden), Path(scratch))
         extra = dict(extra_files or {})
         readme = bundle_readme(target.name, manifest.signature, encoding="encoding.json" in extra)
         write_bundle(target, {**files, **extra, "README.md": readme.encode()}, manifest)
@@ -151,12 +140,7 @@ def prune(program: Program, settings: Settings, task: Task, plan: Plan | None = 
     student = apply_plan(program, analysis, plan)
     soundness = check_soundness(program, analysis, plan, student)
     target = zero_target(SizeModel(program, analysis).sizes(), settings)
-    schedule = Schedule(
-        epochs=EPOCHS if settings.epochs is None else settings.epochs,
-        learning_rate=settings.learning_rate or LEARNING_RATE,
-        gradual=settings.zeros == "gradual",
-        seed=settings.seed,
-    )
+    schedule = Schedule(task.recipe.epochs, task.recipe.learning_rate, settings.zeros == "gradual", settings.seed)
     tables = analyse(student).tables
     fitted = finetune(student, program.copy(), task, tables, target, schedule)
     return Pruned(student, analysis, plan, soundness, target, fitted)
@@ -227,60 +211,6 @@ def validate_latency(
     return report
 
 
-def compress_file(
-    model: Path,
-    target: Path,
-    settings: Settings,
-    *,
-    data: Path | None = None,
-    labels: tuple[str, ...] = (),
-    plan_file: Path | None = None,
-    command: Sequence[str] = (),
-    **source: Any,
-) -> Result:
-    """Load a model file and rows, and `compress`. `source` goes to `load_program`."""
-    check_target(target)
-    plan = Plan.load(plan_file) if plan_file is not None else None
-    loaded = load_program(model, **source)
-    task = make_task(loaded, data, labels, settings)
-    extra = {} if loaded.checkpoint is None else {"encoding.json": _json(loaded.checkpoint.encoder.to_dict())}
-    return compress(
-        loaded.program, target, settings, task, plan=plan, extra_files=extra, command=command, model_name=model.name
-    )
-
-
-def plan_of_file(
-    model: Path, settings: Settings, *, data: Path | None = None, labels: tuple[str, ...] = (), **source: Any
-) -> str:
-    """Return, as JSON, the plan that `compress_file` would apply."""
-    loaded = load_program(model, **source)
-    task = make_task(loaded, data, labels, settings)
-    analysis = analyse(loaded.program)
-    return json.dumps(decide(loaded.program, analysis, settings, task).to_dict(), indent=1)
-
-
-def make_task(loaded: LoadedModel, data: Path | None, labels: tuple[str, ...], settings: Settings) -> Task:
-    """Choose what to tune on: encoded rows for a recommender of ours, plain ones for others, drawn ones without data.
-
-    Raises `UsageError` where labels are missing, `DataError` for the file.
-    """
-    program = loaded.program
-    if data is None:
-        return SampledRequests(program, make_objective(program, ()), settings.batch_size or BATCH_SIZE)
-    if loaded.checkpoint is None:
-        if not labels:
-            raise UsageError(
-                "A model that recprune-export did not train needs the labels' names beside --data: give --label."
-            )
-        rows = read_arrays(data, program.signature, labels, settings.seed)
-        return LabelledRows(rows, make_objective(program, labels), settings.batch_size or BATCH_SIZE)
-    read = read_encoded(data, loaded.checkpoint.encoder)
-    objective = make_objective(program, loaded.checkpoint.spec.labels)
-    if isinstance(read, SequenceData):
-        return NextItems(read, objective, settings.batch_size or BATCH_SIZE_OF_RANKINGS)
-    return LabelledRows(read, objective, settings.batch_size or BATCH_SIZE)
-
-
 def _notes(pruned: Pruned, gone: Reduction, settings: Settings, task: Task) -> tuple[str, ...]:
     """Say in sentences what the user should know and would not look for."""
     notes = []
@@ -297,42 +227,6 @@ def _notes(pruned: Pruned, gone: Reduction, settings: Settings, task: Task) -> t
     if frozen and not pruned.analysis.groups:
         notes.append("Nothing could be removed; only zeros were set.")
     return tuple(notes)
-
-
-def _plan_summary(pruned: Pruned) -> dict[str, Any]:
-    groups = [{"group": g.group, "kind": g.kind, "width": g.width, "kept": len(g.keep)} for g in pruned.plan.groups]
-    return {
-        "score": pruned.plan.score,
-        "groups": groups,
-        "frozen": [axis.to_dict() for axis in pruned.analysis.frozen],
-        "soundness": pruned.soundness.to_dict(),
-        "finetuning": None if pruned.fitted is None else pruned.fitted.to_dict(),
-    }
-
-
-def _files(
-    pruned: Pruned, model: OnnxFile, dense: OnnxFile | None, task: Task, scratch: Path
-) -> dict[str, Path | bytes]:
-    """Gather what goes into the bundle beside the manifest."""
-    golden = task.requests(GOLDEN_ROWS, seed=2)
-    pruned.program.save(scratch / "model.pt2")
-    files: dict[str, Path | bytes] = {
-        "model.pt2": scratch / "model.pt2",
-        "plan.json": _json(pruned.plan.to_dict()),
-        SAMPLE_INPUTS: _npz(golden),
-        SAMPLE_OUTPUTS: _npz(answer(pruned.program, golden)),
-    }
-    for file in (model, *([dense] if dense else [])):
-        files[file.path.name] = file.path
-        if file.data is not None:
-            files[file.data.name] = file.data
-    return files
-
-
-def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    return buffer.getvalue()
 
 
 def _calibration(task: Task, seed: int) -> list[Batch]:
@@ -354,7 +248,3 @@ def _loss(objective: Objective) -> Loss:
 def _session(file: OnnxFile) -> Answers:
     session = make_session(file.path, torch.get_num_threads())
     return lambda request: run(session, request)
-
-
-def _json(values: Any) -> bytes:
-    return json.dumps(values, ensure_ascii=False, indent=1).encode()

@@ -63,8 +63,9 @@ def finetune(
 ) -> FitResult | None:
     """Train `student` in place towards labels and `teacher`; on return its weights are those of the best epoch.
 
-    Only epochs in which all zeros are present count as candidates. Returns None where no epoch was asked for: then the
-    zeros are set at once. The same seed on the same machine gives the same weights.
+    Dropout stays off: the teacher's answers regularise, and a pruned program has no capacity to spare. The learning rate
+    falls linearly to zero. Only epochs in which all zeros are present count as candidates. Returns None where no epoch
+    was asked for: then the zeros are set at once. The same seed on the same machine gives the same weights.
     """
     torch.manual_seed(schedule.seed)
     steps = schedule.epochs * task.steps_per_epoch
@@ -82,20 +83,22 @@ def finetune(
     def evaluate() -> float:
         student.set_training(False)
         value = task.validate(student) if zeros.complete else -math.inf
-        student.set_training(True)
+        student.set_training(True, dropout=False)
         return value
 
     def batches(epoch: int) -> Iterable[Batch]:
         return task.training_batches(schedule.seed + epoch)
 
-    student.set_training(True)
+    optimizer = torch.optim.Adam(student.module.parameters(), lr=schedule.learning_rate)
+    student.set_training(True, dropout=False)
     try:
         return fit(
             student.module,
             batches=batches,
             loss=loss,
             evaluate=evaluate,
-            optimizer=torch.optim.Adam(student.module.parameters(), lr=schedule.learning_rate),
+            optimizer=optimizer,
+            scheduler=torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps),
             epochs=schedule.epochs,
             patience=schedule.patience,
             steps_per_epoch=task.steps_per_epoch,

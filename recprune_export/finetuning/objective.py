@@ -128,7 +128,9 @@ def _logit_loss(student: Tensor, label: Tensor) -> Tensor:
 
 
 def _ranking_loss(student: Tensor, target: Tensor) -> Tensor:
-    return F.cross_entropy(student, target.long())
+    """Mean over the rows that have a target; 0 stands for none."""
+    total = F.cross_entropy(student, target.long(), ignore_index=0, reduction="sum")
+    return total / (target > 0).sum().clamp_min(1)
 
 
 def _squared_loss(student: Tensor, label: Tensor) -> Tensor:

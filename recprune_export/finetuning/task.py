@@ -27,8 +27,27 @@ SAMPLED_STEPS = 200  # per epoch, where there are no rows
 SAMPLED_VALIDATION = 2048  # rows
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how fast to tune, unless the user says otherwise."""
+
+    epochs: int
+    learning_rate: float
+    batch_size: int
+
+
+CLICKS = Recipe(epochs=3, learning_rate=5e-4, batch_size=1024)
+# A row of scores is as long as the item table, and one history tells of one item only.
+RANKINGS = Recipe(epochs=5, learning_rate=2e-3, batch_size=256)
+
+
 class Task(Protocol):
     """Batches to tune on, and a validation metric of which more is better."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """What suits this kind of rows."""
+        ...
 
     @property
     def objective(self) -> Objective:
@@ -69,16 +88,16 @@ class LabelledRows:
 
     data: ClickData | ArrayData
     objective: Objective
-    batch_size: int
+    recipe: Recipe
 
     @property
     def steps_per_epoch(self) -> int:
         """How many batches an epoch has."""
-        return math.ceil(len(self.data.train) / self.batch_size)
+        return math.ceil(len(self.data.train) / self.recipe.batch_size)
 
     def training_batches(self, seed: int) -> Iterator[Batch]:
         """Yield all training rows, shuffled."""
-        for rows in self.data.train.batches(self.batch_size, seed):
+        for rows in self.data.train.batches(self.recipe.batch_size, seed):
             yield _tensors(rows.inputs), _tensors(rows.labels)
 
     def validate(self, program: Program) -> float:
@@ -113,12 +132,12 @@ class NextItems:
 
     data: SequenceData
     objective: Objective
-    batch_size: int
+    recipe: Recipe
 
     @property
     def steps_per_epoch(self) -> int:
         """How many batches an epoch has: each history is cut as often as it is long, at most `CUTS` times."""
-        return math.ceil(int(self._cuts().sum()) / self.batch_size)
+        return math.ceil(int(self._cuts().sum()) / self.recipe.batch_size)
 
     def training_batches(self, seed: int) -> Iterator[Batch]:
         """Yield cut histories, shuffled."""
@@ -126,8 +145,8 @@ class NextItems:
         users = np.repeat(np.arange(len(self.data.train)), self._cuts())
         rng.shuffle(users)
         length = self.data.encoder.columns.max_length
-        for start in range(0, len(users), self.batch_size):
-            yield _cut(self.data.train.take(users[start : start + self.batch_size]), length, rng)
+        for start in range(0, len(users), self.recipe.batch_size):
+            yield _cut(self.data.train.take(users[start : start + self.recipe.batch_size]), length, rng)
 
     def validate(self, program: Program) -> float:
         """Return NDCG@10."""
@@ -142,7 +161,7 @@ class NextItems:
         return self.data.test.sample(count, seed).inputs
 
     def _cuts(self) -> np.ndarray:
-        return np.clip(self.data.train.lengths - 1, 0, CUTS)
+        return np.minimum(self.data.train.lengths, CUTS)
 
     def _scores(self, predict: Answers) -> Predict:
         (output,) = self.objective.label_of
@@ -158,7 +177,7 @@ class SampledRequests:
 
     teacher: Program
     objective: Objective
-    batch_size: int
+    recipe: Recipe
 
     @property
     def steps_per_epoch(self) -> int:
@@ -168,7 +187,7 @@ class SampledRequests:
     def training_batches(self, seed: int) -> Iterator[Batch]:
         """Yield drawn requests."""
         for step in range(SAMPLED_STEPS):
-            yield self._draw(self.batch_size, seed * SAMPLED_STEPS + step + 1), {}
+            yield self._draw(self.recipe.batch_size, seed * SAMPLED_STEPS + step + 1), {}
 
     def validate(self, program: Program) -> float:
         """Return the negative distance from the teacher on requests that are never trained on."""
@@ -215,9 +234,13 @@ def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
 
 
 def _cut(histories: Ragged, length: int, rng: np.random.Generator) -> Batch:
-    """Take from each history a random beginning and the item after it."""
-    ends = rng.integers(1, histories.lengths)  # the target's place, 1 ≤ end < length
-    target = histories.values[histories.offsets[:-1] + ends]
+    """Take from each history a random beginning and the item after it; 0 where the beginning is all of it.
+
+    The teacher has an answer to a whole history too, and whole histories are what is asked for in serving.
+    """
+    ends = rng.integers(1, histories.lengths + 1)
+    follows = np.minimum(histories.offsets[:-1] + ends, len(histories.values) - 1)
+    target = np.where(ends < histories.lengths, histories.values[follows], 0)
     offsets = np.concatenate([[0], np.cumsum(ends)])
     within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], ends)
     beginning = Ragged(histories.values[np.repeat(histories.offsets[:-1], ends) + within], offsets)

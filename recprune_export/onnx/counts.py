@@ -12,6 +12,8 @@ from onnx import numpy_helper
 
 _LOOKUPS = {"Gather", "GatherND", "GatherElements", "GatherBlockQuantized"}
 _FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
+_TABLE_AXES = 2
+_MASKED = -1e4
 _CHUNK = 1 << 24
 
 
@@ -33,6 +35,11 @@ class Counts:
     nodes: int
     bytes: int
 
+    @property
+    def total(self) -> PartCount:
+        """Both parts together."""
+        return PartCount(self.tables.parameters + self.rest.parameters, self.tables.nonzero + self.rest.nonzero)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return asdict(self)
@@ -52,28 +59,34 @@ class Reduction:
 def count(path: Path) -> Counts:
     """Count what `path` holds.
 
-    A parameter is an element of a floating-point initializer with at least one axis; a table is an initializer with two
-    axes in which a Gather looks up ids that depend on an input of the model, all others are the rest. A scalar is a constant, no parameter.
+    A table is a floating-point initializer with two axes in which a Gather along axis 0 looks up ids that depend on an
+    input of the model. The rest is every other floating-point initializer or constant, but for
+
+    - scalars, and tensors of one element that no linear layer adds: constants such as 0.5 or an epsilon;
+    - additive masks: tensors of which each element is 0 or at most -10000, and some are the latter.
+
+    A constant that the exporter computed from parameters (a transposed weight, a batch-norm as a product and a sum) is
+    counted as it stands in the file; a parameter that several layers share is counted once.
     """
     model = onnx.load(path, load_external_data=False)
-    base = str(path.parent)
-    looked_up = _looked_up(model.graph)
+    looked_up, added = _looked_up(model.graph), _added(model.graph)
     parts: dict[bool, list[int]] = {True: [0, 0], False: [0, 0]}
-    for tensor in _float_tensors(model.graph):
+    for name, tensor in _float_tensors(model.graph):
         size = prod(tensor.dims)
-        values = numpy_helper.to_array(tensor, base_dir=base)
-        if not tensor.dims or not size:
+        if not tensor.dims or not size or (size == 1 and name not in added | looked_up):
             continue
-        part = parts[tensor.name in looked_up and len(tensor.dims) == 2]
+        values = numpy_helper.to_array(tensor, base_dir=str(path.parent))
+        if _is_additive_mask(values):
+            continue
+        part = parts[name in looked_up and len(tensor.dims) == _TABLE_AXES]
         part[0] += size
         part[1] += _nonzero(values)
-    data = path.with_name(path.name + ".data")
     return Counts(
         tables=PartCount(*parts[True]),
         rest=PartCount(*parts[False]),
         operations=_operations(model),
         nodes=len(model.graph.node),
-        bytes=path.stat().st_size + (data.stat().st_size if data.exists() else 0),
+        bytes=path.stat().st_size + sum((path.parent / name).stat().st_size for name in _data_files(model.graph)),
     )
 
 
@@ -86,33 +99,59 @@ def reduction(dense: Counts, pruned: Counts) -> Reduction:
     return Reduction(
         tables=gone(dense.tables.parameters, pruned.tables.nonzero),
         rest=gone(dense.rest.parameters, pruned.rest.nonzero),
-        parameters=gone(dense.tables.parameters + dense.rest.parameters, pruned.tables.nonzero + pruned.rest.nonzero),
+        parameters=gone(dense.total.parameters, pruned.total.nonzero),
         operations=gone(dense.operations, pruned.operations),
         bytes=gone(dense.bytes, pruned.bytes),
     )
 
 
-def _float_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Initializers, and constants that stand in the graph as nodes, also in those of loops and branches."""
-    yield from (tensor for tensor in graph.initializer if tensor.data_type in _FLOATS)
+def _float_tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
+    """Initializers, and constants that stand in the graph as nodes, by the names of their values."""
+    yield from ((tensor.name, tensor) for tensor in graph.initializer if tensor.data_type in _FLOATS)
     for node in graph.node:
         for attribute in node.attribute:
             if node.op_type == "Constant" and attribute.name == "value" and attribute.t.data_type in _FLOATS:
-                yield attribute.t
-            if attribute.HasField("g"):
+                yield node.output[0], attribute.t
+            if attribute.HasField("g"):  # the body of a loop or a branch
                 yield from _float_tensors(attribute.g)
+
+
+def _data_files(graph: onnx.GraphProto) -> set[str]:
+    """Names of the files beside the model that hold its weights."""
+    entries = (entry for tensor in graph.initializer for entry in tensor.external_data)
+    return {entry.value for entry in entries if entry.key == "location"}
 
 
 def _looked_up(graph: onnx.GraphProto) -> set[str]:
     """Names of the initializers in which ids of the request are looked up."""
-    depends = {i.name for i in graph.input}
+    depends = {i.name for i in graph.input} - {i.name for i in graph.initializer}
     found = set()
     for node in graph.node:
-        if node.op_type in _LOOKUPS and node.input[1] in depends:
+        if node.op_type in _LOOKUPS and node.input[1] in depends and not _attribute(node, "axis"):
             found.add(node.input[0])
         if node.op_type != "Shape" and any(name in depends for name in node.input):
             depends.update(node.output)
     return found - depends
+
+
+def _added(graph: onnx.GraphProto) -> set[str]:
+    """Names of what a linear layer adds to its product: the third operand of a Gemm or Conv, a sum with a MatMul."""
+    products = {node.output[0] for node in graph.node if node.op_type == "MatMul"}
+    found = {name for node in graph.node if node.op_type in ("Gemm", "Conv") for name in node.input[2:]}
+    for node in graph.node:
+        if node.op_type == "Add" and products.intersection(node.input):
+            found.update(node.input)
+    return found
+
+
+def _attribute(node: onnx.NodeProto, name: str) -> int:
+    return next((attribute.i for attribute in node.attribute if attribute.name == name), 0)
+
+
+def _is_additive_mask(values: np.ndarray) -> bool:
+    if values.ndim == 0 or values.reshape(-1)[:_CHUNK].min() > _MASKED:
+        return False
+    return bool(((values == 0) | (values <= _MASKED)).all())
 
 
 def _nonzero(values: np.ndarray) -> int:
@@ -122,13 +161,13 @@ def _nonzero(values: np.ndarray) -> int:
 
 def _operations(model: onnx.ModelProto) -> int:
     shapes = _shapes_for_one_row(model)
+    structure = _structure(model.graph)
     total = 0
     for node in model.graph.node:
-        if node.op_type in ("MatMul", "Gemm"):
+        if node.op_type in ("MatMul", "Gemm") and not structure.intersection(node.input):
             left, out = shapes.get(node.input[0]), shapes.get(node.output[0])
-            if left and out:
-                transposed = any(a.name == "transA" and a.i for a in node.attribute)
-                total += prod(out) * left[0 if transposed else -1]
+            if left and out is not None:
+                total += prod(out) * left[0 if _attribute(node, "transA") else -1]
         elif node.op_type == "Conv":
             kernel, out = shapes.get(node.input[1]), shapes.get(node.output[0])
             if kernel and out:
@@ -136,22 +175,38 @@ def _operations(model: onnx.ModelProto) -> int:
     return total
 
 
+def _structure(graph: onnx.GraphProto) -> set[str]:
+    """Matrices that are integers in the file: a product with one is a sum in another form, and counts as little."""
+    integers = {tensor.name for tensor in graph.initializer if tensor.data_type not in _FLOATS}
+    return {node.output[0] for node in graph.node if node.op_type == "Cast" and node.input[0] in integers}
+
+
 def _shapes_for_one_row(model: onnx.ModelProto) -> Mapping[str, tuple[int, ...]]:
-    one = onnx.ModelProto()
-    one.CopyFrom(model)
-    for value in one.graph.input:
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.HasField("dim_param"):
-                dim.dim_value = 1
-    del one.graph.value_info[:]
-    for value in one.graph.output:
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.HasField("dim_param"):
-                dim.Clear()
-    inferred = onnx.shape_inference.infer_shapes(one, data_prop=True).graph
+    inferred = onnx.shape_inference.infer_shapes(_without_weights(model), data_prop=True).graph
     shapes = {i.name: tuple(i.dims) for i in inferred.initializer}
     for value in (*inferred.input, *inferred.value_info, *inferred.output):
         dims = value.type.tensor_type.shape.dim
         if all(dim.HasField("dim_value") for dim in dims):
             shapes[value.name] = tuple(dim.dim_value for dim in dims)
     return shapes
+
+
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph with a batch of one, and of a weight no more than its shape: shape inference copies it all."""
+    one = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    one.graph.name = model.graph.name
+    one.graph.node.extend(model.graph.node)
+    one.graph.input.extend(model.graph.input)
+    one.graph.output.extend(model.graph.output)
+    for tensor in model.graph.initializer:
+        if tensor.data_type in _FLOATS:
+            one.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        else:
+            one.graph.initializer.append(tensor)
+    for value in one.graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.HasField("dim_param"):
+                dim.dim_value = 1
+    for value in one.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    return one

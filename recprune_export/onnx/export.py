@@ -4,23 +4,41 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 import torch
+from onnx_ir.passes.common import (
+    CommonSubexpressionEliminationPass,
+    DeduplicateInitializersPass,
+    RemoveUnusedNodesPass,
+)
 
 from recprune_export.errors import ExportError
+from recprune_export.onnx.passes.attention import lean_attention
 from recprune_export.onnx.passes.batch_norm import fold_batch_norm
+from recprune_export.onnx.passes.interface import name_interface
+from recprune_export.onnx.passes.metadata import strip_metadata
 from recprune_export.onnx.passes.name_batch import name_batch
 from recprune_export.onnx.passes.sums import sum_by_product
 from recprune_export.onnx.passes.tied_tables import share_transposed
 from recprune_export.program.program import Program
 
 EXTERNAL_FROM = 1_500_000_000  # bytes of weights; a protobuf file ends at 2 GiB
-PASSES = (share_transposed, fold_batch_norm, sum_by_product, name_batch)
+PASSES: tuple[Callable[[ir.Model], object], ...] = (
+    share_transposed,
+    fold_batch_norm,
+    lean_attention,
+    sum_by_product,
+    DeduplicateInitializersPass(size_limit=1 << 20),
+    CommonSubexpressionEliminationPass(),
+    RemoveUnusedNodesPass(),
+    name_batch,
+    strip_metadata,
+)
 _TRAINING_ONLY = {"Dropout", "BatchNormalization"}
 
 
@@ -42,13 +60,14 @@ def export_onnx(program: Program, path: Path, external_from: int = EXTERNAL_FROM
     """Write `program` to `path`, inputs and outputs named by its signature, the batch symbolic.
 
     Weights of `external_from` bytes or more go to `<path>.data`. Every weight is written as it is, so zeros stay exact;
-    a batch-norm is folded, a dropout is gone.
+    a batch-norm is folded, a dropout is gone. Nothing in the file tells of the source code that the model came from.
 
-    Raises `ExportError` where an operator has no ONNX form.
+    Raises `ExportError` where an operator has no ONNX form, or where an input and an output share a name.
     """
     model = _translate(program)
     for rewrite in PASSES:
         rewrite(model)
+    name_interface(model, [i.name for i in program.signature.inputs], [o.name for o in program.signature.outputs])
     left = sorted({node.op_type for node in model.graph} & _TRAINING_ONLY)
     if left:
         raise ExportError(
@@ -64,16 +83,9 @@ def export_onnx(program: Program, path: Path, external_from: int = EXTERNAL_FROM
 
 
 def _translate(program: Program) -> ir.Model:
-    signature = program.signature
     try:
         with _silence():
-            exported = torch.onnx.export(
-                program.exported(),
-                dynamo=True,
-                verbose=False,
-                input_names=[i.name for i in signature.inputs],
-                output_names=[o.name for o in signature.outputs],
-            )
+            exported = torch.onnx.export(program.exported(), dynamo=True, verbose=False)
     except Exception as error:  # the exporter wraps the causes in many classes
         raise ExportError(f"The program cannot be expressed in ONNX: {_innermost(error)}") from error
     assert exported is not None
@@ -108,5 +120,5 @@ def _silence() -> Iterator[None]:
 def _check(path: Path, whole: bool) -> None:
     try:
         onnx.checker.check_model(str(path), full_check=whole)
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"The exported file does not pass onnx.checker: {str(error).splitlines()[0]}") from error

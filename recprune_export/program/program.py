@@ -40,12 +40,12 @@ class Program:
         """Return a program with parameters and graph of its own."""
         return type(self)(copy.deepcopy(self.module), self.signature)
 
-    def set_training(self, training: bool) -> None:
-        """Switch dropout and batch-norm between training and serving."""
+    def set_training(self, training: bool, *, dropout: bool = True) -> None:
+        """Switch batch-norm and dropout between training and serving; `dropout=False` keeps dropout off."""
         for node in self.module.graph.nodes:
             position = _TRAINING_FLAG.get(node.target)
             if position is not None:
-                node.update_arg(position, training)
+                node.update_arg(position, training and (dropout or node.target is not torch.ops.aten.dropout.default))
         self.module.recompile()
 
     def exported(self) -> torch.export.ExportedProgram:

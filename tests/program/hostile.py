@@ -90,7 +90,9 @@ def attacks(marker: Path) -> dict[str, Callable[[Records], None]]:
 
     def pickled_weight(records: Records) -> None:
         records["data/weights/weight_0"] = torch_pickle()
-        in_json(WEIGHTS, lambda d: next(iter(d["config"].values())).update(use_pickle=True, path_name="weight_0"))(records)
+        in_json(WEIGHTS, lambda d: next(iter(d["config"].values())).update(use_pickle=True, path_name="weight_0"))(
+            records
+        )
 
     def constant(prefix: str) -> Callable[[Records], None]:
         def apply(records: Records) -> None:
@@ -104,9 +106,9 @@ def attacks(marker: Path) -> dict[str, Callable[[Records], None]]:
         return in_json(GRAPH, lambda d: change(d["graph_module"]))
 
     def symbolic_size(module: Any) -> None:
-        module["graph"]["tensor_values"]["user_id" if "user_id" in module["graph"]["tensor_values"] else "request_user_id"][
-            "sizes"
-        ][0]["as_expr"]["expr_str"] = f"[{touch}, 3][1]"
+        module["graph"]["tensor_values"][
+            "user_id" if "user_id" in module["graph"]["tensor_values"] else "request_user_id"
+        ]["sizes"][0]["as_expr"]["expr_str"] = f"[{touch}, 3][1]"
 
     def hidden_size(module: Any) -> None:
         """The same in a tensor that is called as a part of the document which is not looked into."""

@@ -1,6 +1,5 @@
 """Attention without what the exporter adds for shapes and masks that it does not know."""
 
-import numpy as np
 import onnx_ir as ir
 
 _LOW = -1e30  # the exporter masks with the lowest finite float
@@ -29,7 +28,7 @@ def _guard_by_mask(graph: ir.Graph, is_nan: ir.Node) -> None:
     if softmax is None or guard is None or mask is None:
         return
     allowed, zero, low = mask.inputs
-    if allowed is None or _scalar(zero) != 0.0 or not (_scalar(low) or 0.0) <= _LOW:
+    if _scalar(zero) != 0.0 or not (_scalar(low) or 0.0) <= _LOW:
         return
     if guard.inputs[2] is not softmax.outputs[0] or _scalar(guard.inputs[1]) != 0.0:
         return
@@ -45,52 +44,70 @@ def _guard_by_mask(graph: ir.Graph, is_nan: ir.Node) -> None:
     graph.remove(is_nan, safe=True)
 
 
-def _allows_in_each_row(mask: ir.Value) -> bool:
+def _allows_in_each_row(mask: ir.Value | None) -> bool:
     """Tell whether a Boolean mask is known to hold a True for each index of all axes but the last."""
+    if mask is None:
+        return False
     if mask.const_value is not None:
         values = mask.const_value.numpy()
-        return values.ndim > 0 and bool(values.any(-1).all()) and _same_last_axis(mask, values)
+        return values.ndim > 0 and bool(values.any(-1).all())
     either = _maker(mask, "Or")
-    if either is None:
-        return False
-    return any(
-        side is not None
-        and side.shape is not None
-        and mask.shape is not None
-        # an operand that is broadcast over the last axis says the same of each element
-        and side.shape[-1:] == mask.shape[-1:]
-        and _allows_in_each_row(side)
-        for side in either.inputs
-    )
-
-
-def _same_last_axis(mask: ir.Value, values: np.ndarray) -> bool:
-    return mask.shape is not None and mask.shape[-1] == values.shape[-1]
+    return either is not None and any(_allows_in_each_row(side) for side in either.inputs)
 
 
 def _transpose_at_once(graph: ir.Graph, last: ir.Node) -> None:
     """Swap the last two axes of a value of four axes in one step.
 
-    Before: `Reshape(Transpose(Reshape(k, [-1, L, E]), [0, 2, 1]), [B, H, E, L])`, the sizes computed from `Shape(k)`.
+    Before: `Reshape(Transpose(Reshape(k, [-1, L, E]), [0, 2, 1]), [B, H, E, L])`, sizes computed from `Shape(k)`.
     After: `Transpose(k, [0, 1, 3, 2])`.
     """
     swap = _maker(last.inputs[0], "Transpose")
     first = _maker(swap.inputs[0], "Reshape") if swap else None
     if swap is None or first is None or list(swap.attributes.get_ints("perm", [])) != [0, 2, 1]:
         return
-    key, folded, result = first.inputs[0], first.outputs[0], last.outputs[0]
+    key, result = first.inputs[0], last.outputs[0]
     if key is None or key.shape is None or len(key.shape) != 4:
         return
     batch, heads, length, width = key.shape
-    if not _is_shape_of(first.inputs[1], key, [None, length, width]):
-        return
-    if not _is_shape_of(last.inputs[1], key, [batch, heads, width, length]):
+    if _sizes(first.inputs[1]) != [-1, length, width] or _sizes(last.inputs[1]) != [batch, heads, width, length]:
         return
     swapped = ir.node("Transpose", [key], attributes={"perm": [0, 1, 3, 2]})
     new = swapped.outputs[0]
     new.name, new.shape, new.type = result.name, ir.Shape([batch, heads, width, length]), result.type
     ir.convenience.replace_nodes_and_values(graph, last, [last], [swapped], [result], [new])
-    if not swap.outputs[0].uses():
-        graph.remove([swap], safe=True)
-        if not folded.uses():
-            graph.remove([first], safe=True)
+
+
+def _sizes(value: ir.Value | None) -> list[int | ir.SymbolicDim] | None:
+    """Follow a list of sizes to the constants and shapes that it is put together from; None where that fails."""
+    if value is None:
+        return None
+    if value.const_value is not None:
+        return [int(size) for size in value.const_value.numpy().reshape(-1)]
+    if shape := _maker(value, "Shape"):
+        source = shape.inputs[0]
+        whole = shape.attributes.get_int("start", 0) == 0 and "end" not in shape.attributes
+        return list(source.shape) if whole and source is not None and source.shape is not None else None
+    if part := _maker(value, "Slice"):
+        sizes, start, end = (_sizes(operand) for operand in part.inputs[:3])
+        plain = len(part.inputs) == 3 and sizes and start and end
+        return sizes[start[0] : end[0]] if plain else None  # type: ignore[index]
+    if joined := _maker(value, "Concat"):
+        parts = [_sizes(operand) for operand in joined.inputs]
+        return None if None in parts else [size for part in parts for size in part]  # type: ignore[union-attr]
+    return None
+
+
+def _maker(value: ir.Value | None, operator: str) -> ir.Node | None:
+    node = None if value is None else value.producer()
+    return node if node is not None and node.op_type == operator else None
+
+
+def _only_consumer(value: ir.Value, operator: str) -> ir.Node | None:
+    consumers = value.consumers()
+    return consumers[0] if len(consumers) == 1 and consumers[0].op_type == operator else None
+
+
+def _scalar(value: ir.Value | None) -> float | None:
+    if value is None or value.const_value is None or value.const_value.size != 1:
+        return None
+    return float(value.const_value.numpy().reshape(()))

@@ -1,5 +1,7 @@
 """Name the symbolic batch."""
 
+import re
+
 import onnx_ir as ir
 
 from recprune_export.program.signature import BATCH
@@ -9,18 +11,20 @@ def name_batch(model: ir.Model) -> None:
     """Call the batch `batch` wherever it stands.
 
     Before: the exporter's symbol (`s27`, ...) is axis 0 of the inputs. After: that symbol is called `batch` in the
-    shape of every value; nothing else is changed.
+    shape of every value, also in terms such as `5*s27`; nothing else is changed.
     """
-    symbols = {
-        dim.value for value in model.graph.inputs for dim in value.shape or () if isinstance(dim, ir.SymbolicDim)
-    }
-    for value in _values(model.graph):
-        if value.shape is None or value.shape.frozen:
-            continue
-        for axis, dim in enumerate(value.shape):
-            if isinstance(dim, ir.SymbolicDim) and dim.value in symbols:
-                value.shape[axis] = ir.SymbolicDim(BATCH)
+    inputs = [dim for value in model.graph.inputs for dim in value.shape or () if isinstance(dim, ir.SymbolicDim)]
+    symbols = sorted({re.escape(dim.value) for dim in inputs if dim.value is not None})
+    if not symbols:
+        return
+    symbol = re.compile(rf"\b({'|'.join(symbols)})\b")
+    for graph in model.graphs():
+        for value in (*graph.inputs, *(value for node in graph for value in node.outputs)):
+            if value.shape is not None:
+                value.shape = ir.Shape([_renamed(dim, symbol) for dim in value.shape])
 
 
-def _values(graph: ir.Graph) -> list[ir.Value]:
-    return [*graph.inputs, *graph.outputs, *(value for node in graph for value in node.outputs)]
+def _renamed(dim: int | ir.SymbolicDim, symbol: re.Pattern[str]) -> int | ir.SymbolicDim:
+    if isinstance(dim, int) or dim.value is None:
+        return dim
+    return ir.SymbolicDim(symbol.sub(BATCH, str(dim.value)))

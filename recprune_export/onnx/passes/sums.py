@@ -3,17 +3,18 @@
 import numpy as np
 import onnx_ir as ir
 
-# Multiply-adds of the product for one row, up to which it is the faster form. ONNX Runtime 1.32 spends .15 µs on each row
-# of a ReduceSum whatever its size; a Gemm does about 50 multiply-adds in a nanosecond. benchmarks/bench_sums.py measures it.
+# Multiply-adds of the product for one row, up to which it is the faster form. ONNX Runtime 1.32 spends .15 µs on each
+# row of a ReduceSum whatever its size; a Gemm does about 50 multiply-adds in a nanosecond. benchmarks/bench_sums.py
+# measures it.
 LARGEST = 8000
 
 
 def sum_by_product(model: ir.Model) -> None:
     """Replace small sums over axis 1 of a value [batch, F, D] by a product with a matrix of ones and zeros.
 
-    Before: `ReduceSum(x, axes=[1])` with F and D known and F·D·D at most `LARGEST`. After: `MatMul(Reshape(x, [-1, F·D]),
-    Cast(I))`, where I is F identities on top of each other, stored as int8: it is structure, not a parameter, and ONNX
-    Runtime casts it once, when it loads the model.
+    Before: `ReduceSum(x, axes=[1])` of finite x, F and D known and F·D·D at most `LARGEST`. After:
+    `MatMul(Reshape(x, [-1, F·D]), Cast(I))`, where I is F identities on top of each other, stored as int8: it is
+    structure, not a parameter, and ONNX Runtime casts it once, when it loads the model.
     """
     for node in list(model.graph):
         if node.op_type == "ReduceSum" and _is_small_middle_sum(node):
@@ -32,7 +33,8 @@ def _is_small_middle_sum(node: ir.Node) -> bool:
 
 def _replace(graph: ir.Graph, node: ir.Node) -> None:
     x, result = node.inputs[0], node.outputs[0]
-    assert x is not None and x.shape is not None
+    assert x is not None
+    assert x.shape is not None
     fields, dim = int(x.shape[1]), int(x.shape[2])  # type: ignore[arg-type]
     identities = _constant(graph, f"{result.name}_identities", np.tile(np.eye(dim, dtype=np.int8), (fields, 1)))
     flat_shape = _constant(graph, f"{result.name}_flat", np.array([-1, fields * dim]))

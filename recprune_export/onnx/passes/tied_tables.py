@@ -1,45 +1,61 @@
-"""One copy of a table that is looked up and also multiplied with."""
+"""One copy of a weight that is read as it is and transposed."""
+
+from collections.abc import Iterator
 
 import numpy as np
 import onnx_ir as ir
 
 
 def share_transposed(model: ir.Model) -> None:
-    """Replace a weight that is exactly the transpose of a table by that table.
+    """Replace a weight that is exactly the transpose of another by that other.
 
-    Before: `MatMul(h, Eᵀ)` has a folded copy of a table E that a Gather reads. After: `Gemm(h, E, transB=1)` where h
-    has two axes, else `MatMul(h, Transpose(E))`; the copy is gone. ONNX Runtime runs the Gemm as fast as the MatMul.
+    Before: `MatMul(h, Eᵀ)` has a folded copy of a weight E that a Gather or a Gemm reads: a table that also scores items,
+    a linear layer called with two and with three axes. After: `Gemm(h, E, transB=1)` where h has two axes, else
+    `MatMul(h, Transpose(E))`; the copy is gone. ONNX Runtime runs the Gemm as fast as the MatMul, and transposes E once,
+    when it loads the model.
     """
     graph = model.graph
-    tables = [value for value in graph.initializers.values() if any(n.op_type == "Gather" for n in value.consumers())]
-    for table in tables:
-        for copy in _transposes(graph, table):
-            for node in list(copy.consumers()):
-                if node.op_type == "MatMul" and node.inputs[1] is copy:
-                    _read_table(graph, node, table)
+    for original in [value for value in graph.initializers.values() if _is_read_as_it_is(value)]:
+        for copy in list(_transposes(graph, original)):
+            for node in [user for user, position in copy.uses() if user.op_type == "MatMul" and position == 1]:
+                _read_original(graph, node, original)
             if not copy.uses():
                 del graph.initializers[copy.name]  # type: ignore[arg-type]
 
 
-def _transposes(graph: ir.Graph, table: ir.Value) -> list[ir.Value]:
-    wanted = _array(table)
-    if wanted is None or wanted.ndim != 2 or wanted.dtype.kind != "f":
-        return []
-    others = [v for v in graph.initializers.values() if v is not table and v.shape == ir.Shape(wanted.shape[::-1])]
-    return [v for v in others if (found := _array(v)) is not None and np.array_equal(found.T, wanted)]
+def _is_read_as_it_is(value: ir.Value) -> bool:
+    return any(
+        (user.op_type == "Gather" and position == 0)
+        or (user.op_type == "Gemm" and position == 1 and user.attributes.get_int("transB", 0) == 1)
+        for user, position in value.uses()
+    )
 
 
-def _array(value: ir.Value) -> np.ndarray | None:
-    return None if value.const_value is None else value.const_value.numpy()
+def _transposes(graph: ir.Graph, original: ir.Value) -> Iterator[ir.Value]:
+    wanted = _matrix(original)
+    if wanted is None:
+        return
+    for value in list(graph.initializers.values()):
+        if value is original or value.shape != ir.Shape(wanted.shape[::-1]) or value.dtype != original.dtype:
+            continue
+        found = _matrix(value)
+        # The first row is compared before the whole, which may be large.
+        if found is not None and np.array_equal(found.T[:1], wanted[:1]) and np.array_equal(found.T, wanted):
+            yield value
 
 
-def _read_table(graph: ir.Graph, node: ir.Node, table: ir.Value) -> None:
+def _matrix(value: ir.Value) -> np.ndarray | None:
+    array = None if value.const_value is None else value.const_value.numpy()
+    return array if array is not None and array.ndim == 2 and array.dtype.kind == "f" else None
+
+
+def _read_original(graph: ir.Graph, node: ir.Node, original: ir.Value) -> None:
     left, result = node.inputs[0], node.outputs[0]
     assert left is not None
     if left.shape is not None and len(left.shape) == 2:
-        new = [ir.node("Gemm", [left, table], attributes={"transB": 1})]
+        new = [ir.node("Gemm", [left, original], attributes={"transB": 1})]
     else:
-        transposed = ir.node("Transpose", [table], attributes={"perm": [1, 0]})
+        transposed = ir.node("Transpose", [original], attributes={"perm": [1, 0]})
         new = [transposed, ir.node("MatMul", [left, transposed.outputs[0]])]
     last = new[-1].outputs[0]
     last.name, last.shape, last.type = result.name, result.shape, result.type

@@ -1,0 +1,66 @@
+"""What goes into a bundle, gathered from the stages before it."""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recprune_export.bundle.manifest import SAMPLE_INPUTS, SAMPLE_OUTPUTS
+from recprune_export.channels.analysis import Analysis
+from recprune_export.onnx.export import OnnxFile
+from recprune_export.program.program import Program
+from recprune_export.pruning.plan import Plan
+from recprune_export.pruning.soundness import Soundness
+from recprune_export.training.loop import FitResult
+
+
+def plan_summary(plan: Plan, analysis: Analysis, soundness: Soundness, fitted: FitResult | None) -> dict[str, Any]:
+    """Return, as plain JSON values, what was removed, what is frozen and why, and how proof and tuning went."""
+    groups = [{"group": g.group, "kind": g.kind, "width": g.width, "kept": len(g.keep)} for g in plan.groups]
+    return {
+        "score": plan.score,
+        "groups": groups,
+        "frozen": [axis.to_dict() for axis in analysis.frozen],
+        "soundness": soundness.to_dict(),
+        "finetuning": None if fitted is None else fitted.to_dict(),
+    }
+
+
+def bundle_files(
+    program: Program,
+    models: Sequence[OnnxFile],
+    plan: Plan,
+    request: Mapping[str, np.ndarray],
+    response: Mapping[str, np.ndarray],
+    scratch: Path,
+) -> dict[str, Path | bytes]:
+    """Gather the files of a bundle by name, all but its README and manifest; `scratch` holds what must lie on disk.
+
+    `request` and `response` become the golden samples.
+    """
+    program.save(scratch / "model.pt2")
+    files: dict[str, Path | bytes] = {
+        "model.pt2": scratch / "model.pt2",
+        "plan.json": to_json(plan.to_dict()),
+        SAMPLE_INPUTS: _npz(request),
+        SAMPLE_OUTPUTS: _npz(response),
+    }
+    for model in models:
+        files[model.path.name] = model.path
+        if model.data is not None:
+            files[model.data.name] = model.data
+    return files
+
+
+def to_json(values: Any) -> bytes:
+    """Return readable JSON in UTF-8."""
+    return json.dumps(values, ensure_ascii=False, indent=1).encode()
+
+
+def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()

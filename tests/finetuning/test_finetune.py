@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from recprune_export.data.arrays import ArrayData
+from recprune_export.data.rows import Ragged, Rows
+from recprune_export.finetuning import objective
+from recprune_export.finetuning.finetune import Schedule, finetune
+from recprune_export.finetuning.objective import make_objective
+from recprune_export.finetuning.task import LabelledRows, Recipe, SampledRequests, _cut
+from recprune_export.finetuning.zeros import ZeroTarget
+from recprune_export.program.capture import capture
+from recprune_export.program.program import Program
+
+RECIPE = Recipe(epochs=4, learning_rate=1e-2, batch_size=64)
+TABLES = frozenset({"table.weight"})
+
+
+class Scorer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(20, 6)
+        self.mlp = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 1))
+
+    def forward(self, user: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"click": self.mlp(self.table(user)).squeeze(1)}
+
+
+def program(seed: int) -> Program:
+    torch.manual_seed(seed)
+    return capture(Scorer(), (torch.tensor([0, 1, 2]),))
+
+
+def rows(count: int = 600) -> ArrayData:
+    rng = np.random.default_rng(0)
+    user = rng.integers(20, size=count)
+    labels = (rng.random(count) < np.where(user % 2, 0.9, 0.1)).astype(np.float32)
+    parts = [Rows({"user": user[i::3]}, {"click": labels[i::3]}) for i in range(3)]
+    return ArrayData(*parts)
+
+
+def tune(gradual: bool = True, epochs: int = 4) -> tuple[Program, float]:
+    student, teacher = program(1), program(2)
+    task = LabelledRows(rows(), make_objective(student, ("click",)), RECIPE)
+    target = ZeroTarget(tables=40, rest=60)
+    finetune(student, teacher, task, TABLES, target, Schedule(epochs, 1e-2, gradual, seed=0))
+    return student, task.validate(student)
+
+
+@pytest.mark.parametrize("gradual", [True, False])
+@pytest.mark.parametrize("epochs", [0, 1, 4])
+def test_the_zeros_are_there_and_exact(gradual: bool, epochs: int) -> None:
+    student, _ = tune(gradual, epochs)
+    nonzero = {name: int(p.count_nonzero()) for name, p in student.parameters().items()}
+    assert nonzero["table.weight"] <= 40
+    assert sum(count for name, count in nonzero.items() if name != "table.weight") <= 60
+    assert nonzero["table.weight"] >= 39  # no more than was asked for
+
+
+def test_tuning_learns_from_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objective, "TEACHER_SHARE", 0.0)  # the teacher of this test knows nothing
+    before, after = tune(epochs=0)[1], tune(epochs=12)[1]
+    assert before < 0.85 < after
+
+
+def test_the_same_seed_gives_the_same_weights() -> None:
+    one, two = (tune()[0].parameters() for _ in range(2))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_the_teacher_is_left_as_it_is() -> None:
+    student, teacher = program(1), program(2)
+    before = {name: p.detach().clone() for name, p in teacher.parameters().items()}
+    task = LabelledRows(rows(), make_objective(student, ("click",)), RECIPE)
+    finetune(student, teacher, task, TABLES, ZeroTarget(120, 200), Schedule(1, 1e-2, True, 0))
+    assert all(torch.equal(before[name], p) for name, p in teacher.parameters().items())
+
+
+def test_without_rows_the_teacher_alone_is_followed() -> None:
+    student, teacher = program(1), program(2)
+    task = SampledRequests(teacher, make_objective(teacher, ()), RECIPE)
+    before = task.validate(student)
+    finetune(student, teacher, task, TABLES, ZeroTarget(120, 200), Schedule(1, 1e-2, False, 0))
+    assert task.validate(student) > before
+    assert task.test(lambda request: {}) == {}
+
+
+def test_a_history_is_cut_before_an_item_that_follows() -> None:
+    histories = Ragged(np.arange(1, 31), np.array([0, 2, 10, 30]))
+    for seed in range(20):
+        request, labels = _cut(histories, 40, np.random.default_rng(seed))
+        for user, target in enumerate(labels["next_item"].tolist()):
+            beginning = [i for i in request["history"][user].tolist() if i]
+            whole = histories[user].tolist()
+            assert beginning == whole[: len(beginning)]
+            assert beginning
+            assert target == (whole[len(beginning)] if len(beginning) < len(whole) else 0)

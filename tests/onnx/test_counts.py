@@ -1,0 +1,157 @@
+"""Counts of models that were counted by hand."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from recprune_export.onnx.counts import Counts, PartCount, count, reduction
+
+ROWS, DIM, UNITS = 10, 4, 3
+
+
+def tensor(name: str, *shape: int, zeros: int = 0, value: float = 0.5) -> TensorProto:
+    array = np.full(shape, value, dtype=np.float32)
+    array.reshape(-1)[:zeros] = 0.0
+    return numpy_helper.from_array(array, name)
+
+
+def write(path: Path, nodes: list[onnx.NodeProto], weights: list[TensorProto], external: bool = False) -> Path:
+    """A model that takes `ids` [batch, 2] and gives `out`."""
+    ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", 2])
+    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "g", [ids], [out], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, path, save_as_external_data=external, location="weights.bin", size_threshold=0)
+    return path
+
+
+def mlp() -> tuple[list[onnx.NodeProto], list[TensorProto]]:
+    """Ids moved by an offset, looked up, flattened, a linear layer of 8 to 3, scaled, a linear layer of 3 to 1."""
+    nodes = [
+        helper.make_node("Add", ["ids", "offset"], ["moved"]),
+        helper.make_node("Gather", ["table", "moved"], ["vectors"]),
+        helper.make_node("Gather", ["positions", "order"], ["places"]),
+        helper.make_node("Add", ["vectors", "places"], ["placed"]),
+        helper.make_node("Flatten", ["placed"], ["flat"], axis=1),
+        helper.make_node("Gemm", ["flat", "w1", "b1"], ["hidden"], transB=1),
+        helper.make_node("Mul", ["hidden", "half"], ["scaled"]),
+        helper.make_node("Mul", ["scaled", "half_of_one_axis"], ["scaled_again"]),
+        helper.make_node("MatMul", ["scaled_again", "w2"], ["product"]),
+        helper.make_node("Add", ["product", "b2"], ["out"]),
+    ]
+    weights = [
+        numpy_helper.from_array(np.array(1), "offset"),
+        tensor("table", ROWS, DIM, zeros=DIM),
+        tensor("positions", 2, DIM),
+        numpy_helper.from_array(np.arange(2), "order"),
+        tensor("w1", UNITS, 2 * DIM, zeros=5),
+        tensor("b1", UNITS),
+        tensor("half"),
+        tensor("half_of_one_axis", 1),
+        tensor("w2", UNITS, 1, zeros=1),
+        tensor("b2", 1),
+    ]
+    return nodes, weights
+
+
+def test_a_model_counted_by_hand(tmp_path: Path) -> None:
+    path = write(tmp_path / "model.onnx", *mlp())
+    rest = 2 * DIM + UNITS * 2 * DIM + UNITS + UNITS + 1  # positions, w1, b1, w2, b2
+    assert count(path) == Counts(
+        tables=PartCount(ROWS * DIM, ROWS * DIM - DIM),
+        rest=PartCount(rest, rest - 6),
+        operations=2 * DIM * UNITS + UNITS,
+        nodes=10,
+        bytes=path.stat().st_size,
+    )
+
+
+def test_weights_in_a_file_of_their_own_are_counted_alike(tmp_path: Path) -> None:
+    inside = count(write(tmp_path / "inside.onnx", *mlp()))
+    path = write(tmp_path / "outside.onnx", *mlp(), external=True)
+    outside = count(path)
+    assert (outside.tables, outside.rest, outside.operations) == (inside.tables, inside.rest, inside.operations)
+    assert outside.bytes == path.stat().st_size + (tmp_path / "weights.bin").stat().st_size
+
+
+def test_a_stranger_beside_the_model_is_not_part_of_it(tmp_path: Path) -> None:
+    path = write(tmp_path / "model.onnx", *mlp())
+    (tmp_path / "model.onnx.data").write_bytes(b"left from another model")
+    assert count(path).bytes == path.stat().st_size
+
+
+def test_a_constant_node_is_a_parameter_and_a_mask_is_not(tmp_path: Path) -> None:
+    mask = np.triu(np.full((2, DIM), -np.inf, dtype=np.float32), 1)
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["vectors"]),
+        helper.make_node("Constant", [], ["gain"], value=tensor("", DIM, zeros=1)),
+        helper.make_node("Mul", ["vectors", "gain"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "mask"], ["masked"]),
+        helper.make_node("Add", ["masked", "low"], ["out"]),
+    ]
+    weights = [
+        tensor("table", ROWS, DIM),
+        numpy_helper.from_array(mask, "mask"),
+        numpy_helper.from_array(np.maximum(mask, np.finfo(np.float32).min), "low"),
+    ]
+    assert count(write(tmp_path / "model.onnx", nodes, weights)).rest == PartCount(DIM, DIM - 1)
+
+
+def test_weights_of_zeros_alone_are_parameters(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Gather", ["table", "ids"], ["x"]), helper.make_node("Add", ["x", "bias"], ["out"])]
+    weights = [tensor("table", ROWS, DIM, value=0.0), tensor("bias", DIM, value=0.0)]
+    counts = count(write(tmp_path / "model.onnx", nodes, weights))
+    assert counts.tables == PartCount(ROWS * DIM, 0)
+    assert counts.rest == PartCount(DIM, 0)
+
+
+def test_a_sum_as_a_product_is_no_operation(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["vectors"]),
+        helper.make_node("Flatten", ["vectors"], ["flat"], axis=1),
+        helper.make_node("Cast", ["identities"], ["ones"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["flat", "ones"], ["out"]),
+    ]
+    identities = numpy_helper.from_array(np.tile(np.eye(DIM, dtype=np.int8), (2, 1)), "identities")
+    counts = count(write(tmp_path / "model.onnx", nodes, [tensor("table", ROWS, DIM), identities]))
+    assert (counts.operations, counts.rest.parameters) == (0, 0)
+
+
+def test_products_of_batches_count_each_of_them(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["z"]),  # 1 × 2 × 4
+        helper.make_node("Transpose", ["z"], ["zt"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["z", "zt"], ["out"]),  # 1 × 2 × 2
+    ]
+    assert count(write(tmp_path / "model.onnx", nodes, [tensor("table", ROWS, DIM)])).operations == 2 * 2 * DIM
+
+
+def test_reduction_compares_what_is_not_zero_with_what_there_was() -> None:
+    dense = Counts(PartCount(100, 90), PartCount(50, 50), operations=40, nodes=3, bytes=1000)
+    pruned = Counts(PartCount(60, 25), PartCount(20, 10), operations=10, nodes=3, bytes=250)
+    gone = reduction(dense, pruned)
+    assert (gone.tables, gone.rest, gone.operations, gone.bytes) == pytest.approx((0.75, 0.8, 0.75, 0.75))
+    assert gone.parameters == pytest.approx(1 - 35 / 150)
+    assert pruned.total == PartCount(80, 35)
+
+
+def test_a_part_that_is_not_there_loses_nothing() -> None:
+    nothing = Counts(PartCount(0, 0), PartCount(0, 0), operations=0, nodes=0, bytes=0)
+    assert reduction(nothing, nothing).tables == 0.0
+
+
+def test_counts_are_plain_json_values(tmp_path: Path) -> None:
+    counts = count(write(tmp_path / "model.onnx", *mlp()))
+    assert json.loads(json.dumps(counts.to_dict()))["tables"] == {"parameters": 40, "nonzero": 36}
+
+
+@pytest.mark.parametrize("module", ["counts", "session"])
+def test_torch_is_not_needed(module: str) -> None:
+    code = f"import recprune_export.onnx.{module}, sys; assert not {{'torch', 'onnxruntime'}} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,54 @@
+"""Sessions answer requests, and say what is missing."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recprune_export.errors import ExportError, UsageError
+from recprune_export.onnx.session import make_session, run
+from tests.onnx.test_counts import DIM, mlp, write
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write(tmp_path / "model.onnx", *mlp())
+
+
+def test_answers_have_the_names_of_the_outputs(model: Path) -> None:
+    answers = run(make_session(model, threads=1), {"ids": np.zeros((3, 2), dtype=np.int64)})
+    # Row 1 of the table and the positions give 1 in each of 8 places, of which `w1` leaves out 5 for its first unit.
+    hidden = np.array([3 * 0.5 + 0.5, 2 * DIM * 0.5 + 0.5, 2 * DIM * 0.5 + 0.5]) * 0.25
+    expected = hidden @ np.array([0.0, 0.5, 0.5]) + 0.5
+    assert list(answers) == ["out"]
+    np.testing.assert_allclose(answers["out"], np.full((3, 1), expected), rtol=1e-6)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_session_runs_on_the_threads_that_were_asked_for(model: Path, threads: int) -> None:
+    options = make_session(model, threads).get_session_options()
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (threads, 1)
+
+
+def test_the_provider_is_the_cpu_alone(model: Path) -> None:
+    assert make_session(model, 1).get_providers() == ["CPUExecutionProvider"]
+
+
+def test_what_the_model_does_not_take_is_left_out(model: Path) -> None:
+    session = make_session(model, 1)
+    ids = np.ones((2, 2), dtype=np.int64)
+    alone, beside = run(session, {"ids": ids}), run(session, {"ids": ids, "user": np.zeros(2)})
+    np.testing.assert_array_equal(alone["out"], beside["out"])
+
+
+def test_a_missing_input_is_named(model: Path) -> None:
+    with pytest.raises(UsageError, match="'ids'"):
+        run(make_session(model, 1), {"id": np.zeros((1, 2), dtype=np.int64)})
+
+
+def test_a_file_that_is_no_model_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"not a model")
+    with pytest.raises(ExportError, match="cannot load") as caught:
+        make_session(path, 1)
+    assert "\n" not in str(caught.value)

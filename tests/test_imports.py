@@ -1,0 +1,73 @@
+"""Imports run one way, and what needs no PyTorch does not import it."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import recprune_export
+
+PACKAGE = Path(recprune_export.__file__).parent
+STAGES = [
+    "data", "recommenders", "training", "program", "channels", "pruning", "finetuning", "onnx", "validation", "bundle",
+]  # fmt: skip
+ON_TOP = {"inspection", "compress", "jobs", "console", "cli", "__main__", "__init__"}
+FREE = {"errors", "progress", "environment", "settings"}
+
+
+def stage(module: str) -> str:
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def imports(path: Path) -> set[str]:
+    """Names of our modules that a file imports, late and for type checking as well."""
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+    return {node.module for node in nodes if node.module and node.module.startswith("recprune_export")}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_run_along_the_flow(path: Path) -> None:
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for module in imports(path):
+        other = stage(module)
+        if own in ON_TOP or other in FREE or own == other:
+            continue
+        if own == "progress" or own in FREE:
+            assert other in FREE, f"{path.name} imports {module}"
+        elif own == "program" and other == "training":
+            assert path.name == "loading.py"
+        else:
+            assert other in STAGES, f"{path.name} imports {module}"
+            assert STAGES.index(other) < STAGES.index(own), f"{path.name} imports {module}"
+
+
+def modules_after(code: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"], capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import recprune_export",
+        "import recprune_export.cli",
+        "import recprune_export.bundle.verify",
+        "import recprune_export.validation.latency",
+        "import recprune_export.onnx.session",
+        "import recprune_export.onnx.counts",
+        "from click.testing import CliRunner; from recprune_export.cli import main; CliRunner().invoke(main, ['--help'])",
+    ],
+)
+def test_torch_is_imported_late(code: str) -> None:
+    assert "torch" not in modules_after(code)
+
+
+def test_the_public_names_are_there() -> None:
+    for name in recprune_export.__all__:
+        assert getattr(recprune_export, name) is not None
+    with pytest.raises(AttributeError, match="nothing"):
+        recprune_export.nothing  # noqa: B018

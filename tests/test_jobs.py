@@ -1,0 +1,360 @@
+"""The main job on files, and all that may be wrong with them: one sentence, the documented exit code, nothing left."""
+
+import json
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import polars as pl
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from onnx import numpy_helper
+
+from recprune_export import compress as compress_module
+from recprune_export.bundle.verify import verify
+from recprune_export.cli import main
+from recprune_export.data.inference import Wishes
+from recprune_export.errors import ValidationFailed
+from recprune_export.jobs import compress_file
+from recprune_export.program.loading import load_program
+from recprune_export.recommenders.catalogue import build
+from recprune_export.settings import Settings
+from recprune_export.training.train import train
+from tests.recommenders.test_recommenders import CLICKS, SMALL
+
+QUICK = Settings(epochs=1, batches=(1, 64))
+QUICK_OPTIONS = ["--epochs", "1", "--batches", "1,64", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(clicks_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint") / "model.pt"
+    train(
+        clicks_file,
+        "dlrm",
+        path,
+        Wishes(labels=("clicked",)),
+        {"dim": 16, "hidden": (64, 32)},
+        epochs=2,
+        batch_size=256,
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def bundle(checkpoint: Path, clicks_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("bundle") / "ctr"
+    compress_file(checkpoint, target, QUICK, data=clicks_file)
+    return target
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def test_the_bundle_is_complete_and_verifies(bundle: Path) -> None:
+    names = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
+    assert names == {
+        "model.onnx", "model.pt2", "dense.onnx", "encoding.json", "plan.json", "README.md", "manifest.json",
+        "samples/inputs.npz", "samples/outputs.npz",
+    }  # fmt: skip
+    assert verify(bundle).rows == 16
+
+
+def test_the_sparsity_asked_for_is_in_the_file(bundle: Path) -> None:
+    counts = json.loads((bundle / "manifest.json").read_text())["counts"]
+    for part in ("tables", "rest"):
+        assert counts["pruned"][part]["nonzero"] <= 0.3 * counts["dense"][part]["parameters"]
+    weights = [numpy_helper.to_array(t) for t in onnx.load(bundle / "model.onnx").graph.initializer]
+    assert sum(int((w == 0).sum()) for w in weights if w.dtype == np.float32) > 0
+
+
+def test_the_program_in_the_bundle_is_a_model_again(bundle: Path, clicks_file: Path, tmp_path: Path) -> None:
+    program = load_program(bundle / "model.pt2").program
+    answers = np.load(bundle / "samples/outputs.npz")
+    request = {name: torch.from_numpy(a) for name, a in np.load(bundle / "samples/inputs.npz").items()}
+    with torch.no_grad():
+        np.testing.assert_allclose(program(request)["clicked"].numpy(), answers["clicked"], atol=1e-6)
+    again = compress_file(bundle / "model.pt2", tmp_path / "again", QUICK)
+    assert again.reduction.tables > 0.69
+
+
+def test_the_readme_runs_as_written(bundle: Path) -> None:
+    code = (bundle / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    names: dict[str, object] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(bundle)
+        exec(code, names)
+    golden = np.load(bundle / "samples/outputs.npz")
+    np.testing.assert_allclose(names["response"]["clicked"], golden["clicked"], atol=1e-5)  # type: ignore[index]
+
+
+def test_a_plan_can_be_looked_at_and_given_back(checkpoint: Path, clicks_file: Path, tmp_path: Path) -> None:
+    shown = invoke(checkpoint, "--plan-only", "--data", clicks_file, "--score", "magnitude-l2")
+    plan = json.loads(shown.stdout)
+    for group in plan["groups"]:
+        group["keep"] = group["keep"][:3]
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    made = invoke(checkpoint, "--plan", tmp_path / "plan.json", "-o", tmp_path / "out", *QUICK_OPTIONS)
+    assert made.exit_code == 0, made.stderr
+    kept = [g["kept"] for g in json.loads((tmp_path / "out/manifest.json").read_text())["plan"]["groups"]]
+    assert set(kept) == {3}
+
+
+def test_the_same_seed_gives_the_same_file(checkpoint: Path, clicks_file: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        compress_file(checkpoint, tmp_path / name, QUICK, data=clicks_file)
+    one, two = (onnx.load(tmp_path / name / "model.onnx").graph.initializer for name in ("one", "two"))
+    assert [t.SerializeToString() for t in one] == [t.SerializeToString() for t in two]
+
+
+def test_ranking_goes_the_whole_way(sequences_file: Path, tmp_path: Path) -> None:
+    train(sequences_file, "sasrec", tmp_path / "model.pt", config={"dim": 16}, epochs=2, batch_size=64)
+    result = compress_file(tmp_path / "model.pt", tmp_path / "out", QUICK, data=sequences_file)
+    assert set(result.metrics["pruned"]) == {"hr@10", "ndcg@10"}
+    assert result.reduction.tables >= 0.7
+
+
+def make_model(scale: float = 1.0) -> torch.nn.Module:
+    """A factory for `--factory`."""
+    torch.manual_seed(0)
+    module = build("deepfm", CLICKS, SMALL["deepfm"])
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(scale)
+    return module
+
+
+def write_example(path: Path, rows: int = 4) -> Path:
+    rng = np.random.default_rng(0)
+    ids = {name: rng.integers(high, size=rows) for name, high in CLICKS.categorical.items()}
+    tags = rng.integers(9, size=(rows, 4))
+    np.savez(path, **ids, **{"tags.all": tags}, numeric=rng.normal(size=(rows, 3)))
+    return path
+
+
+def test_a_state_dict_with_its_factory_goes_the_whole_way(tmp_path: Path) -> None:
+    torch.save(make_model().state_dict(), tmp_path / "weights.pt")
+    example = write_example(tmp_path / "example.npz")
+    factory = ["--factory", "tests.test_jobs:make_model", "--factory-args", '{"scale": 2.0}']
+    made = invoke(tmp_path / "weights.pt", *factory, "--inputs", example, "-o", tmp_path / "out", *QUICK_OPTIONS)
+    assert made.exit_code == 0, made.stderr
+    assert "No --data" in made.stderr
+    assert verify(tmp_path / "out").outputs[0].name == "click"
+
+
+def test_a_foreign_model_is_tuned_on_arrays_of_its_own(tmp_path: Path) -> None:
+    torch.save(make_model().state_dict(), tmp_path / "weights.pt")
+    example = write_example(tmp_path / "example.npz")
+    rows = dict(np.load(write_example(tmp_path / "rows.npz", rows=400)))
+    np.savez(tmp_path / "rows.npz", **rows, click=np.random.default_rng(1).integers(2, size=400))
+    options = ["--factory", "tests.test_jobs:make_model", "--inputs", example, "--data", tmp_path / "rows.npz"]
+    made = invoke(tmp_path / "weights.pt", *options, "--label", "click", "-o", tmp_path / "out", *QUICK_OPTIONS)
+    assert made.exit_code == 0, made.stderr
+    assert "auc" in json.loads((tmp_path / "out/manifest.json").read_text())["metrics"]["pruned"]
+    unlabelled = invoke(tmp_path / "weights.pt", *options, "-o", tmp_path / "other")
+    assert (unlabelled.exit_code, "--label" in unlabelled.stderr) == (2, True)
+
+
+class Trap:
+    """Leaves a mark when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Callable[..., None], tuple[Path]]:
+        return Path.touch, (self.mark,)
+
+
+def truncated(path: Path, checkpoint: Path) -> None:
+    path.write_bytes(checkpoint.read_bytes()[:-300])
+
+
+def other_zip(path: Path, _: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("letter.txt", "hello")
+
+
+def trap(path: Path, _: Path) -> None:
+    path.write_bytes(pickle.dumps(Trap(path.with_name("mark"))))
+
+
+def trap_by_torch(path: Path, _: Path) -> None:
+    torch.save({"model": Trap(path.with_name("mark"))}, path)
+
+
+def nan_in_a_table(path: Path, checkpoint: Path) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    next(v for v in content["state"].values() if v.ndim == 2)[2, 1] = torch.nan
+    torch.save(content, path)
+
+
+BAD_MODELS: list[tuple[str, Callable[[Path, Path], object], int, str]] = [
+    ("missing file", lambda path, _: None, 3, "there is nothing"),
+    ("empty file", lambda path, _: path.touch(), 3, "an empty file"),
+    ("truncated checkpoint", truncated, 3, "cut off or damaged"),
+    ("zip that is no checkpoint", other_zip, 3, "PyTorch did not write"),
+    ("pickle", trap, 3, "--unsafe-unpickle"),
+    ("pickle by torch.save", trap_by_torch, 3, "--unsafe-unpickle"),
+    ("text", lambda path, _: path.write_text("a model"), 3, "unknown kind"),
+    ("NaN in a table", nan_in_a_table, 3, "holds nan at [2, 1]"),
+    ("state dict without a factory", lambda path, _: torch.save({"w": torch.ones(2)}, path), 2, "--factory"),
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "said"), [case[1:] for case in BAD_MODELS], ids=[case[0] for case in BAD_MODELS]
+)
+def test_a_bad_model_file(
+    make: Callable[[Path, Path], object], code: int, said: str, checkpoint: Path, clicks_file: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model.pt"
+    make(model, checkpoint)
+    before = set(tmp_path.iterdir())
+    done = invoke(model, "--data", clicks_file, "-o", tmp_path / "out")
+    assert_refused(done, code, said)
+    assert set(tmp_path.iterdir()) == before  # no bundle, and nothing in a pickle ran
+
+
+def rows_without_label(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.drop("clicked")
+
+
+def text_for_a_number(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.with_columns(pl.lit("cheap").alias("price"))
+
+
+BAD_DATA: list[tuple[str, Callable[[pl.DataFrame], pl.DataFrame], str]] = [
+    ("no label", rows_without_label, "no column 'clicked'"),
+    ("wrong dtype", text_for_a_number, "takes it as a number"),
+    ("label of three values", lambda f: f.with_columns(pl.lit(2).alias("clicked")), "must be 0 or 1"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), [case[1:] for case in BAD_DATA], ids=[case[0] for case in BAD_DATA])
+def test_bad_rows(
+    change: Callable[[pl.DataFrame], pl.DataFrame], said: str, checkpoint: Path, clicks_file: Path, tmp_path: Path
+) -> None:
+    change(pl.read_parquet(clicks_file)).write_parquet(tmp_path / "rows.parquet")
+    done = invoke(checkpoint, "--data", tmp_path / "rows.parquet", "-o", tmp_path / "out")
+    assert_refused(done, 3, said)
+    assert [p.name for p in tmp_path.iterdir()] == ["rows.parquet"]
+
+
+def test_an_id_beyond_the_vocabulary_of_a_foreign_model(bundle: Path, tmp_path: Path) -> None:
+    rows = {name: values.repeat(20, 0) for name, values in np.load(bundle / "samples/inputs.npz").items()}
+    rows["user"][5] = 10**6
+    np.savez(tmp_path / "rows.npz", **rows, clicked=np.zeros(320))
+    done = invoke(bundle / "model.pt2", "--data", tmp_path / "rows.npz", "--label", "clicked", "-o", tmp_path / "out")
+    assert_refused(done, 3, "holds the id 1e+06 at row 5")
+
+
+def test_an_unknown_value_of_our_own_recommender_is_out_of_vocabulary(
+    checkpoint: Path, clicks_file: Path, tmp_path: Path
+) -> None:
+    frame = pl.read_parquet(clicks_file).with_columns(pl.lit("never seen").alias("user"))
+    frame.write_parquet(tmp_path / "rows.parquet")
+    done = invoke(checkpoint, "--data", tmp_path / "rows.parquet", "-o", tmp_path / "out", *QUICK_OPTIONS)
+    assert done.exit_code == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--sparsity", "1.2"], "--sparsity must lie in [0, 1)"),
+        (["--sparsity", "-0.1"], "--sparsity must lie in [0, 1)"),
+        (["--hidden-sparsity", "1"], "--hidden-sparsity must lie"),
+        (["--structured-share", "2"], "--structured-share"),
+        (["--batches", "1,many"], "--batches"),
+        (["--batches", "0"], "--batches"),
+        (["--score", "luck"], "no score 'luck'"),
+        (["--learning-rate", "0"], "--learning-rate"),
+        (["--factory-args", "{"], "--factory-args"),
+    ],
+)
+def test_a_bad_option(options: list[str], said: str, checkpoint: Path, tmp_path: Path) -> None:
+    assert_refused(invoke(checkpoint, *options, "-o", tmp_path / "out"), 2, said)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_target_that_is_in_the_way(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers" / "thesis.tex").write_text("years of work")
+    (tmp_path / "file").write_text("")
+    for target, said in (("papers", "is not a bundle"), ("file", "is a file"), ("file/below", "cannot be written")):
+        done = invoke(checkpoint, "-o", tmp_path / target)
+        assert done.exit_code == 2
+        assert "Error: " in done.stderr, said
+    assert (tmp_path / "papers" / "thesis.tex").read_text() == "years of work"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "papers"]
+
+
+def test_a_target_that_is_read_only(checkpoint: Path) -> None:
+    target = Path("/proc/self/bundle")  # not even root may write there
+    if not target.parent.is_dir():
+        pytest.skip("there is no /proc to try it on")
+    assert_refused(invoke(checkpoint, "-o", target), 2, "No bundle can be written")
+
+
+def test_a_failed_validation_leaves_the_old_bundle(
+    checkpoint: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compress_file(checkpoint, tmp_path / "out", QUICK)
+    before = (tmp_path / "out/manifest.json").read_bytes()
+    honest = compress_module.export_onnx
+
+    def wrong(program: object, path: Path) -> object:
+        """Export, then change one weight."""
+        file = honest(program, path)  # type: ignore[arg-type]
+        model = onnx.load(path)
+        tensor = next(t for t in model.graph.initializer if t.name == "head.bias")
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + 1.0, tensor.name))
+        onnx.save(model, path)
+        return file
+
+    monkeypatch.setattr(compress_module, "export_onnx", wrong)
+    with pytest.raises(ValidationFailed, match="nothing was written"):
+        compress_file(checkpoint, tmp_path / "out", QUICK)
+    done = invoke(checkpoint, "-o", tmp_path / "new", *QUICK_OPTIONS)
+    assert_refused(done, 1, "does not give the pruned model's outputs")
+    assert (tmp_path / "out/manifest.json").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_inspect_says_what_can_go(checkpoint: Path) -> None:
+    values = json.loads(invoke("inspect", checkpoint, "--json").stdout)
+    assert values["parameters"]["tables"] > values["parameters"]["rest"] > 0
+    assert {group["kind"] for group in values["groups"]} == {"embedding", "hidden"}
+    assert all(axis["reason"] for axis in values["frozen"])
+    shown = invoke("inspect", checkpoint)
+    assert shown.exit_code == 0
+    assert "Channel groups" in shown.stdout
+
+
+def test_verify_says_what_is_wrong(bundle: Path, tmp_path: Path) -> None:
+    assert invoke("verify", bundle).exit_code == 0
+    assert json.loads(invoke("verify", bundle, "--json").stdout)["rows"] == 16
+    assert_refused(invoke("verify", tmp_path), 3, "manifest.json")
+
+
+def test_train_and_generate_from_the_command_line(tmp_path: Path) -> None:
+    assert invoke("generate", "--rows", 800, "-o", tmp_path / "rows.csv").exit_code == 0
+    options = ["--data", tmp_path / "rows.csv", "--label", "clicked", "--epochs", 1, "--hidden", "8,4", "--dim", 4]
+    done = invoke("train", *options, "--recommender", "dcn_v2", "-o", tmp_path / "model.pt")
+    assert done.exit_code == 0, done.stderr
+    assert "Test: auc" in done.stdout
+    assert_refused(
+        invoke("train", *options, "--recommender", "dcn", "-o", tmp_path / "no.pt"), 2, "no recommender 'dcn'"
+    )
+
+
+def assert_refused(done: Result, code: int, said: str) -> None:
+    assert done.exit_code == code, (done.stdout, done.stderr, done.exception)
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    message = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(message) == 1

@@ -1,0 +1,59 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from recprune_export.errors import ModelError
+from recprune_export.training.loop import FitResult, fit
+
+
+def run(
+    metrics: list[float], epochs: int, patience: int, rate: float = 0.1
+) -> tuple[nn.Linear, FitResult, list[float]]:
+    """Fit one weight; the epochs are given these metrics. Also return the weight after each epoch."""
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(module.weight)
+    values = iter(metrics)
+    weights: list[float] = []
+
+    def evaluate() -> float:
+        weights.append(module.weight.item())
+        return next(values)
+
+    def loss(batch: Tensor) -> Tensor:
+        return (module(batch) - 1.0).square().mean()
+
+    result = fit(
+        module,
+        batches=lambda epoch: [torch.ones(2, 1)],
+        loss=loss,
+        evaluate=evaluate,
+        optimizer=torch.optim.SGD(module.parameters(), lr=rate),
+        epochs=epochs,
+        patience=patience,
+        steps_per_epoch=1,
+        description="",
+    )
+    return module, result, weights
+
+
+def test_the_weights_of_the_best_epoch_are_kept() -> None:
+    module, result, weights = run([0.1, 0.5, 0.3, 0.2], epochs=4, patience=9)
+    assert (result.best, result.metric) == (1, 0.5)
+    assert module.weight.item() == weights[1] != weights[3]
+
+
+def test_it_stops_when_nothing_gets_better() -> None:
+    _, result, _ = run([0.5, 0.4, 0.4, 0.9], epochs=4, patience=2)
+    assert len(result.epochs) == 3
+
+
+def test_an_epoch_that_is_no_candidate_costs_no_patience() -> None:
+    _, result, _ = run([-math.inf, -math.inf, 0.4], epochs=3, patience=1)
+    assert result.best == 2
+
+
+def test_a_loss_that_runs_away_is_an_error() -> None:
+    with pytest.raises(ModelError, match="not finite"):
+        run([0.0] * 50, epochs=50, patience=99, rate=1e20)

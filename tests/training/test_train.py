@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from recprune_export.data.inference import Wishes
+from recprune_export.data.rows import Ragged
+from recprune_export.errors import ModelFileError, UsageError
+from recprune_export.training.checkpoint import FORMAT, load_checkpoint
+from recprune_export.training.train import Training, shifted, train
+
+CLICKED = Wishes(labels=("clicked",))
+
+
+def quick(data: Path, output: Path, recommender: str = "neumf", seed: int = 0) -> Training:
+    return train(data, recommender, output, CLICKED, {"dim": 8, "hidden": (16,)}, epochs=6, batch_size=128, seed=seed)
+
+
+def test_a_recommender_learns_and_its_checkpoint_says_the_same(clicks_file: Path, tmp_path: Path) -> None:
+    training = quick(clicks_file, tmp_path / "model.pt")
+    assert training.checkpoint.metrics["auc"] > 0.6
+    loaded = load_checkpoint(tmp_path / "model.pt")
+    assert loaded.metrics == training.checkpoint.metrics
+    request = loaded.example_request()
+    with torch.no_grad():
+        expected = training.checkpoint.build()(request)["clicked"]
+        torch.testing.assert_close(loaded.build()(request)["clicked"], expected)
+
+
+def test_the_same_seed_gives_the_same_weights(clicks_file: Path, tmp_path: Path) -> None:
+    one, two = (quick(clicks_file, tmp_path / f"{n}.pt").checkpoint.state for n in ("one", "two"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    other = quick(clicks_file, tmp_path / "other.pt", seed=1).checkpoint.state
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_padding_stays_zero(clicks_file: Path, tmp_path: Path) -> None:
+    state = quick(clicks_file, tmp_path / "model.pt", "deepfm").checkpoint.state
+    (table,) = [values for name, values in state.items() if "tags" in name and values.shape[1] == 8]
+    assert not table[0].any()
+    assert table[1:].any(1).all()
+
+
+def test_sasrec_learns_what_follows(sequences_file: Path, tmp_path: Path) -> None:
+    config = {"dim": 16, "dropout": 0.1}
+    training = train(sequences_file, "sasrec", tmp_path / "model.pt", config=config, epochs=12, batch_size=32)
+    assert training.checkpoint.metrics["hr@10"] > 0.03  # chance: 10 of 800 items
+
+
+@pytest.mark.parametrize(
+    ("recommender", "wishes", "said"),
+    [
+        ("dlrm", Wishes(), "--label"),
+        ("dlrm", Wishes(labels=("clicked", "split")), "mmoe learns several"),
+        ("dlrn", CLICKED, "no recommender 'dlrn'"),
+    ],
+)
+def test_what_cannot_be_learned_is_said_first(
+    clicks_file: Path, tmp_path: Path, recommender: str, wishes: Wishes, said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        train(clicks_file, recommender, tmp_path / "model.pt", wishes)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_cannot_be_written_is_said_first(clicks_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path, tmp_path / "file" / "model.pt"):
+        with pytest.raises(UsageError, match=r"directory|cannot be written"):
+            train(clicks_file, "dlrm", output, CLICKED)
+
+
+@pytest.mark.parametrize(
+    "content", [{"a": torch.ones(1)}, {"format": FORMAT, "version": 99}, {"format": FORMAT, "version": 1}]
+)
+def test_another_dict_is_no_checkpoint(tmp_path: Path, content: dict[str, object]) -> None:
+    torch.save(content, tmp_path / "model.pt")
+    with pytest.raises(ModelFileError):
+        load_checkpoint(tmp_path / "model.pt")
+
+
+def test_every_position_predicts_the_item_after_it() -> None:
+    import numpy as np
+
+    history, following = shifted(Ragged(np.array([1, 2, 3, 4, 5, 6]), np.array([0, 2, 6])), length=3)
+    assert history.tolist() == [[0, 0, 1], [3, 4, 5]]
+    assert following.tolist() == [[0, 0, 2], [4, 5, 6]]
