@@ -33,22 +33,20 @@ class Fields(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over a history, its table tied to the scores; `guarded` lets a padding attend to itself."""
+    """Self-attention over a history, its table tied to the scores; the first `guarded` positions attend to themselves."""
 
-    def __init__(self, guarded: bool, every_position: bool = False) -> None:
+    def __init__(self, guarded: int, every_position: bool = False) -> None:
         super().__init__()
         self.items, self.positions = nn.Embedding(ROWS, 8, padding_idx=0), nn.Embedding(LENGTH, 8)
         self.norm = nn.LayerNorm(8)
         self.query, self.key, self.value = (nn.Linear(8, 8) for _ in range(3))
-        self.guarded, self.every_position = guarded, every_position
+        self.every_position = every_position
         self.register_buffer("causal", torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril())
-        self.register_buffer("itself", torch.eye(LENGTH, dtype=torch.bool))
+        self.register_buffer("itself", torch.diag(torch.arange(LENGTH) < guarded))
 
     def forward(self, request: Request) -> Request:
         history = request["history"]
-        allowed = self.causal & (history > 0)[:, None, None, :]
-        if self.guarded:
-            allowed = allowed | self.itself
+        allowed = (self.causal & (history > 0)[:, None, None, :]) | self.itself
         hidden = self.norm(self.items(history) + self.positions(torch.arange(LENGTH)))
         query, key, value = (self._divide(part(hidden)) for part in (self.query, self.key, self.value))
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed).transpose(1, 2).flatten(2)
@@ -80,7 +78,8 @@ class Awkward(nn.Module):
     def forward(self, request: Request) -> Request:
         both = torch.cat([self.linear(self.table(request["cat"])), self.table(request["linear"])], 1)
         score = torch.relu(both).sum(1) + request["bias"] * self.bias.sum()
-        return {"relu": score, "again": score, "same": request["linear"]}
+        computed_again = torch.relu(both).sum(1) + request["bias"] * self.bias.sum()
+        return {"relu": score, "again": score, "computed again": computed_again, "same": request["linear"]}
 
 
 def ids(rows: int, *shape: int) -> Tensor:
@@ -96,9 +95,9 @@ def example(name: str) -> tuple[nn.Module, Request]:
     awkward = {"cat": ids(9, 4), "linear": ids(9, 4), "bias": torch.randn(4), "table.weight": torch.randn(4)}
     module, request = {
         "fields": lambda: (Fields(), {"user": ids(ROWS, 4), "item": ids(7, 4), "last": ids(7, 4), **numeric}),
-        "attention": lambda: (Attention(guarded=True), history),
-        "unguarded": lambda: (Attention(guarded=False), history),
-        "positions": lambda: (Attention(guarded=True, every_position=True), history),
+        "attention": lambda: (Attention(guarded=LENGTH), history),
+        "partly guarded": lambda: (Attention(guarded=2), history),
+        "positions": lambda: (Attention(guarded=LENGTH, every_position=True), history),
         "shared": lambda: (SharedLinear(), {**vectors, **numeric}),
         "awkward": lambda: (Awkward(), awkward),
     }[name]()
@@ -120,4 +119,4 @@ def program(name: str) -> Program:
     return capture(module, (request,))
 
 
-NAMES = ("fields", "attention", "unguarded", "positions", "shared", "awkward")
+NAMES = ("fields", "attention", "partly guarded", "positions", "shared", "awkward")
