@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
 DEMO := artifacts/demo
-DEMO_DATA := $(if $(DATA),$(DATA),$(DEMO)/clicks.parquet)
+DEMO_DATA := $(if $(DATA),$(DATA),$(DEMO)/generated-clicks.parquet)
 PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help

@@ -92,6 +92,7 @@ def compress(
     extra_files: Mapping[str, bytes] | None = None,
     command: Sequence[str] = (),
     model_name: str = "model",
+    data_name: str | None = None,
 ) -> Result:
     """Prune, tune, export and validate `program`; write a bundle to `target`, whole or not at all.
 
@@ -118,7 +119,7 @@ def compress(
             parity=parity.to_dict(),
             latency=latency.to_dict(),
             plan=plan_summary(pruned.plan, pruned.analysis, pruned.soundness, pruned.fitted),
-            settings={**settings.to_dict(), "command": list(command), "model": model_name},
+            settings={**settings.to_dict(), "command": list(command), "model": model_name, "data": data_name},
             environment=environment(),
             tolerances=parity.tolerances.to_dict(),
         )

@@ -54,7 +54,7 @@ def print_result(result: "Result", *, as_json: bool) -> None:
     console = _console()
     console.print(_sizes(result))
     if result.metrics["dense"]:
-        console.print(_quality(result.metrics))
+        console.print(_quality(result.metrics, result.manifest.settings["data"]))
     console.print(_latency(result.latency))
     for output in result.parity.outputs:
         console.print(
@@ -124,8 +124,8 @@ def _sizes(result: "Result") -> "Table":
     return table
 
 
-def _quality(metrics: Mapping[str, Mapping[str, float]]) -> "Table":
-    table = _table("Quality on test rows, in ONNX Runtime", "", "dense", "pruned", "change")
+def _quality(metrics: Mapping[str, Mapping[str, float]], data: str) -> "Table":
+    table = _table(f"Quality on test rows of {data}, in ONNX Runtime", "", "dense", "pruned", "change")
     for name, dense in metrics["dense"].items():
         pruned = metrics["pruned"][name]
         table.add_row(name, f"{dense:.4f}", f"{pruned:.4f}", f"{pruned - dense:+.4f}")

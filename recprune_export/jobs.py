@@ -47,7 +47,15 @@ def compress_file(
     task = make_task(loaded, data, labels, settings)
     extra = {} if loaded.checkpoint is None else {"encoding.json": to_json(loaded.checkpoint.encoder.to_dict())}
     return compress(
-        loaded.program, target, settings, task, plan=plan, extra_files=extra, command=command, model_name=model.name
+        loaded.program,
+        target,
+        settings,
+        task,
+        plan=plan,
+        extra_files=extra,
+        command=command,
+        model_name=model.name,
+        data_name=None if data is None else data.name,
     )
 
 

@@ -1,7 +1,6 @@
 """`export_onnx`: a program as an ONNX file that `onnx.checker` accepts."""
 
 import contextlib
-import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -101,16 +100,12 @@ def _innermost(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Keep the exporter's progress and its remarks on optional packages off the user's screen."""
+    """Keep the exporter's remarks on optional packages and on its own code off the user's screen; errors still raise."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -103,6 +103,27 @@ def test_a_constant_node_is_a_parameter_and_a_mask_is_not(tmp_path: Path) -> Non
     assert count(write(tmp_path / "model.onnx", nodes, weights)).rest == PartCount(DIM, DIM - 1)
 
 
+def test_positions_are_no_table_though_their_number_comes_from_the_request(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Shape", ["ids"], ["shape"]),
+        helper.make_node("Gather", ["shape", "one"], ["length"]),
+        helper.make_node("Range", ["zero", "length", "one"], ["order"]),
+        helper.make_node("Gather", ["positions", "order"], ["places"]),
+        helper.make_node("Gather", ["table", "ids"], ["vectors"]),
+        helper.make_node("Add", ["vectors", "places"], ["out"]),
+    ]
+    integers = [numpy_helper.from_array(np.array(value), name) for value, name in ((0, "zero"), (1, "one"))]
+    weights = [tensor("table", ROWS, DIM), tensor("positions", 2, DIM), *integers]
+    counts = count(write(tmp_path / "model.onnx", nodes, weights))
+    assert (counts.tables.parameters, counts.rest.parameters) == (ROWS * DIM, 2 * DIM)
+
+
+def test_columns_that_the_request_picks_are_no_table(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Gather", ["matrix", "ids"], ["out"], axis=1)]
+    counts = count(write(tmp_path / "model.onnx", nodes, [tensor("matrix", ROWS, DIM)]))
+    assert (counts.tables.parameters, counts.rest.parameters) == (0, ROWS * DIM)
+
+
 def test_weights_of_zeros_alone_are_parameters(tmp_path: Path) -> None:
     nodes = [helper.make_node("Gather", ["table", "ids"], ["x"]), helper.make_node("Add", ["x", "bias"], ["out"])]
     weights = [tensor("table", ROWS, DIM, value=0.0), tensor("bias", DIM, value=0.0)]
