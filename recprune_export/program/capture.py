@@ -50,7 +50,9 @@ def program_from_exported(exported: torch.export.ExportedProgram, module: nn.Mod
     inputs = _drop_constant_inputs(graph_module, _paths(exported.call_spec.in_spec))
     outputs = _drop_constant_outputs(graph_module, _paths(exported.call_spec.out_spec))
     graph_module = canonicalise(graph_module)
-    return Program(graph_module, _signature(graph_module, _input_names(inputs, module), _output_names(outputs)))
+    input_names = _input_names(graph_module, inputs, module)
+    output_names = [f"{name}_output" if name in input_names else name for name in _output_names(outputs)]
+    return Program(graph_module, _signature(graph_module, input_names, output_names))
 
 
 def _with_batch_of_several(example: Any) -> Any:
@@ -154,18 +156,24 @@ def _is_tensor(value: Any) -> bool:
     return isinstance(value, fx.Node) and isinstance(value.meta.get("val"), Tensor)
 
 
-def _input_names(paths: list[Path], module: nn.Module | None) -> list[str]:
+def _input_names(graph_module: fx.GraphModule, paths: list[Path], module: nn.Module | None) -> list[str]:
     import inspect
 
+    placeholders = [node.name for node in graph_module.graph.nodes if node.op == "placeholder"]
     parameters = list(inspect.signature(module.forward).parameters) if module is not None else []
 
-    def parts(path: Path) -> list[str]:
+    def parts(path: Path, placeholder: str) -> list[str]:
         (_, first, *rest) = path
         index = getattr(first, "idx", None)
-        name = first.key if index is None else parameters[index] if index < len(parameters) else f"input_{index}"
+        if index is None:
+            name = first.key
+        elif index < len(parameters):
+            name = parameters[index]
+        else:  # a program of somebody else: torch.export named it after the parameter
+            name = f"input_{index}" if rest else placeholder
         return [str(name), *(_key(k) for k in rest)]
 
-    return _unique([parts(path) for path in paths])
+    return _unique([parts(path, name) for path, name in zip(paths, placeholders, strict=True)])
 
 
 def _output_names(paths: list[Path]) -> list[str]:
@@ -193,12 +201,32 @@ def _signature(module: fx.GraphModule, input_names: list[str], output_names: lis
     placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
     (output,) = [node for node in module.graph.nodes if node.op == "output"]
     ids = id_ranges(module)
+    _check_batch(placeholders)
     inputs = [
         Input(name, _dtype(node), _shape(node), ids.get(node.name, ()))
         for node, name in zip(placeholders, input_names, strict=True)
     ]
     outputs = [Output(name, _dtype(n), _shape(n)) for n, name in zip(output.args[0], output_names, strict=True)]
     return Signature(tuple(inputs), tuple(outputs))
+
+
+def _check_batch(placeholders: list[fx.Node]) -> None:
+    """Only the batch may vary, and it must."""
+    symbols = {str(size) for node in placeholders for size in node.meta["val"].shape if not isinstance(size, int)}
+    if not symbols:
+        sizes = {node.meta["val"].shape[0] for node in placeholders if node.meta["val"].ndim}
+        raise CaptureError(
+            f"The program answers requests of {', '.join(map(str, sorted(sizes))) or 'one fixed number of'} rows only; "
+            "export it with dynamic_shapes that leave the batch, axis 0 of every input, free."
+        )
+    if len(symbols) > 1:
+        varying = [
+            node.name for node in placeholders if any(not isinstance(s, int) for s in node.meta["val"].shape[1:])
+        ]
+        raise CaptureError(
+            f"More than the batch varies in {', '.join(varying) or 'the inputs'}; "
+            "export it with one dimension free, the batch, and pad the others."
+        )
 
 
 def _dtype(node: fx.Node) -> str:

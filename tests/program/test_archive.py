@@ -1,5 +1,6 @@
 """A `.pt2` from anybody: read where it is inert, refused where code of its own could run."""
 
+import contextlib
 import json
 import zipfile
 from pathlib import Path
@@ -54,10 +55,8 @@ def test_the_attacks_are_real(attack: str, program_file: Path, tmp_path: Path) -
     """Without the check the marker appears: the test above would notice if nothing were checked."""
     marker = tmp_path / "marker"
     rewrite(program_file, attacks(marker)[attack])
-    try:
+    with contextlib.suppress(Exception):  # what comes after the attack may well fail
         torch.export.load(program_file)
-    except Exception:  # what comes after the attack may well fail
-        pass
     assert marker.exists()
 
 
@@ -65,7 +64,7 @@ def test_a_file_with_two_tables_of_contents_is_refused(program_file: Path) -> No
     with zipfile.ZipFile(program_file, "a") as archive:
         archive.writestr("version", "8.0")
         archive.writestr("serialized_exported_program.json", "{}")
-    with pytest.raises(ModelFileError, match="refused|damaged"):
+    with pytest.raises(ModelFileError, match=r"refused|damaged"):
         check_archive(program_file)
 
 

@@ -1,0 +1,114 @@
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recprune_export.bundle.contents import _npz
+from recprune_export.bundle.manifest import checksum
+from recprune_export.bundle.verify import verify
+from recprune_export.bundle.write import write_bundle
+from recprune_export.errors import BundleError, RecpruneError, ValidationFailed
+from tests.bundle.samples import X, files, manifest, write
+
+
+def test_what_was_written_verifies(tmp_path: Path) -> None:
+    verification = verify(write(tmp_path / "bundle"))
+    assert (verification.name, verification.files, verification.rows) == ("double", 3, 3)
+    assert verification.outputs[0].max_absolute == 0.0
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_any_changed_byte_is_found(tmp_path: Path, seed: int) -> None:
+    bundle = write(tmp_path / "bundle")
+    rng = random.Random(seed)
+    path = rng.choice(sorted(p for p in bundle.rglob("*") if p.is_file()))
+    content = bytearray(path.read_bytes())
+    position = rng.randrange(len(content))
+    content[position] ^= 1 << rng.randrange(8)
+    path.write_bytes(content)
+    if path.name == "manifest.json" and _says_the_same(bytes(content), bundle):
+        return  # white space
+    with pytest.raises(RecpruneError, match=path.name):
+        verify(bundle)
+
+
+def _says_the_same(content: bytes, bundle: Path) -> bool:
+    original = write(bundle.with_name("original")) / "manifest.json"
+    try:
+        return bool(json.loads(content) == json.loads(original.read_bytes()))
+    except ValueError:
+        return False
+
+
+def test_a_missing_and_an_extra_file_are_named(tmp_path: Path) -> None:
+    bundle = write(tmp_path / "bundle")
+    (bundle / "samples/inputs.npz").rename(bundle / "samples/extra.npz")
+    with pytest.raises(
+        BundleError, match=r"(?s)samples/inputs.npz.*samples/extra.npz|samples/extra.npz.*samples/inputs.npz"
+    ):
+        verify(bundle)
+
+
+def test_a_manifest_that_was_edited_is_found(tmp_path: Path) -> None:
+    bundle = write(tmp_path / "bundle")
+    values = json.loads((bundle / "manifest.json").read_text())
+    values["metrics"]["pruned"]["auc"] = 0.99
+    (bundle / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(BundleError, match="changed after the bundle was written"):
+        verify(bundle)
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "samples/../../outside", "manifest.json", "a\\b", ""])
+def test_a_name_that_leads_out_of_the_bundle_is_refused(tmp_path: Path, name: str) -> None:
+    bundle = write(tmp_path / "bundle")
+    (tmp_path / "outside").write_text("")
+    values = json.loads((bundle / "manifest.json").read_text())
+    values["files"][name] = values["files"]["model.onnx"]
+    values["checksum"] = checksum(values)
+    (bundle / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(BundleError, match="not allowed in a bundle"):
+        verify(bundle)
+
+
+def test_a_link_out_of_the_bundle_is_refused(tmp_path: Path) -> None:
+    bundle = write(tmp_path / "bundle")
+    (bundle / "model.onnx").rename(tmp_path / "elsewhere.onnx")
+    (bundle / "model.onnx").symlink_to(tmp_path / "elsewhere.onnx")
+    with pytest.raises(BundleError, match=r"model\.onnx"):
+        verify(bundle)
+
+
+@pytest.mark.parametrize("off", [np.nan, 0.1, 1e-3])
+def test_golden_answers_that_are_not_given_are_found(tmp_path: Path, off: float) -> None:
+    bundle = write_bundle(tmp_path / "bundle", files(y=(2 * X + np.float32(off)).astype(np.float32)), manifest())
+    with pytest.raises(ValidationFailed, match="'y' differs"):
+        verify(bundle)
+
+
+def test_golden_answers_are_not_unpickled(tmp_path: Path) -> None:
+    pickled = {**files(), "samples/outputs.npz": _npz({"y": np.array([{}], dtype=object)})}
+    bundle = write_bundle(tmp_path / "bundle", pickled, manifest())
+    with pytest.raises(BundleError, match="plain NumPy arrays"):
+        verify(bundle)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"format": "other"}', b"\xff\xfe", b"[" * 5000])
+def test_another_file_is_no_manifest(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises(BundleError):
+        verify(tmp_path)
+
+
+def test_torch_is_not_needed(tmp_path: Path) -> None:
+    bundle = write(tmp_path / "bundle")
+    code = (
+        "import sys; sys.modules['torch'] = None\n"  # importing it would raise
+        f"from recprune_export.cli import main; main(['verify', {str(bundle)!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "double: 3 files" in done.stdout

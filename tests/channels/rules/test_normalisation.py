@@ -1,0 +1,57 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.properties import Tower, check_any_plan, prunable, reasons
+
+X = torch.randn(3, 4)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_layer_norm_keeps_its_statistics(affine: bool) -> None:
+    _, analysis = check_any_plan(Tower(nn.LayerNorm(6, elementwise_affine=affine)), X)
+    assert ("first.weight", 0) in prunable(analysis)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_rms_norm_keeps_its_statistics(affine: bool) -> None:
+    _, analysis = check_any_plan(Tower(nn.RMSNorm(6, elementwise_affine=affine)), X)
+    assert ("first.weight", 0) in prunable(analysis)
+
+
+def test_batch_norm_goes_with_its_layer() -> None:
+    _, analysis = check_any_plan(Tower(nn.BatchNorm1d(6)), X)
+    assert {("operator.weight", 0), ("operator.running_mean", 0), ("first.weight", 0)} <= prunable(analysis)
+
+
+def test_batch_norm_without_gain_is_not_zero_when_masked() -> None:
+    """(0 - mean) / std: a reduction over it would still count a masked channel."""
+
+    class Summed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.norm = nn.Linear(4, 6), nn.BatchNorm1d(6, affine=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(self.a(x)).sum(1)  # type: ignore[no-any-return]
+
+    _, analysis = check_any_plan(Summed(), X)
+    assert not analysis.groups
+    assert reasons(analysis, "a.weight", 0)
+
+
+def test_a_layer_norm_over_what_is_not_zero_is_frozen() -> None:
+    _, analysis = check_any_plan(Tower(nn.Sequential(nn.Sigmoid(), nn.LayerNorm(6))), X)
+    assert ("first.weight", 0) not in prunable(analysis)
+
+
+@pytest.mark.parametrize("operator", [lambda h: h.mean(1, keepdim=True), lambda h: h.sum(1, keepdim=True)])
+def test_sums_and_means_keep_what_they_count(operator: object) -> None:
+    _, analysis = check_any_plan(Tower(operator, left=1), X)
+    assert ("first.weight", 0) in prunable(analysis)
+
+
+def test_a_softmax_over_channels_freezes_them() -> None:
+    _, analysis = check_any_plan(Tower(lambda h: torch.softmax(h, 1)), X)
+    assert ("first.weight", 0) not in prunable(analysis)
+    assert reasons(analysis, "first.weight", 0)
