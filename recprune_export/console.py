@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from recprune_export.bundle.verify import Verification
-    from recprune_export.compress import Result
+    from recprune_export.compression import Result
     from recprune_export.inspection import Inspection
     from recprune_export.training.train import Training
     from recprune_export.validation.latency import LatencyReport

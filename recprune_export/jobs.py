@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from recprune_export.bundle.contents import to_json
 from recprune_export.bundle.write import check_target
 from recprune_export.channels.analysis import analyse
-from recprune_export.compress import Result, compress, decide
+from recprune_export.compression import Result, compress, decide, drawn_requests, recipe_for
 from recprune_export.data.sequences import SequenceData
 from recprune_export.errors import UsageError
 from recprune_export.finetuning.objective import make_objective
@@ -18,8 +17,6 @@ from recprune_export.finetuning.task import (
     RANKINGS,
     LabelledRows,
     NextItems,
-    Recipe,
-    SampledRequests,
     Task,
     read_arrays,
     read_encoded,
@@ -74,9 +71,9 @@ def make_task(loaded: LoadedModel, data: Path | None, labels: tuple[str, ...], s
 
     Raises `UsageError` where labels are missing, `DataError` for the file.
     """
-    program, recipe = loaded.program, _recipe(CLICKS, settings)
+    program, recipe = loaded.program, recipe_for(CLICKS, settings)
     if data is None:
-        return SampledRequests(program, make_objective(program, ()), recipe)
+        return drawn_requests(program, settings)
     if loaded.checkpoint is None:
         if not labels:
             raise UsageError(
@@ -87,11 +84,5 @@ def make_task(loaded: LoadedModel, data: Path | None, labels: tuple[str, ...], s
     read = read_encoded(data, loaded.checkpoint.encoder)
     objective = make_objective(program, loaded.checkpoint.spec.labels)
     if isinstance(read, SequenceData):
-        return NextItems(read, objective, _recipe(RANKINGS, settings))
+        return NextItems(read, objective, recipe_for(RANKINGS, settings))
     return LabelledRows(read, objective, recipe)
-
-
-def _recipe(suited: Recipe, settings: Settings) -> Recipe:
-    """The user's word before what suits the rows."""
-    wishes = {name: getattr(settings, name) for name in ("epochs", "learning_rate", "batch_size")}
-    return replace(suited, **{name: value for name, value in wishes.items() if value is not None})

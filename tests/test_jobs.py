@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner, Result
 from onnx import numpy_helper
 
-from recprune_export import compress as compress_module
+from recprune_export import compression
 from recprune_export.bundle.verify import verify
 from recprune_export.cli import main
 from recprune_export.data.inference import Wishes
@@ -305,7 +305,7 @@ def test_a_failed_validation_leaves_the_old_bundle(
 ) -> None:
     compress_file(checkpoint, tmp_path / "out", QUICK)
     before = (tmp_path / "out/manifest.json").read_bytes()
-    honest = compress_module.export_onnx
+    honest = compression.export_onnx
 
     def wrong(program: object, path: Path) -> object:
         """Export, then change one weight."""
@@ -316,7 +316,7 @@ def test_a_failed_validation_leaves_the_old_bundle(
         onnx.save(model, path)
         return file
 
-    monkeypatch.setattr(compress_module, "export_onnx", wrong)
+    monkeypatch.setattr(compression, "export_onnx", wrong)
     with pytest.raises(ValidationFailed, match="nothing was written"):
         compress_file(checkpoint, tmp_path / "out", QUICK)
     done = invoke(checkpoint, "-o", tmp_path / "new", *QUICK_OPTIONS)

@@ -19,6 +19,7 @@ from onnx_ir.passes.common import (
 from recprune_export.errors import ExportError
 from recprune_export.onnx.passes.attention import lean_attention
 from recprune_export.onnx.passes.batch_norm import fold_batch_norm
+from recprune_export.onnx.passes.early_pick import pick_early
 from recprune_export.onnx.passes.interface import name_interface
 from recprune_export.onnx.passes.metadata import strip_metadata
 from recprune_export.onnx.passes.name_batch import name_batch
@@ -31,6 +32,7 @@ PASSES: tuple[Callable[[ir.Model], object], ...] = (
     share_transposed,
     fold_batch_norm,
     lean_attention,
+    pick_early,
     sum_by_product,
     DeduplicateInitializersPass(size_limit=1 << 20),
     CommonSubexpressionEliminationPass(),

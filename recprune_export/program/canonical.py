@@ -39,7 +39,7 @@ def canonicalise(module: fx.GraphModule) -> fx.GraphModule:
     `has_unsafe_mutation`.
     """
     module.graph._codegen = CodeGen()
-    for step in (_drop_guards, _share_tied_tensors, _replace_in_place, _fold_constants, _stack_to_cat):
+    for step in (_drop_guards, _share_tied_tensors, _replace_in_place, _fold_constants, _stack_to_cat, _state_epsilon):
         step(module)
         module.graph.eliminate_dead_code()
     module.graph.lint()
@@ -190,6 +190,14 @@ def _stacked_parts(node: fx.Node) -> tuple[list[fx.Node], int] | None:
     axis = _positive(rest[0] if rest else 0, len(_shape(node)))
     parts = [part for tensor in tensors if (part := _unsqueezed(tensor, axis)) is not None]
     return (parts, axis) if len(parts) == len(tensors) else None
+
+
+def _state_epsilon(module: fx.GraphModule) -> None:
+    """An RMSNorm without an epsilon takes that of its dtype; stated, it stays the same in another precision."""
+    for node in module.graph.nodes:
+        if node.target is aten.rms_norm.default and arguments(node)[3:] in ((), (None,)):
+            weight = arguments(node)[2] if len(arguments(node)) > 2 else None
+            node.args = (*arguments(node)[:2], weight, torch.finfo(node.meta["val"].dtype).eps)
 
 
 def _unsqueezed(node: fx.Node, axis: int) -> fx.Node | None:

@@ -12,6 +12,9 @@ Answer = Mapping[str, np.ndarray]
 Answers = Callable[[Request], Answer]
 
 
+SMALL = 1e-2  # numbers below it have their relative error reported against it: near zero a relative error says nothing
+
+
 @dataclass(frozen=True)
 class Tolerances:
     """A number passes when |candidate - reference| <= absolute + relative · |reference|."""
@@ -106,7 +109,7 @@ def _errors(name: str, label: str, wanted: np.ndarray, found: np.ndarray) -> Out
     difference = np.abs(np.nan_to_num(wanted.astype(np.float64)) - np.nan_to_num(found.astype(np.float64)))
     if not difference.size:
         return OutputParity(name, str(found.dtype), 0.0, 0.0, label)
-    relative = difference / np.maximum(np.abs(np.nan_to_num(wanted.astype(np.float64))), 1e-6)
+    relative = difference / np.maximum(np.abs(np.nan_to_num(wanted.astype(np.float64))), SMALL)
     return OutputParity(name, str(found.dtype), float(difference.max()), float(relative.max()), label)
 
 

@@ -223,10 +223,13 @@ class NoForm(nn.Module):
         return torch.special.bessel_j0(numeric)
 
 
-def test_an_input_and_an_output_of_one_name_are_refused_by_name(tmp_path: Path) -> None:
+def test_an_input_and_an_output_of_one_name_are_told_apart(tmp_path: Path) -> None:
     wanted = capture(SameName(), ({"click": torch.randint(0, ROWS, (4,))},))
-    with pytest.raises(ExportError, match="'click'"):
-        export_onnx(wanted, tmp_path / "model.onnx")
+    assert [o.name for o in wanted.signature.outputs] == ["click_output"]
+    answers = run(
+        make_session(export_onnx(wanted, tmp_path / "model.onnx").path, 1), {"click": np.zeros(3, dtype=np.int64)}
+    )
+    assert list(answers) == ["click_output"]
 
 
 def test_an_operator_without_an_onnx_form_is_named_in_one_sentence(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import datetime
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,10 +16,12 @@ from recprune_export.channels.analysis import Analysis, analyse
 from recprune_export.environment import environment
 from recprune_export.errors import PruningError, ValidationFailed
 from recprune_export.finetuning.finetune import Schedule, finetune
-from recprune_export.finetuning.objective import Objective
+from recprune_export.finetuning.objective import Objective, make_objective
 from recprune_export.finetuning.task import (
+    CLICKS,
     Answers,
     Batch,
+    Recipe,
     SampledRequests,
     Task,
     answer,
@@ -54,6 +56,7 @@ CALIBRATION_BATCHES = 16  # for scores
 PARITY_ROWS = 512
 GOLDEN_ROWS = 16
 DEFAULT_SCORE = "taylor"
+DEFAULTS = Settings()
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,8 @@ class Result:
 def compress(
     program: Program,
     target: Path,
-    settings: Settings,
-    task: Task,
+    settings: Settings = DEFAULTS,
+    task: Task | None = None,
     *,
     plan: Plan | None = None,
     extra_files: Mapping[str, bytes] | None = None,
@@ -96,10 +99,13 @@ def compress(
 ) -> Result:
     """Prune, tune, export and validate `program`; write a bundle to `target`, whole or not at all.
 
+    Without a `task` the pruned program is tuned towards the answers of `program` on requests drawn from its signature.
+
     Raises `UsageError` where nothing can be written to `target`, `PruningError` where the plan does not fit or the
     soundness check fails, `ExportError`, and `ValidationFailed` where parity or latency fail.
     """
     target = check_target(target)
+    task = task or drawn_requests(program, settings)
     pruned = prune(program, settings, task, plan)
     with tempfile.TemporaryDirectory() as scratch:
         dense_file = export_onnx(program, Path(scratch) / "dense.onnx")
@@ -159,6 +165,17 @@ def decide(program: Program, analysis: Analysis, settings: Settings, task: Task)
     inputs = ScoreInputs(program, analysis, _calibration(task, settings.seed), _loss(task.objective), settings.seed)
     budget = Budget(settings.table_sparsity, settings.rest_sparsity, settings.structured_share)
     return make_plan(program, analysis, scores_by(name, inputs), budget, name)
+
+
+def drawn_requests(program: Program, settings: Settings) -> SampledRequests:
+    """Return the task of a program without rows."""
+    return SampledRequests(program, make_objective(program, ()), recipe_for(CLICKS, settings))
+
+
+def recipe_for(suited: Recipe, settings: Settings) -> Recipe:
+    """Return what suits the rows, but the user's word first."""
+    wishes = {name: getattr(settings, name) for name in ("epochs", "learning_rate", "batch_size")}
+    return replace(suited, **{name: value for name, value in wishes.items() if value is not None})
 
 
 def zero_target(dense: PartSizes, settings: Settings) -> ZeroTarget:

@@ -1,0 +1,101 @@
+"""Latency of the seven reference recommenders at sparsity .7: dense and pruned, in PyTorch and in ONNX Runtime.
+
+Untrained weights, pruned at random: latency does not depend on which channels go. One thread, contestants interleaved
+in one process. Prints a table, and JSON as the last line.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recprune_export.channels.analysis import analyse
+from recprune_export.onnx.counts import count
+from recprune_export.onnx.export import export_onnx
+from recprune_export.program.capture import capture
+from recprune_export.program.program import Program
+from recprune_export.pruning.budget import Budget, make_plan
+from recprune_export.pruning.rewrite import apply_plan
+from recprune_export.pruning.scores import ScoreInputs, scores_by
+from recprune_export.recommenders.catalogue import RECOMMENDERS, build
+from recprune_export.recommenders.inputs import InputSpec
+from recprune_export.settings import Settings
+from recprune_export.validation.contestants import (
+    DENSE_ONNX,
+    DENSE_TORCH,
+    PRUNED_ONNX,
+    PRUNED_TORCH,
+    in_onnxruntime,
+    in_torch,
+)
+from recprune_export.validation.latency import LatencyReport, measure
+from recprune_export.validation.requests import sample_request
+
+SPARSITY = 0.7
+BATCHES = (1, 32, 256)
+CLICKS = InputSpec(
+    categorical={"user": 50_000, "item": 20_000, **{f"field{i}": 100 for i in range(6)}},
+    multi_valued={"tags": 500},
+    lengths={"tags": 10},
+    n_numeric=8,
+    labels=("click",),
+)
+TWO_TASKS = InputSpec(**{**vars(CLICKS), "labels": ("click", "buy")})
+HISTORIES = InputSpec(items=10_000, max_length=50, labels=("next_item",))
+
+
+def prune(program: Program) -> Program:
+    """Return the program at the sparsity of this benchmark."""
+    analysis = analyse(program)
+    inputs = ScoreInputs(program, analysis, [], lambda response, labels: next(iter(response.values())).sum())
+    budget = Budget(SPARSITY, SPARSITY, Settings().structured_share)
+    return apply_plan(program, analysis, make_plan(program, analysis, scores_by("random", inputs), budget, "random"))
+
+
+def run(name: str, scratch: Path) -> tuple[LatencyReport, dict[str, int]]:
+    """Measure one recommender; also return its multiply-adds, dense and pruned."""
+    torch.manual_seed(0)
+    spec = {"sasrec": HISTORIES, "mmoe": TWO_TASKS}.get(name, CLICKS)
+    dense = capture(build(name, spec, {}), (spec.example_request(),))
+    pruned = prune(dense)
+    files = {
+        kind: export_onnx(p, scratch / f"{name}-{kind}.onnx").path for kind, p in (("dense", dense), ("pruned", pruned))
+    }
+    contestants = [
+        in_torch(DENSE_TORCH, dense),
+        in_torch(PRUNED_TORCH, pruned),
+        in_onnxruntime(DENSE_ONNX, files["dense"], 1),
+        in_onnxruntime(PRUNED_ONNX, files["pruned"], 1),
+    ]
+    requests = {batch: sample_request(dense.signature, batch, seed=batch) for batch in BATCHES}
+    return measure(contestants, requests, threads=1, seconds=3.0), {
+        kind: count(p).operations for kind, p in files.items()
+    }
+
+
+def main() -> None:
+    """Measure all of them."""
+    torch.set_num_threads(1)
+    results: dict[str, Any] = {}
+    print(
+        f"{'':>10} {'batch':>6} {'dense torch':>12} {'pruned torch':>13} {'dense ONNX':>11} {'pruned ONNX':>12}  dense torch : pruned ONNX"
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in RECOMMENDERS:
+            report, operations = run(name, Path(scratch))
+            for batch in BATCHES:
+                times = [report.percentiles(batch, c).p50 for c in (DENSE_TORCH, PRUNED_TORCH, DENSE_ONNX, PRUNED_ONNX)]
+                ratio = report.ratio(batch, DENSE_TORCH, PRUNED_ONNX)
+                columns = "{:>9.3f} ms {:>10.3f} ms {:>8.3f} ms {:>9.3f} ms".format(*times)
+                print(
+                    f"{name:>10} {batch:>6} {columns}  {ratio.estimate:.2f}× [{ratio.low:.2f}, {ratio.high:.2f}]",
+                    flush=True,
+                )
+            results[name] = {"operations": operations, **report.to_dict()}
+    print(json.dumps({"benchmark": "recommenders", "sparsity": SPARSITY, "threads": 1, "results": results}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""A recommender of your own, from Python: capture it, compress it, serve it with ONNX Runtime.
+
+python examples/your_own_model.py
+"""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from torch import nn
+
+from recprune_export import Settings, capture, compress
+
+
+class Scorer(nn.Module):
+    """User and item tables, and an MLP. Any module will do that torch.export captures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.users, self.items = nn.Embedding(5000, 32), nn.Embedding(2000, 32)
+        self.mlp = nn.Sequential(nn.Linear(67, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 1))
+
+    def forward(self, user: torch.Tensor, item: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Ids [B], ids [B], numbers [B, 3] to logits [B]."""
+        return self.mlp(torch.cat([self.users(user), self.items(item), context], dim=1)).squeeze(1)
+
+
+def main() -> None:
+    """Go the whole way, without data: tuned towards the dense model's answers alone."""
+    example = (torch.tensor([1, 2]), torch.tensor([3, 4]), torch.zeros(2, 3))
+    program = capture(Scorer(), example)
+    result = compress(program, Path("artifacts/your_own_model"), Settings(sparsity=0.7, epochs=1, batches=(1, 256)))
+    print(f"{result.reduction.parameters:.1%} of the parameters are gone; the bundle is {result.target}")
+    for note in result.notes:
+        print(note)
+
+    session = ort.InferenceSession(result.target / "model.onnx", providers=["CPUExecutionProvider"])
+    request = {"user": np.array([7]), "item": np.array([11]), "context": np.zeros((1, 3), dtype=np.float32)}
+    print("score:", session.run(None, request)[0])
+
+
+if __name__ == "__main__":
+    main()

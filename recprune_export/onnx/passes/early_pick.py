@@ -1,0 +1,223 @@
+"""Compute only the position that is picked in the end.
+
+A sequence recommender answers from the last position of its history. Whatever handles positions one by one before the
+pick (norms, linear layers, the queries of the last attention) need not be computed for the others.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+Axes = Sequence[int | None]  # for each operand the axis on which one position is enough; None: all of it is read
+Rule = Callable[[ir.Node, int], Axes | None]  # None: the operator needs every position
+
+_POINTWISE = "Relu Gelu Sigmoid Tanh Erf Sqrt Neg Exp Abs Cast Not LeakyRelu Elu Identity Softplus HardSigmoid"
+_BROADCASTING = "Add Sub Mul Div Pow Where And Or Equal Greater Less GreaterOrEqual LessOrEqual Min Max PRelu"
+
+
+@dataclass(frozen=True)
+class _Use:
+    """Operand `position` of `node`."""
+
+    node: ir.Node
+    position: int
+
+
+def pick_early(model: ir.Model) -> None:
+    """Move the pick of one position towards the inputs, as far as it goes.
+
+    Before: `Gather(x, i, axis)` with one constant i, and x made by operators that treat the positions of that axis alike.
+    After: these operators compute position i alone; a Slice stands where all positions are needed. The picked values
+    are the same.
+    """
+    for node in list(model.graph):
+        if node.op_type == "Gather" and (picked := _picked(node)) is not None:
+            _Pick(model.graph, node, *picked).apply()
+
+
+def _picked(node: ir.Node) -> tuple[int, int] | None:
+    """The axis and the position, not negative, that a Gather picks."""
+    source, index = node.inputs[:2]
+    if source is None or source.shape is None or index is None or index.const_value is None:
+        return None
+    axis = node.attributes.get_int("axis", 0) % len(source.shape)
+    length = source.shape[axis]
+    if axis == 0 or index.const_value.numpy().ndim or not isinstance(length, int) or length < 2:
+        return None
+    return axis, int(index.const_value.numpy()) % length
+
+
+class _Pick:
+    """One pick: first finds which values need one position only, then rewrites their operators."""
+
+    def __init__(self, graph: ir.Graph, pick: ir.Node, axis: int, position: int) -> None:
+        self._graph, self._pick, self._axis, self._position = graph, pick, axis, position
+        self._asked: dict[_Use, int] = {_Use(pick, 0): axis}
+        self._axis_of: dict[ir.Value, int] = {}  # of values that shrink to one position
+        self._slices: dict[tuple[ir.Value, int], ir.Value] = {}
+
+    def apply(self) -> None:
+        """Rewrite the graph where that saves anything."""
+        nodes = list(self._graph)
+        for node in reversed(nodes[: nodes.index(self._pick)]):
+            self._visit(node)
+        if not self._axis_of:
+            return
+        for node in nodes:
+            if node.outputs[0] in self._axis_of:
+                self._shrink(node)
+        zero = _constant(self._graph, f"{self._pick.outputs[0].name}_first", np.array(0))
+        self._pick.replace_input_with(1, zero)
+
+    def _visit(self, node: ir.Node) -> None:
+        """Decide for the output of `node`, all of whose users were visited before."""
+        value = node.outputs[0]
+        uses = [_Use(user, position) for user, position in value.uses()]
+        axes = {self._asked.get(use) for use in uses}
+        if len(node.outputs) != 1 or len(axes) != 1 or value.is_graph_output():
+            return
+        (axis,) = axes
+        rule = RULES.get(node.op_type)
+        operands = rule(node, axis) if rule is not None and axis is not None and value.shape is not None else None
+        if axis is None or operands is None or all(operand is None for operand in operands):
+            return
+        self._axis_of[value] = axis
+        for position, operand in enumerate(operands):
+            if operand is not None:
+                self._asked[_Use(node, position)] = operand
+
+    def _shrink(self, node: ir.Node) -> None:
+        value = node.outputs[0]
+        for position, operand in enumerate(node.inputs):
+            axis = self._asked.get(_Use(node, position))
+            if operand is not None and axis is not None and operand not in self._axis_of:
+                node.replace_input_with(position, self._slice(operand, axis, node))
+        assert value.shape is not None
+        axis = self._axis_of[value]
+        if node.op_type == "Reshape":
+            assert node.inputs[1] is not None and node.inputs[1].const_value is not None
+            sizes = node.inputs[1].const_value.numpy().copy()
+            sizes[axis] = 1
+            node.replace_input_with(1, _constant(self._graph, f"{value.name}_one", sizes))
+        value.shape = ir.Shape([1 if number == axis else size for number, size in enumerate(value.shape)])
+
+    def _slice(self, value: ir.Value, axis: int, before: ir.Node) -> ir.Value:
+        if (value, axis) not in self._slices:
+            bounds = (self._position, self._position + 1, axis)
+            names = ("start", "end", "axis")
+            operands = [
+                _constant(self._graph, f"{value.name}_{axis}_{name}", np.array([bound]))
+                for name, bound in zip(names, bounds, strict=True)
+            ]
+            node = ir.node("Slice", [value, *operands])
+            node.outputs[0].name = f"{value.name}_{axis}_picked"
+            node.outputs[0].type = value.type
+            assert value.shape is not None
+            node.outputs[0].shape = ir.Shape([1 if n == axis else size for n, size in enumerate(value.shape)])
+            self._graph.insert_before(before, [node])
+            self._slices[value, axis] = node.outputs[0]
+        return self._slices[value, axis]
+
+
+def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    if name in graph.initializers:
+        return graph.initializers[name]
+    value = ir.Value(name=name, const_value=ir.tensor(array, name=name), shape=ir.Shape(array.shape))
+    value.type = ir.TensorType(ir.DataType.INT64)
+    graph.register_initializer(value)
+    return value
+
+
+def _rank(value: ir.Value | None) -> int | None:
+    return None if value is None or value.shape is None else len(value.shape)
+
+
+def _pointwise(node: ir.Node, axis: int) -> Axes | None:
+    return [axis]
+
+
+def _broadcasting(node: ir.Node, axis: int) -> Axes | None:
+    """Operands are aligned at their last axes; an axis of size 1 is read for every position."""
+    rank = _rank(node.outputs[0])
+    axes: list[int | None] = []
+    for operand in node.inputs:
+        own = _rank(operand)
+        if operand is None or operand.shape is None or own is None or rank is None:
+            return None
+        place = axis - (rank - own)
+        axes.append(place if place >= 0 and operand.shape[place] != 1 else None)
+    return axes
+
+
+def _first_operand_before_the_last_axis(node: ir.Node, axis: int) -> Axes | None:
+    """Norms and softmax over the last axis."""
+    rank = _rank(node.outputs[0])
+    over = node.attributes.get_int("axis", -1)
+    if rank is None or over % rank != rank - 1 or axis == rank - 1:
+        return None
+    return [axis, *(None for _ in node.inputs[1:])]
+
+
+def _matmul(node: ir.Node, axis: int) -> Axes | None:
+    """Rows of the product come from rows of the left operand; a matrix on the right serves every batch."""
+    left, right, rank = _rank(node.inputs[0]), _rank(node.inputs[1]), _rank(node.outputs[0])
+    if left is None or left != rank or axis == left - 1:
+        return None
+    return [axis, None] if axis == left - 2 or right == 2 else None
+
+
+def _transpose(node: ir.Node, axis: int) -> Axes | None:
+    return [list(node.attributes.get_ints("perm"))[axis]] if "perm" in node.attributes else None
+
+
+def _reshape(node: ir.Node, axis: int) -> Axes | None:
+    """Where the axis and all before it stay as they are."""
+    source, sizes, result = node.inputs[0], node.inputs[1], node.outputs[0]
+    if source is None or source.shape is None or sizes is None or sizes.const_value is None or result.shape is None:
+        return None
+    if list(source.shape[: axis + 1]) != list(result.shape[: axis + 1]):
+        return None
+    # A 0 copies the size of the operand, a -1 is what is left: neither may stand for the axis itself or follow from it.
+    return [axis, None] if sizes.const_value.numpy()[axis] > 0 else None
+
+
+def _pad(node: ir.Node, axis: int) -> Axes | None:
+    pads = node.inputs[1]
+    rank = _rank(node.outputs[0])
+    if pads is None or pads.const_value is None or rank is None or len(node.inputs) > 3:
+        return None
+    amounts = pads.const_value.numpy().reshape(2, rank)
+    return [axis, *(None for _ in node.inputs[1:])] if not amounts[:, axis].any() else None
+
+
+def _slice(node: ir.Node, axis: int) -> Axes | None:
+    axes = node.inputs[3] if len(node.inputs) > 3 else None
+    rank = _rank(node.outputs[0])
+    if axes is None or axes.const_value is None or rank is None:
+        return None
+    if axis in {int(a) % rank for a in axes.const_value.numpy().reshape(-1)}:
+        return None
+    return [axis, *(None for _ in node.inputs[1:])]
+
+
+def _gather(node: ir.Node, axis: int) -> Axes | None:
+    """A lookup by row: one id is enough for one position."""
+    ids = _rank(node.inputs[1])
+    by_row = node.attributes.get_int("axis", 0) == 0
+    return [None, axis] if by_row and ids is not None and axis < ids else None
+
+
+RULES: Mapping[str, Rule] = {
+    **dict.fromkeys(_POINTWISE.split(), _pointwise),
+    **dict.fromkeys(_BROADCASTING.split(), _broadcasting),
+    "LayerNormalization": _first_operand_before_the_last_axis,
+    "Softmax": _first_operand_before_the_last_axis,
+    "MatMul": _matmul,
+    "Transpose": _transpose,
+    "Reshape": _reshape,
+    "Pad": _pad,
+    "Slice": _slice,
+    "Gather": _gather,
+}

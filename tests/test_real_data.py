@@ -1,0 +1,39 @@
+"""The whole way on real rows, where they are there: slow, and held to the figures that the README promises."""
+
+from pathlib import Path
+
+import pytest
+
+from recprune_export.data.inference import Wishes
+from recprune_export.jobs import compress_file
+from recprune_export.settings import Settings
+from recprune_export.training.train import train
+
+DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+SETTINGS = Settings(batches=(1, 256))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recommender", ["dlrm", "deepfm"])
+def test_clicks_keep_their_quality_at_seventy_percent(recommender: str, tmp_path: Path) -> None:
+    data = DATA / "anime.parquet"
+    if not data.exists():
+        pytest.skip(f"{data.name} is not on this machine")
+    training = train(data, recommender, tmp_path / "model.pt", Wishes(labels=("label",)), batch_size=2048)
+    assert any("'rating' alone tells 'label'" in note for note in training.notes)
+    assert training.checkpoint.metrics["auc"] > 0.825
+    result = compress_file(tmp_path / "model.pt", tmp_path / "out", SETTINGS, data=data)
+    assert result.metrics["pruned"]["auc"] > result.metrics["dense"]["auc"] - 0.003
+    assert min(result.reduction.tables, result.reduction.rest) >= 0.7
+
+
+@pytest.mark.slow
+def test_two_tasks_keep_their_quality(tmp_path: Path) -> None:
+    data = DATA / "census.parquet"
+    if not data.exists():
+        pytest.skip(f"{data.name} is not on this machine")
+    train(data, "mmoe", tmp_path / "model.pt", Wishes(labels=("income", "never_married")), batch_size=2048, epochs=4)
+    result = compress_file(tmp_path / "model.pt", tmp_path / "out", SETTINGS, data=data)
+    for label in ("income", "never_married"):
+        assert result.metrics["pruned"][f"{label}/auc"] > result.metrics["dense"][f"{label}/auc"] - 0.003
+    assert min(result.reduction.tables, result.reduction.rest) >= 0.7
