@@ -32,6 +32,7 @@ PASSES: tuple[Callable[[ir.Model], object], ...] = (
     share_transposed,
     fold_batch_norm,
     lean_attention,
+    RemoveUnusedNodesPass(),  # what is computed for nobody would seem to need every position
     pick_early,
     sum_by_product,
     DeduplicateInitializersPass(size_limit=1 << 20),
