@@ -12,7 +12,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from recprune_export.onnx.passes.sums import LARGEST
 from recprune_export.validation.latency import Contestant, measure
 
-SHAPES = [(6, 1), (6, 10), (13, 12), (13, 24), (13, 32), (26, 32)]
+SHAPES = [(6, 1), (6, 10), (13, 12), (13, 16), (13, 19), (13, 24), (13, 32), (26, 32)]
 BATCHES = (1, 32, 256, 1024)
 
 

@@ -13,7 +13,9 @@ import onnx_ir as ir
 Axes = Sequence[int | None]  # for each operand the axis on which one position is enough; None: all of it is read
 Rule = Callable[[ir.Node, int], Axes | None]  # None: the operator needs every position
 
-_POINTWISE = "IsNaN IsInf Relu Gelu Sigmoid Tanh Erf Sqrt Neg Exp Abs Cast Not LeakyRelu Elu Identity Softplus HardSigmoid"
+_POINTWISE = (
+    "IsNaN IsInf Relu Gelu Sigmoid Tanh Erf Sqrt Neg Exp Abs Cast Not LeakyRelu Elu Identity Softplus HardSigmoid"
+)
 _BROADCASTING = "Add Sub Mul Div Pow Where And Or Equal Greater Less GreaterOrEqual LessOrEqual Min Max PRelu"
 
 
