@@ -1,0 +1,115 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from recprune_export.errors import CaptureError
+from recprune_export.program.capture import capture
+
+
+class Head(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(10, 4), nn.Linear(4, 1)
+
+
+class OfTensors(Head):
+    def forward(self, user: Tensor, weight: Tensor) -> Tensor:
+        return self.head(self.table(user)).squeeze(1) * weight  # type: ignore[no-any-return]
+
+
+class OfDict(Head):
+    def forward(self, request: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"click": self.head(self.table(request["user"])).squeeze(1) * request["weight"]}
+
+
+class OfNested(Head):
+    def forward(self, sides: tuple[dict[str, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        ids, weight = sides
+        score = self.head(self.table(ids["user"])).squeeze(1)
+        return score, score * weight
+
+
+class OfMatrix(Head):
+    """Ids as floats in one matrix, the second column shifted into the same table."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        ids = x[:, :2].long() + torch.tensor([0, 5])
+        return self.head(self.table(ids).sum(1)).squeeze(1) * x[:, 2]  # type: ignore[no-any-return]
+
+
+USER, WEIGHT = torch.tensor([1, 2, 3]), torch.rand(3)
+
+
+@pytest.mark.parametrize(
+    ("module", "args", "kwargs", "inputs", "outputs"),
+    [
+        (OfTensors(), (USER, WEIGHT), {}, ["user", "weight"], ["output"]),
+        (OfTensors(), (USER,), {"weight": WEIGHT}, ["user", "weight"], ["output"]),
+        (OfDict(), ({"user": USER, "weight": WEIGHT},), {}, ["user", "weight"], ["click"]),
+        (OfNested(), (({"user": USER}, WEIGHT),), {}, None, ["output_0", "output_1"]),
+    ],
+)
+def test_requests_of_any_shape_become_flat_and_named(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Tensor], inputs: list[str] | None, outputs: list[str]
+) -> None:
+    program = capture(module, args, kwargs)
+    assert inputs is None or [i.name for i in program.signature.inputs] == inputs
+    assert [o.name for o in program.signature.outputs] == outputs
+    assert program.signature.inputs[0].ids == ((0, 9),)
+    for batch in (1, 7):
+        user, weight = torch.randint(10, (batch,)), torch.rand(batch)
+        request = dict(zip([i.name for i in program.signature.inputs], (user, weight), strict=True))
+        expected = OfTensors.forward(module, user, weight)  # type: ignore[arg-type]
+        torch.testing.assert_close(list(program(request).values())[-1], expected)
+
+
+def test_an_example_of_one_row_is_enough() -> None:
+    program = capture(OfTensors(), (USER[:1], WEIGHT[:1]))
+    assert program({"user": USER, "weight": WEIGHT})["output"].shape == (3,)
+
+
+def test_the_ids_of_each_column_are_read_off_the_tables() -> None:
+    (x,) = capture(OfMatrix(), (torch.zeros(3, 3),)).signature.inputs
+    assert x.ids == ((0, 9), (0, 4), None)
+
+
+def test_the_module_is_left_as_it_was() -> None:
+    module = OfTensors().train()
+    capture(module, (USER, WEIGHT))
+    assert module.training
+
+
+class Baked(Head):
+    def forward(self, user: Tensor) -> Tensor:
+        return self.head(self.table(user)).view(3)  # type: ignore[no-any-return]
+
+
+class Deciding(Head):
+    def forward(self, user: Tensor) -> Tensor:
+        return self.head(self.table(user)) if user.sum() > 3 else self.table(user)  # type: ignore[no-any-return]
+
+
+class Silent(Head):
+    def forward(self, user: Tensor) -> int:
+        return 3
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (Baked, "fixes the batch size.*x.size"),
+        (Deciding, r"decides by the values of a request.*test_capture\.py"),
+        (Silent, "returns no tensor"),
+    ],
+)
+def test_what_cannot_be_captured_is_said_with_its_line(make: Callable[[], nn.Module], said: str) -> None:
+    with pytest.raises(CaptureError, match=said):
+        capture(make(), (USER,))
+
+
+def test_an_example_without_a_batch_is_refused() -> None:
+    with pytest.raises(CaptureError, match="batch axis"):
+        capture(OfTensors(), (3, 4))

@@ -1,0 +1,24 @@
+import pytest
+
+from recprune_export.errors import UsageError
+from recprune_export.settings import Settings, batch_sizes
+
+
+def test_a_part_may_have_a_sparsity_of_its_own() -> None:
+    assert (Settings(0.5).table_sparsity, Settings(0.5).rest_sparsity) == (0.5, 0.5)
+    apart = Settings(0.5, embedding_sparsity=0.9, hidden_sparsity=0.0)
+    assert (apart.table_sparsity, apart.rest_sparsity) == (0.9, 0.0)
+
+
+@pytest.mark.parametrize(
+    "values", [{"sparsity": 1.0}, {"sparsity": float("nan")}, {"batches": ()}, {"structured_share": -1.0}]
+)
+def test_what_cannot_be_is_refused(values: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        Settings(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["", "1,,2", "a", "1.5"])
+def test_no_list_of_numbers(text: str) -> None:
+    with pytest.raises(UsageError, match="--batches"):
+        batch_sizes(text)
