@@ -14,8 +14,10 @@ from recprune_export.errors import RecpruneError
 F = TypeVar("F", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
 
-WISHES = ("labels", "categorical", "numeric", "multi_valued", "ignore", "sequence", "max_length", "seed")
+WISHES = ("labels", "categorical", "numeric", "multi_valued", "ignore", "split", "sequence", "max_length", "seed")
 RECIPE = ("epochs", "batch_size", "learning_rate", "patience", "seed")
+
+INTERRUPTED = 130  # as a shell has it for a program that ended by Ctrl-C
 
 EPILOG = """\b
 Exit codes: 0 done; 1 a validation failed, nothing was written; 2 usage;
@@ -31,16 +33,16 @@ class MainJobGroup(click.Group):
             args = ["compress", *args]
         return super().parse_args(ctx, args)
 
-    def main(self, *args: Any, **kwargs: Any) -> Any:
+    def invoke(self, ctx: click.Context) -> Any:
         """Turn the user's errors into one sentence and an exit code."""
         try:
-            return super().main(*args, **kwargs)
+            return super().invoke(ctx)
         except RecpruneError as error:
             click.echo(f"Error: {error}", err=True)
-            sys.exit(error.exit_code)
+            ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("Interrupted; nothing was left half-written.", err=True)
-            sys.exit(130)
+            ctx.exit(INTERRUPTED)
 
 
 def _loading_options(command: F) -> F:

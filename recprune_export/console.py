@@ -65,7 +65,7 @@ def print_result(result: "Result", *, as_json: bool) -> None:
     soundness = result.manifest.plan["soundness"]
     console.print(f"Pruned equals masked to {soundness['error']:.1e} in float64", highlight=False)
     _print_notes(result.notes)
-    console.print(f"Bundle: {result.target}", highlight=False, soft_wrap=True)
+    console.print(f"Bundle: {result.target} (ONNX opset {result.manifest.opset})", highlight=False, soft_wrap=True)
     console.print(f"Next: recprune-export verify {result.target}", highlight=False, soft_wrap=True)
 
 

@@ -1,9 +1,11 @@
 import subprocess
 import sys
 
+import pytest
 from click.testing import CliRunner
 
 from recprune_export import __version__
+from recprune_export.bundle import verify
 from recprune_export.cli import main
 
 
@@ -24,6 +26,15 @@ def test_options_may_stand_before_the_model() -> None:
 
 def test_the_version_is_told() -> None:
     assert __version__ in CliRunner().invoke(main, ["--version"]).output
+
+
+def test_ctrl_c_is_said_and_has_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(bundle: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(verify, "verify", interrupted)
+    done = CliRunner().invoke(main, ["verify", "anything"])
+    assert (done.exit_code, done.stderr.strip()) == (130, "Interrupted; nothing was left half-written.")
 
 
 def test_it_runs_as_a_module() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from recprune_export.data.encoder import Encoder
-from recprune_export.data.files import collect, scan
+from recprune_export.data.files import collect, reading, scan
 from recprune_export.data.inference import SPLIT_VALUES
 from recprune_export.data.rows import Rows
 from recprune_export.data.schema import Schema, Split
@@ -45,8 +45,9 @@ def load_clicks(path: Path, schema: Schema, encoder: Encoder | None = None) -> C
         )
     _check_types(path, frame, schema)
     parted = _with_parts(path, frame, schema.split)
-    encoder = encoder or Encoder.fit(_part(parted, "train"), schema)
-    parts = {name: _rows(path, _part(parted, name), encoder, name) for name in ("train", "valid", "test")}
+    with reading(path):
+        encoder = encoder or Encoder.fit(_part(parted, "train"), schema)
+        parts = {name: _rows(path, _part(parted, name), encoder, name) for name in ("train", "valid", "test")}
     return ClickData(encoder, **parts)
 
 

@@ -1,5 +1,7 @@
 """Open a CSV or Parquet file lazily; what a file is shows in its content."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,14 +41,21 @@ def scan(path: Path) -> "pl.LazyFrame":
     return frame
 
 
-def collect(frame: "pl.LazyFrame", path: Path) -> "pl.DataFrame":
-    """Run a query with the streaming engine. Raises `DataError` where the rows cannot be read after all."""
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Raise `DataError` where a query inside the block meets rows that cannot be read after all."""
     import polars as pl
 
     try:
-        return frame.collect(engine="streaming")
+        yield
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"The rows of {path} cannot be read: {_first_line(error)}") from error
+
+
+def collect(frame: "pl.LazyFrame", path: Path) -> "pl.DataFrame":
+    """Run a query with the streaming engine. Raises `DataError` where the rows cannot be read."""
+    with reading(path):
+        return frame.collect(engine="streaming")
 
 
 def _first_line(error: Exception) -> str:

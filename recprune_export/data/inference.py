@@ -39,6 +39,7 @@ class Wishes:
     numeric: tuple[str, ...] = ()
     multi_valued: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
+    split: str | None = None
     sequence: str | None = None
     max_length: int | None = None
     seed: int = 0
@@ -62,7 +63,13 @@ def infer_schema(path: Path, wishes: Wishes) -> Inferred:
     """
     frame = scan(path)
     columns = frame.collect_schema().names()
-    asked = (*wishes.labels, *wishes.categorical, *wishes.numeric, *wishes.ignore)
+    asked = (
+        *wishes.labels,
+        *wishes.categorical,
+        *wishes.numeric,
+        *wishes.ignore,
+        *((wishes.split,) if wishes.split else ()),
+    )
     _check_columns(path, columns, (*asked, *(name.partition(":")[0] for name in wishes.multi_valued)))
     sample = collect(frame.head(SAMPLE), path)
     if not len(sample):
@@ -102,7 +109,7 @@ class _Inference:
 
     def run(self) -> Inferred:
         wishes = self._wishes
-        split = _split_column(self._sample, {*wishes.labels, *wishes.ignore})
+        split = wishes.split or _split_column(self._sample, {*wishes.labels, *wishes.ignore})
         multi_asked = dict(_name_and_separator(text) for text in wishes.multi_valued)
         categorical: list[str] = []
         numeric: list[str] = []

@@ -97,6 +97,7 @@ def load_sequences(path: Path, schema: Schema, encoder: SequenceEncoder | None =
     if not len(table):
         raise DataError(f"No user of {path} has {SHORTEST} items or more, so nothing can be left out to test on.")
     if encoder is None:
+        # the table is in memory: from here on nothing is read
         train_part = table.lazy().filter(pl.col("__from_end") > 2)
         encoder = SequenceEncoder(schema, Vocabulary.count(train_part, pl.col(columns.item).cast(pl.String), 1))
     whole = encoder.histories(table, known=False)

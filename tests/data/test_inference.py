@@ -86,6 +86,14 @@ def test_what_cannot_be_is_said(tmp_path: Path, wishes: Wishes, said: str) -> No
         infer_schema(write(tmp_path, **rows()), wishes)
 
 
+def test_the_user_names_the_split(tmp_path: Path) -> None:
+    part = np.resize(["train", "valid", "test"], 400)
+    path = write(tmp_path, **rows() | {"part": part})
+    assert infer_schema(path, Wishes(labels=("click",), split="part")).schema.split.column == "part"
+    with pytest.raises(DataError, match="no column 'when'"):
+        infer_schema(path, Wishes(labels=("click",), split="when"))
+
+
 def test_sequence_columns_are_told_by_their_names(sequences_file: Path) -> None:
     sequence = infer_sequence(sequences_file, Wishes(max_length=7)).sequence
     assert sequence is not None

@@ -75,7 +75,7 @@ def test_taylor_is_what_zeroing_costs_to_first_order() -> None:
             p.select(axis, unit).mul_(1 - epsilon)
             after = given.loss(given.program(batch[0]), {})
             p.select(axis, unit).div_(1 - epsilon)
-        return (before - after) / epsilon
+        return (before - after).detach() / epsilon
 
     expected = sum(shrunk(name, batch).square() for name in weights for batch in given.batches)
     assert float(scores_by("taylor", given)[HIDDEN][unit]) == pytest.approx(float(expected), rel=0.02)  # type: ignore[arg-type]
