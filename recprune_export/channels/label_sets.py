@@ -56,6 +56,10 @@ class LabelSets:
         """Return the channels of a set, each named by the representative of its class."""
         return self._sets[self._canonical_id(set_id)]
 
+    def labels_in(self, set_id: int) -> frozenset[int]:
+        """Return the labels that were put into a set, before any tie."""
+        return self._sets[set_id]
+
     def labels(self) -> range:
         """Return every label that was made."""
         return range(len(self._keys))

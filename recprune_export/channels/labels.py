@@ -20,10 +20,19 @@ class Labels:
 
     `removes[a][i]`: the channels each of which removes index i of axis a.
     `zeroes[a][i]`: those among them whose masking makes every element at index i of axis a exactly zero.
+    `steady[a][i]`: those whose masking makes these elements the same for every request: a zero that met a bias. Taken
+    to be `zeroes` where a rule does not say more.
+    `constant`: the whole tensor is the same for every request, like a parameter.
     """
 
     removes: tuple[Tensor, ...]
     zeroes: tuple[Tensor, ...]
+    steady: tuple[Tensor, ...] = ()
+    constant: bool = False
+
+    def __post_init__(self) -> None:
+        if self.constant or not self.steady:
+            object.__setattr__(self, "steady", self.removes if self.constant else self.zeroes)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -35,14 +44,23 @@ class Labels:
         return not any(bool(axis.any()) for axis in self.removes)
 
     def without_zeroes(self) -> "Labels":
-        """The same axes after an operator that does not keep zeros."""
-        return Labels(self.removes, tuple(torch.zeros_like(axis) for axis in self.removes))
+        """The same axes after an operator that does not keep zeros, but works on each index by itself."""
+        return Labels(self.removes, tuple(torch.zeros_like(axis) for axis in self.removes), self.steady, self.constant)
+
+    def take_axes(self, order: Sequence[int | None]) -> "Labels":
+        """The axes in another order; None is a new axis of one value."""
+        one = unlabelled(1)
+
+        def pick(field: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return tuple(one if axis is None else field[axis] for axis in order)
+
+        return Labels(pick(self.removes), pick(self.zeroes), pick(self.steady), self.constant)
 
 
-def empty(shape: Sequence[int]) -> Labels:
+def empty(shape: Sequence[int], constant: bool = False) -> Labels:
     """Describe a tensor of which nothing can be removed."""
     axes = tuple(unlabelled(size) for size in shape)
-    return Labels(axes, axes)
+    return Labels(axes, axes, axes, constant)
 
 
 def unlabelled(size: int) -> Tensor:
@@ -60,7 +78,9 @@ def to_elements(sets: LabelSets, axes: Sequence[Tensor]) -> Tensor:
     return elements
 
 
-def from_elements(sets: LabelSets, removes: Tensor, zeroes: Tensor, fixed: Sequence[bool], reason: Reason) -> Labels:
+def from_elements(
+    sets: LabelSets, removes: Tensor, zeroes: Tensor, steady: Tensor, fixed: Sequence[bool], reason: Reason
+) -> Labels:
     """Return the axis form, tying or freezing labels where the element form is ragged.
 
     `fixed[a]` is true for an axis that cannot shrink (the batch). Zeros that differ along an axis are dropped,
@@ -73,7 +93,7 @@ def from_elements(sets: LabelSets, removes: Tensor, zeroes: Tensor, fixed: Seque
     if bool(ragged.any()):
         _make_regular(sets, ragged, fixed, reason)
         axes = _by_axis(sets, removes, fixed)
-    return Labels(axes, _by_axis(sets, zeroes, fixed))
+    return Labels(axes, _by_axis(sets, zeroes, fixed), _by_axis(sets, steady, fixed))
 
 
 def _by_axis(sets: LabelSets, elements: Tensor, fixed: Sequence[bool]) -> tuple[Tensor, ...]:

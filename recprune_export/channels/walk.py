@@ -17,6 +17,9 @@ from recprune_export.channels.labels import Labels, empty, unlabelled
 Described = Labels | tuple[Labels | None, ...] | None  # None: the value is no tensor
 Rule = Callable[["Walk", fx.Node], Described]
 
+aten = torch.ops.aten
+_LOOKUPS = (aten.embedding.default, aten.embedding_bag.padding_idx, aten.embedding_bag.default)
+
 RULES: dict[Any, Rule] = {}
 WIDEST_AXIS = 1 << 16  # a wider axis counts rows, not channels, and is never labelled
 
@@ -41,6 +44,7 @@ class Walk(fx.Interpreter):
         self.sets = sets
         self.described: dict[fx.Node, Described] = {}
         self.tables: set[str] = set()
+        self._parameters: set[str] = set()
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
@@ -50,7 +54,7 @@ class Walk(fx.Interpreter):
         elif n.op == "output":
             self._freeze_outputs(n)
         elif n.op == "call_function":
-            self.described[n] = self._apply_rule(n)
+            self.described[n] = self._constant_where_inputs_are(n, self._apply_rule(n))
             self._keep_what_would_leave_nothing(n)
         else:
             self.described[n] = self.nothing(value)
@@ -93,6 +97,16 @@ class Walk(fx.Interpreter):
         """Freeze what a reduction would still count although it is masked."""
         self.freeze(node, self.sets.without(removes, zeroes), because)
 
+    def look_up(self, node: fx.Node, rows: Tensor, ids: Any) -> None:
+        """State that `rows` are looked up by `ids`: they stay, and what they are the rows of is a table."""
+        self.freeze(node, rows, "its rows are looked up by id")
+        if not _of_the_request(ids):
+            return
+        for label in {label for set_id in rows.unique().tolist() for label in self.sets.labels_in(set_id)}:
+            name, axis, _ = self.sets.key(label)  # type: ignore[misc]
+            if axis == 0 and name in self._parameters:
+                self.tables.add(name)
+
     def _apply_rule(self, node: fx.Node) -> Described:
         value = self.env[node]
         known = RULES.get(node.target)
@@ -102,6 +116,14 @@ class Walk(fx.Interpreter):
                 self._freeze_all(node, described, f"{_operator_name(node)} has no rule")
             return self.nothing(value)
         return known(self, node)
+
+    def _constant_where_inputs_are(self, node: fx.Node, described: Described) -> Described:
+        """What is computed from parameters alone is the same for every request."""
+        inputs = [self.described.get(source) for source in node.all_input_nodes]
+        varying = (isinstance(d, tuple) or (d is not None and not d.constant) for d in inputs)
+        if not isinstance(described, Labels) or any(varying):
+            return described
+        return Labels(described.removes, described.zeroes, constant=True)
 
     def _keep_what_would_leave_nothing(self, node: fx.Node) -> None:
         """A channel on which every index of an axis depends cannot go: the value would have no elements."""
@@ -121,15 +143,16 @@ class Walk(fx.Interpreter):
             self._freeze_all(node, self.described.get(source), "the model returns it")
 
     def _parameter(self, node: fx.Node, value: Tensor) -> Labels:
-        lookups = [user for user in node.users if _is_lookup(user, node)]
-        looked_up = bool(lookups)
+        lookups = [ids for user in node.users if (ids := _ids_of_lookup(user, node)) is not None]
         removes = []
         for axis, size in enumerate(value.shape):
-            counts_rows = size > WIDEST_AXIS or (looked_up and axis == 0)
+            counts_rows = size > WIDEST_AXIS or (bool(lookups) and axis == 0)
             removes.append(unlabelled(size) if counts_rows else self.fresh(node, axis, size))
-        if any(_of_the_request(user.args[1]) for user in lookups):
+        if any(_of_the_request(ids) for ids in lookups):
             self.tables.add(node.name)
-        labels = Labels(tuple(removes), tuple(removes))
+        if value.ndim > 1:
+            self._parameters.add(node.name)
+        labels = Labels(tuple(removes), tuple(removes), constant=True)
         # Masking zeroes parameters, not buffers.
         return labels if isinstance(value, torch.nn.Parameter) else labels.without_zeroes()
 
@@ -149,9 +172,15 @@ def fixed_axes(value: Tensor) -> tuple[bool, ...]:
     return tuple(not isinstance(size, int) for size in value.shape)
 
 
-def _is_lookup(user: fx.Node, table: fx.Node) -> bool:
-    lookups = (torch.ops.aten.embedding.default, torch.ops.aten.embedding_bag.padding_idx)
-    return user.target in lookups and user.args[0] is table
+def _ids_of_lookup(user: fx.Node, table: fx.Node) -> Any:
+    """The ids by which `user` takes rows of `table`; None if it does something else."""
+    if user.target in _LOOKUPS and user.args[0] is table:
+        return user.args[1]
+    if user.target is aten.index_select.default and user.args[:2] == (table, 0):
+        return user.args[2]
+    if user.target is aten.index.Tensor and user.args[0] is table:
+        return user.args[1][0]  # type: ignore[index]
+    return None
 
 
 def _of_the_request(ids: Any) -> bool:

@@ -29,6 +29,10 @@ _GUARDS = frozenset(
 )
 _RANDOM = frozenset({aten.dropout.default, aten.rand.default, aten.randn.default, aten.bernoulli.default})
 _FLATTENING = frozenset({aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten._unsafe_view.default})
+_WRAPPERS = frozenset(
+    {torch.ops.higher_order.wrap_with_set_grad_enabled, torch.ops.higher_order.wrap_with_autocast}
+)
+_SQUEEZES = frozenset({aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims})
 MOST_FOLDED_ELEMENTS = 1 << 22
 
 
@@ -39,7 +43,17 @@ def canonicalise(module: fx.GraphModule) -> fx.GraphModule:
     `has_unsafe_mutation`.
     """
     module.graph._codegen = CodeGen()
-    for step in (_drop_guards, _share_tied_tensors, _replace_in_place, _fold_constants, _stack_to_cat, _state_epsilon):
+    steps = (
+        _inline_subgraphs,
+        _drop_guards,
+        _share_tied_tensors,
+        _replace_in_place,
+        _name_squeezed_axes,
+        _fold_constants,
+        _stack_to_cat,
+        _state_epsilon,
+    )
+    for step in steps:
         step(module)
         module.graph.eliminate_dead_code()
     module.graph.lint()
@@ -52,6 +66,36 @@ def tensor_at(module: fx.GraphModule, target: str) -> Tensor:
     owner, _, name = target.rpartition(".")
     value: Tensor = getattr(module.get_submodule(owner), name)
     return value
+
+
+def _inline_subgraphs(module: fx.GraphModule) -> None:
+    """`with torch.no_grad():` in a forward is captured as a call of a graph of its own."""
+    for node in list(module.graph.nodes):
+        if node.target not in _WRAPPERS:
+            continue
+        given = arguments(node)
+        position = next(p for p, a in enumerate(given) if isinstance(a, fx.Node) and _is_subgraph(module, a))
+        inner = module.get_submodule(str(given[position].target))
+        assert isinstance(inner, fx.GraphModule)
+        inlined: dict[fx.Node, Any] = {}
+        inputs = iter(given[position + 1 :])
+        with module.graph.inserting_before(node):
+            for part in inner.graph.nodes:
+                if part.op == "placeholder":
+                    inlined[part] = next(inputs)
+                elif part.op != "output":
+                    inlined[part] = module.graph.node_copy(part, inlined.__getitem__)
+        (output,) = [part for part in inner.graph.nodes if part.op == "output"]
+        results = fx.node.map_arg(output.args[0], inlined.__getitem__)
+        for user in list(node.users):
+            user.replace_all_uses_with(results[arguments(user)[1]])
+            module.graph.erase_node(user)
+        module.graph.erase_node(node)
+        module.graph.erase_node(given[position])
+
+
+def _is_subgraph(module: fx.GraphModule, node: fx.Node) -> bool:
+    return node.op == "get_attr" and isinstance(getattr(module, str(node.target), None), fx.GraphModule)
 
 
 def _drop_guards(module: fx.GraphModule) -> None:
@@ -198,6 +242,18 @@ def _state_epsilon(module: fx.GraphModule) -> None:
         if node.target is aten.rms_norm.default and arguments(node)[3:] in ((), (None,)):
             weight = arguments(node)[2] if len(arguments(node)) > 2 else None
             node.args = (*arguments(node)[:2], weight, torch.finfo(node.meta["val"].dtype).eps)
+
+
+def _name_squeezed_axes(module: fx.GraphModule) -> None:
+    """`squeeze(x)` drops the axes that are one whatever the request, and never the batch, even where that is one."""
+    for node in list(module.graph.nodes):
+        if node.target not in _SQUEEZES:
+            continue
+        before = _shape(arguments(node)[0])
+        given = arguments(node)[1] if len(arguments(node)) > 1 else range(len(before))
+        named = {_positive(axis, len(before)) for axis in ([given] if isinstance(given, int) else given)}
+        node.target = aten.squeeze.dims
+        node.args = (arguments(node)[0], [axis for axis in sorted(named) if before[axis] == 1])
 
 
 def _unsqueezed(node: fx.Node, axis: int) -> fx.Node | None:

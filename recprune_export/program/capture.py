@@ -1,9 +1,14 @@
 """Capture: an `nn.Module` and an example request become a `Program`."""
 
+import contextlib
+import io
+import logging
 import re
+import traceback
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path as FilePath
 from typing import Any
 
 import torch
@@ -12,6 +17,7 @@ from torch import Tensor, fx, nn
 
 from recprune_export.errors import CaptureError
 from recprune_export.program.canonical import canonicalise, has_unsafe_mutation
+from recprune_export.program.constant_masks import replace_constant_masks
 from recprune_export.program.id_ranges import id_ranges
 from recprune_export.program.program import Program
 from recprune_export.program.signature import BATCH, Axis, Input, Output, Signature
@@ -50,9 +56,23 @@ def program_from_exported(exported: torch.export.ExportedProgram, module: nn.Mod
     inputs = _drop_constant_inputs(graph_module, _paths(exported.call_spec.in_spec))
     outputs = _drop_constant_outputs(graph_module, _paths(exported.call_spec.out_spec))
     graph_module = canonicalise(graph_module)
+    if replace_constant_masks(graph_module):
+        graph_module = canonicalise(_export_again(graph_module))
     input_names = _input_names(graph_module, inputs, module)
     output_names = [f"{name}_output" if name in input_names else name for name in _output_names(outputs)]
     return Program(graph_module, _signature(graph_module, input_names, output_names))
+
+
+def _export_again(module: fx.GraphModule) -> fx.GraphModule:
+    """Find the sizes of a graph that was changed."""
+    symbol = torch.export.Dim("batch")
+    placeholders = [node.meta["val"] for node in module.graph.nodes if node.op == "placeholder"]
+    rows = tuple(torch.zeros([s if isinstance(s, int) else 3 for s in v.shape], dtype=v.dtype) for v in placeholders)
+    shapes = tuple({a: symbol for a, s in enumerate(v.shape) if not isinstance(s, int)} for v in placeholders)
+    again = torch.export.export(fx.GraphModule(module, module.graph), rows, dynamic_shapes=shapes, strict=False)
+    exported = again.module(check_guards=False)
+    assert isinstance(exported, fx.GraphModule)
+    return exported
 
 
 def _with_batch_of_several(example: Any) -> Any:
@@ -83,11 +103,58 @@ def _export(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
     shapes = pytree.tree_map(dynamic, _by_parameter(module, args, kwargs))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet_and_plain():
             return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
     except Exception as error:  # torch.export raises many unrelated classes for the same cause
-        raise CaptureError(_explain(error)) from error
+        where = _line_of(error)
+        if _fixes_batch(str(error)):
+            where = _line_that_fixes_the_batch(module, args, kwargs) or where
+        raise CaptureError(_explain(error, where)) from error
+
+
+@contextlib.contextmanager
+def _quiet_and_plain() -> Iterator[None]:
+    """Keep torch.export's own remarks off the user's screen, and attention in the operators that the analysis reads."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _line_of(error: BaseException) -> str:
+    """The innermost line outside of torch that led to an error: `file, line N`."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_NOT_THE_USERS)]
+    in_text = [m for m in re.findall(r'File "([^"]+)", line (\d+)', str(error)) if not m[0].startswith(_NOT_THE_USERS)]
+    places = [(f.filename, f.lineno) for f in frames] + in_text
+    return f"{places[-1][0]}, line {places[-1][1]}" if places else ""
+
+
+_NOT_THE_USERS = (str(FilePath(torch.__file__).parent), str(FilePath(__file__).parents[1]), "<")
+
+
+def _fixes_batch(text: str) -> bool:
+    return "pecialized" in text or "marked batch as dynamic" in text or "inferred to be a constant" in text
+
+
+def _line_that_fixes_the_batch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """Where the model itself fails on one row more than it was made for; nothing where it does not."""
+    batch = _batch_size((args, kwargs))
+    args, kwargs = pytree.tree_map(
+        lambda x: torch.cat([x, x[:1]]) if isinstance(x, Tensor) and x.ndim and len(x) == batch else x, (args, kwargs)
+    )
+    try:
+        with torch.no_grad():
+            module(*args, **kwargs)
+    except Exception as error:  # whatever the user's code raises
+        return _line_of(error)
+    return ""
 
 
 def _by_parameter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -102,19 +169,20 @@ def _by_parameter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     return arguments
 
 
-def _explain(error: Exception) -> str:
+def _explain(error: Exception, line: str) -> str:
     text = str(error)
-    # The innermost line of the user's own source, not of torch's.
-    lines = [m for m in re.findall(r'File "([^"]+)", line (\d+)', text) if "/torch/" not in m[0]]
-    where = f" at {lines[-1][0]}, line {lines[-1][1]}" if lines else ""
+    where = f" at {line}" if line else ""
     first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
-    if "pecialized" in text or "marked batch as dynamic" in text or "inferred to be a constant" in text:
+    if _fixes_batch(text):
         return (
             f"The model fixes the batch size{where}, so it cannot answer other batches: "
             f"use x.size(0) instead of a number ({first})."
         )
-    if "data-dependent" in text.lower():
-        return f"The model decides by the values of a request{where}: replace the branch by torch.where ({first})."
+    if "pack_padded_sequence" in text or "data-dependent" in text.lower() or "unbacked" in text.lower():
+        return (
+            f"The model decides by the values of a request{where}: replace a branch by torch.where, a selection of rows "
+            f"by a mask, and packed sequences by padded ones ({first})."
+        )
     return f"torch.export cannot capture the model{where}: {first}"
 
 

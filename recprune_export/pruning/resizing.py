@@ -12,13 +12,18 @@ import torch
 from torch import Tensor, fx
 
 from recprune_export.channels.analysis import Analysis, AxisSets
-from recprune_export.channels.rules.movement import picked_axes
-from recprune_export.channels.rules.reduction import reduced_axes
+from recprune_export.channels.rules.movement import SPLITS, picked_axes
+from recprune_export.channels.rules.reduction import SUMS, reduced_axes
+from recprune_export.channels.walk import argument
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.nodes import arguments
 
 aten = torch.ops.aten
 
+ROUNDING = 1e-13  # of the largest addend, in float64
+MASKED_SUM = "masked_sum"  # how buffers begin that stand for what went and was not zero
+
+MaskedValue = Callable[[fx.Node], Tensor]  # what a node computes, in float64, when what goes is masked
 Resize = Callable[["Resizing", fx.Node], fx.Node]
 RESIZES: dict[Any, Resize] = {}
 
@@ -36,8 +41,11 @@ def resizes(*operators: Any) -> Callable[[Resize], Resize]:
 class Resizing:
     """The new graph as it is written, and what is kept of each value of the old one."""
 
-    def __init__(self, module: fx.GraphModule, analysis: Analysis, removed: frozenset[int]) -> None:
+    def __init__(
+        self, module: fx.GraphModule, analysis: Analysis, removed: frozenset[int], masked_value: MaskedValue
+    ) -> None:
         self.module = module
+        self.masked_value = masked_value
         self.graph = fx.Graph()
         self.new: dict[fx.Node, fx.Node] = {}
         self.buffers: dict[str, Tensor] = {}
@@ -78,9 +86,9 @@ class Resizing:
         args, kwargs = fx.node.map_arg((args, kwargs), lambda n: self.new.get(n, n))
         return self.graph.call_function(operator, args, kwargs)
 
-    def constant(self, node: fx.Node, value: Tensor) -> fx.Node:
+    def constant(self, node: fx.Node, value: Tensor, kind: str = "kept") -> fx.Node:
         """Write a new buffer."""
-        name = f"kept_{node.name}"
+        name = f"{kind}_{node.name}"
         self.buffers[name] = value
         return self.graph.get_attr(name)
 
@@ -127,13 +135,13 @@ def expand(resizing: Resizing, node: fx.Node) -> fx.Node:
     return with_sizes_second(resizing, node)
 
 
-@resizes(aten.repeat.default)
+@resizes(aten.repeat.default, aten.tile.default)
 def repeat(resizing: Resizing, node: fx.Node) -> fx.Node:
     """`repeat(x: B×1, [1, D])`: an axis made by repeating one value is repeated as often as its width is kept."""
     source, repeats = arguments(node)
     before = _shape(source)
-    offset = len(repeats) - len(before)
-    result = list(repeats)
+    result = [*[1] * (len(before) - len(repeats)), *repeats]
+    offset = len(result) - len(before)
     for axis in range(len(result)):
         kept = resizing.kept(node, axis)
         if kept is not None and (axis < offset or before[axis - offset] == 1):
@@ -192,12 +200,11 @@ def select(resizing: Resizing, node: fx.Node) -> fx.Node:
     return resizing.call(node.target, source, axis, position)
 
 
-@resizes(aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
+@resizes(*SPLITS)
 def split(resizing: Resizing, node: fx.Node) -> fx.Node:
     """`split(x, size, axis)`: each part as wide as what is left of it."""
     source = arguments(node)[0]
-    dim: Any = arguments(node)[2] if len(arguments(node)) > 2 else node.kwargs.get("dim", 0)
-    axis = dim % len(_shape(source))
+    axis = argument(node, "dim") % len(_shape(source))
     if resizing.kept(source, axis) is None:
         return resizing.copy(node)
     widths = []
@@ -225,18 +232,62 @@ def pick(resizing: Resizing, node: fx.Node) -> fx.Node:
     return resizing.call(aten.index_select.default, source, axis, resizing.constant(node, left))
 
 
-@resizes(aten.mean.dim, aten.mean.default)
-def mean(resizing: Resizing, node: fx.Node) -> fx.Node:
-    """`mean(x, axes)` over n of which some go: the sum of the others, divided by n."""
+@resizes(*SUMS)
+def sum_or_mean(resizing: Resizing, node: fx.Node) -> fx.Node:
+    """`mean(x, axes)` over n of which some go: the sum of the others, divided by n, plus what masked ones would add."""
     source = arguments(node)[0]
     shape = _shape(source)
     axes, keepdim = reduced_axes(node, len(shape))
-    if all(resizing.kept(source, axis) is None for axis in axes):
+    kept = {axis: indices for axis in axes if (indices := resizing.kept(source, axis)) is not None}
+    if not kept:
         return resizing.copy(node)
-    kept = [resizing.kept(source, axis) for axis in axes]
-    share = math.prod(len(k) / shape[a] for k, a in zip(kept, axes, strict=True) if k is not None)
-    shrunk = resizing.call(aten.mean.dim, source, axes, keepdim)
-    return resizing.call(aten.mul.Tensor, shrunk, share)
+    new = resizing.copy(node)
+    share = 1.0
+    if node.target in (aten.mean.dim, aten.mean.default):
+        share = math.prod(len(indices) / shape[axis] for axis, indices in kept.items())
+        new = resizing.call(aten.mul.Tensor, new, share)
+    missing = _missing(resizing, node, source, kept, share)
+    return new if missing is None else resizing.call(aten.add.Tensor, new, missing)
+
+
+def _missing(
+    resizing: Resizing, node: fx.Node, source: fx.Node, kept: dict[int, list[int]], share: float
+) -> fx.Node | None:
+    """What the indices that go would add to a sum when masked: zero, or the same for every request."""
+    value = resizing.masked_value(source)
+    left = value
+    for axis, indices in kept.items():
+        left = left.index_select(axis, torch.tensor(indices))
+
+    def reduce(x: Tensor) -> Tensor:
+        reduced: Tensor = node.target(x, *arguments(node)[1:], **node.kwargs)  # type: ignore[operator]
+        return reduced
+
+    missing = reduce(value) - reduce(left) * share
+    for axis in range(missing.ndim):
+        indices = resizing.kept(node, axis)
+        if indices is not None:
+            missing = missing.index_select(axis, torch.tensor(indices))
+    if float(missing.abs().max()) <= ROUNDING * float(value.abs().max()):
+        return None
+    varies = [not isinstance(size, int) for size in _shape(node)]
+    for axis, varying in enumerate(varies):
+        missing = missing.narrow(axis, 0, 1) if varying else missing
+    return resizing.constant(node, missing.to(node.meta["val"].dtype), MASKED_SUM)
+
+
+@resizes(aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding)
+def convolution(resizing: Resizing, node: fx.Node) -> fx.Node:
+    """Where each channel has a kernel of its own, there are as many groups as channels are kept."""
+    new = resizing.copy(node)
+    kept = resizing.kept(node, node.meta["val"].ndim - len(_shape(arguments(node)[1])) + 1)
+    if kept is None or argument(node, "groups") == 1:
+        return new
+    names = [parameter.name for parameter in node.target._schema.arguments]  # type: ignore[union-attr]
+    new.args = tuple(resizing.new.get(a, a) if isinstance(a, fx.Node) else a for a in (argument(node, n) for n in names))
+    new.kwargs = {}
+    new.update_arg(names.index("groups"), len(kept))
+    return new
 
 
 @resizes(aten.layer_norm.default)

@@ -6,6 +6,7 @@ from torch import fx
 from recprune_export.channels.analysis import Analysis
 from recprune_export.program.canonical import canonicalise, tensor_at
 from recprune_export.program.program import Program, example_tensors, export
+from recprune_export.pruning.masking import MaskedValues
 from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.resizing import Resizing, resize
 
@@ -16,7 +17,8 @@ def apply_plan(program: Program, analysis: Analysis, plan: Plan) -> Program:
     Parameters are sliced once, operators that name sizes are given the new ones, and the graph is captured again, so
     that every shape in it is checked. The same plan gives the same program, to the bit.
     """
-    resizing = Resizing(program.module, analysis, plan.removed(analysis))
+    masked = MaskedValues(program, analysis, plan)
+    resizing = Resizing(program.module, analysis, plan.removed(analysis), masked)
     tensors: dict[str, torch.Tensor] = {}
     for node in program.module.graph.nodes:
         resizing.new[node] = resize(resizing, node)

@@ -3,10 +3,12 @@
 from recprune_export.channels.rules import (  # noqa: F401
     attention,
     contraction,
+    convolution,
     creation,
     elementwise,
     lookup,
     movement,
     normalisation,
+    recurrent,
     reduction,
 )

@@ -19,12 +19,12 @@ def attention(walk: Walk, node: fx.Node) -> Described:
     query, key, value = (walk.labels(argument(node, name)) for name in ("query", "key", "value"))
     mask = walk.labels(argument(node, "attn_mask"))
     assert query is not None and key is not None and value is not None
-    swapped = Labels(
-        (*key.removes[:-2], key.removes[-1], key.removes[-2]), (*key.zeroes[:-2], key.zeroes[-1], key.zeroes[-2])
-    )
-    weights = contract(walk, node, query, swapped).without_zeroes()
+    rank = len(query.shape)
+    outer = [("batch", position) for position in range(rank - 2)]
+    scores = contract(walk, node, [([*outer, "l", "e"], query), ([*outer, "s", "e"], key)], [*outer, "l", "s"])
+    weights = scores.without_zeroes()
     walk.freeze(node, weights.removes[-1], "attention is taken over it")
     if mask is not None:
         for axis in mask.removes:
             walk.freeze(node, axis, "it masks attention")
-    return contract(walk, node, weights, value)
+    return contract(walk, node, [([*outer, "l", "s"], weights), ([*outer, "s", "v"], value)], [*outer, "l", "v"])

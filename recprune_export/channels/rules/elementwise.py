@@ -1,76 +1,117 @@
 """Operators that work element by element: operands shrink together, and a zero may or may not stay zero."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
 
 from recprune_export.channels.labels import Labels
-from recprune_export.channels.walk import Described, Walk, rule
+from recprune_export.channels.walk import Described, Walk, argument, rule
 
 aten = torch.ops.aten
 
 _OF_ONE_TENSOR = (
     aten._to_copy.default,
     aten.abs.default,
+    aten.acos.default,
+    aten.add.Scalar,
+    aten.alpha_dropout.default,
+    aten.asin.default,
+    aten.atan.default,
     aten.bitwise_not.default,
+    aten.celu.default,
+    aten.ceil.default,
     aten.clamp.default,
     aten.clamp_max.default,
     aten.clamp_min.default,
     aten.cos.default,
+    aten.cosh.default,
+    aten.deg2rad.default,
+    aten.div.Scalar,
     aten.dropout.default,
     aten.elu.default,
     aten.eq.Scalar,
     aten.erf.default,
     aten.exp.default,
+    aten.expm1.default,
+    aten.feature_dropout.default,
+    aten.floor_divide.Scalar,
     aten.floor.default,
     aten.ge.Scalar,
     aten.gelu.default,
     aten.gt.Scalar,
+    aten.hardshrink.default,
+    aten.hardsigmoid.default,
+    aten.hardswish.default,
     aten.hardtanh.default,
+    aten.isfinite.default,
+    aten.isinf.default,
     aten.isnan.default,
     aten.le.Scalar,
     aten.leaky_relu.default,
     aten.log.default,
+    aten.log10.default,
     aten.log1p.default,
+    aten.log2.default,
     aten.log_sigmoid.default,
     aten.logical_not.default,
     aten.lt.Scalar,
     aten.mish.default,
+    aten.mul.Scalar,
     aten.ne.Scalar,
+    aten.nan_to_num.default,
     aten.neg.default,
     aten.pow.Scalar,
     aten.pow.Tensor_Scalar,
     aten.reciprocal.default,
     aten.relu.default,
     aten.relu6.default,
+    aten.remainder.Scalar,
     aten.round.default,
     aten.rsqrt.default,
+    aten.rrelu.default,
     aten.rsub.Scalar,
     aten.selu.default,
     aten.sigmoid.default,
     aten.sign.default,
     aten.silu.default,
     aten.sin.default,
+    aten.sinh.default,
     aten.softplus.default,
+    aten.softshrink.default,
     aten.sqrt.default,
     aten.square.default,
+    aten.sub.Scalar,
+    aten.tan.default,
     aten.tanh.default,
+    aten.threshold.default,
     aten.to.dtype,
     aten.to.dtype_layout,
+    aten.trunc.default,
     aten.type_as.default,
 )
-_ZERO_IF_ALL_ARE = (aten.add.Tensor, aten.sub.Tensor, aten.rsub.Tensor, aten.maximum.default, aten.minimum.default)
+_ZERO_IF_ALL_ARE = (aten.add.Tensor, aten.sub.Tensor, aten.rsub.Tensor, aten.maximum.default, aten.minimum.default, aten.fmod.Tensor)
 _ZERO_IF_ANY_IS = (aten.mul.Tensor, aten.logical_and.default, aten.bitwise_and.Tensor)
-_ZERO_IF_FIRST_IS = (aten.div.Tensor,)
+_ZERO_IF_FIRST_IS = (
+    aten.atan2.default,
+    aten.div.Tensor,
+    aten.div.Tensor_mode,
+    aten.floor_divide.default,
+    aten.remainder.Tensor,
+)
 _NEVER_ZERO = (
+    aten.clamp.Tensor,
+    aten.clamp_max.Tensor,
+    aten.clamp_min.Tensor,
     aten.bitwise_or.Tensor,
+    aten.bitwise_xor.Tensor,
     aten.eq.Tensor,
     aten.ge.Tensor,
     aten.gt.Tensor,
     aten.le.Tensor,
     aten.logical_or.default,
+    aten.logical_xor.default,
     aten.lt.Tensor,
     aten.ne.Tensor,
     aten.pow.Tensor_Tensor,
@@ -96,16 +137,24 @@ def _tensor_arguments(walk: Walk, arguments: Sequence[Any]) -> list[Labels]:
     return [labels for argument in arguments if (labels := walk.labels(argument)) is not None]
 
 
-def align(walk: Walk, node: fx.Node, operands: Sequence[Labels]) -> list[list[tuple[Tensor, Tensor] | None]]:
+class Side(NamedTuple):
+    """What one axis of one operand says."""
+
+    removes: Tensor
+    zeroes: Tensor
+    steady: Tensor
+
+
+def align(walk: Walk, node: fx.Node, operands: Sequence[Labels]) -> list[list[Side | None]]:
     """Tie broadcast operands index by index.
 
-    Returns for each axis of the result, for each operand, its (removes, zeroes), or None where the operand does not
-    have the axis or repeats one value along it.
+    Returns for each axis of the result, for each operand, its side, or None where the operand does not have the axis
+    or repeats one value along it.
     """
     shape = torch.broadcast_shapes(*(labels.shape for labels in operands))
-    result: list[list[tuple[Tensor, Tensor] | None]] = []
+    result: list[list[Side | None]] = []
     for axis, size in enumerate(shape):
-        row: list[tuple[Tensor, Tensor] | None] = []
+        row: list[Side | None] = []
         for labels in operands:
             own = axis - (len(shape) - len(labels.shape))
             if own < 0:
@@ -114,21 +163,20 @@ def align(walk: Walk, node: fx.Node, operands: Sequence[Labels]) -> list[list[tu
                 walk.freeze(node, labels.removes[own], "an axis of one value is repeated")
                 row.append(None)
             else:
-                row.append((labels.removes[own], labels.zeroes[own]))
-        present = [pair for pair in row if pair is not None]
-        for pair in present[1:]:
-            walk.equate(node, present[0][0], pair[0], "it is combined with a tensor that keeps its width")
+                row.append(Side(labels.removes[own], labels.zeroes[own], labels.steady[own]))
+        present = [side for side in row if side is not None]
+        for side in present[1:]:
+            walk.equate(node, present[0].removes, side.removes, "it is combined with a tensor that keeps its width")
         result.append(row)
     return result
 
 
 def _combine(walk: Walk, node: fx.Node, operands: Sequence[Labels], zero_if: str) -> Labels:
-    removes, zeroes = [], []
+    removes, zeroes, steady = [], [], []
     for row in align(walk, node, operands):
-        present = [pair for pair in row if pair is not None]
-        removes.append(present[0][0])
-        nothing = torch.zeros_like(present[0][0])
-        known = [nothing if pair is None else pair[1] for pair in row]
+        removes.append(next(side for side in row if side is not None).removes)
+        nothing = torch.zeros_like(removes[-1])
+        known = [nothing if side is None else side.zeroes for side in row]
         if zero_if == "any":
             zero = nothing
             for ids in known:
@@ -140,7 +188,19 @@ def _combine(walk: Walk, node: fx.Node, operands: Sequence[Labels], zero_if: str
         else:
             zero = known[0] if zero_if == "first" else nothing
         zeroes.append(zero)
-    return Labels(tuple(removes), tuple(zeroes))
+        steady.append(walk.sets.union(zero, _steady(walk, row, operands, nothing)))
+    return Labels(tuple(removes), tuple(zeroes), tuple(steady))
+
+
+def _steady(walk: Walk, row: Sequence[Side | None], operands: Sequence[Labels], nothing: Tensor) -> Tensor:
+    """The same for every request where each operand is."""
+    if any(side is None and not labels.constant for side, labels in zip(row, operands, strict=True)):
+        return nothing
+    present = [side.steady for side in row if side is not None]
+    result = present[0]
+    for ids in present[1:]:
+        result = walk.sets.common(result, ids)
+    return result
 
 
 def _binary(walk: Walk, node: fx.Node, zero_if: str) -> Described:
@@ -174,15 +234,22 @@ def compare(walk: Walk, node: fx.Node) -> Described:
     return _binary(walk, node, "never")
 
 
-@rule(aten.where.self)
+@rule(aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf, aten.where.Scalar)
 def where(walk: Walk, node: fx.Node) -> Described:
     """`where(c, x, y)`: all three shrink together; zero where x and y are."""
-    condition, first, second = (walk.labels(argument) for argument in node.args)
+    condition, first, second = (walk.labels(source) for source in node.args)
     operands = [labels for labels in (first, second, condition) if labels is not None]
     aligned = _combine(walk, node, operands, "never")
     if first is None or second is None:
         return aligned
-    return Labels(aligned.removes, _combine(walk, node, [first, second], "all").zeroes)
+    both = _combine(walk, node, [first, second], "all")
+    if len(both.removes) < len(aligned.removes):
+        return aligned
+    zeroes = tuple(
+        zero if len(zero) == len(removed) else torch.zeros_like(removed)
+        for zero, removed in zip(both.zeroes, aligned.removes, strict=True)
+    )
+    return Labels(aligned.removes, zeroes, tuple(map(walk.sets.union, zeroes, aligned.steady)))
 
 
 @rule(aten.masked_fill.Scalar, aten.masked_fill.Tensor)
@@ -190,6 +257,27 @@ def masked_fill(walk: Walk, node: fx.Node) -> Described:
     """`masked_fill(x, m, v)`: x's labels; zeros stay if v is 0."""
     operands = _tensor_arguments(walk, node.args[:2])
     return _combine(walk, node, operands, "first" if float(walk.value(node.args[2])) == 0.0 else "never")
+
+
+@rule(aten.lerp.Scalar, aten.lerp.Tensor, aten.addcmul.default, aten.addcdiv.default)
+def mixed(walk: Walk, node: fx.Node) -> Described:
+    """`lerp(x, y, w)`: all of them go together."""
+    return _combine(walk, node, _tensor_arguments(walk, node.args), "never")
+
+
+@rule(aten.glu.default)
+def glu(walk: Walk, node: fx.Node) -> Described:
+    """`glu(x: B×2D, 1)`: index d goes with its gate D+d; zero where it is zero itself."""
+    labels = walk.labels(node.args[0])
+    assert labels is not None
+    axis = argument(node, "dim") % len(labels.shape)
+    half = labels.shape[axis] // 2
+    walk.equate(node, labels.removes[axis][:half], labels.removes[axis][half:], "its gate keeps its width")
+
+    def first_half(field: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (*field[:axis], field[axis][:half], *field[axis + 1 :])
+
+    return Labels(first_half(labels.removes), first_half(labels.zeroes), first_half(labels.steady))
 
 
 @rule(aten.prelu.default)

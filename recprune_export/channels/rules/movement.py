@@ -1,13 +1,14 @@
 """Operators that only move data: the operator itself is run on the labels."""
 
 import operator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from recprune_export.channels.label_sets import Reason
-from recprune_export.channels.labels import Labels, from_elements, to_elements
+from recprune_export.channels.labels import Labels, from_elements, to_elements, unlabelled
 from recprune_export.channels.walk import Described, Walk, argument, fixed_axes, rule, source_of
 from recprune_export.program.movement import MOVEMENTS
 from recprune_export.program.nodes import arguments
@@ -24,18 +25,31 @@ _REORDERINGS = (
     aten.t.default,
     aten.transpose.int,
 )
+SPLITS = (
+    aten.split.Tensor,
+    aten.split.sizes,
+    aten.split_with_sizes.default,
+    aten.chunk.default,
+    aten.tensor_split.sections,
+    aten.tensor_split.indices,
+)
 _WITH_RULES_OF_THEIR_OWN = frozenset(
     {
         aten.expand.default,
         aten.expand_as.default,
         aten.repeat.default,
+        aten.tile.default,
         aten.index.Tensor,
         aten.index_select.default,
         aten.select.int,
+        aten.narrow.default,
+        aten.slice.Tensor,
         aten.squeeze.default,
         aten.squeeze.dim,
         aten.squeeze.dims,
         aten.unbind.int,
+        aten.unsqueeze.default,
+        *SPLITS,
         *_REORDERINGS,
     }
 )
@@ -47,15 +61,13 @@ def move(walk: Walk, node: fx.Node) -> Described:
     sources = arguments(node)[0] if isinstance(arguments(node)[0], (list, tuple)) else [arguments(node)[0]]
     if all((labels := walk.labels(source)) is None or labels.is_empty() for source in sources):
         return walk.nothing(walk.env[node])
-    removes = _run_on_elements(walk, node, "removes")
-    zeroes = _run_on_elements(walk, node, "zeroes")
+    fields = [_run_on_elements(walk, node, field) for field in ("removes", "zeroes", "steady")]
     traced = node.meta["val"]
     reason = Reason(f"{node.name} mixes it with parts that keep their width", source_of(node))
-    if isinstance(removes, Tensor):
-        return from_elements(walk.sets, removes, zeroes, fixed_axes(traced), reason)
-    return tuple(
-        from_elements(walk.sets, r, z, fixed_axes(t), reason) for r, z, t in zip(removes, zeroes, traced, strict=True)
-    )
+    if isinstance(traced, Tensor):
+        return from_elements(walk.sets, *fields, fixed_axes(traced), reason)
+    outputs = zip(*fields, traced, strict=True)
+    return tuple(from_elements(walk.sets, r, z, s, fixed_axes(t), reason) for r, z, s, t in outputs)
 
 
 def _run_on_elements(walk: Walk, node: fx.Node, field: str) -> Any:
@@ -76,7 +88,7 @@ def reorder_axes(walk: Walk, node: fx.Node) -> Described:
     # A tensor whose sizes are its axis numbers shows where each axis went, without touching the data.
     probe = torch.empty([axis + 2 for axis in range(rank)], device="meta")
     order = [size - 2 for size in node.target(probe, *arguments(node)[1:], **node.kwargs).shape]  # type: ignore[operator]
-    return Labels(tuple(labels.removes[a] for a in order), tuple(labels.zeroes[a] for a in order))
+    return labels.take_axes(order)
 
 
 @rule(aten.index.Tensor, aten.index_select.default)
@@ -85,13 +97,23 @@ def pick(walk: Walk, node: fx.Node) -> Described:
     labels = walk.labels(arguments(node)[0])
     assert labels is not None
     picked = picked_axes(node)
-    for axis, index in picked.items():
-        follows = len(picked) == 1 and index.op == "get_attr" and walk.env[index].ndim == 1
-        if not follows or walk.env[index].dtype == torch.bool:
-            walk.freeze(
-                node, labels.removes[axis], "it is picked by several indices, or by one that comes with the request"
-            )
-    return move(walk, node)
+    if len(picked) > 1 or any(walk.env[index].dtype == torch.bool for index in picked.values()):
+        for axis in picked:
+            walk.freeze(node, labels.removes[axis], "it is picked by several indices together")
+        return move(walk, node)
+    ((axis, index),) = picked.items()
+    rank = walk.env[index].ndim
+    if rank == 1 and index.op == "get_attr":
+        return _each_axis(labels, lambda field: [*field[:axis], field[axis][walk.env[index]], *field[axis + 1 :]])
+    walk.look_up(node, labels.removes[axis], index)
+    like = walk.labels(index)
+    new = [unlabelled(n) for n in walk.env[index].shape] if like is None else list(like.removes)
+    blank = [torch.zeros_like(ids) for ids in new]
+    return Labels(
+        (*labels.removes[:axis], *new, *labels.removes[axis + 1 :]),
+        (*labels.zeroes[:axis], *blank, *labels.zeroes[axis + 1 :]),
+        (*labels.steady[:axis], *blank, *labels.steady[axis + 1 :]),
+    )
 
 
 def picked_axes(node: fx.Node) -> dict[int, fx.Node]:
@@ -102,27 +124,187 @@ def picked_axes(node: fx.Node) -> dict[int, fx.Node]:
     return {axis: index for axis, index in enumerate(arguments(node)[1]) if index is not None}
 
 
+def _each_axis(labels: Labels, change: Callable[[tuple[Tensor, ...]], Sequence[Tensor]]) -> Labels:
+    return Labels(*(tuple(change(field)) for field in (labels.removes, labels.zeroes, labels.steady)))
+
+
+@rule(aten.gather.default, aten.take_along_dim.default)
+def gather(walk: Walk, node: fx.Node) -> Described:
+    """`gather(x: B×L×D, 1, i: B×P×D)`: D goes from both; L is picked by the request and stays."""
+    labels, index = walk.labels(argument(node, "self")), walk.labels(node.args[2 if _is_gather(node) else 1])
+    assert labels is not None and index is not None
+    axis = argument(node, "dim") % len(labels.shape)
+    walk.freeze(node, labels.removes[axis], "its positions come with the request")
+    walk.freeze(node, index.removes[axis], "it says which positions are taken")
+    result = list(walk.nothing(walk.env[node]).removes)  # type: ignore[union-attr]
+    zeroes = list(result)
+    for other, (own, asked) in enumerate(zip(labels.removes, index.removes, strict=True)):
+        if other == axis:
+            continue
+        if len(own) != len(asked):
+            walk.freeze(node, own, "only a part of it is gathered")
+            continue
+        walk.equate(node, own, asked, "it is gathered by an index that keeps its width")
+        result[other], zeroes[other] = own, labels.zeroes[other]
+    return Labels(tuple(result), tuple(zeroes))
+
+
+def _is_gather(node: fx.Node) -> bool:
+    return node.target is aten.gather.default
+
+
 @rule(aten.select.int, aten.unbind.int)
 def take(walk: Walk, node: fx.Node) -> Described:
     """`select(x: B×F×D, 1, f)`: F is taken apart, so each index that is taken must stay; D goes through."""
     labels = walk.labels(arguments(node)[0])
     assert labels is not None
-    taken = labels.removes[walk.value(argument(node, "dim"))]
+    axis = walk.value(argument(node, "dim")) % len(labels.shape)
+    taken = labels.removes[axis]
     if node.target is aten.select.int:
         taken = taken[walk.value(argument(node, "index"))].reshape(1)
     walk.freeze(node, taken, "it is taken out by its number")
-    return move(walk, node)
+    left = labels.take_axes([other for other in range(len(labels.shape)) if other != axis])
+    return left if node.target is aten.select.int else (left,) * labels.shape[axis]
 
 
-@rule(aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
+@rule(aten.squeeze.dims)
 def squeeze(walk: Walk, node: fx.Node) -> Described:
-    """`squeeze(x: B×1×D, 1)`: an axis of one must stay to be dropped."""
+    """`squeeze(x: B×1×D, [1])`: an axis of one must stay to be dropped."""
     labels = walk.labels(arguments(node)[0])
     assert labels is not None
-    for axis in labels.removes:
-        if len(axis) == 1:
-            walk.freeze(node, axis, "it is the only one, and its axis is dropped")
+    dropped = {axis % len(labels.shape) for axis in arguments(node)[1] if labels.shape[axis] == 1}
+    for axis in dropped:
+        walk.freeze(node, labels.removes[axis], "it is the only one, and its axis is dropped")
+    return labels.take_axes([axis for axis in range(len(labels.shape)) if axis not in dropped])
+
+
+@rule(aten.unsqueeze.default)
+def unsqueeze(walk: Walk, node: fx.Node) -> Described:
+    """`unsqueeze(x: B×D, 1)`: B×1×D."""
+    labels = walk.labels(arguments(node)[0])
+    assert labels is not None
+    order: list[int | None] = list(range(len(labels.shape)))
+    order.insert(arguments(node)[1] % (len(order) + 1), None)
+    return labels.take_axes(order)
+
+
+@rule(aten.slice.Tensor, aten.narrow.default, *SPLITS)
+def cut(walk: Walk, node: fx.Node) -> Described:
+    """`slice(x: B×D, 1, 2, 5)`: dimensions 2 to 4 keep their labels, and so do the other axes."""
+    labels = walk.labels(arguments(node)[0])
+    assert labels is not None
+    axis = (argument(node, "dim") or 0) % len(labels.shape)
+
+    def run(ids: Tensor) -> Any:
+        others = list(walk.value(arguments(node)[1:]))
+        where = [parameter.name for parameter in node.target._schema.arguments].index("dim") - 1  # type: ignore[union-attr]
+        keywords = {name: value for name, value in walk.value(dict(node.kwargs)).items() if name != "dim"}
+        if where < len(others):
+            others[where] = 0
+        return node.target(ids, *others, **keywords)  # type: ignore[operator]
+
+    def cut_each(field: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
+        parts = run(field[axis])
+        return [(*field[:axis], part, *field[axis + 1 :]) for part in ([parts] if isinstance(parts, Tensor) else parts)]
+
+    fields = (labels.removes, labels.zeroes, labels.steady)
+    outputs = tuple(Labels(*sides) for sides in zip(*map(cut_each, fields), strict=True))
+    return outputs if node.target in SPLITS else outputs[0]
+
+
+@rule(aten.triu.default, aten.tril.default, aten.roll.default, aten.unfold.default, aten.diagonal.default)
+def by_position(walk: Walk, node: fx.Node) -> Described:
+    """`triu(x: B×F×F)`: what happens to an element depends on its place, so the axes concerned stay."""
+    labels = walk.labels(argument(node, "self"))
+    assert labels is not None
+    for axis in _axes_of_places(node, len(labels.shape)):
+        walk.freeze(node, labels.removes[axis], "what happens to it depends on its position")
+    if node.target in (aten.triu.default, aten.tril.default, aten.roll.default):
+        return labels
     return move(walk, node)
+
+
+def _axes_of_places(node: fx.Node, rank: int) -> list[int]:
+    if node.target is aten.roll.default:
+        return [axis % rank for axis in argument(node, "dims")] or list(range(rank))
+    if node.target is aten.unfold.default:
+        return [argument(node, "dimension") % rank]
+    if node.target is aten.diagonal.default:
+        return [argument(node, "dim1") % rank, argument(node, "dim2") % rank]
+    return [rank - 2, rank - 1]
+
+
+@rule(aten.index_put.default)
+def index_put(walk: Walk, node: fx.Node) -> Described:
+    """`index_put(x: B×L×D, [m: B×L], v)`: the axes under the index stay; D goes through, with the D of v."""
+    labels, values = walk.labels(argument(node, "self")), walk.labels(argument(node, "values"))
+    assert labels is not None
+    covered: list[int] = []
+    axis = 0
+    for index in argument(node, "indices"):
+        wide = 1 if index is None or walk.env[index].dtype != torch.bool else walk.env[index].ndim
+        covered += [] if index is None else range(axis, axis + wide)
+        axis += wide
+    behind = [a for a in range(len(labels.shape)) if a not in covered]
+    aligned = values is None or not values.removes or (bool(behind) and behind[0] > covered[-1])
+    for a in range(len(labels.shape)):
+        if a in covered or not aligned:
+            walk.freeze(node, labels.removes[a], "it is overwritten by position")
+    if values is None:
+        return labels.without_zeroes()
+    for offset in range(1, len(values.removes) + 1):
+        own = labels.removes[-offset] if aligned and offset <= len(behind) else None
+        theirs = values.removes[-offset]
+        if own is not None and len(own) == len(theirs):
+            walk.equate(node, own, theirs, "it is overwritten by what keeps its width")
+        else:
+            walk.freeze(node, theirs, "it is written by position")
+    return Labels(labels.removes, tuple(torch.zeros_like(ids) for ids in labels.removes))
+
+
+@rule(aten.view_as_complex.default, aten.view_as_real.default)
+def complex_pairs(walk: Walk, node: fx.Node) -> Described:
+    """`view_as_complex(x: ...×2)`: the axis of real and imaginary parts stays."""
+    labels = walk.labels(argument(node, "self"))
+    assert labels is not None
+    axes = range(len(labels.removes))
+    if node.target is aten.view_as_real.default:
+        wide = labels.take_axes([*axes, None])
+        return Labels(*((*field[:-1], unlabelled(2)) for field in (wide.removes, wide.zeroes, wide.steady)))
+    walk.freeze(node, labels.removes[-1], "it tells real from imaginary")
+    return labels.take_axes(axes[:-1])
+
+
+@rule(aten.pad.default, aten.constant_pad_nd.default)
+def pad(walk: Walk, node: fx.Node) -> Described:
+    """`pad(x: B×L×D, [0, 0, 1, 0])`: what is put around an axis is nobody's; what was there keeps its labels."""
+    labels = walk.labels(argument(node, "self"))
+    assert labels is not None
+    amounts = argument(node, "pad")
+    mode, value = argument(node, "mode") or "constant", argument(node, "value") or 0
+    removes, zeroes, steady = list(labels.removes), list(labels.zeroes), list(labels.steady)
+    for position, (before, after) in enumerate(zip(amounts[::2], amounts[1::2], strict=True)):
+        axis = len(removes) - 1 - position
+        if before == after == 0:
+            continue
+        if mode != "constant" or min(before, after) < 0:
+            walk.freeze(node, removes[axis], "its edge is repeated or cut")
+            removes[axis] = zeroes[axis] = steady[axis] = unlabelled(walk.env[node].shape[axis])
+            continue
+        for field in (removes, zeroes, steady):
+            field[axis] = torch.cat([field[axis].new_zeros(before), field[axis], field[axis].new_zeros(after)])
+    padded = Labels(tuple(removes), tuple(zeroes), tuple(steady))
+    return padded if value == 0 else _only_along(padded, amounts)
+
+
+def _only_along(labels: Labels, amounts: Sequence[int]) -> Labels:
+    """A padding that is not zero leaves no other axis zero: the padded corner of each of its slices counts."""
+    padded = {len(labels.shape) - 1 - position // 2 for position, amount in enumerate(amounts) if amount}
+    zeroes = [
+        zero if axis in padded and len(padded) == 1 else torch.zeros_like(zero)
+        for axis, zero in enumerate(labels.zeroes)
+    ]
+    return Labels(labels.removes, tuple(zeroes), labels.steady)
 
 
 @rule(operator.getitem)
@@ -133,7 +315,7 @@ def take_output(walk: Walk, node: fx.Node) -> Described:
     return described[position] if isinstance(described, tuple) else walk.nothing(walk.env[node])
 
 
-@rule(aten.expand.default, aten.repeat.default)
+@rule(aten.expand.default, aten.repeat.default, aten.tile.default)
 def stretch(walk: Walk, node: fx.Node) -> Described:
     """`expand(x: B×1, [B, D])`: an axis that is made by repeating one value may take any width."""
     labels = walk.labels(arguments(node)[0])
@@ -143,15 +325,15 @@ def stretch(walk: Walk, node: fx.Node) -> Described:
     sizes = [1] * offset + list(labels.shape)
     if any(1 < before < after for before, after in zip(sizes, value.shape, strict=True)):
         return move(walk, node)
-    blank = [torch.zeros(1, dtype=torch.int64)] * offset
-    removes, zeroes = [*blank, *labels.removes], [*blank, *labels.zeroes]
+    wide = labels.take_axes([*[None] * offset, *range(len(labels.removes))])
+    removes, zeroes, steady = list(wide.removes), list(wide.zeroes), list(wide.steady)
     for axis, (before, after) in enumerate(zip(sizes, value.shape, strict=True)):
         if before != after:
             walk.freeze(node, removes[axis], "an axis of one value is stretched")
             nothing = torch.zeros(after, dtype=torch.int64)
             removes[axis] = nothing if fixed[axis] else walk.fresh(node, axis, after)
-            zeroes[axis] = nothing
-    return Labels(tuple(removes), tuple(zeroes))
+            zeroes[axis] = steady[axis] = nothing
+    return Labels(tuple(removes), tuple(zeroes), tuple(steady))
 
 
 @rule(aten.expand_as.default)
@@ -160,9 +342,10 @@ def stretch_like(walk: Walk, node: fx.Node) -> Described:
     labels, like = walk.labels(arguments(node)[0]), walk.labels(arguments(node)[1])
     assert labels is not None and like is not None
     removes, zeroes = list(like.removes), [torch.zeros_like(axis) for axis in like.removes]
+    steady = list(zeroes)
     offset = len(like.removes) - len(labels.removes)
     for axis, own in enumerate(labels.removes):
         if len(own) == len(removes[offset + axis]):
             walk.equate(node, own, removes[offset + axis], "it is expanded to a tensor that keeps its width")
-            zeroes[offset + axis] = labels.zeroes[axis]
-    return Labels(tuple(removes), tuple(zeroes))
+            zeroes[offset + axis], steady[offset + axis] = labels.zeroes[axis], labels.steady[axis]
+    return Labels(tuple(removes), tuple(zeroes), tuple(steady))

@@ -17,7 +17,8 @@ def batch_norm(walk: Walk, node: fx.Node) -> Described:
     for vector in per_channel:
         if vector is not None:
             walk.equate(node, x.removes[1], vector.removes[0], "its batch-norm keeps its width")
-    return Labels(x.removes, _affine_zeroes(walk, x, 1, per_channel[0], per_channel[1], centred=True))
+    zeroes = _affine_zeroes(walk, x, 1, per_channel[0], per_channel[1], centred=True)
+    return Labels(x.removes, zeroes, tuple(map(walk.sets.union, zeroes, x.steady)))
 
 
 @rule(aten._native_batch_norm_legit_no_training.default)
@@ -28,6 +29,16 @@ def batch_norm_in_serving(walk: Walk, node: fx.Node) -> Described:
     assert isinstance(nothing, tuple)
     assert isinstance(normalised, Labels)
     return (normalised, *nothing[1:])
+
+
+@rule(aten.instance_norm.default, aten.group_norm.default)
+def over_space(walk: Walk, node: fx.Node) -> Described:
+    """`group_norm(x: B×C×L, 2, ...)`: the statistics of a request run over channels and space, which stay."""
+    for name in ("input", "weight", "bias"):
+        labels = walk.labels(argument(node, name))
+        for axis in labels.removes if labels is not None else ():
+            walk.freeze(node, axis, "it is normalised together with another axis")
+    return walk.nothing(walk.env[node])
 
 
 @rule(aten.layer_norm.default)

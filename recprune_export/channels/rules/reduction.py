@@ -1,24 +1,60 @@
 """Operators that reduce an axis: what is removed along it must count for nothing when masked."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
-from recprune_export.channels.labels import Labels
+from recprune_export.channels.labels import Labels, unlabelled
 from recprune_export.channels.walk import Described, Walk, argument, rule
 
 aten = torch.ops.aten
 
-_ADDITIVE = (
-    aten.sum.default,
-    aten.sum.dim_IntList,
-    aten.mean.default,
-    aten.mean.dim,
+SUMS = (aten.sum.default, aten.sum.dim_IntList, aten.mean.default, aten.mean.dim)
+_NORMS = (
     aten.linalg_vector_norm.default,
+    aten.norm.Scalar,
     aten.norm.ScalarOpt_dim,
+    aten.frobenius_norm.dim,
+    aten.count_nonzero.dim_IntList,
 )
-_SELECTIVE = (aten.amax.default, aten.amin.default, aten.prod.dim_int, aten.argmax.default, aten.any.dim, aten.all.dim)
+_SELECTIVE = (
+    aten.all.default,
+    aten.all.dim,
+    aten.amax.default,
+    aten.amin.default,
+    aten.any.default,
+    aten.any.dim,
+    aten.argmax.default,
+    aten.argmin.default,
+    aten.logsumexp.default,
+    aten.max.default,
+    aten.min.default,
+    aten.prod.default,
+    aten.prod.dim_int,
+    aten.std.correction,
+    aten.std.default,
+    aten.std.dim,
+    aten.var.correction,
+    aten.var.default,
+    aten.var.dim,
+)
+_ORDERED = (
+    aten.aminmax.default,
+    aten.argsort.default,
+    aten.cummax.default,
+    aten.cumprod.default,
+    aten.kthvalue.default,
+    aten.logcumsumexp.default,
+    aten.max.dim,
+    aten.median.dim,
+    aten.min.dim,
+    aten.mode.default,
+    aten.sort.default,
+    aten.sort.stable,
+    aten.topk.default,
+)
 
 
 def reduced_axes(node: fx.Node, rank: int) -> tuple[list[int], bool]:
@@ -29,15 +65,28 @@ def reduced_axes(node: fx.Node, rank: int) -> tuple[list[int], bool]:
 
 
 def _without_axes(labels: Labels, axes: list[int], keepdim: bool) -> Labels:
-    one = torch.zeros(1, dtype=torch.int64)
     kept = [axis for axis in range(len(labels.removes)) if keepdim or axis not in axes]
-    removes = tuple(one if axis in axes else labels.removes[axis] for axis in kept)
-    return Labels(removes, tuple(one if axis in axes else labels.zeroes[axis] for axis in kept))
+    return labels.take_axes([None if axis in axes else axis for axis in kept])
 
 
-@rule(*_ADDITIVE)
+@rule(*SUMS)
 def additive(walk: Walk, node: fx.Node) -> Described:
-    """`sum(x: B×F×D, -1)`: index d may go if it is zero when masked. A mean keeps its divisor."""
+    """`sum(x: B×F×D, -1)`: index d may go if it is the same for every request when masked, for a constant can be added.
+
+    A mean keeps its divisor.
+    """
+    labels = walk.labels(node.args[0])
+    assert labels is not None
+    axes, keepdim = reduced_axes(node, len(labels.shape))
+    for axis in axes:
+        because = "it is summed, and masking would not make it the same for every request"
+        walk.require_zero(node, labels.removes[axis], labels.steady[axis], because)
+    return _without_axes(labels, axes, keepdim)
+
+
+@rule(*_NORMS)
+def norm(walk: Walk, node: fx.Node) -> Described:
+    """`linalg_vector_norm(x: B×D, 2, [1])`: index d may go if it is zero when masked."""
     labels = walk.labels(node.args[0])
     assert labels is not None
     axes, keepdim = reduced_axes(node, len(labels.shape))
@@ -59,12 +108,37 @@ def selective(walk: Walk, node: fx.Node) -> Described:
     return _without_axes(labels, axes, keepdim).without_zeroes()
 
 
+@rule(*_ORDERED)
+def ordered(walk: Walk, node: fx.Node) -> Described:
+    """`topk(x: B×L×D, k, 1)`: values and places along L depend on all of L, which stays; D goes through."""
+    labels = walk.labels(node.args[0])
+    assert labels is not None
+    dim = argument(node, "dim")
+    axis = (-1 if dim is None else dim) % len(labels.shape)
+    walk.freeze(node, labels.removes[axis], "it is put in order, or the largest is taken")
+    value = walk.env[node]
+    outputs = value if isinstance(value, (tuple, list)) else [value]
+    described = tuple(_beside(labels, axis, output.shape) for output in outputs)
+    return described if isinstance(value, (tuple, list)) else described[0]
+
+
+def _beside(labels: Labels, axis: int, shape: Sequence[int]) -> Labels:
+    """The labels of what is left when axis `axis` was dropped, or has another size."""
+    if len(shape) < len(labels.shape):
+        return _without_axes(labels, [axis], keepdim=False).without_zeroes()
+    sides: list[list[Tensor]] = [list(labels.removes), list(labels.steady)]
+    for side in sides:
+        side[axis] = unlabelled(shape[axis])
+    return Labels(tuple(sides[0]), tuple(torch.zeros_like(ids) for ids in sides[0]), tuple(sides[1]))
+
+
 @rule(aten.softmax.int, aten._softmax.default, aten.log_softmax.int)
 def softmax(walk: Walk, node: fx.Node) -> Described:
     """`softmax(x: B×E, 1)`: a masked index would still have a share, so axis E is frozen."""
     labels = walk.labels(node.args[0])
     assert labels is not None
-    walk.freeze(node, labels.removes[walk.value(node.args[1])], "softmax is taken over it")
+    axis = walk.value(node.args[1])
+    walk.freeze(node, labels.removes[axis], "softmax is taken over it")
     return labels.without_zeroes()
 
 
@@ -77,6 +151,23 @@ def cumsum(walk: Walk, node: fx.Node) -> Described:
     walk.require_zero(
         node, labels.removes[axis], labels.zeroes[axis], "it is summed, and would not be zero when masked"
     )
-    zeroes = list(labels.zeroes)
-    zeroes[axis] = torch.zeros_like(zeroes[axis])
-    return Labels(labels.removes, tuple(zeroes))
+    zeroes, steady = list(labels.zeroes), list(labels.steady)
+    zeroes[axis] = steady[axis] = torch.zeros_like(zeroes[axis])
+    return Labels(labels.removes, tuple(zeroes), tuple(steady))
+
+
+@rule(aten.fft_rfft.default, aten.fft_irfft.default, aten.fft_fft.default, aten.fft_ifft.default)
+def fourier(walk: Walk, node: fx.Node) -> Described:
+    """`fft_rfft(x: B×L×D, dim=1)`: L is transformed as a whole; D goes through, and a zero stays zero."""
+    labels = walk.labels(argument(node, "self"))
+    assert labels is not None
+    axis = argument(node, "dim") % len(labels.shape)
+    walk.freeze(node, labels.removes[axis], "a Fourier transform is taken over it")
+    stay = [None if position == axis else position for position in range(len(labels.shape))]
+    beside = labels.take_axes(stay)
+    size = walk.env[node].shape[axis]
+
+    def stretched(field: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (*field[:axis], unlabelled(size), *field[axis + 1 :])
+
+    return Labels(stretched(beside.removes), stretched(beside.zeroes), stretched(beside.steady))

@@ -43,11 +43,25 @@ def test_a_sum_over_what_masking_does_not_make_zero_is_frozen() -> None:
             self.a = nn.Linear(4, 6)
 
         def forward(self, x: Tensor) -> Tensor:
-            return torch.sigmoid(self.a(x)).sum(1)
+            return (self.a(x) + x[:, :1]).sum(1)
 
     _, analysis = check_any_plan(Summed(), X)
     assert not analysis.groups
     assert reasons(analysis, "a.weight", 0)
+
+
+def test_what_masked_channels_add_to_a_sum_is_added_as_a_constant() -> None:
+    class Summed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 6), nn.Parameter(torch.zeros(3, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            wide = torch.sigmoid(self.a(x).unsqueeze(1) + self.b)
+            return torch.cat([wide.sum(2), wide.mean(2)], 1)
+
+    _, analysis = check_any_plan(Summed(), X)
+    assert {("a.weight", 0), ("a.bias", 0)} <= prunable(analysis)
 
 
 def test_a_vector_that_scales_goes_with_what_it_scales() -> None:
