@@ -5,7 +5,7 @@ tensor's own shape, which any operator that moves data can be run on. A tensor w
 *ragged*; `from_elements` ties labels until it is not, for a tensor can only shrink along whole axes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,14 +47,17 @@ class Labels:
         """The same axes after an operator that does not keep zeros, but works on each index by itself."""
         return Labels(self.removes, tuple(torch.zeros_like(axis) for axis in self.removes), self.steady, self.constant)
 
+    def map(self, change: Callable[[tuple[Tensor, ...]], Iterable[Tensor]]) -> "Labels":
+        """The same change of the axes in each field."""
+        return Labels(
+            tuple(change(self.removes)), tuple(change(self.zeroes)), tuple(change(self.steady)), self.constant
+        )
+
     def take_axes(self, order: Sequence[int | None]) -> "Labels":
         """The axes in another order; None is a new axis of one value."""
         one = unlabelled(1)
 
-        def pick(field: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return tuple(one if axis is None else field[axis] for axis in order)
-
-        return Labels(pick(self.removes), pick(self.zeroes), pick(self.steady), self.constant)
+        return self.map(lambda field: tuple(one if axis is None else field[axis] for axis in order))
 
 
 def empty(shape: Sequence[int], constant: bool = False) -> Labels:

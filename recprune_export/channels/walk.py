@@ -6,7 +6,7 @@ rule freezes what it touches.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -103,7 +103,7 @@ class Walk(fx.Interpreter):
         if not _of_the_request(ids):
             return
         for label in {label for set_id in rows.unique().tolist() for label in self.sets.labels_in(set_id)}:
-            name, axis, _ = self.sets.key(label)  # type: ignore[misc]
+            name, axis, _ = cast(tuple[str, int, int], self.sets.key(label))
             if axis == 0 and name in self._parameters:
                 self.tables.add(name)
 

@@ -158,6 +158,16 @@ def _plain(text: str) -> bool:
     return text.isprintable() and not set(text) & set("\"'\\`")
 
 
+def _string(text: str) -> bool:
+    """A string argument of an operator: plain, or what torch tells of an assertion, which quotes a node's name.
+
+    >>> _string("Runtime assertion failed for expression Ne(s3, 1) on node 'ne_3'"), _string("' + run() + '")
+    (True, False)
+    """
+    told = re.fullmatch(r"(Runtime assertion failed for expression .*) on node '\w+'", text)
+    return _plain(told[1] if told else text)
+
+
 def _identifier(text: str) -> bool:
     return text == "" or (text.isidentifier() and not keyword.iskeyword(text))
 
@@ -280,9 +290,8 @@ def _anything(text: str) -> bool:
 _RULES: dict[str, Callable[[str], bool]] = {
     # names that end up in generated source
     **dict.fromkeys(("name", "as_name", "user_input_name", "forward_arg_names", "field_names"), _identifier),
-    **dict.fromkeys(
-        ("parameter_name", "buffer_name", "tensor_constant_name", "fqn", "as_string", "as_strings"), _plain
-    ),
+    **dict.fromkeys(("parameter_name", "buffer_name", "tensor_constant_name", "fqn", "as_strings"), _plain),
+    "as_string": _string,
     # what is looked up or evaluated
     **dict.fromkeys(("target", "as_operator"), _operator),
     "in_spec": _request_tree,

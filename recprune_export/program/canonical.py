@@ -29,9 +29,7 @@ _GUARDS = frozenset(
 )
 _RANDOM = frozenset({aten.dropout.default, aten.rand.default, aten.randn.default, aten.bernoulli.default})
 _FLATTENING = frozenset({aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten._unsafe_view.default})
-_WRAPPERS = frozenset(
-    {torch.ops.higher_order.wrap_with_set_grad_enabled, torch.ops.higher_order.wrap_with_autocast}
-)
+_WRAPPERS = frozenset({torch.ops.higher_order.wrap_with_set_grad_enabled, torch.ops.higher_order.wrap_with_autocast})
 _SQUEEZES = frozenset({aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims})
 MOST_FOLDED_ELEMENTS = 1 << 22
 

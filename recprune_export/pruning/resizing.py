@@ -237,7 +237,7 @@ def sum_or_mean(resizing: Resizing, node: fx.Node) -> fx.Node:
     """`mean(x, axes)` over n of which some go: the sum of the others, divided by n, plus what masked ones would add."""
     source = arguments(node)[0]
     shape = _shape(source)
-    axes, keepdim = reduced_axes(node, len(shape))
+    axes, _ = reduced_axes(node, len(shape))
     kept = {axis: indices for axis in axes if (indices := resizing.kept(source, axis)) is not None}
     if not kept:
         return resizing.copy(node)
@@ -265,9 +265,9 @@ def _missing(
 
     missing = reduce(value) - reduce(left) * share
     for axis in range(missing.ndim):
-        indices = resizing.kept(node, axis)
-        if indices is not None:
-            missing = missing.index_select(axis, torch.tensor(indices))
+        left_of_it = resizing.kept(node, axis)
+        if left_of_it is not None:
+            missing = missing.index_select(axis, torch.tensor(left_of_it))
     if float(missing.abs().max()) <= ROUNDING * float(value.abs().max()):
         return None
     varies = [not isinstance(size, int) for size in _shape(node)]
@@ -284,7 +284,9 @@ def convolution(resizing: Resizing, node: fx.Node) -> fx.Node:
     if kept is None or argument(node, "groups") == 1:
         return new
     names = [parameter.name for parameter in node.target._schema.arguments]  # type: ignore[union-attr]
-    new.args = tuple(resizing.new.get(a, a) if isinstance(a, fx.Node) else a for a in (argument(node, n) for n in names))
+    new.args = tuple(
+        resizing.new.get(a, a) if isinstance(a, fx.Node) else a for a in (argument(node, n) for n in names)
+    )
     new.kwargs = {}
     new.update_arg(names.index("groups"), len(kept))
     return new

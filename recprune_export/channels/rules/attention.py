@@ -3,7 +3,6 @@
 import torch
 from torch import fx
 
-from recprune_export.channels.labels import Labels
 from recprune_export.channels.rules.contraction import contract
 from recprune_export.channels.walk import Described, Walk, argument, rule
 

@@ -46,7 +46,8 @@ def contract(walk: Walk, node: fx.Node, operands: Sequence[tuple[Letters, Labels
         steady[letter] = zeroes[letter] if varying else walk.sets.union(zeroes[letter], common)
         if letter not in output:
             walk.require_zero(node, removes[letter], zeroes[letter], _STAYS)
-    return Labels(*(tuple(field[letter] for letter in output) for field in (removes, zeroes, steady)))
+    kept_axes = [tuple(field[letter] for letter in output) for field in (removes, zeroes, steady)]
+    return Labels(kept_axes[0], kept_axes[1], kept_axes[2])
 
 
 def _spans(walk: Walk, node: fx.Node, labels: Labels, axis: int, size: int) -> bool:
@@ -142,7 +143,7 @@ def bilinear(walk: Walk, node: fx.Node) -> Described:
     """`bilinear(x: ...×N, y: ...×K, W: M×N×K, b: M)`: N and K are contracted, M is a new width."""
     left, right, weight = _described(walk, node, "input1", "input2", "weight")
     outer = _batch_letters(left, 1)
-    operands = [([*outer, N], left), ([*outer, K], right), ([M, N, K], weight)]
+    operands: list[tuple[Letters, Labels]] = [([*outer, N], left), ([*outer, K], right), ([M, N, K], weight)]
     product = contract(walk, node, operands, [*outer, M])
     bias = walk.labels(argument(node, "bias"))
     return product if bias is None else add_bias(walk, node, product, bias)
@@ -154,12 +155,12 @@ def tensordot(walk: Walk, node: fx.Node) -> Described:
     left, right = _described(walk, node, "self", "other")
     pairs = zip(argument(node, "dims_self"), argument(node, "dims_other"), strict=True)
     shared = {a % len(left.shape): b % len(right.shape) for a, b in pairs}
-    left_letters = [("left", axis) for axis in range(len(left.shape))]
+    left_letters: list[object] = [("left", axis) for axis in range(len(left.shape))]
     right_letters: list[object] = [("right", axis) for axis in range(len(right.shape))]
     for a, b in shared.items():
         right_letters[b] = left_letters[a]
     output = [letter for axis, letter in enumerate(left_letters) if axis not in shared]
-    output += [letter for letter in right_letters if letter not in left_letters]  # type: ignore[misc]
+    output += [letter for letter in right_letters if letter not in left_letters]
     return contract(walk, node, [(left_letters, left), (right_letters, right)], output)
 
 

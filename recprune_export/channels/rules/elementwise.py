@@ -91,7 +91,14 @@ _OF_ONE_TENSOR = (
     aten.trunc.default,
     aten.type_as.default,
 )
-_ZERO_IF_ALL_ARE = (aten.add.Tensor, aten.sub.Tensor, aten.rsub.Tensor, aten.maximum.default, aten.minimum.default, aten.fmod.Tensor)
+_ZERO_IF_ALL_ARE = (
+    aten.add.Tensor,
+    aten.sub.Tensor,
+    aten.rsub.Tensor,
+    aten.maximum.default,
+    aten.minimum.default,
+    aten.fmod.Tensor,
+)
 _ZERO_IF_ANY_IS = (aten.mul.Tensor, aten.logical_and.default, aten.bitwise_and.Tensor)
 _ZERO_IF_FIRST_IS = (
     aten.atan2.default,

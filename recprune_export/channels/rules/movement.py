@@ -1,7 +1,7 @@
 """Operators that only move data: the operator itself is run on the labels."""
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -61,12 +61,12 @@ def move(walk: Walk, node: fx.Node) -> Described:
     sources = arguments(node)[0] if isinstance(arguments(node)[0], (list, tuple)) else [arguments(node)[0]]
     if all((labels := walk.labels(source)) is None or labels.is_empty() for source in sources):
         return walk.nothing(walk.env[node])
-    fields = [_run_on_elements(walk, node, field) for field in ("removes", "zeroes", "steady")]
+    removes, zeroes, steady = (_run_on_elements(walk, node, field) for field in ("removes", "zeroes", "steady"))
     traced = node.meta["val"]
     reason = Reason(f"{node.name} mixes it with parts that keep their width", source_of(node))
     if isinstance(traced, Tensor):
-        return from_elements(walk.sets, *fields, fixed_axes(traced), reason)
-    outputs = zip(*fields, traced, strict=True)
+        return from_elements(walk.sets, removes, zeroes, steady, fixed_axes(traced), reason)
+    outputs = zip(removes, zeroes, steady, traced, strict=True)
     return tuple(from_elements(walk.sets, r, z, s, fixed_axes(t), reason) for r, z, s, t in outputs)
 
 
@@ -104,7 +104,7 @@ def pick(walk: Walk, node: fx.Node) -> Described:
     ((axis, index),) = picked.items()
     rank = walk.env[index].ndim
     if rank == 1 and index.op == "get_attr":
-        return _each_axis(labels, lambda field: [*field[:axis], field[axis][walk.env[index]], *field[axis + 1 :]])
+        return labels.map(lambda field: [*field[:axis], field[axis][walk.env[index]], *field[axis + 1 :]])
     walk.look_up(node, labels.removes[axis], index)
     like = walk.labels(index)
     new = [unlabelled(n) for n in walk.env[index].shape] if like is None else list(like.removes)
@@ -112,7 +112,7 @@ def pick(walk: Walk, node: fx.Node) -> Described:
     return Labels(
         (*labels.removes[:axis], *new, *labels.removes[axis + 1 :]),
         (*labels.zeroes[:axis], *blank, *labels.zeroes[axis + 1 :]),
-        (*labels.steady[:axis], *blank, *labels.steady[axis + 1 :]),
+        # Which rows are picked varies with the request, so what is the same in every request is what is zero in all rows.
     )
 
 
@@ -122,10 +122,6 @@ def picked_axes(node: fx.Node) -> dict[int, fx.Node]:
         axis, index = arguments(node)[1:3]
         return {axis % node.meta["val"].ndim: index}
     return {axis: index for axis, index in enumerate(arguments(node)[1]) if index is not None}
-
-
-def _each_axis(labels: Labels, change: Callable[[tuple[Tensor, ...]], Sequence[Tensor]]) -> Labels:
-    return Labels(*(tuple(change(field)) for field in (labels.removes, labels.zeroes, labels.steady)))
 
 
 @rule(aten.gather.default, aten.take_along_dim.default)
@@ -270,7 +266,7 @@ def complex_pairs(walk: Walk, node: fx.Node) -> Described:
     axes = range(len(labels.removes))
     if node.target is aten.view_as_real.default:
         wide = labels.take_axes([*axes, None])
-        return Labels(*((*field[:-1], unlabelled(2)) for field in (wide.removes, wide.zeroes, wide.steady)))
+        return wide.map(lambda field: (*field[:-1], unlabelled(2)))
     walk.freeze(node, labels.removes[-1], "it tells real from imaginary")
     return labels.take_axes(axes[:-1])
 

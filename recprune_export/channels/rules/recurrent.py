@@ -5,6 +5,7 @@ zero where the state before it was.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -14,8 +15,8 @@ from recprune_export.channels.walk import Described, Walk, argument, rule
 
 aten = torch.ops.aten
 
-_GATES = {aten.gru.input: 3, aten.lstm.input: 4, aten.rnn_tanh.input: 1}
-_CELLS = {aten.gru_cell.default: 3, aten.lstm_cell.default: 4, aten.rnn_tanh_cell.default: 1}
+_GATES: dict[Any, int] = {aten.gru.input: 3, aten.lstm.input: 4, aten.rnn_tanh.input: 1}
+_CELLS: dict[Any, int] = {aten.gru_cell.default: 3, aten.lstm_cell.default: 4, aten.rnn_tanh_cell.default: 1}
 _UNIT = "it is a unit of a recurrent layer that keeps its width"
 
 

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -24,18 +26,25 @@ def test_batch_norm_goes_with_its_layer() -> None:
     assert {("operator.weight", 0), ("operator.running_mean", 0), ("first.weight", 0)} <= prunable(analysis)
 
 
-def test_batch_norm_without_gain_is_not_zero_when_masked() -> None:
-    """(0 - mean) / std: a reduction over it would still count a masked channel."""
+class WithoutGain(nn.Module):
+    """(0 - mean) / std: batch-norm without gain makes a constant, not zero, of a masked channel."""
 
-    class Summed(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.norm = nn.Linear(4, 6), nn.BatchNorm1d(6, affine=False)
+    def __init__(self, reduce: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.norm, self.reduce = nn.Linear(4, 6), nn.BatchNorm1d(6, affine=False), reduce
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.norm(self.a(x)).sum(1)  # type: ignore[no-any-return]
+    def forward(self, x: Tensor) -> Tensor:
+        return self.reduce(self.norm(self.a(x)))
 
-    _, analysis = check_any_plan(Summed(), X)
+
+@pytest.mark.parametrize("reduce", [lambda h: h.sum(1), lambda h: h.mean(1)])
+def test_a_sum_over_masked_constants_keeps_them_as_a_number(reduce: Callable[[Tensor], Tensor]) -> None:
+    _, analysis = check_any_plan(WithoutGain(reduce), X)
+    assert ("a.weight", 0) in prunable(analysis)
+
+
+def test_what_would_still_count_a_masked_constant_freezes_it() -> None:
+    _, analysis = check_any_plan(WithoutGain(lambda h: h.norm(dim=1)), X)
     assert not analysis.groups
     assert reasons(analysis, "a.weight", 0)
 
