@@ -3,20 +3,21 @@
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
 
 from recprune_export.channels import rules  # noqa: F401  (registers the rules)
 from recprune_export.channels.groups import Channel, FrozenAxis, Group, Kind, Slice
-from recprune_export.channels.label_sets import LabelSets
+from recprune_export.channels.label_sets import LabelSets, Reason
 from recprune_export.channels.labels import Labels
-from recprune_export.channels.walk import Walk
+from recprune_export.channels.walk import Layout, Walk
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.program import Program, example_tensors
 
 BATCH_OF_THE_WALK = 2
+MOST_LAYOUTS = 4  # analyses of one program
 
 # For each axis, for each index, the channels that remove it; None for an axis that never shrinks.
 AxisSets = tuple[tuple[frozenset[int], ...] | None, ...]
@@ -42,36 +43,68 @@ class Analysis:
 def analyse(program: Program) -> Analysis:
     """Find every channel of `program`.
 
-    Labels are propagated until no pass ties any more; only the last pass decides what is frozen, because ties found
-    late can show that a channel is zero when masked after all. Time is linear in the size of the graph for each pass,
-    and two or three passes suffice.
+    Labels are propagated until a pass ties and freezes nothing new; only the last pass decides what is not zero when
+    masked, because ties found late can show that it is after all. Where labels had to be tied along one axis of a
+    tensor and all of them ended up frozen, another axis is tried. Time is linear in the size of the graph for each
+    pass; most graphs take two.
     """
-    sets = LabelSets()
     tensors = example_tensors(program.signature, BATCH_OF_THE_WALK)
+    walks: list[Walk] = []
+    wanted: dict[str, int] = {}
+    while len(walks) < MOST_LAYOUTS:
+        walks.append(_propagate(program.module, tensors, wanted))
+        others = {name: layout.others for name, layout in walks[-1].layouts.items() if _is_lost(walks[-1], layout)}
+        untried = {name: axes[0] for name, axes in others.items() if name not in wanted and axes}
+        if not untried:
+            break
+        wanted |= untried
+    return _collect(program.module, max(walks, key=lambda walk: _prunable_elements(program.module, walk)))
+
+
+def _propagate(module: fx.GraphModule, tensors: tuple[Tensor, ...], wanted: Mapping[str, int]) -> Walk:
+    sets = LabelSets()
     while True:
-        before = sets.merges
-        sets.forget_frozen()
-        walk = Walk(program.module, sets)
+        before = sets.changes
+        sets.forget_doubts()
+        walk = Walk(module, sets, wanted)
         with torch.no_grad():
             walk.run(*tensors)
-        if sets.merges == before:
-            return _collect(program.module, walk)
+        if sets.changes == before:
+            return walk
+
+
+def _is_lost(walk: Walk, layout: Layout) -> bool:
+    """Whether nothing of what was tied can be removed."""
+    doubted = walk.sets.doubted_channels()
+    return all(walk.sets.members(i) <= doubted.keys() for i in layout.tied.unique().tolist())
+
+
+def _prunable_elements(module: fx.GraphModule, walk: Walk) -> int:
+    target_of = _targets(module)
+    channels, doubted = _channels(walk.sets, target_of), walk.sets.doubted_channels()
+    slices = [s for channel, its_slices in channels.items() if channel not in doubted for s in its_slices]
+    sizes = {name: tensor_at(module, name) for name in {s.tensor for s in slices}}
+    return sum(sizes[s.tensor].numel() // sizes[s.tensor].shape[s.axis] for s in slices)
+
+
+def _targets(module: fx.GraphModule) -> dict[str, str]:
+    return {node.name: str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
 
 
 def _collect(module: fx.GraphModule, walk: Walk) -> Analysis:
-    sets, frozen = walk.sets, walk.sets.frozen_channels()
-    target_of = {node.name: str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
+    sets, doubted = walk.sets, walk.sets.doubted_channels()
+    target_of = _targets(module)
     channels = _channels(sets, target_of)
     tables = frozenset(target_of[name] for name in walk.tables)
-    live = {identity: slices for identity, slices in channels.items() if identity not in frozen}
+    live = {identity: slices for identity, slices in channels.items() if identity not in doubted}
     removed_by = {
-        node.name: _resolve(sets, described, live)
+        node.name: _resolve(sets, described, live, node.meta["val"])
         for node, described in walk.described.items()
         if described is not None
     }
     return Analysis(
         groups=_groups(module, live, tables),
-        frozen=_frozen_axes(module, channels, frozen),
+        frozen=_frozen_axes(module, sets, target_of, doubted),
         removed_by=removed_by,
         tables=tables,
     )
@@ -107,26 +140,32 @@ def _groups(module: fx.GraphModule, live: Mapping[int, list[Slice]], tables: fro
 
 
 def _frozen_axes(
-    module: fx.GraphModule, channels: Mapping[int, list[Slice]], frozen: Mapping[int, object]
+    module: fx.GraphModule, sets: LabelSets, target_of: Mapping[str, str], doubted: Mapping[int, Reason]
 ) -> tuple[FrozenAxis, ...]:
-    counts: dict[tuple[str, int, object], int] = defaultdict(int)
-    for identity, reason in frozen.items():
-        for tensor, axis in {(s.tensor, s.axis) for s in channels.get(identity, ())}:
-            if isinstance(tensor_at(module, tensor), torch.nn.Parameter):
-                counts[tensor, axis, reason] += sum(s.tensor == tensor and s.axis == axis for s in channels[identity])
-    return tuple(FrozenAxis(tensor, axis, count, reason) for (tensor, axis, reason), count in counts.items())  # type: ignore[arg-type]
+    counts: dict[tuple[str, int, Reason], int] = defaultdict(int)
+    for label in sets.labels():
+        name, axis, _ = cast(tuple[str, int, int], sets.key(label))
+        reason = sets.why_kept(label) or next((doubted[c] for c in sets.channels_of(label) if c in doubted), None)
+        if reason is not None and isinstance(_parameter(module, target_of.get(name)), torch.nn.Parameter):
+            counts[target_of[name], axis, reason] += 1
+    return tuple(FrozenAxis(tensor, axis, count, reason) for (tensor, axis, reason), count in counts.items())
+
+
+def _parameter(module: fx.GraphModule, target: str | None) -> Tensor | None:
+    return None if target is None else tensor_at(module, target)
 
 
 def _resolve(
-    sets: LabelSets, described: Labels | tuple[Labels | None, ...], live: Mapping[int, object]
+    sets: LabelSets, described: Labels | tuple[Labels | None, ...], live: Mapping[int, object], traced: Any
 ) -> AxisSets | tuple[AxisSets, ...]:
     if isinstance(described, tuple):
-        parts = (_resolve(sets, part, live) if part is not None else () for part in described)
-        return cast(tuple[AxisSets, ...], tuple(parts))
+        parts = zip(described, traced, strict=True)
+        resolved = (_resolve(sets, part, live, t) if part is not None else () for part, t in parts)
+        return cast(tuple[AxisSets, ...], tuple(resolved))
 
-    def channels(axis: Tensor) -> tuple[frozenset[int], ...] | None:
-        if not bool(axis.any()):
+    def channels(axis: Tensor, size: Any) -> tuple[frozenset[int], ...] | None:
+        if not isinstance(size, int) or not bool(axis.any()):
             return None
         return tuple(frozenset(c for c in sets.members(i) if c in live) for i in axis.tolist())
 
-    return tuple(channels(axis) for axis in described.removes)
+    return tuple(channels(axis, size) for axis, size in zip(described.removes, traced.shape, strict=True))

@@ -41,8 +41,9 @@ class LabelSets:
         self._sets: list[frozenset[int]] = [frozenset()]
         self._id_of: dict[frozenset[int], int] = {frozenset(): EMPTY}
         self._canonical: dict[int, int] = {}
-        self._frozen: dict[int, Reason] = {}
-        self.merges = 0
+        self._kept: dict[int, Reason] = {}  # roots of classes that stay for ever
+        self._doubted: dict[int, Reason] = {}  # labels that stay unless a later pass clears them
+        self.changes = 0
 
     def singletons(self, keys: Iterable[Hashable]) -> Tensor:
         """Return for each key the interned set of its one label; the same key gives the same label again."""
@@ -105,7 +106,7 @@ class LabelSets:
             if one == other:
                 continue
             if not one or not other:
-                self._freeze(one | other, reason)
+                self._keep(one | other, reason)
             elif not (self._bind(one, other) or self._bind(other, one)):
                 self.tie(one | other)
 
@@ -116,21 +117,36 @@ class LabelSets:
             self._merge(first, label)
 
     def freeze(self, ids: Tensor, reason: Reason) -> None:
-        """Keep for ever whatever the sets hold."""
+        """Keep for ever whatever the sets hold: from now on it is in no set, since it removes nothing."""
         for set_id in ids.unique().tolist():
-            self._freeze(self.members(set_id), reason)
+            self._keep(self.members(set_id), reason)
 
-    def forget_frozen(self) -> None:
-        """Start a new pass: ties stay, reasons are found again."""
-        self._frozen.clear()
+    def doubt(self, ids: Tensor, reason: Reason) -> None:
+        """Keep whatever the sets hold, unless the next pass does not say so again."""
+        for set_id in ids.unique().tolist():
+            for label in self.members(set_id):
+                self._doubted.setdefault(label, reason)
 
-    def frozen_channels(self) -> dict[int, Reason]:
-        """Return the channels that cannot go, each with the first reason found."""
+    def forget_doubts(self) -> None:
+        """Start a new pass: what is tied or kept for ever stays so, doubts are raised again."""
+        self._doubted.clear()
+
+    def doubted_channels(self) -> dict[int, Reason]:
+        """Return the channels that cannot go because of what was found in this pass, each with the first reason."""
         found: dict[int, Reason] = {}
-        for label, reason in self._frozen.items():
+        for label, reason in self._doubted.items():
             for channel in self.channels_of(label):
                 found.setdefault(channel, reason)
         return found
+
+    def why_kept(self, label: int) -> Reason | None:
+        """Return why a label stays for ever; None where it does not."""
+        root = self._find(label)
+        if root in self._kept:
+            return self._kept[root]
+        stands_for = self._bound.get(root, frozenset())
+        reasons = [self.why_kept(other) for other in sorted(stands_for)]
+        return reasons[0] if reasons and all(reasons) else None
 
     def _label(self, key: Hashable) -> int:
         if key not in self._label_of:
@@ -161,6 +177,8 @@ class LabelSets:
         return self._canonical[set_id]
 
     def _resolve(self, root: int) -> frozenset[int]:
+        if root in self._kept:
+            return frozenset()
         bound = self._bound.get(root)
         if bound is None:
             return frozenset((root,))
@@ -179,15 +197,18 @@ class LabelSets:
         a, b = sorted((self._find(left), self._find(right)))
         if a != b:
             self._parent[b] = a
+            if b in self._kept:
+                self._kept.setdefault(a, self._kept.pop(b))
             self._changed()
 
     def _changed(self) -> None:
-        self.merges += 1
+        self.changes += 1
         self._canonical.clear()
 
-    def _freeze(self, labels: Iterable[int], reason: Reason) -> None:
-        for label in labels:
-            self._frozen.setdefault(label, reason)
+    def _keep(self, roots: Iterable[int], reason: Reason) -> None:
+        for root in roots:
+            self._kept[root] = reason
+            self._changed()
 
     def _pairwise(self, left: Tensor, right: Tensor, combine, keep_left_if_right_empty: bool = False) -> Tensor:  # type: ignore[no-untyped-def]
         left, right = torch.broadcast_tensors(self.canonical(left), self.canonical(right))

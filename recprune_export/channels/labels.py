@@ -82,19 +82,30 @@ def to_elements(sets: LabelSets, axes: Sequence[Tensor]) -> Tensor:
 
 
 def from_elements(
-    sets: LabelSets, removes: Tensor, zeroes: Tensor, steady: Tensor, fixed: Sequence[bool], reason: Reason
+    sets: LabelSets,
+    removes: Tensor,
+    zeroes: Tensor,
+    steady: Tensor,
+    fixed: Sequence[bool],
+    reason: Reason,
+    layout: Callable[[Sequence[int]], int],
 ) -> Labels:
     """Return the axis form, tying or freezing labels where the element form is ragged.
 
-    `fixed[a]` is true for an axis that cannot shrink (the batch). Zeros that differ along an axis are dropped,
-    which is safe: a zero that is not known can only freeze more.
+    `fixed[a]` is true for an axis that cannot shrink (the batch). Where labels have to be tied so that they depend on
+    the index of one axis alone, `layout` chooses that axis among those that may shrink, the likeliest first. Zeros that
+    differ along an axis are dropped, which is safe: a zero that is not known can only freeze more.
     """
     if not bool(removes.any()):
         return empty(removes.shape)
     axes = _by_axis(sets, removes, fixed)
     ragged = sets.without(removes, to_elements(sets, axes))
     if bool(ragged.any()):
-        _make_regular(sets, ragged, fixed, reason)
+        candidates = _likely_axes(sets, ragged, fixed)
+        if candidates:
+            _make_regular(sets, ragged, layout(candidates), reason)
+        else:
+            sets.freeze(ragged, reason)
         axes = _by_axis(sets, removes, fixed)
     return Labels(axes, _by_axis(sets, zeroes, fixed), _by_axis(sets, steady, fixed))
 
@@ -111,13 +122,8 @@ def _by_axis(sets: LabelSets, elements: Tensor, fixed: Sequence[bool]) -> tuple[
     return tuple(axes)
 
 
-def _make_regular(sets: LabelSets, ragged: Tensor, fixed: Sequence[bool], reason: Reason) -> None:
-    """Tie what is left so that it depends on the index of one axis alone."""
-    candidates = [axis for axis in range(ragged.ndim) if not fixed[axis]]
-    if not candidates:
-        sets.freeze(ragged, reason)
-        return
-    axis = max(candidates, key=lambda a: (_siblings_along(sets, ragged, a), a))
+def _make_regular(sets: LabelSets, ragged: Tensor, axis: int, reason: Reason) -> None:
+    """Tie what is left so that it depends on the index of `axis` alone."""
     for index in range(ragged.shape[axis]):
         slice_ids = ragged.select(axis, index).unique().tolist()
         labels = frozenset().union(*(sets.members(i) for i in slice_ids))
@@ -125,6 +131,12 @@ def _make_regular(sets: LabelSets, ragged: Tensor, fixed: Sequence[bool], reason
             sets.freeze(torch.tensor(slice_ids), reason)
         elif labels:
             sets.tie(labels)
+
+
+def _likely_axes(sets: LabelSets, ragged: Tensor, fixed: Sequence[bool]) -> list[int]:
+    """The axes that may shrink: first those along which a width was laid out, and of these the last, as is customary."""
+    free = [axis for axis in range(ragged.ndim) if not fixed[axis]]
+    return sorted(free, key=lambda axis: (_siblings_along(sets, ragged, axis) > 0, axis), reverse=True)
 
 
 def _siblings_along(sets: LabelSets, elements: Tensor, axis: int) -> int:

@@ -5,14 +5,15 @@ A rule is registered on the `OpOverload` it describes. It gets the walk and the 
 rule freezes what it touches.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
 
 from recprune_export.channels.label_sets import LabelSets, Reason
-from recprune_export.channels.labels import Labels, empty, unlabelled
+from recprune_export.channels.labels import Labels, empty, from_elements, unlabelled
 
 Described = Labels | tuple[Labels | None, ...] | None  # None: the value is no tensor
 Rule = Callable[["Walk", fx.Node], Described]
@@ -36,12 +37,26 @@ def rule(*operators: Any) -> Callable[[Rule], Rule]:
     return register
 
 
-class Walk(fx.Interpreter):
-    """Runs a graph on a small batch and carries labels beside the values."""
+@dataclass(frozen=True)
+class Layout:
+    """Where labels were tied because a tensor can only shrink along whole axes: the axis, what else it could have been."""
 
-    def __init__(self, module: fx.GraphModule, sets: LabelSets) -> None:
+    axis: int
+    others: tuple[int, ...]
+    tied: Tensor
+
+
+class Walk(fx.Interpreter):
+    """Runs a graph on a small batch and carries labels beside the values.
+
+    `wanted` names, for nodes of which the likeliest axis turned out to be wrong, the one to tie labels along instead.
+    """
+
+    def __init__(self, module: fx.GraphModule, sets: LabelSets, wanted: Mapping[str, int]) -> None:
         super().__init__(module, garbage_collect_values=False)
         self.sets = sets
+        self.layouts: dict[str, Layout] = {}
+        self._wanted = wanted
         self.described: dict[fx.Node, Described] = {}
         self.tables: set[str] = set()
         self._parameters: set[str] = set()
@@ -79,11 +94,24 @@ class Walk(fx.Interpreter):
 
     def fixed(self, node: fx.Node) -> tuple[bool, ...]:
         """Tell for each axis of a node's value whether its size varies with the request."""
-        return fixed_axes(node.meta["val"])
+        return tuple(not isinstance(size, int) for size in node.meta["val"].shape)
 
     def fresh(self, node: fx.Node, axis: int, size: int) -> Tensor:
         """Return new labels for an axis that takes whatever size its consumers need."""
         return self.sets.singletons((node.name, axis, index) for index in range(size))
+
+    def regular(self, node: fx.Node, traced: Tensor, removes: Tensor, zeroes: Tensor, steady: Tensor) -> Labels:
+        """Return what is known by element by axis; see `labels.from_elements`."""
+
+        def layout(candidates: Sequence[int]) -> int:
+            axis = self._wanted.get(node.name, candidates[0])
+            others = tuple(other for other in candidates if other != axis)
+            self.layouts.setdefault(node.name, Layout(axis, others, removes))
+            return axis
+
+        fixed = [is_batch(size) for size in traced.shape]
+        reason = Reason(f"{node.name} mixes it with parts that keep their width", source_of(node))
+        return from_elements(self.sets, removes, zeroes, steady, fixed, reason, layout)
 
     def equate(self, node: fx.Node, left: Tensor, right: Tensor, because: str) -> None:
         """State that both sides are removed together."""
@@ -94,8 +122,8 @@ class Walk(fx.Interpreter):
         self.sets.freeze(ids, Reason(because, source_of(node)))
 
     def require_zero(self, node: fx.Node, removes: Tensor, zeroes: Tensor, because: str) -> None:
-        """Freeze what a reduction would still count although it is masked."""
-        self.freeze(node, self.sets.without(removes, zeroes), because)
+        """Freeze what a reduction would still count although it is masked, as far as this pass knows."""
+        self.sets.doubt(self.sets.without(removes, zeroes), Reason(because, source_of(node)))
 
     def look_up(self, node: fx.Node, rows: Tensor, ids: Any) -> None:
         """State that `rows` are looked up by `ids`: they stay, and what they are the rows of is a table."""
@@ -167,9 +195,9 @@ def argument(node: fx.Node, name: str) -> Any:
     return None
 
 
-def fixed_axes(value: Tensor) -> tuple[bool, ...]:
-    """Tell for each axis of a traced tensor whether its size is symbolic."""
-    return tuple(not isinstance(size, int) for size in value.shape)
+def is_batch(size: Any) -> bool:
+    """Tell whether a traced size is the batch itself, and not a product with it, which may shrink with its factors."""
+    return isinstance(size, torch.SymInt) and bool(size.node.expr.is_Symbol)
 
 
 def _ids_of_lookup(user: fx.Node, table: fx.Node) -> Any:

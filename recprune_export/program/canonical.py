@@ -44,6 +44,7 @@ def canonicalise(module: fx.GraphModule) -> fx.GraphModule:
     steps = (
         _inline_subgraphs,
         _drop_guards,
+        _whole_numbers_to_buffers,
         _share_tied_tensors,
         _replace_in_place,
         _name_squeezed_axes,
@@ -101,6 +102,16 @@ def _drop_guards(module: fx.GraphModule) -> None:
         is_guard_module = node.op == "call_module" and str(node.target).startswith("_guards_fn")
         if is_guard_module or node.target in _GUARDS:
             module.graph.erase_node(node)
+
+
+def _whole_numbers_to_buffers(module: fx.GraphModule) -> None:
+    """Masks and indices that were registered as parameters, to travel with the model, are constants."""
+    for name, parameter in list(module.named_parameters(remove_duplicate=False)):
+        if not (parameter.is_floating_point() or parameter.is_complex()):
+            owner, _, own = name.rpartition(".")
+            holder = module.get_submodule(owner)
+            delattr(holder, own)
+            holder.register_buffer(own, parameter.detach())
 
 
 def _share_tied_tensors(module: fx.GraphModule) -> None:

@@ -19,7 +19,7 @@ from recprune_export.errors import CaptureError
 from recprune_export.program.canonical import canonicalise, has_unsafe_mutation
 from recprune_export.program.constant_masks import replace_constant_masks
 from recprune_export.program.id_ranges import id_ranges
-from recprune_export.program.program import Program
+from recprune_export.program.program import Program, batch_symbol
 from recprune_export.program.signature import BATCH, Axis, Input, Output, Signature
 
 Path = Sequence[Any]
@@ -65,7 +65,7 @@ def program_from_exported(exported: torch.export.ExportedProgram, module: nn.Mod
 
 def _export_again(module: fx.GraphModule) -> fx.GraphModule:
     """Find the sizes of a graph that was changed."""
-    symbol = torch.export.Dim("batch")
+    symbol = batch_symbol()
     placeholders = [node.meta["val"] for node in module.graph.nodes if node.op == "placeholder"]
     rows = tuple(torch.zeros([s if isinstance(s, int) else 3 for s in v.shape], dtype=v.dtype) for v in placeholders)
     shapes = tuple({a: symbol for a, s in enumerate(v.shape) if not isinstance(s, int)} for v in placeholders)
@@ -96,7 +96,7 @@ def _batch_size(example: Any) -> int:
 
 def _export(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
     batch = _batch_size((args, kwargs))
-    symbol = torch.export.Dim("batch")
+    symbol = batch_symbol()
 
     def dynamic(x: Any) -> Any:
         return {0: symbol} if isinstance(x, Tensor) and x.ndim and len(x) == batch else None

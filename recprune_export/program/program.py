@@ -15,6 +15,7 @@ from recprune_export.program.canonical import canonicalise
 from recprune_export.program.signature import BATCH, Input, Signature
 
 SIGNATURE_FILE = "recprune_signature.json"
+LARGEST_BATCH = 1 << 30
 
 # Position of the flag that switches an operator between training and serving.
 _TRAINING_FLAG = {torch.ops.aten.dropout.default: 2, torch.ops.aten.batch_norm.default: 5}
@@ -78,9 +79,14 @@ class Program:
         return dict(self.module.named_parameters())
 
 
+def batch_symbol() -> Any:
+    """Return the size that varies; bounded, since `torch.export` bounds it wherever rows times columns are counted."""
+    return torch.export.Dim("batch", max=LARGEST_BATCH)
+
+
 def export(module: torch.nn.Module, tensors: tuple[Tensor, ...], signature: Signature) -> torch.export.ExportedProgram:
     """Export a flat module with the batch of `signature` symbolic."""
-    batch = torch.export.Dim("batch")
+    batch = batch_symbol()
     shapes = tuple({axis: batch for axis, size in enumerate(i.shape) if size == BATCH} for i in signature.inputs)
     # What torch.export cannot prove of strides for every batch is left to the run: the graph was captured for all.
     return torch.export.export(

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from recprune_export.channels.label_sets import Reason
-from recprune_export.channels.labels import Labels, from_elements, to_elements, unlabelled
-from recprune_export.channels.walk import Described, Walk, argument, fixed_axes, rule, source_of
+from recprune_export.channels.labels import Labels, to_elements, unlabelled
+from recprune_export.channels.walk import Described, Walk, argument, rule
 from recprune_export.program.movement import MOVEMENTS
 from recprune_export.program.nodes import arguments
 
@@ -63,11 +62,21 @@ def move(walk: Walk, node: fx.Node) -> Described:
         return walk.nothing(walk.env[node])
     removes, zeroes, steady = (_run_on_elements(walk, node, field) for field in ("removes", "zeroes", "steady"))
     traced = node.meta["val"]
-    reason = Reason(f"{node.name} mixes it with parts that keep their width", source_of(node))
     if isinstance(traced, Tensor):
-        return from_elements(walk.sets, removes, zeroes, steady, fixed_axes(traced), reason)
-    outputs = zip(removes, zeroes, steady, traced, strict=True)
-    return tuple(from_elements(walk.sets, r, z, s, fixed_axes(t), reason) for r, z, s, t in outputs)
+        moved = walk.regular(node, traced, removes, zeroes, steady)
+        _keep_computed_sizes(walk, node, moved)
+        return moved
+    outputs = zip(traced, removes, zeroes, steady, strict=True)
+    return tuple(walk.regular(node, *output) for output in outputs)
+
+
+def _keep_computed_sizes(walk: Walk, node: fx.Node, labels: Labels) -> None:
+    """A size that the model computes from the batch, B·F, says nothing of what F becomes."""
+    sizes = arguments(node)[1] if len(arguments(node)) > 1 else None
+    if isinstance(sizes, (list, tuple)) and len(sizes) == len(labels.shape):
+        for size, removes in zip(sizes, labels.removes, strict=True):
+            if isinstance(size, fx.Node):
+                walk.freeze(node, removes, "its size is computed from the batch")
 
 
 def _run_on_elements(walk: Walk, node: fx.Node, field: str) -> Any:

@@ -1,0 +1,242 @@
+"""What channel analysis does with recommenders that other people wrote.
+
+    python benchmarks/third_party.py --corpus corpus.py [--only NAME] [--sparsity 0.5] [--workers 2]
+
+A corpus is a module with a `REGISTRY` (anything that yields names) and `build(name)`, which returns a module in eval
+mode, its example inputs (a tuple, or a dict of keyword inputs) and anything else. Each model is captured, analysed,
+pruned by structure alone in tables and in the rest, proved, exported and compared with ONNX Runtime, in a process of
+its own: what hangs or dies takes nothing else with it. Parameters are counted in the ONNX files. Prints a table, what
+is frozen and why, and JSON as the last line.
+"""
+
+import importlib.util
+import json
+import multiprocessing
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import click
+import torch
+
+from recprune_export.channels.analysis import Analysis, analyse
+from recprune_export.finetuning.task import answer
+from recprune_export.inspection import inspect_program
+from recprune_export.onnx.counts import count, reduction
+from recprune_export.onnx.export import export_onnx
+from recprune_export.onnx.session import make_session
+from recprune_export.onnx.session import run as run_onnx
+from recprune_export.program.capture import capture
+from recprune_export.program.program import Program
+from recprune_export.pruning.budget import Budget, make_plan
+from recprune_export.pruning.plan import Plan
+from recprune_export.pruning.rewrite import apply_plan
+from recprune_export.pruning.scores import ScoreInputs, scores_by
+from recprune_export.pruning.soundness import check_soundness
+from recprune_export.validation.parity import check_parity
+from recprune_export.validation.requests import sample_request
+
+PARITY_BATCHES = (2, 37)
+SCORES = ("magnitude-l2", "random")  # two different plans have to hold
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How far one model came; `failure` is the sentence at which it stopped, empty if it did not."""
+
+    name: str
+    captured: bool = False
+    sound: bool = False
+    exported: bool = False
+    prunable: float = 0.0
+    tables: int = 0
+    tables_shrunk: int = 0
+    hidden_groups: int = 0
+    soundness: float = 0.0
+    parity: float = 0.0
+    tables_reduction: float = 0.0
+    rest_reduction: float = 0.0
+    seconds: float = 0.0
+    failure: str = ""
+    frozen_tables: Mapping[str, int] = field(default_factory=dict)
+
+
+def try_model(corpus: ModuleType, name: str, sparsity: float) -> Iterator[Outcome]:
+    """Yield the outcome as it grows, so that the last one tells where a failure happened."""
+    outcome = Outcome(name)
+    module, inputs, *_ = corpus.build(name)
+    start = time.perf_counter()
+    program = capture(module, **_arguments(inputs))
+    yield (outcome := replace(outcome, captured=True))
+    analysis = analyse(program)
+    plans = {score: _plan(program, analysis, sparsity, score) for score in SCORES}
+    pruned = {score: apply_plan(program, analysis, plan) for score, plan in plans.items()}
+    errors = [check_soundness(program, analysis, plan, pruned[score]).error for score, plan in plans.items()]
+    outcome = replace(
+        outcome,
+        sound=True,
+        soundness=max(errors),
+        prunable=inspect_program(program, name, "corpus").prunable_share,
+        tables=sum(_can_lose(program, table) for table in analysis.tables),
+        tables_shrunk=len(_shrunk_tables(analysis, plans["magnitude-l2"])),
+        hidden_groups=sum(g.kind == "hidden" and len(g.keep) < g.width for g in plans["magnitude-l2"].groups),
+        frozen_tables=_frozen_tables(program, analysis),
+    )
+    yield outcome
+    with tempfile.TemporaryDirectory() as scratch:
+        dense_file = export_onnx(program, Path(scratch) / "dense.onnx")
+        pruned_file = export_onnx(pruned["magnitude-l2"], Path(scratch) / "pruned.onnx")
+        session = make_session(pruned_file.path, 1)
+        parity = check_parity(
+            lambda request: answer(pruned["magnitude-l2"], request),
+            lambda request: run_onnx(session, request),
+            {f"{rows} rows": sample_request(program.signature, rows, seed=rows) for rows in PARITY_BATCHES},
+        )
+        gone = reduction(count(dense_file.path), count(pruned_file.path))
+    yield replace(
+        outcome,
+        exported=parity.passed,
+        parity=max((o.max_absolute for o in parity.outputs), default=float("nan")),
+        tables_reduction=gone.tables,
+        rest_reduction=gone.rest,
+        seconds=time.perf_counter() - start,
+        failure=parity.failures[0] if parity.failures else "",
+    )
+
+
+def _arguments(inputs: Any) -> dict[str, Any]:
+    return {"kwargs": inputs} if isinstance(inputs, dict) else {"args": tuple(inputs)}
+
+
+def _plan(program: Program, analysis: Analysis, sparsity: float, score: str) -> Plan:
+    inputs = ScoreInputs(program, analysis, [], lambda response, labels: next(iter(response.values())).sum())
+    return make_plan(program, analysis, scores_by(score, inputs), Budget(sparsity, sparsity, 1.0), score)
+
+
+def _shrunk_tables(analysis: Analysis, plan: Plan) -> set[str]:
+    shrunk = set()
+    for group, part in zip(analysis.groups, plan.groups, strict=True):
+        if len(part.keep) < group.width:
+            shrunk |= {tensor for tensor, axis in group.axes() if tensor in analysis.tables and axis > 0}
+    return shrunk
+
+
+def _can_lose(program: Program, table: str) -> bool:
+    return max(program.parameters()[table].shape[1:], default=1) > 1 if table in program.parameters() else False
+
+
+def _frozen_tables(program: Program, analysis: Analysis) -> dict[str, int]:
+    """Count, by reason, the tables that have a dimension to lose and may lose none of it."""
+    pruned = {tensor for group in analysis.groups for tensor, axis in group.axes() if axis > 0}
+    stuck = {table for table in analysis.tables - pruned if _can_lose(program, table)}
+    return dict(Counter(axis.reason.text for axis in analysis.frozen if axis.tensor in stuck and axis.axis > 0))
+
+
+def _child(channel: Connection, corpus: Path, name: str, sparsity: float) -> None:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    outcome = Outcome(name)
+    try:
+        for outcome in try_model(load_corpus(corpus), name, sparsity):
+            channel.send(outcome)
+    except Exception as error:  # the models are anybody's
+        told = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        channel.send(replace(outcome, failure=f"{type(error).__name__}: {told}"))
+
+
+def in_its_own_process(corpus: Path, name: str, sparsity: float, limit: float) -> Outcome:
+    """Run `try_model` apart, at most `limit` seconds, and return the last outcome it sent."""
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=_child, args=(sender, corpus, name, sparsity))
+    process.start()
+    sender.close()
+    outcome, deadline = Outcome(name, failure="the process died"), time.monotonic() + limit
+    try:
+        while True:
+            if not receiver.poll(max(0.0, deadline - time.monotonic())):
+                outcome = replace(outcome, failure=f"longer than {limit:g} s")
+                break
+            outcome = receiver.recv()
+    except EOFError:
+        pass
+    process.kill()
+    process.join()
+    return outcome
+
+
+def load_corpus(path: Path) -> ModuleType:
+    """Import a corpus from its file, once for each process and its children."""
+    if path.stem in sys.modules:
+        return sys.modules[path.stem]
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def as_row(outcome: Outcome) -> str:
+    """Return one line of the table."""
+    line = (
+        f"{outcome.name:<28} {_mark(outcome.captured)}   {outcome.prunable:6.1%}  "
+        f"{outcome.tables_shrunk:>4}/{outcome.tables:<4} {outcome.hidden_groups:>4}   {outcome.soundness:8.1e}  "
+        f"{_mark(outcome.exported)} {outcome.parity:8.1e}  {outcome.tables_reduction:6.1%} {outcome.rest_reduction:6.1%} "
+        f"{outcome.seconds:6.1f}"
+    )
+    told = [outcome.failure] if outcome.failure else []
+    told += [f"{n} × {reason}" for reason, n in outcome.frozen_tables.items()]
+    return "\n".join([line, *(f"    {t[:200]}" for t in told)])
+
+
+def _mark(passed: bool) -> str:
+    return "yes" if passed else "NO "
+
+
+HEADER = f"{'model':<28} capt. prunable tables hidden soundness  ONNX   parity  tables   rest  seconds"
+
+
+@click.command(help=__doc__.splitlines()[0])
+@click.option("--corpus", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--only", default="", help="Part of a model's name.")
+@click.option("--sparsity", default=0.5, show_default=True, help="Fraction of the parameters to remove in each part.")
+@click.option("--workers", default=2, show_default=True, help="Models tried at the same time.")
+@click.option("--limit", default=300.0, show_default=True, help="Seconds after which a model counts as failed.")
+def main(corpus: Path, only: str, sparsity: float, workers: int, limit: float) -> None:
+    names = [name for name in load_corpus(corpus).REGISTRY if only in name]
+    click.echo(f"Structure alone at sparsity {sparsity:g}; parity on {PARITY_BATCHES} rows; one thread.\n{HEADER}")
+    outcomes = []
+    with ThreadPoolExecutor(workers) as pool:
+        running: list[Future[Outcome]] = [
+            pool.submit(in_its_own_process, corpus, name, sparsity, limit) for name in names
+        ]
+        for future in running:
+            outcomes.append(future.result())
+            click.echo(as_row(outcomes[-1]))
+    click.echo(
+        json.dumps(
+            {
+                "models": len(outcomes),
+                "captured": sum(o.captured for o in outcomes),
+                "sound": sum(o.sound for o in outcomes),
+                "exported": sum(o.exported for o in outcomes),
+                "tables_shrunk": sum(o.tables_shrunk > 0 for o in outcomes),
+                "hidden_pruned": sum(o.hidden_groups > 0 for o in outcomes),
+                "each": [asdict(o) for o in outcomes],
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
