@@ -1,16 +1,14 @@
-"""A recommender of your own, from Python: capture it, compress it, serve it with ONNX Runtime.
+"""A recommender of your own, from Python: compress it, serve it with ONNX Runtime.
 
 python examples/your_own_model.py
 """
-
-from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 import torch
 from torch import nn
 
-from recprune_export import Settings, capture, compress
+from recprune_export import compress
 
 
 class Scorer(nn.Module):
@@ -29,8 +27,7 @@ class Scorer(nn.Module):
 def main() -> None:
     """Go the whole way, without data: tuned towards the dense model's answers alone."""
     example = (torch.tensor([1, 2]), torch.tensor([3, 4]), torch.zeros(2, 3))
-    program = capture(Scorer(), example)
-    result = compress(program, Path("artifacts/your_own_model"), Settings(sparsity=0.7, epochs=1, batches=(1, 256)))
+    result = compress(Scorer(), example, "artifacts/your_own_model", sparsity=0.7, epochs=1, batches=(1, 256))
     print(f"{result.reduction.parameters:.1%} of the parameters are gone; the bundle is {result.target}")
     for note in result.notes:
         print(note)

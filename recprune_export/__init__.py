@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from recprune_export.bundle.verify import verify as verify
-    from recprune_export.compression import compress as compress
+    from recprune_export.jobs import compress as compress
     from recprune_export.program.capture import capture as capture
     from recprune_export.program.program import Program as Program
     from recprune_export.settings import Settings as Settings
@@ -19,7 +19,7 @@ _HOMES = {
     "Program": "recprune_export.program.program",
     "Settings": "recprune_export.settings",
     "capture": "recprune_export.program.capture",
-    "compress": "recprune_export.compression",
+    "compress": "recprune_export.jobs",
     "verify": "recprune_export.bundle.verify",
 }
 __all__ = ["Program", "Settings", "__version__", "capture", "compress", "verify"]

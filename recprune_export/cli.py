@@ -153,7 +153,8 @@ def compress(
 
     settings = Settings(batches=batch_sizes(batches), keep_dense=not no_dense, **options)
     from recprune_export.console import print_result
-    from recprune_export.jobs import compress_file, plan_of_file
+    from recprune_export.jobs import compress as run
+    from recprune_export.jobs import plan_of
     from recprune_export.progress import quiet as silently
 
     with silently(quiet or as_json):
@@ -164,11 +165,17 @@ def compress(
             "unsafe_unpickle": unsafe_unpickle,
         }
         if plan_only:
-            click.echo(plan_of_file(model, settings, data=data, labels=labels, **source))
+            click.echo(plan_of(model, data=data, labels=labels, settings=settings, source=source))
             return
-        target = output or Path("artifacts") / model.stem
-        result = compress_file(
-            model, target, settings, data=data, labels=labels, plan_file=plan_file, command=sys.argv[1:], **source
+        result = run(
+            model,
+            target=output,
+            data=data,
+            labels=labels,
+            settings=settings,
+            plan=plan_file,
+            source=source,
+            command=sys.argv[1:],
         )
     print_result(result, as_json=as_json)
 

@@ -1,4 +1,4 @@
-"""The main job: from a trained recommender to a bundle. `compress` can be read from top to bottom."""
+"""The main job: from a trained recommender to a bundle. `compress_program` can be read from top to bottom."""
 
 import datetime
 import tempfile
@@ -73,7 +73,7 @@ class Pruned:
 
 @dataclass(frozen=True)
 class Result:
-    """What `compress` made and measured; `metrics` are those of the ONNX files on test rows."""
+    """What `compress_program` made and measured; `metrics` are those of the ONNX files on test rows."""
 
     target: Path
     manifest: Manifest
@@ -85,7 +85,7 @@ class Result:
     notes: tuple[str, ...]
 
 
-def compress(
+def compress_program(
     program: Program,
     target: Path,
     settings: Settings = DEFAULTS,

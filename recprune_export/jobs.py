@@ -1,14 +1,19 @@
-"""The main job on files: load the model, read the rows, `compress`."""
+"""`compress`: the main job on whatever the user has, a file or a module, rows on disk or in memory."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import nn
 
 from recprune_export.bundle.contents import to_json
 from recprune_export.bundle.write import check_target
 from recprune_export.channels.analysis import analyse
-from recprune_export.compression import Result, compress, decide, drawn_requests, recipe_for
+from recprune_export.compression import Result, compress_program, decide, drawn_requests, recipe_for
+from recprune_export.data.arrays import Columns
 from recprune_export.data.sequences import SequenceData
 from recprune_export.errors import UsageError
 from recprune_export.finetuning.objective import make_objective
@@ -21,29 +26,59 @@ from recprune_export.finetuning.task import (
     read_arrays,
     read_encoded,
 )
-from recprune_export.program.loading import LoadedModel, load_program
+from recprune_export.program.capture import capture, program_from_exported
+from recprune_export.program.detect import ModelKind
+from recprune_export.program.loading import LoadedModel, check_finite, load_program
+from recprune_export.program.program import Program
 from recprune_export.pruning.plan import Plan
 from recprune_export.settings import Settings
 
+Model = nn.Module | torch.export.ExportedProgram | Program | Path | str
+Data = Path | str | Columns
+ARTIFACTS = Path("artifacts")
+NO_WISHES = Settings()
 
-def compress_file(
-    model: Path,
-    target: Path,
-    settings: Settings,
+
+def compress(
+    model: Model,
+    example_inputs: Any = None,
+    target: Path | str | None = None,
     *,
-    data: Path | None = None,
-    labels: tuple[str, ...] = (),
-    plan_file: Path | None = None,
+    data: Data | None = None,
+    labels: str | Sequence[str] = (),
+    settings: Settings = NO_WISHES,
+    plan: Plan | Path | None = None,
+    source: Mapping[str, Any] | None = None,
     command: Sequence[str] = (),
-    **source: Any,
+    **options: Any,
 ) -> Result:
-    """Load a model file and rows, and `compress`. `source` goes to `load_program`."""
-    check_target(target)
-    plan = Plan.load(plan_file) if plan_file is not None else None
-    loaded = load_program(model, **source)
+    """Prune, tune, export and validate a recommender; write a bundle.
+
+    - `model`: an `nn.Module`, an `ExportedProgram`, a `Program`, or the path of a model file, which is opened with the
+      keywords in `source` (see `load_program`).
+    - `example_inputs`: for a module, one request: a tensor, a tuple of positional arguments, or a dict of keyword
+      arguments (a dict that names no parameter of `forward` is its one argument). The batch is axis 0.
+    - `target`: the directory to write, `artifacts/<name of the model>` by default.
+    - `data`: rows to tune and measure on: a CSV, Parquet or NPZ file, or arrays by name; each input of the model, each
+      of `labels`, and perhaps `split`.
+    - `options`: fields of `Settings`, which go before those in `settings`: `sparsity=0.9, epochs=2`.
+
+    Raises `UsageError`, `InputFileError`, `CaptureError`, and what `compress_program` raises.
+
+    >>> import tempfile
+    >>> table = nn.Sequential(nn.Embedding(100, 32), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 1))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     result = compress(table, torch.arange(4), f"{folder}/ctr", sparsity=0.5, epochs=0, batches=(1,))
+    >>> result.reduction.tables >= 0.5
+    True
+    """
+    settings = replace(settings, **options)
+    target = check_target(Path(target) if target is not None else ARTIFACTS / _name(model))
+    plan = Plan.load(plan) if isinstance(plan, Path) else plan
+    loaded = load(model, example_inputs, source or {})
     task = make_task(loaded, data, labels, settings)
     extra = {} if loaded.checkpoint is None else {"encoding.json": to_json(loaded.checkpoint.encoder.to_dict())}
-    return compress(
+    return compress_program(
         loaded.program,
         target,
         settings,
@@ -51,27 +86,62 @@ def compress_file(
         plan=plan,
         extra_files=extra,
         command=command,
-        model_name=model.name,
-        data_name=None if data is None else data.name,
+        model_name=Path(model).name if isinstance(model, Path | str) else _name(model),
+        data_name=_data_name(data),
     )
 
 
-def plan_of_file(
-    model: Path, settings: Settings, *, data: Path | None = None, labels: tuple[str, ...] = (), **source: Any
+def plan_of(
+    model: Model,
+    example_inputs: Any = None,
+    *,
+    data: Data | None = None,
+    labels: str | Sequence[str] = (),
+    settings: Settings = NO_WISHES,
+    source: Mapping[str, Any] | None = None,
 ) -> str:
-    """Return, as JSON, the plan that `compress_file` would apply."""
-    loaded = load_program(model, **source)
+    """Return, as JSON, the plan that `compress` would apply."""
+    loaded = load(model, example_inputs, source or {})
     task = make_task(loaded, data, labels, settings)
     analysis = analyse(loaded.program)
     return json.dumps(decide(loaded.program, analysis, settings, task).to_dict(), indent=1)
 
 
-def make_task(loaded: LoadedModel, data: Path | None, labels: tuple[str, ...], settings: Settings) -> Task:
+def load(model: Model, example_inputs: Any, source: Mapping[str, Any]) -> LoadedModel:
+    """Make a program of any model. Raises `UsageError` where a module comes without an example request."""
+    if isinstance(model, Path | str):
+        return load_program(Path(model), **source)
+    if isinstance(model, Program):
+        return LoadedModel(model, None, ModelKind.PROGRAM)
+    if isinstance(model, torch.export.ExportedProgram):
+        return LoadedModel(program_from_exported(model), None, ModelKind.PROGRAM)
+    if example_inputs is None:
+        raise UsageError(f"{type(model).__name__} needs one request beside it: give example_inputs.")
+    check_finite(model, type(model).__name__)
+    args, kwargs = _call(model, example_inputs)
+    return LoadedModel(capture(model, args, kwargs), None, ModelKind.MODULE)
+
+
+def _call(module: nn.Module, example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    import inspect
+
+    if isinstance(example, tuple | list):
+        return tuple(example), {}
+    if isinstance(example, Mapping):
+        parameters = inspect.signature(module.forward).parameters.values()
+        takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+        if takes_any or set(example) <= {p.name for p in parameters}:
+            return (), dict(example)
+    return (example,), {}
+
+
+def make_task(loaded: LoadedModel, data: Data | None, labels: str | Sequence[str], settings: Settings) -> Task:
     """Choose what to tune on: encoded rows for a recommender of ours, plain ones for others, drawn ones without data.
 
-    Raises `UsageError` where labels are missing, `DataError` for the file.
+    Raises `UsageError` where labels are missing, `DataError` for the rows.
     """
     program, recipe = loaded.program, recipe_for(CLICKS, settings)
+    labels = (labels,) if isinstance(labels, str) else tuple(labels)
     if data is None:
         return drawn_requests(program, settings)
     if loaded.checkpoint is None:
@@ -81,8 +151,22 @@ def make_task(loaded: LoadedModel, data: Path | None, labels: tuple[str, ...], s
             )
         rows = read_arrays(data, program.signature, labels, settings.seed)
         return LabelledRows(rows, make_objective(program, labels), recipe)
-    read = read_encoded(data, loaded.checkpoint.encoder)
+    if not isinstance(data, Path | str):
+        raise UsageError("A checkpoint of `train` encodes raw rows: give the path of a CSV or Parquet file as data.")
+    read = read_encoded(Path(data), loaded.checkpoint.encoder)
     objective = make_objective(program, loaded.checkpoint.spec.labels)
     if isinstance(read, SequenceData):
         return NextItems(read, objective, recipe_for(RANKINGS, settings))
     return LabelledRows(read, objective, recipe)
+
+
+def _name(model: Model) -> str:
+    if isinstance(model, Path | str):
+        return Path(model).stem
+    return type(model).__name__.lower() if isinstance(model, nn.Module) else "model"
+
+
+def _data_name(data: Data | None) -> str | None:
+    if data is None:
+        return None
+    return Path(data).name if isinstance(data, Path | str) else "rows in memory"

@@ -18,8 +18,8 @@ from recprune_export import compression
 from recprune_export.bundle.verify import verify
 from recprune_export.cli import main
 from recprune_export.data.inference import Wishes
-from recprune_export.errors import ValidationFailed
-from recprune_export.jobs import compress_file
+from recprune_export.errors import UsageError, ValidationFailed
+from recprune_export.jobs import compress, load
 from recprune_export.program.loading import load_program
 from recprune_export.recommenders.catalogue import build
 from recprune_export.settings import Settings
@@ -48,7 +48,7 @@ def checkpoint(clicks_file: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="module")
 def bundle(checkpoint: Path, clicks_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("bundle") / "ctr"
-    compress_file(checkpoint, target, QUICK, data=clicks_file)
+    compress(checkpoint, target=target, data=clicks_file, settings=QUICK)
     return target
 
 
@@ -79,7 +79,7 @@ def test_the_program_in_the_bundle_is_a_model_again(bundle: Path, clicks_file: P
     request = {name: torch.from_numpy(a) for name, a in np.load(bundle / "samples/inputs.npz").items()}
     with torch.no_grad():
         np.testing.assert_allclose(program(request)["clicked"].numpy(), answers["clicked"], atol=1e-6)
-    again = compress_file(bundle / "model.pt2", tmp_path / "again", QUICK)
+    again = compress(bundle / "model.pt2", target=tmp_path / "again", settings=QUICK)
     assert again.reduction.tables > 0.69
 
 
@@ -107,14 +107,14 @@ def test_a_plan_can_be_looked_at_and_given_back(checkpoint: Path, clicks_file: P
 
 def test_the_same_seed_gives_the_same_file(checkpoint: Path, clicks_file: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        compress_file(checkpoint, tmp_path / name, QUICK, data=clicks_file)
+        compress(checkpoint, target=tmp_path / name, data=clicks_file, settings=QUICK)
     one, two = (onnx.load(tmp_path / name / "model.onnx").graph.initializer for name in ("one", "two"))
     assert [t.SerializeToString() for t in one] == [t.SerializeToString() for t in two]
 
 
 def test_ranking_goes_the_whole_way(sequences_file: Path, tmp_path: Path) -> None:
     train(sequences_file, "sasrec", tmp_path / "model.pt", config={"dim": 16}, epochs=2, batch_size=64)
-    result = compress_file(tmp_path / "model.pt", tmp_path / "out", QUICK, data=sequences_file)
+    result = compress(tmp_path / "model.pt", target=tmp_path / "out", data=sequences_file, settings=QUICK)
     assert set(result.metrics["pruned"]) == {"hr@10", "ndcg@10"}
     assert result.reduction.tables >= 0.7
 
@@ -303,7 +303,7 @@ def test_a_target_that_is_read_only(checkpoint: Path) -> None:
 def test_a_failed_validation_leaves_the_old_bundle(
     checkpoint: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compress_file(checkpoint, tmp_path / "out", QUICK)
+    compress(checkpoint, target=tmp_path / "out", settings=QUICK)
     before = (tmp_path / "out/manifest.json").read_bytes()
     honest = compression.export_onnx
 
@@ -318,7 +318,7 @@ def test_a_failed_validation_leaves_the_old_bundle(
 
     monkeypatch.setattr(compression, "export_onnx", wrong)
     with pytest.raises(ValidationFailed, match="nothing was written"):
-        compress_file(checkpoint, tmp_path / "out", QUICK)
+        compress(checkpoint, target=tmp_path / "out", settings=QUICK)
     done = invoke(checkpoint, "-o", tmp_path / "new", *QUICK_OPTIONS)
     assert_refused(done, 1, "does not give the pruned model's outputs")
     assert (tmp_path / "out/manifest.json").read_bytes() == before
@@ -358,3 +358,37 @@ def assert_refused(done: Result, code: int, said: str) -> None:
     assert "Traceback" not in done.stderr
     message = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
     assert len(message) == 1
+
+
+class Nested(torch.nn.Module):
+    """A model of somebody else: a dict inside a tuple, and a keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.users, self.items = torch.nn.Embedding(50, 16), torch.nn.Embedding(40, 16)
+        self.mlp = torch.nn.Sequential(torch.nn.Linear(34, 32), torch.nn.ReLU(), torch.nn.Linear(32, 1))
+
+    def forward(self, ids: tuple[dict[str, torch.Tensor], torch.Tensor], *, context: torch.Tensor) -> torch.Tensor:
+        (named, item) = ids
+        return self.mlp(torch.cat([self.users(named["user"]), self.items(item), context], 1)).squeeze(1)
+
+
+def test_a_module_in_memory_with_nested_inputs_and_arrays_by_name(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    example = {"ids": ({"user": torch.tensor([1, 2])}, torch.tensor([3, 4])), "context": torch.zeros(2, 2)}
+    names = [i.name for i in load(Nested(), example, {}).program.signature.inputs]
+    user, item, context = names
+    rows = {user: rng.integers(50, size=600), item: rng.integers(40, size=600), context: rng.normal(size=(600, 2))}
+    rows["liked"] = (rows[user] % 2).astype(float)
+    result = compress(
+        Nested(), example, tmp_path / "out", data=rows, labels="liked", settings=QUICK, sparsity=0.5, epochs=2
+    )
+    assert set(result.metrics["pruned"]) == {"auc", "logloss"}
+    assert min(result.reduction.tables, result.reduction.rest) >= 0.5
+    assert verify(tmp_path / "out").rows > 0
+
+
+def test_a_module_needs_an_example_request(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="Nested needs one request"):
+        compress(Nested(), target=tmp_path / "out")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from recprune_export.data.inference import Wishes
-from recprune_export.jobs import compress_file
+from recprune_export.jobs import compress
 from recprune_export.settings import Settings
 from recprune_export.training.train import train
 
@@ -22,7 +22,7 @@ def test_clicks_keep_their_quality_at_seventy_percent(recommender: str, tmp_path
     training = train(data, recommender, tmp_path / "model.pt", Wishes(labels=("label",)), batch_size=2048)
     assert any("'rating' alone tells 'label'" in note for note in training.notes)
     assert training.checkpoint.metrics["auc"] > 0.825
-    result = compress_file(tmp_path / "model.pt", tmp_path / "out", SETTINGS, data=data)
+    result = compress(tmp_path / "model.pt", target=tmp_path / "out", data=data, settings=SETTINGS)
     assert result.metrics["pruned"]["auc"] > result.metrics["dense"]["auc"] - 0.003
     assert min(result.reduction.tables, result.reduction.rest) >= 0.7
 
@@ -33,7 +33,7 @@ def test_two_tasks_keep_their_quality(tmp_path: Path) -> None:
     if not data.exists():
         pytest.skip(f"{data.name} is not on this machine")
     train(data, "mmoe", tmp_path / "model.pt", Wishes(labels=("income", "never_married")), batch_size=2048, epochs=4)
-    result = compress_file(tmp_path / "model.pt", tmp_path / "out", SETTINGS, data=data)
+    result = compress(tmp_path / "model.pt", target=tmp_path / "out", data=data, settings=SETTINGS)
     for label in ("income", "never_married"):
         assert result.metrics["pruned"][f"{label}/auc"] > result.metrics["dense"][f"{label}/auc"] - 0.003
     assert min(result.reduction.tables, result.reduction.rest) >= 0.7

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,9 @@ from recprune_export.data.rows import Rows
 from recprune_export.errors import DataError
 
 IdRange = tuple[int, int]
+Columns = Mapping[str, Any]  # name -> array, or anything that numpy.asarray takes, such as a tensor
 SPLIT = "split"
+IN_MEMORY = "the data"
 SHARES = (0.8, 0.1)  # of the rows, for train and valid, where there is no split column
 
 
@@ -35,15 +38,21 @@ class ArrayData:
     test: Rows
 
 
-def load_arrays(path: Path, inputs: Sequence[ArraySpec], labels: Sequence[str], seed: int) -> ArrayData:
+def load_arrays(data: Path | str | Columns, inputs: Sequence[ArraySpec], labels: Sequence[str], seed: int) -> ArrayData:
     """Read the arrays of an `.npz`, or the columns of a CSV or Parquet file, that are named as the inputs and labels.
+
+    Arrays by name will do as well.
 
     An input of shape (batch, n) is a list column, or n columns called `name_0` ... . A column or array `split` divides
     the rows; without one they are divided by `seed`, 80/10/10.
 
     Raises `DataError` where something is missing or has another type or shape, or an id lies beyond its table.
     """
-    columns = _read_npz(path) if _is_zip(path) else _read_table(path, inputs, labels)
+    if isinstance(data, Mapping):
+        path, columns = IN_MEMORY, {name: np.asarray(values) for name, values in data.items()}
+    else:
+        path = str(data)
+        columns = _read_npz(Path(path)) if _is_zip(Path(path)) else _read_table(Path(path), inputs, labels)
     missing = [name for name in (*(i.name for i in inputs), *labels) if name not in columns]
     if missing:
         raise DataError(
@@ -100,7 +109,7 @@ def _column(series: object) -> np.ndarray:
     return series.to_numpy()
 
 
-def _fitted(path: Path, spec: ArraySpec, values: np.ndarray) -> np.ndarray:
+def _fitted(path: str, spec: ArraySpec, values: np.ndarray) -> np.ndarray:
     wanted = np.dtype(spec.dtype)
     if values.ndim == 1 and spec.shape == (1,):
         values = values[:, None]
@@ -116,7 +125,7 @@ def _fitted(path: Path, spec: ArraySpec, values: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(values, dtype=wanted)
 
 
-def _check_ids(path: Path, spec: ArraySpec, values: np.ndarray) -> None:
+def _check_ids(path: str, spec: ArraySpec, values: np.ndarray) -> None:
     for column, pair in enumerate(spec.ids):
         if pair is None:
             continue
@@ -130,7 +139,7 @@ def _check_ids(path: Path, spec: ArraySpec, values: np.ndarray) -> None:
             )
 
 
-def _number(path: Path, label: str, values: np.ndarray) -> np.ndarray:
+def _number(path: str, label: str, values: np.ndarray) -> np.ndarray:
     if not (np.issubdtype(values.dtype, np.number) or values.dtype == bool) or values.ndim != 1:
         raise DataError(f"The label '{label}' in {path} must be one number for each row.")
     numbers = values.astype(np.float32)
@@ -139,7 +148,7 @@ def _number(path: Path, label: str, values: np.ndarray) -> np.ndarray:
     return numbers
 
 
-def _parts(path: Path, names: np.ndarray | None, count: int, seed: int) -> np.ndarray:
+def _parts(path: str, names: np.ndarray | None, count: int, seed: int) -> np.ndarray:
     """0, 1, 2 for train, valid, test."""
     if names is None:
         draw = np.random.default_rng(seed).random(count)

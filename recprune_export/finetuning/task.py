@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recprune_export.data.arrays import ArrayData, ArraySpec, load_arrays
+from recprune_export.data.arrays import ArrayData, ArraySpec, Columns, load_arrays
 from recprune_export.data.clicks import ClickData, load_clicks
 from recprune_export.data.encoder import Encoder
 from recprune_export.data.encoder import Request as Arrays
@@ -223,10 +223,10 @@ def read_encoded(path: Path, encoder: Encoder | SequenceEncoder) -> ClickData | 
     return load_clicks(path, encoder.schema, encoder)
 
 
-def read_arrays(path: Path, signature: Signature, labels: tuple[str, ...], seed: int) -> ArrayData:
+def read_arrays(data: Path | str | Columns, signature: Signature, labels: tuple[str, ...], seed: int) -> ArrayData:
     """Read rows for a model that is not ours: what its inputs take, under their names."""
     specs = [ArraySpec(i.name, i.dtype, tuple(int(size) for size in i.shape[1:]), i.ids) for i in signature.inputs]
-    return load_arrays(path, specs, labels, seed)
+    return load_arrays(data, specs, labels, seed)
 
 
 def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ class ModelKind(Enum):
     STATE_DICT = "a PyTorch state dict"
     PICKLED_MODULE = "a pickle of Python objects"
     PROGRAM = "a .pt2 program"
+    MODULE = "a module in memory"
     OLD_PROGRAM = "a .pt2 program of an old torch"
     TORCHSCRIPT = "a TorchScript archive"
     SAFETENSORS = "a safetensors file"

@@ -24,6 +24,7 @@ def test_columns_and_arrays_give_the_same_rows(tmp_path: Path) -> None:
     spread = {"user": values["user"], "click": values["click"]} | {f"x_{i}": values["x"][:, i] for i in range(3)}
     pl.DataFrame(spread).write_csv(tmp_path / "rows.csv")
     loaded = [load_arrays(tmp_path / f"rows.{s}", SPECS, ["click"], seed=0) for s in ("npz", "parquet", "csv")]
+    loaded.append(load_arrays(values, SPECS, ["click"], seed=0))
     for data in loaded:
         assert data.train.inputs["x"].dtype == np.float32
         np.testing.assert_allclose(data.train.inputs["x"], loaded[0].train.inputs["x"])
