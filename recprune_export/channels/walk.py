@@ -185,16 +185,6 @@ class Walk(fx.Interpreter):
         return labels if isinstance(value, torch.nn.Parameter) else labels.without_zeroes()
 
 
-def argument(node: fx.Node, name: str) -> Any:
-    """Return an argument of an operator by the name it has in the operator's schema, or its default; None if unknown."""
-    if name in node.kwargs:
-        return node.kwargs[name]
-    for position, parameter in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
-        if parameter.name == name:
-            return node.args[position] if position < len(node.args) else parameter.default_value
-    return None
-
-
 def is_batch(size: Any) -> bool:
     """Tell whether a traced size is the batch itself, and not a product with it, which may shrink with its factors."""
     return isinstance(size, torch.SymInt) and bool(size.node.expr.is_Symbol)

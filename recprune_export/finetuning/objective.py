@@ -9,7 +9,6 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 
 from recprune_export.program.program import Program
-from recprune_export.program.signature import BATCH
 
 Meaning = Literal["logit", "probability", "ranking", "value"]
 TEACHER_SHARE = 0.9  # of the loss where there are labels; without labels it is all of it
@@ -69,7 +68,7 @@ def make_objective(program: Program, labels: tuple[str, ...]) -> Objective:
         if end is aten.sigmoid.default:
             meanings[output.name] = "probability"
         elif output.name in label_of:
-            static = [size for size in output.shape if size != BATCH and size != 1]
+            static = [size for size in output.shape if isinstance(size, int) and size != 1]
             meanings[output.name] = "ranking" if static else "logit"
         else:
             meanings[output.name] = "value"

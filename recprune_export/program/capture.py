@@ -13,11 +13,13 @@ from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
+from sympy import Symbol
 from torch import Tensor, fx, nn
 
 from recprune_export.errors import CaptureError
 from recprune_export.program.canonical import canonicalise, has_unsafe_mutation
 from recprune_export.program.constant_masks import replace_constant_masks
+from recprune_export.program.embedding_bags import replace_embedding_bags
 from recprune_export.program.id_ranges import id_ranges
 from recprune_export.program.program import Program, batch_symbol
 from recprune_export.program.signature import BATCH, Axis, Input, Output, Signature
@@ -56,7 +58,8 @@ def program_from_exported(exported: torch.export.ExportedProgram, module: nn.Mod
     inputs = _drop_constant_inputs(graph_module, _paths(exported.call_spec.in_spec))
     outputs = _drop_constant_outputs(graph_module, _paths(exported.call_spec.out_spec))
     graph_module = canonicalise(graph_module)
-    if replace_constant_masks(graph_module):
+    rewritten = [repair(graph_module) for repair in (replace_constant_masks, replace_embedding_bags)]
+    if any(rewritten):
         graph_module = canonicalise(_export_again(graph_module))
     input_names = _input_names(graph_module, inputs, module)
     output_names = [f"{name}_output" if name in input_names else name for name in _output_names(outputs)]
@@ -274,7 +277,8 @@ def _signature(module: fx.GraphModule, input_names: list[str], output_names: lis
         Input(name, _dtype(node), _shape(node), ids.get(node.name, ()))
         for node, name in zip(placeholders, input_names, strict=True)
     ]
-    outputs = [Output(name, _dtype(n), _shape(n)) for n, name in zip(output.args[0], output_names, strict=True)]
+    outputs = [Output(name, _dtype(n), _shape_of_output(n)) for n, name in zip(output.args[0], output_names, strict=True)]
+    _check_answers(placeholders, outputs)
     return Signature(tuple(inputs), tuple(outputs))
 
 
@@ -307,3 +311,24 @@ def _shape(node: fx.Node) -> tuple[Axis, ...]:
     if unknown:
         raise CaptureError(f"'{node.name}' has an axis of size {unknown[0]}; only the batch itself may vary.")
     return tuple(size if isinstance(size, int) else BATCH for size in shape)
+
+
+def _shape_of_output(node: fx.Node) -> tuple[Axis, ...]:
+    """Scores of all items may be flattened: `12*batch`."""
+
+    def axis(size: Any) -> Axis:
+        if isinstance(size, int):
+            return size
+        return str(size.node.expr.subs({symbol: Symbol(BATCH) for symbol in size.node.expr.free_symbols}))
+
+    return tuple(axis(size) for size in node.meta["val"].shape)
+
+
+def _check_answers(placeholders: list[fx.Node], outputs: list[Output]) -> None:
+    """There is an answer for each row; else axis 0 of the example was not the batch."""
+    if not any(isinstance(size, str) for output in outputs for size in output.shape):
+        varying = [n.name for n in placeholders if any(not isinstance(size, int) for size in n.meta["val"].shape)]
+        raise CaptureError(
+            f"No output has a row for each row of {', '.join(varying)}: give an example request whose tensors have the batch "
+            "on axis 0, and lists of ids of different lengths as a padded matrix."
+        )

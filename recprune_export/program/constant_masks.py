@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from recprune_export.program.nodes import arguments
+from recprune_export.program.row_constants import value_for_rows
 
 aten = torch.ops.aten
 
@@ -28,7 +29,7 @@ def replace_constant_masks(module: fx.GraphModule) -> bool:
     """
     replaced = False
     for node in picks_by_mask(module):
-        masks = {mask: _constant(mask) for mask in _masks(node)}
+        masks = {mask: value_for_rows(mask, BATCH_OF_THE_TRIAL) for mask in _masks(node)}
         if any(value is None for value in masks.values()):
             continue
         with module.graph.inserting_before(node):
@@ -51,43 +52,6 @@ def _masks(node: fx.Node) -> list[fx.Node]:
     if node.target is not aten.index.Tensor:
         return []
     return [i for i in arguments(node)[1] if i is not None and i.meta["val"].dtype == torch.bool]
-
-
-def _constant(mask: fx.Node) -> Tensor | None:
-    """The value of a node that depends on nothing but the number of rows, for a few rows; None for others."""
-    values: dict[fx.Node, Any] = {}
-
-    def compute(node: fx.Node) -> Any:
-        if node not in values:
-            values[node] = _evaluate(node, compute)
-        return values[node]
-
-    try:
-        value: Tensor = compute(mask)
-    except _DependsOnRequest:
-        return None
-    return value
-
-
-class _DependsOnRequest(Exception):
-    pass
-
-
-def _evaluate(node: fx.Node, compute: Any) -> Any:
-    if node.op == "get_attr":
-        value = node.graph.owning_module
-        for part in str(node.target).split("."):
-            value = getattr(value, part)
-        if isinstance(value, torch.nn.Parameter) and value.requires_grad:
-            raise _DependsOnRequest
-        return value
-    if node.op != "call_function":
-        raise _DependsOnRequest
-    if node.target is aten.sym_size.int:
-        size = arguments(node)[0].meta["val"].shape[arguments(node)[1]]
-        return size if isinstance(size, int) else BATCH_OF_THE_TRIAL
-    args, kwargs = fx.node.map_arg((arguments(node), dict(node.kwargs)), compute)
-    return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
 def _select_by_positions(module: fx.GraphModule, node: fx.Node, masks: dict[fx.Node, Any]) -> fx.Node | None:

@@ -8,3 +8,13 @@ from torch import fx
 def arguments(node: fx.Node) -> tuple[Any, ...]:
     """Return the positional arguments of a node; `fx` types each as a union of twenty classes that the schema narrows."""
     return node.args
+
+
+def argument(node: fx.Node, name: str) -> Any:
+    """Return an argument of an operator by the name it has in the operator's schema, or its default; None if unknown."""
+    if name in node.kwargs:
+        return node.kwargs[name]
+    for position, parameter in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if parameter.name == name:
+            return node.args[position] if position < len(node.args) else parameter.default_value
+    return None

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 BATCH = "batch"
 
-Axis = int | str  # a size, or BATCH
+Axis = int | str  # a size, or BATCH; of an output also a term such as "12*batch"
 IdRange = tuple[int, int]  # lowest and highest valid id, both inclusive
 
 

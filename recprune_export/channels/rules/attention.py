@@ -4,7 +4,8 @@ import torch
 from torch import fx
 
 from recprune_export.channels.rules.contraction import contract
-from recprune_export.channels.walk import Described, Walk, argument, rule
+from recprune_export.channels.walk import Described, Walk, rule
+from recprune_export.program.nodes import argument
 
 aten = torch.ops.aten
 

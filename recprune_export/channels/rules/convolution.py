@@ -8,7 +8,8 @@ from torch import fx
 
 from recprune_export.channels.labels import Labels, unlabelled
 from recprune_export.channels.rules.contraction import add_bias, contract
-from recprune_export.channels.walk import Described, Walk, argument, rule
+from recprune_export.channels.walk import Described, Walk, rule
+from recprune_export.program.nodes import argument
 
 aten = torch.ops.aten
 

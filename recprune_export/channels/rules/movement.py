@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, fx
 
 from recprune_export.channels.labels import Labels, to_elements, unlabelled
-from recprune_export.channels.walk import Described, Walk, argument, rule
+from recprune_export.channels.walk import Described, Walk, rule
 from recprune_export.program.movement import MOVEMENTS
-from recprune_export.program.nodes import arguments
+from recprune_export.program.nodes import argument, arguments
 
 aten = torch.ops.aten
 
@@ -265,6 +265,32 @@ def index_put(walk: Walk, node: fx.Node) -> Described:
         else:
             walk.freeze(node, theirs, "it is written by position")
     return Labels(labels.removes, tuple(torch.zeros_like(ids) for ids in labels.removes))
+
+
+@rule(aten.index_add.default, aten.scatter_add.default, aten.scatter.src, aten.scatter_reduce.two, aten.scatter.reduce)
+def scatter(walk: Walk, node: fx.Node) -> Described:
+    """`index_add(x: B×D, 0, i: N, y: N×D)`: D of x goes with D of y; the axis that is written to stays."""
+    names = [parameter.name for parameter in node.target._schema.arguments]  # type: ignore[union-attr]
+    written = walk.labels(argument(node, "self"))
+    source = walk.labels(argument(node, "source" if "source" in names else "src"))
+    index = walk.labels(argument(node, "index"))
+    assert written is not None and source is not None and index is not None
+    axis = argument(node, "dim") % len(written.shape)
+    zeroes = []
+    for position, own in enumerate(written.removes):
+        theirs = source.removes[position]
+        beside = [] if node.target is aten.index_add.default else [index.removes[position]]
+        whole = position != axis and all(len(ids) == len(own) for ids in (theirs, *beside))
+        for ids in (theirs, *beside):
+            if whole:
+                walk.equate(node, own, ids, "it is written over a tensor that keeps its width")
+            else:
+                walk.freeze(node, ids, "it is written by position")
+        if not whole:
+            walk.freeze(node, own, "it is written to by position")
+        both = walk.sets.common(written.zeroes[position], source.zeroes[position]) if whole else torch.zeros_like(own)
+        zeroes.append(both)
+    return Labels(written.removes, tuple(zeroes))
 
 
 @rule(aten.view_as_complex.default, aten.view_as_real.default)

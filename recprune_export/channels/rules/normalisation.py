@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, fx
 
 from recprune_export.channels.labels import Labels
-from recprune_export.channels.walk import Described, Walk, argument, rule
+from recprune_export.channels.walk import Described, Walk, rule
+from recprune_export.program.nodes import argument
 
 aten = torch.ops.aten
 

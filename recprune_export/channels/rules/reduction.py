@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, fx
 
 from recprune_export.channels.labels import Labels, unlabelled
-from recprune_export.channels.walk import Described, Walk, argument, rule
+from recprune_export.channels.walk import Described, Walk, rule
+from recprune_export.program.nodes import argument
 
 aten = torch.ops.aten
 
