@@ -114,7 +114,7 @@ def compress_program(
         parity = validate_parity(pruned.program, pruned_file, task)
         metrics = {name: task.test(_session(f)) for name, f in (("dense", dense_file), ("pruned", pruned_file))}
         latency = validate_latency(program, pruned.program, dense_file, pruned_file, settings, task)
-        notes = _notes(pruned, reduction(counts["dense"], counts["pruned"]), settings, task)
+        notes = _notes(pruned, reduction(counts["dense"], counts["pruned"]), parity, settings, task)
         manifest = Manifest(
             name=target.name,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -229,7 +229,7 @@ def validate_latency(
     return report
 
 
-def _notes(pruned: Pruned, gone: Reduction, settings: Settings, task: Task) -> tuple[str, ...]:
+def _notes(pruned: Pruned, gone: Reduction, parity: ParityReport, settings: Settings, task: Task) -> tuple[str, ...]:
     """Say in sentences what the user should know and would not look for."""
     notes = []
     if isinstance(task, SampledRequests):
@@ -241,6 +241,12 @@ def _notes(pruned: Pruned, gone: Reduction, settings: Settings, task: Task) -> t
     for part, reached, asked in wanted:
         if reached < asked - 1e-9:
             notes.append(f"Asked for {asked:.1%} fewer parameters in the {part}, reached {reached:.1%}.")
+    for output in parity.outputs:
+        if output.not_finite:
+            notes.append(
+                f"The model itself answers NaN or infinity in {output.not_finite} numbers of '{output.name}' for unusual "
+                "requests, such as empty histories, and so does the artifact."
+            )
     frozen = sum(axis.count for axis in pruned.analysis.frozen if "returns" not in axis.reason.text)
     if frozen and not pruned.analysis.groups:
         notes.append("Nothing could be removed; only zeros were set.")

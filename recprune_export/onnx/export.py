@@ -25,6 +25,8 @@ from recprune_export.onnx.passes.metadata import strip_metadata
 from recprune_export.onnx.passes.name_batch import name_batch
 from recprune_export.onnx.passes.sums import sum_by_product
 from recprune_export.onnx.passes.tied_tables import share_transposed
+from recprune_export.onnx.simplify import simplify
+from recprune_export.onnx.translations import missing_translations
 from recprune_export.program.program import Program
 
 EXTERNAL_FROM = 1_500_000_000  # bytes of weights; a protobuf file ends at 2 GiB
@@ -87,10 +89,17 @@ def export_onnx(program: Program, path: Path, external_from: int = EXTERNAL_FROM
 def _translate(program: Program) -> ir.Model:
     try:
         with _silence():
-            exported = torch.onnx.export(program.exported(), dynamo=True, verbose=False)
+            exported = torch.onnx.export(
+                program.exported(),
+                dynamo=True,
+                verbose=False,
+                optimize=False,  # `simplify` does that
+                custom_translation_table=missing_translations(),
+            )
     except Exception as error:  # the exporter wraps the causes in many classes
         raise ExportError(f"The program cannot be expressed in ONNX: {_innermost(error)}") from error
     assert exported is not None
+    simplify(exported.model)
     return exported.model
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import logging
 import re
 import traceback
@@ -21,10 +22,12 @@ from recprune_export.program.canonical import canonicalise, has_unsafe_mutation
 from recprune_export.program.constant_masks import replace_constant_masks
 from recprune_export.program.embedding_bags import replace_embedding_bags
 from recprune_export.program.id_ranges import id_ranges
+from recprune_export.program.packed_sequences import padded_steps
 from recprune_export.program.program import Program, batch_symbol
 from recprune_export.program.signature import BATCH, Axis, Input, Output, Signature
 
 Path = Sequence[Any]
+ROWS_OF_THEIR_OWN = 3
 
 
 def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> Program:
@@ -39,10 +42,12 @@ def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] 
     training = module.training
     module.eval()
     try:
-        exported = _export(module, *_with_batch_of_several((args, dict(kwargs or {}))))
+        example = _with_unmistakable_batch(module, (args, dict(kwargs or {})))
+        program = program_from_exported(_export(module, *example), module)
+        _check_answers(module, program, *example)
     finally:
         module.train(training)
-    return program_from_exported(exported, module)
+    return program
 
 
 def program_from_exported(exported: torch.export.ExportedProgram, module: nn.Module | None = None) -> Program:
@@ -78,14 +83,20 @@ def _export_again(module: fx.GraphModule) -> fx.GraphModule:
     return exported
 
 
-def _with_batch_of_several(example: Any) -> Any:
-    """A batch of one is taken for a constant by `torch.export`, so it is repeated."""
+def _with_unmistakable_batch(module: nn.Module, example: Any) -> Any:
+    """Repeat rows of the example until their number is none of the model's widths.
+
+    `torch.export` takes a batch of one for a constant, and a batch of 16 beside a width of 16 may be tied to it.
+    """
+    widths = {size for tensor in module.state_dict().values() if isinstance(tensor, Tensor) for size in tensor.shape}
+    widths |= {size for x in pytree.tree_leaves(example) if isinstance(x, Tensor) for size in x.shape[1:]}
+    batch = next(size for size in itertools.count(5) if size not in widths)
+    return _take_rows(example, torch.arange(batch) % _batch_size(example))
+
+
+def _take_rows(example: Any, rows: Tensor) -> Any:
     batch = _batch_size(example)
-    if batch != 1:
-        return example
-    return pytree.tree_map(
-        lambda x: torch.cat([x, x]) if isinstance(x, Tensor) and x.ndim and len(x) == 1 else x, example
-    )
+    return pytree.tree_map(lambda x: x[rows] if isinstance(x, Tensor) and x.ndim and len(x) == batch else x, example)
 
 
 def _batch_size(example: Any) -> int:
@@ -97,6 +108,37 @@ def _batch_size(example: Any) -> int:
     return sizes.most_common(1)[0][0]
 
 
+def _check_answers(module: nn.Module, program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Compare what was captured with the model itself, on the whole example and on rows of their own."""
+    batch = _batch_size((args, kwargs))
+    for rows in (torch.arange(batch), *(torch.full((2,), row) for row in range(min(batch, ROWS_OF_THEIR_OWN)))):
+        some_args, some_kwargs = _take_rows((args, kwargs), rows)
+        try:
+            with torch.no_grad():
+                expected = [x for x in pytree.tree_leaves(module(*some_args, **some_kwargs)) if isinstance(x, Tensor)]
+                again = [x for x in pytree.tree_leaves(module(*some_args, **some_kwargs)) if isinstance(x, Tensor)]
+        except Exception as error:  # whatever the user's code raises
+            where = _line_of(error)
+            raise CaptureError(_explain(error, where)) from error
+        if not _close(again, expected):
+            raise CaptureError("The model answers the same request differently each time; switch its sampling off.")
+        tensors = [x for x in pytree.tree_leaves((some_args, some_kwargs)) if isinstance(x, Tensor)]
+        with torch.no_grad():
+            captured = program.module(*tensors)
+        if not _close(captured, expected):
+            raise CaptureError(
+                "The captured program does not answer as the model does when rows come in other company: the answer for one "
+                "row must not depend on the others, nor on the longest of them (packed sequences, statistics of the batch)."
+            )
+
+
+def _close(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+    return len(found) == len(expected) and all(
+        f.shape == e.shape and torch.allclose(f.double(), e.double(), rtol=1e-3, atol=1e-5, equal_nan=True)
+        for f, e in zip(found, expected, strict=True)
+    )
+
+
 def _export(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
     batch = _batch_size((args, kwargs))
     symbol = batch_symbol()
@@ -105,12 +147,19 @@ def _export(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         return {0: symbol} if isinstance(x, Tensor) and x.ndim and len(x) == batch else None
 
     shapes = pytree.tree_map(dynamic, _by_parameter(module, args, kwargs))
+
+    def export(strict: bool) -> torch.export.ExportedProgram:
+        with _quiet_and_plain(), padded_steps():
+            return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=strict)
+
     try:
-        with _quiet_and_plain():
-            return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+        return export(strict=False)
     except Exception as error:  # torch.export raises many unrelated classes for the same cause
+        # Reading the bytecode, torch.export takes longer and knows less, but sees that len(x) varies with the batch.
+        with contextlib.suppress(Exception):
+            return export(strict=True)
         where = _line_of(error)
-        if _fixes_batch(str(error)):
+        if _fixes_batch(str(error)) and not _reads_values(str(error)):
             where = _line_that_fixes_the_batch(module, args, kwargs) or where
         raise CaptureError(_explain(error, where)) from error
 
@@ -146,12 +195,14 @@ def _fixes_batch(text: str) -> bool:
     return "pecialized" in text or "marked batch as dynamic" in text or "inferred to be a constant" in text
 
 
+def _reads_values(text: str) -> bool:
+    return "data-dependent" in text.lower() or "unbacked" in text.lower()
+
+
 def _line_that_fixes_the_batch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     """Where the model itself fails on one row more than it was made for; nothing where it does not."""
     batch = _batch_size((args, kwargs))
-    args, kwargs = pytree.tree_map(
-        lambda x: torch.cat([x, x[:1]]) if isinstance(x, Tensor) and x.ndim and len(x) == batch else x, (args, kwargs)
-    )
+    args, kwargs = _take_rows((args, kwargs), torch.arange(batch + 1) % batch)
     try:
         with torch.no_grad():
             module(*args, **kwargs)
@@ -176,15 +227,15 @@ def _explain(error: Exception, line: str) -> str:
     text = str(error)
     where = f" at {line}" if line else ""
     first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    if _reads_values(text):
+        return (
+            f"The model decides by the values of a request{where}: replace a branch by torch.where, a selection of rows "
+            f"by a mask, and packed sequences by padded ones ({first})."
+        )
     if _fixes_batch(text):
         return (
             f"The model fixes the batch size{where}, so it cannot answer other batches: "
             f"use x.size(0) instead of a number ({first})."
-        )
-    if "pack_padded_sequence" in text or "data-dependent" in text.lower() or "unbacked" in text.lower():
-        return (
-            f"The model decides by the values of a request{where}: replace a branch by torch.where, a selection of rows "
-            f"by a mask, and packed sequences by padded ones ({first})."
         )
     return f"torch.export cannot capture the model{where}: {first}"
 
@@ -277,8 +328,10 @@ def _signature(module: fx.GraphModule, input_names: list[str], output_names: lis
         Input(name, _dtype(node), _shape(node), ids.get(node.name, ()))
         for node, name in zip(placeholders, input_names, strict=True)
     ]
-    outputs = [Output(name, _dtype(n), _shape_of_output(n)) for n, name in zip(output.args[0], output_names, strict=True)]
-    _check_answers(placeholders, outputs)
+    outputs = [
+        Output(name, _dtype(n), _shape_of_output(n)) for n, name in zip(output.args[0], output_names, strict=True)
+    ]
+    _check_rows(placeholders, outputs)
     return Signature(tuple(inputs), tuple(outputs))
 
 
@@ -324,7 +377,7 @@ def _shape_of_output(node: fx.Node) -> tuple[Axis, ...]:
     return tuple(axis(size) for size in node.meta["val"].shape)
 
 
-def _check_answers(placeholders: list[fx.Node], outputs: list[Output]) -> None:
+def _check_rows(placeholders: list[fx.Node], outputs: list[Output]) -> None:
     """There is an answer for each row; else axis 0 of the example was not the batch."""
     if not any(isinstance(size, str) for output in outputs for size in output.shape):
         varying = [n.name for n in placeholders if any(not isinstance(size, int) for size in n.meta["val"].shape)]

@@ -19,6 +19,7 @@ from recprune_export.program.signature import IdRange
 aten = torch.ops.aten
 
 _CASTS = frozenset({aten.to.dtype, aten._to_copy.default, aten.to.dtype_layout, aten.floor.default, aten.round.default})
+_PICKS = frozenset({aten.index.Tensor, aten.index_select.default})
 _LOOKUPS = frozenset({aten.embedding.default, aten.embedding_bag.padding_idx, aten.embedding_bag.default})
 
 
@@ -56,8 +57,9 @@ class _Tracer(fx.Interpreter):
         self.origins[node] = _Origin(element, torch.zeros_like(element, dtype=torch.float64))
 
     def _follow(self, node: fx.Node) -> _Origin | None:
-        if node.target in _LOOKUPS:
-            self._bound(node)
+        looked_up = self._lookup(node)
+        if looked_up is not None:
+            self._bound(*looked_up)
             return None
         if node.target in _CASTS:
             return self.origins.get(arguments(node)[0])
@@ -86,12 +88,23 @@ class _Tracer(fx.Interpreter):
         offset: Tensor = origin.offset + other
         return _Origin(origin.element.expand(offset.shape), offset)
 
-    def _bound(self, node: fx.Node) -> None:
-        table, ids = arguments(node)[:2]
+    def _lookup(self, node: fx.Node) -> tuple[fx.Node, int] | None:
+        """The ids, and the number of rows among which they choose, of an operator that takes rows by id."""
+        if node.target in _LOOKUPS:
+            table, ids = arguments(node)[:2]
+            return ids, len(self.env[table])
+        if node.target not in _PICKS or arguments(node)[0] in self.origins:
+            return None
+        source, *given = arguments(node)
+        picks = {axis: index for axis, index in enumerate(given[0]) if index is not None} if len(given) == 1 else {}
+        picks = picks or {given[0]: given[1]}
+        axis, ids = next(iter(picks.items()))
+        return (ids, self.env[source].shape[axis]) if len(picks) == 1 else None
+
+    def _bound(self, ids: fx.Node, rows: int) -> None:
         origin = self.origins.get(ids)
         if origin is None:
             return
-        rows = len(self.env[table])
         for element, offset in zip(origin.element.flatten().tolist(), origin.offset.flatten().tolist(), strict=True):
             low, high = self.ranges.get(element, (0, 1 << 62))
             self.ranges[element] = (max(low, 0), min(high, rows - 1 - int(offset)))

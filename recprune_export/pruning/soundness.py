@@ -58,11 +58,20 @@ def check_soundness(program: Program, analysis: Analysis, plan: Plan, pruned: Pr
 
 
 def _difference(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> float:
+    """The largest error relative to the largest output; what is not finite has to be the same."""
     worst = 0.0
     for one, other in zip(expected, actual, strict=True):
         if one.shape != other.shape:
             return float("inf")
-        if one.numel():
-            error = (one.double() - other.double()).abs().max() / one.double().abs().max().clamp_min(1e-30)
-            worst = max(worst, float(error)) if bool(error.isfinite()) else float("inf")
+        finite = one.isfinite()
+        if not torch.equal(finite, other.isfinite()) or not torch.equal(_kinds(one[~finite]), _kinds(other[~finite])):
+            return float("inf")
+        if finite.any():
+            one, other = one[finite].double(), other[finite].double()
+            worst = max(worst, float((one - other).abs().max() / one.abs().max().clamp_min(1e-30)))
     return worst
+
+
+def _kinds(values: Tensor) -> Tensor:
+    """NaN, infinity and minus infinity as numbers that can be compared."""
+    return values.nan_to_num(nan=0.0, posinf=1.0, neginf=-1.0)

@@ -29,13 +29,17 @@ class Tolerances:
 
 @dataclass(frozen=True)
 class OutputParity:
-    """The largest errors of one output over all requests, and the request of the largest absolute one."""
+    """The largest errors of one output over all requests, and the request of the largest absolute one.
+
+    `not_finite` counts the numbers that are NaN or infinite in both: the model itself answers so.
+    """
 
     name: str
     dtype: str
     max_absolute: float
     max_relative: float
     worst: str
+    not_finite: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,12 +95,12 @@ def _mismatch(name: str, label: str, wanted: np.ndarray, found: np.ndarray, tole
         return f"{where} is {found.dtype} instead of {wanted.dtype}."
     if wanted.shape != found.shape:
         return f"{where} has shape {list(found.shape)} instead of {list(wanted.shape)}."
-    if not np.isfinite(wanted).all():
-        return f"{where} is not finite in the reference itself."
-    if not np.isfinite(found).all():
-        return f"{where} is not finite."
-    difference = np.abs(wanted.astype(np.float64) - found.astype(np.float64))
-    allowed = tolerances.absolute + tolerances.relative * np.abs(wanted.astype(np.float64))
+    odd = ~np.isfinite(wanted)
+    if not np.array_equal(wanted[odd], found[odd], equal_nan=True) or not np.isfinite(found[~odd]).all():
+        return f"{where} is NaN or infinite where the reference is not, or the other way round."
+    wanted, found = wanted[~odd].astype(np.float64), found[~odd].astype(np.float64)
+    difference = np.abs(wanted - found)
+    allowed = tolerances.absolute + tolerances.relative * np.abs(wanted)
     if (difference > allowed).any():
         return (
             f"{where} differs by up to {difference.max():.2e}, allowed are {tolerances.absolute:g} "
@@ -106,11 +110,13 @@ def _mismatch(name: str, label: str, wanted: np.ndarray, found: np.ndarray, tole
 
 
 def _errors(name: str, label: str, wanted: np.ndarray, found: np.ndarray) -> OutputParity:
-    difference = np.abs(np.nan_to_num(wanted.astype(np.float64)) - np.nan_to_num(found.astype(np.float64)))
-    if not difference.size:
-        return OutputParity(name, str(found.dtype), 0.0, 0.0, label)
-    relative = difference / np.maximum(np.abs(np.nan_to_num(wanted.astype(np.float64))), SMALL)
-    return OutputParity(name, str(found.dtype), float(difference.max()), float(relative.max()), label)
+    finite = np.isfinite(wanted) & np.isfinite(found)
+    reference = wanted[finite].astype(np.float64)
+    difference = np.abs(reference - found[finite].astype(np.float64))
+    relative = difference / np.maximum(np.abs(reference), SMALL)
+    odd = int((~finite).sum())
+    worst = (float(error.max()) if error.size else 0.0 for error in (difference, relative))
+    return OutputParity(name, str(found.dtype), *worst, label, odd)
 
 
 def _worse(before: OutputParity | None, now: OutputParity) -> OutputParity:
@@ -118,4 +124,4 @@ def _worse(before: OutputParity | None, now: OutputParity) -> OutputParity:
         return now
     worst = now.worst if now.max_absolute > before.max_absolute else before.worst
     absolute, relative = max(before.max_absolute, now.max_absolute), max(before.max_relative, now.max_relative)
-    return OutputParity(now.name, now.dtype, absolute, relative, worst)
+    return OutputParity(now.name, now.dtype, absolute, relative, worst, before.not_finite + now.not_finite)

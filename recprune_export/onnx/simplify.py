@@ -1,0 +1,82 @@
+"""What the exporter does to a graph after translating it, without the part that is not exact."""
+
+import onnx_ir as ir
+from onnx_ir.passes.common import (
+    CommonSubexpressionEliminationPass,
+    DeduplicateInitializersPass,
+    InlinePass,
+    LiftConstantsToInitializersPass,
+    LiftSubgraphInitializersToMainGraphPass,
+    NameFixPass,
+    OutputFixPass,
+    RemoveUnusedFunctionsPass,
+    RemoveUnusedNodesPass,
+    RemoveUnusedOpsetsPass,
+)
+from onnxscript.optimizer import fold_constants_ir
+from onnxscript.rewriter import rewrite
+from onnxscript.rewriter.rules import common
+
+ROUNDS = 2  # a folded constant opens the way for a rule, and the other way round
+
+# In the order of onnxscript.rewriter. Left out are x + 0, x - 0, x · 1 and x / 1: they take a constant for 0 when it is
+# below 1e-8, and so drop the epsilon that keeps a division finite.
+RULES = (
+    common.dropout_zero_rule,
+    common.dropout_inference_rule,
+    common.two_reshapes_matmul_reshape_rule,
+    common.one_reshape_matmul_reshape_rule,
+    common.cast_constant_of_shape_rule,
+    common.cast_constant_of_shape_without_value_rule,
+    common.collapse_slice_rule,
+    common.collapse_slice2_rule,
+    common.materialize_reshape_shape_rule,
+    common.min_min_rule,
+    common.max_max_rule,
+    common.min_max_rule,
+    common.max_min_rule,
+    common.successive_clip_relu_rule,
+    common.successive_relu_clip_rule,
+    common.successive_relu_rule,
+    common.successive_clip_rule,
+    common.cast_cast_rule,
+    common.no_op_cast_rule,
+    common.no_op_expand_rule,
+    common.flatten_to_reshape_rule,
+    common.reshape_reshape_rule,
+    common.slice_split_rule,
+    common.no_op_transpose_rule,
+    common.transpose_transpose_rule,
+    common.unsqueeze_unsqueeze_rule,
+    common.squeeze_reshape_1d_rule,
+    common.no_op_dynamic_scatter_nd_rule,
+    common.no_op_static_scatter_nd_rule,
+    common.normalize_pad_format_conv_rule,
+    common.fuse_pad_into_conv_rule,
+    common.fuse_batchnorm_into_conv_rule,
+    common.fuse_batchnorm_into_gemm_rule,
+    common.remove_optional_bias_from_conv_rule,
+    common.remove_optional_bias_from_gemm_rule,
+)
+
+_FINISH = (
+    RemoveUnusedNodesPass(),
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+    LiftSubgraphInitializersToMainGraphPass(),
+    DeduplicateInitializersPass(),
+    CommonSubexpressionEliminationPass(),
+    RemoveUnusedFunctionsPass(),
+    RemoveUnusedOpsetsPass(),
+    OutputFixPass(),
+    NameFixPass(),
+)
+
+
+def simplify(model: ir.Model) -> None:
+    """Inline functions, fold constants, fuse what cancels out; the function stays the same."""
+    InlinePass()(model)
+    for _ in range(ROUNDS):
+        fold_constants_ir(model, onnx_shape_inference=True)
+        rewrite(model, RULES)
+    for finish in _FINISH:
+        finish(model)
