@@ -36,6 +36,7 @@ from recprune_export.onnx.export import export_onnx
 from recprune_export.onnx.session import make_session
 from recprune_export.onnx.session import run as run_onnx
 from recprune_export.program.capture import capture
+from recprune_export.program.drawing import draw_request
 from recprune_export.program.program import Program
 from recprune_export.pruning.budget import Budget, make_plan
 from recprune_export.pruning.plan import Plan
@@ -43,7 +44,6 @@ from recprune_export.pruning.rewrite import apply_plan
 from recprune_export.pruning.scores import ScoreInputs, scores_by
 from recprune_export.pruning.soundness import check_soundness
 from recprune_export.validation.parity import check_parity
-from recprune_export.validation.requests import sample_request
 
 PARITY_BATCHES = (2, 37)
 SCORES = ("magnitude-l2", "random")  # two different plans have to hold
@@ -99,7 +99,7 @@ def try_model(corpus: ModuleType, name: str, sparsity: float) -> Iterator[Outcom
         parity = check_parity(
             lambda request: answer(pruned["magnitude-l2"], request),
             lambda request: run_onnx(session, request),
-            {f"{rows} rows": sample_request(program.signature, rows, seed=rows) for rows in PARITY_BATCHES},
+            {f"{rows} rows": draw_request(program.signature, rows, seed=rows) for rows in PARITY_BATCHES},
         )
         gone = reduction(count(dense_file.path), count(pruned_file.path))
     yield replace(

@@ -30,6 +30,7 @@ from recprune_export.finetuning.zeros import ZeroTarget
 from recprune_export.onnx.counts import Counts, Reduction, count, reduction
 from recprune_export.onnx.export import OnnxFile, export_onnx
 from recprune_export.onnx.session import make_session, run
+from recprune_export.program.drawing import draw_request
 from recprune_export.program.program import Program
 from recprune_export.pruning.budget import Budget, make_plan
 from recprune_export.pruning.plan import Plan
@@ -50,7 +51,7 @@ from recprune_export.validation.contestants import (
 )
 from recprune_export.validation.latency import LatencyReport, measure
 from recprune_export.validation.parity import ParityReport, check_parity
-from recprune_export.validation.requests import edge_requests, repeated, sample_request
+from recprune_export.validation.requests import edge_requests, repeated
 
 CALIBRATION_BATCHES = 16  # for scores
 PARITY_ROWS = 512
@@ -194,7 +195,7 @@ def validate_parity(program: Program, file: OnnxFile, task: Task) -> ParityRepor
     signature = program.signature
     requests = {
         "test rows": task.requests(PARITY_ROWS, seed=0),
-        "drawn rows": sample_request(signature, PARITY_ROWS // 2, seed=1),
+        "drawn rows": draw_request(signature, PARITY_ROWS // 2, seed=1),
         **edge_requests(signature),
     }
     report = check_parity(lambda request: answer(program, request), _session(file), requests)

@@ -1,6 +1,7 @@
 """Capture: an `nn.Module` and an example request become a `Program`."""
 
 import contextlib
+import inspect
 import io
 import itertools
 import logging
@@ -23,11 +24,13 @@ from recprune_export.program.constant_masks import replace_constant_masks
 from recprune_export.program.embedding_bags import replace_embedding_bags
 from recprune_export.program.id_ranges import id_ranges
 from recprune_export.program.packed_sequences import padded_steps
+from recprune_export.program.precomputed import precompute_tables
 from recprune_export.program.program import Program, batch_symbol
-from recprune_export.program.signature import BATCH, Axis, Input, Output, Signature
+from recprune_export.program.signature import BATCH, Axis, IdRange, Input, Output, Signature
 
 Path = Sequence[Any]
 ROWS_OF_THEIR_OWN = 3
+REPAIRS = (precompute_tables, replace_constant_masks, replace_embedding_bags)
 
 
 def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> Program:
@@ -42,7 +45,7 @@ def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] 
     training = module.training
     module.eval()
     try:
-        example = _with_unmistakable_batch(module, (args, dict(kwargs or {})))
+        example = _with_unmistakable_batch(module, (args, _in_order(module, kwargs or {})))
         program = program_from_exported(_export(module, *example), module)
         _check_answers(module, program, *example)
     finally:
@@ -63,12 +66,21 @@ def program_from_exported(exported: torch.export.ExportedProgram, module: nn.Mod
     inputs = _drop_constant_inputs(graph_module, _paths(exported.call_spec.in_spec))
     outputs = _drop_constant_outputs(graph_module, _paths(exported.call_spec.out_spec))
     graph_module = canonicalise(graph_module)
-    rewritten = [repair(graph_module) for repair in (replace_constant_masks, replace_embedding_bags)]
+    rewritten = [repair(graph_module) for repair in REPAIRS]
     if any(rewritten):
         graph_module = canonicalise(_export_again(graph_module))
     input_names = _input_names(graph_module, inputs, module)
     output_names = [f"{name}_output" if name in input_names else name for name in _output_names(outputs)]
-    return Program(graph_module, _signature(graph_module, input_names, output_names))
+    example = _example_of(exported, graph_module)
+    return Program(graph_module, _signature(graph_module, input_names, output_names, example))
+
+
+def _example_of(exported: torch.export.ExportedProgram, module: fx.GraphModule) -> tuple[Tensor, ...]:
+    """The request that a program was captured with; of ones where it was not kept: 1 is an id and a length."""
+    if exported.example_inputs is not None:
+        return tuple(x for x in pytree.tree_leaves(exported.example_inputs) if isinstance(x, Tensor))
+    placeholders = [node.meta["val"] for node in module.graph.nodes if node.op == "placeholder"]
+    return tuple(torch.ones([s if isinstance(s, int) else 2 for s in v.shape], dtype=v.dtype) for v in placeholders)
 
 
 def _export_again(module: fx.GraphModule) -> fx.GraphModule:
@@ -81,6 +93,12 @@ def _export_again(module: fx.GraphModule) -> fx.GraphModule:
     exported = again.module(check_guards=False)
     assert isinstance(exported, fx.GraphModule)
     return exported
+
+
+def _in_order(module: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords in the order of the parameters of `forward`, in which `torch.export` makes them inputs."""
+    known = [name for name in inspect.signature(module.forward).parameters if name in kwargs]
+    return {name: kwargs[name] for name in (*known, *(name for name in kwargs if name not in known))}
 
 
 def _with_unmistakable_batch(module: nn.Module, example: Any) -> Any:
@@ -213,8 +231,6 @@ def _line_that_fixes_the_batch(module: nn.Module, args: tuple[Any, ...], kwargs:
 
 def _by_parameter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Bind a call to the parameters of `forward`, as `torch.export` wants its dynamic shapes."""
-    import inspect
-
     bound = inspect.signature(module.forward).bind(*args, **kwargs)
     arguments = dict(bound.arguments)
     for name, parameter in bound.signature.parameters.items():
@@ -279,8 +295,6 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _input_names(graph_module: fx.GraphModule, paths: list[Path], module: nn.Module | None) -> list[str]:
-    import inspect
-
     placeholders = [node.name for node in graph_module.graph.nodes if node.op == "placeholder"]
     parameters = list(inspect.signature(module.forward).parameters) if module is not None else []
 
@@ -319,20 +333,32 @@ def _unique(paths: list[list[str]], numbered: str = "input") -> list[str]:
     return [name if name[:1].isalpha() else f"{numbered}_{name}" for name in whole]
 
 
-def _signature(module: fx.GraphModule, input_names: list[str], output_names: list[str]) -> Signature:
+def _signature(
+    module: fx.GraphModule, input_names: list[str], output_names: list[str], example: Sequence[Tensor]
+) -> Signature:
     placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
     (output,) = [node for node in module.graph.nodes if node.op == "output"]
-    ids = id_ranges(module)
     _check_batch(placeholders)
+    ids = id_ranges(module, example)
     inputs = [
-        Input(name, _dtype(node), _shape(node), ids.get(node.name, ()))
-        for node, name in zip(placeholders, input_names, strict=True)
+        Input(name, _dtype(node), _shape(node), ids.get(node.name, ()), _observed(values, ids.get(node.name, ())))
+        for node, name, values in zip(placeholders, input_names, example, strict=True)
     ]
     outputs = [
         Output(name, _dtype(n), _shape_of_output(n)) for n, name in zip(output.args[0], output_names, strict=True)
     ]
     _check_rows(placeholders, outputs)
     return Signature(tuple(inputs), tuple(outputs))
+
+
+def _observed(values: Tensor, ids: Sequence[IdRange | None]) -> tuple[float, float] | None:
+    """The lowest and highest of the numbers that are no ids; None where they tell nothing, as a float that is always 0."""
+    others = [column for column, pair in enumerate(ids) if pair is None] if ids else slice(None)
+    numbers = values[..., others] if isinstance(others, list) else values
+    if values.dtype == torch.bool or not numbers.numel() or not bool(numbers.isfinite().all()):
+        return None
+    low, high = float(numbers.min()), float(numbers.max())
+    return (low, high) if low < high or not values.is_floating_point() else None
 
 
 def _check_batch(placeholders: list[fx.Node]) -> None:

@@ -1,11 +1,12 @@
 """Which ids are valid: read off the tables that the inputs look up.
 
-The graph is run once on a batch of two. Beside each integer or float tensor goes a tensor of the same shape that says
+The graph is run once on an example request. Beside each integer or float tensor goes a tensor of the same shape that says
 from which element of which input each of its elements was taken, and what constant was added on the way. Operators
 that only move data are run on that tensor as they are. Where it arrives at an embedding, the rows of the table bound
 the id.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from recprune_export.program.signature import IdRange
 
 aten = torch.ops.aten
 
+HIGHEST = 1 << 62
 _CASTS = frozenset({aten.to.dtype, aten._to_copy.default, aten.to.dtype_layout, aten.floor.default, aten.round.default})
 _PICKS = frozenset({aten.index.Tensor, aten.index_select.default})
 _LOOKUPS = frozenset({aten.embedding.default, aten.embedding_bag.padding_idx, aten.embedding_bag.default})
@@ -63,29 +65,30 @@ class _Tracer(fx.Interpreter):
             return None
         if node.target in _CASTS:
             return self.origins.get(arguments(node)[0])
-        if node.target is aten.add.Tensor:
-            return self._shifted(node)
-        if node.target in MOVEMENTS and all(
-            source in self.origins for source in node.all_input_nodes if _is_data(source)
-        ):
+        if node.target in (aten.add.Tensor, aten.sub.Tensor):
+            return self._shifted(node, -1 if node.target is aten.sub.Tensor else 1)
+        if node.target in MOVEMENTS and self._moves_origins_alone(node):
             moved = [self._run_on(node, field) for field in ("element", "offset")]
             return _Origin(*moved) if all(isinstance(m, Tensor) for m in moved) else None
         return None
 
+    def _moves_origins_alone(self, node: fx.Node) -> bool:
+        """Everything that is moved was taken from inputs, and by what it is moved was not."""
+        moved = set(_nodes(arguments(node)[0]))
+        return moved <= self.origins.keys() and not (set(node.all_input_nodes) - moved) & self.origins.keys()
+
     def _run_on(self, node: fx.Node, field: str) -> Any:
-        def value(n: fx.Node) -> Any:
-            return getattr(self.origins[n], field) if n in self.origins else self.env[n]
+        moved = fx.node.map_arg(arguments(node)[0], lambda n: getattr(self.origins[n], field))
+        others, kwargs = fx.node.map_arg((arguments(node)[1:], dict(node.kwargs)), lambda n: self.env[n])
+        return node.target(moved, *others, **kwargs)  # type: ignore[operator]
 
-        args, kwargs = fx.node.map_arg((arguments(node), dict(node.kwargs)), value)
-        return node.target(*args, **kwargs)  # type: ignore[operator]
-
-    def _shifted(self, node: fx.Node) -> _Origin | None:
+    def _shifted(self, node: fx.Node, sign: int) -> _Origin | None:
         left, right = arguments(node)[:2]
         origin = self.origins.get(left)
         other = self.env.get(right, right) if isinstance(right, fx.Node) else right
-        if origin is None or right in self.origins:
+        if origin is None or right in self.origins or node.kwargs:
             return None
-        offset: Tensor = origin.offset + other
+        offset: Tensor = origin.offset + sign * other
         return _Origin(origin.element.expand(offset.shape), offset)
 
     def _lookup(self, node: fx.Node) -> tuple[fx.Node, int] | None:
@@ -93,6 +96,9 @@ class _Tracer(fx.Interpreter):
         if node.target in _LOOKUPS:
             table, ids = arguments(node)[:2]
             return ids, len(self.env[table])
+        if node.target is aten.gather.default:  # a position: the last of a history, whose length is in the request
+            source, axis, ids = arguments(node)[:3]
+            return ids, self.env[source].shape[axis]
         if node.target not in _PICKS or arguments(node)[0] in self.origins:
             return None
         source, *given = arguments(node)
@@ -106,19 +112,18 @@ class _Tracer(fx.Interpreter):
         if origin is None:
             return
         for element, offset in zip(origin.element.flatten().tolist(), origin.offset.flatten().tolist(), strict=True):
-            low, high = self.ranges.get(element, (0, 1 << 62))
-            self.ranges[element] = (max(low, 0), min(high, rows - 1 - int(offset)))
+            low, high = self.ranges.get(element, (-HIGHEST, HIGHEST))
+            self.ranges[element] = (max(low, -int(offset)), min(high, rows - 1 - int(offset)))
 
 
-def _is_data(node: fx.Node) -> bool:
-    return isinstance(node.meta.get("val"), Tensor) and node.op != "get_attr"
+def id_ranges(module: fx.GraphModule, example: Sequence[Tensor]) -> dict[str, tuple[IdRange | None, ...]]:
+    """Return for each placeholder that holds ids its ranges, as `signature.Input.ids` has them.
 
-
-def id_ranges(module: fx.GraphModule) -> dict[str, tuple[IdRange | None, ...]]:
-    """Return for each placeholder that holds ids its ranges, as `signature.Input.ids` has them."""
+    `example` is a valid request.
+    """
     tracer = _Tracer(module)
     with torch.no_grad():
-        tracer.run(*(_zeros(node) for node in module.graph.nodes if node.op == "placeholder"))
+        tracer.run(*example)
     return {
         name: ranges
         for name, first in tracer.first.items()
@@ -126,9 +131,10 @@ def id_ranges(module: fx.GraphModule) -> dict[str, tuple[IdRange | None, ...]]:
     }
 
 
-def _zeros(node: fx.Node) -> Tensor:
-    value = node.meta["val"]
-    return torch.zeros([size if isinstance(size, int) else 2 for size in value.shape], dtype=value.dtype)
+def _nodes(argument: Any) -> list[fx.Node]:
+    found: list[fx.Node] = []
+    fx.node.map_arg(argument, found.append)
+    return found
 
 
 def _per_column(ranges: dict[int, IdRange], first: int, width: int) -> tuple[IdRange | None, ...]:

@@ -12,7 +12,8 @@ from torch import Tensor, fx
 
 from recprune_export.errors import ModelFileError
 from recprune_export.program.canonical import canonicalise
-from recprune_export.program.signature import BATCH, Input, Signature
+from recprune_export.program.drawing import draw_request
+from recprune_export.program.signature import BATCH, Signature
 
 SIGNATURE_FILE = "recprune_signature.json"
 LARGEST_BATCH = 1 << 30
@@ -95,27 +96,5 @@ def export(module: torch.nn.Module, tensors: tuple[Tensor, ...], signature: Sign
 
 
 def example_tensors(signature: Signature, batch: int, seed: int = 0) -> tuple[Tensor, ...]:
-    """Return a valid request of `batch` rows, ids and numbers drawn at random."""
-    generator = torch.Generator().manual_seed(seed)
-    return tuple(_example(i, batch, generator) for i in signature.inputs)
-
-
-def _example(spec: Input, batch: int, generator: torch.Generator) -> Tensor:
-    shape = [batch if size == BATCH else int(size) for size in spec.shape]
-    dtype: torch.dtype = getattr(torch, spec.dtype)
-    if dtype == torch.bool:
-        return torch.rand(shape, generator=generator) < 0.5
-    values = torch.randn(shape, generator=generator) if dtype.is_floating_point else torch.zeros(shape)
-    ranges: list[Any] = list(spec.ids)
-    if len(ranges) == 1:
-        values = _ids(ranges[0], shape, generator)
-    elif ranges:
-        for column, pair in enumerate(ranges):
-            if pair is not None:
-                values[..., column] = _ids(pair, shape[:-1], generator)
-    return values.to(dtype)
-
-
-def _ids(pair: tuple[int, int], shape: list[int], generator: torch.Generator) -> Tensor:
-    low, high = pair
-    return torch.randint(low, high + 1, shape, generator=generator).double()
+    """Return a valid request of `batch` rows, drawn at random, as the tensors that a program's module takes."""
+    return tuple(torch.from_numpy(values) for values in draw_request(signature, batch, seed).values())

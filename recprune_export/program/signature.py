@@ -17,23 +17,28 @@ class Input:
     `ids` is empty for an input that is not used as ids. It holds one range that is valid for every
     element, or one range for each index of the last axis (a matrix whose columns are fields); a column
     that is not used as ids has the range `None`.
+
+    `observed` is the lowest and the highest number, other than ids, that the example request held, where they differ.
     """
 
     name: str
     dtype: str
     shape: tuple[Axis, ...]
     ids: tuple[IdRange | None, ...] = ()
+    observed: tuple[float, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         ids = [None if pair is None else list(pair) for pair in self.ids]
-        return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape), "ids": ids}
+        observed = None if self.observed is None else list(self.observed)
+        return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape), "ids": ids, "observed": observed}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Read what `to_dict` wrote."""
         ids = tuple(None if pair is None else (int(pair[0]), int(pair[1])) for pair in values["ids"])
-        return cls(values["name"], values["dtype"], tuple(values["shape"]), ids)
+        observed = None if values["observed"] is None else (values["observed"][0], values["observed"][1])
+        return cls(values["name"], values["dtype"], tuple(values["shape"]), ids, observed)
 
 
 @dataclass(frozen=True)

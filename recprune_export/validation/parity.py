@@ -115,8 +115,8 @@ def _errors(name: str, label: str, wanted: np.ndarray, found: np.ndarray) -> Out
     difference = np.abs(reference - found[finite].astype(np.float64))
     relative = difference / np.maximum(np.abs(reference), SMALL)
     odd = int((~finite).sum())
-    worst = (float(error.max()) if error.size else 0.0 for error in (difference, relative))
-    return OutputParity(name, str(found.dtype), *worst, label, odd)
+    absolute, worst_relative = (float(error.max()) if error.size else 0.0 for error in (difference, relative))
+    return OutputParity(name, str(found.dtype), absolute, worst_relative, label, odd)
 
 
 def _worse(before: OutputParity | None, now: OutputParity) -> OutputParity:

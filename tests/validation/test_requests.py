@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recprune_export.program.drawing import draw_request
 from recprune_export.program.signature import BATCH, Input, Output, Signature
-from recprune_export.validation.requests import edge_requests, repeated, sample_request
+from recprune_export.validation.requests import edge_requests, repeated
 
 SIGNATURE = Signature(
     (
@@ -35,13 +36,13 @@ def check_types(request: dict[str, np.ndarray], rows: int) -> None:
 
 @given(st.integers(1, 40), st.integers(0, 10**6))
 def test_drawn_requests_are_valid(rows: int, seed: int) -> None:
-    request = sample_request(SIGNATURE, rows, seed)
+    request = draw_request(SIGNATURE, rows, seed)
     check_types(request, rows)
     assert within(request)
 
 
 def test_the_same_seed_draws_the_same() -> None:
-    one, two, other = (sample_request(SIGNATURE, 9, seed) for seed in (3, 3, 4))
+    one, two, other = (draw_request(SIGNATURE, 9, seed) for seed in (3, 3, 4))
     assert all(np.array_equal(one[name], two[name]) for name in one)
     assert not np.array_equal(one["x"], other["x"])
 

@@ -1,0 +1,49 @@
+"""Requests drawn at random from what a signature allows."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from recprune_export.program.signature import BATCH, IdRange, Input, Signature
+
+Request = dict[str, np.ndarray]
+Ids = Callable[[IdRange, tuple[int, ...]], np.ndarray]
+Numbers = Callable[[Input, tuple[int, ...]], np.ndarray]
+
+
+def draw_request(signature: Signature, batch: int, seed: int) -> Request:
+    """Return `batch` rows: ids uniform in their ranges, flags even, other whole numbers as in the example request.
+
+    Numbers are normal, with the moments of the example where it told any, and within what it held.
+    """
+    rng = np.random.default_rng(seed)
+
+    def ids(pair: IdRange, shape: tuple[int, ...]) -> np.ndarray:
+        return rng.integers(pair[0], pair[1] + 1, size=shape)
+
+    def numbers(spec: Input, shape: tuple[int, ...]) -> np.ndarray:
+        values = rng.normal(size=shape)
+        if spec.observed is None:
+            return values
+        low, high = spec.observed
+        return np.clip((low + high) / 2 + values * (high - low) / 4, low, high)
+
+    return {i.name: fill(i, batch, ids, numbers) for i in signature.inputs}
+
+
+def fill(spec: Input, batch: int, ids: Ids, numbers: Numbers) -> np.ndarray:
+    """Return a tensor of `batch` rows as `spec` wants it, of what `ids` and `numbers` give for a shape."""
+    shape = tuple(batch if size == BATCH else int(size) for size in spec.shape)
+    if len(spec.ids) == 1 and spec.ids[0] is not None:
+        return ids(spec.ids[0], shape).astype(spec.dtype)
+    if spec.dtype == "bool":
+        return numbers(spec, shape) > 0
+    if not np.issubdtype(np.dtype(spec.dtype), np.floating):
+        low, high = spec.observed or (0.0, 0.0)  # nothing bounds them: only what was seen is surely allowed
+        values = ids((int(low), int(high)), shape)
+    else:
+        values = numbers(spec, shape)
+    for column, pair in enumerate(spec.ids):
+        if pair is not None:
+            values[..., column] = ids(pair, shape[:-1])
+    return values.astype(spec.dtype)

@@ -1,0 +1,117 @@
+"""Tables that a model computes from its parameters at every request, computed once.
+
+Graph recommenders propagate all embeddings over the graph before they look up the few that a request asks for (LightGCN:
+He et al. 2020, section 3.1); others normalise or project a whole table first. For serving the result is the table.
+"""
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from recprune_export.program.canonical import tensor_at
+from recprune_export.program.movement import MOVEMENTS
+from recprune_export.program.nodes import arguments
+
+aten = torch.ops.aten
+
+_TAKING_ROWS = frozenset(
+    {
+        aten.embedding.default,
+        aten.embedding_bag.padding_idx,
+        aten.embedding_bag.default,
+        aten.index.Tensor,
+        aten.index_select.default,
+    }
+)
+
+
+def precompute_tables(module: fx.GraphModule) -> bool:
+    """Replace what is computed from parameters alone by a parameter that holds it, in place; tell whether there was any.
+
+    That is done where rows of the result are looked up by the request, and where a sparse matrix takes part, which ONNX
+    cannot hold. Anything else that is computed from parameters stays a computation, so that its parts can be pruned.
+    """
+    steady = _independent_of_the_request(module)
+    wanted = []
+    for node in filter(_is_computed, steady):
+        readers = _readers(node, steady)
+        looked_up = any(user.target in _TAKING_ROWS and arguments(user)[0] is source for source, user in readers)
+        if looked_up or (readers and _has_sparse_part(node)):
+            wanted.append(node)
+    for node in wanted:
+        _replace(module, node)
+    module.graph.eliminate_dead_code()
+    return bool(wanted)
+
+
+def _independent_of_the_request(module: fx.GraphModule) -> dict[fx.Node, None]:
+    steady: dict[fx.Node, None] = {}
+    for node in module.graph.nodes:
+        computed = node.op == "call_function" and node.all_input_nodes
+        if node.op == "get_attr" or (computed and all(source in steady for source in node.all_input_nodes)):
+            steady[node] = None
+    return steady
+
+
+def _is_computed(node: fx.Node) -> bool:
+    """A dense tensor of numbers that an operator made of others, and not only moved."""
+    value = node.meta.get("val")
+    moves = node.target in MOVEMENTS or node.op != "call_function"
+    dense = isinstance(value, Tensor) and value.layout == torch.strided and value.is_floating_point()
+    return dense and not moves and not isinstance(arguments(node)[0], int | float)
+
+
+def _readers(node: fx.Node, steady: dict[fx.Node, None]) -> list[tuple[fx.Node, fx.Node]]:
+    """What of the request reads it, as it is or moved about: pairs of what is read and the reader."""
+    pending, seen, found = [node], {node}, []
+    while pending:
+        source = pending.pop()
+        for user in source.users:
+            if user not in steady:
+                found.append((source, user))
+            elif user not in seen and (user.target in MOVEMENTS or user.target is operator.getitem):
+                seen.add(user)
+                pending.append(user)
+    return found
+
+
+def _has_sparse_part(node: fx.Node) -> bool:
+    pending, seen = [node], {node}
+    while pending:
+        source = pending.pop()
+        if _is_sparse(source):
+            return True
+        new = [n for n in source.all_input_nodes if n not in seen]
+        seen.update(new)
+        pending.extend(new)
+    return False
+
+
+def _is_sparse(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and value.layout != torch.strided
+
+
+def _replace(module: fx.GraphModule, node: fx.Node) -> None:
+    values: dict[fx.Node, Any] = {}
+    with torch.no_grad():
+        value = _evaluate(module, node, values)
+    name = f"precomputed_{node.name}"
+    module.register_parameter(name, torch.nn.Parameter(value.detach().clone().contiguous()))
+    with module.graph.inserting_before(node):
+        table = module.graph.get_attr(name)
+    table.meta = dict(node.meta)
+    node.replace_all_uses_with(table)
+
+
+def _evaluate(module: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+    if node not in values:
+        if node.op == "get_attr":
+            values[node] = tensor_at(module, str(node.target))
+        else:
+            given = (arguments(node), dict(node.kwargs))
+            args, kwargs = fx.node.map_arg(given, lambda source: _evaluate(module, source, values))
+            values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+    return values[node]
