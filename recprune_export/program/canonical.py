@@ -54,10 +54,15 @@ def canonicalise(module: fx.GraphModule) -> fx.GraphModule:
     )
     for step in steps:
         step(module)
-        module.graph.eliminate_dead_code()
+        remove_dead_code(module)
     module.graph.lint()
     # A new module holds what the graph refers to and nothing else, and is free of torch.export's call checks.
     return fx.GraphModule(module, module.graph)
+
+
+def remove_dead_code(module: fx.GraphModule) -> None:
+    """Drop what nobody reads; unlike torch.fx, also what draws random numbers, such as dropout."""
+    module.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or _is_in_place(node))
 
 
 def tensor_at(module: fx.GraphModule, target: str) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from recprune_export.program.canonical import remove_dead_code
 from recprune_export.program.nodes import arguments
 from recprune_export.program.row_constants import value_for_rows
 
@@ -38,7 +39,7 @@ def replace_constant_masks(module: fx.GraphModule) -> bool:
             node.replace_all_uses_with(new)
             module.graph.erase_node(node)
             replaced = True
-    module.graph.eliminate_dead_code()
+    remove_dead_code(module)
     return replaced
 
 

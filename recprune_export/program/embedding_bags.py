@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from recprune_export.program.canonical import remove_dead_code
 from recprune_export.program.nodes import argument, arguments
 from recprune_export.program.row_constants import value_for_rows
 
@@ -56,7 +57,7 @@ def replace_embedding_bags(module: fx.GraphModule) -> bool:
             module.graph.erase_node(user)
         module.graph.erase_node(node)
         replaced = True
-    module.graph.eliminate_dead_code()
+    remove_dead_code(module)
     return replaced
 
 

@@ -113,7 +113,8 @@ class _Tracer(fx.Interpreter):
             return
         for element, offset in zip(origin.element.flatten().tolist(), origin.offset.flatten().tolist(), strict=True):
             low, high = self.ranges.get(element, (-HIGHEST, HIGHEST))
-            self.ranges[element] = (max(low, -int(offset)), min(high, rows - 1 - int(offset)))
+            # An offset that a table's fields have below it is no licence for negative ids.
+            self.ranges[element] = (max(low, -int(offset), 0), min(high, rows - 1 - int(offset)))
 
 
 def id_ranges(module: fx.GraphModule, example: Sequence[Tensor]) -> dict[str, tuple[IdRange | None, ...]]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from recprune_export.program.canonical import tensor_at
+from recprune_export.program.canonical import remove_dead_code, tensor_at
 from recprune_export.program.movement import MOVEMENTS
 from recprune_export.program.nodes import arguments
 
@@ -42,7 +42,7 @@ def precompute_tables(module: fx.GraphModule) -> bool:
             wanted.append(node)
     for node in wanted:
         _replace(module, node)
-    module.graph.eliminate_dead_code()
+    remove_dead_code(module)
     return bool(wanted)
 
 

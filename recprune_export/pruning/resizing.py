@@ -293,7 +293,7 @@ def convolution(resizing: Resizing, node: fx.Node) -> fx.Node:
 
 @resizes(aten.layer_norm.default)
 def layer_norm(resizing: Resizing, node: fx.Node) -> fx.Node:
-    """`layer_norm(x, [n], g, b)`: the norm still sees n channels, those that went as zeros.
+    """`layer_norm(x, [n], g, b)`: the norm still sees n channels, those that went as what they are when masked.
 
     That is what masking means; normalising over the kept channels alone would change the function.
     """
@@ -302,25 +302,55 @@ def layer_norm(resizing: Resizing, node: fx.Node) -> fx.Node:
     if kept is None:
         return resizing.copy(node)
     missing = [0, n - len(kept)]
-    padded = [
-        None if tensor is None else resizing.call(aten.constant_pad_nd.default, tensor, missing)
-        for tensor in (source, weight, bias)
-    ]
-    whole = resizing.call(aten.layer_norm.default, padded[0], [n], padded[1], padded[2], epsilon)
+    vectors = [None if v is None else resizing.call(aten.constant_pad_nd.default, v, missing) for v in (weight, bias)]
+    completed = _completed(resizing, node, source, kept, n)
+    whole = resizing.call(aten.layer_norm.default, completed, [n], *vectors, epsilon)
     return resizing.call(aten.slice.Tensor, whole, -1, 0, len(kept))
 
 
 @resizes(aten.rms_norm.default)
 def rms_norm(resizing: Resizing, node: fx.Node) -> fx.Node:
-    """`rms_norm(x, [n], g, ε)` over m kept channels: ε·n/m inside and a gain of √(n/m) outside give the same values."""
+    """`rms_norm(x, [n], g, ε)` over m kept channels: ε·n/m inside and a gain of √(n/m) outside give the same values.
+
+    That holds where the others are zero when masked; where they are not, it is as in `layer_norm`.
+    """
     source, (n,), weight, epsilon = (*arguments(node), *(None, None)[len(arguments(node)) - 2 :])  # type: ignore[misc]
     kept = resizing.kept(source, len(_shape(source)) - 1)
     if kept is None:
         return resizing.copy(node)
-    growth = n / len(kept)
     epsilon = torch.finfo(node.meta["val"].dtype).eps if epsilon is None else epsilon
+    if bool(_masked_beside(resizing, source, kept, n).any()):
+        gain = None if weight is None else resizing.call(aten.constant_pad_nd.default, weight, [0, n - len(kept)])
+        completed = _completed(resizing, node, source, kept, n)
+        whole = resizing.call(aten.rms_norm.default, completed, [n], gain, epsilon)
+        return resizing.call(aten.slice.Tensor, whole, -1, 0, len(kept))
+    growth = n / len(kept)
     shrunk = resizing.call(aten.rms_norm.default, source, [len(kept)], weight, epsilon * growth)
     return resizing.call(aten.mul.Tensor, shrunk, math.sqrt(growth))
+
+
+def _masked_beside(resizing: Resizing, source: fx.Node, kept: list[int], n: int) -> Tensor:
+    """What the channels of the last axis that go are when masked, the same for every request."""
+    gone = sorted(set(range(n)) - set(kept))
+    values = resizing.masked_value(source).index_select(-1, torch.tensor(gone))
+    for axis, size in enumerate(_shape(source)[:-1]):
+        left = resizing.kept(source, axis)
+        if not isinstance(size, int):
+            values = values.narrow(axis, 0, 1)
+        elif left is not None:
+            values = values.index_select(axis, torch.tensor(left))
+    return values
+
+
+def _completed(resizing: Resizing, node: fx.Node, source: fx.Node, kept: list[int], n: int) -> fx.Node:
+    """A value with the n - m channels that went put behind those that are kept."""
+    beside = _masked_beside(resizing, source, kept, n)
+    if not bool(beside.any()):
+        return resizing.call(aten.constant_pad_nd.default, source, [0, n - len(kept)])
+    constant = resizing.constant(node, beside.to(source.meta["val"].dtype), MASKED_SUM)
+    one = resizing.call(aten.slice.Tensor, source, -1, 0, 1)
+    wide = resizing.call(aten.add.Tensor, resizing.call(aten.zeros_like.default, one), constant)
+    return resizing.call(aten.cat.default, [source, wide], -1)
 
 
 @resizes(aten.scaled_dot_product_attention.default)

@@ -44,7 +44,10 @@ def over_space(walk: Walk, node: fx.Node) -> Described:
 
 @rule(aten.layer_norm.default)
 def layer_norm(walk: Walk, node: fx.Node) -> Described:
-    """`layer_norm(x: B×L×D, [D], g: D, b: D)`: d may go if it is zero when masked; the statistics still count D."""
+    """`layer_norm(x: B×L×D, [D], g: D, b: D)`: d may go if it is zero or constant when masked.
+
+    The statistics still count D.
+    """
     x, weight, bias = (walk.labels(argument(node, name)) for name in ("input", "weight", "bias"))
     assert x is not None
     return _over_channels(walk, node, x, len(walk.value(node.args[1])), weight, bias, centred=True)
@@ -66,7 +69,8 @@ def _over_channels(
             for axis in labels.removes[-rank:] if labels is not None else ():
                 walk.freeze(node, axis, "it is normalised together with another axis")
         return x.without_zeroes()
-    walk.require_zero(node, x.removes[-1], x.zeroes[-1], "it is normalised over, and would not be zero when masked")
+    because = "it is normalised over, and masking would not make it the same for every request"
+    walk.require_zero(node, x.removes[-1], x.steady[-1], because)
     for vector in (weight, bias):
         if vector is not None:
             walk.equate(node, x.removes[-1], vector.removes[0], "its gain keeps its width")
