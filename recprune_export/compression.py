@@ -150,7 +150,7 @@ def prune(program: Program, settings: Settings, task: Task, plan: Plan | None = 
     target = zero_target(SizeModel(program, analysis).sizes(), settings)
     schedule = Schedule(task.recipe.epochs, task.recipe.learning_rate, settings.zeros == "gradual", settings.seed)
     tables = analyse(student).tables
-    fitted = finetune(student, program.copy(), task, tables, target, schedule)
+    fitted = finetune(student, program.with_own_graph(), task, tables, target, schedule)
     return Pruned(student, analysis, plan, soundness, target, fitted)
 
 

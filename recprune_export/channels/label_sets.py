@@ -118,7 +118,7 @@ class LabelSets:
 
     def freeze(self, ids: Tensor, reason: Reason) -> None:
         """Keep for ever whatever the sets hold: from now on it is in no set, since it removes nothing."""
-        for set_id in ids.unique().tolist():
+        for set_id in distinct(ids):
             self._keep(self.members(set_id), reason)
 
     def doubt(self, ids: Tensor, reason: Reason) -> None:
@@ -219,6 +219,11 @@ class LabelSets:
             lambda pair: self._intern(combine(self._sets[pair // radix], self._sets[pair % radix])),
             left * radix + right,
         )
+
+
+def distinct(ids: Tensor) -> list[int]:
+    """Return the different sets, sorted; at once for an axis of rows that has none."""
+    return ids.unique().tolist() if bool(ids.any()) else [EMPTY]
 
 
 def _map_unique(function, values: Tensor) -> Tensor:  # type: ignore[no-untyped-def]

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
-from recprune_export.channels.label_sets import LabelSets, Reason
+from recprune_export.channels.label_sets import LabelSets, Reason, distinct
 from recprune_export.channels.labels import Labels, empty, from_elements, unlabelled
 
 Described = Labels | tuple[Labels | None, ...] | None  # None: the value is no tensor
@@ -130,7 +130,7 @@ class Walk(fx.Interpreter):
         self.freeze(node, rows, "its rows are looked up by id")
         if not _of_the_request(ids):
             return
-        for label in {label for set_id in rows.unique().tolist() for label in self.sets.labels_in(set_id)}:
+        for label in {label for set_id in distinct(rows) for label in self.sets.labels_in(set_id)}:
             name, axis, _ = cast(tuple[str, int, int], self.sets.key(label))
             if axis == 0 and name in self._parameters:
                 self.tables.add(name)

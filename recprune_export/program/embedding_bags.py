@@ -142,7 +142,8 @@ class _Writer:
             self._call(aten.unsqueeze.default, starts, 0),
             self._call(aten.unsqueeze.default, places, 1),
         )  # N×B
-        own = self._call(aten.sub.Tensor, self._call(aten.sum.dim_IntList, begun, [1]), 1)  # N: which bag
+        count = self._call(aten.sub.Tensor, self._call(aten.sum.dim_IntList, begun, [1]), 1)
+        own = self._call(aten.clamp_min.default, count, 0)  # N: which bag; a request that names none is not valid
         rows = self._call(aten.embedding.default, bag.table, bag.ids)
         counts = self._call(aten.new_ones.default, rows, [self._call(aten.sym_size.int, bag.ids, 0), 1])
         if bag.padding is not None:

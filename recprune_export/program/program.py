@@ -38,9 +38,9 @@ class Program:
         outputs = self.module(*(request[i.name] for i in self.signature.inputs))
         return {o.name: value for o, value in zip(self.signature.outputs, outputs, strict=True)}
 
-    def copy(self) -> Self:
-        """Return a program with parameters and graph of its own."""
-        return type(self)(copy.deepcopy(self.module), self.signature)
+    def with_own_graph(self) -> Self:
+        """Return a program of the same parameters, whose graph can be changed, or switched to training, by itself."""
+        return type(self)(fx.GraphModule(self.module, copy.deepcopy(self.module.graph)), self.signature)
 
     def set_training(self, training: bool, *, dropout: bool = True) -> None:
         """Switch batch-norm and dropout between training and serving; `dropout=False` keeps dropout off."""
@@ -52,7 +52,7 @@ class Program:
 
     def exported(self) -> torch.export.ExportedProgram:
         """Return the program as `torch.export` knows it, in serving mode, with a symbolic batch."""
-        serving = self.copy()
+        serving = self.with_own_graph()
         serving.set_training(False)
         return export(serving.module, example_tensors(self.signature, batch=3), self.signature)
 

@@ -1,17 +1,26 @@
-"""The original program with zeros in place of what a plan removes: what pruning must not differ from."""
+"""The original program with zeros in place of what a plan removes: what pruning must not differ from.
+
+It runs in double precision, and no table is copied for that: what is looked up in it is widened and masked afterwards.
+"""
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from recprune_export.channels.analysis import Analysis
-from recprune_export.program.canonical import tensor_at
+from recprune_export.program.nodes import arguments
 from recprune_export.program.program import Program, example_tensors
 from recprune_export.pruning.plan import Plan
 
+aten = torch.ops.aten
 
-def mask(program: Program, analysis: Analysis, plan: Plan) -> Program:
-    """Return a copy of `program` with zeros in every parameter slice that the plan removes."""
-    masked = program.copy()
+Gone = Mapping[tuple[str, int], Tensor]  # (tensor, axis) -> indices that are masked
+
+
+def masked_slices(analysis: Analysis, plan: Plan) -> Gone:
+    """Return the indices of each axis of each tensor that the plan removes."""
     removed = plan.removed(analysis)
     indices: dict[tuple[str, int], list[int]] = {}
     for group in analysis.groups:
@@ -19,29 +28,62 @@ def mask(program: Program, analysis: Analysis, plan: Plan) -> Program:
             if channel.identity in removed:
                 for s in channel.slices:
                     indices.setdefault((s.tensor, s.axis), []).append(s.index)
-    with torch.no_grad():
-        for (name, axis), gone in indices.items():
-            tensor = tensor_at(masked.module, name)
-            if isinstance(tensor, torch.nn.Parameter):
-                tensor.index_fill_(axis, torch.tensor(gone), 0.0)
-    return masked
+    return {axis: torch.tensor(gone) for axis, gone in indices.items()}
 
 
-def in_float64(program: Program) -> Program:
-    """Return a copy that computes in double precision, whatever precision its graph names."""
-    double = program.copy()
-    double.module.double()
-    for node in double.module.graph.nodes:
-        wide = fx.node.map_aggregate(
-            (node.args, dict(node.kwargs)), lambda a: torch.float64 if a is torch.float32 else a
+class DoublePrecision(fx.Interpreter):
+    """Runs a program in float64, whatever precision its graph names, with zeros in the slices that are `gone`.
+
+    `values` holds what each node computed, where `keep_values` asks for it.
+    """
+
+    def __init__(self, program: Program, gone: Gone | None = None, *, keep_values: bool = False) -> None:
+        super().__init__(program.module)
+        self.values: dict[str, Tensor] = {}
+        self._gone = gone or {}
+        self._keep_values = keep_values
+        self._looked_up = {node for node in program.module.graph.nodes if _is_only_looked_up(node)}
+
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Answer a request; floats are widened first."""
+        with torch.no_grad():
+            answers: tuple[Tensor, ...] = self.run(*(_widen(t) for t in tensors))
+        return answers
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n.op == "get_attr" and n not in self._looked_up and isinstance(value, Tensor):
+            value = _widen(self._masked(str(n.target), value))
+        if n.target is aten.embedding.default and arguments(n)[0] in self._looked_up:
+            value = _widen(value)
+            gone = self._gone.get((str(arguments(n)[0].target), 1))
+            value = value if gone is None else value.index_fill(-1, gone, 0.0)
+        if self._keep_values and isinstance(value, Tensor):
+            self.values[n.name] = value
+        return value
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        wide_args, wide_kwargs = fx.node.map_aggregate(
+            (args, dict(kwargs)), lambda a: torch.float64 if a is torch.float32 else a
         )
-        node.args, node.kwargs = wide
-    double.module.recompile()
-    return double
+        return super().call_function(target, wide_args, wide_kwargs)
+
+    def _masked(self, name: str, tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, torch.nn.Parameter):
+            return tensor
+        for axis in range(tensor.ndim):
+            gone = self._gone.get((name, axis))
+            tensor = tensor if gone is None else tensor.index_fill(axis, gone, 0.0)
+        return tensor
 
 
-def widen(tensor: Tensor) -> Tensor:
-    """Return floats in double precision, others as they are."""
+def _is_only_looked_up(node: fx.Node) -> bool:
+    return node.op == "get_attr" and all(
+        user.target is aten.embedding.default and arguments(user)[0] is node for user in node.users
+    )
+
+
+def _widen(tensor: Tensor) -> Tensor:
     return tensor.double() if tensor.is_floating_point() else tensor
 
 
@@ -55,22 +97,7 @@ class MaskedValues:
     def __call__(self, node: fx.Node) -> Tensor:
         """Return the value of a node, found by its name."""
         if not self._values:
-            double = in_float64(mask(self._program, self._analysis, self._plan))
-            tensors = (widen(t) for t in example_tensors(self._program.signature, batch=2))
-            recorder = _Recorder(double.module)
-            with torch.no_grad():
-                recorder.run(*tensors)
-            self._values = recorder.values
+            masked = DoublePrecision(self._program, masked_slices(self._analysis, self._plan), keep_values=True)
+            masked(*example_tensors(self._program.signature, batch=2))
+            self._values = masked.values
         return self._values[node.name]
-
-
-class _Recorder(fx.Interpreter):
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module)
-        self.values: dict[str, Tensor] = {}
-
-    def run_node(self, n: fx.Node) -> object:
-        value = super().run_node(n)
-        if isinstance(value, Tensor):
-            self.values[n.name] = value
-        return value

@@ -14,7 +14,7 @@ from torch import Tensor
 from recprune_export.channels.analysis import Analysis
 from recprune_export.errors import PruningError
 from recprune_export.program.program import Program, example_tensors
-from recprune_export.pruning.masking import in_float64, mask, widen
+from recprune_export.pruning.masking import DoublePrecision, masked_slices
 from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.resizing import MASKED_SUM
 
@@ -41,12 +41,11 @@ def check_soundness(program: Program, analysis: Analysis, plan: Plan, pruned: Pr
 
     Raises `PruningError` where they differ: the analysis or the rewrite is wrong for this model.
     """
-    reference, candidate = in_float64(mask(program, analysis, plan)), in_float64(pruned)
+    reference, candidate = DoublePrecision(program, masked_slices(analysis, plan)), DoublePrecision(pruned)
     worst = 0.0
     for seed, batch in enumerate(BATCHES):
-        tensors = tuple(widen(t) for t in example_tensors(program.signature, batch, seed))
-        with torch.no_grad():
-            worst = max(worst, _difference(reference.module(*tensors), candidate.module(*tensors)))
+        tensors = example_tensors(program.signature, batch, seed)
+        worst = max(worst, _difference(reference(*tensors), candidate(*tensors)))
     rounded = any(name.startswith(MASKED_SUM) for name, _ in pruned.module.named_buffers())
     tolerance = SINGLE if rounded else TOLERANCE
     if not worst <= tolerance:

@@ -1,0 +1,143 @@
+"""`torch.export`, asked in the way that captures most, and what it says when it gives up, in the user's words."""
+
+import contextlib
+import inspect
+import io
+import logging
+import traceback
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, fx, nn
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+from recprune_export.errors import CaptureError
+from recprune_export.program.example import batch_size
+from recprune_export.program.packed_sequences import padded_steps
+from recprune_export.program.program import batch_symbol
+from recprune_export.program.source import NOT_THE_USERS, line_of
+
+
+def export_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
+    """Export `module` with the batch, axis 0 of the example's tensors, symbolic.
+
+    Raises `CaptureError` with the line of the model's source where `torch.export` gave up, and what to change there.
+    """
+    batch = batch_size((args, kwargs))
+    symbol = batch_symbol()
+
+    def dynamic(x: Any) -> Any:
+        return {0: symbol} if isinstance(x, Tensor) and x.ndim and len(x) == batch else None
+
+    lines: list[list[str]] = []
+    root = _Shelter(module) if _has_a_name_of_graphs(module) else module
+    shapes = pytree.tree_map(dynamic, _by_parameter(root, args, kwargs))
+
+    def export(strict: bool) -> torch.export.ExportedProgram:
+        with _quiet_and_plain(), padded_steps(), _noting_where_sizes_are_fixed() as fixed:
+            lines.append(fixed)
+            return torch.export.export(root, args, kwargs, dynamic_shapes=shapes, strict=strict)
+
+    try:
+        return export(strict=False)
+    except Exception as error:  # torch.export raises many unrelated classes for the same cause
+        # Reading the bytecode, torch.export takes longer and knows less, but sees that len(x) varies with the batch.
+        with contextlib.suppress(Exception):
+            return export(strict=True)
+        fixes = _fixes_batch(str(error)) and not _reads_values(str(error))
+        where = lines[0][0] if fixes and lines[0] else line_of(error)
+        raise CaptureError(_explain(error, where)) from error
+
+
+@contextlib.contextmanager
+def _noting_where_sizes_are_fixed() -> Iterator[list[str]]:
+    """Collect the user's lines at which `torch.export` finds that the batch can only have the size of the example."""
+    lines: list[str] = []
+    original = ShapeEnv._set_replacement
+
+    def noting(self: ShapeEnv, symbol: Any, target: Any, message: str) -> None:
+        if target.is_number:
+            frames = [f for f in traceback.extract_stack() if not f.filename.startswith(NOT_THE_USERS)]
+            lines.extend(f"{frame.filename}, line {frame.lineno}" for frame in frames[-1:])
+        original(self, symbol, target, message)
+
+    ShapeEnv._set_replacement = noting  # type: ignore[method-assign, assignment]
+    try:
+        yield lines
+    finally:
+        ShapeEnv._set_replacement = original  # type: ignore[method-assign]
+
+
+class _Shelter(nn.Module):
+    """A model inside another, so that what it calls `graph` is not taken for the graph of the captured module."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.model(*args, **kwargs)
+
+
+def _has_a_name_of_graphs(module: nn.Module) -> bool:
+    names = {*module._parameters, *module._buffers, *module._modules}
+    return any(hasattr(fx.GraphModule, name) for name in names)
+
+
+@contextlib.contextmanager
+def _quiet_and_plain() -> Iterator[None]:
+    """Keep torch.export's own remarks off the user's screen, and attention in the operators that the analysis reads."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _fixes_batch(text: str) -> bool:
+    return "pecialized" in text or "marked batch as dynamic" in text or "inferred to be a constant" in text
+
+
+def _by_parameter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Bind a call to the parameters of `forward`, as `torch.export` wants its dynamic shapes."""
+    bound = inspect.signature(module.forward).bind(*args, **kwargs)
+    arguments = dict(bound.arguments)
+    for name, parameter in bound.signature.parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            arguments |= arguments.pop(name, {})
+    return arguments
+
+
+def _explain(error: Exception, line: str) -> str:
+    text = str(error)
+    where = f" at {line}" if line else ""
+    first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    if _reads_values(text):
+        return (
+            f"The model decides by the values of a request{where}: replace a branch by torch.where, a selection of rows "
+            f"by a mask, and packed sequences by padded ones ({first})."
+        )
+    if _fixes_batch(text):
+        return (
+            f"The model fixes the batch size{where}, so it cannot answer other batches: "
+            f"use x.size(0) instead of a number ({first})."
+        )
+    if ".numpy()" in text or "tolist" in text:
+        return (
+            f"The model leaves PyTorch{where}, for NumPy or plain Python, which no graph can hold: "
+            f"compute that before the request, or write it with tensors ({first})."
+        )
+    return f"torch.export cannot capture the model{where}: {first}"
+
+
+def _reads_values(text: str) -> bool:
+    return "data-dependent" in text.lower() or "unbacked" in text.lower()
