@@ -52,7 +52,7 @@ def analyse(program: Program) -> Analysis:
     walks: list[Walk] = []
     wanted: dict[str, int] = {}
     while len(walks) < MOST_LAYOUTS:
-        walks.append(_propagate(program.module, tensors, wanted))
+        walks.append(propagate(program.module, tensors, wanted))
         others = {name: layout.others for name, layout in walks[-1].layouts.items() if _is_lost(walks[-1], layout)}
         untried = {name: axes[0] for name, axes in others.items() if name not in wanted and axes}
         if not untried:
@@ -61,7 +61,7 @@ def analyse(program: Program) -> Analysis:
     return _collect(program.module, max(walks, key=lambda walk: _prunable_elements(program.module, walk)))
 
 
-def _propagate(module: fx.GraphModule, tensors: tuple[Tensor, ...], wanted: Mapping[str, int]) -> Walk:
+def propagate(module: fx.GraphModule, tensors: tuple[Tensor, ...], wanted: Mapping[str, int]) -> Walk:
     sets = LabelSets()
     while True:
         before = sets.changes
