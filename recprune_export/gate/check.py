@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from recprune_export.validation.requests import edge_requests
 BATCHES = (1, 32, 256)
 TIME_LIMIT = 40.0  # seconds of latency sampling
 DEFAULT_LIMITS = Limits()
-PROCESSES = 5  # in which load time and memory are measured
+PROCESSES = 8  # of each artifact, in which load time and memory are measured
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def check(
     else:
         for artifact in (one, other):
             check_answers(artifact, signature)
-        models = {name: (a.model.resolve(), a.options) for name, a in ((NEW, one), (BASE, other))}
+        models = {n: (a.model.resolve(), replace(a.options, threads=threads)) for n, a in ((NEW, one), (BASE, other))}
         footprints = measure_footprints(models, signature, max(batches), PROCESSES)
         findings += judge_costs(footprints, NEW, BASE, limits)
         if limits.is_off("latency"):

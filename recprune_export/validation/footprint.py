@@ -34,11 +34,6 @@ class Footprint:
         """Return the medians of several processes."""
         return cls(**{f.name: float(np.median([getattr(one, f.name) for one in runs])) for f in fields(cls)})
 
-    @classmethod
-    def least(cls, runs: "tuple[Footprint, ...]") -> Self:
-        """Return the minima of several processes: a busy machine adds to each figure and takes from none."""
-        return cls(**{f.name: min(getattr(one, f.name) for one in runs) for f in fields(cls)})
-
 
 @dataclass(frozen=True)
 class FootprintReport:

@@ -29,7 +29,7 @@ OPTIONS = ["--batches", "1,8", "--time-limit", "0", "--quiet"]
 def latency(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Set how many times as long NEW takes; no process is started."""
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
-    report = FootprintReport({name: (Footprint(5, 1, 2**20, 2**20),) for name in ("NEW", "BASE")}, 8)
+    report = FootprintReport({name: (Footprint(5, 1, 2**20, 2**20),) * 3 for name in ("NEW", "BASE")}, 8)
     monkeypatch.setattr(module, "measure_footprints", lambda *_: report)
 
     def take(ratio: float, scatter: float = 0.005) -> None:
@@ -222,7 +222,7 @@ def test_calibration_tells_what_can_be_resolved(base: Path, monkeypatch: pytest.
 def test_torch_is_not_needed(base: Path) -> None:
     code = (
         "import sys; sys.modules['torch'] = None; sys.modules['polars'] = None\n"  # importing them would raise
-        "from recprune_export.gate import check\ncheck.PROCESSES = 1\n"
+        "from recprune_export.gate import check\ncheck.PROCESSES = 3\n"
         f"from recprune_export.cli import main; main(['check', {str(base)!r}, '--against', {str(base)!r}, "
         "'--batches', '1', '--time-limit', '0', '--max-regression', '900%', '--quiet'])"
     )

@@ -3,32 +3,32 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from recprune_export.gate.artifact import Artifact, open_artifact
+from recprune_export.gate.check import PROCESSES
 from recprune_export.gate.findings import Finding, Verdict, overall
 from recprune_export.gate.limits import GATES, Limits
-from recprune_export.gate.rules import judge_costs, judge_figures, judge_growth, judge_quality
+from recprune_export.gate.rules import MEBIBYTE, judge_costs, judge_figures, judge_growth, judge_quality
 from recprune_export.validation.footprint import Footprint, FootprintReport
 from tests.gate.models import Shape, bundle, plain
 
 
 @pytest.mark.parametrize(
-    ("new", "base", "tolerance", "slack", "verdict"),
+    ("new", "base", "tolerance", "verdict"),
     [
-        (100, 100, 0.05, 0, "pass"),
-        (105, 100, 0.05, 0, "pass"),
-        (106, 100, 0.05, 0, "fail"),
-        (50, 100, 0.0, 0, "pass"),
-        (101, 100, 0.0, 0, "fail"),
-        (1, 0, 0.05, 0, "fail"),
-        (0, 0, 0.05, 0, "pass"),
-        (14, 10, 0.05, 5, "pass"),
-        (16, 10, 0.05, 5, "fail"),
+        (100, 100, 0.05, "pass"),
+        (105, 100, 0.05, "pass"),
+        (106, 100, 0.05, "fail"),
+        (50, 100, 0.0, "pass"),
+        (101, 100, 0.0, "fail"),
+        (1, 0, 0.05, "fail"),
+        (0, 0, 0.05, "pass"),
     ],
 )
-def test_growth(new: float, base: float, tolerance: float, slack: float, verdict: str) -> None:
-    found = judge_growth("nodes", "", new, base, Limits(tolerance), slack)
+def test_growth(new: float, base: float, tolerance: float, verdict: str) -> None:
+    found = judge_growth("nodes", "", new, base, Limits(tolerance))
     assert (found.verdict.value, found.new, found.base) == (verdict, new, base)
 
 
@@ -89,29 +89,48 @@ def test_fewer_zeros_are_found_where_the_parameters_are_as_many(tmp_path: Path) 
     assert found == {"non-zeros"}
 
 
+def report(load: float, peak: float, seed: int, busy: float = 0.0) -> FootprintReport:
+    """NEW takes `load` ms and `peak` MiB, BASE 50 and 100; the share `busy` of the loads takes up to four times as long."""
+    rng = np.random.default_rng(seed)
+
+    def run(load: float, peak: float) -> Footprint:
+        slowed = 1 + 3 * rng.random() * (rng.random() < busy)
+        return Footprint(load * slowed * rng.normal(1, 0.05), 1.0, 0.0, peak * MEBIBYTE * rng.normal(1, 0.002))
+
+    runs = {
+        name: tuple(run(*of) for _ in range(PROCESSES)) for name, of in (("NEW", (load, peak)), ("BASE", (50, 100)))
+    }
+    return FootprintReport(runs, 256)
+
+
 @pytest.mark.parametrize(
     ("load", "peak", "failed"),
     [
         (50, 100, set()),
-        (60, 105, set()),
-        (64, 100, {"load time"}),
+        (56, 105, set()),
+        (90, 100, {"load time"}),
         (50, 120, {"peak memory"}),
-        (80, 150, {"load time", "peak memory"}),
+        (100, 150, {"load time", "peak memory"}),
     ],
 )
 def test_costs(load: float, peak: float, failed: set[str]) -> None:
-    def runs(load: float, peak: float) -> tuple[Footprint, ...]:
-        """Busy moments add to some of the processes."""
-        return tuple(Footprint(load + more, 1.0, 0.0, (peak + more) * 2**20) for more in (40, 0, 300))
+    for seed in range(10):
+        found = judge_costs(report(load, peak, seed), "NEW", "BASE", Limits())
+        assert {f.gate for f in found if f.verdict is Verdict.FAIL} == failed
 
-    report = FootprintReport({"NEW": runs(load, peak), "BASE": runs(50, 100)}, 256)
-    found = judge_costs(report, "NEW", "BASE", Limits())
-    assert {f.gate for f in found if f.verdict is Verdict.FAIL} == failed
+
+def test_equal_costs_do_not_fail_however_busy_the_machine_is() -> None:
+    """The least of five processes did: it was 1.9 times the other once in 14 comparisons of a model with itself."""
+    found = [judge_costs(report(50, 100, seed, busy=0.7), "NEW", "BASE", Limits()) for seed in range(200)]
+    assert sum(f.verdict is Verdict.FAIL for findings in found for f in findings) == 0
+    assert any("not beyond doubt" in f.reason for findings in found for f in findings)
 
 
 def test_small_differences_of_small_models_are_no_regression() -> None:
-    report = FootprintReport({"NEW": (Footprint(6, 1, 0, 3e6),), "BASE": (Footprint(3, 1, 0, 1e6),)}, 1)
-    assert {f.verdict for f in judge_costs(report, "NEW", "BASE", Limits())} == {Verdict.PASS}
+    runs = {"NEW": (Footprint(6, 1, 0, 3e6),) * 8, "BASE": (Footprint(3, 1, 0, 1e6),) * 8}
+    found = judge_costs(FootprintReport(runs, 1), "NEW", "BASE", Limits())
+    assert {f.verdict for f in found} == {Verdict.PASS}
+    assert all("too little to count" in f.reason for f in found)
 
 
 def test_every_gate_can_be_turned_off(tmp_path: Path) -> None:
@@ -119,8 +138,8 @@ def test_every_gate_can_be_turned_off(tmp_path: Path) -> None:
         open_artifact(bundle(tmp_path / n, s)) for n, s in (("new", Shape(units=64, idle=9)), ("base", Shape()))
     )
     limits = Limits(given=dict.fromkeys(GATES))
-    report = FootprintReport({"NEW": (Footprint(900, 1, 0, 9e9),), "BASE": (Footprint(3, 1, 0, 1e6),)}, 1)
-    found = [*judge_figures(new, base, limits), *judge_costs(report, "NEW", "BASE", limits)]
+    costs = judge_costs(report(900, 9000, 0), "NEW", "BASE", limits)
+    found = [*judge_figures(new, base, limits), *costs]
     assert {f.verdict for f in found + judge_quality(new, base, limits)} == {Verdict.SKIPPED}
     assert len(found) == len(GATES) - 3  # all but signature, quality, latency
 

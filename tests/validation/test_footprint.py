@@ -26,10 +26,9 @@ def test_a_larger_model_takes_more_memory_by_about_its_size(tmp_path: Path) -> N
     assert report.to_dict()["processes"] == {"small": 2, "large": 2}
 
 
-def test_medians_and_minima_are_taken_for_each_figure() -> None:
+def test_medians_are_taken_for_each_figure() -> None:
     runs = (Footprint(1, 9, 5, 7), Footprint(3, 4, 2, 8), Footprint(2, 6, 6, 9))
     assert Footprint.typical(runs) == Footprint(2, 6, 5, 8)
-    assert Footprint.least(runs) == Footprint(1, 4, 2, 7)
 
 
 def test_a_model_that_cannot_be_loaded_is_said(tmp_path: Path) -> None:
