@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recprune_export.gate.artifact import Artifact
+from recprune_export.gate.figures import amount
 from recprune_export.gate.findings import Finding, Verdict, skipped
 from recprune_export.gate.limits import Limits
 from recprune_export.validation.footprint import Footprint, FootprintReport
@@ -62,8 +63,8 @@ def judge_figures(new: Artifact, base: Artifact, limits: Limits) -> list[Finding
 def judge_costs(report: FootprintReport, new: str, base: str, limits: Limits) -> list[Finding]:
     """Judge load time and peak memory: fail where they are beyond the limit beyond doubt.
 
-    Process i of both ran next to each other. On a busy machine one load in three takes twice as long, and the least of
-    five is still 1.9 times that of five others once in a while: so the interval over the pairs decides.
+    Process i of both ran next to each other, and the interval over these pairs decides: on a busy machine the least of
+    five loads may be 1.9 times that of five others.
     """
     return [_judge_cost(rule, report.runs[new], report.runs[base], limits) for rule in COST_RULES]
 
@@ -77,7 +78,7 @@ def _judge_cost(rule: CostRule, new: Sequence[Footprint], base: Sequence[Footpri
     ratio = Estimate(*np.exp([found.estimate, found.low, found.high]).tolist())
     mine, theirs = (float(np.median(values)) for values in zip(*pairs, strict=True))
     failed = ratio.low > 1 + tolerance and mine - theirs > rule.slack
-    reason = f"{rule.gate} went from {theirs:,.6g} to {mine:,.6g} {rule.unit}, medians of {len(pairs)} processes"
+    reason = f"{rule.gate} went from {amount(theirs, rule.unit)} to {amount(mine, rule.unit)}, medians of {len(pairs)} processes"
     if not failed and ratio.estimate > 1 + tolerance:
         reason += ", which is " + ("too little to count" if mine - theirs <= rule.slack else "not beyond doubt")
     verdict = Verdict.FAIL if failed else Verdict.PASS
@@ -90,9 +91,9 @@ def judge_growth(gate: str, unit: str, new: float, base: float, limits: Limits) 
         return skipped(gate, "Turned off.")
     tolerance = limits.of(gate)
     allowed, words = base * (1 + tolerance), _at_most(tolerance)
-    grew = f"{gate} went from {base:,.6g} to {new:,.6g} {unit}".rstrip()
+    grew = f"{gate} went from {amount(base, unit)} to {amount(new, unit)}"
     if new > allowed:
-        return Finding(gate, Verdict.FAIL, f"{grew}, allowed are {allowed:,.6g}.", base, new, unit, words)
+        return Finding(gate, Verdict.FAIL, f"{grew}, allowed are {amount(allowed, unit)}.", base, new, unit, words)
     return Finding(gate, Verdict.PASS, f"{grew}.", base, new, unit, words)
 
 
