@@ -29,9 +29,10 @@ from recprune_export.finetuning.task import (
 from recprune_export.finetuning.zeros import ZeroTarget
 from recprune_export.onnx.counts import Counts, Reduction, count, reduction
 from recprune_export.onnx.export import OnnxFile, export_onnx
-from recprune_export.onnx.session import make_session, run
+from recprune_export.onnx.session import SessionOptions, make_session, run
 from recprune_export.program.drawing import draw_request
 from recprune_export.program.program import Program
+from recprune_export.program.signature import Signature
 from recprune_export.pruning.budget import Budget, make_plan
 from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.rewrite import apply_plan
@@ -49,9 +50,11 @@ from recprune_export.validation.contestants import (
     in_torch,
     torch_threads,
 )
+from recprune_export.validation.footprint import FootprintReport, measure_footprints
 from recprune_export.validation.latency import LatencyReport, measure
 from recprune_export.validation.parity import ParityReport, check_parity
-from recprune_export.validation.requests import edge_requests, repeated
+from recprune_export.validation.requests import Request, edge_requests, repeated
+from recprune_export.validation.session_advice import SessionAdvice, advise_session
 
 CALIBRATION_BATCHES = 16  # for scores
 PARITY_ROWS = 512
@@ -83,6 +86,8 @@ class Result:
     metrics: Mapping[str, Mapping[str, float]]
     parity: ParityReport
     latency: LatencyReport
+    footprints: FootprintReport
+    session: SessionAdvice
     notes: tuple[str, ...]
 
 
@@ -115,7 +120,10 @@ def compress_program(
         parity = validate_parity(pruned.program, pruned_file, task)
         metrics = {name: task.test(_session(f)) for name, f in (("dense", dense_file), ("pruned", pruned_file))}
         latency = validate_latency(program, pruned.program, dense_file, pruned_file, settings, task)
-        notes = _notes(pruned, reduction(counts["dense"], counts["pruned"]), parity, settings, task)
+        footprints = cold_starts(dense_file, pruned_file, program.signature, settings)
+        advice = advise(pruned_file, settings, task)
+        gone = reduction(counts["dense"], counts["pruned"])
+        notes = _notes(pruned, gone, parity, settings, task)
         manifest = Manifest(
             name=target.name,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -124,21 +132,20 @@ def compress_program(
             counts={name: c.to_dict() for name, c in counts.items()},
             metrics=metrics,
             parity=parity.to_dict(),
-            latency=latency.to_dict(),
+            latency={**latency.to_dict(), "footprint": footprints.to_dict()},
             plan=plan_summary(pruned.plan, pruned.analysis, pruned.soundness, pruned.fitted),
             settings={**settings.to_dict(), "command": list(command), "model": model_name, "data": data_name},
             environment=environment(),
             tolerances=parity.tolerances.to_dict(),
+            session=advice.to_dict(),
         )
         golden = task.requests(GOLDEN_ROWS, seed=2)
         kept = (pruned_file, dense_file) if settings.keep_dense else (pruned_file,)
         files = bundle_files(pruned.program, kept, pruned.plan, golden, answer(pruned.program, golden), Path(scratch))
         extra = dict(extra_files or {})
-        readme = bundle_readme(target.name, manifest.signature, encoding="encoding.json" in extra)
+        readme = bundle_readme(target.name, manifest.signature, advice.options, encoding="encoding.json" in extra)
         write_bundle(target, {**files, **extra, "README.md": readme.encode()}, manifest)
-    return Result(
-        target, manifest, counts, reduction(counts["dense"], counts["pruned"]), metrics, parity, latency, notes
-    )
+    return Result(target, manifest, counts, gone, metrics, parity, latency, footprints, advice, notes)
 
 
 def prune(program: Program, settings: Settings, task: Task, plan: Plan | None = None) -> Pruned:
@@ -213,9 +220,7 @@ def validate_latency(
 
     Raises `ValidationFailed` where pruned ONNX is slower than pruned PyTorch beyond doubt.
     """
-    rows = task.requests(max(settings.batches), seed=0)
-    requests = {batch: repeated(rows, batch) for batch in settings.batches}
-    threads = settings.threads
+    requests, threads = latency_requests(settings, task), settings.threads
     with torch_threads(threads):
         contestants = [
             in_torch(DENSE_TORCH, dense),
@@ -228,6 +233,27 @@ def validate_latency(
     if slower:
         raise ValidationFailed(f"The ONNX model is not as fast as PyTorch, so nothing was written. {slower[0]}")
     return report
+
+
+def latency_requests(settings: Settings, task: Task) -> dict[int, Request]:
+    """Return a request of test rows for each batch size."""
+    rows = task.requests(max(settings.batches), seed=0)
+    return {batch: repeated(rows, batch) for batch in settings.batches}
+
+
+def cold_starts(
+    dense_file: OnnxFile, pruned_file: OnnxFile, signature: Signature, settings: Settings
+) -> FootprintReport:
+    """Measure load time, first request and memory of both ONNX files in fresh processes."""
+    options = SessionOptions(threads=settings.threads)
+    models = {DENSE_ONNX: (dense_file.path, options), PRUNED_ONNX: (pruned_file.path, options)}
+    return measure_footprints(models, signature, max(settings.batches))
+
+
+def advise(file: OnnxFile, settings: Settings, task: Task) -> SessionAdvice:
+    """Find the session options that suit the artifact on this machine."""
+    plain = SessionOptions(threads=settings.threads)
+    return advise_session(file.path, latency_requests(settings, task), plain=plain, seed=settings.seed)
 
 
 def _notes(pruned: Pruned, gone: Reduction, parity: ParityReport, settings: Settings, task: Task) -> tuple[str, ...]:

@@ -13,9 +13,14 @@ if TYPE_CHECKING:
 
     from recprune_export.bundle.verify import Verification
     from recprune_export.compression import Result
+    from recprune_export.gate.calibration import Calibration
+    from recprune_export.gate.check import Check
     from recprune_export.inspection import Inspection
     from recprune_export.training.train import Training
+    from recprune_export.validation.footprint import FootprintReport
     from recprune_export.validation.latency import LatencyReport
+    from recprune_export.validation.open_loop import OpenLoopReport
+    from recprune_export.validation.study import Study
 
 
 def print_training(training: "Training", *, as_json: bool) -> None:
@@ -51,11 +56,16 @@ def print_result(result: "Result", *, as_json: bool) -> None:
     """Say what was made, how small, how good and how fast it is."""
     if as_json:
         return _print_json(result.manifest.to_dict())
+    from recprune_export.onnx.session import DEFAULT_OPTIONS
+
     console = _console()
     console.print(_sizes(result))
     if result.metrics["dense"]:
         console.print(_quality(result.metrics, result.manifest.settings["data"]))
-    console.print(_latency(result.latency))
+    _print_latency(console, result.latency)
+    console.print(_footprints(result.footprints))
+    changes = ", ".join(result.session.options.differences(DEFAULT_OPTIONS)) or "ONNX Runtime's own are as good as any"
+    console.print(f"Session options, tried on this machine: {changes}", highlight=False)
     for output in result.parity.outputs:
         console.print(
             f"Parity of '{output.name}' over {result.parity.rows} rows: largest error {output.max_absolute:.1e}, "
@@ -102,15 +112,73 @@ def print_inspection(inspection: "Inspection", *, as_json: bool) -> None:
         console.print(frozen)
 
 
-def print_verification(verification: "Verification", *, as_json: bool) -> None:
-    """Say what was checked."""
+def print_verification(verification: "Verification", study: "Study | None", *, as_json: bool) -> None:
+    """Say what was checked, and what was measured."""
     if as_json:
-        return _print_json(asdict(verification))
+        measured = {} if study is None else {"latency": study.to_dict()}
+        return _print_json({**asdict(verification), **measured})
     worst = max((output.max_absolute for output in verification.outputs), default=0.0)
     click.echo(
         f"{verification.name}: {verification.files} files ({verification.bytes:,} bytes) as the manifest says; "
         f"ONNX Runtime gives the golden outputs of {verification.rows} rows to {worst:.1e}. {verification.seconds:.2f} s"
     )
+    if study is not None:
+        console = _console()
+        for report in study.closed:
+            _print_latency(console, report)
+        for served in study.open:
+            console.print(_open_loop(served))
+        console.print(_footprints(study.footprints))
+
+
+def print_check(check: "Check", *, as_json: bool) -> None:
+    """Show every gate, and the verdict."""
+    from recprune_export.gate.figures import HEADINGS, row
+    from recprune_export.gate.findings import Verdict
+
+    if as_json:
+        return _print_json(check.to_dict())
+    console = _console()
+    table = _table(f"{check.new} against {check.base}", *HEADINGS)
+    styles = {Verdict.FAIL: "red", Verdict.UNDECIDED: "yellow", Verdict.SKIPPED: "dim"}
+    for finding in check.findings:
+        table.add_row(*row(finding), style=styles.get(finding.verdict))
+    console.print(table)
+    if check.latency:
+        batches = list(check.latency)
+        tails = _table("Latency in ms, p50 / p95 / p99, not judged", "", *(f"batch {batch}" for batch in batches))
+        times = [check.latency[batch].to_dict()["milliseconds"] for batch in batches]
+        for name in ("BASE", "NEW"):
+            tails.add_row(name, *(" / ".join(f"{ms:.3f}" for ms in of[name].values()) for of in times))
+        console.print(tails)
+    for finding in check.findings:
+        if finding.verdict is not Verdict.PASS:
+            console.print(f"{finding.gate}: {finding.reason}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"Verdict: {check.verdict.value}, after {check.seconds:.1f} s", highlight=False)
+
+
+def print_calibration(calibration: "Calibration", *, as_json: bool) -> None:
+    """Say what this machine can tell apart."""
+    if as_json:
+        return _print_json(calibration.to_dict())
+    console = _console()
+    table = _table(
+        f"{calibration.name} against itself, {calibration.seconds:.0f} s", "", "ratio", "processes", "resolved"
+    )
+    for batch, found in calibration.resolutions.items():
+        ratio = f"{found.ratio.estimate:.3f} [{found.ratio.low:.3f}, {found.ratio.high:.3f}]"
+        table.add_row(f"batch {batch}", ratio, str(found.processes), f"{found.smallest:.1%}")
+    console.print(table)
+    console.print(
+        f"In this time a regression of {calibration.detectable:.1%} or more is found with --max-regression "
+        f"{calibration.tolerance:.1%}, 95 times in 100 at each batch size.",
+        highlight=False,
+    )
+    if not calibration.decides:
+        console.print(
+            "Equal artifacts may stay undecided: give more --time-limit, a larger --max-regression, or a quieter machine.",
+            highlight=False,
+        )
 
 
 def _sizes(result: "Result") -> "Table":
@@ -132,10 +200,20 @@ def _quality(metrics: Mapping[str, Mapping[str, float]], data: str) -> "Table":
     return table
 
 
+def _print_latency(console: "Console", report: "LatencyReport") -> None:
+    console.print(_latency(report))
+    for batch in report.samples:
+        found = {name: report.outliers(batch, name) for name in report.contestants}
+        named = [f"{o.count} of {name} (up to {o.largest[0][1]:.3f} ms)" for name, o in found.items() if o.count]
+        if named:
+            console.print(f"Outliers at batch {batch}, included above: {', '.join(named)}", highlight=False)
+
+
 def _latency(report: "LatencyReport") -> "Table":
     batches = list(report.samples)
-    threads = f"{report.threads} thread" + ("s" if report.threads > 1 else "")
-    table = _table(f"Latency in ms, p50 / p95 / p99, {threads}", "", *(f"batch {batch}" for batch in batches))
+    table = _table(
+        f"Latency in ms, p50 / p95 / p99, {_threads(report.threads)}", "", *(f"batch {batch}" for batch in batches)
+    )
     for name in report.contestants:
         times = [report.percentiles(batch, name) for batch in batches]
         table.add_row(name, *(f"{t.p50:.3f} / {t.p95:.3f} / {t.p99:.3f}" for t in times))
@@ -145,6 +223,40 @@ def _latency(report: "LatencyReport") -> "Table":
         cells = [f"{r.estimate:.2f}× [{r.low:.2f}, {r.high:.2f}]" for r in ratios]
         table.add_row(f"{name} : {last}", *cells)
     return table
+
+
+def _open_loop(report: "OpenLoopReport") -> "Table":
+    batches = list(report.served)
+    table = _table(
+        f"Latency from arrival in ms, p50 / p95 / p99, {report.qps:g} requests a second, {_threads(report.threads)}",
+        "",
+        *(f"batch {batch}" for batch in batches),
+    )
+    for name in report.contestants:
+        cells = []
+        for batch in batches:
+            times, busy = report.percentiles(batch, name), report.served[batch][name].utilisation(report.qps)
+            word = "cannot keep up" if report.saturated(batch, name) else f"busy {busy:.0%}"
+            cells.append(f"{times.p50:.3f} / {times.p95:.3f} / {times.p99:.3f} ({word})")
+        table.add_row(name, *cells)
+    return table
+
+
+def _footprints(report: "FootprintReport") -> "Table":
+    from recprune_export.gate.figures import amount
+
+    table = _table(
+        f"In a fresh process, batch {report.batch}", "", "load", "first request", "memory", "peak while loading"
+    )
+    for name in report.runs:
+        typical = report.typical(name)
+        times = (amount(typical.load, "ms"), amount(typical.first_request, "ms"))
+        table.add_row(name, *times, amount(typical.memory, "bytes"), amount(typical.peak, "bytes"))
+    return table
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread" + ("s" if count > 1 else "")
 
 
 def _print_notes(notes: tuple[str, ...]) -> None:

@@ -1,7 +1,8 @@
 """Every error that a user can meet, in one tree.
 
     RecpruneError
-    ├── ValidationFailed      1   a parity, latency or quality check failed; nothing was written
+    ├── ValidationFailed      1   a parity, latency or quality check failed, nothing was written; or a gate of `check`
+    ├── Undecided             5   `check` could not tell in its time whether the artifact has become slower
     ├── UsageError            2   an option, a target directory or a combination that cannot work
     ├── InputFileError        3   a file that cannot be read or is not what it should be
     │   ├── DataError             ... rows: CSV, Parquet, NPZ
@@ -24,9 +25,15 @@ class RecpruneError(Exception):
 
 
 class ValidationFailed(RecpruneError):
-    """The artifact was made but did not pass its checks."""
+    """The artifact was made but did not pass its checks, or is worse than the one it is compared with."""
 
     exit_code = 1
+
+
+class Undecided(RecpruneError):
+    """Measurements leave open whether an artifact passes."""
+
+    exit_code = 5
 
 
 class UsageError(RecpruneError):

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from recprune_export.environment import cores
 from recprune_export.errors import UsageError
 
 
@@ -63,6 +64,24 @@ def batch_sizes(text: str) -> tuple[int, ...]:
     (1, 256)
     """
     try:
-        return tuple(int(part) for part in text.split(","))
+        sizes = tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise UsageError(f"--batches '{text}' is no list of numbers; write for example 1,256.") from error
+    if min(sizes) < 1:
+        raise UsageError("--batches must name at least one batch size of 1 or more, for example 1,256.")
+    return tuple(dict.fromkeys(sizes))
+
+
+def thread_counts(text: str) -> tuple[int, ...]:
+    """Read a list of thread counts, in which `all` stands for every core of this process.
+
+    >>> thread_counts("1,2,1")
+    (1, 2)
+    """
+    try:
+        counts = tuple(cores() if part.strip() == "all" else int(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"--threads '{text}' is no list of numbers; write for example 1,all.") from error
+    if min(counts) < 1:
+        raise UsageError("--threads must name thread counts of 1 or more, for example 1,all.")
+    return tuple(dict.fromkeys(counts))

@@ -20,6 +20,7 @@ from recprune_export.cli import main
 from recprune_export.data.inference import Wishes
 from recprune_export.errors import UsageError, ValidationFailed
 from recprune_export.jobs import compress, load
+from recprune_export.onnx.session import SessionOptions
 from recprune_export.program.loading import load_program
 from recprune_export.recommenders.catalogue import build
 from recprune_export.settings import Settings
@@ -63,6 +64,15 @@ def test_the_bundle_is_complete_and_verifies(bundle: Path) -> None:
         "samples/inputs.npz", "samples/outputs.npz",
     }  # fmt: skip
     assert verify(bundle).rows == 16
+
+
+def test_session_advice_and_cold_starts_are_stated(bundle: Path) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert manifest["session"]["batches"] == list(QUICK.batches)
+    assert "no arena" in manifest["session"]["speedups"]
+    assert SessionOptions.from_dict(manifest["session"]["options"]).code() in (bundle / "README.md").read_text()
+    for name in ("dense ONNX", "pruned ONNX"):
+        assert manifest["latency"]["footprint"][name]["load"] > 0
 
 
 def test_the_sparsity_asked_for_is_in_the_file(bundle: Path) -> None:

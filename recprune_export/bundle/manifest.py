@@ -16,6 +16,7 @@ FORMAT = "recprune-export/bundle"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
+DENSE = "dense.onnx"
 SAMPLE_INPUTS = "samples/inputs.npz"
 SAMPLE_OUTPUTS = "samples/outputs.npz"
 
@@ -35,7 +36,8 @@ class Manifest:
     """Everything a bundle states. Plain JSON values throughout; `docs` of the keys are in `manifest.schema.json`.
 
     `signature` is `Signature.to_dict()`; `counts` and `metrics` hold `dense` and `pruned`; `tolerances` holds
-    `absolute` and `relative`, within which the golden outputs are reproduced; `created` is ISO 8601 in UTC.
+    `absolute` and `relative`, within which the golden outputs are reproduced; `created` is ISO 8601 in UTC;
+    `session` is `SessionAdvice.to_dict()`, empty where none was measured.
     `files` is filled in by `write_bundle`.
     """
 
@@ -51,6 +53,7 @@ class Manifest:
     settings: Mapping[str, Any]
     environment: Mapping[str, Any]
     tolerances: Mapping[str, float]
+    session: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, FileEntry] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from recprune_export.onnx.session import SessionOptions
+
 _TEMPLATE = """\
 # {name}
 
@@ -12,7 +14,8 @@ A recommender as an ONNX model for CPU, written by recprune-export. `recprune-ex
 import numpy as np
 import onnxruntime as ort
 
-session = ort.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+{session}
+session = ort.InferenceSession("model.onnx", options, providers=["CPUExecutionProvider"])
 request = dict(np.load("samples/inputs.npz"))  # your own arrays, named and typed as below
 names = [output.name for output in session.get_outputs()]
 response = dict(zip(names, session.run(names, request)))
@@ -31,14 +34,15 @@ _ENCODING = (
 )
 
 
-def bundle_readme(name: str, signature: Mapping[str, Any], *, encoding: bool) -> str:
+def bundle_readme(name: str, signature: Mapping[str, Any], session: SessionOptions, *, encoding: bool) -> str:
     """Return the README of a bundle.
 
-    `signature` is `Signature.to_dict()`; `encoding` says whether the bundle ships `encoding.json`.
+    `signature` is `Signature.to_dict()`; `session` goes into the code that loads the model; `encoding` says whether the
+    bundle ships `encoding.json`.
     """
     kinds = (("input", signature["inputs"]), ("output", signature["outputs"]))
     rows = "\n".join(_row(kind, tensor) for kind, tensors in kinds for tensor in tensors)
-    return _TEMPLATE.format(name=name, rows=rows, encoding=_ENCODING if encoding else "")
+    return _TEMPLATE.format(name=name, rows=rows, session=session.code(), encoding=_ENCODING if encoding else "")
 
 
 def _row(kind: str, tensor: Mapping[str, Any]) -> str:

@@ -1,8 +1,9 @@
-"""ONNX Runtime sessions on CPU."""
+"""ONNX Runtime sessions on CPU, and the options that they are made with."""
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -11,20 +12,100 @@ from recprune_export.errors import ExportError, UsageError
 if TYPE_CHECKING:
     import onnxruntime
 
+OPTIMIZATION = {"basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
 
-def make_session(path: Path, threads: int) -> "onnxruntime.InferenceSession":
-    """Load a model to run on `threads` threads.
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """What a session is made with, beside the model; the defaults are ONNX Runtime's own, but for the threads.
+
+    `threads` work on one operator; while they wait for the next one they may be `spinning`. `arena`: memory is kept
+    between requests. `optimization`: a key of OPTIMIZATION. `prepacking`: weights are copied into the layout that
+    the kernels like best.
+    """
+
+    threads: int = 1
+    spinning: bool = True
+    arena: bool = True
+    optimization: str = "all"
+    prepacking: bool = True
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise UsageError(f"A session runs on 1 thread or more, not on {self.threads}.")
+        if self.optimization not in OPTIMIZATION:
+            raise UsageError(f"There is no optimisation level '{self.optimization}': {', '.join(OPTIMIZATION)}.")
+
+    def differences(self, other: "SessionOptions") -> tuple[str, ...]:
+        """Return what is set otherwise than in `other`.
+
+        >>> SessionOptions(arena=False, threads=2).differences(SessionOptions())
+        ('threads 2', 'no arena')
+        """
+        mine, theirs = asdict(self), asdict(other)
+        return tuple(_in_words(name, value) for name, value in mine.items() if value != theirs[name])
+
+    def code(self) -> str:
+        """Return Python that makes `options` with these settings; `ort` is onnxruntime."""
+        lines = ["options = ort.SessionOptions()"]
+        lines += [f"options.{name} = {value}" for name, value in self._attributes().items()]
+        lines += [f'options.add_session_config_entry("{key}", "{value}")' for key, value in self._entries().items()]
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote."""
+        return cls(**values)
+
+    def _attributes(self) -> dict[str, str]:
+        values = {"intra_op_num_threads": str(self.threads), "inter_op_num_threads": "1"}
+        if not self.arena:
+            values["enable_cpu_mem_arena"] = "False"
+        if self.optimization != "all":
+            values["graph_optimization_level"] = f"ort.GraphOptimizationLevel.{OPTIMIZATION[self.optimization]}"
+        return values
+
+    def _entries(self) -> dict[str, str]:
+        entries = {}
+        if not self.spinning:
+            entries["session.intra_op.allow_spinning"] = "0"
+        if not self.prepacking:
+            entries["session.disable_prepacking"] = "1"
+        return entries
+
+    def made(self) -> "onnxruntime.SessionOptions":
+        """Return ONNX Runtime's own object: what `code` makes."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
+        options.enable_cpu_mem_arena = self.arena
+        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, OPTIMIZATION[self.optimization])
+        for key, value in self._entries().items():
+            options.add_session_config_entry(key, value)
+        return options
+
+
+DEFAULT_OPTIONS = SessionOptions()
+
+
+def make_session(
+    path: Path, threads: int | None = None, options: SessionOptions = DEFAULT_OPTIONS
+) -> "onnxruntime.InferenceSession":
+    """Load a model; `threads` goes before what `options` say of them.
 
     Raises `ExportError` where ONNX Runtime cannot load it.
     """
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    made = (options if threads is None else replace(options, threads=threads)).made()
+    made.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(path), made, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's classes have no common base
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise ExportError(f"ONNX Runtime cannot load {path}: {first}") from error
@@ -38,3 +119,9 @@ def run(session: "onnxruntime.InferenceSession", request: Mapping[str, np.ndarra
         raise UsageError(f"The request has no '{missing[0]}'; the model takes {', '.join(names)}.")
     answers = session.run(None, {name: request[name] for name in names})
     return {o.name: np.asarray(answer) for o, answer in zip(session.get_outputs(), answers, strict=True)}
+
+
+def _in_words(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return name if value else f"no {name}"
+    return f"{name} {value}"

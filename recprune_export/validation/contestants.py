@@ -1,23 +1,27 @@
-"""The four contestants: the dense and the pruned program, in PyTorch and in ONNX Runtime."""
+"""The four contestants: the dense and the pruned program, in PyTorch and in ONNX Runtime.
+
+PyTorch is imported by those that run in it, and by no other.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from recprune_export.finetuning.task import answer
-from recprune_export.onnx.session import make_session, run
-from recprune_export.program.program import Program
+from recprune_export.onnx.session import DEFAULT_OPTIONS, SessionOptions, make_session, run
 from recprune_export.validation.latency import Contestant
 from recprune_export.validation.requests import Request
+
+if TYPE_CHECKING:
+    from recprune_export.program.program import Program
 
 DENSE_TORCH, PRUNED_TORCH = "dense PyTorch", "pruned PyTorch"
 DENSE_ONNX, PRUNED_ONNX = "dense ONNX", "pruned ONNX"
 
 
-def in_torch(name: str, program: Program) -> Contestant:
+def in_torch(name: str, program: "Program") -> Contestant:
     """Return a program as a contestant."""
+    from recprune_export.finetuning.task import answer
 
     def once(request: Request) -> object:
         return answer(program, request)
@@ -25,9 +29,11 @@ def in_torch(name: str, program: Program) -> Contestant:
     return Contestant(name, once)
 
 
-def in_onnxruntime(name: str, path: Path, threads: int) -> Contestant:
-    """Return an ONNX file as a contestant."""
-    session = make_session(path, threads)
+def in_onnxruntime(
+    name: str, path: Path, threads: int | None = None, options: SessionOptions = DEFAULT_OPTIONS
+) -> Contestant:
+    """Return an ONNX file as a contestant; `threads` goes before what `options` say of them."""
+    session = make_session(path, threads, options)
 
     def once(request: Request) -> object:
         return run(session, request)
@@ -38,6 +44,8 @@ def in_onnxruntime(name: str, path: Path, threads: int) -> Contestant:
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
     """Let PyTorch use `count` threads inside the block."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

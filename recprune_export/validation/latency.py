@@ -1,20 +1,28 @@
-"""Latency: contestants take turns in one process, so that what the machine does meanwhile hits all of them alike."""
+"""Latency, closed loop: contestants take turns in one process, so that what the machine does hits all of them alike."""
 
 import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from recprune_export.progress import bar
 from recprune_export.validation.requests import Request
+from recprune_export.validation.statistics import (
+    Estimate,
+    Outliers,
+    Percentiles,
+    outliers,
+    percentile_intervals,
+    percentiles,
+    ratio_of_medians,
+)
 
 WARM_UP = 5  # rounds
 FEWEST, MOST = 50, 2000  # rounds
-RESAMPLES = 2000
-BLOCK = 8  # neighbouring rounds that are resampled together
 
 
 @dataclass(frozen=True)
@@ -23,24 +31,6 @@ class Contestant:
 
     name: str
     run: Callable[[Request], object]
-
-
-@dataclass(frozen=True)
-class Percentiles:
-    """In milliseconds."""
-
-    p50: float
-    p95: float
-    p99: float
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """A ratio of two medians, and its 95 % confidence interval."""
-
-    estimate: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -58,19 +48,19 @@ class LatencyReport:
 
     def percentiles(self, batch: int, name: str) -> Percentiles:
         """Return p50, p95 and p99 of one contestant."""
-        return Percentiles(*(float(p) for p in np.percentile(self.samples[batch][name], (50, 95, 99))))
+        return percentiles(self.samples[batch][name])
 
-    def ratio(self, batch: int, slow: str, fast: str) -> Ratio:
-        """Return how many times longer `slow` takes than `fast`.
+    def intervals(self, batch: int, name: str) -> dict[str, Estimate]:
+        """Return p50, p95 and p99 of one contestant with their 95 % intervals."""
+        return percentile_intervals(self.samples[batch][name], self.seed)
 
-        The interval is a bootstrap over rounds, paired, in blocks: what disturbs a round disturbs its neighbours as
-        well, and resampling single rounds would make the interval too narrow (Künsch 1989).
-        """
-        above, below = self.samples[batch][slow], self.samples[batch][fast]
-        rounds = _resampled_rounds(len(above), np.random.default_rng(self.seed))
-        ratios = np.median(above[rounds], axis=1) / np.median(below[rounds], axis=1)
-        low, high = np.percentile(ratios, (2.5, 97.5))
-        return Ratio(float(np.median(above) / np.median(below)), float(low), float(high))
+    def outliers(self, batch: int, name: str) -> Outliers:
+        """Return the rounds of one contestant that took far longer than the others; all percentiles include them."""
+        return outliers(self.samples[batch][name])
+
+    def ratio(self, batch: int, slow: str, fast: str) -> Estimate:
+        """Return how many times longer `slow` takes than `fast`, by their medians."""
+        return ratio_of_medians(self.samples[batch][slow], self.samples[batch][fast], self.seed)
 
     def slower(self, candidate: str, reference: str) -> tuple[str, ...]:
         """Return a sentence for each batch at which `candidate` is slower than `reference` beyond doubt."""
@@ -91,13 +81,23 @@ class LatencyReport:
             "threads": self.threads,
             "rounds": {str(batch): len(of[last]) for batch, of in self.samples.items()},
             "milliseconds": {
-                str(batch): {name: vars(self.percentiles(batch, name)) for name in self.contestants}
-                for batch in self.samples
+                str(batch): {name: self._summary(batch, name) for name in self.contestants} for batch in self.samples
             },
             "ratios": {
-                str(batch): {f"{name} / {last}": vars(self.ratio(batch, name, last)) for name in self.contestants[:-1]}
+                str(batch): {
+                    f"{name} / {last}": asdict(self.ratio(batch, name, last)) for name in self.contestants[:-1]
+                }
                 for batch in self.samples
             },
+        }
+
+    def _summary(self, batch: int, name: str) -> dict[str, Any]:
+        intervals = {key: [found.low, found.high] for key, found in self.intervals(batch, name).items()}
+        outside = self.outliers(batch, name)
+        return {
+            **asdict(self.percentiles(batch, name)),
+            "intervals": intervals,
+            "outliers": {**asdict(outside), "largest": [list(pair) for pair in outside.largest]},
         }
 
 
@@ -108,6 +108,7 @@ def measure(
     threads: int,
     seconds: float = 4.0,
     seed: int = 0,
+    description: str = "Measuring latency",
 ) -> LatencyReport:
     """Time every contestant on the request of each batch size, for about `seconds` each.
 
@@ -116,39 +117,45 @@ def measure(
     """
     rng = np.random.default_rng(seed)
     samples = {}
-    with bar("Measuring latency", len(requests)) as advance:
+    with bar(description, len(requests)) as advance:
         for batch, request in requests.items():
-            samples[batch] = _measure(contestants, request, seconds, rng)
+            samples[batch] = take_turns(contestants, request, seconds, rng)
             advance("")
     return LatencyReport(samples, threads, seed)
 
 
-def _measure(
-    contestants: Sequence[Contestant], request: Request, seconds: float, rng: np.random.Generator
+def take_turns(
+    contestants: Sequence[Contestant],
+    request: Request,
+    seconds: float,
+    rng: np.random.Generator,
+    fewest: int = FEWEST,
+    most: int = MOST,
 ) -> dict[str, np.ndarray]:
+    """Warm up, then run rounds for about `seconds`; return milliseconds [rounds] by contestant."""
     for _ in range(WARM_UP):
         for contestant in contestants:
             contestant.run(request)
     times: dict[str, list[int]] = {contestant.name: [] for contestant in contestants}
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
+    with no_collections():
         start, rounds = time.perf_counter(), 0
-        while rounds < FEWEST or (rounds < MOST and time.perf_counter() - start < seconds):
+        while rounds < fewest or (rounds < most and time.perf_counter() - start < seconds):
             for position in rng.permutation(len(contestants)):
                 contestant = contestants[position]
                 before = time.perf_counter_ns()
                 contestant.run(request)
                 times[contestant.name].append(time.perf_counter_ns() - before)
             rounds += 1
-    finally:
-        if collecting:
-            gc.enable()
     return {name: np.array(values) / 1e6 for name, values in times.items()}
 
 
-def _resampled_rounds(count: int, rng: np.random.Generator) -> np.ndarray:
-    """Positions of rounds, [RESAMPLES, about count], drawn as blocks of neighbours."""
-    block = min(BLOCK, count)
-    starts = rng.integers(0, count - block + 1, size=(RESAMPLES, -(-count // block)))
-    return (starts[:, :, None] + np.arange(block)).reshape(RESAMPLES, -1)
+@contextmanager
+def no_collections() -> Iterator[None]:
+    """Keep Python's garbage collector out of what is timed inside the block."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()

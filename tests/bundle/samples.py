@@ -31,7 +31,7 @@ def manifest(**changes: object) -> Manifest:
         "created": "2026-01-02T03:04:05+00:00",
         "opset": 20,
         "signature": {
-            "inputs": [{"name": "x", "dtype": "float32", "shape": ["batch"], "ids": []}],
+            "inputs": [{"name": "x", "dtype": "float32", "shape": ["batch"], "ids": [], "observed": None}],
             "outputs": [{"name": "y", "dtype": "float32", "shape": ["batch"]}],
         },
         "counts": {"dense": {}, "pruned": {}},

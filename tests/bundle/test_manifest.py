@@ -26,6 +26,8 @@ def test_a_manifest_survives_json() -> None:
         ({"opset": "twenty"}, r"\$\.opset"),
         ({"created": "yesterday"}, r"\$\.created"),
         ({"tolerances": {"absolute": -1, "relative": 0}}, r"\$\.tolerances"),
+        ({"session": {"options": {"threads": 0}}}, r"\$\.session"),
+        ({"session": {"speed": 1}}, r"\$\.session"),
         ({"files": {}}, r"\$\.files"),
         ({"surprise": 1}, "schema"),
         ({"signature": {"inputs": [], "outputs": []}}, r"\$\.signature"),

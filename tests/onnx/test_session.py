@@ -1,12 +1,15 @@
 """Sessions answer requests, and say what is missing."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from recprune_export.errors import ExportError, UsageError
-from recprune_export.onnx.session import make_session, run
+from recprune_export.onnx.session import SessionOptions, make_session, run
 from tests.onnx.test_counts import DIM, mlp, write
 
 
@@ -52,3 +55,51 @@ def test_a_file_that_is_no_model_is_refused_in_one_sentence(tmp_path: Path) -> N
     with pytest.raises(ExportError, match="cannot load") as caught:
         make_session(path, 1)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        SessionOptions(),
+        SessionOptions(threads=3, spinning=False),
+        SessionOptions(arena=False, optimization="basic", prepacking=False),
+        SessionOptions(optimization="extended"),
+    ],
+)
+def test_the_code_to_paste_makes_the_same_options(options: SessionOptions, model: Path) -> None:
+    names: dict[str, Any] = {"ort": onnxruntime}
+    exec(options.code(), names)
+    pasted, made = names["options"], make_session(model, options=options).get_session_options()
+    for attribute in (
+        "intra_op_num_threads",
+        "inter_op_num_threads",
+        "enable_cpu_mem_arena",
+        "graph_optimization_level",
+    ):
+        assert getattr(pasted, attribute) == getattr(made, attribute)
+    for entry, off in (("session.intra_op.allow_spinning", "0"), ("session.disable_prepacking", "1")):
+        assert (f'"{entry}", "{off}"' in options.code()) == (_entry(made, entry) == off)
+
+
+def _entry(options: onnxruntime.SessionOptions, name: str) -> str | None:
+    try:
+        return str(options.get_session_config_entry(name))
+    except RuntimeError:  # there is no such entry
+        return None
+
+
+def test_options_survive_json() -> None:
+    options = SessionOptions(threads=2, arena=False)
+    assert SessionOptions.from_dict(json.loads(json.dumps(options.to_dict()))) == options
+
+
+@pytest.mark.parametrize("wrong", [{"threads": 0}, {"optimization": "most"}])
+def test_options_that_there_are_not_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        SessionOptions(**wrong)
+
+
+def test_threads_go_before_the_options(model: Path) -> None:
+    session = make_session(model, 2, SessionOptions(threads=1, arena=False))
+    made = session.get_session_options()
+    assert (made.intra_op_num_threads, made.enable_cpu_mem_arena) == (2, False)

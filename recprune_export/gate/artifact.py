@@ -1,0 +1,70 @@
+"""What is compared: a bundle, or a plain ONNX file, of which less is known."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from recprune_export.bundle.latency import session_options
+from recprune_export.bundle.manifest import MODEL
+from recprune_export.bundle.verify import check_files, read_manifest
+from recprune_export.errors import ModelFileError
+from recprune_export.gate.graph_signature import read_signature
+from recprune_export.onnx.counts import Counts, count
+from recprune_export.onnx.session import SessionOptions
+from recprune_export.program.signature import Signature
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A model and what is known of it.
+
+    `is_bundle`: signature, session options and metrics are those of a manifest; else the signature is read from the
+    graph. `bytes` is the size of all files.
+    """
+
+    path: Path
+    model: Path
+    is_bundle: bool
+    signature: Signature
+    options: SessionOptions
+    counts: Counts
+    bytes: int
+    metrics: Mapping[str, float]
+    data: str | None
+
+    @property
+    def name(self) -> str:
+        """Return how the user called it."""
+        return str(self.path)
+
+
+def open_artifact(path: Path) -> Artifact:
+    """Read a bundle, made sure that its files are those that were written, or a plain ONNX file.
+
+    Raises `BundleError` and `ModelFileError`.
+    """
+    return _open_bundle(path) if path.is_dir() else _open_plain(path)
+
+
+def _open_bundle(path: Path) -> Artifact:
+    manifest = read_manifest(path)
+    check_files(path, manifest)
+    return Artifact(
+        path=path,
+        model=path / MODEL,
+        is_bundle=True,
+        signature=Signature.from_dict(manifest.signature),
+        options=session_options(manifest),
+        counts=count(path / MODEL),
+        bytes=sum(entry.bytes for entry in manifest.files.values()),
+        metrics=manifest.metrics["pruned"],
+        data=manifest.settings.get("data"),
+    )
+
+
+def _open_plain(path: Path) -> Artifact:
+    if not path.is_file():
+        raise ModelFileError(f"{path}: there is nothing; give a bundle or an .onnx file.")
+    signature = read_signature(path)
+    counts = count(path)
+    return Artifact(path, path, False, signature, SessionOptions(), counts, counts.bytes, {}, None)

@@ -1,0 +1,137 @@
+"""`check`: all gates on two artifacts, the cheap ones first."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from recprune_export.environment import environment
+from recprune_export.errors import BundleError, ModelFileError, Undecided, ValidationFailed
+from recprune_export.gate.artifact import Artifact, open_artifact
+from recprune_export.gate.compatibility import judge_signature, requests_for_both
+from recprune_export.gate.findings import Finding, Verdict, overall, skipped
+from recprune_export.gate.latency import Evidence, gather, judge_latency, sampler
+from recprune_export.gate.limits import Limits
+from recprune_export.gate.rules import judge_costs, judge_figures, judge_quality
+from recprune_export.gate.sampling import BASE, NEW
+from recprune_export.onnx.session import make_session, run
+from recprune_export.program.signature import Signature
+from recprune_export.validation.footprint import measure_footprints
+from recprune_export.validation.requests import edge_requests
+
+BATCHES = (1, 32, 256)
+TIME_LIMIT = 40.0  # seconds of latency sampling
+DEFAULT_LIMITS = Limits()
+PROCESSES = 8  # of each artifact, in which load time and memory are measured
+
+
+@dataclass(frozen=True)
+class Check:
+    """What all gates found. `undecided` is the verdict for which an undecided latency counts."""
+
+    new: str
+    base: str
+    findings: tuple[Finding, ...]
+    latency: Mapping[int, Evidence]
+    threads: int
+    seconds: float
+    undecided: Verdict = Verdict.UNDECIDED
+    environment: Mapping[str, Any] = field(default_factory=environment)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Return the verdict of all gates together."""
+        found = overall(self.findings)
+        return self.undecided if found is Verdict.UNDECIDED else found
+
+    def failed(self) -> tuple[Finding, ...]:
+        """Return what speaks against NEW, undecided gates only where they count as failures."""
+        against = {Verdict.FAIL} | ({Verdict.UNDECIDED} if self.undecided is Verdict.FAIL else set())
+        return tuple(finding for finding in self.findings if finding.verdict in against)
+
+    def raise_verdict(self) -> None:
+        """Raise `ValidationFailed` for a regression and `Undecided` where it is open, naming the gates; else nothing."""
+        if self.verdict is Verdict.FAIL:
+            named = " ".join(f"[{finding.gate}] {finding.reason}" for finding in self.failed())
+            raise ValidationFailed(f"{self.new} is worse than {self.base}: {named}")
+        if self.verdict is Verdict.UNDECIDED:
+            named = ", ".join(f.gate for f in self.findings if f.verdict is Verdict.UNDECIDED)
+            raise Undecided(
+                f"The measurements leave open whether {self.new} is slower than {self.base} ({named}): give more "
+                "--time-limit, a quieter machine, or --undecided pass."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "new": self.new,
+            "base": self.base,
+            "verdict": self.verdict.value,
+            "findings": [finding.to_dict() for finding in self.findings],
+            "latency": {str(batch): of.to_dict() for batch, of in self.latency.items()},
+            "threads": self.threads,
+            "seconds": self.seconds,
+            "environment": dict(self.environment),
+        }
+
+
+def check(
+    new: Path,
+    base: Path,
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    batches: Sequence[int] = BATCHES,
+    threads: int = 1,
+    time_limit: float = TIME_LIMIT,
+    undecided: Verdict = Verdict.UNDECIDED,
+    seed: int = 0,
+) -> Check:
+    """Compare two artifacts: bundles or plain ONNX files, of which only what can be known is judged.
+
+    `time_limit` is in seconds and for the latency alone. Raises `BundleError` and `ModelFileError` for a file that is
+    not what it should be, or a plain file that cannot be asked without knowing what to send.
+    """
+    start = time.perf_counter()
+    one, other = open_artifact(new), open_artifact(base)
+    findings = [] if limits.is_off("signature") else [judge_signature(one, other)]
+    findings += judge_quality(one, other, limits)
+    findings += judge_figures(one, other, limits)
+    evidence: dict[int, Evidence] = {}
+    signature = requests_for_both(one.signature, other.signature)
+    if signature is None:
+        reason = "No request can be sent to both, see the signature."
+        findings += [skipped(gate, reason) for gate in ("load time", "peak memory", "latency")]
+    else:
+        for artifact in (one, other):
+            check_answers(artifact, signature)
+        models = {n: (a.model.resolve(), replace(a.options, threads=threads)) for n, a in ((NEW, one), (BASE, other))}
+        footprints = measure_footprints(models, signature, max(batches), PROCESSES)
+        findings += judge_costs(footprints, NEW, BASE, limits)
+        if limits.is_off("latency"):
+            findings.append(skipped("latency", "Turned off."))
+        else:
+            tolerance = limits.of("latency")
+            evidence = gather(sampler(one, other, signature, threads, seed), batches, tolerance, time_limit)
+            findings += judge_latency(evidence, tolerance)
+    seconds = time.perf_counter() - start
+    return Check(one.name, other.name, tuple(findings), evidence, threads, seconds, undecided)
+
+
+def check_answers(artifact: Artifact, signature: Signature) -> None:
+    """Ask a model for answers at the edges of the signature.
+
+    Raises `ModelFileError`, or `BundleError` for a bundle, where it has none: what would be timed is an error.
+    """
+    session = make_session(artifact.model, options=artifact.options)
+    for label, request in edge_requests(signature).items():
+        try:
+            run(session, request)
+        except Exception as error:  # ONNX Runtime's exceptions have no common base
+            first = next(iter(str(error).splitlines()), type(error).__name__)
+            if artifact.is_bundle:
+                raise BundleError(f"{artifact.name} cannot answer '{label}' of its own signature: {first}") from error
+            raise ModelFileError(
+                f"{artifact.name} cannot answer a request that was guessed from its graph ({first[:160]}): compare "
+                "bundles, whose signature says what to send."
+            ) from error

@@ -1,0 +1,45 @@
+"""Figures as people read them: what the table, the Markdown and the JUnit text have in common."""
+
+from recprune_export.gate.findings import Finding
+
+MEBIBYTE = 1 << 20
+HEADINGS = ("gate", "BASE", "NEW", "change", "limit", "verdict")
+
+
+def row(finding: Finding) -> tuple[str, ...]:
+    """Return the cells of a finding under HEADINGS."""
+    return (
+        finding.gate,
+        amount(finding.base, finding.unit),
+        amount(finding.new, finding.unit),
+        change(finding),
+        finding.limit,
+        finding.verdict.value,
+    )
+
+
+def amount(value: float | None, unit: str) -> str:
+    """Return a figure with its unit.
+
+    >>> amount(20_971_520, "bytes"), amount(0.123456, "ms"), amount(5218816, ""), amount(0.7771, ""), amount(None, "")
+    ('20.00 MiB', '0.123 ms', '5,218,816', '0.77710', '')
+    """
+    if value is None:
+        return ""
+    if unit == "bytes":
+        return f"{value / MEBIBYTE:.2f} MiB"
+    if unit:
+        return f"{value:.3f} {unit}"
+    return f"{value:,.0f}" if value == int(value) else f"{value:.5f}"
+
+
+def change(finding: Finding) -> str:
+    """Return by how much NEW differs from BASE, with the interval where there is one."""
+    if finding.ratio is not None:
+        low, middle, high = (100 * (r - 1) for r in (finding.ratio.low, finding.ratio.estimate, finding.ratio.high))
+        return f"{middle:+.1f} % [{low:+.1f}, {high:+.1f}]"
+    if finding.base is None or finding.new is None:
+        return ""
+    if finding.gate.startswith("quality"):
+        return f"{finding.new - finding.base:+.5f}"
+    return f"{100 * (finding.new / finding.base - 1):+.1f} %" if finding.base else f"{finding.new - finding.base:+g}"

@@ -1,0 +1,54 @@
+"""What a gate found: the values, the limit, and the verdict."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from recprune_export.validation.statistics import Estimate
+
+
+class Verdict(Enum):
+    """Of one gate, or of all together."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    UNDECIDED = "undecided"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One gate. `limit` and `reason` are words; `ratio` is NEW / BASE with its interval, where there is one."""
+
+    gate: str
+    verdict: Verdict
+    reason: str
+    base: float | None = None
+    new: float | None = None
+    unit: str = ""
+    limit: str = ""
+    ratio: Estimate | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        ratio = None if self.ratio is None else vars(self.ratio)
+        return {**vars(self), "verdict": self.verdict.value, "ratio": ratio}
+
+
+def overall(findings: Iterable[Finding]) -> Verdict:
+    """Return the verdict of all gates: one failure fails, and what is skipped does not count.
+
+    >>> overall([Finding("nodes", Verdict.PASS, ""), Finding("latency", Verdict.UNDECIDED, "")])
+    <Verdict.UNDECIDED: 'undecided'>
+    """
+    verdicts = {finding.verdict for finding in findings}
+    for verdict in (Verdict.FAIL, Verdict.UNDECIDED):
+        if verdict in verdicts:
+            return verdict
+    return Verdict.PASS
+
+
+def skipped(gate: str, reason: str) -> Finding:
+    """Return the finding of a gate that has nothing to judge."""
+    return Finding(gate, Verdict.SKIPPED, reason)

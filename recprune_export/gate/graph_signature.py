@@ -1,0 +1,102 @@
+"""The signature of a plain ONNX file: names, dtypes and shapes as it states them, ids from the tables they look up."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from recprune_export.errors import ModelFileError
+from recprune_export.program.signature import BATCH, Axis, IdRange, Input, Output, Signature
+
+# Operators that give on what they take, in other places: ids stay ids.
+_MOVES = {"Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Identity", "Concat", "Slice", "Split"}
+_MOVES |= {"Expand", "Tile", "Clip"}
+
+
+def read_signature(path: Path) -> Signature:
+    """Read the inputs and outputs of an ONNX file; the first axis of the inputs is the batch.
+
+    Raises `ModelFileError` where the file is no ONNX model, where an input has an axis of unknown size that is not the
+    batch, and where nothing says which whole numbers an input takes.
+    """
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf and onnx raise several classes for a file of another kind
+        raise ModelFileError(f"{path} is not an ONNX model: give a bundle or an .onnx file.") from error
+    graph = model.graph
+    if not graph.input or not graph.output:
+        raise ModelFileError(f"{path} is not an ONNX model with inputs and outputs: give a bundle or an .onnx file.")
+    weights = {tensor.name for tensor in graph.initializer}
+    batch = next((axis for value in graph.input for axis in _axes(value)[:1] if isinstance(axis, str)), "")
+    inputs = [_input(path, graph, value, batch) for value in graph.input if value.name not in weights]
+    outputs = [
+        Output(value.name, _dtype(value), tuple(_named(axis, batch) for axis in _axes(value))) for value in graph.output
+    ]
+    return Signature(tuple(inputs), tuple(outputs))
+
+
+def _input(path: Path, graph: onnx.GraphProto, value: onnx.ValueInfoProto, batch: str) -> Input:
+    shape = tuple(_named(axis, batch) for axis in _axes(value))
+    unknown = [axis for axis in shape if isinstance(axis, str) and axis != BATCH]
+    if unknown:
+        raise ModelFileError(
+            f"Input '{value.name}' of {path} has an axis of unknown size, '{unknown[0]}': compare bundles, "
+            "whose signature says what to send."
+        )
+    dtype, ids = _dtype(value), id_range(graph, value.name)
+    if ids is None and not (np.issubdtype(np.dtype(dtype), np.floating) or dtype == "bool"):
+        raise ModelFileError(
+            f"Nothing in {path} says which whole numbers '{value.name}' takes: compare bundles, "
+            "whose signature says it."
+        )
+    return Input(value.name, dtype, shape, () if ids is None else (ids,))
+
+
+def id_range(graph: onnx.GraphProto, name: str) -> IdRange | None:
+    """Return ids that are valid in every table in which input `name` is looked up; None where it is in none.
+
+    Follows the input through operators that only move it, and through the addition of constant offsets. The range is
+    valid for all elements, and may be smaller than what some of them could take.
+    """
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+            constants[node.output[0]] = node.attribute[0].t
+    highest = [rows - 1 - offset for rows, offset in _tables(graph, constants, name)]
+    return (0, max(0, min(highest))) if highest else None
+
+
+def _tables(graph: onnx.GraphProto, constants: dict[str, onnx.TensorProto], name: str) -> Iterator[tuple[int, int]]:
+    """Rows of each table in which a value is looked up, and the largest offset that was added before."""
+    offsets = {name: 0}
+    for node in graph.node:  # in the order in which they run
+        before = [offsets[i] for i in node.input if i in offsets]
+        if not before:
+            continue
+        if node.op_type == "Gather" and node.input[1] in offsets and node.input[0] in constants:
+            if not any(attribute.i for attribute in node.attribute if attribute.name == "axis"):
+                yield constants[node.input[0]].dims[0], offsets[node.input[1]]
+        elif node.op_type in _MOVES and node.input[0] in offsets | dict.fromkeys(constants, 0):
+            offsets.update(dict.fromkeys(node.output, max(before)))
+        elif node.op_type == "Add":
+            added = [constants[i] for i in node.input if i in constants]
+            if added:
+                offset = int(numpy_helper.to_array(added[0]).max())
+                offsets[node.output[0]] = max(before) + max(0, offset)
+
+
+def _axes(value: onnx.ValueInfoProto) -> list[Axis]:
+    axes: list[Axis] = []
+    for number, dim in enumerate(value.type.tensor_type.shape.dim):
+        axes.append(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"unnamed axis {number}")
+    return axes
+
+
+def _named(axis: Axis, batch: str) -> Axis:
+    return BATCH if axis == batch else axis
+
+
+def _dtype(value: onnx.ValueInfoProto) -> str:
+    return str(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))

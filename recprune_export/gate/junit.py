@@ -1,0 +1,55 @@
+"""A check as JUnit XML, which every CI server shows: one test case for each gate."""
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+from recprune_export.errors import UsageError
+from recprune_export.gate.check import Check
+from recprune_export.gate.findings import Finding, Verdict
+
+_FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd]")  # what XML 1.0 has no way to write
+
+
+def junit(check: Check) -> ElementTree.Element:
+    """Return the `testsuites` element.
+
+    A gate that failed is a failure, one that is skipped is skipped. One that is undecided is an error, unless the user
+    has said for what it counts.
+    """
+    counts = dict.fromkeys(("failure", "error", "skipped"), 0)
+    suites = ElementTree.Element("testsuites")
+    suite = ElementTree.SubElement(suites, "testsuite", name=_clean(f"{check.new} against {check.base}"))
+    for finding in check.findings:
+        case = ElementTree.SubElement(suite, "testcase", classname="recprune-export.check", name=_clean(finding.gate))
+        tag = _tag(finding, check.undecided)
+        if tag:
+            counts[tag] += 1
+            ElementTree.SubElement(case, tag, message=_clean(finding.reason), type=finding.verdict.value)
+        else:
+            ElementTree.SubElement(case, "system-out").text = _clean(finding.reason)
+    totals = {"failures": counts["failure"], "errors": counts["error"], "skipped": counts["skipped"]}
+    for name, value in {"tests": len(check.findings), **totals, "time": f"{check.seconds:.3f}"}.items():
+        suite.set(name, str(value))
+        suites.set(name, str(value))
+    return suites
+
+
+def write_junit(check: Check, path: Path) -> None:
+    """Write JUnit XML to `path`. Raises `UsageError` where it cannot be written."""
+    tree = ElementTree.ElementTree(junit(check))
+    ElementTree.indent(tree)
+    try:
+        tree.write(path, encoding="utf-8", xml_declaration=True)
+    except OSError as error:
+        raise UsageError(f"--junit cannot be written to {path}: {error.strerror}.") from error
+
+
+def _tag(finding: Finding, undecided: Verdict) -> str | None:
+    if finding.verdict is Verdict.UNDECIDED:
+        return {Verdict.FAIL: "failure", Verdict.PASS: None}.get(undecided, "error")
+    return {Verdict.FAIL: "failure", Verdict.SKIPPED: "skipped"}.get(finding.verdict)
+
+
+def _clean(text: str) -> str:
+    return _FORBIDDEN.sub("\ufffd", text)

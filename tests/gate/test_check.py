@@ -1,0 +1,242 @@
+"""The command `check`: verdicts, exit codes and what is written, with the truth of the latency set by hand."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from click.testing import CliRunner, Result
+
+from recprune_export.cli import main
+from recprune_export.gate import check as module
+from recprune_export.gate.check import Check, check
+from recprune_export.gate.findings import Finding, Verdict
+from recprune_export.gate.junit import junit
+from recprune_export.gate.markdown import markdown
+from recprune_export.onnx.session import SessionOptions
+from recprune_export.validation.footprint import Footprint, FootprintReport
+from recprune_export.validation.session_advice import SessionAdvice
+from tests.gate.models import Shape, bundle, plain
+from tests.gate.synthetic import synthetic
+
+OPTIONS = ["--batches", "1,8", "--time-limit", "0", "--quiet"]
+
+
+@pytest.fixture
+def latency(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Set how many times as long NEW takes; no process is started."""
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    report = FootprintReport({name: (Footprint(5, 1, 2**20, 2**20),) * 3 for name in ("NEW", "BASE")}, 8)
+    monkeypatch.setattr(module, "measure_footprints", lambda *_: report)
+
+    def take(ratio: float, scatter: float = 0.005) -> None:
+        monkeypatch.setattr(module, "sampler", lambda *_: synthetic(ratio, scatter))
+
+    take(1.0)
+    return take
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return bundle(tmp_path / "base", metrics={"dense": {}, "pruned": {"auc": 0.8}})
+
+
+def run(new: Path, base: Path, *options: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in ("check", new, "--against", base, *OPTIONS, *options)])
+
+
+@pytest.mark.parametrize(
+    ("ratio", "scatter", "options", "code"),
+    [
+        (1.0, 0.005, [], 0),
+        (1.2, 0.005, [], 1),
+        (1.05, 0.02, [], 5),
+        (1.05, 0.02, ["--undecided", "pass"], 0),
+        (1.05, 0.02, ["--undecided", "fail"], 1),
+        (1.2, 0.005, ["--max-regression", "50%"], 0),
+        (1.2, 0.005, ["--limit", "latency=off"], 0),
+        (1.2, 0.005, ["--undecided", "pass"], 1),
+    ],
+)
+def test_exit_codes(
+    ratio: float, scatter: float, options: list[str], code: int, base: Path, latency: Callable[[float, float], None]
+) -> None:
+    latency(ratio, scatter)
+    done = run(base, base, *options)
+    assert done.exit_code == code, (done.stdout, done.stderr)
+    assert ("Error: " in done.stderr) == (code != 0)
+    if code == 1:
+        assert "latency, batch" in done.stderr
+
+
+CHANGES = {
+    "nodes": ({"idle": 2}, {}, "nodes went from 7 to 9"),
+    "quality": ({}, {"metrics": {"dense": {}, "pruned": {"auc": 0.7}}}, "auc went from 0.80000 to 0.70000"),
+    "no quality": ({}, {}, "does not state auc"),
+    "renamed": ({"names": ("member", "item")}, {}, "Input 'user' is gone; 'member' looks like it"),
+    "narrowed": ({"rows": 40}, {}, "Input 'user' takes ids 0 to 39 now, it was 0 to 49"),
+    "larger": ({"units": 20}, {}, "operations went from"),
+}
+
+
+@pytest.mark.parametrize(("shape", "manifest", "said"), CHANGES.values(), ids=CHANGES.keys())
+def test_each_regression_is_named(
+    shape: dict[str, object], manifest: dict[str, object], said: str, base: Path, tmp_path: Path, latency: object
+) -> None:
+    done = run(bundle(tmp_path / "new", Shape(**shape), **manifest), base)  # type: ignore[arg-type]
+    assert done.exit_code == 1
+    assert said in done.stderr
+
+
+def test_plain_files_are_judged_by_what_can_be_known(tmp_path: Path, base: Path, latency: object) -> None:
+    file = plain(tmp_path / "plain.onnx")
+    for new, old in ((file, file), (file, base), (base, file)):
+        values = json.loads(run(new, old, "--json").stdout)
+        verdicts = {finding["gate"]: finding["verdict"] for finding in values["findings"]}
+        assert values["verdict"] == "pass"
+        assert (verdicts["quality"], verdicts["artifact size"], verdicts["operations"]) == (
+            "skipped",
+            "skipped",
+            "pass",
+        )
+
+
+def test_where_no_request_suits_both_the_latency_is_not_measured(tmp_path: Path, latency: object) -> None:
+    one = bundle(tmp_path / "one")
+    signature = Shape().signature().to_dict()
+    signature["inputs"][0]["ids"] = [[60, 70]]
+    other = bundle(tmp_path / "other", signature=signature)
+    values = json.loads(run(other, one, "--json").stdout)
+    verdicts = {finding["gate"]: finding["verdict"] for finding in values["findings"]}
+    assert (verdicts["signature"], verdicts["latency"]) == ("fail", "skipped")
+
+
+def test_each_is_measured_with_the_options_that_its_bundle_advises(tmp_path: Path) -> None:
+    advice = SessionAdvice(SessionOptions(arena=False), (1,), {})
+    opened = module.open_artifact(bundle(tmp_path / "advised", session=advice.to_dict()))
+    assert opened.options == SessionOptions(arena=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["nothing.onnx", "--against", "BASE"], 3, "there is nothing"),
+        (["BASE", "--against", "FOLDER"], 3, "manifest.json"),
+        (["TEXT", "--against", "BASE"], 3, "is not an ONNX model"),
+        (["BASE"], 2, "--against"),
+        (["BASE", "--against", "BASE", "--calibrate"], 2, "--calibrate"),
+        (["BASE", "--against", "BASE", "--max-regression", "5"], 2, "5%"),
+        (["BASE", "--against", "BASE", "--limit", "speed=3%"], 2, "the gates are"),
+        (["BASE", "--against", "BASE", "--batches", "0"], 2, "--batches"),
+        (["BASE", "--against", "BASE", "--undecided", "perhaps"], 2, "perhaps"),
+        (["BASE", "--against", "BASE", "--junit", "FOLDER"], 2, "--junit"),
+        (["BASE", "--against", "BASE", "--markdown", "FOLDER"], 2, "Markdown"),
+    ],
+)
+def test_what_cannot_work_is_said_in_one_sentence(
+    arguments: list[str], code: int, said: str, base: Path, tmp_path: Path, latency: object
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text.onnx").write_text("a model")
+    names = {"BASE": base, "FOLDER": tmp_path / "folder", "TEXT": tmp_path / "text.onnx"}
+    done = CliRunner().invoke(main, ["check", *(str(names.get(a, a)) for a in arguments), "--quiet"])
+    assert done.exit_code == code, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_changed_bundle_is_refused(base: Path, latency: object) -> None:
+    (base / "model.onnx").write_bytes((base / "model.onnx").read_bytes() + b"\0")
+    done = run(base, base)
+    assert done.exit_code == 3
+    assert "changed 'model.onnx'" in done.stderr
+
+
+def test_everything_is_written_before_the_verdict(base: Path, tmp_path: Path, latency: Callable[[float], None]) -> None:
+    latency(1.3)
+    summary = tmp_path / "summary.md"
+    summary.write_text("# Other steps\n")
+    files = ["--junit", tmp_path / "check.xml", "--markdown", tmp_path / "check.md", "--json"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+        done = run(base, base, *files)
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["verdict"] == "fail"
+    suites = ElementTree.parse(tmp_path / "check.xml").getroot()
+    assert suites.get("failures") == "2"
+    assert "❌" in (tmp_path / "check.md").read_text()
+    assert summary.read_text() == "# Other steps\n" + (tmp_path / "check.md").read_text()
+
+
+def test_the_table_shows_every_gate(base: Path, latency: object) -> None:
+    done = run(base, base)
+    for word in ("signature", "quality, auc", "non-zeros", "load time", "latency, batch 8", "Verdict: pass"):
+        assert word in done.stdout
+
+
+def findings() -> tuple[Finding, ...]:
+    return tuple(Finding(verdict.value, verdict, f"<{verdict.value}> | & \0 \n", 1.0, 2.0) for verdict in Verdict)
+
+
+@pytest.mark.parametrize(
+    ("undecided", "failures", "errors"), [(Verdict.UNDECIDED, 1, 1), (Verdict.FAIL, 2, 0), (Verdict.PASS, 1, 0)]
+)
+def test_junit_can_be_parsed_and_counts(undecided: Verdict, failures: int, errors: int) -> None:
+    made = Check("new <&>", "base", findings(), {}, 1, 2.0, undecided)
+    suite = ElementTree.fromstring(ElementTree.tostring(junit(made)))[0]
+    assert suite.attrib["name"] == "new <&> against base"
+    assert {k: int(suite.attrib[k]) for k in ("tests", "failures", "errors", "skipped")} == {
+        "tests": 4,
+        "failures": failures,
+        "errors": errors,
+        "skipped": 1,
+    }
+    assert [case.get("name") for case in suite] == ["pass", "fail", "undecided", "skipped"]
+    assert len(suite.findall("./testcase/failure")) == failures
+
+
+def test_markdown_is_a_table_whatever_the_names_are() -> None:
+    made = Check("new|x", "base", findings(), {}, 1, 2.0)
+    lines = [line for line in markdown(made).splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + len(findings())
+    assert {line.replace("\\|", "").count("|") for line in lines} == {7}
+
+
+def test_calibration_tells_what_can_be_resolved(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recprune_export.gate import calibration
+
+    resolved = {}
+    for scatter in (0.002, 0.03):
+        monkeypatch.setattr(calibration, "sampler", lambda *_, s=scatter: synthetic(1.0, s))
+        arguments = ["check", str(base), "--calibrate", "--json", "--time-limit", "0.2", "--batches", "1"]
+        values = json.loads(CliRunner().invoke(main, arguments).stdout)
+        resolved[scatter] = values["batches"]["1"]["smallest"]
+        assert values["detectable"] == pytest.approx(0.05 + resolved[scatter])
+    assert 0 < 5 * resolved[0.002] < resolved[0.03]
+    assert "is found with" in CliRunner().invoke(main, arguments[:3] + arguments[4:]).stdout
+
+
+def test_torch_is_not_needed(base: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.modules['polars'] = None\n"  # importing them would raise
+        "from recprune_export.gate import check\ncheck.PROCESSES = 3\n"
+        f"from recprune_export.cli import main; main(['check', {str(base)!r}, '--against', {str(base)!r}, "
+        "'--batches', '1', '--time-limit', '0', '--max-regression', '900%', '--quiet'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Verdict: pass" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_model_that_is_slower_fails_and_itself_passes(tmp_path: Path) -> None:
+    """Real processes: 256 rows through 512 units, against 1024."""
+    base, slow = (plain(tmp_path / f"{units}.onnx", Shape(dim=64, units=units)) for units in (512, 1024))
+    found = check(slow, base, batches=(256,), time_limit=30)
+    assert next(f for f in found.findings if f.gate == "latency, batch 256").verdict is Verdict.FAIL
+    same = check(base, base, batches=(256,), time_limit=30)
+    assert same.verdict is not Verdict.FAIL
+    assert next(f for f in same.findings if f.gate == "load time").verdict is Verdict.PASS

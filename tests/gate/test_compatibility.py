@@ -1,0 +1,85 @@
+"""What breaks a client, by table."""
+
+from dataclasses import replace
+
+import pytest
+
+from recprune_export.gate.compatibility import breaks, requests_for_both
+from recprune_export.program.signature import BATCH, Input, Output, Signature
+
+USER = Input("user", "int64", (BATCH,), ((0, 9),))
+TAGS = Input("tags", "int64", (BATCH, 3), ((1, 7),))
+MIXED = Input("mixed", "float32", (BATCH, 2), ((0, 4), None))
+PRICE = Input("price", "float32", (BATCH,))
+CLICK = Output("click", "float32", (BATCH, 1))
+BASE = Signature((USER, TAGS, MIXED, PRICE), (CLICK,))
+
+
+def changed(old: Input, **changes: object) -> Signature:
+    return Signature(tuple(replace(i, **changes) if i is old else i for i in BASE.inputs), BASE.outputs)  # type: ignore[arg-type]
+
+
+BREAKS = {
+    "gone": (Signature((USER, TAGS, MIXED), (CLICK,)), "Input 'price' is gone."),
+    "renamed": (changed(PRICE, name="cost"), "Input 'price' is gone; 'cost' looks like it: renamed?"),
+    "new": (Signature((*BASE.inputs, Input("age", "int64", (BATCH,))), (CLICK,)), "Input 'age' is new"),
+    "dtype": (changed(USER, dtype="int32"), "Input 'user' is int32 now, it was int64."),
+    "shape": (changed(TAGS, shape=(BATCH, 4)), "Input 'tags' has shape (batch, 4) now, it had (batch, 3)."),
+    "batch fixed": (changed(PRICE, shape=(1,)), "Input 'price' has shape (1) now"),
+    "fewer ids": (changed(USER, ids=((0, 8),)), "Input 'user' takes ids 0 to 8 now, it was 0 to 9."),
+    "ids from later on": (changed(TAGS, ids=((2, 7),)), "Input 'tags' takes ids 2 to 7 now, it was 1 to 7."),
+    "fewer ids in a column": (changed(MIXED, ids=((0, 3), None)), "Input 'mixed', column 0 takes ids 0 to 3"),
+    "bounded now": (changed(PRICE, ids=((0, 1),)), "Input 'price' takes ids 0 to 1 now, it was not bounded."),
+    "output gone": (Signature(BASE.inputs, (Output("buy", "float32", (BATCH, 1)),)), "Output 'click' is gone."),
+    "output dtype": (Signature(BASE.inputs, (replace(CLICK, dtype="float16"),)), "Output 'click' is float16 now"),
+    "output shape": (Signature(BASE.inputs, (replace(CLICK, shape=(BATCH,)),)), "Output 'click' has shape (batch)"),
+}
+
+
+@pytest.mark.parametrize(("new", "said"), BREAKS.values(), ids=BREAKS.keys())
+def test_each_break_is_named(new: Signature, said: str) -> None:
+    (sentence,) = breaks(new, BASE)
+    assert said in sentence
+
+
+FINE = {
+    "the same": BASE,
+    "more ids": changed(USER, ids=((0, 99),)),
+    "one range for the columns": changed(MIXED, ids=()),
+    "another order": Signature(BASE.inputs[::-1], BASE.outputs),
+    "one more output": Signature(BASE.inputs, (CLICK, Output("buy", "float32", (BATCH, 1)))),
+}
+
+
+@pytest.mark.parametrize("new", FINE.values(), ids=FINE.keys())
+def test_what_takes_more_and_gives_more_is_compatible(new: Signature) -> None:
+    assert breaks(new, BASE) == ()
+
+
+def test_ranges_may_be_left_out() -> None:
+    assert breaks(changed(USER, ids=((0, 8),)), BASE, ranges=False) == ()
+
+
+def test_a_batch_that_was_fixed_may_be_free_now() -> None:
+    fixed = Signature((Input("user", "int64", (1,), ((0, 9),)),), (CLICK,))
+    free = Signature((USER,), (CLICK,))
+    assert breaks(free, fixed) == ()
+    assert breaks(fixed, free) != ()
+
+
+def test_requests_for_both_stay_within_both() -> None:
+    narrowed = requests_for_both(changed(USER, ids=((3, 30),)), BASE)
+    assert narrowed is not None
+    assert narrowed.inputs[0].ids == ((3, 9),)
+    renamed = requests_for_both(changed(PRICE, name="cost"), BASE)
+    assert renamed is not None
+    assert {i.name for i in renamed.inputs} == {"user", "tags", "mixed", "price", "cost"}
+
+
+@pytest.mark.parametrize(
+    "new",
+    [changed(USER, dtype="int32"), changed(TAGS, shape=(BATCH, 4)), changed(USER, ids=((50, 60),))],
+    ids=["dtype", "shape", "disjoint ids"],
+)
+def test_where_no_request_suits_both_there_is_none(new: Signature) -> None:
+    assert requests_for_both(new, BASE) is None
