@@ -207,7 +207,8 @@ def test_tied_weights_are_one_tensor() -> None:
 
     program, analysis = check_any_plan(Tied(), torch.tensor([[1, 2], [3, 4]]))
     assert len(program.parameters()) == 3
-    assert {("mix.weight", 0), ("mix.weight", 1)} <= group_of(analysis, "items.weight", 1)
+    (table,) = analysis.tables
+    assert {("mix.weight", 0), ("mix.weight", 1)} <= group_of(analysis, table, 1)
 
 
 def test_dead_channels_can_go_without_changing_anything() -> None:

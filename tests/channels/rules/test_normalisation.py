@@ -49,9 +49,20 @@ def test_what_would_still_count_a_masked_constant_freezes_it() -> None:
     assert reasons(analysis, "a.weight", 0)
 
 
-def test_a_layer_norm_over_what_is_not_zero_is_frozen() -> None:
-    _, analysis = check_any_plan(Tower(nn.Sequential(nn.Sigmoid(), nn.LayerNorm(6))), X)
+@pytest.mark.parametrize("norm", [nn.LayerNorm(6), nn.RMSNorm(6), nn.LayerNorm(6, elementwise_affine=False)])
+def test_a_norm_counts_what_masked_channels_are(norm: nn.Module) -> None:
+    _, analysis = check_any_plan(Tower(nn.Sequential(nn.Sigmoid(), norm)), X)
+    assert {("first.weight", 0), ("last.weight", 1)} <= prunable(analysis)
+
+
+def test_a_layer_norm_over_what_varies_when_masked_is_frozen() -> None:
+    class Mixed(Tower):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.operator(self.first(x) + x[:, :1]))  # type: ignore[no-any-return]
+
+    _, analysis = check_any_plan(Mixed(nn.LayerNorm(6)), X)
     assert ("first.weight", 0) not in prunable(analysis)
+    assert "same for every request" in reasons(analysis, "first.weight", 0)
 
 
 @pytest.mark.parametrize("operator", [lambda h: h.mean(1, keepdim=True), lambda h: h.sum(1, keepdim=True)])
