@@ -90,7 +90,7 @@ def test_a_view_that_splits_what_was_concatenated() -> None:
             return self.mlp(torch.cat(self.vectors(ids), 1).view(len(ids), -1, 6).sum(1))  # type: ignore[no-any-return]
 
     _, analysis = check_any_plan(Split(), IDS)
-    assert TABLES <= group_of(analysis, "tables.0.weight", 1)
+    assert group_of(analysis, "tables.0.weight", 1) >= TABLES
 
 
 def test_a_table_of_two_fields_of_which_one_goes_through_a_sigmoid() -> None:
@@ -159,7 +159,7 @@ def test_a_dimension_that_is_used_as_a_scale_keeps_its_value() -> None:
             return self.mlp(dots.flatten(1))  # type: ignore[no-any-return]
 
     _, analysis = check_any_plan(Scaled(), IDS)
-    assert TABLES <= prunable(analysis)
+    assert prunable(analysis) >= TABLES
 
 
 @pytest.mark.parametrize("how", ["mean", "layer_norm", "rms_norm", "norm", "layer_norm without gain"])
@@ -213,6 +213,7 @@ def test_tied_weights_are_one_tensor() -> None:
 
 def test_dead_channels_can_go_without_changing_anything() -> None:
     """A model in which some channels were zeroed by hand: removing those, and no others, changes no output."""
+
     class Small(Fields):
         def forward(self, ids: Tensor) -> Tensor:
             return self.mlp(torch.cat(self.vectors(ids), 1))  # type: ignore[no-any-return]

@@ -1,11 +1,11 @@
-"""Operators that multiply and sum over shared axes, written as `einsum` has them: one letter for each axis."""
+"""Operators that multiply and sum over shared axes."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from recprune_export.channels.contractions import CONTRACTIONS, contraction_of
 from recprune_export.channels.labels import Labels, unlabelled
 from recprune_export.channels.rules.elementwise import align
 from recprune_export.channels.walk import Described, Walk, rule
@@ -14,7 +14,6 @@ from recprune_export.program.nodes import argument
 aten = torch.ops.aten
 
 Letters = Sequence[object]
-K, N, M = "k", "n", "m"
 
 _KEEPS_WIDTH = "it is multiplied with a matrix that keeps its width"
 _STAYS = "it is summed over, and would not be zero when masked"
@@ -90,114 +89,23 @@ def add_bias(walk: Walk, node: fx.Node, product: Labels, bias: Labels) -> Labels
     return Labels(product.removes, tuple(zeroes), tuple(steady))
 
 
-def _batch_letters(labels: Labels, inner: int) -> list[object]:
-    """Letters of the axes before the last `inner`, counted from the right as broadcasting does."""
-    outer = len(labels.shape) - inner
-    return [("batch", position) for position in range(outer, 0, -1)]
-
-
-@rule(aten.linear.default)
-def linear(walk: Walk, node: fx.Node) -> Described:
-    """`linear(x: ...×K, W: M×K, b: M)`: K is contracted, M is a new width."""
-    x, weight = _described(walk, node, "input", "weight")
-    outer = _batch_letters(x, 1)
-    new_width = [M] if len(weight.shape) == 2 else []
-    product = contract(walk, node, [([*outer, K], x), ([*new_width, K], weight)], [*outer, *new_width])
-    bias = walk.labels(argument(node, "bias"))
-    return product if bias is None else add_bias(walk, node, product, bias)
-
-
-@rule(aten.matmul.default, aten.mm.default, aten.bmm.default, aten.mv.default, aten.dot.default)
-def matmul(walk: Walk, node: fx.Node) -> Described:
-    """`x: B×F×D @ y: B×D×G`: D is contracted, F and G stay."""
-    left, right = (walk.labels(source) for source in node.args[:2])
-    assert left is not None and right is not None
-    return _matmul(walk, node, left, right)
-
-
-def _matmul(walk: Walk, node: fx.Node, left: Labels, right: Labels) -> Labels:
-    rows = [N] if len(left.shape) > 1 else []
-    columns = [M] if len(right.shape) > 1 else []
-    outer_left, outer_right = _batch_letters(left, len(rows) + 1), _batch_letters(right, len(columns) + 1)
-    outer = max(outer_left, outer_right, key=len)
-    operands = [([*outer_left, *rows, K], left), ([*outer_right, K, *columns], right)]
-    return contract(walk, node, operands, [*outer, *rows, *columns])
-
-
-@rule(aten.addmm.default, aten.baddbmm.default)
-def add_matmul(walk: Walk, node: fx.Node) -> Described:
-    """`b + x @ y`: as the product, then the sum."""
-    bias, left, right = (walk.labels(source) for source in node.args[:3])
-    assert bias is not None and left is not None and right is not None
-    return add_bias(walk, node, _matmul(walk, node, left, right), bias)
-
-
-@rule(aten.outer.default)
-def outer_product(walk: Walk, node: fx.Node) -> Described:
-    """`outer(x: N, y: M)`: N×M."""
-    left, right = _described(walk, node, "self", "vec2")
-    return contract(walk, node, [([N], left), ([M], right)], [N, M])
-
-
-@rule(aten.bilinear.default)
-def bilinear(walk: Walk, node: fx.Node) -> Described:
-    """`bilinear(x: ...×N, y: ...×K, W: M×N×K, b: M)`: N and K are contracted, M is a new width."""
-    left, right, weight = _described(walk, node, "input1", "input2", "weight")
-    outer = _batch_letters(left, 1)
-    operands: list[tuple[Letters, Labels]] = [([*outer, N], left), ([*outer, K], right), ([M, N, K], weight)]
-    product = contract(walk, node, operands, [*outer, M])
-    bias = walk.labels(argument(node, "bias"))
-    return product if bias is None else add_bias(walk, node, product, bias)
-
-
-@rule(aten.tensordot.default)
-def tensordot(walk: Walk, node: fx.Node) -> Described:
-    """`tensordot(x: B×F×D, y: D×E, [2], [0])`: the listed axes are contracted pair by pair."""
-    left, right = _described(walk, node, "self", "other")
-    pairs = zip(argument(node, "dims_self"), argument(node, "dims_other"), strict=True)
-    shared = {a % len(left.shape): b % len(right.shape) for a, b in pairs}
-    left_letters: list[object] = [("left", axis) for axis in range(len(left.shape))]
-    right_letters: list[object] = [("right", axis) for axis in range(len(right.shape))]
-    for a, b in shared.items():
-        right_letters[b] = left_letters[a]
-    output = [letter for axis, letter in enumerate(left_letters) if axis not in shared]
-    output += [letter for letter in right_letters if letter not in left_letters]
-    return contract(walk, node, [(left_letters, left), (right_letters, right)], output)
-
-
-@rule(aten.einsum.default)
-def einsum(walk: Walk, node: fx.Node) -> Described:
-    """`einsum("bhd,bmd->bhmd", x, y)`: as it says."""
-    operands = [labels for source in argument(node, "tensors") if (labels := walk.labels(source)) is not None]
-    terms, output = einsum_letters(argument(node, "equation"), [len(labels.shape) for labels in operands])
-    if any(len(set(letters)) < len(letters) for letters in terms):
-        for labels in operands:
+@rule(*CONTRACTIONS)
+def product(walk: Walk, node: fx.Node) -> Described:
+    """`linear(x: ...×K, W: M×K, b: M)` and its like, as `contractions` reads them."""
+    contraction = contraction_of(node)
+    assert contraction is not None
+    operands = [
+        (letters, labels) for letters, source in contraction.operands if (labels := walk.labels(source)) is not None
+    ]
+    assert len(operands) == len(contraction.operands), node
+    if contraction.takes_a_diagonal():
+        for _, labels in operands:
             for ids in labels.removes:
                 walk.freeze(node, ids, "einsum takes a diagonal of it")
         return walk.nothing(walk.env[node])
-    return contract(walk, node, list(zip(terms, operands, strict=True)), output)
-
-
-def einsum_letters(equation: str, ranks: Sequence[int]) -> tuple[list[list[Any]], list[Any]]:
-    """Return the letters of each operand and of the result; axes under an ellipsis are numbered from the right.
-
-    >>> einsum_letters("...d,d->...", [3, 1])
-    ([[2, 1, 'd'], ['d']], [2, 1])
-    """
-    left, arrow, right = equation.replace(" ", "").partition("->")
-    terms = [_expand_ellipsis(term, rank) for term, rank in zip(left.split(","), ranks, strict=True)]
-    every = [letter for term in terms for letter in term]
-    outer = sorted({letter for letter in every if isinstance(letter, int)}, reverse=True)
-    if not arrow:
-        return terms, [*outer, *sorted({c for c in every if isinstance(c, str) and every.count(c) == 1})]
-    before, dots, after = right.partition("...")
-    return terms, [*before, *(outer if dots else []), *after]
-
-
-def _expand_ellipsis(term: str, rank: int) -> list[Any]:
-    before, dots, after = term.partition("...")
-    hidden = rank - len(before) - len(after) if dots else 0
-    return [*before, *range(hidden, 0, -1), *after]
+    result = contract(walk, node, operands, contraction.output)
+    bias = walk.labels(contraction.bias)
+    return result if bias is None else add_bias(walk, node, result, bias)
 
 
 @rule(aten.cosine_similarity.default)

@@ -278,9 +278,14 @@ def test_masked_equals_pruned_for_any_set_of_channels(name: str) -> None:
 def test_there_and_back_is_the_identity(operator: Operator) -> None:
     program = capture(no_zeros(Under(operator, 3, 6)), (torch.randn(3, 3, 4),))
     walk = propagate(program.module, example_tensors(program.signature, batch=2), {})
-    computed = [n for n in program.module.graph.nodes if n.op == "call_function" and isinstance(walk.described[n], Labels)]
-    first, *_, back, flat, last = computed
-    before, after = walk.described[first], walk.described[back if flat.target is not torch.ops.aten.cat.default else flat]
+    computed = [
+        n for n in program.module.graph.nodes if n.op == "call_function" and isinstance(walk.described[n], Labels)
+    ]
+    first, *_, back, flat, _last = computed
+    before, after = (
+        walk.described[first],
+        walk.described[back if flat.target is not torch.ops.aten.cat.default else flat],
+    )
     assert isinstance(before, Labels)
     assert isinstance(after, Labels)
     if after.shape != before.shape:  # the operator vanished, and what is left is the flattening
