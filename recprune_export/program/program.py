@@ -42,6 +42,10 @@ class Program:
         """Return a program of the same parameters, whose graph can be changed, or switched to training, by itself."""
         return type(self)(fx.GraphModule(self.module, copy.deepcopy(self.module.graph)), self.signature)
 
+    def with_own_parameters(self) -> Self:
+        """Return a copy whose parameters can be changed by themselves."""
+        return type(self)(copy.deepcopy(self.module), self.signature)
+
     def set_training(self, training: bool, *, dropout: bool = True) -> None:
         """Switch batch-norm and dropout between training and serving; `dropout=False` keeps dropout off."""
         for node in self.module.graph.nodes:
