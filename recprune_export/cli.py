@@ -113,6 +113,8 @@ def main() -> None:
     help="Part that removed channels take; zeros the rest.",
 )
 @click.option("--score", default="auto", show_default=True, help="Which channels go first.")
+@click.option("--round-to", type=int, default=16, show_default=True, help="Hidden widths end on a multiple of this.")
+@click.option("--no-refit", "refit", flag_value=False, default=True, help="Do not refit layers by least squares.")
 @click.option("--plan", "plan_file", type=FILE, help="Apply this plan.json instead of making one.")
 @click.option("--plan-only", is_flag=True, help="Print the plan as JSON and stop.")
 @click.option("--zeros", type=click.Choice(["gradual", "one-shot"]), default="gradual", show_default=True)

@@ -33,10 +33,13 @@ from recprune_export.onnx.session import SessionOptions, make_session, run
 from recprune_export.program.drawing import draw_request
 from recprune_export.program.program import Program
 from recprune_export.program.signature import Signature
-from recprune_export.pruning.budget import Budget, make_plan
+from recprune_export.pruning.budget import Budget, Way, make_plan
 from recprune_export.pruning.plan import Plan
+from recprune_export.pruning.refit import refit
 from recprune_export.pruning.rewrite import apply_plan
-from recprune_export.pruning.scores import Loss, ScoreInputs, scores_by
+from recprune_export.pruning.rotation.apply import apply_transforms
+from recprune_export.pruning.rotation.legality import find_rotatable
+from recprune_export.pruning.scores import Loss, ScoreInputs, rankings_by
 from recprune_export.pruning.sizes import PartSizes, SizeModel
 from recprune_export.pruning.soundness import Soundness, check_soundness
 from recprune_export.settings import Settings
@@ -59,7 +62,7 @@ from recprune_export.validation.session_advice import SessionAdvice, advise_sess
 CALIBRATION_BATCHES = 16  # for scores
 PARITY_ROWS = 512
 GOLDEN_ROWS = 16
-DEFAULT_SCORE = "taylor"
+DEFAULT_SCORE = "output-error"
 DEFAULTS = Settings()
 
 
@@ -152,8 +155,11 @@ def prune(program: Program, settings: Settings, task: Task, plan: Plan | None = 
     """Remove channels by a plan, prove the result, then add zeros while tuning. `program` is left as it is."""
     analysis = analyse(program)
     plan = plan or decide(program, analysis, settings, task)
-    student = apply_plan(program, analysis, plan)
-    soundness = check_soundness(program, analysis, plan, student)
+    rotated = apply_transforms(program, analysis, find_rotatable(program, analysis).rotatable, plan.transforms)
+    student = apply_plan(rotated, analysis, plan)
+    soundness = check_soundness(rotated, analysis, plan, student)
+    if settings.refit:
+        refit(rotated, analysis, plan, student, _calibration(task, settings.seed))
     target = zero_target(SizeModel(program, analysis).sizes(), settings)
     schedule = Schedule(task.recipe.epochs, task.recipe.learning_rate, settings.zeros == "gradual", settings.seed)
     tables = analyse(student).tables
@@ -170,9 +176,12 @@ def decide(program: Program, analysis: Analysis, settings: Settings, task: Task)
         reasons = "; ".join(dict.fromkeys(axis.reason.text for axis in analysis.frozen)) or "it has no parameters"
         raise PruningError(f"No channel of this model can be removed: {reasons}. `recprune-export inspect` says where.")
     name = DEFAULT_SCORE if settings.score == "auto" else settings.score
-    inputs = ScoreInputs(program, analysis, _calibration(task, settings.seed), _loss(task.objective), settings.seed)
-    budget = Budget(settings.table_sparsity, settings.rest_sparsity, settings.structured_share)
-    return make_plan(program, analysis, scores_by(name, inputs), budget, name)
+    inputs = ScoreInputs(
+        program, analysis, _calibration(task, settings.seed), _loss(task.objective), task.objective.probe, settings.seed
+    )
+    budget = Budget(settings.table_sparsity, settings.rest_sparsity, settings.structured_share, settings.round_to)
+    way: Way = "loss" if name == DEFAULT_SCORE else "uniform"
+    return make_plan(program, analysis, rankings_by(name, inputs), budget, name, way)
 
 
 def drawn_requests(program: Program, settings: Settings) -> SampledRequests:

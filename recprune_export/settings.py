@@ -20,6 +20,8 @@ class Settings:
     hidden_sparsity: float | None = None
     structured_share: float = 0.95
     score: str = "auto"
+    round_to: int = 16
+    refit: bool = True
     zeros: str = "gradual"
     epochs: int | None = None
     learning_rate: float | None = None
@@ -35,6 +37,8 @@ class Settings:
             if value is not None and not 0.0 <= value < 1.0:
                 option = "--" + name.replace("_", "-")
                 raise UsageError(f"{option} must lie in [0, 1), got {value:g}; 0.7 removes 70 % of the parameters.")
+        if self.round_to < 1:
+            raise UsageError(f"--round-to must be 1 or more, got {self.round_to}.")
         if not 0.0 <= self.structured_share <= 1.0:
             raise UsageError(f"--structured-share must lie in [0, 1], got {self.structured_share:g}.")
         if self.learning_rate is not None and not 0.0 < self.learning_rate < 1e3:

@@ -50,6 +50,14 @@ class Objective:
             return supervised
         return (1 - TEACHER_SHARE) * supervised + TEACHER_SHARE * self.distillation(student, teacher)
 
+    def probe(self, response: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
+        """Return a scalar whose gradient g with respect to any value has E[g gᵀ] the curvature of the loss there.
+
+        It needs no labels: signs by chance times the root of the curvature at each output, or an item drawn from the
+        model's own softmax (the Fisher information, by Monte Carlo: Martens 2020, "New insights", section 9.2).
+        """
+        return torch.stack([_PROBES[m](response[name], generator) for name, m in self.meanings.items()]).sum()
+
 
 def make_objective(program: Program, labels: tuple[str, ...]) -> Objective:
     """Decide how the outputs of `program` are read.
@@ -136,6 +144,37 @@ def _squared_loss(student: Tensor, label: Tensor) -> Tensor:
     return F.mse_loss(student, label.reshape(student.shape).to(student.dtype))
 
 
+def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randint(0, 2, like.shape, generator=generator).to(like.dtype) * 2 - 1
+
+
+def _logit_probe(logit: Tensor, generator: torch.Generator) -> Tensor:
+    p = logit.detach().sigmoid()
+    return (_signs(logit, generator) * (p * (1 - p)).sqrt() * logit).sum()
+
+
+def _probability_probe(probability: Tensor, generator: torch.Generator) -> Tensor:
+    p = _inside(probability.detach())
+    return (_signs(probability, generator) * probability / (p * (1 - p)).sqrt()).sum()
+
+
+def _ranking_probe(scores: Tensor, generator: torch.Generator) -> Tensor:
+    likely = scores.detach().reshape(-1, scores.shape[-1]).softmax(-1)
+    drawn = torch.multinomial(likely, 1, generator=generator)
+    return scores.reshape(likely.shape).log_softmax(-1).gather(1, drawn).sum()
+
+
+def _value_probe(value: Tensor, generator: torch.Generator) -> Tensor:
+    spread = value.detach().std().clamp_min(1e-12) if value.numel() > 1 else 1.0
+    return (_signs(value, generator) * value / spread).sum()
+
+
+_PROBES: dict[Meaning, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "probability": _probability_probe,
+    "logit": _logit_probe,
+    "ranking": _ranking_probe,
+    "value": _value_probe,
+}
 _DISTANCES: dict[Meaning, Callable[[Tensor, Tensor], Tensor]] = {
     "probability": _probability_distance,
     "logit": _logit_distance,

@@ -1,14 +1,15 @@
-"""How much of each group stays, so that tables and the rest each meet their share of the sparsity asked for."""
+"""How wide each group stays, so that tables and the rest each meet their share of the sparsity asked for."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import Literal
 
 from recprune_export.channels.analysis import Analysis
 from recprune_export.channels.groups import Group
 from recprune_export.program.program import Program
+from recprune_export.pruning.allocation import allocate
 from recprune_export.pruning.plan import GroupPlan, Plan
+from recprune_export.pruning.ranking import Ranking
 from recprune_export.pruning.sizes import SizeModel
 
 # ONNX Runtime's matrix product works on blocks of 16 columns and pays for a whole block where 1 is used:
@@ -16,58 +17,92 @@ from recprune_export.pruning.sizes import SizeModel
 LANES = 16
 STEPS = 256  # resolution at which a common share of all widths is searched
 
+Way = Literal["loss", "uniform"]
+
 
 @dataclass(frozen=True)
 class Budget:
     """The sparsity asked for: the fraction of the dense parameters that is gone, in tables and in the rest.
 
-    `structured_share` is the part, in log space, that removal of channels takes; zeros take the remainder.
+    `structured_share` is the part, in log space, that removal of channels takes; zeros take the remainder. Hidden
+    widths of twice `round_to` and more end on a multiple of it.
     """
 
     tables: float
     rest: float
     structured_share: float = 0.95
+    round_to: int = LANES
 
     def structured_keep(self, sparsity: float) -> float:
         """Return the fraction of parameters that stays after channels are removed: (1 - S) ** share."""
         return float((1.0 - sparsity) ** self.structured_share)
 
+    def width(self, kind: str, wanted: int, full: int) -> int:
+        """Return the nearest width not above the wanted one that layers like."""
+        in_blocks = kind == "hidden" and self.round_to > 1 and self.round_to * 2 <= wanted < full
+        return wanted - wanted % self.round_to if in_blocks else wanted
+
 
 def make_plan(
-    program: Program, analysis: Analysis, scores: Mapping[str, Tensor], budget: Budget, score_name: str
+    program: Program,
+    analysis: Analysis,
+    rankings: Mapping[str, Ranking],
+    budget: Budget,
+    score_name: str,
+    way: Way = "loss",
 ) -> Plan:
-    """Keep the best channels of each group, the same share of every group of a kind.
+    """Keep the best channels of each group, as many as the budget allows.
 
-    The share of the embedding groups is the largest with which the tables meet their budget; after that the share of
-    the hidden groups is the largest with which the rest does. `scores[group]` has shape [width]; higher stays.
+    The tables meet their budget by the widths of the embedding groups, then the rest meets its own by the hidden ones.
+    With `way` "loss" channels go where least is lost for each parameter that is saved; with "uniform" every group of a
+    kind keeps the same share.
     """
     model = SizeModel(program, analysis)
     dense = model.sizes()
-    ranked = {g.name: scores[g.name].argsort(descending=True, stable=True).tolist() for g in analysis.groups}
-
-    def removed(shares: Mapping[str, float]) -> frozenset[int]:
-        gone: set[int] = set()
-        for group in analysis.groups:
-            gone |= {group.channels[p].identity for p in ranked[group.name][_width(group, shares[group.kind]) :]}
-        return frozenset(gone)
-
-    shares = {"embedding": 1.0, "hidden": 1.0}
-    tables = budget.structured_keep(budget.tables) * dense.tables
-    shares["embedding"] = _largest_share(lambda s: model.sizes(removed({**shares, "embedding": s})).tables <= tables)
-    rest = budget.structured_keep(budget.rest) * dense.rest
-    shares["hidden"] = _largest_share(lambda s: model.sizes(removed({**shares, "hidden": s})).rest <= rest)
+    limits = {
+        "embedding": budget.structured_keep(budget.tables) * dense.tables,
+        "hidden": budget.structured_keep(budget.rest) * dense.rest,
+    }
+    if way == "loss":
+        widths = allocate(program, analysis, rankings, limits, budget.width)
+    else:
+        widths = _uniform_widths(analysis, rankings, model, budget, limits)
     parts = (
-        GroupPlan(g.name, g.kind, g.width, tuple(sorted(ranked[g.name][: _width(g, shares[g.kind])])))
+        GroupPlan(
+            group=g.name,
+            kind=g.kind,
+            width=g.width,
+            keep=tuple(sorted(rankings[g.name].order[: widths[g.name]])),
+            transform=rankings[g.name].transform if widths[g.name] < g.width else None,
+        )
         for g in analysis.groups
     )
     return Plan(score_name, tuple(parts))
 
 
-def _width(group: Group, share: float) -> int:
-    """Widths of layers end on a multiple of `LANES` where that costs little."""
-    width = max(1, round(share * group.width))
-    in_blocks = group.kind == "hidden" and LANES * 2 <= width < group.width
-    return width - width % LANES if in_blocks else width
+def _uniform_widths(
+    analysis: Analysis,
+    rankings: Mapping[str, Ranking],
+    model: SizeModel,
+    budget: Budget,
+    limits: Mapping[str, float],
+) -> dict[str, int]:
+    shares = {"embedding": 1.0, "hidden": 1.0}
+
+    def width(group: Group, share: float) -> int:
+        return budget.width(group.kind, max(1, round(share * group.width)), group.width)
+
+    def removed(kind: str, share: float) -> frozenset[int]:
+        tried = {**shares, kind: share}
+        return frozenset(
+            group.channels[position].identity
+            for group in analysis.groups
+            for position in rankings[group.name].order[width(group, tried[group.kind]) :]
+        )
+
+    shares["embedding"] = _largest_share(lambda s: model.sizes(removed("embedding", s)).tables <= limits["embedding"])
+    shares["hidden"] = _largest_share(lambda s: model.sizes(removed("hidden", s)).rest <= limits["hidden"])
+    return {group.name: width(group, shares[group.kind]) for group in analysis.groups}
 
 
 def _largest_share(fits: Callable[[float], bool]) -> float:

@@ -8,16 +8,21 @@ from typing import Any, Self
 
 from recprune_export.channels.analysis import Analysis
 from recprune_export.errors import InputFileError, PruningError
+from recprune_export.pruning.rotation.transform import Transform
 
 
 @dataclass(frozen=True)
 class GroupPlan:
-    """`keep`: the positions in the group, of `width`, that stay; at least one."""
+    """`keep`: the positions in the group, of `width`, that stay; at least one.
+
+    With a `transform` they are positions after it.
+    """
 
     group: str
     kind: str
     width: int
     keep: tuple[int, ...]
+    transform: Transform | None = None
 
 
 @dataclass(frozen=True)
@@ -34,14 +39,30 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        groups = [{"group": g.group, "kind": g.kind, "width": g.width, "keep": list(g.keep)} for g in self.groups]
+        groups = [
+            {
+                "group": g.group,
+                "kind": g.kind,
+                "width": g.width,
+                "keep": list(g.keep),
+                "transform": None if g.transform is None else g.transform.to_text(),
+            }
+            for g in self.groups
+        ]
         return {"score": self.score, "groups": groups}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Read what `to_dict` wrote."""
         groups = (
-            GroupPlan(g["group"], g["kind"], int(g["width"]), tuple(map(int, g["keep"]))) for g in values["groups"]
+            GroupPlan(
+                group=g["group"],
+                kind=g["kind"],
+                width=int(g["width"]),
+                keep=tuple(map(int, g["keep"])),
+                transform=None if g["transform"] is None else Transform.from_text(g["transform"]),
+            )
+            for g in values["groups"]
         )
         return cls(str(values["score"]), tuple(groups))
 
@@ -60,6 +81,11 @@ class Plan:
             raise InputFileError(
                 f"{path} is no plan; give the plan.json of a bundle, or what --plan-only printed."
             ) from error
+
+    @property
+    def transforms(self) -> dict[str, Transform]:
+        """The transforms by the name of the group."""
+        return {g.group: g.transform for g in self.groups if g.transform is not None}
 
     def removed(self, analysis: Analysis) -> frozenset[int]:
         """Return the channels that go.

@@ -1,6 +1,7 @@
-"""Scores: one number for each channel of each group; the channels with the lowest go first.
+"""Scores: which channels of each group go first.
 
-A score takes `ScoreInputs` and returns `{group name: Tensor[width]}`. To add one, write the function and decorate it.
+A score takes `ScoreInputs` and returns one number for each channel, `{group name: Tensor[width]}`; the lowest go first. To
+add one, write the function and decorate it. `output-error` looks deeper and gives whole rankings.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +16,11 @@ from recprune_export.channels.groups import Group
 from recprune_export.errors import UsageError
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.program import Program
+from recprune_export.pruning.moments import Batch, Probe
+from recprune_export.pruning.output_error import rank_by_output_error
+from recprune_export.pruning.ranking import Ranking, rank_by
 
 Loss = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Tensor]
-Batch = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]  # request, labels
 
 
 @dataclass(frozen=True)
@@ -28,25 +31,26 @@ class ScoreInputs:
     analysis: Analysis
     batches: Sequence[Batch]
     loss: Loss
+    probe: Probe
     seed: int = 0
 
 
 Score = Callable[[ScoreInputs], dict[str, Tensor]]
-SCORES: dict[str, Score] = {}
+SCORES: dict[str, Callable[[ScoreInputs], dict[str, Ranking]]] = {}
 
 
 def score(name: str) -> Callable[[Score], Score]:
     """Register a score under the name by which it is asked for."""
 
     def register(function: Score) -> Score:
-        SCORES[name] = function
+        SCORES[name] = lambda inputs: rank_by(function(inputs))
         return function
 
     return register
 
 
-def scores_by(name: str, inputs: ScoreInputs) -> dict[str, Tensor]:
-    """Score the channels of every group. Raises `UsageError` for a name that is not known."""
+def rankings_by(name: str, inputs: ScoreInputs) -> dict[str, Ranking]:
+    """Rank the channels of every group. Raises `UsageError` for a name that is not known."""
     if name not in SCORES:
         raise UsageError(f"There is no score '{name}'; choose one of {', '.join(sorted(SCORES))}.")
     return SCORES[name](inputs)
@@ -103,6 +107,11 @@ def taylor(inputs: ScoreInputs) -> dict[str, Tensor]:
             for group in inputs.analysis.groups:
                 totals[group.name] += _per_channel(group, sensitivity, square=True)
     return totals
+
+
+SCORES["output-error"] = lambda inputs: rank_by_output_error(
+    inputs.program, inputs.analysis, inputs.batches, inputs.probe, inputs.seed
+)
 
 
 def _over_weights(inputs: ScoreInputs, measure: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,153 @@
+"""Widths by what each channel costs: the knapsack under the budgets of tables and rest, solved greedily.
+
+Each group's loss over its width is made convex first, so that taking channels in the order of loss for each saved
+parameter is optimal up to one step (the continuous knapsack: Dantzig 1957), as long as what a channel saves does not
+depend on the other widths; where it does, between two layers, it is looked up anew at every step.
+"""
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+
+from recprune_export.channels.analysis import Analysis
+from recprune_export.channels.groups import Group
+from recprune_export.program.program import Program
+from recprune_export.pruning.ranking import Ranking
+from recprune_export.pruning.sizes import SizeModel
+
+Rounding = Callable[[str, int, int], int]  # kind, wanted width, full width -> width
+STEPS_PER_GROUP = 64  # a wide group goes in larger steps
+
+
+def allocate(
+    program: Program,
+    analysis: Analysis,
+    rankings: Mapping[str, Ranking],
+    limits: Mapping[str, float],
+    rounding: Rounding,
+) -> dict[str, int]:
+    """Return widths with which tables have at most limits["embedding"] parameters and the rest limits["hidden"].
+
+    Where that cannot be, every group concerned has its least width, 1.
+    """
+    exact, quick = SizeModel(program, analysis), _QuickSizes(program, analysis)
+    curves = {g.name: convex(rankings[g.name].losses) for g in analysis.groups}
+    widths = quick.widths
+
+    def size(in_tables: bool) -> float:
+        removed = {
+            group.channels[position].identity
+            for group in analysis.groups
+            for position in rankings[group.name].order[widths[group.name] :]
+        }
+        sizes = exact.sizes(frozenset(removed))
+        return sizes.tables if in_tables else sizes.rest
+
+    for kind, limit in limits.items():
+        in_tables = kind == "embedding"
+        groups = [g for g in analysis.groups if g.kind == kind]
+        while quick.size(in_tables) > limit or size(in_tables) > limit:
+            step = _cheapest(groups, widths, curves, quick, in_tables, rounding)
+            if step is None:
+                break
+            widths[step[0]] = step[1]
+    return dict(widths)
+
+
+def convex(losses: Sequence[float]) -> list[float]:
+    """Return the largest convex curve that is nowhere above `losses`.
+
+    >>> convex([9.0, 8.0, 1.0, 0.0])
+    [9.0, 5.0, 1.0, 0.0]
+    """
+    corners: list[int] = []
+    for k in range(len(losses)):
+        while len(corners) > 1:
+            i, j = corners[-2:]
+            if (losses[j] - losses[i]) * (k - j) < (losses[k] - losses[j]) * (j - i):
+                break
+            corners.pop()
+        corners.append(k)
+    curve = list(losses)
+    for i, j in itertools.pairwise(corners):
+        for k in range(i, j + 1):
+            curve[k] = losses[i] + (losses[j] - losses[i]) * (k - i) / (j - i)
+    return curve
+
+
+def _cheapest(
+    groups: Sequence[Group],
+    widths: Mapping[str, int],
+    curves: Mapping[str, Sequence[float]],
+    quick: "_QuickSizes",
+    in_tables: bool,
+    rounding: Rounding,
+) -> tuple[str, int] | None:
+    """The group and its next width with the least loss for each saved parameter; None where nothing can go."""
+    best: tuple[float, str, int] | None = None
+    for group in groups:
+        width = widths[group.name]
+        step = max(1, group.width // STEPS_PER_GROUP)
+        smaller = rounding(group.kind, max(1, width - step), group.width)
+        saved = (width - smaller) * quick.saved_by_one(group.name, in_tables)
+        if width <= 1 or saved <= 0:
+            continue
+        price = (curves[group.name][smaller] - curves[group.name][width]) / saved
+        if best is None or price < best[0]:
+            best = (price, group.name, smaller)
+    return None if best is None else best[1:]
+
+
+class _QuickSizes:
+    """Parameters as a function of the widths alone: right where channels of two groups cross in a full grid."""
+
+    def __init__(self, program: Program, analysis: Analysis) -> None:
+        self.widths = {g.name: g.width for g in analysis.groups}
+        self._full = dict(self.widths)
+        at: dict[tuple[str, int], dict[int, set[str]]] = {}
+        for group in analysis.groups:
+            for channel in group.channels:
+                for s in channel.slices:
+                    at.setdefault((s.tensor, s.axis), {}).setdefault(s.index, set()).add(group.name)
+        # tensor -> for each axis, how many indices go with which groups
+        self._axes: dict[str, list[Counter[frozenset[str]]]] = {}
+        for name, parameter in program.parameters().items():
+            counters = []
+            for axis, size in enumerate(parameter.shape):
+                with_groups = at.get((name, axis), {})
+                counter = Counter(frozenset(groups) for groups in with_groups.values())
+                counter[frozenset()] += size - len(with_groups)
+                counters.append(counter)
+            self._axes[name] = counters
+        self._of_group: dict[str, set[str]] = {name: set() for name in self.widths}
+        for name, counters in self._axes.items():
+            for group_name in {g for counter in counters for groups in counter for g in groups}:
+                self._of_group[group_name].add(name)
+        self._tables = analysis.tables
+
+    def size(self, in_tables: bool) -> float:
+        """Return the parameters of the tables, or of the rest."""
+        return sum(
+            prod(self._kept(counter) for counter in counters)
+            for name, counters in self._axes.items()
+            if (name in self._tables) == in_tables
+        )
+
+    def saved_by_one(self, group: str, in_tables: bool) -> float:
+        """Return how many parameters of a part one channel of a group holds at the present widths."""
+        total = 0.0
+        for name in self._of_group[group]:
+            if (name in self._tables) != in_tables:
+                continue
+            kept = [self._kept(counter) for counter in self._axes[name]]
+            for axis, counter in enumerate(self._axes[name]):
+                share = sum(self._kept_of(groups, n) for groups, n in counter.items() if group in groups)
+                total += share / self.widths[group] * prod(k for other, k in enumerate(kept) if other != axis)
+        return total
+
+    def _kept(self, counter: Counter[frozenset[str]]) -> float:
+        return sum(self._kept_of(groups, number) for groups, number in counter.items())
+
+    def _kept_of(self, groups: frozenset[str], number: int) -> float:
+        return number * prod(self.widths[g] / self._full[g] for g in groups)
