@@ -18,8 +18,8 @@ from recprune_export.program.capture import capture
 from recprune_export.program.drawing import draw_request
 from recprune_export.program.program import Program
 from recprune_export.pruning.budget import Budget, make_plan
+from recprune_export.pruning.ranking import rank_by
 from recprune_export.pruning.rewrite import apply_plan
-from recprune_export.pruning.scores import ScoreInputs, scores_by
 from recprune_export.recommenders.catalogue import RECOMMENDERS, build
 from recprune_export.recommenders.inputs import InputSpec
 from recprune_export.settings import Settings
@@ -49,9 +49,10 @@ HISTORIES = InputSpec(items=10_000, max_length=50, labels=("next_item",))
 def prune(program: Program) -> Program:
     """Return the program at the sparsity of this benchmark."""
     analysis = analyse(program)
-    inputs = ScoreInputs(program, analysis, [], lambda response, labels: next(iter(response.values())).sum())
+    generator = torch.Generator().manual_seed(0)
+    rankings = rank_by({g.name: torch.rand(g.width, generator=generator) for g in analysis.groups})
     budget = Budget(SPARSITY, SPARSITY, Settings().structured_share)
-    return apply_plan(program, analysis, make_plan(program, analysis, scores_by("random", inputs), budget, "random"))
+    return apply_plan(program, analysis, make_plan(program, analysis, rankings, budget, "random", "uniform"))
 
 
 def run(name: str, scratch: Path) -> tuple[LatencyReport, dict[str, int]]:

@@ -5,13 +5,14 @@
 A corpus is a module with a `REGISTRY` (anything that yields names) and `build(name)`, which returns a module in eval
 mode, its example inputs (a tuple, or a dict of keyword inputs) and anything else. Each model is captured, analysed,
 pruned by structure alone in tables and in the rest, proved, exported and compared with ONNX Runtime, in a process of
-its own: what hangs or dies takes nothing else with it. Parameters are counted in the ONNX files. Prints a table, what
-is frozen and why, and JSON as the last line.
+its own: what hangs or dies takes nothing else with it. A second plan, that removes half of every group, has to be sound
+too. Parameters are counted in the ONNX files. Prints a table, what is frozen and why, and JSON as the last line.
 """
 
 import importlib.util
 import json
 import multiprocessing
+import random
 import sys
 import tempfile
 import time
@@ -29,6 +30,7 @@ import click
 import torch
 
 from recprune_export.channels.analysis import Analysis, analyse
+from recprune_export.channels.groups import slice_positions
 from recprune_export.finetuning.task import answer
 from recprune_export.inspection import inspect_program
 from recprune_export.onnx.counts import count, reduction
@@ -39,14 +41,13 @@ from recprune_export.program.capture import capture
 from recprune_export.program.drawing import draw_request
 from recprune_export.program.program import Program
 from recprune_export.pruning.budget import Budget, make_plan
-from recprune_export.pruning.plan import Plan
+from recprune_export.pruning.plan import GroupPlan, Plan
+from recprune_export.pruning.ranking import rank_by
 from recprune_export.pruning.rewrite import apply_plan
-from recprune_export.pruning.scores import ScoreInputs, scores_by
 from recprune_export.pruning.soundness import check_soundness
 from recprune_export.validation.parity import check_parity
 
 PARITY_BATCHES = (2, 37)
-SCORES = ("magnitude-l2", "random")  # two different plans have to hold
 
 
 @dataclass(frozen=True)
@@ -78,26 +79,27 @@ def try_model(corpus: ModuleType, name: str, sparsity: float) -> Iterator[Outcom
     program = capture(module, **_arguments(inputs))
     yield (outcome := replace(outcome, captured=True))
     analysis = analyse(program)
-    plans = {score: _plan(program, analysis, sparsity, score) for score in SCORES}
-    pruned = {score: apply_plan(program, analysis, plan) for score, plan in plans.items()}
-    errors = [check_soundness(program, analysis, plan, pruned[score]).error for score, plan in plans.items()]
+    plan, half = _budgeted(program, analysis, sparsity), _random_half(analysis)
+    pruned = apply_plan(program, analysis, plan)
+    errors = [check_soundness(program, analysis, plan, pruned).error]
+    errors += [check_soundness(program, analysis, half, apply_plan(program, analysis, half)).error]
     outcome = replace(
         outcome,
         sound=True,
         soundness=max(errors),
         prunable=inspect_program(program, name, "corpus").prunable_share,
         tables=sum(_can_lose(program, table) for table in analysis.tables),
-        tables_shrunk=len(_shrunk_tables(analysis, plans["magnitude-l2"])),
-        hidden_groups=sum(g.kind == "hidden" and len(g.keep) < g.width for g in plans["magnitude-l2"].groups),
+        tables_shrunk=len(_shrunk_tables(analysis, plan)),
+        hidden_groups=sum(g.kind == "hidden" and len(g.keep) < g.width for g in half.groups),
         frozen_tables=_frozen_tables(program, analysis),
     )
     yield outcome
     with tempfile.TemporaryDirectory() as scratch:
         dense_file = export_onnx(program, Path(scratch) / "dense.onnx")
-        pruned_file = export_onnx(pruned["magnitude-l2"], Path(scratch) / "pruned.onnx")
+        pruned_file = export_onnx(pruned, Path(scratch) / "pruned.onnx")
         session = make_session(pruned_file.path, 1)
         parity = check_parity(
-            lambda request: answer(pruned["magnitude-l2"], request),
+            lambda request: answer(pruned, request),
             lambda request: run_onnx(session, request),
             {f"{rows} rows": draw_request(program.signature, rows, seed=rows) for rows in PARITY_BATCHES},
         )
@@ -117,9 +119,25 @@ def _arguments(inputs: Any) -> dict[str, Any]:
     return {"kwargs": inputs} if isinstance(inputs, dict) else {"args": tuple(inputs)}
 
 
-def _plan(program: Program, analysis: Analysis, sparsity: float, score: str) -> Plan:
-    inputs = ScoreInputs(program, analysis, [], lambda response, labels: next(iter(response.values())).sum())
-    return make_plan(program, analysis, scores_by(score, inputs), Budget(sparsity, sparsity, 1.0), score)
+def _budgeted(program: Program, analysis: Analysis, sparsity: float) -> Plan:
+    """The plan that a user gets, by the largest weights."""
+    values = {
+        g.name: sum(
+            weight.movedim(axis, -1)[..., own].square().reshape(-1, g.width).sum(0)
+            for tensor, axis in g.axes()
+            for weight in [program.parameters()[tensor].detach()]
+            for own in slice_positions(g, tensor, axis)
+        )
+        for g in analysis.groups
+    }
+    return make_plan(program, analysis, rank_by(values), Budget(sparsity, sparsity, 1.0), "magnitude-l2", "uniform")
+
+
+def _random_half(analysis: Analysis) -> Plan:
+    """A plan that removes from every group there is."""
+    rng = random.Random(0)
+    kept = {g.name: rng.sample(range(g.width), (g.width + 1) // 2) for g in analysis.groups}
+    return Plan("half", tuple(GroupPlan(g.name, g.kind, g.width, tuple(sorted(kept[g.name]))) for g in analysis.groups))
 
 
 def _shrunk_tables(analysis: Analysis, plan: Plan) -> set[str]:

@@ -1,4 +1,4 @@
-"""`python -m recprune_export` is the command `recprune-export`."""
+"""`python -m recprune_export`: the same as the console script."""
 
 from recprune_export.cli import main
 

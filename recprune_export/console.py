@@ -94,8 +94,7 @@ def print_inspection(inspection: "Inspection", *, as_json: bool) -> None:
     console.print(tensors)
     sizes = inspection.sizes
     console.print(
-        f"Parameters: {sizes.tables:,} in tables, {sizes.rest:,} in the rest; "
-        f"{inspection.prunable_share:.1%} of them lie in channels that can be removed",
+        f"Parameters: {sizes.tables:,} in tables, {sizes.rest:,} in the rest. {inspection.summary}",
         highlight=False,
     )
     groups = _table("Channel groups", "group", "kind", "width", "lies on")

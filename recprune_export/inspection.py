@@ -12,6 +12,9 @@ from recprune_export.program.program import Program
 from recprune_export.program.signature import Signature
 from recprune_export.pruning.sizes import PartSizes, SizeModel
 
+REASONS = 3  # in the summary
+RETURNED = "the model returns it"  # of every model some axis, and no news
+
 
 @dataclass(frozen=True)
 class Inspection:
@@ -39,6 +42,17 @@ class Inspection:
             found[axis.reason.text + where].append(axis)
         return dict(found)
 
+    @property
+    def summary(self) -> str:
+        """One sentence: how much can be pruned, and what stands in the way of the rest."""
+        parameters: dict[str, int] = defaultdict(int)
+        for axis in self.frozen:
+            if axis.reason.text != RETURNED:
+                parameters[axis.reason.text] += 1
+        most = sorted(parameters, key=lambda text: -parameters[text])[:REASONS]
+        frozen = f"; frozen: {'; '.join(f'{text} ({parameters[text]}×)' for text in most)}" if most else ""
+        return f"{self.prunable_share:.0%} of the parameters can be pruned{frozen}."
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         groups = [
@@ -51,6 +65,7 @@ class Inspection:
             "signature": self.signature.to_dict(),
             "parameters": {"tables": self.sizes.tables, "rest": self.sizes.rest},
             "prunable_share": self.prunable_share,
+            "summary": self.summary,
             "groups": groups,
             "frozen": [axis.to_dict() for axis in self.frozen],
         }

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
+from torch import Tensor
+
 from recprune_export.channels.label_sets import Reason
 
 Kind = Literal["embedding", "hidden"]
@@ -59,3 +62,11 @@ class FrozenAxis:
         """Return plain JSON values."""
         reason = {"reason": self.reason.text, "source": self.reason.source}
         return {"tensor": self.tensor, "axis": self.axis, "count": self.count, **reason}
+
+
+def slice_positions(group: Group, tensor: str, axis: int) -> Tensor:
+    """Return the indices on the axis of a parameter at which each channel lies, [occurrences, D]."""
+    places: list[list[int]] = [
+        sorted(s.index for s in channel.slices if (s.tensor, s.axis) == (tensor, axis)) for channel in group.channels
+    ]
+    return torch.tensor(places, dtype=torch.int64).T.contiguous()

@@ -6,6 +6,7 @@ aten = torch.ops.aten
 
 MOVEMENTS = frozenset(
     {
+        aten.adjoint.default,
         aten.alias.default,
         aten.cat.default,
         aten.chunk.default,
@@ -19,8 +20,10 @@ MOVEMENTS = frozenset(
         aten.index.Tensor,
         aten.index_select.default,
         aten.lift_fresh_copy.default,
+        aten.mT.default,
         aten.movedim.int,
         aten.narrow.default,
+        aten.numpy_T.default,
         aten.permute.default,
         aten.repeat.default,
         aten.repeat_interleave.self_int,

@@ -16,33 +16,35 @@ from recprune_export.channels.groups import Group
 from recprune_export.program.program import Program
 
 Batch = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]  # request, labels
+TINY = 1e-30
 # From a response to a scalar whose gradient, squared, has the curvature of the loss as its mean: see `Objective.probe`.
 Probe = Callable[[Mapping[str, Tensor], torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
 class Point:
-    """A value at which a group is looked at: a node of the graph, and the axis on which it has the group's channels."""
+    """A value at which a group is looked at: a node, the axis on which it has the channels, and the side it lies on."""
 
     node: str
     axis: int
+    side: int = 1
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Of one group of width D, summed over rows and over the points: x is what the channels hold, g its gradient.
+    """Of one group of width D, all D×D in float64.
 
-    `values` E[x xᵀ] D×D and `mean` E[x] D, over all places where the channels occur; `gradients` E[Σ g gᵀ] D×D, summed
-    over the places of one request. So tr(values · gradients) estimates what the channels mean for one answer.
+    `values` E[x xᵀ] of what the channels hold, `covariance` the same without the mean, `gradients` E[Σ g gᵀ] of the
+    answer's sensitivity to it, summed over the places of one request: tr(values · gradients) estimates what the channels
+    mean for one answer. Several points are pooled, each scaled so that values and gradients weigh alike; a value of the
+    other side counts as a gradient, and its gradient as a value, for so they are transformed. `sizes` is E[x xᵀ]
+    of side +1 alone, as it is.
     """
 
     values: Tensor
+    covariance: Tensor
     gradients: Tensor
-    mean: Tensor
-
-    def centred(self) -> Tensor:
-        """Return the covariance of what the channels hold, D×D."""
-        return self.values - torch.outer(self.mean, self.mean)
+    sizes: Tensor
 
 
 def gather_moments(
@@ -58,24 +60,50 @@ def gather_moments(
     generator = torch.Generator().manual_seed(seed)
     for request, _ in batches:
         watch.add(request, probe, generator)
-    return {name: watch.moments(name) for name in points}
+    return {name: _pool([watch.sums[name, point] for point in own], own, watch.rows) for name, own in points.items()}
+
+
+@dataclass
+class _Sums:
+    """At one point: Σ x xᵀ, Σ x, Σ g gᵀ, and over how many places."""
+
+    values: Tensor
+    total: Tensor
+    gradients: Tensor
+    places: int = 0
+
+
+def _pool(sums: Sequence[_Sums], points: Sequence[Point], rows: int) -> Moments:
+    width = len(sums[0].total)
+    values, covariance, gradients = (torch.zeros(width, width, dtype=torch.float64) for _ in range(3))
+    sizes = torch.zeros(width, width, dtype=torch.float64)
+    for s, point in zip(sums, points, strict=True):
+        places, mean = max(s.places, 1), s.total / max(s.places, 1)
+        held, slopes = s.values / places, s.gradients / max(rows, 1)
+        central = held - torch.outer(mean, mean)
+        if point.side < 0:
+            held, central, slopes = slopes, slopes, held
+        else:
+            sizes += held
+        scale = (slopes.trace().clamp_min(TINY) / held.trace().clamp_min(TINY)).sqrt() if len(points) > 1 else 1.0
+        values, covariance, gradients = values + scale * held, covariance + scale * central, gradients + slopes / scale
+    return Moments(values, covariance, gradients, sizes)
 
 
 class _Watch(fx.Interpreter):
     def __init__(self, program: Program, analysis: Analysis, points: Mapping[str, Sequence[Point]]) -> None:
         super().__init__(program.module)
         self._signature = program.signature
-        self._points: dict[str, list[tuple[str, int, Tensor]]] = {}
-        widths = {group.name: group.width for group in analysis.groups}
-        for name, own in points.items():
-            for point in own:
-                positions = channel_positions(analysis, analysis.group(name), point)
-                self._points.setdefault(point.node, []).append((name, point.axis, positions))
-        self._sums = {name: [torch.zeros(w, w, dtype=torch.float64) for _ in range(2)] for name, w in widths.items()}
-        self._means = {name: torch.zeros(w, dtype=torch.float64) for name, w in widths.items()}
-        self._samples = dict.fromkeys(widths, 0)
-        self._rows = 0
+        self._at: dict[str, list[tuple[str, Point, Tensor]]] = {}
         self._values: dict[str, Tensor] = {}
+        self.sums: dict[tuple[str, Point], _Sums] = {}
+        self.rows = 0
+        for name, own in points.items():
+            group = analysis.group(name)
+            for point in own:
+                self._at.setdefault(point.node, []).append((name, point, channel_positions(analysis, group, point)))
+                square, vector = torch.zeros(group.width, group.width).double(), torch.zeros(group.width).double()
+                self.sums[name, point] = _Sums(square, vector, square.clone())
 
     def add(self, request: Mapping[str, Tensor], probe: Probe, generator: torch.Generator) -> None:
         self._values = {}
@@ -85,32 +113,28 @@ class _Watch(fx.Interpreter):
             response = {o.name: a for o, a in zip(self._signature.outputs, answers, strict=True)}
             watched = list(self._values.values())
             gradients = torch.autograd.grad(probe(response, generator), watched, allow_unused=True)
-        self._rows += len(tensors[0])
+        self.rows += len(tensors[0])
         for (node, value), gradient in zip(self._values.items(), gradients, strict=True):
-            for name, axis, positions in self._points[node]:
-                self._accumulate(name, axis, positions, value.detach(), gradient)
+            for name, point, positions in self._at[node]:
+                self._accumulate(self.sums[name, point], point.axis, positions, value.detach(), gradient)
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
-        if n.name in self._points:
+        if n.name in self._at:
             if not value.requires_grad:  # frozen weights below it
                 value = value.detach().requires_grad_()
             self._values[n.name] = value
         return value
 
-    def _accumulate(self, name: str, axis: int, positions: Tensor, value: Tensor, gradient: Tensor | None) -> None:
-        rows = _samples(value, axis, positions)
-        self._sums[name][0] += rows.T @ rows
-        self._means[name] += rows.sum(0)
-        self._samples[name] += len(rows)
+    @staticmethod
+    def _accumulate(sums: _Sums, axis: int, positions: Tensor, value: Tensor, gradient: Tensor | None) -> None:
+        held = _samples(value, axis, positions)
+        sums.values += held.T @ held
+        sums.total += held.sum(0)
+        sums.places += len(held)
         if gradient is not None:
             slopes = _samples(gradient, axis, positions)
-            self._sums[name][1] += slopes.T @ slopes
-
-    def moments(self, name: str) -> Moments:
-        values, gradients = self._sums[name]
-        samples = max(self._samples[name], 1)
-        return Moments(values / samples, gradients / max(self._rows, 1), self._means[name] / samples)
+            sums.gradients += slopes.T @ slopes
 
 
 def _samples(value: Tensor, axis: int, positions: Tensor) -> Tensor:

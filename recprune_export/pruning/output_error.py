@@ -38,12 +38,11 @@ def _points(name: str, rotatable: Mapping[str, Rotatable], readings: Mapping[str
     group = rotatable.get(name)
     if group is None:
         return readings[name].points
-    sources = [(node, axis) for node, axis, side in group.sources if group.orthogonal or side > 0]
-    return [Point(node, axis) for node, axis in sources] or readings[name].points
+    return [Point(node, axis, 1 if group.orthogonal else side) for node, axis, side in group.sources]
 
 
 def _rank(moments: Moments, rotatable: Rotatable | None, reading: Reading) -> Ranking:
-    width = len(moments.mean)
+    width = len(moments.sizes)
     if rotatable is not None:
         basis, alone = orthogonal_basis(moments) if rotatable.orthogonal else balanced_basis(moments)
         return Ranking(tuple(range(width)), _tails(alone), Transform(basis))

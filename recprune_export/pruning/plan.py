@@ -60,7 +60,7 @@ class Plan:
                 kind=g["kind"],
                 width=int(g["width"]),
                 keep=tuple(map(int, g["keep"])),
-                transform=None if g["transform"] is None else Transform.from_text(g["transform"]),
+                transform=Transform.from_text(g["transform"]) if g.get("transform") else None,
             )
             for g in values["groups"]
         )

@@ -29,6 +29,7 @@ class Ranking:
 def rank_by(scores: Mapping[str, Tensor]) -> dict[str, Ranking]:
     """Rank by one number for each channel, higher stays; what goes is lost in full.
 
+    >>> import torch
     >>> rank_by({"g": torch.tensor([1.0, 3.0, 2.0])})["g"]
     Ranking(order=(1, 2, 0), losses=(6.0, 3.0, 1.0, 0.0), transform=None)
     """

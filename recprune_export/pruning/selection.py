@@ -19,7 +19,7 @@ def greedy_order(moments: Moments) -> tuple[list[int], Tensor]:
 
     The mean of what goes is taken to be put into the next bias, so the covariance counts, not the second moment.
     """
-    residual, curvature = moments.centred().clone(), moments.gradients
+    residual, curvature = moments.covariance.clone(), moments.gradients
     width = len(residual)
     losses = [_loss(residual, curvature)]
     floor = NOTHING * residual.diagonal().max().clamp_min(1e-30)

@@ -3,7 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recprune_export.pruning.budget import LANES, Budget, make_plan
+from recprune_export.pruning.budget import LANES, Budget, Way, make_plan
+from recprune_export.pruning.ranking import Ranking, rank_by
 from recprune_export.pruning.sizes import SizeModel
 from tests.pruning.models import scorer
 
@@ -16,30 +17,35 @@ def scores(seed: int = 0) -> dict[str, torch.Tensor]:
     return {group.name: torch.rand(group.width, generator=generator) for group in ANALYSIS.groups}
 
 
-@given(st.floats(0.0, 0.9), st.floats(0.0, 0.8), st.floats(0.0, 1.0))
-@settings(max_examples=40, deadline=None)
-def test_both_parts_meet_their_share(tables: float, rest: float, share: float) -> None:
+def rankings(seed: int = 0) -> dict[str, Ranking]:
+    return rank_by(scores(seed))
+
+
+@given(st.floats(0.0, 0.9), st.floats(0.0, 0.8), st.floats(0.0, 1.0), st.sampled_from(["loss", "uniform"]))
+@settings(max_examples=60, deadline=None)
+def test_both_parts_meet_their_share(tables: float, rest: float, share: float, way: Way) -> None:
     budget = Budget(tables, rest, share)
-    plan = make_plan(PROGRAM, ANALYSIS, scores(), budget, "random")
+    plan = make_plan(PROGRAM, ANALYSIS, rankings(), budget, "random", way)
     dense, kept = SIZES.sizes(), SIZES.sizes(plan.removed(ANALYSIS))
     assert kept.tables <= budget.structured_keep(tables) * dense.tables + 1e-6
     assert kept.rest <= budget.structured_keep(rest) * dense.rest + 1e-6
 
 
 def test_nothing_is_removed_where_nothing_is_asked() -> None:
-    assert not make_plan(PROGRAM, ANALYSIS, scores(), Budget(0.0, 0.0), "random").removed(ANALYSIS)
+    assert not make_plan(PROGRAM, ANALYSIS, rankings(), Budget(0.0, 0.0), "random").removed(ANALYSIS)
 
 
 def test_the_channels_of_the_highest_score_stay() -> None:
     given_scores = scores()
-    for part in make_plan(PROGRAM, ANALYSIS, given_scores, Budget(0.5, 0.5), "random").groups:
+    for part in make_plan(PROGRAM, ANALYSIS, rank_by(given_scores), Budget(0.5, 0.5), "random").groups:
         best = given_scores[part.group].topk(len(part.keep)).indices.tolist()
         assert sorted(best) == list(part.keep)
 
 
 def test_more_sparsity_never_keeps_more() -> None:
     kept = [
-        SIZES.sizes(make_plan(PROGRAM, ANALYSIS, scores(), Budget(s, s), "").removed(ANALYSIS)) for s in (0.3, 0.6, 0.9)
+        SIZES.sizes(make_plan(PROGRAM, ANALYSIS, rankings(), Budget(s, s), "").removed(ANALYSIS))
+        for s in (0.3, 0.6, 0.9)
     ]
     assert kept[0].tables > kept[1].tables > kept[2].tables
     assert kept[0].rest > kept[1].rest > kept[2].rest
@@ -55,5 +61,5 @@ def test_wide_layers_end_on_whole_blocks(width: int) -> None:
     program = capture(nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 1)), (torch.randn(3, 8),))
     analysis = analyse(program)
     (group,) = analysis.groups
-    (part,) = make_plan(program, analysis, {group.name: torch.rand(width)}, Budget(0.5, 0.5), "").groups
+    (part,) = make_plan(program, analysis, rank_by({group.name: torch.rand(width)}), Budget(0.5, 0.5), "").groups
     assert len(part.keep) % LANES == 0 or len(part.keep) < 2 * LANES

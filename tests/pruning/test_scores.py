@@ -3,8 +3,10 @@ import torch
 from torch import Tensor
 
 from recprune_export.errors import UsageError
+from recprune_export.finetuning.objective import Objective
 from recprune_export.program.program import example_tensors
-from recprune_export.pruning.scores import SCORES, Batch, ScoreInputs, scores_by
+from recprune_export.pruning.moments import Batch
+from recprune_export.pruning.scores import SCORES, ScoreInputs, rankings_by
 from tests.pruning.models import scorer
 
 HIDDEN = "mlp.0.weight:0"
@@ -26,40 +28,58 @@ def inputs(dead: int | None = None, louder: int | None = None, constant: int | N
     for seed in range(3):
         request = dict(zip(("user", "item"), example_tensors(program.signature, 64, seed), strict=True))
         batches.append((request, {}))
-    return ScoreInputs(program, analysis, batches, lambda out, labels: out["output"].square().mean(), seed=0)
+    objective = Objective({"output": "value"}, {})
+    return ScoreInputs(
+        program, analysis, batches, lambda out, labels: out["output"].square().mean(), objective.probe, seed=0
+    )
+
+
+def scores_of(name: str, given: ScoreInputs) -> dict[str, Tensor]:
+    """Where a score is one number for each channel: those, read back from the losses of its ranking."""
+    found = {}
+    for group, ranking in rankings_by(name, given).items():
+        losses = torch.tensor(ranking.losses, dtype=torch.float64)
+        found[group] = torch.zeros(len(ranking.order), dtype=torch.float64)
+        found[group][list(ranking.order)] = losses[:-1] - losses[1:]
+    return found
 
 
 @pytest.mark.parametrize("name", sorted(SCORES))
-def test_every_score_has_a_finite_number_for_each_channel_and_is_repeatable(name: str) -> None:
-    one, two = scores_by(name, inputs()), scores_by(name, inputs())
+def test_every_score_ranks_every_channel_and_is_repeatable(name: str) -> None:
+    one, two = rankings_by(name, inputs()), rankings_by(name, inputs())
     for group in inputs().analysis.groups:
-        assert one[group.name].shape == (group.width,)
-        assert bool(one[group.name].isfinite().all())
-        assert torch.equal(one[group.name], two[group.name])
+        assert one[group.name].order == two[group.name].order
+        assert one[group.name].losses == two[group.name].losses
+        assert one[group.name].transform == two[group.name].transform
+        assert sorted(one[group.name].order) == list(range(group.width))
+        losses = torch.tensor(one[group.name].losses)
+        assert len(losses) == group.width + 1
+        assert bool(losses.isfinite().all())
+        assert bool((losses.diff() <= 0).all())
 
 
 @pytest.mark.parametrize("name", ["magnitude-l1", "magnitude-l2", "taylor", "variance"])
 def test_a_dead_unit_comes_last(name: str) -> None:
-    values = scores_by(name, inputs(dead=5))[HIDDEN]
+    values = scores_of(name, inputs(dead=5))[HIDDEN]
     assert values[5] == 0.0
     assert int(values.argmin()) == 5
 
 
 @pytest.mark.parametrize("name", ["magnitude-l1", "magnitude-l2", "taylor", "variance"])
 def test_a_loud_unit_comes_first(name: str) -> None:
-    assert int(scores_by(name, inputs(louder=7))[HIDDEN].argmax()) == 7
+    assert int(scores_of(name, inputs(louder=7))[HIDDEN].argmax()) == 7
 
 
 def test_a_unit_that_says_always_the_same_has_no_variance() -> None:
-    values = scores_by("variance", inputs(constant=3))[HIDDEN]
+    values = scores_of("variance", inputs(constant=3))[HIDDEN]
     assert float(values[3]) == pytest.approx(0.0, abs=1e-5)
 
 
 def test_the_variance_is_that_of_what_comes_out() -> None:
     given = inputs()
-    values = scores_by("variance", given)["user.weight:1"]
+    values = scores_of("variance", given)["user.weight:1"]
     looked_up = torch.cat([given.program.parameters()["user.weight"][request["user"]] for request, _ in given.batches])
-    torch.testing.assert_close(values, looked_up.detach().var(0, correction=0), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(values.float(), looked_up.detach().var(0, correction=0), rtol=1e-3, atol=1e-5)
 
 
 def test_taylor_is_what_zeroing_costs_to_first_order() -> None:
@@ -78,9 +98,9 @@ def test_taylor_is_what_zeroing_costs_to_first_order() -> None:
         return (before - after).detach() / epsilon
 
     expected = sum(shrunk(name, batch).square() for name in weights for batch in given.batches)
-    assert float(scores_by("taylor", given)[HIDDEN][unit]) == pytest.approx(float(expected), rel=0.02)  # type: ignore[arg-type]
+    assert float(scores_of("taylor", given)[HIDDEN][unit]) == pytest.approx(float(expected), rel=0.02)  # type: ignore[arg-type]
 
 
 def test_a_score_that_there_is_not_is_said() -> None:
     with pytest.raises(UsageError, match="no score 'luck'; choose one of magnitude-l1"):
-        scores_by("luck", inputs())
+        rankings_by("luck", inputs())

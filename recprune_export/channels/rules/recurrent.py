@@ -1,6 +1,6 @@
 """Recurrent layers: a hidden unit goes with its rows in every gate, its columns in the recurrence, and its first state.
 
-A masked unit stays at zero: a GRU's is z·h + (1 - z)·tanh(0), an LSTM's cell f·c + i·tanh(0), an RNN's tanh(0), each
+A masked unit stays at zero: a GRU's is z·h + (1 - z)·tanh(0), an LSTM's cell f·c + i·tanh(0), an RNN's tanh(0) or relu(0), each
 zero where the state before it was.
 """
 
@@ -16,8 +16,13 @@ from recprune_export.program.nodes import argument
 
 aten = torch.ops.aten
 
-_GATES: dict[Any, int] = {aten.gru.input: 3, aten.lstm.input: 4, aten.rnn_tanh.input: 1}
-_CELLS: dict[Any, int] = {aten.gru_cell.default: 3, aten.lstm_cell.default: 4, aten.rnn_tanh_cell.default: 1}
+_GATES: dict[Any, int] = {aten.gru.input: 3, aten.lstm.input: 4, aten.rnn_tanh.input: 1, aten.rnn_relu.input: 1}
+_CELLS: dict[Any, int] = {
+    aten.gru_cell.default: 3,
+    aten.lstm_cell.default: 4,
+    aten.rnn_tanh_cell.default: 1,
+    aten.rnn_relu_cell.default: 1,
+}
 _UNIT = "it is a unit of a recurrent layer that keeps its width"
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from recprune_export.channels.analysis import Analysis
-from recprune_export.channels.groups import Group
+from recprune_export.channels.groups import slice_positions
 from recprune_export.errors import PruningError
 from recprune_export.program.program import Program, example_tensors
 from recprune_export.pruning.masking import DoublePrecision
@@ -37,14 +37,6 @@ def apply_transforms(
                 _multiply(parameters[tensor], axis, slice_positions(group, tensor, axis), transform.on(side))
     _check_the_same(program, transformed)
     return transformed
-
-
-def slice_positions(group: Group, tensor: str, axis: int) -> Tensor:
-    """Return the indices on the axis of a parameter at which each channel lies, [occurrences, D]."""
-    places: list[list[int]] = [
-        sorted(s.index for s in channel.slices if (s.tensor, s.axis) == (tensor, axis)) for channel in group.channels
-    ]
-    return torch.tensor(places, dtype=torch.int64).T.contiguous()
 
 
 def _multiply(weight: Tensor, axis: int, positions: Tensor, matrix: Tensor) -> None:

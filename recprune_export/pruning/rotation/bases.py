@@ -9,23 +9,26 @@ for a linear layer: it is the SVD of Σ^½ W. Where it has to be orthogonal, sev
 import torch
 from torch import Tensor
 
-from recprune_export.pruning.moments import Moments
+from recprune_export.pruning.moments import TINY, Moments
 
 RIDGE = 1e-6  # of the mean eigenvalue
+SMALLEST = 1e-4  # loss beside the largest, below which channels are scaled no further
 
 
 def balanced_basis(moments: Moments) -> tuple[Tensor, Tensor]:
     """Return A, D×D, and the loss when each channel is dropped after the transform, D, largest first.
 
-    Channels are scaled so that each holds values of the same size, as before.
+    Channels are scaled by what they matter, on both sides alike, so that small weights are those that matter little; on
+    average values are as large as before.
     """
     sigma, curvature = _regular(moments.values), _regular(moments.gradients)
     root = torch.linalg.cholesky(sigma)  # Σ = L Lᵀ
     loss, vectors = torch.linalg.eigh(root.T @ curvature @ root)  # the balanced values, squared
     loss, vectors = loss.flip(0).clamp_min(0.0), vectors.flip(1)
     whitening = torch.linalg.solve_triangular(root.T, vectors, upper=True)  # L⁻ᵀ U: values of variance 1
-    scale = (moments.values.diagonal().mean()).clamp_min(1e-30).sqrt()
-    return whitening * scale, loss
+    balanced = whitening * (loss / loss.max().clamp_min(TINY)).clamp_min(SMALLEST).pow(0.25)
+    now = (balanced.T @ moments.sizes @ balanced).trace().clamp_min(TINY)
+    return balanced * (moments.sizes.trace() / now).sqrt(), loss
 
 
 def orthogonal_basis(moments: Moments) -> tuple[Tensor, Tensor]:
@@ -36,7 +39,7 @@ def orthogonal_basis(moments: Moments) -> tuple[Tensor, Tensor]:
     """
     sigma, curvature = moments.values, moments.gradients
     product = sigma @ curvature
-    normal = sigma / sigma.trace().clamp_min(1e-30) + curvature / curvature.trace().clamp_min(1e-30)
+    normal = sigma / sigma.trace().clamp_min(TINY) + curvature / curvature.trace().clamp_min(TINY)
     found = [
         _ordered(torch.linalg.eigh(m).eigenvectors, moments) for m in (sigma, curvature, product + product.T, normal)
     ]
@@ -64,5 +67,5 @@ def _lost(basis: Tensor, moments: Moments, kept: int) -> Tensor:
 
 
 def _regular(matrix: Tensor) -> Tensor:
-    ridge = RIDGE * matrix.diagonal().mean().clamp_min(1e-30)
+    ridge = RIDGE * matrix.diagonal().mean().clamp_min(TINY)
     return matrix + ridge * torch.eye(len(matrix), dtype=matrix.dtype)

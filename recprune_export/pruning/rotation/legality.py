@@ -14,15 +14,16 @@ table) A has to be orthogonal.
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from recprune_export.channels.analysis import Analysis
 from recprune_export.channels.contractions import CONTRACTIONS, Contraction, contraction_of
-from recprune_export.channels.groups import Group
+from recprune_export.channels.groups import Group, slice_positions
 from recprune_export.channels.walk import source_of
+from recprune_export.program.canonical import tensor_at
 from recprune_export.program.movement import MOVEMENTS
 from recprune_export.program.nodes import argument, arguments
 from recprune_export.program.program import Program
@@ -30,8 +31,8 @@ from recprune_export.pruning.rotation.sides import Sides
 
 aten = torch.ops.aten
 
-Form = Literal["vector", "quadratic", "uniform"]
-Rule = Callable[["_Tracing", fx.Node], None]
+Form = str  # "vector", "quadratic", "uniform"
+Rule = Callable[["Tracing", fx.Node], None]
 _RULES: dict[Any, Rule] = {}
 
 
@@ -50,16 +51,32 @@ class Rotatable:
 
 
 @dataclass(frozen=True)
+class Diagonal:
+    """Weights that multiply the channels of an elementwise product before they are summed, as in GMF.
+
+    They can be moved into one of the factors: `scaled` are the axes of that side, `weight` the matrix 1×K, `axis` its K.
+    """
+
+    weight: str
+    axis: int
+    scaled: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
 class Legality:
-    """The groups that may be rotated, and for each of the others the reason in the user's words."""
+    """The groups that may be rotated, for each of the others the reason in the user's words.
+
+    `diagonals` names among those the ones that may be rotated once a diagonal has been moved (`loosen`).
+    """
 
     rotatable: Mapping[str, Rotatable]
     reasons: Mapping[str, str]
+    diagonals: Mapping[str, Diagonal]
 
 
 def find_rotatable(program: Program, analysis: Analysis) -> Legality:
     """Decide for each group of `analysis` whether it may be rotated. Time is linear in the size of the graph."""
-    tracing = _Tracing(analysis)
+    tracing = Tracing(program, analysis)
     for node in program.module.graph.nodes:
         tracing.visit(node)
     return tracing.result()
@@ -73,16 +90,19 @@ def _traces(*operators: Any) -> Callable[[Rule], Rule]:
     return register
 
 
-class _Tracing:
-    """What is known so far: the form of each group's axis in each value, the sides, and what was ruled out."""
+class Tracing:
+    """A walk over the graph. What is known so far: the form of each group's axis in each value, the sides, and what was ruled out."""
 
-    def __init__(self, analysis: Analysis) -> None:
-        self._analysis = analysis
+    def __init__(self, program: Program, analysis: Analysis) -> None:
+        self._program, self._analysis = program, analysis
         self._groups: tuple[Group, ...] = analysis.groups
         self._group_of = {c.identity: number for number, g in enumerate(analysis.groups) for c in g.channels}
         self._forms: dict[tuple[fx.Node, int], Form] = {}
         self._axes: dict[fx.Node, dict[int, int]] = {}
         self._sources: list[tuple[fx.Node, int, int]] = []
+        self._meetings: dict[int, int] = {}
+        self._equal_weights: set[tuple[int, fx.Node]] = set()
+        self._diagonals: dict[int, fx.Node] = {}
         self.sides = Sides()
         self.ruled_out: dict[int, str] = {}
 
@@ -110,14 +130,17 @@ class _Tracing:
     def axes(self, node: fx.Node) -> dict[int, int]:
         """Return the groups that a value carries, each with the one axis on which it lies whole."""
         if node not in self._axes:
-            self._axes[node] = self._find_axes(node)
+            self._axes[node], broken = self._find_axes(node)
+            for group, because in broken.items():
+                self.rule_out(group, node, because)
         return self._axes[node]
 
-    def _find_axes(self, node: fx.Node) -> dict[int, int]:
+    def _find_axes(self, node: fx.Node) -> tuple[dict[int, int], dict[int, str]]:
         removed_by: Any = self._analysis.removed_by.get(node.name, ())
         if not isinstance(node.meta.get("val"), Tensor):
-            return {}  # of several outputs each has a getitem of its own
+            return {}, {}  # of several outputs each has a getitem of its own
         found: dict[int, int] = {}
+        broken: dict[int, str] = {}
         for axis, sets in enumerate(removed_by):
             counts: dict[int, dict[int, int]] = {}
             for channels in sets or ():
@@ -127,9 +150,9 @@ class _Tracing:
             for group, numbers in counts.items():
                 whole = len(numbers) == self._groups[group].width and len(set(numbers.values())) == 1
                 if group in found or not whole:
-                    self.rule_out(group, node, "takes its channels apart" if not whole else "has it on two axes")
+                    broken[group] = "has it on two axes" if whole else "takes its channels apart"
                 found[group] = axis
-        return found
+        return found, broken
 
     def form(self, node: Any, group: int) -> Form | None:
         """Return the form of a group's axis in a value; None where the value does not carry it, or not in a known one."""
@@ -170,6 +193,19 @@ class _Tracing:
         if {self.form(left, group), self.form(right, group)} != {"vector"}:
             return self.rule_out(group, node, "multiplies what is not linear in it")
         self.sides.opposite((left, group), (right, group))
+        self._meetings[group] = self._meetings.get(group, 0) + 1
+        return None
+
+    def weigh(self, node: fx.Node, group: int, weight: fx.Node, tensor: Tensor) -> None:
+        """State that the channels of a product are summed with the weights of `tensor`, channels on its last axis."""
+        if self._meetings.get(group, 0) != 1 or len(weight.users) > 1:
+            return self.rule_out(group, node, "weighs its channels by constants")
+        if bool((tensor == tensor[..., :1]).all()):
+            self._equal_weights.add((group, weight))
+        elif tensor.numel() == tensor.shape[-1]:
+            self._diagonals[group] = weight
+        else:
+            self.rule_out(group, node, "weighs its channels in several ways")
         return None
 
     def rule_out(self, group: int, node: fx.Node, because: str) -> None:
@@ -177,42 +213,61 @@ class _Tracing:
         place = f" ({where})" if (where := source_of(node)) else ""
         self.ruled_out.setdefault(group, f"{node.name} {because}{place}")
 
+    def block(self, weight: fx.Node, group: int) -> Tensor:
+        """Return the part of a weight that belongs to a group's channels, these on the last axis."""
+        axis = self.axes(weight)[group]
+        tensor = tensor_at(self._program.module, str(weight.target)).detach().movedim(axis, -1)
+        places = slice_positions(self._groups[group], str(weight.target), axis)
+        return torch.stack([tensor[..., own] for own in places])
+
     def result(self) -> Legality:
         """Gather what was found."""
         nodes = {str(n.target): n for n, _ in self._forms if n.op == "get_attr"}
-        rotatable = {}
+        rotatable: dict[str, Rotatable] = {}
+        diagonals: dict[str, Diagonal] = {}
         for number, group in enumerate(self._groups):
-            axes = group.axes()
-            missing = [tensor for tensor, _ in axes if tensor not in nodes]
+            missing = [tensor for tensor, _ in group.axes() if tensor not in nodes]
             if number not in self.ruled_out and (missing or group.width < 2):
                 self.ruled_out[number] = "there is one channel only" if not missing else f"{missing[0]} is not read"
             if number in self.ruled_out:
                 continue
-            first = (nodes[axes[0][0]], number)
-            sides = {(tensor, axis): self.sides.between(first, (nodes[tensor], number)) for tensor, axis in axes}
-            sources = tuple(
-                (node.name, axis, self.sides.between(first, (node, number)) or 1)
-                for node, own, axis in self._sources
-                if own == number
-            )
-            orthogonal = self.sides.contradicts(first) or None in sides.values() or len(axes) != len(dict(axes))
-            known = {key: side or 1 for key, side in sides.items()}
-            rotatable[group.name] = Rotatable(group.name, bool(orthogonal), known, sources)
+            found = self._rotatable(number, group, nodes)
+            weight = self._diagonals.get(number)
+            if weight is None:
+                rotatable[group.name] = found
+            else:
+                self.ruled_out[number] = f"{weight.target} weighs its channels"
+                scaled = tuple(key for key, side in found.sides.items() if side < 0)
+                if not found.orthogonal and scaled:
+                    diagonals[group.name] = Diagonal(str(weight.target), self.axes(weight)[number], scaled)
         names = {group.name: self.ruled_out[n] for n, group in enumerate(self._groups) if n in self.ruled_out}
-        return Legality(rotatable, names)
+        return Legality(rotatable, names, diagonals)
+
+    def _rotatable(self, number: int, group: Group, nodes: Mapping[str, fx.Node]) -> Rotatable:
+        alike = {w for own, w in self._equal_weights if own == number} | {self._diagonals.get(number)}
+        axes = [(tensor, axis) for tensor, axis in group.axes() if nodes[tensor] not in alike]
+        first = (nodes[axes[0][0]], number)
+        sides = {(tensor, axis): self.sides.between(first, (nodes[tensor], number)) for tensor, axis in axes}
+        sources = tuple(
+            (node.name, axis, self.sides.between(first, (node, number)) or 1)
+            for node, own, axis in self._sources
+            if own == number
+        )
+        orthogonal = self.sides.contradicts(first) or None in sides.values() or len(axes) != len(dict(axes))
+        return Rotatable(group.name, bool(orthogonal), {key: side or 1 for key, side in sides.items()}, sources)
 
 
 def _tensors(node: fx.Node) -> list[fx.Node]:
     return [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor | tuple | list)]
 
 
-def _neither(tracing: _Tracing, node: fx.Node) -> None:
+def _neither(tracing: Tracing, node: fx.Node) -> None:
     for source in (node, *node.all_input_nodes):
         for group in tracing.axes(source):
             tracing.rule_out(group, node, "does not treat all directions alike")
 
 
-def _pass_on(tracing: _Tracing, node: fx.Node) -> None:
+def _pass_on(tracing: Tracing, node: fx.Node) -> None:
     """What moves values, or scales them all alike."""
     for group in tracing.axes(node):
         carriers = [source for source in _tensors(node) if tracing.carries(source, group)]
@@ -244,7 +299,7 @@ _traces(*MOVEMENTS, *_SCALING, *_ZEROS)(_pass_on)
 
 
 @_traces(aten.expand.default, aten.expand_as.default, aten.repeat.default, aten.tile.default)
-def _stretch(tracing: _Tracing, node: fx.Node) -> None:
+def _stretch(tracing: Tracing, node: fx.Node) -> None:
     x = arguments(node)[0]
     for group in tracing.axes(node):
         if tracing.carries(x, group):
@@ -253,7 +308,7 @@ def _stretch(tracing: _Tracing, node: fx.Node) -> None:
             tracing.put(node, group, "vector" if _is_zero(node) else "uniform")
 
 
-def _getitem(tracing: _Tracing, node: fx.Node) -> None:
+def _getitem(tracing: Tracing, node: fx.Node) -> None:
     """One output of an operator that has several: as what was split."""
     (source,) = node.all_input_nodes
     origins = [n for n in source.all_input_nodes if isinstance(n, fx.Node)]
@@ -265,14 +320,14 @@ _traces(operator.getitem)(_getitem)
 
 
 @_traces(aten.gather.default, aten.take_along_dim.default)
-def _gather(tracing: _Tracing, node: fx.Node) -> None:
+def _gather(tracing: Tracing, node: fx.Node) -> None:
     source = arguments(node)[0]
     for group in tracing.axes(node):
         tracing.follow(node, group, [source] if tracing.carries(source, group) else [])
 
 
 @_traces(aten.embedding.default)
-def _look_up(tracing: _Tracing, node: fx.Node) -> None:
+def _look_up(tracing: Tracing, node: fx.Node) -> None:
     table, ids = arguments(node)[:2]
     for group in tracing.axes(node):
         if tracing.carries(ids, group):
@@ -282,7 +337,7 @@ def _look_up(tracing: _Tracing, node: fx.Node) -> None:
 
 
 @_traces(aten.add.Tensor, aten.sub.Tensor, aten.rsub.Tensor, aten.index_add.default, aten.scatter_add.default)
-def _add(tracing: _Tracing, node: fx.Node) -> None:
+def _add(tracing: Tracing, node: fx.Node) -> None:
     """Whatever is added has to be transformed as well."""
     added = [a for a in arguments(node) if isinstance(a, fx.Node) and _is_number(a)] or [arguments(node)[0]]
     scalars = [a for a in arguments(node)[:2] if not isinstance(a, fx.Node) and a]
@@ -300,7 +355,7 @@ def _is_number(node: fx.Node) -> bool:
 
 
 @_traces(aten.mul.Tensor)
-def _multiply(tracing: _Tracing, node: fx.Node) -> None:
+def _multiply(tracing: Tracing, node: fx.Node) -> None:
     for group in tracing.axes(node):
         carriers = [a for a in arguments(node)[:2] if tracing.carries(a, group)]
         varying = [a for a in carriers if tracing.form(a, group) != "uniform"]
@@ -310,14 +365,14 @@ def _multiply(tracing: _Tracing, node: fx.Node) -> None:
             tracing.follow(node, group, varying or carriers)
 
 
-def _square(tracing: _Tracing, node: fx.Node, group: int, left: fx.Node, right: fx.Node) -> None:
+def _square(tracing: Tracing, node: fx.Node, group: int, left: fx.Node, right: fx.Node) -> None:
     tracing.meet(node, group, left, right)
     if group not in tracing.ruled_out:
         tracing.put(node, group, "quadratic")
 
 
 @_traces(aten.square.default, aten.pow.Tensor_Scalar)
-def _power(tracing: _Tracing, node: fx.Node) -> None:
+def _power(tracing: Tracing, node: fx.Node) -> None:
     x = arguments(node)[0]
     squares = node.target is aten.square.default or arguments(node)[1] == 2
     for group in tracing.axes(node):
@@ -328,7 +383,7 @@ def _power(tracing: _Tracing, node: fx.Node) -> None:
 
 
 @_traces(aten.div.Tensor)
-def _divide(tracing: _Tracing, node: fx.Node) -> None:
+def _divide(tracing: Tracing, node: fx.Node) -> None:
     x, divisor = arguments(node)[:2]
     for group in tracing.axes(node):
         if tracing.carries(divisor, group) and tracing.form(divisor, group) != "uniform":
@@ -338,7 +393,7 @@ def _divide(tracing: _Tracing, node: fx.Node) -> None:
 
 
 @_traces(aten.sum.dim_IntList, aten.sum.default, aten.mean.dim, aten.mean.default)
-def _sum(tracing: _Tracing, node: fx.Node) -> None:
+def _sum(tracing: Tracing, node: fx.Node) -> None:
     """Over another axis a sum is linear; over the group's own it makes an inner product of what is quadratic."""
     x = arguments(node)[0]
     for group in tracing.axes(x):
@@ -349,7 +404,7 @@ def _sum(tracing: _Tracing, node: fx.Node) -> None:
 
 
 @_traces(aten.linalg_vector_norm.default, aten.norm.ScalarOpt_dim)
-def _norm(tracing: _Tracing, node: fx.Node) -> None:
+def _norm(tracing: Tracing, node: fx.Node) -> None:
     x, *order = arguments(node)
     for group in tracing.axes(x):
         if tracing.carries(node, group) or (order and order[0] not in (None, 2)):
@@ -359,7 +414,7 @@ def _norm(tracing: _Tracing, node: fx.Node) -> None:
 
 
 @_traces(aten.cosine_similarity.default)
-def _cosine(tracing: _Tracing, node: fx.Node) -> None:
+def _cosine(tracing: Tracing, node: fx.Node) -> None:
     left, right = arguments(node)[:2]
     for group in {**tracing.axes(left), **tracing.axes(right)}:
         if tracing.carries(node, group):
@@ -370,7 +425,7 @@ def _cosine(tracing: _Tracing, node: fx.Node) -> None:
 
 
 @_traces(aten.masked_fill.Scalar, aten.masked_fill.Tensor)
-def _masked_fill(tracing: _Tracing, node: fx.Node) -> None:
+def _masked_fill(tracing: Tracing, node: fx.Node) -> None:
     x, mask, value = arguments(node)[:3]
     for group in tracing.axes(node):
         if tracing.carries(mask, group) or value != 0:
@@ -380,7 +435,7 @@ def _masked_fill(tracing: _Tracing, node: fx.Node) -> None:
 
 
 @_traces(aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf)
-def _where(tracing: _Tracing, node: fx.Node) -> None:
+def _where(tracing: Tracing, node: fx.Node) -> None:
     condition, *branches = arguments(node)
     for group in tracing.axes(node):
         carriers = [b for b in branches if tracing.carries(b, group)]
@@ -395,7 +450,7 @@ def _where(tracing: _Tracing, node: fx.Node) -> None:
 
 
 @_traces(*CONTRACTIONS)
-def _contract(tracing: _Tracing, node: fx.Node) -> None:
+def _contract(tracing: Tracing, node: fx.Node) -> None:
     contraction = contraction_of(node)
     assert contraction is not None
     groups = set(tracing.axes(node))
@@ -405,7 +460,7 @@ def _contract(tracing: _Tracing, node: fx.Node) -> None:
         _contract_group(tracing, node, contraction, group)
 
 
-def _contract_group(tracing: _Tracing, node: fx.Node, contraction: Contraction, group: int) -> None:
+def _contract_group(tracing: Tracing, node: fx.Node, contraction: Contraction, group: int) -> None:
     carriers = [
         (letters[tracing.axes(x)[group]], x) for letters, x in contraction.operands if tracing.carries(x, group)
     ]
@@ -414,12 +469,16 @@ def _contract_group(tracing: _Tracing, node: fx.Node, contraction: Contraction, 
         if letter in contraction.output:
             _keep_letter(tracing, node, contraction, group, values)
         elif len(values) == 2:
-            tracing.meet(node, group, *values)
+            weights = [x for x in values if x.op == "get_attr"]
+            if len(weights) == 1 and "quadratic" in {tracing.form(x, group) for x in values}:
+                tracing.weigh(node, group, weights[0], tracing.block(weights[0], group))
+            else:
+                tracing.meet(node, group, *values)
         elif tracing.form(values[0], group) != "quadratic" or len(values) > 2:
             tracing.rule_out(group, node, "weighs its channels by constants")
 
 
-def _keep_letter(tracing: _Tracing, node: fx.Node, contraction: Contraction, group: int, values: list[fx.Node]) -> None:
+def _keep_letter(tracing: Tracing, node: fx.Node, contraction: Contraction, group: int, values: list[fx.Node]) -> None:
     bias = contraction.bias
     if bias is not None and not tracing.carries(bias, group):
         tracing.rule_out(group, node, "adds a constant to every channel")
@@ -436,7 +495,7 @@ def _keep_letter(tracing: _Tracing, node: fx.Node, contraction: Contraction, gro
 
 
 @_traces(aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding)
-def _convolve(tracing: _Tracing, node: fx.Node) -> None:
+def _convolve(tracing: Tracing, node: fx.Node) -> None:
     x, weight, bias = (argument(node, name) for name in ("input", "weight", "bias"))
     for group in {**tracing.axes(x), **tracing.axes(node)}:
         if tracing.axes(x).get(group) == 1 and tracing.axes(weight).get(group) == 1 and argument(node, "groups") == 1:
@@ -450,7 +509,7 @@ def _convolve(tracing: _Tracing, node: fx.Node) -> None:
 
 
 @_traces(aten.gru.input, aten.lstm.input, aten.rnn_tanh.input, aten.rnn_relu.input)
-def _recurrent(tracing: _Tracing, node: fx.Node) -> None:
+def _recurrent(tracing: Tracing, node: fx.Node) -> None:
     """What a recurrent layer reads is linear; its own units are not."""
     x, weights = argument(node, "input"), argument(node, "params")
     first = {w: i for i, w in enumerate(weights)}
@@ -466,7 +525,7 @@ def _recurrent(tracing: _Tracing, node: fx.Node) -> None:
 
 
 @_traces(aten.gru_cell.default, aten.lstm_cell.default, aten.rnn_tanh_cell.default)
-def _recurrent_cell(tracing: _Tracing, node: fx.Node) -> None:
+def _recurrent_cell(tracing: Tracing, node: fx.Node) -> None:
     x, weight = argument(node, "input"), argument(node, "w_ih")
     for group in {g for source in node.all_input_nodes for g in tracing.axes(source)}:
         if tracing.carries(x, group) and tracing.axes(weight).get(group) == 1:
@@ -476,7 +535,7 @@ def _recurrent_cell(tracing: _Tracing, node: fx.Node) -> None:
 
 
 @_traces(aten.scaled_dot_product_attention.default)
-def _attend(tracing: _Tracing, node: fx.Node) -> None:
+def _attend(tracing: Tracing, node: fx.Node) -> None:
     query, key, value = (argument(node, name) for name in ("query", "key", "value"))
     last = query.meta["val"].ndim - 1
     for group in {**tracing.axes(query), **tracing.axes(key), **tracing.axes(value)}:
@@ -490,7 +549,7 @@ def _attend(tracing: _Tracing, node: fx.Node) -> None:
 
 
 @_traces(aten.cumsum.default, aten.softmax.int)
-def _along(tracing: _Tracing, node: fx.Node) -> None:
+def _along(tracing: Tracing, node: fx.Node) -> None:
     x = arguments(node)[0]
     over = arguments(node)[1] % x.meta["val"].ndim
     for group in tracing.axes(node):

@@ -1,0 +1,183 @@
+"""Loosen what stands in the way of a rotation: an identity matrix where values leave or enter the rotated part.
+
+The axis of a table may be vector-like but for one branch: the bottom MLP of a DLRM ends in a ReLU, the stream of a
+transformer begins with a LayerNorm. An identity matrix on that edge changes nothing, and afterwards the table's group
+ends there: it can be rotated and truncated, and the matrix with it (the projections of a factorised embedding: Lan et
+al. 2020, "ALBERT", section 3.1; those between the blocks of SliceGPT).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from recprune_export.channels.analysis import Analysis, analyse
+from recprune_export.channels.groups import slice_positions
+from recprune_export.program.canonical import canonicalise, tensor_at
+from recprune_export.program.program import Program, example_tensors, export
+from recprune_export.pruning.rotation.legality import Diagonal, Tracing, find_rotatable
+
+aten = torch.ops.aten
+
+MOST_MATRICES = 2  # on the way of one group; more would cost in serving what the tables save
+WORTH = 8  # rows for each dimension, from which a matrix is small beside the table
+PREFIX = "projection_"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """An identity matrix on the edges from `source` to `readers`, along `axis` of the value, of size `width`."""
+
+    source: str
+    axis: int
+    width: int
+    readers: tuple[str, ...]
+
+
+def find_cuts(program: Program, analysis: Analysis) -> tuple[Cut, ...]:
+    """Return the matrices after which more groups of tables can be rotated; each group by itself pays for its own."""
+    legal = find_rotatable(program, analysis).rotatable
+    wide, tight = (_Cutting(program, analysis, at_once) for at_once in (False, True))
+    for node in program.module.graph.nodes:
+        wide.visit(node)
+        tight.visit(node)
+    cuts: list[Cut] = []
+    for number, group in enumerate(analysis.groups):
+        if group.kind != "embedding" or group.name in legal:
+            continue
+        rows = sum(program.parameters()[t].shape[0] for t, axis in group.axes() if t in analysis.tables and axis == 1)
+        for tracing in (wide, tight):
+            found = tracing.cuts(number, group.width)
+            small = 0 < len(found) <= MOST_MATRICES and rows >= WORTH * group.width * len(found)
+            if small and _frees(insert(program, found), group.axes()):
+                cuts += found
+                break
+    return tuple(dict.fromkeys(cuts))
+
+
+def insert(program: Program, cuts: Sequence[Cut]) -> Program:
+    """Return a program with identity matrices on the edges of `cuts`; it shares all other parameters with `program`."""
+    if not cuts:
+        return program
+    graph = fx.Graph()
+    new: dict[fx.Node, fx.Node] = {}
+    through: dict[tuple[str, str], fx.Node] = {}
+    tensors: dict[str, Tensor] = {}
+    for node in program.module.graph.nodes:
+        read = {source: through.get((source.name, node.name), new[source]) for source in node.all_input_nodes}
+        new[node] = graph.node_copy(node, read.__getitem__)
+        if node.op == "get_attr":
+            tensors[str(node.target)] = tensor_at(program.module, str(node.target))
+        for cut in (c for c in cuts if c.source == node.name):
+            weight = f"{PREFIX}{node.name}"
+            tensors[weight] = torch.nn.Parameter(torch.eye(cut.width, dtype=node.meta["val"].dtype))
+            value = new[node]
+            last = node.meta["val"].ndim - 1
+            matrix = graph.get_attr(weight)
+            if cut.axis != last:
+                value = graph.call_function(aten.transpose.int, (value, cut.axis, last))
+            value = graph.call_function(aten.linear.default, (value, matrix))
+            if cut.axis != last:
+                value = graph.call_function(aten.transpose.int, (value, cut.axis, last))
+            through |= {(node.name, reader): value for reader in cut.readers}
+    exported = export(fx.GraphModule(tensors, graph), example_tensors(program.signature, batch=3), program.signature)
+    recaptured = exported.module(check_guards=False)
+    assert isinstance(recaptured, fx.GraphModule)
+    return Program(canonicalise(recaptured), program.signature)
+
+
+def _frees(program: Program, axes: Iterable[tuple[str, int]]) -> bool:
+    """Whether the tables among `axes` can be rotated now."""
+    analysis = analyse(program)
+    legal = find_rotatable(program, analysis).rotatable
+    wanted = {(tensor, axis) for tensor, axis in axes if tensor in analysis.tables and axis == 1}
+    return wanted <= {own for group in analysis.groups if group.name in legal for own in group.axes()}
+
+
+def move_diagonals(program: Program, diagonals: Mapping[str, Diagonal], analysis: Analysis) -> Program:
+    """Return a program in which the weights of each elementwise product are ones, and one of its factors is scaled."""
+    if not diagonals:
+        return program
+    moved = program.with_own_parameters()
+    parameters = moved.parameters()
+    with torch.no_grad():
+        for name, diagonal in diagonals.items():
+            group = analysis.group(name)
+            row = parameters[diagonal.weight].movedim(diagonal.axis, -1)
+            (own,) = slice_positions(group, diagonal.weight, diagonal.axis)
+            factors = row[..., own].reshape(-1).clone()
+            for tensor, axis in diagonal.scaled:
+                view = parameters[tensor].movedim(axis, -1)
+                for places in slice_positions(group, tensor, axis):
+                    view[..., places] = view[..., places] * factors
+            row[..., own] = 1.0
+    return moved
+
+
+class _Cutting(Tracing):
+    """Notes where values change between the rotated part, which begins at tables, and the rest.
+
+    Beside the forms of `Tracing`: *free* can be rotated or not, as a layer's output; *foreign* cannot. With `at_once`
+    the rotated part ends where a table was looked up; without it goes as far as it can.
+    """
+
+    def __init__(self, program: Program, analysis: Analysis, at_once: bool) -> None:
+        super().__init__(program, analysis)
+        self._at_once = at_once
+        self._tables = analysis.tables
+        self._edges: dict[int, dict[fx.Node, list[fx.Node]]] = {}
+
+    def cuts(self, group: int, width: int) -> list[Cut]:
+        """Return what was found for a group."""
+        return [
+            Cut(source.name, self.axes(source)[group], width, tuple(dict.fromkeys(r.name for r in readers)))
+            for source, readers in self._edges.get(group, {}).items()
+        ]
+
+    def put(self, node: fx.Node, group: int, form: str) -> None:
+        is_weight = node.op == "get_attr" and str(node.target) not in self._tables
+        super().put(node, group, "free" if is_weight else form)
+
+    def start(self, node: fx.Node, group: int, weight: fx.Node) -> None:
+        self._forms[node, group] = self.form(weight, group) or "foreign"
+        if self._at_once and self._forms[node, group] == "vector":
+            self._forms[node, group] = "foreign"
+            for reader in node.users:
+                self._cut(group, node, reader)
+
+    def follow(self, node: fx.Node, group: int, sources: Iterable[fx.Node]) -> None:
+        carriers = list(sources)
+        forms = {self.form(source, group) or "foreign" for source in carriers}
+        if not carriers or ("quadratic" in forms and len(forms) > 1):
+            return self.rule_out(group, node, "")
+        if "vector" in forms:
+            for source in carriers:
+                if self.form(source, group) == "foreign":
+                    self._cut(group, source, node)
+        strongest = next(f for f in ("quadratic", "uniform", "vector", "foreign", "free") if f in forms)
+        self._forms[node, group] = strongest
+        return None
+
+    def meet(self, node: fx.Node, group: int, left: fx.Node, right: fx.Node) -> None:
+        forms = (self.form(left, group) or "foreign", self.form(right, group) or "foreign")
+        if not set(forms) <= {"vector", "free", "foreign"}:
+            return self.rule_out(group, node, "")
+        if "vector" in forms:
+            for own, source in zip(forms, (left, right), strict=True):
+                if own == "foreign":
+                    self._cut(group, source, node)
+        return None
+
+    def weigh(self, node: fx.Node, group: int, weight: fx.Node, tensor: Tensor) -> None:
+        return None  # of what is left when no diagonal can be moved
+
+    def rule_out(self, group: int, node: fx.Node, because: str) -> None:
+        for source in node.all_input_nodes:
+            if self.carries(source, group) and self.form(source, group) == "vector" and source.op != "get_attr":
+                self._cut(group, source, node)
+        if self.carries(node, group):
+            self._forms[node, group] = "foreign"
+
+    def _cut(self, group: int, source: fx.Node, reader: fx.Node) -> None:
+        self._edges.setdefault(group, {}).setdefault(source, []).append(reader)
