@@ -20,6 +20,7 @@ from recprune_export.onnx.export import PASSES, OnnxFile, export_onnx
 from recprune_export.onnx.session import make_session, run
 from recprune_export.program.capture import capture
 from recprune_export.program.program import Program, example_tensors
+from recprune_export.program.signature import Signature
 from tests.onnx.models import LENGTH, NAMES, ROWS, program
 
 BATCHES = (1, 2, 7)
@@ -253,5 +254,5 @@ def test_bytes_are_those_on_disk(tmp_path: Path) -> None:
     path, data = tmp_path / "m.onnx", tmp_path / "m.onnx.data"
     path.write_bytes(b"12345")
     data.write_bytes(b"678")
-    assert OnnxFile(path, 20, None).bytes == 5
-    assert OnnxFile(path, 20, data).bytes == 8
+    assert OnnxFile(path, 20, None, Signature((), ())).bytes == 5
+    assert OnnxFile(path, 20, data, Signature((), ())).bytes == 8
