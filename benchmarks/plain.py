@@ -9,9 +9,11 @@ long or too much memory:
 import contextlib
 import io
 import json
+import logging
 import resource
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import torch
@@ -26,7 +28,9 @@ def export_plain(model: Model, path: Path) -> Path:
     """Export a module with PyTorch's exporter as it comes, the batch dynamic."""
     batch = torch.export.Dim("batch")
     shapes = {name: {0: batch} for name in model.example}
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
             model.module, kwargs=dict(model.example), dynamo=True, dynamic_shapes=shapes, verbose=False
         )

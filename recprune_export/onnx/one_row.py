@@ -15,6 +15,8 @@ _BROADCASTING = {
     "Add", "Sub", "Mul", "Div", "Pow", "Where", "And", "Or", "Xor", "Equal", "Greater", "Less", "GreaterOrEqual",
     "LessOrEqual", "Min", "Max", "Mod", "PRelu",
 }  # fmt: skip
+# Of a number of rows these make something that differs from row to row.
+_BY_ROW = {"Range", "NonZero", "CumSum"}
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,9 @@ def _reached(
         if operands:
             varying |= set(node.outputs)
         known = all(for_one_row(shapes[value], batch) is not None for value in node.outputs)
-        if operands and known and node not in forced and all(value in once for value in operands):
+        if not operands or not known or node in forced or node.op_type in _BY_ROW:
+            continue
+        if all(value in once for value in operands):
             once |= set(node.outputs)
     return once
 

@@ -114,6 +114,23 @@ def test_a_history_is_encoded_once(tmp_path: Path) -> None:
     assert more - each == 6 * 8 + 8 * 1  # the candidate's columns of the first layer, and the second layer
 
 
+def test_numbers_of_rows_are_not_shared() -> None:
+    """A row writes to its own place, whose number is found by counting the rows of what is shared."""
+    text = (
+        "s = Shape<start=0, end=1>(u) n = Squeeze(s, zero) r = Range(null, n, step) i = Unsqueeze(r, one)"
+        " c = Mul(i, nothing) j = Concat<axis=1>(i, c)"
+        " a = ReduceSum<keepdims=0>(u, one) z = MatMul(v, w) y = ScatterND(z, j, a)"
+    )
+    constants = {
+        "zero": numbers(0),
+        "one": numbers(1),
+        "null": np.array(0),
+        "step": np.array(1),
+        "nothing": np.array(0),
+    }
+    split(text, w=floats(3, 6), **constants)
+
+
 class TwoSides(nn.Module):
     """A history and a user's numbers on one side, candidates on the other."""
 
