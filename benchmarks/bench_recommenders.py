@@ -62,7 +62,8 @@ def run(name: str, scratch: Path) -> tuple[LatencyReport, dict[str, int]]:
     dense = capture(build(name, spec, {}), (spec.example_request(),))
     pruned = prune(dense)
     files = {
-        kind: export_onnx(p, scratch / f"{name}-{kind}.onnx").path for kind, p in (("dense", dense), ("pruned", pruned))
+        "dense": export_onnx(dense, scratch / f"{name}-dense.onnx", rewrites=()).path,
+        "pruned": export_onnx(pruned, scratch / f"{name}-pruned.onnx").path,
     }
     contestants = [
         in_torch(DENSE_TORCH, dense),

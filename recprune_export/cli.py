@@ -126,6 +126,9 @@ def main() -> None:
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the latency measurement.")
 @click.option("--batches", default="1,32,256,1024", show_default=True, help="Batch sizes of the latency measurement.")
+@click.option(
+    "--shared-inputs", default="", metavar="NAME,...", help="Inputs that are the same for all candidates of a request."
+)
 @click.option("--no-dense", is_flag=True, help="Leave the dense baseline out of the bundle.")
 @click.option("-o", "--output", type=FILE, help="Directory of the bundle.  [default: artifacts/<name of MODEL>]")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON instead of tables.")
@@ -144,6 +147,7 @@ def compress(
     as_json: bool,
     quiet: bool,
     batches: str,
+    shared_inputs: str,
     no_dense: bool,
     **options: Any,
 ) -> None:
@@ -154,7 +158,8 @@ def compress(
     """
     from recprune_export.settings import Settings, batch_sizes
 
-    settings = Settings(batches=batch_sizes(batches), keep_dense=not no_dense, **options)
+    shared = tuple(name.strip() for name in shared_inputs.split(",") if name.strip())
+    settings = Settings(batches=batch_sizes(batches), shared_inputs=shared, keep_dense=not no_dense, **options)
     from recprune_export.console import print_result
     from recprune_export.jobs import compress as run
     from recprune_export.jobs import plan_of
@@ -251,13 +256,40 @@ def generate(rows: int, kind: str, seed: int, output: Path) -> None:
 
 @main.command()
 @_loading_options
+@click.option("--batches", default="1,32,256,1024", show_default=True, help="For a bundle: batch sizes of its costs.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="For a bundle: of the machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-def inspect(model: Path, as_json: bool, factory_args: str | None, **source: Any) -> None:
-    """Show inputs, parameters, channel groups, and what is frozen and why."""
+def inspect(model: Path, batches: str, threads: int, as_json: bool, factory_args: str | None, **source: Any) -> None:
+    """Show inputs, parameters, channel groups, and what is frozen and why.
+
+    For a bundle or an .onnx file: parameters, operations and bytes of a request, and the floor of this machine.
+    """
+    from recprune_export.bundle.artifact import is_artifact
+
+    if is_artifact(model):
+        from recprune_export.bundle.artifact import inspect_artifact
+        from recprune_export.console import print_artifact
+        from recprune_export.settings import batch_sizes
+
+        return print_artifact(inspect_artifact(model, batch_sizes(batches), threads), as_json=as_json)
     from recprune_export.console import print_inspection
     from recprune_export.inspection import inspect_file
 
     print_inspection(inspect_file(model, factory_args=_json_object(factory_args), **source), as_json=as_json)
+
+
+@main.command()
+@click.argument("bundle", type=FILE)
+@click.option("--batch", type=click.IntRange(1), default=256, show_default=True, help="Rows of the request.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--nodes", type=click.IntRange(1), default=15, show_default=True, help="How many nodes to show.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, of all nodes, instead of a table.")
+def profile(bundle: Path, batch: int, threads: int, nodes: int, as_json: bool) -> None:
+    """Name the nodes of a bundle or an .onnx file on which ONNX Runtime spends its time."""
+    from recprune_export.bundle.artifact import profile_artifact
+    from recprune_export.console import print_profile
+
+    print_profile(profile_artifact(bundle, batch, threads), nodes, as_json=as_json)
 
 
 @main.command()

@@ -28,7 +28,8 @@ from recprune_export.finetuning.task import (
 )
 from recprune_export.finetuning.zeros import ZeroTarget
 from recprune_export.onnx.counts import Counts, Reduction, count, reduction
-from recprune_export.onnx.export import OnnxFile, export_onnx
+from recprune_export.onnx.export import OnnxFile, Serving, export_onnx
+from recprune_export.onnx.rewriting import Limits
 from recprune_export.onnx.session import SessionOptions, make_session, run
 from recprune_export.program.drawing import draw_request
 from recprune_export.program.program import Program
@@ -56,7 +57,8 @@ from recprune_export.validation.contestants import (
 from recprune_export.validation.footprint import FootprintReport, measure_footprints
 from recprune_export.validation.latency import LatencyReport, measure
 from recprune_export.validation.parity import ParityReport, check_parity
-from recprune_export.validation.requests import Request, edge_requests, repeated
+from recprune_export.validation.requests import Request, as_taken, edge_requests, in_full, repeated
+from recprune_export.validation.roofline import roofline
 from recprune_export.validation.session_advice import SessionAdvice, advise_session
 
 CALIBRATION_BATCHES = 16  # for scores
@@ -114,14 +116,18 @@ def compress_program(
     soundness check fails, `ExportError`, and `ValidationFailed` where parity or latency fail.
     """
     target = check_target(target)
+    program.signature.with_shared(settings.shared_inputs)  # a wrong name is told before the work, not after
     task = task or drawn_requests(program, settings)
     pruned = prune(program, settings, task, plan)
     with tempfile.TemporaryDirectory() as scratch:
-        dense_file = export_onnx(program, Path(scratch) / "dense.onnx")
-        pruned_file = export_onnx(pruned.program, Path(scratch) / MODEL)
+        dense_file = export_onnx(program, Path(scratch) / "dense.onnx", rewrites=())
+        pruned_file = export_pruned(pruned, settings, Path(scratch) / MODEL)
         counts = {"dense": count(dense_file.path), "pruned": count(pruned_file.path)}
         parity = validate_parity(pruned.program, pruned_file, task)
-        metrics = {name: task.test(_session(f)) for name, f in (("dense", dense_file), ("pruned", pruned_file))}
+        tested = pruned_file
+        if settings.shared_inputs:  # rows of a test set share nothing; parity holds both files to the same program
+            tested = export_onnx(pruned.program, Path(scratch) / "each_row.onnx")
+        metrics = {name: task.test(_session(f)) for name, f in (("dense", dense_file), ("pruned", tested))}
         latency = validate_latency(program, pruned.program, dense_file, pruned_file, settings, task)
         footprints = cold_starts(dense_file, pruned_file, program.signature, settings)
         advice = advise(pruned_file, settings, task)
@@ -131,7 +137,7 @@ def compress_program(
             name=target.name,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             opset=pruned_file.opset,
-            signature=pruned.program.signature.to_dict(),
+            signature=pruned_file.signature.to_dict(),
             counts={name: c.to_dict() for name, c in counts.items()},
             metrics=metrics,
             parity=parity.to_dict(),
@@ -141,10 +147,15 @@ def compress_program(
             environment=environment(),
             tolerances=parity.tolerances.to_dict(),
             session=advice.to_dict(),
+            rewrites=[each.to_dict() for each in pruned_file.rewrites],
+            cost=roofline(
+                latency, {"dense": (DENSE_ONNX, dense_file.path), "pruned": (PRUNED_ONNX, pruned_file.path)}
+            ).to_dict(),
         )
-        golden = task.requests(GOLDEN_ROWS, seed=2)
+        golden = as_taken(task.requests(GOLDEN_ROWS, seed=2), pruned_file.signature)
         kept = (pruned_file, dense_file) if settings.keep_dense else (pruned_file,)
-        files = bundle_files(pruned.program, kept, pruned.plan, golden, answer(pruned.program, golden), Path(scratch))
+        response = answer(pruned.program, in_full(golden, pruned_file.signature))
+        files = bundle_files(pruned.program, kept, pruned.plan, golden, response, Path(scratch))
         extra = dict(extra_files or {})
         readme = bundle_readme(target.name, manifest.signature, advice.options, encoding="encoding.json" in extra)
         write_bundle(target, {**files, **extra, "README.md": readme.encode()}, manifest)
@@ -203,18 +214,24 @@ def zero_target(dense: PartSizes, settings: Settings) -> ZeroTarget:
     )
 
 
+def export_pruned(pruned: Pruned, settings: Settings, path: Path) -> OnnxFile:
+    """Write the ONNX file that is served; no rewrite may undo what was removed."""
+    serving = Serving(settings.batches, settings.shared_inputs)
+    return export_onnx(pruned.program, path, serving=serving, limits=Limits(pruned.target.tables, pruned.target.rest))
+
+
 def validate_parity(program: Program, file: OnnxFile, task: Task) -> ParityReport:
     """Compare the ONNX file with the pruned program on test rows, drawn rows and edge rows.
 
     Raises `ValidationFailed` with the first difference.
     """
-    signature = program.signature
+    signature = file.signature
     requests = {
-        "test rows": task.requests(PARITY_ROWS, seed=0),
+        "test rows": as_taken(task.requests(PARITY_ROWS, seed=0), signature),
         "drawn rows": draw_request(signature, PARITY_ROWS // 2, seed=1),
         **edge_requests(signature),
     }
-    report = check_parity(lambda request: answer(program, request), _session(file), requests)
+    report = check_parity(lambda request: answer(program, in_full(request, signature)), _session(file), requests)
     if not report.passed:
         raise ValidationFailed(
             f"The ONNX model does not give the pruned model's outputs, so nothing was written. {report.failures[0]}"
@@ -229,7 +246,7 @@ def validate_latency(
 
     Raises `ValidationFailed` where pruned ONNX is slower than pruned PyTorch beyond doubt.
     """
-    requests, threads = latency_requests(settings, task), settings.threads
+    requests, threads = latency_requests(settings, task, pruned_file.signature), settings.threads
     with torch_threads(threads):
         contestants = [
             in_torch(DENSE_TORCH, dense),
@@ -244,9 +261,9 @@ def validate_latency(
     return report
 
 
-def latency_requests(settings: Settings, task: Task) -> dict[int, Request]:
-    """Return a request of test rows for each batch size."""
-    rows = task.requests(max(settings.batches), seed=0)
+def latency_requests(settings: Settings, task: Task, signature: Signature) -> dict[int, Request]:
+    """Return a request of test rows for each batch size; what is shared is the same in all of its rows."""
+    rows = in_full(as_taken(task.requests(max(settings.batches), seed=0), signature), signature)
     return {batch: repeated(rows, batch) for batch in settings.batches}
 
 
@@ -262,7 +279,7 @@ def cold_starts(
 def advise(file: OnnxFile, settings: Settings, task: Task) -> SessionAdvice:
     """Find the session options that suit the artifact on this machine."""
     plain = SessionOptions(threads=settings.threads)
-    return advise_session(file.path, latency_requests(settings, task), plain=plain, seed=settings.seed)
+    return advise_session(file.path, latency_requests(settings, task, file.signature), plain=plain, seed=settings.seed)
 
 
 def _notes(pruned: Pruned, gone: Reduction, parity: ParityReport, settings: Settings, task: Task) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """What the commands print: tables for people, JSON for programs."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +11,13 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from recprune_export.bundle.artifact import ArtifactInspection
     from recprune_export.bundle.verify import Verification
     from recprune_export.compression import Result
     from recprune_export.gate.calibration import Calibration
     from recprune_export.gate.check import Check
     from recprune_export.inspection import Inspection
+    from recprune_export.onnx.profiler import Profile
     from recprune_export.training.train import Training
     from recprune_export.validation.footprint import FootprintReport
     from recprune_export.validation.latency import LatencyReport
@@ -66,6 +68,8 @@ def print_result(result: "Result", *, as_json: bool) -> None:
     console.print(_footprints(result.footprints))
     changes = ", ".join(result.session.options.differences(DEFAULT_OPTIONS)) or "ONNX Runtime's own are as good as any"
     console.print(f"Session options, tried on this machine: {changes}", highlight=False)
+    console.print(_floors(result.manifest.cost["models"]))
+    console.print(_rewrites(result.manifest.rewrites))
     for output in result.parity.outputs:
         console.print(
             f"Parity of '{output.name}' over {result.parity.rows} rows: largest error {output.max_absolute:.1e}, "
@@ -109,6 +113,70 @@ def print_inspection(inspection: "Inspection", *, as_json: bool) -> None:
             places = ", ".join(f"{axis.tensor}:{axis.axis} ({axis.count})" for axis in found[:4])
             frozen.add_row(reason, places + (f" and {len(found) - 4} more" if len(found) > 4 else ""))
         console.print(frozen)
+
+
+def print_artifact(inspection: "ArtifactInspection", *, as_json: bool) -> None:
+    """Show what a bundle or an ONNX file holds, and what a request costs."""
+    if as_json:
+        return _print_json(inspection.to_dict())
+    console, counts, machine = _console(), inspection.counts, inspection.machine
+    console.print(
+        f"{inspection.name}: {counts.tables.parameters:,} parameters in tables, {counts.rest.parameters:,} in the rest, "
+        f"{counts.total.nonzero:,} of them not zero; {counts.nodes} nodes, {counts.bytes:,} bytes",
+        highlight=False,
+    )
+    table = _table(
+        "Cost of a request",
+        "batch",
+        "multiply-adds",
+        "read: weights and rows",
+        "request and answer",
+        "floor",
+        "measured",
+    )
+    for batch, cost in inspection.costs.items():
+        multiple = inspection.multiples.get(batch)
+        table.add_row(
+            str(batch),
+            f"{cost.operations:,}",
+            f"{cost.weights:,} B",
+            f"{cost.interface:,} B",
+            f"{cost.floor * 1e3:.3f} ms",
+            "" if multiple is None else f"{multiple:.1f} × floor",
+        )
+    console.print(table)
+    reads = " / ".join(f"{rate / 1e9:.0f}" for rate in machine.reads)
+    threads = f"{machine.threads} thread" + ("s" if machine.threads > 1 else "")
+    console.print(
+        f"This machine, {threads}: {machine.fp32 / 1e9:.0f} billion multiply-adds a second in fp32, "
+        f"{machine.int8 / 1e9:.0f} in int8; reads {reads} GB/s from cache, further cache and memory; "
+        f"{machine.node * 1e6:.2f} µs a node, {machine.call * 1e6:.1f} µs a call",
+        highlight=False,
+    )
+    if inspection.rewrites:
+        console.print(_rewrites(inspection.rewrites))
+
+
+def print_profile(profile: "Profile", nodes: int, *, as_json: bool) -> None:
+    """Name the most expensive nodes, the slowest first."""
+    if as_json:
+        return _print_json(profile.to_dict())
+    table = _table(
+        f"Batch {profile.batch}, {profile.requests} requests: {profile.milliseconds:.3f} ms in the nodes, "
+        f"floor {profile.floor:.3f} ms",
+        "node",
+        "operator",
+        "ms",
+        "share",
+        "floor, ms",
+    )
+    for node in profile.nodes[:nodes]:
+        table.add_row(node.name, node.operator, f"{node.milliseconds:.4f}", f"{node.share:.1%}", f"{node.floor:.4f}")
+    rest = profile.nodes[nodes:]
+    if rest:
+        share = sum(node.share for node in rest)
+        table.add_row(f"{len(rest)} more", "", f"{sum(n.milliseconds for n in rest):.4f}", f"{share:.1%}", "")
+    _console().print(table)
 
 
 def print_verification(verification: "Verification", study: "Study | None", *, as_json: bool) -> None:
@@ -256,6 +324,25 @@ def _footprints(report: "FootprintReport") -> "Table":
 
 def _threads(count: int) -> str:
     return f"{count} thread" + ("s" if count > 1 else "")
+
+
+def _floors(models: Mapping[str, Any]) -> "Table":
+    batches = list(next(iter(models.values())))
+    table = _table(
+        "Floor of this machine in ms, and the median as a multiple of it", "", *(f"batch {b}" for b in batches)
+    )
+    for name, costs in models.items():
+        table.add_row(f"{name} ONNX", *(f"{costs[b]['floor']:.3f}, {costs[b]['multiple']:.1f}×" for b in batches))
+    return table
+
+
+def _rewrites(rewrites: Sequence[Mapping[str, Any]]) -> "Table":
+    batches = list(rewrites[0]["before"]) if rewrites else []
+    table = _table("Rewrites of the graph, estimated change", "", "places", *(f"batch {b}" for b in batches), "")
+    for each in rewrites:
+        changes = [f"{each['after'][b] / each['before'][b] - 1:+.1%}" for b in batches]
+        table.add_row(each["name"], str(each["places"]), *changes, "kept" if each["kept"] else each["reason"])
+    return table
 
 
 def _print_notes(notes: tuple[str, ...]) -> None:

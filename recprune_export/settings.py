@@ -12,7 +12,8 @@ class Settings:
     """Options of `compress`; None leaves a choice to the product.
 
     `sparsity`, `embedding_sparsity` and `hidden_sparsity` are fractions of dense parameters in [0, 1). Latency is
-    measured for each size in `batches`, with `threads` threads.
+    measured for each size in `batches`, with `threads` threads. Inputs named in `shared_inputs` are the same for all
+    candidates of a request, and have one row in the ONNX file.
     """
 
     sparsity: float = 0.7
@@ -29,6 +30,7 @@ class Settings:
     seed: int = 0
     threads: int = 1
     batches: tuple[int, ...] = (1, 32, 256, 1024)
+    shared_inputs: tuple[str, ...] = ()
     keep_dense: bool = True
 
     def __post_init__(self) -> None:
@@ -58,7 +60,7 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {**asdict(self), "batches": list(self.batches)}
+        return {**asdict(self), "batches": list(self.batches), "shared_inputs": list(self.shared_inputs)}
 
 
 def batch_sizes(text: str) -> tuple[int, ...]:

@@ -317,9 +317,9 @@ def test_a_failed_validation_leaves_the_old_bundle(
     before = (tmp_path / "out/manifest.json").read_bytes()
     honest = compression.export_onnx
 
-    def wrong(program: object, path: Path) -> object:
+    def wrong(program: object, path: Path, **options: object) -> object:
         """Export, then change one weight."""
-        file = honest(program, path)  # type: ignore[arg-type]
+        file = honest(program, path, **options)  # type: ignore[arg-type]
         model = onnx.load(path)
         tensor = next(t for t in model.graph.initializer if t.name == "head.bias")
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + 1.0, tensor.name))

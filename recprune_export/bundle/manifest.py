@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from importlib import resources
@@ -37,8 +37,8 @@ class Manifest:
 
     `signature` is `Signature.to_dict()`; `counts` and `metrics` hold `dense` and `pruned`; `tolerances` holds
     `absolute` and `relative`, within which the golden outputs are reproduced; `created` is ISO 8601 in UTC;
-    `session` is `SessionAdvice.to_dict()`, empty where none was measured.
-    `files` is filled in by `write_bundle`.
+    `session` is `SessionAdvice.to_dict()`, empty where none was measured;
+    `rewrites` holds `Rewrite.to_dict()`, `cost` `Roofline.to_dict()`. `files` is filled in by `write_bundle`.
     """
 
     name: str
@@ -54,6 +54,8 @@ class Manifest:
     environment: Mapping[str, Any]
     tolerances: Mapping[str, float]
     session: Mapping[str, Any] = field(default_factory=dict)
+    rewrites: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    cost: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, FileEntry] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
@@ -89,7 +91,7 @@ class Manifest:
                 f"{MANIFEST} was changed after the bundle was written (its checksum differs): export the bundle again."
             )
         files = {name: FileEntry(**entry) for name, entry in values["files"].items()}
-        known = {f.name: values[f.name] for f in fields(cls) if f.name != "files"}
+        known = {f.name: values[f.name] for f in fields(cls) if f.name in values and f.name != "files"}
         return cls(**known, files=files)
 
 

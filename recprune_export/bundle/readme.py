@@ -25,7 +25,7 @@ response = dict(zip(names, session.run(names, request)))
 |---|---|---|---|---|
 {rows}
 
-The batch may have any size. `samples/outputs.npz` is the answer to `samples/inputs.npz`; `manifest.json` states the
+The batch may have any size.{shared} `samples/outputs.npz` is the answer to `samples/inputs.npz`; `manifest.json` states the
 tolerances, sizes, quality and latency. `model.pt2` is the same model for PyTorch (`torch.export.load`), to train on.
 {encoding}"""
 
@@ -42,7 +42,11 @@ def bundle_readme(name: str, signature: Mapping[str, Any], session: SessionOptio
     """
     kinds = (("input", signature["inputs"]), ("output", signature["outputs"]))
     rows = "\n".join(_row(kind, tensor) for kind, tensors in kinds for tensor in tensors)
-    return _TEMPLATE.format(name=name, rows=rows, session=session.code(), encoding=_ENCODING if encoding else "")
+    shared = [f"`{tensor['name']}`" for tensor in signature["inputs"] if tensor.get("shared")]
+    told = f" One row of {', '.join(shared)} stands for all candidates of a request." if shared else ""
+    return _TEMPLATE.format(
+        name=name, rows=rows, session=session.code(), shared=told, encoding=_ENCODING if encoding else ""
+    )
 
 
 def _row(kind: str, tensor: Mapping[str, Any]) -> str:

@@ -106,7 +106,7 @@ def check_golden(bundle: Path, manifest: Manifest) -> tuple[int, tuple[GoldenOut
     _check_names(SAMPLE_OUTPUTS, golden, [o["name"] for o in manifest.signature["outputs"]])
     answer = _run(bundle / MODEL, request)
     outputs = tuple(_compare(name, golden[name], answer.get(name), manifest) for name in golden)
-    return len(next(iter(request.values()))), outputs
+    return max(map(len, request.values())), outputs
 
 
 def read_samples(path: Path) -> dict[str, np.ndarray]:

@@ -1,14 +1,19 @@
 """What an ONNX file holds: parameters, zeros, operations, bytes. All figures come from the file alone."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
+
+from recprune_export.onnx.skeleton import shapes_for
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 _LOOKUPS = {"Gather", "GatherND", "GatherElements", "GatherBlockQuantized"}
 _FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
@@ -23,6 +28,14 @@ class PartCount:
 
     parameters: int
     nonzero: int
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Embedding tables, and everything else."""
+
+    tables: PartCount
+    rest: PartCount
 
 
 @dataclass(frozen=True)
@@ -69,25 +82,52 @@ def count(path: Path) -> Counts:
     counted as it stands in the file; a parameter that several layers share is counted once.
     """
     model = onnx.load(path, load_external_data=False)
+    parts = _parts(model, lambda tensor: numpy_helper.to_array(tensor, base_dir=str(path.parent)))
+    return Counts(
+        tables=parts.tables,
+        rest=parts.rest,
+        operations=_operations(model),
+        nodes=len(model.graph.node),
+        bytes=path.stat().st_size + sum((path.parent / name).stat().st_size for name in _data_files(model.graph)),
+    )
+
+
+def parts_of(model: "ir.Model") -> Parts:
+    """Count what a graph in memory holds, as `count` does."""
+    from recprune_export.onnx.skeleton import skeleton
+
+    bare = skeleton(model)
+
+    def array(tensor: onnx.TensorProto) -> np.ndarray:
+        return bare.weights[tensor.name].numpy() if tensor.name in bare.weights else numpy_helper.to_array(tensor)
+
+    return _parts(bare.model, array)
+
+
+def valid_ids(model: onnx.ModelProto) -> int:
+    """Return a number below which every id is valid: rows of the smallest table, also of one that is a part of another."""
+    tables, constants = _looked_up(model.graph), {tensor.name: tensor for tensor in model.graph.initializer}
+    rows = [constants[name].dims[0] for name in tables if len(constants[name].dims) == _TABLE_AXES]
+    for node in model.graph.node:
+        if node.op_type == "Less" and node.input[1] in constants and constants[node.input[1]].data_type not in _FLOATS:
+            rows += numpy_helper.to_array(constants[node.input[1]]).reshape(-1).tolist()
+    return max(1, min(rows, default=1))
+
+
+def _parts(model: onnx.ModelProto, array: Callable[[onnx.TensorProto], np.ndarray]) -> Parts:
     looked_up, added = _looked_up(model.graph), _added(model.graph)
     parts: dict[bool, list[int]] = {True: [0, 0], False: [0, 0]}
     for name, tensor in _float_tensors(model.graph):
         size = prod(tensor.dims)
         if not tensor.dims or not size or (size == 1 and name not in added | looked_up):
             continue
-        values = numpy_helper.to_array(tensor, base_dir=str(path.parent))
+        values = array(tensor)
         if _is_additive_mask(values):
             continue
         part = parts[name in looked_up and len(tensor.dims) == _TABLE_AXES]
         part[0] += size
         part[1] += _nonzero(values)
-    return Counts(
-        tables=PartCount(*parts[True]),
-        rest=PartCount(*parts[False]),
-        operations=_operations(model),
-        nodes=len(model.graph.node),
-        bytes=path.stat().st_size + sum((path.parent / name).stat().st_size for name in _data_files(model.graph)),
-    )
+    return Parts(PartCount(*parts[True]), PartCount(*parts[False]))
 
 
 def reduction(dense: Counts, pruned: Counts) -> Reduction:
@@ -160,7 +200,7 @@ def _nonzero(values: np.ndarray) -> int:
 
 
 def _operations(model: onnx.ModelProto) -> int:
-    shapes = _shapes_for_one_row(model)
+    shapes = shapes_for(model, batch=1)
     structure = _structure(model.graph)
     total = 0
     for node in model.graph.node:
@@ -179,34 +219,3 @@ def _structure(graph: onnx.GraphProto) -> set[str]:
     """Matrices that are integers in the file: a product with one is a sum in another form, and counts as little."""
     integers = {tensor.name for tensor in graph.initializer if tensor.data_type not in _FLOATS}
     return {node.output[0] for node in graph.node if node.op_type == "Cast" and node.input[0] in integers}
-
-
-def _shapes_for_one_row(model: onnx.ModelProto) -> Mapping[str, tuple[int, ...]]:
-    inferred = onnx.shape_inference.infer_shapes(_without_weights(model), data_prop=True).graph
-    shapes = {i.name: tuple(i.dims) for i in inferred.initializer}
-    for value in (*inferred.input, *inferred.value_info, *inferred.output):
-        dims = value.type.tensor_type.shape.dim
-        if all(dim.HasField("dim_value") for dim in dims):
-            shapes[value.name] = tuple(dim.dim_value for dim in dims)
-    return shapes
-
-
-def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the graph with a batch of one, and of a weight no more than its shape: shape inference copies it all."""
-    one = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
-    one.graph.name = model.graph.name
-    one.graph.node.extend(model.graph.node)
-    one.graph.input.extend(model.graph.input)
-    one.graph.output.extend(model.graph.output)
-    for tensor in model.graph.initializer:
-        if tensor.data_type in _FLOATS:
-            one.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-        else:
-            one.graph.initializer.append(tensor)
-    for value in one.graph.input:
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.HasField("dim_param"):
-                dim.dim_value = 1
-    for value in one.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    return one

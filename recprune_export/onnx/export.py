@@ -3,10 +3,11 @@
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
@@ -17,42 +18,104 @@ from onnx_ir.passes.common import (
 )
 
 from recprune_export.errors import ExportError
+from recprune_export.onnx.in_memory import session_in_memory
+from recprune_export.onnx.machine import REFERENCE, Machine
+from recprune_export.onnx.passes.affine import fold_affine
 from recprune_export.onnx.passes.attention import lean_attention
 from recprune_export.onnx.passes.batch_norm import fold_batch_norm
 from recprune_export.onnx.passes.early_pick import pick_early
+from recprune_export.onnx.passes.fused_tables import fuse_tables
+from recprune_export.onnx.passes.grouped_widths import group_widths
 from recprune_export.onnx.passes.interface import name_interface
+from recprune_export.onnx.passes.joined_columns import cast_once, cut_from_parts, join_at_once, join_columns, join_flat
 from recprune_export.onnx.passes.metadata import strip_metadata
+from recprune_export.onnx.passes.movement import merge_movement
 from recprune_export.onnx.passes.name_batch import name_batch
+from recprune_export.onnx.passes.pairs import pick_flat
+from recprune_export.onnx.passes.shared_inputs import share_inputs
+from recprune_export.onnx.passes.small_tables import fold_small_tables
 from recprune_export.onnx.passes.sums import sum_by_product
 from recprune_export.onnx.passes.tied_tables import share_transposed
+from recprune_export.onnx.rewriting import (
+    NO_LIMITS,
+    TOLERANCE,
+    Limits,
+    Pass,
+    Probe,
+    Rewrite,
+    largest_difference,
+    rewrite,
+)
 from recprune_export.onnx.simplify import simplify
+from recprune_export.onnx.skeleton import fill_shapes
 from recprune_export.onnx.translations import missing_translations
+from recprune_export.program.drawing import draw_request, fill
 from recprune_export.program.program import Program
+from recprune_export.program.signature import IdRange, Input, Signature
 
 EXTERNAL_FROM = 1_500_000_000  # bytes of weights; a protobuf file ends at 2 GiB
+PROBE_ROWS = (1, 5)
+
+# What the exporter writes in a form that is wrong, larger than it need be, or that no other pass would understand.
 PASSES: tuple[Callable[[ir.Model], object], ...] = (
     share_transposed,
     fold_batch_norm,
     lean_attention,
+    name_batch,
+    DeduplicateInitializersPass(size_limit=1 << 20),
+    CommonSubexpressionEliminationPass(),
     RemoveUnusedNodesPass(),  # what is computed for nobody would seem to need every position
+    fill_shapes,  # a rewrite goes no further than shapes are known
+)
+# Faster forms of the same graph: each is kept only where it proves itself.
+REWRITES: tuple[Pass, ...] = (
     pick_early,
+    cut_from_parts,
+    join_at_once,
+    fold_affine,
     sum_by_product,
+    group_widths,
+    fold_small_tables,
+    fuse_tables,
+    join_columns,
+    cast_once,
+    join_flat,
+    pick_flat,
+    merge_movement,
+)
+LAST: tuple[Callable[[ir.Model], object], ...] = (
     DeduplicateInitializersPass(size_limit=1 << 20),
     CommonSubexpressionEliminationPass(),
     RemoveUnusedNodesPass(),
-    name_batch,
     strip_metadata,
 )
 _TRAINING_ONLY = {"Dropout", "BatchNormalization"}
 
 
 @dataclass(frozen=True)
+class Serving:
+    """How a model will be called: rows of a request, inputs that are the same in all rows of one, and the machine.
+
+    The costs of rewrites are those on `machine`; the reference machine gives the same file everywhere.
+    """
+
+    batches: tuple[int, ...] = (1, 32, 256, 1024)
+    shared: tuple[str, ...] = ()
+    machine: Machine = REFERENCE
+
+
+DEFAULT_SERVING = Serving()
+
+
+@dataclass(frozen=True)
 class OnnxFile:
-    """A model that was written: the operator set, and the file of its weights where they lie apart."""
+    """A model that was written: operator set, file of its weights where they lie apart, signature, what was rewritten."""
 
     path: Path
     opset: int
     data: Path | None
+    signature: Signature
+    rewrites: tuple[Rewrite, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -60,18 +123,37 @@ class OnnxFile:
         return self.path.stat().st_size + (self.data.stat().st_size if self.data else 0)
 
 
-def export_onnx(program: Program, path: Path, external_from: int = EXTERNAL_FROM) -> OnnxFile:
+def export_onnx(
+    program: Program,
+    path: Path,
+    external_from: int = EXTERNAL_FROM,
+    *,
+    serving: Serving = DEFAULT_SERVING,
+    rewrites: Sequence[Pass] = REWRITES,
+    limits: Limits = NO_LIMITS,
+) -> OnnxFile:
     """Write `program` to `path`, inputs and outputs named by its signature, the batch symbolic.
 
-    Weights of `external_from` bytes or more go to `<path>.data`. Every weight is written as it is, so zeros stay exact;
-    a batch-norm is folded, a dropout is gone. Nothing in the file tells of the source code that the model came from.
+    Weights of `external_from` bytes or more go to `<path>.data`. Nothing in the file tells of the source code that the
+    model came from. `rewrites` are tried in order, each is kept where it answers alike, costs no more for
+    `serving.batches`, and leaves no more non-zeros than `limits`; with none of them the file is the original as PyTorch's
+    exporter writes it, but for what would be wrong. Inputs in `serving.shared` have one row in the file, which stands
+    for all rows of a request.
 
-    Raises `ExportError` where an operator has no ONNX form, or where an input and an output share a name.
+    Raises `ExportError` where an operator has no ONNX form, or where an input and an output share a name, and
+    `UsageError` where `serving.shared` names what is no input.
     """
+    signature = program.signature.with_shared(serving.shared)
     model = _translate(program)
-    for rewrite in PASSES:
-        rewrite(model)
-    name_interface(model, [i.name for i in program.signature.inputs], [o.name for o in program.signature.outputs])
+    for each in PASSES:
+        each(model)
+    probes = _probes(program.signature)
+    if serving.shared:
+        model, probes = _share(model, signature, probes)
+    model, report = rewrite(model, rewrites, probes, serving.batches, serving.machine, limits)
+    for each in LAST:
+        each(model)
+    name_interface(model, [i.name for i in signature.inputs], [o.name for o in signature.outputs])
     left = sorted({node.op_type for node in model.graph} & _TRAINING_ONLY)
     if left:
         raise ExportError(
@@ -83,7 +165,49 @@ def export_onnx(program: Program, path: Path, external_from: int = EXTERNAL_FROM
     data = path.with_name(path.name + ".data") if weights >= external_from else None
     ir.save(model, path, external_data=data.name if data else None)
     _check(path, whole=data is None)
-    return OnnxFile(path, model.opset_imports[""], data)
+    return OnnxFile(path, model.opset_imports[""], data, signature, report)
+
+
+def _probes(signature: Signature) -> list[Probe]:
+    """Requests on which two graphs are compared: drawn at random, and the lowest ids, where 0 may be padding."""
+
+    def middle(spec: Input, shape: tuple[int, ...]) -> np.ndarray:
+        return np.full(shape, sum(spec.observed or (0.0, 0.0)) / 2)
+
+    def lowest(pair: IdRange, shape: tuple[int, ...]) -> np.ndarray:
+        return np.full(shape, pair[0])
+
+    drawn = [list(draw_request(signature, rows, seed=rows).values()) for rows in PROBE_ROWS]
+    return [*drawn, [fill(i, PROBE_ROWS[-1], lowest, middle) for i in signature.inputs]]
+
+
+def _share(model: ir.Model, signature: Signature, probes: Sequence[Probe]) -> tuple[ir.Model, list[Probe]]:
+    """Split the graph by what is shared; return it with the probes as it takes them.
+
+    Raises `ExportError` where it does not give the same answers.
+    """
+    shared = [position for position, spec in enumerate(signature.inputs) if spec.shared]
+    split = model.clone()
+    for each in (cut_from_parts, join_at_once):  # a part of a join of both kinds may be of one kind
+        each(split)
+    RemoveUnusedNodesPass()(split)
+    share_inputs(split, shared)
+    RemoveUnusedNodesPass()(split)
+    fill_shapes(split)
+    one_row: list[Probe] = [[array[:1] if i in shared else array for i, array in enumerate(probe)] for probe in probes]
+    repeated = [
+        [array[[0] * len(array)] if i in shared else array for i, array in enumerate(probe)] for probe in probes
+    ]
+    run_whole, run_split = session_in_memory(model), session_in_memory(split)
+    error = max(
+        largest_difference(run_whole(whole), run_split(part)) for whole, part in zip(repeated, one_row, strict=True)
+    )
+    if error > TOLERANCE:
+        raise ExportError(
+            f"With {', '.join(signature.inputs[i].name for i in shared)} shared, the model does not give the same answers "
+            f"(they differ by {error:.1e} of the largest): its rows are not answered one by one. Export it without."
+        )
+    return split, one_row
 
 
 def _translate(program: Program) -> ir.Model:

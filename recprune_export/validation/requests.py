@@ -41,6 +41,24 @@ def repeated(request: Mapping[str, np.ndarray], batch: int) -> Request:
     return {name: values[np.arange(batch) % len(values)] for name, values in request.items()}
 
 
+def as_taken(request: Mapping[str, np.ndarray], signature: Signature) -> Request:
+    """Return a request as a file of this signature takes it: the first row of what all candidates share."""
+    shared = {i.name for i in signature.inputs if i.shared}
+    return {name: values[:1] if name in shared else values for name, values in request.items()}
+
+
+def in_full(request: Mapping[str, np.ndarray], signature: Signature) -> Request:
+    """Return the same request with a row for each candidate of what is shared, as the program takes it."""
+    shared = {i.name for i in signature.inputs if i.shared}
+    rows = rows_of(request)
+    return {name: np.repeat(values, rows, axis=0) if name in shared else values for name, values in request.items()}
+
+
+def rows_of(request: Mapping[str, np.ndarray]) -> int:
+    """Return the number of candidates."""
+    return max((len(values) for values in request.values()), default=0)
+
+
 def _far_out(spec: Input, number: float) -> float:
     if spec.observed is None:
         return number

@@ -2,17 +2,17 @@
 
 import onnx_ir as ir
 
+from recprune_export.onnx.graph import integers_of, maker, nodes_of, redirect, replace, scalar_of
+
 _LOW = -1e30  # the exporter masks with the lowest finite float
 
 
 def lean_attention(model: ir.Model) -> None:
     """Apply the rewrites below to every attention of the model."""
-    for node in list(model.graph):
-        if node.op_type == "IsNaN":
-            _guard_by_mask(model.graph, node)
-    for node in list(model.graph):
-        if node.op_type == "Reshape" and node.graph is model.graph:
-            _transpose_at_once(model.graph, node)
+    for node in nodes_of(model.graph, "IsNaN"):
+        _guard_by_mask(model.graph, node)
+    for node in nodes_of(model.graph, "Reshape"):
+        _transpose_at_once(model.graph, node)
 
 
 def _guard_by_mask(graph: ir.Graph, is_nan: ir.Node) -> None:
@@ -21,26 +21,23 @@ def _guard_by_mask(graph: ir.Graph, is_nan: ir.Node) -> None:
     Before: `P = Softmax(S + Where(M, 0, low))`, `Where(IsNaN(P), 0, P)`, which leaves such a row uniform, since `low` is
     finite. After: `Where(M, P, 0)`, or P itself where M is known to allow something in each row. S is finite.
     """
-    softmax = _maker(is_nan.inputs[0], "Softmax")
+    softmax = maker(is_nan.inputs[0], "Softmax")
     guard = _only_consumer(is_nan.outputs[0], "Where")
-    total = _maker(softmax.inputs[0], "Add") if softmax else None
-    mask = _maker(total.inputs[1], "Where") if total else None
+    total = maker(softmax.inputs[0], "Add") if softmax else None
+    mask = maker(total.inputs[1], "Where") if total else None
     if softmax is None or guard is None or mask is None:
         return
     allowed, zero, low = mask.inputs
-    if _scalar(zero) != 0.0 or not (_scalar(low) or 0.0) <= _LOW:
+    if scalar_of(zero) != 0.0 or not (scalar_of(low) or 0.0) <= _LOW:
         return
-    if guard.inputs[2] is not softmax.outputs[0] or _scalar(guard.inputs[1]) != 0.0:
+    if guard.inputs[2] is not softmax.outputs[0] or scalar_of(guard.inputs[1]) != 0.0:
         return
     weights, result = softmax.outputs[0], guard.outputs[0]
     if _allows_in_each_row(allowed):
-        ir.convenience.replace_all_uses_with(result, weights, replace_graph_outputs=True)
+        redirect(result, weights)
         graph.remove([guard, is_nan], safe=True)
         return
-    masked = ir.node("Where", [allowed, weights, zero])
-    last = masked.outputs[0]
-    last.name, last.shape, last.type = result.name, result.shape, result.type
-    ir.convenience.replace_nodes_and_values(graph, guard, [guard], [masked], [result], [last])
+    replace(graph, guard, [ir.node("Where", [allowed, weights, zero])])
     graph.remove(is_nan, safe=True)
 
 
@@ -51,7 +48,7 @@ def _allows_in_each_row(mask: ir.Value | None) -> bool:
     if mask.const_value is not None:
         values = mask.const_value.numpy()
         return values.ndim > 0 and bool(values.any(-1).all())
-    either = _maker(mask, "Or")
+    either = maker(mask, "Or")
     return either is not None and any(_allows_in_each_row(side) for side in either.inputs)
 
 
@@ -61,53 +58,39 @@ def _transpose_at_once(graph: ir.Graph, last: ir.Node) -> None:
     Before: `Reshape(Transpose(Reshape(k, [-1, L, E]), [0, 2, 1]), [B, H, E, L])`, sizes computed from `Shape(k)`.
     After: `Transpose(k, [0, 1, 3, 2])`.
     """
-    swap = _maker(last.inputs[0], "Transpose")
-    first = _maker(swap.inputs[0], "Reshape") if swap else None
+    swap = maker(last.inputs[0], "Transpose")
+    first = maker(swap.inputs[0], "Reshape") if swap else None
     if swap is None or first is None or list(swap.attributes.get_ints("perm", [])) != [0, 2, 1]:
         return
-    key, result = first.inputs[0], last.outputs[0]
+    key = first.inputs[0]
     if key is None or key.shape is None or len(key.shape) != 4:
         return
     batch, heads, length, width = key.shape
     if _sizes(first.inputs[1]) != [-1, length, width] or _sizes(last.inputs[1]) != [batch, heads, width, length]:
         return
-    swapped = ir.node("Transpose", [key], attributes={"perm": [0, 1, 3, 2]})
-    new = swapped.outputs[0]
-    new.name, new.shape, new.type = result.name, ir.Shape([batch, heads, width, length]), result.type
-    ir.convenience.replace_nodes_and_values(graph, last, [last], [swapped], [result], [new])
+    replace(graph, last, [ir.node("Transpose", [key], attributes={"perm": [0, 1, 3, 2]})])
 
 
 def _sizes(value: ir.Value | None) -> list[int | ir.SymbolicDim] | None:
     """Follow a list of sizes to the constants and shapes that it is put together from; None where that fails."""
     if value is None:
         return None
-    if value.const_value is not None:
-        return [int(size) for size in value.const_value.numpy().reshape(-1)]
-    if shape := _maker(value, "Shape"):
+    if (constants := integers_of(value)) is not None:
+        return list(constants)
+    if shape := maker(value, "Shape"):
         source = shape.inputs[0]
         whole = shape.attributes.get_int("start", 0) == 0 and "end" not in shape.attributes
         return list(source.shape) if whole and source is not None and source.shape is not None else None
-    if part := _maker(value, "Slice"):
+    if part := maker(value, "Slice"):
         sizes, start, end = (_sizes(operand) for operand in part.inputs[:3])
         plain = len(part.inputs) == 3 and sizes and start and end
         return sizes[start[0] : end[0]] if plain else None  # type: ignore[index]
-    if joined := _maker(value, "Concat"):
+    if joined := maker(value, "Concat"):
         parts = [_sizes(operand) for operand in joined.inputs]
         return None if None in parts else [size for part in parts for size in part]  # type: ignore[union-attr]
     return None
 
 
-def _maker(value: ir.Value | None, operator: str) -> ir.Node | None:
-    node = None if value is None else value.producer()
-    return node if node is not None and node.op_type == operator else None
-
-
 def _only_consumer(value: ir.Value, operator: str) -> ir.Node | None:
     consumers = value.consumers()
     return consumers[0] if len(consumers) == 1 and consumers[0].op_type == operator else None
-
-
-def _scalar(value: ir.Value | None) -> float | None:
-    if value is None or value.const_value is None or value.const_value.size != 1:
-        return None
-    return float(value.const_value.numpy().reshape(()))

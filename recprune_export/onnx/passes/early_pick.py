@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from recprune_export.onnx.graph import constant, nodes_of, rank
+
 Axes = Sequence[int | None]  # for each operand the axis on which one position is enough; None: all of it is read
 Rule = Callable[[ir.Node, int], Axes | None]  # None: the operator needs every position
 
@@ -27,16 +29,20 @@ class _Use:
     position: int
 
 
-def pick_early(model: ir.Model) -> None:
+def pick_early(model: ir.Model) -> int:
     """Move the pick of one position towards the inputs, as far as it goes.
 
     Before: `Gather(x, i, axis)` with one constant i, and x made by operators that treat the positions of that axis alike.
     After: these operators compute position i alone; a Slice stands where all positions are needed. The picked values
     are the same.
+
+    Returns the number of operators that compute less.
     """
-    for node in list(model.graph):
-        if node.op_type == "Gather" and (picked := _picked(node)) is not None:
-            _Pick(model.graph, node, *picked).apply()
+    return sum(
+        _Pick(model.graph, node, *picked).apply()
+        for node in nodes_of(model.graph, "Gather")
+        if (picked := _picked(node)) is not None
+    )
 
 
 def _picked(node: ir.Node) -> tuple[int, int] | None:
@@ -60,18 +66,19 @@ class _Pick:
         self._axis_of: dict[ir.Value, int] = {}  # of values that shrink to one position
         self._slices: dict[tuple[ir.Value, int], ir.Value] = {}
 
-    def apply(self) -> None:
-        """Rewrite the graph where that saves anything."""
+    def apply(self) -> int:
+        """Rewrite the graph where that saves anything; return the number of operators that compute less."""
         nodes = list(self._graph)
         for node in reversed(nodes[: nodes.index(self._pick)]):
             self._visit(node)
         if not self._axis_of:
-            return
+            return 0
         for node in nodes:
             if node.outputs[0] in self._axis_of:
                 self._shrink(node)
-        zero = _constant(self._graph, f"{self._pick.outputs[0].name}_first", np.array(0))
+        zero = constant(self._graph, f"{self._pick.outputs[0].name}_first", np.array(0))
         self._pick.replace_input_with(1, zero)
+        return len(self._axis_of)
 
     def _visit(self, node: ir.Node) -> None:
         """Decide for the output of `node`, all of whose users were visited before."""
@@ -102,7 +109,7 @@ class _Pick:
             assert node.inputs[1] is not None and node.inputs[1].const_value is not None
             sizes = node.inputs[1].const_value.numpy().copy()
             sizes[axis] = 1
-            node.replace_input_with(1, _constant(self._graph, f"{value.name}_one", sizes))
+            node.replace_input_with(1, constant(self._graph, f"{value.name}_one", sizes))
         value.shape = ir.Shape([1 if number == axis else size for number, size in enumerate(value.shape)])
 
     def _slice(self, value: ir.Value, axis: int, before: ir.Node) -> ir.Value:
@@ -110,7 +117,7 @@ class _Pick:
             bounds = (self._position, self._position + 1, axis)
             names = ("start", "end", "axis")
             operands = [
-                _constant(self._graph, f"{value.name}_{axis}_{name}", np.array([bound]))
+                constant(self._graph, f"{value.name}_{axis}_{name}", np.array([bound]))
                 for name, bound in zip(names, bounds, strict=True)
             ]
             node = ir.node("Slice", [value, *operands])
@@ -123,49 +130,36 @@ class _Pick:
         return self._slices[value, axis]
 
 
-def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    if name in graph.initializers:
-        return graph.initializers[name]
-    value = ir.Value(name=name, const_value=ir.tensor(array, name=name), shape=ir.Shape(array.shape))
-    value.type = ir.TensorType(ir.DataType.INT64)
-    graph.register_initializer(value)
-    return value
-
-
-def _rank(value: ir.Value | None) -> int | None:
-    return None if value is None or value.shape is None else len(value.shape)
-
-
 def _pointwise(node: ir.Node, axis: int) -> Axes | None:
     return [axis]
 
 
 def _broadcasting(node: ir.Node, axis: int) -> Axes | None:
     """Operands are aligned at their last axes; an axis of size 1 is read for every position."""
-    rank = _rank(node.outputs[0])
+    total = rank(node.outputs[0])
     axes: list[int | None] = []
     for operand in node.inputs:
-        own = _rank(operand)
-        if operand is None or operand.shape is None or own is None or rank is None:
+        own = rank(operand)
+        if operand is None or operand.shape is None or own is None or total is None:
             return None
-        place = axis - (rank - own)
+        place = axis - (total - own)
         axes.append(place if place >= 0 and operand.shape[place] != 1 else None)
     return axes
 
 
 def _first_operand_before_the_last_axis(node: ir.Node, axis: int) -> Axes | None:
     """Norms and softmax over the last axis."""
-    rank = _rank(node.outputs[0])
+    total = rank(node.outputs[0])
     over = node.attributes.get_int("axis", -1)
-    if rank is None or over % rank != rank - 1 or axis == rank - 1:
+    if total is None or over % total != total - 1 or axis == total - 1:
         return None
     return [axis, *(None for _ in node.inputs[1:])]
 
 
 def _matmul(node: ir.Node, axis: int) -> Axes | None:
     """Rows of the product come from rows of the left operand; a matrix on the right serves every batch."""
-    left, right, rank = _rank(node.inputs[0]), _rank(node.inputs[1]), _rank(node.outputs[0])
-    if left is None or left != rank or axis == left - 1:
+    left, right, total = rank(node.inputs[0]), rank(node.inputs[1]), rank(node.outputs[0])
+    if left is None or left != total or axis == left - 1:
         return None
     return [axis, None] if axis == left - 2 or right == 2 else None
 
@@ -187,26 +181,26 @@ def _reshape(node: ir.Node, axis: int) -> Axes | None:
 
 def _pad(node: ir.Node, axis: int) -> Axes | None:
     pads = node.inputs[1]
-    rank = _rank(node.outputs[0])
-    if pads is None or pads.const_value is None or rank is None or len(node.inputs) > 3:
+    total = rank(node.outputs[0])
+    if pads is None or pads.const_value is None or total is None or len(node.inputs) > 3:
         return None
-    amounts = pads.const_value.numpy().reshape(2, rank)
+    amounts = pads.const_value.numpy().reshape(2, total)
     return [axis, *(None for _ in node.inputs[1:])] if not amounts[:, axis].any() else None
 
 
 def _slice(node: ir.Node, axis: int) -> Axes | None:
     axes = node.inputs[3] if len(node.inputs) > 3 else None
-    rank = _rank(node.outputs[0])
-    if axes is None or axes.const_value is None or rank is None:
+    total = rank(node.outputs[0])
+    if axes is None or axes.const_value is None or total is None:
         return None
-    if axis in {int(a) % rank for a in axes.const_value.numpy().reshape(-1)}:
+    if axis in {int(a) % total for a in axes.const_value.numpy().reshape(-1)}:
         return None
     return [axis, *(None for _ in node.inputs[1:])]
 
 
 def _gather(node: ir.Node, axis: int) -> Axes | None:
     """A lookup by row: one id is enough for one position."""
-    ids = _rank(node.inputs[1])
+    ids = rank(node.inputs[1])
     by_row = node.attributes.get_int("axis", 0) == 0
     return [None, axis] if by_row and ids is not None and axis < ids else None
 

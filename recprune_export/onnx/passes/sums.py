@@ -3,29 +3,34 @@
 import numpy as np
 import onnx_ir as ir
 
+from recprune_export.onnx.graph import constant, integers_of, nodes_of, replace
+
 # Multiply-adds of the product for one row, up to which it is the faster form. ONNX Runtime 1.32 spends .15 µs on each
 # row of a ReduceSum whatever its size; a Gemm does about 40 multiply-adds in a nanosecond. benchmarks/bench_sums.py
 # measures it.
 LARGEST = 5000
 
 
-def sum_by_product(model: ir.Model) -> None:
+def sum_by_product(model: ir.Model) -> int:
     """Replace small sums over axis 1 of a value [batch, F, D] by a product with a matrix of ones and zeros.
 
     Before: `ReduceSum(x, axes=[1])` of finite x, F and D known and F·D·D at most `LARGEST`. After:
     `MatMul(Reshape(x, [-1, F·D]), Cast(I))`, where I is F identities on top of each other, stored as int8: it is
     structure, not a parameter, and ONNX Runtime casts it once, when it loads the model.
+
+    Returns the number of sums that were replaced.
     """
-    for node in list(model.graph):
-        if node.op_type == "ReduceSum" and _is_small_middle_sum(node):
-            _replace(model.graph, node)
+    sums = [node for node in nodes_of(model.graph, "ReduceSum") if _is_small_middle_sum(node)]
+    for node in sums:
+        _replace(model.graph, node)
+    return len(sums)
 
 
 def _is_small_middle_sum(node: ir.Node) -> bool:
     x, axes = node.inputs[0], node.inputs[1] if len(node.inputs) > 1 else None
     if x is None or x.shape is None or x.dtype != ir.DataType.FLOAT or len(x.shape) != 3:
         return False
-    if axes is None or axes.const_value is None or axes.const_value.numpy().reshape(-1).tolist() not in ([1], [-2]):
+    if integers_of(axes) not in ([1], [-2]):
         return False
     fields, dim = x.shape[1], x.shape[2]
     return isinstance(fields, int) and isinstance(dim, int) and 0 < fields * dim * dim <= LARGEST
@@ -36,21 +41,12 @@ def _replace(graph: ir.Graph, node: ir.Node) -> None:
     assert x is not None
     assert x.shape is not None
     fields, dim = int(x.shape[1]), int(x.shape[2])  # type: ignore[arg-type]
-    identities = _constant(graph, f"{result.name}_identities", np.tile(np.eye(dim, dtype=np.int8), (fields, 1)))
-    flat_shape = _constant(graph, f"{result.name}_flat", np.array([-1, fields * dim]))
+    identities = constant(graph, f"{result.name}_identities", np.tile(np.eye(dim, dtype=np.int8), (fields, 1)))
+    flat_shape = constant(graph, f"{result.name}_flat", np.array([-1, fields * dim]))
     flat = ir.node("Reshape", [x, flat_shape])
     ones = ir.node("Cast", [identities], attributes={"to": ir.DataType.FLOAT.value})
     new = [flat, ones, ir.node("MatMul", [flat.outputs[0], ones.outputs[0]])]
     if node.attributes.get_int("keepdims", 1):
-        shape = _constant(graph, f"{result.name}_shape", np.array([-1, 1, dim]))
+        shape = constant(graph, f"{result.name}_shape", np.array([-1, 1, dim]))
         new.append(ir.node("Reshape", [new[-1].outputs[0], shape]))
-    last = new[-1].outputs[0]
-    last.name, last.shape, last.type = result.name, result.shape, result.type
-    ir.convenience.replace_nodes_and_values(graph, node, [node], new, [result], [last])
-
-
-def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
-    graph.register_initializer(value)
-    return value
+    replace(graph, node, new)

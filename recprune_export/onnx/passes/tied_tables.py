@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
+from recprune_export.onnx.graph import array_of, replace
+
 
 def share_transposed(model: ir.Model) -> None:
     """Replace a weight that is exactly the transpose of another by that other.
@@ -45,18 +47,16 @@ def _transposes(graph: ir.Graph, original: ir.Value) -> Iterator[ir.Value]:
 
 
 def _matrix(value: ir.Value) -> np.ndarray | None:
-    array = None if value.const_value is None else value.const_value.numpy()
+    array = array_of(value)
     return array if array is not None and array.ndim == 2 and array.dtype.kind == "f" else None
 
 
 def _read_original(graph: ir.Graph, node: ir.Node, original: ir.Value) -> None:
-    left, result = node.inputs[0], node.outputs[0]
+    left = node.inputs[0]
     assert left is not None
     if left.shape is not None and len(left.shape) == 2:
         new = [ir.node("Gemm", [left, original], attributes={"transB": 1})]
     else:
         transposed = ir.node("Transpose", [original], attributes={"perm": [1, 0]})
         new = [transposed, ir.node("MatMul", [left, transposed.outputs[0]])]
-    last = new[-1].outputs[0]
-    last.name, last.shape, last.type = result.name, result.shape, result.type
-    ir.convenience.replace_nodes_and_values(graph, node, [node], new, [result], [last])
+    replace(graph, node, new)

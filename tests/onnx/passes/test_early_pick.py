@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recprune_export.onnx import export as module
 from recprune_export.onnx.counts import count
 from recprune_export.onnx.export import export_onnx
 from recprune_export.onnx.passes.early_pick import pick_early
@@ -71,20 +70,15 @@ BODIES = {
 }
 
 
-def exported(program: Program, path: Path, monkeypatch: pytest.MonkeyPatch, early: bool) -> Path:
-    with monkeypatch.context() as patch:
-        if not early:
-            patch.setattr(module, "PASSES", tuple(p for p in module.PASSES if p is not pick_early))
-        return export_onnx(program, path).path
+def exported(program: Program, path: Path, early: bool) -> Path:
+    return export_onnx(program, path, rewrites=(pick_early,) if early else ()).path
 
 
 @pytest.mark.parametrize("position", [-1, 0, 3])
 @pytest.mark.parametrize("name", BODIES)
-def test_the_picked_values_are_the_same(
-    name: str, position: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_picked_values_are_the_same(name: str, position: int, tmp_path: Path) -> None:
     program = capture(no_zeros(Sequence(BODIES[name](), position)), (torch.zeros(2, LENGTH, dtype=torch.int64),))
-    early, late = (exported(program, tmp_path / f"{e}.onnx", monkeypatch, early=e) for e in (True, False))
+    early, late = (exported(program, tmp_path / f"{e}.onnx", early=e) for e in (True, False))
     for batch in (1, 5):
         request = {"history": np.random.default_rng(batch).integers(20, size=(batch, LENGTH))}
         (one,), (other,) = (run(make_session(p, 1), request).values() for p in (early, late))
@@ -92,9 +86,9 @@ def test_the_picked_values_are_the_same(
     assert count(early).operations <= count(late).operations
 
 
-def test_the_last_block_is_computed_for_one_position(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_block_is_computed_for_one_position(tmp_path: Path) -> None:
     program = capture(no_zeros(Sequence(Block(), -1)), (torch.zeros(2, LENGTH, dtype=torch.int64),))
-    early, late = (count(exported(program, tmp_path / f"{e}.onnx", monkeypatch, early=e)) for e in (True, False))
+    early, late = (count(exported(program, tmp_path / f"{e}.onnx", early=e)) for e in (True, False))
     # Keys and values of all positions stay; queries, output and MLP are those of one.
     saved = (LENGTH - 1) * (8 * 8 + 8 * 8 + 2 * 8 * 12 + 2 * LENGTH * 8)
     assert late.operations - early.operations == saved

@@ -1,0 +1,176 @@
+"""The cost model held against measurements: whole graphs, and what each rewrite changes.
+
+    python benchmarks/bench_cost_model.py [--corpus corpus.py] [--only NAME] [--batches 1,32,256,1024]
+
+For each model (the reference recommenders, or those of a corpus, see third_party.py): the estimate for its graph as a
+fraction of the measured median; and for each rewrite, applied to the graph as the ones before left it, whether kept or
+not, the estimated and the measured time as a fraction of the time before. One thread, before and after interleaved.
+Prints tables, how often the estimate says the right direction, and JSON as the last line.
+"""
+
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import click
+import numpy as np
+import onnx_ir as ir
+import torch
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from recprune_export.onnx import export as module
+from recprune_export.onnx.cost import cost_of
+from recprune_export.onnx.export import PASSES, REWRITES
+from recprune_export.onnx.in_memory import session_in_memory
+from recprune_export.onnx.skeleton import fill_shapes, skeleton
+from recprune_export.program.capture import capture
+from recprune_export.program.drawing import draw_request
+from recprune_export.program.program import Program
+from recprune_export.recommenders.catalogue import RECOMMENDERS, build
+from recprune_export.recommenders.inputs import InputSpec
+from recprune_export.validation.latency import Contestant, measure
+
+SAME = 0.03  # what differs by less is the same
+CLICKS = InputSpec(
+    categorical={"user": 50_000, "item": 20_000, **{f"field{i}": 100 for i in range(6)}},
+    multi_valued={"tags": 500},
+    lengths={"tags": 10},
+    n_numeric=8,
+    labels=("click",),
+)
+SPECS = {
+    "mmoe": InputSpec(**{**vars(CLICKS), "labels": ("click", "buy")}),
+    "sasrec": InputSpec(items=10_000, max_length=50, labels=("next_item",)),
+}
+
+
+def programs(corpus: Path | None, only: str) -> Iterator[tuple[str, Program]]:
+    """Yield the models that can be captured."""
+    if corpus is None:
+        for name in RECOMMENDERS:
+            if only in name:
+                spec = SPECS.get(name, CLICKS)
+                yield name, capture(build(name, spec, {}).eval(), (spec.example_request(),))
+        return
+    others = _load(corpus)
+    for name in others.REGISTRY:
+        if only not in name:
+            continue
+        try:
+            made, inputs, *_ = others.build(name)
+            yield name, capture(made, *(((), inputs) if isinstance(inputs, dict) else (tuple(inputs),)))
+        except Exception as error:  # the models are anybody's
+            click.echo(f"{name}: left out, {type(error).__name__}")
+
+
+def _load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = loaded
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def plain(program: Program) -> ir.Model:
+    """Return the graph before any rewrite."""
+    model = module._translate(program)
+    for each in PASSES:
+        each(model)
+    return model
+
+
+def milliseconds(graphs: Sequence[ir.Model], requests: dict[int, Any], seconds: float) -> list[dict[int, float]]:
+    """Measure graphs against each other; return the medians by batch."""
+    runs = [session_in_memory(graph) for graph in graphs]
+    contestants = [
+        Contestant(str(i), lambda request, run=run: run(list(request.values()))) for i, run in enumerate(runs)
+    ]
+    report = measure(contestants, requests, threads=1, seconds=seconds)
+    return [{batch: report.percentiles(batch, str(i)).p50 for batch in requests} for i in range(len(graphs))]
+
+
+def estimates(graph: ir.Model, batches: Sequence[int]) -> dict[int, float]:
+    """Estimate milliseconds by batch."""
+    bare = skeleton(graph).model
+    return {batch: cost_of(bare, batch).estimate * 1e3 for batch in batches}
+
+
+def try_model(name: str, program: Program, batches: Sequence[int], seconds: float) -> Iterator[dict[str, Any]]:
+    """Yield what was estimated and measured, of the whole graph and of each rewrite."""
+    graph = plain(program)
+    requests = {batch: draw_request(program.signature, batch, seed=batch) for batch in batches}
+    (measured,), estimated = milliseconds([graph], requests, seconds), estimates(graph, batches)
+    yield {
+        "model": name,
+        "what": "whole",
+        "estimate": {b: estimated[b] / measured[b] for b in batches},
+        "measured": measured,
+    }
+    for each in REWRITES:
+        after = graph.clone()
+        if not each(after):
+            continue
+        RemoveUnusedNodesPass()(after)
+        fill_shapes(after)
+        before_ms, after_ms = milliseconds([graph, after], requests, seconds)
+        told, tells = estimates(graph, batches), estimates(after, batches)
+        yield {
+            "model": name,
+            "what": each.__name__,
+            "estimate": {b: tells[b] / told[b] for b in batches},
+            "measured": {b: after_ms[b] / before_ms[b] for b in batches},
+        }
+        graph = after
+
+
+def right_direction(results: Sequence[dict[str, Any]]) -> float:
+    """Return how often estimate and measurement agree on which form is faster, or call it a draw."""
+    pairs = [(r["estimate"][b], r["measured"][b]) for r in results if r["what"] != "whole" for b in r["measured"]]
+    agree = [abs(m - 1) < SAME or abs(e - 1) < SAME or (e < 1) == (m < 1) for e, m in pairs]
+    return float(np.mean(agree)) if agree else 1.0
+
+
+@click.command(help=__doc__.splitlines()[0])
+@click.option("--corpus", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--only", default="", help="Part of a model's name.")
+@click.option("--batches", default="1,32,256,1024", show_default=True)
+@click.option("--seconds", default=0.3, show_default=True, help="For each comparison and batch.")
+def main(corpus: Path | None, only: str, batches: str, seconds: float) -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    sizes = [int(part) for part in batches.split(",")]
+    click.echo(f"{'':<40} " + " ".join(f"{f'batch {b}':>22}" for b in sizes))
+    results = []
+    for name, program in programs(corpus, only):
+        for result in try_model(name, program, sizes, seconds):
+            results.append(result)
+            whole = result["what"] == "whole"
+            cells = [
+                f"{result['estimate'][b]:.2f} of {result['measured'][b]:.3f} ms"
+                if whole
+                else f"est. {result['estimate'][b]:.2f} meas. {result['measured'][b]:.2f}"
+                for b in sizes
+            ]
+            label = name if whole else f"    {result['what']}"
+            click.echo(f"{label:<40} " + " ".join(f"{cell:>22}" for cell in cells))
+    whole = [r["estimate"] for r in results if r["what"] == "whole"]
+    spread = {b: np.percentile([w[b] for w in whole], (10, 50, 90)).round(2).tolist() for b in sizes} if whole else {}
+    click.echo(f"Estimate as a fraction of the measured median, 10th, 50th, 90th percentile of models: {spread}")
+    click.echo(
+        f"Rewrites of which the estimate tells the direction (within {SAME:.0%}): {right_direction(results):.1%}"
+    )
+    click.echo(
+        json.dumps(
+            {"benchmark": "cost_model", "direction": right_direction(results), "spread": spread, "each": results}
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,253 @@
+"""The latency of five recommenders: PyTorch, PyTorch's own export, Torch-Pruning, int8 of ONNX Runtime, and ours.
+
+    python benchmarks/latency.py [--models dlrm,deepfm] [--batches 1,32,256,1024] [--threads 1,2] [--seconds 3]
+
+Untrained weights, structure alone removed, at random: latency does not depend on which channels go. Contestants of one
+model, batch and number of threads take turns in one process. What cannot take part is named, with the reason. Writes a
+table and a plot into docs/ (or where --write says), prints the same, and JSON as the last line.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from models import MODELS, Model, make
+from plain import export_plain, prune_plain, quantise_plain
+from results import write_section
+from torch import nn
+
+from recprune_export.channels.analysis import analyse
+from recprune_export.environment import environment
+from recprune_export.onnx.counts import count
+from recprune_export.onnx.export import Serving, export_onnx
+from recprune_export.program.capture import capture
+from recprune_export.program.program import Program
+from recprune_export.pruning.budget import Budget, make_plan
+from recprune_export.pruning.rewrite import apply_plan
+from recprune_export.pruning.scores import ScoreInputs, scores_by
+from recprune_export.validation.contestants import in_onnxruntime, torch_threads
+from recprune_export.validation.latency import Contestant, LatencyReport, measure
+from recprune_export.validation.requests import Request
+from recprune_export.validation.statistics import Estimate, block_resamples
+
+REFERENCE = "plain dense ONNX"
+SPARSITIES = (0.7, 0.9)
+PERCENT = 20
+DOCS = Path(__file__).parent.parent / "docs"
+
+# How a pruned program becomes a file; another precision is one more line.
+OURS: Mapping[str, Callable[[Program, Path, Serving], Path]] = {
+    "fp32": lambda program, path, serving: export_onnx(program, path, serving=serving).path,
+}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Files and modules of one model; `left_out` says why something is not there."""
+
+    name: str
+    model: Model
+    compiled: nn.Module
+    files: Mapping[str, Path]
+    parameters: Mapping[str, int]
+    left_out: Mapping[str, str]
+    program: Program
+
+
+def prepare(name: str, sparsities: tuple[float, ...], serving: Serving, scratch: Path, others: bool) -> Prepared:
+    """Export everything that takes part."""
+    model = make(name)
+    program = capture(model.module, (), dict(model.example))
+    files = {REFERENCE: export_plain(model, scratch / f"{name}-dense.onnx")}
+    left_out: dict[str, str] = {}
+    if others:
+        files["dense, ONNX Runtime's int8"] = quantise_plain(files[REFERENCE])
+    for sparsity in sparsities:
+        pruned = prune(program, sparsity)
+        for kind, export in OURS.items():
+            files[f"ours .{sparsity * 10:.0f} {kind}"] = export(
+                pruned, scratch / f"{name}-{sparsity}-{kind}.onnx", serving
+            )
+        theirs, path = f"Torch-Pruning .{sparsity * 10:.0f}", scratch / f"{name}-{sparsity}-theirs.onnx"
+        if others and not (reason := prune_plain(name, _rest(pruned), path)):
+            files |= {theirs: path, f"{theirs}, ONNX Runtime's int8": quantise_plain(path)}
+        elif others:
+            left_out[theirs] = reason
+    parameters = {label: count(path).total.parameters for label, path in files.items()}
+    return Prepared(name, model, torch.compile(model.module), files, parameters, left_out, program)
+
+
+def prune(program: Program, sparsity: float) -> Program:
+    """Remove so much of the structure, the same share of every group of a kind."""
+    analysis = analyse(program)
+    inputs = ScoreInputs(program, analysis, [], lambda response, labels: next(iter(response.values())).sum())
+    budget = Budget(sparsity, sparsity, structured_share=1.0)
+    return apply_plan(program, analysis, make_plan(program, analysis, scores_by("random", inputs), budget, "random"))
+
+
+def _rest(program: Program) -> int:
+    tables = analyse(program).tables
+    return sum(p.numel() for name, p in program.parameters().items() if name not in tables)
+
+
+def contest(prepared: Prepared, batches: tuple[int, ...], threads: int, seconds: float, eager: bool) -> LatencyReport:
+    """Let all contestants take turns on each batch size."""
+    requests = {batch: _request(prepared, batch) for batch in batches}
+    contestants = [in_onnxruntime(label, path, threads) for label, path in prepared.files.items()]
+    with torch_threads(threads), torch.inference_mode():
+        if eager:
+            contestants = [
+                _in_torch("PyTorch", prepared.model.module),
+                _in_torch("torch.compile", prepared.compiled),
+                *contestants,
+            ]
+        return measure(contestants, requests, threads=threads, seconds=seconds)
+
+
+def _request(prepared: Prepared, batch: int) -> Request:
+    rng = np.random.default_rng(batch)
+    request = {}
+    for name, example in prepared.model.example.items():
+        shape = (batch, *example.shape[1:])
+        whole = not example.is_floating_point()
+        most = 10_000  # rows of every table
+        request[name] = rng.integers(1, most, size=shape) if whole else rng.normal(size=shape).astype(np.float32)
+    return request
+
+
+def _in_torch(name: str, module: nn.Module) -> Contestant:
+    def once(request: Request) -> object:
+        return module(**{key: torch.from_numpy(values) for key, values in request.items()})
+
+    return Contestant(name, once)
+
+
+def times_faster(report: LatencyReport, batch: int, name: str) -> Estimate:
+    """Return how many times faster than the reference a contestant is, by their 20th percentiles.
+
+    What else the machine does interrupts the longer runs more often, and would count for the shorter ones. The interval
+    is a bootstrap over blocks of rounds.
+    """
+    slow, fast = report.samples[batch][REFERENCE], report.samples[batch][name]
+    rounds = block_resamples(len(slow), np.random.default_rng(0))
+    resampled = np.percentile(slow[rounds], PERCENT, axis=1) / np.percentile(fast[rounds], PERCENT, axis=1)
+    low, high = np.percentile(resampled, (2.5, 97.5))
+    return Estimate(float(np.percentile(slow, PERCENT) / np.percentile(fast, PERCENT)), float(low), float(high))
+
+
+def table(prepared: Prepared, report: LatencyReport) -> str:
+    """Return a Markdown table: median milliseconds, and how many times faster than the reference."""
+    batches = list(report.samples)
+    head = f"| | parameters | {' | '.join(f'batch {batch}' for batch in batches)} |"
+    lines = [head, f"|---|---:|{'---:|' * len(batches)}"]
+    for name in report.contestants:
+        cells = []
+        for batch in batches:
+            ratio = times_faster(report, batch, name)
+            told = "" if name == REFERENCE else f" ({ratio.estimate:.2f}× [{ratio.low:.2f}, {ratio.high:.2f}])"
+            cells.append(f"{report.percentiles(batch, name).p50:.3f} ms{told}")
+        parameters = prepared.parameters.get(name, prepared.parameters[REFERENCE])
+        lines.append(f"| {name} | {parameters / 1e6:.2f} M | {' | '.join(cells)} |")
+    notes = [f"{who}: {why}." for who, why in prepared.left_out.items()]
+    return "\n".join([*lines, *([""] if notes else []), *notes])
+
+
+def plot(results: Mapping[tuple[str, int], LatencyReport], path: Path) -> None:
+    """Draw, for each model, how many times faster than the plain dense ONNX each contestant is, by batch; one thread."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    threads = min(count for _, count in results)
+    shown = {name: report for (name, count), report in results.items() if count == threads}
+    labels = list(dict.fromkeys(label for report in shown.values() for label in report.contestants))
+    colours = dict(zip(labels, pyplot.get_cmap("tab10").colors * 2, strict=False))  # type: ignore[attr-defined]
+    figure, axes = pyplot.subplots(1, len(shown), figsize=(3.2 * len(shown) + 1.5, 3.6), sharey=True, squeeze=False)
+    for axis, (name, report) in zip(axes[0], shown.items(), strict=True):
+        batches = list(report.samples)
+        for label in report.contestants:
+            ratios = [times_faster(report, batch, label).estimate for batch in batches]
+            ours = label.startswith("ours")
+            axis.plot(batches, ratios, marker="o", color=colours[label], lw=2.5 if ours else 1.2, ms=4, label=label)
+        axis.set(title=name, xscale="log", yscale="log", xlabel="batch")
+        axis.set_xticks(batches, [str(batch) for batch in batches])
+        axis.set_yticks([0.5, 1, 2, 3, 5, 10, 20], ["0.5", "1", "2", "3", "5", "10", "20"])
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].set_ylabel(f"times faster than {REFERENCE}")
+    handles, names = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="center right", frameon=False, fontsize=8)
+    figure.tight_layout(rect=(0, 0, 1 - 2.2 / figure.get_figwidth(), 1))
+    figure.savefig(path, metadata={"Date": None})
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+@click.command(help=__doc__.splitlines()[0])
+@click.option("--models", default=",".join(MODELS), show_default=True)
+@click.option("--batches", default="1,32,256,1024", show_default=True)
+@click.option("--threads", default="1,2", show_default=True)
+@click.option("--sparsities", default=",".join(map(str, SPARSITIES)), show_default=True)
+@click.option("--seconds", default=3.0, show_default=True, help="For each model, batch and number of threads.")
+@click.option("--eager/--no-eager", default=True, show_default=True, help="PyTorch and torch.compile take part.")
+@click.option("--others/--no-others", default=True, show_default=True, help="Torch-Pruning and ONNX Runtime's int8 do.")
+@click.option(
+    "--write", type=click.Path(path_type=Path), default=DOCS, show_default="docs/", help="Folder of results.md."
+)
+def main(
+    models: str, batches: str, threads: str, sparsities: str, seconds: float, eager: bool, others: bool, write: Path
+) -> None:
+    torch.set_num_threads(1)
+    sizes = tuple(map(int, _names(batches)))
+    results: dict[tuple[str, int], LatencyReport] = {}
+    parts, summary = [], {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in _names(models):
+            shares = tuple(map(float, _names(sparsities)))
+            prepared = prepare(name, shares, Serving(batches=sizes), Path(scratch), others)
+            for count_ in map(int, _names(threads)):
+                report = contest(prepared, sizes, count_, seconds, eager)
+                results[name, count_] = report
+                told = f"{name}, {count_} thread{'s' if count_ > 1 else ''}"
+                parts.append(f"**{told}**\n\n{table(prepared, report)}")
+                click.echo(f"\n{parts[-1]}")
+                summary[told] = {
+                    **report.to_dict(),
+                    "parameters": dict(prepared.parameters),
+                    "left_out": dict(prepared.left_out),
+                    f"times faster than {REFERENCE}": _ratios(report),
+                }
+    machine = environment()
+    click.echo(json.dumps({"benchmark": "latency", "environment": machine, "results": summary}))
+    write.mkdir(parents=True, exist_ok=True)
+    plot(results, write / "latency.svg")
+    packages = ", ".join(f"{name} {machine['packages'][name]}" for name in ("torch", "onnxruntime"))
+    intro = (
+        f"Medians, and in brackets how many times faster than {REFERENCE}, by the {PERCENT}th percentiles, which other work "
+        "on the machine disturbs least (95 % intervals); contestants interleaved in one process; "
+        f"{machine['cpu']}, {machine['cores']} cores, {packages}. Untrained weights, structure removed at random. "
+        "Torch-Pruning removes none of the tables; it is held to the same number of parameters in the rest.\n\n"
+        f"![Times faster than {REFERENCE}, by batch](latency.svg)"
+    )
+    write_section(write / "results.md", "Latency", "benchmarks/latency.py", "\n\n".join([intro, *parts]))
+
+
+def _ratios(report: LatencyReport) -> dict[str, Any]:
+    return {
+        name: {str(batch): vars(times_faster(report, batch, name)) for batch in report.samples}
+        for name in report.contestants
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""The cost of a request, from the graph alone: operations, bytes, the floor of the machine, and an estimate.
+
+The *floor* is what no runtime on this machine can go below: the multiply-adds of all matrix products at the best rate
+that was measured, or the bytes that have to be read (weights, rows of tables, the request and its answer) at the best
+rate at which memory was read, whichever takes longer (the roofline of Williams, Waterman and Patterson 2009). What
+flows between operators counts nothing: a perfect runtime would keep it in registers. An *estimate* adds what ONNX
+Runtime's operators cost by themselves; it decides between two forms of one graph.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from recprune_export.onnx.machine import REFERENCE, Machine
+from recprune_export.onnx.skeleton import Shapes, shapes_for
+from recprune_export.onnx.work import ROWS, Operator, Tensor, Work, work_of
+
+# What ONNX Runtime 1.32 takes on the reference machine, in seconds; on others in proportion to the cost of a node.
+PIECE = 7e-9  # to copy one stretch of memory, however short
+STEP = 0.035e-9  # a vectorised operation on one element
+MISS = 40e-9  # to look up a row in a table that no cache holds
+PRODUCT = 0.25e-6  # to begin one of many small products
+ACTIVATIONS = 60e9  # bytes per second between operators
+NEAR = 1 << 20  # bytes of all tables together that stay in the cache beside everything else
+FEW_ROWS = 7.6  # rows whose time a product takes for up to four that fill no block of `ROWS`
+
+_FREE_AFTER_PRODUCT = {"Relu", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "HardSigmoid", "Elu"}
+_PRODUCTS = {"Gemm", "MatMul", "Conv"}
+
+
+@dataclass(frozen=True)
+class NodeCost:
+    """Work of one node for one batch size, its floor and its estimate, in seconds."""
+
+    name: str
+    operator: str
+    work: Work
+    floor: float
+    estimate: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of one request of `batch` rows. `operations`: multiply-adds; bytes as in the file's types."""
+
+    batch: int
+    nodes: tuple[NodeCost, ...]
+    operations: int
+    weights: int
+    activations: int
+    interface: int
+    floor: float
+    estimate: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values, times in milliseconds."""
+        return {
+            "operations": self.operations,
+            "bytes": {"weights": self.weights, "activations": self.activations, "interface": self.interface},
+            "floor": self.floor * 1e3,
+        }
+
+
+def cost_of_file(path: Path, batch: int, machine: Machine = REFERENCE) -> Cost:
+    """Return the cost of the model in a file."""
+    return cost_of(onnx.load(path, load_external_data=False), batch, machine)
+
+
+def cost_of(model: onnx.ModelProto, batch: int, machine: Machine = REFERENCE) -> Cost:
+    """Return the cost of a model, whose weights need not be loaded."""
+    return cost_with(model, shapes_for(model, batch), batch, machine)
+
+
+def cost_with(model: onnx.ModelProto, shapes: Shapes, batch: int, machine: Machine = REFERENCE) -> Cost:
+    """Return the cost of a model whose values have these shapes."""
+    operators = _operators(model, shapes)
+    works = [work_of(operator) for operator in operators]
+    interface = _interface(model, shapes)
+    read = sum(work.weights for work in works) + interface
+    rate = machine.read_rate(read)
+    absorbed = _absorbed(model)
+    far = sum({o.node.input[0]: work.table for o, work in zip(operators, works, strict=True)}.values()) > NEAR
+    nodes = tuple(
+        NodeCost(
+            name=o.node.name,
+            operator=o.node.op_type,
+            work=work,
+            floor=_floor(work, machine, rate),
+            estimate=_estimate(work, machine, rate, far, o.node.output[0] in absorbed),
+        )
+        for o, work in zip(operators, works, strict=True)
+    )
+    return Cost(
+        batch=batch,
+        nodes=nodes,
+        operations=sum(work.operations for work in works),
+        weights=sum(work.weights for work in works),
+        activations=sum(work.activations for work in works),
+        interface=interface,
+        floor=max(sum(work.operations / _rate(work, machine) for work in works), read / rate),
+        estimate=machine.call + sum(node.estimate for node in nodes),
+    )
+
+
+def _floor(work: Work, machine: Machine, read_rate: float) -> float:
+    return max(work.operations / _rate(work, machine), work.weights / read_rate)
+
+
+def _rate(work: Work, machine: Machine) -> float:
+    return machine.int8 if work.int8 else machine.fp32
+
+
+def _estimate(work: Work, machine: Machine, read_rate: float, far: bool, absorbed: bool) -> float:
+    scale = machine.node / REFERENCE.node
+    if absorbed:
+        return machine.node + work.steps * STEP * scale
+    own = (
+        work.pieces * PIECE
+        + work.lookups * (PIECE + (MISS if far else 0.0))
+        + work.steps * STEP
+        + (work.calls - 1) * PRODUCT
+        + work.activations / ACTIVATIONS
+    )
+    return work.nodes * machine.node + own * scale + _product(work, machine, read_rate)
+
+
+def _product(work: Work, machine: Machine, read_rate: float) -> float:
+    """Blocks of rows run at the full rate; what is left over costs as much as more rows would."""
+    if not work.operations:
+        return 0.0
+    whole, rest = divmod(work.rows, ROWS)
+    effective = whole * ROWS + (FEW_ROWS * ceil(rest / 4) if work.rows > 1 else 1)
+    computing = (work.operations + work.padding) / work.rows * effective / _rate(work, machine)
+    return max(computing, work.weights / read_rate)
+
+
+def _absorbed(model: onnx.ModelProto) -> frozenset[str]:
+    """Results of nodes that ONNX Runtime makes a part of the product before: an added bias, an activation."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    uses: dict[str, int] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            uses[name] = uses.get(name, 0) + 1
+    open_ends, absorbed = set(), set()
+    for node in model.graph.node:
+        sources = [name for name in node.input if name not in constants]
+        fits = len(sources) == 1 and sources[0] in open_ends and uses[sources[0]] == 1
+        if node.op_type in _PRODUCTS:
+            open_ends.add(node.output[0])
+        elif fits and (
+            node.op_type in _FREE_AFTER_PRODUCT or (node.op_type == "Add" and len(node.input) > len(sources))
+        ):
+            absorbed.add(node.output[0])
+            if node.op_type == "Add":
+                open_ends.add(node.output[0])
+    return frozenset(absorbed)
+
+
+def _operators(model: onnx.ModelProto, shapes: Shapes) -> list[Operator]:
+    itemsizes = _itemsizes(model)
+    constants = {tensor.name for tensor in model.graph.initializer}
+
+    def tensor(name: str) -> Tensor | None:
+        return Tensor(shapes[name], itemsizes.get(name, 4), name in constants) if name in shapes else None
+
+    return [
+        Operator(node, tuple(map(tensor, node.input)), tuple(map(tensor, node.output))) for node in model.graph.node
+    ]
+
+
+def _itemsizes(model: onnx.ModelProto) -> Mapping[str, int]:
+    """Bytes of an element, of every value whose type is stated."""
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
+        types[value.name] = value.type.tensor_type.elem_type
+    return {
+        name: onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize
+        for name, kind in types.items()
+        if kind not in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING)
+    }
+
+
+def _interface(model: onnx.ModelProto, shapes: Shapes) -> int:
+    """Bytes of the request and of its answer."""
+    itemsizes = _itemsizes(model)
+    values = (*model.graph.input, *model.graph.output)
+    tensors = [Tensor(shapes[v.name], itemsizes.get(v.name, 4)) for v in values if v.name in shapes]
+    return sum(tensor.bytes for tensor in tensors)

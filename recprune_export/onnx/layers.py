@@ -1,0 +1,129 @@
+"""Linear layers: a Gemm or a MatMul with a weight that the file holds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from recprune_export.onnx.graph import array_of, constant, maker, only_user, rank, replace
+
+
+@dataclass(frozen=True)
+class Linear:
+    """y = x · W + b. `shift` is the node that adds b, where the product cannot itself (a MatMul and an Add)."""
+
+    node: ir.Node
+    weight: ir.Value
+    transposed: bool
+    bias: ir.Value | None
+    shift: ir.Node | None = None
+
+    @property
+    def operand(self) -> ir.Value:
+        """What is multiplied, x."""
+        value = self.node.inputs[0]
+        assert value is not None
+        return value
+
+    @property
+    def result(self) -> ir.Value:
+        """The value of y."""
+        return (self.shift or self.node).outputs[0]
+
+    @property
+    def inputs(self) -> int:
+        """Rows of W."""
+        return int(self.weight.shape[1 if self.transposed else 0])  # type: ignore[index, arg-type]
+
+    @property
+    def outputs(self) -> int:
+        """Columns of W."""
+        return int(self.weight.shape[0 if self.transposed else 1])  # type: ignore[index, arg-type]
+
+    def matrix(self) -> np.ndarray:
+        """W, [inputs, outputs], in float64."""
+        array = array_of(self.weight)
+        assert array is not None
+        return (array.T if self.transposed else array).astype(np.float64)
+
+    def vector(self) -> np.ndarray | None:
+        """b, [outputs], in float64."""
+        array = array_of(self.bias)
+        return None if array is None else np.broadcast_to(array.reshape(-1), (self.outputs,)).astype(np.float64)
+
+    @property
+    def owns_weight(self) -> bool:
+        """Whether nothing else reads W: only then it may change without a second copy in the file."""
+        return len(list(self.weight.uses())) == 1
+
+
+def linear_of(node: ir.Node) -> Linear | None:
+    """Return the linear layer that a Gemm or a MatMul is, with the Add behind it if that is its bias."""
+    if node.op_type not in ("Gemm", "MatMul") or node.domain not in ("", "ai.onnx") or len(node.inputs) < 2:
+        return None
+    weight = node.inputs[1]
+    if node.inputs[0] is None or weight is None or weight.const_value is None or rank(weight) != 2:
+        return None
+    if weight.dtype != ir.DataType.FLOAT or node.inputs[0].const_value is not None:
+        return None
+    if node.op_type == "MatMul":
+        bias, shift = _added(node, int(weight.shape[1]))  # type: ignore[index, arg-type]
+        return Linear(node, weight, False, bias, shift)
+    plain = all(node.attributes.get_float(name, 1.0) == 1.0 for name in ("alpha", "beta"))
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    constant_bias = bias is None or bias.const_value is not None
+    if not plain or node.attributes.get_int("transA", 0) != 0 or not constant_bias:
+        return None
+    return Linear(node, weight, bool(node.attributes.get_int("transB", 0)), bias)
+
+
+def _added(product: ir.Node, outputs: int) -> tuple[ir.Value | None, ir.Node | None]:
+    """The constant vector that the only reader of a product adds to it."""
+    add = only_user(product.outputs[0])
+    if add is None or add.op_type != "Add":
+        return None, None
+    (other,) = [value for value in add.inputs if value is not product.outputs[0]] or [None]
+    array = array_of(other)
+    fits = array is not None and array.size in (1, outputs) and array.size == max(array.shape[-1:], default=1)
+    return (other, add) if fits else (None, None)
+
+
+def change(graph: ir.Graph, layer: Linear, matrix: np.ndarray, vector: np.ndarray | None) -> ir.Value:
+    """Give a layer another W [inputs, outputs] and b; return its result.
+
+    A MatMul that gets its first b becomes a Gemm where its operand has two axes, and an Add behind it elsewhere.
+    """
+    weight = constant(graph, f"{layer.weight.name}_folded", _stored(matrix.T if layer.transposed else matrix))
+    bias = None if vector is None else constant(graph, f"{weight.name}_bias", _stored(vector))
+    two_axes = rank(layer.operand) == 2
+    if layer.node.op_type == "Gemm" or (two_axes and bias is not None and layer.shift is None):
+        operands: Sequence[ir.Value] = [layer.operand, weight, *([bias] if bias is not None else [])]
+        return _replace(graph, layer.node, [ir.node("Gemm", operands, attributes={"transB": int(layer.transposed)})])
+    product = ir.node("MatMul", [layer.operand, weight])
+    if bias is None:
+        return _replace(graph, layer.node, [product])
+    if layer.shift is None:
+        return _replace(graph, layer.node, [product, ir.node("Add", [product.outputs[0], bias])])
+    _replace(graph, layer.node, [product])
+    return _replace(graph, layer.shift, [ir.node("Add", [product.outputs[0], bias])])
+
+
+def _replace(graph: ir.Graph, old: ir.Node, new: Sequence[ir.Node]) -> ir.Value:
+    replace(graph, old, new)
+    return new[-1].outputs[0]
+
+
+def _stored(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def view_of(node: ir.Node, value: ir.Value) -> ir.Value | None:
+    """Return the result of a node that only gives `value` another shape with the same batch."""
+    if maker(node.outputs[0], "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity") is None:
+        return None
+    before, after = value.shape, node.outputs[0].shape
+    if node.inputs[0] is not value or before is None or after is None or not len(before) or not len(after):
+        return None
+    static = all(isinstance(size, int) for size in (*before[1:], *after[1:]))
+    return node.outputs[0] if static and before[0] == after[0] else None

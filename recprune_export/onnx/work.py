@@ -1,0 +1,299 @@
+"""What an operator has to do: one rule for each, from the shapes of its operands and results.
+
+Sizes are for one request of some batch size; bytes are those of the operands' types.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import ceil, prod
+
+import onnx
+
+Shape = tuple[int, ...]
+Rule = Callable[["Operator"], "Work"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """The work of one operator.
+
+    `operations`: multiply-adds of matrix products, `calls`: products that are computed one by one, `rows`: rows of the
+    left operand of one product. `weights`: bytes of constants that have to be read. `activations`: bytes that are read
+    and written besides. `steps`: evaluations of a function or comparisons, in units of one cheap vectorised one for one
+    element. `pieces`: stretches of memory that are copied one by one. `lookups`: rows read at random from a table.
+    """
+
+    operations: int = 0
+    rows: int = 0
+    calls: int = 0
+    padding: int = 0
+    weights: int = 0
+    activations: int = 0
+    steps: float = 0.0
+    pieces: float = 0.0
+    lookups: int = 0
+    table: int = 0
+    nodes: float = 1.0
+    int8: bool = False
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Shape, bytes of one element, and whether the file holds it."""
+
+    shape: Shape
+    itemsize: int = 4
+    constant: bool = False
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        """Elements times their size."""
+        return self.size * self.itemsize
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A node whose shapes are known; an operand that is left out, or whose shape nobody knows, is None."""
+
+    node: onnx.NodeProto
+    inputs: tuple[Tensor | None, ...]
+    outputs: tuple[Tensor | None, ...]
+
+    @property
+    def result(self) -> Tensor:
+        """The first result."""
+        assert self.outputs[0] is not None
+        return self.outputs[0]
+
+    def operand(self, position: int) -> Tensor:
+        """Return an operand that the operator cannot be without."""
+        tensor = self.inputs[position]
+        assert tensor is not None
+        return tensor
+
+    def integer(self, name: str, default: int = 0) -> int:
+        """Return an attribute."""
+        return next((a.i for a in self.node.attribute if a.name == name), default)
+
+    def integers(self, name: str) -> list[int]:
+        """Return an attribute that is a list."""
+        return next((list(a.ints) for a in self.node.attribute if a.name == name), [])
+
+    @property
+    def constants(self) -> int:
+        """Bytes of the operands that the file holds."""
+        return sum(t.bytes for t in self.inputs if t is not None and t.constant)
+
+    @property
+    def moved(self) -> int:
+        """Bytes of the operands that are computed, and of the results."""
+        computed = [t for t in self.inputs if t is not None and not t.constant]
+        return sum(t.bytes for t in (*computed, *(t for t in self.outputs if t is not None)))
+
+
+def work_of(operator: Operator) -> Work:
+    """Return the work of an operator; of one without a rule, that it reads its operands and writes its results."""
+    named = zip(operator.inputs, operator.node.input, strict=True)
+    if operator.outputs[0] is None or any(tensor is None and name for tensor, name in named):
+        return Work()
+    rule, nodes = _RULES.get(operator.node.op_type, (_streamed, OTHERS))
+    return replace(rule(operator), nodes=nodes)
+
+
+# What ONNX Runtime 1.32 was measured to take (benchmarks/cost_model.py).
+LANES, ROWS = 16, 12  # columns and rows of the blocks in which products are computed
+OTHERS = 1.3  # nodes that an operator without a rule costs to begin with
+JOINED = 0.5  # of a piece, where a loop copies without looking up where to
+SUMMED_ROW = 20.0  # pieces for a row of a sum over a middle axis
+TRANSPOSED, SCATTERED = 8.0, 60.0  # steps for an element: of a matrix, of anything else
+BROADCAST = 280.0  # steps for each row to which a row is added
+NORMALISED, EINSUM, RECURRENT = 28.0, 50.0, 80.0  # steps for an element
+# Steps for an element of a function, 1 where it is not named.
+STEPS = {
+    "Relu": 1, "Neg": 1, "Abs": 1, "Not": 1, "Sqrt": 1, "LeakyRelu": 1,
+    "Cast": 6, "Clip": 6, "PRelu": 6, "Elu": 6, "HardSigmoid": 6, "IsNaN": 6, "Pow": 6, "Sigmoid": 6, "Tanh": 6, "Exp": 6,
+    "Gelu": 6, "QuickGelu": 6, "BiasGelu": 6, "Erf": 10, "Softplus": 10, "Where": 25, "Log": 45, "Mod": 45,
+}  # fmt: skip
+
+_RULES: dict[str, tuple[Rule, float]] = {}
+
+
+def _rule(*operators: str, nodes: float = OTHERS) -> Callable[[Rule], Rule]:
+    """Register the rule of some operators, which cost as much as so many of the simplest nodes to begin with."""
+
+    def register(rule: Rule) -> Rule:
+        _RULES.update(dict.fromkeys(operators, (rule, nodes)))
+        return rule
+
+    return register
+
+
+@_rule(
+    "Shape", "Size", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Constant", "ConstantOfShape", "Range"
+)
+def _free(operator: Operator) -> Work:
+    """Shapes and views: nothing is touched."""
+    return Work()
+
+
+@_rule(*STEPS)
+def _streamed(operator: Operator) -> Work:
+    """Each element once."""
+    size = max(tensor.size for tensor in (*operator.inputs, *operator.outputs) if tensor is not None)
+    steps = float(STEPS.get(operator.node.op_type, 1) * size)
+    return Work(weights=operator.constants, activations=operator.moved, steps=steps)
+
+
+@_rule(
+    "Add", "Sub", "Mul", "Div", "Min", "Max", "And", "Or", "Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual"
+)
+def _broadcasting(operator: Operator) -> Work:
+    """Two operands of one shape run along memory; a row that is added to many short rows is begun for each of them."""
+    out = operator.result
+    others = [t for t in operator.inputs if t is not None and t.size > 1 and t.shape != out.shape]
+    rows = out.size / max(out.shape[-1], 1) if others and len(out.shape) > 1 else 0.0
+    steps = out.size + BROADCAST * min(rows, out.size / 4)
+    return Work(weights=operator.constants, activations=operator.moved, steps=steps)
+
+
+@_rule("Gemm", "FusedGemm")
+def _gemm(operator: Operator) -> Work:
+    left, right, out = operator.operand(0), operator.operand(1), operator.result
+    inner = left.shape[0 if operator.integer("transA") else -1]
+    return _product(operator, out.shape[0], inner, out.shape[1], calls=1, right=right)
+
+
+@_rule("MatMul", "FusedMatMul", "MatMulInteger", nodes=3.0)
+def _matmul(operator: Operator) -> Work:
+    left, right, out = operator.operand(0), operator.operand(1), operator.result
+    inner = left.shape[-2 if operator.integer("transA") else -1]
+    columns = out.shape[-1] if len(right.shape) > 1 else 1
+    if prod(right.shape[:-2]) == 1:  # one matrix for all rows: a single product
+        return _product(operator, ceil(out.size / max(columns, 1)), inner, columns, calls=1, right=right)
+    rows = out.shape[-2] if len(left.shape) > 1 else 1
+    return _product(operator, rows, inner, columns, calls=ceil(out.size / max(rows * columns, 1)), right=right)
+
+
+def _product(operator: Operator, rows: int, inner: int, columns: int, calls: int, right: Tensor) -> Work:
+    packed = 0 if right.constant else 2 * calls * inner * columns * right.itemsize
+    idle = 1 if columns == 1 else -columns % LANES  # a single column is bound by its reads
+    return Work(
+        operations=calls * rows * inner * columns,
+        rows=rows,
+        calls=calls,
+        padding=calls * rows * inner * idle,
+        weights=operator.constants,
+        activations=operator.moved + packed,
+        int8=right.itemsize == 1,
+    )
+
+
+@_rule("Conv", nodes=10.0)
+def _conv(operator: Operator) -> Work:
+    kernel, out = operator.operand(1), operator.result
+    return Work(
+        operations=out.size * prod(kernel.shape[1:]),
+        rows=ROWS,
+        calls=out.shape[0],
+        weights=operator.constants,
+        activations=operator.moved,
+    )
+
+
+@_rule("LSTM", "GRU", "RNN", nodes=40.0)
+def _recurrent(operator: Operator) -> Work:
+    """Both weights for each step of each row."""
+    length, batch = operator.operand(0).shape[:2]
+    inputs, hidden = operator.operand(1), operator.operand(2)
+    return Work(
+        operations=length * batch * (inputs.size + hidden.size),
+        rows=batch,
+        calls=length,
+        weights=operator.constants,
+        activations=operator.moved,
+        steps=RECURRENT * length * batch * hidden.shape[-1],
+    )
+
+
+@_rule("Gather", nodes=2.0)
+def _gather(operator: Operator) -> Work:
+    """Rows of a table, or parts of what was computed."""
+    data, out = operator.operand(0), operator.result
+    axis = operator.integer("axis") % len(data.shape)
+    pieces = prod(data.shape[:axis]) * operator.operand(1).size
+    if data.constant and axis == 0:
+        ids = 0 if operator.operand(1).constant else operator.operand(1).bytes
+        return Work(weights=out.bytes, activations=out.bytes + ids, lookups=pieces, table=data.bytes)
+    return Work(activations=2 * out.bytes, pieces=pieces)
+
+
+@_rule("GatherND", nodes=2.0)
+def _gather_nd(operator: Operator) -> Work:
+    out, indices = operator.result, operator.operand(1)
+    return Work(activations=2 * out.bytes, pieces=prod(indices.shape[:-1]), weights=operator.constants)
+
+
+@_rule("Concat", nodes=3.5)
+def _joined(operator: Operator) -> Work:
+    """A stretch for each operand and each index of the axes before."""
+    before = prod(operator.result.shape[: operator.integer("axis") % len(operator.result.shape)])
+    return Work(activations=operator.moved, weights=operator.constants, pieces=JOINED * before * len(operator.inputs))
+
+
+@_rule("Slice", "Split")
+def _cut(operator: Operator) -> Work:
+    """A stretch for each index of the axes before the one that is cut."""
+    source = operator.operand(0)
+    results = [t for t in operator.outputs if t is not None]
+    pieces = 0.0
+    for result in results:
+        cut = [axis for axis, sizes in enumerate(zip(source.shape, result.shape, strict=True)) if sizes[0] != sizes[1]]
+        pieces += JOINED * prod(result.shape[: cut[-1]]) if cut else 1.0
+    return Work(activations=2 * sum(t.bytes for t in results), pieces=pieces)
+
+
+@_rule("Transpose", nodes=3.0)
+def _transpose(operator: Operator) -> Work:
+    """The axes at the end that stay move as one; a plain matrix is transposed in registers."""
+    source = operator.operand(0)
+    order = operator.integers("perm") or list(reversed(range(len(source.shape))))
+    moving = [axis for axis in order if source.shape[axis] != 1]
+    if moving == sorted(moving):
+        return Work(activations=2 * source.bytes)
+    kept = next(i for i in range(len(order)) if order[-1 - i] != len(order) - 1 - i)
+    if kept:
+        return Work(activations=2 * source.bytes, pieces=source.size // max(prod(source.shape[-kept:]), 1))
+    in_registers = _is_matrix(source.shape, order) and source.itemsize == 4
+    return Work(activations=2 * source.bytes, steps=source.size * (TRANSPOSED if in_registers else SCATTERED))
+
+
+def _is_matrix(shape: Shape, order: Sequence[int]) -> bool:
+    """Whether a permutation only swaps two blocks of neighbouring axes."""
+    return list(order) == [*range(order[0], len(shape)), *range(order[0])]
+
+
+@_rule("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceSumSquare", "ReduceProd", nodes=3.5)
+def _reduced(operator: Operator) -> Work:
+    """A sum over the last axes runs along memory; over a middle axis each row costs a call."""
+    source, out = operator.operand(0), operator.result
+    last_kept = out.size > 0 and len(source.shape) > 1 and out.shape[-1:] == source.shape[-1:] != (1,)
+    pieces = SUMMED_ROW * source.size / max(source.shape[-1], 1) if last_kept else JOINED * out.size
+    return Work(activations=source.bytes + out.bytes, steps=float(source.size), pieces=pieces)
+
+
+@_rule("Softmax", "LogSoftmax", "LayerNormalization", "RMSNormalization", "SkipLayerNormalization", nodes=3.5)
+def _normalised(operator: Operator) -> Work:
+    """Three passes over each row."""
+    steps = NORMALISED * operator.operand(0).size
+    return Work(weights=operator.constants, activations=operator.moved, steps=steps)
+
+
+@_rule("Einsum", nodes=35.0)
+def _einsum(operator: Operator) -> Work:
+    """Operands are transposed, and a small product is made for each element of the batch."""
+    return Work(activations=operator.moved, steps=EINSUM * operator.result.size)
