@@ -40,6 +40,7 @@ from recprune_export.pruning.refit import refit
 from recprune_export.pruning.rewrite import apply_plan
 from recprune_export.pruning.rotation.apply import apply_transforms
 from recprune_export.pruning.rotation.legality import find_rotatable
+from recprune_export.pruning.rotation.loosen import NOTHING, find_loosening, loosen
 from recprune_export.pruning.scores import Loss, ScoreInputs, rankings_by
 from recprune_export.pruning.sizes import PartSizes, SizeModel
 from recprune_export.pruning.soundness import Soundness, check_soundness
@@ -164,35 +165,49 @@ def compress_program(
 
 def prune(program: Program, settings: Settings, task: Task, plan: Plan | None = None) -> Pruned:
     """Remove channels by a plan, prove the result, then add zeros while tuning. `program` is left as it is."""
-    analysis = analyse(program)
-    plan = plan or decide(program, analysis, settings, task)
-    rotated = apply_transforms(program, analysis, find_rotatable(program, analysis).rotatable, plan.transforms)
-    student = apply_plan(rotated, analysis, plan)
-    soundness = check_soundness(rotated, analysis, plan, student)
+    plan = plan or decide(program, settings, task)
+    dense, analysis = rotate(program, plan)
+    student = apply_plan(dense, analysis, plan)
+    soundness = check_soundness(dense, analysis, plan, student)
     if settings.refit:
-        refit(rotated, analysis, plan, student, _calibration(task, settings.seed))
-    target = zero_target(SizeModel(program, analysis).sizes(), settings)
+        refit(dense, analysis, plan, student, _calibration(task, settings.seed))
+    target = zero_target(SizeModel(program, analyse(program)).sizes(), settings)
     schedule = Schedule(task.recipe.epochs, task.recipe.learning_rate, settings.zeros == "gradual", settings.seed)
     tables = analyse(student).tables
     fitted = finetune(student, program.with_own_graph(), task, tables, target, schedule)
     return Pruned(student, analysis, plan, soundness, target, fitted)
 
 
-def decide(program: Program, analysis: Analysis, settings: Settings, task: Task) -> Plan:
+def rotate(program: Program, plan: Plan) -> tuple[Program, Analysis]:
+    """Return a program that answers as `program` does, in the channels that `plan` speaks of, and its analysis."""
+    loose = loosen(program, plan.loosening)
+    analysis = analyse(loose)
+    return apply_transforms(loose, analysis, find_rotatable(loose, analysis).rotatable, plan.transforms), analysis
+
+
+def decide(program: Program, settings: Settings, task: Task) -> Plan:
     """Score the channels and make a plan within the budget.
 
     Raises `PruningError` where there is nothing to prune.
     """
+    analysis = analyse(program)
     if not analysis.groups:
         reasons = "; ".join(dict.fromkeys(axis.reason.text for axis in analysis.frozen)) or "it has no parameters"
         raise PruningError(f"No channel of this model can be removed: {reasons}. `recprune-export inspect` says where.")
+    dense = SizeModel(program, analysis).sizes()
     name = DEFAULT_SCORE if settings.score == "auto" else settings.score
+    by_error = name == DEFAULT_SCORE
+    loosening = find_loosening(program, analysis) if by_error else NOTHING
+    if loosening:
+        program = loosen(program, loosening)
+        analysis = analyse(program)
     inputs = ScoreInputs(
         program, analysis, _calibration(task, settings.seed), _loss(task.objective), task.objective.probe, settings.seed
     )
     budget = Budget(settings.table_sparsity, settings.rest_sparsity, settings.structured_share, settings.round_to)
-    way: Way = "loss" if name == DEFAULT_SCORE else "uniform"
-    return make_plan(program, analysis, rankings_by(name, inputs), budget, name, way)
+    way: Way = "loss" if by_error else "uniform"
+    plan = make_plan(program, analysis, rankings_by(name, inputs), budget, name, way, dense=dense)
+    return replace(plan, loosening=loosening)
 
 
 def drawn_requests(program: Program, settings: Settings) -> SampledRequests:

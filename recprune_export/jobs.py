@@ -11,7 +11,6 @@ from torch import nn
 
 from recprune_export.bundle.contents import to_json
 from recprune_export.bundle.write import check_target
-from recprune_export.channels.analysis import analyse
 from recprune_export.compression import Result, compress_program, decide, drawn_requests, recipe_for
 from recprune_export.data.arrays import Columns
 from recprune_export.data.sequences import SequenceData
@@ -103,8 +102,7 @@ def plan_of(
     """Return, as JSON, the plan that `compress` would apply."""
     loaded = load(model, example_inputs, source or {})
     task = make_task(loaded, data, labels, settings)
-    analysis = analyse(loaded.program)
-    return json.dumps(decide(loaded.program, analysis, settings, task).to_dict(), indent=1)
+    return json.dumps(decide(loaded.program, settings, task).to_dict(), indent=1)
 
 
 def load(model: Model, example_inputs: Any, source: Mapping[str, Any]) -> LoadedModel:

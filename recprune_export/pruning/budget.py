@@ -10,7 +10,7 @@ from recprune_export.program.program import Program
 from recprune_export.pruning.allocation import allocate
 from recprune_export.pruning.plan import GroupPlan, Plan
 from recprune_export.pruning.ranking import Ranking
-from recprune_export.pruning.sizes import SizeModel
+from recprune_export.pruning.sizes import PartSizes, SizeModel
 
 # ONNX Runtime's matrix product works on blocks of 16 columns and pays for a whole block where 1 is used:
 # 256 × 87 × 144 takes 66 µs, × 155 takes 73, as much as × 160 (1.32, AVX-512, one thread).
@@ -50,15 +50,17 @@ def make_plan(
     budget: Budget,
     score_name: str,
     way: Way = "loss",
+    *,
+    dense: PartSizes | None = None,
 ) -> Plan:
     """Keep the best channels of each group, as many as the budget allows.
 
     The tables meet their budget by the widths of the embedding groups, then the rest meets its own by the hidden ones.
     With `way` "loss" channels go where least is lost for each parameter that is saved; with "uniform" every group of a
-    kind keeps the same share.
+    kind keeps the same share. `dense` are the sizes that sparsity is a part of, if not those of `program`.
     """
     model = SizeModel(program, analysis)
-    dense = model.sizes()
+    dense = dense or model.sizes()
     limits = {
         "embedding": budget.structured_keep(budget.tables) * dense.tables,
         "hidden": budget.structured_keep(budget.rest) * dense.rest,

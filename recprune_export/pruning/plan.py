@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from recprune_export.channels.analysis import Analysis
 from recprune_export.errors import InputFileError, PruningError
+from recprune_export.pruning.rotation.loosen import NOTHING, Cut, Loosening
 from recprune_export.pruning.rotation.transform import Transform
 
 
@@ -29,6 +30,8 @@ class GroupPlan:
 class Plan:
     """The channels to keep in each group, and the score by which they were chosen.
 
+    The groups are those of the program after its `loosening`.
+
     >>> plan = Plan("random", (GroupPlan("table:1", "embedding", 4, (0, 2)),))
     >>> Plan.from_dict(plan.to_dict()) == plan
     True
@@ -36,6 +39,7 @@ class Plan:
 
     score: str
     groups: tuple[GroupPlan, ...]
+    loosening: Loosening = NOTHING
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -49,7 +53,7 @@ class Plan:
             }
             for g in self.groups
         ]
-        return {"score": self.score, "groups": groups}
+        return {"score": self.score, "groups": groups, "loosening": asdict(self.loosening)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -64,7 +68,11 @@ class Plan:
             )
             for g in values["groups"]
         )
-        return cls(str(values["score"]), tuple(groups))
+        loosening = values.get("loosening", {})
+        cuts = tuple(
+            Cut(c["source"], int(c["axis"]), int(c["width"]), tuple(c["readers"])) for c in loosening.get("cuts", ())
+        )
+        return cls(str(values["score"]), tuple(groups), Loosening(cuts, tuple(loosening.get("diagonals", ()))))
 
     def save(self, path: Path) -> None:
         """Write JSON."""

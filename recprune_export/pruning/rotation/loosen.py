@@ -6,7 +6,7 @@ ends there: it can be rotated and truncated, and the matrix with it (the project
 al. 2020, "ALBERT", section 3.1; those between the blocks of SliceGPT).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,9 +14,10 @@ from torch import Tensor, fx
 
 from recprune_export.channels.analysis import Analysis, analyse
 from recprune_export.channels.groups import slice_positions
+from recprune_export.errors import PruningError
 from recprune_export.program.canonical import canonicalise, tensor_at
 from recprune_export.program.program import Program, example_tensors, export
-from recprune_export.pruning.rotation.legality import Diagonal, Tracing, find_rotatable
+from recprune_export.pruning.rotation.legality import Tracing, find_rotatable
 
 aten = torch.ops.aten
 
@@ -33,6 +34,44 @@ class Cut:
     axis: int
     width: int
     readers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Loosening:
+    """What is done to a program before channels are rotated; it changes no answer.
+
+    `cuts` are made first; then the weights that multiply the channels of each group in `diagonals` move into a factor.
+    """
+
+    cuts: tuple[Cut, ...] = ()
+    diagonals: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.cuts or self.diagonals)
+
+
+NOTHING = Loosening()
+
+
+def find_loosening(program: Program, analysis: Analysis) -> Loosening:
+    """Return what has to be done so that more groups of tables can be rotated."""
+    cuts = find_cuts(program, analysis)
+    if cuts:
+        program = insert(program, cuts)
+        analysis = analyse(program)
+    return Loosening(cuts, tuple(find_rotatable(program, analysis).diagonals))
+
+
+def loosen(program: Program, loosening: Loosening) -> Program:
+    """Return a program that answers as `program` does, its groups free to rotate; parameters are shared where unchanged.
+
+    Raises `PruningError` where the loosening was found for another program.
+    """
+    names = {node.name for node in program.module.graph.nodes}
+    unknown = next((cut.source for cut in loosening.cuts if not {cut.source, *cut.readers} <= names), None)
+    if unknown is not None:
+        raise PruningError(f"The plan cuts at '{unknown}', which this model does not have: make a plan for this model.")
+    return move_diagonals(insert(program, loosening.cuts), loosening.diagonals)
 
 
 def find_cuts(program: Program, analysis: Analysis) -> tuple[Cut, ...]:
@@ -95,15 +134,22 @@ def _frees(program: Program, axes: Iterable[tuple[str, int]]) -> bool:
     return wanted <= {own for group in analysis.groups if group.name in legal for own in group.axes()}
 
 
-def move_diagonals(program: Program, diagonals: Mapping[str, Diagonal], analysis: Analysis) -> Program:
-    """Return a program in which the weights of each elementwise product are ones, and one of its factors is scaled."""
-    if not diagonals:
+def move_diagonals(program: Program, groups: Sequence[str]) -> Program:
+    """Return a program in which the weights of each elementwise product are ones, and one of its factors is scaled.
+
+    Raises `PruningError` for a group that has no such weights.
+    """
+    if not groups:
         return program
+    analysis = analyse(program)
+    diagonals = find_rotatable(program, analysis).diagonals
     moved = program.with_own_parameters()
     parameters = moved.parameters()
-    with torch.no_grad():
-        for name, diagonal in diagonals.items():
-            group = analysis.group(name)
+    for name in groups:
+        if name not in diagonals:
+            raise PruningError(f"The plan moves the weights of '{name}', which has none: make a plan for this model.")
+        diagonal, group = diagonals[name], analysis.group(name)
+        with torch.no_grad():
             row = parameters[diagonal.weight].movedim(diagonal.axis, -1)
             (own,) = slice_positions(group, diagonal.weight, diagonal.axis)
             factors = row[..., own].reshape(-1).clone()
