@@ -8,7 +8,8 @@ depend on the other widths; where it does, between two layers, it is looked up a
 import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from math import prod
+from dataclasses import dataclass
+from math import log, prod
 
 from recprune_export.channels.analysis import Analysis
 from recprune_export.channels.groups import Group
@@ -17,6 +18,7 @@ from recprune_export.pruning.ranking import Ranking
 from recprune_export.pruning.sizes import SizeModel
 
 Rounding = Callable[[str, int, int], int]  # kind, wanted width, full width -> width
+NEAR = 1.5  # times the most, from which on sizes are exact
 STEPS_PER_GROUP = 64  # a wide group goes in larger steps
 
 
@@ -24,10 +26,10 @@ def allocate(
     program: Program,
     analysis: Analysis,
     rankings: Mapping[str, Ranking],
-    limits: Mapping[str, float],
+    limits: Mapping[str, "Limit"],
     rounding: Rounding,
 ) -> dict[str, int]:
-    """Return widths with which tables have at most limits["embedding"] parameters and the rest limits["hidden"].
+    """Return widths with which the tables are as large as limits["embedding"] says and the rest as limits["hidden"].
 
     Where that cannot be, every group concerned has its least width, 1.
     """
@@ -47,12 +49,31 @@ def allocate(
     for kind, limit in limits.items():
         in_tables = kind == "embedding"
         groups = [g for g in analysis.groups if g.kind == kind]
-        while quick.size(in_tables) > limit or size(in_tables) > limit:
+        now = size(in_tables)
+        while now > limit.wanted:
             step = _cheapest(groups, widths, curves, quick, in_tables, rounding)
             if step is None:
                 break
-            widths[step[0]] = step[1]
+            before, widths[step[0]] = widths[step[0]], step[1]
+            # The exact size takes long, and is needed near the end alone.
+            after = size(in_tables) if quick.size(in_tables) <= NEAR * limit.most else quick.size(in_tables)
+            if now <= limit.most and not limit.nearer(after, now):
+                widths[step[0]] = before
+                break
+            now = after
     return dict(widths)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Parameters of a part after channels are removed: as many as `wanted`, never more than `most`."""
+
+    wanted: float
+    most: float
+
+    def nearer(self, one: float, other: float) -> bool:
+        """Tell whether `one` is nearer to what is wanted than `other`, as a ratio."""
+        return abs(log(max(one, 1.0) / max(self.wanted, 1.0))) < abs(log(max(other, 1.0) / max(self.wanted, 1.0)))
 
 
 def convex(losses: Sequence[float]) -> list[float]:

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from recprune_export.channels.analysis import Analysis
 from recprune_export.channels.groups import Group
 from recprune_export.program.program import Program
-from recprune_export.pruning.allocation import allocate
+from recprune_export.pruning.allocation import Limit, allocate
 from recprune_export.pruning.plan import GroupPlan, Plan
 from recprune_export.pruning.ranking import Ranking
 from recprune_export.pruning.sizes import PartSizes, SizeModel
@@ -15,6 +16,7 @@ from recprune_export.pruning.sizes import PartSizes, SizeModel
 # ONNX Runtime's matrix product works on blocks of 16 columns and pays for a whole block where 1 is used:
 # 256 × 87 × 144 takes 66 µs, × 155 takes 73, as much as × 160 (1.32, AVX-512, one thread).
 LANES = 16
+MOST_ZEROS = 1 / 3  # of what removal leaves, where one channel more or less is that much
 STEPS = 256  # resolution at which a common share of all widths is searched
 
 Way = Literal["loss", "uniform"]
@@ -36,6 +38,15 @@ class Budget:
     def structured_keep(self, sparsity: float) -> float:
         """Return the fraction of parameters that stays after channels are removed: (1 - S) ** share."""
         return float((1.0 - sparsity) ** self.structured_share)
+
+    def limit(self, sparsity: float, dense: float) -> Limit:
+        """Return how many of `dense` parameters stay after channels are removed.
+
+        Channels are whole: one more may stay where that is nearer to what is wanted and zeros can make up for it.
+        """
+        wanted = self.structured_keep(sparsity) * dense
+        made_up = (1.0 - sparsity) / (1.0 - MOST_ZEROS) * dense if self.structured_share < 1.0 else wanted
+        return Limit(wanted, max(wanted, min(made_up, dense)))
 
     def width(self, kind: str, wanted: int, full: int) -> int:
         """Return the nearest width not above the wanted one that layers like."""
@@ -62,8 +73,8 @@ def make_plan(
     model = SizeModel(program, analysis)
     dense = dense or model.sizes()
     limits = {
-        "embedding": budget.structured_keep(budget.tables) * dense.tables,
-        "hidden": budget.structured_keep(budget.rest) * dense.rest,
+        "embedding": budget.limit(budget.tables, dense.tables),
+        "hidden": budget.limit(budget.rest, dense.rest),
     }
     if way == "loss":
         widths = allocate(program, analysis, rankings, limits, budget.width)
@@ -87,7 +98,7 @@ def _uniform_widths(
     rankings: Mapping[str, Ranking],
     model: SizeModel,
     budget: Budget,
-    limits: Mapping[str, float],
+    limits: Mapping[str, Limit],
 ) -> dict[str, int]:
     shares = {"embedding": 1.0, "hidden": 1.0}
 
@@ -102,8 +113,20 @@ def _uniform_widths(
             for position in rankings[group.name].order[width(group, tried[group.kind]) :]
         )
 
-    shares["embedding"] = _largest_share(lambda s: model.sizes(removed("embedding", s)).tables <= limits["embedding"])
-    shares["hidden"] = _largest_share(lambda s: model.sizes(removed("hidden", s)).rest <= limits["hidden"])
+    def nearest(kind: str, size: Callable[[PartSizes], float]) -> float:
+        limit = limits[kind]
+
+        def at(share: float) -> float:
+            return size(model.sizes(removed(kind, share)))
+
+        def fits(most: float, share: float) -> bool:
+            return at(share) <= most
+
+        below, above = (_largest_share(partial(fits, most)) for most in (limit.wanted, limit.most))
+        return above if limit.nearer(at(above), at(below)) and at(above) <= limit.most else below
+
+    shares["embedding"] = nearest("embedding", lambda sizes: sizes.tables)
+    shares["hidden"] = nearest("hidden", lambda sizes: sizes.rest)
     return {group.name: width(group, shares[group.kind]) for group in analysis.groups}
 
 

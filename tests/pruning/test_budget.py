@@ -27,8 +27,21 @@ def test_both_parts_meet_their_share(tables: float, rest: float, share: float, w
     budget = Budget(tables, rest, share)
     plan = make_plan(PROGRAM, ANALYSIS, rankings(), budget, "random", way)
     dense, kept = SIZES.sizes(), SIZES.sizes(plan.removed(ANALYSIS))
-    assert kept.tables <= budget.structured_keep(tables) * dense.tables + 1e-6
-    assert kept.rest <= budget.structured_keep(rest) * dense.rest + 1e-6
+    assert kept.tables <= budget.limit(tables, dense.tables).most + 1e-6
+    assert kept.rest <= budget.limit(rest, dense.rest).most + 1e-6
+
+
+@pytest.mark.parametrize("way", ["loss", "uniform"])
+def test_one_channel_more_stays_where_that_is_nearer_and_zeros_can_make_up_for_it(way: Way) -> None:
+    dense = SIZES.sizes().tables
+
+    def kept(sparsity: float, share: float) -> float:
+        plan = make_plan(PROGRAM, ANALYSIS, rankings(), Budget(sparsity, 0.0, share), "random", way)
+        return SIZES.sizes(plan.removed(ANALYSIS)).tables / dense
+
+    assert kept(0.9, 0.95) > 1.0 - 0.9
+    assert kept(0.9, 0.95) <= 1.5 * (1.0 - 0.9)
+    assert kept(0.9, 1.0) <= 1.0 - 0.9 + 1e-9
 
 
 def test_nothing_is_removed_where_nothing_is_asked() -> None:
