@@ -29,8 +29,8 @@ from recprune_export.onnx.export import Serving, export_onnx
 from recprune_export.program.capture import capture
 from recprune_export.program.program import Program
 from recprune_export.pruning.budget import Budget, make_plan
+from recprune_export.pruning.ranking import rank_by
 from recprune_export.pruning.rewrite import apply_plan
-from recprune_export.pruning.scores import ScoreInputs, scores_by
 from recprune_export.validation.contestants import in_onnxruntime, torch_threads
 from recprune_export.validation.latency import Contestant, LatencyReport, measure
 from recprune_export.validation.requests import Request
@@ -86,9 +86,10 @@ def prepare(name: str, sparsities: tuple[float, ...], serving: Serving, scratch:
 def prune(program: Program, sparsity: float) -> Program:
     """Remove so much of the structure, the same share of every group of a kind."""
     analysis = analyse(program)
-    inputs = ScoreInputs(program, analysis, [], lambda response, labels: next(iter(response.values())).sum())
+    generator = torch.Generator().manual_seed(0)
+    rankings = rank_by({g.name: torch.rand(g.width, generator=generator) for g in analysis.groups})
     budget = Budget(sparsity, sparsity, structured_share=1.0)
-    return apply_plan(program, analysis, make_plan(program, analysis, scores_by("random", inputs), budget, "random"))
+    return apply_plan(program, analysis, make_plan(program, analysis, rankings, budget, "random", "uniform"))
 
 
 def _rest(program: Program) -> int:

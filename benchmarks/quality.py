@@ -1,0 +1,298 @@
+"""The quality of pruned recommenders on real data: ours beside plain scores, before and after fine-tuning.
+
+    python benchmarks/quality.py [--cases anime/dlrm,...] [--sparsities .5,.7,.9,.95] [--seeds 3] [--data-folder ../shared/data]
+
+Dense recommenders are trained with each seed; then each method prunes them to the sparsity in tables and in the rest, and
+tunes with at most a tenth of the steps that training took. `taylor, refitted` is the plain score with our refit;
+`ours` is what `recprune-export` does by default. Metrics are those of the test rows; a change is paired by seed. What was
+trained and measured is kept in --cache, so that an interrupted run goes on. Writes a table and a plot into docs/, prints
+the same, and JSON as the last line.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from results import write_section
+
+from recprune_export.channels.analysis import analyse
+from recprune_export.compression import decide, rotate, zero_target
+from recprune_export.data.inference import Wishes
+from recprune_export.finetuning.finetune import Schedule, finetune
+from recprune_export.finetuning.task import Task, answer
+from recprune_export.jobs import load, make_task
+from recprune_export.program.program import Program
+from recprune_export.pruning.refit import refit
+from recprune_export.pruning.rewrite import apply_plan
+from recprune_export.pruning.sizes import SizeModel
+from recprune_export.pruning.soundness import check_soundness
+from recprune_export.settings import Settings
+from recprune_export.training.evaluate import primary
+from recprune_export.training.train import train
+
+DOCS = Path(__file__).parent.parent / "docs"
+TUNING_SHARE = 0.1  # of the steps of training
+CALIBRATION_BATCHES = 16
+# Two-sided 95 % of Student's t, by degrees of freedom.
+STUDENT = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A recommender and the rows it is trained on."""
+
+    data: str
+    recommender: str
+    wishes: Wishes
+
+
+ANIME = Wishes(labels=("label",), ignore=("rating",))
+CASES = {
+    **{
+        f"anime/{name}": Case("anime.parquet", name, ANIME)
+        for name in ("dlrm", "deepfm", "dcn_v2", "neumf", "two_tower")
+    },
+    "census/mmoe": Case("census.parquet", "mmoe", Wishes(labels=("income", "never_married"))),
+    "beauty/sasrec": Case("beauty.parquet", "sasrec", Wishes()),
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A score, and whether linear layers are refitted."""
+
+    score: str
+    refit: bool
+
+
+METHODS = {
+    "random": Method("random", refit=False),
+    "magnitude": Method("magnitude-l2", refit=False),
+    "variance": Method("variance", refit=False),
+    "taylor": Method("taylor", refit=False),
+    "taylor, refitted": Method("taylor", refit=True),
+    "ours": Method("auto", refit=True),
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One seed of one case, one method at one sparsity: the metric of the dense model, pruned, and tuned."""
+
+    case: str
+    seed: int
+    method: str
+    sparsity: float
+    metric: str
+    dense: float
+    pruned: float
+    tuned: float
+
+
+def measure(case: str, seed: int, sparsities: Sequence[float], folder: Path, cache: Path) -> Iterator[Measured]:
+    """Train, or take what was trained before, and yield every method at every sparsity."""
+    checkpoint = _trained(case, seed, folder, cache)
+    loaded = load(checkpoint, None, {})
+    settings = Settings(seed=seed)
+    task = make_task(loaded, folder / CASES[case].data, (), settings)
+    steps = (
+        int(TUNING_SHARE * json.loads(checkpoint.with_suffix(".json").read_text())["examples"]) / task.recipe.batch_size
+    )
+    epochs = max(1, math.floor(steps / task.steps_per_epoch))
+    task = replace(task, recipe=replace(task.recipe, epochs=epochs))  # type: ignore[type-var]
+    metric, dense = _metric(loaded.program, task)
+    for sparsity in sparsities:
+        for name, method in METHODS.items():
+            wished = replace(settings, sparsity=sparsity, score=method.score, refit=method.refit)
+            pruned, tuned = _prune(loaded.program, wished, task)
+            yield Measured(case, seed, name, sparsity, metric, dense, pruned, tuned)
+
+
+def _prune(program: Program, settings: Settings, task: Task) -> tuple[float, float]:
+    """Return the metric when pruned, and when tuned."""
+    plan = decide(program, settings, task)
+    dense, analysis = rotate(program, plan)
+    student = apply_plan(dense, analysis, plan)
+    check_soundness(dense, analysis, plan, student)
+    if settings.refit:
+        batches = [
+            batch for batch, _ in zip(task.training_batches(settings.seed), range(CALIBRATION_BATCHES), strict=False)
+        ]
+        refit(dense, analysis, plan, student, batches)
+    before = _metric(student, task)[1]
+    target = zero_target(SizeModel(program, analyse(program)).sizes(), settings)
+    schedule = Schedule(task.recipe.epochs, task.recipe.learning_rate, settings.zeros == "gradual", settings.seed)
+    finetune(student, program.with_own_graph(), task, analyse(student).tables, target, schedule)
+    return before, _metric(student, task)[1]
+
+
+def _metric(program: Program, task: Task) -> tuple[str, float]:
+    program.set_training(False)
+    return primary(task.test(lambda request: answer(program, request)))
+
+
+def _trained(case: str, seed: int, folder: Path, cache: Path) -> Path:
+    path = cache / f"{case.replace('/', '-')}-{seed}.pt"
+    if not path.exists():
+        known = CASES[case]
+        trained = train(folder / known.data, known.recommender, path, known.wishes, {}, seed=seed)
+        epochs = len(trained.fitted.epochs)
+        path.with_suffix(".json").write_text(json.dumps({"epochs": epochs, "examples": epochs * trained.rows}))
+    return path
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Over seeds: mean and spread of the dense metric, mean change and half-width of its 95 % interval."""
+
+    dense: float
+    spread: float
+    pruned: float
+    pruned_half: float
+    tuned: float
+    tuned_half: float
+    seeds: int
+
+
+def summarise(rows: Sequence[Measured]) -> Summary:
+    """Pair by seed."""
+    dense = np.array([row.dense for row in rows])
+    pruned, tuned = (np.array([getattr(row, name) - row.dense for row in rows]) for name in ("pruned", "tuned"))
+    spread = float(dense.std(ddof=1)) if len(rows) > 1 else float("nan")
+    return Summary(
+        float(dense.mean()), spread, float(pruned.mean()), _half(pruned), float(tuned.mean()), _half(tuned), len(rows)
+    )
+
+
+def _half(changes: np.ndarray) -> float:
+    n = len(changes)
+    return float(STUDENT[n - 1] * changes.std(ddof=1) / math.sqrt(n)) if n > 1 else float("nan")
+
+
+def as_markdown(rows: Sequence[Measured]) -> str:
+    """A table for each case: change of the metric before and after tuning, by method and sparsity."""
+    parts = []
+    for case in dict.fromkeys(row.case for row in rows):
+        own = [row for row in rows if row.case == case]
+        sparsities = sorted({row.sparsity for row in own})
+        dense = summarise([row for row in own if row.method == "ours" and row.sparsity == sparsities[0]])
+        spread = "" if math.isnan(dense.spread) else f" ± {dense.spread:.4f}"
+        parts.append(
+            f"### {case}\n\n{own[0].metric} of the dense model: {dense.dense:.4f}{spread}, {dense.seeds} seeds.\n"
+        )
+        head = [f"{'before' if before else 'after'} {s:g}" for before in (True, False) for s in sparsities]
+        parts.append(f"| change of the {own[0].metric} | " + " | ".join(head) + " |")
+        parts.append("|---|" + "---|" * len(head))
+        for method in METHODS:
+            found = [
+                summarise(r)
+                for s in sparsities
+                if (r := [row for row in own if (row.method, row.sparsity) == (method, s)])
+            ]
+            cells = [_cell(f.pruned, f.pruned_half) for f in found] + [_cell(f.tuned, f.tuned_half) for f in found]
+            parts.append(f"| {method} | " + " | ".join(cells) + " |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _cell(change: float, half: float) -> str:
+    return f"{change:+.4f}" + ("" if math.isnan(half) else f" ± {half:.4f}")
+
+
+def draw(rows: Sequence[Measured], path: Path) -> None:
+    """One panel for each case: the change over sparsity, dashed before and solid after tuning."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    cases = list(dict.fromkeys(row.case for row in rows))
+    columns = min(3, len(cases))
+    figure, axes = plt.subplots(
+        math.ceil(len(cases) / columns),
+        columns,
+        figsize=(4.2 * columns, 3.4 * math.ceil(len(cases) / columns)),
+        squeeze=False,
+    )
+    for panel, case in zip(axes.flat, cases, strict=False):
+        own = [row for row in rows if row.case == case]
+        sparsities = sorted({row.sparsity for row in own})
+        for number, method in enumerate(METHODS):
+            found = [summarise([row for row in own if (row.method, row.sparsity) == (method, s)]) for s in sparsities]
+            colour = "black" if method == "ours" else f"C{number}"
+            width = 2.0 if method == "ours" else 1.0
+            panel.plot(sparsities, [f.pruned for f in found], "--", color=colour, linewidth=width)
+            panel.plot(
+                sparsities, [f.tuned for f in found], "-o", color=colour, linewidth=width, markersize=3, label=method
+            )
+        panel.set_title(case)
+        panel.set_yscale("symlog", linthresh=0.001)
+        panel.set_xlabel("sparsity")
+        panel.set_ylabel(f"change of the {own[0].metric}")
+        panel.axhline(0.0, color="grey", linewidth=0.5)
+    for panel in list(axes.flat)[len(cases) :]:
+        panel.remove()
+    axes.flat[0].legend(fontsize=7)
+    figure.suptitle("Dashed: as pruned. Solid: after tuning with a tenth of the steps.", fontsize=9)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+
+
+def _known(path: Path) -> list[Measured]:
+    return [Measured(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@click.command(help=__doc__.splitlines()[0])
+@click.option("--cases", default=",".join(CASES), show_default=True)
+@click.option("--sparsities", default=".5,.7,.9,.95", show_default=True)
+@click.option("--seeds", default=3, show_default=True)
+@click.option("--data-folder", default=Path("../shared/data"), show_default=True, type=click.Path(path_type=Path))
+@click.option("--cache", default=Path("artifacts/quality"), show_default=True, type=click.Path(path_type=Path))
+@click.option("--threads", default=1, show_default=True)
+@click.option("--write", default=DOCS, type=click.Path(path_type=Path, file_okay=False), help="Folder of results.md.")
+def main(cases: str, sparsities: str, seeds: int, data_folder: Path, cache: Path, threads: int, write: Path) -> None:
+    """Measure what is not known yet, then write everything that is known."""
+    torch.set_num_threads(threads)
+    cache.mkdir(parents=True, exist_ok=True)
+    wanted = [float(s) for s in sparsities.split(",")]
+    log = cache / "measured.jsonl"
+    for case in cases.split(","):
+        for seed in range(seeds):
+            done = {row.sparsity for row in _known(log) if (row.case, row.seed, row.method) == (case, seed, "ours")}
+            for row in measure(case, seed, [s for s in wanted if s not in done], data_folder, cache):
+                with log.open("a") as file:
+                    file.write(json.dumps(asdict(row)) + "\n")
+                print(
+                    f"{row.case:<16} seed {row.seed} {row.sparsity:4g} {row.method:<17} {row.metric} dense {row.dense:.4f} "
+                    f"pruned {row.pruned:.4f} tuned {row.tuned:.4f}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+    unique = {(r.case, r.seed, r.method, r.sparsity): r for r in _known(log)}
+    rows = [row for row in unique.values() if row.case in CASES]
+    table = as_markdown(rows)
+    print(table)
+    draw(rows, write / "quality.svg")
+    text = f"{table}\n\n![Change of quality over sparsity, by method](quality.svg)"
+    write_section(write / "results.md", "Quality", "benchmarks/quality.py", text)
+    print(json.dumps(_figures(rows)))
+
+
+def _figures(rows: Sequence[Measured]) -> dict[str, Mapping[str, object]]:
+    keys = dict.fromkeys((row.case, row.method, row.sparsity) for row in rows)
+    return {
+        f"{case} {method} {sparsity:g}": asdict(
+            summarise([row for row in rows if (row.case, row.method, row.sparsity) == (case, method, sparsity)])
+        )
+        for case, method, sparsity in keys
+    }
+
+
+if __name__ == "__main__":
+    main()
