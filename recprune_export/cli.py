@@ -129,6 +129,10 @@ def main() -> None:
 @click.option(
     "--shared-inputs", default="", metavar="NAME,...", help="Inputs that are the same for all candidates of a request."
 )
+@click.option(
+    "--max-drop", type=float, metavar="DROP", help="Search the largest sparsity at which quality falls no more."
+)
+@click.option("--target-speedup", type=float, metavar="TIMES", help="Search the least sparsity that is so much faster.")
 @click.option("--no-dense", is_flag=True, help="Leave the dense baseline out of the bundle.")
 @click.option("-o", "--output", type=FILE, help="Directory of the bundle.  [default: artifacts/<name of MODEL>]")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON instead of tables.")
@@ -189,6 +193,63 @@ def compress(
 
 
 @main.command()
+@_loading_options
+@click.option("--data", type=FILE, required=True, help="CSV, Parquet or NPZ with rows to tune and measure on.")
+@click.option("--label", "labels", multiple=True, metavar="COLUMN", help="For models that are not our checkpoints.")
+@click.option("--sparsities", default="0.3,0.5,0.7,0.8,0.9,0.95", show_default=True)
+@click.option("--score", default="auto", show_default=True, help="Which channels go first.")
+@click.option("--epochs", type=click.IntRange(0), help="Of fine-tuning.  [default: by the kind of model]")
+@click.option("--learning-rate", type=float, help="[default: by the kind of model]")
+@click.option("--batch-size", type=click.IntRange(1), help="Of fine-tuning.  [default: by the kind of model]")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the latency measurement.")
+@click.option("--batches", default="1,32,256,1024", show_default=True, help="Batch sizes of the latency measurement.")
+@click.option("-o", "--output", type=FILE, help="Directory for the results.  [default: artifacts/<name>-sweep]")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON instead of a table.")
+@click.option("--quiet", is_flag=True, help="No progress bars.")
+def sweep(
+    model: Path,
+    factory: str | None,
+    factory_args: str | None,
+    inputs: Path | None,
+    unsafe_unpickle: bool,
+    data: Path,
+    labels: tuple[str, ...],
+    sparsities: str,
+    batches: str,
+    output: Path | None,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Show quality, size and speed over sparsity, and where the knee is: a table, sweep.json and sweep.svg.
+
+    What was measured is kept: given again, the command goes on where it was interrupted.
+    """
+    from recprune_export.settings import Settings, batch_sizes
+
+    settings = Settings(batches=batch_sizes(batches), **options)
+    wanted = _fractions(sparsities, "--sparsities")
+    target = output or Path("artifacts") / f"{model.stem}-sweep"
+    from recprune_export.console import print_sweep, tell_trial
+    from recprune_export.jobs import sweep as run
+    from recprune_export.progress import quiet as silently
+
+    source: dict[str, Any] = {
+        "factory": factory,
+        "factory_args": _json_object(factory_args),
+        "inputs": inputs,
+        "unsafe_unpickle": unsafe_unpickle,
+    }
+    with silently(quiet or as_json):
+        found = run(
+            model, target=target, data=data, labels=labels, sparsities=wanted, settings=settings, source=source,
+            tell=tell_trial,
+        )  # fmt: skip
+    print_sweep(found, target, str(model), as_json=as_json)
+
+
+@main.command()
 @click.option("--data", type=FILE, required=True, help="CSV or Parquet.")
 @click.option(
     "--recommender", default="dlrm", show_default=True, help="two_tower, neumf, deepfm, dlrm, dcn_v2, mmoe, sasrec."
@@ -229,6 +290,18 @@ def _json_object(text: str | None) -> dict[str, Any]:
         raise click.BadParameter(f"'{text}' is not JSON.", param_hint="--factory-args") from error
     if not isinstance(values, dict):
         raise click.BadParameter("Write an object of keyword arguments.", param_hint="--factory-args")
+    return values
+
+
+def _fractions(text: str, option: str) -> tuple[float, ...]:
+    try:
+        values = tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise click.BadParameter(
+            f"'{text}' is no list of numbers; write for example 0.5,0.7.", param_hint=option
+        ) from error
+    if not values or not all(0.0 <= value < 1.0 for value in values):
+        raise click.BadParameter("Each must lie in [0, 1).", param_hint=option)
     return values
 
 

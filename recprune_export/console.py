@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from recprune_export.gate.check import Check
     from recprune_export.inspection import Inspection
     from recprune_export.onnx.profiler import Profile
+    from recprune_export.search.sweep import Sweep
+    from recprune_export.search.trials import Trial
     from recprune_export.training.train import Training
     from recprune_export.validation.footprint import FootprintReport
     from recprune_export.validation.latency import LatencyReport
@@ -81,6 +84,48 @@ def print_result(result: "Result", *, as_json: bool) -> None:
     _print_notes(result.notes)
     console.print(f"Bundle: {result.target} (ONNX opset {result.manifest.opset})", highlight=False, soft_wrap=True)
     console.print(f"Next: recprune-export verify {result.target}", highlight=False, soft_wrap=True)
+
+
+def tell_trial(trial: "Trial") -> None:
+    """Say in one line what a trial of a sweep gave."""
+    from recprune_export.progress import say
+
+    assert trial.artifact is not None
+    c, speed = trial.change, trial.artifact.overall
+    say(
+        f"sparsity {trial.sparsity:g}: {c.metric} {c.change:+.4f} [{c.low:+.4f}, {c.high:+.4f}], {speed.estimate:.2f}× as fast"
+    )
+
+
+def print_sweep(found: "Sweep", folder: Path, model: str, *, as_json: bool) -> None:
+    """Show quality, size and speed over sparsity."""
+    if as_json:
+        return _print_json(found.to_dict())
+    console = _console()
+    first = found.trials[0]
+    assert first.artifact is not None
+    batches = [f"batch {batch}" for batch in first.artifact.speedup]
+    title = f"Dense {first.change.metric} on validation rows {first.change.before:.4f}; times as fast as dense in ONNX Runtime"
+    table = _table(title, "sparsity", f"{first.change.metric} [95 %]", "parameters", "MB", *batches, "")
+    for number, trial in enumerate(found.trials):
+        c, artifact = trial.change, trial.artifact
+        assert artifact is not None
+        table.add_row(
+            f"{trial.sparsity:g}",
+            f"{c.change:+.4f} [{c.low:+.4f}, {c.high:+.4f}]",
+            f"{artifact.nonzero:,}",
+            f"{artifact.bytes / 1e6:.2f}",
+            *(f"{speed.estimate:.2f}×" for speed in artifact.speedup.values()),
+            "knee" if number == found.knee else "",
+        )
+    console.print(table)
+    drawn = folder / "sweep.svg"
+    files = (
+        f"{folder / 'sweep.json'}, {drawn}" if drawn.exists() else f"{folder / 'sweep.json'} (a plot needs matplotlib)"
+    )
+    console.print(f"Written: {files}", highlight=False, soft_wrap=True)
+    chosen = found.trials[found.knee if found.knee is not None else 0].sparsity
+    console.print(f"Next: recprune-export {model} --sparsity {chosen:g} --data FILE", highlight=False, soft_wrap=True)
 
 
 def print_inspection(inspection: "Inspection", *, as_json: bool) -> None:

@@ -1,7 +1,8 @@
 """`compress`: the main job on whatever the user has, a file or a module, rows on disk or in memory."""
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,12 @@ from recprune_export.program.capture import capture, program_from_exported
 from recprune_export.program.detect import ModelKind
 from recprune_export.program.loading import LoadedModel, check_finite, load_program
 from recprune_export.program.program import Program
+from recprune_export.progress import say
 from recprune_export.pruning.plan import Plan
+from recprune_export.search.settle import settle
+from recprune_export.search.sweep import SPARSITIES, Sweep, draw
+from recprune_export.search.sweep import sweep as run_sweep
+from recprune_export.search.trials import Trial, Trials
 from recprune_export.settings import Settings
 
 Model = nn.Module | torch.export.ExportedProgram | Program | Path | str
@@ -77,10 +83,11 @@ def compress(
     loaded = load(model, example_inputs, source or {})
     task = make_task(loaded, data, labels, settings)
     extra = {} if loaded.checkpoint is None else {"encoding.json": to_json(loaded.checkpoint.encoder.to_dict())}
-    return compress_program(
+    settled = None if plan else settle(loaded.program, settings, task, _search_file(target), say)
+    result = compress_program(
         loaded.program,
         target,
-        settings,
+        settled.settings if settled else settings,
         task,
         plan=plan,
         extra_files=extra,
@@ -88,6 +95,39 @@ def compress(
         model_name=Path(model).name if isinstance(model, Path | str) else _name(model),
         data_name=_data_name(data),
     )
+    return replace(result, notes=(settled.because, *result.notes)) if settled else result
+
+
+def sweep(
+    model: Model,
+    example_inputs: Any = None,
+    *,
+    target: Path | str,
+    data: Data,
+    labels: str | Sequence[str] = (),
+    sparsities: Sequence[float] = SPARSITIES,
+    settings: Settings = NO_WISHES,
+    source: Mapping[str, Any] | None = None,
+    tell: Callable[[Trial], None] = lambda trial: None,
+) -> Sweep:
+    """Prune, tune and export at each of `sparsities`; write `sweep.json` and, with matplotlib, `sweep.svg` into `target`.
+
+    What was measured is kept in `target`, and an interrupted sweep goes on there.
+    """
+    folder = Path(target)
+    loaded = load(model, example_inputs, source or {})
+    task = make_task(loaded, data, labels, settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    trials = Trials(loaded.program, settings, task, folder / "trials.json", artifacts=True)
+    found = run_sweep(trials, sparsities, tell)
+    found.save(folder / "sweep.json")
+    with contextlib.suppress(ImportError):
+        draw(found, folder / "sweep.svg")
+    return found
+
+
+def _search_file(target: Path) -> Path:
+    return target.with_name(f"{target.name}.search.json")
 
 
 def plan_of(

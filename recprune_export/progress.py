@@ -1,5 +1,6 @@
 """One progress bar for the whole product: on stderr, gone when done, silent when asked or when nobody looks."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,6 +20,13 @@ def quiet(active: bool = True) -> Iterator[None]:
         yield
     finally:
         _quiet.reset(token)
+
+
+def say(text: str) -> None:
+    """Print one line on stderr, for whoever waits, unless asked to be quiet."""
+    if not _quiet.get():
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
 
 @contextmanager

@@ -13,7 +13,8 @@ class Settings:
 
     `sparsity`, `embedding_sparsity` and `hidden_sparsity` are fractions of dense parameters in [0, 1). Latency is
     measured for each size in `batches`, with `threads` threads. Inputs named in `shared_inputs` are the same for all
-    candidates of a request, and have one row in the ONNX file.
+    candidates of a request, and have one row in the ONNX file. With `max_drop` or `target_speedup` the sparsity is searched,
+    beginning at `sparsity`.
     """
 
     sparsity: float = 0.7
@@ -32,6 +33,8 @@ class Settings:
     batches: tuple[int, ...] = (1, 32, 256, 1024)
     shared_inputs: tuple[str, ...] = ()
     keep_dense: bool = True
+    max_drop: float | None = None
+    target_speedup: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("sparsity", "embedding_sparsity", "hidden_sparsity"):
@@ -45,6 +48,12 @@ class Settings:
             raise UsageError(f"--structured-share must lie in [0, 1], got {self.structured_share:g}.")
         if self.learning_rate is not None and not 0.0 < self.learning_rate < 1e3:
             raise UsageError(f"--learning-rate must be positive, got {self.learning_rate:g}.")
+        if self.max_drop is not None and self.target_speedup is not None:
+            raise UsageError("--max-drop and --target-speedup each look for a sparsity: give one of them.")
+        if self.max_drop is not None and not 0.0 < self.max_drop < 1.0:
+            raise UsageError(f"--max-drop must lie in (0, 1), got {self.max_drop:g}; 0.001 allows .001 of the metric.")
+        if self.target_speedup is not None and not self.target_speedup > 1.0:
+            raise UsageError(f"--target-speedup must be above 1, got {self.target_speedup:g}.")
         if not self.batches or min(self.batches) < 1:
             raise UsageError("--batches must name at least one batch size of 1 or more, for example 1,256.")
 

@@ -16,9 +16,11 @@ from recprune_export.data.encoder import Encoder
 from recprune_export.data.encoder import Request as Arrays
 from recprune_export.data.rows import Ragged, Rows
 from recprune_export.data.sequences import HISTORY, NEXT_ITEM, SequenceData, SequenceEncoder, load_sequences
+from recprune_export.errors import UsageError
 from recprune_export.finetuning.objective import Objective
 from recprune_export.program.program import Program, example_tensors
 from recprune_export.program.signature import Signature
+from recprune_export.training.change import Change, paired_change
 from recprune_export.training.evaluate import Predict, evaluate, primary
 
 Batch = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]  # request, labels
@@ -67,6 +69,13 @@ class Task(Protocol):
         """Return the validation metric of `program`, which is in serving mode."""
         ...
 
+    def change(self, before: "Answers", after: "Answers") -> Change:
+        """Compare two models on the validation rows.
+
+        Raises `UsageError` where there are none.
+        """
+        ...
+
     def test(self, predict: "Answers") -> dict[str, float]:
         """Return the test metrics of anything that answers requests; empty where there are no labels."""
         ...
@@ -103,6 +112,10 @@ class LabelledRows:
     def validate(self, program: Program) -> float:
         """Return the mean AUC over labels."""
         return primary(self._metrics(lambda request: answer(program, request), self.data.valid))[1]
+
+    def change(self, before: Answers, after: Answers) -> Change:
+        """Compare the mean AUC over labels."""
+        return paired_change(self._by_label(before), self._by_label(after), self.data.valid)
 
     def test(self, predict: Answers) -> dict[str, float]:
         """Return AUC and logloss by label."""
@@ -152,6 +165,10 @@ class NextItems:
         """Return NDCG@10."""
         return primary(evaluate(self._scores(lambda request: answer(program, request)), self.data.valid))[1]
 
+    def change(self, before: Answers, after: Answers) -> Change:
+        """Compare NDCG@10."""
+        return paired_change(self._scores(before), self._scores(after), self.data.valid)
+
     def test(self, predict: Answers) -> dict[str, float]:
         """Return HR@10 and NDCG@10."""
         return evaluate(self._scores(predict), self.data.test)
@@ -194,6 +211,10 @@ class SampledRequests:
         request = self._draw(SAMPLED_VALIDATION, 0)
         with torch.no_grad():
             return -float(self.objective.distillation(program(request), self.teacher(request)))
+
+    def change(self, before: Answers, after: Answers) -> Change:
+        """Refuse: without labels there is no quality to compare."""
+        raise UsageError("How much quality is lost can only be told on rows with labels: give --data.")
 
     def test(self, predict: Answers) -> dict[str, float]:
         """Return nothing: without labels there is no quality to measure."""

@@ -48,6 +48,12 @@ def primary(metrics: Mapping[str, float]) -> tuple[str, float]:
 
 
 def _evaluate_ranking(predict: Predict, rows: Rows) -> dict[str, float]:
+    found = positions(predict, rows)
+    return {f"hr@{TOP}": hit_rate(found), f"ndcg@{TOP}": ndcg(found)}
+
+
+def positions(predict: Predict, rows: Rows) -> torch.Tensor:
+    """Return the position of each row's target in the full ranking, from 0, items seen before left out, [N]."""
     assert rows.seen is not None
     found = []
     for start in range(0, len(rows), BATCH_SIZE_OF_RANKINGS):
@@ -57,5 +63,4 @@ def _evaluate_ranking(predict: Predict, rows: Rows) -> dict[str, float]:
         seen_row = torch.from_numpy(np.repeat(np.arange(len(part)), part.seen.lengths))
         target = torch.from_numpy(part.labels[NEXT_ITEM])
         found.append(ranks(scores, target, seen_row, torch.from_numpy(part.seen.values)))
-    positions = torch.cat(found)
-    return {f"hr@{TOP}": hit_rate(positions), f"ndcg@{TOP}": ndcg(positions)}
+    return torch.cat(found)

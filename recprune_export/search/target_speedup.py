@@ -1,0 +1,46 @@
+"""`least_for_speedup`: the smallest sparsity at which the artifact is as many times faster as the user wants."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from recprune_export.compression import decide, rotate
+from recprune_export.errors import PruningError
+from recprune_export.finetuning.task import Task
+from recprune_export.program.program import Program
+from recprune_export.pruning.rewrite import apply_plan
+from recprune_export.search.artifact import Artifact, measure_artifact
+from recprune_export.search.bisection import MOST, largest
+from recprune_export.settings import Settings
+
+
+def least_for_speedup(
+    program: Program, settings: Settings, task: Task, target: float, tell: Callable[[str], None] = lambda text: None
+) -> float:
+    """Bisect by structure alone: nothing is tuned, for weights do not change the time.
+
+    The speed-up is that over the dense model in ONNX Runtime, the geometric mean over the batch sizes.
+
+    Raises `PruningError` where even the largest sparsity is not enough.
+    """
+    tried: dict[float, Artifact] = {}
+
+    def too_slow(sparsity: float) -> bool:
+        tried[sparsity] = measure_artifact(program, _pruned(program, settings, task, sparsity), settings, task)
+        speed = tried[sparsity].overall
+        tell(f"sparsity {sparsity:.3f}: {speed.estimate:.2f} [{speed.low:.2f}, {speed.high:.2f}] times faster")
+        return speed.estimate < target
+
+    *_, last = largest(too_slow, settings.sparsity)
+    if last.fine >= MOST:
+        reached = tried[last.fine].overall
+        raise PruningError(
+            f"At a sparsity of {last.fine:g} the model is {reached.estimate:.2f} times as fast as the dense one in ONNX Runtime, not "
+            f"{target:g} times: ask for less, or see `recprune-export profile` for what takes the time."
+        )
+    return last.too_much
+
+
+def _pruned(program: Program, settings: Settings, task: Task, sparsity: float) -> Program:
+    plan = decide(program, replace(settings, sparsity=sparsity, embedding_sparsity=None, hidden_sparsity=None), task)
+    dense, analysis = rotate(program, plan)
+    return apply_plan(dense, analysis, plan)

@@ -1,0 +1,122 @@
+"""`Trials`: a model pruned and tuned at one sparsity after another, each kept on disk, so that a search can be resumed."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from recprune_export.compression import prune
+from recprune_export.finetuning.task import Task, answer
+from recprune_export.program.program import Program
+from recprune_export.search.artifact import Artifact, measure_artifact
+from recprune_export.settings import Settings
+from recprune_export.training.change import Change
+
+# What has no influence on the quality of a pruned program.
+_OF_SERVING = (
+    "sparsity", "embedding_sparsity", "hidden_sparsity", "seed", "threads", "batches", "shared_inputs", "keep_dense",
+    "max_drop", "target_speedup",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One sparsity and one seed: how the metric of the validation rows changes, pruned and tuned against dense.
+
+    `artifact` is there where the search looks at sizes and speed as well.
+    """
+
+    sparsity: float
+    seed: int
+    change: Change
+    artifact: Artifact | None = None
+
+    def holds(self, max_drop: float) -> bool:
+        """Whether the metric falls by no more than `max_drop`, and the interval says so as well."""
+        return self.change.low >= -max_drop
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        artifact = self.artifact.to_dict() if self.artifact else None
+        return {"sparsity": self.sparsity, "seed": self.seed, **self.change.to_dict(), "artifact": artifact}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Trial":
+        """Read what `to_dict` wrote."""
+        artifact = values["artifact"]
+        return cls(
+            float(values["sparsity"]),
+            int(values["seed"]),
+            Change.from_dict(values),
+            Artifact.from_dict(artifact) if artifact else None,
+        )
+
+
+class Trials:
+    """Runs each trial once. With a `file` it knows those of an earlier run on the same model, rows and settings."""
+
+    def __init__(
+        self, program: Program, settings: Settings, task: Task, file: Path | None = None, *, artifacts: bool = False
+    ) -> None:
+        self._program, self._settings, self._task, self._file = program, settings, task, file
+        self._artifacts = artifacts
+        self._key = _fingerprint(program, settings, task, settings.batches if artifacts else ())
+        self._done: dict[tuple[float, int], Trial] = {}
+        if file is not None:
+            self._done = {(t.sparsity, t.seed): t for t in _read(file, self._key)}
+
+    @property
+    def done(self) -> tuple[Trial, ...]:
+        """All trials so far, by sparsity."""
+        return tuple(self._done[key] for key in sorted(self._done))
+
+    def at(self, sparsity: float, seed: int | None = None) -> Trial:
+        """Prune, tune and compare with the dense program, or remember."""
+        key = (round(sparsity, 4), self._settings.seed if seed is None else seed)
+        if key not in self._done:
+            settings = replace(
+                self._settings, sparsity=key[0], embedding_sparsity=None, hidden_sparsity=None, seed=key[1]
+            )
+            pruned = prune(self._program, settings, self._task).program
+            self._keep(key, pruned)
+        return self._done[key]
+
+    def _keep(self, key: tuple[float, int], pruned: Program) -> None:
+        change = self._task.change(
+            lambda request: answer(self._program, request), lambda request: answer(pruned, request)
+        )
+        artifact = measure_artifact(self._program, pruned, self._settings, self._task) if self._artifacts else None
+        self._done[key] = Trial(*key, change, artifact)
+        if self._file is not None:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            values = {"key": self._key, "trials": [t.to_dict() for t in self.done]}
+            scratch = self._file.with_suffix(".part")
+            scratch.write_text(json.dumps(values, indent=1))
+            scratch.replace(self._file)
+
+
+def _read(file: Path, key: str) -> list[Trial]:
+    """What an earlier run left, if it was about the same; anything else is begun anew."""
+    try:
+        values = json.loads(file.read_text())
+        return [Trial.from_dict(v) for v in values["trials"]] if values["key"] == key else []
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _fingerprint(program: Program, settings: Settings, task: Task, batches: Sequence[int]) -> str:
+    """A digest of the weights, of the settings that matter, and of some of the rows."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(program.module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().contiguous().numpy().data)
+    relevant = {name: value for name, value in settings.to_dict().items() if name not in _OF_SERVING}
+    digest.update(
+        json.dumps([list(batches), relevant, repr(task.recipe), task.steps_per_epoch], sort_keys=True).encode()
+    )
+    for name, values in sorted(task.requests(64, seed=0).items()):
+        digest.update(name.encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,96 @@
+"""`paired_change`: how much a metric differs between two models on the same rows, with an interval."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from recprune_export.data.rows import Rows
+from recprune_export.data.sequences import NEXT_ITEM
+from recprune_export.training.evaluate import BATCH_SIZE, Predict, positions
+from recprune_export.training.metrics import TOP
+
+RESAMPLES = 400
+
+
+@dataclass(frozen=True)
+class Change:
+    """A metric of two models on the same rows, more is better, and the 95 % interval of `after` - `before`."""
+
+    metric: str
+    before: float
+    after: float
+    low: float
+    high: float
+
+    @property
+    def change(self) -> float:
+        """The difference itself."""
+        return self.after - self.before
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {"metric": self.metric, "before": self.before, "after": self.after, "interval": [self.low, self.high]}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Change":
+        """Read what `to_dict` wrote."""
+        low, high = values["interval"]
+        return cls(str(values["metric"]), float(values["before"]), float(values["after"]), float(low), float(high))
+
+
+def paired_change(before: Predict, after: Predict, rows: Rows, seed: int = 0) -> Change:
+    """Compare the metric by which epochs are chosen: the mean AUC over labels, or NDCG@10.
+
+    The interval is that of a bootstrap over rows, the same rows for both models (Efron and Tibshirani 1993, chapter 8): what
+    both find hard cancels.
+    """
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(len(rows), np.full(len(rows), 1.0 / len(rows)), size=RESAMPLES)
+    whole = np.ones((1, len(rows)), dtype=np.int64)
+    if NEXT_ITEM in rows.labels:
+        name, measures = f"ndcg@{TOP}", [_mean_gain(model, rows) for model in (before, after)]
+    else:
+        name = "auc" if len(rows.labels) == 1 else "mean auc"
+        measures = [_mean_area(model, rows) for model in (before, after)]
+    first, second = (float(measure(whole)[0]) for measure in measures)
+    low, high = np.percentile(measures[1](counts) - measures[0](counts), (2.5, 97.5))
+    return Change(name, first, second, float(low), float(high))
+
+
+_Measure = Callable[[np.ndarray], np.ndarray]  # how often each row counts, [resamples, rows] -> metric [resamples]
+
+
+def _mean_gain(model: Predict, rows: Rows) -> _Measure:
+    found = positions(model, rows).numpy()
+    gains = np.where(found < TOP, 1.0 / np.log2(found + 2.0), 0.0)
+    return lambda counts: counts @ gains / counts.sum(1)
+
+
+def _mean_area(model: Predict, rows: Rows) -> _Measure:
+    answers: dict[str, list[np.ndarray]] = {label: [] for label in rows.labels}
+    for batch in rows.batches(BATCH_SIZE):
+        answer = model(batch.inputs)
+        for label, parts in answers.items():
+            parts.append(np.asarray(answer[label], dtype=np.float64).reshape(-1))
+    areas = [_area(np.concatenate(parts), rows.labels[label]) for label, parts in answers.items()]
+    return lambda counts: np.mean([area(counts) for area in areas], axis=0)
+
+
+def _area(probabilities: np.ndarray, labels: np.ndarray) -> _Measure:
+    """The area under the ROC curve of weighted rows: each positive row beats the negative ones below it, half of those beside it."""
+    distinct, place = np.unique(probabilities, return_inverse=True)
+    positive = np.asarray(labels) > 0.5
+
+    def area(counts: np.ndarray) -> np.ndarray:
+        found = np.empty(len(counts))
+        for number, count in enumerate(counts):
+            above, below = (
+                np.bincount(place[of], weights=count[of], minlength=len(distinct)) for of in (positive, ~positive)
+            )
+            beaten = below.cumsum() - below / 2.0
+            found[number] = (above * beaten).sum() / max(above.sum() * below.sum(), 1.0)
+        return found
+
+    return area

@@ -1,0 +1,126 @@
+"""Searches on a small learnable model: what they find holds, and they go on where they were."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from recprune_export.errors import PruningError, UsageError
+from recprune_export.finetuning.task import Task
+from recprune_export.jobs import load, make_task
+from recprune_export.program.program import Program
+from recprune_export.search.max_drop import SEEDS, most_within
+from recprune_export.search.settle import settle
+from recprune_export.search.sweep import draw, sweep
+from recprune_export.search.trials import Trial, Trials
+from recprune_export.settings import Settings
+
+SETTINGS = Settings(epochs=1, batches=(1, 8), learning_rate=1e-3)
+ROWS = 6000
+
+
+class Product(nn.Module):
+    """A user and an item of 16 dimensions, of which 4 matter, and a small MLP."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.user, self.item = nn.Embedding(60, 16), nn.Embedding(40, 16)
+        self.mlp = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1))
+
+    def forward(self, user: torch.Tensor, item: torch.Tensor) -> torch.Tensor:
+        """[B], [B] -> [B]."""
+        u, i = self.user(user), self.item(item)
+        return (u * i).sum(1) + 0.1 * self.mlp(torch.cat([u, i], 1)).squeeze(1)
+
+
+@pytest.fixture(scope="module")
+def job() -> tuple[Program, Task]:
+    torch.manual_seed(0)
+    module = Product()
+    with torch.no_grad():
+        for table in (module.user.weight, module.item.weight):
+            table[:, 4:] *= 0.02
+    rng = np.random.default_rng(0)
+    columns = {"user": rng.integers(0, 60, ROWS), "item": rng.integers(0, 40, ROWS)}
+    with torch.no_grad():
+        logits = module(torch.from_numpy(columns["user"]), torch.from_numpy(columns["item"])).numpy()
+    columns["click"] = (rng.random(ROWS) < 1 / (1 + np.exp(-logits))).astype(np.float32)
+    loaded = load(module.eval(), (torch.arange(4), torch.arange(4)), {})
+    return loaded.program, make_task(loaded, columns, "click", SETTINGS)
+
+
+def test_a_trial_is_made_once_and_survives_its_file(job: tuple[Program, Task], tmp_path: Path) -> None:
+    program, task = job
+    file = tmp_path / "trials.json"
+    one = Trials(program, SETTINGS, task, file).at(0.5)
+    again = Trials(program, SETTINGS, task, file)
+    assert again.done == (one,)
+    file.unlink()
+    assert again.at(0.5) is again.done[0]
+    assert not file.exists()
+
+
+def test_trials_of_other_settings_or_a_broken_file_are_begun_anew(job: tuple[Program, Task], tmp_path: Path) -> None:
+    program, task = job
+    file = tmp_path / "trials.json"
+    Trials(program, SETTINGS, task, file).at(0.5)
+    assert Trials(program, replace(SETTINGS, score="random"), task, file).done == ()
+    assert len(Trials(program, replace(SETTINGS, threads=2), task, file).done) == 1
+    file.write_text("{")
+    assert Trials(program, SETTINGS, task, file).done == ()
+
+
+def test_what_is_found_holds_on_rows_that_the_search_never_saw(job: tuple[Program, Task]) -> None:
+    program, task = job
+    trials, told = Trials(program, SETTINGS, task), []
+    found = most_within(trials, 0.02, first=0.6, tell=told.append)
+    assert found.sparsity >= 0.5  # three quarters of the dimensions hold next to nothing
+    assert len(found.chosen) == SEEDS
+    assert all(trial.holds(0.02) for trial in found.chosen)
+    assert len(told) >= len(found.all)
+    from recprune_export.compression import prune
+    from recprune_export.finetuning.task import answer
+
+    pruned = prune(program, replace(SETTINGS, sparsity=found.sparsity), task).program
+    dense, after = (task.test(lambda r, p=p: answer(p, r))["auc"] for p in (program, pruned))  # type: ignore[misc]
+    assert dense - after <= 0.02
+
+
+def test_nothing_holds_where_nothing_can(job: tuple[Program, Task], tmp_path: Path) -> None:
+    program, task = job
+    with pytest.raises(PruningError, match="At no sparsity"):
+        settle(program, replace(SETTINGS, max_drop=1e-9, score="random", refit=False), task, tmp_path / "s.json")
+
+
+def test_without_labels_there_is_nothing_to_compare(job: tuple[Program, Task]) -> None:
+    from recprune_export.compression import drawn_requests
+
+    program, _ = job
+    task = drawn_requests(program, replace(SETTINGS, epochs=0))
+    with pytest.raises(UsageError, match="give --data"):
+        Trials(program, replace(SETTINGS, epochs=0), task).at(0.5)
+
+
+def test_a_speed_out_of_reach_is_said(job: tuple[Program, Task], tmp_path: Path) -> None:
+    program, task = job
+    with pytest.raises(PruningError, match="times as fast"):
+        settle(program, replace(SETTINGS, target_speedup=1e6), task, tmp_path / "s.json")
+
+
+def test_a_sweep_is_drawn_and_written(job: tuple[Program, Task], tmp_path: Path) -> None:
+    program, task = job
+    seen: list[Trial] = []
+    found = sweep(Trials(program, SETTINGS, task, artifacts=True), (0.7, 0.4), seen.append)
+    assert [t.sparsity for t in found.trials] == [0.4, 0.7] == [t.sparsity for t in seen]
+    assert all(t.artifact is not None and set(t.artifact.speedup) == {1, 8} for t in found.trials)
+    found.save(tmp_path / "sweep.json")
+    assert [Trial.from_dict(t) for t in json.loads((tmp_path / "sweep.json").read_text())["trials"]] == list(
+        found.trials
+    )
+    pytest.importorskip("matplotlib")
+    draw(found, tmp_path / "sweep.svg")
+    assert "<svg" in (tmp_path / "sweep.svg").read_text()
