@@ -6,7 +6,7 @@ A corpus is a module with a `REGISTRY` (anything that yields names) and `build(n
 mode, its example inputs (a tuple, or a dict of keyword inputs) and anything else. Each model is captured, analysed,
 pruned by structure alone in tables and in the rest, proved, exported and compared with ONNX Runtime, in a process of
 its own: what hangs or dies takes nothing else with it. A second plan, that removes half of every group, has to be sound
-too. Parameters are counted in the ONNX files. Prints a table, what is frozen and why, and JSON as the last line.
+too, and every group that may be rotated is, at random, without a change of the answers. Parameters are counted in the ONNX files. Prints a table, what is frozen and why, and JSON as the last line.
 """
 
 import importlib.util
@@ -44,6 +44,10 @@ from recprune_export.pruning.budget import Budget, make_plan
 from recprune_export.pruning.plan import GroupPlan, Plan
 from recprune_export.pruning.ranking import rank_by
 from recprune_export.pruning.rewrite import apply_plan
+from recprune_export.pruning.rotation.apply import apply_transforms
+from recprune_export.pruning.rotation.legality import find_rotatable
+from recprune_export.pruning.rotation.loosen import find_loosening, loosen
+from recprune_export.pruning.rotation.transform import Transform
 from recprune_export.pruning.soundness import check_soundness
 from recprune_export.validation.parity import check_parity
 
@@ -62,6 +66,7 @@ class Outcome:
     tables: int = 0
     tables_shrunk: int = 0
     hidden_groups: int = 0
+    rotated_groups: int = 0
     soundness: float = 0.0
     parity: float = 0.0
     tables_reduction: float = 0.0
@@ -83,9 +88,11 @@ def try_model(corpus: ModuleType, name: str, sparsity: float) -> Iterator[Outcom
     pruned = apply_plan(program, analysis, plan)
     errors = [check_soundness(program, analysis, plan, pruned).error]
     errors += [check_soundness(program, analysis, half, apply_plan(program, analysis, half)).error]
+    rotated = _rotate_at_random(program, analysis)
     outcome = replace(
         outcome,
         sound=True,
+        rotated_groups=rotated,
         soundness=max(errors),
         prunable=inspect_program(program, name, "corpus").prunable_share,
         tables=sum(_can_lose(program, table) for table in analysis.tables),
@@ -138,6 +145,18 @@ def _random_half(analysis: Analysis) -> Plan:
     rng = random.Random(0)
     kept = {g.name: rng.sample(range(g.width), (g.width + 1) // 2) for g in analysis.groups}
     return Plan("half", tuple(GroupPlan(g.name, g.kind, g.width, tuple(sorted(kept[g.name]))) for g in analysis.groups))
+
+
+def _rotate_at_random(program: Program, analysis: Analysis) -> int:
+    """Rotate, loosened or not, whatever may be; `apply_transforms` raises where an answer changes."""
+    loose = loosen(program, find_loosening(program, analysis))
+    analysis = analysis if loose is program else analyse(loose)
+    legal = find_rotatable(loose, analysis).rotatable
+    generator = torch.Generator().manual_seed(0)
+    squares = {n: torch.randn(*(2 * [analysis.group(n).width]), generator=generator).double() for n in legal}
+    transforms = {name: Transform(torch.linalg.qr(square).Q) for name, square in squares.items()}
+    apply_transforms(loose, analysis, legal, transforms)
+    return len(transforms)
 
 
 def _shrunk_tables(analysis: Analysis, plan: Plan) -> set[str]:
@@ -208,7 +227,7 @@ def as_row(outcome: Outcome) -> str:
     """Return one line of the table."""
     line = (
         f"{outcome.name:<28} {_mark(outcome.captured)}   {outcome.prunable:6.1%}  "
-        f"{outcome.tables_shrunk:>4}/{outcome.tables:<4} {outcome.hidden_groups:>4}   {outcome.soundness:8.1e}  "
+        f"{outcome.tables_shrunk:>4}/{outcome.tables:<4} {outcome.hidden_groups:>4}   {outcome.rotated_groups:>4}  {outcome.soundness:8.1e}  "
         f"{_mark(outcome.exported)} {outcome.parity:8.1e}  {outcome.tables_reduction:6.1%} {outcome.rest_reduction:6.1%} "
         f"{outcome.seconds:6.1f}"
     )
@@ -221,7 +240,7 @@ def _mark(passed: bool) -> str:
     return "yes" if passed else "NO "
 
 
-HEADER = f"{'model':<28} capt. prunable tables hidden soundness  ONNX   parity  tables   rest  seconds"
+HEADER = f"{'model':<28} capt. prunable tables hidden rotated soundness  ONNX   parity  tables   rest  seconds"
 
 
 @click.command(help=__doc__.splitlines()[0])

@@ -8,7 +8,6 @@ taken in the order of the graph, each on the inputs that the layers before it no
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -19,20 +18,13 @@ from recprune_export.program.program import Program
 from recprune_export.pruning.masking import masked_slices
 from recprune_export.pruning.moments import Batch
 from recprune_export.pruning.plan import Plan
+from recprune_export.pruning.recording import Recording
+from recprune_export.pruning.restate import Refitted, norms_of, restate
 
 aten = torch.ops.aten
 
 RIDGE = 1e-4  # of the mean of the diagonal: weights stay near what they were where the data says little
 HELD_OUT = 4  # of how many batches one decides whether a layer is better off
-
-
-@dataclass(frozen=True)
-class Refitted:
-    """One layer, and its mean squared error against the dense layer on held-out batches, before and after."""
-
-    layer: str
-    before: float
-    after: float
 
 
 @dataclass(frozen=True)
@@ -56,12 +48,18 @@ def refit(
     known = {layer.weight: layer for layer in _layers(dense)}
     results = []
     fitting, judging = _divide(batches)
-    for layer in _layers(pruned):
-        before = known.get(layer.weight)
-        if before is None or len(before.calls) != len(layer.calls):
-            continue
-        kept = _kept_outputs(dense, layer.weight, gone)
-        results.append(_refit_layer(dense, pruned, before, layer, kept, fitting, judging))
+    norms = norms_of(dense)
+    layers = {layer.calls[0]: layer for layer in _layers(pruned)}
+    own_norms = {norm.call: name for name, norm in norms_of(pruned).items() if name in norms}
+    for node in pruned.module.graph.nodes:
+        layer = layers.get(node.name)
+        before = known.get(layer.weight) if layer else None
+        if layer and before and len(before.calls) == len(layer.calls):
+            kept = _kept_outputs(dense, layer.weight, gone)
+            results.append(_refit_layer(dense, pruned, before, layer, kept, fitting, judging))
+        elif node.name in own_norms:
+            norm = norms[own_norms[node.name]]
+            results.append(restate(dense, analysis, plan, pruned, norm, node.name, fitting, judging))
     return tuple(result for result in results if result is not None)
 
 
@@ -145,8 +143,8 @@ def _normal_equations(
     gram = cross = torch.zeros(())
     count, squares = 0, 0.0
     for request, _ in batches:
-        outputs = _Recording(dense, before.calls).outputs(request)
-        inputs = _Recording(pruned, layer.calls).inputs(request)
+        outputs = Recording(dense, before.calls).outputs(request)
+        inputs = Recording(pruned, layer.calls).inputs(request)
         for y, a in zip(outputs, inputs, strict=True):
             flat = a.reshape(-1, a.shape[-1]).double()
             flat = torch.cat([flat, torch.ones(len(flat), 1, dtype=flat.dtype)], 1) if with_bias else flat
@@ -154,34 +152,3 @@ def _normal_equations(
             gram, cross = gram + flat.T @ flat, cross + flat.T @ wanted
             count, squares = count + wanted.numel(), squares + float(wanted.square().sum())
     return gram, cross, (count, squares)
-
-
-class _Recording(fx.Interpreter):
-    """Runs a program and keeps what some of its nodes read and put out."""
-
-    def __init__(self, program: Program, calls: Sequence[str]) -> None:
-        super().__init__(program.module)
-        self._signature = program.signature
-        self._calls = calls
-        self._read: dict[str, Tensor] = {}
-        self._put: dict[str, Tensor] = {}
-
-    def inputs(self, request: Mapping[str, Tensor]) -> list[Tensor]:
-        self._answer(request)
-        return [self._read[name] for name in self._calls]
-
-    def outputs(self, request: Mapping[str, Tensor]) -> list[Tensor]:
-        self._answer(request)
-        return [self._put[name] for name in self._calls]
-
-    def _answer(self, request: Mapping[str, Tensor]) -> None:
-        with torch.no_grad():
-            self.run(*(request[i.name] for i in self._signature.inputs))
-
-    def run_node(self, n: fx.Node) -> Any:
-        if n.name in self._calls:
-            self._read[n.name] = self.env[argument(n, "input")]
-        value = super().run_node(n)
-        if n.name in self._calls:
-            self._put[n.name] = value
-        return value

@@ -1,0 +1,111 @@
+"""Refitting and restating bring a pruned program nearer to the dense one, never farther."""
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from recprune_export.channels.analysis import Analysis, analyse
+from recprune_export.program.capture import capture
+from recprune_export.program.program import Program
+from recprune_export.pruning.moments import Batch
+from recprune_export.pruning.plan import GroupPlan, Plan
+from recprune_export.pruning.refit import refit
+from recprune_export.pruning.restate import Refitted
+from recprune_export.pruning.rewrite import apply_plan
+from recprune_export.recommenders.catalogue import RECOMMENDERS
+from tests.properties import no_zeros, random_plan
+from tests.recommenders.test_recommenders import make, spec_of
+
+
+def batches_of(program: Program, count: int = 8, rows: int = 128) -> list[Batch]:
+    from recprune_export.program.program import example_tensors
+
+    names = [i.name for i in program.signature.inputs]
+    return [
+        (dict(zip(names, example_tensors(program.signature, rows, seed), strict=True)), {}) for seed in range(count)
+    ]
+
+
+def error(dense: Program, pruned: Program, request: Mapping[str, Tensor]) -> float:
+    with torch.no_grad():
+        one, other = dense(request), pruned(request)
+    return sum(float((one[name] - other[name]).square().mean()) for name in one)
+
+
+def refitted(program: Program, plan: Plan, analysis: Analysis) -> tuple[Program, Program, tuple[Refitted, ...]]:
+    plain, student = (apply_plan(program, analysis, plan) for _ in range(2))
+    return plain, student, refit(program, analysis, plan, student, batches_of(program))
+
+
+@pytest.mark.parametrize("name", sorted(RECOMMENDERS))
+def test_no_layer_of_a_recommender_is_worse_after_it(name: str) -> None:
+    program = capture(make(name), (spec_of(name).example_request(),))
+    analysis = analyse(program)
+    _, _, results = refitted(program, random_plan(analysis, seed=1), analysis)
+    assert results
+    assert all(result.after <= result.before for result in results)
+    assert any(result.after < 0.99 * result.before for result in results)
+
+
+class Copies(nn.Module):
+    """Hidden units 4 to 7 say the same as 0 to 3, and unit 8 never changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 9), nn.Linear(9, 2)
+        with torch.no_grad():
+            self.first.weight[4:8] = 2.0 * self.first.weight[:4]
+            self.first.bias[4:8] = 2.0 * self.first.bias[:4]
+            self.first.weight[8] = 0.0
+            self.first.bias[8] = 1.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 5] -> [B, 2]."""
+        return self.second(torch.relu(self.first(x)))  # type: ignore[no-any-return]
+
+
+def test_what_other_units_say_and_the_mean_of_what_went_are_made_up_for() -> None:
+    torch.manual_seed(0)
+    program = capture(Copies().eval(), (torch.randn(3, 5),))
+    analysis = analyse(program)
+    (group,) = analysis.groups
+    plan = Plan("", (GroupPlan(group.name, group.kind, 9, (0, 1, 2, 3)),))
+    plain, student, _ = refitted(program, plan, analysis)
+    unseen = {program.signature.inputs[0].name: torch.randn(200, 5)}
+    assert error(program, student, unseen) < 1e-4 * error(program, plain, unseen)
+
+
+class Normed(nn.Module):
+    """A batch-norm between two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.second = nn.Linear(6, 12), nn.BatchNorm1d(12), nn.Linear(12, 1)
+        self.before = nn.Linear(20, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 20] -> [B, 1]."""
+        return self.second(torch.relu(self.norm(self.first(torch.relu(self.before(x))))))  # type: ignore[no-any-return]
+
+
+def test_statistics_of_a_batch_norm_are_taken_anew() -> None:
+    module = no_zeros(Normed())
+    program = capture(module, (torch.randn(3, 20),))
+    analysis = analyse(program)
+    plan = random_plan(analysis, seed=3)
+    plain, student, results = refitted(program, plan, analysis)
+    norms = [result for result in results if result.layer == "norm.running_mean"]
+    assert len(norms) == 1
+    assert norms[0].after <= norms[0].before
+    unseen = {program.signature.inputs[0].name: torch.randn(500, 20)}
+    assert error(program, student, unseen) < error(program, plain, unseen)
+
+
+def test_the_same_batches_give_the_same_weights() -> None:
+    program = capture(make("deepfm"), (spec_of("deepfm").example_request(),))
+    analysis = analyse(program)
+    plan = random_plan(analysis, seed=2)
+    one, other = (refitted(program, plan, analysis)[1].parameters() for _ in range(2))
+    assert all(torch.equal(one[name], other[name]) for name in one)
