@@ -6,7 +6,8 @@ A corpus is a module with a `REGISTRY` (anything that yields names) and `build(n
 mode, its example inputs (a tuple, or a dict of keyword inputs) and anything else. Each model is captured, analysed,
 pruned by structure alone in tables and in the rest, proved, exported and compared with ONNX Runtime, in a process of
 its own: what hangs or dies takes nothing else with it. A second plan, that removes half of every group, has to be sound
-too, and every group that may be rotated is, at random, without a change of the answers. Parameters are counted in the ONNX files. Prints a table, what is frozen and why, and JSON as the last line.
+too, and every group that may be rotated is, at random, without a change of the answers. Parameters are counted in the
+ONNX files. Prints a table, what is frozen and why, and JSON as the last line.
 """
 
 import importlib.util
@@ -128,11 +129,13 @@ def _arguments(inputs: Any) -> dict[str, Any]:
 
 def _budgeted(program: Program, analysis: Analysis, sparsity: float) -> Plan:
     """The plan that a user gets, by the largest weights."""
+    parameters = program.parameters()
     values = {
         g.name: sum(
             weight.movedim(axis, -1)[..., own].square().reshape(-1, g.width).sum(0)
             for tensor, axis in g.axes()
-            for weight in [program.parameters()[tensor].detach()]
+            if tensor in parameters
+            for weight in [parameters[tensor].detach()]
             for own in slice_positions(g, tensor, axis)
         )
         for g in analysis.groups
@@ -227,7 +230,8 @@ def as_row(outcome: Outcome) -> str:
     """Return one line of the table."""
     line = (
         f"{outcome.name:<28} {_mark(outcome.captured)}   {outcome.prunable:6.1%}  "
-        f"{outcome.tables_shrunk:>4}/{outcome.tables:<4} {outcome.hidden_groups:>4}   {outcome.rotated_groups:>4}  {outcome.soundness:8.1e}  "
+        f"{outcome.tables_shrunk:>4}/{outcome.tables:<4} {outcome.hidden_groups:>4}   {outcome.rotated_groups:>4}  "
+        f"{outcome.soundness:8.1e}  "
         f"{_mark(outcome.exported)} {outcome.parity:8.1e}  {outcome.tables_reduction:6.1%} {outcome.rest_reduction:6.1%} "
         f"{outcome.seconds:6.1f}"
     )
