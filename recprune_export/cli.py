@@ -10,6 +10,7 @@ import click
 
 from recprune_export import __version__
 from recprune_export.errors import RecpruneError
+from recprune_export.pruning.scores.names import NAMES
 
 F = TypeVar("F", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
@@ -112,7 +113,9 @@ def main() -> None:
     show_default=True,
     help="Part that removed channels take; zeros the rest.",
 )
-@click.option("--score", default="auto", show_default=True, help="Which channels go first.")
+@click.option(
+    "--score", type=click.Choice(["auto", *NAMES]), default="auto", show_default=True, help="Which channels go first."
+)
 @click.option("--round-to", type=int, default=16, show_default=True, help="Hidden widths end on a multiple of this.")
 @click.option("--no-refit", "refit", flag_value=False, default=True, help="Do not refit layers by least squares.")
 @click.option("--plan", "plan_file", type=FILE, help="Apply this plan.json instead of making one.")

@@ -41,7 +41,8 @@ from recprune_export.pruning.rewrite import apply_plan
 from recprune_export.pruning.rotation.apply import apply_transforms
 from recprune_export.pruning.rotation.legality import find_rotatable
 from recprune_export.pruning.rotation.loosen import NOTHING, find_loosening, loosen
-from recprune_export.pruning.scores import Loss, ScoreInputs, rankings_by
+from recprune_export.pruning.scores.inputs import Loss, ScoreInputs
+from recprune_export.pruning.scores.registry import rankings_by
 from recprune_export.pruning.sizes import PartSizes, SizeModel
 from recprune_export.pruning.soundness import Soundness, check_soundness
 from recprune_export.settings import Settings
@@ -201,13 +202,25 @@ def decide(program: Program, settings: Settings, task: Task) -> Plan:
     if loosening:
         program = loosen(program, loosening)
         analysis = analyse(program)
-    inputs = ScoreInputs(
-        program, analysis, _calibration(task, settings.seed), _loss(task.objective), task.objective.probe, settings.seed
-    )
+    inputs = score_inputs(program, analysis, settings, task)
     budget = Budget(settings.table_sparsity, settings.rest_sparsity, settings.structured_share, settings.round_to)
     way: Way = "loss" if by_error else "uniform"
     plan = make_plan(program, analysis, rankings_by(name, inputs), budget, name, way, dense=dense)
     return replace(plan, loosening=loosening)
+
+
+def score_inputs(program: Program, analysis: Analysis, settings: Settings, task: Task) -> ScoreInputs:
+    """Gather what scores look at: calibration data, and how answers are judged."""
+    objective = task.objective
+    return ScoreInputs(
+        program,
+        analysis,
+        _calibration(task, settings.seed),
+        _loss(objective),
+        objective.distillation,
+        objective.probe,
+        settings.seed,
+    )
 
 
 def drawn_requests(program: Program, settings: Settings) -> SampledRequests:

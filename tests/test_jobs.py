@@ -281,7 +281,7 @@ def test_an_unknown_value_of_our_own_recommender_is_out_of_vocabulary(
         (["--structured-share", "2"], "--structured-share"),
         (["--batches", "1,many"], "--batches"),
         (["--batches", "0"], "--batches"),
-        (["--score", "luck"], "no score 'luck'"),
+        (["--score", "luck"], "'luck' is not one of 'auto'"),
         (["--learning-rate", "0"], "--learning-rate"),
         (["--factory-args", "{"], "--factory-args"),
     ],
