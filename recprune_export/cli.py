@@ -118,6 +118,13 @@ def main() -> None:
 )
 @click.option("--round-to", type=int, default=16, show_default=True, help="Hidden widths end on a multiple of this.")
 @click.option("--no-refit", "refit", flag_value=False, default=True, help="Do not refit layers by least squares.")
+@click.option(
+    "--regularise",
+    type=float,
+    default=0.0,
+    metavar="STRENGTH",
+    help="Train under a group lasso first, so that channels are zero before they go. Takes as long as the tuning; try 1.",
+)
 @click.option("--plan", "plan_file", type=FILE, help="Apply this plan.json instead of making one.")
 @click.option("--plan-only", is_flag=True, help="Print the plan as JSON and stop.")
 @click.option("--zeros", type=click.Choice(["gradual", "one-shot"]), default="gradual", show_default=True)

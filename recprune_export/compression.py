@@ -16,6 +16,7 @@ from recprune_export.channels.analysis import Analysis, analyse
 from recprune_export.environment import environment
 from recprune_export.errors import PruningError, ValidationFailed
 from recprune_export.finetuning.finetune import Schedule, finetune
+from recprune_export.finetuning.group_lasso import Regularised, regularise
 from recprune_export.finetuning.objective import Objective, make_objective
 from recprune_export.finetuning.task import (
     CLICKS,
@@ -80,6 +81,7 @@ class Pruned:
     soundness: Soundness
     target: ZeroTarget
     fitted: FitResult | None
+    regularised: Regularised | None = None
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def compress_program(
             metrics=metrics,
             parity=parity.to_dict(),
             latency={**latency.to_dict(), "footprint": footprints.to_dict()},
-            plan=plan_summary(pruned.plan, pruned.analysis, pruned.soundness, pruned.fitted),
+            plan=plan_summary(pruned.plan, pruned.analysis, pruned.soundness, pruned.fitted, pruned.regularised),
             settings={**settings.to_dict(), "command": list(command), "model": model_name, "data": data_name},
             environment=environment(),
             tolerances=parity.tolerances.to_dict(),
@@ -166,6 +168,9 @@ def compress_program(
 
 def prune(program: Program, settings: Settings, task: Task, plan: Plan | None = None) -> Pruned:
     """Remove channels by a plan, prove the result, then add zeros while tuning. `program` is left as it is."""
+    teacher = program.with_own_graph()
+    regularised = regularise_channels(program, settings, task)
+    program = regularised.program if regularised else program
     plan = plan or decide(program, settings, task)
     dense, analysis = rotate(program, plan)
     student = apply_plan(dense, analysis, plan)
@@ -173,10 +178,21 @@ def prune(program: Program, settings: Settings, task: Task, plan: Plan | None = 
     if settings.refit:
         refit(dense, analysis, plan, student, _calibration(task, settings.seed))
     target = zero_target(SizeModel(program, analyse(program)).sizes(), settings)
-    schedule = Schedule(task.recipe.epochs, task.recipe.learning_rate, settings.zeros == "gradual", settings.seed)
     tables = analyse(student).tables
-    fitted = finetune(student, program.with_own_graph(), task, tables, target, schedule)
-    return Pruned(student, analysis, plan, soundness, target, fitted)
+    fitted = finetune(student, teacher, task, tables, target, schedule_for(task, settings))
+    return Pruned(student, analysis, plan, soundness, target, fitted, regularised)
+
+
+def regularise_channels(program: Program, settings: Settings, task: Task) -> Regularised | None:
+    """Train a copy of the dense program so that channels shrink to zero, where the user asks for it."""
+    if not settings.regularise:
+        return None
+    return regularise(program, analyse(program), task, settings.regularise, schedule_for(task, settings))
+
+
+def schedule_for(task: Task, settings: Settings) -> Schedule:
+    """Return how long and how fast to train."""
+    return Schedule(task.recipe.epochs, task.recipe.learning_rate, settings.zeros == "gradual", settings.seed)
 
 
 def rotate(program: Program, plan: Plan) -> tuple[Program, Analysis]:
@@ -318,6 +334,12 @@ def _notes(pruned: Pruned, gone: Reduction, parity: ParityReport, settings: Sett
             "No --data: tuned on drawn requests towards the dense model's answers alone, and no quality was measured. "
             "With rows of real traffic the result is better, and known."
         )
+    if pruned.regularised is not None:
+        zero, of = (
+            sum(pruned.regularised.zero.values()),
+            sum(g.width for g in analyse(pruned.regularised.program).groups),
+        )
+        notes.append(f"Regularised training left {zero} of {of} channels without any weight before one was cut.")
     wanted = (("tables", gone.tables, settings.table_sparsity), ("rest", gone.rest, settings.rest_sparsity))
     for part, reached, asked in wanted:
         if reached < asked - 1e-9:

@@ -12,7 +12,14 @@ from torch import nn
 
 from recprune_export.bundle.contents import to_json
 from recprune_export.bundle.write import check_target
-from recprune_export.compression import Result, compress_program, decide, drawn_requests, recipe_for
+from recprune_export.compression import (
+    Result,
+    compress_program,
+    decide,
+    drawn_requests,
+    recipe_for,
+    regularise_channels,
+)
 from recprune_export.data.arrays import Columns
 from recprune_export.data.sequences import SequenceData
 from recprune_export.errors import UsageError
@@ -142,7 +149,9 @@ def plan_of(
     """Return, as JSON, the plan that `compress` would apply."""
     loaded = load(model, example_inputs, source or {})
     task = make_task(loaded, data, labels, settings)
-    return json.dumps(decide(loaded.program, settings, task).to_dict(), indent=1)
+    regularised = regularise_channels(loaded.program, settings, task)
+    program = regularised.program if regularised else loaded.program
+    return json.dumps(decide(program, settings, task).to_dict(), indent=1)
 
 
 def load(model: Model, example_inputs: Any, source: Mapping[str, Any]) -> LoadedModel:
