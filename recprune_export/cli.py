@@ -341,15 +341,34 @@ def generate(rows: int, kind: str, seed: int, output: Path) -> None:
 @_loading_options
 @click.option("--batches", default="1,32,256,1024", show_default=True, help="For a bundle: batch sizes of its costs.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="For a bundle: of the machine.")
+@click.option("--scores", is_flag=True, help="Also rank the channels of each group by every score, and compare.")
+@click.option("--data", type=FILE, help="For --scores: rows; without, requests are drawn from the signature.")
+@click.option("--label", "labels", multiple=True, metavar="COLUMN", help="For models that are not our checkpoints.")
+@click.option("--plot", type=FILE, metavar="SVG", help="Of --scores: loss over width.  [default: MODEL.losses.svg]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-def inspect(model: Path, batches: str, threads: int, as_json: bool, factory_args: str | None, **source: Any) -> None:
+def inspect(
+    model: Path,
+    batches: str,
+    threads: int,
+    scores: bool,
+    data: Path | None,
+    labels: tuple[str, ...],
+    plot: Path | None,
+    as_json: bool,
+    factory_args: str | None,
+    **source: Any,
+) -> None:
     """Show inputs, parameters, channel groups, and what is frozen and why.
 
     For a bundle or an .onnx file: parameters, operations and bytes of a request, and the floor of this machine.
     """
     from recprune_export.bundle.artifact import is_artifact
 
+    if not scores and (data or plot):
+        raise click.UsageError("--data and --plot belong to --scores: give that as well.")
     if is_artifact(model):
+        if scores:
+            raise click.UsageError("--scores needs the dense model that the bundle was made of.")
         from recprune_export.bundle.artifact import inspect_artifact
         from recprune_export.console import print_artifact
         from recprune_export.settings import batch_sizes
@@ -358,7 +377,32 @@ def inspect(model: Path, batches: str, threads: int, as_json: bool, factory_args
     from recprune_export.console import print_inspection
     from recprune_export.inspection import inspect_file
 
-    print_inspection(inspect_file(model, factory_args=_json_object(factory_args), **source), as_json=as_json)
+    source["factory_args"] = _json_object(factory_args)
+    inspection = inspect_file(model, **source)
+    if not scores:
+        return print_inspection(inspection, as_json=as_json)
+    from recprune_export.console import print_scores
+    from recprune_export.jobs import sensitivity_of
+
+    found = sensitivity_of(model, data=data, labels=labels, source=source)
+    print_scores(inspection, found, as_json=as_json)
+    _draw_losses(found, model, plot)
+
+
+def _draw_losses(found: Any, model: Path, wanted: Path | None) -> None:
+    """Draw where the user says; without a word beside the model, where that can be done."""
+    from recprune_export.errors import UsageError
+    from recprune_export.plots import draw_losses
+
+    path = wanted or model.with_suffix(".losses.svg")
+    try:
+        draw_losses(found, path, f"{model.name}: what output error says is lost at smaller widths")
+    except UsageError as error:
+        if wanted is not None:
+            raise
+        click.echo(f"Note: no plot was drawn. {error}", err=True)
+    else:
+        click.echo(f"Plot: {path}", err=True)
 
 
 @main.command()

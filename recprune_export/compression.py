@@ -202,15 +202,21 @@ def rotate(program: Program, plan: Plan) -> tuple[Program, Analysis]:
     return apply_transforms(loose, analysis, find_rotatable(loose, analysis).rotatable, plan.transforms), analysis
 
 
+def analysed(program: Program) -> Analysis:
+    """Return the analysis. Raises `PruningError` where there is nothing to prune."""
+    analysis = analyse(program)
+    if not analysis.groups:
+        reasons = "; ".join(dict.fromkeys(axis.reason.text for axis in analysis.frozen)) or "it has no parameters"
+        raise PruningError(f"No channel of this model can be removed: {reasons}. `recprune-export inspect` says where.")
+    return analysis
+
+
 def decide(program: Program, settings: Settings, task: Task) -> Plan:
     """Score the channels and make a plan within the budget.
 
     Raises `PruningError` where there is nothing to prune.
     """
-    analysis = analyse(program)
-    if not analysis.groups:
-        reasons = "; ".join(dict.fromkeys(axis.reason.text for axis in analysis.frozen)) or "it has no parameters"
-        raise PruningError(f"No channel of this model can be removed: {reasons}. `recprune-export inspect` says where.")
+    analysis = analysed(program)
     dense = SizeModel(program, analysis).sizes()
     name = DEFAULT_SCORE if settings.score == "auto" else settings.score
     by_error = name == DEFAULT_SCORE
@@ -223,6 +229,16 @@ def decide(program: Program, settings: Settings, task: Task) -> Plan:
     way: Way = "loss" if by_error else "uniform"
     plan = make_plan(program, analysis, rankings_by(name, inputs), budget, name, way, dense=dense)
     return replace(plan, loosening=loosening)
+
+
+def loosened_inputs(program: Program, settings: Settings, task: Task) -> ScoreInputs:
+    """Return what scores look at for a plan by output error, in which layers may be inserted first."""
+    analysis = analysed(program)
+    loosening = find_loosening(program, analysis)
+    if loosening:
+        program = loosen(program, loosening)
+        analysis = analyse(program)
+    return score_inputs(program, analysis, settings, task)
 
 
 def score_inputs(program: Program, analysis: Analysis, settings: Settings, task: Task) -> ScoreInputs:
