@@ -207,7 +207,9 @@ def compress(
 @click.option("--data", type=FILE, required=True, help="CSV, Parquet or NPZ with rows to tune and measure on.")
 @click.option("--label", "labels", multiple=True, metavar="COLUMN", help="For models that are not our checkpoints.")
 @click.option("--sparsities", default="0.3,0.5,0.7,0.8,0.9,0.95", show_default=True)
-@click.option("--score", default="auto", show_default=True, help="Which channels go first.")
+@click.option(
+    "--score", type=click.Choice(["auto", *NAMES]), default="auto", show_default=True, help="Which channels go first."
+)
 @click.option("--epochs", type=click.IntRange(0), help="Of fine-tuning.  [default: by the kind of model]")
 @click.option("--learning-rate", type=float, help="[default: by the kind of model]")
 @click.option("--batch-size", type=click.IntRange(1), help="Of fine-tuning.  [default: by the kind of model]")
