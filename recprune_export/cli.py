@@ -10,6 +10,7 @@ import click
 
 from recprune_export import __version__
 from recprune_export.errors import RecpruneError
+from recprune_export.pruning.scores.names import NAMES
 
 F = TypeVar("F", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
@@ -112,9 +113,18 @@ def main() -> None:
     show_default=True,
     help="Part that removed channels take; zeros the rest.",
 )
-@click.option("--score", default="auto", show_default=True, help="Which channels go first.")
+@click.option(
+    "--score", type=click.Choice(["auto", *NAMES]), default="auto", show_default=True, help="Which channels go first."
+)
 @click.option("--round-to", type=int, default=16, show_default=True, help="Hidden widths end on a multiple of this.")
 @click.option("--no-refit", "refit", flag_value=False, default=True, help="Do not refit layers by least squares.")
+@click.option(
+    "--regularise",
+    type=float,
+    default=0.0,
+    metavar="STRENGTH",
+    help="Train under a group lasso first, so that channels are zero before they go. Takes as long as the tuning; try 1.",
+)
 @click.option("--plan", "plan_file", type=FILE, help="Apply this plan.json instead of making one.")
 @click.option("--plan-only", is_flag=True, help="Print the plan as JSON and stop.")
 @click.option("--zeros", type=click.Choice(["gradual", "one-shot"]), default="gradual", show_default=True)
@@ -197,7 +207,9 @@ def compress(
 @click.option("--data", type=FILE, required=True, help="CSV, Parquet or NPZ with rows to tune and measure on.")
 @click.option("--label", "labels", multiple=True, metavar="COLUMN", help="For models that are not our checkpoints.")
 @click.option("--sparsities", default="0.3,0.5,0.7,0.8,0.9,0.95", show_default=True)
-@click.option("--score", default="auto", show_default=True, help="Which channels go first.")
+@click.option(
+    "--score", type=click.Choice(["auto", *NAMES]), default="auto", show_default=True, help="Which channels go first."
+)
 @click.option("--epochs", type=click.IntRange(0), help="Of fine-tuning.  [default: by the kind of model]")
 @click.option("--learning-rate", type=float, help="[default: by the kind of model]")
 @click.option("--batch-size", type=click.IntRange(1), help="Of fine-tuning.  [default: by the kind of model]")
@@ -331,15 +343,34 @@ def generate(rows: int, kind: str, seed: int, output: Path) -> None:
 @_loading_options
 @click.option("--batches", default="1,32,256,1024", show_default=True, help="For a bundle: batch sizes of its costs.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="For a bundle: of the machine.")
+@click.option("--scores", is_flag=True, help="Also rank the channels of each group by every score, and compare.")
+@click.option("--data", type=FILE, help="For --scores: rows; without, requests are drawn from the signature.")
+@click.option("--label", "labels", multiple=True, metavar="COLUMN", help="For models that are not our checkpoints.")
+@click.option("--plot", type=FILE, metavar="SVG", help="Of --scores: loss over width.  [default: MODEL.losses.svg]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-def inspect(model: Path, batches: str, threads: int, as_json: bool, factory_args: str | None, **source: Any) -> None:
+def inspect(
+    model: Path,
+    batches: str,
+    threads: int,
+    scores: bool,
+    data: Path | None,
+    labels: tuple[str, ...],
+    plot: Path | None,
+    as_json: bool,
+    factory_args: str | None,
+    **source: Any,
+) -> None:
     """Show inputs, parameters, channel groups, and what is frozen and why.
 
     For a bundle or an .onnx file: parameters, operations and bytes of a request, and the floor of this machine.
     """
     from recprune_export.bundle.artifact import is_artifact
 
+    if not scores and (data or plot):
+        raise click.UsageError("--data and --plot belong to --scores: give that as well.")
     if is_artifact(model):
+        if scores:
+            raise click.UsageError("--scores needs the dense model that the bundle was made of.")
         from recprune_export.bundle.artifact import inspect_artifact
         from recprune_export.console import print_artifact
         from recprune_export.settings import batch_sizes
@@ -348,7 +379,32 @@ def inspect(model: Path, batches: str, threads: int, as_json: bool, factory_args
     from recprune_export.console import print_inspection
     from recprune_export.inspection import inspect_file
 
-    print_inspection(inspect_file(model, factory_args=_json_object(factory_args), **source), as_json=as_json)
+    source["factory_args"] = _json_object(factory_args)
+    inspection = inspect_file(model, **source)
+    if not scores:
+        return print_inspection(inspection, as_json=as_json)
+    from recprune_export.console import print_scores
+    from recprune_export.jobs import sensitivity_of
+
+    found = sensitivity_of(model, data=data, labels=labels, source=source)
+    print_scores(inspection, found, as_json=as_json)
+    _draw_losses(found, model, plot)
+
+
+def _draw_losses(found: Any, model: Path, wanted: Path | None) -> None:
+    """Draw where the user says; without a word beside the model, where that can be done."""
+    from recprune_export.errors import UsageError
+    from recprune_export.plots import draw_losses
+
+    path = wanted or model.with_suffix(".losses.svg")
+    try:
+        draw_losses(found, path, f"{model.name}: what output error says is lost at smaller widths")
+    except UsageError as error:
+        if wanted is not None:
+            raise
+        click.echo(f"Note: no plot was drawn. {error}", err=True)
+    else:
+        click.echo(f"Plot: {path}", err=True)
 
 
 @main.command()

@@ -16,6 +16,7 @@ from recprune_export.channels.analysis import Analysis, analyse
 from recprune_export.environment import environment
 from recprune_export.errors import PruningError, ValidationFailed
 from recprune_export.finetuning.finetune import Schedule, finetune
+from recprune_export.finetuning.group_lasso import Regularised, regularise
 from recprune_export.finetuning.objective import Objective, make_objective
 from recprune_export.finetuning.task import (
     CLICKS,
@@ -41,7 +42,8 @@ from recprune_export.pruning.rewrite import apply_plan
 from recprune_export.pruning.rotation.apply import apply_transforms
 from recprune_export.pruning.rotation.legality import find_rotatable
 from recprune_export.pruning.rotation.loosen import NOTHING, find_loosening, loosen
-from recprune_export.pruning.scores import Loss, ScoreInputs, rankings_by
+from recprune_export.pruning.scores.inputs import Loss, ScoreInputs
+from recprune_export.pruning.scores.registry import rankings_by
 from recprune_export.pruning.sizes import PartSizes, SizeModel
 from recprune_export.pruning.soundness import Soundness, check_soundness
 from recprune_export.settings import Settings
@@ -79,6 +81,7 @@ class Pruned:
     soundness: Soundness
     target: ZeroTarget
     fitted: FitResult | None
+    regularised: Regularised | None = None
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,7 @@ def compress_program(
             metrics=metrics,
             parity=parity.to_dict(),
             latency={**latency.to_dict(), "footprint": footprints.to_dict()},
-            plan=plan_summary(pruned.plan, pruned.analysis, pruned.soundness, pruned.fitted),
+            plan=plan_summary(pruned.plan, pruned.analysis, pruned.soundness, pruned.fitted, pruned.regularised),
             settings={**settings.to_dict(), "command": list(command), "model": model_name, "data": data_name},
             environment=environment(),
             tolerances=parity.tolerances.to_dict(),
@@ -165,6 +168,9 @@ def compress_program(
 
 def prune(program: Program, settings: Settings, task: Task, plan: Plan | None = None) -> Pruned:
     """Remove channels by a plan, prove the result, then add zeros while tuning. `program` is left as it is."""
+    teacher = program.with_own_graph()
+    regularised = regularise_channels(program, settings, task)
+    program = regularised.program if regularised else program
     plan = plan or decide(program, settings, task)
     dense, analysis = rotate(program, plan)
     student = apply_plan(dense, analysis, plan)
@@ -172,10 +178,21 @@ def prune(program: Program, settings: Settings, task: Task, plan: Plan | None = 
     if settings.refit:
         refit(dense, analysis, plan, student, _calibration(task, settings.seed))
     target = zero_target(SizeModel(program, analyse(program)).sizes(), settings)
-    schedule = Schedule(task.recipe.epochs, task.recipe.learning_rate, settings.zeros == "gradual", settings.seed)
     tables = analyse(student).tables
-    fitted = finetune(student, program.with_own_graph(), task, tables, target, schedule)
-    return Pruned(student, analysis, plan, soundness, target, fitted)
+    fitted = finetune(student, teacher, task, tables, target, schedule_for(task, settings))
+    return Pruned(student, analysis, plan, soundness, target, fitted, regularised)
+
+
+def regularise_channels(program: Program, settings: Settings, task: Task) -> Regularised | None:
+    """Train a copy of the dense program so that channels shrink to zero, where the user asks for it."""
+    if not settings.regularise:
+        return None
+    return regularise(program, analyse(program), task, settings.regularise, schedule_for(task, settings))
+
+
+def schedule_for(task: Task, settings: Settings) -> Schedule:
+    """Return how long and how fast to train."""
+    return Schedule(task.recipe.epochs, task.recipe.learning_rate, settings.zeros == "gradual", settings.seed)
 
 
 def rotate(program: Program, plan: Plan) -> tuple[Program, Analysis]:
@@ -185,15 +202,21 @@ def rotate(program: Program, plan: Plan) -> tuple[Program, Analysis]:
     return apply_transforms(loose, analysis, find_rotatable(loose, analysis).rotatable, plan.transforms), analysis
 
 
+def analysed(program: Program) -> Analysis:
+    """Return the analysis. Raises `PruningError` where there is nothing to prune."""
+    analysis = analyse(program)
+    if not analysis.groups:
+        reasons = "; ".join(dict.fromkeys(axis.reason.text for axis in analysis.frozen)) or "it has no parameters"
+        raise PruningError(f"No channel of this model can be removed: {reasons}. `recprune-export inspect` says where.")
+    return analysis
+
+
 def decide(program: Program, settings: Settings, task: Task) -> Plan:
     """Score the channels and make a plan within the budget.
 
     Raises `PruningError` where there is nothing to prune.
     """
-    analysis = analyse(program)
-    if not analysis.groups:
-        reasons = "; ".join(dict.fromkeys(axis.reason.text for axis in analysis.frozen)) or "it has no parameters"
-        raise PruningError(f"No channel of this model can be removed: {reasons}. `recprune-export inspect` says where.")
+    analysis = analysed(program)
     dense = SizeModel(program, analysis).sizes()
     name = DEFAULT_SCORE if settings.score == "auto" else settings.score
     by_error = name == DEFAULT_SCORE
@@ -201,13 +224,35 @@ def decide(program: Program, settings: Settings, task: Task) -> Plan:
     if loosening:
         program = loosen(program, loosening)
         analysis = analyse(program)
-    inputs = ScoreInputs(
-        program, analysis, _calibration(task, settings.seed), _loss(task.objective), task.objective.probe, settings.seed
-    )
+    inputs = score_inputs(program, analysis, settings, task)
     budget = Budget(settings.table_sparsity, settings.rest_sparsity, settings.structured_share, settings.round_to)
     way: Way = "loss" if by_error else "uniform"
     plan = make_plan(program, analysis, rankings_by(name, inputs), budget, name, way, dense=dense)
     return replace(plan, loosening=loosening)
+
+
+def loosened_inputs(program: Program, settings: Settings, task: Task) -> ScoreInputs:
+    """Return what scores look at for a plan by output error, in which layers may be inserted first."""
+    analysis = analysed(program)
+    loosening = find_loosening(program, analysis)
+    if loosening:
+        program = loosen(program, loosening)
+        analysis = analyse(program)
+    return score_inputs(program, analysis, settings, task)
+
+
+def score_inputs(program: Program, analysis: Analysis, settings: Settings, task: Task) -> ScoreInputs:
+    """Gather what scores look at: calibration data, and how answers are judged."""
+    objective = task.objective
+    return ScoreInputs(
+        program,
+        analysis,
+        _calibration(task, settings.seed),
+        _loss(objective),
+        objective.distillation,
+        objective.probe,
+        settings.seed,
+    )
 
 
 def drawn_requests(program: Program, settings: Settings) -> SampledRequests:
@@ -305,6 +350,12 @@ def _notes(pruned: Pruned, gone: Reduction, parity: ParityReport, settings: Sett
             "No --data: tuned on drawn requests towards the dense model's answers alone, and no quality was measured. "
             "With rows of real traffic the result is better, and known."
         )
+    if pruned.regularised is not None:
+        zero, of = (
+            sum(pruned.regularised.zero.values()),
+            sum(g.width for g in analyse(pruned.regularised.program).groups),
+        )
+        notes.append(f"Regularised training left {zero} of {of} channels without any weight before one was cut.")
     wanted = (("tables", gone.tables, settings.table_sparsity), ("rest", gone.rest, settings.rest_sparsity))
     for part, reached, asked in wanted:
         if reached < asked - 1e-9:

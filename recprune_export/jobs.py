@@ -12,7 +12,15 @@ from torch import nn
 
 from recprune_export.bundle.contents import to_json
 from recprune_export.bundle.write import check_target
-from recprune_export.compression import Result, compress_program, decide, drawn_requests, recipe_for
+from recprune_export.compression import (
+    Result,
+    compress_program,
+    decide,
+    drawn_requests,
+    loosened_inputs,
+    recipe_for,
+    regularise_channels,
+)
 from recprune_export.data.arrays import Columns
 from recprune_export.data.sequences import SequenceData
 from recprune_export.errors import UsageError
@@ -32,6 +40,7 @@ from recprune_export.program.loading import LoadedModel, check_finite, load_prog
 from recprune_export.program.program import Program
 from recprune_export.progress import say
 from recprune_export.pruning.plan import Plan
+from recprune_export.pruning.sensitivity import Sensitivity, sensitivity
 from recprune_export.search.settle import settle
 from recprune_export.search.sweep import SPARSITIES, Sweep, draw
 from recprune_export.search.sweep import sweep as run_sweep
@@ -142,7 +151,29 @@ def plan_of(
     """Return, as JSON, the plan that `compress` would apply."""
     loaded = load(model, example_inputs, source or {})
     task = make_task(loaded, data, labels, settings)
-    return json.dumps(decide(loaded.program, settings, task).to_dict(), indent=1)
+    regularised = regularise_channels(loaded.program, settings, task)
+    program = regularised.program if regularised else loaded.program
+    return json.dumps(decide(program, settings, task).to_dict(), indent=1)
+
+
+def sensitivity_of(
+    model: Model,
+    example_inputs: Any = None,
+    *,
+    data: Data | None = None,
+    labels: str | Sequence[str] = (),
+    settings: Settings = NO_WISHES,
+    source: Mapping[str, Any] | None = None,
+) -> Sensitivity:
+    """Let every score rank the channels of a model, on rows or, without `data`, on drawn requests.
+
+    The groups are those of a plan by output error: after `loosen`.
+
+    Raises `PruningError` where there is nothing to prune.
+    """
+    loaded = load(model, example_inputs, source or {})
+    task = make_task(loaded, data, labels, settings)
+    return sensitivity(loosened_inputs(loaded.program, settings, task))
 
 
 def load(model: Model, example_inputs: Any, source: Mapping[str, Any]) -> LoadedModel:

@@ -24,6 +24,7 @@ class Settings:
     score: str = "auto"
     round_to: int = 16
     refit: bool = True
+    regularise: float = 0.0
     zeros: str = "gradual"
     epochs: int | None = None
     learning_rate: float | None = None
@@ -44,6 +45,10 @@ class Settings:
                 raise UsageError(f"{option} must lie in [0, 1), got {value:g}; 0.7 removes 70 % of the parameters.")
         if self.round_to < 1:
             raise UsageError(f"--round-to must be 1 or more, got {self.round_to}.")
+        if not 0.0 <= self.regularise < 1e3:
+            raise UsageError(f"--regularise must be 0 or more, got {self.regularise:g}; 1 is a usual strength.")
+        if self.regularise and self.epochs == 0:
+            raise UsageError("--regularise trains for as many epochs as the tuning has: give --epochs of 1 or more.")
         if not 0.0 <= self.structured_share <= 1.0:
             raise UsageError(f"--structured-share must lie in [0, 1], got {self.structured_share:g}.")
         if self.learning_rate is not None and not 0.0 < self.learning_rate < 1e3:

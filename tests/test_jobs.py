@@ -281,7 +281,7 @@ def test_an_unknown_value_of_our_own_recommender_is_out_of_vocabulary(
         (["--structured-share", "2"], "--structured-share"),
         (["--batches", "1,many"], "--batches"),
         (["--batches", "0"], "--batches"),
-        (["--score", "luck"], "no score 'luck'"),
+        (["--score", "luck"], "'luck' is not one of 'auto'"),
         (["--learning-rate", "0"], "--learning-rate"),
         (["--factory-args", "{"], "--factory-args"),
     ],
@@ -343,6 +343,31 @@ def test_inspect_says_what_can_go(checkpoint: Path) -> None:
     shown = invoke("inspect", checkpoint)
     assert shown.exit_code == 0
     assert "Channel groups" in shown.stdout
+
+
+def test_inspect_compares_scores(checkpoint: Path, clicks_file: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model.pt"
+    model.write_bytes(checkpoint.read_bytes())
+    done = invoke("inspect", model, "--scores", "--data", clicks_file, "--json")
+    assert done.exit_code == 0, done.stderr
+    groups = json.loads(done.stdout)["sensitivity"]["groups"]
+    assert {"fisher", "output-error"} <= set(groups[0]["scores"])
+    drawn = (tmp_path / "model.losses.svg").exists()
+    assert drawn == (f"Plot: {tmp_path / 'model.losses.svg'}" in done.stderr)
+    assert drawn or "matplotlib" in done.stderr
+    shown = invoke("inspect", model, "--scores")
+    assert shown.exit_code == 0, shown.stderr
+    assert "Rank agreement" in shown.stdout
+    assert_refused(invoke("inspect", model, "--data", clicks_file), 2, "give that as well")
+
+
+def test_regularised_training_is_told_in_the_manifest(checkpoint: Path, clicks_file: Path, tmp_path: Path) -> None:
+    done = invoke(checkpoint, "--data", clicks_file, "--regularise", "3", "-o", tmp_path / "out", *QUICK_OPTIONS)
+    assert done.exit_code == 0, done.stderr
+    told = json.loads((tmp_path / "out/manifest.json").read_text())["plan"]["regularisation"]
+    assert told["strength"] == 3.0
+    assert sum(told["zero_channels"].values()) > 0
+    assert "channels without any weight" in done.stderr
 
 
 def test_verify_says_what_is_wrong(bundle: Path, tmp_path: Path) -> None:

@@ -11,7 +11,15 @@ def test_a_part_may_have_a_sparsity_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"sparsity": 1.0}, {"sparsity": float("nan")}, {"batches": ()}, {"structured_share": -1.0}]
+    "values",
+    [
+        {"sparsity": 1.0},
+        {"sparsity": float("nan")},
+        {"batches": ()},
+        {"structured_share": -1.0},
+        {"regularise": -1.0},
+        {"regularise": 1.0, "epochs": 0},
+    ],
 )
 def test_what_cannot_be_is_refused(values: dict[str, object]) -> None:
     with pytest.raises(UsageError):

@@ -10,6 +10,7 @@ import numpy as np
 
 from recprune_export.bundle.manifest import SAMPLE_INPUTS, SAMPLE_OUTPUTS
 from recprune_export.channels.analysis import Analysis
+from recprune_export.finetuning.group_lasso import Regularised
 from recprune_export.onnx.export import OnnxFile
 from recprune_export.program.program import Program
 from recprune_export.pruning.plan import Plan
@@ -17,7 +18,13 @@ from recprune_export.pruning.soundness import Soundness
 from recprune_export.training.loop import FitResult
 
 
-def plan_summary(plan: Plan, analysis: Analysis, soundness: Soundness, fitted: FitResult | None) -> dict[str, Any]:
+def plan_summary(
+    plan: Plan,
+    analysis: Analysis,
+    soundness: Soundness,
+    fitted: FitResult | None,
+    regularised: Regularised | None = None,
+) -> dict[str, Any]:
     """Return, as plain JSON values, what was removed, what is frozen and why, and how proof and tuning went."""
     groups = [{"group": g.group, "kind": g.kind, "width": g.width, "kept": len(g.keep)} for g in plan.groups]
     return {
@@ -25,6 +32,7 @@ def plan_summary(plan: Plan, analysis: Analysis, soundness: Soundness, fitted: F
         "groups": groups,
         "frozen": [axis.to_dict() for axis in analysis.frozen],
         "soundness": soundness.to_dict(),
+        "regularisation": None if regularised is None else regularised.to_dict(),
         "finetuning": None if fitted is None else fitted.to_dict(),
     }
 

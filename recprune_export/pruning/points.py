@@ -25,22 +25,16 @@ class Reading:
 
 def reading_points(program: Program, analysis: Analysis) -> dict[str, Reading]:
     """Find for each group the values that layers with weights of their own read along its axis."""
-    group_of = {c.identity: g.name for g in analysis.groups for c in g.channels}
-    widths = {g.name: g.width for g in analysis.groups}
-    nodes = list(program.module.graph.nodes)
-    axes = {node: _axes(node, analysis.removed_by.get(node.name), group_of, widths) for node in nodes}
+    axes = _axes_of_groups(program, analysis)
+    puts = producing_points(program, analysis)
     reads: dict[str, list[Point]] = {g.name: [] for g in analysis.groups}
-    puts: dict[str, list[Point]] = {g.name: [] for g in analysis.groups}
     ends_elsewhere: set[str] = set()
-    for node in nodes:
+    for node in program.module.graph.nodes:
         if node.op != "call_function":
             continue
         here = axes[node]
         sources = [source for source in node.all_input_nodes if source.op == "call_function"]
         weights = [source for source in node.all_input_nodes if source.op == "get_attr"]
-        for name, axis in here.items():
-            if not any(name in axes[source] for source in sources):
-                puts[name].append(Point(node.name, axis))
         for source in sources:
             for name, axis in axes[source].items():
                 if name in here or not isinstance(node.meta.get("val"), Tensor):
@@ -54,6 +48,27 @@ def reading_points(program: Program, analysis: Analysis) -> dict[str, Reading]:
         for name in reads
         if reads[name] or puts[name]
     }
+
+
+def producing_points(program: Program, analysis: Analysis) -> dict[str, tuple[Point, ...]]:
+    """Find for each group the values that first hold its channels: zero there, and the channel is masked."""
+    axes = _axes_of_groups(program, analysis)
+    puts: dict[str, list[Point]] = {g.name: [] for g in analysis.groups}
+    for node in program.module.graph.nodes:
+        if node.op != "call_function":
+            continue
+        sources = [source for source in node.all_input_nodes if source.op == "call_function"]
+        for name, axis in axes[node].items():
+            if not any(name in axes[source] for source in sources):
+                puts[name].append(Point(node.name, axis))
+    return {name: tuple(points) for name, points in puts.items()}
+
+
+def _axes_of_groups(program: Program, analysis: Analysis) -> dict[fx.Node, dict[str, int]]:
+    group_of = {c.identity: g.name for g in analysis.groups for c in g.channels}
+    widths = {g.name: g.width for g in analysis.groups}
+    nodes = program.module.graph.nodes
+    return {node: _axes(node, analysis.removed_by.get(node.name), group_of, widths) for node in nodes}
 
 
 def _axes(node: fx.Node, removed_by: Any, group_of: Mapping[int, str], widths: Mapping[str, int]) -> dict[str, int]:

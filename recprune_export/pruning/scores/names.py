@@ -1,0 +1,15 @@
+"""The scores by the names that the user gives them; free of torch, for the command line reads it."""
+
+NAMES = {
+    "output-error": "what the answers lose, after rotation or refit (the default)",
+    "fisher": "squared slope of the loss when the channel fades",
+    "gradient": "the same slope, absolute",
+    "taylor": "squared slope by the channel's weights",
+    "permutation": "what the answers lose when the channel is shuffled over requests",
+    "variance": "how much the channel varies over requests",
+    "cosine": "how little the channel says what another one says",
+    "geometric-median": "how far the channel's weights lie from all others'",
+    "magnitude-l1": "absolute weights",
+    "magnitude-l2": "squared weights",
+    "random": "chance, the floor",
+}

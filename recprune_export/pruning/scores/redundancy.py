@@ -1,0 +1,120 @@
+"""Scores by what the other channels of a group say already."""
+
+import torch
+from torch import Tensor
+
+from recprune_export.channels.groups import Group
+from recprune_export.program.program import Program
+from recprune_export.pruning.points import reading_points
+from recprune_export.pruning.ranking import Ranking
+from recprune_export.pruning.scores.activations import Place, Recorder, places
+from recprune_export.pruning.scores.inputs import ScoreInputs
+
+SILENT = 1e-10  # of the largest variance: such a channel says nothing
+CHUNK = 1 << 16  # rows of a table that are widened at once
+
+
+def cosine(inputs: ScoreInputs) -> dict[str, Ranking]:
+    """Of the two channels that are most alike, the quieter goes, and so on until one is left.
+
+    Alike are channels whose activations, without their means, point the same way or the opposite one, for then the
+    layer that reads them can make up for either (merging similar neurons: Srinivas and Babu 2015, "Data-free Parameter
+    Pruning for Deep Neural Networks", section 3). Each that goes counts with 1 - |cosine|; a silent one with nothing.
+    """
+    readings = reading_points(inputs.program, inputs.analysis)
+    found = places(inputs.program, inputs.analysis, {name: reading.points for name, reading in readings.items()})
+    covariances = _covariances(inputs, found)
+    return {
+        g.name: _one_by_one(covariances[g.name] if g.name in covariances else torch.zeros(g.width, g.width))
+        for g in inputs.analysis.groups
+    }
+
+
+def geometric_median(inputs: ScoreInputs) -> dict[str, Tensor]:
+    """Sum of the distances from all other channels' weights: what lies amid the others can be spared.
+
+    He et al. 2019, "Filter Pruning via Geometric Median", section 3.3. A channel's weights are all of its slices, each
+    tensor relative to its root mean square.
+    """
+    return {g.name: _distances(_gram(inputs.program, g)).sum(1) for g in inputs.analysis.groups}
+
+
+def _covariances(inputs: ScoreInputs, found: dict[str, list[Place]]) -> dict[str, Tensor]:
+    """Covariance of each group's activations, D×D, summed over the places where it is read, each of trace 1."""
+    recorder = Recorder(inputs.program, {place.node for own in found.values() for place in own})
+    sums: dict[tuple[str, int], tuple[Tensor, Tensor, int]] = {}
+    for request, _ in inputs.batches:
+        recorder.answer(request)
+        rows = len(next(iter(request.values())))
+        for name, own in found.items():
+            for number, place in enumerate(own):
+                held = place.by_request(recorder.values[place.node], rows).flatten(0, 1).double()
+                square, total, count = sums.get((name, number), (torch.zeros(()), torch.zeros(()), 0))
+                sums[name, number] = (square + held.T @ held, total + held.sum(0), count + len(held))
+    covariances: dict[str, Tensor] = {}
+    for (name, _), (square, total, count) in sums.items():
+        covariance = square / count - torch.outer(total, total) / count**2
+        scaled = covariance / covariance.trace().clamp_min(1e-30)
+        covariances[name] = covariances[name] + scaled if name in covariances else scaled
+    return covariances
+
+
+def _one_by_one(covariance: Tensor) -> Ranking:
+    """Drop the quieter of the closest pair until one channel is left; the last to go is the best."""
+    width, variance = len(covariance), covariance.diagonal()
+    silent = variance <= SILENT * variance.max()
+    scale = variance.clamp_min(1e-30).sqrt()
+    alike = (covariance / torch.outer(scale, scale)).abs().clamp_max(1.0)
+    alike[silent], alike[:, silent] = -1.0, -1.0
+    alike.fill_diagonal_(-1.0)
+    gone = [index for index in range(width) if bool(silent[index])]
+    costs = [0.0] * len(gone)
+    nearest = alike.max(1)
+    closest, partner = nearest.values.clone(), nearest.indices.clone()
+    while len(gone) < width - 1:
+        one = int(closest.argmax())
+        other = int(partner[one])
+        quieter = one if (variance[one], -one) < (variance[other], -other) else other
+        costs.append(1.0 - float(closest[one]))
+        gone.append(quieter)
+        alike[quieter], alike[:, quieter], closest[quieter] = -1.0, -1.0, -1.0
+        orphans = ((partner == quieter) & (closest >= 0.0)).nonzero().flatten()
+        if len(orphans):
+            nearest = alike[orphans].max(1)
+            closest[orphans], partner[orphans] = nearest.values, nearest.indices
+    left = [index for index in range(width) if index not in set(gone)]
+    order = (*left, *reversed(gone))
+    tails = torch.tensor([*costs, *[1.0] * len(left)], dtype=torch.float64).cumsum(0).flip(0)
+    return Ranking(order, (*tails.tolist(), 0.0))
+
+
+def _gram(program: Program, group: Group) -> Tensor:
+    """Inner products of the channels' weights, D×D in float64."""
+    gram = torch.zeros(group.width, group.width, dtype=torch.float64)
+    parameters = program.parameters()
+    for tensor, axis in group.axes():
+        if tensor not in parameters:
+            continue
+        weight = parameters[tensor].detach().movedim(axis, -1)
+        weight = weight.reshape(-1, weight.shape[-1])
+        own = torch.zeros_like(gram)
+        for indices in _occurrences(group, tensor, axis):
+            for rows in weight.split(CHUNK):
+                held = torch.where(indices < 0, 0.0, rows[:, indices.clamp_min(0)].double())
+                own += held.T @ held
+        gram += own / weight.square().mean().double().clamp_min(1e-30)
+    return gram
+
+
+def _occurrences(group: Group, tensor: str, axis: int) -> Tensor:
+    """The indices at which each channel lies on an axis, [occurrences, D]; -1 where a channel has fewer than others."""
+    places_of = [
+        sorted(s.index for s in channel.slices if (s.tensor, s.axis) == (tensor, axis)) for channel in group.channels
+    ]
+    most = max(map(len, places_of))
+    return torch.tensor([[*indices, *[-1] * (most - len(indices))] for indices in places_of]).T
+
+
+def _distances(gram: Tensor) -> Tensor:
+    squares = gram.diagonal()
+    return (squares[:, None] + squares[None, :] - 2.0 * gram).clamp_min(0.0).sqrt()
