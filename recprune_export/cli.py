@@ -106,6 +106,13 @@ def main() -> None:
 @click.option("--embedding-sparsity", type=float, help="The same for the embedding tables alone.")
 @click.option("--hidden-sparsity", type=float, help="The same for everything else.")
 @click.option(
+    "--prune-fields",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="First remove the N fields that the loss needs least; their inputs stay and are ignored.",
+)
+@click.option(
     "--structured-share",
     type=float,
     default=0.95,
@@ -331,8 +338,17 @@ def generate(rows: int, kind: str, seed: int, output: Path) -> None:
 @_loading_options
 @click.option("--batches", default="1,32,256,1024", show_default=True, help="For a bundle: batch sizes of its costs.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="For a bundle: of the machine.")
+@click.option("--fields", is_flag=True, help="Also say which whole fields can go.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-def inspect(model: Path, batches: str, threads: int, as_json: bool, factory_args: str | None, **source: Any) -> None:
+def inspect(
+    model: Path,
+    batches: str,
+    threads: int,
+    fields: bool,
+    as_json: bool,
+    factory_args: str | None,
+    **source: Any,
+) -> None:
     """Show inputs, parameters, channel groups, and what is frozen and why.
 
     For a bundle or an .onnx file: parameters, operations and bytes of a request, and the floor of this machine.
@@ -348,7 +364,8 @@ def inspect(model: Path, batches: str, threads: int, as_json: bool, factory_args
     from recprune_export.console import print_inspection
     from recprune_export.inspection import inspect_file
 
-    print_inspection(inspect_file(model, factory_args=_json_object(factory_args), **source), as_json=as_json)
+    found = inspect_file(model, fields=fields, factory_args=_json_object(factory_args), **source)
+    print_inspection(found, as_json=as_json)
 
 
 @main.command()
