@@ -107,6 +107,13 @@ def main() -> None:
 @click.option("--embedding-sparsity", type=float, help="The same for the embedding tables alone.")
 @click.option("--hidden-sparsity", type=float, help="The same for everything else.")
 @click.option(
+    "--prune-fields",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="First remove the N fields that the loss needs least; their inputs stay and are ignored.",
+)
+@click.option(
     "--structured-share",
     type=float,
     default=0.95,
@@ -347,6 +354,7 @@ def generate(rows: int, kind: str, seed: int, output: Path) -> None:
 @click.option("--data", type=FILE, help="For --scores: rows; without, requests are drawn from the signature.")
 @click.option("--label", "labels", multiple=True, metavar="COLUMN", help="For models that are not our checkpoints.")
 @click.option("--plot", type=FILE, metavar="SVG", help="Of --scores: loss over width.  [default: MODEL.losses.svg]")
+@click.option("--fields", is_flag=True, help="Also say which whole fields can go.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def inspect(
     model: Path,
@@ -356,6 +364,7 @@ def inspect(
     data: Path | None,
     labels: tuple[str, ...],
     plot: Path | None,
+    fields: bool,
     as_json: bool,
     factory_args: str | None,
     **source: Any,
@@ -380,7 +389,7 @@ def inspect(
     from recprune_export.inspection import inspect_file
 
     source["factory_args"] = _json_object(factory_args)
-    inspection = inspect_file(model, **source)
+    inspection = inspect_file(model, fields=fields, **source)
     if not scores:
         return print_inspection(inspection, as_json=as_json)
     from recprune_export.console import print_scores

@@ -14,7 +14,7 @@ from recprune_export.bundle.readme import bundle_readme
 from recprune_export.bundle.write import check_target, write_bundle
 from recprune_export.channels.analysis import Analysis, analyse
 from recprune_export.environment import environment
-from recprune_export.errors import PruningError, ValidationFailed
+from recprune_export.errors import PruningError, UsageError, ValidationFailed
 from recprune_export.finetuning.finetune import Schedule, finetune
 from recprune_export.finetuning.group_lasso import Regularised, regularise
 from recprune_export.finetuning.objective import Objective, make_objective
@@ -36,7 +36,8 @@ from recprune_export.program.drawing import draw_request
 from recprune_export.program.program import Program
 from recprune_export.program.signature import Signature
 from recprune_export.pruning.budget import Budget, Way, make_plan
-from recprune_export.pruning.plan import Plan
+from recprune_export.pruning.field_selection import remove_fields, select_fields
+from recprune_export.pruning.plan import NO_FIELDS, FieldPlan, Plan
 from recprune_export.pruning.refit import refit
 from recprune_export.pruning.rewrite import apply_plan
 from recprune_export.pruning.rotation.apply import apply_transforms
@@ -161,20 +162,32 @@ def compress_program(
         response = answer(pruned.program, in_full(golden, pruned_file.signature))
         files = bundle_files(pruned.program, kept, pruned.plan, golden, response, Path(scratch))
         extra = dict(extra_files or {})
-        readme = bundle_readme(target.name, manifest.signature, advice.options, encoding="encoding.json" in extra)
+        readme = bundle_readme(
+            target.name,
+            manifest.signature,
+            advice.options,
+            encoding="encoding.json" in extra,
+            ignored=pruned.plan.fields.removed,
+        )
         write_bundle(target, {**files, **extra, "README.md": readme.encode()}, manifest)
     return Result(target, manifest, counts, gone, metrics, parity, latency, footprints, advice, notes)
 
 
 def prune(program: Program, settings: Settings, task: Task, plan: Plan | None = None) -> Pruned:
-    """Remove channels by a plan, prove the result, then add zeros while tuning. `program` is left as it is."""
+    """Remove fields and channels by a plan, prove the result, then add zeros while tuning. `program` is left as it is.
+
+    Raises `UsageError` where more fields are to go than can, `PruningError` where the plan does not fit.
+    """
+    if plan is not None and settings.prune_fields:
+        raise UsageError("A plan says itself which fields go: leave out --prune-fields, or the plan.")
     teacher = program.with_own_graph()
     regularised = regularise_channels(program, settings, task)
     program = regularised.program if regularised else program
     plan = plan or decide(program, settings, task)
-    dense, analysis = rotate(program, plan)
+    rest = remove_fields(program, plan.fields)
+    dense, analysis = rotate(rest.program, plan)
     student = apply_plan(dense, analysis, plan)
-    soundness = check_soundness(dense, analysis, plan, student)
+    soundness = check_soundness(dense, analysis, plan, student).together_with(rest.soundness)
     if settings.refit:
         refit(dense, analysis, plan, student, _calibration(task, settings.seed))
     target = zero_target(SizeModel(program, analyse(program)).sizes(), settings)
@@ -212,12 +225,14 @@ def analysed(program: Program) -> Analysis:
 
 
 def decide(program: Program, settings: Settings, task: Task) -> Plan:
-    """Score the channels and make a plan within the budget.
+    """Choose the fields that go, score the channels of the rest, and make a plan within the budget.
 
-    Raises `PruningError` where there is nothing to prune.
+    Raises `PruningError` where there is nothing to prune, `UsageError` where more fields are to go than can.
     """
+    dense = SizeModel(program, analysed(program)).sizes()
+    fields = decide_fields(program, settings, task)
+    program = remove_fields(program, fields).program
     analysis = analysed(program)
-    dense = SizeModel(program, analysis).sizes()
     name = DEFAULT_SCORE if settings.score == "auto" else settings.score
     by_error = name == DEFAULT_SCORE
     loosening = find_loosening(program, analysis) if by_error else NOTHING
@@ -228,7 +243,19 @@ def decide(program: Program, settings: Settings, task: Task) -> Plan:
     budget = Budget(settings.table_sparsity, settings.rest_sparsity, settings.structured_share, settings.round_to)
     way: Way = "loss" if by_error else "uniform"
     plan = make_plan(program, analysis, rankings_by(name, inputs), budget, name, way, dense=dense)
-    return replace(plan, loosening=loosening)
+    return replace(plan, loosening=loosening, fields=fields)
+
+
+def decide_fields(program: Program, settings: Settings, task: Task) -> FieldPlan:
+    """Choose the fields without which the loss rises least: against the labels, or else the program's own answers."""
+    if not settings.prune_fields:
+        return NO_FIELDS
+    objective, batches = task.objective, _calibration(task, settings.seed)
+    if objective.label_of and batches[0][1]:
+        return select_fields(program, settings.prune_fields, batches, objective.supervised)
+    with torch.no_grad():
+        answered = [(request, program(request)) for request, _ in batches]
+    return select_fields(program, settings.prune_fields, answered, objective.distillation)
 
 
 def loosened_inputs(program: Program, settings: Settings, task: Task) -> ScoreInputs:

@@ -66,6 +66,8 @@ def print_result(result: "Result", *, as_json: bool) -> None:
 
     console = _console()
     console.print(_sizes(result))
+    if result.manifest.plan["fields"]["removed"]:
+        console.print(_removed_fields(**result.manifest.plan["fields"]))
     if result.metrics["dense"]:
         console.print(_quality(result.metrics, result.manifest.settings["data"]))
     _print_latency(console, result.latency)
@@ -153,6 +155,13 @@ def print_inspection(inspection: "Inspection", *, as_json: bool) -> None:
         more = f" and {len(axes) - 3} more" if len(axes) > 3 else ""
         groups.add_row(group.name, group.kind, str(group.width), ", ".join(axes[:3]) + more)
     console.print(groups)
+    if inspection.fields is not None:
+        fields = _table("Fields", "field", "parameters that go with it", "")
+        for finding in inspection.fields:
+            why = finding.frozen
+            told = "can go" if why is None else f"stays: {why.text}" + (f" ({why.source})" if why.source else "")
+            fields.add_row(finding.name, f"{finding.parameters:,}" if why is None else "", told)
+        console.print(fields)
     if inspection.frozen:
         frozen = _table("Frozen", "reason", "axes (indices)")
         for reason, found in inspection.frozen_by_reason().items():
@@ -350,6 +359,13 @@ def _sizes(result: "Result") -> "Table":
         table.add_row(part, f"{before.parameters:,}", f"{after.parameters:,}", f"{after.nonzero:,}", f"{share:.1%}")
     for name, share in (("operations", gone.operations), ("bytes", gone.bytes)):
         table.add_row(name, f"{getattr(dense, name):,}", f"{getattr(pruned, name):,}", "", f"{share:.1%}")
+    return table
+
+
+def _removed_fields(removed: Sequence[str], importance: Mapping[str, float]) -> "Table":
+    table = _table("Fields removed; their inputs stay and are ignored", "field", "rise of the loss without it")
+    for name in removed:
+        table.add_row(name, f"{importance[name]:+.2e}" if name in importance else "not measured")
     return table
 
 

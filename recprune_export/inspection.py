@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from recprune_export.channels.analysis import Analysis, analyse
-from recprune_export.channels.groups import FrozenAxis, Group
+from recprune_export.channels.groups import Channel, FrozenAxis, Group
+from recprune_export.channels.label_sets import Reason
 from recprune_export.program.loading import load_program
 from recprune_export.program.program import Program
 from recprune_export.program.signature import Signature
+from recprune_export.pruning.field_selection import field_channels
 from recprune_export.pruning.sizes import PartSizes, SizeModel
 
 REASONS = 3  # in the summary
@@ -17,8 +19,25 @@ RETURNED = "the model returns it"  # of every model some axis, and no news
 
 
 @dataclass(frozen=True)
+class FieldFinding:
+    """Whether a field can be removed: how many parameters would go with it alone, or why it cannot."""
+
+    name: str
+    parameters: int
+    frozen: Reason | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        why = {} if self.frozen is None else {"reason": self.frozen.text, "source": self.frozen.source}
+        return {"field": self.name, "removable": self.frozen is None, "parameters": self.parameters, **why}
+
+
+@dataclass(frozen=True)
 class Inspection:
-    """What the analysis says of one model; `smallest` is what would be left if each group kept one channel."""
+    """What the analysis says of one model; `smallest` is what would be left if each group kept one channel.
+
+    `fields` is None where they were not asked for; fields that can only go together are one finding.
+    """
 
     name: str
     kind: str
@@ -27,6 +46,7 @@ class Inspection:
     smallest: PartSizes
     groups: tuple[Group, ...]
     frozen: tuple[FrozenAxis, ...]
+    fields: tuple[FieldFinding, ...] | None = None
 
     @property
     def prunable_share(self) -> float:
@@ -68,11 +88,12 @@ class Inspection:
             "summary": self.summary,
             "groups": groups,
             "frozen": [axis.to_dict() for axis in self.frozen],
+            "fields": None if self.fields is None else [finding.to_dict() for finding in self.fields],
         }
 
 
-def inspect_program(program: Program, name: str, kind: str) -> Inspection:
-    """Analyse a program that is already in memory."""
+def inspect_program(program: Program, name: str, kind: str, *, fields: bool = False) -> Inspection:
+    """Analyse a program that is already in memory; with `fields`, say which of them can go."""
     analysis = analyse(program)
     model = SizeModel(program, analysis)
     return Inspection(
@@ -83,13 +104,28 @@ def inspect_program(program: Program, name: str, kind: str) -> Inspection:
         smallest=model.sizes(_all_but_one(analysis)),
         groups=analysis.groups,
         frozen=analysis.frozen,
+        fields=find_removable_fields(program) if fields else None,
     )
 
 
-def inspect_file(path: Path, **source: Any) -> Inspection:
+def inspect_file(path: Path, *, fields: bool = False, **source: Any) -> Inspection:
     """Load a model file, as `load_program` does, and analyse it."""
     loaded = load_program(path, **source)
-    return inspect_program(loaded.program, path.name, loaded.kind.value)
+    return inspect_program(loaded.program, path.name, loaded.kind.value, fields=fields)
+
+
+def find_removable_fields(program: Program) -> tuple[FieldFinding, ...]:
+    """Say of each field whether it can be removed, in the order of the request; those that cannot come last."""
+    analysis = analyse(program, fields=True)
+    model = SizeModel(program, analysis)
+    dense = model.sizes()
+
+    def saved(channel: Channel) -> int:
+        left = model.sizes(frozenset((channel.identity,)))
+        return dense.tables + dense.rest - left.tables - left.rest
+
+    removable = [FieldFinding(channel.name, saved(channel)) for channel in field_channels(analysis)]
+    return (*removable, *(FieldFinding(f.field.name, 0, f.reason) for f in analysis.frozen_fields))
 
 
 def _all_but_one(analysis: Analysis) -> frozenset[int]:

@@ -14,12 +14,13 @@ class Settings:
     `sparsity`, `embedding_sparsity` and `hidden_sparsity` are fractions of dense parameters in [0, 1). Latency is
     measured for each size in `batches`, with `threads` threads. Inputs named in `shared_inputs` are the same for all
     candidates of a request, and have one row in the ONNX file. With `max_drop` or `target_speedup` the sparsity is searched,
-    beginning at `sparsity`.
+    beginning at `sparsity`. `prune_fields` is how many whole fields go, before anything else.
     """
 
     sparsity: float = 0.7
     embedding_sparsity: float | None = None
     hidden_sparsity: float | None = None
+    prune_fields: int = 0
     structured_share: float = 0.95
     score: str = "auto"
     round_to: int = 16
@@ -43,6 +44,8 @@ class Settings:
             if value is not None and not 0.0 <= value < 1.0:
                 option = "--" + name.replace("_", "-")
                 raise UsageError(f"{option} must lie in [0, 1), got {value:g}; 0.7 removes 70 % of the parameters.")
+        if self.prune_fields < 0:
+            raise UsageError(f"--prune-fields must be 0 or more, got {self.prune_fields}.")
         if self.round_to < 1:
             raise UsageError(f"--round-to must be 1 or more, got {self.round_to}.")
         if not 0.0 <= self.regularise < 1e3:

@@ -20,7 +20,7 @@ from recprune_export.cli import main
 from recprune_export.data.inference import Wishes
 from recprune_export.errors import UsageError, ValidationFailed
 from recprune_export.jobs import compress, load
-from recprune_export.onnx.session import SessionOptions
+from recprune_export.onnx.session import SessionOptions, make_session, run
 from recprune_export.program.loading import load_program
 from recprune_export.recommenders.catalogue import build
 from recprune_export.settings import Settings
@@ -113,6 +113,30 @@ def test_a_plan_can_be_looked_at_and_given_back(checkpoint: Path, clicks_file: P
     assert made.exit_code == 0, made.stderr
     kept = [g["kept"] for g in json.loads((tmp_path / "out/manifest.json").read_text())["plan"]["groups"]]
     assert set(kept) == {3}
+
+
+def test_whole_fields_go_and_are_named(checkpoint: Path, clicks_file: Path, tmp_path: Path) -> None:
+    made = invoke(checkpoint, "--prune-fields", 2, "--data", clicks_file, "-o", tmp_path / "out", *QUICK_OPTIONS)
+    assert made.exit_code == 0, made.stderr
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    removed, importance = manifest["plan"]["fields"]["removed"], manifest["plan"]["fields"]["importance"]
+    assert len(removed) == 2
+    assert max(importance[name] for name in removed) <= min(importance[name] for name in set(importance) - set(removed))
+    assert set(removed) < {i["name"] for i in manifest["signature"]["inputs"]}
+    readme = (tmp_path / "out/README.md").read_text()
+    assert all(name in made.stdout.split("Fields removed")[1] for name in removed)
+    assert "Ignored, but still sent: " + ", ".join(f"`{name}`" for name in removed) in readme
+    request, session = dict(np.load(tmp_path / "out/samples/inputs.npz")), make_session(tmp_path / "out/model.onnx", 1)
+    other = {name: np.roll(value, 1, 0) if name in removed else value for name, value in request.items()}
+    assert any((other[name] != request[name]).any() for name in removed)
+    assert np.array_equal(run(session, request)["clicked"], run(session, other)["clicked"])
+    again = invoke(checkpoint, "--plan", tmp_path / "out/plan.json", "-o", tmp_path / "again", *QUICK_OPTIONS)
+    assert json.loads((tmp_path / "again/manifest.json").read_text())["plan"]["fields"]["removed"] == removed, (
+        again.stderr
+    )
+    refused = invoke(checkpoint, "--plan", tmp_path / "out/plan.json", "--prune-fields", 1, "-o", tmp_path / "no")
+    assert (refused.exit_code, (tmp_path / "no").exists()) == (2, False)
+    assert "A plan says itself which fields go" in refused.stderr
 
 
 def test_the_same_seed_gives_the_same_file(checkpoint: Path, clicks_file: Path, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ def plan_summary(
     groups = [{"group": g.group, "kind": g.kind, "width": g.width, "kept": len(g.keep)} for g in plan.groups]
     return {
         "score": plan.score,
+        "fields": plan.fields.to_dict(),
         "groups": groups,
         "frozen": [axis.to_dict() for axis in analysis.frozen],
         "soundness": soundness.to_dict(),

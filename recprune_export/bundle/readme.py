@@ -1,6 +1,6 @@
 """The bundle's own README: how to load the model and call it, in ten lines."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from recprune_export.onnx.session import SessionOptions
@@ -25,7 +25,7 @@ response = dict(zip(names, session.run(names, request)))
 |---|---|---|---|---|
 {rows}
 
-The batch may have any size.{shared} `samples/outputs.npz` is the answer to `samples/inputs.npz`; `manifest.json` states the
+{ignored}The batch may have any size.{shared} `samples/outputs.npz` is the answer to `samples/inputs.npz`; `manifest.json` states the
 tolerances, sizes, quality and latency. `model.pt2` is the same model for PyTorch (`torch.export.load`), to train on.
 {encoding}"""
 
@@ -34,19 +34,32 @@ _ENCODING = (
 )
 
 
-def bundle_readme(name: str, signature: Mapping[str, Any], session: SessionOptions, *, encoding: bool) -> str:
+def bundle_readme(
+    name: str, signature: Mapping[str, Any], session: SessionOptions, *, encoding: bool, ignored: Sequence[str] = ()
+) -> str:
     """Return the README of a bundle.
 
     `signature` is `Signature.to_dict()`; `session` goes into the code that loads the model; `encoding` says whether the
-    bundle ships `encoding.json`.
+    bundle ships `encoding.json`; `ignored` are the inputs, or their columns, that the model does not read.
     """
     kinds = (("input", signature["inputs"]), ("output", signature["outputs"]))
     rows = "\n".join(_row(kind, tensor) for kind, tensors in kinds for tensor in tensors)
     shared = [f"`{tensor['name']}`" for tensor in signature["inputs"] if tensor.get("shared")]
     told = f" One row of {', '.join(shared)} stands for all candidates of a request." if shared else ""
     return _TEMPLATE.format(
-        name=name, rows=rows, session=session.code(), shared=told, encoding=_ENCODING if encoding else ""
+        name=name,
+        rows=rows,
+        session=session.code(),
+        ignored=_ignored(ignored),
+        shared=told,
+        encoding=_ENCODING if encoding else "",
     )
+
+
+def _ignored(fields: Sequence[str]) -> str:
+    if not fields:
+        return ""
+    return f"Ignored, but still sent: {', '.join(f'`{f}`' for f in fields)}. These fields were pruned; any valid ids do.\n\n"
 
 
 def _row(kind: str, tensor: Mapping[str, Any]) -> str:

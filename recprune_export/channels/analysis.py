@@ -1,7 +1,7 @@
 """`analyse`: from a program to its channel groups, and what is frozen with the reason."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -9,11 +9,15 @@ import torch
 from torch import Tensor, fx
 
 from recprune_export.channels import rules  # noqa: F401  (registers the rules)
-from recprune_export.channels.groups import Channel, FrozenAxis, Group, Kind, Slice
+from recprune_export.channels.fields import Field, Fields, find_fields
+from recprune_export.channels.groups import FIELDS, Channel, FrozenAxis, FrozenField, Group, Kind, Slice
 from recprune_export.channels.label_sets import LabelSets, Reason
 from recprune_export.channels.labels import Labels
-from recprune_export.channels.walk import Layout, Walk
+from recprune_export.channels.liveness import freeze_needed_fields
+from recprune_export.channels.rules.movement import JOINS, operand_indices
+from recprune_export.channels.walk import FIELD, Described, Layout, Walk
 from recprune_export.program.canonical import tensor_at
+from recprune_export.program.nodes import argument, arguments
 from recprune_export.program.program import Program, example_tensors
 
 BATCH_OF_THE_WALK = 2
@@ -28,20 +32,43 @@ class Analysis:
     """The channel groups of one program, and how each value of its graph shrinks with them.
 
     `removed_by[node]` holds the sets of channels by axis and index, for a node with several outputs one such for each.
+    `gone_with[node]` are the channels with which all of a value goes, for several outputs of each. `fields` is None where
+    they were not asked for.
     """
 
     groups: tuple[Group, ...]
     frozen: tuple[FrozenAxis, ...]
     removed_by: Mapping[str, AxisSets | tuple[AxisSets, ...]]
     tables: frozenset[str]
+    gone_with: Mapping[str, frozenset[int] | tuple[frozenset[int], ...]]
+    fields: Fields | None = None
+    frozen_fields: tuple[FrozenField, ...] = ()
+
+    def is_gone(self, node: fx.Node, removed: frozenset[int], output: int | None = None) -> bool:
+        """Tell whether all of a node's value goes when channels are removed; of several outputs, one or all of them."""
+        channels = self.gone_with.get(node.name, frozenset())
+        if isinstance(channels, frozenset):
+            return bool(channels & removed)
+        return all(bool(of_one & removed) for of_one in (channels if output is None else [channels[output]]))
+
+    def operands_left(self, node: fx.Node, removed: frozenset[int]) -> list[fx.Node]:
+        """Return what an operator still reads: not what goes, nor what `cat` and `stack` leave out for its index' sake."""
+        if node.target not in JOINS:
+            return [source for source in node.all_input_nodes if not self.is_gone(source, removed)]
+        axes = cast(AxisSets, self.removed_by.get(node.name, ()))
+        along = axes[argument(node, "dim") % len(axes)] if axes else None
+        if along is None:
+            return [operand for operand in arguments(node)[0] if not self.is_gone(operand, removed)]
+        left = [(operand, [i for i in indices if not along[i] & removed]) for operand, indices in operand_indices(node)]
+        return [operand for operand, kept in left if kept and not self.is_gone(operand, removed)]
 
     def group(self, name: str) -> Group:
         """Return a group by its name; `KeyError` where there is none."""
         return {group.name: group for group in self.groups}[name]
 
 
-def analyse(program: Program) -> Analysis:
-    """Find every channel of `program`.
+def analyse(program: Program, *, fields: bool = False, together: Collection[str] = ()) -> Analysis:
+    """Find every channel of `program`; with `fields`, whole fields as well, those named in `together` as one channel.
 
     Labels are propagated until a pass ties and freezes nothing new; only the last pass decides what is not zero when
     masked, because ties found late can show that it is after all. Where labels had to be tied along one axis of a
@@ -49,10 +76,11 @@ def analyse(program: Program) -> Analysis:
     pass; most graphs take two.
     """
     tensors = example_tensors(program.signature, BATCH_OF_THE_WALK)
+    found = find_fields(program, tensors) if fields else None
     walks: list[Walk] = []
     wanted: dict[str, int] = {}
     while len(walks) < MOST_LAYOUTS:
-        walks.append(propagate(program.module, tensors, wanted))
+        walks.append(propagate(program.module, tensors, wanted, found, together))
         others = {name: layout.others for name, layout in walks[-1].layouts.items() if _is_lost(walks[-1], layout)}
         untried = {name: axes[0] for name, axes in others.items() if name not in wanted and axes}
         if not untried:
@@ -61,14 +89,25 @@ def analyse(program: Program) -> Analysis:
     return _collect(program.module, max(walks, key=lambda walk: _prunable_elements(program.module, walk)))
 
 
-def propagate(module: fx.GraphModule, tensors: tuple[Tensor, ...], wanted: Mapping[str, int]) -> Walk:
+def propagate(
+    module: fx.GraphModule,
+    tensors: tuple[Tensor, ...],
+    wanted: Mapping[str, int],
+    fields: Fields | None = None,
+    together: Collection[str] = (),
+) -> Walk:
+    """Walk until a pass ties and freezes nothing new; return the last walk."""
     sets = LabelSets()
+    numbers = [number for number, field in enumerate(fields.each if fields else ()) if field.name in together]
+    if numbers:
+        sets.tie(sets.label((FIELD, number, 0)) for number in numbers)
     while True:
         before = sets.changes
         sets.forget_doubts()
-        walk = Walk(module, sets, wanted)
+        walk = Walk(module, sets, wanted, fields)
         with torch.no_grad():
             walk.run(*tensors)
+        freeze_needed_fields(walk)
         if sets.changes == before:
             return walk
 
@@ -96,17 +135,22 @@ def _collect(module: fx.GraphModule, walk: Walk) -> Analysis:
     target_of = _targets(module)
     channels = _channels(sets, target_of)
     tables = frozenset(target_of[name] for name in walk.tables)
-    live = {identity: slices for identity, slices in channels.items() if identity not in doubted}
+    live = {c: slices for c, slices in channels.items() if c not in doubted and not sets.is_slack(c)}
     removed_by = {
         node.name: _resolve(sets, described, live, node.meta["val"])
         for node, described in walk.described.items()
         if described is not None
     }
+    gone_with = {node.name: _goes_with(sets, described, live) for node, described in walk.described.items()}
+    fields_of = _fields_of_channels(sets, walk.fields)
     return Analysis(
-        groups=_groups(module, live, tables),
+        groups=_groups(module, live, tables, fields_of),
         frozen=_frozen_axes(module, sets, target_of, doubted),
         removed_by=removed_by,
         tables=tables,
+        gone_with={name: channels for name, channels in gone_with.items() if channels},
+        fields=walk.fields,
+        frozen_fields=_frozen_fields(sets, walk.fields, doubted),
     )
 
 
@@ -115,20 +159,36 @@ def _channels(sets: LabelSets, target_of: Mapping[str, str]) -> dict[int, list[S
     slices: dict[int, list[Slice]] = defaultdict(list)
     for label in sets.labels():
         name, axis, index = cast(tuple[str, int, int], sets.key(label))
-        if name in target_of:
-            for channel in sets.channels_of(label):
-                slices[channel].append(Slice(target_of[name], axis, index))
+        for channel in sets.channels_of(label):
+            slices[channel] += [Slice(target_of[name], axis, index)] if name in target_of else []
     return slices
 
 
-def _groups(module: fx.GraphModule, live: Mapping[int, list[Slice]], tables: frozenset[str]) -> tuple[Group, ...]:
-    """Channels on the same axes form a group; a group without a parameter is nobody's to prune."""
+def _fields_of_channels(sets: LabelSets, fields: Fields | None) -> dict[int, list[Field]]:
+    """Gather for each channel the fields that go with it."""
+    found: dict[int, list[Field]] = defaultdict(list)
+    for number, field in enumerate(fields.each if fields is not None else ()):
+        for channel in sets.channels_of(sets.label((FIELD, number, 0))):
+            found[channel].append(field)
+    return found
+
+
+def _groups(
+    module: fx.GraphModule,
+    live: Mapping[int, list[Slice]],
+    tables: frozenset[str],
+    fields_of: Mapping[int, list[Field]],
+) -> tuple[Group, ...]:
+    """Fields form a group, and channels on the same axes do; one without a parameter is nobody's to prune."""
+    whole = tuple(Channel(c, tuple(live[c]), tuple(fields)) for c, fields in fields_of.items() if c in live)
     by_axes: dict[tuple[tuple[str, int], ...], list[Channel]] = defaultdict(list)
     for identity, slices in live.items():
+        if identity in fields_of:
+            continue
         axes = tuple(dict.fromkeys((s.tensor, s.axis) for s in slices))
         if any(isinstance(tensor_at(module, tensor), torch.nn.Parameter) for tensor, _ in axes):
             by_axes[axes].append(Channel(identity, tuple(slices)))
-    groups = []
+    groups = [Group(FIELDS, "field", whole)] if whole else []
     names: dict[str, int] = defaultdict(int)
     for axes, channels in by_axes.items():
         kind: Kind = "embedding" if any(tensor in tables and axis == 1 for tensor, axis in axes) else "hidden"
@@ -151,8 +211,26 @@ def _frozen_axes(
     return tuple(FrozenAxis(tensor, axis, count, reason) for (tensor, axis, reason), count in counts.items())
 
 
+def _frozen_fields(sets: LabelSets, fields: Fields | None, doubted: Mapping[int, Reason]) -> tuple[FrozenField, ...]:
+    frozen = []
+    for number, field in enumerate(fields.each if fields is not None else ()):
+        label = sets.label((FIELD, number, 0))
+        reason = sets.why_kept(label) or next((doubted[c] for c in sets.channels_of(label) if c in doubted), None)
+        if reason is not None:
+            frozen.append(FrozenField(field, reason))
+    return tuple(frozen)
+
+
 def _parameter(module: fx.GraphModule, target: str | None) -> Tensor | None:
     return None if target is None else tensor_at(module, target)
+
+
+def _goes_with(
+    sets: LabelSets, described: Described, live: Mapping[int, object]
+) -> frozenset[int] | tuple[frozenset[int], ...]:
+    if isinstance(described, tuple):
+        return tuple(frozenset(_goes_with(sets, part, live)) for part in described)  # type: ignore[arg-type]
+    return frozenset(c for c in sets.members(described.whole) if c in live) if described is not None else frozenset()
 
 
 def _resolve(

@@ -6,9 +6,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from recprune_export.channels.fields import Field
 from recprune_export.channels.label_sets import Reason
 
-Kind = Literal["embedding", "hidden"]
+Kind = Literal["embedding", "hidden", "field"]
+FIELDS = "fields"  # the name of the group of kind "field", of which there is at most one
 
 
 @dataclass(frozen=True)
@@ -22,10 +24,16 @@ class Slice:
 
 @dataclass(frozen=True)
 class Channel:
-    """The smallest thing that can be removed: all of `slices` go when it goes."""
+    """The smallest thing that can be removed: all of `slices` go when it goes, and all lookups of `fields`."""
 
     identity: int
     slices: tuple[Slice, ...]
+    fields: tuple[Field, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The fields that go together; empty for other channels."""
+        return " + ".join(field.name for field in self.fields)
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class Group:
 
     def axes(self) -> tuple[tuple[str, int], ...]:
         """Return each (tensor, axis) on which the group lies, in the order of the graph."""
-        return tuple(dict.fromkeys((s.tensor, s.axis) for s in self.channels[0].slices))
+        return tuple(dict.fromkeys((s.tensor, s.axis) for channel in self.channels for s in channel.slices))
 
 
 @dataclass(frozen=True)
@@ -70,3 +78,15 @@ def slice_positions(group: Group, tensor: str, axis: int) -> Tensor:
         sorted(s.index for s in channel.slices if (s.tensor, s.axis) == (tensor, axis)) for channel in group.channels
     ]
     return torch.tensor(places, dtype=torch.int64).T.contiguous()
+
+
+@dataclass(frozen=True)
+class FrozenField:
+    """A field that cannot be removed."""
+
+    field: Field
+    reason: Reason
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {"field": self.field.name, "reason": self.reason.text, "source": self.reason.source}

@@ -4,6 +4,10 @@ A *label* stands for one index of one axis of one parameter. Two labels that can
 classes of tied labels are the channels. What an index of an axis depends on is a *set* of labels: the index goes as
 soon as one of them goes (after flattening an outer product, index (i, j) goes with i and with j). Sets are interned,
 so that a tensor of integers can hold one set for each element and be moved by the operators of the graph itself.
+
+A *sovereign* label stands for a whole field. An index may go with it, but it is never tied to one of several labels:
+where that would be asked of it, it stays. A *slack* label stands for an index that may be left out for the asking: where two
+sets have to become one, the slack of either takes up what the other has more.
 """
 
 from collections.abc import Hashable, Iterable
@@ -43,11 +47,33 @@ class LabelSets:
         self._canonical: dict[int, int] = {}
         self._kept: dict[int, Reason] = {}  # roots of classes that stay for ever
         self._doubted: dict[int, Reason] = {}  # labels that stay unless a later pass clears them
+        self._sovereign: set[int] = set()  # roots of classes with a sovereign label
+        self._slack: set[int] = set()  # slack labels that are alone in their class
         self.changes = 0
 
     def singletons(self, keys: Iterable[Hashable]) -> Tensor:
         """Return for each key the interned set of its one label; the same key gives the same label again."""
         return torch.tensor([self._intern(frozenset((self._label(key),))) for key in keys], dtype=torch.int64)
+
+    def sovereign_singletons(self, keys: Iterable[Hashable]) -> Tensor:
+        """The same for sovereign labels."""
+        keys = list(keys)
+        self._sovereign |= {self._find(self._label(key)) for key in keys}
+        return self.singletons(keys)
+
+    def label(self, key: Hashable) -> int:
+        """Return the label of a key."""
+        return self._label(key)
+
+    def slack_singletons(self, keys: Iterable[Hashable]) -> Tensor:
+        """The same for slack labels."""
+        keys = list(keys)
+        self._slack |= {self._label(key) for key in keys if key not in self._label_of}
+        return self.singletons(keys)
+
+    def is_slack(self, label: int) -> bool:
+        """Tell whether nothing has taken up a slack label."""
+        return label in self._slack
 
     def key(self, label: int) -> Hashable:
         """Return the key under which a label was made."""
@@ -73,6 +99,14 @@ class LabelSets:
         """Replace each set by the set of its channels, so that equal sets have equal ids."""
         return _map_unique(self._canonical_id, ids) if bool(ids.any()) else ids
 
+    def any_of(self, set_ids: Iterable[int]) -> int:
+        """Return the union of single sets."""
+        return self._intern(frozenset().union(*(self.members(i) for i in set_ids)))
+
+    def all_of(self, set_ids: Iterable[int]) -> int:
+        """Return the intersection of single sets, of which there is at least one."""
+        return self._intern(frozenset.intersection(*(self.members(i) for i in set_ids)))
+
     def union(self, left: Tensor, right: Tensor) -> Tensor:
         """Return elementwise unions, broadcast."""
         return self._pairwise(left, right, frozenset.__or__, keep_left_if_right_empty=True)
@@ -84,6 +118,17 @@ class LabelSets:
     def without(self, left: Tensor, right: Tensor) -> Tensor:
         """Return elementwise differences, broadcast."""
         return self._pairwise(left, right, frozenset.__sub__, keep_left_if_right_empty=True)
+
+    @property
+    def has_sovereign(self) -> bool:
+        """Whether there is any sovereign label."""
+        return bool(self._sovereign)
+
+    def sovereign_in(self, ids: Tensor) -> Tensor:
+        """Return of each set what is sovereign."""
+        if not self._sovereign:
+            return torch.zeros_like(ids)
+        return _map_unique(lambda set_id: self._intern(self.members(set_id) & self._sovereign), ids)
 
     def common_along(self, ids: Tensor, axis: int) -> Tensor:
         """Return the intersection over `axis`, which stays with size 1."""
@@ -102,13 +147,28 @@ class LabelSets:
         Where one side cannot be removed at all, the other is frozen for `reason`.
         """
         for a, b in zip(self.canonical(left).tolist(), self.canonical(right).tolist(), strict=True):
-            one, other = self.members(a), self.members(b)
-            if one == other:
-                continue
-            if not one or not other:
-                self._keep(one | other, reason)
-            elif not (self._bind(one, other) or self._bind(other, one)):
-                self.tie(one | other)
+            self._equate(self.members(a), self.members(b), reason)
+
+    def _equate(self, one: frozenset[int], other: frozenset[int], reason: Reason) -> None:
+        shared = one & other & self._sovereign
+        one, other = one - shared, other - shared
+        if one - self._slack == other - self._slack:
+            return
+        if not one or not other:
+            self._keep(one | other, reason)
+        elif self._bind(one, other) or self._bind(other, one):
+            pass
+        elif (one | other) & self._slack:
+            self._equate(self._take_up(one, other), self._take_up(other, one), reason)
+        elif len(one) == len(other) == 1 or not (one | other) & self._sovereign:
+            self.tie(one | other)
+        else:
+            ours, theirs = one & self._sovereign, other & self._sovereign
+            if len(ours) == len(theirs) == 1:
+                self.tie(ours | theirs)
+            else:
+                self._keep(ours | theirs, reason)
+            self._equate(one - ours, other - theirs, reason)
 
     def tie(self, labels: Iterable[int]) -> None:
         """Make one channel of all `labels`."""
@@ -120,6 +180,10 @@ class LabelSets:
         """Keep for ever whatever the sets hold: from now on it is in no set, since it removes nothing."""
         for set_id in distinct(ids):
             self._keep(self.members(set_id), reason)
+
+    def freeze_channel(self, channel: int, reason: Reason) -> None:
+        """The same for one channel."""
+        self._keep((channel,), reason)
 
     def doubt(self, ids: Tensor, reason: Reason) -> None:
         """Keep whatever the sets hold, unless the next pass does not say so again."""
@@ -186,12 +250,22 @@ class LabelSets:
 
     def _bind(self, one: frozenset[int], several: frozenset[int]) -> bool:
         """Let a label that nothing else has claimed stand for several channels."""
-        if len(one) != 1 or len(several) < 2 or one & several:
+        if len(one) != 1 or len(several) < 2 or one & several or one & self._sovereign:
             return False
         (label,) = one
         self._bound[label] = several
         self._changed()
         return True
+
+    def _take_up(self, mine: frozenset[int], theirs: frozenset[int]) -> frozenset[int]:
+        """Let the newest slack in `mine`, which fewest values have, stand for what `theirs` has more."""
+        own, wanted = mine - self._slack, theirs - mine - self._slack
+        spare = (mine - theirs) & self._slack
+        if not wanted or not spare:
+            return own
+        self._bound[max(spare)] = wanted
+        self._changed()
+        return own | wanted
 
     def _merge(self, left: int, right: int) -> None:
         a, b = sorted((self._find(left), self._find(right)))
@@ -199,6 +273,9 @@ class LabelSets:
             self._parent[b] = a
             if b in self._kept:
                 self._kept.setdefault(a, self._kept.pop(b))
+            if b in self._sovereign:
+                self._sovereign.add(a)
+            self._slack -= {a, b}
             self._changed()
 
     def _changed(self) -> None:

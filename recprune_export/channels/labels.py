@@ -23,12 +23,15 @@ class Labels:
     `steady[a][i]`: those whose masking makes these elements the same for every request: a zero that met a bias. Taken
     to be `zeroes` where a rule does not say more.
     `constant`: the whole tensor is the same for every request, like a parameter.
+    `whole`: the fields each of which removes the whole tensor, and makes all of it zero when masked. A rule that does not
+    say so loses them, which is safe: then they stay.
     """
 
     removes: tuple[Tensor, ...]
     zeroes: tuple[Tensor, ...]
     steady: tuple[Tensor, ...] = ()
     constant: bool = False
+    whole: int = EMPTY
 
     def __post_init__(self) -> None:
         if self.constant or not self.steady:
@@ -48,10 +51,9 @@ class Labels:
         return Labels(self.removes, tuple(torch.zeros_like(axis) for axis in self.removes), self.steady, self.constant)
 
     def map(self, change: Callable[[tuple[Tensor, ...]], Iterable[Tensor]]) -> "Labels":
-        """The same change of the axes in each field."""
-        return Labels(
-            tuple(change(self.removes)), tuple(change(self.zeroes)), tuple(change(self.steady)), self.constant
-        )
+        """The same change of the axes in each of the three; data is moved or added up, so that zero stays zero."""
+        removes, zeroes, steady = (tuple(change(side)) for side in (self.removes, self.zeroes, self.steady))
+        return Labels(removes, zeroes, steady, self.constant, self.whole)
 
     def take_axes(self, order: Sequence[int | None]) -> "Labels":
         """The axes in another order; None is a new axis of one value."""
@@ -100,6 +102,10 @@ def from_elements(
         return empty(removes.shape)
     axes = _by_axis(sets, removes, fixed)
     ragged = sets.without(removes, to_elements(sets, axes))
+    fields = sets.sovereign_in(ragged)
+    if bool(fields.any()):
+        sets.freeze(fields, reason)
+        axes, ragged = _by_axis(sets, removes, fixed), sets.canonical(ragged)
     if bool(ragged.any()):
         candidates = _likely_axes(sets, ragged, fixed)
         if candidates:

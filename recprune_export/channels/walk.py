@@ -6,13 +6,14 @@ rule freezes what it touches.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
 
-from recprune_export.channels.label_sets import LabelSets, Reason, distinct
+from recprune_export.channels.fields import Fields
+from recprune_export.channels.label_sets import EMPTY, LabelSets, Reason, distinct
 from recprune_export.channels.labels import Labels, empty, from_elements, unlabelled
 
 Described = Labels | tuple[Labels | None, ...] | None  # None: the value is no tensor
@@ -21,6 +22,7 @@ Rule = Callable[["Walk", fx.Node], Described]
 aten = torch.ops.aten
 _LOOKUPS = (aten.embedding.default, aten.embedding_bag.padding_idx, aten.embedding_bag.default)
 
+FIELD = "a field"  # begins the key of its label, as the name of a node does those of other labels
 RULES: dict[Any, Rule] = {}
 WIDEST_AXIS = 1 << 16  # a wider axis counts rows, not channels, and is never labelled
 
@@ -50,13 +52,18 @@ class Walk(fx.Interpreter):
     """Runs a graph on a small batch and carries labels beside the values.
 
     `wanted` names, for nodes of which the likeliest axis turned out to be wrong, the one to tie labels along instead.
+    `fields` are given labels where their ids are looked up.
     """
 
-    def __init__(self, module: fx.GraphModule, sets: LabelSets, wanted: Mapping[str, int]) -> None:
+    def __init__(
+        self, module: fx.GraphModule, sets: LabelSets, wanted: Mapping[str, int], fields: Fields | None = None
+    ) -> None:
         super().__init__(module, garbage_collect_values=False)
         self.sets = sets
+        self.fields = fields
         self.layouts: dict[str, Layout] = {}
         self._wanted = wanted
+        self._optional: set[tuple[fx.Node, fx.Node]] = set()
         self.described: dict[fx.Node, Described] = {}
         self.tables: set[str] = set()
         self._parameters: set[str] = set()
@@ -69,7 +76,7 @@ class Walk(fx.Interpreter):
         elif n.op == "output":
             self._freeze_outputs(n)
         elif n.op == "call_function":
-            self.described[n] = self._constant_where_inputs_are(n, self._apply_rule(n))
+            self.described[n] = self._lift(self._constant_where_inputs_are(n, self._apply_rule(n)))
             self._keep_what_would_leave_nothing(n)
         else:
             self.described[n] = self.nothing(value)
@@ -91,6 +98,45 @@ class Walk(fx.Interpreter):
         if isinstance(value, (tuple, list)):
             return tuple(empty(v.shape) if isinstance(v, Tensor) else None for v in value)
         return None
+
+    def slack(self, node: fx.Node, axis: int) -> Tensor:
+        """Return labels with which the indices of an axis may be left out where a field asks for it."""
+        size = self.env[node].shape[axis]
+        return self.sets.slack_singletons((f"{node.name} leaves out", axis, index) for index in range(size))
+
+    def with_whole(self, described: Described, like: Labels | None) -> Described:
+        """Describe a value that is moved as a whole: it goes with the fields with which what is moved goes."""
+        if isinstance(described, tuple):
+            return tuple(part and replace(part, whole=like.whole) for part in described) if like else described
+        return replace(described, whole=like.whole) if described is not None and like is not None else described
+
+    def goes_without(self, node: fx.Node, operand: Any) -> None:
+        """State that where all of an operand goes, the operator does without it."""
+        if isinstance(operand, fx.Node):
+            self._optional.add((node, operand))
+
+    def can_go_without(self, node: fx.Node, operand: fx.Node) -> bool:
+        """Tell whether a rule said so."""
+        return (node, operand) in self._optional
+
+    def of_fields(self, node: fx.Node, labels: Labels) -> Labels:
+        """Give the fields whose ids are looked up their labels: of all that is looked up, or of an index of an axis."""
+        numbers = self.fields.lookups.get(node.name) if self.fields is not None else None
+        if numbers is None:
+            return labels
+        named = self.sets.sovereign_singletons((FIELD, number, 0) for number in numbers.flatten().tolist())
+        if bool((numbers == numbers.flatten()[0]).all()):
+            return replace(labels, whole=self.sets.any_of((labels.whole, int(named[0]))))
+        named = named.reshape(numbers.shape)
+        for axis in range(numbers.ndim if node.target is aten.embedding.default else 0):
+            along = named.movedim(axis, 0).reshape(numbers.shape[axis], -1)
+            if bool((along == along[:, :1]).all()):
+                removes, zeroes = list(labels.removes), list(labels.zeroes)
+                for side in (removes, zeroes):
+                    side[axis + 1] = self.sets.union(side[axis + 1], along[:, 0])
+                return replace(labels, removes=tuple(removes), zeroes=tuple(zeroes), steady=())
+        self.freeze(node, named, "its ids are looked up in a tensor of which no axis tells fields apart")
+        return labels
 
     def fixed(self, node: fx.Node) -> tuple[bool, ...]:
         """Tell for each axis of a node's value whether its size varies with the request."""
@@ -141,7 +187,7 @@ class Walk(fx.Interpreter):
         inputs = [self.described.get(source) for source in node.all_input_nodes]
         if known is None:
             for described in inputs:
-                self._freeze_all(node, described, f"{_operator_name(node)} has no rule")
+                self._freeze_all(node, described, f"{operator_name(node)} has no rule")
             return self.nothing(value)
         return known(self, node)
 
@@ -152,6 +198,23 @@ class Walk(fx.Interpreter):
         if not isinstance(described, Labels) or any(varying):
             return described
         return Labels(described.removes, described.zeroes, constant=True)
+
+    def _lift(self, described: Described) -> Described:
+        """A field with which every index of some axis goes, and is zero, goes with the whole value instead."""
+        if isinstance(described, tuple):
+            return tuple(cast(Labels | None, self._lift(part)) for part in described)
+        if described is None or not self.sets.has_sovereign:
+            return described
+        found = [described.whole]
+        for removes, zeroes in zip(described.removes, described.zeroes, strict=True):
+            if len(removes) and bool(removes.any()) and bool(zeroes.any()):
+                both = self.sets.common(self.sets.common_along(removes, 0), self.sets.common_along(zeroes, 0))
+                found.append(int(self.sets.sovereign_in(both)))
+        whole = self.sets.any_of(found)
+        if whole == EMPTY:
+            return described
+        lifted = torch.tensor(whole)
+        return replace(described.map(lambda axes: [self.sets.without(axis, lifted) for axis in axes]), whole=whole)
 
     def _keep_what_would_leave_nothing(self, node: fx.Node) -> None:
         """A channel on which every index of an axis depends cannot go: the value would have no elements."""
@@ -215,7 +278,8 @@ def _of_the_request(ids: Any) -> bool:
     return False
 
 
-def _operator_name(node: fx.Node) -> str:
+def operator_name(node: fx.Node) -> str:
+    """Return how an operator is called in a sentence, for example `aten.linear`."""
     return str(node.target).removesuffix(".default") if node.op == "call_function" else node.op
 
 

@@ -1,9 +1,11 @@
 """The original program with zeros in place of what a plan removes: what pruning must not differ from.
 
 It runs in double precision, and no table is copied for that: what is looked up in it is widened and masked afterwards.
+A removed field is masked where it is looked up, for others may use its table.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,23 +18,32 @@ from recprune_export.pruning.plan import Plan
 
 aten = torch.ops.aten
 
-Gone = Mapping[tuple[str, int], Tensor]  # (tensor, axis) -> indices that are masked
+
+@dataclass(frozen=True)
+class Gone:
+    """What is masked: indices of (tensor, axis), and, in lookups by name of the node, some of the ids of each row."""
+
+    slices: Mapping[tuple[str, int], Tensor] = field(default_factory=dict)
+    ids: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def masked_slices(analysis: Analysis, plan: Plan) -> Gone:
-    """Return the indices of each axis of each tensor that the plan removes."""
-    removed = plan.removed(analysis)
+def masked(analysis: Analysis, removed: frozenset[int]) -> Gone:
+    """Return what is masked where these channels are removed."""
     indices: dict[tuple[str, int], list[int]] = {}
+    fields: list[int] = []
     for group in analysis.groups:
         for channel in group.channels:
             if channel.identity in removed:
                 for s in channel.slices:
                     indices.setdefault((s.tensor, s.axis), []).append(s.index)
-    return {axis: torch.tensor(gone) for axis, gone in indices.items()}
+                fields += [analysis.fields.each.index(f) for f in channel.fields] if analysis.fields else []
+    slices = {axis: torch.tensor(gone) for axis, gone in indices.items()}
+    lookups = analysis.fields.lookups if analysis.fields and fields else {}
+    return Gone(slices, {name: torch.isin(numbers, torch.tensor(fields)) for name, numbers in lookups.items()})
 
 
 class DoublePrecision(fx.Interpreter):
-    """Runs a program in float64, whatever precision its graph names, with zeros in the slices that are `gone`.
+    """Runs a program in float64, whatever precision its graph names, with zeros in what is `gone`.
 
     `values` holds what each node computed, where `keep_values` asks for it.
     """
@@ -40,7 +51,7 @@ class DoublePrecision(fx.Interpreter):
     def __init__(self, program: Program, gone: Gone | None = None, *, keep_values: bool = False) -> None:
         super().__init__(program.module)
         self.values: dict[str, Tensor] = {}
-        self._gone = gone or {}
+        self._gone = gone or Gone()
         self._keep_values = keep_values
         self._looked_up = {node for node in program.module.graph.nodes if _is_only_looked_up(node)}
 
@@ -56,8 +67,11 @@ class DoublePrecision(fx.Interpreter):
             value = _widen(self._masked(str(n.target), value))
         if n.target is aten.embedding.default and arguments(n)[0] in self._looked_up:
             value = _widen(value)
-            gone = self._gone.get((str(arguments(n)[0].target), 1))
+            gone = self._gone.slices.get((str(arguments(n)[0].target), 1))
             value = value if gone is None else value.index_fill(-1, gone, 0.0)
+        ids = self._gone.ids.get(n.name)
+        if ids is not None:
+            value = value.masked_fill(ids.reshape(1, *ids.shape, *[1] * (value.ndim - 1 - ids.ndim)), 0.0)
         if self._keep_values and isinstance(value, Tensor):
             self.values[n.name] = value
         return value
@@ -72,7 +86,7 @@ class DoublePrecision(fx.Interpreter):
         if not isinstance(tensor, torch.nn.Parameter):
             return tensor
         for axis in range(tensor.ndim):
-            gone = self._gone.get((name, axis))
+            gone = self._gone.slices.get((name, axis))
             tensor = tensor if gone is None else tensor.index_fill(axis, gone, 0.0)
         return tensor
 
@@ -97,7 +111,8 @@ class MaskedValues:
     def __call__(self, node: fx.Node) -> Tensor:
         """Return the value of a node, found by its name."""
         if not self._values:
-            masked = DoublePrecision(self._program, masked_slices(self._analysis, self._plan), keep_values=True)
-            masked(*example_tensors(self._program.signature, batch=2))
-            self._values = masked.values
+            gone = masked(self._analysis, self._plan.removed(self._analysis))
+            original = DoublePrecision(self._program, gone, keep_values=True)
+            original(*example_tensors(self._program.signature, batch=2))
+            self._values = original.values
         return self._values[node.name]

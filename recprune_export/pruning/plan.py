@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,10 +27,31 @@ class GroupPlan:
 
 
 @dataclass(frozen=True)
+class FieldPlan:
+    """The fields that go, by name; `importance[field]` is what the loss rises by without it, where that was measured."""
+
+    removed: tuple[str, ...] = ()
+    importance: Mapping[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {"removed": list(self.removed), "importance": dict(self.importance)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote."""
+        importance = {str(name): float(value) for name, value in values.get("importance", {}).items()}
+        return cls(tuple(str(name) for name in values.get("removed", ())), importance)
+
+
+NO_FIELDS = FieldPlan()
+
+
+@dataclass(frozen=True)
 class Plan:
     """The channels to keep in each group, and the score by which they were chosen.
 
-    The groups are those of the program after its `loosening`.
+    The groups are those of the program without the removed `fields`, after its `loosening`.
 
     >>> plan = Plan("random", (GroupPlan("table:1", "embedding", 4, (0, 2)),))
     >>> Plan.from_dict(plan.to_dict()) == plan
@@ -40,6 +61,7 @@ class Plan:
     score: str
     groups: tuple[GroupPlan, ...]
     loosening: Loosening = NOTHING
+    fields: FieldPlan = NO_FIELDS
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -53,7 +75,12 @@ class Plan:
             }
             for g in self.groups
         ]
-        return {"score": self.score, "groups": groups, "loosening": asdict(self.loosening)}
+        return {
+            "score": self.score,
+            "fields": self.fields.to_dict(),
+            "groups": groups,
+            "loosening": asdict(self.loosening),
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -72,7 +99,12 @@ class Plan:
         cuts = tuple(
             Cut(c["source"], int(c["axis"]), int(c["width"]), tuple(c["readers"])) for c in loosening.get("cuts", ())
         )
-        return cls(str(values["score"]), tuple(groups), Loosening(cuts, tuple(loosening.get("diagonals", ()))))
+        return cls(
+            score=str(values["score"]),
+            groups=tuple(groups),
+            loosening=Loosening(cuts, tuple(loosening.get("diagonals", ()))),
+            fields=FieldPlan.from_dict(values.get("fields", {})),
+        )
 
     def save(self, path: Path) -> None:
         """Write JSON."""
@@ -110,8 +142,9 @@ class Plan:
                     f"The plan keeps channels of '{part.group}' (width {part.width}), but this model has {found}: "
                     "make a plan for this model."
                 )
-            if not part.keep or not set(part.keep) <= set(range(part.width)):
-                raise PruningError(f"The plan must keep between 1 and {part.width} channels of '{part.group}'.")
+            least = 0 if group.kind == "field" else 1
+            if len(part.keep) < least or not set(part.keep) <= set(range(part.width)):
+                raise PruningError(f"The plan must keep between {least} and {part.width} channels of '{part.group}'.")
             kept = set(part.keep)
             removed |= {c.identity for position, c in enumerate(group.channels) if position not in kept}
         return frozenset(removed)

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from recprune_export.channels.analysis import Analysis
 from recprune_export.program.nodes import argument
 from recprune_export.program.program import Program
-from recprune_export.pruning.masking import masked_slices
+from recprune_export.pruning.masking import masked
 from recprune_export.pruning.moments import Batch
 from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.recording import Recording
@@ -44,7 +44,7 @@ def refit(
     `pruned` is `dense` after `plan`, whose transforms may have been applied before. Statistics of batch-norms are taken
     anew on the way, where they are better as well.
     """
-    gone = masked_slices(analysis, plan)
+    gone = masked(analysis, plan.removed(analysis)).slices
     known = {layer.weight: layer for layer in _layers(dense)}
     results = []
     fitting, judging = _divide(batches)

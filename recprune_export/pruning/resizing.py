@@ -51,6 +51,14 @@ class Resizing:
         self._analysis = analysis
         self._removed = removed
 
+    def is_gone(self, node: fx.Node, output: int | None = None) -> bool:
+        """Tell whether all of a node's value goes; of several outputs, one or all of them."""
+        return self._analysis.is_gone(node, self._removed, output)
+
+    def operands_left(self, node: fx.Node) -> list[fx.Node]:
+        """Return what an operator still reads."""
+        return self._analysis.operands_left(node, self._removed)
+
     def kept(self, node: fx.Node, axis: int, output: int | None = None) -> list[int] | None:
         """Return the indices that stay of an axis of a node's value; None if all do."""
         axes: Any = self._analysis.removed_by.get(node.name)
@@ -207,28 +215,36 @@ def split(resizing: Resizing, node: fx.Node) -> fx.Node:
     if resizing.kept(source, axis) is None:
         return resizing.copy(node)
     widths = []
-    for output, part in enumerate(node.meta["val"]):
+    for output in outputs_left(resizing, node):
         kept = resizing.kept(node, axis, output)
-        widths.append(part.shape[axis] if kept is None else len(kept))
+        widths.append(node.meta["val"][output].shape[axis] if kept is None else len(kept))
     return resizing.call(aten.split_with_sizes.default, source, widths, axis)
+
+
+def outputs_left(resizing: Resizing, node: fx.Node) -> list[int]:
+    """Return which of several outputs do not go as a whole."""
+    return [output for output in range(len(node.meta["val"])) if not resizing.is_gone(node, output)]
 
 
 @resizes(aten.index.Tensor, aten.index_select.default)
 def pick(resizing: Resizing, node: fx.Node) -> fx.Node:
-    """`index_select(x, axis, constant)`: what is left of the list, in numbers of what is left of the axis."""
+    """`x[:, i, j]`: what is left of the constant lists, in numbers of what is left of the axes."""
     source = arguments(node)[0]
     picked = picked_axes(node)
-    if len(picked) != 1:
+    if all(resizing.kept(source, axis) is None for axis in picked):
         return resizing.copy(node)
-    ((axis, index),) = picked.items()
-    kept = resizing.kept(source, axis)
-    if kept is None:
-        return resizing.copy(node)
-    size = _shape(source)[axis]
-    position = {old: new for new, old in enumerate(kept)}
-    wanted = [i % size for i in tensor_at(resizing.module, str(index.target)).tolist()]
-    left = torch.tensor([position[i] for i in wanted if i in position], dtype=torch.int64)
-    return resizing.call(aten.index_select.default, source, axis, resizing.constant(node, left))
+    place = min(picked)
+    left = resizing.kept(node, place)
+    lists: list[fx.Node | None] = [None] * place
+    for axis in sorted(picked):
+        size, kept = _shape(source)[axis], resizing.kept(source, axis)
+        position = {old: new for new, old in enumerate(range(size) if kept is None else kept)}
+        wanted = [i % size for i in tensor_at(resizing.module, str(picked[axis].target)).tolist()]
+        numbers = [position[wanted[i]] for i in (range(len(wanted)) if left is None else left)]
+        lists.append(resizing.constant(node, torch.tensor(numbers), f"kept{axis}"))
+    if len(picked) == 1:
+        return resizing.call(aten.index_select.default, source, place, lists[-1])
+    return resizing.call(aten.index.Tensor, source, lists)
 
 
 @resizes(*SUMS)

@@ -4,8 +4,10 @@ import torch
 from torch import fx
 
 from recprune_export.channels.analysis import Analysis
+from recprune_export.channels.liveness import alive
 from recprune_export.program.canonical import canonicalise, tensor_at
 from recprune_export.program.program import Program, example_tensors, export
+from recprune_export.pruning import without_fields  # noqa: F401  (registers how operators go on without fields)
 from recprune_export.pruning.masking import MaskedValues
 from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.resizing import Resizing, resize
@@ -15,12 +17,16 @@ def apply_plan(program: Program, analysis: Analysis, plan: Plan) -> Program:
     """Return a smaller program of its own parameters; `program` is left as it is.
 
     Parameters are sliced once, operators that name sizes are given the new ones, and the graph is captured again, so
-    that every shape in it is checked. The same plan gives the same program, to the bit.
+    that every shape in it is checked. An input of which nothing is looked up any more stays, and is ignored. The same
+    plan gives the same program, to the bit.
     """
     masked = MaskedValues(program, analysis, plan)
     resizing = Resizing(program.module, analysis, plan.removed(analysis), masked)
+    left = alive(program.module.graph, resizing.operands_left)
     tensors: dict[str, torch.Tensor] = {}
     for node in program.module.graph.nodes:
+        if node not in left and node.op != "placeholder":
+            continue
         resizing.new[node] = resize(resizing, node)
         if node.op == "get_attr":
             tensors[str(node.target)] = _own(resizing, node)

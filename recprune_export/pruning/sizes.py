@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recprune_export.channels.analysis import Analysis
+from recprune_export.channels.liveness import alive
 from recprune_export.program.program import Program
 
 
@@ -21,6 +22,9 @@ class SizeModel:
     """Counts the parameters of a program for any set of removed channels."""
 
     def __init__(self, program: Program, analysis: Analysis) -> None:
+        self._module, self._analysis = program.module, analysis
+        self._fields = frozenset(c.identity for group in analysis.groups for c in group.channels if c.fields)
+        self._left_without: dict[frozenset[int], frozenset[str]] = {}
         self._shapes = {name: tuple(p.shape) for name, p in program.parameters().items()}
         self._tables = analysis.tables
         self._channels_at: dict[tuple[str, int], dict[int, list[int]]] = {}
@@ -34,7 +38,10 @@ class SizeModel:
     def sizes(self, removed: frozenset[int] = frozenset()) -> PartSizes:
         """Return the numbers of parameters that stay."""
         counts: Mapping[bool, list[int]] = {True: [], False: []}
+        left = self._left(removed)
         for name, shape in self._shapes.items():
+            if name not in left:
+                continue
             kept = [self._kept(name, axis, size, removed) for axis, size in enumerate(shape)]
             counts[name in self._tables].append(int(np.prod(kept, dtype=np.int64)))
         return PartSizes(tables=sum(counts[True]), rest=sum(counts[False]))
@@ -42,3 +49,11 @@ class SizeModel:
     def _kept(self, name: str, axis: int, size: int, removed: frozenset[int]) -> int:
         at = self._channels_at.get((name, axis), {})
         return size - sum(any(channel in removed for channel in channels) for channels in at.values())
+
+    def _left(self, removed: frozenset[int]) -> frozenset[str]:
+        """The parameters that something still uses: not the table of a field that goes, unless others share it."""
+        fields = removed & self._fields
+        if fields not in self._left_without:
+            nodes = alive(self._module.graph, lambda node: self._analysis.operands_left(node, fields))
+            self._left_without[fields] = frozenset(str(node.target) for node in nodes if node.op == "get_attr")
+        return self._left_without[fields]

@@ -1,7 +1,7 @@
 """The soundness check: the pruned program equals the original with the removed channels masked.
 
-The masked program is the original graph, with zeros in the removed slices of its
-parameters; both are run in float64 on two batch sizes.
+The masked program is the original graph, with zeros in the removed slices of its parameters and in what removed fields
+look up; both are run in float64 on two batch sizes.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from torch import Tensor
 from recprune_export.channels.analysis import Analysis
 from recprune_export.errors import PruningError
 from recprune_export.program.program import Program, example_tensors
-from recprune_export.pruning.masking import DoublePrecision, masked_slices
+from recprune_export.pruning.masking import DoublePrecision, masked
 from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.resizing import MASKED_SUM
 
@@ -31,6 +31,12 @@ class Soundness:
     tolerance: float
     batches: tuple[int, ...]
 
+    def together_with(self, earlier: "Soundness | None") -> "Soundness":
+        """Return the worse of two steps."""
+        if earlier is None:
+            return self
+        return Soundness(max(self.error, earlier.error), max(self.tolerance, earlier.tolerance), self.batches)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return asdict(self)
@@ -41,7 +47,8 @@ def check_soundness(program: Program, analysis: Analysis, plan: Plan, pruned: Pr
 
     Raises `PruningError` where they differ: the analysis or the rewrite is wrong for this model.
     """
-    reference, candidate = DoublePrecision(program, masked_slices(analysis, plan)), DoublePrecision(pruned)
+    reference = DoublePrecision(program, masked(analysis, plan.removed(analysis)))
+    candidate = DoublePrecision(pruned)
     worst = 0.0
     for seed, batch in enumerate(BATCHES):
         tensors = example_tensors(program.signature, batch, seed)

@@ -7,6 +7,7 @@ from recprune_export.compression import decide, rotate
 from recprune_export.errors import PruningError
 from recprune_export.finetuning.task import Task
 from recprune_export.program.program import Program
+from recprune_export.pruning.field_selection import remove_fields
 from recprune_export.pruning.rewrite import apply_plan
 from recprune_export.search.artifact import Artifact, measure_artifact
 from recprune_export.search.bisection import MOST, largest
@@ -42,5 +43,5 @@ def least_for_speedup(
 
 def _pruned(program: Program, settings: Settings, task: Task, sparsity: float) -> Program:
     plan = decide(program, replace(settings, sparsity=sparsity, embedding_sparsity=None, hidden_sparsity=None), task)
-    dense, analysis = rotate(program, plan)
+    dense, analysis = rotate(remove_fields(program, plan.fields).program, plan)
     return apply_plan(dense, analysis, plan)

@@ -3,7 +3,7 @@ import torch
 
 from recprune_export.errors import PruningError
 from recprune_export.program.program import example_tensors
-from recprune_export.pruning.masking import DoublePrecision, masked_slices
+from recprune_export.pruning.masking import DoublePrecision, masked
 from recprune_export.pruning.rewrite import apply_plan
 from recprune_export.pruning.soundness import check_soundness
 from tests.properties import half_plan, random_plan
@@ -38,12 +38,13 @@ def test_a_rewrite_for_another_plan_is_found() -> None:
 
 def test_what_is_masked_is_zero_where_channels_go_and_nowhere_else() -> None:
     before = {name: p.detach().clone() for name, p in PROGRAM.parameters().items()}
-    masked = DoublePrecision(PROGRAM, masked_slices(ANALYSIS, half_plan(ANALYSIS)), keep_values=True)
-    masked(*example_tensors(PROGRAM.signature, batch=4))
-    values = {n.name: masked.values[n.name] for n in PROGRAM.module.graph.nodes if n.op == "get_attr"}
+    plan = half_plan(ANALYSIS)
+    original = DoublePrecision(PROGRAM, masked(ANALYSIS, plan.removed(ANALYSIS)), keep_values=True)
+    original(*example_tensors(PROGRAM.signature, batch=4))
+    values = {n.name: original.values[n.name] for n in PROGRAM.module.graph.nodes if n.op == "get_attr"}
     zeros = {str(n.target): int((values[n.name] == 0).sum()) for n in PROGRAM.module.graph.nodes if n.name in values}
     assert (zeros["mlp.0.bias"], zeros["mlp.4.bias"]) == (12, 0)
     table = next(n for n in PROGRAM.module.graph.nodes if str(n.target) == "user.weight")
     (looked_up,) = table.users
-    assert (masked.values[looked_up.name] == 0).sum() == 4 * 8  # the table itself is neither copied nor masked
+    assert (original.values[looked_up.name] == 0).sum() == 4 * 8  # the table itself is neither copied nor masked
     assert all(torch.equal(before[name], p) for name, p in PROGRAM.parameters().items())

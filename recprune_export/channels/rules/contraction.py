@@ -46,8 +46,9 @@ def contract(walk: Walk, node: fx.Node, operands: Sequence[tuple[Letters, Labels
         steady[letter] = zeroes[letter] if varying else walk.sets.union(zeroes[letter], common)
         if letter not in output:
             walk.require_zero(node, removes[letter], zeroes[letter], _STAYS)
-    kept_axes = [tuple(field[letter] for letter in output) for field in (removes, zeroes, steady)]
-    return Labels(kept_axes[0], kept_axes[1], kept_axes[2])
+    kept_axes = [tuple(side[letter] for letter in output) for side in (removes, zeroes, steady)]
+    whole = walk.sets.any_of(labels.whole for _, labels in operands)
+    return Labels(kept_axes[0], kept_axes[1], kept_axes[2], whole=whole)
 
 
 def _spans(walk: Walk, node: fx.Node, labels: Labels, axis: int, size: int) -> bool:

@@ -88,7 +88,7 @@ def _of_shape(labels: Labels, shape: Sequence[int]) -> Labels:
     def stretch(field: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         return tuple(ids if len(ids) == n else unlabelled(n) for ids, n in zip(field, shape, strict=True))
 
-    return Labels(stretch(labels.removes), stretch(labels.zeroes), stretch(labels.steady))
+    return labels.map(stretch)
 
 
 @rule(*_POOLINGS, *_ADAPTIVE_POOLINGS)

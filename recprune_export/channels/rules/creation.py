@@ -33,7 +33,9 @@ def filled_like(walk: Walk, node: fx.Node) -> Described:
     """`zeros_like(x)`: as wide as x."""
     labels = walk.labels(node.args[0])
     assert labels is not None
-    return labels.without_zeroes() if bool(walk.env[node].any()) else Labels(labels.removes, labels.removes)
+    if bool(walk.env[node].any()):
+        return labels.without_zeroes()
+    return Labels(labels.removes, labels.removes, whole=labels.whole)
 
 
 @rule(aten.sym_size.int)

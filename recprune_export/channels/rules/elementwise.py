@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
+from recprune_export.channels.label_sets import EMPTY
 from recprune_export.channels.labels import Labels
 from recprune_export.channels.walk import Described, Walk, rule
 from recprune_export.program.nodes import argument
@@ -100,6 +101,7 @@ _ZERO_IF_ALL_ARE = (
     aten.minimum.default,
     aten.fmod.Tensor,
 )
+SUMS_OF_TWO = (aten.add.Tensor, aten.sub.Tensor)
 _ZERO_IF_ANY_IS = (aten.mul.Tensor, aten.logical_and.default, aten.bitwise_and.Tensor)
 _ZERO_IF_FIRST_IS = (
     aten.atan2.default,
@@ -197,7 +199,16 @@ def _combine(walk: Walk, node: fx.Node, operands: Sequence[Labels], zero_if: str
             zero = known[0] if zero_if == "first" else nothing
         zeroes.append(zero)
         steady.append(walk.sets.union(zero, _steady(walk, row, operands, nothing)))
-    return Labels(tuple(removes), tuple(zeroes), tuple(steady))
+    return Labels(tuple(removes), tuple(zeroes), tuple(steady), whole=_whole(walk, operands, zero_if))
+
+
+def _whole(walk: Walk, operands: Sequence[Labels], zero_if: str) -> int:
+    wholes = [labels.whole for labels in operands]
+    if zero_if == "any":
+        return walk.sets.any_of(wholes)
+    if zero_if == "all":
+        return walk.sets.all_of(wholes)
+    return wholes[0] if zero_if == "first" else EMPTY
 
 
 def _steady(walk: Walk, row: Sequence[Side | None], operands: Sequence[Labels], nothing: Tensor) -> Tensor:
@@ -220,8 +231,16 @@ def _binary(walk: Walk, node: fx.Node, zero_if: str) -> Described:
 
 @rule(*_ZERO_IF_ALL_ARE)
 def add(walk: Walk, node: fx.Node) -> Described:
-    """`x + y`: index i of both goes together; the sum is zero where both are."""
+    """`x + y`: index i of both goes together; the sum is zero where both are, and y where all of x goes."""
+    if node.target in SUMS_OF_TWO:
+        for one, other in (node.args[:2], node.args[1::-1]):
+            if isinstance(other, fx.Node) and _alike(other.meta["val"], node.meta["val"]):
+                walk.goes_without(node, one)
     return _binary(walk, node, "all")
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and one.shape == other.shape
 
 
 @rule(*_ZERO_IF_ANY_IS)
@@ -257,7 +276,7 @@ def where(walk: Walk, node: fx.Node) -> Described:
         zero if len(zero) == len(removed) else torch.zeros_like(removed)
         for zero, removed in zip(both.zeroes, aligned.removes, strict=True)
     )
-    return Labels(aligned.removes, zeroes, tuple(map(walk.sets.union, zeroes, aligned.steady)))
+    return Labels(aligned.removes, zeroes, tuple(map(walk.sets.union, zeroes, aligned.steady)), whole=both.whole)
 
 
 @rule(aten.masked_fill.Scalar, aten.masked_fill.Tensor)
@@ -285,7 +304,7 @@ def glu(walk: Walk, node: fx.Node) -> Described:
     def first_half(field: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (*field[:axis], field[axis][:half], *field[axis + 1 :])
 
-    return Labels(first_half(labels.removes), first_half(labels.zeroes), first_half(labels.steady))
+    return labels.map(first_half)
 
 
 @rule(aten.prelu.default)

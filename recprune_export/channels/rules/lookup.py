@@ -17,7 +17,7 @@ def embedding(walk: Walk, node: fx.Node) -> Described:
     assert table is not None and ids is not None
     walk.look_up(node, table.removes[0], node.args[1])
     blank = ids.without_zeroes().zeroes
-    return Labels((*ids.removes, *table.removes[1:]), (*blank, *table.zeroes[1:]))
+    return walk.of_fields(node, Labels((*ids.removes, *table.removes[1:]), (*blank, *table.zeroes[1:])))
 
 
 @rule(aten.embedding_bag.padding_idx, aten.embedding_bag.default)

@@ -1,7 +1,9 @@
 """Operators that only move data: the operator itself is run on the labels."""
 
+import itertools
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ _REORDERINGS = (
     aten.t.default,
     aten.transpose.int,
 )
+JOINS = (aten.cat.default, aten.stack.default)
 SPLITS = (
     aten.split.Tensor,
     aten.split.sizes,
@@ -48,6 +51,7 @@ _WITH_RULES_OF_THEIR_OWN = frozenset(
         aten.squeeze.dims,
         aten.unbind.int,
         aten.unsqueeze.default,
+        *JOINS,
         *SPLITS,
         *_REORDERINGS,
     }
@@ -57,17 +61,51 @@ _WITH_RULES_OF_THEIR_OWN = frozenset(
 @rule(*(MOVEMENTS - _WITH_RULES_OF_THEIR_OWN))
 def move(walk: Walk, node: fx.Node) -> Described:
     """`view(x: 2×6, [2, 2, 3])`: element (b, h, j) has the labels of x's element (b, 3h + j)."""
-    sources = arguments(node)[0] if isinstance(arguments(node)[0], (list, tuple)) else [arguments(node)[0]]
-    if all((labels := walk.labels(source)) is None or labels.is_empty() for source in sources):
-        return walk.nothing(walk.env[node])
-    removes, zeroes, steady = (_run_on_elements(walk, node, field) for field in ("removes", "zeroes", "steady"))
+    labels = walk.labels(arguments(node)[0])
+    if labels is None or labels.is_empty():
+        return walk.with_whole(walk.nothing(walk.env[node]), labels)
+    removes, zeroes, steady = (_run_on_elements(walk, node, side) for side in ("removes", "zeroes", "steady"))
     traced = node.meta["val"]
     if isinstance(traced, Tensor):
         moved = walk.regular(node, traced, removes, zeroes, steady)
         _keep_computed_sizes(walk, node, moved)
-        return moved
+        return walk.with_whole(moved, labels)
     outputs = zip(traced, removes, zeroes, steady, strict=True)
-    return tuple(walk.regular(node, *output) for output in outputs)
+    return walk.with_whole(tuple(walk.regular(node, *output) for output in outputs), labels)
+
+
+def _with_slack(walk: Walk, node: fx.Node, labels: Labels, axis: int) -> Labels:
+    """Where fields lie side by side, what is put together or picked may leave out any of them."""
+    removes = list(labels.removes)
+    if bool(walk.sets.sovereign_in(removes[axis]).any()):
+        removes[axis] = walk.sets.union(removes[axis], walk.slack(node, axis))
+    return replace(labels, removes=tuple(removes))
+
+
+@rule(*JOINS)
+def join(walk: Walk, node: fx.Node) -> Described:
+    """`cat([x: 2×3, y: 2×5], 1)`: the labels of x, then those of y; a field that is all of x goes with x's indices."""
+    sources = arguments(node)[0]
+    operands = [labels for source in sources if (labels := walk.labels(source)) is not None]
+    if not any(labels.whole or not labels.is_empty() for labels in operands):
+        return walk.nothing(walk.env[node])
+    traced = node.meta["val"]
+    axis = argument(node, "dim") % traced.ndim
+    static = isinstance(traced.shape[axis], int)
+    for source in sources if static else ():
+        walk.goes_without(node, source)
+    removes, zeroes, steady = (_run_on_elements(walk, node, side) for side in ("removes", "zeroes", "steady"))
+    joined = walk.regular(node, traced, removes, zeroes, steady)
+    stacked = static and all(len(indices) == 1 for _, indices in operand_indices(node))
+    return _with_slack(walk, node, joined, axis) if stacked else joined
+
+
+def operand_indices(node: fx.Node) -> list[tuple[fx.Node, range]]:
+    """Return the operands of `cat` or `stack`, each with the indices that are its own; the axis has a static size."""
+    operands, axis = arguments(node)[0], argument(node, "dim")
+    sizes = [1 if node.target is aten.stack.default else operand.meta["val"].shape[axis] for operand in operands]
+    ends = list(itertools.accumulate(sizes))
+    return [(operand, range(end - size, end)) for operand, size, end in zip(operands, sizes, ends, strict=True)]
 
 
 def _keep_computed_sizes(walk: Walk, node: fx.Node, labels: Labels) -> None:
@@ -79,10 +117,13 @@ def _keep_computed_sizes(walk: Walk, node: fx.Node, labels: Labels) -> None:
                 walk.freeze(node, removes, "its size is computed from the batch")
 
 
-def _run_on_elements(walk: Walk, node: fx.Node, field: str) -> Any:
+def _run_on_elements(walk: Walk, node: fx.Node, side: str) -> Any:
     def elements(source: fx.Node) -> Any:
         labels = walk.labels(source)
-        return walk.env[source] if labels is None else to_elements(walk.sets, getattr(labels, field))
+        if labels is None:
+            return walk.env[source]
+        of_axes = to_elements(walk.sets, getattr(labels, side))
+        return walk.sets.union(of_axes, torch.tensor(labels.whole)) if walk.can_go_without(node, source) else of_axes
 
     moved = fx.node.map_arg(arguments(node)[0], elements)
     return node.target(moved, *walk.value(arguments(node)[1:]), **walk.value(dict(node.kwargs)))  # type: ignore[operator]
@@ -102,27 +143,31 @@ def reorder_axes(walk: Walk, node: fx.Node) -> Described:
 
 @rule(aten.index.Tensor, aten.index_select.default)
 def pick(walk: Walk, node: fx.Node) -> Described:
-    """`x[:, i]`: a constant list i of indices of one axis follows what is left of it; otherwise picked axes are frozen."""
+    """`x[:, i, j]`: constant lists of indices follow what is left of the axes; otherwise picked axes are frozen."""
     labels = walk.labels(arguments(node)[0])
     assert labels is not None
     picked = picked_axes(node)
+    if are_constant_lists(picked):
+        return move(walk, node)
     if len(picked) > 1 or any(walk.env[index].dtype == torch.bool for index in picked.values()):
         for axis in picked:
             walk.freeze(node, labels.removes[axis], "it is picked by several indices together")
         return move(walk, node)
     ((axis, index),) = picked.items()
-    rank = walk.env[index].ndim
-    if rank == 1 and index.op == "get_attr":
-        return labels.map(lambda field: [*field[:axis], field[axis][walk.env[index]], *field[axis + 1 :]])
+    if walk.env[index].ndim == 1 and index.op == "get_attr":
+        listed = labels.map(lambda side: [*side[:axis], side[axis][walk.env[index]], *side[axis + 1 :]])
+        return _with_slack(walk, node, listed, axis)
     walk.look_up(node, labels.removes[axis], index)
     like = walk.labels(index)
     new = [unlabelled(n) for n in walk.env[index].shape] if like is None else list(like.removes)
     blank = [torch.zeros_like(ids) for ids in new]
-    return Labels(
+    taken = Labels(
         (*labels.removes[:axis], *new, *labels.removes[axis + 1 :]),
         (*labels.zeroes[:axis], *blank, *labels.zeroes[axis + 1 :]),
         # Which rows are picked varies with the request, so what is the same in every request is what is zero in all rows.
+        whole=labels.whole,
     )
+    return walk.of_fields(node, taken)
 
 
 def picked_axes(node: fx.Node) -> dict[int, fx.Node]:
@@ -131,6 +176,15 @@ def picked_axes(node: fx.Node) -> dict[int, fx.Node]:
         axis, index = arguments(node)[1:3]
         return {axis % node.meta["val"].ndim: index}
     return {axis: index for axis, index in enumerate(arguments(node)[1]) if index is not None}
+
+
+def are_constant_lists(picked: Mapping[int, fx.Node]) -> bool:
+    """Whether several axes, side by side, are picked from by constant lists of one length: pairs of fields."""
+    axes = sorted(picked)
+    indices = [index.meta["val"] for index in picked.values()]
+    constant = all(index.op == "get_attr" for index in picked.values())
+    lists = all(i.ndim == 1 and i.dtype != torch.bool and i.shape == indices[0].shape for i in indices)
+    return len(axes) > 1 and axes == list(range(axes[0], axes[-1] + 1)) and constant and lists
 
 
 @rule(aten.gather.default, aten.take_along_dim.default)
@@ -151,7 +205,7 @@ def gather(walk: Walk, node: fx.Node) -> Described:
             continue
         walk.equate(node, own, asked, "it is gathered by an index that keeps its width")
         result[other], zeroes[other] = own, labels.zeroes[other]
-    return Labels(tuple(result), tuple(zeroes))
+    return Labels(tuple(result), tuple(zeroes), whole=labels.whole)
 
 
 def _is_gather(node: fx.Node) -> bool:
@@ -160,16 +214,24 @@ def _is_gather(node: fx.Node) -> bool:
 
 @rule(aten.select.int, aten.unbind.int)
 def take(walk: Walk, node: fx.Node) -> Described:
-    """`select(x: B×F×D, 1, f)`: F is taken apart, so each index that is taken must stay; D goes through."""
+    """`select(x: B×F×D, 1, f)`: F is taken apart, so each index that is taken must stay; D goes through.
+
+    A field that is all of index f is all of what is taken.
+    """
     labels = walk.labels(arguments(node)[0])
     assert labels is not None
     axis = walk.value(argument(node, "dim")) % len(labels.shape)
-    taken = labels.removes[axis]
-    if node.target is aten.select.int:
-        taken = taken[walk.value(argument(node, "index"))].reshape(1)
-    walk.freeze(node, taken, "it is taken out by its number")
     left = labels.take_axes([other for other in range(len(labels.shape)) if other != axis])
-    return left if node.target is aten.select.int else (left,) * labels.shape[axis]
+    single = node.target is aten.select.int
+    indices = [walk.value(argument(node, "index"))] if single else range(labels.shape[axis])
+    outputs = []
+    for index in indices:
+        fields = walk.sets.sovereign_in(walk.sets.common(labels.removes[axis][index], labels.zeroes[axis][index]))
+        walk.freeze(
+            node, walk.sets.without(labels.removes[axis][index], fields).reshape(1), "it is taken out by its number"
+        )
+        outputs.append(replace(left, whole=walk.sets.any_of((left.whole, int(fields)))))
+    return outputs[0] if single else tuple(outputs)
 
 
 @rule(aten.squeeze.dims)
@@ -212,8 +274,10 @@ def cut(walk: Walk, node: fx.Node) -> Described:
         parts = run(field[axis])
         return [(*field[:axis], part, *field[axis + 1 :]) for part in ([parts] if isinstance(parts, Tensor) else parts)]
 
-    fields = (labels.removes, labels.zeroes, labels.steady)
-    outputs = tuple(Labels(*sides) for sides in zip(*map(cut_each, fields), strict=True))
+    cut_sides = map(cut_each, (labels.removes, labels.zeroes, labels.steady))
+    outputs = tuple(
+        Labels(removes, zeroes, steady, whole=labels.whole) for removes, zeroes, steady in zip(*cut_sides, strict=True)
+    )
     return outputs if node.target in SPLITS else outputs[0]
 
 
@@ -324,7 +388,7 @@ def pad(walk: Walk, node: fx.Node) -> Described:
             continue
         for field in (removes, zeroes, steady):
             field[axis] = torch.cat([field[axis].new_zeros(before), field[axis], field[axis].new_zeros(after)])
-    padded = Labels(tuple(removes), tuple(zeroes), tuple(steady))
+    padded = Labels(tuple(removes), tuple(zeroes), tuple(steady), whole=labels.whole)
     return padded if value == 0 else _only_along(padded, amounts)
 
 
@@ -364,7 +428,7 @@ def stretch(walk: Walk, node: fx.Node) -> Described:
             nothing = torch.zeros(after, dtype=torch.int64)
             removes[axis] = nothing if fixed[axis] else walk.fresh(node, axis, after)
             zeroes[axis] = steady[axis] = nothing
-    return Labels(tuple(removes), tuple(zeroes), tuple(steady))
+    return Labels(tuple(removes), tuple(zeroes), tuple(steady), whole=labels.whole)
 
 
 @rule(aten.expand_as.default)
@@ -379,4 +443,4 @@ def stretch_like(walk: Walk, node: fx.Node) -> Described:
         if len(own) == len(removes[offset + axis]):
             walk.equate(node, own, removes[offset + axis], "it is expanded to a tensor that keeps its width")
             zeroes[offset + axis], steady[offset + axis] = labels.zeroes[axis], labels.steady[axis]
-    return Labels(tuple(removes), tuple(zeroes), tuple(steady))
+    return Labels(tuple(removes), tuple(zeroes), tuple(steady), whole=labels.whole)

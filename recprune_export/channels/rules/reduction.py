@@ -154,7 +154,7 @@ def cumsum(walk: Walk, node: fx.Node) -> Described:
     )
     zeroes, steady = list(labels.zeroes), list(labels.steady)
     zeroes[axis] = steady[axis] = torch.zeros_like(zeroes[axis])
-    return Labels(labels.removes, tuple(zeroes), tuple(steady))
+    return Labels(labels.removes, tuple(zeroes), tuple(steady), whole=labels.whole)
 
 
 @rule(aten.fft_rfft.default, aten.fft_irfft.default, aten.fft_fft.default, aten.fft_ifft.default)

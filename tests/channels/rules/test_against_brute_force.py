@@ -13,7 +13,7 @@ from recprune_export.channels.labels import Labels, to_elements
 from recprune_export.channels.walk import Walk
 from recprune_export.program.capture import capture
 from recprune_export.program.program import Program, example_tensors
-from recprune_export.pruning.masking import DoublePrecision
+from recprune_export.pruning.masking import DoublePrecision, Gone
 from tests.properties import check_any_plan, no_zeros
 
 F = torch.nn.functional
@@ -182,7 +182,7 @@ def values_with(program: Program, tensors: tuple[Tensor, ...], channel: Channel,
     for s in channel.slices:
         gone.setdefault((s.tensor, s.axis), []).append(s.index)
     if masked:
-        run = DoublePrecision(program, {axis: torch.tensor(i) for axis, i in gone.items()}, keep_values=True)
+        run = DoublePrecision(program, Gone({axis: torch.tensor(i) for axis, i in gone.items()}), keep_values=True)
         run(*tensors)
         return run.values
     kept = {name: p.detach().clone() for name, p in program.parameters().items()}
