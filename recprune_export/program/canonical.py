@@ -267,7 +267,7 @@ def _name_squeezed_axes(module: fx.GraphModule) -> None:
         given = arguments(node)[1] if len(arguments(node)) > 1 else range(len(before))
         named = {_positive(axis, len(before)) for axis in ([given] if isinstance(given, int) else given)}
         node.target = aten.squeeze.dims
-        node.args = (arguments(node)[0], [axis for axis in sorted(named) if before[axis] == 1])
+        node.args = (arguments(node)[0], [axis for axis in sorted(named) if isinstance(before[axis], int) and before[axis] == 1])
 
 
 def _unsqueezed(node: fx.Node, axis: int) -> fx.Node | None:

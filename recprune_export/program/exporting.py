@@ -15,10 +15,12 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from recprune_export.errors import CaptureError
-from recprune_export.program.example import batch_size
+from recprune_export.program.example import batch_size, take_rows
 from recprune_export.program.packed_sequences import padded_steps
 from recprune_export.program.program import batch_symbol
 from recprune_export.program.source import NOT_THE_USERS, line_of
+
+BATCHES_TO_TRY = (1, 2, 3, 4, 7, 64)
 
 
 def export_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
@@ -36,10 +38,17 @@ def export_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     root = _Shelter(module) if _has_a_name_of_graphs(module) else module
     shapes = pytree.tree_map(dynamic, _by_parameter(root, args, kwargs))
 
-    def export(strict: bool) -> torch.export.ExportedProgram:
+    def export(strict: bool, deferred: bool = False) -> torch.export.ExportedProgram:
         with _quiet_and_plain(), padded_steps(), _noting_where_sizes_are_fixed() as fixed:
             lines.append(fixed)
-            return torch.export.export(root, args, kwargs, dynamic_shapes=shapes, strict=strict)
+            return torch.export.export(
+                root,
+                args,
+                kwargs,
+                dynamic_shapes=shapes,
+                strict=strict,
+                prefer_deferred_runtime_asserts_over_guards=deferred,
+            )
 
     try:
         return export(strict=False)
@@ -47,9 +56,22 @@ def export_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
         # Reading the bytecode, torch.export takes longer and knows less, but sees that len(x) varies with the batch.
         with contextlib.suppress(Exception):
             return export(strict=True)
+        # What it cannot prove of every batch, such as that 9·B is no multiple of 2·B, it asserts in the graph instead.
+        with contextlib.suppress(Exception):
+            return _tried_on_batches(export(strict=False, deferred=True), (args, kwargs))
         fixes = _fixes_batch(str(error)) and not _reads_values(str(error))
         where = lines[0][0] if fixes and lines[0] else line_of(error)
         raise CaptureError(_explain(error, where)) from error
+
+
+def _tried_on_batches(exported: torch.export.ExportedProgram, example: Any) -> torch.export.ExportedProgram:
+    """Return `exported` if what it asserts of the batch holds for batches of several sizes; raises what fails."""
+    module = exported.module()
+    for rows in BATCHES_TO_TRY:
+        args, kwargs = take_rows(example, torch.arange(rows) % batch_size(example))
+        with torch.no_grad():
+            module(*args, **kwargs)
+    return exported
 
 
 @contextlib.contextmanager
@@ -131,7 +153,7 @@ def _explain(error: Exception, line: str) -> str:
             f"The model fixes the batch size{where}, so it cannot answer other batches: "
             f"use x.size(0) instead of a number ({first})."
         )
-    if ".numpy()" in text or "tolist" in text:
+    if ".numpy()" in text or "tolist" in text or type(error).__module__.startswith("numpy"):
         return (
             f"The model leaves PyTorch{where}, for NumPy or plain Python, which no graph can hold: "
             f"compute that before the request, or write it with tensors ({first})."

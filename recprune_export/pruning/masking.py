@@ -54,8 +54,9 @@ class DoublePrecision(fx.Interpreter):
         value = super().run_node(n)
         if n.op == "get_attr" and n not in self._looked_up and isinstance(value, Tensor):
             value = _widen(self._masked(str(n.target), value))
+        if n.op == "call_function" and isinstance(value, Tensor):
+            value = _widen(value)  # what is filled with zeros names no precision
         if n.target is aten.embedding.default and arguments(n)[0] in self._looked_up:
-            value = _widen(value)
             gone = self._gone.get((str(arguments(n)[0].target), 1))
             value = value if gone is None else value.index_fill(-1, gone, 0.0)
         if self._keep_values and isinstance(value, Tensor):
