@@ -208,7 +208,8 @@ def _fold_constants(module: fx.GraphModule) -> None:
 
 def _replace_by_buffer(module: fx.GraphModule, node: fx.Node, value: Tensor) -> None:
     name = f"constant_{node.name}"
-    module.register_buffer(name, value.detach().clone().contiguous())
+    own = value.detach().clone()
+    module.register_buffer(name, own.contiguous() if own.layout == torch.strided else own)
     with module.graph.inserting_before(node):
         constant = module.graph.get_attr(name)
     constant.meta = dict(node.meta)

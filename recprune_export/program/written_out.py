@@ -135,3 +135,30 @@ def squared_error(graph: fx.Graph, node: fx.Node) -> fx.Node:
     squared = graph.call_function(aten.square.default, (difference,))
     reduction = {0: None, 1: aten.mean.default, 2: aten.sum.default}[argument(node, "reduction")]
     return squared if reduction is None else graph.call_function(reduction, (squared,))
+
+
+@_writes_out(aten.repeat_interleave.self_int)
+def repeated_value(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    """`repeat_interleave(x: B×L×1, D, 2)` is x expanded, where what is repeated is one value."""
+    x, repeats = arguments(node)[:2]
+    axis, shape = argument(node, "dim"), _value(x).shape
+    if axis is None or not isinstance(repeats, int) or not (isinstance(shape[axis], int) and shape[axis] == 1):
+        return None
+    sizes = [-1] * len(shape)
+    sizes[axis] = repeats
+    return graph.call_function(aten.expand.default, (x, sizes))
+
+
+@_writes_out(aten.pairwise_distance.default)
+def distance(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    """`pairwise_distance(x: B×D, y: B×D)` is √Σ(x - y + ε)², whose terms are a constant where x and y are zero."""
+    left, right, order, epsilon, keepdim = (argument(node, name) for name in ("x1", "x2", "p", "eps", "keepdim"))
+    if order != 2:
+        return None
+    shifted = graph.call_function(
+        aten.add.Scalar, (graph.call_function(aten.sub.Tensor, (left, right)), epsilon)
+    )
+    squares = graph.call_function(aten.square.default, (shifted,))
+    return graph.call_function(
+        aten.sqrt.default, (graph.call_function(aten.sum.dim_IntList, (squares, [-1], keepdim)),)
+    )

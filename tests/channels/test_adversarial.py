@@ -285,7 +285,10 @@ def test_a_diagonal_is_taken_of_a_square() -> None:
     assert TABLES <= prunable(analysis)
 
 
-@pytest.mark.parametrize("how", ["hstack", "a part written in place", "an index written in place", "broadcast"])
+@pytest.mark.parametrize(
+    "how",
+    ["hstack", "a part written in place", "an index written in place", "broadcast", "repeated mask", "distance"],
+)
 def test_operators_that_are_others_under_another_name(how: str) -> None:
     class Written(Fields):
         def __init__(self) -> None:
@@ -300,8 +303,13 @@ def test_operators_that_are_others_under_another_name(how: str) -> None:
                 x[:, :, 1:3] = self.shared
             elif how == "an index written in place":
                 x[:, 1] = torch.relu(self.tables[0](ids[:, 1]))
-            else:
+            elif how == "broadcast":
                 x = sum(torch.broadcast_tensors(x, torch.relu(x[:, :1])))
+            elif how == "repeated mask":
+                x = x * (ids > 2).float().unsqueeze(-1).repeat_interleave(x.shape[-1], dim=2)
+            else:
+                near = nn.functional.pairwise_distance(x[:, :1], x[:, 1:])
+                x = torch.cat([x.flatten(1)[:, :16], near], 1)
             return self.mlp(x.flatten(1))  # type: ignore[no-any-return]
 
     program, analysis = check_any_plan(Written(), IDS)
