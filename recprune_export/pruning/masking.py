@@ -18,6 +18,8 @@ aten = torch.ops.aten
 
 Gone = Mapping[tuple[str, int], Tensor]  # (tensor, axis) -> indices that are masked
 
+_WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
+
 
 def masked_slices(analysis: Analysis, plan: Plan) -> Gone:
     """Return the indices of each axis of each tensor that the plan removes."""
@@ -65,7 +67,7 @@ class DoublePrecision(fx.Interpreter):
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         wide_args, wide_kwargs = fx.node.map_aggregate(
-            (args, dict(kwargs)), lambda a: torch.float64 if a is torch.float32 else a
+            (args, dict(kwargs)), lambda a: _WIDER.get(a, a) if isinstance(a, torch.dtype) else a
         )
         return super().call_function(target, wide_args, wide_kwargs)
 
@@ -85,6 +87,8 @@ def _is_only_looked_up(node: fx.Node) -> bool:
 
 
 def _widen(tensor: Tensor) -> Tensor:
+    if tensor.is_complex():
+        return tensor.to(torch.complex128)
     return tensor.double() if tensor.is_floating_point() else tensor
 
 

@@ -149,3 +149,13 @@ def test_sizes_of_which_nothing_can_be_proved_are_tried() -> None:
     for rows in (1, 2, 5):
         request = ids[torch.arange(rows) % 3]
         torch.testing.assert_close(program.module(request)[0], module(request))
+
+
+def test_the_data_of_a_request_is_no_constant() -> None:
+    class Old(Head):
+        def forward(self, user: Tensor) -> Tensor:
+            return self.head(self.table(user)) * user.data.ne(0).float().unsqueeze(1)  # type: ignore[no-any-return]
+
+    program = capture(Old(), (USER,))
+    assert not program.module(torch.tensor([0, 0]))[0].any()
+    assert program.module(torch.tensor([1, 2]))[0].all()
