@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from recprune_export.errors import CaptureError
+from recprune_export.program.batch_parts import WholeParts
 from recprune_export.program.example import batch_size, take_rows
 from recprune_export.program.packed_sequences import padded_steps
 from recprune_export.program.program import batch_symbol
@@ -40,7 +41,7 @@ def export_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     shapes = pytree.tree_map(dynamic, _by_parameter(root, args, kwargs))
 
     def export(strict: bool, deferred: bool = False) -> torch.export.ExportedProgram:
-        with _quiet_and_plain(), padded_steps(), _data_is_followed(), _noting_where_sizes_are_fixed() as fixed:
+        with _quiet_and_plain(), padded_steps(), _data_is_followed(), WholeParts(), _noting_where_sizes_are_fixed() as fixed:
             lines.append(fixed)
             return torch.export.export(
                 root,

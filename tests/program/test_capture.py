@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from recprune_export.errors import CaptureError
 from recprune_export.program.capture import capture
+from tests.properties import check_any_plan, prunable
 
 
 class Head(nn.Module):
@@ -159,3 +160,23 @@ def test_the_data_of_a_request_is_no_constant() -> None:
     program = capture(Old(), (USER,))
     assert not program.module(torch.tensor([0, 0]))[0].any()
     assert program.module(torch.tensor([1, 2]))[0].all()
+
+
+def test_heads_that_are_folded_into_the_batch_are_taken_out_again() -> None:
+    class Folded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.mix, self.head = nn.Embedding(10, 6), nn.Linear(6, 6), nn.Linear(6, 1)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            heads = torch.cat(torch.split(self.mix(self.table(ids)), 2, dim=2), 0)
+            mixed = (heads @ heads.transpose(1, 2)).softmax(-1) @ heads
+            return self.head(torch.cat(torch.split(mixed, ids.shape[0], dim=0), 2)).squeeze(-1)  # type: ignore[no-any-return]
+
+    ids = torch.randint(10, (3, 4))
+    module = Folded()
+    program, analysis = check_any_plan(module, ids)
+    assert {("table.weight", 1), ("mix.weight", 0)} <= prunable(analysis)
+    for rows in (1, 2, 5):
+        request = ids[torch.arange(rows) % 3]
+        torch.testing.assert_close(program.module(request)[0], module(request))
