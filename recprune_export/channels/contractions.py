@@ -27,10 +27,6 @@ class Contraction:
     output: Letters
     bias: fx.Node | None = None
 
-    def takes_a_diagonal(self) -> bool:
-        """Tell whether an operand has one letter twice."""
-        return any(len(set(letters)) < len(letters) for letters, _ in self.operands)
-
 
 Reading = Callable[[fx.Node], Contraction]
 _READINGS: dict[Any, Reading] = {}

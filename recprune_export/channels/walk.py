@@ -189,6 +189,8 @@ class Walk(fx.Interpreter):
             for described in inputs:
                 self._freeze_all(node, described, f"{operator_name(node)} has no rule")
             return self.nothing(value)
+        if _is_scalar(value) and all(isinstance(labels, Labels) and not labels.shape for labels in inputs):
+            return self.nothing(value)
         return known(self, node)
 
     def _constant_where_inputs_are(self, node: fx.Node, described: Described) -> Described:
@@ -246,6 +248,11 @@ class Walk(fx.Interpreter):
         labels = Labels(tuple(removes), tuple(removes), constant=True)
         # Masking zeroes parameters, not buffers.
         return labels if isinstance(value, torch.nn.Parameter) else labels.without_zeroes()
+
+
+def _is_scalar(value: Any) -> bool:
+    """A tensor without axes has nothing to remove, whatever axis an operator was asked to work along."""
+    return isinstance(value, Tensor) and value.ndim == 0
 
 
 def is_batch(size: Any) -> bool:

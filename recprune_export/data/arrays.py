@@ -129,7 +129,7 @@ def _check_ids(path: str, spec: ArraySpec, values: np.ndarray) -> None:
     for column, pair in enumerate(spec.ids):
         if pair is None:
             continue
-        ids = values if len(spec.ids) == 1 else values[..., column]
+        ids = values if len(spec.ids) == 1 else values.reshape(len(values), -1, len(spec.ids))[..., column]
         outside = (ids < pair[0]) | (ids > pair[1])
         if outside.any():
             where = f"'{spec.name}'" + ("" if len(spec.ids) == 1 else f", column {column},")

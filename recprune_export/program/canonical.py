@@ -208,7 +208,8 @@ def _fold_constants(module: fx.GraphModule) -> None:
 
 def _replace_by_buffer(module: fx.GraphModule, node: fx.Node, value: Tensor) -> None:
     name = f"constant_{node.name}"
-    module.register_buffer(name, value.detach().clone().contiguous())
+    own = value.detach().clone()
+    module.register_buffer(name, own.contiguous() if own.layout == torch.strided else own)
     with module.graph.inserting_before(node):
         constant = module.graph.get_attr(name)
     constant.meta = dict(node.meta)
@@ -267,7 +268,10 @@ def _name_squeezed_axes(module: fx.GraphModule) -> None:
         given = arguments(node)[1] if len(arguments(node)) > 1 else range(len(before))
         named = {_positive(axis, len(before)) for axis in ([given] if isinstance(given, int) else given)}
         node.target = aten.squeeze.dims
-        node.args = (arguments(node)[0], [axis for axis in sorted(named) if before[axis] == 1])
+        node.args = (
+            arguments(node)[0],
+            [axis for axis in sorted(named) if isinstance(before[axis], int) and before[axis] == 1],
+        )
 
 
 def _unsqueezed(node: fx.Node, axis: int) -> fx.Node | None:

@@ -20,6 +20,7 @@ from recprune_export.program.example import (
     with_unmistakable_batch,
 )
 from recprune_export.program.exporting import export_module
+from recprune_export.program.handwritten_norms import name_layer_norms
 from recprune_export.program.interface import (
     drop_constant_inputs,
     drop_constant_outputs,
@@ -30,9 +31,10 @@ from recprune_export.program.interface import (
 )
 from recprune_export.program.precomputed import precompute_tables
 from recprune_export.program.program import Program, batch_symbol
+from recprune_export.program.written_out import write_out
 
 ROWS_OF_THEIR_OWN = 3
-REPAIRS = (precompute_tables, replace_constant_masks, replace_embedding_bags)
+REPAIRS = (write_out, name_layer_norms, precompute_tables, replace_constant_masks, replace_embedding_bags)
 
 
 def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> Program:

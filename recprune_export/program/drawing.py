@@ -43,7 +43,8 @@ def fill(spec: Input, batch: int, ids: Ids, numbers: Numbers) -> np.ndarray:
         values = ids((int(low), int(high)), shape)
     else:
         values = numbers(spec, shape)
-    for column, pair in enumerate(spec.ids):
+    by_row = values.reshape(batch, -1, len(spec.ids)) if spec.ids else values
+    for column, pair in enumerate(spec.ids):  # columns of a matrix, or every place in a row of a larger tensor
         if pair is not None:
-            values[..., column] = ids(pair, shape[:-1])
+            by_row[..., column] = ids(pair, by_row.shape[:-1])
     return values.astype(spec.dtype)

@@ -12,13 +12,17 @@ from typing import Any
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from recprune_export.errors import CaptureError
-from recprune_export.program.example import batch_size
+from recprune_export.program.batch_parts import WholeParts
+from recprune_export.program.example import batch_size, take_rows
 from recprune_export.program.packed_sequences import padded_steps
 from recprune_export.program.program import batch_symbol
 from recprune_export.program.source import NOT_THE_USERS, line_of
+
+BATCHES_TO_TRY = (1, 2, 3, 4, 7, 64)
 
 
 def export_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
@@ -36,20 +40,64 @@ def export_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     root = _Shelter(module) if _has_a_name_of_graphs(module) else module
     shapes = pytree.tree_map(dynamic, _by_parameter(root, args, kwargs))
 
-    def export(strict: bool) -> torch.export.ExportedProgram:
-        with _quiet_and_plain(), padded_steps(), _noting_where_sizes_are_fixed() as fixed:
+    def export(strict: bool, deferred: bool = False) -> torch.export.ExportedProgram:
+        with (
+            _quiet_and_plain(),
+            padded_steps(),
+            _data_is_followed(),
+            WholeParts(),
+            _noting_where_sizes_are_fixed() as fixed,
+        ):
             lines.append(fixed)
-            return torch.export.export(root, args, kwargs, dynamic_shapes=shapes, strict=strict)
+            return torch.export.export(
+                root,
+                args,
+                kwargs,
+                dynamic_shapes=shapes,
+                strict=strict,
+                prefer_deferred_runtime_asserts_over_guards=deferred,
+            )
 
     try:
         return export(strict=False)
     except Exception as error:  # torch.export raises many unrelated classes for the same cause
         # Reading the bytecode, torch.export takes longer and knows less, but sees that len(x) varies with the batch.
         with contextlib.suppress(Exception):
-            return export(strict=True)
+            return _of_the_request(export(strict=True))
+        # What it cannot prove of every batch, such as that 9·B is no multiple of 2·B, it asserts in the graph instead.
+        with contextlib.suppress(Exception):
+            return _tried_on_batches(export(strict=False, deferred=True), (args, kwargs))
         fixes = _fixes_batch(str(error)) and not _reads_values(str(error))
         where = lines[0][0] if fixes and lines[0] else line_of(error)
         raise CaptureError(_explain(error, where)) from error
+
+
+@contextlib.contextmanager
+def _data_is_followed() -> Iterator[None]:
+    """Inside the block `x.data` is `x.detach()`, which torch.export follows; the attribute itself it does not."""
+    original = torch.Tensor.data
+    torch.Tensor.data = property(Tensor.detach, original.__set__)  # type: ignore[assignment, attr-defined]
+    try:
+        yield
+    finally:
+        del torch.Tensor.data  # what was there is inherited
+
+
+def _of_the_request(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Return `exported` if no part of the example was taken for a constant. Raises `CaptureError` otherwise."""
+    if any(isinstance(constant, FakeTensor) for constant in exported.constants.values()):
+        raise CaptureError("torch.export takes a part of the request for a constant.")
+    return exported
+
+
+def _tried_on_batches(exported: torch.export.ExportedProgram, example: Any) -> torch.export.ExportedProgram:
+    """Return `exported` if what it asserts of the batch holds for batches of several sizes; raises what fails."""
+    module = exported.module()
+    for rows in BATCHES_TO_TRY:
+        args, kwargs = take_rows(example, torch.arange(rows) % batch_size(example))
+        with torch.no_grad():
+            module(*args, **kwargs)
+    return exported
 
 
 @contextlib.contextmanager
@@ -131,7 +179,7 @@ def _explain(error: Exception, line: str) -> str:
             f"The model fixes the batch size{where}, so it cannot answer other batches: "
             f"use x.size(0) instead of a number ({first})."
         )
-    if ".numpy()" in text or "tolist" in text:
+    if ".numpy()" in text or "tolist" in text or type(error).__module__.startswith("numpy"):
         return (
             f"The model leaves PyTorch{where}, for NumPy or plain Python, which no graph can hold: "
             f"compute that before the request, or write it with tensors ({first})."

@@ -27,6 +27,9 @@ class Gone:
     ids: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+_WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
+
+
 def masked(analysis: Analysis, removed: frozenset[int]) -> Gone:
     """Return what is masked where these channels are removed."""
     indices: dict[tuple[str, int], list[int]] = {}
@@ -65,8 +68,9 @@ class DoublePrecision(fx.Interpreter):
         value = super().run_node(n)
         if n.op == "get_attr" and n not in self._looked_up and isinstance(value, Tensor):
             value = _widen(self._masked(str(n.target), value))
+        if n.op == "call_function" and isinstance(value, Tensor):
+            value = _widen(value)  # what is filled with zeros names no precision
         if n.target is aten.embedding.default and arguments(n)[0] in self._looked_up:
-            value = _widen(value)
             gone = self._gone.slices.get((str(arguments(n)[0].target), 1))
             value = value if gone is None else value.index_fill(-1, gone, 0.0)
         ids = self._gone.ids.get(n.name)
@@ -78,7 +82,7 @@ class DoublePrecision(fx.Interpreter):
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         wide_args, wide_kwargs = fx.node.map_aggregate(
-            (args, dict(kwargs)), lambda a: torch.float64 if a is torch.float32 else a
+            (args, dict(kwargs)), lambda a: _WIDER.get(a, a) if isinstance(a, torch.dtype) else a
         )
         return super().call_function(target, wide_args, wide_kwargs)
 
@@ -98,6 +102,8 @@ def _is_only_looked_up(node: fx.Node) -> bool:
 
 
 def _widen(tensor: Tensor) -> Tensor:
+    if tensor.is_complex():
+        return tensor.to(torch.complex128)
     return tensor.double() if tensor.is_floating_point() else tensor
 
 

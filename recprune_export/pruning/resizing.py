@@ -114,11 +114,16 @@ def _replace_size(resizing: Resizing, node: fx.Node, sizes: Any, first_axis: int
     return result
 
 
-@resizes(
-    aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.new_zeros.default, aten.new_ones.default
-)
+@resizes(aten.view.default, aten.reshape.default, aten._unsafe_view.default)
+def reshape(resizing: Resizing, node: fx.Node) -> fx.Node:
+    """`view(x, sizes)`: sizes are counted on what is kept, of which a part may lie in memory as no view can have it."""
+    source, sizes = arguments(node)
+    return resizing.call(aten.reshape.default, source, _replace_size(resizing, node, sizes))
+
+
+@resizes(aten.new_zeros.default, aten.new_ones.default)
 def with_sizes_second(resizing: Resizing, node: fx.Node) -> fx.Node:
-    """`view(x, sizes)`: sizes are counted on what is kept."""
+    """`new_zeros(x, sizes)`: sizes are counted on what is kept."""
     source, sizes, *rest = arguments(node)
     return resizing.call(node.target, source, _replace_size(resizing, node, sizes), *rest, **node.kwargs)
 

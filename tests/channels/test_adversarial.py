@@ -233,3 +233,87 @@ def test_dead_channels_can_go_without_changing_anything() -> None:
     with torch.no_grad():
         (before,), (after,) = program.module(*tensors), pruned.module(*tensors)
     assert float((before - after).abs().max()) <= 1e-6 * float(before.abs().max())
+
+
+def test_a_number_is_no_axis() -> None:
+    """Gates that hold one number each: a softmax or a sum of it works along an axis that is not there."""
+
+    class Gated(Fields):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gates = nn.Parameter(torch.randn(3))
+
+        def forward(self, ids: Tensor) -> Tensor:
+            gates = [(gate / 0.3).softmax(-1) + gate.sum(-1) + gate.cumsum(0) for gate in self.gates]
+            parts = [x * gate for x, gate in zip(self.vectors(ids), gates, strict=True)]
+            return self.mlp(torch.cat(parts, 1))  # type: ignore[no-any-return]
+
+    _, analysis = check_any_plan(Gated(), IDS)
+    assert TABLES <= prunable(analysis)
+
+
+def test_one_of_several_interests_picked_for_each_row() -> None:
+    """`x[rows, best]`: which interest is taken depends on the request, which dimensions there are does not."""
+
+    class Best(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.interests = nn.Embedding(10, 6), nn.Linear(6, 4 * 5)
+
+        def forward(self, item: Tensor, history: Tensor) -> Tensor:
+            interests = self.interests(self.table(history).mean(1)).unflatten(1, (4, 5))
+            scores = interests @ self.interests(self.table(item))[:, :5].unsqueeze(-1)
+            rows = torch.arange(len(item))
+            best = interests[rows, scores.argmax(1).squeeze(-1)]
+            return (best * best).sum(-1)
+
+    _, analysis = check_any_plan(Best(), torch.tensor([1, 2, 3]), IDS)
+    assert {("table.weight", 1), ("interests.weight", 0)} <= prunable(analysis)
+
+
+def test_a_diagonal_is_taken_of_a_square() -> None:
+    class Diagonal(Fields):
+        def __init__(self) -> None:
+            super().__init__()
+            self.square = nn.Parameter(torch.randn(3, 6, 6))
+
+        def forward(self, ids: Tensor) -> Tensor:
+            scaled = torch.einsum("bnd,ndd->bnd", torch.stack(self.vectors(ids), 1), self.square)
+            return self.mlp(scaled.flatten(1))  # type: ignore[no-any-return]
+
+    _, analysis = check_any_plan(Diagonal(), IDS)
+    assert TABLES <= prunable(analysis)
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["hstack", "a part written in place", "an index written in place", "broadcast", "repeated mask", "distance"],
+)
+def test_operators_that_are_others_under_another_name(how: str) -> None:
+    class Written(Fields):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shared, self.lower = nn.Parameter(torch.randn(2)), nn.Linear(6, 2)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            x = torch.stack(self.vectors(ids), 1)
+            if how == "hstack":
+                x = torch.hstack([x[:, 0], x[:, 1], x[:, 2]])
+            elif how == "a part written in place":
+                x[:, :, 1:3] = self.shared
+            elif how == "an index written in place":
+                x[:, 1] = torch.relu(self.tables[0](ids[:, 1]))
+            elif how == "broadcast":
+                x = sum(torch.broadcast_tensors(x, torch.relu(x[:, :1])))
+            elif how == "repeated mask":
+                x = x * (ids > 2).float().unsqueeze(-1).repeat_interleave(x.shape[-1], dim=2)
+            else:
+                near = nn.functional.pairwise_distance(x[:, :1], x[:, 1:])
+                x = torch.cat([x.flatten(1)[:, :16], near], 1)
+            return self.mlp(x.flatten(1))  # type: ignore[no-any-return]
+
+    program, analysis = check_any_plan(Written(), IDS)
+    assert "tables.2.weight" in {tensor for tensor, _ in prunable(analysis)}
+    assert not {"aten.hstack.default", "aten.slice_scatter.default"} & {
+        str(n.target) for n in program.module.graph.nodes
+    }

@@ -1,12 +1,14 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from recprune_export.errors import CaptureError
 from recprune_export.program.capture import capture
+from tests.properties import check_any_plan, prunable
 
 
 class Head(nn.Module):
@@ -92,6 +94,19 @@ class Deciding(Head):
         return self.head(self.table(user)) if user.sum() > 3 else self.table(user)  # type: ignore[no-any-return]
 
 
+class InNumPy(Head):
+    def __init__(self) -> None:
+        super().__init__()
+        self.order = np.arange(3)
+
+    def forward(self, user: Tensor) -> Tensor:
+        order = self.order.copy()
+        order[np.where(order > 0)] -= user.size(0)  # a size that varies is no number for NumPy
+        if user.sum() > 100:
+            order += 1
+        return self.head(self.table(user)) + float(order.sum())  # type: ignore[no-any-return]
+
+
 class Silent(Head):
     def forward(self, user: Tensor) -> int:
         return 3
@@ -102,6 +117,7 @@ class Silent(Head):
     [
         (Baked, "fixes the batch size.*x.size"),
         (Deciding, r"decides by the values of a request.*test_capture\.py"),
+        (InNumPy, r"leaves PyTorch at .*test_capture\.py.*for NumPy"),
         (Silent, "returns no tensor"),
     ],
 )
@@ -113,3 +129,54 @@ def test_what_cannot_be_captured_is_said_with_its_line(make: Callable[[], nn.Mod
 def test_an_example_without_a_batch_is_refused() -> None:
     with pytest.raises(CaptureError, match="batch axis"):
         capture(OfTensors(), (3, 4))
+
+
+def test_sizes_of_which_nothing_can_be_proved_are_tried() -> None:
+    """Heads folded into the batch: that 9·B is no multiple of 2·B is true, and more than torch.export can prove."""
+
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.mix, self.head = nn.Embedding(10, 8), nn.Linear(8, 8), nn.Linear(72, 1)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            x = self.mix(self.table(ids)).view(ids.size(0) * 2, -1, 4)
+            x = (x @ x.transpose(1, 2)).softmax(-1) @ x
+            return self.head(x.view(ids.size(0), -1))  # type: ignore[no-any-return]
+
+    ids = torch.randint(10, (3, 9))
+    module = Heads()
+    program = capture(module, (ids,))
+    for rows in (1, 2, 5):
+        request = ids[torch.arange(rows) % 3]
+        torch.testing.assert_close(program.module(request)[0], module(request))
+
+
+def test_the_data_of_a_request_is_no_constant() -> None:
+    class Old(Head):
+        def forward(self, user: Tensor) -> Tensor:
+            return self.head(self.table(user)) * user.data.ne(0).float().unsqueeze(1)  # type: ignore[no-any-return]
+
+    program = capture(Old(), (USER,))
+    assert not program.module(torch.tensor([0, 0]))[0].any()
+    assert program.module(torch.tensor([1, 2]))[0].all()
+
+
+def test_heads_that_are_folded_into_the_batch_are_taken_out_again() -> None:
+    class Folded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.mix, self.head = nn.Embedding(10, 6), nn.Linear(6, 6), nn.Linear(6, 1)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            heads = torch.cat(torch.split(self.mix(self.table(ids)), 2, dim=2), 0)
+            mixed = (heads @ heads.transpose(1, 2)).softmax(-1) @ heads
+            return self.head(torch.cat(torch.split(mixed, ids.shape[0], dim=0), 2)).squeeze(-1)  # type: ignore[no-any-return]
+
+    ids = torch.randint(10, (3, 4))
+    module = Folded()
+    program, analysis = check_any_plan(module, ids)
+    assert {("table.weight", 1), ("mix.weight", 0)} <= prunable(analysis)
+    for rows in (1, 2, 5):
+        request = ids[torch.arange(rows) % 3]
+        torch.testing.assert_close(program.module(request)[0], module(request))

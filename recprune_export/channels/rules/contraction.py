@@ -90,6 +90,20 @@ def add_bias(walk: Walk, node: fx.Node, product: Labels, bias: Labels) -> Labels
     return Labels(product.removes, tuple(zeroes), tuple(steady))
 
 
+def _diagonal(walk: Walk, node: fx.Node, letters: Letters, labels: Labels) -> tuple[Letters, Labels]:
+    """`einsum("ndd", x)` takes x[n, d, d]: row d goes with column d, and is zero there where one of them is."""
+    first = [letters.index(letter) for letter in letters]
+    for axis, original in enumerate(first):
+        if original != axis:
+            walk.equate(node, labels.removes[original], labels.removes[axis], "a diagonal is taken of it")
+    axes = sorted(set(first))
+
+    def merged(field: tuple[Tensor, ...]) -> list[Tensor]:
+        return [_union(walk, [ids for ids, own in zip(field, first, strict=True) if own == axis]) for axis in axes]
+
+    return [letters[axis] for axis in axes], labels.map(merged) if len(axes) < len(letters) else labels
+
+
 @rule(*CONTRACTIONS)
 def product(walk: Walk, node: fx.Node) -> Described:
     """`linear(x: ...×K, W: M×K, b: M)` and its like, as `contractions` reads them."""
@@ -99,11 +113,7 @@ def product(walk: Walk, node: fx.Node) -> Described:
         (letters, labels) for letters, source in contraction.operands if (labels := walk.labels(source)) is not None
     ]
     assert len(operands) == len(contraction.operands), node
-    if contraction.takes_a_diagonal():
-        for _, labels in operands:
-            for ids in labels.removes:
-                walk.freeze(node, ids, "einsum takes a diagonal of it")
-        return walk.nothing(walk.env[node])
+    operands = [_diagonal(walk, node, letters, labels) for letters, labels in operands]
     result = contract(walk, node, operands, contraction.output)
     bias = walk.labels(contraction.bias)
     return result if bias is None else add_bias(walk, node, result, bias)

@@ -14,6 +14,7 @@ from recprune_export.program.nodes import argument
 aten = torch.ops.aten
 
 _OF_ONE_TENSOR = (
+    aten._conj.default,
     aten._to_copy.default,
     aten.abs.default,
     aten.acos.default,
@@ -27,6 +28,7 @@ _OF_ONE_TENSOR = (
     aten.clamp.default,
     aten.clamp_max.default,
     aten.clamp_min.default,
+    aten.conj_physical.default,
     aten.cos.default,
     aten.cosh.default,
     aten.deg2rad.default,
@@ -47,6 +49,7 @@ _OF_ONE_TENSOR = (
     aten.hardsigmoid.default,
     aten.hardswish.default,
     aten.hardtanh.default,
+    aten.imag.default,
     aten.isfinite.default,
     aten.isinf.default,
     aten.isnan.default,
@@ -66,10 +69,12 @@ _OF_ONE_TENSOR = (
     aten.neg.default,
     aten.pow.Scalar,
     aten.pow.Tensor_Scalar,
+    aten.real.default,
     aten.reciprocal.default,
     aten.relu.default,
     aten.relu6.default,
     aten.remainder.Scalar,
+    aten.resolve_conj.default,
     aten.round.default,
     aten.rsqrt.default,
     aten.rrelu.default,

@@ -113,7 +113,7 @@ def _keep_computed_sizes(walk: Walk, node: fx.Node, labels: Labels) -> None:
     sizes = arguments(node)[1] if len(arguments(node)) > 1 else None
     if isinstance(sizes, (list, tuple)) and len(sizes) == len(labels.shape):
         for size, removes in zip(sizes, labels.removes, strict=True):
-            if isinstance(size, fx.Node):
+            if isinstance(size, fx.Node) and not isinstance(walk.env[size], Tensor):
                 walk.freeze(node, removes, "its size is computed from the batch")
 
 

@@ -87,10 +87,16 @@ def additive(walk: Walk, node: fx.Node) -> Described:
 
 @rule(*_NORMS)
 def norm(walk: Walk, node: fx.Node) -> Described:
-    """`linalg_vector_norm(x: B×D, 2, [1])`: index d may go if it is zero when masked."""
+    """`linalg_vector_norm(x: B×D, 2, [1])`: index d may go if it is zero when masked.
+
+    Not if the order is negative: (Σ |x|^p)^(1/p) is zero as soon as one x is.
+    """
     labels = walk.labels(node.args[0])
     assert labels is not None
     axes, keepdim = reduced_axes(node, len(labels.shape))
+    order = next((given for name in ("ord", "p") if (given := argument(node, name)) is not None), 2)
+    if order < 0:
+        return selective(walk, node)
     for axis in axes:
         walk.require_zero(
             node, labels.removes[axis], labels.zeroes[axis], "it is summed, and would not be zero when masked"

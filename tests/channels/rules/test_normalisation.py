@@ -75,3 +75,14 @@ def test_a_softmax_over_channels_freezes_them() -> None:
     _, analysis = check_any_plan(Tower(lambda h: torch.softmax(h, 1)), X)
     assert ("first.weight", 0) not in prunable(analysis)
     assert reasons(analysis, "first.weight", 0)
+
+
+def test_a_norm_of_negative_order_is_zero_where_one_channel_is() -> None:
+    class Harmonic(Tower):
+        def forward(self, x: Tensor) -> Tensor:
+            first = self.first(x)
+            return self.last(first / first.norm(-1, dim=1, keepdim=True).clamp_min(0.1))  # type: ignore[no-any-return]
+
+    _, analysis = check_any_plan(Harmonic(None), X)
+    assert ("first.weight", 0) not in prunable(analysis)
+    assert reasons(analysis, "first.weight", 0)

@@ -1,0 +1,41 @@
+"""Parts of a folded batch, while a model is captured.
+
+Heads are often folded into the batch, and taken apart again: `cat(x.split(16, 2), 0)`, later `cat(y.split(B, 0), 2)`. How many
+parts that makes is ⌈3·B / B⌉, of which torch.export cannot prove that it is three for every B. Cut one by one, there is
+nothing to prove.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+
+class WholeParts(TorchFunctionMode):
+    """Inside the block a split by a size that divides the axis, whatever the batch, is as many slices."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func in (torch.split, Tensor.split):
+            parts = _parts(*args, **(kwargs or {}))
+            if parts is not None:
+                return parts
+        return func(*args, **(kwargs or {}))
+
+
+def _parts(tensor: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, ...] | None:
+    size = args[0] if args else kwargs.get("split_size_or_sections", kwargs.get("split_size"))
+    dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
+    if not isinstance(size, torch.SymInt) or not isinstance(tensor.shape[dim], torch.SymInt):
+        return None
+    count = tensor.shape[dim].node.expr / size.node.expr  # type: ignore[attr-defined]
+    if not count.is_Integer:
+        return None
+    return tuple(tensor.narrow(dim, part * size, size) for part in range(int(count)))

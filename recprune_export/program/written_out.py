@@ -1,0 +1,160 @@
+"""Operators that are others under another name, written out as those: one rule less for everybody who reads the graph.
+
+What writes a part of a tensor in place, `x[:, 2:4] = y`, is captured as a `slice_scatter`: here it becomes a `cat` of what
+stays and what is written, so that each part keeps its own channels.
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from recprune_export.program.canonical import remove_dead_code
+from recprune_export.program.nodes import argument, arguments
+
+aten = torch.ops.aten
+
+WriteOut = Callable[[fx.Graph, fx.Node], fx.Node | None]  # None where it has to stay as it is
+_WRITTEN_OUT: dict[Any, WriteOut] = {}
+
+
+def write_out(module: fx.GraphModule) -> bool:
+    """Write out every operator that has a function here, in place; tell whether there was one.
+
+    New nodes have no sizes: export the graph again.
+    """
+    changed = False
+    for node in list(module.graph.nodes):
+        if node.target not in _WRITTEN_OUT:
+            continue
+        with module.graph.inserting_before(node):
+            new = _WRITTEN_OUT[node.target](module.graph, node)
+        if new is not None:
+            new.meta = dict(node.meta)
+            node.replace_all_uses_with(new)
+            changed = True
+    remove_dead_code(module)
+    return changed
+
+
+def _writes_out(*operators: Any) -> Callable[[WriteOut], WriteOut]:
+    def register(function: WriteOut) -> WriteOut:
+        _WRITTEN_OUT.update(dict.fromkeys(operators, function))
+        return function
+
+    return register
+
+
+def _value(node: fx.Node) -> Tensor:
+    value: Tensor = node.meta["val"]
+    return value
+
+
+def _cat(graph: fx.Graph, parts: Sequence[fx.Node], axis: int) -> fx.Node:
+    return parts[0] if len(parts) == 1 else graph.call_function(aten.cat.default, (list(parts), axis))
+
+
+@_writes_out(aten.hstack.default, aten.concat.default, aten.concatenate.default, aten.column_stack.default)
+def joined(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    """`hstack(xs: B×L×D)` is `cat(xs, 1)`."""
+    tensors = arguments(node)[0]
+    axis = argument(node, "dim") if node.target in (aten.concat.default, aten.concatenate.default) else 1
+    if axis == 1 and any(_value(tensor).ndim < 2 for tensor in tensors):
+        return None
+    return _cat(graph, tensors, axis)
+
+
+@_writes_out(aten.slice_scatter.default)
+def slice_scatter(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    """`x[:, start:end] = y` is what was before, y, and what was behind, side by side."""
+    x, written = arguments(node)[:2]
+    axis, start, end, step = (argument(node, name) for name in ("dim", "start", "end", "step"))
+    size = _value(x).shape[axis]
+    if (start or 0) == 0 and (end is None or end == torch.iinfo(torch.int64).max) and step == 1:
+        return written  # type: ignore[no-any-return]
+    if not all(isinstance(n, int | None) for n in (start, end, size)) or step != 1:
+        return None
+    first, last, _ = slice(start, end).indices(size)
+    return _overwritten(graph, x, written, axis, first, last)
+
+
+@_writes_out(aten.select_scatter.default)
+def select_scatter(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    """`x[:, i] = y` as `slice_scatter` of one index."""
+    x, written, axis, index = arguments(node)
+    size = _value(x).shape[axis]
+    if not isinstance(size, int) or not isinstance(index, int):
+        return None
+    axis, index = axis % _value(x).ndim, index % size
+    return _overwritten(graph, x, graph.call_function(aten.unsqueeze.default, (written, axis)), axis, index, index + 1)
+
+
+def _overwritten(graph: fx.Graph, x: fx.Node, written: fx.Node, axis: int, first: int, last: int) -> fx.Node:
+    size = _value(x).shape[axis]
+    before = [graph.call_function(aten.slice.Tensor, (x, axis, 0, first))] if first > 0 else []
+    behind = [graph.call_function(aten.slice.Tensor, (x, axis, last, size))] if last < size else []
+    return _cat(graph, [*before, written, *behind], axis)
+
+
+@_writes_out(aten.copy.default)
+def copy(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    """`copy(x, y)` is y in the shape and the dtype of x."""
+    into, source = arguments(node)[:2]
+    expanded = source if _same_shape(source, into) else graph.call_function(aten.expand_as.default, (source, into))
+    if _value(source).dtype == _value(into).dtype:
+        return expanded  # type: ignore[no-any-return]
+    return graph.call_function(aten.to.dtype, (expanded, _value(into).dtype))
+
+
+@_writes_out(operator.getitem)
+def broadcast(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    """`broadcast_tensors([x, y])[0]` is x in the shape of y, or x where that is its own."""
+    source, position = arguments(node)
+    if source.target is not aten.broadcast_tensors.default:
+        return None
+    tensors = arguments(source)[0]
+    like = next((tensor for tensor in (tensors[position], *tensors) if _same_shape(tensor, node)), None)
+    if like is None or like is tensors[position]:
+        return like
+    return graph.call_function(aten.expand_as.default, (tensors[position], like))
+
+
+def _same_shape(one: fx.Node, other: fx.Node) -> bool:
+    """Whether sizes are the same whatever the batch; two sizes that only might be are not."""
+    return [str(size) for size in _value(one).shape] == [str(size) for size in _value(other).shape]
+
+
+@_writes_out(aten.mse_loss.default)
+def squared_error(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    """`mse_loss(x, y)` is the mean of (x - y)²."""
+    difference = graph.call_function(aten.sub.Tensor, arguments(node)[:2])
+    squared = graph.call_function(aten.square.default, (difference,))
+    reduction = {0: None, 1: aten.mean.default, 2: aten.sum.default}[argument(node, "reduction")]
+    return squared if reduction is None else graph.call_function(reduction, (squared,))
+
+
+@_writes_out(aten.repeat_interleave.self_int)
+def repeated_value(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    """`repeat_interleave(x: B×L×1, D, 2)` is x expanded, where what is repeated is one value."""
+    x, repeats = arguments(node)[:2]
+    axis, shape = argument(node, "dim"), _value(x).shape
+    if axis is None or not isinstance(repeats, int) or not (isinstance(shape[axis], int) and shape[axis] == 1):
+        return None
+    sizes = [-1] * len(shape)
+    sizes[axis] = repeats
+    return graph.call_function(aten.expand.default, (x, sizes))
+
+
+@_writes_out(aten.pairwise_distance.default)
+def distance(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    """`pairwise_distance(x: B×D, y: B×D)` is √Σ(x - y + ε)², whose terms are a constant where x and y are zero."""
+    left, right, order, epsilon, keepdim = (argument(node, name) for name in ("x1", "x2", "p", "eps", "keepdim"))
+    if order != 2:
+        return None
+    shifted = graph.call_function(aten.add.Scalar, (graph.call_function(aten.sub.Tensor, (left, right)), epsilon))
+    squares = graph.call_function(aten.square.default, (shifted,))
+    return graph.call_function(
+        aten.sqrt.default, (graph.call_function(aten.sum.dim_IntList, (squares, [-1], keepdim)),)
+    )
