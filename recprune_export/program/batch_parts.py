@@ -35,7 +35,7 @@ def _parts(tensor: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, ...] | No
     dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
     if not isinstance(size, torch.SymInt) or not isinstance(tensor.shape[dim], torch.SymInt):
         return None
-    count = tensor.shape[dim].node.expr / size.node.expr  # type: ignore[attr-defined]
+    count = tensor.shape[dim].node.expr / size.node.expr
     if not count.is_Integer:
         return None
     return tuple(tensor.narrow(dim, part * size, size) for part in range(int(count)))

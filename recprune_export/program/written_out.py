@@ -73,7 +73,7 @@ def slice_scatter(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     axis, start, end, step = (argument(node, name) for name in ("dim", "start", "end", "step"))
     size = _value(x).shape[axis]
     if (start or 0) == 0 and (end is None or end == torch.iinfo(torch.int64).max) and step == 1:
-        return written  # type: ignore[no-any-return]
+        return written
     if not all(isinstance(n, int | None) for n in (start, end, size)) or step != 1:
         return None
     first, last, _ = slice(start, end).indices(size)
@@ -104,7 +104,7 @@ def copy(graph: fx.Graph, node: fx.Node) -> fx.Node:
     into, source = arguments(node)[:2]
     expanded = source if _same_shape(source, into) else graph.call_function(aten.expand_as.default, (source, into))
     if _value(source).dtype == _value(into).dtype:
-        return expanded  # type: ignore[no-any-return]
+        return expanded
     return graph.call_function(aten.to.dtype, (expanded, _value(into).dtype))
 
 

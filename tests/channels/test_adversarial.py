@@ -249,7 +249,7 @@ def test_a_number_is_no_axis() -> None:
             return self.mlp(torch.cat(parts, 1))  # type: ignore[no-any-return]
 
     _, analysis = check_any_plan(Gated(), IDS)
-    assert TABLES <= prunable(analysis)
+    assert prunable(analysis) >= TABLES
 
 
 def test_one_of_several_interests_picked_for_each_row() -> None:
@@ -282,7 +282,7 @@ def test_a_diagonal_is_taken_of_a_square() -> None:
             return self.mlp(scaled.flatten(1))  # type: ignore[no-any-return]
 
     _, analysis = check_any_plan(Diagonal(), IDS)
-    assert TABLES <= prunable(analysis)
+    assert prunable(analysis) >= TABLES
 
 
 @pytest.mark.parametrize(

@@ -113,8 +113,8 @@ def product(walk: Walk, node: fx.Node) -> Described:
         (letters, labels) for letters, source in contraction.operands if (labels := walk.labels(source)) is not None
     ]
     assert len(operands) == len(contraction.operands), node
-    operands = [_diagonal(walk, node, letters, labels) for letters, labels in operands]
-    result = contract(walk, node, operands, contraction.output)
+    plain = [_diagonal(walk, node, letters, labels) for letters, labels in operands]
+    result = contract(walk, node, plain, contraction.output)
     bias = walk.labels(contraction.bias)
     return result if bias is None else add_bias(walk, node, result, bias)
 
