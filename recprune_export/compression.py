@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,7 +27,7 @@ from recprune_export.finetuning.task import (
     Task,
     answer,
 )
-from recprune_export.finetuning.zeros import ZeroTarget
+from recprune_export.finetuning.zeros import ZeroTarget, parameter_counts
 from recprune_export.onnx.counts import Counts, Reduction, count, reduction
 from recprune_export.onnx.export import OnnxFile, Serving, export_onnx
 from recprune_export.onnx.rewriting import Limits
@@ -70,15 +71,32 @@ DEFAULTS = Settings()
 
 
 @dataclass(frozen=True)
-class Pruned:
-    """A pruned and tuned program, and how it came about."""
+class Stage:
+    """A program that was pruned once and tuned, and how that came about; `plan` is that of this stage alone."""
 
     program: Program
     analysis: Analysis
     plan: Plan
     soundness: Soundness
-    target: ZeroTarget
     fitted: FitResult | None
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A program that went through one stage or several, and how many non-zeros it may keep."""
+
+    stages: tuple[Stage, ...]
+    target: ZeroTarget
+
+    @property
+    def program(self) -> Program:
+        """What the last stage left."""
+        return self.stages[-1].program
+
+    @property
+    def plan(self) -> Plan:
+        """The plans of all stages."""
+        return Plan.of_stages([stage.plan for stage in self.stages])
 
 
 @dataclass(frozen=True)
@@ -143,7 +161,7 @@ def compress_program(
             metrics=metrics,
             parity=parity.to_dict(),
             latency={**latency.to_dict(), "footprint": footprints.to_dict()},
-            plan=plan_summary(pruned.plan, pruned.analysis, pruned.soundness, pruned.fitted),
+            plan=_summary(pruned.stages),
             settings={**settings.to_dict(), "command": list(command), "model": model_name, "data": data_name},
             environment=environment(),
             tolerances=parity.tolerances.to_dict(),
@@ -164,18 +182,72 @@ def compress_program(
 
 
 def prune(program: Program, settings: Settings, task: Task, plan: Plan | None = None) -> Pruned:
-    """Remove channels by a plan, prove the result, then add zeros while tuning. `program` is left as it is."""
-    plan = plan or decide(program, settings, task)
-    dense, analysis = rotate(program, plan)
-    student = apply_plan(dense, analysis, plan)
-    soundness = check_soundness(dense, analysis, plan, student)
-    if settings.refit:
-        refit(dense, analysis, plan, student, _calibration(task, settings.seed))
+    """Remove channels by a plan, prove the result, then add zeros while tuning. `program` is left as it is.
+
+    With several `steps` that is done as often, each time with a part of the channels and of the epochs; zeros come last.
+    The teacher is `program` in every stage (gradual pruning with tuning in between: Han et al. 2015, section 3.4).
+    """
+    if plan is not None:
+        settings = replace(settings, steps=len(plan.stages))
     target = zero_target(SizeModel(program, analyse(program)).sizes(), settings)
-    schedule = Schedule(task.recipe.epochs, task.recipe.learning_rate, settings.zeros == "gradual", settings.seed)
+    stages: list[Stage] = []
+    for number in range(1, settings.steps + 1):
+        given = plan.stages[number - 1] if plan is not None else None
+        stages.append(_carry_out(program, stages, settings, task, given, target))
+    return Pruned(tuple(stages), target)
+
+
+def plan_all(program: Program, settings: Settings, task: Task) -> Plan:
+    """Make the plans of all stages; all but the last are carried out for that, since a plan is made for tuned weights."""
+    stages: list[Stage] = []
+    for _ in range(settings.steps - 1):
+        stages.append(_carry_out(program, stages, settings, task))
+    last = decide(stages[-1].program if stages else program, settings, task, dense=program)
+    return Plan.of_stages([*(stage.plan for stage in stages), last])
+
+
+def _carry_out(
+    dense: Program,
+    before: Sequence[Stage],
+    settings: Settings,
+    task: Task,
+    plan: Plan | None = None,
+    target: ZeroTarget | None = None,
+) -> Stage:
+    """Decide, prune and tune once more after the stages `before`; `target` is for the last stage."""
+    number = len(before) + 1
+    program = before[-1].program if before else dense
+    plan = plan or decide(program, settings.at_stage(number), task, dense=dense)
+    original, analysis = rotate(program, plan)
+    student = apply_plan(original, analysis, plan)
+    soundness = check_soundness(original, analysis, plan, student)
+    if settings.refit:
+        refit(original, analysis, plan, student, _calibration(task, settings.seed))
     tables = analyse(student).tables
-    fitted = finetune(student, program.with_own_graph(), task, tables, target, schedule)
-    return Pruned(student, analysis, plan, soundness, target, fitted)
+    if target is None or number < settings.steps:
+        target = ZeroTarget(*parameter_counts(student, tables))
+    fitted = finetune(student, dense.with_own_graph(), task, tables, target, schedule_of(task.recipe, settings, number))
+    return Stage(student, analysis, plan, soundness, fitted)
+
+
+def schedule_of(recipe: Recipe, settings: Settings, stage: int) -> Schedule:
+    """Return how long and how fast to tune in a stage: an equal part of the epochs, at least one, the last what is left.
+
+    >>> recipe = Recipe(epochs=5, learning_rate=1e-3, batch_size=64)
+    >>> [schedule_of(recipe, Settings(steps=3), stage).epochs for stage in (1, 2, 3)]
+    [1, 1, 3]
+    """
+    part = max(1, recipe.epochs // settings.steps)
+    left = max(1, recipe.epochs - part * (settings.steps - 1))
+    epochs = 0 if recipe.epochs == 0 else left if stage == settings.steps else part
+    return Schedule(
+        epochs,
+        recipe.learning_rate,
+        settings.zeros == "gradual",
+        settings.seed,
+        warm_up=settings.warm_up,
+        ema=settings.ema,
+    )
 
 
 def rotate(program: Program, plan: Plan) -> tuple[Program, Analysis]:
@@ -185,8 +257,8 @@ def rotate(program: Program, plan: Plan) -> tuple[Program, Analysis]:
     return apply_transforms(loose, analysis, find_rotatable(loose, analysis).rotatable, plan.transforms), analysis
 
 
-def decide(program: Program, settings: Settings, task: Task) -> Plan:
-    """Score the channels and make a plan within the budget.
+def decide(program: Program, settings: Settings, task: Task, *, dense: Program | None = None) -> Plan:
+    """Score the channels and make a plan within the budget; sparsity is a part of `dense`, if not of `program` itself.
 
     Raises `PruningError` where there is nothing to prune.
     """
@@ -194,7 +266,7 @@ def decide(program: Program, settings: Settings, task: Task) -> Plan:
     if not analysis.groups:
         reasons = "; ".join(dict.fromkeys(axis.reason.text for axis in analysis.frozen)) or "it has no parameters"
         raise PruningError(f"No channel of this model can be removed: {reasons}. `recprune-export inspect` says where.")
-    dense = SizeModel(program, analysis).sizes()
+    sizes = SizeModel(program, analysis).sizes() if dense is None else SizeModel(dense, analyse(dense)).sizes()
     name = DEFAULT_SCORE if settings.score == "auto" else settings.score
     by_error = name == DEFAULT_SCORE
     loosening = find_loosening(program, analysis) if by_error else NOTHING
@@ -206,7 +278,7 @@ def decide(program: Program, settings: Settings, task: Task) -> Plan:
     )
     budget = Budget(settings.table_sparsity, settings.rest_sparsity, settings.structured_share, settings.round_to)
     way: Way = "loss" if by_error else "uniform"
-    plan = make_plan(program, analysis, rankings_by(name, inputs), budget, name, way, dense=dense)
+    plan = make_plan(program, analysis, rankings_by(name, inputs), budget, name, way, dense=sizes)
     return replace(plan, loosening=loosening)
 
 
@@ -297,6 +369,12 @@ def advise(file: OnnxFile, settings: Settings, task: Task) -> SessionAdvice:
     return advise_session(file.path, latency_requests(settings, task, file.signature), plain=plain, seed=settings.seed)
 
 
+def _summary(stages: Sequence[Stage]) -> dict[str, Any]:
+    first, *others = stages
+    summary = plan_summary(first.plan, first.analysis, first.soundness, first.fitted)
+    return {**summary, "then": _summary(others)} if others else summary
+
+
 def _notes(pruned: Pruned, gone: Reduction, parity: ParityReport, settings: Settings, task: Task) -> tuple[str, ...]:
     """Say in sentences what the user should know and would not look for."""
     notes = []
@@ -315,8 +393,9 @@ def _notes(pruned: Pruned, gone: Reduction, parity: ParityReport, settings: Sett
                 f"The model itself answers NaN or infinity in {output.not_finite} numbers of '{output.name}' for unusual "
                 "requests, such as empty histories, and so does the artifact."
             )
-    frozen = sum(axis.count for axis in pruned.analysis.frozen if "returns" not in axis.reason.text)
-    if frozen and not pruned.analysis.groups:
+    analysis = pruned.stages[0].analysis
+    frozen = sum(axis.count for axis in analysis.frozen if "returns" not in axis.reason.text)
+    if frozen and not analysis.groups:
         notes.append("Nothing could be removed; only zeros were set.")
     return tuple(notes)
 

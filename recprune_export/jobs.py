@@ -12,7 +12,7 @@ from torch import nn
 
 from recprune_export.bundle.contents import to_json
 from recprune_export.bundle.write import check_target
-from recprune_export.compression import Result, compress_program, decide, drawn_requests, recipe_for
+from recprune_export.compression import Result, compress_program, drawn_requests, plan_all, recipe_for
 from recprune_export.data.arrays import Columns
 from recprune_export.data.sequences import SequenceData
 from recprune_export.errors import UsageError
@@ -139,10 +139,10 @@ def plan_of(
     settings: Settings = NO_WISHES,
     source: Mapping[str, Any] | None = None,
 ) -> str:
-    """Return, as JSON, the plan that `compress` would apply."""
+    """Return, as JSON, the plan that `compress` would apply; with several steps all but the last are tuned for it."""
     loaded = load(model, example_inputs, source or {})
     task = make_task(loaded, data, labels, settings)
-    return json.dumps(decide(loaded.program, settings, task).to_dict(), indent=1)
+    return json.dumps(plan_all(loaded.program, settings, task).to_dict(), indent=1)
 
 
 def load(model: Model, example_inputs: Any, source: Mapping[str, Any]) -> LoadedModel:

@@ -1,8 +1,8 @@
 """`Plan`: what stays of each group. It prints, goes to JSON and back, and can be applied again."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,7 +30,7 @@ class GroupPlan:
 class Plan:
     """The channels to keep in each group, and the score by which they were chosen.
 
-    The groups are those of the program after its `loosening`.
+    The groups are those of the program after its `loosening`. `then` is the plan of what this one leaves, once tuned.
 
     >>> plan = Plan("random", (GroupPlan("table:1", "embedding", 4, (0, 2)),))
     >>> Plan.from_dict(plan.to_dict()) == plan
@@ -40,6 +40,18 @@ class Plan:
     score: str
     groups: tuple[GroupPlan, ...]
     loosening: Loosening = NOTHING
+    then: Self | None = None
+
+    @classmethod
+    def of_stages(cls, stages: Sequence[Self]) -> Self:
+        """Chain plans, each for what the one before leaves."""
+        first, *others = stages
+        return replace(first, then=cls.of_stages(others) if others else None)
+
+    @property
+    def stages(self) -> tuple[Self, ...]:
+        """The plans of the chain, each by itself."""
+        return (replace(self, then=None), *(self.then.stages if self.then else ()))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -53,7 +65,8 @@ class Plan:
             }
             for g in self.groups
         ]
-        return {"score": self.score, "groups": groups, "loosening": asdict(self.loosening)}
+        values = {"score": self.score, "groups": groups, "loosening": asdict(self.loosening)}
+        return {**values, "then": self.then.to_dict()} if self.then else values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -72,7 +85,9 @@ class Plan:
         cuts = tuple(
             Cut(c["source"], int(c["axis"]), int(c["width"]), tuple(c["readers"])) for c in loosening.get("cuts", ())
         )
-        return cls(str(values["score"]), tuple(groups), Loosening(cuts, tuple(loosening.get("diagonals", ()))))
+        loose = Loosening(cuts, tuple(loosening.get("diagonals", ())))
+        then = cls.from_dict(values["then"]) if values.get("then") else None
+        return cls(str(values["score"]), tuple(groups), loose, then)
 
     def save(self, path: Path) -> None:
         """Write JSON."""
