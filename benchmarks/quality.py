@@ -22,7 +22,6 @@ import torch
 from results import write_section
 
 from recprune_export.channels.analysis import analyse
-from recprune_export.compression import decide, rotate, zero_target
 from recprune_export.data.inference import Wishes
 from recprune_export.finetuning.finetune import Schedule, finetune
 from recprune_export.finetuning.task import Task, answer
@@ -33,6 +32,7 @@ from recprune_export.pruning.rewrite import apply_plan
 from recprune_export.pruning.sizes import SizeModel
 from recprune_export.pruning.soundness import check_soundness
 from recprune_export.settings import Settings
+from recprune_export.stages import decide, rotate, zero_target
 from recprune_export.training.evaluate import primary
 from recprune_export.training.train import train
 

@@ -139,6 +139,13 @@ def main() -> None:
 @click.option("--label", "labels", multiple=True, metavar="COLUMN", help="For models that are not our checkpoints.")
 @click.option("--epochs", type=click.IntRange(0), help="Of fine-tuning.  [default: by the kind of model]")
 @click.option("--learning-rate", type=float, help="[default: by the kind of model]")
+@click.option("--warm-up", type=float, default=0.0, show_default=True, help="Share of tuning in which the rate rises.")
+@click.option(
+    "--ema", type=float, metavar="DECAY", help="Keep a moving average of the tuned weights, for example 0.99."
+)
+@click.option(
+    "--steps", type=int, default=1, show_default=True, help="Prune a part, tune, prune further, so many times."
+)
 @click.option("--batch-size", type=click.IntRange(1), help="Of fine-tuning.  [default: by the kind of model]")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the latency measurement.")

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,22 +13,18 @@ from recprune_export.bundle.contents import bundle_files, plan_summary
 from recprune_export.bundle.manifest import MODEL, Manifest
 from recprune_export.bundle.readme import bundle_readme
 from recprune_export.bundle.write import check_target, write_bundle
-from recprune_export.channels.analysis import Analysis, analyse
+from recprune_export.channels.analysis import analyse
 from recprune_export.environment import environment
-from recprune_export.errors import PruningError, UsageError, ValidationFailed
-from recprune_export.finetuning.finetune import Schedule, finetune
-from recprune_export.finetuning.group_lasso import Regularised, regularise
-from recprune_export.finetuning.objective import Objective, make_objective
+from recprune_export.errors import ValidationFailed
+from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.task import (
     CLICKS,
     Answers,
-    Batch,
     Recipe,
     SampledRequests,
     Task,
     answer,
 )
-from recprune_export.finetuning.zeros import ZeroTarget
 from recprune_export.onnx.counts import Counts, Reduction, count, reduction
 from recprune_export.onnx.export import OnnxFile, Serving, export_onnx
 from recprune_export.onnx.rewriting import Limits
@@ -35,20 +32,9 @@ from recprune_export.onnx.session import SessionOptions, make_session, run
 from recprune_export.program.drawing import draw_request
 from recprune_export.program.program import Program
 from recprune_export.program.signature import Signature
-from recprune_export.pruning.budget import Budget, Way, make_plan
-from recprune_export.pruning.field_selection import remove_fields, select_fields
-from recprune_export.pruning.plan import NO_FIELDS, FieldPlan, Plan
-from recprune_export.pruning.refit import refit
-from recprune_export.pruning.rewrite import apply_plan
-from recprune_export.pruning.rotation.apply import apply_transforms
-from recprune_export.pruning.rotation.legality import find_rotatable
-from recprune_export.pruning.rotation.loosen import NOTHING, find_loosening, loosen
-from recprune_export.pruning.scores.inputs import Loss, ScoreInputs
-from recprune_export.pruning.scores.registry import rankings_by
-from recprune_export.pruning.sizes import PartSizes, SizeModel
-from recprune_export.pruning.soundness import Soundness, check_soundness
+from recprune_export.pruning.plan import Plan
 from recprune_export.settings import Settings
-from recprune_export.training.loop import FitResult
+from recprune_export.stages import Pruned, prune
 from recprune_export.validation.contestants import (
     DENSE_ONNX,
     DENSE_TORCH,
@@ -70,19 +56,6 @@ PARITY_ROWS = 512
 GOLDEN_ROWS = 16
 DEFAULT_SCORE = "output-error"
 DEFAULTS = Settings()
-
-
-@dataclass(frozen=True)
-class Pruned:
-    """A pruned and tuned program, and how it came about."""
-
-    program: Program
-    analysis: Analysis
-    plan: Plan
-    soundness: Soundness
-    target: ZeroTarget
-    fitted: FitResult | None
-    regularised: Regularised | None = None
 
 
 @dataclass(frozen=True)
@@ -147,7 +120,7 @@ def compress_program(
             metrics=metrics,
             parity=parity.to_dict(),
             latency={**latency.to_dict(), "footprint": footprints.to_dict()},
-            plan=plan_summary(pruned.plan, pruned.analysis, pruned.soundness, pruned.fitted, pruned.regularised),
+            plan=_summary(pruned),
             settings={**settings.to_dict(), "command": list(command), "model": model_name, "data": data_name},
             environment=environment(),
             tolerances=parity.tolerances.to_dict(),
@@ -173,115 +146,6 @@ def compress_program(
     return Result(target, manifest, counts, gone, metrics, parity, latency, footprints, advice, notes)
 
 
-def prune(program: Program, settings: Settings, task: Task, plan: Plan | None = None) -> Pruned:
-    """Remove fields and channels by a plan, prove the result, then add zeros while tuning. `program` is left as it is.
-
-    Raises `UsageError` where more fields are to go than can, `PruningError` where the plan does not fit.
-    """
-    if plan is not None and settings.prune_fields:
-        raise UsageError("A plan says itself which fields go: leave out --prune-fields, or the plan.")
-    teacher = program.with_own_graph()
-    regularised = regularise_channels(program, settings, task)
-    program = regularised.program if regularised else program
-    plan = plan or decide(program, settings, task)
-    rest = remove_fields(program, plan.fields)
-    dense, analysis = rotate(rest.program, plan)
-    student = apply_plan(dense, analysis, plan)
-    soundness = check_soundness(dense, analysis, plan, student).together_with(rest.soundness)
-    if settings.refit:
-        refit(dense, analysis, plan, student, _calibration(task, settings.seed))
-    target = zero_target(SizeModel(program, analyse(program)).sizes(), settings)
-    tables = analyse(student).tables
-    fitted = finetune(student, teacher, task, tables, target, schedule_for(task, settings))
-    return Pruned(student, analysis, plan, soundness, target, fitted, regularised)
-
-
-def regularise_channels(program: Program, settings: Settings, task: Task) -> Regularised | None:
-    """Train a copy of the dense program so that channels shrink to zero, where the user asks for it."""
-    if not settings.regularise:
-        return None
-    return regularise(program, analyse(program), task, settings.regularise, schedule_for(task, settings))
-
-
-def schedule_for(task: Task, settings: Settings) -> Schedule:
-    """Return how long and how fast to train."""
-    return Schedule(task.recipe.epochs, task.recipe.learning_rate, settings.zeros == "gradual", settings.seed)
-
-
-def rotate(program: Program, plan: Plan) -> tuple[Program, Analysis]:
-    """Return a program that answers as `program` does, in the channels that `plan` speaks of, and its analysis."""
-    loose = loosen(program, plan.loosening)
-    analysis = analyse(loose)
-    return apply_transforms(loose, analysis, find_rotatable(loose, analysis).rotatable, plan.transforms), analysis
-
-
-def analysed(program: Program) -> Analysis:
-    """Return the analysis. Raises `PruningError` where there is nothing to prune."""
-    analysis = analyse(program)
-    if not analysis.groups:
-        reasons = "; ".join(dict.fromkeys(axis.reason.text for axis in analysis.frozen)) or "it has no parameters"
-        raise PruningError(f"No channel of this model can be removed: {reasons}. `recprune-export inspect` says where.")
-    return analysis
-
-
-def decide(program: Program, settings: Settings, task: Task) -> Plan:
-    """Choose the fields that go, score the channels of the rest, and make a plan within the budget.
-
-    Raises `PruningError` where there is nothing to prune, `UsageError` where more fields are to go than can.
-    """
-    dense = SizeModel(program, analysed(program)).sizes()
-    fields = decide_fields(program, settings, task)
-    program = remove_fields(program, fields).program
-    analysis = analysed(program)
-    name = DEFAULT_SCORE if settings.score == "auto" else settings.score
-    by_error = name == DEFAULT_SCORE
-    loosening = find_loosening(program, analysis) if by_error else NOTHING
-    if loosening:
-        program = loosen(program, loosening)
-        analysis = analyse(program)
-    inputs = score_inputs(program, analysis, settings, task)
-    budget = Budget(settings.table_sparsity, settings.rest_sparsity, settings.structured_share, settings.round_to)
-    way: Way = "loss" if by_error else "uniform"
-    plan = make_plan(program, analysis, rankings_by(name, inputs), budget, name, way, dense=dense)
-    return replace(plan, loosening=loosening, fields=fields)
-
-
-def decide_fields(program: Program, settings: Settings, task: Task) -> FieldPlan:
-    """Choose the fields without which the loss rises least: against the labels, or else the program's own answers."""
-    if not settings.prune_fields:
-        return NO_FIELDS
-    objective, batches = task.objective, _calibration(task, settings.seed)
-    if objective.label_of and batches[0][1]:
-        return select_fields(program, settings.prune_fields, batches, objective.supervised)
-    with torch.no_grad():
-        answered = [(request, program(request)) for request, _ in batches]
-    return select_fields(program, settings.prune_fields, answered, objective.distillation)
-
-
-def loosened_inputs(program: Program, settings: Settings, task: Task) -> ScoreInputs:
-    """Return what scores look at for a plan by output error, in which layers may be inserted first."""
-    analysis = analysed(program)
-    loosening = find_loosening(program, analysis)
-    if loosening:
-        program = loosen(program, loosening)
-        analysis = analyse(program)
-    return score_inputs(program, analysis, settings, task)
-
-
-def score_inputs(program: Program, analysis: Analysis, settings: Settings, task: Task) -> ScoreInputs:
-    """Gather what scores look at: calibration data, and how answers are judged."""
-    objective = task.objective
-    return ScoreInputs(
-        program,
-        analysis,
-        _calibration(task, settings.seed),
-        _loss(objective),
-        objective.distillation,
-        objective.probe,
-        settings.seed,
-    )
-
-
 def drawn_requests(program: Program, settings: Settings) -> SampledRequests:
     """Return the task of a program without rows."""
     return SampledRequests(program, make_objective(program, ()), recipe_for(CLICKS, settings))
@@ -291,14 +155,6 @@ def recipe_for(suited: Recipe, settings: Settings) -> Recipe:
     """Return what suits the rows, but the user's word first."""
     wishes = {name: getattr(settings, name) for name in ("epochs", "learning_rate", "batch_size")}
     return replace(suited, **{name: value for name, value in wishes.items() if value is not None})
-
-
-def zero_target(dense: PartSizes, settings: Settings) -> ZeroTarget:
-    """Return how many non-zeros each part may keep."""
-    return ZeroTarget(
-        tables=int((1.0 - settings.table_sparsity) * dense.tables),
-        rest=int((1.0 - settings.rest_sparsity) * dense.rest),
-    )
 
 
 def export_pruned(pruned: Pruned, settings: Settings, path: Path) -> OnnxFile:
@@ -369,6 +225,15 @@ def advise(file: OnnxFile, settings: Settings, task: Task) -> SessionAdvice:
     return advise_session(file.path, latency_requests(settings, task, file.signature), plain=plain, seed=settings.seed)
 
 
+def _summary(pruned: Pruned) -> dict[str, Any]:
+    """What was done in the first stage, and under `then` what was done in the next."""
+    summaries = [plan_summary(s.plan, s.analysis, s.soundness, s.fitted) for s in pruned.stages]
+    chained: dict[str, Any] = {}
+    for summary in reversed(summaries):
+        chained = {**summary, "then": chained} if chained else summary
+    return {**chained, "regularisation": None if pruned.regularised is None else pruned.regularised.to_dict()}
+
+
 def _notes(pruned: Pruned, gone: Reduction, parity: ParityReport, settings: Settings, task: Task) -> tuple[str, ...]:
     """Say in sentences what the user should know and would not look for."""
     notes = []
@@ -393,26 +258,11 @@ def _notes(pruned: Pruned, gone: Reduction, parity: ParityReport, settings: Sett
                 f"The model itself answers NaN or infinity in {output.not_finite} numbers of '{output.name}' for unusual "
                 "requests, such as empty histories, and so does the artifact."
             )
-    frozen = sum(axis.count for axis in pruned.analysis.frozen if "returns" not in axis.reason.text)
-    if frozen and not pruned.analysis.groups:
+    analysis = pruned.stages[0].analysis
+    frozen = sum(axis.count for axis in analysis.frozen if "returns" not in axis.reason.text)
+    if frozen and not analysis.groups:
         notes.append("Nothing could be removed; only zeros were set.")
     return tuple(notes)
-
-
-def _calibration(task: Task, seed: int) -> list[Batch]:
-    batches = task.training_batches(seed)
-    return [batch for batch, _ in zip(batches, range(CALIBRATION_BATCHES), strict=False)]
-
-
-def _loss(objective: Objective) -> Loss:
-    """The loss for scores: labels where there are any, else the size of the answer, which a zeroed channel changes."""
-
-    def loss(response: Mapping[str, torch.Tensor], labels: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        if labels and objective.label_of:
-            return objective.supervised(response, labels)
-        return torch.stack([response[name].square().mean() for name in objective.meanings]).sum()
-
-    return loss
 
 
 def _session(file: OnnxFile) -> Answers:

@@ -82,8 +82,10 @@ def print_result(result: "Result", *, as_json: bool) -> None:
             f"relative {output.max_relative:.1e}",
             highlight=False,
         )
-    soundness = result.manifest.plan["soundness"]
-    console.print(f"Pruned equals masked to {soundness['error']:.1e} in float64", highlight=False)
+    stage: Mapping[str, Any] | None = result.manifest.plan
+    while stage is not None:
+        console.print(f"Pruned equals masked to {stage['soundness']['error']:.1e} in float64", highlight=False)
+        stage = stage.get("then")
     _print_notes(result.notes)
     console.print(f"Bundle: {result.target} (ONNX opset {result.manifest.opset})", highlight=False, soft_wrap=True)
     console.print(f"Next: recprune-export verify {result.target}", highlight=False, soft_wrap=True)

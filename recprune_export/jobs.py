@@ -12,15 +12,7 @@ from torch import nn
 
 from recprune_export.bundle.contents import to_json
 from recprune_export.bundle.write import check_target
-from recprune_export.compression import (
-    Result,
-    compress_program,
-    decide,
-    drawn_requests,
-    loosened_inputs,
-    recipe_for,
-    regularise_channels,
-)
+from recprune_export.compression import Result, compress_program, drawn_requests, recipe_for
 from recprune_export.data.arrays import Columns
 from recprune_export.data.sequences import SequenceData
 from recprune_export.errors import UsageError
@@ -46,6 +38,7 @@ from recprune_export.search.sweep import SPARSITIES, Sweep, draw
 from recprune_export.search.sweep import sweep as run_sweep
 from recprune_export.search.trials import Trial, Trials
 from recprune_export.settings import Settings
+from recprune_export.stages import loosened_inputs, plan_all
 
 Model = nn.Module | torch.export.ExportedProgram | Program | Path | str
 Data = Path | str | Columns
@@ -148,12 +141,10 @@ def plan_of(
     settings: Settings = NO_WISHES,
     source: Mapping[str, Any] | None = None,
 ) -> str:
-    """Return, as JSON, the plan that `compress` would apply."""
+    """Return, as JSON, the plan that `compress` would apply; with several steps all but the last are tuned for it."""
     loaded = load(model, example_inputs, source or {})
     task = make_task(loaded, data, labels, settings)
-    regularised = regularise_channels(loaded.program, settings, task)
-    program = regularised.program if regularised else loaded.program
-    return json.dumps(decide(program, settings, task).to_dict(), indent=1)
+    return json.dumps(plan_all(loaded.program, settings, task).to_dict(), indent=1)
 
 
 def sensitivity_of(

@@ -1,7 +1,7 @@
 """`Settings`: what the user asks of the main job, checked before any work begins."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
 
 from recprune_export.environment import cores
 from recprune_export.errors import UsageError
@@ -14,7 +14,9 @@ class Settings:
     `sparsity`, `embedding_sparsity` and `hidden_sparsity` are fractions of dense parameters in [0, 1). Latency is
     measured for each size in `batches`, with `threads` threads. Inputs named in `shared_inputs` are the same for all
     candidates of a request, and have one row in the ONNX file. With `max_drop` or `target_speedup` the sparsity is searched,
-    beginning at `sparsity`. `prune_fields` is how many whole fields go, before anything else.
+    beginning at `sparsity`. `prune_fields` is how many whole fields go, before anything else. `steps` is the number of
+    stages, each of which prunes a part and tunes what is left; `ema` the decay of a moving average of the weights in
+    tuning, `warm_up` the share of it in which the learning rate rises.
     """
 
     sparsity: float = 0.7
@@ -29,6 +31,9 @@ class Settings:
     zeros: str = "gradual"
     epochs: int | None = None
     learning_rate: float | None = None
+    warm_up: float = 0.0
+    ema: float | None = None
+    steps: int = 1
     batch_size: int | None = None
     seed: int = 0
     threads: int = 1
@@ -62,6 +67,12 @@ class Settings:
             raise UsageError(f"--max-drop must lie in (0, 1), got {self.max_drop:g}; 0.001 allows .001 of the metric.")
         if self.target_speedup is not None and not self.target_speedup > 1.0:
             raise UsageError(f"--target-speedup must be above 1, got {self.target_speedup:g}.")
+        if not 0.0 <= self.warm_up < 1.0:
+            raise UsageError(f"--warm-up must lie in [0, 1), got {self.warm_up:g}; 0.05 is a twentieth of all steps.")
+        if self.ema is not None and not 0.0 < self.ema < 1.0:
+            raise UsageError(f"--ema must lie between 0 and 1, got {self.ema:g}; 0.99 averages over about 100 steps.")
+        if self.steps < 1:
+            raise UsageError(f"--steps must be 1 or more, got {self.steps}.")
         if not self.batches or min(self.batches) < 1:
             raise UsageError("--batches must name at least one batch size of 1 or more, for example 1,256.")
 
@@ -74,6 +85,17 @@ class Settings:
     def rest_sparsity(self) -> float:
         """The sparsity asked of everything but the tables."""
         return self.sparsity if self.hidden_sparsity is None else self.hidden_sparsity
+
+    def at_stage(self, stage: int) -> Self:
+        """Return the settings by which `stage`, counted from 1 to `steps`, prunes: each keeps the same share of what the one before left.
+
+        >>> [round(Settings(0.91, steps=2).at_stage(stage).table_sparsity, 6) for stage in (1, 2)]
+        [0.7, 0.91]
+        """
+        exponent = stage / self.steps
+        tables, rest = (1.0 - (1.0 - s) ** exponent for s in (self.table_sparsity, self.rest_sparsity))
+        fields = self.prune_fields if stage == 1 else 0
+        return replace(self, embedding_sparsity=tables, hidden_sparsity=rest, prune_fields=fields)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""

@@ -307,6 +307,9 @@ def test_an_unknown_value_of_our_own_recommender_is_out_of_vocabulary(
         (["--batches", "0"], "--batches"),
         (["--score", "luck"], "'luck' is not one of 'auto'"),
         (["--learning-rate", "0"], "--learning-rate"),
+        (["--warm-up", "1"], "--warm-up must lie in [0, 1)"),
+        (["--ema", "1"], "--ema must lie between 0 and 1"),
+        (["--steps", "0"], "--steps must be 1 or more"),
         (["--factory-args", "{"], "--factory-args"),
     ],
 )

@@ -19,6 +19,9 @@ def test_a_part_may_have_a_sparsity_of_its_own() -> None:
         {"structured_share": -1.0},
         {"regularise": -1.0},
         {"regularise": 1.0, "epochs": 0},
+        {"steps": 0},
+        {"ema": 1.0},
+        {"warm_up": 1.0},
     ],
 )
 def test_what_cannot_be_is_refused(values: dict[str, object]) -> None:
@@ -30,3 +33,11 @@ def test_what_cannot_be_is_refused(values: dict[str, object]) -> None:
 def test_no_list_of_numbers(text: str) -> None:
     with pytest.raises(UsageError, match="--batches"):
         batch_sizes(text)
+
+
+def test_stages_keep_equal_shares_of_what_is_left() -> None:
+    settings = Settings(0.9, hidden_sparsity=0.5, steps=3)
+    kept = [1 - settings.at_stage(stage).table_sparsity for stage in (1, 2, 3)]
+    assert kept[1] / kept[0] == pytest.approx(kept[0]) == pytest.approx(kept[2] / kept[1])
+    assert settings.at_stage(3) == settings
+    assert settings.at_stage(1).rest_sparsity == pytest.approx(1 - 0.5 ** (1 / 3))

@@ -5,8 +5,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from recprune_export.finetuning.row_wise import row_wise_tables, sparse_gradients
 from recprune_export.finetuning.task import Batch, Task
 from recprune_export.finetuning.zeros import ZeroTarget, cubic_share, hold, magnitude_masks
 from recprune_export.program.program import Program
@@ -18,20 +20,35 @@ MASK_UPDATES = 20  # during the ramp
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to tune; `gradual` lets the zeros appear along the way instead of at once."""
+    """How long and how fast to tune; `gradual` lets the zeros appear along the way instead of at once.
+
+    `warm_up` is the share of the steps over which the learning rate rises. `ema` is the decay of a moving average of the
+    weights, which is then what is evaluated and kept. With `row_wise`, large tables cost what a batch touches.
+    """
 
     epochs: int
     learning_rate: float
     gradual: bool
     seed: int
     patience: int = 3
+    warm_up: float = 0.0
+    ema: float | None = None
+    row_wise: bool = True
 
 
 class _Zeros:
     """Holds the masks during training and tightens them along the ramp."""
 
-    def __init__(self, program: Program, tables: frozenset[str], target: ZeroTarget, ramp_steps: int) -> None:
+    def __init__(
+        self,
+        program: Program,
+        tables: frozenset[str],
+        target: ZeroTarget,
+        ramp_steps: int,
+        row_wise: frozenset[str] = frozenset(),
+    ) -> None:
         self._program, self._tables, self._target = program, tables, target
+        self._row_wise = row_wise
         self._ramp_steps = ramp_steps
         self._every = max(1, ramp_steps // MASK_UPDATES)
         self._step = 0
@@ -49,7 +66,7 @@ class _Zeros:
         if self._step <= self._ramp_steps and (self._step % self._every == 0 or self.complete):
             self._tighten()
         else:
-            hold(self._program, self.masks)
+            hold(self._program, self.masks, self._row_wise)
 
     def _tighten(self) -> None:
         share = 1.0 if self._ramp_steps == 0 else cubic_share(self._step / self._ramp_steps)
@@ -58,21 +75,39 @@ class _Zeros:
         hold(self._program, self.masks)
 
 
+class _Average:
+    """The moving average of a program's weights (Polyak and Juditsky 1992; here exponential), as a program of its own."""
+
+    def __init__(self, program: Program, decay: float) -> None:
+        self._of = program.module
+        self._model = AveragedModel(program.module, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        module = self._model.module
+        assert isinstance(module, fx.GraphModule)
+        self.program = Program(module, program.signature)
+
+    def after_step(self) -> None:
+        self._model.update_parameters(self._of)
+
+
 def finetune(
     student: Program, teacher: Program, task: Task, tables: frozenset[str], target: ZeroTarget, schedule: Schedule
 ) -> FitResult | None:
     """Train `student` in place towards labels and `teacher`; on return its weights are those of the best epoch.
 
     Dropout stays off: the teacher's answers regularise, and a pruned program has no capacity to spare. The learning rate
-    falls linearly to zero. Only epochs in which all zeros are present count as candidates. Returns None where no epoch
-    was asked for: then the zeros are set at once. The same seed on the same machine gives the same weights.
+    rises over the warm-up and falls linearly to zero. Only epochs in which all zeros are present count as candidates.
+    Returns None where no epoch was asked for: then the zeros are set at once. The same seed on the same machine gives the
+    same weights.
     """
     torch.manual_seed(schedule.seed)
     steps = schedule.epochs * task.steps_per_epoch
-    zeros = _Zeros(student, tables, target, math.floor(steps * RAMP_SHARE) if schedule.gradual else 0)
+    row_wise = row_wise_tables(student, task.recipe.batch_size) if schedule.row_wise else frozenset()
+    zeros = _Zeros(student, tables, target, math.floor(steps * RAMP_SHARE) if schedule.gradual else 0, row_wise)
     if schedule.epochs == 0:
         return None
     teacher.set_training(False)
+    average = None if schedule.ema is None else _Average(student, schedule.ema)
+    kept = student if average is None else average.program
 
     def loss(batch: Batch) -> Tensor:
         request, labels = batch
@@ -81,30 +116,69 @@ def finetune(
         return task.objective.loss(student(request), answer, labels)
 
     def evaluate() -> float:
-        student.set_training(False)
-        value = task.validate(student) if zeros.complete else -math.inf
-        student.set_training(True, dropout=False)
+        hold(kept, zeros.masks)
+        kept.set_training(False)
+        value = task.validate(kept) if zeros.complete else -math.inf
+        kept.set_training(True, dropout=False)
         return value
 
     def batches(epoch: int) -> Iterable[Batch]:
         return task.training_batches(schedule.seed + epoch)
 
-    optimizer = torch.optim.Adam(student.module.parameters(), lr=schedule.learning_rate)
+    def after_step() -> None:
+        zeros.after_step()
+        if average is not None:
+            average.after_step()
+
+    optimizers = _optimizers(student, row_wise, schedule.learning_rate)
     student.set_training(True, dropout=False)
     try:
-        return fit(
-            student.module,
-            batches=batches,
-            loss=loss,
-            evaluate=evaluate,
-            optimizer=optimizer,
-            scheduler=torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps),
-            epochs=schedule.epochs,
-            patience=schedule.patience,
-            steps_per_epoch=task.steps_per_epoch,
-            after_step=zeros.after_step,
-            description="Fine-tuning",
-        )
+        with sparse_gradients(student, row_wise):
+            return fit(
+                kept.module,
+                batches=batches,
+                loss=loss,
+                evaluate=evaluate,
+                optimizers=optimizers,
+                schedulers=[_falling(optimizer, steps, schedule.warm_up) for optimizer in optimizers],
+                epochs=schedule.epochs,
+                patience=schedule.patience,
+                steps_per_epoch=task.steps_per_epoch,
+                after_step=after_step,
+                description="Fine-tuning",
+            )
     finally:
+        student.module.load_state_dict(kept.module.state_dict())
         student.set_training(False)
         hold(student, zeros.masks)
+
+
+def learning_rate_share(step: int, steps: int, warm_up: float) -> float:
+    """Return the share of the learning rate at `step` of `steps`: a linear rise over a share of them, then a linear fall.
+
+    Warm-up: Goyal et al. 2017, "Accurate, Large Minibatch SGD", section 2.2.
+
+    >>> [round(learning_rate_share(step, 10, 0.2), 3) for step in (0, 1, 2, 6, 10)]
+    [0.5, 1.0, 1.0, 0.5, 0.0]
+    """
+    rising = math.floor(warm_up * steps)
+    if step < rising:
+        return (step + 1) / rising
+    return (steps - step) / max(1, steps - rising)
+
+
+def _falling(optimizer: torch.optim.Optimizer, steps: int, warm_up: float) -> torch.optim.lr_scheduler.LambdaLR:
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_share(step, steps, warm_up))
+
+
+def _optimizers(student: Program, row_wise: frozenset[str], learning_rate: float) -> list[torch.optim.Optimizer]:
+    """Adam, and beside it SparseAdam for the tables that give gradients by rows."""
+    parameters = student.parameters()
+    by_rows = [p for name, p in parameters.items() if name in row_wise]
+    whole = [p for name, p in parameters.items() if name not in row_wise]
+    optimizers: list[torch.optim.Optimizer] = []
+    if whole:
+        optimizers.append(torch.optim.Adam(whole, lr=learning_rate))
+    if by_rows:
+        optimizers.append(torch.optim.SparseAdam(by_rows, lr=learning_rate))
+    return optimizers

@@ -34,7 +34,7 @@ def parameter_counts(program: Program, tables: frozenset[str]) -> tuple[int, int
 
 
 def magnitude_masks(program: Program, tables: frozenset[str], target: ZeroTarget) -> dict[str, Tensor]:
-    """Return for each parameter a mask of what stays, so that each part has `target` non-zeros.
+    """Return masks of what stays, by parameter, so that each part has `target` non-zeros; none where all may stay.
 
     Weights compete within their part, each relative to the root mean square of its tensor: scales differ between
     layers. Vectors (biases, gains) stay whole as long as matrices can give enough.
@@ -48,6 +48,8 @@ def magnitude_masks(program: Program, tables: frozenset[str], target: ZeroTarget
 
 
 def _mask_part(part: Mapping[str, Tensor], allowed: int) -> dict[str, Tensor]:
+    if allowed >= sum(p.numel() for p in part.values()):
+        return {}
     vectors = {name: p for name, p in part.items() if p.ndim < 2}
     matrices = {name: p for name, p in part.items() if p.ndim >= 2}
     for_matrices = allowed - sum(v.numel() for v in vectors.values())
@@ -68,12 +70,17 @@ def _keep_largest(part: Mapping[str, Tensor], allowed: int) -> dict[str, Tensor]
     return {name: piece.reshape(part[name].shape) for name, piece in zip(part, pieces, strict=True)}
 
 
-def hold(program: Program, masks: Mapping[str, Tensor]) -> None:
-    """Set to exact zero what the masks exclude."""
+def hold(program: Program, masks: Mapping[str, Tensor], row_wise: frozenset[str] = frozenset()) -> None:
+    """Set to exact zero what the masks exclude; in `row_wise` tables only in the rows that have a gradient."""
     with torch.no_grad():
         for name, parameter in program.parameters().items():
-            if name in masks:
+            if name not in masks:
+                continue
+            if name not in row_wise:
                 parameter.masked_fill_(~masks[name], 0.0)
+            elif parameter.grad is not None:
+                rows = parameter.grad._indices()[0]  # with repetitions, which do no harm
+                parameter[rows] = parameter[rows].masked_fill_(~masks[name][rows], 0.0)
 
 
 def cubic_share(progress: float) -> float:

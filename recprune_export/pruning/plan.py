@@ -1,8 +1,8 @@
 """`Plan`: what stays of each group. It prints, goes to JSON and back, and can be applied again."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -51,7 +51,8 @@ NO_FIELDS = FieldPlan()
 class Plan:
     """The channels to keep in each group, and the score by which they were chosen.
 
-    The groups are those of the program without the removed `fields`, after its `loosening`.
+    The groups are those of the program without the removed `fields`, after its `loosening`. `then` is the plan of what
+    this one leaves, once tuned.
 
     >>> plan = Plan("random", (GroupPlan("table:1", "embedding", 4, (0, 2)),))
     >>> Plan.from_dict(plan.to_dict()) == plan
@@ -62,6 +63,18 @@ class Plan:
     groups: tuple[GroupPlan, ...]
     loosening: Loosening = NOTHING
     fields: FieldPlan = NO_FIELDS
+    then: Self | None = None
+
+    @classmethod
+    def of_stages(cls, stages: Sequence[Self]) -> Self:
+        """Chain plans, each for what the one before leaves."""
+        first, *others = stages
+        return replace(first, then=cls.of_stages(others) if others else None)
+
+    @property
+    def stages(self) -> tuple[Self, ...]:
+        """The plans of the chain, each by itself."""
+        return (replace(self, then=None), *(self.then.stages if self.then else ()))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -75,12 +88,13 @@ class Plan:
             }
             for g in self.groups
         ]
-        return {
+        values = {
             "score": self.score,
             "fields": self.fields.to_dict(),
             "groups": groups,
             "loosening": asdict(self.loosening),
         }
+        return {**values, "then": self.then.to_dict()} if self.then else values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -104,6 +118,7 @@ class Plan:
             groups=tuple(groups),
             loosening=Loosening(cuts, tuple(loosening.get("diagonals", ()))),
             fields=FieldPlan.from_dict(values.get("fields", {})),
+            then=cls.from_dict(values["then"]) if values.get("then") else None,
         )
 
     def save(self, path: Path) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from recprune_export.compression import decide, rotate
 from recprune_export.errors import PruningError
 from recprune_export.finetuning.task import Task
 from recprune_export.program.program import Program
@@ -12,6 +11,7 @@ from recprune_export.pruning.rewrite import apply_plan
 from recprune_export.search.artifact import Artifact, measure_artifact
 from recprune_export.search.bisection import MOST, largest
 from recprune_export.settings import Settings
+from recprune_export.stages import decide, rotate
 
 
 def least_for_speedup(

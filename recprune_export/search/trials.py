@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from recprune_export.compression import prune
 from recprune_export.finetuning.task import Task, answer
 from recprune_export.program.program import Program
 from recprune_export.search.artifact import Artifact, measure_artifact
 from recprune_export.settings import Settings
+from recprune_export.stages import prune
 from recprune_export.training.change import Change
 
 # What has no influence on the quality of a pruned program.

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -47,18 +47,19 @@ def fit(
     batches: Callable[[int], Iterable[Batch]],
     loss: Callable[[Batch], Tensor],
     evaluate: Callable[[], float],
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     epochs: int,
     patience: int,
     steps_per_epoch: int,
     description: str,
     after_step: Callable[[], None] = lambda: None,
-    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+    schedulers: Sequence[torch.optim.lr_scheduler.LRScheduler] = (),
 ) -> FitResult:
-    """Train `module` for at most `epochs`; stop after `patience` epochs without a better metric; restore the best one.
+    """Train for at most `epochs`; stop after `patience` epochs without a better metric; give `module` its best state back.
 
     `batches(epoch)` gives the batches of an epoch, `loss` a scalar, `evaluate` a number of which more is better
-    (-inf: not a candidate). `after_step` and `scheduler` follow each step of the optimizer.
+    (-inf: not a candidate). Together the `optimizers` hold every parameter that is trained; `after_step` and the
+    `schedulers` follow each step. `module` is what `evaluate` looks at: what is trained, or an average of it.
 
     Raises `ModelError` where the loss is no longer finite.
     """
@@ -69,11 +70,13 @@ def fit(
             total, steps = 0.0, 0
             for batch in batches(epoch):
                 value = loss(batch)
-                optimizer.zero_grad(set_to_none=True)
+                for optimizer in optimizers:
+                    optimizer.zero_grad(set_to_none=True)
                 value.backward()
-                optimizer.step()
+                for optimizer in optimizers:
+                    optimizer.step()
                 after_step()
-                if scheduler is not None:
+                for scheduler in schedulers:
                     scheduler.step()
                 total, steps = total + value.item(), steps + 1
                 if not math.isfinite(total):

@@ -184,7 +184,7 @@ def _train(
         batches=lambda epoch: data.batches(recipe.batch_size, recipe.seed * 1000 + epoch),
         loss=loss,
         evaluate=lambda: primary(evaluate(predict, data.data.valid))[1],
-        optimizer=torch.optim.Adam(module.parameters(), lr=recipe.learning_rate),
+        optimizers=[torch.optim.Adam(module.parameters(), lr=recipe.learning_rate)],
         epochs=recipe.epochs,
         patience=recipe.patience,
         steps_per_epoch=math.ceil(data.size / recipe.batch_size),

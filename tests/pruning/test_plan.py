@@ -15,6 +15,14 @@ def test_a_plan_survives_its_file(tmp_path: Path) -> None:
     assert Plan.load(tmp_path / "plan.json") == plan
 
 
+def test_a_plan_of_stages_survives_its_file(tmp_path: Path) -> None:
+    parts = [random_plan(scorer()[1], seed) for seed in range(3)]
+    plan = Plan.of_stages(parts)
+    plan.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json") == plan
+    assert list(plan.stages) == parts
+
+
 @pytest.mark.parametrize(
     ("part", "said"),
     [

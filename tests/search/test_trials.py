@@ -82,8 +82,8 @@ def test_what_is_found_holds_on_rows_that_the_search_never_saw(job: tuple[Progra
     assert len(found.chosen) == SEEDS
     assert all(trial.holds(0.02) for trial in found.chosen)
     assert len(told) >= len(found.all)
-    from recprune_export.compression import prune
     from recprune_export.finetuning.task import answer
+    from recprune_export.stages import prune
 
     pruned = prune(program, replace(SETTINGS, sparsity=found.sparsity), task).program
     dense, after = (task.test(lambda r, p=p: answer(p, r))["auc"] for p in (program, pruned))  # type: ignore[misc]

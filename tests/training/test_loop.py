@@ -29,7 +29,7 @@ def run(
         batches=lambda epoch: [torch.ones(2, 1)],
         loss=loss,
         evaluate=evaluate,
-        optimizer=torch.optim.SGD(module.parameters(), lr=rate),
+        optimizers=[torch.optim.SGD(module.parameters(), lr=rate)],
         epochs=epochs,
         patience=patience,
         steps_per_epoch=1,
