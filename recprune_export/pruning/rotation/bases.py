@@ -28,7 +28,8 @@ def balanced_basis(moments: Moments) -> tuple[Tensor, Tensor]:
     whitening = torch.linalg.solve_triangular(root.T, vectors, upper=True)  # L⁻ᵀ U: values of variance 1
     balanced = whitening * (loss / loss.max().clamp_min(TINY)).clamp_min(SMALLEST).pow(0.25)
     now = (balanced.T @ moments.sizes @ balanced).trace().clamp_min(TINY)
-    return balanced * (moments.sizes.trace() / now).sqrt(), loss
+    size = moments.sizes.trace()  # none where all points lie on the other side, and then there is no scale to keep
+    return balanced * (size / now).sqrt() if size > TINY else balanced, loss
 
 
 def orthogonal_basis(moments: Moments) -> tuple[Tensor, Tensor]:

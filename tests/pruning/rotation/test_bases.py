@@ -76,3 +76,9 @@ def test_degenerate_tables_are_rotated_without_a_change_of_the_answers(sparsity:
     plan = decide(program, settings, drawn_requests(program, settings))
     assert plan.transforms
     rotate(program, plan)  # compares the answers, and raises where they differ
+
+
+def test_a_group_that_is_put_out_on_the_other_side_alone_has_a_basis_that_can_be_undone() -> None:
+    square = torch.diag(torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64))
+    basis, _ = balanced_basis(Moments(square, square, square, torch.zeros(3, 3, dtype=torch.float64)))
+    assert int(torch.linalg.matrix_rank(basis)) == 3
