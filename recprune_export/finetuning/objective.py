@@ -1,6 +1,7 @@
 """What a pruned program is tuned towards: the labels, and the answers of the dense program."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,12 +9,23 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
+from recprune_export.data.sequences import NEXT_ITEM
+from recprune_export.errors import UsageError
+from recprune_export.program.canonical import tensor_at
 from recprune_export.program.program import Program
+from recprune_export.program.signature import BATCH, Output
 
-Meaning = Literal["logit", "probability", "ranking", "value"]
+Meaning = Literal["logit", "classes", "probability", "ranking", "scores", "value"]
 TEACHER_SHARE = 0.9  # of the loss where there are labels; without labels it is all of it
+SHARPNESS = 2.0  # of the ranking of scores whose scale is unknown: standard deviations to a temperature of 1
 
 aten = torch.ops.aten
+
+_MOVING = frozenset(
+    {aten.squeeze.dim, aten.squeeze.default, aten.view.default, aten.reshape.default, aten.flatten.using_ints}
+)
+_SCALING = frozenset({aten.mul.Tensor, aten.div.Tensor, aten.add.Tensor, aten.sub.Tensor})
+_PRODUCTS = frozenset({aten.linear.default, aten.matmul.default, aten.mm.default})
 
 
 @dataclass(frozen=True)
@@ -63,42 +75,76 @@ def make_objective(program: Program, labels: tuple[str, ...]) -> Objective:
     """Decide how the outputs of `program` are read.
 
     An output that a sigmoid ends is a probability. Where the data has labels, the output of a label's name, or else the
-    output in its position, is its logit. A float output of shape (batch, several) beside a ranking target is a row of
-    scores. Anything else is a value.
+    output in its position among those that fit, is its logit, or the logits of no and yes; beside the next item of a
+    history it is a row of scores that a softmax trained, a ranking. A float output without a label holds scores of unknown
+    scale where its last axis is that of items (as long as a table that is looked up, or made by a product with a matrix
+    that has more rows than columns) or of candidates (as long as the ids of an input). Anything else is a value.
+
+    Raises `UsageError` where no output can be compared with a label.
     """
-    names = [o.name for o in program.signature.outputs]
-    label_of = _match(names, labels)
-    ends = _last_operators(program.module)
+    outputs = [o for o in program.signature.outputs if o.dtype in ("float32", "float64")]
+    label_of = _match(outputs, labels)
+    ends = dict(zip((o.name for o in program.signature.outputs), _last_operators(program.module), strict=True))
+    lengths = _numbers_of_candidates(program)
     meanings: dict[str, Meaning] = {}
-    for output, end in zip(program.signature.outputs, ends, strict=True):
-        if output.dtype not in ("float32", "float64"):
-            continue
-        if end is aten.sigmoid.default:
+    for output in outputs:
+        if ends[output.name].target is aten.sigmoid.default:
             meanings[output.name] = "probability"
-        elif output.name in label_of:
-            static = [size for size in output.shape if isinstance(size, int) and size != 1]
-            meanings[output.name] = "ranking" if static else "logit"
+        elif output.name not in label_of:
+            ranks = output.shape[-1:] != (BATCH,) and (output.shape[-1] in lengths or _widens(ends[output.name]))
+            meanings[output.name] = "scores" if ranks else "value"
+        elif label_of[output.name] == NEXT_ITEM:
+            meanings[output.name] = "ranking"
         else:
-            meanings[output.name] = "value"
-    return Objective(meanings, {name: label for name, label in label_of.items() if name in meanings})
+            meanings[output.name] = "logit" if _per_row(output) == 1 else "classes"
+    return Objective(meanings, label_of)
 
 
-def _match(outputs: list[str], labels: tuple[str, ...]) -> dict[str, str]:
-    by_name = {name: name for name in outputs if name in labels}
-    if by_name or not labels:
-        return by_name
-    return dict(zip(outputs, labels, strict=False))
+def _match(outputs: Sequence[Output], labels: tuple[str, ...]) -> dict[str, str]:
+    """Return the label of each output that has one. The next item is compared with a row of any length."""
+    fit = [o.name for o in outputs if labels == (NEXT_ITEM,) or _per_row(o) in (1, 2)]
+    matched = {name: name for name in fit if name in labels} or dict(zip(fit, labels, strict=False))
+    if labels and not matched:
+        shapes = ", ".join(f"'{o.name}' {list(o.shape)}" for o in outputs)
+        raise UsageError(
+            f"The label '{labels[0]}' is one number for each row, but the model returns {shapes}: leave out --label and --data, "
+            "or let the model return one number for each row."
+        )
+    return matched
 
 
-def _last_operators(module: fx.GraphModule) -> list[object]:
-    passing = {aten.squeeze.dim, aten.squeeze.default, aten.view.default, aten.reshape.default, aten.flatten.using_ints}
+def _per_row(output: Output) -> int:
+    """How many numbers the output has for each row of a request; 0 where that is not known."""
+    sizes = [size for size in output.shape if size != BATCH]
+    return math.prod(int(size) for size in sizes) if all(isinstance(size, int) for size in sizes) else 0
+
+
+def _numbers_of_candidates(program: Program) -> frozenset[int]:
+    """Return the numbers of rows of the tables, and of the ids that the inputs hold for each row of a request."""
+    tables = (node.args[0] for node in program.module.graph.nodes if node.target is aten.embedding.default)
+    rows = (len(tensor_at(program.module, str(table.target))) for table in tables if table.op == "get_attr")
+    ids = (i.shape[-1] for i in program.signature.inputs if i.ids and len(i.shape) > 1)
+    return frozenset(size for size in (*rows, *ids) if isinstance(size, int) and size > 1)
+
+
+def _last_operators(module: fx.GraphModule) -> list[fx.Node]:
     (output,) = [node for node in module.graph.nodes if node.op == "output"]
-    ends = []
-    for node in output.args[0]:
-        while node.target in passing:
-            node = node.args[0]
-        ends.append(node.target)
-    return ends
+    return [_before(node, _MOVING) for node in output.args[0]]
+
+
+def _before(node: fx.Node, passing: frozenset[object]) -> fx.Node:
+    while node.target in passing:
+        node = node.all_input_nodes[0]
+    return node
+
+
+def _widens(node: fx.Node) -> bool:
+    """Whether a product with a tall matrix made the value: a vector meets the vectors of many items."""
+    product = _before(node, _MOVING | _SCALING)
+    if product.target not in _PRODUCTS:
+        return False
+    made, vector = (n.meta["val"].shape[-1] for n in (product, product.all_input_nodes[0]))
+    return bool(made > vector)
 
 
 def _probability_distance(student: Tensor, teacher: Tensor) -> Tensor:
@@ -112,6 +158,25 @@ def _logit_distance(student: Tensor, teacher: Tensor) -> Tensor:
 def _ranking_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """Cross entropy of the two softmax distributions over items (Hinton et al. 2015, section 2), temperature 1."""
     return -(teacher.softmax(-1) * student.log_softmax(-1)).sum(-1).mean()
+
+
+def _score_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """The distance of the values, plus the cross entropy of the orders that the scores of a request stand for.
+
+    Scores that no softmax trained have any scale (cosines, distances), so the temperature is a multiple of their
+    standard deviation over the candidates (Sun et al. 2024, "Logit Standardization in Knowledge Distillation", section 4).
+    Candidates that the model masks by an infinite score are left out.
+    """
+    known = teacher.isfinite()
+    student, teacher = student.masked_fill(~known, 0.0), teacher.masked_fill(~known, 0.0)
+    masked = torch.where(known, 0.0, torch.finfo(teacher.dtype).min)
+    temperature = _temperature(teacher)
+    ranking = _ranking_distance(student / temperature + masked, teacher / temperature + masked)
+    return _value_distance(student, teacher) + ranking
+
+
+def _temperature(scores: Tensor) -> Tensor:
+    return scores.std(-1, keepdim=True).clamp_min(1e-12) / SHARPNESS
 
 
 def _value_distance(student: Tensor, teacher: Tensor) -> Tensor:
@@ -140,6 +205,10 @@ def _ranking_loss(student: Tensor, target: Tensor) -> Tensor:
     return total / (target > 0).sum().clamp_min(1)
 
 
+def _class_loss(student: Tensor, label: Tensor) -> Tensor:
+    return F.cross_entropy(student.reshape(-1, 2), label.reshape(-1).long())
+
+
 def _squared_loss(student: Tensor, label: Tensor) -> Tensor:
     return F.mse_loss(student, label.reshape(student.shape).to(student.dtype))
 
@@ -164,6 +233,11 @@ def _ranking_probe(scores: Tensor, generator: torch.Generator) -> Tensor:
     return scores.reshape(likely.shape).log_softmax(-1).gather(1, drawn).sum()
 
 
+def _score_probe(scores: Tensor, generator: torch.Generator) -> Tensor:
+    ranked = _ranking_probe(scores / _temperature(scores.detach()), generator)
+    return ranked + _value_probe(scores, generator)
+
+
 def _value_probe(value: Tensor, generator: torch.Generator) -> Tensor:
     spread = value.detach().std().clamp_min(1e-12) if value.numel() > 1 else 1.0
     return (_signs(value, generator) * value / spread).sum()
@@ -172,18 +246,24 @@ def _value_probe(value: Tensor, generator: torch.Generator) -> Tensor:
 _PROBES: dict[Meaning, Callable[[Tensor, torch.Generator], Tensor]] = {
     "probability": _probability_probe,
     "logit": _logit_probe,
+    "classes": _ranking_probe,
     "ranking": _ranking_probe,
+    "scores": _score_probe,
     "value": _value_probe,
 }
 _DISTANCES: dict[Meaning, Callable[[Tensor, Tensor], Tensor]] = {
     "probability": _probability_distance,
     "logit": _logit_distance,
+    "classes": _ranking_distance,
     "ranking": _ranking_distance,
+    "scores": _score_distance,
     "value": _value_distance,
 }
 _AGAINST_LABELS: dict[Meaning, Callable[[Tensor, Tensor], Tensor]] = {
     "probability": _probability_loss,
     "logit": _logit_loss,
+    "classes": _class_loss,
     "ranking": _ranking_loss,
+    "scores": _squared_loss,
     "value": _squared_loss,
 }

@@ -269,5 +269,8 @@ def _cut(histories: Ragged, length: int, rng: np.random.Generator) -> Batch:
 
 
 def _probability(values: np.ndarray, meaning: str) -> np.ndarray:
-    wide = values.astype(np.float64).reshape(len(values), -1)[:, -1]
-    return wide if meaning == "probability" else 1.0 / (1.0 + np.exp(-wide))
+    wide = values.astype(np.float64).reshape(len(values), -1)
+    if meaning == "probability":
+        return wide[:, -1]
+    logit = wide[:, 1] - wide[:, 0] if meaning == "classes" else wide[:, -1]
+    return 1.0 / (1.0 + np.exp(-logit))

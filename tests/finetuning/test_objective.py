@@ -1,0 +1,116 @@
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recprune_export.data.sequences import NEXT_ITEM
+from recprune_export.errors import UsageError
+from recprune_export.finetuning.objective import Objective, make_objective
+from recprune_export.finetuning.task import _probability
+from recprune_export.program.capture import capture
+from recprune_export.program.program import Program
+from tests.recommenders.test_recommenders import CLICKS, make
+
+ITEMS, DIM = 40, 8
+
+
+class Towers(nn.Module):
+    """What a user tower may return, by name: `items`, `candidates`, `vector`, `classes`, `logit`."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.users, self.items = nn.Embedding(30, DIM), nn.Embedding(ITEMS, DIM)
+        self.tower, self.classes = nn.Linear(DIM, DIM), nn.Linear(DIM, 2)
+
+    def forward(self, user: Tensor, candidates: Tensor) -> Tensor:
+        vector = self.tower(self.users(user))
+        scores = (self.items(candidates) * vector[:, None]).sum(-1)
+        answers = {
+            "items": vector @ self.items.weight.T / 3 + 1,
+            "candidates": scores,
+            "vector": vector,
+            "classes": self.classes(vector),
+            "logit": scores[:, 0],
+        }
+        return answers[self.kind]
+
+
+def towers(kind: str) -> Program:
+    torch.manual_seed(0)
+    return capture(Towers(kind), (torch.tensor([1, 2, 3]), torch.randint(ITEMS, (3, 5))))
+
+
+def meaning(program: Program, *labels: str) -> str:
+    (found,) = make_objective(program, labels).meanings.values()
+    return found
+
+
+@pytest.mark.parametrize("name", ["two_tower", "neumf"])
+def test_click_models_have_logits(name: str) -> None:
+    program = capture(make(name), (CLICKS.example_request(),))
+    assert meaning(program, *CLICKS.labels) == "logit"
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("items", "scores"), ("candidates", "scores"), ("vector", "value"), ("classes", "value"), ("logit", "value")],
+)
+def test_scores_of_items_and_candidates_are_recognised_without_labels(kind: str, expected: str) -> None:
+    assert meaning(towers(kind)) == expected
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("logit", "logit"), ("classes", "classes")])
+def test_a_label_of_each_row_meets_one_number_or_two(kind: str, expected: str) -> None:
+    assert meaning(towers(kind), "clicked") == expected
+
+
+def test_scores_are_a_ranking_beside_the_next_item_only() -> None:
+    assert meaning(towers("items"), NEXT_ITEM) == "ranking"
+    with pytest.raises(UsageError, match=r"label 'clicked' is one number for each row.*\['batch', 40\]"):
+        make_objective(towers("items"), ("clicked",))
+
+
+def distance(student: Tensor, teacher: Tensor) -> float:
+    return float(Objective({"y": "scores"}, {}).distillation({"y": student}, {"y": teacher}))
+
+
+def test_scores_are_distilled_in_order_and_in_value_whatever_their_scale() -> None:
+    torch.manual_seed(0)
+    teacher, noise = torch.randn(16, 30), torch.randn(16, 30)
+    least = distance(teacher, teacher)
+    assert distance(teacher + 0.1 * noise, teacher) > least
+    assert distance(teacher + 1.0, teacher) > least + 0.5  # the order is the same, the values are not
+    for scale in (1e-3, 1e3):
+        assert distance((teacher + noise) * scale, teacher * scale) == pytest.approx(
+            distance(teacher + noise, teacher), rel=1e-4
+        )
+
+
+def test_an_error_among_the_best_costs_more_than_among_the_worst() -> None:
+    teacher = torch.linspace(2.0, -2.0, 30).expand(8, 30)
+    best, worst = teacher.clone(), teacher.clone()
+    best[:, :2], worst[:, -2:] = best[:, :2].flip(1), worst[:, -2:].flip(1)
+    assert F.mse_loss(best, teacher) == pytest.approx(float(F.mse_loss(worst, teacher)), rel=1e-4)
+    assert distance(best, teacher) > distance(worst, teacher)
+
+
+def test_masked_candidates_are_left_out() -> None:
+    torch.manual_seed(0)
+    teacher = torch.randn(4, 10)
+    masked = teacher.masked_fill(torch.arange(10) > 6, -torch.inf)
+    student = (masked + 0.1).requires_grad_()
+    loss = Objective({"y": "scores"}, {}).distillation({"y": student}, {"y": masked})
+    loss.backward()
+    assert student.grad is not None
+    assert student.grad[:, :7].isfinite().all()
+    assert not student.grad[:, 7:].any()
+    assert float(loss) == pytest.approx(distance(teacher[:, :7] + 0.1, teacher[:, :7]), rel=0.2)
+
+
+def test_two_logits_are_one_probability() -> None:
+    logits = torch.randn(5, 2)
+    expected = logits.softmax(1)[:, 1].double().numpy()
+    assert _probability(logits.numpy(), "classes") == pytest.approx(expected, abs=1e-6)
+    loss = Objective({"y": "classes"}, {"y": "clicked"}).supervised({"y": logits}, {"clicked": torch.ones(5)})
+    assert float(loss) == pytest.approx(float(-logits.log_softmax(1)[:, 1].mean()))
