@@ -109,7 +109,7 @@ def product(walk: Walk, node: fx.Node) -> Described:
     """`linear(x: ...×K, W: M×K, b: M)` and its like, as `contractions` reads them."""
     contraction = contraction_of(node)
     assert contraction is not None
-    operands = [
+    operands: list[tuple[Letters, Labels]] = [
         (letters, labels) for letters, source in contraction.operands if (labels := walk.labels(source)) is not None
     ]
     assert len(operands) == len(contraction.operands), node
