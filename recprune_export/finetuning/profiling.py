@@ -22,25 +22,31 @@ def profile_of(task: Task, signature: Signature) -> DataProfile | None:
     if not isinstance(task, LabelledRows | NextItems):
         return None
     data = task.data
-    held_out = [data.valid, data.test]
-    # What is asked in serving is a whole history; there is no other reading of the training part of a log.
-    chooses = data.valid if isinstance(data, SequenceData) else data.train
-    counted = [columns_of(data, signature, rows) for rows in held_out]
+    if isinstance(data, SequenceData):
+        items = data.train.values[:MOST_ROWS]
+        chooses = _items(items, items)
+    else:
+        chooses = columns_of(data, signature, data.train)
+    counted = [columns_of(data, signature, rows) for rows in (data.valid, data.test)]
     joined = [
         replace(first, values=np.concatenate([first.values, second.values]))
         for first, second in zip(*counted, strict=True)
     ]
-    return DataProfile.of(columns_of(data, signature, chooses), joined, tested=len(data.test))
+    return DataProfile.of(chooses, joined, tested=len(data.test))
 
 
 def columns_of(data: ClickData | SequenceData | ArrayData, signature: Signature, rows: Rows) -> tuple[Column, ...]:
     """Return the fields and labels of some `rows` of `data`, a sample where there are very many."""
     rows = rows if len(rows) <= MOST_ROWS else rows.sample(MOST_ROWS, seed=0)
     if isinstance(data, SequenceData):
-        history = Column(HISTORY, rows.inputs[HISTORY], ids=True, padding=0)
-        return history, Column(NEXT_ITEM, rows.labels[NEXT_ITEM], ids=True, unknown=0)
+        return _items(rows.inputs[HISTORY], rows.labels[NEXT_ITEM])
     inputs = _encoded(data.encoder, rows) if isinstance(data, ClickData) else _plain(signature.inputs, rows)
     return (*inputs, *(Column(f"label {name}", values, ids=False) for name, values in rows.labels.items()))
+
+
+def _items(histories: np.ndarray, targets: np.ndarray) -> tuple[Column, ...]:
+    """An unknown item is left out of a history, and 0 as the next one."""
+    return Column(HISTORY, histories, ids=True, padding=0), Column(NEXT_ITEM, targets, ids=True, unknown=0)
 
 
 def _encoded(encoder: Encoder, rows: Rows) -> Iterator[Column]:
