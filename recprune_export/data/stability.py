@@ -4,7 +4,8 @@ from math import sqrt
 
 import numpy as np
 
-# Siddiqi 2006, "Credit Risk Scorecards", chapter 9: below .1 no change, from .25 on a shift that asks for action.
+# The usual limits, from scorecards of banks: Siddiqi 2006, "Credit Risk Scorecards", system stability report. Below .1 no
+# significant change, above .25 a significant shift.
 NOTICEABLE, MAJOR = 0.1, 0.25
 _Z95 = 1.6449
 
@@ -28,7 +29,7 @@ def by_chance(expected: np.ndarray, actual: np.ndarray) -> float:
     """Return what the index stays below 95 times in 100 where both are drawn from one distribution.
 
     Then it is about (1/n + 1/m) times a χ² of one degree less than there are cells (Yurdakul and Naranjo 2020,
-    "Statistical properties of the population stability index", section 3); its quantile by Wilson and Hilferty 1931.
+    "Statistical properties of the population stability index"); its quantile by Wilson and Hilferty 1931.
     """
     n, m = float(expected.sum()), float(actual.sum())
     degrees = int(((expected + actual) > 0).sum()) - 1
