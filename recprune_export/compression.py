@@ -9,14 +9,15 @@ from typing import Any
 
 import torch
 
-from recprune_export.bundle.contents import bundle_files, plan_summary
-from recprune_export.bundle.manifest import MODEL, Manifest
+from recprune_export.bundle.contents import bundle_files, compact_json, plan_summary
+from recprune_export.bundle.manifest import DATA_PROFILE, ENCODING, MODEL, Manifest
 from recprune_export.bundle.readme import bundle_readme
 from recprune_export.bundle.write import check_target, write_bundle
 from recprune_export.channels.analysis import analyse
 from recprune_export.environment import environment
 from recprune_export.errors import ValidationFailed
 from recprune_export.finetuning.objective import make_objective
+from recprune_export.finetuning.profiling import profile_of
 from recprune_export.finetuning.task import (
     CLICKS,
     Answers,
@@ -84,11 +85,13 @@ def compress_program(
     extra_files: Mapping[str, bytes] | None = None,
     command: Sequence[str] = (),
     model_name: str = "model",
+    model_file: Mapping[str, str] | None = None,
     data_name: str | None = None,
 ) -> Result:
     """Prune, tune, export and validate `program`; write a bundle to `target`, whole or not at all.
 
     Without a `task` the pruned program is tuned towards the answers of `program` on requests drawn from its signature.
+    `model_file` is what `refresh` finds the dense model by: `path` and `sha256`.
 
     Raises `UsageError` where nothing can be written to `target`, `PruningError` where the plan does not fit or the
     soundness check fails, `ExportError`, and `ValidationFailed` where parity or latency fail.
@@ -121,7 +124,14 @@ def compress_program(
             parity=parity.to_dict(),
             latency={**latency.to_dict(), "footprint": footprints.to_dict()},
             plan=_summary(pruned),
-            settings={**settings.to_dict(), "command": list(command), "model": model_name, "data": data_name},
+            settings={
+                **settings.to_dict(),
+                "command": list(command),
+                "model": model_name,
+                "model_file": None if model_file is None else dict(model_file),
+                "data": data_name,
+                "labels": list(task.objective.label_of.values()),
+            },
             environment=environment(),
             tolerances=parity.tolerances.to_dict(),
             session=advice.to_dict(),
@@ -135,11 +145,14 @@ def compress_program(
         response = answer(pruned.program, in_full(golden, pruned_file.signature))
         files = bundle_files(pruned.program, kept, pruned.plan, golden, response, Path(scratch))
         extra = dict(extra_files or {})
+        profile = profile_of(task, program.signature)
+        if profile is not None:
+            extra[DATA_PROFILE] = compact_json(profile.to_dict())
         readme = bundle_readme(
             target.name,
             manifest.signature,
             advice.options,
-            encoding="encoding.json" in extra,
+            encoding=ENCODING in extra,
             ignored=pruned.plan.fields.removed,
         )
         write_bundle(target, {**files, **extra, "README.md": readme.encode()}, manifest)

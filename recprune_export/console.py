@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from recprune_export.data.stability import MAJOR, NOTICEABLE
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -15,11 +17,14 @@ if TYPE_CHECKING:
     from recprune_export.bundle.artifact import ArtifactInspection
     from recprune_export.bundle.verify import Verification
     from recprune_export.compression import Result
+    from recprune_export.data.profile import Drift
     from recprune_export.gate.calibration import Calibration
     from recprune_export.gate.check import Check
     from recprune_export.inspection import Inspection
     from recprune_export.onnx.profiler import Profile
     from recprune_export.pruning.sensitivity import Sensitivity
+    from recprune_export.pruning.standing import Standing
+    from recprune_export.refresh.examination import Examination
     from recprune_export.search.sweep import Sweep
     from recprune_export.search.trials import Trial
     from recprune_export.training.train import Training
@@ -89,6 +94,69 @@ def print_result(result: "Result", *, as_json: bool) -> None:
     _print_notes(result.notes)
     console.print(f"Bundle: {result.target} (ONNX opset {result.manifest.opset})", highlight=False, soft_wrap=True)
     console.print(f"Next: recprune-export verify {result.target}", highlight=False, soft_wrap=True)
+
+
+def print_examination(found: "Examination") -> None:
+    """Say whether a bundle holds on new rows, and by what."""
+    console, quality = _console(), found.quality
+    _print_notes(found.notes)
+    table = _table(f"Quality on {quality.rows:,} new rows, {found.rows.which}", "", *_THEN_AND_NOW)
+    for name in quality.now["pruned"]:
+        models = ((when, model) for model in ("dense", "pruned") for when in (quality.then, quality.now))
+        table.add_row(name, *(_figure(when.get(model, {}).get(name), ".4f") for when, model in models))
+    console.print(table)
+    if found.drifts:
+        console.print(_drifts(found.drifts))
+    if found.standings:
+        console.print(_standings(found.standings))
+    verdicts = _table("Does the plan hold?", "measure", "verdict", "")
+    verdicts.columns[2].justify = "left"
+    for finding in found.findings:
+        style = "red" if finding.holds is False else "dim" if finding.holds is None else None
+        verdicts.add_row(finding.measure, finding.verdict, finding.reason, style=style)
+    console.print(verdicts)
+    console.print(f"Verdict: {found.verdict}", highlight=False, soft_wrap=True)
+
+
+_THEN_AND_NOW = ("dense, recorded", "dense, now", "artifact, recorded", "artifact, now")
+_DRIFTS_SHOWN = 12
+
+
+def _drifts(drifts: Sequence["Drift"]) -> "Table":
+    table = _table(
+        f"Drift: population stability index (below {NOTICEABLE:g} none, from {MAJOR:g} on major)",
+        "field", "index", "by chance below", "unknown or mean, then", "now",
+    )  # fmt: skip
+    for drift in drifts[:_DRIFTS_SHOWN]:
+        form = ".1%" if drift.kind == "ids" else ".3g"
+        cells = (_figure(value, form) for value in (drift.before, drift.now))
+        table.add_row(
+            drift.name, f"{drift.psi:.3f}", f"{drift.chance:.3f}", *cells, style="red" if drift.major else None
+        )
+    if len(drifts) > _DRIFTS_SHOWN:
+        table.add_row(f"{len(drifts) - _DRIFTS_SHOWN} more, with less", "", "", "", "")
+    return table
+
+
+def _standings(standings: Sequence["Standing"]) -> "Table":
+    table = _table(
+        "Ranking on the new rows: the share of what matters that is kept",
+        "group", "kind", "kept", "kept again", "by the plan", "by the best choice",
+    )  # fmt: skip
+    for s in standings:
+        again = "rotated" if s.same is None else f"{s.same} of {s.kept}"
+        table.add_row(s.group, s.kind, f"{s.kept} of {s.width}", again, f"{s.captured:.1%}", f"{s.best:.1%}")
+    return table
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def print_refresh_json(found: "Examination", result: "Result | None") -> None:
+    """Print what was found and, where the model was compressed again, the new bundle and its manifest."""
+    new = {} if result is None else {"refreshed": str(result.target), "manifest": result.manifest.to_dict()}
+    _print_json({**found.to_dict(), **new})
 
 
 def tell_trial(trial: "Trial") -> None:

@@ -1,6 +1,7 @@
 """`compress`: the main job on whatever the user has, a file or a module, rows on disk or in memory."""
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from recprune_export.bundle.contents import to_json
+from recprune_export.bundle.manifest import ENCODING
 from recprune_export.bundle.write import check_target
 from recprune_export.compression import Result, compress_program, drawn_requests, recipe_for
 from recprune_export.data.arrays import Columns
@@ -83,8 +85,31 @@ def compress(
     target = check_target(Path(target) if target is not None else ARTIFACTS / _name(model))
     plan = Plan.load(plan) if isinstance(plan, Path) else plan
     loaded = load(model, example_inputs, source or {})
-    task = make_task(loaded, data, labels, settings)
-    extra = {} if loaded.checkpoint is None else {"encoding.json": to_json(loaded.checkpoint.encoder.to_dict())}
+    return compress_loaded(
+        loaded,
+        make_task(loaded, data, labels, settings),
+        target,
+        settings,
+        plan=plan,
+        command=command,
+        model_name=Path(model).name if isinstance(model, Path | str) else _name(model),
+        model_file=file_identity(Path(model)) if isinstance(model, Path | str) else None,
+        data_name=data_name(data),
+    )
+
+
+def compress_loaded(
+    loaded: LoadedModel,
+    task: Task,
+    target: Path,
+    settings: Settings,
+    *,
+    plan: Plan | None = None,
+    command: Sequence[str] = (),
+    **names: Any,
+) -> Result:
+    """Do what `compress` does with a model and rows that are read; `names` are those that `compress_program` takes."""
+    extra = {} if loaded.checkpoint is None else {ENCODING: to_json(loaded.checkpoint.encoder.to_dict())}
     settled = None if plan else settle(loaded.program, settings, task, _search_file(target), say)
     result = compress_program(
         loaded.program,
@@ -94,8 +119,7 @@ def compress(
         plan=plan,
         extra_files=extra,
         command=command,
-        model_name=Path(model).name if isinstance(model, Path | str) else _name(model),
-        data_name=_data_name(data),
+        **names,
     )
     return replace(result, notes=(settled.because, *result.notes)) if settled else result
 
@@ -226,7 +250,14 @@ def _name(model: Model) -> str:
     return type(model).__name__.lower() if isinstance(model, nn.Module) else "model"
 
 
-def _data_name(data: Data | None) -> str | None:
+def file_identity(path: Path) -> dict[str, str]:
+    """Return the path of a model file as it was given, and its SHA-256: by both it is found and known again."""
+    with path.open("rb") as file:
+        return {"path": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def data_name(data: Data | None) -> str | None:
+    """Return what rows are called in a manifest."""
     if data is None:
         return None
     return Path(data).name if isinstance(data, Path | str) else "rows in memory"

@@ -1,6 +1,7 @@
 """`Settings`: what the user asks of the main job, checked before any work begins."""
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
 from recprune_export.environment import cores
@@ -100,6 +101,17 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {**asdict(self), "batches": list(self.batches), "shared_inputs": list(self.shared_inputs)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote, or the settings of a manifest, which hold more.
+
+        >>> Settings.from_dict({**Settings(sparsity=0.9).to_dict(), "command": []}) == Settings(sparsity=0.9)
+        True
+        """
+        given: dict[str, Any] = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        lists = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+        return cls(**given | lists)
 
 
 def batch_sizes(text: str) -> tuple[int, ...]:

@@ -13,7 +13,19 @@ PACKAGE = Path(recprune_export.__file__).parent
 STAGES = [
     "data", "recommenders", "training", "program", "channels", "pruning", "finetuning", "onnx", "validation", "bundle", "gate",
 ]  # fmt: skip
-ON_TOP = {"inspection", "compression", "stages", "search", "jobs", "console", "plots", "cli", "__main__", "__init__"}
+ON_TOP = {
+    "inspection",
+    "compression",
+    "stages",
+    "search",
+    "jobs",
+    "refresh",
+    "console",
+    "plots",
+    "cli",
+    "__main__",
+    "__init__",
+}
 FREE = {"errors", "progress", "environment", "settings"}
 
 

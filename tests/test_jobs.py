@@ -61,6 +61,7 @@ def test_the_bundle_is_complete_and_verifies(bundle: Path) -> None:
     names = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
     assert names == {
         "model.onnx", "model.pt2", "dense.onnx", "encoding.json", "plan.json", "README.md", "manifest.json",
+        "data_profile.json",
         "samples/inputs.npz", "samples/outputs.npz",
     }  # fmt: skip
     assert verify(bundle).rows == 16

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from recprune_export.bundle.manifest import SAMPLE_INPUTS, SAMPLE_OUTPUTS
+from recprune_export.bundle.manifest import PLAN, PROGRAM, SAMPLE_INPUTS, SAMPLE_OUTPUTS
 from recprune_export.channels.analysis import Analysis
 from recprune_export.finetuning.group_lasso import Regularised
 from recprune_export.onnx.export import OnnxFile
@@ -50,10 +50,10 @@ def bundle_files(
 
     `request` and `response` become the golden samples.
     """
-    program.save(scratch / "model.pt2")
+    program.save(scratch / PROGRAM)
     files: dict[str, Path | bytes] = {
-        "model.pt2": scratch / "model.pt2",
-        "plan.json": to_json(plan.to_dict()),
+        PROGRAM: scratch / PROGRAM,
+        PLAN: to_json(plan.to_dict()),
         SAMPLE_INPUTS: _npz(request),
         SAMPLE_OUTPUTS: _npz(response),
     }
@@ -67,6 +67,11 @@ def bundle_files(
 def to_json(values: Any) -> bytes:
     """Return readable JSON in UTF-8."""
     return json.dumps(values, ensure_ascii=False, indent=1).encode()
+
+
+def compact_json(values: Any) -> bytes:
+    """Return JSON in UTF-8 without spaces, for what nobody reads line by line."""
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:

@@ -17,6 +17,10 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 DENSE = "dense.onnx"
+PROGRAM = "model.pt2"
+PLAN = "plan.json"
+ENCODING = "encoding.json"
+DATA_PROFILE = "data_profile.json"
 SAMPLE_INPUTS = "samples/inputs.npz"
 SAMPLE_OUTPUTS = "samples/outputs.npz"
 

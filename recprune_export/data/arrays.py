@@ -31,11 +31,12 @@ class ArraySpec:
 
 @dataclass(frozen=True)
 class ArrayData:
-    """Rows in three parts."""
+    """Rows in three parts; `named` where a column of the data says which is which."""
 
     train: Rows
     valid: Rows
     test: Rows
+    named: bool = False
 
 
 def load_arrays(data: Path | str | Columns, inputs: Sequence[ArraySpec], labels: Sequence[str], seed: int) -> ArrayData:
@@ -67,7 +68,7 @@ def load_arrays(data: Path | str | Columns, inputs: Sequence[ArraySpec], labels:
     divided = [rows.take(np.flatnonzero(part == code)) for code in range(3)]
     if not all(len(d) for d in divided):
         raise DataError(f"{path} has {len(rows)} rows, too few to fill train, valid and test.")
-    return ArrayData(*divided)
+    return ArrayData(divided[0], divided[1], divided[2], named=SPLIT in columns)
 
 
 def _is_zip(path: Path) -> bool:

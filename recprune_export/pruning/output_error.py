@@ -6,6 +6,7 @@ counts with E[x²]·E[g²], the Fisher information of its absence (Theis et al. 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -24,14 +25,31 @@ def rank_by_output_error(
     program: Program, analysis: Analysis, batches: Sequence[Batch], probe: Probe, seed: int = 0
 ) -> dict[str, Ranking]:
     """Rank the channels of every group; losses are in units of the expected loss, and compare across groups."""
+    evidence = gather_evidence(program, analysis, batches, probe, seed)
+    rankings = {name: rank(e.moments, e.rotatable, e.reading) for name, e in evidence.items()}
+    # What is put out nowhere, such as a vector that only meets others, goes by chance.
+    missing = {g.name: g.width for g in analysis.groups if g.name not in rankings}
+    return rankings | {name: Ranking(tuple(range(width)), (0.0,) * (width + 1)) for name, width in missing.items()}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of one group: its moments, how it may be rotated, if at all, and where it is read."""
+
+    moments: Moments
+    rotatable: Rotatable | None
+    reading: Reading
+
+
+def gather_evidence(
+    program: Program, analysis: Analysis, batches: Sequence[Batch], probe: Probe, seed: int = 0
+) -> dict[str, Evidence]:
+    """Gather what groups are ranked by; a group that is put out nowhere is left out."""
     rotatable = find_rotatable(program, analysis).rotatable
     readings = reading_points(program, analysis)
     points = {name: _points(name, rotatable, readings) for name in readings}
     moments = gather_moments(program, analysis, points, batches, probe, seed)
-    rankings = {name: _rank(moments[name], rotatable.get(name), readings[name]) for name in points}
-    # What is put out nowhere, such as a vector that only meets others, goes by chance.
-    missing = {g.name: g.width for g in analysis.groups if g.name not in rankings}
-    return rankings | {name: Ranking(tuple(range(width)), (0.0,) * (width + 1)) for name, width in missing.items()}
+    return {name: Evidence(moments[name], rotatable.get(name), readings[name]) for name in points}
 
 
 def _points(name: str, rotatable: Mapping[str, Rotatable], readings: Mapping[str, Reading]) -> Sequence[Point]:
@@ -41,7 +59,8 @@ def _points(name: str, rotatable: Mapping[str, Rotatable], readings: Mapping[str
     return [Point(node, axis, 1 if group.orthogonal else side) for node, axis, side in group.sources]
 
 
-def _rank(moments: Moments, rotatable: Rotatable | None, reading: Reading) -> Ranking:
+def rank(moments: Moments, rotatable: Rotatable | None, reading: Reading) -> Ranking:
+    """Rank the channels of one group."""
     width = len(moments.sizes)
     if rotatable is not None:
         basis, alone = orthogonal_basis(moments) if rotatable.orthogonal else balanced_basis(moments)

@@ -16,13 +16,17 @@ RESAMPLES = 400
 
 @dataclass(frozen=True)
 class Change:
-    """A metric of two models on the same rows, more is better, and the 95 % interval of `after` - `before`."""
+    """A metric of two models on the same rows, more is better, and the 95 % interval of `after` - `before`.
+
+    `error` is the standard error of `after` itself: that of other rows of the same kind.
+    """
 
     metric: str
     before: float
     after: float
     low: float
     high: float
+    error: float
 
     @property
     def change(self) -> float:
@@ -31,13 +35,17 @@ class Change:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {"metric": self.metric, "before": self.before, "after": self.after, "interval": [self.low, self.high]}
+        interval, error = [self.low, self.high], self.error
+        return {
+            "metric": self.metric, "before": self.before, "after": self.after, "interval": interval, "error": error
+        }  # fmt: skip
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Change":
         """Read what `to_dict` wrote."""
         low, high = values["interval"]
-        return cls(str(values["metric"]), float(values["before"]), float(values["after"]), float(low), float(high))
+        numbers = (values["before"], values["after"], low, high, values["error"])
+        return cls(str(values["metric"]), *map(float, numbers))
 
 
 def paired_change(before: Predict, after: Predict, rows: Rows, seed: int = 0) -> Change:
@@ -55,8 +63,9 @@ def paired_change(before: Predict, after: Predict, rows: Rows, seed: int = 0) ->
         name = "auc" if len(rows.labels) == 1 else "mean auc"
         measures = [_mean_area(model, rows) for model in (before, after)]
     first, second = (float(measure(whole)[0]) for measure in measures)
-    low, high = np.percentile(measures[1](counts) - measures[0](counts), (2.5, 97.5))
-    return Change(name, first, second, float(low), float(high))
+    one, other = (measure(counts) for measure in measures)
+    low, high = np.percentile(other - one, (2.5, 97.5))
+    return Change(name, first, second, float(low), float(high), float(other.std()))
 
 
 _Measure = Callable[[np.ndarray], np.ndarray]  # how often each row counts, [resamples, rows] -> metric [resamples]

@@ -107,7 +107,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             recommender=content["recommender"],
             config=content["config"],
             spec=InputSpec.from_dict(content["spec"]),
-            encoder=_encoder(content["encoder"]),
+            encoder=encoder_from(content["encoder"]),
             state=content["state"],
             metrics=content["metrics"],
             seed=content["seed"],
@@ -116,5 +116,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise ModelFileError(f"{path} lacks a part of a checkpoint ({error}); train again.") from error
 
 
-def _encoder(values: Mapping[str, Any]) -> Encoder | SequenceEncoder:
+def encoder_from(values: Mapping[str, Any]) -> Encoder | SequenceEncoder:
+    """Read what either encoder's `to_dict` wrote."""
     return SequenceEncoder.from_dict(values) if "items" in values else Encoder.from_dict(values)

@@ -56,6 +56,16 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     assert covered >= 34
 
 
+def test_the_error_is_that_of_the_area_itself() -> None:
+    """Hanley and McNeil 1982, "The meaning and use of the area under a ROC curve", equation 1."""
+    change = paired_change(model(0.3), model(1.0), DATA)
+    area, positive = change.after, LABELS.sum()
+    negative = ROWS - positive
+    both, other = area / (2 - area), 2 * area**2 / (1 + area)
+    spread = (positive - 1) * (both - area**2) + (negative - 1) * (other - area**2) + area * (1 - area)
+    assert change.error == pytest.approx((spread / positive / negative) ** 0.5, rel=0.15)
+
+
 def test_a_change_survives_its_json() -> None:
-    change = Change("auc", 0.8, 0.79, -0.012, -0.008)
+    change = Change("auc", 0.8, 0.79, -0.012, -0.008, 0.003)
     assert Change.from_dict(change.to_dict()) == change

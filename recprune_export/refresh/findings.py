@@ -1,0 +1,22 @@
+"""`Finding`: what one comparison says, in a sentence."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Whether the plan holds by one measure; None where it could not be judged, and `reason` says why."""
+
+    measure: str
+    holds: bool | None
+    reason: str
+
+    @property
+    def verdict(self) -> str:
+        """The verdict in a word or two."""
+        return "not judged" if self.holds is None else "holds" if self.holds else "does not hold"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)

@@ -1,0 +1,252 @@
+"""`refresh` on generated rows: the same data hold, drifted ones do not and are compressed again; what is missing is said."""
+
+import json
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from torch import nn
+
+from recprune_export.bundle.manifest import DATA_PROFILE, MANIFEST
+from recprune_export.bundle.verify import read_manifest, verify
+from recprune_export.cli import main
+from recprune_export.data.inference import Wishes
+from recprune_export.errors import BundleError, UsageError
+from recprune_export.jobs import compress
+from recprune_export.refresh.dense import Missing
+from recprune_export.refresh.examination import Examination, examine, recompress
+from recprune_export.settings import Settings
+from recprune_export.training.train import train
+
+QUICK = Settings(sparsity=0.6, epochs=1, batches=(1,))
+MEASURES = ["metric", "distance from dense", "drift", "ranking"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(clicks_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("dense") / "model.pt"
+    config = {"dim": 8, "hidden": (32,)}
+    train(clicks_file, "deepfm", path, Wishes(labels=("clicked",)), config, epochs=3, batch_size=128)
+    return path
+
+
+@pytest.fixture(scope="module")
+def bundle(checkpoint: Path, clicks_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("bundles") / "ctr"
+    compress(checkpoint, target=target, data=clicks_file, settings=QUICK)
+    return target
+
+
+@pytest.fixture(scope="module")
+def permuted(clicks_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same rows, but other items are the frequent ones."""
+    path, rows = tmp_path_factory.mktemp("permuted") / "new.parquet", pl.read_parquet(clicks_file)
+    items = rows["item"].unique().sort()
+    other = items.sample(fraction=1.0, shuffle=True, seed=1)
+    rows.with_columns(pl.col("item").replace_strict(items, other)).write_parquet(path)
+    return path
+
+
+def edited(
+    bundle: Path, target: Path, settings: Mapping[str, Any] | None = None, without: Collection[str] = ()
+) -> Path:
+    """Return a copy of a bundle with other settings in its manifest, and without some files."""
+    shutil.copytree(bundle, target)
+    manifest = read_manifest(bundle)
+    files = {name: entry for name, entry in manifest.files.items() if name not in without}
+    for name in without:
+        (target / name).unlink()
+    manifest = replace(manifest, settings={**manifest.settings, **(settings or {})}).with_files(files)
+    (target / MANIFEST).write_text(manifest.to_json())
+    return target
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def verdicts(found: Examination) -> dict[str, bool | None]:
+    return {finding.measure: finding.holds for finding in found.findings}
+
+
+def reason(found: Examination, measure: str) -> str:
+    return next(finding.reason for finding in found.findings if finding.measure == measure)
+
+
+def test_unchanged_data_hold_and_nothing_is_written(bundle: Path, clicks_file: Path, tmp_path: Path) -> None:
+    done = invoke("refresh", bundle, "--data", clicks_file, "-o", tmp_path / "new", "--quiet")
+    assert done.exit_code == 0, done.output
+    assert "holds on" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_rows_give_the_same_figures(bundle: Path, clicks_file: Path) -> None:
+    found = examine(bundle, clicks_file)
+    assert verdicts(found) == dict.fromkeys(MEASURES, True)
+    recorded = read_manifest(bundle).metrics
+    for model in ("dense", "pruned"):
+        assert found.quality.now[model] == pytest.approx(recorded[model], abs=1e-6)
+    assert {drift.name for drift in found.drifts} >= {"user", "item", "price", "label clicked"}
+    assert all(s.lost == pytest.approx(s.least, rel=1e-3, abs=1e-4 * s.total) for s in found.standings)
+
+
+def test_rows_without_a_split_are_all_measured(bundle: Path, clicks_file: Path, tmp_path: Path) -> None:
+    rows = pl.read_parquet(clicks_file).drop("split")
+    rows.write_csv(tmp_path / "new.csv")
+    found = examine(bundle, tmp_path / "new.csv")
+    assert found.quality.rows == len(rows)
+    assert found.holds, [f.reason for f in found.findings]
+
+
+def test_permuted_ids_do_not_hold(bundle: Path, permuted: Path, tmp_path: Path) -> None:
+    done = invoke("refresh", bundle, "--data", permuted, "--check-only", "--quiet", "-o", tmp_path / "new")
+    assert done.exit_code == 1
+    assert "'item'" in done.stdout
+    assert "does not hold" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_flipped_labels_do_not_hold(bundle: Path, clicks_file: Path, tmp_path: Path) -> None:
+    rows = pl.read_parquet(clicks_file).drop("split")
+    flip = pl.Series(np.random.default_rng(0).random(len(rows)) < 0.6)
+    clicked = pl.when(flip).then(1 - pl.col("clicked")).otherwise(pl.col("clicked"))
+    rows.with_columns(clicked.alias("clicked")).write_parquet(tmp_path / "new.parquet")
+    found = examine(bundle, tmp_path / "new.parquet")
+    assert verdicts(found)["metric"] is False
+    assert "train it again" in reason(found, "metric")
+    assert verdicts(found)["ranking"] is True
+
+
+def test_what_does_not_hold_is_compressed_again_and_then_holds(bundle: Path, permuted: Path, tmp_path: Path) -> None:
+    done = invoke("refresh", bundle, "--data", permuted, "--quiet", "-o", tmp_path / "new")
+    assert done.exit_code == 0, done.output
+    assert "Pruned equals masked" in done.stdout
+    verify(tmp_path / "new")
+    then, now = read_manifest(bundle).settings, read_manifest(tmp_path / "new").settings
+    assert Settings.from_dict(now) == Settings.from_dict(then) == QUICK
+    assert now["data"] == permuted.name
+    assert now["model_file"] == then["model_file"]
+    assert examine(tmp_path / "new", permuted).holds
+
+
+def test_a_dense_model_that_is_gone_is_asked_for(
+    bundle: Path, permuted: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    gone = {"path": str(tmp_path / "gone.pt"), "sha256": "0" * 64}
+    moved = edited(bundle, tmp_path / "moved", {"model_file": gone})
+    done = invoke("refresh", moved, "--data", permuted, "--quiet", "-o", tmp_path / "new")
+    assert done.exit_code == 2
+    assert "gone.pt is not there any more: give it with --model" in done.stderr
+    assert not (tmp_path / "new").exists()
+    given = examine(moved, permuted, model=checkpoint)
+    assert verdicts(given)["ranking"] is not None
+    assert "is not the file" in given.notes[0]
+
+
+def test_a_dense_model_that_has_changed_is_not_taken_for_the_same(
+    bundle: Path, clicks_file: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    file = {"path": str(checkpoint), "sha256": "0" * 64}
+    found = examine(edited(bundle, tmp_path / "other", {"model_file": file}), clicks_file)
+    assert verdicts(found)["ranking"] is None
+    assert "has changed" in reason(found, "ranking")
+    assert found.holds
+
+
+def test_a_bundle_without_a_profile_says_so_and_is_judged_by_the_rest(
+    bundle: Path, permuted: Path, tmp_path: Path
+) -> None:
+    found = examine(edited(bundle, tmp_path / "older", without=[DATA_PROFILE]), permuted)
+    assert verdicts(found)["drift"] is None
+    assert "no profile" in reason(found, "drift")
+    assert verdicts(found)["metric"] is not None
+
+
+def test_a_bundle_that_was_changed_is_not_measured(bundle: Path, clicks_file: Path, tmp_path: Path) -> None:
+    shutil.copytree(bundle, tmp_path / "damaged")
+    (tmp_path / "damaged" / DATA_PROFILE).write_text("{}")
+    with pytest.raises(BundleError, match="changed"):
+        examine(tmp_path / "damaged", clicks_file)
+
+
+def test_json_has_all_of_it(bundle: Path, permuted: Path) -> None:
+    done = invoke("refresh", bundle, "--data", permuted, "--check-only", "--json")
+    values = json.loads(done.stdout)
+    assert done.exit_code == 1
+    assert values["holds"] is False
+    assert [finding["measure"] for finding in values["findings"]] == MEASURES
+    assert next(d for d in values["drift"] if d["name"] == "item")["major"]
+    assert "refreshed" not in values
+
+
+class Product(nn.Module):
+    """Not one of ours: a dot product and a bias, as logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.user, self.item, self.bias = nn.Embedding(60, 16), nn.Embedding(40, 16), nn.Embedding(40, 1)
+
+    def forward(self, user: torch.Tensor, item: torch.Tensor) -> torch.Tensor:
+        """[B], [B] -> [B]."""
+        return (self.user(user) * self.item(item)).sum(1) + self.bias(item).squeeze(1)
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A bundle of a module in memory, made without its dense model for requests that share the user, and its rows."""
+    folder = tmp_path_factory.mktemp("foreign")
+    torch.manual_seed(0)
+    module = Product().eval()
+    rng = np.random.default_rng(0)
+    columns = {"user": rng.integers(0, 60, 3000), "item": rng.integers(0, 40, 3000)}
+    with torch.no_grad():
+        logits = module(*(torch.from_numpy(values) for values in columns.values())).numpy()
+    columns["click"] = (rng.random(3000) < 1 / (1 + np.exp(-logits))).astype(np.int64)
+    np.savez(folder / "rows.npz", **columns)  # type: ignore[arg-type]
+    example = (torch.arange(4), torch.arange(4))
+    compress(
+        module, example, folder / "product", data=folder / "rows.npz", labels="click", settings=QUICK,
+        shared_inputs=("user",), keep_dense=False,
+    )  # fmt: skip
+    return folder / "product", folder / "rows.npz"
+
+
+def test_a_model_that_is_not_ours(foreign: tuple[Path, Path]) -> None:
+    bundle, rows = foreign
+    found = examine(bundle, rows)
+    assert verdicts(found) == {"metric": True, "distance from dense": None, "drift": True, "ranking": None}
+    assert found.quality.rows == 3000
+    assert isinstance(found.dense, Missing)
+    assert "does not say where 'product' lies" in reason(found, "ranking")
+    with pytest.raises(UsageError, match="--model"):
+        recompress(found, bundle.with_name("new"))
+
+
+def test_labels_are_those_that_were_recorded_unless_the_user_says(foreign: tuple[Path, Path], tmp_path: Path) -> None:
+    bundle, rows = foreign
+    older = edited(bundle, tmp_path / "older", {"labels": []})
+    with pytest.raises(UsageError, match="--label"):
+        examine(older, rows)
+    assert examine(older, rows, labels=["click"]).quality.now == examine(bundle, rows).quality.now
+
+
+@pytest.mark.slow
+def test_a_sequence_model(sequences_file: Path, tmp_path: Path) -> None:
+    config = {"dim": 16, "layers": 1, "heads": 2, "width": 16}
+    train(sequences_file, "sasrec", tmp_path / "model.pt", Wishes(), config, epochs=2, batch_size=64)
+    compress(tmp_path / "model.pt", target=tmp_path / "next", data=sequences_file, settings=QUICK)
+    found = examine(tmp_path / "next", sequences_file)
+    assert found.quality.change.metric == "ndcg@10"
+    assert verdicts(found) == dict.fromkeys(MEASURES, True)
+    log = pl.read_csv(sequences_file)
+    items = log["item"].unique().sort()
+    other = items.sample(fraction=1.0, shuffle=True, seed=1)
+    log.with_columns(pl.col("item").replace_strict(items, other)).write_csv(tmp_path / "new.csv")
+    assert verdicts(examine(tmp_path / "next", tmp_path / "new.csv"))["drift"] is False
