@@ -195,6 +195,21 @@ def test_a_foreign_model_is_tuned_on_arrays_of_its_own(tmp_path: Path) -> None:
     assert (unlabelled.exit_code, "--label" in unlabelled.stderr) == (2, True)
 
 
+def test_a_bundle_holds_the_plans_and_proofs_of_all_steps(checkpoint: Path, clicks_file: Path, tmp_path: Path) -> None:
+    options = ["--steps", "2", "--ema", "0.5", "--warm-up", "0.1", "--score", "magnitude-l2", "--data", clicks_file]
+    made = invoke(checkpoint, *options, "-o", tmp_path / "out", *QUICK_OPTIONS)
+    assert made.exit_code == 0, made.stderr
+    assert made.stdout.count("Pruned equals masked to") == 2
+    manifest, plan = (json.loads((tmp_path / "out" / name).read_text()) for name in ("manifest.json", "plan.json"))
+    first, second = (manifest["plan"], plan), (manifest["plan"]["then"], plan["then"])
+    for said, applied in (first, second):
+        assert [g["kept"] for g in said["groups"]] == [len(g["keep"]) for g in applied["groups"]]
+        assert said["soundness"]["error"] <= said["soundness"]["tolerance"]
+        assert len(said["finetuning"]["epochs"]) == 1
+    counts = manifest["counts"]
+    assert counts["pruned"]["tables"]["nonzero"] <= 0.3 * counts["dense"]["tables"]["parameters"]
+
+
 class Trap:
     """Leaves a mark when it is unpickled."""
 
