@@ -74,10 +74,13 @@ def prune(program: Program, settings: Settings, task: Task, plan: Plan | None = 
     With several `steps` that is done as often, each time with a part of the channels and of the epochs; zeros come last.
     The teacher is `program` in every stage (gradual pruning with tuning in between: Han et al. 2015, section 3.4).
 
-    Raises `UsageError` where more fields are to go than can, `PruningError` where the plan does not fit.
+    Raises `UsageError` where more fields are to go than can, or nothing tells which ids are rare, `PruningError` where the
+    plan does not fit.
     """
     if plan is not None and settings.prune_fields:
         raise UsageError("A plan says itself which fields go: leave out --prune-fields, or the plan.")
+    if plan is not None and settings.prune_rows is not None:
+        raise UsageError("A plan says itself which rows go: leave out --prune-rows, or the plan.")
     if plan is not None:
         settings = replace(settings, steps=len(plan.stages))
     regularised = regularise_channels(program, settings, task)
