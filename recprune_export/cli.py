@@ -126,6 +126,11 @@ def main() -> None:
 @click.option(
     "--score", type=click.Choice(["auto", *NAMES]), default="auto", show_default=True, help="Which channels go first."
 )
+@click.option(
+    "--prune-rows",
+    metavar="SHARE|auto",
+    help="Let this share of all ids, the rarest in --data, share a row of their table.",
+)
 @click.option("--round-to", type=int, default=16, show_default=True, help="Hidden widths end on a multiple of this.")
 @click.option("--no-refit", "refit", flag_value=False, default=True, help="Do not refit layers by least squares.")
 @click.option(
@@ -180,6 +185,7 @@ def compress(
     batches: str,
     shared_inputs: str,
     no_dense: bool,
+    prune_rows: str | None,
     **options: Any,
 ) -> None:
     """Prune, fine-tune, export and validate MODEL; write a bundle.
@@ -187,10 +193,13 @@ def compress(
     MODEL is a checkpoint of `recprune-export train`, a .pt2 program, a state dict (with --factory and --inputs), or a
     pickled nn.Module (with --unsafe-unpickle and --inputs).
     """
-    from recprune_export.settings import Settings, batch_sizes
+    from recprune_export.settings import Settings, batch_sizes, row_share
 
+    share = None if prune_rows is None else row_share(prune_rows)
     shared = tuple(name.strip() for name in shared_inputs.split(",") if name.strip())
-    settings = Settings(batches=batch_sizes(batches), shared_inputs=shared, keep_dense=not no_dense, **options)
+    settings = Settings(
+        batches=batch_sizes(batches), shared_inputs=shared, keep_dense=not no_dense, prune_rows=share, **options
+    )
     from recprune_export.console import print_result
     from recprune_export.jobs import compress as run
     from recprune_export.jobs import plan_of

@@ -33,6 +33,7 @@ from recprune_export.onnx.session import SessionOptions, make_session, run
 from recprune_export.program.drawing import draw_request
 from recprune_export.program.program import Program
 from recprune_export.program.signature import Signature
+from recprune_export.pruning.field_selection import remove_fields
 from recprune_export.pruning.plan import Plan
 from recprune_export.settings import Settings
 from recprune_export.stages import Pruned, prune
@@ -48,7 +49,8 @@ from recprune_export.validation.contestants import (
 from recprune_export.validation.footprint import FootprintReport, measure_footprints
 from recprune_export.validation.latency import LatencyReport, measure
 from recprune_export.validation.parity import ParityReport, check_parity
-from recprune_export.validation.requests import Request, as_taken, edge_requests, in_full, repeated
+from recprune_export.validation.rare_ids import RowReport, report_rows
+from recprune_export.validation.requests import Request, as_taken, edge_requests, every_id, in_full, repeated
 from recprune_export.validation.roofline import roofline
 from recprune_export.validation.session_advice import SessionAdvice, advise_session
 
@@ -73,6 +75,7 @@ class Result:
     footprints: FootprintReport
     session: SessionAdvice
     notes: tuple[str, ...]
+    rows: RowReport | None = None
 
 
 def compress_program(
@@ -104,11 +107,13 @@ def compress_program(
         dense_file = export_onnx(program, Path(scratch) / "dense.onnx", rewrites=())
         pruned_file = export_pruned(pruned, settings, Path(scratch) / MODEL)
         counts = {"dense": count(dense_file.path), "pruned": count(pruned_file.path)}
-        parity = validate_parity(pruned.program, pruned_file, task)
+        parity = validate_parity(pruned.program, pruned_file, task, ids=bool(pruned.plan.rows))
         tested = pruned_file
         if settings.shared_inputs:  # rows of a test set share nothing; parity holds both files to the same program
             tested = export_onnx(pruned.program, Path(scratch) / "each_row.onnx")
-        metrics = {name: task.test(_session(f)) for name, f in (("dense", dense_file), ("pruned", tested))}
+        answers = {"dense": _session(dense_file), "pruned": _session(tested)}
+        metrics = {name: task.test(answer) for name, answer in answers.items()}
+        rows = _report_rows(program, pruned, pruned_file, task, answers)
         latency = validate_latency(program, pruned.program, dense_file, pruned_file, settings, task)
         footprints = cold_starts(dense_file, pruned_file, program.signature, settings)
         advice = advise(pruned_file, settings, task)
@@ -123,7 +128,7 @@ def compress_program(
             metrics=metrics,
             parity=parity.to_dict(),
             latency={**latency.to_dict(), "footprint": footprints.to_dict()},
-            plan=_summary(pruned),
+            plan={**_summary(pruned), "rows": None if rows is None else rows.to_dict()},
             settings={
                 **settings.to_dict(),
                 "command": list(command),
@@ -154,9 +159,10 @@ def compress_program(
             advice.options,
             encoding=ENCODING in extra,
             ignored=pruned.plan.fields.removed,
+            shared_rows=manifest.plan["rows"],
         )
         write_bundle(target, {**files, **extra, "README.md": readme.encode()}, manifest)
-    return Result(target, manifest, counts, gone, metrics, parity, latency, footprints, advice, notes)
+    return Result(target, manifest, counts, gone, metrics, parity, latency, footprints, advice, notes, rows)
 
 
 def drawn_requests(program: Program, settings: Settings) -> SampledRequests:
@@ -176,8 +182,8 @@ def export_pruned(pruned: Pruned, settings: Settings, path: Path) -> OnnxFile:
     return export_onnx(pruned.program, path, serving=serving, limits=Limits(pruned.target.tables, pruned.target.rest))
 
 
-def validate_parity(program: Program, file: OnnxFile, task: Task) -> ParityReport:
-    """Compare the ONNX file with the pruned program on test rows, drawn rows and edge rows.
+def validate_parity(program: Program, file: OnnxFile, task: Task, *, ids: bool = False) -> ParityReport:
+    """Compare the ONNX file with the pruned program on test rows, drawn rows and edge rows, and on `ids` one by one.
 
     Raises `ValidationFailed` with the first difference.
     """
@@ -186,6 +192,7 @@ def validate_parity(program: Program, file: OnnxFile, task: Task) -> ParityRepor
         "test rows": as_taken(task.requests(PARITY_ROWS, seed=0), signature),
         "drawn rows": draw_request(signature, PARITY_ROWS // 2, seed=1),
         **edge_requests(signature),
+        **(every_id(signature) if ids else {}),
     }
     report = check_parity(lambda request: answer(program, in_full(request, signature)), _session(file), requests)
     if not report.passed:
@@ -247,6 +254,16 @@ def _summary(pruned: Pruned) -> dict[str, Any]:
     return {**chained, "regularisation": None if pruned.regularised is None else pruned.regularised.to_dict()}
 
 
+def _report_rows(
+    program: Program, pruned: Pruned, file: OnnxFile, task: Task, answers: Mapping[str, Answers]
+) -> RowReport | None:
+    first = pruned.stages[0]
+    if first.shared is None:
+        return None
+    program = remove_fields(program, first.plan.fields).program
+    return report_rows(program, first.plan.rows, first.shared, file, task, answers)
+
+
 def _notes(pruned: Pruned, gone: Reduction, parity: ParityReport, settings: Settings, task: Task) -> tuple[str, ...]:
     """Say in sentences what the user should know and would not look for."""
     notes = []
@@ -271,6 +288,8 @@ def _notes(pruned: Pruned, gone: Reduction, parity: ParityReport, settings: Sett
                 f"The model itself answers NaN or infinity in {output.not_finite} numbers of '{output.name}' for unusual "
                 "requests, such as empty histories, and so does the artifact."
             )
+    if settings.prune_rows is not None and not pruned.plan.rows:
+        notes.append("No table has so many rare ids that sharing a row would make the file smaller, so all rows stay.")
     analysis = pruned.stages[0].analysis
     frozen = sum(axis.count for axis in analysis.frozen if "returns" not in axis.reason.text)
     if frozen and not analysis.groups:

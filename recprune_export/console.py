@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from recprune_export.validation.footprint import FootprintReport
     from recprune_export.validation.latency import LatencyReport
     from recprune_export.validation.open_loop import OpenLoopReport
+    from recprune_export.validation.rare_ids import RowReport
     from recprune_export.validation.study import Study
 
 
@@ -75,6 +76,8 @@ def print_result(result: "Result", *, as_json: bool) -> None:
         console.print(_removed_fields(**result.manifest.plan["fields"]))
     if result.metrics["dense"]:
         console.print(_quality(result.metrics, result.manifest.settings["data"]))
+    if result.rows is not None:
+        _print_rows(console, result.rows)
     _print_latency(console, result.latency)
     console.print(_footprints(result.footprints))
     changes = ", ".join(result.session.options.differences(DEFAULT_OPTIONS)) or "ONNX Runtime's own are as good as any"
@@ -445,6 +448,34 @@ def _quality(metrics: Mapping[str, Mapping[str, float]], data: str) -> "Table":
         pruned = metrics["pruned"][name]
         table.add_row(name, f"{dense:.4f}", f"{pruned:.4f}", f"{pruned - dense:+.4f}")
     return table
+
+
+def _print_rows(console: "Console", report: "RowReport") -> None:
+    """Show which tables lost rows, which could not, and what it does to the requests that show such an id."""
+    tables = _table("Rows: rare ids share one", "table", "ids from", "rows before", "rows")
+    for table in report.tables:
+        tables.add_row(table.table, ", ".join(table.inputs), f"{table.before:,}", f"{table.after:,}")
+    console.print(tables)
+    for refusal in report.refused:
+        console.print(
+            f"'{refusal.table}' keeps all rows: {refusal.reason}", highlight=False, soft_wrap=True, markup=False
+        )
+    parts = {"with a rare id": report.with_rare, "without": report.without_rare}
+    quality = _table("Quality by kind of test row", "test rows", "", "dense", "pruned", "change")
+    for said, part in parts.items():
+        dense, pruned = part.metrics.get("dense", {}), part.metrics.get("pruned", {})
+        for name, value in pruned.items():
+            before = dense.get(name)
+            known = ("", f"{value:.4f}", "") if before is None else (
+                f"{before:.4f}", f"{value:.4f}", f"{value - before:+.4f}"
+            )  # fmt: skip
+            quality.add_row(f"{part.rows:,} {said}", name, *known)
+    console.print(quality)
+    console.print(
+        f"Shared rows equal overwritten ones to {report.soundness.error:.1e} in float64; the remaps of ids take "
+        f"{report.remap_bytes:,} bytes of the file",
+        highlight=False,
+    )
 
 
 def _print_latency(console: "Console", report: "LatencyReport") -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from recprune_export.environment import cores
 from recprune_export.errors import UsageError
@@ -15,7 +15,8 @@ class Settings:
     `sparsity`, `embedding_sparsity` and `hidden_sparsity` are fractions of dense parameters in [0, 1). Latency is
     measured for each size in `batches`, with `threads` threads. Inputs named in `shared_inputs` are the same for all
     candidates of a request, and have one row in the ONNX file. With `max_drop` or `target_speedup` the sparsity is searched,
-    beginning at `sparsity`. `prune_fields` is how many whole fields go, before anything else. `steps` is the number of
+    beginning at `sparsity`. `prune_fields` is how many whole fields go, before anything else; `prune_rows` the share of all
+    rows of tables that is given up for shared ones, or "auto", after that. `steps` is the number of
     stages, each of which prunes a part and tunes what is left; `ema` the decay of a moving average of the weights in
     tuning, `warm_up` the share of it in which the learning rate rises.
     """
@@ -43,6 +44,7 @@ class Settings:
     keep_dense: bool = True
     max_drop: float | None = None
     target_speedup: float | None = None
+    prune_rows: float | Literal["auto"] | None = None
 
     def __post_init__(self) -> None:
         for name in ("sparsity", "embedding_sparsity", "hidden_sparsity"):
@@ -72,6 +74,10 @@ class Settings:
             raise UsageError(f"--warm-up must lie in [0, 1), got {self.warm_up:g}; 0.05 is a twentieth of all steps.")
         if self.ema is not None and not 0.0 < self.ema < 1.0:
             raise UsageError(f"--ema must lie between 0 and 1, got {self.ema:g}; 0.99 averages over about 100 steps.")
+        if isinstance(self.prune_rows, int | float) and not 0.0 < self.prune_rows < 1.0:
+            raise UsageError(
+                f"--prune-rows must lie in (0, 1), got {self.prune_rows:g}; 0.5 gives up half of all rows."
+            )
         if self.steps < 1:
             raise UsageError(f"--steps must be 1 or more, got {self.steps}.")
         if not self.batches or min(self.batches) < 1:
@@ -95,8 +101,8 @@ class Settings:
         """
         exponent = stage / self.steps
         tables, rest = (1.0 - (1.0 - s) ** exponent for s in (self.table_sparsity, self.rest_sparsity))
-        fields = self.prune_fields if stage == 1 else 0
-        return replace(self, embedding_sparsity=tables, hidden_sparsity=rest, prune_fields=fields)
+        first: dict[str, Any] = {} if stage == 1 else {"prune_fields": 0, "prune_rows": None}
+        return replace(self, embedding_sparsity=tables, hidden_sparsity=rest, **first)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -112,6 +118,20 @@ class Settings:
         given: dict[str, Any] = {field.name: values[field.name] for field in fields(cls) if field.name in values}
         lists = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
         return cls(**given | lists)
+
+
+def row_share(text: str) -> float | Literal["auto"]:
+    """Read a share of rows.
+
+    >>> row_share("0.5"), row_share("auto")
+    (0.5, 'auto')
+    """
+    if text == "auto":
+        return "auto"
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UsageError(f"--prune-rows '{text}' is no number; write for example 0.5, or auto.") from error
 
 
 def batch_sizes(text: str) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """`prune`: fields, channels and zeros go, in one stage or several; each stage is decided, carried out, proved and tuned."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,7 +10,7 @@ from recprune_export.errors import PruningError, UsageError
 from recprune_export.finetuning.finetune import Schedule, finetune
 from recprune_export.finetuning.group_lasso import Regularised, regularise
 from recprune_export.finetuning.objective import Objective
-from recprune_export.finetuning.task import Batch, Recipe, Task
+from recprune_export.finetuning.task import Batch, Recipe, SampledRequests, Task
 from recprune_export.finetuning.zeros import ZeroTarget, parameter_counts
 from recprune_export.program.program import Program
 from recprune_export.pruning.budget import Budget, Way, make_plan
@@ -21,6 +21,11 @@ from recprune_export.pruning.rewrite import apply_plan
 from recprune_export.pruning.rotation.apply import apply_transforms
 from recprune_export.pruning.rotation.legality import find_rotatable
 from recprune_export.pruning.rotation.loosen import NOTHING, find_loosening, loosen
+from recprune_export.pruning.rows.choose import choose_rows, count_ids
+from recprune_export.pruning.rows.lookups import find_row_tables
+from recprune_export.pruning.rows.plan import TableRows
+from recprune_export.pruning.rows.rewrite import share_rows, tables_of
+from recprune_export.pruning.rows.soundness import check_rows
 from recprune_export.pruning.scores.inputs import Loss, ScoreInputs
 from recprune_export.pruning.scores.registry import rankings_by
 from recprune_export.pruning.sizes import PartSizes, SizeModel
@@ -34,13 +39,14 @@ DEFAULT_SCORE = "output-error"
 
 @dataclass(frozen=True)
 class Stage:
-    """A program that was pruned by a plan and tuned, and how it came about."""
+    """A program that was pruned by a plan and tuned, and how it came about; `shared` is the proof of shared rows, if any."""
 
     program: Program
     analysis: Analysis
     plan: Plan
     soundness: Soundness
     fitted: FitResult | None
+    shared: Soundness | None = None
 
 
 @dataclass(frozen=True)
@@ -68,10 +74,13 @@ def prune(program: Program, settings: Settings, task: Task, plan: Plan | None = 
     With several `steps` that is done as often, each time with a part of the channels and of the epochs; zeros come last.
     The teacher is `program` in every stage (gradual pruning with tuning in between: Han et al. 2015, section 3.4).
 
-    Raises `UsageError` where more fields are to go than can, `PruningError` where the plan does not fit.
+    Raises `UsageError` where more fields are to go than can, or nothing tells which ids are rare, `PruningError` where the
+    plan does not fit.
     """
     if plan is not None and settings.prune_fields:
         raise UsageError("A plan says itself which fields go: leave out --prune-fields, or the plan.")
+    if plan is not None and settings.prune_rows is not None:
+        raise UsageError("A plan says itself which rows go: leave out --prune-rows, or the plan.")
     if plan is not None:
         settings = replace(settings, steps=len(plan.stages))
     regularised = regularise_channels(program, settings, task)
@@ -110,7 +119,9 @@ def _carry_out(
     """Decide, prune and tune what the stage before left, `start`; `target` is for the last stage."""
     plan = plan or decide(start, settings.at_stage(number), task, dense=dense)
     rest = remove_fields(start, plan.fields)
-    original, analysis = rotate(rest.program, plan)
+    smaller = share(rest.program, plan.rows, settings, task)
+    shared = check_rows(rest.program, smaller, plan.rows) if plan.rows else None
+    original, analysis = rotate(smaller, plan)
     student = apply_plan(original, analysis, plan)
     soundness = check_soundness(original, analysis, plan, student).together_with(rest.soundness)
     if settings.refit:
@@ -119,7 +130,7 @@ def _carry_out(
     if target is None or number < settings.steps:
         target = ZeroTarget(*parameter_counts(student, tables))
     fitted = finetune(student, dense.with_own_graph(), task, tables, target, schedule_of(task.recipe, settings, number))
-    return Stage(student, analysis, plan, soundness, fitted)
+    return Stage(student, analysis, plan, soundness, fitted, shared)
 
 
 def schedule_of(recipe: Recipe, settings: Settings, stage: int) -> Schedule:
@@ -167,7 +178,7 @@ def analysed(program: Program) -> Analysis:
 
 
 def decide(program: Program, settings: Settings, task: Task, *, dense: Program | None = None) -> Plan:
-    """Choose the fields that go, score the channels of the rest, and make a plan within the budget.
+    """Choose the fields and the rows that go, score the channels of the rest, and make a plan within the budget.
 
     Sparsity is a part of `dense`, if not of `program` itself.
 
@@ -176,6 +187,8 @@ def decide(program: Program, settings: Settings, task: Task, *, dense: Program |
     sizes = SizeModel(program, analysed(program)).sizes() if dense is None else SizeModel(dense, analyse(dense)).sizes()
     fields = decide_fields(program, settings, task)
     program = remove_fields(program, fields).program
+    rows = decide_rows(program, settings, task)
+    program = share(program, rows, settings, task)
     analysis = analysed(program)
     name = DEFAULT_SCORE if settings.score == "auto" else settings.score
     by_error = name == DEFAULT_SCORE
@@ -187,7 +200,7 @@ def decide(program: Program, settings: Settings, task: Task, *, dense: Program |
     budget = Budget(settings.table_sparsity, settings.rest_sparsity, settings.structured_share, settings.round_to)
     way: Way = "loss" if by_error else "uniform"
     plan = make_plan(program, analysis, rankings_by(name, inputs), budget, name, way, dense=sizes)
-    return replace(plan, loosening=loosening, fields=fields)
+    return replace(plan, loosening=loosening, fields=fields, rows=rows)
 
 
 def decide_fields(program: Program, settings: Settings, task: Task) -> FieldPlan:
@@ -200,6 +213,39 @@ def decide_fields(program: Program, settings: Settings, task: Task) -> FieldPlan
     with torch.no_grad():
         answered = [(request, program(request)) for request, _ in batches]
     return select_fields(program, settings.prune_fields, answered, objective.distillation)
+
+
+def decide_rows(program: Program, settings: Settings, task: Task) -> tuple[TableRows, ...]:
+    """Choose the ids that share a row, where that is asked for.
+
+    Raises `UsageError` where nothing tells which ids are rare, `PruningError` where every table needs its rows.
+    """
+    if settings.prune_rows is None:
+        return ()
+    if isinstance(task, SampledRequests):
+        raise UsageError("--prune-rows has to see which ids are rare: give --data.")
+    tables, refused = find_row_tables(program)
+    if not tables:
+        reasons = (
+            "; ".join(f"'{r.table}': {r.reason}" for r in refused) or "no table is looked up by ids of the request"
+        )
+        raise PruningError(f"--prune-rows finds no table that can do with fewer rows: {reasons}.")
+    return choose_rows(
+        tables.values(), count_ids(program, tables.values(), _requests(task, settings)), settings.prune_rows
+    )
+
+
+def share(program: Program, rows: Sequence[TableRows], settings: Settings, task: Task) -> Program:
+    """Return `program` with the shared rows of the plan, weighted by the training rows; drawn requests weigh nothing."""
+    if not rows or isinstance(task, SampledRequests):
+        return share_rows(program, rows, {})
+    tables = tables_of(program, rows)
+    counts = count_ids(program, [tables[part.table] for part in rows], _requests(task, settings))
+    return share_rows(program, rows, counts)
+
+
+def _requests(task: Task, settings: Settings) -> Iterator[Mapping[str, torch.Tensor]]:
+    return (request for request, _ in task.training_batches(settings.seed))
 
 
 def loosened_inputs(program: Program, settings: Settings, task: Task) -> ScoreInputs:

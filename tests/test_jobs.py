@@ -140,6 +140,44 @@ def test_whole_fields_go_and_are_named(checkpoint: Path, clicks_file: Path, tmp_
     assert "A plan says itself which fields go" in refused.stderr
 
 
+def test_rare_ids_share_rows_and_it_is_said(checkpoint: Path, clicks_file: Path, tmp_path: Path) -> None:
+    options = ["--prune-rows", "0.4", "--steps", "2", *QUICK_OPTIONS]
+    made = invoke(checkpoint, "--data", clicks_file, "-o", tmp_path / "out", *options)
+    assert made.exit_code == 0, made.stderr
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    rows, signature = manifest["plan"]["rows"], load(checkpoint, None, {}).program.signature
+    assert [i["ids"] for i in manifest["signature"]["inputs"]] == [i["ids"] for i in signature.to_dict()["inputs"]]
+    before, after = (sum(table[when] for table in rows["tables"]) for when in ("before", "after"))
+    assert 0.5 < after / before < 0.7
+    assert rows["soundness"]["error"] <= rows["soundness"]["tolerance"]
+    assert rows["remap_bytes"] >= 4 * before
+    parts = [rows["with_rare"], rows["without_rare"]]
+    assert all(part["rows"] > 0 and {"dense", "pruned"} <= set(part["metrics"]) for part in parts)
+    assert all("auc" in part["metrics"]["pruned"] for part in parts)
+    assert manifest["plan"]["then"]["groups"]  # the second stage has channels to remove and no rows
+    readme = (tmp_path / "out/README.md").read_text()
+    for table in rows["tables"]:
+        assert f"| `{table['table']}` | {table['before']:,} | {table['after']:,} |" in readme
+        assert table["table"] in made.stdout.split("Rows: rare ids share one")[1]
+    assert invoke("verify", tmp_path / "out").exit_code == 0
+    plan = tmp_path / "out/plan.json"
+    again = invoke(checkpoint, "--plan", plan, "-o", tmp_path / "again", *QUICK_OPTIONS)
+    assert again.exit_code == 0, again.stderr
+    without_data = json.loads((tmp_path / "again/manifest.json").read_text())["plan"]["rows"]
+    assert without_data["tables"] == rows["tables"]
+    assert without_data["with_rare"]["metrics"]["pruned"]["clicked/distance"] > 0
+    refused = invoke(checkpoint, "--plan", plan, "--prune-rows", "auto", "-o", tmp_path / "no")
+    assert_refused(refused, 2, "A plan says itself which rows go")
+
+
+def test_a_table_that_scores_the_items_keeps_its_rows(sequences_file: Path, tmp_path: Path) -> None:
+    train(sequences_file, "sasrec", tmp_path / "model.pt", Wishes(), {"dim": 8}, epochs=1)
+    refused = invoke(tmp_path / "model.pt", "--data", sequences_file, "--prune-rows", "auto", "-o", tmp_path / "out")
+    assert_refused(
+        refused, 4, "--prune-rows finds no table that can do with fewer rows: 'items.weight': it is also read"
+    )
+
+
 def test_the_same_seed_gives_the_same_file(checkpoint: Path, clicks_file: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         compress(checkpoint, target=tmp_path / name, data=clicks_file, settings=QUICK)
@@ -326,6 +364,9 @@ def test_an_unknown_value_of_our_own_recommender_is_out_of_vocabulary(
         (["--warm-up", "1"], "--warm-up must lie in [0, 1)"),
         (["--ema", "1"], "--ema must lie between 0 and 1"),
         (["--steps", "0"], "--steps must be 1 or more"),
+        (["--prune-rows", "1"], "--prune-rows must lie in (0, 1)"),
+        (["--prune-rows", "few"], "--prune-rows 'few' is no number"),
+        (["--prune-rows", "auto"], "--prune-rows has to see which ids are rare: give --data"),
         (["--factory-args", "{"], "--factory-args"),
     ],
 )

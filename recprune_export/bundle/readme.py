@@ -27,20 +27,34 @@ response = dict(zip(names, session.run(names, request)))
 
 {ignored}The batch may have any size.{shared} `samples/outputs.npz` is the answer to `samples/inputs.npz`; `manifest.json` states the
 tolerances, sizes, quality and latency. `model.pt2` is the same model for PyTorch (`torch.export.load`), to train on.
-{encoding}"""
+{encoding}{rows_shared}"""
 
 _ENCODING = (
     "`encoding.json` turns raw values into these inputs: ids by field, and the mean and scale of the numeric fields.\n"
 )
 
 
+_ROWS_SHARED = """
+Ids that training data rarely shows share one row of their table; the model takes the same ids as before:
+
+{tables}
+"""
+
+
 def bundle_readme(
-    name: str, signature: Mapping[str, Any], session: SessionOptions, *, encoding: bool, ignored: Sequence[str] = ()
+    name: str,
+    signature: Mapping[str, Any],
+    session: SessionOptions,
+    *,
+    encoding: bool,
+    ignored: Sequence[str] = (),
+    shared_rows: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the README of a bundle.
 
     `signature` is `Signature.to_dict()`; `session` goes into the code that loads the model; `encoding` says whether the
-    bundle ships `encoding.json`; `ignored` are the inputs, or their columns, that the model does not read.
+    bundle ships `encoding.json`; `ignored` are the inputs, or their columns, that the model does not read;
+    `shared_rows` is `RowReport.to_dict()`.
     """
     kinds = (("input", signature["inputs"]), ("output", signature["outputs"]))
     rows = "\n".join(_row(kind, tensor) for kind, tensors in kinds for tensor in tensors)
@@ -53,7 +67,23 @@ def bundle_readme(
         ignored=_ignored(ignored),
         shared=told,
         encoding=_ENCODING if encoding else "",
+        rows_shared=_rows_shared(shared_rows),
     )
+
+
+def _rows_shared(report: Mapping[str, Any] | None) -> str:
+    if not report:
+        return ""
+    lines = [f"| `{t['table']}` | {t['before']:,} | {t['after']:,} |" for t in report["tables"]]
+    told = ["| table | rows before | rows |", "|---|---|---|", *lines, ""]
+    for part, said in (("with_rare", "such an id"), ("without_rare", "none")):
+        quality = report[part]
+        figures = "; ".join(
+            f"{which} " + ", ".join(f"{metric} {value:.4f}" for metric, value in metrics.items())
+            for which, metrics in quality["metrics"].items()
+        )
+        told.append(f"- {quality['rows']:,} test rows with {said}: {figures or 'not measured'}")
+    return _ROWS_SHARED.format(tables="\n".join(told))
 
 
 def _ignored(fields: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """`Task`: the rows that a pruned program is tuned and measured on, whatever they come from."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -76,13 +76,19 @@ class Task(Protocol):
         """
         ...
 
-    def test(self, predict: "Answers") -> dict[str, float]:
-        """Return the test metrics of anything that answers requests; empty where there are no labels."""
+    def test(self, predict: "Answers", where: "Where | None" = None) -> dict[str, float]:
+        """Return the test metrics of anything that answers requests; empty where there are no labels.
+
+        With `where` they are those of the rows that it chooses.
+        """
         ...
 
     def requests(self, count: int, seed: int) -> Arrays:
         """Return up to `count` test rows."""
         ...
+
+
+Where = Callable[[Arrays], np.ndarray]  # a request -> which of its rows, bool [N]
 
 
 class Answers(Protocol):
@@ -117,9 +123,10 @@ class LabelledRows:
         """Compare the mean AUC over labels."""
         return paired_change(self._by_label(before), self._by_label(after), self.data.valid)
 
-    def test(self, predict: Answers) -> dict[str, float]:
-        """Return AUC and logloss by label."""
-        return self._metrics(predict, self.data.test)
+    def test(self, predict: Answers, where: Where | None = None) -> dict[str, float]:
+        """Return AUC and logloss by label; of no rows nothing."""
+        rows = _chosen(self.data.test, where)
+        return _defined(self._metrics(predict, rows), rows) if len(rows) else {}
 
     def requests(self, count: int, seed: int) -> Arrays:
         """Return test rows."""
@@ -169,9 +176,10 @@ class NextItems:
         """Compare NDCG@10."""
         return paired_change(self._scores(before), self._scores(after), self.data.valid)
 
-    def test(self, predict: Answers) -> dict[str, float]:
-        """Return HR@10 and NDCG@10."""
-        return evaluate(self._scores(predict), self.data.test)
+    def test(self, predict: Answers, where: Where | None = None) -> dict[str, float]:
+        """Return HR@10 and NDCG@10; of no rows nothing."""
+        rows = _chosen(self.data.test, where)
+        return evaluate(self._scores(predict), rows) if len(rows) else {}
 
     def requests(self, count: int, seed: int) -> Arrays:
         """Return test rows."""
@@ -216,7 +224,7 @@ class SampledRequests:
         """Refuse: without labels there is no quality to compare."""
         raise UsageError("How much quality is lost can only be told on rows with labels: give --data.")
 
-    def test(self, predict: Answers) -> dict[str, float]:
+    def test(self, predict: Answers, where: Where | None = None) -> dict[str, float]:
         """Return nothing: without labels there is no quality to measure."""
         return {}
 
@@ -248,6 +256,17 @@ def read_arrays(data: Path | str | Columns, signature: Signature, labels: tuple[
     """Read rows for a model that is not ours: what its inputs take, under their names."""
     specs = [ArraySpec(i.name, i.dtype, tuple(int(size) for size in i.shape[1:]), i.ids) for i in signature.inputs]
     return load_arrays(data, specs, labels, seed)
+
+
+def _chosen(rows: Rows, where: Where | None) -> Rows:
+    return rows if where is None else rows.take(np.flatnonzero(where(rows.inputs)))
+
+
+def _defined(metrics: dict[str, float], rows: Rows) -> dict[str, float]:
+    """Leave out the AUC of a label that is the same in all rows."""
+    constant = {label for label, values in rows.labels.items() if values.min() == values.max()}
+    undefined = {"auc", *(f"{label}/auc" for label in constant)} if constant else set()
+    return {name: value for name, value in metrics.items() if name not in undefined}
 
 
 def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:

@@ -92,6 +92,17 @@ def count(path: Path) -> Counts:
     )
 
 
+def remap_bytes(path: Path) -> int:
+    """Return the bytes of the lists of whole numbers in which ids of the request are looked up: remaps of ids to rows."""
+    graph = onnx.load(path, load_external_data=False).graph
+    looked_up = _looked_up(graph)
+    return sum(
+        prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        for tensor in graph.initializer
+        if tensor.name in looked_up and tensor.data_type not in _FLOATS and len(tensor.dims) == 1
+    )
+
+
 def parts_of(model: "ir.Model") -> Parts:
     """Count what a graph in memory holds, as `count` does."""
     from recprune_export.onnx.skeleton import skeleton

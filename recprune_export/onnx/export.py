@@ -32,6 +32,7 @@ from recprune_export.onnx.passes.metadata import strip_metadata
 from recprune_export.onnx.passes.movement import merge_movement
 from recprune_export.onnx.passes.name_batch import name_batch
 from recprune_export.onnx.passes.pairs import pick_flat
+from recprune_export.onnx.passes.plain_lookups import plain_lookups
 from recprune_export.onnx.passes.shared_inputs import share_inputs
 from recprune_export.onnx.passes.small_tables import fold_small_tables
 from recprune_export.onnx.passes.sums import sum_by_product
@@ -61,6 +62,7 @@ PASSES: tuple[Callable[[ir.Model], object], ...] = (
     share_transposed,
     fold_batch_norm,
     lean_attention,
+    plain_lookups,
     name_batch,
     DeduplicateInitializersPass(size_limit=1 << 20),
     CommonSubexpressionEliminationPass(),

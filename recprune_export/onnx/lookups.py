@@ -6,21 +6,30 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from recprune_export.onnx.columns import EXACT_IN_FLOAT, Column, column_of
-from recprune_export.onnx.graph import Size, axis_of, maker, nodes_of, rank, sizes_of
+from recprune_export.onnx.graph import Size, array_of, axis_of, maker, nodes_of, rank, sizes_of
 
 
 @dataclass(frozen=True)
 class Lookup:
-    """A Gather of one row of `table` [rows, width] for each row of the batch, and where its id comes from."""
+    """A Gather of one row of `table` [rows, width] for each row of the batch, and where its id comes from.
+
+    With a `remap` [ids] the row is `remap[id]`, and several ids may have the same.
+    """
 
     node: ir.Node
     table: ir.Value
     ids: Column
+    remap: ir.Value | None = None
 
     @property
     def rows(self) -> int:
         """Rows of the table."""
         return int(self.table.shape[0])  # type: ignore[index, arg-type]
+
+    @property
+    def valid(self) -> int:
+        """The number below which every id is valid."""
+        return self.rows if self.remap is None else int(self.remap.shape[0])  # type: ignore[index, arg-type]
 
     @property
     def width(self) -> int:
@@ -56,9 +65,18 @@ def lookup_of(value: ir.Value | None) -> Lookup | None:
         return None
     if rank(table) != 2 or table.dtype != ir.DataType.FLOAT or axis_of(node, 2):
         return None
-    column = column_of(ids)
-    found = None if column is None else Lookup(node, table, column)
-    return None if found is None or (found.ids.through_float and found.rows > EXACT_IN_FLOAT) else found
+    remap, ids = _remapped(ids)
+    column = None if ids is None else column_of(ids)
+    found = None if column is None else Lookup(node, table, column, remap)
+    return None if found is None or (found.ids.through_float and found.valid > EXACT_IN_FLOAT) else found
+
+
+def _remapped(ids: ir.Value) -> tuple[ir.Value | None, ir.Value | None]:
+    """The remap that gives `ids`, if any, and what it is given; a remap is a constant list of rows."""
+    node = maker(ids, "Gather")
+    if node is None or rank(node.inputs[0]) != 1 or array_of(node.inputs[0]) is None:
+        return None, ids
+    return node.inputs[0], node.inputs[1]
 
 
 def runs_of(graph: ir.Graph) -> Iterator[Run]:

@@ -10,6 +10,7 @@ from recprune_export.channels.analysis import Analysis
 from recprune_export.errors import InputFileError, PruningError
 from recprune_export.pruning.rotation.loosen import NOTHING, Cut, Loosening
 from recprune_export.pruning.rotation.transform import Transform
+from recprune_export.pruning.rows.plan import TableRows
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ NO_FIELDS = FieldPlan()
 class Plan:
     """The channels to keep in each group, and the score by which they were chosen.
 
-    The groups are those of the program without the removed `fields`, after its `loosening`. `then` is the plan of what
+    The groups are those of the program without the removed `fields`, then without what `rows` says, after its `loosening`.
+    `then` is the plan of what
     this one leaves, once tuned.
 
     >>> plan = Plan("random", (GroupPlan("table:1", "embedding", 4, (0, 2)),))
@@ -63,6 +65,7 @@ class Plan:
     groups: tuple[GroupPlan, ...]
     loosening: Loosening = NOTHING
     fields: FieldPlan = NO_FIELDS
+    rows: tuple[TableRows, ...] = ()
     then: Self | None = None
 
     @classmethod
@@ -91,6 +94,7 @@ class Plan:
         values = {
             "score": self.score,
             "fields": self.fields.to_dict(),
+            "rows": [part.to_dict() for part in self.rows],
             "groups": groups,
             "loosening": asdict(self.loosening),
         }
@@ -118,6 +122,7 @@ class Plan:
             groups=tuple(groups),
             loosening=Loosening(cuts, tuple(loosening.get("diagonals", ()))),
             fields=FieldPlan.from_dict(values.get("fields", {})),
+            rows=tuple(TableRows.from_dict(part) for part in values.get("rows", ())),
             then=cls.from_dict(values["then"]) if values.get("then") else None,
         )
 

@@ -52,7 +52,7 @@ def check_soundness(program: Program, analysis: Analysis, plan: Plan, pruned: Pr
     worst = 0.0
     for seed, batch in enumerate(BATCHES):
         tensors = example_tensors(program.signature, batch, seed)
-        worst = max(worst, _difference(reference(*tensors), candidate(*tensors)))
+        worst = max(worst, largest_difference(reference(*tensors), candidate(*tensors)))
     rounded = any(name.startswith(MASKED_SUM) for name, _ in pruned.module.named_buffers())
     tolerance = SINGLE if rounded else TOLERANCE
     if not worst <= tolerance:
@@ -63,7 +63,7 @@ def check_soundness(program: Program, analysis: Analysis, plan: Plan, pruned: Pr
     return Soundness(worst, tolerance, BATCHES)
 
 
-def _difference(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> float:
+def largest_difference(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> float:
     """The largest error relative to the largest output; what is not finite has to be the same."""
     worst = 0.0
     for one, other in zip(expected, actual, strict=True):

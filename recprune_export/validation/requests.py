@@ -9,6 +9,7 @@ from recprune_export.program.signature import IdRange, Input, Signature
 
 LARGE = 10.0  # standard deviations, or widths of what the example held
 EDGE_ROWS = 3
+EVERY_ID, PIECE = 1 << 13, 1 << 10
 
 
 def edge_requests(signature: Signature) -> dict[str, Request]:
@@ -34,6 +35,25 @@ def edge_requests(signature: Signature) -> dict[str, Request]:
         "highest ids, numbers large and negative": request(EDGE_ROWS, lambda pair: pair[1], -LARGE),
         "one row of lowest ids": request(1, lambda pair: pair[0], 0.0),
     }
+
+
+def every_id(signature: Signature) -> dict[str, Request]:
+    """Return requests that together hold each id below `EVERY_ID` of each range, in pieces of `PIECE` rows."""
+
+    def request(start: int, rows: int) -> Request:
+        def ids(pair: IdRange, shape: tuple[int, ...]) -> np.ndarray:
+            numbers = start + np.arange(shape[0])
+            column = pair[0] + numbers % (pair[1] - pair[0] + 1)
+            return np.broadcast_to(column.reshape(-1, *[1] * (len(shape) - 1)), shape).copy()
+
+        def numbers(spec: Input, shape: tuple[int, ...]) -> np.ndarray:
+            return np.full(shape, 0.0 if spec.observed is None else np.mean(spec.observed))
+
+        return {i.name: fill(i, rows, ids, numbers) for i in signature.inputs}
+
+    highest = max((pair[1] - pair[0] + 1 for i in signature.inputs for pair in i.ids if pair), default=0)
+    starts = range(0, min(highest, EVERY_ID), PIECE)
+    return {f"ids from {start}": request(start, min(PIECE, highest - start)) for start in starts}
 
 
 def repeated(request: Mapping[str, np.ndarray], batch: int) -> Request:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from recprune_export.program.drawing import draw_request
 from recprune_export.program.signature import BATCH, Input, Output, Signature
-from recprune_export.validation.requests import edge_requests, repeated
+from recprune_export.validation.requests import edge_requests, every_id, repeated
 
 SIGNATURE = Signature(
     (
@@ -57,6 +57,23 @@ def test_edges_are_valid_and_reach_both_ends() -> None:
         assert any((request[name] == low).all() for request in edges.values())
         assert any((request[name] == high).all() for request in edges.values())
     assert {-10.0, 0.0, 10.0} <= {float(request["x"].flat[0]) for request in edges.values()}
+
+
+def test_every_id_of_every_range_is_there() -> None:
+    (request,) = every_id(SIGNATURE).values()
+    check_types(request, 10)
+    assert within(request)
+    for values, low, high in (
+        (request["user"], 0, 9), (request["tags"][:, 2], 1, 7), (request["mixed"][:, 0], 0, 4), (request["mixed"][:, 2], 2, 3)
+    ):  # fmt: skip
+        assert set(values.tolist()) == set(range(low, high + 1))
+
+
+def test_the_ids_of_a_large_table_come_in_pieces() -> None:
+    large = Signature((Input("user", "int64", (BATCH,), ((0, 2500),)),), ())
+    pieces = every_id(large)
+    assert [len(r["user"]) for r in pieces.values()] == [1024, 1024, 453]
+    assert np.concatenate([r["user"] for r in pieces.values()]).tolist() == list(range(2501))
 
 
 @pytest.mark.parametrize("rows", [1, 3, 10])

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from recprune_export.onnx.columns import join
-from recprune_export.onnx.graph import ancestors, axis_of, constant, like, rank, sizes_of
+from recprune_export.onnx.graph import ancestors, array_of, axis_of, constant, like, rank, sizes_of
 from recprune_export.onnx.lookups import Lookup, Run, runs_of
 
 FEWEST = 4  # lookups; the ids of fewer are joined in as many nodes as are saved
@@ -38,9 +38,10 @@ def fuse_tables(model: ir.Model) -> int:
     one id a row, the results side by side in the memory of a row. After: one table T, the rows of the Tₖ under each
     other; one matrix of ids [batch, n], cast once where they were cast one by one; and
     `Gather(T, Where(ids < rows, ids + offsets, rows of T))` in the place of the n operands. An id that is too large for
-    its own table is refused, as before. Other joins of the same lookups, in any order, and what reads one of them by
-    itself, pick from the result; lookups that are not joined, but read one of these tables, have the offset added to
-    their ids.
+    its own table is refused, as before. Where rows are found by remaps, `Gather(Tₖ, Gather(rₖ, iₖ))`, these become one
+    remap as well, the other fields' ids standing for themselves. Other joins of the same lookups, in any order, and what
+    reads one of them by itself, pick from the result; lookups that are not joined, but read one of these tables, have the
+    offset added to their ids.
 
     Returns the number of tables that were made.
     """
@@ -88,19 +89,44 @@ def _fuse(graph: ir.Graph, lookups: tuple[Lookup, ...], name: str) -> _Fused:
     if lookups[0].ids.source.dtype != ir.DataType.INT64:
         nodes.append(ir.node("Cast", [ids], attributes={"to": ir.DataType.INT64.value}))
         ids = nodes[-1].outputs[0]
-    offsets = constant(graph, f"{name}_offsets", np.array([starts[lookup.table] for lookup in lookups]))
-    sizes = constant(graph, f"{name}_rows", np.array([lookup.rows for lookup in lookups]))
-    outside = constant(graph, f"{name}_outside", np.array(sum(tables.values())))
+    remap, begins, end = _joint_remap(lookups, starts, sum(tables.values()))
+    offsets = constant(graph, f"{name}_offsets", np.array(begins))
+    sizes = constant(graph, f"{name}_rows", np.array([lookup.valid for lookup in lookups]))
+    outside = constant(graph, f"{name}_outside", np.array(end))
     moved, valid = ir.node("Add", [ids, offsets]), ir.node("Less", [ids, sizes])
     safe = ir.node("Where", [valid.outputs[0], moved.outputs[0], outside])
-    gather = ir.node("Gather", [table, safe.outputs[0]], attributes={"axis": 0})
+    nodes += [moved, valid, safe]
+    if remap is not None:
+        nodes.append(
+            ir.node("Gather", [constant(graph, f"{name}_remap", remap), safe.outputs[0]], attributes={"axis": 0})
+        )
+    gather = ir.node("Gather", [table, nodes[-1].outputs[0]], attributes={"axis": 0})
     batch = sizes_of(lookups[0].node.outputs[0])
     found = gather.outputs[0]
     found.name, found.type = f"{name}_found", table.type
     found.shape = ir.Shape([batch[0] if batch else None, len(lookups), lookups[0].width])
-    graph.insert_before(graph[0], [*nodes, moved, valid, safe, gather])  # sorted when all is in place
+    graph.insert_before(graph[0], [*nodes, gather])  # sorted when all is in place
     _redirect_others(graph, lookups, table, starts)
     return _Fused(lookups, found)
+
+
+def _joint_remap(
+    lookups: Sequence[Lookup], starts: Mapping[ir.Value, int], rows: int
+) -> tuple[np.ndarray | None, list[int], int]:
+    """From ids to rows of the fused table; where the ids of each lookup begin in it, and where all end.
+
+    None where no lookup has a remap: then ids are rows.
+    """
+    if all(lookup.remap is None for lookup in lookups):
+        return None, [starts[lookup.table] for lookup in lookups], rows
+    parts: dict[tuple[ir.Value, ir.Value | None], np.ndarray] = {}
+    for lookup in lookups:
+        own = array_of(lookup.remap)
+        moved = (np.arange(lookup.rows) if own is None else own) + starts[lookup.table]
+        parts.setdefault((lookup.table, lookup.remap), moved.astype(np.int32))
+    ends = np.cumsum([0, *(len(part) for part in parts.values())]).tolist()
+    begin = dict(zip(parts, ends, strict=False))
+    return np.concatenate(list(parts.values())), [begin[lookup.table, lookup.remap] for lookup in lookups], ends[-1]
 
 
 def _stacked(graph: ir.Graph, tables: Sequence[ir.Value], rows: int, width: int, name: str) -> ir.Value:

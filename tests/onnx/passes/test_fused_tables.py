@@ -165,3 +165,40 @@ def test_the_tables_are_put_together_when_they_are_read() -> None:
     fuse_tables(model)
     table = model.graph.initializers["tables_0"].const_value
     assert isinstance(table, ir.LazyTensor)
+
+
+REMAPPED = (1, 3)  # the fields whose ids share rows
+REMAPS = {f"r{n}": np.random.default_rng(n).integers(0, ROWS[n], 11 + n).astype(np.int32) for n in REMAPPED}
+THROUGH_REMAPS = "\n".join(
+    f"i{n} = Gather<axis=1>(ids, c{n}) "
+    + (f"j{n} = Gather(r{n}, i{n}) e{n} = Gather(t{n}, j{n})" if n in REMAPPED else f"e{n} = Gather(t{n}, i{n})")
+    for n in range(4)
+)
+
+
+def remapped_ids(rows: int) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    most = [len(REMAPS[f"r{n}"]) if n in REMAPPED else ROWS[n] for n in range(4)]
+    return np.stack([np.r_[m - 1, rng.integers(0, m, size=rows - 1)] for m in most], axis=1)
+
+
+def test_remaps_of_ids_become_one_remap() -> None:
+    text = f"{MATRIX} {{ {THROUGH_REMAPS} y = Concat<axis=1>(e0, e1, e2, e3) }}"
+    model = graph(text, **TABLES, **COLUMNS, **REMAPS)
+    fused = rewritten(fuse_tables, model, [[remapped_ids(1)], [remapped_ids(40)]])
+    assert operators(fused)["Gather"] == 2
+    run = session_in_memory(fused)
+    for field in range(4):
+        wrong = remapped_ids(3)
+        wrong[1, field] = wrong[0, field] + 1  # the first row holds the highest ids
+        with pytest.raises(ExportError, match="cannot run"):
+            run([wrong])
+
+
+def test_a_remapped_table_that_is_read_apart_is_still_found() -> None:
+    text = (
+        f"g (int64[batch, 4] ids, int32[batch] other) => (float[batch, 24] y, float[batch, 6] z) {{ {THROUGH_REMAPS} "
+        "y = Concat<axis=1>(e0, e1, e2, e3) z = Gather(t3, other) }"
+    )
+    model = graph(text, **TABLES, **COLUMNS, **REMAPS)
+    rewritten(fuse_tables, model, [[remapped_ids(5), np.arange(5, dtype=np.int32)]])

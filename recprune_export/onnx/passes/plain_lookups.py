@@ -1,0 +1,25 @@
+"""`table[ids]` as the lookup that it is."""
+
+import onnx_ir as ir
+
+from recprune_export.onnx.graph import integers_of, maker, nodes_of, rank, replace
+
+
+def plain_lookups(model: ir.Model) -> int:
+    """Write an index into the first axis as a Gather.
+
+    Before: `GatherND(T, Unsqueeze(i, last axis))`, without batch axes, which is how the exporter writes `T[i]`. After:
+    `Gather(T, i)`, which refuses the same ids, takes any type of whole numbers, and is a lookup to every other pass.
+
+    Returns the number of lookups that were rewritten.
+    """
+    changed = 0
+    for node in nodes_of(model.graph, "GatherND"):
+        index = maker(node.inputs[1], "Unsqueeze")
+        if index is None or node.attributes.get_int("batch_dims", 0) != 0:
+            continue
+        ids, axes = index.inputs[0], integers_of(index.inputs[1])
+        if ids is not None and axes is not None and axes in ([-1], [rank(ids)]):
+            replace(model.graph, node, [ir.node("Gather", [node.inputs[0], ids], attributes={"axis": 0})])
+            changed += 1
+    return changed

@@ -1,0 +1,138 @@
+"""Which tables may lose rows: those that are read by the ids of the request, row by row, and in no other way."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from recprune_export.channels.walk import is_batch, source_of
+from recprune_export.program.canonical import tensor_at
+from recprune_export.program.nodes import argument, arguments
+from recprune_export.program.program import Program
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class RowTable:
+    """A table [rows, dim] that is only looked up; `inputs` name what of the request the ids come from.
+
+    `special` ids stand for no value of their own and always keep their row.
+    """
+
+    name: str
+    rows: int
+    dim: int
+    lookups: tuple[fx.Node, ...]
+    inputs: tuple[str, ...]
+    special: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A table that is looked up, but whose rows have to stay, and why."""
+
+    table: str
+    reason: str
+
+
+def find_row_tables(program: Program) -> tuple[dict[str, RowTable], tuple[Refusal, ...]]:
+    """Return the tables that may lose rows by name, and those that may not.
+
+    Tables that no id of the request reads, such as those of positions, are neither.
+    """
+    readers: dict[str, list[tuple[fx.Node, fx.Node]]] = {}
+    for node in program.module.graph.nodes:
+        if node.op == "get_attr":
+            readers.setdefault(str(node.target), []).extend((node, user) for user in node.users)
+    found, refused = {}, []
+    for name, pairs in readers.items():
+        value = tensor_at(program.module, name)
+        lookups = [user for table, user in pairs if _inputs_of_ids(user, table)]
+        if not lookups or value.ndim != 2 or not isinstance(value, torch.nn.Parameter):
+            continue
+        other = next((user for table, user in pairs if user not in lookups), None)
+        if other is not None:
+            refused.append(Refusal(name, _reason(other)))
+            continue
+        inputs = {i: None for table, user in pairs for i in _inputs_of_ids(user, table)}
+        rows, dim = value.shape
+        found[name] = RowTable(name, rows, dim, tuple(lookups), tuple(inputs), _special(lookups, rows))
+    return found, tuple(refused)
+
+
+def ids_of(lookup: fx.Node) -> fx.Node:
+    """Return the ids of a lookup."""
+    ids = argument(lookup, "indices")
+    found: fx.Node = ids[0] if lookup.target is aten.index.Tensor else ids
+    return found
+
+
+class IdReader:
+    """Tells which ids a request looks up, by running what comes before the lookups and nothing else."""
+
+    def __init__(self, program: Program, tables: Sequence[RowTable]) -> None:
+        self._signature = program.signature
+        self._tables = [(table.name, lookup) for table in tables for lookup in table.lookups]
+        ids = [ids_of(lookup) for _, lookup in self._tables]
+        needed, graph = _ancestors(ids), fx.Graph()
+        new: dict[fx.Node, fx.Node] = {}
+        for node in program.module.graph.nodes:
+            if node.op == "placeholder" or node in needed:
+                new[node] = graph.node_copy(node, new.__getitem__)
+        graph.output(tuple(new[node] for node in ids))
+        self._module = fx.GraphModule(program.module, graph)
+
+    def __call__(self, request: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
+        """Return the name of the table and the ids, of any shape, of each lookup."""
+        with torch.no_grad():
+            found = self._module(*(request[i.name] for i in self._signature.inputs))
+        return [(name, ids.long()) for (name, _), ids in zip(self._tables, found, strict=True)]
+
+    def by_row(self, request: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
+        """Return the same as [batch, any number], without lookups whose ids are not parted by the rows of the request."""
+        parted = [is_batch(ids_of(lookup).meta["val"].shape[0]) for _, lookup in self._tables]
+        found = zip(self(request), parted, strict=True)
+        return [(name, ids.reshape(len(ids), -1)) for (name, ids), by_row in found if by_row]
+
+
+def _inputs_of_ids(user: fx.Node, table: fx.Node) -> list[str]:
+    """The inputs from which `user` takes the ids of the rows of `table` that it reads; none if it does something else."""
+    if user.target not in (aten.embedding.default, aten.index.Tensor) or arguments(user)[0] is not table:
+        return []
+    if user.target is aten.index.Tensor and not _is_one_index(arguments(user)[1]):
+        return []
+    return [node.name for node in _ancestors([ids_of(user)]) if node.op == "placeholder"]
+
+
+def _is_one_index(indices: Sequence[Any]) -> bool:
+    """Whether rows are taken, and not single numbers or what a mask chooses."""
+    value = indices[0].meta.get("val") if len(indices) == 1 and isinstance(indices[0], fx.Node) else None
+    return isinstance(value, Tensor) and value.dtype != torch.bool
+
+
+def _special(lookups: Sequence[fx.Node], rows: int) -> frozenset[int]:
+    """Id 0, the padding, and the id after the padding: by custom these are padding and out of vocabulary."""
+    paddings = {int(argument(n, "padding_idx")) for n in lookups if n.target is aten.embedding.default}
+    paddings = {p for p in paddings if p >= 0}
+    return frozenset(i for i in {0} | paddings | {p + 1 for p in paddings} if i < rows)
+
+
+def _reason(user: fx.Node) -> str:
+    if user.op == "output":
+        return "the model returns it"
+    place = source_of(user)
+    operator = str(user.target).removesuffix(".default")
+    return f"it is also read as a whole, by {operator}{f' at {place}' if place else ''}, which needs every row"
+
+
+def _ancestors(nodes: Sequence[fx.Node]) -> dict[fx.Node, None]:
+    """The nodes and all they are computed from."""
+    pending, seen = list(nodes), dict.fromkeys(nodes)
+    while pending:
+        new = [n for n in pending.pop().all_input_nodes if n not in seen]
+        seen.update(dict.fromkeys(new))
+        pending.extend(new)
+    return seen

@@ -1,0 +1,81 @@
+"""`TableRows`: which rows of a table stay. All others become one shared row, after those that stay."""
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from recprune_export.errors import PruningError
+
+Run = tuple[int, int]  # first and last id, both inclusive
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """`keep`: the ids, of `rows`, that keep a row of their own, as ascending runs.
+
+    >>> part = TableRows.of("item.weight", 6, [4, 0, 1])
+    >>> part.keep, part.remap().tolist(), part.removed
+    (((0, 1), (4, 4)), [0, 1, 3, 3, 2, 3], 3)
+    """
+
+    table: str
+    rows: int
+    keep: tuple[Run, ...]
+
+    @classmethod
+    def of(cls, table: str, rows: int, ids: Iterable[int] | np.ndarray) -> Self:
+        """Make it of the ids that stay, in any order."""
+        kept = np.unique(np.fromiter(ids, dtype=np.int64))
+        ends = np.flatnonzero(np.diff(kept) != 1)
+        firsts, lasts = kept[np.r_[0, ends + 1]], kept[np.r_[ends, -1]]
+        return cls(table, rows, tuple(zip(firsts.tolist(), lasts.tolist(), strict=True)))
+
+    @property
+    def kept(self) -> int:
+        """How many ids keep a row of their own."""
+        return sum(last - first + 1 for first, last in self.keep)
+
+    @property
+    def removed(self) -> int:
+        """How many ids share a row."""
+        return self.rows - self.kept
+
+    def kept_ids(self) -> np.ndarray:
+        """Return the ids that keep a row of their own, ascending, int64 [kept]."""
+        return np.concatenate([np.arange(first, last + 1, dtype=np.int64) for first, last in self.keep])
+
+    def shares(self) -> np.ndarray:
+        """Return for each id whether it shares a row, bool [rows]."""
+        shared = np.ones(self.rows, dtype=bool)
+        shared[self.kept_ids()] = False
+        return shared
+
+    def remap(self) -> np.ndarray:
+        """Return for each id the row of the smaller table, int32 [rows]; `kept` is the shared row."""
+        remap = np.full(self.rows, self.kept, dtype=np.int32)
+        remap[self.kept_ids()] = np.arange(self.kept, dtype=np.int32)
+        return remap
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {"table": self.table, "rows": self.rows, "keep": [list(run) for run in self.keep]}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote."""
+        keep = tuple((int(first), int(last)) for first, last in values["keep"])
+        return cls(str(values["table"]), int(values["rows"]), keep)
+
+    def check(self) -> None:
+        """Raise `PruningError` where the runs do not ascend within the table, or nothing is kept, or nothing goes."""
+        ends = [-1, *itertools.chain.from_iterable(self.keep), self.rows]
+        ordered = all(first <= last for first, last in self.keep)
+        apart = all(before < after for before, after in zip(ends[::2], ends[1::2], strict=True))
+        if not self.keep or not ordered or not apart or not self.removed:
+            raise PruningError(
+                f"The plan must keep between 1 and {self.rows - 1} rows of '{self.table}', as ascending runs [first, last] "
+                f"of its ids 0 to {self.rows - 1}."
+            )

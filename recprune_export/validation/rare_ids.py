@@ -1,0 +1,118 @@
+"""What shared rows cost: quality on the test rows that show an id which lost its row, and on those that do not."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from recprune_export.finetuning.task import Answers, Task
+from recprune_export.onnx.counts import remap_bytes
+from recprune_export.onnx.export import OnnxFile
+from recprune_export.program.program import Program
+from recprune_export.pruning.rows.lookups import IdReader, Refusal, find_row_tables
+from recprune_export.pruning.rows.plan import TableRows
+from recprune_export.pruning.soundness import Soundness
+from recprune_export.validation.requests import Request
+
+DISTANCE_ROWS = 4096  # where there are no labels
+
+
+@dataclass(frozen=True)
+class SharedTable:
+    """Rows of one table before and after, the shared one included; `inputs` name where its ids come from."""
+
+    table: str
+    inputs: tuple[str, ...]
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class QualityOfPart:
+    """Metrics of `dense` and `pruned` on `rows` test rows; without labels the mean distance of their answers."""
+
+    rows: int
+    metrics: Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class RowReport:
+    """What `--prune-rows` did: tables, proof, bytes that the remaps take in the file, quality by kind of test row."""
+
+    tables: tuple[SharedTable, ...]
+    refused: tuple[Refusal, ...]
+    soundness: Soundness
+    remap_bytes: int
+    with_rare: QualityOfPart
+    without_rare: QualityOfPart
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+
+class RareIds:
+    """Chooses the rows of a request that show an id which shares a row.
+
+    Lookups whose ids are not parted by the rows of the request, bags with offsets, cannot be told and do not count.
+    """
+
+    def __init__(self, program: Program, rows: Sequence[TableRows]) -> None:
+        tables, _ = find_row_tables(program)
+        self._read = IdReader(program, [tables[part.table] for part in rows])
+        self._shares = {part.table: torch.from_numpy(part.shares()) for part in rows}
+
+    def __call__(self, request: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return bool [N]."""
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in request.items()}
+        shown = np.zeros(len(next(iter(request.values()))), dtype=bool)
+        for name, ids in self._read.by_row(tensors):
+            shown |= self._shares[name][ids].any(1).numpy()
+        return shown
+
+
+def report_rows(
+    program: Program,
+    rows: Sequence[TableRows],
+    soundness: Soundness,
+    file: OnnxFile,
+    task: Task,
+    answers: Mapping[str, Answers],
+) -> RowReport:
+    """Compare the `dense` and the `pruned` of `answers` on both kinds of test rows; `file` is what is served."""
+    tables, refused = find_row_tables(program)
+    shared = tuple(SharedTable(p.table, tables[p.table].inputs, p.rows, p.kept + 1) for p in rows)
+    rare = RareIds(program, rows)
+    return RowReport(
+        shared,
+        refused,
+        soundness,
+        remap_bytes(file.path),
+        _quality(task, answers, rare, wanted=True),
+        _quality(task, answers, rare, wanted=False),
+    )
+
+
+def _quality(task: Task, answers: Mapping[str, Answers], rare: RareIds, *, wanted: bool) -> QualityOfPart:
+    count = 0
+
+    def where(request: Request) -> np.ndarray:
+        nonlocal count
+        chosen: np.ndarray = rare(request) == wanted
+        count = int(chosen.sum())
+        return chosen
+
+    metrics = {name: task.test(answer, where) for name, answer in answers.items()}
+    if any(metrics.values()) or count:
+        return QualityOfPart(count, metrics)
+    request = task.requests(DISTANCE_ROWS, seed=0)
+    chosen = where(request)
+    return QualityOfPart(count, {"pruned": _distance(answers, request, chosen)} if count else {})
+
+
+def _distance(answers: Mapping[str, Answers], request: Request, chosen: np.ndarray) -> dict[str, float]:
+    part = {name: values[chosen] for name, values in request.items()}
+    dense, pruned = answers["dense"](part), answers["pruned"](part)
+    return {f"{name}/distance": float(np.abs(dense[name] - pruned[name]).mean()) for name in dense}
