@@ -175,10 +175,13 @@ class _Cutting(Tracing):
         self._edges: dict[int, dict[fx.Node, list[fx.Node]]] = {}
 
     def cuts(self, group: int, width: int) -> list[Cut]:
-        """Return what was found for a group."""
+        """Return what was found for a group; nothing where a value has channels of others on the same axis."""
+        edges = self._edges.get(group, {})
+        if any(source.meta["val"].shape[self.axes(source)[group]] != width for source in edges):
+            return []
         return [
             Cut(source.name, self.axes(source)[group], width, tuple(dict.fromkeys(r.name for r in readers)))
-            for source, readers in self._edges.get(group, {}).items()
+            for source, readers in edges.items()
         ]
 
     def put(self, node: fx.Node, group: int, form: str) -> None:

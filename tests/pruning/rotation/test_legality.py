@@ -138,3 +138,27 @@ def test_a_transform_that_changes_the_answers_is_found_out() -> None:
     assert own.orthogonal
     with pytest.raises(PruningError, match="changed the answers"):
         apply_transforms(program, analysis, legal, {name: random_transform(6, orthogonal=False)})
+
+
+class PartlyShared(nn.Module):
+    """The first dimensions of every vector are one and the same parameter, so the table's group is a part of the axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.shared = nn.Embedding(200, 8), nn.Parameter(torch.randn(2))
+        self.norm, self.mix, self.head = nn.LayerNorm(8), nn.Linear(8, 8), nn.Linear(8, 1)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.table(ids)
+        x[:, :, :2] = self.shared
+        return self.head((x + self.mix(self.norm(x))).mean(1))  # type: ignore[no-any-return]
+
+
+def test_no_matrix_is_put_where_an_axis_holds_the_channels_of_others_too() -> None:
+    program = capture(no_zeros(PartlyShared()), (torch.randint(200, (3, 4)),))
+    analysis = analyse(program)
+    (group,) = [g for g in analysis.groups if g.kind == "embedding" and g.width < 8 and len(g.axes()) > 1]
+    assert group.width == 6
+    loose = loosen(program, find_loosening(program, analysis))
+    request = torch.randint(200, (5, 4))
+    torch.testing.assert_close(loose.module(request)[0], program.module(request)[0])
