@@ -143,12 +143,14 @@ def _drifts(drifts: Sequence["Drift"]) -> "Table":
 
 def _standings(standings: Sequence["Standing"]) -> "Table":
     table = _table(
-        "Ranking on the new rows: the share of what matters that is kept",
-        "group", "kind", "kept", "kept again", "by the plan", "by the best choice",
+        "Ranking on the new rows: what the score says is lost",
+        "group", "kind", "kept", "kept again", "by the plan", "by the best choice", "without the group",
     )  # fmt: skip
     for s in standings:
         again = "rotated" if s.same is None else f"{s.same} of {s.kept}"
-        table.add_row(s.group, s.kind, f"{s.kept} of {s.width}", again, f"{s.captured:.1%}", f"{s.best:.1%}")
+        table.add_row(
+            s.group, s.kind, f"{s.kept} of {s.width}", again, f"{s.lost:.2g}", f"{s.least:.2g}", f"{s.total:.2g}"
+        )
     return table
 
 

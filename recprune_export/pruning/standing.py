@@ -37,18 +37,13 @@ class Standing:
     total: float
 
     @property
-    def captured(self) -> float:
-        """The share of what matters that the plan keeps."""
-        return 1.0 - self.lost / max(self.total, TINY)
-
-    @property
-    def best(self) -> float:
-        """The share that the best choice of as many channels keeps; where choosing is greedy, the plan may keep more."""
-        return 1.0 - min(self.least, self.lost) / max(self.total, TINY)
+    def extra(self) -> float:
+        """What the plan loses beyond the best choice; where choosing is greedy the plan may be the better one, and this 0."""
+        return max(self.lost - self.least, 0.0)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {**asdict(self), "captured": self.captured, "best": self.best}
+        return {**asdict(self), "extra": self.extra}
 
 
 def standings(plan: Plan, inputs: ScoreInputs) -> tuple[Standing, ...]:
@@ -65,16 +60,14 @@ def standings(plan: Plan, inputs: ScoreInputs) -> tuple[Standing, ...]:
     return tuple(_by_error(part, evidence[part.group]) for part in smaller if part.group in evidence)
 
 
-def shortfall(found: Sequence[Standing], score: str) -> float:
-    """Return the share of what matters that the plan loses beyond the best choice, over all groups.
+def extra_loss(found: Sequence[Standing]) -> float:
+    """Return what the plan loses beyond the best choice over all groups, by a score whose losses can be added up."""
+    return sum(s.extra for s in found)
 
-    Losses by output error compare across groups and are added up; of other scores every group counts alike.
-    """
-    if not found:
-        return 0.0
-    missing = [s.best - s.captured for s in found]
-    weights = [s.total for s in found] if score == OUTPUT_ERROR else [1.0] * len(found)
-    return sum(w * m for w, m in zip(weights, missing, strict=True)) / max(sum(weights), TINY)
+
+def extra_share(found: Sequence[Standing]) -> float:
+    """Return the same for any other score: the share of all that a group holds, in the mean over groups."""
+    return sum(s.extra / max(s.total, TINY) for s in found) / max(len(found), 1)
 
 
 def _by_score(part: GroupPlan, ranking: Ranking) -> Standing:

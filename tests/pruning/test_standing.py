@@ -16,7 +16,7 @@ from recprune_export.pruning.moments import Batch
 from recprune_export.pruning.plan import GroupPlan, Plan
 from recprune_export.pruning.scores.inputs import ScoreInputs
 from recprune_export.pruning.scores.registry import rankings_by
-from recprune_export.pruning.standing import OUTPUT_ERROR, Standing, shortfall, standings
+from recprune_export.pruning.standing import OUTPUT_ERROR, Standing, extra_loss, extra_share, standings
 
 BUDGET = Budget(0.6, 0.6, round_to=1)
 
@@ -73,8 +73,8 @@ def test_on_its_own_rows_a_plan_loses_the_least(program: Program, score: str) ->
     for s in found:
         assert s.same in (None, s.kept)
         assert s.lost == pytest.approx(s.least, rel=1e-3, abs=1e-4 * s.total)
-        assert 0.0 <= s.captured <= 1.0
-    assert shortfall(found, score) == pytest.approx(0.0, abs=1e-4)
+        assert 0.0 <= s.lost <= s.total
+    assert extra_share(found) == pytest.approx(0.0, abs=1e-4)
 
 
 @pytest.mark.parametrize("score", [OUTPUT_ERROR, "variance", "taylor"])
@@ -82,9 +82,9 @@ def test_where_other_channels_matter_it_does_not(program: Program, score: str) -
     plan = plan_on(inputs_on(program, 0, 50), score)
     again = standings(plan, inputs_on(program, 0, 50, seed=1))
     moved = standings(plan, inputs_on(program, 50, 100))
-    assert shortfall(again, score) < 0.02
-    assert shortfall(moved, score) > 0.3
-    assert all(s.captured <= s.best for s in moved)
+    assert extra_share(again) < 0.02
+    assert extra_share(moved) > 0.3
+    assert extra_loss(moved) > 20 * extra_loss(again)
 
 
 def test_the_rotated_group_is_among_them(program: Program) -> None:
@@ -95,25 +95,26 @@ def test_the_rotated_group_is_among_them(program: Program) -> None:
     assert rotated
     for name in rotated:
         assert found[name].same is None
-        assert found[name].captured < 0.2 < 0.8 < found[name].best
+        s = found[name]
+        assert s.least < 0.2 * s.total < 0.8 * s.total < s.lost
 
 
 def test_a_score_that_looks_at_no_rows_does_not_change(program: Program) -> None:
     plan = plan_on(inputs_on(program, 0, 50), "magnitude-l1")
-    assert shortfall(standings(plan, inputs_on(program, 50, 100)), "magnitude-l1") == pytest.approx(0.0, abs=1e-9)
+    assert extra_share(standings(plan, inputs_on(program, 50, 100))) == pytest.approx(0.0, abs=1e-9)
 
 
 def test_groups_that_stay_whole_are_left_out_and_other_programs_refused(program: Program) -> None:
     inputs = inputs_on(program, 0, 50)
     whole = tuple(GroupPlan(g.name, g.kind, g.width, tuple(range(g.width))) for g in inputs.analysis.groups)
     assert standings(Plan(OUTPUT_ERROR, whole), inputs) == ()
-    assert shortfall((), OUTPUT_ERROR) == 0.0
+    assert extra_loss(()) == extra_share(()) == 0.0
     with pytest.raises(PruningError, match="no such group"):
         standings(Plan(OUTPUT_ERROR, (GroupPlan("another", "hidden", 4, (0,)),)), inputs)
 
 
-def test_losses_by_output_error_add_up_and_others_count_by_group() -> None:
-    large = Standing("a", "hidden", 4, 2, 2, lost=10.0, least=10.0, total=90.0)
+def test_losses_add_up_and_shares_count_by_group() -> None:
+    large = Standing("a", "hidden", 4, 2, 2, lost=10.0, least=11.0, total=90.0)
     small = Standing("b", "hidden", 4, 2, 0, lost=6.0, least=1.0, total=10.0)
-    assert shortfall([large, small], OUTPUT_ERROR) == pytest.approx(0.05)
-    assert shortfall([large, small], "taylor") == pytest.approx(0.25)
+    assert extra_loss([large, small]) == 5.0
+    assert extra_share([large, small]) == pytest.approx(0.25)

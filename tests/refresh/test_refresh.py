@@ -250,3 +250,13 @@ def test_a_sequence_model(sequences_file: Path, tmp_path: Path) -> None:
     other = items.sample(fraction=1.0, shuffle=True, seed=1)
     log.with_columns(pl.col("item").replace_strict(items, other)).write_csv(tmp_path / "new.csv")
     assert verdicts(examine(tmp_path / "next", tmp_path / "new.csv"))["drift"] is False
+
+
+def test_what_goes_before_the_channels_goes_before_they_are_judged(
+    checkpoint: Path, clicks_file: Path, tmp_path: Path
+) -> None:
+    """The groups of a plan are those of a program without its fields."""
+    compress(checkpoint, target=tmp_path / "fewer", data=clicks_file, settings=QUICK, prune_fields=1)
+    found = examine(tmp_path / "fewer", clicks_file)
+    assert verdicts(found)["ranking"] is True, reason(found, "ranking")
+    assert found.standings
