@@ -3,11 +3,11 @@
     python benchmarks/bench_finetuning.py [--rows 10000,100000,1000000] [--steps 100] [--repeats 1]
 
 A DLRM with two tables of 16 dimensions. `dense training` is what `train` does: Adam over all parameters. `tuning` is what
-happens to the pruned model (half of each group, sparsity .7): the dense teacher answers each batch, zeros appear along the
-way. It runs with all tables as a whole, and with long ones by rows. Each in fresh processes, one thread, the fastest of
-`--repeats`; seconds are those of the CPU, user and system, for other work on the machine would count otherwise; memory is
-the peak of the process while it trains, with the model, the teacher and the rows in it. Prints a table, and JSON as the
-last line.
+happens to the pruned model (half of each group, sparsity .7): the dense teacher answers each batch, zeros are held. They
+are set at once, for the 20 updates of gradual ones belong to a whole run and not to 100 steps. It runs with all tables as
+a whole, and with long ones by rows. Each in fresh processes, one thread, the fastest of `--repeats`; seconds are those of
+the CPU, user and system, for other work on the machine would count otherwise; memory is the peak of the process while it
+trains, with the model, the teacher and the rows in it. Prints a table, and JSON as the last line.
 """
 
 import json
@@ -98,7 +98,7 @@ def _tune(rows: int, steps: int, *, row_wise: bool) -> Callable[[], None]:
     held_out = _draw(rows, VALIDATION_ROWS, seed=1)
     data = ArrayData(_draw(rows, steps * BATCH, seed=0), held_out, held_out)
     task = LabelledRows(data, make_objective(program, (LABEL,)), Recipe(1, RATE, BATCH))
-    schedule = Schedule(1, RATE, gradual=True, seed=0, row_wise=row_wise)
+    schedule = Schedule(1, RATE, gradual=False, seed=0, row_wise=row_wise)
     tables = analyse(student).tables
     task.validate(student)  # imports what the metrics need
     return lambda: _tuned(finetune(student, program.with_own_graph(), task, tables, target, schedule))

@@ -65,7 +65,7 @@ def _keep_largest(part: Mapping[str, Tensor], allowed: int) -> dict[str, Tensor]
     relative = {name: (p / p.square().mean().sqrt().clamp_min(1e-30)).abs().flatten() for name, p in part.items()}
     scores = torch.cat(list(relative.values()))
     kept = torch.zeros(len(scores), dtype=torch.bool)
-    kept[scores.topk(min(allowed, len(scores))).indices] = True
+    kept[scores.topk(min(allowed, len(scores)), sorted=False).indices] = True
     pieces = kept.split([len(r) for r in relative.values()])
     return {name: piece.reshape(part[name].shape) for name, piece in zip(part, pieces, strict=True)}
 
