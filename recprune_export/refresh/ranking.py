@@ -4,13 +4,12 @@ from recprune_export.channels.analysis import analyse
 from recprune_export.errors import PruningError, UsageError
 from recprune_export.finetuning.task import Task
 from recprune_export.program.program import Program
-from recprune_export.pruning.field_selection import remove_fields
 from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.rotation.loosen import loosen
 from recprune_export.pruning.standing import Standing, shortfall, standings
 from recprune_export.refresh.findings import Finding
 from recprune_export.settings import Settings
-from recprune_export.stages import score_inputs
+from recprune_export.stages import rest_of, score_inputs
 
 MEASURE = "ranking"
 MOST = 0.05  # of what matters, that the plan may lose beyond the best choice of the same widths
@@ -26,7 +25,7 @@ def judge_ranking(program: Program, plan: Plan, settings: Settings, task: Task) 
         return Finding(MEASURE, None, text), ()
     try:
         plan, *later = plan.stages
-        loose = loosen(remove_fields(program, plan.fields).program, plan.loosening)
+        loose = loosen(rest_of(program, plan, settings, task), plan.loosening)
         found = standings(plan, score_inputs(loose, analyse(loose), settings, task))
     except (PruningError, UsageError) as error:
         return Finding(MEASURE, None, str(error)), ()
