@@ -235,6 +235,11 @@ def decide_rows(program: Program, settings: Settings, task: Task) -> tuple[Table
     )
 
 
+def rest_of(program: Program, plan: Plan, settings: Settings, task: Task) -> Program:
+    """Return what is left without the fields and rows that `plan` gives up, in whose channels it speaks."""
+    return share(remove_fields(program, plan.fields).program, plan.rows, settings, task)
+
+
 def share(program: Program, rows: Sequence[TableRows], settings: Settings, task: Task) -> Program:
     """Return `program` with the shared rows of the plan, weighted by the training rows; drawn requests weigh nothing."""
     if not rows or isinstance(task, SampledRequests):

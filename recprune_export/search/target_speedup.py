@@ -6,12 +6,11 @@ from dataclasses import replace
 from recprune_export.errors import PruningError
 from recprune_export.finetuning.task import Task
 from recprune_export.program.program import Program
-from recprune_export.pruning.field_selection import remove_fields
 from recprune_export.pruning.rewrite import apply_plan
 from recprune_export.search.artifact import Artifact, measure_artifact
 from recprune_export.search.bisection import MOST, largest
 from recprune_export.settings import Settings
-from recprune_export.stages import decide, rotate
+from recprune_export.stages import decide, rest_of, rotate
 
 
 def least_for_speedup(
@@ -43,5 +42,5 @@ def least_for_speedup(
 
 def _pruned(program: Program, settings: Settings, task: Task, sparsity: float) -> Program:
     plan = decide(program, replace(settings, sparsity=sparsity, embedding_sparsity=None, hidden_sparsity=None), task)
-    dense, analysis = rotate(remove_fields(program, plan.fields).program, plan)
+    dense, analysis = rotate(rest_of(program, plan, settings, task), plan)
     return apply_plan(dense, analysis, plan)
