@@ -9,11 +9,7 @@ from recprune_export.pruning.rotation.loosen import loosen
 from recprune_export.pruning.standing import OUTPUT_ERROR, Standing, extra_loss, extra_share, standings
 from recprune_export.refresh.findings import Finding
 from recprune_export.settings import Settings
-<<<<<<< HEAD
-from recprune_export.stages import score_inputs, share
-=======
 from recprune_export.stages import rest_of, score_inputs
->>>>>>> 3378817247439c3d6986a7c5cccc92ce2b9e2bad
 
 MEASURE = "ranking"
 # That the plan may lose beyond the best choice of the same widths: of the expected loss, in nats for logits and rankings, where
@@ -31,12 +27,7 @@ def judge_ranking(program: Program, plan: Plan, settings: Settings, task: Task) 
         return Finding(MEASURE, None, text), ()
     try:
         plan, *later = plan.stages
-<<<<<<< HEAD
-        smaller = share(remove_fields(program, plan.fields).program, plan.rows, settings, task)
-        loose = loosen(smaller, plan.loosening)
-=======
         loose = loosen(rest_of(program, plan, settings, task), plan.loosening)
->>>>>>> 3378817247439c3d6986a7c5cccc92ce2b9e2bad
         found = standings(plan, score_inputs(loose, analyse(loose), settings, task))
     except (PruningError, UsageError) as error:
         return Finding(MEASURE, None, str(error)), ()
