@@ -32,13 +32,12 @@ from recprune_export.pruning.rewrite import apply_plan
 from recprune_export.pruning.sizes import SizeModel
 from recprune_export.pruning.soundness import check_soundness
 from recprune_export.settings import Settings
-from recprune_export.stages import decide, rotate, zero_target
+from recprune_export.stages import calibration, decide, rotate, zero_target
 from recprune_export.training.evaluate import primary
 from recprune_export.training.train import train
 
 DOCS = Path(__file__).parent.parent / "docs"
 TUNING_SHARE = 0.1  # of the steps of training
-CALIBRATION_BATCHES = 16
 # Two-sided 95 % of Student's t, by degrees of freedom.
 STUDENT = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
@@ -121,9 +120,7 @@ def _prune(program: Program, settings: Settings, task: Task) -> tuple[float, flo
     student = apply_plan(dense, analysis, plan)
     check_soundness(dense, analysis, plan, student)
     if settings.refit:
-        batches = [
-            batch for batch, _ in zip(task.training_batches(settings.seed), range(CALIBRATION_BATCHES), strict=False)
-        ]
+        batches = calibration(task, settings.seed)
         refit(dense, analysis, plan, student, batches)
     before = _metric(student, task)[1]
     target = zero_target(SizeModel(program, analyse(program)).sizes(), settings)

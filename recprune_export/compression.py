@@ -54,10 +54,8 @@ from recprune_export.validation.requests import Request, as_taken, edge_requests
 from recprune_export.validation.roofline import roofline
 from recprune_export.validation.session_advice import SessionAdvice, advise_session
 
-CALIBRATION_BATCHES = 16  # for scores
 PARITY_ROWS = 512
 GOLDEN_ROWS = 16
-DEFAULT_SCORE = "output-error"
 DEFAULTS = Settings()
 
 
