@@ -116,6 +116,7 @@ def test_a_plan_can_be_looked_at_and_given_back(checkpoint: Path, clicks_file: P
     assert set(kept) == {3}
 
 
+@pytest.mark.slow
 def test_whole_fields_go_and_are_named(checkpoint: Path, clicks_file: Path, tmp_path: Path) -> None:
     made = invoke(checkpoint, "--prune-fields", 2, "--data", clicks_file, "-o", tmp_path / "out", *QUICK_OPTIONS)
     assert made.exit_code == 0, made.stderr
@@ -140,6 +141,7 @@ def test_whole_fields_go_and_are_named(checkpoint: Path, clicks_file: Path, tmp_
     assert "A plan says itself which fields go" in refused.stderr
 
 
+@pytest.mark.slow
 def test_rare_ids_share_rows_and_it_is_said(checkpoint: Path, clicks_file: Path, tmp_path: Path) -> None:
     options = ["--prune-rows", "0.4", "--steps", "2", *QUICK_OPTIONS]
     made = invoke(checkpoint, "--data", clicks_file, "-o", tmp_path / "out", *options)
@@ -178,6 +180,7 @@ def test_a_table_that_scores_the_items_keeps_its_rows(sequences_file: Path, tmp_
     )
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_file(checkpoint: Path, clicks_file: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         compress(checkpoint, target=tmp_path / name, data=clicks_file, settings=QUICK)
@@ -445,6 +448,7 @@ def test_inspect_compares_scores(checkpoint: Path, clicks_file: Path, tmp_path: 
     assert_refused(invoke("inspect", model, "--data", clicks_file), 2, "give that as well")
 
 
+@pytest.mark.slow
 def test_regularised_training_is_told_in_the_manifest(checkpoint: Path, clicks_file: Path, tmp_path: Path) -> None:
     done = invoke(checkpoint, "--data", clicks_file, "--regularise", "3", "-o", tmp_path / "out", *QUICK_OPTIONS)
     assert done.exit_code == 0, done.stderr

@@ -124,6 +124,7 @@ def test_the_graph_afterwards_is_the_graph_before() -> None:
     assert str(student.exported().graph) == str(never.exported().graph)
 
 
+@pytest.mark.slow
 def test_the_quality_is_that_of_plain_adam(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objective, "TEACHER_SHARE", 0.0)  # the teacher of this test knows nothing
     by_rows, plain = (tune(program(), batches=60, epochs=12, row_wise=choice, share=0.9) for choice in (True, False))

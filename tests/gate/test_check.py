@@ -205,6 +205,7 @@ def test_markdown_is_a_table_whatever_the_names_are() -> None:
     assert {line.replace("\\|", "").count("|") for line in lines} == {7}
 
 
+@pytest.mark.slow
 def test_calibration_tells_what_can_be_resolved(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from recprune_export.gate import calibration
 

@@ -124,6 +124,7 @@ def test_flipped_labels_do_not_hold(bundle: Path, clicks_file: Path, tmp_path: P
     assert verdicts(found)["ranking"] is True
 
 
+@pytest.mark.slow
 def test_what_does_not_hold_is_compressed_again_and_then_holds(bundle: Path, permuted: Path, tmp_path: Path) -> None:
     done = invoke("refresh", bundle, "--data", permuted, "--quiet", "-o", tmp_path / "new")
     assert done.exit_code == 0, done.output
@@ -252,6 +253,7 @@ def test_a_sequence_model(sequences_file: Path, tmp_path: Path) -> None:
     assert verdicts(examine(tmp_path / "next", tmp_path / "new.csv"))["drift"] is False
 
 
+@pytest.mark.slow
 def test_what_goes_before_the_channels_goes_before_they_are_judged(
     checkpoint: Path, clicks_file: Path, tmp_path: Path
 ) -> None:
