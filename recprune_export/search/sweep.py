@@ -78,8 +78,8 @@ def draw(found: Sweep, path: Path) -> None:
             panel.axvline(x[found.knee], color="tab:red", linestyle=":", label="knee")
     if found.knee is not None:
         quality.annotate(
-            f"knee at {x[found.knee]:g}", (x[found.knee], 1.0), xycoords=("data", "axes fraction"),
-            xytext=(4, -12), textcoords="offset points", color="tab:red",
+            f"knee at {x[found.knee]:g}", (x[found.knee], 0.0), xycoords=("data", "axes fraction"),
+            xytext=(4, 6), textcoords="offset points", color="tab:red",
         )  # fmt: skip
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
