@@ -235,9 +235,9 @@ def draw(rows: Sequence[Measured], path: Path) -> None:
         panel.axhline(0.0, color="grey", linewidth=0.5)
     for panel in list(axes.flat)[len(cases) :]:
         panel.remove()
-    axes.flat[0].legend(fontsize=7)
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="lower center", ncols=3, fontsize=7, frameon=False)
     figure.suptitle("Dashed: as pruned. Solid: after tuning with a tenth of the steps.", fontsize=9)
-    figure.tight_layout()
+    figure.tight_layout(rect=(0.0, 0.1, 1.0, 1.0))
     figure.savefig(path, metadata={"Date": None})
 
 
