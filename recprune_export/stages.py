@@ -84,12 +84,13 @@ def prune(program: Program, settings: Settings, task: Task, plan: Plan | None = 
     if plan is not None:
         settings = replace(settings, steps=len(plan.stages))
     regularised = regularise_channels(program, settings, task)
-    target = zero_target(SizeModel(program, analyse(program)).sizes(), settings)
+    sizes = SizeModel(program, analyse(program)).sizes()
+    target = zero_target(sizes, settings)
     start = regularised.program if regularised else program
     stages: list[Stage] = []
     for number in range(1, settings.steps + 1):
         given = plan.stages[number - 1] if plan is not None else None
-        stages.append(_carry_out(program, start, number, settings, task, given, target))
+        stages.append(_carry_out(program, sizes, start, number, settings, task, given, target))
         start = stages[-1].program
     return Pruned(tuple(stages), target, regularised)
 
@@ -98,17 +99,19 @@ def plan_all(program: Program, settings: Settings, task: Task) -> Plan:
     """Make the plans of all stages; all but the last are carried out for that, since a plan is made for tuned weights."""
     regularised = regularise_channels(program, settings, task)
     start = regularised.program if regularised else program
+    sizes = SizeModel(program, analyse(program)).sizes()
     plans: list[Plan] = []
     for number in range(1, settings.steps):
-        stage = _carry_out(program, start, number, settings, task)
+        stage = _carry_out(program, sizes, start, number, settings, task)
         plans.append(stage.plan)
         start = stage.program
-    last = decide(start, settings.at_stage(settings.steps), task, dense=program)
+    last = decide(start, settings.at_stage(settings.steps), task, dense=sizes)
     return Plan.of_stages([*plans, last])
 
 
 def _carry_out(
     dense: Program,
+    sizes: PartSizes,
     start: Program,
     number: int,
     settings: Settings,
@@ -116,8 +119,8 @@ def _carry_out(
     plan: Plan | None = None,
     target: ZeroTarget | None = None,
 ) -> Stage:
-    """Decide, prune and tune what the stage before left, `start`; `target` is for the last stage."""
-    plan = plan or decide(start, settings.at_stage(number), task, dense=dense)
+    """Decide, prune and tune what the stage before left, `start`; `sizes` are those of `dense`, `target` is for the last stage."""
+    plan = plan or decide(start, settings.at_stage(number), task, dense=sizes)
     rest = remove_fields(start, plan.fields)
     smaller = share(rest.program, plan.rows, settings, task)
     shared = check_rows(rest.program, smaller, plan.rows) if plan.rows else None
@@ -177,14 +180,14 @@ def analysed(program: Program) -> Analysis:
     return analysis
 
 
-def decide(program: Program, settings: Settings, task: Task, *, dense: Program | None = None) -> Plan:
+def decide(program: Program, settings: Settings, task: Task, *, dense: PartSizes | None = None) -> Plan:
     """Choose the fields and the rows that go, score the channels of the rest, and make a plan within the budget.
 
-    Sparsity is a part of `dense`, if not of `program` itself.
+    Sparsity is a part of the sizes of `dense`, if not of those of `program` itself.
 
     Raises `PruningError` where there is nothing to prune, `UsageError` where more fields are to go than can.
     """
-    sizes = SizeModel(program, analysed(program)).sizes() if dense is None else SizeModel(dense, analyse(dense)).sizes()
+    dense = dense or SizeModel(program, analysed(program)).sizes()
     fields = decide_fields(program, settings, task)
     program = remove_fields(program, fields).program
     rows = decide_rows(program, settings, task)
@@ -199,7 +202,7 @@ def decide(program: Program, settings: Settings, task: Task, *, dense: Program |
     inputs = score_inputs(program, analysis, settings, task)
     budget = Budget(settings.table_sparsity, settings.rest_sparsity, settings.structured_share, settings.round_to)
     way: Way = "loss" if by_error else "uniform"
-    plan = make_plan(program, analysis, rankings_by(name, inputs), budget, name, way, dense=sizes)
+    plan = make_plan(program, analysis, rankings_by(name, inputs), budget, name, way, dense=dense)
     return replace(plan, loosening=loosening, fields=fields, rows=rows)
 
 
