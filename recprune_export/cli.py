@@ -70,6 +70,38 @@ def _source_options(command: F) -> F:
     return command
 
 
+def _job_options(command: F) -> F:
+    """What is asked of one run of the main job, and of each in a sweep."""
+    for option in reversed(
+        (
+            click.option(
+                "--score",
+                type=click.Choice(["auto", *NAMES]),
+                default="auto",
+                show_default=True,
+                help="Which channels go first.",
+            ),
+            click.option(
+                "--label", "labels", multiple=True, metavar="COLUMN", help="For models that are not our checkpoints."
+            ),
+            click.option("--epochs", type=click.IntRange(0), help="Of fine-tuning.  [default: by the kind of model]"),
+            click.option("--learning-rate", type=float, help="[default: by the kind of model]"),
+            click.option(
+                "--batch-size", type=click.IntRange(1), help="Of fine-tuning.  [default: by the kind of model]"
+            ),
+            click.option("--seed", type=int, default=0, show_default=True),
+            click.option(
+                "--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the latency measurement."
+            ),
+            click.option(
+                "--batches", default="1,32,256,1024", show_default=True, help="Batch sizes of the latency measurement."
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
 def _data_options(command: F) -> F:
     for option in reversed(
         (
@@ -124,9 +156,6 @@ def main() -> None:
     help="Part that removed channels take; zeros the rest.",
 )
 @click.option(
-    "--score", type=click.Choice(["auto", *NAMES]), default="auto", show_default=True, help="Which channels go first."
-)
-@click.option(
     "--prune-rows",
     metavar="SHARE|auto",
     help="Let this share of all ids, the rarest in --data, share a row of their table.",
@@ -144,9 +173,6 @@ def main() -> None:
 @click.option("--plan-only", is_flag=True, help="Print the plan as JSON and stop.")
 @click.option("--zeros", type=click.Choice(["gradual", "one-shot"]), default="gradual", show_default=True)
 @click.option("--data", type=FILE, help="CSV, Parquet or NPZ with rows to tune and measure on.")
-@click.option("--label", "labels", multiple=True, metavar="COLUMN", help="For models that are not our checkpoints.")
-@click.option("--epochs", type=click.IntRange(0), help="Of fine-tuning.  [default: by the kind of model]")
-@click.option("--learning-rate", type=float, help="[default: by the kind of model]")
 @click.option("--warm-up", type=float, default=0.0, show_default=True, help="Share of tuning in which the rate rises.")
 @click.option(
     "--ema", type=float, metavar="DECAY", help="Keep a moving average of the tuned weights, for example 0.99."
@@ -154,10 +180,7 @@ def main() -> None:
 @click.option(
     "--steps", type=int, default=1, show_default=True, help="Prune a part, tune, prune further, so many times."
 )
-@click.option("--batch-size", type=click.IntRange(1), help="Of fine-tuning.  [default: by the kind of model]")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the latency measurement.")
-@click.option("--batches", default="1,32,256,1024", show_default=True, help="Batch sizes of the latency measurement.")
+@_job_options
 @click.option(
     "--shared-inputs", default="", metavar="NAME,...", help="Inputs that are the same for all candidates of a request."
 )
@@ -206,12 +229,7 @@ def compress(
     from recprune_export.progress import quiet as silently
 
     with silently(quiet or as_json):
-        source: dict[str, Any] = {
-            "factory": factory,
-            "factory_args": _json_object(factory_args),
-            "inputs": inputs,
-            "unsafe_unpickle": unsafe_unpickle,
-        }
+        source = _source(factory, factory_args, inputs, unsafe_unpickle)
         if plan_only:
             click.echo(plan_of(model, data=data, labels=labels, settings=settings, source=source))
             return
@@ -230,18 +248,9 @@ def compress(
 
 @main.command()
 @_loading_options
+@_job_options
 @click.option("--data", type=FILE, required=True, help="CSV, Parquet or NPZ with rows to tune and measure on.")
-@click.option("--label", "labels", multiple=True, metavar="COLUMN", help="For models that are not our checkpoints.")
 @click.option("--sparsities", default="0.3,0.5,0.7,0.8,0.9,0.95", show_default=True)
-@click.option(
-    "--score", type=click.Choice(["auto", *NAMES]), default="auto", show_default=True, help="Which channels go first."
-)
-@click.option("--epochs", type=click.IntRange(0), help="Of fine-tuning.  [default: by the kind of model]")
-@click.option("--learning-rate", type=float, help="[default: by the kind of model]")
-@click.option("--batch-size", type=click.IntRange(1), help="Of fine-tuning.  [default: by the kind of model]")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the latency measurement.")
-@click.option("--batches", default="1,32,256,1024", show_default=True, help="Batch sizes of the latency measurement.")
 @click.option("-o", "--output", type=FILE, help="Directory for the results.  [default: artifacts/<name>-sweep]")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON instead of a table.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
@@ -273,12 +282,7 @@ def sweep(
     from recprune_export.jobs import sweep as run
     from recprune_export.progress import quiet as silently
 
-    source: dict[str, Any] = {
-        "factory": factory,
-        "factory_args": _json_object(factory_args),
-        "inputs": inputs,
-        "unsafe_unpickle": unsafe_unpickle,
-    }
+    source = _source(factory, factory_args, inputs, unsafe_unpickle)
     with silently(quiet or as_json):
         found = run(
             model, target=target, data=data, labels=labels, sparsities=wanted, settings=settings, source=source,
@@ -383,6 +387,18 @@ def train(data: Path, recommender: str, output: Path, as_json: bool, quiet: bool
     with silently(quiet or as_json):
         result = run(data, recommender, output, wishes, config, **recipe)
     print_training(result, as_json=as_json)
+
+
+def _source(
+    factory: str | None, factory_args: str | None, inputs: Path | None, unsafe_unpickle: bool
+) -> dict[str, Any]:
+    """How a model file is opened: the keywords of `load_program`."""
+    return {
+        "factory": factory,
+        "factory_args": _json_object(factory_args),
+        "inputs": inputs,
+        "unsafe_unpickle": unsafe_unpickle,
+    }
 
 
 def _json_object(text: str | None) -> dict[str, Any]:
