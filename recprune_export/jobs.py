@@ -28,6 +28,7 @@ from recprune_export.finetuning.task import (
     read_arrays,
     read_encoded,
 )
+from recprune_export.plots import NoMatplotlib, draw_sweep
 from recprune_export.program.capture import capture, program_from_exported
 from recprune_export.program.detect import ModelKind
 from recprune_export.program.loading import LoadedModel, check_finite, load_program
@@ -35,8 +36,9 @@ from recprune_export.program.program import Program
 from recprune_export.progress import say
 from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.sensitivity import Sensitivity, sensitivity
+from recprune_export.search.files import make_folder
 from recprune_export.search.settle import settle
-from recprune_export.search.sweep import SPARSITIES, Sweep, draw
+from recprune_export.search.sweep import SPARSITIES, Sweep
 from recprune_export.search.sweep import sweep as run_sweep
 from recprune_export.search.trials import Trial, Trials
 from recprune_export.settings import Settings
@@ -143,12 +145,12 @@ def sweep(
     folder = Path(target)
     loaded = load(model, example_inputs, source or {})
     task = make_task(loaded, data, labels, settings)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     trials = Trials(loaded.program, settings, task, folder / "trials.json", artifacts=True)
     found = run_sweep(trials, sparsities, tell)
     found.save(folder / "sweep.json")
-    with contextlib.suppress(ImportError):
-        draw(found, folder / "sweep.svg")
+    with contextlib.suppress(NoMatplotlib):
+        draw_sweep(found, folder / "sweep.svg")
     return found
 
 

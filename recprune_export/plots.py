@@ -8,6 +8,7 @@ from recprune_export.errors import UsageError
 
 if TYPE_CHECKING:
     from recprune_export.pruning.sensitivity import GroupSensitivity, Sensitivity
+    from recprune_export.search.sweep import Sweep
 
 COLUMNS = 4
 INK, FAINT = "#1f2933", "#9aa5b1"
@@ -20,7 +21,63 @@ def draw_losses(sensitivity: "Sensitivity", path: Path, title: str) -> None:
 
     Raises `UsageError` where matplotlib is missing or the file cannot be written.
     """
-    figure = losses_figure(sensitivity, title)
+    _save(losses_figure(sensitivity, title), path)
+
+
+def draw_sweep(found: "Sweep", path: Path) -> None:
+    """Draw the change of quality with its interval, the size, and the speed-up by batch size, over sparsity.
+
+    Raises `NoMatplotlib`, or `UsageError` where the file cannot be written.
+    """
+    _save(sweep_figure(found), path)
+
+
+def sweep_figure(found: "Sweep") -> Any:
+    """Return the figure, for `draw_sweep`, or for a notebook."""
+    figure_class = _figure_class()
+    x = [trial.sparsity for trial in found.trials]
+    artifacts = [trial.artifact for trial in found.trials if trial.artifact is not None]
+    changes = [trial.change for trial in found.trials]
+    figure = figure_class(figsize=(7.0, 8.0), layout="tight")
+    quality, size, speed = figure.subplots(3, 1, sharex=True)
+    errors = [[c.change - c.low for c in changes], [c.high - c.change for c in changes]]
+    quality.errorbar(x, [c.change for c in changes], yerr=errors, marker="o", capsize=3)
+    quality.axhline(0.0, color="grey", linewidth=0.8)
+    quality.set_ylabel(f"change of {changes[0].metric}\non validation rows")
+    size.plot(x, [a.bytes / 1e6 for a in artifacts], marker="o")
+    size.set_ylabel("MB of the ONNX file")
+    size.set_ylim(bottom=0.0)
+    for batch in artifacts[0].speedup:
+        speed.plot(x, [a.speedup[batch].estimate for a in artifacts], marker="o", label=f"batch {batch}")
+    speed.set_ylabel("times as fast as\ndense in ONNX Runtime")
+    speed.axhline(1.0, color="grey", linewidth=0.8)
+    speed.legend(frameon=False)
+    speed.set_xlabel("sparsity")
+    for panel in (quality, size, speed):
+        panel.grid(alpha=0.3)
+        if found.knee is not None:
+            panel.axvline(x[found.knee], color="tab:red", linestyle=":", label="knee")
+    if found.knee is not None:
+        quality.annotate(
+            f"knee at {x[found.knee]:g}", (x[found.knee], 0.0), xycoords=("data", "axes fraction"),
+            xytext=(4, 6), textcoords="offset points", color="tab:red",
+        )  # fmt: skip
+    return figure
+
+
+class NoMatplotlib(UsageError):
+    """matplotlib is not installed."""
+
+
+def _figure_class() -> Any:
+    try:
+        from matplotlib import figure
+    except ImportError as error:
+        raise NoMatplotlib("The plot needs matplotlib: pip install 'recprune-export[plots]'.") from error
+    return figure.Figure
+
+
+def _save(figure: Any, path: Path) -> None:
     from matplotlib import rc_context
 
     try:
@@ -32,16 +89,14 @@ def draw_losses(sensitivity: "Sensitivity", path: Path, title: str) -> None:
 
 def losses_figure(sensitivity: "Sensitivity", title: str) -> Any:
     """Return the figure, for `draw_losses`, or for a notebook."""
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UsageError("The plot needs matplotlib: pip install 'recprune-export[plots]'.") from error
+    figure_class = _figure_class()
+    from matplotlib import rc_context
+
     groups = sensitivity.groups
     rows = max(1, math.ceil(len(groups) / COLUMNS))
     columns = max(1, math.ceil(len(groups) / rows))  # the last row is not much shorter than the others
     with rc_context({"font.size": 8.5, "axes.edgecolor": FAINT, "text.color": INK}):
-        figure = Figure(figsize=(2.6 * columns + 0.5, 1.9 * rows + 1.1), layout="constrained")
+        figure = figure_class(figsize=(2.6 * columns + 0.5, 1.9 * rows + 1.1), layout="constrained")
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
         figure.supxlabel("channels kept, as a fraction of the width", fontsize=9)
         figure.supylabel("lost, as a fraction of what the group means", fontsize=9)

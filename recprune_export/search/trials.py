@@ -10,6 +10,7 @@ from typing import Any
 from recprune_export.finetuning.task import Task, answer
 from recprune_export.program.program import Program
 from recprune_export.search.artifact import Artifact, measure_artifact
+from recprune_export.search.files import write_json
 from recprune_export.settings import Settings
 from recprune_export.stages import prune
 from recprune_export.training.change import Change
@@ -90,11 +91,7 @@ class Trials:
         artifact = measure_artifact(self._program, pruned, self._settings, self._task) if self._artifacts else None
         self._done[key] = Trial(*key, change, artifact)
         if self._file is not None:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            values = {"key": self._key, "trials": [t.to_dict() for t in self.done]}
-            scratch = self._file.with_suffix(".part")
-            scratch.write_text(json.dumps(values, indent=1))
-            scratch.replace(self._file)
+            write_json(self._file, {"key": self._key, "trials": [t.to_dict() for t in self.done]})
 
 
 def _read(file: Path, key: str) -> list[Trial]:

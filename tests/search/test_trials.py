@@ -12,10 +12,11 @@ from torch import nn
 from recprune_export.errors import PruningError, UsageError
 from recprune_export.finetuning.task import Task
 from recprune_export.jobs import load, make_task
+from recprune_export.plots import draw_sweep
 from recprune_export.program.program import Program
 from recprune_export.search.max_drop import SEEDS, most_within
 from recprune_export.search.settle import settle
-from recprune_export.search.sweep import draw, sweep
+from recprune_export.search.sweep import sweep
 from recprune_export.search.trials import Trial, Trials
 from recprune_export.settings import Settings
 
@@ -122,5 +123,5 @@ def test_a_sweep_is_drawn_and_written(job: tuple[Program, Task], tmp_path: Path)
         found.trials
     )
     pytest.importorskip("matplotlib")
-    draw(found, tmp_path / "sweep.svg")
+    draw_sweep(found, tmp_path / "sweep.svg")
     assert "<svg" in (tmp_path / "sweep.svg").read_text()
