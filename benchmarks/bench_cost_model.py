@@ -8,12 +8,9 @@ not, the estimated and the measured time as a fraction of the time before. One t
 Prints tables, how often the estimate says the right direction, and JSON as the last line.
 """
 
-import importlib.util
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import click
@@ -21,6 +18,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import RemoveUnusedNodesPass
+from third_party import load_corpus
 
 from recprune_export.onnx import export as module
 from recprune_export.onnx.cost import cost_of
@@ -56,7 +54,7 @@ def programs(corpus: Path | None, only: str) -> Iterator[tuple[str, Program]]:
                 spec = SPECS.get(name, CLICKS)
                 yield name, capture(build(name, spec, {}).eval(), (spec.example_request(),))
         return
-    others = _load(corpus)
+    others = load_corpus(corpus)
     for name in others.REGISTRY:
         if only not in name:
             continue
@@ -65,16 +63,6 @@ def programs(corpus: Path | None, only: str) -> Iterator[tuple[str, Program]]:
             yield name, capture(made, *(((), inputs) if isinstance(inputs, dict) else (tuple(inputs),)))
         except Exception as error:  # the models are anybody's
             click.echo(f"{name}: left out, {type(error).__name__}")
-
-
-def _load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = loaded
-    spec.loader.exec_module(loaded)
-    return loaded
 
 
 def plain(program: Program) -> ir.Model:

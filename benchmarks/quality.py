@@ -23,6 +23,7 @@ from results import write_section
 
 from recprune_export.channels.analysis import analyse
 from recprune_export.data.inference import Wishes
+from recprune_export.environment import environment
 from recprune_export.finetuning.finetune import Schedule, finetune
 from recprune_export.finetuning.task import Task, answer
 from recprune_export.jobs import load, make_task
@@ -276,9 +277,12 @@ def main(cases: str, sparsities: str, seeds: int, data_folder: Path, cache: Path
     table = as_markdown(rows)
     print(table)
     draw(rows, write / "quality.svg")
+    where = environment()
+    versions = ", ".join(f"{name} {version}" for name, version in where["packages"].items())
+    table += f"\nOn {where['cpu']}, {where['cores']} cores, {threads} thread; Python {where['python']}, {versions}."
     text = f"{table}\n\n![Change of quality over sparsity, by method](quality.svg)"
     write_section(write / "results.md", "Quality", "benchmarks/quality.py", text)
-    print(json.dumps(_figures(rows)))
+    print(json.dumps({"environment": where, "threads": threads, "figures": _figures(rows)}))
 
 
 def _figures(rows: Sequence[Measured]) -> dict[str, Mapping[str, object]]:
