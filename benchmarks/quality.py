@@ -95,8 +95,12 @@ class Measured:
     tuned: float
 
 
-def measure(case: str, seed: int, sparsities: Sequence[float], folder: Path, cache: Path) -> Iterator[Measured]:
-    """Train, or take what was trained before, and yield every method at every sparsity."""
+def measure(
+    case: str, seed: int, wanted: Sequence[tuple[str, float]], folder: Path, cache: Path
+) -> Iterator[Measured]:
+    """Train, or take what was trained before, and yield every wanted method and sparsity."""
+    if not wanted:
+        return
     checkpoint = _trained(case, seed, folder, cache)
     loaded = load(checkpoint, None, {})
     settings = Settings(seed=seed)
@@ -107,11 +111,11 @@ def measure(case: str, seed: int, sparsities: Sequence[float], folder: Path, cac
     epochs = max(1, math.floor(steps / task.steps_per_epoch))
     task = replace(task, recipe=replace(task.recipe, epochs=epochs))  # type: ignore[type-var]
     metric, dense = _metric(loaded.program, task)
-    for sparsity in sparsities:
-        for name, method in METHODS.items():
-            wished = replace(settings, sparsity=sparsity, score=method.score, refit=method.refit)
-            pruned, tuned = _prune(loaded.program, wished, task)
-            yield Measured(case, seed, name, sparsity, metric, dense, pruned, tuned)
+    for name, sparsity in wanted:
+        method = METHODS[name]
+        wished = replace(settings, sparsity=sparsity, score=method.score, refit=method.refit)
+        pruned, tuned = _prune(loaded.program, wished, task)
+        yield Measured(case, seed, name, sparsity, metric, dense, pruned, tuned)
 
 
 def _prune(program: Program, settings: Settings, task: Task) -> tuple[float, float]:
@@ -179,7 +183,7 @@ def as_markdown(rows: Sequence[Measured]) -> str:
     for case in dict.fromkeys(row.case for row in rows):
         own = [row for row in rows if row.case == case]
         sparsities = sorted({row.sparsity for row in own})
-        dense = summarise([row for row in own if row.method == "ours" and row.sparsity == sparsities[0]])
+        dense = summarise([row for row in own if (row.method, row.sparsity) == (own[0].method, own[0].sparsity)])
         spread = "" if math.isnan(dense.spread) else f" ± {dense.spread:.4f}"
         parts.append(
             f"### {case}\n\n{own[0].metric} of the dense model: {dense.dense:.4f}{spread}, {dense.seeds} seeds.\n"
@@ -249,21 +253,31 @@ def _known(path: Path) -> list[Measured]:
 @click.command(help=__doc__.splitlines()[0])
 @click.option("--cases", default=",".join(CASES), show_default=True)
 @click.option("--sparsities", default=".5,.7,.9,.95", show_default=True)
+@click.option("--methods", default=";".join(METHODS), show_default=True, help="Divided by semicolons.")
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--data-folder", default=Path("../shared/data"), show_default=True, type=click.Path(path_type=Path))
 @click.option("--cache", default=Path("artifacts/quality"), show_default=True, type=click.Path(path_type=Path))
 @click.option("--threads", default=1, show_default=True)
 @click.option("--write", default=DOCS, type=click.Path(path_type=Path, file_okay=False), help="Folder of results.md.")
-def main(cases: str, sparsities: str, seeds: int, data_folder: Path, cache: Path, threads: int, write: Path) -> None:
+def main(
+    cases: str,
+    sparsities: str,
+    methods: str,
+    seeds: int,
+    data_folder: Path,
+    cache: Path,
+    threads: int,
+    write: Path,
+) -> None:
     """Measure what is not known yet, then write everything that is known."""
     torch.set_num_threads(threads)
     cache.mkdir(parents=True, exist_ok=True)
-    wanted = [float(s) for s in sparsities.split(",")]
+    wanted = [(method, float(s)) for s in sparsities.split(",") for method in methods.split(";")]
     log = cache / "measured.jsonl"
     for case in cases.split(","):
         for seed in range(seeds):
-            done = {row.sparsity for row in _known(log) if (row.case, row.seed, row.method) == (case, seed, "ours")}
-            for row in measure(case, seed, [s for s in wanted if s not in done], data_folder, cache):
+            done = {(row.method, row.sparsity) for row in _known(log) if (row.case, row.seed) == (case, seed)}
+            for row in measure(case, seed, [each for each in wanted if each not in done], data_folder, cache):
                 with log.open("a") as file:
                     file.write(json.dumps(asdict(row)) + "\n")
                 print(
