@@ -95,9 +95,7 @@ class Measured:
     tuned: float
 
 
-def measure(
-    case: str, seed: int, wanted: Sequence[tuple[str, float]], folder: Path, cache: Path
-) -> Iterator[Measured]:
+def measure(case: str, seed: int, wanted: Sequence[tuple[str, float]], folder: Path, cache: Path) -> Iterator[Measured]:
     """Train, or take what was trained before, and yield every wanted method and sparsity."""
     if not wanted:
         return
