@@ -1,0 +1,21 @@
+"""Rows to try things on."""
+
+from pathlib import Path
+
+import click
+
+from recprune_export.cli.group import main
+from recprune_export.cli.options import FILE
+
+
+@main.command()
+@click.option("--rows", type=click.IntRange(1), default=60_000, show_default=True)
+@click.option("--kind", type=click.Choice(["clicks", "sequences"]), default="clicks", show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("-o", "--output", type=FILE, required=True, help="A .parquet or .csv file.")
+def generate(rows: int, kind: str, seed: int, output: Path) -> None:
+    """Write a generated data set: power-law ids, learnable, to try things on."""
+    from recprune_export.data.generate import generate_clicks, generate_sequences
+
+    {"clicks": generate_clicks, "sequences": generate_sequences}[kind](output, rows, seed)
+    click.echo(f"Wrote {rows} generated rows to {output}.")

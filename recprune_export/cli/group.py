@@ -1,0 +1,48 @@
+"""The command group: the main job needs no name, and errors of the user's are one sentence and an exit code."""
+
+from typing import Any
+
+import click
+
+from recprune_export import __version__
+from recprune_export.errors import RecpruneError
+
+INTERRUPTED = 130  # as a shell has it for a program that ended by Ctrl-C
+
+EPILOG = """\b
+Exit codes: 0 done; 1 a validation failed, nothing was written; 2 usage;
+3 bad input file; 4 the model cannot be captured, pruned or exported;
+5 `check` could not decide."""
+
+
+class MainJobGroup(click.Group):
+    """`recprune-export MODEL ...` is `recprune-export compress MODEL ...`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        own = {"--help", "-h", "--version"}
+        if args and args[0] not in self.commands and args[0] not in own:
+            args = ["compress", *args]
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Turn the user's errors into one sentence and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except RecpruneError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("Interrupted; nothing was left half-written.", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(
+    cls=MainJobGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(__version__, package_name="recprune-export")
+def main() -> None:
+    """Make a trained recommender small and fast on CPU, and prove it.
+
+    \b
+    recprune-export MODEL --sparsity 0.7    prune, fine-tune, export, validate: writes a bundle
+    """

@@ -1,0 +1,80 @@
+"""What a model or a bundle holds."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from recprune_export.cli.group import main
+from recprune_export.cli.options import FILE, loading_options
+from recprune_export.cli.values import json_object
+
+
+@main.command()
+@loading_options
+@click.option("--batches", default="1,32,256,1024", show_default=True, help="For a bundle: batch sizes of its costs.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="For a bundle: of the machine.")
+@click.option("--scores", is_flag=True, help="Also rank the channels of each group by every score, and compare.")
+@click.option("--data", type=FILE, help="For --scores: rows; without, requests are drawn from the signature.")
+@click.option("--label", "labels", multiple=True, metavar="COLUMN", help="For models that are not our checkpoints.")
+@click.option("--plot", type=FILE, metavar="SVG", help="Of --scores: loss over width.  [default: MODEL.losses.svg]")
+@click.option("--fields", is_flag=True, help="Also say which whole fields can go.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+def inspect(
+    model: Path,
+    batches: str,
+    threads: int,
+    scores: bool,
+    data: Path | None,
+    labels: tuple[str, ...],
+    plot: Path | None,
+    fields: bool,
+    as_json: bool,
+    factory_args: str | None,
+    **source: Any,
+) -> None:
+    """Show inputs, parameters, channel groups, and what is frozen and why.
+
+    For a bundle or an .onnx file: parameters, operations and bytes of a request, and the floor of this machine.
+    """
+    from recprune_export.bundle.artifact import is_artifact
+
+    if not scores and (data or plot):
+        raise click.UsageError("--data and --plot belong to --scores: give that as well.")
+    if is_artifact(model):
+        if scores:
+            raise click.UsageError("--scores needs the dense model that the bundle was made of.")
+        from recprune_export.bundle.artifact import inspect_artifact
+        from recprune_export.console.artifact import print_artifact
+        from recprune_export.settings import batch_sizes
+
+        return print_artifact(inspect_artifact(model, batch_sizes(batches), threads), as_json=as_json)
+    from recprune_export.console.inspection import print_inspection
+    from recprune_export.inspection import inspect_file
+
+    source["factory_args"] = json_object(factory_args)
+    inspection = inspect_file(model, fields=fields, **source)
+    if not scores:
+        return print_inspection(inspection, as_json=as_json)
+    from recprune_export.console.scores import print_scores
+    from recprune_export.jobs import sensitivity_of
+
+    found = sensitivity_of(model, data=data, labels=labels, source=source)
+    print_scores(inspection, found, as_json=as_json)
+    _draw_losses(found, model, plot)
+
+
+def _draw_losses(found: Any, model: Path, wanted: Path | None) -> None:
+    """Draw where the user says; without a word beside the model, where that can be done."""
+    from recprune_export.errors import UsageError
+    from recprune_export.plots import draw_losses
+
+    path = wanted or model.with_suffix(".losses.svg")
+    try:
+        draw_losses(found, path, f"{model.name}: what output error says is lost at smaller widths")
+    except UsageError as error:
+        if wanted is not None:
+            raise
+        click.echo(f"Note: no plot was drawn. {error}", err=True)
+    else:
+        click.echo(f"Plot: {path}", err=True)

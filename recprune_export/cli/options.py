@@ -1,0 +1,90 @@
+"""Options that several commands share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from recprune_export.pruning.scores.names import NAMES
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FILE = click.Path(path_type=Path)
+
+
+def loading_options(command: F) -> F:
+    return click.argument("model", type=FILE)(source_options(command))
+
+
+def source_options(command: F) -> F:
+    for option in reversed(
+        (
+            click.option("--factory", metavar="PACKAGE.MODULE:FUNCTION", help="Makes the model of a state dict."),
+            click.option("--factory-args", metavar="JSON", help="Keyword arguments of the factory."),
+            click.option(
+                "--inputs", type=FILE, metavar="NPZ", help="An example request, for a state dict or a pickle."
+            ),
+            click.option(
+                "--unsafe-unpickle",
+                is_flag=True,
+                help="Open a pickled nn.Module. This runs whatever code the file holds.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def job_options(command: F) -> F:
+    """What is asked of one run of the main job, and of each in a sweep."""
+    for option in reversed(
+        (
+            click.option(
+                "--score",
+                type=click.Choice(["auto", *NAMES]),
+                default="auto",
+                show_default=True,
+                help="Which channels go first.",
+            ),
+            click.option(
+                "--label", "labels", multiple=True, metavar="COLUMN", help="For models that are not our checkpoints."
+            ),
+            click.option("--epochs", type=click.IntRange(0), help="Of fine-tuning.  [default: by the kind of model]"),
+            click.option("--learning-rate", type=float, help="[default: by the kind of model]"),
+            click.option(
+                "--batch-size", type=click.IntRange(1), help="Of fine-tuning.  [default: by the kind of model]"
+            ),
+            click.option("--seed", type=int, default=0, show_default=True),
+            click.option(
+                "--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the latency measurement."
+            ),
+            click.option(
+                "--batches", default="1,32,256,1024", show_default=True, help="Batch sizes of the latency measurement."
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def data_options(command: F) -> F:
+    for option in reversed(
+        (
+            click.option("--label", "labels", multiple=True, metavar="COLUMN", help="A 0/1 column; may be repeated."),
+            click.option(
+                "--ignore", multiple=True, metavar="COLUMN", help="A column that is not read; may be repeated."
+            ),
+            click.option("--categorical", multiple=True, metavar="COLUMN", help="Read as a categorical field."),
+            click.option("--numeric", multiple=True, metavar="COLUMN", help="Read as a numeric field."),
+            click.option(
+                "--multi-valued", multiple=True, metavar="COLUMN:SEPARATOR", help="Several values in one string."
+            ),
+            click.option("--sequence", metavar="USER,ITEM,ORDER", help="Columns of a log of user actions."),
+            click.option(
+                "--max-length", type=click.IntRange(1), help="Items of a history that are used.  [default: 50]"
+            ),
+        )
+    ):
+        command = option(command)
+    return command

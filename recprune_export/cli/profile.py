@@ -1,0 +1,22 @@
+"""Where ONNX Runtime spends its time."""
+
+from pathlib import Path
+
+import click
+
+from recprune_export.cli.group import main
+from recprune_export.cli.options import FILE
+
+
+@main.command()
+@click.argument("bundle", type=FILE)
+@click.option("--batch", type=click.IntRange(1), default=256, show_default=True, help="Rows of the request.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--nodes", type=click.IntRange(1), default=15, show_default=True, help="How many nodes to show.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, of all nodes, instead of a table.")
+def profile(bundle: Path, batch: int, threads: int, nodes: int, as_json: bool) -> None:
+    """Name the nodes of a bundle or an .onnx file on which ONNX Runtime spends its time."""
+    from recprune_export.bundle.artifact import profile_artifact
+    from recprune_export.console.profile import print_profile
+
+    print_profile(profile_artifact(bundle, batch, threads), nodes, as_json=as_json)

@@ -1,0 +1,50 @@
+"""What a user writes after an option, as Python has it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def source_of(
+    factory: str | None, factory_args: str | None, inputs: Path | None, unsafe_unpickle: bool
+) -> dict[str, Any]:
+    """How a model file is opened: the keywords of `load_program`."""
+    return {
+        "factory": factory,
+        "factory_args": json_object(factory_args),
+        "inputs": inputs,
+        "unsafe_unpickle": unsafe_unpickle,
+    }
+
+
+def json_object(text: str | None) -> dict[str, Any]:
+    try:
+        values = json.loads(text or "{}")
+    except ValueError as error:
+        raise click.BadParameter(f"'{text}' is not JSON.", param_hint="--factory-args") from error
+    if not isinstance(values, dict):
+        raise click.BadParameter("Write an object of keyword arguments.", param_hint="--factory-args")
+    return values
+
+
+def fractions(text: str, option: str) -> tuple[float, ...]:
+    try:
+        values = tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise click.BadParameter(
+            f"'{text}' is no list of numbers; write for example 0.5,0.7.", param_hint=option
+        ) from error
+    if not values or not all(0.0 <= value < 1.0 for value in values):
+        raise click.BadParameter("Each must lie in [0, 1).", param_hint=option)
+    return values
+
+
+def integers(text: str, option: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise click.BadParameter(
+            f"'{text}' is no list of numbers; write for example 256,128.", param_hint=option
+        ) from error

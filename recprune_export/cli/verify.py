@@ -1,0 +1,45 @@
+"""Is a bundle what it says?"""
+
+from pathlib import Path
+
+import click
+
+from recprune_export.cli.group import main
+from recprune_export.cli.options import FILE
+
+
+@main.command()
+@click.argument("bundle", type=FILE)
+@click.option("--latency", is_flag=True, help="Measure latency, load time and memory again, on this machine.")
+@click.option("--batches", default="1,32,256", show_default=True, help="Batch sizes of the latency measurement.")
+@click.option("--threads", default="1,all", show_default=True, help="Thread counts of the latency measurement.")
+@click.option("--qps", type=click.FloatRange(0, min_open=True), help="Also let so many requests a second arrive.")
+@click.option(
+    "--seconds", type=click.FloatRange(0, min_open=True), default=4.0, show_default=True, help="For each batch size."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@click.option("--quiet", is_flag=True, help="No progress bars.")
+def verify(
+    bundle: Path,
+    latency: bool,
+    batches: str,
+    threads: str,
+    qps: float | None,
+    seconds: float,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Check a bundle: checksums, schema, golden answers. Needs ONNX Runtime alone."""
+    from recprune_export.bundle.verify import verify as run
+    from recprune_export.console.verification import print_verification
+    from recprune_export.settings import batch_sizes, thread_counts
+
+    sizes, counts = batch_sizes(batches), thread_counts(threads)
+    verification, study = run(bundle), None
+    if latency:
+        from recprune_export.bundle.latency import measure_bundle
+        from recprune_export.progress import quiet as silently
+
+        with silently(quiet or as_json):
+            study = measure_bundle(bundle, batches=sizes, threads=counts, qps=qps, seconds=seconds)
+    print_verification(verification, study, as_json=as_json)

@@ -1,0 +1,52 @@
+"""What `sweep` says."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recprune_export.console.tables import open_console, print_json, table_of
+
+if TYPE_CHECKING:
+    from recprune_export.search.sweep import Sweep
+    from recprune_export.search.trials import Trial
+
+
+def tell_trial(trial: "Trial") -> None:
+    """Say in one line what a trial of a sweep gave."""
+    from recprune_export.progress import say
+
+    assert trial.artifact is not None
+    c, speed = trial.change, trial.artifact.overall
+    say(
+        f"sparsity {trial.sparsity:g}: {c.metric} {c.change:+.4f} [{c.low:+.4f}, {c.high:+.4f}], {speed.estimate:.2f}× as fast"
+    )
+
+
+def print_sweep(found: "Sweep", folder: Path, model: str, *, as_json: bool) -> None:
+    """Show quality, size and speed over sparsity."""
+    if as_json:
+        return print_json(found.to_dict())
+    console = open_console()
+    first = found.trials[0]
+    assert first.artifact is not None
+    batches = [f"batch {batch}" for batch in first.artifact.speedup]
+    title = f"Dense {first.change.metric} on validation rows {first.change.before:.4f}; times as fast as dense in ONNX Runtime"
+    table = table_of(title, "sparsity", f"{first.change.metric} [95 %]", "parameters", "MB", *batches, "")
+    for number, trial in enumerate(found.trials):
+        c, artifact = trial.change, trial.artifact
+        assert artifact is not None
+        table.add_row(
+            f"{trial.sparsity:g}",
+            f"{c.change:+.4f} [{c.low:+.4f}, {c.high:+.4f}]",
+            f"{artifact.nonzero:,}",
+            f"{artifact.bytes / 1e6:.2f}",
+            *(f"{speed.estimate:.2f}×" for speed in artifact.speedup.values()),
+            "knee" if number == found.knee else "",
+        )
+    console.print(table)
+    drawn = folder / "sweep.svg"
+    files = (
+        f"{folder / 'sweep.json'}, {drawn}" if drawn.exists() else f"{folder / 'sweep.json'} (a plot needs matplotlib)"
+    )
+    console.print(f"Written: {files}", highlight=False, soft_wrap=True)
+    chosen = found.trials[found.knee if found.knee is not None else 0].sparsity
+    console.print(f"Next: recprune-export {model} --sparsity {chosen:g} --data FILE", highlight=False, soft_wrap=True)

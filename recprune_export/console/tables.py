@@ -1,0 +1,41 @@
+"""Tables for people and JSON for programs, as every command prints them."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+
+def table_of(title: str, *columns: str) -> "Table":
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+    return table
+
+
+def open_console() -> "Console":
+    from rich.console import Console
+
+    console = Console()
+    # A pipe has no width; 80 columns would break the tables of a log.
+    return console if console.is_terminal else Console(width=140)
+
+
+def print_json(values: Any) -> None:
+    click.echo(json.dumps(values, indent=1))
+
+
+def print_notes(notes: tuple[str, ...]) -> None:
+    for note in notes:
+        click.echo(f"Note: {note}", err=True)
+
+
+def figure(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
