@@ -22,7 +22,6 @@ from recprune_export.pruning.ranking import rank_by
 from recprune_export.pruning.rewrite import apply_plan
 from recprune_export.recommenders.catalogue import RECOMMENDERS, build
 from recprune_export.recommenders.inputs import InputSpec
-from recprune_export.settings import Settings
 from recprune_export.validation.contestants import (
     DENSE_ONNX,
     DENSE_TORCH,
@@ -51,7 +50,7 @@ def prune(program: Program) -> Program:
     analysis = analyse(program)
     generator = torch.Generator().manual_seed(0)
     rankings = rank_by({g.name: torch.rand(g.width, generator=generator) for g in analysis.groups})
-    budget = Budget(SPARSITY, SPARSITY, Settings().structured_share)
+    budget = Budget(SPARSITY, SPARSITY)
     return apply_plan(program, analysis, make_plan(program, analysis, rankings, budget, "random", "uniform"))
 
 

@@ -88,7 +88,7 @@ def prune(program: Program, sparsity: float) -> Program:
     analysis = analyse(program)
     generator = torch.Generator().manual_seed(0)
     rankings = rank_by({g.name: torch.rand(g.width, generator=generator) for g in analysis.groups})
-    budget = Budget(sparsity, sparsity, structured_share=1.0)
+    budget = Budget(sparsity, sparsity, table_share=1.0, rest_share=1.0)
     return apply_plan(program, analysis, make_plan(program, analysis, rankings, budget, "random", "uniform"))
 
 

@@ -2,19 +2,22 @@
 
     python benchmarks/quality.py [--cases anime/dlrm,...] [--sparsities .5,.7,.9,.95] [--seeds 3] [--data-folder ../shared/data]
 
-Dense recommenders are trained with each seed; then each method prunes them to the sparsity in tables and in the rest, and
-tunes with at most a tenth of the steps that training took. `taylor, refitted` is the plain score with our refit;
-`ours` is what `recprune-export` does by default. Metrics are those of the test rows; a change is paired by seed. What was
-trained and measured is kept in --cache, so that an interrupted run goes on. Writes a table and a plot into docs/, prints
-the same, and JSON as the last line.
+Dense recommenders are trained with each seed; then each method prunes them to the sparsity in tables and in the rest,
+and tunes with at most a tenth of the steps that training took. Zeros are there before tuning as well: by magnitude,
+or as `ours` chooses them, which is what `recprune-export` does by default. `taylor, refitted` is the plain score with
+our refit. Metrics are those of the test rows; a change is paired by seed. What was trained and measured is kept in
+--cache, so that an interrupted run goes on. Writes a table and a plot into docs/, prints the same, and JSON as the
+last line.
 """
 
+import itertools
 import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -25,15 +28,17 @@ from recprune_export.channels.analysis import analyse
 from recprune_export.data.inference import Wishes
 from recprune_export.environment import environment
 from recprune_export.finetuning.finetune import Schedule, finetune
-from recprune_export.finetuning.task import Task, answer
+from recprune_export.finetuning.task import Batch, Task, answer
+from recprune_export.finetuning.zeros import hold, zero_masks
 from recprune_export.jobs import load, make_task
+from recprune_export.planning import calibration, decide
 from recprune_export.program.program import Program
 from recprune_export.pruning.refit import refit
 from recprune_export.pruning.rewrite import apply_plan
 from recprune_export.pruning.sizes import SizeModel
 from recprune_export.pruning.soundness import check_soundness
 from recprune_export.settings import Settings
-from recprune_export.stages import calibration, decide, rotate, zero_target
+from recprune_export.stages import curvature_of, rotate, zero_target
 from recprune_export.training.evaluate import primary
 from recprune_export.training.train import train
 
@@ -103,21 +108,18 @@ def measure(case: str, seed: int, wanted: Sequence[tuple[str, float]], folder: P
     loaded = load(checkpoint, None, {})
     settings = Settings(seed=seed)
     task = make_task(loaded, folder / CASES[case].data, (), settings)
-    steps = (
-        int(TUNING_SHARE * json.loads(checkpoint.with_suffix(".json").read_text())["examples"]) / task.recipe.batch_size
-    )
-    epochs = max(1, math.floor(steps / task.steps_per_epoch))
-    task = replace(task, recipe=replace(task.recipe, epochs=epochs))  # type: ignore[type-var]
+    examples = json.loads(checkpoint.with_suffix(".json").read_text())["examples"]
+    steps = int(TUNING_SHARE * examples / task.recipe.batch_size)
     metric, dense = _metric(loaded.program, task)
     for name, sparsity in wanted:
         method = METHODS[name]
         wished = replace(settings, sparsity=sparsity, score=method.score, refit=method.refit)
-        pruned, tuned = _prune(loaded.program, wished, task)
+        pruned, tuned = _prune(loaded.program, wished, task, steps)
         yield Measured(case, seed, name, sparsity, metric, dense, pruned, tuned)
 
 
-def _prune(program: Program, settings: Settings, task: Task) -> tuple[float, float]:
-    """Return the metric when pruned, and when tuned."""
+def _prune(program: Program, settings: Settings, task: Task, steps: int) -> tuple[float, float]:
+    """Return the metric when pruned, zeros and all, and when tuned for so many steps at most."""
     plan = decide(program, settings, task)
     dense, analysis = rotate(program, plan)
     student = apply_plan(dense, analysis, plan)
@@ -125,11 +127,31 @@ def _prune(program: Program, settings: Settings, task: Task) -> tuple[float, flo
     if settings.refit:
         batches = calibration(task, settings.seed)
         refit(dense, analysis, plan, student, batches)
-    before = _metric(student, task)[1]
     target = zero_target(SizeModel(program, analyse(program)).sizes(), settings)
-    schedule = Schedule(task.recipe.epochs, task.recipe.learning_rate, settings.zeros == "gradual", settings.seed)
-    finetune(student, program.with_own_graph(), task, analyse(student).tables, target, schedule)
-    return before, _metric(student, task)[1]
+    tables = analyse(student).tables
+    curvature = curvature_of(student, plan, tables, task, settings)
+    zeroed = student.with_own_parameters()
+    hold(zeroed, zero_masks(zeroed, tables, target, curvature))
+    short = Shortened(task, min(steps, task.steps_per_epoch))
+    epochs = steps // short.steps_per_epoch
+    schedule = Schedule(epochs, task.recipe.learning_rate, settings.zeros == "gradual", settings.seed)
+    finetune(student, program.with_own_graph(), short, tables, target, schedule, curvature)
+    return _metric(zeroed, task)[1], _metric(student, task)[1]
+
+
+@dataclass(frozen=True)
+class Shortened:
+    """A task whose epochs have `steps_per_epoch` steps."""
+
+    task: Task
+    steps_per_epoch: int
+
+    def training_batches(self, seed: int) -> Iterator[Batch]:
+        """Yield the first batches of an epoch."""
+        return itertools.islice(self.task.training_batches(seed), self.steps_per_epoch)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.task, name)
 
 
 def _metric(program: Program, task: Task) -> tuple[str, float]:

@@ -140,7 +140,9 @@ def _budgeted(program: Program, analysis: Analysis, sparsity: float) -> Plan:
         )
         for g in analysis.groups
     }
-    return make_plan(program, analysis, rank_by(values), Budget(sparsity, sparsity, 1.0), "magnitude-l2", "uniform")
+    return make_plan(
+        program, analysis, rank_by(values), Budget(sparsity, sparsity, 1.0, 1.0), "magnitude-l2", "uniform"
+    )
 
 
 def _random_half(analysis: Analysis) -> Plan:

@@ -28,6 +28,7 @@ from recprune_export.finetuning.task import (
     read_arrays,
     read_encoded,
 )
+from recprune_export.planning import loosened_inputs
 from recprune_export.plots import NoMatplotlib, draw_sweep
 from recprune_export.program.capture import capture, program_from_exported
 from recprune_export.program.detect import ModelKind
@@ -42,7 +43,7 @@ from recprune_export.search.sweep import SPARSITIES, Sweep
 from recprune_export.search.sweep import sweep as run_sweep
 from recprune_export.search.trials import Trial, Trials
 from recprune_export.settings import Settings
-from recprune_export.stages import loosened_inputs, plan_all
+from recprune_export.stages import plan_all
 
 Model = nn.Module | torch.export.ExportedProgram | Program | Path | str
 Data = Path | str | Columns

@@ -14,18 +14,19 @@ class Settings:
 
     `sparsity`, `embedding_sparsity` and `hidden_sparsity` are fractions of dense parameters in [0, 1). Latency is
     measured for each size in `batches`, with `threads` threads. Inputs named in `shared_inputs` are the same for all
-    candidates of a request, and have one row in the ONNX file. With `max_drop` or `target_speedup` the sparsity is searched,
-    beginning at `sparsity`. `prune_fields` is how many whole fields go, before anything else; `prune_rows` the share of all
-    rows of tables that is given up for shared ones, or "auto", after that. `steps` is the number of
-    stages, each of which prunes a part and tunes what is left; `ema` the decay of a moving average of the weights in
-    tuning, `warm_up` the share of it in which the learning rate rises.
+    candidates of a request, and have one row in the ONNX file. With `max_drop` or `target_speedup` the sparsity is
+    searched, beginning at `sparsity`. `structured_share` is the part of it, in log space, that removed channels take;
+    by default it is larger in the rest than in tables (`pruning.budget`). `prune_fields` is how many whole fields go,
+    before anything else; `prune_rows` the share of all rows of tables that is given up for shared ones, or "auto",
+    after that. `steps` is the number of stages, each of which prunes a part and tunes what is left; `ema` the decay
+    of a moving average of the weights in tuning, `warm_up` the share of it in which the learning rate rises.
     """
 
     sparsity: float = 0.7
     embedding_sparsity: float | None = None
     hidden_sparsity: float | None = None
     prune_fields: int = 0
-    structured_share: float = 0.95
+    structured_share: float | None = None
     score: str = "auto"
     round_to: int = 16
     refit: bool = True
@@ -60,7 +61,7 @@ class Settings:
             raise UsageError(f"--regularise must be 0 or more, got {self.regularise:g}; 1 is a usual strength.")
         if self.regularise and self.epochs == 0:
             raise UsageError("--regularise trains for as many epochs as the tuning has: give --epochs of 1 or more.")
-        if not 0.0 <= self.structured_share <= 1.0:
+        if self.structured_share is not None and not 0.0 <= self.structured_share <= 1.0:
             raise UsageError(f"--structured-share must lie in [0, 1], got {self.structured_share:g}.")
         if self.learning_rate is not None and not 0.0 < self.learning_rate < 1e3:
             raise UsageError(f"--learning-rate must be positive, got {self.learning_rate:g}.")

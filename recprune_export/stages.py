@@ -1,40 +1,31 @@
 """`prune`: fields, channels and zeros go, in one stage or several; each stage is decided, carried out, proved and tuned."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
 from dataclasses import dataclass, replace
 
-import torch
-
 from recprune_export.channels.analysis import Analysis, analyse
-from recprune_export.errors import PruningError, UsageError
+from recprune_export.errors import UsageError
+from recprune_export.finetuning.curvature import Curvature, weight_curvature
 from recprune_export.finetuning.finetune import Schedule, finetune
 from recprune_export.finetuning.group_lasso import Regularised, regularise
-from recprune_export.finetuning.objective import Objective
-from recprune_export.finetuning.task import Batch, Recipe, SampledRequests, Task
+from recprune_export.finetuning.task import Recipe, Task
 from recprune_export.finetuning.zeros import ZeroTarget, parameter_counts
+from recprune_export.planning import DEFAULT_SCORE, calibration, decide, share
 from recprune_export.program.program import Program
-from recprune_export.pruning.budget import Budget, Way, make_plan
-from recprune_export.pruning.field_selection import remove_fields, select_fields
-from recprune_export.pruning.plan import NO_FIELDS, FieldPlan, Plan
+from recprune_export.pruning.field_selection import remove_fields
+from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.refit import refit
 from recprune_export.pruning.rewrite import apply_plan
 from recprune_export.pruning.rotation.apply import apply_transforms
 from recprune_export.pruning.rotation.legality import find_rotatable
-from recprune_export.pruning.rotation.loosen import NOTHING, find_loosening, loosen
-from recprune_export.pruning.rows.choose import choose_rows, count_ids
-from recprune_export.pruning.rows.lookups import find_row_tables
-from recprune_export.pruning.rows.plan import TableRows
-from recprune_export.pruning.rows.rewrite import share_rows, tables_of
+from recprune_export.pruning.rotation.loosen import loosen
 from recprune_export.pruning.rows.soundness import check_rows
-from recprune_export.pruning.scores.inputs import Loss, ScoreInputs
-from recprune_export.pruning.scores.registry import rankings_by
 from recprune_export.pruning.sizes import PartSizes, SizeModel
 from recprune_export.pruning.soundness import Soundness, check_soundness
 from recprune_export.settings import Settings
 from recprune_export.training.loop import FitResult
 
-CALIBRATION_BATCHES = 16  # for scores
-DEFAULT_SCORE = "output-error"
+CURVATURE_BATCHES = 64
 
 
 @dataclass(frozen=True)
@@ -132,7 +123,9 @@ def _carry_out(
     tables = analyse(student).tables
     if target is None or number < settings.steps:
         target = ZeroTarget(*parameter_counts(student, tables))
-    fitted = finetune(student, dense.with_own_graph(), task, tables, target, schedule_of(task.recipe, settings, number))
+    curvature = curvature_of(student, plan, tables, task, settings)
+    schedule = schedule_of(task.recipe, settings, number)
+    fitted = finetune(student, dense.with_own_graph(), task, tables, target, schedule, curvature)
     return Stage(student, analysis, plan, soundness, fitted, shared)
 
 
@@ -171,113 +164,14 @@ def rotate(program: Program, plan: Plan) -> tuple[Program, Analysis]:
     return apply_transforms(loose, analysis, find_rotatable(loose, analysis).rotatable, plan.transforms), analysis
 
 
-def analysed(program: Program) -> Analysis:
-    """Return the analysis. Raises `PruningError` where there is nothing to prune."""
-    analysis = analyse(program)
-    if not analysis.groups:
-        reasons = "; ".join(dict.fromkeys(axis.reason.text for axis in analysis.frozen)) or "it has no parameters"
-        raise PruningError(f"No channel of this model can be removed: {reasons}. `recprune-export inspect` says where.")
-    return analysis
-
-
-def decide(program: Program, settings: Settings, task: Task, *, dense: PartSizes | None = None) -> Plan:
-    """Choose the fields and the rows that go, score the channels of the rest, and make a plan within the budget.
-
-    Sparsity is a part of the sizes of `dense`, if not of those of `program` itself.
-
-    Raises `PruningError` where there is nothing to prune, `UsageError` where more fields are to go than can.
-    """
-    dense = dense or SizeModel(program, analysed(program)).sizes()
-    fields = decide_fields(program, settings, task)
-    program = remove_fields(program, fields).program
-    rows = decide_rows(program, settings, task)
-    program = share(program, rows, settings, task)
-    analysis = analysed(program)
-    name = DEFAULT_SCORE if settings.score == "auto" else settings.score
-    by_error = name == DEFAULT_SCORE
-    loosening = find_loosening(program, analysis) if by_error else NOTHING
-    if loosening:
-        program = loosen(program, loosening)
-        analysis = analyse(program)
-    inputs = score_inputs(program, analysis, settings, task)
-    budget = Budget(settings.table_sparsity, settings.rest_sparsity, settings.structured_share, settings.round_to)
-    way: Way = "loss" if by_error else "uniform"
-    plan = make_plan(program, analysis, rankings_by(name, inputs), budget, name, way, dense=dense)
-    return replace(plan, loosening=loosening, fields=fields, rows=rows)
-
-
-def decide_fields(program: Program, settings: Settings, task: Task) -> FieldPlan:
-    """Choose the fields without which the loss rises least: against the labels, or else the program's own answers."""
-    if not settings.prune_fields:
-        return NO_FIELDS
-    objective, batches = task.objective, calibration(task, settings.seed)
-    if objective.label_of and batches[0][1]:
-        return select_fields(program, settings.prune_fields, batches, objective.supervised)
-    with torch.no_grad():
-        answered = [(request, program(request)) for request, _ in batches]
-    return select_fields(program, settings.prune_fields, answered, objective.distillation)
-
-
-def decide_rows(program: Program, settings: Settings, task: Task) -> tuple[TableRows, ...]:
-    """Choose the ids that share a row, where that is asked for.
-
-    Raises `UsageError` where nothing tells which ids are rare, `PruningError` where every table needs its rows.
-    """
-    if settings.prune_rows is None:
-        return ()
-    if isinstance(task, SampledRequests):
-        raise UsageError("--prune-rows has to see which ids are rare: give --data.")
-    tables, refused = find_row_tables(program)
-    if not tables:
-        reasons = (
-            "; ".join(f"'{r.table}': {r.reason}" for r in refused) or "no table is looked up by ids of the request"
-        )
-        raise PruningError(f"--prune-rows finds no table that can do with fewer rows: {reasons}.")
-    return choose_rows(
-        tables.values(), count_ids(program, tables.values(), _requests(task, settings)), settings.prune_rows
-    )
-
-
-def rest_of(program: Program, plan: Plan, settings: Settings, task: Task) -> Program:
-    """Return what is left without the fields and rows that `plan` gives up, in whose channels it speaks."""
-    return share(remove_fields(program, plan.fields).program, plan.rows, settings, task)
-
-
-def share(program: Program, rows: Sequence[TableRows], settings: Settings, task: Task) -> Program:
-    """Return `program` with the shared rows of the plan, weighted by the training rows; drawn requests weigh nothing."""
-    if not rows or isinstance(task, SampledRequests):
-        return share_rows(program, rows, {})
-    tables = tables_of(program, rows)
-    counts = count_ids(program, [tables[part.table] for part in rows], _requests(task, settings))
-    return share_rows(program, rows, counts)
-
-
-def _requests(task: Task, settings: Settings) -> Iterator[Mapping[str, torch.Tensor]]:
-    return (request for request, _ in task.training_batches(settings.seed))
-
-
-def loosened_inputs(program: Program, settings: Settings, task: Task) -> ScoreInputs:
-    """Return what scores look at for a plan by output error, in which layers may be inserted first."""
-    analysis = analysed(program)
-    loosening = find_loosening(program, analysis)
-    if loosening:
-        program = loosen(program, loosening)
-        analysis = analyse(program)
-    return score_inputs(program, analysis, settings, task)
-
-
-def score_inputs(program: Program, analysis: Analysis, settings: Settings, task: Task) -> ScoreInputs:
-    """Gather what scores look at: calibration data, and how answers are judged."""
-    objective = task.objective
-    return ScoreInputs(
-        program,
-        analysis,
-        calibration(task, settings.seed),
-        _loss(objective),
-        objective.distillation,
-        objective.probe,
-        settings.seed,
-    )
+def curvature_of(
+    student: Program, plan: Plan, tables: frozenset[str], task: Task, settings: Settings
+) -> Curvature | None:
+    """Return what zeros are chosen by where channels were chosen by output error; other scores go with magnitude."""
+    if plan.score != DEFAULT_SCORE:
+        return None
+    batches = itertools.islice(task.training_batches(settings.seed), CURVATURE_BATCHES)
+    return weight_curvature(student, tables, batches, task.objective.probe, settings.seed)
 
 
 def zero_target(dense: PartSizes, settings: Settings) -> ZeroTarget:
@@ -286,20 +180,3 @@ def zero_target(dense: PartSizes, settings: Settings) -> ZeroTarget:
         tables=int((1.0 - settings.table_sparsity) * dense.tables),
         rest=int((1.0 - settings.rest_sparsity) * dense.rest),
     )
-
-
-def calibration(task: Task, seed: int) -> list[Batch]:
-    """Return the first batches of the training rows."""
-    batches = task.training_batches(seed)
-    return [batch for batch, _ in zip(batches, range(CALIBRATION_BATCHES), strict=False)]
-
-
-def _loss(objective: Objective) -> Loss:
-    """The loss for scores: labels where there are any, else the size of the answer, which a zeroed channel changes."""
-
-    def loss(response: Mapping[str, torch.Tensor], labels: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        if labels and objective.label_of:
-            return objective.supervised(response, labels)
-        return torch.stack([response[name].square().mean() for name in objective.meanings]).sum()
-
-    return loss

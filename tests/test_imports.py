@@ -17,6 +17,7 @@ ON_TOP = {
     "inspection",
     "compression",
     "stages",
+    "planning",
     "search",
     "jobs",
     "refresh",

@@ -26,9 +26,7 @@ from recprune_export.cli.values import source_of
 @click.option(
     "--structured-share",
     type=float,
-    default=0.95,
-    show_default=True,
-    help="Part that removed channels take; zeros the rest.",
+    help="Part that removed channels take; zeros the rest.  [default: 0.8 in tables, 0.95 elsewhere]",
 )
 @click.option(
     "--prune-rows",

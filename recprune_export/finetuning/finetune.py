@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, fx
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from recprune_export.finetuning.curvature import Curvature
 from recprune_export.finetuning.row_wise import row_wise_tables, sparse_gradients
 from recprune_export.finetuning.task import Batch, Task
-from recprune_export.finetuning.zeros import ZeroTarget, cubic_share, hold, magnitude_masks
+from recprune_export.finetuning.zeros import ZeroTarget, cubic_share, hold, zero_masks
 from recprune_export.program.program import Program
 from recprune_export.training.loop import FitResult, fit
 
@@ -46,8 +47,9 @@ class _Zeros:
         target: ZeroTarget,
         ramp_steps: int,
         row_wise: frozenset[str] = frozenset(),
+        curvature: Curvature | None = None,
     ) -> None:
-        self._program, self._tables, self._target = program, tables, target
+        self._program, self._tables, self._target, self._curvature = program, tables, target, curvature
         self._row_wise = row_wise
         self._ramp_steps = ramp_steps
         self._every = max(1, ramp_steps // MASK_UPDATES)
@@ -71,7 +73,7 @@ class _Zeros:
     def _tighten(self) -> None:
         share = 1.0 if self._ramp_steps == 0 else cubic_share(self._step / self._ramp_steps)
         target = self._target.relaxed(self._program, self._tables, share)
-        self.masks = magnitude_masks(self._program, self._tables, target)
+        self.masks = zero_masks(self._program, self._tables, target, self._curvature)
         hold(self._program, self.masks)
 
 
@@ -90,9 +92,17 @@ class _Average:
 
 
 def finetune(
-    student: Program, teacher: Program, task: Task, tables: frozenset[str], target: ZeroTarget, schedule: Schedule
+    student: Program,
+    teacher: Program,
+    task: Task,
+    tables: frozenset[str],
+    target: ZeroTarget,
+    schedule: Schedule,
+    curvature: Curvature | None = None,
 ) -> FitResult | None:
     """Train `student` in place towards labels and `teacher`; on return its weights are those of the best epoch.
+
+    Zeros are chosen by the `curvature` of the student's weights as it is given, or else by magnitude.
 
     Dropout stays off: the teacher's answers regularise, and a pruned program has no capacity to spare. The learning rate
     rises over the warm-up and falls linearly to zero. Only epochs in which all zeros are present count as candidates.
@@ -102,7 +112,8 @@ def finetune(
     torch.manual_seed(schedule.seed)
     steps = schedule.epochs * task.steps_per_epoch
     row_wise = row_wise_tables(student, task.recipe.batch_size) if schedule.row_wise else frozenset()
-    zeros = _Zeros(student, tables, target, math.floor(steps * RAMP_SHARE) if schedule.gradual else 0, row_wise)
+    ramp = math.floor(steps * RAMP_SHARE) if schedule.gradual else 0
+    zeros = _Zeros(student, tables, target, ramp, row_wise, curvature)
     if schedule.epochs == 0:
         return None
     teacher.set_training(False)

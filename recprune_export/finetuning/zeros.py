@@ -1,4 +1,4 @@
-"""Unstructured pruning: weights of least magnitude are set to zero and held there.
+"""Unstructured pruning: the weights that matter least are set to zero and held there.
 
 Element-wise zeros make a file compress better; no operator of ONNX Runtime runs faster for them.
 """
@@ -9,7 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recprune_export.finetuning.curvature import Curvature
 from recprune_export.program.program import Program
+
+TINY = 1e-30
 
 
 @dataclass(frozen=True)
@@ -33,17 +36,22 @@ def parameter_counts(program: Program, tables: frozenset[str]) -> tuple[int, int
     return in_tables, sum(sizes.values()) - in_tables
 
 
-def magnitude_masks(program: Program, tables: frozenset[str], target: ZeroTarget) -> dict[str, Tensor]:
+def zero_masks(
+    program: Program, tables: frozenset[str], target: ZeroTarget, curvature: Curvature | None = None
+) -> dict[str, Tensor]:
     """Return masks of what stays, by parameter, so that each part has `target` non-zeros; none where all may stay.
 
-    Weights compete within their part, each relative to the root mean square of its tensor: scales differ between
-    layers. Vectors (biases, gains) stay whole as long as matrices can give enough.
+    Weights compete within their part: by what the answers lose without each, where the `curvature` is known, else by
+    magnitude relative to the root mean square of the tensor, for scales differ between layers. Vectors (biases, gains)
+    stay whole as long as matrices can give enough.
     """
-    parameters = program.parameters()
     masks: dict[str, Tensor] = {}
+    worth = {
+        name: p.square() / p.square().mean().clamp_min(TINY) if curvature is None else p.square() * curvature[name]
+        for name, p in ((name, p.detach()) for name, p in program.parameters().items())
+    }
     for in_tables, allowed in ((True, target.tables), (False, target.rest)):
-        part = {name: p.detach() for name, p in parameters.items() if (name in tables) == in_tables}
-        masks |= _mask_part(part, allowed)
+        masks |= _mask_part({name: w for name, w in worth.items() if (name in tables) == in_tables}, allowed)
     return masks
 
 
@@ -62,11 +70,10 @@ def _mask_part(part: Mapping[str, Tensor], allowed: int) -> dict[str, Tensor]:
 def _keep_largest(part: Mapping[str, Tensor], allowed: int) -> dict[str, Tensor]:
     if not part:
         return {}
-    relative = {name: (p / p.square().mean().sqrt().clamp_min(1e-30)).abs().flatten() for name, p in part.items()}
-    scores = torch.cat(list(relative.values()))
+    scores = torch.cat([worth.flatten() for worth in part.values()])
     kept = torch.zeros(len(scores), dtype=torch.bool)
     kept[scores.topk(min(allowed, len(scores)), sorted=False).indices] = True
-    pieces = kept.split([len(r) for r in relative.values()])
+    pieces = kept.split([worth.numel() for worth in part.values()])
     return {name: piece.reshape(part[name].shape) for name, piece in zip(part, pieces, strict=True)}
 
 

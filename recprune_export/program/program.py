@@ -79,6 +79,14 @@ class Program:
         assert isinstance(module, fx.GraphModule)
         return cls(canonicalise(module), Signature.from_dict(json.loads(extra[SIGNATURE_FILE])))
 
+    @classmethod
+    def of_graph(cls, graph: fx.Graph, tensors: Mapping[str, Any], signature: Signature) -> Self:
+        """Capture a graph that was changed, and the tensors that it reads, so that every shape in it is checked."""
+        exported = export(fx.GraphModule(dict(tensors), graph), example_tensors(signature, batch=3), signature)
+        recaptured = exported.module(check_guards=False)
+        assert isinstance(recaptured, fx.GraphModule)
+        return cls(canonicalise(recaptured), signature)
+
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """Return the distinct trainable tensors by name."""
         return dict(self.module.named_parameters())

@@ -48,7 +48,7 @@ def allocate(
 
     for kind, limit in limits.items():
         in_tables = kind == "embedding"
-        groups = [g for g in analysis.groups if g.kind == kind]
+        groups = [g for g in analysis.groups if g.kind == kind or not in_tables]
         now = size(in_tables)
         while now > limit.wanted:
             step = _cheapest(groups, widths, curves, quick, in_tables, rounding)

@@ -16,6 +16,7 @@ from recprune_export.pruning.sizes import PartSizes, SizeModel
 # ONNX Runtime's matrix product works on blocks of 16 columns and pays for a whole block where 1 is used:
 # 256 × 87 × 144 takes 66 µs, × 155 takes 73, as much as × 160 (1.32, AVX-512, one thread).
 LANES = 16
+TABLE_SHARE, REST_SHARE = 0.8, 0.95
 MOST_ZEROS = 1 / 3  # of what removal leaves, where one channel more or less is that much
 STEPS = 256  # resolution at which a common share of all widths is searched
 
@@ -26,32 +27,38 @@ Way = Literal["loss", "uniform"]
 class Budget:
     """The sparsity asked for: the fraction of the dense parameters that is gone, in tables and in the rest.
 
-    `structured_share` is the part, in log space, that removal of channels takes; zeros take the remainder. Hidden
+    `table_share` and `rest_share` are the parts, in log space, that removal of channels takes; zeros take the remainder:
+    in tables they cost little, for most rows are rare; in the rest nothing runs faster for them. Hidden
     widths of twice `round_to` and more end on a multiple of it.
     """
 
     tables: float
     rest: float
-    structured_share: float = 0.95
+    table_share: float = TABLE_SHARE
+    rest_share: float = REST_SHARE
     round_to: int = LANES
 
-    def structured_keep(self, sparsity: float) -> float:
-        """Return the fraction of parameters that stays after channels are removed: (1 - S) ** share."""
-        return float((1.0 - sparsity) ** self.structured_share)
-
-    def limit(self, sparsity: float, dense: float) -> Limit:
-        """Return how many of `dense` parameters stay after channels are removed.
-
-        Channels are whole: one more may stay where that is nearer to what is wanted and zeros can make up for it.
-        """
-        wanted = self.structured_keep(sparsity) * dense
-        made_up = (1.0 - sparsity) / (1.0 - MOST_ZEROS) * dense if self.structured_share < 1.0 else wanted
-        return Limit(wanted, max(wanted, min(made_up, dense)))
+    def limits(self, dense: PartSizes) -> dict[str, Limit]:
+        """Return how many parameters stay in tables and in the rest after channels are removed, by the kind of group."""
+        return {
+            "embedding": _limit(self.tables, self.table_share, dense.tables),
+            "hidden": _limit(self.rest, self.rest_share, dense.rest),
+        }
 
     def width(self, kind: str, wanted: int, full: int) -> int:
         """Return the nearest width not above the wanted one that layers like."""
         in_blocks = kind == "hidden" and self.round_to > 1 and self.round_to * 2 <= wanted < full
         return wanted - wanted % self.round_to if in_blocks else wanted
+
+
+def _limit(sparsity: float, share: float, dense: float) -> Limit:
+    """(1 - S) ** share of the dense parameters.
+
+    Channels are whole: one more may stay where that is nearer to what is wanted and zeros can make up for it.
+    """
+    wanted = (1.0 - sparsity) ** share * dense
+    made_up = (1.0 - sparsity) / (1.0 - MOST_ZEROS) * dense if share < 1.0 else wanted
+    return Limit(wanted, max(wanted, min(made_up, dense)))
 
 
 def make_plan(
@@ -72,10 +79,7 @@ def make_plan(
     """
     model = SizeModel(program, analysis)
     dense = dense or model.sizes()
-    limits = {
-        "embedding": budget.limit(budget.tables, dense.tables),
-        "hidden": budget.limit(budget.rest, dense.rest),
-    }
+    limits = budget.limits(dense)
     if way == "loss":
         widths = allocate(program, analysis, rankings, limits, budget.width)
     else:

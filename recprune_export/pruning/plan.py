@@ -9,6 +9,7 @@ from typing import Any, Self
 from recprune_export.channels.analysis import Analysis
 from recprune_export.errors import InputFileError, PruningError
 from recprune_export.pruning.rotation.loosen import NOTHING, Cut, Loosening
+from recprune_export.pruning.rotation.spaces import Space
 from recprune_export.pruning.rotation.transform import Transform
 from recprune_export.pruning.rows.plan import TableRows
 
@@ -117,10 +118,11 @@ class Plan:
         cuts = tuple(
             Cut(c["source"], int(c["axis"]), int(c["width"]), tuple(c["readers"])) for c in loosening.get("cuts", ())
         )
+        spaces = tuple(Space(tuple(s["lookups"])) for s in loosening.get("spaces", ()))
         return cls(
             score=str(values["score"]),
             groups=tuple(groups),
-            loosening=Loosening(cuts, tuple(loosening.get("diagonals", ()))),
+            loosening=Loosening(cuts, tuple(loosening.get("diagonals", ())), spaces),
             fields=FieldPlan.from_dict(values.get("fields", {})),
             rows=tuple(TableRows.from_dict(part) for part in values.get("rows", ())),
             then=cls.from_dict(values["then"]) if values.get("then") else None,

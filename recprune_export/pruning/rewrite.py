@@ -5,8 +5,8 @@ from torch import fx
 
 from recprune_export.channels.analysis import Analysis
 from recprune_export.channels.liveness import alive
-from recprune_export.program.canonical import canonicalise, tensor_at
-from recprune_export.program.program import Program, example_tensors, export
+from recprune_export.program.canonical import tensor_at
+from recprune_export.program.program import Program
 from recprune_export.pruning import without_fields  # noqa: F401  (registers how operators go on without fields)
 from recprune_export.pruning.masking import MaskedValues
 from recprune_export.pruning.plan import Plan
@@ -30,11 +30,7 @@ def apply_plan(program: Program, analysis: Analysis, plan: Plan) -> Program:
         resizing.new[node] = resize(resizing, node)
         if node.op == "get_attr":
             tensors[str(node.target)] = _own(resizing, node)
-    module = fx.GraphModule({**tensors, **resizing.buffers}, resizing.graph)
-    exported = export(module, example_tensors(program.signature, batch=3), program.signature)
-    recaptured = exported.module(check_guards=False)
-    assert isinstance(recaptured, fx.GraphModule)
-    return Program(canonicalise(recaptured), program.signature)
+    return Program.of_graph(resizing.graph, {**tensors, **resizing.buffers}, program.signature)
 
 
 def _own(resizing: Resizing, node: fx.Node) -> torch.Tensor:

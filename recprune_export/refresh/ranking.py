@@ -3,13 +3,13 @@
 from recprune_export.channels.analysis import analyse
 from recprune_export.errors import PruningError, UsageError
 from recprune_export.finetuning.task import Task
+from recprune_export.planning import rest_of, score_inputs
 from recprune_export.program.program import Program
 from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.rotation.loosen import loosen
 from recprune_export.pruning.standing import OUTPUT_ERROR, Standing, extra_loss, extra_share, standings
 from recprune_export.refresh.findings import Finding
 from recprune_export.settings import Settings
-from recprune_export.stages import rest_of, score_inputs
 
 MEASURE = "ranking"
 # That the plan may lose beyond the best choice of the same widths: of the expected loss, in nats for logits and rankings, where

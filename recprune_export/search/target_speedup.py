@@ -5,12 +5,13 @@ from dataclasses import replace
 
 from recprune_export.errors import PruningError
 from recprune_export.finetuning.task import Task
+from recprune_export.planning import decide, rest_of
 from recprune_export.program.program import Program
 from recprune_export.pruning.rewrite import apply_plan
 from recprune_export.search.artifact import Artifact, measure_artifact
 from recprune_export.search.bisection import MOST, largest
 from recprune_export.settings import Settings
-from recprune_export.stages import decide, rest_of, rotate
+from recprune_export.stages import rotate
 
 
 def least_for_speedup(

@@ -24,11 +24,11 @@ def rankings(seed: int = 0) -> dict[str, Ranking]:
 @given(st.floats(0.0, 0.9), st.floats(0.0, 0.8), st.floats(0.0, 1.0), st.sampled_from(["loss", "uniform"]))
 @settings(max_examples=60, deadline=None)
 def test_both_parts_meet_their_share(tables: float, rest: float, share: float, way: Way) -> None:
-    budget = Budget(tables, rest, share)
+    budget = Budget(tables, rest, share, share)
     plan = make_plan(PROGRAM, ANALYSIS, rankings(), budget, "random", way)
     dense, kept = SIZES.sizes(), SIZES.sizes(plan.removed(ANALYSIS))
-    assert kept.tables <= budget.limit(tables, dense.tables).most + 1e-6
-    assert kept.rest <= budget.limit(rest, dense.rest).most + 1e-6
+    assert kept.tables <= budget.limits(dense)["embedding"].most + 1e-6
+    assert kept.rest <= budget.limits(dense)["hidden"].most + 1e-6
 
 
 @pytest.mark.parametrize("way", ["loss", "uniform"])
@@ -36,7 +36,7 @@ def test_one_channel_more_stays_where_that_is_nearer_and_zeros_can_make_up_for_i
     dense = SIZES.sizes().tables
 
     def kept(sparsity: float, share: float) -> float:
-        plan = make_plan(PROGRAM, ANALYSIS, rankings(), Budget(sparsity, 0.0, share), "random", way)
+        plan = make_plan(PROGRAM, ANALYSIS, rankings(), Budget(sparsity, 0.0, share, share), "random", way)
         return SIZES.sizes(plan.removed(ANALYSIS)).tables / dense
 
     assert kept(0.9, 0.95) > 1.0 - 0.9

@@ -15,14 +15,14 @@ from torch import Tensor, fx
 from recprune_export.channels.analysis import Analysis, analyse
 from recprune_export.channels.groups import slice_positions
 from recprune_export.errors import PruningError
-from recprune_export.program.canonical import canonicalise, tensor_at
-from recprune_export.program.program import Program, example_tensors, export
+from recprune_export.program.canonical import tensor_at
+from recprune_export.program.program import Program
 from recprune_export.pruning.rotation.legality import Tracing, find_rotatable
+from recprune_export.pruning.rotation.spaces import WORTH, Space, insert_spaces
 
 aten = torch.ops.aten
 
 MOST_MATRICES = 2  # on the way of one group; more would cost in serving what the tables save
-WORTH = 8  # rows for each dimension, from which a matrix is small beside the table
 PREFIX = "projection_"
 
 
@@ -40,14 +40,16 @@ class Cut:
 class Loosening:
     """What is done to a program before channels are rotated; it changes no answer.
 
-    `cuts` are made first; then the weights that multiply the channels of each group in `diagonals` move into a factor.
+    `cuts` are made first; then the weights that multiply the channels of each group in `diagonals` move into a factor;
+    then the tables of `spaces` each get one of their own.
     """
 
     cuts: tuple[Cut, ...] = ()
     diagonals: tuple[str, ...] = ()
+    spaces: tuple[Space, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.cuts or self.diagonals)
+        return bool(self.cuts or self.diagonals or self.spaces)
 
 
 NOTHING = Loosening()
@@ -71,7 +73,8 @@ def loosen(program: Program, loosening: Loosening) -> Program:
     unknown = next((cut.source for cut in loosening.cuts if not {cut.source, *cut.readers} <= names), None)
     if unknown is not None:
         raise PruningError(f"The plan cuts at '{unknown}', which this model does not have: make a plan for this model.")
-    return move_diagonals(insert(program, loosening.cuts), loosening.diagonals)
+    rotatable = move_diagonals(insert(program, loosening.cuts), loosening.diagonals)
+    return insert_spaces(rotatable, loosening.spaces)
 
 
 def find_cuts(program: Program, analysis: Analysis) -> tuple[Cut, ...]:
@@ -120,10 +123,7 @@ def insert(program: Program, cuts: Sequence[Cut]) -> Program:
             if cut.axis != last:
                 value = graph.call_function(aten.transpose.int, (value, cut.axis, last))
             through |= {(node.name, reader): value for reader in cut.readers}
-    exported = export(fx.GraphModule(tensors, graph), example_tensors(program.signature, batch=3), program.signature)
-    recaptured = exported.module(check_guards=False)
-    assert isinstance(recaptured, fx.GraphModule)
-    return Program(canonicalise(recaptured), program.signature)
+    return Program.of_graph(graph, tensors, program.signature)
 
 
 def _frees(program: Program, axes: Iterable[tuple[str, int]]) -> bool:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, fx
 
 from recprune_export.errors import PruningError
-from recprune_export.program.canonical import canonicalise, tensor_at
+from recprune_export.program.canonical import tensor_at
 from recprune_export.program.nodes import argument
-from recprune_export.program.program import Program, example_tensors, export
+from recprune_export.program.program import Program
 from recprune_export.pruning.rows.choose import Frequencies
 from recprune_export.pruning.rows.lookups import RowTable, find_row_tables, ids_of
 from recprune_export.pruning.rows.plan import TableRows
@@ -42,11 +42,7 @@ def share_rows(program: Program, rows: Sequence[TableRows], counts: Frequencies)
         tensors[name] = torch.from_numpy(remap)
         for lookup in tables[part.table].lookups:
             _redirect(graph, copied[lookup], name, remap)
-    smaller = fx.GraphModule(tensors, graph)
-    exported = export(smaller, example_tensors(program.signature, batch=3), program.signature)
-    recaptured = exported.module(check_guards=False)
-    assert isinstance(recaptured, fx.GraphModule)
-    return Program(canonicalise(recaptured), program.signature)
+    return Program.of_graph(graph, tensors, program.signature)
 
 
 def tables_of(program: Program, rows: Sequence[TableRows]) -> Mapping[str, RowTable]:

@@ -1,0 +1,61 @@
+"""How much the answers feel each weight: the diagonal of the Gauss-Newton matrix, from calibration data.
+
+Setting a weight w to zero loses about w² h, with h the curvature of the loss (LeCun et al. 1990, "Optimal Brain Damage",
+equation 4). The square of a probe's gradient has h as its mean (`Objective.probe`), without labels. Most ids are too rare
+for figures of their own: of a table, h is the outer product of what its rows and its columns sum to (Shazeer and Stern
+2018, "Adafactor", section 3), so that a rare id counts for as little as it is asked for.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from recprune_export.finetuning.row_wise import find_lookups, sparse_gradients
+from recprune_export.program.program import Program
+from recprune_export.pruning.moments import Batch, Probe
+
+Curvature = Mapping[str, Tensor]  # by parameter, of its shape
+
+UNSEEN = 0.25  # of what a row has on average, added to every row: what calibration data did not show may come
+
+
+def weight_curvature(
+    program: Program, tables: frozenset[str], batches: Iterable[Batch], probe: Probe, seed: int = 0
+) -> Curvature:
+    """Return for each parameter a tensor of its shape with the curvature at each weight, up to one common factor."""
+    program.set_training(False)
+    parameters = {name: p for name, p in program.parameters().items() if p.requires_grad}
+    by_rows = frozenset(tables & find_lookups(program).keys())
+    factors = {name: (torch.zeros(len(parameters[name])), torch.zeros(parameters[name].shape[1])) for name in tables}
+    whole = {name: torch.zeros_like(p) for name, p in parameters.items() if name not in tables}
+    generator = torch.Generator().manual_seed(seed)
+    with sparse_gradients(program, by_rows):
+        for request, _ in batches:
+            slope = probe(program(request), generator)
+            gradients = torch.autograd.grad(slope, list(parameters.values()), allow_unused=True)
+            for name, gradient in zip(parameters, gradients, strict=True):
+                if gradient is None:
+                    continue
+                if name in factors:
+                    _add_rows(*factors[name], gradient)
+                else:
+                    whole[name] += gradient.square()
+    return {**whole, **{name: _outer(rows, columns) for name, (rows, columns) in factors.items()}}
+
+
+def _add_rows(rows: Tensor, columns: Tensor, gradient: Tensor) -> None:
+    """Add the squares of a gradient, rows × dim, dense or of some rows alone."""
+    if gradient.is_sparse:
+        gradient = gradient.coalesce()
+        squares = gradient.values().square()
+        rows.index_add_(0, gradient.indices()[0], squares.sum(1))
+    else:
+        squares = gradient.square()
+        rows += squares.sum(1)
+    columns += squares.sum(0)
+
+
+def _outer(rows: Tensor, columns: Tensor) -> Tensor:
+    seen = rows + UNSEEN * rows.mean()
+    return torch.outer(seen, columns / seen.sum().clamp_min(torch.finfo(torch.float32).tiny))

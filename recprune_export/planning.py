@@ -1,0 +1,187 @@
+"""`decide`: which fields, rows and channels go, from scores on calibration data and what was asked."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+
+from recprune_export.channels.analysis import Analysis, analyse
+from recprune_export.errors import PruningError, UsageError
+from recprune_export.finetuning.objective import Objective
+from recprune_export.finetuning.task import Batch, SampledRequests, Task
+from recprune_export.program.program import Program
+from recprune_export.pruning.budget import Budget, Way, make_plan
+from recprune_export.pruning.field_selection import remove_fields, select_fields
+from recprune_export.pruning.plan import NO_FIELDS, FieldPlan, Plan
+from recprune_export.pruning.rotation.loosen import NOTHING, Loosening, find_loosening, loosen
+from recprune_export.pruning.rotation.spaces import find_spaces
+from recprune_export.pruning.rows.choose import choose_rows, count_ids
+from recprune_export.pruning.rows.lookups import find_row_tables
+from recprune_export.pruning.rows.plan import TableRows
+from recprune_export.pruning.rows.rewrite import share_rows, tables_of
+from recprune_export.pruning.scores.inputs import Loss, ScoreInputs
+from recprune_export.pruning.scores.registry import rankings_by
+from recprune_export.pruning.sizes import PartSizes, SizeModel
+from recprune_export.settings import Settings
+
+CALIBRATION_BATCHES = 16  # for scores
+DEFAULT_SCORE = "output-error"
+# Of the expected loss, by output error: .001 is some .0003 of AUC (log, 2026-11-25).
+MATTERS = 1e-3
+SPACES_PAY = 0.5
+
+
+def analysed(program: Program) -> Analysis:
+    """Return the analysis. Raises `PruningError` where there is nothing to prune."""
+    analysis = analyse(program)
+    if not analysis.groups:
+        reasons = "; ".join(dict.fromkeys(axis.reason.text for axis in analysis.frozen)) or "it has no parameters"
+        raise PruningError(f"No channel of this model can be removed: {reasons}. `recprune-export inspect` says where.")
+    return analysis
+
+
+def decide(program: Program, settings: Settings, task: Task, *, dense: PartSizes | None = None) -> Plan:
+    """Choose the fields and the rows that go, score the channels of the rest, and make a plan within the budget.
+
+    Sparsity is a part of the sizes of `dense`, if not of those of `program` itself.
+
+    Raises `PruningError` where there is nothing to prune, `UsageError` where more fields are to go than can.
+    """
+    dense = dense or SizeModel(program, analysed(program)).sizes()
+    fields = decide_fields(program, settings, task)
+    program = remove_fields(program, fields).program
+    rows = decide_rows(program, settings, task)
+    program = share(program, rows, settings, task)
+    analysed(program)
+    if settings.score in ("auto", DEFAULT_SCORE):
+        plan = _plan_of_least_loss(program, settings, task, dense)
+    else:
+        plan = _plan_channels(program, NOTHING, settings, task, dense)[0]
+    return replace(plan, fields=fields, rows=rows)
+
+
+def _plan_of_least_loss(program: Program, settings: Settings, task: Task, dense: PartSizes) -> Plan:
+    """Plan with long tables in spaces of their own where that loses far less: their matrices cost time in serving."""
+    loosening = find_loosening(program, analyse(program))
+    plan, lost = _plan_channels(program, loosening, settings, task, dense)
+    if lost < MATTERS:
+        return plan
+    loose = loosen(program, loosening)
+    spaces = find_spaces(loose, analyse(loose))
+    if not spaces:
+        return plan
+    own, less = _plan_channels(program, replace(loosening, spaces=spaces), settings, task, dense)
+    return own if less < SPACES_PAY * lost else plan
+
+
+def _plan_channels(
+    program: Program, loosening: Loosening, settings: Settings, task: Task, dense: PartSizes
+) -> tuple[Plan, float]:
+    """A plan for the program after its loosening, and what its score says that the answers lose."""
+    name = DEFAULT_SCORE if settings.score == "auto" else settings.score
+    program = loosen(program, loosening)
+    analysis = analyse(program)
+    rankings = rankings_by(name, score_inputs(program, analysis, settings, task))
+    way: Way = "loss" if name == DEFAULT_SCORE else "uniform"
+    plan = make_plan(program, analysis, rankings, budget_of(settings), name, way, dense=dense)
+    lost = sum(rankings[part.group].losses[len(part.keep)] for part in plan.groups)
+    return replace(plan, loosening=loosening), lost
+
+
+def budget_of(settings: Settings) -> Budget:
+    """Return what was asked, in the terms of a plan."""
+    shares: dict[str, float] = {}
+    if settings.structured_share is not None:
+        shares = {"table_share": settings.structured_share, "rest_share": settings.structured_share}
+    return Budget(settings.table_sparsity, settings.rest_sparsity, round_to=settings.round_to, **shares)
+
+
+def decide_fields(program: Program, settings: Settings, task: Task) -> FieldPlan:
+    """Choose the fields without which the loss rises least: against the labels, or else the program's own answers."""
+    if not settings.prune_fields:
+        return NO_FIELDS
+    objective, batches = task.objective, calibration(task, settings.seed)
+    if objective.label_of and batches[0][1]:
+        return select_fields(program, settings.prune_fields, batches, objective.supervised)
+    with torch.no_grad():
+        answered = [(request, program(request)) for request, _ in batches]
+    return select_fields(program, settings.prune_fields, answered, objective.distillation)
+
+
+def decide_rows(program: Program, settings: Settings, task: Task) -> tuple[TableRows, ...]:
+    """Choose the ids that share a row, where that is asked for.
+
+    Raises `UsageError` where nothing tells which ids are rare, `PruningError` where every table needs its rows.
+    """
+    if settings.prune_rows is None:
+        return ()
+    if isinstance(task, SampledRequests):
+        raise UsageError("--prune-rows has to see which ids are rare: give --data.")
+    tables, refused = find_row_tables(program)
+    if not tables:
+        reasons = (
+            "; ".join(f"'{r.table}': {r.reason}" for r in refused) or "no table is looked up by ids of the request"
+        )
+        raise PruningError(f"--prune-rows finds no table that can do with fewer rows: {reasons}.")
+    return choose_rows(
+        tables.values(), count_ids(program, tables.values(), _requests(task, settings)), settings.prune_rows
+    )
+
+
+def rest_of(program: Program, plan: Plan, settings: Settings, task: Task) -> Program:
+    """Return what is left without the fields and rows that `plan` gives up, in whose channels it speaks."""
+    return share(remove_fields(program, plan.fields).program, plan.rows, settings, task)
+
+
+def share(program: Program, rows: Sequence[TableRows], settings: Settings, task: Task) -> Program:
+    """Return `program` with the shared rows of the plan, weighted by the training rows; drawn requests weigh nothing."""
+    if not rows or isinstance(task, SampledRequests):
+        return share_rows(program, rows, {})
+    tables = tables_of(program, rows)
+    counts = count_ids(program, [tables[part.table] for part in rows], _requests(task, settings))
+    return share_rows(program, rows, counts)
+
+
+def _requests(task: Task, settings: Settings) -> Iterator[Mapping[str, torch.Tensor]]:
+    return (request for request, _ in task.training_batches(settings.seed))
+
+
+def loosened_inputs(program: Program, settings: Settings, task: Task) -> ScoreInputs:
+    """Return what scores look at for a plan by output error, in which layers may be inserted first."""
+    analysis = analysed(program)
+    loosening = find_loosening(program, analysis)
+    if loosening:
+        program = loosen(program, loosening)
+        analysis = analyse(program)
+    return score_inputs(program, analysis, settings, task)
+
+
+def score_inputs(program: Program, analysis: Analysis, settings: Settings, task: Task) -> ScoreInputs:
+    """Gather what scores look at: calibration data, and how answers are judged."""
+    objective = task.objective
+    return ScoreInputs(
+        program,
+        analysis,
+        calibration(task, settings.seed),
+        _loss(objective),
+        objective.distillation,
+        objective.probe,
+        settings.seed,
+    )
+
+
+def calibration(task: Task, seed: int) -> list[Batch]:
+    """Return the first batches of the training rows."""
+    batches = task.training_batches(seed)
+    return [batch for batch, _ in zip(batches, range(CALIBRATION_BATCHES), strict=False)]
+
+
+def _loss(objective: Objective) -> Loss:
+    """The loss for scores: labels where there are any, else the size of the answer, which a zeroed channel changes."""
+
+    def loss(response: Mapping[str, torch.Tensor], labels: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        if labels and objective.label_of:
+            return objective.supervised(response, labels)
+        return torch.stack([response[name].square().mean() for name in objective.meanings]).sum()
+
+    return loss
