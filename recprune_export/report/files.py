@@ -1,5 +1,6 @@
 """Where a page is written."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def write_page(page: str, path: Path, bundles: Sequence[Path]) -> Path:
         scratch.write_text(page, encoding="utf-8")
         scratch.replace(path)
     except OSError as error:
-        scratch.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            scratch.unlink()
         raise UsageError(f"The report cannot be written to {path}: {error.strerror}.") from error
     return path

@@ -61,10 +61,11 @@ def interval(pair: Sequence[float], form: str = "") -> str:
 def signed(value: float, form: str = "+.4f") -> str:
     """Return a change, with a minus sign that is as wide as the plus sign.
 
-    >>> signed(-0.00087), signed(0.0)
-    ('−0.0009', '+0.0000')
+    >>> signed(-0.00087), signed(0.00087), signed(-0.00001)
+    ('−0.0009', '+0.0009', '0.0000')
     """
-    return format(value, form).replace("-", MINUS)
+    text = format(value, form)
+    return text.replace("-", MINUS) if any(digit in text for digit in "123456789") else text.lstrip("+-")
 
 
 def percent(share: float) -> str:

@@ -12,9 +12,13 @@ from importlib import resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from recprune_export.report.svg import shortened
+
 Cell = str | Markup
+LONGEST = 120  # characters of a name
 _BREAKS = re.compile("(?<=[./])(?=[^./])")
-_UNREADABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")  # no character, or none that HTML has
+# No characters, or none that HTML has, or such as turn round the text after them, so that a name reads as another one.
+_UNREADABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,15 @@ def code(text: object) -> Markup:
     return Markup("<code>{}</code>").format(Markup("<wbr>").join(parts))
 
 
+def named(name: str) -> Markup:
+    """Return a name that came from a model as HTML; of a very long one its end.
+
+    >>> named("x" * 200) == code("…" + "x" * 119)
+    True
+    """
+    return code(shortened(name, LONGEST))
+
+
 def worded(verdict: str, sign: str) -> Markup:
     """Return a verdict in its colour; the word and the sign say the same without it.
 
@@ -108,7 +121,7 @@ def listed(names: tuple[str, ...], most: int) -> Markup:
     >>> listed(("a", "b", "c"), 2)
     Markup('<code>a</code>, <code>b</code> and 1 more')
     """
-    shown = Markup(", ").join(code(name) for name in names[:most])
+    shown = Markup(", ").join(named(name) for name in names[:most])
     return shown if len(names) <= most else shown + f" and {len(names) - most:,} more"
 
 

@@ -25,6 +25,11 @@ class Drawing:
         """Write `words` with their baseline at `y`."""
         self._add("text", kind, x=x, y=y, **({} if anchor == "start" else {"text-anchor": anchor})).text = words
 
+    def mark(self, x: float, y: float, words: str) -> None:
+        """Write `words` below `x`, as near to its middle as the edges allow."""
+        half = 3.6 * len(words)
+        self.text(min(max(x, half), WIDTH - half), y, words, "mark", "middle")
+
     def line(self, x1: float, y1: float, x2: float, y2: float, kind: str) -> None:
         """Draw a straight line."""
         self._add("line", kind, x1=x1, y1=y1, x2=x2, y2=y2)

@@ -1,6 +1,7 @@
 """`sweep.json` as the report reads it: the file alone, without what wrote it."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,8 @@ def sweep_of(manifest: Manifest, bundle: Path, wanted: Path | None) -> SweepFile
 
 def _read(values: Mapping[str, Any]) -> SweepFile:
     trials = tuple(_trial(trial) for trial in values["trials"])
+    if any(set(trial.speedup) != set(trials[0].speedup) for trial in trials):
+        raise ValueError("all trials are measured at the same batch sizes")
     model = (values.get("model") or {}).get("sha256")
     knee = values["knee"]
     return SweepFile(str(values["trials"][0]["metric"]), trials, None if knee is None else float(knee), model)
@@ -85,4 +88,6 @@ def _trial(values: Mapping[str, Any]) -> Trial:
     if not speedup or any(len(of) != 3 for of in speedup.values()):
         raise ValueError("a speed-up is an estimate and its interval")
     change = float(values["after"]) - float(values["before"])
+    if not all(map(math.isfinite, (change, low, high, *(v for of in speedup.values() for v in of)))):
+        raise ValueError("a figure of a trial is no number")
     return Trial(float(values["sparsity"]), change, low, high, int(artifact["bytes"]), speedup)  # type: ignore[arg-type]

@@ -53,6 +53,6 @@ def _row(drawing: Drawing, scale: Scale, top: float, ratio: Ratio) -> None:
 def _axis(drawing: Drawing, scale: Scale, y: float, across: str) -> None:
     for mark in scale.marks():
         drawing.line(scale(mark), 18, scale(mark), y + 4, "zero" if mark == 0 else "grid")
-        drawing.text(scale(mark), y + 19, percent(mark).replace(".0", "") if mark else "0", "mark", "middle")
+        drawing.mark(scale(mark), y + 19, percent(mark).replace(".0", "") if mark else "0")
     drawing.line(LEFT, y + 4, RIGHT, y + 4, "axis")
     drawing.text(RIGHT, y + 35, across, "mark", "end")

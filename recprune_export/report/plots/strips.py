@@ -52,6 +52,6 @@ def _axis(drawing: Drawing, scale: Scale, y: float) -> None:
     marks = scale.marks()
     for mark in marks:
         drawing.line(scale(mark), 18, scale(mark), y + 4, "grid")
-        drawing.text(scale(mark), y + 19, f"{mark:g}", "mark", "middle")
+        drawing.mark(scale(mark), y + 19, f"{mark:g}")
     drawing.line(LEFT, y + 4, RIGHT, y + 4, "axis")
     drawing.text(RIGHT, y + 35, "milliseconds, logarithmic", "mark", "end")

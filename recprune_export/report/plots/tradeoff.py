@@ -80,7 +80,7 @@ def _axes(drawing: Drawing, x: Scale, y: Scale, across: str, up: str) -> None:
         drawing.text(LEFT - 6, y(mark) + 4, signed(mark, "+g") if mark else "0", "mark", "end")
     for mark in x.marks():
         drawing.line(x(mark), BOTTOM, x(mark), BOTTOM + 4, "axis")
-        drawing.text(x(mark), BOTTOM + 18, f"{mark:g}", "mark", "middle")
+        drawing.mark(x(mark), BOTTOM + 18, f"{mark:g}")
     drawing.line(LEFT, BOTTOM, RIGHT, BOTTOM, "axis")
     drawing.text(2, 14, up, "mark")
     drawing.text(RIGHT, BOTTOM + 38, across, "mark", "end")

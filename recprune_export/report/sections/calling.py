@@ -5,9 +5,9 @@ from typing import Any
 from recprune_export.bundle.manifest import ENCODING, Manifest
 from recprune_export.bundle.readme import calling_code, ids_in_words
 from recprune_export.onnx.session import DEFAULT_OPTIONS, SessionOptions
-from recprune_export.report.page import Cell, Section, Table, code
+from recprune_export.report.page import Cell, Section, Table, named
 
-LISTED = 500
+LISTED = 250
 
 
 def calling_section(manifest: Manifest, *, encoded: bool) -> Section:
@@ -37,4 +37,4 @@ def calling_section(manifest: Manifest, *, encoded: bool) -> Section:
 
 def _row(kind: str, tensor: dict[str, Any]) -> tuple[Cell, ...]:
     shape = ", ".join(str(size) for size in tensor["shape"])
-    return code(tensor["name"]), kind, tensor["dtype"], f"({shape})", ids_in_words(tensor.get("ids", ()))
+    return named(tensor["name"]), kind, tensor["dtype"], f"({shape})", ids_in_words(tensor.get("ids", ()))

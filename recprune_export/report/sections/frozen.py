@@ -11,7 +11,7 @@ from recprune_export.report.page import Section, Table, code, listed
 
 _SOURCE = re.compile(r'"(.+)", line (\d+)')
 TENSORS = 4  # that are named for one reason
-REASONS = 100
+REASONS = 60
 
 
 def frozen_section(manifest: Manifest) -> Section | None:

@@ -5,9 +5,9 @@ from typing import Any
 
 from recprune_export.bundle.manifest import Manifest
 from recprune_export.report.numbers import tiny, whole
-from recprune_export.report.page import Section, Table, code
+from recprune_export.report.page import Section, Table, named
 
-LISTED = 200
+LISTED = 100
 
 
 def proof_section(manifest: Manifest) -> Section | None:
@@ -44,7 +44,7 @@ def _parity(parity: Mapping[str, Any]) -> Table:
     odd = any(output.get("not_finite") for output in worst)
     rows = tuple(
         (
-            code(output["name"]),
+            named(output["name"]),
             output["dtype"],
             tiny(output["max_absolute"]),
             tiny(output["max_relative"]),

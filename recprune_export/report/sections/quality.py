@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from recprune_export.bundle.manifest import Manifest
-from recprune_export.report.numbers import interval, signed, whole
+from recprune_export.report.numbers import TO, interval, signed, whole
 from recprune_export.report.page import Headline, Section, Table
 
 NO_DATA = "The model was compressed without rows that have labels."
@@ -67,16 +67,16 @@ def _judged(change: Mapping[str, Any]) -> str:
 def _shared_rows(report: Mapping[str, Any] | None) -> tuple[Table, ...]:
     if not report:
         return ()
-    rows = [
-        (f"{whole(report[part]['rows'])} {said}, {which}, {metric_in_words(metric)}", f"{value:.4f}")
-        for part, said in (("with_rare", "with a rare id"), ("without_rare", "without"))
-        for which, metrics in report[part]["metrics"].items()
-        for metric, value in metrics.items()
-    ]
+    rows = []
+    for part, said in (("with_rare", "with a rare id"), ("without_rare", "without")):
+        dense, pruned = (report[part]["metrics"].get(which, {}) for which in ("dense", "pruned"))
+        for metric in dict.fromkeys((*dense, *pruned)):
+            values = (f"{of[metric]:.4f}" if metric in of else TO for of in (dense, pruned))
+            rows.append((f"{whole(report[part]['rows'])} {said}, {metric_in_words(metric)}", *values))
     tables = [(table["table"], whole(table["before"]), whole(table["after"])) for table in report["tables"]]
     return (
         Table("Rare ids share a row of their table", ("table", "rows before", "rows"), tuple(tables)),
-        Table("Metrics by kind of test row", ("test rows", "value"), tuple(rows)),
+        Table("Metrics by kind of test row", ("test rows", "dense", "pruned"), tuple(rows)),
     )
 
 

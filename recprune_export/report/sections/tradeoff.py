@@ -60,7 +60,7 @@ def _own(manifest: Manifest, batch: str) -> tuple[Point, Point | None] | None:
     change, counts = manifest.change, manifest.counts["pruned"]
     if not (change and counts):
         return None
-    by, low, high = change["after"] - change["before"], *change["interval"]
+    by, (low, high) = change["after"] - change["before"], change["interval"]
     ratio = manifest.latency.get("ratios", {}).get(batch, {}).get(f"{DENSE_ONNX} / {PRUNED_ONNX}")
     by_size = Point(OWN, counts["bytes"] / MEGABYTE, by, low, high, own=True)
     return by_size, None if ratio is None else Point(OWN, ratio["estimate"], by, low, high, own=True)

@@ -5,11 +5,11 @@ from typing import Any
 
 from recprune_export.bundle.manifest import Manifest
 from recprune_export.report.numbers import percent
-from recprune_export.report.page import Figure, Section, Table, code
+from recprune_export.report.page import Figure, Section, Table, named
 from recprune_export.report.plots.widths import Width, draw_widths
 
 DRAWN = 24  # groups of one kind; the table has more
-LISTED = 400
+LISTED = 200
 KINDS = {"embedding": "Embedding dimensions", "hidden": "Hidden units"}
 SAID = (
     "A group is what has to keep the same width: a table's dimensions, a layer's units, and all that is added to them or reads "
@@ -64,7 +64,7 @@ def _figure(name: str, title: str, widths: list[Width]) -> Figure:
     caption = f"{title}: {sum(w.before for w in widths):,} before, {sum(w.after for w in widths):,} after"
     if more > 0:
         caption += f". The first {DRAWN} of {len(widths):,} groups"
-    rows = tuple((code(w.group), str(w.before), str(w.after), percent(w.after / w.before)) for w in widths[:LISTED])
+    rows = tuple((named(w.group), str(w.before), str(w.after), percent(w.after / w.before)) for w in widths[:LISTED])
     listed = "" if len(widths) <= LISTED else f", the first {LISTED} of {len(widths):,}; all are in plan.json"
     table = Table(f"{title}{listed}", ("group", "before", "after", "left"), rows)
     return Figure(draw_widths(name, title, widths[:DRAWN]), caption, table)
@@ -73,7 +73,8 @@ def _figure(name: str, title: str, widths: list[Width]) -> Figure:
 def _removed(fields: Mapping[str, Any]) -> Table:
     importance = fields.get("importance", {})
     rows = tuple(
-        (code(name), f"{importance[name]:+.2e}" if name in importance else "not measured") for name in fields["removed"]
+        (named(name), f"{importance[name]:+.2e}" if name in importance else "not measured")
+        for name in fields["removed"]
     )
     return Table(
         "Fields that were removed; their inputs stay and are ignored", ("field", "rise of the loss without it"), rows
