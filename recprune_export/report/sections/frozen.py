@@ -37,13 +37,15 @@ def frozen_section(manifest: Manifest) -> Section | None:
         )
         for (reason, source), axes in ordered[:REASONS]
     )
+    listed_of = f", the first {REASONS} of {len(ordered):,} reasons; all are in manifest.json"
+    caption = f"Frozen channels{listed_of if len(ordered) > REASONS else ''}"
     return Section(
         "frozen",
         "What stayed, and why",
         (
             "These channels are kept whatever the sparsity: the analysis does not remove what it cannot prove to be without effect.",
         ),
-        tables=(Table("Frozen channels", ("reason", "channels", "of", "caused in"), rows, frozenset({0, 2, 3})),),
+        tables=(Table(caption, ("reason", "channels", "of", "caused in"), rows, frozenset({0, 2, 3})),),
     )
 
 

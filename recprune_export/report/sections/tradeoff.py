@@ -81,6 +81,10 @@ def _table(sweep: SweepFile) -> Table:
         "sparsity",
         f"change of {metric_in_words(sweep.metric)}",
         "size",
-        *(f"speed-up, batch {b}" for b in batches),
+        *(f"batch {b}" for b in batches),
     )
-    return Table("The sweep, with 95 % intervals; speed against the dense model in ONNX Runtime", headings, rows)
+    return Table(
+        "The sweep, with 95 % intervals; by batch size, how many times faster than dense in ONNX Runtime",
+        headings,
+        rows,
+    )
