@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from recprune_export.bundle.contents import bundle_files, compact_json, plan_summary
-from recprune_export.bundle.manifest import DATA_PROFILE, ENCODING, MODEL, Manifest
+from recprune_export.bundle.manifest import DATA_PROFILE, ENCODING, MODEL, REPORT, Manifest
 from recprune_export.bundle.readme import bundle_readme
 from recprune_export.bundle.write import check_target, write_bundle
 from recprune_export.channels.analysis import analyse
@@ -35,6 +35,7 @@ from recprune_export.program.program import Program
 from recprune_export.program.signature import Signature
 from recprune_export.pruning.field_selection import remove_fields
 from recprune_export.pruning.plan import Plan
+from recprune_export.report.bundle import bundle_report
 from recprune_export.settings import Settings
 from recprune_export.stages import Pruned, prune
 from recprune_export.validation.contestants import (
@@ -88,11 +89,12 @@ def compress_program(
     model_name: str = "model",
     model_file: Mapping[str, str] | None = None,
     data_name: str | None = None,
+    because: Sequence[str] = (),
 ) -> Result:
     """Prune, tune, export and validate `program`; write a bundle to `target`, whole or not at all.
 
     Without a `task` the pruned program is tuned towards the answers of `program` on requests drawn from its signature.
-    `model_file` is what `refresh` finds the dense model by: `path` and `sha256`.
+    `model_file` is what `refresh` finds the dense model by: `path` and `sha256`; `because` are notes that go before others.
 
     Raises `UsageError` where nothing can be written to `target`, `PruningError` where the plan does not fit or the
     soundness check fails, `ExportError`, and `ValidationFailed` where parity or latency fail.
@@ -111,12 +113,13 @@ def compress_program(
             tested = export_onnx(pruned.program, Path(scratch) / "each_row.onnx")
         answers = {"dense": _session(dense_file), "pruned": _session(tested)}
         metrics = {name: task.test(answer) for name, answer in answers.items()}
+        change = task.test_change(answers["dense"], answers["pruned"])
         rows = _report_rows(program, pruned, pruned_file, task, answers)
         latency = validate_latency(program, pruned.program, dense_file, pruned_file, settings, task)
         footprints = cold_starts(dense_file, pruned_file, program.signature, settings)
         advice = advise(pruned_file, settings, task)
         gone = reduction(counts["dense"], counts["pruned"])
-        notes = _notes(pruned, gone, parity, settings, task)
+        notes = (*because, *_notes(pruned, gone, parity, settings, task))
         manifest = Manifest(
             name=target.name,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -142,6 +145,8 @@ def compress_program(
             cost=roofline(
                 latency, {"dense": (DENSE_ONNX, dense_file.path), "pruned": (PRUNED_ONNX, pruned_file.path)}
             ).to_dict(),
+            change={} if change is None else change.to_dict(),
+            notes=notes,
         )
         golden = as_taken(task.requests(GOLDEN_ROWS, seed=2), pruned_file.signature)
         kept = (pruned_file, dense_file) if settings.keep_dense else (pruned_file,)
@@ -159,7 +164,8 @@ def compress_program(
             ignored=pruned.plan.fields.removed,
             shared_rows=manifest.plan["rows"],
         )
-        write_bundle(target, {**files, **extra, "README.md": readme.encode()}, manifest)
+        pages = {"README.md": readme.encode(), REPORT: bundle_report(manifest, encoded=ENCODING in extra).encode()}
+        write_bundle(target, {**files, **extra, **pages}, manifest)
     return Result(target, manifest, counts, gone, metrics, parity, latency, footprints, advice, notes, rows)
 
 

@@ -37,6 +37,7 @@ from recprune_export.program.program import Program
 from recprune_export.progress import say
 from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.sensitivity import Sensitivity, sensitivity
+from recprune_export.report.sweep import SWEEP
 from recprune_export.search.files import make_folder
 from recprune_export.search.settle import settle
 from recprune_export.search.sweep import SPARSITIES, Sweep
@@ -114,7 +115,7 @@ def compress_loaded(
     """Do what `compress` does with a model and rows that are read; `names` are those that `compress_program` takes."""
     extra = {} if loaded.checkpoint is None else {ENCODING: to_json(loaded.checkpoint.encoder.to_dict())}
     settled = None if plan else settle(loaded.program, settings, task, _search_file(target), say)
-    result = compress_program(
+    return compress_program(
         loaded.program,
         target,
         settled.settings if settled else settings,
@@ -122,9 +123,9 @@ def compress_loaded(
         plan=plan,
         extra_files=extra,
         command=command,
+        because=(settled.because,) if settled else (),
         **names,
     )
-    return replace(result, notes=(settled.because, *result.notes)) if settled else result
 
 
 def sweep(
@@ -149,7 +150,7 @@ def sweep(
     make_folder(folder)
     trials = Trials(loaded.program, settings, task, folder / "trials.json", artifacts=True)
     found = run_sweep(trials, sparsities, tell)
-    found.save(folder / "sweep.json")
+    found.save(folder / SWEEP, file_identity(Path(model)) if isinstance(model, Path | str) else None)
     with contextlib.suppress(NoMatplotlib):
         draw_sweep(found, folder / "sweep.svg")
     return found

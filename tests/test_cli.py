@@ -11,7 +11,7 @@ from recprune_export.cli import main
 
 def test_help_names_every_command_and_exit_code() -> None:
     text = CliRunner().invoke(main, ["--help"]).output
-    for word in ("compress", "train", "inspect", "verify", "generate", "Exit codes", "4 the model"):
+    for word in ("compress", "train", "inspect", "verify", "generate", "report", "Exit codes", "4 the model"):
         assert word in text
 
 

@@ -11,7 +11,7 @@ import recprune_export
 
 PACKAGE = Path(recprune_export.__file__).parent
 STAGES = [
-    "data", "recommenders", "training", "program", "channels", "pruning", "finetuning", "onnx", "validation", "bundle", "gate",
+    "data", "recommenders", "training", "program", "channels", "pruning", "finetuning", "onnx", "validation", "bundle", "gate", "report",
 ]  # fmt: skip
 ON_TOP = {
     "inspection",
@@ -77,11 +77,26 @@ def modules_after(code: str) -> set[str]:
         "import recprune_export.bundle.latency",
         "import recprune_export.gate.check, recprune_export.gate.junit, recprune_export.gate.markdown",
         "import recprune_export.gate.sampling, recprune_export.gate.calibration",
+        "import recprune_export.report.bundle, recprune_export.report.check, recprune_export.report.sweep",
         "from click.testing import CliRunner; from recprune_export.cli import main; CliRunner().invoke(main, ['--help'])",
     ],
 )
 def test_torch_is_imported_late(code: str) -> None:
     assert not {"torch", "polars", "onnxscript", "matplotlib"} & modules_after(code)
+
+
+def test_the_template_engine_is_imported_by_the_report_alone() -> None:
+    assert "jinja2" not in modules_after(
+        "import recprune_export.cli, recprune_export.gate.check, recprune_export.bundle.verify"
+    )
+    engines = {"jinja2", "markupsafe"}
+    users = {
+        path.relative_to(PACKAGE).parts[0]
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in engines
+    }
+    assert users == {"report"}
 
 
 def test_the_public_names_are_there() -> None:

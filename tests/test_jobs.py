@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from onnx import numpy_helper
 
 from recprune_export import compression
-from recprune_export.bundle.verify import verify
+from recprune_export.bundle.verify import read_manifest, verify
 from recprune_export.cli import main
 from recprune_export.data.inference import Wishes
 from recprune_export.errors import UsageError, ValidationFailed
@@ -23,9 +23,11 @@ from recprune_export.jobs import compress, load
 from recprune_export.onnx.session import SessionOptions, make_session, run
 from recprune_export.program.loading import load_program
 from recprune_export.recommenders.catalogue import build
+from recprune_export.report.bundle import report_on
 from recprune_export.settings import Settings
 from recprune_export.training.train import train
 from tests.recommenders.test_recommenders import CLICKS, SMALL
+from tests.report.properties import check_page
 
 QUICK = Settings(epochs=1, batches=(1, 64))
 QUICK_OPTIONS = ["--epochs", "1", "--batches", "1,64", "--quiet"]
@@ -61,10 +63,25 @@ def test_the_bundle_is_complete_and_verifies(bundle: Path) -> None:
     names = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
     assert names == {
         "model.onnx", "model.pt2", "dense.onnx", "encoding.json", "plan.json", "README.md", "manifest.json",
-        "data_profile.json",
+        "data_profile.json", "report.html",
         "samples/inputs.npz", "samples/outputs.npz",
     }  # fmt: skip
     assert verify(bundle).rows == 16
+
+
+def test_the_page_in_the_bundle_is_that_of_its_manifest(bundle: Path) -> None:
+    page = (bundle / "report.html").read_text()
+    assert report_on(bundle) == page
+    check_page(page)
+    manifest = read_manifest(bundle)
+    low, high = manifest.change["interval"]
+    assert low <= manifest.change["after"] - manifest.change["before"] <= high
+    assert manifest.change["after"] == pytest.approx(manifest.metrics["pruned"]["auc"], abs=1e-6)
+    assert manifest.change["before"] == pytest.approx(manifest.metrics["dense"]["auc"], abs=1e-6)
+    for of in manifest.latency["milliseconds"].values():
+        for values in of.values():
+            known = dict(zip(manifest.latency["percents"], values["distribution"], strict=True))
+            assert [known[p] for p in (50, 95, 99)] == pytest.approx([values[f"p{p}"] for p in (50, 95, 99)], abs=1e-6)
 
 
 def test_session_advice_and_cold_starts_are_stated(bundle: Path) -> None:

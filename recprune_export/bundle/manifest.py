@@ -21,6 +21,7 @@ PROGRAM = "model.pt2"
 PLAN = "plan.json"
 ENCODING = "encoding.json"
 DATA_PROFILE = "data_profile.json"
+REPORT = "report.html"
 SAMPLE_INPUTS = "samples/inputs.npz"
 SAMPLE_OUTPUTS = "samples/outputs.npz"
 
@@ -42,7 +43,8 @@ class Manifest:
     `signature` is `Signature.to_dict()`; `counts` and `metrics` hold `dense` and `pruned`; `tolerances` holds
     `absolute` and `relative`, within which the golden outputs are reproduced; `created` is ISO 8601 in UTC;
     `session` is `SessionAdvice.to_dict()`, empty where none was measured;
-    `rewrites` holds `Rewrite.to_dict()`, `cost` `Roofline.to_dict()`. `files` is filled in by `write_bundle`.
+    `rewrites` holds `Rewrite.to_dict()`, `cost` `Roofline.to_dict()`; `change` is `Change.to_dict()` on the test rows, empty
+    where none have labels; `notes` are sentences that the user should read. `files` is filled in by `write_bundle`.
     """
 
     name: str
@@ -60,6 +62,8 @@ class Manifest:
     session: Mapping[str, Any] = field(default_factory=dict)
     rewrites: Sequence[Mapping[str, Any]] = field(default_factory=list)
     cost: Mapping[str, Any] = field(default_factory=dict)
+    change: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = field(default_factory=list)
     files: Mapping[str, FileEntry] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 

@@ -11,14 +11,7 @@ _TEMPLATE = """\
 A recommender as an ONNX model for CPU, written by recprune-export. `recprune-export verify .` checks it.
 
 ```python
-import numpy as np
-import onnxruntime as ort
-
-{session}
-session = ort.InferenceSession("model.onnx", options, providers=["CPUExecutionProvider"])
-request = dict(np.load("samples/inputs.npz"))  # your own arrays, named and typed as below
-names = [output.name for output in session.get_outputs()]
-response = dict(zip(names, session.run(names, request)))
+{code}
 ```
 
 | | name | dtype | shape | ids |
@@ -26,8 +19,19 @@ response = dict(zip(names, session.run(names, request)))
 {rows}
 
 {ignored}The batch may have any size.{shared} `samples/outputs.npz` is the answer to `samples/inputs.npz`; `manifest.json` states the
-tolerances, sizes, quality and latency. `model.pt2` is the same model for PyTorch (`torch.export.load`), to train on.
+tolerances, sizes, quality and latency, and `report.html` shows them. `model.pt2` is the same model for PyTorch
+(`torch.export.load`), to train on.
 {encoding}{rows_shared}"""
+
+_CODE = """\
+import numpy as np
+import onnxruntime as ort
+
+{session}
+session = ort.InferenceSession("model.onnx", options, providers=["CPUExecutionProvider"])
+request = dict(np.load("samples/inputs.npz"))  # your own arrays, named and typed as below
+names = [output.name for output in session.get_outputs()]
+response = dict(zip(names, session.run(names, request)))"""
 
 _ENCODING = (
     "`encoding.json` turns raw values into these inputs: ids by field, and the mean and scale of the numeric fields.\n"
@@ -63,12 +67,17 @@ def bundle_readme(
     return _TEMPLATE.format(
         name=name,
         rows=rows,
-        session=session.code(),
+        code=calling_code(session),
         ignored=_ignored(ignored),
         shared=told,
         encoding=_ENCODING if encoding else "",
         rows_shared=_rows_shared(shared_rows),
     )
+
+
+def calling_code(session: SessionOptions) -> str:
+    """Return Python that loads the model of a bundle and asks it, from within the bundle's directory."""
+    return _CODE.format(session=session.code())
 
 
 def _rows_shared(report: Mapping[str, Any] | None) -> str:
@@ -94,13 +103,13 @@ def _ignored(fields: Sequence[str]) -> str:
 
 def _row(kind: str, tensor: Mapping[str, Any]) -> str:
     shape = ", ".join(str(size) for size in tensor["shape"])
-    return f"| {kind} | `{tensor['name']}` | {tensor['dtype']} | ({shape}) | {_ids(tensor.get('ids', ()))} |"
+    return f"| {kind} | `{tensor['name']}` | {tensor['dtype']} | ({shape}) | {ids_in_words(tensor.get('ids', ()))} |"
 
 
-def _ids(ranges: Any) -> str:
-    """Ids in words.
+def ids_in_words(ranges: Any) -> str:
+    """Return the valid ids of an input as people read them.
 
-    >>> _ids([]), _ids([[0, 9]]), _ids([[0, 9], None])
+    >>> ids_in_words([]), ids_in_words([[0, 9]]), ids_in_words([[0, 9], None])
     ('', '0 to 9', 'by column: 0 to 9; no ids')
     """
     words = ["no ids" if pair is None else f"{pair[0]} to {pair[1]}" for pair in ranges]

@@ -3,7 +3,19 @@
 One file for each command; to add one, write its file and name it here.
 """
 
-from recprune_export.cli import check, compress, generate, inspect, profile, refresh, sweep, train, verify
+from recprune_export.cli import check, compress, generate, inspect, profile, refresh, report, sweep, train, verify
 from recprune_export.cli.group import main
 
-__all__ = ["check", "compress", "generate", "inspect", "main", "profile", "refresh", "sweep", "train", "verify"]
+__all__ = [
+    "check",
+    "compress",
+    "generate",
+    "inspect",
+    "main",
+    "profile",
+    "refresh",
+    "report",
+    "sweep",
+    "train",
+    "verify",
+]

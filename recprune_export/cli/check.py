@@ -24,6 +24,7 @@ from recprune_export.cli.options import FILE
 @click.option("--undecided", type=click.Choice(["fail", "pass"]), help="What it counts for.  [default: exit code 5]")
 @click.option("--junit", "junit_file", type=FILE, help="Write JUnit XML.")
 @click.option("--markdown", "markdown_file", type=FILE, help="Write Markdown.")
+@click.option("--report", "report_file", type=FILE, help="Write a page in HTML.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def check(
@@ -39,6 +40,7 @@ def check(
     undecided: str | None,
     junit_file: Path | None,
     markdown_file: Path | None,
+    report_file: Path | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -74,4 +76,9 @@ def check(
     if junit_file is not None:
         write_junit(checked, junit_file)
     write_markdown(checked, markdown_file)
+    if report_file is not None:
+        from recprune_export.report.check import check_report
+        from recprune_export.report.files import write_page
+
+        write_page(check_report(checked), report_file, (new, base))
     checked.raise_verdict()

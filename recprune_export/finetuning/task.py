@@ -76,6 +76,10 @@ class Task(Protocol):
         """
         ...
 
+    def test_change(self, before: "Answers", after: "Answers") -> Change | None:
+        """Compare two models on the test rows; None where no metric is defined on them."""
+        ...
+
     def test(self, predict: "Answers", where: "Where | None" = None) -> dict[str, float]:
         """Return the test metrics of anything that answers requests; empty where there are no labels.
 
@@ -122,6 +126,13 @@ class LabelledRows:
     def change(self, before: Answers, after: Answers) -> Change:
         """Compare the mean AUC over labels."""
         return paired_change(self._by_label(before), self._by_label(after), self.data.valid)
+
+    def test_change(self, before: Answers, after: Answers) -> Change | None:
+        """Compare the mean AUC over labels; None where a label is the same in all rows."""
+        rows = self.data.test
+        if not len(rows) or any(values.min() == values.max() for values in rows.labels.values()):
+            return None
+        return paired_change(self._by_label(before), self._by_label(after), rows)
 
     def test(self, predict: Answers, where: Where | None = None) -> dict[str, float]:
         """Return AUC and logloss by label; of no rows nothing."""
@@ -176,6 +187,11 @@ class NextItems:
         """Compare NDCG@10."""
         return paired_change(self._scores(before), self._scores(after), self.data.valid)
 
+    def test_change(self, before: Answers, after: Answers) -> Change | None:
+        """Compare NDCG@10; None of no rows."""
+        rows = self.data.test
+        return paired_change(self._scores(before), self._scores(after), rows) if len(rows) else None
+
     def test(self, predict: Answers, where: Where | None = None) -> dict[str, float]:
         """Return HR@10 and NDCG@10; of no rows nothing."""
         rows = _chosen(self.data.test, where)
@@ -223,6 +239,10 @@ class SampledRequests:
     def change(self, before: Answers, after: Answers) -> Change:
         """Refuse: without labels there is no quality to compare."""
         raise UsageError("How much quality is lost can only be told on rows with labels: give --data.")
+
+    def test_change(self, before: Answers, after: Answers) -> Change | None:
+        """Return nothing: without labels there is no quality to compare."""
+        return None
 
     def test(self, predict: Answers, where: Where | None = None) -> dict[str, float]:
         """Return nothing: without labels there is no quality to measure."""

@@ -19,7 +19,10 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One gate. `limit` and `reason` are words; `ratio` is NEW / BASE with its interval, where there is one."""
+    """One gate. `limit` and `reason` are words; `ratio` is NEW / BASE with its interval, where there is one.
+
+    `most` is the part of itself by which the figure may grow, where the limit is one.
+    """
 
     gate: str
     verdict: Verdict
@@ -29,6 +32,7 @@ class Finding:
     unit: str = ""
     limit: str = ""
     ratio: Estimate | None = None
+    most: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""

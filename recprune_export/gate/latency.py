@@ -117,5 +117,7 @@ def judge_latency(evidence: Mapping[int, Evidence], tolerance: float) -> list[Fi
         reason = f"NEW takes {change} time at batch {batch} ({CONFIDENCE:.0%} interval {interval})"
         if verdict is Verdict.UNDECIDED:
             reason += ", which the limit divides: give more --time-limit, or a quieter machine"
-        found.append(Finding(f"latency, batch {batch}", verdict, f"{reason}.", base, new, "ms", limit, ratio))
+        found.append(
+            Finding(f"latency, batch {batch}", verdict, f"{reason}.", base, new, "ms", limit, ratio, tolerance)
+        )
     return found

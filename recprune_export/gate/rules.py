@@ -82,7 +82,7 @@ def _judge_cost(rule: CostRule, new: Sequence[Footprint], base: Sequence[Footpri
     if not failed and ratio.estimate > 1 + tolerance:
         reason += ", which is " + ("too little to count" if mine - theirs <= rule.slack else "not beyond doubt")
     verdict = Verdict.FAIL if failed else Verdict.PASS
-    return Finding(rule.gate, verdict, f"{reason}.", theirs, mine, rule.unit, _at_most(tolerance), ratio)
+    return Finding(rule.gate, verdict, f"{reason}.", theirs, mine, rule.unit, _at_most(tolerance), ratio, tolerance)
 
 
 def judge_growth(gate: str, unit: str, new: float, base: float, limits: Limits) -> Finding:
@@ -93,8 +93,10 @@ def judge_growth(gate: str, unit: str, new: float, base: float, limits: Limits) 
     allowed, words = base * (1 + tolerance), _at_most(tolerance)
     grew = f"{gate} went from {amount(base, unit)} to {amount(new, unit)}"
     if new > allowed:
-        return Finding(gate, Verdict.FAIL, f"{grew}, allowed are {amount(allowed, unit)}.", base, new, unit, words)
-    return Finding(gate, Verdict.PASS, f"{grew}.", base, new, unit, words)
+        return Finding(
+            gate, Verdict.FAIL, f"{grew}, allowed are {amount(allowed, unit)}.", base, new, unit, words, None, tolerance
+        )
+    return Finding(gate, Verdict.PASS, f"{grew}.", base, new, unit, words, None, tolerance)
 
 
 def _at_most(tolerance: float) -> str:

@@ -1,6 +1,6 @@
 """`sweep`: quality, size and speed over sparsity, and where the knee is."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,9 @@ class Sweep:
         sparsity = None if self.knee is None else self.trials[self.knee].sparsity
         return {"knee": sparsity, "trials": [t.to_dict() for t in self.trials]}
 
-    def save(self, path: Path) -> None:
-        """Write JSON. Raises `UsageError` where that cannot be."""
-        write_json(path, self.to_dict())
+    def save(self, path: Path, model: Mapping[str, str] | None = None) -> None:
+        """Write JSON; `model` says of which file it is. Raises `UsageError` where that cannot be."""
+        write_json(path, {"model": None if model is None else dict(model), **self.to_dict()})
 
 
 def sweep(trials: Trials, sparsities: Sequence[float], tell: Callable[[Trial], None] = lambda trial: None) -> Sweep:

@@ -12,13 +12,14 @@ from recprune_export.training.evaluate import BATCH_SIZE, Predict, positions
 from recprune_export.training.metrics import TOP
 
 RESAMPLES = 400
+AT_ONCE = 1 << 24  # counts of rows that are in memory at a time
 
 
 @dataclass(frozen=True)
 class Change:
     """A metric of two models on the same rows, more is better, and the 95 % interval of `after` - `before`.
 
-    `error` is the standard error of `after` itself: that of other rows of the same kind.
+    `error` is the standard error of `after` itself: that of other rows of the same kind. `rows` is how many there were.
     """
 
     metric: str
@@ -27,6 +28,7 @@ class Change:
     low: float
     high: float
     error: float
+    rows: int = 0
 
     @property
     def change(self) -> float:
@@ -35,17 +37,21 @@ class Change:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        interval, error = [self.low, self.high], self.error
         return {
-            "metric": self.metric, "before": self.before, "after": self.after, "interval": interval, "error": error
-        }  # fmt: skip
+            "metric": self.metric,
+            "before": self.before,
+            "after": self.after,
+            "interval": [self.low, self.high],
+            "error": self.error,
+            "rows": self.rows,
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Change":
         """Read what `to_dict` wrote."""
         low, high = values["interval"]
-        numbers = (values["before"], values["after"], low, high, values["error"])
-        return cls(str(values["metric"]), *map(float, numbers))
+        before, after, low, high, error = map(float, (values["before"], values["after"], low, high, values["error"]))
+        return cls(str(values["metric"]), before, after, low, high, error, int(values.get("rows", 0)))
 
 
 def paired_change(before: Predict, after: Predict, rows: Rows, seed: int = 0) -> Change:
@@ -55,7 +61,6 @@ def paired_change(before: Predict, after: Predict, rows: Rows, seed: int = 0) ->
     both find hard cancels.
     """
     rng = np.random.default_rng(seed)
-    counts = rng.multinomial(len(rows), np.full(len(rows), 1.0 / len(rows)), size=RESAMPLES)
     whole = np.ones((1, len(rows)), dtype=np.int64)
     if NEXT_ITEM in rows.labels:
         name, measures = f"ndcg@{TOP}", [_mean_gain(model, rows) for model in (before, after)]
@@ -63,9 +68,22 @@ def paired_change(before: Predict, after: Predict, rows: Rows, seed: int = 0) ->
         name = "auc" if len(rows.labels) == 1 else "mean auc"
         measures = [_mean_area(model, rows) for model in (before, after)]
     first, second = (float(measure(whole)[0]) for measure in measures)
-    one, other = (measure(counts) for measure in measures)
+    drawn: list[tuple[np.ndarray, ...]] = []
+    for size in _parts(RESAMPLES, max(1, AT_ONCE // len(rows))):
+        counts = rng.multinomial(len(rows), np.full(len(rows), 1.0 / len(rows)), size=size)
+        drawn.append(tuple(measure(counts) for measure in measures))
+    one, other = (np.concatenate(found) for found in zip(*drawn, strict=True))
     low, high = np.percentile(other - one, (2.5, 97.5))
-    return Change(name, first, second, float(low), float(high), float(other.std()))
+    return Change(name, first, second, float(low), float(high), float(other.std()), len(rows))
+
+
+def _parts(count: int, most: int) -> list[int]:
+    """Divide `count` into parts of at most `most`.
+
+    >>> _parts(10, 4)
+    [4, 4, 2]
+    """
+    return [min(most, count - start) for start in range(0, count, most)]
 
 
 _Measure = Callable[[np.ndarray], np.ndarray]  # how often each row counts, [resamples, rows] -> metric [resamples]

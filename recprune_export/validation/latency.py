@@ -12,9 +12,11 @@ import numpy as np
 from recprune_export.progress import bar
 from recprune_export.validation.requests import Request
 from recprune_export.validation.statistics import (
+    DISTRIBUTION,
     Estimate,
     Outliers,
     Percentiles,
+    distribution,
     outliers,
     percentile_intervals,
     percentiles,
@@ -79,6 +81,7 @@ class LatencyReport:
         last = self.contestants[-1]
         return {
             "threads": self.threads,
+            "percents": list(DISTRIBUTION),
             "rounds": {str(batch): len(of[last]) for batch, of in self.samples.items()},
             "milliseconds": {
                 str(batch): {name: self._summary(batch, name) for name in self.contestants} for batch in self.samples
@@ -97,6 +100,7 @@ class LatencyReport:
         return {
             **asdict(self.percentiles(batch, name)),
             "intervals": intervals,
+            "distribution": distribution(self.samples[batch][name]),
             "outliers": {**asdict(outside), "largest": [list(pair) for pair in outside.largest]},
         }
 

@@ -27,6 +27,14 @@ def test_both_metrics_are_the_areas_of_torchmetrics(digits: int) -> None:
     assert change.low < change.change < change.high < 0.0
 
 
+def test_rows_that_do_not_fit_in_memory_at_once_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = paired_change(model(0.3), model(0.4), DATA)
+    monkeypatch.setattr("recprune_export.training.change.AT_ONCE", 70 * ROWS)
+    assert paired_change(model(0.3), model(0.4), DATA) == whole
+    assert whole.rows == ROWS
+    assert Change.from_dict(whole.to_dict()) == whole
+
+
 def test_a_model_does_not_differ_from_itself() -> None:
     change = paired_change(model(0.3), model(0.3), DATA)
     assert (change.change, change.low, change.high) == (0.0, 0.0, 0.0)

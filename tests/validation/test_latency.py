@@ -76,6 +76,6 @@ def test_the_report_is_plain_json() -> None:
     values = json.loads(json.dumps(report(0, 1.5).to_dict()))
     assert values["threads"] == 1
     of = values["milliseconds"]["8"]["a"]
-    assert set(of) == {"p50", "p95", "p99", "intervals", "outliers"}
+    assert set(of) == {"p50", "p95", "p99", "intervals", "distribution", "outliers"}
     assert all(of["intervals"][p][0] <= of[p] <= of["intervals"][p][1] for p in ("p50", "p95", "p99"))
     assert set(values["ratios"]["8"]) == {"a / b"}

@@ -1,0 +1,33 @@
+"""What a bundle says about itself, as a page for people."""
+
+import webbrowser
+from pathlib import Path
+
+import click
+
+from recprune_export.cli.group import main
+from recprune_export.cli.options import FILE
+
+
+@main.command()
+@click.argument("bundle", type=FILE)
+@click.option("-o", "--output", type=FILE, metavar="HTML", help="[default: BUNDLE.report.html]")
+@click.option(
+    "--sweep",
+    type=FILE,
+    metavar="DIR",
+    help="Results of `sweep` for the Pareto curve.  [default: what lies beside the bundle, of the same model]",
+)
+@click.option("--open", "show", is_flag=True, help="Open the page in a browser.")
+def report(bundle: Path, output: Path | None, sweep: Path | None, show: bool) -> None:
+    """Write a page about BUNDLE: size, speed, quality, widths, parity, how to call it. Needs neither PyTorch nor a network.
+
+    The bundle holds such a page already, report.html; this one knows a sweep as well.
+    """
+    from recprune_export.report.bundle import report_on
+    from recprune_export.report.files import page_beside, write_page
+
+    path = write_page(report_on(bundle, sweep), output or page_beside(bundle), (bundle,))
+    click.echo(f"Report: {path}")
+    if show and not webbrowser.open(path.as_uri()):
+        click.echo("Note: no browser was found here, open the file yourself.", err=True)

@@ -1,0 +1,38 @@
+"""Where a page is written."""
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from recprune_export.errors import UsageError
+
+
+def page_beside(bundle: Path) -> Path:
+    """Return where the page about a bundle goes where the user does not say: beside it.
+
+    >>> page_beside(Path("artifacts/ctr")).name
+    'ctr.report.html'
+    """
+    bundle = bundle.resolve()
+    return bundle.with_name(f"{bundle.name}.report.html")
+
+
+def write_page(page: str, path: Path, bundles: Sequence[Path]) -> Path:
+    """Write a page to `path`, whole or not at all; return the absolute path.
+
+    Raises `UsageError` where it cannot be written, or would lie in one of `bundles`, whose files are what their manifests list.
+    """
+    path = path.resolve()
+    inside = next((bundle for bundle in bundles if path.is_relative_to(bundle.resolve())), None)
+    if inside is not None:
+        raise UsageError(f"{path} lies in the bundle {inside}, whose files are checked: write the report elsewhere.")
+    scratch = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(page, encoding="utf-8")
+        scratch.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+        raise UsageError(f"The report cannot be written to {path}: {error.strerror}.") from error
+    return path

@@ -1,0 +1,57 @@
+"""Distributions of latency, one above the other on the same logarithmic axis."""
+
+from collections.abc import Mapping, Sequence
+
+from markupsafe import Markup
+
+from recprune_export.report.numbers import milliseconds
+from recprune_export.report.scales import Scale, logarithmic
+from recprune_export.report.svg import WIDTH, Drawing
+
+LEFT, RIGHT = 4.0, WIDTH - 12.0
+ROW, AXIS = 42.0, 40.0
+# Percentiles from and to, and the height of the bar over them.
+BARS = ((1, 99, 2.0), (5, 95, 6.0), (25, 75, 14.0))
+
+
+def draw_strips(
+    name: str, title: str, distributions: Mapping[str, Mapping[int, float]], highlighted: Sequence[str]
+) -> Markup:
+    """Draw a strip for each contestant: `distributions[contestant][percent]` is a time in ms.
+
+    A strip is a thin line from the 1st to the 99th percentile, a bar from the 5th to the 95th, a thick one over the middle half
+    and a mark at the median, as far as these are known.
+    """
+    said = "; ".join(f"{who}: median {milliseconds(of[50])} ms" for who, of in distributions.items() if 50 in of)
+    height = ROW * len(distributions) + AXIS
+    drawing = Drawing(name, title, said, height)
+    shown = [ms for of in distributions.values() for percent, ms in of.items() if 1 <= percent <= 99]
+    scale = logarithmic(shown, LEFT, RIGHT)
+    _axis(drawing, scale, height - AXIS)
+    for number, (who, of) in enumerate(distributions.items()):
+        _strip(drawing, scale, ROW * number, who, of, "strong" if who in highlighted else "plain")
+    return drawing.markup()
+
+
+def _strip(drawing: Drawing, scale: Scale, top: float, who: str, of: Mapping[int, float], kind: str) -> None:
+    drawing.text(LEFT, top + 14, who, "label strong-label" if kind == "strong" else "label")
+    middle = top + 29
+    for low, high, height in BARS:
+        if low in of and high in of:
+            left, right = scale(of[low]), scale(of[high])
+            drawing.bar(left, middle - height / 2, right - left, height, kind)
+    if 50 in of:
+        drawing.text(RIGHT, top + 14, f"{milliseconds(of[50])} ms", "value", "end")
+        drawing.bar(scale(of[50]) - 1.25, middle - 8.5, 2.5, 17, f"{kind}-median")
+    for percent in (95, 99):
+        if percent in of and 25 not in of:
+            drawing.dot(scale(of[percent]), middle, 3.0, kind)
+
+
+def _axis(drawing: Drawing, scale: Scale, y: float) -> None:
+    marks = scale.marks()
+    for mark in marks:
+        drawing.line(scale(mark), 18, scale(mark), y + 4, "grid")
+        drawing.mark(scale(mark), y + 19, f"{mark:g}")
+    drawing.line(LEFT, y + 4, RIGHT, y + 4, "axis")
+    drawing.text(RIGHT, y + 35, "milliseconds, logarithmic", "mark", "end")

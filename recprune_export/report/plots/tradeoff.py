@@ -1,0 +1,86 @@
+"""The Pareto curve: quality against something that should be small, or large, at several sparsities."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from recprune_export.report.numbers import signed, significant
+from recprune_export.report.scales import Scale, linear
+from recprune_export.report.svg import WIDTH, Drawing
+
+LEFT, RIGHT, TOP, BOTTOM, HEIGHT = 62.0, WIDTH - 14.0, 34.0, 216.0, 262.0
+
+
+@dataclass(frozen=True)
+class Point:
+    """`cost` along the horizontal axis; the change of quality with its interval; `own` marks the bundle itself,
+    which has no label in the picture."""
+
+    name: str
+    cost: float
+    change: float
+    low: float
+    high: float
+    own: bool = False
+
+
+def draw_tradeoff(
+    name: str, title: str, points: Sequence[Point], *, across: str, up: str, less_is_better: bool
+) -> Markup:
+    """Draw the points with their intervals; the line joins those that no other point of the sweep beats in both respects."""
+    said = "; ".join(
+        f"{p.name}: {across} {significant(p.cost)}, change {signed(p.change)} ({signed(p.low)} to {signed(p.high)})"
+        for p in points
+    )
+    drawing = Drawing(name, title, said, HEIGHT)
+    x = linear((p.cost for p in points), LEFT, RIGHT)
+    y = linear([0.0, *(v for p in points for v in (p.low, p.high))], BOTTOM, TOP, margin=0.12)
+    _axes(drawing, x, y, across, up)
+    best = front([p for p in points if not p.own], less_is_better)
+    drawing.path([(x(p.cost), y(p.change)) for p in best], "front")
+    for point in points:
+        at = x(point.cost)
+        drawing.line(at, y(point.low), at, y(point.high), "own-error" if point.own else "error")
+        if point.own:
+            drawing.diamond(at, y(point.change), 6.5, "own")
+        else:
+            drawing.dot(at, y(point.change), 4.5, "strong" if point in best else "hollow")
+    for point, side in _labelled(points, x):
+        drawing.text(x(point.cost), y(point.high) - 6 if side > 0 else y(point.low) + 15, point.name, "mark", "middle")
+    return drawing.markup()
+
+
+def front(points: Sequence[Point], less_is_better: bool) -> list[Point]:
+    """Return the points that no other one beats in cost and change, in the order of their cost.
+
+    >>> a, b, c = Point("a", 1.0, -0.3, 0, 0), Point("b", 2.0, -0.1, 0, 0), Point("c", 3.0, -0.2, 0, 0)
+    >>> [p.name for p in front([c, b, a], less_is_better=True)]
+    ['a', 'b']
+    """
+    found: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.cost if less_is_better else -p.cost, -p.change)):
+        if not found or point.change > found[-1].change:
+            found.append(point)
+    return sorted(found, key=lambda p: p.cost)
+
+
+def _labelled(points: Sequence[Point], x: Scale) -> list[tuple[Point, int]]:
+    """Labels stand above and below by turns where they would meet."""
+    placed: list[tuple[Point, int]] = []
+    for point in sorted((p for p in points if not p.own), key=lambda p: p.cost):
+        near = placed and abs(x(placed[-1][0].cost) - x(point.cost)) < 34
+        placed.append((point, -placed[-1][1] if near else 1))
+    return placed
+
+
+def _axes(drawing: Drawing, x: Scale, y: Scale, across: str, up: str) -> None:
+    for mark in y.marks():
+        drawing.line(LEFT, y(mark), RIGHT, y(mark), "zero" if mark == 0 else "grid")
+        drawing.text(LEFT - 6, y(mark) + 4, signed(mark, "+g") if mark else "0", "mark", "end")
+    for mark in x.marks():
+        drawing.line(x(mark), BOTTOM, x(mark), BOTTOM + 4, "axis")
+        drawing.mark(x(mark), BOTTOM + 18, f"{mark:g}")
+    drawing.line(LEFT, BOTTOM, RIGHT, BOTTOM, "axis")
+    drawing.text(2, 14, up, "mark")
+    drawing.text(RIGHT, BOTTOM + 38, across, "mark", "end")

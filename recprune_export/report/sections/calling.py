@@ -1,0 +1,40 @@
+"""How to call it."""
+
+from typing import Any
+
+from recprune_export.bundle.manifest import ENCODING, Manifest
+from recprune_export.bundle.readme import calling_code, ids_in_words
+from recprune_export.onnx.session import DEFAULT_OPTIONS, SessionOptions
+from recprune_export.report.page import Cell, Section, Table, named
+
+LISTED = 250
+
+
+def calling_section(manifest: Manifest, *, encoded: bool) -> Section:
+    """Return a program that calls the model, and what goes in and comes out; `encoded`: the bundle ships its encoding."""
+    options = manifest.session.get("options")
+    session = SessionOptions.from_dict(options) if options else DEFAULT_OPTIONS
+    inputs, outputs = manifest.signature["inputs"], manifest.signature["outputs"]
+    rows = [("input", tensor) for tensor in inputs] + [("output", tensor) for tensor in outputs]
+    listed = "" if len(rows) <= LISTED else f", the first {LISTED} of {len(rows):,}; all are in manifest.json"
+    table = Table(
+        f"What goes in and comes out{listed}",
+        ("name", "", "dtype", "shape", "ids"),
+        tuple(_row(kind, tensor) for kind, tensor in rows[:LISTED]),
+        frozenset(range(5)),
+    )
+    after = ["The batch may have any size."]
+    shared = [tensor["name"] for tensor in inputs if tensor.get("shared")]
+    if shared:
+        after.append(f"One row of {', '.join(shared)} stands for all candidates of a request.")
+    if encoded:
+        after.append(f"{ENCODING} turns raw values into these inputs.")
+    said = (f"The model needs ONNX Runtime and nothing else; it uses operator set {manifest.opset}.",)
+    return Section(
+        "calling", "How to call it", said, tables=(table,), code=calling_code(session), after=(" ".join(after),)
+    )
+
+
+def _row(kind: str, tensor: dict[str, Any]) -> tuple[Cell, ...]:
+    shape = ", ".join(str(size) for size in tensor["shape"])
+    return named(tensor["name"]), kind, tensor["dtype"], f"({shape})", ids_in_words(tensor.get("ids", ()))

@@ -1,0 +1,71 @@
+"""How small: parameters, operations and bytes, counted in the ONNX files."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from recprune_export.bundle.manifest import Manifest
+from recprune_export.report.numbers import MINUS, percent, size, times, whole
+from recprune_export.report.page import Headline, Section, Table
+
+PARTS = (("tables", "Embedding tables"), ("rest", "Everything else"))
+
+
+def size_section(manifest: Manifest) -> Section | None:
+    """Return the counts of both files beside each other."""
+    dense, pruned = manifest.counts["dense"], manifest.counts["pruned"]
+    if not (dense and pruned):
+        return None
+    rows = [
+        (
+            f"{said}, parameters",
+            whole(dense[part]["parameters"]),
+            whole(pruned[part]["parameters"]),
+            _change(dense[part]["parameters"], pruned[part]["parameters"]),
+        )
+        for part, said in PARTS
+    ]
+    before, after = (sum(of[part]["nonzero"] for part, _ in PARTS) for of in (dense, pruned))
+    rows.append(("Parameters that are not zero", whole(before), whole(after), _change(before, after)))
+    for key, said in (("operations", "Multiply-adds for one row"), ("nodes", "Nodes of the graph")):
+        rows.append((said, whole(dense[key]), whole(pruned[key]), _change(dense[key], pruned[key])))
+    rows.append(("File size", size(dense["bytes"]), size(pruned["bytes"]), _change(dense["bytes"], pruned["bytes"])))
+    headings = ("", "dense", "pruned", "change")
+    return Section(
+        "size",
+        "Size",
+        (f"The sparsity asked for was {_asked(manifest.settings)}.",) if "sparsity" in manifest.settings else (),
+        tables=(Table("Counted in the two ONNX files", headings, tuple(rows)),),
+    )
+
+
+def size_headline(manifest: Manifest) -> Headline | None:
+    """Return how many times smaller the file is."""
+    dense, pruned = manifest.counts["dense"], manifest.counts["pruned"]
+    if not (dense and pruned):
+        return None
+    before, after = (sum(of[part]["nonzero"] for part, _ in PARTS) for of in (dense, pruned))
+    ratio = dense["bytes"] / pruned["bytes"]
+    return Headline(
+        "smaller" if ratio >= 1 else "as small",
+        times(ratio),
+        (
+            f"The ONNX file has {size(pruned['bytes'])} instead of {size(dense['bytes'])}.",
+            f"Of the parameters that are not zero {whole(after)} of {whole(before)} stay ({_change(before, after)}).",
+            "Counted in the files, so there is no interval.",
+        ),
+    )
+
+
+def _change(before: float, after: float) -> str:
+    if not before:
+        return ""
+    share = after / before - 1.0
+    return percent(share) if share < 0 else f"+{percent(share)}" if share else "0 %"
+
+
+def _asked(settings: Mapping[str, Any]) -> str:
+    asked = f"{settings['sparsity']:g}"
+    for key, said in (("embedding_sparsity", "tables"), ("hidden_sparsity", "everything else")):
+        if settings.get(key) is not None:
+            asked += f", {settings[key]:g} for the {said}"
+    return asked.replace("-", MINUS)

@@ -1,0 +1,139 @@
+"""Manifests as the main job writes them, made without running it, and one whose every name is hostile."""
+
+from typing import Any
+
+import numpy as np
+
+from recprune_export.bundle.manifest import Manifest
+from recprune_export.validation.contestants import DENSE_ONNX, DENSE_TORCH, PRUNED_ONNX, PRUNED_TORCH
+from recprune_export.validation.latency import LatencyReport
+from tests.bundle import samples
+
+HOSTILE = "</title></style><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7*7 }}\u202e\x00"
+TIMES = {DENSE_TORCH: 3.0, PRUNED_TORCH: 2.0, DENSE_ONNX: 1.5, PRUNED_ONNX: 0.7}
+
+
+def latency(batches: tuple[int, ...] = (1, 32, 256, 1024)) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    taken = {
+        batch: {name: ms * (1 + batch / 100) * rng.lognormal(0, 0.1, 60) for name, ms in TIMES.items()}
+        for batch in batches
+    }
+    footprint = {"load": 5.0, "first_request": 2.0, "memory": 1e7, "peak": 2e7}
+    return {
+        **LatencyReport(taken, threads=1).to_dict(),
+        "footprint": {"batch": 1024, "processes": {}, DENSE_ONNX: footprint, PRUNED_ONNX: footprint},
+    }
+
+
+def counts(tables: int, rest: int, size: int) -> dict[str, Any]:
+    return {
+        "tables": {"parameters": tables, "nonzero": tables - 7},
+        "rest": {"parameters": rest, "nonzero": rest},
+        "operations": rest + 11,
+        "nodes": 35,
+        "bytes": size,
+    }
+
+
+def full(name: str = "ctr", groups: int = 3, **changes: Any) -> Manifest:
+    """With data; `name` is also that of whatever else has one, `groups` how many there are of each kind, and much else."""
+    widths = [
+        {"group": f"{name}.{kind}.{n}", "kind": kind, "width": 32 + n % 5, "kept": 8}
+        for kind in ("embedding", "hidden")
+        for n in range(groups)
+    ]
+    frozen = [
+        {
+            "tensor": f"{name}.{n}",
+            "axis": 0,
+            "count": 3,
+            "reason": f"{name} keeps {n % 7}",
+            "source": f'"/a/{name}", line {n}',
+        }
+        for n in range(groups)
+    ]
+    inputs = [
+        {"name": f"{name}{n}", "dtype": "int64", "shape": ["batch", 2], "ids": [[0, 9], None], "observed": None}
+        for n in range(groups)
+    ]
+    errors = [
+        {
+            "name": f"{name}{n}",
+            "dtype": "float32",
+            "max_absolute": 1.9e-6,
+            "max_relative": 4e-7,
+            "worst": name,
+            "not_finite": n,
+        }
+        for n in range(groups)
+    ]
+    values: dict[str, Any] = {
+        "name": name,
+        "signature": {"inputs": inputs, "outputs": [{"name": name, "dtype": "float32", "shape": ["batch"]}]},
+        "counts": {"dense": counts(62_048, 88_545, 607_878), "pruned": counts(19_390, 26_911, 191_322)},
+        "metrics": {"dense": {"auc": 0.64909, "logloss": 0.58569}, "pruned": {"auc": 0.64822, "logloss": 0.58474}},
+        "change": {
+            "metric": "auc", "before": 0.64909, "after": 0.64822, "interval": [-0.0042, 0.0024], "error": 0.01, "rows": 812,
+        },
+        "latency": latency(),
+        "parity": {
+            "outputs": errors, "rows": 779, "requests": ["test rows", name], "tolerances": {"absolute": 1e-5, "relative": 1e-5},
+        },
+        "plan": {
+            "score": name,
+            "fields": {"removed": [name], "importance": {name: 1e-4}},
+            "groups": widths,
+            "frozen": frozen,
+            "soundness": {"error": 3.6e-16, "tolerance": 1e-9, "batches": [1, 6]},
+            "rows": None,
+        },
+        "settings": {
+            "sparsity": 0.7, "seed": 3, "model": name, "data": name, "command": [name, "--data", name],
+            "model_file": {"path": name, "sha256": "a" * 64},
+        },
+        "environment": {"cpu": name, "cores": 2, "system": name, "python": "3.11", "packages": {"numpy": "2.4.6", name: name}},
+        "notes": [name],
+    }  # fmt: skip
+    return samples.manifest(**{**values, **changes})
+
+
+def bare() -> Manifest:
+    """States nothing that it need not."""
+    return samples.manifest()
+
+
+def without_data() -> Manifest:
+    settings = {**full().settings, "data": None}
+    return full(metrics={"dense": {}, "pruned": {}}, change={}, settings=settings)
+
+
+def before_distributions() -> Manifest:
+    """Latency as older bundles state it."""
+    old = latency()
+    del old["percents"]
+    for of in old["milliseconds"].values():
+        for values in of.values():
+            del values["distribution"]
+    return full(latency=old)
+
+
+def sweep() -> dict[str, Any]:
+    trials = [
+        {
+            "sparsity": sparsity,
+            "seed": 0,
+            "metric": "auc",
+            "before": 0.70,
+            "after": 0.70 - drop,
+            "interval": [-drop - 0.002, -drop + 0.002],
+            "error": 0.01,
+            "artifact": {"bytes": size, "speedup": {"1": [1.1, 1.0, 1.2], "256": [gain, gain - 0.1, gain + 0.1]}},
+        }
+        for sparsity, drop, size, gain in (
+            (0.5, 0.0005, 300_000, 1.5),
+            (0.7, 0.001, 190_000, 2.2),
+            (0.9, 0.01, 80_000, 3.3),
+        )
+    ]
+    return {"model": {"path": "model.pt", "sha256": "a" * 64}, "knee": 0.7, "trials": trials}

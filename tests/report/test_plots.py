@@ -1,0 +1,64 @@
+"""Pictures put values where they belong, and names as text."""
+
+from itertools import pairwise
+
+import pytest
+
+from recprune_export.report.plots.ratios import Ratio, draw_ratios
+from recprune_export.report.plots.strips import draw_strips
+from recprune_export.report.plots.widths import Width, draw_widths
+from recprune_export.report.svg import WIDTH
+from tests.report.pages import Element, read
+from tests.report.samples import HOSTILE
+
+PERCENTS = (0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 100)
+
+
+def drawn(picture: str) -> Element:
+    (svg,) = read(picture).all("svg")
+    return svg
+
+
+def number(element: Element, name: str) -> float:
+    return float(element.attributes[name])
+
+
+def test_a_bar_is_as_long_as_its_width() -> None:
+    svg = drawn(draw_widths("w", "Widths", [Width("a", 64, 16), Width("b", 32, 32)]))
+    bars = svg.all("rect")
+    tracks = [number(bar, "width") for bar in bars if bar.attributes["class"] == "track"]
+    filled = [number(bar, "width") for bar in bars if bar.attributes["class"] == "strong"]
+    assert tracks[0] == pytest.approx(2 * tracks[1], abs=0.2)
+    assert filled == pytest.approx([tracks[0] / 4, tracks[1]], abs=0.2)
+
+
+def test_a_slower_contestant_lies_further_right_and_inner_bars_lie_within_outer_ones() -> None:
+    fast = {p: 1.0 + p / 100 for p in PERCENTS}
+    svg = drawn(draw_strips("l", "Latency", {"slow": {p: 3 * v for p, v in fast.items()}, "fast": fast}, ("fast",)))
+    by_kind = {kind: [b for b in svg.all("rect") if b.attributes["class"] == kind] for kind in ("plain", "strong")}
+    for bars in by_kind.values():
+        spans = [(number(b, "x"), number(b, "x") + number(b, "width")) for b in bars]
+        assert len(spans) == 3
+        assert all(o[0] <= i[0] and i[1] <= o[1] + 0.11 for o, i in pairwise(spans))
+    assert all(number(s, "x") > number(f, "x") for s, f in zip(by_kind["plain"], by_kind["strong"], strict=True))
+
+
+def test_what_grew_lies_right_of_zero_and_an_outlier_stays_in_the_picture() -> None:
+    ratios = [Ratio("more", 0.1, "fail", 0.08, 0.12, 0.05), Ratio("less", -0.1, "pass"), Ratio("huge", 50.0, "fail")]
+    svg = drawn(draw_ratios("r", "Growth", ratios, "NEW more than BASE"))
+    more, less, huge = (number(dot, "cx") for dot in svg.all("circle"))
+    (zero,) = (number(line, "x1") for line in svg.all("line") if line.attributes["class"] == "zero")
+    assert less < zero < more < huge <= WIDTH
+    (limit,) = (number(bar, "x") for bar in svg.all("rect") if bar.attributes["class"] == "limit")
+    assert zero < limit < more
+
+
+def test_names_are_text() -> None:
+    for picture in (
+        draw_widths("w", HOSTILE, [Width(HOSTILE, 4, 2)]),
+        draw_ratios("r", HOSTILE, [Ratio(HOSTILE, 0.1, "pass")], HOSTILE),
+        draw_strips("s", HOSTILE, {HOSTILE: dict.fromkeys(PERCENTS, 1.0)}, ()),
+    ):
+        svg = drawn(picture.replace("\0", ""))
+        assert {e.tag for e in svg.walk()} <= {"svg", "title", "desc", "text", "rect", "line", "circle"}
+        assert svg.all("title")[0].text == HOSTILE.replace("\0", "")
