@@ -227,7 +227,8 @@ def _steady(walk: Walk, row: Sequence[Side | None], operands: Sequence[Labels], 
     return result
 
 
-def _binary(walk: Walk, node: fx.Node, zero_if: str) -> Described:
+def of_two_tensors(walk: Walk, node: fx.Node, zero_if: str) -> Described:
+    """`f(x, y)`: index i of both goes together; the result is zero where "any", "all", the "first" or "never" one is."""
     operands = _tensor_arguments(walk, node.args[:2])
     if len(operands) == 1:
         return of_one_tensor(walk, node)
@@ -241,7 +242,7 @@ def add(walk: Walk, node: fx.Node) -> Described:
         for one, other in (node.args[:2], node.args[1::-1]):
             if isinstance(other, fx.Node) and _alike(other.meta["val"], node.meta["val"]):
                 walk.goes_without(node, one)
-    return _binary(walk, node, "all")
+    return of_two_tensors(walk, node, "all")
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:
@@ -251,19 +252,19 @@ def _alike(one: Tensor, other: Tensor) -> bool:
 @rule(*_ZERO_IF_ANY_IS)
 def multiply(walk: Walk, node: fx.Node) -> Described:
     """`x * y`: index i of both goes together; the product is zero where one is."""
-    return _binary(walk, node, "any")
+    return of_two_tensors(walk, node, "any")
 
 
 @rule(*_ZERO_IF_FIRST_IS)
 def divide(walk: Walk, node: fx.Node) -> Described:
     """`x / y`: zero where x is."""
-    return _binary(walk, node, "first")
+    return of_two_tensors(walk, node, "first")
 
 
 @rule(*_NEVER_ZERO)
 def compare(walk: Walk, node: fx.Node) -> Described:
     """`x == y`: two zeros are equal, so nothing is known to be zero."""
-    return _binary(walk, node, "never")
+    return of_two_tensors(walk, node, "never")
 
 
 @rule(aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf, aten.where.Scalar)
