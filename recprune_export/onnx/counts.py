@@ -132,7 +132,8 @@ def valid_ids(model: onnx.ModelProto) -> int:
 
 
 def _parts(model: onnx.ModelProto, array: Callable[[onnx.TensorProto], np.ndarray]) -> Parts:
-    looked_up, added, quantised = _looked_up(model.graph), _added(model.graph), fewer_bits(model.graph)
+    looked_up, quantised = _looked_up(model.graph), fewer_bits(model.graph)
+    added = _added(model.graph, quantised)
     parts: dict[bool, list[int]] = {True: [0, 0], False: [0, 0]}
     for name, tensor in _weights(model.graph, quantised):
         size = prod(tensor.dims) * quantised.weights.get(name, 1)
@@ -194,9 +195,9 @@ def _looked_up(graph: onnx.GraphProto) -> set[str]:
     return found - depends
 
 
-def _added(graph: onnx.GraphProto) -> set[str]:
+def _added(graph: onnx.GraphProto, quantised: FewerBits) -> set[str]:
     """Names of what a linear layer adds to its product: the third operand of a Gemm or Conv, a sum with a MatMul."""
-    products = {node.output[0] for node in graph.node if node.op_type == "MatMul"}
+    products = {node.output[0] for node in graph.node if node.op_type == "MatMul"} | quantised.products
     found = {name for node in graph.node if node.op_type in ("Gemm", "Conv") for name in node.input[2:]}
     for node in graph.node:
         if node.op_type == "Add" and products.intersection(node.input):

@@ -11,15 +11,20 @@ _SCALES_OF = {"DequantizeLinear": (1, 2), "QuantizeLinear": (1, 2), "MatMulInteg
 _WEIGHT_OF = {"DequantizeLinear": (0,), "MatMulInteger": (1,), "QGemm": (3, 6), "MatMulIntegerToFloat": (1,), "Gather": (0,),
               "GatherBlockQuantized": (0,)}  # fmt: skip
 _INTEGERS = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT32}
+_PRODUCTS = {"MatMulInteger", "MatMulIntegerToFloat"}
 _THROUGH = {"Cast", "Sub", "BitwiseAnd", "BitShift", "Concat", "Slice"}
 
 
 @dataclass(frozen=True)
 class FewerBits:
-    """Names of initializers: `weights` with how many parameters each element holds, and `scales`, which hold none."""
+    """Names of initializers: `weights` with how many parameters each element holds, and `scales`, which hold none.
+
+    `products`: names of values that are products of integers, as floats.
+    """
 
     weights: Mapping[str, int]
     scales: frozenset[str]
+    products: frozenset[str]
 
 
 def fewer_bits(graph: onnx.GraphProto) -> FewerBits:
@@ -34,6 +39,7 @@ def fewer_bits(graph: onnx.GraphProto) -> FewerBits:
     weights: dict[str, int] = {}
     scales: set[str] = set()
     stored: set[str] = set()  # values that are integers of a weight, or the same as floats
+    products = {name for node in graph.node if node.op_type in _PRODUCTS for name in node.output}
     for node in graph.node:
         scales.update(node.input[i] for i in _SCALES_OF.get(node.op_type, ()) if i < len(node.input))
         for name in (node.input[i] for i in _WEIGHT_OF.get(node.op_type, ()) if i < len(node.input)):
@@ -44,10 +50,12 @@ def fewer_bits(graph: onnx.GraphProto) -> FewerBits:
                 stored.update(node.output)
         if node.op_type in _THROUGH and stored.intersection(node.input):
             stored.update(node.output)
+        if node.op_type in ("Cast", "Mul") and products.intersection(node.input):
+            products.update(node.output)
         if node.op_type == "Mul" and stored.intersection(node.input):
             for name in set(node.input) - stored:
                 scales.update(_initializers(name, tensors, makers))
-    return FewerBits(weights, frozenset(scales & tensors.keys()))
+    return FewerBits(weights, frozenset(scales & tensors.keys()), frozenset(products))
 
 
 def _is_weight(node: onnx.NodeProto, tensor: onnx.TensorProto) -> bool:

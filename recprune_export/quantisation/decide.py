@@ -1,6 +1,7 @@
 """Decide: for each linear layer the fastest form, for each table the fastest of those that are small enough."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from math import exp, log
 
 import onnx_ir as ir
@@ -23,14 +24,17 @@ from recprune_export.quantisation.plan import (
     Mode,
     QuantisationPlan,
 )
-from recprune_export.quantisation.timing import Speedups, Stopwatch, part_of
+from recprune_export.quantisation.timing import Stopwatch, Times, part_of
 from recprune_export.validation.requests import Request
 
 CLEARLY = 1.05  # times faster, over all batch sizes: what a layer has to be to change at all
+NOTICED = (
+    0.02  # of the time of a request: what layers that are slower at one batch size may cost it, and gain at others
+)
 # Times faster than static a dynamic layer has to be: its step is that of the whole request, so that the answer for one row
 # depends on the rows beside it.
 WORTH_DEPENDENCE = 1.1
-COARSE = 0.015  # of the root mean square of a table: the most that a scale for each dimension may put it off
+COARSE = 0.015  # of the numbers of a usual row: the most that a scale for each dimension may put a table off
 
 
 def decide(
@@ -48,52 +52,62 @@ def decide(
     ids = [table.lookups[0].inputs[1].name or "" for table in found.tables.values()]  # type: ignore[union-attr]
     wanted = ids if mode == "fp16" else [*operands, *ids]
     inside = {batch: observe(model, wanted, [request]) for batch, request in requests.items()}
-    chosen_layers = []
+    timed = []
     for name, layer in () if mode == "fp16" else found.layers.items():
         advance(name)
-        chosen_layers.append(_layer(model, name, layer, inside, stopwatch))
+        timed.append(_layer(model, name, layer, inside, stopwatch))
+    whole = stopwatch(model, "", (), {b: dict(r) for b, r in requests.items()})[PLAIN] if timed else {}
     chosen_tables = []
     for name, table in found.tables.items():
         advance(name)
         chosen_tables.append(_table(model, mode, table, inside, stopwatch))
     left = () if mode == "fp16" else _left(found, is_table=False)
     return QuantisationPlan(
-        mode, (*_none_in_the_red(chosen_layers), *left), (*chosen_tables, *_left(found, is_table=True))
+        mode, (*_none_in_the_red(timed, whole), *left), (*chosen_tables, *_left(found, is_table=True))
     )
 
 
-def _layer(model: ir.Model, name: str, layer: Linear, inside: Mapping[int, Arrays], stopwatch: Stopwatch) -> Choice:
+@dataclass(frozen=True)
+class _Timed:
+    """A choice for a layer, and by batch size the milliseconds that it takes more than in fp32."""
+
+    choice: Choice
+    more: Mapping[int, float]
+
+
+def _layer(model: ir.Model, name: str, layer: Linear, inside: Mapping[int, Arrays], stopwatch: Stopwatch) -> _Timed:
     part = part_of(model, layer.operand, end_of(layer))
-    measured = stopwatch(part, name, (STATIC, DYNAMIC), _given(inside, layer.operand))
-    static, dynamic = (overall(measured[form]) for form in (STATIC, DYNAMIC))
+    times = stopwatch(part, name, (STATIC, DYNAMIC), _given(inside, layer.operand))
+    static, dynamic = (overall(speedups(times, form)) for form in (STATIC, DYNAMIC))
     form, speedup = (DYNAMIC, dynamic) if dynamic > WORTH_DEPENDENCE * static else (STATIC, static)
     reason = f"{speedup:.2f} times as fast as in fp32; static {static:.2f}, dynamic {dynamic:.2f}"
+    measured, more = speedups(times, form), {batch: times[form][batch] - times[PLAIN][batch] for batch in inside}
+    choice = Choice(name, (layer.inputs, layer.outputs), form, reason, measured, layers.bytes_of(layer))
     if speedup < CLEARLY:
-        form, reason = PLAIN, f"not clearly faster in int8: static {static:.2f} times as fast, dynamic {dynamic:.2f}"
-    before, after = layers.bytes_of(layer)
-    sizes = (before, before if form == PLAIN else after)
-    times = measured[STATIC if form == PLAIN else form]
-    return Choice(name, (layer.inputs, layer.outputs), form, reason, times, sizes)
+        reason = f"not clearly faster in int8: static {static:.2f} times as fast, dynamic {dynamic:.2f}"
+        return _Timed(plain(choice, reason), more)
+    return _Timed(choice, more)
 
 
-def _none_in_the_red(choices: Sequence[Choice]) -> tuple[Choice, ...]:
-    """Leave out of each batch size the layers that lose most there, until all together are no slower.
+def _none_in_the_red(timed: Sequence[_Timed], whole: Mapping[int, float]) -> tuple[Choice, ...]:
+    """Leave out layers until all together cost no batch size more than `NOTICED` of the whole.
 
-    Sizes of layers stand for their times: a layer that is slower at batch 1 is small, and what it loses is little.
+    Of those that are slower at that size the first to go gains least at all sizes together, each against the whole.
     """
-    kept = {choice.name: choice for choice in choices}
-    for batch in {batch for choice in choices for batch in choice.speedups}:
+    kept = {each.choice.name: each for each in timed}
+
+    def gain(each: _Timed) -> tuple[float, str]:
+        return -sum(each.more[batch] / whole[batch] for batch in whole), each.choice.name
+
+    for batch, milliseconds in whole.items():
         while True:
-            quantised = [choice for choice in kept.values() if choice.is_quantised]
-            weights = [choice.shape[0] * choice.shape[1] for choice in quantised]
-            gain = sum(w * log(c.speedups[batch]) for w, c in zip(weights, quantised, strict=True))
-            if gain >= 0:
+            quantised = [each for each in kept.values() if each.choice.is_quantised]
+            if sum(each.more[batch] for each in quantised) <= NOTICED * milliseconds:
                 break
-            worst = min(quantised, key=lambda choice: (choice.speedups[batch], choice.name))
-            kept[worst.name] = plain(
-                worst, f"slower at batch {batch}: {worst.speedups[batch]:.2f} times as fast as in fp32"
-            )
-    return tuple(kept.values())
+            least = min((each for each in quantised if each.more[batch] > 0), key=gain)
+            reason = f"slower at batch {batch}: {least.choice.speedups[batch]:.2f} times as fast as in fp32"
+            kept[least.choice.name] = _Timed(plain(least.choice, reason), least.more)
+    return tuple(each.choice for each in kept.values())
 
 
 def _table(model: ir.Model, mode: Mode, table: Table, inside: Mapping[int, Arrays], stopwatch: Stopwatch) -> Choice:
@@ -105,7 +119,8 @@ def _table(model: ir.Model, mode: Mode, table: Table, inside: Mapping[int, Array
     lookup = table.lookups[0]
     ids = lookup.inputs[1]
     assert ids is not None
-    measured = stopwatch(part_of(model, ids, lookup.outputs[0]), table.name, forms, _given(inside, ids))
+    times = stopwatch(part_of(model, ids, lookup.outputs[0]), table.name, forms, _given(inside, ids))
+    measured = {form: speedups(times, form) for form in forms}
     form, reason = _best_table(table, measured)
     return Choice(table.name, table.shape, form, reason, measured[form], tables.bytes_of(table, form))
 
@@ -118,7 +133,7 @@ def _forms(mode: Mode, table: Table) -> list[str]:
     return [FOUR_BITS, FOUR_BITS_IN_BLOCKS] if tables.fits_blocks(table) else [FOUR_BITS]
 
 
-def _best_table(table: Table, measured: Speedups) -> tuple[str, str]:
+def _best_table(table: Table, measured: Mapping[str, Mapping[int, float]]) -> tuple[str, str]:
     speeds = {form: overall(times) for form, times in measured.items()}
     best = max(speeds, key=lambda form: speeds[form])
     said = ", ".join(f"{form} {speed:.2f}" for form, speed in speeds.items())
@@ -143,6 +158,11 @@ def plain(choice: Choice, reason: str) -> Choice:
 def _given(inside: Mapping[int, Arrays], value: ir.Value) -> dict[int, Arrays]:
     name = value.name or ""
     return {batch: {name: arrays[name]} for batch, arrays in inside.items()}
+
+
+def speedups(times: Times, form: str) -> dict[int, float]:
+    """Return how many times faster a form is than fp32, by batch size."""
+    return {batch: milliseconds / times[form][batch] for batch, milliseconds in times[PLAIN].items()}
 
 
 def overall(speedups: Mapping[int, float]) -> float:

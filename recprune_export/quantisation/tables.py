@@ -130,12 +130,16 @@ def fits_blocks(table: Table) -> bool:
 
 
 def error_by_dimension(table: Table) -> float:
-    """Return by how much a scale for each dimension puts a table off, as a fraction of the root mean square of its numbers."""
+    """Return by how much a scale for each dimension puts a table off, as a fraction of the numbers of a usual row.
+
+    Both are root mean squares, of all rows and of the median row that is not zero.
+    """
     array = table.array()
     integers, scales = by_dimension(array)
-    wrong = np.square(integers * scales - array, dtype=np.float64).mean()
-    size = np.square(array, dtype=np.float64).mean()
-    return float(np.sqrt(wrong / size)) if size else 0.0
+    wrong = np.square(integers * scales - array).mean(axis=1, dtype=np.float64)
+    sizes = np.square(array).mean(axis=1, dtype=np.float64)
+    usual = float(np.median(sizes[sizes > 0])) if sizes.any() else 0.0
+    return float(np.sqrt(wrong.mean() / usual)) if usual else 0.0
 
 
 def _known(lookup: ir.Node) -> tuple[int, ...]:

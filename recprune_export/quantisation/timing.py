@@ -1,4 +1,4 @@
-"""How many times faster a layer or a table is in another form: alone in a graph, the forms taking turns in one process."""
+"""How long a layer or a table takes in each form: alone in a graph, the forms taking turns in one process."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -17,13 +17,13 @@ from recprune_export.validation.seatings import typical_time
 SECONDS = 0.1  # for each layer and batch size
 FEWEST, MOST = 15, 300  # rounds
 
-Speedups = dict[str, dict[int, float]]  # form -> batch size -> times faster than fp32
+Times = dict[str, dict[int, float]]  # form -> batch size -> milliseconds
 
 
 class Stopwatch(Protocol):
-    """Measures the forms of one weight, of a graph that holds it and little else."""
+    """Measures a graph as it is, and with one weight in each of some forms."""
 
-    def __call__(self, part: ir.Model, name: str, forms: Sequence[str], requests: Mapping[int, Arrays]) -> Speedups: ...
+    def __call__(self, part: ir.Model, name: str, forms: Sequence[str], requests: Mapping[int, Arrays]) -> Times: ...
 
 
 def part_of(model: ir.Model, start: ir.Value, end: ir.Value) -> ir.Model:
@@ -33,27 +33,26 @@ def part_of(model: ir.Model, start: ir.Value, end: ir.Value) -> ir.Model:
     return ir.Model(graph, ir_version=model.ir_version)
 
 
-def take_times(part: ir.Model, name: str, forms: Sequence[str], requests: Mapping[int, Arrays]) -> Speedups:
-    """Return how many times faster the graph `part` is with the weight `name` in each of `forms`, by batch size.
+def take_times(part: ir.Model, name: str, forms: Sequence[str], requests: Mapping[int, Arrays]) -> Times:
+    """Return the milliseconds of the graph `part` in fp32 and with the weight `name` in each of `forms`, by batch size.
 
     `requests` hold what is given to it, by batch size; the rows of the largest are those a layer is calibrated with.
     """
     seen = requests[max(requests)]
     graphs = {PLAIN: part} | {form: quantised(part, {name: form}, seen) for form in forms}
     contestants = [_contestant(form, graph) for form, graph in graphs.items()]
-    found: Speedups = {form: {} for form in forms}
+    found: Times = {form: {} for form in graphs}
     rng = np.random.default_rng(0)
     for batch, request in requests.items():
-        times = take_turns(contestants, request, SECONDS, rng, FEWEST, MOST)
-        for form in forms:
-            found[form][batch] = typical_time(times[PLAIN]) / typical_time(times[form])
+        for form, times in take_turns(contestants, request, SECONDS, rng, FEWEST, MOST).items():
+            found[form][batch] = typical_time(times)
     return found
 
 
 def _contestant(form: str, graph: ir.Model) -> Contestant:
-    run, (given,) = session_in_memory(graph), graph.graph.inputs
+    run, names = session_in_memory(graph), [value.name or "" for value in graph.graph.inputs]
 
     def once(request: Request) -> object:
-        return run([request[given.name or ""]])
+        return run([request[name] for name in names])
 
     return Contestant(form, once)
