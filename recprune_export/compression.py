@@ -174,6 +174,7 @@ def compress_program(
             encoding=ENCODING in extra,
             ignored=pruned.plan.fields.removed,
             shared_rows=manifest.plan["rows"],
+            quantisation=manifest.quantisation,
         )
         pages = {"README.md": readme.encode(), REPORT: bundle_report(manifest, encoded=ENCODING in extra).encode()}
         write_bundle(target, {**files, **extra, **pages}, manifest)
