@@ -128,8 +128,8 @@ def _table(model: ir.Model, mode: Mode, table: Table, inside: Mapping[int, Array
 def _forms(mode: Mode, table: Table) -> list[str]:
     if mode == "fp16":
         return [HALF] if tables.fits_half(table) else []
-    if mode == "int8":
-        return [BY_ROW, BY_DIMENSION]
+    if mode == "int8" or tables.bytes_of(table, FOUR_BITS)[1] >= tables.bytes_of(table, BY_DIMENSION)[1]:
+        return [BY_ROW, BY_DIMENSION]  # with few dimensions the scales of rows outweigh the bits
     return [FOUR_BITS, FOUR_BITS_IN_BLOCKS] if tables.fits_blocks(table) else [FOUR_BITS]
 
 

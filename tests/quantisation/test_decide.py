@@ -83,9 +83,18 @@ def test_a_scale_for_each_dimension_only_where_it_is_near_enough() -> None:
     assert forms(plan("int8", favouring(BY_DIMENSION), model(even)))["table"] == BY_ROW
 
 
+def wide() -> ir.Model:
+    text = "g (int64[batch, 2] ids) => (float[batch, 2, 16] y) { y = Gather(table, ids) }"
+    return graph(text, table=floats(40, 16))
+
+
 def test_the_faster_form_of_int4_wins() -> None:
     for form in (FOUR_BITS, FOUR_BITS_IN_BLOCKS):
-        assert forms(plan("int4", favouring(form)))["table"] == form
+        assert forms(plan("int4", favouring(form), wide()))["table"] == form
+
+
+def test_int4_that_is_not_smaller_is_int8() -> None:
+    assert forms(plan("int4", favouring(BY_ROW)))["table"] == BY_ROW
 
 
 def test_the_same_times_give_the_same_plan() -> None:
