@@ -48,6 +48,8 @@ class FewerBits:
             found.append(f"Quantised less, for quality: {'; '.join(self.quantised.taken_back)}.")
         if self.quantised.plan.is_empty:
             found.append("Nothing was quantised: nothing would be faster or smaller without losing too much.")
+        elif any(spec.shared for spec in self.file.signature.inputs):
+            found.append("With shared inputs the quality on test rows is that of the file before it was quantised.")
         found += [
             f"At batch {batch} the quantised file takes {1 / ratio.estimate:.2f} times as long as in fp32."
             for batch, ratio in self.speedups.items()

@@ -148,7 +148,9 @@ def test_measured_on_this_machine_from_the_command_line(checkpoint: Path, clicks
 @pytest.mark.slow
 def test_inputs_that_are_shared(checkpoint: Path, clicks_file: Path, tmp_path: Path) -> None:
     settings = replace(QUICK, epochs=0, quantize="fp16", shared_inputs=("user",))
-    manifest = compress(checkpoint, target=tmp_path / "b", data=clicks_file, settings=settings).manifest
+    result = compress(checkpoint, target=tmp_path / "b", data=clicks_file, settings=settings)
+    manifest = result.manifest
+    assert any("before it was quantised" in note for note in result.notes)
     assert manifest.quantisation["loss"]["metric"] == "error of the answers"
     assert "fp16" in {table["form"] for table in manifest.quantisation["tables"]}
     assert verify(tmp_path / "b").rows == 16
