@@ -16,6 +16,7 @@ from recprune_export.bundle.write import check_target, write_bundle
 from recprune_export.channels.analysis import analyse
 from recprune_export.environment import environment
 from recprune_export.errors import ValidationFailed
+from recprune_export.fewer_bits import in_fewer_bits
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.profiling import profile_of
 from recprune_export.finetuning.task import (
@@ -106,8 +107,11 @@ def compress_program(
     with tempfile.TemporaryDirectory() as scratch:
         dense_file = export_onnx(program, Path(scratch) / "dense.onnx", rewrites=())
         pruned_file = export_pruned(pruned, settings, Path(scratch) / MODEL)
-        counts = {"dense": count(dense_file.path), "pruned": count(pruned_file.path)}
         parity = validate_parity(pruned.program, pruned_file, task, ids=bool(pruned.plan.rows))
+        requests = latency_requests(settings, task, pruned_file.signature)
+        fewer_bits = in_fewer_bits(pruned_file, task, settings, requests, Path(scratch) / "quantised")
+        pruned_file = pruned_file if fewer_bits is None else fewer_bits.file
+        counts = {"dense": count(dense_file.path), "pruned": count(pruned_file.path)}
         tested = pruned_file
         if settings.shared_inputs:  # rows of a test set share nothing; parity holds both files to the same program
             tested = export_onnx(pruned.program, Path(scratch) / "each_row.onnx")
@@ -119,7 +123,9 @@ def compress_program(
         footprints = cold_starts(dense_file, pruned_file, program.signature, settings)
         advice = advise(pruned_file, settings, task)
         gone = reduction(counts["dense"], counts["pruned"])
-        notes = (*because, *_notes(pruned, gone, parity, settings, task))
+        lessons = () if fewer_bits is None else fewer_bits.notes()
+        notes = (*because, *_notes(pruned, gone, parity, settings, task), *lessons)
+        tolerances = parity.tolerances if fewer_bits is None else fewer_bits.tolerances(parity.tolerances)
         manifest = Manifest(
             name=target.name,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -139,7 +145,7 @@ def compress_program(
                 "labels": list(task.objective.label_of.values()),
             },
             environment=environment(),
-            tolerances=parity.tolerances.to_dict(),
+            tolerances=tolerances.to_dict(),
             session=advice.to_dict(),
             rewrites=[each.to_dict() for each in pruned_file.rewrites],
             cost=roofline(
@@ -147,10 +153,15 @@ def compress_program(
             ).to_dict(),
             change={} if change is None else change.to_dict(),
             notes=notes,
+            quantisation={} if fewer_bits is None else fewer_bits.to_dict(),
         )
         golden = as_taken(task.requests(GOLDEN_ROWS, seed=2), pruned_file.signature)
         kept = (pruned_file, dense_file) if settings.keep_dense else (pruned_file,)
-        response = answer(pruned.program, in_full(golden, pruned_file.signature))
+        response = (
+            answer(pruned.program, in_full(golden, pruned_file.signature))
+            if fewer_bits is None
+            else fewer_bits.golden(golden)
+        )
         files = bundle_files(pruned.program, kept, pruned.plan, golden, response, Path(scratch))
         extra = dict(extra_files or {})
         profile = profile_of(task, program.signature)
@@ -163,6 +174,7 @@ def compress_program(
             encoding=ENCODING in extra,
             ignored=pruned.plan.fields.removed,
             shared_rows=manifest.plan["rows"],
+            quantisation=manifest.quantisation,
         )
         pages = {"README.md": readme.encode(), REPORT: bundle_report(manifest, encoded=ENCODING in extra).encode()}
         write_bundle(target, {**files, **extra, **pages}, manifest)

@@ -7,6 +7,8 @@ from typing import Any, Literal, Self
 from recprune_export.environment import cores
 from recprune_export.errors import UsageError
 
+QUANTIZE = ("none", "fp16", "int8", "int4")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -19,7 +21,9 @@ class Settings:
     by default it is larger in the rest than in tables (`pruning.budget`). `prune_fields` is how many whole fields go,
     before anything else; `prune_rows` the share of all rows of tables that is given up for shared ones, or "auto",
     after that. `steps` is the number of stages, each of which prunes a part and tunes what is left; `ema` the decay
-    of a moving average of the weights in tuning, `warm_up` the share of it in which the learning rate rises.
+    of a moving average of the weights in tuning, `warm_up` the share of it in which the learning rate rises. `quantize` says in how
+    few bits weights may be stored: fp16 tables; int8 tables and linear layers; or int4 tables and int8 layers. It may take
+    `max_quantize_drop` of the validation metric.
     """
 
     sparsity: float = 0.7
@@ -46,6 +50,8 @@ class Settings:
     max_drop: float | None = None
     target_speedup: float | None = None
     prune_rows: float | Literal["auto"] | None = None
+    quantize: Literal["none", "fp16", "int8", "int4"] = "none"
+    max_quantize_drop: float = 0.001
 
     def __post_init__(self) -> None:
         for name in ("sparsity", "embedding_sparsity", "hidden_sparsity"):
@@ -78,6 +84,12 @@ class Settings:
         if isinstance(self.prune_rows, int | float) and not 0.0 < self.prune_rows < 1.0:
             raise UsageError(
                 f"--prune-rows must lie in (0, 1), got {self.prune_rows:g}; 0.5 gives up half of all rows."
+            )
+        if self.quantize not in QUANTIZE:
+            raise UsageError(f"--quantize must be one of {', '.join(QUANTIZE)}, got '{self.quantize}'.")
+        if not 0.0 <= self.max_quantize_drop < 1.0:
+            raise UsageError(
+                f"--max-quantize-drop must lie in [0, 1), got {self.max_quantize_drop:g}; 0.001 allows .001 of the metric."
             )
         if self.steps < 1:
             raise UsageError(f"--steps must be 1 or more, got {self.steps}.")

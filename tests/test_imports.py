@@ -11,11 +11,13 @@ import recprune_export
 
 PACKAGE = Path(recprune_export.__file__).parent
 STAGES = [
-    "data", "recommenders", "training", "program", "channels", "pruning", "finetuning", "onnx", "validation", "bundle", "gate", "report",
+    "data", "recommenders", "training", "program", "channels", "pruning", "finetuning", "onnx", "validation",
+    "quantisation", "bundle", "gate", "report",
 ]  # fmt: skip
 ON_TOP = {
     "inspection",
     "compression",
+    "fewer_bits",
     "stages",
     "planning",
     "search",
@@ -73,6 +75,7 @@ def modules_after(code: str) -> set[str]:
         "import recprune_export.onnx.session",
         "import recprune_export.onnx.counts",
         "import recprune_export.validation.study",
+        "import recprune_export.quantisation.quantise",
         "import recprune_export.validation.session_advice",
         "import recprune_export.bundle.latency",
         "import recprune_export.gate.check, recprune_export.gate.junit, recprune_export.gate.markdown",

@@ -43,8 +43,9 @@ class Manifest:
     `signature` is `Signature.to_dict()`; `counts` and `metrics` hold `dense` and `pruned`; `tolerances` holds
     `absolute` and `relative`, within which the golden outputs are reproduced; `created` is ISO 8601 in UTC;
     `session` is `SessionAdvice.to_dict()`, empty where none was measured;
-    `rewrites` holds `Rewrite.to_dict()`, `cost` `Roofline.to_dict()`; `change` is `Change.to_dict()` on the test rows, empty
-    where none have labels; `notes` are sentences that the user should read. `files` is filled in by `write_bundle`.
+    `rewrites` holds `Rewrite.to_dict()`, `cost` `Roofline.to_dict()`, `quantisation` `Quantised.to_dict()`, empty where
+    weights are as they were trained; `change` is `Change.to_dict()` on the test rows, empty where none have labels;
+    `notes` are sentences that the user should read. `files` is filled in by `write_bundle`.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Manifest:
     cost: Mapping[str, Any] = field(default_factory=dict)
     change: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = field(default_factory=list)
+    quantisation: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, FileEntry] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 

@@ -21,7 +21,7 @@ A recommender as an ONNX model for CPU, written by recprune-export. `recprune-ex
 {ignored}The batch may have any size.{shared} `samples/outputs.npz` is the answer to `samples/inputs.npz`; `manifest.json` states the
 tolerances, sizes, quality and latency, and `report.html` shows them. `model.pt2` is the same model for PyTorch
 (`torch.export.load`), to train on.
-{encoding}{rows_shared}"""
+{encoding}{fewer_bits}{rows_shared}"""
 
 _CODE = """\
 import numpy as np
@@ -38,6 +38,11 @@ _ENCODING = (
 )
 
 
+_FEWER_BITS = """
+Weights are stored in fewer bits ({forms}). The golden outputs are those of this file; on CPUs with other int8 instructions they
+may differ by what the manifest states as tolerance.
+"""
+
 _ROWS_SHARED = """
 Ids that training data rarely shows share one row of their table; the model takes the same ids as before:
 
@@ -53,12 +58,13 @@ def bundle_readme(
     encoding: bool,
     ignored: Sequence[str] = (),
     shared_rows: Mapping[str, Any] | None = None,
+    quantisation: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the README of a bundle.
 
     `signature` is `Signature.to_dict()`; `session` goes into the code that loads the model; `encoding` says whether the
     bundle ships `encoding.json`; `ignored` are the inputs, or their columns, that the model does not read;
-    `shared_rows` is `RowReport.to_dict()`.
+    `shared_rows` is `RowReport.to_dict()`, `quantisation` that section of the manifest.
     """
     kinds = (("input", signature["inputs"]), ("output", signature["outputs"]))
     rows = "\n".join(_row(kind, tensor) for kind, tensors in kinds for tensor in tensors)
@@ -71,6 +77,7 @@ def bundle_readme(
         ignored=_ignored(ignored),
         shared=told,
         encoding=_ENCODING if encoding else "",
+        fewer_bits=_fewer_bits(quantisation),
         rows_shared=_rows_shared(shared_rows),
     )
 
@@ -78,6 +85,12 @@ def bundle_readme(
 def calling_code(session: SessionOptions) -> str:
     """Return Python that loads the model of a bundle and asks it, from within the bundle's directory."""
     return _CODE.format(session=session.code())
+
+
+def _fewer_bits(stated: Mapping[str, Any] | None) -> str:
+    choices = [*stated["layers"], *stated["tables"]] if stated else []
+    forms = sorted({choice["form"] for choice in choices} - {"fp32"})
+    return _FEWER_BITS.format(forms=", ".join(forms)) if forms else ""
 
 
 def _rows_shared(report: Mapping[str, Any] | None) -> str:

@@ -9,6 +9,7 @@ import click
 from recprune_export.cli.group import main
 from recprune_export.cli.options import FILE, job_options, loading_options
 from recprune_export.cli.values import source_of
+from recprune_export.settings import QUANTIZE
 
 
 @main.command()
@@ -61,6 +62,21 @@ from recprune_export.cli.values import source_of
     "--max-drop", type=float, metavar="DROP", help="Search the largest sparsity at which quality falls no more."
 )
 @click.option("--target-speedup", type=float, metavar="TIMES", help="Search the least sparsity that is so much faster.")
+@click.option(
+    "--quantize",
+    type=click.Choice(QUANTIZE),
+    default="none",
+    show_default=True,
+    help="Store tables in fewer bits; int8 and int4: multiply in int8 where that is measured to be faster.",
+)
+@click.option(
+    "--max-quantize-drop",
+    type=float,
+    default=0.001,
+    show_default=True,
+    metavar="DROP",
+    help="What that may take of the validation metric; beyond it weights get more bits again.",
+)
 @click.option("--no-dense", is_flag=True, help="Leave the dense baseline out of the bundle.")
 @click.option("-o", "--output", type=FILE, help="Directory of the bundle.  [default: artifacts/<name of MODEL>]")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON instead of tables.")

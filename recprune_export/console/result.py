@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from recprune_export.console.artifact import rewrite_table
 from recprune_export.console.latency import footprint_table, print_latency
+from recprune_export.console.quantisation import print_quantisation
 from recprune_export.console.tables import open_console, print_json, print_notes, table_of
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def print_result(result: "Result", *, as_json: bool) -> None:
     console.print(f"Session options, tried on this machine: {changes}", highlight=False)
     console.print(_floors(result.manifest.cost["models"]))
     console.print(rewrite_table(result.manifest.rewrites))
+    if result.manifest.quantisation:
+        print_quantisation(console, result.manifest.quantisation)
     for output in result.parity.outputs:
         console.print(
             f"Parity of '{output.name}' over {result.parity.rows} rows: largest error {output.max_absolute:.1e}, "

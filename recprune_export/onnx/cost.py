@@ -161,8 +161,12 @@ def _absorbed(model: onnx.ModelProto) -> frozenset[str]:
 
 
 def _operators(model: onnx.ModelProto, shapes: Shapes) -> list[Operator]:
-    itemsizes = _itemsizes(model)
+    itemsizes = dict(_itemsizes(model))
     constants = {tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear":  # a part of the product that reads it: nothing is widened
+            itemsizes[node.output[0]] = itemsizes.get(node.input[0], 1)
+            constants |= {node.output[0]} if node.input[0] in constants else set()
 
     def tensor(name: str) -> Tensor | None:
         return Tensor(shapes[name], itemsizes.get(name, 4), name in constants) if name in shapes else None

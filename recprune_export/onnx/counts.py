@@ -10,14 +10,17 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from recprune_export.onnx.fewer_bits import FewerBits, fewer_bits
 from recprune_export.onnx.skeleton import shapes_for
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+_PRODUCTS = {"MatMul", "Gemm", "MatMulInteger", "QGemm", "MatMulIntegerToFloat"}
 _LOOKUPS = {"Gather", "GatherND", "GatherElements", "GatherBlockQuantized"}
 _FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
 _TABLE_AXES = 2
+_ZERO_NIBBLE = 8
 _MASKED = -1e4
 _CHUNK = 1 << 24
 
@@ -72,14 +75,17 @@ class Reduction:
 def count(path: Path) -> Counts:
     """Count what `path` holds.
 
-    A table is a floating-point initializer with two axes in which a Gather along axis 0 looks up ids that depend on an
-    input of the model. The rest is every other floating-point initializer or constant, but for
+    A table is an initializer with two axes in which a Gather along axis 0 looks up ids that depend on an input of the
+    model. The rest is every other floating-point initializer or constant. Weights that are stored as integers (`fewer_bits`)
+    count like those they stand for. Left out are
 
+    - the scales and zero points of such weights: they are bytes of the file, but not parameters;
     - scalars, and tensors of one element that no linear layer adds: constants such as 0.5 or an epsilon;
     - additive masks: tensors of which each element is 0 or at most -10000, and some are the latter.
 
     A constant that the exporter computed from parameters (a transposed weight, a batch-norm as a product and a sum) is
-    counted as it stands in the file; a parameter that several layers share is counted once.
+    counted as it stands in the file, and so is the zero that makes a row of an int4 table a whole number of bytes; a
+    parameter that several layers share is counted once.
     """
     model = onnx.load(path, load_external_data=False)
     parts = _parts(model, lambda tensor: numpy_helper.to_array(tensor, base_dir=str(path.parent)))
@@ -126,18 +132,19 @@ def valid_ids(model: onnx.ModelProto) -> int:
 
 
 def _parts(model: onnx.ModelProto, array: Callable[[onnx.TensorProto], np.ndarray]) -> Parts:
-    looked_up, added = _looked_up(model.graph), _added(model.graph)
+    looked_up, quantised = _looked_up(model.graph), fewer_bits(model.graph)
+    added = _added(model.graph, quantised)
     parts: dict[bool, list[int]] = {True: [0, 0], False: [0, 0]}
-    for name, tensor in _float_tensors(model.graph):
-        size = prod(tensor.dims)
-        if not tensor.dims or not size or (size == 1 and name not in added | looked_up):
+    for name, tensor in _weights(model.graph, quantised):
+        size = prod(tensor.dims) * quantised.weights.get(name, 1)
+        if not tensor.dims or not size or (size == 1 and name not in added | looked_up | quantised.weights.keys()):
             continue
         values = array(tensor)
         if _is_additive_mask(values):
             continue
         part = parts[name in looked_up and len(tensor.dims) == _TABLE_AXES]
         part[0] += size
-        part[1] += _nonzero(values)
+        part[1] += _nonzero(values) if quantised.weights.get(name, 1) == 1 else nonzero_nibbles(values)
     return Parts(PartCount(*parts[True]), PartCount(*parts[False]))
 
 
@@ -156,15 +163,18 @@ def reduction(dense: Counts, pruned: Counts) -> Reduction:
     )
 
 
-def _float_tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
-    """Initializers, and constants that stand in the graph as nodes, by the names of their values."""
-    yield from ((tensor.name, tensor) for tensor in graph.initializer if tensor.data_type in _FLOATS)
+def _weights(graph: onnx.GraphProto, quantised: FewerBits) -> Iterator[tuple[str, onnx.TensorProto]]:
+    """Initializers of floats or of integers that stand for floats, and constants in the graph, by the names of their values."""
+    for tensor in graph.initializer:
+        floats = tensor.data_type in _FLOATS and tensor.name not in quantised.scales
+        if floats or tensor.name in quantised.weights:
+            yield tensor.name, tensor
     for node in graph.node:
         for attribute in node.attribute:
             if node.op_type == "Constant" and attribute.name == "value" and attribute.t.data_type in _FLOATS:
                 yield node.output[0], attribute.t
             if attribute.HasField("g"):  # the body of a loop or a branch
-                yield from _float_tensors(attribute.g)
+                yield from _weights(attribute.g, quantised)
 
 
 def _data_files(graph: onnx.GraphProto) -> set[str]:
@@ -185,9 +195,9 @@ def _looked_up(graph: onnx.GraphProto) -> set[str]:
     return found - depends
 
 
-def _added(graph: onnx.GraphProto) -> set[str]:
+def _added(graph: onnx.GraphProto, quantised: FewerBits) -> set[str]:
     """Names of what a linear layer adds to its product: the third operand of a Gemm or Conv, a sum with a MatMul."""
-    products = {node.output[0] for node in graph.node if node.op_type == "MatMul"}
+    products = {node.output[0] for node in graph.node if node.op_type == "MatMul"} | quantised.products
     found = {name for node in graph.node if node.op_type in ("Gemm", "Conv") for name in node.input[2:]}
     for node in graph.node:
         if node.op_type == "Add" and products.intersection(node.input):
@@ -210,12 +220,21 @@ def _nonzero(values: np.ndarray) -> int:
     return sum(int(np.count_nonzero(flat[start : start + _CHUNK])) for start in range(0, len(flat), _CHUNK))
 
 
+def nonzero_nibbles(packed: np.ndarray) -> int:
+    """Return how many numbers of a table in int4, two in a byte, are not zero; 8 stands for 0.
+
+    >>> nonzero_nibbles(np.array([0x88, 0x98, 0x07], dtype=np.uint8))
+    3
+    """
+    return sum(int(np.count_nonzero(half != _ZERO_NIBBLE)) for half in (packed & 15, packed >> 4))
+
+
 def _operations(model: onnx.ModelProto) -> int:
     shapes = shapes_for(model, batch=1)
     structure = _structure(model.graph)
     total = 0
     for node in model.graph.node:
-        if node.op_type in ("MatMul", "Gemm") and not structure.intersection(node.input):
+        if node.op_type in _PRODUCTS and not structure.intersection(node.input):
             left, out = shapes.get(node.input[0]), shapes.get(node.output[0])
             if left and out is not None:
                 total += prod(out) * left[0 if _attribute(node, "transA") else -1]

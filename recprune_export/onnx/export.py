@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import (
@@ -47,6 +46,7 @@ from recprune_export.onnx.rewriting import (
     largest_difference,
     rewrite,
 )
+from recprune_export.onnx.saving import EXTERNAL_FROM, save_onnx
 from recprune_export.onnx.simplify import simplify
 from recprune_export.onnx.skeleton import fill_shapes
 from recprune_export.onnx.translations import missing_translations
@@ -54,7 +54,6 @@ from recprune_export.program.drawing import draw_request, fill
 from recprune_export.program.program import Program
 from recprune_export.program.signature import IdRange, Input, Signature
 
-EXTERNAL_FROM = 1_500_000_000  # bytes of weights; a protobuf file ends at 2 GiB
 PROBE_ROWS = (1, 5)
 
 # What the exporter writes in a form that is wrong, larger than it need be, or that no other pass would understand.
@@ -161,12 +160,7 @@ def export_onnx(
         raise ExportError(
             f"The ONNX graph still contains {left[0]}; freeze its statistics in the model (module.eval())."
         )
-    weights = sum(
-        value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None
-    )
-    data = path.with_name(path.name + ".data") if weights >= external_from else None
-    ir.save(model, path, external_data=data.name if data else None)
-    _check(path, whole=data is None)
+    data = save_onnx(model, path, external_from)
     return OnnxFile(path, model.opset_imports[""], data, signature, report)
 
 
@@ -248,10 +242,3 @@ def _silence() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _check(path: Path, whole: bool) -> None:
-    try:
-        onnx.checker.check_model(str(path), full_check=whole)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"The exported file does not pass onnx.checker: {str(error).splitlines()[0]}") from error

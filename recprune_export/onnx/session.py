@@ -12,7 +12,9 @@ from recprune_export.errors import ExportError, UsageError
 if TYPE_CHECKING:
     import onnxruntime
 
-OPTIMIZATION = {"basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
+OPTIMIZATION = {
+    "none": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """A model without its weights: small enough to infer shapes, to price, and to run on weights that stay where they lie."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -85,11 +85,29 @@ def _inferred(model: onnx.ModelProto, batch: int) -> Sequence[onnx.ValueInfoProt
     return (*graph.input, *graph.value_info, *graph.output)
 
 
+def _standard(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    """Operators of ONNX itself whose result has the same shape and type: of others it cannot tell."""
+    make, (result,) = onnx.helper.make_node, node.output[:1]
+    floats = make("Cast", [f"{result}/standard"], [result], to=onnx.TensorProto.FLOAT)
+    if node.domain != "com.microsoft" or node.op_type not in _OPERANDS:
+        yield node
+    elif node.op_type == "GatherBlockQuantized":  # of 4 bits: two numbers in a byte
+        yield make("Gather", node.input[:2], [f"{result}/bytes"], axis=0)
+        yield make("Concat", [f"{result}/bytes"] * 2, [f"{result}/standard"], axis=-1)
+        yield floats
+    else:
+        yield make("MatMulInteger", [node.input[i] for i in _OPERANDS[node.op_type]], [f"{result}/standard"])
+        yield floats
+
+
+_OPERANDS = {"QGemm": (0, 3), "MatMulIntegerToFloat": (0, 1), "GatherBlockQuantized": (0, 1)}
+
+
 def _concrete(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
     """The graph for one batch size, of large weights no more than shape and type: inference copies all that it is given."""
     one = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     one.graph.name = model.graph.name
-    one.graph.node.extend(model.graph.node)
+    one.graph.node.extend(each for node in model.graph.node for each in _standard(node))
     one.graph.input.extend(model.graph.input)
     one.graph.output.extend(model.graph.output)
     for tensor in model.graph.initializer:

@@ -141,6 +141,18 @@ def _free(operator: Operator) -> Work:
     return Work()
 
 
+@_rule("DequantizeLinear", nodes=0.0)
+def _widened(operator: Operator) -> Work:
+    """A part of the product that reads it."""
+    return Work()
+
+
+@_rule("QuantizeLinear", "DynamicQuantizeLinear")
+def _rounded(operator: Operator) -> Work:
+    """Each element once."""
+    return Work(activations=operator.moved, steps=float(2 * operator.operand(0).size))
+
+
 @_rule(*STEPS)
 def _streamed(operator: Operator) -> Work:
     """Each element once."""
@@ -177,6 +189,14 @@ def _matmul(operator: Operator) -> Work:
         return _product(operator, ceil(out.size / max(columns, 1)), inner, columns, calls=1, right=right)
     rows = out.shape[-2] if len(left.shape) > 1 else 1
     return _product(operator, rows, inner, columns, calls=ceil(out.size / max(rows * columns, 1)), right=right)
+
+
+@_rule("QGemm", "MatMulIntegerToFloat", nodes=3.0)
+def _integer_product(operator: Operator) -> Work:
+    left, out = operator.operand(0), operator.result
+    right = operator.operand(3 if operator.node.op_type == "QGemm" else 1)
+    columns = out.shape[-1]
+    return _product(operator, ceil(out.size / max(columns, 1)), left.shape[-1], columns, calls=1, right=right)
 
 
 def _product(operator: Operator, rows: int, inner: int, columns: int, calls: int, right: Tensor) -> Work:

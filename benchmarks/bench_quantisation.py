@@ -1,0 +1,80 @@
+"""What `--quantize` makes of a Criteo-sized DLRM that lost channels: bytes, and how many times faster per batch size.
+
+Untrained, so that the error of the answers says little and the gate is wide; quality is measured on trained models (docs/log.md).
+One thread, the file in fp32 and the quantised one made anew several times and interleaved. Prints a table.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.models import FIELDS, NUMERIC, ROWS, make
+from recprune_export.compression import drawn_requests, export_pruned
+from recprune_export.program.capture import capture
+from recprune_export.quantisation.plan import Mode
+from recprune_export.quantisation.quality import by_error
+from recprune_export.quantisation.quantise import quantise
+from recprune_export.settings import Settings
+from recprune_export.stages import prune
+from recprune_export.validation.contestants import in_onnxruntime
+from recprune_export.validation.requests import Request
+from recprune_export.validation.seatings import log_ratio, measure_seatings, typical_time
+
+BATCHES = (1, 32, 256, 1024)
+MODES: tuple[Mode, ...] = ("fp16", "int8", "int4")
+WIDE = 0.2  # of the answers' variance
+
+
+def draw(rows: int, rng: np.random.Generator) -> Request:
+    """Return a request of the DLRM."""
+    numeric = rng.normal(size=(rows, NUMERIC)).astype(np.float32)
+    return {"numeric": numeric, "ids": rng.integers(0, ROWS, size=(rows, FIELDS))}
+
+
+def pruned_file(name: str, sparsity: float, path: Path) -> Path:
+    """Export a model whose channels were cut, without tuning."""
+    model = make(name)
+    program = capture(model.module, (), dict(model.example))
+    settings = Settings(sparsity=sparsity, structured_share=1.0, epochs=0, score="magnitude-l2", refit=False)
+    return export_pruned(prune(program, settings, drawn_requests(program, settings), None), settings, path).path
+
+
+def main() -> None:
+    """Quantise at each sparsity, by each mode."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sparsities", default="0.7,0.9")
+    parser.add_argument("--modes", default=",".join(MODES))
+    parser.add_argument("--seconds", type=float, default=0.4, help="for each batch size and seating")
+    arguments = parser.parse_args()
+    rng = np.random.default_rng(0)
+    requests = {batch: draw(batch, rng) for batch in BATCHES}
+    calibration = [draw(64, rng) for _ in range(8)]
+    print("| sparsity | mode | bytes | int8 layers | table | " + " | ".join(f"batch {b}" for b in BATCHES) + " |")
+    print("|---" * (5 + len(BATCHES)) + "|")
+    with tempfile.TemporaryDirectory() as folder:
+        for sparsity in map(float, arguments.sparsities.split(",")):
+            source = pruned_file("dlrm", sparsity, Path(folder) / f"{sparsity}.onnx")
+            for mode in arguments.modes.split(","):
+                target = Path(folder) / f"{sparsity}-{mode}.onnx"
+                found = quantise(source, target, mode, calibration, requests, by_error(calibration, WIDE))
+                makers = {
+                    "fp32": lambda path=source: in_onnxruntime("fp32", path, 1),
+                    "quantised": lambda path=found.path: in_onnxruntime("quantised", path, 1),
+                }
+                seatings = measure_seatings(makers, requests, count=4, seconds=arguments.seconds, rng=rng)
+                cells = []
+                for batch in BATCHES:
+                    ratio = np.exp(np.mean([log_ratio(seating[batch], "fp32", "quantised") for seating in seatings]))
+                    before = np.median([typical_time(seating[batch]["fp32"]) for seating in seatings])
+                    cells.append(f"{before:.3f} ms, {ratio:.2f}×")
+                layers = sum(choice.is_quantised for choice in found.plan.layers)
+                forms = ", ".join(table.form for table in found.plan.tables)
+                sizes = f"{found.bytes[0]:,} → {found.bytes[1]:,}"
+                row = [f"{sparsity:g}", mode, sizes, f"{layers} of {len(found.plan.layers)}", forms, *cells]
+                print(f"| {' | '.join(row)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""Carry out a plan: a copy of the graph in which some weights have fewer bits."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from recprune_export.onnx.skeleton import fill_shapes
+from recprune_export.quantisation import layers, tables
+from recprune_export.quantisation.candidates import candidates_of
+
+
+def quantised(model: ir.Model, forms: Mapping[str, str], seen: Mapping[str, np.ndarray]) -> ir.Model:
+    """Return a copy of `model` with the weights that `forms` names in these forms; the model is left as it is.
+
+    `seen` holds, by the name of a value, what the operands of static layers were on calibration rows.
+    """
+    copy = model.clone()
+    graph, found = copy.graph, candidates_of(copy)
+    rounding = layers.Rounding(seen)
+    for name, form in forms.items():
+        if name in found.layers:
+            layers.FORMS[form](graph, found.layers[name], rounding)
+        else:
+            tables.FORMS[form](graph, found.tables[name])
+    RemoveUnusedNodesPass()(copy)  # before users of a value are counted
+    layers.name_kernels(graph)
+    RemoveUnusedNodesPass()(copy)
+    fill_shapes(copy)
+    return copy

@@ -1,0 +1,174 @@
+"""Decide: for each linear layer the fastest form, for each table the fastest of those that are small enough."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import exp, log
+
+import onnx_ir as ir
+
+from recprune_export.onnx.layers import Linear
+from recprune_export.onnx.skeleton import fill_shapes
+from recprune_export.quantisation import layers, tables
+from recprune_export.quantisation.candidates import Candidates, Table, candidates_of, end_of
+from recprune_export.quantisation.observe import Arrays, observe
+from recprune_export.quantisation.plan import (
+    BY_DIMENSION,
+    BY_ROW,
+    DYNAMIC,
+    FOUR_BITS,
+    FOUR_BITS_IN_BLOCKS,
+    HALF,
+    PLAIN,
+    STATIC,
+    Choice,
+    Mode,
+    QuantisationPlan,
+)
+from recprune_export.quantisation.timing import Stopwatch, Times, part_of
+from recprune_export.validation.requests import Request
+
+CLEARLY = 1.05  # times faster, over all batch sizes: what a layer has to be to change at all
+NOTICED = (
+    0.02  # of the time of a request: what layers that are slower at one batch size may cost it, and gain at others
+)
+# Times faster than static a dynamic layer has to be: its step is that of the whole request, so that the answer for one row
+# depends on the rows beside it.
+WORTH_DEPENDENCE = 1.1
+COARSE = 0.015  # of the numbers of a usual row: the most that a scale for each dimension may put a table off
+
+
+def decide(
+    model: ir.Model, mode: Mode, requests: Mapping[int, Request], stopwatch: Stopwatch, advance: Callable[[str], None]
+) -> QuantisationPlan:
+    """Measure the forms of each layer and table on `requests`, which are of the batch sizes asked for; choose by them.
+
+    The same times give the same plan.
+    """
+    fill_shapes(model)
+    found = candidates_of(model)
+    if mode == "none":
+        return QuantisationPlan(mode, (), ())
+    operands = [layer.operand.name or "" for layer in found.layers.values()]
+    ids = [table.lookups[0].inputs[1].name or "" for table in found.tables.values()]  # type: ignore[union-attr]
+    wanted = ids if mode == "fp16" else [*operands, *ids]
+    inside = {batch: observe(model, wanted, [request]) for batch, request in requests.items()}
+    timed = []
+    for name, layer in () if mode == "fp16" else found.layers.items():
+        advance(name)
+        timed.append(_layer(model, name, layer, inside, stopwatch))
+    whole = stopwatch(model, "", (), {b: dict(r) for b, r in requests.items()})[PLAIN] if timed else {}
+    chosen_tables = []
+    for name, table in found.tables.items():
+        advance(name)
+        chosen_tables.append(_table(model, mode, table, inside, stopwatch))
+    left = () if mode == "fp16" else _left(found, is_table=False)
+    return QuantisationPlan(
+        mode, (*_none_in_the_red(timed, whole), *left), (*chosen_tables, *_left(found, is_table=True))
+    )
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """A choice for a layer, and by batch size the milliseconds that it takes more than in fp32."""
+
+    choice: Choice
+    more: Mapping[int, float]
+
+
+def _layer(model: ir.Model, name: str, layer: Linear, inside: Mapping[int, Arrays], stopwatch: Stopwatch) -> _Timed:
+    part = part_of(model, layer.operand, end_of(layer))
+    times = stopwatch(part, name, (STATIC, DYNAMIC), _given(inside, layer.operand))
+    static, dynamic = (overall(speedups(times, form)) for form in (STATIC, DYNAMIC))
+    form, speedup = (DYNAMIC, dynamic) if dynamic > WORTH_DEPENDENCE * static else (STATIC, static)
+    reason = f"{speedup:.2f} times as fast as in fp32; static {static:.2f}, dynamic {dynamic:.2f}"
+    measured, more = speedups(times, form), {batch: times[form][batch] - times[PLAIN][batch] for batch in inside}
+    choice = Choice(name, (layer.inputs, layer.outputs), form, reason, measured, layers.bytes_of(layer))
+    if speedup < CLEARLY:
+        reason = f"not clearly faster in int8: static {static:.2f} times as fast, dynamic {dynamic:.2f}"
+        return _Timed(plain(choice, reason), more)
+    return _Timed(choice, more)
+
+
+def _none_in_the_red(timed: Sequence[_Timed], whole: Mapping[int, float]) -> tuple[Choice, ...]:
+    """Leave out layers until all together cost no batch size more than `NOTICED` of the whole.
+
+    Of those that are slower at that size the first to go gains least at all sizes together, each against the whole.
+    """
+    kept = {each.choice.name: each for each in timed}
+
+    def gain(each: _Timed) -> tuple[float, str]:
+        return -sum(each.more[batch] / whole[batch] for batch in whole), each.choice.name
+
+    for batch, milliseconds in whole.items():
+        while True:
+            quantised = [each for each in kept.values() if each.choice.is_quantised]
+            if sum(each.more[batch] for each in quantised) <= NOTICED * milliseconds:
+                break
+            least = min((each for each in quantised if each.more[batch] > 0), key=gain)
+            reason = f"slower at batch {batch}: {least.choice.speedups[batch]:.2f} times as fast as in fp32"
+            kept[least.choice.name] = _Timed(plain(least.choice, reason), least.more)
+    return tuple(each.choice for each in kept.values())
+
+
+def _table(model: ir.Model, mode: Mode, table: Table, inside: Mapping[int, Arrays], stopwatch: Stopwatch) -> Choice:
+    forms = _forms(mode, table)
+    if not forms:
+        return Choice(
+            table.name, table.shape, PLAIN, "it holds numbers that fp16 cannot", {}, tables.bytes_of(table, PLAIN)
+        )
+    lookup = table.lookups[0]
+    ids = lookup.inputs[1]
+    assert ids is not None
+    times = stopwatch(part_of(model, ids, lookup.outputs[0]), table.name, forms, _given(inside, ids))
+    measured = {form: speedups(times, form) for form in forms}
+    form, reason = _best_table(table, measured)
+    return Choice(table.name, table.shape, form, reason, measured[form], tables.bytes_of(table, form))
+
+
+def _forms(mode: Mode, table: Table) -> list[str]:
+    if mode == "fp16":
+        return [HALF] if tables.fits_half(table) else []
+    if mode == "int8" or tables.bytes_of(table, FOUR_BITS)[1] >= tables.bytes_of(table, BY_DIMENSION)[1]:
+        return [BY_ROW, BY_DIMENSION]  # with few dimensions the scales of rows outweigh the bits
+    return [FOUR_BITS, FOUR_BITS_IN_BLOCKS] if tables.fits_blocks(table) else [FOUR_BITS]
+
+
+def _best_table(table: Table, measured: Mapping[str, Mapping[int, float]]) -> tuple[str, str]:
+    speeds = {form: overall(times) for form, times in measured.items()}
+    best = max(speeds, key=lambda form: speeds[form])
+    said = ", ".join(f"{form} {speed:.2f}" for form, speed in speeds.items())
+    if best != BY_DIMENSION:
+        return best, f"lookups {speeds[best]:.2f} times as fast as in fp32" + (f" ({said})" if len(speeds) > 1 else "")
+    error = tables.error_by_dimension(table)
+    if error > COARSE:
+        return BY_ROW, f"a scale for each dimension is off by {error:.1%} of the numbers; {said}"
+    return best, f"lookups {speeds[best]:.2f} times as fast as in fp32, off by {error:.1%} of the numbers; {said}"
+
+
+def _left(found: Candidates, is_table: bool) -> tuple[Choice, ...]:
+    sizes = {each: 4 * each.shape[0] * each.shape[1] for each in found.left if each.is_table is is_table}
+    return tuple(Choice(each.name, each.shape, PLAIN, each.reason, {}, (size, size)) for each, size in sizes.items())
+
+
+def plain(choice: Choice, reason: str) -> Choice:
+    """Return the choice to leave a weight as it is."""
+    return Choice(choice.name, choice.shape, PLAIN, reason, choice.speedups, (choice.bytes[0],) * 2, choice.error)
+
+
+def _given(inside: Mapping[int, Arrays], value: ir.Value) -> dict[int, Arrays]:
+    name = value.name or ""
+    return {batch: {name: arrays[name]} for batch, arrays in inside.items()}
+
+
+def speedups(times: Times, form: str) -> dict[int, float]:
+    """Return how many times faster a form is than fp32, by batch size."""
+    return {batch: milliseconds / times[form][batch] for batch, milliseconds in times[PLAIN].items()}
+
+
+def overall(speedups: Mapping[int, float]) -> float:
+    """Return the geometric mean over batch sizes.
+
+    >>> round(overall({1: 0.5, 256: 8.0}), 6)
+    2.0
+    """
+    return exp(sum(log(speedup) for speedup in speedups.values()) / len(speedups)) if speedups else 1.0

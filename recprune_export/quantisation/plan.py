@@ -1,0 +1,101 @@
+"""`QuantisationPlan`: for each linear layer and each table, how it is stored and multiplied, and why."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import isfinite
+from typing import Any, Literal, Self
+
+Mode = Literal["none", "fp16", "int8", "int4"]
+
+CONTRIB = "com.microsoft"  # operators that every ONNX Runtime has beside the standard ones
+
+PLAIN = "fp32"
+STATIC, DYNAMIC = "int8 static", "int8 dynamic"
+HALF = "fp16"
+BY_ROW, BY_DIMENSION = "int8 by row", "int8 by dimension"
+FOUR_BITS, FOUR_BITS_IN_BLOCKS = "int4 by row", "int4 in blocks"
+
+# What a table becomes where quality asks for more bits.
+MORE_BITS = {
+    FOUR_BITS: BY_ROW,
+    FOUR_BITS_IN_BLOCKS: BY_ROW,
+    BY_DIMENSION: BY_ROW,
+    BY_ROW: HALF,
+    HALF: PLAIN,
+    STATIC: PLAIN,
+    DYNAMIC: PLAIN,
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One linear layer [inputs, outputs] or table [rows, dimensions], by the name of its weight, in one form.
+
+    `speedups`: by batch size, how many times faster than in fp32 it was measured, alone in a graph; empty where it was
+    not. `error`: what the answers are off by where nothing else is quantised, a fraction of how much they vary; None
+    where that was not measured. `bytes`: of the weight in fp32 and in this form, scales included.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    form: str
+    reason: str
+    speedups: Mapping[int, float]
+    bytes: tuple[int, int]
+    error: float | None = None
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether the form is another than fp32."""
+        return self.form != PLAIN
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "name": self.name,
+            "shape": list(self.shape),
+            "form": self.form,
+            "reason": self.reason,
+            "speedups": {str(batch): speedup for batch, speedup in self.speedups.items()},
+            "error": self.error if self.error is not None and isfinite(self.error) else None,
+            "bytes": list(self.bytes),
+        }
+
+
+@dataclass(frozen=True)
+class QuantisationPlan:
+    """All choices of one ONNX file; what could not be quantised is listed as well, with the reason."""
+
+    mode: Mode
+    layers: tuple[Choice, ...]
+    tables: tuple[Choice, ...]
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """Layers, then tables."""
+        return (*self.layers, *self.tables)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether everything stays in fp32."""
+        return not any(choice.is_quantised for choice in self.choices)
+
+    def forms(self) -> dict[str, str]:
+        """Return by the name of a weight the form it gets, fp32 left out."""
+        return {choice.name: choice.form for choice in self.choices if choice.is_quantised}
+
+    def with_choice(self, new: Choice) -> Self:
+        """Return the plan with another choice for the same weight."""
+
+        def changed(choices: tuple[Choice, ...]) -> tuple[Choice, ...]:
+            return tuple(new if choice.name == new.name else choice for choice in choices)
+
+        return replace(self, layers=changed(self.layers), tables=changed(self.tables))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "mode": self.mode,
+            "layers": [choice.to_dict() for choice in self.layers],
+            "tables": [choice.to_dict() for choice in self.tables],
+        }
