@@ -2,14 +2,14 @@
 
 import datetime
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from recprune_export.bundle.contents import bundle_files, compact_json, plan_summary
+from recprune_export.bundle.contents import bundle_files, compact_json, encoding_of, plan_summary, serving_files
 from recprune_export.bundle.manifest import DATA_PROFILE, ENCODING, MODEL, REPORT, Manifest
 from recprune_export.bundle.readme import bundle_readme
 from recprune_export.bundle.write import check_target, write_bundle
@@ -34,6 +34,7 @@ from recprune_export.onnx.session import SessionOptions, make_session, run
 from recprune_export.program.drawing import draw_request
 from recprune_export.program.program import Program
 from recprune_export.program.signature import Signature
+from recprune_export.provenance import provenance
 from recprune_export.pruning.field_selection import remove_fields
 from recprune_export.pruning.plan import Plan
 from recprune_export.report.bundle import bundle_report
@@ -88,14 +89,19 @@ def compress_program(
     extra_files: Mapping[str, bytes] | None = None,
     command: Sequence[str] = (),
     model_name: str = "model",
-    model_file: Mapping[str, str] | None = None,
+    model_file: Mapping[str, Any] | None = None,
     data_name: str | None = None,
+    data_file: Mapping[str, Any] | None = None,
+    training_seed: int | None = None,
+    sign: Callable[[bytes], bytes] | None = None,
     because: Sequence[str] = (),
 ) -> Result:
     """Prune, tune, export and validate `program`; write a bundle to `target`, whole or not at all.
 
     Without a `task` the pruned program is tuned towards the answers of `program` on requests drawn from its signature.
-    `model_file` is what `refresh` finds the dense model by: `path` and `sha256`; `because` are notes that go before others.
+    `model_file` and `data_file` are what `file_identity` says of the files that the model and the rows came from; by the
+    former `refresh` finds the dense model. `training_seed` is that of the dense model, where it is known. `sign` makes the
+    signature of the manifest; `because` are notes that go before others.
 
     Raises `UsageError` where nothing can be written to `target`, `PruningError` where the plan does not fit or the
     soundness check fails, `ExportError`, and `ValidationFailed` where parity or latency fail.
@@ -104,6 +110,7 @@ def compress_program(
     program.signature.with_shared(settings.shared_inputs)  # a wrong name is told before the work, not after
     task = task or drawn_requests(program, settings)
     pruned = prune(program, settings, task, plan)
+    seeds = {"compression": settings.seed, **({} if training_seed is None else {"training": training_seed})}
     with tempfile.TemporaryDirectory() as scratch:
         dense_file = export_onnx(program, Path(scratch) / "dense.onnx", rewrites=())
         pruned_file = export_pruned(pruned, settings, Path(scratch) / MODEL)
@@ -138,7 +145,6 @@ def compress_program(
             plan={**_summary(pruned), "rows": None if rows is None else rows.to_dict()},
             settings={
                 **settings.to_dict(),
-                "command": list(command),
                 "model": model_name,
                 "model_file": None if model_file is None else dict(model_file),
                 "data": data_name,
@@ -151,8 +157,11 @@ def compress_program(
             cost=roofline(
                 latency, {"dense": (DENSE_ONNX, dense_file.path), "pruned": (PRUNED_ONNX, pruned_file.path)}
             ).to_dict(),
+            encoding=encoding_of(extra_files or {}),
+            licence=settings.licence,
+            provenance=provenance(command=command, model=model_file, data=data_file, seeds=seeds),
             change={} if change is None else change.to_dict(),
-            notes=notes,
+            notes=list(notes),
             quantisation={} if fewer_bits is None else fewer_bits.to_dict(),
         )
         golden = as_taken(task.requests(GOLDEN_ROWS, seed=2), pruned_file.signature)
@@ -167,6 +176,10 @@ def compress_program(
         profile = profile_of(task, program.signature)
         if profile is not None:
             extra[DATA_PROFILE] = compact_json(profile.to_dict())
+        serving = serving_files(
+            target.name, pruned_file, _session(pruned_file), golden, response,
+            options=advice.options, most_rows=max(settings.batches), triton=settings.triton,
+        )  # fmt: skip
         readme = bundle_readme(
             target.name,
             manifest.signature,
@@ -175,9 +188,10 @@ def compress_program(
             ignored=pruned.plan.fields.removed,
             shared_rows=manifest.plan["rows"],
             quantisation=manifest.quantisation,
+            serving=serving,
         )
         pages = {"README.md": readme.encode(), REPORT: bundle_report(manifest, encoded=ENCODING in extra).encode()}
-        write_bundle(target, {**files, **extra, **pages}, manifest)
+        write_bundle(target, {**files, **serving, **extra, **pages}, manifest, sign)
     return Result(target, manifest, counts, gone, metrics, parity, latency, footprints, advice, notes, rows)
 
 

@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from recprune_export.environment import cores
 from recprune_export.errors import UsageError
+from recprune_export.licence import spdx
 
 QUANTIZE = ("none", "fp16", "int8", "int4")
 
@@ -23,7 +24,8 @@ class Settings:
     after that. `steps` is the number of stages, each of which prunes a part and tunes what is left; `ema` the decay
     of a moving average of the weights in tuning, `warm_up` the share of it in which the learning rate rises. `quantize` says in how
     few bits weights may be stored: fp16 tables; int8 tables and linear layers; or int4 tables and int8 layers. It may take
-    `max_quantize_drop` of the validation metric.
+    `max_quantize_drop` of the validation metric. `licence` is an SPDX expression; `triton` says whether the bundle holds a
+    model repository for Triton.
     """
 
     sparsity: float = 0.7
@@ -52,6 +54,8 @@ class Settings:
     prune_rows: float | Literal["auto"] | None = None
     quantize: Literal["none", "fp16", "int8", "int4"] = "none"
     max_quantize_drop: float = 0.001
+    licence: str | None = None
+    triton: bool = True
 
     def __post_init__(self) -> None:
         for name in ("sparsity", "embedding_sparsity", "hidden_sparsity"):
@@ -95,6 +99,9 @@ class Settings:
             raise UsageError(f"--steps must be 1 or more, got {self.steps}.")
         if not self.batches or min(self.batches) < 1:
             raise UsageError("--batches must name at least one batch size of 1 or more, for example 1,256.")
+
+        if self.licence is not None:
+            object.__setattr__(self, "licence", spdx(self.licence))
 
     @property
     def table_sparsity(self) -> float:

@@ -3,7 +3,21 @@
 One file for each command; to add one, write its file and name it here.
 """
 
-from recprune_export.cli import check, compress, generate, inspect, profile, refresh, report, sweep, train, verify
+from recprune_export.cli import (
+    check,
+    compress,
+    generate,
+    inspect,
+    pack,
+    predict,
+    profile,
+    refresh,
+    report,
+    sign,
+    sweep,
+    train,
+    verify,
+)
 from recprune_export.cli.group import main
 
 __all__ = [
@@ -12,9 +26,12 @@ __all__ = [
     "generate",
     "inspect",
     "main",
+    "pack",
+    "predict",
     "profile",
     "refresh",
     "report",
+    "sign",
     "sweep",
     "train",
     "verify",

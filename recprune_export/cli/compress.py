@@ -78,6 +78,9 @@ from recprune_export.settings import QUANTIZE
     help="What that may take of the validation metric; beyond it weights get more bits again.",
 )
 @click.option("--no-dense", is_flag=True, help="Leave the dense baseline out of the bundle.")
+@click.option("--no-triton", "triton", flag_value=False, default=True, help="Leave Triton's model repository out.")
+@click.option("--license", "licence", metavar="SPDX-ID", help="Licence of the bundle.  [default: not stated]")
+@click.option("--sign", type=FILE, metavar="KEY.PEM", help="Sign the manifest with this Ed25519 key.")
 @click.option("-o", "--output", type=FILE, help="Directory of the bundle.  [default: artifacts/<name of MODEL>]")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON instead of tables.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
@@ -98,6 +101,7 @@ def compress(
     shared_inputs: str,
     no_dense: bool,
     prune_rows: str | None,
+    sign: Path | None,
     **options: Any,
 ) -> None:
     """Prune, fine-tune, export and validate MODEL; write a bundle.
@@ -131,5 +135,6 @@ def compress(
             plan=plan_file,
             source=source,
             command=sys.argv[1:],
+            sign=sign,
         )
     print_result(result, as_json=as_json)

@@ -17,6 +17,8 @@ from recprune_export.cli.options import FILE
 def profile(bundle: Path, batch: int, threads: int, nodes: int, as_json: bool) -> None:
     """Name the nodes of a bundle or an .onnx file on which ONNX Runtime spends its time."""
     from recprune_export.bundle.artifact import profile_artifact
+    from recprune_export.bundle.unpacking import opened
     from recprune_export.console.profile import print_profile
 
-    print_profile(profile_artifact(bundle, batch, threads), nodes, as_json=as_json)
+    with opened(bundle) as folder:
+        print_profile(profile_artifact(folder, batch, threads), nodes, as_json=as_json)

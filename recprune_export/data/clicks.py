@@ -43,7 +43,7 @@ def load_clicks(path: Path, schema: Schema, encoder: Encoder | None = None) -> C
         raise DataError(
             f"{path} has no column '{missing[0]}', which the model's schema names; its columns are {', '.join(columns)}."
         )
-    _check_types(path, frame, schema)
+    check_types(path, frame, schema)
     parted = _with_parts(path, frame, schema.split)
     with reading(path):
         encoder = encoder or Encoder.fit(_part(parted, "train"), schema)
@@ -51,7 +51,8 @@ def load_clicks(path: Path, schema: Schema, encoder: Encoder | None = None) -> C
     return ClickData(encoder, **parts)
 
 
-def _check_types(path: Path, frame: "pl.LazyFrame", schema: Schema) -> None:
+def check_types(path: Path, frame: "pl.LazyFrame", schema: Schema) -> None:
+    """Raise `DataError` where a column holds another type than the schema takes."""
     types = frame.collect_schema()
     for name in schema.numeric:
         if not (types[name].is_numeric() or str(types[name]) in ("Boolean", "Null")):

@@ -18,7 +18,7 @@ from recprune_export.training.change import Change
 # What has no influence on the quality of a pruned program.
 _OF_SERVING = (
     "sparsity", "embedding_sparsity", "hidden_sparsity", "seed", "threads", "batches", "shared_inputs", "keep_dense",
-    "max_drop", "target_speedup",
+    "max_drop", "target_speedup", "licence", "triton",
 )  # fmt: skip
 
 

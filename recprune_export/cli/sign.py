@@ -1,0 +1,22 @@
+"""Whose bundle is it?"""
+
+from pathlib import Path
+
+import click
+
+from recprune_export.cli.group import main
+from recprune_export.cli.options import FILE
+
+
+@main.command()
+@click.argument("bundle", type=FILE)
+@click.option("--key", type=FILE, required=True, metavar="PEM", help="An Ed25519 private key, without a password.")
+def sign(bundle: Path, key: Path) -> None:
+    """Sign the manifest of BUNDLE, and with it the checksums of all files; `verify --public-key` checks that.
+
+    A packed bundle cannot be signed any more: sign, then pack.
+    """
+    from recprune_export.bundle.sign import sign_bundle
+    from recprune_export.bundle.signing import read_private_key
+
+    click.echo(f"Wrote {sign_bundle(bundle, read_private_key(key))}.")
