@@ -51,6 +51,8 @@ def find_tiles(matrix: np.ndarray) -> Tiles | None:
     ([[0, 1, 2, 3], [4, 5, 6, 7]], (2, 8))
     """
     inputs, outputs = matrix.shape
+    if np.count_nonzero(matrix) > MOST_WORK * matrix.size:  # told before anything as large as a table is copied
+        return None
     groups = _groups(matrix.T != 0)
     if not groups:
         return None

@@ -53,8 +53,15 @@ def _layer_of(node: ir.Node) -> Linear | None:
 
 def _tiled(graph: ir.Graph) -> dict[str, Tiles]:
     layers = [layer for node in graph if (layer := _layer_of(node)) is not None]
-    found = {layer.weight.name or "": find_tiles(layer.matrix()) for layer in layers}
+    found = {layer.weight.name or "": find_tiles(_stored(layer)) for layer in layers}
     return {name: tiles for name, tiles in found.items() if tiles is not None}
+
+
+def _stored(layer: Linear) -> np.ndarray:
+    """W, [inputs, outputs], as it lies in the file."""
+    array = array_of(layer.weight)
+    assert array is not None
+    return array.T if layer.transposed else array
 
 
 @dataclass(frozen=True)
