@@ -37,7 +37,7 @@ from recprune_export.planning import calibration
 from recprune_export.program.capture import capture
 from recprune_export.program.drawing import draw_request
 from recprune_export.program.program import Program
-from recprune_export.settings import Settings
+from recprune_export.settings import Settings, batch_sizes
 from recprune_export.stages import prune
 from recprune_export.tiling import choose_tiles
 from recprune_export.training.evaluate import primary
@@ -46,7 +46,7 @@ from recprune_export.validation.contestants import in_onnxruntime
 from recprune_export.validation.latency import Contestant, LatencyReport, measure
 from recprune_export.validation.requests import Request
 
-BATCHES = (1, 16, 64, 256, 1024)
+BATCHES = "1,16,64,256,1024"
 TILES = (32, 64, 128)
 WIDTH, LAYERS = 1024, 3
 CALLS = 10
@@ -91,25 +91,25 @@ def in_a_row(contestant: Contestant, calls: int) -> Contestant:
     return Contestant(contestant.name, run)
 
 
-def speed(share: float, seconds: float) -> dict[str, Any]:
+def speed(share: float, batches: tuple[int, ...], seconds: float) -> dict[str, Any]:
     """Measure the MLP in both kinds of turns."""
-    plain = Settings(batches=BATCHES)
+    plain = Settings(batches=batches)
     wished = {DENSE: (plain, 1.0), "element": (plain, share)}
     wished |= {f"tile {tile}": (replace(plain, pattern="tile", tile=tile), share) for tile in TILES}
     with tempfile.TemporaryDirectory() as scratch:
         files = {}
         for name, (settings, kept) in wished.items():
-            file = export_onnx(mlp(settings, kept), Path(scratch) / f"{name}.onnx", serving=Serving(BATCHES))
+            file = export_onnx(mlp(settings, kept), Path(scratch) / f"{name}.onnx", serving=Serving(batches))
             files[name] = file.path
         contestants = [in_onnxruntime(name, path, 1) for name, path in files.items()]
         signature = mlp(plain, 1.0).signature
-        requests = {batch: draw_request(signature, batch, seed=batch) for batch in BATCHES}
+        requests = {batch: draw_request(signature, batch, seed=batch) for batch in batches}
         reports = {
             calls: measure([in_a_row(c, calls) for c in contestants], requests, threads=1, seconds=seconds)
             for calls in (1, CALLS)
         }
         counted = {name: count(path) for name, path in files.items()}
-        costs = {b: {name: cost_of_file(path, b).estimate for name, path in files.items()} for b in BATCHES}
+        costs = {b: {name: cost_of_file(path, b).estimate for name, path in files.items()} for b in batches}
     print(
         f"MLP {'-'.join([str(WIDTH)] * (LAYERS + 1))}, {1 - share:.0%} zeros, one thread: ms and times faster, by {PERCENT}th percentiles"
     )
@@ -120,12 +120,12 @@ def speed(share: float, seconds: float) -> dict[str, Any]:
         "nonzero": {name: each.rest.nonzero for name, each in counted.items()},
         "milliseconds": {
             str(calls): {
-                name: {str(b): _milliseconds(report, b, name, calls) for b in BATCHES} for name in report.contestants
+                name: {str(b): _milliseconds(report, b, name, calls) for b in batches} for name in report.contestants
             }
             for calls, report in reports.items()
         },
         "estimated times faster": {
-            name: {str(b): costs[b][DENSE] / costs[b][name] for b in BATCHES} for name in files if name != DENSE
+            name: {str(b): costs[b][DENSE] / costs[b][name] for b in batches} for name in files if name != DENSE
         },
         "times faster": {str(calls): _ratios(report) for calls, report in reports.items()},
     }
@@ -158,16 +158,16 @@ def _speed_table(report: LatencyReport, calls: int) -> str:
 
 
 def quality(
-    folder: Path, cache: Path, sparsity: float, seeds: int, seconds: float, epochs: int
+    folder: Path, cache: Path, sparsity: float, seeds: int, seconds: float, epochs: int, only: str
 ) -> list[dict[str, Any]]:
-    """Measure the DLRM, trained for so many epochs, with every method and seed; it is kept in `cache`."""
+    """Measure the DLRM, trained for so many epochs, with every seed and the methods that have `only` in their names."""
     zeros = Settings(sparsity=sparsity, embedding_sparsity=0.0, structured_share=0.0, epochs=1, batches=(64, 256))
     methods = {"element": zeros}
     methods |= {f"tile {tile}": replace(zeros, pattern="tile", tile=tile) for tile in TILES}
     methods |= {f"channels {s:g}": replace(zeros, sparsity=s, structured_share=1.0) for s in (*EQUAL_LATENCY, sparsity)}
     rows = []
     for seed in range(seeds):
-        own = {name: replace(settings, seed=seed) for name, settings in methods.items()}
+        own = {name: replace(settings, seed=seed) for name, settings in methods.items() if only in name}
         checkpoint = cache / f"dlrm-{'-'.join(map(str, HIDDEN))}-{epochs}-{seed}.pt"
         if not checkpoint.exists():
             cache.mkdir(parents=True, exist_ok=True)
@@ -222,22 +222,32 @@ def _quality_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 @click.command(help=__doc__.splitlines()[0])
 @click.option("--share", default=0.1, show_default=True, help="Of the weights of the MLP that stay; 0 leaves it out.")
+@click.option("--batches", default=BATCHES, show_default=True, help="Of the MLP.")
 @click.option("--seconds", default=2.0, show_default=True, help="For each batch size and kind of turns.")
 @click.option("--data-folder", type=click.Path(path_type=Path), help="Where anime.parquet is; nothing: no quality.")
 @click.option("--cache", default=Path("artifacts/tiles"), show_default=True, type=click.Path(path_type=Path))
 @click.option("--sparsity", default=0.9, show_default=True, help="Of the DLRM outside of tables.")
 @click.option("--seeds", default=1, show_default=True)
+@click.option("--only", default="", help="Methods with this in their names.")
 @click.option("--epochs", default=15, show_default=True, help="At most, in which the dense DLRM is trained.")
 def main(
-    share: float, seconds: float, data_folder: Path | None, cache: Path, sparsity: float, seeds: int, epochs: int
+    share: float,
+    batches: str,
+    seconds: float,
+    data_folder: Path | None,
+    cache: Path,
+    sparsity: float,
+    seeds: int,
+    only: str,
+    epochs: int,
 ) -> None:
     """Measure what is asked for."""
     torch.set_num_threads(1)
     results: dict[str, Any] = {}
     if share:
-        results["speed"] = speed(share, seconds)
+        results["speed"] = speed(share, batch_sizes(batches), seconds)
     if data_folder is not None:
-        results["quality"] = quality(data_folder, cache, sparsity, seeds, seconds, epochs)
+        results["quality"] = quality(data_folder, cache, sparsity, seeds, seconds, epochs, only)
         print(
             f"\nDLRM {'-'.join(map(str, HIDDEN))}, {sparsity:.0%} of the rest zero or gone\n{_quality_table(results['quality'])}"
         )
