@@ -40,6 +40,7 @@ from recprune_export.pruning.plan import Plan
 from recprune_export.report.bundle import bundle_report
 from recprune_export.settings import Settings
 from recprune_export.stages import Pruned, prune
+from recprune_export.tiling import tile_notes
 from recprune_export.validation.contestants import (
     DENSE_ONNX,
     DENSE_TORCH,
@@ -131,7 +132,8 @@ def compress_program(
         advice = advise(pruned_file, settings, task)
         gone = reduction(counts["dense"], counts["pruned"])
         lessons = () if fewer_bits is None else fewer_bits.notes()
-        notes = (*because, *_notes(pruned, gone, parity, settings, task), *lessons)
+        told = tile_notes(pruned.stages[-1].tiles, pruned_file, settings)
+        notes = (*because, *_notes(pruned, gone, parity, settings, task), *told, *lessons)
         tolerances = parity.tolerances if fewer_bits is None else fewer_bits.tolerances(parity.tolerances)
         manifest = Manifest(
             name=target.name,
@@ -281,7 +283,12 @@ def _summary(pruned: Pruned) -> dict[str, Any]:
     chained: dict[str, Any] = {}
     for summary in reversed(summaries):
         chained = {**summary, "then": chained} if chained else summary
-    return {**chained, "regularisation": None if pruned.regularised is None else pruned.regularised.to_dict()}
+    tiles = [layer.to_dict() for layer in pruned.stages[-1].tiles.layers]
+    return {
+        **chained,
+        "tiles": tiles,
+        "regularisation": None if pruned.regularised is None else pruned.regularised.to_dict(),
+    }
 
 
 def _report_rows(

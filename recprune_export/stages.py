@@ -23,14 +23,19 @@ from recprune_export.pruning.rows.soundness import check_rows
 from recprune_export.pruning.sizes import PartSizes, SizeModel
 from recprune_export.pruning.soundness import Soundness, check_soundness
 from recprune_export.settings import Settings
+from recprune_export.tiling import TileChoice, choose_tiles
 from recprune_export.training.loop import FitResult
 
 CURVATURE_BATCHES = 64
+NO_TILES = TileChoice()
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A program that was pruned by a plan and tuned, and how it came about; `shared` is the proof of shared rows, if any."""
+    """A program that was pruned by a plan and tuned, and how it came about.
+
+    `shared` is the proof of shared rows, if any; `tiles` says which layers have their zeros in tiles.
+    """
 
     program: Program
     analysis: Analysis
@@ -38,6 +43,7 @@ class Stage:
     soundness: Soundness
     fitted: FitResult | None
     shared: Soundness | None = None
+    tiles: TileChoice = NO_TILES
 
 
 @dataclass(frozen=True)
@@ -121,12 +127,16 @@ def _carry_out(
     if settings.refit:
         refit(original, analysis, plan, student, calibration(task, settings.seed))
     tables = analyse(student).tables
+    tiles = NO_TILES
     if target is None or number < settings.steps:
         target = ZeroTarget(*parameter_counts(student, tables))
+    elif settings.pattern != "element":
+        requests = [request for request, _ in calibration(task, settings.seed)]
+        tiles = choose_tiles(student, tables, target, settings, requests, task.objective.probe)
     curvature = curvature_of(student, plan, tables, task, settings)
     schedule = schedule_of(task.recipe, settings, number)
-    fitted = finetune(student, dense.with_own_graph(), task, tables, target, schedule, curvature)
-    return Stage(student, analysis, plan, soundness, fitted, shared)
+    fitted = finetune(student, dense.with_own_graph(), task, tables, target, schedule, curvature, tiles.tiling)
+    return Stage(student, analysis, plan, soundness, fitted, shared, tiles.as_in(student))
 
 
 def schedule_of(recipe: Recipe, settings: Settings, stage: int) -> Schedule:

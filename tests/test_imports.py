@@ -20,6 +20,7 @@ ON_TOP = {
     "fewer_bits",
     "stages",
     "planning",
+    "tiling",
     "search",
     "jobs",
     "refresh",
