@@ -1,6 +1,7 @@
 """Imports run one way, and what needs no PyTorch does not import it."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,15 @@ ON_TOP = {
     "__init__",
 }
 FREE = {"errors", "progress", "environment", "settings", "licence", "provenance"}
+
+
+def test_the_picture_in_the_architecture_shows_the_packages_in_the_order_of_imports() -> None:
+    text = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    picture = text[: text.index("\n\nBetween")]
+    rows = [re.findall(r"(\w+)/(?=\s|$)", line) for line in picture.splitlines() if "/" in line]
+    shown = [name for row in rows for name in reversed(row)]  # data flow from the right to the left there
+    assert shown == [*STAGES, "search", "refresh", "console", "cli"]
+    assert sorted(shown) == sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 
 
 def stage(module: str) -> str:
