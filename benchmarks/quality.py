@@ -212,19 +212,19 @@ def as_markdown(rows: Sequence[Measured]) -> str:
         parts.append(f"| change of the {own[0].metric} | " + " | ".join(head) + " |")
         parts.append("|---|" + "---|" * len(head))
         for method in METHODS:
-            found = [
-                summarise(r)
-                for s in sparsities
-                if (r := [row for row in own if (row.method, row.sparsity) == (method, s)])
-            ]
-            cells = [_cell(f.pruned, f.pruned_half) for f in found] + [_cell(f.tuned, f.tuned_half) for f in found]
+            measured = [[row for row in own if (row.method, row.sparsity) == (method, s)] for s in sparsities]
+            found = [summarise(r) if r else None for r in measured]
+            if not any(found):
+                continue
+            cells = [_cell(f.pruned, f.pruned_half, f.seeds) if f else "" for f in found]
+            cells += [_cell(f.tuned, f.tuned_half, f.seeds) if f else "" for f in found]
             parts.append(f"| {method} | " + " | ".join(cells) + " |")
         parts.append("")
     return "\n".join(parts)
 
 
-def _cell(change: float, half: float) -> str:
-    return f"{change:+.4f}" + ("" if math.isnan(half) else f" ± {half:.4f}")
+def _cell(change: float, half: float, seeds: int) -> str:
+    return f"{change:+.4f}" + (" (one seed)" if seeds == 1 else f" ± {half:.4f}")
 
 
 def draw(rows: Sequence[Measured], path: Path) -> None:
@@ -246,13 +246,12 @@ def draw(rows: Sequence[Measured], path: Path) -> None:
         own = [row for row in rows if row.case == case]
         sparsities = sorted({row.sparsity for row in own})
         for number, method in enumerate(METHODS):
-            found = [summarise([row for row in own if (row.method, row.sparsity) == (method, s)]) for s in sparsities]
+            shown = [s for s in sparsities if any((row.method, row.sparsity) == (method, s) for row in own)]
+            found = [summarise([row for row in own if (row.method, row.sparsity) == (method, s)]) for s in shown]
             colour = "black" if method == "ours" else f"C{number}"
             width = 2.0 if method == "ours" else 1.0
-            panel.plot(sparsities, [f.pruned for f in found], "--", color=colour, linewidth=width)
-            panel.plot(
-                sparsities, [f.tuned for f in found], "-o", color=colour, linewidth=width, markersize=3, label=method
-            )
+            panel.plot(shown, [f.pruned for f in found], "--", color=colour, linewidth=width)
+            panel.plot(shown, [f.tuned for f in found], "-o", color=colour, linewidth=width, markersize=3, label=method)
         panel.set_title(case)
         panel.set_yscale("symlog", linthresh=0.001)
         panel.set_xlabel("sparsity")
