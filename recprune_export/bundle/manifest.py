@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from importlib import resources
@@ -26,6 +26,8 @@ SAMPLE_INPUTS = "samples/inputs.npz"
 SAMPLE_OUTPUTS = "samples/outputs.npz"
 
 _PART = re.compile(r"[\w+-][\w.+-]*", re.ASCII)
+# Control characters, which a terminal obeys, and halves of surrogate pairs, which no encoding has.
+_UNPRINTABLE = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
 
 
 @dataclass(frozen=True)
@@ -93,10 +95,20 @@ class Manifest:
         were changed after writing.
         """
         _check_format(values)
-        _check_schema(values)
+        try:
+            _check_schema(values)
+            made = checksum(values)
+            strange = next((text for text in _texts(values) if _UNPRINTABLE.search(text)), None)
+        except (RecursionError, ValueError) as error:
+            reason = "is nested too deeply" if isinstance(error, RecursionError) else "holds what JSON does not know"
+            raise BundleError(f"{MANIFEST} {reason}: export the bundle again.") from error
+        if strange is not None:
+            raise BundleError(
+                f"{MANIFEST} holds characters that are no text, in {strange[:80]!r}: export the bundle again."
+            )
         for name in values["files"]:
             check_name(name)
-        if values["checksum"] != checksum(values):
+        if values["checksum"] != made:
             raise BundleError(
                 f"{MANIFEST} was changed after the bundle was written (its checksum differs): export the bundle again."
             )
@@ -139,6 +151,18 @@ def schema() -> dict[str, Any]:
         resources.files("recprune_export.bundle").joinpath("manifest.schema.json").read_text(encoding="utf-8")
     )
     return loaded
+
+
+def _texts(values: Any) -> Iterator[str]:
+    """Every string in JSON values, names of keys as well."""
+    if isinstance(values, str):
+        yield values
+    elif isinstance(values, dict):
+        yield from values
+        values = values.values()
+    if not isinstance(values, str) and isinstance(values, Iterable):
+        for value in values:
+            yield from _texts(value)
 
 
 def _check_format(values: Any) -> None:

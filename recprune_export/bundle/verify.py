@@ -1,15 +1,19 @@
 """Verify a bundle where it is going to serve: files, manifest and golden outputs, without PyTorch."""
 
+import contextlib
 import hashlib
 import json
+import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from recprune_export.bundle.manifest import MANIFEST, MODEL, SAMPLE_INPUTS, SAMPLE_OUTPUTS, FileEntry, Manifest
-from recprune_export.errors import BundleError, ValidationFailed
+from recprune_export.data.npz import EXAMPLE, read_npz
+from recprune_export.errors import BundleError, DataError, ModelFileError, ValidationFailed
 
 _CHUNK = 1 << 20
 _MANIFEST_LIMIT = 64 << 20  # bytes; a manifest has kilobytes
@@ -45,6 +49,7 @@ def verify(bundle: Path) -> Verification:
     start = time.perf_counter()
     manifest = read_manifest(bundle)
     check_files(bundle, manifest)
+    check_model(bundle, manifest)
     rows, outputs = check_golden(bundle, manifest)
     size = sum(entry.bytes for entry in manifest.files.values())
     return Verification(manifest.name, len(manifest.files), size, rows, outputs, time.perf_counter() - start)
@@ -69,16 +74,28 @@ def read_manifest(bundle: Path) -> Manifest:
     return Manifest.from_dict(values)
 
 
+@contextlib.contextmanager
+def believing(bundle: Path) -> Iterator[None]:
+    """Raise `BundleError` where what a manifest states cannot be; its schema leaves much open, and anybody can write one."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, MemoryError) as error:
+        raise BundleError(
+            f"{bundle / MANIFEST} states something that cannot be, or that another release wrote "
+            f"({type(error).__name__}: {str(error)[:100]}): export the bundle again."
+        ) from error
+
+
 def check_files(bundle: Path, manifest: Manifest) -> None:
     """Compare the files of a bundle to its manifest.
 
     Raises `BundleError` that names every file which is missing, changed, or not listed.
     """
-    root = bundle.resolve()
+    root = os.path.realpath(bundle)  # unlike Path.resolve it ends where links run in a circle
     present = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if not path.is_dir()} - {MANIFEST}
     missing = sorted(set(manifest.files) - present)
     extra = sorted(present - set(manifest.files))
-    outside = sorted(name for name in present if not (bundle / name).resolve().is_relative_to(root))
+    outside = sorted(name for name in present if not Path(os.path.realpath(bundle / name)).is_relative_to(root))
     readable = sorted(set(manifest.files) & present - set(outside))
     changed = [name for name in readable if not _matches(bundle / name, manifest.files[name])]
     faults = [
@@ -95,6 +112,22 @@ def check_files(bundle: Path, manifest: Manifest) -> None:
         raise BundleError(f"{bundle} is not the bundle that was written: {'; '.join(faults)}.")
 
 
+def check_model(bundle: Path, manifest: Manifest) -> None:
+    """Make sure that all weights of the model lie in files of the bundle, and are as large as the model says.
+
+    Raises `BundleError`.
+    """
+    from recprune_export.onnx.reading import read_model, weight_files
+
+    try:
+        model = read_model(bundle / MODEL)
+    except ModelFileError as error:
+        raise BundleError(str(error)) from error
+    strange = sorted(weight_files(model) - set(manifest.files))
+    if strange:
+        raise BundleError(f"{bundle / MODEL} has weights in {strange[0]!r}, which is no file of the bundle: refused.")
+
+
 def check_golden(bundle: Path, manifest: Manifest) -> tuple[int, tuple[GoldenOutput, ...]]:
     """Run the golden request in ONNX Runtime; return its rows and the errors per output.
 
@@ -106,7 +139,7 @@ def check_golden(bundle: Path, manifest: Manifest) -> tuple[int, tuple[GoldenOut
     _check_names(SAMPLE_OUTPUTS, golden, [o["name"] for o in manifest.signature["outputs"]])
     answer = _run(bundle / MODEL, request)
     outputs = tuple(_compare(name, golden[name], answer.get(name), manifest) for name in golden)
-    return max(map(len, request.values())), outputs
+    return max(len(np.atleast_1d(values)) for values in request.values()), outputs
 
 
 def read_samples(path: Path) -> dict[str, np.ndarray]:
@@ -115,14 +148,13 @@ def read_samples(path: Path) -> dict[str, np.ndarray]:
     Raises `BundleError`.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except Exception as error:  # zipfile, zlib and numpy raise many unrelated classes for a file of another kind
-        raise BundleError(f"{path} cannot be read as plain NumPy arrays: export the bundle again.") from error
+        return read_npz(path, EXAMPLE)
+    except DataError as error:
+        raise BundleError(f"{error} Export the bundle again.") from error
 
 
 def _matches(path: Path, entry: FileEntry) -> bool:
-    if path.stat().st_size != entry.bytes:
+    if not path.is_file() or path.stat().st_size != entry.bytes:  # a pipe would be read for ever
         return False
     digest = hashlib.sha256()
     with path.open("rb") as file:
