@@ -7,15 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from recprune_export.bundle.contents import bundle_files, compact_json, plan_summary
 from recprune_export.bundle.manifest import DATA_PROFILE, ENCODING, MODEL, REPORT, Manifest
 from recprune_export.bundle.readme import bundle_readme
-from recprune_export.bundle.write import check_target, write_bundle
+from recprune_export.bundle.write import write_bundle, writing
 from recprune_export.channels.analysis import analyse
 from recprune_export.environment import environment
-from recprune_export.errors import ValidationFailed
+from recprune_export.errors import ModelError, ValidationFailed
 from recprune_export.fewer_bits import in_fewer_bits
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.profiling import profile_of
@@ -27,6 +28,7 @@ from recprune_export.finetuning.task import (
     Task,
     answer,
 )
+from recprune_export.fingerprint import fingerprint
 from recprune_export.onnx.counts import Counts, Reduction, count, reduction
 from recprune_export.onnx.export import OnnxFile, Serving, export_onnx
 from recprune_export.onnx.rewriting import Limits
@@ -37,6 +39,7 @@ from recprune_export.program.signature import Signature
 from recprune_export.pruning.field_selection import remove_fields
 from recprune_export.pruning.plan import Plan
 from recprune_export.report.bundle import bundle_report
+from recprune_export.resuming import Work, kept_until_done, work_folder
 from recprune_export.settings import Settings
 from recprune_export.stages import Pruned, prune
 from recprune_export.validation.contestants import (
@@ -91,19 +94,49 @@ def compress_program(
     model_file: Mapping[str, str] | None = None,
     data_name: str | None = None,
     because: Sequence[str] = (),
+    resume: bool = False,
 ) -> Result:
     """Prune, tune, export and validate `program`; write a bundle to `target`, whole or not at all.
 
     Without a `task` the pruned program is tuned towards the answers of `program` on requests drawn from its signature.
     `model_file` is what `refresh` finds the dense model by: `path` and `sha256`; `because` are notes that go before others.
+    With `resume` it goes on after what an earlier, killed run on the same model, rows and settings had finished.
 
-    Raises `UsageError` where nothing can be written to `target`, `PruningError` where the plan does not fit or the
-    soundness check fails, `ExportError`, and `ValidationFailed` where parity or latency fail.
+    Raises `UsageError` where nothing can be written to `target` or another process writes there, `ModelError` where the
+    dense model answers NaN to rows of the data, `PruningError` where the plan does not fit or the soundness check fails,
+    `ExportError`, and `ValidationFailed` where parity or latency fail.
     """
-    target = check_target(target)
     program.signature.with_shared(settings.shared_inputs)  # a wrong name is told before the work, not after
     task = task or drawn_requests(program, settings)
-    pruned = prune(program, settings, task, plan)
+    check_answers(program, task)
+    names: dict[str, Any] = {
+        "command": command,
+        "model_name": model_name,
+        "model_file": model_file,
+        "data_name": data_name,
+    }
+    with writing(target) as target:
+        key = fingerprint(program, settings, task, also=None if plan is None else plan.to_dict())
+        with kept_until_done(Work.begin(work_folder(target), key, resume=resume)) as work:
+            pruned = prune(program, settings, task, plan, work)
+            return _ship(program, pruned, target, settings, task, extra_files or {}, because, **names)
+
+
+def _ship(
+    program: Program,
+    pruned: Pruned,
+    target: Path,
+    settings: Settings,
+    task: Task,
+    extra_files: Mapping[str, bytes],
+    because: Sequence[str],
+    *,
+    command: Sequence[str],
+    model_name: str,
+    model_file: Mapping[str, str] | None,
+    data_name: str | None,
+) -> Result:
+    """Export and validate what was pruned, and write the bundle."""
     with tempfile.TemporaryDirectory() as scratch:
         dense_file = export_onnx(program, Path(scratch) / "dense.onnx", rewrites=())
         pruned_file = export_pruned(pruned, settings, Path(scratch) / MODEL)
@@ -163,7 +196,7 @@ def compress_program(
             else fewer_bits.golden(golden)
         )
         files = bundle_files(pruned.program, kept, pruned.plan, golden, response, Path(scratch))
-        extra = dict(extra_files or {})
+        extra = dict(extra_files)
         profile = profile_of(task, program.signature)
         if profile is not None:
             extra[DATA_PROFILE] = compact_json(profile.to_dict())
@@ -179,6 +212,19 @@ def compress_program(
         pages = {"README.md": readme.encode(), REPORT: bundle_report(manifest, encoded=ENCODING in extra).encode()}
         write_bundle(target, {**files, **extra, **pages}, manifest)
     return Result(target, manifest, counts, gone, metrics, parity, latency, footprints, advice, notes, rows)
+
+
+def check_answers(program: Program, task: Task) -> None:
+    """Raise `ModelError` where the dense model answers NaN to rows of the data: nothing can be tuned towards that."""
+    if isinstance(task, SampledRequests):  # drawn requests may be such as never come
+        return
+    for name, values in answer(program, task.requests(PARITY_ROWS, seed=0)).items():
+        bad = int(np.isnan(values).reshape(len(values), -1).any(axis=1).sum())
+        if bad:
+            raise ModelError(
+                f"The model answers NaN in '{name}' to {bad} of {len(values)} rows of the data: look for a division by zero or a "
+                "logarithm in it, or for rows that it cannot take, and try again."
+            )
 
 
 def drawn_requests(program: Program, settings: Settings) -> SampledRequests:

@@ -13,7 +13,7 @@ from torch import nn
 
 from recprune_export.bundle.contents import to_json
 from recprune_export.bundle.manifest import ENCODING
-from recprune_export.bundle.write import check_target
+from recprune_export.bundle.write import writing
 from recprune_export.compression import Result, compress_program, drawn_requests, recipe_for
 from recprune_export.data.arrays import Columns
 from recprune_export.data.sequences import SequenceData
@@ -63,6 +63,7 @@ def compress(
     plan: Plan | Path | None = None,
     source: Mapping[str, Any] | None = None,
     command: Sequence[str] = (),
+    resume: bool = False,
     **options: Any,
 ) -> Result:
     """Prune, tune, export and validate a recommender; write a bundle.
@@ -74,6 +75,7 @@ def compress(
     - `target`: the directory to write, `artifacts/<name of the model>` by default.
     - `data`: rows to tune and measure on: a CSV, Parquet or NPZ file, or arrays by name; each input of the model, each
       of `labels`, and perhaps `split`.
+    - `resume`: go on after what an earlier run on the same, which was killed, had finished.
     - `options`: fields of `Settings`, which go before those in `settings`: `sparsity=0.9, epochs=2`.
 
     Raises `UsageError`, `InputFileError`, `CaptureError`, and what `compress_program` raises.
@@ -86,20 +88,21 @@ def compress(
     True
     """
     settings = replace(settings, **options)
-    target = check_target(Path(target) if target is not None else ARTIFACTS / _name(model))
-    plan = Plan.load(plan) if isinstance(plan, Path) else plan
-    loaded = load(model, example_inputs, source or {})
-    return compress_loaded(
-        loaded,
-        make_task(loaded, data, labels, settings),
-        target,
-        settings,
-        plan=plan,
-        command=command,
-        model_name=Path(model).name if isinstance(model, Path | str) else _name(model),
-        model_file=file_identity(Path(model)) if isinstance(model, Path | str) else None,
-        data_name=data_name(data),
-    )
+    with writing(Path(target) if target is not None else ARTIFACTS / _name(model)) as target:
+        plan = Plan.load(plan) if isinstance(plan, Path) else plan
+        loaded = load(model, example_inputs, source or {})
+        return compress_loaded(
+            loaded,
+            make_task(loaded, data, labels, settings),
+            target,
+            settings,
+            plan=plan,
+            command=command,
+            model_name=Path(model).name if isinstance(model, Path | str) else _name(model),
+            model_file=file_identity(Path(model)) if isinstance(model, Path | str) else None,
+            data_name=data_name(data),
+            resume=resume,
+        )
 
 
 def compress_loaded(
@@ -200,9 +203,12 @@ def load(model: Model, example_inputs: Any, source: Mapping[str, Any]) -> Loaded
     if isinstance(model, Path | str):
         return load_program(Path(model), **source)
     if isinstance(model, Program):
+        check_finite(model.module, "the program")
         return LoadedModel(model, None, ModelKind.PROGRAM)
     if isinstance(model, torch.export.ExportedProgram):
-        return LoadedModel(program_from_exported(model), None, ModelKind.PROGRAM)
+        program = program_from_exported(model)
+        check_finite(program.module, "the exported program")
+        return LoadedModel(program, None, ModelKind.PROGRAM)
     if example_inputs is None:
         raise UsageError(f"{type(model).__name__} needs one request beside it: give example_inputs.")
     check_finite(model, type(model).__name__)

@@ -18,6 +18,8 @@ ON_TOP = {
     "inspection",
     "compression",
     "fewer_bits",
+    "fingerprint",
+    "resuming",
     "stages",
     "planning",
     "search",

@@ -79,6 +79,7 @@ from recprune_export.settings import QUANTIZE
 )
 @click.option("--no-dense", is_flag=True, help="Leave the dense baseline out of the bundle.")
 @click.option("-o", "--output", type=FILE, help="Directory of the bundle.  [default: artifacts/<name of MODEL>]")
+@click.option("--resume", is_flag=True, help="Go on after what the same command, killed, had finished.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON instead of tables.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def compress(
@@ -98,6 +99,7 @@ def compress(
     shared_inputs: str,
     no_dense: bool,
     prune_rows: str | None,
+    resume: bool,
     **options: Any,
 ) -> None:
     """Prune, fine-tune, export and validate MODEL; write a bundle.
@@ -131,5 +133,6 @@ def compress(
             plan=plan_file,
             source=source,
             command=sys.argv[1:],
+            resume=resume,
         )
     print_result(result, as_json=as_json)
