@@ -3,12 +3,27 @@
 One file for each command; to add one, write its file and name it here.
 """
 
-from recprune_export.cli import check, compress, generate, inspect, profile, refresh, report, sweep, train, verify
+from recprune_export.cli import (
+    check,
+    completion,
+    compress,
+    doctor,
+    generate,
+    inspect,
+    profile,
+    refresh,
+    report,
+    sweep,
+    train,
+    verify,
+)
 from recprune_export.cli.group import main
 
 __all__ = [
     "check",
+    "completion",
     "compress",
+    "doctor",
     "generate",
     "inspect",
     "main",

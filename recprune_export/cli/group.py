@@ -3,6 +3,7 @@
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from recprune_export import __version__
 from recprune_export.errors import RecpruneError
@@ -23,6 +24,15 @@ class MainJobGroup(click.Group):
         if args and args[0] not in self.commands and args[0] not in own:
             args = ["compress", *args]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Offer commands, and what the main job takes: options, and files for MODEL."""
+        offered = super().shell_complete(ctx, incomplete)
+        if incomplete.startswith("-"):
+            known = {item.value for item in offered}
+            main_job = self.commands["compress"].shell_complete(ctx, incomplete)
+            return offered + [item for item in main_job if item.value not in known]
+        return [*offered, CompletionItem(incomplete, type="file")]
 
     def invoke(self, ctx: click.Context) -> Any:
         """Turn the user's errors into one sentence and an exit code."""
