@@ -15,7 +15,11 @@ from recprune_export.program.program import Program
 from recprune_export.settings import Settings
 
 # What has no influence on a pruned program.
-OF_SERVING = frozenset({"threads", "batches", "shared_inputs", "keep_dense", "max_drop", "target_speedup"})
+OF_SERVING = frozenset(
+    {
+        "threads", "batches", "shared_inputs", "keep_dense", "max_drop", "target_speedup", "quantize", "max_quantize_drop",
+    }
+)  # fmt: skip
 VERSIONS = ("recprune-export", "torch", "numpy")
 
 

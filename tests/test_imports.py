@@ -20,7 +20,6 @@ ON_TOP = {
     "fewer_bits",
     "doctor",
     "fingerprint",
-    "fingerprint",
     "resuming",
     "stages",
     "planning",
