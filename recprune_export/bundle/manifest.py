@@ -78,6 +78,8 @@ class Manifest:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, with the checksum of the manifest itself."""
         values = {"format": FORMAT, **asdict(self)}
+        # Paths, command lines and lines of source may hold anything; names of the signature have to stay as they are.
+        values = {name: value if name == "signature" else _printable(value) for name, value in values.items()}
         return {**values, "checksum": checksum(values)}
 
     def to_json(self) -> str:
@@ -151,6 +153,19 @@ def schema() -> dict[str, Any]:
         resources.files("recprune_export.bundle").joinpath("manifest.schema.json").read_text(encoding="utf-8")
     )
     return loaded
+
+
+def _printable(values: Any) -> Any:
+    """Return JSON values in which what no terminal should be sent is a replacement character.
+
+    >>> _printable({"command": ["compress", "a\x1b[2J.pt"], "seed": 0})
+    {'command': ['compress', 'a�[2J.pt'], 'seed': 0}
+    """
+    if isinstance(values, str):
+        return _UNPRINTABLE.sub("\ufffd", values)
+    if isinstance(values, Mapping):
+        return {_printable(name): _printable(value) for name, value in values.items()}
+    return [_printable(value) for value in values] if isinstance(values, list | tuple) else values
 
 
 def _texts(values: Any) -> Iterator[str]:

@@ -91,6 +91,8 @@ def _absolute(target: Path) -> Path:
         raise UsageError(f"{target} cannot be followed: choose another directory.") from error
     if not target.name:
         raise UsageError(f"{target} cannot be replaced by a bundle: choose another directory.")
+    if not target.name.isprintable():
+        raise UsageError(f"{target.name!r} holds characters that are no text: choose another name.")
     return target
 
 

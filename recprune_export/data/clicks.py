@@ -79,7 +79,7 @@ def _check_infinite(path: Path, frame: "pl.LazyFrame", names: Sequence[str]) -> 
     if found:
         name, count = next(iter(found.items()))
         raise DataError(
-            f"The column '{name}' of {path} holds infinity in {count:,} rows: clip it or leave it empty there."
+            f"The column '{name}' of {path} holds infinity in {count:,} row{'' if count == 1 else 's'}: clip it or leave it empty there."
         )
 
 
