@@ -36,6 +36,7 @@ from recprune_export.onnx.session import SessionOptions, make_session, run
 from recprune_export.program.drawing import draw_request
 from recprune_export.program.program import Program
 from recprune_export.program.signature import Signature
+from recprune_export.progress import doing
 from recprune_export.pruning.field_selection import remove_fields
 from recprune_export.pruning.plan import Plan
 from recprune_export.report.bundle import bundle_report
@@ -116,7 +117,8 @@ def compress_program(
         "data_name": data_name,
     }
     with writing(target) as target:
-        key = fingerprint(program, settings, task, also=None if plan is None else plan.to_dict())
+        with doing("Reading rows"):
+            key = fingerprint(program, settings, task, also=None if plan is None else plan.to_dict())
         with kept_until_done(Work.begin(work_folder(target), key, resume=resume)) as work:
             pruned = prune(program, settings, task, plan, work)
             return _ship(program, pruned, target, settings, task, extra_files or {}, because, **names)
@@ -138,9 +140,11 @@ def _ship(
 ) -> Result:
     """Export and validate what was pruned, and write the bundle."""
     with tempfile.TemporaryDirectory() as scratch:
-        dense_file = export_onnx(program, Path(scratch) / "dense.onnx", rewrites=())
-        pruned_file = export_pruned(pruned, settings, Path(scratch) / MODEL)
-        parity = validate_parity(pruned.program, pruned_file, task, ids=bool(pruned.plan.rows))
+        with doing("Exporting to ONNX"):
+            dense_file = export_onnx(program, Path(scratch) / "dense.onnx", rewrites=())
+            pruned_file = export_pruned(pruned, settings, Path(scratch) / MODEL)
+        with doing("Comparing answers with PyTorch's"):
+            parity = validate_parity(pruned.program, pruned_file, task, ids=bool(pruned.plan.rows))
         requests = latency_requests(settings, task, pruned_file.signature)
         fewer_bits = in_fewer_bits(pruned_file, task, settings, requests, Path(scratch) / "quantised")
         pruned_file = pruned_file if fewer_bits is None else fewer_bits.file
@@ -149,9 +153,10 @@ def _ship(
         if settings.shared_inputs:  # rows of a test set share nothing; parity holds both files to the same program
             tested = export_onnx(pruned.program, Path(scratch) / "each_row.onnx")
         answers = {"dense": _session(dense_file), "pruned": _session(tested)}
-        metrics = {name: task.test(answer) for name, answer in answers.items()}
-        change = task.test_change(answers["dense"], answers["pruned"])
-        rows = _report_rows(program, pruned, pruned_file, task, answers)
+        with doing("Measuring quality on test rows"):
+            metrics = {name: task.test(answer) for name, answer in answers.items()}
+            change = task.test_change(answers["dense"], answers["pruned"])
+            rows = _report_rows(program, pruned, pruned_file, task, answers)
         latency = validate_latency(program, pruned.program, dense_file, pruned_file, settings, task)
         footprints = cold_starts(dense_file, pruned_file, program.signature, settings)
         advice = advise(pruned_file, settings, task)

@@ -31,6 +31,7 @@ FLAGS = {
 }
 EXTRAS = {
     "plots": "pictures of sweeps and of sensitivity",
+    "examples": "the example with DeepCTR-Torch",
     "benchmarks": "the project's own benchmarks",
     "dev": "the project's own tests",
 }
@@ -88,7 +89,7 @@ def python() -> Finding:
     """Compare the interpreter with what the package asks for."""
     found = ".".join(map(str, sys.version_info[:3]))
     try:
-        floor = metadata(PACKAGE).get("Requires-Python", "").removeprefix(">=")
+        floor = str(metadata(PACKAGE).json.get("requires_python", "")).removeprefix(">=")
     except PackageNotFoundError:
         return Finding("python", WARNING, found, f"{PACKAGE} is not installed, so what it asks for is not known.")
     if at_least(found, floor):
@@ -104,8 +105,11 @@ def packages() -> list[Finding]:
 def extras() -> list[Finding]:
     """Say of each extra what it is for, and what of it is missing; nothing of it is needed."""
     findings = []
+    stated = requirements()
     for extra, purpose in EXTRAS.items():
-        wanted = [(name, floor) for name, floor, of in requirements() if of == extra]
+        wanted = [(name, floor) for name, floor, of in stated if of == extra]
+        if not wanted:  # of another release, or not installed
+            continue
         absent = [name for name, floor in wanted if _package(name, floor).state != OK]
         if not absent:
             findings.append(Finding(f"extra {extra}", OK, f"for {purpose}"))

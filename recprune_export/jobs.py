@@ -34,7 +34,7 @@ from recprune_export.program.capture import capture, program_from_exported
 from recprune_export.program.detect import ModelKind
 from recprune_export.program.loading import LoadedModel, check_finite, load_program
 from recprune_export.program.program import Program
-from recprune_export.progress import say
+from recprune_export.progress import doing, say
 from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.sensitivity import Sensitivity, sensitivity
 from recprune_export.report.sweep import SWEEP
@@ -90,10 +90,13 @@ def compress(
     settings = replace(settings, **options)
     with writing(Path(target) if target is not None else ARTIFACTS / _name(model)) as target:
         plan = Plan.load(plan) if isinstance(plan, Path) else plan
-        loaded = load(model, example_inputs, source or {})
+        with doing("Opening the model"):
+            loaded = load(model, example_inputs, source or {})
+        with doing("Reading rows"):
+            task = make_task(loaded, data, labels, settings)
         return compress_loaded(
             loaded,
-            make_task(loaded, data, labels, settings),
+            task,
             target,
             settings,
             plan=plan,

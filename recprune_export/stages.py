@@ -14,6 +14,7 @@ from recprune_export.finetuning.task import Recipe, Task
 from recprune_export.finetuning.zeros import ZeroTarget, parameter_counts
 from recprune_export.planning import DEFAULT_SCORE, calibration, decide, share
 from recprune_export.program.program import Program
+from recprune_export.progress import doing
 from recprune_export.pruning.field_selection import remove_fields
 from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.refit import refit
@@ -119,7 +120,8 @@ def _carry_out(
     kept = work.find(f"stage-{number}")
     if kept is not None:
         plan = Plan.from_dict(kept.values["plan"])
-    plan = plan or decide(start, settings.at_stage(number), task, dense=sizes)
+    with doing("Choosing what goes"):
+        plan = plan or decide(start, settings.at_stage(number), task, dense=sizes)
     rest = remove_fields(start, plan.fields)
     smaller = share(rest.program, plan.rows, settings, task)
     shared = check_rows(rest.program, smaller, plan.rows) if plan.rows else None
@@ -149,7 +151,8 @@ def _tune(
 ) -> FitResult | None:
     """Refit and tune `student`, which is `original` after `plan`, in place."""
     if settings.refit:
-        refit(original, analysis, plan, student, calibration(task, settings.seed))
+        with doing("Refitting layers"):
+            refit(original, analysis, plan, student, calibration(task, settings.seed))
     tables = analyse(student).tables
     if target is None or number < settings.steps:
         target = ZeroTarget(*parameter_counts(student, tables))

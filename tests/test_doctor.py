@@ -35,10 +35,12 @@ def test_a_sound_environment_is_found_sound(tmp_path: Path) -> None:
 def test_the_floors_are_those_of_the_project(pytestconfig: pytest.Config) -> None:
     import tomllib
 
-    stated = tomllib.loads((pytestconfig.rootpath / "pyproject.toml").read_text())["project"]["dependencies"]
+    text = (pytestconfig.rootpath / "pyproject.toml").read_text()
+    stated = tomllib.loads(text)["project"]["dependencies"]
     read = [doctor.requirement(line) for line in stated]
     assert None not in read
     assert [f"{name}>={floor}" for name, floor, _ in filter(None, read)] == stated
+    assert set(tomllib.loads(text)["project"]["optional-dependencies"]) == set(doctor.EXTRAS)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.data.npz import EXAMPLE, read_npz
-from recprune_export.errors import DataError, ModelFileError, UsageError
+from recprune_export.errors import DataError, ModelFileError, RecpruneError, UsageError
 from recprune_export.program.archive import EXTRA, check_archive
 from recprune_export.program.capture import capture, program_from_exported
 from recprune_export.program.detect import ModelKind, detect, foreign_classes, is_legacy_torch_file, state_dict_of
@@ -114,7 +114,12 @@ def load_archive(path: Path) -> Program:
         raise ModelFileError(
             f"{path} is a .pt2 program that torch {torch.__version__} cannot read: {reason}"
         ) from error
-    return program_from_exported(exported)
+    try:
+        return program_from_exported(exported)
+    except RecpruneError:
+        raise
+    except Exception as error:  # a graph that was changed may fail in any of its operators
+        raise ModelFileError(f"{path} holds a graph that cannot be run ({_told(error)}): save it again.") from error
 
 
 @contextmanager
