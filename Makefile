@@ -15,7 +15,7 @@ DEMO_DATA := $(if $(DATA),$(DATA),$(DEMO)/generated-clicks.parquet)
 PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check slow bench lint types clean
+.PHONY: help demo test check slow bench lint types schema clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
@@ -44,6 +44,9 @@ types: $(READY_DEV)  ## static types
 
 bench: $(READY)  ## every benchmark, one after the other
 	@set -e; for file in benchmarks/bench_*.py; do echo "$$file"; $(BIN)/python "$$file"; done
+
+schema: $(READY)  ## write docs/manifest.schema.json anew, from the model of the manifest
+	$(BIN)/python -m recprune_export.bundle.schema docs/manifest.schema.json
 
 clean:  ## remove what the other targets made, except data and models of yours
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,7 +2,7 @@
 
 import datetime
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from recprune_export.bundle.contents import bundle_files, compact_json, plan_summary
+from recprune_export.bundle.contents import bundle_files, compact_json, encoding_of, plan_summary, serving_files
 from recprune_export.bundle.manifest import DATA_PROFILE, ENCODING, MODEL, REPORT, Manifest
 from recprune_export.bundle.readme import bundle_readme
 from recprune_export.bundle.write import write_bundle, writing
@@ -37,12 +37,14 @@ from recprune_export.program.drawing import draw_request
 from recprune_export.program.program import Program
 from recprune_export.program.signature import Signature
 from recprune_export.progress import doing
+from recprune_export.provenance import provenance
 from recprune_export.pruning.field_selection import remove_fields
 from recprune_export.pruning.plan import Plan
 from recprune_export.report.bundle import bundle_report
 from recprune_export.resuming import Work, kept_until_done, work_folder
 from recprune_export.settings import Settings
 from recprune_export.stages import Pruned, prune
+from recprune_export.tiling import tile_notes
 from recprune_export.validation.contestants import (
     DENSE_ONNX,
     DENSE_TORCH,
@@ -92,15 +94,20 @@ def compress_program(
     extra_files: Mapping[str, bytes] | None = None,
     command: Sequence[str] = (),
     model_name: str = "model",
-    model_file: Mapping[str, str] | None = None,
+    model_file: Mapping[str, Any] | None = None,
     data_name: str | None = None,
+    data_file: Mapping[str, Any] | None = None,
+    training_seed: int | None = None,
+    sign: Callable[[bytes], bytes] | None = None,
     because: Sequence[str] = (),
     resume: bool = False,
 ) -> Result:
     """Prune, tune, export and validate `program`; write a bundle to `target`, whole or not at all.
 
     Without a `task` the pruned program is tuned towards the answers of `program` on requests drawn from its signature.
-    `model_file` is what `refresh` finds the dense model by: `path` and `sha256`; `because` are notes that go before others.
+    `model_file` and `data_file` are what `file_identity` says of the files that the model and the rows came from; by the
+    former `refresh` finds the dense model. `training_seed` is that of the dense model, where it is known. `sign` makes the
+    signature of the manifest; `because` are notes that go before others.
     With `resume` it goes on after what an earlier, killed run on the same model, rows and settings had finished.
 
     Raises `UsageError` where nothing can be written to `target` or another process writes there, `ModelError` where the
@@ -115,6 +122,9 @@ def compress_program(
         "model_name": model_name,
         "model_file": model_file,
         "data_name": data_name,
+        "data_file": data_file,
+        "training_seed": training_seed,
+        "sign": sign,
     }
     with writing(target) as target:
         with doing("Reading rows"):
@@ -135,10 +145,14 @@ def _ship(
     *,
     command: Sequence[str],
     model_name: str,
-    model_file: Mapping[str, str] | None,
+    model_file: Mapping[str, Any] | None,
     data_name: str | None,
+    data_file: Mapping[str, Any] | None,
+    training_seed: int | None,
+    sign: Callable[[bytes], bytes] | None,
 ) -> Result:
     """Export and validate what was pruned, and write the bundle."""
+    seeds = {"compression": settings.seed, **({} if training_seed is None else {"training": training_seed})}
     with tempfile.TemporaryDirectory() as scratch:
         with doing("Exporting to ONNX"):
             dense_file = export_onnx(program, Path(scratch) / "dense.onnx", rewrites=())
@@ -162,7 +176,8 @@ def _ship(
         advice = advise(pruned_file, settings, task)
         gone = reduction(counts["dense"], counts["pruned"])
         lessons = () if fewer_bits is None else fewer_bits.notes()
-        notes = (*because, *_notes(pruned, gone, parity, settings, task), *lessons)
+        told = tile_notes(pruned.stages[-1].tiles, pruned_file, settings)
+        notes = (*because, *_notes(pruned, gone, parity, settings, task), *told, *lessons)
         tolerances = parity.tolerances if fewer_bits is None else fewer_bits.tolerances(parity.tolerances)
         manifest = Manifest(
             name=target.name,
@@ -176,7 +191,6 @@ def _ship(
             plan={**_summary(pruned), "rows": None if rows is None else rows.to_dict()},
             settings={
                 **settings.to_dict(),
-                "command": list(command),
                 "model": model_name,
                 "model_file": None if model_file is None else dict(model_file),
                 "data": data_name,
@@ -189,8 +203,11 @@ def _ship(
             cost=roofline(
                 latency, {"dense": (DENSE_ONNX, dense_file.path), "pruned": (PRUNED_ONNX, pruned_file.path)}
             ).to_dict(),
+            encoding=encoding_of(extra_files or {}),
+            licence=settings.licence,
+            provenance=provenance(command=command, model=model_file, data=data_file, seeds=seeds),
             change={} if change is None else change.to_dict(),
-            notes=notes,
+            notes=list(notes),
             quantisation={} if fewer_bits is None else fewer_bits.to_dict(),
         )
         golden = as_taken(task.requests(GOLDEN_ROWS, seed=2), pruned_file.signature)
@@ -205,6 +222,10 @@ def _ship(
         profile = profile_of(task, program.signature)
         if profile is not None:
             extra[DATA_PROFILE] = compact_json(profile.to_dict())
+        serving = serving_files(
+            target.name, pruned_file, _session(pruned_file), golden, response,
+            options=advice.options, most_rows=max(settings.batches), triton=settings.triton,
+        )  # fmt: skip
         readme = bundle_readme(
             target.name,
             manifest.signature,
@@ -213,9 +234,10 @@ def _ship(
             ignored=pruned.plan.fields.removed,
             shared_rows=manifest.plan["rows"],
             quantisation=manifest.quantisation,
+            serving=serving,
         )
         pages = {"README.md": readme.encode(), REPORT: bundle_report(manifest, encoded=ENCODING in extra).encode()}
-        write_bundle(target, {**files, **extra, **pages}, manifest)
+        write_bundle(target, {**files, **serving, **extra, **pages}, manifest, sign)
     return Result(target, manifest, counts, gone, metrics, parity, latency, footprints, advice, notes, rows)
 
 
@@ -318,7 +340,12 @@ def _summary(pruned: Pruned) -> dict[str, Any]:
     chained: dict[str, Any] = {}
     for summary in reversed(summaries):
         chained = {**summary, "then": chained} if chained else summary
-    return {**chained, "regularisation": None if pruned.regularised is None else pruned.regularised.to_dict()}
+    tiles = [layer.to_dict() for layer in pruned.stages[-1].tiles.layers]
+    return {
+        **chained,
+        "tiles": tiles,
+        "regularisation": None if pruned.regularised is None else pruned.regularised.to_dict(),
+    }
 
 
 def _report_rows(

@@ -31,6 +31,8 @@ FLAGS = {
 }
 EXTRAS = {
     "plots": "pictures of sweeps and of sensitivity",
+    "pack": "bundles in one file, .tar.zst",
+    "sign": "signatures of manifests",
     "examples": "the example with DeepCTR-Torch",
     "benchmarks": "the project's own benchmarks",
     "dev": "the project's own tests",

@@ -6,7 +6,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("recprune-export", "torch", "onnx", "onnxruntime", "onnxscript", "numpy", "polars")
+PACKAGES = (
+    "recprune-export", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy", "polars", "protobuf", "pydantic",
+)  # fmt: skip
 
 
 def environment() -> dict[str, Any]:

@@ -18,6 +18,7 @@ from recprune_export.settings import Settings
 OF_SERVING = frozenset(
     {
         "threads", "batches", "shared_inputs", "keep_dense", "max_drop", "target_speedup", "quantize", "max_quantize_drop",
+        "licence", "triton",
     }
 )  # fmt: skip
 VERSIONS = ("recprune-export", "torch", "numpy")
@@ -33,6 +34,8 @@ def fingerprint(
     digest = hashlib.sha256()
     _add(digest, program.module.state_dict())
     left_out = OF_SERVING | set(without)
+    if settings.pattern != "element":  # where tiles are faster depends on the batch size
+        left_out -= {"batches"}
     relevant = {name: value for name, value in settings.to_dict().items() if name not in left_out}
     packages = {name: environment()["packages"].get(name) for name in VERSIONS}
     stated = [relevant, repr(task.recipe), task.steps_per_epoch, packages, also]

@@ -1,7 +1,6 @@
 """`compress`: the main job on whatever the user has, a file or a module, rows on disk or in memory."""
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ from torch import nn
 
 from recprune_export.bundle.contents import to_json
 from recprune_export.bundle.manifest import ENCODING
+from recprune_export.bundle.signing import read_private_key
 from recprune_export.bundle.write import writing
 from recprune_export.compression import Result, compress_program, drawn_requests, recipe_for
 from recprune_export.data.arrays import Columns
@@ -35,6 +35,7 @@ from recprune_export.program.detect import ModelKind
 from recprune_export.program.loading import LoadedModel, check_finite, load_program
 from recprune_export.program.program import Program
 from recprune_export.progress import doing, say
+from recprune_export.provenance import file_identity
 from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.sensitivity import Sensitivity, sensitivity
 from recprune_export.report.sweep import SWEEP
@@ -63,6 +64,7 @@ def compress(
     plan: Plan | Path | None = None,
     source: Mapping[str, Any] | None = None,
     command: Sequence[str] = (),
+    sign: Path | None = None,
     resume: bool = False,
     **options: Any,
 ) -> Result:
@@ -75,6 +77,7 @@ def compress(
     - `target`: the directory to write, `artifacts/<name of the model>` by default.
     - `data`: rows to tune and measure on: a CSV, Parquet or NPZ file, or arrays by name; each input of the model, each
       of `labels`, and perhaps `split`.
+    - `sign`: a file with the private key (Ed25519, PEM) that signs the manifest.
     - `resume`: go on after what an earlier run on the same, which was killed, had finished.
     - `options`: fields of `Settings`, which go before those in `settings`: `sparsity=0.9, epochs=2`.
 
@@ -89,6 +92,7 @@ def compress(
     """
     settings = replace(settings, **options)
     with writing(Path(target) if target is not None else ARTIFACTS / _name(model)) as target:
+        signer = None if sign is None else read_private_key(sign)
         plan = Plan.load(plan) if isinstance(plan, Path) else plan
         with doing("Opening the model"):
             loaded = load(model, example_inputs, source or {})
@@ -104,6 +108,8 @@ def compress(
             model_name=Path(model).name if isinstance(model, Path | str) else _name(model),
             model_file=file_identity(Path(model)) if isinstance(model, Path | str) else None,
             data_name=data_name(data),
+            data_file=file_identity(Path(data)) if isinstance(data, Path | str) else None,
+            sign=signer,
             resume=resume,
         )
 
@@ -119,7 +125,8 @@ def compress_loaded(
     **names: Any,
 ) -> Result:
     """Do what `compress` does with a model and rows that are read; `names` are those that `compress_program` takes."""
-    extra = {} if loaded.checkpoint is None else {ENCODING: to_json(loaded.checkpoint.encoder.to_dict())}
+    checkpoint = loaded.checkpoint
+    extra = {} if checkpoint is None else {ENCODING: to_json(checkpoint.encoder.to_dict())}
     settled = None if plan else settle(loaded.program, settings, task, _search_file(target), say)
     return compress_program(
         loaded.program,
@@ -129,6 +136,7 @@ def compress_loaded(
         plan=plan,
         extra_files=extra,
         command=command,
+        training_seed=None if checkpoint is None else checkpoint.seed,
         because=(settled.because,) if settled else (),
         **names,
     )
@@ -261,12 +269,6 @@ def _name(model: Model) -> str:
     if isinstance(model, Path | str):
         return Path(model).stem
     return type(model).__name__.lower() if isinstance(model, nn.Module) else "model"
-
-
-def file_identity(path: Path) -> dict[str, str]:
-    """Return the path of a model file as it was given, and its SHA-256: by both it is found and known again."""
-    with path.open("rb") as file:
-        return {"path": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def data_name(data: Data | None) -> str | None:

@@ -6,8 +6,10 @@ from typing import Any, Literal, Self
 
 from recprune_export.environment import cores
 from recprune_export.errors import UsageError
+from recprune_export.licence import spdx
 
 QUANTIZE = ("none", "fp16", "int8", "int4")
+SMALLEST_TILE, LARGEST_TILE = 32, 128  # units
 
 
 @dataclass(frozen=True)
@@ -18,12 +20,15 @@ class Settings:
     measured for each size in `batches`, with `threads` threads. Inputs named in `shared_inputs` are the same for all
     candidates of a request, and have one row in the ONNX file. With `max_drop` or `target_speedup` the sparsity is
     searched, beginning at `sparsity`. `structured_share` is the part of it, in log space, that removed channels take;
-    by default it is larger in the rest than in tables (`pruning.budget`). `prune_fields` is how many whole fields go,
+    by default it is larger in the rest than in tables (`pruning.budget`). `pattern` says how the zeros that take the
+    remainder fall in linear layers: "element" by element, in a "tile" of `tile` units wherever there are enough of them,
+    or "auto", in tiles where that is faster. `prune_fields` is how many whole fields go,
     before anything else; `prune_rows` the share of all rows of tables that is given up for shared ones, or "auto",
     after that. `steps` is the number of stages, each of which prunes a part and tunes what is left; `ema` the decay
     of a moving average of the weights in tuning, `warm_up` the share of it in which the learning rate rises. `quantize` says in how
     few bits weights may be stored: fp16 tables; int8 tables and linear layers; or int4 tables and int8 layers. It may take
-    `max_quantize_drop` of the validation metric.
+    `max_quantize_drop` of the validation metric. `licence` is an SPDX expression; `triton` says whether the bundle holds a
+    model repository for Triton.
     """
 
     sparsity: float = 0.7
@@ -36,6 +41,8 @@ class Settings:
     refit: bool = True
     regularise: float = 0.0
     zeros: str = "gradual"
+    pattern: Literal["element", "tile", "auto"] = "element"
+    tile: int | Literal["auto"] = "auto"
     epochs: int | None = None
     learning_rate: float | None = None
     warm_up: float = 0.0
@@ -52,6 +59,8 @@ class Settings:
     prune_rows: float | Literal["auto"] | None = None
     quantize: Literal["none", "fp16", "int8", "int4"] = "none"
     max_quantize_drop: float = 0.001
+    licence: str | None = None
+    triton: bool = True
 
     def __post_init__(self) -> None:
         for name in ("sparsity", "embedding_sparsity", "hidden_sparsity"):
@@ -69,6 +78,10 @@ class Settings:
             raise UsageError("--regularise trains for as many epochs as the tuning has: give --epochs of 1 or more.")
         if self.structured_share is not None and not 0.0 <= self.structured_share <= 1.0:
             raise UsageError(f"--structured-share must lie in [0, 1], got {self.structured_share:g}.")
+        if self.pattern not in ("element", "tile", "auto"):
+            raise UsageError(f"--pattern must be element, tile or auto, got {self.pattern}.")
+        if self.tile != "auto" and not SMALLEST_TILE <= self.tile <= LARGEST_TILE:
+            raise UsageError(f"--tile must lie between {SMALLEST_TILE} and {LARGEST_TILE} units, got {self.tile}.")
         if self.learning_rate is not None and not 0.0 < self.learning_rate < 1e3:
             raise UsageError(f"--learning-rate must be positive, got {self.learning_rate:g}.")
         if self.max_drop is not None and self.target_speedup is not None:
@@ -95,6 +108,9 @@ class Settings:
             raise UsageError(f"--steps must be 1 or more, got {self.steps}.")
         if not self.batches or min(self.batches) < 1:
             raise UsageError("--batches must name at least one batch size of 1 or more, for example 1,256.")
+
+        if self.licence is not None:
+            object.__setattr__(self, "licence", spdx(self.licence))
 
     @property
     def table_sparsity(self) -> float:
@@ -145,6 +161,20 @@ def row_share(text: str) -> float | Literal["auto"]:
         return float(text)
     except ValueError as error:
         raise UsageError(f"--prune-rows '{text}' is no number; write for example 0.5, or auto.") from error
+
+
+def tile_units(text: str) -> int | Literal["auto"]:
+    """Read the units of a tile.
+
+    >>> tile_units("64"), tile_units("auto")
+    (64, 'auto')
+    """
+    if text == "auto":
+        return "auto"
+    try:
+        return int(text)
+    except ValueError as error:
+        raise UsageError(f"--tile '{text}' is no whole number; write for example 64, or auto.") from error
 
 
 def batch_sizes(text: str) -> tuple[int, ...]:

@@ -27,14 +27,19 @@ from recprune_export.pruning.sizes import PartSizes, SizeModel
 from recprune_export.pruning.soundness import Soundness, check_soundness
 from recprune_export.resuming import NO_WORK, Work
 from recprune_export.settings import Settings
+from recprune_export.tiling import TileChoice, choose_tiles
 from recprune_export.training.loop import FitResult
 
 CURVATURE_BATCHES = 64
+NO_TILES = TileChoice()
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A program that was pruned by a plan and tuned, and how it came about; `shared` is the proof of shared rows, if any."""
+    """A program that was pruned by a plan and tuned, and how it came about.
+
+    `shared` is the proof of shared rows, if any; `tiles` says which layers have their zeros in tiles.
+    """
 
     program: Program
     analysis: Analysis
@@ -42,6 +47,7 @@ class Stage:
     soundness: Soundness
     fitted: FitResult | None
     shared: Soundness | None = None
+    tiles: TileChoice = NO_TILES
 
 
 @dataclass(frozen=True)
@@ -130,12 +136,13 @@ def _carry_out(
     soundness = check_soundness(original, analysis, plan, student).together_with(rest.soundness)
     if kept is not None:
         kept.restore(student.module)
-        fitted = _fit_result(kept.values["fitted"])
+        fitted, tiles = _fit_result(kept.values["fitted"]), TileChoice.from_dict(kept.values["tiles"])
     else:
-        fitted = _tune(dense, original, analysis, plan, student, number, settings, task, target)
-        values = {"plan": plan.to_dict(), "fitted": None if fitted is None else fitted.to_dict()}
+        fitted, tiles = _tune(dense, original, analysis, plan, student, number, settings, task, target)
+        told = None if fitted is None else fitted.to_dict()
+        values = {"plan": plan.to_dict(), "fitted": told, "tiles": tiles.to_dict()}
         work.keep(f"stage-{number}", f"pruning and tuning, stage {number} of {settings.steps}", values, student.module)
-    return Stage(student, analysis, plan, soundness, fitted, shared)
+    return Stage(student, analysis, plan, soundness, fitted, shared, tiles)
 
 
 def _tune(
@@ -148,17 +155,22 @@ def _tune(
     settings: Settings,
     task: Task,
     target: ZeroTarget | None,
-) -> FitResult | None:
-    """Refit and tune `student`, which is `original` after `plan`, in place."""
+) -> tuple[FitResult | None, TileChoice]:
+    """Refit and tune `student`, which is `original` after `plan`, in place; say which layers have zeros in tiles."""
     if settings.refit:
         with doing("Refitting layers"):
             refit(original, analysis, plan, student, calibration(task, settings.seed))
     tables = analyse(student).tables
+    tiles = NO_TILES
     if target is None or number < settings.steps:
         target = ZeroTarget(*parameter_counts(student, tables))
+    elif settings.pattern != "element":
+        requests = [request for request, _ in calibration(task, settings.seed)]
+        tiles = choose_tiles(student, tables, target, settings, requests, task.objective.probe)
     curvature = curvature_of(student, plan, tables, task, settings)
     schedule = schedule_of(task.recipe, settings, number)
-    return finetune(student, dense.with_own_graph(), task, tables, target, schedule, curvature)
+    fitted = finetune(student, dense.with_own_graph(), task, tables, target, schedule, curvature, tiles.tiling)
+    return fitted, tiles.as_in(student)
 
 
 def _fit_result(values: Mapping[str, Any] | None) -> FitResult | None:

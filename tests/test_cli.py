@@ -29,7 +29,7 @@ def test_the_version_is_told() -> None:
 
 
 def test_ctrl_c_is_said_and_has_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(bundle: object) -> None:
+    def interrupted(bundle: object, public_key: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(verify, "verify", interrupted)

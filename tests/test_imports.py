@@ -12,7 +12,7 @@ import recprune_export
 PACKAGE = Path(recprune_export.__file__).parent
 STAGES = [
     "data", "recommenders", "training", "program", "channels", "pruning", "finetuning", "onnx", "validation",
-    "quantisation", "bundle", "gate", "report",
+    "quantisation", "bundle", "prediction", "gate", "report",
 ]  # fmt: skip
 ON_TOP = {
     "inspection",
@@ -23,6 +23,7 @@ ON_TOP = {
     "resuming",
     "stages",
     "planning",
+    "tiling",
     "search",
     "jobs",
     "refresh",
@@ -32,7 +33,7 @@ ON_TOP = {
     "__main__",
     "__init__",
 }
-FREE = {"errors", "progress", "environment", "settings"}
+FREE = {"errors", "progress", "environment", "settings", "licence", "provenance"}
 
 
 def stage(module: str) -> str:
@@ -71,10 +72,23 @@ def modules_after(code: str) -> set[str]:
 @pytest.mark.parametrize(
     "code",
     [
+        "import recprune_export.cli",
+        "from click.testing import CliRunner; from recprune_export.cli import main; CliRunner().invoke(main, ['--help'])",
+    ],
+)
+def test_what_reads_a_bundle_is_imported_late(code: str) -> None:
+    assert not {"pydantic", "onnxruntime", "numpy", "zstandard", "cryptography"} & modules_after(code)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
         "import recprune_export",
         "import recprune_export.cli",
         "import recprune_export.bundle.verify",
         "import recprune_export.doctor",
+        "import recprune_export.bundle.packing, recprune_export.bundle.unpacking, recprune_export.bundle.sign",
+        "import recprune_export.prediction.predict",
         "import recprune_export.validation.latency",
         "import recprune_export.onnx.session",
         "import recprune_export.onnx.counts",

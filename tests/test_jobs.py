@@ -1,7 +1,10 @@
 """The main job on files, and all that may be wrong with them: one sentence, the documented exit code, nothing left."""
 
+import hashlib
 import json
 import pickle
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +29,9 @@ from recprune_export.recommenders.catalogue import build
 from recprune_export.report.bundle import report_on
 from recprune_export.settings import Settings
 from recprune_export.training.train import train
+from tests.bundle.pbtxt import parse
+from tests.bundle.test_kserve import array
+from tests.bundle.test_signing import key_pair
 from tests.recommenders.test_recommenders import CLICKS, SMALL
 from tests.report.properties import check_page
 
@@ -64,9 +70,38 @@ def test_the_bundle_is_complete_and_verifies(bundle: Path) -> None:
     assert names == {
         "model.onnx", "model.pt2", "dense.onnx", "encoding.json", "plan.json", "README.md", "manifest.json",
         "data_profile.json", "report.html",
-        "samples/inputs.npz", "samples/outputs.npz",
+        "samples/inputs.npz", "samples/outputs.npz", "samples/kserve-request.json", "samples/kserve-response.json",
+        "triton/ctr/config.pbtxt", "triton/ctr/1/model.onnx",
+        *(f"triton/ctr/warmup/input-{n}" for n in range(len(json.loads((bundle / "manifest.json").read_text())["signature"]["inputs"]))),
     }  # fmt: skip
     assert verify(bundle).rows == 16
+
+
+def test_the_manifest_says_what_the_bundle_was_made_of(bundle: Path, checkpoint: Path, clicks_file: Path) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    for what, path in (("model", checkpoint), ("data", clicks_file)):
+        told = manifest["provenance"][what]
+        assert (told["name"], told["bytes"]) == (path.name, path.stat().st_size)
+        assert told["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert set(manifest["provenance"]["seeds"]) == {"compression", "training"}
+    assert manifest["licence"] is None
+    encoding, inputs = manifest["encoding"], {i["name"]: i for i in manifest["signature"]["inputs"]}
+    assert {*encoding["vocabularies"], "numeric"} == set(inputs)
+    for name, vocabulary in encoding["vocabularies"].items():
+        assert inputs[name]["ids"] == [[0, vocabulary["first"] + vocabulary["values"] - 1]]
+
+
+def test_a_real_model_is_batched_by_triton_and_answers_as_the_samples_say(bundle: Path) -> None:
+    config = parse((bundle / "triton/ctr/config.pbtxt").read_text())
+    assert config.max_batch_size == max(QUICK.batches)
+    asked, said = (json.loads((bundle / f"samples/kserve-{part}.json").read_text()) for part in ("request", "response"))
+    ranks = {
+        i["name"]: len(i["shape"]) for i in json.loads((bundle / "manifest.json").read_text())["signature"]["inputs"]
+    }
+    request = {t["name"]: array(t).reshape(t["shape"][: ranks[t["name"]]]) for t in asked["inputs"]}
+    answer = run(make_session(bundle / "triton/ctr/1/model.onnx", 1), request)
+    for tensor in said["outputs"]:
+        np.testing.assert_allclose(answer[tensor["name"]].ravel(), array(tensor).ravel(), atol=1e-5)
 
 
 def test_the_page_in_the_bundle_is_that_of_its_manifest(bundle: Path) -> None:
@@ -119,6 +154,45 @@ def test_the_readme_runs_as_written(bundle: Path) -> None:
         exec(code, names)
     golden = np.load(bundle / "samples/outputs.npz")
     np.testing.assert_allclose(names["response"]["clicked"], golden["clicked"], atol=1e-5)  # type: ignore[index]
+
+
+def test_predict_and_the_plain_example_score_a_real_model(bundle: Path, clicks_file: Path, tmp_path: Path) -> None:
+    done = invoke("predict", bundle, "--data", clicks_file, "-o", tmp_path / "scores.parquet", "--quiet")
+    assert done.exit_code == 0, done.output
+    scores, rows = pl.read_parquet(tmp_path / "scores.parquet")["clicked"].to_numpy(), pl.read_parquet(clicks_file)
+    assert len(scores) == len(rows)
+    assert np.corrcoef(scores, rows["clicked"].to_numpy())[0, 1] > 0.05
+    example = Path(__file__).parents[1] / "examples/serve_onnxruntime.py"
+    lines = "\n".join(json.dumps(row) for row in rows.head(300).to_dicts())
+    served = subprocess.run([sys.executable, example, bundle], input=lines, capture_output=True, text=True, check=True)
+    plain = np.array([json.loads(line)["clicked"] for line in served.stdout.splitlines()], dtype=np.float32)
+    np.testing.assert_allclose(plain, scores[:300], atol=1e-6)
+
+
+def test_a_bundle_of_a_module_states_licence_and_signature_and_leaves_triton_out(tmp_path: Path) -> None:
+    private, public = key_pair(tmp_path, "ours")
+    module = torch.nn.Sequential(
+        torch.nn.Embedding(100, 32), torch.nn.Linear(32, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1)
+    )
+    compress(
+        module, torch.arange(4), tmp_path / "ctr", sign=private,
+        sparsity=0.5, epochs=0, batches=(1,), licence="mit", triton=False,
+    )  # fmt: skip
+    assert verify(tmp_path / "ctr", public).signature == "valid"
+    manifest = json.loads((tmp_path / "ctr/manifest.json").read_text())
+    assert (manifest["licence"], manifest["encoding"]) == ("MIT", None)
+    assert (manifest["provenance"]["model"], manifest["provenance"]["data"]) == (None, None)
+    assert not [name for name in manifest["files"] if name.startswith("triton/")]
+    assert "triton" not in (tmp_path / "ctr/README.md").read_text()
+
+
+@pytest.mark.parametrize(("option", "value"), [("--license", "free beer"), ("--sign", "absent.pem")])
+def test_a_bad_licence_or_key_is_told_before_the_work(
+    checkpoint: Path, tmp_path: Path, option: str, value: str
+) -> None:
+    done = invoke(checkpoint, option, value, "-o", tmp_path / "out")
+    assert (done.exit_code, value in done.output) == (2, True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_plan_can_be_looked_at_and_given_back(checkpoint: Path, clicks_file: Path, tmp_path: Path) -> None:

@@ -2,16 +2,22 @@
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from recprune_export.bundle.manifest import PLAN, PROGRAM, SAMPLE_INPUTS, SAMPLE_OUTPUTS
+from recprune_export.bundle import kserve
+from recprune_export.bundle.manifest import ENCODING, PLAN, PROGRAM, SAMPLE_INPUTS, SAMPLE_OUTPUTS
+from recprune_export.bundle.rows import rows_are_independent
+from recprune_export.bundle.triton import model_name, repository
+from recprune_export.bundle.write import Content
 from recprune_export.channels.analysis import Analysis
+from recprune_export.data.vocabularies import encoding_summary
 from recprune_export.finetuning.group_lasso import Regularised
 from recprune_export.onnx.export import OnnxFile
+from recprune_export.onnx.session import SessionOptions
 from recprune_export.program.program import Program
 from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.soundness import Soundness
@@ -62,6 +68,39 @@ def bundle_files(
         if model.data is not None:
             files[model.data.name] = model.data
     return files
+
+
+def serving_files(
+    name: str,
+    served: OnnxFile,
+    answer: Callable[[dict[str, np.ndarray]], Mapping[str, np.ndarray]],
+    request: Mapping[str, np.ndarray],
+    response: Mapping[str, np.ndarray],
+    *,
+    options: SessionOptions,
+    most_rows: int,
+    triton: bool,
+) -> dict[str, Content]:
+    """Return what servers want beside the model: a repository for `triton`, and golden samples for KServe.
+
+    `answer` runs the model; `most_rows` is the largest batch that a server should make.
+    """
+    independent = rows_are_independent(served.signature, answer, request, response)
+    files: dict[str, Content] = {
+        **kserve.samples(model_name(name), request, response, batched=triton and independent),
+    }
+    if triton:
+        models = [path.name for path in (served.path, served.data) if path is not None]
+        files |= repository(
+            name, served.signature, request, models,
+            options=options, most_rows=most_rows, independent=independent,
+        )  # fmt: skip
+    return files
+
+
+def encoding_of(files: Mapping[str, bytes]) -> dict[str, Any] | None:
+    """Return the section `encoding` of a manifest; None where the bundle ships no encoding."""
+    return encoding_summary(json.loads(files[ENCODING]), ENCODING) if ENCODING in files else None
 
 
 def to_json(values: Any) -> bytes:

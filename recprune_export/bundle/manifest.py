@@ -3,18 +3,38 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cache
-from importlib import resources
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field, model_validator
+
+from recprune_export.bundle.migration import migrated
+from recprune_export.bundle.sections import (
+    ChangeSection,
+    CostSection,
+    DenseAndPruned,
+    EncodingSection,
+    FileEntry,
+    Follows,
+    LatencySection,
+    Name,
+    Nothing,
+    Object,
+    ProvenanceSection,
+    QuantisationSection,
+    RewriteEntry,
+    SessionSection,
+    Sha256,
+    SignatureSection,
+    Tolerances,
+)
 from recprune_export.errors import BundleError
 
-FORMAT = "recprune-export/bundle"
-FORMAT_VERSION = 1
+FORMAT: Literal["recprune-export/bundle"] = "recprune-export/bundle"
+FORMAT_VERSION: Literal[2] = 2
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.json.sig"
 MODEL = "model.onnx"
 DENSE = "dense.onnx"
 PROGRAM = "model.pt2"
@@ -24,61 +44,115 @@ DATA_PROFILE = "data_profile.json"
 REPORT = "report.html"
 SAMPLE_INPUTS = "samples/inputs.npz"
 SAMPLE_OUTPUTS = "samples/outputs.npz"
+ALWAYS = (MODEL, SAMPLE_INPUTS, SAMPLE_OUTPUTS)  # files without which a bundle is none
 
 _PART = re.compile(r"[\w+-][\w.+-]*", re.ASCII)
 # Control characters, which a terminal obeys, and halves of surrogate pairs, which no encoding has.
 _UNPRINTABLE = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
 
 
-@dataclass(frozen=True)
-class FileEntry:
-    """Size in bytes and SHA-256 (hexadecimal) of one file."""
+class Manifest(BaseModel):
+    """Everything a bundle states, in plain JSON values: the model of which `docs/manifest.schema.json` is made.
 
-    bytes: int
-    sha256: str
+    The sections are what the `to_dict` of their stage gives. `files` is filled in by `write_bundle`.
 
-
-@dataclass(frozen=True)
-class Manifest:
-    """Everything a bundle states. Plain JSON values throughout; `docs` of the keys are in `manifest.schema.json`.
-
-    `signature` is `Signature.to_dict()`; `counts` and `metrics` hold `dense` and `pruned`; `tolerances` holds
-    `absolute` and `relative`, within which the golden outputs are reproduced; `created` is ISO 8601 in UTC;
-    `session` is `SessionAdvice.to_dict()`, empty where none was measured;
-    `rewrites` holds `Rewrite.to_dict()`, `cost` `Roofline.to_dict()`, `quantisation` `Quantised.to_dict()`, empty where
-    weights are as they were trained; `change` is `Change.to_dict()` on the test rows, empty where none have labels;
-    `notes` are sentences that the user should read. `files` is filled in by `write_bundle`.
+    Raises `pydantic.ValidationError` where a value does not follow the schema.
     """
 
-    name: str
-    created: str
-    opset: int
-    signature: Mapping[str, Any]
-    counts: Mapping[str, Any]
-    metrics: Mapping[str, Any]
-    parity: Mapping[str, Any]
-    latency: Mapping[str, Any]
-    plan: Mapping[str, Any]
-    settings: Mapping[str, Any]
-    environment: Mapping[str, Any]
-    tolerances: Mapping[str, float]
-    session: Mapping[str, Any] = field(default_factory=dict)
-    rewrites: Sequence[Mapping[str, Any]] = field(default_factory=list)
-    cost: Mapping[str, Any] = field(default_factory=dict)
-    change: Mapping[str, Any] = field(default_factory=dict)
-    notes: Sequence[str] = field(default_factory=list)
-    quantisation: Mapping[str, Any] = field(default_factory=dict)
-    files: Mapping[str, FileEntry] = field(default_factory=dict)
-    format_version: int = FORMAT_VERSION
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, title=f"{MANIFEST} of a bundle, format {FORMAT_VERSION}"
+    )
+
+    format: Literal["recprune-export/bundle"] = FORMAT
+    format_version: Literal[2] = FORMAT_VERSION
+    name: Annotated[Name, Field(description="the bundle's name; the directory may be called otherwise")]
+    created: Annotated[
+        str,
+        Field(
+            pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?(Z|\+00:00)$",
+            description="when it was written: ISO 8601, UTC",
+        ),
+    ]
+    opset: Annotated[int, Field(ge=13, description=f"ONNX operator set of {MODEL}")]
+    signature: Annotated[Object, Follows(SignatureSection)]
+    counts: Annotated[
+        Object,
+        Follows(DenseAndPruned),
+        Field(description="parameters, non-zero parameters, bytes and operations, by part, counted in the ONNX files"),
+    ]
+    metrics: Annotated[
+        Object,
+        Follows(DenseAndPruned),
+        Field(description="quality on held-out rows, by metric; empty objects without data"),
+    ]
+    parity: Annotated[Object, Field(description=f"{MODEL} in ONNX Runtime against the pruned program in PyTorch")]
+    latency: Annotated[Object, Follows(LatencySection)]
+    plan: Annotated[Object, Field(description=f"summary of {PLAN}: what was removed, what was frozen and why")]
+    settings: Annotated[Object, Field(description="sparsity, seed and other options of the run")]
+    environment: Annotated[Object, Field(description="versions of packages, system, CPU and cores of the run")]
+    tolerances: Annotated[Object, Follows(Tolerances)]
+    session: Annotated[Object, Follows(SessionSection)] = Field(default_factory=dict)
+    rewrites: Annotated[
+        list[Annotated[Object, Follows(RewriteEntry)]], Field(description="rewrites that were tried, in order")
+    ] = Field(default_factory=list)
+    cost: Annotated[Object, Follows(CostSection)] = Field(default_factory=dict)
+    change: Annotated[
+        Object,
+        Follows(ChangeSection | Nothing),
+        Field(description="how a metric of test rows changes; empty where no rows have labels"),
+    ] = Field(default_factory=dict)
+    notes: Annotated[list[str], Field(description="what the user should know and would not look for")] = Field(
+        default_factory=list
+    )
+    quantisation: Annotated[
+        Object,
+        Follows(QuantisationSection),
+        Field(
+            description="weights in fewer bits, and what that costs against the same file in fp32; empty where there are none"
+        ),
+    ] = Field(default_factory=dict)
+    encoding: Annotated[
+        Annotated[Object, Follows(EncodingSection)] | None,
+        Field(description="null where requests are made of arrays, not of raw values"),
+    ] = None
+    licence: Annotated[str | None, Field(description="SPDX expression; null where none was stated")] = None
+    provenance: Annotated[
+        Annotated[Object, Follows(ProvenanceSection)] | None, Field(description="null where it is not known")
+    ] = None
+    files: Annotated[
+        dict[str, FileEntry],
+        Field(
+            description=f"every file of the bundle but {MANIFEST} and {SIGNATURE}, by its path relative to the bundle",
+            json_schema_extra={"required": list(ALWAYS)},
+        ),
+    ] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, values: Any) -> Any:
+        """What JSON would make of it: a tuple is a list."""
+        return _as_json(values)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def checksum(
+        self,
+    ) -> Annotated[
+        Sha256,
+        Field(description="SHA-256 of this object without `checksum`, as JSON with sorted keys and no white space"),
+    ]:
+        """The checksum of everything else."""
+        return checksum(self.model_dump(exclude={"checksum"}))
 
     def with_files(self, files: Mapping[str, FileEntry]) -> Self:
         """Return the same manifest for these files."""
-        return replace(self, files=dict(sorted(files.items())))
+        return self.model_copy(update={"files": dict(sorted(files.items()))})
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, with the checksum of the manifest itself."""
-        values = {"format": FORMAT, **asdict(self)}
-        # Paths, command lines and lines of source may hold anything; names of the signature have to stay as they are.
+        # In its mode "json", NaN would become null without a word. Paths, command lines and lines of source may hold anything;
+        # names of the signature have to stay as they are.
+        values = self.model_dump(exclude={"checksum"})
         values = {name: value if name == "signature" else _printable(value) for name, value in values.items()}
         return {**values, "checksum": checksum(values)}
 
@@ -91,16 +165,20 @@ class Manifest:
 
     @classmethod
     def from_dict(cls, values: Any) -> Self:
-        """Read what `to_dict` wrote.
+        """Read what `to_dict` wrote, also of an older format version, which is migrated.
 
         Raises `BundleError` where the values do not follow the schema, name a file outside of the bundle, or
         were changed after writing.
         """
-        _check_format(values)
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            raise BundleError(f"{MANIFEST} is not the manifest of a recprune-export bundle.")
         try:
-            _check_schema(values)
             made = checksum(values)
             strange = next((text for text in _texts(values) if _UNPRINTABLE.search(text)), None)
+            given = migrated(values, FORMAT_VERSION)
+            manifest = cls.model_validate({key: value for key, value in given.items() if key != "checksum"})
+        except ValidationError as error:
+            raise BundleError(f"{MANIFEST} does not follow its schema at {_first_fault(error)}.") from error
         except (RecursionError, ValueError) as error:
             reason = "is nested too deeply" if isinstance(error, RecursionError) else "holds what JSON does not know"
             raise BundleError(f"{MANIFEST} {reason}: export the bundle again.") from error
@@ -108,15 +186,12 @@ class Manifest:
             raise BundleError(
                 f"{MANIFEST} holds characters that are no text, in {strange[:80]!r}: export the bundle again."
             )
-        for name in values["files"]:
-            check_name(name)
-        if values["checksum"] != made:
+        _check_files(manifest.files)
+        if values.get("checksum") != made:
             raise BundleError(
                 f"{MANIFEST} was changed after the bundle was written (its checksum differs): export the bundle again."
             )
-        files = {name: FileEntry(**entry) for name, entry in values["files"].items()}
-        known = {f.name: values[f.name] for f in fields(cls) if f.name in values and f.name != "files"}
-        return cls(**known, files=files)
+        return manifest
 
 
 def checksum(values: Mapping[str, Any]) -> str:
@@ -139,20 +214,18 @@ def check_name(name: str) -> str:
     'samples/inputs.npz'
     """
     parts = name.split("/")
-    if name == MANIFEST or name != str(PurePosixPath(name)) or not all(_PART.fullmatch(part) for part in parts):
+    reserved = name in (MANIFEST, SIGNATURE)
+    if reserved or name != str(PurePosixPath(name)) or not all(_PART.fullmatch(part) for part in parts):
         raise BundleError(
             f"The file name {name!r} is not allowed in a bundle: use letters, digits, '.', '_', '+', '-' and '/'."
         )
     return name
 
 
-@cache
-def schema() -> dict[str, Any]:
-    """Return the published JSON schema of `manifest.json`."""
-    loaded: dict[str, Any] = json.loads(
-        resources.files("recprune_export.bundle").joinpath("manifest.schema.json").read_text(encoding="utf-8")
-    )
-    return loaded
+def _as_json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _as_json(each) for key, each in value.items()}
+    return [_as_json(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _printable(values: Any) -> Any:
@@ -180,19 +253,16 @@ def _texts(values: Any) -> Iterator[str]:
             yield from _texts(value)
 
 
-def _check_format(values: Any) -> None:
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise BundleError(f"{MANIFEST} is not the manifest of a recprune-export bundle.")
-    version = values.get("format_version")
-    if version != FORMAT_VERSION:
-        raise BundleError(
-            f"The bundle has format version {version}, this recprune-export reads {FORMAT_VERSION}: use the release that wrote it."
-        )
+def _check_files(files: Mapping[str, FileEntry]) -> None:
+    missing = [name for name in ALWAYS if name not in files]
+    if missing:
+        raise BundleError(f"{MANIFEST} does not follow its schema at $.files: '{missing[0]}' is not among them.")
+    for name in files:
+        check_name(name)
 
 
-def _check_schema(values: dict[str, Any]) -> None:
-    import jsonschema
-
-    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema()).iter_errors(values))
-    if error is not None:
-        raise BundleError(f"{MANIFEST} does not follow its schema at {error.json_path}: {error.message[:200]}.")
+def _first_fault(error: ValidationError) -> str:
+    """Where and what, as in `$.signature.inputs[0].name: Field required`."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"])
+    return f"${place}: {fault['msg'][:200]}"

@@ -1,8 +1,10 @@
 """The bundle's own README: how to load the model and call it, in ten lines."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from recprune_export.bundle.kserve import REQUEST
+from recprune_export.bundle.triton import model_name
 from recprune_export.onnx.session import SessionOptions
 
 _TEMPLATE = """\
@@ -21,7 +23,7 @@ A recommender as an ONNX model for CPU, written by recprune-export. `recprune-ex
 {ignored}The batch may have any size.{shared} `samples/outputs.npz` is the answer to `samples/inputs.npz`; `manifest.json` states the
 tolerances, sizes, quality and latency, and `report.html` shows them. `model.pt2` is the same model for PyTorch
 (`torch.export.load`), to train on.
-{encoding}{fewer_bits}{rows_shared}"""
+{encoding}{serving}{fewer_bits}{rows_shared}"""
 
 _CODE = """\
 import numpy as np
@@ -35,8 +37,17 @@ response = dict(zip(names, session.run(names, request)))"""
 
 _ENCODING = (
     "`encoding.json` turns raw values into these inputs: ids by field, and the mean and scale of the numeric fields.\n"
+    "`recprune-export predict . --data rows.parquet -o scores.parquet` does that for the rows of a file.\n"
 )
 
+_TRITON = """
+`triton/` is a model repository: `tritonserver --model-repository=$PWD/triton`. Its model files are hard links of those above.
+"""
+
+_KSERVE = """
+`samples/kserve-request.json` is the golden request for a server of the KServe v2 protocol, `samples/kserve-response.json` its answer:
+`curl -d @samples/kserve-request.json http://localhost:8000/v2/models/{model}/infer`. Tensors travel in the shapes that it has.
+"""
 
 _FEWER_BITS = """
 Weights are stored in fewer bits ({forms}). The golden outputs are those of this file; on CPUs with other int8 instructions they
@@ -59,12 +70,13 @@ def bundle_readme(
     ignored: Sequence[str] = (),
     shared_rows: Mapping[str, Any] | None = None,
     quantisation: Mapping[str, Any] | None = None,
+    serving: Collection[str] = (),
 ) -> str:
     """Return the README of a bundle.
 
     `signature` is `Signature.to_dict()`; `session` goes into the code that loads the model; `encoding` says whether the
     bundle ships `encoding.json`; `ignored` are the inputs, or their columns, that the model does not read;
-    `shared_rows` is `RowReport.to_dict()`, `quantisation` that section of the manifest.
+    `shared_rows` is `RowReport.to_dict()`, `quantisation` that section of the manifest; `serving` names the files for servers.
     """
     kinds = (("input", signature["inputs"]), ("output", signature["outputs"]))
     rows = "\n".join(_row(kind, tensor) for kind, tensors in kinds for tensor in tensors)
@@ -78,8 +90,15 @@ def bundle_readme(
         shared=told,
         encoding=_ENCODING if encoding else "",
         fewer_bits=_fewer_bits(quantisation),
+        serving=_serving(name, serving),
         rows_shared=_rows_shared(shared_rows),
     )
+
+
+def _serving(name: str, files: Collection[str]) -> str:
+    triton = any(file.startswith("triton/") for file in files)
+    told = _KSERVE.format(model=model_name(name)) if REQUEST in files else ""
+    return (_TRITON if triton else "") + told
 
 
 def calling_code(session: SessionOptions) -> str:

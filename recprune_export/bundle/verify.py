@@ -5,18 +5,27 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from recprune_export.bundle.manifest import MANIFEST, MODEL, SAMPLE_INPUTS, SAMPLE_OUTPUTS, FileEntry, Manifest
+from recprune_export.bundle.manifest import (
+    MANIFEST,
+    MODEL,
+    SAMPLE_INPUTS,
+    SAMPLE_OUTPUTS,
+    SIGNATURE,
+    FileEntry,
+    Manifest,
+)
+from recprune_export.bundle.signing import SIGNATURE_BYTES, check_signature
 from recprune_export.data.npz import EXAMPLE, read_npz
 from recprune_export.errors import BundleError, DataError, ModelFileError, ValidationFailed
 
-_CHUNK = 1 << 20
-_MANIFEST_LIMIT = 64 << 20  # bytes; a manifest has kilobytes
+MANIFEST_LIMIT = 64 << 20  # bytes; a manifest has kilobytes
 
 
 @dataclass(frozen=True)
@@ -30,7 +39,10 @@ class GoldenOutput:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was checked, all of it passed: files, bytes, rows of the golden request, errors, and the time it took."""
+    """What was checked, all of it passed: files, bytes, rows of the golden request, errors, and the time it took.
+
+    `signature` is "absent", "unchecked" where no public key was given, or "valid".
+    """
 
     name: str
     files: int
@@ -38,21 +50,26 @@ class Verification:
     rows: int
     outputs: tuple[GoldenOutput, ...]
     seconds: float
+    signature: str = "absent"
 
 
-def verify(bundle: Path) -> Verification:
+def verify(bundle: Path, public_key: Path | None = None) -> Verification:
     """Check every file's size and SHA-256, the manifest, and that ONNX Runtime gives the golden outputs.
 
-    Raises `BundleError` that names the files which are missing, changed or too many, and `ValidationFailed`
-    where the outputs differ by more than the manifest's tolerances.
+    With a `public_key` the signature of the manifest comes first of all.
+
+    Raises `BundleError` that names the files which are missing, changed or too many, and where the signature is missing or
+    wrong, and `ValidationFailed` where the outputs differ by more than the manifest's tolerances.
     """
     start = time.perf_counter()
+    signature = _signature(bundle, public_key)
     manifest = read_manifest(bundle)
     check_files(bundle, manifest)
     check_model(bundle, manifest)
     rows, outputs = check_golden(bundle, manifest)
     size = sum(entry.bytes for entry in manifest.files.values())
-    return Verification(manifest.name, len(manifest.files), size, rows, outputs, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return Verification(manifest.name, len(manifest.files), size, rows, outputs, seconds, signature)
 
 
 def read_manifest(bundle: Path) -> Manifest:
@@ -62,10 +79,10 @@ def read_manifest(bundle: Path) -> Manifest:
     """
     path = bundle / MANIFEST
     if not bundle.is_dir():
-        raise BundleError(f"{bundle} is not a directory: give the directory of a bundle.")
+        raise BundleError(f"{bundle} is not a directory, and no packed bundle either: give a bundle.")
     if not path.is_file():
         raise BundleError(f"{bundle} has no {MANIFEST}, so it is not a bundle.")
-    if path.stat().st_size > _MANIFEST_LIMIT:
+    if path.stat().st_size > MANIFEST_LIMIT:
         raise BundleError(f"{path} is too large to be the manifest of a bundle.")
     try:
         values = json.loads(path.read_bytes())
@@ -92,12 +109,14 @@ def check_files(bundle: Path, manifest: Manifest) -> None:
     Raises `BundleError` that names every file which is missing, changed, or not listed.
     """
     root = os.path.realpath(bundle)  # unlike Path.resolve it ends where links run in a circle
-    present = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if not path.is_dir()} - {MANIFEST}
+    present = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if not path.is_dir()}
+    present -= {MANIFEST, SIGNATURE}
     missing = sorted(set(manifest.files) - present)
     extra = sorted(present - set(manifest.files))
     outside = sorted(name for name in present if not Path(os.path.realpath(bundle / name)).is_relative_to(root))
     readable = sorted(set(manifest.files) & present - set(outside))
-    changed = [name for name in readable if not _matches(bundle / name, manifest.files[name])]
+    digests = _Digests()
+    changed = [name for name in readable if not digests.match(bundle / name, manifest.files[name])]
     faults = [
         f"{fault} {', '.join(repr(name) for name in names)}"
         for fault, names in {
@@ -132,11 +151,11 @@ def check_golden(bundle: Path, manifest: Manifest) -> tuple[int, tuple[GoldenOut
     """Run the golden request in ONNX Runtime; return its rows and the errors per output.
 
     Raises `ValidationFailed` where an output has another dtype or shape, or is not within the tolerances,
-    and `BundleError` where the samples or the model cannot be read.
+    and `BundleError` where the samples or the model cannot be read, or the samples do not fit the signature.
     """
     request, golden = read_samples(bundle / SAMPLE_INPUTS), read_samples(bundle / SAMPLE_OUTPUTS)
-    _check_names(SAMPLE_INPUTS, request, [i["name"] for i in manifest.signature["inputs"]])
-    _check_names(SAMPLE_OUTPUTS, golden, [o["name"] for o in manifest.signature["outputs"]])
+    _check_samples(SAMPLE_INPUTS, request, manifest.signature["inputs"])
+    _check_samples(SAMPLE_OUTPUTS, golden, manifest.signature["outputs"])
     answer = _run(bundle / MODEL, request)
     outputs = tuple(_compare(name, golden[name], answer.get(name), manifest) for name in golden)
     return max(len(np.atleast_1d(values)) for values in request.values()), outputs
@@ -153,21 +172,53 @@ def read_samples(path: Path) -> dict[str, np.ndarray]:
         raise BundleError(f"{error} Export the bundle again.") from error
 
 
-def _matches(path: Path, entry: FileEntry) -> bool:
-    if not path.is_file() or path.stat().st_size != entry.bytes:  # a pipe would be read for ever
-        return False
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest() == entry.sha256
+def _signature(bundle: Path, public_key: Path | None) -> str:
+    if public_key is not None:
+        check_signature(bundle, public_key)
+        return "valid"
+    path = bundle / SIGNATURE
+    if not path.exists():
+        return "absent"
+    if path.stat().st_size != SIGNATURE_BYTES:
+        raise BundleError(f"{path} is no signature, it has not {SIGNATURE_BYTES} bytes: sign the bundle again.")
+    return "unchecked"
 
 
-def _check_names(file: str, arrays: dict[str, np.ndarray], expected: list[str]) -> None:
-    if sorted(arrays) != sorted(expected):
+class _Digests:
+    """Checksums of files; one that has two names is read once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int], str] = {}
+
+    def match(self, path: Path, entry: FileEntry) -> bool:
+        if not path.is_file():  # a pipe would be read for ever
+            return False
+        stat = path.stat()
+        if stat.st_size != entry.bytes:
+            return False
+        place = (stat.st_dev, stat.st_ino)
+        if place not in self._known:
+            with path.open("rb") as file:
+                self._known[place] = hashlib.file_digest(file, "sha256").hexdigest()
+        return self._known[place] == entry.sha256
+
+
+def _check_samples(file: str, arrays: dict[str, np.ndarray], tensors: Sequence[Mapping[str, Any]]) -> None:
+    expected = sorted(tensor["name"] for tensor in tensors)
+    if sorted(arrays) != expected:
         raise BundleError(
-            f"{file} holds {sorted(arrays)}, but the signature names {sorted(expected)}: export the bundle again."
+            f"{file} holds {sorted(arrays)}, but the signature names {expected}: export the bundle again."
         )
+    for tensor in tensors:
+        values, shape = arrays[tensor["name"]], tensor["shape"]
+        fits = len(shape) == values.ndim and all(
+            isinstance(wanted, str) or wanted == size for wanted, size in zip(shape, values.shape, strict=True)
+        )
+        if values.dtype.name != tensor["dtype"] or not fits:
+            raise BundleError(
+                f"'{tensor['name']}' in {file} is {values.dtype}{list(values.shape)}, but the signature says "
+                f"{tensor['dtype']}{shape}: export the bundle again."
+            )
 
 
 def _run(model: Path, request: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

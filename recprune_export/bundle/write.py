@@ -16,17 +16,32 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from recprune_export.bundle.lock import only_writer
-from recprune_export.bundle.manifest import FORMAT, MANIFEST, FileEntry, Manifest, check_name
+from recprune_export.bundle.manifest import FORMAT, MANIFEST, SIGNATURE, FileEntry, Manifest, check_name
 from recprune_export.errors import UsageError
 
 _CHUNK = 1 << 20
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _UNFINISHED, _OLD = ".tmp", ".old"
+
+
+@dataclass(frozen=True)
+class SameAs:
+    """The content of a file that another file of the bundle has already, by its name in the bundle.
+
+    It becomes a hard link, and a copy where the file system has none. A symbolic link would not outlive an object
+    store, nor a container that is given one folder of the bundle; a hard link is a plain file to both, and takes no room.
+    """
+
+    name: str
+
+
+Content = Path | bytes | SameAs
 
 
 def check_target(target: Path) -> Path:
@@ -57,8 +72,12 @@ def writing(target: Path) -> Iterator[Path]:
         yield target
 
 
-def write_bundle(target: Path, files: Mapping[str, Path | bytes], manifest: Manifest) -> Path:
+def write_bundle(
+    target: Path, files: Mapping[str, Content], manifest: Manifest, sign: Callable[[bytes], bytes] | None = None
+) -> Path:
     """Write `files` (name in the bundle -> a file to copy, or the content) and `manifest` to `target`; return it.
+
+    `sign` makes the signature of the manifest from its bytes; without it the bundle has none.
 
     At every moment `target` is what it was before or the whole new bundle. Whatever ends the call early,
     `KeyboardInterrupt` too, leaves nothing behind.
@@ -72,8 +91,11 @@ def write_bundle(target: Path, files: Mapping[str, Path | bytes], manifest: Mani
         staging = _sibling(target)
         try:
             staging.mkdir()
-            entries = {name: _write(staging / name, content) for name, content in files.items()}
-            _write(staging / MANIFEST, manifest.with_files(entries).to_json().encode())
+            entries = _write_all(staging, files)
+            text = manifest.with_files(entries).to_json().encode()
+            if sign is not None:
+                _write(staging / SIGNATURE, sign(text))
+            _write(staging / MANIFEST, text)
             for directory in (staging, *(path for path in staging.rglob("*") if path.is_dir())):
                 _sync(directory)
             _swap(staging, target)
@@ -134,7 +156,7 @@ def _foreign(directory: Path) -> str | None:
     if listed is None:
         return "is not a bundle"
     present = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir()}
-    others = sorted(present - listed - {MANIFEST})
+    others = sorted(present - listed - {MANIFEST, SIGNATURE})
     return f"holds '{others[0]}', which does not belong to the bundle" if others else None
 
 
@@ -166,6 +188,23 @@ def _sibling(target: Path, end: str = _UNFINISHED) -> Path:
     return target.parent / f".{target.name}.{uuid.uuid4().hex[:12]}{end}"
 
 
+def _write_all(staging: Path, files: Mapping[str, Content]) -> dict[str, FileEntry]:
+    entries = {name: _write(staging / name, c) for name, c in files.items() if not isinstance(c, SameAs)}
+    for name, content in files.items():
+        if isinstance(content, SameAs):
+            entries[name] = _link(staging / content.name, staging / name, entries[content.name])
+    return entries
+
+
+def _link(source: Path, path: Path, entry: FileEntry) -> FileEntry:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, path)
+    except OSError:  # a file system without hard links
+        return _write(path, source)
+    return entry
+
+
 def _write(path: Path, content: Path | bytes) -> FileEntry:
     """Copy to `path`, and take the checksum of what was copied in the same pass."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -178,7 +217,7 @@ def _write(path: Path, content: Path | bytes) -> FileEntry:
             size += len(chunk)
         copy.flush()
         os.fsync(copy.fileno())
-    return FileEntry(size, digest.hexdigest())
+    return FileEntry(bytes=size, sha256=digest.hexdigest())
 
 
 def _sync(directory: Path) -> None:

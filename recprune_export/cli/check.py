@@ -1,5 +1,6 @@
 """The gate in CI."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ def check(
     Both are bundles, or plain .onnx files, of which only what can be known is judged. Exit code 0: no regression;
     1: a regression; 5: the measurements leave it open. In GitHub Actions the step summary gets the Markdown.
     """
+    from recprune_export.bundle.unpacking import opened
     from recprune_export.console.check import print_calibration, print_check
     from recprune_export.gate.limits import Limits, fraction, gate_limits
     from recprune_export.progress import quiet as silently
@@ -62,16 +64,17 @@ def check(
     if base is None:
         from recprune_export.gate.calibration import calibrate as try_machine
 
-        with silently(quiet or as_json):
-            calibration = try_machine(new, tolerance=given.of("latency"), **measured)
+        with silently(quiet or as_json), opened(new) as folder:
+            calibration = try_machine(folder, tolerance=given.of("latency"), **measured)
         return print_calibration(calibration, as_json=as_json)
     from recprune_export.gate.check import check as run
     from recprune_export.gate.findings import Verdict
     from recprune_export.gate.junit import write_junit
     from recprune_export.gate.markdown import write_markdown
 
-    with silently(quiet or as_json):
-        checked = run(new, base, given, undecided=Verdict(undecided or "undecided"), **measured)
+    with silently(quiet or as_json), opened(new) as new_folder, opened(base) as base_folder:
+        checked = run(new_folder, base_folder, given, undecided=Verdict(undecided or "undecided"), **measured)
+    checked = replace(checked, new=str(new), base=str(base))
     print_check(checked, as_json=as_json)
     if junit_file is not None:
         write_junit(checked, junit_file)

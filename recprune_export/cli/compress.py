@@ -46,6 +46,14 @@ from recprune_export.settings import QUANTIZE
 @click.option("--plan", "plan_file", type=FILE, help="Apply this plan.json instead of making one.")
 @click.option("--plan-only", is_flag=True, help="Print the plan as JSON and stop.")
 @click.option("--zeros", type=click.Choice(["gradual", "one-shot"]), default="gradual", show_default=True)
+@click.option(
+    "--pattern",
+    type=click.Choice(["element", "tile", "auto"]),
+    default="element",
+    show_default=True,
+    help="How zeros fall in linear layers. Tiles run faster; there are more zeros with a smaller --structured-share.",
+)
+@click.option("--tile", default="auto", show_default=True, metavar="32..128", help="Units that share their inputs.")
 @click.option("--data", type=FILE, help="CSV, Parquet or NPZ with rows to tune and measure on.")
 @click.option("--warm-up", type=float, default=0.0, show_default=True, help="Share of tuning in which the rate rises.")
 @click.option(
@@ -78,6 +86,9 @@ from recprune_export.settings import QUANTIZE
     help="What that may take of the validation metric; beyond it weights get more bits again.",
 )
 @click.option("--no-dense", is_flag=True, help="Leave the dense baseline out of the bundle.")
+@click.option("--no-triton", "triton", flag_value=False, default=True, help="Leave Triton's model repository out.")
+@click.option("--license", "licence", metavar="SPDX-ID", help="Licence of the bundle.  [default: not stated]")
+@click.option("--sign", type=FILE, metavar="KEY.PEM", help="Sign the manifest with this Ed25519 key.")
 @click.option("-o", "--output", type=FILE, help="Directory of the bundle.  [default: artifacts/<name of MODEL>]")
 @click.option("--resume", is_flag=True, help="Go on after what the same command, killed, had finished.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON instead of tables.")
@@ -100,6 +111,8 @@ def compress(
     no_dense: bool,
     prune_rows: str | None,
     resume: bool,
+    sign: Path | None,
+    tile: str,
     **options: Any,
 ) -> None:
     """Prune, fine-tune, export and validate MODEL; write a bundle.
@@ -107,12 +120,17 @@ def compress(
     MODEL is a checkpoint of `recprune-export train`, a .pt2 program, a state dict (with --factory and --inputs), or a
     pickled nn.Module (with --unsafe-unpickle and --inputs).
     """
-    from recprune_export.settings import Settings, batch_sizes, row_share
+    from recprune_export.settings import Settings, batch_sizes, row_share, tile_units
 
     share = None if prune_rows is None else row_share(prune_rows)
     shared = tuple(name.strip() for name in shared_inputs.split(",") if name.strip())
     settings = Settings(
-        batches=batch_sizes(batches), shared_inputs=shared, keep_dense=not no_dense, prune_rows=share, **options
+        batches=batch_sizes(batches),
+        shared_inputs=shared,
+        keep_dense=not no_dense,
+        prune_rows=share,
+        tile=tile_units(tile),
+        **options,
     )
     from recprune_export.console.result import print_result
     from recprune_export.jobs import compress as run
@@ -134,5 +152,6 @@ def compress(
             source=source,
             command=sys.argv[1:],
             resume=resume,
+            sign=sign,
         )
     print_result(result, as_json=as_json)

@@ -40,19 +40,21 @@ def inspect(
     For a bundle or an .onnx file: parameters, operations and bytes of a request, and the floor of this machine.
     """
     from recprune_export.bundle.artifact import is_artifact
+    from recprune_export.bundle.unpacking import is_packed, opened
     from recprune_export.progress import quiet as silently
 
     click.get_current_context().with_resource(silently(quiet or as_json))
     if not scores and (data or plot):
         raise click.UsageError("--data and --plot belong to --scores: give that as well.")
-    if is_artifact(model):
+    if is_artifact(model) or is_packed(model):
         if scores:
             raise click.UsageError("--scores needs the dense model that the bundle was made of.")
         from recprune_export.bundle.artifact import inspect_artifact
         from recprune_export.console.artifact import print_artifact
         from recprune_export.settings import batch_sizes
 
-        return print_artifact(inspect_artifact(model, batch_sizes(batches), threads), as_json=as_json)
+        with opened(model) as folder:
+            return print_artifact(inspect_artifact(folder, batch_sizes(batches), threads), as_json=as_json)
     from recprune_export.console.inspection import print_inspection
     from recprune_export.inspection import inspect_file
 

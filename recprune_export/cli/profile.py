@@ -18,9 +18,10 @@ from recprune_export.cli.options import FILE
 def profile(bundle: Path, batch: int, threads: int, nodes: int, as_json: bool, quiet: bool) -> None:
     """Name the nodes of a bundle or an .onnx file on which ONNX Runtime spends its time."""
     from recprune_export.bundle.artifact import profile_artifact
+    from recprune_export.bundle.unpacking import opened
     from recprune_export.console.profile import print_profile
     from recprune_export.progress import quiet as silently
 
-    with silently(quiet or as_json):
-        found = profile_artifact(bundle, batch, threads)
+    with opened(bundle) as folder, silently(quiet or as_json):
+        found = profile_artifact(folder, batch, threads)
     print_profile(found, nodes, as_json=as_json)

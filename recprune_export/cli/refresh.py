@@ -48,6 +48,7 @@ def refresh(
     Judged are the metric, its distance from the dense model, the drift of ids, numbers and labels, and whether the score
     would still keep what the plan keeps.
     """
+    from recprune_export.bundle.packing import SUFFIX
     from recprune_export.bundle.write import check_target
     from recprune_export.console.examination import print_examination, print_refresh_json
     from recprune_export.console.result import print_result
@@ -55,7 +56,7 @@ def refresh(
     from recprune_export.refresh.examination import examine, recompress
 
     source["factory_args"] = json_object(factory_args)
-    target = output or bundle.with_name(f"{bundle.resolve().name}-refreshed")
+    target = output or bundle.with_name(f"{bundle.resolve().name.removesuffix(SUFFIX)}-refreshed")
     if not check_only:
         check_target(target)
     with silently(quiet or as_json):

@@ -10,6 +10,7 @@ from recprune_export.cli.options import FILE
 
 @main.command()
 @click.argument("bundle", type=FILE)
+@click.option("--public-key", type=FILE, metavar="PEM", help="The bundle must be signed by this Ed25519 key.")
 @click.option("--latency", is_flag=True, help="Measure latency, load time and memory again, on this machine.")
 @click.option("--batches", default="1,32,256", show_default=True, help="Batch sizes of the latency measurement.")
 @click.option("--threads", default="1,all", show_default=True, help="Thread counts of the latency measurement.")
@@ -21,6 +22,7 @@ from recprune_export.cli.options import FILE
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def verify(
     bundle: Path,
+    public_key: Path | None,
     latency: bool,
     batches: str,
     threads: str,
@@ -29,17 +31,19 @@ def verify(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Check a bundle: checksums, schema, golden answers. Needs ONNX Runtime alone."""
+    """Check a bundle, packed or not: checksums, schema, golden answers, signature. Needs ONNX Runtime alone."""
+    from recprune_export.bundle.unpacking import opened
     from recprune_export.bundle.verify import verify as run
     from recprune_export.console.verification import print_verification
     from recprune_export.settings import batch_sizes, thread_counts
 
     sizes, counts = batch_sizes(batches), thread_counts(threads)
-    verification, study = run(bundle), None
-    if latency:
-        from recprune_export.bundle.latency import measure_bundle
-        from recprune_export.progress import quiet as silently
+    with opened(bundle) as folder:
+        verification, study = run(folder, public_key), None
+        if latency:
+            from recprune_export.bundle.latency import measure_bundle
+            from recprune_export.progress import quiet as silently
 
-        with silently(quiet or as_json):
-            study = measure_bundle(bundle, batches=sizes, threads=counts, qps=qps, seconds=seconds)
+            with silently(quiet or as_json):
+                study = measure_bundle(folder, batches=sizes, threads=counts, qps=qps, seconds=seconds)
     print_verification(verification, study, as_json=as_json)

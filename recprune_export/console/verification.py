@@ -23,6 +23,9 @@ def print_verification(verification: "Verification", study: "Study | None", *, a
         f"{verification.name}: {verification.files} files ({verification.bytes:,} bytes) as the manifest says; "
         f"ONNX Runtime gives the golden outputs of {verification.rows} rows to {worst:.1e}. {verification.seconds:.2f} s"
     )
+    said = {"valid": "Signed by the given key.", "unchecked": "It is signed; give --public-key to check by whom."}
+    if verification.signature in said:
+        click.echo(said[verification.signature])
     if study is not None:
         console = open_console()
         for report in study.closed:

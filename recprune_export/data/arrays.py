@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from recprune_export.data.inference import SPLIT_VALUES
 from recprune_export.data.npz import read_npz
 from recprune_export.data.rows import Rows
 from recprune_export.errors import DataError
+
+if TYPE_CHECKING:
+    import polars as pl
 
 IdRange = tuple[int, int]
 Columns = Mapping[str, Any]  # name -> array, or anything that numpy.asarray takes, such as a tensor
@@ -60,7 +63,7 @@ def load_arrays(data: Path | str | Columns, inputs: Sequence[ArraySpec], labels:
         raise DataError(
             f"{path} has nothing called '{missing[0]}', which the model takes; it holds {', '.join(columns)}."
         )
-    arrays = {i.name: _fitted(path, i, columns[i.name]) for i in inputs}
+    arrays = {i.name: fitted(path, i, columns[i.name]) for i in inputs}
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) != 1 or not next(iter(lengths.values())):
         raise DataError(f"The arrays of {path} must have the same number of rows, at least one: {lengths}.")
@@ -83,12 +86,39 @@ def _is_zip(path: Path) -> bool:
 def _read_table(path: Path, inputs: Sequence[ArraySpec], labels: Sequence[str]) -> dict[str, np.ndarray]:
     frame = scan(path)
     names = frame.collect_schema().names()
-    parts = {i.name: [f"{i.name}_{n}" for n in range(i.shape[0])] for i in inputs if len(i.shape) == 1}
-    spread = {name: columns for name, columns in parts.items() if name not in names and set(columns) <= set(names)}
-    wanted = [n for n in (*(i.name for i in inputs), *labels, SPLIT) if n in names]
-    table = collect(frame.select(*wanted, *(c for columns in spread.values() for c in columns)), path)
-    found = {name: _column(table[name]) for name in wanted}
-    return found | {name: np.stack([table[c].to_numpy() for c in columns], 1) for name, columns in spread.items()}
+    sources = columns_of(names, inputs)
+    others = [name for name in (*labels, SPLIT) if name in names]
+    table = collect(frame.select(*dict.fromkeys((*(c for found in sources.values() for c in found), *others))), path)
+    return arrays_of(table, {**sources, **{name: [name] for name in others}})
+
+
+def columns_of(names: Sequence[str], inputs: Sequence[ArraySpec]) -> dict[str, list[str]]:
+    """Return the columns that hold each input: one of its name, or several called `name_0` ...; without those that are not there.
+
+    >>> columns_of(["user", "x_0", "x_1"], [ArraySpec("user", "int64", ()), ArraySpec("x", "float32", (2,)), ArraySpec("y", "int64", ())])
+    {'user': ['user'], 'x': ['x_0', 'x_1']}
+    """
+    found = {}
+    for i in inputs:
+        spread = [f"{i.name}_{n}" for n in range(i.shape[0])] if len(i.shape) == 1 else []
+        if i.name in names:
+            found[i.name] = [i.name]
+        elif spread and set(spread) <= set(names):
+            found[i.name] = spread
+    return found
+
+
+def arrays_of(table: "pl.DataFrame", sources: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
+    """Return an array for each name, from its one column or from several side by side.
+
+    Raises `DataError` where the lists of a column differ in length.
+    """
+    return {
+        name: _column(table[columns[0]])
+        if list(columns) == [name]
+        else np.stack([table[c].to_numpy() for c in columns], 1)
+        for name, columns in sources.items()
+    }
 
 
 def _column(series: object) -> np.ndarray:
@@ -103,7 +133,11 @@ def _column(series: object) -> np.ndarray:
     return series.to_numpy()
 
 
-def _fitted(path: str, spec: ArraySpec, values: np.ndarray) -> np.ndarray:
+def fitted(path: str, spec: ArraySpec, values: np.ndarray, first_row: int = 0) -> np.ndarray:
+    """Return `values` in the dtype and shape that an input takes; `first_row` is where they begin in `path`.
+
+    Raises `DataError` where they have another shape or kind, are not finite, or hold an id beyond the table.
+    """
     wanted = np.dtype(spec.dtype)
     if values.ndim == 1 and spec.shape == (1,):
         values = values[:, None]
@@ -115,11 +149,11 @@ def _fitted(path: str, spec: ArraySpec, values: np.ndarray) -> np.ndarray:
         raise DataError(f"'{spec.name}' in {path} holds {values.dtype}; the model takes {spec.dtype}.")
     if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
         raise DataError(f"'{spec.name}' in {path} holds NaN or infinity; fill the missing values first.")
-    _check_ids(path, spec, values)
+    _check_ids(path, spec, values, first_row)
     return np.ascontiguousarray(values, dtype=wanted)
 
 
-def _check_ids(path: str, spec: ArraySpec, values: np.ndarray) -> None:
+def _check_ids(path: str, spec: ArraySpec, values: np.ndarray, first_row: int) -> None:
     for column, pair in enumerate(spec.ids):
         if pair is None:
             continue
@@ -127,7 +161,7 @@ def _check_ids(path: str, spec: ArraySpec, values: np.ndarray) -> None:
         outside = (ids < pair[0]) | (ids > pair[1])
         if outside.any():
             where = f"'{spec.name}'" + ("" if len(spec.ids) == 1 else f", column {column},")
-            row = int(np.argwhere(outside)[0][0])
+            row = first_row + int(np.argwhere(outside)[0][0])
             raise DataError(
                 f"{where} in {path} holds the id {ids[outside].flat[0]:g} at row {row}, but the table has ids {pair[0]} to {pair[1]}."
             )

@@ -44,7 +44,7 @@ def load_clicks(path: Path, schema: Schema, encoder: Encoder | None = None) -> C
         raise DataError(
             f"{path} has no column '{missing[0]}', which the model's schema names; its columns are {', '.join(columns)}."
         )
-    _check_types(path, frame, schema)
+    check_types(path, frame, schema)
     parted = _with_parts(path, frame, schema.split)
     with reading(path):
         _check_infinite(path, frame, schema.numeric)
@@ -53,7 +53,8 @@ def load_clicks(path: Path, schema: Schema, encoder: Encoder | None = None) -> C
     return ClickData(encoder, **parts)
 
 
-def _check_types(path: Path, frame: "pl.LazyFrame", schema: Schema) -> None:
+def check_types(path: Path, frame: "pl.LazyFrame", schema: Schema) -> None:
+    """Raise `DataError` where a column holds another type than the schema takes."""
     types = frame.collect_schema()
     for name in schema.numeric:
         if not (types[name].is_numeric() or str(types[name]) in ("Boolean", "Null")):

@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from recprune_export.finetuning.curvature import Curvature
 from recprune_export.finetuning.row_wise import row_wise_tables, sparse_gradients
 from recprune_export.finetuning.task import Batch, Task
+from recprune_export.finetuning.tiles import NO_TILES, Tiling
 from recprune_export.finetuning.zeros import ZeroTarget, cubic_share, hold, zero_masks
 from recprune_export.program.program import Program
 from recprune_export.training.loop import FitResult, fit
@@ -48,8 +49,10 @@ class _Zeros:
         ramp_steps: int,
         row_wise: frozenset[str] = frozenset(),
         curvature: Curvature | None = None,
+        tiling: Tiling = NO_TILES,
     ) -> None:
-        self._program, self._tables, self._target, self._curvature = program, tables, target, curvature
+        self._program, self._tables, self._target = program, tables, target
+        self._curvature, self._tiling = curvature, tiling
         self._row_wise = row_wise
         self._ramp_steps = ramp_steps
         self._every = max(1, ramp_steps // MASK_UPDATES)
@@ -73,7 +76,7 @@ class _Zeros:
     def _tighten(self) -> None:
         share = 1.0 if self._ramp_steps == 0 else cubic_share(self._step / self._ramp_steps)
         target = self._target.relaxed(self._program, self._tables, share)
-        self.masks = zero_masks(self._program, self._tables, target, self._curvature)
+        self.masks = zero_masks(self._program, self._tables, target, self._curvature, self._tiling)
         hold(self._program, self.masks)
 
 
@@ -99,21 +102,22 @@ def finetune(
     target: ZeroTarget,
     schedule: Schedule,
     curvature: Curvature | None = None,
+    tiling: Tiling = NO_TILES,
 ) -> FitResult | None:
     """Train `student` in place towards labels and `teacher`; on return its weights are those of the best epoch.
 
     Zeros are chosen by the `curvature` of the student's weights as it is given, or else by magnitude.
 
     Dropout stays off: the teacher's answers regularise, and a pruned program has no capacity to spare. The learning rate
-    rises over the warm-up and falls linearly to zero. Only epochs in which all zeros are present count as candidates.
-    Returns None where no epoch was asked for: then the zeros are set at once. The same seed on the same machine gives the
-    same weights.
+    rises over the warm-up and falls linearly to zero. Zeros of the weights in `tiling` fall in tiles. Only epochs in which
+    all zeros are present count as candidates. Returns None where no epoch was asked for: then the zeros are set at once.
+    The same seed on the same machine gives the same weights.
     """
     torch.manual_seed(schedule.seed)
     steps = schedule.epochs * task.steps_per_epoch
     row_wise = row_wise_tables(student, task.recipe.batch_size) if schedule.row_wise else frozenset()
     ramp = math.floor(steps * RAMP_SHARE) if schedule.gradual else 0
-    zeros = _Zeros(student, tables, target, ramp, row_wise, curvature)
+    zeros = _Zeros(student, tables, target, ramp, row_wise, curvature, tiling)
     if schedule.epochs == 0:
         return None
     teacher.set_training(False)

@@ -19,7 +19,7 @@ class Artifact:
     """A model and what is known of it.
 
     `is_bundle`: signature, session options and metrics are those of a manifest; else the signature is read from the
-    graph. `bytes` is the size of all files.
+    graph. `bytes` is the size of all files, each content counted once.
     """
 
     path: Path
@@ -58,7 +58,7 @@ def _open_bundle(path: Path) -> Artifact:
             signature=Signature.from_dict(manifest.signature),
             options=session_options(manifest),
             counts=_counted(path / MODEL),
-            bytes=sum(entry.bytes for entry in manifest.files.values()),
+            bytes=sum({entry.sha256: entry.bytes for entry in manifest.files.values()}.values()),
             metrics={str(name): float(value) for name, value in manifest.metrics["pruned"].items()},
             data=manifest.settings.get("data"),
         )

@@ -36,6 +36,7 @@ from recprune_export.onnx.passes.shared_inputs import share_inputs
 from recprune_export.onnx.passes.small_tables import fold_small_tables
 from recprune_export.onnx.passes.sums import sum_by_product
 from recprune_export.onnx.passes.tied_tables import share_transposed
+from recprune_export.onnx.passes.tile_layers import tile_layers
 from recprune_export.onnx.rewriting import (
     NO_LIMITS,
     TOLERANCE,
@@ -83,6 +84,7 @@ REWRITES: tuple[Pass, ...] = (
     join_flat,
     pick_flat,
     merge_movement,
+    tile_layers,  # layers as they are in the end
 )
 LAST: tuple[Callable[[ir.Model], object], ...] = (
     DeduplicateInitializersPass(size_limit=1 << 20),

@@ -5,8 +5,8 @@ estimate of `cost.py` for each batch size that is asked for; `benchmarks/cost_mo
 measurements. Measuring each rewrite at export instead would take minutes, and give another graph at every run.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from typing import Any, Protocol
 
@@ -35,12 +35,39 @@ class Pass(Protocol):
     def __call__(self, model: ir.Model) -> int: ...
 
 
+class ByPlace:
+    """A pass that can leave places as they are: `rewrite` chooses those that cost least for the batch sizes asked for.
+
+    `find` names the places of a graph, `change` changes those that it is given and returns in how many places.
+    """
+
+    def __init__(
+        self, name: str, find: Callable[[ir.Model], Sequence[str]], change: Callable[[ir.Model, Collection[str]], int]
+    ) -> None:
+        self.__name__, self.__doc__ = name, change.__doc__
+        self.find, self._change = find, change
+
+    def __call__(self, model: ir.Model) -> int:
+        """Change every place."""
+        return self._change(model, self.find(model))
+
+    def only(self, places: Collection[str]) -> Pass:
+        """Return the pass that changes no other places."""
+
+        def some(model: ir.Model) -> int:
+            return self._change(model, places)
+
+        some.__name__ = self.__name__
+        return some
+
+
 @dataclass(frozen=True)
 class Rewrite:
     """What became of one pass.
 
     `reason` says why it was not kept, and is empty where it was. `error`: the largest difference on the probes, as a
-    fraction of the largest number of that output. `before` and `after`: the estimated milliseconds by batch size.
+    fraction of the largest number of that output. `before` and `after`: the estimated milliseconds by batch size. `at`
+    names the places, where the pass could choose.
     """
 
     name: str
@@ -49,6 +76,7 @@ class Rewrite:
     error: float
     before: Mapping[int, float]
     after: Mapping[int, float]
+    at: tuple[str, ...] = ()
 
     @property
     def kept(self) -> bool:
@@ -61,7 +89,8 @@ class Rewrite:
             when: {str(batch): milliseconds for batch, milliseconds in times.items()}
             for when, times in (("before", self.before), ("after", self.after))
         }
-        return {**asdict(self), "kept": self.kept, "error": self.error if isfinite(self.error) else None, **by_batch}
+        error = self.error if isfinite(self.error) else None
+        return {**asdict(self), "at": list(self.at), "kept": self.kept, "error": error, **by_batch}
 
 
 @dataclass(frozen=True)
@@ -90,14 +119,13 @@ def rewrite(
     current = _Candidate(model, probes, batches, machine)
     report = []
     for each in passes:
-        copy = current.model.clone()
-        places = each(copy)
+        at: tuple[str, ...] = ()
+        if isinstance(each, ByPlace):
+            at = _cheapest(each, current)
+        candidate, places = current.changed(each.only(at) if isinstance(each, ByPlace) else each)
         if not places:
             continue
-        RemoveUnusedNodesPass()(copy)
-        fill_shapes(copy)
-        candidate = _Candidate(copy, probes, batches, machine)
-        result = _compare(each.__name__, places, current, candidate, limits)
+        result = replace(_compare(each.__name__, places, current, candidate, limits), at=at)
         report.append(result)
         if result.kept:
             current = candidate
@@ -111,6 +139,15 @@ class _Candidate:
         self.model, self._probes, self._batches, self._machine = model, probes, batches, machine
         self._answers: list[Answer] | None = None
         self._costs: dict[int, float] | None = None
+
+    def changed(self, each: Pass) -> tuple["_Candidate", int]:
+        """Return a copy that the pass has changed, and in how many places."""
+        copy = self.model.clone()
+        places = each(copy)
+        if places:
+            RemoveUnusedNodesPass()(copy)
+            fill_shapes(copy)
+        return _Candidate(copy, self._probes, self._batches, self._machine), places
 
     def answers(self) -> list[Answer]:
         """Run every probe. Raises `ExportError` where ONNX Runtime cannot."""
@@ -126,6 +163,25 @@ class _Candidate:
             estimates = {batch: cost_of(bare, batch, self._machine) for batch in self._batches}
             self._costs = {batch: estimate.estimate * 1e3 for batch, estimate in estimates.items()}
         return self._costs
+
+
+def _cheapest(each: ByPlace, current: _Candidate) -> tuple[str, ...]:
+    """Leave out one place after the other where that is cheaper; all of them, if nothing is cheaper than no change."""
+    before = current.costs()
+
+    def price(places: Collection[str]) -> tuple[float, float]:
+        """The worst ratio, of what is slower, and the mean of all."""
+        after = current.changed(each.only(places))[0].costs() if places else before
+        ratios = [after[batch] / before[batch] for batch in before]
+        return max(1.0 + EQUAL, *ratios), sum(ratios) / len(ratios)
+
+    every = tuple(each.find(current.model))
+    chosen, best = every, price(every)
+    for place in every:
+        fewer = tuple(other for other in chosen if other != place)
+        if (cost := price(fewer)) < best:
+            chosen, best = fewer, cost
+    return chosen or every
 
 
 def _compare(name: str, places: int, current: _Candidate, candidate: _Candidate, limits: Limits) -> Rewrite:

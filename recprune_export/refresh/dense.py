@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from recprune_export.errors import UsageError
-from recprune_export.jobs import file_identity, load
+from recprune_export.jobs import load
 from recprune_export.program.loading import LoadedModel
+from recprune_export.provenance import file_identity
 from recprune_export.refresh.shipped import Shipped
 
 
@@ -44,9 +45,10 @@ def find_dense(shipped: Shipped, model: Path | None, source: Mapping[str, Any]) 
     path = Path(recorded["path"])
     if not path.is_file():
         return Missing(f"The dense model {path} is not there any more: give it with --model.")
-    if file_identity(path)["sha256"] != recorded["sha256"]:
+    found = file_identity(path)
+    if found["sha256"] != recorded["sha256"]:
         return Missing(f"{path} has changed since {shipped.path} was made of it: give the dense model with --model.")
     try:
-        return Dense(load(path, None, source), recorded)
+        return Dense(load(path, None, source), found)
     except UsageError as error:
         return Missing(str(error))

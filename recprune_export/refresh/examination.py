@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recprune_export.bundle.unpacking import opened
 from recprune_export.compression import Result
 from recprune_export.data.profile import Drift
 from recprune_export.errors import UsageError, ValidationFailed
 from recprune_export.finetuning.task import answer
 from recprune_export.jobs import compress_loaded, data_name
+from recprune_export.provenance import file_identity
 from recprune_export.pruning.standing import Standing
 from recprune_export.refresh import ranking
 from recprune_export.refresh.dense import Dense, Missing, find_dense
@@ -82,7 +84,7 @@ def examine(
     max_drop: float = MAX_DROP,
     max_fall: float = MAX_FALL,
 ) -> Examination:
-    """Measure the artifact of `bundle` on `data`, and say whether its plan still holds.
+    """Measure the artifact of `bundle`, packed or not, on `data`, and say whether its plan still holds.
 
     - `model`: the dense model, where the one that the manifest names is not there; opened with the keywords in `source`.
     - `max_drop`: of the metric, by which the artifact may have come to lie further below the dense model.
@@ -91,10 +93,11 @@ def examine(
     Raises `BundleError`, `DataError`, `UsageError` for labels that are missing, or where there is nothing to judge by, and
     what `load_program` raises for `model`.
     """
-    shipped = open_shipped(bundle)
-    dense = find_dense(shipped, model, source or {})
-    rows = read_new_rows(data, shipped.program, shipped.encoder, shipped.labels(tuple(labels)), shipped.settings)
-    quality = _measure(shipped, dense, rows)
+    with opened(bundle) as folder:
+        shipped = open_shipped(bundle, folder)
+        dense = find_dense(shipped, model, source or {})
+        rows = read_new_rows(data, shipped.program, shipped.encoder, shipped.labels(tuple(labels)), shipped.settings)
+        quality = _measure(shipped, dense, rows)
     drift, drifts = judge_drift(shipped.profile, rows.columns)
     ranked, standings = _rank(shipped, dense, rows, data)
     tested = shipped.profile.tested if shipped.profile else None
@@ -122,6 +125,7 @@ def recompress(found: Examination, target: Path, command: Sequence[str] = ()) ->
         model_name=Path(found.dense.file["path"]).name,
         model_file=found.dense.file,
         data_name=data_name(found.data),
+        data_file=file_identity(found.data),
     )
 
 

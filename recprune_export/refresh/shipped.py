@@ -24,10 +24,12 @@ from recprune_export.training.checkpoint import encoder_from
 class Shipped:
     """A bundle whose files are as its manifest says; `program` is its pruned program.
 
-    `encoder` is None for models that are not ours, `profile` where the bundle has none.
+    `path` is how the user called it, `folder` where its files lie, which is elsewhere for a packed one, and for as long as it
+    is open. `encoder` is None for models that are not ours, `profile` where the bundle has none.
     """
 
     path: Path
+    folder: Path
     manifest: Manifest
     settings: Settings
     plan: Plan
@@ -40,12 +42,12 @@ class Shipped:
         """What is served; rows of data share nothing, so where inputs are shared it is the program of the same answers."""
         if self.settings.shared_inputs:
             return lambda request: answer(self.program, request)
-        return _session(self.path / MODEL, self.settings.threads)
+        return _session(self.folder / MODEL, self.settings.threads)
 
     @property
     def dense(self) -> Answers | None:
         """The dense baseline, where it was kept."""
-        return _session(self.path / DENSE, self.settings.threads) if DENSE in self.manifest.files else None
+        return _session(self.folder / DENSE, self.settings.threads) if DENSE in self.manifest.files else None
 
     def labels(self, given: tuple[str, ...]) -> tuple[str, ...]:
         """Return the labels of the rows: the encoding's own, else those given, else those recorded.
@@ -62,18 +64,23 @@ class Shipped:
         return found
 
 
-def open_shipped(bundle: Path) -> Shipped:
-    """Open a bundle. Raises `BundleError` where it is not as it was written, or a part of it cannot be read."""
-    manifest = read_manifest(bundle)
-    check_files(bundle, manifest)
-    with believing(bundle):
-        encoding, profile = _read(bundle, manifest, ENCODING), _read(bundle, manifest, DATA_PROFILE)
+def open_shipped(bundle: Path, folder: Path | None = None) -> Shipped:
+    """Open a bundle, which lies in `folder` where it was packed.
+
+    Raises `BundleError` where it is not as it was written, or a part of it cannot be read.
+    """
+    folder = folder or bundle
+    manifest = read_manifest(folder)
+    check_files(folder, manifest)
+    with believing(folder):
+        encoding, profile = _read(folder, manifest, ENCODING), _read(folder, manifest, DATA_PROFILE)
         return Shipped(
             bundle,
+            folder,
             manifest,
             Settings.from_dict(manifest.settings),
-            Plan.load(bundle / PLAN),
-            load_archive(bundle / PROGRAM),
+            Plan.load(folder / PLAN),
+            load_archive(folder / PROGRAM),
             None if encoding is None else encoder_from(encoding),
             None if profile is None else DataProfile.from_dict(profile),
         )

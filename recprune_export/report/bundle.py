@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from recprune_export.bundle.manifest import ENCODING, Manifest
+from recprune_export.bundle.unpacking import opened
 from recprune_export.bundle.verify import believing, read_manifest
 from recprune_export.report.page import Cell, Page, code, render
 from recprune_export.report.sections.calling import calling_section
@@ -48,11 +49,12 @@ def bundle_report(manifest: Manifest, *, encoded: bool, sweep: SweepFile | None 
 
 
 def report_on(bundle: Path, sweep: Path | None = None) -> str:
-    """Return the page about a bundle on disk, with the sweep that is given or lies beside it.
+    """Return the page about a bundle on disk, packed or not, with the sweep that is given or lies beside it.
 
     Raises `BundleError`, and `InputFileError` for the sweep.
     """
-    manifest = read_manifest(bundle)
+    with opened(bundle) as folder:
+        manifest = read_manifest(folder)
     known = sweep_of(manifest, bundle, sweep)
     with believing(bundle):
         return bundle_report(manifest, encoded=ENCODING in manifest.files, sweep=known)

@@ -121,11 +121,11 @@ def test_files_that_may_not_grow_for_real(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["ctr"]
 
 
-def test_a_full_disk_elsewhere_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(bundle: Path) -> None:
+def test_a_full_disk_elsewhere_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/x")
 
     monkeypatch.setattr(verify_module, "verify", full)
-    done = CliRunner().invoke(main, ["verify", "anything"])
+    done = CliRunner().invoke(main, ["verify", str(write(tmp_path / "ctr"))])
     assert done.exit_code == 2
     assert done.stderr.startswith("Error: No space left on device (/tmp/x)")

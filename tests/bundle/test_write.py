@@ -6,7 +6,7 @@ import pytest
 
 from recprune_export.bundle import write as module
 from recprune_export.bundle.verify import verify
-from recprune_export.bundle.write import check_target, write_bundle
+from recprune_export.bundle.write import SameAs, check_target, write_bundle
 from recprune_export.errors import BundleError, UsageError
 from tests.bundle.samples import files, manifest, write
 
@@ -101,3 +101,23 @@ def test_figures_that_json_does_not_know_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_bundle(tmp_path / "bundle", files(), manifest(metrics={"dense": {"auc": float("nan")}, "pruned": {}}))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_second_name_is_a_link_and_a_copy_where_there_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = {**files(), "triton/m/1/model.onnx": SameAs("model.onnx")}
+    linked = write_bundle(tmp_path / "linked", second, manifest())
+    assert (linked / "triton/m/1/model.onnx").samefile(linked / "model.onnx")
+
+    def refuse(source: Path, target: Path) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("os.link", refuse)
+    copied = write_bundle(tmp_path / "copied", second, manifest())
+    assert not (copied / "triton/m/1/model.onnx").samefile(copied / "model.onnx")
+    assert verify(linked).files == verify(copied).files == 4
+    with (linked / "model.onnx").open("r+b") as file:
+        file.write(b"x")
+    with pytest.raises(BundleError, match=r"changed 'model\.onnx', 'triton/m/1/model\.onnx'"):
+        verify(linked)

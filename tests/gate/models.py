@@ -1,6 +1,6 @@
 """Small models as plain files and as bundles, without PyTorch."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,5 +69,5 @@ def bundle(target: Path, shape: Shape = Shape(), **changes: Any) -> Path:
     request = draw_request(signature, 4, seed=0)
     answer = run(make_session(file, 1), request)
     files = {"model.onnx": file, "samples/inputs.npz": _npz(request), "samples/outputs.npz": _npz(answer)}
-    stated = replace(manifest(name=target.name, signature=signature.to_dict()), **changes)
-    return write_bundle(target, files, stated)  # type: ignore[arg-type]
+    stated = manifest(**{"name": target.name, "signature": signature.to_dict(), **changes})
+    return write_bundle(target, files, stated)

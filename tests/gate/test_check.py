@@ -10,8 +10,12 @@ from xml.etree import ElementTree
 import pytest
 from click.testing import CliRunner, Result
 
+from recprune_export.bundle.packing import pack
+from recprune_export.bundle.verify import read_manifest
+from recprune_export.bundle.write import Content, SameAs, write_bundle
 from recprune_export.cli import main
 from recprune_export.gate import check as module
+from recprune_export.gate.artifact import open_artifact
 from recprune_export.gate.check import Check, check
 from recprune_export.gate.findings import Finding, Verdict
 from recprune_export.gate.junit import junit
@@ -89,6 +93,21 @@ def test_each_regression_is_named(
     done = run(bundle(tmp_path / "new", Shape(**shape), **manifest), base)  # type: ignore[arg-type]
     assert done.exit_code == 1
     assert said in done.stderr
+
+
+def test_a_packed_bundle_is_judged_and_called_by_its_name(base: Path, latency: object) -> None:
+    packed = pack(base)
+    done = run(packed, base)
+    assert done.exit_code == 0, done.output
+    assert f"{packed} against {base}" in " ".join(done.stdout.split())
+
+
+def test_a_second_name_of_the_model_makes_no_bundle_larger(base: Path, tmp_path: Path, latency: object) -> None:
+    manifest = read_manifest(base)
+    contents: dict[str, Content] = {name: base / name for name in manifest.files}
+    linked = write_bundle(tmp_path / "linked", {**contents, "triton/m/1/model.onnx": SameAs("model.onnx")}, manifest)
+    assert open_artifact(linked).bytes == open_artifact(base).bytes
+    assert run(linked, base).exit_code == 0
 
 
 def test_plain_files_are_judged_by_what_can_be_known(tmp_path: Path, base: Path, latency: object) -> None:

@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from click.testing import CliRunner, Result
 from torch import nn
 
 from recprune_export.bundle.manifest import DATA_PROFILE, MANIFEST
+from recprune_export.bundle.packing import pack
 from recprune_export.bundle.verify import read_manifest, verify
 from recprune_export.cli import main
 from recprune_export.data.inference import Wishes
@@ -63,7 +63,7 @@ def edited(
     files = {name: entry for name, entry in manifest.files.items() if name not in without}
     for name in without:
         (target / name).unlink()
-    manifest = replace(manifest, settings={**manifest.settings, **(settings or {})}).with_files(files)
+    manifest = manifest.model_copy(update={"settings": {**manifest.settings, **(settings or {})}}).with_files(files)
     (target / MANIFEST).write_text(manifest.to_json())
     return target
 
@@ -85,6 +85,13 @@ def test_unchanged_data_hold_and_nothing_is_written(bundle: Path, clicks_file: P
     assert done.exit_code == 0, done.output
     assert "holds on" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_packed_bundle_is_examined_and_called_by_its_name(bundle: Path, clicks_file: Path, tmp_path: Path) -> None:
+    packed = pack(bundle, tmp_path / "ctr.tar.zst")
+    done = invoke("refresh", packed, "--data", clicks_file, "--check-only", "--quiet")
+    assert done.exit_code == 0, done.output
+    assert f"{packed} holds on" in done.stdout.replace("\n", "")
 
 
 def test_the_same_rows_give_the_same_figures(bundle: Path, clicks_file: Path) -> None:

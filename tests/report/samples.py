@@ -89,11 +89,19 @@ def full(name: str = "ctr", groups: int = 3, **changes: Any) -> Manifest:
             "rows": None,
         },
         "settings": {
-            "sparsity": 0.7, "seed": 3, "model": name, "data": name, "command": [name, "--data", name],
+            "sparsity": 0.7, "seed": 3, "model": name, "data": name,
             "model_file": {"path": name, "sha256": "a" * 64},
         },
         "environment": {"cpu": name, "cores": 2, "system": name, "python": "3.11", "packages": {"numpy": "2.4.6", name: name}},
         "notes": [name],
+        "licence": name,
+        "provenance": {
+            "command": [name, "--data", name],
+            "model": {"name": name, "bytes": 1, "sha256": "a" * 64},
+            "data": {"name": name, "bytes": 1, "sha256": "b" * 64},
+            "seeds": {"compression": 3},
+            "commits": {"recprune-export": {"commit": "c" * 40, "changed": True}, "working_directory": None},
+        },
     }  # fmt: skip
     return samples.manifest(**{**values, **changes})
 

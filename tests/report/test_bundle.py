@@ -158,6 +158,14 @@ def test_a_slower_model_is_not_called_faster() -> None:
     assert names == ["smaller", "as fast", "change of AUC"]
 
 
+def test_what_the_bundle_was_made_of_is_told() -> None:
+    text = section(read(bundle_report(samples.full(licence="Apache-2.0"), encoded=False)), "environment").text
+    assert all(told in text for told in ("Apache-2.0", "a" * 64, "b" * 64, "c" * 40 + ", with changes"))
+    assert "recprune-export" in text
+    older = samples.full(provenance=None, settings={**samples.full().settings, "command": ["old.pt", "--seed", "3"]})
+    assert "old.pt --seed 3" in section(read(bundle_report(older, encoded=False)), "environment").text
+
+
 def test_units_stay_with_their_figures() -> None:
     assert SPACE in size(1e6)
     assert f"191{SPACE}kB" in bundle_report(samples.full(), encoded=False)

@@ -1,0 +1,99 @@
+"""Serve a bundle with ONNX Runtime and NumPy alone: raw values in, scores out.
+
+    pip install onnxruntime numpy
+    python serve_onnxruntime.py artifacts/model < rows.jsonl
+
+reads one JSON object per line, such as {"user": "u17", "item": 42, "tags": "red|blue", "age": 31.5}, and prints one JSON object
+per line with the outputs of the model. Copy `Recommender` into your service; it may be called from several threads at once.
+
+The bundle's `encoding.json` (written for models that `recprune-export train` made) says how raw values become inputs:
+
+- a categorical field is one id: 0 for a value that training did not show, 1, 2, ... for those in its vocabulary;
+- a multi-valued field is a list of ids, 0 at the end where it is short, 1 for unknown values, 2, 3, ... for the others;
+- numeric fields arrive together as `numeric`, centred and scaled, 0 where a number is missing.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+BATCH = 256
+
+
+class Recommender:
+    """A bundle, loaded: give it rows, get its outputs."""
+
+    def __init__(self, bundle):
+        bundle = Path(bundle)
+        manifest = json.loads((bundle / "manifest.json").read_text())
+        if manifest["encoding"] is None or not manifest["encoding"]["vocabularies"].keys().isdisjoint({"history"}):
+            raise SystemExit(f"{bundle} takes arrays, not rows of raw values: see its README.md.")
+        encoding = json.loads((bundle / "encoding.json").read_text())
+        self.schema, self.means, self.stds = encoding["schema"], encoding["means"], encoding["stds"]
+        several = {field["name"] for field in self.schema["multi_valued"]}
+        self.ids = {
+            name: {value: position for position, value in enumerate(values, start=2 if name in several else 1)}
+            for name, values in encoding["vocabularies"].items()
+        }
+        options, advice = ort.SessionOptions(), manifest["session"].get("options", {})
+        options.intra_op_num_threads = advice.get("threads", 1)
+        options.inter_op_num_threads = 1
+        options.enable_cpu_mem_arena = advice.get("arena", True)
+        self.session = ort.InferenceSession(bundle / "model.onnx", options, providers=["CPUExecutionProvider"])
+        self.outputs = [output.name for output in self.session.get_outputs()]
+
+    def __call__(self, rows):
+        """Return the outputs for a list of rows, each a dict of raw values: arrays by name, one row for each row."""
+        return dict(zip(self.outputs, self.session.run(None, self.request(rows)), strict=True))
+
+    def request(self, rows):
+        """Return what the model takes: int64 [rows], int64 [rows, max_length], float32 [rows, numeric fields]."""
+        request = {}
+        for name in self.schema["categorical"]:
+            ids = self.ids[name]
+            request[name] = np.array([ids.get(text(row[name]), 0) for row in rows], dtype=np.int64)
+        for field in self.schema["multi_valued"]:
+            ids, padded = self.ids[field["name"]], np.zeros((len(rows), field["max_length"]), dtype=np.int64)
+            for number, row in enumerate(rows):
+                found = values(row[field["name"]], field["separator"])[: field["max_length"]]
+                padded[number, : len(found)] = [ids.get(text(value), 1) for value in found]
+            request[field["name"]] = padded
+        if self.schema["numeric"]:
+            columns = [[scaled(row[n], self.means[n], self.stds[n]) for row in rows] for n in self.schema["numeric"]]
+            request["numeric"] = np.array(columns, dtype=np.float64).T.astype(np.float32)
+        return request
+
+
+def text(value):
+    """A raw value as vocabularies spell it."""
+    return str(value).lower() if isinstance(value, bool) else str(value) if value is not None else None
+
+
+def values(value, separator):
+    """The values of a multi-valued field: a list, or a text that a separator divides."""
+    if value is None or separator is None:
+        return list(value or ())
+    return [part.strip() for part in str(value).split(separator) if part.strip()]
+
+
+def scaled(value, mean, std):
+    """A number centred and scaled; 0, the mean, where it is missing."""
+    return 0.0 if value is None or value != value else (float(value) - mean) / std
+
+
+def main(bundle):
+    """Answer standard input, line by line."""
+    recommend, rows = Recommender(bundle), [json.loads(line) for line in sys.stdin if line.strip()]
+    for start in range(0, len(rows), BATCH):
+        answers = recommend(rows[start : start + BATCH])
+        for number in range(len(rows[start : start + BATCH])):
+            print(json.dumps({name: array[number].tolist() for name, array in answers.items()}))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        raise SystemExit("Usage: python serve_onnxruntime.py BUNDLE < rows.jsonl")
+    main(sys.argv[1])

@@ -1,0 +1,38 @@
+"""Scores for the rows of a file."""
+
+from pathlib import Path
+
+import click
+
+from recprune_export.cli.group import main
+from recprune_export.cli.options import FILE
+
+
+@main.command()
+@click.argument("bundle", type=FILE)
+@click.option("--data", type=FILE, required=True, help="CSV or Parquet, raw values as in training.")
+@click.option("-o", "--output", type=FILE, required=True, help="A .parquet or .csv file with the model's outputs.")
+@click.option("--keep", multiple=True, metavar="COLUMN", help="A column of --data to write beside; may be repeated.")
+@click.option("--batch", type=click.IntRange(1), default=4096, show_default=True, help="Rows of a request.")
+@click.option("--threads", type=click.IntRange(1), help="[default: what the bundle advises]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a sentence.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def predict(
+    bundle: Path,
+    data: Path,
+    output: Path,
+    keep: tuple[str, ...],
+    batch: int,
+    threads: int | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Score every row of a file with BUNDLE; rows are streamed. Needs ONNX Runtime and polars, no PyTorch."""
+    from recprune_export.bundle.unpacking import opened
+    from recprune_export.console.prediction import print_prediction
+    from recprune_export.prediction.predict import predict as run
+    from recprune_export.progress import quiet as silently
+
+    with silently(quiet or as_json), opened(bundle) as folder:
+        prediction = run(folder, data, output, keep=keep, threads=threads, rows=batch)
+    print_prediction(prediction, as_json=as_json)

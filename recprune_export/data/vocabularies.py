@@ -1,0 +1,38 @@
+"""What a manifest says of an encoding: which input has which vocabulary."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def encoding_summary(encoding: Mapping[str, Any], file: str) -> dict[str, Any]:
+    """Return the section `encoding` of a manifest, from what either encoder's `to_dict` gave and `file` holds.
+
+    >>> columns = {"user": "u", "item": "i", "order": "t", "max_length": 50}
+    >>> encoding_summary({"schema": {"sequence": columns}, "items": ["a", "b"]}, "encoding.json")["vocabularies"]["history"]["values"]
+    2
+    """
+    schema = encoding["schema"]
+    if "items" in encoding:
+        columns = schema["sequence"]
+        items = _vocabulary("sequence", columns["item"], encoding["items"], first=1, padding=0)
+        history = {**items, "unknown": None, "max_length": columns["max_length"]}
+        return {"file": file, "vocabularies": {"history": history}, "numeric": []}
+    values = encoding["vocabularies"]
+    vocabularies = {name: _vocabulary("categorical", name, values[name], first=1) for name in schema["categorical"]}
+    for field in schema["multi_valued"]:
+        several = _vocabulary("multi_valued", field["name"], values[field["name"]], first=2, padding=0)
+        vocabularies[field["name"]] = {**several, "separator": field["separator"], "max_length": field["max_length"]}
+    return {"file": file, "vocabularies": vocabularies, "numeric": list(schema["numeric"])}
+
+
+def _vocabulary(kind: str, column: str, values: list[str], first: int, padding: int | None = None) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "column": column,
+        "values": len(values),
+        "first": first,
+        "unknown": first - 1,
+        "padding": padding,
+        "separator": None,
+        "max_length": None,
+    }

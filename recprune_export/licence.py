@@ -1,0 +1,22 @@
+"""The licence of an artifact: an SPDX expression, and nothing that only looks like one."""
+
+from recprune_export.errors import UsageError
+
+
+def spdx(text: str) -> str:
+    """Return an SPDX expression in its usual spelling.
+
+    Raises `UsageError` for anything else.
+
+    >>> spdx("apache-2.0"), spdx("mit or LicenseRef-Acme")
+    ('Apache-2.0', 'MIT OR LicenseRef-Acme')
+    """
+    from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+
+    try:
+        return str(canonicalize_license_expression(text))
+    except InvalidLicenseExpression as error:
+        raise UsageError(
+            f"--license '{text}' is no SPDX expression: write for example Apache-2.0, or LicenseRef-Acme for terms of "
+            "your own (https://spdx.org/licenses)."
+        ) from error

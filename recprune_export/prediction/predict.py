@@ -1,0 +1,147 @@
+"""`predict`: the scores of all rows of a file, streamed."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recprune_export.bundle.latency import session_options
+from recprune_export.bundle.manifest import MODEL
+from recprune_export.bundle.verify import check_files, read_manifest
+from recprune_export.data.files import reading, scan
+from recprune_export.errors import UsageError
+from recprune_export.onnx.session import make_session, run
+from recprune_export.prediction.requests import Requests, requests_for
+from recprune_export.prediction.writing import check_output, write_batches
+from recprune_export.program.signature import BATCH, Output, Signature
+from recprune_export.progress import bar
+
+if TYPE_CHECKING:
+    import polars as pl
+
+READ_ROWS = 65_536  # are encoded at once: each time the vocabularies are hashed anew
+RUN_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was written. `unknown`: by column, how many values have no id of their own, or are missing where a number belongs."""
+
+    path: Path
+    rows: int
+    columns: tuple[str, ...]
+    unknown: Mapping[str, int]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "path": str(self.path), "rows": self.rows, "columns": list(self.columns),
+            "unknown": dict(self.unknown), "seconds": self.seconds,
+        }  # fmt: skip
+
+
+def predict(
+    bundle: Path,
+    data: Path,
+    output: Path,
+    *,
+    keep: Sequence[str] = (),
+    threads: int | None = None,
+    rows: int = RUN_ROWS,
+) -> Prediction:
+    """Score every row of a CSV or Parquet file; write the outputs, in the order of the rows, as a CSV or Parquet file.
+
+    The columns are those named in `keep`, as they are in `data`, and the outputs of the signature; an output of several
+    numbers for each row is a fixed-size list. `rows` is the batch of the model. Raw values are encoded with the bundle's
+    vocabularies; a bundle without them takes columns named as its inputs. `output` is whole or absent.
+
+    Raises `BundleError`, `DataError`, and `UsageError` for an output that cannot be written or a model that takes no rows.
+    """
+    start = time.perf_counter()
+    check_output(output, data)
+    manifest = read_manifest(bundle)
+    check_files(bundle, manifest)
+    signature, frame = Signature.from_dict(manifest.signature), scan(data)
+    requests = requests_for(bundle, manifest, data, frame)
+    schema = _schema(signature, frame, data, output, keep)
+    session = make_session(bundle / MODEL, threads, session_options(manifest))
+    count = _count(frame, data)
+    done = 0
+
+    def scored() -> Iterator["pl.DataFrame"]:
+        nonlocal done
+        with bar(f"Scoring {count:,} rows", -(-count // READ_ROWS)) as advance:
+            for part in _parts(requests.frame, data, (*requests.columns, *keep)):
+                yield _scores(part, requests, session, signature, keep, rows, done)
+                done += len(part)
+                advance("")
+
+    write_batches(output, scored, schema)
+    unknown = {name: number for name, number in requests.unknown.items() if number}
+    return Prediction(output, done, tuple(schema), unknown, time.perf_counter() - start)
+
+
+def _schema(
+    signature: Signature, frame: "pl.LazyFrame", data: Path, output: Path, keep: Sequence[str]
+) -> "dict[str, pl.DataType]":
+    """The columns of the result. Raises `UsageError` for what cannot be one."""
+    types = frame.collect_schema()
+    for name in keep:
+        if name not in types:
+            raise UsageError(f"--keep names '{name}', but the columns of {data} are {', '.join(types)}.")
+        if name in {o.name for o in signature.outputs}:
+            raise UsageError(f"--keep names '{name}', and so is an output of the model called: leave it out.")
+    schema = {name: types[name] for name in keep} | {o.name: _type(o) for o in signature.outputs}
+    lists = [name for name, kind in schema.items() if kind.is_nested()]
+    if lists and output.suffix.lower() == ".csv":
+        raise UsageError(f"'{lists[0]}' is a list in each row, which CSV does not hold: write a .parquet file.")
+    return schema
+
+
+def _type(tensor: Output) -> "pl.DataType":
+    import polars as pl
+
+    if not tensor.shape or tensor.shape[0] != BATCH or not all(isinstance(n, int) for n in tensor.shape[1:]):
+        raise UsageError(f"The output '{tensor.name}' has no row for each row of a request, so it cannot be a column.")
+    inner = tuple(n for n in tensor.shape[1:] if isinstance(n, int))
+    number = pl.Series(np.zeros(1, tensor.dtype)).dtype
+    return number if inner in ((), (1,)) else pl.Array(number, inner)
+
+
+def _count(frame: "pl.LazyFrame", path: Path) -> int:
+    import polars as pl
+
+    with reading(path):
+        return int(frame.select(pl.len()).collect(engine="streaming").item())
+
+
+def _parts(frame: "pl.LazyFrame", path: Path, columns: Sequence[str]) -> Iterator["pl.DataFrame"]:
+    with reading(path):
+        yield from frame.select(*dict.fromkeys(columns)).collect_batches(chunk_size=READ_ROWS, engine="streaming")
+
+
+def _scores(
+    part: "pl.DataFrame",
+    requests: Requests,
+    session: Any,
+    signature: Signature,
+    keep: Sequence[str],
+    size: int,
+    first_row: int,
+) -> "pl.DataFrame":
+    import polars as pl
+
+    request = requests.request(part, first_row)
+    answers = [
+        run(session, {name: values[start : start + size] for name, values in request.items()})
+        for start in range(0, len(part), size)
+    ]
+    columns = [part[name] for name in keep]
+    for tensor in signature.outputs:
+        values = np.concatenate([answer[tensor.name] for answer in answers])
+        columns.append(pl.Series(tensor.name, values.ravel() if values.shape[1:] == (1,) else values, _type(tensor)))
+    return pl.DataFrame(columns)

@@ -1,0 +1,97 @@
+"""A bundle with all that servers want, without PyTorch: y = table[user] + sum(tags_table[tags]) + sum(numbers)."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+from recprune_export.bundle import kserve
+from recprune_export.bundle.contents import _npz, compact_json
+from recprune_export.bundle.manifest import ENCODING
+from recprune_export.bundle.triton import repository
+from recprune_export.bundle.write import Content, write_bundle
+from recprune_export.data.vocabularies import encoding_summary
+from recprune_export.onnx.session import SessionOptions
+from recprune_export.program.signature import BATCH, Input, Output, Signature
+from tests.bundle.samples import manifest
+
+TABLE = np.array([0.5, 1.0, -2.0, 4.0], dtype=np.float32)
+TAGS = np.array([0.0, 0.25, 8.0, -16.0], dtype=np.float32)
+SIGNATURE = Signature(
+    (
+        Input("user", "int64", (BATCH,), ((0, 3),)),
+        Input("tags", "int64", (BATCH, 3), ((0, 3),)),
+        Input("numeric", "float32", (BATCH, 2)),
+    ),
+    (Output("y", "float32", (BATCH,)),),
+)
+ENCODER = {
+    "schema": {
+        "labels": ["y"], "categorical": ["user"], "numeric": ["age", "price"],
+        "multi_valued": [{"name": "tags", "separator": "|", "max_length": 3}], "sequence": None,
+        "split": {"column": None, "seed": 0, "valid": 0.1, "test": 0.1},
+    },
+    "vocabularies": {"user": ["ann", "bob", "7"], "tags": ["red", "blue"]},
+    "means": {"age": 30.0, "price": 2.0},
+    "stds": {"age": 10.0, "price": 0.5},
+}  # fmt: skip
+
+
+def request(rows: int = 5) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    tags = rng.integers(0, 4, size=(rows, 3))
+    return {"user": np.arange(rows) % 4, "tags": tags, "numeric": rng.normal(size=(rows, 2)).astype(np.float32)}
+
+
+def answer(asked: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    of_ids = TABLE[asked["user"]] + TAGS[asked["tags"]].sum(axis=1)
+    return {"y": of_ids + asked["numeric"].sum(axis=1, dtype=np.float32)}
+
+
+def model() -> bytes:
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["table", "user"], ["of_user"]),
+            helper.make_node("ReduceSum", ["numeric", "one"], ["of_numbers"], keepdims=0),
+            helper.make_node("Gather", ["tags_table", "tags"], ["each_tag"]),
+            helper.make_node("ReduceSum", ["each_tag", "one"], ["of_tags"], keepdims=0),
+            helper.make_node("Sum", ["of_user", "of_tags", "of_numbers"], ["y"]),
+        ],
+        "sum",
+        [
+            helper.make_tensor_value_info("user", TensorProto.INT64, ["batch"]),
+            helper.make_tensor_value_info("tags", TensorProto.INT64, ["batch", 3]),
+            helper.make_tensor_value_info("numeric", TensorProto.FLOAT, ["batch", 2]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch"])],
+        [
+            numpy_helper.from_array(TABLE, "table"),
+            numpy_helper.from_array(TAGS, "tags_table"),
+            numpy_helper.from_array(np.array([1]), "one"),
+        ],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    made.ir_version = 10
+    return bytes(made.SerializeToString())
+
+
+def files() -> dict[str, Content]:
+    asked = request()
+    said = answer(asked)
+    return {
+        "model.onnx": model(),
+        "samples/inputs.npz": _npz(asked),
+        "samples/outputs.npz": _npz(said),
+        ENCODING: compact_json(ENCODER),
+        "README.md": b"# sum\n",
+        **kserve.samples("sum", asked, said, batched=True),
+        **repository(
+            "sum", SIGNATURE, asked, ["model.onnx"], options=SessionOptions(), most_rows=64, independent=True
+        ),
+    }  # fmt: skip
+
+
+def write(target: Path) -> Path:
+    stated = manifest(name="sum", signature=SIGNATURE.to_dict(), encoding=encoding_summary(ENCODER, ENCODING))
+    return write_bundle(target, files(), stated)

@@ -1,0 +1,153 @@
+"""Tile-sparse layers in graphs that fit, and in graphs that do not."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from recprune_export.onnx.passes.tile_layers import tile_layers
+from recprune_export.onnx.rewriting import Rewrite, rewrite
+from tests.onnx.graphs import assert_left_alone, floats, graph, operators, rewritten
+from tests.onnx.test_tiles import tiled
+
+SIZES = (1, 5, 64)
+IN, MIDDLE, OUT = 40, 48, 36
+X = [[floats(rows, IN, seed=rows)] for rows in SIZES]
+
+
+def weights(outputs: int, inputs: int, sizes: list[int], k: int = 6) -> np.ndarray:
+    """[outputs, inputs], as PyTorch stores them."""
+    assert sum(sizes) == outputs
+    return np.ascontiguousarray(tiled(inputs, sizes, k, seed=outputs).T)
+
+
+FIRST, SECOND, UNEVEN = (
+    weights(MIDDLE, IN, [16] * 3),
+    weights(OUT, MIDDLE, [12] * 3),
+    weights(OUT, MIDDLE, [13, 12, 11]),
+)
+
+
+def mlp(second: np.ndarray = SECOND, between: str = "h = Relu(g)") -> ir.Model:
+    """Two layers and a single logit."""
+    return graph(
+        f"g (float[batch, {IN}] x) => (float[batch, 1] y) {{ g = Gemm<transB=1>(x, w1, b1) {between}"
+        " i = Gemm<transB=1>(h, w2, b2) j = Relu(i) y = Gemm<transB=1>(j, w3, b3) }",
+        w1=FIRST, b1=floats(MIDDLE), w2=second, b2=floats(OUT), w3=floats(1, OUT), b3=floats(1), row=floats(MIDDLE),
+        low=np.float32(-0.5), high=np.float32(0.75),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("second", [SECOND, UNEVEN], ids=["even", "uneven"])
+def test_an_mlp_is_feature_major_throughout(second: np.ndarray) -> None:
+    made = rewritten(tile_layers, mlp(second), X, places=2)
+    found = operators(made)
+    assert found["Transpose"] == 1  # of the request; of one logit a view is enough
+    assert (found["Gather"], found["MatMul"], found["Gemm"]) == (2, 2, 1)
+
+
+def test_what_is_zero_is_gone() -> None:
+    made = rewritten(tile_layers, mlp(), X, places=2)
+    floating = [v.const_value for v in made.graph.initializers.values() if v.const_value and v.uses()]
+    stored = sum(t.size for t in floating if t.dtype == ir.DataType.FLOAT and len(t.shape) == 3)
+    assert stored == np.count_nonzero(FIRST) + np.count_nonzero(SECOND)
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        "s = Sigmoid(g) h = Mul(g, s)",
+        "h = Clip(g, low, high)",
+        "c = Mul(g, row) h = LeakyRelu<alpha=0.2>(c)",
+        "c = Sub(row, g) h = Tanh(c)",
+        "c = Sub(g, high) h = PRelu(c, row)",
+        "h = Gelu(g)",
+    ],
+)
+def test_activations_do_not_end_a_chain(between: str) -> None:
+    made = rewritten(tile_layers, mlp(UNEVEN, between), X, places=2)
+    assert operators(made)["Transpose"] == 1
+
+
+@pytest.mark.parametrize("between", ["h = Softmax<axis=1>(g)", "c = Div(row, g) h = Relu(c)"])
+def test_what_looks_at_a_row_gets_it_back(between: str) -> None:
+    made = rewritten(tile_layers, mlp(between=between), X, places=2)
+    assert operators(made)["Transpose"] == 3
+
+
+def test_a_result_that_others_read_is_given_back_once() -> None:
+    model = graph(
+        f"g (float[batch, {IN}] x) => (float[batch, {MIDDLE}] h, float[batch, {2 * MIDDLE}] y)"
+        " { m = MatMul(x, w) g = Add(m, b) h = Relu(g) t = Tanh(h) y = Concat<axis=1>(h, t) }",
+        w=np.ascontiguousarray(FIRST.T), b=floats(MIDDLE),
+    )  # fmt: skip
+    made = rewritten(tile_layers, model, X)
+    assert operators(made)["Transpose"] == 3
+    assert [value.name for value in made.graph.outputs] == ["h", "y"]
+
+
+def test_a_dense_layer_before_joins_where_its_request_is_narrower() -> None:
+    def text(width: int) -> ir.Model:
+        return graph(
+            f"g (float[batch, {width}] x) => (float[batch, {OUT}] y)"
+            " { g = Gemm<transB=1>(x, w1, b1) h = Relu(g) y = Gemm<transB=1>(h, w2, b2) }",
+            w1=floats(MIDDLE, width), b1=floats(MIDDLE), w2=SECOND, b2=floats(OUT),
+        )  # fmt: skip
+
+    for width, turned in ((8, True), (100, False)):
+        made = rewritten(tile_layers, text(width), [[floats(rows, width)] for rows in SIZES])
+        (gemm,) = [node for node in made.graph if node.op_type == "Gemm"]
+        assert (gemm.attributes.get_int("transB", 0) == 0) == turned
+
+
+def test_inputs_that_nobody_reads_are_not_gathered_tile_by_tile() -> None:
+    weight = floats(MIDDLE, IN)
+    weight[:, ::2] = 0.0
+    model = graph(f"g (float[batch, {IN}] x) => (float[batch, {MIDDLE}] y) {{ y = Gemm<transB=1>(x, w) }}", w=weight)
+    made = rewritten(tile_layers, model, X)
+    assert operators(made)["Reshape"] == 0
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        graph(f"g (float[batch, {IN}] x) => (float[batch, {MIDDLE}] y) {{ y = Gemm<transB=1>(x, w) }}", w=floats(MIDDLE, IN)),
+        graph(
+            f"g (float[batch, 3, {IN}] x) => (float[batch, 3, {MIDDLE}] y) {{ y = MatMul(x, w) }}",
+            w=np.ascontiguousarray(FIRST.T),
+        ),
+        graph(
+            "g (float[batch, 48] x) => (float[batch, 48] y) { h = Gemm<transB=1>(x, w) y = Gemm<transB=1>(h, w) }",
+            w=weights(48, 48, [16] * 3),
+        ),
+    ],
+    ids=["dense", "three axes", "one weight, two layers"],
+)  # fmt: skip
+def test_a_graph_that_does_not_fit_is_left_alone(model: ir.Model) -> None:
+    assert_left_alone(tile_layers, model)
+
+
+def wide(batches: tuple[int, ...], side: int = 512) -> Rewrite:
+    """A layer that is worth it, and behind it one that is too small."""
+    small = weights(16, side, [8, 8], k=8)
+    model = graph(
+        f"g (float[batch, {side}] x) => (float[batch, 16] y)"
+        " { g = Gemm<transB=1>(x, w1, b1) h = Relu(g) y = Gemm<transB=1>(h, w2, b2) }",
+        w1=weights(side, side, [64] * 8, k=50), b1=floats(side), w2=small, b2=floats(16),
+    )  # fmt: skip
+    return rewrite(model, [tile_layers], [[floats(5, side)]], batches)[1][0]
+
+
+def test_layers_are_chosen_by_what_they_cost() -> None:
+    report = wide((64, 256))
+    assert report.kept
+    assert "w1" in report.at
+    assert report.places == len(report.at)
+    assert all(report.after[batch] < report.before[batch] for batch in report.before)
+
+
+def test_a_layer_that_does_not_pay_stays_dense() -> None:
+    text = f"g (float[batch, {IN}] x) => (float[batch, {MIDDLE}] y) {{ g = Gemm<transB=1>(x, w) y = Relu(g) }}"
+    made, (report,) = rewrite(graph(text, w=FIRST), [tile_layers], X[:1], (1, 64))
+    assert not report.kept
+    assert "slower" in report.reason
+    assert operators(made)["Gemm"] == 1

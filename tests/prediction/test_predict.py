@@ -1,0 +1,157 @@
+"""Scores are those of the model, row by row, and what is wrong with rows or output is one sentence."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from click.testing import CliRunner
+
+from recprune_export.bundle.write import write_bundle
+from recprune_export.cli import main
+from recprune_export.data.encoder import Encoder
+from recprune_export.errors import BundleError, DataError, UsageError
+from recprune_export.prediction import predict as module
+from recprune_export.prediction.predict import predict
+from tests.bundle.complete import ENCODER, SIGNATURE, answer, files, write
+from tests.bundle.samples import manifest
+
+USERS, TAGS = ["ann", "bob", "7", "nobody", None], ["red", "blue|red", "red||green| blue |red", "", None]
+
+
+def raw(count: int, seed: int = 0) -> pl.DataFrame:
+    rng = np.random.default_rng(seed)
+    return pl.DataFrame(
+        {
+            "row": np.arange(count),
+            "user": [USERS[n] for n in rng.integers(0, len(USERS), count)],
+            "tags": [TAGS[n] for n in rng.integers(0, len(TAGS), count)],
+            "age": [None if n % 11 == 0 else float(n % 80) for n in range(count)],
+            "price": rng.integers(0, 9, count),
+        },
+        schema_overrides={"age": pl.Float64},
+    )
+
+
+def expected(rows: pl.DataFrame) -> np.ndarray:
+    return answer(Encoder.from_dict(ENCODER).encode(rows))["y"]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("predict") / "bundle")
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "READ_ROWS", 100)
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("read", ["parquet", "csv"])
+@pytest.mark.parametrize("written", ["parquet", "csv"])
+@pytest.mark.parametrize(("count", "batch"), [(1, 7), (100, 100), (1234, 17)])
+def test_every_row_has_the_score_of_the_model_in_its_order(
+    bundle: Path, tmp_path: Path, read: str, written: str, count: int, batch: int
+) -> None:
+    rows, data, output = raw(count), tmp_path / f"rows.{read}", tmp_path / f"scores.{written}"
+    getattr(rows, f"write_{read}")(data)
+    made = predict(bundle, data, output, keep=["row"], rows=batch)
+    scores = pl.read_parquet(output) if written == "parquet" else pl.read_csv(output)
+    assert (made.rows, made.columns, scores.columns) == (count, ("row", "y"), ["row", "y"])
+    assert scores["row"].to_list() == list(range(count))
+    np.testing.assert_allclose(scores["y"].to_numpy(), expected(rows), rtol=1e-5, atol=1e-5)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([data.name, output.name])
+
+
+def test_unknown_and_missing_values_are_counted(bundle: Path, tmp_path: Path) -> None:
+    rows = raw(500)
+    rows.write_parquet(tmp_path / "rows.parquet")
+    made = predict(bundle, tmp_path / "rows.parquet", tmp_path / "scores.parquet")
+    strange = rows["user"].is_null() | (rows["user"] == "nobody")
+    greens = sum((text or "").count("green") for text in rows["tags"])
+    assert made.unknown == {"user": strange.sum(), "tags": greens, "age": rows["age"].null_count()}
+
+
+def test_a_file_without_rows_gives_a_file_without_scores(bundle: Path, tmp_path: Path) -> None:
+    raw(3).clear().write_parquet(tmp_path / "rows.parquet")
+    assert predict(bundle, tmp_path / "rows.parquet", tmp_path / "scores.parquet").rows == 0
+    assert pl.read_parquet(tmp_path / "scores.parquet").schema == {"y": pl.Float32}
+
+
+def wrong(rows: pl.DataFrame, data: Path, output: Path, bundle: Path, **options: Any) -> str:
+    rows.write_parquet(data)
+    with pytest.raises((DataError, UsageError, BundleError)) as found:
+        predict(bundle, data, output, **options)
+    assert not output.exists()
+    assert [p.name for p in output.parent.iterdir()] == [data.name]
+    return str(found.value)
+
+
+def test_what_cannot_be_is_said_before_the_work(bundle: Path, tmp_path: Path) -> None:
+    data, rows = tmp_path / "rows.parquet", raw(9)
+    out = tmp_path / "scores.csv"
+    assert "no column 'user'" in wrong(rows.drop("user"), data, out, bundle)
+    assert "2 are missing" in wrong(rows.drop("user", "age"), data, out, bundle)
+    assert "'age'" in wrong(rows.with_columns(age=pl.lit("old")), data, out, bundle)
+    assert "--keep names 'id'" in wrong(rows, data, out, bundle, keep=["id"])
+    assert "output of the model" in wrong(rows.with_columns(y=1), data, out, bundle, keep=["y"])
+    assert ".parquet or .csv" in wrong(rows, data, tmp_path / "scores.txt", bundle)
+    assert "list in each row" in wrong(rows.with_columns(row=[[1]] * 9), data, out, bundle, keep=["row"])
+    with pytest.raises(UsageError, match="holds the rows themselves"):
+        predict(bundle, data, data)
+    assert pl.read_parquet(data).height == 9
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_row_that_is_found_bad_halfway_leaves_no_file(tmp_path: Path) -> None:
+    plain = {name: content for name, content in files().items() if name != "encoding.json"}
+    bundle = write_bundle(tmp_path / "bundle", plain, manifest(name="sum", signature=SIGNATURE.to_dict()))
+    ids = {f"tags_{n}": [0] * 1000 for n in range(3)}
+    rows = pl.DataFrame({"user": [1] * 1000, **ids, "numeric_0": [0.5] * 1000, "numeric_1": [1.0] * 1000})
+    rows.write_parquet(tmp_path / "rows.parquet")
+    predict(bundle, tmp_path / "rows.parquet", tmp_path / "scores.parquet")
+    np.testing.assert_allclose(pl.read_parquet(tmp_path / "scores.parquet")["y"], 2.5)
+    rows.with_columns(user=pl.when(pl.int_range(pl.len()) == 777).then(4).otherwise(1)).write_csv(tmp_path / "bad.csv")
+    with pytest.raises(DataError, match="id 4 at row 777, but the table has ids 0 to 3"):
+        predict(bundle, tmp_path / "bad.csv", tmp_path / "none.parquet")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.csv", "bundle", "rows.parquet", "scores.parquet"]
+
+
+def test_models_that_take_no_rows_are_refused(bundle: Path, tmp_path: Path) -> None:
+    raw(3).write_parquet(tmp_path / "rows.parquet")
+    inputs = [i.to_dict() for i in SIGNATURE.inputs]
+    inputs[0] |= {"shape": [1], "shared": True}
+    shared = manifest(signature={**SIGNATURE.to_dict(), "inputs": inputs})
+    history = json.dumps({"schema": {"sequence": {}}, "items": ["a"]}).encode()
+    for made, contents, said in (
+        (shared, files(), "one 'user' for all candidates"),
+        (manifest(signature=SIGNATURE.to_dict()), {**files(), "encoding.json": history}, "history of a user"),
+    ):
+        other = write_bundle(tmp_path / "other", contents, made)
+        with pytest.raises(UsageError, match=said):
+            predict(other, tmp_path / "rows.parquet", tmp_path / "scores.parquet")
+
+
+def test_a_damaged_bundle_scores_nothing(tmp_path: Path) -> None:
+    bundle = write(tmp_path / "bundle")
+    (bundle / "encoding.json").write_bytes((bundle / "encoding.json").read_bytes() + b" ")
+    raw(3).write_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(BundleError, match=r"changed 'encoding\.json'"):
+        predict(bundle, tmp_path / "rows.parquet", tmp_path / "scores.parquet")
+
+
+def test_the_command_says_what_it_wrote_and_needs_no_torch(bundle: Path, tmp_path: Path) -> None:
+    raw(50).write_csv(tmp_path / "rows.csv")
+    arguments = ["predict", str(bundle), "--data", str(tmp_path / "rows.csv"), "-o", str(tmp_path / "scores.csv")]
+    code = f"import sys; sys.modules['torch'] = None\nfrom recprune_export.cli import main; main({arguments!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "y of 50 rows" in done.stdout
+    assert "values of 'user' are empty or unknown" in done.stderr
+    said = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)
+    assert (said["rows"], said["columns"]) == (50, ["y"])
