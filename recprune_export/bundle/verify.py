@@ -92,13 +92,13 @@ def read_manifest(bundle: Path) -> Manifest:
 
 
 @contextlib.contextmanager
-def believing(bundle: Path) -> Iterator[None]:
-    """Raise `BundleError` where what a manifest states cannot be; its schema leaves much open, and anybody can write one."""
+def believing(bundle: Path, name: str = MANIFEST) -> Iterator[None]:
+    """Raise `BundleError` where what a manifest, or the file `name`, states cannot be: anybody can write one."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, MemoryError) as error:
         raise BundleError(
-            f"{bundle / MANIFEST} states something that cannot be, or that another release wrote "
+            f"{bundle / name} states something that cannot be, or that another release wrote "
             f"({type(error).__name__}: {str(error)[:100]}): export the bundle again."
         ) from error
 

@@ -18,7 +18,15 @@ from recprune_export.bundle.write import write_bundle
 from recprune_export.cli import main
 from recprune_export.errors import BundleError, RecpruneError
 from recprune_export.gate.artifact import open_artifact
-from tests.bundle.mutations import CHANGES, deep_manifest, foreign_weights, huge_sizes, moved_files, pickled_samples
+from tests.bundle.mutations import (
+    CHANGES,
+    deep_manifest,
+    flip,
+    foreign_weights,
+    huge_sizes,
+    moved_files,
+    pickled_samples,
+)
 from tests.bundle.samples import files, manifest, write
 from tests.report.samples import full
 
@@ -118,3 +126,34 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(small: Path, tmp_path: 
         (bundle / name).unlink()
         os.mkfifo(bundle / name)
         assert check(bundle) == {"refused"} or name == "model.onnx"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"[]", b"{}", b"null", b"[" * 100_000, b"\xff", b'{"schema": 3, "vocabularies": {}, "means": {}, "stds": {}}'],
+)
+def test_an_encoding_that_is_none_is_refused_when_rows_are_scored(tmp_path: Path, content: bytes) -> None:
+    bundle = write_bundle(tmp_path / "ctr", {**files(), "encoding.json": content}, manifest())
+    (tmp_path / "rows.csv").write_text("x,y\n1,2\n")
+    words = ["predict", str(bundle), "--data", str(tmp_path / "rows.csv"), "-o", str(tmp_path / "scores.csv")]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 3, done.output
+    assert "encoding.json" in done.stderr
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_packed_bundles(small: Path, tmp_path: Path, seed: int) -> None:
+    zstandard = pytest.importorskip("zstandard")
+    from recprune_export.bundle.packing import pack
+
+    rng, packed = random.Random(seed), pack(small, tmp_path / "ctr.tar.zst")
+    content = packed.read_bytes()
+    if seed % 2:
+        packed.write_bytes(flip(content, rng))
+    else:  # what the compression's own checksum does not see
+        tar = zstandard.ZstdDecompressor().decompress(content, max_output_size=1 << 24)
+        packed.write_bytes(zstandard.ZstdCompressor().compress(flip(tar, rng)))
+    done = CliRunner().invoke(main, ["verify", str(packed)])
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exc_info
+    assert done.exit_code in CODES
+    assert [p.name for p in tmp_path.iterdir()] == ["ctr.tar.zst"]
