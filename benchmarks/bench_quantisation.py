@@ -1,17 +1,19 @@
 """What `--quantize` makes of a Criteo-sized DLRM that lost channels: bytes, and how many times faster per batch size.
 
 Untrained, so that the error of the answers says little and the gate is wide; quality is measured on trained models (docs/log.md).
-One thread, the file in fp32 and the quantised one made anew several times and interleaved. Prints a table.
+One thread, the file in fp32 and the quantised one made anew several times and interleaved. Prints a table, and JSON as the last line.
 """
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
 
 import numpy as np
+from models import FIELDS, NUMERIC, ROWS, make
 
-from benchmarks.models import FIELDS, NUMERIC, ROWS, make
 from recprune_export.compression import drawn_requests, export_pruned
+from recprune_export.environment import environment
 from recprune_export.program.capture import capture
 from recprune_export.quantisation.plan import Mode
 from recprune_export.quantisation.quality import by_error
@@ -52,6 +54,7 @@ def main() -> None:
     requests = {batch: draw(batch, rng) for batch in BATCHES}
     calibration = [draw(64, rng) for _ in range(8)]
     print("| sparsity | mode | bytes | int8 layers | table | " + " | ".join(f"batch {b}" for b in BATCHES) + " |")
+    figures: dict[str, object] = {}
     print("|---" * (5 + len(BATCHES)) + "|")
     with tempfile.TemporaryDirectory() as folder:
         for sparsity in map(float, arguments.sparsities.split(",")):
@@ -64,9 +67,10 @@ def main() -> None:
                     "quantised": lambda path=found.path: in_onnxruntime("quantised", path, 1),
                 }
                 seatings = measure_seatings(makers, requests, count=4, seconds=arguments.seconds, rng=rng)
-                cells = []
+                cells, ratios = [], {}
                 for batch in BATCHES:
                     ratio = np.exp(np.mean([log_ratio(seating[batch], "fp32", "quantised") for seating in seatings]))
+                    ratios[str(batch)] = float(ratio)
                     before = np.median([typical_time(seating[batch]["fp32"]) for seating in seatings])
                     cells.append(f"{before:.3f} ms, {ratio:.2f}×")
                 layers = sum(choice.is_quantised for choice in found.plan.layers)
@@ -74,6 +78,8 @@ def main() -> None:
                 sizes = f"{found.bytes[0]:,} → {found.bytes[1]:,}"
                 row = [f"{sparsity:g}", mode, sizes, f"{layers} of {len(found.plan.layers)}", forms, *cells]
                 print(f"| {' | '.join(row)} |", flush=True)
+                figures[f"{sparsity:g} {mode}"] = {"bytes": list(found.bytes), "times faster than fp32": ratios}
+    print(json.dumps({"benchmark": "quantisation", "environment": environment(), "figures": figures}))
 
 
 if __name__ == "__main__":

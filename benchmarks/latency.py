@@ -9,7 +9,7 @@ table and a plot into docs/ (or where --write says), prints the same, and JSON a
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ from recprune_export.program.program import Program
 from recprune_export.pruning.budget import Budget, make_plan
 from recprune_export.pruning.ranking import rank_by
 from recprune_export.pruning.rewrite import apply_plan
+from recprune_export.quantisation.quality import by_error
+from recprune_export.quantisation.quantise import quantise
 from recprune_export.validation.contestants import in_onnxruntime, torch_threads
 from recprune_export.validation.latency import Contestant, LatencyReport, measure
 from recprune_export.validation.requests import Request
@@ -41,10 +43,8 @@ SPARSITIES = (0.7, 0.9)
 PERCENT = 20
 DOCS = Path(__file__).parent.parent / "docs"
 
-# How a pruned program becomes a file; another precision is one more line.
-OURS: Mapping[str, Callable[[Program, Path, Serving], Path]] = {
-    "fp32": lambda program, path, serving: export_onnx(program, path, serving=serving).path,
-}
+WIDE = 0.2  # of the answers' variance: untrained weights say nothing of what int8 costs in quality
+CALIBRATION = (8, 64)  # requests, rows
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,9 @@ def prepare(name: str, sparsities: tuple[float, ...], serving: Serving, scratch:
         files["dense, ONNX Runtime's int8"] = quantise_plain(files[REFERENCE])
     for sparsity in sparsities:
         pruned = prune(program, sparsity)
-        for kind, export in OURS.items():
-            files[f"ours .{sparsity * 10:.0f} {kind}"] = export(
-                pruned, scratch / f"{name}-{sparsity}-{kind}.onnx", serving
-            )
+        ours = f"ours .{sparsity * 10:.0f}"
+        plain = export_onnx(pruned, scratch / f"{name}-{sparsity}.onnx", serving=serving).path
+        files |= {f"{ours} fp32": plain, f"{ours} int8": quantised(model, plain, serving)}
         theirs, path = f"Torch-Pruning .{sparsity * 10:.0f}", scratch / f"{name}-{sparsity}-theirs.onnx"
         if others and not (reason := prune_plain(name, _rest(pruned), path)):
             files |= {theirs: path, f"{theirs}, ONNX Runtime's int8": quantise_plain(path)}
@@ -92,6 +91,15 @@ def prune(program: Program, sparsity: float) -> Program:
     return apply_plan(program, analysis, make_plan(program, analysis, rankings, budget, "random", "uniform"))
 
 
+def quantised(model: Model, path: Path, serving: Serving) -> Path:
+    """Quantise what `--quantize int8` would, by measurement at the batch sizes of serving."""
+    requests, rows = CALIBRATION
+    calibration = [request_of(model, rows, seed) for seed in range(requests)]
+    timed = {batch: request_of(model, batch, batch) for batch in serving.batches}
+    target = path.with_name(f"{path.stem}-int8.onnx")
+    return quantise(path, target, "int8", calibration, timed, by_error(calibration, WIDE)).path
+
+
 def _rest(program: Program) -> int:
     tables = analyse(program).tables
     return sum(p.numel() for name, p in program.parameters().items() if name not in tables)
@@ -99,7 +107,7 @@ def _rest(program: Program) -> int:
 
 def contest(prepared: Prepared, batches: tuple[int, ...], threads: int, seconds: float, eager: bool) -> LatencyReport:
     """Let all contestants take turns on each batch size."""
-    requests = {batch: _request(prepared, batch) for batch in batches}
+    requests = {batch: request_of(prepared.model, batch, batch) for batch in batches}
     contestants = [in_onnxruntime(label, path, threads) for label, path in prepared.files.items()]
     with torch_threads(threads), torch.inference_mode():
         if eager:
@@ -111,10 +119,11 @@ def contest(prepared: Prepared, batches: tuple[int, ...], threads: int, seconds:
         return measure(contestants, requests, threads=threads, seconds=seconds)
 
 
-def _request(prepared: Prepared, batch: int) -> Request:
-    rng = np.random.default_rng(batch)
+def request_of(model: Model, batch: int, seed: int) -> Request:
+    """Draw a request of so many rows."""
+    rng = np.random.default_rng(seed)
     request = {}
-    for name, example in prepared.model.example.items():
+    for name, example in model.example.items():
         shape = (batch, *example.shape[1:])
         whole = not example.is_floating_point()
         most = 10_000  # rows of every table

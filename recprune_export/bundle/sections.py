@@ -216,7 +216,7 @@ class RewriteEntry(TypedDict):
             "the graph did not run"
         ),
     ]
-    at: NotRequired[Annotated[list[str], Field(description="the places, where they have names")]]
+    at: NotRequired[Annotated[list[str], Field(description="the places that were chosen, where it could choose")]]
     before: Annotated[ByBatch, Field(description="estimated milliseconds without it")]
     after: Annotated[ByBatch, Field(description="estimated milliseconds with it")]
 
