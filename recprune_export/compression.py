@@ -7,15 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from recprune_export.bundle.contents import bundle_files, compact_json, encoding_of, plan_summary, serving_files
 from recprune_export.bundle.manifest import DATA_PROFILE, ENCODING, MODEL, REPORT, Manifest
 from recprune_export.bundle.readme import bundle_readme
-from recprune_export.bundle.write import check_target, write_bundle
+from recprune_export.bundle.write import write_bundle, writing
 from recprune_export.channels.analysis import analyse
 from recprune_export.environment import environment
-from recprune_export.errors import ValidationFailed
+from recprune_export.errors import ModelError, ValidationFailed
 from recprune_export.fewer_bits import in_fewer_bits
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.profiling import profile_of
@@ -27,6 +28,7 @@ from recprune_export.finetuning.task import (
     Task,
     answer,
 )
+from recprune_export.fingerprint import fingerprint
 from recprune_export.onnx.counts import Counts, Reduction, count, reduction
 from recprune_export.onnx.export import OnnxFile, Serving, export_onnx
 from recprune_export.onnx.rewriting import Limits
@@ -34,10 +36,12 @@ from recprune_export.onnx.session import SessionOptions, make_session, run
 from recprune_export.program.drawing import draw_request
 from recprune_export.program.program import Program
 from recprune_export.program.signature import Signature
+from recprune_export.progress import doing
 from recprune_export.provenance import provenance
 from recprune_export.pruning.field_selection import remove_fields
 from recprune_export.pruning.plan import Plan
 from recprune_export.report.bundle import bundle_report
+from recprune_export.resuming import Work, kept_until_done, work_folder
 from recprune_export.settings import Settings
 from recprune_export.stages import Pruned, prune
 from recprune_export.tiling import tile_notes
@@ -96,6 +100,7 @@ def compress_program(
     training_seed: int | None = None,
     sign: Callable[[bytes], bytes] | None = None,
     because: Sequence[str] = (),
+    resume: bool = False,
 ) -> Result:
     """Prune, tune, export and validate `program`; write a bundle to `target`, whole or not at all.
 
@@ -103,19 +108,57 @@ def compress_program(
     `model_file` and `data_file` are what `file_identity` says of the files that the model and the rows came from; by the
     former `refresh` finds the dense model. `training_seed` is that of the dense model, where it is known. `sign` makes the
     signature of the manifest; `because` are notes that go before others.
+    With `resume` it goes on after what an earlier, killed run on the same model, rows and settings had finished.
 
-    Raises `UsageError` where nothing can be written to `target`, `PruningError` where the plan does not fit or the
-    soundness check fails, `ExportError`, and `ValidationFailed` where parity or latency fail.
+    Raises `UsageError` where nothing can be written to `target` or another process writes there, `ModelError` where the
+    dense model answers NaN to rows of the data, `PruningError` where the plan does not fit or the soundness check fails,
+    `ExportError`, and `ValidationFailed` where parity or latency fail.
     """
-    target = check_target(target)
     program.signature.with_shared(settings.shared_inputs)  # a wrong name is told before the work, not after
     task = task or drawn_requests(program, settings)
-    pruned = prune(program, settings, task, plan)
+    check_answers(program, task)
+    names: dict[str, Any] = {
+        "command": command,
+        "model_name": model_name,
+        "model_file": model_file,
+        "data_name": data_name,
+        "data_file": data_file,
+        "training_seed": training_seed,
+        "sign": sign,
+    }
+    with writing(target) as target:
+        with doing("Reading rows"):
+            key = fingerprint(program, settings, task, also=None if plan is None else plan.to_dict())
+        with kept_until_done(Work.begin(work_folder(target), key, resume=resume)) as work:
+            pruned = prune(program, settings, task, plan, work)
+            return _ship(program, pruned, target, settings, task, extra_files or {}, because, **names)
+
+
+def _ship(
+    program: Program,
+    pruned: Pruned,
+    target: Path,
+    settings: Settings,
+    task: Task,
+    extra_files: Mapping[str, bytes],
+    because: Sequence[str],
+    *,
+    command: Sequence[str],
+    model_name: str,
+    model_file: Mapping[str, Any] | None,
+    data_name: str | None,
+    data_file: Mapping[str, Any] | None,
+    training_seed: int | None,
+    sign: Callable[[bytes], bytes] | None,
+) -> Result:
+    """Export and validate what was pruned, and write the bundle."""
     seeds = {"compression": settings.seed, **({} if training_seed is None else {"training": training_seed})}
     with tempfile.TemporaryDirectory() as scratch:
-        dense_file = export_onnx(program, Path(scratch) / "dense.onnx", rewrites=())
-        pruned_file = export_pruned(pruned, settings, Path(scratch) / MODEL)
-        parity = validate_parity(pruned.program, pruned_file, task, ids=bool(pruned.plan.rows))
+        with doing("Exporting to ONNX"):
+            dense_file = export_onnx(program, Path(scratch) / "dense.onnx", rewrites=())
+            pruned_file = export_pruned(pruned, settings, Path(scratch) / MODEL)
+        with doing("Comparing answers with PyTorch's"):
+            parity = validate_parity(pruned.program, pruned_file, task, ids=bool(pruned.plan.rows))
         requests = latency_requests(settings, task, pruned_file.signature)
         fewer_bits = in_fewer_bits(pruned_file, task, settings, requests, Path(scratch) / "quantised")
         pruned_file = pruned_file if fewer_bits is None else fewer_bits.file
@@ -124,9 +167,10 @@ def compress_program(
         if settings.shared_inputs:  # rows of a test set share nothing; parity holds both files to the same program
             tested = export_onnx(pruned.program, Path(scratch) / "each_row.onnx")
         answers = {"dense": _session(dense_file), "pruned": _session(tested)}
-        metrics = {name: task.test(answer) for name, answer in answers.items()}
-        change = task.test_change(answers["dense"], answers["pruned"])
-        rows = _report_rows(program, pruned, pruned_file, task, answers)
+        with doing("Measuring quality on test rows"):
+            metrics = {name: task.test(answer) for name, answer in answers.items()}
+            change = task.test_change(answers["dense"], answers["pruned"])
+            rows = _report_rows(program, pruned, pruned_file, task, answers)
         latency = validate_latency(program, pruned.program, dense_file, pruned_file, settings, task)
         footprints = cold_starts(dense_file, pruned_file, program.signature, settings)
         advice = advise(pruned_file, settings, task)
@@ -174,7 +218,7 @@ def compress_program(
             else fewer_bits.golden(golden)
         )
         files = bundle_files(pruned.program, kept, pruned.plan, golden, response, Path(scratch))
-        extra = dict(extra_files or {})
+        extra = dict(extra_files)
         profile = profile_of(task, program.signature)
         if profile is not None:
             extra[DATA_PROFILE] = compact_json(profile.to_dict())
@@ -195,6 +239,19 @@ def compress_program(
         pages = {"README.md": readme.encode(), REPORT: bundle_report(manifest, encoded=ENCODING in extra).encode()}
         write_bundle(target, {**files, **serving, **extra, **pages}, manifest, sign)
     return Result(target, manifest, counts, gone, metrics, parity, latency, footprints, advice, notes, rows)
+
+
+def check_answers(program: Program, task: Task) -> None:
+    """Raise `ModelError` where the dense model answers NaN to rows of the data: nothing can be tuned towards that."""
+    if isinstance(task, SampledRequests):  # drawn requests may be such as never come
+        return
+    for name, values in answer(program, task.requests(PARITY_ROWS, seed=0)).items():
+        bad = int(np.isnan(values).reshape(len(values), -1).any(axis=1).sum())
+        if bad:
+            raise ModelError(
+                f"The model answers NaN in '{name}' to {bad} of {len(values)} rows of the data: look for a division by zero or a "
+                "logarithm in it, or for rows that it cannot take, and try again."
+            )
 
 
 def drawn_requests(program: Program, settings: Settings) -> SampledRequests:

@@ -13,7 +13,7 @@ from torch import nn
 from recprune_export.bundle.contents import to_json
 from recprune_export.bundle.manifest import ENCODING
 from recprune_export.bundle.signing import read_private_key
-from recprune_export.bundle.write import check_target
+from recprune_export.bundle.write import writing
 from recprune_export.compression import Result, compress_program, drawn_requests, recipe_for
 from recprune_export.data.arrays import Columns
 from recprune_export.data.sequences import SequenceData
@@ -34,7 +34,7 @@ from recprune_export.program.capture import capture, program_from_exported
 from recprune_export.program.detect import ModelKind
 from recprune_export.program.loading import LoadedModel, check_finite, load_program
 from recprune_export.program.program import Program
-from recprune_export.progress import say
+from recprune_export.progress import doing, say
 from recprune_export.provenance import file_identity
 from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.sensitivity import Sensitivity, sensitivity
@@ -65,6 +65,7 @@ def compress(
     source: Mapping[str, Any] | None = None,
     command: Sequence[str] = (),
     sign: Path | None = None,
+    resume: bool = False,
     **options: Any,
 ) -> Result:
     """Prune, tune, export and validate a recommender; write a bundle.
@@ -77,6 +78,7 @@ def compress(
     - `data`: rows to tune and measure on: a CSV, Parquet or NPZ file, or arrays by name; each input of the model, each
       of `labels`, and perhaps `split`.
     - `sign`: a file with the private key (Ed25519, PEM) that signs the manifest.
+    - `resume`: go on after what an earlier run on the same, which was killed, had finished.
     - `options`: fields of `Settings`, which go before those in `settings`: `sparsity=0.9, epochs=2`.
 
     Raises `UsageError`, `InputFileError`, `CaptureError`, and what `compress_program` raises.
@@ -89,23 +91,27 @@ def compress(
     True
     """
     settings = replace(settings, **options)
-    target = check_target(Path(target) if target is not None else ARTIFACTS / _name(model))
-    signer = None if sign is None else read_private_key(sign)
-    plan = Plan.load(plan) if isinstance(plan, Path) else plan
-    loaded = load(model, example_inputs, source or {})
-    return compress_loaded(
-        loaded,
-        make_task(loaded, data, labels, settings),
-        target,
-        settings,
-        plan=plan,
-        command=command,
-        model_name=Path(model).name if isinstance(model, Path | str) else _name(model),
-        model_file=file_identity(Path(model)) if isinstance(model, Path | str) else None,
-        data_name=data_name(data),
-        data_file=file_identity(Path(data)) if isinstance(data, Path | str) else None,
-        sign=signer,
-    )
+    with writing(Path(target) if target is not None else ARTIFACTS / _name(model)) as target:
+        signer = None if sign is None else read_private_key(sign)
+        plan = Plan.load(plan) if isinstance(plan, Path) else plan
+        with doing("Opening the model"):
+            loaded = load(model, example_inputs, source or {})
+        with doing("Reading rows"):
+            task = make_task(loaded, data, labels, settings)
+        return compress_loaded(
+            loaded,
+            task,
+            target,
+            settings,
+            plan=plan,
+            command=command,
+            model_name=Path(model).name if isinstance(model, Path | str) else _name(model),
+            model_file=file_identity(Path(model)) if isinstance(model, Path | str) else None,
+            data_name=data_name(data),
+            data_file=file_identity(Path(data)) if isinstance(data, Path | str) else None,
+            sign=signer,
+            resume=resume,
+        )
 
 
 def compress_loaded(
@@ -208,9 +214,12 @@ def load(model: Model, example_inputs: Any, source: Mapping[str, Any]) -> Loaded
     if isinstance(model, Path | str):
         return load_program(Path(model), **source)
     if isinstance(model, Program):
+        check_finite(model.module, "the program")
         return LoadedModel(model, None, ModelKind.PROGRAM)
     if isinstance(model, torch.export.ExportedProgram):
-        return LoadedModel(program_from_exported(model), None, ModelKind.PROGRAM)
+        program = program_from_exported(model)
+        check_finite(program.module, "the exported program")
+        return LoadedModel(program, None, ModelKind.PROGRAM)
     if example_inputs is None:
         raise UsageError(f"{type(model).__name__} needs one request beside it: give example_inputs.")
     check_finite(model, type(model).__name__)

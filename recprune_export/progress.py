@@ -51,6 +51,17 @@ def bar(description: str, total: int | None) -> Iterator[Advance]:
         yield advance
 
 
+@contextmanager
+def doing(description: str) -> Iterator[None]:
+    """Show what is being done where nobody can say how far it is.
+
+    >>> with quiet(), doing("thinking"):
+    ...     pass
+    """
+    with bar(description, None):
+        yield
+
+
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
     """Yield `items` behind a progress bar. `total` is needed where `items` has no length.
 

@@ -1,7 +1,9 @@
 """`prune`: fields, channels and zeros go, in one stage or several; each stage is decided, carried out, proved and tuned."""
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from recprune_export.channels.analysis import Analysis, analyse
 from recprune_export.errors import UsageError
@@ -12,6 +14,7 @@ from recprune_export.finetuning.task import Recipe, Task
 from recprune_export.finetuning.zeros import ZeroTarget, parameter_counts
 from recprune_export.planning import DEFAULT_SCORE, calibration, decide, share
 from recprune_export.program.program import Program
+from recprune_export.progress import doing
 from recprune_export.pruning.field_selection import remove_fields
 from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.refit import refit
@@ -22,6 +25,7 @@ from recprune_export.pruning.rotation.loosen import loosen
 from recprune_export.pruning.rows.soundness import check_rows
 from recprune_export.pruning.sizes import PartSizes, SizeModel
 from recprune_export.pruning.soundness import Soundness, check_soundness
+from recprune_export.resuming import NO_WORK, Work
 from recprune_export.settings import Settings
 from recprune_export.tiling import TileChoice, choose_tiles
 from recprune_export.training.loop import FitResult
@@ -65,11 +69,12 @@ class Pruned:
         return Plan.of_stages([stage.plan for stage in self.stages])
 
 
-def prune(program: Program, settings: Settings, task: Task, plan: Plan | None = None) -> Pruned:
+def prune(program: Program, settings: Settings, task: Task, plan: Plan | None = None, work: Work = NO_WORK) -> Pruned:
     """Remove fields and channels by a plan, prove the result, then add zeros while tuning. `program` is left as it is.
 
     With several `steps` that is done as often, each time with a part of the channels and of the epochs; zeros come last.
     The teacher is `program` in every stage (gradual pruning with tuning in between: Han et al. 2015, section 3.4).
+    What takes long is kept in `work`, and taken from there where an earlier run left it: with the same result.
 
     Raises `UsageError` where more fields are to go than can, or nothing tells which ids are rare, `PruningError` where the
     plan does not fit.
@@ -80,14 +85,14 @@ def prune(program: Program, settings: Settings, task: Task, plan: Plan | None = 
         raise UsageError("A plan says itself which rows go: leave out --prune-rows, or the plan.")
     if plan is not None:
         settings = replace(settings, steps=len(plan.stages))
-    regularised = regularise_channels(program, settings, task)
+    regularised = regularise_channels(program, settings, task, work)
     sizes = SizeModel(program, analyse(program)).sizes()
     target = zero_target(sizes, settings)
     start = regularised.program if regularised else program
     stages: list[Stage] = []
     for number in range(1, settings.steps + 1):
         given = plan.stages[number - 1] if plan is not None else None
-        stages.append(_carry_out(program, sizes, start, number, settings, task, given, target))
+        stages.append(_carry_out(program, sizes, start, number, settings, task, given, target, work))
         start = stages[-1].program
     return Pruned(tuple(stages), target, regularised)
 
@@ -115,17 +120,46 @@ def _carry_out(
     task: Task,
     plan: Plan | None = None,
     target: ZeroTarget | None = None,
+    work: Work = NO_WORK,
 ) -> Stage:
     """Decide, prune and tune what the stage before left, `start`; `sizes` are those of `dense`, `target` is for the last stage."""
-    plan = plan or decide(start, settings.at_stage(number), task, dense=sizes)
+    kept = work.find(f"stage-{number}")
+    if kept is not None:
+        plan = Plan.from_dict(kept.values["plan"])
+    with doing("Choosing what goes"):
+        plan = plan or decide(start, settings.at_stage(number), task, dense=sizes)
     rest = remove_fields(start, plan.fields)
     smaller = share(rest.program, plan.rows, settings, task)
     shared = check_rows(rest.program, smaller, plan.rows) if plan.rows else None
     original, analysis = rotate(smaller, plan)
     student = apply_plan(original, analysis, plan)
     soundness = check_soundness(original, analysis, plan, student).together_with(rest.soundness)
+    if kept is not None:
+        kept.restore(student.module)
+        fitted, tiles = _fit_result(kept.values["fitted"]), TileChoice.from_dict(kept.values["tiles"])
+    else:
+        fitted, tiles = _tune(dense, original, analysis, plan, student, number, settings, task, target)
+        told = None if fitted is None else fitted.to_dict()
+        values = {"plan": plan.to_dict(), "fitted": told, "tiles": tiles.to_dict()}
+        work.keep(f"stage-{number}", f"pruning and tuning, stage {number} of {settings.steps}", values, student.module)
+    return Stage(student, analysis, plan, soundness, fitted, shared, tiles)
+
+
+def _tune(
+    dense: Program,
+    original: Program,
+    analysis: Analysis,
+    plan: Plan,
+    student: Program,
+    number: int,
+    settings: Settings,
+    task: Task,
+    target: ZeroTarget | None,
+) -> tuple[FitResult | None, TileChoice]:
+    """Refit and tune `student`, which is `original` after `plan`, in place; say which layers have zeros in tiles."""
     if settings.refit:
-        refit(original, analysis, plan, student, calibration(task, settings.seed))
+        with doing("Refitting layers"):
+            refit(original, analysis, plan, student, calibration(task, settings.seed))
     tables = analyse(student).tables
     tiles = NO_TILES
     if target is None or number < settings.steps:
@@ -136,7 +170,11 @@ def _carry_out(
     curvature = curvature_of(student, plan, tables, task, settings)
     schedule = schedule_of(task.recipe, settings, number)
     fitted = finetune(student, dense.with_own_graph(), task, tables, target, schedule, curvature, tiles.tiling)
-    return Stage(student, analysis, plan, soundness, fitted, shared, tiles.as_in(student))
+    return fitted, tiles.as_in(student)
+
+
+def _fit_result(values: Mapping[str, Any] | None) -> FitResult | None:
+    return None if values is None else FitResult.from_dict(values)
 
 
 def schedule_of(recipe: Recipe, settings: Settings, stage: int) -> Schedule:
@@ -160,11 +198,20 @@ def whole_schedule(recipe: Recipe, settings: Settings) -> Schedule:
     )
 
 
-def regularise_channels(program: Program, settings: Settings, task: Task) -> Regularised | None:
+def regularise_channels(program: Program, settings: Settings, task: Task, work: Work = NO_WORK) -> Regularised | None:
     """Train a copy of the dense program so that channels shrink to zero, where the user asks for it."""
     if not settings.regularise:
         return None
-    return regularise(program, analyse(program), task, settings.regularise, whole_schedule(task.recipe, settings))
+    kept = work.find("regularised")
+    if kept is not None:
+        copy = program.with_own_parameters()
+        kept.restore(copy.module)
+        fitted, zero = FitResult.from_dict(kept.values["fitted"]), kept.values["zero"]
+        return Regularised(copy, settings.regularise, zero, fitted)
+    made = regularise(program, analyse(program), task, settings.regularise, whole_schedule(task.recipe, settings))
+    values = {"zero": dict(made.zero), "fitted": made.fitted.to_dict()}
+    work.keep("regularised", "the regularised training", values, made.program.module)
+    return made
 
 
 def rotate(program: Program, plan: Plan) -> tuple[Program, Analysis]:

@@ -36,6 +36,11 @@ class LayerTiles:
         """Return plain JSON values."""
         return dict(vars(self))
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote."""
+        return cls(**values)
+
 
 @dataclass(frozen=True)
 class TileChoice:
@@ -44,6 +49,19 @@ class TileChoice:
     layers: tuple[LayerTiles, ...] = ()
     tiling: Tiling = ()
     reason: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values of what was chosen, without the `tiling`, which tuning alone needs."""
+        return {"layers": [layer.to_dict() for layer in self.layers], "reason": self.reason}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote.
+
+        >>> TileChoice.from_dict(TileChoice(reason="too small").to_dict())
+        TileChoice(layers=(), tiling=(), reason='too small')
+        """
+        return cls(tuple(LayerTiles.from_dict(layer) for layer in values["layers"]), reason=str(values["reason"]))
 
     def as_in(self, program: Program) -> Self:
         """Return the same with the inputs that are left in the weights of `program`."""

@@ -15,6 +15,7 @@ from recprune_export.onnx.cost import Cost, cost_of
 from recprune_export.onnx.counts import Counts, count, valid_ids
 from recprune_export.onnx.machine import Machine, this_machine
 from recprune_export.onnx.profiler import Profile, profile
+from recprune_export.onnx.reading import read_model
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,7 @@ def open_artifact(path: Path) -> Artifact:
     """
     manifest = read_manifest(path) if path.is_dir() else None
     file = path / MODEL if manifest else path
-    try:
-        model = onnx.load(file, load_external_data=False)
-    except Exception as error:  # protobuf and the file system have no common base
-        raise ModelFileError(f"{file} cannot be read as an ONNX model.") from error
-    if not model.graph.node or not model.graph.input:
-        raise ModelFileError(f"{file} is no ONNX model with an input and an operator.")
+    model = read_model(file)
     samples = read_samples(path / SAMPLE_INPUTS) if manifest else {}
     return Artifact(manifest.name if manifest else path.stem, file, model, manifest, samples)
 
@@ -77,11 +73,15 @@ def inspect_artifact(path: Path, batches: Sequence[int], threads: int) -> Artifa
     """Count what a bundle or an ONNX file holds, and what a request costs by its graph."""
     artifact, machine = open_artifact(path), this_machine(threads)
     stated = artifact.manifest.cost.get("models", {}).get("pruned", {}) if artifact.manifest else {}
+    try:
+        counts, costs = count(artifact.file), {batch: cost_of(artifact.model, batch, machine) for batch in batches}
+    except Exception as error:  # onnx raises many unrelated classes for a graph that makes no sense
+        raise ModelFileError(f"What {artifact.file} holds cannot be counted: it is no sound ONNX model.") from error
     return ArtifactInspection(
         name=artifact.name,
-        counts=count(artifact.file),
+        counts=counts,
         machine=machine,
-        costs={batch: cost_of(artifact.model, batch, machine) for batch in batches},
+        costs=costs,
         multiples={int(batch): cost["multiple"] for batch, cost in stated.items()},
         rewrites=artifact.manifest.rewrites if artifact.manifest else (),
     )

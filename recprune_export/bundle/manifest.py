@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
@@ -47,6 +47,8 @@ SAMPLE_OUTPUTS = "samples/outputs.npz"
 ALWAYS = (MODEL, SAMPLE_INPUTS, SAMPLE_OUTPUTS)  # files without which a bundle is none
 
 _PART = re.compile(r"[\w+-][\w.+-]*", re.ASCII)
+# Control characters, which a terminal obeys, and halves of surrogate pairs, which no encoding has.
+_UNPRINTABLE = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
 
 
 class Manifest(BaseModel):
@@ -148,7 +150,11 @@ class Manifest(BaseModel):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, with the checksum of the manifest itself."""
-        return self.model_dump()  # in its mode "json", NaN would become null without a word
+        # In its mode "json", NaN would become null without a word. Paths, command lines and lines of source may hold anything;
+        # names of the signature have to stay as they are.
+        values = self.model_dump(exclude={"checksum"})
+        values = {name: value if name == "signature" else _printable(value) for name, value in values.items()}
+        return {**values, "checksum": checksum(values)}
 
     def to_json(self) -> str:
         """Return the text of `manifest.json`.
@@ -166,13 +172,22 @@ class Manifest(BaseModel):
         """
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise BundleError(f"{MANIFEST} is not the manifest of a recprune-export bundle.")
-        given = migrated(values, FORMAT_VERSION)
         try:
+            made = checksum(values)
+            strange = next((text for text in _texts(values) if _UNPRINTABLE.search(text)), None)
+            given = migrated(values, FORMAT_VERSION)
             manifest = cls.model_validate({key: value for key, value in given.items() if key != "checksum"})
         except ValidationError as error:
             raise BundleError(f"{MANIFEST} does not follow its schema at {_first_fault(error)}.") from error
+        except (RecursionError, ValueError) as error:
+            reason = "is nested too deeply" if isinstance(error, RecursionError) else "holds what JSON does not know"
+            raise BundleError(f"{MANIFEST} {reason}: export the bundle again.") from error
+        if strange is not None:
+            raise BundleError(
+                f"{MANIFEST} holds characters that are no text, in {strange[:80]!r}: export the bundle again."
+            )
         _check_files(manifest.files)
-        if values.get("checksum") != checksum(values):
+        if values.get("checksum") != made:
             raise BundleError(
                 f"{MANIFEST} was changed after the bundle was written (its checksum differs): export the bundle again."
             )
@@ -211,6 +226,31 @@ def _as_json(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _as_json(each) for key, each in value.items()}
     return [_as_json(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _printable(values: Any) -> Any:
+    """Return JSON values in which what no terminal should be sent is a replacement character.
+
+    >>> _printable({"command": ["compress", "a\x1b[2J.pt"], "seed": 0})
+    {'command': ['compress', 'a�[2J.pt'], 'seed': 0}
+    """
+    if isinstance(values, str):
+        return _UNPRINTABLE.sub("\ufffd", values)
+    if isinstance(values, Mapping):
+        return {_printable(name): _printable(value) for name, value in values.items()}
+    return [_printable(value) for value in values] if isinstance(values, list | tuple) else values
+
+
+def _texts(values: Any) -> Iterator[str]:
+    """Every string in JSON values, names of keys as well."""
+    if isinstance(values, str):
+        yield values
+    elif isinstance(values, dict):
+        yield from values
+        values = values.values()
+    if not isinstance(values, str) and isinstance(values, Iterable):
+        for value in values:
+            yield from _texts(value)
 
 
 def _check_files(files: Mapping[str, FileEntry]) -> None:

@@ -4,6 +4,7 @@ import os
 import uuid
 from pathlib import Path
 
+from recprune_export.bundle.lock import only_writer
 from recprune_export.bundle.manifest import MANIFEST, SIGNATURE
 from recprune_export.bundle.signing import Signer
 from recprune_export.bundle.verify import check_files, read_manifest
@@ -17,12 +18,13 @@ def sign_bundle(bundle: Path, sign: Signer) -> Path:
     """
     if bundle.is_file():
         raise UsageError(f"{bundle} is a file: sign the directory of the bundle, then pack it.")
-    check_files(bundle, read_manifest(bundle))
     path = bundle / SIGNATURE
     partial = bundle.with_name(f".{bundle.resolve().name}.{uuid.uuid4().hex[:12]}.partial")
     try:
-        partial.write_bytes(sign((bundle / MANIFEST).read_bytes()))
-        os.replace(partial, path)
+        with only_writer(bundle.resolve()):  # the manifest that is signed must not be replaced meanwhile
+            check_files(bundle, read_manifest(bundle))
+            partial.write_bytes(sign((bundle / MANIFEST).read_bytes()))
+            os.replace(partial, path)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}.") from error
     finally:

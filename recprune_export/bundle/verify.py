@@ -1,9 +1,11 @@
 """Verify a bundle where it is going to serve: files, manifest and golden outputs, without PyTorch."""
 
+import contextlib
 import hashlib
 import json
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,8 @@ from recprune_export.bundle.manifest import (
     Manifest,
 )
 from recprune_export.bundle.signing import SIGNATURE_BYTES, check_signature
-from recprune_export.errors import BundleError, ValidationFailed
+from recprune_export.data.npz import EXAMPLE, read_npz
+from recprune_export.errors import BundleError, DataError, ModelFileError, ValidationFailed
 
 MANIFEST_LIMIT = 64 << 20  # bytes; a manifest has kilobytes
 
@@ -62,6 +65,7 @@ def verify(bundle: Path, public_key: Path | None = None) -> Verification:
     signature = _signature(bundle, public_key)
     manifest = read_manifest(bundle)
     check_files(bundle, manifest)
+    check_model(bundle, manifest)
     rows, outputs = check_golden(bundle, manifest)
     size = sum(entry.bytes for entry in manifest.files.values())
     seconds = time.perf_counter() - start
@@ -87,17 +91,29 @@ def read_manifest(bundle: Path) -> Manifest:
     return Manifest.from_dict(values)
 
 
+@contextlib.contextmanager
+def believing(bundle: Path, name: str = MANIFEST) -> Iterator[None]:
+    """Raise `BundleError` where what a manifest, or the file `name`, states cannot be: anybody can write one."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, MemoryError) as error:
+        raise BundleError(
+            f"{bundle / name} states something that cannot be, or that another release wrote "
+            f"({type(error).__name__}: {str(error)[:100]}): export the bundle again."
+        ) from error
+
+
 def check_files(bundle: Path, manifest: Manifest) -> None:
     """Compare the files of a bundle to its manifest.
 
     Raises `BundleError` that names every file which is missing, changed, or not listed.
     """
-    root = bundle.resolve()
+    root = os.path.realpath(bundle)  # unlike Path.resolve it ends where links run in a circle
     present = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if not path.is_dir()}
     present -= {MANIFEST, SIGNATURE}
     missing = sorted(set(manifest.files) - present)
     extra = sorted(present - set(manifest.files))
-    outside = sorted(name for name in present if not (bundle / name).resolve().is_relative_to(root))
+    outside = sorted(name for name in present if not Path(os.path.realpath(bundle / name)).is_relative_to(root))
     readable = sorted(set(manifest.files) & present - set(outside))
     digests = _Digests()
     changed = [name for name in readable if not digests.match(bundle / name, manifest.files[name])]
@@ -115,6 +131,22 @@ def check_files(bundle: Path, manifest: Manifest) -> None:
         raise BundleError(f"{bundle} is not the bundle that was written: {'; '.join(faults)}.")
 
 
+def check_model(bundle: Path, manifest: Manifest) -> None:
+    """Make sure that all weights of the model lie in files of the bundle, and are as large as the model says.
+
+    Raises `BundleError`.
+    """
+    from recprune_export.onnx.reading import read_model, weight_files
+
+    try:
+        model = read_model(bundle / MODEL)
+    except ModelFileError as error:
+        raise BundleError(str(error)) from error
+    strange = sorted(weight_files(model) - set(manifest.files))
+    if strange:
+        raise BundleError(f"{bundle / MODEL} has weights in {strange[0]!r}, which is no file of the bundle: refused.")
+
+
 def check_golden(bundle: Path, manifest: Manifest) -> tuple[int, tuple[GoldenOutput, ...]]:
     """Run the golden request in ONNX Runtime; return its rows and the errors per output.
 
@@ -126,7 +158,7 @@ def check_golden(bundle: Path, manifest: Manifest) -> tuple[int, tuple[GoldenOut
     _check_samples(SAMPLE_OUTPUTS, golden, manifest.signature["outputs"])
     answer = _run(bundle / MODEL, request)
     outputs = tuple(_compare(name, golden[name], answer.get(name), manifest) for name in golden)
-    return max(map(len, request.values())), outputs
+    return max(len(np.atleast_1d(values)) for values in request.values()), outputs
 
 
 def read_samples(path: Path) -> dict[str, np.ndarray]:
@@ -135,10 +167,9 @@ def read_samples(path: Path) -> dict[str, np.ndarray]:
     Raises `BundleError`.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except Exception as error:  # zipfile, zlib and numpy raise many unrelated classes for a file of another kind
-        raise BundleError(f"{path} cannot be read as plain NumPy arrays: export the bundle again.") from error
+        return read_npz(path, EXAMPLE)
+    except DataError as error:
+        raise BundleError(f"{error} Export the bundle again.") from error
 
 
 def _signature(bundle: Path, public_key: Path | None) -> str:
@@ -160,6 +191,8 @@ class _Digests:
         self._known: dict[tuple[int, int], str] = {}
 
     def match(self, path: Path, entry: FileEntry) -> bool:
+        if not path.is_file():  # a pipe would be read for ever
+            return False
         stat = path.stat()
         if stat.st_size != entry.bytes:
             return False

@@ -1,4 +1,11 @@
-"""Write a bundle whole or not at all: into a temporary sibling, then renamed."""
+"""Write a bundle whole or not at all: into a temporary sibling, then renamed.
+
+Beside `bundle` there may lie, while somebody writes or after a kill:
+
+    .bundle.lock       who writes (`bundle.lock`)
+    .bundle.X.tmp      a bundle that is not whole yet, or one that was replaced: removed by the next writer
+    .bundle.X.old      the bundle itself, while names cannot be exchanged in one step: put back by the next writer
+"""
 
 import contextlib
 import ctypes
@@ -6,18 +13,21 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from recprune_export.bundle.lock import only_writer
 from recprune_export.bundle.manifest import FORMAT, MANIFEST, SIGNATURE, FileEntry, Manifest, check_name
 from recprune_export.errors import UsageError
 
 _CHUNK = 1 << 20
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+_UNFINISHED, _OLD = ".tmp", ".old"
 
 
 @dataclass(frozen=True)
@@ -38,14 +48,28 @@ def check_target(target: Path) -> Path:
     """Return `target` as an absolute path, made sure that a bundle can be written there; to be called before the work.
 
     An absent or empty directory will do, and so will a bundle, which is replaced. Raises `UsageError` where there is
-    anything else, or where nothing can be written.
+    anything else, where nothing can be written, or where another process writes.
     """
-    target = _replaceable(target)
-    with _readable_errors(target), _parents(target):
-        probe = _sibling(target)
-        probe.mkdir()
-        probe.rmdir()
-    return target
+    with writing(target) as checked:
+        return checked
+
+
+@contextlib.contextmanager
+def writing(target: Path) -> Iterator[Path]:
+    """Give the absolute path of `target`, which nobody else may write inside the block; what kills left is cleared away.
+
+    Parents that are missing are made, and removed again where they stay empty. Raises `UsageError` as `check_target` does.
+    """
+    target = _absolute(target)
+    with _parents(target), contextlib.ExitStack() as held:
+        with _readable_errors(target):
+            held.enter_context(only_writer(target))
+            _clear(target)
+            _check_replaceable(target)
+            probe = _sibling(target)
+            probe.mkdir()
+            probe.rmdir()
+        yield target
 
 
 def write_bundle(
@@ -61,10 +85,9 @@ def write_bundle(
     Raises `UsageError` where `target` holds something else than a bundle or cannot be written, and `BundleError`
     for a file name that leads out of the bundle.
     """
-    target = _replaceable(target)
     for name in files:
         check_name(name)
-    with _readable_errors(target), _parents(target):
+    with writing(target) as target, _readable_errors(target):
         staging = _sibling(target)
         try:
             staging.mkdir()
@@ -83,10 +106,36 @@ def write_bundle(
     return target
 
 
-def _replaceable(target: Path) -> Path:
-    target = Path(target).resolve()
+def _absolute(target: Path) -> Path:
+    try:
+        target = Path(target).resolve()
+    except (OSError, RuntimeError) as error:  # links in a circle
+        raise UsageError(f"{target} cannot be followed: choose another directory.") from error
     if not target.name:
         raise UsageError(f"{target} cannot be replaced by a bundle: choose another directory.")
+    if not target.name.isprintable():
+        raise UsageError(f"{target.name!r} holds characters that are no text: choose another name.")
+    return target
+
+
+def _clear(target: Path) -> None:
+    """Bring what killed writers left in order; only the one who holds the lock may."""
+    beside = {end: _left(target, end) for end in (_OLD, _UNFINISHED)}
+    for old in beside[_OLD]:
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.rename(old, target)
+    for unfinished in beside[_UNFINISHED]:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _left(target: Path, end: str) -> list[Path]:
+    name = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{12}}{re.escape(end)}")
+    return [path for path in target.parent.iterdir() if name.fullmatch(path.name) and not path.is_symlink()]
+
+
+def _check_replaceable(target: Path) -> None:
     if target.exists() and not target.is_dir():
         raise UsageError(f"{target} is a file: choose a directory for the bundle, or remove the file.")
     if target.is_dir() and any(target.iterdir()):
@@ -95,7 +144,6 @@ def _replaceable(target: Path) -> Path:
             raise UsageError(
                 f"{target} exists and {foreign}, so it is not replaced: choose another directory, or remove it yourself."
             )
-    return target
 
 
 def _foreign(directory: Path) -> str | None:
@@ -103,7 +151,7 @@ def _foreign(directory: Path) -> str | None:
     try:
         values = json.loads((directory / MANIFEST).read_bytes())
         listed = set(values["files"]) if values["format"] == FORMAT else None
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         listed = None
     if listed is None:
         return "is not a bundle"
@@ -124,9 +172,11 @@ def _readable_errors(target: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _parents(target: Path) -> Iterator[None]:
     """Make the missing parents of `target`; on the way out remove those that stayed empty."""
-    missing = [parent for parent in target.parents if not parent.exists()]
+    with _readable_errors(target):
+        missing = [parent for parent in target.parents if not parent.exists()]
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        with _readable_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
         yield
     finally:
         for parent in missing:
@@ -134,8 +184,8 @@ def _parents(target: Path) -> Iterator[None]:
                 parent.rmdir()
 
 
-def _sibling(target: Path) -> Path:
-    return target.parent / f".{target.name}.{uuid.uuid4().hex[:12]}.tmp"
+def _sibling(target: Path, end: str = _UNFINISHED) -> Path:
+    return target.parent / f".{target.name}.{uuid.uuid4().hex[:12]}{end}"
 
 
 def _write_all(staging: Path, files: Mapping[str, Content]) -> dict[str, FileEntry]:
@@ -182,7 +232,7 @@ def _swap(staging: Path, target: Path) -> None:
     if not target.exists() or not any(target.iterdir()):
         os.rename(staging, target)  # replaces an empty directory as well
     elif not _exchange(staging, target):
-        aside = _sibling(target)
+        aside = _sibling(target, _OLD)
         os.rename(target, aside)
         try:
             os.rename(staging, target)

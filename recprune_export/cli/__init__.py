@@ -5,7 +5,9 @@ One file for each command; to add one, write its file and name it here.
 
 from recprune_export.cli import (
     check,
+    completion,
     compress,
+    doctor,
     generate,
     inspect,
     pack,
@@ -22,7 +24,9 @@ from recprune_export.cli.group import main
 
 __all__ = [
     "check",
+    "completion",
     "compress",
+    "doctor",
     "generate",
     "inspect",
     "main",

@@ -90,6 +90,7 @@ from recprune_export.settings import QUANTIZE
 @click.option("--license", "licence", metavar="SPDX-ID", help="Licence of the bundle.  [default: not stated]")
 @click.option("--sign", type=FILE, metavar="KEY.PEM", help="Sign the manifest with this Ed25519 key.")
 @click.option("-o", "--output", type=FILE, help="Directory of the bundle.  [default: artifacts/<name of MODEL>]")
+@click.option("--resume", is_flag=True, help="Go on after what the same command, killed, had finished.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON instead of tables.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def compress(
@@ -109,6 +110,7 @@ def compress(
     shared_inputs: str,
     no_dense: bool,
     prune_rows: str | None,
+    resume: bool,
     sign: Path | None,
     tile: str,
     **options: Any,
@@ -149,6 +151,7 @@ def compress(
             plan=plan_file,
             source=source,
             command=sys.argv[1:],
+            resume=resume,
             sign=sign,
         )
     print_result(result, as_json=as_json)

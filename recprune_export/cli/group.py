@@ -1,12 +1,15 @@
 """The command group: the main job needs no name, and errors of the user's are one sentence and an exit code."""
 
+import errno
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from recprune_export import __version__
-from recprune_export.errors import RecpruneError
+from recprune_export.errors import RecpruneError, UsageError
 
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 INTERRUPTED = 130  # as a shell has it for a program that ended by Ctrl-C
 
 EPILOG = """\b
@@ -24,6 +27,15 @@ class MainJobGroup(click.Group):
             args = ["compress", *args]
         return super().parse_args(ctx, args)
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Offer commands, and what the main job takes: options, and files for MODEL."""
+        offered = super().shell_complete(ctx, incomplete)
+        if incomplete.startswith("-"):
+            known = {item.value for item in offered}
+            main_job = self.commands["compress"].shell_complete(ctx, incomplete)
+            return offered + [item for item in main_job if item.value not in known]
+        return [*offered, CompletionItem(incomplete, type="file")]
+
     def invoke(self, ctx: click.Context) -> Any:
         """Turn the user's errors into one sentence and an exit code."""
         try:
@@ -31,6 +43,16 @@ class MainJobGroup(click.Group):
         except RecpruneError as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_code)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            where = f" ({error.filename})" if error.filename else ""
+            click.echo(
+                f"Error: {error.strerror}{where}: free some space, or set TMPDIR to where there is more. "
+                "What was there before is as it was.",
+                err=True,
+            )
+            ctx.exit(UsageError.exit_code)
         except KeyboardInterrupt:
             click.echo("Interrupted; nothing was left half-written.", err=True)
             ctx.exit(INTERRUPTED)

@@ -20,6 +20,7 @@ from recprune_export.cli.values import json_object
 @click.option("--plot", type=FILE, metavar="SVG", help="Of --scores: loss over width.  [default: MODEL.losses.svg]")
 @click.option("--fields", is_flag=True, help="Also say which whole fields can go.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@click.option("--quiet", is_flag=True, help="No progress bars.")
 def inspect(
     model: Path,
     batches: str,
@@ -30,6 +31,7 @@ def inspect(
     plot: Path | None,
     fields: bool,
     as_json: bool,
+    quiet: bool,
     factory_args: str | None,
     **source: Any,
 ) -> None:
@@ -39,7 +41,9 @@ def inspect(
     """
     from recprune_export.bundle.artifact import is_artifact
     from recprune_export.bundle.unpacking import is_packed, opened
+    from recprune_export.progress import quiet as silently
 
+    click.get_current_context().with_resource(silently(quiet or as_json))
     if not scores and (data or plot):
         raise click.UsageError("--data and --plot belong to --scores: give that as well.")
     if is_artifact(model) or is_packed(model):

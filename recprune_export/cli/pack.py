@@ -11,9 +11,16 @@ from recprune_export.cli.options import FILE
 @main.command()
 @click.argument("bundle", type=FILE)
 @click.option("-o", "--output", type=FILE, help="The file to write.  [default: BUNDLE.tar.zst]")
-def pack(bundle: Path, output: Path | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a sentence.")
+@click.option("--quiet", is_flag=True, help="Say nothing.")
+def pack(bundle: Path, output: Path | None, as_json: bool, quiet: bool) -> None:
     """Pack BUNDLE into one .tar.zst, which every other command reads as well; the same bundle gives the same bytes."""
     from recprune_export.bundle.packing import pack as run
+    from recprune_export.console.tables import print_json
 
     path = run(bundle, output)
-    click.echo(f"Packed {bundle} into {path}, {path.stat().st_size:,} bytes.")
+    size = path.stat().st_size
+    if as_json:
+        print_json({"bundle": str(bundle), "path": str(path), "bytes": size})
+    elif not quiet:
+        click.echo(f"Packed {bundle} into {path}, {size:,} bytes.")

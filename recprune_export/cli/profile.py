@@ -14,11 +14,14 @@ from recprune_export.cli.options import FILE
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--nodes", type=click.IntRange(1), default=15, show_default=True, help="How many nodes to show.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, of all nodes, instead of a table.")
-def profile(bundle: Path, batch: int, threads: int, nodes: int, as_json: bool) -> None:
+@click.option("--quiet", is_flag=True, help="No progress bars.")
+def profile(bundle: Path, batch: int, threads: int, nodes: int, as_json: bool, quiet: bool) -> None:
     """Name the nodes of a bundle or an .onnx file on which ONNX Runtime spends its time."""
     from recprune_export.bundle.artifact import profile_artifact
     from recprune_export.bundle.unpacking import opened
     from recprune_export.console.profile import print_profile
+    from recprune_export.progress import quiet as silently
 
-    with opened(bundle) as folder:
-        print_profile(profile_artifact(folder, batch, threads), nodes, as_json=as_json)
+    with opened(bundle) as folder, silently(quiet or as_json):
+        found = profile_artifact(folder, batch, threads)
+    print_profile(found, nodes, as_json=as_json)

@@ -19,15 +19,21 @@ from recprune_export.cli.options import FILE
     help="Results of `sweep` for the Pareto curve.  [default: what lies beside the bundle, of the same model]",
 )
 @click.option("--open", "show", is_flag=True, help="Open the page in a browser.")
-def report(bundle: Path, output: Path | None, sweep: Path | None, show: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a sentence.")
+@click.option("--quiet", is_flag=True, help="Say nothing.")
+def report(bundle: Path, output: Path | None, sweep: Path | None, show: bool, as_json: bool, quiet: bool) -> None:
     """Write a page about BUNDLE: size, speed, quality, widths, parity, how to call it. Needs neither PyTorch nor a network.
 
     The bundle holds such a page already, report.html; this one knows a sweep as well.
     """
+    from recprune_export.console.tables import print_json
     from recprune_export.report.bundle import report_on
     from recprune_export.report.files import page_beside, write_page
 
     path = write_page(report_on(bundle, sweep), output or page_beside(bundle), (bundle,))
-    click.echo(f"Report: {path}")
+    if as_json:
+        print_json({"report": str(path)})
+    elif not quiet:
+        click.echo(f"Report: {path}")
     if show and not webbrowser.open(path.as_uri()):
         click.echo("Note: no browser was found here, open the file yourself.", err=True)

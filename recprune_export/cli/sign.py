@@ -11,12 +11,19 @@ from recprune_export.cli.options import FILE
 @main.command()
 @click.argument("bundle", type=FILE)
 @click.option("--key", type=FILE, required=True, metavar="PEM", help="An Ed25519 private key, without a password.")
-def sign(bundle: Path, key: Path) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a sentence.")
+@click.option("--quiet", is_flag=True, help="Say nothing.")
+def sign(bundle: Path, key: Path, as_json: bool, quiet: bool) -> None:
     """Sign the manifest of BUNDLE, and with it the checksums of all files; `verify --public-key` checks that.
 
     A packed bundle cannot be signed any more: sign, then pack.
     """
     from recprune_export.bundle.sign import sign_bundle
     from recprune_export.bundle.signing import read_private_key
+    from recprune_export.console.tables import print_json
 
-    click.echo(f"Wrote {sign_bundle(bundle, read_private_key(key))}.")
+    path = sign_bundle(bundle, read_private_key(key))
+    if as_json:
+        print_json({"signature": str(path)})
+    elif not quiet:
+        click.echo(f"Wrote {path}.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from recprune_export.console.artifact import rewrite_table
 from recprune_export.console.latency import footprint_table, print_latency
 from recprune_export.console.quantisation import print_quantisation
-from recprune_export.console.tables import open_console, print_json, print_notes, table_of
+from recprune_export.console.tables import open_console, print_json, print_notes, shell_word, table_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,7 +50,7 @@ def print_result(result: "Result", *, as_json: bool) -> None:
         stage = stage.get("then")
     print_notes(result.notes)
     console.print(f"Bundle: {result.target} (ONNX opset {result.manifest.opset})", highlight=False, soft_wrap=True)
-    console.print(f"Next: recprune-export verify {result.target}", highlight=False, soft_wrap=True)
+    console.print(f"Next: recprune-export verify {shell_word(result.target)}", highlight=False, soft_wrap=True)
 
 
 def _sizes(result: "Result") -> "Table":

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recprune_export.console.tables import open_console, print_json, table_of
+from recprune_export.console.tables import open_console, print_json, shell_word, table_of
 
 if TYPE_CHECKING:
     from recprune_export.search.sweep import Sweep
@@ -49,4 +49,6 @@ def print_sweep(found: "Sweep", folder: Path, model: str, *, as_json: bool) -> N
     )
     console.print(f"Written: {files}", highlight=False, soft_wrap=True)
     chosen = found.trials[found.knee if found.knee is not None else 0].sparsity
-    console.print(f"Next: recprune-export {model} --sparsity {chosen:g} --data FILE", highlight=False, soft_wrap=True)
+    console.print(
+        f"Next: recprune-export {shell_word(model)} --sparsity {chosen:g} --data FILE", highlight=False, soft_wrap=True
+    )

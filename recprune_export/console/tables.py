@@ -1,6 +1,8 @@
 """Tables for people and JSON for programs, as every command prints them."""
 
 import json
+import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,9 +25,10 @@ def table_of(title: str, *columns: str) -> "Table":
 def open_console() -> "Console":
     from rich.console import Console
 
-    console = Console()
+    # Names of fields and paths are printed as they are, brackets and colons too.
+    console = Console(markup=False, emoji=False)
     # A pipe has no width; 80 columns would break the tables of a log.
-    return console if console.is_terminal else Console(width=140)
+    return console if console.is_terminal else Console(width=140, markup=False, emoji=False)
 
 
 def print_json(values: Any) -> None:
@@ -35,6 +38,15 @@ def print_json(values: Any) -> None:
 def print_notes(notes: tuple[str, ...]) -> None:
     for note in notes:
         click.echo(f"Note: {note}", err=True)
+
+
+def shell_word(path: Path | str) -> str:
+    """Write a path as it is typed in a shell.
+
+    >>> shell_word("artifacts/ctr"), shell_word("my models/größe")
+    ('artifacts/ctr', "'my models/größe'")
+    """
+    return shlex.quote(str(path))
 
 
 def figure(value: float | None, form: str) -> str:

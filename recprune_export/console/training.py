@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from recprune_export.console.tables import open_console, print_json, print_notes, table_of
+from recprune_export.console.tables import open_console, print_json, print_notes, shell_word, table_of
 
 if TYPE_CHECKING:
     from recprune_export.training.train import Training
@@ -34,4 +34,6 @@ def print_training(training: "Training", *, as_json: bool) -> None:
     metrics = ", ".join(f"{name} {value:.4f}" for name, value in checkpoint.metrics.items())
     console.print(f"Test: {metrics}", highlight=False)
     console.print(f"{training.parameters:,} parameters in {training.path}", highlight=False, soft_wrap=True)
-    console.print(f"Next: recprune-export {training.path} --sparsity 0.7 --data FILE", highlight=False, soft_wrap=True)
+    console.print(
+        f"Next: recprune-export {shell_word(training.path)} --sparsity 0.7 --data FILE", highlight=False, soft_wrap=True
+    )

@@ -9,6 +9,7 @@ import numpy as np
 
 from recprune_export.data.files import collect, scan
 from recprune_export.data.inference import SPLIT_VALUES
+from recprune_export.data.npz import read_npz
 from recprune_export.data.rows import Rows
 from recprune_export.errors import DataError
 
@@ -56,7 +57,7 @@ def load_arrays(data: Path | str | Columns, inputs: Sequence[ArraySpec], labels:
         path, columns = IN_MEMORY, {name: np.asarray(values) for name, values in data.items()}
     else:
         path = str(data)
-        columns = _read_npz(Path(path)) if _is_zip(Path(path)) else _read_table(Path(path), inputs, labels)
+        columns = read_npz(Path(path)) if _is_zip(Path(path)) else _read_table(Path(path), inputs, labels)
     missing = [name for name in (*(i.name for i in inputs), *labels) if name not in columns]
     if missing:
         raise DataError(
@@ -80,14 +81,6 @@ def _is_zip(path: Path) -> bool:
             return file.read(2) == b"PK"
     except OSError:
         return False  # `scan` says what is wrong
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except Exception as error:  # zipfile, zlib and numpy raise many unrelated classes
-        raise DataError(f"{path} cannot be read as plain NumPy arrays ({type(error).__name__}).") from error
 
 
 def _read_table(path: Path, inputs: Sequence[ArraySpec], labels: Sequence[str]) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """Rows with labels: read, split, encoded."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,6 +47,7 @@ def load_clicks(path: Path, schema: Schema, encoder: Encoder | None = None) -> C
     check_types(path, frame, schema)
     parted = _with_parts(path, frame, schema.split)
     with reading(path):
+        _check_infinite(path, frame, schema.numeric)
         encoder = encoder or Encoder.fit(_part(parted, "train"), schema)
         parts = {name: _rows(path, _part(parted, name), encoder, name) for name in ("train", "valid", "test")}
     return ClickData(encoder, **parts)
@@ -63,6 +65,23 @@ def check_types(path: Path, frame: "pl.LazyFrame", schema: Schema) -> None:
             raise DataError(
                 f"The column '{field.name}' of {path} holds {types[field.name]}, but the model takes {wanted}."
             )
+
+
+def _check_infinite(path: Path, frame: "pl.LazyFrame", names: Sequence[str]) -> None:
+    """Refuse infinity, which no mean or spread survives. NaN counts as missing, and missing is the mean."""
+    import polars as pl
+
+    if not names:
+        return
+    counts = collect(
+        frame.select(pl.col(name).cast(pl.Float64, strict=False).is_infinite().sum() for name in names), path
+    )
+    found = {name: counts[name].item() for name in names if counts[name].item()}
+    if found:
+        name, count = next(iter(found.items()))
+        raise DataError(
+            f"The column '{name}' of {path} holds infinity in {count:,} row{'' if count == 1 else 's'}: clip it or leave it empty there."
+        )
 
 
 def _with_parts(path: Path, frame: "pl.LazyFrame", split: Split) -> "pl.LazyFrame":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from recprune_export.bundle.latency import session_options
 from recprune_export.bundle.manifest import MODEL
-from recprune_export.bundle.verify import check_files, read_manifest
+from recprune_export.bundle.verify import believing, check_files, check_model, read_manifest
 from recprune_export.errors import ModelFileError
 from recprune_export.gate.graph_signature import read_signature
 from recprune_export.onnx.counts import Counts, count
@@ -49,22 +49,31 @@ def open_artifact(path: Path) -> Artifact:
 def _open_bundle(path: Path) -> Artifact:
     manifest = read_manifest(path)
     check_files(path, manifest)
-    return Artifact(
-        path=path,
-        model=path / MODEL,
-        is_bundle=True,
-        signature=Signature.from_dict(manifest.signature),
-        options=session_options(manifest),
-        counts=count(path / MODEL),
-        bytes=sum({entry.sha256: entry.bytes for entry in manifest.files.values()}.values()),
-        metrics=manifest.metrics["pruned"],
-        data=manifest.settings.get("data"),
-    )
+    check_model(path, manifest)
+    with believing(path):
+        return Artifact(
+            path=path,
+            model=path / MODEL,
+            is_bundle=True,
+            signature=Signature.from_dict(manifest.signature),
+            options=session_options(manifest),
+            counts=_counted(path / MODEL),
+            bytes=sum({entry.sha256: entry.bytes for entry in manifest.files.values()}.values()),
+            metrics={str(name): float(value) for name, value in manifest.metrics["pruned"].items()},
+            data=manifest.settings.get("data"),
+        )
 
 
 def _open_plain(path: Path) -> Artifact:
     if not path.is_file():
         raise ModelFileError(f"{path}: there is nothing; give a bundle or an .onnx file.")
     signature = read_signature(path)
-    counts = count(path)
+    counts = _counted(path)
     return Artifact(path, path, False, signature, SessionOptions(), counts, counts.bytes, {}, None)
+
+
+def _counted(path: Path) -> Counts:
+    try:
+        return count(path)
+    except Exception as error:  # onnx raises many unrelated classes for a graph that makes no sense
+        raise ModelFileError(f"What {path} holds cannot be counted: it is no sound ONNX model.") from error

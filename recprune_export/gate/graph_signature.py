@@ -8,6 +8,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from recprune_export.errors import ModelFileError
+from recprune_export.onnx.reading import read_model
 from recprune_export.program.signature import BATCH, Axis, IdRange, Input, Output, Signature
 
 # Operators that give on what they take, in other places: ids stay ids.
@@ -21,11 +22,7 @@ def read_signature(path: Path) -> Signature:
     Raises `ModelFileError` where the file is no ONNX model, where an input has an axis of unknown size that is not the
     batch, and where nothing says which whole numbers an input takes.
     """
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except Exception as error:  # protobuf and onnx raise several classes for a file of another kind
-        raise ModelFileError(f"{path} is not an ONNX model: give a bundle or an .onnx file.") from error
-    graph = model.graph
+    graph = read_model(path).graph
     if not graph.input or not graph.output:
         raise ModelFileError(f"{path} is not an ONNX model with inputs and outputs: give a bundle or an .onnx file.")
     weights = {tensor.name for tensor in graph.initializer}

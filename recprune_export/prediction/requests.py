@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from recprune_export.bundle.manifest import ENCODING, Manifest
+from recprune_export.bundle.verify import believing
 from recprune_export.data.arrays import ArraySpec, arrays_of, columns_of, fitted
 from recprune_export.data.clicks import check_types
 from recprune_export.data.encoder import Encoder, Request
@@ -46,11 +47,13 @@ def requests_for(bundle: Path, manifest: Manifest, path: Path, frame: "pl.LazyFr
     if ENCODING not in manifest.files:
         return _Arrays(path, frame, signature)
     values = _read(bundle / ENCODING)
-    if "items" in values:
+    if isinstance(values, dict) and "items" in values:
         raise UsageError(
             f"The model of {bundle} answers the history of a user, not a row: rank with model.onnx as the bundle's README shows."
         )
-    return _Encoded(path, frame, Encoder.from_dict(values))
+    with believing(bundle, ENCODING):
+        encoder = Encoder.from_dict(values)
+    return _Encoded(path, frame, encoder)
 
 
 class _Encoded:
@@ -122,5 +125,5 @@ def _nans(column: "pl.Series") -> int:
 def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path} cannot be read as JSON: copy the bundle again.") from error

@@ -34,6 +34,7 @@ import torch._higher_order_ops  # registers torch.ops.higher_order, so that its 
 from torch.export.pt2_archive import PT2ArchiveReader
 
 from recprune_export.errors import ModelFileError
+from recprune_export.program.detect import is_plain
 
 GRAPH = "models/model.json"
 SAMPLE_INPUTS = "data/sample_inputs/model.pt"
@@ -103,6 +104,8 @@ class _Refused(Exception):
 def _records(path: Path, reader: PT2ArchiveReader) -> frozenset[str]:
     names = reader.get_file_names()
     with zipfile.ZipFile(path) as archive:
+        if not is_plain(archive, path):
+            raise ModelFileError(f"{path} is refused: it is a zip archive that PyTorch did not write.")
         roots, entries = zip(*(entry.split("/", 1) for entry in archive.namelist() if "/" in entry), strict=True)
         # torch falls back to reading the zip by itself, and compares names without case: neither may see anything else.
         same = len(set(roots)) == 1 and sorted(entries) == sorted(names) and len(entries) == len(archive.namelist())

@@ -92,19 +92,32 @@ def is_legacy_torch_file(path: Path) -> bool:
         return _first_is_magic(file)
 
 
+def is_plain(archive: zipfile.ZipFile, path: Path) -> bool:
+    """Whether a zip is as torch writes them: nothing compressed, each name once and inside, no bytes in two records.
+
+    So what is read from it is never larger than the file.
+    """
+    entries = archive.infolist()
+    names = {entry.filename for entry in entries}
+    inside = all(not name.startswith("/") and ".." not in name.split("/") and "\\" not in name for name in names)
+    stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+    return inside and stored and len(names) == len(entries) and sum(e.file_size for e in entries) <= path.stat().st_size
+
+
 def _detect_zip(path: Path) -> ModelKind:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.partition("/")[2] or name for name in archive.namelist()]
-    except (zipfile.BadZipFile, OSError, ValueError):
+            plain = is_plain(archive, path)
+    except Exception:  # zipfile raises NotImplementedError, UnicodeDecodeError, struct.error, ... as well
         return ModelKind.TRUNCATED_ZIP
-    if "archive_format" in names:
-        return ModelKind.PROGRAM
     if "serialized_exported_program.json" in names:
         return ModelKind.OLD_PROGRAM
     if "constants.pkl" in names and any(name.startswith("code/") for name in names):
         return ModelKind.TORCHSCRIPT
-    if "data.pkl" not in names:
+    if "archive_format" in names and plain:
+        return ModelKind.PROGRAM
+    if "data.pkl" not in names or not plain:
         return ModelKind.OTHER_ZIP
     if foreign_classes(path):
         return ModelKind.PICKLED_MODULE

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import logging
 import pickle
 import re
 import sys
@@ -15,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recprune_export.errors import DataError, ModelFileError, UsageError
+from recprune_export.data.npz import EXAMPLE, read_npz
+from recprune_export.errors import DataError, ModelFileError, RecpruneError, UsageError
 from recprune_export.program.archive import EXTRA, check_archive
 from recprune_export.program.capture import capture, program_from_exported
 from recprune_export.program.detect import ModelKind, detect, foreign_classes, is_legacy_torch_file, state_dict_of
@@ -101,9 +103,10 @@ def load_archive(path: Path) -> Program:
     """
     records = check_archive(path)
     try:
-        if EXTRA + SIGNATURE_FILE in records:
-            return Program.load(path)
-        exported = torch.export.load(path)
+        with _unlogged():
+            if EXTRA + SIGNATURE_FILE in records:
+                return Program.load(path)
+            exported = torch.export.load(path)
     except ModelFileError:
         raise
     except Exception as error:  # torch raises many unrelated classes for a graph that it cannot read
@@ -111,12 +114,32 @@ def load_archive(path: Path) -> Program:
         raise ModelFileError(
             f"{path} is a .pt2 program that torch {torch.__version__} cannot read: {reason}"
         ) from error
-    return program_from_exported(exported)
+    try:
+        return program_from_exported(exported)
+    except RecpruneError:
+        raise
+    except Exception as error:  # a graph that was changed may fail in any of its operators
+        raise ModelFileError(f"{path} holds a graph that cannot be run ({_told(error)}): save it again.") from error
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Keep torch from logging pages of traceback about what is then said in one sentence."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def check_finite(module: nn.Module, source: Path | str) -> None:
     """Raise `ModelFileError` that names the first tensor of `module` which holds NaN or infinity, and where."""
-    for name, tensor in module.state_dict(keep_vars=True).items():
+    from recprune_export.training.checkpoint import check_stored
+
+    state = module.state_dict(keep_vars=True)
+    check_stored(state, source)
+    for name, tensor in state.items():
         if not (isinstance(tensor, Tensor) and tensor.is_floating_point()):
             continue
         flat = tensor.detach().reshape(-1)
@@ -180,7 +203,10 @@ def _from_state_dict(path: Path, factory: str | None, factory_args: Mapping[str,
             f"{path} is a PyTorch state dict, weights alone: name the function that makes the module with --factory."
         )
     module = make_module(factory, factory_args)
-    state = state_dict_of(torch.load(path, weights_only=True, map_location="cpu"))
+    try:
+        state = state_dict_of(torch.load(path, weights_only=True, map_location="cpu"))
+    except Exception as error:  # torch raises many unrelated classes for a damaged file
+        raise ModelFileError(f"{path} is a damaged state dict ({_told(error)}): write it again.") from error
     assert state is not None  # `detect` has seen one
     # DistributedDataParallel and torch.compile put a word before every name.
     for prefix in ("_orig_mod.", "module."):
@@ -278,21 +304,7 @@ def _unpickled(path: Path) -> Any:
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(
-                    f"{path} holds one array without a name: save the request with numpy.savez(path, name=array, ...)."
-                )
-            arrays = {name: archive[name] for name in archive.files}
-    except DataError:
-        raise
-    except FileNotFoundError:
-        raise DataError(f"--inputs {path} does not exist.") from None
-    except Exception as error:  # zipfile, zlib and numpy raise many unrelated classes
-        raise DataError(
-            f"{path} cannot be read as plain NumPy arrays (pickled objects are not accepted): {_told(error)}."
-        ) from error
+    arrays = read_npz(path, EXAMPLE)
     if not arrays:
         raise DataError(f"{path} holds no array.")
     return arrays

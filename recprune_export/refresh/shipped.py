@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from recprune_export.bundle.manifest import DATA_PROFILE, DENSE, ENCODING, MODEL, PLAN, PROGRAM, Manifest
-from recprune_export.bundle.verify import check_files, read_manifest
+from recprune_export.bundle.verify import believing, check_files, read_manifest
 from recprune_export.data.encoder import Encoder
 from recprune_export.data.profile import DataProfile
 from recprune_export.data.sequences import NEXT_ITEM, SequenceEncoder
-from recprune_export.errors import BundleError, UsageError
+from recprune_export.errors import UsageError
 from recprune_export.finetuning.task import Answers, answer
 from recprune_export.onnx.session import make_session, run
 from recprune_export.program.loading import load_archive
@@ -72,8 +72,8 @@ def open_shipped(bundle: Path, folder: Path | None = None) -> Shipped:
     folder = folder or bundle
     manifest = read_manifest(folder)
     check_files(folder, manifest)
-    encoding, profile = _read(folder, manifest, ENCODING), _read(folder, manifest, DATA_PROFILE)
-    try:
+    with believing(folder):
+        encoding, profile = _read(folder, manifest, ENCODING), _read(folder, manifest, DATA_PROFILE)
         return Shipped(
             bundle,
             folder,
@@ -84,10 +84,6 @@ def open_shipped(bundle: Path, folder: Path | None = None) -> Shipped:
             None if encoding is None else encoder_from(encoding),
             None if profile is None else DataProfile.from_dict(profile),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BundleError(
-            f"{bundle} was written by another release ({error}): compress the model again with this one."
-        ) from error
 
 
 def _read(bundle: Path, manifest: Manifest, name: str) -> Any:

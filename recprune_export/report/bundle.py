@@ -4,7 +4,7 @@ from pathlib import Path
 
 from recprune_export.bundle.manifest import ENCODING, Manifest
 from recprune_export.bundle.unpacking import opened
-from recprune_export.bundle.verify import read_manifest
+from recprune_export.bundle.verify import believing, read_manifest
 from recprune_export.report.page import Cell, Page, code, render
 from recprune_export.report.sections.calling import calling_section
 from recprune_export.report.sections.environment import environment_section
@@ -55,7 +55,9 @@ def report_on(bundle: Path, sweep: Path | None = None) -> str:
     """
     with opened(bundle) as folder:
         manifest = read_manifest(folder)
-    return bundle_report(manifest, encoded=ENCODING in manifest.files, sweep=sweep_of(manifest, bundle, sweep))
+    known = sweep_of(manifest, bundle, sweep)
+    with believing(bundle):
+        return bundle_report(manifest, encoded=ENCODING in manifest.files, sweep=known)
 
 
 def _facts(manifest: Manifest) -> tuple[Cell, ...]:

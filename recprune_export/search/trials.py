@@ -1,13 +1,13 @@
 """`Trials`: a model pruned and tuned at one sparsity after another, each kept on disk, so that a search can be resumed."""
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from recprune_export.finetuning.task import Task, answer
+from recprune_export.fingerprint import fingerprint
 from recprune_export.program.program import Program
 from recprune_export.search.artifact import Artifact, measure_artifact
 from recprune_export.search.files import write_json
@@ -15,11 +15,8 @@ from recprune_export.settings import Settings
 from recprune_export.stages import prune
 from recprune_export.training.change import Change
 
-# What has no influence on the quality of a pruned program.
-_OF_SERVING = (
-    "sparsity", "embedding_sparsity", "hidden_sparsity", "seed", "threads", "batches", "shared_inputs", "keep_dense",
-    "max_drop", "target_speedup", "licence", "triton",
-)  # fmt: skip
+# What each trial says itself.
+_OF_TRIALS = ("sparsity", "embedding_sparsity", "hidden_sparsity", "seed")
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,8 @@ class Trials:
     ) -> None:
         self._program, self._settings, self._task, self._file = program, settings, task, file
         self._artifacts = artifacts
-        self._key = _fingerprint(program, settings, task, settings.batches if artifacts else ())
+        batches = list(settings.batches) if artifacts else []
+        self._key = fingerprint(program, settings, task, without=_OF_TRIALS, also=batches)
         self._done: dict[tuple[float, int], Trial] = {}
         if file is not None:
             self._done = {(t.sparsity, t.seed): t for t in _read(file, self._key)}
@@ -101,19 +99,3 @@ def _read(file: Path, key: str) -> list[Trial]:
         return [Trial.from_dict(v) for v in values["trials"]] if values["key"] == key else []
     except (OSError, ValueError, KeyError, TypeError):
         return []
-
-
-def _fingerprint(program: Program, settings: Settings, task: Task, batches: Sequence[int]) -> str:
-    """A digest of the weights, of the settings that matter, and of some of the rows."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(program.module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().contiguous().numpy().data)
-    relevant = {name: value for name, value in settings.to_dict().items() if name not in _OF_SERVING}
-    digest.update(
-        json.dumps([list(batches), relevant, repr(task.recipe), task.steps_per_epoch], sort_keys=True).encode()
-    )
-    for name, values in sorted(task.requests(64, seed=0).items()):
-        digest.update(name.encode())
-        digest.update(values.tobytes())
-    return digest.hexdigest()

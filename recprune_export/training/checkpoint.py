@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from recprune_export.data.encoder import Encoder
 from recprune_export.data.sequences import SequenceEncoder
-from recprune_export.errors import ModelFileError, UsageError
+from recprune_export.errors import ModelFileError, RecpruneError, UsageError
 from recprune_export.recommenders.catalogue import build
 from recprune_export.recommenders.inputs import InputSpec
 
 FORMAT = "recprune-export/checkpoint"
 VERSION = 1
+STRETCH = 1 << 28  # bytes that views of a tensor may have beyond what is stored
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,22 @@ class Checkpoint:
 
         Raises `ModelFileError` where the weights do not fit.
         """
-        module = build(self.recommender, self.spec, self.config)
         try:
+            with torch.device("meta"):  # sizes alone: what a changed file asks for may be larger than the memory
+                sizes = {
+                    name: t.shape for name, t in build(self.recommender, self.spec, self.config).state_dict().items()
+                }
+            if sizes != {name: tensor.shape for name, tensor in self.state.items()}:
+                raise ModelFileError(
+                    f"The checkpoint's weights do not fit its own {self.recommender}: it was changed after training."
+                )
+            module = build(self.recommender, self.spec, self.config)
             module.load_state_dict(dict(self.state))
-        except RuntimeError as error:
+        except RecpruneError:
+            raise
+        except Exception as error:  # a constructor may raise anything when it is given values of other kinds
             raise ModelFileError(
-                f"The checkpoint's weights do not fit its own {self.recommender}: it was changed after training."
+                f"The checkpoint does not describe a recommender ({type(error).__name__}): it was changed after training."
             ) from error
         return module.eval()
 
@@ -103,6 +114,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"{path} has checkpoint version {content.get('version')}; this release reads {VERSION}: train again."
         )
     try:
+        check_stored(content["state"], path)
         return Checkpoint(
             recommender=content["recommender"],
             config=content["config"],
@@ -112,8 +124,24 @@ def load_checkpoint(path: Path) -> Checkpoint:
             metrics=content["metrics"],
             seed=content["seed"],
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ModelFileError(f"{path} lacks a part of a checkpoint ({error}); train again.") from error
+    except ModelFileError:
+        raise
+    except Exception as error:  # each part has its own ways of not being what it should be
+        raise ModelFileError(
+            f"{path} lacks a part of a checkpoint, or has one that cannot be ({type(error).__name__}: {str(error)[:100]}); train again."
+        ) from error
+
+
+def check_stored(state: Mapping[str, Tensor], path: Path | str) -> None:
+    """Raise `ModelFileError` where a tensor declares far more numbers than are stored: a stride of 0 repeats one for ever."""
+    for name, tensor in state.items():
+        stored = (
+            tensor.untyped_storage().nbytes() if isinstance(tensor, Tensor) and tensor.layout == torch.strided else None
+        )
+        if stored is not None and tensor.numel() * tensor.element_size() > stored + STRETCH:
+            raise ModelFileError(
+                f"'{name}' in {path} declares {tensor.numel():,} numbers and holds {stored // tensor.element_size():,}: refused."
+            )
 
 
 def encoder_from(values: Mapping[str, Any]) -> Encoder | SequenceEncoder:

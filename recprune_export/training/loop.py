@@ -2,9 +2,9 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,17 @@ class FitResult:
         """Return plain JSON values; an epoch that was no candidate has no metric."""
         epochs = [{"loss": e.loss, "metric": e.metric if math.isfinite(e.metric) else None} for e in self.epochs]
         return {"epochs": epochs, "best": self.best}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote.
+
+        >>> FitResult.from_dict({"epochs": [{"loss": 0.5, "metric": None}], "best": 0}).metric
+        -inf
+        """
+        metrics = (-math.inf if epoch["metric"] is None else float(epoch["metric"]) for epoch in values["epochs"])
+        epochs = (Epoch(float(e["loss"]), metric) for e, metric in zip(values["epochs"], metrics, strict=True))
+        return cls(tuple(epochs), int(values["best"]))
 
 
 def fit(

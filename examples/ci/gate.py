@@ -1,0 +1,53 @@
+"""The gate of a CI as a script: is the new artifact worse than the one that serves? For what options cannot say.
+
+python examples/ci/gate.py NEW BASE        two bundles, or .onnx files
+
+Here: latency may not rise by 5 %, quality not fall by .001, and on top of it a rule of our own, a budget for the size. The
+same without a rule of one's own is `recprune-export check NEW --against BASE`. Exit codes: 0 pass, 1 fail, 5 undecided.
+"""
+
+import sys
+from pathlib import Path
+
+from recprune_export.errors import RecpruneError, ValidationFailed
+from recprune_export.gate.artifact import open_artifact
+from recprune_export.gate.check import check
+from recprune_export.gate.findings import Verdict
+from recprune_export.gate.junit import write_junit
+from recprune_export.gate.limits import Limits
+from recprune_export.gate.markdown import write_markdown
+
+BUDGET = 200e6  # bytes that a container image has room for
+LIMITS = Limits(max_regression=0.05, max_drop=0.001)
+
+
+def gate(new: Path, base: Path, time_limit: float = 40.0, budget: float = BUDGET) -> None:
+    """Compare, write the results where CI systems look for them, and raise what the verdict is."""
+    found = check(new, base, LIMITS, batches=(1, 32), time_limit=time_limit)
+    write_junit(found, Path("gate.xml"))
+    write_markdown(found, Path("gate.md"))
+    for finding in found.findings:
+        if finding.verdict is not Verdict.PASS:
+            print(f"{finding.gate}: {finding.verdict.value}. {finding.reason}")
+    found.raise_verdict()
+    size = open_artifact(new).bytes
+    if size > budget:
+        raise ValidationFailed(f"{new} has {size:,} bytes, more than the {budget:,.0f} that there is room for.")
+
+
+def main(arguments: list[str]) -> int:
+    """Return the exit code."""
+    if len(arguments) != 2:
+        print(__doc__, file=sys.stderr)
+        return 2
+    try:
+        gate(Path(arguments[0]), Path(arguments[1]))
+    except RecpruneError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return error.exit_code
+    print("The new artifact may take the place of the old one.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,69 @@
+"""What will a customer buy next? SASRec on a log of purchases: trained, compressed, and asked for recommendations.
+
+python examples/sasrec_purchases.py                                                        a generated log
+python examples/sasrec_purchases.py --data purchases.csv --columns customer,product,time   your own
+
+The log is a CSV or Parquet file with a row for each purchase.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from recprune_export import compress
+from recprune_export.data.generate import generate_sequences
+from recprune_export.data.inference import Wishes
+from recprune_export.training.train import train
+
+GENERATED = "user,item,position"
+
+
+def arguments(given: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="the log; without it one is generated")
+    parser.add_argument("--columns", default=GENERATED, help="customer, product and time in the log")
+    parser.add_argument("--epochs", type=int, default=2, help="of training; a real log wants 30 or more")
+    return parser.parse_args(given)
+
+
+def recommend(bundle: Path, bought: list[str], count: int = 5) -> list[str]:
+    """Return the products that a customer who bought these, in this order, will buy next, the likeliest first.
+
+    This is all that a server has to do; it needs numpy and onnxruntime.
+    """
+    encoding = json.loads((bundle / "encoding.json").read_text())
+    products = encoding["items"]  # the id of each is its position, counted from 1; 0 pads
+    known = {product: number for number, product in enumerate(products, start=1)}
+    session = ort.InferenceSession(bundle / "model.onnx", providers=["CPUExecutionProvider"])
+    length = session.get_inputs()[0].shape[1]
+    ids = [known[product] for product in bought if product in known][-length:]
+    history = np.array([[0] * (length - len(ids)) + ids], dtype=np.int64)  # the newest stands last
+    scores = session.run(None, {session.get_inputs()[0].name: history})[0][0]
+    scores[[0, *ids]] = -np.inf  # no product is the padding, and what was bought is not recommended again
+    return [products[number - 1] for number in np.argsort(-scores)[:count]]
+
+
+def main(given: list[str] | None = None) -> None:
+    """Go the whole way."""
+    options = arguments(given)
+    log = options.data or Path("purchases.csv")
+    if options.data is None:
+        generate_sequences(log, rows=4000)
+    customer, product, time = options.columns.split(",")
+    wishes = Wishes(sequence=f"{customer},{product},{time}", max_length=20)
+    training = train(log, "sasrec", Path("sasrec.pt"), wishes, {"dim": 32}, epochs=options.epochs)
+    result = compress(training.path, target="artifacts/sasrec", data=log, sparsity=0.7, epochs=1, batches=(1, 32))
+    for name, dense in result.metrics["dense"].items():
+        print(f"{name}: {dense:.4f} dense, {result.metrics['pruned'][name]:.4f} pruned")
+    print(f"{result.reduction.parameters:.1%} of the parameters are gone; the bundle is {result.target}")
+    bought = json.loads((result.target / "encoding.json").read_text())["items"][:3]
+    print(f"Who bought {', '.join(bought)} will buy: {', '.join(recommend(result.target, bought))}")
+    print(f"Next: recprune-export verify {result.target}")
+
+
+if __name__ == "__main__":
+    main()

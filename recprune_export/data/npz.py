@@ -1,0 +1,45 @@
+"""Read an `.npz` from anybody: plain arrays, nothing unpickled, no larger than it is."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from recprune_export.errors import DataError
+
+EXAMPLE = 1 << 30  # bytes; an example request has kilobytes
+
+
+def read_npz(path: Path, most: int | None = None) -> dict[str, np.ndarray]:
+    """Return the arrays by name; with `most` no more bytes than that are unpacked.
+
+    Raises `DataError` where the file is missing, damaged, holds pickled objects, one array without a name, or more than `most`.
+    """
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is no file: give an .npz.")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(f"{path} holds one array without a name: save with numpy.savez(path, name=array, ...).")
+            _check_size(path, most)
+            arrays = {name: archive[name] for name in archive.files}
+            strange = next((name for name, array in arrays.items() if not isinstance(array, np.ndarray)), None)
+            if strange is not None:
+                raise DataError(f"{path} holds '{strange}', which is no NumPy array: give an .npz of arrays alone.")
+            return arrays
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist.") from None
+    except Exception as error:  # zipfile, zlib and numpy raise many unrelated classes for a file of another kind
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise DataError(
+            f"{path} cannot be read as plain NumPy arrays (pickled objects are not accepted): {first}"
+        ) from error
+
+
+def _check_size(path: Path, most: int | None) -> None:
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if most is not None and unpacked > most:
+        raise DataError(f"{path} is refused: it unpacks to {unpacked:,} bytes, more than the {most:,} that are read.")

@@ -1,0 +1,159 @@
+"""`Work`: what a long run has finished, kept on disk beside its target, so that after a kill it goes on from there.
+
+    .bundle.work/work.json       the fingerprint of the run
+    .bundle.work/NAME.pt         weights, and the state of the random numbers after them
+    .bundle.work/NAME.json       plain values, and the SHA-256 of NAME.pt: written last, so a part counts when it is there
+
+Nothing in it is unpickled. A part that is damaged is as good as none.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from recprune_export.errors import ModelError, UsageError, ValidationFailed
+from recprune_export.progress import say
+
+KEY = "work.json"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A part that an earlier run finished: plain values, and the tensors of a module by name."""
+
+    values: Mapping[str, Any]
+    state: Mapping[str, Tensor]
+    random: Tensor
+
+    def restore(self, module: nn.Module) -> None:
+        """Give `module` its tensors, and the random numbers the state that they had then.
+
+        Raises `RuntimeError` where names or shapes are not those of `module`.
+        """
+        module.load_state_dict(dict(self.state))
+        torch.set_rng_state(self.random)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Parts by name in a folder; without a folder nothing is kept and nothing is found."""
+
+    folder: Path | None = None
+    key: str = ""
+
+    @classmethod
+    def begin(cls, folder: Path, key: str, *, resume: bool) -> Self:
+        """Open the folder of a run; what another run left there, or any without `resume`, is removed."""
+        known = _key(folder)
+        if resume and known != key:
+            reason = "there is none" if known is None else "its model, settings, rows or versions were others"
+            say(f"Nothing of an earlier run can be used, for {reason}: begun from the start.")
+        work = cls(folder, key)
+        if not resume or known != key:
+            work.remove()
+        return work
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the parts that are there."""
+        found = () if self.folder is None or not self.folder.is_dir() else self.folder.glob("*.json")
+        return tuple(sorted(path.stem for path in found if path.name != KEY))
+
+    def find(self, name: str) -> Kept | None:
+        """Return a part; None where it is not there, or damaged."""
+        if self.folder is None:
+            return None
+        try:
+            values = json.loads((self.folder / f"{name}.json").read_bytes())
+            weights = self.folder / f"{name}.pt"
+            with weights.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != values["sha256"]:
+                    return None
+            content = torch.load(weights, weights_only=True, map_location="cpu")
+            kept = Kept(values["values"], content["state"], content["random"])
+        except Exception:  # whatever is wrong with it, it is made anew
+            return None
+        say(f"An earlier run finished {values['said']}: taken from there.")
+        return kept
+
+    def keep(self, name: str, said: str, values: Mapping[str, Any], module: nn.Module) -> None:
+        """Write a part; `said` is what it is called in a sentence. Raises `UsageError` where it cannot be written."""
+        if self.folder is None:
+            return
+        try:
+            self.folder.mkdir(exist_ok=True)
+            _write(self.folder / KEY, json.dumps({"key": self.key}).encode())
+            weights = self.folder / f"{name}.pt"
+            partial = weights.with_suffix(".part")
+            torch.save({"state": dict(module.state_dict()), "random": torch.get_rng_state()}, partial)
+            digest = _settled(partial, weights)
+            _write(
+                self.folder / f"{name}.json", json.dumps({"said": said, "sha256": digest, "values": values}).encode()
+            )
+        except OSError as error:
+            raise UsageError(f"What is finished cannot be kept in {self.folder}: {error.strerror}.") from error
+
+    def remove(self) -> None:
+        """Remove all parts."""
+        if self.folder is not None and self.folder.is_symlink():
+            raise UsageError(f"{self.folder} is a link, in the place of a folder of ours: remove it.")
+        if self.folder is not None and self.folder.exists():
+            shutil.rmtree(self.folder)
+
+
+NO_WORK = Work()
+
+
+def work_folder(target: Path) -> Path:
+    """Return where the work on a bundle is kept.
+
+    >>> work_folder(Path("artifacts/ctr")).name
+    '.ctr.work'
+    """
+    return target.with_name(f".{target.name}.work")
+
+
+@contextlib.contextmanager
+def kept_until_done(work: Work) -> Iterator[Work]:
+    """Remove the work when the block has come to a result, good or bad; what is interrupted keeps it, and says so."""
+    try:
+        yield work
+    except (ValidationFailed, ModelError):
+        work.remove()
+        raise
+    except BaseException:
+        if work.parts:
+            say("What was finished is kept: give the same command with --resume to go on from there.")
+        raise
+    work.remove()
+
+
+def _key(folder: Path) -> str | None:
+    try:
+        return str(json.loads((folder / KEY).read_bytes())["key"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_suffix(".part")
+    partial.write_bytes(content)
+    _settled(partial, path)
+
+
+def _settled(partial: Path, path: Path) -> str:
+    """Bring a file to the disk and then to its name; return its SHA-256."""
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    os.replace(partial, path)
+    return digest

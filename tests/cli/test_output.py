@@ -1,0 +1,102 @@
+"""Every command can print JSON and be quiet; colours are for terminals."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from recprune_export.cli import main
+from recprune_export.console.tables import open_console, table_of
+from tests.bundle.samples import write
+
+ALONE = {"completion"}  # what it prints is for a shell
+
+
+@pytest.mark.parametrize("name", sorted(set(main.commands) - ALONE))
+def test_every_command_has_json_and_quiet(name: str) -> None:
+    names = {option for parameter in main.commands[name].params for option in parameter.opts}
+    assert {"--json", "--quiet"} <= names
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("a place") / "größe")
+
+
+COMMANDS = [["verify", "BUNDLE"], ["inspect", "BUNDLE", "--batches", "1"], ["report", "BUNDLE"], ["doctor", "--no-run"]]
+
+
+def words_of(command: list[str], bundle: Path) -> list[str]:
+    return [str(bundle) if word == "BUNDLE" else word for word in command]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c[0])
+def test_json_is_all_that_is_printed(command: list[str], bundle: Path) -> None:
+    done = CliRunner().invoke(main, [*words_of(command, bundle), "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)
+    assert not done.stderr
+
+
+def test_generate_says_what_it_wrote_in_three_ways(tmp_path: Path) -> None:
+    words = ["generate", "--rows", "50", "-o", str(tmp_path / "rows.csv")]
+    assert CliRunner().invoke(main, [*words, "--quiet"]).output == ""
+    assert json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)["rows"] == 50
+    assert "50 generated rows" in CliRunner().invoke(main, words).stdout
+
+
+def run(words: list[str], **environment: str) -> tuple[str, str]:
+    """What a command prints into a pipe, and on a terminal."""
+    command = [sys.executable, "-m", "recprune_export", *words]
+    wanted = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "COLORTERM")}
+    wanted |= {"TERM": "xterm-256color", **environment}
+    piped = subprocess.run(command, capture_output=True, text=True, env=wanted, check=True)
+    outside, inside = pty.openpty()
+    process = subprocess.Popen(command, stdout=inside, stderr=inside, stdin=subprocess.DEVNULL, env=wanted)
+    os.close(inside)
+    shown = b""
+    while True:
+        try:
+            part = os.read(outside, 65536)
+        except OSError:  # so a terminal ends on Linux
+            break
+        if not part:
+            break
+        shown += part
+    process.wait()
+    os.close(outside)
+    return piped.stdout + piped.stderr, shown.decode()
+
+
+@pytest.mark.parametrize(
+    "command", [["inspect", "BUNDLE", "--batches", "1"], ["doctor", "--no-run"]], ids=lambda c: c[0]
+)
+def test_colours_are_for_terminals(command: list[str], bundle: Path) -> None:
+    piped, shown = run(words_of(command, bundle))
+    assert "\x1b" not in piped
+    assert "\x1b[" in shown
+
+
+def test_a_terminal_that_wants_no_colour_gets_none(bundle: Path) -> None:
+    _, shown = run(["inspect", str(bundle), "--batches", "1"], NO_COLOR="1")
+    assert not [code for code in ("\x1b[31m", "\x1b[32m", "\x1b[36m", "\x1b[1;36m") if code in shown]
+
+
+def test_the_groups_help_names_every_command() -> None:
+    text = CliRunner().invoke(main, ["--help"]).output
+    assert all(f"  {name}" in text for name in main.list_commands(click.Context(main)))
+
+
+@pytest.mark.parametrize("name", ["[/red]", "[bold]x[/bold]", ":smile:", "a  b"])
+def test_names_are_printed_as_they_are(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    table = table_of(name, name)
+    table.add_row(name)
+    open_console().print(table)
+    open_console().print(name)
+    assert capsys.readouterr().out.count(name) == 4

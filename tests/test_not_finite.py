@@ -1,0 +1,107 @@
+"""NaN and infinity in weights, rows and answers are found before the long work, and said where they are."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from torch import Tensor, nn
+
+from recprune_export import jobs, stages
+from recprune_export.data.clicks import load_clicks
+from recprune_export.data.inference import Wishes, infer_schema
+from recprune_export.errors import DataError, ModelError, ModelFileError
+from recprune_export.jobs import compress
+from recprune_export.program.capture import capture
+
+
+class Scorer(nn.Module):
+    """A table, a number and, where it is asked for, the logarithm of that number."""
+
+    def __init__(self, logarithm: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.linear, self.logarithm = nn.Embedding(20, 4), nn.Linear(5, 1), logarithm
+
+    def forward(self, ids: Tensor, price: Tensor) -> Tensor:
+        """Ids [B] and prices [B, 1] to logits [B]."""
+        number = price.log() if self.logarithm else price
+        return self.linear(torch.cat([self.table(ids), number], 1)).squeeze(1)
+
+
+EXAMPLE = (torch.arange(4), torch.ones(4, 1))
+BATCH = torch.export.Dim("batch")
+
+
+def rows(**changes: Any) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    whole = {"ids": rng.integers(0, 20, 300), "price": rng.random((300, 1)).astype(np.float32) + 0.1}
+    return {**whole, "clicked": (rng.random(300) < 0.5).astype(np.float32), **changes}
+
+
+@pytest.fixture(autouse=True)
+def no_long_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "decide", lambda *a, **k: pytest.fail("the long work began"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", ["module", "exported", "program"])
+def test_weights(tmp_path: Path, kind: str, value: float) -> None:
+    module = Scorer().eval()
+    with torch.no_grad():
+        module.table.weight[3, 1] = value
+    models = {
+        "module": lambda: module,
+        "exported": lambda: torch.export.export(module, EXAMPLE, dynamic_shapes=({0: BATCH}, {0: BATCH})),
+        "program": lambda: capture(module, EXAMPLE),
+    }
+    with pytest.raises(ModelFileError, match=rf"table\S*weight' .* holds {value} at \[3, 1\]"):
+        compress(models[kind](), EXAMPLE, tmp_path / "ctr")  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["price", "clicked"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_rows_for_a_model_of_ones_own(tmp_path: Path, name: str, value: float) -> None:
+    values = rows()[name].copy()
+    values[137] = value
+    with pytest.raises(DataError, match=f"'{name}'"):
+        compress(Scorer().eval(), EXAMPLE, tmp_path / "ctr", data=rows(**{name: values}), labels="clicked")
+
+
+def test_answers(tmp_path: Path) -> None:
+    odd = rows()["price"].copy()
+    odd[::3] = -1.0
+    with pytest.raises(ModelError, match=r"answers NaN in '\w+' to \d+ of \d+ rows"):
+        compress(Scorer(logarithm=True).eval(), EXAMPLE, tmp_path / "ctr", data=rows(price=odd), labels="clicked")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_column_of_a_file(tmp_path: Path, clicks_file: Path) -> None:
+    frame = pl.read_parquet(clicks_file)
+    schema = infer_schema(clicks_file, Wishes(labels=("clicked",))).schema
+    name = schema.numeric[0]
+    odd = frame.with_columns(
+        pl.when(pl.int_range(pl.len()) == 77).then(float("inf")).otherwise(pl.col(name)).alias(name)
+    )
+    odd.write_parquet(tmp_path / "odd.parquet")
+    with pytest.raises(DataError, match=rf"'{name}' of .* holds infinity in 1 row:"):
+        load_clicks(tmp_path / "odd.parquet", schema)
+    missing = frame.with_columns(
+        pl.when(pl.int_range(pl.len()) == 77).then(float("nan")).otherwise(pl.col(name)).alias(name)
+    )
+    missing.write_parquet(tmp_path / "missing.parquet")
+    assert np.isfinite(load_clicks(tmp_path / "missing.parquet", schema).train.inputs["numeric"]).all()
+
+
+def test_the_check_of_weights_takes_all_of_a_large_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    from recprune_export.program import loading
+
+    monkeypatch.setattr(loading, "_CHUNK", 7)
+    module = Scorer().eval()
+    with torch.no_grad():
+        module.table.weight[19, 3] = float("nan")
+    with pytest.raises(ModelFileError, match=r"at \[19, 3\]"):
+        jobs.load(module, EXAMPLE, {})
