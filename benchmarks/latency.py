@@ -74,10 +74,12 @@ def prepare(name: str, sparsities: tuple[float, ...], serving: Serving, scratch:
         plain = export_onnx(pruned, scratch / f"{name}-{sparsity}.onnx", serving=serving).path
         files |= {f"{ours} fp32": plain, f"{ours} int8": quantised(model, plain, serving)}
         theirs, path = f"Torch-Pruning .{sparsity * 10:.0f}", scratch / f"{name}-{sparsity}-theirs.onnx"
-        if others and not (reason := prune_plain(name, _rest(pruned), path)):
+        if not others or left_out:  # what ended without a model once is not tried again
+            continue
+        if reason := prune_plain(name, _rest(pruned), path):
+            left_out["Torch-Pruning"] = f"at sparsity {sparsity:g}: {reason}"
+        else:
             files |= {theirs: path, f"{theirs}, ONNX Runtime's int8": quantise_plain(path)}
-        elif others:
-            left_out[theirs] = reason
     parameters = {label: count(path).total.parameters for label, path in files.items()}
     return Prepared(name, model, torch.compile(model.module), files, parameters, left_out, program)
 

@@ -20,7 +20,7 @@ import torch
 from models import Model, make
 from torch import nn
 
-MEMORY, SECONDS = 8 << 30, 240  # bytes and seconds that Torch-Pruning may take for a model
+MEMORY, SECONDS = 8 << 30, 90  # bytes and seconds that Torch-Pruning may take for a model
 ATTEMPTS = 3
 
 
