@@ -23,7 +23,7 @@ from latency import PERCENT, REFERENCE, times_faster
 from torch import nn
 
 from recprune_export.channels.analysis import analyse
-from recprune_export.compression import drawn_requests, export_pruned
+from recprune_export.compression import drawn_requests
 from recprune_export.data.inference import Wishes
 from recprune_export.environment import environment
 from recprune_export.finetuning.finetune import Schedule, finetune
@@ -37,6 +37,7 @@ from recprune_export.planning import calibration
 from recprune_export.program.capture import capture
 from recprune_export.program.drawing import draw_request
 from recprune_export.program.program import Program
+from recprune_export.served import export_pruned
 from recprune_export.settings import Settings, batch_sizes
 from recprune_export.stages import prune
 from recprune_export.tiling import choose_tiles

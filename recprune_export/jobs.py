@@ -46,6 +46,7 @@ from recprune_export.search.sweep import sweep as run_sweep
 from recprune_export.search.trials import Trial, Trials
 from recprune_export.settings import Settings
 from recprune_export.stages import plan_all
+from recprune_export.statement import Origin
 
 Model = nn.Module | torch.export.ExportedProgram | Program | Path | str
 Data = Path | str | Columns
@@ -103,12 +104,14 @@ def compress(
             task,
             target,
             settings,
+            Origin(
+                command,
+                model_name=Path(model).name if isinstance(model, Path | str) else _name(model),
+                model_file=file_identity(Path(model)) if isinstance(model, Path | str) else None,
+                data_name=data_name(data),
+                data_file=file_identity(Path(data)) if isinstance(data, Path | str) else None,
+            ),
             plan=plan,
-            command=command,
-            model_name=Path(model).name if isinstance(model, Path | str) else _name(model),
-            model_file=file_identity(Path(model)) if isinstance(model, Path | str) else None,
-            data_name=data_name(data),
-            data_file=file_identity(Path(data)) if isinstance(data, Path | str) else None,
             sign=signer,
             resume=resume,
         )
@@ -119,12 +122,13 @@ def compress_loaded(
     task: Task,
     target: Path,
     settings: Settings,
+    origin: Origin,
     *,
     plan: Plan | None = None,
-    command: Sequence[str] = (),
-    **names: Any,
+    sign: Callable[[bytes], bytes] | None = None,
+    resume: bool = False,
 ) -> Result:
-    """Do what `compress` does with a model and rows that are read; `names` are those that `compress_program` takes."""
+    """Do what `compress` does with a model and rows that are read."""
     checkpoint = loaded.checkpoint
     extra = {} if checkpoint is None else {ENCODING: to_json(checkpoint.encoder.to_dict())}
     settled = None if plan else settle(loaded.program, settings, task, _search_file(target), say)
@@ -135,10 +139,10 @@ def compress_loaded(
         task,
         plan=plan,
         extra_files=extra,
-        command=command,
-        training_seed=None if checkpoint is None else checkpoint.seed,
+        origin=replace(origin, training_seed=None if checkpoint is None else checkpoint.seed),
         because=(settled.because,) if settled else (),
-        **names,
+        sign=sign,
+        resume=resume,
     )
 
 

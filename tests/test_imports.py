@@ -18,6 +18,9 @@ STAGES = [
 ON_TOP = {
     "inspection",
     "compression",
+    "served",
+    "measuring",
+    "statement",
     "fewer_bits",
     "doctor",
     "fingerprint",

@@ -17,7 +17,7 @@ import torch
 from click.testing import CliRunner, Result
 from onnx import numpy_helper
 
-from recprune_export import compression
+from recprune_export import served
 from recprune_export.bundle.verify import read_manifest, verify
 from recprune_export.cli import main
 from recprune_export.data.inference import Wishes
@@ -493,7 +493,7 @@ def test_a_failed_validation_leaves_the_old_bundle(
 ) -> None:
     compress(checkpoint, target=tmp_path / "out", settings=QUICK)
     before = (tmp_path / "out/manifest.json").read_bytes()
-    honest = compression.export_onnx
+    honest = served.export_onnx
 
     def wrong(program: object, path: Path, **options: object) -> object:
         """Export, then change one weight."""
@@ -504,7 +504,7 @@ def test_a_failed_validation_leaves_the_old_bundle(
         onnx.save(model, path)
         return file
 
-    monkeypatch.setattr(compression, "export_onnx", wrong)
+    monkeypatch.setattr(served, "export_onnx", wrong)
     with pytest.raises(ValidationFailed, match="nothing was written"):
         compress(checkpoint, target=tmp_path / "out", settings=QUICK)
     done = invoke(checkpoint, "-o", tmp_path / "new", *QUICK_OPTIONS)

@@ -18,7 +18,7 @@ from torch import nn
 
 from recprune_export import stages
 from recprune_export.bundle.verify import verify
-from recprune_export.compression import drawn_requests, export_pruned
+from recprune_export.compression import drawn_requests
 from recprune_export.errors import ValidationFailed
 from recprune_export.finetuning import task
 from recprune_export.fingerprint import fingerprint
@@ -29,6 +29,7 @@ from recprune_export.program.loading import LoadedModel
 from recprune_export.program.program import Program
 from recprune_export.pruning.plan import Plan
 from recprune_export.resuming import NO_WORK, Work, kept_until_done, work_folder
+from recprune_export.served import export_pruned
 from recprune_export.settings import Settings
 from recprune_export.stages import Pruned, prune
 from tests.test_stages import scorer

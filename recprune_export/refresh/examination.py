@@ -20,6 +20,7 @@ from recprune_export.refresh.findings import Finding
 from recprune_export.refresh.quality import Quality, judge_gap, judge_metric, measure
 from recprune_export.refresh.rows import NewRows, read_new_rows
 from recprune_export.refresh.shipped import Shipped, open_shipped
+from recprune_export.statement import Origin
 
 MAX_DROP, MAX_FALL = 0.002, 0.01
 
@@ -121,11 +122,13 @@ def recompress(found: Examination, target: Path, command: Sequence[str] = ()) ->
         _rows_of(found.dense, found.shipped, found.rows, found.data).task,
         target,
         found.shipped.settings,
-        command=command,
-        model_name=Path(found.dense.file["path"]).name,
-        model_file=found.dense.file,
-        data_name=data_name(found.data),
-        data_file=file_identity(found.data),
+        Origin(
+            command,
+            model_name=Path(found.dense.file["path"]).name,
+            model_file=found.dense.file,
+            data_name=data_name(found.data),
+            data_file=file_identity(found.data),
+        ),
     )
 
 

@@ -7,11 +7,11 @@ from math import exp, log
 from pathlib import Path
 from typing import Any
 
-from recprune_export.compression import latency_requests
 from recprune_export.finetuning.task import Task
 from recprune_export.onnx.counts import count
 from recprune_export.onnx.export import Serving, export_onnx
 from recprune_export.program.program import Program
+from recprune_export.served import latency_requests
 from recprune_export.settings import Settings
 from recprune_export.validation.contestants import DENSE_ONNX, PRUNED_ONNX, in_onnxruntime
 from recprune_export.validation.latency import measure
