@@ -45,9 +45,9 @@ from recprune_export.training.train import train
 DOCS = Path(__file__).parent.parent / "docs"
 TUNING_SHARE = 0.1  # of the steps of training
 PROTOCOL = (
-    "Each method prunes the same dense models to the sparsity in the tables and in the rest, zeros included, and then tunes with at most a "
-    "tenth of the steps that training took: *before* and *after* that. Metrics are those of the test rows; changes are paired by seed, with "
-    "95 % intervals of their mean over seeds."
+    "Each method prunes the same dense models to the sparsity in the tables and in the rest, zeros included, then tunes "
+    "with at most a tenth of the steps that training took: *before* and *after* that. Metrics are "
+    "those of the test rows; changes are paired by seed, with 95 % intervals of their mean over seeds."
 )
 # Two-sided 95 % of Student's t, by degrees of freedom.
 STUDENT = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}

@@ -37,6 +37,35 @@ def test_ctrl_c_is_said_and_has_its_code(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (done.exit_code, done.stderr.strip()) == (130, "Interrupted; nothing was left half-written.")
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "too little memory"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+            "too little memory",
+        ),
+        (RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/1"), "free some space"),
+    ],
+)
+def test_what_runs_out_is_said(monkeypatch: pytest.MonkeyPatch, error: Exception, words: str) -> None:
+    def lacking(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(verify, "verify", lacking)
+    done = CliRunner().invoke(main, ["verify", "anything"])
+    assert done.exit_code == 2
+    assert words in done.stderr
+
+
+def test_other_faults_of_ours_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(verify, "verify", broken)
+    assert isinstance(CliRunner().invoke(main, ["verify", "anything"]).exception, RuntimeError)
+
+
 def test_it_runs_as_a_module() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "recprune_export", "--help"], capture_output=True, text=True, check=True

@@ -10,6 +10,13 @@ from recprune_export import __version__
 from recprune_export.errors import RecpruneError, UsageError
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+NO_MEMORY = "The machine has too little memory for this: close other programs, or give a smaller --batch-size."
+# PyTorch says in words alone that something ran out.
+LACKING = {
+    "PytorchStreamWriter failed": "A file could not be written to the end: free some space, or set TMPDIR.",
+    "MemoryError": NO_MEMORY,
+    "can't allocate memory": NO_MEMORY,
+}
 INTERRUPTED = 130  # as a shell has it for a program that ended by Ctrl-C
 
 EPILOG = """\b
@@ -52,6 +59,12 @@ class MainJobGroup(click.Group):
                 "What was there before is as it was.",
                 err=True,
             )
+            ctx.exit(UsageError.exit_code)
+        except (MemoryError, RuntimeError) as error:
+            lacking = next((said for sign, said in LACKING.items() if sign in f"{type(error).__name__}: {error}"), None)
+            if lacking is None:
+                raise
+            click.echo(f"Error: {lacking} What was there before is as it was.", err=True)
             ctx.exit(UsageError.exit_code)
         except KeyboardInterrupt:
             click.echo("Interrupted; nothing was left half-written.", err=True)
