@@ -170,24 +170,29 @@ def table(prepared: Prepared, report: LatencyReport) -> str:
     return "\n".join([*lines, *([""] if notes else []), *notes])
 
 
-def plot(results: Mapping[tuple[str, int], LatencyReport], path: Path) -> None:
-    """Draw, for each model, how many times faster than the plain dense ONNX each contestant is, by batch; one thread."""
+def plot(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Draw, for each model with one thread, how many times faster than the plain dense ONNX each contestant is, by batch.
+
+    `results` are those of the JSON line; int8 is dashed, in the colour of the same contestant in fp32.
+    """
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    threads = min(count for _, count in results)
-    shown = {name: report for (name, count), report in results.items() if count == threads}
-    labels = list(dict.fromkeys(label for report in shown.values() for label in report.contestants))
-    colours = dict(zip(labels, pyplot.get_cmap("tab10").colors * 2, strict=False))  # type: ignore[attr-defined]
-    figure, axes = pyplot.subplots(1, len(shown), figsize=(3.2 * len(shown) + 1.5, 3.6), sharey=True, squeeze=False)
-    for axis, (name, report) in zip(axes[0], shown.items(), strict=True):
-        batches = list(report.samples)
-        for label in report.contestants:
-            ratios = [times_faster(report, batch, label).estimate for batch in batches]
-            ours = label.startswith("ours")
-            axis.plot(batches, ratios, marker="o", color=colours[label], lw=2.5 if ours else 1.2, ms=4, label=label)
+    shown = {told.split(",")[0]: result[f"times faster than {REFERENCE}"] for told, result in results.items()}
+    whole = list(dict.fromkeys(_in_fp32(label) for ratios in shown.values() for label in ratios))
+    colours = dict(zip(whole, pyplot.get_cmap("tab10").colors, strict=False))  # type: ignore[attr-defined]
+    figure, axes = pyplot.subplots(1, len(shown), figsize=(3.2 * len(shown) + 2.5, 3.6), sharey=True, squeeze=False)
+    lines: dict[str, Any] = {}
+    for axis, (name, ratios) in zip(axes[0], shown.items(), strict=True):
+        for label, by_batch in ratios.items():
+            batches, estimates = [int(b) for b in by_batch], [ratio["estimate"] for ratio in by_batch.values()]
+            style = "--" if label.endswith("int8") else "-"
+            (lines[label],) = axis.plot(
+                batches, estimates, style, marker="o", color=colours[_in_fp32(label)],
+                lw=2.5 if label.startswith("ours") else 1.2, ms=4,
+            )  # fmt: skip
         axis.set(title=name, xscale="log", yscale="log", xlabel="batch")
         axis.set_xticks(batches, [str(batch) for batch in batches])
         axis.set_yticks([0.5, 1, 2, 3, 5, 10, 20], ["0.5", "1", "2", "3", "5", "10", "20"])
@@ -195,10 +200,14 @@ def plot(results: Mapping[tuple[str, int], LatencyReport], path: Path) -> None:
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_ylabel(f"times faster than {REFERENCE}")
-    handles, names = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="center right", frameon=False, fontsize=8)
-    figure.tight_layout(rect=(0, 0, 1 - 2.2 / figure.get_figwidth(), 1))
+    figure.legend(lines.values(), lines.keys(), loc="center right", frameon=False, fontsize=8)
+    figure.tight_layout(rect=(0, 0, 1 - 3.0 / figure.get_figwidth(), 1))
     figure.savefig(path, metadata={"Date": None})
+
+
+def _in_fp32(label: str) -> str:
+    """Return the name of the same contestant before int8."""
+    return label.removesuffix(", ONNX Runtime's int8").removesuffix(" int8").removesuffix(" fp32")
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -221,7 +230,6 @@ def main(
 ) -> None:
     torch.set_num_threads(1)
     sizes = tuple(map(int, _names(batches)))
-    results: dict[tuple[str, int], LatencyReport] = {}
     parts, summary = [], {}
     with tempfile.TemporaryDirectory() as scratch:
         for name in _names(models):
@@ -229,7 +237,6 @@ def main(
             prepared = prepare(name, shares, Serving(batches=sizes), Path(scratch), others)
             for count_ in map(int, _names(threads)):
                 report = contest(prepared, sizes, count_, seconds, eager)
-                results[name, count_] = report
                 told = f"{name}, {count_} thread{'s' if count_ > 1 else ''}"
                 parts.append(f"**{told}**\n\n{table(prepared, report)}")
                 click.echo(f"\n{parts[-1]}")
@@ -242,7 +249,7 @@ def main(
     machine = environment()
     click.echo(json.dumps({"benchmark": "latency", "environment": machine, "results": summary}))
     write.mkdir(parents=True, exist_ok=True)
-    plot(results, write / "latency.svg")
+    plot({told: result for told, result in summary.items() if told.endswith("1 thread")}, write / "latency.svg")
     packages = ", ".join(f"{name} {machine['packages'][name]}" for name in ("torch", "onnxruntime"))
     intro = (
         f"Medians, and in brackets how many times faster than {REFERENCE}, by the {PERCENT}th percentiles, which other work "
