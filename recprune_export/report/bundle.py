@@ -12,6 +12,7 @@ from recprune_export.report.sections.frozen import frozen_section
 from recprune_export.report.sections.latency import latency_section, speed_headline
 from recprune_export.report.sections.proof import proof_section
 from recprune_export.report.sections.quality import quality_headline, quality_section
+from recprune_export.report.sections.quantisation import quantisation_section
 from recprune_export.report.sections.size import size_headline, size_section
 from recprune_export.report.sections.tradeoff import tradeoff_section
 from recprune_export.report.sections.widths import widths_section
@@ -27,6 +28,7 @@ def bundle_report(manifest: Manifest, *, encoded: bool, sweep: SweepFile | None 
         None if sweep is None else tradeoff_section(manifest, sweep),
         latency_section(manifest),
         widths_section(manifest),
+        quantisation_section(manifest),
         frozen_section(manifest),
         proof_section(manifest),
         calling_section(manifest, encoded=encoded),

@@ -102,5 +102,5 @@ def test_what_nothing_says_is_refused(nodes: Nodes, shape: list[str | int], said
 @pytest.mark.parametrize("content", [b"", b"text", b"\x08\x0a"])
 def test_another_file_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(content)
-    with pytest.raises(ModelFileError, match="(is not an|is no) ONNX model"):
+    with pytest.raises(ModelFileError, match=r"(is not an|is no) ONNX model"):
         read_signature(tmp_path / "model.onnx")

@@ -36,6 +36,13 @@ def counts(tables: int, rest: int, size: int) -> dict[str, Any]:
     }
 
 
+def weight(name: str, form: str, reason: str) -> dict[str, Any]:
+    """A weight of which a quantisation tells."""
+    return {
+        "name": name, "shape": [100, 32], "form": form, "reason": reason, "speedups": {}, "error": None, "bytes": [12_800, 3_600],
+    }  # fmt: skip
+
+
 def full(name: str = "ctr", groups: int = 3, **changes: Any) -> Manifest:
     """With data; `name` is also that of whatever else has one, `groups` how many there are of each kind, and much else."""
     widths = [
@@ -93,6 +100,18 @@ def full(name: str = "ctr", groups: int = 3, **changes: Any) -> Manifest:
             "model_file": {"path": name, "sha256": "a" * 64},
         },
         "environment": {"cpu": name, "cores": 2, "system": name, "python": "3.11", "packages": {"numpy": "2.4.6", name: name}},
+        "quantisation": {
+            "mode": "int8",
+            "tables": [weight(f"{name}.{n}", "int8 by row", name) for n in range(groups)],
+            "layers": [weight(name, "fp32", name)],
+            "loss": {"metric": name, "lost": 4e-5, "limit": 1e-3, "interval": [-2e-5, 9e-5], "passed": True},
+            "taken_back": [name],
+            "bytes": {"before": 681_262, "after": 264_700},
+            "error": 1e-3,
+            "errors": {name: 1e-3},
+            "spread": 0.0,
+            "speedups": {"1": {"estimate": 1.25, "low": 1.2, "high": 1.3}},
+        },
         "notes": [name],
         "licence": name,
         "provenance": {

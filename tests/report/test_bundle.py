@@ -169,3 +169,11 @@ def test_what_the_bundle_was_made_of_is_told() -> None:
 def test_units_stay_with_their_figures() -> None:
     assert SPACE in size(1e6)
     assert f"191{SPACE}kB" in bundle_report(samples.full(), encoded=False)
+
+
+def test_weights_in_fewer_bits_are_told_with_the_gate_and_the_speed() -> None:
+    told = texts(section(read(bundle_report(samples.full(), encoded=True)), "quantisation"))
+    assert "265 kB instead of 681 kB" in told.replace(SPACE, " ")
+    for words in ("lost +0.00004", "It held", "int8 by row", "Taken back for quality: 1 weights", "1.25×"):
+        assert words in told
+    assert 'id="quantisation"' not in bundle_report(samples.full(quantisation={}), encoded=True)
