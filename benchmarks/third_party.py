@@ -26,6 +26,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import click
 import torch
@@ -40,11 +41,13 @@ from recprune_export.onnx.session import make_session
 from recprune_export.onnx.session import run as run_onnx
 from recprune_export.program.capture import capture
 from recprune_export.program.drawing import draw_request
-from recprune_export.program.program import Program
+from recprune_export.program.program import Program, example_tensors
 from recprune_export.pruning.budget import Budget, make_plan
+from recprune_export.pruning.masking import DoublePrecision
 from recprune_export.pruning.plan import GroupPlan, Plan
 from recprune_export.pruning.ranking import rank_by
 from recprune_export.pruning.rewrite import apply_plan
+from recprune_export.pruning.rotation import spaces
 from recprune_export.pruning.rotation.apply import apply_transforms
 from recprune_export.pruning.rotation.legality import find_rotatable
 from recprune_export.pruning.rotation.loosen import find_loosening, loosen
@@ -68,6 +71,7 @@ class Outcome:
     tables_shrunk: int = 0
     hidden_groups: int = 0
     rotated_groups: int = 0
+    spaces: int = 0
     soundness: float = 0.0
     parity: float = 0.0
     tables_reduction: float = 0.0
@@ -94,6 +98,7 @@ def try_model(corpus: ModuleType, name: str, sparsity: float) -> Iterator[Outcom
         outcome,
         sound=True,
         rotated_groups=rotated,
+        spaces=_insert_spaces(program, analysis),
         soundness=max(errors),
         prunable=inspect_program(program, name, "corpus").prunable_share,
         tables=sum(_can_lose(program, table) for table in analysis.tables),
@@ -162,6 +167,17 @@ def _rotate_at_random(program: Program, analysis: Analysis) -> int:
     transforms = {name: Transform(torch.linalg.qr(square).Q) for name, square in squares.items()}
     apply_transforms(loose, analysis, legal, transforms)
     return len(transforms)
+
+
+def _insert_spaces(program: Program, analysis: Analysis) -> int:
+    """Give tables spaces of their own, and return how many; the answers have to stay. Any table is long enough here."""
+    with mock.patch.object(spaces, "WORTH", 0):
+        found = spaces.find_spaces(program, analysis)
+    after = spaces.insert_spaces(program, found)
+    tensors = example_tensors(program.signature, 5)
+    for one, other in zip(DoublePrecision(program)(*tensors), DoublePrecision(after)(*tensors), strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-9, atol=1e-9, equal_nan=True)
+    return len(found)
 
 
 def _shrunk_tables(analysis: Analysis, plan: Plan) -> set[str]:
