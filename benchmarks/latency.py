@@ -222,11 +222,20 @@ def _names(text: str) -> tuple[str, ...]:
 @click.option("--seconds", default=3.0, show_default=True, help="For each model, batch and number of threads.")
 @click.option("--eager/--no-eager", default=True, show_default=True, help="PyTorch and torch.compile take part.")
 @click.option("--others/--no-others", default=True, show_default=True, help="Torch-Pruning and ONNX Runtime's int8 do.")
+@click.option("--remark", default="", help="What a reader should know of the machine, such as other work on it.")
 @click.option(
     "--write", type=click.Path(path_type=Path), default=DOCS, show_default="docs/", help="Folder of results.md."
 )
 def main(
-    models: str, batches: str, threads: str, sparsities: str, seconds: float, eager: bool, others: bool, write: Path
+    models: str,
+    batches: str,
+    threads: str,
+    sparsities: str,
+    seconds: float,
+    eager: bool,
+    others: bool,
+    remark: str,
+    write: Path,
 ) -> None:
     torch.set_num_threads(1)
     sizes = tuple(map(int, _names(batches)))
@@ -255,7 +264,8 @@ def main(
         f"Medians, and in brackets how many times faster than {REFERENCE}, by the {PERCENT}th percentiles, which other work "
         "on the machine disturbs least (95 % intervals); contestants interleaved in one process; "
         f"{machine['cpu']}, {machine['cores']} cores, {packages}. Untrained weights, structure removed at random. "
-        "Torch-Pruning removes none of the tables; it is held to the same number of parameters in the rest.\n\n"
+        "Torch-Pruning removes none of the tables; it is held to the same number of parameters in the rest."
+        f"{' ' + remark if remark else ''}\n\n"
         f"![Times faster than {REFERENCE}, by batch](latency.svg)"
     )
     write_section(write / "results.md", "Latency", "benchmarks/latency.py", "\n\n".join([intro, *parts]))

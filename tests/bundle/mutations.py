@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 from recprune_export.bundle.contents import _npz
 from recprune_export.bundle.manifest import MANIFEST, checksum
 from tests.bundle.samples import X
+from tests.documents import places_of
 from tests.program.hostile import Trap
 
 VALUES = (
@@ -87,16 +88,7 @@ def sealed_samples(bundle: Path, rng: random.Random) -> None:
 def sealed_manifest(bundle: Path, rng: random.Random) -> None:
     """Another value, anywhere in the manifest; sometimes one is missing, or too many."""
     values = json.loads((bundle / MANIFEST).read_bytes())
-    places: list[tuple[Any, Any]] = []
-
-    def walk(value: Any) -> None:
-        for key, child in value.items() if isinstance(value, dict) else enumerate(value):
-            places.append((value, key))
-            if isinstance(child, dict | list):
-                walk(child)
-
-    walk(values)
-    inside, key = rng.choice(places)
+    inside, key = rng.choice(places_of(values))
     if rng.random() < 0.15:
         del inside[key]
     elif isinstance(inside, dict) and rng.random() < 0.15:

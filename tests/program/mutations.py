@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from tests.bundle.mutations import flip
+from tests.documents import places_of
 from tests.program.hostile import GRAPH, Trap, in_json, rewrite
 
 Change = Callable[[Path, random.Random], None]
@@ -114,16 +115,7 @@ def _is_json(value: Any) -> bool:
 
 
 def _change(document: Any, rng: random.Random, values: list[Any]) -> None:
-    places: list[tuple[Any, Any]] = []
-
-    def walk(value: Any) -> None:
-        for key, child in list(value.items() if isinstance(value, dict) else enumerate(value)):
-            places.append((value, key))
-            if isinstance(child, dict | list):
-                walk(child)
-
-    walk(document)
-    inside, key = rng.choice(places)
+    inside, key = rng.choice(places_of(document))
     if rng.random() < 0.2:
         del inside[key]
     else:
