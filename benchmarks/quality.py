@@ -28,7 +28,7 @@ from recprune_export.channels.analysis import analyse
 from recprune_export.data.inference import Wishes
 from recprune_export.environment import environment
 from recprune_export.finetuning.finetune import Schedule, finetune
-from recprune_export.finetuning.task import Batch, Task, answer
+from recprune_export.finetuning.task import Lessons, Task, answer
 from recprune_export.finetuning.zeros import hold, zero_masks
 from recprune_export.jobs import load, make_task
 from recprune_export.planning import calibration, decide
@@ -137,10 +137,11 @@ def _prune(program: Program, settings: Settings, task: Task, steps: int) -> tupl
     curvature = curvature_of(student, plan, tables, task, settings)
     zeroed = student.with_own_parameters()
     hold(zeroed, zero_masks(zeroed, tables, target, curvature))
-    short = Shortened(task, min(steps, task.steps_per_epoch))
-    epochs = steps // short.steps_per_epoch
+    teacher = program.with_own_graph()
+    per_epoch = min(steps, task.lessons(student, teacher).steps_per_epoch)
+    epochs = steps // per_epoch
     schedule = Schedule(epochs, task.recipe.learning_rate, settings.zeros == "gradual", settings.seed)
-    finetune(student, program.with_own_graph(), short, tables, target, schedule, curvature)
+    finetune(student, teacher, Shortened(task, per_epoch), tables, target, schedule, curvature)
     return _metric(zeroed, task)[1], _metric(student, task)[1]
 
 
@@ -151,9 +152,11 @@ class Shortened:
     task: Task
     steps_per_epoch: int
 
-    def training_batches(self, seed: int) -> Iterator[Batch]:
-        """Yield the first batches of an epoch."""
-        return itertools.islice(self.task.training_batches(seed), self.steps_per_epoch)
+    def lessons(self, student: Program, teacher: Program) -> Lessons:
+        """Return the first batches of each epoch."""
+        whole = self.task.lessons(student, teacher)
+        first = lambda seed: itertools.islice(whole.batches(seed), self.steps_per_epoch)  # noqa: E731
+        return replace(whole, batches=first, steps_per_epoch=self.steps_per_epoch)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.task, name)

@@ -38,7 +38,7 @@ def fingerprint(
         left_out -= {"batches"}
     relevant = {name: value for name, value in settings.to_dict().items() if name not in left_out}
     packages = {name: environment()["packages"].get(name) for name in VERSIONS}
-    stated = [relevant, repr(task.recipe), task.steps_per_epoch, packages, also]
+    stated = [relevant, repr(task.recipe), packages, also]
     digest.update(json.dumps(stated, sort_keys=True).encode())
     for request, labels in task.training_batches(0):
         _add(digest, request)

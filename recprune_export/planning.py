@@ -1,7 +1,7 @@
 """`decide`: which fields, rows and channels go, from scores on calibration data and what was asked."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -13,6 +13,7 @@ from recprune_export.program.program import Program
 from recprune_export.pruning.budget import Budget, Way, make_plan
 from recprune_export.pruning.field_selection import remove_fields, select_fields
 from recprune_export.pruning.plan import NO_FIELDS, FieldPlan, Plan
+from recprune_export.pruning.ranking import Ranking
 from recprune_export.pruning.rotation.loosen import NOTHING, Loosening, find_loosening, loosen
 from recprune_export.pruning.rotation.spaces import find_spaces
 from recprune_export.pruning.rows.choose import choose_rows, count_ids
@@ -22,6 +23,7 @@ from recprune_export.pruning.rows.rewrite import share_rows, tables_of
 from recprune_export.pruning.scores.inputs import Loss, ScoreInputs
 from recprune_export.pruning.scores.registry import rankings_by
 from recprune_export.pruning.sizes import PartSizes, SizeModel
+from recprune_export.removal_share import ShareTrial, choose_shares
 from recprune_export.settings import Settings
 
 CALIBRATION_BATCHES = 16  # for scores
@@ -56,28 +58,44 @@ def decide(program: Program, settings: Settings, task: Task, *, dense: PartSizes
     if settings.score in ("auto", DEFAULT_SCORE):
         plan = _plan_of_least_loss(program, settings, task, dense)
     else:
-        plan = _plan_channels(program, NOTHING, settings, task, dense)[0]
+        plan = _scored(program, NOTHING, settings, task, dense).plan
     return replace(plan, fields=fields, rows=rows)
 
 
+@dataclass(frozen=True)
+class _Scored:
+    """A program after a loosening, the ranking of its channels, and a plan from that with what its score says is lost."""
+
+    program: Program
+    analysis: Analysis
+    rankings: Mapping[str, Ranking]
+    plan: Plan
+    lost: float
+
+
 def _plan_of_least_loss(program: Program, settings: Settings, task: Task, dense: PartSizes) -> Plan:
-    """Plan with long tables in spaces of their own where that loses far less: their matrices cost time in serving."""
+    """Plan with long tables in spaces of their own where that loses far less: their matrices cost time in serving.
+
+    Then with as much removal as loses least together with the zeros.
+    """
     loosening = find_loosening(program, analyse(program))
-    plan, lost = _plan_channels(program, loosening, settings, task, dense)
-    if lost < MATTERS:
-        return plan
-    loose = loosen(program, loosening)
-    spaces = find_spaces(loose, analyse(loose))
-    if not spaces:
-        return plan
-    own, less = _plan_channels(program, replace(loosening, spaces=spaces), settings, task, dense)
-    return own if less < SPACES_PAY * lost else plan
+    chosen = _scored(program, loosening, settings, task, dense)
+    if chosen.lost >= MATTERS:
+        loose = loosen(program, loosening)
+        spaces = find_spaces(loose, analyse(loose))
+        if spaces:
+            own = _scored(program, replace(loosening, spaces=spaces), settings, task, dense)
+            chosen = own if own.lost < SPACES_PAY * chosen.lost else chosen
+    budget = budget_of(settings)
+    if settings.structured_share is None:
+        batches = calibration(task, settings.seed)
+        trial = ShareTrial(chosen.program, chosen.analysis, chosen.rankings, dense, task, batches, settings)
+        budget = choose_shares(trial.loss, budget, MATTERS)
+    plan = make_plan(chosen.program, chosen.analysis, chosen.rankings, budget, DEFAULT_SCORE, dense=dense)
+    return replace(plan, loosening=chosen.plan.loosening)
 
 
-def _plan_channels(
-    program: Program, loosening: Loosening, settings: Settings, task: Task, dense: PartSizes
-) -> tuple[Plan, float]:
-    """A plan for the program after its loosening, and what its score says that the answers lose."""
+def _scored(program: Program, loosening: Loosening, settings: Settings, task: Task, dense: PartSizes) -> _Scored:
     name = DEFAULT_SCORE if settings.score == "auto" else settings.score
     program = loosen(program, loosening)
     analysis = analyse(program)
@@ -85,7 +103,7 @@ def _plan_channels(
     way: Way = "loss" if name == DEFAULT_SCORE else "uniform"
     plan = make_plan(program, analysis, rankings, budget_of(settings), name, way, dense=dense)
     lost = sum(rankings[part.group].losses[len(part.keep)] for part in plan.groups)
-    return replace(plan, loosening=loosening), lost
+    return _Scored(program, analysis, rankings, replace(plan, loosening=loosening), lost)
 
 
 def budget_of(settings: Settings) -> Budget:

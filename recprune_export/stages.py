@@ -1,7 +1,6 @@
 """`prune`: fields, channels and zeros go, in one stage or several; each stage is decided, carried out, proved and tuned."""
 
-import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +9,7 @@ from recprune_export.errors import UsageError
 from recprune_export.finetuning.curvature import Curvature, weight_curvature
 from recprune_export.finetuning.finetune import Schedule, finetune
 from recprune_export.finetuning.group_lasso import Regularised, regularise
-from recprune_export.finetuning.task import Recipe, Task
+from recprune_export.finetuning.task import Batch, Recipe, Task
 from recprune_export.finetuning.zeros import ZeroTarget, parameter_counts
 from recprune_export.planning import DEFAULT_SCORE, calibration, decide, share
 from recprune_export.program.program import Program
@@ -30,7 +29,7 @@ from recprune_export.settings import Settings
 from recprune_export.tiling import TileChoice, choose_tiles
 from recprune_export.training.loop import FitResult
 
-CURVATURE_BATCHES = 64
+CURVATURE_ANSWERS = 1 << 16
 NO_TILES = TileChoice()
 
 
@@ -227,8 +226,18 @@ def curvature_of(
     """Return what zeros are chosen by where channels were chosen by output error; other scores go with magnitude."""
     if plan.score != DEFAULT_SCORE:
         return None
-    batches = itertools.islice(task.training_batches(settings.seed), CURVATURE_BATCHES)
-    return weight_curvature(student, tables, batches, task.objective.probe, settings.seed)
+    lessons = task.lessons(student, student)
+    batches = _until(CURVATURE_ANSWERS, lessons.batches(settings.seed))
+    return weight_curvature(lessons.student, tables, batches, task.objective.probe, settings.seed)
+
+
+def _until(answers: int, batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield batches until a program has answered so often: once for each row, or each place of a history."""
+    for request, labels in batches:
+        yield request, labels
+        answers -= max(len(values) for values in request.values())
+        if answers <= 0:
+            return
 
 
 def zero_target(dense: PartSizes, settings: Settings) -> ZeroTarget:

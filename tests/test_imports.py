@@ -27,6 +27,7 @@ ON_TOP = {
     "resuming",
     "stages",
     "planning",
+    "removal_share",
     "tiling",
     "search",
     "jobs",

@@ -114,21 +114,22 @@ def finetune(
     The same seed on the same machine gives the same weights.
     """
     torch.manual_seed(schedule.seed)
-    steps = schedule.epochs * task.steps_per_epoch
+    lessons = task.lessons(student, teacher)
+    steps = schedule.epochs * lessons.steps_per_epoch
     row_wise = row_wise_tables(student, task.recipe.batch_size) if schedule.row_wise else frozenset()
     ramp = math.floor(steps * RAMP_SHARE) if schedule.gradual else 0
     zeros = _Zeros(student, tables, target, ramp, row_wise, curvature, tiling)
     if schedule.epochs == 0:
         return None
-    teacher.set_training(False)
+    lessons.teacher.set_training(False)
     average = None if schedule.ema is None else _Average(student, schedule.ema)
     kept = student if average is None else average.program
 
     def loss(batch: Batch) -> Tensor:
         request, labels = batch
         with torch.no_grad():
-            answer = teacher(request)
-        return task.objective.loss(student(request), answer, labels)
+            answer = lessons.teacher(request)
+        return task.objective.loss(lessons.student(request), answer, labels)
 
     def evaluate() -> float:
         hold(kept, zeros.masks)
@@ -138,7 +139,7 @@ def finetune(
         return value
 
     def batches(epoch: int) -> Iterable[Batch]:
-        return task.training_batches(schedule.seed + epoch)
+        return lessons.batches(schedule.seed + epoch)
 
     def after_step() -> None:
         zeros.after_step()
@@ -146,9 +147,9 @@ def finetune(
             average.after_step()
 
     optimizers = _optimizers(student, row_wise, schedule.learning_rate)
-    student.set_training(True, dropout=False)
+    lessons.student.set_training(True, dropout=False)
     try:
-        with sparse_gradients(student, row_wise):
+        with sparse_gradients(lessons.student, row_wise):
             return fit(
                 kept.module,
                 batches=batches,
@@ -158,7 +159,7 @@ def finetune(
                 schedulers=[_falling(optimizer, steps, schedule.warm_up) for optimizer in optimizers],
                 epochs=schedule.epochs,
                 patience=schedule.patience,
-                steps_per_epoch=task.steps_per_epoch,
+                steps_per_epoch=lessons.steps_per_epoch,
                 after_step=after_step,
                 description="Fine-tuning",
             )

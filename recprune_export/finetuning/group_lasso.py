@@ -47,8 +47,9 @@ def regularise(program: Program, analysis: Analysis, task: Task, strength: float
     """
     torch.manual_seed(schedule.seed)
     student, teacher = program.with_own_parameters(), program.with_own_graph()
-    teacher.set_training(False)
-    steps = schedule.epochs * task.steps_per_epoch
+    lessons = task.lessons(student, teacher)
+    lessons.teacher.set_training(False)
+    steps = schedule.epochs * lessons.steps_per_epoch
     lassos = [GroupLasso(student, group) for group in analysis.groups]
     optimizer = torch.optim.Adam(student.module.parameters(), lr=schedule.learning_rate)
     total_rate = schedule.learning_rate * (steps + 1) / 2  # of all steps
@@ -57,8 +58,8 @@ def regularise(program: Program, analysis: Analysis, task: Task, strength: float
     def loss(batch: Batch) -> Tensor:
         request, labels = batch
         with torch.no_grad():
-            answer = teacher(request)
-        return task.objective.loss(student(request), answer, labels)
+            answer = lessons.teacher(request)
+        return task.objective.loss(lessons.student(request), answer, labels)
 
     def after_step() -> None:
         share = optimizer.param_groups[0]["lr"] / total_rate
@@ -75,9 +76,9 @@ def regularise(program: Program, analysis: Analysis, task: Task, strength: float
         return value
 
     def batches(epoch: int) -> Iterable[Batch]:
-        return task.training_batches(schedule.seed + epoch)
+        return lessons.batches(schedule.seed + epoch)
 
-    student.set_training(True, dropout=False)
+    lessons.student.set_training(True, dropout=False)
     fitted = fit(
         student.module,
         batches=batches,
@@ -87,7 +88,7 @@ def regularise(program: Program, analysis: Analysis, task: Task, strength: float
         schedulers=[torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)],
         epochs=schedule.epochs,
         patience=schedule.patience,
-        steps_per_epoch=task.steps_per_epoch,
+        steps_per_epoch=lessons.steps_per_epoch,
         after_step=after_step,
         description="Group lasso",
     )

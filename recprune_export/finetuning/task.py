@@ -17,6 +17,7 @@ from recprune_export.data.encoder import Request as Arrays
 from recprune_export.data.rows import Ragged, Rows
 from recprune_export.data.sequences import HISTORY, NEXT_ITEM, SequenceData, SequenceEncoder, load_sequences
 from recprune_export.errors import UsageError
+from recprune_export.finetuning.every_place import PLACES, at_places, places_of
 from recprune_export.finetuning.objective import Objective
 from recprune_export.program.program import Program, example_tensors
 from recprune_export.program.signature import Signature
@@ -43,6 +44,19 @@ CLICKS = Recipe(epochs=3, learning_rate=5e-4, batch_size=1024)
 RANKINGS = Recipe(epochs=6, learning_rate=2e-3, batch_size=256)
 
 
+@dataclass(frozen=True)
+class Lessons:
+    """What a student learns from: batches by the seed of an epoch, how many there are, and who answers them.
+
+    `student` and `teacher` may be views of the programs that are given: of the same parameters, with other inputs.
+    """
+
+    student: Program
+    teacher: Program
+    batches: Callable[[int], Iterator[Batch]]
+    steps_per_epoch: int
+
+
 class Task(Protocol):
     """Batches to tune on, and a validation metric of which more is better."""
 
@@ -56,13 +70,12 @@ class Task(Protocol):
         """What the answers mean, and the loss of one."""
         ...
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """How many batches an epoch has."""
+    def training_batches(self, seed: int) -> Iterator[Batch]:
+        """Yield the training rows once, as a program takes them."""
         ...
 
-    def training_batches(self, seed: int) -> Iterator[Batch]:
-        """Yield the batches of one epoch."""
+    def lessons(self, student: Program, teacher: Program) -> Lessons:
+        """Return what `student` is tuned with."""
         ...
 
     def validate(self, program: Program) -> float:
@@ -109,15 +122,15 @@ class LabelledRows:
     objective: Objective
     recipe: Recipe
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """How many batches an epoch has."""
-        return math.ceil(len(self.data.train) / self.recipe.batch_size)
-
     def training_batches(self, seed: int) -> Iterator[Batch]:
         """Yield all training rows, shuffled."""
         for rows in self.data.train.batches(self.recipe.batch_size, seed):
             yield _tensors(rows.inputs), _tensors(rows.labels)
+
+    def lessons(self, student: Program, teacher: Program) -> Lessons:
+        """Return all training rows."""
+        steps = math.ceil(len(self.data.train) / self.recipe.batch_size)
+        return Lessons(student, teacher, self.training_batches, steps)
 
     def validate(self, program: Program) -> float:
         """Return the mean AUC over labels."""
@@ -159,25 +172,35 @@ class LabelledRows:
 
 @dataclass(frozen=True)
 class NextItems:
-    """Histories of users, cut at a random place in each epoch: the item that follows is the label."""
+    """Histories of users: the item that follows is the label."""
 
     data: SequenceData
     objective: Objective
     recipe: Recipe
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """How many batches an epoch has: each history is cut as often as it is long, at most `CUTS` times."""
-        return math.ceil(int(self._cuts().sum()) / self.recipe.batch_size)
-
     def training_batches(self, seed: int) -> Iterator[Batch]:
-        """Yield cut histories, shuffled."""
+        """Yield histories that are cut at random places, each as often as it is long, at most `CUTS` times; shuffled."""
         rng = np.random.default_rng(seed)
         users = np.repeat(np.arange(len(self.data.train)), self._cuts())
         rng.shuffle(users)
         length = self.data.encoder.columns.max_length
         for start in range(0, len(users), self.recipe.batch_size):
             yield _cut(self.data.train.take(users[start : start + self.recipe.batch_size]), length, rng)
+
+    def lessons(self, student: Program, teacher: Program) -> Lessons:
+        """Return whole histories, each place of which asks for the item that follows; cut ones where that cannot be."""
+        learner, master = at_places(student), at_places(teacher)
+        if learner is None or master is None:
+            steps = math.ceil(int(self._cuts().sum()) / self.recipe.batch_size)
+            return Lessons(student, teacher, self.training_batches, steps)
+        steps = math.ceil(len(self.data.train) / self.recipe.batch_size)
+        return Lessons(learner, master, self._whole_histories, steps)
+
+    def _whole_histories(self, seed: int) -> Iterator[Batch]:
+        length = self.data.encoder.columns.max_length
+        order = np.random.default_rng(seed).permutation(len(self.data.train))
+        for start in range(0, len(order), self.recipe.batch_size):
+            yield _everywhere(self.data.train.take(order[start : start + self.recipe.batch_size]), length)
 
     def validate(self, program: Program) -> float:
         """Return NDCG@10."""
@@ -220,15 +243,14 @@ class SampledRequests:
     objective: Objective
     recipe: Recipe
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """How many batches an epoch has."""
-        return SAMPLED_STEPS
-
     def training_batches(self, seed: int) -> Iterator[Batch]:
         """Yield drawn requests."""
         for step in range(SAMPLED_STEPS):
             yield self._draw(self.recipe.batch_size, seed * SAMPLED_STEPS + step + 1), {}
+
+    def lessons(self, student: Program, teacher: Program) -> Lessons:
+        """Return drawn requests."""
+        return Lessons(student, teacher, self.training_batches, SAMPLED_STEPS)
 
     def validate(self, program: Program) -> float:
         """Return the negative distance from the teacher on requests that are never trained on."""
@@ -305,6 +327,14 @@ def _cut(histories: Ragged, length: int, rng: np.random.Generator) -> Batch:
     within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], ends)
     beginning = Ragged(histories.values[np.repeat(histories.offsets[:-1], ends) + within], offsets)
     return {HISTORY: torch.from_numpy(beginning.right_aligned(length))}, {NEXT_ITEM: torch.from_numpy(target)}
+
+
+def _everywhere(histories: Ragged, length: int) -> Batch:
+    """Take the last `length` items of each history, and at each the one after it; 0 at the end, where only the teacher answers."""
+    history = torch.from_numpy(histories.right_aligned(length))
+    places = places_of(history > 0)
+    following = torch.cat([history[:, 1:], torch.zeros(len(history), 1, dtype=history.dtype)], dim=1)
+    return {HISTORY: history, PLACES: places}, {NEXT_ITEM: following.flatten()[places]}
 
 
 def _probability(values: np.ndarray, meaning: str) -> np.ndarray:

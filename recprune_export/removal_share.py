@@ -1,0 +1,112 @@
+"""How much of a sparsity removal takes, and how much zeros: tried, for no prediction compares the two.
+
+Where few directions matter, removing the others costs nothing, and makes the model smaller and faster. Where the rank is
+high (the items of a sequential recommender, its narrow heads) the same number of weights, each zero where it matters
+least, loses less. Tables and the rest are tried apart, by what the answers lose on calibration data before tuning.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+
+import torch
+
+from recprune_export.channels.analysis import Analysis, analyse
+from recprune_export.finetuning.curvature import weight_curvature
+from recprune_export.finetuning.task import Batch, Task
+from recprune_export.finetuning.zeros import ZeroTarget, hold, zero_masks
+from recprune_export.program.program import Program
+from recprune_export.pruning.budget import REST_SHARE, TABLE_SHARE, Budget, make_plan
+from recprune_export.pruning.ranking import Ranking
+from recprune_export.pruning.refit import refit
+from recprune_export.pruning.rewrite import apply_plan
+from recprune_export.pruning.rotation.apply import apply_transforms
+from recprune_export.pruning.rotation.legality import find_rotatable
+from recprune_export.pruning.sizes import PartSizes
+from recprune_export.settings import Settings
+
+TABLE_SHARES = (TABLE_SHARE, 0.65, 0.5, 0.35, 0.2)
+REST_SHARES = (REST_SHARE, 0.8, 0.65, 0.5)
+# Less removal makes a slower model. Of tables it is the lookups alone, of the rest it is all of the arithmetic.
+TABLES_PAY, REST_PAYS = 0.9, 0.5  # of the loss, that is left at most
+CURVATURE_BATCHES, REFIT_BATCHES = 16, 4
+
+
+def choose_shares(loss_of: Callable[[Budget], float], budget: Budget, enough: float) -> Budget:
+    """Return the budget with the shares that lose least, tables and the rest each tried with the other whole.
+
+    `loss_of` tells what a budget loses; no more than `enough` is as good as nothing.
+    """
+    tables, rest = budget.table_share, budget.rest_share
+    if budget.tables:
+        alone = replace(budget, rest=0.0)
+        tables = least_loss(TABLE_SHARES, lambda share: loss_of(replace(alone, table_share=share)), TABLES_PAY, enough)
+    if budget.rest:
+        alone = replace(budget, tables=0.0)
+        rest = least_loss(REST_SHARES, lambda share: loss_of(replace(alone, rest_share=share)), REST_PAYS, enough)
+    return replace(budget, table_share=tables, rest_share=rest)
+
+
+def least_loss(shares: Sequence[float], loss_of: Callable[[float], float], pays: float, enough: float) -> float:
+    """Go down the shares, which fall, as long as no more than `pays` of the loss is left; stop where it is `enough`.
+
+    >>> losses = {0.8: 3.0, 0.65: 2.9, 0.5: 1.0, 0.35: 0.9}
+    >>> [least_loss(tuple(losses), losses.__getitem__, 0.7, enough) for enough in (0.1, 3.5)]
+    [0.5, 0.8]
+    """
+    best, least = shares[0], loss_of(shares[0])
+    for share in shares[1:]:
+        if least <= enough:
+            break
+        loss = loss_of(share)
+        if loss <= pays * least:
+            best, least = share, loss
+    return best
+
+
+class ShareTrial:
+    """Prunes by a budget, sets the zeros that it leaves to do, and tells how far the answers move."""
+
+    def __init__(
+        self,
+        program: Program,
+        analysis: Analysis,
+        rankings: Mapping[str, Ranking],
+        dense: PartSizes,
+        task: Task,
+        batches: Sequence[Batch],
+        settings: Settings,
+    ) -> None:
+        self._program, self._analysis, self._rankings, self._dense = program, analysis, rankings, dense
+        self._task, self._batches = task, batches
+        self._seed, self._refit = settings.seed, settings.refit
+        self._rotatable = find_rotatable(program, analysis).rotatable
+        with torch.no_grad():
+            self._answers = [program(request) for request, _ in batches]
+        self._least = self._distance(program)
+
+    def loss(self, budget: Budget) -> float:
+        """Return by how much the answers move away from those of the dense program, in units of the loss."""
+        plan = make_plan(self._program, self._analysis, self._rankings, budget, "output-error", dense=self._dense)
+        original = apply_transforms(self._program, self._analysis, self._rotatable, plan.transforms)
+        student = apply_plan(original, self._analysis, plan)
+        if self._refit:
+            refit(original, self._analysis, plan, student, self._batches[:REFIT_BATCHES])
+        tables = analyse(student).tables
+        target = ZeroTarget(
+            int((1.0 - budget.tables) * self._dense.tables), int((1.0 - budget.rest) * self._dense.rest)
+        )
+        shown = islice(self._task.training_batches(self._seed), CURVATURE_BATCHES)
+        curvature = weight_curvature(student, tables, shown, self._task.objective.probe, self._seed)
+        hold(student, zero_masks(student, tables, target, curvature))
+        return self._distance(student) - self._least
+
+    def _distance(self, student: Program) -> float:
+        student.set_training(False)
+        objective = self._task.objective
+        with torch.no_grad():
+            distances = [
+                objective.distillation(student(request), answer)
+                for (request, _), answer in zip(self._batches, self._answers, strict=True)
+            ]
+        return float(torch.stack(distances).mean())
