@@ -33,14 +33,34 @@ _PRODUCTS = {"Gemm", "MatMul", "Conv"}
 
 
 @dataclass(frozen=True)
+class Terms:
+    """What an estimate is the sum of, in seconds: to begin a node, its own work on memory, to begin products, and those."""
+
+    start: float = 0.0
+    own: float = 0.0
+    calls: float = 0.0
+    product: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """The estimate."""
+        return self.start + self.own + self.calls + self.product
+
+
+@dataclass(frozen=True)
 class NodeCost:
-    """Work of one node for one batch size, its floor and its estimate, in seconds."""
+    """Work of one node for one batch size, its floor, and the terms of its estimate, in seconds."""
 
     name: str
     operator: str
     work: Work
     floor: float
-    estimate: float
+    terms: Terms
+
+    @property
+    def estimate(self) -> float:
+        """Seconds."""
+        return self.terms.total
 
 
 @dataclass(frozen=True)
@@ -90,7 +110,7 @@ def cost_with(model: onnx.ModelProto, shapes: Shapes, batch: int, machine: Machi
             operator=o.node.op_type,
             work=work,
             floor=_floor(work, machine, rate),
-            estimate=_estimate(work, machine, rate, far, o.node.output[0] in absorbed),
+            terms=_terms(work, machine, rate, far, o.node.output[0] in absorbed),
         )
         for o, work in zip(operators, works, strict=True)
     )
@@ -114,18 +134,22 @@ def _rate(work: Work, machine: Machine) -> float:
     return machine.int8 if work.int8 else machine.fp32
 
 
-def _estimate(work: Work, machine: Machine, read_rate: float, far: bool, absorbed: bool) -> float:
+def _terms(work: Work, machine: Machine, read_rate: float, far: bool, absorbed: bool) -> Terms:
     scale = machine.node / REFERENCE.node
     if absorbed:
-        return machine.node + work.steps * STEP * scale
+        return Terms(start=machine.node, own=work.steps * STEP * scale)
     own = (
         work.pieces * PIECE
         + work.lookups * (PIECE + (MISS if far else 0.0))
         + work.steps * STEP
-        + (work.calls - 1) * PRODUCT
         + work.activations / ACTIVATIONS
     )
-    return work.nodes * machine.node + own * scale + _product(work, machine, read_rate)
+    return Terms(
+        start=work.nodes * machine.node,
+        own=own * scale,
+        calls=max(work.calls - 1, 0) * PRODUCT * scale,  # the first is a part of the node; other operators make none
+        product=_product(work, machine, read_rate),
+    )
 
 
 def _product(work: Work, machine: Machine, read_rate: float) -> float:

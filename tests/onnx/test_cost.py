@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from recprune_export.onnx.cost import Cost, cost_of, cost_of_file
+from recprune_export.onnx.cost import PRODUCT, Cost, cost_of, cost_of_file
 from recprune_export.onnx.in_memory import session_in_memory
 from recprune_export.onnx.machine import REFERENCE, measure_machine
 from recprune_export.onnx.skeleton import fill_shapes, shapes_for, skeleton
@@ -62,6 +62,20 @@ def test_a_product_of_batches_is_many_products() -> None:
     text = "g (float[batch, 5, 4] x) => (float[batch, 5, 5] y) { t = Transpose<perm=[0, 2, 1]>(x) y = MatMul(x, t) }"
     product = next(node.work for node in cost(graph(text), 6).nodes if node.operator == "MatMul")
     assert (product.operations, product.calls, product.rows) == (6 * 5 * 5 * 4, 6, 5)
+
+
+def test_what_makes_no_products_gets_no_credit_for_it() -> None:
+    text = "g (float[batch, 4] x) => (float[batch, 4] y) { a = Selu(x) b = Transpose<perm=[1, 0]>(a) y = Reshape(b, four) }"
+    for node in cost(graph(text, four=numbers(-1, 4)), 3).nodes:
+        assert node.work.calls == 0
+        assert node.estimate >= node.work.nodes * REFERENCE.node
+
+
+@pytest.mark.parametrize("batch", [1, 2, 9])
+def test_every_product_of_a_batch_but_the_first_is_begun_anew(batch: int) -> None:
+    text = "g (float[batch, 5, 4] x, float[batch, 4, 3] w) => (float[batch, 5, 3] y) { y = MatMul(x, w) }"
+    (node,) = cost(graph(text), batch).nodes
+    assert node.terms.calls == pytest.approx((batch - 1) * PRODUCT)
 
 
 def test_an_operator_nobody_knows_costs_its_traffic() -> None:
