@@ -26,7 +26,8 @@ def least_for_speedup(
     tried: dict[float, Artifact] = {}
 
     def too_slow(sparsity: float) -> bool:
-        tried[sparsity] = measure_artifact(program, _pruned(program, settings, task, sparsity), settings, task)
+        pruned = _pruned(program, settings, task, sparsity)
+        tried[sparsity], _ = measure_artifact(program, pruned, replace(settings, quantize="none"), task)
         speed = tried[sparsity].overall
         tell(f"sparsity {sparsity:.3f}: {speed.estimate:.2f} [{speed.low:.2f}, {speed.high:.2f}] times faster")
         return speed.estimate < target

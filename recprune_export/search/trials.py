@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ _OF_TRIALS = ("sparsity", "embedding_sparsity", "hidden_sparsity", "seed")
 class Trial:
     """One sparsity and one seed: how the metric of the validation rows changes, pruned and tuned against dense.
 
-    `artifact` is there where the search looks at sizes and speed as well.
+    `artifact` is there where the search looks at sizes and speed as well; where it has fewer bits, the metric is its own.
     """
 
     sparsity: float
@@ -60,8 +61,8 @@ class Trials:
     ) -> None:
         self._program, self._settings, self._task, self._file = program, settings, task, file
         self._artifacts = artifacts
-        batches = list(settings.batches) if artifacts else []
-        self._key = fingerprint(program, settings, task, without=_OF_TRIALS, also=batches)
+        looks = [list(settings.batches), settings.quantize, settings.max_quantize_drop] if artifacts else []
+        self._key = fingerprint(program, settings, task, without=_OF_TRIALS, also=looks)
         self._done: dict[tuple[float, int], Trial] = {}
         if file is not None:
             self._done = {(t.sparsity, t.seed): t for t in _read(file, self._key)}
@@ -83,10 +84,11 @@ class Trials:
         return self._done[key]
 
     def _keep(self, key: tuple[float, int], pruned: Program) -> None:
-        change = self._task.change(
-            lambda request: answer(self._program, request), lambda request: answer(pruned, request)
-        )
-        artifact = measure_artifact(self._program, pruned, self._settings, self._task) if self._artifacts else None
+        artifact, change = None, None
+        if self._artifacts:
+            artifact, change = measure_artifact(self._program, pruned, self._settings, self._task)
+        if change is None:
+            change = self._task.change(partial(answer, self._program), partial(answer, pruned))
         self._done[key] = Trial(*key, change, artifact)
         if self._file is not None:
             write_json(self._file, {"key": self._key, "trials": [t.to_dict() for t in self.done]})
