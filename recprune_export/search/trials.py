@@ -13,7 +13,7 @@ from recprune_export.program.program import Program
 from recprune_export.search.artifact import Artifact, measure_artifact
 from recprune_export.search.files import write_json
 from recprune_export.settings import Settings
-from recprune_export.stages import prune
+from recprune_export.stages import Beginning, begin, prune
 from recprune_export.training.change import Change
 
 # What each trial says itself.
@@ -63,6 +63,7 @@ class Trials:
         self._artifacts = artifacts
         looks = [list(settings.batches), settings.quantize, settings.max_quantize_drop] if artifacts else []
         self._key = fingerprint(program, settings, task, without=_OF_TRIALS, also=looks)
+        self._beginnings: dict[int, Beginning] = {}  # by the seed
         self._done: dict[tuple[float, int], Trial] = {}
         if file is not None:
             self._done = {(t.sparsity, t.seed): t for t in _read(file, self._key)}
@@ -79,7 +80,9 @@ class Trials:
             settings = replace(
                 self._settings, sparsity=key[0], embedding_sparsity=None, hidden_sparsity=None, seed=key[1]
             )
-            pruned = prune(self._program, settings, self._task).program
+            if key[1] not in self._beginnings:
+                self._beginnings[key[1]] = begin(self._program, settings, self._task)
+            pruned = prune(self._program, settings, self._task, beginning=self._beginnings[key[1]]).program
             self._keep(key, pruned)
         return self._done[key]
 
