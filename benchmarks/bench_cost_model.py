@@ -1,11 +1,14 @@
-"""The cost model held against measurements: whole graphs, and what each rewrite changes.
+"""The cost model held against measurements: operators by themselves, whole graphs, and what each rewrite changes.
 
-    python benchmarks/bench_cost_model.py [--corpus corpus.py] [--only NAME] [--batches 1,32,256,1024]
+    python benchmarks/bench_cost_model.py [--corpus corpus.py] [--only NAME] [--operator NAME] [--batches 1,32,256,1024]
 
-For each model (the reference recommenders, or those of a corpus, see third_party.py): the estimate for its graph as a
-fraction of the measured median; and for each rewrite, applied to the graph as the ones before left it, whether kept or
-not, the estimated and the measured time as a fraction of the time before. One thread, before and after interleaved.
-Prints tables, how often the estimate says the right direction, and JSON as the last line.
+For each kind of operator (operator_cases.py): measured : estimated, and what each constant of `onnx/cost.py` and
+`onnx/work.py` should be multiplied with to fit best (cost_fit.py), with the interval in which nine in ten resamples lie.
+`--only -` leaves out the models, `--operator -` the operators. For each model (the reference recommenders, or those of
+a corpus, see third_party.py): the estimate for its graph as a fraction of the measured 20th percentile; and for each
+rewrite, applied to the graph as the ones before left it, whether kept or not, the estimated and the measured time as a
+fraction of the time before. One thread, before and after interleaved. Prints tables, how often the estimate says the
+right direction, and JSON as the last line.
 """
 
 import json
@@ -17,13 +20,16 @@ import click
 import numpy as np
 import onnx_ir as ir
 import torch
+from cost_fit import fit, ratios
 from onnx_ir.passes.common import RemoveUnusedNodesPass
+from operator_cases import PERCENT, measure_operators
 from third_party import load_corpus
 
 from recprune_export.onnx import export as module
 from recprune_export.onnx.cost import cost_of
 from recprune_export.onnx.export import PASSES, REWRITES
 from recprune_export.onnx.in_memory import session_in_memory
+from recprune_export.onnx.machine import REFERENCE
 from recprune_export.onnx.skeleton import fill_shapes, skeleton
 from recprune_export.program.capture import capture
 from recprune_export.program.drawing import draw_request
@@ -74,13 +80,16 @@ def plain(program: Program) -> ir.Model:
 
 
 def milliseconds(graphs: Sequence[ir.Model], requests: dict[int, Any], seconds: float) -> list[dict[int, float]]:
-    """Measure graphs against each other; return the medians by batch."""
+    """Measure graphs against each other; return a low percentile by batch."""
     runs = [session_in_memory(graph) for graph in graphs]
     contestants = [
         Contestant(str(i), lambda request, run=run: run(list(request.values()))) for i, run in enumerate(runs)
     ]
     report = measure(contestants, requests, threads=1, seconds=seconds)
-    return [{batch: report.percentiles(batch, str(i)).p50 for batch in requests} for i in range(len(graphs))]
+    samples = report.samples
+    return [
+        {batch: float(np.percentile(samples[batch][str(i)], PERCENT)) for batch in requests} for i in range(len(graphs))
+    ]
 
 
 def estimates(graph: ir.Model, batches: Sequence[int]) -> dict[int, float]:
@@ -124,15 +133,36 @@ def right_direction(results: Sequence[dict[str, Any]]) -> float:
     return float(np.mean(agree)) if agree else 1.0
 
 
+def try_operators(batches: Sequence[int], seconds: float, only: str) -> dict[str, Any]:
+    """Print and return measured : estimated by operator, and the factors of the constants that fit best."""
+    cases = list(measure_operators(REFERENCE, batches, seconds, only))
+    if not cases:
+        return {}
+    factors = fit(cases)
+    now, fitted = ratios(cases), ratios(cases, factors)
+    click.echo(f"{'measured : estimated':<22} " + " ".join(f"{b:>6}" for b in batches) + "   as fitted")
+    for operator, by_batch in now.items():
+        cells = [" ".join(f"{r[b]:>6.2f}" for b in batches) for r in (by_batch, fitted[operator])]
+        click.echo(f"{operator:<22} " + "   ".join(cells))
+    click.echo(f"\n{'constant':<32} factor that fits best (* where that is not 1 beyond noise)")
+    for name, each in factors.items():
+        click.echo(f"{name:<32} {each.factor:.2f} [{each.low:.2f}, {each.high:.2f}]{' *' if each.differs else ''}")
+    click.echo()
+    told = {name: {**vars(each), "differs": each.differs} for name, each in factors.items()}
+    return {"ratios": now, "fitted": fitted, "factors": told}
+
+
 @click.command(help=__doc__.splitlines()[0])
 @click.option("--corpus", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--only", default="", help="Part of a model's name.")
+@click.option("--operator", default="", help="Part of an operator's name.")
 @click.option("--batches", default="1,32,256,1024", show_default=True)
 @click.option("--seconds", default=0.3, show_default=True, help="For each comparison and batch.")
-def main(corpus: Path | None, only: str, batches: str, seconds: float) -> None:
+def main(corpus: Path | None, only: str, operator: str, batches: str, seconds: float) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     sizes = [int(part) for part in batches.split(",")]
+    operators = try_operators(sizes, seconds, operator)
     click.echo(f"{'':<40} " + " ".join(f"{f'batch {b}':>22}" for b in sizes))
     results = []
     for name, program in programs(corpus, only):
@@ -149,13 +179,19 @@ def main(corpus: Path | None, only: str, batches: str, seconds: float) -> None:
             click.echo(f"{label:<40} " + " ".join(f"{cell:>22}" for cell in cells))
     whole = [r["estimate"] for r in results if r["what"] == "whole"]
     spread = {b: np.percentile([w[b] for w in whole], (10, 50, 90)).round(2).tolist() for b in sizes} if whole else {}
-    click.echo(f"Estimate as a fraction of the measured median, 10th, 50th, 90th percentile of models: {spread}")
+    click.echo(f"Estimate as a fraction of the measured, 10th, 50th, 90th percentile of models: {spread}")
     click.echo(
         f"Rewrites of which the estimate tells the direction (within {SAME:.0%}): {right_direction(results):.1%}"
     )
     click.echo(
         json.dumps(
-            {"benchmark": "cost_model", "direction": right_direction(results), "spread": spread, "each": results}
+            {
+                "benchmark": "cost_model",
+                "operators": operators,
+                "direction": right_direction(results),
+                "spread": spread,
+                "each": results,
+            }
         )
     )
 

@@ -42,15 +42,23 @@ def analysed(program: Program) -> Analysis:
     return analysis
 
 
-def decide(program: Program, settings: Settings, task: Task, *, dense: PartSizes | None = None) -> Plan:
+def decide(
+    program: Program,
+    settings: Settings,
+    task: Task,
+    *,
+    dense: PartSizes | None = None,
+    fields: FieldPlan | None = None,
+) -> Plan:
     """Choose the fields and the rows that go, score the channels of the rest, and make a plan within the budget.
 
-    Sparsity is a part of the sizes of `dense`, if not of those of `program` itself.
+    Sparsity is a part of the sizes of `dense`, if not of those of `program` itself. `fields` are those that
+    `decide_fields` chose, where that is known.
 
     Raises `PruningError` where there is nothing to prune, `UsageError` where more fields are to go than can.
     """
     dense = dense or SizeModel(program, analysed(program)).sizes()
-    fields = decide_fields(program, settings, task)
+    fields = decide_fields(program, settings, task) if fields is None else fields
     program = remove_fields(program, fields).program
     rows = decide_rows(program, settings, task)
     program = share(program, rows, settings, task)

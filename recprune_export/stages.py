@@ -4,6 +4,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from recprune_export.channels.analysis import Analysis, analyse
 from recprune_export.errors import UsageError
 from recprune_export.finetuning.curvature import Curvature, weight_curvature
@@ -11,11 +14,11 @@ from recprune_export.finetuning.finetune import Schedule, finetune
 from recprune_export.finetuning.group_lasso import Regularised, regularise
 from recprune_export.finetuning.task import Batch, Recipe, Task
 from recprune_export.finetuning.zeros import ZeroTarget, parameter_counts
-from recprune_export.planning import DEFAULT_SCORE, calibration, decide, share
+from recprune_export.planning import DEFAULT_SCORE, calibration, decide, decide_fields, share
 from recprune_export.program.program import Program
 from recprune_export.progress import doing
 from recprune_export.pruning.field_selection import remove_fields
-from recprune_export.pruning.plan import Plan
+from recprune_export.pruning.plan import FieldPlan, Plan
 from recprune_export.pruning.refit import refit
 from recprune_export.pruning.rewrite import apply_plan
 from recprune_export.pruning.rotation.apply import apply_transforms
@@ -68,12 +71,39 @@ class Pruned:
         return Plan.of_stages([stage.plan for stage in self.stages])
 
 
-def prune(program: Program, settings: Settings, task: Task, plan: Plan | None = None, work: Work = NO_WORK) -> Pruned:
+@dataclass(frozen=True)
+class Beginning:
+    """What comes before the sparsity matters, for one seed: regularised training, and the fields that go.
+
+    `random` is the state of the random numbers afterwards, so that what follows is the same as in a run of its own.
+    """
+
+    regularised: Regularised | None
+    fields: FieldPlan
+    random: Tensor
+
+
+def begin(program: Program, settings: Settings, task: Task) -> Beginning:
+    """Do what all of a search's trials with the same seed have in common."""
+    regularised = regularise_channels(program, settings, task)
+    fields = decide_fields(regularised.program if regularised else program, settings, task)
+    return Beginning(regularised, fields, torch.get_rng_state())
+
+
+def prune(
+    program: Program,
+    settings: Settings,
+    task: Task,
+    plan: Plan | None = None,
+    work: Work = NO_WORK,
+    beginning: Beginning | None = None,
+) -> Pruned:
     """Remove fields and channels by a plan, prove the result, then add zeros while tuning. `program` is left as it is.
 
     With several `steps` that is done as often, each time with a part of the channels and of the epochs; zeros come last.
     The teacher is `program` in every stage (gradual pruning with tuning in between: Han et al. 2015, section 3.4).
-    What takes long is kept in `work`, and taken from there where an earlier run left it: with the same result.
+    What takes long is kept in `work`, and taken from there where an earlier run left it: with the same result. `beginning`
+    is what `begin` made for the same program, settings but for the sparsity, and rows.
 
     Raises `UsageError` where more fields are to go than can, or nothing tells which ids are rare, `PruningError` where the
     plan does not fit.
@@ -84,14 +114,19 @@ def prune(program: Program, settings: Settings, task: Task, plan: Plan | None = 
         raise UsageError("A plan says itself which rows go: leave out --prune-rows, or the plan.")
     if plan is not None:
         settings = replace(settings, steps=len(plan.stages))
-    regularised = regularise_channels(program, settings, task, work)
+    if beginning is None:
+        regularised, fields = regularise_channels(program, settings, task, work), None
+    else:
+        regularised, fields = beginning.regularised, beginning.fields
+        torch.set_rng_state(beginning.random)
     sizes = SizeModel(program, analyse(program)).sizes()
     target = zero_target(sizes, settings)
     start = regularised.program if regularised else program
     stages: list[Stage] = []
     for number in range(1, settings.steps + 1):
         given = plan.stages[number - 1] if plan is not None else None
-        stages.append(_carry_out(program, sizes, start, number, settings, task, given, target, work))
+        stages.append(_carry_out(program, sizes, start, number, settings, task, given, target, work, fields))
+        fields = None
         start = stages[-1].program
     return Pruned(tuple(stages), target, regularised)
 
@@ -120,13 +155,14 @@ def _carry_out(
     plan: Plan | None = None,
     target: ZeroTarget | None = None,
     work: Work = NO_WORK,
+    fields: FieldPlan | None = None,
 ) -> Stage:
     """Decide, prune and tune what the stage before left, `start`; `sizes` are those of `dense`, `target` is for the last stage."""
     kept = work.find(f"stage-{number}")
     if kept is not None:
         plan = Plan.from_dict(kept.values["plan"])
     with doing("Choosing what goes"):
-        plan = plan or decide(start, settings.at_stage(number), task, dense=sizes)
+        plan = plan or decide(start, settings.at_stage(number), task, dense=sizes, fields=fields)
     rest = remove_fields(start, plan.fields)
     smaller = share(rest.program, plan.rows, settings, task)
     shared = check_rows(rest.program, smaller, plan.rows) if plan.rows else None

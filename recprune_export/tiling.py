@@ -151,11 +151,16 @@ def tile_notes(choice: TileChoice, file: OnnxFile, settings: Settings) -> tuple[
         return ()
     if not choice.layers:
         return (f"--pattern {settings.pattern} set no zeros in tiles: {choice.reason}.",)
-    served = {name for each in file.rewrites if each.name == tile_layers.__name__ and each.kept for name in each.at}
+    served = [name for each in file.rewrites if each.name == tile_layers.__name__ and each.kept for name in each.at]
     parts = [
         f"{each.weight} ({each.outputs} units by {each.tile}, {each.kept} of {each.inputs} inputs each)"
         for each in choice.layers
     ]
-    dense = len(choice.layers) - len(served)
-    told = f" {dense} of them run as dense layers, which is estimated to be faster." if dense > 0 else ""
+    dense = sum(not any(_is_of(name, each.weight) for name in served) for each in choice.layers)
+    told = f" {dense} of them run as dense layers: by tiles they are estimated to be no faster." if dense else ""
     return (f"Zeros in tiles: {', '.join(parts)}.{told}",)
+
+
+def _is_of(name: str, weight: str) -> bool:
+    """Whether a weight of the file is that of the program, or the part of it that shared inputs left or took."""
+    return name == weight or name.startswith(f"{weight}_part")

@@ -9,7 +9,6 @@ import click
 from recprune_export.cli.group import main
 from recprune_export.cli.options import FILE, job_options, loading_options
 from recprune_export.cli.values import source_of
-from recprune_export.settings import QUANTIZE
 
 
 @main.command()
@@ -23,11 +22,6 @@ from recprune_export.settings import QUANTIZE
     default=0,
     metavar="N",
     help="First remove the N fields that the loss needs least; their inputs stay and are ignored.",
-)
-@click.option(
-    "--structured-share",
-    type=float,
-    help="Part that removed channels take; zeros the rest.  [default: 0.8 in tables, 0.95 elsewhere]",
 )
 @click.option(
     "--prune-rows",
@@ -46,14 +40,6 @@ from recprune_export.settings import QUANTIZE
 @click.option("--plan", "plan_file", type=FILE, help="Apply this plan.json instead of making one.")
 @click.option("--plan-only", is_flag=True, help="Print the plan as JSON and stop.")
 @click.option("--zeros", type=click.Choice(["gradual", "one-shot"]), default="gradual", show_default=True)
-@click.option(
-    "--pattern",
-    type=click.Choice(["element", "tile", "auto"]),
-    default="element",
-    show_default=True,
-    help="How zeros fall in linear layers. Tiles run faster; there are more zeros with a smaller --structured-share.",
-)
-@click.option("--tile", default="auto", show_default=True, metavar="32..128", help="Units that share their inputs.")
 @click.option("--data", type=FILE, help="CSV, Parquet or NPZ with rows to tune and measure on.")
 @click.option("--warm-up", type=float, default=0.0, show_default=True, help="Share of tuning in which the rate rises.")
 @click.option(
@@ -70,21 +56,6 @@ from recprune_export.settings import QUANTIZE
     "--max-drop", type=float, metavar="DROP", help="Search the largest sparsity at which quality falls no more."
 )
 @click.option("--target-speedup", type=float, metavar="TIMES", help="Search the least sparsity that is so much faster.")
-@click.option(
-    "--quantize",
-    type=click.Choice(QUANTIZE),
-    default="none",
-    show_default=True,
-    help="Store tables in fewer bits; int8 and int4: multiply in int8 where that is measured to be faster.",
-)
-@click.option(
-    "--max-quantize-drop",
-    type=float,
-    default=0.001,
-    show_default=True,
-    metavar="DROP",
-    help="What that may take of the validation metric; beyond it weights get more bits again.",
-)
 @click.option("--no-dense", is_flag=True, help="Leave the dense baseline out of the bundle.")
 @click.option("--no-triton", "triton", flag_value=False, default=True, help="Leave Triton's model repository out.")
 @click.option("--license", "licence", metavar="SPDX-ID", help="Licence of the bundle.  [default: not stated]")

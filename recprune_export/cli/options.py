@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from recprune_export.pruning.scores.names import NAMES
+from recprune_export.settings import QUANTIZE
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -54,6 +55,36 @@ def job_options(command: F) -> F:
             click.option("--learning-rate", type=float, help="[default: by the kind of model]"),
             click.option(
                 "--batch-size", type=click.IntRange(1), help="Of fine-tuning.  [default: by the kind of model]"
+            ),
+            click.option(
+                "--pattern",
+                type=click.Choice(["element", "tile", "auto"]),
+                default="element",
+                show_default=True,
+                help="How zeros fall in linear layers. Tiles run faster; there are more zeros with a smaller --structured-share.",
+            ),
+            click.option(
+                "--tile", default="auto", show_default=True, metavar="32..128", help="Units that share their inputs."
+            ),
+            click.option(
+                "--structured-share",
+                type=float,
+                help="Part that removed channels take; zeros the rest.  [default: 0.8 in tables, 0.95 elsewhere]",
+            ),
+            click.option(
+                "--quantize",
+                type=click.Choice(QUANTIZE),
+                default="none",
+                show_default=True,
+                help="Store tables in fewer bits; int8 and int4: multiply in int8 where that is measured to be faster.",
+            ),
+            click.option(
+                "--max-quantize-drop",
+                type=float,
+                default=0.001,
+                show_default=True,
+                metavar="DROP",
+                help="What that may take of the validation metric; beyond it weights get more bits again.",
             ),
             click.option("--seed", type=int, default=0, show_default=True),
             click.option(

@@ -1,13 +1,16 @@
 """Quality, size and speed over sparsity."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from recprune_export.cli.group import main
 from recprune_export.cli.options import FILE, job_options, loading_options
 from recprune_export.cli.values import fractions, source_of
+
+if TYPE_CHECKING:
+    from recprune_export.settings import Settings
 
 
 @main.command()
@@ -31,15 +34,16 @@ def sweep(
     output: Path | None,
     as_json: bool,
     quiet: bool,
+    tile: str,
     **options: Any,
 ) -> None:
     """Show quality, size and speed over sparsity, and where the knee is: a table, sweep.json and sweep.svg.
 
     What was measured is kept: given again, the command goes on where it was interrupted.
     """
-    from recprune_export.settings import Settings, batch_sizes
+    from recprune_export.settings import Settings, batch_sizes, tile_units
 
-    settings = Settings(batches=batch_sizes(batches), **options)
+    settings = Settings(batches=batch_sizes(batches), tile=tile_units(tile), **options)
     wanted = fractions(sparsities, "--sparsities")
     target = output or Path("artifacts") / f"{model.stem}-sweep"
     from recprune_export.console.sweep import print_sweep, tell_trial
@@ -52,4 +56,17 @@ def sweep(
             model, target=target, data=data, labels=labels, sparsities=wanted, settings=settings, source=source,
             tell=tell_trial,
         )  # fmt: skip
-    print_sweep(found, target, str(model), as_json=as_json)
+    print_sweep(found, target, str(model), wishes_of(settings), as_json=as_json)
+
+
+def wishes_of(settings: "Settings") -> str:
+    """Return the options, as they are typed, without which the main job would make another artifact of the same sparsity.
+
+    >>> from recprune_export.settings import Settings
+    >>> wishes_of(Settings(pattern="tile", quantize="int8"))
+    ' --pattern tile --quantize int8'
+    """
+    names = ("score", "pattern", "tile", "structured_share", "quantize", "max_quantize_drop")
+    defaults = type(settings)()
+    changed = [name for name in names if getattr(settings, name) != getattr(defaults, name)]
+    return "".join(f" --{name.replace('_', '-')} {getattr(settings, name)}" for name in changed)

@@ -21,8 +21,8 @@ def tell_trial(trial: "Trial") -> None:
     )
 
 
-def print_sweep(found: "Sweep", folder: Path, model: str, *, as_json: bool) -> None:
-    """Show quality, size and speed over sparsity."""
+def print_sweep(found: "Sweep", folder: Path, model: str, wishes: str = "", *, as_json: bool) -> None:
+    """Show quality, size and speed over sparsity; `wishes` are options that were given, for the command to go on with."""
     if as_json:
         return print_json(found.to_dict())
     console = open_console()
@@ -50,5 +50,7 @@ def print_sweep(found: "Sweep", folder: Path, model: str, *, as_json: bool) -> N
     console.print(f"Written: {files}", highlight=False, soft_wrap=True)
     chosen = found.trials[found.knee if found.knee is not None else 0].sparsity
     console.print(
-        f"Next: recprune-export {shell_word(model)} --sparsity {chosen:g} --data FILE", highlight=False, soft_wrap=True
+        f"Next: recprune-export {shell_word(model)} --sparsity {chosen:g}{wishes} --data FILE",
+        highlight=False,
+        soft_wrap=True,
     )

@@ -9,7 +9,6 @@ Runtime's operators cost by themselves; it decides between two forms of one grap
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +16,57 @@ import onnx
 
 from recprune_export.onnx.machine import REFERENCE, Machine
 from recprune_export.onnx.skeleton import Shapes, shapes_for
-from recprune_export.onnx.work import ROWS, Operator, Tensor, Work, work_of
+from recprune_export.onnx.work import NO_WORK, Operator, Tensor, Work, work_of
 
 # What ONNX Runtime 1.32 takes on the reference machine, in seconds; on others in proportion to the cost of a node.
-PIECE = 7e-9  # to copy one stretch of memory, however short
+PIECE = 7.4e-9  # to copy one stretch of memory, however short
 STEP = 0.035e-9  # a vectorised operation on one element
 MISS = 40e-9  # to look up a row in a table that no cache holds
-PRODUCT = 0.25e-6  # to begin one of many small products
-ACTIVATIONS = 60e9  # bytes per second between operators
+PRODUCT = 0.17e-6  # to begin one of many small products
+ACTIVATIONS = 90e9  # bytes per second between operators
+FEED = 0.7e-6  # to hand over one more input or output
 NEAR = 1 << 20  # bytes of all tables together that stay in the cache beside everything else
-FEW_ROWS = 7.6  # rows whose time a product takes for up to four that fill no block of `ROWS`
 
 _FREE_AFTER_PRODUCT = {"Relu", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "HardSigmoid", "Elu"}
 _PRODUCTS = {"Gemm", "MatMul", "Conv"}
 
 
 @dataclass(frozen=True)
+class Terms:
+    """What the estimate for a node is the sum of, in seconds; each goes with one constant, or a few of `work.py`.
+
+    `start`: to begin the node; `traffic`: what is read and written between operators; `steps`, `pieces`, `lookups`: as in
+    `Work`; `calls`: to begin every product but the first; `product`: multiply-adds, or reading the weights.
+    """
+
+    start: float = 0.0
+    traffic: float = 0.0
+    steps: float = 0.0
+    pieces: float = 0.0
+    lookups: float = 0.0
+    calls: float = 0.0
+    product: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """The estimate."""
+        return sum(vars(self).values())
+
+
+@dataclass(frozen=True)
 class NodeCost:
-    """Work of one node for one batch size, its floor and its estimate, in seconds."""
+    """Work of one node for one batch size, its floor, and the terms of its estimate, in seconds."""
 
     name: str
     operator: str
     work: Work
     floor: float
-    estimate: float
+    terms: Terms
+
+    @property
+    def estimate(self) -> float:
+        """Seconds."""
+        return self.terms.total
 
 
 @dataclass(frozen=True)
@@ -78,7 +104,7 @@ def cost_of(model: onnx.ModelProto, batch: int, machine: Machine = REFERENCE) ->
 def cost_with(model: onnx.ModelProto, shapes: Shapes, batch: int, machine: Machine = REFERENCE) -> Cost:
     """Return the cost of a model whose values have these shapes."""
     operators = _operators(model, shapes)
-    works = [work_of(operator) for operator in operators]
+    works = [NO_WORK if operator.folded else work_of(operator) for operator in operators]
     interface = _interface(model, shapes)
     read = sum(work.weights for work in works) + interface
     rate = machine.read_rate(read)
@@ -90,7 +116,7 @@ def cost_with(model: onnx.ModelProto, shapes: Shapes, batch: int, machine: Machi
             operator=o.node.op_type,
             work=work,
             floor=_floor(work, machine, rate),
-            estimate=_estimate(work, machine, rate, far, o.node.output[0] in absorbed),
+            terms=_terms(work, machine, rate, far, o.node.output[0] in absorbed),
         )
         for o, work in zip(operators, works, strict=True)
     )
@@ -102,8 +128,14 @@ def cost_with(model: onnx.ModelProto, shapes: Shapes, batch: int, machine: Machi
         activations=sum(work.activations for work in works),
         interface=interface,
         floor=max(sum(work.operations / _rate(work, machine) for work in works), read / rate),
-        estimate=machine.call + sum(node.estimate for node in nodes),
+        estimate=machine.call + _feeding(model, machine) + sum(node.estimate for node in nodes),
     )
+
+
+def _feeding(model: onnx.ModelProto, machine: Machine) -> float:
+    """Every input and output but the first of each, which the call has."""
+    more = max(len(model.graph.input) - 1, 0) + max(len(model.graph.output) - 1, 0)
+    return more * FEED * machine.node / REFERENCE.node
 
 
 def _floor(work: Work, machine: Machine, read_rate: float) -> float:
@@ -114,28 +146,28 @@ def _rate(work: Work, machine: Machine) -> float:
     return machine.int8 if work.int8 else machine.fp32
 
 
-def _estimate(work: Work, machine: Machine, read_rate: float, far: bool, absorbed: bool) -> float:
+def _terms(work: Work, machine: Machine, read_rate: float, far: bool, absorbed: bool) -> Terms:
     scale = machine.node / REFERENCE.node
     if absorbed:
-        return machine.node + work.steps * STEP * scale
-    own = (
-        work.pieces * PIECE
-        + work.lookups * (PIECE + (MISS if far else 0.0))
-        + work.steps * STEP
-        + (work.calls - 1) * PRODUCT
-        + work.activations / ACTIVATIONS
+        return Terms(start=machine.node, steps=work.steps * STEP * scale)
+    return Terms(
+        start=work.nodes * machine.node,
+        traffic=work.activations / ACTIVATIONS * scale,
+        steps=work.steps * STEP * scale,
+        pieces=work.pieces * PIECE * scale,
+        lookups=work.lookups * (PIECE + (MISS if far else 0.0)) * scale,
+        calls=max(work.calls - 1, 0) * PRODUCT * scale,  # the first is a part of the node; other operators make none
+        product=_product(work, machine, read_rate),
     )
-    return work.nodes * machine.node + own * scale + _product(work, machine, read_rate)
 
 
 def _product(work: Work, machine: Machine, read_rate: float) -> float:
-    """Blocks of rows run at the full rate; what is left over costs as much as more rows would."""
-    if not work.operations:
-        return 0.0
-    whole, rest = divmod(work.rows, ROWS)
-    effective = whole * ROWS + (FEW_ROWS * ceil(rest / 4) if work.rows > 1 else 1)
-    computing = (work.operations + work.padding) / work.rows * effective / _rate(work, machine)
-    return max(computing, work.weights / read_rate)
+    """Few rows are bound by the weights that are read, whatever their number; beyond them each row costs the same."""
+    return (
+        max((work.operations + work.padding) / _rate(work, machine), work.weights / read_rate)
+        if work.operations
+        else 0.0
+    )
 
 
 def _absorbed(model: onnx.ModelProto) -> frozenset[str]:
@@ -166,7 +198,8 @@ def _operators(model: onnx.ModelProto, shapes: Shapes) -> list[Operator]:
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear":  # a part of the product that reads it: nothing is widened
             itemsizes[node.output[0]] = itemsizes.get(node.input[0], 1)
-            constants |= {node.output[0]} if node.input[0] in constants else set()
+        if all(name in constants for name in node.input if name):  # computed once, when the model is loaded
+            constants |= {*node.output}
 
     def tensor(name: str) -> Tensor | None:
         return Tensor(shapes[name], itemsizes.get(name, 4), name in constants) if name in shapes else None

@@ -17,14 +17,13 @@ Rule = Callable[["Operator"], "Work"]
 class Work:
     """The work of one operator.
 
-    `operations`: multiply-adds of matrix products, `calls`: products that are computed one by one, `rows`: rows of the
-    left operand of one product. `weights`: bytes of constants that have to be read. `activations`: bytes that are read
-    and written besides. `steps`: evaluations of a function or comparisons, in units of one cheap vectorised one for one
-    element. `pieces`: stretches of memory that are copied one by one. `lookups`: rows read at random from a table.
+    `operations`: multiply-adds of matrix products, `calls`: products that are computed one by one. `weights`: bytes of
+    constants that have to be read. `activations`: bytes that are read and written besides. `steps`: evaluations of a
+    function or comparisons, in units of one cheap vectorised one for one element. `pieces`: stretches of memory that are
+    copied one by one. `lookups`: rows read at random from a table.
     """
 
     operations: int = 0
-    rows: int = 0
     calls: int = 0
     padding: int = 0
     weights: int = 0
@@ -35,6 +34,9 @@ class Work:
     table: int = 0
     nodes: float = 1.0
     int8: bool = False
+
+
+NO_WORK = Work(nodes=0.0)
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,11 @@ class Operator:
         return next((list(a.ints) for a in self.node.attribute if a.name == name), [])
 
     @property
+    def folded(self) -> bool:
+        """Whether it depends on what the file holds alone: ONNX Runtime computes it when it loads the model."""
+        return all(t is not None and t.constant for t, name in zip(self.inputs, self.node.input, strict=True) if name)
+
+    @property
     def constants(self) -> int:
         """Bytes of the operands that the file holds."""
         return sum(t.bytes for t in self.inputs if t is not None and t.constant)
@@ -100,24 +107,25 @@ def work_of(operator: Operator) -> Work:
     """Return the work of an operator; of one without a rule, that it reads its operands and writes its results."""
     named = zip(operator.inputs, operator.node.input, strict=True)
     if operator.outputs[0] is None or any(tensor is None and name for tensor, name in named):
-        return Work()
+        return Work(nodes=OTHERS)
     rule, nodes = _RULES.get(operator.node.op_type, (_streamed, OTHERS))
     return replace(rule(operator), nodes=nodes)
 
 
-# What ONNX Runtime 1.32 was measured to take (benchmarks/cost_model.py).
-LANES, ROWS = 16, 12  # columns and rows of the blocks in which products are computed
-OTHERS = 1.3  # nodes that an operator without a rule costs to begin with
-JOINED = 0.5  # of a piece, where a loop copies without looking up where to
-SUMMED_ROW = 20.0  # pieces for a row of a sum over a middle axis
-TRANSPOSED, SCATTERED = 8.0, 60.0  # steps for an element: of a matrix, of anything else
+# What ONNX Runtime 1.32 was measured to take (benchmarks/bench_cost_model.py).
+LANES = 16  # columns of the blocks in which products are computed
+OTHERS = 0.9  # nodes that an operator without a rule costs to begin with
+JOINED = 0.25  # of a piece, where a loop copies without looking up where to
+OPERAND = 11.0  # pieces for each operand that is joined, whatever its size
+SUMMED_ROW = 18.0  # pieces for each row that a sum over a middle axis results in
+TRANSPOSED, SCATTERED = 3.0, 90.0  # steps for an element: where neighbouring axes swap, anything else
 BROADCAST = 280.0  # steps for each row to which a row is added
-NORMALISED, EINSUM, RECURRENT = 28.0, 50.0, 80.0  # steps for an element
+NORMALISED, EINSUM, RECURRENT = 12.0, 50.0, 80.0  # steps for an element
 # Steps for an element of a function, 1 where it is not named.
 STEPS = {
-    "Relu": 1, "Neg": 1, "Abs": 1, "Not": 1, "Sqrt": 1, "LeakyRelu": 1,
-    "Cast": 6, "Clip": 6, "PRelu": 6, "Elu": 6, "HardSigmoid": 6, "IsNaN": 6, "Pow": 6, "Sigmoid": 6, "Tanh": 6, "Exp": 6,
-    "Gelu": 6, "QuickGelu": 6, "BiasGelu": 6, "Erf": 10, "Softplus": 10, "Where": 25, "Log": 45, "Mod": 45,
+    "Relu": 1, "Neg": 1, "Abs": 1, "Not": 1, "Sqrt": 1, "LeakyRelu": 1, "Cast": 1,
+    "Clip": 6, "PRelu": 6, "Elu": 6, "HardSigmoid": 6, "IsNaN": 6, "Pow": 6, "Sigmoid": 6, "Tanh": 6, "Exp": 6,
+    "Gelu": 6, "QuickGelu": 6, "BiasGelu": 6, "Erf": 10, "Softplus": 10, "Where": 55, "Log": 45, "Mod": 45,
 }  # fmt: skip
 
 _RULES: dict[str, tuple[Rule, float]] = {}
@@ -180,7 +188,7 @@ def _gemm(operator: Operator) -> Work:
     return _product(operator, out.shape[0], inner, out.shape[1], calls=1, right=right)
 
 
-@_rule("MatMul", "FusedMatMul", "MatMulInteger", nodes=3.0)
+@_rule("MatMul", "FusedMatMul", "MatMulInteger", nodes=1.5)
 def _matmul(operator: Operator) -> Work:
     left, right, out = operator.operand(0), operator.operand(1), operator.result
     inner = left.shape[-2 if operator.integer("transA") else -1]
@@ -204,7 +212,6 @@ def _product(operator: Operator, rows: int, inner: int, columns: int, calls: int
     idle = 1 if columns == 1 else -columns % LANES  # a single column is bound by its reads
     return Work(
         operations=calls * rows * inner * columns,
-        rows=rows,
         calls=calls,
         padding=calls * rows * inner * idle,
         weights=operator.constants,
@@ -218,7 +225,6 @@ def _conv(operator: Operator) -> Work:
     kernel, out = operator.operand(1), operator.result
     return Work(
         operations=out.size * prod(kernel.shape[1:]),
-        rows=ROWS,
         calls=out.shape[0],
         weights=operator.constants,
         activations=operator.moved,
@@ -232,7 +238,6 @@ def _recurrent(operator: Operator) -> Work:
     inputs, hidden = operator.operand(1), operator.operand(2)
     return Work(
         operations=length * batch * (inputs.size + hidden.size),
-        rows=batch,
         calls=length,
         weights=operator.constants,
         activations=operator.moved,
@@ -240,7 +245,7 @@ def _recurrent(operator: Operator) -> Work:
     )
 
 
-@_rule("Gather", nodes=2.0)
+@_rule("Gather")
 def _gather(operator: Operator) -> Work:
     """Rows of a table, or parts of what was computed."""
     data, out = operator.operand(0), operator.result
@@ -252,20 +257,21 @@ def _gather(operator: Operator) -> Work:
     return Work(activations=2 * out.bytes, pieces=pieces)
 
 
-@_rule("GatherND", nodes=2.0)
+@_rule("GatherND", nodes=1.3)
 def _gather_nd(operator: Operator) -> Work:
     out, indices = operator.result, operator.operand(1)
     return Work(activations=2 * out.bytes, pieces=prod(indices.shape[:-1]), weights=operator.constants)
 
 
-@_rule("Concat", nodes=3.5)
+@_rule("Concat")
 def _joined(operator: Operator) -> Work:
     """A stretch for each operand and each index of the axes before."""
     before = prod(operator.result.shape[: operator.integer("axis") % len(operator.result.shape)])
-    return Work(activations=operator.moved, weights=operator.constants, pieces=JOINED * before * len(operator.inputs))
+    pieces = (JOINED * before + OPERAND) * len(operator.inputs)
+    return Work(activations=operator.moved, weights=operator.constants, pieces=pieces)
 
 
-@_rule("Slice", "Split")
+@_rule("Slice", "Split", nodes=1.6)
 def _cut(operator: Operator) -> Work:
     """A stretch for each index of the axes before the one that is cut."""
     source = operator.operand(0)
@@ -277,7 +283,7 @@ def _cut(operator: Operator) -> Work:
     return Work(activations=2 * sum(t.bytes for t in results), pieces=pieces)
 
 
-@_rule("Transpose", nodes=3.0)
+@_rule("Transpose")
 def _transpose(operator: Operator) -> Work:
     """The axes at the end that stay move as one; a plain matrix is transposed in registers."""
     source = operator.operand(0)
@@ -288,32 +294,39 @@ def _transpose(operator: Operator) -> Work:
     kept = next(i for i in range(len(order)) if order[-1 - i] != len(order) - 1 - i)
     if kept:
         return Work(activations=2 * source.bytes, pieces=source.size // max(prod(source.shape[-kept:]), 1))
-    in_registers = _is_matrix(source.shape, order) and source.itemsize == 4
-    return Work(activations=2 * source.bytes, steps=source.size * (TRANSPOSED if in_registers else SCATTERED))
+    steps = TRANSPOSED if _swaps_neighbours(order) else SCATTERED
+    return Work(activations=2 * source.bytes, steps=source.size * steps)
 
 
-def _is_matrix(shape: Shape, order: Sequence[int]) -> bool:
-    """Whether a permutation only swaps two blocks of neighbouring axes."""
-    return list(order) == [*range(order[0], len(shape)), *range(order[0])]
+def _swaps_neighbours(order: Sequence[int]) -> bool:
+    """Whether a permutation only swaps two neighbouring blocks of axes, as one that moves a single axis does.
+
+    >>> [_swaps_neighbours(order) for order in ([1, 0], [0, 2, 1], [1, 2, 0, 3], [2, 3, 0, 1], [2, 1, 0])]
+    [True, True, True, True, False]
+    """
+    moved = [axis for position, axis in enumerate(order) if axis != position]
+    first, last = min(moved), max(moved)
+    return moved == [*range(moved[0], last + 1), *range(first, moved[0])]
 
 
-@_rule("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceSumSquare", "ReduceProd", nodes=3.5)
+@_rule("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceSumSquare", "ReduceProd", nodes=1.4)
 def _reduced(operator: Operator) -> Work:
-    """A sum over the last axes runs along memory; over a middle axis each row costs a call."""
+    """A sum over the last axes runs along memory; over a middle axis each row that results costs a call, but of maxima."""
     source, out = operator.operand(0), operator.result
     last_kept = out.size > 0 and len(source.shape) > 1 and out.shape[-1:] == source.shape[-1:] != (1,)
-    pieces = SUMMED_ROW * source.size / max(source.shape[-1], 1) if last_kept else JOINED * out.size
+    calls = last_kept and operator.node.op_type not in ("ReduceMax", "ReduceMin")
+    pieces = SUMMED_ROW * out.size / out.shape[-1] if calls else JOINED * out.size
     return Work(activations=source.bytes + out.bytes, steps=float(source.size), pieces=pieces)
 
 
-@_rule("Softmax", "LogSoftmax", "LayerNormalization", "RMSNormalization", "SkipLayerNormalization", nodes=3.5)
+@_rule("Softmax", "LogSoftmax", "LayerNormalization", "RMSNormalization", "SkipLayerNormalization", nodes=1.2)
 def _normalised(operator: Operator) -> Work:
     """Three passes over each row."""
     steps = NORMALISED * operator.operand(0).size
     return Work(weights=operator.constants, activations=operator.moved, steps=steps)
 
 
-@_rule("Einsum", nodes=35.0)
+@_rule("Einsum", nodes=12.0)
 def _einsum(operator: Operator) -> Work:
     """Operands are transposed, and a small product is made for each element of the batch."""
     return Work(activations=operator.moved, steps=EINSUM * operator.result.size)

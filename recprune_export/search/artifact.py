@@ -3,16 +3,19 @@
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import exp, log
 from pathlib import Path
 from typing import Any
 
-from recprune_export.finetuning.task import Task
+from recprune_export.fewer_bits import in_fewer_bits
+from recprune_export.finetuning.task import Task, answer
 from recprune_export.onnx.counts import count
 from recprune_export.onnx.export import Serving, export_onnx
 from recprune_export.program.program import Program
-from recprune_export.served import latency_requests
+from recprune_export.served import latency_requests, session_of
 from recprune_export.settings import Settings
+from recprune_export.training.change import Change
 from recprune_export.validation.contestants import DENSE_ONNX, PRUNED_ONNX, in_onnxruntime
 from recprune_export.validation.latency import measure
 from recprune_export.validation.statistics import Estimate
@@ -60,22 +63,30 @@ class Artifact:
         )
 
 
-def measure_artifact(dense: Program, pruned: Program, settings: Settings, task: Task) -> Artifact:
-    """Export both and let them take turns, with `settings.threads` threads, on the batch sizes of `settings`."""
+def measure_artifact(dense: Program, pruned: Program, settings: Settings, task: Task) -> tuple[Artifact, Change | None]:
+    """Export both and let them take turns, with `settings.threads` threads, on the batch sizes of `settings`.
+
+    In fewer bits where the settings say so; then how the metric of the validation rows changes from `dense` to the file comes
+    second, else None.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         before = export_onnx(dense, Path(scratch) / "dense.onnx", rewrites=())
         after = export_onnx(pruned, Path(scratch) / "model.onnx", serving=Serving(settings.batches))
+        requests = latency_requests(settings, task, after.signature)
+        fewer_bits = in_fewer_bits(after, task, settings, requests, Path(scratch) / "quantised")
+        after = after if fewer_bits is None else fewer_bits.file
+        change = None if fewer_bits is None else task.change(partial(answer, dense), session_of(after))
         contestants = [
             in_onnxruntime(DENSE_ONNX, before.path, settings.threads),
             in_onnxruntime(PRUNED_ONNX, after.path, settings.threads),
         ]
-        requests = latency_requests(settings, task, after.signature)
         report = measure(contestants, requests, threads=settings.threads, seconds=SECONDS, seed=settings.seed)
         counts = count(after.path).total
-        return Artifact(
+        artifact = Artifact(
             counts.parameters,
             counts.nonzero,
             after.bytes,
             {batch: report.percentiles(batch, PRUNED_ONNX).p50 for batch in settings.batches},
             {batch: report.ratio(batch, DENSE_ONNX, PRUNED_ONNX) for batch in settings.batches},
         )
+        return artifact, change

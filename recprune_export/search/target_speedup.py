@@ -5,8 +5,9 @@ from dataclasses import replace
 
 from recprune_export.errors import PruningError
 from recprune_export.finetuning.task import Task
-from recprune_export.planning import decide, rest_of
+from recprune_export.planning import decide, decide_fields, rest_of
 from recprune_export.program.program import Program
+from recprune_export.pruning.plan import FieldPlan
 from recprune_export.pruning.rewrite import apply_plan
 from recprune_export.search.artifact import Artifact, measure_artifact
 from recprune_export.search.bisection import MOST, largest
@@ -24,9 +25,11 @@ def least_for_speedup(
     Raises `PruningError` where even the largest sparsity is not enough.
     """
     tried: dict[float, Artifact] = {}
+    fields = decide_fields(program, settings, task)
 
     def too_slow(sparsity: float) -> bool:
-        tried[sparsity] = measure_artifact(program, _pruned(program, settings, task, sparsity), settings, task)
+        pruned = _pruned(program, settings, task, sparsity, fields)
+        tried[sparsity], _ = measure_artifact(program, pruned, replace(settings, quantize="none"), task)
         speed = tried[sparsity].overall
         tell(f"sparsity {sparsity:.3f}: {speed.estimate:.2f} [{speed.low:.2f}, {speed.high:.2f}] times faster")
         return speed.estimate < target
@@ -41,7 +44,8 @@ def least_for_speedup(
     return last.too_much
 
 
-def _pruned(program: Program, settings: Settings, task: Task, sparsity: float) -> Program:
-    plan = decide(program, replace(settings, sparsity=sparsity, embedding_sparsity=None, hidden_sparsity=None), task)
+def _pruned(program: Program, settings: Settings, task: Task, sparsity: float, fields: FieldPlan) -> Program:
+    settings = replace(settings, sparsity=sparsity, embedding_sparsity=None, hidden_sparsity=None)
+    plan = decide(program, settings, task, fields=fields)
     dense, analysis = rotate(rest_of(program, plan, settings, task), plan)
     return apply_plan(dense, analysis, plan)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from recprune_export.program.program import Program
 from recprune_export.search.artifact import Artifact, measure_artifact
 from recprune_export.search.files import write_json
 from recprune_export.settings import Settings
-from recprune_export.stages import prune
+from recprune_export.stages import Beginning, begin, prune
 from recprune_export.training.change import Change
 
 # What each trial says itself.
@@ -23,7 +24,7 @@ _OF_TRIALS = ("sparsity", "embedding_sparsity", "hidden_sparsity", "seed")
 class Trial:
     """One sparsity and one seed: how the metric of the validation rows changes, pruned and tuned against dense.
 
-    `artifact` is there where the search looks at sizes and speed as well.
+    `artifact` is there where the search looks at sizes and speed as well; where it has fewer bits, the metric is its own.
     """
 
     sparsity: float
@@ -60,8 +61,9 @@ class Trials:
     ) -> None:
         self._program, self._settings, self._task, self._file = program, settings, task, file
         self._artifacts = artifacts
-        batches = list(settings.batches) if artifacts else []
-        self._key = fingerprint(program, settings, task, without=_OF_TRIALS, also=batches)
+        looks = [list(settings.batches), settings.quantize, settings.max_quantize_drop] if artifacts else []
+        self._key = fingerprint(program, settings, task, without=_OF_TRIALS, also=looks)
+        self._beginnings: dict[int, Beginning] = {}  # by the seed
         self._done: dict[tuple[float, int], Trial] = {}
         if file is not None:
             self._done = {(t.sparsity, t.seed): t for t in _read(file, self._key)}
@@ -78,15 +80,18 @@ class Trials:
             settings = replace(
                 self._settings, sparsity=key[0], embedding_sparsity=None, hidden_sparsity=None, seed=key[1]
             )
-            pruned = prune(self._program, settings, self._task).program
+            if key[1] not in self._beginnings:
+                self._beginnings[key[1]] = begin(self._program, settings, self._task)
+            pruned = prune(self._program, settings, self._task, beginning=self._beginnings[key[1]]).program
             self._keep(key, pruned)
         return self._done[key]
 
     def _keep(self, key: tuple[float, int], pruned: Program) -> None:
-        change = self._task.change(
-            lambda request: answer(self._program, request), lambda request: answer(pruned, request)
-        )
-        artifact = measure_artifact(self._program, pruned, self._settings, self._task) if self._artifacts else None
+        artifact, change = None, None
+        if self._artifacts:
+            artifact, change = measure_artifact(self._program, pruned, self._settings, self._task)
+        if change is None:
+            change = self._task.change(partial(answer, self._program), partial(answer, pruned))
         self._done[key] = Trial(*key, change, artifact)
         if self._file is not None:
             write_json(self._file, {"key": self._key, "trials": [t.to_dict() for t in self.done]})

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from recprune_export.onnx.cost import Cost, cost_of, cost_of_file
+from recprune_export.onnx.cost import PRODUCT, Cost, cost_of, cost_of_file
 from recprune_export.onnx.in_memory import session_in_memory
 from recprune_export.onnx.machine import REFERENCE, measure_machine
 from recprune_export.onnx.skeleton import fill_shapes, shapes_for, skeleton
@@ -61,7 +61,21 @@ def test_weights_apart_cost_the_same(tmp_path: Path) -> None:
 def test_a_product_of_batches_is_many_products() -> None:
     text = "g (float[batch, 5, 4] x) => (float[batch, 5, 5] y) { t = Transpose<perm=[0, 2, 1]>(x) y = MatMul(x, t) }"
     product = next(node.work for node in cost(graph(text), 6).nodes if node.operator == "MatMul")
-    assert (product.operations, product.calls, product.rows) == (6 * 5 * 5 * 4, 6, 5)
+    assert (product.operations, product.calls) == (6 * 5 * 5 * 4, 6)
+
+
+def test_what_makes_no_products_gets_no_credit_for_it() -> None:
+    text = "g (float[batch, 4] x) => (float[batch, 4] y) { a = Selu(x) b = Transpose<perm=[1, 0]>(a) y = Reshape(b, four) }"
+    for node in cost(graph(text, four=numbers(-1, 4)), 3).nodes:
+        assert node.work.calls == 0
+        assert node.estimate >= node.work.nodes * REFERENCE.node
+
+
+@pytest.mark.parametrize("batch", [1, 2, 9])
+def test_every_product_of_a_batch_but_the_first_is_begun_anew(batch: int) -> None:
+    text = "g (float[batch, 5, 4] x, float[batch, 4, 3] w) => (float[batch, 5, 3] y) { y = MatMul(x, w) }"
+    (node,) = cost(graph(text), batch).nodes
+    assert node.terms.calls == pytest.approx((batch - 1) * PRODUCT)
 
 
 def test_an_operator_nobody_knows_costs_its_traffic() -> None:
@@ -114,3 +128,33 @@ def test_larger_working_sets_are_read_no_faster_than_the_reference_says() -> Non
     assert rates[0] == REFERENCE.reads[0]
     assert rates[-1] == REFERENCE.reads[-1]
     assert np.isfinite(rates).all()
+
+
+def test_what_depends_on_the_file_alone_costs_nothing_at_a_request() -> None:
+    text = "g (float[batch, 4] x) => (float[batch, 3] y) { ones = Cast<to=1>(bits) y = MatMul(x, ones) }"
+    cast, product = cost(graph(text, bits=np.ones((4, 3), dtype=np.int8)), 5).nodes
+    assert (cast.estimate, cast.floor) == (0.0, 0.0)
+    assert product.work.weights == 4 * 3 * 4
+
+
+def test_a_sum_over_a_middle_axis_costs_by_the_rows_that_result() -> None:
+    def reduce(shape: str, result: str) -> float:
+        text = f"g (float[{shape}] x) => (float[{result}] y) {{ y = ReduceSum<keepdims=0>(x, axis) }}"
+        (node,) = cost(graph(text, axis=numbers(1)), 64).nodes
+        return node.terms.pieces
+
+    assert reduce("batch, 5, 16", "batch, 16") == reduce("batch, 50, 16", "batch, 16") > 0.0
+
+
+def test_one_axis_moved_is_transposed_faster_than_all_axes_turned_round() -> None:
+    def transpose(order: str, result: str) -> float:
+        text = f"g (float[batch, 8, 16] x) => (float[{result}] y) {{ y = Transpose<perm=[{order}]>(x) }}"
+        return cost(graph(text), 64).nodes[0].estimate
+
+    assert transpose("0, 2, 1", "batch, 16, 8") < transpose("2, 1, 0", "16, 8, batch") / 3
+
+
+def test_every_input_beyond_the_first_is_handed_over() -> None:
+    one = cost(graph("g (float[batch, 4] x) => (float[batch, 4] y) { y = Add(x, x) }"), 2)
+    two = cost(graph("g (float[batch, 4] x, float[batch, 4] z) => (float[batch, 4] y) { y = Add(x, z) }"), 2)
+    assert two.estimate - one.estimate > two.nodes[0].estimate - one.nodes[0].estimate

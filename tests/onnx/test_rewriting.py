@@ -11,8 +11,9 @@ from recprune_export.onnx.graph import constant, nodes_of, replace
 from recprune_export.onnx.passes.affine import fold_affine
 from recprune_export.onnx.passes.pairs import pick_flat
 from recprune_export.onnx.passes.small_tables import fold_small_tables
-from recprune_export.onnx.rewriting import TOLERANCE, Limits, Pass, largest_difference, rewrite
-from tests.onnx.graphs import floats, graph, operators
+from recprune_export.onnx.passes.sums import sum_by_product
+from recprune_export.onnx.rewriting import SLIGHTLY, TOLERANCE, Limits, Pass, largest_difference, rewrite
+from tests.onnx.graphs import floats, graph, numbers, operators
 from tests.onnx.passes.test_first_layer import PARTS, SMALL, request
 from tests.onnx.passes.test_movement import PICK
 
@@ -68,6 +69,20 @@ def test_a_rewrite_that_costs_more_is_dropped_without_a_run() -> None:
     _, (many,) = rewrite(model, [pick_flat], probes, (1, 1024))
     assert few.kept
     assert "slower at batch 1024" in many.reason
+
+
+def test_a_little_more_at_one_batch_size_is_paid_for_a_gain_on_average() -> None:
+    text = (
+        "g (float[batch, 13, 12] x, float[batch, 256] z) => (float[batch, 12] y, float[batch, 256] h)"
+        " { y = ReduceSum<keepdims=0>(x, axis) h = MatMul(z, w) }"
+    )
+    model, probes = graph(text, axis=numbers(1), w=floats(256, 256)), [[floats(2, 13, 12), floats(2, 256)]]
+    _, (alone,) = rewrite(model, [sum_by_product], probes, (1,))
+    _, (among,) = rewrite(model, [sum_by_product], probes, (1, 64))
+    assert "slower at batch 1" in alone.reason
+    assert among.kept
+    assert among.before[1] < among.after[1] <= among.before[1] * (1 + SLIGHTLY)
+    assert sum(among.after[batch] / among.before[batch] for batch in (1, 64)) < 2
 
 
 def test_a_rewrite_must_not_undo_what_was_asked_for() -> None:

@@ -3,17 +3,22 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from recprune_export import stages
 from recprune_export.errors import PruningError, UsageError
 from recprune_export.finetuning.task import Task
 from recprune_export.jobs import load, make_task
+from recprune_export.planning import decide_fields
 from recprune_export.plots import draw_sweep
 from recprune_export.program.program import Program
+from recprune_export.pruning.plan import FieldPlan
+from recprune_export.search import target_speedup
 from recprune_export.search.max_drop import SEEDS, most_within
 from recprune_export.search.settle import settle
 from recprune_export.search.sweep import sweep
@@ -73,6 +78,50 @@ def test_trials_of_other_settings_or_a_broken_file_are_begun_anew(job: tuple[Pro
     assert len(Trials(program, replace(SETTINGS, threads=2), task, file).done) == 1
     file.write_text("{")
     assert Trials(program, SETTINGS, task, file).done == ()
+
+
+def test_what_all_trials_share_is_done_once_for_each_seed(
+    job: tuple[Program, Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, task = job
+    runs = {"regularise": 0, "decide_fields": 0}
+
+    def counted(name: str) -> None:
+        original = getattr(stages, name)
+
+        def run(*given: object, **named: object) -> object:
+            runs[name] += 1
+            return original(*given, **named)
+
+        monkeypatch.setattr(stages, name, run)
+
+    for name in runs:
+        counted(name)
+    monkeypatch.setattr("recprune_export.planning.decide_fields", stages.decide_fields)  # what a plan would call
+    settings = replace(SETTINGS, regularise=1.0, prune_fields=1)
+    trials = Trials(program, settings, task)
+    first, second = trials.at(0.3), trials.at(0.6)
+    assert runs == {"regularise": 1, "decide_fields": 1}
+    assert Trials(program, settings, task).at(0.6) == second != first  # as without the other
+    assert runs == {"regularise": 2, "decide_fields": 2}
+    trials.at(0.6, seed=1)
+    assert runs == {"regularise": 3, "decide_fields": 3}
+
+
+def test_a_speed_is_searched_with_the_same_fields(job: tuple[Program, Task], monkeypatch: pytest.MonkeyPatch) -> None:
+    program, task = job
+    chosen = []
+
+    def choose(*given: Any) -> FieldPlan:
+        chosen.append(decide_fields(*given))
+        return chosen[-1]
+
+    monkeypatch.setattr(target_speedup, "decide_fields", choose)
+    monkeypatch.setattr("recprune_export.planning.decide_fields", choose)
+    with pytest.raises(PruningError, match="times as fast"):
+        target_speedup.least_for_speedup(program, replace(SETTINGS, prune_fields=1), task, 1e6)
+    (fields,) = chosen
+    assert len(fields.removed) == 1
 
 
 def test_what_is_found_holds_on_rows_that_the_search_never_saw(job: tuple[Program, Task]) -> None:

@@ -29,10 +29,11 @@ def _tile_layers(model: ir.Model, weights: Collection[str]) -> int:
     """Compute only what tile sparsity leaves of linear layers, their activations feature-major from the first to the last.
 
     Before: a linear layer of a value with two axes, whose outputs fall into tiles that read the same inputs, the other
-    weights zero. After: `Gather(Xᵀ, inputs [tiles, k], axis=0) → MatMul(W [tiles, tile, k], ·) → Reshape`, and the bias
-    added as a column, [batch, inputs] transposed before, [outputs, batch] after. Units are in the order of the tiles, which
-    the layer that reads them absorbs. Activations in between stay as they are; a dense layer behind becomes `Gemm(W, Xᵀ)`,
-    and so does one before that has no more inputs than outputs. So there is one transpose at each end of an MLP.
+    weights zero; its bias may be one row that was computed from shared inputs. After:
+    `Gather(Xᵀ, inputs [tiles, k], axis=0) → MatMul(W [tiles, tile, k], ·) → Reshape`, and the bias added as a column,
+    [batch, inputs] transposed before, [outputs, batch] after. Units are in the order of the tiles, which the layer that
+    reads them absorbs. Activations in between stay as they are; a dense layer behind becomes `Gemm(W, Xᵀ)`, and so does one
+    before that has no more inputs than outputs. So there is one transpose at each end of an MLP.
 
     Returns the number of layers that are tiled.
     """
@@ -47,7 +48,7 @@ tile_layers = ByPlace("tile_layers", find_tiled, _tile_layers)
 
 def _layer_of(node: ir.Node) -> Linear | None:
     """A linear layer that can be turned: the batch is one axis, and nothing else reads its weights."""
-    layer = linear_of(node)
+    layer = linear_of(node, computed_bias=True)
     return layer if layer is not None and rank(layer.operand) == 2 and layer.owns_weight else None
 
 
@@ -112,9 +113,9 @@ class _FeatureMajor:
     def _leads_to_tiles(self, value: ir.Value) -> bool:
         reader = only_user(value)
         while reader is not None and reader.op_type in _ACTIVATIONS:
-            reader = only_user(reader.outputs[0])
+            value, reader = reader.outputs[0], only_user(reader.outputs[0])
         layer = None if reader is None else _layer_of(reader)
-        return layer is not None and layer.weight.name in self._tiles
+        return layer is not None and layer.operand is value and layer.weight.name in self._tiles
 
     def _turn_layer(self, layer: Linear) -> None:
         source = self._source(layer)
@@ -138,10 +139,10 @@ class _FeatureMajor:
         weight = np.zeros((layer.outputs, source.count), dtype=np.float32)
         weight[:, source.rows] = layer.matrix().T
         operands = [self._constant(layer, "turned", weight), source.value]
-        vector = layer.vector()
-        if vector is not None:
-            operands.append(self._constant(layer, "column", vector[:, None].astype(np.float32)))
-        return self._finish(layer, [ir.node("Gemm", operands)], np.arange(layer.outputs), layer.outputs)
+        rows, new = np.arange(layer.outputs), list[ir.Node]()
+        if layer.bias is not None:
+            operands.append(self._bias(layer, rows, layer.outputs, new))
+        return self._finish(layer, [*new, ir.node("Gemm", operands)], rows, layer.outputs)
 
     def _tile(self, layer: Linear, tiles: Tiles, source: _Turned) -> _Turned:
         """One product for each tile, of the rows that it reads."""
@@ -157,11 +158,30 @@ class _FeatureMajor:
         if count > 1:
             shape = self._constant(layer, "rows", np.array([count * tile, -1], dtype=np.int64))
             new.append(ir.node("Reshape", [product.outputs[0], shape]))
+        if layer.bias is not None:
+            product = new[-1]
+            column = self._bias(layer, rows, count * tile, new)
+            new.append(ir.node("Add", [product.outputs[0], column]))
+        return self._finish(layer, new, rows, count * tile)
+
+    def _bias(self, layer: Linear, rows: np.ndarray, count: int, new: list[ir.Node]) -> ir.Value:
+        """The bias as a column [count, 1], a constant or by `new` nodes: b that was computed for all rows of the batch."""
         vector = layer.vector()
         if vector is not None:
-            column = _Turned(new[-1].outputs[0], rows, count * tile).column(vector)
-            new.append(ir.node("Add", [new[-1].outputs[0], self._constant(layer, "column", column)]))
-        return self._finish(layer, new, rows, count * tile)
+            column = np.zeros((count, 1), dtype=np.float32)
+            column[rows, 0] = vector
+            return self._constant(layer, "column", column)
+        assert layer.bias is not None
+        order = np.zeros(count, dtype=np.int32)  # what fills up gets the first number: nobody reads it
+        order[rows] = np.arange(layer.outputs)
+        upright = ir.node("Reshape", [layer.bias, self._constant(layer, "upright", np.array([-1, 1], dtype=np.int64))])
+        new.append(upright)
+        if count == layer.outputs and (order == np.arange(count)).all():
+            return upright.outputs[0]
+        new.append(
+            ir.node("Gather", [upright.outputs[0], self._constant(layer, "order", order)], attributes={"axis": 0})
+        )
+        return new[-1].outputs[0]
 
     def _constant(self, layer: Linear, name: str, array: np.ndarray) -> ir.Value:
         return constant(self._graph, f"{layer.weight.name}_{name}", np.ascontiguousarray(array))

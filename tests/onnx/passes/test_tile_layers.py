@@ -45,6 +45,19 @@ def test_an_mlp_is_feature_major_throughout(second: np.ndarray) -> None:
     assert (found["Gather"], found["MatMul"], found["Gemm"]) == (2, 2, 1)
 
 
+@pytest.mark.parametrize("sizes", [[16, 16, 16], [17, 16, 15]], ids=["even", "uneven"])
+def test_a_bias_may_be_one_row_that_was_computed(sizes: list[int]) -> None:
+    """What all candidates share, as `share_inputs` leaves it; the row itself is not turned round."""
+    model = graph(
+        f"g (float[batch, {IN}] x, float[1, 7] u) => (float[batch, {OUT}] y) {{ c = Gemm<transB=1>(u, w0, b0)"
+        " g = Gemm<transB=1>(x, w1, c) h = Relu(g) y = Gemm<transB=1>(h, w2, b2) }",
+        w0=floats(MIDDLE, 7), b0=floats(MIDDLE), w1=weights(MIDDLE, IN, sizes), w2=floats(OUT, MIDDLE), b2=floats(OUT),
+    )  # fmt: skip
+    made = rewritten(tile_layers, model, [[*x, floats(1, 7, seed=2)] for x in X])
+    assert operators(made)["Transpose"] == 2  # of x and y
+    assert operators(made)["MatMul"] == 1
+
+
 def test_what_is_zero_is_gone() -> None:
     made = rewritten(tile_layers, mlp(), X, places=2)
     floating = [v.const_value for v in made.graph.initializers.values() if v.const_value and v.uses()]
