@@ -14,11 +14,16 @@ from recprune_export.quantisation.observe import Arrays, observe
 from recprune_export.quantisation.plan import (
     BY_DIMENSION,
     BY_ROW,
+    BY_ROW_DYNAMIC,
+    BY_ROW_STATIC,
     DYNAMIC,
     FOUR_BITS,
+    FOUR_BITS_DYNAMIC,
     FOUR_BITS_IN_BLOCKS,
+    FOUR_BITS_STATIC,
     HALF,
     PLAIN,
+    PRODUCTS,
     STATIC,
     Choice,
     Mode,
@@ -48,19 +53,20 @@ def decide(
     found = candidates_of(model)
     if mode == "none":
         return QuantisationPlan(mode, (), ())
-    operands = [layer.operand.name or "" for layer in found.layers.values()]
-    ids = [table.lookups[0].inputs[1].name or "" for table in found.tables.values()]  # type: ignore[union-attr]
-    wanted = ids if mode == "fp16" else [*operands, *ids]
-    inside = {batch: observe(model, wanted, [request]) for batch, request in requests.items()}
+    wanted = [] if mode == "fp16" else [layer.operand for layer in found.layers.values()]
+    wanted += [value for table in found.tables.values() for value in _ends(table)[0]]
+    names = [value.name or "" for value in wanted]
+    inside = {batch: observe(model, names, [request]) for batch, request in requests.items()}
     timed = []
     for name, layer in () if mode == "fp16" else found.layers.items():
         advance(name)
         timed.append(_layer(model, name, layer, inside, stopwatch))
-    whole = stopwatch(model, "", (), {b: dict(r) for b, r in requests.items()})[PLAIN] if timed else {}
+    multiplied = any(table.products for table in found.tables.values())
+    whole = stopwatch(model, "", (), {b: dict(r) for b, r in requests.items()})[PLAIN] if timed or multiplied else {}
     chosen_tables = []
     for name, table in found.tables.items():
         advance(name)
-        chosen_tables.append(_table(model, mode, table, inside, stopwatch))
+        chosen_tables.append(_table(model, mode, table, inside, whole, stopwatch))
     left = () if mode == "fp16" else _left(found, is_table=False)
     return QuantisationPlan(
         mode, (*_none_in_the_red(timed, whole), *left), (*chosen_tables, *_left(found, is_table=True))
@@ -76,8 +82,8 @@ class _Timed:
 
 
 def _layer(model: ir.Model, name: str, layer: Linear, inside: Mapping[int, Arrays], stopwatch: Stopwatch) -> _Timed:
-    part = part_of(model, layer.operand, end_of(layer))
-    times = stopwatch(part, name, (STATIC, DYNAMIC), _given(inside, layer.operand))
+    part = part_of(model, [layer.operand], [end_of(layer)])
+    times = stopwatch(part, name, (STATIC, DYNAMIC), _given(inside, [layer.operand]))
     static, dynamic = (overall(speedups(times, form)) for form in (STATIC, DYNAMIC))
     form, speedup = (DYNAMIC, dynamic) if dynamic > WORTH_DEPENDENCE * static else (STATIC, static)
     reason = f"{speedup:.2f} times as fast as in fp32; static {static:.2f}, dynamic {dynamic:.2f}"
@@ -110,27 +116,65 @@ def _none_in_the_red(timed: Sequence[_Timed], whole: Mapping[int, float]) -> tup
     return tuple(each.choice for each in kept.values())
 
 
-def _table(model: ir.Model, mode: Mode, table: Table, inside: Mapping[int, Arrays], stopwatch: Stopwatch) -> Choice:
+def _table(
+    model: ir.Model,
+    mode: Mode,
+    table: Table,
+    inside: Mapping[int, Arrays],
+    whole: Mapping[int, float],
+    stopwatch: Stopwatch,
+) -> Choice:
     forms = _forms(mode, table)
     if not forms:
         return Choice(
             table.name, table.shape, PLAIN, "it holds numbers that fp16 cannot", {}, tables.bytes_of(table, PLAIN)
         )
-    lookup = table.lookups[0]
+    starts, ends = _ends(table)
+    times = stopwatch(part_of(model, starts, ends), table.name, forms, _given(inside, starts))
+    measured = {form: speedups(times, form) for form in forms}
+    form, reason = _best_product(times, measured, whole) if table.products else _best_table(table, measured)
+    return Choice(table.name, table.shape, form, reason, measured[form], tables.bytes_of(table, form))
+
+
+def _ends(table: Table) -> tuple[list[ir.Value], list[ir.Value]]:
+    """Where the part that is timed begins and where it ends: one lookup, and one product where there are any."""
+    lookup, products = table.lookups[0], table.products[:1]
     ids = lookup.inputs[1]
     assert ids is not None
-    times = stopwatch(part_of(model, ids, lookup.outputs[0]), table.name, forms, _given(inside, ids))
-    measured = {form: speedups(times, form) for form in forms}
-    form, reason = _best_table(table, measured)
-    return Choice(table.name, table.shape, form, reason, measured[form], tables.bytes_of(table, form))
+    found = lookup.outputs[0]
+    starts = [ids, *(product.operand for product in products if product.operand is not found)]
+    return starts, [found, *map(end_of, products)]
 
 
 def _forms(mode: Mode, table: Table) -> list[str]:
     if mode == "fp16":
         return [HALF] if tables.fits_half(table) else []
+    if table.products:
+        few = mode == "int8" or tables.bytes_of(table, FOUR_BITS)[1] >= tables.bytes_of(table, BY_ROW)[1]
+        return [BY_ROW, BY_ROW_STATIC, BY_ROW_DYNAMIC] if few else [FOUR_BITS, FOUR_BITS_STATIC, FOUR_BITS_DYNAMIC]
     if mode == "int8" or tables.bytes_of(table, FOUR_BITS)[1] >= tables.bytes_of(table, BY_DIMENSION)[1]:
         return [BY_ROW, BY_DIMENSION]  # with few dimensions the scales of rows outweigh the bits
     return [FOUR_BITS, FOUR_BITS_IN_BLOCKS] if tables.fits_blocks(table) else [FOUR_BITS]
+
+
+def _best_product(
+    times: Times, measured: Mapping[str, Mapping[int, float]], whole: Mapping[int, float]
+) -> tuple[str, str]:
+    """A product of integers where one of floats is clearly slower over all batch sizes, and costs none of them too much.
+
+    Static and dynamic are weighed as in layers.
+    """
+    speeds = {form: overall(by_batch) for form, by_batch in measured.items()}
+    form, *others = speeds
+    kinds = {PRODUCTS[other][1]: other for other in others}
+    if kinds:
+        dependent = speeds[kinds[DYNAMIC]] > WORTH_DEPENDENCE * speeds[kinds[STATIC]]
+        integers = kinds[DYNAMIC if dependent else STATIC]
+        fits = all(times[integers][b] - times[form][b] <= NOTICED * milliseconds for b, milliseconds in whole.items())
+        form = integers if fits and speeds[integers] >= CLEARLY * speeds[form] else form
+    said = ", ".join(f"{each} {speed:.2f}" for each, speed in speeds.items())
+    reason = f"lookup and product {speeds[form]:.2f} times as fast as in fp32"
+    return form, reason + (f" ({said})" if others else "")
 
 
 def _best_table(table: Table, measured: Mapping[str, Mapping[int, float]]) -> tuple[str, str]:
@@ -155,9 +199,9 @@ def plain(choice: Choice, reason: str) -> Choice:
     return Choice(choice.name, choice.shape, PLAIN, reason, choice.speedups, (choice.bytes[0],) * 2, choice.error)
 
 
-def _given(inside: Mapping[int, Arrays], value: ir.Value) -> dict[int, Arrays]:
-    name = value.name or ""
-    return {batch: {name: arrays[name]} for batch, arrays in inside.items()}
+def _given(inside: Mapping[int, Arrays], values: Sequence[ir.Value]) -> dict[int, Arrays]:
+    names = [value.name or "" for value in values]
+    return {batch: {name: arrays[name] for name in names} for batch, arrays in inside.items()}
 
 
 def speedups(times: Times, form: str) -> dict[int, float]:
