@@ -166,7 +166,8 @@ def _absorbed(model: onnx.ModelProto) -> frozenset[str]:
 
 def _folded(model: onnx.ModelProto) -> frozenset[str]:
     """Results of nodes that read constants alone, DequantizeLinear left out, of which ONNX Runtime makes none."""
-    constants, folded = {tensor.name for tensor in model.graph.initializer}, set()
+    constants = {tensor.name for tensor in model.graph.initializer}
+    folded: set[str] = set()
     for node in model.graph.node:
         operands = {name for name in node.input if name}
         if operands and operands <= constants | folded and node.op_type not in _NEVER_FOLDED:

@@ -1,7 +1,7 @@
 """Decide: for each linear layer the fastest form, for each table the fastest of those that are small enough."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import exp, log
 
 import onnx_ir as ir
@@ -63,22 +63,27 @@ def decide(
         timed.append(_layer(model, name, layer, inside, stopwatch))
     multiplied = any(table.products for table in found.tables.values())
     whole = stopwatch(model, "", (), {b: dict(r) for b, r in requests.items()})[PLAIN] if timed or multiplied else {}
-    chosen_tables = []
     for name, table in found.tables.items():
         advance(name)
-        chosen_tables.append(_table(model, mode, table, inside, whole, stopwatch))
+        timed.append(_table(model, mode, table, inside, stopwatch))
+    chosen = _none_in_the_red(timed, whole)
+    of_layers = [choice for name, choice in chosen.items() if name in found.layers]
+    of_tables = [choice for name, choice in chosen.items() if name in found.tables]
     left = () if mode == "fp16" else _left(found, is_table=False)
-    return QuantisationPlan(
-        mode, (*_none_in_the_red(timed, whole), *left), (*chosen_tables, *_left(found, is_table=True))
-    )
+    return QuantisationPlan(mode, (*of_layers, *left), (*of_tables, *_left(found, is_table=True)))
 
 
 @dataclass(frozen=True)
 class _Timed:
-    """A choice for a layer, and by batch size the milliseconds that it takes more than in fp32."""
+    """A choice, what takes its place where it is slower, and by batch size the milliseconds that it takes more than that.
+
+    A layer has fp32 in its place, a table whose integers are multiplied the form in which the product is one of floats. Of
+    all others there is nothing else.
+    """
 
     choice: Choice
-    more: Mapping[int, float]
+    instead: Choice | None = None
+    more: Mapping[int, float] = field(default_factory=dict)
 
 
 def _layer(model: ir.Model, name: str, layer: Linear, inside: Mapping[int, Arrays], stopwatch: Stopwatch) -> _Timed:
@@ -91,12 +96,12 @@ def _layer(model: ir.Model, name: str, layer: Linear, inside: Mapping[int, Array
     choice = Choice(name, (layer.inputs, layer.outputs), form, reason, measured, layers.bytes_of(layer))
     if speedup < CLEARLY:
         reason = f"not clearly faster in int8: static {static:.2f} times as fast, dynamic {dynamic:.2f}"
-        return _Timed(plain(choice, reason), more)
-    return _Timed(choice, more)
+        return _Timed(plain(choice, reason))
+    return _Timed(choice, plain(choice, "in fp32"), more)
 
 
-def _none_in_the_red(timed: Sequence[_Timed], whole: Mapping[int, float]) -> tuple[Choice, ...]:
-    """Leave out layers until all together cost no batch size more than `NOTICED` of the whole.
+def _none_in_the_red(timed: Sequence[_Timed], whole: Mapping[int, float]) -> dict[str, Choice]:
+    """Leave out products of integers until all together cost no batch size more than `NOTICED` of the whole.
 
     Of those that are slower at that size the first to go gains least at all sizes together, each against the whole.
     """
@@ -106,34 +111,37 @@ def _none_in_the_red(timed: Sequence[_Timed], whole: Mapping[int, float]) -> tup
         return -sum(each.more[batch] / whole[batch] for batch in whole), each.choice.name
 
     for batch, milliseconds in whole.items():
-        while True:
-            quantised = [each for each in kept.values() if each.choice.is_quantised]
-            if sum(each.more[batch] for each in quantised) <= NOTICED * milliseconds:
-                break
-            least = min((each for each in quantised if each.more[batch] > 0), key=gain)
-            reason = f"slower at batch {batch}: {least.choice.speedups[batch]:.2f} times as fast as in fp32"
-            kept[least.choice.name] = _Timed(plain(least.choice, reason), least.more)
-    return tuple(each.choice for each in kept.values())
+        while sum(each.more.get(batch, 0.0) for each in kept.values()) > NOTICED * milliseconds:
+            least = min((each for each in kept.values() if each.more.get(batch, 0.0) > 0), key=gain)
+            assert least.instead is not None
+            slower = f"slower at batch {batch}: {least.choice.speedups[batch]:.2f} times as fast as in fp32"
+            kept[least.choice.name] = _Timed(_in_place_of(least.choice, least.instead, slower))
+    return {name: each.choice for name, each in kept.items()}
 
 
-def _table(
-    model: ir.Model,
-    mode: Mode,
-    table: Table,
-    inside: Mapping[int, Arrays],
-    whole: Mapping[int, float],
-    stopwatch: Stopwatch,
-) -> Choice:
+def _in_place_of(choice: Choice, instead: Choice, slower: str) -> Choice:
+    return replace(instead, reason=f"{choice.form} {slower}; {instead.reason}" if instead.is_quantised else slower)
+
+
+def _table(model: ir.Model, mode: Mode, table: Table, inside: Mapping[int, Arrays], stopwatch: Stopwatch) -> _Timed:
     forms = _forms(mode, table)
     if not forms:
-        return Choice(
-            table.name, table.shape, PLAIN, "it holds numbers that fp16 cannot", {}, tables.bytes_of(table, PLAIN)
-        )
+        reason = "it holds numbers that fp16 cannot"
+        return _Timed(Choice(table.name, table.shape, PLAIN, reason, {}, tables.bytes_of(table, PLAIN)))
     starts, ends = _ends(table)
     times = stopwatch(part_of(model, starts, ends), table.name, forms, _given(inside, starts))
     measured = {form: speedups(times, form) for form in forms}
-    form, reason = _best_product(times, measured, whole) if table.products else _best_table(table, measured)
-    return Choice(table.name, table.shape, form, reason, measured[form], tables.bytes_of(table, form))
+
+    def choice(form: str, reason: str) -> Choice:
+        return Choice(table.name, table.shape, form, reason, measured[form], tables.bytes_of(table, form))
+
+    if not table.products:
+        return _Timed(choice(*_best_table(table, measured)))
+    floats, integers = forms[0], _best_integers(measured)
+    if integers is None:
+        return _Timed(choice(floats, _said(floats, measured)))
+    more = {batch: times[integers][batch] - times[floats][batch] for batch in inside}
+    return _Timed(choice(integers, _said(integers, measured)), choice(floats, _said(floats, measured)), more)
 
 
 def _ends(table: Table) -> tuple[list[ir.Value], list[ir.Value]]:
@@ -157,24 +165,26 @@ def _forms(mode: Mode, table: Table) -> list[str]:
     return [FOUR_BITS, FOUR_BITS_IN_BLOCKS] if tables.fits_blocks(table) else [FOUR_BITS]
 
 
-def _best_product(
-    times: Times, measured: Mapping[str, Mapping[int, float]], whole: Mapping[int, float]
-) -> tuple[str, str]:
-    """A product of integers where one of floats is clearly slower over all batch sizes, and costs none of them too much.
+def _best_integers(measured: Mapping[str, Mapping[int, float]]) -> str | None:
+    """A form in which integers are multiplied, if that is clearly faster over all batch sizes than the first, of floats.
 
     Static and dynamic are weighed as in layers.
     """
     speeds = {form: overall(by_batch) for form, by_batch in measured.items()}
-    form, *others = speeds
-    kinds = {PRODUCTS[other][1]: other for other in others}
-    if kinds:
-        dependent = speeds[kinds[DYNAMIC]] > WORTH_DEPENDENCE * speeds[kinds[STATIC]]
-        integers = kinds[DYNAMIC if dependent else STATIC]
-        fits = all(times[integers][b] - times[form][b] <= NOTICED * milliseconds for b, milliseconds in whole.items())
-        form = integers if fits and speeds[integers] >= CLEARLY * speeds[form] else form
-    said = ", ".join(f"{each} {speed:.2f}" for each, speed in speeds.items())
-    reason = f"lookup and product {speeds[form]:.2f} times as fast as in fp32"
-    return form, reason + (f" ({said})" if others else "")
+    floats, *others = speeds
+    if not others:
+        return None
+    static, dynamic = (next(form for form in others if PRODUCTS[form][1] == kind) for kind in (STATIC, DYNAMIC))
+    best = dynamic if speeds[dynamic] > WORTH_DEPENDENCE * speeds[static] else static
+    return best if speeds[best] >= CLEARLY * speeds[floats] else None
+
+
+def _said(form: str, measured: Mapping[str, Mapping[int, float]]) -> str:
+    speeds = {each: overall(by_batch) for each, by_batch in measured.items()}
+    others = ", ".join(f"{each} {speed:.2f}" for each, speed in speeds.items())
+    return f"lookup and product {speeds[form]:.2f} times as fast as in fp32" + (
+        f" ({others})" if len(speeds) > 1 else ""
+    )
 
 
 def _best_table(table: Table, measured: Mapping[str, Mapping[int, float]]) -> tuple[str, str]:

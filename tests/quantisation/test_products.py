@@ -1,5 +1,6 @@
 """Tables that are multiplied as well as looked up: each form in a graph, what is left alone, and what is chosen."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,13 @@ from recprune_export.quantisation.plan import (
     FOUR_BITS_STATIC,
     HALF,
     PLAIN,
+    STATIC,
     Choice,
     Mode,
 )
 from recprune_export.quantisation.quality import Loss
 from recprune_export.quantisation.quantise import quantise
-from recprune_export.quantisation.timing import Stopwatch, part_of, take_times
+from recprune_export.quantisation.timing import Stopwatch, Times, part_of, take_times
 from tests.onnx.graphs import floats, graph, numbers, operators
 from tests.quantisation.times import favouring
 
@@ -228,12 +230,23 @@ def test_it_gets_smaller_even_where_it_gets_slower() -> None:
 
 
 def test_a_product_that_costs_one_batch_size_too_much_is_one_of_floats() -> None:
-    def stopwatch(*arguments: object) -> dict[str, dict[int, float]]:
-        return {PLAIN: {1: 1.0, 16: 1.0}, BY_ROW: {1: 1.0, 16: 1.0}} | {
-            form: {1: 1.1, 16: 0.1} for form in (BY_ROW_STATIC, BY_ROW_DYNAMIC)
-        }
+    choice = chosen("int8", slower_at_1)
+    assert choice.form == BY_ROW
+    assert "slower at batch 1" in choice.reason
 
-    assert chosen("int8", stopwatch).form == BY_ROW
+
+def slower_at_1(part: ir.Model, name: str, forms: Sequence[str], requests: Mapping[int, Arrays]) -> Times:
+    times = {form: {1: 1.1, 16: 0.1} for form in forms}
+    faster = dict.fromkeys(times, {1: 0.8, 16: 0.8}) if name == "w" else times
+    return faster | {form: dict.fromkeys(requests, 1.0) for form in (PLAIN, BY_ROW)}
+
+
+def test_what_a_layer_gains_pays_for_a_product() -> None:
+    text = TRANSPOSED.replace("MatMul(x, t)", "MatMul(h, t)").replace("e = ", "h = MatMul(x, w) e = ")
+    read = graph(text, table=table(), w=floats(DIMENSIONS, DIMENSIONS))
+    asked = {batch: request(TRANSPOSED, batch) for batch in (1, 16)}
+    found = decide(read, "int8", asked, slower_at_1, lambda _: None)
+    assert found.forms() == {"w": STATIC, "table": BY_ROW_STATIC}
 
 
 @pytest.mark.parametrize("refused", range(5))
