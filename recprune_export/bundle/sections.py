@@ -272,8 +272,12 @@ class QuantisedWeight(TypedDict):
         "int8 static",
         "int8 dynamic",
         "int8 by row",
+        "int8 by row, static product",
+        "int8 by row, dynamic product",
         "int8 by dimension",
         "int4 by row",
+        "int4 by row, static product",
+        "int4 by row, dynamic product",
         "int4 in blocks",
     ]
     reason: str

@@ -3,7 +3,8 @@
 The *floor* is what no runtime on this machine can go below: the multiply-adds of all matrix products at the best rate
 that was measured, or the bytes that have to be read (weights, rows of tables, the request and its answer) at the best
 rate at which memory was read, whichever takes longer (the roofline of Williams, Waterman and Patterson 2009). What
-flows between operators counts nothing: a perfect runtime would keep it in registers. An *estimate* adds what ONNX
+flows between operators counts nothing: a perfect runtime would keep it in registers. What follows from constants alone
+is computed once, when the file is loaded, and is one from there on. An *estimate* adds what ONNX
 Runtime's operators cost by themselves; it decides between two forms of one graph.
 """
 
@@ -29,6 +30,7 @@ NEAR = 1 << 20  # bytes of all tables together that stay in the cache beside eve
 
 _FREE_AFTER_PRODUCT = {"Relu", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "HardSigmoid", "Elu"}
 _PRODUCTS = {"Gemm", "MatMul", "Conv"}
+_NEVER_FOLDED = {"DequantizeLinear", "If", "Loop", "Scan"}
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,8 @@ def cost_of(model: onnx.ModelProto, batch: int, machine: Machine = REFERENCE) ->
 def cost_with(model: onnx.ModelProto, shapes: Shapes, batch: int, machine: Machine = REFERENCE) -> Cost:
     """Return the cost of a model whose values have these shapes."""
     operators = _operators(model, shapes)
-    works = [NO_WORK if operator.folded else work_of(operator) for operator in operators]
+    folded = _folded(model)
+    works = [NO_WORK if o.node.output[0] in folded else work_of(o) for o in operators]
     interface = _interface(model, shapes)
     read = sum(work.weights for work in works) + interface
     rate = machine.read_rate(read)
@@ -192,14 +195,24 @@ def _absorbed(model: onnx.ModelProto) -> frozenset[str]:
     return frozenset(absorbed)
 
 
+def _folded(model: onnx.ModelProto) -> frozenset[str]:
+    """Values that depend on what the file holds alone, and are computed at load; ONNX Runtime widens no weights there."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    folded: set[str] = set()
+    for node in model.graph.node:
+        operands = {name for name in node.input if name}
+        alone = node.op_type == "Constant" or (operands and operands <= constants | folded)
+        if alone and node.op_type not in _NEVER_FOLDED:
+            folded.update(node.output)
+    return frozenset(folded)
+
+
 def _operators(model: onnx.ModelProto, shapes: Shapes) -> list[Operator]:
     itemsizes = dict(_itemsizes(model))
-    constants = {tensor.name for tensor in model.graph.initializer}
+    constants = {tensor.name for tensor in model.graph.initializer} | _folded(model)
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear":  # a part of the product that reads it: nothing is widened
             itemsizes[node.output[0]] = itemsizes.get(node.input[0], 1)
-        if all(name in constants for name in node.input if name):  # computed once, when the model is loaded
-            constants |= {*node.output}
 
     def tensor(name: str) -> Tensor | None:
         return Tensor(shapes[name], itemsizes.get(name, 4), name in constants) if name in shapes else None

@@ -31,7 +31,7 @@ def fewer_bits(graph: onnx.GraphProto) -> FewerBits:
     """Find weights that are stored as integers.
 
     They are what a DequantizeLinear widens, what a product of integers multiplies, and the tables of int8 or of two numbers in
-    a byte of which a Cast makes floats after a lookup. Scales are their other operands, zero points too, and what is
+    a byte of which a Cast makes floats after a lookup, or of all rows. Scales are their other operands, zero points too, and what is
     multiplied with such floats.
     """
     tensors = {tensor.name: tensor for tensor in graph.initializer}
@@ -47,7 +47,7 @@ def fewer_bits(graph: onnx.GraphProto) -> FewerBits:
             if tensor is not None and tensor.data_type in _INTEGERS and _is_weight(node, tensor):
                 halves = node.op_type.startswith("Gather") and tensor.data_type == onnx.TensorProto.UINT8
                 weights[name] = _NIBBLES if halves else 1
-                stored.update(node.output)
+                stored.update((name, *node.output))
         if node.op_type in _THROUGH and stored.intersection(node.input):
             stored.update(node.output)
         if node.op_type in ("Cast", "Mul") and products.intersection(node.input):

@@ -85,6 +85,30 @@ def _is_one_row(value: ir.Value) -> bool:
     return value.shape is not None and len(value.shape) == 2 and value.shape[0] == 1
 
 
+def products_with(table: ir.Value) -> list[Linear]:
+    """Return the layers that multiply by the transpose of `table` [rows, dimensions]: an output for each row.
+
+    They are `Gemm(x, E, transB=1)`, and `MatMul(x, Transpose(E))` with the bias behind it.
+    """
+    transposes = [user for user, _ in table.uses() if user.op_type == "Transpose" and _swaps(user)]
+    gemms = [linear_of(user) for user, place in table.uses() if user.op_type == "Gemm" and place == 1]
+    products = [_product(user, table) for node in transposes for user, place in node.outputs[0].uses() if place == 1]
+    return [layer for layer in (*gemms, *products) if layer is not None and layer.transposed]
+
+
+def _product(node: ir.Node, table: ir.Value) -> Linear | None:
+    x = node.inputs[0]
+    if node.op_type != "MatMul" or node.domain not in ("", "ai.onnx") or x is None or x.const_value is not None:
+        return None
+    if x is node.inputs[1]:
+        return None
+    return Linear(node, table, True, *_added(node, int(table.shape[0])))  # type: ignore[index, arg-type]
+
+
+def _swaps(transpose: ir.Node) -> bool:
+    return list(transpose.attributes.get_ints("perm", (1, 0))) == [1, 0]
+
+
 def _added(product: ir.Node, outputs: int) -> tuple[ir.Value | None, ir.Node | None]:
     """The constant vector that the only reader of a product adds to it."""
     add = only_user(product.outputs[0])

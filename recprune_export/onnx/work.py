@@ -87,11 +87,6 @@ class Operator:
         return next((list(a.ints) for a in self.node.attribute if a.name == name), [])
 
     @property
-    def folded(self) -> bool:
-        """Whether it depends on what the file holds alone: ONNX Runtime computes it when it loads the model."""
-        return all(t is not None and t.constant for t, name in zip(self.inputs, self.node.input, strict=True) if name)
-
-    @property
     def constants(self) -> int:
         """Bytes of the operands that the file holds."""
         return sum(t.bytes for t in self.inputs if t is not None and t.constant)

@@ -7,14 +7,14 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from recprune_export.onnx.skeleton import fill_shapes
-from recprune_export.quantisation import layers, tables
+from recprune_export.quantisation import layers, products, tables
 from recprune_export.quantisation.candidates import candidates_of
 
 
 def quantised(model: ir.Model, forms: Mapping[str, str], seen: Mapping[str, np.ndarray]) -> ir.Model:
     """Return a copy of `model` with the weights that `forms` names in these forms; the model is left as it is.
 
-    `seen` holds, by the name of a value, what the operands of static layers were on calibration rows.
+    `seen` holds, by the name of a value, what the operands of static products were on calibration rows.
     """
     copy = model.clone()
     graph, found = copy.graph, candidates_of(copy)
@@ -22,8 +22,10 @@ def quantised(model: ir.Model, forms: Mapping[str, str], seen: Mapping[str, np.n
     for name, form in forms.items():
         if name in found.layers:
             layers.FORMS[form](graph, found.layers[name], rounding)
+        elif form in tables.LOOKUPS:
+            tables.LOOKUPS[form](graph, found.tables[name])
         else:
-            tables.FORMS[form](graph, found.tables[name])
+            products.change(graph, found.tables[name], form, rounding)
     RemoveUnusedNodesPass()(copy)  # before users of a value are counted
     layers.name_kernels(graph)
     RemoveUnusedNodesPass()(copy)

@@ -1,7 +1,7 @@
 """Decide: for each linear layer the fastest form, for each table the fastest of those that are small enough."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import exp, log
 
 import onnx_ir as ir
@@ -14,11 +14,16 @@ from recprune_export.quantisation.observe import Arrays, observe
 from recprune_export.quantisation.plan import (
     BY_DIMENSION,
     BY_ROW,
+    BY_ROW_DYNAMIC,
+    BY_ROW_STATIC,
     DYNAMIC,
     FOUR_BITS,
+    FOUR_BITS_DYNAMIC,
     FOUR_BITS_IN_BLOCKS,
+    FOUR_BITS_STATIC,
     HALF,
     PLAIN,
+    PRODUCTS,
     STATIC,
     Choice,
     Mode,
@@ -48,36 +53,42 @@ def decide(
     found = candidates_of(model)
     if mode == "none":
         return QuantisationPlan(mode, (), ())
-    operands = [layer.operand.name or "" for layer in found.layers.values()]
-    ids = [table.lookups[0].inputs[1].name or "" for table in found.tables.values()]  # type: ignore[union-attr]
-    wanted = ids if mode == "fp16" else [*operands, *ids]
-    inside = {batch: observe(model, wanted, [request]) for batch, request in requests.items()}
+    wanted = [] if mode == "fp16" else [layer.operand for layer in found.layers.values()]
+    wanted += [value for table in found.tables.values() for value in _ends(table)[0]]
+    names = [value.name or "" for value in wanted]
+    inside = {batch: observe(model, names, [request]) for batch, request in requests.items()}
     timed = []
     for name, layer in () if mode == "fp16" else found.layers.items():
         advance(name)
         timed.append(_layer(model, name, layer, inside, stopwatch))
-    whole = stopwatch(model, "", (), {b: dict(r) for b, r in requests.items()})[PLAIN] if timed else {}
-    chosen_tables = []
+    multiplied = any(table.products for table in found.tables.values())
+    whole = stopwatch(model, "", (), {b: dict(r) for b, r in requests.items()})[PLAIN] if timed or multiplied else {}
     for name, table in found.tables.items():
         advance(name)
-        chosen_tables.append(_table(model, mode, table, inside, stopwatch))
+        timed.append(_table(model, mode, table, inside, stopwatch))
+    chosen = _none_in_the_red(timed, whole)
+    of_layers = [choice for name, choice in chosen.items() if name in found.layers]
+    of_tables = [choice for name, choice in chosen.items() if name in found.tables]
     left = () if mode == "fp16" else _left(found, is_table=False)
-    return QuantisationPlan(
-        mode, (*_none_in_the_red(timed, whole), *left), (*chosen_tables, *_left(found, is_table=True))
-    )
+    return QuantisationPlan(mode, (*of_layers, *left), (*of_tables, *_left(found, is_table=True)))
 
 
 @dataclass(frozen=True)
 class _Timed:
-    """A choice for a layer, and by batch size the milliseconds that it takes more than in fp32."""
+    """A choice, what takes its place where it is slower, and by batch size the milliseconds that it takes more than that.
+
+    A layer has fp32 in its place, a table whose integers are multiplied the form in which the product is one of floats. Of
+    all others there is nothing else.
+    """
 
     choice: Choice
-    more: Mapping[int, float]
+    instead: Choice | None = None
+    more: Mapping[int, float] = field(default_factory=dict)
 
 
 def _layer(model: ir.Model, name: str, layer: Linear, inside: Mapping[int, Arrays], stopwatch: Stopwatch) -> _Timed:
-    part = part_of(model, layer.operand, end_of(layer))
-    times = stopwatch(part, name, (STATIC, DYNAMIC), _given(inside, layer.operand))
+    part = part_of(model, [layer.operand], [end_of(layer)])
+    times = stopwatch(part, name, (STATIC, DYNAMIC), _given(inside, [layer.operand]))
     static, dynamic = (overall(speedups(times, form)) for form in (STATIC, DYNAMIC))
     form, speedup = (DYNAMIC, dynamic) if dynamic > WORTH_DEPENDENCE * static else (STATIC, static)
     reason = f"{speedup:.2f} times as fast as in fp32; static {static:.2f}, dynamic {dynamic:.2f}"
@@ -85,12 +96,12 @@ def _layer(model: ir.Model, name: str, layer: Linear, inside: Mapping[int, Array
     choice = Choice(name, (layer.inputs, layer.outputs), form, reason, measured, layers.bytes_of(layer))
     if speedup < CLEARLY:
         reason = f"not clearly faster in int8: static {static:.2f} times as fast, dynamic {dynamic:.2f}"
-        return _Timed(plain(choice, reason), more)
-    return _Timed(choice, more)
+        return _Timed(plain(choice, reason))
+    return _Timed(choice, plain(choice, "in fp32"), more)
 
 
-def _none_in_the_red(timed: Sequence[_Timed], whole: Mapping[int, float]) -> tuple[Choice, ...]:
-    """Leave out layers until all together cost no batch size more than `NOTICED` of the whole.
+def _none_in_the_red(timed: Sequence[_Timed], whole: Mapping[int, float]) -> dict[str, Choice]:
+    """Leave out products of integers until all together cost no batch size more than `NOTICED` of the whole.
 
     Of those that are slower at that size the first to go gains least at all sizes together, each against the whole.
     """
@@ -100,37 +111,80 @@ def _none_in_the_red(timed: Sequence[_Timed], whole: Mapping[int, float]) -> tup
         return -sum(each.more[batch] / whole[batch] for batch in whole), each.choice.name
 
     for batch, milliseconds in whole.items():
-        while True:
-            quantised = [each for each in kept.values() if each.choice.is_quantised]
-            if sum(each.more[batch] for each in quantised) <= NOTICED * milliseconds:
-                break
-            least = min((each for each in quantised if each.more[batch] > 0), key=gain)
-            reason = f"slower at batch {batch}: {least.choice.speedups[batch]:.2f} times as fast as in fp32"
-            kept[least.choice.name] = _Timed(plain(least.choice, reason), least.more)
-    return tuple(each.choice for each in kept.values())
+        while sum(each.more.get(batch, 0.0) for each in kept.values()) > NOTICED * milliseconds:
+            least = min((each for each in kept.values() if each.more.get(batch, 0.0) > 0), key=gain)
+            assert least.instead is not None
+            slower = f"slower at batch {batch}: {least.choice.speedups[batch]:.2f} times as fast as in fp32"
+            kept[least.choice.name] = _Timed(_in_place_of(least.choice, least.instead, slower))
+    return {name: each.choice for name, each in kept.items()}
 
 
-def _table(model: ir.Model, mode: Mode, table: Table, inside: Mapping[int, Arrays], stopwatch: Stopwatch) -> Choice:
+def _in_place_of(choice: Choice, instead: Choice, slower: str) -> Choice:
+    return replace(instead, reason=f"{choice.form} {slower}; {instead.reason}" if instead.is_quantised else slower)
+
+
+def _table(model: ir.Model, mode: Mode, table: Table, inside: Mapping[int, Arrays], stopwatch: Stopwatch) -> _Timed:
     forms = _forms(mode, table)
     if not forms:
-        return Choice(
-            table.name, table.shape, PLAIN, "it holds numbers that fp16 cannot", {}, tables.bytes_of(table, PLAIN)
-        )
-    lookup = table.lookups[0]
+        reason = "it holds numbers that fp16 cannot"
+        return _Timed(Choice(table.name, table.shape, PLAIN, reason, {}, tables.bytes_of(table, PLAIN)))
+    starts, ends = _ends(table)
+    times = stopwatch(part_of(model, starts, ends), table.name, forms, _given(inside, starts))
+    measured = {form: speedups(times, form) for form in forms}
+
+    def choice(form: str, reason: str) -> Choice:
+        return Choice(table.name, table.shape, form, reason, measured[form], tables.bytes_of(table, form))
+
+    if not table.products:
+        return _Timed(choice(*_best_table(table, measured)))
+    floats, integers = forms[0], _best_integers(measured)
+    if integers is None:
+        return _Timed(choice(floats, _said(floats, measured)))
+    more = {batch: times[integers][batch] - times[floats][batch] for batch in inside}
+    return _Timed(choice(integers, _said(integers, measured)), choice(floats, _said(floats, measured)), more)
+
+
+def _ends(table: Table) -> tuple[list[ir.Value], list[ir.Value]]:
+    """Where the part that is timed begins and where it ends: one lookup, and one product where there are any."""
+    lookup, products = table.lookups[0], table.products[:1]
     ids = lookup.inputs[1]
     assert ids is not None
-    times = stopwatch(part_of(model, ids, lookup.outputs[0]), table.name, forms, _given(inside, ids))
-    measured = {form: speedups(times, form) for form in forms}
-    form, reason = _best_table(table, measured)
-    return Choice(table.name, table.shape, form, reason, measured[form], tables.bytes_of(table, form))
+    found = lookup.outputs[0]
+    starts = [ids, *(product.operand for product in products if product.operand is not found)]
+    return starts, [found, *map(end_of, products)]
 
 
 def _forms(mode: Mode, table: Table) -> list[str]:
     if mode == "fp16":
         return [HALF] if tables.fits_half(table) else []
+    if table.products:
+        few = mode == "int8" or tables.bytes_of(table, FOUR_BITS)[1] >= tables.bytes_of(table, BY_ROW)[1]
+        return [BY_ROW, BY_ROW_STATIC, BY_ROW_DYNAMIC] if few else [FOUR_BITS, FOUR_BITS_STATIC, FOUR_BITS_DYNAMIC]
     if mode == "int8" or tables.bytes_of(table, FOUR_BITS)[1] >= tables.bytes_of(table, BY_DIMENSION)[1]:
         return [BY_ROW, BY_DIMENSION]  # with few dimensions the scales of rows outweigh the bits
     return [FOUR_BITS, FOUR_BITS_IN_BLOCKS] if tables.fits_blocks(table) else [FOUR_BITS]
+
+
+def _best_integers(measured: Mapping[str, Mapping[int, float]]) -> str | None:
+    """A form in which integers are multiplied, if that is clearly faster over all batch sizes than the first, of floats.
+
+    Static and dynamic are weighed as in layers.
+    """
+    speeds = {form: overall(by_batch) for form, by_batch in measured.items()}
+    floats, *others = speeds
+    if not others:
+        return None
+    static, dynamic = (next(form for form in others if PRODUCTS[form][1] == kind) for kind in (STATIC, DYNAMIC))
+    best = dynamic if speeds[dynamic] > WORTH_DEPENDENCE * speeds[static] else static
+    return best if speeds[best] >= CLEARLY * speeds[floats] else None
+
+
+def _said(form: str, measured: Mapping[str, Mapping[int, float]]) -> str:
+    speeds = {each: overall(by_batch) for each, by_batch in measured.items()}
+    others = ", ".join(f"{each} {speed:.2f}" for each, speed in speeds.items())
+    return f"lookup and product {speeds[form]:.2f} times as fast as in fp32" + (
+        f" ({others})" if len(speeds) > 1 else ""
+    )
 
 
 def _best_table(table: Table, measured: Mapping[str, Mapping[int, float]]) -> tuple[str, str]:
@@ -155,9 +209,9 @@ def plain(choice: Choice, reason: str) -> Choice:
     return Choice(choice.name, choice.shape, PLAIN, reason, choice.speedups, (choice.bytes[0],) * 2, choice.error)
 
 
-def _given(inside: Mapping[int, Arrays], value: ir.Value) -> dict[int, Arrays]:
-    name = value.name or ""
-    return {batch: {name: arrays[name]} for batch, arrays in inside.items()}
+def _given(inside: Mapping[int, Arrays], values: Sequence[ir.Value]) -> dict[int, Arrays]:
+    names = [value.name or "" for value in values]
+    return {batch: {name: arrays[name] for name in names} for batch, arrays in inside.items()}
 
 
 def speedups(times: Times, form: str) -> dict[int, float]:

@@ -44,16 +44,14 @@ def make_static(graph: ir.Graph, layer: Linear, rounding: Rounding) -> None:
     `x′ = DequantizeLinear(QuantizeLinear(x))`, `Gemm(x′, DequantizeLinear(W₈), DequantizeLinear(b₃₂))`, or with more than
     two axes `Add(MatMul(x′, DequantizeLinear(W₈)), b)`; `name_kernels` does the rest.
     """
-    operand, step = rounding.of(graph, layer.node, layer.operand)
     weight, scales = _weight(graph, layer)
+    operand, step = rounding.of(graph, layer.node, layer.operand)
     name = weight.name
     zero = constant(graph, f"{name}_zero", np.zeros(layer.outputs, dtype=np.int8))
     widened = ir.node("DequantizeLinear", [weight, scales, zero], attributes={"axis": 1})
     bias = layer.vector()
     if rank(layer.operand) != 2:
-        product = ir.node("MatMul", [operand, widened.outputs[0]])
-        added = _added(graph, product, bias, f"{name}_bias")
-        return _replace(graph, layer, [widened, product, *added])
+        return replace_product(graph, layer, [widened], operand, widened.outputs[0])
     inputs, new = [operand, widened.outputs[0]], [widened]
     if bias is not None:
         steps = _array(scales) * step
@@ -61,7 +59,7 @@ def make_static(graph: ir.Graph, layer: Linear, rounding: Rounding) -> None:
         pair = [constant(graph, f"{name}_bias", whole), constant(graph, f"{name}_bias_scale", steps)]
         new.append(ir.node("DequantizeLinear", pair, attributes={"axis": 0}))
         inputs.append(new[-1].outputs[0])
-    _replace(graph, layer, [*new, ir.node("Gemm", inputs)])
+    replace_layer(graph, layer, [*new, ir.node("Gemm", inputs)])
 
 
 def make_dynamic(graph: ir.Graph, layer: Linear, rounding: Rounding) -> None:
@@ -71,16 +69,29 @@ def make_dynamic(graph: ir.Graph, layer: Linear, rounding: Rounding) -> None:
     DynamicQuantizeMatMul of it.
     """
     weight, scales = _weight(graph, layer)
-    name, outputs = weight.name, layer.outputs
-    zero = constant(graph, f"{name}_zero", np.zeros(outputs, dtype=np.int8))
+    zero = constant(graph, f"{weight.name}_zero", np.zeros(layer.outputs, dtype=np.int8))
+    replace_dynamic(graph, layer, [], weight, scales, zero)
+
+
+def replace_dynamic(
+    graph: ir.Graph, layer: Linear, new: list[ir.Node], weight: ir.Value, scales: ir.Value, zero: ir.Value | None = None
+) -> None:
+    """Put a dynamic layer in the place of one: `weight` [inputs, outputs] int8, which `new` makes, `scales` [outputs]."""
     down = ir.node("DynamicQuantizeLinear", [layer.operand], num_outputs=3)
     whole, step, origin = down.outputs
-    product = ir.node("MatMulInteger", [whole, weight, origin, zero])
+    product = ir.node("MatMulInteger", [whole, weight, origin, *([] if zero is None else [zero])])
     cast = ir.node("Cast", [product.outputs[0]], attributes={"to": ir.DataType.FLOAT.value})
     steps = ir.node("Mul", [step, scales])
     scaled = ir.node("Mul", [cast.outputs[0], steps.outputs[0]])
-    added = _added(graph, scaled, layer.vector(), f"{name}_bias")
-    _replace(graph, layer, [down, product, cast, steps, scaled, *added])
+    added = _added(graph, scaled, layer.vector(), f"{layer.weight.name}_bias")
+    replace_layer(graph, layer, [*new, down, product, cast, steps, scaled, *added])
+
+
+def replace_product(graph: ir.Graph, layer: Linear, new: list[ir.Node], operand: ir.Value, weight: ir.Value) -> None:
+    """Put a product of floats and its bias in the place of a layer; `new` makes what it needs."""
+    product = ir.node("MatMul", [operand, weight])
+    added = _added(graph, product, layer.vector(), f"{layer.weight.name}_bias")
+    replace_layer(graph, layer, [*new, product, *added])
 
 
 FORMS: Mapping[str, Callable[[ir.Graph, Linear, Rounding], None]] = {STATIC: make_static, DYNAMIC: make_dynamic}
@@ -98,13 +109,13 @@ def name_kernels(graph: ir.Graph) -> None:
         if operand is None or weight is None or _feeds_rounding(node.outputs[0]):
             continue
         x, x_scale, x_zero = operand.inputs
-        w, w_scale, w_zero = weight.inputs
+        w, w_scale, *w_zero = weight.inputs
         if node.op_type == "Gemm":
             bias = maker(node.inputs[2], "DequantizeLinear") if len(node.inputs) > 2 else None
-            parts = [x, x_scale, x_zero, w, w_scale, w_zero, *([] if bias is None else bias.inputs[:1])]
+            parts = [x, x_scale, x_zero, w, w_scale, *w_zero, *([] if bias is None else bias.inputs[:1])]
             new = ir.node("QGemm", parts, domain=CONTRIB)
         else:
-            new = ir.node("MatMulIntegerToFloat", [x, w, x_scale, w_scale, x_zero, w_zero], domain=CONTRIB)
+            new = ir.node("MatMulIntegerToFloat", [x, w, x_scale, w_scale, x_zero, *w_zero], domain=CONTRIB)
         replace(graph, node, [new])
         graph.opset_imports.setdefault(CONTRIB, 1)
 
@@ -141,6 +152,6 @@ def _array(value: ir.Value) -> np.ndarray:
     return value.const_value.numpy()
 
 
-def _replace(graph: ir.Graph, layer: Linear, new: list[ir.Node]) -> None:
+def replace_layer(graph: ir.Graph, layer: Linear, new: list[ir.Node]) -> None:
     """Put `new` where y is computed; the old product is left for nobody, and goes with the unused nodes."""
     replace(graph, layer.shift or layer.node, new)

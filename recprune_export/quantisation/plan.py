@@ -14,12 +14,27 @@ STATIC, DYNAMIC = "int8 static", "int8 dynamic"
 HALF = "fp16"
 BY_ROW, BY_DIMENSION = "int8 by row", "int8 by dimension"
 FOUR_BITS, FOUR_BITS_IN_BLOCKS = "int4 by row", "int4 in blocks"
+BY_ROW_STATIC, BY_ROW_DYNAMIC = "int8 by row, static product", "int8 by row, dynamic product"
+FOUR_BITS_STATIC, FOUR_BITS_DYNAMIC = "int4 by row, static product", "int4 by row, dynamic product"
+
+# Forms of a table that is multiplied as well: how it is stored, and how these integers are multiplied. In other forms the
+# product is one of floats.
+PRODUCTS = {
+    BY_ROW_STATIC: (BY_ROW, STATIC),
+    BY_ROW_DYNAMIC: (BY_ROW, DYNAMIC),
+    FOUR_BITS_STATIC: (FOUR_BITS, STATIC),
+    FOUR_BITS_DYNAMIC: (FOUR_BITS, DYNAMIC),
+}
 
 # What a table becomes where quality asks for more bits.
 MORE_BITS = {
+    FOUR_BITS_STATIC: FOUR_BITS,
+    FOUR_BITS_DYNAMIC: FOUR_BITS,
     FOUR_BITS: BY_ROW,
     FOUR_BITS_IN_BLOCKS: BY_ROW,
     BY_DIMENSION: BY_ROW,
+    BY_ROW_STATIC: BY_ROW,
+    BY_ROW_DYNAMIC: BY_ROW,
     BY_ROW: HALF,
     HALF: PLAIN,
     STATIC: PLAIN,

@@ -129,8 +129,10 @@ class _Trial:
 
 
 def _seen(model: ir.Model, plan: QuantisationPlan, calibration: Sequence[Request]) -> Arrays:
-    found, forms = candidates_of(model).layers, plan.forms()
-    return observe(model, [layer.operand.name or "" for name, layer in found.items() if name in forms], calibration)
+    found, forms = candidates_of(model), plan.forms()
+    multiplied = [layer for name, layer in found.layers.items() if name in forms]
+    multiplied += [layer for name, table in found.tables.items() if name in forms for layer in table.products]
+    return observe(model, [layer.operand.name or "" for layer in multiplied], calibration)
 
 
 def more_bits(model: ir.Model, choice: Choice) -> Choice:

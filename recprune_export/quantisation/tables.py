@@ -6,12 +6,14 @@ each row), int4 by row 980, int4 by GatherBlockQuantized 1670.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from recprune_export.onnx.graph import constant, replace, sizes_of
 from recprune_export.quantisation.arithmetic import (
+    BYTE,
     NIBBLE,
     ZERO_NIBBLE,
     by_dimension,
@@ -20,29 +22,84 @@ from recprune_export.quantisation.arithmetic import (
     pack_neighbours,
 )
 from recprune_export.quantisation.candidates import Table
-from recprune_export.quantisation.plan import BY_DIMENSION, BY_ROW, CONTRIB, FOUR_BITS, FOUR_BITS_IN_BLOCKS, HALF
+from recprune_export.quantisation.plan import (
+    BY_DIMENSION,
+    BY_ROW,
+    CONTRIB,
+    FOUR_BITS,
+    FOUR_BITS_IN_BLOCKS,
+    HALF,
+    PLAIN,
+    PRODUCTS,
+)
 
 FLOAT = {"to": ir.DataType.FLOAT.value}
 AXIS = {"axis": 0}
 BLOCKS = (16, 32, 64, 128, 256)  # that GatherBlockQuantized knows
 
 
-def make_half(graph: ir.Graph, table: Table) -> None:
-    """Store fp16. After: `Cast(Gather(T₁₆, ids))`. Numbers are off by 2⁻¹¹ of their size."""
-    stored = constant(graph, f"{table.name}_fp16", table.array().astype(np.float16))
-    for lookup in table.lookups:
-        found = _gather(stored, lookup)
-        replace(graph, lookup, [found, ir.node("Cast", found.outputs, attributes=FLOAT)])
+@dataclass(frozen=True)
+class Stored:
+    """What the file holds of a table: `rows` [rows, bytes of a row] and, where each has one, `scales` [rows, 1].
+
+    `unpack` makes nodes that turn some of the rows into floats, to be multiplied by their scales; the last gives them.
+    """
+
+    rows: ir.Value
+    scales: ir.Value | None
+    unpack: Callable[[ir.Value], list[ir.Node]]
+
+    def widen(self, rows: ir.Value, scales: ir.Value | None) -> list[ir.Node]:
+        """Make nodes of which the last gives the numbers that some rows stand for."""
+        new = self.unpack(rows)
+        return new if scales is None else [*new, ir.node("Mul", [new[-1].outputs[0], scales])]
 
 
-def make_by_row(graph: ir.Graph, table: Table) -> None:
-    """Store int8 with a scale for each row. After: `Mul(Cast(Gather(T₈, ids)), Gather(scales, ids))`."""
-    integers, scales = by_row(table.array())
+def in_half(graph: ir.Graph, table: Table) -> Stored:
+    """Store fp16. Numbers are off by 2⁻¹¹ of their size."""
+    return Stored(constant(graph, f"{table.name}_fp16", table.array().astype(np.float16)), None, _cast)
+
+
+def in_rows(graph: ir.Graph, table: Table, largest: int = BYTE) -> Stored:
+    """Store int8 with a scale for each row."""
+    integers, scales = by_row(table.array(), largest)
     stored, steps = constant(graph, f"{table.name}_int8", integers), constant(graph, f"{table.name}_scales", scales)
+    return Stored(stored, steps, _cast)
+
+
+def in_halves(graph: ir.Graph, table: Table) -> Stored:
+    """Store two numbers in a byte, with a scale for each row.
+
+    `BitwiseAnd` and `BitShift` take the bytes apart, `Concat` puts both halves of a row side by side.
+    """
+    integers, scales = by_row(table.array(), NIBBLE)
+    stored = constant(graph, f"{table.name}_int4", pack_halves(integers))
+    steps = constant(graph, f"{table.name}_scales", scales)
+    low_bits = constant(graph, f"{table.name}_low", np.array(15, dtype=np.uint8))
+    shift = constant(graph, f"{table.name}_high", np.array(4, dtype=np.uint8))
+    zero = constant(graph, f"{table.name}_zero", np.array(ZERO_NIBBLE, dtype=np.float32))
+
+    def unpack(rows: ir.Value) -> list[ir.Node]:
+        low = ir.node("BitwiseAnd", [rows, low_bits])
+        high = ir.node("BitShift", [rows, shift], attributes={"direction": "RIGHT"})
+        both = ir.node("Concat", [low.outputs[0], high.outputs[0]], attributes={"axis": -1})
+        new = [low, high, both, *_without_padding(graph, table, both)]
+        cast = ir.node("Cast", new[-1].outputs, attributes=FLOAT)
+        return [*new, cast, ir.node("Sub", [cast.outputs[0], zero])]
+
+    return Stored(stored, steps, unpack)
+
+
+def look_up(graph: ir.Graph, table: Table, stored: Stored) -> None:
+    """Let each lookup find rows as they are stored, and widen these alone.
+
+    After: `Cast(Gather(T₁₆, ids))`, `Mul(Cast(Gather(T₈, ids)), Gather(scales, ids))`, or that with halves unpacked.
+    """
     for lookup in table.lookups:
-        found, factor = _gather(stored, lookup), _gather(steps, lookup)
-        cast = ir.node("Cast", found.outputs, attributes=FLOAT)
-        replace(graph, lookup, [found, factor, cast, ir.node("Mul", [cast.outputs[0], factor.outputs[0]])])
+        found = _gather(stored.rows, lookup)
+        factors = [] if stored.scales is None else [_gather(stored.scales, lookup)]
+        scales = factors[0].outputs[0] if factors else None
+        replace(graph, lookup, [found, *factors, *stored.widen(found.outputs[0], scales)])
 
 
 def make_by_dimension(graph: ir.Graph, table: Table) -> None:
@@ -61,28 +118,6 @@ def make_by_dimension(graph: ir.Graph, table: Table) -> None:
         replace(graph, lookup, [found, cast, ir.node("Mul", [cast.outputs[0], steps])])
 
 
-def make_four_bits(graph: ir.Graph, table: Table) -> None:
-    """Store two numbers in a byte, with a scale for each row.
-
-    After: bytes are looked up, `BitwiseAnd` and `BitShift` take them apart, `Concat` puts both halves of a row side by side.
-    """
-    integers, scales = by_row(table.array(), NIBBLE)
-    stored = constant(graph, f"{table.name}_int4", pack_halves(integers))
-    steps = constant(graph, f"{table.name}_scales", scales)
-    low_bits = constant(graph, f"{table.name}_low", np.array(15, dtype=np.uint8))
-    shift = constant(graph, f"{table.name}_high", np.array(4, dtype=np.uint8))
-    zero = constant(graph, f"{table.name}_zero", np.array(ZERO_NIBBLE, dtype=np.float32))
-    for lookup in table.lookups:
-        found, factor = _gather(stored, lookup), _gather(steps, lookup)
-        low = ir.node("BitwiseAnd", [found.outputs[0], low_bits])
-        high = ir.node("BitShift", [found.outputs[0], shift], attributes={"direction": "RIGHT"})
-        both = ir.node("Concat", [low.outputs[0], high.outputs[0]], attributes={"axis": -1})
-        new = [found, factor, low, high, both, *_without_padding(graph, table, both)]
-        cast = ir.node("Cast", new[-1].outputs, attributes=FLOAT)
-        centred = ir.node("Sub", [cast.outputs[0], zero])
-        replace(graph, lookup, [*new, cast, centred, ir.node("Mul", [centred.outputs[0], factor.outputs[0]])])
-
-
 def make_four_bits_in_blocks(graph: ir.Graph, table: Table) -> None:
     """The same numbers for ONNX Runtime's own `GatherBlockQuantized`, a row in one block; at most 256 even dimensions."""
     integers, scales = by_row(table.array(), NIBBLE)
@@ -96,11 +131,10 @@ def make_four_bits_in_blocks(graph: ir.Graph, table: Table) -> None:
     graph.opset_imports.setdefault(CONTRIB, 1)
 
 
-FORMS: Mapping[str, Callable[[ir.Graph, Table], None]] = {
-    HALF: make_half,
-    BY_ROW: make_by_row,
+# What serves lookups and products alike, and what only lookups can read.
+STORES: Mapping[str, Callable[[ir.Graph, Table], Stored]] = {HALF: in_half, BY_ROW: in_rows, FOUR_BITS: in_halves}
+LOOKUPS: Mapping[str, Callable[[ir.Graph, Table], None]] = {
     BY_DIMENSION: make_by_dimension,
-    FOUR_BITS: make_four_bits,
     FOUR_BITS_IN_BLOCKS: make_four_bits_in_blocks,
 }
 
@@ -116,6 +150,7 @@ def bytes_of(table: Table, form: str) -> tuple[int, int]:
         FOUR_BITS: rows * (-(-dimensions // 2) + 4),
         FOUR_BITS_IN_BLOCKS: rows * (-(-dimensions // 2) + 4),
     }
+    form = PRODUCTS.get(form, (form, PLAIN))[0]
     return plain, by_form.get(form, plain)
 
 
@@ -146,6 +181,10 @@ def _known(lookup: ir.Node) -> tuple[int, ...]:
     """The axes between batch and dimensions of what was found, where all are known; none otherwise."""
     inner = (sizes_of(lookup.outputs[0]) or [])[1:-1]
     return tuple(int(size) for size in inner) if all(isinstance(size, int) for size in inner) else ()  # type: ignore[arg-type]
+
+
+def _cast(rows: ir.Value) -> list[ir.Node]:
+    return [ir.node("Cast", [rows], attributes=FLOAT)]
 
 
 def _gather(stored: ir.Value, lookup: ir.Node) -> ir.Node:

@@ -26,9 +26,9 @@ class Stopwatch(Protocol):
     def __call__(self, part: ir.Model, name: str, forms: Sequence[str], requests: Mapping[int, Arrays]) -> Times: ...
 
 
-def part_of(model: ir.Model, start: ir.Value, end: ir.Value) -> ir.Model:
-    """Return the graph between two values, weights included."""
-    graph = ir.convenience.extract(model.graph, [start], [end])
+def part_of(model: ir.Model, starts: Sequence[ir.Value], ends: Sequence[ir.Value]) -> ir.Model:
+    """Return the graph between some values, weights included."""
+    graph = ir.convenience.extract(model.graph, starts, ends)
     graph.name = "part"
     return ir.Model(graph, ir_version=model.ir_version)
 

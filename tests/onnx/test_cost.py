@@ -46,6 +46,16 @@ def test_an_activation_behind_a_layer_costs_a_node_and_no_traffic() -> None:
     assert by_name["Relu"].floor == 0.0
 
 
+def test_what_follows_from_constants_is_computed_at_load() -> None:
+    text = "g (float[batch, 24] x) => (float[batch, 16] y) {{ {0} y = MatMul(x, w) }}"
+    as_it_is = cost(graph(text.format(""), w=floats(24, UNITS)), 64)
+    read = graph(text.format("s = Mul(v, two) w = Transpose(s)"), v=floats(UNITS, 24), two=floats(1))
+    made = cost(read, 64)
+    assert [node.estimate for node in made.nodes if node.operator != "MatMul"] == [0.0, 0.0]
+    assert made.estimate == pytest.approx(as_it_is.estimate)
+    assert made.to_dict() == as_it_is.to_dict()
+
+
 def test_costs_grow_with_the_batch() -> None:
     estimates = [cost(mlp(), batch).estimate for batch in (1, 32, 256, 1024)]
     assert estimates == sorted(estimates)

@@ -141,15 +141,6 @@ def test_answers_of_a_static_layer_do_not_depend_on_other_rows() -> None:
     assert np.allclose(answer(request)["y"][0], alone[0], rtol=1e-6)
 
 
-def test_a_table_that_is_multiplied_as_well_is_left() -> None:
-    text = (
-        "g (int64[batch] ids) => (float[batch, 50] y) { e = Gather(table, ids) t = Transpose(table) y = MatMul(e, t) }"
-    )
-    found = candidates_of(graph(text, table=floats(50, 6)))
-    assert not found.tables
-    assert found.left[0].reason == "it is multiplied as well as looked up"
-
-
 def test_a_weight_that_two_layers_read_is_left() -> None:
     text = "g (float[batch, 6] x) => (float[batch, 6] y) { a = MatMul(x, w) y = MatMul(a, w) }"
     found = candidates_of(graph(text, w=floats(6, 6)))

@@ -13,7 +13,17 @@ from recprune_export.onnx.session import make_session, run
 from recprune_export.program.capture import capture
 from recprune_export.program.drawing import Request, draw_request
 from recprune_export.program.program import Program
-from recprune_export.quantisation.plan import BY_DIMENSION, BY_ROW, DYNAMIC, FOUR_BITS, HALF, STATIC, Mode
+from recprune_export.quantisation.plan import (
+    BY_DIMENSION,
+    BY_ROW,
+    BY_ROW_STATIC,
+    DYNAMIC,
+    FOUR_BITS,
+    FOUR_BITS_DYNAMIC,
+    HALF,
+    STATIC,
+    Mode,
+)
 from recprune_export.quantisation.quality import by_error
 from recprune_export.quantisation.quantise import Quantised, quantise
 from tests.onnx.graphs import floats, graph
@@ -76,6 +86,25 @@ def test_tables_in_other_forms(mode: Mode, form: str, bits: float, tmp_path: Pat
     _, _, found = quantised("deepfm", tmp_path, mode, form, limit=0.2)
     assert form in found.plan.forms().values()
     assert 0 < found.error < bits
+
+
+@pytest.mark.parametrize(
+    ("mode", "form", "bits"), [("int8", BY_ROW_STATIC, 8), ("int4", FOUR_BITS_DYNAMIC, 4), ("fp16", HALF, 16)]
+)
+def test_the_item_table_of_sasrec_is_in_the_file_once(mode: Mode, form: str, bits: int, tmp_path: Path) -> None:
+    source, captured, found = quantised("sasrec", tmp_path, mode, form, limit=0.5)
+    (items,) = found.plan.tables
+    assert items.form == form
+    numbers = items.shape[0] * items.shape[1]
+    assert items.bytes[1] == numbers * bits // 8 + (0 if form == HALF else 4 * items.shape[0])
+    held = [tensor for tensor in onnx.load(found.path).graph.initializer if items.shape[0] in tensor.dims]
+    large = [tensor for tensor in held if np.prod(tensor.dims) > numbers / 4]
+    assert len(large) == 1
+    assert large[0].data_type != onnx.TensorProto.FLOAT
+    assert count(found.path).tables.parameters == count(source).tables.parameters
+    request = draw_request(captured.signature, 9, seed=99)
+    wanted, answer = (run(make_session(path, 1), request)["scores"] for path in (source, found.path))
+    assert np.corrcoef(wanted.ravel(), answer.ravel())[0, 1] > 0.98
 
 
 def test_with_nothing_allowed_the_file_is_the_one_that_came(tmp_path: Path) -> None:
