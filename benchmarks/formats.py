@@ -185,11 +185,12 @@ class Maker:
 
 def _forms(made: FewerBits) -> str:
     plan = made.quantised.plan
-    layers = sum(choice.is_quantised for choice in plan.layers)
+    count_of = f"{sum(choice.is_quantised for choice in plan.layers)} of {len(plan.layers)}"
+    layers = f"{count_of} linear layers in int8; " if plan.layers else ""
     forms = [choice.form for choice in plan.tables]
     tables = ", ".join(f"{forms.count(form)} {form}" for form in dict.fromkeys(forms))
     back = f"; taken back for quality: {'; '.join(made.quantised.taken_back)}" if made.quantised.taken_back else ""
-    return f"{layers} of {len(plan.layers)} linear layers in int8; tables: {tables or 'none'}{back}."
+    return f"{layers}tables: {tables or 'none'}{back}."
 
 
 def speed_of(subject: Subject, rows: Sequence[Measured], seatings: int, seconds: float) -> Speed:

@@ -157,7 +157,7 @@ class Tables:
         fastest = self._overall(own)
         enough = sorted(pair for pair in timed if pair[0] >= fastest)
         if not enough:
-            return "none is", ""
+            return ("none is" if timed else ""), ""
         ratio, nearest = enough[0]
         return self._paired(own, nearest), f"{ratio / fastest:.2f}× as fast, at {nearest[0].sparsity:g}"
 
