@@ -10,25 +10,24 @@ our refit. Metrics are those of the test rows; a change is paired by seed. What 
 last line.
 """
 
-import itertools
 import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
 import torch
-from results import write_section
+from cases import CASES, Shortened, shortened, trained
+from results import keep, kept, told_of_machine, write_section
+from seeds import Mean, mean_of
 
 from recprune_export.channels.analysis import analyse
-from recprune_export.data.inference import Wishes
 from recprune_export.environment import environment
 from recprune_export.finetuning.finetune import Schedule, finetune
-from recprune_export.finetuning.task import Lessons, Task, answer
+from recprune_export.finetuning.task import Task, answer
 from recprune_export.finetuning.zeros import hold, zero_masks
 from recprune_export.jobs import load, make_task
 from recprune_export.planning import calibration, decide
@@ -40,37 +39,13 @@ from recprune_export.pruning.soundness import check_soundness
 from recprune_export.settings import Settings
 from recprune_export.stages import curvature_of, rotate, zero_target
 from recprune_export.training.evaluate import primary
-from recprune_export.training.train import train
 
 DOCS = Path(__file__).parent.parent / "docs"
-TUNING_SHARE = 0.1  # of the steps of training
 PROTOCOL = (
     "Each method prunes the same dense models to the sparsity in the tables and in the rest, zeros included, then tunes "
     "with at most a tenth of the steps that training took: *before* and *after* that. Metrics are "
     "those of the test rows; changes are paired by seed, with 95 % intervals of their mean over seeds."
 )
-# Two-sided 95 % of Student's t, by degrees of freedom.
-STUDENT = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-
-
-@dataclass(frozen=True)
-class Case:
-    """A recommender and the rows it is trained on."""
-
-    data: str
-    recommender: str
-    wishes: Wishes
-
-
-ANIME = Wishes(labels=("label",), ignore=("rating",))
-CASES = {
-    **{
-        f"anime/{name}": Case("anime.parquet", name, ANIME)
-        for name in ("dlrm", "deepfm", "dcn_v2", "neumf", "two_tower")
-    },
-    "census/mmoe": Case("census.parquet", "mmoe", Wishes(labels=("income", "never_married"))),
-    "beauty/sasrec": Case("beauty.parquet", "sasrec", Wishes()),
-}
 
 
 @dataclass(frozen=True)
@@ -109,22 +84,21 @@ def measure(case: str, seed: int, wanted: Sequence[tuple[str, float]], folder: P
     """Train, or take what was trained before, and yield every wanted method and sparsity."""
     if not wanted:
         return
-    checkpoint = _trained(case, seed, folder, cache)
-    loaded = load(checkpoint, None, {})
+    known = trained(case, CASES[case], seed, folder, cache)
+    loaded = load(known.checkpoint, None, {})
     settings = Settings(seed=seed)
     task = make_task(loaded, folder / CASES[case].data, (), settings)
-    examples = json.loads(checkpoint.with_suffix(".json").read_text())["examples"]
-    steps = int(TUNING_SHARE * examples / task.recipe.batch_size)
+    short = shortened(task, known, loaded.program)
     metric, dense = _metric(loaded.program, task)
     for name, sparsity in wanted:
         method = METHODS[name]
         wished = replace(settings, sparsity=sparsity, score=method.score, refit=method.refit)
-        pruned, tuned = _prune(loaded.program, wished, task, steps)
+        pruned, tuned = _prune(loaded.program, wished, task, short)
         yield Measured(case, seed, name, sparsity, metric, dense, pruned, tuned)
 
 
-def _prune(program: Program, settings: Settings, task: Task, steps: int) -> tuple[float, float]:
-    """Return the metric when pruned, zeros and all, and when tuned for so many steps at most."""
+def _prune(program: Program, settings: Settings, task: Task, short: Shortened) -> tuple[float, float]:
+    """Return the metric when pruned, zeros and all, and when tuned on the task that is cut `short`."""
     plan = decide(program, settings, task)
     dense, analysis = rotate(program, plan)
     student = apply_plan(dense, analysis, plan)
@@ -137,44 +111,14 @@ def _prune(program: Program, settings: Settings, task: Task, steps: int) -> tupl
     curvature = curvature_of(student, plan, tables, task, settings)
     zeroed = student.with_own_parameters()
     hold(zeroed, zero_masks(zeroed, tables, target, curvature))
-    teacher = program.with_own_graph()
-    per_epoch = min(steps, task.lessons(student, teacher).steps_per_epoch)
-    epochs = steps // per_epoch
-    schedule = Schedule(epochs, task.recipe.learning_rate, settings.zeros == "gradual", settings.seed)
-    finetune(student, teacher, Shortened(task, per_epoch), tables, target, schedule, curvature)
+    schedule = Schedule(short.epochs, task.recipe.learning_rate, settings.zeros == "gradual", settings.seed)
+    finetune(student, program.with_own_graph(), short, tables, target, schedule, curvature)
     return _metric(zeroed, task)[1], _metric(student, task)[1]
-
-
-@dataclass(frozen=True)
-class Shortened:
-    """A task whose epochs have `steps_per_epoch` steps."""
-
-    task: Task
-    steps_per_epoch: int
-
-    def lessons(self, student: Program, teacher: Program) -> Lessons:
-        """Return the first batches of each epoch."""
-        whole = self.task.lessons(student, teacher)
-        first = lambda seed: itertools.islice(whole.batches(seed), self.steps_per_epoch)  # noqa: E731
-        return replace(whole, batches=first, steps_per_epoch=self.steps_per_epoch)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.task, name)
 
 
 def _metric(program: Program, task: Task) -> tuple[str, float]:
     program.set_training(False)
     return primary(task.test(lambda request: answer(program, request)))
-
-
-def _trained(case: str, seed: int, folder: Path, cache: Path) -> Path:
-    path = cache / f"{case.replace('/', '-')}-{seed}.pt"
-    if not path.exists():
-        known = CASES[case]
-        trained = train(folder / known.data, known.recommender, path, known.wishes, {}, seed=seed)
-        epochs = len(trained.fitted.epochs)
-        path.with_suffix(".json").write_text(json.dumps({"epochs": epochs, "examples": epochs * trained.rows}))
-    return path
 
 
 @dataclass(frozen=True)
@@ -193,16 +137,9 @@ class Summary:
 def summarise(rows: Sequence[Measured]) -> Summary:
     """Pair by seed."""
     dense = np.array([row.dense for row in rows])
-    pruned, tuned = (np.array([getattr(row, name) - row.dense for row in rows]) for name in ("pruned", "tuned"))
+    pruned, tuned = (mean_of([getattr(row, name) - row.dense for row in rows]) for name in ("pruned", "tuned"))
     spread = float(dense.std(ddof=1)) if len(rows) > 1 else float("nan")
-    return Summary(
-        float(dense.mean()), spread, float(pruned.mean()), _half(pruned), float(tuned.mean()), _half(tuned), len(rows)
-    )
-
-
-def _half(changes: np.ndarray) -> float:
-    n = len(changes)
-    return float(STUDENT[n - 1] * changes.std(ddof=1) / math.sqrt(n)) if n > 1 else float("nan")
+    return Summary(float(dense.mean()), spread, pruned.value, pruned.half, tuned.value, tuned.half, len(rows))
 
 
 def as_markdown(rows: Sequence[Measured]) -> str:
@@ -224,15 +161,11 @@ def as_markdown(rows: Sequence[Measured]) -> str:
             found = [summarise(r) if r else None for r in measured]
             if not any(found):
                 continue
-            cells = [_cell(f.pruned, f.pruned_half, f.seeds) if f else "" for f in found]
-            cells += [_cell(f.tuned, f.tuned_half, f.seeds) if f else "" for f in found]
+            cells = [str(Mean(f.pruned, f.pruned_half, f.seeds)) if f else "" for f in found]
+            cells += [str(Mean(f.tuned, f.tuned_half, f.seeds)) if f else "" for f in found]
             parts.append(f"| {method} | " + " | ".join(cells) + " |")
         parts.append("")
     return "\n".join(parts)
-
-
-def _cell(change: float, half: float, seeds: int) -> str:
-    return f"{change:+.4f}" + (" (one seed)" if seeds == 1 else f" ± {half:.4f}")
 
 
 def draw(rows: Sequence[Measured], path: Path) -> None:
@@ -276,7 +209,7 @@ def draw(rows: Sequence[Measured], path: Path) -> None:
 
 
 def _known(path: Path) -> list[Measured]:
-    return [Measured(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+    return [Measured(**row) for row in kept(path)]
 
 
 @click.command(help=__doc__.splitlines()[0])
@@ -307,8 +240,7 @@ def main(
         for seed in range(seeds):
             done = {(row.method, row.sparsity) for row in _known(log) if (row.case, row.seed) == (case, seed)}
             for row in measure(case, seed, [each for each in wanted if each not in done], data_folder, cache):
-                with log.open("a") as file:
-                    file.write(json.dumps(asdict(row)) + "\n")
+                keep(log, asdict(row))
                 print(
                     f"{row.case:<16} seed {row.seed} {row.sparsity:4g} {row.method:<17} {row.metric} dense {row.dense:.4f} "
                     f"pruned {row.pruned:.4f} tuned {row.tuned:.4f}",
@@ -321,8 +253,7 @@ def main(
     print(table)
     draw(rows, write / "quality.svg")
     where = environment()
-    versions = ", ".join(f"{name} {version}" for name, version in where["packages"].items())
-    table += f"\nOn {where['cpu']}, {where['cores']} cores, {threads} thread; Python {where['python']}, {versions}."
+    table += f"\n{told_of_machine(where, threads)}"
     text = f"{PROTOCOL}\n\n{table}\n\n![Change of quality over sparsity, by method](quality.svg)"
     write_section(write / "results.md", "Quality", "benchmarks/quality.py", text)
     print(json.dumps({"environment": where, "threads": threads, "figures": _figures(rows)}))

@@ -1,0 +1,351 @@
+"""Recommenders on real data in fewer bits and with zeros in tiles: what it costs in quality, and what it saves.
+
+    python benchmarks/formats.py [--cases anime/dlrm,...] [--sparsities .7,.9] [--seeds 3] [--hidden 512,512,256]
+
+Dense recommenders are trained with each seed; then the main job's own stages prune, tune and export them: with channels
+removed and zeros one by one, as it does by default, that file quantised, with zeros in tiles, with channels alone. With
+--hidden the recommenders have these hidden layers, and are cases of their own: there layers are tried by themselves as
+well, the tables whole. All figures are those of ONNX files in ONNX Runtime: metrics of the test rows, paired by seed, and
+times of all files of a seed in turns, beside the dense one. What was trained, made and measured is kept in --cache, so that
+an interrupted run goes on. Writes tables into docs/, prints the same, and JSON as the last line.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from cases import CASES, Case, Shortened, shortened, slug, trained
+from formats_table import Measured, Method, Speed, Tables
+from results import keep, kept, told_of_machine, write_section
+
+from recprune_export.environment import cpu, environment
+from recprune_export.fewer_bits import FewerBits, in_fewer_bits
+from recprune_export.finetuning.task import Task
+from recprune_export.jobs import load, make_task
+from recprune_export.onnx.counts import count, reduction
+from recprune_export.onnx.export import OnnxFile, export_onnx
+from recprune_export.program.program import Program
+from recprune_export.pruning.plan import Plan
+from recprune_export.recommenders.catalogue import predicts_sequences
+from recprune_export.served import export_pruned, latency_requests, session_of, validate_parity
+from recprune_export.settings import Settings, batch_sizes
+from recprune_export.stages import Pruned, prune
+from recprune_export.tiling import tile_notes
+from recprune_export.training.evaluate import primary
+from recprune_export.validation.contestants import in_onnxruntime
+from recprune_export.validation.seatings import log_ratio, measure_seatings, typical_time
+
+DOCS = Path(__file__).parent.parent / "docs"
+DENSE, FP32 = "dense.onnx", "fp32"
+FEWEST = 20  # rounds of a seating
+EQUAL_LATENCY = (0.5, 0.6, 0.8)  # sparsities at which channels alone may be as fast as tiles
+
+DEFAULT, ALONE, HALF = "channels and zeros", "channels alone", "half channels, half zeros"
+LAYERS, LAYERS_ALONE = "layers: zeros", "layers: channels"
+_HALF: Mapping[str, Any] = {"structured_share": 0.5}
+_LAYERS: Mapping[str, Any] = {"embedding_sparsity": 0.0, "structured_share": 0.0}
+_tiles_of_layers = partial(Method, zeros=LAYERS, channels=LAYERS_ALONE, layers=True)
+METHODS = {
+    DEFAULT: Method(bits=("fp16", "int8", "int4")),
+    "channels and tiles": Method({"pattern": "tile"}, zeros=DEFAULT, channels=ALONE),
+    "channels and tiles where faster": Method({"pattern": "auto"}, zeros=DEFAULT, channels=ALONE),
+    ALONE: Method({"structured_share": 1.0}),
+    HALF: Method(_HALF),
+    "half channels, half tiles": Method({**_HALF, "pattern": "tile"}, zeros=HALF, channels=ALONE),
+    "half channels, half tiles where faster": Method({**_HALF, "pattern": "auto"}, zeros=HALF, channels=ALONE),
+    LAYERS: Method(_LAYERS, layers=True),
+    **{f"layers: tiles of {n}": _tiles_of_layers({**_LAYERS, "pattern": "tile", "tile": n}) for n in (32, 64, 128)},
+    "layers: tiles where faster": _tiles_of_layers({**_LAYERS, "pattern": "auto"}),
+    LAYERS_ALONE: Method({**_LAYERS, "structured_share": 1.0}, layers=True, also=EQUAL_LATENCY),
+}
+PROTOCOL = """\
+Dense recommenders are pruned to the sparsity in the tables and in the rest, zeros included, by the stages of the main
+job, and tuned with at most a tenth of the steps that training took. All figures are those of ONNX files in ONNX Runtime.
+
+- *Channels and zeros* is the default: removed channels take most of the sparsity, zeros one by one the remainder. It is
+  quantised as well, with at most .001 of the validation metric to lose. *Channels alone* has a structured share of 1,
+  *half channels, half zeros* one of .5 (in log space), which leaves more zeros to tiles. *Tiles* are forced
+  (`--pattern tile`), *where faster* is `--pattern auto`; the size of a tile is left to the product, unless it is named.
+  *Layers* are those outside of tables by themselves: tables whole, no channel removed, or channels alone.
+- *Change*: the metric of the test rows less that of the dense file of the same seed, its mean over seeds with the 95 %
+  interval (Student's t).
+- *Gone*: of the dense parameters, removed or zero, counted in the file. *kB*: the file with its weights.
+- *Batch*: how many times faster than the dense model as PyTorch's exporter writes it, {threads}. All files of a seed take
+  turns in one process, with sessions made anew for each of {seatings} seatings: of a seating the ratio of tenth percentiles,
+  which other work on the machine disturbs least; of all seatings of all seeds the middle mean with its 95 % interval.
+- *Tiles, less*: the metric of tiles less that of others, paired by seed. *As many*: with as many weights left. *As fast*: of
+  channels alone at all sparsities that were measured, the slowest that are no slower than the tiles (geometric mean over
+  batch sizes)."""
+WIDE = """\
+Cases with widths in their names, such as *anime/dlrm 512-512-256*, are the same recommenders on the same rows with these
+hidden layers. They have far more units than the rows need, and are there to try tiles where layers are as wide as those of
+larger recommenders: of the usual ones (256 and 128 units, some 176 and 90 once pruned) a few tiles are the whole."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A dense recommender of one seed, its file, and the rows; `task` tunes for a tenth of the steps."""
+
+    case: str
+    seed: int
+    program: Program
+    task: Shortened
+    settings: Settings
+    folder: Path
+    file: OnnxFile
+    metric: str
+    value: float
+
+    @classmethod
+    def prepare(cls, name: str, case: Case, settings: Settings, folder: Path, cache: Path) -> "Subject":
+        """Train, or take what was trained before, and export."""
+        known = trained(name, case, settings.seed, folder, cache)
+        loaded = load(known.checkpoint, None, {})
+        task = make_task(loaded, folder / case.data, (), settings)
+        own = cache / "onnx" / f"{slug(name)}-{settings.seed}"
+        own.mkdir(parents=True, exist_ok=True)
+        file = export_onnx(loaded.program, own / DENSE, rewrites=())
+        metric, value = _metric(file, task)
+        short = shortened(task, known, loaded.program)
+        return cls(name, settings.seed, loaded.program, short, settings, own, file, metric, value)
+
+    def row(self, method: str, sparsity: float, bits: str, **found: Any) -> Measured:
+        """Say what was found of a file."""
+        return Measured(self.case, self.seed, method, sparsity, bits, self.metric, self.value, self.file.bytes, **found)
+
+    def file_row(self, method: str, sparsity: float, bits: str, file: OnnxFile, note: str, start: float) -> Measured:
+        """Count and test a file."""
+        gone = reduction(count(self.file.path), count(file.path))
+        return self.row(
+            method,
+            sparsity,
+            bits,
+            value=_metric(file, self.task)[1],
+            bytes=file.bytes,
+            tables_gone=gone.tables,
+            rest_gone=gone.rest,
+            file=str(file.path.relative_to(self.folder)),
+            note=note,
+            seconds=time.perf_counter() - start,
+        )
+
+
+def _metric(file: OnnxFile, task: Task) -> tuple[str, float]:
+    return primary(task.test(session_of(file)))
+
+
+class Maker:
+    """Makes the files of one subject; what falls in the same tiles is made once."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self._tiled: dict[tuple[object, ...], str] = {}
+
+    def make(self, name: str, sparsity: float) -> Iterator[Measured]:
+        """Prune, tune, export and test; then the same in fewer bits."""
+        of, method, start = self._subject, METHODS[name], time.perf_counter()
+        settings = replace(of.settings, sparsity=sparsity, **method.wishes)
+        plan, reason = (None, "") if settings.pattern == "element" else self._plan_tiles(name, settings)
+        if reason:
+            yield of.row(name, sparsity, FP32, note=reason, seconds=time.perf_counter() - start)
+            return
+        pruned = prune(of.program, settings, of.task, plan)
+        file = export_pruned(pruned, settings, of.folder / f"{slug(name)}-{sparsity:g}.onnx")
+        validate_parity(pruned.program, file, of.task)
+        note = " ".join(tile_notes(pruned.stages[-1].tiles, file, settings))
+        yield of.file_row(name, sparsity, FP32, file, note, start)
+        for bits in method.bits:
+            yield self._quantise(name, replace(settings, quantize=bits), file)
+
+    def _plan_tiles(self, name: str, settings: Settings) -> tuple[Plan, str]:
+        """Choose tiles, untuned; say why tuning would make nothing new, where it would not."""
+        of = self._subject
+        found: Pruned = prune(of.program, settings, replace(of.task, epochs=0))
+        tiles = found.stages[-1].tiles
+        shares = settings.sparsity, settings.structured_share, settings.embedding_sparsity
+        first = self._tiled.setdefault((shares, *((each.weight, each.tile) for each in tiles.layers)), name)
+        same = f"the same tiles as *{first}*" if first != name else ""
+        return found.plan, same if tiles.layers else f"no tiles: {tiles.reason}"
+
+    def _quantise(self, name: str, settings: Settings, file: OnnxFile) -> Measured:
+        of, start = self._subject, time.perf_counter()
+        requests = latency_requests(settings, of.task, file.signature)
+        made = in_fewer_bits(file, of.task, settings, requests, of.folder / settings.quantize)
+        assert made is not None
+        return of.file_row(name, settings.sparsity, settings.quantize, made.file, _forms(made), start)
+
+
+def _forms(made: FewerBits) -> str:
+    plan = made.quantised.plan
+    count_of = f"{sum(choice.is_quantised for choice in plan.layers)} of {len(plan.layers)}"
+    layers = f"{count_of} linear layers in int8; " if plan.layers else ""
+    forms = [choice.form for choice in plan.tables]
+    tables = ", ".join(f"{forms.count(form)} {form}" for form in dict.fromkeys(forms))
+    back = f"; taken back for quality: {'; '.join(made.quantised.taken_back)}" if made.quantised.taken_back else ""
+    return f"{layers}tables: {tables or 'none'}{back}."
+
+
+def speed_of(subject: Subject, rows: Sequence[Measured], seatings: int, seconds: float) -> Speed:
+    """Let all files of a subject take turns, on sessions that are made anew for each seating."""
+    threads, files = subject.settings.threads, list(dict.fromkeys(row.file for row in rows if row.file))
+    makers = {name: partial(in_onnxruntime, name, subject.folder / name, threads) for name in (DENSE, *files)}
+    requests = latency_requests(subject.settings, subject.task, subject.file.signature)
+    rng = np.random.default_rng(subject.seed)
+    found = measure_seatings(makers, requests, count=seatings, seconds=seconds, rng=rng, fewest=FEWEST)
+    dense = {str(batch): float(np.median([typical_time(s[batch][DENSE]) for s in found])) for batch in requests}
+    faster = {
+        file: {str(batch): [log_ratio(seating[batch], DENSE, file) for seating in found] for batch in requests}
+        for file in files
+    }
+    return Speed(subject.case, subject.seed, threads, cpu(), dense, faster)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """What was measured before."""
+
+    folder: Path
+
+    @property
+    def rows(self) -> list[Measured]:
+        """The newest of each file; a row whose file is gone counts for nothing."""
+        newest: dict[tuple[object, ...], Measured] = {}
+        for values in kept(self.folder / "formats.jsonl"):
+            row = Measured(**values)
+            newest[row.case, row.seed, row.sparsity, row.method, row.bits] = row
+        return [row for row in newest.values() if not row.file or (self._files(row) / row.file).exists()]
+
+    @property
+    def speeds(self) -> list[Speed]:
+        """The newest of each case and seed."""
+        found = [Speed(**values) for values in kept(self.folder / "formats-speed.jsonl")]
+        return list({(speed.case, speed.seed): speed for speed in found}.values())
+
+    def of(self, case: str, seed: int) -> list[Measured]:
+        """Return the rows of one case and seed."""
+        return [row for row in self.rows if (row.case, row.seed) == (case, seed)]
+
+    def add(self, row: Measured) -> None:
+        """Keep a row, and say so."""
+        keep(self.folder / "formats.jsonl", asdict(row))
+        found = "-" if row.value is None else f"{row.value:.4f}, {row.bytes / 1e3:,.0f} kB"
+        print(
+            f"{row.case} seed {row.seed} {row.sparsity:g} {row.method} {row.bits}: {row.metric} dense {row.dense:.4f} -> "
+            f"{found} ({row.seconds:.0f} s) {row.note}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def add_speed(self, speed: Speed) -> None:
+        """Keep the times of all files of a subject."""
+        keep(self.folder / "formats-speed.jsonl", asdict(speed))
+        print(f"{speed.case} seed {speed.seed}: {len(speed.faster)} files timed", file=sys.stderr, flush=True)
+
+    def is_timed(self, rows: Sequence[Measured], settings: Settings) -> bool:
+        """Whether every file of `rows`, all of one case and seed, was timed as `settings` ask."""
+        known = [speed for speed in self.speeds if (speed.case, speed.seed) == (rows[0].case, rows[0].seed)]
+        wanted = {row.file for row in rows if row.file}
+        batches = {str(batch) for batch in settings.batches}
+        return any(s.threads == settings.threads and wanted <= set(s.faster) and batches == set(s.dense) for s in known)
+
+    def _files(self, row: Measured) -> Path:
+        return self.folder / "onnx" / f"{slug(row.case)}-{row.seed}"
+
+
+def measure(
+    name: str, case: Case, settings: Settings, wanted: Sequence[tuple[str, float]], folder: Path, cache: Cache,
+    seatings: int, seconds: float,
+) -> None:  # fmt: skip
+    """Make and measure what is not known yet of one case and seed."""
+    done = {(row.method, row.sparsity, row.bits) for row in cache.of(name, settings.seed)}
+    left = [
+        (method, s)
+        for method, s in wanted
+        if (method, s, FP32) not in done or any((method, s, bits) not in done for bits in METHODS[method].bits)
+    ]
+    if not left and cache.is_timed(cache.of(name, settings.seed), settings):
+        return
+    subject = Subject.prepare(name, case, settings, folder, cache.folder)
+    maker = Maker(subject)
+    for method, sparsity in left:
+        for row in maker.make(method, sparsity):
+            cache.add(row)
+    rows = cache.of(name, settings.seed)
+    if not cache.is_timed(rows, settings):
+        cache.add_speed(speed_of(subject, rows, seatings, seconds))
+
+
+def with_hidden(names: Sequence[str], hidden: str) -> dict[str, Case]:
+    """Return the cases, with other hidden layers where that is asked for.
+
+    >>> list(with_hidden(["anime/dlrm"], "512,256"))
+    ['anime/dlrm 512-256']
+    """
+    if not hidden:
+        return {name: CASES[name] for name in names}
+    for name in names:
+        if predicts_sequences(CASES[name].recommender):
+            raise click.UsageError(f"{name} has no hidden layers to widen: leave it out of --cases, or --hidden out.")
+    widths = [int(width) for width in hidden.split(",")]
+    told = "-".join(map(str, widths))
+    return {f"{name} {told}": replace(CASES[name], config={"hidden": widths}) for name in names}
+
+
+@click.command(help=__doc__.splitlines()[0])
+@click.option("--cases", default="anime/dlrm,anime/deepfm,anime/dcn_v2,beauty/sasrec", show_default=True)
+@click.option("--sparsities", default=".7,.9", show_default=True)
+@click.option("--methods", default="", help="Divided by semicolons; all that suit the cases, by default.")
+@click.option("--seeds", default=3, show_default=True)
+@click.option("--hidden", default="", help="Widths of hidden layers, for cases of their own: 512,512,256.")
+@click.option(
+    "--batches",
+    default="1,64,256",
+    show_default=True,
+    help="Files are made for these, and timed at them: one cache for each choice.",
+)
+@click.option("--data-folder", default=Path("../shared/data"), show_default=True, type=click.Path(path_type=Path))
+@click.option("--cache", default=Path("artifacts/quality"), show_default=True, type=click.Path(path_type=Path))
+@click.option("--threads", default=1, show_default=True)
+@click.option("--seatings", default=6, show_default=True, help="Of each seed.")
+@click.option("--seconds", default=1.0, show_default=True, help="For each batch size of a seating.")
+@click.option("--remark", default="", help="What a reader should know of the machine, such as other work on it.")
+@click.option("--write", default=DOCS, type=click.Path(path_type=Path, file_okay=False), help="Folder of results.md.")
+def main(
+    cases: str, sparsities: str, methods: str, seeds: int, hidden: str, batches: str, data_folder: Path, cache: Path,
+    threads: int, seatings: int, seconds: float, remark: str, write: Path,
+) -> None:  # fmt: skip
+    """Measure what is not known yet, then write everything that is known."""
+    torch.set_num_threads(threads)
+    cache.mkdir(parents=True, exist_ok=True)
+    suited = [name for name, method in METHODS.items() if hidden or not method.layers]
+    names = methods.split(";") if methods else suited
+    asked = list(map(float, sparsities.split(",")))
+    wanted = [
+        (name, s) for s in sorted({*asked, *EQUAL_LATENCY}) for name in names if s in {*asked, *METHODS[name].also}
+    ]
+    known = Cache(cache)
+    for name, case in with_hidden(cases.split(","), hidden).items():
+        for seed in range(seeds):
+            settings = Settings(seed=seed, threads=threads, batches=batch_sizes(batches))
+            measure(name, case, settings, wanted, data_folder, known, seatings, seconds)
+    tables = Tables(METHODS, [row for row in known.rows if row.method in METHODS], known.speeds)
+    where = environment()
+    text = f"{tables.as_markdown()}\n{told_of_machine(where, threads)}{' ' + remark if remark else ''}"
+    print(text)
+    intro = "\n\n".join(
+        [PROTOCOL.format(seatings=seatings, threads=f"{threads} thread{'s' if threads > 1 else ''}"), WIDE]
+    )
+    write_section(write / "results.md", "Fewer bits and tiles", "benchmarks/formats.py", f"{intro}\n\n{text}")
+    print(json.dumps({"environment": where, "threads": threads, "figures": tables.figures()}))
+
+
+if __name__ == "__main__":
+    main()
