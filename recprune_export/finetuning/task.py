@@ -39,7 +39,7 @@ class Recipe:
     batch_size: int
 
 
-CLICKS = Recipe(epochs=3, learning_rate=5e-4, batch_size=1024)
+CLICKS = Recipe(epochs=3, learning_rate=2e-3, batch_size=1024)
 # A row of scores is as long as the item table, and one history tells of one item only.
 RANKINGS = Recipe(epochs=6, learning_rate=2e-3, batch_size=256)
 
