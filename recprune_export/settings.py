@@ -20,7 +20,7 @@ class Settings:
     measured for each size in `batches`, with `threads` threads. Inputs named in `shared_inputs` are the same for all
     candidates of a request, and have one row in the ONNX file. With `max_drop` or `target_speedup` the sparsity is
     searched, beginning at `sparsity`. `structured_share` is the part of it, in log space, that removed channels take;
-    by default it is larger in the rest than in tables (`pruning.budget`). `pattern` says how the zeros that take the
+    by default it is tried (`removal_share`). `pattern` says how the zeros that take the
     remainder fall in linear layers: "element" by element, in a "tile" of `tile` units wherever there are enough of them,
     or "auto", in tiles where that is faster. `prune_fields` is how many whole fields go,
     before anything else; `prune_rows` the share of all rows of tables that is given up for shared ones, or "auto",

@@ -69,7 +69,7 @@ def job_options(command: F) -> F:
             click.option(
                 "--structured-share",
                 type=float,
-                help="Part that removed channels take; zeros the rest.  [default: 0.8 in tables, 0.95 elsewhere]",
+                help="Part that removed channels take; zeros the rest.  [default: tried; at most 0.8 in tables, 0.95 elsewhere]",
             ),
             click.option(
                 "--quantize",

@@ -27,8 +27,8 @@ Way = Literal["loss", "uniform"]
 class Budget:
     """The sparsity asked for: the fraction of the dense parameters that is gone, in tables and in the rest.
 
-    `table_share` and `rest_share` are the parts, in log space, that removal of channels takes; zeros take the remainder:
-    in tables they cost little, for most rows are rare; in the rest nothing runs faster for them. Hidden
+    `table_share` and `rest_share` are the parts, in log space, that removal of channels takes, at first; zeros take the
+    remainder: in tables they cost little, for most rows are rare; in the rest nothing runs faster for them. Hidden
     widths of twice `round_to` and more end on a multiple of it.
     """
 
