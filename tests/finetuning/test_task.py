@@ -1,0 +1,68 @@
+"""What a sequential recommender is tuned with."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from recprune_export.data.inference import Wishes, infer_sequence
+from recprune_export.data.sequences import HISTORY, NEXT_ITEM, SequenceData, load_sequences
+from recprune_export.finetuning.every_place import PLACES
+from recprune_export.finetuning.objective import Objective
+from recprune_export.finetuning.task import NextItems, Recipe
+from recprune_export.program.capture import capture
+from recprune_export.program.program import Program
+
+RECIPE = Recipe(epochs=1, learning_rate=1e-3, batch_size=16)
+
+
+class LastItem(nn.Module):
+    """Scores items by the last one, and by the mean of the history where it is not `causal`."""
+
+    def __init__(self, items: int, *, causal: bool) -> None:
+        super().__init__()
+        self.items = nn.Embedding(items, 4)
+        self.causal = causal
+
+    def forward(self, history: torch.Tensor) -> torch.Tensor:
+        hidden = self.items(history)
+        if not self.causal:
+            hidden = hidden + hidden.mean(1, keepdim=True)
+        return hidden[:, -1] @ self.items.weight.T
+
+
+@pytest.fixture(scope="module")
+def data(sequences_file: Path) -> SequenceData:
+    return load_sequences(sequences_file, infer_sequence(sequences_file, Wishes()))
+
+
+def program_for(data: SequenceData, *, causal: bool) -> Program:
+    module = LastItem(data.encoder.items.rows, causal=causal).eval()
+    return capture(module, (torch.ones(3, data.encoder.columns.max_length, dtype=torch.int64),))
+
+
+def test_every_place_of_a_history_asks_for_the_item_after_it(data: SequenceData) -> None:
+    task, program = NextItems(data, Objective({}, {}), RECIPE), program_for(data, causal=True)
+    lessons = task.lessons(program, program)
+    batches = list(lessons.batches(0))
+    assert len(batches) == lessons.steps_per_epoch == -(-len(data.train) // RECIPE.batch_size)
+    length = data.encoder.columns.max_length
+    assert sum(len(request[PLACES]) for request, _ in batches) == data.train.lengths.clip(max=length).sum()
+    for request, labels in batches:
+        items, wanted = request[HISTORY].flatten()[request[PLACES]], labels[NEXT_ITEM]
+        ends = request[PLACES] % length == length - 1
+        assert (items > 0).all()
+        assert (wanted[ends] == 0).all()
+        assert torch.equal(wanted[~ends], items[1:][~ends[:-1]])
+        (answers,) = lessons.student(request).values()
+        assert len(answers) == len(wanted)
+
+
+def test_a_model_that_looks_ahead_learns_from_histories_that_are_cut(data: SequenceData) -> None:
+    task, program = NextItems(data, Objective({}, {}), RECIPE), program_for(data, causal=False)
+    lessons = task.lessons(program, program)
+    batches = list(lessons.batches(0))
+    assert lessons.student is program
+    assert len(batches) == lessons.steps_per_epoch
+    assert all(set(request) == {HISTORY} for request, _ in batches)
