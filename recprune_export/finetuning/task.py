@@ -40,8 +40,8 @@ class Recipe:
 
 
 CLICKS = Recipe(epochs=3, learning_rate=2e-3, batch_size=1024)
-# A row of scores is as long as the item table, and one history tells of one item only.
-RANKINGS = Recipe(epochs=6, learning_rate=4e-3, batch_size=128)
+# A row of scores is as long as the item table.
+RANKINGS = Recipe(epochs=6, learning_rate=1e-2, batch_size=128)
 
 
 @dataclass(frozen=True)
