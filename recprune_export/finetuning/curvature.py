@@ -6,7 +6,8 @@ for figures of their own: of a table, h is the outer product of what its rows an
 2018, "Adafactor", section 3), so that a rare id counts for as little as it is asked for.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -23,14 +24,16 @@ UNSEEN = 0.25  # of what a row has on average, added to every row: what calibrat
 def weight_curvature(
     program: Program, tables: frozenset[str], batches: Iterable[Batch], probe: Probe, seed: int = 0
 ) -> Curvature:
-    """Return for each parameter a tensor of its shape with the curvature at each weight, up to one common factor."""
+    """Return for each parameter a tensor of its shape with the curvature at each weight, up to one common factor.
+
+    Also for parameters that are frozen: tuning leaves them alone, zeros do not.
+    """
     program.set_training(False)
-    parameters = {name: p for name, p in program.parameters().items() if p.requires_grad}
-    by_rows = frozenset(tables & find_lookups(program).keys())
-    factors = {name: (torch.zeros(len(parameters[name])), torch.zeros(parameters[name].shape[1])) for name in tables}
+    parameters = program.parameters()
+    factors = {name: tuple(map(parameters[name].new_zeros, parameters[name].shape)) for name in tables}
     whole = {name: torch.zeros_like(p) for name, p in parameters.items() if name not in tables}
     generator = torch.Generator().manual_seed(seed)
-    with sparse_gradients(program, by_rows):
+    with _unfrozen(parameters.values()), sparse_gradients(program, frozenset(tables & find_lookups(program).keys())):
         for request, _ in batches:
             slope = probe(program(request), generator)
             gradients = torch.autograd.grad(slope, list(parameters.values()), allow_unused=True)
@@ -42,6 +45,18 @@ def weight_curvature(
                 else:
                     whole[name] += gradient.square()
     return {**whole, **{name: _outer(rows, columns) for name, (rows, columns) in factors.items()}}
+
+
+@contextmanager
+def _unfrozen(parameters: Iterable[Tensor]) -> Iterator[None]:
+    frozen = [p for p in parameters if not p.requires_grad]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
 
 
 def _add_rows(rows: Tensor, columns: Tensor, gradient: Tensor) -> None:

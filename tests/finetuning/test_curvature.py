@@ -83,3 +83,20 @@ def test_zeros_go_where_least_is_lost() -> None:
     assert kept[:10].float().mean() > kept[10:].float().mean()
     by_magnitude = zero_masks(model, tables, ZeroTarget(tables=100, rest=5))
     assert not torch.equal(by_magnitude["table.weight"], kept)
+
+
+def test_a_table_that_is_frozen_has_the_same_curvature_and_stays_frozen() -> None:
+    tables, model = frozenset({"table.weight"}), program()
+    expected = weight_curvature(model, tables, batches(torch.arange(50)), probe)
+    model.parameters()["table.weight"].requires_grad_(False)
+    found = weight_curvature(model, tables, batches(torch.arange(50)), probe)
+    torch.testing.assert_close(found, expected)
+    assert not model.parameters()["table.weight"].requires_grad
+    assert set(zero_masks(model, tables, ZeroTarget(20, 5), found)) == {"table.weight"}
+
+
+def test_curvature_has_the_precision_of_the_weights() -> None:
+    torch.manual_seed(0)
+    model = capture(Sum(50).double(), (torch.tensor([0, 1, 2]),))
+    found = weight_curvature(model, frozenset({"table.weight"}), batches(torch.arange(50)), probe)
+    assert {values.dtype for values in found.values()} == {torch.float64}
