@@ -213,6 +213,7 @@ def _operators(model: onnx.ModelProto, shapes: Shapes) -> list[Operator]:
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear":  # a part of the product that reads it: nothing is widened
             itemsizes[node.output[0]] = itemsizes.get(node.input[0], 1)
+            constants |= {node.output[0]} if node.input[0] in constants else set()
 
     def tensor(name: str) -> Tensor | None:
         return Tensor(shapes[name], itemsizes.get(name, 4), name in constants) if name in shapes else None

@@ -56,6 +56,12 @@ def test_what_follows_from_constants_is_computed_at_load() -> None:
     assert made.to_dict() == as_it_is.to_dict()
 
 
+def test_weights_that_a_product_widens_are_read_as_bytes() -> None:
+    text = "g (float[batch, 24] x) => (float[batch, 16] y) { w = DequantizeLinear<axis=1>(v, s) y = MatMul(x, w) }"
+    counted = cost(graph(text, v=np.ones((24, UNITS), dtype=np.int8), s=floats(UNITS)), 64)
+    assert counted.weights == 24 * UNITS
+
+
 def test_costs_grow_with_the_batch() -> None:
     estimates = [cost(mlp(), batch).estimate for batch in (1, 32, 256, 1024)]
     assert estimates == sorted(estimates)
