@@ -188,7 +188,10 @@ class NextItems:
             yield _cut(self.data.train.take(users[start : start + self.recipe.batch_size]), length, rng)
 
     def lessons(self, student: Program, teacher: Program) -> Lessons:
-        """Return whole histories, each place of which asks for the item that follows; cut ones where that cannot be."""
+        """Return whole histories, each place of which asks for the item that follows; cut ones where that cannot be.
+
+        Where scores of all items at all places would not fit into memory, some places are drawn in each batch.
+        """
         learner, master = at_places(student), at_places(teacher)
         if learner is None or master is None:
             steps = math.ceil(int(self._cuts().sum()) / self.recipe.batch_size)
@@ -197,10 +200,11 @@ class NextItems:
         return Lessons(learner, master, self._whole_histories, steps)
 
     def _whole_histories(self, seed: int) -> Iterator[Batch]:
-        length = self.data.encoder.columns.max_length
-        order = np.random.default_rng(seed).permutation(len(self.data.train))
+        rng, length = np.random.default_rng(seed), self.data.encoder.columns.max_length
+        most = max(self.recipe.batch_size, MOST_SCORES // self.data.encoder.items.rows)
+        order = rng.permutation(len(self.data.train))
         for start in range(0, len(order), self.recipe.batch_size):
-            yield _everywhere(self.data.train.take(order[start : start + self.recipe.batch_size]), length)
+            yield _everywhere(self.data.train.take(order[start : start + self.recipe.batch_size]), length, most, rng)
 
     def validate(self, program: Program) -> float:
         """Return NDCG@10."""
@@ -233,6 +237,7 @@ class NextItems:
 
 
 CUTS = 4  # of one history in one epoch
+MOST_SCORES = 1 << 25  # of all places of a batch: tuning holds several tensors of so many numbers
 
 
 @dataclass(frozen=True)
@@ -329,10 +334,15 @@ def _cut(histories: Ragged, length: int, rng: np.random.Generator) -> Batch:
     return {HISTORY: torch.from_numpy(beginning.right_aligned(length))}, {NEXT_ITEM: torch.from_numpy(target)}
 
 
-def _everywhere(histories: Ragged, length: int) -> Batch:
-    """Take the last `length` items of each history, and at each the one after it; 0 at the end, where only the teacher answers."""
+def _everywhere(histories: Ragged, length: int, most: int, rng: np.random.Generator) -> Batch:
+    """Take the last `length` items of each history, and at each the one after it; 0 at the end, where only the teacher answers.
+
+    At `most` places in all, drawn at random where there are more.
+    """
     history = torch.from_numpy(histories.right_aligned(length))
     places = places_of(history > 0)
+    if len(places) > most:
+        places = places[np.sort(rng.choice(len(places), most, replace=False))]
     following = torch.cat([history[:, 1:], torch.zeros(len(history), 1, dtype=history.dtype)], dim=1)
     return {HISTORY: history, PLACES: places}, {NEXT_ITEM: following.flatten()[places]}
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from recprune_export.data.inference import Wishes, infer_sequence
 from recprune_export.data.sequences import HISTORY, NEXT_ITEM, SequenceData, load_sequences
+from recprune_export.finetuning import task as task_module
 from recprune_export.finetuning.every_place import PLACES
 from recprune_export.finetuning.objective import Objective
 from recprune_export.finetuning.task import NextItems, Recipe
@@ -66,3 +67,18 @@ def test_a_model_that_looks_ahead_learns_from_histories_that_are_cut(data: Seque
     assert lessons.student is program
     assert len(batches) == lessons.steps_per_epoch
     assert all(set(request) == {HISTORY} for request, _ in batches)
+
+
+def test_long_histories_of_many_items_are_asked_at_some_places(
+    data: SequenceData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = RECIPE.batch_size + 3
+    monkeypatch.setattr(task_module, "MOST_SCORES", most * data.encoder.items.rows)
+    program = program_for(data, causal=True)
+    batches = list(NextItems(data, Objective({}, {}), RECIPE).lessons(program, program).batches(0))
+    assert max(len(request[PLACES]) for request, _ in batches) == most
+    for request, labels in batches:
+        places, wanted = request[PLACES], labels[NEXT_ITEM]
+        assert len(places) == len(places.unique()) == len(wanted)
+        following = torch.nn.functional.pad(request[HISTORY][:, 1:], (0, 1)).flatten()
+        assert torch.equal(following[places], wanted)
