@@ -172,10 +172,10 @@ def _cheapest(each: ByPlace, current: _Candidate) -> tuple[str, ...]:
     before = current.costs()
 
     def price(places: Collection[str]) -> tuple[float, float]:
-        """The worst ratio, of what is slower, and the mean of all."""
+        """By how much the worst ratio is more than may be, and the mean of all."""
         after = current.changed(each.only(places))[0].costs() if places else before
         ratios = [after[batch] / before[batch] for batch in before]
-        return max(1.0 + EQUAL, *ratios), sum(ratios) / len(ratios)
+        return max(_most(ratios), *ratios) - _most(ratios), sum(ratios) / len(ratios)
 
     every = tuple(each.find(current.model))
     chosen, best = every, price(every)
@@ -192,8 +192,7 @@ def _compare(name: str, places: int, current: _Candidate, candidate: _Candidate,
         return Rewrite(name, places, too_many, 0.0, before, after)
     ratios = {batch: after[batch] / before[batch] for batch in before}
     worst = max(ratios, key=ratios.__getitem__)
-    pays = sum(ratios.values()) < len(ratios)
-    if ratios[worst] > 1 + (SLIGHTLY if pays else EQUAL):
+    if ratios[worst] > _most(ratios.values()):
         more = ratios[worst] - 1
         return Rewrite(name, places, f"estimated to be {more:.1%} slower at batch {worst}", 0.0, before, after)
     try:
@@ -202,6 +201,11 @@ def _compare(name: str, places: int, current: _Candidate, candidate: _Candidate,
         return Rewrite(name, places, str(failure), float("nan"), before, after)
     reason = "" if error <= TOLERANCE else f"answers differ by {error:.1e} of the largest"
     return Rewrite(name, places, reason, error, before, after)
+
+
+def _most(ratios: Collection[float]) -> float:
+    """How many times as long as before the worst batch size may take, by the ratios of all."""
+    return 1.0 + (SLIGHTLY if sum(ratios) < len(ratios) else EQUAL)
 
 
 def _beyond(limits: Limits, before: ir.Model, after: ir.Model) -> str:

@@ -1,18 +1,24 @@
 """A rewrite is kept where it answers alike, costs no more, and leaves no more than it may."""
 
 import json
+from collections.abc import Collection
+from math import prod
+from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
+from recprune_export.onnx import rewriting
 from recprune_export.onnx.export import REWRITES
 from recprune_export.onnx.graph import constant, nodes_of, replace
+from recprune_export.onnx.machine import Machine
 from recprune_export.onnx.passes.affine import fold_affine
 from recprune_export.onnx.passes.pairs import pick_flat
 from recprune_export.onnx.passes.small_tables import fold_small_tables
 from recprune_export.onnx.passes.sums import sum_by_product
-from recprune_export.onnx.rewriting import SLIGHTLY, TOLERANCE, Limits, Pass, largest_difference, rewrite
+from recprune_export.onnx.rewriting import SLIGHTLY, TOLERANCE, ByPlace, Limits, Pass, largest_difference, rewrite
 from tests.onnx.graphs import floats, graph, numbers, operators
 from tests.onnx.passes.test_first_layer import PARTS, SMALL, request
 from tests.onnx.passes.test_movement import PICK
@@ -83,6 +89,29 @@ def test_a_little_more_at_one_batch_size_is_paid_for_a_gain_on_average() -> None
     assert among.kept
     assert among.before[1] < among.after[1] <= among.before[1] * (1 + SLIGHTLY)
     assert sum(among.after[batch] / among.before[batch] for batch in (1, 64)) < 2
+
+
+def test_a_place_that_pays_on_average_is_not_left_out_for_a_little_more_at_one_batch_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    factors = {"Abs": {1: 1.015, 64: 0.8}, "Neg": {1: 1.0, 64: 0.99}}
+
+    def estimate(model: onnx.ModelProto, batch: int, machine: Machine) -> SimpleNamespace:
+        done = {node.op_type for node in model.graph.node} & set(factors)
+        return SimpleNamespace(estimate=prod(factors[name][batch] for name in done))
+
+    def change(model: ir.Model, places: Collection[str]) -> int:
+        for node in model.graph:
+            node.op_type = {"first": "Abs", "second": "Neg"}[node.name] if node.name in places else node.op_type
+        return len(places)
+
+    monkeypatch.setattr(rewriting, "cost_of", estimate)
+    model = graph("g (float[batch, 4] x) => (float[batch, 4] y) { h = Relu(x) y = Relu(h) }")
+    for node, name in zip(model.graph, ("first", "second"), strict=True):
+        node.name = name
+    both = ByPlace("both", lambda model: [node.name or "" for node in model.graph], change)
+    _, (found,) = rewrite(model, [both], [[floats(2, 4)]], (1, 64))
+    assert found.at == ("first", "second")
 
 
 def test_a_rewrite_must_not_undo_what_was_asked_for() -> None:
