@@ -66,7 +66,10 @@ def wishes_of(settings: "Settings") -> str:
     >>> wishes_of(Settings(pattern="tile", quantize="int8"))
     ' --pattern tile --quantize int8'
     """
-    names = ("score", "pattern", "tile", "structured_share", "quantize", "max_quantize_drop")
+    names = (
+        "score", "epochs", "learning_rate", "batch_size",
+        "pattern", "tile", "structured_share", "quantize", "max_quantize_drop",
+    )  # fmt: skip
     defaults = type(settings)()
     changed = [name for name in names if getattr(settings, name) != getattr(defaults, name)]
     return "".join(f" --{name.replace('_', '-')} {getattr(settings, name)}" for name in changed)

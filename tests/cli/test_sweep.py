@@ -85,4 +85,5 @@ def test_wrong_wishes_are_usage_errors(files: tuple[Path, Path], wishes: list[st
 def test_the_command_to_go_on_with_has_the_same_wishes() -> None:
     wishes = wishes_of(Settings(pattern="auto", tile=64, structured_share=0.5, quantize="int8", seed=3))
     assert wishes == " --pattern auto --tile 64 --structured-share 0.5 --quantize int8"
+    assert wishes_of(Settings(epochs=0, learning_rate=0.01)) == " --epochs 0 --learning-rate 0.01"
     assert wishes_of(Settings()) == ""
