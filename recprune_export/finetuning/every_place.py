@@ -64,7 +64,7 @@ def _picks_last(node: fx.Node) -> bool:
     if node.target is not aten.select.int:
         return False
     shape = argument(node, "self").meta["val"].shape
-    if isinstance(shape[0], int) or not isinstance(shape[1], int):
+    if len(shape) < 2 or isinstance(shape[0], int) or not isinstance(shape[1], int):
         return False
     return argument(node, "dim") in (1, 1 - len(shape)) and argument(node, "index") in (-1, shape[1] - 1)
 
