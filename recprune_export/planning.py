@@ -97,7 +97,7 @@ def _plan_of_least_loss(program: Program, settings: Settings, task: Task, dense:
     budget = budget_of(settings)
     if settings.structured_share is None:
         batches = calibration(task, settings.seed)
-        trial = ShareTrial(chosen.program, chosen.analysis, chosen.rankings, dense, task, batches, settings)
+        trial = ShareTrial(chosen.program, chosen.analysis, chosen.rankings, dense, task.objective, batches, settings)
         budget = choose_shares(trial.loss, budget, MATTERS)
     plan = make_plan(chosen.program, chosen.analysis, chosen.rankings, budget, DEFAULT_SCORE, dense=dense)
     return replace(plan, loosening=chosen.plan.loosening)

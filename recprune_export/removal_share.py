@@ -7,13 +7,13 @@ least, loses less. Tables and the rest are tried apart, by what the answers lose
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 
 import torch
 
 from recprune_export.channels.analysis import Analysis, analyse
 from recprune_export.finetuning.curvature import weight_curvature
-from recprune_export.finetuning.task import Batch, Task
+from recprune_export.finetuning.objective import Objective
+from recprune_export.finetuning.task import Batch
 from recprune_export.finetuning.zeros import ZeroTarget, hold, zero_masks
 from recprune_export.program.program import Program
 from recprune_export.pruning.budget import REST_SHARE, TABLE_SHARE, Budget, make_plan
@@ -29,7 +29,7 @@ TABLE_SHARES = (TABLE_SHARE, 0.65, 0.5, 0.35, 0.2)
 REST_SHARES = (REST_SHARE, 0.8, 0.65, 0.5)
 # Less removal makes a slower model. Of tables it is the lookups alone, of the rest it is all of the arithmetic.
 TABLES_PAY, REST_PAYS = 0.9, 0.5  # of the loss, that is left at most
-CURVATURE_BATCHES, REFIT_BATCHES = 16, 4
+REFIT_BATCHES = 4
 
 
 def choose_shares(loss_of: Callable[[Budget], float], budget: Budget, enough: float) -> Budget:
@@ -73,12 +73,12 @@ class ShareTrial:
         analysis: Analysis,
         rankings: Mapping[str, Ranking],
         dense: PartSizes,
-        task: Task,
+        objective: Objective,
         batches: Sequence[Batch],
         settings: Settings,
     ) -> None:
         self._program, self._analysis, self._rankings, self._dense = program, analysis, rankings, dense
-        self._task, self._batches = task, batches
+        self._objective, self._batches = objective, batches
         self._seed, self._refit = settings.seed, settings.refit
         self._rotatable = find_rotatable(program, analysis).rotatable
         with torch.no_grad():
@@ -96,17 +96,15 @@ class ShareTrial:
         target = ZeroTarget(
             int((1.0 - budget.tables) * self._dense.tables), int((1.0 - budget.rest) * self._dense.rest)
         )
-        shown = islice(self._task.training_batches(self._seed), CURVATURE_BATCHES)
-        curvature = weight_curvature(student, tables, shown, self._task.objective.probe, self._seed)
+        curvature = weight_curvature(student, tables, self._batches, self._objective.probe, self._seed)
         hold(student, zero_masks(student, tables, target, curvature))
         return self._distance(student) - self._least
 
     def _distance(self, student: Program) -> float:
         student.set_training(False)
-        objective = self._task.objective
         with torch.no_grad():
             distances = [
-                objective.distillation(student(request), answer)
+                self._objective.distillation(student(request), answer)
                 for (request, _), answer in zip(self._batches, self._answers, strict=True)
             ]
         return float(torch.stack(distances).mean())

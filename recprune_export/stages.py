@@ -141,7 +141,8 @@ def plan_all(program: Program, settings: Settings, task: Task) -> Plan:
         stage = _carry_out(program, sizes, start, number, settings, task)
         plans.append(stage.plan)
         start = stage.program
-    last = decide(start, settings.at_stage(settings.steps), task, dense=sizes)
+    with doing("Choosing what goes"):
+        last = decide(start, settings.at_stage(settings.steps), task, dense=sizes)
     return Plan.of_stages([*plans, last])
 
 

@@ -7,6 +7,7 @@ from recprune_export.errors import PruningError
 from recprune_export.finetuning.task import Task
 from recprune_export.planning import decide, decide_fields, rest_of
 from recprune_export.program.program import Program
+from recprune_export.progress import doing
 from recprune_export.pruning.plan import FieldPlan
 from recprune_export.pruning.rewrite import apply_plan
 from recprune_export.search.artifact import Artifact, measure_artifact
@@ -46,6 +47,7 @@ def least_for_speedup(
 
 def _pruned(program: Program, settings: Settings, task: Task, sparsity: float, fields: FieldPlan) -> Program:
     settings = replace(settings, sparsity=sparsity, embedding_sparsity=None, hidden_sparsity=None)
-    plan = decide(program, settings, task, fields=fields)
+    with doing(f"Choosing what goes at sparsity {sparsity:.3f}"):
+        plan = decide(program, settings, task, fields=fields)
     dense, analysis = rotate(rest_of(program, plan, settings, task), plan)
     return apply_plan(dense, analysis, plan)
