@@ -1,6 +1,6 @@
 """Batch-norm statistics of a pruned program, taken anew on calibration data where that brings it nearer to the dense one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,10 +68,10 @@ def restate(
     judging: Sequence[Batch],
 ) -> Refitted | None:
     """Set mean and variance to those of what `pruned` now puts in at `call`, unless they answer worse on `judging`."""
-    kept = _kept(analysis, plan, norm.call)
+    kept = _kept(analysis, plan, norm.call)  # by axis
     own = norms_of(pruned)[norm.mean]
     mean, variance = (tensor_at(pruned.module, name) for name in (own.mean, own.variance))
-    if kept is None or len(kept) != len(mean):
+    if kept is None or len(kept.get(1, mean)) != len(mean):
         return None
     total, squares, count = torch.zeros(len(mean)).double(), torch.zeros(len(mean)).double(), 0
     for request, _ in fitting:
@@ -98,7 +98,7 @@ def _error(
     pruned: Program,
     norm: Norm,
     own: Norm,
-    kept: Tensor,
+    kept: Mapping[int, Tensor],
     batches: Sequence[Batch],
     mean: Tensor,
     variance: Tensor,
@@ -112,18 +112,24 @@ def _error(
         (wanted,) = Recording(dense, [norm.call]).outputs(request)
         (value,) = Recording(pruned, [own.call]).inputs(request)
         got = F.batch_norm(value, mean.to(value.dtype), variance.to(value.dtype), gain, offset, False, 0.0, own.epsilon)
-        difference = got - wanted.index_select(1, kept)
+        for axis, indices in kept.items():
+            wanted = wanted.index_select(axis, indices)
+        difference = got - wanted
         total, count = total + float(difference.double().square().sum()), count + difference.numel()
     return total / max(count, 1)
 
 
-def _kept(analysis: Analysis, plan: Plan, call: str) -> Tensor | None:
-    """The channels on axis 1 that stay, as they are in the dense program; None where nothing is known of them."""
-    sets: Any = analysis.removed_by.get(call, ())
-    if len(sets) < 2 or sets[1] is None:
-        return None
+def _kept(analysis: Analysis, plan: Plan, call: str) -> dict[int, Tensor] | None:
+    """The indices that stay on each axis that shrinks, as they are in the dense program; None where nothing is known."""
     removed = plan.removed(analysis)
-    return torch.tensor([index for index, channels in enumerate(sets[1]) if not channels & removed], dtype=torch.int64)
+    sets: Any = analysis.removed_by.get(call)
+    if not sets:
+        return None
+    return {
+        axis: torch.tensor([index for index, channels in enumerate(own) if not channels & removed], dtype=torch.int64)
+        for axis, own in enumerate(sets)
+        if own is not None
+    }
 
 
 def _name(node: Any) -> str | None:

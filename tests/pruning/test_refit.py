@@ -109,3 +109,26 @@ def test_the_same_batches_give_the_same_weights() -> None:
     plan = random_plan(analysis, seed=2)
     one, other = (refitted(program, plan, analysis)[1].parameters() for _ in range(2))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+class NormOfFields(nn.Module):
+    """A batch-norm whose channels are fields, before dimensions that go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(50, 16) for _ in range(3))
+        self.norm, self.last = nn.BatchNorm1d(3), nn.Linear(48, 1)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        stacked = torch.stack([table(ids[:, field]) for field, table in enumerate(self.tables)], dim=1)  # [B, 3, 16]
+        return self.last(self.norm(stacked).flatten(1))
+
+
+def test_a_batch_norm_beside_an_axis_that_is_cut_is_no_worse() -> None:
+    torch.manual_seed(0)
+    program = capture(NormOfFields().eval(), (torch.randint(0, 50, (4, 3)),))
+    analysis = analyse(program)
+    assert any(group.kind == "embedding" for group in analysis.groups)
+    _, _, results = refitted(program, random_plan(analysis, seed=1), analysis)
+    assert "norm.running_mean" in {result.layer for result in results}
+    assert all(result.after <= result.before for result in results)
