@@ -81,8 +81,6 @@ class ShareTrial:
         self._objective, self._batches = objective, batches
         self._seed, self._refit = settings.seed, settings.refit
         self._rotatable = find_rotatable(program, analysis).rotatable
-        with torch.no_grad():
-            self._answers = [program(request) for request, _ in batches]
         self._least = self._distance(program)
 
     def loss(self, budget: Budget) -> float:
@@ -104,7 +102,6 @@ class ShareTrial:
         student.set_training(False)
         with torch.no_grad():
             distances = [
-                self._objective.distillation(student(request), answer)
-                for (request, _), answer in zip(self._batches, self._answers, strict=True)
+                self._objective.distillation(student(request), self._program(request)) for request, _ in self._batches
             ]
         return float(torch.stack(distances).mean())

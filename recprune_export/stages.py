@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ from recprune_export.settings import Settings
 from recprune_export.tiling import TileChoice, choose_tiles
 from recprune_export.training.loop import FitResult
 
-CURVATURE_ANSWERS = 1 << 16
+CURVATURE_BATCHES, CURVATURE_ANSWERS = 64, 1 << 16  # whichever comes first
 NO_TILES = TileChoice()
 
 
@@ -264,7 +265,7 @@ def curvature_of(
     if plan.score != DEFAULT_SCORE:
         return None
     lessons = task.lessons(student, student)
-    batches = _until(CURVATURE_ANSWERS, lessons.batches(settings.seed))
+    batches = _until(CURVATURE_ANSWERS, islice(lessons.batches(settings.seed), CURVATURE_BATCHES))
     return weight_curvature(lessons.student, tables, batches, task.objective.probe, settings.seed)
 
 
