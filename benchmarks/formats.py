@@ -327,6 +327,8 @@ def main(
     cache.mkdir(parents=True, exist_ok=True)
     suited = [name for name, method in METHODS.items() if hidden or not method.layers]
     names = methods.split(";") if methods else suited
+    if unknown := set(names) - set(METHODS):
+        raise click.BadParameter(f"there is no method '{min(unknown)}'; choose of {'; '.join(METHODS)}.")
     asked = list(map(float, sparsities.split(",")))
     wanted = [
         (name, s) for s in sorted({*asked, *EQUAL_LATENCY}) for name in names if s in {*asked, *METHODS[name].also}
