@@ -105,8 +105,8 @@ def cost_of(model: onnx.ModelProto, batch: int, machine: Machine = REFERENCE) ->
 
 def cost_with(model: onnx.ModelProto, shapes: Shapes, batch: int, machine: Machine = REFERENCE) -> Cost:
     """Return the cost of a model whose values have these shapes."""
-    operators = _operators(model, shapes)
     folded = _folded(model)
+    operators = _operators(model, shapes, folded)
     works = [NO_WORK if o.node.output[0] in folded else work_of(o) for o in operators]
     interface = _interface(model, shapes)
     read = sum(work.weights for work in works) + interface
@@ -207,9 +207,9 @@ def _folded(model: onnx.ModelProto) -> frozenset[str]:
     return frozenset(folded)
 
 
-def _operators(model: onnx.ModelProto, shapes: Shapes) -> list[Operator]:
+def _operators(model: onnx.ModelProto, shapes: Shapes, folded: frozenset[str]) -> list[Operator]:
     itemsizes = dict(_itemsizes(model))
-    constants = {tensor.name for tensor in model.graph.initializer} | _folded(model)
+    constants = {tensor.name for tensor in model.graph.initializer} | folded
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear":  # a part of the product that reads it: nothing is widened
             itemsizes[node.output[0]] = itemsizes.get(node.input[0], 1)
