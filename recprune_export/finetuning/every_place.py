@@ -31,7 +31,7 @@ def at_places(program: Program) -> Program | None:
         return None
     length = int(argument(last, "self").meta["val"].shape[1])
     made = _pick_places(own, last)
-    return made if _looks_only_backwards(program, made, length) else None
+    return made if _looks_only_backwards(program.with_own_graph(), made, length) else None
 
 
 def places_of(known: Tensor) -> Tensor:

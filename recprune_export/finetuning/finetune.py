@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, fx
@@ -125,12 +126,6 @@ def finetune(
     average = None if schedule.ema is None else _Average(student, schedule.ema)
     kept = student if average is None else average.program
 
-    def loss(batch: Batch) -> Tensor:
-        request, labels = batch
-        with torch.no_grad():
-            answer = lessons.teacher(request)
-        return task.objective.loss(lessons.student(request), answer, labels)
-
     def evaluate() -> float:
         hold(kept, zeros.masks)
         kept.set_training(False)
@@ -153,7 +148,7 @@ def finetune(
             return fit(
                 kept.module,
                 batches=batches,
-                loss=loss,
+                loss=partial(lessons.loss, task.objective),
                 evaluate=evaluate,
                 optimizers=optimizers,
                 schedulers=[_falling(optimizer, steps, schedule.warm_up) for optimizer in optimizers],

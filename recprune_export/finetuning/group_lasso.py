@@ -10,6 +10,7 @@ Boyd 2014, "Proximal Algorithms", section 6.5.4). So channels are exactly zero, 
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,12 +56,6 @@ def regularise(program: Program, analysis: Analysis, task: Task, strength: float
     total_rate = schedule.learning_rate * (steps + 1) / 2  # of all steps
     epochs_done = 0
 
-    def loss(batch: Batch) -> Tensor:
-        request, labels = batch
-        with torch.no_grad():
-            answer = lessons.teacher(request)
-        return task.objective.loss(lessons.student(request), answer, labels)
-
     def after_step() -> None:
         share = optimizer.param_groups[0]["lr"] / total_rate
         for lasso in lassos:
@@ -82,7 +77,7 @@ def regularise(program: Program, analysis: Analysis, task: Task, strength: float
     fitted = fit(
         student.module,
         batches=batches,
-        loss=loss,
+        loss=partial(lessons.loss, task.objective),
         evaluate=evaluate,
         optimizers=[optimizer],
         schedulers=[torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)],

@@ -56,6 +56,13 @@ class Lessons:
     batches: Callable[[int], Iterator[Batch]]
     steps_per_epoch: int
 
+    def loss(self, objective: Objective, batch: Batch) -> Tensor:
+        """Return how far the student is from labels and teacher on a batch, as a scalar to learn from."""
+        request, labels = batch
+        with torch.no_grad():
+            answer = self.teacher(request)
+        return objective.loss(self.student(request), answer, labels)
+
 
 class Task(Protocol):
     """Batches to tune on, and a validation metric of which more is better."""
