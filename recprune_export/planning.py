@@ -21,13 +21,13 @@ from recprune_export.pruning.rows.lookups import find_row_tables
 from recprune_export.pruning.rows.plan import TableRows
 from recprune_export.pruning.rows.rewrite import share_rows, tables_of
 from recprune_export.pruning.scores.inputs import Loss, ScoreInputs
+from recprune_export.pruning.scores.names import OUTPUT_ERROR
 from recprune_export.pruning.scores.registry import rankings_by
 from recprune_export.pruning.sizes import PartSizes, SizeModel
 from recprune_export.removal_share import ShareTrial, choose_shares
 from recprune_export.settings import Settings
 
 CALIBRATION_BATCHES = 16  # for scores
-DEFAULT_SCORE = "output-error"
 # Of the expected loss, by output error: .001 is some .0003 of AUC (log, 2026-11-25).
 MATTERS = 1e-3
 SPACES_PAY = 0.5
@@ -63,7 +63,7 @@ def decide(
     rows = decide_rows(program, settings, task)
     program = share(program, rows, settings, task)
     analysed(program)
-    if settings.score in ("auto", DEFAULT_SCORE):
+    if settings.score in ("auto", OUTPUT_ERROR):
         plan = _plan_of_least_loss(program, settings, task, dense)
     else:
         plan = _scored(program, NOTHING, settings, task, dense).plan
@@ -94,21 +94,23 @@ def _plan_of_least_loss(program: Program, settings: Settings, task: Task, dense:
         if spaces:
             own = _scored(program, replace(loosening, spaces=spaces), settings, task, dense)
             chosen = own if own.lost < SPACES_PAY * chosen.lost else chosen
-    budget = budget_of(settings)
-    if settings.structured_share is None:
-        batches = calibration(task, settings.seed)
-        trial = ShareTrial(chosen.program, chosen.analysis, chosen.rankings, dense, task.objective, batches, settings)
-        budget = choose_shares(trial.loss, budget, MATTERS)
-    plan = make_plan(chosen.program, chosen.analysis, chosen.rankings, budget, DEFAULT_SCORE, dense=dense)
+    if settings.structured_share is not None:
+        return chosen.plan
+    batches, stated = calibration(task, settings.seed), budget_of(settings)
+    trial = ShareTrial(chosen.program, chosen.analysis, chosen.rankings, dense, task.objective, batches, settings)
+    budget = choose_shares(trial.loss, stated, MATTERS)
+    if budget == stated:
+        return chosen.plan
+    plan = make_plan(chosen.program, chosen.analysis, chosen.rankings, budget, OUTPUT_ERROR, dense=dense)
     return replace(plan, loosening=chosen.plan.loosening)
 
 
 def _scored(program: Program, loosening: Loosening, settings: Settings, task: Task, dense: PartSizes) -> _Scored:
-    name = DEFAULT_SCORE if settings.score == "auto" else settings.score
+    name = OUTPUT_ERROR if settings.score == "auto" else settings.score
     program = loosen(program, loosening)
     analysis = analyse(program)
     rankings = rankings_by(name, score_inputs(program, analysis, settings, task))
-    way: Way = "loss" if name == DEFAULT_SCORE else "uniform"
+    way: Way = "loss" if name == OUTPUT_ERROR else "uniform"
     plan = make_plan(program, analysis, rankings, budget_of(settings), name, way, dense=dense)
     lost = sum(rankings[part.group].losses[len(part.keep)] for part in plan.groups)
     return _Scored(program, analysis, rankings, replace(plan, loosening=loosening), lost)

@@ -22,6 +22,7 @@ from recprune_export.pruning.refit import refit
 from recprune_export.pruning.rewrite import apply_plan
 from recprune_export.pruning.rotation.apply import apply_transforms
 from recprune_export.pruning.rotation.legality import find_rotatable
+from recprune_export.pruning.scores.names import OUTPUT_ERROR
 from recprune_export.pruning.sizes import PartSizes
 from recprune_export.settings import Settings
 
@@ -85,15 +86,13 @@ class ShareTrial:
 
     def loss(self, budget: Budget) -> float:
         """Return by how much the answers move away from those of the dense program, in units of the loss."""
-        plan = make_plan(self._program, self._analysis, self._rankings, budget, "output-error", dense=self._dense)
+        plan = make_plan(self._program, self._analysis, self._rankings, budget, OUTPUT_ERROR, dense=self._dense)
         original = apply_transforms(self._program, self._analysis, self._rotatable, plan.transforms)
         student = apply_plan(original, self._analysis, plan)
         if self._refit:
             refit(original, self._analysis, plan, student, self._batches[:REFIT_BATCHES])
         tables = analyse(student).tables
-        target = ZeroTarget(
-            int((1.0 - budget.tables) * self._dense.tables), int((1.0 - budget.rest) * self._dense.rest)
-        )
+        target = ZeroTarget.of(self._dense, budget.tables, budget.rest)
         curvature = weight_curvature(student, tables, self._batches, self._objective.probe, self._seed)
         hold(student, zero_masks(student, tables, target, curvature))
         return self._distance(student) - self._least

@@ -15,7 +15,7 @@ from recprune_export.finetuning.finetune import Schedule, finetune
 from recprune_export.finetuning.group_lasso import Regularised, regularise
 from recprune_export.finetuning.task import Batch, Recipe, Task
 from recprune_export.finetuning.zeros import ZeroTarget, parameter_counts
-from recprune_export.planning import DEFAULT_SCORE, calibration, decide, decide_fields, share
+from recprune_export.planning import calibration, decide, decide_fields, share
 from recprune_export.program.program import Program
 from recprune_export.progress import doing
 from recprune_export.pruning.field_selection import remove_fields
@@ -26,6 +26,7 @@ from recprune_export.pruning.rotation.apply import apply_transforms
 from recprune_export.pruning.rotation.legality import find_rotatable
 from recprune_export.pruning.rotation.loosen import loosen
 from recprune_export.pruning.rows.soundness import check_rows
+from recprune_export.pruning.scores.names import OUTPUT_ERROR
 from recprune_export.pruning.sizes import PartSizes, SizeModel
 from recprune_export.pruning.soundness import Soundness, check_soundness
 from recprune_export.resuming import NO_WORK, Work
@@ -262,7 +263,7 @@ def curvature_of(
     student: Program, plan: Plan, tables: frozenset[str], task: Task, settings: Settings
 ) -> Curvature | None:
     """Return what zeros are chosen by where channels were chosen by output error; other scores go with magnitude."""
-    if plan.score != DEFAULT_SCORE:
+    if plan.score != OUTPUT_ERROR:
         return None
     lessons = task.lessons(student, student)
     batches = _until(CURVATURE_ANSWERS, islice(lessons.batches(settings.seed), CURVATURE_BATCHES))
@@ -280,7 +281,4 @@ def _until(answers: int, batches: Iterable[Batch]) -> Iterator[Batch]:
 
 def zero_target(dense: PartSizes, settings: Settings) -> ZeroTarget:
     """Return how many non-zeros each part may keep."""
-    return ZeroTarget(
-        tables=int((1.0 - settings.table_sparsity) * dense.tables),
-        rest=int((1.0 - settings.rest_sparsity) * dense.rest),
-    )
+    return ZeroTarget.of(dense, settings.table_sparsity, settings.rest_sparsity)

@@ -12,6 +12,7 @@ from torch import Tensor
 from recprune_export.finetuning.curvature import Curvature
 from recprune_export.finetuning.tiles import NO_TILES, Tiling, tile_masks
 from recprune_export.program.program import Program
+from recprune_export.pruning.sizes import PartSizes
 
 TINY = 1e-30
 SMALL = 0.25  # of the non-zeros: matrices without tiles stay whole as long as they are no more than that
@@ -23,6 +24,15 @@ class ZeroTarget:
 
     tables: int
     rest: int
+
+    @classmethod
+    def of(cls, dense: PartSizes, tables: float, rest: float) -> "ZeroTarget":
+        """Return what a sparsity of each part leaves of the dense parameters.
+
+        >>> ZeroTarget.of(PartSizes(tables=100, rest=10), tables=0.75, rest=0.5)
+        ZeroTarget(tables=25, rest=5)
+        """
+        return cls(int((1.0 - tables) * dense.tables), int((1.0 - rest) * dense.rest))
 
     def relaxed(self, program: Program, tables: frozenset[str], share: float) -> "ZeroTarget":
         """Return the target on the way, when `share` of the zeros are to be there already."""

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from recprune_export.pruning.ranking import Ranking
 from recprune_export.pruning.scores.inputs import ScoreInputs
+from recprune_export.pruning.scores.names import OUTPUT_ERROR
 from recprune_export.pruning.scores.registry import SCORES
 
-ERROR = "output-error"
 SHARES = (2, 4, 8)  # one of how many channels stays
 QUANTILES = 13
 FEWEST = 3  # channels of which an order can agree with another
@@ -84,7 +84,7 @@ def sensitivity(inputs: ScoreInputs) -> Sensitivity:
 
 
 def _of_group(name: str, kind: str, rankings: Mapping[str, Ranking]) -> GroupSensitivity:
-    by_error = rankings[ERROR]
+    by_error = rankings[OUTPUT_ERROR]
     plain = {score: r for score, r in rankings.items() if r.transform is None and len(r.order) >= FEWEST}
     return GroupSensitivity(
         group=name,

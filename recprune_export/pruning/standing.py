@@ -13,9 +13,9 @@ from recprune_export.pruning.plan import GroupPlan, Plan
 from recprune_export.pruning.ranking import Ranking
 from recprune_export.pruning.rotation.transform import Transform
 from recprune_export.pruning.scores.inputs import ScoreInputs
+from recprune_export.pruning.scores.names import OUTPUT_ERROR
 from recprune_export.pruning.scores.registry import rankings_by
 
-OUTPUT_ERROR = "output-error"
 RIDGE = 1e-8  # of the mean variance
 
 

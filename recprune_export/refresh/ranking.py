@@ -7,7 +7,8 @@ from recprune_export.planning import rest_of, score_inputs
 from recprune_export.program.program import Program
 from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.rotation.loosen import loosen
-from recprune_export.pruning.standing import OUTPUT_ERROR, Standing, extra_loss, extra_share, standings
+from recprune_export.pruning.scores.names import OUTPUT_ERROR
+from recprune_export.pruning.standing import Standing, extra_loss, extra_share, standings
 from recprune_export.refresh.findings import Finding
 from recprune_export.settings import Settings
 

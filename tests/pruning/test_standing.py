@@ -15,8 +15,9 @@ from recprune_export.pruning.budget import Budget, make_plan
 from recprune_export.pruning.moments import Batch
 from recprune_export.pruning.plan import GroupPlan, Plan
 from recprune_export.pruning.scores.inputs import ScoreInputs
+from recprune_export.pruning.scores.names import OUTPUT_ERROR
 from recprune_export.pruning.scores.registry import rankings_by
-from recprune_export.pruning.standing import OUTPUT_ERROR, Standing, extra_loss, extra_share, standings
+from recprune_export.pruning.standing import Standing, extra_loss, extra_share, standings
 
 BUDGET = Budget(0.6, 0.6, round_to=1)
 

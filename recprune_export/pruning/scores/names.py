@@ -1,7 +1,9 @@
 """The scores by the names that the user gives them; free of torch, for the command line reads it."""
 
+OUTPUT_ERROR = "output-error"  # the only one whose losses compare across groups
+
 NAMES = {
-    "output-error": "what the answers lose, after rotation or refit (the default)",
+    OUTPUT_ERROR: "what the answers lose, after rotation or refit (the default)",
     "fisher": "squared slope of the loss when the channel fades",
     "gradient": "the same slope, absolute",
     "taylor": "squared slope by the channel's weights",

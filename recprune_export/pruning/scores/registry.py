@@ -6,6 +6,7 @@ from recprune_export.errors import UsageError
 from recprune_export.pruning.output_error import rank_by_output_error
 from recprune_export.pruning.ranking import Ranking, rank_by
 from recprune_export.pruning.scores.inputs import Score, ScoreInputs
+from recprune_export.pruning.scores.names import OUTPUT_ERROR
 from recprune_export.pruning.scores.permutation import permutation
 from recprune_export.pruning.scores.redundancy import cosine, geometric_median
 from recprune_export.pruning.scores.slopes import fisher, gradient
@@ -24,7 +25,7 @@ def _by(score: Score) -> Ranker:
 
 
 SCORES: dict[str, Ranker] = {
-    "output-error": _output_error,
+    OUTPUT_ERROR: _output_error,
     "fisher": _by(fisher),
     "gradient": _by(gradient),
     "taylor": _by(taylor),
