@@ -26,6 +26,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from recprune_export.channels.analysis import analyse
+from recprune_export.compression.stages import zero_target
 from recprune_export.data.arrays import ArrayData
 from recprune_export.data.rows import Rows
 from recprune_export.finetuning.finetune import Schedule, finetune
@@ -39,7 +40,6 @@ from recprune_export.pruning.sizes import SizeModel
 from recprune_export.recommenders.catalogue import build
 from recprune_export.recommenders.inputs import InputSpec
 from recprune_export.settings import Settings
-from recprune_export.stages import zero_target
 
 DIM = 16
 BATCH = 1024

@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 from models import FIELDS, NUMERIC, ROWS, make
 
-from recprune_export.compression import drawn_requests
+from recprune_export.compression.compress import drawn_requests
+from recprune_export.compression.served import export_pruned
+from recprune_export.compression.stages import prune
 from recprune_export.environment import environment
 from recprune_export.program.capture import capture
 from recprune_export.quantisation.plan import Mode
 from recprune_export.quantisation.quality import by_error
 from recprune_export.quantisation.quantise import quantise
-from recprune_export.served import export_pruned
 from recprune_export.settings import Settings
-from recprune_export.stages import prune
 from recprune_export.validation.contestants import in_onnxruntime
 from recprune_export.validation.requests import Request
 from recprune_export.validation.seatings import log_ratio, measure_seatings, typical_time

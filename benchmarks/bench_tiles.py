@@ -23,7 +23,11 @@ from latency import PERCENT, REFERENCE, times_faster
 from torch import nn
 
 from recprune_export.channels.analysis import analyse
-from recprune_export.compression import drawn_requests
+from recprune_export.compression.compress import drawn_requests
+from recprune_export.compression.planning import calibration
+from recprune_export.compression.served import export_pruned
+from recprune_export.compression.stages import prune
+from recprune_export.compression.tiling import choose_tiles
 from recprune_export.data.inference import Wishes
 from recprune_export.environment import environment
 from recprune_export.finetuning.finetune import Schedule, finetune
@@ -33,14 +37,10 @@ from recprune_export.jobs import load, make_task
 from recprune_export.onnx.cost import cost_of_file
 from recprune_export.onnx.counts import count
 from recprune_export.onnx.export import Serving, export_onnx
-from recprune_export.planning import calibration
 from recprune_export.program.capture import capture
 from recprune_export.program.drawing import draw_request
 from recprune_export.program.program import Program
-from recprune_export.served import export_pruned
 from recprune_export.settings import Settings, batch_sizes
-from recprune_export.stages import prune
-from recprune_export.tiling import choose_tiles
 from recprune_export.training.evaluate import primary
 from recprune_export.training.train import train
 from recprune_export.validation.contestants import in_onnxruntime

@@ -26,8 +26,11 @@ from cases import CASES, Case, Shortened, shortened, slug, trained
 from formats_table import Measured, Method, Speed, Tables
 from results import keep, kept, told_of_machine, write_section
 
+from recprune_export.compression.fewer_bits import FewerBits, in_fewer_bits
+from recprune_export.compression.served import export_pruned, latency_requests, session_of, validate_parity
+from recprune_export.compression.stages import Pruned, prune
+from recprune_export.compression.tiling import tile_notes
 from recprune_export.environment import cpu, environment
-from recprune_export.fewer_bits import FewerBits, in_fewer_bits
 from recprune_export.finetuning.task import Task
 from recprune_export.jobs import load, make_task
 from recprune_export.onnx.counts import count, reduction
@@ -35,10 +38,7 @@ from recprune_export.onnx.export import OnnxFile, export_onnx
 from recprune_export.program.program import Program
 from recprune_export.pruning.plan import Plan
 from recprune_export.recommenders.catalogue import predicts_sequences
-from recprune_export.served import export_pruned, latency_requests, session_of, validate_parity
 from recprune_export.settings import Settings, batch_sizes
-from recprune_export.stages import Pruned, prune
-from recprune_export.tiling import tile_notes
 from recprune_export.training.evaluate import primary
 from recprune_export.validation.contestants import in_onnxruntime
 from recprune_export.validation.seatings import log_ratio, measure_seatings, typical_time

@@ -25,19 +25,19 @@ from results import keep, kept, told_of_machine, write_section
 from seeds import Mean, mean_of
 
 from recprune_export.channels.analysis import analyse
+from recprune_export.compression.planning import calibration, decide
+from recprune_export.compression.stages import curvature_of, rotate, zero_target
 from recprune_export.environment import environment
 from recprune_export.finetuning.finetune import Schedule, finetune
 from recprune_export.finetuning.task import Task, answer
 from recprune_export.finetuning.zeros import hold, zero_masks
 from recprune_export.jobs import load, make_task
-from recprune_export.planning import calibration, decide
 from recprune_export.program.program import Program
 from recprune_export.pruning.refit import refit
 from recprune_export.pruning.rewrite import apply_plan
 from recprune_export.pruning.sizes import SizeModel
 from recprune_export.pruning.soundness import check_soundness
 from recprune_export.settings import Settings
-from recprune_export.stages import curvature_of, rotate, zero_target
 from recprune_export.training.evaluate import primary
 
 DOCS = Path(__file__).parent.parent / "docs"

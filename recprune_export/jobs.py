@@ -14,7 +14,10 @@ from recprune_export.bundle.contents import to_json
 from recprune_export.bundle.manifest import ENCODING
 from recprune_export.bundle.signing import read_private_key
 from recprune_export.bundle.write import writing
-from recprune_export.compression import Result, compress_program, drawn_requests, recipe_for
+from recprune_export.compression.compress import Result, compress_program, drawn_requests, recipe_for
+from recprune_export.compression.planning import loosened_inputs
+from recprune_export.compression.stages import plan_all
+from recprune_export.compression.statement import Origin
 from recprune_export.data.arrays import Columns
 from recprune_export.data.sequences import SequenceData
 from recprune_export.errors import UsageError
@@ -28,7 +31,6 @@ from recprune_export.finetuning.task import (
     read_arrays,
     read_encoded,
 )
-from recprune_export.planning import loosened_inputs
 from recprune_export.plots import NoMatplotlib, draw_sweep
 from recprune_export.program.capture import capture, program_from_exported
 from recprune_export.program.detect import ModelKind
@@ -45,8 +47,6 @@ from recprune_export.search.sweep import SPARSITIES, Sweep
 from recprune_export.search.sweep import sweep as run_sweep
 from recprune_export.search.trials import Trial, Trials
 from recprune_export.settings import Settings
-from recprune_export.stages import plan_all
-from recprune_export.statement import Origin
 
 Model = nn.Module | torch.export.ExportedProgram | Program | Path | str
 Data = Path | str | Columns

@@ -9,7 +9,7 @@ from recprune_export.data.stability import MAJOR, NOTICEABLE
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from recprune_export.compression import Result
+    from recprune_export.compression.compress import Result
     from recprune_export.data.profile import Drift
     from recprune_export.pruning.standing import Standing
     from recprune_export.refresh.examination import Examination

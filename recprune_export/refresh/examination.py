@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from recprune_export.bundle.unpacking import opened
-from recprune_export.compression import Result
+from recprune_export.compression.compress import Result
+from recprune_export.compression.statement import Origin
 from recprune_export.data.profile import Drift
 from recprune_export.errors import UsageError, ValidationFailed
 from recprune_export.finetuning.task import answer
@@ -20,7 +21,6 @@ from recprune_export.refresh.findings import Finding
 from recprune_export.refresh.quality import Quality, judge_gap, judge_metric, measure
 from recprune_export.refresh.rows import NewRows, read_new_rows
 from recprune_export.refresh.shipped import Shipped, open_shipped
-from recprune_export.statement import Origin
 
 MAX_DROP, MAX_FALL = 0.002, 0.01
 

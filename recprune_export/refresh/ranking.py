@@ -1,9 +1,9 @@
 """Whether the score would still keep what the plan keeps."""
 
 from recprune_export.channels.analysis import analyse
+from recprune_export.compression.planning import rest_of, score_inputs
 from recprune_export.errors import PruningError, UsageError
 from recprune_export.finetuning.task import Task
-from recprune_export.planning import rest_of, score_inputs
 from recprune_export.program.program import Program
 from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.rotation.loosen import loosen

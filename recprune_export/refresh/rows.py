@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recprune_export.compression import recipe_for
+from recprune_export.compression.compress import recipe_for
 from recprune_export.data.arrays import ArrayData
 from recprune_export.data.clicks import ClickData
 from recprune_export.data.encoder import Encoder

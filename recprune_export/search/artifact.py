@@ -8,12 +8,12 @@ from math import exp, log
 from pathlib import Path
 from typing import Any
 
-from recprune_export.fewer_bits import in_fewer_bits
+from recprune_export.compression.fewer_bits import in_fewer_bits
+from recprune_export.compression.served import latency_requests, session_of
 from recprune_export.finetuning.task import Task, answer
 from recprune_export.onnx.counts import count
 from recprune_export.onnx.export import Serving, export_onnx
 from recprune_export.program.program import Program
-from recprune_export.served import latency_requests, session_of
 from recprune_export.settings import Settings
 from recprune_export.training.change import Change
 from recprune_export.validation.contestants import DENSE_ONNX, PRUNED_ONNX, in_onnxruntime

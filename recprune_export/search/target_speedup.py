@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+from recprune_export.compression.planning import decide, decide_fields, rest_of
+from recprune_export.compression.stages import rotate
 from recprune_export.errors import PruningError
 from recprune_export.finetuning.task import Task
-from recprune_export.planning import decide, decide_fields, rest_of
 from recprune_export.program.program import Program
 from recprune_export.progress import doing
 from recprune_export.pruning.plan import FieldPlan
@@ -13,7 +14,6 @@ from recprune_export.pruning.rewrite import apply_plan
 from recprune_export.search.artifact import Artifact, measure_artifact
 from recprune_export.search.bisection import MOST, largest
 from recprune_export.settings import Settings
-from recprune_export.stages import rotate
 
 
 def least_for_speedup(

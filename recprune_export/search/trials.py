@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from recprune_export.compression.fingerprint import fingerprint
+from recprune_export.compression.stages import Beginning, begin, prune
 from recprune_export.finetuning.task import Task, answer
-from recprune_export.fingerprint import fingerprint
 from recprune_export.program.program import Program
 from recprune_export.search.artifact import Artifact, measure_artifact
 from recprune_export.search.files import write_json
 from recprune_export.settings import Settings
-from recprune_export.stages import Beginning, begin, prune
 from recprune_export.training.change import Change
 
 # What each trial says itself.

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from recprune_export import stages
+from recprune_export.compression.planning import decide_fields
 from recprune_export.errors import PruningError, UsageError
 from recprune_export.finetuning.task import Task
 from recprune_export.jobs import load, make_task
-from recprune_export.planning import decide_fields
 from recprune_export.plots import draw_sweep
 from recprune_export.program.program import Program
 from recprune_export.pruning.plan import FieldPlan
@@ -97,7 +97,9 @@ def test_what_all_trials_share_is_done_once_for_each_seed(
 
     for name in runs:
         counted(name)
-    monkeypatch.setattr("recprune_export.planning.decide_fields", stages.decide_fields)  # what a plan would call
+    monkeypatch.setattr(
+        "recprune_export.compression.planning.decide_fields", stages.decide_fields
+    )  # what a plan would call
     settings = replace(SETTINGS, regularise=1.0, prune_fields=1)
     trials = Trials(program, settings, task)
     first, second = trials.at(0.3), trials.at(0.6)
@@ -117,7 +119,7 @@ def test_a_speed_is_searched_with_the_same_fields(job: tuple[Program, Task], mon
         return chosen[-1]
 
     monkeypatch.setattr(target_speedup, "decide_fields", choose)
-    monkeypatch.setattr("recprune_export.planning.decide_fields", choose)
+    monkeypatch.setattr("recprune_export.compression.planning.decide_fields", choose)
     with pytest.raises(PruningError, match="times as fast"):
         target_speedup.least_for_speedup(program, replace(SETTINGS, prune_fields=1), task, 1e6)
     (fields,) = chosen
@@ -132,8 +134,8 @@ def test_what_is_found_holds_on_rows_that_the_search_never_saw(job: tuple[Progra
     assert len(found.chosen) == SEEDS
     assert all(trial.holds(0.02) for trial in found.chosen)
     assert len(told) >= len(found.all)
+    from recprune_export.compression.stages import prune
     from recprune_export.finetuning.task import answer
-    from recprune_export.stages import prune
 
     pruned = prune(program, replace(SETTINGS, sparsity=found.sparsity), task).program
     dense, after = (task.test(lambda r, p=p: answer(p, r))["auc"] for p in (program, pruned))  # type: ignore[misc]
@@ -147,7 +149,7 @@ def test_nothing_holds_where_nothing_can(job: tuple[Program, Task], tmp_path: Pa
 
 
 def test_without_labels_there_is_nothing_to_compare(job: tuple[Program, Task]) -> None:
-    from recprune_export.compression import drawn_requests
+    from recprune_export.compression.compress import drawn_requests
 
     program, _ = job
     task = drawn_requests(program, replace(SETTINGS, epochs=0))

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recprune_export.compression import drawn_requests
-from recprune_export.planning import decide
+from recprune_export.compression.compress import drawn_requests
+from recprune_export.compression.planning import decide
+from recprune_export.compression.stages import rotate
 from recprune_export.program.capture import capture
 from recprune_export.pruning.moments import Moments
 from recprune_export.pruning.rotation.bases import balanced_basis, orthogonal_basis
 from recprune_export.settings import Settings
-from recprune_export.stages import rotate
 
 
 def moments(width: int = 8, rank: int = 8, seed: int = 0) -> Moments:

@@ -5,9 +5,10 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.channels.analysis import analyse
-from recprune_export.compression import drawn_requests
+from recprune_export.compression.compress import drawn_requests
+from recprune_export.compression.planning import decide
+from recprune_export.compression.stages import rotate
 from recprune_export.errors import PruningError
-from recprune_export.planning import decide
 from recprune_export.program.capture import capture
 from recprune_export.program.program import Program, example_tensors
 from recprune_export.pruning.plan import Plan
@@ -17,7 +18,6 @@ from recprune_export.pruning.rotation.spaces import Space, find_spaces, insert_s
 from recprune_export.pruning.soundness import check_soundness
 from recprune_export.recommenders.catalogue import RECOMMENDERS
 from recprune_export.settings import Settings
-from recprune_export.stages import rotate
 from tests.properties import no_zeros
 from tests.recommenders.test_recommenders import make, spec_of
 

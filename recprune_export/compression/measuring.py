@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from recprune_export.compression.served import Served, latency_requests, session_of
+from recprune_export.compression.stages import Pruned
 from recprune_export.errors import ValidationFailed
 from recprune_export.finetuning.task import (
     Answers,
@@ -15,9 +17,7 @@ from recprune_export.program.program import Program
 from recprune_export.program.signature import Signature
 from recprune_export.progress import doing
 from recprune_export.pruning.field_selection import remove_fields
-from recprune_export.served import Served, latency_requests, session_of
 from recprune_export.settings import Settings
-from recprune_export.stages import Pruned
 from recprune_export.training.change import Change
 from recprune_export.validation.contestants import (
     DENSE_ONNX,

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from recprune_export.channels.analysis import Analysis, analyse
+from recprune_export.compression.planning import calibration, decide, decide_fields, share
+from recprune_export.compression.resuming import NO_WORK, Work
+from recprune_export.compression.tiling import TileChoice, choose_tiles
 from recprune_export.errors import UsageError
 from recprune_export.finetuning.curvature import Curvature, weight_curvature
 from recprune_export.finetuning.finetune import Schedule, finetune
 from recprune_export.finetuning.group_lasso import Regularised, regularise
 from recprune_export.finetuning.task import Batch, Recipe, Task
 from recprune_export.finetuning.zeros import ZeroTarget, parameter_counts
-from recprune_export.planning import calibration, decide, decide_fields, share
 from recprune_export.program.program import Program
 from recprune_export.progress import doing
 from recprune_export.pruning.field_selection import remove_fields
@@ -29,9 +31,7 @@ from recprune_export.pruning.rows.soundness import check_rows
 from recprune_export.pruning.scores.names import OUTPUT_ERROR
 from recprune_export.pruning.sizes import PartSizes, SizeModel
 from recprune_export.pruning.soundness import Soundness, check_soundness
-from recprune_export.resuming import NO_WORK, Work
 from recprune_export.settings import Settings
-from recprune_export.tiling import TileChoice, choose_tiles
 from recprune_export.training.loop import FitResult
 
 CURVATURE_BATCHES, CURVATURE_ANSWERS = 64, 1 << 16  # whichever comes first

@@ -14,7 +14,9 @@ from torch import nn
 
 from recprune_export.channels.analysis import analyse
 from recprune_export.cli import main
-from recprune_export.compression import drawn_requests
+from recprune_export.compression.compress import drawn_requests
+from recprune_export.compression.planning import calibration
+from recprune_export.compression.tiling import TileChoice, choose_tiles
 from recprune_export.finetuning import task as tasks
 from recprune_export.finetuning.finetune import Schedule, finetune
 from recprune_export.finetuning.task import answer
@@ -23,14 +25,12 @@ from recprune_export.onnx.counts import count
 from recprune_export.onnx.export import REWRITES, OnnxFile, Serving, export_onnx
 from recprune_export.onnx.passes.tile_layers import tile_layers
 from recprune_export.onnx.session import make_session, run
-from recprune_export.planning import calibration
 from recprune_export.program.capture import capture
 from recprune_export.program.drawing import draw_request
 from recprune_export.program.program import Program
 from recprune_export.recommenders.catalogue import build
 from recprune_export.recommenders.inputs import InputSpec
 from recprune_export.settings import Settings
-from recprune_export.tiling import TileChoice, choose_tiles
 
 SETTINGS = Settings(pattern="tile", tile=32, batches=(256,), epochs=0)
 FIELDS = InputSpec(categorical={f"f{i}": 40 for i in range(4)}, n_numeric=3, labels=("click",))

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recprune_export.compression import drawn_requests
-from recprune_export.planning import analysed, decide
+from recprune_export.compression.compress import drawn_requests
+from recprune_export.compression.planning import analysed, decide
+from recprune_export.compression.removal_share import REST_SHARES, TABLE_SHARES, choose_shares
 from recprune_export.program.capture import capture
 from recprune_export.program.program import Program
 from recprune_export.pruning.budget import REST_SHARE, TABLE_SHARE, Budget
 from recprune_export.pruning.sizes import SizeModel
-from recprune_export.removal_share import REST_SHARES, TABLE_SHARES, choose_shares
 from recprune_export.settings import Settings
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from recprune_export.channels.analysis import Analysis, analyse
+from recprune_export.compression.removal_share import ShareTrial, choose_shares
 from recprune_export.errors import PruningError, UsageError
 from recprune_export.finetuning.objective import Objective
 from recprune_export.finetuning.task import Batch, SampledRequests, Task
@@ -24,7 +25,6 @@ from recprune_export.pruning.scores.inputs import Loss, ScoreInputs
 from recprune_export.pruning.scores.names import OUTPUT_ERROR
 from recprune_export.pruning.scores.registry import rankings_by
 from recprune_export.pruning.sizes import PartSizes, SizeModel
-from recprune_export.removal_share import ShareTrial, choose_shares
 from recprune_export.settings import Settings
 
 CALIBRATION_BATCHES = 16  # for scores

@@ -18,25 +18,25 @@ from torch import nn
 
 from recprune_export import stages
 from recprune_export.bundle.verify import verify
-from recprune_export.compression import drawn_requests
+from recprune_export.compression.compress import drawn_requests
+from recprune_export.compression.fingerprint import fingerprint
+from recprune_export.compression.resuming import NO_WORK, Work, kept_until_done, work_folder
+from recprune_export.compression.served import export_pruned
+from recprune_export.compression.stages import Pruned, prune
 from recprune_export.errors import ValidationFailed
 from recprune_export.finetuning import task
-from recprune_export.fingerprint import fingerprint
 from recprune_export.jobs import make_task
 from recprune_export.program.capture import capture
 from recprune_export.program.detect import ModelKind
 from recprune_export.program.loading import LoadedModel
 from recprune_export.program.program import Program
 from recprune_export.pruning.plan import Plan
-from recprune_export.resuming import NO_WORK, Work, kept_until_done, work_folder
-from recprune_export.served import export_pruned
 from recprune_export.settings import Settings
-from recprune_export.stages import Pruned, prune
 from tests.test_stages import scorer
 
 STEPS = 5
 SETTINGS = Settings(sparsity=0.6, epochs=1, batches=(1,), batch_size=64, steps=2)
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -218,7 +218,7 @@ def test_nothing_in_the_folder_is_unpickled(tmp_path: Path) -> None:
 def test_a_process_that_is_killed_for_real_goes_on(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from recprune_export.compression import compress_program; from tests.test_resuming import SETTINGS, program\n"
+        "from recprune_export.compression.compress import compress_program; from tests.test_resuming import SETTINGS, program\n"
         "compress_program(program(), Path(sys.argv[1]), SETTINGS, resume='resume' in sys.argv)"
     )
 

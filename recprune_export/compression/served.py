@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 
 from recprune_export.bundle.manifest import MODEL
+from recprune_export.compression.fewer_bits import FewerBits, in_fewer_bits
+from recprune_export.compression.stages import Pruned
 from recprune_export.errors import ValidationFailed
-from recprune_export.fewer_bits import FewerBits, in_fewer_bits
 from recprune_export.finetuning.task import (
     Answers,
     Task,
@@ -21,7 +22,6 @@ from recprune_export.program.program import Program
 from recprune_export.program.signature import Signature
 from recprune_export.progress import doing
 from recprune_export.settings import Settings
-from recprune_export.stages import Pruned
 from recprune_export.validation.parity import ParityReport, Tolerances, check_parity
 from recprune_export.validation.requests import Request, as_taken, edge_requests, every_id, in_full, repeated
 

@@ -11,6 +11,12 @@ from recprune_export.bundle.contents import bundle_files, compact_json, encoding
 from recprune_export.bundle.manifest import DATA_PROFILE, ENCODING, REPORT, Manifest
 from recprune_export.bundle.readme import bundle_readme
 from recprune_export.bundle.write import SameAs, write_bundle, writing
+from recprune_export.compression.fingerprint import fingerprint
+from recprune_export.compression.measuring import Measured, measure_served
+from recprune_export.compression.resuming import Work, kept_until_done, work_folder
+from recprune_export.compression.served import PARITY_ROWS, Served, export, session_of
+from recprune_export.compression.stages import Pruned, prune
+from recprune_export.compression.statement import Origin, manifest_of, notes_of
 from recprune_export.errors import ModelError
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.profiling import profile_of
@@ -21,18 +27,12 @@ from recprune_export.finetuning.task import (
     Task,
     answer,
 )
-from recprune_export.fingerprint import fingerprint
-from recprune_export.measuring import Measured, measure_served
 from recprune_export.onnx.counts import Counts, Reduction
 from recprune_export.program.program import Program
 from recprune_export.progress import doing
 from recprune_export.pruning.plan import Plan
 from recprune_export.report.bundle import bundle_report
-from recprune_export.resuming import Work, kept_until_done, work_folder
-from recprune_export.served import PARITY_ROWS, Served, export, session_of
 from recprune_export.settings import Settings
-from recprune_export.stages import Pruned, prune
-from recprune_export.statement import Origin, manifest_of, notes_of
 from recprune_export.validation.footprint import FootprintReport
 from recprune_export.validation.latency import LatencyReport
 from recprune_export.validation.parity import ParityReport

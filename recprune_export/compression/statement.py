@@ -8,17 +8,17 @@ from typing import Any
 from recprune_export.bundle.contents import plan_summary
 from recprune_export.bundle.manifest import Manifest
 from recprune_export.channels.analysis import analyse
+from recprune_export.compression.measuring import Measured
+from recprune_export.compression.served import Served
+from recprune_export.compression.stages import Pruned
+from recprune_export.compression.tiling import tile_notes
 from recprune_export.environment import environment
 from recprune_export.finetuning.task import (
     SampledRequests,
     Task,
 )
-from recprune_export.measuring import Measured
 from recprune_export.provenance import provenance
-from recprune_export.served import Served
 from recprune_export.settings import Settings
-from recprune_export.stages import Pruned
-from recprune_export.tiling import tile_notes
 from recprune_export.validation.contestants import (
     DENSE_ONNX,
     PRUNED_ONNX,

@@ -6,16 +6,16 @@ import pytest
 
 from recprune_export import stages
 from recprune_export.channels.analysis import analyse
-from recprune_export.compression import drawn_requests
+from recprune_export.compression.compress import drawn_requests
+from recprune_export.compression.planning import decide
+from recprune_export.compression.stages import Pruned, plan_all, prune, schedule_of
 from recprune_export.errors import PruningError
 from recprune_export.finetuning import task as tasks
 from recprune_export.finetuning.task import Recipe
-from recprune_export.planning import decide
 from recprune_export.program.program import Program
 from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.sizes import PartSizes, SizeModel
 from recprune_export.settings import Settings
-from recprune_export.stages import Pruned, plan_all, prune, schedule_of
 from tests.properties import no_zeros
 from tests.pruning.models import scorer
 
