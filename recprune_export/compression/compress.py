@@ -12,11 +12,11 @@ from recprune_export.bundle.manifest import DATA_PROFILE, ENCODING, REPORT, Mani
 from recprune_export.bundle.readme import bundle_readme
 from recprune_export.bundle.write import SameAs, write_bundle, writing
 from recprune_export.compression.fingerprint import fingerprint
-from recprune_export.compression.measuring import Measured, measure_served
+from recprune_export.compression.measuring import measure_served
 from recprune_export.compression.resuming import Work, kept_until_done, work_folder
-from recprune_export.compression.served import PARITY_ROWS, Served, export, session_of
-from recprune_export.compression.stages import Pruned, prune
-from recprune_export.compression.statement import Origin, manifest_of, notes_of
+from recprune_export.compression.served import PARITY_ROWS, export, session_of
+from recprune_export.compression.stages import prune
+from recprune_export.compression.statement import Origin, Outcome, manifest_of, notes_of
 from recprune_export.errors import ModelError
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.profiling import profile_of
@@ -96,15 +96,13 @@ def compress_program(
         with kept_until_done(Work.begin(work_folder(target), key, resume=resume)) as work:
             pruned = prune(program, settings, task, plan, work)
             served = export(program, pruned, settings, task, Path(scratch))
-            measured = measure_served(program, pruned, served, settings, task)
-            notes = (*because, *notes_of(pruned, served, measured, settings, task))
+            outcome = Outcome(pruned, served, measure_served(program, pruned, served, settings, task))
+            notes = (*because, *notes_of(outcome, settings, task))
             encoding = encoding_of(extra)
-            manifest = manifest_of(
-                target.name, pruned, served, measured, settings, task, origin, encoding=encoding, notes=notes
-            )
-            files = bundle_of(program, pruned, served, measured, settings, task, manifest, extra, Path(scratch))
+            manifest = manifest_of(target.name, outcome, settings, task, origin, encoding=encoding, notes=notes)
+            files = bundle_of(program, outcome, settings, task, manifest, extra, Path(scratch))
             write_bundle(target, files, manifest, sign)
-    m = measured
+    m = outcome.measured
     return Result(
         target, manifest, m.counts, m.gone, m.metrics, served.parity, m.latency, m.footprints, m.session, notes, m.rows
     )
@@ -112,9 +110,7 @@ def compress_program(
 
 def bundle_of(
     program: Program,
-    pruned: Pruned,
-    served: Served,
-    measured: Measured,
+    outcome: Outcome,
     settings: Settings,
     task: Task,
     manifest: Manifest,
@@ -122,13 +118,14 @@ def bundle_of(
     scratch: Path,
 ) -> Mapping[str, Path | bytes | SameAs]:
     """Return every file of the bundle but the manifest: models, samples, files for servers, and pages for people."""
+    pruned, served = outcome.pruned, outcome.served
     golden = as_taken(task.requests(GOLDEN_ROWS, seed=2), served.pruned.signature)
     response = served.golden(pruned.program, golden)
     kept = (served.pruned, served.dense) if settings.keep_dense else (served.pruned,)
     files = bundle_files(pruned.program, kept, pruned.plan, golden, response, scratch)
     profile = profile_of(task, program.signature)
     profiles = {} if profile is None else {DATA_PROFILE: compact_json(profile.to_dict())}
-    options = measured.session.options
+    options = outcome.measured.session.options
     serving = serving_files(
         manifest.name, served.pruned, session_of(served.pruned), golden, response,
         options=options, most_rows=max(settings.batches), triton=settings.triton,

@@ -121,13 +121,13 @@ def prune(
     else:
         regularised, fields = beginning.regularised, beginning.fields
         torch.set_rng_state(beginning.random)
-    sizes = SizeModel(program, analyse(program)).sizes()
-    target = zero_target(sizes, settings)
+    course = _Course(program, SizeModel(program, analyse(program)).sizes(), settings, task, work)
+    target = zero_target(course.sizes, settings)
     start = regularised.program if regularised else program
     stages: list[Stage] = []
     for number in range(1, settings.steps + 1):
         given = plan.stages[number - 1] if plan is not None else None
-        stages.append(_carry_out(program, sizes, start, number, settings, task, given, target, work, fields))
+        stages.append(_carry_out(course, start, number, given, fields, target if number == settings.steps else None))
         fields = None
         start = stages[-1].program
     return Pruned(tuple(stages), target, regularised)
@@ -137,35 +137,53 @@ def plan_all(program: Program, settings: Settings, task: Task) -> Plan:
     """Make the plans of all stages; all but the last are carried out for that, since a plan is made for tuned weights."""
     regularised = regularise_channels(program, settings, task)
     start = regularised.program if regularised else program
-    sizes = SizeModel(program, analyse(program)).sizes()
+    course = _Course(program, SizeModel(program, analyse(program)).sizes(), settings, task)
     plans: list[Plan] = []
     for number in range(1, settings.steps):
-        stage = _carry_out(program, sizes, start, number, settings, task)
+        stage = _carry_out(course, start, number)
         plans.append(stage.plan)
         start = stage.program
     with doing("Choosing what goes"):
-        last = decide(start, settings.at_stage(settings.steps), task, dense=sizes)
+        last = decide(start, settings.at_stage(settings.steps), task, dense=course.sizes)
     return Plan.of_stages([*plans, last])
 
 
+@dataclass(frozen=True)
+class _Course:
+    """What all stages share: the dense program, which teaches, with its sizes; what was asked; rows; finished work."""
+
+    dense: Program
+    sizes: PartSizes
+    settings: Settings
+    task: Task
+    work: Work = NO_WORK
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """`original`, in the channels that `plan` speaks of, and the `student` that the plan left of it."""
+
+    original: Program
+    analysis: Analysis
+    plan: Plan
+    student: Program
+
+
 def _carry_out(
-    dense: Program,
-    sizes: PartSizes,
+    course: _Course,
     start: Program,
     number: int,
-    settings: Settings,
-    task: Task,
     plan: Plan | None = None,
-    target: ZeroTarget | None = None,
-    work: Work = NO_WORK,
     fields: FieldPlan | None = None,
+    target: ZeroTarget | None = None,
 ) -> Stage:
-    """Decide, prune and tune what the stage before left, `start`; `sizes` are those of `dense`, `target` is for the last stage."""
-    kept = work.find(f"stage-{number}")
+    """Decide, prune and tune what the stage before left, `start`; without a `target` no zeros are added."""
+    settings, task = course.settings, course.task
+    kept = course.work.find(f"stage-{number}")
     if kept is not None:
         plan = Plan.from_dict(kept.values["plan"])
     with doing("Choosing what goes"):
-        plan = plan or decide(start, settings.at_stage(number), task, dense=sizes, fields=fields)
+        plan = plan or decide(start, settings.at_stage(number), task, dense=course.sizes, fields=fields)
     rest = remove_fields(start, plan.fields)
     smaller = share(rest.program, plan.rows, settings, task)
     shared = check_rows(rest.program, smaller, plan.rows) if plan.rows else None
@@ -176,38 +194,31 @@ def _carry_out(
         kept.restore(student.module)
         fitted, tiles = _fit_result(kept.values["fitted"]), TileChoice.from_dict(kept.values["tiles"])
     else:
-        fitted, tiles = _tune(dense, original, analysis, plan, student, number, settings, task, target)
+        fitted, tiles = _tune(course, number, _Cut(original, analysis, plan, student), target)
         told = None if fitted is None else fitted.to_dict()
         values = {"plan": plan.to_dict(), "fitted": told, "tiles": tiles.to_dict()}
-        work.keep(f"stage-{number}", f"pruning and tuning, stage {number} of {settings.steps}", values, student.module)
+        title = f"pruning and tuning, stage {number} of {settings.steps}"
+        course.work.keep(f"stage-{number}", title, values, student.module)
     return Stage(student, analysis, plan, soundness, fitted, shared, tiles)
 
 
-def _tune(
-    dense: Program,
-    original: Program,
-    analysis: Analysis,
-    plan: Plan,
-    student: Program,
-    number: int,
-    settings: Settings,
-    task: Task,
-    target: ZeroTarget | None,
-) -> tuple[FitResult | None, TileChoice]:
-    """Refit and tune `student`, which is `original` after `plan`, in place; say which layers have zeros in tiles."""
+def _tune(course: _Course, number: int, cut: _Cut, target: ZeroTarget | None) -> tuple[FitResult | None, TileChoice]:
+    """Refit and tune the student in place; say which layers have zeros in tiles."""
+    settings, task, student = course.settings, course.task, cut.student
     if settings.refit:
         with doing("Refitting layers"):
-            refit(original, analysis, plan, student, calibration(task, settings.seed))
+            refit(cut.original, cut.analysis, cut.plan, student, calibration(task, settings.seed))
     tables = analyse(student).tables
     tiles = NO_TILES
-    if target is None or number < settings.steps:
+    if target is None:
         target = ZeroTarget(*parameter_counts(student, tables))
     elif settings.pattern != "element":
         requests = [request for request, _ in calibration(task, settings.seed)]
         tiles = choose_tiles(student, tables, target, settings, requests, task.objective.probe)
-    curvature = curvature_of(student, plan, tables, task, settings)
+    curvature = curvature_of(student, cut.plan, tables, task, settings)
     schedule = schedule_of(task.recipe, settings, number)
-    fitted = finetune(student, dense.with_own_graph(), task, tables, target, schedule, curvature, tiles.tiling)
+    teacher = course.dense.with_own_graph()
+    fitted = finetune(student, teacher, task, tables, target, schedule, curvature, tiles.tiling)
     return fitted, tiles.as_in(student)
 
 

@@ -47,11 +47,18 @@ class Origin:
         return {} if self.training_seed is None else {"training": self.training_seed}
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What the main job made, and what it found out about that."""
+
+    pruned: Pruned
+    served: Served
+    measured: Measured
+
+
 def manifest_of(
     name: str,
-    pruned: Pruned,
-    served: Served,
-    measured: Measured,
+    outcome: Outcome,
     settings: Settings,
     task: Task,
     origin: Origin,
@@ -60,6 +67,7 @@ def manifest_of(
     notes: Sequence[str],
 ) -> Manifest:
     """State what was made, of what, and what was measured."""
+    served, measured = outcome.served, outcome.measured
     file, rows = served.pruned, measured.rows
     models = {"dense": (DENSE_ONNX, served.dense.path), "pruned": (PRUNED_ONNX, file.path)}
     return Manifest(
@@ -71,7 +79,7 @@ def manifest_of(
         metrics=dict(measured.metrics),
         parity=served.parity.to_dict(),
         latency={**measured.latency.to_dict(), "footprint": measured.footprints.to_dict()},
-        plan={**summary_of(pruned), "rows": None if rows is None else rows.to_dict()},
+        plan={**summary_of(outcome.pruned), "rows": None if rows is None else rows.to_dict()},
         settings={
             **settings.to_dict(),
             "model": origin.model_name,
@@ -112,9 +120,10 @@ def summary_of(pruned: Pruned) -> dict[str, Any]:
     }
 
 
-def notes_of(pruned: Pruned, served: Served, measured: Measured, settings: Settings, task: Task) -> tuple[str, ...]:
+def notes_of(outcome: Outcome, settings: Settings, task: Task) -> tuple[str, ...]:
     """Say in sentences what the user should know and would not look for."""
-    notes, gone = [], measured.gone
+    pruned, served, gone = outcome.pruned, outcome.served, outcome.measured.gone
+    notes = []
     if isinstance(task, SampledRequests):
         notes.append(
             "No --data: tuned on drawn requests towards the dense model's answers alone, and no quality was measured. "
