@@ -17,9 +17,9 @@ import torch
 from click.testing import CliRunner, Result
 from onnx import numpy_helper
 
-from recprune_export import served
 from recprune_export.bundle.verify import read_manifest, verify
 from recprune_export.cli import main
+from recprune_export.compression import served
 from recprune_export.data.inference import Wishes
 from recprune_export.errors import UsageError, ValidationFailed
 from recprune_export.jobs import compress, load

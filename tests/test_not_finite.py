@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recprune_export import jobs, stages
+from recprune_export import jobs
+from recprune_export.compression import stages
 from recprune_export.data.clicks import load_clicks
 from recprune_export.data.inference import Wishes, infer_schema
 from recprune_export.errors import DataError, ModelError, ModelFileError

@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import nn
 
-from recprune_export import stages
 from recprune_export.bundle.verify import verify
+from recprune_export.compression import stages
 from recprune_export.compression.compress import drawn_requests
 from recprune_export.compression.fingerprint import fingerprint
 from recprune_export.compression.resuming import NO_WORK, Work, kept_until_done, work_folder
@@ -32,7 +32,7 @@ from recprune_export.program.loading import LoadedModel
 from recprune_export.program.program import Program
 from recprune_export.pruning.plan import Plan
 from recprune_export.settings import Settings
-from tests.test_stages import scorer
+from tests.compression.test_stages import scorer
 
 STEPS = 5
 SETTINGS = Settings(sparsity=0.6, epochs=1, batches=(1,), batch_size=64, steps=2)
@@ -218,7 +218,7 @@ def test_nothing_in_the_folder_is_unpickled(tmp_path: Path) -> None:
 def test_a_process_that_is_killed_for_real_goes_on(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from recprune_export.compression.compress import compress_program; from tests.test_resuming import SETTINGS, program\n"
+        "from recprune_export.compression.compress import compress_program; from tests.compression.test_resuming import SETTINGS, program\n"
         "compress_program(program(), Path(sys.argv[1]), SETTINGS, resume='resume' in sys.argv)"
     )
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from recprune_export import stages
 from recprune_export.channels.analysis import analyse
+from recprune_export.compression import stages
 from recprune_export.compression.compress import drawn_requests
 from recprune_export.compression.planning import decide
 from recprune_export.compression.stages import Pruned, plan_all, prune, schedule_of

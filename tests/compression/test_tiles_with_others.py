@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from recprune_export import fewer_bits
 from recprune_export.bundle.manifest import Manifest
 from recprune_export.bundle.verify import read_manifest, verify
+from recprune_export.compression import fewer_bits
 from recprune_export.finetuning import task as tasks
 from recprune_export.finetuning.task import answer
 from recprune_export.jobs import compress

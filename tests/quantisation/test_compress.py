@@ -12,10 +12,10 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from recprune_export import fewer_bits
 from recprune_export.bundle.artifact import inspect_artifact
 from recprune_export.bundle.verify import read_manifest, read_samples, verify
 from recprune_export.cli import main
+from recprune_export.compression import fewer_bits
 from recprune_export.data.inference import Wishes
 from recprune_export.errors import UsageError
 from recprune_export.finetuning.task import answer

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from recprune_export import stages
+from recprune_export.compression import stages
 from recprune_export.compression.planning import decide_fields
 from recprune_export.errors import PruningError, UsageError
 from recprune_export.finetuning.task import Task
