@@ -54,7 +54,8 @@ def _input(path: Path, graph: onnx.GraphProto, value: onnx.ValueInfoProto, batch
 def id_range(graph: onnx.GraphProto, name: str) -> IdRange | None:
     """Return ids that are valid in every table in which input `name` is looked up; None where it is in none.
 
-    Follows the input through operators that only move it, and through the addition of constant offsets. The range is
+    Follows the input through operators that only move it, and through the addition of constant offsets; where ids too large
+    for their own part of a fused table are sent outside (`passes/fused_tables.py`), the rows of the parts say it. The range is
     valid for all elements, and may be smaller than what some of them could take.
     """
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -68,13 +69,18 @@ def id_range(graph: onnx.GraphProto, name: str) -> IdRange | None:
 def _tables(graph: onnx.GraphProto, constants: dict[str, onnx.TensorProto], name: str) -> Iterator[tuple[int, int]]:
     """Rows of each table in which a value is looked up, and the largest offset that was added before."""
     offsets = {name: 0}
+    decides = {node.input[0] for node in graph.node if node.op_type == "Where" and node.input[2] in constants}
     for node in graph.node:  # in the order in which they run
         before = [offsets[i] for i in node.input if i in offsets]
         if not before:
             continue
-        if node.op_type == "Gather" and node.input[1] in offsets and node.input[0] in constants:
+        if node.op_type in ("Gather", "GatherND") and node.input[1] in offsets and node.input[0] in constants:
             if not any(attribute.i for attribute in node.attribute if attribute.name == "axis"):
                 yield constants[node.input[0]].dims[0], offsets[node.input[1]]
+        elif node.op_type == "Gather" and node.input[0] in offsets:  # columns of the ids
+            offsets[node.output[0]] = offsets[node.input[0]]
+        elif node.op_type == "Less" and node.output[0] in decides and node.input[1] in constants:
+            yield int(numpy_helper.to_array(constants[node.input[1]]).min()), max(before)
         elif node.op_type in _MOVES and node.input[0] in offsets | dict.fromkeys(constants, 0):
             offsets.update(dict.fromkeys(node.output, max(before)))
         elif node.op_type == "Add":

@@ -22,7 +22,8 @@ from recprune_export.onnx.work import NO_WORK, Operator, Tensor, Work, work_of
 # What ONNX Runtime 1.32 takes on the reference machine, in seconds; on others in proportion to the cost of a node.
 PIECE = 7.4e-9  # to copy one stretch of memory, however short
 STEP = 0.035e-9  # a vectorised operation on one element
-MISS = 40e-9  # to look up a row in a table that no cache holds
+MISS = 40e-9  # to look up a row in a table that no cache holds, one after the other
+OVERLAPPED = 20e-9  # the same, many of them at once
 PRODUCT = 0.17e-6  # to begin one of many small products
 ACTIVATIONS = 90e9  # bytes per second between operators
 FEED = 0.7e-6  # to hand over one more input or output
@@ -37,8 +38,8 @@ _NEVER_FOLDED = {"DequantizeLinear", "If", "Loop", "Scan"}
 class Terms:
     """What the estimate for a node is the sum of, in seconds; each goes with one constant, or a few of `work.py`.
 
-    `start`: to begin the node; `traffic`: what is read and written between operators; `steps`, `pieces`, `lookups`: as in
-    `Work`; `calls`: to begin every product but the first; `product`: multiply-adds, or reading the weights.
+    `start`: to begin the node; `traffic`: what is read and written between operators; `steps`, `pieces`: as in
+    `Work`; `lookups`: of both kinds; `calls`: to begin every product but the first; `product`: multiply-adds, or reading the weights.
     """
 
     start: float = 0.0
@@ -158,10 +159,15 @@ def _terms(work: Work, machine: Machine, read_rate: float, far: bool, absorbed: 
         traffic=work.activations / ACTIVATIONS * scale,
         steps=work.steps * STEP * scale,
         pieces=work.pieces * PIECE * scale,
-        lookups=work.lookups * (PIECE + (MISS if far else 0.0)) * scale,
+        lookups=_lookups(work, far) * scale,
         calls=max(work.calls - 1, 0) * PRODUCT * scale,  # the first is a part of the node; other operators make none
         product=_product(work, machine, read_rate),
     )
+
+
+def _lookups(work: Work, far: bool) -> float:
+    one_by_one, at_once = (MISS, OVERLAPPED) if far else (0.0, 0.0)
+    return work.lookups * (PIECE + one_by_one) + work.overlapped * (PIECE + at_once)
 
 
 def _product(work: Work, machine: Machine, read_rate: float) -> float:

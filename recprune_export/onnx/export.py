@@ -30,6 +30,7 @@ from recprune_export.onnx.passes.joined_columns import cast_once, cut_from_parts
 from recprune_export.onnx.passes.metadata import strip_metadata
 from recprune_export.onnx.passes.movement import merge_movement
 from recprune_export.onnx.passes.name_batch import name_batch
+from recprune_export.onnx.passes.overlapped_lookups import overlap_lookups
 from recprune_export.onnx.passes.pairs import pick_flat
 from recprune_export.onnx.passes.plain_lookups import plain_lookups
 from recprune_export.onnx.passes.shared_inputs import share_inputs
@@ -85,6 +86,7 @@ REWRITES: tuple[Pass, ...] = (
     pick_flat,
     merge_movement,
     tile_layers,  # layers as they are in the end
+    overlap_lookups,  # to every pass before, a lookup is a Gather
 )
 LAST: tuple[Callable[[ir.Model], object], ...] = (
     DeduplicateInitializersPass(size_limit=1 << 20),

@@ -9,7 +9,7 @@ _NIBBLES = 2  # numbers in a byte of a table in int4
 _SCALES_OF = {"DequantizeLinear": (1, 2), "QuantizeLinear": (1, 2), "MatMulInteger": (2, 3), "GatherBlockQuantized": (2, 3),
               "QGemm": (1, 2, 4, 5, 7, 8), "MatMulIntegerToFloat": (2, 3, 4, 5)}  # fmt: skip
 _WEIGHT_OF = {"DequantizeLinear": (0,), "MatMulInteger": (1,), "QGemm": (3, 6), "MatMulIntegerToFloat": (1,), "Gather": (0,),
-              "GatherBlockQuantized": (0,)}  # fmt: skip
+              "GatherND": (0,), "GatherBlockQuantized": (0,)}  # fmt: skip
 _INTEGERS = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT32}
 _PRODUCTS = {"MatMulInteger", "MatMulIntegerToFloat"}
 _THROUGH = {"Cast", "Sub", "BitwiseAnd", "BitShift", "Concat", "Slice"}
@@ -69,7 +69,7 @@ def _initializers(name: str, tensors: Mapping[str, onnx.TensorProto], makers: Ma
     if name in tensors:
         return {name}
     node = makers.get(name)
-    if node is None or node.op_type not in ("Gather", "Cast", "Mul"):
+    if node is None or node.op_type not in ("Gather", "GatherND", "Cast", "Mul"):
         return set()
-    operands = node.input[:1] if node.op_type == "Gather" else node.input
+    operands = node.input[:1] if node.op_type.startswith("Gather") else node.input
     return set().union(*(_initializers(each, tensors, makers) for each in operands))

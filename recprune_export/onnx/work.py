@@ -20,7 +20,7 @@ class Work:
     `operations`: multiply-adds of matrix products, `calls`: products that are computed one by one. `weights`: bytes of
     constants that have to be read. `activations`: bytes that are read and written besides. `steps`: evaluations of a
     function or comparisons, in units of one cheap vectorised one for one element. `pieces`: stretches of memory that are
-    copied one by one. `lookups`: rows read at random from a table.
+    copied one by one. `lookups`: rows read at random from a table, one after the other; `overlapped`: many at once.
     """
 
     operations: int = 0
@@ -31,6 +31,7 @@ class Work:
     steps: float = 0.0
     pieces: float = 0.0
     lookups: int = 0
+    overlapped: int = 0
     table: int = 0
     nodes: float = 1.0
     int8: bool = False
@@ -254,7 +255,11 @@ def _gather(operator: Operator) -> Work:
 
 @_rule("GatherND", nodes=1.3)
 def _gather_nd(operator: Operator) -> Work:
-    out, indices = operator.result, operator.operand(1)
+    """Rows of a table where only the first axis is indexed: GatherND knows all places before it copies."""
+    data, out, indices = operator.operand(0), operator.result, operator.operand(1)
+    if data.constant and not indices.constant and indices.shape[-1:] == (1,):
+        rows = prod(indices.shape)
+        return Work(weights=out.bytes, activations=out.bytes + indices.bytes, overlapped=rows, table=data.bytes)
     return Work(activations=2 * out.bytes, pieces=prod(indices.shape[:-1]), weights=operator.constants)
 
 

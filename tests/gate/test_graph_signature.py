@@ -23,6 +23,9 @@ def write(path: Path, nodes: Nodes, shape: list[str | int], dtype: int = TensorP
         "ten": np.ones((10, 2), np.float32),
         "six": np.ones((6, 2), np.float32),
         "offsets": np.array([0, 4]),
+        "parts": np.array([4, 6]),
+        "outside": np.array(10),
+        "column": np.array(2),
         "one": np.array([1]),
         "ends": np.array([2]),
         "axis": np.array([1]),
@@ -54,6 +57,22 @@ LOOKUPS: dict[str, tuple[Nodes, list[str | int], int]] = {
     "after a cast": ([node("Cast", "x i", "i", to=TensorProto.INT32), node("Gather", "ten i", "y")], ["n"], 9),
     "after unsqueeze": ([node("Unsqueeze", "x one", "i"), node("Gather", "ten i", "y")], ["n"], 9),
     "a column": ([node("Slice", "x zero ends axis", "i"), node("Gather", "six i", "y")], ["n", 3], 5),
+    "by offsets": ([node("Unsqueeze", "x one", "i"), node("GatherND", "ten i", "y")], ["n"], 9),
+    "a column by its position": (
+        [node("Gather", "x column", "i", axis=1), node("Gather", "six i", "y")],
+        ["n", 3],
+        5,
+    ),
+    "parts of a fused table": (
+        [
+            node("Less", "x parts", "fits"),
+            node("Add", "x offsets", "moved"),
+            node("Where", "fits moved outside", "i"),
+            node("Gather", "ten i", "y"),
+        ],
+        ["n", 2],
+        3,
+    ),
     "with offsets": ([node("Add", "x offsets", "i"), node("Gather", "ten i", "y")], ["n", 2], 5),
 }
 LOOKUPS["after a cast"][0][0].input.pop()  # Cast has one input

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 from recprune_export.onnx.cost import cost_of_file
@@ -53,6 +54,19 @@ def quantised(
         stopwatch=favouring(*favourites),
     )  # fmt: skip
     return source, captured, found
+
+
+def test_lookups_that_overlap_are_found_and_overlap_again(tmp_path: Path) -> None:
+    text = "g (int64[batch, 3] ids) => (float[batch, 3, 16] y) { e = Unsqueeze(ids, last) y = GatherND(table, e) }"
+    source, rng = tmp_path / "fp32.onnx", np.random.default_rng(0)
+    ir.save(graph(text, table=floats(1 << 18, 16), last=np.array([-1])), source)
+    calibration = [{"ids": rng.integers(0, 1 << 18, size=(64, 3))} for _ in range(2)]
+    stopwatch, judge = favouring(BY_DIMENSION), by_error(calibration, 0.1)
+    timed = {32: calibration[0], 256: calibration[1]}
+    found = quantise(source, tmp_path / "q" / "model.onnx", "int8", calibration, timed, judge, stopwatch=stopwatch)
+    assert found.plan.forms() == {"table": BY_DIMENSION}
+    assert [node.op_type for node in onnx.load(found.path).graph.node].count("GatherND") == 1
+    assert count(found.path).tables.parameters == count(source).tables.parameters == 16 << 18
 
 
 @pytest.mark.parametrize("form", [STATIC, DYNAMIC])
