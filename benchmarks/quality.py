@@ -77,10 +77,12 @@ class Measured:
     metric: str
     dense: float
     pruned: float
-    tuned: float
+    tuned: float | None
 
 
-def measure(case: str, seed: int, wanted: Sequence[tuple[str, float]], folder: Path, cache: Path) -> Iterator[Measured]:
+def measure(
+    case: str, seed: int, wanted: Sequence[tuple[str, float]], folder: Path, cache: Path, *, tune: bool = True
+) -> Iterator[Measured]:
     """Train, or take what was trained before, and yield every wanted method and sparsity."""
     if not wanted:
         return
@@ -93,12 +95,12 @@ def measure(case: str, seed: int, wanted: Sequence[tuple[str, float]], folder: P
     for name, sparsity in wanted:
         method = METHODS[name]
         wished = replace(settings, sparsity=sparsity, score=method.score, refit=method.refit)
-        pruned, tuned = _prune(loaded.program, wished, task, short)
+        pruned, tuned = _prune(loaded.program, wished, task, short if tune else None)
         yield Measured(case, seed, name, sparsity, metric, dense, pruned, tuned)
 
 
-def _prune(program: Program, settings: Settings, task: Task, short: Shortened) -> tuple[float, float]:
-    """Return the metric when pruned, zeros and all, and when tuned on the task that is cut `short`."""
+def _prune(program: Program, settings: Settings, task: Task, short: Shortened | None) -> tuple[float, float | None]:
+    """Return the metric when pruned, zeros and all, and when tuned on the task that is cut `short`, where there is one."""
     plan = decide(program, settings, task)
     dense, analysis = rotate(program, plan)
     student = apply_plan(dense, analysis, plan)
@@ -111,6 +113,8 @@ def _prune(program: Program, settings: Settings, task: Task, short: Shortened) -
     curvature = curvature_of(student, plan, tables, task, settings)
     zeroed = student.with_own_parameters()
     hold(zeroed, zero_masks(zeroed, tables, target, curvature))
+    if short is None:
+        return _metric(zeroed, task)[1], None
     schedule = Schedule(short.epochs, task.recipe.learning_rate, settings.zeros == "gradual", settings.seed)
     finetune(student, program.with_own_graph(), short, tables, target, schedule, curvature)
     return _metric(zeroed, task)[1], _metric(student, task)[1]
@@ -123,23 +127,22 @@ def _metric(program: Program, task: Task) -> tuple[str, float]:
 
 @dataclass(frozen=True)
 class Summary:
-    """Over seeds: mean and spread of the dense metric, mean change and half-width of its 95 % interval."""
+    """Over seeds: mean and spread of the dense metric, mean change as pruned, and of the seeds that were tuned, as tuned."""
 
     dense: float
     spread: float
-    pruned: float
-    pruned_half: float
-    tuned: float
-    tuned_half: float
+    pruned: Mean
+    tuned: Mean | None
     seeds: int
 
 
 def summarise(rows: Sequence[Measured]) -> Summary:
     """Pair by seed."""
     dense = np.array([row.dense for row in rows])
-    pruned, tuned = (mean_of([getattr(row, name) - row.dense for row in rows]) for name in ("pruned", "tuned"))
+    tuned = [row.tuned - row.dense for row in rows if row.tuned is not None]
     spread = float(dense.std(ddof=1)) if len(rows) > 1 else float("nan")
-    return Summary(float(dense.mean()), spread, pruned.value, pruned.half, tuned.value, tuned.half, len(rows))
+    pruned = mean_of([row.pruned - row.dense for row in rows])
+    return Summary(float(dense.mean()), spread, pruned, mean_of(tuned) if tuned else None, len(rows))
 
 
 def as_markdown(rows: Sequence[Measured]) -> str:
@@ -161,8 +164,8 @@ def as_markdown(rows: Sequence[Measured]) -> str:
             found = [summarise(r) if r else None for r in measured]
             if not any(found):
                 continue
-            cells = [str(Mean(f.pruned, f.pruned_half, f.seeds)) if f else "" for f in found]
-            cells += [str(Mean(f.tuned, f.tuned_half, f.seeds)) if f else "" for f in found]
+            cells = [str(f.pruned) if f else "" for f in found]
+            cells += [str(f.tuned) if f and f.tuned else "" for f in found]
             parts.append(f"| {method} | " + " | ".join(cells) + " |")
         parts.append("")
     return "\n".join(parts)
@@ -193,8 +196,9 @@ def draw(rows: Sequence[Measured], path: Path) -> None:
             found = [summarise([row for row in own if (row.method, row.sparsity) == (method, s)]) for s in shown]
             colour = "black" if method == "ours" else f"C{number}"
             width = 2.0 if method == "ours" else 1.0
-            panel.plot(shown, [f.pruned for f in found], "--", color=colour, linewidth=width)
-            panel.plot(shown, [f.tuned for f in found], "-o", color=colour, linewidth=width, markersize=3, label=method)
+            panel.plot(shown, [f.pruned.value for f in found], "--", color=colour, linewidth=width)
+            tuned = [f.tuned.value if f.tuned else math.nan for f in found]
+            panel.plot(shown, tuned, "-o", color=colour, linewidth=width, markersize=3, label=method)
         panel.set_title(case)
         panel.set_yscale("symlog", linthresh=0.001)
         panel.set_xlabel("sparsity")
@@ -220,6 +224,7 @@ def _known(path: Path) -> list[Measured]:
 @click.option("--data-folder", default=Path("../shared/data"), show_default=True, type=click.Path(path_type=Path))
 @click.option("--cache", default=Path("artifacts/quality"), show_default=True, type=click.Path(path_type=Path))
 @click.option("--threads", default=1, show_default=True)
+@click.option("--tune/--no-tune", default=True, show_default=True, help="Tuning takes most of the time.")
 @click.option("--write", default=DOCS, type=click.Path(path_type=Path, file_okay=False), help="Folder of results.md.")
 def main(
     cases: str,
@@ -229,6 +234,7 @@ def main(
     data_folder: Path,
     cache: Path,
     threads: int,
+    tune: bool,
     write: Path,
 ) -> None:
     """Measure what is not known yet, then write everything that is known."""
@@ -238,19 +244,26 @@ def main(
     log = cache / "measured.jsonl"
     for case in cases.split(","):
         for seed in range(seeds):
-            done = {(row.method, row.sparsity) for row in _known(log) if (row.case, row.seed) == (case, seed)}
-            for row in measure(case, seed, [each for each in wanted if each not in done], data_folder, cache):
+            done = {
+                (row.method, row.sparsity)
+                for row in _known(log)
+                if (row.case, row.seed) == (case, seed) and (row.tuned is not None or not tune)
+            }
+            left = [each for each in wanted if each not in done]
+            for row in measure(case, seed, left, data_folder, cache, tune=tune):
                 keep(log, asdict(row))
                 print(
                     f"{row.case:<16} seed {row.seed} {row.sparsity:4g} {row.method:<17} {row.metric} dense {row.dense:.4f} "
-                    f"pruned {row.pruned:.4f} tuned {row.tuned:.4f}",
+                    f"pruned {row.pruned:.4f}" + ("" if row.tuned is None else f" tuned {row.tuned:.4f}"),
                     file=sys.stderr,
                     flush=True,
                 )
-    unique = {(r.case, r.seed, r.method, r.sparsity): r for r in _known(log)}
+    by_tuning = sorted(_known(log), key=lambda row: row.tuned is not None)  # of two, the one that was tuned
+    unique = {(r.case, r.seed, r.method, r.sparsity): r for r in by_tuning}
     rows = [row for row in unique.values() if row.case in CASES]
     table = as_markdown(rows)
     print(table)
+    write.mkdir(parents=True, exist_ok=True)
     draw(rows, write / "quality.svg")
     where = environment()
     table += f"\n{told_of_machine(where, threads)}"
