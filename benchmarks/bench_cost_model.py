@@ -32,11 +32,11 @@ from recprune_export.onnx.in_memory import session_in_memory
 from recprune_export.onnx.machine import REFERENCE
 from recprune_export.onnx.skeleton import fill_shapes, skeleton
 from recprune_export.program.capture import capture
-from recprune_export.program.drawing import draw_request
 from recprune_export.program.program import Program
 from recprune_export.recommenders.catalogue import RECOMMENDERS, build
 from recprune_export.recommenders.inputs import InputSpec
 from recprune_export.validation.latency import Contestant, measure
+from recprune_export.validation.rotation import Rotations, draw
 
 SAME = 0.03  # what differs by less is the same
 CLICKS = InputSpec(
@@ -79,7 +79,7 @@ def plain(program: Program) -> ir.Model:
     return model
 
 
-def milliseconds(graphs: Sequence[ir.Model], requests: dict[int, Any], seconds: float) -> list[dict[int, float]]:
+def milliseconds(graphs: Sequence[ir.Model], requests: Rotations, seconds: float) -> list[dict[int, float]]:
     """Measure graphs against each other; return a low percentile by batch."""
     runs = [session_in_memory(graph) for graph in graphs]
     contestants = [
@@ -101,7 +101,7 @@ def estimates(graph: ir.Model, batches: Sequence[int]) -> dict[int, float]:
 def try_model(name: str, program: Program, batches: Sequence[int], seconds: float) -> Iterator[dict[str, Any]]:
     """Yield what was estimated and measured, of the whole graph and of each rewrite."""
     graph = plain(program)
-    requests = {batch: draw_request(program.signature, batch, seed=batch) for batch in batches}
+    requests = draw(program.signature, batches, seed=0)
     (measured,), estimated = milliseconds([graph], requests, seconds), estimates(graph, batches)
     yield {
         "model": name,

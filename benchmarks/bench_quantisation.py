@@ -23,6 +23,7 @@ from recprune_export.quantisation.quantise import quantise
 from recprune_export.settings import Settings
 from recprune_export.validation.contestants import in_onnxruntime
 from recprune_export.validation.requests import Request
+from recprune_export.validation.rotation import how_many
 from recprune_export.validation.seatings import log_ratio, measure_seatings, typical_time
 
 BATCHES = (1, 32, 256, 1024)
@@ -52,7 +53,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.4, help="for each batch size and seating")
     arguments = parser.parse_args()
     rng = np.random.default_rng(0)
-    requests = {batch: draw(batch, rng) for batch in BATCHES}
+    requests = {batch: [draw(batch, rng) for _ in range(how_many(batch))] for batch in BATCHES}
     calibration = [draw(64, rng) for _ in range(8)]
     print("| sparsity | mode | bytes | int8 layers | table | " + " | ".join(f"batch {b}" for b in BATCHES) + " |")
     figures: dict[str, object] = {}

@@ -15,7 +15,6 @@ from recprune_export.channels.analysis import analyse
 from recprune_export.onnx.counts import count
 from recprune_export.onnx.export import export_onnx
 from recprune_export.program.capture import capture
-from recprune_export.program.drawing import draw_request
 from recprune_export.program.program import Program
 from recprune_export.pruning.budget import Budget, make_plan
 from recprune_export.pruning.ranking import rank_by
@@ -31,6 +30,7 @@ from recprune_export.validation.contestants import (
     in_torch,
 )
 from recprune_export.validation.latency import LatencyReport, measure
+from recprune_export.validation.rotation import draw
 
 SPARSITY = 0.7
 BATCHES = (1, 32, 256)
@@ -70,7 +70,7 @@ def run(name: str, scratch: Path) -> tuple[LatencyReport, dict[str, int]]:
         in_onnxruntime(DENSE_ONNX, files["dense"], 1),
         in_onnxruntime(PRUNED_ONNX, files["pruned"], 1),
     ]
-    requests = {batch: draw_request(dense.signature, batch, seed=batch) for batch in BATCHES}
+    requests = draw(dense.signature, BATCHES, seed=0)
     return measure(contestants, requests, threads=1, seconds=3.0), {
         kind: count(p).operations for kind, p in files.items()
     }

@@ -1,8 +1,8 @@
 """What it gives to compute the user's part once: 500 candidates of one request, one thread.
 
 The same pruned program (sparsity .7, structure alone) as a file in which every input has a row for each candidate, and
-as one in which the user's inputs have a single row. Contestants interleaved in one process. Prints a table, and JSON as
-the last line.
+as one in which the user's inputs have a single row. Contestants interleaved in one process, another user each round.
+Prints a table, and JSON as the last line.
 """
 
 import json
@@ -19,14 +19,13 @@ from torch import Tensor, nn
 from recprune_export.onnx.counts import count
 from recprune_export.onnx.export import Serving, export_onnx
 from recprune_export.program.capture import capture
-from recprune_export.program.drawing import draw_request
 from recprune_export.program.program import Program
 from recprune_export.recommenders.catalogue import build
 from recprune_export.recommenders.inputs import InputSpec
 from recprune_export.recommenders.sasrec import SASRec
 from recprune_export.validation.contestants import in_onnxruntime
 from recprune_export.validation.latency import measure
-from recprune_export.validation.requests import as_taken, in_full
+from recprune_export.validation.rotation import draw
 
 CANDIDATES, SPARSITY = 500, 0.7
 USER = tuple(f"user{i}" for i in range(13))
@@ -79,9 +78,9 @@ def main() -> None:
                 for label, names in (("each row", ()), ("shared once", tuple(shared)))
             }
             once = files["shared once"]
-            request = as_taken(draw_request(program.signature, CANDIDATES, seed=1), once.signature)
+            requests = draw(once.signature, (CANDIDATES,), seed=1)
             contestants = [in_onnxruntime(label, f.path, 1) for label, f in files.items()]
-            report = measure(contestants, {CANDIDATES: in_full(request, once.signature)}, threads=1, seconds=3.0)
+            report = measure(contestants, requests, threads=1, seconds=3.0)
             slow, fast = (report.percentiles(CANDIDATES, label).p50 for label in files)
             ratio = report.ratio(CANDIDATES, "each row", "shared once")
             print(

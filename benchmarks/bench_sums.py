@@ -50,7 +50,7 @@ def main() -> None:
     print(f"{'fields × dim':>14} {'batch':>6} {'ReduceSum':>11} {'product':>9} {'ratio [95 %]':>20}  rewritten")
     for fields, dim in SHAPES:
         requests = {
-            batch: {"x": np.random.default_rng(0).random((batch, fields, dim), dtype=np.float32)} for batch in BATCHES
+            batch: [{"x": np.random.default_rng(0).random((batch, fields, dim), dtype=np.float32)}] for batch in BATCHES
         }
         report = measure(contestants(fields, dim), requests, threads=1, seconds=0.5)
         rewritten = fields * dim * dim <= LARGEST

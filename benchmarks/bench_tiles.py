@@ -38,7 +38,6 @@ from recprune_export.onnx.cost import cost_of_file
 from recprune_export.onnx.counts import count
 from recprune_export.onnx.export import Serving, export_onnx
 from recprune_export.program.capture import capture
-from recprune_export.program.drawing import draw_request
 from recprune_export.program.program import Program
 from recprune_export.settings import Settings, batch_sizes
 from recprune_export.training.evaluate import primary
@@ -46,6 +45,7 @@ from recprune_export.training.train import train
 from recprune_export.validation.contestants import in_onnxruntime
 from recprune_export.validation.latency import Contestant, LatencyReport, measure
 from recprune_export.validation.requests import Request
+from recprune_export.validation.rotation import draw
 
 BATCHES = "1,16,64,256,1024"
 TILES = (32, 64, 128)
@@ -89,7 +89,7 @@ def in_a_row(contestant: Contestant, calls: int) -> Contestant:
         for _ in range(calls):
             contestant.run(request)
 
-    return Contestant(contestant.name, run)
+    return Contestant(contestant.name, run, contestant.take)
 
 
 def speed(share: float, batches: tuple[int, ...], seconds: float) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def speed(share: float, batches: tuple[int, ...], seconds: float) -> dict[str, A
             files[name] = file.path
         contestants = [in_onnxruntime(name, path, 1) for name, path in files.items()]
         signature = mlp(plain, 1.0).signature
-        requests = {batch: draw_request(signature, batch, seed=batch) for batch in batches}
+        requests = draw(signature, batches, seed=0)
         reports = {
             calls: measure([in_a_row(c, calls) for c in contestants], requests, threads=1, seconds=seconds)
             for calls in (1, CALLS)
@@ -190,7 +190,7 @@ def _quality(data: Path, checkpoint: Path, methods: Mapping[str, Settings], seco
             pruned = prune(loaded.program, settings, task)
             files[name] = export_pruned(pruned, settings, Path(scratch) / f"{number}.onnx").path
             rows.append(_row(name, settings.seed, pruned.program, task, files[name]))
-        requests = {batch: draw_request(loaded.program.signature, batch, seed=batch) for batch in (64, 256)}
+        requests = draw(loaded.program.signature, (64, 256), seed=0)
         contestants = [in_a_row(in_onnxruntime(name, path, 1), CALLS) for name, path in files.items()]
         report = measure(contestants, requests, threads=1, seconds=seconds)
     for row in rows:

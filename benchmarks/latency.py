@@ -3,8 +3,8 @@
     python benchmarks/latency.py [--models dlrm,deepfm] [--batches 1,32,256,1024] [--threads 1,2] [--seconds 3]
 
 Untrained weights, structure alone removed, at random: latency does not depend on which channels go. Contestants of one
-model, batch and number of threads take turns in one process. What cannot take part is named, with the reason. Writes a
-table and a plot into docs/ (or where --write says), prints the same, and JSON as the last line.
+model, batch and number of threads take turns in one process, on another request each round. What cannot take part is named,
+with the reason. Writes a table and a plot into docs/ (or where --write says), prints the same, and JSON as the last line.
 """
 
 import json
@@ -36,6 +36,7 @@ from recprune_export.quantisation.quantise import quantise
 from recprune_export.validation.contestants import in_onnxruntime, torch_threads
 from recprune_export.validation.latency import Contestant, LatencyReport, measure
 from recprune_export.validation.requests import Request
+from recprune_export.validation.rotation import Rotation, how_many
 from recprune_export.validation.statistics import Estimate, block_resamples
 
 REFERENCE = "plain dense ONNX"
@@ -97,7 +98,7 @@ def quantised(model: Model, path: Path, serving: Serving) -> Path:
     """Quantise what `--quantize int8` would, by measurement at the batch sizes of serving."""
     requests, rows = CALIBRATION
     calibration = [request_of(model, rows, seed) for seed in range(requests)]
-    timed = {batch: request_of(model, batch, batch) for batch in serving.batches}
+    timed = {batch: rotation_of(model, batch) for batch in serving.batches}
     target = path.with_name(f"{path.stem}-int8.onnx")
     return quantise(path, target, "int8", calibration, timed, by_error(calibration, WIDE)).path
 
@@ -109,7 +110,7 @@ def _rest(program: Program) -> int:
 
 def contest(prepared: Prepared, batches: tuple[int, ...], threads: int, seconds: float, eager: bool) -> LatencyReport:
     """Let all contestants take turns on each batch size."""
-    requests = {batch: request_of(prepared.model, batch, batch) for batch in batches}
+    requests = {batch: rotation_of(prepared.model, batch) for batch in batches}
     contestants = [in_onnxruntime(label, path, threads) for label, path in prepared.files.items()]
     with torch_threads(threads), torch.inference_mode():
         if eager:
@@ -119,6 +120,11 @@ def contest(prepared: Prepared, batches: tuple[int, ...], threads: int, seconds:
                 *contestants,
             ]
         return measure(contestants, requests, threads=threads, seconds=seconds)
+
+
+def rotation_of(model: Model, batch: int) -> Rotation:
+    """Draw different requests of so many rows, of which each round has the next one."""
+    return [request_of(model, batch, seed) for seed in range(how_many(batch))]
 
 
 def request_of(model: Model, batch: int, seed: int) -> Request:
@@ -262,7 +268,7 @@ def main(
     packages = ", ".join(f"{name} {machine['packages'][name]}" for name in ("torch", "onnxruntime"))
     intro = (
         f"Medians, and in brackets how many times faster than {REFERENCE}, by the {PERCENT}th percentiles, which other work "
-        "on the machine disturbs least (95 % intervals); contestants interleaved in one process; "
+        "on the machine disturbs least (95 % intervals); contestants interleaved in one process, other ids each round; "
         f"{machine['cpu']}, {machine['cores']} cores, {packages}. Untrained weights, structure removed at random. "
         "Torch-Pruning removes none of the tables; it is held to the same number of parameters in the rest."
         f"{' ' + remark if remark else ''}\n\n"

@@ -124,7 +124,7 @@ def measure_operators(machine: Machine, batches: Sequence[int], seconds: float, 
         contestants = [_contestant("one", one), _contestant("many", many)]
         for batch in batches:
             request = {name: _drawn(kind, batch) for name, kind in case.inputs.items()}
-            samples = take_turns(contestants, request, seconds, np.random.default_rng(0))
+            samples = take_turns(contestants, [request], seconds, np.random.default_rng(0))
             parts = zip(*(np.array_split(samples[name], BLOCKS) for name in ("one", "many")), strict=True)
             differences = [np.percentile(b, PERCENT) - np.percentile(a, PERCENT) for a, b in parts]
             figures = np.maximum(np.array(differences) / 1e3 / (COPIES - 1), 1e-9)

@@ -18,6 +18,7 @@ from recprune_export.settings import Settings
 from recprune_export.validation.contestants import in_onnxruntime
 from recprune_export.validation.parity import Tolerances
 from recprune_export.validation.requests import Request, as_taken, edge_requests, in_full, rows_of
+from recprune_export.validation.rotation import Rotations
 from recprune_export.validation.seatings import log_ratio, measure_seatings
 from recprune_export.validation.statistics import Estimate, interval_of_few
 
@@ -64,7 +65,7 @@ class FewerBits:
 
 
 def in_fewer_bits(
-    file: OnnxFile, task: Task, settings: Settings, requests: Mapping[int, Request], folder: Path
+    file: OnnxFile, task: Task, settings: Settings, requests: Rotations, folder: Path
 ) -> FewerBits | None:
     """Quantise `file` as `settings` say, into `folder`; None where it shall stay as it is.
 
@@ -73,7 +74,7 @@ def in_fewer_bits(
     """
     if settings.quantize == "none":
         return None
-    taken = {batch: as_taken(request, file.signature) for batch, request in requests.items()}
+    taken = {batch: [as_taken(each, file.signature) for each in rotation] for batch, rotation in requests.items()}
     judge = _judge(file.signature, task, settings)
     target = folder / file.path.name
     found = quantise(file.path, target, settings.quantize, calibration_of(file.signature, task, settings), taken, judge)
@@ -119,9 +120,7 @@ def _pieces(request: Request) -> list[Request]:
     return [{name: values[start : start + PIECE] for name, values in request.items()} for start in starts]
 
 
-def _speedups(
-    before: OnnxFile, after: OnnxFile, requests: Mapping[int, Request], settings: Settings
-) -> dict[int, Estimate]:
+def _speedups(before: OnnxFile, after: OnnxFile, requests: Rotations, settings: Settings) -> dict[int, Estimate]:
     makers = {
         "fp32": lambda: in_onnxruntime("fp32", before.path, settings.threads),
         "quantised": lambda: in_onnxruntime("quantised", after.path, settings.threads),

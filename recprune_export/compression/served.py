@@ -23,7 +23,8 @@ from recprune_export.program.signature import Signature
 from recprune_export.progress import doing
 from recprune_export.settings import Settings
 from recprune_export.validation.parity import ParityReport, Tolerances, check_parity
-from recprune_export.validation.requests import Request, as_taken, edge_requests, every_id, in_full, repeated
+from recprune_export.validation.requests import Request, as_taken, edge_requests, every_id, in_full
+from recprune_export.validation.rotation import Rotation, cut, rows_for
 
 PARITY_ROWS = 512
 
@@ -99,10 +100,9 @@ def validate_parity(program: Program, file: OnnxFile, task: Task, *, ids: bool =
     return report
 
 
-def latency_requests(settings: Settings, task: Task, signature: Signature) -> dict[int, Request]:
-    """Return a request of test rows for each batch size; what is shared is the same in all of its rows."""
-    rows = in_full(as_taken(task.requests(max(settings.batches), seed=0), signature), signature)
-    return {batch: repeated(rows, batch) for batch in settings.batches}
+def latency_requests(settings: Settings, task: Task, signature: Signature) -> dict[int, Rotation]:
+    """Return different requests of test rows for each batch size; what is shared is the same in all rows of one."""
+    return cut(task.requests(rows_for(settings.batches), seed=0), settings.batches, signature, seed=0)
 
 
 def session_of(file: OnnxFile) -> Answers:

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from recprune_export.onnx.session import SessionOptions
-from recprune_export.program.drawing import draw_request
 from recprune_export.program.signature import Signature
 from recprune_export.validation.contestants import in_onnxruntime
 from recprune_export.validation.latency import Contestant
+from recprune_export.validation.rotation import draw
 from recprune_export.validation.seatings import log_ratio, measure_seatings
 
 NEW, BASE = "NEW", "BASE"
@@ -34,7 +34,7 @@ def sample(
     drawn = Signature.from_dict(signature)
     order = [first, BASE if first == NEW else NEW]
     makers = {name: _maker(name, *models[name], threads) for name in order}
-    requests = {batch: draw_request(drawn, batch, seed=seed + batch) for batch in batches}
+    requests = draw(drawn, batches, seed)
     rng = np.random.default_rng(seed)
     seatings = measure_seatings(makers, requests, count=SEATINGS, seconds=SECONDS, rng=rng, fewest=FEWEST, most=MOST)
     return {

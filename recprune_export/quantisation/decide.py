@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import exp, log
 
+import numpy as np
 import onnx_ir as ir
 
 from recprune_export.onnx.layers import Linear
@@ -30,7 +31,7 @@ from recprune_export.quantisation.plan import (
     QuantisationPlan,
 )
 from recprune_export.quantisation.timing import Stopwatch, Times, part_of
-from recprune_export.validation.requests import Request
+from recprune_export.validation.rotation import Rotation, Rotations
 
 CLEARLY = 1.05  # times faster, over all batch sizes: what a layer has to be to change at all
 NOTICED = (
@@ -43,29 +44,30 @@ COARSE = 0.015  # of the numbers of a usual row: the most that a scale for each 
 
 
 def decide(
-    model: ir.Model, mode: Mode, requests: Mapping[int, Request], stopwatch: Stopwatch, advance: Callable[[str], None]
+    model: ir.Model, mode: Mode, requests: Rotations, stopwatch: Stopwatch, advance: Callable[[str], None]
 ) -> QuantisationPlan:
     """Measure the forms of each layer and table on `requests`, which are of the batch sizes asked for; choose by them.
 
-    The same times give the same plan.
+    Tables are asked for the rows of all of them in turn. A layer gets what the first one gives it, since what it reads was
+    computed just before, and what it holds is the same for all. The same times give the same plan.
     """
     fill_shapes(model)
     found = candidates_of(model)
     if mode == "none":
         return QuantisationPlan(mode, (), ())
-    wanted = [] if mode == "fp16" else [layer.operand for layer in found.layers.values()]
-    wanted += [value for table in found.tables.values() for value in _ends(table)[0]]
-    names = [value.name or "" for value in wanted]
-    inside = {batch: observe(model, names, [request]) for batch, request in requests.items()}
+    operands = [] if mode == "fp16" else [layer.operand for layer in found.layers.values()]
+    given = {batch: _seen(model, operands, rotation[:1]) for batch, rotation in requests.items()}
+    starts = [value for table in found.tables.values() for value in _ends(table)[0]]
+    asked = {batch: _seen(model, starts, rotation) for batch, rotation in requests.items()}
     timed = []
     for name, layer in () if mode == "fp16" else found.layers.items():
         advance(name)
-        timed.append(_layer(model, name, layer, inside, stopwatch))
+        timed.append(_layer(model, name, layer, given, stopwatch))
     multiplied = any(table.products for table in found.tables.values())
-    whole = stopwatch(model, "", (), {b: dict(r) for b, r in requests.items()})[PLAIN] if timed or multiplied else {}
+    whole = stopwatch(model, "", (), requests)[PLAIN] if timed or multiplied else {}
     for name, table in found.tables.items():
         advance(name)
-        timed.append(_table(model, mode, table, inside, stopwatch))
+        timed.append(_table(model, mode, table, asked, stopwatch))
     chosen = _none_in_the_red(timed, whole)
     of_layers = [choice for name, choice in chosen.items() if name in found.layers]
     of_tables = [choice for name, choice in chosen.items() if name in found.tables]
@@ -86,7 +88,7 @@ class _Timed:
     more: Mapping[int, float] = field(default_factory=dict)
 
 
-def _layer(model: ir.Model, name: str, layer: Linear, inside: Mapping[int, Arrays], stopwatch: Stopwatch) -> _Timed:
+def _layer(model: ir.Model, name: str, layer: Linear, inside: Rotations, stopwatch: Stopwatch) -> _Timed:
     part = part_of(model, [layer.operand], [end_of(layer)])
     times = stopwatch(part, name, (STATIC, DYNAMIC), _given(inside, [layer.operand]))
     static, dynamic = (overall(speedups(times, form)) for form in (STATIC, DYNAMIC))
@@ -123,7 +125,7 @@ def _in_place_of(choice: Choice, instead: Choice, slower: str) -> Choice:
     return replace(instead, reason=f"{choice.form} {slower}; {instead.reason}" if instead.is_quantised else slower)
 
 
-def _table(model: ir.Model, mode: Mode, table: Table, inside: Mapping[int, Arrays], stopwatch: Stopwatch) -> _Timed:
+def _table(model: ir.Model, mode: Mode, table: Table, inside: Rotations, stopwatch: Stopwatch) -> _Timed:
     forms = _forms(mode, table)
     if not forms:
         reason = "it holds numbers that fp16 cannot"
@@ -209,9 +211,16 @@ def plain(choice: Choice, reason: str) -> Choice:
     return Choice(choice.name, choice.shape, PLAIN, reason, choice.speedups, (choice.bytes[0],) * 2, choice.error)
 
 
-def _given(inside: Mapping[int, Arrays], values: Sequence[ir.Value]) -> dict[int, Arrays]:
+def _seen(model: ir.Model, values: Sequence[ir.Value], rotation: Rotation) -> list[Arrays]:
+    """Return by name what the values held at each request; of one batch size they have the same shapes."""
+    held = observe(model, [value.name or "" for value in values], rotation)
+    parts = {name: np.split(arrays, len(rotation)) for name, arrays in held.items()}
+    return [{name: of[number] for name, of in parts.items()} for number in range(len(rotation))]
+
+
+def _given(inside: Rotations, values: Sequence[ir.Value]) -> dict[int, list[Arrays]]:
     names = [value.name or "" for value in values]
-    return {batch: {name: arrays[name] for name in names} for batch, arrays in inside.items()}
+    return {batch: [{name: each[name] for name in names} for each in of] for batch, of in inside.items()}
 
 
 def speedups(times: Times, form: str) -> dict[int, float]:

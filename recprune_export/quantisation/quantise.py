@@ -25,6 +25,7 @@ from recprune_export.quantisation.quality import Judge, Loss, largest_errors, re
 from recprune_export.quantisation.settle import settle
 from recprune_export.quantisation.timing import Stopwatch, take_times
 from recprune_export.validation.requests import Request
+from recprune_export.validation.rotation import Rotations
 
 PROBES = 2  # calibration requests, on which moving lookups must change nothing
 SLACK = (
@@ -75,7 +76,7 @@ def quantise(
     target: Path,
     mode: Mode,
     calibration: Sequence[Request],
-    requests: Mapping[int, Request],
+    requests: Rotations,
     judge: Judge,
     *,
     stopwatch: Stopwatch = take_times,

@@ -1,6 +1,6 @@
 """How long a layer or a table takes in each form: alone in a graph, the forms taking turns in one process."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -8,10 +8,10 @@ import onnx_ir as ir
 
 from recprune_export.onnx.in_memory import session_in_memory
 from recprune_export.quantisation.apply import quantised
-from recprune_export.quantisation.observe import Arrays
 from recprune_export.quantisation.plan import PLAIN
 from recprune_export.validation.latency import Contestant, take_turns
 from recprune_export.validation.requests import Request
+from recprune_export.validation.rotation import Rotations
 from recprune_export.validation.seatings import typical_time
 
 SECONDS = 0.1  # for each layer and batch size
@@ -23,7 +23,7 @@ Times = dict[str, dict[int, float]]  # form -> batch size -> milliseconds
 class Stopwatch(Protocol):
     """Measures a graph as it is, and with one weight in each of some forms."""
 
-    def __call__(self, part: ir.Model, name: str, forms: Sequence[str], requests: Mapping[int, Arrays]) -> Times: ...
+    def __call__(self, part: ir.Model, name: str, forms: Sequence[str], requests: Rotations) -> Times: ...
 
 
 def part_of(model: ir.Model, starts: Sequence[ir.Value], ends: Sequence[ir.Value]) -> ir.Model:
@@ -33,18 +33,19 @@ def part_of(model: ir.Model, starts: Sequence[ir.Value], ends: Sequence[ir.Value
     return ir.Model(graph, ir_version=model.ir_version)
 
 
-def take_times(part: ir.Model, name: str, forms: Sequence[str], requests: Mapping[int, Arrays]) -> Times:
+def take_times(part: ir.Model, name: str, forms: Sequence[str], requests: Rotations) -> Times:
     """Return the milliseconds of the graph `part` in fp32 and with the weight `name` in each of `forms`, by batch size.
 
-    `requests` hold what is given to it, by batch size; the rows of the largest are those a layer is calibrated with.
+    `requests` hold what is given to it, by batch size, and take turns; the first of the largest is what a layer is calibrated
+    with.
     """
-    seen = requests[max(requests)]
+    seen = requests[max(requests)][0]
     graphs = {PLAIN: part} | {form: quantised(part, {name: form}, seen) for form in forms}
     contestants = [_contestant(form, graph) for form, graph in graphs.items()]
     found: Times = {form: {} for form in graphs}
     rng = np.random.default_rng(0)
-    for batch, request in requests.items():
-        for form, times in take_turns(contestants, request, SECONDS, rng, FEWEST, MOST).items():
+    for batch, rotation in requests.items():
+        for form, times in take_turns(contestants, rotation, SECONDS, rng, FEWEST, MOST).items():
             found[form][batch] = typical_time(times)
     return found
 

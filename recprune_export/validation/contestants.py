@@ -5,6 +5,7 @@ PyTorch is imported by those that run in it, and by no other.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,18 +35,10 @@ def in_onnxruntime(
 ) -> Contestant:
     """Return an ONNX file as a contestant; `threads` goes before what `options` say of them.
 
-    What a request lacks or has too much of for this file (`fit`) is seen to when it first comes, not each time.
+    What a request lacks or has too much of for this file (`fit`) is seen to before it is timed.
     """
     session = make_session(path, threads, options)
-    fitted: dict[int, tuple[Request, Request]] = {}  # the request is kept, so that no other has its identity
-
-    def once(request: Request) -> object:
-        known = fitted.get(id(request))
-        if known is None:
-            known = fitted[id(request)] = (request, fit(session, request))
-        return session.run(None, known[1])
-
-    return Contestant(name, once)
+    return Contestant(name, partial(session.run, None), partial(fit, session))
 
 
 @contextmanager

@@ -1,16 +1,21 @@
-"""Latency, closed loop: contestants take turns in one process, so that what the machine does hits all of them alike."""
+"""Latency, closed loop: contestants take turns in one process, so that what the machine does hits all of them alike.
+
+Requests take turns as well (`rotation.py`): each round has another one, which all contestants answer.
+"""
 
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
 
 from recprune_export.progress import bar
 from recprune_export.validation.requests import Request
+from recprune_export.validation.rotation import Rotation, Rotations
 from recprune_export.validation.statistics import (
     DISTRIBUTION,
     Estimate,
@@ -27,17 +32,29 @@ WARM_UP = 5  # rounds
 FEWEST, MOST = 50, 2000  # rounds
 
 
+def as_it_is(request: Request) -> Request:
+    """Return the request."""
+    return request
+
+
 @dataclass(frozen=True)
 class Contestant:
-    """Something that answers a request; the answer itself is not looked at."""
+    """Something that answers a request; the answer itself is not looked at.
+
+    `take` makes of a request what `run` wants, before any clock runs.
+    """
 
     name: str
     run: Callable[[Request], object]
+    take: Callable[[Request], Request] = as_it_is
 
 
 @dataclass(frozen=True)
 class LatencyReport:
-    """`samples[batch][contestant]` holds milliseconds by round; round i of all contestants ran next to each other."""
+    """`samples[batch][contestant]` holds milliseconds by round.
+
+    Round i of all contestants ran next to each other, on the same request.
+    """
 
     samples: Mapping[int, Mapping[str, np.ndarray]]
     threads: int
@@ -107,45 +124,51 @@ class LatencyReport:
 
 def measure(
     contestants: Sequence[Contestant],
-    requests: Mapping[int, Request],
+    requests: Rotations,
     *,
     threads: int,
     seconds: float = 4.0,
     seed: int = 0,
     description: str = "Measuring latency",
 ) -> LatencyReport:
-    """Time every contestant on the request of each batch size, for about `seconds` each.
+    """Time every contestant on the requests of each batch size, for about `seconds` each.
 
-    In a round each contestant runs once, in random order. `threads` is only stated: the contestants must have been set
-    to it.
+    In a round each contestant runs once, in random order, on the same request, and the next round has the next one.
+    `threads` is only stated: the contestants must have been set to it.
     """
     rng = np.random.default_rng(seed)
     samples = {}
     with bar(description, len(requests)) as advance:
-        for batch, request in requests.items():
-            samples[batch] = take_turns(contestants, request, seconds, rng)
+        for batch, rotation in requests.items():
+            samples[batch] = take_turns(contestants, rotation, seconds, rng)
             advance("")
     return LatencyReport(samples, threads, seed)
 
 
 def take_turns(
     contestants: Sequence[Contestant],
-    request: Request,
+    rotation: Rotation,
     seconds: float,
     rng: np.random.Generator,
     fewest: int = FEWEST,
     most: int = MOST,
 ) -> dict[str, np.ndarray]:
-    """Warm up, then run rounds for about `seconds`; return milliseconds [rounds] by contestant."""
-    for _ in range(WARM_UP):
-        for contestant in contestants:
-            contestant.run(request)
+    """Warm up, then run rounds for about `seconds`; return milliseconds [rounds] by contestant.
+
+    Each round, those of the warm-up too, has the next request of the rotation.
+    """
+    taken = [[contestant.take(request) for request in rotation] for contestant in contestants]
+    numbers = cycle(range(len(rotation)))
+    for number in islice(numbers, WARM_UP):
+        for contestant, requests in zip(contestants, taken, strict=True):
+            contestant.run(requests[number])
     times: dict[str, list[int]] = {contestant.name: [] for contestant in contestants}
     with no_collections():
         start, rounds = time.perf_counter(), 0
         while rounds < fewest or (rounds < most and time.perf_counter() - start < seconds):
+            number = next(numbers)
             for position in rng.permutation(len(contestants)):
-                contestant = contestants[position]
+                contestant, request = contestants[position], taken[position][number]
                 before = time.perf_counter_ns()
                 contestant.run(request)
                 times[contestant.name].append(time.perf_counter_ns() - before)

@@ -1,12 +1,14 @@
 """Latency, open loop: requests arrive when they like, and wait while the one before them is answered.
 
 In a closed loop a slow answer delays the next question, and the waiting of users is never seen ("coordinated
-omission"). Here the arrivals are drawn beforehand, as a Poisson process, and each latency counts from the arrival.
+omission"). Here the arrivals are drawn beforehand, as a Poisson process, and each latency counts from the arrival. Each
+arrival asks for the next request of a rotation.
 """
 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ import numpy as np
 from recprune_export.progress import bar
 from recprune_export.validation.latency import WARM_UP, Contestant, no_collections
 from recprune_export.validation.requests import Request
+from recprune_export.validation.rotation import Rotations
 from recprune_export.validation.statistics import Percentiles, outliers, percentile_intervals, percentiles
 
 TURN = 1.0  # seconds of arrivals that one contestant answers before it is the next one's turn
@@ -82,7 +85,7 @@ class OpenLoopReport:
 
 def measure_open_loop(
     contestants: Sequence[Contestant],
-    requests: Mapping[int, Request],
+    requests: Rotations,
     *,
     qps: float,
     threads: int,
@@ -91,22 +94,25 @@ def measure_open_loop(
 ) -> OpenLoopReport:
     """Let each contestant serve `qps` arrivals a second of each batch size, for about `seconds` each.
 
-    Contestants take turns of a second or more, in random order, and get the same arrivals in a turn.
+    Contestants take turns of a second or more, in random order, and get the same arrivals, which ask for the same, in a turn.
     """
     rng = np.random.default_rng(seed)
     turns = max(2, round(seconds / max(TURN, FEWEST_ARRIVALS / qps)))
     served = {}
     with bar(f"Serving {qps:g} requests a second", len(requests) * turns) as advance:
-        for batch, request in requests.items():
-            for contestant in contestants:
-                for _ in range(WARM_UP):
-                    contestant.run(request)
+        for batch, rotation in requests.items():
+            taken = [[contestant.take(request) for request in rotation] for contestant in contestants]
+            numbers = cycle(range(len(rotation)))
+            for number in islice(numbers, WARM_UP):
+                for contestant, own in zip(contestants, taken, strict=True):
+                    contestant.run(own[number])
             found: dict[str, list[tuple[float, float]]] = {contestant.name: [] for contestant in contestants}
             for _ in range(turns):
                 arrivals = poisson_arrivals(qps, max(TURN, FEWEST_ARRIVALS / qps), rng)
+                asked = list(islice(numbers, len(arrivals)))
                 for position in rng.permutation(len(contestants)):
-                    contestant = contestants[position]
-                    found[contestant.name] += serve(contestant, request, arrivals)
+                    contestant, own = contestants[position], taken[position]
+                    found[contestant.name] += serve(contestant, [own[number] for number in asked], arrivals)
                 advance("")
             served[batch] = {name: Served(*np.array(pairs).T * 1e3) for name, pairs in found.items()}
     return OpenLoopReport(served, qps, threads, seed)
@@ -117,16 +123,17 @@ def poisson_arrivals(qps: float, seconds: float, rng: np.random.Generator) -> np
     return np.cumsum(rng.exponential(1 / qps, size=max(FEWEST_ARRIVALS, round(qps * seconds))))
 
 
-def serve(contestant: Contestant, request: Request, arrivals: np.ndarray) -> list[tuple[float, float]]:
-    """Answer the request at each arrival, first come first served; return (latency, service) in seconds.
+def serve(contestant: Contestant, requests: Sequence[Request], arrivals: np.ndarray) -> list[tuple[float, float]]:
+    """Answer the request of each arrival, first come first served; return (latency, service) in seconds.
 
-    Stops early where the contestant needs several times longer than the arrivals take.
+    `requests` are such as `contestant` takes, one for each arrival. Stops early where the contestant needs several times
+    longer than the arrivals take.
     """
     found = []
     with no_collections():
         origin = time.perf_counter()
         give_up = PATIENCE * arrivals[-1]
-        for arrival in arrivals:
+        for arrival, request in zip(arrivals, requests, strict=True):
             start = _wait_until(origin, arrival)
             if start > give_up:
                 break

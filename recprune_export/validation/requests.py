@@ -56,9 +56,11 @@ def every_id(signature: Signature) -> dict[str, Request]:
     return {f"ids from {start}": request(start, min(PIECE, highest - start)) for start in starts}
 
 
-def repeated(request: Mapping[str, np.ndarray], batch: int) -> Request:
-    """Return `batch` rows, those of `request` again and again."""
-    return {name: values[np.arange(batch) % len(values)] for name, values in request.items()}
+def repeated(request: Mapping[str, np.ndarray], batch: int, start: int = 0) -> Request:
+    """Return `batch` rows from `start` on, those of `request` again and again; views where there are as many."""
+    if start + batch <= rows_of(request):
+        return {name: values[start : start + batch] for name, values in request.items()}
+    return {name: values[(start + np.arange(batch)) % len(values)] for name, values in request.items()}
 
 
 def as_taken(request: Mapping[str, np.ndarray], signature: Signature) -> Request:

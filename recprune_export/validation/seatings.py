@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from recprune_export.validation.latency import FEWEST, MOST, Contestant, take_turns
-from recprune_export.validation.requests import Request
+from recprune_export.validation.rotation import Rotations
 
 QUANTILE = 0.1  # of the times of one seating: what a busy machine disturbs least, and not yet a matter of single rounds
 
@@ -20,7 +20,7 @@ Seating = dict[int, dict[str, np.ndarray]]  # batch -> contestant -> millisecond
 
 def measure_seatings(
     makers: Makers,
-    requests: Mapping[int, Request],
+    requests: Rotations,
     *,
     count: int,
     seconds: float,
@@ -29,7 +29,7 @@ def measure_seatings(
     most: int = MOST,
     advance: Callable[[str], None] = lambda text: None,
 ) -> list[Seating]:
-    """Make all contestants, let them take turns on each request for about `seconds`, drop them; `count` times.
+    """Make all contestants, let them take turns on each batch size for about `seconds`, drop them; `count` times.
 
     The order in which they are made is that of `makers`, then the reverse, and so on.
     """
@@ -43,7 +43,7 @@ def measure_seatings(
 
 def _seat(
     makers: list[Callable[[], Contestant]],
-    requests: Mapping[int, Request],
+    requests: Rotations,
     seconds: float,
     rng: np.random.Generator,
     fewest: int,
@@ -51,7 +51,7 @@ def _seat(
 ) -> Seating:
     """One seating. A function, so that its sessions are gone before those of the next one take their memory."""
     contestants = [make() for make in makers]
-    return {batch: take_turns(contestants, request, seconds, rng, fewest, most) for batch, request in requests.items()}
+    return {batch: take_turns(contestants, each, seconds, rng, fewest, most) for batch, each in requests.items()}
 
 
 def typical_time(times: np.ndarray) -> float:

@@ -11,7 +11,7 @@ from recprune_export.environment import cores
 from recprune_export.onnx.session import DEFAULT_OPTIONS, SessionOptions
 from recprune_export.progress import bar
 from recprune_export.validation.contestants import in_onnxruntime
-from recprune_export.validation.requests import Request
+from recprune_export.validation.rotation import Rotations
 from recprune_export.validation.seatings import log_ratio, measure_seatings
 from recprune_export.validation.statistics import Estimate, interval_of_few
 
@@ -46,7 +46,7 @@ class SessionAdvice:
 
 def advise_session(
     path: Path,
-    requests: Mapping[int, Request],
+    requests: Rotations,
     *,
     plain: SessionOptions = DEFAULT_OPTIONS,
     most_threads: int | None = None,
@@ -102,7 +102,7 @@ def won(plain: SessionOptions, trial: Trial) -> bool:
 
 def _race(
     path: Path,
-    requests: Mapping[int, Request],
+    requests: Rotations,
     plain: SessionOptions,
     others: Sequence[SessionOptions],
     seconds: float,

@@ -71,7 +71,8 @@ def ratio_of_medians(above: np.ndarray, below: np.ndarray, seed: int = 0) -> Est
     """Return median(above) / median(below), round i of both run next to each other, and its 95 % interval.
 
     A bootstrap over rounds, paired, in blocks: what disturbs a round disturbs its neighbours as well, and resampling
-    single rounds would make the interval too narrow (Künsch 1989).
+    single rounds would make the interval too narrow (Künsch 1989). Rounds also differ in what is asked: that both were asked the
+    same cancels in the ratio, and what one of them finds harder than the other is in the interval.
     """
     rounds = block_resamples(len(above), np.random.default_rng(seed))
     ratios = np.median(above[rounds], axis=1) / np.median(below[rounds], axis=1)

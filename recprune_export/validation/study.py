@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from recprune_export.onnx.session import SessionOptions
-from recprune_export.program.drawing import Request, draw_request
 from recprune_export.program.signature import Signature
 from recprune_export.validation.contestants import in_onnxruntime
 from recprune_export.validation.footprint import FootprintReport, measure_footprints
 from recprune_export.validation.latency import LatencyReport, measure
 from recprune_export.validation.open_loop import OpenLoopReport, measure_open_loop
+from recprune_export.validation.rotation import draw
 
 Models = Mapping[str, tuple[Path, SessionOptions]]
 
@@ -47,7 +47,7 @@ def study_latency(
 
     `seconds` go to each batch size of each loop at each thread count; the options' own thread count is replaced.
     """
-    requests: dict[int, Request] = {batch: draw_request(signature, batch, seed=batch) for batch in batches}
+    requests = draw(signature, batches, seed)
     closed, opened = [], []
     for count in threads:
         contestants = [in_onnxruntime(name, path, count, options) for name, (path, options) in models.items()]

@@ -1,6 +1,6 @@
 """What is chosen, from times that the test makes up."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -18,8 +18,8 @@ from recprune_export.quantisation.plan import (
     Mode,
     QuantisationPlan,
 )
-from recprune_export.quantisation.timing import Stopwatch
-from recprune_export.validation.requests import Request
+from recprune_export.quantisation.timing import Stopwatch, Times
+from recprune_export.validation.rotation import Rotations
 from tests.onnx.graphs import floats, graph
 from tests.quantisation.times import favouring
 
@@ -38,8 +38,9 @@ def model(table: np.ndarray | None = None) -> ir.Model:
     return graph(TEXT, table=table, shape=shape, first=floats(8, 6), second=floats(6, 1, seed=1))
 
 
-def requests(*batches: int) -> Mapping[int, Request]:
-    return {batch: {"ids": np.random.default_rng(batch).integers(0, 40, size=(batch, 2))} for batch in batches}
+def requests(*batches: int) -> Rotations:
+    rng = np.random.default_rng(0)
+    return {batch: [{"ids": rng.integers(0, 40, size=(batch, 2))} for _ in range(3)] for batch in batches}
 
 
 def plan(mode: Mode, stopwatch: Stopwatch, graph: ir.Model | None = None) -> QuantisationPlan:
@@ -95,6 +96,25 @@ def test_the_faster_form_of_int4_wins() -> None:
 
 def test_int4_that_is_not_smaller_is_int8() -> None:
     assert forms(plan("int4", favouring(BY_ROW)))["table"] == BY_ROW
+
+
+def test_tables_and_the_whole_are_timed_on_all_requests_and_layers_on_one() -> None:
+    timed: dict[str, Rotations] = {}
+    favourite = favouring(STATIC, BY_ROW)
+
+    def stopwatch(part: ir.Model, name: str, forms: Sequence[str], requests: Rotations) -> Times:
+        timed[name] = requests
+        return favourite(part, name, forms, requests)
+
+    asked = requests(1, 16)
+    decide(model(), "int8", asked, stopwatch, lambda text: None)
+    for name in ("", "table"):
+        for batch, rotation in asked.items():
+            for wanted, given in zip(rotation, timed[name][batch], strict=True):
+                assert given["ids"].tolist() == wanted["ids"].tolist()
+    for name in ("first", "second"):
+        assert [len(rotation) for rotation in timed[name].values()] == [1, 1]
+        assert [len(values) for rotation in timed[name].values() for values in rotation[0].values()] == [1, 16]
 
 
 def test_the_same_times_give_the_same_plan() -> None:

@@ -1,6 +1,6 @@
 """Tables that are multiplied as well as looked up: each form in a graph, what is left alone, and what is chosen."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,7 @@ from recprune_export.quantisation.plan import (
 from recprune_export.quantisation.quality import Loss
 from recprune_export.quantisation.quantise import quantise
 from recprune_export.quantisation.timing import Stopwatch, Times, part_of, take_times
+from recprune_export.validation.rotation import Rotations
 from tests.onnx.graphs import floats, graph, numbers, operators
 from tests.quantisation.times import favouring
 
@@ -196,13 +197,13 @@ def test_the_part_that_is_timed_has_both() -> None:
     model_ = model(TRANSPOSED)
     forms = (BY_ROW, BY_ROW_STATIC)
     part = part_of(model_, model_.graph.inputs, model_.graph.outputs)
-    times = take_times(part, "table", forms, {4: request(TRANSPOSED, 4)})
+    times = take_times(part, "table", forms, {4: [request(TRANSPOSED, 4)]})
     assert set(times) == {PLAIN, *forms}
     assert all(milliseconds > 0 for by_batch in times.values() for milliseconds in by_batch.values())
 
 
 def chosen(mode: Mode, stopwatch: Stopwatch, text: str = TRANSPOSED) -> Choice:
-    found = decide(model(text), mode, {batch: request(text, batch) for batch in (1, 16)}, stopwatch, lambda _: None)
+    found = decide(model(text), mode, {batch: [request(text, batch)] for batch in (1, 16)}, stopwatch, lambda _: None)
     (choice,) = found.tables
     assert not found.layers
     return choice
@@ -235,7 +236,7 @@ def test_a_product_that_costs_one_batch_size_too_much_is_one_of_floats() -> None
     assert "slower at batch 1" in choice.reason
 
 
-def slower_at_1(part: ir.Model, name: str, forms: Sequence[str], requests: Mapping[int, Arrays]) -> Times:
+def slower_at_1(part: ir.Model, name: str, forms: Sequence[str], requests: Rotations) -> Times:
     times = {form: {1: 1.1, 16: 0.1} for form in forms}
     faster = {form: {1: 0.8, 16: 0.8} for form in forms} if name == "w" else times
     return faster | {form: dict.fromkeys(requests, 1.0) for form in (PLAIN, BY_ROW)}
@@ -244,7 +245,7 @@ def slower_at_1(part: ir.Model, name: str, forms: Sequence[str], requests: Mappi
 def test_what_a_layer_gains_pays_for_a_product() -> None:
     text = TRANSPOSED.replace("MatMul(x, t)", "MatMul(h, t)").replace("e = ", "h = MatMul(x, w) e = ")
     read = graph(text, table=table(), w=floats(DIMENSIONS, DIMENSIONS))
-    asked = {batch: request(TRANSPOSED, batch) for batch in (1, 16)}
+    asked = {batch: [request(TRANSPOSED, batch)] for batch in (1, 16)}
     found = decide(read, "int8", asked, slower_at_1, lambda _: None)
     assert found.forms() == {"w": STATIC, "table": BY_ROW_STATIC}
 
@@ -255,7 +256,7 @@ def test_the_gate_gives_it_more_bits_one_step_after_the_other(refused: int, tmp_
     ir.save(model(TRANSPOSED), source)
     losses = iter([1.0] * refused + [0.0])
     found = quantise(
-        source, tmp_path / "q.onnx", "int4", [asked], {40: asked}, lambda before, after: Loss("auc", next(losses), 0.5),
+        source, tmp_path / "q.onnx", "int4", [asked], {40: [asked]}, lambda before, after: Loss("auc", next(losses), 0.5),
         stopwatch=favouring(FOUR_BITS_STATIC),
     )  # fmt: skip
     (choice,) = found.plan.tables

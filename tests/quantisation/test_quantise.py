@@ -47,7 +47,7 @@ def quantised(
 ) -> tuple[Path, Program, Quantised]:
     source, captured = folder / "fp32.onnx", program(name)
     export_onnx(captured, source)
-    timed = {batch: draw_request(captured.signature, batch, seed=batch) for batch in BATCHES}
+    timed = {batch: [draw_request(captured.signature, batch, seed=batch)] for batch in BATCHES}
     calibration = requests(captured)
     found = quantise(
         source, folder / "q" / "model.onnx", mode, calibration, timed, by_error(calibration, limit),
@@ -145,7 +145,7 @@ def test_a_graph_without_layers_and_tables_stays(tmp_path: Path) -> None:
     ir.save(model, source)
     request = {"x": floats(3, 4)}
     judge = by_error([request], 0.001)
-    found = quantise(source, tmp_path / "q.onnx", "int8", [request], {1: request}, judge, stopwatch=favouring(STATIC))
+    found = quantise(source, tmp_path / "q.onnx", "int8", [request], {1: [request]}, judge, stopwatch=favouring(STATIC))
     assert found.path == source
     assert found.plan.choices == ()
     assert found.bytes == (source.stat().st_size, source.stat().st_size)
@@ -162,7 +162,7 @@ def test_zeros_stay_zeros(tmp_path: Path) -> None:
             tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     onnx.save(model, source)
     captured = program("dlrm")
-    timed = {batch: draw_request(captured.signature, batch, seed=batch) for batch in BATCHES}
+    timed = {batch: [draw_request(captured.signature, batch, seed=batch)] for batch in BATCHES}
     calibration = requests(captured)
     found = quantise(
         source, tmp_path / "sparse.onnx", "int8", calibration, timed, by_error(calibration, 0.5),

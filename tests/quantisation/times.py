@@ -4,15 +4,15 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
-from recprune_export.quantisation.observe import Arrays
 from recprune_export.quantisation.plan import PLAIN
 from recprune_export.quantisation.timing import Stopwatch, Times
+from recprune_export.validation.rotation import Rotations
 
 
 def favouring(*favourites: str, slow: Mapping[str, float] | None = None) -> Stopwatch:
     """Say that `favourites` take half of the time of fp32, other forms twice; at batch 1 weights in `slow` take so much more."""
 
-    def stopwatch(part: ir.Model, name: str, forms: Sequence[str], requests: Mapping[int, Arrays]) -> Times:
+    def stopwatch(part: ir.Model, name: str, forms: Sequence[str], requests: Rotations) -> Times:
         times: Times = {PLAIN: dict.fromkeys(requests, 1.0)}
         for form in forms:
             times[form] = dict.fromkeys(requests, 0.5 if form in favourites else 2.0)

@@ -7,10 +7,10 @@ import pytest
 
 from recprune_export.progress import quiet
 from recprune_export.validation import open_loop
-from recprune_export.validation.latency import Contestant
+from recprune_export.validation.latency import WARM_UP, Contestant
 from recprune_export.validation.open_loop import OpenLoopReport, measure_open_loop, poisson_arrivals, serve
 
-REQUEST = {"x": np.zeros(1)}
+ROTATION = [{"x": np.array([number])} for number in range(7)]
 
 
 class Clock:
@@ -39,7 +39,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def measured(*servers: Contestant, qps: float, seconds: float) -> OpenLoopReport:
     with quiet():
-        return measure_open_loop(servers, {1: REQUEST}, qps=qps, threads=1, seconds=seconds)
+        return measure_open_loop(servers, {1: ROTATION}, qps=qps, threads=1, seconds=seconds)
 
 
 @pytest.mark.parametrize("busy", [0.2, 0.5, 0.8])
@@ -47,7 +47,7 @@ def test_the_mean_wait_is_that_of_queueing_theory(clock: Clock, busy: float) -> 
     """Poisson arrivals, one server, constant service s: the mean wait is ρ s / 2 (1 - ρ) (Pollaczek and Khinchine)."""
     service = 2.0
     arrivals = poisson_arrivals(busy / service * 1e3, 60.0, np.random.default_rng(0))
-    times = np.array(serve(clock.server("a", service), REQUEST, arrivals)) * 1e3
+    times = np.array(serve(clock.server("a", service), ROTATION[:1] * len(arrivals), arrivals)) * 1e3
     wait = busy * service / 2 / (1 - busy)
     assert (times[:, 0] - times[:, 1]).mean() == pytest.approx(wait, rel=0.1, abs=0.01)
     assert times[:, 1] == pytest.approx(service, abs=0.01)
@@ -63,7 +63,7 @@ def test_a_pause_delays_those_who_come_after_it(clock: Clock) -> None:
         clock.sleep(0.5 if calls == 50 else 1e-3)
 
     arrivals = poisson_arrivals(100.0, 2.0, np.random.default_rng(1))
-    latency = np.array(serve(Contestant("a", pauses), REQUEST, arrivals))[:, 0]
+    latency = np.array(serve(Contestant("a", pauses), ROTATION[:1] * len(arrivals), arrivals))[:, 0]
     late = np.sum((arrivals >= arrivals[49]) & (arrivals < arrivals[49] + 0.4))
     assert np.sum(latency > 0.1) >= late > 20
 
@@ -83,6 +83,24 @@ def test_both_get_the_same_arrivals(clock: Clock) -> None:
     report = measured(clock.server("a", 2.0), clock.server("b", 2.0), qps=50.0, seconds=3.0)
     a, b = (report.served[1][name].latency for name in ("a", "b"))
     np.testing.assert_allclose(a, b, atol=0.1)
+
+
+def test_both_are_asked_the_same_one_request_after_the_other(clock: Clock) -> None:
+    asked: dict[str, list[int]] = {"a": [], "b": []}
+
+    def server(name: str) -> Contestant:
+        def run(request: dict[str, np.ndarray]) -> None:
+            clock.sleep(1e-3)
+            asked[name].append(int(request["x"][0]))
+
+        return Contestant(name, run)
+
+    report = measured(server("a"), server("b"), qps=50.0, seconds=3.0)
+    assert asked["a"] == asked["b"]
+    assert asked["a"] == [
+        number % len(ROTATION) for number in range(len(asked["a"]))
+    ]  # turns go on where the last one ended
+    assert len(asked["a"]) == WARM_UP + len(report.served[1]["a"].latency)
 
 
 def test_rare_requests_are_measured_as_well(clock: Clock) -> None:

@@ -76,7 +76,8 @@ def test_the_ids_of_a_large_table_come_in_pieces() -> None:
     assert np.concatenate([r["user"] for r in pieces.values()]).tolist() == list(range(2501))
 
 
+@pytest.mark.parametrize("start", [0, 1, 2])
 @pytest.mark.parametrize("rows", [1, 3, 10])
-def test_rows_are_repeated_in_order(rows: int) -> None:
-    request = repeated({"user": np.array([4, 5, 6])}, rows)
-    assert request["user"].tolist() == [4, 5, 6, 4, 5, 6, 4, 5, 6, 4][:rows]
+def test_rows_are_repeated_in_order(rows: int, start: int) -> None:
+    request = repeated({"user": np.array([4, 5, 6])}, rows, start)
+    assert request["user"].tolist() == [4, 5, 6, 4, 5, 6, 4, 5, 6, 4, 5, 6][start : start + rows]

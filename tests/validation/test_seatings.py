@@ -8,7 +8,7 @@ import pytest
 from recprune_export.validation.latency import Contestant
 from recprune_export.validation.seatings import log_ratio, measure_seatings
 
-REQUESTS = {1: {"x": np.zeros(1)}, 4: {"x": np.zeros(4)}}
+REQUESTS = {1: [{"x": np.zeros(1)}], 4: [{"x": np.zeros(4)}]}
 
 
 class Session:

@@ -4,9 +4,8 @@ from pathlib import Path
 import pytest
 
 from recprune_export.onnx.session import SessionOptions
-from recprune_export.program.drawing import draw_request
 from recprune_export.progress import quiet
-from recprune_export.validation import session_advice
+from recprune_export.validation import rotation, session_advice
 from recprune_export.validation.session_advice import Trial, advise_session, best, candidates, combine, won
 from recprune_export.validation.statistics import Estimate
 from tests.gate.models import Shape, plain
@@ -65,14 +64,14 @@ def test_a_combination_is_kept_only_if_it_wins_itself(
         return {n: Trial(o, Estimate(s := fast.get(n, 0.9), s - 0.01, s + 0.01)) for n, o in names.items()}
 
     monkeypatch.setattr(session_advice, "_race", race)
-    advice = advise_session(tmp_path, {1: {}}, most_threads=2)
+    advice = advise_session(tmp_path, {1: [{}]}, most_threads=2)
     assert advice.options == SessionOptions(arena=False, prepacking=not good)
     assert advice.to_dict()["speedups"]["no arena, no prepacking"]["estimate"] == (1.4 if good else 1.0)
 
 
 def test_a_real_model_gets_advice_that_can_be_followed(tmp_path: Path) -> None:
     shape = Shape()
-    requests = {batch: draw_request(shape.signature(), batch, 0) for batch in (1, 16)}
+    requests = rotation.draw(shape.signature(), (1, 16), seed=0)
     with quiet():
         advice = advise_session(plain(tmp_path / "model.onnx", shape), requests, most_threads=2, seconds=0.1)
     assert advice.batches == (1, 16)
