@@ -80,7 +80,8 @@ job, and tuned with at most a tenth of the steps that training took. All figures
 - *Gone*: of the dense parameters, removed or zero, counted in the file. *kB*: the file with its weights.
 - *Batch*: how many times faster than the dense model as PyTorch's exporter writes it, {threads}. All files of a seed take
   turns in one process, with sessions made anew for each of {seatings} seatings: of a seating the ratio of tenth percentiles,
-  which other work on the machine disturbs least; of all seatings of all seeds the middle mean with its 95 % interval.
+  which other work on the machine disturbs least, each round with other test rows; of all seatings of all seeds the middle
+  mean with its 95 % interval.
 - *Tiles, less*: the metric of tiles less that of others, paired by seed. *As many*: with as many weights left. *As fast*: of
   channels alone at all sparsities that were measured, the slowest that are no slower than the tiles (geometric mean over
   batch sizes)."""

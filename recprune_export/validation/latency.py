@@ -7,7 +7,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import cycle, islice
 from typing import Any
 
@@ -53,12 +53,13 @@ class Contestant:
 class LatencyReport:
     """`samples[batch][contestant]` holds milliseconds by round.
 
-    Round i of all contestants ran next to each other, on the same request.
+    Round i of all contestants ran next to each other, on the same request; `requests[batch]` different ones took turns.
     """
 
     samples: Mapping[int, Mapping[str, np.ndarray]]
     threads: int
     seed: int = 0
+    requests: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def contestants(self) -> tuple[str, ...]:
@@ -100,6 +101,7 @@ class LatencyReport:
             "threads": self.threads,
             "percents": list(DISTRIBUTION),
             "rounds": {str(batch): len(of[last]) for batch, of in self.samples.items()},
+            "requests": {str(batch): count for batch, count in self.requests.items()},
             "milliseconds": {
                 str(batch): {name: self._summary(batch, name) for name in self.contestants} for batch in self.samples
             },
@@ -142,7 +144,7 @@ def measure(
         for batch, rotation in requests.items():
             samples[batch] = take_turns(contestants, rotation, seconds, rng)
             advance("")
-    return LatencyReport(samples, threads, seed)
+    return LatencyReport(samples, threads, seed, {batch: len(rotation) for batch, rotation in requests.items()})
 
 
 def take_turns(

@@ -65,6 +65,7 @@ def test_contestants_and_requests_take_turns() -> None:
         {(2, number % 7)} for number in range(WARM_UP + FEWEST)
     ]  # all of them the same request, the next one in the next round
     assert [len(of["a"]) for of in result.samples.values()] == [FEWEST, FEWEST]
+    assert result.to_dict()["requests"] == {"2": 7, "5": 1}
     assert {(batch, number) for _, batch, number in calls[3 * len(rounds) :]} == {(5, 0)}
 
 

@@ -80,10 +80,13 @@ def _figure(latency: Mapping[str, Any], batch: str) -> Figure:
     percents = latency.get("percents", ())
     known = {who: _distribution(values, percents) for who, values in of.items()}
     title = f"Latency at batch {batch}"
-    rounds = latency.get("rounds", {}).get(batch)
+    rounds, requests = (latency.get(key, {}).get(batch) for key in ("rounds", "requests"))
+    told = (f", {rounds:,} rounds" if rounds else "") + (
+        f" of {requests:,} different requests" if rounds and requests else ""
+    )
     return Figure(
         draw_strips(f"latency-{batch}", title, known, (PRUNED_ONNX,)),
-        f"Batch {batch}" + (f", {rounds:,} rounds" if rounds else ""),
+        f"Batch {batch}{told}",
         _percentiles(f"Milliseconds at batch {batch}, with 95 % intervals", of),
     )
 
