@@ -227,7 +227,7 @@ class Cache:
     @property
     def speeds(self) -> list[Speed]:
         """The newest of each case and seed."""
-        found = [Speed(**values) for values in kept(self.folder / "formats-speed.jsonl")]
+        found = [Speed(**values) for values in kept(self.folder / "formats-latency.jsonl")]
         return list({(speed.case, speed.seed): speed for speed in found}.values())
 
     def of(self, case: str, seed: int) -> list[Measured]:
@@ -247,7 +247,7 @@ class Cache:
 
     def add_speed(self, speed: Speed) -> None:
         """Keep the times of all files of a subject."""
-        keep(self.folder / "formats-speed.jsonl", asdict(speed))
+        keep(self.folder / "formats-latency.jsonl", asdict(speed))
         print(f"{speed.case} seed {speed.seed}: {len(speed.faster)} files timed", file=sys.stderr, flush=True)
 
     def is_timed(self, rows: Sequence[Measured], settings: Settings) -> bool:
