@@ -62,7 +62,7 @@ def test_lookups_that_overlap_are_found_and_overlap_again(tmp_path: Path) -> Non
     ir.save(graph(text, table=floats(1 << 18, 16), last=np.array([-1])), source)
     calibration = [{"ids": rng.integers(0, 1 << 18, size=(64, 3))} for _ in range(2)]
     stopwatch, judge = favouring(BY_DIMENSION), by_error(calibration, 0.1)
-    timed = {32: calibration[0], 256: calibration[1]}
+    timed = {32: calibration[:1], 256: calibration[1:]}
     found = quantise(source, tmp_path / "q" / "model.onnx", "int8", calibration, timed, judge, stopwatch=stopwatch)
     assert found.plan.forms() == {"table": BY_DIMENSION}
     assert [node.op_type for node in onnx.load(found.path).graph.node].count("GatherND") == 1
