@@ -112,7 +112,7 @@ def cost_with(model: onnx.ModelProto, shapes: Shapes, batch: int, machine: Machi
     interface = _interface(model, shapes)
     read = sum(work.weights for work in works) + interface
     rate = machine.read_rate(read)
-    absorbed = _absorbed(model)
+    absorbed = _absorbed(model, shapes)
     far = sum({o.node.input[0]: work.table for o, work in zip(operators, works, strict=True)}.values()) > NEAR
     nodes = tuple(
         NodeCost(
@@ -179,8 +179,11 @@ def _product(work: Work, machine: Machine, read_rate: float) -> float:
     )
 
 
-def _absorbed(model: onnx.ModelProto) -> frozenset[str]:
-    """Results of nodes that ONNX Runtime makes a part of the product before: an added bias, an activation."""
+def _absorbed(model: onnx.ModelProto, shapes: Shapes) -> frozenset[str]:
+    """Results of nodes that ONNX Runtime makes a part of the product before: an added bias, an activation.
+
+    It does not where what is multiplied has more than two axes.
+    """
     constants = {tensor.name for tensor in model.graph.initializer}
     uses: dict[str, int] = {}
     for node in model.graph.node:
@@ -191,7 +194,8 @@ def _absorbed(model: onnx.ModelProto) -> frozenset[str]:
         sources = [name for name in node.input if name not in constants]
         fits = len(sources) == 1 and sources[0] in open_ends and uses[sources[0]] == 1
         if node.op_type in _PRODUCTS:
-            open_ends.add(node.output[0])
+            if node.op_type != "MatMul" or len(shapes.get(node.input[0], ())) <= 2:
+                open_ends.add(node.output[0])
         elif fits and (
             node.op_type in _FREE_AFTER_PRODUCT or (node.op_type == "Add" and len(node.input) > len(sources))
         ):

@@ -23,6 +23,7 @@ from recprune_export.onnx.passes.affine import fold_affine
 from recprune_export.onnx.passes.attention import lean_attention
 from recprune_export.onnx.passes.batch_norm import fold_batch_norm
 from recprune_export.onnx.passes.early_pick import pick_early
+from recprune_export.onnx.passes.flat_layers import flatten_layers
 from recprune_export.onnx.passes.fused_tables import fuse_tables
 from recprune_export.onnx.passes.grouped_widths import group_widths
 from recprune_export.onnx.passes.interface import name_interface
@@ -84,6 +85,7 @@ REWRITES: tuple[Pass, ...] = (
     cast_once,
     join_flat,
     pick_flat,
+    flatten_layers,
     merge_movement,
     tile_layers,  # layers as they are in the end
     overlap_lookups,  # to every pass before, a lookup is a Gather
