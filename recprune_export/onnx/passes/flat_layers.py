@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 
-from recprune_export.onnx.graph import constant, nodes_of, only_user, replace, sizes_of
+from recprune_export.onnx.graph import array_of, constant, nodes_of, only_user, replace, sizes_of
 from recprune_export.onnx.layers import Linear, linear_of
 from recprune_export.onnx.passes.movement import merge_movement
 from recprune_export.onnx.skeleton import fill_shapes
@@ -41,12 +41,11 @@ def _flatten(graph: ir.Graph, layer: Linear, rows: dict[ir.Value, ir.Value]) -> 
     x, name = layer.operand, layer.result.name
     last = layer.shift
     assert last is not None
-    assert layer.bias is not None
     new: list[ir.Node] = []
     if x not in rows:
         new.append(ir.node("Reshape", [x, constant(graph, f"{x.name}_rows", np.array([-1, layer.inputs]))]))
         rows[x] = new[0].outputs[0]
-    new.append(ir.node("Gemm", [rows[x], layer.weight, layer.bias]))
+    new.append(ir.node("Gemm", [rows[x], layer.weight, _of_one_axis(graph, layer)]))
     user = only_user(layer.result)
     if user is not None and user.op_type == "Relu":
         new.append(ir.node("Relu", [new[-1].outputs[0]]))
@@ -54,3 +53,12 @@ def _flatten(graph: ir.Graph, layer: Linear, rows: dict[ir.Value, ir.Value]) -> 
     places = [size for size in (sizes_of(x) or [])[1:-1] if isinstance(size, int)]
     shape = constant(graph, f"{name}_places", np.array([-1, *places, layer.outputs]))
     replace(graph, last, [*new, ir.node("Reshape", [new[-1].outputs[0], shape])])
+
+
+def _of_one_axis(graph: ir.Graph, layer: Linear) -> ir.Value:
+    """The bias as a Gemm takes it: an Add may have had it as [1, 1, O]."""
+    bias = layer.bias
+    assert bias is not None
+    array = array_of(bias)
+    assert array is not None
+    return bias if array.ndim == 1 else constant(graph, f"{bias.name}_flat", array.reshape(-1))

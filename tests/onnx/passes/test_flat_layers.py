@@ -1,5 +1,6 @@
 """Layers of sequences as products of two axes."""
 
+import numpy as np
 import pytest
 
 from recprune_export.onnx.cost import cost_of
@@ -30,6 +31,12 @@ def test_layers_that_read_the_same_share_its_view_and_what_follows_is_one_view()
     )
     found = rewritten(flatten_layers, graph(text, u=floats(8, 16, seed=1), **WEIGHTS), REQUESTS, places=2)
     assert operators(found) == {"Reshape": 3, "Gemm": 2}
+
+
+@pytest.mark.parametrize("bias", [floats(1, 1, 16), floats(1), floats(1, 1, 1)], ids=lambda bias: str(bias.shape))
+def test_a_bias_may_have_more_axes_or_one_number(bias: np.ndarray) -> None:
+    text = "g (float[batch, 5, 8] x) => (float[batch, 5, 16] y) { a = MatMul(x, w) y = Add(a, b) }"
+    rewritten(flatten_layers, graph(text, **(WEIGHTS | {"b": bias})), REQUESTS)
 
 
 def test_an_output_of_the_model_keeps_its_name() -> None:
