@@ -28,6 +28,7 @@ from recprune_export.onnx.passes.fused_tables import fuse_tables
 from recprune_export.onnx.passes.grouped_widths import group_widths
 from recprune_export.onnx.passes.interface import name_interface
 from recprune_export.onnx.passes.joined_columns import cast_once, cut_from_parts, join_at_once, join_columns, join_flat
+from recprune_export.onnx.passes.joined_tables import join_tables
 from recprune_export.onnx.passes.metadata import strip_metadata
 from recprune_export.onnx.passes.movement import merge_movement
 from recprune_export.onnx.passes.name_batch import name_batch
@@ -88,6 +89,7 @@ REWRITES: tuple[Pass, ...] = (
     flatten_layers,
     merge_movement,
     tile_layers,  # layers as they are in the end
+    join_tables,
     overlap_lookups,  # to every pass before, a lookup is a Gather
 )
 LAST: tuple[Callable[[ir.Model], object], ...] = (
