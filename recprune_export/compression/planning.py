@@ -121,7 +121,10 @@ def budget_of(settings: Settings) -> Budget:
     shares: dict[str, float] = {}
     if settings.structured_share is not None:
         shares = {"table_share": settings.structured_share, "rest_share": settings.structured_share}
-    return Budget(settings.table_sparsity, settings.rest_sparsity, round_to=settings.round_to, **shares)
+    whole = settings.table_sparsity == 0.0  # asked for, not a trial of the rest alone, in which tables may be narrowed
+    return Budget(
+        settings.table_sparsity, settings.rest_sparsity, round_to=settings.round_to, keep_tables=whole, **shares
+    )
 
 
 def decide_fields(program: Program, settings: Settings, task: Task) -> FieldPlan:
