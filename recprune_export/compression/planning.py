@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from recprune_export.channels.analysis import Analysis, analyse
-from recprune_export.compression.removal_share import ShareTrial, choose_shares
+from recprune_export.compression.removal_share import ShareTrial, choose_shares, open_to_choice
 from recprune_export.errors import PruningError, UsageError
 from recprune_export.finetuning.objective import Objective
 from recprune_export.finetuning.task import Batch, SampledRequests, Task
@@ -96,9 +96,14 @@ def _plan_of_least_loss(program: Program, settings: Settings, task: Task, dense:
             chosen = own if own.lost < SPACES_PAY * chosen.lost else chosen
     if settings.structured_share is not None:
         return chosen.plan
-    batches, stated = calibration(task, settings.seed), budget_of(settings)
+    stated = budget_of(settings)
+    tried = open_to_choice(stated, chosen.program, chosen.analysis)
+    if not (tried.tables or tried.rest):
+        return chosen.plan
+    batches = calibration(task, settings.seed)
     trial = ShareTrial(chosen.program, chosen.analysis, chosen.rankings, dense, task.objective, batches, settings)
-    budget = choose_shares(trial.loss, stated, MATTERS)
+    found = choose_shares(trial.loss, tried, MATTERS)
+    budget = replace(stated, table_share=found.table_share, rest_share=found.rest_share)
     if budget == stated:
         return chosen.plan
     plan = make_plan(chosen.program, chosen.analysis, chosen.rankings, budget, OUTPUT_ERROR, dense=dense)

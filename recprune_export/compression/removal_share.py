@@ -48,6 +48,17 @@ def choose_shares(loss_of: Callable[[Budget], float], budget: Budget, enough: fl
     return replace(budget, table_share=tables, rest_share=rest)
 
 
+def open_to_choice(budget: Budget, program: Program, analysis: Analysis) -> Budget:
+    """Return `budget` with sparsity 0 for each part of which no channel can go, so that no share makes a difference."""
+    groups = [g for g in analysis.groups if g.width > 1 and not (budget.keep_tables and g.kind == "embedding")]
+    held = {tensor for group in groups for tensor, _ in group.axes()} & program.parameters().keys()
+    return replace(
+        budget,
+        tables=budget.tables if held & analysis.tables else 0.0,
+        rest=budget.rest if held - analysis.tables else 0.0,
+    )
+
+
 def least_loss(shares: Sequence[float], loss_of: Callable[[float], float], pays: float, enough: float) -> float:
     """Go down the shares, which fall, as long as no more than `pays` of the loss is left; stop where it is `enough`.
 
