@@ -49,11 +49,12 @@ def decide(
     *,
     dense: PartSizes | None = None,
     fields: FieldPlan | None = None,
+    last: Settings | None = None,
 ) -> Plan:
     """Choose the fields and the rows that go, score the channels of the rest, and make a plan within the budget.
 
     Sparsity is a part of the sizes of `dense`, if not of those of `program` itself. `fields` are those that
-    `decide_fields` chose, where that is known.
+    `decide_fields` chose, where that is known. `last` are the settings of the last stage, where this is one before it.
 
     Raises `PruningError` where there is nothing to prune, `UsageError` where more fields are to go than can.
     """
@@ -64,7 +65,7 @@ def decide(
     program = share(program, rows, settings, task)
     analysed(program)
     if settings.score in ("auto", OUTPUT_ERROR):
-        plan = _plan_of_least_loss(program, settings, task, dense)
+        plan = _plan_of_least_loss(program, settings, task, dense, last or settings)
     else:
         plan = _scored(program, NOTHING, settings, task, dense).plan
     return replace(plan, fields=fields, rows=rows)
@@ -81,10 +82,12 @@ class _Scored:
     lost: float
 
 
-def _plan_of_least_loss(program: Program, settings: Settings, task: Task, dense: PartSizes) -> Plan:
+def _plan_of_least_loss(program: Program, settings: Settings, task: Task, dense: PartSizes, last: Settings) -> Plan:
     """Plan with long tables in spaces of their own where that loses far less: their matrices cost time in serving.
 
-    Then with as much removal as loses least together with the zeros.
+    Then with as much removal as loses least together with the zeros. These come in the last stage, so every stage asks
+    what is best for the sparsity of the last one, and goes its part of that way: what an earlier stage takes away for a
+    sparsity at which removal costs nothing yet, no later one can give back for zeros.
     """
     loosening = find_loosening(program, analyse(program))
     chosen = _scored(program, loosening, settings, task, dense)
@@ -97,7 +100,7 @@ def _plan_of_least_loss(program: Program, settings: Settings, task: Task, dense:
     if settings.structured_share is not None:
         return chosen.plan
     stated = budget_of(settings)
-    tried = open_to_choice(stated, chosen.program, chosen.analysis)
+    tried = open_to_choice(budget_of(last), chosen.program, chosen.analysis)
     if not (tried.tables or tried.rest):
         return chosen.plan
     batches = calibration(task, settings.seed)

@@ -183,7 +183,8 @@ def _carry_out(
     if kept is not None:
         plan = Plan.from_dict(kept.values["plan"])
     with doing("Choosing what goes"):
-        plan = plan or decide(start, settings.at_stage(number), task, dense=course.sizes, fields=fields)
+        stage, last = settings.at_stage(number), settings.at_stage(settings.steps)
+        plan = plan or decide(start, stage, task, dense=course.sizes, fields=fields, last=last)
     rest = remove_fields(start, plan.fields)
     smaller = share(rest.program, plan.rows, settings, task)
     shared = check_rows(rest.program, smaller, plan.rows) if plan.rows else None
