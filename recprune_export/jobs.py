@@ -143,6 +143,7 @@ def compress_loaded(
         because=(settled.because,) if settled else (),
         sign=sign,
         resume=resume,
+        beginning=settled.beginning if settled else None,
     )
 
 

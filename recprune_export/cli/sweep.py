@@ -1,16 +1,15 @@
 """Quality, size and speed over sparsity."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from recprune_export.cli.again import asked_again
+from recprune_export.cli.compress import compress
 from recprune_export.cli.group import main
 from recprune_export.cli.options import FILE, job_options, loading_options
 from recprune_export.cli.values import fractions, source_of
-
-if TYPE_CHECKING:
-    from recprune_export.settings import Settings
 
 
 @main.command()
@@ -21,7 +20,9 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=FILE, help="Directory for the results.  [default: artifacts/<name>-sweep]")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON instead of a table.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
+@click.pass_context
 def sweep(
+    asked: click.Context,
     model: Path,
     factory: str | None,
     factory_args: str | None,
@@ -56,20 +57,4 @@ def sweep(
             model, target=target, data=data, labels=labels, sparsities=wanted, settings=settings, source=source,
             tell=tell_trial,
         )  # fmt: skip
-    print_sweep(found, target, str(model), wishes_of(settings), as_json=as_json)
-
-
-def wishes_of(settings: "Settings") -> str:
-    """Return the options, as they are typed, without which the main job would make another artifact of the same sparsity.
-
-    >>> from recprune_export.settings import Settings
-    >>> wishes_of(Settings(pattern="tile", quantize="int8"))
-    ' --pattern tile --quantize int8'
-    """
-    names = (
-        "score", "epochs", "learning_rate", "batch_size",
-        "pattern", "tile", "structured_share", "quantize", "max_quantize_drop",
-    )  # fmt: skip
-    defaults = type(settings)()
-    changed = [name for name in names if getattr(settings, name) != getattr(defaults, name)]
-    return "".join(f" --{name.replace('_', '-')} {getattr(settings, name)}" for name in changed)
+    print_sweep(found, target, asked_again(asked, compress), as_json=as_json)

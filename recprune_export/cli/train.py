@@ -44,4 +44,4 @@ def train(data: Path, recommender: str, output: Path, as_json: bool, quiet: bool
     recipe = {name: given[name] for name in RECIPE if name in given}
     with silently(quiet or as_json):
         result = run(data, recommender, output, wishes, config, **recipe)
-    print_training(result, as_json=as_json)
+    print_training(result, data, as_json=as_json)

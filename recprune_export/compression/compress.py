@@ -15,7 +15,7 @@ from recprune_export.compression.fingerprint import fingerprint
 from recprune_export.compression.measuring import measure_served
 from recprune_export.compression.resuming import Work, kept_until_done, work_folder
 from recprune_export.compression.served import PARITY_ROWS, export, session_of
-from recprune_export.compression.stages import prune
+from recprune_export.compression.stages import Beginning, prune
 from recprune_export.compression.statement import Origin, Outcome, manifest_of, notes_of
 from recprune_export.errors import ModelError
 from recprune_export.finetuning.objective import make_objective
@@ -74,13 +74,14 @@ def compress_program(
     sign: Callable[[bytes], bytes] | None = None,
     because: Sequence[str] = (),
     resume: bool = False,
+    beginning: Beginning | None = None,
 ) -> Result:
     """Prune, tune, export and validate `program`; write a bundle to `target`, whole or not at all.
 
     Without a `task` the pruned program is tuned towards the answers of `program` on requests drawn from its signature.
     `origin` is what the manifest tells of the model and the rows. `sign` makes the signature of the manifest; `because`
     are notes that go before others. With `resume` it goes on after what an earlier, killed run on the same model, rows and
-    settings had finished.
+    settings had finished. `beginning` is what a search of the sparsity has done already (see `prune`).
 
     Raises `UsageError` where nothing can be written to `target` or another process writes there, `ModelError` where the
     dense model answers NaN to rows of the data, `PruningError` where the plan does not fit or the soundness check fails,
@@ -94,7 +95,7 @@ def compress_program(
         with doing("Reading rows"):
             key = fingerprint(program, settings, task, also=None if plan is None else plan.to_dict())
         with kept_until_done(Work.begin(work_folder(target), key, resume=resume)) as work:
-            pruned = prune(program, settings, task, plan, work)
+            pruned = prune(program, settings, task, plan, work, beginning)
             served = export(program, pruned, settings, task, Path(scratch))
             outcome = Outcome(pruned, served, measure_served(program, pruned, served, settings, task))
             notes = (*because, *notes_of(outcome, settings, task))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from recprune_export.channels.analysis import Analysis, analyse
-from recprune_export.compression.removal_share import ShareTrial, choose_shares
+from recprune_export.compression.removal_share import ShareTrial, choose_shares, open_to_choice
 from recprune_export.errors import PruningError, UsageError
 from recprune_export.finetuning.objective import Objective
 from recprune_export.finetuning.task import Batch, SampledRequests, Task
@@ -49,11 +49,12 @@ def decide(
     *,
     dense: PartSizes | None = None,
     fields: FieldPlan | None = None,
+    last: Settings | None = None,
 ) -> Plan:
     """Choose the fields and the rows that go, score the channels of the rest, and make a plan within the budget.
 
     Sparsity is a part of the sizes of `dense`, if not of those of `program` itself. `fields` are those that
-    `decide_fields` chose, where that is known.
+    `decide_fields` chose, where that is known. `last` are the settings of the last stage, where this is one before it.
 
     Raises `PruningError` where there is nothing to prune, `UsageError` where more fields are to go than can.
     """
@@ -64,7 +65,7 @@ def decide(
     program = share(program, rows, settings, task)
     analysed(program)
     if settings.score in ("auto", OUTPUT_ERROR):
-        plan = _plan_of_least_loss(program, settings, task, dense)
+        plan = _plan_of_least_loss(program, settings, task, dense, last or settings)
     else:
         plan = _scored(program, NOTHING, settings, task, dense).plan
     return replace(plan, fields=fields, rows=rows)
@@ -81,10 +82,12 @@ class _Scored:
     lost: float
 
 
-def _plan_of_least_loss(program: Program, settings: Settings, task: Task, dense: PartSizes) -> Plan:
+def _plan_of_least_loss(program: Program, settings: Settings, task: Task, dense: PartSizes, last: Settings) -> Plan:
     """Plan with long tables in spaces of their own where that loses far less: their matrices cost time in serving.
 
-    Then with as much removal as loses least together with the zeros.
+    Then with as much removal as loses least together with the zeros. These come in the last stage, so every stage asks
+    what is best for the sparsity of the last one, and goes its part of that way: what an earlier stage takes away for a
+    sparsity at which removal costs nothing yet, no later one can give back for zeros.
     """
     loosening = find_loosening(program, analyse(program))
     chosen = _scored(program, loosening, settings, task, dense)
@@ -96,9 +99,14 @@ def _plan_of_least_loss(program: Program, settings: Settings, task: Task, dense:
             chosen = own if own.lost < SPACES_PAY * chosen.lost else chosen
     if settings.structured_share is not None:
         return chosen.plan
-    batches, stated = calibration(task, settings.seed), budget_of(settings)
+    stated = budget_of(settings)
+    tried = open_to_choice(budget_of(last), chosen.program, chosen.analysis)
+    if not (tried.tables or tried.rest):
+        return chosen.plan
+    batches = calibration(task, settings.seed)
     trial = ShareTrial(chosen.program, chosen.analysis, chosen.rankings, dense, task.objective, batches, settings)
-    budget = choose_shares(trial.loss, stated, MATTERS)
+    found = choose_shares(trial.loss, tried, MATTERS)
+    budget = replace(stated, table_share=found.table_share, rest_share=found.rest_share)
     if budget == stated:
         return chosen.plan
     plan = make_plan(chosen.program, chosen.analysis, chosen.rankings, budget, OUTPUT_ERROR, dense=dense)
@@ -121,7 +129,10 @@ def budget_of(settings: Settings) -> Budget:
     shares: dict[str, float] = {}
     if settings.structured_share is not None:
         shares = {"table_share": settings.structured_share, "rest_share": settings.structured_share}
-    return Budget(settings.table_sparsity, settings.rest_sparsity, round_to=settings.round_to, **shares)
+    whole = settings.table_sparsity == 0.0  # asked for, not a trial of the rest alone, in which tables may be narrowed
+    return Budget(
+        settings.table_sparsity, settings.rest_sparsity, round_to=settings.round_to, keep_tables=whole, **shares
+    )
 
 
 def decide_fields(program: Program, settings: Settings, task: Task) -> FieldPlan:

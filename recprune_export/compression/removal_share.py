@@ -11,9 +11,11 @@ from dataclasses import replace
 import torch
 
 from recprune_export.channels.analysis import Analysis, analyse
+from recprune_export.compression.tiling import choose_tiles
 from recprune_export.finetuning.curvature import weight_curvature
 from recprune_export.finetuning.objective import Objective
 from recprune_export.finetuning.task import Batch
+from recprune_export.finetuning.tiles import NO_TILES, Tiling
 from recprune_export.finetuning.zeros import ZeroTarget, hold, zero_masks
 from recprune_export.program.program import Program
 from recprune_export.pruning.budget import REST_SHARE, TABLE_SHARE, Budget, make_plan
@@ -48,6 +50,17 @@ def choose_shares(loss_of: Callable[[Budget], float], budget: Budget, enough: fl
     return replace(budget, table_share=tables, rest_share=rest)
 
 
+def open_to_choice(budget: Budget, program: Program, analysis: Analysis) -> Budget:
+    """Return `budget` with sparsity 0 for each part of which no channel can go, so that no share makes a difference."""
+    groups = [g for g in analysis.groups if g.width > 1 and not (budget.keep_tables and g.kind == "embedding")]
+    held = {tensor for group in groups for tensor, _ in group.axes()} & program.parameters().keys()
+    return replace(
+        budget,
+        tables=budget.tables if held & analysis.tables else 0.0,
+        rest=budget.rest if held - analysis.tables else 0.0,
+    )
+
+
 def least_loss(shares: Sequence[float], loss_of: Callable[[float], float], pays: float, enough: float) -> float:
     """Go down the shares, which fall, as long as no more than `pays` of the loss is left; stop where it is `enough`.
 
@@ -66,7 +79,7 @@ def least_loss(shares: Sequence[float], loss_of: Callable[[float], float], pays:
 
 
 class ShareTrial:
-    """Prunes by a budget, sets the zeros that it leaves to do, and tells how far the answers move."""
+    """Prunes by a budget, sets the zeros that it leaves to do, in the pattern asked for, and tells how far the answers move."""
 
     def __init__(
         self,
@@ -80,7 +93,7 @@ class ShareTrial:
     ) -> None:
         self._program, self._analysis, self._rankings, self._dense = program, analysis, rankings, dense
         self._objective, self._batches = objective, batches
-        self._seed, self._refit = settings.seed, settings.refit
+        self._settings = settings
         self._rotatable = find_rotatable(program, analysis).rotatable
         self._least = self._distance(program)
 
@@ -89,13 +102,18 @@ class ShareTrial:
         plan = make_plan(self._program, self._analysis, self._rankings, budget, OUTPUT_ERROR, dense=self._dense)
         original = apply_transforms(self._program, self._analysis, self._rotatable, plan.transforms)
         student = apply_plan(original, self._analysis, plan)
-        if self._refit:
+        if self._settings.refit:
             refit(original, self._analysis, plan, student, self._batches[:REFIT_BATCHES])
         tables = analyse(student).tables
         target = ZeroTarget.of(self._dense, budget.tables, budget.rest)
-        curvature = weight_curvature(student, tables, self._batches, self._objective.probe, self._seed)
-        hold(student, zero_masks(student, tables, target, curvature))
+        curvature = weight_curvature(student, tables, self._batches, self._objective.probe, self._settings.seed)
+        tiling = self._tiling(student, tables, target) if budget.rest else NO_TILES
+        hold(student, zero_masks(student, tables, target, curvature, tiling))
         return self._distance(student) - self._least
+
+    def _tiling(self, student: Program, tables: frozenset[str], target: ZeroTarget) -> Tiling:
+        requests = [request for request, _ in self._batches]
+        return choose_tiles(student, tables, target, self._settings, requests, self._objective.probe).tiling
 
     def _distance(self, student: Program) -> float:
         student.set_training(False)

@@ -116,11 +116,10 @@ def prune(
         raise UsageError("A plan says itself which rows go: leave out --prune-rows, or the plan.")
     if plan is not None:
         settings = replace(settings, steps=len(plan.stages))
-    if beginning is None:
-        regularised, fields = regularise_channels(program, settings, task, work), None
-    else:
-        regularised, fields = beginning.regularised, beginning.fields
+    if beginning is not None:
         torch.set_rng_state(beginning.random)
+    made, fields = (beginning.regularised, beginning.fields) if beginning is not None else (None, None)
+    regularised = regularise_channels(program, settings, task, work, made)
     course = _Course(program, SizeModel(program, analyse(program)).sizes(), settings, task, work)
     target = zero_target(course.sizes, settings)
     start = regularised.program if regularised else program
@@ -183,7 +182,8 @@ def _carry_out(
     if kept is not None:
         plan = Plan.from_dict(kept.values["plan"])
     with doing("Choosing what goes"):
-        plan = plan or decide(start, settings.at_stage(number), task, dense=course.sizes, fields=fields)
+        stage, last = settings.at_stage(number), settings.at_stage(settings.steps)
+        plan = plan or decide(start, stage, task, dense=course.sizes, fields=fields, last=last)
     rest = remove_fields(start, plan.fields)
     smaller = share(rest.program, plan.rows, settings, task)
     shared = check_rows(rest.program, smaller, plan.rows) if plan.rows else None
@@ -247,8 +247,13 @@ def whole_schedule(recipe: Recipe, settings: Settings) -> Schedule:
     )
 
 
-def regularise_channels(program: Program, settings: Settings, task: Task, work: Work = NO_WORK) -> Regularised | None:
-    """Train a copy of the dense program so that channels shrink to zero, where the user asks for it."""
+def regularise_channels(
+    program: Program, settings: Settings, task: Task, work: Work = NO_WORK, made: Regularised | None = None
+) -> Regularised | None:
+    """Train a copy of the dense program so that channels shrink to zero, where the user asks for it.
+
+    What a search has `made` of it is kept in `work` like one's own.
+    """
     if not settings.regularise:
         return None
     kept = work.find("regularised")
@@ -257,7 +262,8 @@ def regularise_channels(program: Program, settings: Settings, task: Task, work: 
         kept.restore(copy.module)
         fitted, zero = FitResult.from_dict(kept.values["fitted"]), kept.values["zero"]
         return Regularised(copy, settings.regularise, zero, fitted)
-    made = regularise(program, analyse(program), task, settings.regularise, whole_schedule(task.recipe, settings))
+    if made is None:
+        made = regularise(program, analyse(program), task, settings.regularise, whole_schedule(task.recipe, settings))
     values = {"zero": dict(made.zero), "fitted": made.fitted.to_dict()}
     work.keep("regularised", "the regularised training", values, made.program.module)
     return made

@@ -1,9 +1,11 @@
 """What `sweep` says."""
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recprune_export.console.tables import open_console, print_json, shell_word, table_of
+from recprune_export.console.tables import open_console, print_json, table_of
 
 if TYPE_CHECKING:
     from recprune_export.search.sweep import Sweep
@@ -21,8 +23,8 @@ def tell_trial(trial: "Trial") -> None:
     )
 
 
-def print_sweep(found: "Sweep", folder: Path, model: str, wishes: str = "", *, as_json: bool) -> None:
-    """Show quality, size and speed over sparsity; `wishes` are options that were given, for the command to go on with."""
+def print_sweep(found: "Sweep", folder: Path, asked: Sequence[str], *, as_json: bool) -> None:
+    """Show quality, size and speed over sparsity; `asked` is what was given that the main job takes, to go on with."""
     if as_json:
         return print_json(found.to_dict())
     console = open_console()
@@ -49,8 +51,5 @@ def print_sweep(found: "Sweep", folder: Path, model: str, wishes: str = "", *, a
     )
     console.print(f"Written: {files}", highlight=False, soft_wrap=True)
     chosen = found.trials[found.knee if found.knee is not None else 0].sparsity
-    console.print(
-        f"Next: recprune-export {shell_word(model)} --sparsity {chosen:g}{wishes} --data FILE",
-        highlight=False,
-        soft_wrap=True,
-    )
+    again = shlex.join([*asked, "--sparsity", f"{chosen:g}"])
+    console.print(f"Next: recprune-export {again}", highlight=False, soft_wrap=True)

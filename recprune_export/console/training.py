@@ -1,5 +1,6 @@
 """What `train` says."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recprune_export.console.tables import open_console, print_json, print_notes, shell_word, table_of
@@ -8,8 +9,8 @@ if TYPE_CHECKING:
     from recprune_export.training.train import Training
 
 
-def print_training(training: "Training", *, as_json: bool) -> None:
-    """Say how training went and what came of it."""
+def print_training(training: "Training", data: Path, *, as_json: bool) -> None:
+    """Say how training on `data` went and what came of it."""
     checkpoint = training.checkpoint
     if as_json:
         values = {
@@ -34,6 +35,5 @@ def print_training(training: "Training", *, as_json: bool) -> None:
     metrics = ", ".join(f"{name} {value:.4f}" for name, value in checkpoint.metrics.items())
     console.print(f"Test: {metrics}", highlight=False)
     console.print(f"{training.parameters:,} parameters in {training.path}", highlight=False, soft_wrap=True)
-    console.print(
-        f"Next: recprune-export {shell_word(training.path)} --sparsity 0.7 --data FILE", highlight=False, soft_wrap=True
-    )
+    again = f"{shell_word(training.path)} --sparsity 0.7 --data {shell_word(data)}"
+    console.print(f"Next: recprune-export {again}", highlight=False, soft_wrap=True)

@@ -28,10 +28,13 @@ def allocate(
     rankings: Mapping[str, Ranking],
     limits: Mapping[str, "Limit"],
     rounding: Rounding,
+    *,
+    keep_tables: bool = False,
 ) -> dict[str, int]:
     """Return widths with which the tables are as large as limits["embedding"] says and the rest as limits["hidden"].
 
-    Where that cannot be, every group concerned has its least width, 1.
+    Where that cannot be, every group concerned has its least width, 1. The rest may narrow tables as well, since layers
+    read them, unless `keep_tables`.
     """
     exact, quick = SizeModel(program, analysis), _QuickSizes(program, analysis)
     curves = {g.name: convex(rankings[g.name].losses) for g in analysis.groups}
@@ -48,7 +51,7 @@ def allocate(
 
     for kind, limit in limits.items():
         in_tables = kind == "embedding"
-        groups = [g for g in analysis.groups if g.kind == kind or not in_tables]
+        groups = [g for g in analysis.groups if g.kind == kind or not (in_tables or keep_tables)]
         now = size(in_tables)
         while now > limit.wanted:
             step = _cheapest(groups, widths, curves, quick, in_tables, rounding)

@@ -29,7 +29,8 @@ class Budget:
 
     `table_share` and `rest_share` are the parts, in log space, that removal of channels takes, at first; zeros take the
     remainder: in tables they cost little, for most rows are rare; in the rest nothing runs faster for them. Hidden
-    widths of twice `round_to` and more end on a multiple of it.
+    widths of twice `round_to` and more end on a multiple of it. With `keep_tables` no table loses dimensions in order to
+    make the layers behind it smaller.
     """
 
     tables: float
@@ -37,6 +38,7 @@ class Budget:
     table_share: float = TABLE_SHARE
     rest_share: float = REST_SHARE
     round_to: int = LANES
+    keep_tables: bool = False
 
     def limits(self, dense: PartSizes) -> dict[str, Limit]:
         """Return how many parameters stay in tables and in the rest after channels are removed, by the kind of group."""
@@ -81,7 +83,7 @@ def make_plan(
     dense = dense or model.sizes()
     limits = budget.limits(dense)
     if way == "loss":
-        widths = allocate(program, analysis, rankings, limits, budget.width)
+        widths = allocate(program, analysis, rankings, limits, budget.width, keep_tables=budget.keep_tables)
     else:
         widths = _uniform_widths(analysis, rankings, model, budget, limits)
     parts = (

@@ -16,12 +16,17 @@ MEASURE = "ranking"
 # That the plan may lose beyond the best choice of the same widths: of the expected loss, in nats for logits and rankings, where
 # .01 was some .004 of AUC (log, 2026-11-24), and for other scores of all that a group holds.
 MOST_LOSS, MOST_SHARE = 0.002, 0.05
+LATER = (
+    "of {} stages this is the first alone: a later one cannot be judged, for its plan was made for weights tuned in between, "
+    "which the bundle does not hold"
+)
 
 
 def judge_ranking(program: Program, plan: Plan, settings: Settings, task: Task) -> tuple[Finding, tuple[Standing, ...]]:
     """Fail where the plan loses more on the new rows than the best choice of the same widths, by more than is allowed.
 
-    Of several stages the first is judged: what it left was tuned before the next plan was made, and is not kept.
+    Of several stages the first is judged, and that is said: the plan of a later one speaks of the program that the stage
+    before left, with its tuned weights; a bundle holds those of the last stage alone, without the channels that went.
     """
     if settings.regularise:
         text = "The plan was made after a training with --regularise, whose weights are not kept."
@@ -36,7 +41,7 @@ def judge_ranking(program: Program, plan: Plan, settings: Settings, task: Task) 
     again = sum(s.same or 0 for s in chosen) / max(sum(s.kept for s in chosen), 1)
     words = [f"{again:.0%} of the channels that are kept would be kept again"] if chosen else []
     words += ["the kept subspaces are compared by what they hold"] if len(chosen) < len(found) else []
-    words += ["of several stages this is the first"] if later else []
+    words += [LATER.format(len(later) + 1)] if later else []
     extra, most, unit = extra_share(found), MOST_SHARE, " of what a group holds"
     if plan.score == OUTPUT_ERROR:
         extra, most, unit = extra_loss(found), MOST_LOSS, " of the expected loss"

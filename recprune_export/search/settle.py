@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from recprune_export.compression.stages import Beginning
 from recprune_export.errors import PruningError
 from recprune_export.finetuning.task import Task
 from recprune_export.program.program import Program
@@ -15,10 +16,11 @@ from recprune_export.settings import Settings
 
 @dataclass(frozen=True)
 class Settled:
-    """Settings with the sparsity that was found, and a sentence that says why."""
+    """Settings with the sparsity that was found, a sentence that says why, and what the search did once for their seed."""
 
     settings: Settings
     because: str
+    beginning: Beginning | None = None
 
 
 def settle(
@@ -36,9 +38,8 @@ def settle(
         return Settled(_at(settings, sparsity), f"Sparsity {sparsity:.3f}: {because}, by structure alone.")
     if settings.max_drop is None:
         return None
-    found = most_within(
-        Trials(program, settings, task, file), settings.max_drop, settings.sparsity, settings.seed, tell
-    )
+    trials = Trials(program, settings, task, file)
+    found = most_within(trials, settings.max_drop, settings.sparsity, settings.seed, tell)
     if not found.chosen:
         raise PruningError(
             f"At no sparsity does the validation metric certainly fall less than {settings.max_drop:g}: allow more, give more "
@@ -49,6 +50,7 @@ def settle(
         _at(settings, found.sparsity),
         f"Sparsity {found.sparsity:.3f}: the largest of {len(found.all)} trials at which the {found.chosen[0].change.metric} of the "
         f"validation rows falls no more than {settings.max_drop:g}; it changed by {changes}, by seed.",
+        trials.beginning(settings.seed),
     )
 
 

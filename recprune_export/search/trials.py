@@ -73,6 +73,10 @@ class Trials:
         """All trials so far, by sparsity."""
         return tuple(self._done[key] for key in sorted(self._done))
 
+    def beginning(self, seed: int) -> Beginning | None:
+        """What the trials of a seed have in common; None where all of them were remembered."""
+        return self._beginnings.get(seed)
+
     def at(self, sparsity: float, seed: int | None = None) -> Trial:
         """Prune, tune and compare with the dense program, or remember."""
         key = (round(sparsity, 4), self._settings.seed if seed is None else seed)

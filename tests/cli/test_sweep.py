@@ -11,10 +11,8 @@ from click.testing import CliRunner
 from torch import nn
 
 from recprune_export.cli import main
-from recprune_export.cli.sweep import wishes_of
 from recprune_export.program.capture import capture
 from recprune_export.search import artifact
-from recprune_export.settings import Settings
 
 ROWS = 800
 
@@ -80,10 +78,3 @@ def test_wrong_wishes_are_usage_errors(files: tuple[Path, Path], wishes: list[st
     done = CliRunner().invoke(main, ["sweep", str(files[0]), "--data", str(files[1]), *wishes])
     assert done.exit_code == 2
     assert told in done.output
-
-
-def test_the_command_to_go_on_with_has_the_same_wishes() -> None:
-    wishes = wishes_of(Settings(pattern="auto", tile=64, structured_share=0.5, quantize="int8", seed=3))
-    assert wishes == " --pattern auto --tile 64 --structured-share 0.5 --quantize int8"
-    assert wishes_of(Settings(epochs=0, learning_rate=0.01)) == " --epochs 0 --learning-rate 0.01"
-    assert wishes_of(Settings()) == ""

@@ -1,11 +1,14 @@
 """How much removal takes, by what the answers lose."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from recprune_export.compression import removal_share
 from recprune_export.compression.compress import drawn_requests
 from recprune_export.compression.planning import analysed, decide
 from recprune_export.compression.removal_share import REST_SHARES, TABLE_SHARES, choose_shares
@@ -89,3 +92,25 @@ def test_a_table_of_low_rank_is_cut_and_one_of_high_rank_has_zeros(rank: int, re
     chosen, cut = tables_after(settings), tables_after(replace(settings, structured_share=TABLE_SHARE))
     assert (chosen == cut) is removes
     assert chosen >= cut
+
+
+@pytest.mark.parametrize(("pattern", "in_tiles"), [("tile", True), ("element", False)])
+def test_zeros_are_tried_in_the_pattern_asked_for(
+    pattern: Literal["tile", "element"], in_tiles: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In tiles of 32 units a layer has few kinds of rows; element by element nearly every row is one of its own."""
+    torch.manual_seed(0)
+    program = capture(nn.Sequential(nn.Linear(64, 192), nn.ReLU(), nn.Linear(192, 1)).eval(), (torch.randn(3, 64),))
+    masks: list[Tensor] = []
+
+    def seen(student: Program, made: Mapping[str, Tensor]) -> None:
+        masks.extend(mask for mask in made.values() if mask.ndim > 1 and len(mask) > 1)
+
+    monkeypatch.setattr(removal_share, "hold", seen)
+    monkeypatch.setattr(removal_share, "REST_SHARES", (0.4, 0.2))
+    settings = Settings(sparsity=0.8, pattern=pattern, tile=32)
+    decide(program, settings, drawn_requests(program, settings))
+    assert masks
+    for mask in masks:
+        kinds = len(mask.unique(dim=0))
+        assert (kinds <= 1 + len(mask) // 32) if in_tiles else (kinds > len(mask) / 2)

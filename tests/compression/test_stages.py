@@ -8,11 +8,13 @@ from recprune_export.channels.analysis import analyse
 from recprune_export.compression import stages
 from recprune_export.compression.compress import drawn_requests
 from recprune_export.compression.planning import decide
+from recprune_export.compression.removal_share import TABLE_SHARES, ShareTrial
 from recprune_export.compression.stages import Pruned, plan_all, prune, schedule_of
 from recprune_export.errors import PruningError
 from recprune_export.finetuning import task as tasks
 from recprune_export.finetuning.task import Recipe
 from recprune_export.program.program import Program
+from recprune_export.pruning.budget import Budget
 from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.sizes import PartSizes, SizeModel
 from recprune_export.settings import Settings
@@ -50,6 +52,22 @@ def test_each_stage_prunes_what_the_one_before_left() -> None:
     assert sizes(last.program).tables < sizes(first.program).tables
     widths = {g.group: len(g.keep) for g in first.plan.groups}
     assert all(g.width == widths[g.group] for g in last.plan.groups if g.group in widths)
+
+
+def test_an_early_stage_leaves_what_the_last_one_wants_for_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Removal costs nothing at the sparsity of the first stage, .6, and more than zeros at that of the last, .84."""
+
+    def loss(trial: ShareTrial, budget: Budget) -> float:
+        return budget.table_share if budget.tables > 0.7 else 0.0
+
+    monkeypatch.setattr(ShareTrial, "loss", loss)
+    dense = sizes(scorer()[0]).tables
+    first, last = (
+        sizes(stage.program).tables / dense for stage in pruned_by(replace(SETTINGS, hidden_sparsity=0.0)).stages
+    )
+    share = TABLE_SHARES[-1]
+    assert first == pytest.approx((1 - 0.6) ** share, abs=1 / 16)  # of 16 dimensions each
+    assert last == pytest.approx((1 - 0.84) ** share, abs=1 / 16)
 
 
 def test_zeros_are_set_in_the_last_stage_only() -> None:

@@ -10,12 +10,18 @@ import pytest
 import torch
 from torch import nn
 
+from recprune_export import jobs
 from recprune_export.compression import stages
 from recprune_export.compression.planning import decide_fields
+from recprune_export.compression.resuming import Work
+from recprune_export.compression.statement import Origin
 from recprune_export.errors import PruningError, UsageError
+from recprune_export.finetuning.group_lasso import Regularised
 from recprune_export.finetuning.task import Task
 from recprune_export.jobs import load, make_task
 from recprune_export.plots import draw_sweep
+from recprune_export.program.detect import ModelKind
+from recprune_export.program.loading import LoadedModel
 from recprune_export.program.program import Program
 from recprune_export.pruning.plan import FieldPlan
 from recprune_export.search import target_speedup
@@ -108,6 +114,35 @@ def test_what_all_trials_share_is_done_once_for_each_seed(
     assert runs == {"regularise": 2, "decide_fields": 2}
     trials.at(0.6, seed=1)
     assert runs == {"regularise": 3, "decide_fields": 3}
+
+
+def test_the_job_after_a_search_begins_where_its_trials_did(
+    job: tuple[Program, Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, task = job
+    settings = replace(SETTINGS, max_drop=0.9, regularise=1.0, prune_fields=1)  # even the largest sparsity holds
+    given: dict[str, Any] = {}
+    trained: list[int] = []
+    honest = stages.regularise
+
+    def once_for_each_seed(*arguments: Any) -> Regularised:
+        trained.append(arguments[-1].seed)
+        return honest(*arguments)
+
+    monkeypatch.setattr(stages, "regularise", once_for_each_seed)
+    monkeypatch.setattr(jobs, "compress_program", lambda program, target, *wishes, **named: given.update(named))
+    monkeypatch.setattr(jobs, "settle", lambda *asked: given.setdefault("settled", settle(*asked)))
+    loaded = LoadedModel(program, None, ModelKind.PROGRAM)
+    jobs.compress_loaded(loaded, task, tmp_path / "ctr", settings, Origin())
+    work = Work(tmp_path / "work", "key")
+    handed = stages.prune(program, given["settled"].settings, task, work=work, beginning=given["beginning"])
+    assert trained == [0, 1]
+    assert "regularised" in work.parts  # a job that is killed now finds it again
+    alone = stages.prune(program, given["settled"].settings, task)
+    assert trained == [0, 1, 0]
+    assert handed.plan == alone.plan
+    for name, tensor in alone.program.module.state_dict().items():
+        assert torch.equal(handed.program.module.state_dict()[name], tensor), name
 
 
 def test_a_speed_is_searched_with_the_same_fields(job: tuple[Program, Task], monkeypatch: pytest.MonkeyPatch) -> None:
