@@ -57,10 +57,10 @@ def quantised(
 
 
 def test_lookups_that_overlap_are_found_and_overlap_again(tmp_path: Path) -> None:
-    text = "g (int64[batch, 3] ids) => (float[batch, 3, 16] y) { e = Unsqueeze(ids, last) y = GatherND(table, e) }"
+    text = "g (int64[batch, 8] ids) => (float[batch, 8, 16] y) { e = Unsqueeze(ids, last) y = GatherND(table, e) }"
     source, rng = tmp_path / "fp32.onnx", np.random.default_rng(0)
     ir.save(graph(text, table=floats(1 << 18, 16), last=np.array([-1])), source)
-    calibration = [{"ids": rng.integers(0, 1 << 18, size=(64, 3))} for _ in range(2)]
+    calibration = [{"ids": rng.integers(0, 1 << 18, size=(64, 8))} for _ in range(2)]
     stopwatch, judge = favouring(BY_DIMENSION), by_error(calibration, 0.1)
     timed = {32: calibration[:1], 256: calibration[1:]}
     found = quantise(source, tmp_path / "q" / "model.onnx", "int8", calibration, timed, judge, stopwatch=stopwatch)

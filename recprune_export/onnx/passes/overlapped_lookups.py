@@ -1,16 +1,19 @@
 """Lookups whose rows are on their way from memory at the same time."""
 
 from collections.abc import Collection, Sequence
+from math import prod
 
 import numpy as np
 import onnx_ir as ir
 
-from recprune_export.onnx.graph import axis_of, constant, nodes_of, rank, replace
+from recprune_export.onnx.graph import axis_of, constant, nodes_of, rank, replace, sizes_of
 from recprune_export.onnx.rewriting import ByPlace
+
+FEWEST = 8  # ids in a row of the request; of fewer the new axis costs more at batch 1 than is gained at any other
 
 
 def find_lookups(model: ir.Model) -> Sequence[str]:
-    """Name the results of all lookups of ids of the request in a table of the file."""
+    """Name the results of the lookups of several ids for each row of the request in a table of the file."""
     return tuple(str(node.outputs[0].name) for node in nodes_of(model.graph, "Gather") if _is_lookup(node))
 
 
@@ -40,5 +43,8 @@ def _is_lookup(node: ir.Node) -> bool:
     table, ids = node.inputs
     if table is None or ids is None or table.const_value is None or ids.const_value is not None:
         return False
-    axes = rank(table)
-    return axes is not None and axis_of(node, axes) == 0 and ids.dtype == ir.DataType.INT64 and bool(rank(ids))
+    axes, shape = rank(table), sizes_of(ids)
+    if axes is None or axis_of(node, axes) != 0 or ids.dtype != ir.DataType.INT64 or shape is None:
+        return False
+    known = [size for size in shape[1:] if isinstance(size, int)]
+    return len(known) < len(shape) - 1 or prod(known) >= FEWEST

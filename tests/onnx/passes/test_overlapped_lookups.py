@@ -13,8 +13,8 @@ from recprune_export.onnx.rewriting import rewrite
 from recprune_export.onnx.skeleton import fill_shapes, skeleton
 from tests.onnx.graphs import assert_left_alone, floats, graph, operators, rewritten
 
-LOOKUP = "g (int64[batch, 3] ids) => (float[batch, 3, 4] y) { y = Gather(t, ids) }"
-IDS = [[np.array([[0, 5, 8], [1, 1, -1]])], [np.array([[7, 2, 0]])]]
+LOOKUP = "g (int64[batch, 8] ids) => (float[batch, 8, 4] y) { y = Gather(t, ids) }"
+IDS = [[np.array([[0, 5, 8, 3, 3, 2, 7, 0], [1, 1, -1, 4, 5, 6, 7, 8]])], [np.array([[7, 2, 0, 1, 1, 1, 1, 1]])]]
 
 
 def test_a_lookup_becomes_one_by_offsets_and_back() -> None:
@@ -29,25 +29,32 @@ def test_a_lookup_becomes_one_by_offsets_and_back() -> None:
 def test_ids_out_of_range_are_still_refused(wrong: int) -> None:
     run = session_in_memory(rewritten(overlap_lookups, graph(LOOKUP, t=floats(9, 4)), IDS))
     with pytest.raises(ExportError, match="index"):
-        run([np.array([[0, wrong, 1]])])
+        run([np.array([[0, wrong, 1, 1, 1, 1, 1, 1]])])
 
 
 @pytest.mark.parametrize(
     ("text", "weights"),
     [
-        ("g (int32[batch, 3] ids) => (float[batch, 3, 4] y) { y = Gather(t, ids) }", {"t": floats(9, 4)}),
-        ("g (int64[batch, 3] ids) => (float[4, batch, 3] y) { y = Gather<axis = 1>(t, ids) }", {"t": floats(4, 9)}),
+        ("g (int32[batch, 8] ids) => (float[batch, 8, 4] y) { y = Gather(t, ids) }", {"t": floats(9, 4)}),
+        ("g (int64[batch, 8] ids) => (float[4, batch, 8] y) { y = Gather<axis = 1>(t, ids) }", {"t": floats(4, 9)}),
         ("g (float[batch, 4] x) => (float[2, 4] y) { y = Gather(x, i) }", {"i": np.array([0, 0])}),
-        ("g (float[9, 4] t, int64[batch] ids) => (float[batch, 4] y) { y = Gather(t, ids) }", {}),
+        ("g (float[9, 4] t, int64[batch, 8] ids) => (float[batch, 8, 4] y) { y = Gather(t, ids) }", {}),
+        ("g (int64[batch, 7] ids) => (float[batch, 7, 4] y) { y = Gather(t, ids) }", {"t": floats(9, 4)}),
     ],
-    ids=["ids of int32", "columns", "constant rows of what was computed", "a table that is an input"],
+    ids=[
+        "ids of int32",
+        "columns",
+        "constant rows of what was computed",
+        "a table that is an input",
+        "few ids in a row",
+    ],
 )
 def test_what_is_no_lookup_of_whole_numbers_in_a_table_is_left_alone(text: str, weights: dict[str, np.ndarray]) -> None:
     assert_left_alone(overlap_lookups, graph(text, **weights))
 
 
 def test_it_is_taken_where_the_table_is_larger_than_a_cache_and_costs_a_node_elsewhere() -> None:
-    requests = [[np.zeros((2, 3), np.int64)]]
+    requests = [[np.zeros((2, 8), np.int64)]]
     kept = {}
     for rows in (1 << 8, 1 << 18):
         model = graph(LOOKUP, t=floats(rows, 4))
