@@ -17,10 +17,8 @@ Rotation = Sequence[Request]  # of one batch size; round r asks for number r % l
 Rotations = Mapping[int, Rotation]  # by batch size
 
 ROWS = 8192  # until rows come back; in a DLRM of 26 fields they are 213,000 rows of tables, more than a cache holds
-FEWEST, MOST = (
-    16,
-    512,
-)  # requests; large batches take memory, and of small ones a session is asked no more than that at once
+# Requests: large batches take memory, and of small ones a session is asked no more than that at once.
+FEWEST, MOST = 16, 512
 
 
 def how_many(batch: int) -> int:
