@@ -106,3 +106,12 @@ def test_the_check_of_weights_takes_all_of_a_large_table(monkeypatch: pytest.Mon
         module.table.weight[19, 3] = float("nan")
     with pytest.raises(ModelFileError, match=r"at \[19, 3\]"):
         jobs.load(module, EXAMPLE, {})
+
+
+def test_a_mask_of_minus_infinity_is_no_fault() -> None:
+    module = Scorer().eval()
+    module.register_buffer("mask", torch.full((3, 3), float("-inf")).triu(1))
+    assert jobs.load(module, EXAMPLE, {}).program.parameters()
+    module.register_buffer("scale", torch.full((3,), float("nan")))
+    with pytest.raises(ModelFileError, match="'scale' .* holds nan"):
+        jobs.load(module, EXAMPLE, {})

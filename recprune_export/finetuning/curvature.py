@@ -30,7 +30,7 @@ def weight_curvature(
     """
     program.set_training(False)
     parameters = program.parameters()
-    factors = {name: (p.new_zeros(len(p)), p.new_zeros(p.shape[1])) for name, p in parameters.items() if name in tables}
+    factors = {name: (p.new_zeros(len(p)), p.new_zeros(p.shape[1:])) for name, p in parameters.items() if name in tables}
     whole = {name: torch.zeros_like(p) for name, p in parameters.items() if name not in tables}
     generator = torch.Generator().manual_seed(seed)
     with _unfrozen(parameters.values()), sparse_gradients(program, frozenset(tables & find_lookups(program).keys())):
@@ -43,7 +43,7 @@ def weight_curvature(
                 if name in factors:
                     _add_rows(*factors[name], gradient)
                 else:
-                    whole[name] += gradient.square()
+                    whole[name] += _squares(gradient)
     return {**whole, **{name: _outer(rows, columns) for name, (rows, columns) in factors.items()}}
 
 
@@ -60,17 +60,23 @@ def _unfrozen(parameters: Iterable[Tensor]) -> Iterator[None]:
 
 
 def _add_rows(rows: Tensor, columns: Tensor, gradient: Tensor) -> None:
-    """Add the squares of a gradient, rows × dim, dense or of some rows alone."""
+    """Add the squares of a gradient, rows × dim (or no dim, or several), dense or of some rows alone."""
     if gradient.is_sparse:
         gradient = gradient.coalesce()
-        squares = gradient.values().square()
-        rows.index_add_(0, gradient.indices()[0], squares.sum(1))
+        squares = _squares(gradient.values())
+        rows.index_add_(0, gradient.indices()[0], squares.flatten(1).sum(1))
     else:
-        squares = gradient.square()
-        rows += squares.sum(1)
+        squares = _squares(gradient)
+        rows += squares.reshape(len(squares), -1).sum(1)
     columns += squares.sum(0)
+
+
+def _squares(gradient: Tensor) -> Tensor:
+    """Zero where there is no slope, as of √x at 0."""
+    return gradient.nan_to_num(0.0, 0.0, 0.0).square()
 
 
 def _outer(rows: Tensor, columns: Tensor) -> Tensor:
     seen = rows + UNSEEN * rows.mean()
-    return torch.outer(seen, columns / seen.sum().clamp_min(torch.finfo(torch.float32).tiny))
+    share = columns / seen.sum().clamp_min(torch.finfo(torch.float32).tiny)
+    return seen.reshape(-1, *(1 for _ in columns.shape)) * share

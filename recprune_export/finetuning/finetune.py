@@ -183,8 +183,11 @@ def _falling(optimizer: torch.optim.Optimizer, steps: int, warm_up: float) -> to
 
 
 def _optimizers(student: Program, row_wise: frozenset[str], learning_rate: float) -> list[torch.optim.Optimizer]:
-    """Adam, and beside it SparseAdam for the tables that give gradients by rows."""
-    parameters = student.parameters()
+    """Adam, and beside it SparseAdam for the tables that give gradients by rows.
+
+    Weights in half precision stay as they are: Adam's epsilon is zero there, and a step is lost in rounding.
+    """
+    parameters = {name: p for name, p in student.parameters().items() if p.dtype in (torch.float32, torch.float64)}
     by_rows = [p for name, p in parameters.items() if name in row_wise]
     whole = [p for name, p in parameters.items() if name not in row_wise]
     optimizers: list[torch.optim.Optimizer] = []

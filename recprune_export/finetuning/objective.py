@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 
 from recprune_export.data.sequences import NEXT_ITEM
-from recprune_export.errors import UsageError
+from recprune_export.errors import ModelError, UsageError
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.program import Program
 from recprune_export.program.signature import BATCH, Output
@@ -80,9 +80,16 @@ def make_objective(program: Program, labels: tuple[str, ...]) -> Objective:
     scale where its last axis is that of items (as long as a table that is looked up, or made by a product with a matrix
     that has more rows than columns) or of candidates (as long as the ids of an input). Anything else is a value.
 
-    Raises `UsageError` where no output can be compared with a label.
+    Raises `UsageError` where no output can be compared with a label, `ModelError` where none holds numbers that tell how
+    near an answer is.
     """
     outputs = [o for o in program.signature.outputs if o.dtype in ("float32", "float64")]
+    if not outputs:
+        told = ", ".join(f"'{o.name}' ({o.dtype})" for o in program.signature.outputs)
+        raise ModelError(
+            f"The model returns {told}, and nothing in float32 by which two answers can be compared: let it return its scores "
+            "as well, or turn a model of half precision into one of float32 by model.float()."
+        )
     label_of = _match(outputs, labels)
     ends = dict(zip((o.name for o in program.signature.outputs), _last_operators(program.module), strict=True))
     lengths = _numbers_of_candidates(program)
@@ -156,8 +163,12 @@ def _logit_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _ranking_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Cross entropy of the two softmax distributions over items (Hinton et al. 2015, section 2), temperature 1."""
-    return -(teacher.softmax(-1) * student.log_softmax(-1)).sum(-1).mean()
+    """Cross entropy of the two softmax distributions over items (Hinton et al. 2015, section 2), temperature 1.
+
+    Items that the model masks by an infinite score have no share.
+    """
+    likely = teacher.softmax(-1)
+    return -(likely * student.log_softmax(-1).masked_fill(likely == 0.0, 0.0)).sum(-1).mean()
 
 
 def _score_distance(student: Tensor, teacher: Tensor) -> Tensor:
@@ -169,10 +180,15 @@ def _score_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """
     known = teacher.isfinite()
     student, teacher = student.masked_fill(~known, 0.0), teacher.masked_fill(~known, 0.0)
-    masked = torch.where(known, 0.0, torch.finfo(teacher.dtype).min)
+    masked = _masked(known, teacher.dtype)
     temperature = _temperature(teacher)
     ranking = _ranking_distance(student / temperature + masked, teacher / temperature + masked)
     return _value_distance(student, teacher) + ranking
+
+
+def _masked(known: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to scores so that softmax leaves out those which are not known."""
+    return torch.where(known, torch.zeros((), dtype=dtype), torch.finfo(dtype).min)
 
 
 def _temperature(scores: Tensor) -> Tensor:
@@ -180,6 +196,9 @@ def _temperature(scores: Tensor) -> Tensor:
 
 
 def _value_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """The squared error in units of the variance; what the teacher gives as infinite is left out."""
+    known = teacher.isfinite()
+    student, teacher = student.masked_fill(~known, 0.0), teacher.masked_fill(~known, 0.0)
     return (
         F.mse_loss(student, teacher) / teacher.var().clamp_min(1e-12)
         if teacher.numel() > 1
@@ -234,11 +253,15 @@ def _ranking_probe(scores: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _score_probe(scores: Tensor, generator: torch.Generator) -> Tensor:
-    ranked = _ranking_probe(scores / _temperature(scores.detach()), generator)
+    known = scores.detach().isfinite()
+    scores = scores.masked_fill(~known, 0.0)
+    masked = _masked(known, scores.dtype)
+    ranked = _ranking_probe(scores / _temperature(scores.detach()) + masked, generator)
     return ranked + _value_probe(scores, generator)
 
 
 def _value_probe(value: Tensor, generator: torch.Generator) -> Tensor:
+    value = value.masked_fill(~value.detach().isfinite(), 0.0)
     spread = value.detach().std().clamp_min(1e-12) if value.numel() > 1 else 1.0
     return (_signs(value, generator) * value / spread).sum()
 

@@ -16,11 +16,12 @@ from recprune_export.data.encoder import Encoder
 from recprune_export.data.encoder import Request as Arrays
 from recprune_export.data.rows import Ragged, Rows
 from recprune_export.data.sequences import HISTORY, NEXT_ITEM, SequenceData, SequenceEncoder, load_sequences
-from recprune_export.errors import UsageError
+from recprune_export.errors import ModelError, UsageError
+from recprune_export.finetuning.answerable import answerable
 from recprune_export.finetuning.every_place import PLACES, at_places, places_of
 from recprune_export.finetuning.objective import Objective
 from recprune_export.program.program import Program, example_tensors
-from recprune_export.program.signature import Signature
+from recprune_export.program.signature import BATCH, Signature
 from recprune_export.training.change import Change, paired_change
 from recprune_export.training.evaluate import Predict, evaluate, primary
 
@@ -287,16 +288,30 @@ class SampledRequests:
         return {name: tensor.numpy() for name, tensor in self._draw(count, seed).items()}
 
     def _draw(self, count: int, seed: int) -> dict[str, Tensor]:
-        signature = self.teacher.signature
-        names = (i.name for i in signature.inputs)
-        return dict(zip(names, example_tensors(signature, count, seed), strict=True))
+        """Rows that the teacher can answer: others take the place of those that it cannot.
+
+        Raises `ModelError` where it can answer none.
+        """
+        inputs = self.teacher.signature.inputs
+        tensors = example_tensors(self.teacher.signature, count, seed)
+        good = answerable(self.teacher, tensors).nonzero().flatten()
+        if not len(good):
+            raise ModelError(
+                f"The model computes NaN from each of {count} requests that were drawn at random: give rows of your own by "
+                "--data, or look for a division by zero or a logarithm in it."
+            )
+        if len(good) < count:
+            rows = good.repeat(-(-count // len(good)))[:count]
+            tensors = tuple(t[rows] if i.shape[:1] == (BATCH,) else t for i, t in zip(inputs, tensors, strict=True))
+        return dict(zip((i.name for i in inputs), tensors, strict=True))
 
 
 def answer(program: Program, request: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Let a program answer arrays with arrays."""
     with torch.inference_mode():
         response = program({name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in request.items()})
-    return {name: tensor.numpy() for name, tensor in response.items()}
+    # Of inference mode: an answer that is a view of a parameter still asks for gradients.
+    return {name: tensor.detach().numpy() for name, tensor in response.items()}
 
 
 def read_encoded(path: Path, encoder: Encoder | SequenceEncoder) -> ClickData | SequenceData:

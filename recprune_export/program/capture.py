@@ -31,6 +31,7 @@ from recprune_export.program.interface import (
 )
 from recprune_export.program.precomputed import precompute_tables
 from recprune_export.program.program import Program, batch_symbol
+from recprune_export.program.renormed_tables import renorm_tables
 from recprune_export.program.written_out import write_out
 
 ROWS_OF_THEIR_OWN = 3
@@ -60,10 +61,14 @@ def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] 
 
 def program_from_exported(exported: torch.export.ExportedProgram, module: nn.Module | None = None) -> Program:
     """Turn an `ExportedProgram` into a `Program`; `module`, where known, gives names to positional inputs."""
-    if has_unsafe_mutation(exported.module(check_guards=False)):
-        exported = exported.run_decompositions({})
     graph_module = exported.module(check_guards=False)
     assert isinstance(graph_module, fx.GraphModule)
+    renorm_tables(graph_module)
+    if has_unsafe_mutation(graph_module):
+        exported = exported.run_decompositions({})
+        graph_module = exported.module(check_guards=False)
+        assert isinstance(graph_module, fx.GraphModule)
+        renorm_tables(graph_module)
     if exported.call_spec.in_spec is None or exported.call_spec.out_spec is None:
         raise CaptureError(
             "The program says nothing about the structure of its inputs; export it again with torch.export."

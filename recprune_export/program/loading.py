@@ -134,17 +134,24 @@ def _unlogged() -> Iterator[None]:
 
 
 def check_finite(module: nn.Module, source: Path | str) -> None:
-    """Raise `ModelFileError` that names the first tensor of `module` which holds NaN or infinity, and where."""
+    """Raise `ModelFileError` that names the first tensor of `module` which holds NaN or infinity, and where.
+
+    A buffer may hold minus infinity: masks of attention do.
+    """
     from recprune_export.training.checkpoint import check_stored
 
     state = module.state_dict(keep_vars=True)
     check_stored(state, source)
+    weights = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     for name, tensor in state.items():
         if not (isinstance(tensor, Tensor) and tensor.is_floating_point()):
             continue
         flat = tensor.detach().reshape(-1)
         for start in range(0, len(flat), _CHUNK):
-            bad = ~torch.isfinite(flat[start : start + _CHUNK])
+            chunk = flat[start : start + _CHUNK]
+            bad = ~torch.isfinite(chunk)
+            if name not in weights:
+                bad &= ~torch.isneginf(chunk)
             if bad.any():
                 index = np.unravel_index(start + int(bad.nonzero()[0]), tuple(tensor.shape))
                 position = ", ".join(str(int(i)) for i in index)

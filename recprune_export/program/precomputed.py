@@ -2,9 +2,11 @@
 
 Graph recommenders propagate all embeddings over the graph before they look up the few that a request asks for (LightGCN:
 He et al. 2020, section 3.1); others normalise or project a whole table first. For serving the result is the table.
+So is the weight of a layer that training states in other terms: weight norm, spectral norm, orthogonal matrices.
 """
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,20 +27,31 @@ _TAKING_ROWS = frozenset(
         aten.index_select.default,
     }
 )
+# Weight norm (Salimans and Kingma 2016), spectral norm (Miyato et al. 2018), and orthogonal matrices.
+_RESTATING = frozenset(
+    {
+        aten._weight_norm.default,
+        aten.dot.default,
+        aten.vdot.default,
+        aten.linalg_householder_product.default,
+        aten.linalg_matrix_exp.default,
+        aten.matrix_exp.default,
+    }
+)
 
 
 def precompute_tables(module: fx.GraphModule) -> bool:
     """Replace what is computed from parameters alone by a parameter that holds it, in place; tell whether there was any.
 
-    That is done where rows of the result are looked up by the request, and where a sparse matrix takes part, which ONNX
-    cannot hold. Anything else that is computed from parameters stays a computation, so that its parts can be pruned.
+    That is done where rows of the result are looked up by the request, where a sparse matrix takes part, which ONNX
+    cannot hold, and where a weight was stated in other terms for the sake of training. Anything else that is computed from parameters stays a computation, so that its parts can be pruned.
     """
     steady = _independent_of_the_request(module)
     wanted = []
     for node in filter(_is_computed, steady):
         readers = _readers(node, steady)
         looked_up = any(user.target in _TAKING_ROWS and arguments(user)[0] is source for source, user in readers)
-        if looked_up or (readers and _has_sparse_part(node)):
+        if looked_up or (readers and (_has_part(node, _is_sparse) or _has_part(node, _restates))):
             wanted.append(node)
     for node in wanted:
         _replace(module, node)
@@ -77,11 +90,11 @@ def _readers(node: fx.Node, steady: dict[fx.Node, None]) -> list[tuple[fx.Node, 
     return found
 
 
-def _has_sparse_part(node: fx.Node) -> bool:
+def _has_part(node: fx.Node, wanted: Callable[[fx.Node], bool]) -> bool:
     pending, seen = [node], {node}
     while pending:
         source = pending.pop()
-        if _is_sparse(source):
+        if wanted(source):
             return True
         new = [n for n in source.all_input_nodes if n not in seen]
         seen.update(new)
@@ -92,6 +105,10 @@ def _has_sparse_part(node: fx.Node) -> bool:
 def _is_sparse(node: fx.Node) -> bool:
     value = node.meta.get("val")
     return isinstance(value, Tensor) and value.layout != torch.strided
+
+
+def _restates(node: fx.Node) -> bool:
+    return node.target in _RESTATING
 
 
 def _replace(module: fx.GraphModule, node: fx.Node) -> None:

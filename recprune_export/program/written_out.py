@@ -18,6 +18,7 @@ aten = torch.ops.aten
 
 WriteOut = Callable[[fx.Graph, fx.Node], fx.Node | None]  # None where it has to stay as it is
 _WRITTEN_OUT: dict[Any, WriteOut] = {}
+MOST_DISTANCES_ONE_BY_ONE = 25  # vectors on each side, in PyTorch as well
 
 
 def write_out(module: fx.GraphModule) -> bool:
@@ -158,3 +159,29 @@ def distance(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     return graph.call_function(
         aten.sqrt.default, (graph.call_function(aten.sum.dim_IntList, (squares, [-1], keepdim)),)
     )
+
+
+@_writes_out(aten.cdist.default)
+def distances(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    """`cdist(x: B×P×D, y: B×R×D)` is ‖x - y‖ of all pairs; of many, as PyTorch does it, √(‖x‖² + ‖y‖² - 2 x·y).
+
+    ONNX has no operator for it.
+    """
+    left, right, order, mode = (argument(node, name) for name in ("x1", "x2", "p", "compute_mode"))
+    if order != 2:
+        return None
+    counts = (_value(left).shape[-2], _value(right).shape[-2])
+    few = mode == 2 or (mode != 1 and all(isinstance(n, int) and n <= MOST_DISTANCES_ONE_BY_ONE for n in counts))
+    if few:
+        one, other = (graph.call_function(aten.unsqueeze.default, (x, axis)) for x, axis in ((left, -2), (right, -3)))
+        difference = graph.call_function(aten.sub.Tensor, (one, other))
+        return graph.call_function(aten.linalg_vector_norm.default, (difference, 2, [-1]))
+    lengths = []
+    for x, axis in ((left, -1), (right, -2)):
+        squares = graph.call_function(aten.square.default, (x,))
+        sums = graph.call_function(aten.sum.dim_IntList, (squares, [-1]))
+        lengths.append(graph.call_function(aten.unsqueeze.default, (sums, axis)))
+    turned = graph.call_function(aten.transpose.int, (right, -1, -2))
+    twice = graph.call_function(aten.mul.Scalar, (graph.call_function(aten.matmul.default, (left, turned)), 2))
+    both = graph.call_function(aten.sub.Tensor, (graph.call_function(aten.add.Tensor, tuple(lengths)), twice))
+    return graph.call_function(aten.sqrt.default, (graph.call_function(aten.clamp_min.default, (both, 1e-30)),))

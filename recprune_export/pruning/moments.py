@@ -133,7 +133,8 @@ class _Watch(fx.Interpreter):
         sums.total += held.sum(0)
         sums.places += len(held)
         if gradient is not None:
-            slopes = _samples(gradient, axis, positions)
+            # At some places there is no slope, as of √x at 0: they tell nothing.
+            slopes = _samples(gradient, axis, positions).nan_to_num(0.0, 0.0, 0.0)
             sums.gradients += slopes.T @ slopes
 
 

@@ -70,7 +70,8 @@ def _divide(batches: Sequence[Batch]) -> tuple[Sequence[Batch], Sequence[Batch]]
 
 
 def _layers(program: Program) -> list[_Layer]:
-    """Linear layers with a weight of their own that is read nowhere else, in the order of the graph."""
+    """Linear layers with a weight of their own that is read nowhere else, and no constant, in the order of the graph."""
+    trained = program.parameters().keys()
     calls: dict[str, list[fx.Node]] = {}
     for node in program.module.graph.nodes:
         weight = argument(node, "weight") if node.target is aten.linear.default else None
@@ -82,6 +83,8 @@ def _layers(program: Program) -> list[_Layer]:
         read_by_others = set(weight.users) - set(nodes)
         if not read_by_others and (bias is None or (bias.op == "get_attr" and set(bias.users) <= set(nodes))):
             target = None if bias is None else str(bias.target)
+            if name not in trained or (target is not None and target not in trained):
+                continue
             layers.append(_Layer(name, target, tuple(node.name for node in nodes)))
     return layers
 

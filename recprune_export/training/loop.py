@@ -75,6 +75,7 @@ def fit(
     Raises `ModelError` where the loss is no longer finite.
     """
     history: list[Epoch] = []
+    parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
     best, best_state = -1, copy.deepcopy(module.state_dict())
     with bar(description, epochs * steps_per_epoch) as advance:
         for epoch in range(epochs):
@@ -84,6 +85,8 @@ def fit(
                 for optimizer in optimizers:
                     optimizer.zero_grad(set_to_none=True)
                 value.backward()
+                for parameter in parameters:
+                    drop_not_finite(parameter.grad)
                 for optimizer in optimizers:
                     optimizer.step()
                 after_step()
@@ -101,3 +104,9 @@ def fit(
             advance(f"{description}, epoch {epoch + 1}: {history[-1].metric:.4f}")
     module.load_state_dict(best_state)
     return FitResult(tuple(history), best)
+
+
+def drop_not_finite(gradient: Tensor | None) -> None:
+    """Set to zero, in place, what is no number in a gradient: √x at 0 has no slope, and one such row would spoil a table."""
+    if gradient is not None:
+        (gradient._values() if gradient.is_sparse else gradient).nan_to_num_(0.0, 0.0, 0.0)

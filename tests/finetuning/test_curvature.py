@@ -100,3 +100,42 @@ def test_curvature_has_the_precision_of_the_weights() -> None:
     model = capture(Sum(50).double(), (torch.tensor([0, 1, 2]),))
     found = weight_curvature(model, frozenset({"table.weight"}), batches(torch.arange(50)), probe)
     assert {values.dtype for values in found.values()} == {torch.float64}
+
+
+class FieldAware(nn.Module):
+    """Tables that are parameters: a number for each id, and a vector for each id and field."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias, self.vectors = nn.Parameter(torch.randn(50)), nn.Parameter(torch.randn(50, 2, 4))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        first, second = self.vectors[ids].unbind(1)
+        return (first * second).sum(-1) + self.bias[ids]
+
+
+def test_tables_of_numbers_and_of_several_vectors() -> None:
+    torch.manual_seed(0)
+    model = capture(FieldAware(), (torch.tensor([0, 1, 2]),))
+    tables = frozenset({"bias", "vectors"})
+    ids = torch.cat([torch.zeros(900, dtype=torch.int64), torch.ones(100, dtype=torch.int64)])
+    found = weight_curvature(model, tables, [({"ids": i[None]}, {}) for i in ids], probe)
+    assert {name: tuple(h.shape) for name, h in found.items()} == {"bias": (50,), "vectors": (50, 2, 4)}
+    for h in found.values():
+        often, seldom, never = (float(h[row].sum()) for row in (0, 1, 2))
+        assert often > seldom > never > 0.0
+    masks = zero_masks(model, tables, ZeroTarget(tables=100, rest=0), found)
+    assert sum(int(mask.sum()) for mask in masks.values()) == 100
+
+
+def test_what_has_no_slope_does_not_spoil_the_rest() -> None:
+    class Spread(Sum):
+        def forward(self, ids: Tensor) -> Tensor:
+            """The root of what is zero for id 0."""
+            return super().forward(ids) + (self.table(ids)[:, 0] * (ids > 0)).square().sqrt()
+
+    torch.manual_seed(0)
+    model = capture(Spread(50), (torch.tensor([0, 1, 2]),))
+    found = weight_curvature(model, frozenset({"table.weight"}), batches(torch.arange(50)), probe)
+    assert all(h.isfinite().all() for h in found.values())
+    assert float(found["layer.weight"].min()) > 0.0

@@ -12,7 +12,7 @@ from recprune_export.finetuning import objective
 from recprune_export.finetuning.finetune import Schedule, finetune, learning_rate_share
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.task import LabelledRows, Recipe, SampledRequests, _cut
-from recprune_export.finetuning.zeros import ZeroTarget
+from recprune_export.finetuning.zeros import ZeroTarget, parameter_counts
 from recprune_export.program.capture import capture
 from recprune_export.program.program import Program
 
@@ -141,3 +141,25 @@ def test_the_learning_rate_rises_then_falls_to_zero(warm_up: float) -> None:
     assert all(a < b for a, b in itertools.pairwise(shares[: top + 1]))
     assert all(a >= b for a, b in itertools.pairwise(shares[top:]))
     assert shares[-1] == 0.0 < shares[0]
+
+
+def test_a_table_in_half_precision_stays_while_the_rest_is_tuned() -> None:
+    class Coarse(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.head = torch.nn.Embedding(30, 4).half(), torch.nn.Linear(4, 1)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return self.head(self.table(ids).float())  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    teacher = capture(Coarse(), (torch.tensor([1, 2, 3]),))
+    student = teacher.with_own_parameters()
+    with torch.no_grad():
+        student.parameters()["head.weight"].mul_(0.5)
+    task = SampledRequests(teacher, make_objective(teacher, ()), Recipe(1, 1e-2, 32))
+    before = task.validate(student)
+    target = ZeroTarget(*parameter_counts(student, frozenset({"table.weight"})))
+    finetune(student, teacher, task, frozenset({"table.weight"}), target, Schedule(1, 1e-2, gradual=True, seed=0))
+    assert task.validate(student) > before
+    assert torch.equal(student.parameters()["table.weight"], teacher.parameters()["table.weight"])

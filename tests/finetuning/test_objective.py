@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recprune_export.data.sequences import NEXT_ITEM
-from recprune_export.errors import UsageError
+from recprune_export.errors import ModelError, UsageError
 from recprune_export.finetuning.objective import Objective, make_objective
 from recprune_export.finetuning.task import _probability
 from recprune_export.program.capture import capture
@@ -114,3 +114,55 @@ def test_two_logits_are_one_probability() -> None:
     assert _probability(logits.numpy(), "classes") == pytest.approx(expected, abs=1e-6)
     loss = Objective({"y": "classes"}, {"y": "clicked"}).supervised({"y": logits}, {"clicked": torch.ones(5)})
     assert float(loss) == pytest.approx(float(-logits.log_softmax(1)[:, 1].mean()))
+
+
+class Masked(nn.Module):
+    """Scores of all items, those of the history masked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.items = nn.Embedding(ITEMS, DIM)
+
+    def forward(self, history: Tensor) -> Tensor:
+        scores = self.items(history).mean(1) @ self.items.weight.T
+        return scores.scatter(1, history, float("-inf"))
+
+
+def test_masked_items_have_no_say() -> None:
+    torch.manual_seed(0)
+    program = capture(Masked(), (torch.tensor([[1, 2], [3, 4], [5, 6]]),))
+    objective = make_objective(program, ())
+    answer = program({"history": torch.tensor([[1, 2], [7, 8]])})
+    assert answer["output"].isinf().any()
+    weight = program.parameters()["items.weight"]
+    for value in (
+        objective.probe(answer, torch.Generator().manual_seed(0)),
+        objective.distillation(answer, {"output": answer["output"].detach() * 1.1}),
+    ):
+        (gradient,) = torch.autograd.grad(value, [weight], retain_graph=True)
+        assert value.isfinite()
+        assert gradient.isfinite().all()
+        assert gradient.abs().sum() > 0.0
+
+
+@pytest.mark.parametrize("meaning", ["ranking", "scores", "value", "classes"])
+def test_distances_of_infinite_answers_are_finite(meaning: str) -> None:
+    objective = Objective({"y": meaning}, {})  # type: ignore[dict-item]
+    teacher = torch.tensor([[1.0, float("-inf"), 2.0], [0.0, 1.0, float("-inf")]])
+    student = (teacher + torch.tensor([0.5, 0.5, -0.5])).requires_grad_()
+    distance = objective.distillation({"y": student}, {"y": teacher})
+    (gradient,) = torch.autograd.grad(distance, [student])
+    assert distance.isfinite()
+    assert gradient.isfinite().all()
+    same = objective.distillation({"y": teacher}, {"y": teacher})
+    assert float(distance) > float(same)
+
+
+def test_a_model_of_ids_alone_is_refused() -> None:
+    class Best(Masked):
+        def forward(self, history: Tensor) -> Tensor:
+            return super().forward(history).topk(3).indices
+
+    program = capture(Best(), (torch.tensor([[1, 2], [3, 4], [5, 6]]),))
+    with pytest.raises(ModelError, match=r"'output' \(int64\).*let it return its scores"):
+        make_objective(program, ())

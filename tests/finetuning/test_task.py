@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -82,3 +83,17 @@ def test_long_histories_of_many_items_are_asked_at_some_places(
         assert len(places) == len(places.unique()) == len(wanted)
         following = torch.nn.functional.pad(request[HISTORY][:, 1:], (0, 1)).flatten()
         assert torch.equal(following[places], wanted)
+
+
+def test_an_answer_that_is_a_parameter_is_an_array() -> None:
+    class Scale(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return x * self.scale, self.scale.expand(x.shape[0])
+
+    program = capture(Scale(), (torch.ones(3, 2),))
+    found = task_module.answer(program, {"x": np.ones((4, 2), dtype=np.float32)})
+    assert [values.shape for values in found.values()] == [(4, 2), (4,)]

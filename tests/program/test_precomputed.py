@@ -63,3 +63,28 @@ def test_what_is_not_looked_up_stays_a_computation() -> None:
     program, analysis = check_any_plan(Gated(), torch.tensor([1, 2]))
     assert set(program.parameters()) == {"table.weight", "gate", "last.weight", "last.bias"}
     assert {("table.weight", 1), ("gate", 0)} <= prunable(analysis)
+
+
+class Restated(nn.Module):
+    """Layers whose weights training states in other terms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(9, 6), nn.Linear(8, 1)
+        self.first = nn.utils.parametrizations.weight_norm(nn.Linear(6, 8))
+        self.second = nn.utils.parametrizations.spectral_norm(nn.Linear(8, 8))
+        self.third = nn.utils.parametrizations.orthogonal(nn.Linear(8, 8))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.table(ids)
+        for layer in (self.first, self.second, self.third):
+            x = torch.relu(layer(x))
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+def test_a_weight_that_is_stated_in_other_terms_is_a_weight_in_serving() -> None:
+    torch.manual_seed(0)
+    program, analysis = check_any_plan(Restated(), torch.tensor([0, 4, 2]))
+    weights = {name: p for name, p in program.parameters().items() if p.ndim == 2}
+    assert sorted(tuple(p.shape) for p in weights.values()) == [(1, 8), (8, 6), (8, 8), (8, 8), (9, 6)]
+    assert {(name, 1) for name in weights} <= prunable(analysis)

@@ -132,3 +132,24 @@ def test_a_batch_norm_beside_an_axis_that_is_cut_is_no_worse() -> None:
     _, _, results = refitted(program, random_plan(analysis, seed=1), analysis)
     assert "norm.running_mean" in {result.layer for result in results}
     assert all(result.after <= result.before for result in results)
+
+
+class Projected(nn.Module):
+    """Between its layers stands a matrix that is a constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(5, 1)
+        self.register_buffer("matrix", torch.randn(5, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(nn.functional.linear(torch.relu(self.first(x)), self.matrix)))  # type: ignore[no-any-return]
+
+
+def test_a_layer_whose_weight_is_a_constant_stays() -> None:
+    program = capture(no_zeros(Projected()), (torch.randn(3, 6),))
+    analysis = analyse(program)
+    _, student, results = refitted(program, random_plan(analysis, seed=1), analysis)
+    assert {result.layer for result in results} <= {"first.weight", "last.weight"}
+    kept, constant = (set(p.module.matrix.flatten().tolist()) for p in (student, program))  # type: ignore[union-attr, operator]
+    assert kept < constant

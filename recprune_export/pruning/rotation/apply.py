@@ -8,6 +8,7 @@ from torch import Tensor
 from recprune_export.channels.analysis import Analysis
 from recprune_export.channels.groups import slice_positions
 from recprune_export.errors import PruningError
+from recprune_export.program.canonical import tensor_at
 from recprune_export.program.program import Program, example_tensors
 from recprune_export.pruning.masking import DoublePrecision
 from recprune_export.pruning.rotation.legality import Rotatable
@@ -27,14 +28,13 @@ def apply_transforms(
     if not transforms:
         return program
     transformed = program.with_own_parameters()
-    parameters = transformed.parameters()
     with torch.no_grad():
         for name, transform in transforms.items():
             if name not in rotatable:
                 raise PruningError(f"The plan transforms the channels of '{name}', which this model does not allow.")
             group = analysis.group(name)
             for (tensor, axis), side in rotatable[name].sides.items():
-                _multiply(parameters[tensor], axis, slice_positions(group, tensor, axis), transform.on(side))
+                _multiply(tensor_at(transformed.module, tensor), axis, slice_positions(group, tensor, axis), transform.on(side))
     _check_the_same(program, transformed)
     return transformed
 

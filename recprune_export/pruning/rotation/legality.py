@@ -34,6 +34,7 @@ aten = torch.ops.aten
 Form = str  # "vector", "quadratic", "uniform"
 Rule = Callable[["Tracing", fx.Node], None]
 _RULES: dict[Any, Rule] = {}
+_FINE = (torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -229,6 +230,9 @@ class Tracing:
             missing = [tensor for tensor, _ in group.axes() if tensor not in nodes]
             if number not in self.ruled_out and (missing or group.width < 2):
                 self.ruled_out[number] = "there is one channel only" if not missing else f"{missing[0]} is not read"
+            coarse = [t for t in nodes if t in dict(group.axes()) and nodes[t].meta["val"].dtype not in _FINE]
+            if coarse:
+                self.ruled_out.setdefault(number, f"{coarse[0]} is stored in too few bits to be rotated")
             if number in self.ruled_out:
                 continue
             found = self._rotatable(number, group, nodes)
@@ -248,13 +252,22 @@ class Tracing:
         axes = [(tensor, axis) for tensor, axis in group.axes() if nodes[tensor] not in alike]
         first = (nodes[axes[0][0]], number)
         sides = {(tensor, axis): self.sides.between(first, (nodes[tensor], number)) for tensor, axis in axes}
+        own_sources = [(node, axis) for node, own, axis in self._sources if own == number]
         sources = tuple(
             (node.name, axis, self.sides.between(first, (node, number)) or 1)
-            for node, own, axis in self._sources
-            if own == number
+            for node, axis in own_sources or self._first_values(number)
         )
         orthogonal = self.sides.contradicts(first) or None in sides.values() or len(axes) != len(dict(axes))
         return Rotatable(group.name, bool(orthogonal), {key: side or 1 for key, side in sides.items()}, sources)
+
+    def _first_values(self, number: int) -> list[tuple[fx.Node, int]]:
+        """Where a group is read from its weights by other means than layers and lookups: what was made of them first."""
+        return [
+            (node, self.axes(node)[number])
+            for node, own in self._forms
+            if own == number and node.op == "call_function"
+            if not any(source.op == "call_function" and self.carries(source, number) for source in _tensors(node))
+        ]
 
 
 def _tensors(node: fx.Node) -> list[fx.Node]:
@@ -271,7 +284,9 @@ def _pass_on(tracing: Tracing, node: fx.Node) -> None:
     """What moves values, or scales them all alike."""
     for group in tracing.axes(node):
         carriers = [source for source in _tensors(node) if tracing.carries(source, group)]
-        if carriers:
+        if len(carriers) == 1 and carriers[0].op == "get_attr" and node.target in _BY_INDEX:
+            tracing.start(node, group, carriers[0])  # rows of a table that is no `nn.Embedding`
+        elif carriers:
             tracing.follow(node, group, carriers)
         elif _is_zero(node):
             tracing.put(node, group, "vector")
@@ -284,6 +299,7 @@ def _is_zero(node: fx.Node) -> bool:
     return node.target in _ZEROS
 
 
+_BY_INDEX = frozenset({aten.index.Tensor, aten.index_select.default})
 _ZEROS = frozenset({aten.zeros.default, aten.new_zeros.default, aten.zeros_like.default})
 _SCALING = (
     aten._to_copy.default,

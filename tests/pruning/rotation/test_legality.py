@@ -162,3 +162,64 @@ def test_no_matrix_is_put_where_an_axis_holds_the_channels_of_others_too() -> No
     loose = loosen(program, find_loosening(program, analysis))
     request = torch.randint(200, (5, 4))
     torch.testing.assert_close(loose.module(request)[0], program.module(request)[0])
+
+
+class ByIndex(nn.Module):
+    """Tables that are a parameter and a buffer, of which rows are taken by an index."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.linear = nn.Parameter(torch.randn(20, 6)), nn.Linear(12, 3)
+        self.register_buffer("images", torch.randn(20, 6))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.linear(torch.cat([self.table[ids], self.images[ids]], 1))  # type: ignore[no-any-return]
+
+
+def test_rows_that_an_index_takes_rotate() -> None:
+    program = capture(no_zeros(ByIndex()), (torch.tensor([1, 2, 3]),))
+    analysis = analyse(program)
+    legal = find_rotatable(program, analysis).rotatable
+    assert {"table", "images"} <= {tensor for r in legal.values() for tensor, _ in r.sides}
+    assert all(r.sources for r in legal.values())
+    transforms = {n: random_transform(6, r.orthogonal) for n, r in legal.items()}
+    after = apply_transforms(program, analysis, legal, transforms)  # which compares the answers
+    assert not torch.equal(after.module.images, program.module.images)  # type: ignore[arg-type]
+
+
+class Coarse(nn.Module):
+    """A table in half precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.linear = nn.Embedding(20, 6), nn.Linear(6, 3)
+        self.table.half()
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.linear(self.table(ids).float())  # type: ignore[no-any-return]
+
+
+def test_what_is_stored_in_few_bits_does_not_rotate() -> None:
+    program = capture(no_zeros(Coarse()), (torch.tensor([1, 2, 3]),))
+    analysis = analyse(program)
+    found = find_rotatable(program, analysis)
+    assert not found.rotatable
+    assert "too few bits" in found.reasons[analysis.groups[0].name]
+
+
+class Learned(nn.Module):
+    """A learned query that no layer reads and no id looks up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.table = nn.Parameter(torch.randn(4, 6)), nn.Embedding(20, 6)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.table(ids) @ self.query.t()  # type: ignore[no-any-return]
+
+
+def test_every_group_that_rotates_has_a_place_where_it_is_looked_at() -> None:
+    program = capture(no_zeros(Learned()), (torch.tensor([1, 2, 3]),))
+    legal = find_rotatable(program, analyse(program)).rotatable
+    assert legal
+    assert all(r.sources for r in legal.values())

@@ -1,0 +1,46 @@
+"""Tables with a largest norm of their rows (`nn.Embedding(..., max_norm=1.0)`), whose lookups change the table itself.
+
+PyTorch scales the rows that a request looks up, in place, to the norm that they may have at most. Once scaled a row
+stays as it is, so for serving all rows are scaled once, and a lookup is a lookup.
+"""
+
+import torch
+from torch import Tensor, fx, nn
+
+from recprune_export.program.canonical import tensor_at
+from recprune_export.program.nodes import arguments
+
+aten = torch.ops.aten
+
+_RENORMING = frozenset({aten.embedding_renorm_.default, aten.embedding_renorm.default})
+_TINY = 1e-7  # PyTorch adds it to the norm
+
+
+def renorm_tables(module: fx.GraphModule) -> None:
+    """Scale the rows of such tables of `module`, whose parameters may be those of a user's model and are left alone."""
+    for node in list(module.graph.nodes):
+        if node.target not in _RENORMING:
+            continue
+        table, _, most, order = arguments(node)
+        while table.target is aten.detach.default:
+            (table,) = arguments(table)
+        if table.op != "get_attr":
+            continue
+        _replace(module, tensor_at(module, str(table.target)), float(most), float(order))
+        for user in list(node.users):
+            if user.target is aten.copy_.default and arguments(user)[0] is table:
+                module.graph.erase_node(user)
+        node.replace_all_uses_with(table)
+        module.graph.erase_node(node)
+
+
+def _replace(module: fx.GraphModule, table: Tensor, most: float, order: float) -> None:
+    """Under every name that the table has."""
+    with torch.no_grad():
+        norms = torch.linalg.vector_norm(table, order, dim=1, keepdim=True)
+        scaled = torch.where(norms > most, table * (most / (norms + _TINY)), table)
+    new = nn.Parameter(scaled, requires_grad=table.requires_grad) if isinstance(table, nn.Parameter) else scaled
+    for name, _ in [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]:
+        if tensor_at(module, name) is table:
+            owner, _, own = name.rpartition(".")
+            setattr(module.get_submodule(owner), own, new)
