@@ -113,5 +113,5 @@ def test_a_mask_of_minus_infinity_is_no_fault() -> None:
     module.register_buffer("mask", torch.full((3, 3), float("-inf")).triu(1))
     assert jobs.load(module, EXAMPLE, {}).program.parameters()
     module.register_buffer("scale", torch.full((3,), float("nan")))
-    with pytest.raises(ModelFileError, match="'scale' .* holds nan"):
+    with pytest.raises(ModelFileError, match=r"'scale' .* holds nan"):
         jobs.load(module, EXAMPLE, {})

@@ -28,14 +28,16 @@ class _Watch(fx.Interpreter):
 
     def __init__(self, program: Program, tensors: Sequence[Tensor]) -> None:
         super().__init__(program.module)
-        rows = next((len(t) for i, t in zip(program.signature.inputs, tensors, strict=True) if i.shape[:1] == (BATCH,)), 0)
+        rows = next(
+            (len(t) for i, t in zip(program.signature.inputs, tensors, strict=True) if i.shape[:1] == (BATCH,)), 0
+        )
         self.bad = torch.zeros(rows, dtype=torch.bool)
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
-        if n.op == "call_function" and n.target not in MOVEMENTS and isinstance(value, Tensor) and _by_row(n):
-            if value.is_floating_point() and len(value) == len(self.bad):
-                self.bad |= value.isnan().reshape(len(value), -1).any(dim=1)
+        numbers = n.target not in MOVEMENTS and isinstance(value, Tensor) and value.is_floating_point()
+        if n.op == "call_function" and numbers and _by_row(n) and len(value) == len(self.bad):
+            self.bad |= value.isnan().reshape(len(value), -1).any(dim=1)
         return value
 
 

@@ -30,7 +30,9 @@ def weight_curvature(
     """
     program.set_training(False)
     parameters = program.parameters()
-    factors = {name: (p.new_zeros(len(p)), p.new_zeros(p.shape[1:])) for name, p in parameters.items() if name in tables}
+    factors = {
+        name: (p.new_zeros(len(p)), p.new_zeros(p.shape[1:])) for name, p in parameters.items() if name in tables
+    }
     whole = {name: torch.zeros_like(p) for name, p in parameters.items() if name not in tables}
     generator = torch.Generator().manual_seed(seed)
     with _unfrozen(parameters.values()), sparse_gradients(program, frozenset(tables & find_lookups(program).keys())):

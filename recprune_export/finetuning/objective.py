@@ -25,6 +25,7 @@ _MOVING = frozenset(
     {aten.squeeze.dim, aten.squeeze.default, aten.view.default, aten.reshape.default, aten.flatten.using_ints}
 )
 _SCALING = frozenset({aten.mul.Tensor, aten.div.Tensor, aten.add.Tensor, aten.sub.Tensor})
+_LOOKUPS = frozenset({aten.embedding.default, aten.index.Tensor, aten.index_select.default})
 _PRODUCTS = frozenset({aten.linear.default, aten.matmul.default, aten.mm.default})
 
 
@@ -128,7 +129,7 @@ def _per_row(output: Output) -> int:
 
 def _numbers_of_candidates(program: Program) -> frozenset[int]:
     """Return the numbers of rows of the tables, and of the ids that the inputs hold for each row of a request."""
-    tables = (node.args[0] for node in program.module.graph.nodes if node.target is aten.embedding.default)
+    tables = (node.args[0] for node in program.module.graph.nodes if node.target in _LOOKUPS)
     rows = (len(tensor_at(program.module, str(table.target))) for table in tables if table.op == "get_attr")
     ids = (i.shape[-1] for i in program.signature.inputs if i.ids and len(i.shape) > 1)
     return frozenset(size for size in (*rows, *ids) if isinstance(size, int) and size > 1)

@@ -44,7 +44,8 @@ def precompute_tables(module: fx.GraphModule) -> bool:
     """Replace what is computed from parameters alone by a parameter that holds it, in place; tell whether there was any.
 
     That is done where rows of the result are looked up by the request, where a sparse matrix takes part, which ONNX
-    cannot hold, and where a weight was stated in other terms for the sake of training. Anything else that is computed from parameters stays a computation, so that its parts can be pruned.
+    cannot hold, and where a weight was stated in other terms for the sake of training.
+    Anything else that is computed from parameters stays a computation, so that its parts can be pruned.
     """
     steady = _independent_of_the_request(module)
     wanted = []

@@ -65,3 +65,45 @@ def test_what_the_reference_itself_cannot_answer_has_to_be_the_same() -> None:
     assert (buy.not_finite, buy.max_absolute) == (len(REQUESTS), 0.0)
     assert not check_parity(broken, reference, REQUESTS).passed
     assert not check_parity(changed(last_is(np.inf)), broken, REQUESTS).passed
+
+
+def ranked(swapped: tuple[int, int] | None, gap: float) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]:
+    """Five ids of each row with their scores; the second and the third are `gap` apart."""
+    scores = np.array([3.0, 2.0, 2.0 - gap, 1.0, 0.5], dtype=np.float32)
+
+    def answer(request: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        rows = len(request["x"])
+        items = np.tile(np.array([9, 4, 6, 1, 3]), (rows, 1))
+        if swapped is not None:
+            items[:, swapped] = items[:, swapped[::-1]]
+        return {"items": items, "scores": np.tile(scores, (rows, 1))}
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("swapped", "gap", "passes"), [((1, 2), 1e-6, True), ((1, 2), 0.1, False), ((0, 1), 1e-6, False)]
+)
+def test_ids_of_equal_scores_may_change_places(swapped: tuple[int, int], gap: float, passes: bool) -> None:
+    assert check_parity(ranked(None, gap), ranked(swapped, gap), REQUESTS).passed is passes
+
+
+def test_ids_of_scores_that_are_nan_say_nothing() -> None:
+    def answer(seed: int) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]:
+        def ids(request: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            shape = (len(request["x"]), 3)
+            return {"items": np.random.default_rng(seed).integers(50, size=shape), "scores": np.full(shape, np.nan)}
+
+        return ids
+
+    assert check_parity(answer(0), answer(1), REQUESTS).passed
+
+
+def test_ids_without_an_order_of_scores_have_to_be_the_same() -> None:
+    def answer(first: int) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]:
+        return lambda request: {
+            "best": np.array([first, *[2] * (len(request["x"]) - 1)]),
+            "other": np.zeros(len(request["x"]), dtype=np.float32),
+        }
+
+    assert not check_parity(answer(0), answer(1), REQUESTS).passed

@@ -34,7 +34,12 @@ def apply_transforms(
                 raise PruningError(f"The plan transforms the channels of '{name}', which this model does not allow.")
             group = analysis.group(name)
             for (tensor, axis), side in rotatable[name].sides.items():
-                _multiply(tensor_at(transformed.module, tensor), axis, slice_positions(group, tensor, axis), transform.on(side))
+                _multiply(
+                    tensor_at(transformed.module, tensor),
+                    axis,
+                    slice_positions(group, tensor, axis),
+                    transform.on(side),
+                )
     _check_the_same(program, transformed)
     return transformed
 

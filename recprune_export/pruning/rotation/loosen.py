@@ -88,9 +88,7 @@ def find_cuts(program: Program, analysis: Analysis) -> tuple[Cut, ...]:
     for number, group in enumerate(analysis.groups):
         if group.kind != "embedding" or group.name in legal:
             continue
-        rows = sum(
-            len(tensor_at(program.module, t)) for t, axis in group.axes() if t in analysis.tables and axis == 1
-        )
+        rows = sum(len(tensor_at(program.module, t)) for t, axis in group.axes() if t in analysis.tables and axis == 1)
         for tracing in (wide, tight):
             found = tracing.cuts(number, group.width)
             small = 0 < len(found) <= MOST_MATRICES and rows >= WORTH * group.width * len(found)
