@@ -243,12 +243,13 @@ def _compare(
             f"Output '{name}' is {answer.dtype}{list(answer.shape)}, the golden one is {golden.dtype}{list(golden.shape)}."
         )
     absolute, relative = manifest.tolerances["absolute"], manifest.tolerances["relative"]
-    answer = without_ties(response, name, answer, Tolerances(absolute, relative))
+    tolerances = Tolerances(absolute, relative)
+    answer = without_ties(response, name, answer, tolerances)
     with np.errstate(invalid="ignore"):  # a difference of infinities
         difference = np.abs(answer.astype(np.float64) - golden.astype(np.float64))
     size = np.abs(golden.astype(np.float64))
     worst = GoldenOutput(name, _worst(difference), _worst(difference / np.maximum(size, np.finfo(np.float32).tiny)))
-    same = (difference <= absolute + relative * size) | (answer == golden) | (np.isnan(answer) & np.isnan(golden))
+    same = (difference <= tolerances.allowed(golden)) | (answer == golden) | (np.isnan(answer) & np.isnan(golden))
     if not bool(np.all(same)):
         raise ValidationFailed(
             f"Output '{name}' differs from the golden one by {worst.max_absolute:.3g} "

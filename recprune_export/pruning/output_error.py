@@ -54,7 +54,7 @@ def gather_evidence(
 
 def _points(name: str, rotatable: Mapping[str, Rotatable], readings: Mapping[str, Reading]) -> Sequence[Point]:
     group = rotatable.get(name)
-    if group is None:
+    if group is None or not group.sources:
         return readings[name].points
     return [Point(node, axis, 1 if group.orthogonal else side) for node, axis, side in group.sources]
 

@@ -109,12 +109,17 @@ def _refit_layer(
     bias = parameters[layer.bias] if layer.bias is not None else None
     if len(kept) != weight.shape[0]:
         return None
-    gram, cross, rows = _normal_equations(dense, pruned, before, layer, kept, fitting, bias is not None)
+    equations = _normal_equations(dense, pruned, before, layer, kept, fitting, bias is not None)
+    if equations is None:
+        return None
+    gram, cross, _ = equations
     now = torch.cat([weight.detach().double(), bias.detach().double()[:, None]], 1) if bias is not None else None
     now = weight.detach().double() if now is None else now
     ridge = RIDGE * gram.diagonal().mean().clamp_min(1e-30) * torch.eye(len(gram), dtype=gram.dtype)
     step = torch.linalg.solve(gram + ridge, cross - gram @ now.T).T
-    gram, cross, rows = _normal_equations(dense, pruned, before, layer, kept, judging, bias is not None)
+    equations = _normal_equations(dense, pruned, before, layer, kept, judging, bias is not None)
+    assert equations is not None
+    gram, cross, rows = equations
     old, new = (_gain(gram, cross, candidate) for candidate in (now, now + step))
     if rows[0] == 0 or not new < old:
         return Refitted(
@@ -141,8 +146,11 @@ def _normal_equations(
     kept: Tensor,
     batches: Sequence[Batch],
     with_bias: bool,
-) -> tuple[Tensor, Tensor, tuple[int, float]]:
-    """Sums over rows: A Aᵀ [K, K], A Yᵀ [K, M], and the number of outputs with their squares, for K inputs with bias."""
+) -> tuple[Tensor, Tensor, tuple[int, float]] | None:
+    """Sums over rows: A Aᵀ [K, K], A Yᵀ [K, M], and the number of outputs with their squares, for K inputs with bias.
+
+    None where the layer has fewer rows than before, since channels went on another axis of what it reads.
+    """
     gram = cross = torch.zeros(())
     count, squares = 0, 0.0
     for request, _ in batches:
@@ -152,6 +160,8 @@ def _normal_equations(
             flat = a.reshape(-1, a.shape[-1]).double()
             flat = torch.cat([flat, torch.ones(len(flat), 1, dtype=flat.dtype)], 1) if with_bias else flat
             wanted = y.reshape(-1, y.shape[-1]).double()[:, kept]
+            if len(wanted) != len(flat):
+                return None
             gram, cross = gram + flat.T @ flat, cross + flat.T @ wanted
             count, squares = count + wanted.numel(), squares + float(wanted.square().sum())
     return gram, cross, (count, squares)

@@ -318,10 +318,11 @@ def layer_norm(resizing: Resizing, node: fx.Node) -> fx.Node:
 
     That is what masking means; normalising over the kept channels alone would change the function.
     """
-    source, (n,), weight, bias, epsilon, *_ = (*arguments(node), *(None, None, 1e-5)[len(arguments(node)) - 2 :])  # type: ignore[misc]
+    source, sizes, weight, bias, epsilon, *_ = (*arguments(node), *(None, None, 1e-5)[len(arguments(node)) - 2 :])
     kept = resizing.kept(source, len(_shape(source)) - 1)
-    if kept is None:
+    if kept is None or len(sizes) > 1:  # of several axes none is ever cut
         return resizing.copy(node)
+    (n,) = sizes
     missing = [0, n - len(kept)]
     vectors = [None if v is None else resizing.call(aten.constant_pad_nd.default, v, missing) for v in (weight, bias)]
     completed = _completed(resizing, node, source, kept, n)

@@ -18,10 +18,27 @@ FEW_ROWS = 0.01
 
 @dataclass(frozen=True)
 class Tolerances:
-    """A number passes when |candidate - reference| <= absolute + relative · |reference|."""
+    """A number passes when |candidate - reference| <= absolute + relative · |reference|.
+
+    For |reference| stands the root mean square of the output where that is more: scores near zero are differences of
+    larger numbers, and rounded like those.
+    """
 
     absolute: float = 1e-5
     relative: float = 1e-5
+
+    def allowed(self, reference: np.ndarray) -> np.ndarray:
+        """Return by how much each number of an output may differ; whole numbers may not.
+
+        >>> Tolerances(0.0, 0.01).allowed(np.array([0.0, 1.0, 7.0])).round(3).tolist()
+        [0.041, 0.041, 0.07]
+        """
+        if reference.dtype.kind != "f":
+            return np.zeros(reference.shape)
+        sizes = np.abs(reference.astype(np.float64))
+        finite = sizes[np.isfinite(sizes)]
+        typical = np.sqrt(np.mean(np.square(finite))) if finite.size else 0.0
+        return self.absolute + self.relative * np.maximum(sizes, typical)
 
     def to_dict(self) -> dict[str, float]:
         """Return plain JSON values."""
@@ -130,9 +147,8 @@ def _mismatch(name: str, label: str, wanted: np.ndarray, found: np.ndarray, tole
     odd = ~np.isfinite(wanted)
     if not np.array_equal(wanted[odd], found[odd], equal_nan=True) or not np.isfinite(found[~odd]).all():
         return f"{where} is NaN or infinite where the reference is not, or the other way round."
-    wanted, found = wanted[~odd].astype(np.float64), found[~odd].astype(np.float64)
-    difference = np.abs(wanted - found)
-    allowed = tolerances.absolute + tolerances.relative * np.abs(wanted)
+    allowed = tolerances.allowed(wanted)[~odd]
+    difference = np.abs(wanted[~odd].astype(np.float64) - found[~odd].astype(np.float64))
     if (difference > allowed).any():
         return (
             f"{where} differs by up to {difference.max():.2e}, allowed are {tolerances.absolute:g} "

@@ -153,3 +153,25 @@ def test_a_layer_whose_weight_is_a_constant_stays() -> None:
     assert {result.layer for result in results} <= {"first.weight", "last.weight"}
     kept, constant = (set(p.module.matrix.flatten().tolist()) for p in (student, program))  # type: ignore[union-attr, operator]
     assert kept < constant
+
+
+class Crosswise(nn.Module):
+    """A layer reads along one axis what other channels are cut from along another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.across, self.last = nn.Embedding(20, 6), nn.Linear(4, 3), nn.Linear(18, 1)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.last(self.across(self.table(ids).transpose(1, 2)).flatten(1))  # type: ignore[no-any-return]
+
+
+def test_a_layer_with_fewer_rows_than_before_stays() -> None:
+    program = capture(no_zeros(Crosswise()), (torch.randint(20, (3, 4)),))
+    analysis = analyse(program)
+    assert ("table.weight", 1) in {axis for g in analysis.groups for axis in g.axes()}
+    halves = tuple(
+        GroupPlan(g.name, g.kind, g.width, tuple(range(g.width // 2))) for g in analysis.groups if g.width > 1
+    )
+    _, _, results = refitted(program, Plan("half", halves), analysis)
+    assert "across.weight" not in {result.layer for result in results}

@@ -107,3 +107,15 @@ def test_ids_without_an_order_of_scores_have_to_be_the_same() -> None:
         }
 
     assert not check_parity(answer(0), answer(1), REQUESTS).passed
+
+
+def test_a_number_near_zero_is_rounded_like_its_neighbours() -> None:
+    scores = np.array([20.0, -15.0, 0.001], dtype=np.float32)
+    near, far = (lambda request, by=by: {"y": scores + np.float32(by)} for by in (3e-5, 1e-3))
+    assert check_parity(lambda request: {"y": scores}, near, REQUESTS).passed
+    assert not check_parity(lambda request: {"y": scores}, far, REQUESTS).passed
+
+
+def test_whole_numbers_are_the_same_however_large() -> None:
+    ids = np.array([5_000_000, 7_000_000])
+    assert not check_parity(lambda request: {"y": ids}, lambda request: {"y": ids + 1}, REQUESTS).passed

@@ -86,3 +86,21 @@ def test_a_norm_of_negative_order_is_zero_where_one_channel_is() -> None:
     _, analysis = check_any_plan(Harmonic(None), X)
     assert ("first.weight", 0) not in prunable(analysis)
     assert reasons(analysis, "first.weight", 0)
+
+
+class OverFields(nn.Module):
+    """A layer norm over fields and dimensions at once, beside an MLP."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.norm = nn.Embedding(20, 6), nn.LayerNorm([3, 6])
+        self.mlp = nn.Sequential(nn.Linear(18, 8), nn.ReLU(), nn.Linear(8, 1))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.mlp(self.norm(self.table(ids)).flatten(1))  # type: ignore[no-any-return]
+
+
+def test_a_norm_over_two_axes_stays_while_the_rest_is_cut() -> None:
+    _, analysis = check_any_plan(OverFields(), torch.randint(20, (3, 3)))
+    assert ("mlp.0.weight", 0) in prunable(analysis)
+    assert ("table.weight", 1) not in prunable(analysis)
