@@ -318,7 +318,7 @@ def layer_norm(resizing: Resizing, node: fx.Node) -> fx.Node:
 
     That is what masking means; normalising over the kept channels alone would change the function.
     """
-    source, sizes, weight, bias, epsilon, *_ = (*arguments(node), *(None, None, 1e-5)[len(arguments(node)) - 2 :])
+    source, sizes, weight, bias, epsilon, *_ = (*arguments(node), *(None, None, 1e-5)[len(arguments(node)) - 2 :])  # type: ignore[misc]
     kept = resizing.kept(source, len(_shape(source)) - 1)
     if kept is None or len(sizes) > 1:  # of several axes none is ever cut
         return resizing.copy(node)
