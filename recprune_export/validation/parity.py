@@ -112,8 +112,9 @@ def without_ties(expected: Answer, name: str, found: np.ndarray, tolerances: Tol
     """Return the whole numbers `found` for output `name`, as they are expected wherever equal scores may change places.
 
     Ids of the best items, [B, K], come with their scores, [B, K], in order. Where two that follow each other are as near as
-    rounding, or NaN, either id may come first; the last of a few rows may tie with one that is not shown. Other outputs,
-    and ids without scores, are returned as they are.
+    rounding, or NaN, either id may come first; the last of a few rows may tie with one that is not shown. Or they come with
+    the scores of all items, [B, N]: then an id may stand for another that has the same score there. Other outputs, and ids
+    without scores, are returned as they are.
 
     >>> expected = {"items": np.array([[7, 3, 5, 1]]), "scores": np.array([[0.9, 0.5, 0.5, 0.1]], dtype=np.float32)}
     >>> without_ties(expected, "items", np.array([[7, 5, 3, 1]]), Tolerances()).tolist()
@@ -125,6 +126,14 @@ def without_ties(expected: Answer, name: str, found: np.ndarray, tolerances: Tol
     if wanted.dtype.kind not in "iu" or wanted.shape != found.shape or wanted.ndim < 2:
         return found
     tied = np.zeros(wanted.shape, dtype=bool)
+    for scores in (own for own in expected.values() if own.dtype.kind == "f" and _are_of_all_items(own, wanted, found)):
+        one, other = (np.take_along_axis(scores, ids.astype(np.int64), -1) for ids in (wanted, found))
+        with np.errstate(invalid="ignore"):
+            tied |= (
+                (np.abs(one - other) <= 2 * tolerances.allowed(one))
+                | (one == other)
+                | (np.isnan(one) & np.isnan(other))
+            )
     for scores in (own for own in expected.values() if own.dtype.kind == "f" and own.shape == wanted.shape):
         with np.errstate(invalid="ignore"):
             steps = np.diff(scores.astype(np.float64), axis=-1)
@@ -136,6 +145,11 @@ def without_ties(expected: Answer, name: str, found: np.ndarray, tolerances: Tol
         tied |= np.isnan(scores)
         tied[..., -1] |= (wanted[..., -1] != found[..., -1]).mean() <= FEW_ROWS
     return np.where(tied, wanted, found).astype(found.dtype)
+
+
+def _are_of_all_items(scores: np.ndarray, *ids: np.ndarray) -> bool:
+    of_rows = scores.ndim == ids[0].ndim and scores.shape[:-1] == ids[0].shape[:-1] and scores.shape != ids[0].shape
+    return of_rows and all(each.size and each.min() >= 0 and each.max() < scores.shape[-1] for each in ids)
 
 
 def _mismatch(name: str, label: str, wanted: np.ndarray, found: np.ndarray, tolerances: Tolerances) -> str | None:

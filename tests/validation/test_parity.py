@@ -119,3 +119,15 @@ def test_a_number_near_zero_is_rounded_like_its_neighbours() -> None:
 def test_whole_numbers_are_the_same_however_large() -> None:
     ids = np.array([5_000_000, 7_000_000])
     assert not check_parity(lambda request: {"y": ids}, lambda request: {"y": ids + 1}, REQUESTS).passed
+
+
+@pytest.mark.parametrize(("found", "passed"), [([7, 2], True), ([2, 7], False), ([7, 4], False)])
+def test_an_id_may_stand_for_another_that_has_the_same_score(found: list[int], passed: bool) -> None:
+    """The scores of all items are an output as well: 1 and 2 have the same, 7 the best, 4 another."""
+    scores = np.array([[0.1, 0.5, 0.5, 0.2, 0.3, 0.1, 0.2, 0.9]], dtype=np.float32)
+
+    def answering(ids: list[int]) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]:
+        return lambda request: {"scores": scores, "items": np.array([ids])}
+
+    request = {"one row": {"x": np.zeros((1, 1), np.float32)}}
+    assert check_parity(answering([7, 1]), answering(found), request).passed == passed
