@@ -260,7 +260,8 @@ def main(
                 )
     by_tuning = sorted(_known(log), key=lambda row: row.tuned is not None)  # of two, the one that was tuned
     unique = {(r.case, r.seed, r.method, r.sparsity): r for r in by_tuning}
-    rows = [row for row in unique.values() if row.case in CASES]
+    order = {case: number for number, case in enumerate(CASES)}
+    rows = sorted((row for row in unique.values() if row.case in order), key=lambda row: order[row.case])
     table = as_markdown(rows)
     print(table)
     write.mkdir(parents=True, exist_ok=True)
