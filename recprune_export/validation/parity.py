@@ -1,5 +1,6 @@
 """Parity: two ways to run a model give the same outputs."""
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,6 +15,10 @@ Answers = Callable[[Request], Answer]
 
 SMALL = 1e-2  # numbers below it have their relative error reported against it: near zero a relative error says nothing
 FEW_ROWS = 0.01
+APART = 7  # powers of two without a number between two scales of one output, such as scores and the mask beside them
+EXPONENTS = 2200  # more than a double has
+PIECE = 1 << 20  # numbers
+FEW_NUMBERS = 3  # so many near zero are chance, and no scale of their own
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,8 @@ class Tolerances:
     """A number passes when |candidate - reference| <= absolute + relative · |reference|.
 
     For |reference| stands the root mean square of the output where that is more: scores near zero are differences of
-    larger numbers, and rounded like those.
+    larger numbers, and rounded like those. Of numbers of that scale alone: -1e9, by which models mask items, says nothing of
+    how scores are rounded.
     """
 
     absolute: float = 1e-5
@@ -32,17 +38,42 @@ class Tolerances:
 
         >>> Tolerances(0.0, 0.01).allowed(np.array([0.0, 1.0, 7.0])).round(3).tolist()
         [0.041, 0.041, 0.07]
+        >>> Tolerances(0.0, 0.01).allowed(np.array([3.0, 4.0, 5.0, -1e9]))[:3].round(3).tolist()
+        [0.041, 0.041, 0.05]
         """
         if reference.dtype.kind != "f":
             return np.zeros(reference.shape)
         sizes = np.abs(reference.astype(np.float64))
-        finite = sizes[np.isfinite(sizes)]
-        typical = np.sqrt(np.mean(np.square(finite))) if finite.size else 0.0
-        return self.absolute + self.relative * np.maximum(sizes, typical)
+        return self.absolute + self.relative * np.maximum(sizes, _typical(sizes))
 
     def to_dict(self) -> dict[str, float]:
         """Return plain JSON values."""
         return asdict(self)
+
+
+def _typical(sizes: np.ndarray) -> np.ndarray | float:
+    """Return for each number the root mean square of those of its scale; where there is one scale, a single number."""
+    flat = sizes.reshape(-1)
+    counts, squares = np.zeros(EXPONENTS), np.zeros(EXPONENTS)
+    for start in range(0, len(flat), PIECE):
+        piece = flat[start : start + PIECE]
+        piece = piece[np.isfinite(piece)]
+        own = _exponents(piece)
+        counts += np.bincount(own, minlength=EXPONENTS)
+        squares += np.bincount(own, weights=np.square(piece), minlength=EXPONENTS)
+    held = np.flatnonzero(counts)
+    scales = [
+        int(b) for a, b in itertools.pairwise(held) if a and b - a > APART and counts[: a + 1].sum() >= FEW_NUMBERS
+    ]
+    bounds = [0, *scales, EXPONENTS]
+    means = [np.sqrt(squares[a:b].sum() / max(counts[a:b].sum(), 1)) for a, b in itertools.pairwise(bounds)]
+    return np.repeat(means, np.diff(bounds))[_exponents(sizes)] if scales else float(means[0])
+
+
+def _exponents(sizes: np.ndarray) -> np.ndarray:
+    """The powers of two next to some sizes, from 1 on; 0 for what is zero, or is no number."""
+    known = np.isfinite(sizes) & (sizes > 0)
+    return np.where(known, np.frexp(np.where(known, sizes, 1.0))[1] + EXPONENTS // 2, 0)
 
 
 @dataclass(frozen=True)

@@ -131,3 +131,13 @@ def test_an_id_may_stand_for_another_that_has_the_same_score(found: list[int], p
 
     request = {"one row": {"x": np.zeros((1, 1), np.float32)}}
     assert check_parity(answering([7, 1]), answering(found), request).passed == passed
+
+
+@pytest.mark.parametrize("mask", [-1e4, -1e9, float(np.finfo(np.float32).min)])
+def test_a_mask_beside_the_scores_lets_no_wrong_score_pass(mask: float) -> None:
+    scores = np.random.default_rng(0).normal(size=(4, 100)).astype(np.float32)
+    wanted = np.where(np.arange(100) % 10 > 0, np.float32(mask), scores)
+    wrong = np.where(np.arange(100) % 10 > 0, np.float32(mask), scores[::-1])
+    request = {"a request": {"x": scores}}
+    assert check_parity(lambda _: {"y": wanted}, lambda _: {"y": wanted * np.float32(1 - 1e-6)}, request).passed
+    assert not check_parity(lambda _: {"y": wanted}, lambda _: {"y": wrong}, request).passed
