@@ -80,7 +80,9 @@ def _tables(graph: onnx.GraphProto, constants: dict[str, onnx.TensorProto], name
         elif node.op_type == "Gather" and node.input[0] in offsets:  # columns of the ids
             offsets[node.output[0]] = offsets[node.input[0]]
         elif node.op_type == "Less" and node.output[0] in decides and node.input[1] in constants:
-            yield int(numpy_helper.to_array(constants[node.input[1]]).min()), max(before)
+            rows = numpy_helper.to_array(constants[node.input[1]])
+            if rows.dtype.kind in "iu" and rows.min(initial=1) > 0:  # else it compares numbers, or looks for padding
+                yield int(rows.min()), max(before)
         elif node.op_type in _MOVES and node.input[0] in offsets | dict.fromkeys(constants, 0):
             offsets.update(dict.fromkeys(node.output, max(before)))
         elif node.op_type == "Add":

@@ -123,3 +123,17 @@ def test_another_file_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(content)
     with pytest.raises(ModelFileError, match=r"(is not an|is no) ONNX model"):
         read_signature(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("limit", [5.5, np.inf])
+def test_a_number_that_is_compared_is_no_id(limit: float, tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Less", ["x", "limit"], ["less"]),
+        helper.make_node("Where", ["less", "x", "limit"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3]) for name in "xy"]
+    constant = numpy_helper.from_array(np.float32(limit), "limit")
+    onnx.save(
+        helper.make_model(helper.make_graph(nodes, "capped", ends[:1], ends[1:], [constant])), tmp_path / "m.onnx"
+    )
+    assert read_signature(tmp_path / "m.onnx").inputs == (Input("x", "float32", (BATCH, 3)),)
