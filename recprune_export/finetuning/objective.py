@@ -17,6 +17,9 @@ from recprune_export.program.signature import BATCH, Output
 
 Meaning = Literal["logit", "classes", "probability", "ranking", "scores", "value"]
 TEACHER_SHARE = 0.9  # of the loss where there are labels; without labels it is all of it
+FLATTEST = (
+    1e-2  # of the usual standard deviation: scores that are nearly alike, or are all zero, have no order to learn
+)
 SHARPNESS = 2.0  # of the ranking of scores whose scale is unknown: standard deviations to a temperature of 1
 
 aten = torch.ops.aten
@@ -193,7 +196,9 @@ def _masked(known: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _temperature(scores: Tensor) -> Tensor:
-    return scores.std(-1, keepdim=True).clamp_min(1e-12) / SHARPNESS
+    spread = scores.std(-1, keepdim=True)
+    usual = spread.square().mean().sqrt()
+    return spread.clamp_min(max(FLATTEST * float(usual), 1e-12)) / SHARPNESS
 
 
 def _value_distance(student: Tensor, teacher: Tensor) -> Tensor:

@@ -166,3 +166,11 @@ def test_a_model_of_ids_alone_is_refused() -> None:
     program = capture(Best(), (torch.tensor([[1, 2], [3, 4], [5, 6]]),))
     with pytest.raises(ModelError, match=r"'output' \(int64\).*let it return its scores"):
         make_objective(program, ())
+
+
+def test_a_row_of_equal_scores_does_not_outweigh_the_others() -> None:
+    objective = Objective({"s": "scores"}, {})
+    teacher = torch.randn(4, 20, generator=torch.Generator().manual_seed(0))
+    teacher[0] = 0.0
+    near = objective.distillation({"s": teacher + 1e-3 * torch.linspace(-1, 1, 20)}, {"s": teacher})
+    torch.testing.assert_close(near, objective.distillation({"s": teacher}, {"s": teacher}), atol=0.1, rtol=0.0)
