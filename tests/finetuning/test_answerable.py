@@ -1,8 +1,9 @@
 """Requests that are drawn at random are such as the model can answer."""
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from recprune_export.errors import ModelError
 from recprune_export.finetuning.answerable import answerable
@@ -65,3 +66,36 @@ def test_a_model_that_answers_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -
     task = task_of(module, torch.ones(3, 3))
     with pytest.raises(ModelError, match="NaN from each of 7 requests"):
         task.requests(7, seed=0)
+
+
+class LogarithmOfSome(nn.Module):
+    """A step on the way is NaN for nearly all rows; no answer is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(30, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.where(x > 0, x.log(), 0.0))
+
+
+def test_where_each_row_has_a_nan_on_the_way_the_answers_decide() -> None:
+    request = task_of(LogarithmOfSome(), torch.randn(4, 30)).requests(16, 0)
+    assert len(np.unique(request["x"][:, 0])) == 16
+
+
+def test_rows_are_looked_at_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = task_of(Attends(mended=True), torch.ones(3, 2, dtype=torch.int64), torch.ones(3, 2, dtype=torch.bool))
+    tensors = (torch.ones(1000, 2).long(), torch.arange(2000).reshape(1000, 2) % 3 == 0)
+    most: list[int] = []
+
+    def run_node(self: fx.Interpreter, n: fx.Node) -> object:
+        value = own(self, n)
+        most.append(len(value) if isinstance(value, Tensor) and value.ndim == 3 and n.op == "call_function" else 0)
+        return value
+
+    own = fx.Interpreter.run_node
+    monkeypatch.setattr(fx.Interpreter, "run_node", run_node)
+    found = answerable(task.teacher, tensors)
+    torch.testing.assert_close(found, tensors[1].any(1))
+    assert 0 < max(most) < 1000
