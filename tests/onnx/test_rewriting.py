@@ -157,3 +157,16 @@ def test_a_graph_in_which_there_is_nothing_to_do_stays(each: Pass) -> None:
     before = ir.to_proto(model).SerializeToString(deterministic=True)
     assert each(model) == 0
     assert ir.to_proto(model).SerializeToString(deterministic=True) == before
+
+
+def test_the_trials_of_many_places_are_few() -> None:
+    priced: list[int] = []
+
+    def change(model: ir.Model, places: Collection[str]) -> int:
+        priced.append(len(places))
+        return 0
+
+    many = ByPlace("many", lambda _: [str(number) for number in range(500)], change)
+    rewrite(scaled(), (many,), PROBES, (1,))
+    assert len(priced) <= 40
+    assert min(priced) >= 400
