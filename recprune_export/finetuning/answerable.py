@@ -47,7 +47,7 @@ class _Watch(fx.Interpreter):
         if n.op == "call_function" and n.target not in MOVEMENTS and _by_row(n):
             self.bad |= self._nan(value)
         elif n.op == "output":
-            for answer, each in zip(n.args[0], value, strict=True):
+            for answer, each in zip(n.args[0], value, strict=True):  # type: ignore[arg-type]
                 if _by_row(answer):
                     self.lost |= self._nan(each)
         return value
