@@ -7,17 +7,23 @@ stays as it is, so for serving all rows are scaled once, and a lookup is a looku
 import torch
 from torch import Tensor, fx, nn
 
+from recprune_export.errors import CaptureError
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.nodes import arguments
 
 aten = torch.ops.aten
 
 _RENORMING = frozenset({aten.embedding_renorm_.default, aten.embedding_renorm.default})
+_FINE = _RENORMING | {aten.embedding.default, aten.detach.default, aten.copy_.default}
 _TINY = 1e-7  # PyTorch adds it to the norm
 
 
 def renorm_tables(module: fx.GraphModule) -> None:
-    """Scale the rows of such tables of `module`, whose parameters may be those of a user's model and are left alone."""
+    """Scale the rows of such tables of `module`, whose parameters may be those of a user's model and are left alone.
+
+    Raises `CaptureError` where a table is read in another way as well: there PyTorch's answers follow from what was looked
+    up before.
+    """
     for node in list(module.graph.nodes):
         if node.target not in _RENORMING:
             continue
@@ -26,12 +32,23 @@ def renorm_tables(module: fx.GraphModule) -> None:
             (table,) = arguments(table)
         if table.op != "get_attr":
             continue
+        if others := [
+            user for user in module.graph.nodes if _reads(user, str(table.target)) and user.target not in _FINE
+        ]:
+            raise CaptureError(
+                f"The table '{table.target}' has a max_norm, and is read by '{others[0].target}' as well, which sees rows scaled or not "
+                "by what was looked up before: scale its rows once, by torch.renorm, and leave max_norm out."
+            )
         _replace(module, tensor_at(module, str(table.target)), float(most), float(order))
         for user in list(node.users):
             if user.target is aten.copy_.default and arguments(user)[0] is table:
                 module.graph.erase_node(user)
         node.replace_all_uses_with(table)
         module.graph.erase_node(node)
+
+
+def _reads(node: fx.Node, table: str) -> bool:
+    return node.op == "call_function" and any(s.op == "get_attr" and s.target == table for s in node.all_input_nodes)
 
 
 def _replace(module: fx.GraphModule, table: Tensor, most: float, order: float) -> None:

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -151,7 +152,7 @@ def without_ties(expected: Answer, name: str, found: np.ndarray, tolerances: Tol
     >>> without_ties(expected, "items", np.array([[7, 5, 3, 1]]), Tolerances()).tolist()
     [[7, 3, 5, 1]]
     >>> without_ties(expected, "items", np.array([[3, 7, 5, 1]]), Tolerances()).tolist()
-    [[3, 3, 5, 1]]
+    [[3, 7, 5, 1]]
     """
     wanted = expected[name]
     if wanted.dtype.kind not in "iu" or wanted.shape != found.shape or wanted.ndim < 2:
@@ -171,11 +172,26 @@ def without_ties(expected: Answer, name: str, found: np.ndarray, tolerances: Tol
             if (steps > 0).any() and (steps < 0).any():
                 continue  # no order
             near = ~(np.abs(steps) > 2 * (tolerances.absolute + tolerances.relative * np.abs(scores[..., 1:])))
-        tied[..., 1:] |= near
-        tied[..., :-1] |= near
+        tied |= _in_another_order(wanted, found, near)
         tied |= np.isnan(scores)
         tied[..., -1] |= (wanted[..., -1] != found[..., -1]).mean() <= FEW_ROWS
     return np.where(tied, wanted, found).astype(found.dtype)
+
+
+def _in_another_order(wanted: np.ndarray, found: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """Where ids [..., K] stand in runs of equal scores that hold the same ids in both, or that reach the last place.
+
+    `near` [..., K - 1] says which neighbours have the same score. Behind the last place there may be more of a run.
+    """
+    places = wanted.shape[-1]
+    rows = [array.reshape(-1, array.shape[-1]) for array in (wanted, found, near)]
+    allowed = np.zeros((len(rows[0]), places), dtype=bool)
+    for row in np.flatnonzero((rows[0] != rows[1]).any(axis=-1)):
+        ends = [*np.flatnonzero(~rows[2][row]) + 1, places]
+        for start, end in pairwise([0, *ends]):
+            one, other = (sorted(ids[row, start:end].tolist()) for ids in rows[:2])
+            allowed[row, start:end] = end - start > 1 and (one == other or end == places)
+    return allowed.reshape(wanted.shape)
 
 
 def _are_of_all_items(scores: np.ndarray, *ids: np.ndarray) -> bool:

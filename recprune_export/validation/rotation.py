@@ -19,15 +19,17 @@ Rotations = Mapping[int, Rotation]  # by batch size
 ROWS = 8192  # until rows come back; in a DLRM of 26 fields they are 213,000 rows of tables, more than a cache holds
 # Requests: large batches take memory, and of small ones a session is asked no more than that at once.
 FEWEST, MOST = 16, 512
+MOST_ROWS = 1 << 16  # of all requests together, where that leaves two: histories are long
 
 
 def how_many(batch: int) -> int:
     """Return of how many requests a rotation of this batch size should have.
 
-    >>> [how_many(batch) for batch in (1, 32, 256, 1024)]
-    [512, 256, 32, 16]
+    >>> [how_many(batch) for batch in (1, 32, 256, 1024, 16_384)]
+    [512, 256, 32, 16, 4]
     """
-    return min(max(ROWS // batch, FEWEST), MOST)
+    fewest = min(FEWEST, max(MOST_ROWS // batch, 2))
+    return min(max(ROWS // batch, fewest), MOST)
 
 
 def rows_for(batches: Iterable[int]) -> int:

@@ -1,8 +1,10 @@
 """A table whose rows have a largest norm is scaled once; the user's model is left as it is."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 
+from recprune_export.errors import CaptureError
 from recprune_export.program.capture import capture
 from tests.properties import check_any_plan, prunable
 
@@ -35,3 +37,14 @@ def test_its_dimensions_can_be_removed() -> None:
     _, analysis = check_any_plan(Bounded(), torch.tensor([0, 3, 5]))
     assert {("table.weight", 1), ("head.weight", 1)} <= prunable(analysis)
     assert analysis.tables == {"table.weight"}
+
+
+class Tied(Bounded):
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.table(ids) @ self.table.weight.T  # type: ignore[no-any-return]
+
+
+def test_a_table_that_scores_items_as_well_is_refused() -> None:
+    """In PyTorch its scores depend on what was looked up before."""
+    with pytest.raises(CaptureError, match=r"table.weight.* has a max_norm, and is read by"):
+        capture(Tied().eval(), (torch.tensor([0, 3, 5]),))

@@ -141,3 +141,14 @@ def test_a_mask_beside_the_scores_lets_no_wrong_score_pass(mask: float) -> None:
     request = {"a request": {"x": scores}}
     assert check_parity(lambda _: {"y": wanted}, lambda _: {"y": wanted * np.float32(1 - 1e-6)}, request).passed
     assert not check_parity(lambda _: {"y": wanted}, lambda _: {"y": wrong}, request).passed
+
+
+@pytest.mark.parametrize(("found", "passed"), [([4, 2, 3, 1], True), ([4, 3, 2, 1], True), ([4, 9, 8, 1], False)])
+def test_ids_of_equal_scores_may_change_places_but_not_become_others(found: list[int], passed: bool) -> None:
+    scores = np.array([[0.9, 0.5, 0.5, 0.1]], dtype=np.float32)
+
+    def answering(ids: list[int]) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]:
+        return lambda request: {"scores": scores, "items": np.array([ids])}
+
+    request = {"one row": {"x": np.zeros((1, 1), np.float32)}}
+    assert check_parity(answering([4, 2, 3, 1]), answering(found), request).passed == passed

@@ -15,9 +15,9 @@ def pool(rows: int) -> dict[str, np.ndarray]:
 
 
 def test_small_batches_have_more_requests_and_none_has_few() -> None:
-    counts = [how_many(batch) for batch in (1, 8, *BATCHES[1:], 10**6)]
+    counts = [how_many(batch) for batch in (1, 8, *BATCHES[1:], 4096, 10**6)]
     assert counts == sorted(counts, reverse=True)
-    assert (counts[0], counts[-1]) == (MOST, FEWEST)
+    assert (counts[0], counts[-2], counts[-1]) == (MOST, FEWEST, 2)
 
 
 def test_no_row_comes_twice_where_there_are_enough() -> None:
