@@ -23,6 +23,7 @@ from recprune_export.onnx.machine import REFERENCE, Machine
 from recprune_export.onnx.skeleton import fill_shapes, skeleton
 
 TOLERANCE = 1e-5  # of the largest number of an output
+MASK = 1e6  # numbers from here on are compared among themselves
 EQUAL = 1e-3  # of an estimate: what differs by less is the same
 MOST_TRIALS = 32  # of a pass that chooses its places; of more places some are left out together
 SLIGHTLY = 0.02  # of an estimate, which is surer of a gain over all batch sizes than of less than this at one
@@ -226,7 +227,8 @@ def _beyond(limits: Limits, before: ir.Model, after: ir.Model) -> str:
 def largest_difference(wanted: Answer, found: Answer) -> float:
     """Return the largest difference of any output, as a fraction of that output's largest number.
 
-    Infinite where shapes, types, whole numbers, or what is not finite differ.
+    Numbers from `MASK` on, and those below, are each measured by the largest of their own. Infinite where shapes, types,
+    whole numbers, or what is not finite differ.
     """
     if len(wanted) != len(found):
         return float("inf")
@@ -242,6 +244,11 @@ def _difference(wanted: np.ndarray, found: np.ndarray) -> float:
     if not np.array_equal(wanted[~finite], found[~finite], equal_nan=True):
         return float("inf")
     one, other = wanted[finite].astype(np.float64), found[finite].astype(np.float64)
+    masks = np.abs(one) >= MASK  # what a model puts in the place of scores, such as -1e9, is no measure of them
+    return max(_of_largest(one[part], other[part]) for part in (masks, ~masks))
+
+
+def _of_largest(one: np.ndarray, other: np.ndarray) -> float:
     largest = np.abs(one).max(initial=0.0)
     difference = np.abs(one - other).max(initial=0.0)
     return float(difference / largest) if largest else float("inf" if difference else 0.0)

@@ -132,6 +132,8 @@ def test_a_rewrite_must_not_undo_what_was_asked_for() -> None:
         (np.array([np.inf, 2.0]), np.array([np.inf, 2.0]), 0.0),
         (np.array([np.nan, 2.0]), np.array([1.0, 2.0]), np.inf),
         (np.array([0.0]), np.array([1e-9]), np.inf),
+        (np.array([0.5, 1.0, -1e9]), np.array([0.5, 1.1, -1e9]), 0.1),
+        (np.array([1.0, -1e9]), np.array([1.0, -1.1e9]), 0.1),
         (np.array([1.0]), np.array([[1.0]]), np.inf),
         (np.array([1, 2]), np.array([1, 3]), np.inf),
         (np.array([]), np.array([]), 0.0),
