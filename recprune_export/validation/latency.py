@@ -159,11 +159,7 @@ def take_turns(
 
     Each round, those of the warm-up too, has the next request of the rotation.
     """
-    taken = [[contestant.take(request) for request in rotation] for contestant in contestants]
-    numbers = cycle(range(len(rotation)))
-    for number in islice(numbers, WARM_UP):
-        for contestant, requests in zip(contestants, taken, strict=True):
-            contestant.run(requests[number])
+    taken, numbers = warmed_up(contestants, rotation)
     times: dict[str, list[int]] = {contestant.name: [] for contestant in contestants}
     with no_collections():
         start, rounds = time.perf_counter(), 0
@@ -176,6 +172,16 @@ def take_turns(
                 times[contestant.name].append(time.perf_counter_ns() - before)
             rounds += 1
     return {name: np.array(values) / 1e6 for name, values in times.items()}
+
+
+def warmed_up(contestants: Sequence[Contestant], rotation: Rotation) -> tuple[list[list[Request]], Iterator[int]]:
+    """Run a few rounds; return the requests as each contestant takes them, and the numbers of those that come next."""
+    taken = [[contestant.take(request) for request in rotation] for contestant in contestants]
+    numbers = cycle(range(len(rotation)))
+    for number in islice(numbers, WARM_UP):
+        for contestant, own in zip(contestants, taken, strict=True):
+            contestant.run(own[number])
+    return taken, numbers
 
 
 @contextmanager

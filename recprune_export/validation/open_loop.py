@@ -8,13 +8,13 @@ arrival asks for the next request of a rotation.
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import cycle, islice
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from recprune_export.progress import bar
-from recprune_export.validation.latency import WARM_UP, Contestant, no_collections
+from recprune_export.validation.latency import Contestant, no_collections, warmed_up
 from recprune_export.validation.requests import Request
 from recprune_export.validation.rotation import Rotations
 from recprune_export.validation.statistics import Percentiles, outliers, percentile_intervals, percentiles
@@ -101,11 +101,7 @@ def measure_open_loop(
     served = {}
     with bar(f"Serving {qps:g} requests a second", len(requests) * turns) as advance:
         for batch, rotation in requests.items():
-            taken = [[contestant.take(request) for request in rotation] for contestant in contestants]
-            numbers = cycle(range(len(rotation)))
-            for number in islice(numbers, WARM_UP):
-                for contestant, own in zip(contestants, taken, strict=True):
-                    contestant.run(own[number])
+            taken, numbers = warmed_up(contestants, rotation)
             found: dict[str, list[tuple[float, float]]] = {contestant.name: [] for contestant in contestants}
             for _ in range(turns):
                 arrivals = poisson_arrivals(qps, max(TURN, FEWEST_ARRIVALS / qps), rng)

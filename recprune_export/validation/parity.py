@@ -1,6 +1,5 @@
 """Parity: two ways to run a model give the same outputs."""
 
-import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -15,7 +14,7 @@ Answers = Callable[[Request], Answer]
 
 
 SMALL = 1e-2  # numbers below it have their relative error reported against it: near zero a relative error says nothing
-FEW_ROWS = 0.01
+FEW_ROWS = 0.01  # of all rows, in which the last of the best items may tie with one that is not shown
 APART = 7  # powers of two without a number between two scales of one output, such as scores and the mask beside them
 EXPONENTS = 2200  # more than a double has
 PIECE = 1 << 20  # numbers
@@ -63,11 +62,9 @@ def _typical(sizes: np.ndarray) -> np.ndarray | float:
         counts += np.bincount(own, minlength=EXPONENTS)
         squares += np.bincount(own, weights=np.square(piece), minlength=EXPONENTS)
     held = np.flatnonzero(counts)
-    scales = [
-        int(b) for a, b in itertools.pairwise(held) if a and b - a > APART and counts[: a + 1].sum() >= FEW_NUMBERS
-    ]
+    scales = [int(b) for a, b in pairwise(held) if a and b - a > APART and counts[: a + 1].sum() >= FEW_NUMBERS]
     bounds = [0, *scales, EXPONENTS]
-    means = [np.sqrt(squares[a:b].sum() / max(counts[a:b].sum(), 1)) for a, b in itertools.pairwise(bounds)]
+    means = [np.sqrt(squares[a:b].sum() / max(counts[a:b].sum(), 1)) for a, b in pairwise(bounds)]
     return np.repeat(means, np.diff(bounds))[_exponents(sizes)] if scales else float(means[0])
 
 

@@ -23,7 +23,7 @@ def _overlap_lookups(model: ir.Model, places: Collection[str]) -> int:
     Before: `Gather(T, ids)` along axis 0, T constant, ids of int64 (GatherND takes no others) that the request decides.
     After: `GatherND(T, Unsqueeze(ids, -1))`, which refuses the same ids. Gather divides twice between two rows, too long
     for a CPU to ask for the next row while it waits for one; here it waits for many together. Rows that no cache holds take
-    about half the time, others the same (log, 2026-11-25), and the new axis costs a node. `plain_lookups` is the way back.
+    three fifths of the time, others the same (benchmarks/bench_lookups.py), and the new axis costs a node. `plain_lookups` is the way back.
 
     Returns the number of lookups that were rewritten.
     """
