@@ -2,11 +2,12 @@
 
     python benchmarks/bench_tiles.py [--share 0.1] [--seconds 2] [--data-folder ../shared/data --sparsity 0.9]
 
-Speed: three layers of 1024 units with a tenth of their weights, through the export that every bundle takes; one thread. The
-contestants take turns, of one call each, where what one needs drives what the other needs out of the caches, and of ten
-calls each, as a server would call one model. Quality, only where --data-folder is given: the test AUC of a DLRM with wide
-hidden layers after one epoch of tuning, all methods with the same non-zeros outside of tables, tables whole; channels
-removed also at lower sparsities, to compare at equal latency. Prints tables, and JSON as the last line.
+Speed: three layers of 1024 units with a tenth of their weights, by themselves and with a last unit behind them as a click
+model has it, through the export that every bundle takes; one thread. The contestants take turns, of one call each, where
+what one needs drives what the other needs out of the caches, and of ten calls each, as a server would call one model.
+Quality, only where --data-folder is given: the test AUC of a DLRM with wide hidden layers after one epoch of tuning, all
+methods with the same non-zeros outside of tables, tables whole; channels removed also at lower sparsities, to compare at
+equal latency. Prints tables, and JSON as the last line.
 """
 
 import json
@@ -48,7 +49,7 @@ from recprune_export.validation.requests import Request
 from recprune_export.validation.rotation import draw
 
 BATCHES = "1,16,64,256,1024"
-TILES = (32, 64, 128)
+TILES = (32, 64, 128, 256)
 WIDTH, LAYERS = 1024, 3
 CALLS = 10
 HIDDEN = (512, 512, 256)
@@ -57,21 +58,23 @@ DENSE = REFERENCE  # as PyTorch exports it
 
 
 class Mlp(nn.Module):
-    """Layers as wide as the request."""
+    """Layers as wide as the request, and perhaps one unit behind them."""
 
-    def __init__(self) -> None:
+    def __init__(self, last: bool) -> None:
         super().__init__()
         self.layers = nn.Sequential(*(part for _ in range(LAYERS) for part in (nn.Linear(WIDTH, WIDTH), nn.ReLU())))
+        if last:
+            self.layers.append(nn.Linear(WIDTH, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, 1024] to [B, 1024]."""
+        """[B, 1024] to [B, 1024], or [B, 1]."""
         return self.layers(x)  # type: ignore[no-any-return]
 
 
-def mlp(settings: Settings, share: float) -> Program:
+def mlp(settings: Settings, share: float, last: bool) -> Program:
     """An MLP in which `share` of the parameters is not zero."""
     torch.manual_seed(0)
-    program = capture(Mlp().eval(), (torch.randn(3, WIDTH),))
+    program = capture(Mlp(last).eval(), (torch.randn(3, WIDTH),))
     if share == 1.0:
         return program
     task, tables = drawn_requests(program, settings), analyse(program).tables
@@ -92,7 +95,7 @@ def in_a_row(contestant: Contestant, calls: int) -> Contestant:
     return Contestant(contestant.name, run, contestant.take)
 
 
-def speed(share: float, batches: tuple[int, ...], seconds: float) -> dict[str, Any]:
+def speed(share: float, batches: tuple[int, ...], seconds: float, last: bool) -> dict[str, Any]:
     """Measure the MLP in both kinds of turns."""
     plain = Settings(batches=batches)
     wished = {DENSE: (plain, 1.0), "element": (plain, share)}
@@ -100,10 +103,10 @@ def speed(share: float, batches: tuple[int, ...], seconds: float) -> dict[str, A
     with tempfile.TemporaryDirectory() as scratch:
         files = {}
         for name, (settings, kept) in wished.items():
-            file = export_onnx(mlp(settings, kept), Path(scratch) / f"{name}.onnx", serving=Serving(batches))
+            file = export_onnx(mlp(settings, kept, last), Path(scratch) / f"{name}.onnx", serving=Serving(batches))
             files[name] = file.path
         contestants = [in_onnxruntime(name, path, 1) for name, path in files.items()]
-        signature = mlp(plain, 1.0).signature
+        signature = mlp(plain, 1.0, last).signature
         requests = draw(signature, batches, seed=0)
         reports = {
             calls: measure([in_a_row(c, calls) for c in contestants], requests, threads=1, seconds=seconds)
@@ -111,8 +114,9 @@ def speed(share: float, batches: tuple[int, ...], seconds: float) -> dict[str, A
         }
         counted = {name: count(path) for name, path in files.items()}
         costs = {b: {name: cost_of_file(path, b).estimate for name, path in files.items()} for b in batches}
+    widths = [*[WIDTH] * (LAYERS + 1), *[1] * last]
     print(
-        f"MLP {'-'.join([str(WIDTH)] * (LAYERS + 1))}, {1 - share:.0%} zeros, one thread: ms and times faster, by {PERCENT}th percentiles"
+        f"\nMLP {'-'.join(map(str, widths))}, {1 - share:.0%} zeros, one thread: ms and times faster, by {PERCENT}th percentiles"
     )
     for calls, report in reports.items():
         print(f"\n{calls} call{'s' if calls > 1 else ''} in turn\n{_speed_table(report, calls)}")
@@ -246,7 +250,8 @@ def main(
     torch.set_num_threads(1)
     results: dict[str, Any] = {}
     if share:
-        results["speed"] = speed(share, batch_sizes(batches), seconds)
+        for last, name in ((False, "speed"), (True, "speed with a last unit")):
+            results[name] = speed(share, batch_sizes(batches), seconds, last)
     if data_folder is not None:
         results["quality"] = quality(data_folder, cache, sparsity, seeds, seconds, epochs, only)
         print(

@@ -9,7 +9,7 @@ from recprune_export.errors import UsageError
 from recprune_export.licence import spdx
 
 QUANTIZE = ("none", "fp16", "int8", "int4")
-SMALLEST_TILE, LARGEST_TILE = 32, 128  # units
+SMALLEST_TILE, LARGEST_TILE = 32, 256  # units
 
 
 @dataclass(frozen=True)

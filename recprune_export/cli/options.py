@@ -64,7 +64,7 @@ def job_options(command: F) -> F:
                 help="How zeros fall in linear layers. Tiles run faster; there are more zeros with a smaller --structured-share.",
             ),
             click.option(
-                "--tile", default="auto", show_default=True, metavar="32..128", help="Units that share their inputs."
+                "--tile", default="auto", show_default=True, metavar="32..256", help="Units that share their inputs."
             ),
             click.option(
                 "--structured-share",

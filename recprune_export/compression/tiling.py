@@ -16,7 +16,7 @@ from recprune_export.program.program import Program
 from recprune_export.pruning.moments import Probe
 from recprune_export.settings import Settings
 
-TILES = (32, 64, 128)  # units; larger tiles run faster, smaller ones can choose better
+TILES = (32, 64, 128, 256)  # units; larger tiles run faster, smaller ones can choose better
 FEWEST = 2  # tiles of a layer: one alone would only leave out inputs
 FEWEST_INPUTS = 32
 NEAR_BEST = 1.15  # of the time with the fastest tile

@@ -13,8 +13,8 @@ def tile_ratios(
 ) -> Mapping[int, float]:
     """Return, by batch size, the estimated time of a layer in tiles as a multiple of the dense layer's.
 
-    Both with a bias and an activation; the tiles in the form that `passes/tile_layers.py` gives them, amid others. The
-    call itself, which both have, is left out.
+    Both with a bias and an activation; the tiles in the form that `passes/tile_layers.py` gives them amid others, where a
+    row of ones carries the biases. The call itself, which both have, is left out.
 
     >>> ratios = tile_ratios(1024, 1024, tile=64, k=102, batches=(64,))
     >>> 0.1 < ratios[64] < 0.25
@@ -42,11 +42,12 @@ def _tiled(outputs: int, inputs: int, tile: int, k: int) -> ModelProto:
         helper.make_node("Gather", ["x", "i"], ["a"], axis=0),
         helper.make_node("MatMul", ["w", "a"], ["m"]),
         helper.make_node("Reshape", ["m", "rows"], ["g"]),
-        helper.make_node("Add", ["g", "b"], ["h"]),
-        helper.make_node("Relu", ["h"], ["y"]),
+        helper.make_node("Relu", ["g"], ["y"]),
     ]
-    floats = {"w": (tiles, tile, k), "b": (tiles * tile, 1)}
-    return _model(nodes, (inputs, "batch"), floats, {"i": (tiles, k)}, rows=[tiles * tile, -1])
+    rows, columns = tile + 1, k + 1
+    return _model(
+        nodes, (inputs + 1, "batch"), {"w": (tiles, rows, columns)}, {"i": (tiles, columns)}, rows=[tiles * rows, -1]
+    )
 
 
 def _model(

@@ -33,6 +33,17 @@ class Tiles:
         places[flat[filled]] = filled
         return places
 
+    def with_room(self) -> "Tiles":
+        """Return the same with at least one row that nothing fills yet.
+
+        >>> tiles = Tiles(units=np.array([[0, 1], [2, 3]]), inputs=np.array([[0], [1]]))
+        >>> tiles.with_room().units.tolist()
+        [[0, 1, -1], [2, 3, -1]]
+        """
+        if (self.units == NOTHING).any():
+            return self
+        return Tiles(np.pad(self.units, ((0, 0), (0, 1)), constant_values=NOTHING), self.inputs)
+
     def weights(self, matrix: np.ndarray) -> np.ndarray:
         """Return the weights that are not zero, [tiles, tile, k], of a matrix [inputs, outputs]."""
         chosen = matrix[self.inputs[:, None, :], self.units[:, :, None]]

@@ -115,6 +115,10 @@ JOINED = 0.25  # of a piece, where a loop copies without looking up where to
 OPERAND = 11.0  # pieces for each operand that is joined, whatever its size
 SUMMED_ROW = 18.0  # pieces for each row that a sum over a middle axis results in
 TRANSPOSED, SCATTERED = 3.0, 90.0  # steps for an element: where neighbouring axes swap, anything else
+ALIASED, ALIASED_BYTES = (
+    15.0,
+    2048,
+)  # steps for an element: where rows to be transposed fall on the same sets of the cache
 BROADCAST = 280.0  # steps for each row to which a row is added
 NORMALISED, EINSUM, RECURRENT = 12.0, 50.0, 80.0  # steps for an element
 # Steps for an element of a function, 1 where it is not named.
@@ -295,6 +299,8 @@ def _transpose(operator: Operator) -> Work:
     if kept:
         return Work(activations=2 * source.bytes, pieces=source.size // max(prod(source.shape[-kept:]), 1))
     steps = TRANSPOSED if _swaps_neighbours(order) else SCATTERED
+    if order == [1, 0] and source.shape[1] * source.itemsize % ALIASED_BYTES == 0:
+        steps = ALIASED
     return Work(activations=2 * source.bytes, steps=source.size * steps)
 
 

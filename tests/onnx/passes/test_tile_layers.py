@@ -59,10 +59,59 @@ def test_a_bias_may_be_one_row_that_was_computed(sizes: list[int]) -> None:
 
 
 def test_what_is_zero_is_gone() -> None:
+    """But for one row and one column of each tile, which hold the biases."""
     made = rewritten(tile_layers, mlp(), X, places=2)
     floating = [v.const_value for v in made.graph.initializers.values() if v.const_value and v.uses()]
-    stored = sum(t.size for t in floating if t.dtype == ir.DataType.FLOAT and len(t.shape) == 3)
-    assert stored == np.count_nonzero(FIRST) + np.count_nonzero(SECOND)
+    stored = [t.numpy() for t in floating if t.dtype == ir.DataType.FLOAT and len(t.shape) == 3]
+    nonzero = np.count_nonzero(FIRST) + np.count_nonzero(SECOND)
+    assert sum(np.count_nonzero(array) for array in stored) == nonzero + MIDDLE + OUT + 1
+    assert sorted(array.shape for array in stored) == [(3, 12, 7), (3, 17, 7)]
+
+
+def biased(width: int, between: str = "h = Relu(g)", sizes: list[int] | None = None) -> ir.Model:
+    """A layer of a request so wide, and one behind it, both with biases and tiles."""
+    return graph(
+        f"g (float[batch, {width}] x) => (float[batch, {OUT}] y) {{ g = Gemm<transB=1>(x, w1, b1) {between}"
+        " y = Gemm<transB=1>(h, w2, b2) }",
+        w1=weights(MIDDLE, width, sizes or [16] * 3), b1=floats(MIDDLE), w2=SECOND, b2=floats(OUT),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("width", "between", "widened", "added"),
+    [
+        (IN, "h = Relu(g)", 1, 0),
+        (100, "h = Relu(g)", 0, 1),  # the request is wider than what comes out: to copy it would cost more
+        (512, "h = Relu(g)", 1, 0),  # but rows of a power of two are slow to transpose
+        (100, "h = LeakyRelu<alpha=0.1>(g)", 0, 1),
+        (100, "h = Gelu(g)", 0, 2),  # 1 does not stay 1
+        (IN, "h = Gelu(g)", 1, 1),
+    ],
+)
+def test_a_bias_is_the_weight_of_a_row_of_ones(width: int, between: str, widened: int, added: int) -> None:
+    made = rewritten(
+        tile_layers, biased(width, between), [[floats(rows, width, seed=rows)] for rows in SIZES], places=2
+    )
+    assert (operators(made)["Pad"], operators(made)["Add"]) == (widened, added)
+
+
+def test_the_row_of_ones_is_one_that_uneven_tiles_leave() -> None:
+    even, uneven = (rewritten(tile_layers, biased(IN, sizes=sizes), X, places=2) for sizes in ([16] * 3, [17, 16, 15]))
+    shapes = [
+        {tuple(v.shape) for v in made.graph.initializers.values() if v.shape is not None and len(v.shape) == 3}
+        for made in (even, uneven)
+    ]
+    assert shapes[0] == shapes[1] == {(3, 17, 7), (3, 12, 7)}
+
+
+def test_a_dense_layer_amid_tiles_hands_a_row_of_ones_on() -> None:
+    model = graph(
+        f"g (float[batch, 8] x) => (float[batch, {OUT}] y) {{ g = MatMul(x, w1) h = Relu(g)"
+        " y = Gemm<transB=1>(h, w2, b2) }",
+        w1=floats(8, MIDDLE), w2=SECOND, b2=floats(OUT),
+    )  # fmt: skip
+    made = rewritten(tile_layers, model, [[floats(rows, 8)] for rows in SIZES])
+    assert operators(made)["Add"] == 0
 
 
 @pytest.mark.parametrize(
