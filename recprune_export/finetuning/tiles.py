@@ -59,8 +59,12 @@ def unit_scores(weight: Tensor, sensitivity: Tensor) -> Tensor:
 
 
 def tile_masks(weights: Mapping[str, Tensor], tiling: Tiling, allowed: int) -> dict[str, Tensor]:
-    """Return masks of the tiled weights with at most `allowed` non-zeros in all of them together."""
-    kept = tile_inputs({layer.weight: (*weights[layer.weight].shape,) for layer in tiling}, allowed)
+    """Return masks of the tiled weights with fewer than `allowed` non-zeros in all of them together.
+
+    One for each layer is left: where a row of ones carries biases, the file has a weight that the program does not have.
+    """
+    shapes = {layer.weight: (*weights[layer.weight].shape,) for layer in tiling}
+    kept = tile_inputs(shapes, allowed - len(tiling))
     return {layer.weight: layer.mask(weights[layer.weight], kept[layer.weight]) for layer in tiling}
 
 

@@ -147,7 +147,7 @@ class _FeatureMajor:
         value, new = layer.operand, list[ir.Node]()
         if ones:
             pads = self._constant(layer, "pads", np.array([0, 0, 0, ones], dtype=np.int64))
-            new.append(ir.node("Pad", [value, pads, self._constant(layer, "one", np.float32(1.0))]))
+            new.append(ir.node("Pad", [value, pads, self._constant(layer, "one", np.array(1.0, dtype=np.float32))]))
         new.append(ir.node("Transpose", [new[-1].outputs[0] if new else value], attributes={"perm": [1, 0]}))
         self._graph.insert_before(layer.node, new)
         turned = _named(new[-1], f"{value.name}_turned")
