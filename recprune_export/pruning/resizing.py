@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, fx
 
 from recprune_export.channels.analysis import Analysis, AxisSets
-from recprune_export.channels.rules.movement import SPLITS, picked_axes
+from recprune_export.channels.rules.indexing import picked_axes
+from recprune_export.channels.rules.movement import SPLITS
 from recprune_export.channels.rules.reduction import SUMS, reduced_axes
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.nodes import argument, arguments

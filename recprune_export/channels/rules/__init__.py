@@ -6,6 +6,7 @@ from recprune_export.channels.rules import (  # noqa: F401
     convolution,
     creation,
     elementwise,
+    indexing,
     lookup,
     movement,
     normalisation,

@@ -17,8 +17,9 @@ from recprune_export.channels.groups import slice_positions
 from recprune_export.errors import PruningError
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.program import Program
-from recprune_export.pruning.rotation.legality import Tracing, find_rotatable
+from recprune_export.pruning.rotation.legality import find_rotatable
 from recprune_export.pruning.rotation.spaces import WORTH, Space, insert_spaces
+from recprune_export.pruning.rotation.tracing import Tracing
 
 aten = torch.ops.aten
 
@@ -189,9 +190,9 @@ class _Cutting(Tracing):
         super().put(node, group, "free" if is_weight else form)
 
     def start(self, node: fx.Node, group: int, weight: fx.Node) -> None:
-        self._forms[node, group] = self.form(weight, group) or "foreign"
-        if self._at_once and self._forms[node, group] == "vector":
-            self._forms[node, group] = "foreign"
+        self.forms[node, group] = self.form(weight, group) or "foreign"
+        if self._at_once and self.forms[node, group] == "vector":
+            self.forms[node, group] = "foreign"
             for reader in node.users:
                 self._cut(group, node, reader)
 
@@ -205,7 +206,7 @@ class _Cutting(Tracing):
                 if self.form(source, group) == "foreign":
                     self._cut(group, source, node)
         strongest = next(f for f in ("quadratic", "uniform", "vector", "foreign", "free") if f in forms)
-        self._forms[node, group] = strongest
+        self.forms[node, group] = strongest
         return None
 
     def meet(self, node: fx.Node, group: int, left: fx.Node, right: fx.Node) -> None:
@@ -226,7 +227,7 @@ class _Cutting(Tracing):
             if self.carries(source, group) and self.form(source, group) == "vector" and source.op != "get_attr":
                 self._cut(group, source, node)
         if self.carries(node, group):
-            self._forms[node, group] = "foreign"
+            self.forms[node, group] = "foreign"
 
     def _cut(self, group: int, source: fx.Node, reader: fx.Node) -> None:
         self._edges.setdefault(group, {}).setdefault(source, []).append(reader)
