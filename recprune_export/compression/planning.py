@@ -15,7 +15,7 @@ from recprune_export.pruning.budget import Budget, Way, make_plan
 from recprune_export.pruning.field_selection import remove_fields, select_fields
 from recprune_export.pruning.plan import NO_FIELDS, FieldPlan, Plan
 from recprune_export.pruning.ranking import Ranking
-from recprune_export.pruning.rotation.loosen import NOTHING, Loosening, find_loosening, loosen
+from recprune_export.pruning.rotation.loosen import NOTHING, Loosening, find_cuts, find_loosening, loosen
 from recprune_export.pruning.rotation.spaces import find_spaces
 from recprune_export.pruning.rows.choose import choose_rows, count_ids
 from recprune_export.pruning.rows.lookups import find_row_tables
@@ -33,10 +33,10 @@ MATTERS = 1e-3
 SPACES_PAY = 0.5
 
 
-def analysed(program: Program) -> Analysis:
-    """Return the analysis. Raises `PruningError` where there is nothing to prune."""
+def analysed(program: Program, *, as_it_is: bool = True) -> Analysis:
+    """Return the analysis. Raises `PruningError` where there is nothing to prune: `as_it_is`, or even if loosened."""
     analysis = analyse(program)
-    if not analysis.groups:
+    if not analysis.groups and (as_it_is or not find_cuts(program, analysis)):
         reasons = "; ".join(dict.fromkeys(axis.reason.text for axis in analysis.frozen)) or "it has no parameters"
         raise PruningError(f"No channel of this model can be removed: {reasons}. `recprune-export inspect` says where.")
     return analysis
@@ -58,13 +58,14 @@ def decide(
 
     Raises `PruningError` where there is nothing to prune, `UsageError` where more fields are to go than can.
     """
-    dense = dense or SizeModel(program, analysed(program)).sizes()
+    loosens = settings.score in ("auto", OUTPUT_ERROR)
+    dense = dense or SizeModel(program, analysed(program, as_it_is=not loosens)).sizes()
     fields = decide_fields(program, settings, task) if fields is None else fields
     program = remove_fields(program, fields).program
     rows = decide_rows(program, settings, task)
     program = share(program, rows, settings, task)
-    analysed(program)
-    if settings.score in ("auto", OUTPUT_ERROR):
+    analysed(program, as_it_is=not loosens)
+    if loosens:
         plan = _plan_of_least_loss(program, settings, task, dense, last or settings)
     else:
         plan = _scored(program, NOTHING, settings, task, dense).plan
@@ -187,7 +188,7 @@ def _requests(task: Task, settings: Settings) -> Iterator[Mapping[str, torch.Ten
 
 def loosened_inputs(program: Program, settings: Settings, task: Task) -> ScoreInputs:
     """Return what scores look at for a plan by output error, in which layers may be inserted first."""
-    analysis = analysed(program)
+    analysis = analysed(program, as_it_is=False)
     loosening = find_loosening(program, analysis)
     if loosening:
         program = loosen(program, loosening)

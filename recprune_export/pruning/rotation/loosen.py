@@ -3,7 +3,8 @@
 The axis of a table may be vector-like but for one branch: the bottom MLP of a DLRM ends in a ReLU, the stream of a
 transformer begins with a LayerNorm. An identity matrix on that edge changes nothing, and afterwards the table's group
 ends there: it can be rotated and truncated, and the matrix with it (the projections of a factorised embedding: Lan et
-al. 2020, "ALBERT", section 3.1; those between the blocks of SliceGPT).
+al. 2020, "ALBERT", section 3.1; those between the blocks of SliceGPT). Where nothing of a table can go as it is, for its
+rows are sorted, transformed or returned, it ends where it was looked up.
 """
 
 from collections.abc import Iterable, Sequence
@@ -79,13 +80,14 @@ def loosen(program: Program, loosening: Loosening) -> Program:
 
 
 def find_cuts(program: Program, analysis: Analysis) -> tuple[Cut, ...]:
-    """Return the matrices after which more groups of tables can be rotated; each group by itself pays for its own."""
+    """Return the matrices after which more tables can be rotated; each group, or stuck table, pays for its own."""
+    stuck = _cuts_behind_stuck_tables(program, analysis)
     legal = find_rotatable(program, analysis).rotatable
     wide, tight = (_Cutting(program, analysis, at_once) for at_once in (False, True))
     for node in program.module.graph.nodes:
         wide.visit(node)
         tight.visit(node)
-    cuts: list[Cut] = []
+    cuts = list(stuck)
     for number, group in enumerate(analysis.groups):
         if group.kind != "embedding" or group.name in legal:
             continue
@@ -97,6 +99,31 @@ def find_cuts(program: Program, analysis: Analysis) -> tuple[Cut, ...]:
                 cuts += found
                 break
     return tuple(dict.fromkeys(cuts))
+
+
+def _cuts_behind_stuck_tables(program: Program, analysis: Analysis) -> list[Cut]:
+    """Return a matrix for each lookup in a table of which no dimension can go as it is, where that frees the table."""
+    grouped = {axis for group in analysis.groups for axis in group.axes()}
+    readers: dict[str, list[fx.Node]] = {}
+    for node in program.module.graph.nodes:
+        if node.op == "get_attr" and str(node.target) in analysis.tables and (str(node.target), 1) not in grouped:
+            readers.setdefault(str(node.target), []).extend(node.users)
+    wanted = {name: cuts for name, lookups in readers.items() if (cuts := _behind(program, name, lookups))}
+    if not wanted:
+        return []
+    after = insert(program, [cut for cuts in wanted.values() for cut in cuts])
+    freed = _rotatable_axes(after)
+    return [cut for name, cuts in wanted.items() if (name, 1) in freed for cut in cuts]
+
+
+def _behind(program: Program, table: str, lookups: Sequence[fx.Node]) -> list[Cut]:
+    """A cut behind each lookup in a table, rows × dim, that is read by lookups alone and large beside the matrices."""
+    shape = tensor_at(program.module, table).shape
+    if len(shape) != 2 or shape[1] < 2 or len(lookups) > MOST_MATRICES or shape[0] < WORTH * shape[1] * len(lookups):
+        return []
+    if any(node.target is not aten.embedding.default or not node.users for node in lookups):
+        return []
+    return [Cut(n.name, n.meta["val"].ndim - 1, shape[1], tuple(reader.name for reader in n.users)) for n in lookups]
 
 
 def insert(program: Program, cuts: Sequence[Cut]) -> Program:
@@ -129,10 +156,14 @@ def insert(program: Program, cuts: Sequence[Cut]) -> Program:
 
 def _frees(program: Program, axes: Iterable[tuple[str, int]]) -> bool:
     """Whether the tables among `axes` can be rotated now."""
+    tables = analyse(program).tables
+    return {(tensor, axis) for tensor, axis in axes if tensor in tables and axis == 1} <= _rotatable_axes(program)
+
+
+def _rotatable_axes(program: Program) -> set[tuple[str, int]]:
     analysis = analyse(program)
     legal = find_rotatable(program, analysis).rotatable
-    wanted = {(tensor, axis) for tensor, axis in axes if tensor in analysis.tables and axis == 1}
-    return wanted <= {own for group in analysis.groups if group.name in legal for own in group.axes()}
+    return {own for group in analysis.groups if group.name in legal for own in group.axes()}
 
 
 def move_diagonals(program: Program, groups: Sequence[str]) -> Program:
