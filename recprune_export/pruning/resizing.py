@@ -83,7 +83,7 @@ class Resizing:
 
     def shrinks(self, node: fx.Node) -> bool:
         """Tell whether any axis of a node's value loses an index."""
-        return any(self.kept(node, axis) is not None for axis in range(len(_shape(node))))
+        return any(self.kept(node, axis) is not None for axis in range(len(shape_of(node))))
 
     def copy(self, node: fx.Node) -> fx.Node:
         """Write a node as it is."""
@@ -101,7 +101,7 @@ class Resizing:
         return self.graph.get_attr(name)
 
 
-def _shape(node: fx.Node) -> tuple[Any, ...]:
+def shape_of(node: fx.Node) -> tuple[Any, ...]:
     return tuple(node.meta["val"].shape)
 
 
@@ -152,7 +152,7 @@ def expand(resizing: Resizing, node: fx.Node) -> fx.Node:
 def repeat(resizing: Resizing, node: fx.Node) -> fx.Node:
     """`repeat(x: B×1, [1, D])`: an axis made by repeating one value is repeated as often as its width is kept."""
     source, repeats = arguments(node)
-    before = _shape(source)
+    before = shape_of(source)
     result = [*[1] * (len(before) - len(repeats)), *repeats]
     offset = len(result) - len(before)
     for axis in range(len(result)):
@@ -166,7 +166,7 @@ def repeat(resizing: Resizing, node: fx.Node) -> fx.Node:
 def unflatten(resizing: Resizing, node: fx.Node) -> fx.Node:
     """`unflatten(x, axis, sizes)`."""
     source, axis, sizes = arguments(node)
-    first = axis % len(_shape(source))
+    first = axis % len(shape_of(source))
     return resizing.call(node.target, source, axis, _replace_size(resizing, node, sizes, first))
 
 
@@ -176,11 +176,11 @@ def slice_(resizing: Resizing, node: fx.Node) -> fx.Node:
     given = arguments(node)
     defaults: tuple[Any, ...] = (None, 0, None, None, 1)
     source, axis, start, end, step = given + defaults[len(given) :]
-    axis = axis % len(_shape(source))
+    axis = axis % len(shape_of(source))
     kept = resizing.kept(source, axis)
     if kept is None:
         return resizing.copy(node)
-    taken = set(range(_shape(source)[axis])[slice(start, end, step)])
+    taken = set(range(shape_of(source)[axis])[slice(start, end, step)])
     positions = [position for position, index in enumerate(kept) if index in taken]
     if not positions or positions == list(range(positions[0], positions[-1] + 1)):
         first = positions[0] if positions else 0
@@ -192,12 +192,12 @@ def slice_(resizing: Resizing, node: fx.Node) -> fx.Node:
 def narrow(resizing: Resizing, node: fx.Node) -> fx.Node:
     """`narrow(x, axis, start, length)`."""
     source, axis, start, _ = arguments(node)
-    axis = axis % len(_shape(source))
+    axis = axis % len(shape_of(source))
     kept, left = resizing.kept(source, axis), resizing.kept(node, axis)
     if kept is None:
         return resizing.copy(node)
     before = sum(index < start for index in kept)
-    length = _shape(node)[axis] if left is None else len(left)
+    length = shape_of(node)[axis] if left is None else len(left)
     return resizing.call(node.target, source, axis, before, length)
 
 
@@ -205,11 +205,11 @@ def narrow(resizing: Resizing, node: fx.Node) -> fx.Node:
 def select(resizing: Resizing, node: fx.Node) -> fx.Node:
     """`select(x, axis, index)`: the index counts what is left before it."""
     source, axis, index = arguments(node)
-    axis = axis % len(_shape(source))
+    axis = axis % len(shape_of(source))
     kept = resizing.kept(source, axis)
     if kept is None:
         return resizing.copy(node)
-    position = kept.index(index % _shape(source)[axis])
+    position = kept.index(index % shape_of(source)[axis])
     return resizing.call(node.target, source, axis, position)
 
 
@@ -217,7 +217,7 @@ def select(resizing: Resizing, node: fx.Node) -> fx.Node:
 def split(resizing: Resizing, node: fx.Node) -> fx.Node:
     """`split(x, size, axis)`: each part as wide as what is left of it."""
     source = arguments(node)[0]
-    axis = argument(node, "dim") % len(_shape(source))
+    axis = argument(node, "dim") % len(shape_of(source))
     if resizing.kept(source, axis) is None:
         return resizing.copy(node)
     widths = []
@@ -243,7 +243,7 @@ def pick(resizing: Resizing, node: fx.Node) -> fx.Node:
     left = resizing.kept(node, place)
     lists: list[fx.Node | None] = [None] * place
     for axis in sorted(picked):
-        size, kept = _shape(source)[axis], resizing.kept(source, axis)
+        size, kept = shape_of(source)[axis], resizing.kept(source, axis)
         position = {old: new for new, old in enumerate(range(size) if kept is None else kept)}
         wanted = [i % size for i in tensor_at(resizing.module, str(picked[axis].target)).tolist()]
         numbers = [position[wanted[i]] for i in (range(len(wanted)) if left is None else left)]
@@ -257,7 +257,7 @@ def pick(resizing: Resizing, node: fx.Node) -> fx.Node:
 def sum_or_mean(resizing: Resizing, node: fx.Node) -> fx.Node:
     """`mean(x, axes)` over n of which some go: the sum of the others, divided by n, plus what masked ones would add."""
     source = arguments(node)[0]
-    shape = _shape(source)
+    shape = shape_of(source)
     axes, _ = reduced_axes(node, len(shape))
     kept = {axis: indices for axis in axes if (indices := resizing.kept(source, axis)) is not None}
     if not kept:
@@ -291,7 +291,7 @@ def _missing(
             missing = missing.index_select(axis, torch.tensor(left_of_it))
     if float(missing.abs().max()) <= ROUNDING * float(value.abs().max()):
         return None
-    varies = [not isinstance(size, int) for size in _shape(node)]
+    varies = [not isinstance(size, int) for size in shape_of(node)]
     for axis, varying in enumerate(varies):
         missing = missing.narrow(axis, 0, 1) if varying else missing
     return resizing.constant(node, missing.to(node.meta["val"].dtype), MASKED_SUM)
@@ -301,7 +301,7 @@ def _missing(
 def convolution(resizing: Resizing, node: fx.Node) -> fx.Node:
     """Where each channel has a kernel of its own, there are as many groups as channels are kept."""
     new = resizing.copy(node)
-    kept = resizing.kept(node, node.meta["val"].ndim - len(_shape(arguments(node)[1])) + 1)
+    kept = resizing.kept(node, node.meta["val"].ndim - len(shape_of(arguments(node)[1])) + 1)
     if kept is None or argument(node, "groups") == 1:
         return new
     names = [parameter.name for parameter in node.target._schema.arguments]  # type: ignore[union-attr]
@@ -313,75 +313,12 @@ def convolution(resizing: Resizing, node: fx.Node) -> fx.Node:
     return new
 
 
-@resizes(aten.layer_norm.default)
-def layer_norm(resizing: Resizing, node: fx.Node) -> fx.Node:
-    """`layer_norm(x, [n], g, b)`: the norm still sees n channels, those that went as what they are when masked.
-
-    That is what masking means; normalising over the kept channels alone would change the function.
-    """
-    source, sizes, weight, bias, epsilon, *_ = (*arguments(node), *(None, None, 1e-5)[len(arguments(node)) - 2 :])  # type: ignore[misc]
-    kept = resizing.kept(source, len(_shape(source)) - 1)
-    if kept is None or len(sizes) > 1:  # of several axes none is ever cut
-        return resizing.copy(node)
-    (n,) = sizes
-    missing = [0, n - len(kept)]
-    vectors = [None if v is None else resizing.call(aten.constant_pad_nd.default, v, missing) for v in (weight, bias)]
-    completed = _completed(resizing, node, source, kept, n)
-    whole = resizing.call(aten.layer_norm.default, completed, [n], *vectors, epsilon)
-    return resizing.call(aten.slice.Tensor, whole, -1, 0, len(kept))
-
-
-@resizes(aten.rms_norm.default)
-def rms_norm(resizing: Resizing, node: fx.Node) -> fx.Node:
-    """`rms_norm(x, [n], g, ε)` over m kept channels: ε·n/m inside and a gain of √(n/m) outside give the same values.
-
-    That holds where the others are zero when masked; where they are not, it is as in `layer_norm`.
-    """
-    source, (n,), weight, epsilon = (*arguments(node), *(None, None)[len(arguments(node)) - 2 :])  # type: ignore[misc]
-    kept = resizing.kept(source, len(_shape(source)) - 1)
-    if kept is None:
-        return resizing.copy(node)
-    epsilon = torch.finfo(node.meta["val"].dtype).eps if epsilon is None else epsilon
-    if bool(_masked_beside(resizing, source, kept, n).any()):
-        gain = None if weight is None else resizing.call(aten.constant_pad_nd.default, weight, [0, n - len(kept)])
-        completed = _completed(resizing, node, source, kept, n)
-        whole = resizing.call(aten.rms_norm.default, completed, [n], gain, epsilon)
-        return resizing.call(aten.slice.Tensor, whole, -1, 0, len(kept))
-    growth = n / len(kept)
-    shrunk = resizing.call(aten.rms_norm.default, source, [len(kept)], weight, epsilon * growth)
-    return resizing.call(aten.mul.Tensor, shrunk, math.sqrt(growth))
-
-
-def _masked_beside(resizing: Resizing, source: fx.Node, kept: list[int], n: int) -> Tensor:
-    """What the channels of the last axis that go are when masked, the same for every request."""
-    gone = sorted(set(range(n)) - set(kept))
-    values = resizing.masked_value(source).index_select(-1, torch.tensor(gone))
-    for axis, size in enumerate(_shape(source)[:-1]):
-        left = resizing.kept(source, axis)
-        if not isinstance(size, int):
-            values = values.narrow(axis, 0, 1)
-        elif left is not None:
-            values = values.index_select(axis, torch.tensor(left))
-    return values
-
-
-def _completed(resizing: Resizing, node: fx.Node, source: fx.Node, kept: list[int], n: int) -> fx.Node:
-    """A value with the n - m channels that went put behind those that are kept."""
-    beside = _masked_beside(resizing, source, kept, n)
-    if not bool(beside.any()):
-        return resizing.call(aten.constant_pad_nd.default, source, [0, n - len(kept)])
-    constant = resizing.constant(node, beside.to(source.meta["val"].dtype), MASKED_SUM)
-    one = resizing.call(aten.slice.Tensor, source, -1, 0, 1)
-    wide = resizing.call(aten.add.Tensor, resizing.call(aten.zeros_like.default, one), constant)
-    return resizing.call(aten.cat.default, [source, wide], -1)
-
-
 @resizes(aten.scaled_dot_product_attention.default)
 def attention(resizing: Resizing, node: fx.Node) -> fx.Node:
     """The scale 1/√E keeps the E of the original."""
     new = resizing.copy(node)
     if node.kwargs.get("scale") is None:
-        width = _shape(arguments(node)[0])[-1]
+        width = shape_of(arguments(node)[0])[-1]
         new.kwargs = {**new.kwargs, "scale": 1.0 / math.sqrt(width)}
     return new
 

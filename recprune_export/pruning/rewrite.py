@@ -7,7 +7,7 @@ from recprune_export.channels.analysis import Analysis
 from recprune_export.channels.liveness import alive
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.program import Program
-from recprune_export.pruning import without_fields  # noqa: F401  (registers how operators go on without fields)
+from recprune_export.pruning import whole_axes, without_fields  # noqa: F401  (register how operators are resized)
 from recprune_export.pruning.masking import MaskedValues
 from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.resizing import Resizing, resize

@@ -41,6 +41,7 @@ _SELECTIVE = (
     aten.var.default,
     aten.var.dim,
 )
+SOFTMAXES = (aten.softmax.int, aten._softmax.default, aten.log_softmax.int, aten._log_softmax.default)
 _ORDERED = (
     aten.aminmax.default,
     aten.argsort.default,
@@ -139,14 +140,22 @@ def _beside(labels: Labels, axis: int, shape: Sequence[int]) -> Labels:
     return Labels(tuple(sides[0]), tuple(torch.zeros_like(ids) for ids in sides[0]), tuple(sides[1]))
 
 
-@rule(aten.softmax.int, aten._softmax.default, aten.log_softmax.int)
+@rule(*SOFTMAXES)
 def softmax(walk: Walk, node: fx.Node) -> Described:
-    """`softmax(x: B×E, 1)`: a masked index would still have a share, so axis E is frozen."""
+    """`softmax(x: B×E, 1)`: e may go if it is the same for every request when masked, for its share can still be counted.
+
+    Afterwards it is neither zero nor the same for every request. A field does not go this way.
+    """
     labels = walk.labels(node.args[0])
     assert labels is not None
-    axis = walk.value(node.args[1])
-    walk.freeze(node, labels.removes[axis], "softmax is taken over it")
-    return labels.without_zeroes()
+    axis = argument(node, "dim") % len(labels.shape)
+    if bool(walk.sets.sovereign_in(labels.removes[axis]).any()):
+        walk.freeze(node, labels.removes[axis], "softmax is taken over it")
+    because = "softmax is taken over it, and masking would not make it the same for every request"
+    walk.require_zero(node, labels.removes[axis], labels.steady[axis], because)
+    steady = list(labels.steady)
+    steady[axis] = torch.zeros_like(steady[axis])
+    return Labels(labels.removes, tuple(torch.zeros_like(ids) for ids in labels.removes), tuple(steady))
 
 
 @rule(aten.cumsum.default)

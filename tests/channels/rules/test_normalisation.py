@@ -71,10 +71,54 @@ def test_sums_and_means_keep_what_they_count(operator: object) -> None:
     assert ("first.weight", 0) in prunable(analysis)
 
 
-def test_a_softmax_over_channels_freezes_them() -> None:
-    _, analysis = check_any_plan(Tower(lambda h: torch.softmax(h, 1)), X)
+@pytest.mark.parametrize(
+    "operator", [lambda h: h.softmax(1), lambda h: h.log_softmax(-1), lambda h: h.sigmoid().softmax(1)]
+)
+def test_a_softmax_counts_what_masked_channels_are(operator: Callable[[Tensor], Tensor]) -> None:
+    _, analysis = check_any_plan(Tower(operator), X)
+    assert {("first.weight", 0), ("last.weight", 1)} <= prunable(analysis)
+
+
+def test_a_softmax_over_another_axis_than_the_last_counts_them_too() -> None:
+    class Memory(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.slots, self.key, self.layer = nn.Parameter(torch.zeros(6, 4)), nn.Linear(4, 6), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            shares = torch.stack([self.key(x), self.key(self.layer(x))], 2).softmax(1)  # B E 2
+            return shares.transpose(1, 2) @ self.slots
+
+    _, analysis = check_any_plan(Memory(), X)
+    assert {("slots", 0), ("key.weight", 0)} <= prunable(analysis)
+
+
+def test_attention_over_channels_goes_with_what_it_weighs() -> None:
+    class Pooled(nn.Module):
+        """Two streams of the same width, each weighed by a softmax over its channels."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.deep = nn.Embedding(20, 6), nn.Linear(6, 6)
+            self.shares, self.last = nn.ModuleList([nn.Linear(6, 6) for _ in range(2)]), nn.Linear(6, 1)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            x = self.table(ids)
+            h = self.deep(x).relu()
+            return self.last(x * self.shares[0](x).softmax(-1) + h * self.shares[1](h).softmax(-1))  # type: ignore[no-any-return]
+
+    _, analysis = check_any_plan(Pooled(), torch.arange(4))
+    assert {("table.weight", 1), ("deep.weight", 0), ("shares.0.weight", 0)} <= prunable(analysis)
+
+
+def test_a_softmax_over_what_varies_when_masked_is_frozen() -> None:
+    class Mixed(Tower):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last((self.first(x) + x[:, :1]).softmax(1))  # type: ignore[no-any-return]
+
+    _, analysis = check_any_plan(Mixed(None), X)
     assert ("first.weight", 0) not in prunable(analysis)
-    assert reasons(analysis, "first.weight", 0)
+    assert "same for every request" in reasons(analysis, "first.weight", 0)
 
 
 def test_a_norm_of_negative_order_is_zero_where_one_channel_is() -> None:
