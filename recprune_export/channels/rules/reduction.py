@@ -144,12 +144,13 @@ def _beside(labels: Labels, axis: int, shape: Sequence[int]) -> Labels:
 def softmax(walk: Walk, node: fx.Node) -> Described:
     """`softmax(x: B×E, 1)`: e may go if it is the same for every request when masked, for its share can still be counted.
 
-    Afterwards it is neither zero nor the same for every request. A field does not go this way.
+    Afterwards it is neither zero nor the same for every request. A field does not go this way, nor a learned vector of
+    shares, of which each weighs much and saves one number.
     """
     labels = walk.labels(node.args[0])
     assert labels is not None
     axis = argument(node, "dim") % len(labels.shape)
-    if bool(walk.sets.sovereign_in(labels.removes[axis]).any()):
+    if labels.constant or bool(walk.sets.sovereign_in(labels.removes[axis]).any()):
         walk.freeze(node, labels.removes[axis], "softmax is taken over it")
     because = "softmax is taken over it, and masking would not make it the same for every request"
     walk.require_zero(node, labels.removes[axis], labels.steady[axis], because)

@@ -111,6 +111,24 @@ def test_attention_over_channels_goes_with_what_it_weighs() -> None:
     assert {("table.weight", 1), ("deep.weight", 0), ("shares.0.weight", 0)} <= prunable(analysis)
 
 
+def test_learned_shares_of_fields_stay_and_hold_nothing_back() -> None:
+    class Regulated(nn.Module):
+        """Each field weighed by a share of its own, repeated over its dimensions."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.shares = nn.Embedding(20, 6), nn.Parameter(torch.zeros(3))
+            self.mlp = nn.Sequential(nn.Linear(18, 8), nn.ReLU(), nn.Linear(8, 1))
+
+        def forward(self, ids: Tensor) -> Tensor:
+            shares = self.shares.softmax(-1).unsqueeze(-1).repeat(1, 6).view(1, -1)
+            return self.mlp(shares * self.table(ids).flatten(1))  # type: ignore[no-any-return]
+
+    _, analysis = check_any_plan(Regulated(), torch.arange(12).reshape(4, 3))
+    assert ("table.weight", 1) in prunable(analysis)
+    assert ("shares", 0) not in prunable(analysis)
+
+
 def test_a_softmax_over_what_varies_when_masked_is_frozen() -> None:
     class Mixed(Tower):
         def forward(self, x: Tensor) -> Tensor:
