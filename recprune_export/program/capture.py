@@ -12,6 +12,7 @@ from recprune_export.program.canonical import canonicalise, has_unsafe_mutation
 from recprune_export.program.constant_masks import replace_constant_masks
 from recprune_export.program.embedding_bags import replace_embedding_bags
 from recprune_export.program.example import (
+    alike,
     answer,
     batch_size,
     check_example,
@@ -109,9 +110,9 @@ def _check_answers(module: nn.Module, program: Program, example: tuple[tuple[Any
     """Compare what was captured with the model itself, on the whole example and on rows by themselves."""
     batch = batch_size(example)
     expected = answer(module, *example)
-    if not _close(answer(module, *example), expected):
+    if not alike(answer(module, *example), expected):
         raise CaptureError("The model answers the same request differently each time; switch its sampling off.")
-    if not _close(_answer_captured(program, example), expected):
+    if not alike(_answer_captured(program, example), expected):
         raise CaptureError("The captured program does not answer the example request as the model does.")
     for row in range(min(batch, ROWS_OF_THEIR_OWN)):
         alone = take_rows(example, torch.tensor([row, row]))
@@ -119,7 +120,7 @@ def _check_answers(module: nn.Module, program: Program, example: tuple[tuple[Any
             expected = answer(module, *alone)
         except Exception:  # whatever the user's code raises: its rows belong together
             return
-        if not _close(_answer_captured(program, alone), expected):
+        if not alike(_answer_captured(program, alone), expected):
             raise CaptureError(
                 "The captured program does not answer as the model does when a row is alone: its answer must not depend "
                 "on the longest row beside it (packed sequences), nor on how many there are."
@@ -130,10 +131,3 @@ def _answer_captured(program: Program, example: Any) -> Sequence[Tensor]:
     with torch.no_grad():
         answers: Sequence[Tensor] = program.module(*(x for x in pytree.tree_leaves(example) if isinstance(x, Tensor)))
     return answers
-
-
-def _close(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
-    return len(found) == len(expected) and all(
-        f.shape == e.shape and torch.allclose(f.double(), e.double(), rtol=1e-3, atol=1e-5, equal_nan=True)
-        for f, e in zip(found, expected, strict=True)
-    )

@@ -3,7 +3,7 @@
 import inspect
 import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -70,3 +70,11 @@ def check_example(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
         raise CaptureError(
             f"The model itself fails on the example request{where}: {type(error).__name__}: {told}"
         ) from error
+
+
+def alike(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+    """Tell whether two answers are the same but for rounding."""
+    return len(found) == len(expected) and all(
+        f.shape == e.shape and torch.allclose(f.double(), e.double(), rtol=1e-3, atol=1e-5, equal_nan=True)
+        for f, e in zip(found, expected, strict=True)
+    )

@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import io
 import logging
+import re
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -17,12 +18,14 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from recprune_export.errors import CaptureError
 from recprune_export.program.batch_parts import WholeParts
-from recprune_export.program.example import batch_size, take_rows
+from recprune_export.program.example import alike, answer, batch_size, take_rows
 from recprune_export.program.packed_sequences import padded_steps
 from recprune_export.program.program import batch_symbol
 from recprune_export.program.source import NOT_THE_USERS, line_of
 
-BATCHES_TO_TRY = (1, 2, 3, 4, 7, 64)
+BATCHES_TO_TRY = (1, 2, 3, 4, 7, 64, 300)
+LARGEST_PIECE = 4096  # rows that a model answers at once, the others after them
+_WITHIN = re.compile(r"batch = Dim\('batch', (?:min=\d+, )?max=(\d+)\)")
 
 
 def export_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
@@ -33,14 +36,14 @@ def export_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     batch = batch_size((args, kwargs))
     symbol = batch_symbol()
 
-    def dynamic(x: Any) -> Any:
+    def dynamic(x: Any, symbol: Any) -> Any:
         return {0: symbol} if isinstance(x, Tensor) and x.ndim and len(x) == batch else None
 
     lines: list[list[str]] = []
     root = _Shelter(module) if _has_a_name_of_graphs(module) else module
-    shapes = pytree.tree_map(dynamic, _by_parameter(root, args, kwargs))
 
-    def export(strict: bool, deferred: bool = False) -> torch.export.ExportedProgram:
+    def export(strict: bool, deferred: bool = False, within: Any = None) -> torch.export.ExportedProgram:
+        sizes = pytree.tree_map(lambda x: dynamic(x, within or symbol), _by_parameter(root, args, kwargs))
         with (
             _quiet_and_plain(),
             padded_steps(),
@@ -53,7 +56,7 @@ def export_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
                 root,
                 args,
                 kwargs,
-                dynamic_shapes=shapes,
+                dynamic_shapes=sizes,
                 strict=strict,
                 prefer_deferred_runtime_asserts_over_guards=deferred,
             )
@@ -67,6 +70,12 @@ def export_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
         # What it cannot prove of every batch, such as that 9·B is no multiple of 2·B, it asserts in the graph instead.
         with contextlib.suppress(Exception):
             return _tried_on_batches(export(strict=False, deferred=True), (args, kwargs))
+        # A model that answers a large batch in pieces is captured as it answers one piece, if that gives the same.
+        with contextlib.suppress(Exception):
+            rows = _piece(str(error))
+            return _same_beyond(
+                export(strict=False, within=torch.export.Dim("batch", max=rows)), module, (args, kwargs), rows
+            )
         fixes = _fixes_batch(str(error)) and not _reads_values(str(error))
         where = lines[0][0] if fixes and lines[0] else line_of(error)
         raise CaptureError(_explain(error, where)) from error
@@ -97,6 +106,28 @@ def _tried_on_batches(exported: torch.export.ExportedProgram, example: Any) -> t
         args, kwargs = take_rows(example, torch.arange(rows) % batch_size(example))
         with torch.no_grad():
             module(*args, **kwargs)
+    return exported
+
+
+def _piece(told: str) -> int:
+    """The rows of a batch up to which a model takes one path. Raises `CaptureError` where `torch.export` names none."""
+    found = _WITHIN.search(told)
+    if found is None or int(found[1]) > LARGEST_PIECE:
+        raise CaptureError("The model takes one path for batches of all sizes, or none.")
+    return int(found[1])
+
+
+def _same_beyond(
+    exported: torch.export.ExportedProgram, module: nn.Module, example: Any, rows: int
+) -> torch.export.ExportedProgram:
+    """Return `exported` if larger batches than it was captured for are answered as by `module`; else `CaptureError`."""
+    captured = exported.module(check_guards=False)
+    assert isinstance(captured, fx.GraphModule)
+    captured = fx.GraphModule(captured, captured.graph)  # without the hook that counts rows
+    for size in (rows + 1, 2 * rows + 3):
+        args, kwargs = take_rows(example, torch.arange(size) % batch_size(example))
+        if not alike(answer(captured, args, kwargs), answer(module, args, kwargs)):
+            raise CaptureError("Larger batches are answered in another way.")
     return exported
 
 
@@ -168,11 +199,16 @@ def _by_parameter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
 def _explain(error: Exception, line: str) -> str:
     text = str(error)
     where = f" at {line}" if line else ""
-    first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    first = _first_reason(text) or type(error).__name__
     if _reads_values(text):
         return (
             f"The model decides by the values of a request{where}: replace a branch by torch.where, a selection of rows "
             f"by a mask, and packed sequences by padded ones ({first})."
+        )
+    if (within := _WITHIN.search(text)) is not None:
+        return (
+            f"The model answers batches of more than {within[1]} rows in another way than smaller ones{where}, and a graph "
+            f"holds one: let an answer depend on its own row alone ({first})."
         )
     if _fixes_batch(text):
         return (
@@ -185,6 +221,13 @@ def _explain(error: Exception, line: str) -> str:
             f"compute that before the request, or write it with tensors ({first})."
         )
     return f"torch.export cannot capture the model{where}: {first}"
+
+
+def _first_reason(text: str) -> str:
+    """The first line that says something: of guards on the batch the guard, not the headline."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    guards = (line.partition("generated guard ")[2].rstrip(".") for line in lines if "generated guard " in line)
+    return next(guards, "") or next(iter(lines), "")
 
 
 def _reads_values(text: str) -> bool:

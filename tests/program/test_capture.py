@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from recprune_export.errors import CaptureError
 from recprune_export.program.capture import capture
-from tests.properties import check_any_plan, prunable
+from tests.properties import check_any_plan, no_zeros, prunable
 
 
 class Head(nn.Module):
@@ -180,3 +180,44 @@ def test_heads_that_are_folded_into_the_batch_are_taken_out_again() -> None:
     for rows in (1, 2, 5):
         request = ids[torch.arange(rows) % 3]
         torch.testing.assert_close(program.module(request)[0], module(request))
+
+
+class InPieces(nn.Module):
+    """Scores a batch in pieces, so that memory is bounded."""
+
+    def __init__(self, weight_of_rows: float = 0.0) -> None:
+        super().__init__()
+        self.table, self.last, self.weight_of_rows = nn.Embedding(20, 4), nn.Linear(4, 1), weight_of_rows
+
+    def forward(self, ids: Tensor) -> Tensor:
+        pieces = ids.split(64)
+        return torch.cat([self.last(self.table(piece)) for piece in pieces]) + self.weight_of_rows * len(pieces)
+
+
+class GhostNorm(nn.Module):
+    """Batch-norm over 128 rows at a time (Hoffer et al. 2017), which in serving is batch-norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.norm, self.last = nn.Embedding(20, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.table(ids)
+        parts = x.chunk(int(np.ceil(x.shape[0] / 128)), 0)
+        return self.last(torch.cat([self.norm(part) for part in parts], 0))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("module", [InPieces(), GhostNorm()])
+def test_a_batch_that_is_answered_in_pieces_is_captured_as_one(module: nn.Module) -> None:
+    module = no_zeros(module)
+    program = capture(module, (torch.arange(6),))
+    for rows in (1, 64, 65, 300):
+        ids = torch.arange(rows) % 20
+        with torch.no_grad():
+            torch.testing.assert_close(program.module(ids)[0], module(ids))
+    program.exported()
+
+
+def test_pieces_that_change_the_answer_are_refused() -> None:
+    with pytest.raises(CaptureError, match="batches of more than 64 rows in another way"):
+        capture(no_zeros(InPieces(1.0)), (torch.arange(6),))
