@@ -138,7 +138,8 @@ def notes_of(outcome: Outcome, settings: Settings, task: Task) -> tuple[str, ...
     wanted = (("tables", gone.tables, settings.table_sparsity), ("rest", gone.rest, settings.rest_sparsity))
     for part, reached, asked in wanted:
         if reached < asked - 1e-9:
-            notes.append(f"Asked for {asked:.1%} fewer parameters in the {part}, reached {reached:.1%}.")
+            wanted_share, found_share = told_apart(asked, reached)
+            notes.append(f"Asked for {wanted_share} fewer parameters in the {part}, reached {found_share}.")
     for output in served.parity.outputs:
         if output.not_finite:
             notes.append(
@@ -154,3 +155,15 @@ def notes_of(outcome: Outcome, settings: Settings, task: Task) -> tuple[str, ...
     told = tile_notes(pruned.stages[-1].tiles, served.pruned, settings)
     lessons = () if served.fewer_bits is None else served.fewer_bits.notes()
     return (*notes, *told, *lessons)
+
+
+def told_apart(one: float, other: float) -> tuple[str, str]:
+    """Return two different shares with as many digits as it takes to see that they are.
+
+    >>> told_apart(0.7, 0.62)
+    ('70.0%', '62.0%')
+    >>> told_apart(0.7, 0.69999)
+    ('70.000%', '69.999%')
+    """
+    written = ((f"{one:.{digits}%}", f"{other:.{digits}%}") for digits in range(1, 8))
+    return next((pair for pair in written if pair[0] != pair[1]), (str(one), str(other)))
