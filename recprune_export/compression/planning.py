@@ -37,6 +37,12 @@ def analysed(program: Program, *, as_it_is: bool = True) -> Analysis:
     """Return the analysis. Raises `PruningError` where there is nothing to prune: `as_it_is`, or even if loosened."""
     analysis = analyse(program)
     if not analysis.groups and (as_it_is or not find_cuts(program, analysis)):
+        shapes = [p.shape for p in program.parameters().values()]
+        if shapes and all(shape.numel() == 1 or shape[1:] == (1,) for shape in shapes):
+            raise PruningError(
+                "No channel of this model can be removed: it is linear, with one number for each id, so that there is nothing to "
+                "narrow."
+            )
         reasons = "; ".join(dict.fromkeys(axis.reason.text for axis in analysis.frozen)) or "it has no parameters"
         raise PruningError(f"No channel of this model can be removed: {reasons}. `recprune-export inspect` says where.")
     return analysis

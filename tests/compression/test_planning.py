@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from recprune_export.compression.compress import drawn_requests
 from recprune_export.compression.planning import decide
 from recprune_export.compression.removal_share import ShareTrial
+from recprune_export.errors import PruningError
 from recprune_export.program.capture import capture
 from recprune_export.pruning.budget import Budget
 from recprune_export.settings import Settings
@@ -78,3 +79,18 @@ def test_tables_of_which_nothing_is_to_go_keep_their_dimensions(share: float | N
     groups = decide(program, settings, drawn_requests(program, settings)).groups
     assert all(len(part.keep) == part.width for part in groups if part.kind == "embedding")
     assert all(len(part.keep) < part.width / 2 for part in groups if part.kind == "hidden")
+
+
+def test_a_linear_model_is_refused_as_what_it_is() -> None:
+    class Wide(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights, self.bias = nn.Embedding(400, 1), nn.Parameter(torch.zeros(1))
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.weights(ids).sum(1) + self.bias  # type: ignore[no-any-return]
+
+    program = capture(no_zeros(Wide()), (torch.arange(8).reshape(4, 2),))
+    settings = Settings(sparsity=0.7)
+    with pytest.raises(PruningError, match="it is linear, with one number for each id"):
+        decide(program, settings, drawn_requests(program, settings))
