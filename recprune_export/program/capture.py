@@ -33,6 +33,7 @@ from recprune_export.program.interface import (
 from recprune_export.program.precomputed import precompute_tables
 from recprune_export.program.program import Program, batch_symbol
 from recprune_export.program.renormed_tables import renorm_tables
+from recprune_export.program.weights import constants_to_weights, thaw_where_all_is_frozen
 from recprune_export.program.written_out import write_out
 
 ROWS_OF_THEIR_OWN = 3
@@ -80,6 +81,8 @@ def program_from_exported(exported: torch.export.ExportedProgram, module: nn.Mod
     rewritten = [repair(graph_module) for repair in REPAIRS]
     if any(rewritten):
         graph_module = canonicalise(_export_again(graph_module))
+    constants_to_weights(graph_module)
+    thaw_where_all_is_frozen(graph_module)
     names = input_names(graph_module, inputs, module)
     answers = [f"{name}_output" if name in names else name for name in output_names(outputs)]
     example = _example_of(exported, graph_module)
