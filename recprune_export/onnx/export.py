@@ -17,6 +17,7 @@ from onnx_ir.passes.common import (
 )
 
 from recprune_export.errors import ExportError
+from recprune_export.onnx.empty_rows import guard_empty_rows
 from recprune_export.onnx.in_memory import session_in_memory
 from recprune_export.onnx.machine import REFERENCE, Machine
 from recprune_export.onnx.passes.affine import fold_affine
@@ -62,10 +63,10 @@ PROBE_ROWS = (1, 5)
 
 # What the exporter writes in a form that is wrong, larger than it need be, or that no other pass would understand.
 PASSES: tuple[Callable[[ir.Model], object], ...] = (
-    share_transposed,
+    plain_lookups,
+    share_transposed,  # what is looked up
     fold_batch_norm,
     lean_attention,
-    plain_lookups,
     name_batch,
     DeduplicateInitializersPass(size_limit=1 << 20),
     CommonSubexpressionEliminationPass(),
@@ -218,7 +219,7 @@ def _translate(program: Program) -> ir.Model:
     try:
         with _silence():
             exported = torch.onnx.export(
-                program.exported(),
+                guard_empty_rows(program).exported(),
                 dynamo=True,
                 verbose=False,
                 optimize=False,  # `simplify` does that

@@ -15,6 +15,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.nn.modules import transformer
 
 from recprune_export.errors import CaptureError
 from recprune_export.program.batch_parts import WholeParts
@@ -48,6 +49,7 @@ def export_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
             _quiet_and_plain(),
             padded_steps(),
             _data_is_followed(),
+            _masks_are_not_compared(),
             WholeParts(),
             _noting_where_sizes_are_fixed() as fixed,
         ):
@@ -90,6 +92,20 @@ def _data_is_followed() -> Iterator[None]:
         yield
     finally:
         del torch.Tensor.data  # what was there is inherited
+
+
+@contextlib.contextmanager
+def _masks_are_not_compared() -> Iterator[None]:
+    """Inside the block `nn.TransformerEncoder` and its like do not look whether a mask is the causal one.
+
+    That is a hint for faster kernels, and decides by values, which torch.export refuses; the mask is applied in any case.
+    """
+    original = transformer._detect_is_causal_mask
+    transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: is_causal is True
+    try:
+        yield
+    finally:
+        transformer._detect_is_causal_mask = original
 
 
 def _of_the_request(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:

@@ -75,10 +75,29 @@ def slice_scatter(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     size = _value(x).shape[axis]
     if (start or 0) == 0 and (end is None or end == torch.iinfo(torch.int64).max) and step == 1:
         return written
-    if not all(isinstance(n, int | None) for n in (start, end, size)) or step != 1:
+    if not all(isinstance(n, int | None) for n in (start, end, size)):
         return None
+    if step != 1:
+        return _overwritten_in_steps(graph, x, written, axis, range(size)[slice(start, end, step)])
     first, last, _ = slice(start, end).indices(size)
     return _overwritten(graph, x, written, axis, first, last)
+
+
+def _overwritten_in_steps(graph: fx.Graph, x: fx.Node, written: fx.Node, axis: int, places: range) -> fx.Node:
+    """`x[..., ::2] = y`, as rotary positions are written: what stays and y side by side, then put in order."""
+    stay = [place for place in range(_value(x).shape[axis]) if place not in places]
+    order = torch.tensor([*stay, *places]).argsort()
+    parts = [graph.call_function(aten.index_select.default, (x, axis, _constant(graph, torch.tensor(stay))))]
+    both = _cat(graph, [*parts, written] if stay else [written], axis)
+    return graph.call_function(aten.index_select.default, (both, axis, _constant(graph, order)))
+
+
+def _constant(graph: fx.Graph, value: Tensor) -> fx.Node:
+    module = graph.owning_module
+    assert module is not None
+    name = f"written_out_{sum(name.startswith('written_out') for name, _ in module.named_buffers())}"
+    module.register_buffer(name, value)
+    return graph.get_attr(name)
 
 
 @_writes_out(aten.select_scatter.default)
@@ -97,6 +116,36 @@ def _overwritten(graph: fx.Graph, x: fx.Node, written: fx.Node, axis: int, first
     before = [graph.call_function(aten.slice.Tensor, (x, axis, 0, first))] if first > 0 else []
     behind = [graph.call_function(aten.slice.Tensor, (x, axis, last, size))] if last < size else []
     return _cat(graph, [*before, written, *behind], axis)
+
+
+@_writes_out(aten.diagonal_scatter.default)
+def diagonal_scatter(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    """`x.diagonal(dim1=-2, dim2=-1)[:] = y` for x of B×L×L is y where row and column are the same; ONNX has no operator."""
+    x, written, offset, one, other = (argument(node, name) for name in ("self", "src", "offset", "dim1", "dim2"))
+    *_, rows, columns = shape = _value(x).shape
+    last_two = {one % len(shape), other % len(shape)} == {len(shape) - 2, len(shape) - 1}
+    if offset or not last_two or not isinstance(rows, int) or rows != columns:
+        return None
+    mask = _constant(graph, torch.eye(rows, dtype=torch.bool))
+    return graph.call_function(aten.where.self, (mask, graph.call_function(aten.unsqueeze.default, (written, -1)), x))
+
+
+@_writes_out(aten.zero.default, aten.empty_like.default)
+def zeros(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    """`x.zero_()` is zeros of the shape of x; so may be what nobody has written to yet."""
+    return graph.call_function(aten.zeros_like.default, arguments(node)[:1], {"dtype": _value(node).dtype})
+
+
+@_writes_out(aten.empty.memory_format, aten.new_empty.default)
+def blank(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    """`empty(sizes)`, which has no values yet, may as well be zeros."""
+    return graph.call_function(aten.zeros.default, (argument(node, "size"),), {"dtype": _value(node).dtype})
+
+
+@_writes_out(aten.fill.Scalar)
+def filled(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    """`x.fill_(2.0)` is twos of the shape of x."""
+    return graph.call_function(aten.full_like.default, arguments(node)[:2], {"dtype": _value(node).dtype})
 
 
 @_writes_out(aten.copy.default)

@@ -221,3 +221,23 @@ def test_a_batch_that_is_answered_in_pieces_is_captured_as_one(module: nn.Module
 def test_pieces_that_change_the_answer_are_refused() -> None:
     with pytest.raises(CaptureError, match="batches of more than 64 rows in another way"):
         capture(no_zeros(InPieces(1.0)), (torch.arange(6),))
+
+
+def test_a_causal_mask_of_a_transformer_is_not_looked_at() -> None:
+    class Causal(Head):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+            self.table, self.encoder = nn.Embedding(9, 4), nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+
+        def forward(self, history: Tensor) -> Tensor:
+            mask = torch.full((5, 5), -torch.inf).triu(1)
+            return self.encoder(self.table(history), mask=mask)[:, 2]
+
+    module, history = Causal().eval(), torch.randint(9, (3, 5))
+    program = capture(module, (history,))
+    later = history.clone()
+    later[:, 3:] = (later[:, 3:] + 1) % 9
+    with torch.no_grad():
+        torch.testing.assert_close(program({"history": history})["output"], module(history))
+        torch.testing.assert_close(program({"history": later})["output"], module(history))

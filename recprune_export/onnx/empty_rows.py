@@ -1,0 +1,68 @@
+"""Attention in which a row may be allowed to look at nothing, as for a history that is all padding.
+
+PyTorch's `scaled_dot_product_attention` answers zero there. The exporter's softmax of nothing but minus infinity is NaN.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from recprune_export.program.canonical import tensor_at
+from recprune_export.program.nodes import argument
+from recprune_export.program.program import Program
+
+aten = torch.ops.aten
+
+
+def guard_empty_rows(program: Program) -> Program:
+    """Return `program` with a finite mask in each attention whose mask may forbid all of a row, and zero for such rows.
+
+    That are masks of floats, B×H×L×M, which the request decides and minus infinity takes part in.
+    """
+    guarded = program.with_own_graph()
+    graph, changed = guarded.module.graph, False
+    for node in graph.find_nodes(op="call_function", target=aten.scaled_dot_product_attention.default):
+        mask = argument(node, "attn_mask")
+        if mask is not None and mask.meta["val"].is_floating_point() and _may_forbid_a_row(guarded.module, mask):
+            _guard(graph, node, mask)
+            changed = True
+    for node in graph.find_nodes(op="call_function", target=aten.view.default) if changed else ():
+        node.target = aten.reshape.default  # a view behind attention counts on how its kernel lays out what it answers
+    guarded.module.recompile()
+    return guarded
+
+
+def _guard(graph: fx.Graph, node: fx.Node, mask: fx.Node) -> None:
+    with graph.inserting_before(node):
+        allowed = graph.call_function(aten.gt.Scalar, (mask, -math.inf))
+        nothing = graph.call_function(
+            aten.logical_not.default, (graph.call_function(aten.any.dim, (allowed, -1, True)),)
+        )
+        finite = graph.call_function(aten.clamp_min.default, (mask, torch.finfo(mask.meta["val"].dtype).min))
+    node.replace_input_with(mask, finite)
+    with graph.inserting_after(node):
+        result = graph.call_function(aten.masked_fill.Scalar, (node, nothing, 0.0))
+    node.replace_all_uses_with(result, delete_user_cb=lambda user: user is not result)
+
+
+def _may_forbid_a_row(module: fx.GraphModule, mask: fx.Node) -> bool:
+    """Whether a request decides the mask, and there is a minus infinity, as a number or in a constant, that it is made of."""
+    pending, seen = [mask], {mask}
+    decided = infinite = False
+    while pending:
+        node = pending.pop()
+        decided |= node.op == "placeholder"
+        infinite |= any(_is_infinite(a) for a in (*node.args, *node.kwargs.values()))
+        if node.op == "get_attr":
+            tensor: Tensor = tensor_at(module, str(node.target))
+            infinite |= tensor.is_floating_point() and bool(torch.isneginf(tensor).any())
+        new = [source for source in node.all_input_nodes if source not in seen]
+        seen.update(new)
+        pending.extend(new)
+    return decided and infinite
+
+
+def _is_infinite(value: Any) -> bool:
+    return isinstance(value, float) and value == -math.inf
