@@ -135,9 +135,13 @@ def notes_of(outcome: Outcome, settings: Settings, task: Task) -> tuple[str, ...
             sum(g.width for g in analyse(pruned.regularised.program).groups),
         )
         notes.append(f"Regularised training left {zero} of {of} channels without any weight before one was cut.")
-    wanted = (("tables", gone.tables, settings.table_sparsity), ("rest", gone.rest, settings.rest_sparsity))
-    for part, reached, asked in wanted:
-        if reached < asked - 1e-9:
+    dense = outcome.measured.counts["dense"]
+    wanted = (
+        ("tables", dense.tables, gone.tables, settings.table_sparsity),
+        ("rest", dense.rest, gone.rest, settings.rest_sparsity),
+    )
+    for part, had, reached, asked in wanted:
+        if had.parameters and reached < asked - 1e-9:
             wanted_share, found_share = told_apart(asked, reached)
             notes.append(f"Asked for {wanted_share} fewer parameters in the {part}, reached {found_share}.")
     for output in served.parity.outputs:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.bundle.verify import verify
-from recprune_export.compression.compress import compress_program
+from recprune_export.compression.compress import Result, compress_program
 from recprune_export.program.capture import capture
 from recprune_export.settings import Settings
 from tests.properties import check_any_plan, prunable
@@ -83,16 +83,22 @@ def test_what_is_frozen_beside_other_weights_stays_frozen() -> None:
     assert program.parameters()["first.weight"].requires_grad
 
 
-@pytest.mark.parametrize(
-    ("module", "request_"),
-    [(Cached(), {"user": ids(8), "item": ids(8)}), (frozen(Encoder()), {"history": ids(8, 3)})],
-    ids=["cached", "frozen"],
-)
-def test_the_whole_job(
-    module: nn.Module, request_: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("recprune_export.finetuning.task.SAMPLED_STEPS", 3)
-    program = capture(module, (), request_)
-    result = compress_program(program, tmp_path / "b", Settings(sparsity=0.5, batches=(1,), batch_size=16, epochs=1))
+def compressed(module: nn.Module, request: dict[str, Tensor], target: Path, patch: pytest.MonkeyPatch) -> Result:
+    patch.setattr("recprune_export.finetuning.task.SAMPLED_STEPS", 3)
+    settings = Settings(sparsity=0.5, batches=(1,), batch_size=16, epochs=1)
+    result = compress_program(capture(module, (), request), target, settings)
+    verify(target)
+    return result
+
+
+def test_cached_tables_are_compressed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = compressed(Cached(), {"user": ids(8), "item": ids(8)}, tmp_path / "b", monkeypatch)
+    assert result.reduction.tables >= 0.5
+    assert result.counts["dense"].rest.parameters == 0
+    assert not any("in the rest" in note for note in result.notes)  # there was nothing to reach
+
+
+def test_a_frozen_model_is_compressed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = compressed(frozen(Encoder()), {"history": ids(8, 3)}, tmp_path / "b", monkeypatch)
     assert result.reduction.tables > 0.2  # genres are a table to whoever reads the file
-    verify(tmp_path / "b")
+    assert result.reduction.rest > 0.4
