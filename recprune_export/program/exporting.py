@@ -46,7 +46,8 @@ def export_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     def export(strict: bool, deferred: bool = False, within: Any = None) -> torch.export.ExportedProgram:
         sizes = pytree.tree_map(lambda x: dynamic(x, within or symbol), _by_parameter(root, args, kwargs))
         with (
-            _quiet_and_plain(),
+            _quiet(),
+            plain_attention(),
             padded_steps(),
             _data_is_followed(),
             _masks_are_not_compared(),
@@ -183,10 +184,22 @@ def _has_a_name_of_graphs(module: nn.Module) -> bool:
 
 
 @contextlib.contextmanager
-def _quiet_and_plain() -> Iterator[None]:
-    """Keep torch.export's own remarks off the user's screen, and attention in the operators that the analysis reads."""
+def plain_attention() -> Iterator[None]:
+    """Inside the block `nn.TransformerEncoder` and its like compute as in training, in operators that the analysis reads.
+
+    In serving they may take a kernel that answers zero at padded places, and NaN for rows that are all padding.
+    """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch.export's own remarks off the user's screen."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -195,7 +208,6 @@ def _quiet_and_plain() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _fixes_batch(text: str) -> bool:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from recprune_export.errors import CaptureError
 from recprune_export.program.capture import capture
+from recprune_export.program.exporting import plain_attention
 from tests.properties import check_any_plan, no_zeros, prunable
 
 
@@ -241,3 +242,22 @@ def test_a_causal_mask_of_a_transformer_is_not_looked_at() -> None:
     with torch.no_grad():
         torch.testing.assert_close(program({"history": history})["output"], module(history))
         torch.testing.assert_close(program({"history": later})["output"], module(history))
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_padding_in_the_example_is_no_reason_to_refuse_a_transformer(nested: bool) -> None:
+    class Padded(Head):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+            self.table, self.encoder = nn.Embedding(9, 4), nn.TransformerEncoder(layer, 2, enable_nested_tensor=nested)
+
+        def forward(self, history: Tensor) -> Tensor:
+            return self.encoder(self.table(history), src_key_padding_mask=history == 0).mean(1)
+
+    module, history = Padded().eval(), torch.tensor([[1, 2, 3], [4, 0, 0], [0, 0, 0]])
+    program = capture(module, (history,))
+    answered = program({"history": history})["output"]
+    with plain_attention(), torch.no_grad():
+        torch.testing.assert_close(answered, module(history))
+    assert torch.isfinite(answered).all()
