@@ -228,7 +228,8 @@ def _translate(program: Program) -> ir.Model:
     except Exception as error:  # the exporter wraps the causes in many classes
         raise ExportError(f"The program cannot be expressed in ONNX: {_innermost(error)}") from error
     assert exported is not None
-    simplify(exported.model)
+    with _silence():
+        simplify(exported.model)
     return exported.model
 
 
@@ -242,12 +243,14 @@ def _innermost(error: BaseException) -> str:
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
     """Keep the exporter's remarks on optional packages and on its own code off the user's screen; errors still raise."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -57,6 +57,18 @@ class Attention(nn.Module):
         return x.unflatten(-1, (2, 4)).transpose(1, 2)
 
 
+class SplitWeight(nn.Module):
+    """One weight, of which each half is a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 3))
+
+    def forward(self, request: Request) -> Request:
+        first, second = self.weight.chunk(2)
+        return {"score": (F.linear(request["history"], first) * F.linear(request["history"], second)).sum((1, 2))}
+
+
 class SharedLinear(nn.Module):
     """One linear layer for a vector and for a list of vectors."""
 
@@ -99,6 +111,7 @@ def example(name: str) -> tuple[nn.Module, Request]:
         "partly guarded": lambda: (Attention(guarded=2), history),
         "positions": lambda: (Attention(guarded=LENGTH, every_position=True), history),
         "shared": lambda: (SharedLinear(), {**vectors, **numeric}),
+        "split weight": lambda: (SplitWeight(), vectors),
         "awkward": lambda: (Awkward(), awkward),
     }[name]()
     with torch.no_grad():

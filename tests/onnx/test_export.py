@@ -181,10 +181,11 @@ def test_the_threshold_is_the_size_of_the_weights(tmp_path: Path, exported: dict
     assert export_onnx(wanted, tmp_path / "b.onnx", external_from=weights).data is not None
 
 
-def test_nothing_is_printed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["shared", "split weight"])
+def test_nothing_is_printed(name: str, tmp_path: Path) -> None:
     # In a process of its own: the exporter's remarks come once, and pytest takes the place of the handler that prints.
     code = "import sys; from pathlib import Path; from tests.onnx.models import program\n"
-    code += "from recprune_export.onnx.export import export_onnx; wanted = program('shared')\n"
+    code += f"from recprune_export.onnx.export import export_onnx; wanted = program({name!r})\n"
     code += "print('exporting', flush=True); print('exporting', file=sys.stderr, flush=True)\n"
     code += f"export_onnx(wanted, Path({str(tmp_path / 'model.onnx')!r}))"
     root = Path(__file__).parents[2]
