@@ -101,6 +101,7 @@ def propagate(
     numbers = [number for number, field in enumerate(fields.each if fields else ()) if field.name in together]
     if numbers:
         sets.tie(sets.label((FIELD, number, 0)) for number in numbers)
+    layouts: dict[str, Layout] = {}
     while True:
         before = sets.changes
         sets.forget_doubts()
@@ -108,7 +109,9 @@ def propagate(
         with torch.no_grad():
             walk.run(*tensors)
         freeze_needed_fields(walk)
+        layouts = walk.layouts | layouts  # later passes find nothing to choose where the first one tied
         if sets.changes == before:
+            walk.layouts = layouts
             return walk
 
 
