@@ -78,6 +78,7 @@ def program_from_exported(exported: torch.export.ExportedProgram, module: nn.Mod
         )
     inputs = drop_constant_inputs(graph_module, paths_of(exported.call_spec.in_spec))
     outputs = drop_constant_outputs(graph_module, paths_of(exported.call_spec.out_spec))
+    constants_to_weights(graph_module)  # before what moves a constant about is folded into copies of it
     graph_module = canonicalise(graph_module)
     rewritten = [repair(graph_module) for repair in REPAIRS]
     if any(rewritten):

@@ -57,6 +57,20 @@ def test_scoring_by_cached_vectors_is_a_layer_that_is_not_trained() -> None:
     assert any(tensor == items for tensor, _ in prunable(analysis))
 
 
+def test_cached_vectors_that_are_looked_up_and_multiplied_are_one_weight() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.items, self.layer = torch.randn(60, 8), nn.Linear(8, 8)
+
+        def forward(self, history: Tensor) -> Tensor:
+            return torch.relu(self.layer(self.items[history].mean(1))) @ self.items.T
+
+    program, analysis = check_any_plan(Tied(), ids(8, 3))
+    assert [name for name, p in program.parameters().items() if p.numel() == 60 * 8] == ["items"]
+    assert ("items", 1) in prunable(analysis)
+
+
 def test_masks_and_one_hot_features_are_no_weights() -> None:
     program = capture(Encoder(), (ids(8, 3),))
     shapes = [tuple(p.shape) for p in program.parameters().values()]
