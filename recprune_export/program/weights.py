@@ -58,7 +58,10 @@ def _constants(module: fx.GraphModule) -> set[fx.Node]:
     return steady
 
 
-def _is_matrix(tensor: Tensor) -> bool:
+def _is_matrix(tensor: object) -> bool:
+    """Graphs of their own, as of `with torch.no_grad():`, are attributes as well."""
+    if not isinstance(tensor, Tensor):
+        return False
     return tensor.layout == torch.strided and tensor.is_floating_point() and tensor.ndim > 1 and min(tensor.shape) > 1
 
 
