@@ -148,6 +148,17 @@ def filled(graph: fx.Graph, node: fx.Node) -> fx.Node:
     return graph.call_function(aten.full_like.default, arguments(node)[:2], {"dtype": _value(node).dtype})
 
 
+@_writes_out(aten.index.Tensor)
+def picked_complex(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    """`x[:, frequencies]` of complex numbers picks both of their parts; ONNX has no complex numbers to pick."""
+    x, indices = arguments(node)[:2]
+    if not _value(x).is_complex() or sum(index is not None for index in indices) != 1:
+        return None
+    parts = graph.call_function(aten.view_as_real.default, (x,))
+    picked = graph.call_function(aten.index.Tensor, (parts, indices))
+    return graph.call_function(aten.view_as_complex.default, (picked,))
+
+
 @_writes_out(aten.copy.default)
 def copy(graph: fx.Graph, node: fx.Node) -> fx.Node:
     """`copy(x, y)` is y in the shape and the dtype of x."""

@@ -92,3 +92,16 @@ def test_what_is_written_in_place_can_be_pruned_and_exported(write: Callable[[Te
     file = export_onnx(program, tmp_path / "model.onnx")
     found = run(make_session(file.path, 1), {"history": history.numpy()})
     np.testing.assert_allclose(found["output"], module(history).detach().numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_frequencies_that_are_picked_go_to_onnx(tmp_path: Path) -> None:
+    def lowest(h: Tensor) -> Tensor:
+        spectrum = torch.fft.rfft(h, dim=1)
+        return torch.fft.irfft(spectrum[:, [0, 1, 1]], n=5, dim=1)
+
+    module, history = Written(lowest), torch.randint(20, (3, 5))
+    program, analysis = check_any_plan(module, history)
+    assert ("table.weight", 1) in prunable(analysis)
+    file = export_onnx(program, tmp_path / "model.onnx")
+    found = run(make_session(file.path, 1), {"history": history.numpy()})
+    np.testing.assert_allclose(found["output"], module(history).detach().numpy(), rtol=1e-4, atol=1e-4)
