@@ -135,6 +135,11 @@ def notes_of(outcome: Outcome, settings: Settings, task: Task) -> tuple[str, ...
             sum(g.width for g in analyse(pruned.regularised.program).groups),
         )
         notes.append(f"Regularised training left {zero} of {of} channels without any weight before one was cut.")
+    fitted = pruned.stages[-1].fitted
+    if fitted is not None and fitted.best < 0:
+        notes.append(
+            "No epoch of tuning was better on validation rows than what there was before: the weights are those."
+        )
     dense = outcome.measured.counts["dense"]
     wanted = (
         ("tables", dense.tables, gone.tables, settings.table_sparsity),

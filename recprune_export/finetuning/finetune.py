@@ -1,5 +1,6 @@
 """`finetune`: let a pruned program recover, its zeros held, its best epoch kept."""
 
+import copy
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -95,6 +96,30 @@ class _Average:
         self._model.update_parameters(self._of)
 
 
+class _Untuned:
+    """A program with all its zeros at once: what it is worth, and the way back to it. The program is left as it was."""
+
+    def __init__(
+        self,
+        program: Program,
+        task: Task,
+        tables: frozenset[str],
+        target: ZeroTarget,
+        curvature: Curvature | None,
+        tiling: Tiling,
+    ) -> None:
+        self._state = copy.deepcopy(program.module.state_dict())
+        self._masks = _Zeros(program, tables, target, 0, curvature=curvature, tiling=tiling).masks
+        program.set_training(False)
+        self.metric = task.validate(program)
+        program.module.load_state_dict(self._state)
+
+    def restore(self, program: Program) -> None:
+        """Give `program` these weights."""
+        program.module.load_state_dict(self._state)
+        hold(program, self._masks)
+
+
 def finetune(
     student: Program,
     teacher: Program,
@@ -107,13 +132,15 @@ def finetune(
 ) -> FitResult | None:
     """Train `student` in place towards labels and `teacher`; on return its weights are those of the best epoch.
 
-    Zeros are chosen by the `curvature` of the student's weights as it is given, or else by magnitude.
+    Zeros are chosen by the `curvature` of the student's weights as it is given, or else by magnitude. Where no epoch is
+    better than the student as it is given, with all zeros at once, its weights are those.
 
     Dropout stays off: the teacher's answers regularise, and a pruned program has no capacity to spare. The learning rate
     rises over the warm-up and falls linearly to zero. Zeros of the weights in `tiling` fall in tiles. Only epochs in which
     all zeros are present count as candidates. Returns None where no epoch was asked for: then the zeros are set at once.
     The same seed on the same machine gives the same weights.
     """
+    untuned = None if schedule.epochs == 0 else _Untuned(student, task, tables, target, curvature, tiling)
     torch.manual_seed(schedule.seed)
     lessons = task.lessons(student, teacher)
     steps = schedule.epochs * lessons.steps_per_epoch
@@ -145,7 +172,7 @@ def finetune(
     lessons.student.set_training(True, dropout=False)
     try:
         with sparse_gradients(lessons.student, row_wise):
-            return fit(
+            fitted = fit(
                 kept.module,
                 batches=batches,
                 loss=partial(lessons.loss, task.objective),
@@ -162,6 +189,11 @@ def finetune(
         student.module.load_state_dict(kept.module.state_dict())
         student.set_training(False)
         hold(student, zeros.masks)
+    assert untuned is not None
+    result = fitted.beside(untuned.metric)
+    if result.best < 0:
+        untuned.restore(student)
+    return result
 
 
 def learning_rate_share(step: int, steps: int, warm_up: float) -> float:

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self, TypeVar
 
 import torch
@@ -25,20 +25,33 @@ class Epoch:
 
 @dataclass(frozen=True)
 class FitResult:
-    """All epochs that ran, and the position of the one whose weights were kept."""
+    """All epochs that ran, and the position of the one whose weights were kept.
+
+    `untuned` is the validation metric of what there was before the first epoch, where that was looked at; `best` is -1 where
+    that was kept, for no epoch was better.
+    """
 
     epochs: tuple[Epoch, ...]
     best: int
+    untuned: float = -math.inf
 
     @property
     def metric(self) -> float:
         """The validation metric of the weights that were kept."""
-        return self.epochs[self.best].metric
+        return self.untuned if self.best < 0 else self.epochs[self.best].metric
+
+    def beside(self, untuned: float) -> Self:
+        """Return the same, the weights before the first epoch among those to choose from.
+
+        >>> FitResult((Epoch(0.5, 0.7),), 0).beside(0.8).metric
+        0.8
+        """
+        return replace(self, untuned=untuned, best=-1 if untuned > self.metric else self.best)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; an epoch that was no candidate has no metric."""
-        epochs = [{"loss": e.loss, "metric": e.metric if math.isfinite(e.metric) else None} for e in self.epochs]
-        return {"epochs": epochs, "best": self.best}
+        epochs = [{"loss": e.loss, "metric": _to_json(e.metric)} for e in self.epochs]
+        return {"epochs": epochs, "best": self.best, "untuned": _to_json(self.untuned)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -47,9 +60,18 @@ class FitResult:
         >>> FitResult.from_dict({"epochs": [{"loss": 0.5, "metric": None}], "best": 0}).metric
         -inf
         """
-        metrics = (-math.inf if epoch["metric"] is None else float(epoch["metric"]) for epoch in values["epochs"])
-        epochs = (Epoch(float(e["loss"]), metric) for e, metric in zip(values["epochs"], metrics, strict=True))
-        return cls(tuple(epochs), int(values["best"]))
+        epochs = (Epoch(float(epoch["loss"]), _from_json(epoch["metric"])) for epoch in values["epochs"])
+        return cls(tuple(epochs), int(values["best"]), _from_json(values.get("untuned")))
+
+
+def _to_json(metric: float) -> float | None:
+    """What JSON can hold."""
+    return metric if math.isfinite(metric) else None
+
+
+def _from_json(value: float | None) -> float:
+    """The metric of what was no candidate."""
+    return -math.inf if value is None else float(value)
 
 
 def fit(

@@ -15,6 +15,7 @@ from recprune_export.finetuning.task import LabelledRows, Recipe, SampledRequest
 from recprune_export.finetuning.zeros import ZeroTarget, parameter_counts
 from recprune_export.program.capture import capture
 from recprune_export.program.program import Program
+from recprune_export.training.loop import FitResult
 
 RECIPE = Recipe(epochs=4, learning_rate=1e-2, batch_size=64)
 TABLES = frozenset({"table.weight"})
@@ -72,6 +73,21 @@ def test_the_same_seed_gives_the_same_weights() -> None:
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_tuning_that_does_harm_is_undone() -> None:
+    """The student is the teacher but for its zeros; steps as large as these only lead away from it."""
+    student, teacher, untuned = program(1), program(1), program(1)
+    task = SampledRequests(teacher, make_objective(student, ()), RECIPE)
+    target = ZeroTarget(tables=100, rest=60)
+    fitted = finetune(student, teacher, task, TABLES, target, Schedule(2, 10.0, True, seed=0))
+    finetune(untuned, teacher, task, TABLES, target, Schedule(0, 10.0, True, seed=0))
+    assert fitted is not None
+    assert fitted.best == -1
+    assert fitted.metric > max(epoch.metric for epoch in fitted.epochs)
+    assert FitResult.from_dict(fitted.to_dict()) == fitted
+    wanted = untuned.module.state_dict()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in student.module.state_dict().items())
+
+
 def test_the_teacher_is_left_as_it_is() -> None:
     student, teacher = program(1), program(2)
     before = {name: p.detach().clone() for name, p in teacher.parameters().items()}
@@ -111,8 +127,10 @@ def test_the_average_is_what_is_kept_and_its_zeros_are_exact() -> None:
     counts = {name: int(p.count_nonzero()) for name, p in student.parameters().items()}
     assert counts["table.weight"] <= 40
     assert sum(counts.values()) <= 100
-    plain, _ = tune()
-    assert not torch.equal(student.parameters()["table.weight"], plain.parameters()["table.weight"])
+    plain = finetune(program(1), teacher, task, TABLES, ZeroTarget(40, 60), replace(schedule, ema=None))
+    assert plain is not None
+    assert plain.untuned == fitted.untuned
+    assert [epoch.metric for epoch in plain.epochs] != [epoch.metric for epoch in fitted.epochs]
 
 
 def test_a_moving_average_is_between_the_weights_that_it_is_of(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +145,7 @@ def test_a_moving_average_is_between_the_weights_that_it_is_of(monkeypatch: pyte
         student, teacher = program(1), program(2)
         task = LabelledRows(rows(), make_objective(student, ("click",)), replace(RECIPE, batch_size=200))
         finetune(student, teacher, task, TABLES, ZeroTarget(120, 200), Schedule(2, 1e-2, False, 0, ema=ema))
-    first, second, average_of_one, average_of_two = seen
+    _, first, second, _, average_of_one, average_of_two = seen  # before tuning, and after each epoch
     assert torch.equal(first, average_of_one)
     assert not torch.equal(first, second)
     torch.testing.assert_close(average_of_two, (first + second) / 2)
