@@ -58,7 +58,7 @@ def rms_norm(resizing: Resizing, node: fx.Node) -> fx.Node:
 def softmax(resizing: Resizing, node: fx.Node) -> fx.Node:
     """`softmax(x, axis)`: the sum still counts the shares of those that went, as they are when masked."""
     source, axis, *rest = arguments(node)
-    axis = axis % len(shape_of(source))
+    axis = axis % max(len(shape_of(source)), 1)  # a number has no axis, and yet a softmax
     kept = resizing.kept(source, axis)
     if kept is None:
         return resizing.copy(node)

@@ -72,7 +72,7 @@ def test_fewer_bits_are_looked_at_and_are_other_trials(files: tuple[Path, Path],
 
 
 @pytest.mark.parametrize(
-    ("wishes", "told"), [(["--tile", "16"], "32 and 128"), (["--pattern", "x"], "element"), (["--quantize", "int9"], "int8")]
+    ("wishes", "told"), [(["--tile", "16"], "32 and 256"), (["--pattern", "x"], "element"), (["--quantize", "int9"], "int8")]
 )  # fmt: skip
 def test_wrong_wishes_are_usage_errors(files: tuple[Path, Path], wishes: list[str], told: str) -> None:
     done = CliRunner().invoke(main, ["sweep", str(files[0]), "--data", str(files[1]), *wishes])

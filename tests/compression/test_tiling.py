@@ -89,7 +89,7 @@ def test_the_file_answers_as_the_program_does(name: str, tmp_path: Path) -> None
     tiled, dense = count(file.path), count(plain.path)
     stored = sum(layer.outputs * layer.inputs for layer in choice.layers if layer.weight in report.at)
     kept = sum(layer.outputs * layer.kept for layer in choice.layers if layer.weight in report.at)
-    assert dense.rest.nonzero == tiled.rest.nonzero
+    assert 0 <= tiled.rest.nonzero - dense.rest.nonzero <= len(report.at)  # rows of ones
     assert dense.rest.parameters - tiled.rest.parameters >= 0.9 * (stored - kept)
     assert tiled.operations < dense.operations
     assert tiled.bytes < dense.bytes
@@ -176,7 +176,7 @@ def test_the_main_job_serves_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"), [(["--tile", "16"], "32 and 128"), (["--tile", "wide"], "whole number"), (["--pattern", "x"], "element")]
+    ("arguments", "told"), [(["--tile", "16"], "32 and 256"), (["--tile", "wide"], "whole number"), (["--pattern", "x"], "element")]
 )  # fmt: skip
 def test_wrong_options_are_usage_errors(arguments: list[str], told: str, tmp_path: Path) -> None:
     (tmp_path / "model.pt").touch()

@@ -135,12 +135,12 @@ def test_a_batch_norm_beside_an_axis_that_is_cut_is_no_worse() -> None:
 
 
 class Projected(nn.Module):
-    """Between its layers stands a matrix that is a constant."""
+    """Between its layers stands a matrix of few numbers again and again: a constant, no weight."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.last = nn.Linear(6, 8), nn.Linear(5, 1)
-        self.register_buffer("matrix", torch.randn(5, 8))
+        self.register_buffer("matrix", (torch.randn(5, 8) > 0) * torch.arange(1.0, 9.0))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(torch.relu(nn.functional.linear(torch.relu(self.first(x)), self.matrix)))  # type: ignore[no-any-return]
