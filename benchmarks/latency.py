@@ -4,7 +4,8 @@
 
 Untrained weights, structure alone removed, at random: latency does not depend on which channels go. Contestants of one
 model, batch and number of threads take turns in one process, on another request each round. What cannot take part is named,
-with the reason. Writes a table and a plot into docs/ (or where --write says), prints the same, and JSON as the last line.
+with the reason. What was measured with the same versions is kept in --cache, so that one model can be measured again. Writes
+tables and a plot of all that is known into docs/ (or where --write says), prints the same, and JSON as the last line.
 """
 
 import json
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from models import MODELS, Model, make
 from plain import export_plain, prune_plain, quantise_plain
-from results import write_section
+from results import keep, kept, write_section
 from torch import nn
 
 from recprune_export.channels.analysis import analyse
@@ -43,6 +44,7 @@ REFERENCE = "plain dense ONNX"
 SPARSITIES = (0.7, 0.9)
 PERCENT = 20
 DOCS = Path(__file__).parent.parent / "docs"
+KEPT = "latency.jsonl"
 
 WIDE = 0.2  # of the answers' variance: untrained weights say nothing of what int8 costs in quality
 CALIBRATION = (8, 64)  # requests, rows
@@ -228,6 +230,7 @@ def _names(text: str) -> tuple[str, ...]:
 @click.option("--seconds", default=3.0, show_default=True, help="For each model, batch and number of threads.")
 @click.option("--eager/--no-eager", default=True, show_default=True, help="PyTorch and torch.compile take part.")
 @click.option("--others/--no-others", default=True, show_default=True, help="Torch-Pruning and ONNX Runtime's int8 do.")
+@click.option("--cache", type=click.Path(path_type=Path), default=Path("artifacts/latency"), show_default=True)
 @click.option("--remark", default="", help="What a reader should know of the machine, such as other work on it.")
 @click.option(
     "--write", type=click.Path(path_type=Path), default=DOCS, show_default="docs/", help="Folder of results.md."
@@ -240,28 +243,33 @@ def main(
     seconds: float,
     eager: bool,
     others: bool,
+    cache: Path,
     remark: str,
     write: Path,
 ) -> None:
     torch.set_num_threads(1)
     sizes = tuple(map(int, _names(batches)))
-    parts, summary = [], {}
+    machine = environment()
+    cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         for name in _names(models):
             shares = tuple(map(float, _names(sparsities)))
             prepared = prepare(name, shares, Serving(batches=sizes), Path(scratch), others)
             for count_ in map(int, _names(threads)):
                 report = contest(prepared, sizes, count_, seconds, eager)
-                told = f"{name}, {count_} thread{'s' if count_ > 1 else ''}"
-                parts.append(f"**{told}**\n\n{table(prepared, report)}")
-                click.echo(f"\n{parts[-1]}")
-                summary[told] = {
+                told, drawn = f"{name}, {count_} thread{'s' if count_ > 1 else ''}", table(prepared, report)
+                click.echo(f"\n**{told}**\n\n{drawn}")
+                result = {
                     **report.to_dict(),
                     "parameters": dict(prepared.parameters),
                     "left_out": dict(prepared.left_out),
                     f"times faster than {REFERENCE}": _ratios(report),
                 }
-    machine = environment()
+                row = {"model": name, "threads": count_, "told": told, "table": drawn, "result": result}
+                keep(cache / KEPT, {**row, "environment": machine})
+    known = _known(cache, machine)
+    parts = [f"**{row['told']}**\n\n{row['table']}" for row in known]
+    summary = {row["told"]: row["result"] for row in known}
     click.echo(json.dumps({"benchmark": "latency", "environment": machine, "results": summary}))
     write.mkdir(parents=True, exist_ok=True)
     plot({told: result for told, result in summary.items() if told.endswith("1 thread")}, write / "latency.svg")
@@ -275,6 +283,14 @@ def main(
         f"![Times faster than {REFERENCE}, by batch](latency.svg)"
     )
     write_section(write / "results.md", "Latency", "benchmarks/latency.py", "\n\n".join([intro, *parts]))
+
+
+def _known(cache: Path, machine: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the newest of each model and number of threads, of those that were measured with these versions."""
+    rows = [row for row in kept(cache / KEPT) if row["environment"] == machine]
+    newest = {(row["model"], row["threads"]): row for row in rows}
+    order = list(MODELS)
+    return sorted(newest.values(), key=lambda row: (order.index(row["model"]), row["threads"]))
 
 
 def _ratios(report: LatencyReport) -> dict[str, Any]:
