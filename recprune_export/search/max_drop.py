@@ -26,20 +26,23 @@ def most_within(
     A trial holds where the whole interval of the change lies above -`max_drop`. Where nothing holds, the sparsity is 0.
     """
 
-    def does(sparsity: float) -> bool:
-        trial = trials.at(sparsity)
+    told: set[tuple[float, int]] = set()
+
+    def does(sparsity: float, own: int | None = None) -> bool:
+        trial = trials.at(sparsity, own)
         held = trial.holds(max_drop)
-        tell(_sentence(trial, held))
+        if (trial.sparsity, trial.seed) not in told:
+            told.add((trial.sparsity, trial.seed))
+            tell(_sentence(trial, held))
         return held
 
     *_, last = largest(does, first)
     sparsity = last.fine
     while sparsity > 0.0:
-        chosen = tuple(trials.at(sparsity, seed + number) for number in range(SEEDS))
-        for trial in chosen[1:]:
-            tell(_sentence(trial, trial.holds(max_drop)))
-        if all(trial.holds(max_drop) for trial in chosen):
-            return Found(sparsity, chosen, trials.done)
+        seeds = [seed + number for number in range(SEEDS)]
+        held = [does(sparsity, own) for own in seeds]
+        if all(held):
+            return Found(sparsity, tuple(trials.at(sparsity, own) for own in seeds), trials.done)
         sparsity = max(0.0, round(1.0 - (1.0 - sparsity) * STEP, 4))
     return Found(0.0, (), trials.done)
 
