@@ -7,7 +7,7 @@ model has it, through the export that every bundle takes; one thread. The contes
 what one needs drives what the other needs out of the caches, and of ten calls each, as a server would call one model.
 Quality, only where --data-folder is given: the test AUC of a DLRM with wide hidden layers after one epoch of tuning, all
 methods with the same non-zeros outside of tables, tables whole; channels removed also at lower sparsities, to compare at
-equal latency. Prints tables, and JSON as the last line.
+equal latency. Prints tables, and JSON as the last line; those of speed go into docs/ (or where --write says).
 """
 
 import json
@@ -20,7 +20,8 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from latency import PERCENT, REFERENCE, times_faster
+from latency import DOCS, PERCENT, REFERENCE, times_faster
+from results import told_of_machine, write_section
 from torch import nn
 
 from recprune_export.channels.analysis import analyse
@@ -55,6 +56,12 @@ CALLS = 10
 HIDDEN = (512, 512, 256)
 EQUAL_LATENCY = (0.7, 0.8)  # sparsities at which removed channels may be as fast as tiles
 DENSE = REFERENCE  # as PyTorch exports it
+INTRO = f"""\
+An MLP that keeps a tenth of its weights, by itself and with a last unit as a click model has it. Zeros one by one (*element*)
+run no faster; in tiles of so many units, as `--pattern tile --tile N` makes them, a tenth of the multiply-adds is left, so ten
+times is the ideal. Times faster than {REFERENCE}, by the {PERCENT}th percentiles, with 95 % intervals; other requests each
+round. With one call in turn each file finds the caches full of what the others needed; with {CALLS} it is called as a server
+would call one model."""
 
 
 class Mlp(nn.Module):
@@ -115,12 +122,14 @@ def speed(share: float, batches: tuple[int, ...], seconds: float, last: bool) ->
         counted = {name: count(path) for name, path in files.items()}
         costs = {b: {name: cost_of_file(path, b).estimate for name, path in files.items()} for b in batches}
     widths = [*[WIDTH] * (LAYERS + 1), *[1] * last]
-    print(
-        f"\nMLP {'-'.join(map(str, widths))}, {1 - share:.0%} zeros, one thread: ms and times faster, by {PERCENT}th percentiles"
-    )
+    told = [f"**{'-'.join(map(str, widths))}, {1 - share:.0%} zeros**"]
     for calls, report in reports.items():
-        print(f"\n{calls} call{'s' if calls > 1 else ''} in turn\n{_speed_table(report, calls)}")
+        told.append(
+            f"{calls} call{'s' if calls > 1 else ''} in turn, ms and times faster:\n\n{_speed_table(report, calls)}"
+        )
+    print("\n\n".join(told), end="\n\n", flush=True)
     return {
+        "told": "\n\n".join(told),
         "bytes": {name: each.bytes for name, each in counted.items()},
         "nonzero": {name: each.rest.nonzero for name, each in counted.items()},
         "milliseconds": {
@@ -234,6 +243,9 @@ def _quality_table(rows: Sequence[Mapping[str, Any]]) -> str:
 @click.option("--sparsity", default=0.9, show_default=True, help="Of the DLRM outside of tables.")
 @click.option("--seeds", default=1, show_default=True)
 @click.option("--only", default="", help="Methods with this in their names.")
+@click.option(
+    "--write", type=click.Path(path_type=Path), default=DOCS, show_default="docs/", help="Folder of results.md."
+)
 @click.option("--epochs", default=15, show_default=True, help="At most, in which the dense DLRM is trained.")
 def main(
     share: float,
@@ -244,6 +256,7 @@ def main(
     sparsity: float,
     seeds: int,
     only: str,
+    write: Path,
     epochs: int,
 ) -> None:
     """Measure what is asked for."""
@@ -252,6 +265,9 @@ def main(
     if share:
         for last, name in ((False, "speed"), (True, "speed with a last unit")):
             results[name] = speed(share, batch_sizes(batches), seconds, last)
+        tables = [results[name].pop("told") for name in ("speed", "speed with a last unit")]
+        where = told_of_machine(environment(), threads=1)
+        write_section(write / "results.md", "Tiles", "benchmarks/bench_tiles.py", "\n\n".join([INTRO, *tables, where]))
     if data_folder is not None:
         results["quality"] = quality(data_folder, cache, sparsity, seeds, seconds, epochs, only)
         print(
