@@ -4,7 +4,7 @@
 
 Untrained weights, structure alone removed, at random: latency does not depend on which channels go. Contestants of one
 model, batch and number of threads take turns in one process, on another request each round. What cannot take part is named,
-with the reason. What was measured with the same versions is kept in --cache, so that one model can be measured again. Writes
+with the reason. What was measured with the same versions and options is kept in --cache, so that one model can be measured again. Writes
 tables and a plot of all that is known into docs/ (or where --write says), prints the same, and JSON as the last line.
 """
 
@@ -250,6 +250,8 @@ def main(
     torch.set_num_threads(1)
     sizes = tuple(map(int, _names(batches)))
     machine = environment()
+    asked = {"batches": batches, "sparsities": sparsities, "seconds": seconds, "eager": eager, "others": others}
+    measured = {"environment": machine, "asked": asked}
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         for name in _names(models):
@@ -266,8 +268,8 @@ def main(
                     f"times faster than {REFERENCE}": _ratios(report),
                 }
                 row = {"model": name, "threads": count_, "told": told, "table": drawn, "result": result}
-                keep(cache / KEPT, {**row, "environment": machine})
-    known = _known(cache, machine)
+                keep(cache / KEPT, {**row, **measured})
+    known = _known(cache, measured)
     parts = [f"**{row['told']}**\n\n{row['table']}" for row in known]
     summary = {row["told"]: row["result"] for row in known}
     click.echo(json.dumps({"benchmark": "latency", "environment": machine, "results": summary}))
@@ -285,9 +287,9 @@ def main(
     write_section(write / "results.md", "Latency", "benchmarks/latency.py", "\n\n".join([intro, *parts]))
 
 
-def _known(cache: Path, machine: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the newest of each model and number of threads, of those that were measured with these versions."""
-    rows = [row for row in kept(cache / KEPT) if row["environment"] == machine]
+def _known(cache: Path, measured: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the newest of each model and number of threads, of those that were `measured` alike."""
+    rows = [row for row in kept(cache / KEPT) if all(row.get(name) == value for name, value in measured.items())]
     newest = {(row["model"], row["threads"]): row for row in rows}
     order = list(MODELS)
     return sorted(newest.values(), key=lambda row: (order.index(row["model"]), row["threads"]))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from recprune_export.onnx.graph import array_of, constant, nodes_of, only_user, rank
+from recprune_export.onnx.graph import array_of, constant, nodes_of, only_user, rank, sizes_of
 from recprune_export.onnx.rewriting import ByPlace
 
 
@@ -37,10 +37,14 @@ def _lighten_scales(model: ir.Model, places: Collection[str]) -> int:
 
     Returns the number of scales that changed sides.
     """
-    chosen = [found for found in _found(model.graph) if found.node.outputs[0].name in places]
-    for found in chosen:
-        _move(model.graph, found)
-    return len(chosen)
+    changed = 0
+    for place in places:
+        # found anew each time: where both sides are scaled, the first that moves stands in the way of the other
+        found = next((each for each in _found(model.graph) if each.node.outputs[0].name == place), None)
+        if found is not None:
+            _move(model.graph, found)
+            changed += 1
+    return changed
 
 
 lighten_scales = ByPlace("lighten_scales", find_scales, _lighten_scales)
@@ -55,11 +59,8 @@ def _scaled(node: ir.Node, scales: ir.Value | None) -> _Scaled | None:
     if array is None or x is None or others or x.const_value is not None or rank(x) is None or not array.ndim:
         return None
     row = array.reshape(-1, array.shape[-1])[0]
-    if (
-        len(row) == 1
-        or rank(x) != rank(node.outputs[0])
-        or not np.array_equal(array, np.broadcast_to(row, array.shape))
-    ):
+    widens = sizes_of(x) != sizes_of(node.outputs[0])
+    if widens or len(row) == 1 or not np.array_equal(array, np.broadcast_to(row, array.shape)):
         return None
     reader = only_user(node.outputs[0])
     rule = _RULES.get(reader.op_type) if reader is not None else None

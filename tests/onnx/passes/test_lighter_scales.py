@@ -6,11 +6,19 @@ import pytest
 
 from recprune_export.onnx.passes.lighter_scales import lighten_scales
 from recprune_export.onnx.rewriting import rewrite
-from tests.onnx.graphs import assert_left_alone, floats, graph, rewritten
+from tests.onnx.graphs import assert_left_alone, floats, graph, numbers, rewritten
 
 MANY, DIM = 30, 6
 SIZES = (1, 9)
-SCALES = {"row": floats(DIM), "rows": np.tile(floats(DIM), (MANY, 1)), "column": floats(MANY, 1), "one": floats(1)}
+SCALES = {
+    "zero": numbers(0),
+    "ends": numbers(1),
+    "two": numbers(2),
+    "row": floats(DIM),
+    "rows": np.tile(floats(DIM), (MANY, 1)),
+    "column": floats(MANY, 1),
+    "one": floats(1),
+}
 
 
 def model(body: str, user: str = f"batch, {DIM}, 1", gives: str = f"batch, {MANY}, 1", more: str = "") -> ir.Model:
@@ -59,12 +67,35 @@ def test_the_user_is_scaled_instead_of_the_candidates(body: str, user: tuple[int
             "m = Mul(x, row) t = Transpose<perm=[2,1,0]>(m) y = MatMul(u, t)", f"{DIM}, 3, {MANY}", f"{DIM}, 3, batch"
         ),
         model("m = Mul(x, row) y = Add(m, u)", f"batch, 1, {DIM}", f"batch, {MANY}, {DIM}"),
+        model("h = Slice(x, zero, ends, two) m = Mul(h, row) y = MatMul(m, u)"),
+        model("h = ReduceMean(x, two) m = Mul(h, rows) y = MatMul(m, u)"),
         model("y = Mul(x, row)", gives=f"batch, {MANY}, {DIM}"),
     ],
-    ids=["by candidate", "one number", "read by others", "not summed over", "another transpose", "a sum", "no product"],
+    ids=[
+        "by candidate",
+        "one number",
+        "read by others",
+        "not summed over",
+        "another transpose",
+        "a sum",
+        "one dimension for all",
+        "one number for all",
+        "no product",
+    ],
 )
 def test_a_graph_that_does_not_fit_is_left_alone(left: ir.Model) -> None:
     assert_left_alone(lighten_scales, left)
+
+
+def test_where_both_sides_are_scaled_one_is_moved_and_none_is_lost() -> None:
+    both = model("m = Mul(x, row) n = Mul(u, row) y = Mul(m, n)", f"batch, 1, {DIM}", f"batch, {MANY}, {DIM}")
+    rewritten(lighten_scales, both, requests(1, DIM))
+    turned = model(
+        "m = Mul(x, row) n = Mul(u, row) t = Transpose<perm=[0,2,1]>(n) y = MatMul(m, t)",
+        f"batch, 2, {DIM}",
+        f"batch, {MANY}, 2",
+    )
+    rewritten(lighten_scales, turned, requests(2, DIM))
 
 
 def test_the_larger_side_is_spared() -> None:
