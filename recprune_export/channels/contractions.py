@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from recprune_export.program.nodes import argument
+from recprune_export.program.nodes import argument, registers
 
 aten = torch.ops.aten
 
@@ -30,14 +30,7 @@ class Contraction:
 
 Reading = Callable[[fx.Node], Contraction]
 _READINGS: dict[Any, Reading] = {}
-
-
-def _reads(*operators: Any) -> Callable[[Reading], Reading]:
-    def register(function: Reading) -> Reading:
-        _READINGS.update(dict.fromkeys(operators, function))
-        return function
-
-    return register
+_reads = registers(_READINGS)
 
 
 def contraction_of(node: fx.Node) -> Contraction | None:

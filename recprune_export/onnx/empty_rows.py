@@ -4,13 +4,12 @@ PyTorch's `scaled_dot_product_attention` answers zero there. The exporter's soft
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from recprune_export.program.canonical import tensor_at
-from recprune_export.program.nodes import argument
+from recprune_export.program.nodes import ancestors, argument
 from recprune_export.program.program import Program
 
 aten = torch.ops.aten
@@ -49,20 +48,12 @@ def _guard(graph: fx.Graph, node: fx.Node, mask: fx.Node) -> None:
 
 def _may_forbid_a_row(module: fx.GraphModule, mask: fx.Node) -> bool:
     """Whether a request decides the mask, and there is a minus infinity, as a number or in a constant, that it is made of."""
-    pending, seen = [mask], {mask}
-    decided = infinite = False
-    while pending:
-        node = pending.pop()
-        decided |= node.op == "placeholder"
-        infinite |= any(_is_infinite(a) for a in (*node.args, *node.kwargs.values()))
-        if node.op == "get_attr":
-            tensor: Tensor = tensor_at(module, str(node.target))
-            infinite |= tensor.is_floating_point() and bool(torch.isneginf(tensor).any())
-        new = [source for source in node.all_input_nodes if source not in seen]
-        seen.update(new)
-        pending.extend(new)
-    return decided and infinite
+    parts = ancestors([mask])
+    return any(node.op == "placeholder" for node in parts) and any(_holds_infinity(module, node) for node in parts)
 
 
-def _is_infinite(value: Any) -> bool:
-    return isinstance(value, float) and value == -math.inf
+def _holds_infinity(module: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op != "get_attr":
+        return any(isinstance(a, float) and a == -math.inf for a in (*node.args, *node.kwargs.values()))
+    tensor: Tensor = tensor_at(module, str(node.target))
+    return tensor.is_floating_point() and bool(torch.isneginf(tensor).any())

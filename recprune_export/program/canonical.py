@@ -65,6 +65,13 @@ def remove_dead_code(module: fx.GraphModule) -> None:
     module.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or _is_in_place(node))
 
 
+def add_constant(module: fx.GraphModule, prefix: str, value: Tensor) -> fx.Node:
+    """Register a buffer under the next free name with a prefix, and return its node, where the graph is being written."""
+    name = f"{prefix}_{sum(name.startswith(prefix) for name, _ in module.named_buffers())}"
+    module.register_buffer(name, value)
+    return module.graph.get_attr(name)
+
+
 def tensor_at(module: fx.GraphModule, target: str) -> Tensor:
     """Return the parameter or buffer that a `get_attr` node names."""
     owner, _, name = target.rpartition(".")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from recprune_export.program.canonical import remove_dead_code
+from recprune_export.program.canonical import add_constant, remove_dead_code
 from recprune_export.program.nodes import arguments
 from recprune_export.program.row_constants import value_for_rows
 
@@ -64,7 +64,7 @@ def _select_by_positions(module: fx.GraphModule, node: fx.Node, masks: dict[fx.N
     rows: Tensor = masks[mask].broadcast_to([BATCH_OF_THE_TRIAL, *shape[1:]])
     if bool((rows != rows[:1]).any()):
         return None
-    positions = _buffer(module, node, rows[0].flatten().nonzero().flatten())
+    positions = add_constant(module, f"positions_{node.name}", rows[0].flatten().nonzero().flatten())
     flat = module.graph.call_function(aten.flatten.using_ints, (x, 1, -1))
     picked = module.graph.call_function(aten.index_select.default, (flat, 1, positions))
     return module.graph.call_function(aten.flatten.using_ints, (picked, 0, -1))
@@ -80,12 +80,7 @@ def _index(module: fx.GraphModule, node: fx.Node, masks: dict[fx.Node, Any]) -> 
             continue
         if not all(isinstance(size, int) for size in index.meta["val"].shape):
             return None
-        result += [_buffer(module, node, places) for places in masks[index].nonzero(as_tuple=True)]
+        result += [
+            add_constant(module, f"positions_{node.name}", places) for places in masks[index].nonzero(as_tuple=True)
+        ]
     return module.graph.call_function(aten.index.Tensor, (x, result))
-
-
-def _buffer(module: fx.GraphModule, node: fx.Node, value: Tensor) -> fx.Node:
-    number = sum(name.startswith(f"positions_{node.name}") for name, _ in module.named_buffers())
-    name = f"positions_{node.name}_{number}"
-    module.register_buffer(name, value)
-    return module.graph.get_attr(name)

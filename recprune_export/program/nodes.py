@@ -1,8 +1,11 @@
-"""Small things about nodes of a graph."""
+"""Small things about nodes of a graph, and tables of functions by the operator that a node calls."""
 
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from torch import fx
+
+Rule = TypeVar("Rule")
 
 
 def arguments(node: fx.Node) -> tuple[Any, ...]:
@@ -18,3 +21,34 @@ def argument(node: fx.Node, name: str) -> Any:
         if parameter.name == name:
             return node.args[position] if position < len(node.args) else parameter.default_value
     return None
+
+
+def ancestors(nodes: Iterable[fx.Node]) -> dict[fx.Node, None]:
+    """Return the nodes and all that they are computed from."""
+    seen = dict.fromkeys(nodes)
+    pending = list(seen)
+    while pending:
+        new = [n for n in pending.pop().all_input_nodes if n not in seen]
+        seen.update(dict.fromkeys(new))
+        pending.extend(new)
+    return seen
+
+
+def registers(rules: dict[Any, Rule]) -> Callable[..., Callable[[Rule], Rule]]:
+    """Return a decorator that enters a function into `rules` under each operator that it is given.
+
+    >>> rules = {}
+    >>> @registers(rules)("add", "sub")
+    ... def sums(node): ...
+    >>> sorted(rules)
+    ['add', 'sub']
+    """
+
+    def under(*operators: Any) -> Callable[[Rule], Rule]:
+        def register(rule: Rule) -> Rule:
+            rules.update(dict.fromkeys(operators, rule))
+            return rule
+
+        return register
+
+    return under

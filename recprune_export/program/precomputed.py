@@ -5,8 +5,6 @@ He et al. 2020, section 3.1); others normalise or project a whole table first. F
 So is the weight of a layer that training states in other terms: weight norm, spectral norm, orthogonal matrices.
 """
 
-import operator
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,19 +12,11 @@ from torch import Tensor, fx
 
 from recprune_export.program.canonical import remove_dead_code, tensor_at
 from recprune_export.program.movement import MOVEMENTS
-from recprune_export.program.nodes import arguments
+from recprune_export.program.nodes import ancestors, arguments
+from recprune_export.program.steady import TAKING_ROWS, independent_of_the_request, readers
 
 aten = torch.ops.aten
 
-_TAKING_ROWS = frozenset(
-    {
-        aten.embedding.default,
-        aten.embedding_bag.padding_idx,
-        aten.embedding_bag.default,
-        aten.index.Tensor,
-        aten.index_select.default,
-    }
-)
 # Weight norm (Salimans and Kingma 2016), spectral norm (Miyato et al. 2018), and orthogonal matrices.
 _RESTATING = frozenset(
     {
@@ -47,26 +37,17 @@ def precompute_tables(module: fx.GraphModule) -> bool:
     cannot hold, and where a weight was stated in other terms for the sake of training.
     Anything else that is computed from parameters stays a computation, so that its parts can be pruned.
     """
-    steady = _independent_of_the_request(module)
+    steady = independent_of_the_request(module)
     wanted = []
     for node in filter(_is_computed, steady):
-        readers = _readers(node, steady)
-        looked_up = any(user.target in _TAKING_ROWS and arguments(user)[0] is source for source, user in readers)
-        if looked_up or (readers and (_has_part(node, _is_sparse) or _has_part(node, _restates))):
+        read = readers(node, steady)
+        looked_up = any(user.target in TAKING_ROWS and arguments(user)[0] is source for source, user in read)
+        if looked_up or (read and any(_is_sparse(part) or part.target in _RESTATING for part in ancestors([node]))):
             wanted.append(node)
     for node in wanted:
         _replace(module, node)
     remove_dead_code(module)
     return bool(wanted)
-
-
-def _independent_of_the_request(module: fx.GraphModule) -> dict[fx.Node, None]:
-    steady: dict[fx.Node, None] = {}
-    for node in module.graph.nodes:
-        computed = node.op == "call_function" and node.all_input_nodes
-        if node.op == "get_attr" or (computed and all(source in steady for source in node.all_input_nodes)):
-            steady[node] = None
-    return steady
 
 
 def _is_computed(node: fx.Node) -> bool:
@@ -77,39 +58,9 @@ def _is_computed(node: fx.Node) -> bool:
     return dense and not moves and not isinstance(arguments(node)[0], int | float)
 
 
-def _readers(node: fx.Node, steady: dict[fx.Node, None]) -> list[tuple[fx.Node, fx.Node]]:
-    """What of the request reads it, as it is or moved about: pairs of what is read and the reader."""
-    pending, seen, found = [node], {node}, []
-    while pending:
-        source = pending.pop()
-        for user in source.users:
-            if user not in steady:
-                found.append((source, user))
-            elif user not in seen and (user.target in MOVEMENTS or user.target is operator.getitem):
-                seen.add(user)
-                pending.append(user)
-    return found
-
-
-def _has_part(node: fx.Node, wanted: Callable[[fx.Node], bool]) -> bool:
-    pending, seen = [node], {node}
-    while pending:
-        source = pending.pop()
-        if wanted(source):
-            return True
-        new = [n for n in source.all_input_nodes if n not in seen]
-        seen.update(new)
-        pending.extend(new)
-    return False
-
-
 def _is_sparse(node: fx.Node) -> bool:
     value = node.meta.get("val")
     return isinstance(value, Tensor) and value.layout != torch.strided
-
-
-def _restates(node: fx.Node) -> bool:
-    return node.target in _RESTATING
 
 
 def _replace(module: fx.GraphModule, node: fx.Node) -> None:

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from recprune_export.program.canonical import tensor_at
-from recprune_export.program.movement import MOVEMENTS
 from recprune_export.program.nodes import arguments
+from recprune_export.program.steady import TAKING_ROWS, independent_of_the_request, readers
 
 aten = torch.ops.aten
 
-_LOOKUPS = frozenset({aten.embedding.default, aten.index.Tensor, aten.index_select.default})
 _PRODUCTS = frozenset({aten.linear.default, aten.matmul.default, aten.mm.default, aten.addmm.default})
 # Masks, picks and one-hot features hold few numbers, again and again; hardly any two of trained numbers are the same.
 DISTINCT = 0.5
@@ -27,7 +26,7 @@ def constants_to_weights(module: fx.GraphModule) -> None:
     That are those with two axes or more of which requests look up rows, or that requests are multiplied with, and which hold
     numbers of their own, not a mask's.
     """
-    steady = _constants(module)
+    steady = independent_of_the_request(module)
     for node in steady:
         if node.op != "get_attr":
             continue
@@ -48,16 +47,6 @@ def thaw_where_all_is_frozen(module: fx.GraphModule) -> None:
             _set(module, name, nn.Parameter(parameter.detach()))
 
 
-def _constants(module: fx.GraphModule) -> set[fx.Node]:
-    """What no request decides: constants and parameters, and what is computed from them."""
-    steady: set[fx.Node] = set()
-    for node in module.graph.nodes:
-        computed = node.op == "call_function" and node.all_input_nodes
-        if node.op == "get_attr" or (computed and all(source in steady for source in node.all_input_nodes)):
-            steady.add(node)
-    return steady
-
-
 def _is_matrix(tensor: object) -> bool:
     """Graphs of their own, as of `with torch.no_grad():`, are attributes as well."""
     if not isinstance(tensor, Tensor):
@@ -65,19 +54,12 @@ def _is_matrix(tensor: object) -> bool:
     return tensor.layout == torch.strided and tensor.is_floating_point() and tensor.ndim > 1 and min(tensor.shape) > 1
 
 
-def _meets_requests(node: fx.Node, steady: set[fx.Node]) -> bool:
+def _meets_requests(node: fx.Node, steady: dict[fx.Node, None]) -> bool:
     """Whether rows of it are looked up by a request, or a request is multiplied with it, as it is or moved about."""
-    pending, seen = [node], {node}
-    while pending:
-        source = pending.pop()
-        for user in source.users:
-            if user in steady:
-                if user.target in MOVEMENTS and user not in seen:
-                    seen.add(user)
-                    pending.append(user)
-            elif user.target in _PRODUCTS or (user.target in _LOOKUPS and arguments(user)[0] is source):
-                return True
-    return False
+    return any(
+        user.target in _PRODUCTS or (user.target in TAKING_ROWS and arguments(user)[0] is source)
+        for source, user in readers(node, steady)
+    )
 
 
 def _set(module: fx.GraphModule, name: str, weight: nn.Parameter) -> None:

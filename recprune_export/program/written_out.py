@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from recprune_export.program.canonical import remove_dead_code
-from recprune_export.program.nodes import argument, arguments
+from recprune_export.program.canonical import add_constant, remove_dead_code
+from recprune_export.program.nodes import argument, arguments, registers
 
 aten = torch.ops.aten
 
 WriteOut = Callable[[fx.Graph, fx.Node], fx.Node | None]  # None where it has to stay as it is
 _WRITTEN_OUT: dict[Any, WriteOut] = {}
+_writes_out = registers(_WRITTEN_OUT)
 MOST_DISTANCES_ONE_BY_ONE = 25  # vectors on each side, in PyTorch as well
 
 
@@ -38,14 +39,6 @@ def write_out(module: fx.GraphModule) -> bool:
             changed = True
     remove_dead_code(module)
     return changed
-
-
-def _writes_out(*operators: Any) -> Callable[[WriteOut], WriteOut]:
-    def register(function: WriteOut) -> WriteOut:
-        _WRITTEN_OUT.update(dict.fromkeys(operators, function))
-        return function
-
-    return register
 
 
 def _value(node: fx.Node) -> Tensor:
@@ -93,11 +86,8 @@ def _overwritten_in_steps(graph: fx.Graph, x: fx.Node, written: fx.Node, axis: i
 
 
 def _constant(graph: fx.Graph, value: Tensor) -> fx.Node:
-    module = graph.owning_module
-    assert module is not None
-    name = f"written_out_{sum(name.startswith('written_out') for name, _ in module.named_buffers())}"
-    module.register_buffer(name, value)
-    return graph.get_attr(name)
+    assert graph.owning_module is not None
+    return add_constant(graph.owning_module, "written_out", value)
 
 
 @_writes_out(aten.select_scatter.default)

@@ -16,7 +16,7 @@ from recprune_export.channels.rules.indexing import picked_axes
 from recprune_export.channels.rules.movement import SPLITS
 from recprune_export.channels.rules.reduction import SUMS, reduced_axes
 from recprune_export.program.canonical import tensor_at
-from recprune_export.program.nodes import argument, arguments
+from recprune_export.program.nodes import argument, arguments, registers
 
 aten = torch.ops.aten
 
@@ -26,16 +26,7 @@ MASKED_SUM = "masked_sum"  # how buffers begin that stand for what went and was 
 MaskedValue = Callable[[fx.Node], Tensor]  # what a node computes, in float64, when what goes is masked
 Resize = Callable[["Resizing", fx.Node], fx.Node]
 RESIZES: dict[Any, Resize] = {}
-
-
-def resizes(*operators: Any) -> Callable[[Resize], Resize]:
-    """Register how `operators` are resized."""
-
-    def register(function: Resize) -> Resize:
-        RESIZES.update(dict.fromkeys(operators, function))
-        return function
-
-    return register
+resizes = registers(RESIZES)
 
 
 class Resizing:

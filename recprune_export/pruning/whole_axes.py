@@ -17,10 +17,7 @@ aten = torch.ops.aten
 
 @resizes(aten.layer_norm.default)
 def layer_norm(resizing: Resizing, node: fx.Node) -> fx.Node:
-    """`layer_norm(x, [n], g, b)`: the norm still sees n channels, those that went as what they are when masked.
-
-    That is what masking means; normalising over the kept channels alone would change the function.
-    """
+    """`layer_norm(x, [n], g, b)`: the norm still sees n channels, those that went as what they are when masked."""
     source, sizes, weight, bias, epsilon, *_ = (*arguments(node), *(None, None, 1e-5)[len(arguments(node)) - 2 :])  # type: ignore[misc]
     kept = resizing.kept(source, len(shape_of(source)) - 1)
     if kept is None or len(sizes) > 1:  # of several axes none is ever cut

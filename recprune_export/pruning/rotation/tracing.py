@@ -13,22 +13,14 @@ from recprune_export.channels.analysis import Analysis
 from recprune_export.channels.groups import Group, slice_positions
 from recprune_export.channels.walk import source_of
 from recprune_export.program.canonical import tensor_at
+from recprune_export.program.nodes import registers
 from recprune_export.program.program import Program
 from recprune_export.pruning.rotation.sides import Sides
 
 Form = str  # "vector", "quadratic", "uniform"
 Rule = Callable[["Tracing", fx.Node], None]
 _RULES: dict[Any, Rule] = {}
-
-
-def traces(*operators: Any) -> Callable[[Rule], Rule]:
-    """Register the rule of some operators."""
-
-    def register(function: Rule) -> Rule:
-        _RULES.update(dict.fromkeys(operators, function))
-        return function
-
-    return register
+traces = registers(_RULES)
 
 
 class Tracing:
@@ -63,7 +55,7 @@ class Tracing:
             touched |= set(self.axes(source))
         if not touched - self.ruled_out.keys():
             return
-        _RULES.get(node.target, neither)(self, node)
+        _RULES.get(node.target, _neither)(self, node)
         for group in axes:
             if (node, group) not in self.forms:
                 self.rule_out(group, node, "does not treat all channels alike")
@@ -171,7 +163,7 @@ def operands(node: fx.Node) -> list[fx.Node]:
     return [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor | tuple | list)]
 
 
-def neither(tracing: Tracing, node: fx.Node) -> None:
+def _neither(tracing: Tracing, node: fx.Node) -> None:
     """Rule out every group that an operator touches: the rule of those without one."""
     for source in (node, *node.all_input_nodes):
         for group in tracing.axes(source):

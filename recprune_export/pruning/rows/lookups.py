@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from recprune_export.channels.walk import is_batch, source_of
 from recprune_export.program.canonical import tensor_at
-from recprune_export.program.nodes import argument, arguments
+from recprune_export.program.nodes import ancestors, argument, arguments
 from recprune_export.program.program import Program
 
 aten = torch.ops.aten
@@ -77,7 +77,7 @@ class IdReader:
         self._signature = program.signature
         self._tables = [(table.name, lookup) for table in tables for lookup in table.lookups]
         ids = [ids_of(lookup) for _, lookup in self._tables]
-        needed, graph = _ancestors(ids), fx.Graph()
+        needed, graph = ancestors(ids), fx.Graph()
         new: dict[fx.Node, fx.Node] = {}
         for node in program.module.graph.nodes:
             if node.op == "placeholder" or node in needed:
@@ -104,7 +104,7 @@ def _inputs_of_ids(user: fx.Node, table: fx.Node) -> list[str]:
         return []
     if user.target is aten.index.Tensor and not _is_one_index(arguments(user)[1]):
         return []
-    return [node.name for node in _ancestors([ids_of(user)]) if node.op == "placeholder"]
+    return [node.name for node in ancestors([ids_of(user)]) if node.op == "placeholder"]
 
 
 def _is_one_index(indices: Sequence[Any]) -> bool:
@@ -126,13 +126,3 @@ def _reason(user: fx.Node) -> str:
     place = source_of(user)
     operator = str(user.target).removesuffix(".default")
     return f"it is also read as a whole, by {operator}{f' at {place}' if place else ''}, which needs every row"
-
-
-def _ancestors(nodes: Sequence[fx.Node]) -> dict[fx.Node, None]:
-    """The nodes and all they are computed from."""
-    pending, seen = list(nodes), dict.fromkeys(nodes)
-    while pending:
-        new = [n for n in pending.pop().all_input_nodes if n not in seen]
-        seen.update(dict.fromkeys(new))
-        pending.extend(new)
-    return seen
