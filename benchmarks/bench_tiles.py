@@ -263,9 +263,12 @@ def main(
     torch.set_num_threads(1)
     results: dict[str, Any] = {}
     if share:
-        for last, name in ((False, "speed"), (True, "speed with a last unit")):
-            results[name] = speed(share, batch_sizes(batches), seconds, last)
-        tables = [results[name].pop("told") for name in ("speed", "speed with a last unit")]
+        speeds = {
+            name: speed(share, batch_sizes(batches), seconds, last)
+            for name, last in (("speed", False), ("speed with a last unit", True))
+        }
+        tables = [found.pop("told") for found in speeds.values()]
+        results |= speeds
         where = told_of_machine(environment(), threads=1)
         write_section(write / "results.md", "Tiles", "benchmarks/bench_tiles.py", "\n\n".join([INTRO, *tables, where]))
     if data_folder is not None:

@@ -23,7 +23,7 @@ from recprune_export.program.program import Program
 from recprune_export.program.signature import Signature
 from recprune_export.progress import doing
 from recprune_export.settings import Settings
-from recprune_export.validation.parity import ParityReport, Tolerances, check_parity
+from recprune_export.validation.parity import Answer, ParityReport, Tolerances, check_parity
 from recprune_export.validation.requests import Request, as_taken, edge_requests, every_id, in_full
 from recprune_export.validation.rotation import Rotation, cut, rows_for
 
@@ -95,16 +95,18 @@ def validate_parity(program: Program, file: OnnxFile, task: Task, *, ids: bool =
         **edge_requests(signature),
         **(every_id(signature) if ids else {}),
     }
-    full = {label: in_full(request, signature) for label, request in requests.items()}
     session = session_of(file)
-    report = check_parity(lambda request: answer(program, in_full(request, signature)), session, requests)
+
+    def by_program(request: Request) -> Answer:
+        return answer(program, in_full(request, signature))
+
+    report = check_parity(by_program, session, requests)
     if not report.passed:
-        answers = {label: answer(program, request) for label, request in full.items()}
+        answers = {label: by_program(request) for label, request in requests.items()}
+        full = {label: in_full(request, signature) for label, request in requests.items()}
         allowed = within_rounding(program, answers, full, report.tolerances)
         if allowed != report.tolerances:
-            report = check_parity(
-                lambda request: answer(program, in_full(request, signature)), session, requests, allowed
-            )
+            report = check_parity(by_program, session, requests, allowed)
     if not report.passed:
         raise ValidationFailed(
             f"The ONNX model does not give the pruned model's outputs, so nothing was written. {report.failures[0]}"

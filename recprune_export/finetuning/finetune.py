@@ -140,15 +140,16 @@ def finetune(
     all zeros are present count as candidates. Returns None where no epoch was asked for: then the zeros are set at once.
     The same seed on the same machine gives the same weights.
     """
-    untuned = None if schedule.epochs == 0 else _Untuned(student, task, tables, target, curvature, tiling)
+    if schedule.epochs == 0:
+        _Zeros(student, tables, target, 0, curvature=curvature, tiling=tiling)
+        return None
+    untuned = _Untuned(student, task, tables, target, curvature, tiling)
     torch.manual_seed(schedule.seed)
     lessons = task.lessons(student, teacher)
     steps = schedule.epochs * lessons.steps_per_epoch
     row_wise = row_wise_tables(student, task.recipe.batch_size) if schedule.row_wise else frozenset()
     ramp = math.floor(steps * RAMP_SHARE) if schedule.gradual else 0
     zeros = _Zeros(student, tables, target, ramp, row_wise, curvature, tiling)
-    if schedule.epochs == 0:
-        return None
     lessons.teacher.set_training(False)
     average = None if schedule.ema is None else _Average(student, schedule.ema)
     kept = student if average is None else average.program
@@ -189,7 +190,6 @@ def finetune(
         student.module.load_state_dict(kept.module.state_dict())
         student.set_training(False)
         hold(student, zeros.masks)
-    assert untuned is not None
     result = fitted.beside(untuned.metric)
     if result.best < 0:
         untuned.restore(student)
