@@ -1,6 +1,7 @@
 """What `--quantize` makes of a Criteo-sized DLRM that lost channels: bytes, and how many times faster per batch size.
 
-Untrained, so that the error of the answers says little and the gate is wide; quality is measured on trained models (docs/log.md).
+Untrained, so that the error of the answers says little and the gate is wide; quality is measured on trained models
+(docs/decisions/quantized-files.md).
 One thread, the file in fp32 and the quantised one made anew several times and interleaved. Prints a table, and JSON as the last line.
 """
 

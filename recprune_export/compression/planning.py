@@ -28,7 +28,7 @@ from recprune_export.pruning.sizes import PartSizes, SizeModel
 from recprune_export.settings import Settings
 
 CALIBRATION_BATCHES = 16  # for scores
-# Of the expected loss, by output error: .001 is some .0003 of AUC (log, 2026-11-25).
+# Of the expected loss, by output error: .001 is some .0003 of AUC (docs/decisions/structured-share.md).
 MATTERS = 1e-3
 SPACES_PAY = 0.5
 

@@ -18,8 +18,8 @@ from recprune_export.program.program import Program, example_tensors
 
 aten = torch.ops.aten
 
-# Sorting the rows of a batch costs more than it saves unless the table is much longer than they are many: see the
-# log of 2026-11-24, and benchmarks/bench_finetuning.py.
+# Sorting the rows of a batch costs more than it saves unless the table is much longer than they are many: see
+# docs/decisions/sparse-embedding-updates.md, and benchmarks/bench_finetuning.py.
 ROWS_PER_ID = 16
 
 Lookups = Mapping[str, Sequence[fx.Node]]  # by table

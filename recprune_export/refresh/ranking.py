@@ -14,7 +14,7 @@ from recprune_export.settings import Settings
 
 MEASURE = "ranking"
 # That the plan may lose beyond the best choice of the same widths: of the expected loss, in nats for logits and rankings, where
-# .01 was some .004 of AUC (log, 2026-11-24), and for other scores of all that a group holds.
+# .01 was some .004 of AUC (docs/decisions/refresh-verdict.md), and for other scores of all that a group holds.
 MOST_LOSS, MOST_SHARE = 0.002, 0.05
 LATER = (
     "of {} stages this is the first alone: a later one cannot be judged, for its plan was made for weights tuned in between, "
