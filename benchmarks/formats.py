@@ -1,9 +1,9 @@
-"""Recommenders on real data in fewer bits and with zeros in tiles: what it costs in quality, and what it saves.
+"""Recommenders on real data in fewer bits, with zeros and with channels alone: what it costs in quality, and what it saves.
 
     python benchmarks/formats.py [--cases anime/dlrm,...] [--sparsities .7,.9] [--seeds 3] [--hidden 512,512,256]
 
 Dense recommenders are trained with each seed; then the main job's own stages prune, tune and export them: with channels
-removed and zeros one by one, as it does by default, that file quantised, with zeros in tiles, with channels alone. With
+removed and zeros one by one, as it does by default, that file quantised, with more zeros, with channels alone. With
 --hidden the recommenders have these hidden layers, and are cases of their own: there layers are tried by themselves as
 well, the tables whole. All figures are those of ONNX files in ONNX Runtime: metrics of the test rows, paired by seed, and
 times of all files of a seed in turns, beside the dense one. What was trained, made and measured is kept in --cache, so that
@@ -28,15 +28,13 @@ from results import keep, kept, told_of_machine, write_section
 
 from recprune_export.compression.fewer_bits import FewerBits, in_fewer_bits
 from recprune_export.compression.served import export_pruned, latency_requests, session_of, validate_parity
-from recprune_export.compression.stages import Pruned, prune
-from recprune_export.compression.tiling import tile_notes
+from recprune_export.compression.stages import prune
 from recprune_export.environment import cpu, environment
 from recprune_export.finetuning.task import Task
 from recprune_export.jobs import load, make_task
 from recprune_export.onnx.counts import count, reduction
 from recprune_export.onnx.export import OnnxFile, export_onnx
 from recprune_export.program.program import Program
-from recprune_export.pruning.plan import Plan
 from recprune_export.recommenders.catalogue import predicts_sequences
 from recprune_export.settings import Settings, batch_sizes
 from recprune_export.training.evaluate import primary
@@ -46,25 +44,14 @@ from recprune_export.validation.seatings import log_ratio, measure_seatings, typ
 DOCS = Path(__file__).parent.parent / "docs"
 DENSE, FP32 = "dense.onnx", "fp32"
 FEWEST = 20  # rounds of a seating
-EQUAL_LATENCY = (0.5, 0.6, 0.8)  # sparsities at which channels alone may be as fast as tiles
 
-DEFAULT, ALONE, HALF = "channels and zeros", "channels alone", "half channels, half zeros"
-LAYERS, LAYERS_ALONE = "layers: zeros", "layers: channels"
-_HALF: Mapping[str, Any] = {"structured_share": 0.5}
 _LAYERS: Mapping[str, Any] = {"embedding_sparsity": 0.0, "structured_share": 0.0}
-_tiles_of_layers = partial(Method, zeros=LAYERS, channels=LAYERS_ALONE, layers=True)
 METHODS = {
-    DEFAULT: Method(bits=("fp16", "int8", "int4")),
-    "channels and tiles": Method({"pattern": "tile"}, zeros=DEFAULT, channels=ALONE),
-    "channels and tiles where faster": Method({"pattern": "auto"}, zeros=DEFAULT, channels=ALONE),
-    ALONE: Method({"structured_share": 1.0}),
-    HALF: Method(_HALF),
-    "half channels, half tiles": Method({**_HALF, "pattern": "tile"}, zeros=HALF, channels=ALONE),
-    "half channels, half tiles where faster": Method({**_HALF, "pattern": "auto"}, zeros=HALF, channels=ALONE),
-    LAYERS: Method(_LAYERS, layers=True),
-    **{f"layers: tiles of {n}": _tiles_of_layers({**_LAYERS, "pattern": "tile", "tile": n}) for n in (32, 64, 128)},
-    "layers: tiles where faster": _tiles_of_layers({**_LAYERS, "pattern": "auto"}),
-    LAYERS_ALONE: Method({**_LAYERS, "structured_share": 1.0}, layers=True, also=EQUAL_LATENCY),
+    "channels and zeros": Method(bits=("fp16", "int8", "int4")),
+    "channels alone": Method({"structured_share": 1.0}),
+    "half channels, half zeros": Method({"structured_share": 0.5}),
+    "layers: zeros": Method(_LAYERS, layers=True),
+    "layers: channels": Method({**_LAYERS, "structured_share": 1.0}, layers=True),
 }
 PROTOCOL = """\
 Dense recommenders are pruned to the sparsity in the tables and in the rest, zeros included, by the stages of the main
@@ -72,23 +59,19 @@ job, and tuned with at most a tenth of the steps that training took. All figures
 
 - *Channels and zeros* is the default: removed channels take most of the sparsity, zeros one by one the remainder. It is
   quantised as well, with at most .001 of the validation metric to lose. *Channels alone* has a structured share of 1,
-  *half channels, half zeros* one of .5 (in log space), which leaves more zeros to tiles. *Tiles* are forced
-  (`--pattern tile`), *where faster* is `--pattern auto`; the size of a tile is left to the product, unless it is named.
-  *Layers* are those outside of tables by themselves: tables whole, no channel removed, or channels alone.
+  *half channels, half zeros* one of .5 (in log space). *Layers* are those outside of tables by themselves: tables whole, no
+  channel removed, or channels alone.
 - *Change*: the metric of the test rows less that of the dense file of the same seed, its mean over seeds with the 95 %
   interval (Student's t).
 - *Gone*: of the dense parameters, removed or zero, counted in the file. *kB*: the file with its weights.
 - *Batch*: how many times faster than the dense model as PyTorch's exporter writes it, {threads}. All files of a seed take
   turns in one process, with sessions made anew for each of {seatings} seatings: of a seating the ratio of tenth percentiles,
   which other work on the machine disturbs least, each round with other test rows; of all seatings of all seeds the middle
-  mean with its 95 % interval.
-- *Tiles, less*: the metric of tiles less that of others, paired by seed. *As many*: with as many weights left. *As fast*: of
-  channels alone at all sparsities that were measured, the slowest that are no slower than the tiles (geometric mean over
-  batch sizes)."""
+  mean with its 95 % interval."""
 WIDE = """\
 Cases with widths in their names, such as *anime/dlrm 512-512-256*, are the same recommenders on the same rows with these
-hidden layers. They have far more units than the rows need, and are there to try tiles where layers are as wide as those of
-larger recommenders: of the usual ones (256 and 128 units, some 176 and 90 once pruned) a few tiles are the whole."""
+hidden layers. They have far more units than the rows need, and are there to try layers that are as wide as those of larger
+recommenders."""
 
 
 @dataclass(frozen=True)
@@ -118,17 +101,18 @@ class Subject:
         short = shortened(task, known, loaded.program)
         return cls(name, settings.seed, loaded.program, short, settings, own, file, metric, value)
 
-    def row(self, method: str, sparsity: float, bits: str, **found: Any) -> Measured:
-        """Say what was found of a file."""
-        return Measured(self.case, self.seed, method, sparsity, bits, self.metric, self.value, self.file.bytes, **found)
-
-    def file_row(self, method: str, sparsity: float, bits: str, file: OnnxFile, note: str, start: float) -> Measured:
+    def row(self, method: str, sparsity: float, bits: str, file: OnnxFile, note: str, start: float) -> Measured:
         """Count and test a file."""
         gone = reduction(count(self.file.path), count(file.path))
-        return self.row(
+        return Measured(
+            self.case,
+            self.seed,
             method,
             sparsity,
             bits,
+            self.metric,
+            self.value,
+            self.file.bytes,
             value=_metric(file, self.task)[1],
             bytes=file.bytes,
             tables_gone=gone.tables,
@@ -143,45 +127,24 @@ def _metric(file: OnnxFile, task: Task) -> tuple[str, float]:
     return primary(task.test(session_of(file)))
 
 
-class Maker:
-    """Makes the files of one subject; what falls in the same tiles is made once."""
+def make(of: Subject, name: str, sparsity: float) -> Iterator[Measured]:
+    """Prune, tune, export and test; then the same in fewer bits."""
+    method, start = METHODS[name], time.perf_counter()
+    settings = replace(of.settings, sparsity=sparsity, **method.wishes)
+    pruned = prune(of.program, settings, of.task)
+    file = export_pruned(pruned, settings, of.folder / f"{slug(name)}-{sparsity:g}.onnx")
+    validate_parity(pruned.program, file, of.task)
+    yield of.row(name, sparsity, FP32, file, "", start)
+    for bits in method.bits:
+        yield _quantise(of, name, replace(settings, quantize=bits), file)
 
-    def __init__(self, subject: Subject) -> None:
-        self._subject = subject
-        self._tiled: dict[tuple[object, ...], str] = {}
 
-    def make(self, name: str, sparsity: float) -> Iterator[Measured]:
-        """Prune, tune, export and test; then the same in fewer bits."""
-        of, method, start = self._subject, METHODS[name], time.perf_counter()
-        settings = replace(of.settings, sparsity=sparsity, **method.wishes)
-        plan, reason = (None, "") if settings.pattern == "element" else self._plan_tiles(name, settings)
-        if reason:
-            yield of.row(name, sparsity, FP32, note=reason, seconds=time.perf_counter() - start)
-            return
-        pruned = prune(of.program, settings, of.task, plan)
-        file = export_pruned(pruned, settings, of.folder / f"{slug(name)}-{sparsity:g}.onnx")
-        validate_parity(pruned.program, file, of.task)
-        note = " ".join(tile_notes(pruned.stages[-1].tiles, file, settings))
-        yield of.file_row(name, sparsity, FP32, file, note, start)
-        for bits in method.bits:
-            yield self._quantise(name, replace(settings, quantize=bits), file)
-
-    def _plan_tiles(self, name: str, settings: Settings) -> tuple[Plan, str]:
-        """Choose tiles, untuned; say why tuning would make nothing new, where it would not."""
-        of = self._subject
-        found: Pruned = prune(of.program, settings, replace(of.task, epochs=0))
-        tiles = found.stages[-1].tiles
-        shares = settings.sparsity, settings.structured_share, settings.embedding_sparsity
-        first = self._tiled.setdefault((shares, *((each.weight, each.tile) for each in tiles.layers)), name)
-        same = f"the same tiles as *{first}*" if first != name else ""
-        return found.plan, same if tiles.layers else f"no tiles: {tiles.reason}"
-
-    def _quantise(self, name: str, settings: Settings, file: OnnxFile) -> Measured:
-        of, start = self._subject, time.perf_counter()
-        requests = latency_requests(settings, of.task, file.signature)
-        made = in_fewer_bits(file, of.task, settings, requests, of.folder / settings.quantize)
-        assert made is not None
-        return of.file_row(name, settings.sparsity, settings.quantize, made.file, _forms(made), start)
+def _quantise(of: Subject, name: str, settings: Settings, file: OnnxFile) -> Measured:
+    start = time.perf_counter()
+    requests = latency_requests(settings, of.task, file.signature)
+    made = in_fewer_bits(file, of.task, settings, requests, of.folder / settings.quantize)
+    assert made is not None
+    return of.row(name, settings.sparsity, settings.quantize, made.file, _forms(made), start)
 
 
 def _forms(made: FewerBits) -> str:
@@ -196,7 +159,7 @@ def _forms(made: FewerBits) -> str:
 
 def speed_of(subject: Subject, rows: Sequence[Measured], seatings: int, seconds: float) -> Speed:
     """Let all files of a subject take turns, on sessions that are made anew for each seating."""
-    threads, files = subject.settings.threads, list(dict.fromkeys(row.file for row in rows if row.file))
+    threads, files = subject.settings.threads, list(dict.fromkeys(row.file for row in rows))
     makers = {name: partial(in_onnxruntime, name, subject.folder / name, threads) for name in (DENSE, *files)}
     requests = latency_requests(subject.settings, subject.task, subject.file.signature)
     rng = np.random.default_rng(subject.seed)
@@ -222,7 +185,7 @@ class Cache:
         for values in kept(self.folder / "formats.jsonl"):
             row = Measured(**values)
             newest[row.case, row.seed, row.sparsity, row.method, row.bits] = row
-        return [row for row in newest.values() if not row.file or (self._files(row) / row.file).exists()]
+        return [row for row in newest.values() if (self._files(row) / row.file).is_file()]
 
     @property
     def speeds(self) -> list[Speed]:
@@ -237,10 +200,9 @@ class Cache:
     def add(self, row: Measured) -> None:
         """Keep a row, and say so."""
         keep(self.folder / "formats.jsonl", asdict(row))
-        found = "-" if row.value is None else f"{row.value:.4f}, {row.bytes / 1e3:,.0f} kB"
         print(
             f"{row.case} seed {row.seed} {row.sparsity:g} {row.method} {row.bits}: {row.metric} dense {row.dense:.4f} -> "
-            f"{found} ({row.seconds:.0f} s) {row.note}",
+            f"{row.value:.4f}, {row.bytes / 1e3:,.0f} kB ({row.seconds:.0f} s) {row.note}",
             file=sys.stderr,
             flush=True,
         )
@@ -253,7 +215,7 @@ class Cache:
     def is_timed(self, rows: Sequence[Measured], settings: Settings) -> bool:
         """Whether every file of `rows`, all of one case and seed, was timed as `settings` ask."""
         known = [speed for speed in self.speeds if (speed.case, speed.seed) == (rows[0].case, rows[0].seed)]
-        wanted = {row.file for row in rows if row.file}
+        wanted = {row.file for row in rows}
         batches = {str(batch) for batch in settings.batches}
         return any(s.threads == settings.threads and wanted <= set(s.faster) and batches == set(s.dense) for s in known)
 
@@ -275,9 +237,8 @@ def measure(
     if not left and cache.is_timed(cache.of(name, settings.seed), settings):
         return
     subject = Subject.prepare(name, case, settings, folder, cache.folder)
-    maker = Maker(subject)
     for method, sparsity in left:
-        for row in maker.make(method, sparsity):
+        for row in make(subject, method, sparsity):
             cache.add(row)
     rows = cache.of(name, settings.seed)
     if not cache.is_timed(rows, settings):
@@ -330,10 +291,7 @@ def main(
     names = methods.split(";") if methods else suited
     if unknown := set(names) - set(METHODS):
         raise click.BadParameter(f"there is no method '{min(unknown)}'; choose of {'; '.join(METHODS)}.")
-    asked = list(map(float, sparsities.split(",")))
-    wanted = [
-        (name, s) for s in sorted({*asked, *EQUAL_LATENCY}) for name in names if s in {*asked, *METHODS[name].also}
-    ]
+    wanted = [(name, sparsity) for sparsity in sorted(map(float, sparsities.split(","))) for name in names]
     known = Cache(cache)
     for name, case in with_hidden(cases.split(","), hidden).items():
         for seed in range(seeds):
@@ -346,7 +304,7 @@ def main(
     intro = "\n\n".join(
         [PROTOCOL.format(seatings=seatings, threads=f"{threads} thread{'s' if threads > 1 else ''}"), WIDE]
     )
-    write_section(write / "results.md", "Fewer bits and tiles", "benchmarks/formats.py", f"{intro}\n\n{text}")
+    write_section(write / "results.md", "Fewer bits", "benchmarks/formats.py", f"{intro}\n\n{text}")
     print(json.dumps({"environment": where, "threads": threads, "figures": tables.figures()}))
 
 

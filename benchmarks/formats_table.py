@@ -1,4 +1,4 @@
-"""The tables of `formats.py`: quality, size and speed of each format, and tiles beside zeros and beside channels."""
+"""The tables of `formats.py`: quality, size and speed of each format."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,23 +15,19 @@ from recprune_export.validation.statistics import Estimate, interval_of_few
 class Method:
     """Settings that differ from the default, and the modes in which its file is quantised as well.
 
-    `zeros` and `channels` name what tiles are held against: the same share of removed channels with zeros one by one, and
-    channels alone. `layers` says that tables stay whole; `also` are sparsities beside those that are asked for.
+    `layers` says that tables stay whole.
     """
 
     wishes: Mapping[str, Any] = field(default_factory=dict)
     bits: tuple[Mode, ...] = ()
-    zeros: str = ""
-    channels: str = ""
     layers: bool = False
-    also: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Measured:
     """One file of one seed of one case: its metric on the test rows and that of the dense file, bytes, what is gone.
 
-    `value` is None where nothing was made, for the reason in `note`. `tables_gone` and `rest_gone` are fractions of the
+    `tables_gone` and `rest_gone` are fractions of the
     dense parameters; `file` is a path in the cache.
     """
 
@@ -43,13 +39,13 @@ class Measured:
     metric: str
     dense: float
     dense_bytes: int
-    value: float | None = None
-    bytes: int = 0
-    tables_gone: float = 0.0
-    rest_gone: float = 0.0
-    file: str = ""
-    note: str = ""
-    seconds: float = 0.0
+    value: float
+    bytes: int
+    tables_gone: float
+    rest_gone: float
+    file: str
+    note: str
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,7 @@ class Tables:
         self._speeds = {(speed.case, speed.seed): speed for speed in speeds}
 
     def as_markdown(self) -> str:
-        """Two tables and the notes for each case."""
+        """A table and the notes for each case."""
         return "\n".join(self._of_case(case) for case in dict.fromkeys(row.case for row in self.rows))
 
     def figures(self) -> dict[str, dict[str, Any]]:
@@ -84,14 +80,12 @@ class Tables:
         found = {}
         for case, sparsity, method, bits in dict.fromkeys((r.case, r.sparsity, r.method, r.bits) for r in self.rows):
             own = self._find(case, sparsity, method, bits)
-            told: dict[str, Any] = {"notes": list(dict.fromkeys(row.note for row in own if row.note))}
-            if made := [row for row in own if row.value is not None]:
-                told |= {
-                    "change": vars(mean_of([_change(row) for row in made])),
-                    "bytes": float(np.mean([row.bytes for row in made])),
-                    "times faster": {batch: vars(self._faster(made, batch)) for batch in self._batches(made)},
-                }
-            found[f"{case} {sparsity:g} {method} {bits}"] = told
+            found[f"{case} {sparsity:g} {method} {bits}"] = {
+                "notes": list(dict.fromkeys(row.note for row in own if row.note)),
+                "change": vars(mean_of([_change(row) for row in own])),
+                "bytes": float(np.mean([row.bytes for row in own])),
+                "times faster": {batch: vars(self._faster(own, batch)) for batch in self._batches(own)},
+            }
         return found
 
     def _of_case(self, case: str) -> str:
@@ -112,10 +106,8 @@ class Tables:
             + " |",
             "|---|---|---|---|---|---:|" + "---:|" * len(batches),
         ]
-        for sparsity, method, bits in self._order(own):
-            if made := [row for row in self._find(case, sparsity, method, bits) if row.value is not None]:
-                parts.append(self._line(made, batches))
-        return "\n".join([*parts, "", *self._beside(case), *_notes(own), ""])
+        parts += [self._line(self._find(case, *key), batches) for key in self._order(own)]
+        return "\n".join([*parts, "", *_notes(own), ""])
 
     def _order(self, rows: Sequence[Measured]) -> list[tuple[float, str, str]]:
         names = list(self._methods)
@@ -132,44 +124,6 @@ class Tables:
             cells.append(f"{ratio.estimate:.2f}× [{ratio.low:.2f}, {ratio.high:.2f}]")
         return f"| {' | '.join(cells)} |"
 
-    def _beside(self, case: str) -> list[str]:
-        """Tiles against zeros and channels, at equal zeros and at equal latency."""
-        lines = []
-        for sparsity, name, bits in self._order([row for row in self.rows if row.case == case]):
-            method = self._methods[name]
-            own = self._made(case, sparsity, name, bits)
-            if not method.zeros or not own:
-                continue
-            cells = [
-                self._paired(own, self._made(case, sparsity, other, bits)) for other in (method.zeros, method.channels)
-            ]
-            lines.append(f"| {sparsity:g} | {name} | {' | '.join([*cells, *self._as_fast(own, method.channels)])} |")
-        if not lines:
-            return []
-        head = "| sparsity | tiles, less | zeros one by one, as many | channels alone, as many | channels alone, as fast | which are |"
-        return [head, "|---|---|---|---|---|---|", *lines, ""]
-
-    def _as_fast(self, own: Sequence[Measured], channels: str) -> tuple[str, str]:
-        """Beside those channels which are nearest to the time of `own` among those that are no slower."""
-        known = {row.sparsity for row in self.rows if (row.case, row.method) == (own[0].case, channels)}
-        others = [self._made(own[0].case, sparsity, channels, own[0].bits) for sparsity in sorted(known)]
-        timed = [(self._overall(other), other) for other in others if other]
-        fastest = self._overall(own)
-        enough = sorted(pair for pair in timed if pair[0] >= fastest)
-        if not enough:
-            return ("none is" if timed else ""), ""
-        ratio, nearest = enough[0]
-        return self._paired(own, nearest), f"{ratio / fastest:.2f}× as fast, at {nearest[0].sparsity:g}"
-
-    def _paired(self, own: Sequence[Measured], other: Sequence[Measured]) -> str:
-        theirs = {row.seed: _change(row) for row in other}
-        less = [_change(row) - theirs[row.seed] for row in own if row.seed in theirs]
-        return str(mean_of(less)) if less else ""
-
-    def _overall(self, rows: Sequence[Measured]) -> float:
-        """Times faster than dense, the geometric mean over batch sizes."""
-        return float(np.exp(np.mean([np.log(self._faster(rows, batch).estimate) for batch in self._batches(rows)])))
-
     def _faster(self, rows: Sequence[Measured], batch: str) -> Estimate:
         """Over all seatings of all seeds: the middle mean, and its 95 % interval."""
         speeds = [(self._speeds[row.case, row.seed], row.file) for row in rows if (row.case, row.seed) in self._speeds]
@@ -184,12 +138,8 @@ class Tables:
     def _find(self, case: str, sparsity: float, method: str, bits: str) -> list[Measured]:
         return [r for r in self.rows if (r.case, r.sparsity, r.method, r.bits) == (case, sparsity, method, bits)]
 
-    def _made(self, case: str, sparsity: float, method: str, bits: str) -> list[Measured]:
-        return [row for row in self._find(case, sparsity, method, bits) if row.value is not None]
-
 
 def _change(row: Measured) -> float:
-    assert row.value is not None
     return row.value - row.dense
 
 

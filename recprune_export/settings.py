@@ -9,7 +9,6 @@ from recprune_export.errors import UsageError
 from recprune_export.licence import spdx
 
 QUANTIZE = ("none", "fp16", "int8", "int4")
-SMALLEST_TILE, LARGEST_TILE = 32, 256  # units
 
 
 @dataclass(frozen=True)
@@ -20,11 +19,9 @@ class Settings:
     measured for each size in `batches`, with `threads` threads. Inputs named in `shared_inputs` are the same for all
     candidates of a request, and have one row in the ONNX file. With `max_drop` or `target_speedup` the sparsity is
     searched, beginning at `sparsity`. `structured_share` is the part of it, in log space, that removed channels take;
-    by default it is tried (`removal_share`). `pattern` says how the zeros that take the
-    remainder fall in linear layers: "element" by element, in a "tile" of `tile` units wherever there are enough of them,
-    or "auto", in tiles where that is faster. `prune_fields` is how many whole fields go,
-    before anything else; `prune_rows` the share of all rows of tables that is given up for shared ones, or "auto",
-    after that. `steps` is the number of stages, each of which prunes a part and tunes what is left; `ema` the decay
+    by default it is tried (`removal_share`); zeros take the remainder. `prune_fields` is how many whole fields go, before
+    anything else; `prune_rows` the share of all rows of tables that is given up for shared ones, or "auto", after that.
+    `steps` is the number of stages, each of which prunes a part and tunes what is left; `ema` the decay
     of a moving average of the weights in tuning, `warm_up` the share of it in which the learning rate rises. `quantize` says in how
     few bits weights may be stored: fp16 tables; int8 tables and linear layers; or int4 tables and int8 layers. It may take
     `max_quantize_drop` of the validation metric. `licence` is an SPDX expression; `triton` says whether the bundle holds a
@@ -41,8 +38,6 @@ class Settings:
     refit: bool = True
     regularise: float = 0.0
     zeros: str = "gradual"
-    pattern: Literal["element", "tile", "auto"] = "element"
-    tile: int | Literal["auto"] = "auto"
     epochs: int | None = None
     learning_rate: float | None = None
     warm_up: float = 0.0
@@ -78,10 +73,6 @@ class Settings:
             raise UsageError("--regularise trains for as many epochs as the tuning has: give --epochs of 1 or more.")
         if self.structured_share is not None and not 0.0 <= self.structured_share <= 1.0:
             raise UsageError(f"--structured-share must lie in [0, 1], got {self.structured_share:g}.")
-        if self.pattern not in ("element", "tile", "auto"):
-            raise UsageError(f"--pattern must be element, tile or auto, got {self.pattern}.")
-        if self.tile != "auto" and not SMALLEST_TILE <= self.tile <= LARGEST_TILE:
-            raise UsageError(f"--tile must lie between {SMALLEST_TILE} and {LARGEST_TILE} units, got {self.tile}.")
         if self.learning_rate is not None and not 0.0 < self.learning_rate < 1e3:
             raise UsageError(f"--learning-rate must be positive, got {self.learning_rate:g}.")
         if self.max_drop is not None and self.target_speedup is not None:
@@ -161,20 +152,6 @@ def row_share(text: str) -> float | Literal["auto"]:
         return float(text)
     except ValueError as error:
         raise UsageError(f"--prune-rows '{text}' is no number; write for example 0.5, or auto.") from error
-
-
-def tile_units(text: str) -> int | Literal["auto"]:
-    """Read the units of a tile.
-
-    >>> tile_units("64"), tile_units("auto")
-    (64, 'auto')
-    """
-    if text == "auto":
-        return "auto"
-    try:
-        return int(text)
-    except ValueError as error:
-        raise UsageError(f"--tile '{text}' is no whole number; write for example 64, or auto.") from error
 
 
 def batch_sizes(text: str) -> tuple[int, ...]:

@@ -83,7 +83,6 @@ def compress(
     prune_rows: str | None,
     resume: bool,
     sign: Path | None,
-    tile: str,
     **options: Any,
 ) -> None:
     """Prune, fine-tune, export and validate MODEL; write a bundle.
@@ -91,7 +90,7 @@ def compress(
     MODEL is a checkpoint of `recprune-export train`, a .pt2 program, a state dict (with --factory and --inputs), or a
     pickled nn.Module (with --unsafe-unpickle and --inputs).
     """
-    from recprune_export.settings import Settings, batch_sizes, row_share, tile_units
+    from recprune_export.settings import Settings, batch_sizes, row_share
 
     share = None if prune_rows is None else row_share(prune_rows)
     shared = tuple(name.strip() for name in shared_inputs.split(",") if name.strip())
@@ -100,7 +99,6 @@ def compress(
         shared_inputs=shared,
         keep_dense=not no_dense,
         prune_rows=share,
-        tile=tile_units(tile),
         **options,
     )
     from recprune_export.console.result import print_result

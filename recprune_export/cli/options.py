@@ -57,16 +57,6 @@ def job_options(command: F) -> F:
                 "--batch-size", type=click.IntRange(1), help="Of fine-tuning.  [default: by the kind of model]"
             ),
             click.option(
-                "--pattern",
-                type=click.Choice(["element", "tile", "auto"]),
-                default="element",
-                show_default=True,
-                help="How zeros fall in linear layers. Tiles run faster; there are more zeros with a smaller --structured-share.",
-            ),
-            click.option(
-                "--tile", default="auto", show_default=True, metavar="32..256", help="Units that share their inputs."
-            ),
-            click.option(
                 "--structured-share",
                 type=float,
                 help="Part that removed channels take; zeros the rest.  [default: tried; at most 0.8 in tables, 0.95 elsewhere]",

@@ -35,16 +35,15 @@ def sweep(
     output: Path | None,
     as_json: bool,
     quiet: bool,
-    tile: str,
     **options: Any,
 ) -> None:
     """Show quality, size and speed over sparsity, and where the knee is: a table, sweep.json and sweep.svg.
 
     What was measured is kept: given again, the command goes on where it was interrupted.
     """
-    from recprune_export.settings import Settings, batch_sizes, tile_units
+    from recprune_export.settings import Settings, batch_sizes
 
-    settings = Settings(batches=batch_sizes(batches), tile=tile_units(tile), **options)
+    settings = Settings(batches=batch_sizes(batches), **options)
     wanted = fractions(sparsities, "--sparsities")
     target = output or Path("artifacts") / f"{model.stem}-sweep"
     from recprune_export.console.sweep import print_sweep, tell_trial

@@ -34,8 +34,6 @@ def fingerprint(
     digest = hashlib.sha256()
     _add(digest, program.module.state_dict())
     left_out = OF_SERVING | set(without)
-    if settings.pattern != "element":  # where tiles are faster depends on the batch size
-        left_out -= {"batches"}
     relevant = {name: value for name, value in settings.to_dict().items() if name not in left_out}
     packages = {name: environment()["packages"].get(name) for name in VERSIONS}
     stated = [relevant, repr(task.recipe), packages, also]

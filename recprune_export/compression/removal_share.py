@@ -11,11 +11,9 @@ from dataclasses import replace
 import torch
 
 from recprune_export.channels.analysis import Analysis, analyse
-from recprune_export.compression.tiling import choose_tiles
 from recprune_export.finetuning.curvature import weight_curvature
 from recprune_export.finetuning.objective import Objective
 from recprune_export.finetuning.task import Batch
-from recprune_export.finetuning.tiles import NO_TILES, Tiling
 from recprune_export.finetuning.zeros import ZeroTarget, hold, zero_masks
 from recprune_export.program.program import Program
 from recprune_export.pruning.budget import REST_SHARE, TABLE_SHARE, Budget, make_plan
@@ -79,7 +77,7 @@ def least_loss(shares: Sequence[float], loss_of: Callable[[float], float], pays:
 
 
 class ShareTrial:
-    """Prunes by a budget, sets the zeros that it leaves to do, in the pattern asked for, and tells how far the answers move."""
+    """Prunes by a budget, sets the zeros that it leaves to do, and tells how far the answers move."""
 
     def __init__(
         self,
@@ -107,13 +105,8 @@ class ShareTrial:
         tables = analyse(student).tables
         target = ZeroTarget.of(self._dense, budget.tables, budget.rest)
         curvature = weight_curvature(student, tables, self._batches, self._objective.probe, self._settings.seed)
-        tiling = self._tiling(student, tables, target) if budget.rest else NO_TILES
-        hold(student, zero_masks(student, tables, target, curvature, tiling))
+        hold(student, zero_masks(student, tables, target, curvature))
         return self._distance(student) - self._least
-
-    def _tiling(self, student: Program, tables: frozenset[str], target: ZeroTarget) -> Tiling:
-        requests = [request for request, _ in self._batches]
-        return choose_tiles(student, tables, target, self._settings, requests, self._objective.probe).tiling
 
     def _distance(self, student: Program) -> float:
         student.set_training(False)

@@ -11,7 +11,6 @@ from torch import Tensor
 from recprune_export.channels.analysis import Analysis, analyse
 from recprune_export.compression.planning import calibration, decide, decide_fields, share
 from recprune_export.compression.resuming import NO_WORK, Work
-from recprune_export.compression.tiling import TileChoice, choose_tiles
 from recprune_export.errors import UsageError
 from recprune_export.finetuning.curvature import Curvature, weight_curvature
 from recprune_export.finetuning.finetune import Schedule, finetune
@@ -35,15 +34,11 @@ from recprune_export.settings import Settings
 from recprune_export.training.loop import FitResult
 
 CURVATURE_BATCHES, CURVATURE_ANSWERS = 64, 1 << 16  # whichever comes first
-NO_TILES = TileChoice()
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A program that was pruned by a plan and tuned, and how it came about.
-
-    `shared` is the proof of shared rows, if any; `tiles` says which layers have their zeros in tiles.
-    """
+    """A program that was pruned by a plan and tuned, and how it came about; `shared` is the proof of shared rows, if any."""
 
     program: Program
     analysis: Analysis
@@ -51,7 +46,6 @@ class Stage:
     soundness: Soundness
     fitted: FitResult | None
     shared: Soundness | None = None
-    tiles: TileChoice = NO_TILES
 
 
 @dataclass(frozen=True)
@@ -192,34 +186,29 @@ def _carry_out(
     soundness = check_soundness(original, analysis, plan, student).together_with(rest.soundness)
     if kept is not None:
         kept.restore(student.module)
-        fitted, tiles = _fit_result(kept.values["fitted"]), TileChoice.from_dict(kept.values["tiles"])
+        fitted = _fit_result(kept.values["fitted"])
     else:
-        fitted, tiles = _tune(course, number, _Cut(original, analysis, plan, student), target)
+        fitted = _tune(course, number, _Cut(original, analysis, plan, student), target)
         told = None if fitted is None else fitted.to_dict()
-        values = {"plan": plan.to_dict(), "fitted": told, "tiles": tiles.to_dict()}
+        values = {"plan": plan.to_dict(), "fitted": told}
         title = f"pruning and tuning, stage {number} of {settings.steps}"
         course.work.keep(f"stage-{number}", title, values, student.module)
-    return Stage(student, analysis, plan, soundness, fitted, shared, tiles)
+    return Stage(student, analysis, plan, soundness, fitted, shared)
 
 
-def _tune(course: _Course, number: int, cut: _Cut, target: ZeroTarget | None) -> tuple[FitResult | None, TileChoice]:
-    """Refit and tune the student in place; say which layers have zeros in tiles."""
+def _tune(course: _Course, number: int, cut: _Cut, target: ZeroTarget | None) -> FitResult | None:
+    """Refit and tune the student in place."""
     settings, task, student = course.settings, course.task, cut.student
     if settings.refit:
         with doing("Refitting layers"):
             refit(cut.original, cut.analysis, cut.plan, student, calibration(task, settings.seed))
     tables = analyse(student).tables
-    tiles = NO_TILES
     if target is None:
         target = ZeroTarget(*parameter_counts(student, tables))
-    elif settings.pattern != "element":
-        requests = [request for request, _ in calibration(task, settings.seed)]
-        tiles = choose_tiles(student, tables, target, settings, requests, task.objective.probe)
     curvature = curvature_of(student, cut.plan, tables, task, settings)
     schedule = schedule_of(task.recipe, settings, number)
     teacher = course.dense.with_own_graph()
-    fitted = finetune(student, teacher, task, tables, target, schedule, curvature, tiles.tiling)
-    return fitted, tiles.as_in(student)
+    return finetune(student, teacher, task, tables, target, schedule, curvature)
 
 
 def _fit_result(values: Mapping[str, Any] | None) -> FitResult | None:

@@ -11,7 +11,6 @@ from recprune_export.channels.analysis import analyse
 from recprune_export.compression.measuring import Measured
 from recprune_export.compression.served import Served
 from recprune_export.compression.stages import Pruned
-from recprune_export.compression.tiling import tile_notes
 from recprune_export.environment import environment
 from recprune_export.finetuning.task import (
     SampledRequests,
@@ -112,10 +111,8 @@ def summary_of(pruned: Pruned) -> dict[str, Any]:
     chained: dict[str, Any] = {}
     for summary in reversed(summaries):
         chained = {**summary, "then": chained} if chained else summary
-    tiles = [layer.to_dict() for layer in pruned.stages[-1].tiles.layers]
     return {
         **chained,
-        "tiles": tiles,
         "regularisation": None if pruned.regularised is None else pruned.regularised.to_dict(),
     }
 
@@ -161,9 +158,8 @@ def notes_of(outcome: Outcome, settings: Settings, task: Task) -> tuple[str, ...
     frozen = sum(axis.count for axis in analysis.frozen if "returns" not in axis.reason.text)
     if frozen and not analysis.groups:
         notes.append("Nothing could be removed; only zeros were set.")
-    told = tile_notes(pruned.stages[-1].tiles, served.pruned, settings)
     lessons = () if served.fewer_bits is None else served.fewer_bits.notes()
-    return (*notes, *told, *lessons)
+    return (*notes, *lessons)
 
 
 def told_apart(one: float, other: float) -> tuple[str, str]:

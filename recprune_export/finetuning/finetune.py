@@ -13,7 +13,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from recprune_export.finetuning.curvature import Curvature
 from recprune_export.finetuning.row_wise import row_wise_tables, sparse_gradients
 from recprune_export.finetuning.task import Batch, Task
-from recprune_export.finetuning.tiles import NO_TILES, Tiling
 from recprune_export.finetuning.zeros import ZeroTarget, cubic_share, hold, zero_masks
 from recprune_export.program.program import Program
 from recprune_export.training.loop import FitResult, fit
@@ -51,10 +50,9 @@ class _Zeros:
         ramp_steps: int,
         row_wise: frozenset[str] = frozenset(),
         curvature: Curvature | None = None,
-        tiling: Tiling = NO_TILES,
     ) -> None:
         self._program, self._tables, self._target = program, tables, target
-        self._curvature, self._tiling = curvature, tiling
+        self._curvature = curvature
         self._row_wise = row_wise
         self._ramp_steps = ramp_steps
         self._every = max(1, ramp_steps // MASK_UPDATES)
@@ -78,7 +76,7 @@ class _Zeros:
     def _tighten(self) -> None:
         share = 1.0 if self._ramp_steps == 0 else cubic_share(self._step / self._ramp_steps)
         target = self._target.relaxed(self._program, self._tables, share)
-        self.masks = zero_masks(self._program, self._tables, target, self._curvature, self._tiling)
+        self.masks = zero_masks(self._program, self._tables, target, self._curvature)
         hold(self._program, self.masks)
 
 
@@ -106,10 +104,9 @@ class _Untuned:
         tables: frozenset[str],
         target: ZeroTarget,
         curvature: Curvature | None,
-        tiling: Tiling,
     ) -> None:
         self._state = copy.deepcopy(program.module.state_dict())
-        self._masks = _Zeros(program, tables, target, 0, curvature=curvature, tiling=tiling).masks
+        self._masks = _Zeros(program, tables, target, 0, curvature=curvature).masks
         program.set_training(False)
         self.metric = task.validate(program)
         program.module.load_state_dict(self._state)
@@ -128,7 +125,6 @@ def finetune(
     target: ZeroTarget,
     schedule: Schedule,
     curvature: Curvature | None = None,
-    tiling: Tiling = NO_TILES,
 ) -> FitResult | None:
     """Train `student` in place towards labels and `teacher`; on return its weights are those of the best epoch.
 
@@ -136,20 +132,20 @@ def finetune(
     better than the student as it is given, with all zeros at once, its weights are those.
 
     Dropout stays off: the teacher's answers regularise, and a pruned program has no capacity to spare. The learning rate
-    rises over the warm-up and falls linearly to zero. Zeros of the weights in `tiling` fall in tiles. Only epochs in which
-    all zeros are present count as candidates. Returns None where no epoch was asked for: then the zeros are set at once.
-    The same seed on the same machine gives the same weights.
+    rises over the warm-up and falls linearly to zero. Only epochs in which all zeros are present count as candidates.
+    Returns None where no epoch was asked for: then the zeros are set at once. The same seed on the same
+    machine gives the same weights.
     """
     if schedule.epochs == 0:
-        _Zeros(student, tables, target, 0, curvature=curvature, tiling=tiling)
+        _Zeros(student, tables, target, 0, curvature=curvature)
         return None
-    untuned = _Untuned(student, task, tables, target, curvature, tiling)
+    untuned = _Untuned(student, task, tables, target, curvature)
     torch.manual_seed(schedule.seed)
     lessons = task.lessons(student, teacher)
     steps = schedule.epochs * lessons.steps_per_epoch
     row_wise = row_wise_tables(student, task.recipe.batch_size) if schedule.row_wise else frozenset()
     ramp = math.floor(steps * RAMP_SHARE) if schedule.gradual else 0
-    zeros = _Zeros(student, tables, target, ramp, row_wise, curvature, tiling)
+    zeros = _Zeros(student, tables, target, ramp, row_wise, curvature)
     lessons.teacher.set_training(False)
     average = None if schedule.ema is None else _Average(student, schedule.ema)
     kept = student if average is None else average.program

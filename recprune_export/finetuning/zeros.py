@@ -1,6 +1,6 @@
-"""Zeros: the weights that matter least, one by one or by tiles (`tiles.py`), are set to zero and held there.
+"""Zeros: the weights that matter least are set to zero one by one and held there.
 
-Element-wise zeros make a file compress better; no operator of ONNX Runtime runs faster for them. Tiles do run faster.
+They make a file compress better; no operator of ONNX Runtime runs faster for them.
 """
 
 from collections.abc import Mapping
@@ -10,12 +10,10 @@ import torch
 from torch import Tensor
 
 from recprune_export.finetuning.curvature import Curvature
-from recprune_export.finetuning.tiles import NO_TILES, Tiling, tile_masks
 from recprune_export.program.program import Program
 from recprune_export.pruning.sizes import PartSizes
 
 TINY = 1e-30
-SMALL = 0.25  # of the non-zeros: matrices without tiles stay whole as long as they are no more than that
 
 
 @dataclass(frozen=True)
@@ -53,14 +51,12 @@ def zero_masks(
     tables: frozenset[str],
     target: ZeroTarget,
     curvature: Curvature | None = None,
-    tiling: Tiling = NO_TILES,
 ) -> dict[str, Tensor]:
     """Return masks of what stays, by parameter, so that each part has `target` non-zeros; none where all may stay.
 
     Weights compete within their part: by what the answers lose without each, where the `curvature` is known, else by
     magnitude relative to the root mean square of the tensor, for scales differ between layers. Vectors (biases, gains)
-    stay whole as long as matrices can give enough. The weights in `tiling` have their zeros in tiles, and no more
-    non-zeros than `target` allows: one more input of a tile may not fit.
+    stay whole as long as matrices can give enough.
     """
     masks: dict[str, Tensor] = {}
     worth = {
@@ -68,26 +64,12 @@ def zero_masks(
         for name, p in ((name, p.detach()) for name, p in program.parameters().items())
     }
     for in_tables, allowed in ((True, target.tables), (False, target.rest)):
-        part = {name: w for name, w in worth.items() if (name in tables) == in_tables}
-        masks |= _mask_part(part, allowed, program, NO_TILES if in_tables else tiling)
+        masks |= _mask_part({name: w for name, w in worth.items() if (name in tables) == in_tables}, allowed)
     return masks
 
 
-def tile_budget(sizes: Mapping[str, int], tiled: frozenset[str], allowed: int) -> int:
-    """Return how many of the `allowed` non-zeros of matrices the tiled ones get, given the sizes of all by name.
-
-    The others are zero at the same rate, but stay whole where they are small.
-
-    >>> tile_budget({"wide": 900, "head": 10}, frozenset({"wide"}), 100)
-    90
-    """
-    others = sum(size for name, size in sizes.items() if name not in tiled)
-    same_rate = allowed * others / max(sum(sizes.values()), 1)
-    return allowed - min(others, int(max(SMALL * allowed, same_rate)))
-
-
-def _mask_part(part: Mapping[str, Tensor], allowed: int, program: Program, tiling: Tiling) -> dict[str, Tensor]:
-    """`part` is what each weight is worth, by parameter; tiles are judged by the weights of `program` themselves."""
+def _mask_part(part: Mapping[str, Tensor], allowed: int) -> dict[str, Tensor]:
+    """`part` is what each weight is worth, by parameter."""
     if allowed >= sum(p.numel() for p in part.values()):
         return {}
     vectors = {name: p for name, p in part.items() if p.ndim < 2}
@@ -96,13 +78,7 @@ def _mask_part(part: Mapping[str, Tensor], allowed: int, program: Program, tilin
     if for_matrices < 0:
         return _keep_largest(part, max(allowed, 0))
     whole = {name: torch.ones_like(v, dtype=torch.bool) for name, v in vectors.items()}
-    weights = program.parameters()
-    tiled = {layer.weight: weights[layer.weight].detach() for layer in tiling}
-    for_tiles = tile_budget({name: p.numel() for name, p in matrices.items()}, frozenset(tiled), for_matrices)
-    if not tiled or for_tiles < sum(map(len, tiled.values())):  # not one input for each tile
-        return whole | _keep_largest(matrices, for_matrices)
-    others = {name: p for name, p in matrices.items() if name not in tiled}
-    return whole | tile_masks(tiled, tiling, for_tiles) | _keep_largest(others, for_matrices - for_tiles)
+    return whole | _keep_largest(matrices, for_matrices)
 
 
 def _keep_largest(part: Mapping[str, Tensor], allowed: int) -> dict[str, Tensor]:

@@ -40,7 +40,6 @@ from recprune_export.onnx.passes.shared_inputs import share_inputs
 from recprune_export.onnx.passes.small_tables import fold_small_tables
 from recprune_export.onnx.passes.sums import sum_by_product
 from recprune_export.onnx.passes.tied_tables import share_transposed
-from recprune_export.onnx.passes.tile_layers import tile_layers
 from recprune_export.onnx.rewriting import (
     NO_LIMITS,
     TOLERANCE,
@@ -89,7 +88,6 @@ REWRITES: tuple[Pass, ...] = (
     pick_flat,
     flatten_layers,
     merge_movement,
-    tile_layers,  # layers as they are in the end
     join_tables,
     overlap_lookups,  # to every pass before, a lookup is a Gather
 )

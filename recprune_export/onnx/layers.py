@@ -58,11 +58,8 @@ class Linear:
         return len(list(self.weight.uses())) == 1
 
 
-def linear_of(node: ir.Node, *, computed_bias: bool = False) -> Linear | None:
-    """Return the linear layer that a Gemm or a MatMul is, with the Add behind it if that is its bias.
-
-    With `computed_bias` also a Gemm whose b is one row that was computed, [1, outputs]; it has no `vector`.
-    """
+def linear_of(node: ir.Node) -> Linear | None:
+    """Return the linear layer that a Gemm or a MatMul is, with the Add behind it if that is its bias."""
     if node.op_type not in ("Gemm", "MatMul") or node.domain not in ("", "ai.onnx") or len(node.inputs) < 2:
         return None
     weight = node.inputs[1]
@@ -75,14 +72,10 @@ def linear_of(node: ir.Node, *, computed_bias: bool = False) -> Linear | None:
         return Linear(node, weight, False, bias, shift)
     plain = all(node.attributes.get_float(name, 1.0) == 1.0 for name in ("alpha", "beta"))
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    fits = bias is None or bias.const_value is not None or (computed_bias and _is_one_row(bias))
+    fits = bias is None or bias.const_value is not None
     if not plain or node.attributes.get_int("transA", 0) != 0 or not fits:
         return None
     return Linear(node, weight, bool(node.attributes.get_int("transB", 0)), bias)
-
-
-def _is_one_row(value: ir.Value) -> bool:
-    return value.shape is not None and len(value.shape) == 2 and value.shape[0] == 1
 
 
 def products_with(table: ir.Value) -> list[Linear]:

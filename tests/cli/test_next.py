@@ -21,7 +21,7 @@ from recprune_export.validation.statistics import Estimate
 EVERY_OPTION = [
     *("--factory", "shop.models:make", "--factory-args", '{"dim": 8, "name": "a b"}', "--inputs", "a request.npz"),
     *("--label", "click", "--label", "like it", "--score", "taylor", "--epochs", "3", "--learning-rate", "0.0005"),
-    *("--batch-size", "64", "--pattern", "tile", "--tile", "64", "--structured-share", "0.5", "--quantize", "int8"),
+    *("--batch-size", "64", "--structured-share", "0.5", "--quantize", "int8"),
     *("--max-quantize-drop", "0.002", "--seed", "7", "--threads", "2", "--batches", "1,64"),
 ]
 

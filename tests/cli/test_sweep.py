@@ -1,4 +1,4 @@
-"""`sweep` takes what the main job takes for zeros and for fewer bits, and looks at the artifact that comes of it."""
+"""`sweep` takes what the main job takes for fewer bits, and looks at the artifact that comes of it."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ ROWS = 800
 
 
 class Wide(nn.Module):
-    """Two ids and an MLP with enough units for tiles."""
+    """Two ids and an MLP."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,13 +56,6 @@ def swept(files: tuple[Path, Path], target: Path, *wishes: str) -> dict[str, Any
     return trial  # type: ignore[no-any-return]
 
 
-def test_zeros_in_tiles_are_not_stored(files: tuple[Path, Path], tmp_path: Path) -> None:
-    element = swept(files, tmp_path / "element")["artifact"]
-    tile = swept(files, tmp_path / "tile", "--pattern", "tile", "--tile", "32")["artifact"]
-    assert tile["parameters"] < 0.6 * element["parameters"]
-    assert tile["nonzero"] == pytest.approx(element["nonzero"], rel=0.1)
-
-
 def test_fewer_bits_are_looked_at_and_are_other_trials(files: tuple[Path, Path], tmp_path: Path) -> None:
     floats = swept(files, tmp_path / "sweep")["artifact"]
     halves = swept(files, tmp_path / "sweep", "--quantize", "fp16")["artifact"]
@@ -72,8 +65,8 @@ def test_fewer_bits_are_looked_at_and_are_other_trials(files: tuple[Path, Path],
 
 
 @pytest.mark.parametrize(
-    ("wishes", "told"), [(["--tile", "16"], "32 and 256"), (["--pattern", "x"], "element"), (["--quantize", "int9"], "int8")]
-)  # fmt: skip
+    ("wishes", "told"), [(["--structured-share", "2"], "[0, 1]"), (["--quantize", "int9"], "int8")]
+)
 def test_wrong_wishes_are_usage_errors(files: tuple[Path, Path], wishes: list[str], told: str) -> None:
     done = CliRunner().invoke(main, ["sweep", str(files[0]), "--data", str(files[1]), *wishes])
     assert done.exit_code == 2

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
 
 import pytest
 import torch
@@ -94,11 +93,8 @@ def test_a_table_of_low_rank_is_cut_and_one_of_high_rank_has_zeros(rank: int, re
     assert chosen >= cut
 
 
-@pytest.mark.parametrize(("pattern", "in_tiles"), [("tile", True), ("element", False)])
-def test_zeros_are_tried_in_the_pattern_asked_for(
-    pattern: Literal["tile", "element"], in_tiles: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In tiles of 32 units a layer has few kinds of rows; element by element nearly every row is one of its own."""
+def test_zeros_are_tried_element_by_element(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that nearly every row of a layer keeps other inputs."""
     torch.manual_seed(0)
     program = capture(nn.Sequential(nn.Linear(64, 192), nn.ReLU(), nn.Linear(192, 1)).eval(), (torch.randn(3, 64),))
     masks: list[Tensor] = []
@@ -108,9 +104,7 @@ def test_zeros_are_tried_in_the_pattern_asked_for(
 
     monkeypatch.setattr(removal_share, "hold", seen)
     monkeypatch.setattr(removal_share, "REST_SHARES", (0.4, 0.2))
-    settings = Settings(sparsity=0.8, pattern=pattern, tile=32)
+    settings = Settings(sparsity=0.8)
     decide(program, settings, drawn_requests(program, settings))
     assert masks
-    for mask in masks:
-        kinds = len(mask.unique(dim=0))
-        assert (kinds <= 1 + len(mask) // 32) if in_tiles else (kinds > len(mask) / 2)
+    assert all(len(mask.unique(dim=0)) > len(mask) / 2 for mask in masks)
