@@ -328,7 +328,7 @@ def test_a_foreign_model_is_tuned_on_arrays_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_bundle_holds_the_plans_and_proofs_of_all_steps(checkpoint: Path, clicks_file: Path, tmp_path: Path) -> None:
-    options = ["--steps", "2", "--ema", "0.5", "--warm-up", "0.1", "--score", "magnitude-l2", "--data", clicks_file]
+    options = ["--steps", "2", "--score", "magnitude-l2", "--data", clicks_file]
     made = invoke(checkpoint, *options, "-o", tmp_path / "out", *QUICK_OPTIONS)
     assert made.exit_code == 0, made.stderr
     assert made.stdout.count("Pruned equals masked to") == 2
@@ -455,8 +455,6 @@ def test_an_unknown_value_of_our_own_recommender_is_out_of_vocabulary(
         (["--batches", "0"], "--batches"),
         (["--score", "luck"], "'luck' is not one of 'auto'"),
         (["--learning-rate", "0"], "--learning-rate"),
-        (["--warm-up", "1"], "--warm-up must lie in [0, 1)"),
-        (["--ema", "1"], "--ema must lie between 0 and 1"),
         (["--steps", "0"], "--steps must be 1 or more"),
         (["--prune-rows", "1"], "--prune-rows must lie in (0, 1)"),
         (["--prune-rows", "few"], "--prune-rows 'few' is no number"),
