@@ -526,7 +526,7 @@ def test_inspect_compares_scores(checkpoint: Path, clicks_file: Path, tmp_path: 
     done = invoke("inspect", model, "--scores", "--data", clicks_file, "--json")
     assert done.exit_code == 0, done.stderr
     groups = json.loads(done.stdout)["sensitivity"]["groups"]
-    assert {"fisher", "output-error"} <= set(groups[0]["scores"])
+    assert {"taylor", "output-error"} <= set(groups[0]["scores"])
     drawn = (tmp_path / "model.losses.svg").exists()
     assert drawn == (f"Plot: {tmp_path / 'model.losses.svg'}" in done.stderr)
     assert drawn or "matplotlib" in done.stderr
