@@ -15,7 +15,7 @@ STAGES = [
     "data", "recommenders", "training", "program", "channels", "pruning", "finetuning", "onnx", "validation",
     "quantisation", "bundle", "prediction", "gate", "report", "compression",
 ]  # fmt: skip
-ON_TOP = {"inspection", "doctor", "search", "jobs", "refresh", "console", "plots", "cli", "__main__", "__init__"}
+ON_TOP = {"inspection", "doctor", "search", "jobs", "refresh", "console", "cli", "__main__", "__init__"}
 FREE = {"errors", "progress", "environment", "settings", "licence", "provenance"}
 
 

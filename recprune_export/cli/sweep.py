@@ -38,7 +38,7 @@ def sweep(
     tile: str,
     **options: Any,
 ) -> None:
-    """Show quality, size and speed over sparsity, and where the knee is: a table, sweep.json and sweep.svg.
+    """Show quality, size and speed over sparsity, and where the knee is: a table and sweep.json.
 
     What was measured is kept: given again, the command goes on where it was interrupted.
     """
