@@ -38,10 +38,10 @@ class Recommender:
             name: {value: position for position, value in enumerate(values, start=2 if name in several else 1)}
             for name, values in encoding["vocabularies"].items()
         }
-        options, advice = ort.SessionOptions(), manifest["session"].get("options", {})
-        options.intra_op_num_threads = advice.get("threads", 1)
+        options, stated = ort.SessionOptions(), manifest["session"].get("options", {})
+        options.intra_op_num_threads = stated.get("threads", 1)
         options.inter_op_num_threads = 1
-        options.enable_cpu_mem_arena = advice.get("arena", True)
+        options.enable_cpu_mem_arena = stated.get("arena", True)
         self.session = ort.InferenceSession(bundle / "model.onnx", options, providers=["CPUExecutionProvider"])
         self.outputs = [output.name for output in self.session.get_outputs()]
 

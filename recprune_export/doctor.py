@@ -30,7 +30,6 @@ FLAGS = {
     "asimddp": "fast int8 on Arm",
 }
 EXTRAS = {
-    "plots": "pictures of sweeps and of sensitivity",
     "pack": "bundles in one file, .tar.zst",
     "sign": "signatures of manifests",
     "examples": "the example with DeepCTR-Torch",

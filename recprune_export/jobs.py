@@ -1,6 +1,5 @@
 """`compress`: the main job on whatever the user has, a file or a module, rows on disk or in memory."""
 
-import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -31,7 +30,6 @@ from recprune_export.finetuning.task import (
     read_arrays,
     read_encoded,
 )
-from recprune_export.plots import NoMatplotlib, draw_sweep
 from recprune_export.program.capture import capture, program_from_exported
 from recprune_export.program.detect import ModelKind
 from recprune_export.program.loading import LoadedModel, check_finite, load_program
@@ -159,7 +157,7 @@ def sweep(
     source: Mapping[str, Any] | None = None,
     tell: Callable[[Trial], None] = lambda trial: None,
 ) -> Sweep:
-    """Prune, tune and export at each of `sparsities`; write `sweep.json` and, with matplotlib, `sweep.svg` into `target`.
+    """Prune, tune and export at each of `sparsities`; write `sweep.json` into `target`.
 
     What was measured is kept in `target`, and an interrupted sweep goes on there.
     """
@@ -170,8 +168,6 @@ def sweep(
     trials = Trials(loaded.program, settings, task, folder / "trials.json", artifacts=True)
     found = run_sweep(trials, sparsities, tell)
     found.save(folder / SWEEP, file_identity(Path(model)) if isinstance(model, Path | str) else None)
-    with contextlib.suppress(NoMatplotlib):
-        draw_sweep(found, folder / "sweep.svg")
     return found
 
 

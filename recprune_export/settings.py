@@ -21,8 +21,7 @@ class Settings:
     searched, beginning at `sparsity`. `structured_share` is the part of it, in log space, that removed channels take;
     by default it is tried (`removal_share`); zeros take the remainder. `prune_fields` is how many whole fields go, before
     anything else; `prune_rows` the share of all rows of tables that is given up for shared ones, or "auto", after that.
-    `steps` is the number of stages, each of which prunes a part and tunes what is left; `ema` the decay
-    of a moving average of the weights in tuning, `warm_up` the share of it in which the learning rate rises. `quantize` says in how
+    `steps` is the number of stages, each of which prunes a part and tunes what is left. `quantize` says in how
     few bits weights may be stored: fp16 tables; int8 tables and linear layers; or int4 tables and int8 layers. It may take
     `max_quantize_drop` of the validation metric. `licence` is an SPDX expression; `triton` says whether the bundle holds a
     model repository for Triton.
@@ -40,8 +39,6 @@ class Settings:
     zeros: str = "gradual"
     epochs: int | None = None
     learning_rate: float | None = None
-    warm_up: float = 0.0
-    ema: float | None = None
     steps: int = 1
     batch_size: int | None = None
     seed: int = 0
@@ -81,10 +78,6 @@ class Settings:
             raise UsageError(f"--max-drop must lie in (0, 1), got {self.max_drop:g}; 0.001 allows .001 of the metric.")
         if self.target_speedup is not None and not self.target_speedup > 1.0:
             raise UsageError(f"--target-speedup must be above 1, got {self.target_speedup:g}.")
-        if not 0.0 <= self.warm_up < 1.0:
-            raise UsageError(f"--warm-up must lie in [0, 1), got {self.warm_up:g}; 0.05 is a twentieth of all steps.")
-        if self.ema is not None and not 0.0 < self.ema < 1.0:
-            raise UsageError(f"--ema must lie between 0 and 1, got {self.ema:g}; 0.99 averages over about 100 steps.")
         if isinstance(self.prune_rows, int | float) and not 0.0 < self.prune_rows < 1.0:
             raise UsageError(
                 f"--prune-rows must lie in (0, 1), got {self.prune_rows:g}; 0.5 gives up half of all rows."

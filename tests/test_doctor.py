@@ -25,7 +25,7 @@ def test_a_sound_environment_is_found_sound(tmp_path: Path) -> None:
     said = json.loads(done.stdout)
     assert said["sound"] is True
     found = {finding["check"]: finding for finding in said["findings"]}
-    assert {"python", "torch", "ONNX Runtime", "processor", "cores", "memory", "disk", "cache", "extra plots"} <= set(
+    assert {"python", "torch", "ONNX Runtime", "processor", "cores", "memory", "disk", "cache", "extra pack"} <= set(
         found
     )
     assert found["export and run"]["state"] == OK
@@ -57,9 +57,9 @@ def test_an_old_or_absent_package_is_named(
         return str(found) if name == "torch" else honest(name)
 
     monkeypatch.setattr(doctor, "version", version)
-    monkeypatch.setattr(doctor, "requires", lambda name: ["torch>=2.13", 'matplotlib>=999; extra == "plots"'])
+    monkeypatch.setattr(doctor, "requires", lambda name: ["torch>=2.13", 'zstandard>=999; extra == "pack"'])
     assert states(tmp_path)["torch"] == state
-    assert states(tmp_path)["extra plots"] == WARNING
+    assert states(tmp_path)["extra pack"] == WARNING
     done = CliRunner().invoke(main, ["doctor", "-o", str(tmp_path), "--no-run", "--quiet"])
     assert done.exit_code == (1 if state == MISSING else 0)
     assert ("pip install 'torch>=2.13'" in done.stdout) == (state == MISSING)

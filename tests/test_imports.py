@@ -15,7 +15,7 @@ STAGES = [
     "data", "recommenders", "training", "program", "channels", "pruning", "finetuning", "onnx", "validation",
     "quantisation", "bundle", "prediction", "gate", "report", "compression",
 ]  # fmt: skip
-ON_TOP = {"inspection", "doctor", "search", "jobs", "refresh", "console", "plots", "cli", "__main__", "__init__"}
+ON_TOP = {"inspection", "doctor", "search", "jobs", "refresh", "console", "cli", "__main__", "__init__"}
 FREE = {"errors", "progress", "environment", "settings", "licence", "provenance"}
 
 
@@ -86,7 +86,6 @@ def test_what_reads_a_bundle_is_imported_late(code: str) -> None:
         "import recprune_export.onnx.counts",
         "import recprune_export.validation.study",
         "import recprune_export.quantisation.quantise",
-        "import recprune_export.validation.session_advice",
         "import recprune_export.bundle.latency",
         "import recprune_export.gate.check, recprune_export.gate.junit, recprune_export.gate.markdown",
         "import recprune_export.gate.sampling, recprune_export.gate.calibration",

@@ -20,8 +20,6 @@ def test_a_part_may_have_a_sparsity_of_its_own() -> None:
         {"regularise": -1.0},
         {"regularise": 1.0, "epochs": 0},
         {"steps": 0},
-        {"ema": 1.0},
-        {"warm_up": 1.0},
     ],
 )
 def test_what_cannot_be_is_refused(values: dict[str, object]) -> None:

@@ -21,19 +21,19 @@ def measure_bundle(
     qps: float | None = None,
     seconds: float = 4.0,
 ) -> Study:
-    """Measure a bundle's model beside its dense baseline, where it has one, with the session options that it advises.
+    """Measure a bundle's model beside its dense baseline, where it has one, with the session options of its manifest.
 
     Raises `BundleError`.
     """
     manifest = read_manifest(bundle)
-    advised = session_options(manifest)
-    models = {PRUNED_ONNX: (bundle / MODEL, advised)}
+    options = session_options(manifest)
+    models = {PRUNED_ONNX: (bundle / MODEL, options)}
     if DENSE in manifest.files:
-        models = {DENSE_ONNX: (bundle / DENSE, advised), **models}
+        models = {DENSE_ONNX: (bundle / DENSE, options), **models}
     signature = Signature.from_dict(manifest.signature)
     return study_latency(models, signature, batches=batches, threads=threads, qps=qps, seconds=seconds)
 
 
 def session_options(manifest: Manifest) -> SessionOptions:
-    """Return the options that a bundle advises, plain ones where it advises none."""
+    """Return the session options of a manifest, the defaults where it has none."""
     return SessionOptions.from_dict(manifest.session.get("options", {}))

@@ -192,7 +192,7 @@ class Interval(TypedDict):
 
 @with_config(CLOSED)
 class SessionSection(TypedDict):
-    """Session options that were fastest on the machine that wrote the bundle; empty where none were tried."""
+    """Session options to serve the bundle with; earlier versions tried others and wrote their `batches` and `speedups`."""
 
     options: NotRequired[SessionChoice]
     batches: NotRequired[Annotated[list[AtLeastOne], Field(description="batch sizes of the trials")]]

@@ -41,10 +41,6 @@ from recprune_export.cli.values import source_of
 @click.option("--plan-only", is_flag=True, help="Print the plan as JSON and stop.")
 @click.option("--zeros", type=click.Choice(["gradual", "one-shot"]), default="gradual", show_default=True)
 @click.option("--data", type=FILE, help="CSV, Parquet or NPZ with rows to tune and measure on.")
-@click.option("--warm-up", type=float, default=0.0, show_default=True, help="Share of tuning in which the rate rises.")
-@click.option(
-    "--ema", type=float, metavar="DECAY", help="Keep a moving average of the tuned weights, for example 0.99."
-)
 @click.option(
     "--steps", type=int, default=1, show_default=True, help="Prune a part, tune, prune further, so many times."
 )

@@ -17,7 +17,6 @@ from recprune_export.cli.values import json_object
 @click.option("--scores", is_flag=True, help="Also rank the channels of each group by every score, and compare.")
 @click.option("--data", type=FILE, help="For --scores: rows; without, requests are drawn from the signature.")
 @click.option("--label", "labels", multiple=True, metavar="COLUMN", help="For models that are not our checkpoints.")
-@click.option("--plot", type=FILE, metavar="SVG", help="Of --scores: loss over width.  [default: MODEL.losses.svg]")
 @click.option("--fields", is_flag=True, help="Also say which whole fields can go.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
@@ -28,7 +27,6 @@ def inspect(
     scores: bool,
     data: Path | None,
     labels: tuple[str, ...],
-    plot: Path | None,
     fields: bool,
     as_json: bool,
     quiet: bool,
@@ -44,8 +42,8 @@ def inspect(
     from recprune_export.progress import quiet as silently
 
     click.get_current_context().with_resource(silently(quiet or as_json))
-    if not scores and (data or plot):
-        raise click.UsageError("--data and --plot belong to --scores: give that as well.")
+    if not scores and data:
+        raise click.UsageError("--data belongs to --scores: give that as well.")
     if is_artifact(model) or is_packed(model):
         if scores:
             raise click.UsageError("--scores needs the dense model that the bundle was made of.")
@@ -67,20 +65,3 @@ def inspect(
 
     found = sensitivity_of(model, data=data, labels=labels, source=source)
     print_scores(inspection, found, as_json=as_json)
-    _draw_losses(found, model, plot)
-
-
-def _draw_losses(found: Any, model: Path, wanted: Path | None) -> None:
-    """Draw where the user says; without a word beside the model, where that can be done."""
-    from recprune_export.errors import UsageError
-    from recprune_export.plots import draw_losses
-
-    path = wanted or model.with_suffix(".losses.svg")
-    try:
-        draw_losses(found, path, f"{model.name}: what output error says is lost at smaller widths")
-    except UsageError as error:
-        if wanted is not None:
-            raise
-        click.echo(f"Note: no plot was drawn. {error}", err=True)
-    else:
-        click.echo(f"Plot: {path}", err=True)

@@ -14,7 +14,7 @@ from recprune_export.cli.options import FILE
 @click.option("-o", "--output", type=FILE, required=True, help="A .parquet or .csv file with the model's outputs.")
 @click.option("--keep", multiple=True, metavar="COLUMN", help="A column of --data to write beside; may be repeated.")
 @click.option("--batch", type=click.IntRange(1), default=4096, show_default=True, help="Rows of a request.")
-@click.option("--threads", type=click.IntRange(1), help="[default: what the bundle advises]")
+@click.option("--threads", type=click.IntRange(1), help="[default: that of the bundle's manifest]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a sentence.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def predict(

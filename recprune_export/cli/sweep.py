@@ -37,7 +37,7 @@ def sweep(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Show quality, size and speed over sparsity, and where the knee is: a table, sweep.json and sweep.svg.
+    """Show quality, size and speed over sparsity, and where the knee is: a table and sweep.json.
 
     What was measured is kept: given again, the command goes on where it was interrupted.
     """

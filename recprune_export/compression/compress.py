@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from recprune_export.bundle.contents import bundle_files, compact_json, encoding_of, serving_files
+from recprune_export.bundle.latency import session_options
 from recprune_export.bundle.manifest import DATA_PROFILE, ENCODING, REPORT, Manifest
 from recprune_export.bundle.readme import bundle_readme
 from recprune_export.bundle.write import SameAs, write_bundle, writing
@@ -28,6 +29,7 @@ from recprune_export.finetuning.task import (
     answer,
 )
 from recprune_export.onnx.counts import Counts, Reduction
+from recprune_export.onnx.session import SessionOptions
 from recprune_export.program.program import Program
 from recprune_export.progress import doing
 from recprune_export.pruning.plan import Plan
@@ -38,7 +40,6 @@ from recprune_export.validation.latency import LatencyReport
 from recprune_export.validation.parity import ParityReport
 from recprune_export.validation.rare_ids import RowReport
 from recprune_export.validation.requests import as_taken
-from recprune_export.validation.session_advice import SessionAdvice
 
 GOLDEN_ROWS = 16
 DEFAULTS = Settings()
@@ -57,7 +58,7 @@ class Result:
     parity: ParityReport
     latency: LatencyReport
     footprints: FootprintReport
-    session: SessionAdvice
+    session: SessionOptions
     notes: tuple[str, ...]
     rows: RowReport | None = None
 
@@ -105,7 +106,17 @@ def compress_program(
             write_bundle(target, files, manifest, sign)
     m = outcome.measured
     return Result(
-        target, manifest, m.counts, m.gone, m.metrics, served.parity, m.latency, m.footprints, m.session, notes, m.rows
+        target,
+        manifest,
+        m.counts,
+        m.gone,
+        m.metrics,
+        served.parity,
+        m.latency,
+        m.footprints,
+        session_options(manifest),
+        notes,
+        m.rows,
     )
 
 
@@ -126,7 +137,7 @@ def bundle_of(
     files = bundle_files(pruned.program, kept, pruned.plan, golden, response, scratch)
     profile = profile_of(task, program.signature)
     profiles = {} if profile is None else {DATA_PROFILE: compact_json(profile.to_dict())}
-    options = outcome.measured.session.options
+    options = session_options(manifest)
     serving = serving_files(
         manifest.name, served.pruned, session_of(served.pruned), golden, response,
         options=options, most_rows=max(settings.batches), triton=settings.triton,

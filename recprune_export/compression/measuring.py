@@ -31,7 +31,6 @@ from recprune_export.validation.contestants import (
 from recprune_export.validation.footprint import FootprintReport, measure_footprints
 from recprune_export.validation.latency import LatencyReport, measure
 from recprune_export.validation.rare_ids import RowReport, report_rows
-from recprune_export.validation.session_advice import SessionAdvice, advise_session
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,6 @@ class Measured:
     rows: RowReport | None
     latency: LatencyReport
     footprints: FootprintReport
-    session: SessionAdvice
 
     @property
     def gone(self) -> Reduction:
@@ -62,7 +60,7 @@ def measure_served(program: Program, pruned: Pruned, served: Served, settings: S
         rows = report_shared_rows(program, pruned, served.pruned, task, answers)
     latency = validate_latency(program, pruned.program, served.dense, served.pruned, settings, task)
     footprints = cold_starts(served.dense, served.pruned, program.signature, settings)
-    return Measured(counts, metrics, change, rows, latency, footprints, advise(served.pruned, settings, task))
+    return Measured(counts, metrics, change, rows, latency, footprints)
 
 
 def validate_latency(
@@ -94,12 +92,6 @@ def cold_starts(
     options = SessionOptions(threads=settings.threads)
     models = {DENSE_ONNX: (dense_file.path, options), PRUNED_ONNX: (pruned_file.path, options)}
     return measure_footprints(models, signature, max(settings.batches))
-
-
-def advise(file: OnnxFile, settings: Settings, task: Task) -> SessionAdvice:
-    """Find the session options that suit the artifact on this machine."""
-    plain = SessionOptions(threads=settings.threads)
-    return advise_session(file.path, latency_requests(settings, task, file.signature), plain=plain, seed=settings.seed)
 
 
 def report_shared_rows(

@@ -231,9 +231,7 @@ def schedule_of(recipe: Recipe, settings: Settings, stage: int) -> Schedule:
 def whole_schedule(recipe: Recipe, settings: Settings) -> Schedule:
     """Return how long and how fast to train where there is one stage."""
     gradual = settings.zeros == "gradual"
-    return Schedule(
-        recipe.epochs, recipe.learning_rate, gradual, settings.seed, warm_up=settings.warm_up, ema=settings.ema
-    )
+    return Schedule(recipe.epochs, recipe.learning_rate, gradual, settings.seed)
 
 
 def regularise_channels(

@@ -16,6 +16,7 @@ from recprune_export.finetuning.task import (
     SampledRequests,
     Task,
 )
+from recprune_export.onnx.session import SessionOptions
 from recprune_export.provenance import provenance
 from recprune_export.settings import Settings
 from recprune_export.validation.contestants import (
@@ -88,7 +89,7 @@ def manifest_of(
         },
         environment=environment(),
         tolerances=served.tolerances.to_dict(),
-        session=measured.session.to_dict(),
+        session={"options": SessionOptions(threads=settings.threads).to_dict()},
         rewrites=[each.to_dict() for each in file.rewrites],
         cost=roofline(measured.latency, models).to_dict(),
         encoding=encoding,

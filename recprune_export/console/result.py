@@ -20,7 +20,6 @@ def print_result(result: "Result", *, as_json: bool) -> None:
     """Say what was made, how small, how good and how fast it is."""
     if as_json:
         return print_json(result.manifest.to_dict())
-    from recprune_export.onnx.session import DEFAULT_OPTIONS
 
     console = open_console()
     console.print(_sizes(result))
@@ -32,8 +31,6 @@ def print_result(result: "Result", *, as_json: bool) -> None:
         _print_rows(console, result.rows)
     print_latency(console, result.latency)
     console.print(footprint_table(result.footprints))
-    changes = ", ".join(result.session.options.differences(DEFAULT_OPTIONS)) or "ONNX Runtime's own are as good as any"
-    console.print(f"Session options, tried on this machine: {changes}", highlight=False)
     console.print(_floors(result.manifest.cost["models"]))
     console.print(rewrite_table(result.manifest.rewrites))
     if result.manifest.quantisation:

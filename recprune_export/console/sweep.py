@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recprune_export.console.tables import open_console, print_json, table_of
+from recprune_export.console.tables import open_console, print_json, shell_word, table_of
 
 if TYPE_CHECKING:
     from recprune_export.search.sweep import Sweep
@@ -45,11 +45,12 @@ def print_sweep(found: "Sweep", folder: Path, asked: Sequence[str], *, as_json: 
             "knee" if number == found.knee else "",
         )
     console.print(table)
-    drawn = folder / "sweep.svg"
-    files = (
-        f"{folder / 'sweep.json'}, {drawn}" if drawn.exists() else f"{folder / 'sweep.json'} (a plot needs matplotlib)"
+    console.print(
+        f"Written: {folder / 'sweep.json'}; `recprune-export report BUNDLE --sweep {shell_word(folder)}` draws it",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
     )
-    console.print(f"Written: {files}", highlight=False, soft_wrap=True)
     chosen = found.trials[found.knee if found.knee is not None else 0].sparsity
     again = shlex.join([*asked, "--sparsity", f"{chosen:g}"])
     console.print(f"Next: recprune-export {again}", highlight=False, soft_wrap=True)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, fx
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor
 
 from recprune_export.finetuning.curvature import Curvature
 from recprune_export.finetuning.row_wise import row_wise_tables, sparse_gradients
@@ -25,8 +24,7 @@ MASK_UPDATES = 20  # during the ramp
 class Schedule:
     """How long and how fast to tune; `gradual` lets the zeros appear along the way instead of at once.
 
-    `warm_up` is the share of the steps over which the learning rate rises. `ema` is the decay of a moving average of the
-    weights, which is then what is evaluated and kept. With `row_wise`, large tables cost what a batch touches.
+    With `row_wise`, large tables cost what a batch touches.
     """
 
     epochs: int
@@ -34,8 +32,6 @@ class Schedule:
     gradual: bool
     seed: int
     patience: int = 3
-    warm_up: float = 0.0
-    ema: float | None = None
     row_wise: bool = True
 
 
@@ -80,20 +76,6 @@ class _Zeros:
         hold(self._program, self.masks)
 
 
-class _Average:
-    """The moving average of a program's weights (Polyak and Juditsky 1992; here exponential), as a program of its own."""
-
-    def __init__(self, program: Program, decay: float) -> None:
-        self._of = program.module
-        self._model = AveragedModel(program.module, multi_avg_fn=get_ema_multi_avg_fn(decay))
-        module = self._model.module
-        assert isinstance(module, fx.GraphModule)
-        self.program = Program(module, program.signature)
-
-    def after_step(self) -> None:
-        self._model.update_parameters(self._of)
-
-
 class _Untuned:
     """A program with all its zeros at once: what it is worth, and the way back to it. The program is left as it was."""
 
@@ -132,7 +114,7 @@ def finetune(
     better than the student as it is given, with all zeros at once, its weights are those.
 
     Dropout stays off: the teacher's answers regularise, and a pruned program has no capacity to spare. The learning rate
-    rises over the warm-up and falls linearly to zero. Only epochs in which all zeros are present count as candidates.
+    falls linearly to zero. Only epochs in which all zeros are present count as candidates.
     Returns None where no epoch was asked for: then the zeros are set at once. The same seed on the same
     machine gives the same weights.
     """
@@ -147,43 +129,35 @@ def finetune(
     ramp = math.floor(steps * RAMP_SHARE) if schedule.gradual else 0
     zeros = _Zeros(student, tables, target, ramp, row_wise, curvature)
     lessons.teacher.set_training(False)
-    average = None if schedule.ema is None else _Average(student, schedule.ema)
-    kept = student if average is None else average.program
 
     def evaluate() -> float:
-        hold(kept, zeros.masks)
-        kept.set_training(False)
-        value = task.validate(kept) if zeros.complete else -math.inf
-        kept.set_training(True, dropout=False)
+        hold(student, zeros.masks)
+        student.set_training(False)
+        value = task.validate(student) if zeros.complete else -math.inf
+        student.set_training(True, dropout=False)
         return value
 
     def batches(epoch: int) -> Iterable[Batch]:
         return lessons.batches(schedule.seed + epoch)
-
-    def after_step() -> None:
-        zeros.after_step()
-        if average is not None:
-            average.after_step()
 
     optimizers = _optimizers(student, row_wise, schedule.learning_rate)
     lessons.student.set_training(True, dropout=False)
     try:
         with sparse_gradients(lessons.student, row_wise):
             fitted = fit(
-                kept.module,
+                student.module,
                 batches=batches,
                 loss=partial(lessons.loss, task.objective),
                 evaluate=evaluate,
                 optimizers=optimizers,
-                schedulers=[_falling(optimizer, steps, schedule.warm_up) for optimizer in optimizers],
+                schedulers=[_falling(optimizer, steps) for optimizer in optimizers],
                 epochs=schedule.epochs,
                 patience=schedule.patience,
                 steps_per_epoch=lessons.steps_per_epoch,
-                after_step=after_step,
+                after_step=zeros.after_step,
                 description="Fine-tuning",
             )
     finally:
-        student.module.load_state_dict(kept.module.state_dict())
         student.set_training(False)
         hold(student, zeros.masks)
     result = fitted.beside(untuned.metric)
@@ -192,22 +166,9 @@ def finetune(
     return result
 
 
-def learning_rate_share(step: int, steps: int, warm_up: float) -> float:
-    """Return the share of the learning rate at `step` of `steps`: a linear rise over a share of them, then a linear fall.
-
-    Warm-up: Goyal et al. 2017, "Accurate, Large Minibatch SGD", section 2.2.
-
-    >>> [round(learning_rate_share(step, 10, 0.2), 3) for step in (0, 1, 2, 6, 10)]
-    [0.5, 1.0, 1.0, 0.5, 0.0]
-    """
-    rising = math.floor(warm_up * steps)
-    if step < rising:
-        return (step + 1) / rising
-    return (steps - step) / max(1, steps - rising)
-
-
-def _falling(optimizer: torch.optim.Optimizer, steps: int, warm_up: float) -> torch.optim.lr_scheduler.LambdaLR:
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_share(step, steps, warm_up))
+def _falling(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+    """Linear decay of the learning rate to zero at the last of `steps`."""
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (steps - step) / max(1, steps))
 
 
 def _optimizers(student: Program, row_wise: frozenset[str], learning_rate: float) -> list[torch.optim.Optimizer]:

@@ -87,7 +87,7 @@ def gather(sample: Sampler, batches: Sequence[int], tolerance: float | None, sec
 
 
 def sampler(new: Artifact, base: Artifact, signature: Signature, threads: int, seed: int = 0) -> Sampler:
-    """Return what samples two artifacts, each with the session options that its bundle advises."""
+    """Return what samples two artifacts, each with the session options of its bundle."""
     models = {name: (str(a.model.resolve()), a.options.to_dict()) for name, a in ((NEW, new), (BASE, base))}
 
     def sample(batches: Sequence[int], number: int) -> Mapping[str, Any]:

@@ -38,15 +38,6 @@ class SessionOptions:
         if self.optimization not in OPTIMIZATION:
             raise UsageError(f"There is no optimisation level '{self.optimization}': {', '.join(OPTIMIZATION)}.")
 
-    def differences(self, other: "SessionOptions") -> tuple[str, ...]:
-        """Return what is set otherwise than in `other`.
-
-        >>> SessionOptions(arena=False, threads=2).differences(SessionOptions())
-        ('threads 2', 'no arena')
-        """
-        mine, theirs = asdict(self), asdict(other)
-        return tuple(_in_words(name, value) for name, value in mine.items() if value != theirs[name])
-
     def code(self) -> str:
         """Return Python that makes `options` with these settings; `ort` is onnxruntime."""
         lines = ["options = ort.SessionOptions()"]
@@ -143,12 +134,6 @@ def _rows(values: np.ndarray, shape: Sequence[int | str | None], rows: int) -> n
     if shape[0] == 1:
         return values[:1]
     return np.repeat(values, rows, axis=0) if len(values) == 1 and not isinstance(shape[0], int) else values
-
-
-def _in_words(name: str, value: Any) -> str:
-    if isinstance(value, bool):
-        return name if value else f"no {name}"
-    return f"{name} {value}"
 
 
 def first_line(error: Exception) -> str:

@@ -92,7 +92,7 @@ def fit(
 
     `batches(epoch)` gives the batches of an epoch, `loss` a scalar, `evaluate` a number of which more is better
     (-inf: not a candidate). Together the `optimizers` hold every parameter that is trained; `after_step` and the
-    `schedulers` follow each step. `module` is what `evaluate` looks at: what is trained, or an average of it.
+    `schedulers` follow each step.
 
     Raises `ModelError` where the loss is no longer finite.
     """

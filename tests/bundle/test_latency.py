@@ -13,16 +13,14 @@ from recprune_export.onnx.session import DEFAULT_OPTIONS, SessionOptions
 from recprune_export.progress import quiet
 from recprune_export.validation import study
 from recprune_export.validation.contestants import DENSE_ONNX, PRUNED_ONNX
-from recprune_export.validation.session_advice import SessionAdvice
 from tests.bundle.samples import files, manifest, model
 
 QUICK = ["--latency", "--batches", "1,4", "--seconds", "0.05", "--quiet"]
 
 
 def write(target: Path, dense: bool, options: SessionOptions = DEFAULT_OPTIONS) -> Path:
-    advice = SessionAdvice(options, (1,), {})
     more = {"dense.onnx": model()} if dense else {}
-    return write_bundle(target, {**files(), **more}, manifest(session=advice.to_dict()))
+    return write_bundle(target, {**files(), **more}, manifest(session={"options": options.to_dict()}))
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +44,7 @@ def test_everything_is_measured_beside_the_dense_baseline_where_there_is_one(den
     assert names < set(measured["footprint"])
 
 
-def test_the_advised_options_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_options_of_the_manifest_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     used = []
     honest = study.in_onnxruntime
     monkeypatch.setattr(study, "in_onnxruntime", lambda *a: (used.append(a), honest(*a))[1])

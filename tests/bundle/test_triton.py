@@ -67,7 +67,7 @@ def test_rows_that_know_of_each_other_are_not_batched() -> None:
     assert parse(text.decode()).max_batch_size == 0
 
 
-def test_session_advice_is_passed_on() -> None:
+def test_session_options_are_passed_on() -> None:
     told = {p.key: p.value.string_value for p in made(threads=3, arena=False).parameters}
     assert (told["intra_op_thread_count"], told["enable_mem_arena"]) == ("3", "0")
     assert "enable_mem_arena" not in {p.key for p in made().parameters}

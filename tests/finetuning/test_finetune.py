@@ -1,5 +1,4 @@
 import itertools
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ from torch import nn
 from recprune_export.data.arrays import ArrayData
 from recprune_export.data.rows import Ragged, Rows
 from recprune_export.finetuning import objective
-from recprune_export.finetuning.finetune import Schedule, finetune, learning_rate_share
+from recprune_export.finetuning.finetune import Schedule, _falling, finetune
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.task import LabelledRows, Recipe, SampledRequests, _cut
 from recprune_export.finetuning.zeros import ZeroTarget, parameter_counts
@@ -117,48 +116,16 @@ def test_a_history_is_cut_before_an_item_that_follows() -> None:
             assert target == (whole[len(beginning)] if len(beginning) < len(whole) else 0)
 
 
-def test_the_average_is_what_is_kept_and_its_zeros_are_exact() -> None:
-    student, teacher = program(1), program(2)
-    task = LabelledRows(rows(), make_objective(student, ("click",)), RECIPE)
-    schedule = Schedule(4, 1e-2, True, 0, ema=0.9)
-    fitted = finetune(student, teacher, task, TABLES, ZeroTarget(40, 60), schedule)
-    assert fitted is not None
-    assert task.validate(student) == pytest.approx(fitted.metric, abs=1e-6)
-    counts = {name: int(p.count_nonzero()) for name, p in student.parameters().items()}
-    assert counts["table.weight"] <= 40
-    assert sum(counts.values()) <= 100
-    plain = finetune(program(1), teacher, task, TABLES, ZeroTarget(40, 60), replace(schedule, ema=None))
-    assert plain is not None
-    assert plain.untuned == fitted.untuned
-    assert [epoch.metric for epoch in plain.epochs] != [epoch.metric for epoch in fitted.epochs]
-
-
-def test_a_moving_average_is_between_the_weights_that_it_is_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[torch.Tensor] = []
-
-    def validate(_: LabelledRows, kept: Program) -> float:
-        seen.append(kept.parameters()["table.weight"].detach().clone())
-        return 0.0
-
-    monkeypatch.setattr(LabelledRows, "validate", validate)
-    for ema in (None, 0.5):
-        student, teacher = program(1), program(2)
-        task = LabelledRows(rows(), make_objective(student, ("click",)), replace(RECIPE, batch_size=200))
-        finetune(student, teacher, task, TABLES, ZeroTarget(120, 200), Schedule(2, 1e-2, False, 0, ema=ema))
-    _, first, second, _, average_of_one, average_of_two = seen  # before tuning, and after each epoch
-    assert torch.equal(first, average_of_one)
-    assert not torch.equal(first, second)
-    torch.testing.assert_close(average_of_two, (first + second) / 2)
-
-
-@pytest.mark.parametrize("warm_up", [0.0, 0.05, 0.3])
-def test_the_learning_rate_rises_then_falls_to_zero(warm_up: float) -> None:
-    shares = [learning_rate_share(step, 100, warm_up) for step in range(101)]
-    top = shares.index(1.0)
-    assert top == max(0, round(100 * warm_up) - 1)
-    assert all(a < b for a, b in itertools.pairwise(shares[: top + 1]))
-    assert all(a >= b for a, b in itertools.pairwise(shares[top:]))
-    assert shares[-1] == 0.0 < shares[0]
+def test_the_learning_rate_falls_to_zero() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler, rates = _falling(optimizer, 100), []
+    for _ in range(101):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates[0] == 1.0
+    assert all(a > b for a, b in itertools.pairwise(rates))
+    assert rates[-1] == 0.0
 
 
 def test_a_table_in_half_precision_stays_while_the_rest_is_tuned() -> None:

@@ -22,7 +22,6 @@ from recprune_export.gate.junit import junit
 from recprune_export.gate.markdown import markdown
 from recprune_export.onnx.session import SessionOptions
 from recprune_export.validation.footprint import Footprint, FootprintReport
-from recprune_export.validation.session_advice import SessionAdvice
 from tests.gate.models import Shape, bundle, plain
 from tests.gate.synthetic import synthetic
 
@@ -133,9 +132,10 @@ def test_where_no_request_suits_both_the_latency_is_not_measured(tmp_path: Path,
     assert (verdicts["signature"], verdicts["latency"]) == ("fail", "skipped")
 
 
-def test_each_is_measured_with_the_options_that_its_bundle_advises(tmp_path: Path) -> None:
-    advice = SessionAdvice(SessionOptions(arena=False), (1,), {})
-    opened = module.open_artifact(bundle(tmp_path / "advised", session=advice.to_dict()))
+def test_each_is_measured_with_the_options_of_its_bundle(tmp_path: Path) -> None:
+    speedups = {"no arena": {"estimate": 1.2, "low": 1.1, "high": 1.3}}  # as earlier versions wrote
+    session = {"options": SessionOptions(arena=False).to_dict(), "batches": [1], "speedups": speedups}
+    opened = module.open_artifact(bundle(tmp_path / "tuned", session=session))
     assert opened.options == SessionOptions(arena=False)
 
 

@@ -19,7 +19,6 @@ from recprune_export.errors import PruningError, UsageError
 from recprune_export.finetuning.group_lasso import Regularised
 from recprune_export.finetuning.task import Task
 from recprune_export.jobs import load, make_task
-from recprune_export.plots import draw_sweep
 from recprune_export.program.detect import ModelKind
 from recprune_export.program.loading import LoadedModel
 from recprune_export.program.program import Program
@@ -198,7 +197,7 @@ def test_a_speed_out_of_reach_is_said(job: tuple[Program, Task], tmp_path: Path)
         settle(program, replace(SETTINGS, target_speedup=1e6), task, tmp_path / "s.json")
 
 
-def test_a_sweep_is_drawn_and_written(job: tuple[Program, Task], tmp_path: Path) -> None:
+def test_a_sweep_is_written(job: tuple[Program, Task], tmp_path: Path) -> None:
     program, task = job
     seen: list[Trial] = []
     found = sweep(Trials(program, SETTINGS, task, artifacts=True), (0.7, 0.4), seen.append)
@@ -208,6 +207,3 @@ def test_a_sweep_is_drawn_and_written(job: tuple[Program, Task], tmp_path: Path)
     assert [Trial.from_dict(t) for t in json.loads((tmp_path / "sweep.json").read_text())["trials"]] == list(
         found.trials
     )
-    pytest.importorskip("matplotlib")
-    draw_sweep(found, tmp_path / "sweep.svg")
-    assert "<svg" in (tmp_path / "sweep.svg").read_text()

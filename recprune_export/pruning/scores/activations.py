@@ -65,24 +65,22 @@ def places(program: Program, analysis: Analysis, points: Mapping[str, Collection
 
 
 class Recorder(fx.Interpreter):
-    """Runs a program and keeps the values of some nodes, or of all; with `slopes`, so that gradients can be taken."""
+    """Runs a program and keeps the values of some nodes, or of all."""
 
-    def __init__(self, program: Program, nodes: Collection[fx.Node] | None = None, *, slopes: bool = False) -> None:
+    def __init__(self, program: Program, nodes: Collection[fx.Node] | None = None) -> None:
         super().__init__(program.module)
-        self._signature, self._nodes, self._slopes = program.signature, nodes, slopes
+        self._signature, self._nodes = program.signature, nodes
         self.values: dict[fx.Node, Any] = {}
 
     def answer(self, request: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Answer a request, and keep `values` anew."""
         self.values = {}
-        with torch.set_grad_enabled(self._slopes):
+        with torch.no_grad():
             outputs = self.run(*(request[i.name] for i in self._signature.inputs))
         return {o.name: value for o, value in zip(self._signature.outputs, outputs, strict=True)}
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         if self._nodes is None or n in self._nodes:
-            if self._slopes and not value.requires_grad:  # frozen weights below it
-                value = value.detach().requires_grad_()
             self.values[n] = value
         return value

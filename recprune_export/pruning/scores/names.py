@@ -4,13 +4,10 @@ OUTPUT_ERROR = "output-error"  # the only one whose losses compare across groups
 
 NAMES = {
     OUTPUT_ERROR: "what the answers lose, after rotation or refit (the default)",
-    "fisher": "squared slope of the loss when the channel fades",
-    "gradient": "the same slope, absolute",
-    "taylor": "squared slope by the channel's weights",
+    "taylor": "squared change of the loss without the channel, to first order",
     "permutation": "what the answers lose when the channel is shuffled over requests",
     "variance": "how much the channel varies over requests",
     "cosine": "how little the channel says what another one says",
-    "geometric-median": "how far the channel's weights lie from all others'",
     "magnitude-l1": "absolute weights",
     "magnitude-l2": "squared weights",
     "random": "chance, the floor",

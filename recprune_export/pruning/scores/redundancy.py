@@ -3,15 +3,12 @@
 import torch
 from torch import Tensor
 
-from recprune_export.channels.groups import Group
-from recprune_export.program.program import Program
 from recprune_export.pruning.points import reading_points
 from recprune_export.pruning.ranking import Ranking
 from recprune_export.pruning.scores.activations import Place, Recorder, places
 from recprune_export.pruning.scores.inputs import ScoreInputs
 
 SILENT = 1e-10  # of the largest variance: such a channel says nothing
-CHUNK = 1 << 16  # rows of a table that are widened at once
 
 
 def cosine(inputs: ScoreInputs) -> dict[str, Ranking]:
@@ -28,15 +25,6 @@ def cosine(inputs: ScoreInputs) -> dict[str, Ranking]:
         g.name: _one_by_one(covariances[g.name] if g.name in covariances else torch.zeros(g.width, g.width))
         for g in inputs.analysis.groups
     }
-
-
-def geometric_median(inputs: ScoreInputs) -> dict[str, Tensor]:
-    """Sum of the distances from all other channels' weights: what lies amid the others can be spared.
-
-    He et al. 2019, "Filter Pruning via Geometric Median", section 3.3. A channel's weights are all of its slices, each
-    tensor relative to its root mean square.
-    """
-    return {g.name: _distances(_gram(inputs.program, g)).sum(1) for g in inputs.analysis.groups}
 
 
 def _covariances(inputs: ScoreInputs, found: dict[str, list[Place]]) -> dict[str, Tensor]:
@@ -86,35 +74,3 @@ def _one_by_one(covariance: Tensor) -> Ranking:
     order = (*left, *reversed(gone))
     tails = torch.tensor([*costs, *[1.0] * len(left)], dtype=torch.float64).cumsum(0).flip(0)
     return Ranking(order, (*tails.tolist(), 0.0))
-
-
-def _gram(program: Program, group: Group) -> Tensor:
-    """Inner products of the channels' weights, D×D in float64."""
-    gram = torch.zeros(group.width, group.width, dtype=torch.float64)
-    parameters = program.parameters()
-    for tensor, axis in group.axes():
-        if tensor not in parameters:
-            continue
-        weight = parameters[tensor].detach().movedim(axis, -1)
-        weight = weight.reshape(-1, weight.shape[-1])
-        own = torch.zeros_like(gram)
-        for indices in _occurrences(group, tensor, axis):
-            for rows in weight.split(CHUNK):
-                held = torch.where(indices < 0, 0.0, rows[:, indices.clamp_min(0)].double())
-                own += held.T @ held
-        gram += own / weight.square().mean().double().clamp_min(1e-30)
-    return gram
-
-
-def _occurrences(group: Group, tensor: str, axis: int) -> Tensor:
-    """The indices at which each channel lies on an axis, [occurrences, D]; -1 where a channel has fewer than others."""
-    places_of = [
-        sorted(s.index for s in channel.slices if (s.tensor, s.axis) == (tensor, axis)) for channel in group.channels
-    ]
-    most = max(map(len, places_of))
-    return torch.tensor([[*indices, *[-1] * (most - len(indices))] for indices in places_of]).T
-
-
-def _distances(gram: Tensor) -> Tensor:
-    squares = gram.diagonal()
-    return (squares[:, None] + squares[None, :] - 2.0 * gram).clamp_min(0.0).sqrt()

@@ -8,8 +8,7 @@ from recprune_export.pruning.ranking import Ranking, rank_by
 from recprune_export.pruning.scores.inputs import Score, ScoreInputs
 from recprune_export.pruning.scores.names import OUTPUT_ERROR
 from recprune_export.pruning.scores.permutation import permutation
-from recprune_export.pruning.scores.redundancy import cosine, geometric_median
-from recprune_export.pruning.scores.slopes import fisher, gradient
+from recprune_export.pruning.scores.redundancy import cosine
 from recprune_export.pruning.scores.variance import variance
 from recprune_export.pruning.scores.weights import magnitude_l1, magnitude_l2, random, taylor
 
@@ -26,13 +25,10 @@ def _by(score: Score) -> Ranker:
 
 SCORES: dict[str, Ranker] = {
     OUTPUT_ERROR: _output_error,
-    "fisher": _by(fisher),
-    "gradient": _by(gradient),
     "taylor": _by(taylor),
     "permutation": _by(permutation),
     "variance": _by(variance),
     "cosine": cosine,
-    "geometric-median": _by(geometric_median),
     "magnitude-l1": _by(magnitude_l1),
     "magnitude-l2": _by(magnitude_l2),
     "random": _by(random),
