@@ -16,11 +16,11 @@ import recprune_export
 from recprune_export.quantisation import quantise
 
 FOLDER = Path(__file__).parent
+EPOCHS = ["--epochs", "15", "--learning-rate", "0.005"]
 TRAINING = {
-    "dlrm": ["--recommender", "dlrm", "--label", "clicked", "--dim", "16", "--hidden", "64,32", "--epochs", "15", "--learning-rate", "0.005"],
-    "deepfm": ["--recommender", "deepfm", "--label", "clicked", "--dim", "12", "--hidden", "64,32", "--epochs", "15", "--learning-rate", "0.005"],
-    "sasrec": ["--recommender", "sasrec", "--sequence", "user,item,position", "--dim", "16", "--max-length", "12",
-               "--epochs", "15", "--learning-rate", "0.005"],
+    "dlrm": ["--recommender", "dlrm", "--label", "clicked", "--dim", "16", "--hidden", "64,32", *EPOCHS],
+    "deepfm": ["--recommender", "deepfm", "--label", "clicked", "--dim", "12", "--hidden", "64,32", *EPOCHS],
+    "sasrec": ["--recommender", "sasrec", "--sequence", "user,item,position", "--dim", "16", "--max-length", "12", *EPOCHS],
 }  # fmt: skip
 
 
