@@ -167,9 +167,7 @@ def show(title: str, measured: Measurement) -> None:
 @click.option("--sparsity", type=float, default=0.7, show_default=True)
 @click.option("--recommender", default="dlrm", show_default=True)
 @click.option("--measure", "once", type=click.Path(path_type=Path), nargs=2, hidden=True)
-def main(
-    beside: Path | None, repeats: int, sparsity: float, recommender: str, once: tuple[Path, Path] | None
-) -> None:
+def main(beside: Path | None, repeats: int, sparsity: float, recommender: str, once: tuple[Path, Path] | None) -> None:
     """Measure this checkout, and the other one in turns with it."""
     if once:
         return print(json.dumps(measure(*once, sparsity)))

@@ -13,10 +13,11 @@ from torch import Tensor, fx
 from recprune_export.errors import ModelFileError
 from recprune_export.program.canonical import canonicalise
 from recprune_export.program.drawing import draw_request
+from recprune_export.program.lifting import lift
+from recprune_export.program.propagation import LARGEST_BATCH, operands_of, propagate_shapes, recapture
 from recprune_export.program.signature import BATCH, Signature
 
 SIGNATURE_FILE = "recprune_signature.json"
-LARGEST_BATCH = 1 << 30
 
 # Position of the flag that switches an operator between training and serving.
 _TRAINING_FLAG = {torch.ops.aten.dropout.default: 2, torch.ops.aten.batch_norm.default: 5}
@@ -55,10 +56,19 @@ class Program:
         self.module.recompile()
 
     def exported(self) -> torch.export.ExportedProgram:
-        """Return the program as `torch.export` knows it, in serving mode, with a symbolic batch."""
+        """Return the program as `torch.export` captures it, in serving mode, with a symbolic batch."""
+        return export(self._serving().module, example_tensors(self.signature, batch=3), self.signature)
+
+    def lifted(self) -> torch.export.ExportedProgram:
+        """Return the same as `exported`, for a converter: of the graph as it is, without tracing it again."""
+        module = self._serving().module
+        propagate_shapes(module, operands_of(self.signature))
+        return lift(module)
+
+    def _serving(self) -> Self:
         serving = self.with_own_graph()
         serving.set_training(False)
-        return export(serving.module, example_tensors(self.signature, batch=3), self.signature)
+        return serving
 
     def save(self, path: Path) -> None:
         """Write a `.pt2` file that `load` reads, and that `torch.export.load` reads as well."""
@@ -81,11 +91,12 @@ class Program:
 
     @classmethod
     def of_graph(cls, graph: fx.Graph, tensors: Mapping[str, Any], signature: Signature) -> Self:
-        """Capture a graph that was changed, and the tensors that it reads, so that every shape in it is checked."""
-        exported = export(fx.GraphModule(dict(tensors), graph), example_tensors(signature, batch=3), signature)
-        recaptured = exported.module(check_guards=False)
-        assert isinstance(recaptured, fx.GraphModule)
-        return cls(canonicalise(recaptured), signature)
+        """Return a graph that was changed, and the tensors that it reads, as a program; every shape in it is checked.
+
+        Raises what an operator raises that cannot take its operands, and `torch._dynamo.exc.UserError` where the graph
+        answers batches of some sizes only.
+        """
+        return cls(recapture(tensors, graph, operands_of(signature)), signature)
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """Return the distinct trainable tensors by name."""
