@@ -24,7 +24,6 @@ from latency import DOCS, PERCENT, REFERENCE, times_faster
 from results import told_of_machine, write_section
 from torch import nn
 
-from recprune_export.channels.analysis import analyse
 from recprune_export.compression.compress import drawn_requests
 from recprune_export.compression.planning import calibration
 from recprune_export.compression.served import export_pruned
@@ -84,7 +83,7 @@ def mlp(settings: Settings, share: float, last: bool) -> Program:
     program = capture(Mlp(last).eval(), (torch.randn(3, WIDTH),))
     if share == 1.0:
         return program
-    task, tables = drawn_requests(program, settings), analyse(program).tables
+    task, tables = drawn_requests(program, settings), program.analysis.tables
     target = ZeroTarget(0, int(share * parameter_counts(program, tables)[1]))
     requests = [request for request, _ in calibration(task, 0)]
     tiling = choose_tiles(program, tables, target, settings, requests, task.objective.probe).tiling

@@ -31,7 +31,7 @@ from unittest import mock
 import click
 import torch
 
-from recprune_export.channels.analysis import Analysis, analyse
+from recprune_export.channels.analysis import Analysis
 from recprune_export.channels.groups import slice_positions
 from recprune_export.finetuning.task import answer
 from recprune_export.inspection import inspect_program
@@ -88,11 +88,11 @@ def try_model(corpus: ModuleType, name: str, sparsity: float) -> Iterator[Outcom
     start = time.perf_counter()
     program = capture(module, **_arguments(inputs))
     yield (outcome := replace(outcome, captured=True))
-    analysis = analyse(program)
+    analysis = program.analysis
     plan, half = _budgeted(program, analysis, sparsity), _random_half(analysis)
-    pruned = apply_plan(program, analysis, plan)
-    errors = [check_soundness(program, analysis, plan, pruned).error]
-    errors += [check_soundness(program, analysis, half, apply_plan(program, analysis, half)).error]
+    pruned = apply_plan(program, plan)
+    errors = [check_soundness(program, plan, pruned).error]
+    errors += [check_soundness(program, half, apply_plan(program, half)).error]
     rotated = _rotate_at_random(program, analysis)
     outcome = replace(
         outcome,
@@ -145,9 +145,7 @@ def _budgeted(program: Program, analysis: Analysis, sparsity: float) -> Plan:
         )
         for g in analysis.groups
     }
-    return make_plan(
-        program, analysis, rank_by(values), Budget(sparsity, sparsity, 1.0, 1.0), "magnitude-l2", "uniform"
-    )
+    return make_plan(program, rank_by(values), Budget(sparsity, sparsity, 1.0, 1.0), "magnitude-l2", "uniform")
 
 
 def _random_half(analysis: Analysis) -> Plan:
@@ -159,13 +157,13 @@ def _random_half(analysis: Analysis) -> Plan:
 
 def _rotate_at_random(program: Program, analysis: Analysis) -> int:
     """Rotate, loosened or not, whatever may be; `apply_transforms` raises where an answer changes."""
-    loose = loosen(program, find_loosening(program, analysis))
-    analysis = analysis if loose is program else analyse(loose)
-    legal = find_rotatable(loose, analysis).rotatable
+    loose = loosen(program, find_loosening(program))
+    analysis = analysis if loose is program else loose.analysis
+    legal = find_rotatable(loose).rotatable
     generator = torch.Generator().manual_seed(0)
     squares = {n: torch.randn(*(2 * [analysis.group(n).width]), generator=generator).double() for n in legal}
     transforms = {name: Transform(torch.linalg.qr(square).Q) for name, square in squares.items()}
-    apply_transforms(loose, analysis, legal, transforms)
+    apply_transforms(loose, legal, transforms)
     return len(transforms)
 
 

@@ -4,8 +4,9 @@ import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, fx
@@ -16,6 +17,9 @@ from recprune_export.program.drawing import draw_request
 from recprune_export.program.lifting import lift
 from recprune_export.program.propagation import LARGEST_BATCH, operands_of, propagate_shapes, recapture
 from recprune_export.program.signature import BATCH, Signature
+
+if TYPE_CHECKING:
+    from recprune_export.channels.analysis import Analysis
 
 SIGNATURE_FILE = "recprune_signature.json"
 
@@ -29,6 +33,7 @@ class Program:
 
     `module` takes the tensors of a request flat, in the order of `signature.inputs`, and returns a tuple of
     tensors in the order of `signature.outputs`. Its graph is training IR: `aten.linear`, `aten.embedding`, ...
+    A graph that is edited becomes another program; only flags that no analysis reads are switched in place.
     """
 
     module: fx.GraphModule
@@ -39,13 +44,27 @@ class Program:
         outputs = self.module(*(request[i.name] for i in self.signature.inputs))
         return {o.name: value for o, value in zip(self.signature.outputs, outputs, strict=True)}
 
+    @cached_property
+    def analysis(self) -> "Analysis":
+        """The channels of the program: a matter of its graph, whatever values the parameters have or come to have."""
+        from recprune_export.channels.analysis import analyse  # comes later in the order of imports
+
+        return analyse(self)
+
+    def with_analysis(self, analysis: "Analysis") -> Self:
+        """Return the same program with another analysis of it, as one in which whole fields are channels."""
+        program = type(self)(self.module, self.signature)
+        program.__dict__["analysis"] = analysis
+        return program
+
     def with_own_graph(self) -> Self:
         """Return a program of the same parameters, whose graph can be changed, or switched to training, by itself."""
         return type(self)(fx.GraphModule(self.module, copy.deepcopy(self.module.graph)), self.signature)
 
     def with_own_parameters(self) -> Self:
-        """Return a copy whose parameters can be changed by themselves."""
-        return type(self)(copy.deepcopy(self.module), self.signature)
+        """Return a copy of the same graph whose parameters can be changed by themselves."""
+        program = type(self)(copy.deepcopy(self.module), self.signature)
+        return program.with_analysis(self.analysis) if "analysis" in self.__dict__ else program
 
     def set_training(self, training: bool, *, dropout: bool = True) -> None:
         """Switch batch-norm and dropout between training and serving; `dropout=False` keeps dropout off."""

@@ -12,11 +12,13 @@ from typing import Any
 
 import sympy
 import torch
+import torch.utils._pytree as pytree
 from torch import fx, nn
 from torch._dispatch.python import enable_python_dispatcher
 from torch._dynamo.exc import UserError, UserErrorType
 from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import py_sym_types
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StrictMinMaxConstraint
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from torch.utils._sympy.value_ranges import ValueRanges
@@ -54,8 +56,22 @@ class _Sizes:
 
     def tensors(self, operands: Sequence[Operand]) -> list[torch.Tensor]:
         with self.mode:
-            shapes = [([self.batch if size == BATCH else size for size in shape], dtype) for shape, dtype in operands]
+            shapes = [
+                ([self.batch if isinstance(size, str) else size for size in shape], dtype) for shape, dtype in operands
+            ]
             return [torch.empty(shape, dtype=dtype) for shape, dtype in shapes]
+
+    def decide(self, value: Any) -> bool:
+        """Tell whether the batch is all that the sizes of a value depend on."""
+        parts = pytree.tree_leaves(value)
+        tensors = [part for part in parts if isinstance(part, torch.Tensor)]
+        if any(tensor.layout != torch.strided for tensor in tensors):
+            return False
+        numbers = [n for t in tensors for n in (*t.shape, *t.stride())] + [
+            p for p in parts if isinstance(p, py_sym_types)
+        ]
+        symbolic = [number for number in numbers if isinstance(number, py_sym_types)]
+        return all(isinstance(n, torch.SymInt) and n.node.expr.free_symbols <= {self.symbol} for n in symbolic)
 
     def assumed(self) -> list[sympy.Basic]:
         """What operators took for granted of sizes."""
@@ -73,7 +89,7 @@ class _Sizes:
                 )
 
 
-# Shared, for a mode knows the answers of operators that it saw before: most of a graph is as it was before the edit.
+# A mode knows the answers of operators that it saw before, and most of a graph is as it was before an edit.
 _shared = cache(_Sizes.new)
 
 
@@ -87,15 +103,34 @@ def recapture(root: nn.Module | Mapping[str, Any], graph: fx.Graph, operands: Se
     """
     module = fx.GraphModule(root if isinstance(root, nn.Module) else dict(root), graph)
     module.graph = _in_order_of_export(module)
-    sizes = _shared()
-    reusable = False
+    sizes, reusable = _shared(), False
     try:
         _propagate(module, operands, sizes)
         reusable = not sizes.assumed()  # nothing may be taken for granted of the next graph
     finally:
         if not reusable:
             _shared.cache_clear()
+    if all(sizes.decide(node.meta.get("val")) for node in module.graph.nodes):
+        _move_values(module, _Sizes.new())
+    else:
+        propagate_shapes(module, operands)
     return canonicalise(module)
+
+
+def _move_values(module: fx.GraphModule, sizes: _Sizes) -> None:
+    """Put the values of a graph into a mode of its own: whoever compares sizes teaches the mode a fact about them."""
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, torch.SymInt):
+            return sizes.environment.create_symintnode(value.node.expr, hint=value.node.hint)
+        if not isinstance(value, torch.Tensor):
+            return value
+        shape, strides = ([moved(size) for size in of] for of in (value.shape, value.stride()))
+        return torch.empty_strided(shape, strides, dtype=value.dtype)
+
+    with sizes.mode:
+        for node in module.graph.nodes:
+            node.meta["val"] = pytree.tree_map(moved, node.meta.get("val"))
 
 
 def propagate_shapes(module: fx.GraphModule, operands: Sequence[Operand]) -> None:

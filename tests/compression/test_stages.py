@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from recprune_export.channels.analysis import analyse
 from recprune_export.compression import stages
 from recprune_export.compression.compress import drawn_requests
 from recprune_export.compression.planning import decide
@@ -35,7 +34,7 @@ def pruned_by(settings: Settings, plan: Plan | None = None) -> Pruned:
 
 
 def sizes(program: Program) -> PartSizes:
-    return SizeModel(program, analyse(program)).sizes()
+    return SizeModel(program).sizes()
 
 
 def nonzeros(program: Program) -> int:
@@ -83,7 +82,7 @@ def test_zeros_are_set_in_the_last_stage_only() -> None:
 def test_the_sparsity_asked_for_is_of_the_dense_model(steps: int) -> None:
     dense = sizes(scorer()[0])
     program = pruned_by(replace(SETTINGS, steps=steps)).program
-    tables = sum(int(p.count_nonzero()) for name, p in program.parameters().items() if name in analyse(program).tables)
+    tables = sum(int(p.count_nonzero()) for name, p in program.parameters().items() if name in program.analysis.tables)
     assert 0.5 * (1 - 0.84) * dense.tables < tables <= (1 - 0.84) * dense.tables
 
 

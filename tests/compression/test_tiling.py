@@ -12,7 +12,6 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from recprune_export.channels.analysis import analyse
 from recprune_export.cli import main
 from recprune_export.compression.compress import drawn_requests
 from recprune_export.compression.planning import calibration
@@ -60,7 +59,7 @@ def program(name: str, width: int = 160) -> Program:
 
 def with_tiles(of: Program, share: float, settings: Settings = SETTINGS) -> TileChoice:
     """Set zeros in place, so that `share` of the rest stays."""
-    task, tables = drawn_requests(of, settings), analyse(of).tables
+    task, tables = drawn_requests(of, settings), of.analysis.tables
     counts = parameter_counts(of, tables)
     target = ZeroTarget(counts[0], int(share * counts[1]))
     requests = [request for request, _ in calibration(task, 0)]

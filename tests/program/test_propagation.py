@@ -12,7 +12,6 @@ from sympy import Symbol
 from torch import Tensor, fx, nn
 from torch._dynamo.exc import UserError
 
-from recprune_export.channels.analysis import analyse
 from recprune_export.program.canonical import canonicalise
 from recprune_export.program.capture import capture
 from recprune_export.program.program import Program, example_tensors, export
@@ -66,10 +65,10 @@ def assert_as_exported(program: Program) -> None:
 @pytest.mark.parametrize("name", sorted(RECOMMENDERS))
 def test_edits_of_a_recommender_have_the_shapes_that_an_export_gives(name: str) -> None:
     program = capture(make(name), (spec_of(name).example_request(),))
-    analysis = analyse(program)
-    loose = loosen(program, find_loosening(program, analysis))
-    spaced = insert_spaces(loose, find_spaces(loose, analyse(loose)))
-    edits = {str(e.module.graph): e for e in (loose, spaced, apply_plan(program, analysis, half_plan(analysis)))}
+    analysis = program.analysis
+    loose = loosen(program, find_loosening(program))
+    spaced = insert_spaces(loose, find_spaces(loose))
+    edits = {str(e.module.graph): e for e in (loose, spaced, apply_plan(program, half_plan(analysis)))}
     edits.pop(str(program.module.graph), None)  # nothing to loosen
     for edited in edits.values():
         assert_as_exported(edited)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from recprune_export.channels.analysis import Analysis, analyse
+from recprune_export.channels.analysis import Analysis
 from recprune_export.program.capture import capture
 from recprune_export.program.program import Program
 from tests.properties import no_zeros
@@ -21,4 +21,4 @@ class Scorer(nn.Module):
 
 def scorer() -> tuple[Program, Analysis]:
     program = capture(no_zeros(Scorer()), (torch.tensor([1, 2]), torch.tensor([3, 4])))
-    return program, analyse(program)
+    return program, program.analysis

@@ -68,11 +68,10 @@ def test_more_sparsity_never_keeps_more() -> None:
 def test_wide_layers_end_on_whole_blocks(width: int) -> None:
     from torch import nn
 
-    from recprune_export.channels.analysis import analyse
     from recprune_export.program.capture import capture
 
     program = capture(nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 1)), (torch.randn(3, 8),))
-    analysis = analyse(program)
+    analysis = program.analysis
     (group,) = analysis.groups
-    (part,) = make_plan(program, analysis, rank_by({group.name: torch.rand(width)}), Budget(0.5, 0.5), "").groups
+    (part,) = make_plan(program, rank_by({group.name: torch.rand(width)}), Budget(0.5, 0.5), "").groups
     assert len(part.keep) % LANES == 0 or len(part.keep) < 2 * LANES

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recprune_export.channels.analysis import analyse
 from recprune_export.errors import PruningError
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.program.capture import capture
@@ -58,12 +57,12 @@ def inputs_on(program: Program, low: int, high: int, seed: int = 0) -> ScoreInpu
     def loss(response: object, labels: object) -> Tensor:
         return torch.stack([v.square().mean() for v in response.values()]).sum()  # type: ignore[attr-defined]
 
-    return ScoreInputs(program, analyse(program), batches, loss, objective.distillation, objective.probe)
+    return ScoreInputs(program, batches, loss, objective.distillation, objective.probe)
 
 
 def plan_on(inputs: ScoreInputs, score: str) -> Plan:
     rankings = rankings_by(score, inputs)
-    return make_plan(inputs.program, inputs.analysis, rankings, BUDGET, score)
+    return make_plan(inputs.program, rankings, BUDGET, score)
 
 
 @pytest.mark.parametrize("score", [OUTPUT_ERROR, "variance", "taylor", "magnitude-l2"])

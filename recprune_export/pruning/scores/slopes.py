@@ -33,7 +33,7 @@ def gradient(inputs: ScoreInputs) -> dict[str, Tensor]:
 
 
 def _mean_over_requests(inputs: ScoreInputs, measure: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    totals = {g.name: torch.zeros(g.width, dtype=torch.float64) for g in inputs.analysis.groups}
+    totals = {g.name: torch.zeros(g.width, dtype=torch.float64) for g in inputs.program.analysis.groups}
     rows = 0
     for slopes in _slopes(inputs):
         for name, own in slopes.items():
@@ -44,7 +44,7 @@ def _mean_over_requests(inputs: ScoreInputs, measure: Callable[[Tensor], Tensor]
 
 def _slopes(inputs: ScoreInputs) -> Iterator[Mapping[str, Tensor]]:
     """Yield for each batch, by group, the slope at each gate for each request, [rows, D]."""
-    found = places(inputs.program, inputs.analysis, producing_points(inputs.program, inputs.analysis))
+    found = places(inputs.program, producing_points(inputs.program))
     recorder = Recorder(inputs.program, {p.node for own in found.values() for p in own}, slopes=True)
     generator = torch.Generator().manual_seed(inputs.seed)
     for batch in inputs.batches:
@@ -55,7 +55,7 @@ def _slopes(inputs: ScoreInputs) -> Iterator[Mapping[str, Tensor]]:
         gradient_of = dict(zip(nodes, gradients, strict=True))
         slopes = {}
         for name, own in found.items():
-            width = inputs.analysis.group(name).width
+            width = inputs.program.analysis.group(name).width
             slopes[name] = torch.zeros(rows, width)
             for place in own:
                 value, slope = recorder.values[place.node].detach(), gradient_of[place.node]
