@@ -55,23 +55,9 @@ class _Sizes:
         return cls(mode, environment, symbol, batch)
 
     def tensors(self, operands: Sequence[Operand]) -> list[torch.Tensor]:
+        sizes = [[self.batch if isinstance(size, str) else size for size in shape] for shape, _ in operands]
         with self.mode:
-            shapes = [
-                ([self.batch if isinstance(size, str) else size for size in shape], dtype) for shape, dtype in operands
-            ]
-            return [torch.empty(shape, dtype=dtype) for shape, dtype in shapes]
-
-    def decide(self, value: Any) -> bool:
-        """Tell whether the batch is all that the sizes of a value depend on."""
-        parts = pytree.tree_leaves(value)
-        tensors = [part for part in parts if isinstance(part, torch.Tensor)]
-        if any(tensor.layout != torch.strided for tensor in tensors):
-            return False
-        numbers = [n for t in tensors for n in (*t.shape, *t.stride())] + [
-            p for p in parts if isinstance(p, py_sym_types)
-        ]
-        symbolic = [number for number in numbers if isinstance(number, py_sym_types)]
-        return all(isinstance(n, torch.SymInt) and n.node.expr.free_symbols <= {self.symbol} for n in symbolic)
+            return [torch.empty(shape, dtype=dtype) for shape, (_, dtype) in zip(sizes, operands, strict=True)]
 
     def assumed(self) -> list[sympy.Basic]:
         """What operators took for granted of sizes."""
@@ -110,11 +96,26 @@ def recapture(root: nn.Module | Mapping[str, Any], graph: fx.Graph, operands: Se
     finally:
         if not reusable:
             _shared.cache_clear()
-    if all(sizes.decide(node.meta.get("val")) for node in module.graph.nodes):
+    if all(_varies_with_batch_alone(node.meta.get("val"), sizes.symbol) for node in module.graph.nodes):
         _move_values(module, _Sizes.new())
     else:
         propagate_shapes(module, operands)
     return canonicalise(module)
+
+
+def _varies_with_batch_alone(value: Any, symbol: sympy.Symbol) -> bool:
+    """Tell whether a value is made of whole numbers and dense tensors whose sizes depend on no other symbol."""
+    parts = pytree.tree_leaves(value)
+    tensors = [part for part in parts if isinstance(part, torch.Tensor)]
+    sizes = [*parts, *(size for tensor in tensors if tensor.layout == torch.strided for size in _sizes_of(tensor))]
+    symbolic = [size for size in sizes if isinstance(size, py_sym_types)]
+    return all(tensor.layout == torch.strided for tensor in tensors) and all(
+        isinstance(size, torch.SymInt) and size.node.expr.free_symbols <= {symbol} for size in symbolic
+    )
+
+
+def _sizes_of(tensor: torch.Tensor) -> tuple[int | torch.SymInt, ...]:
+    return (*tensor.shape, *tensor.stride())
 
 
 def _move_values(module: fx.GraphModule, sizes: _Sizes) -> None:

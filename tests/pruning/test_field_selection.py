@@ -242,7 +242,7 @@ def test_the_field_that_the_loss_needs_least_goes_first() -> None:
 
 
 def test_what_cannot_go_is_refused_in_a_sentence() -> None:
-    program, _ = scorer()
+    program = scorer()
     with pytest.raises(PruningError, match=r"it has no field 'price', only item, user"):
         remove_fields(program, FieldPlan(("price",)))
     with pytest.raises(PruningError, match=r"cannot lose user, item: aten.linear of zeros is not zero"):

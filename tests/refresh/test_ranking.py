@@ -18,7 +18,7 @@ SETTINGS = Settings(sparsity=0.6, round_to=1, steps=2)
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_it_is_said_where_later_stages_are_not_judged(steps: int) -> None:
-    program, _ = scorer()
+    program = scorer()
     task = drawn_requests(program, SETTINGS)
     first = decide(program, SETTINGS.at_stage(1), task)
     original = rotate(program, first)
