@@ -106,7 +106,7 @@ def test_a_score_that_looks_at_no_rows_does_not_change(program: Program) -> None
 
 def test_groups_that_stay_whole_are_left_out_and_other_programs_refused(program: Program) -> None:
     inputs = inputs_on(program, 0, 50)
-    whole = tuple(GroupPlan(g.name, g.kind, g.width, tuple(range(g.width))) for g in inputs.analysis.groups)
+    whole = tuple(GroupPlan(g.name, g.kind, g.width, tuple(range(g.width))) for g in inputs.program.analysis.groups)
     assert standings(Plan(OUTPUT_ERROR, whole), inputs) == ()
     assert extra_loss(()) == extra_share(()) == 0.0
     with pytest.raises(PruningError, match="no such group"):

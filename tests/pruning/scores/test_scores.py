@@ -26,7 +26,7 @@ def test_every_score_has_a_name_that_the_command_line_knows() -> None:
 @pytest.mark.parametrize("name", sorted(SCORES))
 def test_every_score_ranks_every_channel_and_is_repeatable(name: str) -> None:
     one, two = rankings_by(name, inputs()), rankings_by(name, inputs())
-    for group in inputs().analysis.groups:
+    for group in inputs().program.analysis.groups:
         assert one[group.name].order == two[group.name].order
         assert one[group.name].losses == two[group.name].losses
         assert one[group.name].transform == two[group.name].transform
