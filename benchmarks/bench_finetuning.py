@@ -25,7 +25,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from recprune_export.channels.analysis import analyse
 from recprune_export.compression.stages import zero_target
 from recprune_export.data.arrays import ArrayData
 from recprune_export.data.rows import Rows
@@ -91,15 +90,15 @@ def _train(rows: int, steps: int) -> Callable[[], None]:
 
 def _tune(rows: int, steps: int, *, row_wise: bool) -> Callable[[], None]:
     program = capture(_dense(rows).eval(), (_spec(rows).example_request(),))
-    analysis = analyse(program)
+    analysis = program.analysis
     halves = (GroupPlan(g.name, g.kind, g.width, tuple(range((g.width + 1) // 2))) for g in analysis.groups)
-    student = apply_plan(program, analysis, Plan("half", tuple(halves)))
-    target = zero_target(SizeModel(program, analysis).sizes(), Settings(sparsity=0.7))
+    student = apply_plan(program, Plan("half", tuple(halves)))
+    target = zero_target(SizeModel(program).sizes(), Settings(sparsity=0.7))
     held_out = _draw(rows, VALIDATION_ROWS, seed=1)
     data = ArrayData(_draw(rows, steps * BATCH, seed=0), held_out, held_out)
     task = LabelledRows(data, make_objective(program, (LABEL,)), Recipe(1, RATE, BATCH))
     schedule = Schedule(1, RATE, gradual=False, seed=0, row_wise=row_wise)
-    tables = analyse(student).tables
+    tables = student.analysis.tables
     task.validate(student)  # imports what the metrics need
     return lambda: _tuned(finetune(student, program.with_own_graph(), task, tables, target, schedule))
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from recprune_export.channels.analysis import analyse
 from recprune_export.onnx.counts import count
 from recprune_export.onnx.export import export_onnx
 from recprune_export.program.capture import capture
@@ -47,11 +46,11 @@ HISTORIES = InputSpec(items=10_000, max_length=50, labels=("next_item",))
 
 def prune(program: Program) -> Program:
     """Return the program at the sparsity of this benchmark."""
-    analysis = analyse(program)
+    analysis = program.analysis
     generator = torch.Generator().manual_seed(0)
     rankings = rank_by({g.name: torch.rand(g.width, generator=generator) for g in analysis.groups})
     budget = Budget(SPARSITY, SPARSITY)
-    return apply_plan(program, analysis, make_plan(program, analysis, rankings, budget, "random", "uniform"))
+    return apply_plan(program, make_plan(program, rankings, budget, "random", "uniform"))
 
 
 def run(name: str, scratch: Path) -> tuple[LatencyReport, dict[str, int]]:

@@ -20,7 +20,7 @@ import click
 import torch
 from torch import Tensor, nn
 
-from recprune_export.channels.analysis import Analysis, analyse
+from recprune_export.channels.analysis import Analysis
 from recprune_export.program.capture import capture
 from recprune_export.pruning.plan import GroupPlan, Plan
 from recprune_export.pruning.rewrite import apply_plan
@@ -78,12 +78,12 @@ def _measure(channel: Connection, fields: int, rows: int) -> None:
     times = [time.perf_counter()]
     program = capture(model, (torch.randint(0, rows, (4, fields)),))
     times.append(time.perf_counter())
-    analysis = analyse(program)
+    analysis = program.analysis
     times.append(time.perf_counter())
     plan = _half(analysis)
-    pruned = apply_plan(program, analysis, plan)
+    pruned = apply_plan(program, plan)
     times.append(time.perf_counter())
-    check_soundness(program, analysis, plan, pruned)
+    check_soundness(program, plan, pruned)
     times.append(time.perf_counter())
     seconds = [after - before for before, after in itertools.pairwise(times)]
     added, nodes = _peak() - memory, len(program.module.graph.nodes)

@@ -23,7 +23,6 @@ from plain import export_plain, prune_plain, quantise_plain
 from results import keep, kept, write_section
 from torch import nn
 
-from recprune_export.channels.analysis import analyse
 from recprune_export.environment import environment
 from recprune_export.onnx.counts import count
 from recprune_export.onnx.export import Serving, export_onnx
@@ -89,11 +88,11 @@ def prepare(name: str, sparsities: tuple[float, ...], serving: Serving, scratch:
 
 def prune(program: Program, sparsity: float) -> Program:
     """Remove so much of the structure, the same share of every group of a kind."""
-    analysis = analyse(program)
+    analysis = program.analysis
     generator = torch.Generator().manual_seed(0)
     rankings = rank_by({g.name: torch.rand(g.width, generator=generator) for g in analysis.groups})
     budget = Budget(sparsity, sparsity, table_share=1.0, rest_share=1.0)
-    return apply_plan(program, analysis, make_plan(program, analysis, rankings, budget, "random", "uniform"))
+    return apply_plan(program, make_plan(program, rankings, budget, "random", "uniform"))
 
 
 def quantised(model: Model, path: Path, serving: Serving) -> Path:
@@ -106,7 +105,7 @@ def quantised(model: Model, path: Path, serving: Serving) -> Path:
 
 
 def _rest(program: Program) -> int:
-    tables = analyse(program).tables
+    tables = program.analysis.tables
     return sum(p.numel() for name, p in program.parameters().items() if name not in tables)
 
 

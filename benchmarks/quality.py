@@ -24,7 +24,6 @@ from cases import CASES, Shortened, shortened, trained
 from results import keep, kept, told_of_machine, write_section
 from seeds import Mean, mean_of
 
-from recprune_export.channels.analysis import analyse
 from recprune_export.compression.planning import calibration, decide
 from recprune_export.compression.stages import curvature_of, rotate, zero_target
 from recprune_export.environment import environment
@@ -102,14 +101,14 @@ def measure(
 def _prune(program: Program, settings: Settings, task: Task, short: Shortened | None) -> tuple[float, float | None]:
     """Return the metric when pruned, zeros and all, and when tuned on the task that is cut `short`, where there is one."""
     plan = decide(program, settings, task)
-    dense, analysis = rotate(program, plan)
-    student = apply_plan(dense, analysis, plan)
-    check_soundness(dense, analysis, plan, student)
+    dense = rotate(program, plan)
+    student = apply_plan(dense, plan)
+    check_soundness(dense, plan, student)
     if settings.refit:
         batches = calibration(task, settings.seed)
-        refit(dense, analysis, plan, student, batches)
-    target = zero_target(SizeModel(program, analyse(program)).sizes(), settings)
-    tables = analyse(student).tables
+        refit(dense, plan, student, batches)
+    target = zero_target(SizeModel(program).sizes(), settings)
+    tables = student.analysis.tables
     curvature = curvature_of(student, plan, tables, task, settings)
     zeroed = student.with_own_parameters()
     hold(zeroed, zero_masks(zeroed, tables, target, curvature))

@@ -31,7 +31,7 @@ from unittest import mock
 import click
 import torch
 
-from recprune_export.channels.analysis import Analysis, analyse
+from recprune_export.channels.analysis import Analysis
 from recprune_export.channels.groups import slice_positions
 from recprune_export.finetuning.task import answer
 from recprune_export.inspection import inspect_program
@@ -88,23 +88,23 @@ def try_model(corpus: ModuleType, name: str, sparsity: float) -> Iterator[Outcom
     start = time.perf_counter()
     program = capture(module, **_arguments(inputs))
     yield (outcome := replace(outcome, captured=True))
-    analysis = analyse(program)
-    plan, half = _budgeted(program, analysis, sparsity), _random_half(analysis)
-    pruned = apply_plan(program, analysis, plan)
-    errors = [check_soundness(program, analysis, plan, pruned).error]
-    errors += [check_soundness(program, analysis, half, apply_plan(program, analysis, half)).error]
-    rotated = _rotate_at_random(program, analysis)
+    analysis = program.analysis
+    plan, half = _budgeted(program, sparsity), _random_half(analysis)
+    pruned = apply_plan(program, plan)
+    errors = [check_soundness(program, plan, pruned).error]
+    errors += [check_soundness(program, half, apply_plan(program, half)).error]
+    rotated = _rotate_at_random(program)
     outcome = replace(
         outcome,
         sound=True,
         rotated_groups=rotated,
-        spaces=_insert_spaces(program, analysis),
+        spaces=_insert_spaces(program),
         soundness=max(errors),
         prunable=inspect_program(program, name, "corpus").prunable_share,
         tables=sum(_can_lose(program, table) for table in analysis.tables),
         tables_shrunk=len(_shrunk_tables(analysis, plan)),
         hidden_groups=sum(g.kind == "hidden" and len(g.keep) < g.width for g in half.groups),
-        frozen_tables=_frozen_tables(program, analysis),
+        frozen_tables=_frozen_tables(program),
     )
     yield outcome
     with tempfile.TemporaryDirectory() as scratch:
@@ -132,7 +132,7 @@ def _arguments(inputs: Any) -> dict[str, Any]:
     return {"kwargs": inputs} if isinstance(inputs, dict) else {"args": tuple(inputs)}
 
 
-def _budgeted(program: Program, analysis: Analysis, sparsity: float) -> Plan:
+def _budgeted(program: Program, sparsity: float) -> Plan:
     """The plan that a user gets, by the largest weights."""
     parameters = program.parameters()
     values = {
@@ -143,11 +143,9 @@ def _budgeted(program: Program, analysis: Analysis, sparsity: float) -> Plan:
             for weight in [parameters[tensor].detach()]
             for own in slice_positions(g, tensor, axis)
         )
-        for g in analysis.groups
+        for g in program.analysis.groups
     }
-    return make_plan(
-        program, analysis, rank_by(values), Budget(sparsity, sparsity, 1.0, 1.0), "magnitude-l2", "uniform"
-    )
+    return make_plan(program, rank_by(values), Budget(sparsity, sparsity, 1.0, 1.0), "magnitude-l2", "uniform")
 
 
 def _random_half(analysis: Analysis) -> Plan:
@@ -157,22 +155,21 @@ def _random_half(analysis: Analysis) -> Plan:
     return Plan("half", tuple(GroupPlan(g.name, g.kind, g.width, tuple(sorted(kept[g.name]))) for g in analysis.groups))
 
 
-def _rotate_at_random(program: Program, analysis: Analysis) -> int:
+def _rotate_at_random(program: Program) -> int:
     """Rotate, loosened or not, whatever may be; `apply_transforms` raises where an answer changes."""
-    loose = loosen(program, find_loosening(program, analysis))
-    analysis = analysis if loose is program else analyse(loose)
-    legal = find_rotatable(loose, analysis).rotatable
+    loose = loosen(program, find_loosening(program))
+    legal = find_rotatable(loose).rotatable
     generator = torch.Generator().manual_seed(0)
-    squares = {n: torch.randn(*(2 * [analysis.group(n).width]), generator=generator).double() for n in legal}
+    squares = {n: torch.randn(*(2 * [loose.analysis.group(n).width]), generator=generator).double() for n in legal}
     transforms = {name: Transform(torch.linalg.qr(square).Q) for name, square in squares.items()}
-    apply_transforms(loose, analysis, legal, transforms)
+    apply_transforms(loose, legal, transforms)
     return len(transforms)
 
 
-def _insert_spaces(program: Program, analysis: Analysis) -> int:
+def _insert_spaces(program: Program) -> int:
     """Give tables spaces of their own, and return how many; the answers have to stay. Any table is long enough here."""
     with mock.patch.object(spaces, "WORTH", 0):
-        found = spaces.find_spaces(program, analysis)
+        found = spaces.find_spaces(program)
     after = spaces.insert_spaces(program, found)
     tensors = example_tensors(program.signature, 5)
     for one, other in zip(DoublePrecision(program)(*tensors), DoublePrecision(after)(*tensors), strict=True):
@@ -192,8 +189,9 @@ def _can_lose(program: Program, table: str) -> bool:
     return max(program.parameters()[table].shape[1:], default=1) > 1 if table in program.parameters() else False
 
 
-def _frozen_tables(program: Program, analysis: Analysis) -> dict[str, int]:
+def _frozen_tables(program: Program) -> dict[str, int]:
     """Count, by reason, the tables that have a dimension to lose and may lose none of it."""
+    analysis = program.analysis
     pruned = {tensor for group in analysis.groups for tensor, axis in group.axes() if axis > 0}
     stuck = {table for table in analysis.tables - pruned if _can_lose(program, table)}
     return dict(Counter(axis.reason.text for axis in analysis.frozen if axis.tensor in stuck and axis.axis > 0))

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recprune_export.channels.analysis import Analysis, analyse
+from recprune_export.channels.analysis import Analysis
 from recprune_export.channels.groups import Channel, FrozenAxis, Group
 from recprune_export.channels.label_sets import Reason
 from recprune_export.program.loading import load_program
 from recprune_export.program.program import Program
 from recprune_export.program.signature import Signature
-from recprune_export.pruning.field_selection import field_channels
+from recprune_export.pruning.field_selection import field_channels, with_fields
 from recprune_export.pruning.sizes import PartSizes, SizeModel
 
 REASONS = 3  # in the summary
@@ -94,8 +94,8 @@ class Inspection:
 
 def inspect_program(program: Program, name: str, kind: str, *, fields: bool = False) -> Inspection:
     """Analyse a program that is already in memory; with `fields`, say which of them can go."""
-    analysis = analyse(program)
-    model = SizeModel(program, analysis)
+    analysis = program.analysis
+    model = SizeModel(program)
     return Inspection(
         name=name,
         kind=kind,
@@ -116,8 +116,9 @@ def inspect_file(path: Path, *, fields: bool = False, **source: Any) -> Inspecti
 
 def find_removable_fields(program: Program) -> tuple[FieldFinding, ...]:
     """Say of each field whether it can be removed, in the order of the request; those that cannot come last."""
-    analysis = analyse(program, fields=True)
-    model = SizeModel(program, analysis)
+    program = with_fields(program)
+    analysis = program.analysis
+    model = SizeModel(program)
     dense = model.sizes()
 
     def saved(channel: Channel) -> int:

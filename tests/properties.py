@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from recprune_export.channels.analysis import Analysis, analyse
+from recprune_export.channels.analysis import Analysis
 from recprune_export.program.capture import capture
 from recprune_export.program.program import Program
 from recprune_export.pruning.plan import GroupPlan, Plan
@@ -46,11 +46,11 @@ def half_plan(analysis: Analysis) -> Plan:
 def check_any_plan(module: nn.Module, *args: Any, plans: int = 3) -> tuple[Program, Analysis]:
     """Assert that masked equals pruned, and that as much is gone as was planned; return what was analysed."""
     program = capture(no_zeros(module), args)
-    analysis = analyse(program)
-    sizes = SizeModel(program, analysis)
+    analysis = program.analysis
+    sizes = SizeModel(program)
     for plan in (half_plan(analysis), *(random_plan(analysis, seed) for seed in range(plans))):
-        pruned = apply_plan(program, analysis, plan)
-        soundness = check_soundness(program, analysis, plan, pruned)
+        pruned = apply_plan(program, plan)
+        soundness = check_soundness(program, plan, pruned)
         assert soundness.error <= soundness.tolerance
         expected = sizes.sizes(plan.removed(analysis))
         assert sum(p.numel() for p in pruned.parameters().values()) == expected.tables + expected.rest

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from recprune_export.channels.analysis import Analysis, analyse
+from recprune_export.channels.analysis import Analysis
 from recprune_export.compression.removal_share import ShareTrial, choose_shares, open_to_choice
 from recprune_export.errors import PruningError, UsageError
 from recprune_export.finetuning.objective import Objective
@@ -15,8 +15,8 @@ from recprune_export.pruning.budget import Budget, Way, make_plan
 from recprune_export.pruning.field_selection import remove_fields, select_fields
 from recprune_export.pruning.plan import NO_FIELDS, FieldPlan, Plan
 from recprune_export.pruning.ranking import Ranking
-from recprune_export.pruning.rotation.loosen import NOTHING, Loosening, find_cuts, find_loosening, loosen
-from recprune_export.pruning.rotation.spaces import find_spaces
+from recprune_export.pruning.rotation.loosen import NOTHING, Loosened, find_cuts, loosen_tables
+from recprune_export.pruning.rotation.spaces import find_spaces, insert_spaces
 from recprune_export.pruning.rows.choose import choose_rows, count_ids
 from recprune_export.pruning.rows.lookups import find_row_tables
 from recprune_export.pruning.rows.plan import TableRows
@@ -35,8 +35,8 @@ SPACES_PAY = 0.5
 
 def analysed(program: Program, *, as_it_is: bool = True) -> Analysis:
     """Return the analysis. Raises `PruningError` where there is nothing to prune: `as_it_is`, or even if loosened."""
-    analysis = analyse(program)
-    if not analysis.groups and (as_it_is or not find_cuts(program, analysis)):
+    analysis = program.analysis
+    if not analysis.groups and (as_it_is or not find_cuts(program)):
         shapes = [p.shape for p in program.parameters().values()]
         if shapes and all(shape.numel() == 1 or shape[1:] == (1,) for shape in shapes):
             raise PruningError(
@@ -57,6 +57,27 @@ def decide(
     fields: FieldPlan | None = None,
     last: Settings | None = None,
 ) -> Plan:
+    """Return the plan of `decide_and_loosen`, which see."""
+    return decide_and_loosen(program, settings, task, dense=dense, fields=fields, last=last).plan
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A plan, and the program in whose channels it speaks: without the fields and rows that go, loosened, not yet rotated."""
+
+    plan: Plan
+    loose: Program
+
+
+def decide_and_loosen(
+    program: Program,
+    settings: Settings,
+    task: Task,
+    *,
+    dense: PartSizes | None = None,
+    fields: FieldPlan | None = None,
+    last: Settings | None = None,
+) -> Decision:
     """Choose the fields and the rows that go, score the channels of the rest, and make a plan within the budget.
 
     Sparsity is a part of the sizes of `dense`, if not of those of `program` itself. `fields` are those that
@@ -65,17 +86,18 @@ def decide(
     Raises `PruningError` where there is nothing to prune, `UsageError` where more fields are to go than can.
     """
     loosens = settings.score in ("auto", OUTPUT_ERROR)
-    dense = dense or SizeModel(program, analysed(program, as_it_is=not loosens)).sizes()
+    dense = dense or SizeModel(program).sizes()
     fields = decide_fields(program, settings, task) if fields is None else fields
     program = remove_fields(program, fields).program
     rows = decide_rows(program, settings, task)
     program = share(program, rows, settings, task)
     analysed(program, as_it_is=not loosens)
     if loosens:
-        plan = _plan_of_least_loss(program, settings, task, dense, last or settings)
+        decision = _plan_of_least_loss(program, settings, task, dense, last or settings)
     else:
-        plan = _scored(program, NOTHING, settings, task, dense).plan
-    return replace(plan, fields=fields, rows=rows)
+        plan = _scored(Loosened(NOTHING, program), settings, task, dense).plan
+        decision = Decision(plan, program)
+    return replace(decision, plan=replace(decision.plan, fields=fields, rows=rows))
 
 
 @dataclass(frozen=True)
@@ -83,52 +105,51 @@ class _Scored:
     """A program after a loosening, the ranking of its channels, and a plan from that with what its score says is lost."""
 
     program: Program
-    analysis: Analysis
     rankings: Mapping[str, Ranking]
     plan: Plan
     lost: float
 
 
-def _plan_of_least_loss(program: Program, settings: Settings, task: Task, dense: PartSizes, last: Settings) -> Plan:
+def _plan_of_least_loss(program: Program, settings: Settings, task: Task, dense: PartSizes, last: Settings) -> Decision:
     """Plan with long tables in spaces of their own where that loses far less: their matrices cost time in serving.
 
     Then with as much removal as loses least together with the zeros. These come in the last stage, so every stage asks
     what is best for the sparsity of the last one, and goes its part of that way: what an earlier stage takes away for a
     sparsity at which removal costs nothing yet, no later one can give back for zeros.
     """
-    loosening = find_loosening(program, analyse(program))
-    chosen = _scored(program, loosening, settings, task, dense)
+    loose = loosen_tables(program)
+    chosen = _scored(loose, settings, task, dense)
     if chosen.lost >= MATTERS:
-        loose = loosen(program, loosening)
-        spaces = find_spaces(loose, analyse(loose))
+        spaces = find_spaces(loose.program)
         if spaces:
-            own = _scored(program, replace(loosening, spaces=spaces), settings, task, dense)
+            apart = Loosened(replace(loose.loosening, spaces=spaces), insert_spaces(loose.program, spaces))
+            own = _scored(apart, settings, task, dense)
             chosen = own if own.lost < SPACES_PAY * chosen.lost else chosen
+    decision = Decision(chosen.plan, chosen.program)
     if settings.structured_share is not None:
-        return chosen.plan
+        return decision
     stated = budget_of(settings)
-    tried = open_to_choice(budget_of(last), chosen.program, chosen.analysis)
+    tried = open_to_choice(budget_of(last), chosen.program)
     if not (tried.tables or tried.rest):
-        return chosen.plan
+        return decision
     batches = calibration(task, settings.seed)
-    trial = ShareTrial(chosen.program, chosen.analysis, chosen.rankings, dense, task.objective, batches, settings)
+    trial = ShareTrial(chosen.program, chosen.rankings, dense, task.objective, batches, settings)
     found = choose_shares(trial.loss, tried, MATTERS)
     budget = replace(stated, table_share=found.table_share, rest_share=found.rest_share)
     if budget == stated:
-        return chosen.plan
-    plan = make_plan(chosen.program, chosen.analysis, chosen.rankings, budget, OUTPUT_ERROR, dense=dense)
-    return replace(plan, loosening=chosen.plan.loosening)
+        return decision
+    plan = make_plan(chosen.program, chosen.rankings, budget, OUTPUT_ERROR, dense=dense)
+    return replace(decision, plan=replace(plan, loosening=chosen.plan.loosening))
 
 
-def _scored(program: Program, loosening: Loosening, settings: Settings, task: Task, dense: PartSizes) -> _Scored:
+def _scored(loose: Loosened, settings: Settings, task: Task, dense: PartSizes) -> _Scored:
     name = OUTPUT_ERROR if settings.score == "auto" else settings.score
-    program = loosen(program, loosening)
-    analysis = analyse(program)
-    rankings = rankings_by(name, score_inputs(program, analysis, settings, task))
+    program = loose.program
+    rankings = rankings_by(name, score_inputs(program, settings, task))
     way: Way = "loss" if name == OUTPUT_ERROR else "uniform"
-    plan = make_plan(program, analysis, rankings, budget_of(settings), name, way, dense=dense)
+    plan = make_plan(program, rankings, budget_of(settings), name, way, dense=dense)
     lost = sum(rankings[part.group].losses[len(part.keep)] for part in plan.groups)
-    return _Scored(program, analysis, rankings, replace(plan, loosening=loosening), lost)
+    return _Scored(program, rankings, replace(plan, loosening=loose.loosening), lost)
 
 
 def budget_of(settings: Settings) -> Budget:
@@ -194,20 +215,15 @@ def _requests(task: Task, settings: Settings) -> Iterator[Mapping[str, torch.Ten
 
 def loosened_inputs(program: Program, settings: Settings, task: Task) -> ScoreInputs:
     """Return what scores look at for a plan by output error, in which layers may be inserted first."""
-    analysis = analysed(program, as_it_is=False)
-    loosening = find_loosening(program, analysis)
-    if loosening:
-        program = loosen(program, loosening)
-        analysis = analyse(program)
-    return score_inputs(program, analysis, settings, task)
+    analysed(program, as_it_is=False)
+    return score_inputs(loosen_tables(program).program, settings, task)
 
 
-def score_inputs(program: Program, analysis: Analysis, settings: Settings, task: Task) -> ScoreInputs:
+def score_inputs(program: Program, settings: Settings, task: Task) -> ScoreInputs:
     """Gather what scores look at: calibration data, and how answers are judged."""
     objective = task.objective
     return ScoreInputs(
         program,
-        analysis,
         calibration(task, settings.seed),
         _loss(objective),
         objective.distillation,

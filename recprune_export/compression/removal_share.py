@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import torch
 
-from recprune_export.channels.analysis import Analysis, analyse
 from recprune_export.finetuning.curvature import weight_curvature
 from recprune_export.finetuning.objective import Objective
 from recprune_export.finetuning.task import Batch
@@ -19,7 +18,7 @@ from recprune_export.program.program import Program
 from recprune_export.pruning.budget import REST_SHARE, TABLE_SHARE, Budget, make_plan
 from recprune_export.pruning.ranking import Ranking
 from recprune_export.pruning.refit import refit
-from recprune_export.pruning.rewrite import apply_plan
+from recprune_export.pruning.rewrite import apply_plan, tables_left
 from recprune_export.pruning.rotation.apply import apply_transforms
 from recprune_export.pruning.rotation.legality import find_rotatable
 from recprune_export.pruning.scores.names import OUTPUT_ERROR
@@ -48,8 +47,9 @@ def choose_shares(loss_of: Callable[[Budget], float], budget: Budget, enough: fl
     return replace(budget, table_share=tables, rest_share=rest)
 
 
-def open_to_choice(budget: Budget, program: Program, analysis: Analysis) -> Budget:
+def open_to_choice(budget: Budget, program: Program) -> Budget:
     """Return `budget` with sparsity 0 for each part of which no channel can go, so that no share makes a difference."""
+    analysis = program.analysis
     groups = [g for g in analysis.groups if g.width > 1 and not (budget.keep_tables and g.kind == "embedding")]
     held = {tensor for group in groups for tensor, _ in group.axes()} & program.parameters().keys()
     return replace(
@@ -82,27 +82,26 @@ class ShareTrial:
     def __init__(
         self,
         program: Program,
-        analysis: Analysis,
         rankings: Mapping[str, Ranking],
         dense: PartSizes,
         objective: Objective,
         batches: Sequence[Batch],
         settings: Settings,
     ) -> None:
-        self._program, self._analysis, self._rankings, self._dense = program, analysis, rankings, dense
+        self._program, self._rankings, self._dense = program, rankings, dense
         self._objective, self._batches = objective, batches
         self._settings = settings
-        self._rotatable = find_rotatable(program, analysis).rotatable
+        self._rotatable = find_rotatable(program).rotatable
         self._least = self._distance(program)
 
     def loss(self, budget: Budget) -> float:
         """Return by how much the answers move away from those of the dense program, in units of the loss."""
-        plan = make_plan(self._program, self._analysis, self._rankings, budget, OUTPUT_ERROR, dense=self._dense)
-        original = apply_transforms(self._program, self._analysis, self._rotatable, plan.transforms)
-        student = apply_plan(original, self._analysis, plan)
+        plan = make_plan(self._program, self._rankings, budget, OUTPUT_ERROR, dense=self._dense)
+        original = apply_transforms(self._program, self._rotatable, plan.transforms)
+        student = apply_plan(original, plan)
         if self._settings.refit:
-            refit(original, self._analysis, plan, student, self._batches[:REFIT_BATCHES])
-        tables = analyse(student).tables
+            refit(original, plan, student, self._batches[:REFIT_BATCHES])
+        tables = tables_left(original, student)
         target = ZeroTarget.of(self._dense, budget.tables, budget.rest)
         curvature = weight_curvature(student, tables, self._batches, self._objective.probe, self._settings.seed)
         hold(student, zero_masks(student, tables, target, curvature))

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recprune_export.channels.analysis import Analysis, analyse
-from recprune_export.compression.planning import calibration, decide, decide_fields, share
+from recprune_export.channels.analysis import Analysis
+from recprune_export.compression.planning import calibration, decide, decide_and_loosen, decide_fields, share
 from recprune_export.compression.resuming import NO_WORK, Work
 from recprune_export.errors import UsageError
 from recprune_export.finetuning.curvature import Curvature, weight_curvature
@@ -22,7 +22,7 @@ from recprune_export.progress import doing
 from recprune_export.pruning.field_selection import remove_fields
 from recprune_export.pruning.plan import FieldPlan, Plan
 from recprune_export.pruning.refit import refit
-from recprune_export.pruning.rewrite import apply_plan
+from recprune_export.pruning.rewrite import apply_plan, tables_left
 from recprune_export.pruning.rotation.apply import apply_transforms
 from recprune_export.pruning.rotation.legality import find_rotatable
 from recprune_export.pruning.rotation.loosen import loosen
@@ -114,7 +114,7 @@ def prune(
         torch.set_rng_state(beginning.random)
     made, fields = (beginning.regularised, beginning.fields) if beginning is not None else (None, None)
     regularised = regularise_channels(program, settings, task, work, made)
-    course = _Course(program, SizeModel(program, analyse(program)).sizes(), settings, task, work)
+    course = _Course(program, SizeModel(program).sizes(), settings, task, work)
     target = zero_target(course.sizes, settings)
     start = regularised.program if regularised else program
     stages: list[Stage] = []
@@ -130,7 +130,7 @@ def plan_all(program: Program, settings: Settings, task: Task) -> Plan:
     """Make the plans of all stages; all but the last are carried out for that, since a plan is made for tuned weights."""
     regularised = regularise_channels(program, settings, task)
     start = regularised.program if regularised else program
-    course = _Course(program, SizeModel(program, analyse(program)).sizes(), settings, task)
+    course = _Course(program, SizeModel(program).sizes(), settings, task)
     plans: list[Plan] = []
     for number in range(1, settings.steps):
         stage = _carry_out(course, start, number)
@@ -157,7 +157,6 @@ class _Cut:
     """`original`, in the channels that `plan` speaks of, and the `student` that the plan left of it."""
 
     original: Program
-    analysis: Analysis
     plan: Plan
     student: Program
 
@@ -177,23 +176,26 @@ def _carry_out(
         plan = Plan.from_dict(kept.values["plan"])
     with doing("Choosing what goes"):
         stage, last = settings.at_stage(number), settings.at_stage(settings.steps)
-        plan = plan or decide(start, stage, task, dense=course.sizes, fields=fields, last=last)
+        decision = None
+        if plan is None:
+            decision = decide_and_loosen(start, stage, task, dense=course.sizes, fields=fields, last=last)
+            plan = decision.plan
     rest = remove_fields(start, plan.fields)
     smaller = share(rest.program, plan.rows, settings, task)
     shared = check_rows(rest.program, smaller, plan.rows) if plan.rows else None
-    original, analysis = rotate(smaller, plan)
-    student = apply_plan(original, analysis, plan)
-    soundness = check_soundness(original, analysis, plan, student).together_with(rest.soundness)
+    original = turn(decision.loose, plan) if decision is not None else rotate(smaller, plan)
+    student = apply_plan(original, plan)
+    soundness = check_soundness(original, plan, student).together_with(rest.soundness)
     if kept is not None:
         kept.restore(student.module)
         fitted = _fit_result(kept.values["fitted"])
     else:
-        fitted = _tune(course, number, _Cut(original, analysis, plan, student), target)
+        fitted = _tune(course, number, _Cut(original, plan, student), target)
         told = None if fitted is None else fitted.to_dict()
         values = {"plan": plan.to_dict(), "fitted": told}
         title = f"pruning and tuning, stage {number} of {settings.steps}"
         course.work.keep(f"stage-{number}", title, values, student.module)
-    return Stage(student, analysis, plan, soundness, fitted, shared)
+    return Stage(student, original.analysis, plan, soundness, fitted, shared)
 
 
 def _tune(course: _Course, number: int, cut: _Cut, target: ZeroTarget | None) -> FitResult | None:
@@ -201,8 +203,8 @@ def _tune(course: _Course, number: int, cut: _Cut, target: ZeroTarget | None) ->
     settings, task, student = course.settings, course.task, cut.student
     if settings.refit:
         with doing("Refitting layers"):
-            refit(cut.original, cut.analysis, cut.plan, student, calibration(task, settings.seed))
-    tables = analyse(student).tables
+            refit(cut.original, cut.plan, student, calibration(task, settings.seed))
+    tables = tables_left(cut.original, student)
     if target is None:
         target = ZeroTarget(*parameter_counts(student, tables))
     curvature = curvature_of(student, cut.plan, tables, task, settings)
@@ -250,17 +252,20 @@ def regularise_channels(
         fitted, zero = FitResult.from_dict(kept.values["fitted"]), kept.values["zero"]
         return Regularised(copy, settings.regularise, zero, fitted)
     if made is None:
-        made = regularise(program, analyse(program), task, settings.regularise, whole_schedule(task.recipe, settings))
+        made = regularise(program, task, settings.regularise, whole_schedule(task.recipe, settings))
     values = {"zero": dict(made.zero), "fitted": made.fitted.to_dict()}
     work.keep("regularised", "the regularised training", values, made.program.module)
     return made
 
 
-def rotate(program: Program, plan: Plan) -> tuple[Program, Analysis]:
-    """Return a program that answers as `program` does, in the channels that `plan` speaks of, and its analysis."""
-    loose = loosen(program, plan.loosening)
-    analysis = analyse(loose)
-    return apply_transforms(loose, analysis, find_rotatable(loose, analysis).rotatable, plan.transforms), analysis
+def rotate(program: Program, plan: Plan) -> Program:
+    """Return a program that answers as `program` does, in the channels that `plan` speaks of."""
+    return turn(loosen(program, plan.loosening), plan)
+
+
+def turn(loose: Program, plan: Plan) -> Program:
+    """Do what is left of `rotate` where the program was loosened."""
+    return apply_transforms(loose, find_rotatable(loose).rotatable, plan.transforms)
 
 
 def curvature_of(

@@ -7,7 +7,6 @@ from typing import Any
 
 from recprune_export.bundle.contents import plan_summary
 from recprune_export.bundle.manifest import Manifest
-from recprune_export.channels.analysis import analyse
 from recprune_export.compression.measuring import Measured
 from recprune_export.compression.served import Served
 from recprune_export.compression.stages import Pruned
@@ -130,7 +129,7 @@ def notes_of(outcome: Outcome, settings: Settings, task: Task) -> tuple[str, ...
     if pruned.regularised is not None:
         zero, of = (
             sum(pruned.regularised.zero.values()),
-            sum(g.width for g in analyse(pruned.regularised.program).groups),
+            sum(g.width for g in pruned.regularised.program.analysis.groups),
         )
         notes.append(f"Regularised training left {zero} of {of} channels without any weight before one was cut.")
     fitted = pruned.stages[-1].fitted

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recprune_export.channels.analysis import Analysis
 from recprune_export.channels.groups import Group
 from recprune_export.finetuning.finetune import Schedule
 from recprune_export.finetuning.task import Batch, Task
@@ -40,7 +39,7 @@ class Regularised:
         return {"strength": self.strength, "zero_channels": dict(self.zero), **self.fitted.to_dict()}
 
 
-def regularise(program: Program, analysis: Analysis, task: Task, strength: float, schedule: Schedule) -> Regularised:
+def regularise(program: Program, task: Task, strength: float, schedule: Schedule) -> Regularised:
     """Train a copy of `program` under a group lasso, towards labels and the answers of `program`; one pass per epoch.
 
     `strength` is free of units: at 1, a channel whose weights the loss does not hold up loses, over the whole training, as
@@ -51,7 +50,7 @@ def regularise(program: Program, analysis: Analysis, task: Task, strength: float
     lessons = task.lessons(student, teacher)
     lessons.teacher.set_training(False)
     steps = schedule.epochs * lessons.steps_per_epoch
-    lassos = [GroupLasso(student, group) for group in analysis.groups]
+    lassos = [GroupLasso(student, group) for group in program.analysis.groups]
     optimizer = torch.optim.Adam(student.module.parameters(), lr=schedule.learning_rate)
     total_rate = schedule.learning_rate * (steps + 1) / 2  # of all steps
     epochs_done = 0
@@ -88,7 +87,10 @@ def regularise(program: Program, analysis: Analysis, task: Task, strength: float
         description="Group lasso",
     )
     student.set_training(False)
-    zero = {group.name: int((lasso.norms() == 0).sum()) for group, lasso in zip(analysis.groups, lassos, strict=True)}
+    zero = {
+        group.name: int((lasso.norms() == 0).sum())
+        for group, lasso in zip(program.analysis.groups, lassos, strict=True)
+    }
     return Regularised(student, strength, zero, fitted)
 
 

@@ -217,7 +217,7 @@ def _translate(program: Program) -> ir.Model:
     try:
         with _silence():
             exported = torch.onnx.export(
-                guard_empty_rows(program).exported(),
+                guard_empty_rows(program).lifted(),
                 dynamo=True,
                 verbose=False,
                 optimize=False,  # `simplify` does that

@@ -31,7 +31,8 @@ from recprune_export.program.interface import (
     signature_of,
 )
 from recprune_export.program.precomputed import precompute_tables
-from recprune_export.program.program import Program, batch_symbol
+from recprune_export.program.program import Program
+from recprune_export.program.propagation import operands_of_graph, recapture
 from recprune_export.program.renormed_tables import renorm_tables
 from recprune_export.program.weights import constants_to_weights, thaw_where_all_is_frozen
 from recprune_export.program.written_out import write_out
@@ -82,7 +83,7 @@ def program_from_exported(exported: torch.export.ExportedProgram, module: nn.Mod
     graph_module = canonicalise(graph_module)
     rewritten = [repair(graph_module) for repair in REPAIRS]
     if any(rewritten):
-        graph_module = canonicalise(_export_again(graph_module))
+        graph_module = recapture(graph_module, graph_module.graph, operands_of_graph(graph_module.graph))
     constants_to_weights(graph_module)
     thaw_where_all_is_frozen(graph_module)
     names = input_names(graph_module, inputs, module)
@@ -97,18 +98,6 @@ def _example_of(exported: torch.export.ExportedProgram, module: fx.GraphModule) 
         return tuple(x for x in pytree.tree_leaves(exported.example_inputs) if isinstance(x, Tensor))
     placeholders = [node.meta["val"] for node in module.graph.nodes if node.op == "placeholder"]
     return tuple(torch.ones([s if isinstance(s, int) else 2 for s in v.shape], dtype=v.dtype) for v in placeholders)
-
-
-def _export_again(module: fx.GraphModule) -> fx.GraphModule:
-    """Find the sizes of a graph that was changed."""
-    symbol = batch_symbol()
-    placeholders = [node.meta["val"] for node in module.graph.nodes if node.op == "placeholder"]
-    rows = tuple(torch.zeros([s if isinstance(s, int) else 3 for s in v.shape], dtype=v.dtype) for v in placeholders)
-    shapes = tuple({a: symbol for a, s in enumerate(v.shape) if not isinstance(s, int)} for v in placeholders)
-    again = torch.export.export(fx.GraphModule(module, module.graph), rows, dynamic_shapes=shapes, strict=False)
-    exported = again.module(check_guards=False)
-    assert isinstance(exported, fx.GraphModule)
-    return exported
 
 
 def _check_answers(module: nn.Module, program: Program, example: tuple[tuple[Any, ...], dict[str, Any]]) -> None:

@@ -26,7 +26,7 @@ def picks_by_mask(module: fx.GraphModule) -> list[fx.Node]:
 def replace_constant_masks(module: fx.GraphModule) -> bool:
     """Write each pick by a constant mask as a pick by positions, in place; tell whether there was one.
 
-    Sizes in the graph are those of the old picks afterwards: export it again.
+    Sizes in the graph are those of the old picks afterwards: `recapture` it.
     """
     replaced = False
     for node in picks_by_mask(module):

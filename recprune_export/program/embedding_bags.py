@@ -38,7 +38,7 @@ class _Bag:
 def replace_embedding_bags(module: fx.GraphModule) -> bool:
     """Write each `EmbeddingBag` of which only the pooled rows are used as above, in place; tell whether there was one.
 
-    The new nodes do not know their sizes: export the graph again.
+    The new nodes do not know their sizes: `recapture` the graph.
     """
     replaced = False
     for node in [n for n in module.graph.nodes if n.target in BAGS]:

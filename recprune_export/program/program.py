@@ -4,8 +4,9 @@ import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, fx
@@ -13,10 +14,14 @@ from torch import Tensor, fx
 from recprune_export.errors import ModelFileError
 from recprune_export.program.canonical import canonicalise
 from recprune_export.program.drawing import draw_request
+from recprune_export.program.lifting import lift
+from recprune_export.program.propagation import LARGEST_BATCH, operands_of, propagate_shapes, recapture
 from recprune_export.program.signature import BATCH, Signature
 
+if TYPE_CHECKING:
+    from recprune_export.channels.analysis import Analysis
+
 SIGNATURE_FILE = "recprune_signature.json"
-LARGEST_BATCH = 1 << 30
 
 # Position of the flag that switches an operator between training and serving.
 _TRAINING_FLAG = {torch.ops.aten.dropout.default: 2, torch.ops.aten.batch_norm.default: 5}
@@ -28,6 +33,7 @@ class Program:
 
     `module` takes the tensors of a request flat, in the order of `signature.inputs`, and returns a tuple of
     tensors in the order of `signature.outputs`. Its graph is training IR: `aten.linear`, `aten.embedding`, ...
+    A graph that is edited becomes another program; only flags that no analysis reads are switched in place.
     """
 
     module: fx.GraphModule
@@ -38,13 +44,27 @@ class Program:
         outputs = self.module(*(request[i.name] for i in self.signature.inputs))
         return {o.name: value for o, value in zip(self.signature.outputs, outputs, strict=True)}
 
+    @cached_property
+    def analysis(self) -> "Analysis":
+        """The channels of the program: a matter of its graph, whatever values the parameters have or come to have."""
+        from recprune_export.channels.analysis import analyse  # comes later in the order of imports
+
+        return analyse(self)
+
+    def with_analysis(self, analysis: "Analysis") -> Self:
+        """Return the same program with another analysis of it, as one in which whole fields are channels."""
+        program = type(self)(self.module, self.signature)
+        program.__dict__["analysis"] = analysis
+        return program
+
     def with_own_graph(self) -> Self:
         """Return a program of the same parameters, whose graph can be changed, or switched to training, by itself."""
         return type(self)(fx.GraphModule(self.module, copy.deepcopy(self.module.graph)), self.signature)
 
     def with_own_parameters(self) -> Self:
-        """Return a copy whose parameters can be changed by themselves."""
-        return type(self)(copy.deepcopy(self.module), self.signature)
+        """Return a copy of the same graph whose parameters can be changed by themselves."""
+        program = type(self)(copy.deepcopy(self.module), self.signature)
+        return program.with_analysis(self.analysis) if "analysis" in self.__dict__ else program
 
     def set_training(self, training: bool, *, dropout: bool = True) -> None:
         """Switch batch-norm and dropout between training and serving; `dropout=False` keeps dropout off."""
@@ -55,10 +75,19 @@ class Program:
         self.module.recompile()
 
     def exported(self) -> torch.export.ExportedProgram:
-        """Return the program as `torch.export` knows it, in serving mode, with a symbolic batch."""
+        """Return the program as `torch.export` captures it, in serving mode, with a symbolic batch."""
+        return export(self._serving().module, example_tensors(self.signature, batch=3), self.signature)
+
+    def lifted(self) -> torch.export.ExportedProgram:
+        """Return the same as `exported`, for a converter: of the graph as it is, without tracing it again."""
+        module = self._serving().module
+        propagate_shapes(module, operands_of(self.signature))
+        return lift(module)
+
+    def _serving(self) -> Self:
         serving = self.with_own_graph()
         serving.set_training(False)
-        return export(serving.module, example_tensors(self.signature, batch=3), self.signature)
+        return serving
 
     def save(self, path: Path) -> None:
         """Write a `.pt2` file that `load` reads, and that `torch.export.load` reads as well."""
@@ -81,11 +110,12 @@ class Program:
 
     @classmethod
     def of_graph(cls, graph: fx.Graph, tensors: Mapping[str, Any], signature: Signature) -> Self:
-        """Capture a graph that was changed, and the tensors that it reads, so that every shape in it is checked."""
-        exported = export(fx.GraphModule(dict(tensors), graph), example_tensors(signature, batch=3), signature)
-        recaptured = exported.module(check_guards=False)
-        assert isinstance(recaptured, fx.GraphModule)
-        return cls(canonicalise(recaptured), signature)
+        """Return a graph that was changed, and the tensors that it reads, as a program; every shape in it is checked.
+
+        Raises what an operator raises that cannot take its operands, and `torch._dynamo.exc.UserError` where the graph
+        answers batches of some sizes only.
+        """
+        return cls(recapture(tensors, graph, operands_of(signature)), signature)
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """Return the distinct trainable tensors by name."""

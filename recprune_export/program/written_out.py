@@ -25,7 +25,7 @@ MOST_DISTANCES_ONE_BY_ONE = 25  # vectors on each side, in PyTorch as well
 def write_out(module: fx.GraphModule) -> bool:
     """Write out every operator that has a function here, in place; tell whether there was one.
 
-    New nodes have no sizes: export the graph again.
+    New nodes have no sizes: `recapture` the graph.
     """
     changed = False
     for node in list(module.graph.nodes):

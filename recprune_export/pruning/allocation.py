@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import log, prod
 
-from recprune_export.channels.analysis import Analysis
 from recprune_export.channels.groups import Group
 from recprune_export.program.program import Program
 from recprune_export.pruning.ranking import Ranking
@@ -24,7 +23,6 @@ STEPS_PER_GROUP = 64  # a wide group goes in larger steps
 
 def allocate(
     program: Program,
-    analysis: Analysis,
     rankings: Mapping[str, Ranking],
     limits: Mapping[str, "Limit"],
     rounding: Rounding,
@@ -36,14 +34,15 @@ def allocate(
     Where that cannot be, every group concerned has its least width, 1. The rest may narrow tables as well, since layers
     read them, unless `keep_tables`.
     """
-    exact, quick = SizeModel(program, analysis), _QuickSizes(program, analysis)
-    curves = {g.name: convex(rankings[g.name].losses) for g in analysis.groups}
+    every = program.analysis.groups
+    exact, quick = SizeModel(program), _QuickSizes(program)
+    curves = {g.name: convex(rankings[g.name].losses) for g in every}
     widths = quick.widths
 
     def size(in_tables: bool) -> float:
         removed = {
             group.channels[position].identity
-            for group in analysis.groups
+            for group in every
             for position in rankings[group.name].order[widths[group.name] :]
         }
         sizes = exact.sizes(frozenset(removed))
@@ -51,7 +50,7 @@ def allocate(
 
     for kind, limit in limits.items():
         in_tables = kind == "embedding"
-        groups = [g for g in analysis.groups if g.kind == kind or not (in_tables or keep_tables)]
+        groups = [g for g in every if g.kind == kind or not (in_tables or keep_tables)]
         now = size(in_tables)
         while now > limit.wanted:
             step = _cheapest(groups, widths, curves, quick, in_tables, rounding)
@@ -126,7 +125,8 @@ def _cheapest(
 class _QuickSizes:
     """Parameters as a function of the widths alone: right where channels of two groups cross in a full grid."""
 
-    def __init__(self, program: Program, analysis: Analysis) -> None:
+    def __init__(self, program: Program) -> None:
+        analysis = program.analysis
         self.widths = {g.name: g.width for g in analysis.groups}
         self._full = dict(self.widths)
         at: dict[tuple[str, int], dict[int, set[str]]] = {}

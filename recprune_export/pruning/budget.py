@@ -65,7 +65,6 @@ def _limit(sparsity: float, share: float, dense: float) -> Limit:
 
 def make_plan(
     program: Program,
-    analysis: Analysis,
     rankings: Mapping[str, Ranking],
     budget: Budget,
     score_name: str,
@@ -79,13 +78,13 @@ def make_plan(
     With `way` "loss" channels go where least is lost for each parameter that is saved; with "uniform" every group of a
     kind keeps the same share. `dense` are the sizes that sparsity is a part of, if not those of `program`.
     """
-    model = SizeModel(program, analysis)
+    model = SizeModel(program)
     dense = dense or model.sizes()
     limits = budget.limits(dense)
     if way == "loss":
-        widths = allocate(program, analysis, rankings, limits, budget.width, keep_tables=budget.keep_tables)
+        widths = allocate(program, rankings, limits, budget.width, keep_tables=budget.keep_tables)
     else:
-        widths = _uniform_widths(analysis, rankings, model, budget, limits)
+        widths = _uniform_widths(program.analysis, rankings, model, budget, limits)
     parts = (
         GroupPlan(
             group=g.name,
@@ -94,7 +93,7 @@ def make_plan(
             keep=tuple(sorted(rankings[g.name].order[: widths[g.name]])),
             transform=rankings[g.name].transform if widths[g.name] < g.width else None,
         )
-        for g in analysis.groups
+        for g in program.analysis.groups
     )
     return Plan(score_name, tuple(parts))
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import torch
 
-from recprune_export.channels.analysis import Analysis
 from recprune_export.channels.groups import Channel
 from recprune_export.program.program import Program
 from recprune_export.progress import track
@@ -14,7 +13,7 @@ from recprune_export.pruning.scores.inputs import Loss
 
 
 def field_importance(
-    program: Program, analysis: Analysis, channels: Sequence[Channel], batches: Sequence[Batch], loss: Loss
+    program: Program, channels: Sequence[Channel], batches: Sequence[Batch], loss: Loss
 ) -> list[float]:
     """Return the mean rise of the loss over `batches` when each of `channels`, which stand for fields, is masked.
 
@@ -24,7 +23,7 @@ def field_importance(
     """
     dense = _mean_loss(program, Gone(), batches, loss)
     return [
-        _mean_loss(program, masked(analysis, frozenset((channel.identity,))), batches, loss) - dense
+        _mean_loss(program, masked(program.analysis, frozenset((channel.identity,))), batches, loss) - dense
         for channel in track(channels, "Fields")
     ]
 

@@ -32,17 +32,18 @@ def select_fields(program: Program, count: int, batches: Sequence[Batch], loss: 
 
     Raises `UsageError` where so many cannot go.
     """
-    analysis = analyse(program, fields=True)
-    channels = field_channels(analysis)
-    importance = field_importance(program, analysis, channels, batches, loss)
+    program = with_fields(program)
+    channels = field_channels(program.analysis)
+    importance = field_importance(program, channels, batches, loss)
     ranked = [channel for _, channel in sorted(zip(importance, channels, strict=True), key=lambda pair: pair[0])]
     taken: tuple[str, ...] = ()
     for channel in ranked:
         tried = (*taken, *(field.name for field in channel.fields))
-        if len(tried) <= count and why_not(analyse(program, fields=True, together=tried), tried) is None:
+        if len(tried) <= count and why_not(with_fields(program, tried).analysis, tried) is None:
             taken = tried
     if len(taken) < count:
-        known = len(analysis.fields.each) if analysis.fields else 0
+        fields = program.analysis.fields
+        known = len(fields.each) if fields else 0
         raise UsageError(
             f"--prune-fields {count} is more than can go: of the {known} fields of this model, {len(taken)} were found "
             f"that can go together; {WHY}."
@@ -59,13 +60,18 @@ def remove_fields(program: Program, fields: FieldPlan) -> WithoutFields:
     """
     if not fields.removed:
         return WithoutFields(program)
-    analysis = analyse(program, fields=True, together=fields.removed)
-    reason = why_not(analysis, fields.removed)
+    program = with_fields(program, fields.removed)
+    reason = why_not(program.analysis, fields.removed)
     if reason is not None:
         raise PruningError(f"This model cannot lose {', '.join(fields.removed)}: {reason}; {WHY}.")
-    plan = without(analysis, fields.removed)
-    pruned = apply_plan(program, analysis, plan)
-    return WithoutFields(pruned, check_soundness(program, analysis, plan, pruned))
+    plan = without(program.analysis, fields.removed)
+    pruned = apply_plan(program, plan)
+    return WithoutFields(pruned, check_soundness(program, plan, pruned))
+
+
+def with_fields(program: Program, together: Collection[str] = ()) -> Program:
+    """Return the same program, whole fields among its channels, those named in `together` as one."""
+    return program.with_analysis(analyse(program, fields=True, together=together))
 
 
 def field_channels(analysis: Analysis) -> tuple[Channel, ...]:

@@ -110,14 +110,14 @@ def _widen(tensor: Tensor) -> Tensor:
 class MaskedValues:
     """What nodes of `program` compute in float64 when the plan is masked, for one request; run when first asked."""
 
-    def __init__(self, program: Program, analysis: Analysis, plan: Plan) -> None:
-        self._program, self._analysis, self._plan = program, analysis, plan
+    def __init__(self, program: Program, plan: Plan) -> None:
+        self._program, self._plan = program, plan
         self._values: dict[str, Tensor] = {}
 
     def __call__(self, node: fx.Node) -> Tensor:
         """Return the value of a node, found by its name."""
         if not self._values:
-            gone = masked(self._analysis, self._plan.removed(self._analysis))
+            gone = masked(self._program.analysis, self._plan.removed(self._program.analysis))
             original = DoublePrecision(self._program, gone, keep_values=True)
             original(*example_tensors(self._program.signature, batch=2))
             self._values = original.values

@@ -49,14 +49,13 @@ class Moments:
 
 def gather_moments(
     program: Program,
-    analysis: Analysis,
     points: Mapping[str, Sequence[Point]],
     batches: Sequence[Batch],
     probe: Probe,
     seed: int = 0,
 ) -> dict[str, Moments]:
     """Return the moments of each group at its `points`, from one pass forwards and backwards per batch."""
-    watch = _Watch(program, analysis, points)
+    watch = _Watch(program, points)
     generator = torch.Generator().manual_seed(seed)
     for request, _ in batches:
         watch.add(request, probe, generator)
@@ -91,7 +90,7 @@ def _pool(sums: Sequence[_Sums], points: Sequence[Point], rows: int) -> Moments:
 
 
 class _Watch(fx.Interpreter):
-    def __init__(self, program: Program, analysis: Analysis, points: Mapping[str, Sequence[Point]]) -> None:
+    def __init__(self, program: Program, points: Mapping[str, Sequence[Point]]) -> None:
         super().__init__(program.module)
         self._signature = program.signature
         self._at: dict[str, list[tuple[str, Point, Tensor]]] = {}
@@ -99,9 +98,10 @@ class _Watch(fx.Interpreter):
         self.sums: dict[tuple[str, Point], _Sums] = {}
         self.rows = 0
         for name, own in points.items():
-            group = analysis.group(name)
+            group = program.analysis.group(name)
             for point in own:
-                self._at.setdefault(point.node, []).append((name, point, channel_positions(analysis, group, point)))
+                positions = channel_positions(program.analysis, group, point)
+                self._at.setdefault(point.node, []).append((name, point, positions))
                 square, vector = torch.zeros(group.width, group.width).double(), torch.zeros(group.width).double()
                 self.sums[name, point] = _Sums(square, vector, square.clone())
 

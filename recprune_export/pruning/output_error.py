@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from recprune_export.channels.analysis import Analysis
 from recprune_export.program.program import Program
 from recprune_export.pruning.moments import Batch, Moments, Point, Probe, gather_moments
 from recprune_export.pruning.points import Reading, reading_points
@@ -21,14 +20,12 @@ from recprune_export.pruning.rotation.transform import Transform
 from recprune_export.pruning.selection import greedy_order
 
 
-def rank_by_output_error(
-    program: Program, analysis: Analysis, batches: Sequence[Batch], probe: Probe, seed: int = 0
-) -> dict[str, Ranking]:
+def rank_by_output_error(program: Program, batches: Sequence[Batch], probe: Probe, seed: int = 0) -> dict[str, Ranking]:
     """Rank the channels of every group; losses are in units of the expected loss, and compare across groups."""
-    evidence = gather_evidence(program, analysis, batches, probe, seed)
+    evidence = gather_evidence(program, batches, probe, seed)
     rankings = {name: rank(e.moments, e.rotatable, e.reading) for name, e in evidence.items()}
     # What is put out nowhere, such as a vector that only meets others, goes by chance.
-    missing = {g.name: g.width for g in analysis.groups if g.name not in rankings}
+    missing = {g.name: g.width for g in program.analysis.groups if g.name not in rankings}
     return rankings | {name: Ranking(tuple(range(width)), (0.0,) * (width + 1)) for name, width in missing.items()}
 
 
@@ -41,14 +38,12 @@ class Evidence:
     reading: Reading
 
 
-def gather_evidence(
-    program: Program, analysis: Analysis, batches: Sequence[Batch], probe: Probe, seed: int = 0
-) -> dict[str, Evidence]:
+def gather_evidence(program: Program, batches: Sequence[Batch], probe: Probe, seed: int = 0) -> dict[str, Evidence]:
     """Gather what groups are ranked by; a group that is put out nowhere is left out."""
-    rotatable = find_rotatable(program, analysis).rotatable
-    readings = reading_points(program, analysis)
+    rotatable = find_rotatable(program).rotatable
+    readings = reading_points(program)
     points = {name: _points(name, rotatable, readings) for name in readings}
-    moments = gather_moments(program, analysis, points, batches, probe, seed)
+    moments = gather_moments(program, points, batches, probe, seed)
     return {name: Evidence(moments[name], rotatable.get(name), readings[name]) for name in points}
 
 

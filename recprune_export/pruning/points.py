@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from recprune_export.channels.analysis import Analysis
 from recprune_export.channels.contractions import CONTRACTIONS
 from recprune_export.program.program import Program
 from recprune_export.pruning.moments import Point
@@ -23,11 +22,11 @@ class Reading:
     refittable: bool
 
 
-def reading_points(program: Program, analysis: Analysis) -> dict[str, Reading]:
+def reading_points(program: Program) -> dict[str, Reading]:
     """Find for each group the values that layers with weights of their own read along its axis."""
-    axes = _axes_of_groups(program, analysis)
-    puts = producing_points(program, analysis)
-    reads: dict[str, list[Point]] = {g.name: [] for g in analysis.groups}
+    axes = _axes_of_groups(program)
+    puts = producing_points(program)
+    reads: dict[str, list[Point]] = {g.name: [] for g in program.analysis.groups}
     ends_elsewhere: set[str] = set()
     for node in program.module.graph.nodes:
         if node.op != "call_function":
@@ -50,10 +49,10 @@ def reading_points(program: Program, analysis: Analysis) -> dict[str, Reading]:
     }
 
 
-def producing_points(program: Program, analysis: Analysis) -> dict[str, tuple[Point, ...]]:
+def producing_points(program: Program) -> dict[str, tuple[Point, ...]]:
     """Find for each group the values that first hold its channels: zero there, and the channel is masked."""
-    axes = _axes_of_groups(program, analysis)
-    puts: dict[str, list[Point]] = {g.name: [] for g in analysis.groups}
+    axes = _axes_of_groups(program)
+    puts: dict[str, list[Point]] = {g.name: [] for g in program.analysis.groups}
     for node in program.module.graph.nodes:
         if node.op != "call_function":
             continue
@@ -64,7 +63,8 @@ def producing_points(program: Program, analysis: Analysis) -> dict[str, tuple[Po
     return {name: tuple(points) for name, points in puts.items()}
 
 
-def _axes_of_groups(program: Program, analysis: Analysis) -> dict[fx.Node, dict[str, int]]:
+def _axes_of_groups(program: Program) -> dict[fx.Node, dict[str, int]]:
+    analysis = program.analysis
     group_of = {c.identity: g.name for g in analysis.groups for c in g.channels}
     widths = {g.name: g.width for g in analysis.groups}
     nodes = program.module.graph.nodes

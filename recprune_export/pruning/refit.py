@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from recprune_export.channels.analysis import Analysis
 from recprune_export.program.nodes import argument
 from recprune_export.program.program import Program
 from recprune_export.pruning.masking import masked
@@ -36,15 +35,13 @@ class _Layer:
     calls: tuple[str, ...]
 
 
-def refit(
-    dense: Program, analysis: Analysis, plan: Plan, pruned: Program, batches: Sequence[Batch]
-) -> tuple[Refitted, ...]:
+def refit(dense: Program, plan: Plan, pruned: Program, batches: Sequence[Batch]) -> tuple[Refitted, ...]:
     """Refit the linear layers of `pruned` in place; a layer that would not be better on held-out batches stays.
 
     `pruned` is `dense` after `plan`, whose transforms may have been applied before. Statistics of batch-norms are taken
     anew on the way, where they are better as well.
     """
-    gone = masked(analysis, plan.removed(analysis)).slices
+    gone = masked(dense.analysis, plan.removed(dense.analysis)).slices
     known = {layer.weight: layer for layer in _layers(dense)}
     results = []
     fitting, judging = _divide(batches)
@@ -59,7 +56,7 @@ def refit(
             results.append(_refit_layer(dense, pruned, before, layer, kept, fitting, judging))
         elif node.name in own_norms:
             norm = norms[own_norms[node.name]]
-            results.append(restate(dense, analysis, plan, pruned, norm, node.name, fitting, judging))
+            results.append(restate(dense, plan, pruned, norm, node.name, fitting, judging))
     return tuple(result for result in results if result is not None)
 
 

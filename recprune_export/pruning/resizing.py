@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from recprune_export.channels.analysis import Analysis, AxisSets
+from recprune_export.channels.analysis import AxisSets
 from recprune_export.channels.rules.indexing import picked_axes
 from recprune_export.channels.rules.movement import SPLITS
 from recprune_export.channels.rules.reduction import SUMS, reduced_axes
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.nodes import argument, arguments, registers
+from recprune_export.program.program import Program
 
 aten = torch.ops.aten
 
@@ -32,15 +33,13 @@ resizes = registers(RESIZES)
 class Resizing:
     """The new graph as it is written, and what is kept of each value of the old one."""
 
-    def __init__(
-        self, module: fx.GraphModule, analysis: Analysis, removed: frozenset[int], masked_value: MaskedValue
-    ) -> None:
-        self.module = module
+    def __init__(self, program: Program, removed: frozenset[int], masked_value: MaskedValue) -> None:
+        self.module = program.module
         self.masked_value = masked_value
         self.graph = fx.Graph()
         self.new: dict[fx.Node, fx.Node] = {}
         self.buffers: dict[str, Tensor] = {}
-        self._analysis = analysis
+        self._analysis = program.analysis
         self._removed = removed
 
     def is_gone(self, node: fx.Node, output: int | None = None) -> bool:

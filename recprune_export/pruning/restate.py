@@ -59,7 +59,6 @@ def norms_of(program: Program) -> dict[str, Norm]:
 
 def restate(
     dense: Program,
-    analysis: Analysis,
     plan: Plan,
     pruned: Program,
     norm: Norm,
@@ -68,7 +67,7 @@ def restate(
     judging: Sequence[Batch],
 ) -> Refitted | None:
     """Set mean and variance to those of what `pruned` now puts in at `call`, unless they answer worse on `judging`."""
-    kept = _kept(analysis, plan, norm.call)  # by axis
+    kept = _kept(dense.analysis, plan, norm.call)  # by axis
     own = norms_of(pruned)[norm.mean]
     mean, variance = (tensor_at(pruned.module, name) for name in (own.mean, own.variance))
     if kept is None or len(kept.get(1, mean)) != len(mean):

@@ -3,7 +3,6 @@
 import torch
 from torch import fx
 
-from recprune_export.channels.analysis import Analysis
 from recprune_export.channels.liveness import alive
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.program import Program
@@ -13,15 +12,15 @@ from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.resizing import Resizing, resize
 
 
-def apply_plan(program: Program, analysis: Analysis, plan: Plan) -> Program:
+def apply_plan(program: Program, plan: Plan) -> Program:
     """Return a smaller program of its own parameters; `program` is left as it is.
 
-    Parameters are sliced once, operators that name sizes are given the new ones, and the graph is captured again, so
-    that every shape in it is checked. An input of which nothing is looked up any more stays, and is ignored. The same
+    Parameters are sliced once, operators that name sizes are given the new ones, and shapes are propagated, so that
+    each of them is checked. An input of which nothing is looked up any more stays, and is ignored. The same
     plan gives the same program, to the bit.
     """
-    masked = MaskedValues(program, analysis, plan)
-    resizing = Resizing(program.module, analysis, plan.removed(analysis), masked)
+    masked = MaskedValues(program, plan)
+    resizing = Resizing(program, plan.removed(program.analysis), masked)
     left = alive(program.module.graph, resizing.operands_left)
     tensors: dict[str, torch.Tensor] = {}
     for node in program.module.graph.nodes:
@@ -31,6 +30,11 @@ def apply_plan(program: Program, analysis: Analysis, plan: Plan) -> Program:
         if node.op == "get_attr":
             tensors[str(node.target)] = _own(resizing, node)
     return Program.of_graph(resizing.graph, {**tensors, **resizing.buffers}, program.signature)
+
+
+def tables_left(program: Program, pruned: Program) -> frozenset[str]:
+    """Return the tables of `pruned`, which `apply_plan` made of `program`: those that still have a reader."""
+    return program.analysis.tables & pruned.parameters().keys()
 
 
 def _own(resizing: Resizing, node: fx.Node) -> torch.Tensor:

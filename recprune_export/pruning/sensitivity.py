@@ -78,7 +78,7 @@ def sensitivity(inputs: ScoreInputs) -> Sensitivity:
     return Sensitivity(
         tuple(
             _of_group(group.name, group.kind, {name: found[group.name] for name, found in rankings.items()})
-            for group in inputs.analysis.groups
+            for group in inputs.program.analysis.groups
         )
     )
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recprune_export.channels.analysis import Analysis
 from recprune_export.channels.liveness import alive
 from recprune_export.program.program import Program
 
@@ -21,7 +20,8 @@ class PartSizes:
 class SizeModel:
     """Counts the parameters of a program for any set of removed channels."""
 
-    def __init__(self, program: Program, analysis: Analysis) -> None:
+    def __init__(self, program: Program) -> None:
+        analysis = program.analysis
         self._module, self._analysis = program.module, analysis
         self._fields = frozenset(c.identity for group in analysis.groups for c in group.channels if c.fields)
         self._left_without: dict[frozenset[int], frozenset[str]] = {}

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recprune_export.channels.analysis import Analysis
 from recprune_export.errors import PruningError
 from recprune_export.program.program import Program, example_tensors
 from recprune_export.pruning.masking import DoublePrecision, masked
@@ -42,12 +41,12 @@ class Soundness:
         return asdict(self)
 
 
-def check_soundness(program: Program, analysis: Analysis, plan: Plan, pruned: Program) -> Soundness:
+def check_soundness(program: Program, plan: Plan, pruned: Program) -> Soundness:
     """Compare `pruned` with the masked `program`.
 
     Raises `PruningError` where they differ: the analysis or the rewrite is wrong for this model.
     """
-    reference = DoublePrecision(program, masked(analysis, plan.removed(analysis)))
+    reference = DoublePrecision(program, masked(program.analysis, plan.removed(program.analysis)))
     candidate = DoublePrecision(pruned)
     worst = 0.0
     for seed, batch in enumerate(BATCHES):

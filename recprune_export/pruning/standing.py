@@ -51,12 +51,12 @@ def standings(plan: Plan, inputs: ScoreInputs) -> tuple[Standing, ...]:
 
     Raises `PruningError` where the plan is of another program, `UsageError` where its score is not known.
     """
-    plan.removed(inputs.analysis)
+    plan.removed(inputs.program.analysis)
     smaller = [part for part in plan.groups if len(part.keep) < part.width]
     if plan.score != OUTPUT_ERROR:
         rankings = rankings_by(plan.score, inputs)
         return tuple(_by_score(part, rankings[part.group]) for part in smaller)
-    evidence = gather_evidence(inputs.program, inputs.analysis, inputs.batches, inputs.probe, inputs.seed)
+    evidence = gather_evidence(inputs.program, inputs.batches, inputs.probe, inputs.seed)
     return tuple(_by_error(part, evidence[part.group]) for part in smaller if part.group in evidence)
 
 

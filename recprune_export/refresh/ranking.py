@@ -1,6 +1,5 @@
 """Whether the score would still keep what the plan keeps."""
 
-from recprune_export.channels.analysis import analyse
 from recprune_export.compression.planning import rest_of, score_inputs
 from recprune_export.errors import PruningError, UsageError
 from recprune_export.finetuning.task import Task
@@ -34,7 +33,7 @@ def judge_ranking(program: Program, plan: Plan, settings: Settings, task: Task) 
     try:
         plan, *later = plan.stages
         loose = loosen(rest_of(program, plan, settings, task), plan.loosening)
-        found = standings(plan, score_inputs(loose, analyse(loose), settings, task))
+        found = standings(plan, score_inputs(loose, settings, task))
     except (PruningError, UsageError) as error:
         return Finding(MEASURE, None, str(error)), ()
     chosen = [s for s in found if s.same is not None]

@@ -49,5 +49,5 @@ def _pruned(program: Program, settings: Settings, task: Task, sparsity: float, f
     settings = replace(settings, sparsity=sparsity, embedding_sparsity=None, hidden_sparsity=None)
     with doing(f"Choosing what goes at sparsity {sparsity:.3f}"):
         plan = decide(program, settings, task, fields=fields)
-    dense, analysis = rotate(rest_of(program, plan, settings, task), plan)
-    return apply_plan(dense, analysis, plan)
+    dense = rotate(rest_of(program, plan, settings, task), plan)
+    return apply_plan(dense, plan)

@@ -228,7 +228,7 @@ def test_dead_channels_can_go_without_changing_anything() -> None:
             for channel in group.channels:
                 for s in channel.slices if channel.identity in gone else ():
                     program.parameters()[s.tensor].select(s.axis, s.index).zero_()
-    pruned = apply_plan(program, analysis, plan)
+    pruned = apply_plan(program, plan)
     tensors = example_tensors(program.signature, 64)
     with torch.no_grad():
         (before,), (after,) = program.module(*tensors), pruned.module(*tensors)

@@ -1,9 +1,67 @@
+import pytest
 import torch
 from torch import Tensor, nn
 
 from recprune_export.channels.analysis import analyse
+from recprune_export.finetuning.row_wise import find_lookups
 from recprune_export.program.capture import capture
-from tests.properties import check_any_plan, no_zeros, prunable, reasons
+from recprune_export.program.program import Program
+from recprune_export.pruning.rewrite import apply_plan, tables_left
+from recprune_export.recommenders.catalogue import RECOMMENDERS
+from tests.properties import check_any_plan, no_zeros, prunable, random_plan, reasons
+from tests.recommenders.test_recommenders import make, spec_of
+
+
+@pytest.fixture(scope="module", params=sorted(RECOMMENDERS))
+def recommender(request: pytest.FixtureRequest) -> Program:
+    return capture(make(request.param), (spec_of(request.param).example_request(),))
+
+
+def test_a_program_is_analysed_once(recommender: Program) -> None:
+    assert recommender.analysis is recommender.analysis
+    assert recommender.with_own_parameters().analysis is recommender.analysis
+    assert "analysis" not in vars(recommender.with_own_graph())  # which is to be edited
+    whole = analyse(recommender, fields=True)
+    assert recommender.with_analysis(whole).analysis is whole
+    assert recommender.analysis is not whole
+
+
+def test_what_tuning_changes_does_not_change_the_analysis(recommender: Program) -> None:
+    """Values of parameters and statistics, the flags of dropout and batch-norm, and how gradients of lookups are given."""
+    tuned = recommender.with_own_parameters()
+    with torch.no_grad():
+        for value in (*tuned.module.parameters(), *tuned.module.buffers()):
+            if value.is_floating_point():
+                value.uniform_(0.0, 1.0).round_()  # zeros among them
+    tuned.set_training(True)
+    for lookup in (node for nodes in find_lookups(tuned).values() for node in nodes):
+        lookup.update_kwarg("sparse", True)
+    assert analyse(tuned) == recommender.analysis
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_tables_of_a_pruned_program_are_those_that_are_left(recommender: Program, seed: int) -> None:
+    pruned = apply_plan(recommender, random_plan(recommender.analysis, seed))
+    assert tables_left(recommender, pruned) == analyse(pruned).tables
+
+
+class LearnedFill(nn.Module):
+    """Masked places hold a number that training decides; it begins at zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6, bias=False), nn.Linear(4, 1)
+        self.fill = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x).masked_fill(x.sum(1, keepdim=True) > 0, self.fill)
+        return self.last(x) + hidden.sum(1, keepdim=True)  # type: ignore[no-any-return]
+
+
+def test_a_number_that_training_decides_is_not_known_to_be_zero() -> None:
+    analysis = capture(LearnedFill().eval(), (torch.randn(3, 4),)).analysis
+    assert ("first.weight", 0) not in prunable(analysis)
+    check_any_plan(LearnedFill(), torch.randn(3, 4))
 
 
 def test_an_operator_without_a_rule_freezes_what_it_touches_and_says_so() -> None:

@@ -74,7 +74,7 @@ def test_only_a_part_of_which_channels_can_go_is_tried(
 
 @pytest.mark.parametrize("share", [None, 1.0])
 def test_tables_of_which_nothing_is_to_go_keep_their_dimensions(share: float | None) -> None:
-    program, _ = scorer()
+    program = scorer()
     settings = Settings(embedding_sparsity=0.0, hidden_sparsity=0.95, structured_share=share, round_to=1)
     groups = decide(program, settings, drawn_requests(program, settings)).groups
     assert all(len(part.keep) == part.width for part in groups if part.kind == "embedding")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from recprune_export.compression import removal_share
 from recprune_export.compression.compress import drawn_requests
-from recprune_export.compression.planning import analysed, decide
+from recprune_export.compression.planning import decide
 from recprune_export.compression.removal_share import REST_SHARES, TABLE_SHARES, choose_shares
 from recprune_export.program.capture import capture
 from recprune_export.program.program import Program
@@ -82,7 +82,7 @@ def test_a_table_of_low_rank_is_cut_and_one_of_high_rank_has_zeros(rank: int, re
     program = captured(rank)
     settings = Settings(embedding_sparsity=0.85, hidden_sparsity=0.0)
     task = drawn_requests(program, settings)
-    dense = SizeModel(program, analysed(program)).sizes()
+    dense = SizeModel(program).sizes()
 
     def tables_after(settings: Settings) -> int:
         plan = decide(program, settings, task, dense=dense)

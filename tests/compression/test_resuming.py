@@ -45,7 +45,7 @@ def short_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def program() -> Program:
-    return scorer()[0]
+    return scorer()
 
 
 def pruned(work: Work = NO_WORK, settings: Settings = SETTINGS, plan: Plan | None = None) -> Pruned:

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from recprune_export.channels.analysis import analyse
 from recprune_export.compression import stages
 from recprune_export.compression.compress import drawn_requests
 from recprune_export.compression.planning import decide
@@ -30,12 +29,12 @@ def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pruned_by(settings: Settings, plan: Plan | None = None) -> Pruned:
-    program = scorer()[0]
+    program = scorer()
     return prune(program, settings, drawn_requests(program, settings), plan)
 
 
 def sizes(program: Program) -> PartSizes:
-    return SizeModel(program, analyse(program)).sizes()
+    return SizeModel(program).sizes()
 
 
 def nonzeros(program: Program) -> int:
@@ -43,7 +42,7 @@ def nonzeros(program: Program) -> int:
 
 
 def test_each_stage_prunes_what_the_one_before_left() -> None:
-    dense = sizes(scorer()[0])
+    dense = sizes(scorer())
     pruned = pruned_by(SETTINGS)
     first, last = pruned.stages
     budget = SETTINGS.at_stage(1).table_sparsity
@@ -61,7 +60,7 @@ def test_an_early_stage_leaves_what_the_last_one_wants_for_zeros(monkeypatch: py
         return budget.table_share if budget.tables > 0.7 else 0.0
 
     monkeypatch.setattr(ShareTrial, "loss", loss)
-    dense = sizes(scorer()[0]).tables
+    dense = sizes(scorer()).tables
     first, last = (
         sizes(stage.program).tables / dense for stage in pruned_by(replace(SETTINGS, hidden_sparsity=0.0)).stages
     )
@@ -81,9 +80,9 @@ def test_zeros_are_set_in_the_last_stage_only() -> None:
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_the_sparsity_asked_for_is_of_the_dense_model(steps: int) -> None:
-    dense = sizes(scorer()[0])
+    dense = sizes(scorer())
     program = pruned_by(replace(SETTINGS, steps=steps)).program
-    tables = sum(int(p.count_nonzero()) for name, p in program.parameters().items() if name in analyse(program).tables)
+    tables = sum(int(p.count_nonzero()) for name, p in program.parameters().items() if name in program.analysis.tables)
     assert 0.5 * (1 - 0.84) * dense.tables < tables <= (1 - 0.84) * dense.tables
 
 
@@ -93,7 +92,7 @@ def test_the_plan_of_all_stages_gives_the_same_program() -> None:
     assert len(again.stages) == 2
     one, two = pruned.program.parameters(), again.program.parameters()
     assert {name: p.tolist() for name, p in one.items()} == {name: p.tolist() for name, p in two.items()}
-    program = scorer()[0]
+    program = scorer()
     assert plan_all(program, SETTINGS, drawn_requests(program, SETTINGS)) == pruned.plan
 
 
@@ -115,7 +114,7 @@ def test_every_stage_is_proved(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_step_is_what_a_plan_without_stages_says() -> None:
-    program = scorer()[0]
+    program = scorer()
     settings = replace(SETTINGS, steps=1)
     assert plan_all(program, settings, drawn_requests(program, settings)) == decide(
         program, settings, drawn_requests(program, settings)

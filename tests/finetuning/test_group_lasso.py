@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from recprune_export.channels.analysis import Analysis, analyse
+from recprune_export.channels.analysis import Analysis
 from recprune_export.finetuning.finetune import Schedule
 from recprune_export.finetuning.group_lasso import GroupLasso, Regularised, regularise
 from recprune_export.finetuning.objective import make_objective
@@ -69,7 +69,7 @@ def trained() -> tuple[Program, Analysis, LabelledRows]:
             optimizer.zero_grad()
             task.objective.supervised(program(request), labels).backward()
             optimizer.step()
-    return program, analyse(program), task
+    return program, program.analysis, task
 
 
 Trained = tuple[Program, Analysis, LabelledRows]
@@ -100,8 +100,8 @@ def test_channels_without_weights_can_go_and_nothing_changes(trained: Trained) -
     }
     plan = Plan("zero", tuple(GroupPlan(g.name, g.kind, g.width, tuple(kept[g.name])) for g in analysis.groups))
     assert plan.removed(analysis)
-    pruned = apply_plan(program, analysis, plan)
-    check_soundness(program, analysis, plan, pruned)
+    pruned = apply_plan(program, plan)
+    check_soundness(program, plan, pruned)
     request = {"user": torch.arange(20)}
     with torch.no_grad():
         torch.testing.assert_close(pruned(request)["click"], program(request)["click"], rtol=1e-5, atol=1e-6)

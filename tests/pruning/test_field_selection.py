@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recprune_export.channels.analysis import analyse
 from recprune_export.errors import PruningError, UsageError
 from recprune_export.onnx.export import export_onnx
 from recprune_export.onnx.session import make_session, run
@@ -22,6 +21,7 @@ from recprune_export.pruning.field_selection import (
     remove_fields,
     select_fields,
     why_not,
+    with_fields,
     without,
 )
 from recprune_export.pruning.masking import DoublePrecision, masked
@@ -116,7 +116,7 @@ def _reference(name: str) -> Program:
 
 
 def _field_names(program: Program) -> list[str]:
-    analysis = analyse(program, fields=True)
+    analysis = with_fields(program).analysis
     return [f.name for g in analysis.groups if g.kind == "field" for channel in g.channels for f in channel.fields]
 
 
@@ -126,7 +126,7 @@ def _draw(program: Program, rows: int, seed: int) -> dict[str, Tensor]:
 
 def _otherwise(program: Program, request: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
     """The same request with other ids in some fields."""
-    fields = analyse(program, fields=True).fields
+    fields = with_fields(program).analysis.fields
     assert fields is not None
     changed, drawn = {name: value.clone() for name, value in request.items()}, _draw(program, 7, seed=9)
     for field in (f for f in fields.each if f.name in names):
@@ -137,14 +137,15 @@ def _otherwise(program: Program, request: Mapping[str, Tensor], names: Collectio
 
 def _check_removal(program: Program, names: Sequence[str]) -> Program | None:
     """Assert that a set of fields goes soundly, or is refused; return what is left."""
-    analysis = analyse(program, fields=True, together=names)
+    program = with_fields(program, names)
+    analysis = program.analysis
     if why_not(analysis, names) is not None:
         return None
     plan = without(analysis, names)
-    pruned = apply_plan(program, analysis, plan)
-    soundness = check_soundness(program, analysis, plan, pruned)
+    pruned = apply_plan(program, plan)
+    soundness = check_soundness(program, plan, pruned)
     assert soundness.error <= soundness.tolerance
-    expected = SizeModel(program, analysis).sizes(plan.removed(analysis))
+    expected = SizeModel(program).sizes(plan.removed(analysis))
     assert sum(p.numel() for p in pruned.parameters().values()) == expected.tables + expected.rest
     request = _draw(program, 7, seed=1)
     other = _otherwise(program, request, names)
@@ -155,7 +156,7 @@ def _check_removal(program: Program, names: Sequence[str]) -> Program | None:
 
 
 def _check_that_what_goes_whole_is_zero(program: Program) -> None:
-    analysis = analyse(program, fields=True)
+    analysis = with_fields(program).analysis
     request = example_tensors(program.signature, batch=3)
     for channel in field_channels(analysis):
         original = DoublePrecision(program, masked(analysis, frozenset((channel.identity,))), keep_values=True)
@@ -241,7 +242,7 @@ def test_the_field_that_the_loss_needs_least_goes_first() -> None:
 
 
 def test_what_cannot_go_is_refused_in_a_sentence() -> None:
-    program, _ = scorer()
+    program = scorer()
     with pytest.raises(PruningError, match=r"it has no field 'price', only item, user"):
         remove_fields(program, FieldPlan(("price",)))
     with pytest.raises(PruningError, match=r"cannot lose user, item: aten.linear of zeros is not zero"):

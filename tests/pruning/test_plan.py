@@ -10,13 +10,13 @@ from tests.pruning.models import scorer
 
 
 def test_a_plan_survives_its_file(tmp_path: Path) -> None:
-    plan = random_plan(scorer()[1], seed=0)
+    plan = random_plan(scorer().analysis, seed=0)
     plan.save(tmp_path / "plan.json")
     assert Plan.load(tmp_path / "plan.json") == plan
 
 
 def test_a_plan_of_stages_survives_its_file(tmp_path: Path) -> None:
-    parts = [random_plan(scorer()[1], seed) for seed in range(3)]
+    parts = [random_plan(scorer().analysis, seed) for seed in range(3)]
     plan = Plan.of_stages(parts)
     plan.save(tmp_path / "plan.json")
     assert Plan.load(tmp_path / "plan.json") == plan
@@ -34,7 +34,7 @@ def test_a_plan_of_stages_survives_its_file(tmp_path: Path) -> None:
 )
 def test_a_plan_of_another_model_is_refused(part: GroupPlan, said: str) -> None:
     with pytest.raises(PruningError, match=said):
-        Plan("mine", (part,)).removed(scorer()[1])
+        Plan("mine", (part,)).removed(scorer().analysis)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"score": "x", "groups": [{}]}', '{"score": "x", "groups": 3}'])
@@ -47,7 +47,7 @@ def test_another_file_is_no_plan(tmp_path: Path, content: str) -> None:
 
 
 def test_a_plan_that_names_some_groups_keeps_the_others_whole() -> None:
-    _, analysis = scorer()
+    analysis = scorer().analysis
     plan = Plan.from_dict(
         json.loads('{"score": "", "groups": [{"group": "user.weight:1", "kind": "", "width": 16, "keep": [3]}]}')
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recprune_export.channels.analysis import Analysis, analyse
+from recprune_export.channels.analysis import Analysis
 from recprune_export.program.capture import capture
 from recprune_export.program.program import Program
 from recprune_export.pruning.moments import Batch
@@ -35,14 +35,14 @@ def error(dense: Program, pruned: Program, request: Mapping[str, Tensor]) -> flo
 
 
 def refitted(program: Program, plan: Plan, analysis: Analysis) -> tuple[Program, Program, tuple[Refitted, ...]]:
-    plain, student = (apply_plan(program, analysis, plan) for _ in range(2))
-    return plain, student, refit(program, analysis, plan, student, batches_of(program))
+    plain, student = (apply_plan(program, plan) for _ in range(2))
+    return plain, student, refit(program, plan, student, batches_of(program))
 
 
 @pytest.mark.parametrize("name", sorted(RECOMMENDERS))
 def test_no_layer_of_a_recommender_is_worse_after_it(name: str) -> None:
     program = capture(make(name), (spec_of(name).example_request(),))
-    analysis = analyse(program)
+    analysis = program.analysis
     _, _, results = refitted(program, random_plan(analysis, seed=1), analysis)
     assert results
     assert all(result.after <= result.before for result in results)
@@ -69,7 +69,7 @@ class Copies(nn.Module):
 def test_what_other_units_say_and_the_mean_of_what_went_are_made_up_for() -> None:
     torch.manual_seed(0)
     program = capture(Copies().eval(), (torch.randn(3, 5),))
-    analysis = analyse(program)
+    analysis = program.analysis
     (group,) = analysis.groups
     plan = Plan("", (GroupPlan(group.name, group.kind, 9, (0, 1, 2, 3)),))
     plain, student, _ = refitted(program, plan, analysis)
@@ -93,7 +93,7 @@ class Normed(nn.Module):
 def test_statistics_of_a_batch_norm_are_taken_anew() -> None:
     module = no_zeros(Normed())
     program = capture(module, (torch.randn(3, 20),))
-    analysis = analyse(program)
+    analysis = program.analysis
     plan = random_plan(analysis, seed=3)
     plain, student, results = refitted(program, plan, analysis)
     norms = [result for result in results if result.layer == "norm.running_mean"]
@@ -105,7 +105,7 @@ def test_statistics_of_a_batch_norm_are_taken_anew() -> None:
 
 def test_the_same_batches_give_the_same_weights() -> None:
     program = capture(make("deepfm"), (spec_of("deepfm").example_request(),))
-    analysis = analyse(program)
+    analysis = program.analysis
     plan = random_plan(analysis, seed=2)
     one, other = (refitted(program, plan, analysis)[1].parameters() for _ in range(2))
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -127,7 +127,7 @@ class NormOfFields(nn.Module):
 def test_a_batch_norm_beside_an_axis_that_is_cut_is_no_worse() -> None:
     torch.manual_seed(0)
     program = capture(NormOfFields().eval(), (torch.randint(0, 50, (4, 3)),))
-    analysis = analyse(program)
+    analysis = program.analysis
     assert any(group.kind == "embedding" for group in analysis.groups)
     _, _, results = refitted(program, random_plan(analysis, seed=1), analysis)
     assert "norm.running_mean" in {result.layer for result in results}
@@ -148,7 +148,7 @@ class Projected(nn.Module):
 
 def test_a_layer_whose_weight_is_a_constant_stays() -> None:
     program = capture(no_zeros(Projected()), (torch.randn(3, 6),))
-    analysis = analyse(program)
+    analysis = program.analysis
     _, student, results = refitted(program, random_plan(analysis, seed=1), analysis)
     assert {result.layer for result in results} <= {"first.weight", "last.weight"}
     kept, constant = (set(p.module.matrix.flatten().tolist()) for p in (student, program))  # type: ignore[union-attr, operator]
@@ -168,7 +168,7 @@ class Crosswise(nn.Module):
 
 def test_a_layer_with_fewer_rows_than_before_stays() -> None:
     program = capture(no_zeros(Crosswise()), (torch.randint(20, (3, 4)),))
-    analysis = analyse(program)
+    analysis = program.analysis
     assert ("table.weight", 1) in {axis for g in analysis.groups for axis in g.axes()}
     halves = tuple(
         GroupPlan(g.name, g.kind, g.width, tuple(range(g.width // 2))) for g in analysis.groups if g.width > 1

@@ -15,7 +15,7 @@ def found() -> Sensitivity:
 
 
 def test_every_group_has_every_score(found: Sensitivity) -> None:
-    assert [(g.group, g.width) for g in found.groups] == [(g.name, g.width) for g in inputs().analysis.groups]
+    assert [(g.group, g.width) for g in found.groups] == [(g.name, g.width) for g in inputs().program.analysis.groups]
     for group in found.groups:
         assert set(group.quantiles) == set(NAMES)
         for quantiles in group.quantiles.values():

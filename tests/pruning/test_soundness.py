@@ -9,13 +9,14 @@ from recprune_export.pruning.soundness import check_soundness
 from tests.properties import half_plan, random_plan
 from tests.pruning.models import scorer
 
-PROGRAM, ANALYSIS = scorer()
+PROGRAM = scorer()
+ANALYSIS = PROGRAM.analysis
 
 
 def test_applying_a_plan_twice_gives_the_same_to_the_bit_and_leaves_the_program() -> None:
     before = {name: p.detach().clone() for name, p in PROGRAM.parameters().items()}
     plan = random_plan(ANALYSIS, seed=1)
-    one, two = (apply_plan(PROGRAM, ANALYSIS, plan).parameters() for _ in range(2))
+    one, two = (apply_plan(PROGRAM, plan).parameters() for _ in range(2))
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert all(torch.equal(before[name], p) for name, p in PROGRAM.parameters().items())
 
@@ -23,17 +24,17 @@ def test_applying_a_plan_twice_gives_the_same_to_the_bit_and_leaves_the_program(
 @pytest.mark.parametrize("name", ["user.weight", "mlp.0.weight", "mlp.0.bias", "mlp.4.weight"])
 def test_one_wrong_weight_is_found(name: str) -> None:
     plan = half_plan(ANALYSIS)
-    pruned = apply_plan(PROGRAM, ANALYSIS, plan)
-    assert check_soundness(PROGRAM, ANALYSIS, plan, pruned).error < 1e-12
+    pruned = apply_plan(PROGRAM, plan)
+    assert check_soundness(PROGRAM, plan, pruned).error < 1e-12
     with torch.no_grad():
         pruned.parameters()[name].add_(1e-3)
     with pytest.raises(PruningError, match="differs from the masked one"):
-        check_soundness(PROGRAM, ANALYSIS, plan, pruned)
+        check_soundness(PROGRAM, plan, pruned)
 
 
 def test_a_rewrite_for_another_plan_is_found() -> None:
     with pytest.raises(PruningError):
-        check_soundness(PROGRAM, ANALYSIS, half_plan(ANALYSIS), apply_plan(PROGRAM, ANALYSIS, random_plan(ANALYSIS, 5)))
+        check_soundness(PROGRAM, half_plan(ANALYSIS), apply_plan(PROGRAM, random_plan(ANALYSIS, 5)))
 
 
 def test_what_is_masked_is_zero_where_channels_go_and_nowhere_else() -> None:

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recprune_export.channels.analysis import analyse
 from recprune_export.errors import PruningError
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.program.capture import capture
@@ -58,12 +57,12 @@ def inputs_on(program: Program, low: int, high: int, seed: int = 0) -> ScoreInpu
     def loss(response: object, labels: object) -> Tensor:
         return torch.stack([v.square().mean() for v in response.values()]).sum()  # type: ignore[attr-defined]
 
-    return ScoreInputs(program, analyse(program), batches, loss, objective.distillation, objective.probe)
+    return ScoreInputs(program, batches, loss, objective.distillation, objective.probe)
 
 
 def plan_on(inputs: ScoreInputs, score: str) -> Plan:
     rankings = rankings_by(score, inputs)
-    return make_plan(inputs.program, inputs.analysis, rankings, BUDGET, score)
+    return make_plan(inputs.program, rankings, BUDGET, score)
 
 
 @pytest.mark.parametrize("score", [OUTPUT_ERROR, "variance", "taylor", "magnitude-l2"])
@@ -107,7 +106,7 @@ def test_a_score_that_looks_at_no_rows_does_not_change(program: Program) -> None
 
 def test_groups_that_stay_whole_are_left_out_and_other_programs_refused(program: Program) -> None:
     inputs = inputs_on(program, 0, 50)
-    whole = tuple(GroupPlan(g.name, g.kind, g.width, tuple(range(g.width))) for g in inputs.analysis.groups)
+    whole = tuple(GroupPlan(g.name, g.kind, g.width, tuple(range(g.width))) for g in inputs.program.analysis.groups)
     assert standings(Plan(OUTPUT_ERROR, whole), inputs) == ()
     assert extra_loss(()) == extra_share(()) == 0.0
     with pytest.raises(PruningError, match="no such group"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from recprune_export.channels.analysis import Analysis, analyse
+from recprune_export.channels.analysis import Analysis
 from recprune_export.errors import UsageError
 from recprune_export.onnx.counts import count
 from recprune_export.onnx.export import export_onnx
@@ -62,7 +62,7 @@ def make(name: str) -> nn.Module:
 def captured(request: pytest.FixtureRequest) -> tuple[str, nn.Module, Program, Analysis]:
     module = make(request.param)
     program = capture(module, (spec_of(request.param).example_request(),))
-    return request.param, module, program, analyse(program)
+    return request.param, module, program, program.analysis
 
 
 def random_plan(analysis: Analysis, seed: int) -> Plan:
@@ -87,11 +87,11 @@ def test_the_program_answers_as_the_module(captured: tuple[str, nn.Module, Progr
 
 def test_masked_equals_pruned_for_any_plan(captured: tuple[str, nn.Module, Program, Analysis]) -> None:
     _, _, program, analysis = captured
-    sizes = SizeModel(program, analysis)
+    sizes = SizeModel(program)
     for seed in range(PLANS):
         plan = random_plan(analysis, seed)
-        pruned = apply_plan(program, analysis, plan)
-        assert check_soundness(program, analysis, plan, pruned).error < 1e-9
+        pruned = apply_plan(program, plan)
+        assert check_soundness(program, plan, pruned).error < 1e-9
         expected = sizes.sizes(plan.removed(analysis))
         assert sum(p.numel() for p in pruned.parameters().values()) == expected.tables + expected.rest
 
@@ -105,7 +105,7 @@ def test_every_table_has_channels_that_can_go(captured: tuple[str, nn.Module, Pr
 
 def test_sasrec_loses_dimensions_of_its_items_and_of_its_heads() -> None:
     program = capture(make("sasrec"), (HISTORIES.example_request(),))
-    on = {axis for group in analyse(program).groups for axis in group.axes()}
+    on = {axis for group in program.analysis.groups for axis in group.axes()}
     assert {("items.weight", 1), ("positions.weight", 1)} <= on
     for layer in range(2):
         assert {(f"layers.{layer}.{part}.weight", 0) for part in ("query", "key", "value", "widen")} <= on
@@ -113,7 +113,7 @@ def test_sasrec_loses_dimensions_of_its_items_and_of_its_heads() -> None:
 
 def test_onnx_answers_as_the_pruned_program(captured: tuple[str, nn.Module, Program, Analysis], tmp_path: Path) -> None:
     _, _, program, analysis = captured
-    pruned = apply_plan(program, analysis, random_plan(analysis, seed=9))
+    pruned = apply_plan(program, random_plan(analysis, seed=9))
     file = export_onnx(pruned, tmp_path / "model.onnx")
     session = make_session(file.path, threads=1)
     for batch in (1, 7):
@@ -125,7 +125,7 @@ def test_onnx_answers_as_the_pruned_program(captured: tuple[str, nn.Module, Prog
         for output, value in zip(pruned.signature.outputs, expected, strict=True):
             np.testing.assert_allclose(answered[output.name], value.numpy(), rtol=1e-4, atol=2e-5)
     counts = count(file.path)
-    tables = sum(pruned.parameters()[name].numel() for name in analyse(pruned).tables)
+    tables = sum(pruned.parameters()[name].numel() for name in pruned.analysis.tables)
     assert counts.tables.parameters == tables
 
 

@@ -18,11 +18,11 @@ SETTINGS = Settings(sparsity=0.6, round_to=1, steps=2)
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_it_is_said_where_later_stages_are_not_judged(steps: int) -> None:
-    program, _ = scorer()
+    program = scorer()
     task = drawn_requests(program, SETTINGS)
     first = decide(program, SETTINGS.at_stage(1), task)
-    original, analysis = rotate(program, first)
-    second = decide(apply_plan(original, analysis, first), SETTINGS.at_stage(2), task)
+    original = rotate(program, first)
+    second = decide(apply_plan(original, first), SETTINGS.at_stage(2), task)
     plan = Plan.of_stages([first, second][:steps])
     finding, found = judge_ranking(program, plan, replace(SETTINGS, steps=steps), task)
     assert finding.holds

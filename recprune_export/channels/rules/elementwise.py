@@ -287,9 +287,17 @@ def where(walk: Walk, node: fx.Node) -> Described:
 
 @rule(aten.masked_fill.Scalar, aten.masked_fill.Tensor)
 def masked_fill(walk: Walk, node: fx.Node) -> Described:
-    """`masked_fill(x, m, v)`: x's labels; zeros stay if v is 0."""
+    """`masked_fill(x, m, v)`: x's labels; zeros stay if v is 0, and will be."""
     operands = _tensor_arguments(walk, node.args[:2])
-    return _combine(walk, node, operands, "first" if float(walk.value(node.args[2])) == 0.0 else "never")
+    zero = _is_constant(walk, node.args[2]) and float(walk.value(node.args[2])) == 0.0
+    return _combine(walk, node, operands, "first" if zero else "never")
+
+
+def _is_constant(walk: Walk, argument: Any) -> bool:
+    """Whether neither a request nor training changes the value of an argument."""
+    if not isinstance(argument, fx.Node):
+        return True
+    return argument.op == "get_attr" and not isinstance(walk.env[argument], torch.nn.Parameter)
 
 
 @rule(aten.lerp.Scalar, aten.lerp.Tensor, aten.addcmul.default, aten.addcdiv.default)

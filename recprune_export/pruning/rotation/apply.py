@@ -5,7 +5,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from recprune_export.channels.analysis import Analysis
 from recprune_export.channels.groups import slice_positions
 from recprune_export.errors import PruningError
 from recprune_export.program.canonical import tensor_at
@@ -19,7 +18,7 @@ BATCH = 16
 
 
 def apply_transforms(
-    program: Program, analysis: Analysis, rotatable: Mapping[str, Rotatable], transforms: Mapping[str, Transform]
+    program: Program, rotatable: Mapping[str, Rotatable], transforms: Mapping[str, Transform]
 ) -> Program:
     """Return a program that answers as `program` does, the channels of each group in `transforms` transformed.
 
@@ -32,7 +31,7 @@ def apply_transforms(
         for name, transform in transforms.items():
             if name not in rotatable:
                 raise PruningError(f"The plan transforms the channels of '{name}', which this model does not allow.")
-            group = analysis.group(name)
+            group = program.analysis.group(name)
             for (tensor, axis), side in rotatable[name].sides.items():
                 _multiply(
                     tensor_at(transformed.module, tensor),

@@ -18,7 +18,6 @@ import torch
 from torch import fx
 
 import recprune_export.pruning.rotation.rules  # noqa: F401 (what the walk goes by)
-from recprune_export.channels.analysis import Analysis
 from recprune_export.channels.groups import Group
 from recprune_export.program.program import Program
 from recprune_export.pruning.rotation.tracing import Tracing, operands
@@ -64,9 +63,9 @@ class Legality:
     diagonals: Mapping[str, Diagonal]
 
 
-def find_rotatable(program: Program, analysis: Analysis) -> Legality:
-    """Decide for each group of `analysis` whether it may be rotated. Time is linear in the size of the graph."""
-    tracing = Tracing(program, analysis)
+def find_rotatable(program: Program) -> Legality:
+    """Decide for each group of `program` whether it may be rotated. Time is linear in the size of the graph."""
+    tracing = Tracing(program)
     for node in program.module.graph.nodes:
         tracing.visit(node)
     return _gather(tracing)

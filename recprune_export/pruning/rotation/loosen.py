@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from recprune_export.channels.analysis import Analysis, analyse
 from recprune_export.channels.groups import slice_positions
 from recprune_export.errors import PruningError
 from recprune_export.program.canonical import tensor_at
@@ -57,13 +56,24 @@ class Loosening:
 NOTHING = Loosening()
 
 
-def find_loosening(program: Program, analysis: Analysis) -> Loosening:
+@dataclass(frozen=True)
+class Loosened:
+    """A program whose tables can be rotated, and what was done for that."""
+
+    loosening: Loosening
+    program: Program
+
+
+def find_loosening(program: Program) -> Loosening:
     """Return what has to be done so that more groups of tables can be rotated."""
-    cuts = find_cuts(program, analysis)
-    if cuts:
-        program = insert(program, cuts)
-        analysis = analyse(program)
-    return Loosening(cuts, tuple(find_rotatable(program, analysis).diagonals))
+    return loosen_tables(program).loosening
+
+
+def loosen_tables(program: Program) -> Loosened:
+    """Do what has to be done so that more groups of tables can be rotated."""
+    cuts, cut = _cut(program)
+    diagonals = tuple(find_rotatable(cut).diagonals)
+    return Loosened(Loosening(cuts, diagonals), move_diagonals(cut, diagonals))
 
 
 def loosen(program: Program, loosening: Loosening) -> Program:
@@ -79,11 +89,30 @@ def loosen(program: Program, loosening: Loosening) -> Program:
     return insert_spaces(rotatable, loosening.spaces)
 
 
-def find_cuts(program: Program, analysis: Analysis) -> tuple[Cut, ...]:
+def find_cuts(program: Program) -> tuple[Cut, ...]:
     """Return the matrices after which more tables can be rotated; each group, or stuck table, pays for its own."""
-    stuck = _cuts_behind_stuck_tables(program, analysis)
-    legal = find_rotatable(program, analysis).rotatable
-    wide, tight = (_Cutting(program, analysis, at_once) for at_once in (False, True))
+    return _cut(program)[0]
+
+
+class _Insertions:
+    """Programs with matrices on edges of one: what was tried is often what is wanted."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._made: dict[tuple[Cut, ...], Program] = {}
+
+    def insert(self, cuts: Sequence[Cut]) -> Program:
+        if tuple(cuts) not in self._made:
+            self._made[tuple(cuts)] = insert(self._program, cuts)
+        return self._made[tuple(cuts)]
+
+
+def _cut(program: Program) -> tuple[tuple[Cut, ...], Program]:
+    """Find the matrices; return them, and the program with them."""
+    analysis, insertions = program.analysis, _Insertions(program)
+    stuck = _cuts_behind_stuck_tables(program, insertions)
+    legal = find_rotatable(program).rotatable
+    wide, tight = (_Cutting(program, at_once) for at_once in (False, True))
     for node in program.module.graph.nodes:
         wide.visit(node)
         tight.visit(node)
@@ -95,14 +124,16 @@ def find_cuts(program: Program, analysis: Analysis) -> tuple[Cut, ...]:
         for tracing in (wide, tight):
             found = tracing.cuts(number, group.width)
             small = 0 < len(found) <= MOST_MATRICES and rows >= WORTH * group.width * len(found)
-            if small and _frees(insert(program, found), group.axes()):
+            if small and _frees(insertions.insert(found), group.axes()):
                 cuts += found
                 break
-    return tuple(dict.fromkeys(cuts))
+    distinct = tuple(dict.fromkeys(cuts))
+    return distinct, insertions.insert(distinct)
 
 
-def _cuts_behind_stuck_tables(program: Program, analysis: Analysis) -> list[Cut]:
+def _cuts_behind_stuck_tables(program: Program, insertions: _Insertions) -> list[Cut]:
     """Return a matrix for each lookup in a table of which no dimension can go as it is, where that frees the table."""
+    analysis = program.analysis
     grouped = {axis for group in analysis.groups for axis in group.axes()}
     readers: dict[str, list[fx.Node]] = {}
     for node in program.module.graph.nodes:
@@ -111,8 +142,7 @@ def _cuts_behind_stuck_tables(program: Program, analysis: Analysis) -> list[Cut]
     wanted = {name: cuts for name, lookups in readers.items() if (cuts := _behind(program, name, lookups))}
     if not wanted:
         return []
-    after = insert(program, [cut for cuts in wanted.values() for cut in cuts])
-    freed = _rotatable_axes(after)
+    freed = _rotatable_axes(insertions.insert([cut for cuts in wanted.values() for cut in cuts]))
     return [cut for name, cuts in wanted.items() if (name, 1) in freed for cut in cuts]
 
 
@@ -156,14 +186,13 @@ def insert(program: Program, cuts: Sequence[Cut]) -> Program:
 
 def _frees(program: Program, axes: Iterable[tuple[str, int]]) -> bool:
     """Whether the tables among `axes` can be rotated now."""
-    tables = analyse(program).tables
+    tables = program.analysis.tables
     return {(tensor, axis) for tensor, axis in axes if tensor in tables and axis == 1} <= _rotatable_axes(program)
 
 
 def _rotatable_axes(program: Program) -> set[tuple[str, int]]:
-    analysis = analyse(program)
-    legal = find_rotatable(program, analysis).rotatable
-    return {own for group in analysis.groups if group.name in legal for own in group.axes()}
+    legal = find_rotatable(program).rotatable
+    return {own for group in program.analysis.groups if group.name in legal for own in group.axes()}
 
 
 def move_diagonals(program: Program, groups: Sequence[str]) -> Program:
@@ -173,14 +202,13 @@ def move_diagonals(program: Program, groups: Sequence[str]) -> Program:
     """
     if not groups:
         return program
-    analysis = analyse(program)
-    diagonals = find_rotatable(program, analysis).diagonals
+    diagonals = find_rotatable(program).diagonals
     moved = program.with_own_parameters()
     parameters = moved.parameters()
     for name in groups:
         if name not in diagonals:
             raise PruningError(f"The plan moves the weights of '{name}', which has none: make a plan for this model.")
-        diagonal, group = diagonals[name], analysis.group(name)
+        diagonal, group = diagonals[name], program.analysis.group(name)
         with torch.no_grad():
             row = parameters[diagonal.weight].movedim(diagonal.axis, -1)
             (own,) = slice_positions(group, diagonal.weight, diagonal.axis)
@@ -200,10 +228,10 @@ class _Cutting(Tracing):
     the rotated part ends where a table was looked up; without it goes as far as it can.
     """
 
-    def __init__(self, program: Program, analysis: Analysis, at_once: bool) -> None:
-        super().__init__(program, analysis)
+    def __init__(self, program: Program, at_once: bool) -> None:
+        super().__init__(program)
         self._at_once = at_once
-        self._tables = analysis.tables
+        self._tables = program.analysis.tables
         self._edges: dict[int, dict[fx.Node, list[fx.Node]]] = {}
 
     def cuts(self, group: int, width: int) -> list[Cut]:

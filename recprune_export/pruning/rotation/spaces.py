@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from recprune_export.channels.analysis import Analysis
 from recprune_export.errors import PruningError
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.nodes import argument
@@ -45,11 +44,11 @@ class _Lookup:
     padding: int
 
 
-def find_spaces(program: Program, analysis: Analysis) -> tuple[Space, ...]:
+def find_spaces(program: Program) -> tuple[Space, ...]:
     """Return the spaces that pay for their matrices, those of the largest tables first."""
     together: dict[object, list[_Lookup]] = {}
     same = _Same()
-    for lookup in _single_lookups(program, analysis):
+    for lookup in _single_lookups(program):
         key = (same.key(argument(lookup.node, "indices")), lookup.rows, lookup.padding)
         together.setdefault(key, []).append(lookup)
     worth = [own for own in together.values() if _pays(own)]
@@ -131,10 +130,10 @@ def _is_matrix(reader: fx.Node) -> bool:
     return isinstance(weight, fx.Node) and weight.op == "get_attr"
 
 
-def _single_lookups(program: Program, analysis: Analysis) -> Iterator[_Lookup]:
+def _single_lookups(program: Program) -> Iterator[_Lookup]:
     readers: dict[str, list[fx.Node]] = {}
     for node in program.module.graph.nodes:
-        if node.op == "get_attr" and str(node.target) in analysis.tables:
+        if node.op == "get_attr" and str(node.target) in program.analysis.tables:
             readers.setdefault(str(node.target), []).extend(node.users)
     for name, users in readers.items():
         (node, *others) = users

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from recprune_export.channels.analysis import Analysis
 from recprune_export.channels.groups import Group, slice_positions
 from recprune_export.channels.walk import source_of
 from recprune_export.program.canonical import tensor_at
@@ -26,7 +25,8 @@ traces = registers(_RULES)
 class Tracing:
     """A walk over the graph. What is known so far: the form of each group's axis in each value, the sides, and what was ruled out."""
 
-    def __init__(self, program: Program, analysis: Analysis) -> None:
+    def __init__(self, program: Program) -> None:
+        analysis = program.analysis
         self._program, self._analysis = program, analysis
         self.groups: tuple[Group, ...] = analysis.groups
         self._group_of = {c.identity: number for number, g in enumerate(analysis.groups) for c in g.channels}

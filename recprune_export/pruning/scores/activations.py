@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from recprune_export.channels.analysis import Analysis
 from recprune_export.program.program import Program
 from recprune_export.pruning.moments import Point, channel_positions
 
@@ -51,14 +50,14 @@ class Place:
         return value.movedim((self.batch_axis, self.axis), (0, -1))
 
 
-def places(program: Program, analysis: Analysis, points: Mapping[str, Collection[Point]]) -> dict[str, list[Place]]:
+def places(program: Program, points: Mapping[str, Collection[Point]]) -> dict[str, list[Place]]:
     """Look up for each group its points in the graph."""
     nodes = {node.name: node for node in program.module.graph.nodes}
 
     def place(name: str, point: Point) -> Place:
         node = nodes[point.node]
         varying = [axis for axis, size in enumerate(node.meta["val"].shape) if not isinstance(size, int)]
-        positions = channel_positions(analysis, analysis.group(name), point)
+        positions = channel_positions(program.analysis, program.analysis.group(name), point)
         return Place(node, point.axis, positions, varying[0] if varying else None)
 
     return {name: [place(name, point) for point in own] for name, own in points.items()}

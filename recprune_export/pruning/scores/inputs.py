@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from recprune_export.channels.analysis import Analysis
 from recprune_export.program.program import Program
 from recprune_export.pruning.moments import Batch, Probe
 
@@ -16,13 +15,12 @@ Distance = Callable[[Response, Response], Tensor]  # student, teacher -> mean ov
 
 @dataclass(frozen=True)
 class ScoreInputs:
-    """The dense program, its groups, batches of calibration data, and how answers are judged on them.
+    """The dense program, batches of calibration data, and how answers are judged on them.
 
     `loss` is against the labels where there are any, `distance` between two responses, `probe` needs neither.
     """
 
     program: Program
-    analysis: Analysis
     batches: Sequence[Batch]
     loss: Loss
     distance: Distance

@@ -21,7 +21,7 @@ def permutation(inputs: ScoreInputs) -> dict[str, Tensor]:
     It costs one run per channel of what follows the channel in the graph, on 512 rows, fewer where there are more than
     2,000 channels.
     """
-    groups = inputs.analysis.groups
+    groups = inputs.program.analysis.groups
     channels = sum(group.width for group in groups)
     most = max(FEWEST_ROWS, min(MOST_ROWS, BUDGET // max(channels, 1)))
     request = {name: values[:most] for name, values in inputs.batches[0][0].items()}
@@ -29,7 +29,7 @@ def permutation(inputs: ScoreInputs) -> dict[str, Tensor]:
     order = torch.randperm(rows, generator=torch.Generator().manual_seed(inputs.seed))
     recorder = Recorder(inputs.program)
     own_answer = recorder.answer(request)
-    found = places(inputs.program, inputs.analysis, producing_points(inputs.program, inputs.analysis))
+    found = places(inputs.program, producing_points(inputs.program))
     scores = {}
     with torch.no_grad():
         least = inputs.distance(own_answer, own_answer)

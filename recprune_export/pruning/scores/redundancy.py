@@ -18,12 +18,12 @@ def cosine(inputs: ScoreInputs) -> dict[str, Ranking]:
     layer that reads them can make up for either (merging similar neurons: Srinivas and Babu 2015, "Data-free Parameter
     Pruning for Deep Neural Networks", section 3). Each that goes counts with 1 - |cosine|; a silent one with nothing.
     """
-    readings = reading_points(inputs.program, inputs.analysis)
-    found = places(inputs.program, inputs.analysis, {name: reading.points for name, reading in readings.items()})
+    readings = reading_points(inputs.program)
+    found = places(inputs.program, {name: reading.points for name, reading in readings.items()})
     covariances = _covariances(inputs, found)
     return {
         g.name: _one_by_one(covariances[g.name] if g.name in covariances else torch.zeros(g.width, g.width))
-        for g in inputs.analysis.groups
+        for g in inputs.program.analysis.groups
     }
 
 

@@ -30,7 +30,9 @@ class _Moments(fx.Interpreter):
         super().__init__(inputs.program.module)
         self._inputs = inputs
         self._position = {
-            c.identity: (g.name, position) for g in inputs.analysis.groups for position, c in enumerate(g.channels)
+            c.identity: (g.name, position)
+            for g in inputs.program.analysis.groups
+            for position, c in enumerate(g.channels)
         }
         self._sums: dict[tuple[str, int], list[Tensor]] = {}
         self._count: dict[tuple[str, int], int] = {}
@@ -42,7 +44,7 @@ class _Moments(fx.Interpreter):
     def run_node(self, n: fx.Node) -> object:
         value = super().run_node(n)
         if n.op == "call_function" and isinstance(value, Tensor) and value.is_floating_point() and _reads_parameter(n):
-            for axis, removed_by in enumerate(self._inputs.analysis.removed_by[n.name]):
+            for axis, removed_by in enumerate(self._inputs.program.analysis.removed_by[n.name]):
                 if removed_by is not None:
                     self._accumulate(n.name, axis, value)
         return value
@@ -55,11 +57,11 @@ class _Moments(fx.Interpreter):
         self._count[name, axis] = self._count.get((name, axis), 0) + flat.shape[1]
 
     def variances(self) -> dict[str, Tensor]:
-        totals = {group.name: torch.zeros(group.width) for group in self._inputs.analysis.groups}
+        totals = {group.name: torch.zeros(group.width) for group in self._inputs.program.analysis.groups}
         for (name, axis), (first, second) in self._sums.items():
             count = self._count[name, axis]
             spread = (second / count - (first / count).square()).clamp_min(0.0)
-            removed_by = cast(AxisSets, self._inputs.analysis.removed_by[name])[axis]
+            removed_by = cast(AxisSets, self._inputs.program.analysis.removed_by[name])[axis]
             for index, channels in enumerate(removed_by or ()):
                 for channel in channels:
                     group, position = self._position[channel]

@@ -12,7 +12,7 @@ from recprune_export.pruning.scores.inputs import ScoreInputs
 def random(inputs: ScoreInputs) -> dict[str, Tensor]:
     """Chance: the floor that every other score has to beat."""
     generator = torch.Generator().manual_seed(inputs.seed)
-    return {g.name: torch.rand(g.width, generator=generator) for g in inputs.analysis.groups}
+    return {g.name: torch.rand(g.width, generator=generator) for g in inputs.program.analysis.groups}
 
 
 def magnitude_l1(inputs: ScoreInputs) -> dict[str, Tensor]:
@@ -35,13 +35,13 @@ def taylor(inputs: ScoreInputs) -> dict[str, Tensor]:
     Pruning", equations 7 and 8, in their group form.
     """
     parameters = inputs.program.parameters()
-    totals = {group.name: torch.zeros(group.width) for group in inputs.analysis.groups}
+    totals = {group.name: torch.zeros(group.width) for group in inputs.program.analysis.groups}
     for request, labels in inputs.batches:
         loss = inputs.loss(inputs.program(request), labels)
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         with torch.no_grad():
             sensitivity = {n: p * g for (n, p), g in zip(parameters.items(), gradients, strict=True) if g is not None}
-            for group in inputs.analysis.groups:
+            for group in inputs.program.analysis.groups:
                 totals[group.name] += _per_channel(group, sensitivity, square=True)
     return totals
 
@@ -49,9 +49,9 @@ def taylor(inputs: ScoreInputs) -> dict[str, Tensor]:
 def _over_weights(inputs: ScoreInputs, measure: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
     with torch.no_grad():
         parameters = inputs.program.parameters()
-        touched = {tensor for group in inputs.analysis.groups for tensor, _ in group.axes()}
+        touched = {tensor for group in inputs.program.analysis.groups for tensor, _ in group.axes()}
         measured = {name: measure(p) for name, p in parameters.items() if name in touched}
-        return {g.name: _per_channel(g, measured, square=False) for g in inputs.analysis.groups}
+        return {g.name: _per_channel(g, measured, square=False) for g in inputs.program.analysis.groups}
 
 
 def _per_channel(group: Group, values: Mapping[str, Tensor], square: bool) -> Tensor:

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recprune_export.channels.analysis import analyse
 from recprune_export.errors import PruningError
 from recprune_export.program.capture import capture
 from recprune_export.program.program import Program
@@ -27,10 +26,10 @@ def random_transform(width: int, orthogonal: bool, seed: int = 0) -> Transform:
 
 def rotated(program: Program) -> dict[str, Rotatable]:
     """Assert that transforming every rotatable group changes nothing (`apply_transforms` compares), and return those."""
-    analysis = analyse(program)
-    legal = find_rotatable(program, analysis).rotatable
+    analysis = program.analysis
+    legal = find_rotatable(program).rotatable
     transforms = {n: random_transform(analysis.group(n).width, r.orthogonal) for n, r in legal.items()}
-    after = apply_transforms(program, analysis, legal, transforms)
+    after = apply_transforms(program, legal, transforms)
     for name in legal:
         for tensor, _ in legal[name].sides:
             assert not torch.equal(after.parameters()[tensor], program.parameters()[tensor])
@@ -46,9 +45,9 @@ def test_rotations_change_no_answer_of_a_recommender(name: str) -> None:
 def test_loosened_recommenders_answer_alike_and_can_be_rotated(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recprune_export.pruning.rotation.loosen.WORTH", 0)  # the tables of tests are small
     program = capture(make(name), (spec_of(name).example_request(),))
-    loose = loosen(program, find_loosening(program, analyse(program)))
+    loose = loosen(program, find_loosening(program))
     legal = rotated(loose)
-    tables = {t for t in analyse(loose).tables if t.endswith("weight") and loose.parameters()[t].shape[1] > 1}
+    tables = {t for t in loose.analysis.tables if t.endswith("weight") and loose.parameters()[t].shape[1] > 1}
     assert tables <= {tensor for r in legal.values() for tensor, _ in r.sides}
 
 
@@ -108,8 +107,8 @@ def test_what_is_linear_or_an_inner_product_rotates(combine: str, orthogonal: se
 )
 def test_what_treats_channels_one_by_one_does_not(combine: str) -> None:
     program = capture(no_zeros(Tables(combine)), (torch.zeros(3, 2, dtype=torch.int64),))
-    analysis = analyse(program)
-    found = find_rotatable(program, analysis)
+    analysis = program.analysis
+    found = find_rotatable(program)
     touched = {"a.weight"} if combine == "gain" else {"a.weight", "b.weight"}
     assert not touched & {t for r in found.rotatable.values() for t, _ in r.sides}
     assert all(found.reasons[g.name] for g in analysis.groups if g.name not in found.rotatable)
@@ -123,21 +122,20 @@ def test_channels_that_go_separate_ways_rotate_among_themselves() -> None:
 
 def test_a_transform_that_is_not_allowed_is_refused() -> None:
     program = capture(no_zeros(Tables("relu")), (torch.zeros(3, 2, dtype=torch.int64),))
-    analysis = analyse(program)
+    analysis = program.analysis
     name = analysis.groups[0].name
     with pytest.raises(PruningError, match="does not allow"):
-        apply_transforms(program, analysis, {}, {name: random_transform(6, orthogonal=True)})
+        apply_transforms(program, {}, {name: random_transform(6, orthogonal=True)})
 
 
 def test_a_transform_that_changes_the_answers_is_found_out() -> None:
     """A stretch is no transform of a group whose two sides are one table."""
     program = capture(no_zeros(Tables("fm")), (torch.zeros(3, 2, dtype=torch.int64),))
-    analysis = analyse(program)
-    legal = find_rotatable(program, analysis).rotatable
+    legal = find_rotatable(program).rotatable
     ((name, own),) = legal.items()
     assert own.orthogonal
     with pytest.raises(PruningError, match="changed the answers"):
-        apply_transforms(program, analysis, legal, {name: random_transform(6, orthogonal=False)})
+        apply_transforms(program, legal, {name: random_transform(6, orthogonal=False)})
 
 
 class PartlyShared(nn.Module):
@@ -156,10 +154,10 @@ class PartlyShared(nn.Module):
 
 def test_no_matrix_is_put_where_an_axis_holds_the_channels_of_others_too() -> None:
     program = capture(no_zeros(PartlyShared()), (torch.randint(200, (3, 4)),))
-    analysis = analyse(program)
+    analysis = program.analysis
     (group,) = [g for g in analysis.groups if g.kind == "embedding" and g.width < 8 and len(g.axes()) > 1]
     assert group.width == 6
-    loose = loosen(program, find_loosening(program, analysis))
+    loose = loosen(program, find_loosening(program))
     request = torch.randint(200, (5, 4))
     torch.testing.assert_close(loose.module(request)[0], program.module(request)[0])
 
@@ -178,12 +176,11 @@ class ByIndex(nn.Module):
 
 def test_rows_that_an_index_takes_rotate() -> None:
     program = capture(no_zeros(ByIndex()), (torch.tensor([1, 2, 3]),))
-    analysis = analyse(program)
-    legal = find_rotatable(program, analysis).rotatable
+    legal = find_rotatable(program).rotatable
     assert {"table", "images"} <= {tensor for r in legal.values() for tensor, _ in r.sides}
     assert all(r.sources for r in legal.values())
     transforms = {n: random_transform(6, r.orthogonal) for n, r in legal.items()}
-    after = apply_transforms(program, analysis, legal, transforms)  # which compares the answers
+    after = apply_transforms(program, legal, transforms)  # which compares the answers
     assert not torch.equal(after.module.images, program.module.images)  # type: ignore[arg-type]
 
 
@@ -201,8 +198,8 @@ class Coarse(nn.Module):
 
 def test_what_is_stored_in_few_bits_does_not_rotate() -> None:
     program = capture(no_zeros(Coarse()), (torch.tensor([1, 2, 3]),))
-    analysis = analyse(program)
-    found = find_rotatable(program, analysis)
+    analysis = program.analysis
+    found = find_rotatable(program)
     assert not found.rotatable
     assert "too few bits" in found.reasons[analysis.groups[0].name]
 
@@ -220,6 +217,6 @@ class Learned(nn.Module):
 
 def test_every_group_that_rotates_has_a_place_where_it_is_looked_at() -> None:
     program = capture(no_zeros(Learned()), (torch.tensor([1, 2, 3]),))
-    legal = find_rotatable(program, analyse(program)).rotatable
+    legal = find_rotatable(program).rotatable
     assert legal
     assert all(r.sources for r in legal.values())

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recprune_export.channels.analysis import analyse
 from recprune_export.compression.compress import drawn_requests
 from recprune_export.compression.planning import decide
 from recprune_export.compression.stages import rotate
@@ -44,12 +43,12 @@ def program_of(how: str, rows: int = ROWS) -> Program:
 @pytest.mark.parametrize("how", ["sorted", "transformed", "returned"])
 def test_tables_that_are_read_as_a_whole_are_narrowed_behind_a_matrix(how: str) -> None:
     program = program_of(how)
-    assert not any(group.kind == "embedding" for group in analyse(program).groups)
+    assert not any(group.kind == "embedding" for group in program.analysis.groups)
     settings = Settings(sparsity=0.5, structured_share=1.0)
     plan = decide(program, settings, drawn_requests(program, settings))
-    loose, analysis = rotate(program, plan)
-    pruned = apply_plan(loose, analysis, plan)
-    soundness = check_soundness(loose, analysis, plan, pruned)
+    loose = rotate(program, plan)
+    pruned = apply_plan(loose, plan)
+    soundness = check_soundness(loose, plan, pruned)
     assert soundness.error <= soundness.tolerance
     for table in ("user.weight", "item.weight"):
         rows, dim = pruned.parameters()[table].shape
@@ -60,7 +59,7 @@ def test_tables_that_are_read_as_a_whole_are_narrowed_behind_a_matrix(how: str) 
 @pytest.mark.parametrize("how", ["sorted", "transformed", "returned"])
 def test_the_matrices_change_no_answer(how: str) -> None:
     program = program_of(how)
-    loosening = find_loosening(program, analyse(program))
+    loosening = find_loosening(program)
     assert {cut.width for cut in loosening.cuts} == {DIM}
     ids = torch.arange(9)
     for one, other in zip(program.module(ids, ids), loosen(program, loosening).module(ids, ids), strict=True):
@@ -69,7 +68,7 @@ def test_the_matrices_change_no_answer(how: str) -> None:
 
 def test_a_table_no_larger_than_its_matrix_stays_and_is_refused_with_the_reason() -> None:
     program = program_of("sorted", rows=DIM)
-    assert not find_loosening(program, analyse(program))
+    assert not find_loosening(program)
     settings = Settings(sparsity=0.5)
     with pytest.raises(PruningError, match="it is put in order"):
         decide(program, settings, drawn_requests(program, settings))

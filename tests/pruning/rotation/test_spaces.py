@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recprune_export.channels.analysis import analyse
 from recprune_export.compression.compress import drawn_requests
 from recprune_export.compression.planning import decide
 from recprune_export.compression.stages import rotate
@@ -56,7 +55,7 @@ def machine(dim: int = 6) -> Program:
 
 
 def spaced(program: Program) -> tuple[tuple[Space, ...], Program]:
-    found = find_spaces(program, analyse(program))
+    found = find_spaces(program)
     return found, insert_spaces(program, found)
 
 
@@ -79,7 +78,7 @@ def test_tables_of_the_same_ids_become_one() -> None:
     assert [len(space.lookups) for space in found] == [2, 2]  # five rows are too few
     lookups = [n for n in after.module.graph.nodes if n.target is torch.ops.aten.embedding.default]
     assert len(lookups) == 4
-    widths = sorted(tuple(p.shape) for name, p in after.parameters().items() if name in analyse(after).tables)
+    widths = sorted(tuple(p.shape) for name, p in after.parameters().items() if name in after.analysis.tables)
     assert (200, 7) in widths
     assert (100, 7) in widths
     ids = torch.stack([torch.randint(n, (40,)) for n in (200, 100, 5)], 1)
@@ -96,7 +95,7 @@ def test_a_table_that_is_read_twice_stays() -> None:
 
 def test_a_second_time_nothing_is_left_to_do() -> None:
     _, after = spaced(machine())
-    assert find_spaces(after, analyse(after)) == ()
+    assert find_spaces(after) == ()
 
 
 def test_a_space_of_another_model_is_refused() -> None:
@@ -115,11 +114,11 @@ def test_a_plan_gives_each_field_its_width_is_kept_as_json_and_is_sound() -> Non
     plan = decide(program, settings, drawn_requests(program, settings))
     assert len(plan.loosening.spaces) == 2
     assert Plan.from_dict(plan.to_dict()) == plan
-    loose, analysis = rotate(program, plan)
-    small = apply_plan(loose, analysis, plan)
-    check_soundness(loose, analysis, plan, small)
-    widths = {p.shape[0]: p.shape[1] for name, p in small.parameters().items() if name in analyse(small).tables}
+    loose = rotate(program, plan)
+    small = apply_plan(loose, plan)
+    check_soundness(loose, plan, small)
+    widths = {p.shape[0]: p.shape[1] for name, p in small.parameters().items() if name in small.analysis.tables}
     assert widths[200] > widths[100]
-    again, analysis = rotate(program, plan)
-    other = apply_plan(again, analysis, plan)
+    again = rotate(program, plan)
+    other = apply_plan(again, plan)
     assert all(torch.equal(p, other.parameters()[name]) for name, p in small.parameters().items())

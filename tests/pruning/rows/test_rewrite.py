@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from recprune_export.channels.analysis import analyse
 from recprune_export.errors import PruningError
 from recprune_export.onnx.counts import count, remap_bytes
 from recprune_export.onnx.export import export_onnx
@@ -152,11 +151,11 @@ def test_a_wrong_remap_is_found() -> None:
 def test_channels_are_removed_from_what_is_left() -> None:
     program = fields()
     smaller = share_rows(program, *random_rows(program, 2))
-    analysis = analyse(smaller)
+    analysis = smaller.analysis
     assert analysis.tables >= {"user.weight", "item.weight", "tags.weight"}
     plan = random_plan(analysis, seed=0)
-    pruned = apply_plan(smaller, analysis, plan)
-    assert check_soundness(smaller, analysis, plan, pruned).error < 1e-12
+    pruned = apply_plan(smaller, plan)
+    assert check_soundness(smaller, plan, pruned).error < 1e-12
 
 
 @pytest.mark.parametrize("name", MODELS)

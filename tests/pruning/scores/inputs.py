@@ -22,7 +22,7 @@ def inputs(
     factor: float = 1.0,
 ) -> ScoreInputs:
     """Score inputs; with `same`, the second unit is the first one, `factor` times as large, and read alike."""
-    program, analysis = scorer()
+    program = scorer()
     weight, bias, following = (program.parameters()[n] for n in ("mlp.0.weight", "mlp.0.bias", "mlp.2.weight"))
     with torch.no_grad():
         if dead is not None:
@@ -43,7 +43,6 @@ def inputs(
     objective = Objective({"output": "value"}, {})
     return ScoreInputs(
         program,
-        analysis,
         batches,
         lambda out, labels: out["output"].square().mean(),
         objective.distillation,

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 import pytest
 import torch
 
-from recprune_export.channels.analysis import analyse
 from recprune_export.errors import UsageError
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.program.capture import capture
@@ -27,7 +26,7 @@ def test_every_score_has_a_name_that_the_command_line_knows() -> None:
 @pytest.mark.parametrize("name", sorted(SCORES))
 def test_every_score_ranks_every_channel_and_is_repeatable(name: str) -> None:
     one, two = rankings_by(name, inputs()), rankings_by(name, inputs())
-    for group in inputs().analysis.groups:
+    for group in inputs().program.analysis.groups:
         assert one[group.name].order == two[group.name].order
         assert one[group.name].losses == two[group.name].losses
         assert one[group.name].transform == two[group.name].transform
@@ -58,13 +57,13 @@ def test_a_score_that_there_is_not_is_said() -> None:
 @pytest.mark.parametrize("recommender", sorted(RECOMMENDERS))
 def test_every_channel_of_every_recommender_has_a_place(recommender: str) -> None:
     program = capture(make(recommender), (spec_of(recommender).example_request(),))
-    analysis = analyse(program)
+    analysis = program.analysis
     names = [i.name for i in program.signature.inputs]
     batches: list[Batch] = [
         (dict(zip(names, example_tensors(program.signature, 32, s), strict=True)), {}) for s in (0, 1)
     ]
     objective = make_objective(program, ())
-    given = ScoreInputs(program, analysis, batches, no_labels, objective.distillation, objective.probe)
+    given = ScoreInputs(program, batches, no_labels, objective.distillation, objective.probe)
     for name, score in SCORES.items():
         rankings = score(given)
         for group in analysis.groups:

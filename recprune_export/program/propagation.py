@@ -1,0 +1,180 @@
+"""Shapes of a graph that was changed: run on fake tensors, as `torch.export` does, without tracing the graph anew.
+
+A graph that `torch.export` captured and that was then edited holds operators that need no tracing. All that another export
+would add are the shapes behind the edit, and the proof that there are any: an operator that cannot take its operands raises
+here what it raises there.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import sympy
+import torch
+import torch.utils._pytree as pytree
+from torch import fx, nn
+from torch._dispatch.python import enable_python_dispatcher
+from torch._dynamo.exc import UserError, UserErrorType
+from torch._dynamo.source import ConstantSource
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import py_sym_types
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StrictMinMaxConstraint
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+from torch.utils._sympy.value_ranges import ValueRanges
+
+from recprune_export.program.canonical import canonicalise
+from recprune_export.program.signature import BATCH, Axis, Signature
+
+LARGEST_BATCH = 1 << 30
+HINT = 3  # rows, where an operator decides by the size of the batch; what it decides has to hold for all
+TRIED_BATCHES = (*range(1, 66), 1009, LARGEST_BATCH - 1)
+
+Operand = tuple[Sequence[Axis], torch.dtype]  # the shape of an input, with `BATCH` for the rows of a request; its dtype
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """A mode in which tensors are fake; their batch, a size that is one symbol."""
+
+    mode: FakeTensorMode
+    environment: ShapeEnv
+    symbol: sympy.Symbol
+    batch: torch.SymInt
+
+    @classmethod
+    def new(cls) -> "_Sizes":
+        # As torch.export has them: what cannot be proved of strides for every batch is left to the run.
+        environment = ShapeEnv(prefer_deferred_runtime_asserts_over_guards=True, trace_asserts=True)
+        source = ConstantSource(BATCH)
+        bounds = StrictMinMaxConstraint(vr=ValueRanges(0, LARGEST_BATCH), warn_only=False)
+        symbol = environment.create_symbol(HINT, source, dynamic_dim=DimDynamic.DYNAMIC, constraint_dim=bounds)
+        batch = environment.create_symintnode(symbol, hint=HINT, source=source)
+        assert isinstance(batch, torch.SymInt)
+        mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True, export=True)
+        return cls(mode, environment, symbol, batch)
+
+    def tensors(self, operands: Sequence[Operand]) -> list[torch.Tensor]:
+        sizes = [[self.batch if isinstance(size, str) else size for size in shape] for shape, _ in operands]
+        with self.mode:
+            return [torch.empty(shape, dtype=dtype) for shape, (_, dtype) in zip(sizes, operands, strict=True)]
+
+    def assumed(self) -> list[sympy.Basic]:
+        """What operators took for granted of sizes."""
+        asserts = [one.expr for several in self.environment.deferred_runtime_asserts.values() for one in several]
+        replaced = [sympy.Eq(symbol, value) for symbol, value in self.environment.replacements.items()]
+        return [*(guard.expr for guard in self.environment.guards), *asserts, *replaced]
+
+    def check(self) -> None:
+        """Raise `UserError`, as `torch.export` does, where batches of other sizes than `HINT` would fare differently."""
+        for fact in self.assumed():
+            of_batch = fact.free_symbols == {self.symbol}
+            if of_batch and not all(fact.subs(self.symbol, rows) == sympy.true for rows in TRIED_BATCHES):
+                raise UserError(
+                    UserErrorType.CONSTRAINT_VIOLATION, f"Not all sizes of the batch, {self.symbol}, satisfy {fact}."
+                )
+
+
+# A mode knows the answers of operators that it saw before, and most of a graph is as it was before an edit.
+_shared = cache(_Sizes.new)
+
+
+def recapture(root: nn.Module | Mapping[str, Any], graph: fx.Graph, operands: Sequence[Operand]) -> fx.GraphModule:
+    """Return a graph that was changed, with the tensors that it reads of `root`, in canonical form, all shapes known.
+
+    `operands` are those of the placeholders. Nodes have the names and the order that another export would give them.
+
+    Raises what an operator raises that cannot take its operands, and `torch._dynamo.exc.UserError` where the graph
+    answers batches of some sizes only.
+    """
+    module = fx.GraphModule(root if isinstance(root, nn.Module) else dict(root), graph)
+    module.graph = _in_order_of_export(module)
+    sizes, reusable = _shared(), False
+    try:
+        _propagate(module, operands, sizes)
+        reusable = not sizes.assumed()  # nothing may be taken for granted of the next graph
+    finally:
+        if not reusable:
+            _shared.cache_clear()
+    if all(_varies_with_batch_alone(node.meta.get("val"), sizes.symbol) for node in module.graph.nodes):
+        _move_values(module, _Sizes.new())
+    else:
+        propagate_shapes(module, operands)
+    return canonicalise(module)
+
+
+def _varies_with_batch_alone(value: Any, symbol: sympy.Symbol) -> bool:
+    """Tell whether a value is made of whole numbers and dense tensors whose sizes depend on no other symbol."""
+    parts = pytree.tree_leaves(value)
+    tensors = [part for part in parts if isinstance(part, torch.Tensor)]
+    sizes = [*parts, *(size for tensor in tensors if tensor.layout == torch.strided for size in _sizes_of(tensor))]
+    symbolic = [size for size in sizes if isinstance(size, py_sym_types)]
+    return all(tensor.layout == torch.strided for tensor in tensors) and all(
+        isinstance(size, torch.SymInt) and size.node.expr.free_symbols <= {symbol} for size in symbolic
+    )
+
+
+def _sizes_of(tensor: torch.Tensor) -> tuple[int | torch.SymInt, ...]:
+    return (*tensor.shape, *tensor.stride())
+
+
+def _move_values(module: fx.GraphModule, sizes: _Sizes) -> None:
+    """Put the values of a graph into a mode of its own: whoever compares sizes teaches the mode a fact about them."""
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, torch.SymInt):
+            return sizes.environment.create_symintnode(value.node.expr, hint=value.node.hint)
+        if not isinstance(value, torch.Tensor):
+            return value
+        shape, strides = ([moved(size) for size in of] for of in (value.shape, value.stride()))
+        return torch.empty_strided(shape, strides, dtype=value.dtype)
+
+    with sizes.mode:
+        for node in module.graph.nodes:
+            node.meta["val"] = pytree.tree_map(moved, node.meta.get("val"))
+
+
+def propagate_shapes(module: fx.GraphModule, operands: Sequence[Operand]) -> None:
+    """Give each node of a graph its value, `meta["val"]`, in a mode of its own, in place. Raises as `recapture` does."""
+    _propagate(module, operands, _Sizes.new())
+
+
+def _propagate(module: fx.GraphModule, operands: Sequence[Operand], sizes: _Sizes) -> None:
+    with enable_python_dispatcher():  # else kernels in C++ ask for the size of the batch, as those of padding do
+        FakeTensorProp(module, sizes.mode).propagate_dont_convert_inputs(*sizes.tensors(operands))
+    sizes.check()
+
+
+def operands_of(signature: Signature) -> list[Operand]:
+    """Return the shape and the dtype of each input."""
+    return [(i.shape, getattr(torch, i.dtype)) for i in signature.inputs]
+
+
+def operands_of_graph(graph: fx.Graph) -> list[Operand]:
+    """Return the shape and the dtype of each placeholder, where these are known; every size that varies is the batch."""
+    values = [node.meta["val"] for node in graph.nodes if node.op == "placeholder"]
+    return [([size if isinstance(size, int) else BATCH for size in v.shape], v.dtype) for v in values]
+
+
+def _in_order_of_export(module: fx.GraphModule) -> fx.Graph:
+    """Parameters first, then buffers, then the rest as it is; calls are named after their operators, and numbered."""
+    names = [*dict(module.named_parameters()), *dict(module.named_buffers())]
+    position = {name: number for number, name in enumerate(names)}
+    nodes = list(module.graph.nodes)
+    attributes = [node for node in nodes if node.op == "get_attr" and str(node.target) in position]
+    attributes.sort(key=lambda node: position[str(node.target)])
+    first = frozenset(attributes)
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in (*attributes, *(node for node in nodes if node not in first)):
+        args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), copies.__getitem__)
+        copies[node] = graph.create_node(node.op, node.target, args, kwargs, _name(graph, node), node.type)
+        copies[node].meta = dict(node.meta)
+    return graph
+
+
+def _name(graph: fx.Graph, node: fx.Node) -> str | None:
+    if node.op != "call_function":
+        return node.name if node.op == "placeholder" else None
+    operator: Any = getattr(node.target, "overloadpacket", node.target)
+    return "sym_size_int" if operator is torch.ops.aten.sym_size else graph._target_to_str(operator.__name__)
