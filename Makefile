@@ -46,7 +46,7 @@ bench: $(READY)  ## every benchmark, one after the other
 	@set -e; for file in benchmarks/bench_*.py; do echo "$$file"; $(BIN)/python "$$file"; done
 
 schema: $(READY)  ## write docs/manifest.schema.json anew, from the model of the manifest
-	$(BIN)/python -m recprune_export.bundle.schema docs/manifest.schema.json
+	$(BIN)/python -m recprune_export.bundle.manifest.manifest_schema docs/manifest.schema.json
 
 clean:  ## remove what the other targets made, except data and models of yours
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,8 +2,8 @@
 
     python benchmarks/bench_cost_model.py [--corpus corpus.py] [--only NAME] [--operator NAME] [--batches 1,32,256,1024]
 
-For each kind of operator (operator_cases.py): measured : estimated, and what each constant of `onnx/cost.py` and
-`onnx/work.py` should be multiplied with to fit best (cost_fit.py), with the interval in which nine in ten resamples lie.
+For each kind of operator (operator_cases.py): measured : estimated, and what each constant of `onnx/cost/estimate.py` and
+`onnx/cost/operator_cost.py` should be multiplied with to fit best (cost_fit.py), with the interval in which nine in ten resamples lie.
 `--only -` leaves out the models, `--operator -` the operators. For each model (the reference recommenders, or those of
 a corpus, see third_party.py): the estimate for its graph as a fraction of the measured 20th percentile; and for each
 rewrite, applied to the graph as the ones before left it, whether kept or not, the estimated and the measured time as a
@@ -26,17 +26,17 @@ from operator_cases import PERCENT, measure_operators
 from third_party import load_corpus
 
 from recprune_export.onnx import export as module
-from recprune_export.onnx.cost import cost_of
+from recprune_export.onnx.cost.estimate import cost_of
+from recprune_export.onnx.cost.machine import REFERENCE
+from recprune_export.onnx.cost.weightless_model import fill_shapes, skeleton
 from recprune_export.onnx.export import PASSES, REWRITES
-from recprune_export.onnx.in_memory import session_in_memory
-from recprune_export.onnx.machine import REFERENCE
-from recprune_export.onnx.skeleton import fill_shapes, skeleton
-from recprune_export.program.capture import capture
+from recprune_export.onnx.runtime.in_memory import session_in_memory
+from recprune_export.program.capture.capture import capture
 from recprune_export.program.program import Program
 from recprune_export.recommenders.catalogue import RECOMMENDERS, build
-from recprune_export.recommenders.inputs import InputSpec
-from recprune_export.validation.latency import Contestant, measure
-from recprune_export.validation.rotation import Rotations, draw
+from recprune_export.recommenders.input_spec import InputSpec
+from recprune_export.validation.latency.closed_loop import Contestant, measure
+from recprune_export.validation.latency.request_cycle import Rotations, draw
 
 SAME = 0.03  # what differs by less is the same
 CLICKS = InputSpec(

@@ -25,19 +25,19 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from recprune_export.compression.stages import zero_target
 from recprune_export.data.arrays import ArrayData
 from recprune_export.data.rows import Rows
 from recprune_export.finetuning.finetune import Schedule, finetune
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.task import LabelledRows, Recipe
-from recprune_export.program.capture import capture
+from recprune_export.pipeline.prune import zero_target
+from recprune_export.program.capture.capture import capture
 from recprune_export.progress import quiet
+from recprune_export.pruning.allocation.parameter_counts import SizeModel
+from recprune_export.pruning.apply.apply_plan import apply_plan
 from recprune_export.pruning.plan import GroupPlan, Plan
-from recprune_export.pruning.rewrite import apply_plan
-from recprune_export.pruning.sizes import SizeModel
 from recprune_export.recommenders.catalogue import build
-from recprune_export.recommenders.inputs import InputSpec
+from recprune_export.recommenders.input_spec import InputSpec
 from recprune_export.settings import Settings
 
 DIM = 16

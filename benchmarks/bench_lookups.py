@@ -1,4 +1,4 @@
-"""Lookups of many rows in ONNX Runtime: Gather beside the GatherND that `onnx/passes/overlapped_lookups.py` writes.
+"""Lookups of many rows in ONNX Runtime: Gather beside the GatherND that `onnx/optimizer/passes/gather_to_gathernd.py` writes.
 
 One thread, contestants interleaved in one process, 26 ids in a row of the request. *Fresh*: other ids in each of many
 requests, as traffic has them; *repeated*: one request again and again, whose rows lie in the caches. Prints a table, and
@@ -12,11 +12,11 @@ import onnx_ir as ir
 from onnx import helper, numpy_helper
 
 from recprune_export.environment import environment
-from recprune_export.onnx.in_memory import session_in_memory
-from recprune_export.onnx.passes.overlapped_lookups import overlap_lookups
-from recprune_export.onnx.skeleton import fill_shapes
-from recprune_export.validation.latency import Contestant, measure
-from recprune_export.validation.rotation import how_many
+from recprune_export.onnx.cost.weightless_model import fill_shapes
+from recprune_export.onnx.optimizer.passes.gather_to_gathernd import overlap_lookups
+from recprune_export.onnx.runtime.in_memory import session_in_memory
+from recprune_export.validation.latency.closed_loop import Contestant, measure
+from recprune_export.validation.latency.request_cycle import how_many
 
 ROWS, IDS = 260_000, 26
 WIDTHS = {np.int8: (7, 19, 64), np.float32: (7, 19, 64)}

@@ -13,19 +13,19 @@ from pathlib import Path
 import numpy as np
 from models import FIELDS, NUMERIC, ROWS, make
 
-from recprune_export.compression.compress import drawn_requests
-from recprune_export.compression.served import export_pruned
-from recprune_export.compression.stages import prune
 from recprune_export.environment import environment
-from recprune_export.program.capture import capture
-from recprune_export.quantisation.plan import Mode
-from recprune_export.quantisation.quality import by_error
-from recprune_export.quantisation.quantise import quantise
+from recprune_export.pipeline.compress import drawn_requests
+from recprune_export.pipeline.export import export_pruned
+from recprune_export.pipeline.prune import prune
+from recprune_export.program.capture.capture import capture
+from recprune_export.quantization.quality_loss import by_error
+from recprune_export.quantization.quantization_plan import Mode
+from recprune_export.quantization.quantize import quantise
 from recprune_export.settings import Settings
-from recprune_export.validation.contestants import in_onnxruntime
-from recprune_export.validation.requests import Request
-from recprune_export.validation.rotation import how_many
-from recprune_export.validation.seatings import log_ratio, measure_seatings, typical_time
+from recprune_export.validation.edge_requests import Request
+from recprune_export.validation.latency.backends import in_onnxruntime
+from recprune_export.validation.latency.repeated_sessions import log_ratio, measure_seatings, typical_time
+from recprune_export.validation.latency.request_cycle import how_many
 
 BATCHES = (1, 32, 256, 1024)
 MODES: tuple[Mode, ...] = ("fp16", "int8", "int4")

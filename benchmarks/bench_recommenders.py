@@ -13,14 +13,14 @@ import torch
 
 from recprune_export.onnx.counts import count
 from recprune_export.onnx.export import export_onnx
-from recprune_export.program.capture import capture
+from recprune_export.program.capture.capture import capture
 from recprune_export.program.program import Program
-from recprune_export.pruning.budget import Budget, make_plan
-from recprune_export.pruning.ranking import rank_by
-from recprune_export.pruning.rewrite import apply_plan
+from recprune_export.pruning.allocation.budget import Budget, make_plan
+from recprune_export.pruning.apply.apply_plan import apply_plan
+from recprune_export.pruning.importance.ranking import rank_by
 from recprune_export.recommenders.catalogue import RECOMMENDERS, build
-from recprune_export.recommenders.inputs import InputSpec
-from recprune_export.validation.contestants import (
+from recprune_export.recommenders.input_spec import InputSpec
+from recprune_export.validation.latency.backends import (
     DENSE_ONNX,
     DENSE_TORCH,
     PRUNED_ONNX,
@@ -28,8 +28,8 @@ from recprune_export.validation.contestants import (
     in_onnxruntime,
     in_torch,
 )
-from recprune_export.validation.latency import LatencyReport, measure
-from recprune_export.validation.rotation import draw
+from recprune_export.validation.latency.closed_loop import LatencyReport, measure
+from recprune_export.validation.latency.request_cycle import draw
 
 SPARSITY = 0.7
 BATCHES = (1, 32, 256)

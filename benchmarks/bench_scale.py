@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.channels.analysis import Analysis
-from recprune_export.program.capture import capture
+from recprune_export.program.capture.capture import capture
+from recprune_export.pruning.apply.apply_plan import apply_plan
+from recprune_export.pruning.apply.soundness import check_soundness
 from recprune_export.pruning.plan import GroupPlan, Plan
-from recprune_export.pruning.rewrite import apply_plan
-from recprune_export.pruning.soundness import check_soundness
 
 DIM = 16
 FEW_ROWS = 1_000

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from recprune_export.onnx.counts import count
 from recprune_export.onnx.export import Serving, export_onnx
-from recprune_export.program.capture import capture
+from recprune_export.program.capture.capture import capture
 from recprune_export.program.program import Program
 from recprune_export.recommenders.catalogue import build
-from recprune_export.recommenders.inputs import InputSpec
+from recprune_export.recommenders.input_spec import InputSpec
 from recprune_export.recommenders.sasrec import SASRec
-from recprune_export.validation.contestants import in_onnxruntime
-from recprune_export.validation.latency import measure
-from recprune_export.validation.rotation import draw
+from recprune_export.validation.latency.backends import in_onnxruntime
+from recprune_export.validation.latency.closed_loop import measure
+from recprune_export.validation.latency.request_cycle import draw
 
 CANDIDATES, SPARSITY = 500, 0.7
 USER = tuple(f"user{i}" for i in range(13))

@@ -1,4 +1,4 @@
-"""Sums over a middle axis in ONNX Runtime: ReduceSum beside the product that `onnx/passes/sums.py` writes.
+"""Sums over a middle axis in ONNX Runtime: ReduceSum beside the product that `onnx/optimizer/passes/reduce_sum_to_matmul.py` writes.
 
 One thread, contestants interleaved in one process. Prints a table, and JSON as the last line.
 """
@@ -9,8 +9,8 @@ import numpy as np
 import onnxruntime as ort
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from recprune_export.onnx.passes.sums import LARGEST
-from recprune_export.validation.latency import Contestant, measure
+from recprune_export.onnx.optimizer.passes.reduce_sum_to_matmul import LARGEST
+from recprune_export.validation.latency.closed_loop import Contestant, measure
 
 SHAPES = [(6, 1), (6, 10), (13, 12), (13, 16), (13, 19), (13, 24), (13, 32), (26, 32)]
 BATCHES = (1, 32, 256, 1024)

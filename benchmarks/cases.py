@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from recprune_export.data.inference import Wishes
+from recprune_export.data.schema.infer_schema import Wishes
 from recprune_export.finetuning.task import Lessons, Recipe, Task
 from recprune_export.program.program import Program
 from recprune_export.training.train import train

@@ -26,20 +26,20 @@ from cases import CASES, Case, Shortened, shortened, slug, trained
 from formats_table import Measured, Method, Speed, Tables
 from results import keep, kept, told_of_machine, write_section
 
-from recprune_export.compression.fewer_bits import FewerBits, in_fewer_bits
-from recprune_export.compression.served import export_pruned, latency_requests, session_of, validate_parity
-from recprune_export.compression.stages import prune
+from recprune_export.api import load, make_task
 from recprune_export.environment import cpu, environment
 from recprune_export.finetuning.task import Task
-from recprune_export.jobs import load, make_task
 from recprune_export.onnx.counts import count, reduction
 from recprune_export.onnx.export import OnnxFile, export_onnx
+from recprune_export.pipeline.export import export_pruned, latency_requests, session_of, validate_parity
+from recprune_export.pipeline.prune import prune
+from recprune_export.pipeline.quantize_export import FewerBits, in_fewer_bits
 from recprune_export.program.program import Program
 from recprune_export.recommenders.catalogue import predicts_sequences
 from recprune_export.settings import Settings, batch_sizes
 from recprune_export.training.evaluate import primary
-from recprune_export.validation.contestants import in_onnxruntime
-from recprune_export.validation.seatings import log_ratio, measure_seatings, typical_time
+from recprune_export.validation.latency.backends import in_onnxruntime
+from recprune_export.validation.latency.repeated_sessions import log_ratio, measure_seatings, typical_time
 
 DOCS = Path(__file__).parent.parent / "docs"
 DENSE, FP32 = "dense.onnx", "fp32"

@@ -27,9 +27,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from recprune_export.gate.artifact import Artifact, open_artifact
 from recprune_export.gate.findings import Verdict
-from recprune_export.gate.latency import Evidence, gather, judge_latency, sampler
-from recprune_export.gate.sampling import BASE, NEW
-from recprune_export.validation.statistics import Estimate
+from recprune_export.gate.latency.paired_latency import Evidence, gather, judge_latency, sampler
+from recprune_export.gate.latency.sequential_sampling import BASE, NEW
+from recprune_export.validation.latency.statistics import Estimate
 
 TABLES, ROWS, DIM, HIDDEN = 8, 20_000, 32, (512, 256)
 BATCHES = (1, 32, 256)

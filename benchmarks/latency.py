@@ -26,18 +26,18 @@ from torch import nn
 from recprune_export.environment import environment
 from recprune_export.onnx.counts import count
 from recprune_export.onnx.export import Serving, export_onnx
-from recprune_export.program.capture import capture
+from recprune_export.program.capture.capture import capture
 from recprune_export.program.program import Program
-from recprune_export.pruning.budget import Budget, make_plan
-from recprune_export.pruning.ranking import rank_by
-from recprune_export.pruning.rewrite import apply_plan
-from recprune_export.quantisation.quality import by_error
-from recprune_export.quantisation.quantise import quantise
-from recprune_export.validation.contestants import in_onnxruntime, torch_threads
-from recprune_export.validation.latency import Contestant, LatencyReport, measure
-from recprune_export.validation.requests import Request
-from recprune_export.validation.rotation import Rotation, how_many
-from recprune_export.validation.statistics import Estimate, block_resamples
+from recprune_export.pruning.allocation.budget import Budget, make_plan
+from recprune_export.pruning.apply.apply_plan import apply_plan
+from recprune_export.pruning.importance.ranking import rank_by
+from recprune_export.quantization.quality_loss import by_error
+from recprune_export.quantization.quantize import quantise
+from recprune_export.validation.edge_requests import Request
+from recprune_export.validation.latency.backends import in_onnxruntime, torch_threads
+from recprune_export.validation.latency.closed_loop import Contestant, LatencyReport, measure
+from recprune_export.validation.latency.request_cycle import Rotation, how_many
+from recprune_export.validation.latency.statistics import Estimate, block_resamples
 
 REFERENCE = "plain dense ONNX"
 SPARSITIES = (0.7, 0.9)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from recprune_export.recommenders.dcn_v2 import DCNv2
 from recprune_export.recommenders.deepfm import DeepFM
-from recprune_export.recommenders.inputs import InputSpec
+from recprune_export.recommenders.input_spec import InputSpec
 from recprune_export.recommenders.sasrec import SASRec
 from recprune_export.recommenders.two_tower import TwoTower
 

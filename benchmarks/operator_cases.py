@@ -14,11 +14,11 @@ import onnx
 import onnx.parser
 from onnx import helper, numpy_helper
 
-from recprune_export.onnx.cost import Terms, cost_of
-from recprune_export.onnx.machine import Machine
-from recprune_export.onnx.session import SessionOptions, load
-from recprune_export.validation.latency import Contestant, take_turns
-from recprune_export.validation.requests import Request
+from recprune_export.onnx.cost.estimate import Terms, cost_of
+from recprune_export.onnx.cost.machine import Machine
+from recprune_export.onnx.runtime.session import SessionOptions, load
+from recprune_export.validation.edge_requests import Request
+from recprune_export.validation.latency.closed_loop import Contestant, take_turns
 
 COPIES = 17
 PERCENT = 20  # of the turns: what runs beside only makes them longer

@@ -24,18 +24,18 @@ from cases import CASES, Shortened, shortened, trained
 from results import keep, kept, told_of_machine, write_section
 from seeds import Mean, mean_of
 
-from recprune_export.compression.planning import calibration, decide
-from recprune_export.compression.stages import curvature_of, rotate, zero_target
+from recprune_export.api import load, make_task
 from recprune_export.environment import environment
 from recprune_export.finetuning.finetune import Schedule, finetune
+from recprune_export.finetuning.masks import hold, zero_masks
 from recprune_export.finetuning.task import Task, answer
-from recprune_export.finetuning.zeros import hold, zero_masks
-from recprune_export.jobs import load, make_task
+from recprune_export.pipeline.planning import calibration, decide
+from recprune_export.pipeline.prune import curvature_of, rotate, zero_target
 from recprune_export.program.program import Program
-from recprune_export.pruning.refit import refit
-from recprune_export.pruning.rewrite import apply_plan
-from recprune_export.pruning.sizes import SizeModel
-from recprune_export.pruning.soundness import check_soundness
+from recprune_export.pruning.allocation.parameter_counts import SizeModel
+from recprune_export.pruning.apply.apply_plan import apply_plan
+from recprune_export.pruning.apply.soundness import check_soundness
+from recprune_export.pruning.reconstruction.least_squares import refit
 from recprune_export.settings import Settings
 from recprune_export.training.evaluate import primary
 

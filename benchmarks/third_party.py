@@ -37,22 +37,22 @@ from recprune_export.finetuning.task import answer
 from recprune_export.inspection import inspect_program
 from recprune_export.onnx.counts import count, reduction
 from recprune_export.onnx.export import export_onnx
-from recprune_export.onnx.session import make_session
-from recprune_export.onnx.session import run as run_onnx
-from recprune_export.program.capture import capture
-from recprune_export.program.drawing import draw_request
+from recprune_export.onnx.runtime.session import make_session
+from recprune_export.onnx.runtime.session import run as run_onnx
+from recprune_export.program.capture.capture import capture
 from recprune_export.program.program import Program, example_tensors
-from recprune_export.pruning.budget import Budget, make_plan
-from recprune_export.pruning.masking import DoublePrecision
+from recprune_export.program.random_requests import draw_request
+from recprune_export.pruning.allocation.budget import Budget, make_plan
+from recprune_export.pruning.apply.apply_plan import apply_plan
+from recprune_export.pruning.apply.masking import DoublePrecision
+from recprune_export.pruning.apply.soundness import check_soundness
+from recprune_export.pruning.importance.ranking import rank_by
 from recprune_export.pruning.plan import GroupPlan, Plan
-from recprune_export.pruning.ranking import rank_by
-from recprune_export.pruning.rewrite import apply_plan
-from recprune_export.pruning.rotation import spaces
-from recprune_export.pruning.rotation.apply import apply_transforms
-from recprune_export.pruning.rotation.legality import find_rotatable
-from recprune_export.pruning.rotation.loosen import find_loosening, loosen
+from recprune_export.pruning.rotation import table_projections
+from recprune_export.pruning.rotation.apply_transforms import apply_transforms
+from recprune_export.pruning.rotation.eligibility import find_rotatable
+from recprune_export.pruning.rotation.projections import find_loosening, loosen
 from recprune_export.pruning.rotation.transform import Transform
-from recprune_export.pruning.soundness import check_soundness
 from recprune_export.validation.parity import check_parity
 
 PARITY_BATCHES = (2, 37)
@@ -168,9 +168,9 @@ def _rotate_at_random(program: Program) -> int:
 
 def _insert_spaces(program: Program) -> int:
     """Give tables spaces of their own, and return how many; the answers have to stay. Any table is long enough here."""
-    with mock.patch.object(spaces, "WORTH", 0):
-        found = spaces.find_spaces(program)
-    after = spaces.insert_spaces(program, found)
+    with mock.patch.object(table_projections, "WORTH", 0):
+        found = table_projections.find_spaces(program)
+    after = table_projections.insert_spaces(program, found)
     tensors = example_tensors(program.signature, 5)
     for one, other in zip(DoublePrecision(program)(*tensors), DoublePrecision(after)(*tensors), strict=True):
         torch.testing.assert_close(other, one, rtol=1e-9, atol=1e-9, equal_nan=True)

@@ -15,7 +15,7 @@ import onnxruntime as ort
 
 from recprune_export import compress
 from recprune_export.data.generate import generate_sequences
-from recprune_export.data.inference import Wishes
+from recprune_export.data.schema.infer_schema import Wishes
 from recprune_export.training.train import train
 
 GENERATED = "user,item,position"

@@ -7,9 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from recprune_export.api import compress as compress
     from recprune_export.bundle.verify import verify as verify
-    from recprune_export.jobs import compress as compress
-    from recprune_export.program.capture import capture as capture
+    from recprune_export.program.capture.capture import capture as capture
     from recprune_export.program.program import Program as Program
     from recprune_export.settings import Settings as Settings
 
@@ -18,8 +18,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "Program": "recprune_export.program.program",
     "Settings": "recprune_export.settings",
-    "capture": "recprune_export.program.capture",
-    "compress": "recprune_export.jobs",
+    "capture": "recprune_export.program.capture.capture",
+    "compress": "recprune_export.api",
     "verify": "recprune_export.bundle.verify",
 }
 __all__ = ["Program", "Settings", "__version__", "capture", "compress", "verify"]

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from recprune_export.channels.analysis import Analysis
+from recprune_export.channels.dependency_sets import Reason
 from recprune_export.channels.groups import Channel, FrozenAxis, Group
-from recprune_export.channels.label_sets import Reason
-from recprune_export.program.loading import load_program
+from recprune_export.program.loading.load_program import load_program
 from recprune_export.program.program import Program
 from recprune_export.program.signature import Signature
-from recprune_export.pruning.field_selection import field_channels, with_fields
-from recprune_export.pruning.sizes import PartSizes, SizeModel
+from recprune_export.pruning.allocation.parameter_counts import PartSizes, SizeModel
+from recprune_export.pruning.fields.field_selection import field_channels, with_fields
 
 REASONS = 3  # in the summary
 RETURNED = "the model returns it"  # of every model some axis, and no news

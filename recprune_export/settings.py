@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from recprune_export.environment import cores
 from recprune_export.errors import UsageError
-from recprune_export.licence import spdx
+from recprune_export.license import spdx
 
 QUANTIZE = ("none", "fp16", "int8", "int4")
 

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from recprune_export.channels.analysis import Analysis
-from recprune_export.program.capture import capture
+from recprune_export.program.capture.capture import capture
 from recprune_export.program.program import Program
+from recprune_export.pruning.allocation.parameter_counts import SizeModel
+from recprune_export.pruning.apply.apply_plan import apply_plan
+from recprune_export.pruning.apply.soundness import check_soundness
 from recprune_export.pruning.plan import GroupPlan, Plan
-from recprune_export.pruning.rewrite import apply_plan
-from recprune_export.pruning.sizes import SizeModel
-from recprune_export.pruning.soundness import check_soundness
 
 
 def no_zeros(module: nn.Module) -> nn.Module:

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recprune_export import jobs
-from recprune_export.compression import stages
+from recprune_export import api
+from recprune_export.api import compress
 from recprune_export.data.clicks import load_clicks
-from recprune_export.data.inference import Wishes, infer_schema
+from recprune_export.data.schema.infer_schema import Wishes, infer_schema
 from recprune_export.errors import DataError, ModelError, ModelFileError
-from recprune_export.jobs import compress
-from recprune_export.program.capture import capture
+from recprune_export.pipeline import prune
+from recprune_export.program.capture.capture import capture
 
 
 class Scorer(nn.Module):
@@ -44,7 +44,7 @@ def rows(**changes: Any) -> dict[str, np.ndarray]:
 
 @pytest.fixture(autouse=True)
 def no_long_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "decide", lambda *a, **k: pytest.fail("the long work began"))
+    monkeypatch.setattr(prune, "decide", lambda *a, **k: pytest.fail("the long work began"))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -98,20 +98,20 @@ def test_a_column_of_a_file(tmp_path: Path, clicks_file: Path) -> None:
 
 
 def test_the_check_of_weights_takes_all_of_a_large_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    from recprune_export.program import loading
+    from recprune_export.program.loading import load_program
 
-    monkeypatch.setattr(loading, "_CHUNK", 7)
+    monkeypatch.setattr(load_program, "_CHUNK", 7)
     module = Scorer().eval()
     with torch.no_grad():
         module.table.weight[19, 3] = float("nan")
     with pytest.raises(ModelFileError, match=r"at \[19, 3\]"):
-        jobs.load(module, EXAMPLE, {})
+        api.load(module, EXAMPLE, {})
 
 
 def test_a_mask_of_minus_infinity_is_no_fault() -> None:
     module = Scorer().eval()
     module.register_buffer("mask", torch.full((3, 3), float("-inf")).triu(1))
-    assert jobs.load(module, EXAMPLE, {}).program.parameters()
+    assert api.load(module, EXAMPLE, {}).program.parameters()
     module.register_buffer("scale", torch.full((3,), float("nan")))
     with pytest.raises(ModelFileError, match=r"'scale' .* holds nan"):
-        jobs.load(module, EXAMPLE, {})
+        api.load(module, EXAMPLE, {})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recprune_export.bundle.manifest import Manifest
+from recprune_export.bundle.manifest.manifest import Manifest
 from recprune_export.errors import UsageError
 from recprune_export.provenance import commit_of, file_identity, own_commit, provenance
 from recprune_export.settings import Settings

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from recprune_export.data.inference import Wishes
-from recprune_export.jobs import compress
+from recprune_export.api import compress
+from recprune_export.data.schema.infer_schema import Wishes
 from recprune_export.settings import Settings
 from recprune_export.training.train import train
 

@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from recprune_export.bundle import kserve
-from recprune_export.bundle.manifest import ENCODING, PLAN, PROGRAM, SAMPLE_INPUTS, SAMPLE_OUTPUTS
-from recprune_export.bundle.rows import rows_are_independent
-from recprune_export.bundle.triton import model_name, repository
+from recprune_export.bundle.manifest.manifest import ENCODING, PLAN, PROGRAM, SAMPLE_INPUTS, SAMPLE_OUTPUTS
+from recprune_export.bundle.servers import kserve
+from recprune_export.bundle.servers.row_independence import rows_are_independent
+from recprune_export.bundle.servers.triton import model_name, repository
 from recprune_export.bundle.write import Content
 from recprune_export.channels.analysis import Analysis
-from recprune_export.data.vocabularies import encoding_summary
+from recprune_export.data.encoding.vocabulary_index import encoding_summary
 from recprune_export.finetuning.group_lasso import Regularised
 from recprune_export.onnx.export import OnnxFile
-from recprune_export.onnx.session import SessionOptions
+from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.program.program import Program
+from recprune_export.pruning.apply.soundness import Soundness
 from recprune_export.pruning.plan import Plan
-from recprune_export.pruning.soundness import Soundness
 from recprune_export.training.loop import FitResult
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from recprune_export.bundle.manifest import (
+from recprune_export.bundle.archive.signature import SIGNATURE_BYTES, check_signature
+from recprune_export.bundle.manifest.manifest import (
     MANIFEST,
     MODEL,
     SAMPLE_INPUTS,
@@ -21,7 +22,6 @@ from recprune_export.bundle.manifest import (
     FileEntry,
     Manifest,
 )
-from recprune_export.bundle.signing import SIGNATURE_BYTES, check_signature
 from recprune_export.data.npz import EXAMPLE, read_npz
 from recprune_export.errors import BundleError, DataError, ModelFileError, ValidationFailed
 from recprune_export.validation.parity import Tolerances, without_ties
@@ -223,7 +223,7 @@ def _check_samples(file: str, arrays: dict[str, np.ndarray], tensors: Sequence[M
 
 
 def _run(model: Path, request: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    from recprune_export.onnx.session import make_session, run
+    from recprune_export.onnx.runtime.session import make_session, run
 
     try:
         return run(make_session(model, threads=1), request)

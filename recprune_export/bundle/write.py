@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recprune_export.bundle.lock import only_writer
-from recprune_export.bundle.manifest import FORMAT, MANIFEST, SIGNATURE, FileEntry, Manifest, check_name
+from recprune_export.bundle.manifest.manifest import FORMAT, MANIFEST, SIGNATURE, FileEntry, Manifest, check_name
 from recprune_export.errors import UsageError
 
 _CHUNK = 1 << 20

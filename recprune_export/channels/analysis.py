@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, fx
 
 from recprune_export.channels import rules  # noqa: F401  (registers the rules)
+from recprune_export.channels.dependency_sets import LabelSets, Reason
 from recprune_export.channels.fields import Field, Fields, find_fields
 from recprune_export.channels.groups import FIELDS, Channel, FrozenAxis, FrozenField, Group, Kind, Slice
-from recprune_export.channels.label_sets import LabelSets, Reason
-from recprune_export.channels.labels import Labels
 from recprune_export.channels.liveness import freeze_needed_fields
-from recprune_export.channels.rules.movement import JOINS, operand_indices
+from recprune_export.channels.rules.data_movement import JOINS, operand_indices
+from recprune_export.channels.tags import Labels
 from recprune_export.channels.walk import FIELD, Described, Layout, Walk
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.nodes import argument, arguments

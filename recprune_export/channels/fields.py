@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
+from recprune_export.program.dataflow import Lookup, Origins, trace_origins
 from recprune_export.program.nodes import arguments
-from recprune_export.program.origins import Lookup, Origins, trace_origins
 from recprune_export.program.program import Program
 
 aten = torch.ops.aten

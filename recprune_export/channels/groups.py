@@ -6,8 +6,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from recprune_export.channels.dependency_sets import Reason
 from recprune_export.channels.fields import Field
-from recprune_export.channels.label_sets import Reason
 
 Kind = Literal["embedding", "hidden", "field"]
 FIELDS = "fields"  # the name of the group of kind "field", of which there is at most one

@@ -6,8 +6,8 @@ from typing import NamedTuple, cast
 
 from torch import fx
 
-from recprune_export.channels.label_sets import EMPTY, Reason
-from recprune_export.channels.labels import Labels
+from recprune_export.channels.dependency_sets import EMPTY, Reason
+from recprune_export.channels.tags import Labels
 from recprune_export.channels.walk import FIELD, Described, Walk, operator_name, source_of
 
 

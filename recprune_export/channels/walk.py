@@ -12,9 +12,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
+from recprune_export.channels.dependency_sets import EMPTY, LabelSets, Reason, distinct
 from recprune_export.channels.fields import Fields
-from recprune_export.channels.label_sets import EMPTY, LabelSets, Reason, distinct
-from recprune_export.channels.labels import Labels, empty, from_elements, unlabelled
+from recprune_export.channels.tags import Labels, empty, from_elements, unlabelled
 
 Described = Labels | tuple[Labels | None, ...] | None  # None: the value is no tensor
 Rule = Callable[["Walk", fx.Node], Described]

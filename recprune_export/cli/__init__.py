@@ -20,7 +20,7 @@ from recprune_export.cli import (
     train,
     verify,
 )
-from recprune_export.cli.group import main
+from recprune_export.cli.main_group import main
 
 __all__ = [
     "check",

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from recprune_export.cli.group import main
+from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
 
 
@@ -50,7 +50,7 @@ def check(
     Both are bundles, or plain .onnx files, of which only what can be known is judged. Exit code 0: no regression;
     1: a regression; 5: the measurements leave it open. In GitHub Actions the step summary gets the Markdown.
     """
-    from recprune_export.bundle.unpacking import opened
+    from recprune_export.bundle.archive.unpacking import opened
     from recprune_export.console.check import print_calibration, print_check
     from recprune_export.gate.limits import Limits, fraction, gate_limits
     from recprune_export.progress import quiet as silently
@@ -62,15 +62,15 @@ def check(
     given = Limits(tolerance, max_drop, gate_limits(limits))
     measured: dict[str, Any] = {"batches": batch_sizes(batches), "threads": threads, "time_limit": time_limit}
     if base is None:
-        from recprune_export.gate.calibration import calibrate as try_machine
+        from recprune_export.gate.latency.calibration import calibrate as try_machine
 
         with silently(quiet or as_json), opened(new) as folder:
             calibration = try_machine(folder, tolerance=given.of("latency"), **measured)
         return print_calibration(calibration, as_json=as_json)
     from recprune_export.gate.check import check as run
     from recprune_export.gate.findings import Verdict
-    from recprune_export.gate.junit import write_junit
-    from recprune_export.gate.markdown import write_markdown
+    from recprune_export.gate.output.junit import write_junit
+    from recprune_export.gate.output.markdown import write_markdown
 
     with silently(quiet or as_json), opened(new) as new_folder, opened(base) as base_folder:
         checked = run(new_folder, base_folder, given, undecided=Verdict(undecided or "undecided"), **measured)
@@ -80,8 +80,8 @@ def check(
         write_junit(checked, junit_file)
     write_markdown(checked, markdown_file)
     if report_file is not None:
-        from recprune_export.report.check import check_report
-        from recprune_export.report.files import write_page
+        from recprune_export.report.check_page import check_report
+        from recprune_export.report.write_page import write_page
 
         write_page(check_report(checked), report_file, (new, base))
     checked.raise_verdict()

@@ -3,7 +3,7 @@
 import click
 from click.shell_completion import get_completion_class
 
-from recprune_export.cli.group import main
+from recprune_export.cli.main_group import main
 
 PROGRAM = "recprune-export"
 SHELLS = ("bash", "zsh", "fish")

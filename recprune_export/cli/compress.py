@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from recprune_export.cli.group import main
+from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, job_options, loading_options
-from recprune_export.cli.values import source_of
+from recprune_export.cli.parse_values import source_of
 
 
 @main.command()
@@ -97,9 +97,9 @@ def compress(
         prune_rows=share,
         **options,
     )
+    from recprune_export.api import compress as run
+    from recprune_export.api import plan_of
     from recprune_export.console.result import print_result
-    from recprune_export.jobs import compress as run
-    from recprune_export.jobs import plan_of
     from recprune_export.progress import quiet as silently
 
     with silently(quiet or as_json):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from recprune_export.cli.group import main
+from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
 
 
@@ -21,7 +21,7 @@ def doctor(output: Path, run: bool, as_json: bool, quiet: bool) -> None:
     Exit code 1 where something needed is missing.
     """
     from recprune_export.console.doctor import print_diagnosis
-    from recprune_export.doctor import diagnose
+    from recprune_export.diagnostics import diagnose
 
     found = diagnose(output, run=run)
     print_diagnosis(found, as_json=as_json, quiet=quiet)

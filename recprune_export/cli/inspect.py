@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from recprune_export.cli.group import main
+from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, loading_options
-from recprune_export.cli.values import json_object
+from recprune_export.cli.parse_values import json_object
 
 
 @main.command()
@@ -37,8 +37,8 @@ def inspect(
 
     For a bundle or an .onnx file: parameters, operations and bytes of a request, and the floor of this machine.
     """
-    from recprune_export.bundle.artifact import is_artifact
-    from recprune_export.bundle.unpacking import is_packed, opened
+    from recprune_export.bundle.archive.unpacking import is_packed, opened
+    from recprune_export.bundle.artifact_summary import is_artifact
     from recprune_export.progress import quiet as silently
 
     click.get_current_context().with_resource(silently(quiet or as_json))
@@ -47,7 +47,7 @@ def inspect(
     if is_artifact(model) or is_packed(model):
         if scores:
             raise click.UsageError("--scores needs the dense model that the bundle was made of.")
-        from recprune_export.bundle.artifact import inspect_artifact
+        from recprune_export.bundle.artifact_summary import inspect_artifact
         from recprune_export.console.artifact import print_artifact
         from recprune_export.settings import batch_sizes
 
@@ -60,8 +60,8 @@ def inspect(
     inspection = inspect_file(model, fields=fields, **source)
     if not scores:
         return print_inspection(inspection, as_json=as_json)
+    from recprune_export.api import sensitivity_of
     from recprune_export.console.scores import print_scores
-    from recprune_export.jobs import sensitivity_of
 
     found = sensitivity_of(model, data=data, labels=labels, source=source)
     print_scores(inspection, found, as_json=as_json)

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from recprune_export.pruning.scores.names import NAMES
+from recprune_export.pruning.importance.scores.names import NAMES
 from recprune_export.settings import QUANTIZE
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from recprune_export.cli.group import main
+from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
 
 
@@ -15,7 +15,7 @@ from recprune_export.cli.options import FILE
 @click.option("--quiet", is_flag=True, help="Say nothing.")
 def pack(bundle: Path, output: Path | None, as_json: bool, quiet: bool) -> None:
     """Pack BUNDLE into one .tar.zst, which every other command reads as well; the same bundle gives the same bytes."""
-    from recprune_export.bundle.packing import pack as run
+    from recprune_export.bundle.archive.packing import pack as run
     from recprune_export.console.tables import print_json
 
     path = run(bundle, output)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from recprune_export.cli.group import main
+from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
 
 
@@ -28,7 +28,7 @@ def predict(
     quiet: bool,
 ) -> None:
     """Score every row of a file with BUNDLE; rows are streamed. Needs ONNX Runtime and polars, no PyTorch."""
-    from recprune_export.bundle.unpacking import opened
+    from recprune_export.bundle.archive.unpacking import opened
     from recprune_export.console.prediction import print_prediction
     from recprune_export.prediction.predict import predict as run
     from recprune_export.progress import quiet as silently

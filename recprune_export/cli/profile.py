@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from recprune_export.cli.group import main
+from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
 
 
@@ -17,8 +17,8 @@ from recprune_export.cli.options import FILE
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def profile(bundle: Path, batch: int, threads: int, nodes: int, as_json: bool, quiet: bool) -> None:
     """Name the nodes of a bundle or an .onnx file on which ONNX Runtime spends its time."""
-    from recprune_export.bundle.artifact import profile_artifact
-    from recprune_export.bundle.unpacking import opened
+    from recprune_export.bundle.archive.unpacking import opened
+    from recprune_export.bundle.artifact_summary import profile_artifact
     from recprune_export.console.profile import print_profile
     from recprune_export.progress import quiet as silently
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from recprune_export.cli.group import main
+from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, source_options
-from recprune_export.cli.values import json_object
+from recprune_export.cli.parse_values import json_object
 
 
 @main.command()
@@ -48,12 +48,12 @@ def refresh(
     Judged are the metric, its distance from the dense model, the drift of ids, numbers and labels, and whether the score
     would still keep what the plan keeps.
     """
-    from recprune_export.bundle.packing import SUFFIX
+    from recprune_export.bundle.archive.packing import SUFFIX
     from recprune_export.bundle.write import check_target
     from recprune_export.console.examination import print_examination, print_refresh_json
     from recprune_export.console.result import print_result
     from recprune_export.progress import quiet as silently
-    from recprune_export.refresh.examination import examine, recompress
+    from recprune_export.refresh.drift_report import examine, recompress
 
     source["factory_args"] = json_object(factory_args)
     target = output or bundle.with_name(f"{bundle.resolve().name.removesuffix(SUFFIX)}-refreshed")

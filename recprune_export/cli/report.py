@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from recprune_export.cli.group import main
+from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
 
 
@@ -27,8 +27,8 @@ def report(bundle: Path, output: Path | None, sweep: Path | None, show: bool, as
     The bundle holds such a page already, report.html; this one knows a sweep as well.
     """
     from recprune_export.console.tables import print_json
-    from recprune_export.report.bundle import report_on
-    from recprune_export.report.files import page_beside, write_page
+    from recprune_export.report.bundle_page import report_on
+    from recprune_export.report.write_page import page_beside, write_page
 
     path = write_page(report_on(bundle, sweep), output or page_beside(bundle), (bundle,))
     if as_json:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from recprune_export.cli.group import main
+from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
 
 
@@ -18,8 +18,8 @@ def sign(bundle: Path, key: Path, as_json: bool, quiet: bool) -> None:
 
     A packed bundle cannot be signed any more: sign, then pack.
     """
-    from recprune_export.bundle.sign import sign_bundle
-    from recprune_export.bundle.signing import read_private_key
+    from recprune_export.bundle.archive.sign import sign_bundle
+    from recprune_export.bundle.archive.signature import read_private_key
     from recprune_export.console.tables import print_json
 
     path = sign_bundle(bundle, read_private_key(key))

@@ -5,11 +5,11 @@ from typing import Any
 
 import click
 
-from recprune_export.cli.again import asked_again
 from recprune_export.cli.compress import compress
-from recprune_export.cli.group import main
+from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, job_options, loading_options
-from recprune_export.cli.values import fractions, source_of
+from recprune_export.cli.parse_values import fractions, source_of
+from recprune_export.cli.reproduce_command import asked_again
 
 
 @main.command()
@@ -46,8 +46,8 @@ def sweep(
     settings = Settings(batches=batch_sizes(batches), **options)
     wanted = fractions(sparsities, "--sparsities")
     target = output or Path("artifacts") / f"{model.stem}-sweep"
+    from recprune_export.api import sweep as run
     from recprune_export.console.sweep import print_sweep, tell_trial
-    from recprune_export.jobs import sweep as run
     from recprune_export.progress import quiet as silently
 
     source = source_of(factory, factory_args, inputs, unsafe_unpickle)

@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from recprune_export.cli.group import main
+from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, data_options
-from recprune_export.cli.values import integers
+from recprune_export.cli.parse_values import integers
 
 WISHES = ("labels", "categorical", "numeric", "multi_valued", "ignore", "split", "sequence", "max_length", "seed")
 RECIPE = ("epochs", "batch_size", "learning_rate", "patience", "seed")
@@ -32,7 +32,7 @@ RECIPE = ("epochs", "batch_size", "learning_rate", "patience", "seed")
 def train(data: Path, recommender: str, output: Path, as_json: bool, quiet: bool, **options: Any) -> None:
     """Train one of the reference recommenders on a CSV or Parquet file."""
     from recprune_export.console.training import print_training
-    from recprune_export.data.inference import Wishes
+    from recprune_export.data.schema.infer_schema import Wishes
     from recprune_export.progress import quiet as silently
     from recprune_export.training.train import train as run
 

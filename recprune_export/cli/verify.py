@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from recprune_export.cli.group import main
+from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
 
 
@@ -32,7 +32,7 @@ def verify(
     quiet: bool,
 ) -> None:
     """Check a bundle, packed or not: checksums, schema, golden answers, signature. Needs ONNX Runtime alone."""
-    from recprune_export.bundle.unpacking import opened
+    from recprune_export.bundle.archive.unpacking import opened
     from recprune_export.bundle.verify import verify as run
     from recprune_export.console.verification import print_verification
     from recprune_export.settings import batch_sizes, thread_counts
@@ -41,7 +41,7 @@ def verify(
     with opened(bundle) as folder:
         verification, study = run(folder, public_key), None
         if latency:
-            from recprune_export.bundle.latency import measure_bundle
+            from recprune_export.bundle.remeasure_latency import measure_bundle
             from recprune_export.progress import quiet as silently
 
             with silently(quiet or as_json):

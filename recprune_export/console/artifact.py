@@ -8,7 +8,7 @@ from recprune_export.console.tables import open_console, print_json, table_of
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from recprune_export.bundle.artifact import ArtifactInspection
+    from recprune_export.bundle.artifact_summary import ArtifactInspection
 
 
 def print_artifact(inspection: "ArtifactInspection", *, as_json: bool) -> None:

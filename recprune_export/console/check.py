@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 from recprune_export.console.tables import open_console, print_json, table_of
 
 if TYPE_CHECKING:
-    from recprune_export.gate.calibration import Calibration
     from recprune_export.gate.check import Check
+    from recprune_export.gate.latency.calibration import Calibration
 
 
 def print_check(check: "Check", *, as_json: bool) -> None:
     """Show every gate, and the verdict."""
-    from recprune_export.gate.figures import HEADINGS, row
     from recprune_export.gate.findings import Verdict
+    from recprune_export.gate.output.finding_rows import HEADINGS, row
 
     if as_json:
         return print_json(check.to_dict())

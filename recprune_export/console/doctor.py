@@ -7,7 +7,7 @@ import click
 from recprune_export.console.tables import print_json
 
 if TYPE_CHECKING:
-    from recprune_export.doctor import Diagnosis
+    from recprune_export.diagnostics import Diagnosis
 
 
 def print_diagnosis(diagnosis: "Diagnosis", *, as_json: bool, quiet: bool) -> None:

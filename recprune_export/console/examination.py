@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from recprune_export.console.tables import figure, open_console, print_json, print_notes, table_of
-from recprune_export.data.stability import MAJOR, NOTICEABLE
+from recprune_export.data.distribution.stability_index import MAJOR, NOTICEABLE
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from recprune_export.compression.compress import Result
-    from recprune_export.data.profile import Drift
-    from recprune_export.pruning.standing import Standing
-    from recprune_export.refresh.examination import Examination
+    from recprune_export.data.distribution.data_profile import Drift
+    from recprune_export.pipeline.compress import Result
+    from recprune_export.refresh.drift_report import Examination
+    from recprune_export.refresh.plan_regret import Standing
 
 _THEN_AND_NOW = ("dense, recorded", "dense, now", "artifact, recorded", "artifact, now")
 

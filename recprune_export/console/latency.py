@@ -8,9 +8,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from recprune_export.validation.footprint import FootprintReport
-    from recprune_export.validation.latency import LatencyReport
-    from recprune_export.validation.open_loop import OpenLoopReport
+    from recprune_export.validation.latency.closed_loop import LatencyReport
+    from recprune_export.validation.latency.footprint import FootprintReport
+    from recprune_export.validation.latency.open_loop import OpenLoopReport
 
 
 def print_latency(console: "Console", report: "LatencyReport") -> None:
@@ -56,7 +56,7 @@ def open_loop_table(report: "OpenLoopReport") -> "Table":
 
 
 def footprint_table(report: "FootprintReport") -> "Table":
-    from recprune_export.gate.figures import amount
+    from recprune_export.gate.output.finding_rows import amount
 
     table = table_of(
         f"In a fresh process, batch {report.batch}", "", "load", "first request", "memory", "peak while loading"

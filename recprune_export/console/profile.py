@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from recprune_export.console.tables import open_console, print_json, table_of
 
 if TYPE_CHECKING:
-    from recprune_export.onnx.profiler import Profile
+    from recprune_export.onnx.cost.profiler import Profile
 
 
 def print_profile(profile: "Profile", nodes: int, *, as_json: bool) -> None:

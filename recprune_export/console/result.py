@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from recprune_export.compression.compress import Result
+    from recprune_export.pipeline.compress import Result
     from recprune_export.validation.rare_ids import RowReport
 
 

@@ -8,12 +8,12 @@ from recprune_export.console.tables import open_console, print_json, table_of
 
 if TYPE_CHECKING:
     from recprune_export.inspection import Inspection
-    from recprune_export.pruning.sensitivity import Sensitivity
+    from recprune_export.pruning.importance.sensitivity import Sensitivity
 
 
 def print_scores(inspection: "Inspection", found: "Sensitivity", *, as_json: bool) -> None:
     """Show what the inspection found, what each score says of each group, and what is lost at smaller widths."""
-    from recprune_export.pruning.sensitivity import SHARES
+    from recprune_export.pruning.importance.sensitivity import SHARES
 
     if as_json:
         return print_json({**inspection.to_dict(), "sensitivity": found.to_dict()})

@@ -10,7 +10,7 @@ from recprune_export.console.tables import open_console, print_json
 
 if TYPE_CHECKING:
     from recprune_export.bundle.verify import Verification
-    from recprune_export.validation.study import Study
+    from recprune_export.validation.latency.latency_study import Study
 
 
 def print_verification(verification: "Verification", study: "Study | None", *, as_json: bool) -> None:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recprune_export.data.encoder import Encoder
-from recprune_export.data.files import collect, reading, scan
-from recprune_export.data.inference import SPLIT_VALUES
+from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.data.rows import Rows
-from recprune_export.data.schema import Schema, Split
+from recprune_export.data.schema.infer_schema import SPLIT_VALUES
+from recprune_export.data.schema.schema import Schema, Split
+from recprune_export.data.tabular_files import collect, reading, scan
 from recprune_export.errors import DataError
 
 if TYPE_CHECKING:

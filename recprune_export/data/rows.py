@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recprune_export.data.encoder import Request
+from recprune_export.data.encoding.encoder import Request
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from recprune_export.data.encoder import Request
-from recprune_export.data.files import collect, scan
+from recprune_export.data.encoding.encoder import Request
+from recprune_export.data.encoding.vocabulary import Vocabulary
 from recprune_export.data.rows import Ragged, Rows
-from recprune_export.data.schema import Schema, SequenceColumns
-from recprune_export.data.vocabulary import Vocabulary
+from recprune_export.data.schema.schema import Schema, SequenceColumns
+from recprune_export.data.tabular_files import collect, scan
 from recprune_export.errors import DataError
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from recprune_export.finetuning.row_wise import find_lookups, sparse_gradients
+from recprune_export.finetuning.sparse_updates import find_lookups, sparse_gradients
 from recprune_export.program.program import Program
-from recprune_export.pruning.moments import Batch, Probe
+from recprune_export.pruning.statistics.moments import Batch, Probe
 
 Curvature = Mapping[str, Tensor]  # by parameter, of its shape
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from recprune_export.finetuning.curvature import Curvature
-from recprune_export.finetuning.row_wise import row_wise_tables, sparse_gradients
+from recprune_export.finetuning.masks import ZeroTarget, cubic_share, hold, zero_masks
+from recprune_export.finetuning.sparse_updates import row_wise_tables, sparse_gradients
 from recprune_export.finetuning.task import Batch, Task
-from recprune_export.finetuning.zeros import ZeroTarget, cubic_share, hold, zero_masks
 from recprune_export.program.program import Program
 from recprune_export.training.loop import FitResult, fit
 

@@ -12,18 +12,18 @@ from torch import Tensor
 
 from recprune_export.data.arrays import ArrayData, ArraySpec, Columns, load_arrays
 from recprune_export.data.clicks import ClickData, load_clicks
-from recprune_export.data.encoder import Encoder
-from recprune_export.data.encoder import Request as Arrays
+from recprune_export.data.encoding.encoder import Encoder
+from recprune_export.data.encoding.encoder import Request as Arrays
 from recprune_export.data.rows import Ragged, Rows
 from recprune_export.data.sequences import HISTORY, NEXT_ITEM, SequenceData, SequenceEncoder, load_sequences
 from recprune_export.errors import ModelError, UsageError
-from recprune_export.finetuning.answerable import answerable
-from recprune_export.finetuning.every_place import PLACES, at_places, places_of
+from recprune_export.finetuning.all_positions import PLACES, at_places, places_of
+from recprune_export.finetuning.finite_requests import answerable
 from recprune_export.finetuning.objective import Objective
 from recprune_export.program.program import Program, example_tensors
 from recprune_export.program.signature import BATCH, Signature
-from recprune_export.training.change import Change, paired_change
 from recprune_export.training.evaluate import Predict, evaluate, primary
+from recprune_export.training.paired_change import Change, paired_change
 
 Batch = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]  # request, labels
 

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from recprune_export.bundle.latency import session_options
-from recprune_export.bundle.manifest import MODEL
+from recprune_export.bundle.manifest.manifest import MODEL
+from recprune_export.bundle.remeasure_latency import session_options
 from recprune_export.bundle.verify import believing, check_files, check_model, read_manifest
 from recprune_export.errors import ModelFileError
 from recprune_export.gate.graph_signature import read_signature
 from recprune_export.onnx.counts import Counts, count
-from recprune_export.onnx.session import SessionOptions
+from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.program.signature import Signature
 
 

@@ -11,14 +11,14 @@ from recprune_export.errors import BundleError, ModelFileError, Undecided, Valid
 from recprune_export.gate.artifact import Artifact, open_artifact
 from recprune_export.gate.compatibility import judge_signature, requests_for_both
 from recprune_export.gate.findings import Finding, Verdict, overall, skipped
-from recprune_export.gate.latency import Evidence, gather, judge_latency, sampler
+from recprune_export.gate.latency.paired_latency import Evidence, gather, judge_latency, sampler
+from recprune_export.gate.latency.sequential_sampling import BASE, NEW
 from recprune_export.gate.limits import Limits
-from recprune_export.gate.rules import judge_costs, judge_figures, judge_quality
-from recprune_export.gate.sampling import BASE, NEW
-from recprune_export.onnx.session import make_session, run
+from recprune_export.gate.regression_rules import judge_costs, judge_figures, judge_quality
+from recprune_export.onnx.runtime.session import make_session, run
 from recprune_export.program.signature import Signature
-from recprune_export.validation.footprint import measure_footprints
-from recprune_export.validation.requests import edge_requests
+from recprune_export.validation.edge_requests import edge_requests
+from recprune_export.validation.latency.footprint import measure_footprints
 
 BATCHES = (1, 32, 256)
 TIME_LIMIT = 40.0  # seconds of latency sampling

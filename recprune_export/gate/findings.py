@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from recprune_export.validation.statistics import Estimate
+from recprune_export.validation.latency.statistics import Estimate
 
 
 class Verdict(Enum):

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from recprune_export.onnx.fewer_bits import FewerBits, fewer_bits
-from recprune_export.onnx.skeleton import shapes_for
+from recprune_export.onnx.cost.weightless_model import shapes_for
+from recprune_export.onnx.quantized_weights import FewerBits, fewer_bits
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -111,7 +111,7 @@ def remap_bytes(path: Path) -> int:
 
 def parts_of(model: "ir.Model") -> Parts:
     """Count what a graph in memory holds, as `count` does."""
-    from recprune_export.onnx.skeleton import skeleton
+    from recprune_export.onnx.cost.weightless_model import skeleton
 
     bare = skeleton(model)
 

@@ -17,30 +17,36 @@ from onnx_ir.passes.common import (
 )
 
 from recprune_export.errors import ExportError
+from recprune_export.onnx.cost.machine import REFERENCE, Machine
+from recprune_export.onnx.cost.weightless_model import fill_shapes
 from recprune_export.onnx.empty_rows import guard_empty_rows
-from recprune_export.onnx.in_memory import session_in_memory
-from recprune_export.onnx.machine import REFERENCE, Machine
-from recprune_export.onnx.passes.affine import fold_affine
-from recprune_export.onnx.passes.attention import lean_attention
-from recprune_export.onnx.passes.batch_norm import fold_batch_norm
-from recprune_export.onnx.passes.early_pick import pick_early
-from recprune_export.onnx.passes.flat_layers import flatten_layers
-from recprune_export.onnx.passes.fused_tables import fuse_tables
-from recprune_export.onnx.passes.grouped_widths import group_widths
-from recprune_export.onnx.passes.interface import name_interface
-from recprune_export.onnx.passes.joined_columns import cast_once, cut_from_parts, join_at_once, join_columns, join_flat
-from recprune_export.onnx.passes.joined_tables import join_tables
-from recprune_export.onnx.passes.metadata import strip_metadata
-from recprune_export.onnx.passes.movement import merge_movement
-from recprune_export.onnx.passes.name_batch import name_batch
-from recprune_export.onnx.passes.overlapped_lookups import overlap_lookups
-from recprune_export.onnx.passes.pairs import pick_flat
-from recprune_export.onnx.passes.plain_lookups import plain_lookups
-from recprune_export.onnx.passes.shared_inputs import share_inputs
-from recprune_export.onnx.passes.small_tables import fold_small_tables
-from recprune_export.onnx.passes.sums import sum_by_product
-from recprune_export.onnx.passes.tied_tables import share_transposed
-from recprune_export.onnx.rewriting import (
+from recprune_export.onnx.optimizer.passes.batch_norm_to_mul_add import fold_batch_norm
+from recprune_export.onnx.optimizer.passes.clear_metadata import strip_metadata
+from recprune_export.onnx.optimizer.passes.concat_slice import (
+    cast_once,
+    cut_from_parts,
+    join_at_once,
+    join_columns,
+    join_flat,
+)
+from recprune_export.onnx.optimizer.passes.eliminate_views import merge_movement
+from recprune_export.onnx.optimizer.passes.fold_scale_shift import fold_affine
+from recprune_export.onnx.optimizer.passes.fold_table_into_gemm import fold_small_tables
+from recprune_export.onnx.optimizer.passes.fuse_tables import fuse_tables
+from recprune_export.onnx.optimizer.passes.gather_to_gathernd import overlap_lookups
+from recprune_export.onnx.optimizer.passes.gathernd_to_flat_gather import pick_flat
+from recprune_export.onnx.optimizer.passes.gathernd_to_gather import plain_lookups
+from recprune_export.onnx.optimizer.passes.hoist_gather import pick_early
+from recprune_export.onnx.optimizer.passes.matmul_add_to_gemm import flatten_layers
+from recprune_export.onnx.optimizer.passes.merge_tables_of_same_ids import join_tables
+from recprune_export.onnx.optimizer.passes.name_batch import name_batch
+from recprune_export.onnx.optimizer.passes.name_interface import name_interface
+from recprune_export.onnx.optimizer.passes.reduce_sum_to_matmul import sum_by_product
+from recprune_export.onnx.optimizer.passes.share_transposed_weights import share_transposed
+from recprune_export.onnx.optimizer.passes.shared_inputs import share_inputs
+from recprune_export.onnx.optimizer.passes.simplify_attention import lean_attention
+from recprune_export.onnx.optimizer.passes.sort_concat_by_width import group_widths
+from recprune_export.onnx.optimizer.rewrite import (
     NO_LIMITS,
     TOLERANCE,
     Limits,
@@ -50,12 +56,12 @@ from recprune_export.onnx.rewriting import (
     largest_difference,
     rewrite,
 )
+from recprune_export.onnx.optimizer.simplify import simplify
+from recprune_export.onnx.runtime.in_memory import session_in_memory
 from recprune_export.onnx.saving import EXTERNAL_FROM, save_onnx
-from recprune_export.onnx.simplify import simplify
-from recprune_export.onnx.skeleton import fill_shapes
 from recprune_export.onnx.translations import missing_translations
-from recprune_export.program.drawing import draw_request, fill
 from recprune_export.program.program import Program
+from recprune_export.program.random_requests import draw_request, fill
 from recprune_export.program.signature import IdRange, Input, Signature
 
 PROBE_ROWS = (1, 5)

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recprune_export.bundle.latency import session_options
-from recprune_export.bundle.manifest import MODEL
+from recprune_export.bundle.manifest.manifest import MODEL
+from recprune_export.bundle.remeasure_latency import session_options
 from recprune_export.bundle.verify import check_files, read_manifest
-from recprune_export.data.files import reading, scan
+from recprune_export.data.tabular_files import reading, scan
 from recprune_export.errors import UsageError
-from recprune_export.onnx.session import make_session, run
-from recprune_export.prediction.requests import Requests, requests_for
-from recprune_export.prediction.writing import check_output, write_batches
+from recprune_export.onnx.runtime.session import make_session, run
+from recprune_export.prediction.encode_requests import Requests, requests_for
+from recprune_export.prediction.write_scores import check_output, write_batches
 from recprune_export.program.signature import BATCH, Output, Signature
 from recprune_export.progress import bar
 

@@ -13,9 +13,9 @@ from torch import Tensor, fx
 
 from recprune_export.errors import ModelFileError
 from recprune_export.program.canonical import canonicalise
-from recprune_export.program.drawing import draw_request
 from recprune_export.program.lifting import lift
 from recprune_export.program.propagation import LARGEST_BATCH, operands_of, propagate_shapes, recapture
+from recprune_export.program.random_requests import draw_request
 from recprune_export.program.signature import BATCH, Signature
 
 if TYPE_CHECKING:

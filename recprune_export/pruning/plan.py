@@ -8,10 +8,10 @@ from typing import Any, Self
 
 from recprune_export.channels.analysis import Analysis
 from recprune_export.errors import InputFileError, PruningError
-from recprune_export.pruning.rotation.loosen import NOTHING, Cut, Loosening
-from recprune_export.pruning.rotation.spaces import Space
+from recprune_export.pruning.rare_ids.row_plan import TableRows
+from recprune_export.pruning.rotation.projections import NOTHING, Cut, Loosening
+from recprune_export.pruning.rotation.table_projections import Space
 from recprune_export.pruning.rotation.transform import Transform
-from recprune_export.pruning.rows.plan import TableRows
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from recprune_export.errors import UsageError
 from recprune_export.recommenders.dcn_v2 import DCNv2
 from recprune_export.recommenders.deepfm import DeepFM
 from recprune_export.recommenders.dlrm import DLRM
-from recprune_export.recommenders.inputs import InputSpec
+from recprune_export.recommenders.input_spec import InputSpec
 from recprune_export.recommenders.mmoe import MMoE
 from recprune_export.recommenders.neumf import NeuMF
 from recprune_export.recommenders.sasrec import SASRec

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from recprune_export.recommenders.inputs import InputSpec, Request
+from recprune_export.recommenders.input_spec import InputSpec, Request
 from recprune_export.recommenders.layers import MLP, FieldEmbeddings, numeric_of
 
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from recprune_export.data.encoder import NUMERIC
-from recprune_export.recommenders.inputs import InputSpec, Request
+from recprune_export.data.encoding.encoder import NUMERIC
+from recprune_export.recommenders.input_spec import InputSpec, Request
 
 INITIAL_STD = 0.01  # of embedding tables: dot products start near zero
 

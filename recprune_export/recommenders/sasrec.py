@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recprune_export.data.sequences import HISTORY
-from recprune_export.recommenders.inputs import InputSpec, Request
+from recprune_export.recommenders.input_spec import InputSpec, Request
 
 SCORES = "scores"
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recprune_export.api import load
 from recprune_export.errors import UsageError
-from recprune_export.jobs import load
-from recprune_export.program.loading import LoadedModel
+from recprune_export.program.loading.load_program import LoadedModel
 from recprune_export.provenance import file_identity
-from recprune_export.refresh.shipped import Shipped
+from recprune_export.refresh.open_bundle import Shipped
 
 
 @dataclass(frozen=True)

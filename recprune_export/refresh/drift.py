@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from recprune_export.data.profile import Column, DataProfile, Drift
-from recprune_export.data.stability import MAJOR
-from recprune_export.refresh.findings import Finding
+from recprune_export.data.distribution.data_profile import Column, DataProfile, Drift
+from recprune_export.data.distribution.stability_index import MAJOR
+from recprune_export.refresh.verdicts import Finding
 
 MEASURE = "drift"
 NAMED = 3  # fields in the sentence

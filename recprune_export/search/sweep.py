@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recprune_export.search.artifact import Artifact
-from recprune_export.search.files import write_json
 from recprune_export.search.knee import knee
+from recprune_export.search.measure_artifact import Artifact
+from recprune_export.search.trial_files import write_json
 from recprune_export.search.trials import Trial, Trials
 
 SPARSITIES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)

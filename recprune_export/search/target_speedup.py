@@ -3,16 +3,16 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from recprune_export.compression.planning import decide, decide_fields, rest_of
-from recprune_export.compression.stages import rotate
 from recprune_export.errors import PruningError
 from recprune_export.finetuning.task import Task
+from recprune_export.pipeline.planning import decide, decide_fields, rest_of
+from recprune_export.pipeline.prune import rotate
 from recprune_export.program.program import Program
 from recprune_export.progress import doing
+from recprune_export.pruning.apply.apply_plan import apply_plan
 from recprune_export.pruning.plan import FieldPlan
-from recprune_export.pruning.rewrite import apply_plan
-from recprune_export.search.artifact import Artifact, measure_artifact
 from recprune_export.search.bisection import MOST, largest
+from recprune_export.search.measure_artifact import Artifact, measure_artifact
 from recprune_export.settings import Settings
 
 

@@ -7,14 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from recprune_export.compression.fingerprint import fingerprint
-from recprune_export.compression.stages import Beginning, begin, prune
 from recprune_export.finetuning.task import Task, answer
+from recprune_export.pipeline.fingerprint import fingerprint
+from recprune_export.pipeline.prune import Beginning, begin, prune
 from recprune_export.program.program import Program
-from recprune_export.search.artifact import Artifact, measure_artifact
-from recprune_export.search.files import write_json
+from recprune_export.search.measure_artifact import Artifact, measure_artifact
+from recprune_export.search.trial_files import write_json
 from recprune_export.settings import Settings
-from recprune_export.training.change import Change
+from recprune_export.training.paired_change import Change
 
 # What each trial says itself.
 _OF_TRIALS = ("sparsity", "embedding_sparsity", "hidden_sparsity", "seed")

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recprune_export.data.encoder import Encoder
+from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.data.sequences import SequenceEncoder
 from recprune_export.errors import ModelFileError, RecpruneError, UsageError
 from recprune_export.recommenders.catalogue import build
-from recprune_export.recommenders.inputs import InputSpec
+from recprune_export.recommenders.input_spec import InputSpec
 
 FORMAT = "recprune-export/checkpoint"
 VERSION = 1

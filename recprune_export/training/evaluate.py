@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 
-from recprune_export.data.encoder import Request
+from recprune_export.data.encoding.encoder import Request
 from recprune_export.data.rows import Rows
 from recprune_export.data.sequences import NEXT_ITEM
 from recprune_export.training.metrics import TOP, auc, hit_rate, logloss, ndcg, ranks

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recprune_export.data.clicks import ClickData, load_clicks
-from recprune_export.data.encoder import Request as Arrays
-from recprune_export.data.inference import Wishes, infer_schema, infer_sequence
+from recprune_export.data.encoding.encoder import Request as Arrays
 from recprune_export.data.rows import Ragged, Rows
+from recprune_export.data.schema.infer_schema import Wishes, infer_schema, infer_sequence
 from recprune_export.data.sequences import NEXT_ITEM, SequenceData, load_sequences
 from recprune_export.errors import UsageError
 from recprune_export.recommenders.catalogue import build, predicts_sequences, predicts_several
-from recprune_export.recommenders.inputs import InputSpec
+from recprune_export.recommenders.input_spec import InputSpec
 from recprune_export.recommenders.sasrec import SCORES, SASRec
 from recprune_export.training.checkpoint import Checkpoint, check_writable
 from recprune_export.training.evaluate import Predict, evaluate, primary

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from recprune_export.validation.requests import Request, rows_of
+from recprune_export.validation.edge_requests import Request, rows_of
 
 Answer = Mapping[str, np.ndarray]
 Answers = Callable[[Request], Answer]

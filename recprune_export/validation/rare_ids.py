@@ -11,10 +11,10 @@ from recprune_export.finetuning.task import Answers, Task
 from recprune_export.onnx.counts import remap_bytes
 from recprune_export.onnx.export import OnnxFile
 from recprune_export.program.program import Program
-from recprune_export.pruning.rows.lookups import IdReader, Refusal, find_row_tables
-from recprune_export.pruning.rows.plan import TableRows
-from recprune_export.pruning.soundness import Soundness
-from recprune_export.validation.requests import Request
+from recprune_export.pruning.apply.soundness import Soundness
+from recprune_export.pruning.rare_ids.find_tables import IdReader, Refusal, find_row_tables
+from recprune_export.pruning.rare_ids.row_plan import TableRows
+from recprune_export.validation.edge_requests import Request
 
 DISTANCE_ROWS = 4096  # where there are no labels
 

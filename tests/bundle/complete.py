@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from recprune_export.bundle import kserve
 from recprune_export.bundle.contents import _npz, compact_json
-from recprune_export.bundle.manifest import ENCODING
-from recprune_export.bundle.triton import repository
+from recprune_export.bundle.manifest.manifest import ENCODING
+from recprune_export.bundle.servers import kserve
+from recprune_export.bundle.servers.triton import repository
 from recprune_export.bundle.write import Content, write_bundle
-from recprune_export.data.vocabularies import encoding_summary
-from recprune_export.onnx.session import SessionOptions
+from recprune_export.data.encoding.vocabulary_index import encoding_summary
+from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.program.signature import BATCH, Input, Output, Signature
 from tests.bundle.samples import manifest
 

@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from recprune_export.bundle.contents import _npz
-from recprune_export.bundle.manifest import MANIFEST, checksum
+from recprune_export.bundle.manifest.manifest import MANIFEST, checksum
 from tests.bundle.samples import X
 from tests.documents import places_of
 from tests.program.hostile import Trap

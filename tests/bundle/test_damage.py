@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recprune_export.bundle.manifest import checksum
+from recprune_export.bundle.manifest.manifest import checksum
 from recprune_export.bundle.verify import verify
 from recprune_export.errors import BundleError, RecpruneError
 from tests.bundle.complete import files, write

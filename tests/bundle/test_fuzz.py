@@ -109,7 +109,7 @@ def test_what_can_only_be_meant_is_always_refused(change: object, seed: int, sma
 def test_weights_outside_are_refused_before_onnx_runtime_sees_them(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from recprune_export.onnx import session
+    from recprune_export.onnx.runtime import session
 
     bundle = tmp_path / "ctr"
     shutil.copytree(small, bundle)
@@ -144,7 +144,7 @@ def test_an_encoding_that_is_none_is_refused_when_rows_are_scored(tmp_path: Path
 @pytest.mark.parametrize("seed", range(20))
 def test_packed_bundles(small: Path, tmp_path: Path, seed: int) -> None:
     zstandard = pytest.importorskip("zstandard")
-    from recprune_export.bundle.packing import pack
+    from recprune_export.bundle.archive.packing import pack
 
     rng, packed = random.Random(seed), pack(small, tmp_path / "ctr.tar.zst")
     content = packed.read_bytes()

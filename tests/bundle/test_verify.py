@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from recprune_export.bundle.contents import _npz
-from recprune_export.bundle.manifest import checksum
+from recprune_export.bundle.manifest.manifest import checksum
 from recprune_export.bundle.verify import verify
 from recprune_export.bundle.write import write_bundle
 from recprune_export.errors import BundleError, RecpruneError, ValidationFailed

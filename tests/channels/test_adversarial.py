@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.channels.analysis import analyse
-from recprune_export.program.capture import capture
+from recprune_export.program.capture.capture import capture
 from recprune_export.program.program import example_tensors
+from recprune_export.pruning.apply.apply_plan import apply_plan
 from recprune_export.pruning.plan import GroupPlan, Plan
-from recprune_export.pruning.rewrite import apply_plan
 from tests.properties import check_any_plan, group_of, no_zeros, prunable, reasons
 
 IDS = torch.tensor([[1, 2, 3], [4, 5, 6], [7, 8, 9]])

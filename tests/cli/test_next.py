@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from recprune_export import jobs
+from recprune_export import api
 from recprune_export.cli import main
 from recprune_export.errors import UsageError
-from recprune_export.search.artifact import Artifact
+from recprune_export.search.measure_artifact import Artifact
 from recprune_export.search.sweep import Sweep
 from recprune_export.search.trials import Trial
-from recprune_export.training.change import Change
-from recprune_export.validation.statistics import Estimate
+from recprune_export.training.paired_change import Change
+from recprune_export.validation.latency.statistics import Estimate
 
 EVERY_OPTION = [
     *("--factory", "shop.models:make", "--factory-args", '{"dim": 8, "name": "a b"}', "--inputs", "a request.npz"),
@@ -36,7 +36,7 @@ def run(words: list[str], job: str, monkeypatch: pytest.MonkeyPatch, result: Any
             raise result
         return result
 
-    monkeypatch.setattr(jobs, job, instead)
+    monkeypatch.setattr(api, job, instead)
     done = CliRunner().invoke(main, words)
     assert asked, done.output
     return asked, done.output

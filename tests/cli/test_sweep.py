@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from torch import nn
 
 from recprune_export.cli import main
-from recprune_export.program.capture import capture
-from recprune_export.search import artifact
+from recprune_export.program.capture.capture import capture
+from recprune_export.search import measure_artifact
 
 ROWS = 800
 
@@ -48,7 +48,7 @@ def swept(files: tuple[Path, Path], target: Path, *wishes: str) -> dict[str, Any
     words = ["sweep", str(model), "--data", str(rows), "--label", "click", "--sparsities", "0.8", "--epochs", "1"]
     words += ["--batches", "64", "--structured-share", "0", "-o", str(target), "--json", *wishes]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(artifact, "SECONDS", 0.05)
+        patch.setattr(measure_artifact, "SECONDS", 0.05)
         done = CliRunner().invoke(main, words)
     assert done.exit_code == 0, done.output
     (trial,) = json.loads(done.stdout)["trials"]

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from recprune_export.data.rows import Ragged
-from recprune_export.data.schema import Schema, SequenceColumns
+from recprune_export.data.schema.schema import Schema, SequenceColumns
 from recprune_export.data.sequences import HISTORY, NEXT_ITEM, SequenceEncoder, load_sequences
 from recprune_export.errors import DataError
 

@@ -74,9 +74,9 @@ def test_the_ids_of_the_sasrec_example_are_those_of_the_encoder(
 ) -> None:
     import polars as pl
 
-    from recprune_export.data.schema import Schema, SequenceColumns
+    from recprune_export.data.encoding.vocabulary import Vocabulary
+    from recprune_export.data.schema.schema import Schema, SequenceColumns
     from recprune_export.data.sequences import HISTORY, SequenceEncoder
-    from recprune_export.data.vocabulary import Vocabulary
 
     encoder = SequenceEncoder(
         Schema(sequence=SequenceColumns("u", "i", "t", max_length=4)), Vocabulary(["x", "y", "z"], 1)

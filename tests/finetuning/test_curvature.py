@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.finetuning.curvature import weight_curvature
-from recprune_export.finetuning.zeros import ZeroTarget, zero_masks
-from recprune_export.program.capture import capture
+from recprune_export.finetuning.masks import ZeroTarget, zero_masks
+from recprune_export.program.capture.capture import capture
 from recprune_export.program.program import Program
 
 Batch = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]

@@ -9,10 +9,10 @@ from recprune_export.data.arrays import ArrayData
 from recprune_export.data.rows import Ragged, Rows
 from recprune_export.finetuning import objective
 from recprune_export.finetuning.finetune import Schedule, _falling, finetune
+from recprune_export.finetuning.masks import ZeroTarget, parameter_counts
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.task import LabelledRows, Recipe, SampledRequests, _cut
-from recprune_export.finetuning.zeros import ZeroTarget, parameter_counts
-from recprune_export.program.capture import capture
+from recprune_export.program.capture.capture import capture
 from recprune_export.program.program import Program
 from recprune_export.training.loop import FitResult
 

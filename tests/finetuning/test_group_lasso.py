@@ -7,9 +7,9 @@ from recprune_export.finetuning.group_lasso import GroupLasso, Regularised, regu
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.task import LabelledRows
 from recprune_export.program.program import Program
+from recprune_export.pruning.apply.apply_plan import apply_plan
+from recprune_export.pruning.apply.soundness import check_soundness
 from recprune_export.pruning.plan import GroupPlan, Plan
-from recprune_export.pruning.rewrite import apply_plan
-from recprune_export.pruning.soundness import check_soundness
 from tests.finetuning.test_finetune import RECIPE, rows
 from tests.finetuning.test_finetune import program as scorer
 from tests.pruning.models import scorer as two_tables

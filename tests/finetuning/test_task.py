@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from recprune_export.data.inference import Wishes, infer_sequence
+from recprune_export.data.schema.infer_schema import Wishes, infer_sequence
 from recprune_export.data.sequences import HISTORY, NEXT_ITEM, SequenceData, load_sequences
 from recprune_export.finetuning import task as task_module
-from recprune_export.finetuning.every_place import PLACES
+from recprune_export.finetuning.all_positions import PLACES
 from recprune_export.finetuning.objective import Objective
 from recprune_export.finetuning.task import NextItems, Recipe
-from recprune_export.program.capture import capture
+from recprune_export.program.capture.capture import capture
 from recprune_export.program.program import Program
 
 RECIPE = Recipe(epochs=1, learning_rate=1e-3, batch_size=16)

@@ -10,8 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from recprune_export.bundle.contents import _npz
 from recprune_export.bundle.write import write_bundle
-from recprune_export.onnx.session import make_session, run
-from recprune_export.program.drawing import draw_request
+from recprune_export.onnx.runtime.session import make_session, run
+from recprune_export.program.random_requests import draw_request
 from recprune_export.program.signature import BATCH, Input, Output, Signature
 from tests.bundle.samples import manifest
 

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 from click.testing import CliRunner, Result
 
-from recprune_export.bundle.packing import pack
+from recprune_export.bundle.archive.packing import pack
 from recprune_export.bundle.verify import read_manifest
 from recprune_export.bundle.write import Content, SameAs, write_bundle
 from recprune_export.cli import main
@@ -18,10 +18,10 @@ from recprune_export.gate import check as module
 from recprune_export.gate.artifact import open_artifact
 from recprune_export.gate.check import Check, check
 from recprune_export.gate.findings import Finding, Verdict
-from recprune_export.gate.junit import junit
-from recprune_export.gate.markdown import markdown
-from recprune_export.onnx.session import SessionOptions
-from recprune_export.validation.footprint import Footprint, FootprintReport
+from recprune_export.gate.output.junit import junit
+from recprune_export.gate.output.markdown import markdown
+from recprune_export.onnx.runtime.session import SessionOptions
+from recprune_export.validation.latency.footprint import Footprint, FootprintReport
 from tests.gate.models import Shape, bundle, plain
 from tests.gate.synthetic import synthetic
 
@@ -226,7 +226,7 @@ def test_markdown_is_a_table_whatever_the_names_are() -> None:
 
 @pytest.mark.slow
 def test_calibration_tells_what_can_be_resolved(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from recprune_export.gate import calibration
+    from recprune_export.gate.latency.paired_latency import calibration
 
     resolved = {}
     for scatter in (0.002, 0.03):

@@ -10,9 +10,9 @@ import onnx_ir as ir
 from onnx import helper, numpy_helper
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from recprune_export.onnx.in_memory import session_in_memory
-from recprune_export.onnx.rewriting import TOLERANCE, largest_difference
-from recprune_export.onnx.skeleton import fill_shapes
+from recprune_export.onnx.cost.weightless_model import fill_shapes
+from recprune_export.onnx.optimizer.rewrite import TOLERANCE, largest_difference
+from recprune_export.onnx.runtime.in_memory import session_in_memory
 
 Request = Sequence[np.ndarray]
 

@@ -15,18 +15,18 @@ import torch
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from recprune_export.onnx import export as module
+from recprune_export.onnx.cost.weightless_model import fill_shapes
 from recprune_export.onnx.counts import parts_of
 from recprune_export.onnx.export import PASSES, REWRITES
-from recprune_export.onnx.in_memory import session_in_memory
-from recprune_export.onnx.passes.shared_inputs import share_inputs
-from recprune_export.onnx.rewriting import TOLERANCE, Pass, largest_difference
-from recprune_export.onnx.skeleton import fill_shapes
-from recprune_export.program.capture import capture
-from recprune_export.program.drawing import draw_request
+from recprune_export.onnx.optimizer.passes.shared_inputs import share_inputs
+from recprune_export.onnx.optimizer.rewrite import TOLERANCE, Pass, largest_difference
+from recprune_export.onnx.runtime.in_memory import session_in_memory
+from recprune_export.program.capture.capture import capture
 from recprune_export.program.program import Program
+from recprune_export.program.random_requests import draw_request
 from recprune_export.program.signature import BATCH
 from recprune_export.recommenders.catalogue import RECOMMENDERS, build
-from recprune_export.recommenders.inputs import InputSpec
+from recprune_export.recommenders.input_spec import InputSpec
 from tests.properties import no_zeros
 
 CLICKS = InputSpec(

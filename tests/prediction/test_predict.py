@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from recprune_export.bundle.write import write_bundle
 from recprune_export.cli import main
-from recprune_export.data.encoder import Encoder
+from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.errors import BundleError, DataError, UsageError
 from recprune_export.prediction import predict as module
 from recprune_export.prediction.predict import predict

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from recprune_export.data.inference import Wishes
+from recprune_export.data.schema.infer_schema import Wishes
 from recprune_export.errors import ModelFileError, RecpruneError, UsageError
-from recprune_export.program.loading import load_program
+from recprune_export.program.loading.load_program import load_program
 from recprune_export.training.train import train
 from tests.program.hostile import write_program
 from tests.program.mutations import CHANGES, compressed, pickled, stretched

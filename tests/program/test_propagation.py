@@ -13,12 +13,12 @@ from torch import Tensor, fx, nn
 from torch._dynamo.exc import UserError
 
 from recprune_export.program.canonical import canonicalise
-from recprune_export.program.capture import capture
+from recprune_export.program.capture.capture import capture
 from recprune_export.program.program import Program, example_tensors, export
 from recprune_export.program.signature import BATCH, Input, Output, Signature
-from recprune_export.pruning.rewrite import apply_plan
-from recprune_export.pruning.rotation.loosen import find_loosening, loosen
-from recprune_export.pruning.rotation.spaces import find_spaces, insert_spaces
+from recprune_export.pruning.apply.apply_plan import apply_plan
+from recprune_export.pruning.rotation.projections import find_loosening, loosen
+from recprune_export.pruning.rotation.table_projections import find_spaces, insert_spaces
 from recprune_export.recommenders.catalogue import RECOMMENDERS
 from tests.properties import half_plan
 from tests.recommenders.test_recommenders import make, spec_of

@@ -12,15 +12,15 @@ from recprune_export.channels.analysis import Analysis
 from recprune_export.errors import UsageError
 from recprune_export.onnx.counts import count
 from recprune_export.onnx.export import export_onnx
-from recprune_export.onnx.session import make_session, run
-from recprune_export.program.capture import capture
+from recprune_export.onnx.runtime.session import make_session, run
+from recprune_export.program.capture.capture import capture
 from recprune_export.program.program import Program, example_tensors
+from recprune_export.pruning.allocation.parameter_counts import SizeModel
+from recprune_export.pruning.apply.apply_plan import apply_plan
+from recprune_export.pruning.apply.soundness import check_soundness
 from recprune_export.pruning.plan import GroupPlan, Plan
-from recprune_export.pruning.rewrite import apply_plan
-from recprune_export.pruning.sizes import SizeModel
-from recprune_export.pruning.soundness import check_soundness
 from recprune_export.recommenders.catalogue import RECOMMENDERS, build
-from recprune_export.recommenders.inputs import InputSpec
+from recprune_export.recommenders.input_spec import InputSpec
 
 CLICKS = InputSpec(
     categorical={"user": 40, "item": 30, "type": 5},

@@ -13,15 +13,15 @@ import torch
 from click.testing import CliRunner, Result
 from torch import nn
 
-from recprune_export.bundle.manifest import DATA_PROFILE, MANIFEST
-from recprune_export.bundle.packing import pack
+from recprune_export.api import compress
+from recprune_export.bundle.archive.packing import pack
+from recprune_export.bundle.manifest.manifest import DATA_PROFILE, MANIFEST
 from recprune_export.bundle.verify import read_manifest, verify
 from recprune_export.cli import main
-from recprune_export.data.inference import Wishes
+from recprune_export.data.schema.infer_schema import Wishes
 from recprune_export.errors import BundleError, UsageError
-from recprune_export.jobs import compress
 from recprune_export.refresh.dense import Missing
-from recprune_export.refresh.examination import Examination, examine, recompress
+from recprune_export.refresh.drift_report import Examination, examine, recompress
 from recprune_export.settings import Settings
 from recprune_export.training.train import train
 

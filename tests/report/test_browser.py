@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from recprune_export.bundle.manifest import Manifest
-from recprune_export.report.bundle import bundle_report
-from recprune_export.report.check import check_report
-from recprune_export.report.sweep import read_sweep
+from recprune_export.bundle.manifest.manifest import Manifest
+from recprune_export.report.bundle_page import bundle_report
+from recprune_export.report.check_page import check_report
+from recprune_export.report.sweep_file import read_sweep
 from tests.report import samples
-from tests.report.test_check import made
+from tests.report.test_check_page import made
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome-headless-shell")
 BROWSER = next((path for path in map(shutil.which, BROWSERS) if path), None)

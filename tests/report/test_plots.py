@@ -6,7 +6,7 @@ import pytest
 
 from recprune_export.report.plots.ratios import Ratio, draw_ratios
 from recprune_export.report.plots.strips import draw_strips
-from recprune_export.report.plots.widths import Width, draw_widths
+from recprune_export.report.plots.width_bars import Width, draw_widths
 from recprune_export.report.svg import WIDTH
 from tests.report.pages import Element, read
 from tests.report.samples import HOSTILE

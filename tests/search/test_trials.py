@@ -10,22 +10,22 @@ import pytest
 import torch
 from torch import nn
 
-from recprune_export import jobs
-from recprune_export.compression import stages
-from recprune_export.compression.planning import decide_fields
-from recprune_export.compression.resuming import Work
-from recprune_export.compression.statement import Origin
+from recprune_export import api
+from recprune_export.api import load, make_task
 from recprune_export.errors import PruningError, UsageError
 from recprune_export.finetuning.group_lasso import Regularised
 from recprune_export.finetuning.task import Task
-from recprune_export.jobs import load, make_task
-from recprune_export.program.detect import ModelKind
-from recprune_export.program.loading import LoadedModel
+from recprune_export.pipeline import prune as stages
+from recprune_export.pipeline.build_manifest import Origin
+from recprune_export.pipeline.planning import decide_fields
+from recprune_export.pipeline.stage_checkpoints import Work
+from recprune_export.program.loading.detect import ModelKind
+from recprune_export.program.loading.load_program import LoadedModel
 from recprune_export.program.program import Program
 from recprune_export.pruning.plan import FieldPlan
 from recprune_export.search import target_speedup
 from recprune_export.search.max_drop import SEEDS, most_within
-from recprune_export.search.settle import settle
+from recprune_export.search.resolve_sparsity import settle
 from recprune_export.search.sweep import sweep
 from recprune_export.search.trials import Trial, Trials
 from recprune_export.settings import Settings
@@ -103,7 +103,7 @@ def test_what_all_trials_share_is_done_once_for_each_seed(
     for name in runs:
         counted(name)
     monkeypatch.setattr(
-        "recprune_export.compression.planning.decide_fields", stages.decide_fields
+        "recprune_export.pipeline.planning.decide_fields", stages.decide_fields
     )  # what a plan would call
     settings = replace(SETTINGS, regularise=1.0, prune_fields=1)
     trials = Trials(program, settings, task)
@@ -129,10 +129,10 @@ def test_the_job_after_a_search_begins_where_its_trials_did(
         return honest(*arguments)
 
     monkeypatch.setattr(stages, "regularise", once_for_each_seed)
-    monkeypatch.setattr(jobs, "compress_program", lambda program, target, *wishes, **named: given.update(named))
-    monkeypatch.setattr(jobs, "settle", lambda *asked: given.setdefault("settled", settle(*asked)))
+    monkeypatch.setattr(api, "compress_program", lambda program, target, *wishes, **named: given.update(named))
+    monkeypatch.setattr(api, "settle", lambda *asked: given.setdefault("settled", settle(*asked)))
     loaded = LoadedModel(program, None, ModelKind.PROGRAM)
-    jobs.compress_loaded(loaded, task, tmp_path / "ctr", settings, Origin())
+    api.compress_loaded(loaded, task, tmp_path / "ctr", settings, Origin())
     work = Work(tmp_path / "work", "key")
     handed = stages.prune(program, given["settled"].settings, task, work=work, beginning=given["beginning"])
     assert trained == [0, 1]
@@ -153,7 +153,7 @@ def test_a_speed_is_searched_with_the_same_fields(job: tuple[Program, Task], mon
         return chosen[-1]
 
     monkeypatch.setattr(target_speedup, "decide_fields", choose)
-    monkeypatch.setattr("recprune_export.compression.planning.decide_fields", choose)
+    monkeypatch.setattr("recprune_export.pipeline.planning.decide_fields", choose)
     with pytest.raises(PruningError, match="times as fast"):
         target_speedup.least_for_speedup(program, replace(SETTINGS, prune_fields=1), task, 1e6)
     (fields,) = chosen
@@ -168,8 +168,8 @@ def test_what_is_found_holds_on_rows_that_the_search_never_saw(job: tuple[Progra
     assert len(found.chosen) == SEEDS
     assert all(trial.holds(0.02) for trial in found.chosen)
     assert len(told) >= len(found.all)
-    from recprune_export.compression.stages import prune
     from recprune_export.finetuning.task import answer
+    from recprune_export.pipeline.prune import prune
 
     pruned = prune(program, replace(SETTINGS, sparsity=found.sparsity), task).program
     dense, after = (task.test(lambda r, p=p: answer(p, r))["auc"] for p in (program, pruned))  # type: ignore[misc]
@@ -183,7 +183,7 @@ def test_nothing_holds_where_nothing_can(job: tuple[Program, Task], tmp_path: Pa
 
 
 def test_without_labels_there_is_nothing_to_compare(job: tuple[Program, Task]) -> None:
-    from recprune_export.compression.compress import drawn_requests
+    from recprune_export.pipeline.compress import drawn_requests
 
     program, _ = job
     task = drawn_requests(program, replace(SETTINGS, epochs=0))

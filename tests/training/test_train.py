@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from recprune_export.data.inference import Wishes
 from recprune_export.data.rows import Ragged
+from recprune_export.data.schema.infer_schema import Wishes
 from recprune_export.errors import ModelFileError, UsageError
 from recprune_export.training.checkpoint import FORMAT, load_checkpoint
 from recprune_export.training.train import Training, shifted, train

@@ -5,9 +5,9 @@ from recprune_export.data.arrays import ArrayData
 from recprune_export.data.rows import Rows
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.task import CLICKS, LabelledRows, answer
-from recprune_export.pruning.rows.plan import TableRows
+from recprune_export.pruning.rare_ids.row_plan import TableRows
 from recprune_export.validation.rare_ids import RareIds
-from tests.pruning.rows.models import ITEMS, LENGTH, TAGS, USERS, fields
+from tests.pruning.rare_ids.models import ITEMS, LENGTH, TAGS, USERS, fields
 
 PARTS = (
     TableRows.of("user.weight", USERS, range(30)),

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, fx
 
 from recprune_export.channels.contractions import CONTRACTIONS, contraction_of
-from recprune_export.channels.labels import Labels, unlabelled
 from recprune_export.channels.rules.elementwise import align
+from recprune_export.channels.tags import Labels, unlabelled
 from recprune_export.channels.walk import Described, Walk, rule
 from recprune_export.program.nodes import argument
 

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from recprune_export.channels.labels import Labels, unlabelled
 from recprune_export.channels.rules.contraction import add_bias, contract
+from recprune_export.channels.tags import Labels, unlabelled
 from recprune_export.channels.walk import Described, Walk, rule
 from recprune_export.program.nodes import argument
 

@@ -3,7 +3,7 @@
 import torch
 from torch import fx
 
-from recprune_export.channels.labels import Labels
+from recprune_export.channels.tags import Labels
 from recprune_export.channels.walk import Described, Walk, rule
 
 aten = torch.ops.aten

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
-from recprune_export.channels.label_sets import EMPTY
-from recprune_export.channels.labels import Labels
+from recprune_export.channels.dependency_sets import EMPTY
+from recprune_export.channels.tags import Labels
 from recprune_export.channels.walk import Described, Walk, rule
 from recprune_export.program.nodes import argument
 

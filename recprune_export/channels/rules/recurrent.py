@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from recprune_export.channels.labels import Labels, unlabelled
+from recprune_export.channels.tags import Labels, unlabelled
 from recprune_export.channels.walk import Described, Walk, rule
 from recprune_export.program.nodes import argument
 

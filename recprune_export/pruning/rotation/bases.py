@@ -9,7 +9,7 @@ for a linear layer: it is the SVD of Σ^½ W. Where it has to be orthogonal, sev
 import torch
 from torch import Tensor
 
-from recprune_export.pruning.moments import TINY, Moments
+from recprune_export.pruning.statistics.moments import TINY, Moments
 
 RIDGE = 1e-6  # of the mean eigenvalue
 SMALLEST = 1e-4  # loss beside the largest, below which channels are scaled no further

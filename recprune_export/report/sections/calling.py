@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from recprune_export.bundle.manifest import ENCODING, Manifest
-from recprune_export.bundle.readme import calling_code, ids_in_words
-from recprune_export.onnx.session import DEFAULT_OPTIONS, SessionOptions
+from recprune_export.bundle.manifest.manifest import ENCODING, Manifest
+from recprune_export.bundle.servers.readme import calling_code, ids_in_words
+from recprune_export.onnx.runtime.session import DEFAULT_OPTIONS, SessionOptions
 from recprune_export.report.page import Cell, Section, Table, named
 
 LISTED = 250

@@ -2,7 +2,7 @@
 
 import shlex
 
-from recprune_export.bundle.manifest import Manifest
+from recprune_export.bundle.manifest.manifest import Manifest
 from recprune_export.report.page import Cell, Section, Table, code
 
 _PLAIN = (("cpu", "Processor"), ("cores", "Cores that could be used"), ("system", "System"), ("python", "Python"))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from recprune_export.bundle.manifest import Manifest
+from recprune_export.bundle.manifest.manifest import Manifest
 from recprune_export.report.numbers import whole
 from recprune_export.report.page import Section, Table, code, listed
 

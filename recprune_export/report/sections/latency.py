@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from recprune_export.bundle.manifest import Manifest
+from recprune_export.bundle.manifest.manifest import Manifest
 from recprune_export.report.numbers import interval, milliseconds, size, times
 from recprune_export.report.page import Figure, Headline, Section, Table
 from recprune_export.report.plots.strips import draw_strips
-from recprune_export.validation.contestants import DENSE_ONNX, DENSE_TORCH, PRUNED_ONNX
+from recprune_export.validation.latency.backends import DENSE_ONNX, DENSE_TORCH, PRUNED_ONNX
 
 HEADLINE_BATCH = 256  # the largest up to it is spoken of first
 PERCENTS = (50, 95, 99)

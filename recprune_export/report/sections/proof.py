@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from recprune_export.bundle.manifest import Manifest
+from recprune_export.bundle.manifest.manifest import Manifest
 from recprune_export.report.numbers import tiny, whole
 from recprune_export.report.page import Section, Table, named
 

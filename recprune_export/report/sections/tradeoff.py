@@ -1,13 +1,13 @@
 """The Pareto curve of a sweep, with the bundle on it."""
 
-from recprune_export.bundle.manifest import Manifest
+from recprune_export.bundle.manifest.manifest import Manifest
 from recprune_export.report.numbers import interval, signed, size, times
 from recprune_export.report.page import Figure, Section, Table
-from recprune_export.report.plots.tradeoff import Point, draw_tradeoff
+from recprune_export.report.plots.pareto_curve import Point, draw_tradeoff
 from recprune_export.report.sections.latency import spoken_of
 from recprune_export.report.sections.quality import metric_in_words
-from recprune_export.report.sweep import SweepFile, Trial
-from recprune_export.validation.contestants import DENSE_ONNX, PRUNED_ONNX
+from recprune_export.report.sweep_file import SweepFile, Trial
+from recprune_export.validation.latency.backends import DENSE_ONNX, PRUNED_ONNX
 
 MEGABYTE = 1e6
 OWN = "this bundle"

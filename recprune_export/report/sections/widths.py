@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from recprune_export.bundle.manifest import Manifest
+from recprune_export.bundle.manifest.manifest import Manifest
 from recprune_export.report.numbers import percent
 from recprune_export.report.page import Figure, Section, Table, named
-from recprune_export.report.plots.widths import Width, draw_widths
+from recprune_export.report.plots.width_bars import Width, draw_widths
 
 DRAWN = 24  # groups of one kind; the table has more
 LISTED = 200

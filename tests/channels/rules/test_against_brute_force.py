@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from recprune_export.channels.analysis import Analysis, analyse, propagate
 from recprune_export.channels.groups import Channel
-from recprune_export.channels.labels import Labels, to_elements
+from recprune_export.channels.tags import Labels, to_elements
 from recprune_export.channels.walk import Walk
-from recprune_export.program.capture import capture
+from recprune_export.program.capture.capture import capture
 from recprune_export.program.program import Program, example_tensors
-from recprune_export.pruning.masking import DoublePrecision, Gone
+from recprune_export.pruning.apply.masking import DoublePrecision, Gone
 from tests.properties import check_any_plan, no_zeros
 
 F = torch.nn.functional

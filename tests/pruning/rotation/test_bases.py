@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recprune_export.compression.compress import drawn_requests
-from recprune_export.compression.planning import decide
-from recprune_export.compression.stages import rotate
-from recprune_export.program.capture import capture
-from recprune_export.pruning.moments import Moments
+from recprune_export.pipeline.compress import drawn_requests
+from recprune_export.pipeline.planning import decide
+from recprune_export.pipeline.prune import rotate
+from recprune_export.program.capture.capture import capture
 from recprune_export.pruning.rotation.bases import balanced_basis, orthogonal_basis
+from recprune_export.pruning.statistics.moments import Moments
 from recprune_export.settings import Settings
 
 

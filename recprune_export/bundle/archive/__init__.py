@@ -1,0 +1,1 @@
+"""Bundles in transport: packed, unpacked, signed."""

@@ -1,0 +1,84 @@
+"""`pack`: a bundle as one `.tar.zst`, the same bytes for the same files."""
+
+import os
+import tarfile
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from recprune_export.bundle.manifest.manifest import MANIFEST, SIGNATURE
+from recprune_export.bundle.servers.triton import model_name
+from recprune_export.bundle.verify import check_files, read_manifest
+from recprune_export.errors import UsageError
+
+SUFFIX = ".tar.zst"
+WINDOW = 27  # 128 MiB, the most that a zstd decompressor takes unasked; in it the second name of a model costs nothing
+LEVEL = 10
+BLOCK = tarfile.BLOCKSIZE
+_CHUNK = 1 << 20
+
+
+class NoZstandard(UsageError):
+    """The package that packs and unpacks is not installed."""
+
+
+def zstandard_module() -> Any:
+    """Return the package. Raises `NoZstandard`."""
+    try:
+        import zstandard
+    except ImportError as error:
+        raise NoZstandard("Packed bundles need the package zstandard: pip install 'recprune-export[pack]'.") from error
+    return zstandard
+
+
+def pack(bundle: Path, output: Path | None = None) -> Path:
+    """Write a bundle as one file, `BUNDLE.tar.zst` by default; return its path. It is whole or absent.
+
+    The manifest comes first, so that a reader knows what is to follow, then its signature, if any, then files by name;
+    without times, owners or modes. All lie in one folder with the bundle's name.
+
+    Raises `BundleError` where the bundle is not as it was written, `UsageError` where the file cannot be written.
+    """
+    if bundle.is_file():
+        raise UsageError(f"{bundle} is a file already: give the directory of a bundle.")
+    zstd = zstandard_module()
+    manifest = read_manifest(bundle)
+    check_files(bundle, manifest)
+    output = output or bundle.resolve().with_name(f"{bundle.resolve().name}{SUFFIX}")
+    if output.is_dir():
+        raise UsageError(f"{output} is a directory; name a file to write.")
+    signature = [SIGNATURE] if (bundle / SIGNATURE).is_file() else []
+    partial = output.with_name(f".{output.name}.{uuid.uuid4().hex[:12]}.partial")
+    parameters = zstd.ZstdCompressionParameters.from_level(
+        LEVEL, window_log=WINDOW, enable_ldm=True, write_checksum=True, write_content_size=False, threads=0
+    )
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("xb") as file, zstd.ZstdCompressor(compression_params=parameters).stream_writer(file) as tar:
+            for name in (MANIFEST, *signature, *sorted(manifest.files)):
+                _add(tar, bundle / name, f"{model_name(manifest.name)}/{name}")
+            tar.write(bytes(2 * BLOCK))
+        os.replace(partial, output)
+    except OSError as error:
+        raise UsageError(f"{output} cannot be written: {error.strerror or type(error).__name__}.") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+    return output
+
+
+def _add(tar: IO[bytes], path: Path, name: str) -> None:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = path.stat().st_size, 0o644
+    try:
+        header = info.tobuf(tarfile.USTAR_FORMAT)
+    except ValueError as error:
+        raise UsageError(
+            f"'{name}' cannot be packed ({error}): its name or its size is beyond what tar holds."
+        ) from error
+    tar.write(header)
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            tar.write(chunk)
+    tar.write(bytes(-info.size % BLOCK))

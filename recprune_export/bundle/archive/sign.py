@@ -1,0 +1,32 @@
+"""`sign`: put a signature into a bundle that is there already."""
+
+import os
+import uuid
+from pathlib import Path
+
+from recprune_export.bundle.archive.signature import Signer
+from recprune_export.bundle.lock import only_writer
+from recprune_export.bundle.manifest.manifest import MANIFEST, SIGNATURE
+from recprune_export.bundle.verify import check_files, read_manifest
+from recprune_export.errors import UsageError
+
+
+def sign_bundle(bundle: Path, sign: Signer) -> Path:
+    """Write `manifest.json.sig` into a bundle that is as it was written; return its path.
+
+    Raises `BundleError` where the bundle was changed, `UsageError` where nothing can be written.
+    """
+    if bundle.is_file():
+        raise UsageError(f"{bundle} is a file: sign the directory of the bundle, then pack it.")
+    path = bundle / SIGNATURE
+    partial = bundle.with_name(f".{bundle.resolve().name}.{uuid.uuid4().hex[:12]}.partial")
+    try:
+        with only_writer(bundle.resolve()):  # the manifest that is signed must not be replaced meanwhile
+            check_files(bundle, read_manifest(bundle))
+            partial.write_bytes(sign((bundle / MANIFEST).read_bytes()))
+            os.replace(partial, path)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}.") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,177 @@
+"""A packed bundle, opened: extracted into a temporary folder, where nothing but the files of its manifest can come to lie.
+
+The archive may come from anywhere. It is read by its headers of 512 bytes alone: no links, devices or long names, no extended
+headers that would be read into memory; names are plain relative paths; what is written is what the manifest, which comes
+first, declares, in number and size.
+"""
+
+import json
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from recprune_export.bundle.archive.packing import BLOCK, SUFFIX, WINDOW, zstandard_module
+from recprune_export.bundle.archive.signature import SIGNATURE_BYTES
+from recprune_export.bundle.manifest.manifest import MANIFEST, SIGNATURE, Manifest, check_name
+from recprune_export.bundle.verify import MANIFEST_LIMIT
+from recprune_export.errors import BundleError, RecpruneError
+
+MOST_BYTES = 64 << 30
+_MAGIC = b"\x28\xb5\x2f\xfd"
+_CHUNK = 1 << 20
+_PADDING = 20 * BLOCK  # tar fills its last record up
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a path is a file that zstd has compressed."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except OSError:
+        return False
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Path]:
+    """Give the folder of a bundle inside the block: `path` itself, or where a packed one is extracted for that time.
+
+    Errors that are raised inside name the archive instead of the folder. Raises `BundleError` where the archive is no packed
+    bundle, is damaged, or holds what it must not.
+    """
+    if not is_packed(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="recprune-export-") as scratch:
+        folder = Path(scratch).resolve() / path.name.removesuffix(SUFFIX)
+        try:
+            unpack(path, folder)
+            yield folder
+        except RecpruneError as error:
+            raise type(error)(str(error).replace(str(folder), str(path))) from error
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Extract a packed bundle into `folder`, which is made.
+
+    Raises `BundleError`.
+    """
+    zstd = zstandard_module()
+    folder.mkdir(parents=True)
+    try:
+        with archive.open("rb") as file:
+            decompressor = zstd.ZstdDecompressor(max_window_size=1 << WINDOW)
+            with decompressor.stream_reader(file, read_across_frames=True) as tar:
+                _extract(_Tar(tar, archive), folder)
+    except zstd.ZstdError as error:
+        raise BundleError(f"{archive} is damaged ({error}): copy it again.") from error
+    except OSError as error:
+        raise BundleError(f"{archive} cannot be extracted: {error.strerror or type(error).__name__}.") from error
+
+
+class _Tar:
+    """The entries of an archive, one after the other."""
+
+    def __init__(self, stream: IO[bytes], archive: Path) -> None:
+        self._stream, self.archive = stream, archive
+        self._folder: str | None = None
+
+    def next(self) -> tuple[str, int] | None:
+        """Return name and size of the next file, without the folder that all lie in; None at the end."""
+        header = self._read(BLOCK)
+        if not any(header):
+            self._check_end()
+            return None
+        try:
+            info = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
+        except (tarfile.HeaderError, UnicodeError, ValueError) as error:
+            raise BundleError(f"{self.archive} is no packed bundle: it holds no plain tar archive.") from error
+        if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or info.linkname:
+            raise self.refused(info.name, "is a link, a folder or something else that is no plain file")
+        if not 0 <= info.size <= MOST_BYTES:
+            raise self.refused(info.name, "has a size that no file of a bundle has")
+        folder, _, name = info.name.partition("/")
+        self._folder = folder if self._folder is None else self._folder
+        if not name or folder != self._folder or folder in ("", ".", ".."):
+            raise self.refused(info.name, "does not lie in the one folder of the bundle")
+        if name not in (MANIFEST, SIGNATURE):
+            try:
+                check_name(name)
+            except BundleError as error:
+                raise self.refused(info.name, "has a name that is not allowed in a bundle") from error
+        return name, info.size
+
+    def content(self, size: int) -> Iterator[bytes]:
+        """Yield the content of the file that `next` named."""
+        left = size
+        while left:
+            chunk = self._read(min(left, _CHUNK))
+            left -= len(chunk)
+            yield chunk
+        self._read(-size % BLOCK)
+
+    def refused(self, name: str, why: str) -> BundleError:
+        """Say that an entry must not be."""
+        return BundleError(f"{self.archive} is refused: its entry {name!r} {why}.")
+
+    def _read(self, size: int) -> bytes:
+        parts = []
+        while size:
+            part = self._stream.read(size)
+            if not part:
+                raise BundleError(f"{self.archive} is cut off: copy it again.")
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    def _check_end(self) -> None:
+        rest = bytearray()
+        while len(rest) <= _PADDING and (part := self._stream.read(_PADDING)):
+            rest += part
+        if len(rest) < BLOCK:
+            raise BundleError(f"{self.archive} is cut off: copy it again.")
+        if len(rest) > _PADDING or any(rest):
+            raise BundleError(f"{self.archive} is refused: it goes on after its end.")
+
+
+def _extract(tar: _Tar, folder: Path) -> None:
+    first = tar.next()
+    if first is None or first[0] != MANIFEST or first[1] > MANIFEST_LIMIT:
+        raise BundleError(f"{tar.archive} is no packed bundle: it does not begin with {MANIFEST}.")
+    text = b"".join(tar.content(first[1]))
+    expected = _declared(tar.archive, text, folder)
+    (folder / MANIFEST).write_bytes(text)
+    while (entry := tar.next()) is not None:
+        name, size = entry
+        if expected.pop(name, None) != size:
+            raise tar.refused(name, f"is not what {MANIFEST} declares, is there twice, or has another size")
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("xb") as file:
+            for chunk in tar.content(size):
+                file.write(chunk)
+    missing = sorted(expected.keys() - {SIGNATURE})
+    if missing:
+        raise BundleError(f"{tar.archive} lacks {', '.join(repr(name) for name in missing)}: pack the bundle again.")
+
+
+def _declared(archive: Path, text: bytes, folder: Path) -> dict[str, int]:
+    """Sizes by name of what is to follow."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{MANIFEST} in {archive} is damaged, it is not JSON: copy the archive again.") from error
+    try:
+        manifest = Manifest.from_dict(values)
+    except BundleError as error:
+        raise BundleError(f"{archive} is no bundle of this release: {error}") from error
+    files: Mapping[str, int] = {name: entry.bytes for name, entry in manifest.files.items()}
+    total, free = sum(files.values()), shutil.disk_usage(folder).free
+    if total > min(MOST_BYTES, free):
+        raise BundleError(
+            f"{archive} declares {total:,} bytes, more than the {min(MOST_BYTES, free):,} that are allowed or free in {folder.parent}."
+        )
+    return {**files, SIGNATURE: SIGNATURE_BYTES}

@@ -1,0 +1,116 @@
+"""`inspect` and `profile` of what is served: a bundle, or any ONNX file. Without PyTorch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from recprune_export.bundle.manifest.manifest import MODEL, SAMPLE_INPUTS, Manifest
+from recprune_export.bundle.verify import read_manifest, read_samples
+from recprune_export.errors import ModelFileError
+from recprune_export.onnx.cost.estimate import Cost, cost_of
+from recprune_export.onnx.cost.machine import Machine, this_machine
+from recprune_export.onnx.cost.profiler import Profile, profile
+from recprune_export.onnx.counts import Counts, count, valid_ids
+from recprune_export.onnx.reading import read_model
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An ONNX file without its weights, and the manifest and golden request of the bundle that it came in, if any."""
+
+    name: str
+    file: Path
+    model: onnx.ModelProto
+    manifest: Manifest | None
+    samples: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class ArtifactInspection:
+    """What a file holds and costs; `multiples`: latency as a multiple of the floor, by batch, as its bundle states it."""
+
+    name: str
+    counts: Counts
+    machine: Machine
+    costs: Mapping[int, Cost]
+    multiples: Mapping[int, float]
+    rewrites: Sequence[Mapping[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "name": self.name,
+            "counts": self.counts.to_dict(),
+            "machine": self.machine.to_dict(),
+            "cost": {str(batch): cost.to_dict() for batch, cost in self.costs.items()},
+            "multiples": {str(batch): multiple for batch, multiple in self.multiples.items()},
+            "rewrites": list(self.rewrites),
+        }
+
+
+def is_artifact(path: Path) -> bool:
+    """Whether a path is what is served, a directory or an ONNX file, and not a model that could be pruned."""
+    return path.is_dir() or path.suffix == ".onnx"
+
+
+def open_artifact(path: Path) -> Artifact:
+    """Open a bundle or an ONNX file.
+
+    Raises `BundleError` for a directory that is no bundle, `ModelFileError` for a file that is no ONNX model.
+    """
+    manifest = read_manifest(path) if path.is_dir() else None
+    file = path / MODEL if manifest else path
+    model = read_model(file)
+    samples = read_samples(path / SAMPLE_INPUTS) if manifest else {}
+    return Artifact(manifest.name if manifest else path.stem, file, model, manifest, samples)
+
+
+def inspect_artifact(path: Path, batches: Sequence[int], threads: int) -> ArtifactInspection:
+    """Count what a bundle or an ONNX file holds, and what a request costs by its graph."""
+    artifact, machine = open_artifact(path), this_machine(threads)
+    stated = artifact.manifest.cost.get("models", {}).get("pruned", {}) if artifact.manifest else {}
+    try:
+        counts, costs = count(artifact.file), {batch: cost_of(artifact.model, batch, machine) for batch in batches}
+    except Exception as error:  # onnx raises many unrelated classes for a graph that makes no sense
+        raise ModelFileError(f"What {artifact.file} holds cannot be counted: it is no sound ONNX model.") from error
+    return ArtifactInspection(
+        name=artifact.name,
+        counts=counts,
+        machine=machine,
+        costs=costs,
+        multiples={int(batch): cost["multiple"] for batch, cost in stated.items()},
+        rewrites=artifact.manifest.rewrites if artifact.manifest else (),
+    )
+
+
+def profile_artifact(path: Path, batch: int, threads: int) -> Profile:
+    """Profile a bundle on its golden request, or an ONNX file on a drawn one, with `batch` rows."""
+    artifact = open_artifact(path)
+    return profile(artifact.file, request_for(artifact, batch), batch, this_machine(threads))
+
+
+def request_for(artifact: Artifact, batch: int) -> dict[str, np.ndarray]:
+    """Return a request of `batch` rows: those of the golden request again and again, or drawn.
+
+    Drawn whole numbers are valid ids of every table, drawn numbers are normal.
+    """
+    rng, most = np.random.default_rng(0), valid_ids(artifact.model)
+    weights = {tensor.name for tensor in artifact.model.graph.initializer}
+    request = {}
+    for value in artifact.model.graph.input:
+        if value.name in weights:
+            continue
+        dims = value.type.tensor_type.shape.dim
+        shape = [dim.dim_value if dim.HasField("dim_value") else batch for dim in dims]
+        sample = artifact.samples.get(value.name)
+        if sample is not None:
+            request[value.name] = sample[np.arange(shape[0]) % len(sample)] if shape else sample
+        else:
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+            numbers = rng.normal(size=shape) if dtype.kind == "f" else rng.integers(0, most, size=shape)
+            request[value.name] = numbers.astype(dtype)
+    return request

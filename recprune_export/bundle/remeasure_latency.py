@@ -1,0 +1,39 @@
+"""`verify --latency`: measure a bundle again, where it is going to serve."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from recprune_export.bundle.manifest.manifest import DENSE, MODEL, Manifest
+from recprune_export.bundle.verify import read_manifest
+from recprune_export.onnx.runtime.session import SessionOptions
+from recprune_export.program.signature import Signature
+from recprune_export.validation.latency.backends import DENSE_ONNX, PRUNED_ONNX
+from recprune_export.validation.latency.latency_study import Study, study_latency
+
+BATCHES = (1, 32, 256)
+
+
+def measure_bundle(
+    bundle: Path,
+    *,
+    batches: Sequence[int] = BATCHES,
+    threads: Sequence[int] = (1,),
+    qps: float | None = None,
+    seconds: float = 4.0,
+) -> Study:
+    """Measure a bundle's model beside its dense baseline, where it has one, with the session options of its manifest.
+
+    Raises `BundleError`.
+    """
+    manifest = read_manifest(bundle)
+    options = session_options(manifest)
+    models = {PRUNED_ONNX: (bundle / MODEL, options)}
+    if DENSE in manifest.files:
+        models = {DENSE_ONNX: (bundle / DENSE, options), **models}
+    signature = Signature.from_dict(manifest.signature)
+    return study_latency(models, signature, batches=batches, threads=threads, qps=qps, seconds=seconds)
+
+
+def session_options(manifest: Manifest) -> SessionOptions:
+    """Return the session options of a manifest, the defaults where it has none."""
+    return SessionOptions.from_dict(manifest.session.get("options", {}))

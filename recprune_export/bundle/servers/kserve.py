@@ -1,0 +1,41 @@
+"""The golden request and its answer as JSON of the KServe v2 protocol (Open Inference Protocol), which Triton speaks as well."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from recprune_export.bundle.servers.triton import TYPES, as_sent
+
+REQUEST = "samples/kserve-request.json"
+RESPONSE = "samples/kserve-response.json"
+_ID = "golden"
+
+
+def samples(
+    model: str, request: Mapping[str, np.ndarray], response: Mapping[str, np.ndarray], *, batched: bool
+) -> dict[str, bytes]:
+    """Return request and response by their names in the bundle; nothing where the answer has numbers that JSON does not know.
+
+    With `batched` they have the shapes that Triton takes where it makes batches.
+    """
+    if not all(np.isfinite(values).all() for values in (*request.values(), *response.values())):
+        return {}
+    asked = {"id": _ID, "inputs": _tensors(request, batched), "outputs": [{"name": name} for name in response]}
+    said = {"model_name": model, "model_version": "1", "id": _ID, "outputs": _tensors(response, batched)}
+    return {REQUEST: _json(asked), RESPONSE: _json(said)}
+
+
+def _tensors(arrays: Mapping[str, np.ndarray], batched: bool) -> list[dict[str, Any]]:
+    return [_tensor(name, as_sent(values, batched)) for name, values in arrays.items()]
+
+
+def _tensor(name: str, values: np.ndarray) -> dict[str, Any]:
+    """Row-major numbers; a float32 comes back bit for bit from the decimals of its float64."""
+    data = values.ravel().tolist()
+    return {"name": name, "shape": list(values.shape), "datatype": TYPES[values.dtype.name], "data": data}
+
+
+def _json(values: Any) -> bytes:
+    return json.dumps(values, allow_nan=False).encode()

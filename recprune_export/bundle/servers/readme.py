@@ -1,0 +1,148 @@
+"""The bundle's own README: how to load the model and call it, in ten lines."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from recprune_export.bundle.servers.kserve import REQUEST
+from recprune_export.bundle.servers.triton import model_name
+from recprune_export.onnx.runtime.session import SessionOptions
+
+_TEMPLATE = """\
+# {name}
+
+A recommender as an ONNX model for CPU, written by recprune-export. `recprune-export verify .` checks it.
+
+```python
+{code}
+```
+
+| | name | dtype | shape | ids |
+|---|---|---|---|---|
+{rows}
+
+{ignored}The batch may have any size.{shared} `samples/outputs.npz` is the answer to `samples/inputs.npz`; `manifest.json` states the
+tolerances, sizes, quality and latency, and `report.html` shows them. `model.pt2` is the same model for PyTorch
+(`torch.export.load`), to train on.
+{encoding}{serving}{fewer_bits}{rows_shared}"""
+
+_CODE = """\
+import numpy as np
+import onnxruntime as ort
+
+{session}
+session = ort.InferenceSession("model.onnx", options, providers=["CPUExecutionProvider"])
+request = dict(np.load("samples/inputs.npz"))  # your own arrays, named and typed as below
+names = [output.name for output in session.get_outputs()]
+response = dict(zip(names, session.run(names, request)))"""
+
+_ENCODING = (
+    "`encoding.json` turns raw values into these inputs: ids by field, and the mean and scale of the numeric fields.\n"
+    "`recprune-export predict . --data rows.parquet -o scores.parquet` does that for the rows of a file.\n"
+)
+
+_TRITON = """
+`triton/` is a model repository: `tritonserver --model-repository=$PWD/triton`. Its model files are hard links of those above.
+"""
+
+_KSERVE = """
+`samples/kserve-request.json` is the golden request for a server of the KServe v2 protocol, `samples/kserve-response.json` its answer:
+`curl -d @samples/kserve-request.json http://localhost:8000/v2/models/{model}/infer`. Tensors travel in the shapes that it has.
+"""
+
+_FEWER_BITS = """
+Weights are stored in fewer bits ({forms}). The golden outputs are those of this file; on CPUs with other int8 instructions they
+may differ by what the manifest states as tolerance.
+"""
+
+_ROWS_SHARED = """
+Ids that training data rarely shows share one row of their table; the model takes the same ids as before:
+
+{tables}
+"""
+
+
+def bundle_readme(
+    name: str,
+    signature: Mapping[str, Any],
+    session: SessionOptions,
+    *,
+    encoding: bool,
+    ignored: Sequence[str] = (),
+    shared_rows: Mapping[str, Any] | None = None,
+    quantisation: Mapping[str, Any] | None = None,
+    serving: Collection[str] = (),
+) -> str:
+    """Return the README of a bundle.
+
+    `signature` is `Signature.to_dict()`; `session` goes into the code that loads the model; `encoding` says whether the
+    bundle ships `encoding.json`; `ignored` are the inputs, or their columns, that the model does not read;
+    `shared_rows` is `RowReport.to_dict()`, `quantisation` that section of the manifest; `serving` names the files for servers.
+    """
+    kinds = (("input", signature["inputs"]), ("output", signature["outputs"]))
+    rows = "\n".join(_row(kind, tensor) for kind, tensors in kinds for tensor in tensors)
+    shared = [f"`{tensor['name']}`" for tensor in signature["inputs"] if tensor.get("shared")]
+    told = f" One row of {', '.join(shared)} stands for all candidates of a request." if shared else ""
+    return _TEMPLATE.format(
+        name=name,
+        rows=rows,
+        code=calling_code(session),
+        ignored=_ignored(ignored),
+        shared=told,
+        encoding=_ENCODING if encoding else "",
+        fewer_bits=_fewer_bits(quantisation),
+        serving=_serving(name, serving),
+        rows_shared=_rows_shared(shared_rows),
+    )
+
+
+def _serving(name: str, files: Collection[str]) -> str:
+    triton = any(file.startswith("triton/") for file in files)
+    told = _KSERVE.format(model=model_name(name)) if REQUEST in files else ""
+    return (_TRITON if triton else "") + told
+
+
+def calling_code(session: SessionOptions) -> str:
+    """Return Python that loads the model of a bundle and asks it, from within the bundle's directory."""
+    return _CODE.format(session=session.code())
+
+
+def _fewer_bits(stated: Mapping[str, Any] | None) -> str:
+    choices = [*stated["layers"], *stated["tables"]] if stated else []
+    forms = sorted({choice["form"] for choice in choices} - {"fp32"})
+    return _FEWER_BITS.format(forms=", ".join(forms)) if forms else ""
+
+
+def _rows_shared(report: Mapping[str, Any] | None) -> str:
+    if not report:
+        return ""
+    lines = [f"| `{t['table']}` | {t['before']:,} | {t['after']:,} |" for t in report["tables"]]
+    told = ["| table | rows before | rows |", "|---|---|---|", *lines, ""]
+    for part, said in (("with_rare", "such an id"), ("without_rare", "none")):
+        quality = report[part]
+        figures = "; ".join(
+            f"{which} " + ", ".join(f"{metric} {value:.4f}" for metric, value in metrics.items())
+            for which, metrics in quality["metrics"].items()
+        )
+        told.append(f"- {quality['rows']:,} test rows with {said}: {figures or 'not measured'}")
+    return _ROWS_SHARED.format(tables="\n".join(told))
+
+
+def _ignored(fields: Sequence[str]) -> str:
+    if not fields:
+        return ""
+    return f"Ignored, but still sent: {', '.join(f'`{f}`' for f in fields)}. These fields were pruned; any valid ids do.\n\n"
+
+
+def _row(kind: str, tensor: Mapping[str, Any]) -> str:
+    shape = ", ".join(str(size) for size in tensor["shape"])
+    return f"| {kind} | `{tensor['name']}` | {tensor['dtype']} | ({shape}) | {ids_in_words(tensor.get('ids', ()))} |"
+
+
+def ids_in_words(ranges: Any) -> str:
+    """Return the valid ids of an input as people read them.
+
+    >>> ids_in_words([]), ids_in_words([[0, 9]]), ids_in_words([[0, 9], None])
+    ('', '0 to 9', 'by column: 0 to 9; no ids')
+    """
+    words = ["no ids" if pair is None else f"{pair[0]} to {pair[1]}" for pair in ranges]
+    return words[0] if len(words) == 1 else f"by column: {'; '.join(words)}" if words else ""

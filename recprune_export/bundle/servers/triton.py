@@ -1,0 +1,137 @@
+"""A model repository for NVIDIA Triton, on CPU: `config.pbtxt`, the model, and one row to warm up with.
+
+The layout and every key are those of Triton's `model_config.proto` and of its ONNX Runtime backend.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from recprune_export.bundle.write import Content, SameAs
+from recprune_export.onnx.runtime.session import SessionOptions
+from recprune_export.program.signature import Axis, Input, Output, Signature
+
+TYPES = {
+    "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64",
+    "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64",
+    "float16": "FP16", "float32": "FP32", "float64": "FP64",
+}  # fmt: skip
+QUEUE_DELAY = 100  # microseconds that a request may wait for others: a recommender answers in about as much
+
+
+def model_name(name: str) -> str:
+    """Return a bundle's name as a directory of the repository.
+
+    >>> model_name("ctr v2.1")
+    'ctr_v2.1'
+    """
+    return re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII).lstrip(".") or "model"
+
+
+def repository(
+    name: str,
+    signature: Signature,
+    request: Mapping[str, np.ndarray],
+    models: Sequence[str],
+    *,
+    options: SessionOptions,
+    most_rows: int,
+    independent: bool,
+) -> dict[str, Content]:
+    """Return the files of `triton/` by their names in the bundle; `models` are `model.onnx` and what belongs to it.
+
+    Where rows are `independent` of each other, the server may put up to `most_rows` into one batch; else a request is run as
+    it comes. The model files are those of the bundle, under a second name.
+    """
+    name, batched = model_name(name), most_rows if independent else 0
+    folder = f"triton/{name}"
+    rows = {i.name: _one_row(i, request[i.name]) for i in signature.inputs}
+    files: dict[str, Content] = {
+        f"{folder}/config.pbtxt": config(name, signature, rows, options=options, most_rows=batched).encode(),
+        **{f"{folder}/1/{model}": SameAs(model) for model in models},
+    }
+    warm_up = {_row_file(n): rows[i.name].tobytes() for n, i in enumerate(signature.inputs)}
+    return {**files, **{f"{folder}/warmup/{file}": content for file, content in warm_up.items()}}
+
+
+def config(
+    name: str, signature: Signature, rows: Mapping[str, np.ndarray], *, options: SessionOptions, most_rows: int
+) -> str:
+    """Return the text of `config.pbtxt`; without `most_rows` the server makes no batches.
+
+    `rows` holds one row of each input, by which the model is warmed up, alone and, where there are batches, in one of 32.
+    """
+    sizes = [1, min(32, most_rows)] if most_rows > 1 else [1]
+    parts = [
+        f"name: {_quoted(name)}",
+        'backend: "onnxruntime"',
+        f"max_batch_size: {most_rows}",
+        *(f"input {{ {_tensor(tensor, bool(most_rows))} }}" for tensor in signature.inputs),
+        *(f"output {{ {_tensor(tensor, bool(most_rows))} }}" for tensor in signature.outputs),
+        "instance_group { count: 1 kind: KIND_CPU }",
+        *(_parameter(key, value) for key, value in _parameters(options).items()),
+    ]
+    if most_rows:
+        parts.append(f"dynamic_batching {{ max_queue_delay_microseconds: {QUEUE_DELAY} }}")
+    parts += [_warm_up(signature, rows, size, bool(most_rows)) for size in sizes]
+    return "\n".join(parts) + "\n"
+
+
+def as_sent(values: np.ndarray, batched: bool) -> np.ndarray:
+    """Return a tensor in the shape that a client sends: where Triton makes batches, one number for each row is [rows, 1].
+
+    >>> as_sent(np.zeros(3), batched=True).shape, as_sent(np.zeros(3), batched=False).shape
+    ((3, 1), (3,))
+    """
+    return values[:, None] if batched and values.ndim == 1 else values.reshape(1) if not values.ndim else values
+
+
+def _one_row(tensor: Input, values: np.ndarray) -> np.ndarray:
+    """The first row, in little-endian order."""
+    row = values[:1] if tensor.shape else values
+    return np.ascontiguousarray(row, dtype=np.dtype(tensor.dtype).newbyteorder("<"))
+
+
+def _row_file(number: int) -> str:
+    return f"input-{number}"
+
+
+def _tensor(tensor: Input | Output, batched: bool) -> str:
+    dims, reshape = _dims(tensor.shape[1:] if batched else tensor.shape)
+    return f"name: {_quoted(tensor.name)} data_type: TYPE_{TYPES[tensor.dtype]} dims: {dims}{reshape}"
+
+
+def _dims(shape: Sequence[Axis]) -> tuple[str, str]:
+    """Triton wants at least one dimension, and takes it away again."""
+    if not shape:
+        return "[ 1 ]", " reshape { shape: [ ] }"
+    return f"[ {', '.join(str(n) if isinstance(n, int) else '-1' for n in shape)} ]", ""
+
+
+def _parameters(options: SessionOptions) -> dict[str, str]:
+    """What Triton's ONNX Runtime backend knows of the session options."""
+    values = {"intra_op_thread_count": str(options.threads), "inter_op_thread_count": "1"}
+    return values if options.arena else {**values, "enable_mem_arena": "0"}
+
+
+def _parameter(key: str, value: str) -> str:
+    return f"parameters {{ key: {_quoted(key)} value {{ string_value: {_quoted(value)} }} }}"
+
+
+def _warm_up(signature: Signature, rows: Mapping[str, np.ndarray], size: int, batched: bool) -> str:
+    inputs = []
+    for number, tensor in enumerate(signature.inputs):
+        row = rows[tensor.name]
+        dims, _ = _dims(row.shape[1:] if batched else row.shape)
+        inputs.append(
+            f"  inputs {{ key: {_quoted(tensor.name)} value {{ data_type: TYPE_{TYPES[tensor.dtype]} dims: {dims} "
+            f"input_data_file: {_quoted(_row_file(number))} }} }}"
+        )
+    return "\n".join([f'model_warmup {{ name: "rows-{size}" batch_size: {size}', *inputs, "}"])
+
+
+def _quoted(text: str) -> str:
+    """A string of the protobuf text format; JSON's escapes are among its own."""
+    return json.dumps(text, ensure_ascii=False)

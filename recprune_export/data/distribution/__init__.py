@@ -1,0 +1,1 @@
+"""How ids, numbers and labels are distributed, and how far two distributions lie apart."""

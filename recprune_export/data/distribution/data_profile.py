@@ -1,0 +1,210 @@
+"""`DataProfile`: how ids, numbers and labels of some rows are distributed, small enough to travel with a bundle.
+
+Cells are chosen on the rows that were trained on, and counted on rows that were held out: on those that chose them the most
+frequent ids look more frequent than they are, and an id that the vocabulary lacks does not occur.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from recprune_export.data.distribution.stability_index import MAJOR, by_chance, psi
+
+LISTED = 1000  # the most frequent ids, which are remembered one by one
+RANKS = 20  # cells of about equal share into which these are divided by rank
+OTHERS = 8  # cells for all other ids, by a hash
+SCATTER = 2654435761  # Knuth, "The Art of Computer Programming", volume 3, section 6.4: multiplicative hashing
+DECILES = np.arange(1, 10) / 10
+
+
+@dataclass(frozen=True)
+class Column:
+    """One field of N rows: ids or numbers of shape [N] or [N, several].
+
+    `padding` is an id that stands for nothing, `unknown` the one of values that the vocabulary lacks, where there are such.
+    """
+
+    name: str
+    values: np.ndarray
+    ids: bool
+    padding: int | None = None
+    unknown: int | None = None
+
+    @property
+    def flat(self) -> np.ndarray:
+        """All values but the padding, [places]."""
+        values = self.values.reshape(-1)
+        if not self.ids:
+            return values.astype(np.float64)
+        values = values.astype(np.int64)
+        return values if self.padding is None else values[values != self.padding]
+
+
+@dataclass(frozen=True)
+class IdCells:
+    """`listed[r]` are the ids of rank cell r; all others fall into `OTHERS` cells, `unknown` into the last one."""
+
+    listed: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def choose(cls, column: Column) -> Self:
+        """Divide the most frequent ids into cells of about equal share; a very frequent id has one of its own."""
+        known = column.flat if column.unknown is None else column.flat[column.flat != column.unknown]
+        ids, counts = np.unique(known, return_counts=True)
+        order = np.lexsort((ids, -counts))[:LISTED]
+        cells: list[tuple[int, ...]] = []
+        cell: list[int] = []
+        share, filled = len(known) / RANKS, 0
+        for place in order:
+            cell.append(int(ids[place]))
+            filled += int(counts[place])
+            if filled >= share:
+                cells.append(tuple(cell))
+                cell, filled = [], 0
+        return cls(tuple([*cells, tuple(cell)] if cell else cells))
+
+    def count(self, column: Column) -> np.ndarray:
+        """Return how many values lie in each cell, [ranks + OTHERS + 1]."""
+        values = column.flat
+        listed = np.array([i for cell in self.listed for i in cell], dtype=np.int64)
+        rank = np.repeat(np.arange(len(self.listed)), [len(cell) for cell in self.listed])
+        order = listed.argsort()
+        cells = len(self.listed) + (((values * SCATTER) >> 16) % OTHERS)
+        if len(listed):
+            place = np.searchsorted(listed[order], values).clip(max=len(listed) - 1)
+            found = listed[order][place] == values
+            cells = np.where(found, rank[order][place], cells)
+        if column.unknown is not None:
+            cells = np.where(values == column.unknown, len(self.listed) + OTHERS, cells)
+        return np.bincount(cells, minlength=len(self.listed) + OTHERS + 1)
+
+
+@dataclass(frozen=True)
+class NumberCells:
+    """The edges between deciles; a value at which several coincide has a cell of its own."""
+
+    edges: tuple[float, ...]
+
+    @classmethod
+    def choose(cls, column: Column) -> Self:
+        """Take the deciles."""
+        edges, times = np.unique(np.quantile(column.flat, DECILES), return_counts=True)
+        return cls(tuple(np.union1d(edges, np.nextafter(edges[times > 1], np.inf)).tolist()))
+
+    def count(self, column: Column) -> np.ndarray:
+        """Return how many values lie between the edges, [edges + 1]; one that equals an edge lies above it."""
+        cells = np.searchsorted(np.array(self.edges), column.flat, side="right")
+        return np.bincount(cells, minlength=len(self.edges) + 1)
+
+
+@dataclass(frozen=True)
+class FieldProfile:
+    """The cells of one field, and how many values lay in each; of numbers also mean and deviation.
+
+    `unknown` is the share of values that the vocabulary lacks, None where the field has no id for them.
+    """
+
+    name: str
+    cells: IdCells | NumberCells
+    counts: tuple[int, ...]
+    unknown: float | None = None
+    mean: float | None = None
+    deviation: float | None = None
+
+    @classmethod
+    def of(cls, chooses: Column, counted: Column) -> Self:
+        """Choose cells on one column and count another one of the same field."""
+        cells = IdCells.choose(chooses) if chooses.ids else NumberCells.choose(chooses)
+        counts = tuple(cells.count(counted).tolist())
+        if chooses.ids:
+            return cls(chooses.name, cells, counts, unknown_share(counted))
+        return cls(chooses.name, cells, counts, None, float(counted.flat.mean()), float(counted.flat.std()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        values = {**asdict(self), "counts": list(self.counts)}
+        ids = isinstance(self.cells, IdCells)
+        values["cells"] = [list(c) for c in self.cells.listed] if isinstance(self.cells, IdCells) else self.cells.edges
+        return {**values, "kind": "ids" if ids else "numbers"}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote."""
+        cells: IdCells | NumberCells
+        if values["kind"] == "ids":
+            cells = IdCells(tuple(tuple(map(int, cell)) for cell in values["cells"]))
+        else:
+            cells = NumberCells(tuple(map(float, values["cells"])))
+        counts = tuple(map(int, values["counts"]))
+        return cls(values["name"], cells, counts, values["unknown"], values["mean"], values["deviation"])
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far a field has moved: the population stability index, and what it stays below by chance, 95 times in 100.
+
+    `before` and `now` are shares of unknown ids, or means of numbers; None where there are neither.
+    """
+
+    name: str
+    kind: str
+    psi: float
+    chance: float
+    before: float | None
+    now: float | None
+
+    @property
+    def major(self) -> bool:
+        """Whether it is beyond the usual limit and beyond chance."""
+        return self.psi > max(MAJOR, self.chance)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {**asdict(self), "major": self.major}
+
+
+@dataclass(frozen=True)
+class DataProfile:
+    """The fields of the rows that an artifact was tuned on, and on how many rows it was tested."""
+
+    fields: tuple[FieldProfile, ...]
+    tested: int
+
+    @classmethod
+    def of(cls, chooses: Sequence[Column], counted: Sequence[Column], tested: int) -> Self:
+        """Profile columns: cells from the first, counts from the second, both in the same order."""
+        return cls(tuple(FieldProfile.of(c, d) for c, d in zip(chooses, counted, strict=True)), tested)
+
+    def drifts(self, columns: Sequence[Column]) -> tuple[Drift, ...]:
+        """Compare rows with the profile, for each field that both have and that holds anything."""
+        known = {column.name: column for column in columns}
+        return tuple(_drift(f, known[f.name]) for f in self.fields if f.name in known and len(known[f.name].flat))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {"tested": self.tested, "fields": [f.to_dict() for f in self.fields]}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote."""
+        return cls(tuple(FieldProfile.from_dict(f) for f in values["fields"]), int(values["tested"]))
+
+
+def unknown_share(column: Column) -> float | None:
+    """Return the share of ids that the vocabulary lacks; None where the field has no id for them."""
+    if column.unknown is None or not len(column.flat):
+        return None
+    return float((column.flat == column.unknown).mean())
+
+
+def _drift(field: FieldProfile, column: Column) -> Drift:
+    before, now = np.array(field.counts), field.cells.count(column)
+    if isinstance(field.cells, NumberCells):
+        shift = field.mean, float(column.flat.mean())
+        return Drift(field.name, "numbers", psi(before, now), by_chance(before, now), *shift)
+    unknown = unknown_share(column)
+    if unknown is not None and field.unknown is not None and unknown < field.unknown:
+        before[-1] = now[-1] = 0  # fewer unknown ids do no harm, and there are fewer where old rows are among the new
+    return Drift(field.name, "ids", psi(before, now), by_chance(before, now), field.unknown, unknown)

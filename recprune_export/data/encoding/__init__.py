@@ -1,0 +1,1 @@
+"""Raw values to ids and numbers: vocabularies and the encoder that travels with a model."""

@@ -1,0 +1,235 @@
+"""`infer_schema`: read off a file which column is what; the user's word goes before every guess."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recprune_export.data.schema.leakage import leaking_fields
+from recprune_export.data.schema.schema import MultiValued, Schema, SequenceColumns, Split
+from recprune_export.data.tabular_files import collect, scan
+from recprune_export.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+SAMPLE = 100_000  # rows that are looked at
+SEPARATORS = ("|", ";", ",")
+MAX_LENGTH = 20  # values of a multi-valued field that are used
+_SPLIT_NAMES = {"split", "fold", "subset"}
+SPLIT_VALUES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("valid", "validation", "val", "dev"), "valid"),
+    "test": "test",
+}
+_USERS = ("user", "user_id", "userid", "uid", "visitorid", "session", "session_id")
+_ITEMS = ("item", "item_id", "itemid", "iid", "asin", "product_id", "movie_id")
+_ORDERS = ("position", "order", "timestamp", "time", "ts", "date", "unixreviewtime")
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user said about columns; the rest is inferred.
+
+    `multi_valued` holds "column" or "column:separator", `sequence` is "user,item,order".
+    """
+
+    labels: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()
+    numeric: tuple[str, ...] = ()
+    multi_valued: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    split: str | None = None
+    sequence: str | None = None
+    max_length: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """A schema, and a sentence for each column that was left out of it."""
+
+    schema: Schema
+    notes: tuple[str, ...] = ()
+
+
+def infer_schema(path: Path, wishes: Wishes) -> Inferred:
+    """Decide what each column is.
+
+    Text and whole numbers are categorical, fractions numeric, lists and texts with a separator multi-valued. A column
+    with nearly as many values as rows, or one that gives the label away, is left out and named.
+
+    Raises `DataError` where a column is missing or a label is not 0 and 1.
+    """
+    frame = scan(path)
+    columns = frame.collect_schema().names()
+    asked = (
+        *wishes.labels,
+        *wishes.categorical,
+        *wishes.numeric,
+        *wishes.ignore,
+        *((wishes.split,) if wishes.split else ()),
+    )
+    _check_columns(path, columns, (*asked, *(name.partition(":")[0] for name in wishes.multi_valued)))
+    sample = collect(frame.head(SAMPLE), path)
+    if not len(sample):
+        raise DataError(f"{path} has columns but no rows.")
+    for label in wishes.labels:
+        _check_label(path, sample, label)
+    return _Inference(path, sample, wishes).run()
+
+
+def infer_sequence(path: Path, wishes: Wishes) -> Schema:
+    """Decide which columns of a log hold user, item and order.
+
+    Raises `UsageError` where their names do not tell, `DataError` where a named column is missing.
+    """
+    columns = scan(path).collect_schema().names()
+    if wishes.sequence is not None:
+        named = [name.strip() for name in wishes.sequence.split(",")]
+        if len(named) != 3:
+            raise UsageError(f"--sequence '{wishes.sequence}' must name three columns: user,item,order.")
+        _check_columns(path, columns, named)
+    else:
+        lowered = {name.lower(): name for name in columns}
+        named = [next((lowered[n] for n in names if n in lowered), "") for names in (_USERS, _ITEMS, _ORDERS)]
+        if "" in named:
+            raise UsageError(
+                f"The columns of {path} ({', '.join(columns)}) do not tell a sequence: give --sequence user,item,order."
+            )
+    user, item, order = named
+    length = {} if wishes.max_length is None else {"max_length": wishes.max_length}
+    return Schema(sequence=SequenceColumns(user, item, order, **length))
+
+
+class _Inference:
+    def __init__(self, path: Path, sample: "pl.DataFrame", wishes: Wishes) -> None:
+        self._path, self._sample, self._wishes = path, sample, wishes
+        self._notes: list[str] = []
+
+    def run(self) -> Inferred:
+        wishes = self._wishes
+        split = wishes.split or _split_column(self._sample, {*wishes.labels, *wishes.ignore})
+        multi_asked = dict(_name_and_separator(text) for text in wishes.multi_valued)
+        categorical: list[str] = []
+        numeric: list[str] = []
+        multi: list[MultiValued] = []
+        for name in self._sample.columns:
+            if name in (*wishes.labels, *wishes.ignore, split):
+                continue
+            separator = multi_asked[name] if multi_asked.get(name) else self._separator(name)
+            if name in multi_asked or (separator is not None and name not in (*wishes.categorical, *wishes.numeric)):
+                multi.append(self._multi_valued(name, separator))
+            elif name in wishes.numeric:
+                numeric.append(self._must_be_number(name))
+            elif name in wishes.categorical or not self._is_key(name):
+                is_number = name not in wishes.categorical and self._sample.schema[name].is_float()
+                (numeric if is_number else categorical).append(name)
+        kept = self._without_leaks(categorical, numeric)
+        return Inferred(
+            Schema(
+                labels=wishes.labels,
+                categorical=tuple(n for n in categorical if n in kept),
+                numeric=tuple(n for n in numeric if n in kept),
+                multi_valued=tuple(multi),
+                split=Split(column=split, seed=wishes.seed),
+            ),
+            tuple(self._notes),
+        )
+
+    def _separator(self, name: str) -> str | None:
+        """The separator of a text column whose parts repeat across rows; "" for a list column."""
+        import polars as pl
+
+        column = self._sample[name].drop_nulls()
+        if isinstance(column.dtype, pl.List | pl.Array):
+            return ""
+        if column.dtype != pl.String or not len(column):
+            return None
+        for separator in SEPARATORS:
+            divided = column.str.contains(separator, literal=True).mean()
+            if float(divided or 0.0) > 0.3:  # type: ignore[arg-type]
+                parts = column.str.split(separator).explode().str.strip_chars()
+                return separator if parts.n_unique() < column.n_unique() else None
+        return None
+
+    def _multi_valued(self, name: str, separator: str | None) -> MultiValued:
+        import polars as pl
+
+        column = self._sample[name]
+        if isinstance(column.dtype, pl.List | pl.Array):
+            return MultiValued(name, None, min(MAX_LENGTH, _longest(column.cast(pl.List(column.dtype.inner)))))
+        text = column.cast(pl.String)
+        divider = separator or ","
+        return MultiValued(name, divider, min(MAX_LENGTH, _longest(text.str.split(divider))))
+
+    def _must_be_number(self, name: str) -> str:
+        dtype = self._sample.schema[name]
+        if not (dtype.is_numeric() or str(dtype) == "Boolean"):
+            raise DataError(f"The column '{name}' of {self._path} holds {dtype}, so it cannot be a numeric field.")
+        return name
+
+    def _is_key(self, name: str) -> bool:
+        """Nearly one value for each row: a row number, a time, a free text."""
+        column = self._sample[name]
+        if column.dtype.is_float():
+            return False
+        distinct = column.n_unique()
+        if distinct > 1000 and distinct > 0.5 * len(column):
+            self._notes.append(
+                f"'{name}' has {distinct:,} different values in {len(column):,} rows and is left out; "
+                f"--categorical {name} uses it."
+            )
+            return True
+        return False
+
+    def _without_leaks(self, categorical: list[str], numeric: list[str]) -> set[str]:
+        asked = {*self._wishes.categorical, *self._wishes.numeric}
+        candidates = [name for name in (*categorical, *numeric) if name not in asked]
+        leaks = leaking_fields(self._sample, self._wishes.labels, candidates)
+        for name, (label, area) in leaks.items():
+            option = "--numeric" if name in numeric else "--categorical"
+            self._notes.append(
+                f"'{name}' alone tells '{label}' (AUC {area:.3f}) and is left out as a leak; {option} {name} uses it."
+            )
+        return {*categorical, *numeric} - set(leaks)
+
+
+def _check_columns(path: Path, columns: Collection[str], asked: Collection[str]) -> None:
+    missing = [name for name in asked if name not in columns]
+    if missing:
+        raise DataError(f"{path} has no column '{missing[0]}'; its columns are {', '.join(columns)}.")
+
+
+def _check_label(path: Path, sample: "pl.DataFrame", label: str) -> None:
+    import polars as pl
+
+    column = sample[label]
+    if not (column.dtype.is_numeric() or column.dtype == pl.Boolean):
+        raise DataError(f"The label '{label}' of {path} holds {column.dtype}; it must be 0 or 1.")
+    values = set(column.unique().cast(pl.Float64).to_list())
+    if not values <= {0.0, 1.0}:
+        odd = next(iter(values - {0.0, 1.0}))
+        raise DataError(
+            f"The label '{label}' of {path} must be 0 or 1 in every row, but there is {'an empty one' if odd is None else odd}."
+        )
+
+
+def _split_column(sample: "pl.DataFrame", excluded: Collection[str]) -> str | None:
+    import polars as pl
+
+    for name in sample.columns:
+        if name.lower() in _SPLIT_NAMES and name not in excluded and sample.schema[name] == pl.String:
+            values = {str(value).lower() for value in sample[name].unique().to_list()}
+            if values <= set(SPLIT_VALUES):
+                return name
+    return None
+
+
+def _name_and_separator(text: str) -> tuple[str, str | None]:
+    name, _, separator = text.partition(":")
+    return name, separator or None
+
+
+def _longest(lists: "pl.Series") -> int:
+    return max(1, int(lists.list.len().max() or 1))  # type: ignore[arg-type]

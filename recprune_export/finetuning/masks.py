@@ -1,0 +1,115 @@
+"""Zeros: the weights that matter least are set to zero one by one and held there.
+
+They make a file compress better; no operator of ONNX Runtime runs faster for them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recprune_export.finetuning.curvature import Curvature
+from recprune_export.program.program import Program
+from recprune_export.pruning.allocation.parameter_counts import PartSizes
+
+TINY = 1e-30
+
+
+@dataclass(frozen=True)
+class ZeroTarget:
+    """How many parameters may be non-zero in the tables and in the rest."""
+
+    tables: int
+    rest: int
+
+    @classmethod
+    def of(cls, dense: PartSizes, tables: float, rest: float) -> "ZeroTarget":
+        """Return what a sparsity of each part leaves of the dense parameters.
+
+        >>> ZeroTarget.of(PartSizes(tables=100, rest=10), tables=0.75, rest=0.5)
+        ZeroTarget(tables=25, rest=5)
+        """
+        return cls(int((1.0 - tables) * dense.tables), int((1.0 - rest) * dense.rest))
+
+    def relaxed(self, program: Program, tables: frozenset[str], share: float) -> "ZeroTarget":
+        """Return the target on the way, when `share` of the zeros are to be there already."""
+        now = parameter_counts(program, tables)
+        between = (round(n - share * max(0, n - end)) for n, end in zip(now, (self.tables, self.rest), strict=True))
+        return ZeroTarget(*between)
+
+
+def parameter_counts(program: Program, tables: frozenset[str]) -> tuple[int, int]:
+    """Return the numbers of parameters in the tables and in the rest, zeros included."""
+    sizes = {name: p.numel() for name, p in program.parameters().items()}
+    in_tables = sum(size for name, size in sizes.items() if name in tables)
+    return in_tables, sum(sizes.values()) - in_tables
+
+
+def zero_masks(
+    program: Program,
+    tables: frozenset[str],
+    target: ZeroTarget,
+    curvature: Curvature | None = None,
+) -> dict[str, Tensor]:
+    """Return masks of what stays, by parameter, so that each part has `target` non-zeros; none where all may stay.
+
+    Weights compete within their part: by what the answers lose without each, where the `curvature` is known, else by
+    magnitude relative to the root mean square of the tensor, for scales differ between layers. Vectors (biases, gains)
+    stay whole as long as matrices can give enough.
+    """
+    masks: dict[str, Tensor] = {}
+    worth = {
+        name: p.square() / p.square().mean().clamp_min(TINY) if curvature is None else p.square() * curvature[name]
+        for name, p in ((name, p.detach()) for name, p in program.parameters().items())
+    }
+    for in_tables, allowed in ((True, target.tables), (False, target.rest)):
+        masks |= _mask_part({name: w for name, w in worth.items() if (name in tables) == in_tables}, allowed)
+    return masks
+
+
+def _mask_part(part: Mapping[str, Tensor], allowed: int) -> dict[str, Tensor]:
+    """`part` is what each weight is worth, by parameter."""
+    if allowed >= sum(p.numel() for p in part.values()):
+        return {}
+    vectors = {name: p for name, p in part.items() if p.ndim < 2}
+    matrices = {name: p for name, p in part.items() if p.ndim >= 2}
+    for_matrices = allowed - sum(v.numel() for v in vectors.values())
+    if for_matrices < 0:
+        return _keep_largest(part, max(allowed, 0))
+    whole = {name: torch.ones_like(v, dtype=torch.bool) for name, v in vectors.items()}
+    return whole | _keep_largest(matrices, for_matrices)
+
+
+def _keep_largest(part: Mapping[str, Tensor], allowed: int) -> dict[str, Tensor]:
+    if not part:
+        return {}
+    scores = torch.cat([worth.flatten() for worth in part.values()])
+    kept = torch.zeros(len(scores), dtype=torch.bool)
+    kept[scores.topk(min(allowed, len(scores)), sorted=False).indices] = True
+    pieces = kept.split([worth.numel() for worth in part.values()])
+    return {name: piece.reshape(part[name].shape) for name, piece in zip(part, pieces, strict=True)}
+
+
+def hold(program: Program, masks: Mapping[str, Tensor], row_wise: frozenset[str] = frozenset()) -> None:
+    """Set to exact zero what the masks exclude; in `row_wise` tables only in the rows that have a gradient."""
+    with torch.no_grad():
+        for name, parameter in program.parameters().items():
+            if name not in masks:
+                continue
+            if name not in row_wise:
+                parameter.masked_fill_(~masks[name], 0.0)
+            elif parameter.grad is not None:
+                rows = parameter.grad._indices()[0]  # with repetitions, which do no harm
+                parameter[rows] = parameter[rows].masked_fill_(~masks[name][rows], 0.0)
+
+
+def cubic_share(progress: float) -> float:
+    """Return the share of the final zeros at `progress` in [0, 1]: 1 - (1 - t)³.
+
+    Zhu and Gupta 2017, "To prune, or not to prune", equation 1.
+
+    >>> cubic_share(0.0), cubic_share(0.5), cubic_share(1.0)
+    (0.0, 0.875, 1.0)
+    """
+    return 1.0 - (1.0 - min(max(progress, 0.0), 1.0)) ** 3

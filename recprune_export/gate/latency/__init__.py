@@ -1,0 +1,1 @@
+"""Latency of two artifacts, sampled in pairs until the verdict is certain."""

@@ -1,0 +1,50 @@
+"""One process's share of the comparison: both artifacts side by side, loaded in one order and then in the other."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recprune_export.onnx.runtime.session import SessionOptions
+from recprune_export.program.signature import Signature
+from recprune_export.validation.latency.backends import in_onnxruntime
+from recprune_export.validation.latency.closed_loop import Contestant
+from recprune_export.validation.latency.repeated_sessions import log_ratio, measure_seatings
+from recprune_export.validation.latency.request_cycle import draw
+
+NEW, BASE = "NEW", "BASE"
+SEATINGS = 2  # one for each order of loading, so that the order cancels
+SECONDS = 0.12  # for each batch size of a seating
+FEWEST, MOST = 20, 400  # rounds in it
+
+
+def sample(
+    models: Mapping[str, tuple[str, Mapping[str, Any]]],
+    signature: Mapping[str, Any],
+    batches: Sequence[int],
+    threads: int,
+    first: str,
+    seed: int,
+) -> dict[str, Any]:
+    """Measure NEW and BASE (path and session options of each), the one named `first` loaded first.
+
+    Returns, by batch size, `log_ratio`: the mean over both orders of log(NEW / BASE); and all `times` in ms.
+    """
+    drawn = Signature.from_dict(signature)
+    order = [first, BASE if first == NEW else NEW]
+    makers = {name: _maker(name, *models[name], threads) for name in order}
+    requests = draw(drawn, batches, seed)
+    rng = np.random.default_rng(seed)
+    seatings = measure_seatings(makers, requests, count=SEATINGS, seconds=SECONDS, rng=rng, fewest=FEWEST, most=MOST)
+    return {
+        str(batch): {
+            "log_ratio": float(np.mean([log_ratio(seating[batch], NEW, BASE) for seating in seatings])),
+            "times": {name: np.concatenate([seating[batch][name] for seating in seatings]).tolist() for name in order},
+        }
+        for batch in batches
+    }
+
+
+def _maker(name: str, path: str, options: Mapping[str, Any], threads: int) -> Callable[[], Contestant]:
+    return lambda: in_onnxruntime(name, Path(path), threads, SessionOptions.from_dict(options))

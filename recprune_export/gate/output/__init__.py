@@ -1,0 +1,1 @@
+"""A check as JUnit XML, as Markdown and as rows of a table."""

@@ -1,0 +1,55 @@
+"""A check as Markdown: a file, and the summary of a GitHub Actions step."""
+
+import os
+from pathlib import Path
+
+from recprune_export.errors import UsageError
+from recprune_export.gate.check import Check
+from recprune_export.gate.findings import Verdict
+from recprune_export.gate.output.finding_rows import HEADINGS, row
+
+STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
+_SIGNS = {Verdict.PASS: "✅", Verdict.FAIL: "❌", Verdict.UNDECIDED: "❔", Verdict.SKIPPED: "⏭️"}
+
+
+def markdown(check: Check) -> str:
+    """Return a heading, a sentence for each gate that did not pass, a table of all, and the tails of the latency."""
+    lines = [f"## {_SIGNS[check.verdict]} recprune-export check: {check.verdict.value}", ""]
+    lines += [f"`{_cell(check.new)}` against `{_cell(check.base)}`, {check.seconds:.0f} s", ""]
+    open_ones = [f for f in check.findings if f.verdict in (Verdict.FAIL, Verdict.UNDECIDED)]
+    lines += [f"- **{_cell(finding.gate)}**: {_cell(finding.reason)}" for finding in open_ones] + [""] * bool(open_ones)
+    lines += _table(HEADINGS, [(*row(f)[:-1], f"{_SIGNS[f.verdict]} {f.verdict.value}") for f in check.findings])
+    if check.latency:
+        lines += ["", f"Latency in ms, {check.threads} thread(s), all processes together, not judged:", ""]
+        tails = [
+            (f"batch {batch}", name, *(f"{ms:.3f}" for ms in times.values()))
+            for batch, evidence in check.latency.items()
+            for name, times in evidence.to_dict()["milliseconds"].items()
+        ]
+        lines += _table(("", "", "p50", "p95", "p99"), tails)
+    return "\n".join(lines) + "\n"
+
+
+def write_markdown(check: Check, path: Path | None) -> None:
+    """Write Markdown to `path`, and append it to the step summary where GitHub Actions has one.
+
+    Raises `UsageError` where it cannot be written.
+    """
+    summary = os.environ.get(STEP_SUMMARY)
+    targets = [(path, "w")] * (path is not None) + [(Path(summary or ""), "a")] * bool(summary)
+    for target, mode in targets:
+        assert target is not None
+        try:
+            with target.open(mode, encoding="utf-8") as file:
+                file.write(markdown(check))
+        except OSError as error:
+            raise UsageError(f"Markdown cannot be written to {target}: {error.strerror}.") from error
+
+
+def _table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    cells = [" | ".join(_cell(cell) for cell in line) for line in (headings, *rows)]
+    return [f"| {cells[0]} |", "|" + "---|" * len(headings), *(f"| {line} |" for line in cells[1:])]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ").replace("`", "'")

@@ -1,0 +1,1 @@
+"""The cost model: work of each operator, rates of a machine, estimates and floors."""

@@ -1,0 +1,1 @@
+"""Rewrites of ONNX graphs for recommenders, each proved and priced."""

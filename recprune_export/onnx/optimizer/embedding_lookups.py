@@ -1,0 +1,114 @@
+"""Lookups: one row of a table for each row of the batch."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from recprune_export.onnx.graph import Size, array_of, axis_of, maker, nodes_of, rank, sizes_of
+from recprune_export.onnx.optimizer.columns import EXACT_IN_FLOAT, Column, column_of
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """A Gather of one row of `table` [rows, width] for each row of the batch, and where its id comes from.
+
+    With a `remap` [ids] the row is `remap[id]`, and several ids may have the same.
+    """
+
+    node: ir.Node
+    table: ir.Value
+    ids: Column
+    remap: ir.Value | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows of the table."""
+        return int(self.table.shape[0])  # type: ignore[index, arg-type]
+
+    @property
+    def valid(self) -> int:
+        """The number below which every id is valid."""
+        return self.rows if self.remap is None else int(self.remap.shape[0])  # type: ignore[index, arg-type]
+
+    @property
+    def width(self) -> int:
+        """Dimensions of the table."""
+        return int(self.table.shape[1])  # type: ignore[index, arg-type]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Neighbouring operands of a Concat, from `first` on, that are lookups of one width."""
+
+    join: ir.Node
+    first: int
+    lookups: tuple[Lookup, ...]
+
+    @property
+    def nodes(self) -> tuple[ir.Node, ...]:
+        """The lookups themselves."""
+        return tuple(lookup.node for lookup in self.lookups)
+
+
+def lookup_of(value: ir.Value | None) -> Lookup | None:
+    """Return the lookup that `value` is, also behind a new axis of size 1."""
+    node = maker(value, "Gather", "Unsqueeze", "Reshape")
+    if value is None or node is None:
+        return None
+    if node.op_type != "Gather":
+        inner = node.inputs[0]
+        same_row = _row(sizes_of(inner)) is not None and _row(sizes_of(inner)) == _row(sizes_of(value))
+        return lookup_of(inner) if same_row and maker(inner, "Gather") else None
+    table, ids = node.inputs
+    if table is None or ids is None or table.const_value is None or ids.const_value is not None:
+        return None
+    if rank(table) != 2 or table.dtype != ir.DataType.FLOAT or axis_of(node, 2):
+        return None
+    remap, ids = _remapped(ids)
+    column = None if ids is None else column_of(ids)
+    found = None if column is None else Lookup(node, table, column, remap)
+    return None if found is None or (found.ids.through_float and found.valid > EXACT_IN_FLOAT) else found
+
+
+def _remapped(ids: ir.Value) -> tuple[ir.Value | None, ir.Value | None]:
+    """The remap that gives `ids`, if any, and what it is given; a remap is a constant list of rows."""
+    node = maker(ids, "Gather")
+    if node is None or rank(node.inputs[0]) != 1 or array_of(node.inputs[0]) is None:
+        return None, ids
+    return node.inputs[0], node.inputs[1]
+
+
+def runs_of(graph: ir.Graph) -> Iterator[Run]:
+    """Find the runs of every Concat whose operands stand side by side in the memory of a row."""
+    for node in nodes_of(graph, "Concat"):
+        if not joins_rows(node):
+            continue
+        current: list[Lookup] = []
+        for position, value in enumerate((*node.inputs, None)):
+            lookup = lookup_of(value)
+            lookup = lookup if lookup is not None and only_looked_up(lookup.table) else None
+            if current and (lookup is None or lookup.width != current[0].width):
+                yield Run(node, position - len(current), tuple(current))
+                current = []
+            if lookup is not None:
+                current.append(lookup)
+
+
+def joins_rows(node: ir.Node) -> bool:
+    """Whether each operand of a Concat is one stretch in the memory of a row."""
+    shape = sizes_of(node.outputs[0])
+    axis = 0 if shape is None else axis_of(node, len(shape))
+    return shape is not None and axis > 0 and all(size == 1 for size in shape[1:axis])
+
+
+def only_looked_up(table: ir.Value) -> bool:
+    """Whether nothing reads a table but lookups of its rows: whatever else reads it would need a copy."""
+    return not table.is_graph_output() and all(
+        use.node.op_type == "Gather" and use.idx == 0 and axis_of(use.node, 2) == 0 for use in table.uses()
+    )
+
+
+def _row(sizes: Sequence[Size] | None) -> list[Size] | None:
+    """A shape without axes of size 1, but for the batch."""
+    return [sizes[0], *(size for size in sizes[1:] if size != 1)] if sizes else None

@@ -1,0 +1,1 @@
+"""Sessions of ONNX Runtime on files and on models in memory."""

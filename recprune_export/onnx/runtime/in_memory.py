@@ -1,0 +1,42 @@
+"""Sessions of graphs that are in memory, without a copy of their weights."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from recprune_export.errors import ExportError
+from recprune_export.onnx.cost.weightless_model import skeleton
+from recprune_export.onnx.runtime.session import SessionOptions, first_line, load
+
+Answer = Sequence[np.ndarray]  # the outputs, in order
+
+
+def session_in_memory(model: ir.Model, threads: int = 1) -> Callable[[Sequence[np.ndarray]], Answer]:
+    """Return a function that answers a request, given as arrays in the order of the graph's inputs.
+
+    The weights are not copied: a session is made in milliseconds, whatever the size of the tables. Raises `ExportError`
+    where ONNX Runtime cannot load the graph, as does the function where it cannot run the request.
+    """
+    import onnxruntime
+
+    bare = skeleton(model)
+    arrays = {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in bare.weights.items()}
+    values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
+    options = SessionOptions(threads=threads).made()
+    options.log_severity_level = 4  # a graph that does not run is an answer, no error of the user's
+    if values:
+        options.add_external_initializers(list(values), list(values.values()))
+    session = load(bare.model.SerializeToString(), options, "the graph")
+    names = [i.name for i in session.get_inputs()]
+    alive = (arrays, values)  # the session reads them, and does not own them
+
+    def run(request: Sequence[np.ndarray]) -> Answer:
+        assert alive
+        try:
+            answers = session.run(None, dict(zip(names, request, strict=True)))
+        except Exception as error:  # onnxruntime's classes have no common base
+            raise ExportError(f"ONNX Runtime cannot run the graph: {first_line(error)}") from error
+        return [np.asarray(answer) for answer in answers]
+
+    return run

@@ -1,0 +1,116 @@
+"""How much of a sparsity removal takes, and how much zeros: tried, for no prediction compares the two.
+
+Where few directions matter, removing the others costs nothing, and makes the model smaller and faster. Where the rank is
+high (the items of a sequential recommender, its narrow heads) the same number of weights, each zero where it matters
+least, loses less. Tables and the rest are tried apart, by what the answers lose on calibration data before tuning.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+
+from recprune_export.finetuning.curvature import weight_curvature
+from recprune_export.finetuning.masks import ZeroTarget, hold, zero_masks
+from recprune_export.finetuning.objective import Objective
+from recprune_export.finetuning.task import Batch
+from recprune_export.program.program import Program
+from recprune_export.pruning.allocation.budget import REST_SHARE, TABLE_SHARE, Budget, make_plan
+from recprune_export.pruning.allocation.parameter_counts import PartSizes
+from recprune_export.pruning.apply.apply_plan import apply_plan, tables_left
+from recprune_export.pruning.importance.ranking import Ranking
+from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR
+from recprune_export.pruning.reconstruction.least_squares import refit
+from recprune_export.pruning.rotation.apply_transforms import apply_transforms
+from recprune_export.pruning.rotation.eligibility import find_rotatable
+from recprune_export.settings import Settings
+
+TABLE_SHARES = (TABLE_SHARE, 0.65, 0.5, 0.35, 0.2)
+REST_SHARES = (REST_SHARE, 0.8, 0.65, 0.5)
+# Less removal makes a slower model. Of tables it is the lookups alone, of the rest it is all of the arithmetic.
+TABLES_PAY, REST_PAYS = 0.9, 0.5  # of the loss, that is left at most
+REFIT_BATCHES = 4
+
+
+def choose_shares(loss_of: Callable[[Budget], float], budget: Budget, enough: float) -> Budget:
+    """Return the budget with the shares that lose least, tables and the rest each tried with the other whole.
+
+    `loss_of` tells what a budget loses; no more than `enough` is as good as nothing.
+    """
+    tables, rest = budget.table_share, budget.rest_share
+    if budget.tables:
+        alone = replace(budget, rest=0.0)
+        tables = least_loss(TABLE_SHARES, lambda share: loss_of(replace(alone, table_share=share)), TABLES_PAY, enough)
+    if budget.rest:
+        alone = replace(budget, tables=0.0)
+        rest = least_loss(REST_SHARES, lambda share: loss_of(replace(alone, rest_share=share)), REST_PAYS, enough)
+    return replace(budget, table_share=tables, rest_share=rest)
+
+
+def open_to_choice(budget: Budget, program: Program) -> Budget:
+    """Return `budget` with sparsity 0 for each part of which no channel can go, so that no share makes a difference."""
+    analysis = program.analysis
+    groups = [g for g in analysis.groups if g.width > 1 and not (budget.keep_tables and g.kind == "embedding")]
+    held = {tensor for group in groups for tensor, _ in group.axes()} & program.parameters().keys()
+    return replace(
+        budget,
+        tables=budget.tables if held & analysis.tables else 0.0,
+        rest=budget.rest if held - analysis.tables else 0.0,
+    )
+
+
+def least_loss(shares: Sequence[float], loss_of: Callable[[float], float], pays: float, enough: float) -> float:
+    """Go down the shares, which fall, as long as no more than `pays` of the loss is left; stop where it is `enough`.
+
+    >>> losses = {0.8: 3.0, 0.65: 2.9, 0.5: 1.0, 0.35: 0.9}
+    >>> [least_loss(tuple(losses), losses.__getitem__, 0.7, enough) for enough in (0.1, 3.5)]
+    [0.5, 0.8]
+    """
+    best, least = shares[0], loss_of(shares[0])
+    for share in shares[1:]:
+        if least <= enough:
+            break
+        loss = loss_of(share)
+        if loss <= pays * least:
+            best, least = share, loss
+    return best
+
+
+class ShareTrial:
+    """Prunes by a budget, sets the zeros that it leaves to do, and tells how far the answers move."""
+
+    def __init__(
+        self,
+        program: Program,
+        rankings: Mapping[str, Ranking],
+        dense: PartSizes,
+        objective: Objective,
+        batches: Sequence[Batch],
+        settings: Settings,
+    ) -> None:
+        self._program, self._rankings, self._dense = program, rankings, dense
+        self._objective, self._batches = objective, batches
+        self._settings = settings
+        self._rotatable = find_rotatable(program).rotatable
+        self._least = self._distance(program)
+
+    def loss(self, budget: Budget) -> float:
+        """Return by how much the answers move away from those of the dense program, in units of the loss."""
+        plan = make_plan(self._program, self._rankings, budget, OUTPUT_ERROR, dense=self._dense)
+        original = apply_transforms(self._program, self._rotatable, plan.transforms)
+        student = apply_plan(original, plan)
+        if self._settings.refit:
+            refit(original, plan, student, self._batches[:REFIT_BATCHES])
+        tables = tables_left(original, student)
+        target = ZeroTarget.of(self._dense, budget.tables, budget.rest)
+        curvature = weight_curvature(student, tables, self._batches, self._objective.probe, self._settings.seed)
+        hold(student, zero_masks(student, tables, target, curvature))
+        return self._distance(student) - self._least
+
+    def _distance(self, student: Program) -> float:
+        student.set_training(False)
+        with torch.no_grad():
+            distances = [
+                self._objective.distillation(student(request), self._program(request)) for request, _ in self._batches
+            ]
+        return float(torch.stack(distances).mean())

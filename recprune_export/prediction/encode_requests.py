@@ -1,0 +1,129 @@
+"""How rows of a file become requests: encoded with the bundle's vocabularies, or as the arrays that they are."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from recprune_export.bundle.manifest.manifest import ENCODING, Manifest
+from recprune_export.bundle.verify import believing
+from recprune_export.data.arrays import ArraySpec, arrays_of, columns_of, fitted
+from recprune_export.data.clicks import check_types
+from recprune_export.data.encoding.encoder import Encoder, Request
+from recprune_export.data.tabular_files import collect
+from recprune_export.errors import BundleError, DataError, UsageError
+from recprune_export.program.signature import Signature
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+class Requests(Protocol):
+    """Makes requests of the `columns` of `frame`; `unknown` counts, by column, values without an id or number so far."""
+
+    frame: "pl.LazyFrame"
+    columns: tuple[str, ...]
+    unknown: Counter[str]
+
+    def request(self, rows: "pl.DataFrame", first_row: int) -> Request:
+        """Return the request of `rows`, of which the first is row `first_row` of the file."""
+
+
+def requests_for(bundle: Path, manifest: Manifest, path: Path, frame: "pl.LazyFrame") -> Requests:
+    """Return how the rows of `path` become requests for a bundle's model.
+
+    Raises `UsageError` where rows are no requests of this model, `DataError` where a column is missing or of another type.
+    """
+    signature = Signature.from_dict(manifest.signature)
+    shared = [i.name for i in signature.inputs if i.shared]
+    if shared:
+        raise UsageError(
+            f"The model takes one '{shared[0]}' for all candidates of a request, and a row has its own: predict with a bundle "
+            "that was made without --shared-inputs."
+        )
+    if ENCODING not in manifest.files:
+        return _Arrays(path, frame, signature)
+    values = _read(bundle / ENCODING)
+    if isinstance(values, dict) and "items" in values:
+        raise UsageError(
+            f"The model of {bundle} answers the history of a user, not a row: rank with model.onnx as the bundle's README shows."
+        )
+    with believing(bundle, ENCODING):
+        encoder = Encoder.from_dict(values)
+    return _Encoded(path, frame, encoder)
+
+
+class _Encoded:
+    def __init__(self, path: Path, frame: "pl.LazyFrame", encoder: Encoder) -> None:
+        schema = encoder.schema
+        self.columns = (*schema.categorical, *(field.name for field in schema.multi_valued), *schema.numeric)
+        self.unknown: Counter[str] = Counter()
+        self._encoder = encoder
+        _require(path, frame, self.columns)
+        self.frame = _empty_as_numbers(path, frame, schema.numeric)
+        check_types(path, self.frame, schema)
+
+    def request(self, rows: "pl.DataFrame", first_row: int) -> Request:
+        request, schema = self._encoder.encode(rows), self._encoder.schema
+        for name in schema.categorical:
+            self.unknown[name] += int(np.count_nonzero(request[name] == 0))
+        for field in schema.multi_valued:
+            self.unknown[field.name] += int(np.count_nonzero(request[field.name] == 1))
+        for name in schema.numeric:
+            self.unknown[name] += int(rows[name].is_null().sum()) + _nans(rows[name])
+        return request
+
+
+class _Arrays:
+    def __init__(self, path: Path, frame: "pl.LazyFrame", signature: Signature) -> None:
+        names = frame.collect_schema().names()
+        specs = [
+            ArraySpec(i.name, i.dtype, tuple(n for n in i.shape[1:] if isinstance(n, int)), i.ids)
+            for i in signature.inputs
+        ]
+        self._sources = columns_of(names, specs)
+        _require(path, frame, [spec.name for spec in specs if spec.name not in self._sources])
+        self.columns = tuple(column for columns in self._sources.values() for column in columns)
+        self.unknown: Counter[str] = Counter()
+        self.frame = frame
+        self._path, self._specs = str(path), specs
+
+    def request(self, rows: "pl.DataFrame", first_row: int) -> Request:
+        arrays = arrays_of(rows, self._sources)
+        return {spec.name: fitted(self._path, spec, arrays[spec.name], first_row) for spec in self._specs}
+
+
+def _require(path: Path, frame: "pl.LazyFrame", columns: Sequence[str]) -> None:
+    names = frame.collect_schema().names()
+    missing = [name for name in columns if name not in names]
+    if missing:
+        several = f"; {len(missing)} are missing" if len(missing) > 1 else ""
+        raise DataError(
+            f"{path} has no column '{missing[0]}', which the model takes{several}; its columns are {', '.join(names)}."
+        )
+
+
+def _empty_as_numbers(path: Path, frame: "pl.LazyFrame", names: Sequence[str]) -> "pl.LazyFrame":
+    """A column of a CSV file in which every value is missing is read as texts; it may be one of numbers."""
+    import polars as pl
+
+    types = frame.collect_schema()
+    texts = [name for name in names if types[name] == pl.String]
+    if not texts:
+        return frame
+    empty = collect(frame.select(pl.col(texts).is_null().all()), path).row(0, named=True)
+    return frame.with_columns(pl.col(name).cast(pl.Float64) for name in texts if empty[name])
+
+
+def _nans(column: "pl.Series") -> int:
+    return int(column.is_nan().sum()) if column.dtype.is_float() else 0
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleError(f"{path} cannot be read as JSON: copy the bundle again.") from error

@@ -1,0 +1,1 @@
+"""From an `nn.Module` and an example request to a `Program`."""

@@ -1,0 +1,262 @@
+"""`torch.export`, asked in the way that captures most, and what it says when it gives up, in the user's words."""
+
+import contextlib
+import inspect
+import io
+import logging
+import re
+import traceback
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.nn.modules import transformer
+
+from recprune_export.errors import CaptureError
+from recprune_export.program.capture.example import alike, answer, batch_size, take_rows
+from recprune_export.program.capture.packed_sequences import padded_steps
+from recprune_export.program.capture.source_lines import NOT_THE_USERS, line_of
+from recprune_export.program.capture.split_batch import WholeParts
+from recprune_export.program.program import batch_symbol
+
+BATCHES_TO_TRY = (1, 2, 3, 4, 7, 64, 300)
+LARGEST_PIECE = 4096  # rows that a model answers at once, the others after them
+_WITHIN = re.compile(r"batch = Dim\('batch', (?:min=\d+, )?max=(\d+)\)")
+
+
+def export_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
+    """Export `module` with the batch, axis 0 of the example's tensors, symbolic.
+
+    Raises `CaptureError` with the line of the model's source where `torch.export` gave up, and what to change there.
+    """
+    batch = batch_size((args, kwargs))
+    symbol = batch_symbol()
+
+    def dynamic(x: Any, symbol: Any) -> Any:
+        return {0: symbol} if isinstance(x, Tensor) and x.ndim and len(x) == batch else None
+
+    lines: list[list[str]] = []
+    root = _Shelter(module) if _has_a_name_of_graphs(module) else module
+
+    def export(strict: bool, deferred: bool = False, within: Any = None) -> torch.export.ExportedProgram:
+        sizes = pytree.tree_map(lambda x: dynamic(x, within or symbol), _by_parameter(root, args, kwargs))
+        with (
+            _quiet(),
+            plain_attention(),
+            padded_steps(),
+            _data_is_followed(),
+            _masks_are_not_compared(),
+            WholeParts(),
+            _noting_where_sizes_are_fixed() as fixed,
+        ):
+            lines.append(fixed)
+            return torch.export.export(
+                root,
+                args,
+                kwargs,
+                dynamic_shapes=sizes,
+                strict=strict,
+                prefer_deferred_runtime_asserts_over_guards=deferred,
+            )
+
+    try:
+        return export(strict=False)
+    except Exception as error:  # torch.export raises many unrelated classes for the same cause
+        # Reading the bytecode, torch.export takes longer and knows less, but sees that len(x) varies with the batch.
+        with contextlib.suppress(Exception):
+            return _of_the_request(export(strict=True))
+        # What it cannot prove of every batch, such as that 9·B is no multiple of 2·B, it asserts in the graph instead.
+        with contextlib.suppress(Exception):
+            return _tried_on_batches(export(strict=False, deferred=True), (args, kwargs))
+        # A model that answers a large batch in pieces is captured as it answers one piece, if that gives the same.
+        with contextlib.suppress(Exception):
+            rows = _piece(str(error))
+            return _same_beyond(
+                export(strict=False, within=torch.export.Dim("batch", max=rows)), module, (args, kwargs), rows
+            )
+        fixes = _fixes_batch(str(error)) and not _reads_values(str(error))
+        where = lines[0][0] if fixes and lines[0] else line_of(error)
+        raise CaptureError(_explain(error, where)) from error
+
+
+@contextlib.contextmanager
+def _data_is_followed() -> Iterator[None]:
+    """Inside the block `x.data` is `x.detach()`, which torch.export follows; the attribute itself it does not."""
+    original = torch.Tensor.data
+    torch.Tensor.data = property(Tensor.detach, original.__set__)  # type: ignore[assignment, attr-defined]
+    try:
+        yield
+    finally:
+        del torch.Tensor.data  # what was there is inherited
+
+
+@contextlib.contextmanager
+def _masks_are_not_compared() -> Iterator[None]:
+    """Inside the block `nn.TransformerEncoder` and its like do not look whether a mask is the causal one.
+
+    That is a hint for faster kernels, and decides by values, which torch.export refuses; the mask is applied in any case.
+    """
+    original = transformer._detect_is_causal_mask
+    transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: is_causal is True
+    try:
+        yield
+    finally:
+        transformer._detect_is_causal_mask = original
+
+
+def _of_the_request(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Return `exported` if no part of the example was taken for a constant. Raises `CaptureError` otherwise."""
+    if any(isinstance(constant, FakeTensor) for constant in exported.constants.values()):
+        raise CaptureError("torch.export takes a part of the request for a constant.")
+    return exported
+
+
+def _tried_on_batches(exported: torch.export.ExportedProgram, example: Any) -> torch.export.ExportedProgram:
+    """Return `exported` if what it asserts of the batch holds for batches of several sizes; raises what fails."""
+    module = exported.module()
+    for rows in BATCHES_TO_TRY:
+        args, kwargs = take_rows(example, torch.arange(rows) % batch_size(example))
+        with torch.no_grad():
+            module(*args, **kwargs)
+    return exported
+
+
+def _piece(told: str) -> int:
+    """The rows of a batch up to which a model takes one path. Raises `CaptureError` where `torch.export` names none."""
+    found = _WITHIN.search(told)
+    if found is None or int(found[1]) > LARGEST_PIECE:
+        raise CaptureError("The model takes one path for batches of all sizes, or none.")
+    return int(found[1])
+
+
+def _same_beyond(
+    exported: torch.export.ExportedProgram, module: nn.Module, example: Any, rows: int
+) -> torch.export.ExportedProgram:
+    """Return `exported` if larger batches than it was captured for are answered as by `module`; else `CaptureError`."""
+    captured = exported.module(check_guards=False)
+    assert isinstance(captured, fx.GraphModule)
+    captured = fx.GraphModule(captured, captured.graph)  # without the hook that counts rows
+    for size in (rows + 1, 2 * rows + 3):
+        args, kwargs = take_rows(example, torch.arange(size) % batch_size(example))
+        if not alike(answer(captured, args, kwargs), answer(module, args, kwargs)):
+            raise CaptureError("Larger batches are answered in another way.")
+    return exported
+
+
+@contextlib.contextmanager
+def _noting_where_sizes_are_fixed() -> Iterator[list[str]]:
+    """Collect the user's lines at which `torch.export` finds that the batch can only have the size of the example."""
+    lines: list[str] = []
+    original = ShapeEnv._set_replacement
+
+    def noting(self: ShapeEnv, symbol: Any, target: Any, message: str) -> None:
+        if target.is_number:
+            frames = [f for f in traceback.extract_stack() if not f.filename.startswith(NOT_THE_USERS)]
+            lines.extend(f"{frame.filename}, line {frame.lineno}" for frame in frames[-1:])
+        original(self, symbol, target, message)
+
+    ShapeEnv._set_replacement = noting  # type: ignore[method-assign, assignment]
+    try:
+        yield lines
+    finally:
+        ShapeEnv._set_replacement = original  # type: ignore[method-assign]
+
+
+class _Shelter(nn.Module):
+    """A model inside another, so that what it calls `graph` is not taken for the graph of the captured module."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.model(*args, **kwargs)
+
+
+def _has_a_name_of_graphs(module: nn.Module) -> bool:
+    names = {*module._parameters, *module._buffers, *module._modules}
+    return any(hasattr(fx.GraphModule, name) for name in names)
+
+
+@contextlib.contextmanager
+def plain_attention() -> Iterator[None]:
+    """Inside the block `nn.TransformerEncoder` and its like compute as in training, in operators that the analysis reads.
+
+    In serving they may take a kernel that answers zero at padded places, and NaN for rows that are all padding.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch.export's own remarks off the user's screen."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _fixes_batch(text: str) -> bool:
+    return "pecialized" in text or "marked batch as dynamic" in text or "inferred to be a constant" in text
+
+
+def _by_parameter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Bind a call to the parameters of `forward`, as `torch.export` wants its dynamic shapes."""
+    bound = inspect.signature(module.forward).bind(*args, **kwargs)
+    arguments = dict(bound.arguments)
+    for name, parameter in bound.signature.parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            arguments |= arguments.pop(name, {})
+    return arguments
+
+
+def _explain(error: Exception, line: str) -> str:
+    text = str(error)
+    where = f" at {line}" if line else ""
+    first = _first_reason(text) or type(error).__name__
+    if _reads_values(text):
+        return (
+            f"The model decides by the values of a request{where}: replace a branch by torch.where, a selection of rows "
+            f"by a mask, and packed sequences by padded ones ({first})."
+        )
+    if (within := _WITHIN.search(text)) is not None:
+        return (
+            f"The model answers batches of more than {within[1]} rows in another way than smaller ones{where}, and a graph "
+            f"holds one: let an answer depend on its own row alone ({first})."
+        )
+    if _fixes_batch(text):
+        return (
+            f"The model fixes the batch size{where}, so it cannot answer other batches: "
+            f"use x.size(0) instead of a number ({first})."
+        )
+    if ".numpy()" in text or "tolist" in text or type(error).__module__.startswith("numpy"):
+        return (
+            f"The model leaves PyTorch{where}, for NumPy or plain Python, which no graph can hold: "
+            f"compute that before the request, or write it with tensors ({first})."
+        )
+    return f"torch.export cannot capture the model{where}: {first}"
+
+
+def _first_reason(text: str) -> str:
+    """The first line that says something: of guards on the batch the guard, not the headline."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    guards = (line.partition("generated guard ")[2].rstrip(".") for line in lines if "generated guard " in line)
+    return next(guards, "") or next(iter(lines), "")
+
+
+def _reads_values(text: str) -> bool:
+    return "data-dependent" in text.lower() or "unbacked" in text.lower()

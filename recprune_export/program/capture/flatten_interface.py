@@ -1,0 +1,173 @@
+"""The inputs and outputs of a captured graph: their names, shapes, and the ids that are valid."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from sympy import Symbol
+from torch import Tensor, fx, nn
+
+from recprune_export.errors import CaptureError
+from recprune_export.program.capture.id_ranges import id_ranges
+from recprune_export.program.signature import BATCH, Axis, IdRange, Input, Output, Signature
+
+Path = Sequence[Any]
+
+
+def paths_of(spec: Any) -> list[Path]:
+    tree = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
+    return [path for path, _ in pytree.tree_flatten_with_path(tree)[0]]
+
+
+def drop_constant_inputs(module: fx.GraphModule, paths: list[Path]) -> list[Path]:
+    """Remove the placeholders of what is no tensor; return the paths of the others."""
+    kept = []
+    placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
+    for node, path in zip(placeholders, paths, strict=True):
+        if isinstance(node.meta.get("val"), Tensor):
+            kept.append(path)
+            continue
+        for user in list(node.users):
+            if user.op == "call_module":
+                module.graph.erase_node(user)
+        if node.users:
+            raise CaptureError(
+                f"The input '{node.name}' is no tensor but the program computes with it; bind it in the model."
+            )
+        module.graph.erase_node(node)
+    return kept
+
+
+def drop_constant_outputs(module: fx.GraphModule, paths: list[Path]) -> list[Path]:
+    (output,) = [node for node in module.graph.nodes if node.op == "output"]
+    values = output.args[0]
+    pairs = [(value, path) for value, path in zip(values, paths, strict=True) if _is_tensor(value)]
+    if not pairs:
+        raise CaptureError("The model returns no tensor; return at least one.")
+    output.args = (tuple(value for value, _ in pairs),)
+    return [path for _, path in pairs]
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, fx.Node) and isinstance(value.meta.get("val"), Tensor)
+
+
+def input_names(graph_module: fx.GraphModule, paths: list[Path], module: nn.Module | None) -> list[str]:
+    placeholders = [node.name for node in graph_module.graph.nodes if node.op == "placeholder"]
+    parameters = list(inspect.signature(module.forward).parameters) if module is not None else []
+
+    def parts(path: Path, placeholder: str) -> list[str]:
+        (_, first, *rest) = path
+        index = getattr(first, "idx", None)
+        if index is None:
+            name = first.key
+        elif index < len(parameters):
+            name = parameters[index]
+        else:  # a program of somebody else: torch.export named it after the parameter
+            name = f"input_{index}" if rest else placeholder
+        return [str(name), *(_key(k) for k in rest)]
+
+    return _unique([parts(path, name) for path, name in zip(paths, placeholders, strict=True)])
+
+
+def output_names(paths: list[Path]) -> list[str]:
+    return _unique([[_key(k) for k in path] or ["output"] for path in paths], numbered="output")
+
+
+def _key(key: Any) -> str:
+    return str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key))))
+
+
+def _unique(paths: list[list[str]], numbered: str = "input") -> list[str]:
+    """The last part of each path where that is a unique word, else the whole path.
+
+    >>> _unique([["request", "user"], ["request", "item"]]), _unique([["0"], ["1"]], "output")
+    (['user', 'item'], ['output_0', 'output_1'])
+    """
+    last = [path[-1] for path in paths]
+    if len(set(last)) == len(last) and all(name[:1].isalpha() for name in last):
+        return last
+    whole = ["_".join(path) for path in paths]
+    return [name if name[:1].isalpha() else f"{numbered}_{name}" for name in whole]
+
+
+def signature_of(
+    module: fx.GraphModule, input_names: list[str], output_names: list[str], example: Sequence[Tensor]
+) -> Signature:
+    placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
+    (output,) = [node for node in module.graph.nodes if node.op == "output"]
+    _check_batch(placeholders)
+    ids = id_ranges(module, example)
+    inputs = [
+        Input(name, _dtype(node), _shape(node), ids.get(node.name, ()), _observed(values, ids.get(node.name, ())))
+        for node, name, values in zip(placeholders, input_names, example, strict=True)
+    ]
+    outputs = [
+        Output(name, _dtype(n), _shape_of_output(n)) for n, name in zip(output.args[0], output_names, strict=True)
+    ]
+    _check_rows(placeholders, outputs)
+    return Signature(tuple(inputs), tuple(outputs))
+
+
+def _observed(values: Tensor, ids: Sequence[IdRange | None]) -> tuple[float, float] | None:
+    """The lowest and highest of the numbers that are no ids; None where they tell nothing, as a float that is always 0."""
+    others = [column for column, pair in enumerate(ids) if pair is None] if ids else slice(None)
+    numbers = values[..., others] if isinstance(others, list) else values
+    if values.dtype == torch.bool or not numbers.numel() or not bool(numbers.isfinite().all()):
+        return None
+    low, high = float(numbers.min()), float(numbers.max())
+    return (low, high) if low < high or not values.is_floating_point() else None
+
+
+def _check_batch(placeholders: list[fx.Node]) -> None:
+    """Only the batch may vary, and it must."""
+    symbols = {str(size) for node in placeholders for size in node.meta["val"].shape if not isinstance(size, int)}
+    if not symbols:
+        sizes = {node.meta["val"].shape[0] for node in placeholders if node.meta["val"].ndim}
+        raise CaptureError(
+            f"The program answers requests of {', '.join(map(str, sorted(sizes))) or 'one fixed number of'} rows only; "
+            "export it with dynamic_shapes that leave the batch, axis 0 of every input, free."
+        )
+    if len(symbols) > 1:
+        varying = [
+            node.name for node in placeholders if any(not isinstance(s, int) for s in node.meta["val"].shape[1:])
+        ]
+        raise CaptureError(
+            f"More than the batch varies in {', '.join(varying) or 'the inputs'}; "
+            "export it with one dimension free, the batch, and pad the others."
+        )
+
+
+def _dtype(node: fx.Node) -> str:
+    return str(node.meta["val"].dtype).removeprefix("torch.")
+
+
+def _shape(node: fx.Node) -> tuple[Axis, ...]:
+    shape = node.meta["val"].shape
+    unknown = [str(size) for size in shape if not isinstance(size, int) and not str(size).isidentifier()]
+    if unknown:
+        raise CaptureError(f"'{node.name}' has an axis of size {unknown[0]}; only the batch itself may vary.")
+    return tuple(size if isinstance(size, int) else BATCH for size in shape)
+
+
+def _shape_of_output(node: fx.Node) -> tuple[Axis, ...]:
+    """Scores of all items may be flattened: `12*batch`."""
+
+    def axis(size: Any) -> Axis:
+        if isinstance(size, int):
+            return size
+        return str(size.node.expr.subs({symbol: Symbol(BATCH) for symbol in size.node.expr.free_symbols}))
+
+    return tuple(axis(size) for size in node.meta["val"].shape)
+
+
+def _check_rows(placeholders: list[fx.Node], outputs: list[Output]) -> None:
+    """There is an answer for each row; else axis 0 of the example was not the batch."""
+    if not any(isinstance(size, str) for output in outputs for size in output.shape):
+        varying = [n.name for n in placeholders if any(not isinstance(size, int) for size in n.meta["val"].shape)]
+        raise CaptureError(
+            f"No output has a row for each row of {', '.join(varying)}: give an example request whose tensors have the batch "
+            "on axis 0, and lists of ids of different lengths as a padded matrix."
+        )

@@ -1,0 +1,86 @@
+"""Boolean masks that are the same for every request, written as lists of positions.
+
+`masked_select(products, mask)` with a constant mask is the usual way to pick pairs of fields. What it returns has a size
+that neither `torch.export` nor the ONNX exporter can know beforehand, although it is the number of ones in the mask.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from recprune_export.program.canonical import add_constant, remove_dead_code
+from recprune_export.program.capture.passes.row_constants import value_for_rows
+from recprune_export.program.nodes import arguments
+
+aten = torch.ops.aten
+
+BATCH_OF_THE_TRIAL = 3
+
+
+def picks_by_mask(module: fx.GraphModule) -> list[fx.Node]:
+    """Return the nodes that pick by a boolean mask."""
+    return [node for node in module.graph.nodes if _masks(node)]
+
+
+def replace_constant_masks(module: fx.GraphModule) -> bool:
+    """Write each pick by a constant mask as a pick by positions, in place; tell whether there was one.
+
+    Sizes in the graph are those of the old picks afterwards: `recapture` it.
+    """
+    replaced = False
+    for node in picks_by_mask(module):
+        masks = {mask: value_for_rows(mask, BATCH_OF_THE_TRIAL) for mask in _masks(node)}
+        if any(value is None for value in masks.values()):
+            continue
+        with module.graph.inserting_before(node):
+            new = _select_by_positions(module, node, masks) if _is_select(node) else _index(module, node, masks)
+        if new is not None:
+            node.replace_all_uses_with(new)
+            module.graph.erase_node(node)
+            replaced = True
+    remove_dead_code(module)
+    return replaced
+
+
+def _is_select(node: fx.Node) -> bool:
+    return node.target is aten.masked_select.default
+
+
+def _masks(node: fx.Node) -> list[fx.Node]:
+    if _is_select(node):
+        return [arguments(node)[1]]
+    if node.target is not aten.index.Tensor:
+        return []
+    return [i for i in arguments(node)[1] if i is not None and i.meta["val"].dtype == torch.bool]
+
+
+def _select_by_positions(module: fx.GraphModule, node: fx.Node, masks: dict[fx.Node, Any]) -> fx.Node | None:
+    """`masked_select(x: B×F×F, m: F×F)`: row by row the same places, one row after the other."""
+    x, mask = arguments(node)
+    shape = list(x.meta["val"].shape)
+    if len(shape) < 2 or isinstance(shape[0], int) or not all(isinstance(size, int) for size in shape[1:]):
+        return None
+    rows: Tensor = masks[mask].broadcast_to([BATCH_OF_THE_TRIAL, *shape[1:]])
+    if bool((rows != rows[:1]).any()):
+        return None
+    positions = add_constant(module, f"positions_{node.name}", rows[0].flatten().nonzero().flatten())
+    flat = module.graph.call_function(aten.flatten.using_ints, (x, 1, -1))
+    picked = module.graph.call_function(aten.index_select.default, (flat, 1, positions))
+    return module.graph.call_function(aten.flatten.using_ints, (picked, 0, -1))
+
+
+def _index(module: fx.GraphModule, node: fx.Node, masks: dict[fx.Node, Any]) -> fx.Node | None:
+    """`x[:, m]` with a mask of static shape: the places of its ones, an index for each of its axes."""
+    x, indices = arguments(node)
+    result: list[Any] = []
+    for index in indices:
+        if index not in masks:
+            result.append(index)
+            continue
+        if not all(isinstance(size, int) for size in index.meta["val"].shape):
+            return None
+        result += [
+            add_constant(module, f"positions_{node.name}", places) for places in masks[index].nonzero(as_tuple=True)
+        ]
+    return module.graph.call_function(aten.index.Tensor, (x, result))

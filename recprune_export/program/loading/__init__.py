@@ -1,0 +1,1 @@
+"""Model files of any kind, opened without executing them unless the user says so."""

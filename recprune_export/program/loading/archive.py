@@ -1,0 +1,313 @@
+"""Is a `.pt2` file safe to open? `torch.export.load` of torch 2.13 runs code that the file brings along:
+
+    =============================================  ==========================================================
+    part of the archive                            what `torch.export.load` and `ExportedProgram.module` do
+    =============================================  ==========================================================
+    weights and constants with `use_pickle`        `torch.load(weights_only=False)`
+    constants `opaque_obj_*`, `custom_obj_*`       `pickle.loads`, `torch._C._pickle_load_obj`
+    sample inputs; weights and constants `*.pt`    `weights_only=True`, and when that is refused, `False`
+    `expr_str` (a symbolic size)                   `sympy.sympify`, which is `eval`
+    `guards_code`                                  `exec`
+    tree specs                                     `importlib.import_module` for enums and default factories
+    `data/aotinductor/*`                           a shared library is loaded
+    node targets                                   `getattr` from `torch`, which reaches `os.system`; verified later
+    names of nodes, parameters and arguments       written into generated source, then `exec`
+    =============================================  ==========================================================
+
+So the archive is read here first, with the same reader, and only what is known to be inert may pass: every text
+in the graph has a rule, and a text without a rule is refused. What is checked is that no code of the file's own runs;
+the operators themselves are torch's.
+"""
+
+import ast
+import io
+import json
+import keyword
+import re
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch._higher_order_ops  # registers torch.ops.higher_order, so that its operators can be looked up
+from torch.export.pt2_archive import PT2ArchiveReader
+
+from recprune_export.errors import ModelFileError
+from recprune_export.program.loading.detect import is_plain
+
+GRAPH = "models/model.json"
+SAMPLE_INPUTS = "data/sample_inputs/model.pt"
+PAYLOADS = ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json")
+EXTRA = "extra/"
+
+_RECORD = re.compile(
+    r"models/model\.json|data/sample_inputs/model\.pt"
+    r"|data/weights/(weight_\d+|model_weights_config\.json)|data/constants/(tensor_\d+|model_constants_config\.json)"
+    r"|extra/.+|archive_format|archive_version|byteorder|version|\.data/(version|serialization_id)"
+)
+# Operators that compute on tensors alone; `from_file` maps a file of the machine.
+_FORBIDDEN_OPERATORS = {"from_file"}
+_HIGHER_ORDER = {"cond", "while_loop", "scan", "map_impl", "wrap_with_set_grad_enabled", "wrap_with_autocast"}
+_SCALAR_OPERATORS = {
+    "_operator": "eq ne le ge lt gt neg pos mul add sub floordiv mod pow truediv and_ or_ lshift rshift getitem",
+    "math": "trunc ceil floor sqrt",
+    "torch": "sym_not sym_int sym_float sym_ite sym_max sym_min sym_sum sym_sqrt",
+}
+_EXPRESSION_CALLS = frozenset(
+    "Symbol Integer Float Rational Add Mul Pow Max Min Mod Eq Ne Le Lt Ge Gt And Or Not FloorDiv ModularIndexing Where "  # noqa: SIM905
+    "PythonMod CleanDiv CeilDiv CeilToInt FloorToInt IntTrueDiv FloatTrueDiv PowByNatural FloatPow TruncToInt TruncToFloat "
+    "RoundToInt RoundDecimal ToFloat Identity".split()
+)
+_GUARD_ATTRIBUTES = {"size", "stride", "storage_offset", "shape", "ndim", "dtype", "device", "type", "index", "inf"}
+_EXPRESSION_NODES = (
+    ast.Expression, ast.Constant, ast.Name, ast.Load, ast.BinOp, ast.UnaryOp, ast.Compare, ast.BoolOp, ast.Call, ast.keyword,
+    ast.operator, ast.unaryop, ast.cmpop, ast.boolop,
+)  # fmt: skip
+_GUARD_NODES = (*_EXPRESSION_NODES, ast.Subscript, ast.Attribute)
+_TREE_TYPES = {None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"}
+
+
+def check_archive(path: Path) -> frozenset[str]:
+    """Return the names of the records of a `.pt2` file, having made sure that opening it runs no code of its own.
+
+    Raises `ModelFileError` that names the part which is refused, or says that the file is damaged.
+    """
+    try:
+        reader = PT2ArchiveReader(str(path))
+        records = _records(path, reader)
+        documents = {name: json.loads(reader.read_bytes(name)) for name in (GRAPH, *PAYLOADS)}
+        sample_inputs = reader.read_bytes(SAMPLE_INPUTS)
+    except ModelFileError:
+        raise
+    except Exception as error:  # the reader raises RuntimeError, AssertionError, UnicodeDecodeError, ...
+        raise ModelFileError(
+            f"{path} is a damaged .pt2 program ({_first_line(error)}): save it again with torch.export.save."
+        ) from error
+    for name, document in documents.items():
+        try:
+            _check(document, "", name)
+        except _Refused as refusal:
+            raise ModelFileError(
+                f"{path} is refused, since opening it could run code that it contains: {refusal}."
+            ) from None
+        except RecursionError:
+            raise ModelFileError(f"{path} is refused: {name} is nested too deeply to be a program.") from None
+    _check_sample_inputs(path, sample_inputs)
+    return records
+
+
+class _Refused(Exception):
+    pass
+
+
+def _records(path: Path, reader: PT2ArchiveReader) -> frozenset[str]:
+    names = reader.get_file_names()
+    with zipfile.ZipFile(path) as archive:
+        if not is_plain(archive, path):
+            raise ModelFileError(f"{path} is refused: it is a zip archive that PyTorch did not write.")
+        roots, entries = zip(*(entry.split("/", 1) for entry in archive.namelist() if "/" in entry), strict=True)
+        # torch falls back to reading the zip by itself, and compares names without case: neither may see anything else.
+        same = len(set(roots)) == 1 and sorted(entries) == sorted(names) and len(entries) == len(archive.namelist())
+    if not same or len({name.lower() for name in names}) != len(names):
+        raise ModelFileError(f"{path} is refused: its table of contents is ambiguous, which no .pt2 of torch's is.")
+    for name in names:
+        if not _RECORD.fullmatch(name):
+            raise ModelFileError(
+                f"{path} is refused, since opening it could run code that it contains: '{name}' is no plain weight, "
+                "tensor constant or graph (pickled objects and compiled libraries are not accepted)."
+            )
+    return frozenset(names)
+
+
+def _check_sample_inputs(path: Path, content: bytes) -> None:
+    if not content:
+        return
+    try:
+        torch.load(io.BytesIO(content), weights_only=True)
+    except Exception as error:
+        raise ModelFileError(
+            f"{path} is refused, since opening it could run code that it contains: its sample inputs are pickled objects "
+            "that torch.load(weights_only=True) does not read."
+        ) from error
+
+
+def _check(value: Any, key: str, where: str) -> None:
+    if isinstance(value, dict):
+        for name, child in value.items():
+            # Flat text about a node (stack traces, module paths): torch splits it and never evaluates it.
+            if name == "metadata" and isinstance(child, dict) and all(isinstance(text, str) for text in child.values()):
+                continue
+            if key == "config" and not _plain(name):
+                raise _Refused(f"the name {name!r} in {where}")
+            _check(child, name, where)
+    elif isinstance(value, list):
+        for child in value:
+            _check(child, key, where)
+    elif isinstance(value, str):
+        rule = _RULES.get(key)
+        if rule is None or not rule(value):
+            raise _Refused(f"the {key or 'text'} {value[:80]!r} in {where}")
+    elif key == "use_pickle" and value is not False:
+        raise _Refused(f"a pickled tensor in {where}")
+
+
+def _plain(text: str) -> bool:
+    """No character that could end a string or a line of generated source.
+
+    >>> _plain("emb.user id.weight"), _plain('x"), run(')
+    (True, False)
+    """
+    return text.isprintable() and not set(text) & set("\"'\\`")
+
+
+def _string(text: str) -> bool:
+    """A string argument of an operator: plain, or what torch tells of an assertion, which quotes a node's name.
+
+    >>> _string("Runtime assertion failed for expression Ne(s3, 1) on node 'ne_3'"), _string("' + run() + '")
+    (True, False)
+    """
+    told = re.fullmatch(r"(Runtime assertion failed for expression .*) on node '\w+'", text)
+    return _plain(told[1] if told else text)
+
+
+def _identifier(text: str) -> bool:
+    return text == "" or (text.isidentifier() and not keyword.iskeyword(text))
+
+
+def _word(text: str) -> bool:
+    return re.fullmatch(r"\w*", text) is not None
+
+
+def _special_float(text: str) -> bool:
+    return text in ("NaN", "Infinity", "-Infinity")
+
+
+def _payload(text: str) -> bool:
+    return re.fullmatch(r"(weight|tensor)_\d+", text) is not None
+
+
+def _operator(text: str) -> bool:
+    """An operator on tensors or on sizes, resolved as torch resolves it.
+
+    >>> _operator("torch.ops.aten.linear.default"), _operator("torch.serialization.os.system")
+    (True, False)
+    """
+    module, _, name = text.partition(".")
+    if name in _SCALAR_OPERATORS.get(module, "").split():
+        return True
+    match text.split("."):
+        case ["torch", "ops", "aten" | "prims" as namespace, packet, overload] if packet not in _FORBIDDEN_OPERATORS:
+            target = getattr(getattr(getattr(torch.ops, namespace), packet, None), overload, None)
+            return isinstance(target, torch._ops.OpOverload)
+        case ["torch", "ops", "higher_order", name]:
+            return name in _HIGHER_ORDER
+    return False
+
+
+def _parse(text: str) -> list[ast.AST] | None:
+    if not text.isprintable() or set(text) & set('"\\#`'):
+        return None
+    try:
+        return list(ast.walk(ast.parse(text, mode="eval")))
+    except (SyntaxError, ValueError, MemoryError):
+        return None
+
+
+def _expression(text: str) -> bool:
+    """A symbolic size: numbers, symbols, arithmetic, and the functions that torch writes.
+
+    >>> _expression("2*Symbol('s33', positive=True, integer=True)"), _expression("__import__('os').system('true')")
+    (True, False)
+    """
+    nodes = _parse(text)
+    return nodes is not None and all(
+        isinstance(node, _EXPRESSION_NODES)
+        and (not isinstance(node, ast.Call) or (isinstance(node.func, ast.Name) and node.func.id in _EXPRESSION_CALLS))
+        and (not isinstance(node, ast.Constant) or not isinstance(node.value, str) or node.value.isidentifier())
+        for node in nodes
+    )
+
+
+def _guard(text: str) -> bool:
+    """A condition on the sizes of the inputs.
+
+    >>> _guard("L['request']['user id'].size()[0] == 3"), _guard("L.__class__.__base__")
+    (True, False)
+    """
+    nodes = _parse(text)
+    return nodes is not None and all(
+        isinstance(node, _GUARD_NODES)
+        and (not isinstance(node, ast.Attribute) or node.attr in _GUARD_ATTRIBUTES)
+        and (not isinstance(node, ast.Call) or _guard_call(node.func))
+        and (not isinstance(node, ast.Constant) or not isinstance(node.value, str) or _plain(node.value))
+        for node in nodes
+    )
+
+
+def _guard_call(function: ast.expr) -> bool:
+    if isinstance(function, ast.Attribute):
+        return function.attr in {"size", "stride", "storage_offset"}
+    return isinstance(function, ast.Name) and function.id in _EXPRESSION_CALLS
+
+
+def _tree(text: str) -> bool:
+    """The nesting of a request or a response: tuples, lists and dicts with plain keys.
+
+    >>> _tree('[1, {"type": "builtins.dict", "context": "[\\\\"y\\\\"]", "children_spec": []}]')
+    True
+    >>> _tree('[1, {"type": "collections.defaultdict", "context": "null", "children_spec": []}]')
+    False
+    """
+    try:
+        protocol, root = json.loads(text)
+        return protocol == 1 and _tree_node(root)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return False
+
+
+def _request_tree(text: str) -> bool:
+    """A tree whose second part, the keyword arguments, has names that may become parameters in generated source."""
+    if not _tree(text):
+        return False
+    parts = json.loads(text)[1]["children_spec"]
+    return len(parts) != 2 or all(key is None or _identifier(str(key)) for key in _context(parts[1]))
+
+
+def _context(node: dict[str, Any]) -> list[Any]:
+    context = json.loads(node["context"] or "null")
+    return context if isinstance(context, list) else [context]
+
+
+def _tree_node(node: dict[str, Any]) -> bool:
+    inert = all(
+        key is None or isinstance(key, int | float) or (isinstance(key, str) and _plain(key)) for key in _context(node)
+    )
+    return node["type"] in _TREE_TYPES and inert and all(_tree_node(child) for child in node["children_spec"])
+
+
+def _anything(text: str) -> bool:
+    return True
+
+
+_RULES: dict[str, Callable[[str], bool]] = {
+    # names that end up in generated source
+    **dict.fromkeys(("name", "as_name", "user_input_name", "forward_arg_names", "field_names"), _identifier),
+    **dict.fromkeys(("parameter_name", "buffer_name", "tensor_constant_name", "fqn", "as_strings"), _plain),
+    "as_string": _string,
+    # what is looked up or evaluated
+    **dict.fromkeys(("target", "as_operator"), _operator),
+    "in_spec": _request_tree,
+    "out_spec": _tree,
+    "expr_str": _expression,
+    "guards_code": _guard,
+    "path_name": _payload,
+    **dict.fromkeys(("as_float", "as_floats", "as_float_lists", "real", "imag", "min_val", "max_val"), _special_float),
+    # plain words: the device, the dialect
+    **dict.fromkeys(("type", "verifiers"), _word),
+    "torch_version": _anything,  # never evaluated
+}
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

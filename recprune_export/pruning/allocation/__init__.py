@@ -1,0 +1,1 @@
+"""How many channels each group keeps within the sparsity asked for."""

@@ -1,0 +1,149 @@
+"""How wide each group stays, so that tables and the rest each meet their share of the sparsity asked for."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from recprune_export.channels.analysis import Analysis
+from recprune_export.channels.groups import Group
+from recprune_export.program.program import Program
+from recprune_export.pruning.allocation.allocate import Limit, allocate
+from recprune_export.pruning.allocation.parameter_counts import PartSizes, SizeModel
+from recprune_export.pruning.importance.ranking import Ranking
+from recprune_export.pruning.plan import GroupPlan, Plan
+
+# ONNX Runtime's matrix product works on blocks of 16 columns and pays for a whole block where 1 is used:
+# 256 × 87 × 144 takes 66 µs, × 155 takes 73, as much as × 160 (1.32, AVX-512, one thread).
+LANES = 16
+TABLE_SHARE, REST_SHARE = 0.8, 0.95
+MOST_ZEROS = 1 / 3  # of what removal leaves, where one channel more or less is that much
+STEPS = 256  # resolution at which a common share of all widths is searched
+
+Way = Literal["loss", "uniform"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The sparsity asked for: the fraction of the dense parameters that is gone, in tables and in the rest.
+
+    `table_share` and `rest_share` are the parts, in log space, that removal of channels takes, at first; zeros take the
+    remainder: in tables they cost little, for most rows are rare; in the rest nothing runs faster for them. Hidden
+    widths of twice `round_to` and more end on a multiple of it. With `keep_tables` no table loses dimensions in order to
+    make the layers behind it smaller.
+    """
+
+    tables: float
+    rest: float
+    table_share: float = TABLE_SHARE
+    rest_share: float = REST_SHARE
+    round_to: int = LANES
+    keep_tables: bool = False
+
+    def limits(self, dense: PartSizes) -> dict[str, Limit]:
+        """Return how many parameters stay in tables and in the rest after channels are removed, by the kind of group."""
+        return {
+            "embedding": _limit(self.tables, self.table_share, dense.tables),
+            "hidden": _limit(self.rest, self.rest_share, dense.rest),
+        }
+
+    def width(self, kind: str, wanted: int, full: int) -> int:
+        """Return the nearest width not above the wanted one that layers like."""
+        in_blocks = kind == "hidden" and self.round_to > 1 and self.round_to * 2 <= wanted < full
+        return wanted - wanted % self.round_to if in_blocks else wanted
+
+
+def _limit(sparsity: float, share: float, dense: float) -> Limit:
+    """(1 - S) ** share of the dense parameters.
+
+    Channels are whole: one more may stay where that is nearer to what is wanted and zeros can make up for it.
+    """
+    wanted = (1.0 - sparsity) ** share * dense
+    made_up = (1.0 - sparsity) / (1.0 - MOST_ZEROS) * dense if share < 1.0 else wanted
+    return Limit(wanted, max(wanted, min(made_up, dense)))
+
+
+def make_plan(
+    program: Program,
+    rankings: Mapping[str, Ranking],
+    budget: Budget,
+    score_name: str,
+    way: Way = "loss",
+    *,
+    dense: PartSizes | None = None,
+) -> Plan:
+    """Keep the best channels of each group, as many as the budget allows.
+
+    The tables meet their budget by the widths of the embedding groups, then the rest meets its own by the hidden ones.
+    With `way` "loss" channels go where least is lost for each parameter that is saved; with "uniform" every group of a
+    kind keeps the same share. `dense` are the sizes that sparsity is a part of, if not those of `program`.
+    """
+    model = SizeModel(program)
+    dense = dense or model.sizes()
+    limits = budget.limits(dense)
+    if way == "loss":
+        widths = allocate(program, rankings, limits, budget.width, keep_tables=budget.keep_tables)
+    else:
+        widths = _uniform_widths(program.analysis, rankings, model, budget, limits)
+    parts = (
+        GroupPlan(
+            group=g.name,
+            kind=g.kind,
+            width=g.width,
+            keep=tuple(sorted(rankings[g.name].order[: widths[g.name]])),
+            transform=rankings[g.name].transform if widths[g.name] < g.width else None,
+        )
+        for g in program.analysis.groups
+    )
+    return Plan(score_name, tuple(parts))
+
+
+def _uniform_widths(
+    analysis: Analysis,
+    rankings: Mapping[str, Ranking],
+    model: SizeModel,
+    budget: Budget,
+    limits: Mapping[str, Limit],
+) -> dict[str, int]:
+    shares = {"embedding": 1.0, "hidden": 1.0}
+
+    def width(group: Group, share: float) -> int:
+        return budget.width(group.kind, max(1, round(share * group.width)), group.width)
+
+    def removed(kind: str, share: float) -> frozenset[int]:
+        tried = {**shares, kind: share}
+        return frozenset(
+            group.channels[position].identity
+            for group in analysis.groups
+            for position in rankings[group.name].order[width(group, tried[group.kind]) :]
+        )
+
+    def nearest(kind: str, size: Callable[[PartSizes], float]) -> float:
+        limit = limits[kind]
+
+        def at(share: float) -> float:
+            return size(model.sizes(removed(kind, share)))
+
+        def fits(most: float, share: float) -> bool:
+            return at(share) <= most
+
+        below, above = (_largest_share(partial(fits, most)) for most in (limit.wanted, limit.most))
+        return above if limit.nearer(at(above), at(below)) and at(above) <= limit.most else below
+
+    shares["embedding"] = nearest("embedding", lambda sizes: sizes.tables)
+    shares["hidden"] = nearest("hidden", lambda sizes: sizes.rest)
+    return {group.name: width(group, shares[group.kind]) for group in analysis.groups}
+
+
+def _largest_share(fits: Callable[[float], bool]) -> float:
+    """Bisect for the largest share that fits; the smallest of all where none does."""
+    low, high = 0, STEPS
+    if fits(1.0):
+        return 1.0
+    while high - low > 1:
+        middle = (low + high) // 2
+        if fits(middle / STEPS):
+            low = middle
+        else:
+            high = middle
+    return low / STEPS

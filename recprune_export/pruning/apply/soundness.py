@@ -1,0 +1,82 @@
+"""The soundness check: the pruned program equals the original with the removed channels masked.
+
+The masked program is the original graph, with zeros in the removed slices of its parameters and in what removed fields
+look up; both are run in float64 on two batch sizes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recprune_export.errors import PruningError
+from recprune_export.program.program import Program, example_tensors
+from recprune_export.pruning.apply.masking import DoublePrecision, masked
+from recprune_export.pruning.apply.resize import MASKED_SUM
+from recprune_export.pruning.plan import Plan
+
+TOLERANCE = 1e-9  # of the largest output, in float64; a wrong channel is off by far more
+SINGLE = 1e-6  # where the pruned program holds a sum of masked values, which is rounded to its single precision
+BATCHES = (1, 6)
+
+
+@dataclass(frozen=True)
+class Soundness:
+    """The largest difference between masked and pruned outputs, relative to the largest output."""
+
+    error: float
+    tolerance: float
+    batches: tuple[int, ...]
+
+    def together_with(self, earlier: "Soundness | None") -> "Soundness":
+        """Return the worse of two steps."""
+        if earlier is None:
+            return self
+        return Soundness(max(self.error, earlier.error), max(self.tolerance, earlier.tolerance), self.batches)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+
+def check_soundness(program: Program, plan: Plan, pruned: Program) -> Soundness:
+    """Compare `pruned` with the masked `program`.
+
+    Raises `PruningError` where they differ: the analysis or the rewrite is wrong for this model.
+    """
+    reference = DoublePrecision(program, masked(program.analysis, plan.removed(program.analysis)))
+    candidate = DoublePrecision(pruned)
+    worst = 0.0
+    for seed, batch in enumerate(BATCHES):
+        tensors = example_tensors(program.signature, batch, seed)
+        worst = max(worst, largest_difference(reference(*tensors), candidate(*tensors)))
+    rounded = any(name.startswith(MASKED_SUM) for name, _ in pruned.module.named_buffers())
+    tolerance = SINGLE if rounded else TOLERANCE
+    if not worst <= tolerance:
+        raise PruningError(
+            f"The pruned model differs from the masked one by {worst:.1e} of its largest output, so nothing was written. "
+            "This is a fault of the channel analysis: please report the model, and prune it with another plan until then."
+        )
+    return Soundness(worst, tolerance, BATCHES)
+
+
+def largest_difference(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> float:
+    """The largest error relative to the largest output; what is not finite has to be the same."""
+    worst = 0.0
+    for one, other in zip(expected, actual, strict=True):
+        if one.shape != other.shape:
+            return float("inf")
+        finite = one.isfinite()
+        if not torch.equal(finite, other.isfinite()) or not torch.equal(_kinds(one[~finite]), _kinds(other[~finite])):
+            return float("inf")
+        if finite.any():
+            one, other = one[finite].double(), other[finite].double()
+            worst = max(worst, float((one - other).abs().max() / one.abs().max().clamp_min(1e-30)))
+    return worst
+
+
+def _kinds(values: Tensor) -> Tensor:
+    """NaN, infinity and minus infinity as numbers that can be compared."""
+    return values.nan_to_num(nan=0.0, posinf=1.0, neginf=-1.0)

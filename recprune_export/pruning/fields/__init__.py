@@ -1,0 +1,1 @@
+"""Whole categorical fields: their importance, and a program without some of them."""

@@ -1,0 +1,103 @@
+"""Feature selection: which fields go, and the program without them."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from recprune_export.channels.analysis import Analysis, analyse
+from recprune_export.channels.groups import FIELDS, Channel
+from recprune_export.errors import PruningError, UsageError
+from recprune_export.program.program import Program
+from recprune_export.pruning.apply.apply_plan import apply_plan
+from recprune_export.pruning.apply.soundness import Soundness, check_soundness
+from recprune_export.pruning.fields.field_importance import field_importance
+from recprune_export.pruning.importance.scores.score_inputs import Loss
+from recprune_export.pruning.plan import FieldPlan, GroupPlan, Plan
+from recprune_export.pruning.statistics.moments import Batch
+
+WHY = "`recprune-export inspect MODEL --fields` says which can go, and why others cannot"
+
+
+@dataclass(frozen=True)
+class WithoutFields:
+    """A program that has lost fields, and the proof; None where none went."""
+
+    program: Program
+    soundness: Soundness | None = None
+
+
+def select_fields(program: Program, count: int, batches: Sequence[Batch], loss: Loss) -> FieldPlan:
+    """Choose the `count` fields without which `loss` rises least.
+
+    Fields are taken one by one in the order of what each costs alone, passing over those that cannot go beside what was taken.
+
+    Raises `UsageError` where so many cannot go.
+    """
+    program = with_fields(program)
+    channels = field_channels(program.analysis)
+    importance = field_importance(program, channels, batches, loss)
+    ranked = [channel for _, channel in sorted(zip(importance, channels, strict=True), key=lambda pair: pair[0])]
+    taken: tuple[str, ...] = ()
+    for channel in ranked:
+        tried = (*taken, *(field.name for field in channel.fields))
+        if len(tried) <= count and why_not(with_fields(program, tried).analysis, tried) is None:
+            taken = tried
+    if len(taken) < count:
+        fields = program.analysis.fields
+        known = len(fields.each) if fields else 0
+        raise UsageError(
+            f"--prune-fields {count} is more than can go: of the {known} fields of this model, {len(taken)} were found "
+            f"that can go together; {WHY}."
+        )
+    return FieldPlan(
+        taken, {f.name: value for channel, value in zip(channels, importance, strict=True) for f in channel.fields}
+    )
+
+
+def remove_fields(program: Program, fields: FieldPlan) -> WithoutFields:
+    """Return a program without the removed fields, proven; `program` itself where there are none.
+
+    Raises `PruningError` where they cannot go.
+    """
+    if not fields.removed:
+        return WithoutFields(program)
+    program = with_fields(program, fields.removed)
+    reason = why_not(program.analysis, fields.removed)
+    if reason is not None:
+        raise PruningError(f"This model cannot lose {', '.join(fields.removed)}: {reason}; {WHY}.")
+    plan = without(program.analysis, fields.removed)
+    pruned = apply_plan(program, plan)
+    return WithoutFields(pruned, check_soundness(program, plan, pruned))
+
+
+def with_fields(program: Program, together: Collection[str] = ()) -> Program:
+    """Return the same program, whole fields among its channels, those named in `together` as one."""
+    return program.with_analysis(analyse(program, fields=True, together=together))
+
+
+def field_channels(analysis: Analysis) -> tuple[Channel, ...]:
+    """Return the channels that stand for fields."""
+    return next((group.channels for group in analysis.groups if group.kind == "field"), ())
+
+
+def why_not(analysis: Analysis, names: Collection[str]) -> str | None:
+    """Return why fields, analysed together, cannot go, in a few words; None if they can."""
+    known = {field.name for field in analysis.fields.each} if analysis.fields else set()
+    unknown = sorted(set(names) - known)
+    if unknown:
+        return f"it has no field '{unknown[0]}', only {', '.join(sorted(known))}"
+    frozen = next((f.reason for f in analysis.frozen_fields if f.field.name in names), None)
+    if frozen is not None:
+        return frozen.text + (f" ({frozen.source})" if frozen.source else "")
+    more = {f.name for channel in field_channels(analysis) for f in channel.fields if _has(channel, names)} - set(names)
+    return f"{', '.join(sorted(more))} would have to go as well" if more else None
+
+
+def without(analysis: Analysis, names: Collection[str]) -> Plan:
+    """Return the plan that removes fields, and nothing else."""
+    channels = field_channels(analysis)
+    keep = tuple(position for position, channel in enumerate(channels) if not _has(channel, names))
+    return Plan("fields", (GroupPlan(FIELDS, "field", len(channels), keep),))
+
+
+def _has(channel: Channel, names: Collection[str]) -> bool:
+    return any(field.name in names for field in channel.fields)

@@ -1,0 +1,85 @@
+"""What a group's channels hold on calibration data, request by request."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from recprune_export.program.program import Program
+from recprune_export.pruning.statistics.moments import Point, channel_positions
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A value of the graph that holds a group: on which axis, at which `positions` [occurrences, D], and the batch axis.
+
+    `batch_axis` is None where the value is the same for every request.
+    """
+
+    node: fx.Node
+    axis: int
+    positions: Tensor
+    batch_axis: int | None
+
+    def by_request(self, value: Tensor, rows: int) -> Tensor:
+        """Return the channels of each request, [rows, places, D]; one row where all requests share the value."""
+        wide = self._wide(value, rows)
+        occurrences, width = self.positions.shape
+        picked = wide.index_select(-1, self.positions.reshape(-1))
+        return picked.reshape(len(wide), -1, occurrences, width).reshape(len(wide), -1, width)
+
+    def shuffled(self, value: Tensor, channel: int, order: Tensor) -> Tensor:
+        """Return the value with one channel of the requests in another order."""
+        if self.batch_axis is None:
+            return value
+        wide, own = self._wide(value, len(order)).clone(), self.positions[:, channel]
+        wide[..., own] = wide[order][..., own]
+        moved = self._moved(value)
+        return wide.reshape(moved.shape).movedim((0, -1), (self.batch_axis, self.axis))
+
+    def _wide(self, value: Tensor, rows: int) -> Tensor:
+        """[rows, places, size of the axis]."""
+        moved = self._moved(value)
+        return moved.reshape(1 if self.batch_axis is None else rows, -1, moved.shape[-1])
+
+    def _moved(self, value: Tensor) -> Tensor:
+        if self.batch_axis is None:
+            return value.movedim(self.axis, -1)
+        return value.movedim((self.batch_axis, self.axis), (0, -1))
+
+
+def places(program: Program, points: Mapping[str, Collection[Point]]) -> dict[str, list[Place]]:
+    """Look up for each group its points in the graph."""
+    nodes = {node.name: node for node in program.module.graph.nodes}
+
+    def place(name: str, point: Point) -> Place:
+        node = nodes[point.node]
+        varying = [axis for axis, size in enumerate(node.meta["val"].shape) if not isinstance(size, int)]
+        positions = channel_positions(program.analysis, program.analysis.group(name), point)
+        return Place(node, point.axis, positions, varying[0] if varying else None)
+
+    return {name: [place(name, point) for point in own] for name, own in points.items()}
+
+
+class Recorder(fx.Interpreter):
+    """Runs a program and keeps the values of some nodes, or of all."""
+
+    def __init__(self, program: Program, nodes: Collection[fx.Node] | None = None) -> None:
+        super().__init__(program.module)
+        self._signature, self._nodes = program.signature, nodes
+        self.values: dict[fx.Node, Any] = {}
+
+    def answer(self, request: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Answer a request, and keep `values` anew."""
+        self.values = {}
+        with torch.no_grad():
+            outputs = self.run(*(request[i.name] for i in self._signature.inputs))
+        return {o.name: value for o, value in zip(self._signature.outputs, outputs, strict=True)}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if self._nodes is None or n in self._nodes:
+            self.values[n] = value
+        return value

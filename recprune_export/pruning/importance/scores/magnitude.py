@@ -1,0 +1,79 @@
+"""Scores that look at the weights of a channel's slices; and chance, which looks at nothing."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from recprune_export.channels.groups import Group
+from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
+
+
+def random(inputs: ScoreInputs) -> dict[str, Tensor]:
+    """Chance: the floor that every other score has to beat."""
+    generator = torch.Generator().manual_seed(inputs.seed)
+    return {g.name: torch.rand(g.width, generator=generator) for g in inputs.program.analysis.groups}
+
+
+def magnitude_l1(inputs: ScoreInputs) -> dict[str, Tensor]:
+    """Sum of absolute weights of the channel's slices (Li et al. 2017, "Pruning Filters for Efficient ConvNets", 3.1)."""
+    return _over_weights(inputs, lambda weight: weight.abs())
+
+
+def magnitude_l2(inputs: ScoreInputs) -> dict[str, Tensor]:
+    """Sum of squared weights of the channel's slices, each tensor relative to its mean square.
+
+    Without that a large table would outvote the layers it is tied to.
+    """
+    return _over_weights(inputs, lambda weight: weight.square() / weight.square().mean().clamp_min(1e-30))
+
+
+def taylor(inputs: ScoreInputs) -> dict[str, Tensor]:
+    """Squared change of the loss, to first order, when the channel is zeroed, averaged over batches.
+
+    (Σ w·∂L/∂w)² for each slice, summed over slices: Molchanov et al. 2019, "Importance Estimation for Neural Network
+    Pruning", equations 7 and 8, in their group form.
+    """
+    parameters = inputs.program.parameters()
+    totals = {group.name: torch.zeros(group.width) for group in inputs.program.analysis.groups}
+    for request, labels in inputs.batches:
+        loss = inputs.loss(inputs.program(request), labels)
+        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        with torch.no_grad():
+            sensitivity = {n: p * g for (n, p), g in zip(parameters.items(), gradients, strict=True) if g is not None}
+            for group in inputs.program.analysis.groups:
+                totals[group.name] += _per_channel(group, sensitivity, square=True)
+    return totals
+
+
+def _over_weights(inputs: ScoreInputs, measure: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    with torch.no_grad():
+        parameters = inputs.program.parameters()
+        touched = {tensor for group in inputs.program.analysis.groups for tensor, _ in group.axes()}
+        measured = {name: measure(p) for name, p in parameters.items() if name in touched}
+        return {g.name: _per_channel(g, measured, square=False) for g in inputs.program.analysis.groups}
+
+
+def _per_channel(group: Group, values: Mapping[str, Tensor], square: bool) -> Tensor:
+    """Add up, for each channel, the sums of `values` over its slices (or the squares of those sums)."""
+    total = torch.zeros(group.width)
+    for tensor, axis in group.axes():
+        if tensor not in values:
+            continue
+        value = values[tensor]
+        sums = value.sum([a for a in range(value.ndim) if a != axis]) if value.ndim > 1 else value
+        sums = sums.square() if square else sums
+        channel, index = _positions(group, tensor, axis)
+        total.index_add_(0, channel, sums[index].to(total.dtype))
+    return total
+
+
+def _positions(group: Group, tensor: str, axis: int) -> tuple[Tensor, Tensor]:
+    pairs = [
+        (position, s.index)
+        for position, channel in enumerate(group.channels)
+        for s in channel.slices
+        if (s.tensor, s.axis) == (tensor, axis)
+    ]
+    channel, index = torch.tensor(pairs, dtype=torch.int64).T
+    return channel, index

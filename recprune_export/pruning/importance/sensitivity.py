@@ -1,0 +1,122 @@
+"""What each score says of each group, how far scores agree, and what output error says is lost at smaller widths."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recprune_export.pruning.importance.ranking import Ranking
+from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR
+from recprune_export.pruning.importance.scores.registry import SCORES
+from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
+
+SHARES = (2, 4, 8)  # one of how many channels stays
+QUANTILES = 13
+FEWEST = 3  # channels of which an order can agree with another
+
+
+@dataclass(frozen=True)
+class GroupSensitivity:
+    """Of one group of width D.
+
+    `losses[k]`, k = 0 … D: what output error says is lost when the best k stay. `quantiles` has for each score the values
+    of the channels from the largest down, at even steps, as fractions of the largest. `agreement[one, other]` is
+    Spearman's rank correlation of two scores; a score that rotates the channels first agrees with no other.
+    """
+
+    group: str
+    kind: str
+    width: int
+    rotated: bool
+    losses: tuple[float, ...]
+    quantiles: Mapping[str, tuple[float, ...]]
+    agreement: Mapping[tuple[str, str], float]
+
+    def kept(self, share: int) -> int:
+        """Return the width when one of `share` channels stays."""
+        return max(1, round(self.width / share))
+
+    def lost(self, share: int) -> float:
+        """Return the loss at that width, as a fraction of what all channels together mean."""
+        return self.losses[self.kept(share)] / self.losses[0] if self.losses[0] > 0.0 else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        scores = {
+            name: {
+                "quantiles": list(quantiles),
+                "agreement": {b: rho for (a, b), rho in self.agreement.items() if a == name},
+            }
+            for name, quantiles in self.quantiles.items()
+        }
+        lost = {f"1/{share}": {"width": self.kept(share), "lost": self.lost(share)} for share in SHARES}
+        named = {"group": self.group, "kind": self.kind, "width": self.width, "rotated": self.rotated}
+        return {**named, "losses": list(self.losses), "lost": lost, "scores": scores}
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """All groups of a program."""
+
+    groups: tuple[GroupSensitivity, ...]
+
+    def agreement(self, one: str, other: str) -> float | None:
+        """Return the mean rank correlation of two scores, each group counted by its width; None where there is none."""
+        found = [(g.agreement[one, other], g.width) for g in self.groups if (one, other) in g.agreement]
+        return sum(rho * width for rho, width in found) / sum(width for _, width in found) if found else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {"groups": [group.to_dict() for group in self.groups]}
+
+
+def sensitivity(inputs: ScoreInputs) -> Sensitivity:
+    """Rank the channels of every group by every score, and compare."""
+    rankings = {name: score(inputs) for name, score in SCORES.items()}
+    return Sensitivity(
+        tuple(
+            _of_group(group.name, group.kind, {name: found[group.name] for name, found in rankings.items()})
+            for group in inputs.program.analysis.groups
+        )
+    )
+
+
+def _of_group(name: str, kind: str, rankings: Mapping[str, Ranking]) -> GroupSensitivity:
+    by_error = rankings[OUTPUT_ERROR]
+    plain = {score: r for score, r in rankings.items() if r.transform is None and len(r.order) >= FEWEST}
+    return GroupSensitivity(
+        group=name,
+        kind=kind,
+        width=len(by_error.order),
+        rotated=by_error.transform is not None,
+        losses=by_error.losses,
+        quantiles={score: _quantiles(ranking) for score, ranking in rankings.items()},
+        agreement={(a, b): spearman(plain[a].order, plain[b].order) for a in plain for b in plain if a != b},
+    )
+
+
+def spearman(one: tuple[int, ...], other: tuple[int, ...]) -> float:
+    """Return the rank correlation of two orders of the same channels: 1 - 6 Σ d² / (n (n² - 1)), Spearman 1904.
+
+    >>> spearman((0, 1, 2), (0, 1, 2)), spearman((0, 1, 2), (2, 1, 0))
+    (1.0, -1.0)
+    """
+    ranks = [torch.tensor(order).argsort().double() for order in (one, other)]
+    n = len(one)
+    return float(1.0 - 6.0 * (ranks[0] - ranks[1]).square().sum() / (n * (n * n - 1)))
+
+
+def _quantiles(ranking: Ranking) -> tuple[float, ...]:
+    values = _values(ranking).sort(descending=True).values
+    if not len(values) or float(values[0]) <= 0.0:
+        return (0.0,) * QUANTILES
+    at = torch.linspace(0.0, 1.0, QUANTILES, dtype=torch.float64)
+    return tuple(torch.quantile(values / values[0], 1.0 - at).tolist())
+
+
+def _values(ranking: Ranking) -> Tensor:
+    """What each channel adds, in the order of the ranking, [D]."""
+    losses = torch.tensor(ranking.losses, dtype=torch.float64)
+    return (losses[:-1] - losses[1:]).clamp_min(0.0)

@@ -1,0 +1,76 @@
+"""The proof: the smaller program answers as the original does with the shared row written over all that went.
+
+Nothing is written, for the table may be large: each row that the original looks up is replaced where its id shares
+one. Which those are comes from the plan, not from the remap.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from recprune_export.errors import PruningError
+from recprune_export.program.canonical import tensor_at
+from recprune_export.program.program import Program
+from recprune_export.program.random_requests import draw_request, fill
+from recprune_export.program.signature import IdRange, Input, Signature
+from recprune_export.pruning.apply.masking import DoublePrecision
+from recprune_export.pruning.apply.soundness import TOLERANCE, Soundness, largest_difference
+from recprune_export.pruning.rare_ids.find_tables import ids_of
+from recprune_export.pruning.rare_ids.row_plan import TableRows
+from recprune_export.pruning.rare_ids.share_rows import tables_of
+
+BATCHES = (1, 256, 3, 3)  # drawn, drawn, lowest ids, highest ids
+
+
+def check_rows(program: Program, smaller: Program, rows: Sequence[TableRows]) -> Soundness:
+    """Compare `smaller` with `program` with overwritten rows, in float64, on drawn requests, lowest and highest ids.
+
+    Raises `PruningError` where they differ.
+    """
+    reference, candidate = _Overwritten(program, smaller, rows), DoublePrecision(smaller)
+    worst = max(
+        largest_difference(reference(*request), candidate(*request)) for request in _requests(program.signature)
+    )
+    if not worst <= TOLERANCE:
+        raise PruningError(
+            f"The model with shared rows differs from the original with these rows overwritten by {worst:.1e} of its largest "
+            "output, so nothing was written. This is a fault of recprune-export: please report the model, and leave "
+            "--prune-rows out until then."
+        )
+    return Soundness(worst, TOLERANCE, BATCHES)
+
+
+class _Overwritten(DoublePrecision):
+    def __init__(self, program: Program, smaller: Program, rows: Sequence[TableRows]) -> None:
+        super().__init__(program)
+        tables = tables_of(program, rows)
+        self._shared: dict[fx.Node, tuple[Tensor, Tensor]] = {}
+        for part in rows:
+            row = tensor_at(smaller.module, part.table)[-1].detach().double()
+            shares = torch.from_numpy(part.shares())
+            self._shared |= dict.fromkeys(tables[part.table].lookups, (shares, row))
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n in self._shared:
+            shares, row = self._shared[n]
+            value = torch.where(shares[self.env[ids_of(n)].long()].unsqueeze(-1), row, value)
+        return value
+
+
+def _requests(signature: Signature) -> list[tuple[Tensor, ...]]:
+    def edge(pick: Callable[[IdRange], int], batch: int) -> dict[str, np.ndarray]:
+        def ids(pair: IdRange, shape: tuple[int, ...]) -> np.ndarray:
+            return np.full(shape, pick(pair))
+
+        def numbers(spec: Input, shape: tuple[int, ...]) -> np.ndarray:
+            return np.zeros(shape)
+
+        return {i.name: fill(i, batch, ids, numbers) for i in signature.inputs}
+
+    drawn = [draw_request(signature, batch, seed) for seed, batch in enumerate(BATCHES[:2])]
+    edges = [edge(lambda pair: pair[0], BATCHES[2]), edge(lambda pair: pair[1], BATCHES[3])]
+    return [tuple(torch.from_numpy(r[i.name]) for i in signature.inputs) for r in (*drawn, *edges)]

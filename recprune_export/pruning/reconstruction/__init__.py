@@ -1,0 +1,1 @@
+"""Layers and batch-norm statistics fitted again after channels are removed."""

@@ -1,0 +1,65 @@
+"""A program with transforms applied to its parameters, proved to answer as before."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from recprune_export.channels.groups import slice_positions
+from recprune_export.errors import PruningError
+from recprune_export.program.canonical import tensor_at
+from recprune_export.program.program import Program, example_tensors
+from recprune_export.pruning.apply.masking import DoublePrecision
+from recprune_export.pruning.rotation.eligibility import Rotatable
+from recprune_export.pruning.rotation.transform import Transform
+
+TOLERANCE = 1e-5  # of the largest output, in single precision
+BATCH = 16
+
+
+def apply_transforms(
+    program: Program, rotatable: Mapping[str, Rotatable], transforms: Mapping[str, Transform]
+) -> Program:
+    """Return a program that answers as `program` does, the channels of each group in `transforms` transformed.
+
+    Raises `PruningError` where a group may not be transformed, or where the answers are not the same to 1e-5.
+    """
+    if not transforms:
+        return program
+    transformed = program.with_own_parameters()
+    with torch.no_grad():
+        for name, transform in transforms.items():
+            if name not in rotatable:
+                raise PruningError(f"The plan transforms the channels of '{name}', which this model does not allow.")
+            group = program.analysis.group(name)
+            for (tensor, axis), side in rotatable[name].sides.items():
+                _multiply(
+                    tensor_at(transformed.module, tensor),
+                    axis,
+                    slice_positions(group, tensor, axis),
+                    transform.on(side),
+                )
+    _check_the_same(program, transformed)
+    return transformed
+
+
+def _multiply(weight: Tensor, axis: int, positions: Tensor, matrix: Tensor) -> None:
+    """Multiply each copy of the group on an axis by a matrix, chunk by chunk of the other axes, in place."""
+    view = weight.movedim(axis, -1)
+    for own in positions:
+        rows = view[..., own]
+        view[..., own] = (rows.double() @ matrix).to(weight.dtype)
+
+
+def _check_the_same(program: Program, transformed: Program) -> None:
+    tensors = example_tensors(program.signature, BATCH)
+    before, after = DoublePrecision(program)(*tensors), DoublePrecision(transformed)(*tensors)
+    for one, other in zip(before, after, strict=True):
+        finite = one.isfinite() & other.isfinite()
+        difference = float((one - other)[finite].abs().max()) if finite.any() else 0.0
+        largest = float(one[finite].abs().max()) if finite.any() else 1.0
+        if not difference <= TOLERANCE * max(largest, 1e-30):
+            raise PruningError(
+                f"A rotation changed the answers by {difference / max(largest, 1e-30):.1e} of the largest, so nothing was "
+                "written. This is a fault of the analysis: please report the model, and use another --score until then."
+            )

@@ -1,0 +1,170 @@
+"""A walk over the graph that finds out in what form the axis of each group lies in each value.
+
+What an operator does to the forms is in `rules.py`; the words are those of `legality.py`.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from recprune_export.channels.groups import Group, slice_positions
+from recprune_export.channels.walk import source_of
+from recprune_export.program.canonical import tensor_at
+from recprune_export.program.nodes import registers
+from recprune_export.program.program import Program
+from recprune_export.pruning.rotation.primal_dual import Sides
+
+Form = str  # "vector", "quadratic", "uniform"
+Rule = Callable[["Tracing", fx.Node], None]
+_RULES: dict[Any, Rule] = {}
+traces = registers(_RULES)
+
+
+class Tracing:
+    """A walk over the graph. What is known so far: the form of each group's axis in each value, the sides, and what was ruled out."""
+
+    def __init__(self, program: Program) -> None:
+        analysis = program.analysis
+        self._program, self._analysis = program, analysis
+        self.groups: tuple[Group, ...] = analysis.groups
+        self._group_of = {c.identity: number for number, g in enumerate(analysis.groups) for c in g.channels}
+        self.forms: dict[tuple[fx.Node, int], Form] = {}
+        self._axes: dict[fx.Node, dict[int, int]] = {}
+        self.sources: list[tuple[fx.Node, int, int]] = []
+        self._meetings: dict[int, int] = {}
+        self.equal_weights: set[tuple[int, fx.Node]] = set()
+        self.diagonals: dict[int, fx.Node] = {}
+        self.sides = Sides()
+        self.ruled_out: dict[int, str] = {}
+
+    def visit(self, node: fx.Node) -> None:
+        """Find out what an operator does to the axes of groups on it and on its operands."""
+        if node.op == "output":
+            return
+        axes = self.axes(node)
+        if node.op == "get_attr":
+            for group in axes:
+                self.put(node, group, "vector")
+            return
+        if node.op != "call_function":
+            return
+        touched = set(axes)
+        for source in node.all_input_nodes:
+            touched |= set(self.axes(source))
+        if not touched - self.ruled_out.keys():
+            return
+        _RULES.get(node.target, _neither)(self, node)
+        for group in axes:
+            if (node, group) not in self.forms:
+                self.rule_out(group, node, "does not treat all channels alike")
+
+    def axes(self, node: fx.Node) -> dict[int, int]:
+        """Return the groups that a value carries, each with the one axis on which it lies whole."""
+        if node not in self._axes:
+            self._axes[node], broken = self._find_axes(node)
+            for group, because in broken.items():
+                self.rule_out(group, node, because)
+        return self._axes[node]
+
+    def _find_axes(self, node: fx.Node) -> tuple[dict[int, int], dict[int, str]]:
+        removed_by: Any = self._analysis.removed_by.get(node.name, ())
+        if not isinstance(node.meta.get("val"), Tensor):
+            return {}, {}  # of several outputs each has a getitem of its own
+        found: dict[int, int] = {}
+        broken: dict[int, str] = {}
+        for axis, sets in enumerate(removed_by):
+            counts: dict[int, dict[int, int]] = {}
+            for channels in sets or ():
+                for channel in channels & self._group_of.keys():
+                    own = counts.setdefault(self._group_of[channel], {})
+                    own[channel] = own.get(channel, 0) + 1
+            for group, numbers in counts.items():
+                whole = len(numbers) == self.groups[group].width and len(set(numbers.values())) == 1
+                if group in found or not whole:
+                    broken[group] = "has it on two axes" if whole else "takes its channels apart"
+                found[group] = axis
+        return found, broken
+
+    def form(self, node: Any, group: int) -> Form | None:
+        """Return the form of a group's axis in a value; None where the value does not carry it, or not in a known one."""
+        return self.forms.get((node, group)) if isinstance(node, fx.Node) else None
+
+    def carries(self, value: Any, group: int) -> bool:
+        """Tell whether a value has the group's channels on an axis."""
+        return isinstance(value, fx.Node) and group in self.axes(value)
+
+    def put(self, node: fx.Node, group: int, form: Form) -> None:
+        """State the form of a group's axis in a value."""
+        self.forms[node, group] = form
+
+    def start(self, node: fx.Node, group: int, weight: fx.Node) -> None:
+        """State that values along the axis come from a weight: its rows, or its columns that are looked up."""
+        if self.form(weight, group) != "vector":
+            return self.rule_out(group, node, "reads it in a form that is not linear")
+        self.put(node, group, "vector")
+        self.sides.same((node, group), (weight, group))
+        self.sources.append((node, group, self.axes(node)[group]))
+        return None
+
+    def follow(self, node: fx.Node, group: int, sources: Iterable[fx.Node]) -> None:
+        """State that a value is as its sources are along the axis."""
+        carriers = list(sources)
+        forms = {self.form(source, group) for source in carriers}
+        if len(forms) != 1 or None in forms:
+            return self.rule_out(group, node, "adds what is not linear in it")
+        for source in carriers:
+            self.sides.same((node, group), (source, group))
+        form = forms.pop()
+        assert form is not None
+        self.put(node, group, form)
+        return None
+
+    def meet(self, node: fx.Node, group: int, left: fx.Node, right: fx.Node) -> None:
+        """State that two values meet in an inner product over the axis."""
+        if {self.form(left, group), self.form(right, group)} != {"vector"}:
+            return self.rule_out(group, node, "multiplies what is not linear in it")
+        self.sides.opposite((left, group), (right, group))
+        self._meetings[group] = self._meetings.get(group, 0) + 1
+        return None
+
+    def weigh(self, node: fx.Node, group: int, weight: fx.Node, tensor: Tensor) -> None:
+        """State that the channels of a product are summed with the weights of `tensor`, channels on its last axis."""
+        if self._meetings.get(group, 0) != 1 or len(weight.users) > 1:
+            return self.rule_out(group, node, "weighs its channels by constants")
+        if bool((tensor == tensor[..., :1]).all()):
+            self.equal_weights.add((group, weight))
+        elif tensor.numel() == tensor.shape[-1]:
+            self.diagonals[group] = weight
+        else:
+            self.rule_out(group, node, "weighs its channels in several ways")
+        return None
+
+    def rule_out(self, group: int, node: fx.Node, because: str) -> None:
+        """State that a group cannot be rotated."""
+        place = f" ({where})" if (where := source_of(node)) else ""
+        self.ruled_out.setdefault(group, f"{node.name} {because}{place}")
+
+    def block(self, weight: fx.Node, group: int) -> Tensor:
+        """Return the part of a weight that belongs to a group's channels, these on the last axis."""
+        axis = self.axes(weight)[group]
+        tensor = tensor_at(self._program.module, str(weight.target)).detach().movedim(axis, -1)
+        places = slice_positions(self.groups[group], str(weight.target), axis)
+        return torch.stack([tensor[..., own] for own in places])
+
+    def tensors(self) -> dict[str, fx.Node]:
+        """Return the nodes of the weights that the walk came by."""
+        return {str(node.target): node for node, _ in self.forms if node.op == "get_attr"}
+
+
+def operands(node: fx.Node) -> list[fx.Node]:
+    """Return the operands that are tensors, or several of them."""
+    return [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor | tuple | list)]
+
+
+def _neither(tracing: Tracing, node: fx.Node) -> None:
+    """Rule out every group that an operator touches: the rule of those without one."""
+    for source in (node, *node.all_input_nodes):
+        for group in tracing.axes(source):
+            tracing.rule_out(group, node, "does not treat all directions alike")

@@ -1,0 +1,48 @@
+"""`InputSpec`: the fields of a request, from which a recommender makes its tables."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from recprune_export.data.encoding.encoder import NUMERIC
+from recprune_export.data.sequences import HISTORY
+
+Request = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """Rows of the table of each field (special ids included), lengths of multi-valued fields, and what is predicted.
+
+    For sequences `items` is the number of rows of the item table, and `max_length` the length of a history.
+    """
+
+    categorical: Mapping[str, int] = field(default_factory=dict)
+    multi_valued: Mapping[str, int] = field(default_factory=dict)
+    lengths: Mapping[str, int] = field(default_factory=dict)
+    n_numeric: int = 0
+    items: int = 0
+    max_length: int = 0
+    labels: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {**asdict(self), "labels": list(self.labels)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote."""
+        return cls(**{**values, "labels": tuple(values["labels"])})
+
+    def example_request(self, batch: int = 2) -> dict[str, Tensor]:
+        """Return a request of zeros, to capture a model with."""
+        if self.items:
+            return {HISTORY: torch.zeros(batch, self.max_length, dtype=torch.int64)}
+        request = {name: torch.zeros(batch, dtype=torch.int64) for name in self.categorical}
+        request |= {name: torch.zeros(batch, self.lengths[name], dtype=torch.int64) for name in self.multi_valued}
+        if self.n_numeric:
+            request[NUMERIC] = torch.zeros(batch, self.n_numeric)
+        return request

@@ -1,0 +1,99 @@
+"""What the artifact gives on new rows, beside what it gave when it was made, and beside the dense model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+from recprune_export.finetuning.task import Answers, Task
+from recprune_export.refresh.verdicts import Finding
+from recprune_export.training.evaluate import primary
+from recprune_export.training.paired_change import Change
+
+Metrics = Mapping[str, Mapping[str, float]]  # "dense", "pruned" -> metric -> value
+METRIC, GAP = "metric", "distance from dense"
+WIDE = 1.96  # standard errors of a 95 % interval
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Metrics of both models `then` and `now`, on `rows` new rows; without a dense model only those of the artifact.
+
+    `change` leads from the dense model to the artifact, or where there is none from the artifact to itself.
+    """
+
+    then: Metrics
+    now: Metrics
+    change: Change
+    rows: int
+
+    @property
+    def recorded(self) -> float | None:
+        """The metric of the artifact when it was made; None where none was measured."""
+        return primary(self.then["pruned"])[1] if self.then.get("pruned") else None
+
+    @property
+    def recorded_gap(self) -> float:
+        """How the metric changed from dense to artifact when it was made; 0 where that is not known."""
+        return 0.0 if self.recorded is None else self.recorded - primary(self.then["dense"])[1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        models = {"then": dict(self.then), "now": dict(self.now)}
+        return {**models, "change": self.change.to_dict(), "recorded_gap": self.recorded_gap, "rows": self.rows}
+
+
+def measure(artifact: Answers, dense: Answers | None, task: Task, rows: int, recorded: Metrics) -> Quality:
+    """Measure on the test rows of `task`, which are its validation rows as well."""
+    models = {"dense": dense, "pruned": artifact}
+    now = {name: task.test(model) for name, model in models.items() if model is not None}
+    return Quality(recorded, now, task.change(dense or artifact, artifact), rows)
+
+
+def judge_metric(quality: Quality, tested: int | None, max_fall: float) -> Finding:
+    """Fail where the metric is lower than recorded by more than `max_fall`, beyond doubt.
+
+    Both samples of rows count: the error of the old one follows from that of the new one and from the numbers of rows, the
+    old one taken to be as large where `tested` is not known.
+    """
+    change, recorded = quality.change, quality.recorded
+    if recorded is None:
+        return Finding(
+            METRIC, None, "No quality was measured when the bundle was made, for it was made without --data."
+        )
+    fall = recorded - change.after
+    half = WIDE * change.error * sqrt(1.0 + quality.rows / max(tested or quality.rows, 1))
+    text = (
+        f"The {change.metric} of the artifact is {change.after:.4f} on the new rows and was {recorded:.4f}: a change of "
+        f"{_signed(-fall)} [{_signed(-fall - half)}, {_signed(-fall + half)}]"
+    )
+    holds = fall - half <= max_fall
+    text += f"; a fall of {max_fall:g} is allowed." if holds else f", which is beyond the {max_fall:g} allowed."
+    dense = quality.now.get("dense")
+    if not holds and dense and primary(quality.then["dense"])[1] - primary(dense)[1] > max_fall:
+        text += (
+            " The dense model fell as well: train it again and give it with --model, for its answers are tuned towards."
+        )
+    return Finding(METRIC, holds, text)
+
+
+def judge_gap(quality: Quality, max_drop: float) -> Finding:
+    """Fail where the artifact is further below the dense model than recorded by more than `max_drop`, beyond doubt."""
+    change, recorded = quality.change, quality.recorded_gap
+    if "dense" not in quality.now:
+        return Finding(
+            GAP,
+            None,
+            "The bundle was written with --no-dense, so there is no dense model to compare with: give --model.",
+        )
+    was = f"it was {_signed(recorded)}" if quality.recorded is not None else "it was not measured before"
+    text = (
+        f"From dense to artifact the {change.metric} changes by {_signed(change.change)} [{_signed(change.low)}, "
+        f"{_signed(change.high)}] on the new rows; {was}"
+    )
+    holds = change.high >= recorded - max_drop
+    return Finding(GAP, holds, text + (f", and {max_drop:g} more is {'allowed' if holds else 'less than was lost'}."))
+
+
+def _signed(change: float) -> str:
+    return f"{round(change, 4) + 0.0:+.4f}"  # no -0.0000

@@ -1,0 +1,95 @@
+"""`Shipped`: a bundle, opened: what it says of itself, and its artifact and its dense model as things that answer."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recprune_export.bundle.manifest.manifest import DATA_PROFILE, DENSE, ENCODING, MODEL, PLAN, PROGRAM, Manifest
+from recprune_export.bundle.verify import believing, check_files, read_manifest
+from recprune_export.data.distribution.data_profile import DataProfile
+from recprune_export.data.encoding.encoder import Encoder
+from recprune_export.data.sequences import NEXT_ITEM, SequenceEncoder
+from recprune_export.errors import UsageError
+from recprune_export.finetuning.task import Answers, answer
+from recprune_export.onnx.runtime.session import make_session, run
+from recprune_export.program.loading.load_program import load_archive
+from recprune_export.program.program import Program
+from recprune_export.pruning.plan import Plan
+from recprune_export.settings import Settings
+from recprune_export.training.checkpoint import encoder_from
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A bundle whose files are as its manifest says; `program` is its pruned program.
+
+    `path` is how the user called it, `folder` where its files lie, which is elsewhere for a packed one, and for as long as it
+    is open. `encoder` is None for models that are not ours, `profile` where the bundle has none.
+    """
+
+    path: Path
+    folder: Path
+    manifest: Manifest
+    settings: Settings
+    plan: Plan
+    program: Program
+    encoder: Encoder | SequenceEncoder | None
+    profile: DataProfile | None
+
+    @property
+    def artifact(self) -> Answers:
+        """What is served; rows of data share nothing, so where inputs are shared it is the program of the same answers."""
+        if self.settings.shared_inputs:
+            return lambda request: answer(self.program, request)
+        return _session(self.folder / MODEL, self.settings.threads)
+
+    @property
+    def dense(self) -> Answers | None:
+        """The dense baseline, where it was kept."""
+        return _session(self.folder / DENSE, self.settings.threads) if DENSE in self.manifest.files else None
+
+    def labels(self, given: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the labels of the rows: the encoding's own, else those given, else those recorded.
+
+        Raises `UsageError` where there are none.
+        """
+        if isinstance(self.encoder, SequenceEncoder):
+            return (NEXT_ITEM,)
+        if self.encoder is not None:
+            return self.encoder.schema.labels
+        found = given or tuple(self.manifest.settings.get("labels", ()))
+        if not found:
+            raise UsageError(f"{self.path} does not say what the labels of its rows are called: give --label.")
+        return found
+
+
+def open_shipped(bundle: Path, folder: Path | None = None) -> Shipped:
+    """Open a bundle, which lies in `folder` where it was packed.
+
+    Raises `BundleError` where it is not as it was written, or a part of it cannot be read.
+    """
+    folder = folder or bundle
+    manifest = read_manifest(folder)
+    check_files(folder, manifest)
+    with believing(folder):
+        encoding, profile = _read(folder, manifest, ENCODING), _read(folder, manifest, DATA_PROFILE)
+        return Shipped(
+            bundle,
+            folder,
+            manifest,
+            Settings.from_dict(manifest.settings),
+            Plan.load(folder / PLAN),
+            load_archive(folder / PROGRAM),
+            None if encoding is None else encoder_from(encoding),
+            None if profile is None else DataProfile.from_dict(profile),
+        )
+
+
+def _read(bundle: Path, manifest: Manifest, name: str) -> Any:
+    return json.loads((bundle / name).read_bytes()) if name in manifest.files else None
+
+
+def _session(path: Path, threads: int) -> Answers:
+    session = make_session(path, threads)
+    return lambda request: run(session, request)

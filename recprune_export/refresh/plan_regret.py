@@ -1,0 +1,122 @@
+"""Whether a plan is still a good one: what it loses on other rows, beside the best choice of the same widths."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recprune_export.pruning.importance.output_error import Evidence, gather_evidence, rank
+from recprune_export.pruning.importance.ranking import Ranking
+from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR
+from recprune_export.pruning.importance.scores.registry import rankings_by
+from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
+from recprune_export.pruning.plan import GroupPlan, Plan
+from recprune_export.pruning.rotation.transform import Transform
+from recprune_export.pruning.statistics.moments import TINY, Moments
+
+RIDGE = 1e-8  # of the mean variance
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One group of a plan, `kept` of `width` channels, on new rows.
+
+    `lost`, `least` and `total` are what the score says is lost by the plan, by its own choice of as many channels, and
+    without any channel. `same`: how many of the kept channels it would choose again; None after a rotation, which mixes them.
+    """
+
+    group: str
+    kind: str
+    width: int
+    kept: int
+    same: int | None
+    lost: float
+    least: float
+    total: float
+
+    @property
+    def extra(self) -> float:
+        """What the plan loses beyond the best choice; where choosing is greedy the plan may be the better one, and this 0."""
+        return max(self.lost - self.least, 0.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {**asdict(self), "extra": self.extra}
+
+
+def standings(plan: Plan, inputs: ScoreInputs) -> tuple[Standing, ...]:
+    """Judge by the score of `plan` every group that it makes smaller; `inputs` are of the program after its loosening.
+
+    Raises `PruningError` where the plan is of another program, `UsageError` where its score is not known.
+    """
+    plan.removed(inputs.program.analysis)
+    smaller = [part for part in plan.groups if len(part.keep) < part.width]
+    if plan.score != OUTPUT_ERROR:
+        rankings = rankings_by(plan.score, inputs)
+        return tuple(_by_score(part, rankings[part.group]) for part in smaller)
+    evidence = gather_evidence(inputs.program, inputs.batches, inputs.probe, inputs.seed)
+    return tuple(_by_error(part, evidence[part.group]) for part in smaller if part.group in evidence)
+
+
+def extra_loss(found: Sequence[Standing]) -> float:
+    """Return what the plan loses beyond the best choice over all groups, by a score whose losses can be added up."""
+    return sum(s.extra for s in found)
+
+
+def extra_share(found: Sequence[Standing]) -> float:
+    """Return the same for any other score: the share of all that a group holds, in the mean over groups."""
+    return sum(s.extra / max(s.total, TINY) for s in found) / max(len(found), 1)
+
+
+def _by_score(part: GroupPlan, ranking: Ranking) -> Standing:
+    """What a channel is worth is the loss that it saves at its place in the order."""
+    steps = {c: ranking.losses[place] - ranking.losses[place + 1] for place, c in enumerate(ranking.order)}
+    lost = sum(steps[c] for c in range(part.width) if c not in set(part.keep))
+    return _standing(part, ranking, lost, _common(part, ranking))
+
+
+def _by_error(part: GroupPlan, evidence: Evidence) -> Standing:
+    ranking = rank(evidence.moments, evidence.rotatable, evidence.reading)
+    if part.transform is not None:
+        return _standing(part, ranking, _lost_rotated(part, evidence.moments, part.transform), None)
+    if evidence.reading.refittable:
+        lost = _lost_refitted(part, evidence.moments)
+    else:
+        alone = evidence.moments.values.diagonal() * evidence.moments.gradients.diagonal()
+        lost = float(alone[_dropped(part)].sum())
+    return _standing(part, ranking, lost, None if ranking.transform else _common(part, ranking))
+
+
+def _standing(part: GroupPlan, ranking: Ranking, lost: float, same: int | None) -> Standing:
+    kept = len(part.keep)
+    return Standing(
+        part.group, part.kind, part.width, kept, same, lost, ranking.loss_of(kept), max(ranking.loss_of(0), lost)
+    )
+
+
+def _common(part: GroupPlan, ranking: Ranking) -> int:
+    return len(set(part.keep) & set(ranking.order[: len(part.keep)]))
+
+
+def _dropped(part: GroupPlan) -> Tensor:
+    return torch.tensor(sorted(set(range(part.width)) - set(part.keep)), dtype=torch.int64)
+
+
+def _lost_rotated(part: GroupPlan, moments: Moments, transform: Transform) -> float:
+    """tr(Σ_dropped · M_dropped) after the transform: Σ becomes Aᵀ Σ A and M becomes A⁻¹ M A⁻ᵀ."""
+    out, back = transform.on(1), transform.on(-1)  # A, A⁻ᵀ; [D, D]
+    dropped = _dropped(part)
+    values = out[:, dropped].T @ moments.values @ out[:, dropped]
+    gradients = back[:, dropped].T @ moments.gradients @ back[:, dropped]
+    return float((values * gradients).sum())
+
+
+def _lost_refitted(part: GroupPlan, moments: Moments) -> float:
+    """tr(R · M), R the covariance that the kept channels cannot predict."""
+    covariance, keep = moments.covariance, torch.tensor(part.keep)
+    ridge = RIDGE * covariance.diagonal().mean().clamp_min(TINY) * torch.eye(len(keep), dtype=covariance.dtype)
+    known = torch.linalg.solve(covariance[keep][:, keep] + ridge, covariance[keep])  # [kept, D]
+    residual = covariance - covariance[:, keep] @ known
+    return max(float((residual * moments.gradients).sum()), 0.0)

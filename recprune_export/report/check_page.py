@@ -1,0 +1,120 @@
+"""The page about a check: the verdict, what speaks against NEW, and all gates with their figures."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from recprune_export.gate.check import Check
+from recprune_export.gate.findings import Finding, Verdict
+from recprune_export.gate.latency.paired_latency import CONFIDENCE
+from recprune_export.gate.latency.sequential_sampling import NEW
+from recprune_export.gate.output.finding_rows import HEADINGS, row
+from recprune_export.report.numbers import milliseconds
+from recprune_export.report.page import Cell, Figure, Headline, Page, Section, Table, code, render, worded
+from recprune_export.report.plots.ratios import Ratio, draw_ratios
+from recprune_export.report.plots.strips import draw_strips
+from recprune_export.validation.latency.statistics import DISTRIBUTION, distribution
+
+SIGNS = {Verdict.PASS: "✓", Verdict.FAIL: "✕", Verdict.UNDECIDED: "?", Verdict.SKIPPED: "–"}
+SAID = {
+    Verdict.PASS: "NEW is not worse than BASE by more than the limits allow.",
+    Verdict.FAIL: "NEW is worse than BASE by more than a limit allows.",
+    Verdict.UNDECIDED: "The measurements leave open whether NEW is slower than BASE by more than the limit allows.",
+}
+COLUMNS = ("median", "95th percentile", "99th percentile", "slowest")
+
+
+def check_report(check: Check) -> str:
+    """Return the page as HTML."""
+    open_ones = [f for f in check.findings if f.verdict in (Verdict.FAIL, Verdict.UNDECIDED)]
+    judged = [f for f in check.findings if f.verdict is not Verdict.SKIPPED]
+    passed = sum(f.verdict is Verdict.PASS for f in judged)
+    sections = (_gates(check.findings), _growth(judged), _latency(check), _environment(check))
+    page = Page(
+        title=f"Check: {check.verdict.value}",
+        kicker="Two artifacts compared",
+        facts=(code(check.new) + " against " + code(check.base), f"It took {check.seconds:.0f} s."),
+        sections=tuple(section for section in sections if section is not None),
+        headlines=(
+            Headline("verdict", f"{SIGNS[check.verdict]} {check.verdict.value}", (SAID[check.verdict],)),
+            Headline("gates passed", f"{passed} of {len(judged)}", _skipped(check.findings)),
+        ),
+        notes=tuple(f"{finding.gate}: {finding.reason}" for finding in open_ones),
+        verdict=check.verdict.value,
+        footer=("NEW is the artifact that is to replace BASE.",),
+    )
+    return render(page)
+
+
+def _skipped(findings: Sequence[Finding]) -> tuple[str, ...]:
+    skipped = [f.gate for f in findings if f.verdict is Verdict.SKIPPED]
+    return (f"Not judged: {', '.join(skipped)}.",) if skipped else ("Every gate was judged.",)
+
+
+def _gates(findings: Sequence[Finding]) -> Section:
+    rows = []
+    for finding in findings:
+        gate, *figures, _ = row(finding)
+        rows.append((gate, worded(finding.verdict.value, SIGNS[finding.verdict]), *figures))
+    gate, *figures, verdict = HEADINGS
+    reasons = tuple((f.gate, f.reason) for f in findings)
+    tables = (
+        Table("What each gate compared", (gate, verdict, *figures), tuple(rows), frozenset({0, 1, 5})),
+        Table("What each gate says", ("gate", "finding"), reasons, frozenset({0, 1})),
+    )
+    return Section("gates", "Gates", tables=tables)
+
+
+def _growth(judged: Sequence[Finding]) -> Section | None:
+    ratios = [ratio for ratio in map(_ratio, judged) if ratio is not None]
+    if not ratios:
+        return None
+    title = "By how much NEW is more than BASE"
+    picture = draw_ratios("growth", title, ratios, "NEW more than BASE; right is worse")
+    said = (
+        f"A dot is the change, a line its {CONFIDENCE:.0%} interval where it was measured, and the upright mark the limit. "
+        "Latency fails where the whole interval lies beyond the limit, and is undecided where the limit divides it.",
+    )
+    return Section("growth", "Change against the limits", said, (Figure(picture, title),))
+
+
+def _ratio(finding: Finding) -> Ratio | None:
+    """Of what may grow by a part of itself; metrics have a direction of their own."""
+    if finding.most is None or not finding.base or finding.new is None:
+        return None
+    name, verdict = finding.gate, finding.verdict.value
+    if finding.ratio is None:
+        return Ratio(name, finding.new / finding.base - 1, verdict, most=finding.most)
+    low, growth, high = (r - 1 for r in (finding.ratio.low, finding.ratio.estimate, finding.ratio.high))
+    return Ratio(name, growth, verdict, low, high, finding.most)
+
+
+def _latency(check: Check) -> Section | None:
+    if not check.latency:
+        return None
+    figures = []
+    for batch, evidence in check.latency.items():
+        known = {who: distribution(np.array(times)) for who, times in evidence.times.items()}
+        by_percent = {who: dict(zip(DISTRIBUTION, of, strict=True)) for who, of in known.items()}
+        rows = tuple((who, *(milliseconds(of[p]) for p in (50, 95, 99, 100))) for who, of in by_percent.items())
+        picture = draw_strips(f"latency-{batch}", f"Latency at batch {batch}", by_percent, (NEW,))
+        caption = f"Batch {batch}, {len(evidence.log_ratios)} processes of each"
+        figures.append(Figure(picture, caption, Table(f"Milliseconds at batch {batch}", ("", *COLUMNS), rows)))
+    threads = "One thread" if check.threads == 1 else f"{check.threads} threads"
+    said = (
+        f"{threads}; all processes together. A strip is thin from the 1st to the 99th percentile, thicker from the 5th to the "
+        "95th and thickest over the middle half; the mark is the median. The gate judges the tenth percentiles of each process.",
+    )
+    return Section("latency", "Latency", said, tuple(figures))
+
+
+def _environment(check: Check) -> Section | None:
+    known = check.environment
+    names = (("cpu", "Processor"), ("cores", "Cores that could be used"), ("system", "System"), ("python", "Python"))
+    rows: list[tuple[Cell, ...]] = [(said, str(known[key])) for key, said in names if known.get(key) is not None]
+    rows += [(name, version) for name, version in known.get("packages", {}).items() if version is not None]
+    if not rows:
+        return None
+    return Section(
+        "environment", "Environment", tables=(Table("Machine and versions", ("", ""), tuple(rows), frozenset({0, 1})),)
+    )

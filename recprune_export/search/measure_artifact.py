@@ -1,0 +1,92 @@
+"""`measure_artifact`: how small and how fast a pruned program is, as the ONNX file that would be shipped."""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from math import exp, log
+from pathlib import Path
+from typing import Any
+
+from recprune_export.finetuning.task import Task, answer
+from recprune_export.onnx.counts import count
+from recprune_export.onnx.export import Serving, export_onnx
+from recprune_export.pipeline.export import latency_requests, session_of
+from recprune_export.pipeline.quantize_export import in_fewer_bits
+from recprune_export.program.program import Program
+from recprune_export.settings import Settings
+from recprune_export.training.paired_change import Change
+from recprune_export.validation.latency.backends import DENSE_ONNX, PRUNED_ONNX, in_onnxruntime
+from recprune_export.validation.latency.closed_loop import measure
+from recprune_export.validation.latency.statistics import Estimate
+
+SECONDS = 1.0  # for each batch size: a search looks often, and the bundle is measured again at the end
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Counts of the ONNX file, and by batch size its median in milliseconds and how many times faster than the dense one."""
+
+    parameters: int
+    nonzero: int
+    bytes: int
+    milliseconds: Mapping[int, float]
+    speedup: Mapping[int, Estimate]
+
+    @property
+    def overall(self) -> Estimate:
+        """The geometric mean of the speed-ups over batch sizes; the interval is that of the logs, each at its end."""
+        return Estimate(*(self._mean(end) for end in ("estimate", "low", "high")))
+
+    def _mean(self, end: str) -> float:
+        return exp(sum(log(getattr(e, end)) for e in self.speedup.values()) / len(self.speedup))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "parameters": self.parameters,
+            "nonzero": self.nonzero,
+            "bytes": self.bytes,
+            "milliseconds": {str(batch): ms for batch, ms in self.milliseconds.items()},
+            "speedup": {str(batch): [e.estimate, e.low, e.high] for batch, e in self.speedup.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Artifact":
+        """Read what `to_dict` wrote."""
+        return cls(
+            int(values["parameters"]),
+            int(values["nonzero"]),
+            int(values["bytes"]),
+            {int(batch): float(ms) for batch, ms in values["milliseconds"].items()},
+            {int(batch): Estimate(*map(float, e)) for batch, e in values["speedup"].items()},
+        )
+
+
+def measure_artifact(dense: Program, pruned: Program, settings: Settings, task: Task) -> tuple[Artifact, Change | None]:
+    """Export both and let them take turns, with `settings.threads` threads, on the batch sizes of `settings`.
+
+    In fewer bits where the settings say so; then how the metric of the validation rows changes from `dense` to the file comes
+    second, else None.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        before = export_onnx(dense, Path(scratch) / "dense.onnx", rewrites=())
+        after = export_onnx(pruned, Path(scratch) / "model.onnx", serving=Serving(settings.batches))
+        requests = latency_requests(settings, task, after.signature)
+        fewer_bits = in_fewer_bits(after, task, settings, requests, Path(scratch) / "quantised")
+        after = after if fewer_bits is None else fewer_bits.file
+        change = None if fewer_bits is None else task.change(partial(answer, dense), session_of(after))
+        contestants = [
+            in_onnxruntime(DENSE_ONNX, before.path, settings.threads),
+            in_onnxruntime(PRUNED_ONNX, after.path, settings.threads),
+        ]
+        report = measure(contestants, requests, threads=settings.threads, seconds=SECONDS, seed=settings.seed)
+        counts = count(after.path).total
+        artifact = Artifact(
+            counts.parameters,
+            counts.nonzero,
+            after.bytes,
+            {batch: report.percentiles(batch, PRUNED_ONNX).p50 for batch in settings.batches},
+            {batch: report.ratio(batch, DENSE_ONNX, PRUNED_ONNX) for batch in settings.batches},
+        )
+        return artifact, change

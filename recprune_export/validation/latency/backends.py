@@ -1,0 +1,54 @@
+"""The four contestants: the dense and the pruned program, in PyTorch and in ONNX Runtime.
+
+PyTorch is imported by those that run in it, and by no other.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recprune_export.onnx.runtime.session import DEFAULT_OPTIONS, SessionOptions, fit, make_session
+from recprune_export.validation.edge_requests import Request
+from recprune_export.validation.latency.closed_loop import Contestant
+
+if TYPE_CHECKING:
+    from recprune_export.program.program import Program
+
+DENSE_TORCH, PRUNED_TORCH = "dense PyTorch", "pruned PyTorch"
+DENSE_ONNX, PRUNED_ONNX = "dense ONNX", "pruned ONNX"
+
+
+def in_torch(name: str, program: "Program") -> Contestant:
+    """Return a program as a contestant."""
+    from recprune_export.finetuning.task import answer
+
+    def once(request: Request) -> object:
+        return answer(program, request)
+
+    return Contestant(name, once)
+
+
+def in_onnxruntime(
+    name: str, path: Path, threads: int | None = None, options: SessionOptions = DEFAULT_OPTIONS
+) -> Contestant:
+    """Return an ONNX file as a contestant; `threads` goes before what `options` say of them.
+
+    What a request lacks or has too much of for this file (`fit`) is seen to before it is timed.
+    """
+    session = make_session(path, threads, options)
+    return Contestant(name, partial(session.run, None), partial(fit, session))
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let PyTorch use `count` threads inside the block."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

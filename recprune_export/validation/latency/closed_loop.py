@@ -1,0 +1,196 @@
+"""Latency, closed loop: contestants take turns in one process, so that what the machine does hits all of them alike.
+
+Requests take turns as well (`rotation.py`): each round has another one, which all contestants answer.
+"""
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import cycle, islice
+from typing import Any
+
+import numpy as np
+
+from recprune_export.progress import bar
+from recprune_export.validation.edge_requests import Request
+from recprune_export.validation.latency.request_cycle import Rotation, Rotations
+from recprune_export.validation.latency.statistics import (
+    DISTRIBUTION,
+    Estimate,
+    Outliers,
+    Percentiles,
+    distribution,
+    outliers,
+    percentile_intervals,
+    percentiles,
+    ratio_of_medians,
+)
+
+WARM_UP = 5  # rounds
+FEWEST, MOST = 50, 2000  # rounds
+
+
+def as_it_is(request: Request) -> Request:
+    """Return the request."""
+    return request
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """Something that answers a request; the answer itself is not looked at.
+
+    `take` makes of a request what `run` wants, before any clock runs.
+    """
+
+    name: str
+    run: Callable[[Request], object]
+    take: Callable[[Request], Request] = as_it_is
+
+
+@dataclass(frozen=True)
+class LatencyReport:
+    """`samples[batch][contestant]` holds milliseconds by round.
+
+    Round i of all contestants ran next to each other, on the same request; `requests[batch]` different ones took turns.
+    """
+
+    samples: Mapping[int, Mapping[str, np.ndarray]]
+    threads: int
+    seed: int = 0
+    requests: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def contestants(self) -> tuple[str, ...]:
+        """Names, in the order given."""
+        return tuple(next(iter(self.samples.values())))
+
+    def percentiles(self, batch: int, name: str) -> Percentiles:
+        """Return p50, p95 and p99 of one contestant."""
+        return percentiles(self.samples[batch][name])
+
+    def intervals(self, batch: int, name: str) -> dict[str, Estimate]:
+        """Return p50, p95 and p99 of one contestant with their 95 % intervals."""
+        return percentile_intervals(self.samples[batch][name], self.seed)
+
+    def outliers(self, batch: int, name: str) -> Outliers:
+        """Return the rounds of one contestant that took far longer than the others; all percentiles include them."""
+        return outliers(self.samples[batch][name])
+
+    def ratio(self, batch: int, slow: str, fast: str) -> Estimate:
+        """Return how many times longer `slow` takes than `fast`, by their medians."""
+        return ratio_of_medians(self.samples[batch][slow], self.samples[batch][fast], self.seed)
+
+    def slower(self, candidate: str, reference: str) -> tuple[str, ...]:
+        """Return a sentence for each batch at which `candidate` is slower than `reference` beyond doubt."""
+        sentences = []
+        for batch in self.samples:
+            ratio = self.ratio(batch, candidate, reference)
+            if ratio.low > 1.0:
+                sentences.append(
+                    f"At batch {batch}, {candidate} takes {ratio.estimate:.2f} times as long as {reference} "
+                    f"(95 % interval {ratio.low:.2f} to {ratio.high:.2f})."
+                )
+        return tuple(sentences)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values: percentiles of all, and how many times slower each is than the last contestant."""
+        last = self.contestants[-1]
+        return {
+            "threads": self.threads,
+            "percents": list(DISTRIBUTION),
+            "rounds": {str(batch): len(of[last]) for batch, of in self.samples.items()},
+            "requests": {str(batch): count for batch, count in self.requests.items()},
+            "milliseconds": {
+                str(batch): {name: self._summary(batch, name) for name in self.contestants} for batch in self.samples
+            },
+            "ratios": {
+                str(batch): {
+                    f"{name} / {last}": asdict(self.ratio(batch, name, last)) for name in self.contestants[:-1]
+                }
+                for batch in self.samples
+            },
+        }
+
+    def _summary(self, batch: int, name: str) -> dict[str, Any]:
+        intervals = {key: [found.low, found.high] for key, found in self.intervals(batch, name).items()}
+        outside = self.outliers(batch, name)
+        return {
+            **asdict(self.percentiles(batch, name)),
+            "intervals": intervals,
+            "distribution": distribution(self.samples[batch][name]),
+            "outliers": {**asdict(outside), "largest": [list(pair) for pair in outside.largest]},
+        }
+
+
+def measure(
+    contestants: Sequence[Contestant],
+    requests: Rotations,
+    *,
+    threads: int,
+    seconds: float = 4.0,
+    seed: int = 0,
+    description: str = "Measuring latency",
+) -> LatencyReport:
+    """Time every contestant on the requests of each batch size, for about `seconds` each.
+
+    In a round each contestant runs once, in random order, on the same request, and the next round has the next one.
+    `threads` is only stated: the contestants must have been set to it.
+    """
+    rng = np.random.default_rng(seed)
+    samples = {}
+    with bar(description, len(requests)) as advance:
+        for batch, rotation in requests.items():
+            samples[batch] = take_turns(contestants, rotation, seconds, rng)
+            advance("")
+    return LatencyReport(samples, threads, seed, {batch: len(rotation) for batch, rotation in requests.items()})
+
+
+def take_turns(
+    contestants: Sequence[Contestant],
+    rotation: Rotation,
+    seconds: float,
+    rng: np.random.Generator,
+    fewest: int = FEWEST,
+    most: int = MOST,
+) -> dict[str, np.ndarray]:
+    """Warm up, then run rounds for about `seconds`; return milliseconds [rounds] by contestant.
+
+    Each round, those of the warm-up too, has the next request of the rotation.
+    """
+    taken, numbers = warmed_up(contestants, rotation)
+    times: dict[str, list[int]] = {contestant.name: [] for contestant in contestants}
+    with no_collections():
+        start, rounds = time.perf_counter(), 0
+        while rounds < fewest or (rounds < most and time.perf_counter() - start < seconds):
+            number = next(numbers)
+            for position in rng.permutation(len(contestants)):
+                contestant, request = contestants[position], taken[position][number]
+                before = time.perf_counter_ns()
+                contestant.run(request)
+                times[contestant.name].append(time.perf_counter_ns() - before)
+            rounds += 1
+    return {name: np.array(values) / 1e6 for name, values in times.items()}
+
+
+def warmed_up(contestants: Sequence[Contestant], rotation: Rotation) -> tuple[list[list[Request]], Iterator[int]]:
+    """Run a few rounds; return the requests as each contestant takes them, and the numbers of those that come next."""
+    taken = [[contestant.take(request) for request in rotation] for contestant in contestants]
+    numbers = cycle(range(len(rotation)))
+    for number in islice(numbers, WARM_UP):
+        for contestant, own in zip(contestants, taken, strict=True):
+            contestant.run(own[number])
+    return taken, numbers
+
+
+@contextmanager
+def no_collections() -> Iterator[None]:
+    """Keep Python's garbage collector out of what is timed inside the block."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()

@@ -1,0 +1,110 @@
+"""What a model costs before it is warm, and in memory: load time, first request, resident bytes, in fresh processes."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from recprune_export.onnx.runtime.session import SessionOptions, make_session, run
+from recprune_export.program.random_requests import draw_request
+from recprune_export.program.signature import Signature
+from recprune_export.progress import bar
+from recprune_export.validation.latency.fresh_process import call_fresh
+
+REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Of one process: ms to make the session, ms of the first request, and bytes on top of Python and ONNX Runtime.
+
+    `memory` is resident after the first request; `peak` was the most on the way, loading included.
+    """
+
+    load: float
+    first_request: float
+    memory: float
+    peak: float
+
+    @classmethod
+    def typical(cls, runs: "tuple[Footprint, ...]") -> Self:
+        """Return the medians of several processes."""
+        return cls(**{f.name: float(np.median([getattr(one, f.name) for one in runs])) for f in fields(cls)})
+
+
+@dataclass(frozen=True)
+class FootprintReport:
+    """`runs[contestant]`: the same request of `batch` rows, each time in a fresh process."""
+
+    runs: Mapping[str, tuple[Footprint, ...]]
+    batch: int
+
+    def typical(self, name: str) -> Footprint:
+        """Return the medians over the processes of one contestant."""
+        return Footprint.typical(self.runs[name])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values: medians, ms and bytes."""
+        return {
+            "batch": self.batch,
+            "processes": {name: len(runs) for name, runs in self.runs.items()},
+            **{name: asdict(self.typical(name)) for name in self.runs},
+        }
+
+
+def measure_footprints(
+    models: Mapping[str, tuple[Path, SessionOptions]], signature: Signature, batch: int, repeats: int = REPEATS
+) -> FootprintReport:
+    """Load each model and answer one request of `batch` rows, `repeats` times, taking turns, in fresh processes.
+
+    Files come from the page cache wherever the system has kept them: this is a restart, not a first boot.
+    """
+    found: dict[str, list[Footprint]] = {name: [] for name in models}
+    with bar("Loading in fresh processes", repeats * len(models)) as advance:
+        for turn in range(repeats):
+            for name in list(models)[:: 1 if turn % 2 == 0 else -1]:
+                path, options = models[name]
+                answer = call_fresh(
+                    f"{__name__}:measure_here",
+                    path=str(path),
+                    options=options.to_dict(),
+                    signature=signature.to_dict(),
+                    batch=batch,
+                )
+                found[name].append(Footprint(**answer))
+                advance("")
+    return FootprintReport({name: tuple(runs) for name, runs in found.items()}, batch)
+
+
+def measure_here(path: str, options: Mapping[str, Any], signature: Mapping[str, Any], batch: int) -> dict[str, float]:
+    """Measure in this process, which should have done nothing before; return the values of a `Footprint`."""
+    import onnxruntime  # noqa: F401  # what every session needs is not the model's
+
+    request = draw_request(Signature.from_dict(signature), batch, seed=0)
+    memory, peak = _resident()
+    start = time.perf_counter()
+    session = make_session(Path(path), options=SessionOptions.from_dict(options))
+    loaded = time.perf_counter()
+    run(session, request)
+    answered = time.perf_counter()
+    memory_after, peak_after = _resident()
+    return asdict(
+        Footprint(
+            load=(loaded - start) * 1e3,
+            first_request=(answered - loaded) * 1e3,
+            memory=memory_after - memory,
+            peak=max(peak_after, peak) - memory,
+        )
+    )
+
+
+def _resident() -> tuple[int, int]:
+    """Resident bytes of this process: now, and at their highest since it started."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    found = {
+        line.partition(":")[0]: int(line.split()[1]) << 10 for line in lines if line.startswith(("VmRSS", "VmHWM"))
+    }
+    return found["VmRSS"], found["VmHWM"]

@@ -1,0 +1,49 @@
+"""Latency as a multiple of the floor: how far a file is from what the machine allows."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recprune_export.onnx.cost.estimate import Cost, cost_of_file
+from recprune_export.onnx.cost.machine import Machine, this_machine
+from recprune_export.validation.latency.closed_loop import LatencyReport
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """Costs of some files by batch size, and their measured medians (ms) as multiples of the floor."""
+
+    machine: Machine
+    costs: Mapping[str, Mapping[int, Cost]]
+    multiples: Mapping[str, Mapping[int, float]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        models = {
+            name: {
+                str(batch): {**cost.to_dict(), "multiple": self.multiples[name][batch]} for batch, cost in costs.items()
+            }
+            for name, costs in self.costs.items()
+        }
+        return {"machine": self.machine.to_dict(), "models": models}
+
+
+def roofline(report: LatencyReport, files: Mapping[str, tuple[str, Path]]) -> Roofline:
+    """Compare measured latencies with the floors of this machine.
+
+    `files` says, by the name that a model is to have, which contestant it was and where it lies.
+    """
+    machine = this_machine(report.threads)
+    costs = {
+        name: {batch: cost_of_file(path, batch, machine) for batch in report.samples}
+        for name, (_, path) in files.items()
+    }
+    multiples = {
+        name: {
+            batch: report.percentiles(batch, contestant).p50 / (costs[name][batch].floor * 1e3)
+            for batch in report.samples
+        }
+        for name, (contestant, _) in files.items()
+    }
+    return Roofline(machine, costs, multiples)

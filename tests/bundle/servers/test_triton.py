@@ -1,0 +1,112 @@
+"""The repository is one that Triton reads, and says of the model what is so."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+
+from recprune_export.bundle.servers.row_independence import rows_are_independent
+from recprune_export.bundle.servers.triton import config, model_name, repository
+from recprune_export.bundle.write import SameAs
+from recprune_export.onnx.runtime.session import SessionOptions, make_session, run
+from recprune_export.program.signature import BATCH, Input, Output, Signature
+from tests.bundle.complete import SIGNATURE, answer, request, write
+from tests.bundle.pbtxt import numpy_dtype, parse
+
+
+def made(signature: Signature = SIGNATURE, most_rows: int = 64, **options: Any) -> Any:
+    rows = {i.name: np.zeros([1 if n == BATCH else n for n in i.shape], i.dtype) for i in signature.inputs}
+    return parse(config("ctr", signature, rows, options=SessionOptions(**options), most_rows=most_rows))
+
+
+def model_shape(tensor: Any, batched: bool) -> list[int]:
+    """What the model gets of a tensor, by the rules of Triton: batch first, then `reshape` or else `dims`."""
+    inner = list(tensor.reshape.shape) if tensor.HasField("reshape") else list(tensor.dims)
+    return [-1, *inner] if batched else inner
+
+
+@pytest.mark.parametrize("most_rows", [0, 1, 64])
+def test_names_types_and_dims_are_the_signatures(most_rows: int) -> None:
+    found = made(most_rows=most_rows)
+    for told, tensor in zip([*found.input, *found.output], [*SIGNATURE.inputs, *SIGNATURE.outputs], strict=True):
+        assert (told.name, numpy_dtype(told.data_type)) == (tensor.name, tensor.dtype)
+        assert len(told.dims) >= 1, "Triton refuses a tensor without dims"
+        assert model_shape(told, bool(most_rows)) == [-1 if n == BATCH else n for n in tensor.shape]
+    assert found.max_batch_size == most_rows
+    assert found.HasField("dynamic_batching") == bool(most_rows)
+    assert {sample.batch_size for sample in found.model_warmup} <= {1, 32}
+    assert [group.kind for group in found.instance_group] == [2]
+
+
+def test_what_has_no_batch_first_is_not_batched() -> None:
+    shared = Signature(
+        (Input("user", "int64", (1,), shared=True), Input("item", "int32", (BATCH,))),
+        (Output("y", "float32", (BATCH,)), Output("all", "float64", (f"12*{BATCH}",)), Output("n", "bool", ())),
+    )
+    found = made(shared, most_rows=0)
+    assert [list(t.dims) for t in (*found.input, *found.output)] == [[1], [-1], [-1], [-1], [1]]
+    assert [list(t.reshape.shape) for t in found.output if t.HasField("reshape")] == [[]]
+    assert not rows_are_independent(shared, answer, request(), answer(request()))
+
+
+def test_rows_that_know_of_each_other_are_not_batched() -> None:
+    asked = request()
+    assert rows_are_independent(SIGNATURE, answer, asked, answer(asked))
+
+    def centred(part: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"y": answer(part)["y"] - answer(part)["y"].mean()}
+
+    assert not rows_are_independent(SIGNATURE, centred, asked, centred(asked))
+    kept = repository(
+        "ctr", SIGNATURE, asked, ["model.onnx"], options=SessionOptions(), most_rows=64, independent=False
+    )
+    text = kept["triton/ctr/config.pbtxt"]
+    assert isinstance(text, bytes)
+    assert parse(text.decode()).max_batch_size == 0
+
+
+def test_session_options_are_passed_on() -> None:
+    told = {p.key: p.value.string_value for p in made(threads=3, arena=False).parameters}
+    assert (told["intra_op_thread_count"], told["enable_mem_arena"]) == ("3", "0")
+    assert "enable_mem_arena" not in {p.key for p in made().parameters}
+
+
+@pytest.mark.parametrize("name", ['a"b', "ü\n", "back\\slash"])
+def test_odd_names_of_tensors_survive(name: str) -> None:
+    odd = Signature((Input(name, "int64", (BATCH,)),), (Output("y", "float32", (BATCH,)),))
+    found = made(odd)
+    assert found.input[0].name == name
+    assert [entry.key for entry in found.model_warmup[0].inputs] == [name]
+
+
+def test_the_parser_of_these_tests_refuses_what_is_no_config() -> None:
+    for wrong in ("max_batch_sizes: 3", "input { data_type: TYPE_FLOAT }", "max_batch_size: many"):
+        with pytest.raises(text_format.ParseError):
+            parse(wrong)
+
+
+def test_the_model_is_there_once_and_the_row_to_warm_up_with_is_one(tmp_path: Path) -> None:
+    bundle = write(tmp_path / "bundle")
+    folder = bundle / "triton/sum"
+    assert (folder / "1/model.onnx").samefile(bundle / "model.onnx")
+    assert not (folder / "1/model.onnx").is_symlink()
+    found = parse((folder / "config.pbtxt").read_text())
+    row = {}
+    for entry in found.model_warmup[0].inputs:
+        raw = np.frombuffer(
+            (folder / "warmup" / entry.value.input_data_file).read_bytes(), numpy_dtype(entry.value.data_type)
+        )
+        assert raw.size == np.prod(entry.value.dims)
+        tensor = next(t for t in found.input if t.name == entry.key)
+        row[entry.key] = raw.reshape([1 if n == -1 else n for n in model_shape(tensor, batched=True)])
+    warm = run(make_session(folder / "1/model.onnx", 1), row)
+    np.testing.assert_allclose(warm["y"], answer(request())["y"][:1], rtol=1e-6)
+
+
+def test_a_weights_file_beside_the_model_comes_along() -> None:
+    models = ["model.onnx", "model.onnx.data"]
+    made = repository("a b", SIGNATURE, request(), models, options=SessionOptions(), most_rows=8, independent=True)
+    assert {n: c.name for n, c in made.items() if isinstance(c, SameAs)} == {f"triton/a_b/1/{m}": m for m in models}
+    assert model_name("...") == "model"

@@ -1,0 +1,72 @@
+"""`verify --latency`: the same harness, on a bundle, without PyTorch."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from recprune_export.bundle.remeasure_latency import measure_bundle
+from recprune_export.bundle.write import write_bundle
+from recprune_export.cli import main
+from recprune_export.onnx.runtime.session import DEFAULT_OPTIONS, SessionOptions
+from recprune_export.progress import quiet
+from recprune_export.validation.latency import latency_study as study
+from recprune_export.validation.latency.backends import DENSE_ONNX, PRUNED_ONNX
+from tests.bundle.samples import files, manifest, model
+
+QUICK = ["--latency", "--batches", "1,4", "--seconds", "0.05", "--quiet"]
+
+
+def write(target: Path, dense: bool, options: SessionOptions = DEFAULT_OPTIONS) -> Path:
+    more = {"dense.onnx": model()} if dense else {}
+    return write_bundle(target, {**files(), **more}, manifest(session={"options": options.to_dict()}))
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = study.measure_footprints
+    monkeypatch.setattr(study, "measure_footprints", lambda *arguments: honest(*arguments, repeats=1))
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_everything_is_measured_beside_the_dense_baseline_where_there_is_one(dense: bool, tmp_path: Path) -> None:
+    bundle = write(tmp_path / "bundle", dense)
+    done = CliRunner().invoke(main, ["verify", str(bundle), *QUICK, "--threads", "1,2", "--qps", "200", "--json"])
+    assert done.exit_code == 0, done.stderr
+    measured = json.loads(done.stdout)["latency"]
+    names = {DENSE_ONNX, PRUNED_ONNX} if dense else {PRUNED_ONNX}
+    assert [report["threads"] for report in measured["closed_loop"]] == [1, 2]
+    assert [report["threads"] for report in measured["open_loop"]] == [1, 2]
+    for report in (*measured["closed_loop"], *measured["open_loop"]):
+        assert set(report["milliseconds"]) == {"1", "4"}
+        assert set(report["milliseconds"]["4"]) == names
+    assert names < set(measured["footprint"])
+
+
+def test_the_options_of_the_manifest_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = []
+    honest = study.in_onnxruntime
+    monkeypatch.setattr(study, "in_onnxruntime", lambda *a: (used.append(a), honest(*a))[1])
+    options = SessionOptions(threads=2, arena=False)
+    with quiet():
+        measure_bundle(write(tmp_path / "bundle", False, options), batches=(1,), threads=(1,), seconds=0.01)
+    assert [(threads, given) for _, _, threads, given in used] == [(1, options)]
+
+
+def test_tables_are_printed(tmp_path: Path) -> None:
+    bundle = write(tmp_path / "bundle", True)
+    done = CliRunner().invoke(main, ["verify", str(bundle), *QUICK, "--threads", "1", "--qps", "100"])
+    assert done.exit_code == 0, done.stderr
+    for said in ("double: 4 files", "Latency in ms", "Latency from arrival", "In a fresh process", "pruned ONNX"):
+        assert said in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(["--threads", "some"], "--threads"), (["--threads", "0"], "--threads"), (["--batches", "x"], "--batches")],
+)
+def test_wrong_options_are_said(options: list[str], said: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["verify", str(write(tmp_path / "bundle", False)), *QUICK, *options])
+    assert done.exit_code == 2
+    assert said in done.stderr

@@ -1,0 +1,182 @@
+"""A rewrite is kept where it answers alike, costs no more, and leaves no more than it may."""
+
+import json
+from collections.abc import Collection
+from math import prod
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from recprune_export.onnx.cost.machine import Machine
+from recprune_export.onnx.export import REWRITES
+from recprune_export.onnx.graph import constant, nodes_of, replace
+from recprune_export.onnx.optimizer import rewrite as rewriting
+from recprune_export.onnx.optimizer.passes.fold_scale_shift import fold_affine
+from recprune_export.onnx.optimizer.passes.fold_table_into_gemm import fold_small_tables
+from recprune_export.onnx.optimizer.passes.gathernd_to_flat_gather import pick_flat
+from recprune_export.onnx.optimizer.passes.reduce_sum_to_matmul import sum_by_product
+from recprune_export.onnx.optimizer.rewrite import (
+    SLIGHTLY,
+    TOLERANCE,
+    ByPlace,
+    Limits,
+    Pass,
+    largest_difference,
+    rewrite,
+)
+from tests.onnx.graphs import floats, graph, numbers, operators
+from tests.onnx.optimizer.passes.test_eliminate_views import PICK
+from tests.onnx.optimizer.passes.test_first_layer import PARTS, SMALL, request
+
+SCALED = "g (float[batch, 4] x) => (float[batch, 6] y) { a = Mul(x, s) y = Gemm<transB=1>(a, w) }"
+PROBES = [[floats(1, 4)], [floats(5, 4, seed=1)]]
+
+
+def scaled() -> ir.Model:
+    return graph(SCALED, s=floats(4), w=floats(6, 4, seed=2))
+
+
+def test_what_proves_itself_is_kept_and_the_rest_is_told() -> None:
+    model = scaled()
+    after, report = rewrite(model, REWRITES, PROBES, (1, 256))
+    assert operators(after) == {"Gemm": 1}
+    assert operators(model) == {"Mul": 1, "Gemm": 1}
+    (folded,) = report
+    assert (folded.name, folded.places, folded.kept) == ("fold_affine", 1, True)
+    assert folded.error <= TOLERANCE
+    assert all(folded.after[batch] < folded.before[batch] for batch in (1, 256))
+    assert json.loads(json.dumps(folded.to_dict()))["after"]["256"] > 0
+
+
+def test_a_wrong_rewrite_is_dropped() -> None:
+    def drop_the_scale(model: ir.Model) -> int:
+        (node,) = nodes_of(model.graph, "Mul")
+        replace(model.graph, node, [ir.node("Identity", node.inputs[:1])])
+        return 1
+
+    after, (dropped,) = rewrite(scaled(), [drop_the_scale], PROBES, (1,))
+    assert not dropped.kept
+    assert "differ" in dropped.reason
+    assert dropped.error > TOLERANCE
+    assert operators(after) == {"Mul": 1, "Gemm": 1}
+
+
+def test_a_rewrite_that_does_not_run_is_dropped() -> None:
+    def break_the_sizes(model: ir.Model) -> int:
+        (node,) = nodes_of(model.graph, "Gemm")
+        node.replace_input_with(1, constant(model.graph, "narrow", floats(6, 3)))
+        return 1
+
+    _, (dropped,) = rewrite(scaled(), [break_the_sizes, fold_affine][:1], PROBES, (1,))
+    assert not dropped.kept
+    assert dropped.to_dict()["error"] is None
+
+
+def test_a_rewrite_that_costs_more_is_dropped_without_a_run() -> None:
+    pairs = np.stack(np.triu_indices(27, 1), axis=1)
+    model = graph(PICK.replace("5, 5", "27, 27").replace("10]", "351]"), pairs=pairs)
+    probes = [[floats(2, 27, 27)]]
+    _, (few,) = rewrite(model, [pick_flat], probes, (1,))
+    _, (many,) = rewrite(model, [pick_flat], probes, (1, 1024))
+    assert few.kept
+    assert "slower at batch 1024" in many.reason
+
+
+def test_a_little_more_at_one_batch_size_is_paid_for_a_gain_on_average() -> None:
+    text = (
+        "g (float[batch, 13, 12] x, float[batch, 256] z) => (float[batch, 12] y, float[batch, 256] h)"
+        " { y = ReduceSum<keepdims=0>(x, axis) h = MatMul(z, w) }"
+    )
+    model, probes = graph(text, axis=numbers(1), w=floats(256, 256)), [[floats(2, 13, 12), floats(2, 256)]]
+    _, (alone,) = rewrite(model, [sum_by_product], probes, (1,))
+    _, (among,) = rewrite(model, [sum_by_product], probes, (1, 64))
+    assert "slower at batch 1" in alone.reason
+    assert among.kept
+    assert among.before[1] < among.after[1] <= among.before[1] * (1 + SLIGHTLY)
+    assert sum(among.after[batch] / among.before[batch] for batch in (1, 64)) < 2
+
+
+def test_a_place_that_pays_on_average_is_not_left_out_for_a_little_more_at_one_batch_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    factors = {"Abs": {1: 1.015, 64: 0.8}, "Neg": {1: 1.0, 64: 0.99}}
+
+    def estimate(model: onnx.ModelProto, batch: int, machine: Machine) -> SimpleNamespace:
+        done = {node.op_type for node in model.graph.node} & set(factors)
+        return SimpleNamespace(estimate=prod(factors[name][batch] for name in done))
+
+    def change(model: ir.Model, places: Collection[str]) -> int:
+        for node in model.graph:
+            if node.name in places:
+                node.op_type = "Abs" if node.name == "first" else "Neg"
+        return len(places)
+
+    monkeypatch.setattr(rewriting, "cost_of", estimate)
+    model = graph("g (float[batch, 4] x) => (float[batch, 4] y) { h = Relu(x) y = Relu(h) }")
+    for node, name in zip(model.graph, ("first", "second"), strict=True):
+        node.name = name
+    both = ByPlace("both", lambda model: [node.name or "" for node in model.graph], change)
+    _, (found,) = rewrite(model, [both], [[floats(2, 4)]], (1, 64))
+    assert found.at == ("first", "second")
+
+
+def test_a_rewrite_must_not_undo_what_was_asked_for() -> None:
+    model, probes = graph(SMALL, **PARTS), [request(3)]
+    has = 3 * 6 + 50 * 4
+    _, (free,) = rewrite(model, [fold_small_tables], probes, (4096,))
+    _, (bound,) = rewrite(model, [fold_small_tables], probes, (4096,), limits=Limits(tables=has))
+    assert "more than the 218 that were asked for" in bound.reason
+    assert not bound.kept
+    assert "asked" not in free.reason
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "difference"),
+    [
+        (np.array([1.0, 100.0]), np.array([1.0, 100.001]), 1e-5),
+        (np.array([np.inf, 2.0]), np.array([np.inf, 2.0]), 0.0),
+        (np.array([np.nan, 2.0]), np.array([1.0, 2.0]), np.inf),
+        (np.array([0.0]), np.array([1e-9]), np.inf),
+        (np.array([0.5, 1.0, -1e9]), np.array([0.5, 1.1, -1e9]), 0.1),
+        (np.array([1.0, -1e9]), np.array([1.0, -1.1e9]), 0.1),
+        (np.array([1.0]), np.array([[1.0]]), np.inf),
+        (np.array([1, 2]), np.array([1, 3]), np.inf),
+        (np.array([]), np.array([]), 0.0),
+    ],
+)
+def test_differences_are_relative_to_the_largest(one: np.ndarray, other: np.ndarray, difference: float) -> None:
+    assert largest_difference([one], [other]) == pytest.approx(difference, rel=1e-3)
+
+
+def test_every_rewrite_says_what_it_needs_and_what_it_gives() -> None:
+    for each in REWRITES:
+        told = (each.__doc__ or "").replace("\n", " ")
+        assert "Before: " in told
+        assert "After: " in told
+        assert "Returns the number of" in told
+
+
+@pytest.mark.parametrize("each", REWRITES, ids=lambda each: each.__name__)
+def test_a_graph_in_which_there_is_nothing_to_do_stays(each: Pass) -> None:
+    model = graph(
+        "g (float[batch, 4] x) => (float[batch, 6] y) { a = Gemm<transB=1>(x, w) y = Relu(a) }", w=floats(6, 4)
+    )
+    before = ir.to_proto(model).SerializeToString(deterministic=True)
+    assert each(model) == 0
+    assert ir.to_proto(model).SerializeToString(deterministic=True) == before
+
+
+def test_the_trials_of_many_places_are_few() -> None:
+    priced: list[int] = []
+
+    def change(model: ir.Model, places: Collection[str]) -> int:
+        priced.append(len(places))
+        return 0
+
+    many = ByPlace("many", lambda _: [str(number) for number in range(500)], change)
+    rewrite(scaled(), (many,), PROBES, (1,))
+    assert len(priced) <= 40
+    assert min(priced) >= 400

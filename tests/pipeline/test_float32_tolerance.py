@@ -1,0 +1,97 @@
+"""Parity allows what float32 itself loses in a program, and no more."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from recprune_export.errors import ValidationFailed
+from recprune_export.finetuning.task import answer
+from recprune_export.onnx.export import export_onnx
+from recprune_export.pipeline import export
+from recprune_export.pipeline.compress import drawn_requests
+from recprune_export.pipeline.float32_tolerance import MOST, TWO_WAYS, within_rounding
+from recprune_export.program.capture.capture import capture
+from recprune_export.program.program import Program
+from recprune_export.pruning.apply.masking import DoublePrecision
+from recprune_export.settings import Settings
+from recprune_export.validation.edge_requests import Request
+from recprune_export.validation.parity import Tolerances
+from tests.properties import no_zeros
+
+
+class Difference(nn.Module):
+    """A score that is what is left of two large numbers: its last digits are rounded away, whoever adds them up."""
+
+    def __init__(self, size: float) -> None:
+        super().__init__()
+        self.size = size
+        self.table = nn.Embedding(50, 8)
+        self.one, self.other = nn.Linear(8, 1), nn.Linear(8, 1)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.table(ids)
+        large = self.size * self.one(x)
+        return (large + self.other(x) - large).squeeze(1)
+
+
+def program_of(size: float) -> Program:
+    return capture(no_zeros(Difference(size)), (torch.arange(6),))
+
+
+def asked(program: Program) -> tuple[Request, np.ndarray, np.ndarray]:
+    """All ids, what the program answers in float32, and what it states."""
+    ids = np.arange(50)
+    (exact,) = DoublePrecision(program)(torch.from_numpy(ids))
+    return (
+        {program.signature.inputs[0].name: ids},
+        answer(program, {program.signature.inputs[0].name: ids})["output"],
+        exact.numpy(),
+    )
+
+
+def widened(size: float) -> Tolerances:
+    program = program_of(size)
+    request, rounded, _ = asked(program)
+    return within_rounding(program, {"all": {"output": rounded}}, {"all": request}, Tolerances())
+
+
+def test_what_rounds_well_is_held_to_what_is_stated() -> None:
+    assert widened(1.0) == Tolerances()
+
+
+def test_what_loses_digits_is_held_to_those_it_has() -> None:
+    _, rounded, exact = asked(program_of(1e3))
+    lost = float(np.abs(rounded - exact).max())
+    found = widened(1e3)
+    assert Tolerances().absolute < found.absolute < MOST * Tolerances().absolute
+    allowed = found.allowed(exact)
+    assert (allowed < 10 * TWO_WAYS * lost).all()
+    assert lost < allowed.max()
+
+
+def test_what_has_no_digits_left_is_held_to_what_is_stated() -> None:
+    assert widened(1e6) == Tolerances()
+
+
+@pytest.mark.parametrize(("times", "passes"), [(2.0, True), (50.0, False)])
+def test_a_file_that_is_off_by_rounding_passes_and_one_that_is_wrong_does_not(
+    times: float, passes: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = program_of(1e3)
+    _, rounded, exact = asked(program)
+    off = times * np.float32(np.abs(rounded - exact).max())
+    file = export_onnx(program, tmp_path / "m.onnx", rewrites=())
+    monkeypatch.setattr(
+        export, "session_of", lambda file: lambda request: {"output": answer(program, request)["output"] + off}
+    )
+    task = drawn_requests(program, Settings())
+    if passes:
+        report = export.validate_parity(program, file, task)
+        assert report.passed
+        assert report.tolerances.absolute > Tolerances().absolute
+    else:
+        with pytest.raises(ValidationFailed, match="does not give the pruned model's outputs"):
+            export.validate_parity(program, file, task)

@@ -1,0 +1,130 @@
+"""Pruning in stages."""
+
+from dataclasses import replace
+
+import pytest
+
+from recprune_export.errors import PruningError
+from recprune_export.finetuning import task
+from recprune_export.finetuning.task import Recipe
+from recprune_export.pipeline import prune as stages
+from recprune_export.pipeline.compress import drawn_requests
+from recprune_export.pipeline.planning import decide
+from recprune_export.pipeline.prune import Pruned, plan_all, prune, schedule_of
+from recprune_export.pipeline.structured_fraction import TABLE_SHARES, ShareTrial
+from recprune_export.program.program import Program
+from recprune_export.pruning.allocation.budget import Budget
+from recprune_export.pruning.allocation.parameter_counts import PartSizes, SizeModel
+from recprune_export.pruning.plan import Plan
+from recprune_export.settings import Settings
+from tests.properties import no_zeros
+from tests.pruning.models import scorer
+
+SETTINGS = Settings(sparsity=0.84, epochs=2, batch_size=32, round_to=1, steps=2)
+
+
+@pytest.fixture(autouse=True)
+def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task, "SAMPLED_STEPS", 4)
+
+
+def pruned_by(settings: Settings, plan: Plan | None = None) -> Pruned:
+    program = scorer()
+    return prune(program, settings, drawn_requests(program, settings), plan)
+
+
+def sizes(program: Program) -> PartSizes:
+    return SizeModel(program).sizes()
+
+
+def nonzeros(program: Program) -> int:
+    return sum(int(p.count_nonzero()) for p in program.parameters().values())
+
+
+def test_each_stage_prunes_what_the_one_before_left() -> None:
+    dense = sizes(scorer())
+    pruned = pruned_by(SETTINGS)
+    first, last = pruned.stages
+    budget = SETTINGS.at_stage(1).table_sparsity
+    assert budget == pytest.approx(0.6)
+    assert 0.35 < sizes(first.program).tables / dense.tables < 0.5  # (1 - .6) ** .95, to a whole column
+    assert sizes(last.program).tables < sizes(first.program).tables
+    widths = {g.group: len(g.keep) for g in first.plan.groups}
+    assert all(g.width == widths[g.group] for g in last.plan.groups if g.group in widths)
+
+
+def test_an_early_stage_leaves_what_the_last_one_wants_for_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Removal costs nothing at the sparsity of the first stage, .6, and more than zeros at that of the last, .84."""
+
+    def loss(trial: ShareTrial, budget: Budget) -> float:
+        return budget.table_share if budget.tables > 0.7 else 0.0
+
+    monkeypatch.setattr(ShareTrial, "loss", loss)
+    dense = sizes(scorer()).tables
+    first, last = (
+        sizes(stage.program).tables / dense for stage in pruned_by(replace(SETTINGS, hidden_sparsity=0.0)).stages
+    )
+    share = TABLE_SHARES[-1]
+    assert first == pytest.approx((1 - 0.6) ** share, abs=1 / 16)  # of 16 dimensions each
+    assert last == pytest.approx((1 - 0.84) ** share, abs=1 / 16)
+
+
+def test_zeros_are_set_in_the_last_stage_only() -> None:
+    pruned = pruned_by(SETTINGS)
+    first, last = pruned.stages
+    assert nonzeros(first.program) == sum(sizes(first.program).__dict__.values())
+    assert (
+        nonzeros(last.program) <= pruned.target.tables + pruned.target.rest < sum(sizes(last.program).__dict__.values())
+    )
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_the_sparsity_asked_for_is_of_the_dense_model(steps: int) -> None:
+    dense = sizes(scorer())
+    program = pruned_by(replace(SETTINGS, steps=steps)).program
+    tables = sum(int(p.count_nonzero()) for name, p in program.parameters().items() if name in program.analysis.tables)
+    assert 0.5 * (1 - 0.84) * dense.tables < tables <= (1 - 0.84) * dense.tables
+
+
+def test_the_plan_of_all_stages_gives_the_same_program() -> None:
+    pruned = pruned_by(SETTINGS)
+    again = pruned_by(replace(SETTINGS, steps=1), Plan.from_dict(pruned.plan.to_dict()))
+    assert len(again.stages) == 2
+    one, two = pruned.program.parameters(), again.program.parameters()
+    assert {name: p.tolist() for name, p in one.items()} == {name: p.tolist() for name, p in two.items()}
+    program = scorer()
+    assert plan_all(program, SETTINGS, drawn_requests(program, SETTINGS)) == pruned.plan
+
+
+def test_every_stage_is_proved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second stage is given a program that is not what its plan says."""
+    honest, calls = stages.apply_plan, []
+
+    def wrong_the_second_time(*arguments: object) -> Program:
+        calls.append(arguments)
+        made = honest(*arguments)  # type: ignore[arg-type]
+        if len(calls) == 2:
+            no_zeros(made.module)
+        return made
+
+    monkeypatch.setattr(stages, "apply_plan", wrong_the_second_time)
+    with pytest.raises(PruningError, match="differs from the masked one"):
+        pruned_by(SETTINGS)
+    assert len(calls) == 2
+
+
+def test_one_step_is_what_a_plan_without_stages_says() -> None:
+    program = scorer()
+    settings = replace(SETTINGS, steps=1)
+    assert plan_all(program, settings, drawn_requests(program, settings)) == decide(
+        program, settings, drawn_requests(program, settings)
+    )
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps", "expected"), [(2, 2, [1, 1]), (7, 3, [2, 2, 3]), (1, 3, [1, 1, 1]), (0, 2, [0, 0])]
+)
+def test_the_epochs_are_divided(epochs: int, steps: int, expected: list[int]) -> None:
+    recipe = Recipe(epochs=epochs, learning_rate=1e-3, batch_size=32)
+    settings = replace(SETTINGS, steps=steps)
+    assert [schedule_of(recipe, settings, stage).epochs for stage in range(1, steps + 1)] == expected

@@ -1,0 +1,241 @@
+"""A run that is killed after a stage goes on from there, to the same bundle; another run does not take its work."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from recprune_export.api import make_task
+from recprune_export.bundle.verify import verify
+from recprune_export.errors import ValidationFailed
+from recprune_export.finetuning import task
+from recprune_export.pipeline import prune as stages
+from recprune_export.pipeline.compress import drawn_requests
+from recprune_export.pipeline.export import export_pruned
+from recprune_export.pipeline.fingerprint import fingerprint
+from recprune_export.pipeline.prune import Pruned, prune
+from recprune_export.pipeline.stage_checkpoints import NO_WORK, Work, kept_until_done, work_folder
+from recprune_export.program.capture.capture import capture
+from recprune_export.program.loading.detect import ModelKind
+from recprune_export.program.loading.load_program import LoadedModel
+from recprune_export.program.program import Program
+from recprune_export.pruning.plan import Plan
+from recprune_export.settings import Settings
+from tests.pipeline.test_prune import scorer
+
+STEPS = 5
+SETTINGS = Settings(sparsity=0.6, epochs=1, batches=(1,), batch_size=64, steps=2)
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def short_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task, "SAMPLED_STEPS", STEPS)
+
+
+def program() -> Program:
+    return scorer()
+
+
+def pruned(work: Work = NO_WORK, settings: Settings = SETTINGS, plan: Plan | None = None) -> Pruned:
+    dense = program()
+    return prune(dense, settings, drawn_requests(dense, settings), plan, work)
+
+
+def key(dense: Program, settings: Settings = SETTINGS) -> str:
+    return fingerprint(dense, settings, drawn_requests(dense, settings))
+
+
+def exported(made: Pruned, path: Path) -> bytes:
+    return export_pruned(made, SETTINGS, path).path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole() -> Pruned:
+    """What comes of a run that nothing interrupts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(task, "SAMPLED_STEPS", STEPS)
+        return pruned()
+
+
+@pytest.mark.parametrize("finished", [1, 2])
+def test_the_same_model_comes_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Pruned, finished: int
+) -> None:
+    work, honest, calls = Work(tmp_path / "work", "key"), stages._tune, []
+
+    def mortal(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) > finished:
+            raise KeyboardInterrupt
+        return honest(*arguments)
+
+    monkeypatch.setattr(stages, "_tune", mortal)
+    with contextlib.suppress(KeyboardInterrupt):
+        pruned(work)
+    assert work.parts == tuple(f"stage-{n}" for n in range(1, finished + 1))
+    calls.clear()
+    monkeypatch.setattr(stages, "_tune", lambda *a: calls.append(a) or honest(*a))  # type: ignore[func-returns-value]
+    torch.manual_seed(99)
+    again = pruned(work)
+    assert len(calls) == 2 - finished
+    assert again.plan == whole.plan
+    assert [s.fitted for s in again.stages] == [s.fitted for s in whole.stages]
+    assert [s.soundness for s in again.stages] == [s.soundness for s in whole.stages]
+    assert again.program.module.code == whole.program.module.code
+    for name, tensor in whole.program.module.state_dict().items():
+        assert torch.equal(again.program.module.state_dict()[name], tensor), name
+    assert exported(again, tmp_path / "again.onnx") == exported(whole, tmp_path / "whole.onnx")
+
+
+def test_regularised_training_is_kept_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = replace(SETTINGS, regularise=1.0, steps=1)
+    work, dense = Work(tmp_path / "work", "key"), program()
+    first = stages.regularise_channels(dense, settings, drawn_requests(dense, settings), work)
+    assert work.parts == ("regularised",)
+    monkeypatch.setattr(stages, "regularise", lambda *a: pytest.fail("it was trained again"))
+    again = stages.regularise_channels(dense, settings, drawn_requests(dense, settings), work)
+    assert first is not None
+    assert again is not None
+    assert again.to_dict() == first.to_dict()
+    for name, tensor in first.program.module.state_dict().items():
+        assert torch.equal(again.program.module.state_dict()[name], tensor), name
+
+
+def test_the_key_is_that_of_weights_and_settings_but_not_of_serving() -> None:
+    dense = program()
+    known = key(dense)
+    assert known == key(program())
+    assert known == key(dense, replace(SETTINGS, batches=(2,), keep_dense=False, threads=2))
+    assert known != key(dense, replace(SETTINGS, sparsity=0.5))
+    assert known != key(dense, replace(SETTINGS, seed=1))
+    with torch.no_grad():
+        next(iter(dense.parameters().values())).view(-1)[0].add_(1e-3)
+    assert known != key(dense)
+
+
+def test_the_key_is_that_of_all_rows(clicks_file: Path) -> None:
+    columns = {"ids": np.arange(200) % 50, "clicked": np.arange(200) % 2}
+    dense = capture(nn.Sequential(nn.Embedding(50, 4), nn.Linear(4, 1), nn.Flatten(0)), (torch.arange(4),))
+    name = dense.signature.inputs[0].name
+
+    def of(**changes: np.ndarray) -> str:
+        rows = {name: columns["ids"], "clicked": columns["clicked"], **changes}
+        loaded = LoadedModel(dense, None, ModelKind.MODULE)
+        return fingerprint(dense, SETTINGS, make_task(loaded, rows, "clicked", SETTINGS))
+
+    known = of()
+    assert known == of()
+    for row in range(0, 200, 17):
+        clicked = columns["clicked"].copy()
+        clicked[row] ^= 1
+        if _part_of(row) != "test":
+            assert known != of(clicked=clicked), row
+
+
+def _part_of(row: int) -> str:
+    draw = np.random.default_rng(SETTINGS.seed).random(200)[row]
+    return "test" if draw >= 0.9 else "train or valid"
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_work_of_another_run_is_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str], resume: bool) -> None:
+    folder = tmp_path / "work"
+    Work(folder, "one").keep("part", "a part", {}, nn.Linear(1, 1))
+    assert Work.begin(folder, "one", resume=True).parts == ("part",)
+    work = Work.begin(folder, "other" if resume else "one", resume=resume)
+    assert work.parts == ()
+    assert work.find("part") is None
+    assert ("begun from the start" in capsys.readouterr().err) == resume
+
+
+@pytest.mark.parametrize("name", ["part.pt", "part.json"])
+def test_a_damaged_part_is_as_good_as_none(tmp_path: Path, name: str) -> None:
+    work = Work(tmp_path / "work", "key")
+    work.keep("part", "a part", {"x": 1}, nn.Linear(1, 1))
+    found = work.find("part")
+    assert found is not None
+    assert found.values == {"x": 1}
+    content = bytearray((tmp_path / "work" / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "work" / name).write_bytes(content)
+    assert work.find("part") is None
+
+
+def ends_by(error: BaseException, work: Work) -> None:
+    work.keep("part", "a part", {}, nn.Linear(1, 1))
+    assert work.parts == ("part",)
+    raise error
+
+
+def test_what_is_interrupted_keeps_its_work_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / ".ctr.work"
+    work = Work.begin(folder, "key", resume=False)
+    with pytest.raises(KeyboardInterrupt), kept_until_done(work):
+        ends_by(KeyboardInterrupt(), work)
+    assert work.parts == ("part",)
+    assert "--resume" in capsys.readouterr().err
+    with kept_until_done(Work.begin(folder, "key", resume=True)):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_result_that_is_refused_leaves_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / ".ctr.work"
+    work = Work.begin(folder, "key", resume=False)
+    with pytest.raises(ValidationFailed), kept_until_done(work):
+        ends_by(ValidationFailed("no"), work)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_in_the_folder_is_unpickled(tmp_path: Path) -> None:
+    import hashlib
+
+    from tests.program.hostile import Trap
+
+    work = Work(tmp_path / "work", "key")
+    work.keep("part", "a part", {}, nn.Linear(1, 1))
+    torch.save({"state": {}, "random": Trap(tmp_path / "marker")}, tmp_path / "work" / "part.pt")
+    said = json.loads((tmp_path / "work" / "part.json").read_text())
+    said["sha256"] = hashlib.sha256((tmp_path / "work" / "part.pt").read_bytes()).hexdigest()
+    (tmp_path / "work" / "part.json").write_text(json.dumps(said))
+    assert work.find("part") is None
+    assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_for_real_goes_on(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from recprune_export.pipeline.compress import compress_program\n"
+        "from tests.pipeline.test_stage_checkpoints import SETTINGS, program\n"
+        "compress_program(program(), Path(sys.argv[1]), SETTINGS, resume='resume' in sys.argv)"
+    )
+
+    def process(target: Path, *words: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", code, str(target), *words], cwd=ROOT, start_new_session=True)
+
+    assert process(tmp_path / "whole").wait(200) == 0
+    killed = process(tmp_path / "ctr")
+    while not Work(work_folder(tmp_path / "ctr")).parts:
+        assert killed.poll() is None
+        time.sleep(0.05)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "ctr").exists()
+    assert process(tmp_path / "ctr", "resume").wait(200) == 0
+    for name in ("model.onnx", "plan.json", "samples/outputs.npz"):
+        assert (tmp_path / "ctr" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    assert verify(tmp_path / "ctr").rows == 16
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ctr", "whole"]

@@ -1,0 +1,110 @@
+"""How much removal takes, by what the answers lose."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from recprune_export.pipeline import structured_fraction
+from recprune_export.pipeline.compress import drawn_requests
+from recprune_export.pipeline.planning import decide
+from recprune_export.pipeline.structured_fraction import REST_SHARES, TABLE_SHARES, choose_shares
+from recprune_export.program.capture.capture import capture
+from recprune_export.program.program import Program
+from recprune_export.pruning.allocation.budget import REST_SHARE, TABLE_SHARE, Budget
+from recprune_export.pruning.allocation.parameter_counts import SizeModel
+from recprune_export.settings import Settings
+
+
+def test_each_part_has_the_share_that_loses_least_with_the_other_whole() -> None:
+    def loss(budget: Budget) -> float:
+        assert not (budget.tables and budget.rest)
+        return budget.table_share if budget.tables else 1.0 + abs(budget.rest_share - REST_SHARES[-1])
+
+    found = choose_shares(loss, Budget(tables=0.9, rest=0.9), enough=1e-3)
+    assert found == Budget(tables=0.9, rest=0.9, table_share=TABLE_SHARES[-1], rest_share=REST_SHARE)
+
+
+def test_a_part_that_stays_whole_is_not_tried() -> None:
+    tried: list[Budget] = []
+
+    def loss(budget: Budget) -> float:
+        tried.append(budget)
+        return 1.0
+
+    choose_shares(loss, Budget(tables=0.0, rest=0.9), enough=1e-3)
+    assert tried
+    assert all(budget.rest == 0.9 for budget in tried)
+
+
+def test_removal_is_tried_once_where_nothing_is_lost() -> None:
+    tried: list[Budget] = []
+
+    def loss(budget: Budget) -> float:
+        tried.append(budget)
+        return 1e-6
+
+    budget = Budget(tables=0.9, rest=0.9)
+    assert choose_shares(loss, budget, enough=1e-3) == budget
+    assert len(tried) == 2
+
+
+class Scorer(nn.Module):
+    """Scores all items: a table that needs `rank` of 32 dimensions, most rows with a few large weights in them."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.items = nn.Embedding(400, 32)
+        basis = torch.randn(rank, 32, generator=generator)
+        few = torch.randn(400, rank, generator=generator)
+        if rank == 32:  # every row has its own few directions
+            basis = torch.eye(32)
+            few *= torch.rand(400, 32, generator=generator) < 0.1
+        with torch.no_grad():
+            self.items.weight.copy_(few @ basis)
+        self.layer = nn.Linear(32, 32)
+
+    def forward(self, item: Tensor) -> Tensor:
+        hidden = self.items(item) + torch.relu(self.layer(self.items(item)))
+        return hidden @ self.items.weight.T
+
+
+def captured(rank: int) -> Program:
+    torch.manual_seed(0)
+    return capture(Scorer(rank).eval(), (torch.arange(7),))
+
+
+@pytest.mark.parametrize(("rank", "removes"), [(3, True), (32, False)])
+def test_a_table_of_low_rank_is_cut_and_one_of_high_rank_has_zeros(rank: int, removes: bool) -> None:
+    program = captured(rank)
+    settings = Settings(embedding_sparsity=0.85, hidden_sparsity=0.0)
+    task = drawn_requests(program, settings)
+    dense = SizeModel(program).sizes()
+
+    def tables_after(settings: Settings) -> int:
+        plan = decide(program, settings, task, dense=dense)
+        return sum(len(part.keep) for part in plan.groups if part.kind == "embedding")
+
+    chosen, cut = tables_after(settings), tables_after(replace(settings, structured_share=TABLE_SHARE))
+    assert (chosen == cut) is removes
+    assert chosen >= cut
+
+
+def test_zeros_are_tried_element_by_element(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that nearly every row of a layer keeps other inputs."""
+    torch.manual_seed(0)
+    program = capture(nn.Sequential(nn.Linear(64, 192), nn.ReLU(), nn.Linear(192, 1)).eval(), (torch.randn(3, 64),))
+    masks: list[Tensor] = []
+
+    def seen(student: Program, made: Mapping[str, Tensor]) -> None:
+        masks.extend(mask for mask in made.values() if mask.ndim > 1 and len(mask) > 1)
+
+    monkeypatch.setattr(structured_fraction, "hold", seen)
+    monkeypatch.setattr(structured_fraction, "REST_SHARES", (0.4, 0.2))
+    settings = Settings(sparsity=0.8)
+    decide(program, settings, drawn_requests(program, settings))
+    assert masks
+    assert all(len(mask.unique(dim=0)) > len(mask) / 2 for mask in masks)

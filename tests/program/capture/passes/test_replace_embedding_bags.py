@@ -1,0 +1,81 @@
+"""EmbeddingBag becomes a lookup and a reduction, and says the same."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from recprune_export.onnx.export import export_onnx
+from recprune_export.onnx.runtime.session import make_session, run
+from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture.passes.replace_embedding_bags import BAGS
+from tests.properties import check_any_plan, no_zeros, prunable
+
+
+class Bags(nn.Module):
+    """Ids and weights B×L to B×2."""
+
+    def __init__(self, mode: str, padding: int | None, weighted: bool) -> None:
+        super().__init__()
+        self.bag, self.last = nn.EmbeddingBag(20, 6, mode=mode, padding_idx=padding), nn.Linear(6, 2)
+        self.weighted = weighted
+
+    def forward(self, ids: Tensor, weights: Tensor) -> Tensor:
+        pooled = self.bag(ids, per_sample_weights=weights) if self.weighted else self.bag(ids)
+        return self.last(pooled)  # type: ignore[no-any-return]
+
+
+class Ragged(nn.Module):
+    """Ids N in bags that begin at offsets B, with N = B here, to B×2."""
+
+    def __init__(self, padding: int | None = None) -> None:
+        super().__init__()
+        self.bag, self.last = nn.EmbeddingBag(20, 6, mode="mean", padding_idx=padding), nn.Linear(6, 2)
+
+    def forward(self, ids: Tensor, offsets: Tensor) -> Tensor:
+        return self.last(self.bag(ids, offsets))  # type: ignore[no-any-return]
+
+
+MODES = [(mode, padding, False) for mode in ("sum", "mean", "max") for padding in (None, 3)] + [
+    ("sum", None, True),
+    ("sum", 3, True),
+]
+
+
+@pytest.mark.parametrize(("mode", "padding", "weighted"), MODES)
+def test_a_matrix_of_ids_is_looked_up_and_reduced(
+    mode: str, padding: int | None, weighted: bool, tmp_path: Path
+) -> None:
+    module = no_zeros(Bags(mode, padding, weighted))
+    ids = torch.tensor([[1, 3, 4], [3, 3, 3], [7, 19, 0], [3, 2, 3]])
+    request = {"ids": ids, "weights": torch.randn(4, 3)}
+    program, analysis = check_any_plan(module, *request.values())
+    assert not BAGS & {node.target for node in program.module.graph.nodes}
+    assert ("bag.weight", 1) in prunable(analysis)
+    with torch.no_grad():
+        expected = module(**request)
+        torch.testing.assert_close(program(request)["output"], expected)
+    file = export_onnx(program, tmp_path / "model.onnx")
+    assert not {"Loop", "Scan"} & {node.op_type for node in onnx.load(file.path).graph.node}
+    answered = run(make_session(file.path, 1), {name: values.numpy() for name, values in request.items()})
+    np.testing.assert_allclose(answered["output"], expected.numpy(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("padding", [None, 2])
+@pytest.mark.parametrize("offsets", [[0, 1, 2, 3, 4], [0, 0, 3, 3, 4], [0, 0, 0, 0, 0]])
+def test_bags_of_different_lengths(padding: int | None, offsets: list[int]) -> None:
+    module = no_zeros(Ragged(padding))
+    program, analysis = check_any_plan(module, torch.tensor([4, 2, 9, 2, 11]), torch.tensor([0, 1, 2, 3, 4]))
+    assert not BAGS & {node.target for node in program.module.graph.nodes}
+    assert ("bag.weight", 1) in prunable(analysis)
+    request = {"ids": torch.tensor([4, 2, 9, 2, 11]), "offsets": torch.tensor(offsets)}
+    with torch.no_grad():
+        torch.testing.assert_close(program(request)["output"], module(**request))
+
+
+def test_the_rows_of_a_bag_are_its_valid_ids() -> None:
+    program = capture(Bags("sum", None, False), (torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 3)))
+    assert program.signature.inputs[0].ids == ((0, 19),)

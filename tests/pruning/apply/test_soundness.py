@@ -1,0 +1,51 @@
+import pytest
+import torch
+
+from recprune_export.errors import PruningError
+from recprune_export.program.program import example_tensors
+from recprune_export.pruning.apply.apply_plan import apply_plan
+from recprune_export.pruning.apply.masking import DoublePrecision, masked
+from recprune_export.pruning.apply.soundness import check_soundness
+from tests.properties import half_plan, random_plan
+from tests.pruning.models import scorer
+
+PROGRAM = scorer()
+ANALYSIS = PROGRAM.analysis
+
+
+def test_applying_a_plan_twice_gives_the_same_to_the_bit_and_leaves_the_program() -> None:
+    before = {name: p.detach().clone() for name, p in PROGRAM.parameters().items()}
+    plan = random_plan(ANALYSIS, seed=1)
+    one, two = (apply_plan(PROGRAM, plan).parameters() for _ in range(2))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert all(torch.equal(before[name], p) for name, p in PROGRAM.parameters().items())
+
+
+@pytest.mark.parametrize("name", ["user.weight", "mlp.0.weight", "mlp.0.bias", "mlp.4.weight"])
+def test_one_wrong_weight_is_found(name: str) -> None:
+    plan = half_plan(ANALYSIS)
+    pruned = apply_plan(PROGRAM, plan)
+    assert check_soundness(PROGRAM, plan, pruned).error < 1e-12
+    with torch.no_grad():
+        pruned.parameters()[name].add_(1e-3)
+    with pytest.raises(PruningError, match="differs from the masked one"):
+        check_soundness(PROGRAM, plan, pruned)
+
+
+def test_a_rewrite_for_another_plan_is_found() -> None:
+    with pytest.raises(PruningError):
+        check_soundness(PROGRAM, half_plan(ANALYSIS), apply_plan(PROGRAM, random_plan(ANALYSIS, 5)))
+
+
+def test_what_is_masked_is_zero_where_channels_go_and_nowhere_else() -> None:
+    before = {name: p.detach().clone() for name, p in PROGRAM.parameters().items()}
+    plan = half_plan(ANALYSIS)
+    original = DoublePrecision(PROGRAM, masked(ANALYSIS, plan.removed(ANALYSIS)), keep_values=True)
+    original(*example_tensors(PROGRAM.signature, batch=4))
+    values = {n.name: original.values[n.name] for n in PROGRAM.module.graph.nodes if n.op == "get_attr"}
+    zeros = {str(n.target): int((values[n.name] == 0).sum()) for n in PROGRAM.module.graph.nodes if n.name in values}
+    assert (zeros["mlp.0.bias"], zeros["mlp.4.bias"]) == (12, 0)
+    table = next(n for n in PROGRAM.module.graph.nodes if str(n.target) == "user.weight")
+    (looked_up,) = table.users
+    assert (original.values[looked_up.name] == 0).sum() == 4 * 8  # the table itself is neither copied nor masked
+    assert all(torch.equal(before[name], p) for name, p in PROGRAM.parameters().items())

@@ -1,0 +1,265 @@
+"""Tables that are multiplied as well as looked up: each form in a graph, what is left alone, and what is chosen."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from recprune_export.onnx.cost.weightless_model import shapes_for, skeleton
+from recprune_export.onnx.counts import count, parts_of
+from recprune_export.quantization.apply_quantization import quantised
+from recprune_export.quantization.candidates import candidates_of
+from recprune_export.quantization.choose_formats import decide
+from recprune_export.quantization.formats import quantized_tables
+from recprune_export.quantization.formats.arithmetic import NIBBLE, WEIGHT, by_row
+from recprune_export.quantization.observers import Arrays, answers_of, observe
+from recprune_export.quantization.quality_loss import Loss
+from recprune_export.quantization.quantization_plan import (
+    BY_ROW,
+    BY_ROW_DYNAMIC,
+    BY_ROW_STATIC,
+    FOUR_BITS,
+    FOUR_BITS_DYNAMIC,
+    FOUR_BITS_STATIC,
+    HALF,
+    PLAIN,
+    STATIC,
+    Choice,
+    Mode,
+)
+from recprune_export.quantization.quantize import quantise
+from recprune_export.quantization.timing import Stopwatch, Times, part_of, take_times
+from recprune_export.validation.latency.request_cycle import Rotations
+from tests.onnx.graphs import floats, graph, numbers, operators
+from tests.quantization.times import favouring
+
+ROWS, DIMENSIONS = 300, 12
+GEMM = """g (int64[batch, 3] ids, float[batch, 12] x) => (float[batch, 3, 12] e, float[batch, 300] y) {
+    e = Gather(table, ids)
+    y = Gemm<transB=1>(x, table, b)
+}"""
+TRANSPOSED = """g (int64[batch, 3] ids, float[batch, 12] x) => (float[batch, 3, 12] e, float[batch, 300] y) {
+    e = Gather(table, ids)
+    t = Transpose<perm=[1, 0]>(table)
+    y = MatMul(x, t)
+}"""
+OF_LISTS = """g (int64[batch, 3] ids, float[batch, 3, 12] x) => (float[batch, 3, 12] e, float[batch, 3, 300] y) {
+    e = Gather(table, ids)
+    t = Transpose(table)
+    p = MatMul(x, t)
+    y = Add(p, b)
+}"""
+OF_LOOKUPS = """g (int64[batch] ids) => (float[batch, 300] y) {
+    e = Gather(table, ids)
+    t = Transpose(table)
+    y = MatMul(e, t)
+}"""
+IN_FLOATS = {HALF: 2**-10, BY_ROW: 1e-6, FOUR_BITS: 1e-6}
+IN_INTEGERS = {BY_ROW_STATIC: WEIGHT, BY_ROW_DYNAMIC: WEIGHT, FOUR_BITS_STATIC: NIBBLE, FOUR_BITS_DYNAMIC: NIBBLE}
+FORMS = [*IN_FLOATS, *IN_INTEGERS]
+
+
+def table() -> np.ndarray:
+    numbers = floats(ROWS, DIMENSIONS)
+    numbers[0], numbers[:, 3] = 0.0, 0.0
+    return numbers
+
+
+def model(text: str) -> ir.Model:
+    return graph(text, table=table(), **({"b": floats(ROWS, seed=4)} if "b)" in text else {}))
+
+
+def request(text: str, batch: int = 40) -> Arrays:
+    ids = np.random.default_rng(1).integers(0, ROWS, size=(batch, 3))
+    if text is OF_LOOKUPS:
+        return {"ids": ids[:, 0]}
+    return {
+        "ids": ids,
+        "x": floats(batch, 3, DIMENSIONS, seed=2) if text is OF_LISTS else floats(batch, DIMENSIONS, seed=2),
+    }
+
+
+def in_form(text: str, form: str) -> ir.Model:
+    seen = observe(model(text), ["e" if text is OF_LOOKUPS else "x"], [request(text)])
+    return quantised(model(text), {"table": form}, seen)
+
+
+def stored(form: str) -> np.ndarray:
+    """The numbers that the file of a form stands for."""
+    if form == HALF:
+        return table().astype(np.float16).astype(np.float32)
+    integers, scales = by_row(table(), IN_INTEGERS.get(form, NIBBLE if form == FOUR_BITS else 127))
+    return integers * scales
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("text", [GEMM, TRANSPOSED, OF_LISTS])
+def test_lookups_and_products_read_the_same_numbers(text: str, form: str) -> None:
+    asked = request(text)
+    found = answers_of(in_form(text, form))(asked)
+    assert np.allclose(found["e"], stored(form)[asked["ids"]], rtol=1e-6, atol=0)
+    wanted = asked["x"] @ stored(form).T + (0.0 if text is TRANSPOSED else floats(ROWS, seed=4))
+    off = np.abs(found["y"] - wanted).max() / np.abs(wanted).max()
+    assert off < (1e-5 if form in IN_FLOATS else 0.01)
+    assert off > 0 or form in IN_FLOATS
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_file_holds_the_table_once(form: str) -> None:
+    for text in (GEMM, TRANSPOSED, OF_LISTS):
+        result = in_form(text, form)
+        arrays = [value.const_value for value in result.graph.initializers.values() if value.const_value is not None]
+        large = [array for array in arrays if array.size > ROWS]
+        assert len(large) == 1
+        assert large[0].dtype != ir.DataType.FLOAT
+        bias = 0 if text is TRANSPOSED else 4 * ROWS
+        held = sum(array.nbytes for array in arrays) - bias
+        assert abs(held - quantized_tables.bytes_of(candidates_of(model(text)).tables["table"], form)[1]) < 40
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_counts_are_those_of_the_table_in_fp32(form: str) -> None:
+    before, after = parts_of(model(GEMM)), parts_of(in_form(GEMM, form))
+    assert after.tables.parameters == before.tables.parameters == ROWS * DIMENSIONS
+    assert 0.8 * before.tables.nonzero < after.tables.nonzero <= before.tables.nonzero
+    assert after.rest == before.rest
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_operations_and_shapes_are_known(form: str, tmp_path: Path) -> None:
+    result = in_form(OF_LISTS, form)
+    ir.save(result, tmp_path / "model.onnx")
+    assert count(tmp_path / "model.onnx").operations == 3 * ROWS * DIMENSIONS
+    assert shapes_for(skeleton(result).model, 7)["y"] == (7, 3, ROWS)
+
+
+def test_answers_of_static_products_do_not_depend_on_other_rows() -> None:
+    for form in (BY_ROW_STATIC, FOUR_BITS_STATIC):
+        answer, asked = answers_of(in_form(GEMM, form)), request(GEMM)
+        alone = answer({name: values[:1] for name, values in asked.items()})["y"]
+        asked["x"][1] *= 100.0
+        assert np.allclose(answer(asked)["y"][0], alone[0], rtol=1e-6)
+
+
+def test_products_of_integers_are_named_kernels() -> None:
+    assert operators(in_form(GEMM, BY_ROW_STATIC))["MatMulIntegerToFloat"] == 1
+    assert operators(in_form(GEMM, BY_ROW_DYNAMIC))["MatMulInteger"] == 1
+    assert operators(in_form(GEMM, BY_ROW))["MatMul"] == 1
+
+
+@pytest.mark.parametrize("form", [BY_ROW, BY_ROW_STATIC, FOUR_BITS_DYNAMIC])
+def test_scores_of_what_was_looked_up(form: str) -> None:
+    asked = request(OF_LOOKUPS)
+    found = answers_of(in_form(OF_LOOKUPS, form))(asked)["y"]
+    wanted = stored(form)[asked["ids"]] @ stored(form).T
+    assert np.abs(found - wanted).max() < 0.02 * np.abs(wanted).max()
+
+
+LOOKED_UP = "e = Gather(table, ids)"
+NOT_A_TABLE = {
+    "by columns": "y = MatMul(w, table)",
+    "untransposed": "y = Gemm(w, table)",
+    "elementwise": "y = Mul(table, two)",
+    "transposed and added": "t = Transpose(table) y = Add(t, two)",
+    "product and sum": "t = Transpose(table) p = MatMul(x, t) s = ReduceSum<keepdims=0>(table) y = Add(p, s)",
+    "scaled": "y = Gemm<transB=1, alpha=0.5>(x, table)",
+    "bias of the request": "y = Gemm<transB=1>(x, table, x)",
+    "ids of the file": "y = Gather(table, some)",
+}
+
+
+@pytest.mark.parametrize("case", NOT_A_TABLE)
+def test_what_is_read_otherwise_is_left(case: str) -> None:
+    inputs = "int64[batch] ids, float[batch, 12] x, float[batch, 300] w"
+    text = f"g ({inputs}) => (float[batch, 12] e, float[m, n] y) {{ {LOOKED_UP} {NOT_A_TABLE[case]} }}"
+    read = graph(text, table=table(), two=np.array(2.0, dtype=np.float32), some=numbers(1, 2))
+    found = candidates_of(read)
+    assert not found.tables
+    (left,) = (each for each in found.left if each.is_table)
+    assert left.reason == "it is read in another way than looked up by row and multiplied by all rows"
+
+
+def test_a_table_that_the_model_returns_is_left() -> None:
+    for text in (OF_LOOKUPS, OF_LOOKUPS.replace("y)", "y, float[12, 300] t)")):
+        assert bool(candidates_of(model(text)).tables) is (text is OF_LOOKUPS)
+
+
+def test_its_product_is_no_layer() -> None:
+    found = candidates_of(model(GEMM))
+    assert list(found.tables) == ["table"]
+    assert not found.layers
+    assert not found.left
+
+
+def test_the_part_that_is_timed_has_both() -> None:
+    model_ = model(TRANSPOSED)
+    forms = (BY_ROW, BY_ROW_STATIC)
+    part = part_of(model_, model_.graph.inputs, model_.graph.outputs)
+    times = take_times(part, "table", forms, {4: [request(TRANSPOSED, 4)]})
+    assert set(times) == {PLAIN, *forms}
+    assert all(milliseconds > 0 for by_batch in times.values() for milliseconds in by_batch.values())
+
+
+def chosen(mode: Mode, stopwatch: Stopwatch, text: str = TRANSPOSED) -> Choice:
+    found = decide(model(text), mode, {batch: [request(text, batch)] for batch in (1, 16)}, stopwatch, lambda _: None)
+    (choice,) = found.tables
+    assert not found.layers
+    return choice
+
+
+@pytest.mark.parametrize("text", [GEMM, TRANSPOSED, OF_LISTS, OF_LOOKUPS])
+def test_the_fastest_product_wins(text: str) -> None:
+    for form in (BY_ROW, BY_ROW_STATIC, BY_ROW_DYNAMIC):
+        assert chosen("int8", favouring(form), text).form == form
+    for form in (FOUR_BITS, FOUR_BITS_STATIC, FOUR_BITS_DYNAMIC):
+        assert chosen("int4", favouring(form), text).form == form
+    assert chosen("fp16", favouring(BY_ROW_STATIC), text).form == HALF
+
+
+def test_of_equally_fast_products_the_most_exact_wins() -> None:
+    assert chosen("int8", favouring(BY_ROW, BY_ROW_STATIC, BY_ROW_DYNAMIC)).form == BY_ROW
+    assert chosen("int8", favouring(BY_ROW_STATIC, BY_ROW_DYNAMIC)).form == BY_ROW_STATIC
+
+
+def test_it_gets_smaller_even_where_it_gets_slower() -> None:
+    choice = chosen("int8", favouring())
+    assert choice.form == BY_ROW
+    assert choice.bytes == (4 * ROWS * DIMENSIONS, ROWS * (DIMENSIONS + 4))
+    assert "0.50 times as fast" in choice.reason
+
+
+def test_a_product_that_costs_one_batch_size_too_much_is_one_of_floats() -> None:
+    choice = chosen("int8", slower_at_1)
+    assert choice.form == BY_ROW
+    assert "slower at batch 1" in choice.reason
+
+
+def slower_at_1(part: ir.Model, name: str, forms: Sequence[str], requests: Rotations) -> Times:
+    times = {form: {1: 1.1, 16: 0.1} for form in forms}
+    faster = {form: {1: 0.8, 16: 0.8} for form in forms} if name == "w" else times
+    return faster | {form: dict.fromkeys(requests, 1.0) for form in (PLAIN, BY_ROW)}
+
+
+def test_what_a_layer_gains_pays_for_a_product() -> None:
+    text = TRANSPOSED.replace("MatMul(x, t)", "MatMul(h, t)").replace("e = ", "h = MatMul(x, w) e = ")
+    read = graph(text, table=table(), w=floats(DIMENSIONS, DIMENSIONS))
+    asked = {batch: [request(TRANSPOSED, batch)] for batch in (1, 16)}
+    found = decide(read, "int8", asked, slower_at_1, lambda _: None)
+    assert found.forms() == {"w": STATIC, "table": BY_ROW_STATIC}
+
+
+@pytest.mark.parametrize("refused", range(5))
+def test_the_gate_gives_it_more_bits_one_step_after_the_other(refused: int, tmp_path: Path) -> None:
+    source, asked = tmp_path / "model.onnx", request(TRANSPOSED)
+    ir.save(model(TRANSPOSED), source)
+    losses = iter([1.0] * refused + [0.0])
+    found = quantise(
+        source, tmp_path / "q.onnx", "int4", [asked], {40: [asked]}, lambda before, after: Loss("auc", next(losses), 0.5),
+        stopwatch=favouring(FOUR_BITS_STATIC),
+    )  # fmt: skip
+    (choice,) = found.plan.tables
+    assert choice.form == (FOUR_BITS_STATIC, FOUR_BITS, BY_ROW, HALF, PLAIN)[refused]
+    assert len(found.taken_back) == refused
+    assert found.bytes[1] < found.bytes[0] or choice.form == PLAIN

@@ -1,0 +1,179 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from recprune_export.bundle.manifest.manifest import Manifest
+from recprune_export.bundle.write import write_bundle
+from recprune_export.onnx.runtime.session import SessionOptions
+from recprune_export.report.bundle_page import bundle_report, report_on
+from recprune_export.report.numbers import SPACE, signed, size, times, whole
+from recprune_export.validation.latency.backends import DENSE_TORCH, PRUNED_ONNX
+from tests.bundle import samples as bundles
+from tests.report import samples
+from tests.report.pages import Element, read
+from tests.report.properties import check_page
+
+KINDS: dict[str, Callable[[], Manifest]] = {
+    "full": samples.full,
+    "bare": samples.bare,
+    "without data": samples.without_data,
+    "older": samples.before_distributions,
+    "hostile": lambda: samples.full(samples.HOSTILE),
+    "of 2000 groups": lambda: samples.full("a.long.name.of.some.module" * 10, groups=2000),
+}
+
+
+@pytest.fixture(params=KINDS, scope="module")
+def manifest(request: pytest.FixtureRequest) -> Manifest:
+    return KINDS[request.param]()
+
+
+def texts(root: Element) -> str:
+    return " ".join(root.text.split())
+
+
+def section(root: Element, key: str) -> Element:
+    (found,) = (element for element in root.all("section") if element.attributes["id"] == key)
+    return found
+
+
+def test_every_page_stands_alone_and_can_be_read(manifest: Manifest) -> None:
+    check_page(bundle_report(manifest, encoded=True))
+
+
+def test_a_manifest_gives_the_same_page_from_disk(tmp_path: Path) -> None:
+    written = samples.full()
+    page = bundle_report(written, encoded=False)
+    files = bundles.files()
+    assert report_on(write_bundle(tmp_path / "b", files, written)) == page
+    assert report_on(write_bundle(tmp_path / "b", {**files, "encoding.json": b"{}"}, written)) != page
+
+
+def test_hostile_names_are_text() -> None:
+    root = read(bundle_report(samples.full(samples.HOSTILE), encoded=True))
+    shown = samples.HOSTILE.replace("\0", "\ufffd").replace("\u202e", "\ufffd")
+    assert root.all("h1")[0].text == shown
+    assert not root.all("script", "img")
+    for place in (
+        *root.all("aside"),
+        section(root, "calling"),
+        section(root, "widths"),
+        section(root, "frozen"),
+        section(root, "parity"),
+    ):
+        assert shown in place.text
+    assert shown in " ".join(description.text for description in root.all("desc"))
+    assert "49" not in root.all("h1")[0].text
+
+
+def test_the_headline_states_what_the_manifest_states() -> None:
+    stated = samples.full()
+    small, fast, good = (
+        e for e in read(bundle_report(stated, encoded=False)).walk() if e.attributes.get("class") == "headline"
+    )
+    dense, pruned = (stated.counts[which]["bytes"] for which in ("dense", "pruned"))
+    for figure in (times(dense / pruned), size(dense), size(pruned)):
+        assert figure in small.text
+    ratio = stated.latency["ratios"]["256"][f"{DENSE_TORCH} / {PRUNED_ONNX}"]
+    for figure in (times(ratio["estimate"]), times(ratio["low"])[:-1], times(ratio["high"])[:-1], "batch 256"):
+        assert figure in fast.text
+    change = stated.change
+    low, high = change["interval"]
+    for figure in (signed(change["after"] - change["before"]), signed(low), signed(high), whole(change["rows"])):
+        assert figure in good.text
+
+
+def test_tables_state_what_the_manifest_states() -> None:
+    stated = samples.full()
+    root = read(bundle_report(stated, encoded=False))
+    for part in ("tables", "rest"):
+        for which in ("dense", "pruned"):
+            assert whole(stated.counts[which][part]["parameters"]) in section(root, "size").text
+    for metrics in stated.metrics.values():
+        assert all(f"{value:.4f}" in section(root, "quality").text for value in metrics.values())
+    for batch, of in stated.latency["milliseconds"].items():
+        (figure,) = (
+            f
+            for f in section(root, "latency").all("figure")
+            if f.all("figcaption")[0].text.startswith(f"Batch {batch},")
+        )
+        rows = {row.all("th")[0].text: row.text for row in figure.all("tbody")[0].all("tr")}
+        assert set(rows) == set(of)
+        for name, values in of.items():
+            assert f"{values['p99']:#.3g}" in rows[name]
+    for group in stated.plan["groups"]:
+        (row,) = (r for r in section(root, "widths").all("tr") if r.all("th")[0].text == group["group"])
+        assert [cell.text for cell in row.all("td")][:2] == [str(group["width"]), str(group["kept"])]
+    assert sum(axis["count"] for axis in stated.plan["frozen"]) == sum(
+        int(row.all("td")[0].text) for row in section(root, "frozen").all("tbody")[0].all("tr")
+    )
+    assert "1.9e−06" in section(root, "parity").text
+
+
+def test_what_a_section_needs_and_the_manifest_lacks_is_left_out_or_said() -> None:
+    root = read(bundle_report(samples.bare(), encoded=False))
+    keys = [element.attributes["id"] for element in root.all("section")]
+    assert keys == ["quality", "calling"]
+    assert "Not measured" in section(root, "quality").text
+    assert "not measured" in texts(read(bundle_report(samples.without_data(), encoded=False)))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(-0.004, -0.001, "lies below zero"), (-0.004, 0.002, "holds zero"), (0.001, 0.002, "lies above zero")],
+)
+def test_the_interval_is_put_into_words(low: float, high: float, said: str) -> None:
+    change = {**samples.full().change, "interval": [low, high]}
+    assert said in section(read(bundle_report(samples.full(change=change), encoded=False)), "quality").text
+
+
+def test_stages_are_one_where_their_groups_have_the_same_names() -> None:
+    plan = dict(samples.full().plan)
+    second = [{**group, "width": group["kept"], "kept": 3} for group in plan["groups"]]
+    root = read(bundle_report(samples.full(plan={**plan, "then": {**plan, "groups": second}}), encoded=False))
+    pictures = section(root, "widths").all("svg")
+    assert len(pictures) == 2
+    assert "32 → 3" in pictures[0].text
+    renamed = [{**group, "group": f"new {group['group']}"} for group in second]
+    root = read(bundle_report(samples.full(plan={**plan, "then": {**plan, "groups": renamed}}), encoded=False))
+    assert [p.all("title")[0].text.partition(", ")[2] for p in section(root, "widths").all("svg")] == [
+        "stage 1"
+    ] * 2 + ["stage 2"] * 2
+
+
+def test_the_code_is_python_with_the_options_of_the_bundle() -> None:
+    options = SessionOptions(threads=3, arena=False)
+    root = read(bundle_report(samples.full(session={"options": options.to_dict()}), encoded=False))
+    (code,) = section(root, "calling").all("pre")
+    compile(code.text, "page", "exec")
+    assert options.code() in code.text
+
+
+def test_a_slower_model_is_not_called_faster() -> None:
+    slow = samples.latency()
+    slow["ratios"]["256"][f"{DENSE_TORCH} / {PRUNED_ONNX}"] = {"estimate": 0.8, "low": 0.7, "high": 0.9}
+    root = read(bundle_report(samples.full(latency=slow), encoded=False))
+    names = [e.all("span")[0].text for e in root.walk() if e.attributes.get("class") == "headline"]
+    assert names == ["smaller", "as fast", "change of AUC"]
+
+
+def test_what_the_bundle_was_made_of_is_told() -> None:
+    text = section(read(bundle_report(samples.full(licence="Apache-2.0"), encoded=False)), "environment").text
+    assert all(told in text for told in ("Apache-2.0", "a" * 64, "b" * 64, "c" * 40 + ", with changes"))
+    assert "recprune-export" in text
+    older = samples.full(provenance=None, settings={**samples.full().settings, "command": ["old.pt", "--seed", "3"]})
+    assert "old.pt --seed 3" in section(read(bundle_report(older, encoded=False)), "environment").text
+
+
+def test_units_stay_with_their_figures() -> None:
+    assert SPACE in size(1e6)
+    assert f"191{SPACE}kB" in bundle_report(samples.full(), encoded=False)
+
+
+def test_weights_in_fewer_bits_are_told_with_the_gate_and_the_speed() -> None:
+    told = texts(section(read(bundle_report(samples.full(), encoded=True)), "quantisation"))
+    assert "265 kB instead of 681 kB" in told.replace(SPACE, " ")
+    for words in ("lost +0.00004", "It held", "int8 by row", "Taken back for quality: 1 weights", "1.25×"):
+        assert words in told
+    assert 'id="quantisation"' not in bundle_report(samples.full(quantisation={}), encoded=True)

@@ -1,0 +1,97 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recprune_export.bundle.write import write_bundle
+from recprune_export.errors import InputFileError
+from recprune_export.report.bundle_page import report_on
+from recprune_export.report.plots.pareto_curve import Point, front
+from recprune_export.report.sweep_file import read_sweep, sweep_of
+from tests.bundle.samples import files
+from tests.report import samples
+from tests.report.pages import read
+from tests.report.properties import check_page
+
+
+def write(folder: Path, values: Any) -> Path:
+    folder.mkdir()
+    (folder / "sweep.json").write_text(json.dumps(values))
+    return folder
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return write_bundle(tmp_path / "ctr", files(), samples.full())
+
+
+def test_a_sweep_of_the_same_model_beside_the_bundle_is_found(bundle: Path) -> None:
+    assert "trade-off" not in report_on(bundle).lower()
+    write(bundle.parent / "ctr-sweep", samples.sweep())
+    page = report_on(bundle)
+    check_page(page)
+    (section,) = (s for s in read(page).all("section") if s.attributes["id"] == "tradeoff")
+    assert len(section.all("svg")) == 2
+    rows = [row.text for row in section.all("tbody")[0].all("tr")]
+    assert [row.split("\n")[1] for row in rows] == ["0.5", "0.7 (knee)", "0.9"]
+    for trial, row in zip(samples.sweep()["trials"], rows, strict=True):
+        assert f"{trial['before'] - trial['after']:.4f}" in row
+        assert f"{trial['artifact']['speedup']['256'][0]:.2f}×" in row
+
+
+def test_a_sweep_of_another_model_is_not_taken(bundle: Path) -> None:
+    other = {**samples.sweep(), "model": {"sha256": "b" * 64}}
+    folder = write(bundle.parent / "ctr-sweep", other)
+    assert sweep_of(samples.full(), bundle, None) is None
+    with pytest.raises(InputFileError, match="another model"):
+        sweep_of(samples.full(), bundle, folder)
+    unknown = write(bundle.parent / "unknown", {**samples.sweep(), "model": None})
+    assert sweep_of(samples.full(), bundle, unknown) is not None
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [],
+        {},
+        {"knee": None, "trials": []},
+        {"knee": None, "trials": [{"sparsity": 1}]},
+        {**samples.sweep(), "trials": [{**samples.sweep()["trials"][0], "artifact": None}]},
+        {
+            **samples.sweep(),
+            "trials": [{**samples.sweep()["trials"][0], "artifact": {"bytes": 1, "speedup": {"1": [1]}}}],
+        },
+        {
+            **samples.sweep(),
+            "trials": [
+                {**t, "artifact": {"bytes": 1, "speedup": {str(n): [1, 1, 1]}}}
+                for n, t in enumerate(samples.sweep()["trials"])
+            ],
+        },
+        {**samples.sweep(), "trials": [{**samples.sweep()["trials"][0], "interval": [float("nan"), 1]}]},
+    ],
+)
+def test_what_is_no_sweep_is_said(tmp_path: Path, values: Any) -> None:
+    with pytest.raises(InputFileError, match="sweep again"):
+        read_sweep(write(tmp_path / "sweep", values))
+
+
+def test_a_missing_sweep_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputFileError, match="No such file"):
+        read_sweep(tmp_path / "none")
+
+
+def test_no_point_of_the_front_is_beaten_and_every_other_is() -> None:
+    points = [
+        Point(str(n), cost, change, 0, 0)
+        for n, (cost, change) in enumerate([(1, -3), (2, -1), (3, -2), (4, 0), (2, -2)])
+    ]
+    for less in (True, False):
+        best = front(points, less)
+        for point in points:
+            beaten = any(
+                (p.cost <= point.cost if less else p.cost >= point.cost) and p.change >= point.change and p is not point
+                for p in points
+            )
+            assert beaten == (point not in best)

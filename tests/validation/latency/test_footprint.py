@@ -1,0 +1,37 @@
+from pathlib import Path
+
+import pytest
+
+from recprune_export.onnx.runtime.session import SessionOptions
+from recprune_export.progress import quiet
+from recprune_export.validation.latency.footprint import Footprint, measure_footprints
+from tests.gate.models import Shape, plain
+
+ROWS, DIM = 40_000, 64
+
+
+def test_a_larger_model_takes_more_memory_by_about_its_size(tmp_path: Path) -> None:
+    small, large = Shape(rows=ROWS, dim=4), Shape(rows=ROWS, dim=DIM)
+    models = {
+        name: (plain(tmp_path / f"{name}.onnx", shape), SessionOptions())
+        for name, shape in (("small", small), ("large", large))
+    }
+    with quiet():
+        report = measure_footprints(models, small.signature(), batch=8, repeats=2)
+    one, other = report.typical("small"), report.typical("large")
+    more = 2 * ROWS * (DIM - 4) * 4  # two tables of float32
+    assert 0.8 * more < other.memory - one.memory < 3 * more
+    assert other.peak >= other.memory
+    assert min(one.load, one.first_request) > 0
+    assert report.to_dict()["processes"] == {"small": 2, "large": 2}
+
+
+def test_medians_are_taken_for_each_figure() -> None:
+    runs = (Footprint(1, 9, 5, 7), Footprint(3, 4, 2, 8), Footprint(2, 6, 6, 9))
+    assert Footprint.typical(runs) == Footprint(2, 6, 5, 8)
+
+
+def test_a_model_that_cannot_be_loaded_is_said(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"not a model")
+    with quiet(), pytest.raises(Exception, match="ONNX Runtime cannot load"):
+        measure_footprints({"a": (tmp_path / "model.onnx", SessionOptions())}, Shape().signature(), 1, 1)

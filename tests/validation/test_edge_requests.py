@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recprune_export.program.random_requests import draw_request
+from recprune_export.program.signature import BATCH, Input, Output, Signature
+from recprune_export.validation.edge_requests import edge_requests, every_id, repeated
+
+SIGNATURE = Signature(
+    (
+        Input("user", "int64", (BATCH,), ((0, 9),)),
+        Input("tags", "int64", (BATCH, 4), ((1, 7),)),
+        Input("mixed", "float32", (BATCH, 3), ((0, 4), None, (2, 3))),
+        Input("flag", "bool", (BATCH,)),
+        Input("count", "int32", (BATCH, 2)),
+        Input("x", "float32", (BATCH, 5)),
+    ),
+    (Output("click", "float32", (BATCH,)),),
+)
+
+
+def within(request: dict[str, np.ndarray]) -> bool:
+    inside = [(request["user"] >= 0) & (request["user"] <= 9), (request["tags"] >= 1) & (request["tags"] <= 7)]
+    for column, (low, high) in ((0, (0, 4)), (2, (2, 3))):
+        ids = request["mixed"][:, column]
+        inside.append((low <= ids) & (ids <= high) & (ids == ids.round()))
+    return all(part.all() for part in inside)
+
+
+def check_types(request: dict[str, np.ndarray], rows: int) -> None:
+    for spec in SIGNATURE.inputs:
+        assert request[spec.name].dtype == np.dtype(spec.dtype)
+        assert request[spec.name].shape == tuple(rows if size == BATCH else size for size in spec.shape)
+
+
+@given(st.integers(1, 40), st.integers(0, 10**6))
+def test_drawn_requests_are_valid(rows: int, seed: int) -> None:
+    request = draw_request(SIGNATURE, rows, seed)
+    check_types(request, rows)
+    assert within(request)
+
+
+def test_the_same_seed_draws_the_same() -> None:
+    one, two, other = (draw_request(SIGNATURE, 9, seed) for seed in (3, 3, 4))
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+    assert not np.array_equal(one["x"], other["x"])
+
+
+def test_edges_are_valid_and_reach_both_ends() -> None:
+    edges = edge_requests(SIGNATURE)
+    for request in edges.values():
+        check_types(request, len(request["user"]))
+        assert within(request)
+    assert any(len(request["user"]) == 1 for request in edges.values())
+    for name, low, high in (("user", 0, 9), ("tags", 1, 7)):
+        assert any((request[name] == low).all() for request in edges.values())
+        assert any((request[name] == high).all() for request in edges.values())
+    assert {-10.0, 0.0, 10.0} <= {float(request["x"].flat[0]) for request in edges.values()}
+
+
+def test_every_id_of_every_range_is_there() -> None:
+    (request,) = every_id(SIGNATURE).values()
+    check_types(request, 10)
+    assert within(request)
+    for values, low, high in (
+        (request["user"], 0, 9), (request["tags"][:, 2], 1, 7), (request["mixed"][:, 0], 0, 4), (request["mixed"][:, 2], 2, 3)
+    ):  # fmt: skip
+        assert set(values.tolist()) == set(range(low, high + 1))
+
+
+def test_the_ids_of_a_large_table_come_in_pieces() -> None:
+    large = Signature((Input("user", "int64", (BATCH,), ((0, 2500),)),), ())
+    pieces = every_id(large)
+    assert [len(r["user"]) for r in pieces.values()] == [1024, 1024, 453]
+    assert np.concatenate([r["user"] for r in pieces.values()]).tolist() == list(range(2501))
+
+
+@pytest.mark.parametrize("start", [0, 1, 2])
+@pytest.mark.parametrize("rows", [1, 3, 10])
+def test_rows_are_repeated_in_order(rows: int, start: int) -> None:
+    request = repeated({"user": np.array([4, 5, 6])}, rows, start)
+    assert request["user"].tolist() == [4, 5, 6, 4, 5, 6, 4, 5, 6, 4, 5, 6][start : start + rows]
