@@ -26,17 +26,17 @@ from operator_cases import PERCENT, measure_operators
 from third_party import load_corpus
 
 from recprune_export.onnx import export as module
-from recprune_export.onnx.cost.estimate import cost_of
+from recprune_export.onnx.cost.estimate import estimate_cost
 from recprune_export.onnx.cost.machine import REFERENCE
-from recprune_export.onnx.cost.weightless_model import fill_shapes, skeleton
+from recprune_export.onnx.cost.weightless_model import fill_shapes, strip_weights
 from recprune_export.onnx.export import PASSES, REWRITES
-from recprune_export.onnx.runtime.in_memory import session_in_memory
+from recprune_export.onnx.runtime.in_memory import make_in_memory_session
 from recprune_export.program.capture.capture import capture
 from recprune_export.program.program import Program
-from recprune_export.recommenders.catalogue import RECOMMENDERS, build
+from recprune_export.recommenders.catalogue import RECOMMENDERS, build_recommender
 from recprune_export.recommenders.input_spec import InputSpec
-from recprune_export.validation.latency.closed_loop import Contestant, measure
-from recprune_export.validation.latency.request_cycle import Rotations, draw
+from recprune_export.validation.latency.closed_loop import Backend, measure_latency
+from recprune_export.validation.latency.request_cycle import RequestCycles, sample_cycles
 
 SAME = 0.03  # what differs by less is the same
 CLICKS = InputSpec(
@@ -58,7 +58,7 @@ def programs(corpus: Path | None, only: str) -> Iterator[tuple[str, Program]]:
         for name in RECOMMENDERS:
             if only in name:
                 spec = SPECS.get(name, CLICKS)
-                yield name, capture(build(name, spec, {}).eval(), (spec.example_request(),))
+                yield name, capture(build_recommender(name, spec, {}).eval(), (spec.example_request(),))
         return
     others = load_corpus(corpus)
     for name in others.REGISTRY:
@@ -79,13 +79,11 @@ def plain(program: Program) -> ir.Model:
     return model
 
 
-def milliseconds(graphs: Sequence[ir.Model], requests: Rotations, seconds: float) -> list[dict[int, float]]:
+def milliseconds(graphs: Sequence[ir.Model], requests: RequestCycles, seconds: float) -> list[dict[int, float]]:
     """Measure graphs against each other; return a low percentile by batch."""
-    runs = [session_in_memory(graph) for graph in graphs]
-    contestants = [
-        Contestant(str(i), lambda request, run=run: run(list(request.values()))) for i, run in enumerate(runs)
-    ]
-    report = measure(contestants, requests, threads=1, seconds=seconds)
+    runs = [make_in_memory_session(graph) for graph in graphs]
+    contestants = [Backend(str(i), lambda request, run=run: run(list(request.values()))) for i, run in enumerate(runs)]
+    report = measure_latency(contestants, requests, threads=1, seconds=seconds)
     samples = report.samples
     return [
         {batch: float(np.percentile(samples[batch][str(i)], PERCENT)) for batch in requests} for i in range(len(graphs))
@@ -94,14 +92,14 @@ def milliseconds(graphs: Sequence[ir.Model], requests: Rotations, seconds: float
 
 def estimates(graph: ir.Model, batches: Sequence[int]) -> dict[int, float]:
     """Estimate milliseconds by batch."""
-    bare = skeleton(graph).model
-    return {batch: cost_of(bare, batch).estimate * 1e3 for batch in batches}
+    bare = strip_weights(graph).model
+    return {batch: estimate_cost(bare, batch).estimate * 1e3 for batch in batches}
 
 
 def try_model(name: str, program: Program, batches: Sequence[int], seconds: float) -> Iterator[dict[str, Any]]:
     """Yield what was estimated and measured, of the whole graph and of each rewrite."""
     graph = plain(program)
-    requests = draw(program.signature, batches, seed=0)
+    requests = sample_cycles(program.signature, batches, seed=0)
     (measured,), estimated = milliseconds([graph], requests, seconds), estimates(graph, batches)
     yield {
         "model": name,

@@ -29,14 +29,14 @@ from recprune_export.data.arrays import ArrayData
 from recprune_export.data.rows import Rows
 from recprune_export.finetuning.finetune import Schedule, finetune
 from recprune_export.finetuning.objective import make_objective
-from recprune_export.finetuning.task import LabelledRows, Recipe
+from recprune_export.finetuning.task import FineTuningConfig, LabeledRows
 from recprune_export.pipeline.prune import zero_target
 from recprune_export.program.capture.capture import capture
 from recprune_export.progress import quiet
-from recprune_export.pruning.allocation.parameter_counts import SizeModel
+from recprune_export.pruning.allocation.parameter_counts import ParameterCounter
 from recprune_export.pruning.apply.apply_plan import apply_plan
 from recprune_export.pruning.plan import GroupPlan, Plan
-from recprune_export.recommenders.catalogue import build
+from recprune_export.recommenders.catalogue import build_recommender
 from recprune_export.recommenders.input_spec import InputSpec
 from recprune_export.settings import Settings
 
@@ -63,7 +63,7 @@ def _spec(rows: int) -> InputSpec:
 
 def _dense(rows: int) -> nn.Module:
     torch.manual_seed(0)
-    return build("dlrm", _spec(rows), {"dim": DIM, "hidden": (128, 64)})
+    return build_recommender("dlrm", _spec(rows), {"dim": DIM, "hidden": (128, 64)})
 
 
 def _draw(rows: int, count: int, seed: int) -> Rows:
@@ -93,14 +93,14 @@ def _tune(rows: int, steps: int, *, row_wise: bool) -> Callable[[], None]:
     analysis = program.analysis
     halves = (GroupPlan(g.name, g.kind, g.width, tuple(range((g.width + 1) // 2))) for g in analysis.groups)
     student = apply_plan(program, Plan("half", tuple(halves)))
-    target = zero_target(SizeModel(program).sizes(), Settings(sparsity=0.7))
+    target = zero_target(ParameterCounter(program).sizes(), Settings(sparsity=0.7))
     held_out = _draw(rows, VALIDATION_ROWS, seed=1)
     data = ArrayData(_draw(rows, steps * BATCH, seed=0), held_out, held_out)
-    task = LabelledRows(data, make_objective(program, (LABEL,)), Recipe(1, RATE, BATCH))
+    task = LabeledRows(data, make_objective(program, (LABEL,)), FineTuningConfig(1, RATE, BATCH))
     schedule = Schedule(1, RATE, gradual=False, seed=0, row_wise=row_wise)
     tables = student.analysis.tables
     task.validate(student)  # imports what the metrics need
-    return lambda: _tuned(finetune(student, program.with_own_graph(), task, tables, target, schedule))
+    return lambda: _tuned(finetune(student, program.with_copied_graph(), task, tables, target, schedule))
 
 
 def _tuned(fitted: object) -> None:

@@ -13,10 +13,10 @@ from onnx import helper, numpy_helper
 
 from recprune_export.environment import environment
 from recprune_export.onnx.cost.weightless_model import fill_shapes
-from recprune_export.onnx.optimizer.passes.gather_to_gathernd import overlap_lookups
-from recprune_export.onnx.runtime.in_memory import session_in_memory
-from recprune_export.validation.latency.closed_loop import Contestant, measure
-from recprune_export.validation.latency.request_cycle import how_many
+from recprune_export.onnx.optimizer.passes.gather_to_gathernd import gather_to_gathernd
+from recprune_export.onnx.runtime.in_memory import make_in_memory_session
+from recprune_export.validation.latency.closed_loop import Backend, measure_latency
+from recprune_export.validation.latency.request_cycle import count_requests
 
 ROWS, IDS = 260_000, 26
 WIDTHS = {np.int8: (7, 19, 64), np.float32: (7, 19, 64)}
@@ -24,7 +24,7 @@ BATCHES = (1, 32, 256, 1024)
 PERCENT = 20
 
 
-def contestants(table: np.ndarray) -> list[Contestant]:
+def contestants(table: np.ndarray) -> list[Backend]:
     """Return both forms of a lookup in `table`, [rows, width]."""
     kind = helper.np_dtype_to_tensor_dtype(table.dtype)
     graph = helper.make_graph(
@@ -37,9 +37,9 @@ def contestants(table: np.ndarray) -> list[Contestant]:
     plain = ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10))
     fill_shapes(plain)
     overlapped = plain.clone()
-    assert overlap_lookups(overlapped) == 1
-    runs = {"Gather": session_in_memory(plain), "GatherND": session_in_memory(overlapped)}
-    return [Contestant(name, lambda request, run=run: run([request["ids"]])) for name, run in runs.items()]  # type: ignore[misc]
+    assert gather_to_gathernd(overlapped) == 1
+    runs = {"Gather": make_in_memory_session(plain), "GatherND": make_in_memory_session(overlapped)}
+    return [Backend(name, lambda request, run=run: run([request["ids"]])) for name, run in runs.items()]  # type: ignore[misc]
 
 
 def main() -> None:
@@ -49,9 +49,11 @@ def main() -> None:
     for dtype, widths in WIDTHS.items():
         for width in widths:
             both = contestants((rng.normal(size=(ROWS, width)) * 50).astype(dtype))
-            fresh = {b: [{"ids": rng.integers(0, ROWS, size=(b, IDS))} for _ in range(how_many(b))] for b in BATCHES}
+            fresh = {
+                b: [{"ids": rng.integers(0, ROWS, size=(b, IDS))} for _ in range(count_requests(b))] for b in BATCHES
+            }
             for ids, requests in (("fresh", fresh), ("repeated", {b: of[:1] for b, of in fresh.items()})):
-                report = measure(both, requests, threads=1, seconds=0.5)
+                report = measure_latency(both, requests, threads=1, seconds=0.5)
                 for batch in BATCHES:
                     slow, fast = (np.percentile(report.samples[batch][c.name], PERCENT) * 1e3 for c in both)
                     ratio = report.ratio(batch, "Gather", "GatherND")

@@ -14,25 +14,25 @@ import numpy as np
 from models import FIELDS, NUMERIC, ROWS, make
 
 from recprune_export.environment import environment
-from recprune_export.pipeline.compress import drawn_requests
+from recprune_export.pipeline.compress import make_sampled_task
 from recprune_export.pipeline.export import export_pruned
 from recprune_export.pipeline.prune import prune
 from recprune_export.program.capture.capture import capture
-from recprune_export.quantization.quality_loss import by_error
+from recprune_export.quantization.quality_loss import make_error_judge
 from recprune_export.quantization.quantization_plan import Mode
-from recprune_export.quantization.quantize import quantise
+from recprune_export.quantization.quantize import quantize
 from recprune_export.settings import Settings
-from recprune_export.validation.edge_requests import Request
-from recprune_export.validation.latency.backends import in_onnxruntime
-from recprune_export.validation.latency.repeated_sessions import log_ratio, measure_seatings, typical_time
-from recprune_export.validation.latency.request_cycle import how_many
+from recprune_export.validation.edge_requests import RequestArrays
+from recprune_export.validation.latency.backends import make_onnxruntime_backend
+from recprune_export.validation.latency.repeated_sessions import log_ratio, measure_repeated_sessions, typical_time
+from recprune_export.validation.latency.request_cycle import count_requests
 
 BATCHES = (1, 32, 256, 1024)
 MODES: tuple[Mode, ...] = ("fp16", "int8", "int4")
 WIDE = 0.2  # of the answers' variance
 
 
-def draw(rows: int, rng: np.random.Generator) -> Request:
+def draw(rows: int, rng: np.random.Generator) -> RequestArrays:
     """Return a request of the DLRM."""
     numeric = rng.normal(size=(rows, NUMERIC)).astype(np.float32)
     return {"numeric": numeric, "ids": rng.integers(0, ROWS, size=(rows, FIELDS))}
@@ -43,7 +43,7 @@ def pruned_file(name: str, sparsity: float, path: Path) -> Path:
     model = make(name)
     program = capture(model.module, (), dict(model.example))
     settings = Settings(sparsity=sparsity, structured_share=1.0, epochs=0, score="magnitude-l2", refit=False)
-    return export_pruned(prune(program, settings, drawn_requests(program, settings), None), settings, path).path
+    return export_pruned(prune(program, settings, make_sampled_task(program, settings), None), settings, path).path
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.4, help="for each batch size and seating")
     arguments = parser.parse_args()
     rng = np.random.default_rng(0)
-    requests = {batch: [draw(batch, rng) for _ in range(how_many(batch))] for batch in BATCHES}
+    requests = {batch: [draw(batch, rng) for _ in range(count_requests(batch))] for batch in BATCHES}
     calibration = [draw(64, rng) for _ in range(8)]
     print("| sparsity | mode | bytes | int8 layers | table | " + " | ".join(f"batch {b}" for b in BATCHES) + " |")
     figures: dict[str, object] = {}
@@ -64,19 +64,19 @@ def main() -> None:
             source = pruned_file("dlrm", sparsity, Path(folder) / f"{sparsity}.onnx")
             for mode in arguments.modes.split(","):
                 target = Path(folder) / f"{sparsity}-{mode}.onnx"
-                found = quantise(source, target, mode, calibration, requests, by_error(calibration, WIDE))
+                found = quantize(source, target, mode, calibration, requests, make_error_judge(calibration, WIDE))
                 makers = {
-                    "fp32": lambda path=source: in_onnxruntime("fp32", path, 1),
-                    "quantised": lambda path=found.path: in_onnxruntime("quantised", path, 1),
+                    "fp32": lambda path=source: make_onnxruntime_backend("fp32", path, 1),
+                    "quantised": lambda path=found.path: make_onnxruntime_backend("quantised", path, 1),
                 }
-                seatings = measure_seatings(makers, requests, count=4, seconds=arguments.seconds, rng=rng)
+                seatings = measure_repeated_sessions(makers, requests, count=4, seconds=arguments.seconds, rng=rng)
                 cells, ratios = [], {}
                 for batch in BATCHES:
                     ratio = np.exp(np.mean([log_ratio(seating[batch], "fp32", "quantised") for seating in seatings]))
                     ratios[str(batch)] = float(ratio)
                     before = np.median([typical_time(seating[batch]["fp32"]) for seating in seatings])
                     cells.append(f"{before:.3f} ms, {ratio:.2f}×")
-                layers = sum(choice.is_quantised for choice in found.plan.layers)
+                layers = sum(choice.is_quantized for choice in found.plan.layers)
                 forms = ", ".join(table.form for table in found.plan.tables)
                 sizes = f"{found.bytes[0]:,} → {found.bytes[1]:,}"
                 row = [f"{sparsity:g}", mode, sizes, f"{layers} of {len(found.plan.layers)}", forms, *cells]

@@ -18,18 +18,18 @@ from recprune_export.program.program import Program
 from recprune_export.pruning.allocation.budget import Budget, make_plan
 from recprune_export.pruning.apply.apply_plan import apply_plan
 from recprune_export.pruning.importance.ranking import rank_by
-from recprune_export.recommenders.catalogue import RECOMMENDERS, build
+from recprune_export.recommenders.catalogue import RECOMMENDERS, build_recommender
 from recprune_export.recommenders.input_spec import InputSpec
 from recprune_export.validation.latency.backends import (
     DENSE_ONNX,
     DENSE_TORCH,
     PRUNED_ONNX,
     PRUNED_TORCH,
-    in_onnxruntime,
-    in_torch,
+    make_onnxruntime_backend,
+    make_torch_backend,
 )
-from recprune_export.validation.latency.closed_loop import LatencyReport, measure
-from recprune_export.validation.latency.request_cycle import draw
+from recprune_export.validation.latency.closed_loop import LatencyReport, measure_latency
+from recprune_export.validation.latency.request_cycle import sample_cycles
 
 SPARSITY = 0.7
 BATCHES = (1, 32, 256)
@@ -57,20 +57,20 @@ def run(name: str, scratch: Path) -> tuple[LatencyReport, dict[str, int]]:
     """Measure one recommender; also return its multiply-adds, dense and pruned."""
     torch.manual_seed(0)
     spec = {"sasrec": HISTORIES, "mmoe": TWO_TASKS}.get(name, CLICKS)
-    dense = capture(build(name, spec, {}), (spec.example_request(),))
+    dense = capture(build_recommender(name, spec, {}), (spec.example_request(),))
     pruned = prune(dense)
     files = {
         "dense": export_onnx(dense, scratch / f"{name}-dense.onnx", rewrites=()).path,
         "pruned": export_onnx(pruned, scratch / f"{name}-pruned.onnx").path,
     }
     contestants = [
-        in_torch(DENSE_TORCH, dense),
-        in_torch(PRUNED_TORCH, pruned),
-        in_onnxruntime(DENSE_ONNX, files["dense"], 1),
-        in_onnxruntime(PRUNED_ONNX, files["pruned"], 1),
+        make_torch_backend(DENSE_TORCH, dense),
+        make_torch_backend(PRUNED_TORCH, pruned),
+        make_onnxruntime_backend(DENSE_ONNX, files["dense"], 1),
+        make_onnxruntime_backend(PRUNED_ONNX, files["pruned"], 1),
     ]
-    requests = draw(dense.signature, BATCHES, seed=0)
-    return measure(contestants, requests, threads=1, seconds=3.0), {
+    requests = sample_cycles(dense.signature, BATCHES, seed=0)
+    return measure_latency(contestants, requests, threads=1, seconds=3.0), {
         kind: count(p).operations for kind, p in files.items()
     }
 

@@ -17,15 +17,15 @@ from models import ROWS
 from torch import Tensor, nn
 
 from recprune_export.onnx.counts import count
-from recprune_export.onnx.export import Serving, export_onnx
+from recprune_export.onnx.export import ServingConfig, export_onnx
 from recprune_export.program.capture.capture import capture
 from recprune_export.program.program import Program
-from recprune_export.recommenders.catalogue import build
+from recprune_export.recommenders.catalogue import build_recommender
 from recprune_export.recommenders.input_spec import InputSpec
 from recprune_export.recommenders.sasrec import SASRec
-from recprune_export.validation.latency.backends import in_onnxruntime
-from recprune_export.validation.latency.closed_loop import measure
-from recprune_export.validation.latency.request_cycle import draw
+from recprune_export.validation.latency.backends import make_onnxruntime_backend
+from recprune_export.validation.latency.closed_loop import measure_latency
+from recprune_export.validation.latency.request_cycle import sample_cycles
 
 CANDIDATES, SPARSITY = 500, 0.7
 USER = tuple(f"user{i}" for i in range(13))
@@ -55,7 +55,7 @@ class HistoryAndCandidate(nn.Module):
 def programs() -> Mapping[str, tuple[Program, Sequence[str]]]:
     """Return pruned programs, and which inputs the candidates share."""
     made = {
-        name: (capture(build(name, FIELDS, options).eval(), (FIELDS.example_request(),)), USER)
+        name: (capture(build_recommender(name, FIELDS, options).eval(), (FIELDS.example_request(),)), USER)
         for name, options in OPTIONS.items()
     }
     ids = torch.ones(2, 50, dtype=torch.int64), torch.ones(2, dtype=torch.int64)
@@ -73,14 +73,14 @@ def main() -> None:
         for name, (program, shared) in programs().items():
             files = {
                 label: export_onnx(
-                    program, Path(scratch) / f"{name}-{label}.onnx", serving=Serving((CANDIDATES,), names)
+                    program, Path(scratch) / f"{name}-{label}.onnx", serving=ServingConfig((CANDIDATES,), names)
                 )
                 for label, names in (("each row", ()), ("shared once", tuple(shared)))
             }
             once = files["shared once"]
-            requests = draw(once.signature, (CANDIDATES,), seed=1)
-            contestants = [in_onnxruntime(label, f.path, 1) for label, f in files.items()]
-            report = measure(contestants, requests, threads=1, seconds=3.0)
+            requests = sample_cycles(once.signature, (CANDIDATES,), seed=1)
+            contestants = [make_onnxruntime_backend(label, f.path, 1) for label, f in files.items()]
+            report = measure_latency(contestants, requests, threads=1, seconds=3.0)
             slow, fast = (report.percentiles(CANDIDATES, label).p50 for label in files)
             ratio = report.ratio(CANDIDATES, "each row", "shared once")
             print(

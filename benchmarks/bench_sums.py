@@ -10,7 +10,7 @@ import onnxruntime as ort
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from recprune_export.onnx.optimizer.passes.reduce_sum_to_matmul import LARGEST
-from recprune_export.validation.latency.closed_loop import Contestant, measure
+from recprune_export.validation.latency.closed_loop import Backend, measure_latency
 
 SHAPES = [(6, 1), (6, 10), (13, 12), (13, 16), (13, 19), (13, 24), (13, 32), (26, 32)]
 BATCHES = (1, 32, 256, 1024)
@@ -32,7 +32,7 @@ def session(nodes: list[NodeProto], fields: int, dim: int, constants: dict[str, 
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def contestants(fields: int, dim: int) -> list[Contestant]:
+def contestants(fields: int, dim: int) -> list[Backend]:
     """Return both forms of the sum over the fields."""
     reduce = [helper.make_node("ReduceSum", ["x", "axes"], ["y"], keepdims=0)]
     product = [helper.make_node("Reshape", ["x", "flat"], ["z"]), helper.make_node("MatMul", ["z", "ones"], ["y"])]
@@ -41,7 +41,7 @@ def contestants(fields: int, dim: int) -> list[Contestant]:
         "ReduceSum": session(reduce, fields, dim, {"axes": np.array([1])}),
         "product": session(product, fields, dim, {"flat": np.array([-1, fields * dim]), "ones": ones}),
     }
-    return [Contestant(name, lambda request, s=s: s.run(None, request)) for name, s in sessions.items()]  # type: ignore[misc]
+    return [Backend(name, lambda request, s=s: s.run(None, request)) for name, s in sessions.items()]  # type: ignore[misc]
 
 
 def main() -> None:
@@ -52,7 +52,7 @@ def main() -> None:
         requests = {
             batch: [{"x": np.random.default_rng(0).random((batch, fields, dim), dtype=np.float32)}] for batch in BATCHES
         }
-        report = measure(contestants(fields, dim), requests, threads=1, seconds=0.5)
+        report = measure_latency(contestants(fields, dim), requests, threads=1, seconds=0.5)
         rewritten = fields * dim * dim <= LARGEST
         for batch in BATCHES:
             slow, fast = (report.percentiles(batch, name).p50 * 1e3 for name in ("ReduceSum", "product"))

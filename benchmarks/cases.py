@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from recprune_export.data.schema.infer_schema import Wishes
-from recprune_export.finetuning.task import Lessons, Recipe, Task
+from recprune_export.data.schema.infer_schema import SchemaOverrides
+from recprune_export.finetuning.task import DistillationData, FineTuningConfig, Task
 from recprune_export.program.program import Program
 from recprune_export.training.train import train
 
@@ -22,18 +22,18 @@ class Case:
 
     data: str
     recommender: str
-    wishes: Wishes
+    wishes: SchemaOverrides
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
-ANIME = Wishes(labels=("label",), ignore=("rating",))
+ANIME = SchemaOverrides(labels=("label",), ignore=("rating",))
 CASES = {
     **{
         f"anime/{name}": Case("anime.parquet", name, ANIME)
         for name in ("dlrm", "deepfm", "dcn_v2", "neumf", "two_tower")
     },
-    "census/mmoe": Case("census.parquet", "mmoe", Wishes(labels=("income", "never_married"))),
-    "beauty/sasrec": Case("beauty.parquet", "sasrec", Wishes()),
+    "census/mmoe": Case("census.parquet", "mmoe", SchemaOverrides(labels=("income", "never_married"))),
+    "beauty/sasrec": Case("beauty.parquet", "sasrec", SchemaOverrides()),
 }
 
 
@@ -74,13 +74,13 @@ class Shortened:
     steps_per_epoch: int
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> FineTuningConfig:
         """That of the task, with fewer epochs."""
-        return replace(self.task.recipe, epochs=self.epochs)
+        return replace(self.task.config, epochs=self.epochs)
 
-    def lessons(self, student: Program, teacher: Program) -> Lessons:
+    def lessons(self, student: Program, teacher: Program) -> DistillationData:
         """Return the first batches of each epoch."""
-        whole = self.task.lessons(student, teacher)
+        whole = self.task.distillation_data(student, teacher)
         return replace(
             whole,
             batches=lambda seed: itertools.islice(whole.batches(seed), self.steps_per_epoch),
@@ -96,6 +96,6 @@ def shortened(task: Task, dense: Dense, program: Program) -> Shortened:
 
     `program` is the dense one.
     """
-    steps = int(TUNING_SHARE * dense.examples / task.recipe.batch_size)
-    each = max(1, min(steps, task.lessons(program, program).steps_per_epoch))
+    steps = int(TUNING_SHARE * dense.examples / task.config.batch_size)
+    each = max(1, min(steps, task.distillation_data(program, program).steps_per_epoch))
     return Shortened(task, steps // each, each)

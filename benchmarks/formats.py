@@ -26,20 +26,20 @@ from cases import CASES, Case, Shortened, shortened, slug, trained
 from formats_table import Measured, Method, Speed, Tables
 from results import keep, kept, told_of_machine, write_section
 
-from recprune_export.api import load, make_task
+from recprune_export.api import load_model, make_task
 from recprune_export.environment import cpu, environment
 from recprune_export.finetuning.task import Task
 from recprune_export.onnx.counts import count, reduction
 from recprune_export.onnx.export import OnnxFile, export_onnx
-from recprune_export.pipeline.export import export_pruned, latency_requests, session_of, validate_parity
+from recprune_export.pipeline.export import export_pruned, make_latency_requests, make_predictor, validate_parity
 from recprune_export.pipeline.prune import prune
-from recprune_export.pipeline.quantize_export import FewerBits, in_fewer_bits
+from recprune_export.pipeline.quantize_export import QuantizedExport, quantize_export
 from recprune_export.program.program import Program
-from recprune_export.recommenders.catalogue import predicts_sequences
+from recprune_export.recommenders.catalogue import is_sequential
 from recprune_export.settings import Settings, batch_sizes
-from recprune_export.training.evaluate import primary
-from recprune_export.validation.latency.backends import in_onnxruntime
-from recprune_export.validation.latency.repeated_sessions import log_ratio, measure_seatings, typical_time
+from recprune_export.training.evaluate import select_primary_metric
+from recprune_export.validation.latency.backends import make_onnxruntime_backend
+from recprune_export.validation.latency.repeated_sessions import log_ratio, measure_repeated_sessions, typical_time
 
 DOCS = Path(__file__).parent.parent / "docs"
 DENSE, FP32 = "dense.onnx", "fp32"
@@ -92,7 +92,7 @@ class Subject:
     def prepare(cls, name: str, case: Case, settings: Settings, folder: Path, cache: Path) -> "Subject":
         """Train, or take what was trained before, and export."""
         known = trained(name, case, settings.seed, folder, cache)
-        loaded = load(known.checkpoint, None, {})
+        loaded = load_model(known.checkpoint, None, {})
         task = make_task(loaded, folder / case.data, (), settings)
         own = cache / "onnx" / f"{slug(name)}-{settings.seed}"
         own.mkdir(parents=True, exist_ok=True)
@@ -124,7 +124,7 @@ class Subject:
 
 
 def _metric(file: OnnxFile, task: Task) -> tuple[str, float]:
-    return primary(task.test(session_of(file)))
+    return select_primary_metric(task.test(make_predictor(file)))
 
 
 def make(of: Subject, name: str, sparsity: float) -> Iterator[Measured]:
@@ -141,29 +141,29 @@ def make(of: Subject, name: str, sparsity: float) -> Iterator[Measured]:
 
 def _quantise(of: Subject, name: str, settings: Settings, file: OnnxFile) -> Measured:
     start = time.perf_counter()
-    requests = latency_requests(settings, of.task, file.signature)
-    made = in_fewer_bits(file, of.task, settings, requests, of.folder / settings.quantize)
+    requests = make_latency_requests(settings, of.task, file.signature)
+    made = quantize_export(file, of.task, settings, requests, of.folder / settings.quantize)
     assert made is not None
     return of.row(name, settings.sparsity, settings.quantize, made.file, _forms(made), start)
 
 
-def _forms(made: FewerBits) -> str:
-    plan = made.quantised.plan
-    count_of = f"{sum(choice.is_quantised for choice in plan.layers)} of {len(plan.layers)}"
+def _forms(made: QuantizedExport) -> str:
+    plan = made.quantized.plan
+    count_of = f"{sum(choice.is_quantized for choice in plan.layers)} of {len(plan.layers)}"
     layers = f"{count_of} linear layers in int8; " if plan.layers else ""
     forms = [choice.form for choice in plan.tables]
     tables = ", ".join(f"{forms.count(form)} {form}" for form in dict.fromkeys(forms))
-    back = f"; taken back for quality: {'; '.join(made.quantised.taken_back)}" if made.quantised.taken_back else ""
+    back = f"; taken back for quality: {'; '.join(made.quantized.relaxations)}" if made.quantized.relaxations else ""
     return f"{layers}tables: {tables or 'none'}{back}."
 
 
 def speed_of(subject: Subject, rows: Sequence[Measured], seatings: int, seconds: float) -> Speed:
     """Let all files of a subject take turns, on sessions that are made anew for each seating."""
     threads, files = subject.settings.threads, list(dict.fromkeys(row.file for row in rows))
-    makers = {name: partial(in_onnxruntime, name, subject.folder / name, threads) for name in (DENSE, *files)}
-    requests = latency_requests(subject.settings, subject.task, subject.file.signature)
+    makers = {name: partial(make_onnxruntime_backend, name, subject.folder / name, threads) for name in (DENSE, *files)}
+    requests = make_latency_requests(subject.settings, subject.task, subject.file.signature)
     rng = np.random.default_rng(subject.seed)
-    found = measure_seatings(makers, requests, count=seatings, seconds=seconds, rng=rng, fewest=FEWEST)
+    found = measure_repeated_sessions(makers, requests, count=seatings, seconds=seconds, rng=rng, min_rounds=FEWEST)
     dense = {str(batch): float(np.median([typical_time(s[batch][DENSE]) for s in found])) for batch in requests}
     faster = {
         file: {str(batch): [log_ratio(seating[batch], DENSE, file) for seating in found] for batch in requests}
@@ -254,7 +254,7 @@ def with_hidden(names: Sequence[str], hidden: str) -> dict[str, Case]:
     if not hidden:
         return {name: CASES[name] for name in names}
     for name in names:
-        if predicts_sequences(CASES[name].recommender):
+        if is_sequential(CASES[name].recommender):
             raise click.UsageError(f"{name} has no hidden layers to widen: leave it out of --cases, or --hidden out.")
     widths = [int(width) for width in hidden.split(",")]
     told = "-".join(map(str, widths))

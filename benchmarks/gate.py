@@ -27,7 +27,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from recprune_export.gate.artifact import Artifact, open_artifact
 from recprune_export.gate.findings import Verdict
-from recprune_export.gate.latency.paired_latency import Evidence, gather, judge_latency, sampler
+from recprune_export.gate.latency.paired_latency import Evidence, collect_samples, compare_latency, make_sampler
 from recprune_export.gate.latency.sequential_sampling import BASE, NEW
 from recprune_export.validation.latency.statistics import Estimate
 
@@ -54,7 +54,7 @@ class Tally:
 
     def add(self, evidence: dict[int, Evidence], seconds: float) -> None:
         """Count one comparison."""
-        findings = judge_latency(evidence, TOLERANCE)
+        findings = compare_latency(evidence, TOLERANCE)
         verdicts = {finding.verdict for finding in findings}
         worst = next(v for v in (Verdict.FAIL, Verdict.UNDECIDED, Verdict.PASS) if v in verdicts)
         self.verdicts.append(worst)
@@ -119,7 +119,7 @@ def write_model(path: Path, extra_units: int = 0) -> Artifact:
 
 def long_measurement(new: Artifact, base: Artifact, batch: int, processes: int) -> tuple[Evidence, Estimate]:
     """Measure one batch size in so many processes."""
-    sample, evidence = sampler(new, base, base.signature, threads=1, seed=77), Evidence()
+    sample, evidence = make_sampler(new, base, base.signature, threads=1, seed=77), Evidence()
     for number in range(processes):
         evidence.add(sample([batch], number)[str(batch)])
     return evidence, evidence.ratio()
@@ -161,7 +161,9 @@ def neighbour(active: bool) -> Iterator[None]:
 def compare(new: Artifact, base: Artifact, batches: tuple[int, ...], seconds: float, seed: int, tally: Tally) -> None:
     """Run the gate once."""
     start = time.perf_counter()
-    evidence = gather(sampler(new, base, base.signature, threads=1, seed=seed), batches, TOLERANCE, seconds)
+    evidence = collect_samples(
+        make_sampler(new, base, base.signature, threads=1, seed=seed), batches, TOLERANCE, seconds
+    )
     tally.add(evidence, time.perf_counter() - start)
 
 

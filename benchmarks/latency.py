@@ -25,18 +25,18 @@ from torch import nn
 
 from recprune_export.environment import environment
 from recprune_export.onnx.counts import count
-from recprune_export.onnx.export import Serving, export_onnx
+from recprune_export.onnx.export import ServingConfig, export_onnx
 from recprune_export.program.capture.capture import capture
 from recprune_export.program.program import Program
 from recprune_export.pruning.allocation.budget import Budget, make_plan
 from recprune_export.pruning.apply.apply_plan import apply_plan
 from recprune_export.pruning.importance.ranking import rank_by
-from recprune_export.quantization.quality_loss import by_error
-from recprune_export.quantization.quantize import quantise
-from recprune_export.validation.edge_requests import Request
-from recprune_export.validation.latency.backends import in_onnxruntime, torch_threads
-from recprune_export.validation.latency.closed_loop import Contestant, LatencyReport, measure
-from recprune_export.validation.latency.request_cycle import Rotation, how_many
+from recprune_export.quantization.quality_loss import make_error_judge
+from recprune_export.quantization.quantize import quantize
+from recprune_export.validation.edge_requests import RequestArrays
+from recprune_export.validation.latency.backends import make_onnxruntime_backend, torch_threads
+from recprune_export.validation.latency.closed_loop import Backend, LatencyReport, measure_latency
+from recprune_export.validation.latency.request_cycle import RequestCycle, count_requests
 from recprune_export.validation.latency.statistics import Estimate, block_resamples
 
 REFERENCE = "plain dense ONNX"
@@ -62,7 +62,7 @@ class Prepared:
     program: Program
 
 
-def prepare(name: str, sparsities: tuple[float, ...], serving: Serving, scratch: Path, others: bool) -> Prepared:
+def prepare(name: str, sparsities: tuple[float, ...], serving: ServingConfig, scratch: Path, others: bool) -> Prepared:
     """Export everything that takes part."""
     model = make(name)
     program = capture(model.module, (), dict(model.example))
@@ -91,17 +91,17 @@ def prune(program: Program, sparsity: float) -> Program:
     analysis = program.analysis
     generator = torch.Generator().manual_seed(0)
     rankings = rank_by({g.name: torch.rand(g.width, generator=generator) for g in analysis.groups})
-    budget = Budget(sparsity, sparsity, table_share=1.0, rest_share=1.0)
+    budget = Budget(sparsity, sparsity, table_structured_fraction=1.0, rest_structured_fraction=1.0)
     return apply_plan(program, make_plan(program, rankings, budget, "random", "uniform"))
 
 
-def quantised(model: Model, path: Path, serving: Serving) -> Path:
+def quantised(model: Model, path: Path, serving: ServingConfig) -> Path:
     """Quantise what `--quantize int8` would, by measurement at the batch sizes of serving."""
     requests, rows = CALIBRATION
     calibration = [request_of(model, rows, seed) for seed in range(requests)]
     timed = {batch: rotation_of(model, batch) for batch in serving.batches}
     target = path.with_name(f"{path.stem}-int8.onnx")
-    return quantise(path, target, "int8", calibration, timed, by_error(calibration, WIDE)).path
+    return quantize(path, target, "int8", calibration, timed, make_error_judge(calibration, WIDE)).path
 
 
 def _rest(program: Program) -> int:
@@ -112,7 +112,7 @@ def _rest(program: Program) -> int:
 def contest(prepared: Prepared, batches: tuple[int, ...], threads: int, seconds: float, eager: bool) -> LatencyReport:
     """Let all contestants take turns on each batch size."""
     requests = {batch: rotation_of(prepared.model, batch) for batch in batches}
-    contestants = [in_onnxruntime(label, path, threads) for label, path in prepared.files.items()]
+    contestants = [make_onnxruntime_backend(label, path, threads) for label, path in prepared.files.items()]
     with torch_threads(threads), torch.inference_mode():
         if eager:
             contestants = [
@@ -120,15 +120,15 @@ def contest(prepared: Prepared, batches: tuple[int, ...], threads: int, seconds:
                 _in_torch("torch.compile", prepared.compiled),
                 *contestants,
             ]
-        return measure(contestants, requests, threads=threads, seconds=seconds)
+        return measure_latency(contestants, requests, threads=threads, seconds=seconds)
 
 
-def rotation_of(model: Model, batch: int) -> Rotation:
+def rotation_of(model: Model, batch: int) -> RequestCycle:
     """Draw different requests of so many rows, of which each round has the next one."""
-    return [request_of(model, batch, seed) for seed in range(how_many(batch))]
+    return [request_of(model, batch, seed) for seed in range(count_requests(batch))]
 
 
-def request_of(model: Model, batch: int, seed: int) -> Request:
+def request_of(model: Model, batch: int, seed: int) -> RequestArrays:
     """Draw a request of so many rows."""
     rng = np.random.default_rng(seed)
     request = {}
@@ -140,11 +140,11 @@ def request_of(model: Model, batch: int, seed: int) -> Request:
     return request
 
 
-def _in_torch(name: str, module: nn.Module) -> Contestant:
-    def once(request: Request) -> object:
+def _in_torch(name: str, module: nn.Module) -> Backend:
+    def once(request: RequestArrays) -> object:
         return module(**{key: torch.from_numpy(values) for key, values in request.items()})
 
-    return Contestant(name, once)
+    return Backend(name, once)
 
 
 def times_faster(report: LatencyReport, batch: int, name: str) -> Estimate:
@@ -165,7 +165,7 @@ def table(prepared: Prepared, report: LatencyReport) -> str:
     batches = list(report.samples)
     head = f"| | parameters | {' | '.join(f'batch {batch}' for batch in batches)} |"
     lines = [head, f"|---|---:|{'---:|' * len(batches)}"]
-    for name in report.contestants:
+    for name in report.backends:
         cells = []
         for batch in batches:
             ratio = times_faster(report, batch, name)
@@ -255,7 +255,7 @@ def main(
     with tempfile.TemporaryDirectory() as scratch:
         for name in _names(models):
             shares = tuple(map(float, _names(sparsities)))
-            prepared = prepare(name, shares, Serving(batches=sizes), Path(scratch), others)
+            prepared = prepare(name, shares, ServingConfig(batches=sizes), Path(scratch), others)
             for count_ in map(int, _names(threads)):
                 report = contest(prepared, sizes, count_, seconds, eager)
                 told, drawn = f"{name}, {count_} thread{'s' if count_ > 1 else ''}", table(prepared, report)
@@ -297,7 +297,7 @@ def _known(cache: Path, measured: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _ratios(report: LatencyReport) -> dict[str, Any]:
     return {
         name: {str(batch): vars(times_faster(report, batch, name)) for batch in report.samples}
-        for name in report.contestants
+        for name in report.backends
     }
 
 

@@ -14,11 +14,11 @@ import onnx
 import onnx.parser
 from onnx import helper, numpy_helper
 
-from recprune_export.onnx.cost.estimate import Terms, cost_of
+from recprune_export.onnx.cost.estimate import CostTerms, estimate_cost
 from recprune_export.onnx.cost.machine import Machine
-from recprune_export.onnx.runtime.session import SessionOptions, load
-from recprune_export.validation.edge_requests import Request
-from recprune_export.validation.latency.closed_loop import Contestant, take_turns
+from recprune_export.onnx.runtime.session import SessionOptions, load_session
+from recprune_export.validation.edge_requests import RequestArrays
+from recprune_export.validation.latency.closed_loop import Backend, measure_interleaved
 
 COPIES = 17
 PERCENT = 20  # of the turns: what runs beside only makes them longer
@@ -43,7 +43,7 @@ class Measured:
     body: str
     batch: int
     seconds: np.ndarray
-    terms: Terms
+    terms: CostTerms
 
 
 def _floats(*shape: int) -> np.ndarray:
@@ -124,7 +124,7 @@ def measure_operators(machine: Machine, batches: Sequence[int], seconds: float, 
         contestants = [_contestant("one", one), _contestant("many", many)]
         for batch in batches:
             request = {name: _drawn(kind, batch) for name, kind in case.inputs.items()}
-            samples = take_turns(contestants, [request], seconds, np.random.default_rng(0))
+            samples = measure_interleaved(contestants, [request], seconds, np.random.default_rng(0))
             parts = zip(*(np.array_split(samples[name], BLOCKS) for name in ("one", "many")), strict=True)
             differences = [np.percentile(b, PERCENT) - np.percentile(a, PERCENT) for a, b in parts]
             figures = np.maximum(np.array(differences) / 1e3 / (COPIES - 1), 1e-9)
@@ -144,16 +144,16 @@ def _model(case: Case, copies: int) -> onnx.ModelProto:
     return onnx.shape_inference.infer_shapes(model)
 
 
-def _contestant(name: str, model: onnx.ModelProto) -> Contestant:
+def _contestant(name: str, model: onnx.ModelProto) -> Backend:
     import onnxruntime
 
-    options = SessionOptions(threads=1).made()
+    options = SessionOptions(threads=1).to_onnxruntime()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = load(model.SerializeToString(), options, "the case")
-    return Contestant(name, partial(_run, session))
+    session = load_session(model.SerializeToString(), options, "the case")
+    return Backend(name, partial(_run, session))
 
 
-def _run(session: object, request: Request) -> object:
+def _run(session: object, request: RequestArrays) -> object:
     return session.run(None, request)  # type: ignore[attr-defined]
 
 
@@ -166,7 +166,7 @@ def _drawn(kind: str, batch: int) -> np.ndarray:
     return rng.random(shape) < 0.5 if dtype == "bool" else rng.normal(size=shape).astype(np.float32)
 
 
-def _terms(model: onnx.ModelProto, batch: int, machine: Machine) -> Terms:
+def _terms(model: onnx.ModelProto, batch: int, machine: Machine) -> CostTerms:
     """The mean over the nodes."""
-    nodes = cost_of(model, batch, machine).nodes
-    return Terms(**{f.name: float(np.mean([getattr(n.terms, f.name) for n in nodes])) for f in fields(Terms)})
+    nodes = estimate_cost(model, batch, machine).nodes
+    return CostTerms(**{f.name: float(np.mean([getattr(n.terms, f.name) for n in nodes])) for f in fields(CostTerms)})

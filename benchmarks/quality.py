@@ -24,20 +24,20 @@ from cases import CASES, Shortened, shortened, trained
 from results import keep, kept, told_of_machine, write_section
 from seeds import Mean, mean_of
 
-from recprune_export.api import load, make_task
+from recprune_export.api import load_model, make_task
 from recprune_export.environment import environment
 from recprune_export.finetuning.finetune import Schedule, finetune
-from recprune_export.finetuning.masks import hold, zero_masks
-from recprune_export.finetuning.task import Task, answer
-from recprune_export.pipeline.planning import calibration, decide
-from recprune_export.pipeline.prune import curvature_of, rotate, zero_target
+from recprune_export.finetuning.masks import apply_masks, compute_masks
+from recprune_export.finetuning.task import Task, run_program
+from recprune_export.pipeline.planning import plan_pruning, read_calibration_batches
+from recprune_export.pipeline.prune import estimate_curvature, rotate_channels, zero_target
 from recprune_export.program.program import Program
-from recprune_export.pruning.allocation.parameter_counts import SizeModel
+from recprune_export.pruning.allocation.parameter_counts import ParameterCounter
 from recprune_export.pruning.apply.apply_plan import apply_plan
 from recprune_export.pruning.apply.soundness import check_soundness
-from recprune_export.pruning.reconstruction.least_squares import refit
+from recprune_export.pruning.reconstruction.least_squares import reconstruct_layers
 from recprune_export.settings import Settings
-from recprune_export.training.evaluate import primary
+from recprune_export.training.evaluate import select_primary_metric
 
 DOCS = Path(__file__).parent.parent / "docs"
 PROTOCOL = (
@@ -86,7 +86,7 @@ def measure(
     if not wanted:
         return
     known = trained(case, CASES[case], seed, folder, cache)
-    loaded = load(known.checkpoint, None, {})
+    loaded = load_model(known.checkpoint, None, {})
     settings = Settings(seed=seed)
     task = make_task(loaded, folder / CASES[case].data, (), settings)
     short = shortened(task, known, loaded.program)
@@ -100,28 +100,28 @@ def measure(
 
 def _prune(program: Program, settings: Settings, task: Task, short: Shortened | None) -> tuple[float, float | None]:
     """Return the metric when pruned, zeros and all, and when tuned on the task that is cut `short`, where there is one."""
-    plan = decide(program, settings, task)
-    dense = rotate(program, plan)
+    plan = plan_pruning(program, settings, task)
+    dense = rotate_channels(program, plan)
     student = apply_plan(dense, plan)
     check_soundness(dense, plan, student)
     if settings.refit:
-        batches = calibration(task, settings.seed)
-        refit(dense, plan, student, batches)
-    target = zero_target(SizeModel(program).sizes(), settings)
+        batches = read_calibration_batches(task, settings.seed)
+        reconstruct_layers(dense, plan, student, batches)
+    target = zero_target(ParameterCounter(program).sizes(), settings)
     tables = student.analysis.tables
-    curvature = curvature_of(student, plan, tables, task, settings)
-    zeroed = student.with_own_parameters()
-    hold(zeroed, zero_masks(zeroed, tables, target, curvature))
+    curvature = estimate_curvature(student, plan, tables, task, settings)
+    zeroed = student.with_copied_parameters()
+    apply_masks(zeroed, compute_masks(zeroed, tables, target, curvature))
     if short is None:
         return _metric(zeroed, task)[1], None
-    schedule = Schedule(short.epochs, task.recipe.learning_rate, settings.zeros == "gradual", settings.seed)
-    finetune(student, program.with_own_graph(), short, tables, target, schedule, curvature)
+    schedule = Schedule(short.epochs, task.config.learning_rate, settings.zeros == "gradual", settings.seed)
+    finetune(student, program.with_copied_graph(), short, tables, target, schedule, curvature)
     return _metric(zeroed, task)[1], _metric(student, task)[1]
 
 
 def _metric(program: Program, task: Task) -> tuple[str, float]:
     program.set_training(False)
-    return primary(task.test(lambda request: answer(program, request)))
+    return select_primary_metric(task.test(lambda request: run_program(program, request)))
 
 
 @dataclass(frozen=True)

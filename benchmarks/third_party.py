@@ -33,25 +33,25 @@ import torch
 
 from recprune_export.channels.analysis import Analysis
 from recprune_export.channels.groups import slice_positions
-from recprune_export.finetuning.task import answer
+from recprune_export.finetuning.task import run_program
 from recprune_export.inspection import inspect_program
 from recprune_export.onnx.counts import count, reduction
 from recprune_export.onnx.export import export_onnx
 from recprune_export.onnx.runtime.session import make_session
 from recprune_export.onnx.runtime.session import run as run_onnx
 from recprune_export.program.capture.capture import capture
-from recprune_export.program.program import Program, example_tensors
-from recprune_export.program.random_requests import draw_request
+from recprune_export.program.program import Program, sample_request_tensors
+from recprune_export.program.random_requests import sample_request
 from recprune_export.pruning.allocation.budget import Budget, make_plan
 from recprune_export.pruning.apply.apply_plan import apply_plan
-from recprune_export.pruning.apply.masking import DoublePrecision
+from recprune_export.pruning.apply.masking import Float64Interpreter
 from recprune_export.pruning.apply.soundness import check_soundness
 from recprune_export.pruning.importance.ranking import rank_by
 from recprune_export.pruning.plan import GroupPlan, Plan
 from recprune_export.pruning.rotation import table_projections
 from recprune_export.pruning.rotation.apply_transforms import apply_transforms
-from recprune_export.pruning.rotation.eligibility import find_rotatable
-from recprune_export.pruning.rotation.projections import find_loosening, loosen
+from recprune_export.pruning.rotation.eligibility import find_rotatable_groups
+from recprune_export.pruning.rotation.projections import insert_projections, plan_projections
 from recprune_export.pruning.rotation.transform import Transform
 from recprune_export.validation.parity import check_parity
 
@@ -100,7 +100,7 @@ def try_model(corpus: ModuleType, name: str, sparsity: float) -> Iterator[Outcom
         rotated_groups=rotated,
         spaces=_insert_spaces(program),
         soundness=max(errors),
-        prunable=inspect_program(program, name, "corpus").prunable_share,
+        prunable=inspect_program(program, name, "corpus").prunable_fraction,
         tables=sum(_can_lose(program, table) for table in analysis.tables),
         tables_shrunk=len(_shrunk_tables(analysis, plan)),
         hidden_groups=sum(g.kind == "hidden" and len(g.keep) < g.width for g in half.groups),
@@ -112,9 +112,9 @@ def try_model(corpus: ModuleType, name: str, sparsity: float) -> Iterator[Outcom
         pruned_file = export_onnx(pruned, Path(scratch) / "pruned.onnx")
         session = make_session(pruned_file.path, 1)
         parity = check_parity(
-            lambda request: answer(pruned, request),
+            lambda request: run_program(pruned, request),
             lambda request: run_onnx(session, request),
-            {f"{rows} rows": draw_request(program.signature, rows, seed=rows) for rows in PARITY_BATCHES},
+            {f"{rows} rows": sample_request(program.signature, rows, seed=rows) for rows in PARITY_BATCHES},
         )
         gone = reduction(count(dense_file.path), count(pruned_file.path))
     yield replace(
@@ -157,8 +157,8 @@ def _random_half(analysis: Analysis) -> Plan:
 
 def _rotate_at_random(program: Program) -> int:
     """Rotate, loosened or not, whatever may be; `apply_transforms` raises where an answer changes."""
-    loose = loosen(program, find_loosening(program))
-    legal = find_rotatable(loose).rotatable
+    loose = insert_projections(program, plan_projections(program))
+    legal = find_rotatable_groups(loose).rotatable
     generator = torch.Generator().manual_seed(0)
     squares = {n: torch.randn(*(2 * [loose.analysis.group(n).width]), generator=generator).double() for n in legal}
     transforms = {name: Transform(torch.linalg.qr(square).Q) for name, square in squares.items()}
@@ -168,11 +168,11 @@ def _rotate_at_random(program: Program) -> int:
 
 def _insert_spaces(program: Program) -> int:
     """Give tables spaces of their own, and return how many; the answers have to stay. Any table is long enough here."""
-    with mock.patch.object(table_projections, "WORTH", 0):
-        found = table_projections.find_spaces(program)
-    after = table_projections.insert_spaces(program, found)
-    tensors = example_tensors(program.signature, 5)
-    for one, other in zip(DoublePrecision(program)(*tensors), DoublePrecision(after)(*tensors), strict=True):
+    with mock.patch.object(table_projections, "MIN_ROWS_PER_DIMENSION", 0):
+        found = table_projections.find_per_table_projections(program)
+    after = table_projections.insert_per_table_projections(program, found)
+    tensors = sample_request_tensors(program.signature, 5)
+    for one, other in zip(Float64Interpreter(program)(*tensors), Float64Interpreter(after)(*tensors), strict=True):
         torch.testing.assert_close(other, one, rtol=1e-9, atol=1e-9, equal_nan=True)
     return len(found)
 

@@ -15,7 +15,7 @@ import onnxruntime as ort
 
 from recprune_export import compress
 from recprune_export.data.generate import generate_sequences
-from recprune_export.data.schema.infer_schema import Wishes
+from recprune_export.data.schema.infer_schema import SchemaOverrides
 from recprune_export.training.train import train
 
 GENERATED = "user,item,position"
@@ -54,7 +54,7 @@ def main(given: list[str] | None = None) -> None:
     if options.data is None:
         generate_sequences(log, rows=4000)
     customer, product, time = options.columns.split(",")
-    wishes = Wishes(sequence=f"{customer},{product},{time}", max_length=20)
+    wishes = SchemaOverrides(sequence=f"{customer},{product},{time}", max_length=20)
     training = train(log, "sasrec", Path("sasrec.pt"), wishes, {"dim": 32}, epochs=options.epochs)
     result = compress(training.path, target="artifacts/sasrec", data=log, sparsity=0.7, epochs=1, batches=(1, 32))
     for name, dense in result.metrics["dense"].items():

@@ -10,36 +10,36 @@ import torch
 from torch import nn
 
 from recprune_export.bundle.archive.signature import read_private_key
-from recprune_export.bundle.contents import to_json
+from recprune_export.bundle.contents import format_json
 from recprune_export.bundle.manifest.manifest import ENCODING
-from recprune_export.bundle.write import writing
+from recprune_export.bundle.write import stage_bundle
 from recprune_export.data.arrays import Columns
 from recprune_export.data.sequences import SequenceData
 from recprune_export.errors import UsageError
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.task import (
-    CLICKS,
-    RANKINGS,
-    LabelledRows,
+    CLICK_DEFAULTS,
+    RANKING_DEFAULTS,
+    LabeledRows,
     NextItems,
     Task,
     read_arrays,
     read_encoded,
 )
-from recprune_export.pipeline.build_manifest import Origin
-from recprune_export.pipeline.compress import Result, compress_program, drawn_requests, recipe_for
-from recprune_export.pipeline.planning import loosened_inputs
+from recprune_export.pipeline.build_manifest import InputSources
+from recprune_export.pipeline.compress import CompressionResult, compress_program, make_recipe, make_sampled_task
+from recprune_export.pipeline.planning import make_projected_score_inputs
 from recprune_export.pipeline.prune import plan_all
 from recprune_export.program.capture.capture import capture, program_from_exported
 from recprune_export.program.loading.detect import ModelKind
 from recprune_export.program.loading.load_program import LoadedModel, check_finite, load_program
 from recprune_export.program.program import Program
-from recprune_export.progress import doing, say
+from recprune_export.progress import print_status, show_status
 from recprune_export.provenance import file_identity
-from recprune_export.pruning.importance.sensitivity import Sensitivity, sensitivity
+from recprune_export.pruning.importance.sensitivity import Sensitivity, measure_sensitivity
 from recprune_export.pruning.plan import Plan
 from recprune_export.report.sweep_file import SWEEP
-from recprune_export.search.resolve_sparsity import settle
+from recprune_export.search.resolve_sparsity import resolve_sparsity
 from recprune_export.search.sweep import SPARSITIES, Sweep
 from recprune_export.search.sweep import sweep as run_sweep
 from recprune_export.search.trial_files import make_folder
@@ -49,7 +49,7 @@ from recprune_export.settings import Settings
 Model = nn.Module | torch.export.ExportedProgram | Program | Path | str
 Data = Path | str | Columns
 ARTIFACTS = Path("artifacts")
-NO_WISHES = Settings()
+DEFAULT_SETTINGS = Settings()
 
 
 def compress(
@@ -59,14 +59,14 @@ def compress(
     *,
     data: Data | None = None,
     labels: str | Sequence[str] = (),
-    settings: Settings = NO_WISHES,
+    settings: Settings = DEFAULT_SETTINGS,
     plan: Plan | Path | None = None,
     source: Mapping[str, Any] | None = None,
     command: Sequence[str] = (),
     sign: Path | None = None,
     resume: bool = False,
     **options: Any,
-) -> Result:
+) -> CompressionResult:
     """Prune, tune, export and validate a recommender; write a bundle.
 
     - `model`: an `nn.Module`, an `ExportedProgram`, a `Program`, or the path of a model file, which is opened with the
@@ -90,19 +90,19 @@ def compress(
     True
     """
     settings = replace(settings, **options)
-    with writing(Path(target) if target is not None else ARTIFACTS / _name(model)) as target:
+    with stage_bundle(Path(target) if target is not None else ARTIFACTS / _name(model)) as target:
         signer = None if sign is None else read_private_key(sign)
         plan = Plan.load(plan) if isinstance(plan, Path) else plan
-        with doing("Opening the model"):
-            loaded = load(model, example_inputs, source or {})
-        with doing("Reading rows"):
+        with show_status("Opening the model"):
+            loaded = load_model(model, example_inputs, source or {})
+        with show_status("Reading rows"):
             task = make_task(loaded, data, labels, settings)
         return compress_loaded(
             loaded,
             task,
             target,
             settings,
-            Origin(
+            InputSources(
                 command,
                 model_name=Path(model).name if isinstance(model, Path | str) else _name(model),
                 model_file=file_identity(Path(model)) if isinstance(model, Path | str) else None,
@@ -120,16 +120,16 @@ def compress_loaded(
     task: Task,
     target: Path,
     settings: Settings,
-    origin: Origin,
+    origin: InputSources,
     *,
     plan: Plan | None = None,
     sign: Callable[[bytes], bytes] | None = None,
     resume: bool = False,
-) -> Result:
+) -> CompressionResult:
     """Do what `compress` does with a model and rows that are read."""
     checkpoint = loaded.checkpoint
-    extra = {} if checkpoint is None else {ENCODING: to_json(checkpoint.encoder.to_dict())}
-    settled = None if plan else settle(loaded.program, settings, task, _search_file(target), say)
+    extra = {} if checkpoint is None else {ENCODING: format_json(checkpoint.encoder.to_dict())}
+    settled = None if plan else resolve_sparsity(loaded.program, settings, task, _search_file(target), print_status)
     return compress_program(
         loaded.program,
         target,
@@ -138,10 +138,10 @@ def compress_loaded(
         plan=plan,
         extra_files=extra,
         origin=replace(origin, training_seed=None if checkpoint is None else checkpoint.seed),
-        because=(settled.because,) if settled else (),
+        leading_notes=(settled.reason,) if settled else (),
         sign=sign,
         resume=resume,
-        beginning=settled.beginning if settled else None,
+        search_prefix=settled.search_prefix if settled else None,
     )
 
 
@@ -153,20 +153,20 @@ def sweep(
     data: Data,
     labels: str | Sequence[str] = (),
     sparsities: Sequence[float] = SPARSITIES,
-    settings: Settings = NO_WISHES,
+    settings: Settings = DEFAULT_SETTINGS,
     source: Mapping[str, Any] | None = None,
-    tell: Callable[[Trial], None] = lambda trial: None,
+    on_trial: Callable[[Trial], None] = lambda trial: None,
 ) -> Sweep:
     """Prune, tune and export at each of `sparsities`; write `sweep.json` into `target`.
 
     What was measured is kept in `target`, and an interrupted sweep goes on there.
     """
     folder = Path(target)
-    loaded = load(model, example_inputs, source or {})
+    loaded = load_model(model, example_inputs, source or {})
     task = make_task(loaded, data, labels, settings)
     make_folder(folder)
     trials = Trials(loaded.program, settings, task, folder / "trials.json", artifacts=True)
-    found = run_sweep(trials, sparsities, tell)
+    found = run_sweep(trials, sparsities, on_trial)
     found.save(folder / SWEEP, file_identity(Path(model)) if isinstance(model, Path | str) else None)
     return found
 
@@ -175,28 +175,28 @@ def _search_file(target: Path) -> Path:
     return target.with_name(f"{target.name}.search.json")
 
 
-def plan_of(
+def dump_plan(
     model: Model,
     example_inputs: Any = None,
     *,
     data: Data | None = None,
     labels: str | Sequence[str] = (),
-    settings: Settings = NO_WISHES,
+    settings: Settings = DEFAULT_SETTINGS,
     source: Mapping[str, Any] | None = None,
 ) -> str:
     """Return, as JSON, the plan that `compress` would apply; with several steps all but the last are tuned for it."""
-    loaded = load(model, example_inputs, source or {})
+    loaded = load_model(model, example_inputs, source or {})
     task = make_task(loaded, data, labels, settings)
     return json.dumps(plan_all(loaded.program, settings, task).to_dict(), indent=1)
 
 
-def sensitivity_of(
+def compute_sensitivity(
     model: Model,
     example_inputs: Any = None,
     *,
     data: Data | None = None,
     labels: str | Sequence[str] = (),
-    settings: Settings = NO_WISHES,
+    settings: Settings = DEFAULT_SETTINGS,
     source: Mapping[str, Any] | None = None,
 ) -> Sensitivity:
     """Let every score rank the channels of a model, on rows or, without `data`, on drawn requests.
@@ -205,12 +205,12 @@ def sensitivity_of(
 
     Raises `PruningError` where there is nothing to prune.
     """
-    loaded = load(model, example_inputs, source or {})
+    loaded = load_model(model, example_inputs, source or {})
     task = make_task(loaded, data, labels, settings)
-    return sensitivity(loosened_inputs(loaded.program, settings, task))
+    return measure_sensitivity(make_projected_score_inputs(loaded.program, settings, task))
 
 
-def load(model: Model, example_inputs: Any, source: Mapping[str, Any]) -> LoadedModel:
+def load_model(model: Model, example_inputs: Any, source: Mapping[str, Any]) -> LoadedModel:
     """Make a program of any model. Raises `UsageError` where a module comes without an example request."""
     if isinstance(model, Path | str):
         return load_program(Path(model), **source)
@@ -246,24 +246,24 @@ def make_task(loaded: LoadedModel, data: Data | None, labels: str | Sequence[str
 
     Raises `UsageError` where labels are missing, `DataError` for the rows.
     """
-    program, recipe = loaded.program, recipe_for(CLICKS, settings)
+    program, recipe = loaded.program, make_recipe(CLICK_DEFAULTS, settings)
     labels = (labels,) if isinstance(labels, str) else tuple(labels)
     if data is None:
-        return drawn_requests(program, settings)
+        return make_sampled_task(program, settings)
     if loaded.checkpoint is None:
         if not labels:
             raise UsageError(
                 "A model that recprune-export did not train needs the labels' names beside --data: give --label."
             )
         rows = read_arrays(data, program.signature, labels, settings.seed)
-        return LabelledRows(rows, make_objective(program, labels), recipe)
+        return LabeledRows(rows, make_objective(program, labels), recipe)
     if not isinstance(data, Path | str):
         raise UsageError("A checkpoint of `train` encodes raw rows: give the path of a CSV or Parquet file as data.")
     read = read_encoded(Path(data), loaded.checkpoint.encoder)
     objective = make_objective(program, loaded.checkpoint.spec.labels)
     if isinstance(read, SequenceData):
-        return NextItems(read, objective, recipe_for(RANKINGS, settings))
-    return LabelledRows(read, objective, recipe)
+        return NextItems(read, objective, make_recipe(RANKING_DEFAULTS, settings))
+    return LabeledRows(read, objective, recipe)
 
 
 def _name(model: Model) -> str:

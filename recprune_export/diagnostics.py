@@ -1,4 +1,4 @@
-"""`doctor`: is all here that the work needs? Each check is a small function that gives a `Finding`, and none needs another.
+"""`doctor`: is all here that the work needs? Each check is a small function that gives a `CheckResult`, and none needs another.
 
 It is for machines on which something is missing, so it imports nothing of ours that would need what may be missing.
 """
@@ -40,7 +40,7 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """What one check found; `advice` says what to do where it is not `ok`."""
 
     check: str
@@ -53,16 +53,16 @@ class Finding:
 class Diagnosis:
     """All findings, in the order in which they were made."""
 
-    findings: tuple[Finding, ...]
+    results: tuple[CheckResult, ...]
 
     @property
-    def missing(self) -> tuple[Finding, ...]:
+    def missing(self) -> tuple[CheckResult, ...]:
         """What has to be put right before anything works."""
-        return tuple(finding for finding in self.findings if finding.state == MISSING)
+        return tuple(finding for finding in self.results if finding.state == MISSING)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {"sound": not self.missing, "findings": [asdict(finding) for finding in self.findings]}
+        return {"sound": not self.missing, "findings": [asdict(finding) for finding in self.results]}
 
     def raise_verdict(self) -> None:
         """Raise `ValidationFailed` where something needed is missing."""
@@ -73,118 +73,121 @@ class Diagnosis:
 
 def diagnose(target: Path, *, run: bool = True) -> Diagnosis:
     """Look at Python, packages, processor, memory and disk for bundles at `target`; with `run` export a tiny model and run it."""
-    checks: list[Callable[[], Sequence[Finding]]] = [
-        lambda: [python()],
-        packages,
-        lambda: [onnx_runtime()],
-        lambda: [processor(), processors(), memory()],
-        lambda: [disk("disk", target), disk("temporary files", Path(tempfile.gettempdir())), cache()],
-        extras,
+    checks: list[Callable[[], Sequence[CheckResult]]] = [
+        lambda: [check_python()],
+        check_packages,
+        lambda: [check_onnx_runtime()],
+        lambda: [check_cpu(), check_cores(), check_memory()],
+        lambda: [check_disk("disk", target), check_disk("temporary files", Path(tempfile.gettempdir())), check_cache()],
+        check_extras,
     ]
     if run:
-        checks.append(lambda: [tiny_run()])
+        checks.append(lambda: [check_export()])
     return Diagnosis(tuple(finding for check in checks for finding in check()))
 
 
-def python() -> Finding:
+def check_python() -> CheckResult:
     """Compare the interpreter with what the package asks for."""
     found = ".".join(map(str, sys.version_info[:3]))
     try:
         floor = str(metadata(PACKAGE).json.get("requires_python", "")).removeprefix(">=")
     except PackageNotFoundError:
-        return Finding("python", WARNING, found, f"{PACKAGE} is not installed, so what it asks for is not known.")
+        return CheckResult("python", WARNING, found, f"{PACKAGE} is not installed, so what it asks for is not known.")
     if at_least(found, floor):
-        return Finding("python", OK, found)
-    return Finding("python", MISSING, found, f"Python {floor} or newer is needed.")
+        return CheckResult("python", OK, found)
+    return CheckResult("python", MISSING, found, f"Python {floor} or newer is needed.")
 
 
-def packages() -> list[Finding]:
+def check_packages() -> list[CheckResult]:
     """Compare every package that is needed with its floor."""
-    return [_package(name, floor) for name, floor, extra in requirements() if extra is None]
+    return [_package(name, floor) for name, floor, extra in read_requirements() if extra is None]
 
 
-def extras() -> list[Finding]:
+def check_extras() -> list[CheckResult]:
     """Say of each extra what it is for, and what of it is missing; nothing of it is needed."""
     findings = []
-    stated = requirements()
+    stated = read_requirements()
     for extra, purpose in EXTRAS.items():
         wanted = [(name, floor) for name, floor, of in stated if of == extra]
         if not wanted:  # of another release, or not installed
             continue
         absent = [name for name, floor in wanted if _package(name, floor).state != OK]
         if not absent:
-            findings.append(Finding(f"extra {extra}", OK, f"for {purpose}"))
+            findings.append(CheckResult(f"extra {extra}", OK, f"for {purpose}"))
         else:
             advice = f"Only for {purpose}: pip install '{PACKAGE}[{extra}]'"
-            findings.append(Finding(f"extra {extra}", WARNING, f"without {', '.join(absent)}", advice))
+            findings.append(CheckResult(f"extra {extra}", WARNING, f"without {', '.join(absent)}", advice))
     return findings
 
 
-def requirements() -> list[tuple[str, str, str | None]]:
+def read_requirements() -> list[tuple[str, str, str | None]]:
     """Return name, floor and extra (None: always needed) of each package in our metadata; nothing where there is none."""
     try:
         stated = requires(PACKAGE) or []
     except PackageNotFoundError:
         return []
-    return [parsed for line in stated if (parsed := requirement(line)) is not None]
+    return [parsed for line in stated if (parsed := parse_requirement(line)) is not None]
 
 
-def requirement(line: str) -> tuple[str, str, str | None] | None:
+def parse_requirement(line: str) -> tuple[str, str, str | None] | None:
     """Read one line of metadata; None for one that is not of our form.
 
-    >>> requirement("torch>=2.13"), requirement('ruff>=0.17; extra == "dev"')
+    >>> parse_requirement("torch>=2.13"), parse_requirement('ruff>=0.17; extra == "dev"')
     (('torch', '2.13', None), ('ruff', '0.17', 'dev'))
     """
     match = re.fullmatch(r"([\w.-]+)\s*>=\s*([\w.]+)\s*(?:;\s*extra\s*==\s*[\"'](\w+)[\"'])?", line)
     return None if match is None else (match[1], match[2], match[3])
 
 
-def at_least(found: str, floor: str) -> bool:
+def at_least(installed: str, floor: str) -> bool:
     """Whether a version is a floor or newer, by its numbers.
 
     >>> at_least("2.13.0+cpu", "2.9"), at_least("2.9.1", "2.13"), at_least("3.11", "")
     (True, False, True)
     """
-    numbers = [tuple(int(n) for n in re.match(r"[\d.]*", v)[0].split(".") if n) for v in (found, floor)]  # type: ignore[index]
+    numbers = [tuple(int(n) for n in re.match(r"[\d.]*", v)[0].split(".") if n) for v in (installed, floor)]  # type: ignore[index]
     width = max(map(len, numbers))
     first, second = (n + (0,) * (width - len(n)) for n in numbers)
     return first >= second
 
 
-def onnx_runtime() -> Finding:
+def check_onnx_runtime() -> CheckResult:
     """Look for ONNX Runtime's own CPU provider."""
     try:
         import onnxruntime
 
         providers = onnxruntime.get_available_providers()
     except Exception as error:  # a broken installation may raise anything
-        return Finding(
-            "ONNX Runtime", MISSING, f"cannot be imported: {_told(error)}", "Install it again: pip install onnxruntime"
+        return CheckResult(
+            "ONNX Runtime",
+            MISSING,
+            f"cannot be imported: {_describe_error(error)}",
+            "Install it again: pip install onnxruntime",
         )
     if "CPUExecutionProvider" in providers:
-        return Finding("ONNX Runtime", OK, ", ".join(providers))
-    return Finding(
+        return CheckResult("ONNX Runtime", OK, ", ".join(providers))
+    return CheckResult(
         "ONNX Runtime", MISSING, ", ".join(providers) or "no provider", "Install onnxruntime with its CPU provider."
     )
 
 
-def processor() -> Finding:
+def check_cpu() -> CheckResult:
     """Name the processor and what of it makes inference fast."""
     known = [f"{flag} ({FLAGS[flag]})" for flag in FLAGS if flag in _cpu_flags()]
     found = f"{cpu()}: {', '.join(known) or 'no wide instructions that are known here'}"
     if {"avx2", "asimd"} & _cpu_flags():
-        return Finding("processor", OK, found)
-    return Finding(
+        return CheckResult("processor", OK, found)
+    return CheckResult(
         "processor", WARNING, found, "Latency will be several times that of a processor with AVX2: measure elsewhere."
     )
 
 
-def processors() -> Finding:
+def check_cores() -> CheckResult:
     """Say how many cores this process may use, by affinity and by the container's quota."""
-    usable, quota = cores(), cpu_quota()
+    usable, quota = cores(), read_cpu_quota()
     if quota is None or quota >= usable:
-        return Finding("cores", OK, f"{usable}")
-    return Finding(
+        return CheckResult("cores", OK, f"{usable}")
+    return CheckResult(
         "cores",
         WARNING,
         f"{usable}, of which the container may use {quota:g}",
@@ -192,7 +195,7 @@ def processors() -> Finding:
     )
 
 
-def cpu_quota() -> float | None:
+def read_cpu_quota() -> float | None:
     """Return how many cores' worth of time a container may use; None where nothing is said."""
     words = _words(CGROUP / "cpu.max") or [
         *_words(CGROUP / "cpu/cpu.cfs_quota_us"),
@@ -203,24 +206,24 @@ def cpu_quota() -> float | None:
     return int(words[0]) / int(words[1])
 
 
-def memory() -> Finding:
+def check_memory() -> CheckResult:
     """Say how much memory is free, by the machine and by the container."""
-    free = memory_free()
+    free = read_free_memory()
     if free is None:
-        return Finding("memory", WARNING, "unknown", "Make sure that three times the dense model fits.")
+        return CheckResult("memory", WARNING, "unknown", "Make sure that three times the dense model fits.")
     found = f"{free / GIB:.1f} GiB free"
     if free < GIB / 2:
-        return Finding(
+        return CheckResult(
             "memory", MISSING, found, "PyTorch alone needs half of a GiB: free some, or raise the container's limit."
         )
     if free < 2 * GIB:
-        return Finding(
+        return CheckResult(
             "memory", WARNING, found, "Enough for small models: a run needs about three times the dense model."
         )
-    return Finding("memory", OK, found)
+    return CheckResult("memory", OK, found)
 
 
-def memory_free() -> int | None:
+def read_free_memory() -> int | None:
     """Return the bytes that may still be taken: the least of what the machine and the container have left."""
     left = []
     for line in _text(Path("/proc/meminfo")).splitlines():
@@ -236,7 +239,7 @@ def memory_free() -> int | None:
     return min(left, default=None)
 
 
-def disk(check: str, folder: Path) -> Finding:
+def check_disk(check: str, folder: Path) -> CheckResult:
     """Say whether files can be written in a folder that may not be there yet, and how much is free."""
     there = next((each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir()), Path("/"))
     try:
@@ -245,26 +248,26 @@ def disk(check: str, folder: Path) -> Finding:
             probe.write(b"x" * 4096)
             probe.flush()
     except OSError as error:
-        return Finding(check, MISSING, f"{there} cannot be written: {error.strerror}", "Choose another place.")
+        return CheckResult(check, MISSING, f"{there} cannot be written: {error.strerror}", "Choose another place.")
     found = f"{free / GIB:.1f} GiB free in {there}"
     if free < GIB / 10:
-        return Finding(
+        return CheckResult(
             check, MISSING, found, "A bundle holds the dense and the pruned model, and is written beside the old one."
         )
     if free < GIB:
-        return Finding(check, WARNING, found, "Enough for small models alone.")
-    return Finding(check, OK, found)
+        return CheckResult(check, WARNING, found, "Enough for small models alone.")
+    return CheckResult(check, OK, found)
 
 
-def cache() -> Finding:
+def check_cache() -> CheckResult:
     """Say whether what is measured of this machine can be kept."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / PACKAGE
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder):
-            return Finding("cache", OK, str(folder))
+            return CheckResult("cache", OK, str(folder))
     except OSError as error:
-        return Finding(
+        return CheckResult(
             "cache",
             WARNING,
             f"{folder} cannot be written: {error.strerror}",
@@ -272,23 +275,23 @@ def cache() -> Finding:
         )
 
 
-def tiny_run() -> Finding:
+def check_export() -> CheckResult:
     """Capture a tiny recommender, export it, and compare ONNX Runtime's answers with PyTorch's."""
     try:
         error = _export_and_run()
     except Exception as broken:  # whatever is wrong here is the finding
-        told = str(broken) if isinstance(broken, RecpruneError) else _told(broken)
-        return Finding(
+        told = str(broken) if isinstance(broken, RecpruneError) else _describe_error(broken)
+        return CheckResult(
             "export and run",
             MISSING,
             told,
             "Install the versions of constraints.txt, which are known to work together.",
         )
     if error > 1e-5:
-        return Finding(
+        return CheckResult(
             "export and run", MISSING, f"answers differ by {error:.1e}", "Do not trust this machine: report it."
         )
-    return Finding("export and run", OK, f"a tiny model answers in ONNX Runtime as in PyTorch, to {error:.1e}")
+    return CheckResult("export and run", OK, f"a tiny model answers in ONNX Runtime as in PyTorch, to {error:.1e}")
 
 
 def _export_and_run() -> float:
@@ -310,14 +313,14 @@ def _export_and_run() -> float:
         return float(np.abs(answer.reshape(-1) - scorer(ids).numpy().reshape(-1)).max())
 
 
-def _package(name: str, floor: str) -> Finding:
+def _package(name: str, floor: str) -> CheckResult:
     try:
         found = version(name)
     except PackageNotFoundError:
-        return Finding(name, MISSING, "not installed", f"pip install '{name}>={floor}'")
+        return CheckResult(name, MISSING, "not installed", f"pip install '{name}>={floor}'")
     if at_least(found, floor):
-        return Finding(name, OK, found)
-    return Finding(name, MISSING, f"{found}, older than {floor}", f"pip install '{name}>={floor}'")
+        return CheckResult(name, OK, found)
+    return CheckResult(name, MISSING, f"{found}, older than {floor}", f"pip install '{name}>={floor}'")
 
 
 def _cpu_flags() -> frozenset[str]:
@@ -337,6 +340,6 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _told(error: BaseException) -> str:
+def _describe_error(error: BaseException) -> str:
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {first}" if first else type(error).__name__

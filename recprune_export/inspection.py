@@ -11,7 +11,7 @@ from recprune_export.channels.groups import Channel, FrozenAxis, Group
 from recprune_export.program.loading.load_program import load_program
 from recprune_export.program.program import Program
 from recprune_export.program.signature import Signature
-from recprune_export.pruning.allocation.parameter_counts import PartSizes, SizeModel
+from recprune_export.pruning.allocation.parameter_counts import ParameterCounter, ParameterCounts
 from recprune_export.pruning.fields.field_selection import field_channels, with_fields
 
 REASONS = 3  # in the summary
@@ -19,7 +19,7 @@ RETURNED = "the model returns it"  # of every model some axis, and no news
 
 
 @dataclass(frozen=True)
-class FieldFinding:
+class FieldRemovability:
     """Whether a field can be removed: how many parameters would go with it alone, or why it cannot."""
 
     name: str
@@ -34,7 +34,7 @@ class FieldFinding:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What the analysis says of one model; `smallest` is what would be left if each group kept one channel.
+    """What the analysis says of one model; `minimum_sizes` is what would be left if each group kept one channel.
 
     `fields` is None where they were not asked for; fields that can only go together are one finding.
     """
@@ -42,17 +42,17 @@ class Inspection:
     name: str
     kind: str
     signature: Signature
-    sizes: PartSizes
-    smallest: PartSizes
+    sizes: ParameterCounts
+    minimum_sizes: ParameterCounts
     groups: tuple[Group, ...]
     frozen: tuple[FrozenAxis, ...]
-    fields: tuple[FieldFinding, ...] | None = None
+    fields: tuple[FieldRemovability, ...] | None = None
 
     @property
-    def prunable_share(self) -> float:
+    def prunable_fraction(self) -> float:
         """The fraction of the parameters that lies in prunable channels."""
         total = self.sizes.tables + self.sizes.rest
-        return 1.0 - (self.smallest.tables + self.smallest.rest) / total if total else 0.0
+        return 1.0 - (self.minimum_sizes.tables + self.minimum_sizes.rest) / total if total else 0.0
 
     def frozen_by_reason(self) -> dict[str, list[FrozenAxis]]:
         """Return the frozen axes under the reason that freezes them."""
@@ -71,7 +71,7 @@ class Inspection:
                 parameters[axis.reason.text] += 1
         most = sorted(parameters, key=lambda text: -parameters[text])[:REASONS]
         frozen = f"; frozen: {'; '.join(f'{text} ({parameters[text]}×)' for text in most)}" if most else ""
-        return f"{self.prunable_share:.0%} of the parameters can be pruned{frozen}."
+        return f"{self.prunable_fraction:.0%} of the parameters can be pruned{frozen}."
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -84,7 +84,7 @@ class Inspection:
             "kind": self.kind,
             "signature": self.signature.to_dict(),
             "parameters": {"tables": self.sizes.tables, "rest": self.sizes.rest},
-            "prunable_share": self.prunable_share,
+            "prunable_share": self.prunable_fraction,
             "summary": self.summary,
             "groups": groups,
             "frozen": [axis.to_dict() for axis in self.frozen],
@@ -95,13 +95,13 @@ class Inspection:
 def inspect_program(program: Program, name: str, kind: str, *, fields: bool = False) -> Inspection:
     """Analyse a program that is already in memory; with `fields`, say which of them can go."""
     analysis = program.analysis
-    model = SizeModel(program)
+    model = ParameterCounter(program)
     return Inspection(
         name=name,
         kind=kind,
         signature=program.signature,
         sizes=model.sizes(),
-        smallest=model.sizes(_all_but_one(analysis)),
+        minimum_sizes=model.sizes(_all_but_one(analysis)),
         groups=analysis.groups,
         frozen=analysis.frozen,
         fields=find_removable_fields(program) if fields else None,
@@ -114,19 +114,19 @@ def inspect_file(path: Path, *, fields: bool = False, **source: Any) -> Inspecti
     return inspect_program(loaded.program, path.name, loaded.kind.value, fields=fields)
 
 
-def find_removable_fields(program: Program) -> tuple[FieldFinding, ...]:
+def find_removable_fields(program: Program) -> tuple[FieldRemovability, ...]:
     """Say of each field whether it can be removed, in the order of the request; those that cannot come last."""
     program = with_fields(program)
     analysis = program.analysis
-    model = SizeModel(program)
+    model = ParameterCounter(program)
     dense = model.sizes()
 
     def saved(channel: Channel) -> int:
         left = model.sizes(frozenset((channel.identity,)))
         return dense.tables + dense.rest - left.tables - left.rest
 
-    removable = [FieldFinding(channel.name, saved(channel)) for channel in field_channels(analysis)]
-    return (*removable, *(FieldFinding(f.field.name, 0, f.reason) for f in analysis.frozen_fields))
+    removable = [FieldRemovability(channel.name, saved(channel)) for channel in field_channels(analysis)]
+    return (*removable, *(FieldRemovability(f.field.name, 0, f.reason) for f in analysis.frozen_fields))
 
 
 def _all_but_one(analysis: Analysis) -> frozenset[int]:

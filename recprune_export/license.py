@@ -3,12 +3,12 @@
 from recprune_export.errors import UsageError
 
 
-def spdx(text: str) -> str:
+def canonicalize_license(text: str) -> str:
     """Return an SPDX expression in its usual spelling.
 
     Raises `UsageError` for anything else.
 
-    >>> spdx("apache-2.0"), spdx("mit or LicenseRef-Acme")
+    >>> canonicalize_license("apache-2.0"), canonicalize_license("mit or LicenseRef-Acme")
     ('Apache-2.0', 'MIT OR LicenseRef-Acme')
     """
     from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression

@@ -22,7 +22,7 @@ def quiet(active: bool = True) -> Iterator[None]:
         _quiet.reset(token)
 
 
-def say(text: str) -> None:
+def print_status(text: str) -> None:
     """Print one line on stderr, for whoever waits, unless asked to be quiet."""
     if not _quiet.get():
         sys.stderr.write(f"{text}\n")
@@ -30,10 +30,10 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def bar(description: str, total: int | None) -> Iterator[Advance]:
+def progress_bar(description: str, total: int | None) -> Iterator[Advance]:
     """Show a bar inside the block; the function that it gives advances by one step and, unless empty, changes the text.
 
-    >>> with quiet(), bar("counting", total=2) as advance:
+    >>> with quiet(), progress_bar("counting", total=2) as advance:
     ...     advance("")
     """
     from rich.console import Console
@@ -52,13 +52,13 @@ def bar(description: str, total: int | None) -> Iterator[Advance]:
 
 
 @contextmanager
-def doing(description: str) -> Iterator[None]:
+def show_status(description: str) -> Iterator[None]:
     """Show what is being done where nobody can say how far it is.
 
-    >>> with quiet(), doing("thinking"):
+    >>> with quiet(), show_status("thinking"):
     ...     pass
     """
-    with bar(description, None):
+    with progress_bar(description, None):
         yield
 
 
@@ -70,7 +70,7 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
     6
     """
     length = total if total is not None else len(items) if hasattr(items, "__len__") else None  # type: ignore[arg-type]
-    with bar(description, length) as advance:
+    with progress_bar(description, length) as advance:
         for item in items:
             yield item
             advance("")

@@ -18,7 +18,7 @@ def file_identity(path: Path) -> dict[str, Any]:
     return {"path": str(path), "bytes": path.stat().st_size, "sha256": digest}
 
 
-def commit_of(directory: Path) -> dict[str, Any] | None:
+def find_commit(directory: Path) -> dict[str, Any] | None:
     """Return the commit that is checked out around `directory`, and whether tracked files differ from it.
 
     None where there is no repository, no commit yet, or no git.
@@ -30,13 +30,13 @@ def commit_of(directory: Path) -> dict[str, Any] | None:
     return {"commit": commit, "changed": bool(changes)}
 
 
-def own_commit() -> dict[str, Any] | None:
+def find_package_commit() -> dict[str, Any] | None:
     """Return the commit of recprune-export, where it runs from a repository of its own.
 
     Installed into somebody else's repository it is not tracked there.
     """
     package = Path(__file__).parent
-    return commit_of(package) if _git(package, "ls-files", "--error-unmatch", "__init__.py") else None
+    return find_commit(package) if _git(package, "ls-files", "--error-unmatch", "__init__.py") else None
 
 
 def provenance(
@@ -52,7 +52,7 @@ def provenance(
         "model": _named(model),
         "data": _named(data),
         "seeds": dict(seeds),
-        "commits": {"recprune-export": own_commit(), "working_directory": commit_of(Path.cwd())},
+        "commits": {"recprune-export": find_package_commit(), "working_directory": find_commit(Path.cwd())},
     }
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from recprune_export.environment import cores
 from recprune_export.errors import UsageError
-from recprune_export.license import spdx
+from recprune_export.license import canonicalize_license
 
 QUANTIZE = ("none", "fp16", "int8", "int4")
 
@@ -94,7 +94,7 @@ class Settings:
             raise UsageError("--batches must name at least one batch size of 1 or more, for example 1,256.")
 
         if self.licence is not None:
-            object.__setattr__(self, "licence", spdx(self.licence))
+            object.__setattr__(self, "licence", canonicalize_license(self.licence))
 
     @property
     def table_sparsity(self) -> float:

@@ -9,7 +9,7 @@ from torch import nn
 from recprune_export.channels.analysis import Analysis
 from recprune_export.program.capture.capture import capture
 from recprune_export.program.program import Program
-from recprune_export.pruning.allocation.parameter_counts import SizeModel
+from recprune_export.pruning.allocation.parameter_counts import ParameterCounter
 from recprune_export.pruning.apply.apply_plan import apply_plan
 from recprune_export.pruning.apply.soundness import check_soundness
 from recprune_export.pruning.plan import GroupPlan, Plan
@@ -47,7 +47,7 @@ def check_any_plan(module: nn.Module, *args: Any, plans: int = 3) -> tuple[Progr
     """Assert that masked equals pruned, and that as much is gone as was planned; return what was analysed."""
     program = capture(no_zeros(module), args)
     analysis = program.analysis
-    sizes = SizeModel(program)
+    sizes = ParameterCounter(program)
     for plan in (half_plan(analysis), *(random_plan(analysis, seed) for seed in range(plans))):
         pruned = apply_plan(program, plan)
         soundness = check_soundness(program, plan, pruned)

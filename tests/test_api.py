@@ -17,16 +17,16 @@ import torch
 from click.testing import CliRunner, Result
 from onnx import numpy_helper
 
-from recprune_export.api import compress, load
+from recprune_export.api import compress, load_model
 from recprune_export.bundle.verify import read_manifest, verify
 from recprune_export.cli import main
-from recprune_export.data.schema.infer_schema import Wishes
+from recprune_export.data.schema.infer_schema import SchemaOverrides
 from recprune_export.errors import UsageError, ValidationFailed
 from recprune_export.onnx.runtime.session import SessionOptions, make_session, run
 from recprune_export.pipeline import export
 from recprune_export.program.loading.load_program import load_program
-from recprune_export.recommenders.catalogue import build
-from recprune_export.report.bundle_page import report_on
+from recprune_export.recommenders.catalogue import build_recommender
+from recprune_export.report.bundle_page import render_saved_bundle_report
 from recprune_export.settings import Settings
 from recprune_export.training.train import train
 from tests.bundle.archive.test_signature import key_pair
@@ -46,7 +46,7 @@ def checkpoint(clicks_file: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         clicks_file,
         "dlrm",
         path,
-        Wishes(labels=("clicked",)),
+        SchemaOverrides(labels=("clicked",)),
         {"dim": 16, "hidden": (64, 32)},
         epochs=2,
         batch_size=256,
@@ -106,7 +106,7 @@ def test_a_real_model_is_batched_by_triton_and_answers_as_the_samples_say(bundle
 
 def test_the_page_in_the_bundle_is_that_of_its_manifest(bundle: Path) -> None:
     page = (bundle / "report.html").read_text()
-    assert report_on(bundle) == page
+    assert render_saved_bundle_report(bundle) == page
     check_page(page)
     manifest = read_manifest(bundle)
     low, high = manifest.change["interval"]
@@ -237,7 +237,7 @@ def test_rare_ids_share_rows_and_it_is_said(checkpoint: Path, clicks_file: Path,
     made = invoke(checkpoint, "--data", clicks_file, "-o", tmp_path / "out", *options)
     assert made.exit_code == 0, made.stderr
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
-    rows, signature = manifest["plan"]["rows"], load(checkpoint, None, {}).program.signature
+    rows, signature = manifest["plan"]["rows"], load_model(checkpoint, None, {}).program.signature
     assert [i["ids"] for i in manifest["signature"]["inputs"]] == [i["ids"] for i in signature.to_dict()["inputs"]]
     before, after = (sum(table[when] for table in rows["tables"]) for when in ("before", "after"))
     assert 0.5 < after / before < 0.7
@@ -263,7 +263,7 @@ def test_rare_ids_share_rows_and_it_is_said(checkpoint: Path, clicks_file: Path,
 
 
 def test_a_table_that_scores_the_items_keeps_its_rows(sequences_file: Path, tmp_path: Path) -> None:
-    train(sequences_file, "sasrec", tmp_path / "model.pt", Wishes(), {"dim": 8}, epochs=1)
+    train(sequences_file, "sasrec", tmp_path / "model.pt", SchemaOverrides(), {"dim": 8}, epochs=1)
     refused = invoke(tmp_path / "model.pt", "--data", sequences_file, "--prune-rows", "auto", "-o", tmp_path / "out")
     assert_refused(
         refused, 4, "--prune-rows finds no table that can do with fewer rows: 'items.weight': it is also read"
@@ -288,7 +288,7 @@ def test_ranking_goes_the_whole_way(sequences_file: Path, tmp_path: Path) -> Non
 def make_model(scale: float = 1.0) -> torch.nn.Module:
     """A factory for `--factory`."""
     torch.manual_seed(0)
-    module = build("deepfm", CLICKS, SMALL["deepfm"])
+    module = build_recommender("deepfm", CLICKS, SMALL["deepfm"])
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.mul_(scale)
@@ -585,7 +585,7 @@ def test_a_module_in_memory_with_nested_inputs_and_arrays_by_name(tmp_path: Path
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     example = {"ids": ({"user": torch.tensor([1, 2])}, torch.tensor([3, 4])), "context": torch.zeros(2, 2)}
-    names = [i.name for i in load(Nested(), example, {}).program.signature.inputs]
+    names = [i.name for i in load_model(Nested(), example, {}).program.signature.inputs]
     user, item, context = names
     rows = {user: rng.integers(50, size=600), item: rng.integers(40, size=600), context: rng.normal(size=(600, 2))}
     rows["liked"] = (rows[user] % 2).astype(float)

@@ -16,7 +16,7 @@ from recprune_export.onnx.cost.machine import cache_directory
 
 
 def states(target: Path) -> dict[str, str]:
-    return {finding.check: finding.state for finding in diagnose(target, run=False).findings}
+    return {finding.check: finding.state for finding in diagnose(target, run=False).results}
 
 
 def test_a_sound_environment_is_found_sound(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_the_floors_are_those_of_the_project(pytestconfig: pytest.Config) -> Non
 
     text = (pytestconfig.rootpath / "pyproject.toml").read_text()
     stated = tomllib.loads(text)["project"]["dependencies"]
-    read = [diagnostics.requirement(line) for line in stated]
+    read = [diagnostics.parse_requirement(line) for line in stated]
     assert None not in read
     assert [f"{name}>={floor}" for name, floor, _ in filter(None, read)] == stated
     assert set(tomllib.loads(text)["project"]["optional-dependencies"]) == set(diagnostics.EXTRAS)
@@ -68,7 +68,7 @@ def test_an_old_or_absent_package_is_named(
 
 def test_no_onnx_runtime_and_no_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    found = {finding.check: finding for finding in diagnose(tmp_path).findings}
+    found = {finding.check: finding for finding in diagnose(tmp_path).results}
     assert found["ONNX Runtime"].state == MISSING
     assert found["export and run"].state == MISSING
 
@@ -76,38 +76,38 @@ def test_no_onnx_runtime_and_no_torch(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_a_container_with_less_than_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(diagnostics, "CGROUP", tmp_path)
     monkeypatch.setattr(diagnostics, "cores", lambda: 8)
-    assert diagnostics.processors().state == OK
+    assert diagnostics.check_cores().state == OK
     (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert diagnostics.cpu_quota() is None
+    assert diagnostics.read_cpu_quota() is None
     (tmp_path / "cpu.max").write_text("150000 100000\n")
-    assert diagnostics.cpu_quota() == 1.5
-    assert diagnostics.processors().state == WARNING
-    assert "--threads 1" in diagnostics.processors().advice
+    assert diagnostics.read_cpu_quota() == 1.5
+    assert diagnostics.check_cores().state == WARNING
+    assert "--threads 1" in diagnostics.check_cores().advice
     for limit, state in ((300, MISSING), (1500, WARNING)):
         (tmp_path / "memory.max").write_text(str(limit << 20))
         (tmp_path / "memory.current").write_text("0")
-        assert diagnostics.memory().state == state
+        assert diagnostics.check_memory().state == state
 
 
 def test_a_processor_without_wide_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnostics, "_cpu_flags", lambda: frozenset({"sse2"}))
-    assert diagnostics.processor().state == WARNING
+    assert diagnostics.check_cpu().state == WARNING
 
 
 def test_a_full_disk_and_a_cache_that_is_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     usage = diagnostics.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(diagnostics.shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    assert diagnostics.disk("disk", tmp_path).state == MISSING
+    assert diagnostics.check_disk("disk", tmp_path).state == MISSING
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert diagnostics.cache().state == WARNING
+    assert diagnostics.check_cache().state == WARNING
 
 
 def test_the_cache_is_the_one_that_is_used() -> None:
-    assert diagnostics.cache().found == str(cache_directory())
+    assert diagnostics.check_cache().found == str(cache_directory())
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    assert diagnostics.disk("disk", tmp_path / "bundle").state == MISSING
+    assert diagnostics.check_disk("disk", tmp_path / "bundle").state == MISSING

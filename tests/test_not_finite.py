@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from recprune_export import api
 from recprune_export.api import compress
 from recprune_export.data.clicks import load_clicks
-from recprune_export.data.schema.infer_schema import Wishes, infer_schema
+from recprune_export.data.schema.infer_schema import SchemaOverrides, infer_schema
 from recprune_export.errors import DataError, ModelError, ModelFileError
 from recprune_export.pipeline import prune
 from recprune_export.program.capture.capture import capture
@@ -82,7 +82,7 @@ def test_answers(tmp_path: Path) -> None:
 
 def test_a_column_of_a_file(tmp_path: Path, clicks_file: Path) -> None:
     frame = pl.read_parquet(clicks_file)
-    schema = infer_schema(clicks_file, Wishes(labels=("clicked",))).schema
+    schema = infer_schema(clicks_file, SchemaOverrides(labels=("clicked",))).schema
     name = schema.numeric[0]
     odd = frame.with_columns(
         pl.when(pl.int_range(pl.len()) == 77).then(float("inf")).otherwise(pl.col(name)).alias(name)
@@ -105,13 +105,13 @@ def test_the_check_of_weights_takes_all_of_a_large_table(monkeypatch: pytest.Mon
     with torch.no_grad():
         module.table.weight[19, 3] = float("nan")
     with pytest.raises(ModelFileError, match=r"at \[19, 3\]"):
-        api.load(module, EXAMPLE, {})
+        api.load_model(module, EXAMPLE, {})
 
 
 def test_a_mask_of_minus_infinity_is_no_fault() -> None:
     module = Scorer().eval()
     module.register_buffer("mask", torch.full((3, 3), float("-inf")).triu(1))
-    assert api.load(module, EXAMPLE, {}).program.parameters()
+    assert api.load_model(module, EXAMPLE, {}).program.parameters()
     module.register_buffer("scale", torch.full((3,), float("nan")))
     with pytest.raises(ModelFileError, match=r"'scale' .* holds nan"):
-        api.load(module, EXAMPLE, {})
+        api.load_model(module, EXAMPLE, {})

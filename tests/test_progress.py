@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from recprune_export.progress import bar, doing, quiet, say, track
+from recprune_export.progress import print_status, progress_bar, quiet, show_status, track
 
 
 class Terminal(io.StringIO):
@@ -16,10 +16,10 @@ class Terminal(io.StringIO):
 def shown(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO, *, silent: bool = False) -> str:
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setenv("TERM", "xterm-256color")
-    with quiet(silent), doing("Choosing what goes"), bar("Tuning", 2) as advance:
+    with quiet(silent), show_status("Choosing what goes"), progress_bar("Tuning", 2) as advance:
         advance("Tuning, epoch 1")
         assert list(track([1, 2], "Fields")) == [1, 2]
-        say("a line")
+        print_status("a line")
     return stream.getvalue()
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from recprune_export.bundle.manifest.manifest import Manifest
 from recprune_export.errors import UsageError
-from recprune_export.provenance import commit_of, file_identity, own_commit, provenance
+from recprune_export.provenance import file_identity, find_commit, find_package_commit, provenance
 from recprune_export.settings import Settings
 from tests.bundle.samples import manifest
 
@@ -33,19 +33,19 @@ def repository(tmp_path: Path) -> Path:
 def test_a_commit_is_known_and_a_change_of_tracked_files_too(repository: Path) -> None:
     head = git(repository, "rev-parse", "HEAD")
     (repository / "rows.csv").write_text("not tracked")
-    assert commit_of(repository) == {"commit": head, "changed": False}
+    assert find_commit(repository) == {"commit": head, "changed": False}
     (repository / "train.py").write_text("2\n")
-    assert commit_of(repository) == {"commit": head, "changed": True}
+    assert find_commit(repository) == {"commit": head, "changed": True}
 
 
 def test_where_there_is_no_commit_nothing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert commit_of(tmp_path) is None
+    assert find_commit(tmp_path) is None
     git(tmp_path, "init", "-q")
-    assert commit_of(tmp_path) is None
+    assert find_commit(tmp_path) is None
     monkeypatch.setenv("PATH", "")
-    assert commit_of(tmp_path) is None
-    assert own_commit() is None
+    assert find_commit(tmp_path) is None
+    assert find_package_commit() is None
 
 
 def test_the_section_follows_the_schema_and_gives_no_path_away(
@@ -55,7 +55,7 @@ def test_the_section_follows_the_schema_and_gives_no_path_away(
     rows = file_identity(repository / "train.py")
     made = provenance(command=["model.pt"], model=None, data=rows, seeds={"compression": 3})
     assert made["data"] == {"name": "train.py", "bytes": 2, "sha256": hashlib.sha256(b"1\n").hexdigest()}
-    assert made["commits"]["working_directory"] == commit_of(repository)
+    assert made["commits"]["working_directory"] == find_commit(repository)
     assert str(repository) not in str(made)
     stated = manifest(provenance=made).to_dict()
     assert stated["provenance"] == made

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from recprune_export.api import compress
-from recprune_export.data.schema.infer_schema import Wishes
+from recprune_export.data.schema.infer_schema import SchemaOverrides
 from recprune_export.settings import Settings
 from recprune_export.training.train import train
 
@@ -19,7 +19,7 @@ def test_clicks_keep_their_quality_at_seventy_percent(recommender: str, tmp_path
     data = DATA / "anime.parquet"
     if not data.exists():
         pytest.skip(f"{data.name} is not on this machine")
-    training = train(data, recommender, tmp_path / "model.pt", Wishes(labels=("label",)), batch_size=2048)
+    training = train(data, recommender, tmp_path / "model.pt", SchemaOverrides(labels=("label",)), batch_size=2048)
     assert any("'rating' alone tells 'label'" in note for note in training.notes)
     assert training.checkpoint.metrics["auc"] > 0.825
     result = compress(tmp_path / "model.pt", target=tmp_path / "out", data=data, settings=SETTINGS)
@@ -32,7 +32,14 @@ def test_two_tasks_keep_their_quality(tmp_path: Path) -> None:
     data = DATA / "census.parquet"
     if not data.exists():
         pytest.skip(f"{data.name} is not on this machine")
-    train(data, "mmoe", tmp_path / "model.pt", Wishes(labels=("income", "never_married")), batch_size=2048, epochs=4)
+    train(
+        data,
+        "mmoe",
+        tmp_path / "model.pt",
+        SchemaOverrides(labels=("income", "never_married")),
+        batch_size=2048,
+        epochs=4,
+    )
     result = compress(tmp_path / "model.pt", target=tmp_path / "out", data=data, settings=SETTINGS)
     for label in ("income", "never_married"):
         assert result.metrics["pruned"][f"{label}/auc"] > result.metrics["dense"][f"{label}/auc"] - 0.003

@@ -1,4 +1,4 @@
-"""`inspect` and `profile` of what is served: a bundle, or any ONNX file. Without PyTorch."""
+"""`inspect` and `profile_model` of what is served: a bundle, or any ONNX file. Without PyTorch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ import onnx
 from recprune_export.bundle.manifest.manifest import MODEL, SAMPLE_INPUTS, Manifest
 from recprune_export.bundle.verify import read_manifest, read_samples
 from recprune_export.errors import ModelFileError
-from recprune_export.onnx.cost.estimate import Cost, cost_of
+from recprune_export.onnx.cost.estimate import Cost, estimate_cost
 from recprune_export.onnx.cost.machine import Machine, this_machine
-from recprune_export.onnx.cost.profiler import Profile, profile
-from recprune_export.onnx.counts import Counts, count, valid_ids
+from recprune_export.onnx.cost.profiler import Profile, profile_model
+from recprune_export.onnx.counts import Counts, count, find_id_limit
 from recprune_export.onnx.reading import read_model
 
 
 @dataclass(frozen=True)
-class Artifact:
+class ArtifactFile:
     """An ONNX file without its weights, and the manifest and golden request of the bundle that it came in, if any."""
 
     name: str
@@ -57,7 +57,7 @@ def is_artifact(path: Path) -> bool:
     return path.is_dir() or path.suffix == ".onnx"
 
 
-def open_artifact(path: Path) -> Artifact:
+def open_artifact_file(path: Path) -> ArtifactFile:
     """Open a bundle or an ONNX file.
 
     Raises `BundleError` for a directory that is no bundle, `ModelFileError` for a file that is no ONNX model.
@@ -66,15 +66,18 @@ def open_artifact(path: Path) -> Artifact:
     file = path / MODEL if manifest else path
     model = read_model(file)
     samples = read_samples(path / SAMPLE_INPUTS) if manifest else {}
-    return Artifact(manifest.name if manifest else path.stem, file, model, manifest, samples)
+    return ArtifactFile(manifest.name if manifest else path.stem, file, model, manifest, samples)
 
 
 def inspect_artifact(path: Path, batches: Sequence[int], threads: int) -> ArtifactInspection:
     """Count what a bundle or an ONNX file holds, and what a request costs by its graph."""
-    artifact, machine = open_artifact(path), this_machine(threads)
+    artifact, machine = open_artifact_file(path), this_machine(threads)
     stated = artifact.manifest.cost.get("models", {}).get("pruned", {}) if artifact.manifest else {}
     try:
-        counts, costs = count(artifact.file), {batch: cost_of(artifact.model, batch, machine) for batch in batches}
+        counts, costs = (
+            count(artifact.file),
+            {batch: estimate_cost(artifact.model, batch, machine) for batch in batches},
+        )
     except Exception as error:  # onnx raises many unrelated classes for a graph that makes no sense
         raise ModelFileError(f"What {artifact.file} holds cannot be counted: it is no sound ONNX model.") from error
     return ArtifactInspection(
@@ -89,24 +92,24 @@ def inspect_artifact(path: Path, batches: Sequence[int], threads: int) -> Artifa
 
 def profile_artifact(path: Path, batch: int, threads: int) -> Profile:
     """Profile a bundle on its golden request, or an ONNX file on a drawn one, with `batch` rows."""
-    artifact = open_artifact(path)
-    return profile(artifact.file, request_for(artifact, batch), batch, this_machine(threads))
+    artifact = open_artifact_file(path)
+    return profile_model(artifact.file, random_request_for(artifact, batch), batch, this_machine(threads))
 
 
-def request_for(artifact: Artifact, batch: int) -> dict[str, np.ndarray]:
+def random_request_for(file: ArtifactFile, batch: int) -> dict[str, np.ndarray]:
     """Return a request of `batch` rows: those of the golden request again and again, or drawn.
 
     Drawn whole numbers are valid ids of every table, drawn numbers are normal.
     """
-    rng, most = np.random.default_rng(0), valid_ids(artifact.model)
-    weights = {tensor.name for tensor in artifact.model.graph.initializer}
+    rng, most = np.random.default_rng(0), find_id_limit(file.model)
+    weights = {tensor.name for tensor in file.model.graph.initializer}
     request = {}
-    for value in artifact.model.graph.input:
+    for value in file.model.graph.input:
         if value.name in weights:
             continue
         dims = value.type.tensor_type.shape.dim
         shape = [dim.dim_value if dim.HasField("dim_value") else batch for dim in dims]
-        sample = artifact.samples.get(value.name)
+        sample = file.samples.get(value.name)
         if sample is not None:
             request[value.name] = sample[np.arange(shape[0]) % len(sample)] if shape else sample
         else:

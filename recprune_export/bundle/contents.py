@@ -11,11 +11,11 @@ import numpy as np
 from recprune_export.bundle.manifest.manifest import ENCODING, PLAN, PROGRAM, SAMPLE_INPUTS, SAMPLE_OUTPUTS
 from recprune_export.bundle.servers import kserve
 from recprune_export.bundle.servers.row_independence import rows_are_independent
-from recprune_export.bundle.servers.triton import model_name, repository
+from recprune_export.bundle.servers.triton import make_model_repository, model_name
 from recprune_export.bundle.write import Content
 from recprune_export.channels.analysis import Analysis
 from recprune_export.data.encoding.vocabulary_index import encoding_summary
-from recprune_export.finetuning.group_lasso import Regularised
+from recprune_export.finetuning.group_lasso import RegularizedProgram
 from recprune_export.onnx.export import OnnxFile
 from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.program.program import Program
@@ -29,7 +29,7 @@ def plan_summary(
     analysis: Analysis,
     soundness: Soundness,
     fitted: FitResult | None,
-    regularised: Regularised | None = None,
+    regularised: RegularizedProgram | None = None,
 ) -> dict[str, Any]:
     """Return, as plain JSON values, what was removed, what is frozen and why, and how proof and tuning went."""
     groups = [{"group": g.group, "kind": g.kind, "width": g.width, "kept": len(g.keep)} for g in plan.groups]
@@ -59,7 +59,7 @@ def bundle_files(
     program.save(scratch / PROGRAM)
     files: dict[str, Path | bytes] = {
         PROGRAM: scratch / PROGRAM,
-        PLAN: to_json(plan.to_dict()),
+        PLAN: format_json(plan.to_dict()),
         SAMPLE_INPUTS: _npz(request),
         SAMPLE_OUTPUTS: _npz(response),
     }
@@ -87,28 +87,28 @@ def serving_files(
     """
     independent = rows_are_independent(served.signature, answer, request, response)
     files: dict[str, Content] = {
-        **kserve.samples(model_name(name), request, response, batched=triton and independent),
+        **kserve.kserve_samples(model_name(name), request, response, batched=triton and independent),
     }
     if triton:
         models = [path.name for path in (served.path, served.data) if path is not None]
-        files |= repository(
+        files |= make_model_repository(
             name, served.signature, request, models,
             options=options, most_rows=most_rows, independent=independent,
         )  # fmt: skip
     return files
 
 
-def encoding_of(files: Mapping[str, bytes]) -> dict[str, Any] | None:
+def read_encoding(files: Mapping[str, bytes]) -> dict[str, Any] | None:
     """Return the section `encoding` of a manifest; None where the bundle ships no encoding."""
     return encoding_summary(json.loads(files[ENCODING]), ENCODING) if ENCODING in files else None
 
 
-def to_json(values: Any) -> bytes:
+def format_json(values: Any) -> bytes:
     """Return readable JSON in UTF-8."""
     return json.dumps(values, ensure_ascii=False, indent=1).encode()
 
 
-def compact_json(values: Any) -> bytes:
+def format_compact_json(values: Any) -> bytes:
     """Return JSON in UTF-8 without spaces, for what nobody reads line by line."""
     return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
 

@@ -14,14 +14,14 @@ _held = threading.local()  # paths that this thread holds: the main job holds it
 
 
 @contextlib.contextmanager
-def only_writer(target: Path) -> Iterator[None]:
+def hold_write_lock(target: Path) -> Iterator[None]:
     """Be the only one who writes to `target` inside the block; its parent must be there.
 
     Raises `UsageError`, which names the other process, where somebody else is. On a file system that knows no locks nothing
     is held.
 
     >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder, only_writer(Path(folder) / "bundle"):
+    >>> with tempfile.TemporaryDirectory() as folder, hold_write_lock(Path(folder) / "bundle"):
     ...     [path.name for path in Path(folder).iterdir()]
     ['.bundle.lock']
     """

@@ -8,7 +8,7 @@ from recprune_export.bundle.verify import read_manifest
 from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.program.signature import Signature
 from recprune_export.validation.latency.backends import DENSE_ONNX, PRUNED_ONNX
-from recprune_export.validation.latency.latency_study import Study, study_latency
+from recprune_export.validation.latency.latency_study import LatencyStudy, study_latency
 
 BATCHES = (1, 32, 256)
 
@@ -20,13 +20,13 @@ def measure_bundle(
     threads: Sequence[int] = (1,),
     qps: float | None = None,
     seconds: float = 4.0,
-) -> Study:
+) -> LatencyStudy:
     """Measure a bundle's model beside its dense baseline, where it has one, with the session options of its manifest.
 
     Raises `BundleError`.
     """
     manifest = read_manifest(bundle)
-    options = session_options(manifest)
+    options = read_session_options(manifest)
     models = {PRUNED_ONNX: (bundle / MODEL, options)}
     if DENSE in manifest.files:
         models = {DENSE_ONNX: (bundle / DENSE, options), **models}
@@ -34,6 +34,6 @@ def measure_bundle(
     return study_latency(models, signature, batches=batches, threads=threads, qps=qps, seconds=seconds)
 
 
-def session_options(manifest: Manifest) -> SessionOptions:
+def read_session_options(manifest: Manifest) -> SessionOptions:
     """Return the session options of a manifest, the defaults where it has none."""
     return SessionOptions.from_dict(manifest.session.get("options", {}))

@@ -22,9 +22,9 @@ from recprune_export.bundle.manifest.manifest import (
     FileEntry,
     Manifest,
 )
-from recprune_export.data.npz import EXAMPLE, read_npz
+from recprune_export.data.npz import MAX_EXAMPLE_BYTES, read_npz
 from recprune_export.errors import BundleError, DataError, ModelFileError, ValidationFailed
-from recprune_export.validation.parity import Tolerances, without_ties
+from recprune_export.validation.parity import Tolerances, resolve_ties
 
 MANIFEST_LIMIT = 64 << 20  # bytes; a manifest has kilobytes
 
@@ -93,7 +93,7 @@ def read_manifest(bundle: Path) -> Manifest:
 
 
 @contextlib.contextmanager
-def believing(bundle: Path, name: str = MANIFEST) -> Iterator[None]:
+def reject_invalid_sections(bundle: Path, name: str = MANIFEST) -> Iterator[None]:
     """Raise `BundleError` where what a manifest, or the file `name`, states cannot be: anybody can write one."""
     try:
         yield
@@ -137,13 +137,13 @@ def check_model(bundle: Path, manifest: Manifest) -> None:
 
     Raises `BundleError`.
     """
-    from recprune_export.onnx.reading import read_model, weight_files
+    from recprune_export.onnx.reading import find_weight_files, read_model
 
     try:
         model = read_model(bundle / MODEL)
     except ModelFileError as error:
         raise BundleError(str(error)) from error
-    strange = sorted(weight_files(model) - set(manifest.files))
+    strange = sorted(find_weight_files(model) - set(manifest.files))
     if strange:
         raise BundleError(f"{bundle / MODEL} has weights in {strange[0]!r}, which is no file of the bundle: refused.")
 
@@ -168,7 +168,7 @@ def read_samples(path: Path) -> dict[str, np.ndarray]:
     Raises `BundleError`.
     """
     try:
-        return read_npz(path, EXAMPLE)
+        return read_npz(path, MAX_EXAMPLE_BYTES)
     except DataError as error:
         raise BundleError(f"{error} Export the bundle again.") from error
 
@@ -244,7 +244,7 @@ def _compare(
         )
     absolute, relative = manifest.tolerances["absolute"], manifest.tolerances["relative"]
     tolerances = Tolerances(absolute, relative)
-    answer = without_ties(response, name, answer, tolerances)
+    answer = resolve_ties(response, name, answer, tolerances)
     with np.errstate(invalid="ignore"):  # a difference of infinities
         difference = np.abs(answer.astype(np.float64) - golden.astype(np.float64))
     size = np.abs(golden.astype(np.float64))

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from recprune_export.bundle.lock import only_writer
+from recprune_export.bundle.lock import hold_write_lock
 from recprune_export.bundle.manifest.manifest import FORMAT, MANIFEST, SIGNATURE, FileEntry, Manifest, check_name
 from recprune_export.errors import UsageError
 
@@ -31,7 +31,7 @@ _UNFINISHED, _OLD = ".tmp", ".old"
 
 
 @dataclass(frozen=True)
-class SameAs:
+class HardLink:
     """The content of a file that another file of the bundle has already, by its name in the bundle.
 
     It becomes a hard link, and a copy where the file system has none. A symbolic link would not outlive an object
@@ -41,7 +41,7 @@ class SameAs:
     name: str
 
 
-Content = Path | bytes | SameAs
+Content = Path | bytes | HardLink
 
 
 def check_target(target: Path) -> Path:
@@ -50,12 +50,12 @@ def check_target(target: Path) -> Path:
     An absent or empty directory will do, and so will a bundle, which is replaced. Raises `UsageError` where there is
     anything else, where nothing can be written, or where another process writes.
     """
-    with writing(target) as checked:
+    with stage_bundle(target) as checked:
         return checked
 
 
 @contextlib.contextmanager
-def writing(target: Path) -> Iterator[Path]:
+def stage_bundle(target: Path) -> Iterator[Path]:
     """Give the absolute path of `target`, which nobody else may write inside the block; what kills left is cleared away.
 
     Parents that are missing are made, and removed again where they stay empty. Raises `UsageError` as `check_target` does.
@@ -63,7 +63,7 @@ def writing(target: Path) -> Iterator[Path]:
     target = _absolute(target)
     with _parents(target), contextlib.ExitStack() as held:
         with _readable_errors(target):
-            held.enter_context(only_writer(target))
+            held.enter_context(hold_write_lock(target))
             _clear(target)
             _check_replaceable(target)
             probe = _sibling(target)
@@ -87,7 +87,7 @@ def write_bundle(
     """
     for name in files:
         check_name(name)
-    with writing(target) as target, _readable_errors(target):
+    with stage_bundle(target) as target, _readable_errors(target):
         staging = _sibling(target)
         try:
             staging.mkdir()
@@ -189,9 +189,9 @@ def _sibling(target: Path, end: str = _UNFINISHED) -> Path:
 
 
 def _write_all(staging: Path, files: Mapping[str, Content]) -> dict[str, FileEntry]:
-    entries = {name: _write(staging / name, c) for name, c in files.items() if not isinstance(c, SameAs)}
+    entries = {name: _write(staging / name, c) for name, c in files.items() if not isinstance(c, HardLink)}
     for name, content in files.items():
-        if isinstance(content, SameAs):
+        if isinstance(content, HardLink):
             entries[name] = _link(staging / content.name, staging / name, entries[content.name])
     return entries
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from recprune_export.program.nodes import argument, registers
+from recprune_export.program.nodes import argument, make_registry_decorator
 
 aten = torch.ops.aten
 
@@ -28,12 +28,12 @@ class Contraction:
     bias: fx.Node | None = None
 
 
-Reading = Callable[[fx.Node], Contraction]
-_READINGS: dict[Any, Reading] = {}
-_reads = registers(_READINGS)
+ContractionReader = Callable[[fx.Node], Contraction]
+_READINGS: dict[Any, ContractionReader] = {}
+_reads = make_registry_decorator(_READINGS)
 
 
-def contraction_of(node: fx.Node) -> Contraction | None:
+def read_contraction(node: fx.Node) -> Contraction | None:
     """Return what a node multiplies and sums; None where it does something else."""
     reading = _READINGS.get(node.target)
     return reading(node) if reading is not None else None

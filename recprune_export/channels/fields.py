@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from recprune_export.program.dataflow import Lookup, Origins, trace_origins
+from recprune_export.program.dataflow import IdLookup, RequestDataflow, trace_dataflow
 from recprune_export.program.nodes import arguments
 from recprune_export.program.program import Program
 
@@ -49,14 +49,14 @@ class Fields:
     are the fields whose ids a node uses for something else.
     """
 
-    each: tuple[Field, ...]
+    ordered: tuple[Field, ...]
     lookups: Mapping[str, Tensor]
     readers: Mapping[str, frozenset[int]]
 
 
 def find_fields(program: Program, example: Sequence[Tensor]) -> Fields:
     """Find the fields of `program`; `example` is a valid request."""
-    origins = trace_origins(program.module, example)
+    origins = trace_dataflow(program.module, example)
     lookups = {lookup.node.name: _ids_of_a_row(lookup) for lookup in origins.lookups if _takes_rows_of_a_table(lookup)}
     known = {name: ids for name, ids in lookups.items() if ids is not None}
     input_of = {element: name for name, elements in origins.elements.items() for element in elements}
@@ -64,13 +64,13 @@ def find_fields(program: Program, example: Sequence[Tensor]) -> Fields:
     number_of = {first: number for number, first in enumerate(sorted(set(first_of.values())))}
     field_of = {element: number_of[first] for element, first in first_of.items()}
     return Fields(
-        each=_name(program, origins, field_of),
+        ordered=_name(program, origins, field_of),
         lookups={name: _numbers(element, field_of) for name, (element, _) in known.items()},
         readers=_readers(origins, set(known), field_of),
     )
 
 
-def _takes_rows_of_a_table(lookup: Lookup) -> bool:
+def _takes_rows_of_a_table(lookup: IdLookup) -> bool:
     """Whether the output is, for each id, a row of a parameter."""
     table = arguments(lookup.node)[0]
     if not isinstance(table, fx.Node) or table.op != "get_attr":
@@ -79,7 +79,7 @@ def _takes_rows_of_a_table(lookup: Lookup) -> bool:
     return lookup.node.target is not aten.gather.default and taken == [*ids, *rows[1:]]
 
 
-def _ids_of_a_row(lookup: Lookup) -> tuple[Tensor, Tensor] | None:
+def _ids_of_a_row(lookup: IdLookup) -> tuple[Tensor, Tensor] | None:
     """The elements and offsets of the ids of one row of the request; None where rows are mixed."""
     element, offset = lookup.origin.element, lookup.origin.offset
     batch = lookup.ids.meta["val"].shape[:1]
@@ -111,7 +111,7 @@ def _numbers(elements: Tensor, field_of: Mapping[int, int]) -> Tensor:
     return torch.tensor(numbers, dtype=torch.int64).reshape(elements.shape)
 
 
-def _readers(origins: Origins, lookups: set[str], field_of: Mapping[int, int]) -> dict[str, frozenset[int]]:
+def _readers(origins: RequestDataflow, lookups: set[str], field_of: Mapping[int, int]) -> dict[str, frozenset[int]]:
     found = {node.name: set(elements) for node, elements in origins.readers.items()}
     for lookup in origins.lookups:
         if lookup.node.name not in lookups:
@@ -120,7 +120,7 @@ def _readers(origins: Origins, lookups: set[str], field_of: Mapping[int, int]) -
     return {name: fields for name, fields in read.items() if fields}
 
 
-def _name(program: Program, origins: Origins, field_of: Mapping[int, int]) -> tuple[Field, ...]:
+def _name(program: Program, origins: RequestDataflow, field_of: Mapping[int, int]) -> tuple[Field, ...]:
     elements: dict[int, list[int]] = {}
     for element, number in field_of.items():
         elements.setdefault(number, []).append(element)

@@ -9,8 +9,8 @@ from torch import Tensor
 from recprune_export.channels.dependency_sets import Reason
 from recprune_export.channels.fields import Field
 
-Kind = Literal["embedding", "hidden", "field"]
-FIELDS = "fields"  # the name of the group of kind "field", of which there is at most one
+GroupKind = Literal["embedding", "hidden", "field"]
+FIELD_GROUP = "fields"  # the name of the group of kind "field", of which there is at most one
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Group:
     """
 
     name: str
-    kind: Kind
+    kind: GroupKind
     channels: tuple[Channel, ...]
 
     @property

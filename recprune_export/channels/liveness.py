@@ -7,8 +7,8 @@ from typing import NamedTuple, cast
 from torch import fx
 
 from recprune_export.channels.dependency_sets import EMPTY, Reason
-from recprune_export.channels.tags import Labels
-from recprune_export.channels.walk import FIELD, Described, Walk, operator_name, source_of
+from recprune_export.channels.tags import TensorTags
+from recprune_export.channels.walk import FIELD_KEY, NodeTags, Walk, find_source_line, operator_name
 
 
 class Need(NamedTuple):
@@ -19,7 +19,7 @@ class Need(NamedTuple):
     reason: Reason
 
 
-def alive(graph: fx.Graph, reads: Callable[[fx.Node], Iterable[fx.Node]]) -> frozenset[fx.Node]:
+def find_live_nodes(graph: fx.Graph, reads: Callable[[fx.Node], Iterable[fx.Node]]) -> frozenset[fx.Node]:
     """Return the nodes on which the outputs depend, where `reads` tells what a node takes its operands from."""
     found: set[fx.Node] = set()
     pending = [node for node in graph.nodes if node.op == "output"]
@@ -40,8 +40,8 @@ def freeze_needed_fields(walk: Walk) -> None:
     for need in (*_operands(walk, graph), *_ids(walk, graph)):
         needs[need.channel].append(need)
     gone_with: dict[int, set[fx.Node]] = defaultdict(set)
-    for node, described in walk.described.items():
-        for channel in walk.sets.members(whole_of(walk, described)):
+    for node, described in walk.node_tags.items():
+        for channel in walk.sets.channels_in(find_removed_entirely_by(walk, described)):
             gone_with[channel].add(node)
     for channel, found in needs.items():
         reason = _first_reason(graph, found, gone_with[channel])
@@ -50,33 +50,33 @@ def freeze_needed_fields(walk: Walk) -> None:
 
 
 def _first_reason(graph: fx.Graph, needs: Sequence[Need], gone: Collection[fx.Node]) -> Reason | None:
-    left = alive(graph, lambda node: (source for source in node.all_input_nodes if source not in gone))
+    left = find_live_nodes(graph, lambda node: (source for source in node.all_input_nodes if source not in gone))
     return next((need.reason for need in needs if need.node in left), None)
 
 
-def whole_of(walk: Walk, described: Described) -> int:
+def find_removed_entirely_by(walk: Walk, described: NodeTags) -> int:
     """Return the fields with which a value goes as a whole; several outputs go where all of them do."""
     if isinstance(described, tuple):
-        return walk.sets.all_of(whole_of(walk, part) for part in described)
-    return described.whole if isinstance(described, Labels) else EMPTY
+        return walk.sets.intersect_sets(find_removed_entirely_by(walk, part) for part in described)
+    return described.removed_entirely_by if isinstance(described, TensorTags) else EMPTY
 
 
 def _operands(walk: Walk, graph: fx.Graph) -> Iterator[Need]:
     for node in graph.nodes:
-        own = walk.sets.members(whole_of(walk, walk.described.get(node)))
+        own = walk.sets.channels_in(find_removed_entirely_by(walk, walk.node_tags.get(node)))
         because = (
             "nothing is left of the answer" if node.op == "output" else f"{operator_name(node)} of zeros is not zero"
         )
         for source in node.all_input_nodes:
-            if not walk.can_go_without(node, source):
-                for channel in walk.sets.members(whole_of(walk, walk.described.get(source))) - own:
-                    yield Need(channel, node, Reason(because, source_of(node)))
+            if not walk.is_operand_optional(node, source):
+                for channel in walk.sets.channels_in(find_removed_entirely_by(walk, walk.node_tags.get(source))) - own:
+                    yield Need(channel, node, Reason(because, find_source_line(node)))
 
 
 def _ids(walk: Walk, graph: fx.Graph) -> Iterator[Need]:
     assert walk.fields is not None
     for node in graph.nodes:
         for number in walk.fields.readers.get(node.name, ()):
-            because = Reason(f"its ids are also used by {operator_name(node)}", source_of(node))
-            for channel in walk.sets.channels_of(walk.sets.label((FIELD, number, 0))):
+            because = Reason(f"its ids are also used by {operator_name(node)}", find_source_line(node))
+            for channel in walk.sets.find_channels(walk.sets.tag((FIELD_KEY, number, 0))):
                 yield Need(channel, node, because)

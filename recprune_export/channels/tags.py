@@ -1,8 +1,8 @@
-"""`Labels`: what the analysis knows of one tensor, and how it is moved between its two forms.
+"""`TensorTags`: what the analysis knows of one tensor, and how it is moved between its two forms.
 
 By axis: for each index of each axis the set of channels that remove it. By element: a tensor of interned sets of the
 tensor's own shape, which any operator that moves data can be run on. A tensor whose elements cannot be written by axis is
-*ragged*; `from_elements` ties labels until it is not, for a tensor can only shrink along whole axes.
+*ragged*; `elements_to_axes` ties tags until it is not, for a tensor can only shrink along whole axes.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -11,70 +11,79 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recprune_export.channels.dependency_sets import EMPTY, LabelSets, Reason
+from recprune_export.channels.dependency_sets import EMPTY, DependencySets, Reason
 
 
 @dataclass(frozen=True)
-class Labels:
+class TensorTags:
     """For a tensor of rank r: r vectors of interned sets.
 
     `removes[a][i]`: the channels each of which removes index i of axis a.
     `zeroes[a][i]`: those among them whose masking makes every element at index i of axis a exactly zero.
     `steady[a][i]`: those whose masking makes these elements the same for every request: a zero that met a bias. Taken
-    to be `zeroes` where a rule does not say more.
+    to be `zero_when_masked` where a rule does not say more.
     `constant`: the whole tensor is the same for every request, like a parameter.
-    `whole`: the fields each of which removes the whole tensor, and makes all of it zero when masked. A rule that does not
+    `removed_entirely_by`: the fields each of which removes the whole tensor, and makes all of it zero when masked. A rule that does not
     say so loses them, which is safe: then they stay.
     """
 
-    removes: tuple[Tensor, ...]
-    zeroes: tuple[Tensor, ...]
-    steady: tuple[Tensor, ...] = ()
+    removed_by: tuple[Tensor, ...]
+    zero_when_masked: tuple[Tensor, ...]
+    constant_when_masked: tuple[Tensor, ...] = ()
     constant: bool = False
-    whole: int = EMPTY
+    removed_entirely_by: int = EMPTY
 
     def __post_init__(self) -> None:
-        if self.constant or not self.steady:
-            object.__setattr__(self, "steady", self.removes if self.constant else self.zeroes)
+        if self.constant or not self.constant_when_masked:
+            object.__setattr__(
+                self, "constant_when_masked", self.removed_by if self.constant else self.zero_when_masked
+            )
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the tensor that is described."""
-        return tuple(len(axis) for axis in self.removes)
+        return tuple(len(axis) for axis in self.removed_by)
 
     def is_empty(self) -> bool:
         """Nothing removes any part of the tensor."""
-        return not any(bool(axis.any()) for axis in self.removes)
+        return not any(bool(axis.any()) for axis in self.removed_by)
 
-    def without_zeroes(self) -> "Labels":
+    def without_zero_tags(self) -> "TensorTags":
         """The same axes after an operator that does not keep zeros, but works on each index by itself."""
-        return Labels(self.removes, tuple(torch.zeros_like(axis) for axis in self.removes), self.steady, self.constant)
+        return TensorTags(
+            self.removed_by,
+            tuple(torch.zeros_like(axis) for axis in self.removed_by),
+            self.constant_when_masked,
+            self.constant,
+        )
 
-    def map(self, change: Callable[[tuple[Tensor, ...]], Iterable[Tensor]]) -> "Labels":
+    def map(self, change: Callable[[tuple[Tensor, ...]], Iterable[Tensor]]) -> "TensorTags":
         """The same change of the axes in each of the three; data is moved or added up, so that zero stays zero."""
-        removes, zeroes, steady = (tuple(change(side)) for side in (self.removes, self.zeroes, self.steady))
-        return Labels(removes, zeroes, steady, self.constant, self.whole)
+        removed_by, zero_when_masked, constant_when_masked = (
+            tuple(change(side)) for side in (self.removed_by, self.zero_when_masked, self.constant_when_masked)
+        )
+        return TensorTags(removed_by, zero_when_masked, constant_when_masked, self.constant, self.removed_entirely_by)
 
-    def take_axes(self, order: Sequence[int | None]) -> "Labels":
+    def take_axes(self, order: Sequence[int | None]) -> "TensorTags":
         """The axes in another order; None is a new axis of one value."""
-        one = unlabelled(1)
+        one = make_untagged_axis(1)
 
         return self.map(lambda field: tuple(one if axis is None else field[axis] for axis in order))
 
 
-def empty(shape: Sequence[int], constant: bool = False) -> Labels:
+def make_empty_tags(shape: Sequence[int], constant: bool = False) -> TensorTags:
     """Describe a tensor of which nothing can be removed."""
-    axes = tuple(unlabelled(size) for size in shape)
-    return Labels(axes, axes, axes, constant)
+    axes = tuple(make_untagged_axis(size) for size in shape)
+    return TensorTags(axes, axes, axes, constant)
 
 
-def unlabelled(size: int) -> Tensor:
+def make_untagged_axis(size: int) -> Tensor:
     """Describe an axis of which nothing can be removed, in constant memory: it may have one index for each item."""
     return torch.full((1,), EMPTY, dtype=torch.int64).expand(size)
 
 
-def to_elements(sets: LabelSets, axes: Sequence[Tensor]) -> Tensor:
-    """Return the element form of one of the two fields of `Labels`: the union over the axes."""
+def axes_to_elements(sets: DependencySets, axes: Sequence[Tensor]) -> Tensor:
+    """Return the element form of one of the two fields of `TensorTags`: the union over the axes."""
     shape = [len(axis) for axis in axes]
     elements = torch.full(shape, EMPTY, dtype=torch.int64)
     for position, axis in enumerate(axes):
@@ -83,70 +92,70 @@ def to_elements(sets: LabelSets, axes: Sequence[Tensor]) -> Tensor:
     return elements
 
 
-def from_elements(
-    sets: LabelSets,
-    removes: Tensor,
-    zeroes: Tensor,
-    steady: Tensor,
-    fixed: Sequence[bool],
+def elements_to_axes(
+    sets: DependencySets,
+    removed_by: Tensor,
+    zero_when_masked: Tensor,
+    constant_when_masked: Tensor,
+    varies: Sequence[bool],
     reason: Reason,
-    layout: Callable[[Sequence[int]], int],
-) -> Labels:
-    """Return the axis form, tying or freezing labels where the element form is ragged.
+    choose_axis: Callable[[Sequence[int]], int],
+) -> TensorTags:
+    """Return the axis form, tying or freezing tags where the element form is ragged.
 
-    `fixed[a]` is true for an axis that cannot shrink (the batch). Where labels have to be tied so that they depend on
-    the index of one axis alone, `layout` chooses that axis among those that may shrink, the likeliest first. Zeros that
+    `fixed[a]` is true for an axis that cannot shrink (the batch). Where tags have to be tied so that they depend on
+    the index of one axis alone, `choose_axis` chooses that axis among those that may shrink, the likeliest first. Zeros that
     differ along an axis are dropped, which is safe: a zero that is not known can only freeze more.
     """
-    if not bool(removes.any()):
-        return empty(removes.shape)
-    axes = _by_axis(sets, removes, fixed)
-    ragged = sets.without(removes, to_elements(sets, axes))
-    fields = sets.sovereign_in(ragged)
+    if not bool(removed_by.any()):
+        return make_empty_tags(removed_by.shape)
+    axes = _by_axis(sets, removed_by, varies)
+    ragged = sets.difference(removed_by, axes_to_elements(sets, axes))
+    fields = sets.field_tags_in(ragged)
     if bool(fields.any()):
         sets.freeze(fields, reason)
-        axes, ragged = _by_axis(sets, removes, fixed), sets.canonical(ragged)
+        axes, ragged = _by_axis(sets, removed_by, varies), sets.canonical(ragged)
     if bool(ragged.any()):
-        candidates = _likely_axes(sets, ragged, fixed)
+        candidates = _likely_axes(sets, ragged, varies)
         if candidates:
-            _make_regular(sets, ragged, layout(candidates), reason)
+            _make_regular(sets, ragged, choose_axis(candidates), reason)
         else:
             sets.freeze(ragged, reason)
-        axes = _by_axis(sets, removes, fixed)
-    return Labels(axes, _by_axis(sets, zeroes, fixed), _by_axis(sets, steady, fixed))
+        axes = _by_axis(sets, removed_by, varies)
+    return TensorTags(axes, _by_axis(sets, zero_when_masked, varies), _by_axis(sets, constant_when_masked, varies))
 
 
-def _by_axis(sets: LabelSets, elements: Tensor, fixed: Sequence[bool]) -> tuple[Tensor, ...]:
+def _by_axis(sets: DependencySets, elements: Tensor, fixed: Sequence[bool]) -> tuple[Tensor, ...]:
     axes = []
     for axis in range(elements.ndim):
         common = elements
         for other in range(elements.ndim):
             if other != axis:
-                common = sets.common_along(common, other)
+                common = sets.intersection_along(common, other)
         common = common.reshape(-1) if elements.numel() else torch.full((elements.shape[axis],), EMPTY)
         axes.append(torch.zeros_like(common) if fixed[axis] else sets.canonical(common))
     return tuple(axes)
 
 
-def _make_regular(sets: LabelSets, ragged: Tensor, axis: int, reason: Reason) -> None:
+def _make_regular(sets: DependencySets, ragged: Tensor, axis: int, reason: Reason) -> None:
     """Tie what is left so that it depends on the index of `axis` alone."""
     for index in range(ragged.shape[axis]):
         slice_ids = ragged.select(axis, index).unique().tolist()
-        labels = frozenset().union(*(sets.members(i) for i in slice_ids))
+        tags = frozenset().union(*(sets.channels_in(i) for i in slice_ids))
         if EMPTY in slice_ids:
             sets.freeze(torch.tensor(slice_ids), reason)
-        elif labels:
-            sets.tie(labels)
+        elif tags:
+            sets.tie(tags)
 
 
-def _likely_axes(sets: LabelSets, ragged: Tensor, fixed: Sequence[bool]) -> list[int]:
+def _likely_axes(sets: DependencySets, ragged: Tensor, fixed: Sequence[bool]) -> list[int]:
     """The axes that may shrink: first those along which a width was laid out, and of these the last, as is customary."""
     free = [axis for axis in range(ragged.ndim) if not fixed[axis]]
     return sorted(free, key=lambda axis: (_siblings_along(sets, ragged, axis) > 0, axis), reverse=True)
 
 
-def _siblings_along(sets: LabelSets, elements: Tensor, axis: int) -> int:
-    """Count neighbours along `axis` that are different labels of one parameter's axis: the way a width was laid out."""
+def _siblings_along(sets: DependencySets, elements: Tensor, axis: int) -> int:
+    """Count neighbours along `axis` that are different tags of one parameter's axis: the way a width was laid out."""
     if elements.shape[axis] < 2:
         return 0
     left = elements.narrow(axis, 0, elements.shape[axis] - 1)
@@ -154,10 +163,10 @@ def _siblings_along(sets: LabelSets, elements: Tensor, axis: int) -> int:
     pairs, counts = torch.stack([left.reshape(-1), right.reshape(-1)]).unique(dim=1, return_counts=True)
     total = 0
     for (a, b), count in zip(pairs.T.tolist(), counts.tolist(), strict=True):
-        if a != b and _origins(sets, a) & _origins(sets, b):
+        if a != b and _tagged_axes(sets, a) & _tagged_axes(sets, b):
             total += count
     return total
 
 
-def _origins(sets: LabelSets, set_id: int) -> set[object]:
-    return {sets.key(label)[:2] for label in sets.members(set_id)}  # type: ignore[index]
+def _tagged_axes(sets: DependencySets, set_id: int) -> set[object]:
+    return {sets.key(tag)[:2] for tag in sets.channels_in(set_id)}  # type: ignore[index]

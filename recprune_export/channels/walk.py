@@ -1,7 +1,7 @@
-"""The walk over a graph: values and labels side by side, one rule per operator.
+"""The walk over a graph: values and tags side by side, one rule per operator.
 
-A rule is registered on the `OpOverload` it describes. It gets the walk and the node, says which labels are one
-(`walk.equate`) and which cannot go (`walk.freeze`), and returns the labels of the node's output. An operator without a
+A rule is registered on the `OpOverload` it describes. It gets the walk and the node, says which tags are one
+(`walk.equate`) and which cannot go (`walk.freeze`), and returns the tags of the node's output. An operator without a
 rule freezes what it touches.
 """
 
@@ -12,25 +12,25 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
-from recprune_export.channels.dependency_sets import EMPTY, LabelSets, Reason, distinct
+from recprune_export.channels.dependency_sets import EMPTY, DependencySets, Reason, distinct
 from recprune_export.channels.fields import Fields
-from recprune_export.channels.tags import Labels, empty, from_elements, unlabelled
+from recprune_export.channels.tags import TensorTags, elements_to_axes, make_empty_tags, make_untagged_axis
 
-Described = Labels | tuple[Labels | None, ...] | None  # None: the value is no tensor
-Rule = Callable[["Walk", fx.Node], Described]
+NodeTags = TensorTags | tuple[TensorTags | None, ...] | None  # None: the value is no tensor
+ChannelRule = Callable[["Walk", fx.Node], NodeTags]
 
 aten = torch.ops.aten
 _LOOKUPS = (aten.embedding.default, aten.embedding_bag.padding_idx, aten.embedding_bag.default)
 
-FIELD = "a field"  # begins the key of its label, as the name of a node does those of other labels
-RULES: dict[Any, Rule] = {}
+FIELD_KEY = "a field"  # begins the key of its tag, as the name of a node does those of other tags
+RULES: dict[Any, ChannelRule] = {}
 WIDEST_AXIS = 1 << 16  # a wider axis counts rows, not channels, and is never labelled
 
 
-def rule(*operators: Any) -> Callable[[Rule], Rule]:
+def rule(*operators: Any) -> Callable[[ChannelRule], ChannelRule]:
     """Register the rule of `operators`."""
 
-    def register(function: Rule) -> Rule:
+    def register(function: ChannelRule) -> ChannelRule:
         for operator in operators:
             assert operator not in RULES, f"{operator} has two rules"
             RULES[operator] = function
@@ -40,31 +40,35 @@ def rule(*operators: Any) -> Callable[[Rule], Rule]:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where labels were tied because a tensor can only shrink along whole axes: the axis, what else it could have been."""
+class TiedAxis:
+    """Where tags were tied because a tensor can only shrink along whole axes: the axis, what else it could have been."""
 
     axis: int
-    others: tuple[int, ...]
+    alternatives: tuple[int, ...]
     tied: Tensor
 
 
 class Walk(fx.Interpreter):
-    """Runs a graph on a small batch and carries labels beside the values.
+    """Runs a graph on a small batch and carries tags beside the values.
 
-    `wanted` names, for nodes of which the likeliest axis turned out to be wrong, the one to tie labels along instead.
-    `fields` are given labels where their ids are looked up.
+    `wanted` names, for nodes of which the likeliest axis turned out to be wrong, the one to tie tags along instead.
+    `fields` are given tags where their ids are looked up.
     """
 
     def __init__(
-        self, module: fx.GraphModule, sets: LabelSets, wanted: Mapping[str, int], fields: Fields | None = None
+        self,
+        module: fx.GraphModule,
+        sets: DependencySets,
+        preferred_axes: Mapping[str, int],
+        fields: Fields | None = None,
     ) -> None:
         super().__init__(module, garbage_collect_values=False)
         self.sets = sets
         self.fields = fields
-        self.layouts: dict[str, Layout] = {}
-        self._wanted = wanted
+        self.tied_axes: dict[str, TiedAxis] = {}
+        self._preferred_axes = preferred_axes
         self._optional: set[tuple[fx.Node, fx.Node]] = set()
-        self.described: dict[fx.Node, Described] = {}
+        self.node_tags: dict[fx.Node, NodeTags] = {}
         self.tables: set[str] = set()
         self._parameters: set[str] = set()
 
@@ -72,182 +76,203 @@ class Walk(fx.Interpreter):
         value = super().run_node(n)
         self.env[n] = value
         if n.op == "get_attr":
-            self.described[n] = self._parameter(n, value)
+            self.node_tags[n] = self._parameter(n, value)
         elif n.op == "output":
             self._freeze_outputs(n)
         elif n.op == "call_function":
-            self.described[n] = self._lift(self._constant_where_inputs_are(n, self._apply_rule(n)))
-            self._keep_what_would_leave_nothing(n)
+            self.node_tags[n] = self._lift(self._constant_where_inputs_are(n, self._apply_rule(n)))
+            self._freeze_tags_of_whole_axes(n)
         else:
-            self.described[n] = self.nothing(value)
+            self.node_tags[n] = self.make_untagged(value)
         return value
 
-    def labels(self, argument: Any) -> Labels | None:
-        """Return the labels of an argument, or None for what is no tensor of the graph."""
-        described = self.described.get(argument) if isinstance(argument, fx.Node) else None
-        return described if isinstance(described, Labels) else None
+    def tags(self, argument: Any) -> TensorTags | None:
+        """Return the tags of an argument, or None for what is no tensor of the graph."""
+        described = self.node_tags.get(argument) if isinstance(argument, fx.Node) else None
+        return described if isinstance(described, TensorTags) else None
 
     def value(self, argument: Any) -> Any:
         """Return the value of an argument: of a node what it computed, of a list its values."""
         return fx.node.map_arg(argument, lambda node: self.env[node])
 
-    def nothing(self, value: Any) -> Described:
+    def make_untagged(self, value: Any) -> NodeTags:
         """Describe a value of which nothing can be removed."""
         if isinstance(value, Tensor):
-            return empty(value.shape)
+            return make_empty_tags(value.shape)
         if isinstance(value, (tuple, list)):
-            return tuple(empty(v.shape) if isinstance(v, Tensor) else None for v in value)
+            return tuple(make_empty_tags(v.shape) if isinstance(v, Tensor) else None for v in value)
         return None
 
-    def slack(self, node: fx.Node, axis: int) -> Tensor:
-        """Return labels with which the indices of an axis may be left out where a field asks for it."""
+    def make_optional_tags(self, node: fx.Node, axis: int) -> Tensor:
+        """Return tags with which the indices of an axis may be left out where a field asks for it."""
         size = self.env[node].shape[axis]
-        return self.sets.slack_singletons((f"{node.name} leaves out", axis, index) for index in range(size))
+        return self.sets.optional_singletons((f"{node.name} leaves out", axis, index) for index in range(size))
 
-    def with_whole(self, described: Described, like: Labels | None) -> Described:
+    def with_removed_entirely_by(self, described: NodeTags, like: TensorTags | None) -> NodeTags:
         """Describe a value that is moved as a whole: it goes with the fields with which what is moved goes."""
         if isinstance(described, tuple):
-            return tuple(part and replace(part, whole=like.whole) for part in described) if like else described
-        return replace(described, whole=like.whole) if described is not None and like is not None else described
+            return (
+                tuple(part and replace(part, removed_entirely_by=like.removed_entirely_by) for part in described)
+                if like
+                else described
+            )
+        return (
+            replace(described, removed_entirely_by=like.removed_entirely_by)
+            if described is not None and like is not None
+            else described
+        )
 
-    def goes_without(self, node: fx.Node, operand: Any) -> None:
+    def mark_operand_optional(self, node: fx.Node, operand: Any) -> None:
         """State that where all of an operand goes, the operator does without it."""
         if isinstance(operand, fx.Node):
             self._optional.add((node, operand))
 
-    def can_go_without(self, node: fx.Node, operand: fx.Node) -> bool:
+    def is_operand_optional(self, node: fx.Node, operand: fx.Node) -> bool:
         """Tell whether a rule said so."""
         return (node, operand) in self._optional
 
-    def of_fields(self, node: fx.Node, labels: Labels) -> Labels:
-        """Give the fields whose ids are looked up their labels: of all that is looked up, or of an index of an axis."""
+    def add_field_tags(self, node: fx.Node, tags: TensorTags) -> TensorTags:
+        """Give the fields whose ids are looked up their tags: of all that is looked up, or of an index of an axis."""
         numbers = self.fields.lookups.get(node.name) if self.fields is not None else None
         if numbers is None:
-            return labels
-        named = self.sets.sovereign_singletons((FIELD, number, 0) for number in numbers.flatten().tolist())
+            return tags
+        named = self.sets.field_singletons((FIELD_KEY, number, 0) for number in numbers.flatten().tolist())
         if bool((numbers == numbers.flatten()[0]).all()):
-            return replace(labels, whole=self.sets.any_of((labels.whole, int(named[0]))))
+            return replace(tags, removed_entirely_by=self.sets.unite_sets((tags.removed_entirely_by, int(named[0]))))
         named = named.reshape(numbers.shape)
         for axis in range(numbers.ndim if node.target is aten.embedding.default else 0):
             along = named.movedim(axis, 0).reshape(numbers.shape[axis], -1)
             if bool((along == along[:, :1]).all()):
-                removes, zeroes = list(labels.removes), list(labels.zeroes)
-                for side in (removes, zeroes):
+                removed_by, zero_when_masked = list(tags.removed_by), list(tags.zero_when_masked)
+                for side in (removed_by, zero_when_masked):
                     side[axis + 1] = self.sets.union(side[axis + 1], along[:, 0])
-                return replace(labels, removes=tuple(removes), zeroes=tuple(zeroes), steady=())
+                return replace(
+                    tags,
+                    removed_by=tuple(removed_by),
+                    zero_when_masked=tuple(zero_when_masked),
+                    constant_when_masked=(),
+                )
         self.freeze(node, named, "its ids are looked up in a tensor of which no axis tells fields apart")
-        return labels
+        return tags
 
-    def fixed(self, node: fx.Node) -> tuple[bool, ...]:
+    def varying_axes(self, node: fx.Node) -> tuple[bool, ...]:
         """Tell for each axis of a node's value whether its size varies with the request."""
         return tuple(not isinstance(size, int) for size in node.meta["val"].shape)
 
-    def fresh(self, node: fx.Node, axis: int, size: int) -> Tensor:
-        """Return new labels for an axis that takes whatever size its consumers need."""
+    def make_axis_tags(self, node: fx.Node, axis: int, size: int) -> Tensor:
+        """Return new tags for an axis that takes whatever size its consumers need."""
         return self.sets.singletons((node.name, axis, index) for index in range(size))
 
-    def regular(self, node: fx.Node, traced: Tensor, removes: Tensor, zeroes: Tensor, steady: Tensor) -> Labels:
-        """Return what is known by element by axis; see `labels.from_elements`."""
+    def tags_from_elements(
+        self, node: fx.Node, traced: Tensor, removed_by: Tensor, zero_when_masked: Tensor, constant_when_masked: Tensor
+    ) -> TensorTags:
+        """Return what is known by element by axis; see `tags.from_elements`."""
 
         def layout(candidates: Sequence[int]) -> int:
-            axis = self._wanted.get(node.name, candidates[0])
+            axis = self._preferred_axes.get(node.name, candidates[0])
             others = tuple(other for other in candidates if other != axis)
-            self.layouts.setdefault(node.name, Layout(axis, others, removes))
+            self.tied_axes.setdefault(node.name, TiedAxis(axis, others, removed_by))
             return axis
 
-        fixed = [is_batch(size) for size in traced.shape]
-        reason = Reason(f"{node.name} mixes it with parts that keep their width", source_of(node))
-        return from_elements(self.sets, removes, zeroes, steady, fixed, reason, layout)
+        fixed = [is_batch_size(size) for size in traced.shape]
+        reason = Reason(f"{node.name} mixes it with parts that keep their width", find_source_line(node))
+        return elements_to_axes(self.sets, removed_by, zero_when_masked, constant_when_masked, fixed, reason, layout)
 
     def equate(self, node: fx.Node, left: Tensor, right: Tensor, because: str) -> None:
         """State that both sides are removed together."""
-        self.sets.equate(left, right, Reason(because, source_of(node)))
+        self.sets.equate(left, right, Reason(because, find_source_line(node)))
 
     def freeze(self, node: fx.Node, ids: Tensor, because: str) -> None:
         """State that nothing in `ids` can be removed."""
-        self.sets.freeze(ids, Reason(because, source_of(node)))
+        self.sets.freeze(ids, Reason(because, find_source_line(node)))
 
-    def require_zero(self, node: fx.Node, removes: Tensor, zeroes: Tensor, because: str) -> None:
+    def require_zero(self, node: fx.Node, removed_by: Tensor, zero_when_masked: Tensor, because: str) -> None:
         """Freeze what a reduction would still count although it is masked, as far as this pass knows."""
-        self.sets.doubt(self.sets.without(removes, zeroes), Reason(because, source_of(node)))
+        self.sets.freeze_tentatively(
+            self.sets.difference(removed_by, zero_when_masked), Reason(because, find_source_line(node))
+        )
 
-    def look_up(self, node: fx.Node, rows: Tensor, ids: Any) -> None:
+    def mark_lookup(self, node: fx.Node, rows: Tensor, ids: Any) -> None:
         """State that `rows` are looked up by `ids`: they stay, and what they are the rows of is a table."""
         self.freeze(node, rows, "its rows are looked up by id")
-        if not _of_the_request(ids):
+        if not _depends_on_request(ids):
             return
-        for label in {label for set_id in distinct(rows) for label in self.sets.labels_in(set_id)}:
-            name, axis, _ = cast(tuple[str, int, int], self.sets.key(label))
+        for tag in {tag for set_id in distinct(rows) for tag in self.sets.tags_in(set_id)}:
+            name, axis, _ = cast(tuple[str, int, int], self.sets.key(tag))
             if axis == 0 and name in self._parameters:
                 self.tables.add(name)
 
-    def _apply_rule(self, node: fx.Node) -> Described:
+    def _apply_rule(self, node: fx.Node) -> NodeTags:
         value = self.env[node]
         known = RULES.get(node.target)
-        inputs = [self.described.get(source) for source in node.all_input_nodes]
+        inputs = [self.node_tags.get(source) for source in node.all_input_nodes]
         if known is None:
             for described in inputs:
                 self._freeze_all(node, described, f"{operator_name(node)} has no rule")
-            return self.nothing(value)
-        if _is_scalar(value) and all(isinstance(labels, Labels) and not labels.shape for labels in inputs):
-            return self.nothing(value)
+            return self.make_untagged(value)
+        if _is_scalar(value) and all(isinstance(tags, TensorTags) and not tags.shape for tags in inputs):
+            return self.make_untagged(value)
         return known(self, node)
 
-    def _constant_where_inputs_are(self, node: fx.Node, described: Described) -> Described:
+    def _constant_where_inputs_are(self, node: fx.Node, described: NodeTags) -> NodeTags:
         """What is computed from parameters alone is the same for every request."""
-        inputs = [self.described.get(source) for source in node.all_input_nodes]
+        inputs = [self.node_tags.get(source) for source in node.all_input_nodes]
         varying = (isinstance(d, tuple) or (d is not None and not d.constant) for d in inputs)
-        if not isinstance(described, Labels) or any(varying):
+        if not isinstance(described, TensorTags) or any(varying):
             return described
-        return Labels(described.removes, described.zeroes, constant=True)
+        return TensorTags(described.removed_by, described.zero_when_masked, constant=True)
 
-    def _lift(self, described: Described) -> Described:
+    def _lift(self, described: NodeTags) -> NodeTags:
         """A field with which every index of some axis goes, and is zero, goes with the whole value instead."""
         if isinstance(described, tuple):
-            return tuple(cast(Labels | None, self._lift(part)) for part in described)
-        if described is None or not self.sets.has_sovereign:
+            return tuple(cast(TensorTags | None, self._lift(part)) for part in described)
+        if described is None or not self.sets.has_field_tags:
             return described
-        found = [described.whole]
-        for removes, zeroes in zip(described.removes, described.zeroes, strict=True):
-            if len(removes) and bool(removes.any()) and bool(zeroes.any()):
-                both = self.sets.common(self.sets.common_along(removes, 0), self.sets.common_along(zeroes, 0))
-                found.append(int(self.sets.sovereign_in(both)))
-        whole = self.sets.any_of(found)
+        found = [described.removed_entirely_by]
+        for removed_by, zero_when_masked in zip(described.removed_by, described.zero_when_masked, strict=True):
+            if len(removed_by) and bool(removed_by.any()) and bool(zero_when_masked.any()):
+                both = self.sets.intersection(
+                    self.sets.intersection_along(removed_by, 0), self.sets.intersection_along(zero_when_masked, 0)
+                )
+                found.append(int(self.sets.field_tags_in(both)))
+        whole = self.sets.unite_sets(found)
         if whole == EMPTY:
             return described
         lifted = torch.tensor(whole)
-        return replace(described.map(lambda axes: [self.sets.without(axis, lifted) for axis in axes]), whole=whole)
+        return replace(
+            described.map(lambda axes: [self.sets.difference(axis, lifted) for axis in axes]), removed_entirely_by=whole
+        )
 
-    def _keep_what_would_leave_nothing(self, node: fx.Node) -> None:
+    def _freeze_tags_of_whole_axes(self, node: fx.Node) -> None:
         """A channel on which every index of an axis depends cannot go: the value would have no elements."""
-        described = self.described[node]
-        for labels in described if isinstance(described, tuple) else (described,):
-            for axis in labels.removes if labels is not None else ():
+        described = self.node_tags[node]
+        for tags in described if isinstance(described, tuple) else (described,):
+            for axis in tags.removed_by if tags is not None else ():
                 if len(axis) and bool(axis.any()):
-                    self.freeze(node, self.sets.common_along(axis, 0), "nothing would be left of its axis")
+                    self.freeze(node, self.sets.intersection_along(axis, 0), "nothing would be left of its axis")
 
-    def _freeze_all(self, node: fx.Node, described: Described, because: str) -> None:
-        for labels in described if isinstance(described, tuple) else (described,):
-            for axis in labels.removes if labels is not None else ():
+    def _freeze_all(self, node: fx.Node, described: NodeTags, because: str) -> None:
+        for tags in described if isinstance(described, tuple) else (described,):
+            for axis in tags.removed_by if tags is not None else ():
                 self.freeze(node, axis, because)
 
     def _freeze_outputs(self, node: fx.Node) -> None:
         for source in node.all_input_nodes:
-            self._freeze_all(node, self.described.get(source), "the model returns it")
+            self._freeze_all(node, self.node_tags.get(source), "the model returns it")
 
-    def _parameter(self, node: fx.Node, value: Tensor) -> Labels:
+    def _parameter(self, node: fx.Node, value: Tensor) -> TensorTags:
         lookups = [ids for user in node.users if (ids := _ids_of_lookup(user, node)) is not None]
-        removes = []
+        removed_by = []
         for axis, size in enumerate(value.shape):
             counts_rows = size > WIDEST_AXIS or (bool(lookups) and axis == 0)
-            removes.append(unlabelled(size) if counts_rows else self.fresh(node, axis, size))
-        if any(_of_the_request(ids) for ids in lookups):
+            removed_by.append(make_untagged_axis(size) if counts_rows else self.make_axis_tags(node, axis, size))
+        if any(_depends_on_request(ids) for ids in lookups):
             self.tables.add(node.name)
         if value.ndim > 1:
             self._parameters.add(node.name)
-        labels = Labels(tuple(removes), tuple(removes), constant=True)
+        tags = TensorTags(tuple(removed_by), tuple(removed_by), constant=True)
         # Masking zeroes parameters, not buffers.
-        return labels if isinstance(value, torch.nn.Parameter) else labels.without_zeroes()
+        return tags if isinstance(value, torch.nn.Parameter) else tags.without_zero_tags()
 
 
 def _is_scalar(value: Any) -> bool:
@@ -255,7 +280,7 @@ def _is_scalar(value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim == 0
 
 
-def is_batch(size: Any) -> bool:
+def is_batch_size(size: Any) -> bool:
     """Tell whether a traced size is the batch itself, and not a product with it, which may shrink with its factors."""
     return isinstance(size, torch.SymInt) and bool(size.node.expr.is_Symbol)
 
@@ -271,7 +296,7 @@ def _ids_of_lookup(user: fx.Node, table: fx.Node) -> Any:
     return None
 
 
-def _of_the_request(ids: Any) -> bool:
+def _depends_on_request(ids: Any) -> bool:
     """Whether ids come from an input, and not, like positions, from a constant."""
     pending, seen = [ids], set()
     while pending:
@@ -290,7 +315,7 @@ def operator_name(node: fx.Node) -> str:
     return str(node.target).removesuffix(".default") if node.op == "call_function" else node.op
 
 
-def source_of(node: fx.Node) -> str:
+def find_source_line(node: fx.Node) -> str:
     """Return where a node was written: `file, line N` of the user's source, else the submodule, else nothing."""
     trace: Sequence[str] = (node.meta.get("stack_trace") or "").splitlines()
     places = [line.strip() for line in trace if line.strip().startswith("File ")]

@@ -50,29 +50,29 @@ def check(
     Both are bundles, or plain .onnx files, of which only what can be known is judged. Exit code 0: no regression;
     1: a regression; 5: the measurements leave it open. In GitHub Actions the step summary gets the Markdown.
     """
-    from recprune_export.bundle.archive.unpacking import opened
+    from recprune_export.bundle.archive.unpacking import open_bundle_path
     from recprune_export.console.check import print_calibration, print_check
-    from recprune_export.gate.limits import Limits, fraction, gate_limits
+    from recprune_export.gate.limits import Limits, parse_fraction, parse_gate_limits
     from recprune_export.progress import quiet as silently
     from recprune_export.settings import batch_sizes
 
     if calibrate == (base is not None):
         raise click.UsageError("Give --against BASE to compare, or --calibrate to try the machine.")
-    tolerance = fraction(max_regression, "--max-regression")
-    given = Limits(tolerance, max_drop, gate_limits(limits))
+    tolerance = parse_fraction(max_regression, "--max-regression")
+    given = Limits(tolerance, max_drop, parse_gate_limits(limits))
     measured: dict[str, Any] = {"batches": batch_sizes(batches), "threads": threads, "time_limit": time_limit}
     if base is None:
         from recprune_export.gate.latency.calibration import calibrate as try_machine
 
-        with silently(quiet or as_json), opened(new) as folder:
-            calibration = try_machine(folder, tolerance=given.of("latency"), **measured)
+        with silently(quiet or as_json), open_bundle_path(new) as folder:
+            calibration = try_machine(folder, tolerance=given.limit_for("latency"), **measured)
         return print_calibration(calibration, as_json=as_json)
     from recprune_export.gate.check import check as run
     from recprune_export.gate.findings import Verdict
     from recprune_export.gate.output.junit import write_junit
     from recprune_export.gate.output.markdown import write_markdown
 
-    with silently(quiet or as_json), opened(new) as new_folder, opened(base) as base_folder:
+    with silently(quiet or as_json), open_bundle_path(new) as new_folder, open_bundle_path(base) as base_folder:
         checked = run(new_folder, base_folder, given, undecided=Verdict(undecided or "undecided"), **measured)
     checked = replace(checked, new=str(new), base=str(base))
     print_check(checked, as_json=as_json)
@@ -80,8 +80,8 @@ def check(
         write_junit(checked, junit_file)
     write_markdown(checked, markdown_file)
     if report_file is not None:
-        from recprune_export.report.check_page import check_report
+        from recprune_export.report.check_page import render_check_report
         from recprune_export.report.write_page import write_page
 
-        write_page(check_report(checked), report_file, (new, base))
+        write_page(render_check_report(checked), report_file, (new, base))
     checked.raise_verdict()

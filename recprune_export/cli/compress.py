@@ -8,7 +8,7 @@ import click
 
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, job_options, loading_options
-from recprune_export.cli.parse_values import source_of
+from recprune_export.cli.parse_values import model_source
 
 
 @main.command()
@@ -98,14 +98,14 @@ def compress(
         **options,
     )
     from recprune_export.api import compress as run
-    from recprune_export.api import plan_of
+    from recprune_export.api import dump_plan
     from recprune_export.console.result import print_result
     from recprune_export.progress import quiet as silently
 
     with silently(quiet or as_json):
-        source = source_of(factory, factory_args, inputs, unsafe_unpickle)
+        source = model_source(factory, factory_args, inputs, unsafe_unpickle)
         if plan_only:
-            click.echo(plan_of(model, data=data, labels=labels, settings=settings, source=source))
+            click.echo(dump_plan(model, data=data, labels=labels, settings=settings, source=source))
             return
         result = run(
             model,

@@ -7,7 +7,7 @@ import click
 
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, loading_options
-from recprune_export.cli.parse_values import json_object
+from recprune_export.cli.parse_values import parse_json_object
 
 
 @main.command()
@@ -37,7 +37,7 @@ def inspect(
 
     For a bundle or an .onnx file: parameters, operations and bytes of a request, and the floor of this machine.
     """
-    from recprune_export.bundle.archive.unpacking import is_packed, opened
+    from recprune_export.bundle.archive.unpacking import is_packed, open_bundle_path
     from recprune_export.bundle.artifact_summary import is_artifact
     from recprune_export.progress import quiet as silently
 
@@ -51,17 +51,17 @@ def inspect(
         from recprune_export.console.artifact import print_artifact
         from recprune_export.settings import batch_sizes
 
-        with opened(model) as folder:
+        with open_bundle_path(model) as folder:
             return print_artifact(inspect_artifact(folder, batch_sizes(batches), threads), as_json=as_json)
     from recprune_export.console.inspection import print_inspection
     from recprune_export.inspection import inspect_file
 
-    source["factory_args"] = json_object(factory_args)
+    source["factory_args"] = parse_json_object(factory_args)
     inspection = inspect_file(model, fields=fields, **source)
     if not scores:
         return print_inspection(inspection, as_json=as_json)
-    from recprune_export.api import sensitivity_of
+    from recprune_export.api import compute_sensitivity
     from recprune_export.console.scores import print_scores
 
-    found = sensitivity_of(model, data=data, labels=labels, source=source)
+    found = compute_sensitivity(model, data=data, labels=labels, source=source)
     print_scores(inspection, found, as_json=as_json)

@@ -12,7 +12,7 @@ from recprune_export.errors import RecpruneError, UsageError
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 NO_MEMORY = "The machine has too little memory for this: close other programs, or give a smaller --batch-size."
 # PyTorch says in words alone that something ran out.
-LACKING = {
+RESOURCE_MESSAGES = {
     "PytorchStreamWriter failed": "A file could not be written to the end: free some space, or set TMPDIR.",
     "MemoryError": NO_MEMORY,
     "can't allocate memory": NO_MEMORY,
@@ -61,7 +61,9 @@ class MainJobGroup(click.Group):
             )
             ctx.exit(UsageError.exit_code)
         except (MemoryError, RuntimeError) as error:
-            lacking = next((said for sign, said in LACKING.items() if sign in f"{type(error).__name__}: {error}"), None)
+            lacking = next(
+                (said for sign, said in RESOURCE_MESSAGES.items() if sign in f"{type(error).__name__}: {error}"), None
+            )
             if lacking is None:
                 raise
             click.echo(f"Error: {lacking} What was there before is as it was.", err=True)

@@ -7,19 +7,19 @@ from typing import Any
 import click
 
 
-def source_of(
+def model_source(
     factory: str | None, factory_args: str | None, inputs: Path | None, unsafe_unpickle: bool
 ) -> dict[str, Any]:
     """How a model file is opened: the keywords of `load_program`."""
     return {
         "factory": factory,
-        "factory_args": json_object(factory_args),
+        "factory_args": parse_json_object(factory_args),
         "inputs": inputs,
         "unsafe_unpickle": unsafe_unpickle,
     }
 
 
-def json_object(text: str | None) -> dict[str, Any]:
+def parse_json_object(text: str | None) -> dict[str, Any]:
     try:
         values = json.loads(text or "{}")
     except ValueError as error:
@@ -29,7 +29,7 @@ def json_object(text: str | None) -> dict[str, Any]:
     return values
 
 
-def fractions(text: str, option: str) -> tuple[float, ...]:
+def parse_fractions(text: str, option: str) -> tuple[float, ...]:
     try:
         values = tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError as error:
@@ -41,7 +41,7 @@ def fractions(text: str, option: str) -> tuple[float, ...]:
     return values
 
 
-def integers(text: str, option: str) -> tuple[int, ...]:
+def parse_integers(text: str, option: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError as error:

@@ -28,11 +28,11 @@ def predict(
     quiet: bool,
 ) -> None:
     """Score every row of a file with BUNDLE; rows are streamed. Needs ONNX Runtime and polars, no PyTorch."""
-    from recprune_export.bundle.archive.unpacking import opened
+    from recprune_export.bundle.archive.unpacking import open_bundle_path
     from recprune_export.console.prediction import print_prediction
     from recprune_export.prediction.predict import predict as run
     from recprune_export.progress import quiet as silently
 
-    with silently(quiet or as_json), opened(bundle) as folder:
+    with silently(quiet or as_json), open_bundle_path(bundle) as folder:
         prediction = run(folder, data, output, keep=keep, threads=threads, rows=batch)
     print_prediction(prediction, as_json=as_json)

@@ -17,11 +17,11 @@ from recprune_export.cli.options import FILE
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def profile(bundle: Path, batch: int, threads: int, nodes: int, as_json: bool, quiet: bool) -> None:
     """Name the nodes of a bundle or an .onnx file on which ONNX Runtime spends its time."""
-    from recprune_export.bundle.archive.unpacking import opened
+    from recprune_export.bundle.archive.unpacking import open_bundle_path
     from recprune_export.bundle.artifact_summary import profile_artifact
     from recprune_export.console.profile import print_profile
     from recprune_export.progress import quiet as silently
 
-    with opened(bundle) as folder, silently(quiet or as_json):
+    with open_bundle_path(bundle) as folder, silently(quiet or as_json):
         found = profile_artifact(folder, batch, threads)
     print_profile(found, nodes, as_json=as_json)

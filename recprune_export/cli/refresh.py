@@ -8,7 +8,7 @@ import click
 
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, source_options
-from recprune_export.cli.parse_values import json_object
+from recprune_export.cli.parse_values import parse_json_object
 
 
 @main.command()
@@ -50,21 +50,21 @@ def refresh(
     """
     from recprune_export.bundle.archive.packing import SUFFIX
     from recprune_export.bundle.write import check_target
-    from recprune_export.console.examination import print_examination, print_refresh_json
+    from recprune_export.console.examination import print_drift_report, print_refresh_json
     from recprune_export.console.result import print_result
     from recprune_export.progress import quiet as silently
-    from recprune_export.refresh.drift_report import examine, recompress
+    from recprune_export.refresh.drift_report import make_drift_report, recompress
 
-    source["factory_args"] = json_object(factory_args)
+    source["factory_args"] = parse_json_object(factory_args)
     target = output or bundle.with_name(f"{bundle.resolve().name.removesuffix(SUFFIX)}-refreshed")
     if not check_only:
         check_target(target)
     with silently(quiet or as_json):
-        found, result = examine(
+        found, result = make_drift_report(
             bundle, data, labels=labels, model=model, source=source, max_drop=max_drop, max_fall=max_fall
         ), None  # fmt: skip
         if not as_json:
-            print_examination(found)
+            print_drift_report(found)
         try:
             if not (found.holds or check_only):
                 result = recompress(found, target, sys.argv[1:])

@@ -27,10 +27,10 @@ def report(bundle: Path, output: Path | None, sweep: Path | None, show: bool, as
     The bundle holds such a page already, report.html; this one knows a sweep as well.
     """
     from recprune_export.console.tables import print_json
-    from recprune_export.report.bundle_page import report_on
-    from recprune_export.report.write_page import page_beside, write_page
+    from recprune_export.report.bundle_page import render_saved_bundle_report
+    from recprune_export.report.write_page import default_page_path, write_page
 
-    path = write_page(report_on(bundle, sweep), output or page_beside(bundle), (bundle,))
+    path = write_page(render_saved_bundle_report(bundle, sweep), output or default_page_path(bundle), (bundle,))
     if as_json:
         print_json({"report": str(path)})
     elif not quiet:

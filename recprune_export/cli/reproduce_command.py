@@ -6,20 +6,20 @@ from typing import Any
 import click
 
 # Where results go and how they are told is each command's own.
-OWN = frozenset({"output", "as_json", "quiet"})
+COMMAND_ONLY = frozenset({"output", "as_json", "quiet"})
 
 
-def asked_again(asked: click.Context, command: click.Command) -> list[str]:
-    """Return the arguments and options that were given to the command of `asked` and that `command` has as well.
+def reproduce_command(arguments: click.Context, command: click.Command) -> list[str]:
+    """Return the arguments and options that were given to the command of `arguments` and that `command` has as well.
 
     What was left out is left out again: both take the same default.
     """
-    common = {parameter.name for parameter in command.params} - OWN
+    common = {parameter.name for parameter in command.params} - COMMAND_ONLY
     words: list[str] = []
-    for parameter in asked.command.params:
+    for parameter in arguments.command.params:
         name = parameter.name or ""
-        if name in common and asked.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
-            words += _typed(parameter, asked.params[name])
+        if name in common and arguments.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
+            words += _typed(parameter, arguments.params[name])
     return words
 
 

@@ -8,8 +8,8 @@ import click
 from recprune_export.cli.compress import compress
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, job_options, loading_options
-from recprune_export.cli.parse_values import fractions, source_of
-from recprune_export.cli.reproduce_command import asked_again
+from recprune_export.cli.parse_values import model_source, parse_fractions
+from recprune_export.cli.reproduce_command import reproduce_command
 
 
 @main.command()
@@ -44,16 +44,16 @@ def sweep(
     from recprune_export.settings import Settings, batch_sizes
 
     settings = Settings(batches=batch_sizes(batches), **options)
-    wanted = fractions(sparsities, "--sparsities")
+    wanted = parse_fractions(sparsities, "--sparsities")
     target = output or Path("artifacts") / f"{model.stem}-sweep"
     from recprune_export.api import sweep as run
-    from recprune_export.console.sweep import print_sweep, tell_trial
+    from recprune_export.console.sweep import print_sweep, print_trial
     from recprune_export.progress import quiet as silently
 
-    source = source_of(factory, factory_args, inputs, unsafe_unpickle)
+    source = model_source(factory, factory_args, inputs, unsafe_unpickle)
     with silently(quiet or as_json):
         found = run(
             model, target=target, data=data, labels=labels, sparsities=wanted, settings=settings, source=source,
-            tell=tell_trial,
+            on_trial=print_trial,
         )  # fmt: skip
-    print_sweep(found, target, asked_again(asked, compress), as_json=as_json)
+    print_sweep(found, target, reproduce_command(asked, compress), as_json=as_json)

@@ -7,9 +7,19 @@ import click
 
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, data_options
-from recprune_export.cli.parse_values import integers
+from recprune_export.cli.parse_values import parse_integers
 
-WISHES = ("labels", "categorical", "numeric", "multi_valued", "ignore", "split", "sequence", "max_length", "seed")
+TRAINING_OVERRIDES = (
+    "labels",
+    "categorical",
+    "numeric",
+    "multi_valued",
+    "ignore",
+    "split",
+    "sequence",
+    "max_length",
+    "seed",
+)
 RECIPE = ("epochs", "batch_size", "learning_rate", "patience", "seed")
 
 
@@ -32,14 +42,14 @@ RECIPE = ("epochs", "batch_size", "learning_rate", "patience", "seed")
 def train(data: Path, recommender: str, output: Path, as_json: bool, quiet: bool, **options: Any) -> None:
     """Train one of the reference recommenders on a CSV or Parquet file."""
     from recprune_export.console.training import print_training
-    from recprune_export.data.schema.infer_schema import Wishes
+    from recprune_export.data.schema.infer_schema import SchemaOverrides
     from recprune_export.progress import quiet as silently
     from recprune_export.training.train import train as run
 
     given = {name: value for name, value in options.items() if value is not None}
     if "hidden" in given:
-        given["hidden"] = integers(given["hidden"], "--hidden")
-    wishes = Wishes(**{name: given[name] for name in WISHES if name in given})
+        given["hidden"] = parse_integers(given["hidden"], "--hidden")
+    wishes = SchemaOverrides(**{name: given[name] for name in TRAINING_OVERRIDES if name in given})
     config: dict[str, Any] = {name: given[name] for name in ("dim", "hidden") if name in given}
     recipe = {name: given[name] for name in RECIPE if name in given}
     with silently(quiet or as_json):

@@ -32,13 +32,13 @@ def verify(
     quiet: bool,
 ) -> None:
     """Check a bundle, packed or not: checksums, schema, golden answers, signature. Needs ONNX Runtime alone."""
-    from recprune_export.bundle.archive.unpacking import opened
+    from recprune_export.bundle.archive.unpacking import open_bundle_path
     from recprune_export.bundle.verify import verify as run
     from recprune_export.console.verification import print_verification
     from recprune_export.settings import batch_sizes, thread_counts
 
     sizes, counts = batch_sizes(batches), thread_counts(threads)
-    with opened(bundle) as folder:
+    with open_bundle_path(bundle) as folder:
         verification, study = run(folder, public_key), None
         if latency:
             from recprune_export.bundle.remeasure_latency import measure_bundle

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from recprune_export.console.tables import open_console, print_json, table_of
+from recprune_export.console.tables import make_console, make_table, print_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -15,13 +15,13 @@ def print_artifact(inspection: "ArtifactInspection", *, as_json: bool) -> None:
     """Show what a bundle or an ONNX file holds, and what a request costs."""
     if as_json:
         return print_json(inspection.to_dict())
-    console, counts, machine = open_console(), inspection.counts, inspection.machine
+    console, counts, machine = make_console(), inspection.counts, inspection.machine
     console.print(
         f"{inspection.name}: {counts.tables.parameters:,} parameters in tables, {counts.rest.parameters:,} in the rest, "
         f"{counts.total.nonzero:,} of them not zero; {counts.nodes} nodes, {counts.bytes:,} bytes",
         highlight=False,
     )
-    table = table_of(
+    table = make_table(
         "Cost of a request",
         "batch",
         "multiply-adds",
@@ -55,7 +55,7 @@ def print_artifact(inspection: "ArtifactInspection", *, as_json: bool) -> None:
 
 def rewrite_table(rewrites: Sequence[Mapping[str, Any]]) -> "Table":
     batches = list(rewrites[0]["before"]) if rewrites else []
-    table = table_of("Rewrites of the graph, estimated change", "", "places", *(f"batch {b}" for b in batches), "")
+    table = make_table("Rewrites of the graph, estimated change", "", "places", *(f"batch {b}" for b in batches), "")
     for each in rewrites:
         changes = [f"{each['after'][b] / each['before'][b] - 1:+.1%}" for b in batches]
         table.add_row(each["name"], str(each["places"]), *changes, "kept" if each["kept"] else each["reason"])

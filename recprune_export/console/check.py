@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from recprune_export.console.tables import open_console, print_json, table_of
+from recprune_export.console.tables import make_console, make_table, print_json
 
 if TYPE_CHECKING:
     from recprune_export.gate.check import Check
@@ -12,19 +12,19 @@ if TYPE_CHECKING:
 def print_check(check: "Check", *, as_json: bool) -> None:
     """Show every gate, and the verdict."""
     from recprune_export.gate.findings import Verdict
-    from recprune_export.gate.output.finding_rows import HEADINGS, row
+    from recprune_export.gate.output.finding_rows import HEADINGS, format_finding
 
     if as_json:
         return print_json(check.to_dict())
-    console = open_console()
-    table = table_of(f"{check.new} against {check.base}", *HEADINGS)
+    console = make_console()
+    table = make_table(f"{check.new} against {check.base}", *HEADINGS)
     styles = {Verdict.FAIL: "red", Verdict.UNDECIDED: "yellow", Verdict.SKIPPED: "dim"}
     for finding in check.findings:
-        table.add_row(*row(finding), style=styles.get(finding.verdict))
+        table.add_row(*format_finding(finding), style=styles.get(finding.verdict))
     console.print(table)
     if check.latency:
         batches = list(check.latency)
-        tails = table_of("Latency in ms, p50 / p95 / p99, not judged", "", *(f"batch {batch}" for batch in batches))
+        tails = make_table("Latency in ms, p50 / p95 / p99, not judged", "", *(f"batch {batch}" for batch in batches))
         times = [check.latency[batch].to_dict()["milliseconds"] for batch in batches]
         for name in ("BASE", "NEW"):
             tails.add_row(name, *(" / ".join(f"{ms:.3f}" for ms in of[name].values()) for of in times))
@@ -39,8 +39,8 @@ def print_calibration(calibration: "Calibration", *, as_json: bool) -> None:
     """Say what this machine can tell apart."""
     if as_json:
         return print_json(calibration.to_dict())
-    console = open_console()
-    table = table_of(
+    console = make_console()
+    table = make_table(
         f"{calibration.name} against itself, {calibration.seconds:.0f} s", "", "ratio", "processes", "resolved"
     )
     for batch, found in calibration.resolutions.items():

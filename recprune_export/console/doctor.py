@@ -15,8 +15,8 @@ def print_diagnosis(diagnosis: "Diagnosis", *, as_json: bool, quiet: bool) -> No
     if as_json:
         return print_json(diagnosis.to_dict())
     colours = {"ok": "green", "warning": "yellow", "missing": "red"}
-    width = max(len(finding.check) for finding in diagnosis.findings)
-    for finding in diagnosis.findings:
+    width = max(len(finding.check) for finding in diagnosis.results)
+    for finding in diagnosis.results:
         if quiet and finding.state == "ok":
             continue
         state = click.style(f"{finding.state:8}", fg=colours[finding.state])

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from recprune_export.console.tables import table_of
+from recprune_export.console.tables import make_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def print_latency(console: "Console", report: "LatencyReport") -> None:
     console.print(_latency(report))
     for batch in report.samples:
-        found = {name: report.outliers(batch, name) for name in report.contestants}
+        found = {name: report.outliers(batch, name) for name in report.backends}
         named = [f"{o.count} of {name} (up to {o.largest[0][1]:.3f} ms)" for name, o in found.items() if o.count]
         if named:
             console.print(f"Outliers at batch {batch}, included above: {', '.join(named)}", highlight=False)
@@ -24,14 +24,16 @@ def print_latency(console: "Console", report: "LatencyReport") -> None:
 
 def _latency(report: "LatencyReport") -> "Table":
     batches = list(report.samples)
-    table = table_of(
-        f"Latency in ms, p50 / p95 / p99, {threads_of(report.threads)}", "", *(f"batch {batch}" for batch in batches)
+    table = make_table(
+        f"Latency in ms, p50 / p95 / p99, {format_threads(report.threads)}",
+        "",
+        *(f"batch {batch}" for batch in batches),
     )
-    for name in report.contestants:
+    for name in report.backends:
         times = [report.percentiles(batch, name) for batch in batches]
         table.add_row(name, *(f"{t.p50:.3f} / {t.p95:.3f} / {t.p99:.3f}" for t in times))
-    last = report.contestants[-1]
-    for name in report.contestants[:-1]:
+    last = report.backends[-1]
+    for name in report.backends[:-1]:
         ratios = [report.ratio(batch, name, last) for batch in batches]
         cells = [f"{r.estimate:.2f}× [{r.low:.2f}, {r.high:.2f}]" for r in ratios]
         table.add_row(f"{name} : {last}", *cells)
@@ -39,16 +41,16 @@ def _latency(report: "LatencyReport") -> "Table":
 
 
 def open_loop_table(report: "OpenLoopReport") -> "Table":
-    batches = list(report.served)
-    table = table_of(
-        f"Latency from arrival in ms, p50 / p95 / p99, {report.qps:g} requests a second, {threads_of(report.threads)}",
+    batches = list(report.times)
+    table = make_table(
+        f"Latency from arrival in ms, p50 / p95 / p99, {report.qps:g} requests a second, {format_threads(report.threads)}",
         "",
         *(f"batch {batch}" for batch in batches),
     )
-    for name in report.contestants:
+    for name in report.backends:
         cells = []
         for batch in batches:
-            times, busy = report.percentiles(batch, name), report.served[batch][name].utilisation(report.qps)
+            times, busy = report.percentiles(batch, name), report.times[batch][name].utilization(report.qps)
             word = "cannot keep up" if report.saturated(batch, name) else f"busy {busy:.0%}"
             cells.append(f"{times.p50:.3f} / {times.p95:.3f} / {times.p99:.3f} ({word})")
         table.add_row(name, *cells)
@@ -56,17 +58,17 @@ def open_loop_table(report: "OpenLoopReport") -> "Table":
 
 
 def footprint_table(report: "FootprintReport") -> "Table":
-    from recprune_export.gate.output.finding_rows import amount
+    from recprune_export.gate.output.finding_rows import format_amount
 
-    table = table_of(
+    table = make_table(
         f"In a fresh process, batch {report.batch}", "", "load", "first request", "memory", "peak while loading"
     )
     for name in report.runs:
         typical = report.typical(name)
-        times = (amount(typical.load, "ms"), amount(typical.first_request, "ms"))
-        table.add_row(name, *times, amount(typical.memory, "bytes"), amount(typical.peak, "bytes"))
+        times = (format_amount(typical.load, "ms"), format_amount(typical.first_request, "ms"))
+        table.add_row(name, *times, format_amount(typical.memory, "bytes"), format_amount(typical.peak, "bytes"))
     return table
 
 
-def threads_of(count: int) -> str:
+def format_threads(count: int) -> str:
     return f"{count} thread" + ("s" if count > 1 else "")

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from recprune_export.console.tables import open_console, print_json, table_of
+from recprune_export.console.tables import make_console, make_table, print_json
 
 if TYPE_CHECKING:
     from recprune_export.onnx.cost.profiler import Profile
@@ -12,7 +12,7 @@ def print_profile(profile: "Profile", nodes: int, *, as_json: bool) -> None:
     """Name the most expensive nodes, the slowest first."""
     if as_json:
         return print_json(profile.to_dict())
-    table = table_of(
+    table = make_table(
         f"Batch {profile.batch}, {profile.requests} requests: {profile.milliseconds:.3f} ms in the nodes, "
         f"floor {profile.floor:.3f} ms",
         "node",
@@ -27,4 +27,4 @@ def print_profile(profile: "Profile", nodes: int, *, as_json: bool) -> None:
     if rest:
         share = sum(node.share for node in rest)
         table.add_row(f"{len(rest)} more", "", f"{sum(n.milliseconds for n in rest):.4f}", f"{share:.1%}", "")
-    open_console().print(table)
+    make_console().print(table)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def table_of(title: str, *columns: str) -> "Table":
+def make_table(title: str, *columns: str) -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -22,7 +22,7 @@ def table_of(title: str, *columns: str) -> "Table":
     return table
 
 
-def open_console() -> "Console":
+def make_console() -> "Console":
     from rich.console import Console
 
     # Names of fields and paths are printed as they are, brackets and colons too.
@@ -40,14 +40,14 @@ def print_notes(notes: tuple[str, ...]) -> None:
         click.echo(f"Note: {note}", err=True)
 
 
-def shell_word(path: Path | str) -> str:
+def quote_for_shell(path: Path | str) -> str:
     """Write a path as it is typed in a shell.
 
-    >>> shell_word("artifacts/ctr"), shell_word("my models/größe")
+    >>> quote_for_shell("artifacts/ctr"), quote_for_shell("my models/größe")
     ('artifacts/ctr', "'my models/größe'")
     """
     return shlex.quote(str(path))
 
 
-def figure(value: float | None, form: str) -> str:
+def format_figure(value: float | None, form: str) -> str:
     return "–" if value is None else format(value, form)

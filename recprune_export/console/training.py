@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recprune_export.console.tables import open_console, print_json, print_notes, shell_word, table_of
+from recprune_export.console.tables import make_console, make_table, print_json, print_notes, quote_for_shell
 
 if TYPE_CHECKING:
-    from recprune_export.training.train import Training
+    from recprune_export.training.train import TrainingResult
 
 
-def print_training(training: "Training", data: Path, *, as_json: bool) -> None:
+def print_training(training: "TrainingResult", data: Path, *, as_json: bool) -> None:
     """Say how training on `data` went and what came of it."""
     checkpoint = training.checkpoint
     if as_json:
@@ -23,9 +23,9 @@ def print_training(training: "Training", data: Path, *, as_json: bool) -> None:
             **training.fitted.to_dict(),
         }
         return print_json(values)
-    console = open_console()
+    console = make_console()
     print_notes(training.notes)
-    epochs = table_of(
+    epochs = make_table(
         f"{checkpoint.recommender}, {training.rows:,} training rows", "epoch", "training loss", "validation", ""
     )
     for number, epoch in enumerate(training.fitted.epochs):
@@ -35,5 +35,5 @@ def print_training(training: "Training", data: Path, *, as_json: bool) -> None:
     metrics = ", ".join(f"{name} {value:.4f}" for name, value in checkpoint.metrics.items())
     console.print(f"Test: {metrics}", highlight=False)
     console.print(f"{training.parameters:,} parameters in {training.path}", highlight=False, soft_wrap=True)
-    again = f"{shell_word(training.path)} --sparsity 0.7 --data {shell_word(data)}"
+    again = f"{quote_for_shell(training.path)} --sparsity 0.7 --data {quote_for_shell(data)}"
     console.print(f"Next: recprune-export {again}", highlight=False, soft_wrap=True)

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 import click
 
 from recprune_export.console.latency import footprint_table, open_loop_table, print_latency
-from recprune_export.console.tables import open_console, print_json
+from recprune_export.console.tables import make_console, print_json
 
 if TYPE_CHECKING:
     from recprune_export.bundle.verify import Verification
-    from recprune_export.validation.latency.latency_study import Study
+    from recprune_export.validation.latency.latency_study import LatencyStudy
 
 
-def print_verification(verification: "Verification", study: "Study | None", *, as_json: bool) -> None:
+def print_verification(verification: "Verification", study: "LatencyStudy | None", *, as_json: bool) -> None:
     """Say what was checked, and what was measured."""
     if as_json:
         measured = {} if study is None else {"latency": study.to_dict()}
@@ -27,7 +27,7 @@ def print_verification(verification: "Verification", study: "Study | None", *, a
     if verification.signature in said:
         click.echo(said[verification.signature])
     if study is not None:
-        console = open_console()
+        console = make_console()
         for report in study.closed:
             print_latency(console, report)
         for served in study.open:

@@ -35,12 +35,12 @@ class ArraySpec:
 
 @dataclass(frozen=True)
 class ArrayData:
-    """Rows in three parts; `named` where a column of the data says which is which."""
+    """Rows in three parts; `has_split_column` where a column of the data says which is which."""
 
     train: Rows
     valid: Rows
     test: Rows
-    named: bool = False
+    has_split_column: bool = False
 
 
 def load_arrays(data: Path | str | Columns, inputs: Sequence[ArraySpec], labels: Sequence[str], seed: int) -> ArrayData:
@@ -63,16 +63,16 @@ def load_arrays(data: Path | str | Columns, inputs: Sequence[ArraySpec], labels:
         raise DataError(
             f"{path} has nothing called '{missing[0]}', which the model takes; it holds {', '.join(columns)}."
         )
-    arrays = {i.name: fitted(path, i, columns[i.name]) for i in inputs}
+    arrays = {i.name: check_input_array(path, i, columns[i.name]) for i in inputs}
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) != 1 or not next(iter(lengths.values())):
         raise DataError(f"The arrays of {path} must have the same number of rows, at least one: {lengths}.")
     rows = Rows(arrays, {label: _number(path, label, columns[label]) for label in labels})
-    part = _parts(path, columns.get(SPLIT), len(rows), seed)
+    part = _assign_splits(path, columns.get(SPLIT), len(rows), seed)
     divided = [rows.take(np.flatnonzero(part == code)) for code in range(3)]
     if not all(len(d) for d in divided):
         raise DataError(f"{path} has {len(rows)} rows, too few to fill train, valid and test.")
-    return ArrayData(divided[0], divided[1], divided[2], named=SPLIT in columns)
+    return ArrayData(divided[0], divided[1], divided[2], has_split_column=SPLIT in columns)
 
 
 def _is_zip(path: Path) -> bool:
@@ -86,16 +86,16 @@ def _is_zip(path: Path) -> bool:
 def _read_table(path: Path, inputs: Sequence[ArraySpec], labels: Sequence[str]) -> dict[str, np.ndarray]:
     frame = scan(path)
     names = frame.collect_schema().names()
-    sources = columns_of(names, inputs)
+    sources = find_input_columns(names, inputs)
     others = [name for name in (*labels, SPLIT) if name in names]
     table = collect(frame.select(*dict.fromkeys((*(c for found in sources.values() for c in found), *others))), path)
-    return arrays_of(table, {**sources, **{name: [name] for name in others}})
+    return stack_columns(table, {**sources, **{name: [name] for name in others}})
 
 
-def columns_of(names: Sequence[str], inputs: Sequence[ArraySpec]) -> dict[str, list[str]]:
+def find_input_columns(names: Sequence[str], inputs: Sequence[ArraySpec]) -> dict[str, list[str]]:
     """Return the columns that hold each input: one of its name, or several called `name_0` ...; without those that are not there.
 
-    >>> columns_of(["user", "x_0", "x_1"], [ArraySpec("user", "int64", ()), ArraySpec("x", "float32", (2,)), ArraySpec("y", "int64", ())])
+    >>> find_input_columns(["user", "x_0", "x_1"], [ArraySpec("user", "int64", ()), ArraySpec("x", "float32", (2,)), ArraySpec("y", "int64", ())])
     {'user': ['user'], 'x': ['x_0', 'x_1']}
     """
     found = {}
@@ -108,7 +108,7 @@ def columns_of(names: Sequence[str], inputs: Sequence[ArraySpec]) -> dict[str, l
     return found
 
 
-def arrays_of(table: "pl.DataFrame", sources: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
+def stack_columns(table: "pl.DataFrame", sources: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
     """Return an array for each name, from its one column or from several side by side.
 
     Raises `DataError` where the lists of a column differ in length.
@@ -133,7 +133,7 @@ def _column(series: object) -> np.ndarray:
     return series.to_numpy()
 
 
-def fitted(path: str, spec: ArraySpec, values: np.ndarray, first_row: int = 0) -> np.ndarray:
+def check_input_array(path: str, spec: ArraySpec, values: np.ndarray, first_row: int = 0) -> np.ndarray:
     """Return `values` in the dtype and shape that an input takes; `first_row` is where they begin in `path`.
 
     Raises `DataError` where they have another shape or kind, are not finite, or hold an id beyond the table.
@@ -176,7 +176,7 @@ def _number(path: str, label: str, values: np.ndarray) -> np.ndarray:
     return numbers
 
 
-def _parts(path: str, names: np.ndarray | None, count: int, seed: int) -> np.ndarray:
+def _assign_splits(path: str, names: np.ndarray | None, count: int, seed: int) -> np.ndarray:
     """0, 1, 2 for train, valid, test."""
     if names is None:
         draw = np.random.default_rng(seed).random(count)

@@ -11,13 +11,13 @@ from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.data.rows import Rows
 from recprune_export.data.schema.infer_schema import SPLIT_VALUES
 from recprune_export.data.schema.schema import Schema, Split
-from recprune_export.data.tabular_files import collect, reading, scan
+from recprune_export.data.tabular_files import collect, raise_data_errors, scan
 from recprune_export.errors import DataError
 
 if TYPE_CHECKING:
     import polars as pl
 
-PART = "__part"
+PARTITION_COLUMN = "__part"
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,13 @@ def load_clicks(path: Path, schema: Schema, encoder: Encoder | None = None) -> C
             f"{path} has no column '{missing[0]}', which the model's schema names; its columns are {', '.join(columns)}."
         )
     check_types(path, frame, schema)
-    parted = _with_parts(path, frame, schema.split)
-    with reading(path):
+    parted = _add_partition_column(path, frame, schema.split)
+    with raise_data_errors(path):
         _check_infinite(path, frame, schema.numeric)
-        encoder = encoder or Encoder.fit(_part(parted, "train"), schema)
-        parts = {name: _rows(path, _part(parted, name), encoder, name) for name in ("train", "valid", "test")}
+        encoder = encoder or Encoder.fit(_select_partition(parted, "train"), schema)
+        parts = {
+            name: _rows(path, _select_partition(parted, name), encoder, name) for name in ("train", "valid", "test")
+        }
     return ClickData(encoder, **parts)
 
 
@@ -84,7 +86,7 @@ def _check_infinite(path: Path, frame: "pl.LazyFrame", names: Sequence[str]) -> 
         )
 
 
-def _with_parts(path: Path, frame: "pl.LazyFrame", split: Split) -> "pl.LazyFrame":
+def _add_partition_column(path: Path, frame: "pl.LazyFrame", split: Split) -> "pl.LazyFrame":
     """Add a column that names each row's part."""
     import polars as pl
 
@@ -92,25 +94,29 @@ def _with_parts(path: Path, frame: "pl.LazyFrame", split: Split) -> "pl.LazyFram
         if split.column not in frame.collect_schema().names():
             raise DataError(f"{path} has no column '{split.column}', by which its rows were to be split.")
         names = pl.col(split.column).cast(pl.String).str.to_lowercase()
-        return frame.with_columns(names.replace_strict(SPLIT_VALUES, default=None, return_dtype=pl.String).alias(PART))
+        return frame.with_columns(
+            names.replace_strict(SPLIT_VALUES, default=None, return_dtype=pl.String).alias(PARTITION_COLUMN)
+        )
     count = int(collect(frame.select(pl.len()), path).item())
     draw = np.random.default_rng(split.seed).random(count)
     # 0, 1, 2: test, valid, train
     code = (draw >= split.test).astype(np.int8) + (draw >= split.test + split.valid).astype(np.int8)
-    parts = pl.Series(PART, code).replace_strict([0, 1, 2], ["test", "valid", "train"], return_dtype=pl.String)
+    parts = pl.Series(PARTITION_COLUMN, code).replace_strict(
+        [0, 1, 2], ["test", "valid", "train"], return_dtype=pl.String
+    )
     return frame.with_columns(parts)
 
 
-def _part(frame: "pl.LazyFrame", name: str) -> "pl.LazyFrame":
+def _select_partition(frame: "pl.LazyFrame", name: str) -> "pl.LazyFrame":
     import polars as pl
 
-    return frame.filter(pl.col(PART) == name)
+    return frame.filter(pl.col(PARTITION_COLUMN) == name)
 
 
-def _rows(path: Path, part: "pl.LazyFrame", encoder: Encoder, name: str) -> Rows:
+def _rows(path: Path, frame: "pl.LazyFrame", encoder: Encoder, name: str) -> Rows:
     import polars as pl
 
-    labels = collect(part.select(pl.col(encoder.schema.labels).cast(pl.Float32, strict=False)), path)
+    labels = collect(frame.select(pl.col(encoder.schema.labels).cast(pl.Float32, strict=False)), path)
     if not len(labels):
         raise DataError(
             f"The {name} part of {path} has no rows; give more rows, or a split column that fills train, valid and test."
@@ -122,4 +128,4 @@ def _rows(path: Path, part: "pl.LazyFrame", encoder: Encoder, name: str) -> Rows
             raise DataError(
                 f"The label '{label}' of {path} must be 0 or 1 in every row, but there is {odd:g} in the {name} part."
             )
-    return Rows(encoder.encode(part), arrays)
+    return Rows(encoder.encode(frame), arrays)

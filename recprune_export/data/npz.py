@@ -7,13 +7,13 @@ import numpy as np
 
 from recprune_export.errors import DataError
 
-EXAMPLE = 1 << 30  # bytes; an example request has kilobytes
+MAX_EXAMPLE_BYTES = 1 << 30  # bytes; an example request has kilobytes
 
 
-def read_npz(path: Path, most: int | None = None) -> dict[str, np.ndarray]:
-    """Return the arrays by name; with `most` no more bytes than that are unpacked.
+def read_npz(path: Path, max_bytes: int | None = None) -> dict[str, np.ndarray]:
+    """Return the arrays by name; with `max_bytes` no more bytes than that are unpacked.
 
-    Raises `DataError` where the file is missing, damaged, holds pickled objects, one array without a name, or more than `most`.
+    Raises `DataError` where the file is missing, damaged, holds pickled objects, one array without a name, or more than `max_bytes`.
     """
     if path.exists() and not path.is_file():
         raise DataError(f"{path} is no file: give an .npz.")
@@ -21,7 +21,7 @@ def read_npz(path: Path, most: int | None = None) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"{path} holds one array without a name: save with numpy.savez(path, name=array, ...).")
-            _check_size(path, most)
+            _check_size(path, max_bytes)
             arrays = {name: archive[name] for name in archive.files}
             strange = next((name for name, array in arrays.items() if not isinstance(array, np.ndarray)), None)
             if strange is not None:

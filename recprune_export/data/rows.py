@@ -12,12 +12,12 @@ from recprune_export.data.encoding.encoder import Request
 class Rows:
     """N examples: each input has N on axis 0, each label is float32 [N]; for a ranking the label is an item id, int64.
 
-    `seen`, where there is one, holds the items of each user that a ranking leaves out.
+    `excluded_items`, where there is one, holds the items of each user that a ranking leaves out.
     """
 
     inputs: Request
     labels: dict[str, np.ndarray]
-    seen: "Ragged | None" = None
+    excluded_items: "Ragged | None" = None
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
@@ -27,7 +27,7 @@ class Rows:
         return Rows(
             {name: values[indices] for name, values in self.inputs.items()},
             {name: values[indices] for name, values in self.labels.items()},
-            None if self.seen is None else self.seen.take(indices),
+            None if self.excluded_items is None else self.excluded_items.take(indices),
         )
 
     def sample(self, count: int, seed: int) -> "Rows":
@@ -72,14 +72,14 @@ class Ragged:
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
         return Ragged(self.values[np.repeat(self.offsets[:-1][indices], lengths) + within], offsets)
 
-    def without_last(self, count: int) -> "Ragged":
+    def drop_last(self, count: int) -> "Ragged":
         """Return each list without its last `count` values; the list may become empty."""
         lengths = np.maximum(self.lengths - count, 0)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
         return Ragged(self.values[np.repeat(self.offsets[:-1], lengths) + within], offsets)
 
-    def right_aligned(self, length: int) -> np.ndarray:
+    def pad_left(self, length: int) -> np.ndarray:
         """Return the last `length` values of each list as [N, length], zeros on the left."""
         kept = np.minimum(self.lengths, length)
         padded = np.zeros((len(self), length), dtype=np.int64)

@@ -37,10 +37,10 @@ class SequenceEncoder:
 
     def encode(self, log: "pl.LazyFrame | pl.DataFrame") -> Request:
         """Return the request of each user in `log`, in the order of the users' values: `history`, int64 [users, length]."""
-        return {HISTORY: self.histories(log, known=True).right_aligned(self.columns.max_length)}
+        return {HISTORY: self.histories(log, drop_unknown=True).pad_left(self.columns.max_length)}
 
-    def histories(self, log: "pl.LazyFrame | pl.DataFrame", known: bool) -> Ragged:
-        """Return the item ids of each user in order; unknown ones are left out or, without `known`, are 0."""
+    def histories(self, log: "pl.LazyFrame | pl.DataFrame", drop_unknown: bool) -> Ragged:
+        """Return the item ids of each user in order; unknown ones are left out or, without `drop_unknown`, are 0."""
         import polars as pl
 
         columns = self.columns
@@ -48,7 +48,7 @@ class SequenceEncoder:
         ordered = (
             log.lazy().select(columns.user, columns.order, item).sort(columns.user, columns.order, maintain_order=True)
         )
-        table = (ordered.filter(pl.col("item") > 0) if known else ordered).collect(engine="streaming")
+        table = (ordered.filter(pl.col("item") > 0) if drop_unknown else ordered).collect(engine="streaming")
         users = table[columns.user]
         starts = (
             np.flatnonzero((users != users.shift(1)).fill_null(True).to_numpy()) if len(users) else np.zeros(0, int)
@@ -100,17 +100,17 @@ def load_sequences(path: Path, schema: Schema, encoder: SequenceEncoder | None =
         # the table is in memory: from here on nothing is read
         train_part = table.lazy().filter(pl.col("__from_end") > 2)
         encoder = SequenceEncoder(schema, Vocabulary.count(train_part, pl.col(columns.item).cast(pl.String), 1))
-    whole = encoder.histories(table, known=False)
+    whole = encoder.histories(table, drop_unknown=False)
     return SequenceData(
-        encoder, _known(whole.without_last(2)), *(_left_out(whole, n, columns.max_length) for n in (1, 0))
+        encoder, _known(whole.drop_last(2)), *(_hold_out_item(whole, n, columns.max_length) for n in (1, 0))
     )
 
 
-def _left_out(whole: Ragged, behind: int, length: int) -> Rows:
+def _hold_out_item(whole: Ragged, behind: int, length: int) -> Rows:
     """Ask for the item that has `behind` more after it."""
-    history = _known(whole.without_last(behind + 1))
+    history = _known(whole.drop_last(behind + 1))
     target = whole.values[whole.offsets[1:] - 1 - behind]
-    return Rows({HISTORY: history.right_aligned(length)}, {NEXT_ITEM: target}, seen=history)
+    return Rows({HISTORY: history.pad_left(length)}, {NEXT_ITEM: target}, excluded_items=history)
 
 
 def _known(lists: Ragged) -> Ragged:

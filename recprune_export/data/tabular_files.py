@@ -42,7 +42,7 @@ def scan(path: Path) -> "pl.LazyFrame":
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def raise_data_errors(path: Path) -> Iterator[None]:
     """Raise `DataError` where a query inside the block meets rows that cannot be read after all."""
     import polars as pl
 
@@ -54,7 +54,7 @@ def reading(path: Path) -> Iterator[None]:
 
 def collect(frame: "pl.LazyFrame", path: Path) -> "pl.DataFrame":
     """Run a query with the streaming engine. Raises `DataError` where the rows cannot be read."""
-    with reading(path):
+    with raise_data_errors(path):
         return frame.collect(engine="streaming")
 
 

@@ -9,35 +9,35 @@ import torch
 from torch import Tensor, fx
 
 from recprune_export.program.nodes import argument
-from recprune_export.program.program import Program, example_tensors
+from recprune_export.program.program import Program, sample_request_tensors
 from recprune_export.program.signature import BATCH, Input, Signature
 
 aten = torch.ops.aten
 
-PLACES = "places"
+POSITIONS = "places"
 PROBE_ROWS = 3
 TOLERANCE = 1e-4
 
 
-def at_places(program: Program) -> Program | None:
+def make_all_positions_program(program: Program) -> Program | None:
     """Return a program of the same parameters that also takes `places`, int64 [N], and answers for each of them.
 
     A place is row × L + position in histories [B, L]; every output has N on axis 0 where it had B. None where the answer
     does not come from the last place of a sequence alone, or a place depends on what follows it: both are proved by running.
     """
-    own = program.with_own_graph()
+    own = program.with_copied_graph()
     last = next((node for node in own.module.graph.nodes if _picks_last(node) and _is_all_that_is_used(node)), None)
-    if last is None or PLACES in {i.name for i in program.signature.inputs}:
+    if last is None or POSITIONS in {i.name for i in program.signature.inputs}:
         return None
     length = int(argument(last, "self").meta["val"].shape[1])
     made = _pick_places(own, last)
-    return made if _looks_only_backwards(program.with_own_graph(), made, length) else None
+    return made if _is_causal(program.with_copied_graph(), made, length) else None
 
 
-def places_of(known: Tensor) -> Tensor:
+def find_positions(known: Tensor) -> Tensor:
     """Return the places at which bool [B, L] holds.
 
-    >>> places_of(torch.tensor([[False, True], [True, True]])).tolist()
+    >>> find_positions(torch.tensor([[False, True], [True, True]])).tolist()
     [1, 2, 3]
     """
     return known.flatten().nonzero().flatten()
@@ -48,14 +48,14 @@ def _pick_places(program: Program, last: fx.Node) -> Program:
     graph = program.module.graph
     *_, final_input = (node for node in graph.nodes if node.op == "placeholder")
     with graph.inserting_after(final_input):
-        places = graph.placeholder(PLACES)
+        places = graph.placeholder(POSITIONS)
     with graph.inserting_before(last):
         flat = graph.call_function(aten.flatten.using_ints, (argument(last, "self"), 0, 1))
         picked = graph.call_function(aten.index_select.default, (flat, 0, places))
     last.replace_all_uses_with(picked)
     graph.erase_node(last)
     program.module.recompile()
-    signature = Signature((*program.signature.inputs, Input(PLACES, "int64", (BATCH,))), program.signature.outputs)
+    signature = Signature((*program.signature.inputs, Input(POSITIONS, "int64", (BATCH,))), program.signature.outputs)
     return Program(program.module, signature)
 
 
@@ -87,27 +87,27 @@ def _is_constant(node: fx.Node) -> bool:
     return isinstance(value, Tensor) and all(isinstance(size, int) for size in value.shape)
 
 
-def _looks_only_backwards(program: Program, made: Program, length: int) -> bool:
+def _is_causal(program: Program, all_positions: Program, length: int) -> bool:
     """Run both: the last place answers as before, and what follows a place is not seen from there."""
     names = [i.name for i in program.signature.inputs]
     one, other = (
-        dict(zip(names, example_tensors(program.signature, PROBE_ROWS, seed), strict=True)) for seed in (0, 1)
+        dict(zip(names, sample_request_tensors(program.signature, PROBE_ROWS, seed), strict=True)) for seed in (0, 1)
     )
     histories = [name for name in names if one[name].ndim > 1 and one[name].shape[1] == length]
     if not histories:
         return False
     position = torch.arange(length).repeat(PROBE_ROWS, 1)  # [B, L]
     program.set_training(False)
-    made.set_training(False)
+    all_positions.set_training(False)
     with torch.no_grad():
-        if not _close(made({**one, PLACES: places_of(position == length - 1)}), program(one)):
+        if not _close(all_positions({**one, POSITIONS: find_positions(position == length - 1)}), program(one)):
             return False
         for end in {1, length // 2, length - 1}:
             changed = {
                 name: _spliced(one[name], other[name], end) if name in histories else one[name] for name in names
             }
-            before = {PLACES: places_of(position < end)}
-            if not _close(made({**one, **before}), made({**changed, **before})):
+            before = {POSITIONS: find_positions(position < end)}
+            if not _close(all_positions({**one, **before}), all_positions({**changed, **before})):
                 return False
     return True
 

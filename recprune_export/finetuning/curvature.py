@@ -12,17 +12,17 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from recprune_export.finetuning.sparse_updates import find_lookups, sparse_gradients
+from recprune_export.finetuning.sparse_updates import find_table_lookups, sparse_gradients
 from recprune_export.program.program import Program
-from recprune_export.pruning.statistics.moments import Batch, Probe
+from recprune_export.pruning.statistics.moments import Batch, CurvatureProbe
 
 Curvature = Mapping[str, Tensor]  # by parameter, of its shape
 
-UNSEEN = 0.25  # of what a row has on average, added to every row: what calibration data did not show may come
+ROW_SMOOTHING = 0.25  # of what a row has on average, added to every row: what calibration data did not show may come
 
 
 def weight_curvature(
-    program: Program, tables: frozenset[str], batches: Iterable[Batch], probe: Probe, seed: int = 0
+    program: Program, tables: frozenset[str], batches: Iterable[Batch], probe: CurvatureProbe, seed: int = 0
 ) -> Curvature:
     """Return for each parameter a tensor of its shape with the curvature at each weight, up to one common factor.
 
@@ -35,7 +35,10 @@ def weight_curvature(
     }
     whole = {name: torch.zeros_like(p) for name, p in parameters.items() if name not in tables}
     generator = torch.Generator().manual_seed(seed)
-    with _unfrozen(parameters.values()), sparse_gradients(program, frozenset(tables & find_lookups(program).keys())):
+    with (
+        _unfrozen(parameters.values()),
+        sparse_gradients(program, frozenset(tables & find_table_lookups(program).keys())),
+    ):
         for request, _ in batches:
             slope = probe(program(request), generator)
             gradients = torch.autograd.grad(slope, list(parameters.values()), allow_unused=True)
@@ -79,6 +82,6 @@ def _squares(gradient: Tensor) -> Tensor:
 
 
 def _outer(rows: Tensor, columns: Tensor) -> Tensor:
-    seen = rows + UNSEEN * rows.mean()
+    seen = rows + ROW_SMOOTHING * rows.mean()
     share = columns / seen.sum().clamp_min(torch.finfo(torch.float32).tiny)
     return seen.reshape(-1, *(1 for _ in columns.shape)) * share

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from recprune_export.finetuning.curvature import Curvature
-from recprune_export.finetuning.masks import ZeroTarget, cubic_share, hold, zero_masks
-from recprune_export.finetuning.sparse_updates import row_wise_tables, sparse_gradients
+from recprune_export.finetuning.masks import NonZeroTarget, apply_masks, compute_masks, cubic_schedule
+from recprune_export.finetuning.sparse_updates import find_sparse_update_tables, sparse_gradients
 from recprune_export.finetuning.task import Batch, Task
 from recprune_export.program.program import Program
 from recprune_export.training.loop import FitResult, fit
@@ -35,14 +35,14 @@ class Schedule:
     row_wise: bool = True
 
 
-class _Zeros:
+class _MaskSchedule:
     """Holds the masks during training and tightens them along the ramp."""
 
     def __init__(
         self,
         program: Program,
         tables: frozenset[str],
-        target: ZeroTarget,
+        target: NonZeroTarget,
         ramp_steps: int,
         row_wise: frozenset[str] = frozenset(),
         curvature: Curvature | None = None,
@@ -67,16 +67,16 @@ class _Zeros:
         if self._step <= self._ramp_steps and (self._step % self._every == 0 or self.complete):
             self._tighten()
         else:
-            hold(self._program, self.masks, self._row_wise)
+            apply_masks(self._program, self.masks, self._row_wise)
 
     def _tighten(self) -> None:
-        share = 1.0 if self._ramp_steps == 0 else cubic_share(self._step / self._ramp_steps)
-        target = self._target.relaxed(self._program, self._tables, share)
-        self.masks = zero_masks(self._program, self._tables, target, self._curvature)
-        hold(self._program, self.masks)
+        share = 1.0 if self._ramp_steps == 0 else cubic_schedule(self._step / self._ramp_steps)
+        target = self._target.interpolate(self._program, self._tables, share)
+        self.masks = compute_masks(self._program, self._tables, target, self._curvature)
+        apply_masks(self._program, self.masks)
 
 
-class _Untuned:
+class _InitialWeights:
     """A program with all its zeros at once: what it is worth, and the way back to it. The program is left as it was."""
 
     def __init__(
@@ -84,11 +84,11 @@ class _Untuned:
         program: Program,
         task: Task,
         tables: frozenset[str],
-        target: ZeroTarget,
+        target: NonZeroTarget,
         curvature: Curvature | None,
     ) -> None:
         self._state = copy.deepcopy(program.module.state_dict())
-        self._masks = _Zeros(program, tables, target, 0, curvature=curvature).masks
+        self._masks = _MaskSchedule(program, tables, target, 0, curvature=curvature).masks
         program.set_training(False)
         self.metric = task.validate(program)
         program.module.load_state_dict(self._state)
@@ -96,7 +96,7 @@ class _Untuned:
     def restore(self, program: Program) -> None:
         """Give `program` these weights."""
         program.module.load_state_dict(self._state)
-        hold(program, self._masks)
+        apply_masks(program, self._masks)
 
 
 def finetune(
@@ -104,7 +104,7 @@ def finetune(
     teacher: Program,
     task: Task,
     tables: frozenset[str],
-    target: ZeroTarget,
+    target: NonZeroTarget,
     schedule: Schedule,
     curvature: Curvature | None = None,
 ) -> FitResult | None:
@@ -119,19 +119,19 @@ def finetune(
     machine gives the same weights.
     """
     if schedule.epochs == 0:
-        _Zeros(student, tables, target, 0, curvature=curvature)
+        _MaskSchedule(student, tables, target, 0, curvature=curvature)
         return None
-    untuned = _Untuned(student, task, tables, target, curvature)
+    untuned = _InitialWeights(student, task, tables, target, curvature)
     torch.manual_seed(schedule.seed)
-    lessons = task.lessons(student, teacher)
+    lessons = task.distillation_data(student, teacher)
     steps = schedule.epochs * lessons.steps_per_epoch
-    row_wise = row_wise_tables(student, task.recipe.batch_size) if schedule.row_wise else frozenset()
+    row_wise = find_sparse_update_tables(student, task.config.batch_size) if schedule.row_wise else frozenset()
     ramp = math.floor(steps * RAMP_SHARE) if schedule.gradual else 0
-    zeros = _Zeros(student, tables, target, ramp, row_wise, curvature)
+    zeros = _MaskSchedule(student, tables, target, ramp, row_wise, curvature)
     lessons.teacher.set_training(False)
 
     def evaluate() -> float:
-        hold(student, zeros.masks)
+        apply_masks(student, zeros.masks)
         student.set_training(False)
         value = task.validate(student) if zeros.complete else -math.inf
         student.set_training(True, dropout=False)
@@ -159,8 +159,8 @@ def finetune(
             )
     finally:
         student.set_training(False)
-        hold(student, zeros.masks)
-    result = fitted.beside(untuned.metric)
+        apply_masks(student, zeros.masks)
+    result = fitted.with_initial_metric(untuned.metric)
     if result.best < 0:
         untuned.restore(student)
     return result

@@ -13,29 +13,29 @@ from torch import Tensor, fx
 
 from recprune_export.program.program import Program
 from recprune_export.program.signature import BATCH
-from recprune_export.program.view_operators import MOVEMENTS
+from recprune_export.program.view_operators import DATA_MOVEMENT_OPERATORS
 
-PIECE = 256  # rows: scores of all items, or the attention of a long history, take megabytes each
+CHUNK_ROWS = 256  # rows: scores of all items, or the attention of a long history, take megabytes each
 
 
-def answerable(program: Program, tensors: Sequence[Tensor]) -> Tensor:
+def find_finite_rows(program: Program, tensors: Sequence[Tensor]) -> Tensor:
     """Return for each row of a request whether all that `program` computes of it are numbers, bool [B].
 
-    Where that is so for none, whether its answers are. Runs `PIECE` rows at once.
+    Where that is so for none, whether its answers are. Runs `CHUNK_ROWS` rows at once.
     """
     by_row = [i.shape[:1] == (BATCH,) for i in program.signature.inputs]
     rows = next((len(t) for t, own in zip(tensors, by_row, strict=True) if own), 0)
     bad, lost = torch.zeros(rows, dtype=torch.bool), torch.zeros(rows, dtype=torch.bool)
-    for start in range(0, rows, PIECE):
-        some = slice(start, start + PIECE)
-        watch = _Watch(program, min(PIECE, rows - start))
+    for start in range(0, rows, CHUNK_ROWS):
+        some = slice(start, start + CHUNK_ROWS)
+        watch = _NanRecorder(program, min(CHUNK_ROWS, rows - start))
         with torch.no_grad():
             watch.run(*(t[some] if own else t for t, own in zip(tensors, by_row, strict=True)))
         bad[some], lost[some] = watch.bad, watch.lost
     return ~lost if bad.all() else ~bad
 
 
-class _Watch(fx.Interpreter):
+class _NanRecorder(fx.Interpreter):
     """Runs a program and marks the rows that are NaN in any value with the batch on its first axis, and in an answer."""
 
     def __init__(self, program: Program, rows: int) -> None:
@@ -44,7 +44,7 @@ class _Watch(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
-        if n.op == "call_function" and n.target not in MOVEMENTS and _by_row(n):
+        if n.op == "call_function" and n.target not in DATA_MOVEMENT_OPERATORS and _by_row(n):
             self.bad |= self._nan(value)
         elif n.op == "output":
             for answer, each in zip(n.args[0], value, strict=True):  # type: ignore[arg-type]

@@ -26,28 +26,28 @@ TINY = 1e-30
 
 
 @dataclass(frozen=True)
-class Regularised:
+class RegularizedProgram:
     """A program after regularised training, and how many channels of each group it left without any weight."""
 
     program: Program
     strength: float
-    zero: Mapping[str, int]
+    zero_channels: Mapping[str, int]
     fitted: FitResult
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {"strength": self.strength, "zero_channels": dict(self.zero), **self.fitted.to_dict()}
+        return {"strength": self.strength, "zero_channels": dict(self.zero_channels), **self.fitted.to_dict()}
 
 
-def regularise(program: Program, task: Task, strength: float, schedule: Schedule) -> Regularised:
+def regularize(program: Program, task: Task, strength: float, schedule: Schedule) -> RegularizedProgram:
     """Train a copy of `program` under a group lasso, towards labels and the answers of `program`; one pass per epoch.
 
     `strength` is free of units: at 1, a channel whose weights the loss does not hold up loses, over the whole training, as
     much of its norm as the average channel of its group has. The learning rate falls linearly to zero.
     """
     torch.manual_seed(schedule.seed)
-    student, teacher = program.with_own_parameters(), program.with_own_graph()
-    lessons = task.lessons(student, teacher)
+    student, teacher = program.with_copied_parameters(), program.with_copied_graph()
+    lessons = task.distillation_data(student, teacher)
     lessons.teacher.set_training(False)
     steps = schedule.epochs * lessons.steps_per_epoch
     lassos = [GroupLasso(student, group) for group in program.analysis.groups]
@@ -91,7 +91,7 @@ def regularise(program: Program, task: Task, strength: float, schedule: Schedule
         group.name: int((lasso.norms() == 0).sum())
         for group, lasso in zip(program.analysis.groups, lassos, strict=True)
     }
-    return Regularised(student, strength, zero, fitted)
+    return RegularizedProgram(student, strength, zero, fitted)
 
 
 @dataclass(frozen=True)

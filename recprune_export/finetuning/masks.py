@@ -11,32 +11,32 @@ from torch import Tensor
 
 from recprune_export.finetuning.curvature import Curvature
 from recprune_export.program.program import Program
-from recprune_export.pruning.allocation.parameter_counts import PartSizes
+from recprune_export.pruning.allocation.parameter_counts import ParameterCounts
 
 TINY = 1e-30
 
 
 @dataclass(frozen=True)
-class ZeroTarget:
+class NonZeroTarget:
     """How many parameters may be non-zero in the tables and in the rest."""
 
     tables: int
     rest: int
 
     @classmethod
-    def of(cls, dense: PartSizes, tables: float, rest: float) -> "ZeroTarget":
+    def from_sparsity(cls, dense: ParameterCounts, tables: float, rest: float) -> "NonZeroTarget":
         """Return what a sparsity of each part leaves of the dense parameters.
 
-        >>> ZeroTarget.of(PartSizes(tables=100, rest=10), tables=0.75, rest=0.5)
+        >>> NonZeroTarget.from_sparsity(ParameterCounts(tables=100, rest=10), tables=0.75, rest=0.5)
         ZeroTarget(tables=25, rest=5)
         """
         return cls(int((1.0 - tables) * dense.tables), int((1.0 - rest) * dense.rest))
 
-    def relaxed(self, program: Program, tables: frozenset[str], share: float) -> "ZeroTarget":
+    def interpolate(self, program: Program, tables: frozenset[str], share: float) -> "NonZeroTarget":
         """Return the target on the way, when `share` of the zeros are to be there already."""
         now = parameter_counts(program, tables)
         between = (round(n - share * max(0, n - end)) for n, end in zip(now, (self.tables, self.rest), strict=True))
-        return ZeroTarget(*between)
+        return NonZeroTarget(*between)
 
 
 def parameter_counts(program: Program, tables: frozenset[str]) -> tuple[int, int]:
@@ -46,10 +46,10 @@ def parameter_counts(program: Program, tables: frozenset[str]) -> tuple[int, int
     return in_tables, sum(sizes.values()) - in_tables
 
 
-def zero_masks(
+def compute_masks(
     program: Program,
     tables: frozenset[str],
-    target: ZeroTarget,
+    target: NonZeroTarget,
     curvature: Curvature | None = None,
 ) -> dict[str, Tensor]:
     """Return masks of what stays, by parameter, so that each part has `target` non-zeros; none where all may stay.
@@ -64,11 +64,11 @@ def zero_masks(
         for name, p in ((name, p.detach()) for name, p in program.parameters().items())
     }
     for in_tables, allowed in ((True, target.tables), (False, target.rest)):
-        masks |= _mask_part({name: w for name, w in worth.items() if (name in tables) == in_tables}, allowed)
+        masks |= _mask_weights({name: w for name, w in worth.items() if (name in tables) == in_tables}, allowed)
     return masks
 
 
-def _mask_part(part: Mapping[str, Tensor], allowed: int) -> dict[str, Tensor]:
+def _mask_weights(part: Mapping[str, Tensor], allowed: int) -> dict[str, Tensor]:
     """`part` is what each weight is worth, by parameter."""
     if allowed >= sum(p.numel() for p in part.values()):
         return {}
@@ -91,25 +91,25 @@ def _keep_largest(part: Mapping[str, Tensor], allowed: int) -> dict[str, Tensor]
     return {name: piece.reshape(part[name].shape) for name, piece in zip(part, pieces, strict=True)}
 
 
-def hold(program: Program, masks: Mapping[str, Tensor], row_wise: frozenset[str] = frozenset()) -> None:
-    """Set to exact zero what the masks exclude; in `row_wise` tables only in the rows that have a gradient."""
+def apply_masks(program: Program, masks: Mapping[str, Tensor], sparse_tables: frozenset[str] = frozenset()) -> None:
+    """Set to exact zero what the masks exclude; in `sparse_tables` tables only in the rows that have a gradient."""
     with torch.no_grad():
         for name, parameter in program.parameters().items():
             if name not in masks:
                 continue
-            if name not in row_wise:
+            if name not in sparse_tables:
                 parameter.masked_fill_(~masks[name], 0.0)
             elif parameter.grad is not None:
                 rows = parameter.grad._indices()[0]  # with repetitions, which do no harm
                 parameter[rows] = parameter[rows].masked_fill_(~masks[name][rows], 0.0)
 
 
-def cubic_share(progress: float) -> float:
+def cubic_schedule(progress: float) -> float:
     """Return the share of the final zeros at `progress` in [0, 1]: 1 - (1 - t)³.
 
     Zhu and Gupta 2017, "To prune, or not to prune", equation 1.
 
-    >>> cubic_share(0.0), cubic_share(0.5), cubic_share(1.0)
+    >>> cubic_schedule(0.0), cubic_schedule(0.5), cubic_schedule(1.0)
     (0.0, 0.875, 1.0)
     """
     return 1.0 - (1.0 - min(max(progress, 0.0), 1.0)) ** 3

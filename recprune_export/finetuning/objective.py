@@ -15,7 +15,7 @@ from recprune_export.program.canonical import tensor_at
 from recprune_export.program.program import Program
 from recprune_export.program.signature import BATCH, Output
 
-Meaning = Literal["logit", "classes", "probability", "ranking", "scores", "value"]
+OutputKind = Literal["logit", "classes", "probability", "ranking", "scores", "value"]
 TEACHER_SHARE = 0.9  # of the loss where there are labels; without labels it is all of it
 FLATTEST = (
     1e-2  # of the usual standard deviation: scores that are nearly alike, or are all zero, have no order to learn
@@ -24,7 +24,7 @@ SHARPNESS = 2.0  # of the ranking of scores whose scale is unknown: standard dev
 
 aten = torch.ops.aten
 
-_MOVING = frozenset(
+_VIEW_OPERATORS = frozenset(
     {aten.squeeze.dim, aten.squeeze.default, aten.view.default, aten.reshape.default, aten.flatten.using_ints}
 )
 _SCALING = frozenset({aten.mul.Tensor, aten.div.Tensor, aten.add.Tensor, aten.sub.Tensor})
@@ -39,18 +39,19 @@ class Objective:
     `meanings[output]` says how an output is read; `label_of[output]` names the label it predicts, if any.
     """
 
-    meanings: Mapping[str, Meaning]
-    label_of: Mapping[str, str]
+    output_kinds: Mapping[str, OutputKind]
+    output_labels: Mapping[str, str]
 
     def distillation(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor:
         """Return the mean distance of two responses, as a scalar."""
-        losses = [_DISTANCES[meaning](student[name], teacher[name]) for name, meaning in self.meanings.items()]
+        losses = [_DISTANCES[meaning](student[name], teacher[name]) for name, meaning in self.output_kinds.items()]
         return torch.stack(losses).mean()
 
     def supervised(self, student: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> Tensor:
         """Return the mean loss against the labels, as a scalar."""
         losses = [
-            _AGAINST_LABELS[self.meanings[name]](student[name], labels[label]) for name, label in self.label_of.items()
+            _AGAINST_LABELS[self.output_kinds[name]](student[name], labels[label])
+            for name, label in self.output_labels.items()
         ]
         return torch.stack(losses).mean()
 
@@ -58,7 +59,7 @@ class Objective:
         self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor] | None, labels: Mapping[str, Tensor]
     ) -> Tensor:
         """Return labels and distillation in their shares; whichever is there where the other is not."""
-        if not self.label_of or not labels:
+        if not self.output_labels or not labels:
             assert teacher is not None, "without labels there must be a teacher"
             return self.distillation(student, teacher)
         supervised = self.supervised(student, labels)
@@ -72,7 +73,7 @@ class Objective:
         It needs no labels: signs by chance times the root of the curvature at each output, or an item drawn from the
         model's own softmax (the Fisher information, by Monte Carlo: Martens 2020, "New insights", section 9.2).
         """
-        return torch.stack([_PROBES[m](response[name], generator) for name, m in self.meanings.items()]).sum()
+        return torch.stack([_PROBES[m](response[name], generator) for name, m in self.output_kinds.items()]).sum()
 
 
 def make_objective(program: Program, labels: tuple[str, ...]) -> Objective:
@@ -97,12 +98,14 @@ def make_objective(program: Program, labels: tuple[str, ...]) -> Objective:
     label_of = _match(outputs, labels)
     ends = dict(zip((o.name for o in program.signature.outputs), _last_operators(program.module), strict=True))
     lengths = _numbers_of_candidates(program)
-    meanings: dict[str, Meaning] = {}
+    meanings: dict[str, OutputKind] = {}
     for output in outputs:
         if ends[output.name].target is aten.sigmoid.default:
             meanings[output.name] = "probability"
         elif output.name not in label_of:
-            ranks = output.shape[-1:] != (BATCH,) and (output.shape[-1] in lengths or _widens(ends[output.name]))
+            ranks = output.shape[-1:] != (BATCH,) and (
+                output.shape[-1] in lengths or _multiplies_tall_matrix(ends[output.name])
+            )
             meanings[output.name] = "scores" if ranks else "value"
         elif label_of[output.name] == NEXT_ITEM:
             meanings[output.name] = "ranking"
@@ -140,18 +143,18 @@ def _numbers_of_candidates(program: Program) -> frozenset[int]:
 
 def _last_operators(module: fx.GraphModule) -> list[fx.Node]:
     (output,) = [node for node in module.graph.nodes if node.op == "output"]
-    return [_before(node, _MOVING) for node in output.args[0]]
+    return [_skip_operators(node, _VIEW_OPERATORS) for node in output.args[0]]
 
 
-def _before(node: fx.Node, passing: frozenset[object]) -> fx.Node:
+def _skip_operators(node: fx.Node, passing: frozenset[object]) -> fx.Node:
     while node.target in passing:
         node = node.all_input_nodes[0]
     return node
 
 
-def _widens(node: fx.Node) -> bool:
+def _multiplies_tall_matrix(node: fx.Node) -> bool:
     """Whether a product with a tall matrix made the value: a vector meets the vectors of many items."""
-    product = _before(node, _MOVING | _SCALING)
+    product = _skip_operators(node, _VIEW_OPERATORS | _SCALING)
     if product.target not in _PRODUCTS:
         return False
     made, vector = (n.meta["val"].shape[-1] for n in (product, product.all_input_nodes[0]))
@@ -272,7 +275,7 @@ def _value_probe(value: Tensor, generator: torch.Generator) -> Tensor:
     return (_signs(value, generator) * value / spread).sum()
 
 
-_PROBES: dict[Meaning, Callable[[Tensor, torch.Generator], Tensor]] = {
+_PROBES: dict[OutputKind, Callable[[Tensor, torch.Generator], Tensor]] = {
     "probability": _probability_probe,
     "logit": _logit_probe,
     "classes": _ranking_probe,
@@ -280,7 +283,7 @@ _PROBES: dict[Meaning, Callable[[Tensor, torch.Generator], Tensor]] = {
     "scores": _score_probe,
     "value": _value_probe,
 }
-_DISTANCES: dict[Meaning, Callable[[Tensor, Tensor], Tensor]] = {
+_DISTANCES: dict[OutputKind, Callable[[Tensor, Tensor], Tensor]] = {
     "probability": _probability_distance,
     "logit": _logit_distance,
     "classes": _ranking_distance,
@@ -288,7 +291,7 @@ _DISTANCES: dict[Meaning, Callable[[Tensor, Tensor], Tensor]] = {
     "scores": _score_distance,
     "value": _value_distance,
 }
-_AGAINST_LABELS: dict[Meaning, Callable[[Tensor, Tensor], Tensor]] = {
+_AGAINST_LABELS: dict[OutputKind, Callable[[Tensor, Tensor], Tensor]] = {
     "probability": _probability_loss,
     "logit": _logit_loss,
     "classes": _class_loss,

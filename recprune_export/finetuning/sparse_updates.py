@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from recprune_export.program.nodes import argument
-from recprune_export.program.program import Program, example_tensors
+from recprune_export.program.program import Program, sample_request_tensors
 
 aten = torch.ops.aten
 
@@ -22,18 +22,18 @@ aten = torch.ops.aten
 # docs/decisions/sparse-embedding-updates.md, and benchmarks/bench_finetuning.py.
 ROWS_PER_ID = 16
 
-Lookups = Mapping[str, Sequence[fx.Node]]  # by table
+TableLookups = Mapping[str, Sequence[fx.Node]]  # by table
 
 
-def row_wise_tables(program: Program, batch_size: int) -> frozenset[str]:
+def find_sparse_update_tables(program: Program, batch_size: int) -> frozenset[str]:
     """Return the tables with at least `ROWS_PER_ID` rows for each id of a batch, whose every use is a lookup."""
-    found = find_lookups(program)
+    found = find_table_lookups(program)
     ids = _ids_per_request(program, found)
     rows = {name: len(table) for name, table in program.parameters().items() if name in found}
     return frozenset(name for name, count in rows.items() if count >= ROWS_PER_ID * ids[name] * batch_size)
 
 
-def find_lookups(program: Program) -> Lookups:
+def find_table_lookups(program: Program) -> TableLookups:
     """Return the lookups of each trainable table that nothing else uses, and whose gradient may come as rows."""
     users: dict[str, list[fx.Node]] = {}
     for node in program.module.graph.nodes:
@@ -46,7 +46,7 @@ def find_lookups(program: Program) -> Lookups:
 @contextmanager
 def sparse_gradients(program: Program, tables: frozenset[str]) -> Iterator[None]:
     """Let the lookups of `tables` give gradients as rows, until the end of the block."""
-    lookups = [node for name, nodes in find_lookups(program).items() if name in tables for node in nodes]
+    lookups = [node for name, nodes in find_table_lookups(program).items() if name in tables for node in nodes]
     before = [(node, node.args, node.kwargs) for node in lookups]
     for node in lookups:
         node.kwargs = {**node.kwargs, "sparse": True}
@@ -70,7 +70,7 @@ def _looks_up(node: fx.Node, table: str) -> bool:
 class _CountIds(fx.Interpreter):
     """Runs a program and counts the ids that each of its lookups is given."""
 
-    def __init__(self, program: Program, lookups: Lookups) -> None:
+    def __init__(self, program: Program, lookups: TableLookups) -> None:
         super().__init__(program.module)
         self.ids: Counter[str] = Counter()
         self._table_of = {node: name for name, nodes in lookups.items() for node in nodes}
@@ -81,9 +81,9 @@ class _CountIds(fx.Interpreter):
         return super().run_node(n)
 
 
-def _ids_per_request(program: Program, lookups: Lookups) -> Mapping[str, float]:
+def _ids_per_request(program: Program, lookups: TableLookups) -> Mapping[str, float]:
     batch = 2
     counting = _CountIds(program, lookups)
     with torch.no_grad():
-        counting.run(*example_tensors(program.signature, batch))
+        counting.run(*sample_request_tensors(program.signature, batch))
     return {name: counting.ids[name] / batch for name in lookups}

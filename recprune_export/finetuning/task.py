@@ -17,13 +17,13 @@ from recprune_export.data.encoding.encoder import Request as Arrays
 from recprune_export.data.rows import Ragged, Rows
 from recprune_export.data.sequences import HISTORY, NEXT_ITEM, SequenceData, SequenceEncoder, load_sequences
 from recprune_export.errors import ModelError, UsageError
-from recprune_export.finetuning.all_positions import PLACES, at_places, places_of
-from recprune_export.finetuning.finite_requests import answerable
+from recprune_export.finetuning.all_positions import POSITIONS, find_positions, make_all_positions_program
+from recprune_export.finetuning.finite_requests import find_finite_rows
 from recprune_export.finetuning.objective import Objective
-from recprune_export.program.program import Program, example_tensors
+from recprune_export.program.program import Program, sample_request_tensors
 from recprune_export.program.signature import BATCH, Signature
-from recprune_export.training.evaluate import Predict, evaluate, primary
-from recprune_export.training.paired_change import Change, paired_change
+from recprune_export.training.evaluate import LabelPredictor, evaluate, select_primary_metric
+from recprune_export.training.paired_change import MetricChange, paired_change
 
 Batch = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]  # request, labels
 
@@ -32,7 +32,7 @@ SAMPLED_VALIDATION = 2048  # rows
 
 
 @dataclass(frozen=True)
-class Recipe:
+class FineTuningConfig:
     """How long and how fast to tune, unless the user says otherwise."""
 
     epochs: int
@@ -40,13 +40,13 @@ class Recipe:
     batch_size: int
 
 
-CLICKS = Recipe(epochs=3, learning_rate=2e-3, batch_size=1024)
+CLICK_DEFAULTS = FineTuningConfig(epochs=3, learning_rate=2e-3, batch_size=1024)
 # A row of scores is as long as the item table.
-RANKINGS = Recipe(epochs=6, learning_rate=1e-2, batch_size=128)
+RANKING_DEFAULTS = FineTuningConfig(epochs=6, learning_rate=1e-2, batch_size=128)
 
 
 @dataclass(frozen=True)
-class Lessons:
+class DistillationData:
     """What a student learns from: batches by the seed of an epoch, how many there are, and who answers them.
 
     `student` and `teacher` may be views of the programs that are given: of the same parameters, with other inputs.
@@ -61,15 +61,15 @@ class Lessons:
         """Return how far the student is from labels and teacher on a batch, as a scalar to learn from."""
         request, labels = batch
         with torch.no_grad():
-            answer = self.teacher(request)
-        return objective.loss(self.student(request), answer, labels)
+            run_program = self.teacher(request)
+        return objective.loss(self.student(request), run_program, labels)
 
 
 class Task(Protocol):
     """Batches to tune on, and a validation metric of which more is better."""
 
     @property
-    def recipe(self) -> Recipe:
+    def config(self) -> FineTuningConfig:
         """What suits this kind of rows."""
         ...
 
@@ -82,7 +82,7 @@ class Task(Protocol):
         """Yield the training rows once, as a program takes them."""
         ...
 
-    def lessons(self, student: Program, teacher: Program) -> Lessons:
+    def distillation_data(self, student: Program, teacher: Program) -> DistillationData:
         """Return what `student` is tuned with."""
         ...
 
@@ -90,21 +90,21 @@ class Task(Protocol):
         """Return the validation metric of `program`, which is in serving mode."""
         ...
 
-    def change(self, before: "Answers", after: "Answers") -> Change:
+    def change(self, before: "Predictor", after: "Predictor") -> MetricChange:
         """Compare two models on the validation rows.
 
         Raises `UsageError` where there are none.
         """
         ...
 
-    def test_change(self, before: "Answers", after: "Answers") -> Change | None:
+    def compare_on_test(self, before: "Predictor", after: "Predictor") -> MetricChange | None:
         """Compare two models on the test rows; None where no metric is defined on them."""
         ...
 
-    def test(self, predict: "Answers", where: "Where | None" = None) -> dict[str, float]:
+    def test(self, predict: "Predictor", row_filter: "RowFilter | None" = None) -> dict[str, float]:
         """Return the test metrics of anything that answers requests; empty where there are no labels.
 
-        With `where` they are those of the rows that it chooses.
+        With `row_filter` they are those of the rows that it chooses.
         """
         ...
 
@@ -113,66 +113,66 @@ class Task(Protocol):
         ...
 
 
-Where = Callable[[Arrays], np.ndarray]  # a request -> which of its rows, bool [N]
+RowFilter = Callable[[Arrays], np.ndarray]  # a request -> which of its rows, bool [N]
 
 
-class Answers(Protocol):
+class Predictor(Protocol):
     """Arrays in, arrays out: a program or an ONNX session."""
 
     def __call__(self, request: Arrays) -> Mapping[str, np.ndarray]: ...
 
 
 @dataclass(frozen=True)
-class LabelledRows:
+class LabeledRows:
     """Rows with labels, encoded for our recommenders or taken as they are for others."""
 
     data: ClickData | ArrayData
     objective: Objective
-    recipe: Recipe
+    config: FineTuningConfig
 
     def training_batches(self, seed: int) -> Iterator[Batch]:
         """Yield all training rows, shuffled."""
-        for rows in self.data.train.batches(self.recipe.batch_size, seed):
+        for rows in self.data.train.batches(self.config.batch_size, seed):
             yield _tensors(rows.inputs), _tensors(rows.labels)
 
-    def lessons(self, student: Program, teacher: Program) -> Lessons:
+    def distillation_data(self, student: Program, teacher: Program) -> DistillationData:
         """Return all training rows."""
-        steps = math.ceil(len(self.data.train) / self.recipe.batch_size)
-        return Lessons(student, teacher, self.training_batches, steps)
+        steps = math.ceil(len(self.data.train) / self.config.batch_size)
+        return DistillationData(student, teacher, self.training_batches, steps)
 
     def validate(self, program: Program) -> float:
         """Return the mean AUC over labels."""
-        return primary(self._metrics(lambda request: answer(program, request), self.data.valid))[1]
+        return select_primary_metric(self._metrics(lambda request: run_program(program, request), self.data.valid))[1]
 
-    def change(self, before: Answers, after: Answers) -> Change:
+    def change(self, before: Predictor, after: Predictor) -> MetricChange:
         """Compare the mean AUC over labels."""
         return paired_change(self._by_label(before), self._by_label(after), self.data.valid)
 
-    def test_change(self, before: Answers, after: Answers) -> Change | None:
+    def compare_on_test(self, before: Predictor, after: Predictor) -> MetricChange | None:
         """Compare the mean AUC over labels; None where a label is the same in all rows."""
         rows = self.data.test
         if not len(rows) or any(values.min() == values.max() for values in rows.labels.values()):
             return None
         return paired_change(self._by_label(before), self._by_label(after), rows)
 
-    def test(self, predict: Answers, where: Where | None = None) -> dict[str, float]:
+    def test(self, predict: Predictor, row_filter: RowFilter | None = None) -> dict[str, float]:
         """Return AUC and logloss by label; of no rows nothing."""
-        rows = _chosen(self.data.test, where)
+        rows = _filter_rows(self.data.test, row_filter)
         return _defined(self._metrics(predict, rows), rows) if len(rows) else {}
 
     def requests(self, count: int, seed: int) -> Arrays:
         """Return test rows."""
         return self.data.test.sample(count, seed).inputs
 
-    def _metrics(self, predict: Answers, rows: Rows) -> dict[str, float]:
+    def _metrics(self, predict: Predictor, rows: Rows) -> dict[str, float]:
         return evaluate(self._by_label(predict), rows)
 
-    def _by_label(self, predict: Answers) -> Predict:
+    def _by_label(self, predict: Predictor) -> LabelPredictor:
         def probabilities(request: Arrays) -> dict[str, np.ndarray]:
             response = predict(request)
             return {
-                label: _probability(response[output], self.objective.meanings[output])
-                for output, label in self.objective.label_of.items()
+                label: _probability(response[output], self.objective.output_kinds[output])
+                for output, label in self.objective.output_labels.items()
             }
 
         return probabilities
@@ -184,7 +184,7 @@ class NextItems:
 
     data: SequenceData
     objective: Objective
-    recipe: Recipe
+    config: FineTuningConfig
 
     def training_batches(self, seed: int) -> Iterator[Batch]:
         """Yield histories that are cut at random places, each as often as it is long, at most `CUTS` times; shuffled."""
@@ -192,44 +192,48 @@ class NextItems:
         users = np.repeat(np.arange(len(self.data.train)), self._cuts())
         rng.shuffle(users)
         length = self.data.encoder.columns.max_length
-        for start in range(0, len(users), self.recipe.batch_size):
-            yield _cut(self.data.train.take(users[start : start + self.recipe.batch_size]), length, rng)
+        for start in range(0, len(users), self.config.batch_size):
+            yield _truncate_histories(self.data.train.take(users[start : start + self.config.batch_size]), length, rng)
 
-    def lessons(self, student: Program, teacher: Program) -> Lessons:
+    def distillation_data(self, student: Program, teacher: Program) -> DistillationData:
         """Return whole histories, each place of which asks for the item that follows; cut ones where that cannot be.
 
         Where scores of all items at all places would not fit into memory, some places are drawn in each batch.
         """
-        learner, master = at_places(student), at_places(teacher)
+        learner, master = make_all_positions_program(student), make_all_positions_program(teacher)
         if learner is None or master is None:
-            steps = math.ceil(int(self._cuts().sum()) / self.recipe.batch_size)
-            return Lessons(student, teacher, self.training_batches, steps)
-        steps = math.ceil(len(self.data.train) / self.recipe.batch_size)
-        return Lessons(learner, master, self._whole_histories, steps)
+            steps = math.ceil(int(self._cuts().sum()) / self.config.batch_size)
+            return DistillationData(student, teacher, self.training_batches, steps)
+        steps = math.ceil(len(self.data.train) / self.config.batch_size)
+        return DistillationData(learner, master, self._whole_histories, steps)
 
     def _whole_histories(self, seed: int) -> Iterator[Batch]:
         rng, length = np.random.default_rng(seed), self.data.encoder.columns.max_length
-        most = max(self.recipe.batch_size, MOST_SCORES // self.data.encoder.items.rows)
+        most = max(self.config.batch_size, MOST_SCORES // self.data.encoder.items.rows)
         order = rng.permutation(len(self.data.train))
-        for start in range(0, len(order), self.recipe.batch_size):
-            yield _everywhere(self.data.train.take(order[start : start + self.recipe.batch_size]), length, most, rng)
+        for start in range(0, len(order), self.config.batch_size):
+            yield _take_all_positions(
+                self.data.train.take(order[start : start + self.config.batch_size]), length, most, rng
+            )
 
     def validate(self, program: Program) -> float:
         """Return NDCG@10."""
-        return primary(evaluate(self._scores(lambda request: answer(program, request)), self.data.valid))[1]
+        return select_primary_metric(
+            evaluate(self._scores(lambda request: run_program(program, request)), self.data.valid)
+        )[1]
 
-    def change(self, before: Answers, after: Answers) -> Change:
+    def change(self, before: Predictor, after: Predictor) -> MetricChange:
         """Compare NDCG@10."""
         return paired_change(self._scores(before), self._scores(after), self.data.valid)
 
-    def test_change(self, before: Answers, after: Answers) -> Change | None:
+    def compare_on_test(self, before: Predictor, after: Predictor) -> MetricChange | None:
         """Compare NDCG@10; None of no rows."""
         rows = self.data.test
         return paired_change(self._scores(before), self._scores(after), rows) if len(rows) else None
 
-    def test(self, predict: Answers, where: Where | None = None) -> dict[str, float]:
+    def test(self, predict: Predictor, row_filter: RowFilter | None = None) -> dict[str, float]:
         """Return HR@10 and NDCG@10; of no rows nothing."""
-        rows = _chosen(self.data.test, where)
+        rows = _filter_rows(self.data.test, row_filter)
         return evaluate(self._scores(predict), rows) if len(rows) else {}
 
     def requests(self, count: int, seed: int) -> Arrays:
@@ -239,8 +243,8 @@ class NextItems:
     def _cuts(self) -> np.ndarray:
         return np.minimum(self.data.train.lengths, CUTS)
 
-    def _scores(self, predict: Answers) -> Predict:
-        (output,) = self.objective.label_of
+    def _scores(self, predict: Predictor) -> LabelPredictor:
+        (output,) = self.objective.output_labels
         return lambda request: {NEXT_ITEM: predict(request)[output]}
 
 
@@ -254,16 +258,16 @@ class SampledRequests:
 
     teacher: Program
     objective: Objective
-    recipe: Recipe
+    config: FineTuningConfig
 
     def training_batches(self, seed: int) -> Iterator[Batch]:
         """Yield drawn requests."""
         for step in range(SAMPLED_STEPS):
-            yield self._draw(self.recipe.batch_size, seed * SAMPLED_STEPS + step + 1), {}
+            yield self._draw(self.config.batch_size, seed * SAMPLED_STEPS + step + 1), {}
 
-    def lessons(self, student: Program, teacher: Program) -> Lessons:
+    def distillation_data(self, student: Program, teacher: Program) -> DistillationData:
         """Return drawn requests."""
-        return Lessons(student, teacher, self.training_batches, SAMPLED_STEPS)
+        return DistillationData(student, teacher, self.training_batches, SAMPLED_STEPS)
 
     def validate(self, program: Program) -> float:
         """Return the negative distance from the teacher on requests that are never trained on."""
@@ -271,15 +275,15 @@ class SampledRequests:
         with torch.no_grad():
             return -float(self.objective.distillation(program(request), self.teacher(request)))
 
-    def change(self, before: Answers, after: Answers) -> Change:
+    def change(self, before: Predictor, after: Predictor) -> MetricChange:
         """Refuse: without labels there is no quality to compare."""
         raise UsageError("How much quality is lost can only be told on rows with labels: give --data.")
 
-    def test_change(self, before: Answers, after: Answers) -> Change | None:
+    def compare_on_test(self, before: Predictor, after: Predictor) -> MetricChange | None:
         """Return nothing: without labels there is no quality to compare."""
         return None
 
-    def test(self, predict: Answers, where: Where | None = None) -> dict[str, float]:
+    def test(self, predict: Predictor, row_filter: RowFilter | None = None) -> dict[str, float]:
         """Return nothing: without labels there is no quality to measure."""
         return {}
 
@@ -293,8 +297,8 @@ class SampledRequests:
         Raises `ModelError` where it can answer none.
         """
         inputs = self.teacher.signature.inputs
-        tensors = example_tensors(self.teacher.signature, count, seed)
-        good = answerable(self.teacher, tensors).nonzero().flatten()
+        tensors = sample_request_tensors(self.teacher.signature, count, seed)
+        good = find_finite_rows(self.teacher, tensors).nonzero().flatten()
         if not len(good):
             raise ModelError(
                 f"The model computes NaN from each of {count} requests that were drawn at random: give rows of your own by "
@@ -306,7 +310,7 @@ class SampledRequests:
         return dict(zip((i.name for i in inputs), tensors, strict=True))
 
 
-def answer(program: Program, request: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def run_program(program: Program, request: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Let a program answer arrays with arrays."""
     with torch.inference_mode():
         response = program({name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in request.items()})
@@ -327,7 +331,7 @@ def read_arrays(data: Path | str | Columns, signature: Signature, labels: tuple[
     return load_arrays(data, specs, labels, seed)
 
 
-def _chosen(rows: Rows, where: Where | None) -> Rows:
+def _filter_rows(rows: Rows, where: RowFilter | None) -> Rows:
     return rows if where is None else rows.take(np.flatnonzero(where(rows.inputs)))
 
 
@@ -342,7 +346,7 @@ def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in arrays.items()}
 
 
-def _cut(histories: Ragged, length: int, rng: np.random.Generator) -> Batch:
+def _truncate_histories(histories: Ragged, length: int, rng: np.random.Generator) -> Batch:
     """Take from each history a random beginning and the item after it; 0 where the beginning is all of it.
 
     The teacher has an answer to a whole history too, and whole histories are what is asked for in serving.
@@ -353,20 +357,20 @@ def _cut(histories: Ragged, length: int, rng: np.random.Generator) -> Batch:
     offsets = np.concatenate([[0], np.cumsum(ends)])
     within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], ends)
     beginning = Ragged(histories.values[np.repeat(histories.offsets[:-1], ends) + within], offsets)
-    return {HISTORY: torch.from_numpy(beginning.right_aligned(length))}, {NEXT_ITEM: torch.from_numpy(target)}
+    return {HISTORY: torch.from_numpy(beginning.pad_left(length))}, {NEXT_ITEM: torch.from_numpy(target)}
 
 
-def _everywhere(histories: Ragged, length: int, most: int, rng: np.random.Generator) -> Batch:
+def _take_all_positions(histories: Ragged, length: int, most: int, rng: np.random.Generator) -> Batch:
     """Take the last `length` items of each history, and at each the one after it; 0 at the end, where only the teacher answers.
 
     At `most` places in all, drawn at random where there are more.
     """
-    history = torch.from_numpy(histories.right_aligned(length))
-    places = places_of(history > 0)
+    history = torch.from_numpy(histories.pad_left(length))
+    places = find_positions(history > 0)
     if len(places) > most:
         places = places[np.sort(rng.choice(len(places), most, replace=False))]
     following = torch.cat([history[:, 1:], torch.zeros(len(history), 1, dtype=history.dtype)], dim=1)
-    return {HISTORY: history, PLACES: places}, {NEXT_ITEM: following.flatten()[places]}
+    return {HISTORY: history, POSITIONS: places}, {NEXT_ITEM: following.flatten()[places]}
 
 
 def _probability(values: np.ndarray, meaning: str) -> np.ndarray:

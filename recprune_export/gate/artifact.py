@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recprune_export.bundle.manifest.manifest import MODEL
-from recprune_export.bundle.remeasure_latency import session_options
-from recprune_export.bundle.verify import believing, check_files, check_model, read_manifest
+from recprune_export.bundle.remeasure_latency import read_session_options
+from recprune_export.bundle.verify import check_files, check_model, read_manifest, reject_invalid_sections
 from recprune_export.errors import ModelFileError
 from recprune_export.gate.graph_signature import read_signature
 from recprune_export.onnx.counts import Counts, count
@@ -50,13 +50,13 @@ def _open_bundle(path: Path) -> Artifact:
     manifest = read_manifest(path)
     check_files(path, manifest)
     check_model(path, manifest)
-    with believing(path):
+    with reject_invalid_sections(path):
         return Artifact(
             path=path,
             model=path / MODEL,
             is_bundle=True,
             signature=Signature.from_dict(manifest.signature),
-            options=session_options(manifest),
+            options=read_session_options(manifest),
             counts=_counted(path / MODEL),
             bytes=sum({entry.sha256: entry.bytes for entry in manifest.files.values()}.values()),
             metrics={str(name): float(value) for name, value in manifest.metrics["pruned"].items()},

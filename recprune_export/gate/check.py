@@ -9,15 +9,15 @@ from typing import Any
 from recprune_export.environment import environment
 from recprune_export.errors import BundleError, ModelFileError, Undecided, ValidationFailed
 from recprune_export.gate.artifact import Artifact, open_artifact
-from recprune_export.gate.compatibility import judge_signature, requests_for_both
-from recprune_export.gate.findings import Finding, Verdict, overall, skipped
-from recprune_export.gate.latency.paired_latency import Evidence, gather, judge_latency, sampler
+from recprune_export.gate.compatibility import compare_signatures, draw_common_requests
+from recprune_export.gate.findings import Finding, Verdict, make_skipped_finding, overall_verdict
+from recprune_export.gate.latency.paired_latency import Evidence, collect_samples, compare_latency, make_sampler
 from recprune_export.gate.latency.sequential_sampling import BASE, NEW
 from recprune_export.gate.limits import Limits
-from recprune_export.gate.regression_rules import judge_costs, judge_figures, judge_quality
+from recprune_export.gate.regression_rules import compare_costs, compare_counts, compare_quality
 from recprune_export.onnx.runtime.session import make_session, run
 from recprune_export.program.signature import Signature
-from recprune_export.validation.edge_requests import edge_requests
+from recprune_export.validation.edge_requests import make_edge_requests
 from recprune_export.validation.latency.footprint import measure_footprints
 
 BATCHES = (1, 32, 256)
@@ -42,7 +42,7 @@ class Check:
     @property
     def verdict(self) -> Verdict:
         """Return the verdict of all gates together."""
-        found = overall(self.findings)
+        found = overall_verdict(self.findings)
         return self.undecided if found is Verdict.UNDECIDED else found
 
     def failed(self) -> tuple[Finding, ...]:
@@ -94,26 +94,28 @@ def check(
     """
     start = time.perf_counter()
     one, other = open_artifact(new), open_artifact(base)
-    findings = [] if limits.is_off("signature") else [judge_signature(one, other)]
-    findings += judge_quality(one, other, limits)
-    findings += judge_figures(one, other, limits)
+    findings = [] if limits.is_off("signature") else [compare_signatures(one, other)]
+    findings += compare_quality(one, other, limits)
+    findings += compare_counts(one, other, limits)
     evidence: dict[int, Evidence] = {}
-    signature = requests_for_both(one.signature, other.signature)
+    signature = draw_common_requests(one.signature, other.signature)
     if signature is None:
         reason = "No request can be sent to both, see the signature."
-        findings += [skipped(gate, reason) for gate in ("load time", "peak memory", "latency")]
+        findings += [make_skipped_finding(gate, reason) for gate in ("load time", "peak memory", "latency")]
     else:
         for artifact in (one, other):
             check_answers(artifact, signature)
         models = {n: (a.model.resolve(), replace(a.options, threads=threads)) for n, a in ((NEW, one), (BASE, other))}
         footprints = measure_footprints(models, signature, max(batches), PROCESSES)
-        findings += judge_costs(footprints, NEW, BASE, limits)
+        findings += compare_costs(footprints, NEW, BASE, limits)
         if limits.is_off("latency"):
-            findings.append(skipped("latency", "Turned off."))
+            findings.append(make_skipped_finding("latency", "Turned off."))
         else:
-            tolerance = limits.of("latency")
-            evidence = gather(sampler(one, other, signature, threads, seed), batches, tolerance, time_limit)
-            findings += judge_latency(evidence, tolerance)
+            tolerance = limits.limit_for("latency")
+            evidence = collect_samples(
+                make_sampler(one, other, signature, threads, seed), batches, tolerance, time_limit
+            )
+            findings += compare_latency(evidence, tolerance)
     seconds = time.perf_counter() - start
     return Check(one.name, other.name, tuple(findings), evidence, threads, seconds, undecided)
 
@@ -124,7 +126,7 @@ def check_answers(artifact: Artifact, signature: Signature) -> None:
     Raises `ModelFileError`, or `BundleError` for a bundle, where it has none: what would be timed is an error.
     """
     session = make_session(artifact.model, options=artifact.options)
-    for label, request in edge_requests(signature).items():
+    for label, request in make_edge_requests(signature).items():
         try:
             run(session, request)
         except Exception as error:  # ONNX Runtime's exceptions have no common base

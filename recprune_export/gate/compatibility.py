@@ -5,11 +5,11 @@ from recprune_export.gate.findings import Finding, Verdict
 from recprune_export.program.signature import BATCH, Axis, IdRange, Input, Output, Signature
 
 
-def judge_signature(new: Artifact, base: Artifact) -> Finding:
+def compare_signatures(new: Artifact, base: Artifact) -> Finding:
     """Fail where a request to BASE breaks on NEW, or where its answer does; each break is named."""
     # A range that was read from a graph may be smaller than the true one: it is compared with its like only.
     same_source = new.is_bundle == base.is_bundle
-    found = breaks(new.signature, base.signature, ranges=same_source)
+    found = find_breaking_changes(new.signature, base.signature, ranges=same_source)
     if found:
         return Finding("signature", Verdict.FAIL, " ".join(found), limit="requests and answers of BASE")
     passed = "NEW takes what BASE takes and gives what it gives."
@@ -18,7 +18,7 @@ def judge_signature(new: Artifact, base: Artifact) -> Finding:
     return Finding("signature", Verdict.PASS, passed, limit="requests and answers of BASE")
 
 
-def breaks(new: Signature, base: Signature, *, ranges: bool = True) -> tuple[str, ...]:
+def find_breaking_changes(new: Signature, base: Signature, *, ranges: bool = True) -> tuple[str, ...]:
     """Return a sentence for each change that breaks a client of `base`."""
     sentences = []
     taken, given = {i.name: i for i in new.inputs}, {o.name: o for o in new.outputs}
@@ -39,7 +39,7 @@ def breaks(new: Signature, base: Signature, *, ranges: bool = True) -> tuple[str
     return tuple(sentences)
 
 
-def requests_for_both(new: Signature, base: Signature) -> Signature | None:
+def draw_common_requests(new: Signature, base: Signature) -> Signature | None:
     """Return a signature whose requests both answer: all inputs, ids that are valid in both; None where there is none."""
     mine = {i.name: i for i in new.inputs}
     merged = []

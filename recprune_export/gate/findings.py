@@ -40,10 +40,10 @@ class Finding:
         return {**vars(self), "verdict": self.verdict.value, "ratio": ratio}
 
 
-def overall(findings: Iterable[Finding]) -> Verdict:
+def overall_verdict(findings: Iterable[Finding]) -> Verdict:
     """Return the verdict of all gates: one failure fails, and what is skipped does not count.
 
-    >>> overall([Finding("nodes", Verdict.PASS, ""), Finding("latency", Verdict.UNDECIDED, "")])
+    >>> overall_verdict([Finding("nodes", Verdict.PASS, ""), Finding("latency", Verdict.UNDECIDED, "")])
     <Verdict.UNDECIDED: 'undecided'>
     """
     verdicts = {finding.verdict for finding in findings}
@@ -53,6 +53,6 @@ def overall(findings: Iterable[Finding]) -> Verdict:
     return Verdict.PASS
 
 
-def skipped(gate: str, reason: str) -> Finding:
+def make_skipped_finding(gate: str, reason: str) -> Finding:
     """Return the finding of a gate that has nothing to judge."""
     return Finding(gate, Verdict.SKIPPED, reason)

@@ -35,7 +35,7 @@ class Limits:
     max_drop: float = MAX_DROP
     given: Mapping[str, float | None] = field(default_factory=dict)
 
-    def of(self, gate: str) -> float:
+    def limit_for(self, gate: str) -> float:
         """Return the limit of a gate that is on."""
         given = self.given.get(gate)
         if given is not None:
@@ -47,10 +47,10 @@ class Limits:
         return gate in self.given and self.given[gate] is None
 
 
-def fraction(text: str, option: str) -> float:
+def parse_fraction(text: str, option: str) -> float:
     """Read a fraction of 1. Raises `UsageError`, also for a number above 1 that lacks its per cent sign.
 
-    >>> fraction("5%", "--max-regression"), fraction("0.05", "--max-regression")
+    >>> parse_fraction("5%", "--max-regression"), parse_fraction("0.05", "--max-regression")
     (0.05, 0.05)
     """
     number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
@@ -63,10 +63,10 @@ def fraction(text: str, option: str) -> float:
     return value
 
 
-def gate_limits(texts: Sequence[str]) -> dict[str, float | None]:
+def parse_gate_limits(texts: Sequence[str]) -> dict[str, float | None]:
     """Read limits of single gates. Raises `UsageError` for a gate that there is not.
 
-    >>> gate_limits(["nodes=off", "load time=50%"])
+    >>> parse_gate_limits(["nodes=off", "load time=50%"])
     {'nodes': None, 'load time': 0.5}
     """
     found: dict[str, float | None] = {}
@@ -75,5 +75,5 @@ def gate_limits(texts: Sequence[str]) -> dict[str, float | None]:
         name = name.strip().replace("_", " ")
         if not equals or name not in GATES:
             raise UsageError(f"--limit '{text}': write GATE=5% or GATE=off; the gates are {', '.join(GATES)}.")
-        found[name] = None if value.strip() == "off" else fraction(value, f"--limit {name}")
+        found[name] = None if value.strip() == "off" else parse_fraction(value, f"--limit {name}")
     return found

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from recprune_export.gate.artifact import Artifact
-from recprune_export.gate.findings import Finding, Verdict, skipped
+from recprune_export.gate.findings import Finding, Verdict, make_skipped_finding
 from recprune_export.gate.limits import Limits
-from recprune_export.gate.output.finding_rows import amount
+from recprune_export.gate.output.finding_rows import format_amount
 from recprune_export.validation.latency.footprint import Footprint, FootprintReport
 from recprune_export.validation.latency.statistics import Estimate, interval_of_few
 
@@ -19,7 +19,7 @@ CONFIDENCE = 0.99
 
 
 @dataclass(frozen=True)
-class Rule:
+class CountRule:
     """A figure of an artifact that may grow by the limit of its gate."""
 
     gate: str
@@ -38,11 +38,11 @@ class CostRule:
 
 
 RULES = (
-    Rule("parameters", "", lambda artifact: artifact.counts.total.parameters),
-    Rule("non-zeros", "", lambda artifact: artifact.counts.total.nonzero),
-    Rule("operations", "", lambda artifact: artifact.counts.operations),
-    Rule("nodes", "", lambda artifact: artifact.counts.nodes),
-    Rule("model size", "bytes", lambda artifact: artifact.counts.bytes),
+    CountRule("parameters", "", lambda artifact: artifact.counts.total.parameters),
+    CountRule("non-zeros", "", lambda artifact: artifact.counts.total.nonzero),
+    CountRule("operations", "", lambda artifact: artifact.counts.operations),
+    CountRule("nodes", "", lambda artifact: artifact.counts.nodes),
+    CountRule("model size", "bytes", lambda artifact: artifact.counts.bytes),
 )
 COST_RULES = (
     CostRule("load time", "ms", lambda footprint: footprint.load, slack=5.0),
@@ -50,17 +50,17 @@ COST_RULES = (
 )
 
 
-def judge_figures(new: Artifact, base: Artifact, limits: Limits) -> list[Finding]:
+def compare_counts(new: Artifact, base: Artifact, limits: Limits) -> list[Finding]:
     """Judge all counts and sizes."""
-    found = [judge_growth(r.gate, r.unit, r.value(new), r.value(base), limits) for r in RULES]
+    found = [compare_growth(r.gate, r.unit, r.value(new), r.value(base), limits) for r in RULES]
     if new.is_bundle and base.is_bundle:
-        found.append(judge_growth("artifact size", "bytes", new.bytes, base.bytes, limits))
+        found.append(compare_growth("artifact size", "bytes", new.bytes, base.bytes, limits))
     else:
-        found.append(skipped("artifact size", "Only bundles have files beside the model."))
+        found.append(make_skipped_finding("artifact size", "Only bundles have files beside the model."))
     return found
 
 
-def judge_costs(report: FootprintReport, new: str, base: str, limits: Limits) -> list[Finding]:
+def compare_costs(report: FootprintReport, new: str, base: str, limits: Limits) -> list[Finding]:
     """Judge load time and peak memory: fail where they are beyond the limit beyond doubt.
 
     Process i of both ran next to each other, and the interval over these pairs decides: on a busy machine the least of
@@ -71,30 +71,38 @@ def judge_costs(report: FootprintReport, new: str, base: str, limits: Limits) ->
 
 def _judge_cost(rule: CostRule, new: Sequence[Footprint], base: Sequence[Footprint], limits: Limits) -> Finding:
     if limits.is_off(rule.gate):
-        return skipped(rule.gate, "Turned off.")
-    tolerance = limits.of(rule.gate)
+        return make_skipped_finding(rule.gate, "Turned off.")
+    tolerance = limits.limit_for(rule.gate)
     pairs = [(max(rule.value(n), 1e-9), max(rule.value(b), 1e-9)) for n, b in zip(new, base, strict=True)]
     found = interval_of_few([np.log(n / b) for n, b in pairs], confidence=CONFIDENCE)
     ratio = Estimate(*np.exp([found.estimate, found.low, found.high]).tolist())
     mine, theirs = (float(np.median(values)) for values in zip(*pairs, strict=True))
     failed = ratio.low > 1 + tolerance and mine - theirs > rule.slack
-    reason = f"{rule.gate} went from {amount(theirs, rule.unit)} to {amount(mine, rule.unit)}, medians of {len(pairs)} processes"
+    reason = f"{rule.gate} went from {format_amount(theirs, rule.unit)} to {format_amount(mine, rule.unit)}, medians of {len(pairs)} processes"
     if not failed and ratio.estimate > 1 + tolerance:
         reason += ", which is " + ("too little to count" if mine - theirs <= rule.slack else "not beyond doubt")
     verdict = Verdict.FAIL if failed else Verdict.PASS
     return Finding(rule.gate, verdict, f"{reason}.", theirs, mine, rule.unit, _at_most(tolerance), ratio, tolerance)
 
 
-def judge_growth(gate: str, unit: str, new: float, base: float, limits: Limits) -> Finding:
+def compare_growth(gate: str, unit: str, new: float, base: float, limits: Limits) -> Finding:
     """Fail where `new` is more than `base` by more than its limit."""
     if limits.is_off(gate):
-        return skipped(gate, "Turned off.")
-    tolerance = limits.of(gate)
+        return make_skipped_finding(gate, "Turned off.")
+    tolerance = limits.limit_for(gate)
     allowed, words = base * (1 + tolerance), _at_most(tolerance)
-    grew = f"{gate} went from {amount(base, unit)} to {amount(new, unit)}"
+    grew = f"{gate} went from {format_amount(base, unit)} to {format_amount(new, unit)}"
     if new > allowed:
         return Finding(
-            gate, Verdict.FAIL, f"{grew}, allowed are {amount(allowed, unit)}.", base, new, unit, words, None, tolerance
+            gate,
+            Verdict.FAIL,
+            f"{grew}, allowed are {format_amount(allowed, unit)}.",
+            base,
+            new,
+            unit,
+            words,
+            None,
+            tolerance,
         )
     return Finding(gate, Verdict.PASS, f"{grew}.", base, new, unit, words, None, tolerance)
 
@@ -103,22 +111,22 @@ def _at_most(tolerance: float) -> str:
     return f"at most {100 * tolerance:g} % more"
 
 
-def judge_quality(new: Artifact, base: Artifact, limits: Limits) -> list[Finding]:
+def compare_quality(new: Artifact, base: Artifact, limits: Limits) -> list[Finding]:
     """Judge each metric that BASE states, by its own direction."""
     if limits.is_off("quality"):
-        return [skipped("quality", "Turned off.")]
+        return [make_skipped_finding("quality", "Turned off.")]
     if not (new.is_bundle and base.is_bundle):
-        return [skipped("quality", "A plain ONNX file states no quality.")]
+        return [make_skipped_finding("quality", "A plain ONNX file states no quality.")]
     if not base.metrics:
-        return [skipped("quality", "BASE states no quality: it was made without --data.")]
+        return [make_skipped_finding("quality", "BASE states no quality: it was made without --data.")]
     return [_judge_metric(name, new, base, limits) for name in base.metrics]
 
 
 def _judge_metric(name: str, new: Artifact, base: Artifact, limits: Limits) -> Finding:
     gate, plain, before = f"quality, {name}", name.rpartition("/")[2], base.metrics[name]
-    limit = f"at most {limits.of('quality'):g} worse"
+    limit = f"at most {limits.limit_for('quality'):g} worse"
     if plain not in (*LOWER_IS_BETTER, *HIGHER_IS_BETTER):
-        return skipped(gate, f"It is not known whether more or less of '{name}' is better.")
+        return make_skipped_finding(gate, f"It is not known whether more or less of '{name}' is better.")
     if name not in new.metrics:
         return Finding(gate, Verdict.FAIL, f"NEW does not state {name}: compress it with --data.", before, limit=limit)
     now = new.metrics[name]
@@ -126,5 +134,5 @@ def _judge_metric(name: str, new: Artifact, base: Artifact, limits: Limits) -> F
     reason = f"{name} went from {before:.5f} to {now:.5f}."
     if new.data != base.data:
         reason += f" It was measured on other rows: {new.data} and {base.data}."
-    verdict = Verdict.FAIL if not worse <= limits.of("quality") else Verdict.PASS
+    verdict = Verdict.FAIL if not worse <= limits.limit_for("quality") else Verdict.PASS
     return Finding(gate, verdict, reason, before, now, limit=limit)

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from recprune_export.onnx.cost.weightless_model import shapes_for
-from recprune_export.onnx.quantized_weights import FewerBits, fewer_bits
+from recprune_export.onnx.cost.weightless_model import infer_shapes
+from recprune_export.onnx.quantized_weights import QuantizedInitializers, find_quantized_initializers
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -26,7 +26,7 @@ _CHUNK = 1 << 24
 
 
 @dataclass(frozen=True)
-class PartCount:
+class WeightCount:
     """Parameters of one part, and how many of them are not zero."""
 
     parameters: int
@@ -34,27 +34,27 @@ class PartCount:
 
 
 @dataclass(frozen=True)
-class Parts:
+class WeightCounts:
     """Embedding tables, and everything else."""
 
-    tables: PartCount
-    rest: PartCount
+    tables: WeightCount
+    rest: WeightCount
 
 
 @dataclass(frozen=True)
 class Counts:
     """`operations`: multiply-adds of matrix products for one row. `bytes`: the model with its external weights."""
 
-    tables: PartCount
-    rest: PartCount
+    tables: WeightCount
+    rest: WeightCount
     operations: int
     nodes: int
     bytes: int
 
     @property
-    def total(self) -> PartCount:
+    def total(self) -> WeightCount:
         """Both parts together."""
-        return PartCount(self.tables.parameters + self.rest.parameters, self.tables.nonzero + self.rest.nonzero)
+        return WeightCount(self.tables.parameters + self.rest.parameters, self.tables.nonzero + self.rest.nonzero)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -76,7 +76,7 @@ def count(path: Path) -> Counts:
     """Count what `path` holds.
 
     A table is an initializer with two axes in which a Gather along axis 0 looks up ids that depend on an input of the
-    model. The rest is every other floating-point initializer or constant. Weights that are stored as integers (`fewer_bits`)
+    model. The rest is every other floating-point initializer or constant. Weights that are stored as integers (`find_quantized_initializers`)
     count like those they stand for. Left out are
 
     - the scales and zero points of such weights: they are bytes of the file, but not parameters;
@@ -88,7 +88,7 @@ def count(path: Path) -> Counts:
     parameter that several layers share is counted once.
     """
     model = onnx.load(path, load_external_data=False)
-    parts = _parts(model, lambda tensor: numpy_helper.to_array(tensor, base_dir=str(path.parent)))
+    parts = _count_weights(model, lambda tensor: numpy_helper.to_array(tensor, base_dir=str(path.parent)))
     return Counts(
         tables=parts.tables,
         rest=parts.rest,
@@ -101,7 +101,7 @@ def count(path: Path) -> Counts:
 def remap_bytes(path: Path) -> int:
     """Return the bytes of the lists of whole numbers in which ids of the request are looked up: remaps of ids to rows."""
     graph = onnx.load(path, load_external_data=False).graph
-    looked_up = _looked_up(graph)
+    looked_up = _find_tables(graph)
     return sum(
         prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
         for tensor in graph.initializer
@@ -109,21 +109,21 @@ def remap_bytes(path: Path) -> int:
     )
 
 
-def parts_of(model: "ir.Model") -> Parts:
+def count_weights(model: "ir.Model") -> WeightCounts:
     """Count what a graph in memory holds, as `count` does."""
-    from recprune_export.onnx.cost.weightless_model import skeleton
+    from recprune_export.onnx.cost.weightless_model import strip_weights
 
-    bare = skeleton(model)
+    bare = strip_weights(model)
 
     def array(tensor: onnx.TensorProto) -> np.ndarray:
         return bare.weights[tensor.name].numpy() if tensor.name in bare.weights else numpy_helper.to_array(tensor)
 
-    return _parts(bare.model, array)
+    return _count_weights(bare.model, array)
 
 
-def valid_ids(model: onnx.ModelProto) -> int:
+def find_id_limit(model: onnx.ModelProto) -> int:
     """Return a number below which every id is valid: rows of the smallest table, also of one that is a part of another."""
-    tables, constants = _looked_up(model.graph), {tensor.name: tensor for tensor in model.graph.initializer}
+    tables, constants = _find_tables(model.graph), {tensor.name: tensor for tensor in model.graph.initializer}
     rows = [constants[name].dims[0] for name in tables if len(constants[name].dims) == _TABLE_AXES]
     for node in model.graph.node:
         if node.op_type == "Less" and node.input[1] in constants and constants[node.input[1]].data_type not in _FLOATS:
@@ -131,8 +131,8 @@ def valid_ids(model: onnx.ModelProto) -> int:
     return max(1, min(rows, default=1))
 
 
-def _parts(model: onnx.ModelProto, array: Callable[[onnx.TensorProto], np.ndarray]) -> Parts:
-    looked_up, quantised = _looked_up(model.graph), fewer_bits(model.graph)
+def _count_weights(model: onnx.ModelProto, array: Callable[[onnx.TensorProto], np.ndarray]) -> WeightCounts:
+    looked_up, quantised = _find_tables(model.graph), find_quantized_initializers(model.graph)
     added = _added(model.graph, quantised)
     parts: dict[bool, list[int]] = {True: [0, 0], False: [0, 0]}
     for name, tensor in _weights(model.graph, quantised):
@@ -144,8 +144,8 @@ def _parts(model: onnx.ModelProto, array: Callable[[onnx.TensorProto], np.ndarra
             continue
         part = parts[name in looked_up and len(tensor.dims) == _TABLE_AXES]
         part[0] += size
-        part[1] += _nonzero(values) if quantised.weights.get(name, 1) == 1 else nonzero_nibbles(values)
-    return Parts(PartCount(*parts[True]), PartCount(*parts[False]))
+        part[1] += _nonzero(values) if quantised.weights.get(name, 1) == 1 else count_nonzero_nibbles(values)
+    return WeightCounts(WeightCount(*parts[True]), WeightCount(*parts[False]))
 
 
 def reduction(dense: Counts, pruned: Counts) -> Reduction:
@@ -163,18 +163,18 @@ def reduction(dense: Counts, pruned: Counts) -> Reduction:
     )
 
 
-def _weights(graph: onnx.GraphProto, quantised: FewerBits) -> Iterator[tuple[str, onnx.TensorProto]]:
+def _weights(graph: onnx.GraphProto, quantized: QuantizedInitializers) -> Iterator[tuple[str, onnx.TensorProto]]:
     """Initializers of floats or of integers that stand for floats, and constants in the graph, by the names of their values."""
     for tensor in graph.initializer:
-        floats = tensor.data_type in _FLOATS and tensor.name not in quantised.scales
-        if floats or tensor.name in quantised.weights:
+        floats = tensor.data_type in _FLOATS and tensor.name not in quantized.scales
+        if floats or tensor.name in quantized.weights:
             yield tensor.name, tensor
     for node in graph.node:
         for attribute in node.attribute:
             if node.op_type == "Constant" and attribute.name == "value" and attribute.t.data_type in _FLOATS:
                 yield node.output[0], attribute.t
             if attribute.HasField("g"):  # the body of a loop or a branch
-                yield from _weights(attribute.g, quantised)
+                yield from _weights(attribute.g, quantized)
 
 
 def _data_files(graph: onnx.GraphProto) -> set[str]:
@@ -183,7 +183,7 @@ def _data_files(graph: onnx.GraphProto) -> set[str]:
     return {entry.value for entry in entries if entry.key == "location"}
 
 
-def _looked_up(graph: onnx.GraphProto) -> set[str]:
+def _find_tables(graph: onnx.GraphProto) -> set[str]:
     """Names of the initializers in which ids of the request are looked up."""
     depends = {i.name for i in graph.input} - {i.name for i in graph.initializer}
     found = set()
@@ -195,9 +195,9 @@ def _looked_up(graph: onnx.GraphProto) -> set[str]:
     return found - depends
 
 
-def _added(graph: onnx.GraphProto, quantised: FewerBits) -> set[str]:
+def _added(graph: onnx.GraphProto, quantized: QuantizedInitializers) -> set[str]:
     """Names of what a linear layer adds to its product: the third operand of a Gemm or Conv, a sum with a MatMul."""
-    products = {node.output[0] for node in graph.node if node.op_type == "MatMul"} | quantised.products
+    products = {node.output[0] for node in graph.node if node.op_type == "MatMul"} | quantized.integer_products
     found = {name for node in graph.node if node.op_type in ("Gemm", "Conv") for name in node.input[2:]}
     for node in graph.node:
         if node.op_type == "Add" and products.intersection(node.input):
@@ -220,17 +220,17 @@ def _nonzero(values: np.ndarray) -> int:
     return sum(int(np.count_nonzero(flat[start : start + _CHUNK])) for start in range(0, len(flat), _CHUNK))
 
 
-def nonzero_nibbles(packed: np.ndarray) -> int:
+def count_nonzero_nibbles(packed: np.ndarray) -> int:
     """Return how many numbers of a table in int4, two in a byte, are not zero; 8 stands for 0.
 
-    >>> nonzero_nibbles(np.array([0x88, 0x98, 0x07], dtype=np.uint8))
+    >>> count_nonzero_nibbles(np.array([0x88, 0x98, 0x07], dtype=np.uint8))
     3
     """
     return sum(int(np.count_nonzero(half != _ZERO_NIBBLE)) for half in (packed & 15, packed >> 4))
 
 
 def _operations(model: onnx.ModelProto) -> int:
-    shapes = shapes_for(model, batch=1)
+    shapes = infer_shapes(model, batch=1)
     structure = _structure(model.graph)
     total = 0
     for node in model.graph.node:

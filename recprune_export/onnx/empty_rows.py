@@ -20,7 +20,7 @@ def guard_empty_rows(program: Program) -> Program:
 
     That are masks of floats, B×H×L×M, which the request decides and minus infinity takes part in.
     """
-    guarded = program.with_own_graph()
+    guarded = program.with_copied_graph()
     graph, changed = guarded.module.graph, False
     for node in graph.find_nodes(op="call_function", target=aten.scaled_dot_product_attention.default):
         mask = argument(node, "attn_mask")

@@ -20,58 +20,58 @@ from recprune_export.errors import ExportError
 from recprune_export.onnx.cost.machine import REFERENCE, Machine
 from recprune_export.onnx.cost.weightless_model import fill_shapes
 from recprune_export.onnx.empty_rows import guard_empty_rows
-from recprune_export.onnx.optimizer.passes.batch_norm_to_mul_add import fold_batch_norm
-from recprune_export.onnx.optimizer.passes.clear_metadata import strip_metadata
+from recprune_export.onnx.optimizer.passes.batch_norm_to_mul_add import batch_norm_to_mul_add
+from recprune_export.onnx.optimizer.passes.clear_metadata import clear_metadata
 from recprune_export.onnx.optimizer.passes.concat_slice import (
-    cast_once,
-    cut_from_parts,
-    join_at_once,
-    join_columns,
-    join_flat,
+    concat_then_reshape,
+    flatten_nested_concat,
+    hoist_cast,
+    merge_column_slices,
+    slice_before_concat,
 )
-from recprune_export.onnx.optimizer.passes.eliminate_views import merge_movement
-from recprune_export.onnx.optimizer.passes.fold_scale_shift import fold_affine
-from recprune_export.onnx.optimizer.passes.fold_table_into_gemm import fold_small_tables
+from recprune_export.onnx.optimizer.passes.eliminate_views import eliminate_views
+from recprune_export.onnx.optimizer.passes.fold_scale_shift import fold_scale_shift
+from recprune_export.onnx.optimizer.passes.fold_table_into_gemm import fold_table_into_gemm
 from recprune_export.onnx.optimizer.passes.fuse_tables import fuse_tables
-from recprune_export.onnx.optimizer.passes.gather_to_gathernd import overlap_lookups
-from recprune_export.onnx.optimizer.passes.gathernd_to_flat_gather import pick_flat
-from recprune_export.onnx.optimizer.passes.gathernd_to_gather import plain_lookups
-from recprune_export.onnx.optimizer.passes.hoist_gather import pick_early
-from recprune_export.onnx.optimizer.passes.matmul_add_to_gemm import flatten_layers
-from recprune_export.onnx.optimizer.passes.merge_tables_of_same_ids import join_tables
+from recprune_export.onnx.optimizer.passes.gather_to_gathernd import gather_to_gathernd
+from recprune_export.onnx.optimizer.passes.gathernd_to_flat_gather import gathernd_to_flat_gather
+from recprune_export.onnx.optimizer.passes.gathernd_to_gather import gathernd_to_gather
+from recprune_export.onnx.optimizer.passes.hoist_gather import hoist_gather
+from recprune_export.onnx.optimizer.passes.matmul_add_to_gemm import matmul_add_to_gemm
+from recprune_export.onnx.optimizer.passes.merge_tables_of_same_ids import merge_tables_of_same_ids
 from recprune_export.onnx.optimizer.passes.name_batch import name_batch
 from recprune_export.onnx.optimizer.passes.name_interface import name_interface
-from recprune_export.onnx.optimizer.passes.reduce_sum_to_matmul import sum_by_product
-from recprune_export.onnx.optimizer.passes.share_transposed_weights import share_transposed
+from recprune_export.onnx.optimizer.passes.reduce_sum_to_matmul import reduce_sum_to_matmul
+from recprune_export.onnx.optimizer.passes.share_transposed_weights import share_transposed_weights
 from recprune_export.onnx.optimizer.passes.shared_inputs import share_inputs
-from recprune_export.onnx.optimizer.passes.simplify_attention import lean_attention
-from recprune_export.onnx.optimizer.passes.sort_concat_by_width import group_widths
+from recprune_export.onnx.optimizer.passes.simplify_attention import simplify_attention
+from recprune_export.onnx.optimizer.passes.sort_concat_by_width import sort_concat_by_width
 from recprune_export.onnx.optimizer.rewrite import (
     NO_LIMITS,
     TOLERANCE,
-    Limits,
+    NonzeroLimits,
     Pass,
     Probe,
     Rewrite,
-    largest_difference,
+    largest_relative_difference,
     rewrite,
 )
 from recprune_export.onnx.optimizer.simplify import simplify
-from recprune_export.onnx.runtime.in_memory import session_in_memory
-from recprune_export.onnx.saving import EXTERNAL_FROM, save_onnx
+from recprune_export.onnx.runtime.in_memory import make_in_memory_session
+from recprune_export.onnx.saving import EXTERNAL_THRESHOLD, save_onnx
 from recprune_export.onnx.translations import missing_translations
 from recprune_export.program.program import Program
-from recprune_export.program.random_requests import draw_request, fill
+from recprune_export.program.random_requests import fill_input, sample_request
 from recprune_export.program.signature import IdRange, Input, Signature
 
 PROBE_ROWS = (1, 5)
 
 # What the exporter writes in a form that is wrong, larger than it need be, or that no other pass would understand.
 PASSES: tuple[Callable[[ir.Model], object], ...] = (
-    plain_lookups,
-    share_transposed,  # what is looked up
-    fold_batch_norm,
-    lean_attention,
+    gathernd_to_gather,
+    share_transposed_weights,  # what is looked up
+    batch_norm_to_mul_add,
+    simplify_attention,
     name_batch,
     DeduplicateInitializersPass(size_limit=1 << 20),
     CommonSubexpressionEliminationPass(),
@@ -80,34 +80,34 @@ PASSES: tuple[Callable[[ir.Model], object], ...] = (
 )
 # Faster forms of the same graph: each is kept only where it proves itself.
 REWRITES: tuple[Pass, ...] = (
-    pick_early,
-    cut_from_parts,
-    join_at_once,
-    fold_affine,
-    sum_by_product,
-    group_widths,
-    fold_small_tables,
+    hoist_gather,
+    slice_before_concat,
+    flatten_nested_concat,
+    fold_scale_shift,
+    reduce_sum_to_matmul,
+    sort_concat_by_width,
+    fold_table_into_gemm,
     fuse_tables,
-    join_columns,
-    cast_once,
-    join_flat,
-    pick_flat,
-    flatten_layers,
-    merge_movement,
-    join_tables,
-    overlap_lookups,  # to every pass before, a lookup is a Gather
+    merge_column_slices,
+    hoist_cast,
+    concat_then_reshape,
+    gathernd_to_flat_gather,
+    matmul_add_to_gemm,
+    eliminate_views,
+    merge_tables_of_same_ids,
+    gather_to_gathernd,  # to every pass before, a lookup is a Gather
 )
 LAST: tuple[Callable[[ir.Model], object], ...] = (
     DeduplicateInitializersPass(size_limit=1 << 20),
     CommonSubexpressionEliminationPass(),
     RemoveUnusedNodesPass(),
-    strip_metadata,
+    clear_metadata,
 )
 _TRAINING_ONLY = {"Dropout", "BatchNormalization"}
 
 
 @dataclass(frozen=True)
-class Serving:
+class ServingConfig:
     """How a model will be called: rows of a request, inputs that are the same in all rows of one, and the machine.
 
     The costs of rewrites are those on `machine`; the reference machine gives the same file everywhere.
@@ -118,7 +118,7 @@ class Serving:
     machine: Machine = REFERENCE
 
 
-DEFAULT_SERVING = Serving()
+DEFAULT_SERVING = ServingConfig()
 
 
 @dataclass(frozen=True)
@@ -140,15 +140,15 @@ class OnnxFile:
 def export_onnx(
     program: Program,
     path: Path,
-    external_from: int = EXTERNAL_FROM,
+    external_threshold: int = EXTERNAL_THRESHOLD,
     *,
-    serving: Serving = DEFAULT_SERVING,
+    serving: ServingConfig = DEFAULT_SERVING,
     rewrites: Sequence[Pass] = REWRITES,
-    limits: Limits = NO_LIMITS,
+    limits: NonzeroLimits = NO_LIMITS,
 ) -> OnnxFile:
     """Write `program` to `path`, inputs and outputs named by its signature, the batch symbolic.
 
-    Weights of `external_from` bytes or more go to `<path>.data`. Nothing in the file tells of the source code that the
+    Weights of `external_threshold` bytes or more go to `<path>.data`. Nothing in the file tells of the source code that the
     model came from. `rewrites` are tried in order, each is kept where it answers alike, costs no more for
     `serving.batches`, and leaves no more non-zeros than `limits`; with none of them the file is the original as PyTorch's
     exporter writes it, but for what would be wrong. Inputs in `serving.shared` have one row in the file, which stands
@@ -173,7 +173,7 @@ def export_onnx(
         raise ExportError(
             f"The ONNX graph still contains {left[0]}; freeze its statistics in the model (module.eval())."
         )
-    data = save_onnx(model, path, external_from)
+    data = save_onnx(model, path, external_threshold)
     return OnnxFile(path, model.opset_imports[""], data, signature, report)
 
 
@@ -186,8 +186,8 @@ def _probes(signature: Signature) -> list[Probe]:
     def lowest(pair: IdRange, shape: tuple[int, ...]) -> np.ndarray:
         return np.full(shape, pair[0])
 
-    drawn = [list(draw_request(signature, rows, seed=rows).values()) for rows in PROBE_ROWS]
-    return [*drawn, [fill(i, PROBE_ROWS[-1], lowest, middle) for i in signature.inputs]]
+    drawn = [list(sample_request(signature, rows, seed=rows).values()) for rows in PROBE_ROWS]
+    return [*drawn, [fill_input(i, PROBE_ROWS[-1], lowest, middle) for i in signature.inputs]]
 
 
 def _share(model: ir.Model, signature: Signature, probes: Sequence[Probe]) -> tuple[ir.Model, list[Probe]]:
@@ -197,7 +197,7 @@ def _share(model: ir.Model, signature: Signature, probes: Sequence[Probe]) -> tu
     """
     shared = [position for position, spec in enumerate(signature.inputs) if spec.shared]
     split = model.clone()
-    for each in (cut_from_parts, join_at_once):  # a part of a join of both kinds may be of one kind
+    for each in (slice_before_concat, flatten_nested_concat):  # a part of a join of both kinds may be of one kind
         each(split)
     RemoveUnusedNodesPass()(split)
     share_inputs(split, shared)
@@ -207,9 +207,10 @@ def _share(model: ir.Model, signature: Signature, probes: Sequence[Probe]) -> tu
     repeated = [
         [array[[0] * len(array)] if i in shared else array for i, array in enumerate(probe)] for probe in probes
     ]
-    run_whole, run_split = session_in_memory(model), session_in_memory(split)
+    run_whole, run_split = make_in_memory_session(model), make_in_memory_session(split)
     error = max(
-        largest_difference(run_whole(whole), run_split(part)) for whole, part in zip(repeated, one_row, strict=True)
+        largest_relative_difference(run_whole(whole), run_split(part))
+        for whole, part in zip(repeated, one_row, strict=True)
     )
     if error > TOLERANCE:
         raise ExportError(

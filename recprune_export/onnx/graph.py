@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import onnx_ir as ir
 
-Size = int | ir.SymbolicDim
+Dim = int | ir.SymbolicDim
 
 
-def constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+def add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     """Register a constant of the graph and return its value; where the name is taken, under the next that is free."""
     free, number = name, 1
     while free in graph.initializers:
@@ -19,82 +19,82 @@ def constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     return value
 
 
-def array_of(value: ir.Value | None) -> np.ndarray | None:
+def get_constant_array(value: ir.Value | None) -> np.ndarray | None:
     """Return the array of a constant; None for anything that a request decides."""
     return None if value is None or value.const_value is None else value.const_value.numpy()
 
 
-def integers_of(value: ir.Value | None) -> list[int] | None:
+def get_constant_integers(value: ir.Value | None) -> list[int] | None:
     """Return the elements of a constant of whole numbers, flat."""
-    array = array_of(value)
+    array = get_constant_array(value)
     return None if array is None or array.dtype.kind not in "iu" else [int(number) for number in array.reshape(-1)]
 
 
-def scalar_of(value: ir.Value | None) -> float | None:
+def get_constant_scalar(value: ir.Value | None) -> float | None:
     """Return the number of a constant that has one element."""
-    array = array_of(value)
+    array = get_constant_array(value)
     return None if array is None or array.size != 1 else float(array.reshape(()))
 
 
-def maker(value: ir.Value | None, *operators: str) -> ir.Node | None:
+def find_producer(value: ir.Value | None, *operators: str) -> ir.Node | None:
     """Return the node that computes `value`, where it is one of these operators of ONNX itself."""
     node = None if value is None else value.producer()
     return node if node is not None and node.op_type in operators and node.domain in ("", "ai.onnx") else None
 
 
-def only_user(value: ir.Value) -> ir.Node | None:
+def find_only_consumer(value: ir.Value) -> ir.Node | None:
     """Return the one node that reads `value`; None where there are several, or where the model returns it."""
     uses = list(value.uses())
     return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
 
 
-def sizes_of(value: ir.Value | None) -> list[Size] | None:
+def get_dims(value: ir.Value | None) -> list[Dim] | None:
     """Return the shape as a list."""
     return None if value is None or value.shape is None else list(value.shape)
 
 
-def rank(value: ir.Value | None) -> int | None:
+def get_rank(value: ir.Value | None) -> int | None:
     """Return the number of axes."""
     return None if value is None or value.shape is None else len(value.shape)
 
 
-def axis_of(node: ir.Node, axes: int, default: int = 0) -> int:
+def get_axis(node: ir.Node, axes: int, default: int = 0) -> int:
     """Return the attribute `axis`, counted from the front of `axes` axes."""
     return node.attributes.get_int("axis", default) % axes
 
 
-def result_of(node: ir.Node) -> ir.Value:
+def get_output(node: ir.Node) -> ir.Value:
     """Return the only output of a node."""
     (value,) = node.outputs
     return value
 
 
-def like(node: ir.Node, value: ir.Value) -> ir.Value:
+def copy_value_info(node: ir.Node, value: ir.Value) -> ir.Value:
     """Let the result of `node` have the name, shape and type of `value`, which it is about to replace; return it."""
-    result = result_of(node)
+    result = get_output(node)
     result.name, result.shape, result.type = value.name, value.shape, value.type
     return result
 
 
-def replace(graph: ir.Graph, old: ir.Node, new: Sequence[ir.Node]) -> None:
+def replace_node(graph: ir.Graph, old: ir.Node, new: Sequence[ir.Node]) -> None:
     """Put `new` in the place of `old`; the result of its last node takes over name, shape and type."""
-    before = result_of(old)
-    ir.convenience.replace_nodes_and_values(graph, old, [old], new, [before], [like(new[-1], before)])
+    before = get_output(old)
+    ir.convenience.replace_nodes_and_values(graph, old, [old], new, [before], [copy_value_info(new[-1], before)])
 
 
-def redirect(value: ir.Value, other: ir.Value) -> None:
+def replace_uses(value: ir.Value, other: ir.Value) -> None:
     """Let everything that reads `value` read `other`, outputs of the model too; nodes that are left over stay."""
     ir.convenience.replace_all_uses_with(value, other, replace_graph_outputs=True)
 
 
-def nodes_of(graph: ir.Graph, *operators: str) -> Iterator[ir.Node]:
+def find_nodes(graph: ir.Graph, *operators: str) -> Iterator[ir.Node]:
     """Yield the nodes of these operators that are in the graph now; nodes may go and come while it runs."""
     for node in list(graph):
         if node.op_type in operators and node.domain in ("", "ai.onnx") and node.graph is graph:
             yield node
 
 
-def ancestors(values: Iterable[ir.Value]) -> set[ir.Node]:
+def find_upstream_nodes(values: Iterable[ir.Value]) -> set[ir.Node]:
     """Return every node that has to run before all of `values` are known."""
     found: set[ir.Node] = set()
     waiting = [value.producer() for value in values]

@@ -16,18 +16,18 @@ _THROUGH = {"Cast", "Sub", "BitwiseAnd", "BitShift", "Concat", "Slice"}
 
 
 @dataclass(frozen=True)
-class FewerBits:
+class QuantizedInitializers:
     """Names of initializers: `weights` with how many parameters each element holds, and `scales`, which hold none.
 
-    `products`: names of values that are products of integers, as floats.
+    `integer_products`: names of values that are products of integers, as floats.
     """
 
     weights: Mapping[str, int]
     scales: frozenset[str]
-    products: frozenset[str]
+    integer_products: frozenset[str]
 
 
-def fewer_bits(graph: onnx.GraphProto) -> FewerBits:
+def find_quantized_initializers(graph: onnx.GraphProto) -> QuantizedInitializers:
     """Find weights that are stored as integers.
 
     They are what a DequantizeLinear widens, what a product of integers multiplies, and the tables of int8 or of two numbers in
@@ -55,7 +55,7 @@ def fewer_bits(graph: onnx.GraphProto) -> FewerBits:
         if node.op_type == "Mul" and stored.intersection(node.input):
             for name in set(node.input) - stored:
                 scales.update(_initializers(name, tensors, makers))
-    return FewerBits(weights, frozenset(scales & tensors.keys()), frozenset(products))
+    return QuantizedInitializers(weights, frozenset(scales & tensors.keys()), frozenset(products))
 
 
 def _is_weight(node: onnx.NodeProto, tensor: onnx.TensorProto) -> bool:

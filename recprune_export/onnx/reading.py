@@ -33,10 +33,10 @@ def read_model(path: Path) -> onnx.ModelProto:
     return model
 
 
-def weight_files(model: onnx.ModelProto) -> frozenset[str]:
+def find_weight_files(model: onnx.ModelProto) -> frozenset[str]:
     """Return the names of the files beside a model that hold its weights.
 
-    >>> weight_files(onnx.ModelProto())
+    >>> find_weight_files(onnx.ModelProto())
     frozenset()
     """
     places = (_places(tensor).get("location", "") for tensor in _tensors(model) if _is_outside(tensor))

@@ -7,18 +7,18 @@ import onnx_ir as ir
 
 from recprune_export.errors import ExportError
 
-EXTERNAL_FROM = 1_500_000_000  # bytes of weights; a protobuf file ends at 2 GiB
+EXTERNAL_THRESHOLD = 1_500_000_000  # bytes of weights; a protobuf file ends at 2 GiB
 
 
-def save_onnx(model: ir.Model, path: Path, external_from: int = EXTERNAL_FROM) -> Path | None:
-    """Write `model` to `path`; return the file beside it that holds weights of `external_from` bytes or more, if any.
+def save_onnx(model: ir.Model, path: Path, external_threshold: int = EXTERNAL_THRESHOLD) -> Path | None:
+    """Write `model` to `path`; return the file beside it that holds weights of `external_threshold` bytes or more, if any.
 
     Raises `ExportError` where the file does not pass onnx.checker.
     """
     weights = sum(
         value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None
     )
-    data = path.with_name(path.name + ".data") if weights >= external_from else None
+    data = path.with_name(path.name + ".data") if weights >= external_threshold else None
     ir.save(model, path, external_data=data.name if data else None)
     _check(path, whole=data is None)
     return data

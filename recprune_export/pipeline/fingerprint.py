@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from recprune_export.environment import environment
-from recprune_export.finetuning.task import LabelledRows, NextItems, Task
+from recprune_export.finetuning.task import LabeledRows, NextItems, Task
 from recprune_export.program.program import Program
 from recprune_export.settings import Settings
 
 # What has no influence on a pruned program.
-OF_SERVING = frozenset(
+SERVING_SETTINGS = frozenset(
     {
         "threads", "batches", "shared_inputs", "keep_dense", "max_drop", "target_speedup", "quantize", "max_quantize_drop",
         "licence", "triton",
@@ -25,23 +25,23 @@ VERSIONS = ("recprune-export", "torch", "numpy")
 
 
 def fingerprint(
-    program: Program, settings: Settings, task: Task, *, without: Iterable[str] = (), also: Any = None
+    program: Program, settings: Settings, task: Task, *, exclude: Iterable[str] = (), extra: Any = None
 ) -> str:
-    """Digest the weights, the settings but for those of serving and `without`, all rows, the versions, and JSON values `also`.
+    """Digest the weights, the settings but for those of serving and `exclude`, all rows, the versions, and JSON values `extra`.
 
     The rows are read once, as an epoch of tuning reads them.
     """
     digest = hashlib.sha256()
     _add(digest, program.module.state_dict())
-    left_out = OF_SERVING | set(without)
+    left_out = SERVING_SETTINGS | set(exclude)
     relevant = {name: value for name, value in settings.to_dict().items() if name not in left_out}
     packages = {name: environment()["packages"].get(name) for name in VERSIONS}
-    stated = [relevant, repr(task.recipe), packages, also]
+    stated = [relevant, repr(task.config), packages, extra]
     digest.update(json.dumps(stated, sort_keys=True).encode())
     for request, labels in task.training_batches(0):
         _add(digest, request)
         _add(digest, labels)
-    if isinstance(task, LabelledRows | NextItems):
+    if isinstance(task, LabeledRows | NextItems):
         _add(digest, task.data.valid.inputs)
         _add(digest, task.data.valid.labels)
     _add(digest, task.requests(64, seed=0))

@@ -11,30 +11,36 @@ import numpy as np
 import torch
 
 from recprune_export.program.program import Program
-from recprune_export.pruning.apply.masking import DoublePrecision
-from recprune_export.validation.edge_requests import Request
-from recprune_export.validation.parity import Answer, Tolerances
+from recprune_export.pruning.apply.masking import Float64Interpreter
+from recprune_export.validation.edge_requests import RequestArrays
+from recprune_export.validation.parity import NamedOutputs, Tolerances
 
 TWO_WAYS = 4.0  # two ways to sum are off by as much each, and one may be unluckier than the other
 MOST = 100.0  # times what is allowed elsewhere: who loses more has no answers to speak of
 
 
-def within_rounding(
-    program: Program, answers: Mapping[str, Answer], requests: Mapping[str, Request], stated: Tolerances
+def widen_tolerances(
+    program: Program, answers: Mapping[str, NamedOutputs], requests: Mapping[str, RequestArrays], tolerances: Tolerances
 ) -> Tolerances:
-    """Return `stated`, wider by what float32 loses in `program` on these requests, at most `MOST` times as wide.
+    """Return `tolerances`, wider by what float32 loses in `program` on these requests, at most `MAX_SPARSITY` times as wide.
 
     `answers` are those of `program` in float32, `requests` have a row for each, in full; both under the same labels.
     """
-    lost = max((_lost(program, answers[label], request, stated) for label, request in requests.items()), default=0.0)
+    lost = max(
+        (_lost(program, answers[label], request, tolerances) for label, request in requests.items()), default=0.0
+    )
     factor = TWO_WAYS * lost
-    return stated if not 1.0 < factor <= MOST else Tolerances(stated.absolute * factor, stated.relative * factor)
+    return (
+        tolerances
+        if not 1.0 < factor <= MOST
+        else Tolerances(tolerances.absolute * factor, tolerances.relative * factor)
+    )
 
 
-def _lost(program: Program, rounded: Answer, request: Request, stated: Tolerances) -> float:
-    """By how many times of what is `stated` float32 is off float64; without end where it is NaN in one alone."""
+def _lost(program: Program, rounded: NamedOutputs, request: RequestArrays, tolerances: Tolerances) -> float:
+    """By how many times of what is `tolerances` float32 is off float64; without end where it is NaN in one alone."""
     tensors = (torch.from_numpy(np.ascontiguousarray(request[i.name])) for i in program.signature.inputs)
-    exact = DoublePrecision(program)(*tensors)
+    exact = Float64Interpreter(program)(*tensors)
     worst = 0.0
     for spec, wanted in zip(program.signature.outputs, exact, strict=True):
         found = rounded[spec.name]
@@ -44,6 +50,6 @@ def _lost(program: Program, rounded: Answer, request: Request, stated: Tolerance
         finite = np.isfinite(wanted_here)
         if not np.array_equal(finite, np.isfinite(found)):
             return float("inf")
-        off = np.abs(found.astype(np.float64) - wanted_here)[finite] / stated.allowed(wanted_here)[finite]
+        off = np.abs(found.astype(np.float64) - wanted_here)[finite] / tolerances.allowed(wanted_here)[finite]
         worst = max(worst, float(off.max(initial=0.0)))
     return worst

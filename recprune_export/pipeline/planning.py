@@ -1,4 +1,4 @@
-"""`decide`: which fields, rows and channels go, from scores on calibration data and what was asked."""
+"""`plan_pruning`: which fields, rows and channels go, from scores on calibration data and what was asked."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,34 +9,43 @@ from recprune_export.channels.analysis import Analysis
 from recprune_export.errors import PruningError, UsageError
 from recprune_export.finetuning.objective import Objective
 from recprune_export.finetuning.task import Batch, SampledRequests, Task
-from recprune_export.pipeline.structured_fraction import ShareTrial, choose_shares, open_to_choice
+from recprune_export.pipeline.structured_fraction import (
+    StructuredFractionTrial,
+    choose_structured_fractions,
+    restrict_to_prunable,
+)
 from recprune_export.program.program import Program
-from recprune_export.pruning.allocation.budget import Budget, Way, make_plan
-from recprune_export.pruning.allocation.parameter_counts import PartSizes, SizeModel
+from recprune_export.pruning.allocation.budget import AllocationStrategy, Budget, make_plan
+from recprune_export.pruning.allocation.parameter_counts import ParameterCounter, ParameterCounts
 from recprune_export.pruning.fields.field_selection import remove_fields, select_fields
 from recprune_export.pruning.importance.ranking import Ranking
 from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR
-from recprune_export.pruning.importance.scores.registry import rankings_by
-from recprune_export.pruning.importance.scores.score_inputs import Loss, ScoreInputs
+from recprune_export.pruning.importance.scores.registry import rank_channels
+from recprune_export.pruning.importance.scores.score_inputs import LossFunction, ScoreInputs
 from recprune_export.pruning.plan import NO_FIELDS, FieldPlan, Plan
 from recprune_export.pruning.rare_ids.choose_rows import choose_rows, count_ids
-from recprune_export.pruning.rare_ids.find_tables import find_row_tables
-from recprune_export.pruning.rare_ids.row_plan import TableRows
-from recprune_export.pruning.rare_ids.share_rows import share_rows, tables_of
-from recprune_export.pruning.rotation.projections import NOTHING, Loosened, find_cuts, loosen_tables
-from recprune_export.pruning.rotation.table_projections import find_spaces, insert_spaces
+from recprune_export.pruning.rare_ids.find_tables import find_prunable_tables
+from recprune_export.pruning.rare_ids.row_plan import RowPlan
+from recprune_export.pruning.rare_ids.share_rows import find_planned_tables, share_rows
+from recprune_export.pruning.rotation.projections import (
+    NO_PROJECTIONS,
+    ProjectedProgram,
+    find_projections,
+    project_tables,
+)
+from recprune_export.pruning.rotation.table_projections import find_per_table_projections, insert_per_table_projections
 from recprune_export.settings import Settings
 
 CALIBRATION_BATCHES = 16  # for scores
 # Of the expected loss, by output error: .001 is some .0003 of AUC (docs/decisions/structured-share.md).
-MATTERS = 1e-3
-SPACES_PAY = 0.5
+NEGLIGIBLE_LOSS = 1e-3
+PER_TABLE_MAX_LOSS_RATIO = 0.5
 
 
-def analysed(program: Program, *, as_it_is: bool = True) -> Analysis:
-    """Return the analysis. Raises `PruningError` where there is nothing to prune: `as_it_is`, or even if loosened."""
+def analyze_prunable(program: Program, *, without_projections: bool = True) -> Analysis:
+    """Return the analysis. Raises `PruningError` where there is nothing to prune: `without_projections`, or even if loosened."""
     analysis = program.analysis
-    if not analysis.groups and (as_it_is or not find_cuts(program)):
+    if not analysis.groups and (without_projections or not find_projections(program)):
         shapes = [p.shape for p in program.parameters().values()]
         if shapes and all(shape.numel() == 1 or shape[1:] == (1,) for shape in shapes):
             raise PruningError(
@@ -48,17 +57,17 @@ def analysed(program: Program, *, as_it_is: bool = True) -> Analysis:
     return analysis
 
 
-def decide(
+def plan_pruning(
     program: Program,
     settings: Settings,
     task: Task,
     *,
-    dense: PartSizes | None = None,
+    dense: ParameterCounts | None = None,
     fields: FieldPlan | None = None,
-    last: Settings | None = None,
+    final_settings: Settings | None = None,
 ) -> Plan:
-    """Return the plan of `decide_and_loosen`, which see."""
-    return decide_and_loosen(program, settings, task, dense=dense, fields=fields, last=last).plan
+    """Return the plan of `decide_with_projections`, which see."""
+    return decide_with_projections(program, settings, task, dense=dense, fields=fields, last=final_settings).plan
 
 
 @dataclass(frozen=True)
@@ -69,90 +78,99 @@ class Decision:
     loose: Program
 
 
-def decide_and_loosen(
+def decide_with_projections(
     program: Program,
     settings: Settings,
     task: Task,
     *,
-    dense: PartSizes | None = None,
+    dense: ParameterCounts | None = None,
     fields: FieldPlan | None = None,
     last: Settings | None = None,
 ) -> Decision:
     """Choose the fields and the rows that go, score the channels of the rest, and make a plan within the budget.
 
     Sparsity is a part of the sizes of `dense`, if not of those of `program` itself. `fields` are those that
-    `decide_fields` chose, where that is known. `last` are the settings of the last stage, where this is one before it.
+    `plan_fields` chose, where that is known. `last` are the settings of the last stage, where this is one before it.
 
     Raises `PruningError` where there is nothing to prune, `UsageError` where more fields are to go than can.
     """
-    loosens = settings.score in ("auto", OUTPUT_ERROR)
-    dense = dense or SizeModel(program).sizes()
-    fields = decide_fields(program, settings, task) if fields is None else fields
+    projects = settings.score in ("auto", OUTPUT_ERROR)
+    dense = dense or ParameterCounter(program).sizes()
+    fields = plan_fields(program, settings, task) if fields is None else fields
     program = remove_fields(program, fields).program
-    rows = decide_rows(program, settings, task)
-    program = share(program, rows, settings, task)
-    analysed(program, as_it_is=not loosens)
-    if loosens:
+    rows = plan_rows(program, settings, task)
+    program = share_planned_rows(program, rows, settings, task)
+    analyze_prunable(program, without_projections=not projects)
+    if projects:
         decision = _plan_of_least_loss(program, settings, task, dense, last or settings)
     else:
-        plan = _scored(Loosened(NOTHING, program), settings, task, dense).plan
+        plan = _scored(ProjectedProgram(NO_PROJECTIONS, program), settings, task, dense).plan
         decision = Decision(plan, program)
     return replace(decision, plan=replace(decision.plan, fields=fields, rows=rows))
 
 
 @dataclass(frozen=True)
-class _Scored:
+class _ScoredPlan:
     """A program after a loosening, the ranking of its channels, and a plan from that with what its score says is lost."""
 
     program: Program
     rankings: Mapping[str, Ranking]
     plan: Plan
-    lost: float
+    loss: float
 
 
-def _plan_of_least_loss(program: Program, settings: Settings, task: Task, dense: PartSizes, last: Settings) -> Decision:
+def _plan_of_least_loss(
+    program: Program, settings: Settings, task: Task, dense: ParameterCounts, last: Settings
+) -> Decision:
     """Plan with long tables in spaces of their own where that loses far less: their matrices cost time in serving.
 
     Then with as much removal as loses least together with the zeros. These come in the last stage, so every stage asks
     what is best for the sparsity of the last one, and goes its part of that way: what an earlier stage takes away for a
     sparsity at which removal costs nothing yet, no later one can give back for zeros.
     """
-    loose = loosen_tables(program)
+    loose = project_tables(program)
     chosen = _scored(loose, settings, task, dense)
-    if chosen.lost >= MATTERS:
-        spaces = find_spaces(loose.program)
+    if chosen.loss >= NEGLIGIBLE_LOSS:
+        spaces = find_per_table_projections(loose.program)
         if spaces:
-            apart = Loosened(replace(loose.loosening, spaces=spaces), insert_spaces(loose.program, spaces))
+            apart = ProjectedProgram(
+                replace(loose.projection_plan, per_table_projections=spaces),
+                insert_per_table_projections(loose.program, spaces),
+            )
             own = _scored(apart, settings, task, dense)
-            chosen = own if own.lost < SPACES_PAY * chosen.lost else chosen
+            chosen = own if own.loss < PER_TABLE_MAX_LOSS_RATIO * chosen.loss else chosen
     decision = Decision(chosen.plan, chosen.program)
     if settings.structured_share is not None:
         return decision
-    stated = budget_of(settings)
-    tried = open_to_choice(budget_of(last), chosen.program)
+    stated = make_budget(settings)
+    tried = restrict_to_prunable(make_budget(last), chosen.program)
     if not (tried.tables or tried.rest):
         return decision
-    batches = calibration(task, settings.seed)
-    trial = ShareTrial(chosen.program, chosen.rankings, dense, task.objective, batches, settings)
-    found = choose_shares(trial.loss, tried, MATTERS)
-    budget = replace(stated, table_share=found.table_share, rest_share=found.rest_share)
+    batches = read_calibration_batches(task, settings.seed)
+    trial = StructuredFractionTrial(chosen.program, chosen.rankings, dense, task.objective, batches, settings)
+    found = choose_structured_fractions(trial.loss, tried, NEGLIGIBLE_LOSS)
+    budget = replace(
+        stated,
+        table_structured_fraction=found.table_structured_fraction,
+        rest_structured_fraction=found.rest_structured_fraction,
+    )
     if budget == stated:
         return decision
     plan = make_plan(chosen.program, chosen.rankings, budget, OUTPUT_ERROR, dense=dense)
-    return replace(decision, plan=replace(plan, loosening=chosen.plan.loosening))
+    return replace(decision, plan=replace(plan, projection_plan=chosen.plan.projection_plan))
 
 
-def _scored(loose: Loosened, settings: Settings, task: Task, dense: PartSizes) -> _Scored:
+def _scored(loose: ProjectedProgram, settings: Settings, task: Task, dense: ParameterCounts) -> _ScoredPlan:
     name = OUTPUT_ERROR if settings.score == "auto" else settings.score
     program = loose.program
-    rankings = rankings_by(name, score_inputs(program, settings, task))
-    way: Way = "loss" if name == OUTPUT_ERROR else "uniform"
-    plan = make_plan(program, rankings, budget_of(settings), name, way, dense=dense)
+    rankings = rank_channels(name, make_score_inputs(program, settings, task))
+    way: AllocationStrategy = "loss" if name == OUTPUT_ERROR else "uniform"
+    plan = make_plan(program, rankings, make_budget(settings), name, way, dense=dense)
     lost = sum(rankings[part.group].losses[len(part.keep)] for part in plan.groups)
-    return _Scored(program, rankings, replace(plan, loosening=loose.loosening), lost)
+    return _ScoredPlan(program, rankings, replace(plan, projection_plan=loose.projection_plan), lost)
 
 
-def budget_of(settings: Settings) -> Budget:
+def make_budget(settings: Settings) -> Budget:
     """Return what was asked, in the terms of a plan."""
     shares: dict[str, float] = {}
     if settings.structured_share is not None:
@@ -163,19 +181,19 @@ def budget_of(settings: Settings) -> Budget:
     )
 
 
-def decide_fields(program: Program, settings: Settings, task: Task) -> FieldPlan:
+def plan_fields(program: Program, settings: Settings, task: Task) -> FieldPlan:
     """Choose the fields without which the loss rises least: against the labels, or else the program's own answers."""
     if not settings.prune_fields:
         return NO_FIELDS
-    objective, batches = task.objective, calibration(task, settings.seed)
-    if objective.label_of and batches[0][1]:
+    objective, batches = task.objective, read_calibration_batches(task, settings.seed)
+    if objective.output_labels and batches[0][1]:
         return select_fields(program, settings.prune_fields, batches, objective.supervised)
     with torch.no_grad():
         answered = [(request, program(request)) for request, _ in batches]
     return select_fields(program, settings.prune_fields, answered, objective.distillation)
 
 
-def decide_rows(program: Program, settings: Settings, task: Task) -> tuple[TableRows, ...]:
+def plan_rows(program: Program, settings: Settings, task: Task) -> tuple[RowPlan, ...]:
     """Choose the ids that share a row, where that is asked for.
 
     Raises `UsageError` where nothing tells which ids are rare, `PruningError` where every table needs its rows.
@@ -184,7 +202,7 @@ def decide_rows(program: Program, settings: Settings, task: Task) -> tuple[Table
         return ()
     if isinstance(task, SampledRequests):
         raise UsageError("--prune-rows has to see which ids are rare: give --data.")
-    tables, refused = find_row_tables(program)
+    tables, refused = find_prunable_tables(program)
     if not tables:
         reasons = (
             "; ".join(f"'{r.table}': {r.reason}" for r in refused) or "no table is looked up by ids of the request"
@@ -195,16 +213,16 @@ def decide_rows(program: Program, settings: Settings, task: Task) -> tuple[Table
     )
 
 
-def rest_of(program: Program, plan: Plan, settings: Settings, task: Task) -> Program:
+def remove_fields_and_rows(program: Program, plan: Plan, settings: Settings, task: Task) -> Program:
     """Return what is left without the fields and rows that `plan` gives up, in whose channels it speaks."""
-    return share(remove_fields(program, plan.fields).program, plan.rows, settings, task)
+    return share_planned_rows(remove_fields(program, plan.fields).program, plan.rows, settings, task)
 
 
-def share(program: Program, rows: Sequence[TableRows], settings: Settings, task: Task) -> Program:
+def share_planned_rows(program: Program, rows: Sequence[RowPlan], settings: Settings, task: Task) -> Program:
     """Return `program` with the shared rows of the plan, weighted by the training rows; drawn requests weigh nothing."""
     if not rows or isinstance(task, SampledRequests):
         return share_rows(program, rows, {})
-    tables = tables_of(program, rows)
+    tables = find_planned_tables(program, rows)
     counts = count_ids(program, [tables[part.table] for part in rows], _requests(task, settings))
     return share_rows(program, rows, counts)
 
@@ -213,18 +231,18 @@ def _requests(task: Task, settings: Settings) -> Iterator[Mapping[str, torch.Ten
     return (request for request, _ in task.training_batches(settings.seed))
 
 
-def loosened_inputs(program: Program, settings: Settings, task: Task) -> ScoreInputs:
+def make_projected_score_inputs(program: Program, settings: Settings, task: Task) -> ScoreInputs:
     """Return what scores look at for a plan by output error, in which layers may be inserted first."""
-    analysed(program, as_it_is=False)
-    return score_inputs(loosen_tables(program).program, settings, task)
+    analyze_prunable(program, without_projections=False)
+    return make_score_inputs(project_tables(program).program, settings, task)
 
 
-def score_inputs(program: Program, settings: Settings, task: Task) -> ScoreInputs:
+def make_score_inputs(program: Program, settings: Settings, task: Task) -> ScoreInputs:
     """Gather what scores look at: calibration data, and how answers are judged."""
     objective = task.objective
     return ScoreInputs(
         program,
-        calibration(task, settings.seed),
+        read_calibration_batches(task, settings.seed),
         _loss(objective),
         objective.distillation,
         objective.probe,
@@ -232,18 +250,18 @@ def score_inputs(program: Program, settings: Settings, task: Task) -> ScoreInput
     )
 
 
-def calibration(task: Task, seed: int) -> list[Batch]:
+def read_calibration_batches(task: Task, seed: int) -> list[Batch]:
     """Return the first batches of the training rows."""
     batches = task.training_batches(seed)
     return [batch for batch, _ in zip(batches, range(CALIBRATION_BATCHES), strict=False)]
 
 
-def _loss(objective: Objective) -> Loss:
+def _loss(objective: Objective) -> LossFunction:
     """The loss for scores: labels where there are any, else the size of the answer, which a zeroed channel changes."""
 
     def loss(response: Mapping[str, torch.Tensor], labels: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        if labels and objective.label_of:
+        if labels and objective.output_labels:
             return objective.supervised(response, labels)
-        return torch.stack([response[name].square().mean() for name in objective.meanings]).sum()
+        return torch.stack([response[name].square().mean() for name in objective.output_kinds]).sum()
 
     return loss

@@ -1,4 +1,4 @@
-"""`in_fewer_bits`: the exported file quantised, with rows of the task to calibrate, to time and to judge it on."""
+"""`quantize_export`: the exported file quantised, with rows of the task to calibrate, to time and to judge it on."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -11,14 +11,20 @@ from recprune_export.finetuning.task import SampledRequests, Task
 from recprune_export.onnx.export import OnnxFile
 from recprune_export.onnx.runtime.session import make_session, run
 from recprune_export.program.signature import Signature
-from recprune_export.quantization.observers import Answers
-from recprune_export.quantization.quality_loss import Judge, Loss, by_error, by_metric
-from recprune_export.quantization.quantize import Quantised, quantise
+from recprune_export.quantization.observers import GraphFunction
+from recprune_export.quantization.quality_loss import Judge, QualityLoss, make_error_judge, make_metric_judge
+from recprune_export.quantization.quantize import QuantizedFile, quantize
 from recprune_export.settings import Settings
-from recprune_export.validation.edge_requests import Request, as_taken, edge_requests, in_full, rows_of
-from recprune_export.validation.latency.backends import in_onnxruntime
-from recprune_export.validation.latency.repeated_sessions import log_ratio, measure_seatings
-from recprune_export.validation.latency.request_cycle import Rotations
+from recprune_export.validation.edge_requests import (
+    RequestArrays,
+    count_candidates,
+    expand_shared_inputs,
+    make_edge_requests,
+    squeeze_shared_inputs,
+)
+from recprune_export.validation.latency.backends import make_onnxruntime_backend
+from recprune_export.validation.latency.repeated_sessions import log_ratio, measure_repeated_sessions
+from recprune_export.validation.latency.request_cycle import RequestCycles
 from recprune_export.validation.latency.statistics import Estimate, interval_of_few
 from recprune_export.validation.parity import Tolerances
 
@@ -27,16 +33,16 @@ SEATINGS, SECONDS, FEWEST = 4, 0.15, 15
 
 
 @dataclass(frozen=True)
-class FewerBits:
+class QuantizedExport:
     """The file that is served, how it was quantised, and by batch size how many times faster it is than before."""
 
     file: OnnxFile
-    quantised: Quantised
+    quantized: QuantizedFile
     speedups: Mapping[int, Estimate]
 
-    def tolerances(self, of_floats: Tolerances) -> Tolerances:
+    def tolerances(self, float_tolerances: Tolerances) -> Tolerances:
         """Return what golden outputs may differ by: that of floats, and what rounding to integers makes of it."""
-        return replace(of_floats, absolute=of_floats.absolute + self.quantised.tolerance)
+        return replace(float_tolerances, absolute=float_tolerances.absolute + self.quantized.tolerance)
 
     def golden(self, request: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Answer the golden request: what is served answers for itself, not for the program that it was made of."""
@@ -45,9 +51,9 @@ class FewerBits:
     def notes(self) -> tuple[str, ...]:
         """Say in sentences what was taken back, and where it is slower."""
         found = []
-        if self.quantised.taken_back:
-            found.append(f"Quantised less, for quality: {'; '.join(self.quantised.taken_back)}.")
-        if self.quantised.plan.is_empty:
+        if self.quantized.relaxations:
+            found.append(f"Quantised less, for quality: {'; '.join(self.quantized.relaxations)}.")
+        if self.quantized.plan.is_empty:
             found.append("Nothing was quantised: nothing would be faster or smaller without losing too much.")
         elif any(spec.shared for spec in self.file.signature.inputs):
             found.append("With shared inputs the quality on test rows is that of the file before it was quantised.")
@@ -61,12 +67,12 @@ class FewerBits:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         speedups = {str(batch): asdict(ratio) for batch, ratio in self.speedups.items()}
-        return {**self.quantised.to_dict(), "speedups": speedups}
+        return {**self.quantized.to_dict(), "speedups": speedups}
 
 
-def in_fewer_bits(
-    file: OnnxFile, task: Task, settings: Settings, requests: Rotations, folder: Path
-) -> FewerBits | None:
+def quantize_export(
+    file: OnnxFile, task: Task, settings: Settings, requests: RequestCycles, folder: Path
+) -> QuantizedExport | None:
     """Quantise `file` as `settings` say, into `folder`; None where it shall stay as it is.
 
     Ranges come from training rows, the gate is the metric of validation rows. `requests` are those that latency is measured
@@ -74,22 +80,27 @@ def in_fewer_bits(
     """
     if settings.quantize == "none":
         return None
-    taken = {batch: [as_taken(each, file.signature) for each in rotation] for batch, rotation in requests.items()}
+    taken = {
+        batch: [squeeze_shared_inputs(each, file.signature) for each in rotation]
+        for batch, rotation in requests.items()
+    }
     judge = _judge(file.signature, task, settings)
     target = folder / file.path.name
-    found = quantise(file.path, target, settings.quantize, calibration_of(file.signature, task, settings), taken, judge)
+    found = quantize(
+        file.path, target, settings.quantize, make_calibration_requests(file.signature, task, settings), taken, judge
+    )
     served = replace(file, path=found.path, data=found.data if found.path == target else file.data)
-    return FewerBits(served, found, {} if found.plan.is_empty else _speedups(file, served, requests, settings))
+    return QuantizedExport(served, found, {} if found.plan.is_empty else _speedups(file, served, requests, settings))
 
 
-def calibration_of(signature: Signature, task: Task, settings: Settings) -> list[Request]:
+def make_calibration_requests(signature: Signature, task: Task, settings: Settings) -> list[RequestArrays]:
     """Return training rows as the file takes them, in pieces, for a piece has only one row of what is shared."""
-    pieces: list[Request] = []
+    pieces: list[RequestArrays] = []
     for request, _ in task.training_batches(settings.seed):
         whole = {name: tensor.numpy() for name, tensor in request.items()}
-        for start in range(0, rows_of(whole), PIECE):
+        for start in range(0, count_candidates(whole), PIECE):
             piece = {name: values[start : start + PIECE] for name, values in whole.items()}
-            pieces.append(as_taken(piece, signature))
+            pieces.append(squeeze_shared_inputs(piece, signature))
             if len(pieces) * PIECE >= CALIBRATION_ROWS:
                 return pieces
     return pieces
@@ -97,17 +108,23 @@ def calibration_of(signature: Signature, task: Task, settings: Settings) -> list
 
 def _judge(signature: Signature, task: Task, settings: Settings) -> Judge:
     """By the metric where there are rows that can be asked one by one; in any case NaN and infinity stay where they are."""
-    limit, edges = settings.max_quantize_drop, list(edge_requests(signature).values())
+    limit, edges = settings.max_quantize_drop, list(make_edge_requests(signature).values())
     if isinstance(task, SampledRequests) or settings.shared_inputs:
-        drawn = as_taken(task.requests(CALIBRATION_ROWS, seed=3), signature)
-        by_rows = by_error([as_taken(piece, signature) for piece in _pieces(in_full(drawn, signature))], limit)
+        drawn = squeeze_shared_inputs(task.requests(CALIBRATION_ROWS, seed=3), signature)
+        by_rows = make_error_judge(
+            [squeeze_shared_inputs(piece, signature) for piece in _pieces(expand_shared_inputs(drawn, signature))],
+            limit,
+        )
     else:
-        by_rows = by_metric(task.change, limit)
+        by_rows = make_metric_judge(task.change, limit)
 
-    def judge(before: Answers, after: Answers) -> Loss:
+    def judge(before: GraphFunction, after: GraphFunction) -> QualityLoss:
         loss = by_rows(before, after)
         for request in edges:
-            one, other = before(as_taken(request, signature)), after(as_taken(request, signature))
+            one, other = (
+                before(squeeze_shared_inputs(request, signature)),
+                after(squeeze_shared_inputs(request, signature)),
+            )
             if any(not np.array_equal(np.isfinite(one[name]), np.isfinite(other[name])) for name in one):
                 return replace(loss, lost=float("inf"))
         return loss
@@ -115,18 +132,18 @@ def _judge(signature: Signature, task: Task, settings: Settings) -> Judge:
     return judge
 
 
-def _pieces(request: Request) -> list[Request]:
-    starts = range(0, rows_of(request), PIECE)
+def _pieces(request: RequestArrays) -> list[RequestArrays]:
+    starts = range(0, count_candidates(request), PIECE)
     return [{name: values[start : start + PIECE] for name, values in request.items()} for start in starts]
 
 
-def _speedups(before: OnnxFile, after: OnnxFile, requests: Rotations, settings: Settings) -> dict[int, Estimate]:
+def _speedups(before: OnnxFile, after: OnnxFile, requests: RequestCycles, settings: Settings) -> dict[int, Estimate]:
     makers = {
-        "fp32": lambda: in_onnxruntime("fp32", before.path, settings.threads),
-        "quantised": lambda: in_onnxruntime("quantised", after.path, settings.threads),
+        "fp32": lambda: make_onnxruntime_backend("fp32", before.path, settings.threads),
+        "quantised": lambda: make_onnxruntime_backend("quantised", after.path, settings.threads),
     }
     rng = np.random.default_rng(settings.seed)
-    seatings = measure_seatings(makers, requests, count=SEATINGS, seconds=SECONDS, rng=rng, fewest=FEWEST)
+    seatings = measure_repeated_sessions(makers, requests, count=SEATINGS, seconds=SECONDS, rng=rng, min_rounds=FEWEST)
     found = {}
     for batch in requests:
         gains = interval_of_few(

@@ -1,4 +1,4 @@
-"""`Work`: what a long run has finished, kept on disk beside its target, so that after a kill it goes on from there.
+"""`StageCheckpoints`: what a long run has finished, kept on disk beside its target, so that after a kill it goes on from there.
 
     .bundle.work/work.json       the fingerprint of the run
     .bundle.work/NAME.pt         weights, and the state of the random numbers after them
@@ -21,18 +21,18 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.errors import ModelError, UsageError, ValidationFailed
-from recprune_export.progress import say
+from recprune_export.progress import print_status
 
 KEY = "work.json"
 
 
 @dataclass(frozen=True)
-class Kept:
+class StageCheckpoint:
     """A part that an earlier run finished: plain values, and the tensors of a module by name."""
 
     values: Mapping[str, Any]
     state: Mapping[str, Tensor]
-    random: Tensor
+    rng_state: Tensor
 
     def restore(self, module: nn.Module) -> None:
         """Give `module` its tensors, and the random numbers the state that they had then.
@@ -40,35 +40,35 @@ class Kept:
         Raises `RuntimeError` where names or shapes are not those of `module`.
         """
         module.load_state_dict(dict(self.state))
-        torch.set_rng_state(self.random)
+        torch.set_rng_state(self.rng_state)
 
 
 @dataclass(frozen=True)
-class Work:
+class StageCheckpoints:
     """Parts by name in a folder; without a folder nothing is kept and nothing is found."""
 
     folder: Path | None = None
     key: str = ""
 
     @classmethod
-    def begin(cls, folder: Path, key: str, *, resume: bool) -> Self:
+    def open(cls, folder: Path, key: str, *, resume: bool) -> Self:
         """Open the folder of a run; what another run left there, or any without `resume`, is removed."""
         known = _key(folder)
         if resume and known != key:
             reason = "there is none" if known is None else "its model, settings, rows or versions were others"
-            say(f"Nothing of an earlier run can be used, for {reason}: begun from the start.")
+            print_status(f"Nothing of an earlier run can be used, for {reason}: begun from the start.")
         work = cls(folder, key)
         if not resume or known != key:
             work.remove()
         return work
 
     @property
-    def parts(self) -> tuple[str, ...]:
+    def names(self) -> tuple[str, ...]:
         """Names of the parts that are there."""
         found = () if self.folder is None or not self.folder.is_dir() else self.folder.glob("*.json")
         return tuple(sorted(path.stem for path in found if path.name != KEY))
 
-    def find(self, name: str) -> Kept | None:
+    def load(self, name: str) -> StageCheckpoint | None:
         """Return a part; None where it is not there, or damaged."""
         if self.folder is None:
             return None
@@ -79,14 +79,14 @@ class Work:
                 if hashlib.file_digest(file, "sha256").hexdigest() != values["sha256"]:
                     return None
             content = torch.load(weights, weights_only=True, map_location="cpu")
-            kept = Kept(values["values"], content["state"], content["random"])
+            kept = StageCheckpoint(values["values"], content["state"], content["random"])
         except Exception:  # whatever is wrong with it, it is made anew
             return None
-        say(f"An earlier run finished {values['said']}: taken from there.")
+        print_status(f"An earlier run finished {values['said']}: taken from there.")
         return kept
 
-    def keep(self, name: str, said: str, values: Mapping[str, Any], module: nn.Module) -> None:
-        """Write a part; `said` is what it is called in a sentence. Raises `UsageError` where it cannot be written."""
+    def save(self, name: str, title: str, values: Mapping[str, Any], module: nn.Module) -> None:
+        """Write a part; `title` is what it is called in a sentence. Raises `UsageError` where it cannot be written."""
         if self.folder is None:
             return
         try:
@@ -95,9 +95,9 @@ class Work:
             weights = self.folder / f"{name}.pt"
             partial = weights.with_suffix(".part")
             torch.save({"state": dict(module.state_dict()), "random": torch.get_rng_state()}, partial)
-            digest = _settled(partial, weights)
+            digest = _sync_and_rename(partial, weights)
             _write(
-                self.folder / f"{name}.json", json.dumps({"said": said, "sha256": digest, "values": values}).encode()
+                self.folder / f"{name}.json", json.dumps({"said": title, "sha256": digest, "values": values}).encode()
             )
         except OSError as error:
             raise UsageError(f"What is finished cannot be kept in {self.folder}: {error.strerror}.") from error
@@ -110,31 +110,31 @@ class Work:
             shutil.rmtree(self.folder)
 
 
-NO_WORK = Work()
+NO_CHECKPOINTS = StageCheckpoints()
 
 
-def work_folder(target: Path) -> Path:
+def get_checkpoint_folder(target: Path) -> Path:
     """Return where the work on a bundle is kept.
 
-    >>> work_folder(Path("artifacts/ctr")).name
+    >>> get_checkpoint_folder(Path("artifacts/ctr")).name
     '.ctr.work'
     """
     return target.with_name(f".{target.name}.work")
 
 
 @contextlib.contextmanager
-def kept_until_done(work: Work) -> Iterator[Work]:
+def remove_when_done(checkpoints: StageCheckpoints) -> Iterator[StageCheckpoints]:
     """Remove the work when the block has come to a result, good or bad; what is interrupted keeps it, and says so."""
     try:
-        yield work
+        yield checkpoints
     except (ValidationFailed, ModelError):
-        work.remove()
+        checkpoints.remove()
         raise
     except BaseException:
-        if work.parts:
-            say("What was finished is kept: give the same command with --resume to go on from there.")
+        if checkpoints.names:
+            print_status("What was finished is kept: give the same command with --resume to go on from there.")
         raise
-    work.remove()
+    checkpoints.remove()
 
 
 def _key(folder: Path) -> str | None:
@@ -147,10 +147,10 @@ def _key(folder: Path) -> str | None:
 def _write(path: Path, content: bytes) -> None:
     partial = path.with_suffix(".part")
     partial.write_bytes(content)
-    _settled(partial, path)
+    _sync_and_rename(partial, path)
 
 
-def _settled(partial: Path, path: Path) -> str:
+def _sync_and_rename(partial: Path, path: Path) -> str:
     """Bring a file to the disk and then to its name; return its SHA-256."""
     with partial.open("rb") as file:
         os.fsync(file.fileno())

@@ -11,43 +11,60 @@ from dataclasses import replace
 import torch
 
 from recprune_export.finetuning.curvature import weight_curvature
-from recprune_export.finetuning.masks import ZeroTarget, hold, zero_masks
+from recprune_export.finetuning.masks import NonZeroTarget, apply_masks, compute_masks
 from recprune_export.finetuning.objective import Objective
 from recprune_export.finetuning.task import Batch
 from recprune_export.program.program import Program
-from recprune_export.pruning.allocation.budget import REST_SHARE, TABLE_SHARE, Budget, make_plan
-from recprune_export.pruning.allocation.parameter_counts import PartSizes
+from recprune_export.pruning.allocation.budget import (
+    REST_STRUCTURED_FRACTION,
+    TABLE_STRUCTURED_FRACTION,
+    Budget,
+    make_plan,
+)
+from recprune_export.pruning.allocation.parameter_counts import ParameterCounts
 from recprune_export.pruning.apply.apply_plan import apply_plan, tables_left
 from recprune_export.pruning.importance.ranking import Ranking
 from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR
-from recprune_export.pruning.reconstruction.least_squares import refit
+from recprune_export.pruning.reconstruction.least_squares import reconstruct_layers
 from recprune_export.pruning.rotation.apply_transforms import apply_transforms
-from recprune_export.pruning.rotation.eligibility import find_rotatable
+from recprune_export.pruning.rotation.eligibility import find_rotatable_groups
 from recprune_export.settings import Settings
 
-TABLE_SHARES = (TABLE_SHARE, 0.65, 0.5, 0.35, 0.2)
-REST_SHARES = (REST_SHARE, 0.8, 0.65, 0.5)
+TABLE_FRACTIONS = (TABLE_STRUCTURED_FRACTION, 0.65, 0.5, 0.35, 0.2)
+REST_FRACTIONS = (REST_STRUCTURED_FRACTION, 0.8, 0.65, 0.5)
 # Less removal makes a slower model. Of tables it is the lookups alone, of the rest it is all of the arithmetic.
-TABLES_PAY, REST_PAYS = 0.9, 0.5  # of the loss, that is left at most
+TABLE_MAX_LOSS_RATIO, REST_MAX_LOSS_RATIO = 0.9, 0.5  # of the loss, that is left at most
 REFIT_BATCHES = 4
 
 
-def choose_shares(loss_of: Callable[[Budget], float], budget: Budget, enough: float) -> Budget:
+def choose_structured_fractions(
+    compute_loss: Callable[[Budget], float], budget: Budget, negligible_loss: float
+) -> Budget:
     """Return the budget with the shares that lose least, tables and the rest each tried with the other whole.
 
-    `loss_of` tells what a budget loses; no more than `enough` is as good as nothing.
+    `compute_loss` tells what a budget loses; no more than `negligible_loss` is as good as nothing.
     """
-    tables, rest = budget.table_share, budget.rest_share
+    tables, rest = budget.table_structured_fraction, budget.rest_structured_fraction
     if budget.tables:
         alone = replace(budget, rest=0.0)
-        tables = least_loss(TABLE_SHARES, lambda share: loss_of(replace(alone, table_share=share)), TABLES_PAY, enough)
+        tables = choose_fraction(
+            TABLE_FRACTIONS,
+            lambda share: compute_loss(replace(alone, table_structured_fraction=share)),
+            TABLE_MAX_LOSS_RATIO,
+            negligible_loss,
+        )
     if budget.rest:
         alone = replace(budget, tables=0.0)
-        rest = least_loss(REST_SHARES, lambda share: loss_of(replace(alone, rest_share=share)), REST_PAYS, enough)
-    return replace(budget, table_share=tables, rest_share=rest)
+        rest = choose_fraction(
+            REST_FRACTIONS,
+            lambda share: compute_loss(replace(alone, rest_structured_fraction=share)),
+            REST_MAX_LOSS_RATIO,
+            negligible_loss,
+        )
+    return replace(budget, table_structured_fraction=tables, rest_structured_fraction=rest)
 
 
-def open_to_choice(budget: Budget, program: Program) -> Budget:
+def restrict_to_prunable(budget: Budget, program: Program) -> Budget:
     """Return `budget` with sparsity 0 for each part of which no channel can go, so that no share makes a difference."""
     analysis = program.analysis
     groups = [g for g in analysis.groups if g.width > 1 and not (budget.keep_tables and g.kind == "embedding")]
@@ -59,31 +76,33 @@ def open_to_choice(budget: Budget, program: Program) -> Budget:
     )
 
 
-def least_loss(shares: Sequence[float], loss_of: Callable[[float], float], pays: float, enough: float) -> float:
-    """Go down the shares, which fall, as long as no more than `pays` of the loss is left; stop where it is `enough`.
+def choose_fraction(
+    shares: Sequence[float], compute_loss: Callable[[float], float], max_loss_ratio: float, negligible_loss: float
+) -> float:
+    """Go down the shares, which fall, as long as no more than `max_loss_ratio` of the loss is left; stop where it is `negligible_loss`.
 
     >>> losses = {0.8: 3.0, 0.65: 2.9, 0.5: 1.0, 0.35: 0.9}
-    >>> [least_loss(tuple(losses), losses.__getitem__, 0.7, enough) for enough in (0.1, 3.5)]
+    >>> [choose_fraction(tuple(losses), losses.__getitem__, 0.7, enough) for enough in (0.1, 3.5)]
     [0.5, 0.8]
     """
-    best, least = shares[0], loss_of(shares[0])
+    best, least = shares[0], compute_loss(shares[0])
     for share in shares[1:]:
-        if least <= enough:
+        if least <= negligible_loss:
             break
-        loss = loss_of(share)
-        if loss <= pays * least:
+        loss = compute_loss(share)
+        if loss <= max_loss_ratio * least:
             best, least = share, loss
     return best
 
 
-class ShareTrial:
+class StructuredFractionTrial:
     """Prunes by a budget, sets the zeros that it leaves to do, and tells how far the answers move."""
 
     def __init__(
         self,
         program: Program,
         rankings: Mapping[str, Ranking],
-        dense: PartSizes,
+        dense: ParameterCounts,
         objective: Objective,
         batches: Sequence[Batch],
         settings: Settings,
@@ -91,7 +110,7 @@ class ShareTrial:
         self._program, self._rankings, self._dense = program, rankings, dense
         self._objective, self._batches = objective, batches
         self._settings = settings
-        self._rotatable = find_rotatable(program).rotatable
+        self._rotatable = find_rotatable_groups(program).rotatable
         self._least = self._distance(program)
 
     def loss(self, budget: Budget) -> float:
@@ -100,11 +119,11 @@ class ShareTrial:
         original = apply_transforms(self._program, self._rotatable, plan.transforms)
         student = apply_plan(original, plan)
         if self._settings.refit:
-            refit(original, plan, student, self._batches[:REFIT_BATCHES])
+            reconstruct_layers(original, plan, student, self._batches[:REFIT_BATCHES])
         tables = tables_left(original, student)
-        target = ZeroTarget.of(self._dense, budget.tables, budget.rest)
+        target = NonZeroTarget.from_sparsity(self._dense, budget.tables, budget.rest)
         curvature = weight_curvature(student, tables, self._batches, self._objective.probe, self._settings.seed)
-        hold(student, zero_masks(student, tables, target, curvature))
+        apply_masks(student, compute_masks(student, tables, target, curvature))
         return self._distance(student) - self._least
 
     def _distance(self, student: Program) -> float:

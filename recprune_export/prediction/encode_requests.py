@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from recprune_export.bundle.manifest.manifest import ENCODING, Manifest
-from recprune_export.bundle.verify import believing
-from recprune_export.data.arrays import ArraySpec, arrays_of, columns_of, fitted
+from recprune_export.bundle.verify import reject_invalid_sections
+from recprune_export.data.arrays import ArraySpec, check_input_array, find_input_columns, stack_columns
 from recprune_export.data.clicks import check_types
 from recprune_export.data.encoding.encoder import Encoder, Request
 from recprune_export.data.tabular_files import collect
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 
-class Requests(Protocol):
+class EncodedRows(Protocol):
     """Makes requests of the `columns` of `frame`; `unknown` counts, by column, values without an id or number so far."""
 
     frame: "pl.LazyFrame"
@@ -32,7 +32,7 @@ class Requests(Protocol):
         """Return the request of `rows`, of which the first is row `first_row` of the file."""
 
 
-def requests_for(bundle: Path, manifest: Manifest, path: Path, frame: "pl.LazyFrame") -> Requests:
+def encode_rows(bundle: Path, manifest: Manifest, path: Path, frame: "pl.LazyFrame") -> EncodedRows:
     """Return how the rows of `path` become requests for a bundle's model.
 
     Raises `UsageError` where rows are no requests of this model, `DataError` where a column is missing or of another type.
@@ -51,7 +51,7 @@ def requests_for(bundle: Path, manifest: Manifest, path: Path, frame: "pl.LazyFr
         raise UsageError(
             f"The model of {bundle} answers the history of a user, not a row: rank with model.onnx as the bundle's README shows."
         )
-    with believing(bundle, ENCODING):
+    with reject_invalid_sections(bundle, ENCODING):
         encoder = Encoder.from_dict(values)
     return _Encoded(path, frame, encoder)
 
@@ -84,7 +84,7 @@ class _Arrays:
             ArraySpec(i.name, i.dtype, tuple(n for n in i.shape[1:] if isinstance(n, int)), i.ids)
             for i in signature.inputs
         ]
-        self._sources = columns_of(names, specs)
+        self._sources = find_input_columns(names, specs)
         _require(path, frame, [spec.name for spec in specs if spec.name not in self._sources])
         self.columns = tuple(column for columns in self._sources.values() for column in columns)
         self.unknown: Counter[str] = Counter()
@@ -92,8 +92,8 @@ class _Arrays:
         self._path, self._specs = str(path), specs
 
     def request(self, rows: "pl.DataFrame", first_row: int) -> Request:
-        arrays = arrays_of(rows, self._sources)
-        return {spec.name: fitted(self._path, spec, arrays[spec.name], first_row) for spec in self._specs}
+        arrays = stack_columns(rows, self._sources)
+        return {spec.name: check_input_array(self._path, spec, arrays[spec.name], first_row) for spec in self._specs}
 
 
 def _require(path: Path, frame: "pl.LazyFrame", columns: Sequence[str]) -> None:

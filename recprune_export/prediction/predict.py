@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recprune_export.bundle.manifest.manifest import MODEL
-from recprune_export.bundle.remeasure_latency import session_options
+from recprune_export.bundle.remeasure_latency import read_session_options
 from recprune_export.bundle.verify import check_files, read_manifest
-from recprune_export.data.tabular_files import reading, scan
+from recprune_export.data.tabular_files import raise_data_errors, scan
 from recprune_export.errors import UsageError
 from recprune_export.onnx.runtime.session import make_session, run
-from recprune_export.prediction.encode_requests import Requests, requests_for
+from recprune_export.prediction.encode_requests import EncodedRows, encode_rows
 from recprune_export.prediction.write_scores import check_output, write_batches
 from recprune_export.program.signature import BATCH, Output, Signature
-from recprune_export.progress import bar
+from recprune_export.progress import progress_bar
 
 if TYPE_CHECKING:
     import polars as pl
 
-READ_ROWS = 65_536  # are encoded at once: each time the vocabularies are hashed anew
-RUN_ROWS = 4096
+ROWS_PER_READ = 65_536  # are encoded at once: each time the vocabularies are hashed anew
+ROWS_PER_RUN = 4096
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def predict(
     *,
     keep: Sequence[str] = (),
     threads: int | None = None,
-    rows: int = RUN_ROWS,
+    rows: int = ROWS_PER_RUN,
 ) -> Prediction:
     """Score every row of a CSV or Parquet file; write the outputs, in the order of the rows, as a CSV or Parquet file.
 
@@ -66,15 +66,15 @@ def predict(
     manifest = read_manifest(bundle)
     check_files(bundle, manifest)
     signature, frame = Signature.from_dict(manifest.signature), scan(data)
-    requests = requests_for(bundle, manifest, data, frame)
+    requests = encode_rows(bundle, manifest, data, frame)
     schema = _schema(signature, frame, data, output, keep)
-    session = make_session(bundle / MODEL, threads, session_options(manifest))
+    session = make_session(bundle / MODEL, threads, read_session_options(manifest))
     count = _count(frame, data)
     done = 0
 
     def scored() -> Iterator["pl.DataFrame"]:
         nonlocal done
-        with bar(f"Scoring {count:,} rows", -(-count // READ_ROWS)) as advance:
+        with progress_bar(f"Scoring {count:,} rows", -(-count // ROWS_PER_READ)) as advance:
             for part in _parts(requests.frame, data, (*requests.columns, *keep)):
                 yield _scores(part, requests, session, signature, keep, rows, done)
                 done += len(part)
@@ -115,18 +115,18 @@ def _type(tensor: Output) -> "pl.DataType":
 def _count(frame: "pl.LazyFrame", path: Path) -> int:
     import polars as pl
 
-    with reading(path):
+    with raise_data_errors(path):
         return int(frame.select(pl.len()).collect(engine="streaming").item())
 
 
 def _parts(frame: "pl.LazyFrame", path: Path, columns: Sequence[str]) -> Iterator["pl.DataFrame"]:
-    with reading(path):
-        yield from frame.select(*dict.fromkeys(columns)).collect_batches(chunk_size=READ_ROWS, engine="streaming")
+    with raise_data_errors(path):
+        yield from frame.select(*dict.fromkeys(columns)).collect_batches(chunk_size=ROWS_PER_READ, engine="streaming")
 
 
 def _scores(
     part: "pl.DataFrame",
-    requests: Requests,
+    requests: EncodedRows,
     session: Any,
     signature: Signature,
     keep: Sequence[str],

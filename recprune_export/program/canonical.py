@@ -1,6 +1,6 @@
 """Bring a captured graph into the one form that the later stages read.
 
-After `canonicalise` a graph has: flat inputs and outputs, no guards or assertions, no in-place operators, one
+After `canonicalize` a graph has: flat inputs and outputs, no guards or assertions, no in-place operators, one
 `get_attr` target for each distinct tensor, and everything that depends on neither the request nor a parameter
 folded into a buffer. `stack` followed by a flattening of the stacked axis is written as `cat`, so that the
 stacked tensors may later differ in width. Each step keeps the function exactly.
@@ -34,7 +34,7 @@ _SQUEEZES = frozenset({aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims
 MOST_FOLDED_ELEMENTS = 1 << 22
 
 
-def canonicalise(module: fx.GraphModule) -> fx.GraphModule:
+def canonicalize(module: fx.GraphModule) -> fx.GraphModule:
     """Return `module` in canonical form; the given one is used up.
 
     The graph must be functional apart from in-place operators on values that nothing else sees; see

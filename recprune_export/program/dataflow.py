@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from recprune_export.program.nodes import arguments
-from recprune_export.program.view_operators import MOVEMENTS
+from recprune_export.program.view_operators import DATA_MOVEMENT_OPERATORS
 
 aten = torch.ops.aten
 
@@ -35,7 +35,7 @@ _LOOKUPS = frozenset({aten.embedding.default, aten.embedding_bag.padding_idx, at
 
 
 @dataclass(frozen=True)
-class Origin:
+class ElementOrigin:
     """Where each element comes from: `element` numbers all inputs' elements of one row, plus `offset`."""
 
     element: Tensor
@@ -43,17 +43,17 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Lookup:
+class IdLookup:
     """`node` takes rows of something that has `rows` of them, by ids that come from `origin`."""
 
     node: fx.Node
     ids: fx.Node
     rows: int
-    origin: Origin
+    origin: ElementOrigin
 
 
 @dataclass(frozen=True)
-class Origins:
+class RequestDataflow:
     """What became of the elements of a request.
 
     `elements[input]` are the numbers of a placeholder's elements; `lookups` where they choose rows; `readers[node]`
@@ -61,26 +61,26 @@ class Origins:
     """
 
     elements: Mapping[str, range]
-    lookups: Sequence[Lookup]
+    lookups: Sequence[IdLookup]
     readers: Mapping[fx.Node, frozenset[int]]
 
 
-def trace_origins(module: fx.GraphModule, example: Sequence[Tensor]) -> Origins:
+def trace_dataflow(module: fx.GraphModule, example: Sequence[Tensor]) -> RequestDataflow:
     """Follow the elements of a valid request through a canonical graph."""
     tracer = _Tracer(module)
     with torch.no_grad():
         tracer.run(*example)
-    return Origins(tracer.elements, tracer.lookups, tracer.readers)
+    return RequestDataflow(tracer.elements, tracer.lookups, tracer.readers)
 
 
 class _Tracer(fx.Interpreter):
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
         self.elements: dict[str, range] = {}
-        self.lookups: list[Lookup] = []
+        self.lookups: list[IdLookup] = []
         self.readers: dict[fx.Node, frozenset[int]] = {}
-        self._origins: dict[fx.Node, Origin] = {}
-        self._parts: dict[fx.Node, list[Origin]] = {}  # of operators with several outputs
+        self._origins: dict[fx.Node, ElementOrigin] = {}
+        self._parts: dict[fx.Node, list[ElementOrigin]] = {}  # of operators with several outputs
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
@@ -98,7 +98,7 @@ class _Tracer(fx.Interpreter):
         self.elements[node.name] = range(start, start + (value[0].numel() if value.ndim else 1))
         static = torch.tensor(self.elements[node.name], dtype=torch.int64)
         element = static.reshape(value.shape[1:]).expand(value.shape).clone()
-        self._origins[node] = Origin(element, torch.zeros_like(element, dtype=torch.float64))
+        self._origins[node] = ElementOrigin(element, torch.zeros_like(element, dtype=torch.float64))
 
     def _follow(self, node: fx.Node, value: Any, tracked: list[fx.Node]) -> None:
         looked_up = self._lookup(node)
@@ -113,7 +113,7 @@ class _Tracer(fx.Interpreter):
             return
         ids, rows = looked_up
         if ids in self._origins:
-            self.lookups.append(Lookup(node, ids, rows, self._origins[ids]))
+            self.lookups.append(IdLookup(node, ids, rows, self._origins[ids]))
         self._note_reading(node, [source for source in tracked if source is not ids])
 
     def _note_reading(self, node: fx.Node, sources: list[fx.Node]) -> None:
@@ -121,16 +121,16 @@ class _Tracer(fx.Interpreter):
             read = (self._origins[source].element.unique().tolist() for source in sources)
             self.readers[node] = frozenset().union(*read)
 
-    def _moved(self, node: fx.Node) -> Origin | list[Origin] | None:
+    def _moved(self, node: fx.Node) -> ElementOrigin | list[ElementOrigin] | None:
         if node.target in _CASTS:
             return self._origins.get(arguments(node)[0])
         if node.target in (aten.add.Tensor, aten.sub.Tensor):
             return self._shifted(node, -1 if node.target is aten.sub.Tensor else 1)
-        if node.target in MOVEMENTS and self._moves_origins_alone(node):
+        if node.target in DATA_MOVEMENT_OPERATORS and self._moves_origins_alone(node):
             element, offset = (self._run_on(node, part) for part in ("element", "offset"))
             if isinstance(element, Tensor):
-                return Origin(element, offset)
-            return [Origin(*part) for part in zip(element, offset, strict=True)]
+                return ElementOrigin(element, offset)
+            return [ElementOrigin(*part) for part in zip(element, offset, strict=True)]
         return None
 
     def _moves_origins_alone(self, node: fx.Node) -> bool:
@@ -143,14 +143,14 @@ class _Tracer(fx.Interpreter):
         others, kwargs = fx.node.map_arg((arguments(node)[1:], dict(node.kwargs)), lambda n: self.env[n])
         return node.target(moved, *others, **kwargs)  # type: ignore[operator]
 
-    def _shifted(self, node: fx.Node, sign: int) -> Origin | None:
+    def _shifted(self, node: fx.Node, sign: int) -> ElementOrigin | None:
         left, right = arguments(node)[:2]
         origin = self._origins.get(left)
         other = self.env.get(right, right) if isinstance(right, fx.Node) else right
         if origin is None or right in self._origins or node.kwargs:
             return None
         offset: Tensor = origin.offset + sign * other
-        return Origin(origin.element.expand(offset.shape), offset)
+        return ElementOrigin(origin.element.expand(offset.shape), offset)
 
     def _lookup(self, node: fx.Node) -> tuple[fx.Node, int] | None:
         """The ids, and the number of rows among which they choose, of an operator that takes rows by id."""

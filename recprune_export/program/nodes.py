@@ -34,11 +34,11 @@ def ancestors(nodes: Iterable[fx.Node]) -> dict[fx.Node, None]:
     return seen
 
 
-def registers(rules: dict[Any, Rule]) -> Callable[..., Callable[[Rule], Rule]]:
+def make_registry_decorator(rules: dict[Any, Rule]) -> Callable[..., Callable[[Rule], Rule]]:
     """Return a decorator that enters a function into `rules` under each operator that it is given.
 
     >>> rules = {}
-    >>> @registers(rules)("add", "sub")
+    >>> @make_registry_decorator(rules)("add", "sub")
     ... def sums(node): ...
     >>> sorted(rules)
     ['add', 'sub']

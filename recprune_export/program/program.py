@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, fx
 
 from recprune_export.errors import ModelFileError
-from recprune_export.program.canonical import canonicalise
+from recprune_export.program.canonical import canonicalize
 from recprune_export.program.lifting import lift
 from recprune_export.program.propagation import LARGEST_BATCH, operands_of, propagate_shapes, recapture
-from recprune_export.program.random_requests import draw_request
+from recprune_export.program.random_requests import sample_request
 from recprune_export.program.signature import BATCH, Signature
 
 if TYPE_CHECKING:
@@ -47,9 +47,9 @@ class Program:
     @cached_property
     def analysis(self) -> "Analysis":
         """The channels of the program: a matter of its graph, whatever values the parameters have or come to have."""
-        from recprune_export.channels.analysis import analyse  # comes later in the order of imports
+        from recprune_export.channels.analysis import analyze  # comes later in the order of imports
 
-        return analyse(self)
+        return analyze(self)
 
     def with_analysis(self, analysis: "Analysis") -> Self:
         """Return the same program with another analysis of it, as one in which whole fields are channels."""
@@ -57,11 +57,11 @@ class Program:
         program.__dict__["analysis"] = analysis
         return program
 
-    def with_own_graph(self) -> Self:
+    def with_copied_graph(self) -> Self:
         """Return a program of the same parameters, whose graph can be changed, or switched to training, by itself."""
         return type(self)(fx.GraphModule(self.module, copy.deepcopy(self.module.graph)), self.signature)
 
-    def with_own_parameters(self) -> Self:
+    def with_copied_parameters(self) -> Self:
         """Return a copy of the same graph whose parameters can be changed by themselves."""
         program = type(self)(copy.deepcopy(self.module), self.signature)
         return program.with_analysis(self.analysis) if "analysis" in self.__dict__ else program
@@ -74,25 +74,27 @@ class Program:
                 node.update_arg(position, training and (dropout or node.target is not torch.ops.aten.dropout.default))
         self.module.recompile()
 
-    def exported(self) -> torch.export.ExportedProgram:
+    def to_exported_program(self) -> torch.export.ExportedProgram:
         """Return the program as `torch.export` captures it, in serving mode, with a symbolic batch."""
-        return export(self._serving().module, example_tensors(self.signature, batch=3), self.signature)
+        return export_with_symbolic_batch(
+            self._serving().module, sample_request_tensors(self.signature, batch=3), self.signature
+        )
 
     def lifted(self) -> torch.export.ExportedProgram:
-        """Return the same as `exported`, for a converter: of the graph as it is, without tracing it again."""
+        """Return the same as `to_exported_program`, for a converter: of the graph as it is, without tracing it again."""
         module = self._serving().module
         propagate_shapes(module, operands_of(self.signature))
         return lift(module)
 
     def _serving(self) -> Self:
-        serving = self.with_own_graph()
+        serving = self.with_copied_graph()
         serving.set_training(False)
         return serving
 
     def save(self, path: Path) -> None:
         """Write a `.pt2` file that `load` reads, and that `torch.export.load` reads as well."""
         extra = {SIGNATURE_FILE: json.dumps(self.signature.to_dict())}
-        torch.export.save(self.exported(), path, extra_files=extra)
+        torch.export.save(self.to_exported_program(), path, extra_files=extra)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -106,10 +108,10 @@ class Program:
             raise ModelFileError(f"{path} is a .pt2 program that recprune-export did not write.")
         module = exported.module(check_guards=False)
         assert isinstance(module, fx.GraphModule)
-        return cls(canonicalise(module), Signature.from_dict(json.loads(extra[SIGNATURE_FILE])))
+        return cls(canonicalize(module), Signature.from_dict(json.loads(extra[SIGNATURE_FILE])))
 
     @classmethod
-    def of_graph(cls, graph: fx.Graph, tensors: Mapping[str, Any], signature: Signature) -> Self:
+    def from_graph(cls, graph: fx.Graph, tensors: Mapping[str, Any], signature: Signature) -> Self:
         """Return a graph that was changed, and the tensors that it reads, as a program; every shape in it is checked.
 
         Raises what an operator raises that cannot take its operands, and `torch._dynamo.exc.UserError` where the graph
@@ -122,14 +124,16 @@ class Program:
         return dict(self.module.named_parameters())
 
 
-def batch_symbol() -> Any:
+def make_batch_dim() -> Any:
     """Return the size that varies; bounded, since `torch.export` bounds it wherever rows times columns are counted."""
     return torch.export.Dim("batch", max=LARGEST_BATCH)
 
 
-def export(module: torch.nn.Module, tensors: tuple[Tensor, ...], signature: Signature) -> torch.export.ExportedProgram:
+def export_with_symbolic_batch(
+    module: torch.nn.Module, tensors: tuple[Tensor, ...], signature: Signature
+) -> torch.export.ExportedProgram:
     """Export a flat module with the batch of `signature` symbolic."""
-    batch = batch_symbol()
+    batch = make_batch_dim()
     shapes = tuple({axis: batch for axis, size in enumerate(i.shape) if size == BATCH} for i in signature.inputs)
     # What torch.export cannot prove of strides for every batch is left to the run: the graph was captured for all.
     return torch.export.export(
@@ -137,6 +141,6 @@ def export(module: torch.nn.Module, tensors: tuple[Tensor, ...], signature: Sign
     )
 
 
-def example_tensors(signature: Signature, batch: int, seed: int = 0) -> tuple[Tensor, ...]:
+def sample_request_tensors(signature: Signature, batch: int, seed: int = 0) -> tuple[Tensor, ...]:
     """Return a valid request of `batch` rows, drawn at random, as the tensors that a program's module takes."""
-    return tuple(torch.from_numpy(values) for values in draw_request(signature, batch, seed).values())
+    return tuple(torch.from_numpy(values) for values in sample_request(signature, batch, seed).values())

@@ -23,7 +23,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StrictMi
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from torch.utils._sympy.value_ranges import ValueRanges
 
-from recprune_export.program.canonical import canonicalise
+from recprune_export.program.canonical import canonicalize
 from recprune_export.program.signature import BATCH, Axis, Signature
 
 LARGEST_BATCH = 1 << 30
@@ -100,7 +100,7 @@ def recapture(root: nn.Module | Mapping[str, Any], graph: fx.Graph, operands: Se
         _move_values(module, _Sizes.new())
     else:
         propagate_shapes(module, operands)
-    return canonicalise(module)
+    return canonicalize(module)
 
 
 def _varies_with_batch_alone(value: Any, symbol: sympy.Symbol) -> bool:

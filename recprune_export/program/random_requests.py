@@ -6,12 +6,12 @@ import numpy as np
 
 from recprune_export.program.signature import BATCH, IdRange, Input, Signature
 
-Request = dict[str, np.ndarray]
-Ids = Callable[[IdRange, tuple[int, ...]], np.ndarray]
-Numbers = Callable[[Input, tuple[int, ...]], np.ndarray]
+RequestArrays = dict[str, np.ndarray]
+IdSampler = Callable[[IdRange, tuple[int, ...]], np.ndarray]
+NumberSampler = Callable[[Input, tuple[int, ...]], np.ndarray]
 
 
-def draw_request(signature: Signature, batch: int, seed: int) -> Request:
+def sample_request(signature: Signature, batch: int, seed: int) -> RequestArrays:
     """Return `batch` rows: ids uniform in their ranges, flags even, other whole numbers as in the example request.
 
     Numbers are normal, with the moments of the example where it told any, and within what it held.
@@ -28,10 +28,10 @@ def draw_request(signature: Signature, batch: int, seed: int) -> Request:
         low, high = spec.observed
         return np.clip((low + high) / 2 + values * (high - low) / 4, low, high)
 
-    return {i.name: fill(i, batch, ids, numbers) for i in signature.inputs}
+    return {i.name: fill_input(i, batch, ids, numbers) for i in signature.inputs}
 
 
-def fill(spec: Input, batch: int, ids: Ids, numbers: Numbers) -> np.ndarray:
+def fill_input(spec: Input, batch: int, ids: IdSampler, numbers: NumberSampler) -> np.ndarray:
     """Return a tensor of `batch` rows as `spec` wants it, of what `ids` and `numbers` give for a shape."""
     shape = tuple(batch if size == BATCH else int(size) for size in spec.shape)
     if len(spec.ids) == 1 and spec.ids[0] is not None:

@@ -5,11 +5,11 @@ import operator
 import torch
 from torch import fx
 
-from recprune_export.program.view_operators import MOVEMENTS
+from recprune_export.program.view_operators import DATA_MOVEMENT_OPERATORS
 
 aten = torch.ops.aten
 
-TAKING_ROWS = frozenset(
+ROW_LOOKUPS = frozenset(
     {
         aten.embedding.default,
         aten.embedding_bag.padding_idx,
@@ -20,7 +20,7 @@ TAKING_ROWS = frozenset(
 )
 
 
-def independent_of_the_request(module: fx.GraphModule) -> dict[fx.Node, None]:
+def find_request_invariant_nodes(module: fx.GraphModule) -> dict[fx.Node, None]:
     """Return the nodes that are the same for every request, in order."""
     steady: dict[fx.Node, None] = {}
     for node in module.graph.nodes:
@@ -30,15 +30,15 @@ def independent_of_the_request(module: fx.GraphModule) -> dict[fx.Node, None]:
     return steady
 
 
-def readers(node: fx.Node, steady: dict[fx.Node, None]) -> list[tuple[fx.Node, fx.Node]]:
+def find_varying_readers(node: fx.Node, invariant: dict[fx.Node, None]) -> list[tuple[fx.Node, fx.Node]]:
     """Return what of the request reads a steady node, as it is or moved about: pairs of what is read and the reader."""
     pending, seen, found = [node], {node}, []
     while pending:
         source = pending.pop()
         for user in source.users:
-            if user not in steady:
+            if user not in invariant:
                 found.append((source, user))
-            elif user not in seen and (user.target in MOVEMENTS or user.target is operator.getitem):
+            elif user not in seen and (user.target in DATA_MOVEMENT_OPERATORS or user.target is operator.getitem):
                 seen.add(user)
                 pending.append(user)
     return found

@@ -4,7 +4,7 @@ import torch
 
 aten = torch.ops.aten
 
-MOVEMENTS = frozenset(
+DATA_MOVEMENT_OPERATORS = frozenset(
     {
         aten.adjoint.default,
         aten.alias.default,

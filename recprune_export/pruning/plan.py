@@ -2,15 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 from recprune_export.channels.analysis import Analysis
 from recprune_export.errors import InputFileError, PruningError
-from recprune_export.pruning.rare_ids.row_plan import TableRows
-from recprune_export.pruning.rotation.projections import NOTHING, Cut, Loosening
-from recprune_export.pruning.rotation.table_projections import Space
+from recprune_export.pruning.rare_ids.row_plan import RowPlan
+from recprune_export.pruning.rotation.projections import NO_PROJECTIONS, ProjectionPlan
 from recprune_export.pruning.rotation.transform import Transform
 
 
@@ -53,8 +52,8 @@ NO_FIELDS = FieldPlan()
 class Plan:
     """The channels to keep in each group, and the score by which they were chosen.
 
-    The groups are those of the program without the removed `fields`, then without what `rows` says, after its `loosening`.
-    `then` is the plan of what
+    The groups are those of the program without the removed `fields`, then without what `rows` says, after its `projection_plan`.
+    `next_stage` is the plan of what
     this one leaves, once tuned.
 
     >>> plan = Plan("random", (GroupPlan("table:1", "embedding", 4, (0, 2)),))
@@ -64,21 +63,21 @@ class Plan:
 
     score: str
     groups: tuple[GroupPlan, ...]
-    loosening: Loosening = NOTHING
+    projection_plan: ProjectionPlan = NO_PROJECTIONS
     fields: FieldPlan = NO_FIELDS
-    rows: tuple[TableRows, ...] = ()
-    then: Self | None = None
+    rows: tuple[RowPlan, ...] = ()
+    next_stage: Self | None = None
 
     @classmethod
-    def of_stages(cls, stages: Sequence[Self]) -> Self:
+    def from_stages(cls, stages: Sequence[Self]) -> Self:
         """Chain plans, each for what the one before leaves."""
         first, *others = stages
-        return replace(first, then=cls.of_stages(others) if others else None)
+        return replace(first, next_stage=cls.from_stages(others) if others else None)
 
     @property
     def stages(self) -> tuple[Self, ...]:
         """The plans of the chain, each by itself."""
-        return (replace(self, then=None), *(self.then.stages if self.then else ()))
+        return (replace(self, next_stage=None), *(self.next_stage.stages if self.next_stage else ()))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -97,9 +96,9 @@ class Plan:
             "fields": self.fields.to_dict(),
             "rows": [part.to_dict() for part in self.rows],
             "groups": groups,
-            "loosening": asdict(self.loosening),
+            "loosening": self.projection_plan.to_dict(),
         }
-        return {**values, "then": self.then.to_dict()} if self.then else values
+        return {**values, "then": self.next_stage.to_dict()} if self.next_stage else values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -114,18 +113,13 @@ class Plan:
             )
             for g in values["groups"]
         )
-        loosening = values.get("loosening", {})
-        cuts = tuple(
-            Cut(c["source"], int(c["axis"]), int(c["width"]), tuple(c["readers"])) for c in loosening.get("cuts", ())
-        )
-        spaces = tuple(Space(tuple(s["lookups"])) for s in loosening.get("spaces", ()))
         return cls(
             score=str(values["score"]),
             groups=tuple(groups),
-            loosening=Loosening(cuts, tuple(loosening.get("diagonals", ())), spaces),
+            projection_plan=ProjectionPlan.from_dict(values.get("loosening", {})),
             fields=FieldPlan.from_dict(values.get("fields", {})),
-            rows=tuple(TableRows.from_dict(part) for part in values.get("rows", ())),
-            then=cls.from_dict(values["then"]) if values.get("then") else None,
+            rows=tuple(RowPlan.from_dict(part) for part in values.get("rows", ())),
+            next_stage=cls.from_dict(values["then"]) if values.get("then") else None,
         )
 
     def save(self, path: Path) -> None:

@@ -6,10 +6,17 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from recprune_export.onnx.graph import array_of, axis_of, maker, nodes_of, only_user, rank
-from recprune_export.onnx.optimizer.linear_layers import Linear, linear_of, products_with
+from recprune_export.onnx.graph import (
+    find_nodes,
+    find_only_consumer,
+    find_producer,
+    get_axis,
+    get_constant_array,
+    get_rank,
+)
+from recprune_export.onnx.optimizer.linear_layers import Linear, find_transposed_products, match_linear
 
-SMALLEST = 0.01  # of the numbers of all tables: what a table that is smaller would save nobody would notice
+MIN_TABLE_FRACTION = 0.01  # of the numbers of all tables: what a table that is smaller would save nobody would notice
 
 
 @dataclass(frozen=True)
@@ -37,13 +44,13 @@ class Table:
 
     def array(self) -> np.ndarray:
         """The weight itself."""
-        array = array_of(self.value)
+        array = get_constant_array(self.value)
         assert array is not None
         return array
 
 
 @dataclass(frozen=True)
-class Left:
+class ExcludedWeight:
     """A layer [inputs, outputs] or table [rows, dimensions] that stays in fp32 whatever the user wishes."""
 
     name: str
@@ -58,27 +65,27 @@ class Candidates:
 
     layers: Mapping[str, Linear]
     tables: Mapping[str, Table]
-    left: tuple[Left, ...]
+    excluded: tuple[ExcludedWeight, ...]
 
 
-def candidates_of(model: ir.Model) -> Candidates:
+def find_candidates(model: ir.Model) -> Candidates:
     """Find linear layers and tables."""
     layers, tables, left = {}, {}, []
     found = list(_tables(model.graph))
     multiplied = {table.value for table in found if table.products}
-    for layer in filter(None, map(linear_of, model.graph)):
+    for layer in filter(None, map(match_linear, model.graph)):
         if layer.weight in multiplied:
             continue
         reason = _why_no_layer(layer)
         if reason:
-            left.append(Left(layer.weight.name or "", (layer.inputs, layer.outputs), False, reason))
+            left.append(ExcludedWeight(layer.weight.name or "", (layer.inputs, layer.outputs), False, reason))
         else:
             layers[layer.weight.name or ""] = layer
     everything = sum(rows * dimensions for rows, dimensions in (table.shape for table in found))
     for table in found:
         reason = _why_no_table(table, everything)
         if reason:
-            left.append(Left(table.name, table.shape, True, reason))
+            left.append(ExcludedWeight(table.name, table.shape, True, reason))
         else:
             tables[table.name] = table
     return Candidates(layers, tables, tuple({each.name: each for each in left}.values()))
@@ -86,19 +93,19 @@ def candidates_of(model: ir.Model) -> Candidates:
 
 def _tables(graph: ir.Graph) -> Iterator[Table]:
     found: dict[ir.Value, list[ir.Node]] = {}
-    for node in nodes_of(graph, "Gather"):
+    for node in find_nodes(graph, "Gather"):
         weight, ids = node.inputs[0], node.inputs[1]
         if weight is None or ids is None or weight.const_value is None or ids.const_value is not None:
             continue
-        if rank(weight) == 2 and weight.dtype == ir.DataType.FLOAT and axis_of(node, 2) == 0:
+        if get_rank(weight) == 2 and weight.dtype == ir.DataType.FLOAT and get_axis(node, 2) == 0:
             found.setdefault(weight, []).append(node)
-    return (Table(weight, tuple(lookups), tuple(products_with(weight))) for weight, lookups in found.items())
+    return (Table(weight, tuple(lookups), tuple(find_transposed_products(weight))) for weight, lookups in found.items())
 
 
 def _why_no_layer(layer: Linear) -> str:
     if not layer.owns_weight or layer.weight.is_graph_output():
         return "its weight is read in several places"
-    if rank(layer.operand) is None:
+    if get_rank(layer.operand) is None:
         return "the shape of what it multiplies is not known"
     return "" if np.isfinite(layer.matrix()).all() else "it holds NaN or infinity"
 
@@ -106,10 +113,10 @@ def _why_no_layer(layer: Linear) -> str:
 def _why_no_table(table: Table, everything: int) -> str:
     if not _is_read_as_a_table(table):
         return "it is read in another way than looked up by row and multiplied by all rows"
-    if any(rank(product.operand) is None for product in table.products):
+    if any(get_rank(product.operand) is None for product in table.products):
         return "the shape of what it is multiplied by is not known"
-    if table.shape[0] * table.shape[1] < SMALLEST * everything:
-        return f"it holds less than {SMALLEST:.0%} of the numbers of all tables"
+    if table.shape[0] * table.shape[1] < MIN_TABLE_FRACTION * everything:
+        return f"it holds less than {MIN_TABLE_FRACTION:.0%} of the numbers of all tables"
     return "" if np.isfinite(table.array()).all() else "it holds NaN or infinity"
 
 
@@ -127,7 +134,7 @@ def _is_read_as_a_table(table: Table) -> bool:
     return not table.value.is_graph_output()
 
 
-def end_of(layer: Linear) -> ir.Value:
+def find_fused_output(layer: Linear) -> ir.Value:
     """Return the value of y, or of the ReLU that ONNX Runtime computes together with it."""
-    user = only_user(layer.result)
-    return user.outputs[0] if user is not None and maker(user.outputs[0], "Relu") else layer.result
+    user = find_only_consumer(layer.result)
+    return user.outputs[0] if user is not None and find_producer(user.outputs[0], "Relu") else layer.result

@@ -9,70 +9,72 @@ import onnx_ir as ir
 
 from recprune_export.onnx.cost.weightless_model import fill_shapes
 from recprune_export.onnx.optimizer.linear_layers import Linear
-from recprune_export.quantization.candidates import Candidates, Table, candidates_of, end_of
+from recprune_export.quantization.candidates import Candidates, Table, find_candidates, find_fused_output
 from recprune_export.quantization.formats import int8_layers, quantized_tables
 from recprune_export.quantization.observers import Arrays, observe
 from recprune_export.quantization.quantization_plan import (
-    BY_DIMENSION,
-    BY_ROW,
-    BY_ROW_DYNAMIC,
-    BY_ROW_STATIC,
-    DYNAMIC,
-    FOUR_BITS,
-    FOUR_BITS_DYNAMIC,
-    FOUR_BITS_IN_BLOCKS,
-    FOUR_BITS_STATIC,
-    HALF,
-    PLAIN,
-    PRODUCTS,
-    STATIC,
-    Choice,
+    FP16,
+    FP32,
+    INT4_BY_ROW,
+    INT4_BY_ROW_DYNAMIC,
+    INT4_BY_ROW_STATIC,
+    INT4_IN_BLOCKS,
+    INT8_BY_DIMENSION,
+    INT8_BY_ROW,
+    INT8_BY_ROW_DYNAMIC,
+    INT8_BY_ROW_STATIC,
+    INT8_DYNAMIC,
+    INT8_STATIC,
+    SCORED_TABLE_FORMS,
     Mode,
-    QuantisationPlan,
+    QuantizationPlan,
+    WeightChoice,
 )
-from recprune_export.quantization.timing import Stopwatch, Times, part_of
-from recprune_export.validation.latency.request_cycle import Rotation, Rotations
+from recprune_export.quantization.timing import Stopwatch, Times, extract_subgraph
+from recprune_export.validation.latency.request_cycle import RequestCycle, RequestCycles
 
-CLEARLY = 1.05  # times faster, over all batch sizes: what a layer has to be to change at all
-NOTICED = (
+MIN_SPEEDUP = 1.05  # times faster, over all batch sizes: what a layer has to be to change at all
+MAX_SLOWDOWN_FRACTION = (
     0.02  # of the time of a request: what layers that are slower at one batch size may cost it, and gain at others
 )
 # Times faster than static a dynamic layer has to be: its step is that of the whole request, so that the answer for one row
 # depends on the rows beside it.
-WORTH_DEPENDENCE = 1.1
-COARSE = 0.015  # of the numbers of a usual row: the most that a scale for each dimension may put a table off
+MIN_DYNAMIC_ADVANTAGE = 1.1
+MAX_DIMENSION_ERROR = (
+    0.015  # of the numbers of a usual row: the most that a scale for each dimension may put a table off
+)
 
 
-def decide(
-    model: ir.Model, mode: Mode, requests: Rotations, stopwatch: Stopwatch, advance: Callable[[str], None]
-) -> QuantisationPlan:
+def choose_formats(
+    model: ir.Model, mode: Mode, requests: RequestCycles, stopwatch: Stopwatch, advance: Callable[[str], None]
+) -> QuantizationPlan:
     """Measure the forms of each layer and table on `requests`, which are of the batch sizes asked for; choose by them.
 
     Tables are asked for the rows of all of them in turn. A layer gets what the first one gives it, since what it reads was
     computed just before, and what it holds is the same for all. The same times give the same plan.
     """
     fill_shapes(model)
-    found = candidates_of(model)
+    found = find_candidates(model)
     if mode == "none":
-        return QuantisationPlan(mode, (), ())
+        return QuantizationPlan(mode, (), ())
     operands = [] if mode == "fp16" else [layer.operand for layer in found.layers.values()]
-    given = {batch: _seen(model, operands, rotation[:1]) for batch, rotation in requests.items()}
+    given = {batch: _record_requests(model, operands, rotation[:1]) for batch, rotation in requests.items()}
     starts = [value for table in found.tables.values() for value in _ends(table)[0]]
-    asked = {batch: _seen(model, starts, rotation) for batch, rotation in requests.items()}
+    asked = {batch: _record_requests(model, starts, rotation) for batch, rotation in requests.items()}
     timed = []
     for name, layer in () if mode == "fp16" else found.layers.items():
         advance(name)
         timed.append(_layer(model, name, layer, given, stopwatch))
     multiplied = any(table.products for table in found.tables.values())
-    whole = stopwatch(model, "", (), requests)[PLAIN] if timed or multiplied else {}
+    whole = stopwatch(model, "", (), requests)[FP32] if timed or multiplied else {}
     for name, table in found.tables.items():
         advance(name)
         timed.append(_table(model, mode, table, asked, stopwatch))
-    chosen = _none_in_the_red(timed, whole)
+    chosen = _limit_slowdown(timed, whole)
     of_layers = [choice for name, choice in chosen.items() if name in found.layers]
     of_tables = [choice for name, choice in chosen.items() if name in found.tables]
-    left = () if mode == "fp16" else _left(found, is_table=False)
-    return QuantisationPlan(mode, (*of_layers, *left), (*of_tables, *_left(found, is_table=True)))
+    left = () if mode == "fp16" else _list_excluded(found, is_table=False)
+    return QuantizationPlan(mode, (*of_layers, *left), (*of_tables, *_list_excluded(found, is_table=True)))
 
 
 @dataclass(frozen=True)
@@ -83,67 +85,80 @@ class _Timed:
     all others there is nothing else.
     """
 
-    choice: Choice
-    instead: Choice | None = None
-    more: Mapping[int, float] = field(default_factory=dict)
+    choice: WeightChoice
+    fallback: WeightChoice | None = None
+    extra_milliseconds: Mapping[int, float] = field(default_factory=dict)
 
 
-def _layer(model: ir.Model, name: str, layer: Linear, inside: Rotations, stopwatch: Stopwatch) -> _Timed:
-    part = part_of(model, [layer.operand], [end_of(layer)])
-    times = stopwatch(part, name, (STATIC, DYNAMIC), _given(inside, [layer.operand]))
-    static, dynamic = (overall(speedups(times, form)) for form in (STATIC, DYNAMIC))
-    form, speedup = (DYNAMIC, dynamic) if dynamic > WORTH_DEPENDENCE * static else (STATIC, static)
+def _layer(model: ir.Model, name: str, layer: Linear, inside: RequestCycles, stopwatch: Stopwatch) -> _Timed:
+    part = extract_subgraph(model, [layer.operand], [find_fused_output(layer)])
+    times = stopwatch(part, name, (INT8_STATIC, INT8_DYNAMIC), _select_values(inside, [layer.operand]))
+    static, dynamic = (geometric_mean(compute_speedups(times, form)) for form in (INT8_STATIC, INT8_DYNAMIC))
+    form, speedup = (INT8_DYNAMIC, dynamic) if dynamic > MIN_DYNAMIC_ADVANTAGE * static else (INT8_STATIC, static)
     reason = f"{speedup:.2f} times as fast as in fp32; static {static:.2f}, dynamic {dynamic:.2f}"
-    measured, more = speedups(times, form), {batch: times[form][batch] - times[PLAIN][batch] for batch in inside}
-    choice = Choice(name, (layer.inputs, layer.outputs), form, reason, measured, int8_layers.bytes_of(layer))
-    if speedup < CLEARLY:
+    measured, more = compute_speedups(times, form), {batch: times[form][batch] - times[FP32][batch] for batch in inside}
+    choice = WeightChoice(
+        name, (layer.inputs, layer.outputs), form, reason, measured, int8_layers.count_layer_bytes(layer)
+    )
+    if speedup < MIN_SPEEDUP:
         reason = f"not clearly faster in int8: static {static:.2f} times as fast, dynamic {dynamic:.2f}"
-        return _Timed(plain(choice, reason))
-    return _Timed(choice, plain(choice, "in fp32"), more)
+        return _Timed(keep_float32(choice, reason))
+    return _Timed(choice, keep_float32(choice, "in fp32"), more)
 
 
-def _none_in_the_red(timed: Sequence[_Timed], whole: Mapping[int, float]) -> dict[str, Choice]:
-    """Leave out products of integers until all together cost no batch size more than `NOTICED` of the whole.
+def _limit_slowdown(timed: Sequence[_Timed], whole: Mapping[int, float]) -> dict[str, WeightChoice]:
+    """Leave out products of integers until all together cost no batch size more than `MAX_SLOWDOWN_FRACTION` of the whole.
 
     Of those that are slower at that size the first to go gains least at all sizes together, each against the whole.
     """
     kept = {each.choice.name: each for each in timed}
 
     def gain(each: _Timed) -> tuple[float, str]:
-        return -sum(each.more[batch] / whole[batch] for batch in whole), each.choice.name
+        return -sum(each.extra_milliseconds[batch] / whole[batch] for batch in whole), each.choice.name
 
     for batch, milliseconds in whole.items():
-        while sum(each.more.get(batch, 0.0) for each in kept.values()) > NOTICED * milliseconds:
-            least = min((each for each in kept.values() if each.more.get(batch, 0.0) > 0), key=gain)
-            assert least.instead is not None
+        while (
+            sum(each.extra_milliseconds.get(batch, 0.0) for each in kept.values())
+            > MAX_SLOWDOWN_FRACTION * milliseconds
+        ):
+            least = min((each for each in kept.values() if each.extra_milliseconds.get(batch, 0.0) > 0), key=gain)
+            assert least.fallback is not None
             slower = f"slower at batch {batch}: {least.choice.speedups[batch]:.2f} times as fast as in fp32"
-            kept[least.choice.name] = _Timed(_in_place_of(least.choice, least.instead, slower))
+            kept[least.choice.name] = _Timed(_in_place_of(least.choice, least.fallback, slower))
     return {name: each.choice for name, each in kept.items()}
 
 
-def _in_place_of(choice: Choice, instead: Choice, slower: str) -> Choice:
-    return replace(instead, reason=f"{choice.form} {slower}; {instead.reason}" if instead.is_quantised else slower)
+def _in_place_of(choice: WeightChoice, instead: WeightChoice, slower: str) -> WeightChoice:
+    return replace(instead, reason=f"{choice.form} {slower}; {instead.reason}" if instead.is_quantized else slower)
 
 
-def _table(model: ir.Model, mode: Mode, table: Table, inside: Rotations, stopwatch: Stopwatch) -> _Timed:
+def _table(model: ir.Model, mode: Mode, table: Table, inside: RequestCycles, stopwatch: Stopwatch) -> _Timed:
     forms = _forms(mode, table)
     if not forms:
         reason = "it holds numbers that fp16 cannot"
-        return _Timed(Choice(table.name, table.shape, PLAIN, reason, {}, quantized_tables.bytes_of(table, PLAIN)))
+        return _Timed(
+            WeightChoice(table.name, table.shape, FP32, reason, {}, quantized_tables.count_table_bytes(table, FP32))
+        )
     starts, ends = _ends(table)
-    times = stopwatch(part_of(model, starts, ends), table.name, forms, _given(inside, starts))
-    measured = {form: speedups(times, form) for form in forms}
+    times = stopwatch(extract_subgraph(model, starts, ends), table.name, forms, _select_values(inside, starts))
+    measured = {form: compute_speedups(times, form) for form in forms}
 
-    def choice(form: str, reason: str) -> Choice:
-        return Choice(table.name, table.shape, form, reason, measured[form], quantized_tables.bytes_of(table, form))
+    def choice(form: str, reason: str) -> WeightChoice:
+        return WeightChoice(
+            table.name, table.shape, form, reason, measured[form], quantized_tables.count_table_bytes(table, form)
+        )
 
     if not table.products:
         return _Timed(choice(*_best_table(table, measured)))
     floats, integers = forms[0], _best_integers(measured)
     if integers is None:
-        return _Timed(choice(floats, _said(floats, measured)))
+        return _Timed(choice(floats, _describe_speedups(floats, measured)))
     more = {batch: times[integers][batch] - times[floats][batch] for batch in inside}
-    return _Timed(choice(integers, _said(integers, measured)), choice(floats, _said(floats, measured)), more)
+    return _Timed(
+        choice(integers, _describe_speedups(integers, measured)),
+        choice(floats, _describe_speedups(floats, measured)),
+        more,
+    )
 
 
 def _ends(table: Table) -> tuple[list[ir.Value], list[ir.Value]]:
@@ -153,24 +168,30 @@ def _ends(table: Table) -> tuple[list[ir.Value], list[ir.Value]]:
     assert ids is not None
     found = lookup.outputs[0]
     starts = [ids, *(product.operand for product in products if product.operand is not found)]
-    return starts, [found, *map(end_of, products)]
+    return starts, [found, *map(find_fused_output, products)]
 
 
 def _forms(mode: Mode, table: Table) -> list[str]:
     if mode == "fp16":
-        return [HALF] if quantized_tables.fits_half(table) else []
+        return [FP16] if quantized_tables.fits_fp16(table) else []
     if table.products:
         few = (
             mode == "int8"
-            or quantized_tables.bytes_of(table, FOUR_BITS)[1] >= quantized_tables.bytes_of(table, BY_ROW)[1]
+            or quantized_tables.count_table_bytes(table, INT4_BY_ROW)[1]
+            >= quantized_tables.count_table_bytes(table, INT8_BY_ROW)[1]
         )
-        return [BY_ROW, BY_ROW_STATIC, BY_ROW_DYNAMIC] if few else [FOUR_BITS, FOUR_BITS_STATIC, FOUR_BITS_DYNAMIC]
+        return (
+            [INT8_BY_ROW, INT8_BY_ROW_STATIC, INT8_BY_ROW_DYNAMIC]
+            if few
+            else [INT4_BY_ROW, INT4_BY_ROW_STATIC, INT4_BY_ROW_DYNAMIC]
+        )
     if (
         mode == "int8"
-        or quantized_tables.bytes_of(table, FOUR_BITS)[1] >= quantized_tables.bytes_of(table, BY_DIMENSION)[1]
+        or quantized_tables.count_table_bytes(table, INT4_BY_ROW)[1]
+        >= quantized_tables.count_table_bytes(table, INT8_BY_DIMENSION)[1]
     ):
-        return [BY_ROW, BY_DIMENSION]  # with few dimensions the scales of rows outweigh the bits
-    return [FOUR_BITS, FOUR_BITS_IN_BLOCKS] if quantized_tables.fits_blocks(table) else [FOUR_BITS]
+        return [INT8_BY_ROW, INT8_BY_DIMENSION]  # with few dimensions the scales of rows outweigh the bits
+    return [INT4_BY_ROW, INT4_IN_BLOCKS] if quantized_tables.fits_blocks(table) else [INT4_BY_ROW]
 
 
 def _best_integers(measured: Mapping[str, Mapping[int, float]]) -> str | None:
@@ -178,17 +199,19 @@ def _best_integers(measured: Mapping[str, Mapping[int, float]]) -> str | None:
 
     Static and dynamic are weighed as in layers.
     """
-    speeds = {form: overall(by_batch) for form, by_batch in measured.items()}
+    speeds = {form: geometric_mean(by_batch) for form, by_batch in measured.items()}
     floats, *others = speeds
     if not others:
         return None
-    static, dynamic = (next(form for form in others if PRODUCTS[form][1] == kind) for kind in (STATIC, DYNAMIC))
-    best = dynamic if speeds[dynamic] > WORTH_DEPENDENCE * speeds[static] else static
-    return best if speeds[best] >= CLEARLY * speeds[floats] else None
+    static, dynamic = (
+        next(form for form in others if SCORED_TABLE_FORMS[form][1] == kind) for kind in (INT8_STATIC, INT8_DYNAMIC)
+    )
+    best = dynamic if speeds[dynamic] > MIN_DYNAMIC_ADVANTAGE * speeds[static] else static
+    return best if speeds[best] >= MIN_SPEEDUP * speeds[floats] else None
 
 
-def _said(form: str, measured: Mapping[str, Mapping[int, float]]) -> str:
-    speeds = {each: overall(by_batch) for each, by_batch in measured.items()}
+def _describe_speedups(form: str, measured: Mapping[str, Mapping[int, float]]) -> str:
+    speeds = {each: geometric_mean(by_batch) for each, by_batch in measured.items()}
     others = ", ".join(f"{each} {speed:.2f}" for each, speed in speeds.items())
     return f"lookup and product {speeds[form]:.2f} times as fast as in fp32" + (
         f" ({others})" if len(speeds) > 1 else ""
@@ -196,48 +219,50 @@ def _said(form: str, measured: Mapping[str, Mapping[int, float]]) -> str:
 
 
 def _best_table(table: Table, measured: Mapping[str, Mapping[int, float]]) -> tuple[str, str]:
-    speeds = {form: overall(times) for form, times in measured.items()}
+    speeds = {form: geometric_mean(times) for form, times in measured.items()}
     best = max(speeds, key=lambda form: speeds[form])
     said = ", ".join(f"{form} {speed:.2f}" for form, speed in speeds.items())
-    if best != BY_DIMENSION:
+    if best != INT8_BY_DIMENSION:
         return best, f"lookups {speeds[best]:.2f} times as fast as in fp32" + (f" ({said})" if len(speeds) > 1 else "")
     error = quantized_tables.error_by_dimension(table)
-    if error > COARSE:
-        return BY_ROW, f"a scale for each dimension is off by {error:.1%} of the numbers; {said}"
+    if error > MAX_DIMENSION_ERROR:
+        return INT8_BY_ROW, f"a scale for each dimension is off by {error:.1%} of the numbers; {said}"
     return best, f"lookups {speeds[best]:.2f} times as fast as in fp32, off by {error:.1%} of the numbers; {said}"
 
 
-def _left(found: Candidates, is_table: bool) -> tuple[Choice, ...]:
-    sizes = {each: 4 * each.shape[0] * each.shape[1] for each in found.left if each.is_table is is_table}
-    return tuple(Choice(each.name, each.shape, PLAIN, each.reason, {}, (size, size)) for each, size in sizes.items())
+def _list_excluded(found: Candidates, is_table: bool) -> tuple[WeightChoice, ...]:
+    sizes = {each: 4 * each.shape[0] * each.shape[1] for each in found.excluded if each.is_table is is_table}
+    return tuple(
+        WeightChoice(each.name, each.shape, FP32, each.reason, {}, (size, size)) for each, size in sizes.items()
+    )
 
 
-def plain(choice: Choice, reason: str) -> Choice:
+def keep_float32(choice: WeightChoice, reason: str) -> WeightChoice:
     """Return the choice to leave a weight as it is."""
-    return Choice(choice.name, choice.shape, PLAIN, reason, choice.speedups, (choice.bytes[0],) * 2, choice.error)
+    return WeightChoice(choice.name, choice.shape, FP32, reason, choice.speedups, (choice.bytes[0],) * 2, choice.error)
 
 
-def _seen(model: ir.Model, values: Sequence[ir.Value], rotation: Rotation) -> list[Arrays]:
+def _record_requests(model: ir.Model, values: Sequence[ir.Value], rotation: RequestCycle) -> list[Arrays]:
     """Return by name what the values held at each request; of one batch size they have the same shapes."""
     held = observe(model, [value.name or "" for value in values], rotation)
     parts = {name: np.split(arrays, len(rotation)) for name, arrays in held.items()}
     return [{name: of[number] for name, of in parts.items()} for number in range(len(rotation))]
 
 
-def _given(inside: Rotations, values: Sequence[ir.Value]) -> dict[int, list[Arrays]]:
+def _select_values(inside: RequestCycles, values: Sequence[ir.Value]) -> dict[int, list[Arrays]]:
     names = [value.name or "" for value in values]
     return {batch: [{name: each[name] for name in names} for each in of] for batch, of in inside.items()}
 
 
-def speedups(times: Times, form: str) -> dict[int, float]:
+def compute_speedups(times: Times, form: str) -> dict[int, float]:
     """Return how many times faster a form is than fp32, by batch size."""
-    return {batch: milliseconds / times[form][batch] for batch, milliseconds in times[PLAIN].items()}
+    return {batch: milliseconds / times[form][batch] for batch, milliseconds in times[FP32].items()}
 
 
-def overall(speedups: Mapping[int, float]) -> float:
+def geometric_mean(ratios: Mapping[int, float]) -> float:
     """Return the geometric mean over batch sizes.
 
-    >>> round(overall({1: 0.5, 256: 8.0}), 6)
+    >>> round(geometric_mean({1: 0.5, 256: 8.0}), 6)
     2.0
     """
-    return exp(sum(log(speedup) for speedup in speedups.values()) / len(speedups)) if speedups else 1.0
+    return exp(sum(log(speedup) for speedup in ratios.values()) / len(ratios)) if ratios else 1.0

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from recprune_export.quantization.observers import Answers
-from recprune_export.validation.edge_requests import Request
+from recprune_export.quantization.observers import GraphFunction
+from recprune_export.validation.edge_requests import RequestArrays
 
 if TYPE_CHECKING:
-    from recprune_export.training.paired_change import Change
+    from recprune_export.training.paired_change import MetricChange
 
 
 @dataclass(frozen=True)
-class Loss:
+class QualityLoss:
     """`lost` is what the metric fell by, or the error of the answers; at most `limit` is allowed.
 
     `interval`: of `lost`, 95 %, over validation rows; None where there are none.
@@ -39,33 +39,33 @@ class Loss:
 class Judge(Protocol):
     """Compares the answers of a quantised graph with those of the same graph in fp32."""
 
-    def __call__(self, before: Answers, after: Answers) -> Loss: ...
+    def __call__(self, before: GraphFunction, after: GraphFunction) -> QualityLoss: ...
 
 
-def by_metric(change: Callable[[Answers, Answers], "Change"], limit: float) -> Judge:
+def make_metric_judge(change: Callable[[GraphFunction, GraphFunction], "MetricChange"], limit: float) -> Judge:
     """Judge by the metric of validation rows: its fall itself, not the end of its interval, may be `limit`."""
 
-    def judge(before: Answers, after: Answers) -> Loss:
+    def judge(before: GraphFunction, after: GraphFunction) -> QualityLoss:
         found = change(before, after)
-        return Loss(found.metric, -found.change, limit, (-found.high, -found.low))
+        return QualityLoss(found.metric, -found.change, limit, (-found.high, -found.low))
 
     return judge
 
 
-def by_error(requests: Sequence[Request], limit: float) -> Judge:
+def make_error_judge(requests: Sequence[RequestArrays], limit: float) -> Judge:
     """Judge by the error of the answers, where there are no rows.
 
     An error of the relative size e, independent of the answer, takes about e² of their correlation with anything else, so
     that √limit is allowed.
     """
 
-    def judge(before: Answers, after: Answers) -> Loss:
-        return Loss("error of the answers", relative_error(requests, before, after), sqrt(limit))
+    def judge(before: GraphFunction, after: GraphFunction) -> QualityLoss:
+        return QualityLoss("error of the answers", relative_error(requests, before, after), sqrt(limit))
 
     return judge
 
 
-def relative_error(requests: Sequence[Request], before: Answers, after: Answers) -> float:
+def relative_error(requests: Sequence[RequestArrays], before: GraphFunction, after: GraphFunction) -> float:
     """Return the root mean square difference of the worst output, as a fraction of how much that output varies.
 
     Infinite where one answer is finite and the other is not.
@@ -88,7 +88,7 @@ def _error(wanted: np.ndarray, found: np.ndarray) -> float:
     return difference / varies if varies else float("inf" if difference else 0.0)
 
 
-def largest_errors(requests: Sequence[Request], before: Answers, after: Answers) -> dict[str, float]:
+def largest_errors(requests: Sequence[RequestArrays], before: GraphFunction, after: GraphFunction) -> dict[str, float]:
     """Return by output the largest difference of any number that both have finite."""
     largest: dict[str, float] = {}
     for request in requests:

@@ -1,4 +1,4 @@
-"""`quantise`: an ONNX file in fewer bits, decided by measurement, held to the metric, written."""
+"""`quantize`: an ONNX file in fewer bits, decided by measurement, held to the metric, written."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,25 +9,25 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from recprune_export.onnx.cost.weightless_model import fill_shapes
-from recprune_export.onnx.optimizer.passes.commute_dequantize_scale import lighten_scales
-from recprune_export.onnx.optimizer.passes.gather_to_gathernd import overlap_lookups
-from recprune_export.onnx.optimizer.passes.gathernd_to_gather import plain_lookups
-from recprune_export.onnx.optimizer.passes.hoist_quantize import round_early
+from recprune_export.onnx.optimizer.passes.commute_dequantize_scale import commute_dequantize_scale
+from recprune_export.onnx.optimizer.passes.gather_to_gathernd import gather_to_gathernd
+from recprune_export.onnx.optimizer.passes.gathernd_to_gather import gathernd_to_gather
+from recprune_export.onnx.optimizer.passes.hoist_quantize import hoist_quantize
 from recprune_export.onnx.optimizer.rewrite import rewrite
 from recprune_export.onnx.runtime.session import SessionOptions, make_session, run
 from recprune_export.onnx.saving import save_onnx
-from recprune_export.progress import bar
-from recprune_export.quantization.apply_quantization import quantised
-from recprune_export.quantization.candidates import candidates_of
-from recprune_export.quantization.choose_formats import decide, plain
+from recprune_export.progress import progress_bar
+from recprune_export.quantization.apply_quantization import quantize_weights
+from recprune_export.quantization.candidates import find_candidates
+from recprune_export.quantization.choose_formats import choose_formats, keep_float32
 from recprune_export.quantization.formats import quantized_tables
-from recprune_export.quantization.observers import Answers, Arrays, answers_of, observe
-from recprune_export.quantization.quality_loss import Judge, Loss, largest_errors, relative_error
-from recprune_export.quantization.quantization_plan import HALF, MORE_BITS, PLAIN, Choice, Mode, QuantisationPlan
-from recprune_export.quantization.relax_until_quality import settle
-from recprune_export.quantization.timing import Stopwatch, take_times
-from recprune_export.validation.edge_requests import Request
-from recprune_export.validation.latency.request_cycle import Rotations
+from recprune_export.quantization.observers import Arrays, GraphFunction, make_graph_function, observe
+from recprune_export.quantization.quality_loss import Judge, QualityLoss, largest_errors, relative_error
+from recprune_export.quantization.quantization_plan import FP16, FP32, WIDER_FORM, Mode, QuantizationPlan, WeightChoice
+from recprune_export.quantization.relax_until_quality import relax_until_quality
+from recprune_export.quantization.timing import Stopwatch, measure_times
+from recprune_export.validation.edge_requests import RequestArrays
+from recprune_export.validation.latency.request_cycle import RequestCycles
 
 PROBES = 2  # calibration requests, on which moving lookups must change nothing
 SLACK = (
@@ -36,7 +36,7 @@ SLACK = (
 
 
 @dataclass(frozen=True)
-class Quantised:
+class QuantizedFile:
     """A file that was written, and what it lost. `path` is the original where nothing was quantised.
 
     `data` is the file of its weights where they lie apart, `bytes` the size before and after. `errors`: by output, the
@@ -47,9 +47,9 @@ class Quantised:
 
     path: Path
     data: Path | None
-    plan: QuantisationPlan
-    loss: Loss
-    taken_back: tuple[str, ...]
+    plan: QuantizationPlan
+    loss: QualityLoss
+    relaxations: tuple[str, ...]
     bytes: tuple[int, int]
     error: float
     errors: Mapping[str, float]
@@ -65,7 +65,7 @@ class Quantised:
         return {
             **self.plan.to_dict(),
             "loss": self.loss.to_dict(),
-            "taken_back": list(self.taken_back),
+            "taken_back": list(self.relaxations),
             "bytes": {"before": self.bytes[0], "after": self.bytes[1]},
             "error": self.error,
             "errors": dict(self.errors),
@@ -73,44 +73,48 @@ class Quantised:
         }
 
 
-def quantise(
+def quantize(
     source: Path,
     target: Path,
     mode: Mode,
-    calibration: Sequence[Request],
-    requests: Rotations,
+    calibration: Sequence[RequestArrays],
+    requests: RequestCycles,
     judge: Judge,
     *,
-    stopwatch: Stopwatch = take_times,
-) -> Quantised:
+    stopwatch: Stopwatch = measure_times,
+) -> QuantizedFile:
     """Quantise the model in `source` and write it to `target`.
 
-    Static layers are calibrated on `calibration`, forms are timed on `requests`, by batch size. The plan is the same for
+    Static layers are calibrated on `read_calibration_batches`, forms are timed on `requests`, by batch size. The plan is the same for
     the same times; where it loses more than `judge` allows, weights get more bits again, those that do most harm first.
 
     Raises `ExportError` where the result cannot be written.
     """
     model = ir.load(source)
-    plain_lookups(model)  # candidates are found in the form that every pass knows
+    gathernd_to_gather(model)  # candidates are found in the form that every pass knows
     RemoveUnusedNodesPass()(model)
     fill_shapes(model)
-    with bar("Quantising", len(list(candidates_of(model).layers)) + len(candidates_of(model).tables)) as advance:
-        plan = decide(model, mode, requests, stopwatch, advance)
-    trial = _Trial(model, _seen(model, plan, calibration), calibration, judge)
-    settled = settle(plan, trial, lambda choice: more_bits(model, choice))
+    with progress_bar(
+        "Quantising", len(list(find_candidates(model).layers)) + len(find_candidates(model).tables)
+    ) as advance:
+        plan = choose_formats(model, mode, requests, stopwatch, advance)
+    trial = _PlanEvaluator(model, _record_calibration(model, plan, calibration), calibration, judge)
+    settled = relax_until_quality(plan, trial, lambda choice: increase_bits(model, choice))
     before = _size(source)
     if settled.plan.is_empty:
-        return Quantised(source, None, settled.plan, settled.loss, settled.taken_back, (before, before), 0.0, {}, 0.0)
+        return QuantizedFile(
+            source, None, settled.plan, settled.loss, settled.relaxations, (before, before), 0.0, {}, 0.0
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     result = _as_served(trial.graph(settled.plan), calibration, tuple(requests))
     data = save_onnx(result, target)
-    answers = answers_of(result)
-    return Quantised(
+    answers = make_graph_function(result)
+    return QuantizedFile(
         target,
         data,
         settled.plan,
         settled.loss,
-        settled.taken_back,
+        settled.relaxations,
         (before, _size(target)),
         relative_error(calibration, trial.before, answers),
         largest_errors(calibration, trial.before, answers),
@@ -118,53 +122,53 @@ def quantise(
     )
 
 
-def _as_served(model: ir.Model, calibration: Sequence[Request], batches: Sequence[int]) -> ir.Model:
+def _as_served(model: ir.Model, calibration: Sequence[RequestArrays], batches: Sequence[int]) -> ir.Model:
     """Return the graph in the forms that are faster with fewer bits, each proved and priced like a rewrite of the export."""
     fill_shapes(model)
     probes = [[request[value.name or ""] for value in model.graph.inputs] for request in calibration[:PROBES]]
-    return rewrite(model, (lighten_scales, round_early, overlap_lookups), probes, batches)[0]
+    return rewrite(model, (commute_dequantize_scale, hoist_quantize, gather_to_gathernd), probes, batches)[0]
 
 
-class _Trial:
+class _PlanEvaluator:
     """Graphs by plans, and what they lose against the original."""
 
-    def __init__(self, model: ir.Model, seen: Arrays, calibration: Sequence[Request], judge: Judge) -> None:
-        self.before: Answers = answers_of(model)
+    def __init__(self, model: ir.Model, seen: Arrays, calibration: Sequence[RequestArrays], judge: Judge) -> None:
+        self.before: GraphFunction = make_graph_function(model)
         self._model, self._seen, self._calibration, self._judge = model, seen, calibration, judge
 
-    def graph(self, plan: QuantisationPlan) -> ir.Model:
+    def graph(self, plan: QuantizationPlan) -> ir.Model:
         """Carry out a plan."""
-        return quantised(self._model, plan.forms(), self._seen)
+        return quantize_weights(self._model, plan.forms(), self._seen)
 
-    def loss(self, plan: QuantisationPlan) -> Loss:
+    def loss(self, plan: QuantizationPlan) -> QualityLoss:
         """Return what the judge says."""
-        return self._judge(self.before, answers_of(self.graph(plan)))
+        return self._judge(self.before, make_graph_function(self.graph(plan)))
 
-    def error(self, plan: QuantisationPlan) -> float:
+    def error(self, plan: QuantizationPlan) -> float:
         """Return how far answers to calibration requests are off."""
-        return relative_error(self._calibration, self.before, answers_of(self.graph(plan)))
+        return relative_error(self._calibration, self.before, make_graph_function(self.graph(plan)))
 
 
-def _seen(model: ir.Model, plan: QuantisationPlan, calibration: Sequence[Request]) -> Arrays:
-    found, forms = candidates_of(model), plan.forms()
+def _record_calibration(model: ir.Model, plan: QuantizationPlan, calibration: Sequence[RequestArrays]) -> Arrays:
+    found, forms = find_candidates(model), plan.forms()
     multiplied = [layer for name, layer in found.layers.items() if name in forms]
     multiplied += [layer for name, table in found.tables.items() if name in forms for layer in table.products]
     return observe(model, [layer.operand.name or "" for layer in multiplied], calibration)
 
 
-def more_bits(model: ir.Model, choice: Choice) -> Choice:
+def increase_bits(model: ir.Model, choice: WeightChoice) -> WeightChoice:
     """Return the next choice for a weight that does too much harm; it is not timed, for quality asks for it."""
-    form, found = MORE_BITS[choice.form], candidates_of(model)
+    form, found = WIDER_FORM[choice.form], find_candidates(model)
     table = found.tables.get(choice.name)
-    if form == HALF and table is not None and not quantized_tables.fits_half(table):
-        form = PLAIN
+    if form == FP16 and table is not None and not quantized_tables.fits_fp16(table):
+        form = FP32
     reason = f"{choice.form} lost too much"
-    if form == PLAIN or table is None:
-        return plain(choice, reason)
-    return replace(choice, form=form, reason=reason, speedups={}, bytes=quantized_tables.bytes_of(table, form))
+    if form == FP32 or table is None:
+        return keep_float32(choice, reason)
+    return replace(choice, form=form, reason=reason, speedups={}, bytes=quantized_tables.count_table_bytes(table, form))
 
 
-def _unfused(path: Path) -> Answers:
+def _unfused(path: Path) -> GraphFunction:
     """Answers of the same integers by the plain kernels: what is fused on one machine may not be on another."""
     session = make_session(path, 1, SessionOptions(optimization="none"))
 

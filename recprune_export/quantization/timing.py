@@ -6,13 +6,13 @@ from typing import Protocol
 import numpy as np
 import onnx_ir as ir
 
-from recprune_export.onnx.runtime.in_memory import session_in_memory
-from recprune_export.quantization.apply_quantization import quantised
-from recprune_export.quantization.quantization_plan import PLAIN
-from recprune_export.validation.edge_requests import Request
-from recprune_export.validation.latency.closed_loop import Contestant, take_turns
+from recprune_export.onnx.runtime.in_memory import make_in_memory_session
+from recprune_export.quantization.apply_quantization import quantize_weights
+from recprune_export.quantization.quantization_plan import FP32
+from recprune_export.validation.edge_requests import RequestArrays
+from recprune_export.validation.latency.closed_loop import Backend, measure_interleaved
 from recprune_export.validation.latency.repeated_sessions import typical_time
-from recprune_export.validation.latency.request_cycle import Rotations
+from recprune_export.validation.latency.request_cycle import RequestCycles
 
 SECONDS = 0.1  # for each layer and batch size
 FEWEST, MOST = 15, 300  # rounds
@@ -23,37 +23,37 @@ Times = dict[str, dict[int, float]]  # form -> batch size -> milliseconds
 class Stopwatch(Protocol):
     """Measures a graph as it is, and with one weight in each of some forms."""
 
-    def __call__(self, part: ir.Model, name: str, forms: Sequence[str], requests: Rotations) -> Times: ...
+    def __call__(self, subgraph: ir.Model, name: str, forms: Sequence[str], requests: RequestCycles) -> Times: ...
 
 
-def part_of(model: ir.Model, starts: Sequence[ir.Value], ends: Sequence[ir.Value]) -> ir.Model:
+def extract_subgraph(model: ir.Model, starts: Sequence[ir.Value], ends: Sequence[ir.Value]) -> ir.Model:
     """Return the graph between some values, weights included."""
     graph = ir.convenience.extract(model.graph, starts, ends)
     graph.name = "part"
     return ir.Model(graph, ir_version=model.ir_version)
 
 
-def take_times(part: ir.Model, name: str, forms: Sequence[str], requests: Rotations) -> Times:
-    """Return the milliseconds of the graph `part` in fp32 and with the weight `name` in each of `forms`, by batch size.
+def measure_times(subgraph: ir.Model, name: str, forms: Sequence[str], requests: RequestCycles) -> Times:
+    """Return the milliseconds of the graph `subgraph` in fp32 and with the weight `name` in each of `forms`, by batch size.
 
     `requests` hold what is given to it, by batch size, and take turns; the first of the largest is what a layer is calibrated
     with.
     """
     seen = requests[max(requests)][0]
-    graphs = {PLAIN: part} | {form: quantised(part, {name: form}, seen) for form in forms}
+    graphs = {FP32: subgraph} | {form: quantize_weights(subgraph, {name: form}, seen) for form in forms}
     contestants = [_contestant(form, graph) for form, graph in graphs.items()]
     found: Times = {form: {} for form in graphs}
     rng = np.random.default_rng(0)
     for batch, rotation in requests.items():
-        for form, times in take_turns(contestants, rotation, SECONDS, rng, FEWEST, MOST).items():
+        for form, times in measure_interleaved(contestants, rotation, SECONDS, rng, FEWEST, MOST).items():
             found[form][batch] = typical_time(times)
     return found
 
 
-def _contestant(form: str, graph: ir.Model) -> Contestant:
-    run, names = session_in_memory(graph), [value.name or "" for value in graph.graph.inputs]
+def _contestant(form: str, graph: ir.Model) -> Backend:
+    run, names = make_in_memory_session(graph), [value.name or "" for value in graph.graph.inputs]
 
-    def once(request: Request) -> object:
+    def once(request: RequestArrays) -> object:
         return run([request[name] for name in names])
 
-    return Contestant(form, once)
+    return Backend(form, once)

@@ -27,19 +27,19 @@ RECOMMENDERS: Mapping[str, type[nn.Module]] = {
 }
 
 
-def find(name: str) -> type[nn.Module]:
+def find_recommender(name: str) -> type[nn.Module]:
     """Return the class of a recommender. Raises `UsageError` for a name that is not known."""
     if name not in RECOMMENDERS:
         raise UsageError(f"There is no recommender '{name}'; choose one of {', '.join(RECOMMENDERS)}.")
     return RECOMMENDERS[name]
 
 
-def build(name: str, spec: InputSpec, config: Mapping[str, Any]) -> nn.Module:
+def build_recommender(name: str, spec: InputSpec, config: Mapping[str, Any]) -> nn.Module:
     """Make a recommender for these inputs.
 
     Raises `UsageError` for a name that is not known, or an option that the recommender does not have.
     """
-    recommender = find(name)
+    recommender = find_recommender(name)
     options = [option for option in inspect.signature(recommender).parameters if option != "spec"]
     unknown = [option for option in config if option not in options]
     if unknown:
@@ -47,11 +47,11 @@ def build(name: str, spec: InputSpec, config: Mapping[str, Any]) -> nn.Module:
     return recommender(spec, **config)
 
 
-def predicts_sequences(name: str) -> bool:
+def is_sequential(name: str) -> bool:
     """Whether a recommender reads histories instead of fields."""
-    return find(name) is SASRec
+    return find_recommender(name) is SASRec
 
 
-def predicts_several(name: str) -> bool:
+def is_multi_task(name: str) -> bool:
     """Whether a recommender answers several labels at once."""
-    return find(name) is MMoE
+    return find_recommender(name) is MMoE

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from recprune_export.recommenders.input_spec import InputSpec, Request
-from recprune_export.recommenders.layers import MLP, FieldEmbeddings, numeric_of
+from recprune_export.recommenders.input_spec import InputSpec, TensorRequest
+from recprune_export.recommenders.layers import MLP, FieldEmbeddings, select_numeric
 
 
 class DCNv2(nn.Module):
@@ -23,9 +23,9 @@ class DCNv2(nn.Module):
         self.mlp = MLP(inputs, hidden, dropout)
         self.head = nn.Linear(inputs + self.mlp.width, 1)
 
-    def forward(self, request: Request) -> dict[str, Tensor]:
+    def forward(self, request: TensorRequest) -> dict[str, Tensor]:
         """Return the logit of the label, [B]."""
-        first = torch.cat([*self.embeddings(request).values(), *numeric_of(request, self.spec)], dim=1)
+        first = torch.cat([*self.embeddings(request).values(), *select_numeric(request, self.spec)], dim=1)
         crossed = first
         for layer in self.crosses:
             crossed = first * layer(crossed) + crossed

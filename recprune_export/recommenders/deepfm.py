@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from recprune_export.recommenders.input_spec import InputSpec, Request
-from recprune_export.recommenders.layers import MLP, FieldEmbeddings, numeric_of
+from recprune_export.recommenders.input_spec import InputSpec, TensorRequest
+from recprune_export.recommenders.layers import MLP, FieldEmbeddings, select_numeric
 
 
 class DeepFM(nn.Module):
@@ -20,16 +20,16 @@ class DeepFM(nn.Module):
         self.embeddings = FieldEmbeddings(spec, dim)
         self.first_order = FieldEmbeddings(spec, 1)
         inputs = len(self.embeddings) * dim + spec.n_numeric
-        self.mlp = MLP(inputs, hidden, dropout, normalise=True)
+        self.mlp = MLP(inputs, hidden, dropout, batch_norm=True)
         self.head = nn.Linear(self.mlp.width, 1)
         self.numeric = nn.Linear(spec.n_numeric, 1, bias=False) if spec.n_numeric else None
 
-    def forward(self, request: Request) -> dict[str, Tensor]:
+    def forward(self, request: TensorRequest) -> dict[str, Tensor]:
         """Return the logit of the label, [B]."""
         stacked = torch.stack(list(self.embeddings(request).values()), dim=1)  # [B, F, D]
         pairs = 0.5 * (stacked.sum(1).square() - stacked.square().sum(1)).sum(1, keepdim=True)
         first = torch.stack(list(self.first_order(request).values()), dim=1).sum(1)
-        numeric = numeric_of(request, self.spec)
+        numeric = select_numeric(request, self.spec)
         deep = self.head(self.mlp(torch.cat([stacked.flatten(1), *numeric], dim=1)))
         logit = first + pairs + deep
         if self.numeric is not None:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from recprune_export.recommenders.input_spec import InputSpec, Request
-from recprune_export.recommenders.layers import MLP, FieldEmbeddings, numeric_of
+from recprune_export.recommenders.input_spec import InputSpec, TensorRequest
+from recprune_export.recommenders.layers import MLP, FieldEmbeddings, select_numeric
 
 
 class DLRM(nn.Module):
@@ -31,11 +31,11 @@ class DLRM(nn.Module):
         self.top = MLP(fields * dim + fields * (fields - 1) // 2, hidden, dropout)
         self.head = nn.Linear(self.top.width, 1)
 
-    def forward(self, request: Request) -> dict[str, Tensor]:
+    def forward(self, request: TensorRequest) -> dict[str, Tensor]:
         """Return the logit of the label, [B]."""
         vectors = list(self.embeddings(request).values())
         if self.bottom is not None:
-            vectors = [self.bottom(*numeric_of(request, self.spec)), *vectors]
+            vectors = [self.bottom(*select_numeric(request, self.spec)), *vectors]
         stacked = torch.stack(vectors, dim=1)  # [B, F, D]
         dots = stacked @ stacked.transpose(1, 2)
         pairs = dots[:, self.pairs[0], self.pairs[1]]  # [B, F·(F-1)/2]

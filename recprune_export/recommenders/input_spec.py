@@ -10,7 +10,7 @@ from torch import Tensor
 from recprune_export.data.encoding.encoder import NUMERIC
 from recprune_export.data.sequences import HISTORY
 
-Request = Mapping[str, Tensor]
+TensorRequest = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)

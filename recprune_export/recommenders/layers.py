@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.data.encoding.encoder import NUMERIC
-from recprune_export.recommenders.input_spec import InputSpec, Request
+from recprune_export.recommenders.input_spec import InputSpec, TensorRequest
 
 INITIAL_STD = 0.01  # of embedding tables: dot products start near zero
 
@@ -30,7 +30,7 @@ class FieldEmbeddings(nn.Module):
     def __len__(self) -> int:
         return len(self.tables)
 
-    def forward(self, request: Request) -> dict[str, Tensor]:
+    def forward(self, request: TensorRequest) -> dict[str, Tensor]:
         """Return for each field its vectors, [B, D]."""
         vectors = {}
         for name, key in self._keys.items():
@@ -60,7 +60,7 @@ def _mean(table: nn.Module, ids: Tensor) -> Tensor:
     return table(ids).sum(1) / known.clamp_min(1.0)
 
 
-def numeric_of(request: Request, spec: InputSpec) -> list[Tensor]:
+def select_numeric(request: TensorRequest, spec: InputSpec) -> list[Tensor]:
     """Return the numeric fields, [B, n], in a list that is empty where there are none."""
     return [request[NUMERIC]] if spec.n_numeric else []
 
@@ -68,11 +68,11 @@ def numeric_of(request: Request, spec: InputSpec) -> list[Tensor]:
 class MLP(nn.Sequential):
     """Linear, batch-norm, ReLU, dropout for each width; without batch-norm where `normalise` is off."""
 
-    def __init__(self, inputs: int, widths: Sequence[int], dropout: float = 0.0, normalise: bool = False) -> None:
+    def __init__(self, inputs: int, widths: Sequence[int], dropout: float = 0.0, batch_norm: bool = False) -> None:
         layers: list[nn.Module] = []
         for width in widths:
             layers.append(nn.Linear(inputs, width))
-            if normalise:
+            if batch_norm:
                 layers.append(nn.BatchNorm1d(width))
             layers.append(nn.ReLU())
             if dropout:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from recprune_export.recommenders.input_spec import InputSpec, Request
-from recprune_export.recommenders.layers import MLP, FieldEmbeddings, numeric_of
+from recprune_export.recommenders.input_spec import InputSpec, TensorRequest
+from recprune_export.recommenders.layers import MLP, FieldEmbeddings, select_numeric
 
 
 class MMoE(nn.Module):
@@ -23,9 +23,9 @@ class MMoE(nn.Module):
         self.gates = nn.ModuleList(nn.Linear(inputs, experts) for _ in spec.labels)
         self.towers = nn.ModuleList(nn.Sequential(*MLP(hidden[-1], (tower,)), nn.Linear(tower, 1)) for _ in spec.labels)
 
-    def forward(self, request: Request) -> dict[str, Tensor]:
+    def forward(self, request: TensorRequest) -> dict[str, Tensor]:
         """Return the logit of each label, [B]."""
-        inputs = torch.cat([*self.embeddings(request).values(), *numeric_of(request, self.spec)], dim=1)
+        inputs = torch.cat([*self.embeddings(request).values(), *select_numeric(request, self.spec)], dim=1)
         experts = torch.stack([expert(inputs) for expert in self.experts], dim=1)  # [B, experts, width]
         logits = {}
         for label, gate, tower in zip(self.spec.labels, self.gates, self.towers, strict=True):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.errors import UsageError
-from recprune_export.recommenders.input_spec import InputSpec, Request
+from recprune_export.recommenders.input_spec import InputSpec, TensorRequest
 from recprune_export.recommenders.layers import MLP, FieldEmbeddings
 
 
@@ -28,7 +28,7 @@ class NeuMF(nn.Module):
         self.mlp = MLP(2 * dim, hidden)
         self.head = nn.Linear(dim + self.mlp.width, 1)
 
-    def forward(self, request: Request) -> dict[str, Tensor]:
+    def forward(self, request: TensorRequest) -> dict[str, Tensor]:
         """Return the logit of the label, [B]."""
         factors, vectors = self.factors(request), self.embeddings(request)
         product = factors[self.user] * factors[self.item]

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recprune_export.data.sequences import HISTORY
-from recprune_export.recommenders.input_spec import InputSpec, Request
+from recprune_export.recommenders.input_spec import InputSpec, TensorRequest
 
 SCORES = "scores"
 
@@ -27,11 +27,13 @@ class SASRec(nn.Module):
         with torch.no_grad():
             self.items.weight[0] = 0.0
         self.dropout = nn.Dropout(dropout)
-        self.layers = nn.ModuleList(_Layer(dim, heads, width or dim, dropout, spec.max_length) for _ in range(layers))
+        self.layers = nn.ModuleList(
+            _EncoderBlock(dim, heads, width or dim, dropout, spec.max_length) for _ in range(layers)
+        )
         self.norm = nn.LayerNorm(dim)
         self.register_buffer("order", torch.arange(spec.max_length), persistent=False)
 
-    def forward(self, request: Request) -> dict[str, Tensor]:
+    def forward(self, request: TensorRequest) -> dict[str, Tensor]:
         """Return the scores of all items to come next, [B, I]; column 0 is the padding."""
         return {SCORES: self.encode(request[HISTORY])[:, -1] @ self.items.weight.T}
 
@@ -53,7 +55,7 @@ class SASRec(nn.Module):
         return F.cross_entropy(scores, following[wanted])
 
 
-class _Layer(nn.Module):
+class _EncoderBlock(nn.Module):
     causal: Tensor
     itself: Tensor
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.errors import UsageError
-from recprune_export.recommenders.input_spec import InputSpec, Request
-from recprune_export.recommenders.layers import MLP, FieldEmbeddings, numeric_of
+from recprune_export.recommenders.input_spec import InputSpec, TensorRequest
+from recprune_export.recommenders.layers import MLP, FieldEmbeddings, select_numeric
 
 
 class TwoTower(nn.Module):
@@ -31,12 +31,12 @@ class TwoTower(nn.Module):
         self.item_tower = _tower((len(fields) - n_user) * dim + spec.n_numeric, hidden)
         self.bias = nn.Parameter(torch.zeros(1))
 
-    def forward(self, request: Request) -> dict[str, Tensor]:
+    def forward(self, request: TensorRequest) -> dict[str, Tensor]:
         """Return the logit of the label, [B]."""
         vectors = self.embeddings(request)
         user = torch.cat([vectors[name] for name in self.user_fields], dim=1)
         others = [vector for name, vector in vectors.items() if name not in self.user_fields]
-        item = torch.cat([*others, *numeric_of(request, self.spec)], dim=1)
+        item = torch.cat([*others, *select_numeric(request, self.spec)], dim=1)
         dots = (self.user_tower(user) * self.item_tower(item)).sum(1)
         return {self.spec.labels[0]: dots + self.bias}
 

@@ -1,4 +1,4 @@
-"""`examine`: does the plan of a bundle still hold on new rows? `recompress`: the same again, where it does not."""
+"""`make_drift_report`: does the plan of a bundle still hold on new rows? `recompress`: the same again, where it does not."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,37 +6,37 @@ from pathlib import Path
 from typing import Any
 
 from recprune_export.api import compress_loaded, data_name
-from recprune_export.bundle.archive.unpacking import opened
+from recprune_export.bundle.archive.unpacking import open_bundle_path
 from recprune_export.data.distribution.data_profile import Drift
 from recprune_export.errors import UsageError, ValidationFailed
-from recprune_export.finetuning.task import answer
-from recprune_export.pipeline.build_manifest import Origin
-from recprune_export.pipeline.compress import Result
+from recprune_export.finetuning.task import run_program
+from recprune_export.pipeline.build_manifest import InputSources
+from recprune_export.pipeline.compress import CompressionResult
 from recprune_export.provenance import file_identity
 from recprune_export.refresh import plan_check
-from recprune_export.refresh.dense import Dense, Missing, find_dense
+from recprune_export.refresh.dense import DenseModel, MissingModel, find_dense
 from recprune_export.refresh.drift import judge_drift
-from recprune_export.refresh.metric_change import Quality, judge_gap, judge_metric, measure
+from recprune_export.refresh.metric_change import MetricComparison, compare_metrics, judge_gap, judge_metric
 from recprune_export.refresh.new_rows import NewRows, read_new_rows
-from recprune_export.refresh.open_bundle import Shipped, open_shipped
-from recprune_export.refresh.plan_regret import Standing
-from recprune_export.refresh.verdicts import Finding
+from recprune_export.refresh.open_bundle import OpenBundle, open_bundle
+from recprune_export.refresh.plan_regret import GroupRegret
+from recprune_export.refresh.verdicts import DriftFinding
 
 MAX_DROP, MAX_FALL = 0.002, 0.01
 
 
 @dataclass(frozen=True)
-class Examination:
+class DriftReport:
     """What was found about a bundle on new rows."""
 
-    shipped: Shipped
+    bundle: OpenBundle
     data: Path
     rows: NewRows
-    dense: Dense | Missing
-    quality: Quality
-    findings: tuple[Finding, ...]
+    dense: DenseModel | MissingModel
+    quality: MetricComparison
+    findings: tuple[DriftFinding, ...]
     drifts: tuple[Drift, ...]
-    standings: tuple[Standing, ...]
+    regrets: tuple[GroupRegret, ...]
 
     @property
     def holds(self) -> bool:
@@ -48,13 +48,13 @@ class Examination:
         """The verdict in a sentence."""
         against = [finding.measure for finding in self.findings if finding.holds is False]
         if not against:
-            return f"{self.shipped.path} holds on {self.data}."
-        return f"{self.shipped.path} does not hold on {self.data}: {', '.join(against)}."
+            return f"{self.bundle.path} holds on {self.data}."
+        return f"{self.bundle.path} does not hold on {self.data}: {', '.join(against)}."
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know and would not look for."""
-        return (self.dense.note,) if isinstance(self.dense, Dense) and self.dense.note else ()
+        return (self.dense.note,) if isinstance(self.dense, DenseModel) and self.dense.note else ()
 
     def raise_verdict(self) -> None:
         """Raise `ValidationFailed` where the plan does not hold."""
@@ -64,18 +64,18 @@ class Examination:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {
-            "bundle": str(self.shipped.path),
+            "bundle": str(self.bundle.path),
             "data": str(self.data),
             "holds": self.holds,
             "notes": list(self.notes),
             "findings": [finding.to_dict() for finding in self.findings],
             "quality": self.quality.to_dict(),
             "drift": [drift.to_dict() for drift in self.drifts],
-            "ranking": [standing.to_dict() for standing in self.standings],
+            "ranking": [standing.to_dict() for standing in self.regrets],
         }
 
 
-def examine(
+def make_drift_report(
     bundle: Path,
     data: Path,
     *,
@@ -84,7 +84,7 @@ def examine(
     source: Mapping[str, Any] | None = None,
     max_drop: float = MAX_DROP,
     max_fall: float = MAX_FALL,
-) -> Examination:
+) -> DriftReport:
     """Measure the artifact of `bundle`, packed or not, on `data`, and say whether its plan still holds.
 
     - `model`: the dense model, where the one that the manifest names is not there; opened with the keywords in `source`.
@@ -94,8 +94,8 @@ def examine(
     Raises `BundleError`, `DataError`, `UsageError` for labels that are missing, or where there is nothing to judge by, and
     what `load_program` raises for `model`.
     """
-    with opened(bundle) as folder:
-        shipped = open_shipped(bundle, folder)
+    with open_bundle_path(bundle) as folder:
+        shipped = open_bundle(bundle, folder)
         dense = find_dense(shipped, model, source or {})
         rows = read_new_rows(data, shipped.program, shipped.encoder, shipped.labels(tuple(labels)), shipped.settings)
         quality = _measure(shipped, dense, rows)
@@ -107,49 +107,55 @@ def examine(
         raise UsageError(
             f"{bundle} holds nothing that new rows could be compared with: give the dense model with --model."
         )
-    return Examination(shipped, data, rows, dense, quality, findings, drifts, standings)
+    return DriftReport(shipped, data, rows, dense, quality, findings, drifts, standings)
 
 
-def recompress(found: Examination, target: Path, command: Sequence[str] = ()) -> Result:
+def recompress(report: DriftReport, target: Path, command: Sequence[str] = ()) -> CompressionResult:
     """Compress the dense model again on the new rows, with the settings of the bundle; write it to `target`.
 
     Raises `UsageError` where there is no dense model, and what `compress` raises.
     """
-    if isinstance(found.dense, Missing):
-        raise UsageError(f"The bundle cannot be compressed again. {found.dense.reason}")
+    if isinstance(report.dense, MissingModel):
+        raise UsageError(f"The bundle cannot be compressed again. {report.dense.reason}")
     return compress_loaded(
-        found.dense.loaded,
-        _rows_of(found.dense, found.shipped, found.rows, found.data).task,
+        report.dense.loaded,
+        _read_rows_for_dense(report.dense, report.bundle, report.rows, report.data).task,
         target,
-        found.shipped.settings,
-        Origin(
+        report.bundle.settings,
+        InputSources(
             command,
-            model_name=Path(found.dense.file["path"]).name,
-            model_file=found.dense.file,
-            data_name=data_name(found.data),
-            data_file=file_identity(found.data),
+            model_name=Path(report.dense.file["path"]).name,
+            model_file=report.dense.file,
+            data_name=data_name(report.data),
+            data_file=file_identity(report.data),
         ),
     )
 
 
-def _rank(shipped: Shipped, dense: Dense | Missing, rows: NewRows, data: Path) -> tuple[Finding, tuple[Standing, ...]]:
-    if isinstance(dense, Missing):
-        return Finding(plan_check.MEASURE, None, dense.reason), ()
-    task = _rows_of(dense, shipped, rows, data).task
-    return plan_check.judge_ranking(dense.loaded.program, shipped.plan, shipped.settings, task)
+def _rank(
+    shipped: OpenBundle, dense: DenseModel | MissingModel, rows: NewRows, data: Path
+) -> tuple[DriftFinding, tuple[GroupRegret, ...]]:
+    if isinstance(dense, MissingModel):
+        return DriftFinding(plan_check.MEASURE, None, dense.reason), ()
+    task = _read_rows_for_dense(dense, shipped, rows, data).task
+    return plan_check.judge_plan(dense.loaded.program, shipped.plan, shipped.settings, task)
 
 
-def _measure(shipped: Shipped, dense: Dense | Missing, rows: NewRows) -> Quality:
+def _measure(shipped: OpenBundle, dense: DenseModel | MissingModel, rows: NewRows) -> MetricComparison:
     answers = shipped.dense
-    if answers is None and isinstance(dense, Dense):
+    if answers is None and isinstance(dense, DenseModel):
         program = dense.loaded.program
-        return measure(
-            shipped.artifact, lambda r: answer(program, r), rows.measured, rows.count, shipped.manifest.metrics
+        return compare_metrics(
+            shipped.artifact,
+            lambda r: run_program(program, r),
+            rows.evaluation_task,
+            rows.count,
+            shipped.manifest.metrics,
         )
-    return measure(shipped.artifact, answers, rows.measured, rows.count, shipped.manifest.metrics)
+    return compare_metrics(shipped.artifact, answers, rows.evaluation_task, rows.count, shipped.manifest.metrics)
 
 
-def _rows_of(dense: Dense, shipped: Shipped, rows: NewRows, data: Path) -> NewRows:
+def _read_rows_for_dense(dense: DenseModel, shipped: OpenBundle, rows: NewRows, data: Path) -> NewRows:
     """The rows as the dense model takes them: a successor may have an encoding of its own."""
     checkpoint, settings = dense.loaded.checkpoint, shipped.settings
     if checkpoint is None or shipped.encoder is None or checkpoint.encoder.to_dict() == shipped.encoder.to_dict():

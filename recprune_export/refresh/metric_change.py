@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
-from recprune_export.finetuning.task import Answers, Task
-from recprune_export.refresh.verdicts import Finding
-from recprune_export.training.evaluate import primary
-from recprune_export.training.paired_change import Change
+from recprune_export.finetuning.task import Predictor, Task
+from recprune_export.refresh.verdicts import DriftFinding
+from recprune_export.training.evaluate import select_primary_metric
+from recprune_export.training.paired_change import MetricChange
 
 Metrics = Mapping[str, Mapping[str, float]]  # "dense", "pruned" -> metric -> value
 METRIC, GAP = "metric", "distance from dense"
@@ -16,7 +16,7 @@ WIDE = 1.96  # standard errors of a 95 % interval
 
 
 @dataclass(frozen=True)
-class Quality:
+class MetricComparison:
     """Metrics of both models `then` and `now`, on `rows` new rows; without a dense model only those of the artifact.
 
     `change` leads from the dense model to the artifact, or where there is none from the artifact to itself.
@@ -24,18 +24,18 @@ class Quality:
 
     then: Metrics
     now: Metrics
-    change: Change
+    change: MetricChange
     rows: int
 
     @property
     def recorded(self) -> float | None:
         """The metric of the artifact when it was made; None where none was measured."""
-        return primary(self.then["pruned"])[1] if self.then.get("pruned") else None
+        return select_primary_metric(self.then["pruned"])[1] if self.then.get("pruned") else None
 
     @property
     def recorded_gap(self) -> float:
         """How the metric changed from dense to artifact when it was made; 0 where that is not known."""
-        return 0.0 if self.recorded is None else self.recorded - primary(self.then["dense"])[1]
+        return 0.0 if self.recorded is None else self.recorded - select_primary_metric(self.then["dense"])[1]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -43,14 +43,16 @@ class Quality:
         return {**models, "change": self.change.to_dict(), "recorded_gap": self.recorded_gap, "rows": self.rows}
 
 
-def measure(artifact: Answers, dense: Answers | None, task: Task, rows: int, recorded: Metrics) -> Quality:
+def compare_metrics(
+    artifact: Predictor, dense: Predictor | None, task: Task, rows: int, recorded: Metrics
+) -> MetricComparison:
     """Measure on the test rows of `task`, which are its validation rows as well."""
     models = {"dense": dense, "pruned": artifact}
     now = {name: task.test(model) for name, model in models.items() if model is not None}
-    return Quality(recorded, now, task.change(dense or artifact, artifact), rows)
+    return MetricComparison(recorded, now, task.change(dense or artifact, artifact), rows)
 
 
-def judge_metric(quality: Quality, tested: int | None, max_fall: float) -> Finding:
+def judge_metric(quality: MetricComparison, tested: int | None, max_fall: float) -> DriftFinding:
     """Fail where the metric is lower than recorded by more than `max_fall`, beyond doubt.
 
     Both samples of rows count: the error of the old one follows from that of the new one and from the numbers of rows, the
@@ -58,7 +60,7 @@ def judge_metric(quality: Quality, tested: int | None, max_fall: float) -> Findi
     """
     change, recorded = quality.change, quality.recorded
     if recorded is None:
-        return Finding(
+        return DriftFinding(
             METRIC, None, "No quality was measured when the bundle was made, for it was made without --data."
         )
     fall = recorded - change.after
@@ -70,18 +72,22 @@ def judge_metric(quality: Quality, tested: int | None, max_fall: float) -> Findi
     holds = fall - half <= max_fall
     text += f"; a fall of {max_fall:g} is allowed." if holds else f", which is beyond the {max_fall:g} allowed."
     dense = quality.now.get("dense")
-    if not holds and dense and primary(quality.then["dense"])[1] - primary(dense)[1] > max_fall:
+    if (
+        not holds
+        and dense
+        and select_primary_metric(quality.then["dense"])[1] - select_primary_metric(dense)[1] > max_fall
+    ):
         text += (
             " The dense model fell as well: train it again and give it with --model, for its answers are tuned towards."
         )
-    return Finding(METRIC, holds, text)
+    return DriftFinding(METRIC, holds, text)
 
 
-def judge_gap(quality: Quality, max_drop: float) -> Finding:
+def judge_gap(quality: MetricComparison, max_drop: float) -> DriftFinding:
     """Fail where the artifact is further below the dense model than recorded by more than `max_drop`, beyond doubt."""
     change, recorded = quality.change, quality.recorded_gap
     if "dense" not in quality.now:
-        return Finding(
+        return DriftFinding(
             GAP,
             None,
             "The bundle was written with --no-dense, so there is no dense model to compare with: give --model.",
@@ -92,7 +98,9 @@ def judge_gap(quality: Quality, max_drop: float) -> Finding:
         f"{_signed(change.high)}] on the new rows; {was}"
     )
     holds = change.high >= recorded - max_drop
-    return Finding(GAP, holds, text + (f", and {max_drop:g} more is {'allowed' if holds else 'less than was lost'}."))
+    return DriftFinding(
+        GAP, holds, text + (f", and {max_drop:g} more is {'allowed' if holds else 'less than was lost'}.")
+    )
 
 
 def _signed(change: float) -> str:

@@ -7,35 +7,42 @@ import numpy as np
 
 from recprune_export.data.arrays import ArrayData
 from recprune_export.data.clicks import ClickData
-from recprune_export.data.distribution.data_profile import Column
+from recprune_export.data.distribution.data_profile import FieldValues
 from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.data.rows import Rows
 from recprune_export.data.sequences import SequenceData, SequenceEncoder
 from recprune_export.data.tabular_files import scan
 from recprune_export.finetuning.objective import make_objective
-from recprune_export.finetuning.profile_rows import columns_of
-from recprune_export.finetuning.task import CLICKS, RANKINGS, LabelledRows, NextItems, read_arrays, read_encoded
-from recprune_export.pipeline.compress import recipe_for
+from recprune_export.finetuning.profile_rows import read_field_values
+from recprune_export.finetuning.task import (
+    CLICK_DEFAULTS,
+    RANKING_DEFAULTS,
+    LabeledRows,
+    NextItems,
+    read_arrays,
+    read_encoded,
+)
+from recprune_export.pipeline.compress import make_recipe
 from recprune_export.program.program import Program
 from recprune_export.settings import Settings
 
 
 @dataclass(frozen=True)
 class NewRows:
-    """`task` tunes on the new rows; of `measured` both the validation and the test rows are those to measure on.
+    """`task` tunes on the new rows; of `evaluation_task` both the validation and the test rows are those to measure on.
 
-    `which` says in words which they are.
+    `description` says in words which they are.
     """
 
-    task: LabelledRows | NextItems
-    measured: LabelledRows | NextItems
-    which: str
-    columns: tuple[Column, ...]
+    task: LabeledRows | NextItems
+    evaluation_task: LabeledRows | NextItems
+    description: str
+    columns: tuple[FieldValues, ...]
 
     @property
     def count(self) -> int:
         """How many rows are measured on."""
-        return len(self.measured.data.test)
+        return len(self.evaluation_task.data.test)
 
 
 def read_new_rows(
@@ -48,18 +55,18 @@ def read_new_rows(
     Raises `DataError` where something is missing.
     """
     objective = make_objective(program, labels)
-    task: LabelledRows | NextItems
+    task: LabeledRows | NextItems
     if encoder is None:
         arrays = read_arrays(data, program.signature, labels, settings.seed)
-        task = LabelledRows(arrays, objective, recipe_for(CLICKS, settings))
+        task = LabeledRows(arrays, objective, make_recipe(CLICK_DEFAULTS, settings))
     else:
         read = read_encoded(data, _divided_by_chance_where_needed(encoder, data))
         if isinstance(read, SequenceData):
-            task = NextItems(read, objective, recipe_for(RANKINGS, settings))
+            task = NextItems(read, objective, make_recipe(RANKING_DEFAULTS, settings))
         else:
-            task = LabelledRows(read, objective, recipe_for(CLICKS, settings))
+            task = LabeledRows(read, objective, make_recipe(CLICK_DEFAULTS, settings))
     measured, which = _measured(task)
-    return NewRows(task, measured, which, columns_of(task.data, program.signature, measured.data.test))
+    return NewRows(task, measured, which, read_field_values(task.data, program.signature, measured.data.test))
 
 
 def _divided_by_chance_where_needed(encoder: Encoder | SequenceEncoder, data: Path) -> Encoder | SequenceEncoder:
@@ -71,11 +78,11 @@ def _divided_by_chance_where_needed(encoder: Encoder | SequenceEncoder, data: Pa
     return replace(encoder, schema=replace(encoder.schema, split=split))
 
 
-def _measured(task: LabelledRows | NextItems) -> tuple[LabelledRows | NextItems, str]:
+def _measured(task: LabeledRows | NextItems) -> tuple[LabeledRows | NextItems, str]:
     if isinstance(task, NextItems):
         return replace(task, data=replace(task.data, valid=task.data.test)), "the last item of each history"
     data, rows = task.data, task.data.test
-    named = data.encoder.schema.split.column is not None if isinstance(data, ClickData) else data.named
+    named = data.encoder.schema.split.column is not None if isinstance(data, ClickData) else data.has_split_column
     if not named:
         rows = _joined([data.train, data.valid, data.test])
     measured: ClickData | ArrayData = replace(data, valid=rows, test=rows)

@@ -1,4 +1,4 @@
-"""`Shipped`: a bundle, opened: what it says of itself, and its artifact and its dense model as things that answer."""
+"""`OpenBundle`: a bundle, opened: what it says of itself, and its artifact and its dense model as things that answer."""
 
 import json
 from dataclasses import dataclass
@@ -6,22 +6,22 @@ from pathlib import Path
 from typing import Any
 
 from recprune_export.bundle.manifest.manifest import DATA_PROFILE, DENSE, ENCODING, MODEL, PLAN, PROGRAM, Manifest
-from recprune_export.bundle.verify import believing, check_files, read_manifest
+from recprune_export.bundle.verify import check_files, read_manifest, reject_invalid_sections
 from recprune_export.data.distribution.data_profile import DataProfile
 from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.data.sequences import NEXT_ITEM, SequenceEncoder
 from recprune_export.errors import UsageError
-from recprune_export.finetuning.task import Answers, answer
+from recprune_export.finetuning.task import Predictor, run_program
 from recprune_export.onnx.runtime.session import make_session, run
 from recprune_export.program.loading.load_program import load_archive
 from recprune_export.program.program import Program
 from recprune_export.pruning.plan import Plan
 from recprune_export.settings import Settings
-from recprune_export.training.checkpoint import encoder_from
+from recprune_export.training.checkpoint import read_encoder
 
 
 @dataclass(frozen=True)
-class Shipped:
+class OpenBundle:
     """A bundle whose files are as its manifest says; `program` is its pruned program.
 
     `path` is how the user called it, `folder` where its files lie, which is elsewhere for a packed one, and for as long as it
@@ -38,18 +38,18 @@ class Shipped:
     profile: DataProfile | None
 
     @property
-    def artifact(self) -> Answers:
+    def artifact(self) -> Predictor:
         """What is served; rows of data share nothing, so where inputs are shared it is the program of the same answers."""
         if self.settings.shared_inputs:
-            return lambda request: answer(self.program, request)
+            return lambda request: run_program(self.program, request)
         return _session(self.folder / MODEL, self.settings.threads)
 
     @property
-    def dense(self) -> Answers | None:
+    def dense(self) -> Predictor | None:
         """The dense baseline, where it was kept."""
         return _session(self.folder / DENSE, self.settings.threads) if DENSE in self.manifest.files else None
 
-    def labels(self, given: tuple[str, ...]) -> tuple[str, ...]:
+    def labels(self, requested: tuple[str, ...]) -> tuple[str, ...]:
         """Return the labels of the rows: the encoding's own, else those given, else those recorded.
 
         Raises `UsageError` where there are none.
@@ -58,13 +58,13 @@ class Shipped:
             return (NEXT_ITEM,)
         if self.encoder is not None:
             return self.encoder.schema.labels
-        found = given or tuple(self.manifest.settings.get("labels", ()))
+        found = requested or tuple(self.manifest.settings.get("labels", ()))
         if not found:
             raise UsageError(f"{self.path} does not say what the labels of its rows are called: give --label.")
         return found
 
 
-def open_shipped(bundle: Path, folder: Path | None = None) -> Shipped:
+def open_bundle(bundle: Path, folder: Path | None = None) -> OpenBundle:
     """Open a bundle, which lies in `folder` where it was packed.
 
     Raises `BundleError` where it is not as it was written, or a part of it cannot be read.
@@ -72,16 +72,16 @@ def open_shipped(bundle: Path, folder: Path | None = None) -> Shipped:
     folder = folder or bundle
     manifest = read_manifest(folder)
     check_files(folder, manifest)
-    with believing(folder):
+    with reject_invalid_sections(folder):
         encoding, profile = _read(folder, manifest, ENCODING), _read(folder, manifest, DATA_PROFILE)
-        return Shipped(
+        return OpenBundle(
             bundle,
             folder,
             manifest,
             Settings.from_dict(manifest.settings),
             Plan.load(folder / PLAN),
             load_archive(folder / PROGRAM),
-            None if encoding is None else encoder_from(encoding),
+            None if encoding is None else read_encoder(encoding),
             None if profile is None else DataProfile.from_dict(profile),
         )
 
@@ -90,6 +90,6 @@ def _read(bundle: Path, manifest: Manifest, name: str) -> Any:
     return json.loads((bundle / name).read_bytes()) if name in manifest.files else None
 
 
-def _session(path: Path, threads: int) -> Answers:
+def _session(path: Path, threads: int) -> Predictor:
     session = make_session(path, threads)
     return lambda request: run(session, request)

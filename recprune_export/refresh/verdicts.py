@@ -1,11 +1,11 @@
-"""`Finding`: what one comparison says, in a sentence."""
+"""`CheckResult`: what one comparison says, in a sentence."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
 
 @dataclass(frozen=True)
-class Finding:
+class DriftFinding:
     """Whether the plan holds by one measure; None where it could not be judged, and `reason` says why."""
 
     measure: str

@@ -2,24 +2,24 @@
 
 from pathlib import Path
 
-from recprune_export.bundle.archive.unpacking import opened
+from recprune_export.bundle.archive.unpacking import open_bundle_path
 from recprune_export.bundle.manifest.manifest import ENCODING, Manifest
-from recprune_export.bundle.verify import believing, read_manifest
-from recprune_export.report.page import Cell, Page, code, render
+from recprune_export.bundle.verify import read_manifest, reject_invalid_sections
+from recprune_export.report.page import Cell, Page, code_markup, render_page
 from recprune_export.report.sections.calling import calling_section
 from recprune_export.report.sections.environment import environment_section
 from recprune_export.report.sections.frozen import frozen_section
 from recprune_export.report.sections.latency import latency_section, speed_headline
 from recprune_export.report.sections.proof import proof_section
 from recprune_export.report.sections.quality import quality_headline, quality_section
-from recprune_export.report.sections.quantization import quantisation_section
+from recprune_export.report.sections.quantization import quantization_section
 from recprune_export.report.sections.size import size_headline, size_section
 from recprune_export.report.sections.tradeoff import tradeoff_section
 from recprune_export.report.sections.widths import widths_section
-from recprune_export.report.sweep_file import SweepFile, sweep_of
+from recprune_export.report.sweep_file import SweepFile, find_sweep
 
 
-def bundle_report(manifest: Manifest, *, encoded: bool, sweep: SweepFile | None = None) -> str:
+def render_bundle_report(manifest: Manifest, *, encoded: bool, sweep: SweepFile | None = None) -> str:
     """Return the page as HTML; `encoded`: the bundle ships `encoding.json`; `sweep` puts the Pareto curve into it."""
     headlines = (size_headline(manifest), speed_headline(manifest), quality_headline(manifest))
     sections = (
@@ -28,7 +28,7 @@ def bundle_report(manifest: Manifest, *, encoded: bool, sweep: SweepFile | None 
         None if sweep is None else tradeoff_section(manifest, sweep),
         latency_section(manifest),
         widths_section(manifest),
-        quantisation_section(manifest),
+        quantization_section(manifest),
         frozen_section(manifest),
         proof_section(manifest),
         calling_section(manifest, encoded=encoded),
@@ -43,23 +43,23 @@ def bundle_report(manifest: Manifest, *, encoded: bool, sweep: SweepFile | None 
         notes=tuple(manifest.notes),
         footer=(
             "All figures are those of manifest.json, which has more digits. ",
-            code("recprune-export verify ."),
+            code_markup("recprune-export verify ."),
             " checks the files of the bundle and its answers on your machine.",
         ),
     )
-    return render(page)
+    return render_page(page)
 
 
-def report_on(bundle: Path, sweep: Path | None = None) -> str:
+def render_saved_bundle_report(bundle: Path, sweep: Path | None = None) -> str:
     """Return the page about a bundle on disk, packed or not, with the sweep that is given or lies beside it.
 
     Raises `BundleError`, and `InputFileError` for the sweep.
     """
-    with opened(bundle) as folder:
+    with open_bundle_path(bundle) as folder:
         manifest = read_manifest(folder)
-    known = sweep_of(manifest, bundle, sweep)
-    with believing(bundle):
-        return bundle_report(manifest, encoded=ENCODING in manifest.files, sweep=known)
+    known = find_sweep(manifest, bundle, sweep)
+    with reject_invalid_sections(bundle):
+        return render_bundle_report(manifest, encoded=ENCODING in manifest.files, sweep=known)
 
 
 def _facts(manifest: Manifest) -> tuple[Cell, ...]:

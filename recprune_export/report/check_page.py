@@ -8,15 +8,25 @@ from recprune_export.gate.check import Check
 from recprune_export.gate.findings import Finding, Verdict
 from recprune_export.gate.latency.paired_latency import CONFIDENCE
 from recprune_export.gate.latency.sequential_sampling import NEW
-from recprune_export.gate.output.finding_rows import HEADINGS, row
-from recprune_export.report.numbers import milliseconds
-from recprune_export.report.page import Cell, Figure, Headline, Page, Section, Table, code, render, worded
-from recprune_export.report.plots.ratios import Ratio, draw_ratios
+from recprune_export.gate.output.finding_rows import HEADINGS, format_finding
+from recprune_export.report.numbers import format_milliseconds
+from recprune_export.report.page import (
+    Cell,
+    Headline,
+    Page,
+    PageFigure,
+    PageTable,
+    Section,
+    code_markup,
+    render_page,
+    verdict_markup,
+)
+from recprune_export.report.plots.ratios import PlottedRatio, draw_ratios
 from recprune_export.report.plots.strips import draw_strips
 from recprune_export.validation.latency.statistics import DISTRIBUTION, distribution
 
 SIGNS = {Verdict.PASS: "✓", Verdict.FAIL: "✕", Verdict.UNDECIDED: "?", Verdict.SKIPPED: "–"}
-SAID = {
+VERDICT_TEXT = {
     Verdict.PASS: "NEW is not worse than BASE by more than the limits allow.",
     Verdict.FAIL: "NEW is worse than BASE by more than a limit allows.",
     Verdict.UNDECIDED: "The measurements leave open whether NEW is slower than BASE by more than the limit allows.",
@@ -24,7 +34,7 @@ SAID = {
 COLUMNS = ("median", "95th percentile", "99th percentile", "slowest")
 
 
-def check_report(check: Check) -> str:
+def render_check_report(check: Check) -> str:
     """Return the page as HTML."""
     open_ones = [f for f in check.findings if f.verdict in (Verdict.FAIL, Verdict.UNDECIDED)]
     judged = [f for f in check.findings if f.verdict is not Verdict.SKIPPED]
@@ -33,17 +43,17 @@ def check_report(check: Check) -> str:
     page = Page(
         title=f"Check: {check.verdict.value}",
         kicker="Two artifacts compared",
-        facts=(code(check.new) + " against " + code(check.base), f"It took {check.seconds:.0f} s."),
+        facts=(code_markup(check.new) + " against " + code_markup(check.base), f"It took {check.seconds:.0f} s."),
         sections=tuple(section for section in sections if section is not None),
         headlines=(
-            Headline("verdict", f"{SIGNS[check.verdict]} {check.verdict.value}", (SAID[check.verdict],)),
+            Headline("verdict", f"{SIGNS[check.verdict]} {check.verdict.value}", (VERDICT_TEXT[check.verdict],)),
             Headline("gates passed", f"{passed} of {len(judged)}", _skipped(check.findings)),
         ),
         notes=tuple(f"{finding.gate}: {finding.reason}" for finding in open_ones),
         verdict=check.verdict.value,
         footer=("NEW is the artifact that is to replace BASE.",),
     )
-    return render(page)
+    return render_page(page)
 
 
 def _skipped(findings: Sequence[Finding]) -> tuple[str, ...]:
@@ -54,13 +64,13 @@ def _skipped(findings: Sequence[Finding]) -> tuple[str, ...]:
 def _gates(findings: Sequence[Finding]) -> Section:
     rows = []
     for finding in findings:
-        gate, *figures, _ = row(finding)
-        rows.append((gate, worded(finding.verdict.value, SIGNS[finding.verdict]), *figures))
+        gate, *figures, _ = format_finding(finding)
+        rows.append((gate, verdict_markup(finding.verdict.value, SIGNS[finding.verdict]), *figures))
     gate, *figures, verdict = HEADINGS
     reasons = tuple((f.gate, f.reason) for f in findings)
     tables = (
-        Table("What each gate compared", (gate, verdict, *figures), tuple(rows), frozenset({0, 1, 5})),
-        Table("What each gate says", ("gate", "finding"), reasons, frozenset({0, 1})),
+        PageTable("What each gate compared", (gate, verdict, *figures), tuple(rows), frozenset({0, 1, 5})),
+        PageTable("What each gate says", ("gate", "finding"), reasons, frozenset({0, 1})),
     )
     return Section("gates", "Gates", tables=tables)
 
@@ -75,18 +85,18 @@ def _growth(judged: Sequence[Finding]) -> Section | None:
         f"A dot is the change, a line its {CONFIDENCE:.0%} interval where it was measured, and the upright mark the limit. "
         "Latency fails where the whole interval lies beyond the limit, and is undecided where the limit divides it.",
     )
-    return Section("growth", "Change against the limits", said, (Figure(picture, title),))
+    return Section("growth", "Change against the limits", said, (PageFigure(picture, title),))
 
 
-def _ratio(finding: Finding) -> Ratio | None:
+def _ratio(finding: Finding) -> PlottedRatio | None:
     """Of what may grow by a part of itself; metrics have a direction of their own."""
     if finding.most is None or not finding.base or finding.new is None:
         return None
     name, verdict = finding.gate, finding.verdict.value
     if finding.ratio is None:
-        return Ratio(name, finding.new / finding.base - 1, verdict, most=finding.most)
+        return PlottedRatio(name, finding.new / finding.base - 1, verdict, most=finding.most)
     low, growth, high = (r - 1 for r in (finding.ratio.low, finding.ratio.estimate, finding.ratio.high))
-    return Ratio(name, growth, verdict, low, high, finding.most)
+    return PlottedRatio(name, growth, verdict, low, high, finding.most)
 
 
 def _latency(check: Check) -> Section | None:
@@ -96,10 +106,10 @@ def _latency(check: Check) -> Section | None:
     for batch, evidence in check.latency.items():
         known = {who: distribution(np.array(times)) for who, times in evidence.times.items()}
         by_percent = {who: dict(zip(DISTRIBUTION, of, strict=True)) for who, of in known.items()}
-        rows = tuple((who, *(milliseconds(of[p]) for p in (50, 95, 99, 100))) for who, of in by_percent.items())
+        rows = tuple((who, *(format_milliseconds(of[p]) for p in (50, 95, 99, 100))) for who, of in by_percent.items())
         picture = draw_strips(f"latency-{batch}", f"Latency at batch {batch}", by_percent, (NEW,))
         caption = f"Batch {batch}, {len(evidence.log_ratios)} processes of each"
-        figures.append(Figure(picture, caption, Table(f"Milliseconds at batch {batch}", ("", *COLUMNS), rows)))
+        figures.append(PageFigure(picture, caption, PageTable(f"Milliseconds at batch {batch}", ("", *COLUMNS), rows)))
     threads = "One thread" if check.threads == 1 else f"{check.threads} threads"
     said = (
         f"{threads}; all processes together. A strip is thin from the 1st to the 99th percentile, thicker from the 5th to the "
@@ -116,5 +126,7 @@ def _environment(check: Check) -> Section | None:
     if not rows:
         return None
     return Section(
-        "environment", "Environment", tables=(Table("Machine and versions", ("", ""), tuple(rows), frozenset({0, 1})),)
+        "environment",
+        "Environment",
+        tables=(PageTable("Machine and versions", ("", ""), tuple(rows), frozenset({0, 1})),),
     )

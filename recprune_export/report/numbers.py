@@ -6,31 +6,31 @@ TIMES, MINUS, TO, SPACE = "×", "−", "–", "\u00a0"  # a unit stays on the li
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
-def size(count: float) -> str:
+def format_bytes(count: float) -> str:
     r"""Return bytes in a decimal unit.
 
-    >>> size(191_322), size(999), size(2.5e9)
+    >>> format_bytes(191_322), format_bytes(999), format_bytes(2.5e9)
     ('191\xa0kB', '999\xa0B', '2.50\xa0GB')
     """
     for unit, name in _UNITS:
         if count >= unit:
-            return f"{significant(count / unit)}{SPACE}{name}"
+            return f"{format_significant(count / unit)}{SPACE}{name}"
     return f"{count:,.0f}{SPACE}B"
 
 
-def milliseconds(value: float) -> str:
+def format_milliseconds(value: float) -> str:
     """Return a time with three digits that count, in ms.
 
-    >>> milliseconds(0.054471), milliseconds(3.5993195), milliseconds(12345.6)
+    >>> format_milliseconds(0.054471), format_milliseconds(3.5993195), format_milliseconds(12345.6)
     ('0.0545', '3.60', '12,346')
     """
-    return significant(value)
+    return format_significant(value)
 
 
-def significant(value: float, digits: int = 3) -> str:
+def format_significant(value: float, digits: int = 3) -> str:
     """Return `value` with so many digits that count, but all digits before the point.
 
-    >>> significant(0.99996), significant(99.96), significant(0.0), significant(-1.234)
+    >>> format_significant(0.99996), format_significant(99.96), format_significant(0.0), format_significant(-1.234)
     ('1.00', '100', '0', '−1.23')
     """
     if value == 0:
@@ -39,57 +39,57 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{value:,.{max(0, digits - 1 - exponent)}f}".replace("-", MINUS)
 
 
-def times(value: float) -> str:
+def format_ratio(value: float) -> str:
     """Return how many times: of a speed or a size.
 
-    >>> times(2.7844), times(13.5), times(1.0)
+    >>> format_ratio(2.7844), format_ratio(13.5), format_ratio(1.0)
     ('2.78×', '13.5×', '1.00×')
     """
-    return f"{significant(value)}{TIMES}"
+    return f"{format_significant(value)}{TIMES}"
 
 
-def interval(pair: Sequence[float], form: str = "") -> str:
+def format_interval(pair: Sequence[float], form: str = "") -> str:
     """Return an interval in the given format, or with three digits that count.
 
-    >>> interval((2.7573, 2.8110)), interval((-0.0042, 0.0024), "+.4f")
+    >>> format_interval((2.7573, 2.8110)), format_interval((-0.0042, 0.0024), "+.4f")
     ('2.76–2.81', '−0.0042 to +0.0024')
     """
-    low, high = (signed(value, form) if form else significant(value) for value in pair)
+    low, high = (format_signed(value, form) if form else format_significant(value) for value in pair)
     return f"{low} to {high}" if form else f"{low}{TO}{high}"
 
 
-def signed(value: float, form: str = "+.4f") -> str:
+def format_signed(value: float, form: str = "+.4f") -> str:
     """Return a change, with a minus sign that is as wide as the plus sign.
 
-    >>> signed(-0.00087), signed(0.00087), signed(-0.00001)
+    >>> format_signed(-0.00087), format_signed(0.00087), format_signed(-0.00001)
     ('−0.0009', '+0.0009', '0.0000')
     """
     text = format(value, form)
     return text.replace("-", MINUS) if any(digit in text for digit in "123456789") else text.lstrip("+-")
 
 
-def percent(share: float) -> str:
+def format_percent(share: float) -> str:
     r"""Return a share of 1.
 
-    >>> percent(0.69257)
+    >>> format_percent(0.69257)
     '69.3\xa0%'
     """
     return f"{100 * share:.1f}{SPACE}%".replace("-", MINUS)
 
 
-def tiny(value: float) -> str:
+def format_scientific(value: float) -> str:
     """Return an error of many orders of magnitude.
 
-    >>> tiny(1.9073e-06), tiny(0.0)
+    >>> format_scientific(1.9073e-06), format_scientific(0.0)
     ('1.9e−06', '0')
     """
     return "0" if value == 0 else f"{value:.1e}".replace("-", MINUS)
 
 
-def whole(count: float) -> str:
+def format_count(count: float) -> str:
     """Return a count.
 
-    >>> whole(150593)
+    >>> format_count(150593)
     '150,593'
     """
     return f"{count:,.0f}"

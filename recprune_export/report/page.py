@@ -1,7 +1,7 @@
-"""`Page`: what a page says, in the order in which it is read, and `render`, which makes HTML of it.
+"""`Page`: what a page says, in the order in which it is read, and `render_page`, which makes HTML of it.
 
 Strings are escaped when they are put into the page, wherever they come from; only `Markup` is taken as it is, and that is
-made by `code` and by the pictures, which escape what they are given.
+made by `code_markup` and by the pictures, which escape what they are given.
 """
 
 import re
@@ -12,7 +12,7 @@ from importlib import resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from recprune_export.report.svg import shortened
+from recprune_export.report.svg import shorten
 
 Cell = str | Markup
 LONGEST = 120  # characters of a name
@@ -22,7 +22,7 @@ _UNREADABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\u202a-\u2
 
 
 @dataclass(frozen=True)
-class Table:
+class PageTable:
     """The first cell of each row is its heading. `words` are the positions of columns that hold no figures."""
 
     caption: str
@@ -32,23 +32,23 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Figure:
+class PageFigure:
     """A picture, what it shows, and the figures in it as a table."""
 
     picture: Markup
     caption: str
-    table: Table | None = None
+    table: PageTable | None = None
 
 
 @dataclass(frozen=True)
 class Section:
-    """`key` is its anchor; `said` are paragraphs before the figures, `code` a program, `after` paragraphs at the end."""
+    """`key` is its anchor; `said` are paragraphs before the figures, `code_markup` a program, `after` paragraphs at the end."""
 
     key: str
     title: str
     said: tuple[Cell, ...] = ()
-    figures: tuple[Figure, ...] = ()
-    tables: tuple[Table, ...] = ()
+    figures: tuple[PageFigure, ...] = ()
+    tables: tuple[PageTable, ...] = ()
     code: str = ""
     after: tuple[Cell, ...] = ()
 
@@ -76,52 +76,52 @@ class Page:
     footer: tuple[Cell, ...] = field(default_factory=tuple)
 
 
-def render(page: Page) -> str:
+def render_page(page: Page) -> str:
     """Return the page as HTML."""
-    text = _environment().get_template("page.html").render(page=page, style=Markup(style()))
+    text = _environment().get_template("page.html").render(page=page, style=Markup(read_style_sheet()))
     return _UNREADABLE.sub("\ufffd", text)
 
 
-def style() -> str:
+def read_style_sheet() -> str:
     """Return the style sheet."""
     return resources.files("recprune_export.report").joinpath("templates/style.css").read_text(encoding="utf-8")
 
 
-def code(text: object) -> Markup:
+def code_markup(text: object) -> Markup:
     """Return a name or a line of code as HTML, which may be broken after dots and slashes.
 
-    >>> code("<user>.weight")
+    >>> code_markup("<user>.weight")
     Markup('<code>&lt;user&gt;.<wbr>weight</code>')
     """
     parts = _BREAKS.split(str(text))
     return Markup("<code>{}</code>").format(Markup("<wbr>").join(parts))
 
 
-def named(name: str) -> Markup:
+def name_markup(name: str) -> Markup:
     """Return a name that came from a model as HTML; of a very long one its end.
 
-    >>> named("x" * 200) == code("…" + "x" * 119)
+    >>> name_markup("x" * 200) == code_markup("…" + "x" * 119)
     True
     """
-    return code(shortened(name, LONGEST))
+    return code_markup(shorten(name, LONGEST))
 
 
-def worded(verdict: str, sign: str) -> Markup:
+def verdict_markup(verdict: str, sign: str) -> Markup:
     """Return a verdict in its colour; the word and the sign say the same without it.
 
-    >>> worded("pass", "✓")
+    >>> verdict_markup("pass", "✓")
     Markup('<span class="is-pass">✓ pass</span>')
     """
     return Markup('<span class="is-{}">{} {}</span>').format(verdict, sign, verdict)
 
 
-def listed(names: tuple[str, ...], most: int) -> Markup:
+def list_markup(names: tuple[str, ...], most: int) -> Markup:
     """Return names as HTML, the first `most` of them.
 
-    >>> listed(("a", "b", "c"), 2)
+    >>> list_markup(("a", "b", "c"), 2)
     Markup('<code>a</code>, <code>b</code> and 1 more')
     """
-    shown = Markup(", ").join(named(name) for name in names[:most])
+    shown = Markup(", ").join(name_markup(name) for name in names[:most])
     return shown if len(names) <= most else shown + f" and {len(names) - most:,} more"
 
 

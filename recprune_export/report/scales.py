@@ -7,7 +7,7 @@ from itertools import product
 
 
 @dataclass(frozen=True)
-class Scale:
+class AxisScale:
     """Maps [`low`, `high`] to places from `start` to `end`, by the logarithm where it is `log`."""
 
     low: float
@@ -28,7 +28,7 @@ class Scale:
     def marks(self) -> list[float]:
         """Return a few round values on the scale.
 
-        >>> Scale(0.0, 1.1, 0, 1).marks(), Scale(0.05, 3.0, 0, 1, log=True).marks()
+        >>> AxisScale(0.0, 1.1, 0, 1).marks(), AxisScale(0.05, 3.0, 0, 1, log=True).marks()
         ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [0.05, 0.1, 0.2, 0.5, 1.0, 2.0])
         """
         return self._decades() if self.log and self.high > 5 * self.low else self._steps()
@@ -50,18 +50,18 @@ class Scale:
         return [round(number * step, 12) for number in range(first, last + 1)]
 
 
-def linear(values: Iterable[float], start: float, end: float, margin: float = 0.08) -> Scale:
+def linear_scale(values: Iterable[float], start: float, end: float, margin: float = 0.08) -> AxisScale:
     """Return a scale on which all values lie, with some room at both ends."""
     low, high = _ends(values)
     room = margin * (high - low) or abs(high) or 1.0
-    return Scale(low - room, high + room, start, end)
+    return AxisScale(low - room, high + room, start, end)
 
 
-def logarithmic(values: Iterable[float], start: float, end: float, margin: float = 0.06) -> Scale:
+def logarithmic_scale(values: Iterable[float], start: float, end: float, margin: float = 0.06) -> AxisScale:
     """Return a logarithmic scale on which all values lie, at least a factor of two."""
     low, high = _ends(max(value, 1e-9) for value in values)
     room = max((high / low) ** margin, math.sqrt(max(1.0, 2.0 * low / high)))
-    return Scale(low / room, high * room, start, end, log=True)
+    return AxisScale(low / room, high * room, start, end, log=True)
 
 
 def _ends(values: Iterable[float]) -> tuple[float, float]:

@@ -60,10 +60,10 @@ class Drawing:
         return ElementTree.SubElement(self._root, tag, {"class": kind, **written})
 
 
-def shortened(name: str, most: int) -> str:
+def shorten(name: str, most: int) -> str:
     """Return the end of a long name, which tells more than its beginning.
 
-    >>> shortened("embeddings.tables.field0_user.weight:1", 20)
+    >>> shorten("embeddings.tables.field0_user.weight:1", 20)
     '…ield0_user.weight:1'
     """
     return name if len(name) <= most else f"…{name[1 - most :]}"

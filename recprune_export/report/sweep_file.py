@@ -14,7 +14,7 @@ SWEEP = "sweep.json"
 
 
 @dataclass(frozen=True)
-class Trial:
+class SweepTrial:
     """One sparsity: the change of quality with its interval, bytes, and the speed-up by batch as estimate, low and high."""
 
     sparsity: float
@@ -30,7 +30,7 @@ class SweepFile:
     """The trials by rising sparsity, at least one; `model` is the SHA-256 of the dense model's file, where it had one."""
 
     metric: str
-    trials: tuple[Trial, ...]
+    trials: tuple[SweepTrial, ...]
     knee: float | None
     model: str | None
 
@@ -49,7 +49,7 @@ def read_sweep(path: Path) -> SweepFile:
         raise InputFileError(f"{file} is not what `recprune-export sweep` writes: sweep again.") from error
 
 
-def sweep_of(manifest: Manifest, bundle: Path, wanted: Path | None) -> SweepFile | None:
+def find_sweep(manifest: Manifest, bundle: Path, path: Path | None) -> SweepFile | None:
     """Return the sweep that the user names, or the one beside the bundle that is of the same model; else None.
 
     Beside means `<name>-sweep`, by the name of the bundle or of the model's file.
@@ -57,10 +57,10 @@ def sweep_of(manifest: Manifest, bundle: Path, wanted: Path | None) -> SweepFile
     Raises `InputFileError` where the one that was named is of another model.
     """
     own = (manifest.settings.get("model_file") or {}).get("sha256")
-    if wanted is not None:
-        found = read_sweep(wanted)
+    if path is not None:
+        found = read_sweep(path)
         if None not in (own, found.model) and own != found.model:
-            raise InputFileError(f"{wanted} is the sweep of another model than {bundle} was made of: sweep that model.")
+            raise InputFileError(f"{path} is the sweep of another model than {bundle} was made of: sweep that model.")
         return found
     names = [bundle.resolve().name, Path(str(manifest.settings.get("model") or "model")).stem]
     for name in names:
@@ -81,7 +81,7 @@ def _read(values: Mapping[str, Any]) -> SweepFile:
     return SweepFile(str(values["trials"][0]["metric"]), trials, None if knee is None else float(knee), model)
 
 
-def _trial(values: Mapping[str, Any]) -> Trial:
+def _trial(values: Mapping[str, Any]) -> SweepTrial:
     low, high = map(float, values["interval"])
     artifact = values["artifact"]
     speedup = {str(int(batch)): tuple(map(float, of)) for batch, of in artifact["speedup"].items()}
@@ -90,4 +90,4 @@ def _trial(values: Mapping[str, Any]) -> Trial:
     change = float(values["after"]) - float(values["before"])
     if not all(map(math.isfinite, (change, low, high, *(v for of in speedup.values() for v in of)))):
         raise ValueError("a figure of a trial is no number")
-    return Trial(float(values["sparsity"]), change, low, high, int(artifact["bytes"]), speedup)  # type: ignore[arg-type]
+    return SweepTrial(float(values["sparsity"]), change, low, high, int(artifact["bytes"]), speedup)  # type: ignore[arg-type]

@@ -7,10 +7,10 @@ from pathlib import Path
 from recprune_export.errors import UsageError
 
 
-def page_beside(bundle: Path) -> Path:
+def default_page_path(bundle: Path) -> Path:
     """Return where the page about a bundle goes where the user does not say: beside it.
 
-    >>> page_beside(Path("artifacts/ctr")).name
+    >>> default_page_path(Path("artifacts/ctr")).name
     'ctr.report.html'
     """
     bundle = bundle.resolve()

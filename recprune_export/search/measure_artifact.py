@@ -8,23 +8,23 @@ from math import exp, log
 from pathlib import Path
 from typing import Any
 
-from recprune_export.finetuning.task import Task, answer
+from recprune_export.finetuning.task import Task, run_program
 from recprune_export.onnx.counts import count
-from recprune_export.onnx.export import Serving, export_onnx
-from recprune_export.pipeline.export import latency_requests, session_of
-from recprune_export.pipeline.quantize_export import in_fewer_bits
+from recprune_export.onnx.export import ServingConfig, export_onnx
+from recprune_export.pipeline.export import make_latency_requests, make_predictor
+from recprune_export.pipeline.quantize_export import quantize_export
 from recprune_export.program.program import Program
 from recprune_export.settings import Settings
-from recprune_export.training.paired_change import Change
-from recprune_export.validation.latency.backends import DENSE_ONNX, PRUNED_ONNX, in_onnxruntime
-from recprune_export.validation.latency.closed_loop import measure
+from recprune_export.training.paired_change import MetricChange
+from recprune_export.validation.latency.backends import DENSE_ONNX, PRUNED_ONNX, make_onnxruntime_backend
+from recprune_export.validation.latency.closed_loop import measure_latency
 from recprune_export.validation.latency.statistics import Estimate
 
 SECONDS = 1.0  # for each batch size: a search looks often, and the bundle is measured again at the end
 
 
 @dataclass(frozen=True)
-class Artifact:
+class ArtifactMeasurements:
     """Counts of the ONNX file, and by batch size its median in milliseconds and how many times faster than the dense one."""
 
     parameters: int
@@ -52,7 +52,7 @@ class Artifact:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Artifact":
+    def from_dict(cls, values: Mapping[str, Any]) -> "ArtifactMeasurements":
         """Read what `to_dict` wrote."""
         return cls(
             int(values["parameters"]),
@@ -63,7 +63,9 @@ class Artifact:
         )
 
 
-def measure_artifact(dense: Program, pruned: Program, settings: Settings, task: Task) -> tuple[Artifact, Change | None]:
+def measure_artifact(
+    dense: Program, pruned: Program, settings: Settings, task: Task
+) -> tuple[ArtifactMeasurements, MetricChange | None]:
     """Export both and let them take turns, with `settings.threads` threads, on the batch sizes of `settings`.
 
     In fewer bits where the settings say so; then how the metric of the validation rows changes from `dense` to the file comes
@@ -71,18 +73,18 @@ def measure_artifact(dense: Program, pruned: Program, settings: Settings, task: 
     """
     with tempfile.TemporaryDirectory() as scratch:
         before = export_onnx(dense, Path(scratch) / "dense.onnx", rewrites=())
-        after = export_onnx(pruned, Path(scratch) / "model.onnx", serving=Serving(settings.batches))
-        requests = latency_requests(settings, task, after.signature)
-        fewer_bits = in_fewer_bits(after, task, settings, requests, Path(scratch) / "quantised")
+        after = export_onnx(pruned, Path(scratch) / "model.onnx", serving=ServingConfig(settings.batches))
+        requests = make_latency_requests(settings, task, after.signature)
+        fewer_bits = quantize_export(after, task, settings, requests, Path(scratch) / "quantised")
         after = after if fewer_bits is None else fewer_bits.file
-        change = None if fewer_bits is None else task.change(partial(answer, dense), session_of(after))
+        change = None if fewer_bits is None else task.change(partial(run_program, dense), make_predictor(after))
         contestants = [
-            in_onnxruntime(DENSE_ONNX, before.path, settings.threads),
-            in_onnxruntime(PRUNED_ONNX, after.path, settings.threads),
+            make_onnxruntime_backend(DENSE_ONNX, before.path, settings.threads),
+            make_onnxruntime_backend(PRUNED_ONNX, after.path, settings.threads),
         ]
-        report = measure(contestants, requests, threads=settings.threads, seconds=SECONDS, seed=settings.seed)
+        report = measure_latency(contestants, requests, threads=settings.threads, seconds=SECONDS, seed=settings.seed)
         counts = count(after.path).total
-        artifact = Artifact(
+        artifact = ArtifactMeasurements(
             counts.parameters,
             counts.nonzero,
             after.bytes,

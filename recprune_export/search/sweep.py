@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from recprune_export.search.knee import knee
-from recprune_export.search.measure_artifact import Artifact
+from recprune_export.search.measure_artifact import ArtifactMeasurements
 from recprune_export.search.trial_files import write_json
 from recprune_export.search.trials import Trial, Trials
 
@@ -34,12 +34,12 @@ def sweep(trials: Trials, sparsities: Sequence[float], tell: Callable[[Trial], N
     """Make a trial at every sparsity; `trials` must look at artifacts."""
     found = []
     for sparsity in sorted(set(sparsities)):
-        found.append(trials.at(sparsity))
+        found.append(trials.run(sparsity))
         tell(found[-1])
     saved = [1.0 - 1.0 / _artifact(trial).overall.estimate for trial in found]  # the share of the time that is gone
     return Sweep(tuple(found), knee(saved, [trial.change.change for trial in found]))
 
 
-def _artifact(trial: Trial) -> Artifact:
+def _artifact(trial: Trial) -> ArtifactMeasurements:
     assert trial.artifact is not None, "these trials did not look at artifacts"
     return trial.artifact

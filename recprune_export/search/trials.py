@@ -7,14 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from recprune_export.finetuning.task import Task, answer
+from recprune_export.finetuning.task import Task, run_program
 from recprune_export.pipeline.fingerprint import fingerprint
-from recprune_export.pipeline.prune import Beginning, begin, prune
+from recprune_export.pipeline.prune import SearchPrefix, prune, run_search_prefix
 from recprune_export.program.program import Program
-from recprune_export.search.measure_artifact import Artifact, measure_artifact
+from recprune_export.search.measure_artifact import ArtifactMeasurements, measure_artifact
 from recprune_export.search.trial_files import write_json
 from recprune_export.settings import Settings
-from recprune_export.training.paired_change import Change
+from recprune_export.training.paired_change import MetricChange
 
 # What each trial says itself.
 _OF_TRIALS = ("sparsity", "embedding_sparsity", "hidden_sparsity", "seed")
@@ -29,8 +29,8 @@ class Trial:
 
     sparsity: float
     seed: int
-    change: Change
-    artifact: Artifact | None = None
+    change: MetricChange
+    artifact: ArtifactMeasurements | None = None
 
     def holds(self, max_drop: float) -> bool:
         """Whether the metric falls by no more than `max_drop`, and the interval says so as well."""
@@ -48,8 +48,8 @@ class Trial:
         return cls(
             float(values["sparsity"]),
             int(values["seed"]),
-            Change.from_dict(values),
-            Artifact.from_dict(artifact) if artifact else None,
+            MetricChange.from_dict(values),
+            ArtifactMeasurements.from_dict(artifact) if artifact else None,
         )
 
 
@@ -62,22 +62,22 @@ class Trials:
         self._program, self._settings, self._task, self._file = program, settings, task, file
         self._artifacts = artifacts
         looks = [list(settings.batches), settings.quantize, settings.max_quantize_drop] if artifacts else []
-        self._key = fingerprint(program, settings, task, without=_OF_TRIALS, also=looks)
-        self._beginnings: dict[int, Beginning] = {}  # by the seed
+        self._key = fingerprint(program, settings, task, exclude=_OF_TRIALS, extra=looks)
+        self._beginnings: dict[int, SearchPrefix] = {}  # by the seed
         self._done: dict[tuple[float, int], Trial] = {}
         if file is not None:
             self._done = {(t.sparsity, t.seed): t for t in _read(file, self._key)}
 
     @property
-    def done(self) -> tuple[Trial, ...]:
+    def completed(self) -> tuple[Trial, ...]:
         """All trials so far, by sparsity."""
         return tuple(self._done[key] for key in sorted(self._done))
 
-    def beginning(self, seed: int) -> Beginning | None:
+    def search_prefix(self, seed: int) -> SearchPrefix | None:
         """What the trials of a seed have in common; None where all of them were remembered."""
         return self._beginnings.get(seed)
 
-    def at(self, sparsity: float, seed: int | None = None) -> Trial:
+    def run(self, sparsity: float, seed: int | None = None) -> Trial:
         """Prune, tune and compare with the dense program, or remember."""
         key = (round(sparsity, 4), self._settings.seed if seed is None else seed)
         if key not in self._done:
@@ -85,8 +85,8 @@ class Trials:
                 self._settings, sparsity=key[0], embedding_sparsity=None, hidden_sparsity=None, seed=key[1]
             )
             if key[1] not in self._beginnings:
-                self._beginnings[key[1]] = begin(self._program, settings, self._task)
-            pruned = prune(self._program, settings, self._task, beginning=self._beginnings[key[1]]).program
+                self._beginnings[key[1]] = run_search_prefix(self._program, settings, self._task)
+            pruned = prune(self._program, settings, self._task, search_prefix=self._beginnings[key[1]]).program
             self._keep(key, pruned)
         return self._done[key]
 
@@ -95,10 +95,10 @@ class Trials:
         if self._artifacts:
             artifact, change = measure_artifact(self._program, pruned, self._settings, self._task)
         if change is None:
-            change = self._task.change(partial(answer, self._program), partial(answer, pruned))
+            change = self._task.change(partial(run_program, self._program), partial(run_program, pruned))
         self._done[key] = Trial(*key, change, artifact)
         if self._file is not None:
-            write_json(self._file, {"key": self._key, "trials": [t.to_dict() for t in self.done]})
+            write_json(self._file, {"key": self._key, "trials": [t.to_dict() for t in self.completed]})
 
 
 def _read(file: Path, key: str) -> list[Trial]:

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.data.sequences import SequenceEncoder
 from recprune_export.errors import ModelFileError, RecpruneError, UsageError
-from recprune_export.recommenders.catalogue import build
+from recprune_export.recommenders.catalogue import build_recommender
 from recprune_export.recommenders.input_spec import InputSpec
 
 FORMAT = "recprune-export/checkpoint"
 VERSION = 1
-STRETCH = 1 << 28  # bytes that views of a tensor may have beyond what is stored
+MAX_UNSTORED_BYTES = 1 << 28  # bytes that views of a tensor may have beyond what is stored
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,14 @@ class Checkpoint:
         try:
             with torch.device("meta"):  # sizes alone: what a changed file asks for may be larger than the memory
                 sizes = {
-                    name: t.shape for name, t in build(self.recommender, self.spec, self.config).state_dict().items()
+                    name: t.shape
+                    for name, t in build_recommender(self.recommender, self.spec, self.config).state_dict().items()
                 }
             if sizes != {name: tensor.shape for name, tensor in self.state.items()}:
                 raise ModelFileError(
                     f"The checkpoint's weights do not fit its own {self.recommender}: it was changed after training."
                 )
-            module = build(self.recommender, self.spec, self.config)
+            module = build_recommender(self.recommender, self.spec, self.config)
             module.load_state_dict(dict(self.state))
         except RecpruneError:
             raise
@@ -114,12 +115,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"{path} has checkpoint version {content.get('version')}; this release reads {VERSION}: train again."
         )
     try:
-        check_stored(content["state"], path)
+        check_storage_sizes(content["state"], path)
         return Checkpoint(
             recommender=content["recommender"],
             config=content["config"],
             spec=InputSpec.from_dict(content["spec"]),
-            encoder=encoder_from(content["encoder"]),
+            encoder=read_encoder(content["encoder"]),
             state=content["state"],
             metrics=content["metrics"],
             seed=content["seed"],
@@ -132,18 +133,18 @@ def load_checkpoint(path: Path) -> Checkpoint:
         ) from error
 
 
-def check_stored(state: Mapping[str, Tensor], path: Path | str) -> None:
+def check_storage_sizes(state: Mapping[str, Tensor], path: Path | str) -> None:
     """Raise `ModelFileError` where a tensor declares far more numbers than are stored: a stride of 0 repeats one for ever."""
     for name, tensor in state.items():
         stored = (
             tensor.untyped_storage().nbytes() if isinstance(tensor, Tensor) and tensor.layout == torch.strided else None
         )
-        if stored is not None and tensor.numel() * tensor.element_size() > stored + STRETCH:
+        if stored is not None and tensor.numel() * tensor.element_size() > stored + MAX_UNSTORED_BYTES:
             raise ModelFileError(
                 f"'{name}' in {path} declares {tensor.numel():,} numbers and holds {stored // tensor.element_size():,}: refused."
             )
 
 
-def encoder_from(values: Mapping[str, Any]) -> Encoder | SequenceEncoder:
+def read_encoder(values: Mapping[str, Any]) -> Encoder | SequenceEncoder:
     """Read what either encoder's `to_dict` wrote."""
     return SequenceEncoder.from_dict(values) if "items" in values else Encoder.from_dict(values)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.errors import ModelError
-from recprune_export.progress import bar
+from recprune_export.progress import progress_bar
 
 Batch = TypeVar("Batch")
 
@@ -27,31 +27,31 @@ class Epoch:
 class FitResult:
     """All epochs that ran, and the position of the one whose weights were kept.
 
-    `untuned` is the validation metric of what there was before the first epoch, where that was looked at; `best` is -1 where
+    `initial_metric` is the validation metric of what there was before the first epoch, where that was looked at; `best` is -1 where
     that was kept, for no epoch was better.
     """
 
     epochs: tuple[Epoch, ...]
     best: int
-    untuned: float = -math.inf
+    initial_metric: float = -math.inf
 
     @property
     def metric(self) -> float:
         """The validation metric of the weights that were kept."""
-        return self.untuned if self.best < 0 else self.epochs[self.best].metric
+        return self.initial_metric if self.best < 0 else self.epochs[self.best].metric
 
-    def beside(self, untuned: float) -> Self:
+    def with_initial_metric(self, initial_metric: float) -> Self:
         """Return the same, the weights before the first epoch among those to choose from.
 
-        >>> FitResult((Epoch(0.5, 0.7),), 0).beside(0.8).metric
+        >>> FitResult((Epoch(0.5, 0.7),), 0).with_initial_metric(0.8).metric
         0.8
         """
-        return replace(self, untuned=untuned, best=-1 if untuned > self.metric else self.best)
+        return replace(self, initial_metric=initial_metric, best=-1 if initial_metric > self.metric else self.best)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; an epoch that was no candidate has no metric."""
         epochs = [{"loss": e.loss, "metric": _to_json(e.metric)} for e in self.epochs]
-        return {"epochs": epochs, "best": self.best, "untuned": _to_json(self.untuned)}
+        return {"epochs": epochs, "best": self.best, "untuned": _to_json(self.initial_metric)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -99,7 +99,7 @@ def fit(
     history: list[Epoch] = []
     parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
     best, best_state = -1, copy.deepcopy(module.state_dict())
-    with bar(description, epochs * steps_per_epoch) as advance:
+    with progress_bar(description, epochs * steps_per_epoch) as advance:
         for epoch in range(epochs):
             total, steps = 0.0, 0
             for batch in batches(epoch):
@@ -108,7 +108,7 @@ def fit(
                     optimizer.zero_grad(set_to_none=True)
                 value.backward()
                 for parameter in parameters:
-                    drop_not_finite(parameter.grad)
+                    zero_nonfinite_gradient(parameter.grad)
                 for optimizer in optimizers:
                     optimizer.step()
                 after_step()
@@ -128,7 +128,7 @@ def fit(
     return FitResult(tuple(history), best)
 
 
-def drop_not_finite(gradient: Tensor | None) -> None:
+def zero_nonfinite_gradient(gradient: Tensor | None) -> None:
     """Set to zero, in place, what is no number in a gradient: √x at 0 has no slope, and one such row would spoil a table."""
     if gradient is not None:
         (gradient._values() if gradient.is_sparse else gradient).nan_to_num_(0.0, 0.0, 0.0)

@@ -20,16 +20,16 @@ def logloss(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(torch.nn.functional.binary_cross_entropy(inside, torch.from_numpy(labels).double()))
 
 
-def ranks(scores: Tensor, target: Tensor, seen_row: Tensor, seen_item: Tensor) -> Tensor:
+def ranks(scores: Tensor, target: Tensor, excluded_row: Tensor, excluded_item: Tensor) -> Tensor:
     """Return the position, from 0, of each target among all items [B]; items seen before are left out.
 
-    `scores` is [B, I] and column 0 is the padding; `seen_row`, `seen_item` list what each user has seen. Ties count
+    `scores` is [B, I] and column 0 is the padding; `excluded_row`, `excluded_item` list what each user has seen. Ties count
     against the target, so that constant scores rank last. A target of 0 (unknown) has rank I.
     """
     rows = torch.arange(len(target))
     wanted = scores[rows, target].unsqueeze(1)
     ahead = scores >= wanted
-    ahead[seen_row, seen_item] = False
+    ahead[excluded_row, excluded_item] = False
     ahead[:, 0] = False
     ahead[rows, target] = False
     return torch.where(target > 0, ahead.sum(1), scores.shape[1])

@@ -8,7 +8,7 @@ import numpy as np
 
 from recprune_export.data.rows import Rows
 from recprune_export.data.sequences import NEXT_ITEM
-from recprune_export.training.evaluate import BATCH_SIZE, Predict, positions
+from recprune_export.training.evaluate import BATCH_SIZE, LabelPredictor, predict_ranks
 from recprune_export.training.metrics import TOP
 
 RESAMPLES = 400
@@ -16,7 +16,7 @@ AT_ONCE = 1 << 24  # counts of rows that are in memory at a time
 
 
 @dataclass(frozen=True)
-class Change:
+class MetricChange:
     """A metric of two models on the same rows, more is better, and the 95 % interval of `after` - `before`.
 
     `error` is the standard error of `after` itself: that of other rows of the same kind. `rows` is how many there were.
@@ -47,14 +47,14 @@ class Change:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Change":
+    def from_dict(cls, values: Mapping[str, Any]) -> "MetricChange":
         """Read what `to_dict` wrote."""
         low, high = values["interval"]
         before, after, low, high, error = map(float, (values["before"], values["after"], low, high, values["error"]))
         return cls(str(values["metric"]), before, after, low, high, error, int(values.get("rows", 0)))
 
 
-def paired_change(before: Predict, after: Predict, rows: Rows, seed: int = 0) -> Change:
+def paired_change(before: LabelPredictor, after: LabelPredictor, rows: Rows, seed: int = 0) -> MetricChange:
     """Compare the metric by which epochs are chosen: the mean AUC over labels, or NDCG@10.
 
     The interval is that of a bootstrap over rows, the same rows for both models (Efron and Tibshirani 1993, chapter 8): what
@@ -69,18 +69,18 @@ def paired_change(before: Predict, after: Predict, rows: Rows, seed: int = 0) ->
         measures = [_mean_area(model, rows) for model in (before, after)]
     first, second = (float(measure(whole)[0]) for measure in measures)
     drawn: list[tuple[np.ndarray, ...]] = []
-    for size in _parts(RESAMPLES, max(1, AT_ONCE // len(rows))):
+    for size in _chunk_sizes(RESAMPLES, max(1, AT_ONCE // len(rows))):
         counts = rng.multinomial(len(rows), np.full(len(rows), 1.0 / len(rows)), size=size)
         drawn.append(tuple(measure(counts) for measure in measures))
     one, other = (np.concatenate(found) for found in zip(*drawn, strict=True))
     low, high = np.percentile(other - one, (2.5, 97.5))
-    return Change(name, first, second, float(low), float(high), float(other.std()), len(rows))
+    return MetricChange(name, first, second, float(low), float(high), float(other.std()), len(rows))
 
 
-def _parts(count: int, most: int) -> list[int]:
+def _chunk_sizes(count: int, most: int) -> list[int]:
     """Divide `count` into parts of at most `most`.
 
-    >>> _parts(10, 4)
+    >>> _chunk_sizes(10, 4)
     [4, 4, 2]
     """
     return [min(most, count - start) for start in range(0, count, most)]
@@ -89,13 +89,13 @@ def _parts(count: int, most: int) -> list[int]:
 _Measure = Callable[[np.ndarray], np.ndarray]  # how often each row counts, [resamples, rows] -> metric [resamples]
 
 
-def _mean_gain(model: Predict, rows: Rows) -> _Measure:
-    found = positions(model, rows).numpy()
+def _mean_gain(model: LabelPredictor, rows: Rows) -> _Measure:
+    found = predict_ranks(model, rows).numpy()
     gains = np.where(found < TOP, 1.0 / np.log2(found + 2.0), 0.0)
     return lambda counts: counts @ gains / counts.sum(1)
 
 
-def _mean_area(model: Predict, rows: Rows) -> _Measure:
+def _mean_area(model: LabelPredictor, rows: Rows) -> _Measure:
     answers: dict[str, list[np.ndarray]] = {label: [] for label in rows.labels}
     for batch in rows.batches(BATCH_SIZE):
         answer = model(batch.inputs)

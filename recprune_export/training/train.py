@@ -14,19 +14,19 @@ from torch.nn import functional as F
 from recprune_export.data.clicks import ClickData, load_clicks
 from recprune_export.data.encoding.encoder import Request as Arrays
 from recprune_export.data.rows import Ragged, Rows
-from recprune_export.data.schema.infer_schema import Wishes, infer_schema, infer_sequence
+from recprune_export.data.schema.infer_schema import SchemaOverrides, infer_schema, infer_sequence_schema
 from recprune_export.data.sequences import NEXT_ITEM, SequenceData, load_sequences
 from recprune_export.errors import UsageError
-from recprune_export.recommenders.catalogue import build, predicts_sequences, predicts_several
+from recprune_export.recommenders.catalogue import build_recommender, is_multi_task, is_sequential
 from recprune_export.recommenders.input_spec import InputSpec
 from recprune_export.recommenders.sasrec import SCORES, SASRec
 from recprune_export.training.checkpoint import Checkpoint, check_writable
-from recprune_export.training.evaluate import Predict, evaluate, primary
+from recprune_export.training.evaluate import LabelPredictor, evaluate, select_primary_metric
 from recprune_export.training.loop import FitResult, fit
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingConfig:
     """How long and how fast to train."""
 
     epochs: int
@@ -36,15 +36,15 @@ class Recipe:
     seed: int = 0
 
 
-CLICKS = Recipe(epochs=15, batch_size=1024, learning_rate=1e-3, patience=2)
-SEQUENCES = Recipe(epochs=60, batch_size=128, learning_rate=1e-3, patience=5)
+CLICK_CONFIG = TrainingConfig(epochs=15, batch_size=1024, learning_rate=1e-3, patience=2)
+SEQUENCE_CONFIG = TrainingConfig(epochs=60, batch_size=128, learning_rate=1e-3, patience=5)
 
 
-NO_WISHES = Wishes()
+NO_OVERRIDES = SchemaOverrides()
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingResult:
     """What came out: the checkpoint as written to `path`, the epochs, and what was said about the data."""
 
     path: Path
@@ -59,33 +59,33 @@ def train(
     data: Path,
     recommender: str,
     output: Path,
-    wishes: Wishes = NO_WISHES,
+    overrides: SchemaOverrides = NO_OVERRIDES,
     config: dict[str, Any] | None = None,
     **recipe: Any,
-) -> Training:
+) -> TrainingResult:
     """Train a reference recommender on a CSV or Parquet file and write its checkpoint to `output`.
 
-    `config` are options of the recommender (`dim`, `hidden`, ...), `recipe` fields of `Recipe`. The same seed on the
+    `config` are options of the recommender (`dim`, `hidden`, ...), `recipe` fields of `TrainingConfig`. The same seed on the
     same machine gives the same weights.
 
     Raises `UsageError` for options that do not fit, `DataError` for the file.
     """
     check_writable(output)
     config = dict(config or {})
-    sequential = predicts_sequences(recommender)
+    sequential = is_sequential(recommender)
     if not sequential:
-        _check_labels(recommender, wishes.labels)
-    chosen = replace(SEQUENCES if sequential else CLICKS, **recipe)
+        _check_labels(recommender, overrides.labels)
+    chosen = replace(SEQUENCE_CONFIG if sequential else CLICK_CONFIG, **recipe)
     torch.manual_seed(chosen.seed)
     if sequential:
-        sequences = load_sequences(data, infer_sequence(data, wishes))
+        sequences = load_sequences(data, infer_sequence_schema(data, overrides))
         return _train(_Sequences(sequences), recommender, config, chosen, output, notes=())
-    inferred = infer_schema(data, wishes)
+    inferred = infer_schema(data, overrides)
     clicks = load_clicks(data, inferred.schema)
     return _train(_Clicks(clicks), recommender, config, chosen, output, inferred.notes)
 
 
-def predictor(module: nn.Module, spec: InputSpec) -> Predict:
+def make_label_predictor(module: nn.Module, spec: InputSpec) -> LabelPredictor:
     """Return what `evaluate` asks: probabilities by label, or the scores of all items."""
 
     def predict(request: Arrays) -> dict[str, np.ndarray]:
@@ -148,7 +148,9 @@ class _Sequences:
     def batches(self, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         order = np.random.default_rng(seed).permutation(len(self.data.train))
         for start in range(0, len(order), size):
-            yield shifted(self.data.train.take(order[start : start + size]), self.data.encoder.columns.max_length)
+            yield shift_histories(
+                self.data.train.take(order[start : start + size]), self.data.encoder.columns.max_length
+            )
 
     @staticmethod
     def loss(module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -156,9 +158,9 @@ class _Sequences:
         return module.training_loss(*batch)
 
 
-def shifted(histories: Ragged, length: int) -> tuple[Tensor, Tensor]:
+def shift_histories(histories: Ragged, length: int) -> tuple[Tensor, Tensor]:
     """Return the histories [B, L] and, at each position of them, the item that follows [B, L], 0 where there is none."""
-    whole = torch.from_numpy(histories.right_aligned(length + 1))
+    whole = torch.from_numpy(histories.pad_left(length + 1))
     history, following = whole[:, :-1], whole[:, 1:]
     return history, torch.where(history > 0, following, 0)
 
@@ -167,13 +169,13 @@ def _train(
     data: _Clicks | _Sequences,
     recommender: str,
     config: dict[str, Any],
-    recipe: Recipe,
+    recipe: TrainingConfig,
     output: Path,
     notes: tuple[str, ...],
-) -> Training:
+) -> TrainingResult:
     spec = data.spec
-    module = build(recommender, spec, config)
-    predict = predictor(module, spec)
+    module = build_recommender(recommender, spec, config)
+    predict = make_label_predictor(module, spec)
 
     def loss(batch: Any) -> Tensor:
         module.train()
@@ -183,7 +185,7 @@ def _train(
         module,
         batches=lambda epoch: data.batches(recipe.batch_size, recipe.seed * 1000 + epoch),
         loss=loss,
-        evaluate=lambda: primary(evaluate(predict, data.data.valid))[1],
+        evaluate=lambda: select_primary_metric(evaluate(predict, data.data.valid))[1],
         optimizers=[torch.optim.Adam(module.parameters(), lr=recipe.learning_rate)],
         epochs=recipe.epochs,
         patience=recipe.patience,
@@ -194,11 +196,11 @@ def _train(
     checkpoint = Checkpoint(recommender, config, spec, data.data.encoder, module.state_dict(), metrics, recipe.seed)
     checkpoint.save(output)
     parameters = sum(p.numel() for p in module.parameters())
-    return Training(output, checkpoint, fitted, data.size, parameters, notes)
+    return TrainingResult(output, checkpoint, fitted, data.size, parameters, notes)
 
 
 def _check_labels(recommender: str, labels: tuple[str, ...]) -> None:
     if not labels:
         raise UsageError(f"{recommender} learns a label: name its column with --label.")
-    if len(labels) > 1 and not predicts_several(recommender):
+    if len(labels) > 1 and not is_multi_task(recommender):
         raise UsageError(f"{recommender} learns one label, {len(labels)} were given; mmoe learns several.")

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from recprune_export.validation.edge_requests import Request, rows_of
+from recprune_export.validation.edge_requests import RequestArrays, count_candidates
 
-Answer = Mapping[str, np.ndarray]
-Answers = Callable[[Request], Answer]
+NamedOutputs = Mapping[str, np.ndarray]
+ModelFunction = Callable[[RequestArrays], NamedOutputs]
 
 
 SMALL = 1e-2  # numbers below it have their relative error reported against it: near zero a relative error says nothing
@@ -110,14 +110,17 @@ class ParityReport:
 
 
 def check_parity(
-    reference: Answers, candidate: Answers, requests: Mapping[str, Request], tolerances: Tolerances = Tolerances()
+    reference: ModelFunction,
+    candidate: ModelFunction,
+    requests: Mapping[str, RequestArrays],
+    tolerances: Tolerances = Tolerances(),
 ) -> ParityReport:
     """Compare `candidate` with `reference` on each request: names, dtype, shape, NaN, then the numbers."""
     errors: dict[str, OutputParity] = {}
     failures: list[str] = []
     rows = 0
     for label, request in requests.items():
-        rows += rows_of(request)
+        rows += count_candidates(request)
         expected = reference(request)
         try:
             actual = candidate(request)
@@ -128,7 +131,7 @@ def check_parity(
             failures.append(f"'{label}' is answered with {sorted(actual)} instead of {sorted(expected)}.")
             continue
         for name, wanted in expected.items():
-            found = without_ties(expected, name, actual[name], tolerances)
+            found = resolve_ties(expected, name, actual[name], tolerances)
             failure = _mismatch(name, label, wanted, found, tolerances)
             if failure:
                 failures.append(failure)
@@ -137,8 +140,8 @@ def check_parity(
     return ParityReport(tuple(errors.values()), tolerances, rows, tuple(requests), tuple(failures))
 
 
-def without_ties(expected: Answer, name: str, found: np.ndarray, tolerances: Tolerances) -> np.ndarray:
-    """Return the whole numbers `found` for output `name`, as they are expected wherever equal scores may change places.
+def resolve_ties(expected: NamedOutputs, name: str, actual: np.ndarray, tolerances: Tolerances) -> np.ndarray:
+    """Return the whole numbers `actual` for output `name`, as they are expected wherever equal scores may change places.
 
     Ids of the best items, [B, K], come with their scores, [B, K], in order. Where two that follow each other are as near as
     rounding, or NaN, either id may come first; the last of a few rows may tie with one that is not shown. Or they come with
@@ -146,17 +149,19 @@ def without_ties(expected: Answer, name: str, found: np.ndarray, tolerances: Tol
     without scores, are returned as they are.
 
     >>> expected = {"items": np.array([[7, 3, 5, 1]]), "scores": np.array([[0.9, 0.5, 0.5, 0.1]], dtype=np.float32)}
-    >>> without_ties(expected, "items", np.array([[7, 5, 3, 1]]), Tolerances()).tolist()
+    >>> resolve_ties(expected, "items", np.array([[7, 5, 3, 1]]), Tolerances()).tolist()
     [[7, 3, 5, 1]]
-    >>> without_ties(expected, "items", np.array([[3, 7, 5, 1]]), Tolerances()).tolist()
+    >>> resolve_ties(expected, "items", np.array([[3, 7, 5, 1]]), Tolerances()).tolist()
     [[3, 7, 5, 1]]
     """
     wanted = expected[name]
-    if wanted.dtype.kind not in "iu" or wanted.shape != found.shape or wanted.ndim < 2:
-        return found
+    if wanted.dtype.kind not in "iu" or wanted.shape != actual.shape or wanted.ndim < 2:
+        return actual
     tied = np.zeros(wanted.shape, dtype=bool)
-    for scores in (own for own in expected.values() if own.dtype.kind == "f" and _are_of_all_items(own, wanted, found)):
-        one, other = (np.take_along_axis(scores, ids.astype(np.int64), -1) for ids in (wanted, found))
+    for scores in (
+        own for own in expected.values() if own.dtype.kind == "f" and _are_of_all_items(own, wanted, actual)
+    ):
+        one, other = (np.take_along_axis(scores, ids.astype(np.int64), -1) for ids in (wanted, actual))
         with np.errstate(invalid="ignore"):
             tied |= (
                 (np.abs(one - other) <= 2 * tolerances.allowed(one))
@@ -169,10 +174,10 @@ def without_ties(expected: Answer, name: str, found: np.ndarray, tolerances: Tol
             if (steps > 0).any() and (steps < 0).any():
                 continue  # no order
             near = ~(np.abs(steps) > 2 * (tolerances.absolute + tolerances.relative * np.abs(scores[..., 1:])))
-        tied |= _in_another_order(wanted, found, near)
+        tied |= _in_another_order(wanted, actual, near)
         tied |= np.isnan(scores)
-        tied[..., -1] |= (wanted[..., -1] != found[..., -1]).mean() <= FEW_ROWS
-    return np.where(tied, wanted, found).astype(found.dtype)
+        tied[..., -1] |= (wanted[..., -1] != actual[..., -1]).mean() <= FEW_ROWS
+    return np.where(tied, wanted, actual).astype(actual.dtype)
 
 
 def _in_another_order(wanted: np.ndarray, found: np.ndarray, near: np.ndarray) -> np.ndarray:

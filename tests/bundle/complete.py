@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from recprune_export.bundle.contents import _npz, compact_json
+from recprune_export.bundle.contents import _npz, format_compact_json
 from recprune_export.bundle.manifest.manifest import ENCODING
 from recprune_export.bundle.servers import kserve
-from recprune_export.bundle.servers.triton import repository
+from recprune_export.bundle.servers.triton import make_model_repository
 from recprune_export.bundle.write import Content, write_bundle
 from recprune_export.data.encoding.vocabulary_index import encoding_summary
 from recprune_export.onnx.runtime.session import SessionOptions
@@ -83,10 +83,10 @@ def files() -> dict[str, Content]:
         "model.onnx": model(),
         "samples/inputs.npz": _npz(asked),
         "samples/outputs.npz": _npz(said),
-        ENCODING: compact_json(ENCODER),
+        ENCODING: format_compact_json(ENCODER),
         "README.md": b"# sum\n",
-        **kserve.samples("sum", asked, said, batched=True),
-        **repository(
+        **kserve.kserve_samples("sum", asked, said, batched=True),
+        **make_model_repository(
             "sum", SIGNATURE, asked, ["model.onnx"], options=SessionOptions(), most_rows=64, independent=True
         ),
     }  # fmt: skip

@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from recprune_export.bundle.contents import _npz
-from recprune_export.bundle.manifest.manifest import MANIFEST, checksum
+from recprune_export.bundle.manifest.manifest import MANIFEST, values_checksum
 from tests.bundle.samples import X
 from tests.documents import places_of
 from tests.program.hostile import Trap
@@ -41,7 +41,7 @@ def reseal(bundle: Path) -> None:
 
 def _seal(bundle: Path, values: Any) -> None:
     try:
-        values["checksum"] = checksum(values)
+        values["checksum"] = values_checksum(values)
     except (ValueError, TypeError):  # a NaN has no checksum
         values["checksum"] = "0" * 64
     (bundle / MANIFEST).write_text(json.dumps(values))

@@ -10,7 +10,12 @@ import onnx_ir as ir
 import pytest
 from click.testing import CliRunner
 
-from recprune_export.bundle.artifact_summary import inspect_artifact, open_artifact, profile_artifact, request_for
+from recprune_export.bundle.artifact_summary import (
+    inspect_artifact,
+    open_artifact_file,
+    profile_artifact,
+    random_request_for,
+)
 from recprune_export.cli import main
 from recprune_export.errors import BundleError, ModelFileError
 from tests.bundle.samples import X, write
@@ -50,7 +55,7 @@ def test_a_file_is_profiled(mlp: Path) -> None:
 
 
 def test_drawn_requests_are_valid(mlp: Path) -> None:
-    request = request_for(open_artifact(mlp), 50)
+    request = random_request_for(open_artifact_file(mlp), 50)
     assert request["ids"].shape == (50, 2)
     assert request["ids"].max() < 20
     assert request["user"].shape == (1, 3)
@@ -58,7 +63,7 @@ def test_drawn_requests_are_valid(mlp: Path) -> None:
 
 def test_a_bundle_is_asked_its_golden_request(tmp_path: Path) -> None:
     bundle = write(tmp_path / "bundle")
-    request = request_for(open_artifact(bundle), 5)
+    request = random_request_for(open_artifact_file(bundle), 5)
     np.testing.assert_array_equal(request["x"], np.concatenate([X, X[:2]]))
     assert inspect_artifact(bundle, (1,), threads=1).name == "double"
 
@@ -80,9 +85,9 @@ def test_what_is_no_artifact_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.onnx").write_bytes(b"")
     for name in ("text.onnx", "empty.onnx", "absent.onnx"):
         with pytest.raises(ModelFileError):
-            open_artifact(tmp_path / name)
+            open_artifact_file(tmp_path / name)
     with pytest.raises(BundleError):
-        open_artifact(tmp_path)
+        open_artifact_file(tmp_path)
     assert CliRunner().invoke(main, ["profile", str(tmp_path / "absent.onnx")]).exit_code == 3
 
 

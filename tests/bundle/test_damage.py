@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recprune_export.bundle.manifest.manifest import checksum
+from recprune_export.bundle.manifest.manifest import values_checksum
 from recprune_export.bundle.verify import verify
 from recprune_export.errors import BundleError, RecpruneError
 from tests.bundle.complete import files, write
@@ -104,6 +104,6 @@ def test_a_signature_that_the_samples_do_not_fit_is_found(bundle: Path) -> None:
     path = bundle / "manifest.json"
     values = json.loads(path.read_text())
     values["signature"]["inputs"][2]["shape"] = ["batch", 3]
-    path.write_text(json.dumps(values | {"checksum": checksum(values)}))
+    path.write_text(json.dumps(values | {"checksum": values_checksum(values)}))
     with pytest.raises(BundleError, match=r"'numeric' in samples/inputs\.npz"):
         verify(bundle)

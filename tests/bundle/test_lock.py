@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from recprune_export.bundle.lock import lock_file, only_writer
+from recprune_export.bundle.lock import hold_write_lock, lock_file
 from recprune_export.bundle.verify import verify
-from recprune_export.bundle.write import check_target, writing
+from recprune_export.bundle.write import check_target, stage_bundle
 from recprune_export.errors import UsageError
 from tests.bundle.samples import write
 
@@ -57,7 +57,7 @@ def test_whoever_holds_a_target_may_write_to_it_and_other_threads_may_not(tmp_pa
         except UsageError as error:
             told.append(str(error))
 
-    with writing(target):
+    with stage_bundle(target):
         write(target)
         thread = threading.Thread(target=other)
         thread.start()
@@ -73,7 +73,7 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path: Path) -> None
     lock_file(tmp_path / "ctr").symlink_to(victim)
     with pytest.raises(UsageError):
         check_target(tmp_path / "ctr")
-    with pytest.raises(OSError, match="symbolic"), only_writer(tmp_path / "ctr"):
+    with pytest.raises(OSError, match="symbolic"), hold_write_lock(tmp_path / "ctr"):
         pass
     assert victim.read_text() == "mine"
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from recprune_export.bundle.contents import _npz
-from recprune_export.bundle.manifest.manifest import checksum
+from recprune_export.bundle.manifest.manifest import values_checksum
 from recprune_export.bundle.verify import verify
 from recprune_export.bundle.write import write_bundle
 from recprune_export.errors import BundleError, RecpruneError, ValidationFailed
@@ -68,7 +68,7 @@ def test_a_name_that_leads_out_of_the_bundle_is_refused(tmp_path: Path, name: st
     (tmp_path / "outside").write_text("")
     values = json.loads((bundle / "manifest.json").read_text())
     values["files"][name] = values["files"]["model.onnx"]
-    values["checksum"] = checksum(values)
+    values["checksum"] = values_checksum(values)
     (bundle / "manifest.json").write_text(json.dumps(values))
     with pytest.raises(BundleError, match="not allowed in a bundle"):
         verify(bundle)

@@ -6,7 +6,7 @@ import pytest
 
 from recprune_export.bundle import write as module
 from recprune_export.bundle.verify import verify
-from recprune_export.bundle.write import SameAs, check_target, write_bundle
+from recprune_export.bundle.write import HardLink, check_target, write_bundle
 from recprune_export.errors import BundleError, UsageError
 from tests.bundle.samples import files, manifest, write
 
@@ -106,7 +106,7 @@ def test_figures_that_json_does_not_know_are_refused(tmp_path: Path) -> None:
 def test_a_second_name_is_a_link_and_a_copy_where_there_are_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    second = {**files(), "triton/m/1/model.onnx": SameAs("model.onnx")}
+    second = {**files(), "triton/m/1/model.onnx": HardLink("model.onnx")}
     linked = write_bundle(tmp_path / "linked", second, manifest())
     assert (linked / "triton/m/1/model.onnx").samefile(linked / "model.onnx")
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recprune_export.channels.analysis import analyse
+from recprune_export.channels.analysis import analyze
 from recprune_export.program.capture.capture import capture
-from recprune_export.program.program import example_tensors
+from recprune_export.program.program import sample_request_tensors
 from recprune_export.pruning.apply.apply_plan import apply_plan
 from recprune_export.pruning.plan import GroupPlan, Plan
 from tests.properties import check_any_plan, group_of, no_zeros, prunable, reasons
@@ -219,7 +219,7 @@ def test_dead_channels_can_go_without_changing_anything() -> None:
             return self.mlp(torch.cat(self.vectors(ids), 1))  # type: ignore[no-any-return]
 
     program = capture(no_zeros(Small()), (IDS,))
-    analysis = analyse(program)
+    analysis = analyze(program)
     parts = tuple(GroupPlan(g.name, g.kind, g.width, tuple(range(0, g.width, 2))) for g in analysis.groups)
     plan = Plan("dead", parts)
     gone = plan.removed(analysis)
@@ -229,7 +229,7 @@ def test_dead_channels_can_go_without_changing_anything() -> None:
                 for s in channel.slices if channel.identity in gone else ():
                     program.parameters()[s.tensor].select(s.axis, s.index).zero_()
     pruned = apply_plan(program, plan)
-    tensors = example_tensors(program.signature, 64)
+    tensors = sample_request_tensors(program.signature, 64)
     with torch.no_grad():
         (before,), (after,) = program.module(*tensors), pruned.module(*tensors)
     assert float((before - after).abs().max()) <= 1e-6 * float(before.abs().max())

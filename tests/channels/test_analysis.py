@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recprune_export.channels.analysis import analyse
-from recprune_export.finetuning.sparse_updates import find_lookups
+from recprune_export.channels.analysis import analyze
+from recprune_export.finetuning.sparse_updates import find_table_lookups
 from recprune_export.program.capture.capture import capture
 from recprune_export.program.program import Program
 from recprune_export.pruning.apply.apply_plan import apply_plan, tables_left
@@ -19,30 +19,30 @@ def recommender(request: pytest.FixtureRequest) -> Program:
 
 def test_a_program_is_analysed_once(recommender: Program) -> None:
     assert recommender.analysis is recommender.analysis
-    assert recommender.with_own_parameters().analysis is recommender.analysis
-    assert "analysis" not in vars(recommender.with_own_graph())  # which is to be edited
-    whole = analyse(recommender, fields=True)
+    assert recommender.with_copied_parameters().analysis is recommender.analysis
+    assert "analysis" not in vars(recommender.with_copied_graph())  # which is to be edited
+    whole = analyze(recommender, fields=True)
     assert recommender.with_analysis(whole).analysis is whole
     assert recommender.analysis is not whole
 
 
 def test_what_tuning_changes_does_not_change_the_analysis(recommender: Program) -> None:
     """Values of parameters and statistics, the flags of dropout and batch-norm, and how gradients of lookups are given."""
-    tuned = recommender.with_own_parameters()
+    tuned = recommender.with_copied_parameters()
     with torch.no_grad():
         for value in (*tuned.module.parameters(), *tuned.module.buffers()):
             if value.is_floating_point():
                 value.uniform_(0.0, 1.0).round_()  # zeros among them
     tuned.set_training(True)
-    for lookup in (node for nodes in find_lookups(tuned).values() for node in nodes):
+    for lookup in (node for nodes in find_table_lookups(tuned).values() for node in nodes):
         lookup.update_kwarg("sparse", True)
-    assert analyse(tuned) == recommender.analysis
+    assert analyze(tuned) == recommender.analysis
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_tables_of_a_pruned_program_are_those_that_are_left(recommender: Program, seed: int) -> None:
     pruned = apply_plan(recommender, random_plan(recommender.analysis, seed))
-    assert tables_left(recommender, pruned) == analyse(pruned).tables
+    assert tables_left(recommender, pruned) == analyze(pruned).tables
 
 
 class LearnedFill(nn.Module):
@@ -82,7 +82,7 @@ class Two(nn.Module):
 
 
 def test_the_reason_names_the_line_of_the_users_source() -> None:
-    analysis = analyse(capture(no_zeros(Two()), (torch.randn(3, 4),)))
+    analysis = analyze(capture(no_zeros(Two()), (torch.randn(3, 4),)))
     (odd,) = [axis for axis in analysis.frozen if (axis.tensor, axis.axis) == ("odd.weight", 0)]
     assert "test_analysis.py" in odd.reason.source
     assert odd.count == 5
@@ -118,5 +118,5 @@ def test_positions_are_no_table_of_ids() -> None:
 
 def test_the_same_module_gives_the_same_groups() -> None:
     program = capture(no_zeros(Two()), (torch.randn(3, 4),))
-    one, two = analyse(program), analyse(program)
+    one, two = analyze(program), analyze(program)
     assert [(g.name, g.axes()) for g in one.groups] == [(g.name, g.axes()) for g in two.groups]

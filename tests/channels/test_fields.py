@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recprune_export.channels.analysis import analyse
+from recprune_export.channels.analysis import analyze
 from recprune_export.program.capture.capture import capture
 from tests.properties import no_zeros
 
@@ -14,12 +14,12 @@ ONE = torch.tensor([1, 2])
 
 def _fields(module: nn.Module, *args: Tensor) -> tuple[set[str], dict[str, str]]:
     """The fields that can go, and the others with their reasons."""
-    analysis = analyse(capture(no_zeros(module), args), fields=True)
+    analysis = analyze(capture(no_zeros(module), args), fields=True)
     channels = [channel for group in analysis.groups if group.kind == "field" for channel in group.channels]
     assert analysis.fields is not None
     frozen = {f.field.name: f.reason.text for f in analysis.frozen_fields}
     free = {channel.name for channel in channels}
-    assert free | set(frozen) == {field.name for field in analysis.fields.each}
+    assert free | set(frozen) == {field.name for field in analysis.fields.ordered}
     return free, frozen
 
 
@@ -109,6 +109,6 @@ def test_a_field_that_cannot_go_says_why(module: nn.Module, frozen: dict[str, st
 
 
 def test_without_being_asked_for_there_are_none() -> None:
-    analysis = analyse(capture(no_zeros(TwoTables()), (ONE, ONE)))
+    analysis = analyze(capture(no_zeros(TwoTables()), (ONE, ONE)))
     assert analysis.fields is None
     assert all(group.kind != "field" for group in analysis.groups)

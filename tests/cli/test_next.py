@@ -12,10 +12,10 @@ from click.testing import CliRunner
 from recprune_export import api
 from recprune_export.cli import main
 from recprune_export.errors import UsageError
-from recprune_export.search.measure_artifact import Artifact
+from recprune_export.search.measure_artifact import ArtifactMeasurements
 from recprune_export.search.sweep import Sweep
 from recprune_export.search.trials import Trial
-from recprune_export.training.paired_change import Change
+from recprune_export.training.paired_change import MetricChange
 from recprune_export.validation.latency.statistics import Estimate
 
 EVERY_OPTION = [
@@ -43,8 +43,8 @@ def run(words: list[str], job: str, monkeypatch: pytest.MonkeyPatch, result: Any
 
 
 def found() -> Sweep:
-    artifact = Artifact(10, 10, 100, {1: 0.1}, {1: Estimate(2.0, 1.9, 2.1)})
-    return Sweep((Trial(0.85, 7, Change("auc", 0.8, 0.79, 0.005, -0.02, 0.0), artifact),), None)
+    artifact = ArtifactMeasurements(10, 10, 100, {1: 0.1}, {1: Estimate(2.0, 1.9, 2.1)})
+    return Sweep((Trial(0.85, 7, MetricChange("auc", 0.8, 0.79, 0.005, -0.02, 0.0), artifact),), None)
 
 
 def pasted(output: str) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from recprune_export.cli import main
-from recprune_export.console.tables import open_console, table_of
+from recprune_export.console.tables import make_console, make_table
 from tests.bundle.samples import write
 
 ALONE = {"completion"}  # what it prints is for a shell
@@ -95,8 +95,8 @@ def test_the_groups_help_names_every_command() -> None:
 
 @pytest.mark.parametrize("name", ["[/red]", "[bold]x[/bold]", ":smile:", "a  b"])
 def test_names_are_printed_as_they_are(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    table = table_of(name, name)
+    table = make_table(name, name)
     table.add_row(name)
-    open_console().print(table)
-    open_console().print(name)
+    make_console().print(table)
+    make_console().print(name)
     assert capsys.readouterr().out.count(name) == 4

@@ -30,8 +30,8 @@ def test_the_last_item_tests_and_the_one_before_validates(tmp_path: Path) -> Non
     assert data.valid.inputs[HISTORY][0].tolist() == [ids[c] for c in "abc"]
     assert data.valid.labels[NEXT_ITEM][0] == ids["d"]
     assert data.test.inputs[HISTORY][0].tolist() == [ids[c] for c in "bcd"]  # three are used, all four are seen
-    assert data.test.seen is not None
-    assert data.test.seen[0].tolist() == [ids[c] for c in "abcd"]
+    assert data.test.excluded_items is not None
+    assert data.test.excluded_items[0].tolist() == [ids[c] for c in "abcd"]
 
 
 def test_an_item_that_is_first_seen_in_the_test_is_a_miss(tmp_path: Path) -> None:
@@ -59,6 +59,6 @@ def test_ragged_lists_are_taken_cut_and_padded() -> None:
     ragged = Ragged(np.concatenate([np.array(x, dtype=np.int64) for x in lists]), np.array([0, 3, 3, 4, 6]))
     taken = ragged.take(np.array([3, 0, 1]))
     assert [taken[i].tolist() for i in range(3)] == [[5, 6], [1, 2, 3], []]
-    shorter = ragged.without_last(2)
+    shorter = ragged.drop_last(2)
     assert [shorter[i].tolist() for i in range(4)] == [[1], [], [], []]
-    assert ragged.right_aligned(2).tolist() == [[2, 3], [0, 0], [0, 4], [5, 6]]
+    assert ragged.pad_left(2).tolist() == [[2, 3], [0, 0], [0, 4], [5, 6]]

@@ -13,7 +13,7 @@ PACKAGE = Path(walk.__file__).parents[1]
 
 @pytest.mark.parametrize("page", [p for p in PAGES if p.name != "README.md"], ids=lambda p: p.stem)
 def test_the_code_of_a_page_runs(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert analysis.analyse  # which has registered all rules
+    assert analysis.analyze  # which has registered all rules
     monkeypatch.setattr(walk, "RULES", dict(walk.RULES))  # what a page adds is gone afterwards
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert len(blocks) == 2

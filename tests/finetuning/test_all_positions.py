@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.data.rows import Ragged
-from recprune_export.finetuning.all_positions import PLACES, at_places, places_of
+from recprune_export.finetuning.all_positions import POSITIONS, find_positions, make_all_positions_program
 from recprune_export.program.capture.capture import capture
 from recprune_export.program.program import Program
 from recprune_export.recommenders.input_spec import InputSpec
@@ -40,7 +40,7 @@ def captured(module: nn.Module) -> Program:
 def histories(rows: int) -> Tensor:
     lengths = np.arange(rows) % (LENGTH - 1) + 1
     values = np.random.default_rng(0).integers(1, ITEMS, lengths.sum())
-    return torch.from_numpy(Ragged(values, np.concatenate([[0], np.cumsum(lengths)])).right_aligned(LENGTH))
+    return torch.from_numpy(Ragged(values, np.concatenate([[0], np.cumsum(lengths)])).pad_left(LENGTH))
 
 
 def sasrec() -> SASRec:
@@ -59,12 +59,12 @@ class Scores(nn.Module):
 
 def test_the_answers_are_those_of_the_recommender_at_every_known_place() -> None:
     module = sasrec()
-    everywhere = at_places(captured(Scores(module)))
+    everywhere = make_all_positions_program(captured(Scores(module)))
     assert everywhere is not None
     history = histories(7)
     known = history > 0
     with torch.no_grad():
-        (found,) = everywhere({"history": history, PLACES: places_of(known)}).values()
+        (found,) = everywhere({"history": history, POSITIONS: find_positions(known)}).values()
         expected = module.encode(history)[known] @ module.items.weight.T
     assert found.shape == expected.shape == (int(known.sum()), ITEMS)
     torch.testing.assert_close(found, expected)
@@ -72,10 +72,10 @@ def test_the_answers_are_those_of_the_recommender_at_every_known_place() -> None
 
 def test_what_is_learned_there_is_learned_by_the_program() -> None:
     program = captured(Backwards())
-    everywhere = at_places(program)
+    everywhere = make_all_positions_program(program)
     assert everywhere is not None
     before = program.parameters()["items.weight"].detach().clone()
-    (found,) = everywhere({"history": histories(4), PLACES: torch.arange(8)}).values()
+    (found,) = everywhere({"history": histories(4), POSITIONS: torch.arange(8)}).values()
     found.square().sum().backward()
     torch.optim.SGD(everywhere.module.parameters(), lr=0.1).step()
     assert not torch.equal(program.parameters()["items.weight"], before)
@@ -84,13 +84,13 @@ def test_what_is_learned_there_is_learned_by_the_program() -> None:
 def test_the_program_itself_is_left_as_it_was() -> None:
     program = captured(Backwards())
     names = [node.name for node in program.module.graph.nodes]
-    at_places(program)
+    make_all_positions_program(program)
     assert [node.name for node in program.module.graph.nodes] == names
 
 
 def test_a_model_that_looks_ahead_is_not_asked_before_the_end() -> None:
-    assert at_places(captured(Backwards(forwards=True))) is None
+    assert make_all_positions_program(captured(Backwards(forwards=True))) is None
 
 
 def test_a_model_that_uses_more_than_the_last_place_is_not_asked_before_the_end() -> None:
-    assert at_places(captured(Backwards(whole=True))) is None
+    assert make_all_positions_program(captured(Backwards(whole=True))) is None

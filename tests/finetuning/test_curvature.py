@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.finetuning.curvature import weight_curvature
-from recprune_export.finetuning.masks import ZeroTarget, zero_masks
+from recprune_export.finetuning.masks import NonZeroTarget, compute_masks
 from recprune_export.program.capture.capture import capture
 from recprune_export.program.program import Program
 
@@ -75,13 +75,13 @@ def test_zeros_go_where_least_is_lost() -> None:
     tables = frozenset({"table.weight"})
     ids = torch.randint(10, (500,))  # of 50
     curvature = weight_curvature(model, tables, batches(ids), probe)
-    masks = zero_masks(model, tables, ZeroTarget(tables=100, rest=5), curvature)
+    masks = compute_masks(model, tables, NonZeroTarget(tables=100, rest=5), curvature)
     kept = masks["table.weight"]
     assert int(kept.sum()) == 100
     lost = model.parameters()["table.weight"].detach().square() * curvature["table.weight"]
     assert float(lost[kept].min()) >= float(lost[~kept].max())
     assert kept[:10].float().mean() > kept[10:].float().mean()
-    by_magnitude = zero_masks(model, tables, ZeroTarget(tables=100, rest=5))
+    by_magnitude = compute_masks(model, tables, NonZeroTarget(tables=100, rest=5))
     assert not torch.equal(by_magnitude["table.weight"], kept)
 
 
@@ -92,7 +92,7 @@ def test_a_table_that_is_frozen_has_the_same_curvature_and_stays_frozen() -> Non
     found = weight_curvature(model, tables, batches(torch.arange(50)), probe)
     torch.testing.assert_close(found, expected)
     assert not model.parameters()["table.weight"].requires_grad
-    assert set(zero_masks(model, tables, ZeroTarget(20, 5), found)) == {"table.weight"}
+    assert set(compute_masks(model, tables, NonZeroTarget(20, 5), found)) == {"table.weight"}
 
 
 def test_curvature_has_the_precision_of_the_weights() -> None:
@@ -124,7 +124,7 @@ def test_tables_of_numbers_and_of_several_vectors() -> None:
     for h in found.values():
         often, seldom, never = (float(h[row].sum()) for row in (0, 1, 2))
         assert often > seldom > never > 0.0
-    masks = zero_masks(model, tables, ZeroTarget(tables=100, rest=0), found)
+    masks = compute_masks(model, tables, NonZeroTarget(tables=100, rest=0), found)
     assert sum(int(mask.sum()) for mask in masks.values()) == 100
 
 

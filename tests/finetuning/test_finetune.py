@@ -9,14 +9,14 @@ from recprune_export.data.arrays import ArrayData
 from recprune_export.data.rows import Ragged, Rows
 from recprune_export.finetuning import objective
 from recprune_export.finetuning.finetune import Schedule, _falling, finetune
-from recprune_export.finetuning.masks import ZeroTarget, parameter_counts
+from recprune_export.finetuning.masks import NonZeroTarget, parameter_counts
 from recprune_export.finetuning.objective import make_objective
-from recprune_export.finetuning.task import LabelledRows, Recipe, SampledRequests, _cut
+from recprune_export.finetuning.task import FineTuningConfig, LabeledRows, SampledRequests, _truncate_histories
 from recprune_export.program.capture.capture import capture
 from recprune_export.program.program import Program
 from recprune_export.training.loop import FitResult
 
-RECIPE = Recipe(epochs=4, learning_rate=1e-2, batch_size=64)
+RECIPE = FineTuningConfig(epochs=4, learning_rate=1e-2, batch_size=64)
 TABLES = frozenset({"table.weight"})
 
 
@@ -45,8 +45,8 @@ def rows(count: int = 600) -> ArrayData:
 
 def tune(gradual: bool = True, epochs: int = 4) -> tuple[Program, float]:
     student, teacher = program(1), program(2)
-    task = LabelledRows(rows(), make_objective(student, ("click",)), RECIPE)
-    target = ZeroTarget(tables=40, rest=60)
+    task = LabeledRows(rows(), make_objective(student, ("click",)), RECIPE)
+    target = NonZeroTarget(tables=40, rest=60)
     finetune(student, teacher, task, TABLES, target, Schedule(epochs, 1e-2, gradual, seed=0))
     return student, task.validate(student)
 
@@ -76,7 +76,7 @@ def test_tuning_that_does_harm_is_undone() -> None:
     """The student is the teacher but for its zeros; steps as large as these only lead away from it."""
     student, teacher, untuned = program(1), program(1), program(1)
     task = SampledRequests(teacher, make_objective(student, ()), RECIPE)
-    target = ZeroTarget(tables=100, rest=60)
+    target = NonZeroTarget(tables=100, rest=60)
     fitted = finetune(student, teacher, task, TABLES, target, Schedule(2, 10.0, True, seed=0))
     finetune(untuned, teacher, task, TABLES, target, Schedule(0, 10.0, True, seed=0))
     assert fitted is not None
@@ -90,8 +90,8 @@ def test_tuning_that_does_harm_is_undone() -> None:
 def test_the_teacher_is_left_as_it_is() -> None:
     student, teacher = program(1), program(2)
     before = {name: p.detach().clone() for name, p in teacher.parameters().items()}
-    task = LabelledRows(rows(), make_objective(student, ("click",)), RECIPE)
-    finetune(student, teacher, task, TABLES, ZeroTarget(120, 200), Schedule(1, 1e-2, True, 0))
+    task = LabeledRows(rows(), make_objective(student, ("click",)), RECIPE)
+    finetune(student, teacher, task, TABLES, NonZeroTarget(120, 200), Schedule(1, 1e-2, True, 0))
     assert all(torch.equal(before[name], p) for name, p in teacher.parameters().items())
 
 
@@ -99,7 +99,7 @@ def test_without_rows_the_teacher_alone_is_followed() -> None:
     student, teacher = program(1), program(2)
     task = SampledRequests(teacher, make_objective(teacher, ()), RECIPE)
     before = task.validate(student)
-    finetune(student, teacher, task, TABLES, ZeroTarget(120, 200), Schedule(1, 1e-2, False, 0))
+    finetune(student, teacher, task, TABLES, NonZeroTarget(120, 200), Schedule(1, 1e-2, False, 0))
     assert task.validate(student) > before
     assert task.test(lambda request: {}) == {}
 
@@ -107,7 +107,7 @@ def test_without_rows_the_teacher_alone_is_followed() -> None:
 def test_a_history_is_cut_before_an_item_that_follows() -> None:
     histories = Ragged(np.arange(1, 31), np.array([0, 2, 10, 30]))
     for seed in range(20):
-        request, labels = _cut(histories, 40, np.random.default_rng(seed))
+        request, labels = _truncate_histories(histories, 40, np.random.default_rng(seed))
         for user, target in enumerate(labels["next_item"].tolist()):
             beginning = [i for i in request["history"][user].tolist() if i]
             whole = histories[user].tolist()
@@ -139,12 +139,12 @@ def test_a_table_in_half_precision_stays_while_the_rest_is_tuned() -> None:
 
     torch.manual_seed(0)
     teacher = capture(Coarse(), (torch.tensor([1, 2, 3]),))
-    student = teacher.with_own_parameters()
+    student = teacher.with_copied_parameters()
     with torch.no_grad():
         student.parameters()["head.weight"].mul_(0.5)
-    task = SampledRequests(teacher, make_objective(teacher, ()), Recipe(1, 1e-2, 32))
+    task = SampledRequests(teacher, make_objective(teacher, ()), FineTuningConfig(1, 1e-2, 32))
     before = task.validate(student)
-    target = ZeroTarget(*parameter_counts(student, frozenset({"table.weight"})))
+    target = NonZeroTarget(*parameter_counts(student, frozenset({"table.weight"})))
     finetune(student, teacher, task, frozenset({"table.weight"}), target, Schedule(1, 1e-2, gradual=True, seed=0))
     assert task.validate(student) > before
     assert torch.equal(student.parameters()["table.weight"], teacher.parameters()["table.weight"])

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from recprune_export.errors import ModelError
-from recprune_export.finetuning.finite_requests import answerable
+from recprune_export.finetuning.finite_requests import find_finite_rows
 from recprune_export.finetuning.objective import make_objective
-from recprune_export.finetuning.task import Recipe, SampledRequests
+from recprune_export.finetuning.task import FineTuningConfig, SampledRequests
 from recprune_export.program.capture.capture import capture
 
 
@@ -30,14 +30,16 @@ class Attends(nn.Module):
 def task_of(module: nn.Module, *example: Tensor) -> SampledRequests:
     torch.manual_seed(0)
     program = capture(module.eval(), example)
-    return SampledRequests(program, make_objective(program, ()), Recipe(1, 1e-3, 64))
+    return SampledRequests(program, make_objective(program, ()), FineTuningConfig(1, 1e-3, 64))
 
 
 @pytest.mark.parametrize("mended", [False, True])
 def test_rows_of_which_nan_comes_are_not_drawn(mended: bool) -> None:
     task = task_of(Attends(mended=mended), torch.ones(3, 2, dtype=torch.int64), torch.ones(3, 2, dtype=torch.bool))
     torch.testing.assert_close(
-        answerable(task.teacher, (torch.ones(4, 2).long(), torch.tensor([[1, 1], [0, 0], [1, 0], [0, 0]]).bool())),
+        find_finite_rows(
+            task.teacher, (torch.ones(4, 2).long(), torch.tensor([[1, 1], [0, 0], [1, 0], [0, 0]]).bool())
+        ),
         torch.tensor([True, False, True, False]),
     )
     request, _ = next(iter(task.training_batches(0)))
@@ -96,6 +98,6 @@ def test_rows_are_looked_at_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
     own = fx.Interpreter.run_node
     monkeypatch.setattr(fx.Interpreter, "run_node", run_node)
-    found = answerable(task.teacher, tensors)
+    found = find_finite_rows(task.teacher, tensors)
     torch.testing.assert_close(found, tensors[1].any(1))
     assert 0 < max(most) < 1000

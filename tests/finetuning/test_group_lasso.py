@@ -3,9 +3,9 @@ import torch
 
 from recprune_export.channels.analysis import Analysis
 from recprune_export.finetuning.finetune import Schedule
-from recprune_export.finetuning.group_lasso import GroupLasso, Regularised, regularise
+from recprune_export.finetuning.group_lasso import GroupLasso, RegularizedProgram, regularize
 from recprune_export.finetuning.objective import make_objective
-from recprune_export.finetuning.task import LabelledRows
+from recprune_export.finetuning.task import LabeledRows
 from recprune_export.program.program import Program
 from recprune_export.pruning.apply.apply_plan import apply_plan
 from recprune_export.pruning.apply.soundness import check_soundness
@@ -59,10 +59,10 @@ def test_a_step_is_the_minimum_of_its_problem() -> None:
 
 
 @pytest.fixture(scope="module")
-def trained() -> tuple[Program, Analysis, LabelledRows]:
+def trained() -> tuple[Program, Analysis, LabeledRows]:
     """A dense program that knows its labels."""
     program = scorer(1)
-    task = LabelledRows(rows(), make_objective(program, ("click",)), RECIPE)
+    task = LabeledRows(rows(), make_objective(program, ("click",)), RECIPE)
     optimizer = torch.optim.Adam(program.module.parameters(), lr=1e-2)
     for epoch in range(30):
         for request, labels in task.training_batches(epoch):
@@ -72,17 +72,17 @@ def trained() -> tuple[Program, Analysis, LabelledRows]:
     return program, program.analysis, task
 
 
-Trained = tuple[Program, Analysis, LabelledRows]
+Trained = tuple[Program, Analysis, LabeledRows]
 
 
-def train(trained: Trained, strength: float, epochs: int = 30) -> Regularised:
-    return regularise(*trained, strength, Schedule(epochs, 1e-2, gradual=True, seed=0))
+def train(trained: Trained, strength: float, epochs: int = 30) -> RegularizedProgram:
+    return regularize(*trained, strength, Schedule(epochs, 1e-2, gradual=True, seed=0))
 
 
 def test_channels_die_in_training_and_more_of_them_with_more_strength(trained: Trained) -> None:
     none, some, all_of_them = (train(trained, strength) for strength in (0.0, 1.0, 3.0))
-    assert set(none.zero.values()) == {0}
-    assert 0 < sum(some.zero.values()) < sum(all_of_them.zero.values()) == 14
+    assert set(none.zero_channels.values()) == {0}
+    assert 0 < sum(some.zero_channels.values()) < sum(all_of_them.zero_channels.values()) == 14
     assert some.fitted.metric > trained[2].validate(trained[0]) - 0.02
 
 

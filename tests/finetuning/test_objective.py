@@ -42,7 +42,7 @@ def towers(kind: str) -> Program:
 
 
 def meaning(program: Program, *labels: str) -> str:
-    (found,) = make_objective(program, labels).meanings.values()
+    (found,) = make_objective(program, labels).output_kinds.values()
     return found
 
 

@@ -10,11 +10,11 @@ from torch import nn
 
 from recprune_export.data.arrays import ArraySpec, load_arrays
 from recprune_export.data.clicks import load_clicks
-from recprune_export.data.schema.infer_schema import Wishes, infer_schema, infer_sequence
+from recprune_export.data.schema.infer_schema import SchemaOverrides, infer_schema, infer_sequence_schema
 from recprune_export.data.sequences import load_sequences
 from recprune_export.finetuning.objective import Objective
-from recprune_export.finetuning.profile_rows import columns_of, profile_of
-from recprune_export.finetuning.task import CLICKS, LabelledRows, NextItems, SampledRequests
+from recprune_export.finetuning.profile_rows import make_data_profile, read_field_values
+from recprune_export.finetuning.task import CLICK_DEFAULTS, LabeledRows, NextItems, SampledRequests
 from recprune_export.program.capture.capture import capture
 from recprune_export.program.signature import BATCH, Input, Signature
 
@@ -23,8 +23,8 @@ NOTHING = Signature((), ())
 
 
 def test_encoded_rows_have_their_columns_in_the_users_units(clicks_file: Path) -> None:
-    data = load_clicks(clicks_file, infer_schema(clicks_file, Wishes(labels=("clicked",))).schema)
-    columns = {c.name: c for c in columns_of(data, NOTHING, data.test)}
+    data = load_clicks(clicks_file, infer_schema(clicks_file, SchemaOverrides(labels=("clicked",))).schema)
+    columns = {c.name: c for c in read_field_values(data, NOTHING, data.test)}
     assert set(columns) == {"user", "item", "category", "device", "tags", "age", "price", "label clicked"}
     raw = pl.read_parquet(clicks_file).filter(pl.col("split") == "test")
     np.testing.assert_allclose(columns["price"].flat, raw["price"].to_numpy(), rtol=1e-4)
@@ -33,8 +33,8 @@ def test_encoded_rows_have_their_columns_in_the_users_units(clicks_file: Path) -
 
 
 def test_the_share_of_unknown_ids_is_that_of_rows_that_made_no_vocabulary(clicks_file: Path) -> None:
-    data = load_clicks(clicks_file, infer_schema(clicks_file, Wishes(labels=("clicked",))).schema)
-    profile = profile_of(LabelledRows(data, NO_OBJECTIVE, CLICKS), NOTHING)
+    data = load_clicks(clicks_file, infer_schema(clicks_file, SchemaOverrides(labels=("clicked",))).schema)
+    profile = make_data_profile(LabeledRows(data, NO_OBJECTIVE, CLICK_DEFAULTS), NOTHING)
     assert profile is not None
     (user,) = (f for f in profile.fields if f.name == "user")
     held_out = np.concatenate([data.valid.inputs["user"], data.test.inputs["user"]])
@@ -56,22 +56,22 @@ def test_columns_of_a_matrix_are_fields_where_each_has_its_ids() -> None:
     arrays = {"x": rng.integers(0, 9, (100, 2)), "bag": rng.integers(0, 9, (100, 3)), "dense": rng.random(100)}
     specs = [ArraySpec(i.name, i.dtype, tuple(int(s) for s in i.shape[1:]), i.ids) for i in signature.inputs]
     data = load_arrays({**arrays, "y": rng.integers(0, 2, 100)}, specs, ["y"], seed=0)
-    columns = columns_of(data, signature, data.train)
+    columns = read_field_values(data, signature, data.train)
     kinds = [(c.name, c.ids) for c in columns]
     assert kinds == [("x[0]", True), ("x[1]", False), ("bag", True), ("dense", False), ("label y", False)]
     assert len(columns[2].flat) == 3 * len(data.train)
 
 
 def test_histories_are_items_without_their_padding(sequences_file: Path) -> None:
-    data = load_sequences(sequences_file, infer_sequence(sequences_file, Wishes()))
-    history, target = columns_of(data, NOTHING, data.test)
+    data = load_sequences(sequences_file, infer_sequence_schema(sequences_file, SchemaOverrides()))
+    history, target = read_field_values(data, NOTHING, data.test)
     assert history.flat.min() >= 1
     assert len(target.flat) == len(data.test)
-    profile = profile_of(NextItems(data, NO_OBJECTIVE, CLICKS), NOTHING)
+    profile = make_data_profile(NextItems(data, NO_OBJECTIVE, CLICK_DEFAULTS), NOTHING)
     assert profile is not None
     assert [f.name for f in profile.fields] == ["history", "next_item"]
 
 
 def test_drawn_requests_have_no_profile() -> None:
     program = capture(nn.Linear(3, 1).eval(), (torch.zeros(2, 3),))
-    assert profile_of(SampledRequests(program, NO_OBJECTIVE, CLICKS), program.signature) is None
+    assert make_data_profile(SampledRequests(program, NO_OBJECTIVE, CLICK_DEFAULTS), program.signature) is None

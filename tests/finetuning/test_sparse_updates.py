@@ -10,16 +10,21 @@ from recprune_export.data.arrays import ArrayData
 from recprune_export.data.rows import Rows
 from recprune_export.finetuning import objective
 from recprune_export.finetuning.finetune import Schedule, finetune
-from recprune_export.finetuning.masks import ZeroTarget, hold
+from recprune_export.finetuning.masks import NonZeroTarget, apply_masks
 from recprune_export.finetuning.objective import make_objective
-from recprune_export.finetuning.sparse_updates import ROWS_PER_ID, find_lookups, row_wise_tables, sparse_gradients
-from recprune_export.finetuning.task import LabelledRows, Recipe
+from recprune_export.finetuning.sparse_updates import (
+    ROWS_PER_ID,
+    find_sparse_update_tables,
+    find_table_lookups,
+    sparse_gradients,
+)
+from recprune_export.finetuning.task import FineTuningConfig, LabeledRows
 from recprune_export.program.capture.capture import capture
 from recprune_export.program.program import Program
 
 BATCH = 16
 ROWS = 3 * ROWS_PER_ID * BATCH  # of the long table, whose requests have three ids
-RECIPE = Recipe(epochs=1, learning_rate=1e-2, batch_size=BATCH)
+RECIPE = FineTuningConfig(epochs=1, learning_rate=1e-2, batch_size=BATCH)
 TABLES = frozenset({"long.weight", "short.weight", "tied.weight"})
 
 
@@ -51,34 +56,34 @@ def program(seed: int = 0) -> Program:
     return capture(Tables(), tuple(torch.from_numpy(v) for v in request(0).values()))
 
 
-def task(student: Program, batches: int = 1) -> LabelledRows:
+def task(student: Program, batches: int = 1) -> LabeledRows:
     inputs = request(1, batches * BATCH)
     labels = (inputs["user"] % 2).astype(np.float32)
     rows = Rows(inputs, {"click": labels})
-    return LabelledRows(ArrayData(rows, rows, rows), make_objective(student, ("click",)), RECIPE)
+    return LabeledRows(ArrayData(rows, rows, rows), make_objective(student, ("click",)), RECIPE)
 
 
 def tune(student: Program, batches: int = 1, epochs: int = 1, *, row_wise: bool = True, share: float = 0.5) -> float:
     sizes = {name: p.numel() for name, p in student.parameters().items()}
     tables = sum(size for name, size in sizes.items() if name in TABLES)
-    target = ZeroTarget(int(share * tables), sum(sizes.values()) - tables)
+    target = NonZeroTarget(int(share * tables), sum(sizes.values()) - tables)
     on = task(student, batches)
     finetune(student, program(7), on, TABLES, target, Schedule(epochs, 1e-2, False, 0, row_wise=row_wise))
     return on.validate(student)
 
 
 def test_only_long_tables_that_are_looked_up_and_nothing_else() -> None:
-    assert set(find_lookups(program())) == {"long.weight", "short.weight"}
-    assert row_wise_tables(program(), BATCH) == {"long.weight"}
-    assert row_wise_tables(program(), BATCH + 1) == set()
+    assert set(find_table_lookups(program())) == {"long.weight", "short.weight"}
+    assert find_sparse_update_tables(program(), BATCH) == {"long.weight"}
+    assert find_sparse_update_tables(program(), BATCH + 1) == set()
 
 
 def test_a_step_changes_only_rows_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     student = program()
     before = copy.deepcopy(student.parameters()["long.weight"].detach())
-    hold_all = ZeroTarget(10**9, 10**9)
+    hold_all = NonZeroTarget(10**9, 10**9)
     better = itertools.count()
-    monkeypatch.setattr(LabelledRows, "validate", lambda *_: float(next(better)))
+    monkeypatch.setattr(LabeledRows, "validate", lambda *_: float(next(better)))
     finetune(student, program(7), task(student), TABLES, hold_all, Schedule(1, 1e-2, False, 0))
     changed = (student.parameters()["long.weight"] != before).any(1).nonzero().flatten().tolist()
     asked = request(1)
@@ -97,12 +102,12 @@ def test_holding_the_rows_of_a_batch_is_holding_all_of_them() -> None:
     student = program()
     table = student.parameters()["long.weight"]
     masks = {"long.weight": torch.rand(table.shape) < 0.5}
-    hold(student, masks)
+    apply_masks(student, masks)
     ids = torch.tensor([3, 3, 8])
     with torch.no_grad():
         table[ids] += 1.0
     table.grad = torch.sparse_coo_tensor(ids[None], torch.ones(3, 4), table.shape, check_invariants=True)
-    hold(student, masks, frozenset({"long.weight"}))
+    apply_masks(student, masks, frozenset({"long.weight"}))
     assert not table[~masks["long.weight"]].any()
     assert torch.equal(table[ids].count_nonzero(1), masks["long.weight"][ids].sum(1))
 
@@ -110,7 +115,7 @@ def test_holding_the_rows_of_a_batch_is_holding_all_of_them() -> None:
 def test_a_gradient_by_rows_is_the_gradient() -> None:
     student = program()
     tensors = tuple(torch.from_numpy(v) for v in request(2).values())
-    names = row_wise_tables(student, BATCH)
+    names = find_sparse_update_tables(student, BATCH)
     (whole,) = torch.autograd.grad(student.module(*tensors)[0].sum(), student.parameters()["long.weight"])
     with sparse_gradients(student, names):
         (rows,) = torch.autograd.grad(student.module(*tensors)[0].sum(), student.parameters()["long.weight"])
@@ -124,7 +129,7 @@ def test_the_graph_afterwards_is_the_graph_before() -> None:
     tune(student)
     assert student.module.code == never.module.code
     assert "sparse = True" not in student.module.code
-    assert str(student.exported().graph) == str(never.exported().graph)
+    assert str(student.to_exported_program().graph) == str(never.to_exported_program().graph)
 
 
 @pytest.mark.slow

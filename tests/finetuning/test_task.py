@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from recprune_export.data.schema.infer_schema import Wishes, infer_sequence
+from recprune_export.data.schema.infer_schema import SchemaOverrides, infer_sequence_schema
 from recprune_export.data.sequences import HISTORY, NEXT_ITEM, SequenceData, load_sequences
 from recprune_export.finetuning import task as task_module
-from recprune_export.finetuning.all_positions import PLACES
+from recprune_export.finetuning.all_positions import POSITIONS
 from recprune_export.finetuning.objective import Objective
-from recprune_export.finetuning.task import NextItems, Recipe
+from recprune_export.finetuning.task import FineTuningConfig, NextItems
 from recprune_export.program.capture.capture import capture
 from recprune_export.program.program import Program
 
-RECIPE = Recipe(epochs=1, learning_rate=1e-3, batch_size=16)
+RECIPE = FineTuningConfig(epochs=1, learning_rate=1e-3, batch_size=16)
 
 
 class LastItem(nn.Module):
@@ -36,7 +36,7 @@ class LastItem(nn.Module):
 
 @pytest.fixture(scope="module")
 def data(sequences_file: Path) -> SequenceData:
-    return load_sequences(sequences_file, infer_sequence(sequences_file, Wishes()))
+    return load_sequences(sequences_file, infer_sequence_schema(sequences_file, SchemaOverrides()))
 
 
 def program_for(data: SequenceData, *, causal: bool) -> Program:
@@ -46,14 +46,14 @@ def program_for(data: SequenceData, *, causal: bool) -> Program:
 
 def test_every_place_of_a_history_asks_for_the_item_after_it(data: SequenceData) -> None:
     task, program = NextItems(data, Objective({}, {}), RECIPE), program_for(data, causal=True)
-    lessons = task.lessons(program, program)
+    lessons = task.distillation_data(program, program)
     batches = list(lessons.batches(0))
     assert len(batches) == lessons.steps_per_epoch == -(-len(data.train) // RECIPE.batch_size)
     length = data.encoder.columns.max_length
-    assert sum(len(request[PLACES]) for request, _ in batches) == data.train.lengths.clip(max=length).sum()
+    assert sum(len(request[POSITIONS]) for request, _ in batches) == data.train.lengths.clip(max=length).sum()
     for request, labels in batches:
-        items, wanted = request[HISTORY].flatten()[request[PLACES]], labels[NEXT_ITEM]
-        ends = request[PLACES] % length == length - 1
+        items, wanted = request[HISTORY].flatten()[request[POSITIONS]], labels[NEXT_ITEM]
+        ends = request[POSITIONS] % length == length - 1
         assert (items > 0).all()
         assert (wanted[ends] == 0).all()
         assert torch.equal(wanted[~ends], items[1:][~ends[:-1]])
@@ -63,7 +63,7 @@ def test_every_place_of_a_history_asks_for_the_item_after_it(data: SequenceData)
 
 def test_a_model_that_looks_ahead_learns_from_histories_that_are_cut(data: SequenceData) -> None:
     task, program = NextItems(data, Objective({}, {}), RECIPE), program_for(data, causal=False)
-    lessons = task.lessons(program, program)
+    lessons = task.distillation_data(program, program)
     batches = list(lessons.batches(0))
     assert lessons.student is program
     assert len(batches) == lessons.steps_per_epoch
@@ -76,10 +76,10 @@ def test_long_histories_of_many_items_are_asked_at_some_places(
     most = RECIPE.batch_size + 3
     monkeypatch.setattr(task_module, "MOST_SCORES", most * data.encoder.items.rows)
     program = program_for(data, causal=True)
-    batches = list(NextItems(data, Objective({}, {}), RECIPE).lessons(program, program).batches(0))
-    assert max(len(request[PLACES]) for request, _ in batches) == most
+    batches = list(NextItems(data, Objective({}, {}), RECIPE).distillation_data(program, program).batches(0))
+    assert max(len(request[POSITIONS]) for request, _ in batches) == most
     for request, labels in batches:
-        places, wanted = request[PLACES], labels[NEXT_ITEM]
+        places, wanted = request[POSITIONS], labels[NEXT_ITEM]
         assert len(places) == len(places.unique()) == len(wanted)
         following = torch.nn.functional.pad(request[HISTORY][:, 1:], (0, 1)).flatten()
         assert torch.equal(following[places], wanted)
@@ -95,5 +95,5 @@ def test_an_answer_that_is_a_parameter_is_an_array() -> None:
             return x * self.scale, self.scale.expand(x.shape[0])
 
     program = capture(Scale(), (torch.ones(3, 2),))
-    found = task_module.answer(program, {"x": np.ones((4, 2), dtype=np.float32)})
+    found = task_module.run_program(program, {"x": np.ones((4, 2), dtype=np.float32)})
     assert [values.shape for values in found.values()] == [(4, 2), (4,)]

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from recprune_export.bundle.contents import _npz
 from recprune_export.bundle.write import write_bundle
 from recprune_export.onnx.runtime.session import make_session, run
-from recprune_export.program.random_requests import draw_request
+from recprune_export.program.random_requests import sample_request
 from recprune_export.program.signature import BATCH, Input, Output, Signature
 from tests.bundle.samples import manifest
 
@@ -66,7 +66,7 @@ def bundle(target: Path, shape: Shape = Shape(), **changes: Any) -> Path:
     """A whole bundle; `changes` are fields of its manifest."""
     file = plain(target.with_suffix(".onnx"), shape)
     signature = shape.signature()
-    request = draw_request(signature, 4, seed=0)
+    request = sample_request(signature, 4, seed=0)
     answer = run(make_session(file, 1), request)
     files = {"model.onnx": file, "samples/inputs.npz": _npz(request), "samples/outputs.npz": _npz(answer)}
     stated = manifest(**{"name": target.name, "signature": signature.to_dict(), **changes})

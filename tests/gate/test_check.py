@@ -12,14 +12,14 @@ from click.testing import CliRunner, Result
 
 from recprune_export.bundle.archive.packing import pack
 from recprune_export.bundle.verify import read_manifest
-from recprune_export.bundle.write import Content, SameAs, write_bundle
+from recprune_export.bundle.write import Content, HardLink, write_bundle
 from recprune_export.cli import main
 from recprune_export.gate import check as module
 from recprune_export.gate.artifact import open_artifact
 from recprune_export.gate.check import Check, check
 from recprune_export.gate.findings import Finding, Verdict
-from recprune_export.gate.output.junit import junit
-from recprune_export.gate.output.markdown import markdown
+from recprune_export.gate.output.junit import render_junit
+from recprune_export.gate.output.markdown import render_markdown
 from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.validation.latency.footprint import Footprint, FootprintReport
 from tests.gate.models import Shape, bundle, plain
@@ -104,7 +104,7 @@ def test_a_packed_bundle_is_judged_and_called_by_its_name(base: Path, latency: o
 def test_a_second_name_of_the_model_makes_no_bundle_larger(base: Path, tmp_path: Path, latency: object) -> None:
     manifest = read_manifest(base)
     contents: dict[str, Content] = {name: base / name for name in manifest.files}
-    linked = write_bundle(tmp_path / "linked", {**contents, "triton/m/1/model.onnx": SameAs("model.onnx")}, manifest)
+    linked = write_bundle(tmp_path / "linked", {**contents, "triton/m/1/model.onnx": HardLink("model.onnx")}, manifest)
     assert open_artifact(linked).bytes == open_artifact(base).bytes
     assert run(linked, base).exit_code == 0
 
@@ -205,7 +205,7 @@ def findings() -> tuple[Finding, ...]:
 )
 def test_junit_can_be_parsed_and_counts(undecided: Verdict, failures: int, errors: int) -> None:
     made = Check("new <&>", "base", findings(), {}, 1, 2.0, undecided)
-    suite = ElementTree.fromstring(ElementTree.tostring(junit(made)))[0]
+    suite = ElementTree.fromstring(ElementTree.tostring(render_junit(made)))[0]
     assert suite.attrib["name"] == "new <&> against base"
     assert {k: int(suite.attrib[k]) for k in ("tests", "failures", "errors", "skipped")} == {
         "tests": 4,
@@ -219,7 +219,7 @@ def test_junit_can_be_parsed_and_counts(undecided: Verdict, failures: int, error
 
 def test_markdown_is_a_table_whatever_the_names_are() -> None:
     made = Check("new|x", "base", findings(), {}, 1, 2.0)
-    lines = [line for line in markdown(made).splitlines() if line.startswith("|")]
+    lines = [line for line in render_markdown(made).splitlines() if line.startswith("|")]
     assert len(lines) == 2 + len(findings())
     assert {line.replace("\\|", "").count("|") for line in lines} == {7}
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from recprune_export.gate.compatibility import breaks, requests_for_both
+from recprune_export.gate.compatibility import draw_common_requests, find_breaking_changes
 from recprune_export.program.signature import BATCH, Input, Output, Signature
 
 USER = Input("user", "int64", (BATCH,), ((0, 9),))
@@ -38,7 +38,7 @@ BREAKS = {
 
 @pytest.mark.parametrize(("new", "said"), BREAKS.values(), ids=BREAKS.keys())
 def test_each_break_is_named(new: Signature, said: str) -> None:
-    (sentence,) = breaks(new, BASE)
+    (sentence,) = find_breaking_changes(new, BASE)
     assert said in sentence
 
 
@@ -53,25 +53,25 @@ FINE = {
 
 @pytest.mark.parametrize("new", FINE.values(), ids=FINE.keys())
 def test_what_takes_more_and_gives_more_is_compatible(new: Signature) -> None:
-    assert breaks(new, BASE) == ()
+    assert find_breaking_changes(new, BASE) == ()
 
 
 def test_ranges_may_be_left_out() -> None:
-    assert breaks(changed(USER, ids=((0, 8),)), BASE, ranges=False) == ()
+    assert find_breaking_changes(changed(USER, ids=((0, 8),)), BASE, ranges=False) == ()
 
 
 def test_a_batch_that_was_fixed_may_be_free_now() -> None:
     fixed = Signature((Input("user", "int64", (1,), ((0, 9),)),), (CLICK,))
     free = Signature((USER,), (CLICK,))
-    assert breaks(free, fixed) == ()
-    assert breaks(fixed, free) != ()
+    assert find_breaking_changes(free, fixed) == ()
+    assert find_breaking_changes(fixed, free) != ()
 
 
 def test_requests_for_both_stay_within_both() -> None:
-    narrowed = requests_for_both(changed(USER, ids=((3, 30),)), BASE)
+    narrowed = draw_common_requests(changed(USER, ids=((3, 30),)), BASE)
     assert narrowed is not None
     assert narrowed.inputs[0].ids == ((3, 9),)
-    renamed = requests_for_both(changed(PRICE, name="cost"), BASE)
+    renamed = draw_common_requests(changed(PRICE, name="cost"), BASE)
     assert renamed is not None
     assert {i.name for i in renamed.inputs} == {"user", "tags", "mixed", "price", "cost"}
 
@@ -82,4 +82,4 @@ def test_requests_for_both_stay_within_both() -> None:
     ids=["dtype", "shape", "disjoint ids"],
 )
 def test_where_no_request_suits_both_there_is_none(new: Signature) -> None:
-    assert requests_for_both(new, BASE) is None
+    assert draw_common_requests(new, BASE) is None

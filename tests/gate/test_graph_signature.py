@@ -11,7 +11,7 @@ from recprune_export.errors import ModelFileError
 from recprune_export.gate.graph_signature import read_signature
 from recprune_export.onnx.runtime.session import make_session, run
 from recprune_export.program.signature import BATCH, Input, Output
-from recprune_export.validation.edge_requests import edge_requests
+from recprune_export.validation.edge_requests import make_edge_requests
 from tests.gate.models import Shape, plain
 
 Nodes = list[onnx.NodeProto]
@@ -88,7 +88,7 @@ def test_ids_come_from_the_tables_and_are_valid(
     assert x.ids == ((0, highest),)
     assert x.shape == (BATCH, *shape[1:])
     session = make_session(path, 1)
-    for request in edge_requests(signature).values():
+    for request in make_edge_requests(signature).values():
         run(session, request)
 
 

@@ -8,9 +8,15 @@ import pytest
 
 from recprune_export.gate.artifact import Artifact, open_artifact
 from recprune_export.gate.check import PROCESSES
-from recprune_export.gate.findings import Finding, Verdict, overall
+from recprune_export.gate.findings import Finding, Verdict, overall_verdict
 from recprune_export.gate.limits import GATES, Limits
-from recprune_export.gate.regression_rules import MEBIBYTE, judge_costs, judge_figures, judge_growth, judge_quality
+from recprune_export.gate.regression_rules import (
+    MEBIBYTE,
+    compare_costs,
+    compare_counts,
+    compare_growth,
+    compare_quality,
+)
 from recprune_export.validation.latency.footprint import Footprint, FootprintReport
 from tests.gate.models import Shape, bundle, plain
 
@@ -28,7 +34,7 @@ from tests.gate.models import Shape, bundle, plain
     ],
 )
 def test_growth(new: float, base: float, tolerance: float, verdict: str) -> None:
-    found = judge_growth("nodes", "", new, base, Limits(tolerance))
+    found = compare_growth("nodes", "", new, base, Limits(tolerance))
     assert (found.verdict.value, found.new, found.base) == (verdict, new, base)
 
 
@@ -52,14 +58,14 @@ def test_growth(new: float, base: float, tolerance: float, verdict: str) -> None
 def test_quality(artifact: Artifact, name: str, base: float, new: float | None, verdict: str) -> None:
     other = replace(artifact, metrics={name: base})
     mine = replace(artifact, metrics={} if new is None else {name: new})
-    (found,) = judge_quality(mine, other, Limits())
+    (found,) = compare_quality(mine, other, Limits())
     assert found.verdict.value == verdict
     assert name in found.reason
 
 
 def test_quality_of_other_rows_is_said(artifact: Artifact) -> None:
     mine, other = (replace(artifact, metrics={"auc": 0.8}, data=data) for data in ("may.parquet", "june.parquet"))
-    (found,) = judge_quality(mine, other, Limits())
+    (found,) = compare_quality(mine, other, Limits())
     assert "may.parquet and june.parquet" in found.reason
 
 
@@ -76,7 +82,7 @@ def test_quality_of_other_rows_is_said(artifact: Artifact) -> None:
 def test_each_change_of_a_model_fails_its_own_gates(change: dict[str, int], gates: set[str], tmp_path: Path) -> None:
     base = open_artifact(bundle(tmp_path / "base"))
     new = open_artifact(bundle(tmp_path / "new", Shape(**change)))
-    found = {f.gate for f in judge_figures(new, base, Limits()) if f.verdict is Verdict.FAIL}
+    found = {f.gate for f in compare_counts(new, base, Limits()) if f.verdict is Verdict.FAIL}
     assert found - {"artifact size", "model size"} == gates - {"artifact size", "model size"}
     assert gates - found <= {"artifact size"}
 
@@ -85,7 +91,7 @@ def test_fewer_zeros_are_found_where_the_parameters_are_as_many(tmp_path: Path) 
     sparse, full = (
         open_artifact(plain(tmp_path / f"{zeros}.onnx", Shape(units=64, zeros=zeros))) for zeros in (400, 0)
     )
-    found = {f.gate for f in judge_figures(full, sparse, Limits()) if f.verdict is Verdict.FAIL}
+    found = {f.gate for f in compare_counts(full, sparse, Limits()) if f.verdict is Verdict.FAIL}
     assert found == {"non-zeros"}
 
 
@@ -115,20 +121,20 @@ def report(load: float, peak: float, seed: int, busy: float = 0.0) -> FootprintR
 )
 def test_costs(load: float, peak: float, failed: set[str]) -> None:
     for seed in range(10):
-        found = judge_costs(report(load, peak, seed), "NEW", "BASE", Limits())
+        found = compare_costs(report(load, peak, seed), "NEW", "BASE", Limits())
         assert {f.gate for f in found if f.verdict is Verdict.FAIL} == failed
 
 
 def test_equal_costs_do_not_fail_however_busy_the_machine_is() -> None:
     """The least of five processes did: it was 1.9 times the other once in 14 comparisons of a model with itself."""
-    found = [judge_costs(report(50, 100, seed, busy=0.7), "NEW", "BASE", Limits()) for seed in range(200)]
+    found = [compare_costs(report(50, 100, seed, busy=0.7), "NEW", "BASE", Limits()) for seed in range(200)]
     assert sum(f.verdict is Verdict.FAIL for findings in found for f in findings) == 0
     assert any("not beyond doubt" in f.reason for findings in found for f in findings)
 
 
 def test_small_differences_of_small_models_are_no_regression() -> None:
     runs = {"NEW": (Footprint(6, 1, 0, 3e6),) * 8, "BASE": (Footprint(3, 1, 0, 1e6),) * 8}
-    found = judge_costs(FootprintReport(runs, 1), "NEW", "BASE", Limits())
+    found = compare_costs(FootprintReport(runs, 1), "NEW", "BASE", Limits())
     assert {f.verdict for f in found} == {Verdict.PASS}
     assert all("too little to count" in f.reason for f in found)
 
@@ -138,9 +144,9 @@ def test_every_gate_can_be_turned_off(tmp_path: Path) -> None:
         open_artifact(bundle(tmp_path / n, s)) for n, s in (("new", Shape(units=64, idle=9)), ("base", Shape()))
     )
     limits = Limits(given=dict.fromkeys(GATES))
-    costs = judge_costs(report(900, 9000, 0), "NEW", "BASE", limits)
-    found = [*judge_figures(new, base, limits), *costs]
-    assert {f.verdict for f in found + judge_quality(new, base, limits)} == {Verdict.SKIPPED}
+    costs = compare_costs(report(900, 9000, 0), "NEW", "BASE", limits)
+    found = [*compare_counts(new, base, limits), *costs]
+    assert {f.verdict for f in found + compare_quality(new, base, limits)} == {Verdict.SKIPPED}
     assert len(found) == len(GATES) - 3  # all but signature, quality, latency
 
 
@@ -154,7 +160,7 @@ def test_every_gate_can_be_turned_off(tmp_path: Path) -> None:
     ],
 )
 def test_the_worst_counts(verdicts: str, together: str) -> None:
-    assert overall(Finding("x", Verdict(v), "") for v in verdicts.split()).value == together
+    assert overall_verdict(Finding("x", Verdict(v), "") for v in verdicts.split()).value == together
 
 
 @pytest.fixture

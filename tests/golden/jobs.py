@@ -54,7 +54,7 @@ def run_job(job: Job, folder: Path) -> Path:
     checkpoint, rows = write_inputs(job, folder)
     target = folder / f"bundle_{job.recommender}"
     with pytest.MonkeyPatch.context() as patch:
-        defaults: dict[str, Any] = quantise.quantise.__kwdefaults__
+        defaults: dict[str, Any] = quantise.quantize.__kwdefaults__
         patch.setitem(defaults, "stopwatch", by_position)
         recprune_export.compress(
             checkpoint,

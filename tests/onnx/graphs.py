@@ -11,8 +11,8 @@ from onnx import helper, numpy_helper
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from recprune_export.onnx.cost.weightless_model import fill_shapes
-from recprune_export.onnx.optimizer.rewrite import TOLERANCE, largest_difference
-from recprune_export.onnx.runtime.in_memory import session_in_memory
+from recprune_export.onnx.optimizer.rewrite import TOLERANCE, largest_relative_difference
+from recprune_export.onnx.runtime.in_memory import make_in_memory_session
 
 Request = Sequence[np.ndarray]
 
@@ -57,9 +57,9 @@ def rewritten(
 
 def assert_alike(one: ir.Model, other: ir.Model, requests: Sequence[Request]) -> None:
     """Assert that two graphs answer alike."""
-    run_one, run_other = session_in_memory(one), session_in_memory(other)
+    run_one, run_other = make_in_memory_session(one), make_in_memory_session(other)
     for request in requests:
-        assert largest_difference(run_one(request), run_other(request)) <= TOLERANCE
+        assert largest_relative_difference(run_one(request), run_other(request)) <= TOLERANCE
 
 
 def assert_left_alone(rewrite: Callable[[ir.Model], int], model: ir.Model) -> None:

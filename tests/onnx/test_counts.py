@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from recprune_export.onnx.counts import Counts, PartCount, count, reduction
+from recprune_export.onnx.counts import Counts, WeightCount, count, reduction
 
 ROWS, DIM, UNITS = 10, 4, 3
 
@@ -64,8 +64,8 @@ def test_a_model_counted_by_hand(tmp_path: Path) -> None:
     path = write(tmp_path / "model.onnx", *mlp())
     rest = 2 * DIM + UNITS * 2 * DIM + UNITS + UNITS + 1  # positions, w1, b1, w2, b2
     assert count(path) == Counts(
-        tables=PartCount(ROWS * DIM, ROWS * DIM - DIM),
-        rest=PartCount(rest, rest - 6),
+        tables=WeightCount(ROWS * DIM, ROWS * DIM - DIM),
+        rest=WeightCount(rest, rest - 6),
         operations=2 * DIM * UNITS + UNITS,
         nodes=10,
         bytes=path.stat().st_size,
@@ -100,7 +100,7 @@ def test_a_constant_node_is_a_parameter_and_a_mask_is_not(tmp_path: Path) -> Non
         numpy_helper.from_array(mask, "mask"),
         numpy_helper.from_array(np.maximum(mask, np.finfo(np.float32).min), "low"),
     ]
-    assert count(write(tmp_path / "model.onnx", nodes, weights)).rest == PartCount(DIM, DIM - 1)
+    assert count(write(tmp_path / "model.onnx", nodes, weights)).rest == WeightCount(DIM, DIM - 1)
 
 
 def test_positions_are_no_table_though_their_number_comes_from_the_request(tmp_path: Path) -> None:
@@ -128,8 +128,8 @@ def test_weights_of_zeros_alone_are_parameters(tmp_path: Path) -> None:
     nodes = [helper.make_node("Gather", ["table", "ids"], ["x"]), helper.make_node("Add", ["x", "bias"], ["out"])]
     weights = [tensor("table", ROWS, DIM, value=0.0), tensor("bias", DIM, value=0.0)]
     counts = count(write(tmp_path / "model.onnx", nodes, weights))
-    assert counts.tables == PartCount(ROWS * DIM, 0)
-    assert counts.rest == PartCount(DIM, 0)
+    assert counts.tables == WeightCount(ROWS * DIM, 0)
+    assert counts.rest == WeightCount(DIM, 0)
 
 
 def test_a_sum_as_a_product_is_no_operation(tmp_path: Path) -> None:
@@ -154,16 +154,16 @@ def test_products_of_batches_count_each_of_them(tmp_path: Path) -> None:
 
 
 def test_reduction_compares_what_is_not_zero_with_what_there_was() -> None:
-    dense = Counts(PartCount(100, 90), PartCount(50, 50), operations=40, nodes=3, bytes=1000)
-    pruned = Counts(PartCount(60, 25), PartCount(20, 10), operations=10, nodes=3, bytes=250)
+    dense = Counts(WeightCount(100, 90), WeightCount(50, 50), operations=40, nodes=3, bytes=1000)
+    pruned = Counts(WeightCount(60, 25), WeightCount(20, 10), operations=10, nodes=3, bytes=250)
     gone = reduction(dense, pruned)
     assert (gone.tables, gone.rest, gone.operations, gone.bytes) == pytest.approx((0.75, 0.8, 0.75, 0.75))
     assert gone.parameters == pytest.approx(1 - 35 / 150)
-    assert pruned.total == PartCount(80, 35)
+    assert pruned.total == WeightCount(80, 35)
 
 
 def test_a_part_that_is_not_there_loses_nothing() -> None:
-    nothing = Counts(PartCount(0, 0), PartCount(0, 0), operations=0, nodes=0, bytes=0)
+    nothing = Counts(WeightCount(0, 0), WeightCount(0, 0), operations=0, nodes=0, bytes=0)
     assert reduction(nothing, nothing).tables == 0.0
 
 

@@ -19,7 +19,7 @@ from recprune_export.onnx.counts import count
 from recprune_export.onnx.export import PASSES, OnnxFile, export_onnx
 from recprune_export.onnx.runtime.session import make_session, run
 from recprune_export.program.capture.capture import capture
-from recprune_export.program.program import Program, example_tensors
+from recprune_export.program.program import Program, sample_request_tensors
 from recprune_export.program.signature import Signature
 from tests.onnx.models import LENGTH, NAMES, ROWS, program
 
@@ -46,7 +46,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
 def assert_same_answers(wanted: Program, path: Path, batches: tuple[int, ...] = BATCHES) -> None:
     session = make_session(path, threads=1)
     for batch in batches:
-        tensors = example_tensors(wanted.signature, batch, seed=batch)
+        tensors = sample_request_tensors(wanted.signature, batch, seed=batch)
         names = [i.name for i in wanted.signature.inputs]
         answers = run(session, {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)})
         expected = wanted(dict(zip(names, tensors, strict=True)))
@@ -163,7 +163,7 @@ def test_zeros_stay_zero_and_weights_stay_as_they_are(tmp_path: Path) -> None:
 
 def test_large_weights_lie_in_a_file_of_their_own(tmp_path: Path, exported: dict[str, Exported]) -> None:
     inside = exported["fields"]
-    file = export_onnx(inside.program, tmp_path / "model.onnx", external_from=1)
+    file = export_onnx(inside.program, tmp_path / "model.onnx", external_threshold=1)
     assert file.data == tmp_path / "model.onnx.data"
     assert inside.file.data is None
     assert file.bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
@@ -177,8 +177,8 @@ def test_large_weights_lie_in_a_file_of_their_own(tmp_path: Path, exported: dict
 def test_the_threshold_is_the_size_of_the_weights(tmp_path: Path, exported: dict[str, Exported]) -> None:
     weights = sum(array.nbytes for array in exported["fields"].weights.values())
     wanted = exported["fields"].program
-    assert export_onnx(wanted, tmp_path / "a.onnx", external_from=weights + 1).data is None
-    assert export_onnx(wanted, tmp_path / "b.onnx", external_from=weights).data is not None
+    assert export_onnx(wanted, tmp_path / "a.onnx", external_threshold=weights + 1).data is None
+    assert export_onnx(wanted, tmp_path / "b.onnx", external_threshold=weights).data is not None
 
 
 @pytest.mark.parametrize("name", ["shared", "split weight"])
@@ -202,7 +202,9 @@ def test_the_answers_are_the_same_after_every_pass(name: str, tmp_path: Path, mo
     monkeypatch.setattr(export_module, "_TRAINING_ONLY", set())
     translated = export_module._translate(wanted)
     monkeypatch.setattr(export_module, "_translate", lambda program: translated.clone())
-    empty_rows = name == "partly guarded"  # the exporter's own answer for them is wrong until `lean_attention` has run
+    empty_rows = (
+        name == "partly guarded"
+    )  # the exporter's own answer for them is wrong until `simplify_attention` has run
     for done in range(len(PASSES) + 1):
         if empty_rows and done <= [getattr(p, "__name__", "") for p in PASSES].index("lean_attention"):
             continue

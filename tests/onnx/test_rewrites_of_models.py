@@ -16,16 +16,16 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from recprune_export.onnx import export as module
 from recprune_export.onnx.cost.weightless_model import fill_shapes
-from recprune_export.onnx.counts import parts_of
+from recprune_export.onnx.counts import count_weights
 from recprune_export.onnx.export import PASSES, REWRITES
 from recprune_export.onnx.optimizer.passes.shared_inputs import share_inputs
-from recprune_export.onnx.optimizer.rewrite import TOLERANCE, Pass, largest_difference
-from recprune_export.onnx.runtime.in_memory import session_in_memory
+from recprune_export.onnx.optimizer.rewrite import TOLERANCE, Pass, largest_relative_difference
+from recprune_export.onnx.runtime.in_memory import make_in_memory_session
 from recprune_export.program.capture.capture import capture
 from recprune_export.program.program import Program
-from recprune_export.program.random_requests import draw_request
+from recprune_export.program.random_requests import sample_request
 from recprune_export.program.signature import BATCH
-from recprune_export.recommenders.catalogue import RECOMMENDERS, build
+from recprune_export.recommenders.catalogue import RECOMMENDERS, build_recommender
 from recprune_export.recommenders.input_spec import InputSpec
 from tests.properties import no_zeros
 
@@ -53,7 +53,7 @@ CORPORA += [Path(path) for path in os.environ.get("RECPRUNE_CORPORA", "").split(
 def recommender(name: str) -> tuple[ir.Model, Program]:
     spec = SPECS.get(name, CLICKS)
     small = SMALL.get(name, {"dim": 6, "hidden": (10, 8)})
-    program = capture(no_zeros(build(name, spec, small)), (spec.example_request(),))
+    program = capture(no_zeros(build_recommender(name, spec, small)), (spec.example_request(),))
     return plain(program), program
 
 
@@ -66,13 +66,13 @@ def plain(program: Program) -> ir.Model:
 
 
 def requests(program: Program) -> list[list[np.ndarray]]:
-    return [list(draw_request(program.signature, rows, seed=rows).values()) for rows in (1, 5)]
+    return [list(sample_request(program.signature, rows, seed=rows).values()) for rows in (1, 5)]
 
 
 def assert_each_proves_itself(model: ir.Model, program: Program) -> None:
     """Apply the rewrites one after the other, each to what the ones before made."""
     asked = requests(program)
-    wanted = [session_in_memory(model)(request) for request in asked]
+    wanted = [make_in_memory_session(model)(request) for request in asked]
     parameters = _total(model)
     for each in REWRITES:
         changed = assert_proves_itself(each, model, asked, wanted)
@@ -91,9 +91,9 @@ def assert_proves_itself(
         return None
     RemoveUnusedNodesPass()(copy)
     fill_shapes(copy)
-    run = session_in_memory(copy)
+    run = make_in_memory_session(copy)
     for request, answer in zip(asked, wanted, strict=True):
-        assert largest_difference(answer, run(request)) <= TOLERANCE, each.__name__
+        assert largest_relative_difference(answer, run(request)) <= TOLERANCE, each.__name__
     return copy
 
 
@@ -102,15 +102,15 @@ def assert_shares(model: ir.Model, program: Program) -> None:
     batched = [i for i, spec in enumerate(program.signature.inputs) if spec.shape and spec.shape[0] == BATCH]
     if len(batched) < 2:
         return
-    request = list(draw_request(program.signature, 5, seed=1).values())
-    whole = session_in_memory(model)
+    request = list(sample_request(program.signature, 5, seed=1).values())
+    whole = make_in_memory_session(model)
     for shared in batched:
         once = model.clone()
         share_inputs(once, [shared])
         RemoveUnusedNodesPass()(once)
         one = [array[:1] if i == shared else array for i, array in enumerate(request)]
         full = [np.repeat(array, 5, axis=0) if i == shared else array for i, array in enumerate(one)]
-        assert largest_difference(whole(full), session_in_memory(once)(one)) <= TOLERANCE
+        assert largest_relative_difference(whole(full), make_in_memory_session(once)(one)) <= TOLERANCE
 
 
 def _bytes(model: ir.Model) -> bytes:
@@ -118,7 +118,7 @@ def _bytes(model: ir.Model) -> bytes:
 
 
 def _total(model: ir.Model) -> int:
-    parts = parts_of(model)
+    parts = count_weights(model)
     return parts.tables.parameters + parts.rest.parameters
 
 
@@ -132,7 +132,7 @@ def test_a_rewrite_alone_on_every_reference_recommender(each: Pass) -> None:
     for name in RECOMMENDERS:
         model, program = recommender(name)
         asked = requests(program)
-        run = session_in_memory(model)
+        run = make_in_memory_session(model)
         assert_proves_itself(each, model, asked, [list(run(request)) for request in asked])
 
 

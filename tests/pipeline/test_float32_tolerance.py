@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.errors import ValidationFailed
-from recprune_export.finetuning.task import answer
+from recprune_export.finetuning.task import run_program
 from recprune_export.onnx.export import export_onnx
 from recprune_export.pipeline import export
-from recprune_export.pipeline.compress import drawn_requests
-from recprune_export.pipeline.float32_tolerance import MOST, TWO_WAYS, within_rounding
+from recprune_export.pipeline.compress import make_sampled_task
+from recprune_export.pipeline.float32_tolerance import MOST, TWO_WAYS, widen_tolerances
 from recprune_export.program.capture.capture import capture
 from recprune_export.program.program import Program
-from recprune_export.pruning.apply.masking import DoublePrecision
+from recprune_export.pruning.apply.masking import Float64Interpreter
 from recprune_export.settings import Settings
-from recprune_export.validation.edge_requests import Request
+from recprune_export.validation.edge_requests import RequestArrays
 from recprune_export.validation.parity import Tolerances
 from tests.properties import no_zeros
 
@@ -41,13 +41,13 @@ def program_of(size: float) -> Program:
     return capture(no_zeros(Difference(size)), (torch.arange(6),))
 
 
-def asked(program: Program) -> tuple[Request, np.ndarray, np.ndarray]:
+def asked(program: Program) -> tuple[RequestArrays, np.ndarray, np.ndarray]:
     """All ids, what the program answers in float32, and what it states."""
     ids = np.arange(50)
-    (exact,) = DoublePrecision(program)(torch.from_numpy(ids))
+    (exact,) = Float64Interpreter(program)(torch.from_numpy(ids))
     return (
         {program.signature.inputs[0].name: ids},
-        answer(program, {program.signature.inputs[0].name: ids})["output"],
+        run_program(program, {program.signature.inputs[0].name: ids})["output"],
         exact.numpy(),
     )
 
@@ -55,7 +55,7 @@ def asked(program: Program) -> tuple[Request, np.ndarray, np.ndarray]:
 def widened(size: float) -> Tolerances:
     program = program_of(size)
     request, rounded, _ = asked(program)
-    return within_rounding(program, {"all": {"output": rounded}}, {"all": request}, Tolerances())
+    return widen_tolerances(program, {"all": {"output": rounded}}, {"all": request}, Tolerances())
 
 
 def test_what_rounds_well_is_held_to_what_is_stated() -> None:
@@ -85,9 +85,9 @@ def test_a_file_that_is_off_by_rounding_passes_and_one_that_is_wrong_does_not(
     off = times * np.float32(np.abs(rounded - exact).max())
     file = export_onnx(program, tmp_path / "m.onnx", rewrites=())
     monkeypatch.setattr(
-        export, "session_of", lambda file: lambda request: {"output": answer(program, request)["output"] + off}
+        export, "make_predictor", lambda file: lambda request: {"output": run_program(program, request)["output"] + off}
     )
-    task = drawn_requests(program, Settings())
+    task = make_sampled_task(program, Settings())
     if passes:
         report = export.validate_parity(program, file, task)
         assert report.passed

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.errors import PruningError
-from recprune_export.pipeline.compress import drawn_requests
-from recprune_export.pipeline.planning import decide
-from recprune_export.pipeline.structured_fraction import ShareTrial
+from recprune_export.pipeline.compress import make_sampled_task
+from recprune_export.pipeline.planning import plan_pruning
+from recprune_export.pipeline.structured_fraction import StructuredFractionTrial
 from recprune_export.program.capture.capture import capture
 from recprune_export.pruning.allocation.budget import Budget
 from recprune_export.settings import Settings
@@ -48,13 +48,13 @@ MLP = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(), n
 def tried(monkeypatch: pytest.MonkeyPatch) -> list[Budget]:
     """The budgets of all share trials."""
     budgets: list[Budget] = []
-    honest = ShareTrial.loss
+    honest = StructuredFractionTrial.loss
 
-    def loss(trial: ShareTrial, budget: Budget) -> float:
+    def loss(trial: StructuredFractionTrial, budget: Budget) -> float:
         budgets.append(budget)
         return honest(trial, budget)
 
-    monkeypatch.setattr(ShareTrial, "loss", loss)
+    monkeypatch.setattr(StructuredFractionTrial, "loss", loss)
     return budgets
 
 
@@ -67,7 +67,7 @@ def test_only_a_part_of_which_channels_can_go_is_tried(
     module: nn.Module, example: Any, part: str, tried: list[Budget]
 ) -> None:
     program, settings = capture(no_zeros(module), example), Settings(sparsity=0.8, round_to=1)
-    decide(program, settings, drawn_requests(program, settings))
+    plan_pruning(program, settings, make_sampled_task(program, settings))
     assert tried
     assert all(getattr(budget, part) == 0.8 for budget in tried)
 
@@ -76,7 +76,7 @@ def test_only_a_part_of_which_channels_can_go_is_tried(
 def test_tables_of_which_nothing_is_to_go_keep_their_dimensions(share: float | None) -> None:
     program = scorer()
     settings = Settings(embedding_sparsity=0.0, hidden_sparsity=0.95, structured_share=share, round_to=1)
-    groups = decide(program, settings, drawn_requests(program, settings)).groups
+    groups = plan_pruning(program, settings, make_sampled_task(program, settings)).groups
     assert all(len(part.keep) == part.width for part in groups if part.kind == "embedding")
     assert all(len(part.keep) < part.width / 2 for part in groups if part.kind == "hidden")
 
@@ -93,4 +93,4 @@ def test_a_linear_model_is_refused_as_what_it_is() -> None:
     program = capture(no_zeros(Wide()), (torch.arange(8).reshape(4, 2),))
     settings = Settings(sparsity=0.7)
     with pytest.raises(PruningError, match="it is linear, with one number for each id"):
-        decide(program, settings, drawn_requests(program, settings))
+        plan_pruning(program, settings, make_sampled_task(program, settings))

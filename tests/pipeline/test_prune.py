@@ -6,15 +6,15 @@ import pytest
 
 from recprune_export.errors import PruningError
 from recprune_export.finetuning import task
-from recprune_export.finetuning.task import Recipe
+from recprune_export.finetuning.task import FineTuningConfig
 from recprune_export.pipeline import prune as stages
-from recprune_export.pipeline.compress import drawn_requests
-from recprune_export.pipeline.planning import decide
-from recprune_export.pipeline.prune import Pruned, plan_all, prune, schedule_of
-from recprune_export.pipeline.structured_fraction import TABLE_SHARES, ShareTrial
+from recprune_export.pipeline.compress import make_sampled_task
+from recprune_export.pipeline.planning import plan_pruning
+from recprune_export.pipeline.prune import PrunedModel, make_stage_schedule, plan_all, prune
+from recprune_export.pipeline.structured_fraction import TABLE_FRACTIONS, StructuredFractionTrial
 from recprune_export.program.program import Program
 from recprune_export.pruning.allocation.budget import Budget
-from recprune_export.pruning.allocation.parameter_counts import PartSizes, SizeModel
+from recprune_export.pruning.allocation.parameter_counts import ParameterCounter, ParameterCounts
 from recprune_export.pruning.plan import Plan
 from recprune_export.settings import Settings
 from tests.properties import no_zeros
@@ -28,13 +28,13 @@ def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task, "SAMPLED_STEPS", 4)
 
 
-def pruned_by(settings: Settings, plan: Plan | None = None) -> Pruned:
+def pruned_by(settings: Settings, plan: Plan | None = None) -> PrunedModel:
     program = scorer()
-    return prune(program, settings, drawn_requests(program, settings), plan)
+    return prune(program, settings, make_sampled_task(program, settings), plan)
 
 
-def sizes(program: Program) -> PartSizes:
-    return SizeModel(program).sizes()
+def sizes(program: Program) -> ParameterCounts:
+    return ParameterCounter(program).sizes()
 
 
 def nonzeros(program: Program) -> int:
@@ -56,15 +56,15 @@ def test_each_stage_prunes_what_the_one_before_left() -> None:
 def test_an_early_stage_leaves_what_the_last_one_wants_for_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
     """Removal costs nothing at the sparsity of the first stage, .6, and more than zeros at that of the last, .84."""
 
-    def loss(trial: ShareTrial, budget: Budget) -> float:
-        return budget.table_share if budget.tables > 0.7 else 0.0
+    def loss(trial: StructuredFractionTrial, budget: Budget) -> float:
+        return budget.table_structured_fraction if budget.tables > 0.7 else 0.0
 
-    monkeypatch.setattr(ShareTrial, "loss", loss)
+    monkeypatch.setattr(StructuredFractionTrial, "loss", loss)
     dense = sizes(scorer()).tables
     first, last = (
         sizes(stage.program).tables / dense for stage in pruned_by(replace(SETTINGS, hidden_sparsity=0.0)).stages
     )
-    share = TABLE_SHARES[-1]
+    share = TABLE_FRACTIONS[-1]
     assert first == pytest.approx((1 - 0.6) ** share, abs=1 / 16)  # of 16 dimensions each
     assert last == pytest.approx((1 - 0.84) ** share, abs=1 / 16)
 
@@ -93,7 +93,7 @@ def test_the_plan_of_all_stages_gives_the_same_program() -> None:
     one, two = pruned.program.parameters(), again.program.parameters()
     assert {name: p.tolist() for name, p in one.items()} == {name: p.tolist() for name, p in two.items()}
     program = scorer()
-    assert plan_all(program, SETTINGS, drawn_requests(program, SETTINGS)) == pruned.plan
+    assert plan_all(program, SETTINGS, make_sampled_task(program, SETTINGS)) == pruned.plan
 
 
 def test_every_stage_is_proved(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,8 +116,8 @@ def test_every_stage_is_proved(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_step_is_what_a_plan_without_stages_says() -> None:
     program = scorer()
     settings = replace(SETTINGS, steps=1)
-    assert plan_all(program, settings, drawn_requests(program, settings)) == decide(
-        program, settings, drawn_requests(program, settings)
+    assert plan_all(program, settings, make_sampled_task(program, settings)) == plan_pruning(
+        program, settings, make_sampled_task(program, settings)
     )
 
 
@@ -125,6 +125,6 @@ def test_one_step_is_what_a_plan_without_stages_says() -> None:
     ("epochs", "steps", "expected"), [(2, 2, [1, 1]), (7, 3, [2, 2, 3]), (1, 3, [1, 1, 1]), (0, 2, [0, 0])]
 )
 def test_the_epochs_are_divided(epochs: int, steps: int, expected: list[int]) -> None:
-    recipe = Recipe(epochs=epochs, learning_rate=1e-3, batch_size=32)
+    recipe = FineTuningConfig(epochs=epochs, learning_rate=1e-3, batch_size=32)
     settings = replace(SETTINGS, steps=steps)
-    assert [schedule_of(recipe, settings, stage).epochs for stage in range(1, steps + 1)] == expected
+    assert [make_stage_schedule(recipe, settings, stage).epochs for stage in range(1, steps + 1)] == expected

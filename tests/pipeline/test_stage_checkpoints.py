@@ -21,11 +21,16 @@ from recprune_export.bundle.verify import verify
 from recprune_export.errors import ValidationFailed
 from recprune_export.finetuning import task
 from recprune_export.pipeline import prune as stages
-from recprune_export.pipeline.compress import drawn_requests
+from recprune_export.pipeline.compress import make_sampled_task
 from recprune_export.pipeline.export import export_pruned
 from recprune_export.pipeline.fingerprint import fingerprint
-from recprune_export.pipeline.prune import Pruned, prune
-from recprune_export.pipeline.stage_checkpoints import NO_WORK, Work, kept_until_done, work_folder
+from recprune_export.pipeline.prune import PrunedModel, prune
+from recprune_export.pipeline.stage_checkpoints import (
+    NO_CHECKPOINTS,
+    StageCheckpoints,
+    get_checkpoint_folder,
+    remove_when_done,
+)
 from recprune_export.program.capture.capture import capture
 from recprune_export.program.loading.detect import ModelKind
 from recprune_export.program.loading.load_program import LoadedModel
@@ -48,21 +53,23 @@ def program() -> Program:
     return scorer()
 
 
-def pruned(work: Work = NO_WORK, settings: Settings = SETTINGS, plan: Plan | None = None) -> Pruned:
+def pruned(
+    work: StageCheckpoints = NO_CHECKPOINTS, settings: Settings = SETTINGS, plan: Plan | None = None
+) -> PrunedModel:
     dense = program()
-    return prune(dense, settings, drawn_requests(dense, settings), plan, work)
+    return prune(dense, settings, make_sampled_task(dense, settings), plan, work)
 
 
 def key(dense: Program, settings: Settings = SETTINGS) -> str:
-    return fingerprint(dense, settings, drawn_requests(dense, settings))
+    return fingerprint(dense, settings, make_sampled_task(dense, settings))
 
 
-def exported(made: Pruned, path: Path) -> bytes:
+def exported(made: PrunedModel, path: Path) -> bytes:
     return export_pruned(made, SETTINGS, path).path.read_bytes()
 
 
 @pytest.fixture(scope="module")
-def whole() -> Pruned:
+def whole() -> PrunedModel:
     """What comes of a run that nothing interrupts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(task, "SAMPLED_STEPS", STEPS)
@@ -71,9 +78,9 @@ def whole() -> Pruned:
 
 @pytest.mark.parametrize("finished", [1, 2])
 def test_the_same_model_comes_of_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Pruned, finished: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: PrunedModel, finished: int
 ) -> None:
-    work, honest, calls = Work(tmp_path / "work", "key"), stages._tune, []
+    work, honest, calls = StageCheckpoints(tmp_path / "work", "key"), stages._tune, []
 
     def mortal(*arguments: Any) -> Any:
         calls.append(arguments)
@@ -84,7 +91,7 @@ def test_the_same_model_comes_of_it(
     monkeypatch.setattr(stages, "_tune", mortal)
     with contextlib.suppress(KeyboardInterrupt):
         pruned(work)
-    assert work.parts == tuple(f"stage-{n}" for n in range(1, finished + 1))
+    assert work.names == tuple(f"stage-{n}" for n in range(1, finished + 1))
     calls.clear()
     monkeypatch.setattr(stages, "_tune", lambda *a: calls.append(a) or honest(*a))  # type: ignore[func-returns-value]
     torch.manual_seed(99)
@@ -101,11 +108,11 @@ def test_the_same_model_comes_of_it(
 
 def test_regularised_training_is_kept_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = replace(SETTINGS, regularise=1.0, steps=1)
-    work, dense = Work(tmp_path / "work", "key"), program()
-    first = stages.regularise_channels(dense, settings, drawn_requests(dense, settings), work)
-    assert work.parts == ("regularised",)
+    work, dense = StageCheckpoints(tmp_path / "work", "key"), program()
+    first = stages.regularize_channels(dense, settings, make_sampled_task(dense, settings), work)
+    assert work.names == ("regularised",)
     monkeypatch.setattr(stages, "regularise", lambda *a: pytest.fail("it was trained again"))
-    again = stages.regularise_channels(dense, settings, drawn_requests(dense, settings), work)
+    again = stages.regularize_channels(dense, settings, make_sampled_task(dense, settings), work)
     assert first is not None
     assert again is not None
     assert again.to_dict() == first.to_dict()
@@ -152,49 +159,49 @@ def _part_of(row: int) -> str:
 @pytest.mark.parametrize("resume", [True, False])
 def test_work_of_another_run_is_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str], resume: bool) -> None:
     folder = tmp_path / "work"
-    Work(folder, "one").keep("part", "a part", {}, nn.Linear(1, 1))
-    assert Work.begin(folder, "one", resume=True).parts == ("part",)
-    work = Work.begin(folder, "other" if resume else "one", resume=resume)
-    assert work.parts == ()
-    assert work.find("part") is None
+    StageCheckpoints(folder, "one").save("part", "a part", {}, nn.Linear(1, 1))
+    assert StageCheckpoints.open(folder, "one", resume=True).names == ("part",)
+    work = StageCheckpoints.open(folder, "other" if resume else "one", resume=resume)
+    assert work.names == ()
+    assert work.load("part") is None
     assert ("begun from the start" in capsys.readouterr().err) == resume
 
 
 @pytest.mark.parametrize("name", ["part.pt", "part.json"])
 def test_a_damaged_part_is_as_good_as_none(tmp_path: Path, name: str) -> None:
-    work = Work(tmp_path / "work", "key")
-    work.keep("part", "a part", {"x": 1}, nn.Linear(1, 1))
-    found = work.find("part")
+    work = StageCheckpoints(tmp_path / "work", "key")
+    work.save("part", "a part", {"x": 1}, nn.Linear(1, 1))
+    found = work.load("part")
     assert found is not None
     assert found.values == {"x": 1}
     content = bytearray((tmp_path / "work" / name).read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / "work" / name).write_bytes(content)
-    assert work.find("part") is None
+    assert work.load("part") is None
 
 
-def ends_by(error: BaseException, work: Work) -> None:
-    work.keep("part", "a part", {}, nn.Linear(1, 1))
-    assert work.parts == ("part",)
+def ends_by(error: BaseException, work: StageCheckpoints) -> None:
+    work.save("part", "a part", {}, nn.Linear(1, 1))
+    assert work.names == ("part",)
     raise error
 
 
 def test_what_is_interrupted_keeps_its_work_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / ".ctr.work"
-    work = Work.begin(folder, "key", resume=False)
-    with pytest.raises(KeyboardInterrupt), kept_until_done(work):
+    work = StageCheckpoints.open(folder, "key", resume=False)
+    with pytest.raises(KeyboardInterrupt), remove_when_done(work):
         ends_by(KeyboardInterrupt(), work)
-    assert work.parts == ("part",)
+    assert work.names == ("part",)
     assert "--resume" in capsys.readouterr().err
-    with kept_until_done(Work.begin(folder, "key", resume=True)):
+    with remove_when_done(StageCheckpoints.open(folder, "key", resume=True)):
         pass
     assert not list(tmp_path.iterdir())
 
 
 def test_a_result_that_is_refused_leaves_nothing(tmp_path: Path) -> None:
     folder = tmp_path / ".ctr.work"
-    work = Work.begin(folder, "key", resume=False)
-    with pytest.raises(ValidationFailed), kept_until_done(work):
+    work = StageCheckpoints.open(folder, "key", resume=False)
+    with pytest.raises(ValidationFailed), remove_when_done(work):
         ends_by(ValidationFailed("no"), work)
     assert not list(tmp_path.iterdir())
 
@@ -204,13 +211,13 @@ def test_nothing_in_the_folder_is_unpickled(tmp_path: Path) -> None:
 
     from tests.program.hostile import Trap
 
-    work = Work(tmp_path / "work", "key")
-    work.keep("part", "a part", {}, nn.Linear(1, 1))
+    work = StageCheckpoints(tmp_path / "work", "key")
+    work.save("part", "a part", {}, nn.Linear(1, 1))
     torch.save({"state": {}, "random": Trap(tmp_path / "marker")}, tmp_path / "work" / "part.pt")
     said = json.loads((tmp_path / "work" / "part.json").read_text())
     said["sha256"] = hashlib.sha256((tmp_path / "work" / "part.pt").read_bytes()).hexdigest()
     (tmp_path / "work" / "part.json").write_text(json.dumps(said))
-    assert work.find("part") is None
+    assert work.load("part") is None
     assert not (tmp_path / "marker").exists()
 
 
@@ -228,7 +235,7 @@ def test_a_process_that_is_killed_for_real_goes_on(tmp_path: Path) -> None:
 
     assert process(tmp_path / "whole").wait(200) == 0
     killed = process(tmp_path / "ctr")
-    while not Work(work_folder(tmp_path / "ctr")).parts:
+    while not StageCheckpoints(get_checkpoint_folder(tmp_path / "ctr")).names:
         assert killed.poll() is None
         time.sleep(0.05)
     os.killpg(killed.pid, signal.SIGKILL)

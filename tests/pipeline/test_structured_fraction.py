@@ -8,23 +8,32 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.pipeline import structured_fraction
-from recprune_export.pipeline.compress import drawn_requests
-from recprune_export.pipeline.planning import decide
-from recprune_export.pipeline.structured_fraction import REST_SHARES, TABLE_SHARES, choose_shares
+from recprune_export.pipeline.compress import make_sampled_task
+from recprune_export.pipeline.planning import plan_pruning
+from recprune_export.pipeline.structured_fraction import REST_FRACTIONS, TABLE_FRACTIONS, choose_structured_fractions
 from recprune_export.program.capture.capture import capture
 from recprune_export.program.program import Program
-from recprune_export.pruning.allocation.budget import REST_SHARE, TABLE_SHARE, Budget
-from recprune_export.pruning.allocation.parameter_counts import SizeModel
+from recprune_export.pruning.allocation.budget import REST_STRUCTURED_FRACTION, TABLE_STRUCTURED_FRACTION, Budget
+from recprune_export.pruning.allocation.parameter_counts import ParameterCounter
 from recprune_export.settings import Settings
 
 
 def test_each_part_has_the_share_that_loses_least_with_the_other_whole() -> None:
     def loss(budget: Budget) -> float:
         assert not (budget.tables and budget.rest)
-        return budget.table_share if budget.tables else 1.0 + abs(budget.rest_share - REST_SHARES[-1])
+        return (
+            budget.table_structured_fraction
+            if budget.tables
+            else 1.0 + abs(budget.rest_structured_fraction - REST_FRACTIONS[-1])
+        )
 
-    found = choose_shares(loss, Budget(tables=0.9, rest=0.9), enough=1e-3)
-    assert found == Budget(tables=0.9, rest=0.9, table_share=TABLE_SHARES[-1], rest_share=REST_SHARE)
+    found = choose_structured_fractions(loss, Budget(tables=0.9, rest=0.9), negligible_loss=1e-3)
+    assert found == Budget(
+        tables=0.9,
+        rest=0.9,
+        table_structured_fraction=TABLE_FRACTIONS[-1],
+        rest_structured_fraction=REST_STRUCTURED_FRACTION,
+    )
 
 
 def test_a_part_that_stays_whole_is_not_tried() -> None:
@@ -34,7 +43,7 @@ def test_a_part_that_stays_whole_is_not_tried() -> None:
         tried.append(budget)
         return 1.0
 
-    choose_shares(loss, Budget(tables=0.0, rest=0.9), enough=1e-3)
+    choose_structured_fractions(loss, Budget(tables=0.0, rest=0.9), negligible_loss=1e-3)
     assert tried
     assert all(budget.rest == 0.9 for budget in tried)
 
@@ -47,7 +56,7 @@ def test_removal_is_tried_once_where_nothing_is_lost() -> None:
         return 1e-6
 
     budget = Budget(tables=0.9, rest=0.9)
-    assert choose_shares(loss, budget, enough=1e-3) == budget
+    assert choose_structured_fractions(loss, budget, negligible_loss=1e-3) == budget
     assert len(tried) == 2
 
 
@@ -81,14 +90,14 @@ def captured(rank: int) -> Program:
 def test_a_table_of_low_rank_is_cut_and_one_of_high_rank_has_zeros(rank: int, removes: bool) -> None:
     program = captured(rank)
     settings = Settings(embedding_sparsity=0.85, hidden_sparsity=0.0)
-    task = drawn_requests(program, settings)
-    dense = SizeModel(program).sizes()
+    task = make_sampled_task(program, settings)
+    dense = ParameterCounter(program).sizes()
 
     def tables_after(settings: Settings) -> int:
-        plan = decide(program, settings, task, dense=dense)
+        plan = plan_pruning(program, settings, task, dense=dense)
         return sum(len(part.keep) for part in plan.groups if part.kind == "embedding")
 
-    chosen, cut = tables_after(settings), tables_after(replace(settings, structured_share=TABLE_SHARE))
+    chosen, cut = tables_after(settings), tables_after(replace(settings, structured_share=TABLE_STRUCTURED_FRACTION))
     assert (chosen == cut) is removes
     assert chosen >= cut
 
@@ -103,8 +112,8 @@ def test_zeros_are_tried_element_by_element(monkeypatch: pytest.MonkeyPatch) -> 
         masks.extend(mask for mask in made.values() if mask.ndim > 1 and len(mask) > 1)
 
     monkeypatch.setattr(structured_fraction, "hold", seen)
-    monkeypatch.setattr(structured_fraction, "REST_SHARES", (0.4, 0.2))
+    monkeypatch.setattr(structured_fraction, "REST_FRACTIONS", (0.4, 0.2))
     settings = Settings(sparsity=0.8)
-    decide(program, settings, drawn_requests(program, settings))
+    plan_pruning(program, settings, make_sampled_task(program, settings))
     assert masks
     assert all(len(mask.unique(dim=0)) > len(mask) / 2 for mask in masks)

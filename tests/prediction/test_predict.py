@@ -48,7 +48,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "READ_ROWS", 100)
+    monkeypatch.setattr(module, "ROWS_PER_READ", 100)
 
 
 @pytest.mark.usefixtures("small_parts")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from recprune_export.data.schema.infer_schema import Wishes
+from recprune_export.data.schema.infer_schema import SchemaOverrides
 from recprune_export.errors import ModelFileError, RecpruneError, UsageError
 from recprune_export.program.loading.load_program import load_program
 from recprune_export.training.train import train
@@ -31,7 +31,7 @@ def make_linear() -> nn.Module:
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory, clicks_file: Path) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("originals")
-    wishes = Wishes(labels=("clicked",))
+    wishes = SchemaOverrides(labels=("clicked",))
     train(clicks_file, "dlrm", folder / "checkpoint", wishes, {"dim": 4, "hidden": (8,)}, epochs=1, batch_size=1024)
     torch.save(make_linear().state_dict(), folder / "state")
     write_program(folder / "program")

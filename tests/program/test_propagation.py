@@ -12,13 +12,13 @@ from sympy import Symbol
 from torch import Tensor, fx, nn
 from torch._dynamo.exc import UserError
 
-from recprune_export.program.canonical import canonicalise
+from recprune_export.program.canonical import canonicalize
 from recprune_export.program.capture.capture import capture
-from recprune_export.program.program import Program, example_tensors, export
+from recprune_export.program.program import Program, export_with_symbolic_batch, sample_request_tensors
 from recprune_export.program.signature import BATCH, Input, Output, Signature
 from recprune_export.pruning.apply.apply_plan import apply_plan
-from recprune_export.pruning.rotation.projections import find_loosening, loosen
-from recprune_export.pruning.rotation.table_projections import find_spaces, insert_spaces
+from recprune_export.pruning.rotation.projections import insert_projections, plan_projections
+from recprune_export.pruning.rotation.table_projections import find_per_table_projections, insert_per_table_projections
 from recprune_export.recommenders.catalogue import RECOMMENDERS
 from tests.properties import half_plan
 from tests.recommenders.test_recommenders import make, spec_of
@@ -49,10 +49,12 @@ def described(module: fx.GraphModule) -> list[Any]:
 
 def exported(graph: fx.Graph, tensors: dict[str, Tensor], signature: Signature) -> fx.GraphModule:
     """What a graph is after it was traced once more."""
-    again = export(fx.GraphModule(tensors, graph), example_tensors(signature, batch=3), signature)
+    again = export_with_symbolic_batch(
+        fx.GraphModule(tensors, graph), sample_request_tensors(signature, batch=3), signature
+    )
     module = again.module(check_guards=False)
     assert isinstance(module, fx.GraphModule)
-    return canonicalise(module)
+    return canonicalize(module)
 
 
 def assert_as_exported(program: Program) -> None:
@@ -66,8 +68,8 @@ def assert_as_exported(program: Program) -> None:
 def test_edits_of_a_recommender_have_the_shapes_that_an_export_gives(name: str) -> None:
     program = capture(make(name), (spec_of(name).example_request(),))
     analysis = program.analysis
-    loose = loosen(program, find_loosening(program))
-    spaced = insert_spaces(loose, find_spaces(loose))
+    loose = insert_projections(program, plan_projections(program))
+    spaced = insert_per_table_projections(loose, find_per_table_projections(loose))
     edits = {str(e.module.graph): e for e in (loose, spaced, apply_plan(program, half_plan(analysis)))}
     edits.pop(str(program.module.graph), None)  # nothing to loosen
     for edited in edits.values():
@@ -117,12 +119,12 @@ AWKWARD: dict[str, Write] = {
 
 @pytest.mark.parametrize("write", AWKWARD.values(), ids=AWKWARD)
 def test_an_awkward_graph_has_the_shapes_that_an_export_gives(write: Write) -> None:
-    program = Program.of_graph(graph_of(write), {"weight": WEIGHT}, SIGNATURE)
+    program = Program.from_graph(graph_of(write), {"weight": WEIGHT}, SIGNATURE)
     again = exported(graph_of(write), {"weight": WEIGHT}, SIGNATURE)
     assert [(target, value) for _, _, target, _, value in described(program.module)] == [
         (target, value) for _, _, target, _, value in described(again)
     ]
-    (x,) = example_tensors(SIGNATURE, batch=7)
+    (x,) = sample_request_tensors(SIGNATURE, batch=7)
     torch.testing.assert_close(program.module(x), again(x))
 
 
@@ -152,26 +154,26 @@ WRONG: dict[str, tuple[Write, type[Exception]]] = {
 
 @pytest.mark.parametrize(("write", "error"), WRONG.values(), ids=WRONG)
 def test_a_graph_that_is_wrong_is_refused_as_by_an_export(write: Write, error: type[Exception]) -> None:
-    for attempt in (exported, Program.of_graph):
+    for attempt in (exported, Program.from_graph):
         with pytest.raises(error):
             attempt(graph_of(write), {"weight": WEIGHT}, SIGNATURE)
 
 
 def test_what_one_graph_assumes_is_not_assumed_of_the_next() -> None:
     with pytest.raises(UserError):
-        Program.of_graph(graph_of(call(aten.view.default, [3, 4])), {}, SIGNATURE)
+        Program.from_graph(graph_of(call(aten.view.default, [3, 4])), {}, SIGNATURE)
     with pytest.raises(AssertionError):
-        Program.of_graph(graph_of(call(aten.view.default, [5, 4])), {}, SIGNATURE)
-    program = Program.of_graph(graph_of(call(aten.mul.Tensor, 2.0)), {}, SIGNATURE)
+        Program.from_graph(graph_of(call(aten.view.default, [5, 4])), {}, SIGNATURE)
+    program = Program.from_graph(graph_of(call(aten.mul.Tensor, 2.0)), {}, SIGNATURE)
     (product,) = (node for node in program.module.graph.nodes if node.op == "call_function")
     assert not isinstance(product.meta["val"].shape[0], int)
 
 
 def test_whoever_compares_sizes_of_one_graph_says_nothing_of_others() -> None:
-    before, asked = (Program.of_graph(graph_of(call(aten.mul.Tensor, 2.0)), {}, SIGNATURE) for _ in range(2))
+    before, asked = (Program.from_graph(graph_of(call(aten.mul.Tensor, 2.0)), {}, SIGNATURE) for _ in range(2))
     rows = [node.meta["val"].shape[0] for node in asked.module.graph.nodes if node.op == "placeholder"]
     assert rows[0] == 3  # so says the example behind the symbol, which is fixed by that
-    after = Program.of_graph(graph_of(call(aten.mul.Tensor, 2.0)), {}, SIGNATURE)
+    after = Program.from_graph(graph_of(call(aten.mul.Tensor, 2.0)), {}, SIGNATURE)
     for program in (before, after):
         (value,) = (node.meta["val"] for node in program.module.graph.nodes if node.op == "call_function")
         assert value.shape[0].node.expr.is_Symbol
@@ -184,6 +186,6 @@ def test_a_lifted_program_is_the_exported_one(name: str) -> None:
     one, other = ([(s.kind, s.target) for s in e.graph_signature.input_specs] for e in (lifted, traced))
     assert sorted(one, key=str) == sorted(other, key=str)
     assert lifted.state_dict.keys() == traced.state_dict.keys()
-    request = example_tensors(program.signature, batch=5)
+    request = sample_request_tensors(program.signature, batch=5)
     with torch.no_grad():
         torch.testing.assert_close(lifted.module()(*request), traced.module()(*request), rtol=0, atol=0)

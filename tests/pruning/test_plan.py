@@ -17,7 +17,7 @@ def test_a_plan_survives_its_file(tmp_path: Path) -> None:
 
 def test_a_plan_of_stages_survives_its_file(tmp_path: Path) -> None:
     parts = [random_plan(scorer().analysis, seed) for seed in range(3)]
-    plan = Plan.of_stages(parts)
+    plan = Plan.from_stages(parts)
     plan.save(tmp_path / "plan.json")
     assert Plan.load(tmp_path / "plan.json") == plan
     assert list(plan.stages) == parts

@@ -16,28 +16,28 @@ from recprune_export.api import compress
 from recprune_export.bundle.artifact_summary import inspect_artifact
 from recprune_export.bundle.verify import read_manifest, read_samples, verify
 from recprune_export.cli import main
-from recprune_export.data.schema.infer_schema import Wishes
+from recprune_export.data.schema.infer_schema import SchemaOverrides
 from recprune_export.errors import UsageError
-from recprune_export.finetuning.task import answer
+from recprune_export.finetuning.task import run_program
 from recprune_export.onnx.counts import count
 from recprune_export.pipeline import quantize_export
 from recprune_export.program.loading.load_program import load_program
-from recprune_export.quantization.quality_loss import Loss
-from recprune_export.quantization.quantization_plan import BY_ROW, STATIC
-from recprune_export.quantization.quantize import quantise
+from recprune_export.quantization.quality_loss import QualityLoss
+from recprune_export.quantization.quantization_plan import INT8_BY_ROW, INT8_STATIC
+from recprune_export.quantization.quantize import quantize
 from recprune_export.settings import Settings
 from recprune_export.training.train import train
 from tests.quantization.times import favouring
 
 QUICK = Settings(epochs=1, batches=(1, 64), sparsity=0.5, quantize="int8", max_quantize_drop=0.01)
-FAST = favouring(STATIC, BY_ROW)  # which layers of this size are not
+FAST = favouring(INT8_STATIC, INT8_BY_ROW)  # which layers of this size are not
 
 
 @pytest.fixture(scope="module")
 def checkpoint(clicks_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "model.pt"
     sizes = {"dim": 16, "hidden": (64, 32)}
-    train(clicks_file, "dlrm", path, Wishes(labels=("clicked",)), sizes, epochs=2, batch_size=256)
+    train(clicks_file, "dlrm", path, SchemaOverrides(labels=("clicked",)), sizes, epochs=2, batch_size=256)
     return path
 
 
@@ -45,7 +45,7 @@ def checkpoint(clicks_file: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 def bundle(checkpoint: Path, clicks_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("bundle") / "ctr"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quantize_export, "quantise", lambda *arguments: quantise(*arguments, stopwatch=FAST))
+        patch.setattr(quantize_export, "quantise", lambda *arguments: quantize(*arguments, stopwatch=FAST))
         compress(checkpoint, target=target, data=clicks_file, settings=QUICK)
     return target
 
@@ -59,7 +59,7 @@ def test_the_bundle_verifies_within_what_it_states(bundle: Path) -> None:
 
 def test_the_section_says_what_was_done(bundle: Path) -> None:
     stated = read_manifest(bundle).quantisation
-    assert {STATIC, BY_ROW} <= {choice["form"] for choice in (*stated["layers"], *stated["tables"])}
+    assert {INT8_STATIC, INT8_BY_ROW} <= {choice["form"] for choice in (*stated["layers"], *stated["tables"])}
     assert stated["loss"]["metric"] == "auc"
     assert stated["loss"]["lost"] <= stated["loss"]["limit"] == 0.01
     low, high = stated["loss"]["interval"]
@@ -81,7 +81,7 @@ def test_parity_is_that_of_the_file_in_fp32(bundle: Path) -> None:
 
 def test_golden_outputs_are_those_of_what_is_served(bundle: Path) -> None:
     golden, request = (read_samples(bundle / "samples" / f"{name}.npz") for name in ("outputs", "inputs"))
-    unquantised = answer(load_program(bundle / "model.pt2").program, request)
+    unquantised = run_program(load_program(bundle / "model.pt2").program, request)
     differences = [np.abs(unquantised[name] - values).max() for name, values in golden.items()]
     assert 1e-6 < max(differences) < 0.1
 
@@ -103,12 +103,12 @@ def test_nothing_allowed_means_nothing_quantised_and_says_so(
     def strict(*arguments: Any) -> Any:
         *others, calibration, timed, judge = arguments
 
-        def judged(before: Any, after: Any) -> Loss:
+        def judged(before: Any, after: Any) -> QualityLoss:
             one, other = before(calibration[0]), after(calibration[0])
             same = all(np.array_equal(one[name], other[name]) for name in one)
             return replace(judge(before, after), lost=0.0 if same else 0.02)
 
-        return quantise(*others, calibration, timed, judged, stopwatch=FAST)
+        return quantize(*others, calibration, timed, judged, stopwatch=FAST)
 
     monkeypatch.setattr(quantize_export, "quantise", strict)
     result = compress(checkpoint, target=tmp_path / "b", data=clicks_file, settings=replace(QUICK, epochs=0))

@@ -14,12 +14,12 @@ from recprune_export.onnx.counts import count
 from recprune_export.onnx.export import export_onnx
 from recprune_export.onnx.runtime.session import make_session, run
 from recprune_export.program.capture.capture import capture
-from recprune_export.program.program import Program, example_tensors
-from recprune_export.pruning.allocation.parameter_counts import SizeModel
+from recprune_export.program.program import Program, sample_request_tensors
+from recprune_export.pruning.allocation.parameter_counts import ParameterCounter
 from recprune_export.pruning.apply.apply_plan import apply_plan
 from recprune_export.pruning.apply.soundness import check_soundness
 from recprune_export.pruning.plan import GroupPlan, Plan
-from recprune_export.recommenders.catalogue import RECOMMENDERS, build
+from recprune_export.recommenders.catalogue import RECOMMENDERS, build_recommender
 from recprune_export.recommenders.input_spec import InputSpec
 
 CLICKS = InputSpec(
@@ -49,7 +49,7 @@ def spec_of(name: str) -> InputSpec:
 
 def make(name: str) -> nn.Module:
     torch.manual_seed(0)
-    module = build(name, spec_of(name), SMALL[name])
+    module = build_recommender(name, spec_of(name), SMALL[name])
     for parameter in module.parameters():  # nothing may be zero by chance of initialisation
         nn.init.normal_(parameter, std=0.5)
     for buffer_name, buffer in module.named_buffers():
@@ -77,7 +77,7 @@ def random_plan(analysis: Analysis, seed: int) -> Plan:
 def test_the_program_answers_as_the_module(captured: tuple[str, nn.Module, Program, Analysis]) -> None:
     _, module, program, _ = captured
     for batch in (1, 5):
-        tensors = example_tensors(program.signature, batch, seed=batch)
+        tensors = sample_request_tensors(program.signature, batch, seed=batch)
         request = {i.name: tensor for i, tensor in zip(program.signature.inputs, tensors, strict=True)}
         with torch.no_grad():
             expected, answered = module(request), program(request)
@@ -87,7 +87,7 @@ def test_the_program_answers_as_the_module(captured: tuple[str, nn.Module, Progr
 
 def test_masked_equals_pruned_for_any_plan(captured: tuple[str, nn.Module, Program, Analysis]) -> None:
     _, _, program, analysis = captured
-    sizes = SizeModel(program)
+    sizes = ParameterCounter(program)
     for seed in range(PLANS):
         plan = random_plan(analysis, seed)
         pruned = apply_plan(program, plan)
@@ -117,7 +117,7 @@ def test_onnx_answers_as_the_pruned_program(captured: tuple[str, nn.Module, Prog
     file = export_onnx(pruned, tmp_path / "model.onnx")
     session = make_session(file.path, threads=1)
     for batch in (1, 7):
-        tensors = example_tensors(pruned.signature, batch, seed=batch)
+        tensors = sample_request_tensors(pruned.signature, batch, seed=batch)
         request = {i.name: t.numpy() for i, t in zip(pruned.signature.inputs, tensors, strict=True)}
         with torch.no_grad():
             expected = pruned.module(*tensors)
@@ -134,7 +134,7 @@ def test_a_program_survives_its_file(captured: tuple[str, nn.Module, Program, An
     program.save(tmp_path / "model.pt2")
     again = Program.load(tmp_path / "model.pt2")
     assert again.signature == program.signature
-    tensors = example_tensors(program.signature, 4)
+    tensors = sample_request_tensors(program.signature, 4)
     with torch.no_grad():
         for one, other in zip(program.module(*tensors), again.module(*tensors), strict=True):
             torch.testing.assert_close(one, other)
@@ -142,7 +142,7 @@ def test_a_program_survives_its_file(captured: tuple[str, nn.Module, Program, An
 
 def test_fields_may_have_any_name() -> None:
     spec = InputSpec(categorical={"type": 4, "a.b": 4, "a b": 4, "keys": 4}, labels=("y",))
-    module = build("dlrm", spec, {"dim": 4, "hidden": (4,)}).eval()
+    module = build_recommender("dlrm", spec, {"dim": 4, "hidden": (4,)}).eval()
     program = capture(module, (spec.example_request(),))
     assert [i.name for i in program.signature.inputs] == ["type", "a.b", "a b", "keys"]
 
@@ -153,10 +153,10 @@ def test_fields_may_have_any_name() -> None:
 )
 def test_what_there_is_not_is_said(name: str, config: dict[str, int], said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        build(name, CLICKS, config)
+        build_recommender(name, CLICKS, config)
 
 
 @pytest.mark.parametrize("name", ["two_tower", "neumf"])
 def test_two_sides_need_two_fields(name: str) -> None:
     with pytest.raises(UsageError, match="two categorical fields"):
-        build(name, InputSpec(categorical={"user": 3}, labels=("y",)), {})
+        build_recommender(name, InputSpec(categorical={"user": 3}, labels=("y",)), {})

@@ -4,16 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from recprune_export.refresh.metric_change import Quality, judge_gap, judge_metric
-from recprune_export.training.paired_change import Change
+from recprune_export.refresh.metric_change import MetricComparison, judge_gap, judge_metric
+from recprune_export.training.paired_change import MetricChange
 
 THEN = {"dense": {"auc": 0.80, "logloss": 0.5}, "pruned": {"auc": 0.795, "logloss": 0.5}}
 
 
-def quality(dense: float, artifact: float, error: float = 0.001, half: float = 0.001) -> Quality:
+def quality(dense: float, artifact: float, error: float = 0.001, half: float = 0.001) -> MetricComparison:
     gap = artifact - dense
-    change = Change("auc", dense, artifact, gap - half, gap + half, error)
-    return Quality(THEN, {"dense": {"auc": dense}, "pruned": {"auc": artifact}}, change, rows=1000)
+    change = MetricChange("auc", dense, artifact, gap - half, gap + half, error)
+    return MetricComparison(THEN, {"dense": {"auc": dense}, "pruned": {"auc": artifact}}, change, rows=1000)
 
 
 @pytest.mark.parametrize(

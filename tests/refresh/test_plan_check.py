@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from recprune_export.pipeline.compress import drawn_requests
-from recprune_export.pipeline.planning import decide
-from recprune_export.pipeline.prune import rotate
+from recprune_export.pipeline.compress import make_sampled_task
+from recprune_export.pipeline.planning import plan_pruning
+from recprune_export.pipeline.prune import rotate_channels
 from recprune_export.pruning.apply.apply_plan import apply_plan
 from recprune_export.pruning.plan import Plan
-from recprune_export.refresh.plan_check import judge_ranking
+from recprune_export.refresh.plan_check import judge_plan
 from recprune_export.settings import Settings
 from tests.pruning.models import scorer
 
@@ -19,12 +19,12 @@ SETTINGS = Settings(sparsity=0.6, round_to=1, steps=2)
 @pytest.mark.parametrize("steps", [1, 2])
 def test_it_is_said_where_later_stages_are_not_judged(steps: int) -> None:
     program = scorer()
-    task = drawn_requests(program, SETTINGS)
-    first = decide(program, SETTINGS.at_stage(1), task)
-    original = rotate(program, first)
-    second = decide(apply_plan(original, first), SETTINGS.at_stage(2), task)
-    plan = Plan.of_stages([first, second][:steps])
-    finding, found = judge_ranking(program, plan, replace(SETTINGS, steps=steps), task)
+    task = make_sampled_task(program, SETTINGS)
+    first = plan_pruning(program, SETTINGS.at_stage(1), task)
+    original = rotate_channels(program, first)
+    second = plan_pruning(apply_plan(original, first), SETTINGS.at_stage(2), task)
+    plan = Plan.from_stages([first, second][:steps])
+    finding, found = judge_plan(program, plan, replace(SETTINGS, steps=steps), task)
     assert finding.holds
     assert {standing.group for standing in found} <= {part.group for part in first.groups}
     assert ("of 2 stages this is the first alone" in finding.reason) is (steps == 2)

@@ -12,11 +12,11 @@ from recprune_export.program.capture.capture import capture
 from recprune_export.program.program import Program
 from recprune_export.pruning.allocation.budget import Budget, make_plan
 from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR
-from recprune_export.pruning.importance.scores.registry import rankings_by
+from recprune_export.pruning.importance.scores.registry import rank_channels
 from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
 from recprune_export.pruning.plan import GroupPlan, Plan
 from recprune_export.pruning.statistics.moments import Batch
-from recprune_export.refresh.plan_regret import Standing, extra_loss, extra_share, standings
+from recprune_export.refresh.plan_regret import GroupRegret, compute_mean_relative_regret, compute_regrets, sum_regret
 
 BUDGET = Budget(0.6, 0.6, round_to=1)
 
@@ -61,60 +61,62 @@ def inputs_on(program: Program, low: int, high: int, seed: int = 0) -> ScoreInpu
 
 
 def plan_on(inputs: ScoreInputs, score: str) -> Plan:
-    rankings = rankings_by(score, inputs)
+    rankings = rank_channels(score, inputs)
     return make_plan(inputs.program, rankings, BUDGET, score)
 
 
 @pytest.mark.parametrize("score", [OUTPUT_ERROR, "variance", "taylor", "magnitude-l2"])
 def test_on_its_own_rows_a_plan_loses_the_least(program: Program, score: str) -> None:
     inputs = inputs_on(program, 0, 50)
-    found = standings(plan_on(inputs, score), inputs)
+    found = compute_regrets(plan_on(inputs, score), inputs)
     assert found
     for s in found:
-        assert s.same in (None, s.kept)
-        assert s.lost == pytest.approx(s.least, rel=1e-3, abs=1e-4 * s.total)
-        assert 0.0 <= s.lost <= s.total
-    assert extra_share(found) == pytest.approx(0.0, abs=1e-4)
+        assert s.overlap in (None, s.pruned_width)
+        assert s.loss == pytest.approx(s.optimal_loss, rel=1e-3, abs=1e-4 * s.total)
+        assert 0.0 <= s.loss <= s.total
+    assert compute_mean_relative_regret(found) == pytest.approx(0.0, abs=1e-4)
 
 
 @pytest.mark.parametrize("score", [OUTPUT_ERROR, "variance", "taylor"])
 def test_where_other_channels_matter_it_does_not(program: Program, score: str) -> None:
     plan = plan_on(inputs_on(program, 0, 50), score)
-    again = standings(plan, inputs_on(program, 0, 50, seed=1))
-    moved = standings(plan, inputs_on(program, 50, 100))
-    assert extra_share(again) < 0.02
-    assert extra_share(moved) > 0.3
-    assert extra_loss(moved) > 20 * extra_loss(again)
+    again = compute_regrets(plan, inputs_on(program, 0, 50, seed=1))
+    moved = compute_regrets(plan, inputs_on(program, 50, 100))
+    assert compute_mean_relative_regret(again) < 0.02
+    assert compute_mean_relative_regret(moved) > 0.3
+    assert sum_regret(moved) > 20 * sum_regret(again)
 
 
 def test_the_rotated_group_is_among_them(program: Program) -> None:
     inputs = inputs_on(program, 0, 50)
     plan = plan_on(inputs, OUTPUT_ERROR)
     rotated = {g.group for g in plan.groups if g.transform is not None}
-    found = {s.group: s for s in standings(plan, inputs_on(program, 50, 100))}
+    found = {s.group: s for s in compute_regrets(plan, inputs_on(program, 50, 100))}
     assert rotated
     for name in rotated:
-        assert found[name].same is None
+        assert found[name].overlap is None
         s = found[name]
-        assert s.least < 0.2 * s.total < 0.8 * s.total < s.lost
+        assert s.optimal_loss < 0.2 * s.total < 0.8 * s.total < s.loss
 
 
 def test_a_score_that_looks_at_no_rows_does_not_change(program: Program) -> None:
     plan = plan_on(inputs_on(program, 0, 50), "magnitude-l1")
-    assert extra_share(standings(plan, inputs_on(program, 50, 100))) == pytest.approx(0.0, abs=1e-9)
+    assert compute_mean_relative_regret(compute_regrets(plan, inputs_on(program, 50, 100))) == pytest.approx(
+        0.0, abs=1e-9
+    )
 
 
 def test_groups_that_stay_whole_are_left_out_and_other_programs_refused(program: Program) -> None:
     inputs = inputs_on(program, 0, 50)
     whole = tuple(GroupPlan(g.name, g.kind, g.width, tuple(range(g.width))) for g in inputs.program.analysis.groups)
-    assert standings(Plan(OUTPUT_ERROR, whole), inputs) == ()
-    assert extra_loss(()) == extra_share(()) == 0.0
+    assert compute_regrets(Plan(OUTPUT_ERROR, whole), inputs) == ()
+    assert sum_regret(()) == compute_mean_relative_regret(()) == 0.0
     with pytest.raises(PruningError, match="no such group"):
-        standings(Plan(OUTPUT_ERROR, (GroupPlan("another", "hidden", 4, (0,)),)), inputs)
+        compute_regrets(Plan(OUTPUT_ERROR, (GroupPlan("another", "hidden", 4, (0,)),)), inputs)
 
 
 def test_losses_add_up_and_shares_count_by_group() -> None:
-    large = Standing("a", "hidden", 4, 2, 2, lost=10.0, least=11.0, total=90.0)
-    small = Standing("b", "hidden", 4, 2, 0, lost=6.0, least=1.0, total=10.0)
-    assert extra_loss([large, small]) == 5.0
-    assert extra_share([large, small]) == pytest.approx(0.25)
+    large = GroupRegret("a", "hidden", 4, 2, 2, loss=10.0, optimal_loss=11.0, total=90.0)
+    small = GroupRegret("b", "hidden", 4, 2, 0, loss=6.0, optimal_loss=1.0, total=10.0)
+    assert sum_regret([large, small]) == 5.0
+    assert compute_mean_relative_regret([large, small]) == pytest.approx(0.25)

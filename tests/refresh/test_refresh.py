@@ -18,10 +18,10 @@ from recprune_export.bundle.archive.packing import pack
 from recprune_export.bundle.manifest.manifest import DATA_PROFILE, MANIFEST
 from recprune_export.bundle.verify import read_manifest, verify
 from recprune_export.cli import main
-from recprune_export.data.schema.infer_schema import Wishes
+from recprune_export.data.schema.infer_schema import SchemaOverrides
 from recprune_export.errors import BundleError, UsageError
-from recprune_export.refresh.dense import Missing
-from recprune_export.refresh.drift_report import Examination, examine, recompress
+from recprune_export.refresh.dense import MissingModel
+from recprune_export.refresh.drift_report import DriftReport, make_drift_report, recompress
 from recprune_export.settings import Settings
 from recprune_export.training.train import train
 
@@ -33,7 +33,7 @@ MEASURES = ["metric", "distance from dense", "drift", "ranking"]
 def checkpoint(clicks_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("dense") / "model.pt"
     config = {"dim": 8, "hidden": (32,)}
-    train(clicks_file, "deepfm", path, Wishes(labels=("clicked",)), config, epochs=3, batch_size=128)
+    train(clicks_file, "deepfm", path, SchemaOverrides(labels=("clicked",)), config, epochs=3, batch_size=128)
     return path
 
 
@@ -72,11 +72,11 @@ def invoke(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
-def verdicts(found: Examination) -> dict[str, bool | None]:
+def verdicts(found: DriftReport) -> dict[str, bool | None]:
     return {finding.measure: finding.holds for finding in found.findings}
 
 
-def reason(found: Examination, measure: str) -> str:
+def reason(found: DriftReport, measure: str) -> str:
     return next(finding.reason for finding in found.findings if finding.measure == measure)
 
 
@@ -95,19 +95,19 @@ def test_a_packed_bundle_is_examined_and_called_by_its_name(bundle: Path, clicks
 
 
 def test_the_same_rows_give_the_same_figures(bundle: Path, clicks_file: Path) -> None:
-    found = examine(bundle, clicks_file)
+    found = make_drift_report(bundle, clicks_file)
     assert verdicts(found) == dict.fromkeys(MEASURES, True)
     recorded = read_manifest(bundle).metrics
     for model in ("dense", "pruned"):
         assert found.quality.now[model] == pytest.approx(recorded[model], abs=1e-6)
     assert {drift.name for drift in found.drifts} >= {"user", "item", "price", "label clicked"}
-    assert all(s.lost == pytest.approx(s.least, rel=1e-3, abs=1e-4 * s.total) for s in found.standings)
+    assert all(s.loss == pytest.approx(s.optimal_loss, rel=1e-3, abs=1e-4 * s.total) for s in found.regrets)
 
 
 def test_rows_without_a_split_are_all_measured(bundle: Path, clicks_file: Path, tmp_path: Path) -> None:
     rows = pl.read_parquet(clicks_file).drop("split")
     rows.write_csv(tmp_path / "new.csv")
-    found = examine(bundle, tmp_path / "new.csv")
+    found = make_drift_report(bundle, tmp_path / "new.csv")
     assert found.quality.rows == len(rows)
     assert found.holds, [f.reason for f in found.findings]
 
@@ -125,7 +125,7 @@ def test_flipped_labels_do_not_hold(bundle: Path, clicks_file: Path, tmp_path: P
     flip = pl.Series(np.random.default_rng(0).random(len(rows)) < 0.6)
     clicked = pl.when(flip).then(1 - pl.col("clicked")).otherwise(pl.col("clicked"))
     rows.with_columns(clicked.alias("clicked")).write_parquet(tmp_path / "new.parquet")
-    found = examine(bundle, tmp_path / "new.parquet")
+    found = make_drift_report(bundle, tmp_path / "new.parquet")
     assert verdicts(found)["metric"] is False
     assert "train it again" in reason(found, "metric")
     assert verdicts(found)["ranking"] is True
@@ -141,7 +141,7 @@ def test_what_does_not_hold_is_compressed_again_and_then_holds(bundle: Path, per
     assert Settings.from_dict(now) == Settings.from_dict(then) == QUICK
     assert now["data"] == permuted.name
     assert now["model_file"] == then["model_file"]
-    assert examine(tmp_path / "new", permuted).holds
+    assert make_drift_report(tmp_path / "new", permuted).holds
 
 
 def test_a_dense_model_that_is_gone_is_asked_for(
@@ -153,7 +153,7 @@ def test_a_dense_model_that_is_gone_is_asked_for(
     assert done.exit_code == 2
     assert "gone.pt is not there any more: give it with --model" in done.stderr
     assert not (tmp_path / "new").exists()
-    given = examine(moved, permuted, model=checkpoint)
+    given = make_drift_report(moved, permuted, model=checkpoint)
     assert verdicts(given)["ranking"] is not None
     assert "is not the file" in given.notes[0]
 
@@ -162,7 +162,7 @@ def test_a_dense_model_that_has_changed_is_not_taken_for_the_same(
     bundle: Path, clicks_file: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     file = {"path": str(checkpoint), "sha256": "0" * 64}
-    found = examine(edited(bundle, tmp_path / "other", {"model_file": file}), clicks_file)
+    found = make_drift_report(edited(bundle, tmp_path / "other", {"model_file": file}), clicks_file)
     assert verdicts(found)["ranking"] is None
     assert "has changed" in reason(found, "ranking")
     assert found.holds
@@ -171,7 +171,7 @@ def test_a_dense_model_that_has_changed_is_not_taken_for_the_same(
 def test_a_bundle_without_a_profile_says_so_and_is_judged_by_the_rest(
     bundle: Path, permuted: Path, tmp_path: Path
 ) -> None:
-    found = examine(edited(bundle, tmp_path / "older", without=[DATA_PROFILE]), permuted)
+    found = make_drift_report(edited(bundle, tmp_path / "older", without=[DATA_PROFILE]), permuted)
     assert verdicts(found)["drift"] is None
     assert "no profile" in reason(found, "drift")
     assert verdicts(found)["metric"] is not None
@@ -181,7 +181,7 @@ def test_a_bundle_that_was_changed_is_not_measured(bundle: Path, clicks_file: Pa
     shutil.copytree(bundle, tmp_path / "damaged")
     (tmp_path / "damaged" / DATA_PROFILE).write_text("{}")
     with pytest.raises(BundleError, match="changed"):
-        examine(tmp_path / "damaged", clicks_file)
+        make_drift_report(tmp_path / "damaged", clicks_file)
 
 
 def test_json_has_all_of_it(bundle: Path, permuted: Path) -> None:
@@ -228,10 +228,10 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def test_a_model_that_is_not_ours(foreign: tuple[Path, Path]) -> None:
     bundle, rows = foreign
-    found = examine(bundle, rows)
+    found = make_drift_report(bundle, rows)
     assert verdicts(found) == {"metric": True, "distance from dense": None, "drift": True, "ranking": None}
     assert found.quality.rows == 3000
-    assert isinstance(found.dense, Missing)
+    assert isinstance(found.dense, MissingModel)
     assert "does not say where 'product' lies" in reason(found, "ranking")
     with pytest.raises(UsageError, match="--model"):
         recompress(found, bundle.with_name("new"))
@@ -241,23 +241,23 @@ def test_labels_are_those_that_were_recorded_unless_the_user_says(foreign: tuple
     bundle, rows = foreign
     older = edited(bundle, tmp_path / "older", {"labels": []})
     with pytest.raises(UsageError, match="--label"):
-        examine(older, rows)
-    assert examine(older, rows, labels=["click"]).quality.now == examine(bundle, rows).quality.now
+        make_drift_report(older, rows)
+    assert make_drift_report(older, rows, labels=["click"]).quality.now == make_drift_report(bundle, rows).quality.now
 
 
 @pytest.mark.slow
 def test_a_sequence_model(sequences_file: Path, tmp_path: Path) -> None:
     config = {"dim": 16, "layers": 1, "heads": 2, "width": 16}
-    train(sequences_file, "sasrec", tmp_path / "model.pt", Wishes(), config, epochs=2, batch_size=64)
+    train(sequences_file, "sasrec", tmp_path / "model.pt", SchemaOverrides(), config, epochs=2, batch_size=64)
     compress(tmp_path / "model.pt", target=tmp_path / "next", data=sequences_file, settings=QUICK)
-    found = examine(tmp_path / "next", sequences_file)
+    found = make_drift_report(tmp_path / "next", sequences_file)
     assert found.quality.change.metric == "ndcg@10"
     assert verdicts(found) == dict.fromkeys(MEASURES, True)
     log = pl.read_csv(sequences_file)
     items = log["item"].unique().sort()
     other = items.sample(fraction=1.0, shuffle=True, seed=1)
     log.with_columns(pl.col("item").replace_strict(items, other)).write_csv(tmp_path / "new.csv")
-    assert verdicts(examine(tmp_path / "next", tmp_path / "new.csv"))["drift"] is False
+    assert verdicts(make_drift_report(tmp_path / "next", tmp_path / "new.csv"))["drift"] is False
 
 
 @pytest.mark.slow
@@ -266,6 +266,6 @@ def test_what_goes_before_the_channels_goes_before_they_are_judged(
 ) -> None:
     """The groups of a plan are those of a program without its fields."""
     compress(checkpoint, target=tmp_path / "fewer", data=clicks_file, settings=QUICK, prune_fields=1)
-    found = examine(tmp_path / "fewer", clicks_file)
+    found = make_drift_report(tmp_path / "fewer", clicks_file)
     assert verdicts(found)["ranking"] is True, reason(found, "ranking")
-    assert found.standings
+    assert found.regrets

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from recprune_export.bundle.manifest.manifest import Manifest
-from recprune_export.report.bundle_page import bundle_report
-from recprune_export.report.check_page import check_report
+from recprune_export.report.bundle_page import render_bundle_report
+from recprune_export.report.check_page import render_check_report
 from recprune_export.report.sweep_file import read_sweep
 from tests.report import samples
 from tests.report.test_check_page import made
@@ -61,10 +61,10 @@ def theme(dark: bool) -> str:
 
 
 PAGES: dict[str, Callable[[Path], str]] = {
-    "bundle": lambda folder: bundle_report(_long(), encoded=True, sweep=read_sweep(_written(folder))),
-    "hostile": lambda folder: bundle_report(samples.full(samples.HOSTILE * 3), encoded=True),
-    "bare": lambda folder: bundle_report(samples.bare(), encoded=False),
-    "check": lambda folder: check_report(made(1.3, "artifacts/" + "a" * 200)),
+    "bundle": lambda folder: render_bundle_report(_long(), encoded=True, sweep=read_sweep(_written(folder))),
+    "hostile": lambda folder: render_bundle_report(samples.full(samples.HOSTILE * 3), encoded=True),
+    "bare": lambda folder: render_bundle_report(samples.bare(), encoded=False),
+    "check": lambda folder: render_check_report(made(1.3, "artifacts/" + "a" * 200)),
 }
 
 

@@ -6,8 +6,8 @@ import pytest
 from recprune_export.bundle.manifest.manifest import Manifest
 from recprune_export.bundle.write import write_bundle
 from recprune_export.onnx.runtime.session import SessionOptions
-from recprune_export.report.bundle_page import bundle_report, report_on
-from recprune_export.report.numbers import SPACE, signed, size, times, whole
+from recprune_export.report.bundle_page import render_bundle_report, render_saved_bundle_report
+from recprune_export.report.numbers import SPACE, format_bytes, format_count, format_ratio, format_signed
 from recprune_export.validation.latency.backends import DENSE_TORCH, PRUNED_ONNX
 from tests.bundle import samples as bundles
 from tests.report import samples
@@ -39,19 +39,19 @@ def section(root: Element, key: str) -> Element:
 
 
 def test_every_page_stands_alone_and_can_be_read(manifest: Manifest) -> None:
-    check_page(bundle_report(manifest, encoded=True))
+    check_page(render_bundle_report(manifest, encoded=True))
 
 
 def test_a_manifest_gives_the_same_page_from_disk(tmp_path: Path) -> None:
     written = samples.full()
-    page = bundle_report(written, encoded=False)
+    page = render_bundle_report(written, encoded=False)
     files = bundles.files()
-    assert report_on(write_bundle(tmp_path / "b", files, written)) == page
-    assert report_on(write_bundle(tmp_path / "b", {**files, "encoding.json": b"{}"}, written)) != page
+    assert render_saved_bundle_report(write_bundle(tmp_path / "b", files, written)) == page
+    assert render_saved_bundle_report(write_bundle(tmp_path / "b", {**files, "encoding.json": b"{}"}, written)) != page
 
 
 def test_hostile_names_are_text() -> None:
-    root = read(bundle_report(samples.full(samples.HOSTILE), encoded=True))
+    root = read(render_bundle_report(samples.full(samples.HOSTILE), encoded=True))
     shown = samples.HOSTILE.replace("\0", "\ufffd").replace("\u202e", "\ufffd")
     assert root.all("h1")[0].text == shown
     assert not root.all("script", "img")
@@ -70,26 +70,36 @@ def test_hostile_names_are_text() -> None:
 def test_the_headline_states_what_the_manifest_states() -> None:
     stated = samples.full()
     small, fast, good = (
-        e for e in read(bundle_report(stated, encoded=False)).walk() if e.attributes.get("class") == "headline"
+        e for e in read(render_bundle_report(stated, encoded=False)).walk() if e.attributes.get("class") == "headline"
     )
     dense, pruned = (stated.counts[which]["bytes"] for which in ("dense", "pruned"))
-    for figure in (times(dense / pruned), size(dense), size(pruned)):
+    for figure in (format_ratio(dense / pruned), format_bytes(dense), format_bytes(pruned)):
         assert figure in small.text
     ratio = stated.latency["ratios"]["256"][f"{DENSE_TORCH} / {PRUNED_ONNX}"]
-    for figure in (times(ratio["estimate"]), times(ratio["low"])[:-1], times(ratio["high"])[:-1], "batch 256"):
+    for figure in (
+        format_ratio(ratio["estimate"]),
+        format_ratio(ratio["low"])[:-1],
+        format_ratio(ratio["high"])[:-1],
+        "batch 256",
+    ):
         assert figure in fast.text
     change = stated.change
     low, high = change["interval"]
-    for figure in (signed(change["after"] - change["before"]), signed(low), signed(high), whole(change["rows"])):
+    for figure in (
+        format_signed(change["after"] - change["before"]),
+        format_signed(low),
+        format_signed(high),
+        format_count(change["rows"]),
+    ):
         assert figure in good.text
 
 
 def test_tables_state_what_the_manifest_states() -> None:
     stated = samples.full()
-    root = read(bundle_report(stated, encoded=False))
+    root = read(render_bundle_report(stated, encoded=False))
     for part in ("tables", "rest"):
         for which in ("dense", "pruned"):
-            assert whole(stated.counts[which][part]["parameters"]) in section(root, "size").text
+            assert format_count(stated.counts[which][part]["parameters"]) in section(root, "size").text
     for metrics in stated.metrics.values():
         assert all(f"{value:.4f}" in section(root, "quality").text for value in metrics.values())
     for batch, of in stated.latency["milliseconds"].items():
@@ -112,11 +122,11 @@ def test_tables_state_what_the_manifest_states() -> None:
 
 
 def test_what_a_section_needs_and_the_manifest_lacks_is_left_out_or_said() -> None:
-    root = read(bundle_report(samples.bare(), encoded=False))
+    root = read(render_bundle_report(samples.bare(), encoded=False))
     keys = [element.attributes["id"] for element in root.all("section")]
     assert keys == ["quality", "calling"]
     assert "Not measured" in section(root, "quality").text
-    assert "not measured" in texts(read(bundle_report(samples.without_data(), encoded=False)))
+    assert "not measured" in texts(read(render_bundle_report(samples.without_data(), encoded=False)))
 
 
 @pytest.mark.parametrize(
@@ -125,18 +135,18 @@ def test_what_a_section_needs_and_the_manifest_lacks_is_left_out_or_said() -> No
 )
 def test_the_interval_is_put_into_words(low: float, high: float, said: str) -> None:
     change = {**samples.full().change, "interval": [low, high]}
-    assert said in section(read(bundle_report(samples.full(change=change), encoded=False)), "quality").text
+    assert said in section(read(render_bundle_report(samples.full(change=change), encoded=False)), "quality").text
 
 
 def test_stages_are_one_where_their_groups_have_the_same_names() -> None:
     plan = dict(samples.full().plan)
     second = [{**group, "width": group["kept"], "kept": 3} for group in plan["groups"]]
-    root = read(bundle_report(samples.full(plan={**plan, "then": {**plan, "groups": second}}), encoded=False))
+    root = read(render_bundle_report(samples.full(plan={**plan, "then": {**plan, "groups": second}}), encoded=False))
     pictures = section(root, "widths").all("svg")
     assert len(pictures) == 2
     assert "32 → 3" in pictures[0].text
     renamed = [{**group, "group": f"new {group['group']}"} for group in second]
-    root = read(bundle_report(samples.full(plan={**plan, "then": {**plan, "groups": renamed}}), encoded=False))
+    root = read(render_bundle_report(samples.full(plan={**plan, "then": {**plan, "groups": renamed}}), encoded=False))
     assert [p.all("title")[0].text.partition(", ")[2] for p in section(root, "widths").all("svg")] == [
         "stage 1"
     ] * 2 + ["stage 2"] * 2
@@ -144,7 +154,7 @@ def test_stages_are_one_where_their_groups_have_the_same_names() -> None:
 
 def test_the_code_is_python_with_the_options_of_the_bundle() -> None:
     options = SessionOptions(threads=3, arena=False)
-    root = read(bundle_report(samples.full(session={"options": options.to_dict()}), encoded=False))
+    root = read(render_bundle_report(samples.full(session={"options": options.to_dict()}), encoded=False))
     (code,) = section(root, "calling").all("pre")
     compile(code.text, "page", "exec")
     assert options.code() in code.text
@@ -153,27 +163,27 @@ def test_the_code_is_python_with_the_options_of_the_bundle() -> None:
 def test_a_slower_model_is_not_called_faster() -> None:
     slow = samples.latency()
     slow["ratios"]["256"][f"{DENSE_TORCH} / {PRUNED_ONNX}"] = {"estimate": 0.8, "low": 0.7, "high": 0.9}
-    root = read(bundle_report(samples.full(latency=slow), encoded=False))
+    root = read(render_bundle_report(samples.full(latency=slow), encoded=False))
     names = [e.all("span")[0].text for e in root.walk() if e.attributes.get("class") == "headline"]
     assert names == ["smaller", "as fast", "change of AUC"]
 
 
 def test_what_the_bundle_was_made_of_is_told() -> None:
-    text = section(read(bundle_report(samples.full(licence="Apache-2.0"), encoded=False)), "environment").text
+    text = section(read(render_bundle_report(samples.full(licence="Apache-2.0"), encoded=False)), "environment").text
     assert all(told in text for told in ("Apache-2.0", "a" * 64, "b" * 64, "c" * 40 + ", with changes"))
     assert "recprune-export" in text
     older = samples.full(provenance=None, settings={**samples.full().settings, "command": ["old.pt", "--seed", "3"]})
-    assert "old.pt --seed 3" in section(read(bundle_report(older, encoded=False)), "environment").text
+    assert "old.pt --seed 3" in section(read(render_bundle_report(older, encoded=False)), "environment").text
 
 
 def test_units_stay_with_their_figures() -> None:
-    assert SPACE in size(1e6)
-    assert f"191{SPACE}kB" in bundle_report(samples.full(), encoded=False)
+    assert SPACE in format_bytes(1e6)
+    assert f"191{SPACE}kB" in render_bundle_report(samples.full(), encoded=False)
 
 
 def test_weights_in_fewer_bits_are_told_with_the_gate_and_the_speed() -> None:
-    told = texts(section(read(bundle_report(samples.full(), encoded=True)), "quantisation"))
+    told = texts(section(read(render_bundle_report(samples.full(), encoded=True)), "quantisation"))
     assert "265 kB instead of 681 kB" in told.replace(SPACE, " ")
     for words in ("lost +0.00004", "It held", "int8 by row", "Taken back for quality: 1 weights", "1.25×"):
         assert words in told
-    assert 'id="quantisation"' not in bundle_report(samples.full(quantisation={}), encoded=True)
+    assert 'id="quantisation"' not in render_bundle_report(samples.full(quantisation={}), encoded=True)

@@ -1,12 +1,12 @@
 import pytest
 
 from recprune_export.gate.check import Check
-from recprune_export.gate.findings import Finding, Verdict, skipped
-from recprune_export.gate.latency.paired_latency import gather, judge_latency
+from recprune_export.gate.findings import Finding, Verdict, make_skipped_finding
+from recprune_export.gate.latency.paired_latency import collect_samples, compare_latency
 from recprune_export.gate.limits import Limits
-from recprune_export.gate.output.finding_rows import row
-from recprune_export.gate.regression_rules import judge_growth
-from recprune_export.report.check_page import check_report
+from recprune_export.gate.output.finding_rows import format_finding
+from recprune_export.gate.regression_rules import compare_growth
+from recprune_export.report.check_page import render_check_report
 from tests.gate.synthetic import synthetic
 from tests.report.pages import Element, read
 from tests.report.properties import check_page
@@ -16,12 +16,12 @@ BATCHES = (1, 256)
 
 
 def made(ratio: float, name: str = "new") -> Check:
-    evidence = gather(synthetic(ratio, scatter=0.002), BATCHES, 0.05, 0.0)
+    evidence = collect_samples(synthetic(ratio, scatter=0.002), BATCHES, 0.05, 0.0)
     findings = [
         Finding("signature", Verdict.PASS, "Both take the same."),
-        judge_growth("parameters", "", 900, 1000, Limits()),
-        skipped("artifact size", "Only bundles have files beside the model."),
-        *judge_latency(evidence, 0.05),
+        compare_growth("parameters", "", 900, 1000, Limits()),
+        make_skipped_finding("artifact size", "Only bundles have files beside the model."),
+        *compare_latency(evidence, 0.05),
     ]
     return Check(name, "base", tuple(findings), evidence, threads=1, seconds=3.0)
 
@@ -37,13 +37,13 @@ def rows(root: Element) -> list[list[str]]:
 def test_the_page_says_what_the_check_says(ratio: float, verdict: Verdict) -> None:
     check = made(ratio)
     assert check.verdict is verdict
-    page = check_report(check)
+    page = render_check_report(check)
     check_page(page)
     root = read(page)
     assert verdict.value in root.all("h1")[0].text
     shown = {cells[0]: cells for cells in rows(root)}
     for finding in check.findings:
-        gate, *figures, word = row(finding)
+        gate, *figures, word = format_finding(finding)
         assert shown[gate][1].endswith(word)
         assert shown[gate][2:] == figures
         assert finding.reason in root.text
@@ -52,13 +52,13 @@ def test_the_page_says_what_the_check_says(ratio: float, verdict: Verdict) -> No
 
 
 def test_limits_are_drawn_where_they_are_parts_of_the_figure() -> None:
-    root = read(check_report(made(1.0)))
+    root = read(render_check_report(made(1.0)))
     (growth,) = (s for s in root.all("section") if s.attributes["id"] == "growth")
     assert len([bar for bar in growth.all("rect") if bar.attributes["class"] == "limit"]) == 1 + len(BATCHES)
 
 
 def test_nothing_but_a_signature_is_a_page_as_well() -> None:
     check = Check(HOSTILE, HOSTILE, (Finding(HOSTILE, Verdict.FAIL, HOSTILE),), {}, 1, 0.1, environment={})
-    page = check_report(check)
+    page = render_check_report(check)
     check_page(page)
     assert HOSTILE.replace("\0", "\ufffd").replace("\u202e", "\ufffd") in read(page).all("aside")[0].text

@@ -4,9 +4,9 @@ from itertools import pairwise
 
 import pytest
 
-from recprune_export.report.plots.ratios import Ratio, draw_ratios
+from recprune_export.report.plots.ratios import PlottedRatio, draw_ratios
 from recprune_export.report.plots.strips import draw_strips
-from recprune_export.report.plots.width_bars import Width, draw_widths
+from recprune_export.report.plots.width_bars import GroupWidth, draw_widths
 from recprune_export.report.svg import WIDTH
 from tests.report.pages import Element, read
 from tests.report.samples import HOSTILE
@@ -24,7 +24,7 @@ def number(element: Element, name: str) -> float:
 
 
 def test_a_bar_is_as_long_as_its_width() -> None:
-    svg = drawn(draw_widths("w", "Widths", [Width("a", 64, 16), Width("b", 32, 32)]))
+    svg = drawn(draw_widths("w", "Widths", [GroupWidth("a", 64, 16), GroupWidth("b", 32, 32)]))
     bars = svg.all("rect")
     tracks = [number(bar, "width") for bar in bars if bar.attributes["class"] == "track"]
     filled = [number(bar, "width") for bar in bars if bar.attributes["class"] == "strong"]
@@ -44,7 +44,11 @@ def test_a_slower_contestant_lies_further_right_and_inner_bars_lie_within_outer_
 
 
 def test_what_grew_lies_right_of_zero_and_an_outlier_stays_in_the_picture() -> None:
-    ratios = [Ratio("more", 0.1, "fail", 0.08, 0.12, 0.05), Ratio("less", -0.1, "pass"), Ratio("huge", 50.0, "fail")]
+    ratios = [
+        PlottedRatio("more", 0.1, "fail", 0.08, 0.12, 0.05),
+        PlottedRatio("less", -0.1, "pass"),
+        PlottedRatio("huge", 50.0, "fail"),
+    ]
     svg = drawn(draw_ratios("r", "Growth", ratios, "NEW more than BASE"))
     more, less, huge = (number(dot, "cx") for dot in svg.all("circle"))
     (zero,) = (number(line, "x1") for line in svg.all("line") if line.attributes["class"] == "zero")
@@ -55,8 +59,8 @@ def test_what_grew_lies_right_of_zero_and_an_outlier_stays_in_the_picture() -> N
 
 def test_names_are_text() -> None:
     for picture in (
-        draw_widths("w", HOSTILE, [Width(HOSTILE, 4, 2)]),
-        draw_ratios("r", HOSTILE, [Ratio(HOSTILE, 0.1, "pass")], HOSTILE),
+        draw_widths("w", HOSTILE, [GroupWidth(HOSTILE, 4, 2)]),
+        draw_ratios("r", HOSTILE, [PlottedRatio(HOSTILE, 0.1, "pass")], HOSTILE),
         draw_strips("s", HOSTILE, {HOSTILE: dict.fromkeys(PERCENTS, 1.0)}, ()),
     ):
         svg = drawn(picture.replace("\0", ""))

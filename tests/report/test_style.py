@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from recprune_export.report.page import style
+from recprune_export.report.page import read_style_sheet
 
 TEXT = ("ink", "muted", "accent", "pass", "fail", "undecided")
 SHAPES = ("accent", "plain", "edge", "own", "pass", "fail", "undecided", "ink")
@@ -18,7 +18,7 @@ def themes() -> dict[str, dict[str, str]]:
         ("dark", r"@media \(prefers-color-scheme: dark\) \{\s*"),
         ("print", r"@media print \{\s*"),
     ):
-        block = re.search(start + r":root \{(.*?)\}", style(), re.DOTALL)
+        block = re.search(start + r":root \{(.*?)\}", read_style_sheet(), re.DOTALL)
         assert block is not None
         found[name] = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", block[1]))
     return found
@@ -57,11 +57,11 @@ def test_what_is_filled_stands_out_from_its_track(theme: str) -> None:
 
 
 def test_every_theme_sets_every_colour_that_is_used() -> None:
-    used = set(re.findall(r"var\(--([\w-]+)\)", style()))
+    used = set(re.findall(r"var\(--([\w-]+)\)", read_style_sheet()))
     for name, colours in themes().items():
         assert used == set(colours), name
 
 
 def test_colours_are_named_and_set_nowhere_else() -> None:
-    rules = re.sub(r":root \{.*?\}", "", style(), flags=re.DOTALL)
+    rules = re.sub(r":root \{.*?\}", "", read_style_sheet(), flags=re.DOTALL)
     assert not re.search(r"#[0-9a-fA-F]{3,8}\b|rgb|hsl", rules)

@@ -6,9 +6,9 @@ import pytest
 
 from recprune_export.bundle.write import write_bundle
 from recprune_export.errors import InputFileError
-from recprune_export.report.bundle_page import report_on
-from recprune_export.report.plots.pareto_curve import Point, front
-from recprune_export.report.sweep_file import read_sweep, sweep_of
+from recprune_export.report.bundle_page import render_saved_bundle_report
+from recprune_export.report.plots.pareto_curve import ParetoPoint, find_pareto_front
+from recprune_export.report.sweep_file import find_sweep, read_sweep
 from tests.bundle.samples import files
 from tests.report import samples
 from tests.report.pages import read
@@ -27,9 +27,9 @@ def bundle(tmp_path: Path) -> Path:
 
 
 def test_a_sweep_of_the_same_model_beside_the_bundle_is_found(bundle: Path) -> None:
-    assert "trade-off" not in report_on(bundle).lower()
+    assert "trade-off" not in render_saved_bundle_report(bundle).lower()
     write(bundle.parent / "ctr-sweep", samples.sweep())
-    page = report_on(bundle)
+    page = render_saved_bundle_report(bundle)
     check_page(page)
     (section,) = (s for s in read(page).all("section") if s.attributes["id"] == "tradeoff")
     assert len(section.all("svg")) == 2
@@ -43,11 +43,11 @@ def test_a_sweep_of_the_same_model_beside_the_bundle_is_found(bundle: Path) -> N
 def test_a_sweep_of_another_model_is_not_taken(bundle: Path) -> None:
     other = {**samples.sweep(), "model": {"sha256": "b" * 64}}
     folder = write(bundle.parent / "ctr-sweep", other)
-    assert sweep_of(samples.full(), bundle, None) is None
+    assert find_sweep(samples.full(), bundle, None) is None
     with pytest.raises(InputFileError, match="another model"):
-        sweep_of(samples.full(), bundle, folder)
+        find_sweep(samples.full(), bundle, folder)
     unknown = write(bundle.parent / "unknown", {**samples.sweep(), "model": None})
-    assert sweep_of(samples.full(), bundle, unknown) is not None
+    assert find_sweep(samples.full(), bundle, unknown) is not None
 
 
 @pytest.mark.parametrize(
@@ -84,11 +84,11 @@ def test_a_missing_sweep_is_said(tmp_path: Path) -> None:
 
 def test_no_point_of_the_front_is_beaten_and_every_other_is() -> None:
     points = [
-        Point(str(n), cost, change, 0, 0)
+        ParetoPoint(str(n), cost, change, 0, 0)
         for n, (cost, change) in enumerate([(1, -3), (2, -1), (3, -2), (4, 0), (2, -2)])
     ]
     for less in (True, False):
-        best = front(points, less)
+        best = find_pareto_front(points, less)
         for point in points:
             beaten = any(
                 (p.cost <= point.cost if less else p.cost >= point.cost) and p.change >= point.change and p is not point

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recprune_export.search.bisection import MOST, STEP, largest
+from recprune_export.search.bisection import MAX_SPARSITY, STEP, bisect_largest
 
 
 @given(st.floats(0.0, 0.999), st.floats(0.05, 0.95))
@@ -12,8 +12,8 @@ def test_the_last_bracket_holds_the_answer_and_is_narrow(answer: float, first: f
         tried.append(sparsity)
         return sparsity <= answer
 
-    *_, last = largest(does, first)
-    assert last.fine <= answer or last.fine == 0.0
-    assert last.fine >= MOST or last.too_much > answer
-    assert last.fine >= MOST or (1 - last.fine) / (1 - last.too_much) <= STEP * 1.001
+    *_, last = bisect_largest(does, first)
+    assert last.lower <= answer or last.lower == 0.0
+    assert last.lower >= MAX_SPARSITY or last.upper > answer
+    assert last.lower >= MAX_SPARSITY or (1 - last.lower) / (1 - last.upper) <= STEP * 1.001
     assert len(tried) == len(set(tried)) <= 12

@@ -11,21 +11,21 @@ import torch
 from torch import nn
 
 from recprune_export import api
-from recprune_export.api import load, make_task
+from recprune_export.api import load_model, make_task
 from recprune_export.errors import PruningError, UsageError
-from recprune_export.finetuning.group_lasso import Regularised
+from recprune_export.finetuning.group_lasso import RegularizedProgram
 from recprune_export.finetuning.task import Task
 from recprune_export.pipeline import prune as stages
-from recprune_export.pipeline.build_manifest import Origin
-from recprune_export.pipeline.planning import decide_fields
-from recprune_export.pipeline.stage_checkpoints import Work
+from recprune_export.pipeline.build_manifest import InputSources
+from recprune_export.pipeline.planning import plan_fields
+from recprune_export.pipeline.stage_checkpoints import StageCheckpoints
 from recprune_export.program.loading.detect import ModelKind
 from recprune_export.program.loading.load_program import LoadedModel
 from recprune_export.program.program import Program
 from recprune_export.pruning.plan import FieldPlan
 from recprune_export.search import target_speedup
-from recprune_export.search.max_drop import SEEDS, most_within
-from recprune_export.search.resolve_sparsity import settle
+from recprune_export.search.max_drop import SEEDS, find_sparsity_within_drop
+from recprune_export.search.resolve_sparsity import resolve_sparsity
 from recprune_export.search.sweep import sweep
 from recprune_export.search.trials import Trial, Trials
 from recprune_export.settings import Settings
@@ -60,29 +60,29 @@ def job() -> tuple[Program, Task]:
     with torch.no_grad():
         logits = module(torch.from_numpy(columns["user"]), torch.from_numpy(columns["item"])).numpy()
     columns["click"] = (rng.random(ROWS) < 1 / (1 + np.exp(-logits))).astype(np.float32)
-    loaded = load(module.eval(), (torch.arange(4), torch.arange(4)), {})
+    loaded = load_model(module.eval(), (torch.arange(4), torch.arange(4)), {})
     return loaded.program, make_task(loaded, columns, "click", SETTINGS)
 
 
 def test_a_trial_is_made_once_and_survives_its_file(job: tuple[Program, Task], tmp_path: Path) -> None:
     program, task = job
     file = tmp_path / "trials.json"
-    one = Trials(program, SETTINGS, task, file).at(0.5)
+    one = Trials(program, SETTINGS, task, file).run(0.5)
     again = Trials(program, SETTINGS, task, file)
-    assert again.done == (one,)
+    assert again.completed == (one,)
     file.unlink()
-    assert again.at(0.5) is again.done[0]
+    assert again.run(0.5) is again.completed[0]
     assert not file.exists()
 
 
 def test_trials_of_other_settings_or_a_broken_file_are_begun_anew(job: tuple[Program, Task], tmp_path: Path) -> None:
     program, task = job
     file = tmp_path / "trials.json"
-    Trials(program, SETTINGS, task, file).at(0.5)
-    assert Trials(program, replace(SETTINGS, score="random"), task, file).done == ()
-    assert len(Trials(program, replace(SETTINGS, threads=2), task, file).done) == 1
+    Trials(program, SETTINGS, task, file).run(0.5)
+    assert Trials(program, replace(SETTINGS, score="random"), task, file).completed == ()
+    assert len(Trials(program, replace(SETTINGS, threads=2), task, file).completed) == 1
     file.write_text("{")
-    assert Trials(program, SETTINGS, task, file).done == ()
+    assert Trials(program, SETTINGS, task, file).completed == ()
 
 
 def test_what_all_trials_share_is_done_once_for_each_seed(
@@ -102,16 +102,14 @@ def test_what_all_trials_share_is_done_once_for_each_seed(
 
     for name in runs:
         counted(name)
-    monkeypatch.setattr(
-        "recprune_export.pipeline.planning.decide_fields", stages.decide_fields
-    )  # what a plan would call
+    monkeypatch.setattr("recprune_export.pipeline.planning.plan_fields", stages.decide_fields)  # what a plan would call
     settings = replace(SETTINGS, regularise=1.0, prune_fields=1)
     trials = Trials(program, settings, task)
-    first, second = trials.at(0.3), trials.at(0.6)
+    first, second = trials.run(0.3), trials.run(0.6)
     assert runs == {"regularise": 1, "decide_fields": 1}
-    assert Trials(program, settings, task).at(0.6) == second != first  # as without the other
+    assert Trials(program, settings, task).run(0.6) == second != first  # as without the other
     assert runs == {"regularise": 2, "decide_fields": 2}
-    trials.at(0.6, seed=1)
+    trials.run(0.6, seed=1)
     assert runs == {"regularise": 3, "decide_fields": 3}
 
 
@@ -124,19 +122,19 @@ def test_the_job_after_a_search_begins_where_its_trials_did(
     trained: list[int] = []
     honest = stages.regularise
 
-    def once_for_each_seed(*arguments: Any) -> Regularised:
+    def once_for_each_seed(*arguments: Any) -> RegularizedProgram:
         trained.append(arguments[-1].seed)
         return honest(*arguments)
 
     monkeypatch.setattr(stages, "regularise", once_for_each_seed)
     monkeypatch.setattr(api, "compress_program", lambda program, target, *wishes, **named: given.update(named))
-    monkeypatch.setattr(api, "settle", lambda *asked: given.setdefault("settled", settle(*asked)))
+    monkeypatch.setattr(api, "settle", lambda *asked: given.setdefault("settled", resolve_sparsity(*asked)))
     loaded = LoadedModel(program, None, ModelKind.PROGRAM)
-    api.compress_loaded(loaded, task, tmp_path / "ctr", settings, Origin())
-    work = Work(tmp_path / "work", "key")
-    handed = stages.prune(program, given["settled"].settings, task, work=work, beginning=given["beginning"])
+    api.compress_loaded(loaded, task, tmp_path / "ctr", settings, InputSources())
+    work = StageCheckpoints(tmp_path / "work", "key")
+    handed = stages.prune(program, given["settled"].settings, task, checkpoints=work, search_prefix=given["beginning"])
     assert trained == [0, 1]
-    assert "regularised" in work.parts  # a job that is killed now finds it again
+    assert "regularised" in work.names  # a job that is killed now finds it again
     alone = stages.prune(program, given["settled"].settings, task)
     assert trained == [0, 1, 0]
     assert handed.plan == alone.plan
@@ -149,13 +147,13 @@ def test_a_speed_is_searched_with_the_same_fields(job: tuple[Program, Task], mon
     chosen = []
 
     def choose(*given: Any) -> FieldPlan:
-        chosen.append(decide_fields(*given))
+        chosen.append(plan_fields(*given))
         return chosen[-1]
 
     monkeypatch.setattr(target_speedup, "decide_fields", choose)
-    monkeypatch.setattr("recprune_export.pipeline.planning.decide_fields", choose)
+    monkeypatch.setattr("recprune_export.pipeline.planning.plan_fields", choose)
     with pytest.raises(PruningError, match="times as fast"):
-        target_speedup.least_for_speedup(program, replace(SETTINGS, prune_fields=1), task, 1e6)
+        target_speedup.find_sparsity_for_speedup(program, replace(SETTINGS, prune_fields=1), task, 1e6)
     (fields,) = chosen
     assert len(fields.removed) == 1
 
@@ -163,38 +161,40 @@ def test_a_speed_is_searched_with_the_same_fields(job: tuple[Program, Task], mon
 def test_what_is_found_holds_on_rows_that_the_search_never_saw(job: tuple[Program, Task]) -> None:
     program, task = job
     trials, told = Trials(program, SETTINGS, task), []
-    found = most_within(trials, 0.02, first=0.6, tell=told.append)
+    found = find_sparsity_within_drop(trials, 0.02, first=0.6, tell=told.append)
     assert found.sparsity >= 0.5  # three quarters of the dimensions hold next to nothing
-    assert len(found.chosen) == SEEDS
-    assert all(trial.holds(0.02) for trial in found.chosen)
-    assert len(told) >= len(found.all)
-    from recprune_export.finetuning.task import answer
+    assert len(found.confirmed) == SEEDS
+    assert all(trial.holds(0.02) for trial in found.confirmed)
+    assert len(told) >= len(found.trials)
+    from recprune_export.finetuning.task import run_program
     from recprune_export.pipeline.prune import prune
 
     pruned = prune(program, replace(SETTINGS, sparsity=found.sparsity), task).program
-    dense, after = (task.test(lambda r, p=p: answer(p, r))["auc"] for p in (program, pruned))  # type: ignore[misc]
+    dense, after = (task.test(lambda r, p=p: run_program(p, r))["auc"] for p in (program, pruned))  # type: ignore[misc]
     assert dense - after <= 0.02
 
 
 def test_nothing_holds_where_nothing_can(job: tuple[Program, Task], tmp_path: Path) -> None:
     program, task = job
     with pytest.raises(PruningError, match="At no sparsity"):
-        settle(program, replace(SETTINGS, max_drop=1e-9, score="random", refit=False), task, tmp_path / "s.json")
+        resolve_sparsity(
+            program, replace(SETTINGS, max_drop=1e-9, score="random", refit=False), task, tmp_path / "s.json"
+        )
 
 
 def test_without_labels_there_is_nothing_to_compare(job: tuple[Program, Task]) -> None:
-    from recprune_export.pipeline.compress import drawn_requests
+    from recprune_export.pipeline.compress import make_sampled_task
 
     program, _ = job
-    task = drawn_requests(program, replace(SETTINGS, epochs=0))
+    task = make_sampled_task(program, replace(SETTINGS, epochs=0))
     with pytest.raises(UsageError, match="give --data"):
-        Trials(program, replace(SETTINGS, epochs=0), task).at(0.5)
+        Trials(program, replace(SETTINGS, epochs=0), task).run(0.5)
 
 
 def test_a_speed_out_of_reach_is_said(job: tuple[Program, Task], tmp_path: Path) -> None:
     program, task = job
     with pytest.raises(PruningError, match="times as fast"):
-        settle(program, replace(SETTINGS, target_speedup=1e6), task, tmp_path / "s.json")
+        resolve_sparsity(program, replace(SETTINGS, target_speedup=1e6), task, tmp_path / "s.json")
 
 
 def test_a_sweep_is_written(job: tuple[Program, Task], tmp_path: Path) -> None:

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from recprune_export.data.rows import Rows
-from recprune_export.training.evaluate import Predict
+from recprune_export.training.evaluate import LabelPredictor
 from recprune_export.training.metrics import auc
-from recprune_export.training.paired_change import Change, paired_change
+from recprune_export.training.paired_change import MetricChange, paired_change
 
 ROWS = 4000
 rng = np.random.default_rng(0)
@@ -13,7 +13,7 @@ LABELS = (rng.random(ROWS) < 1 / (1 + np.exp(-TRUTH))).astype(np.float32)
 DATA = Rows({"x": np.arange(ROWS)}, {"click": LABELS})
 
 
-def model(noise: float, digits: int = 9, seed: int = 1) -> Predict:
+def model(noise: float, digits: int = 9, seed: int = 1) -> LabelPredictor:
     values = (TRUTH + noise * np.random.default_rng(seed).normal(size=ROWS)).round(digits)
     return lambda request: {"click": values[request["x"]]}
 
@@ -32,7 +32,7 @@ def test_rows_that_do_not_fit_in_memory_at_once_change_nothing(monkeypatch: pyte
     monkeypatch.setattr("recprune_export.training.paired_change.AT_ONCE", 70 * ROWS)
     assert paired_change(model(0.3), model(0.4), DATA) == whole
     assert whole.rows == ROWS
-    assert Change.from_dict(whole.to_dict()) == whole
+    assert MetricChange.from_dict(whole.to_dict()) == whole
 
 
 def test_a_model_does_not_differ_from_itself() -> None:
@@ -75,5 +75,5 @@ def test_the_error_is_that_of_the_area_itself() -> None:
 
 
 def test_a_change_survives_its_json() -> None:
-    change = Change("auc", 0.8, 0.79, -0.012, -0.008, 0.003)
-    assert Change.from_dict(change.to_dict()) == change
+    change = MetricChange("auc", 0.8, 0.79, -0.012, -0.008, 0.003)
+    assert MetricChange.from_dict(change.to_dict()) == change

@@ -4,15 +4,15 @@ import pytest
 import torch
 
 from recprune_export.data.rows import Ragged
-from recprune_export.data.schema.infer_schema import Wishes
+from recprune_export.data.schema.infer_schema import SchemaOverrides
 from recprune_export.errors import ModelFileError, UsageError
 from recprune_export.training.checkpoint import FORMAT, load_checkpoint
-from recprune_export.training.train import Training, shifted, train
+from recprune_export.training.train import TrainingResult, shift_histories, train
 
-CLICKED = Wishes(labels=("clicked",))
+CLICKED = SchemaOverrides(labels=("clicked",))
 
 
-def quick(data: Path, output: Path, recommender: str = "neumf", seed: int = 0) -> Training:
+def quick(data: Path, output: Path, recommender: str = "neumf", seed: int = 0) -> TrainingResult:
     return train(data, recommender, output, CLICKED, {"dim": 8, "hidden": (16,)}, epochs=6, batch_size=128, seed=seed)
 
 
@@ -50,13 +50,13 @@ def test_sasrec_learns_what_follows(sequences_file: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("recommender", "wishes", "said"),
     [
-        ("dlrm", Wishes(), "--label"),
-        ("dlrm", Wishes(labels=("clicked", "split")), "mmoe learns several"),
+        ("dlrm", SchemaOverrides(), "--label"),
+        ("dlrm", SchemaOverrides(labels=("clicked", "split")), "mmoe learns several"),
         ("dlrn", CLICKED, "no recommender 'dlrn'"),
     ],
 )
 def test_what_cannot_be_learned_is_said_first(
-    clicks_file: Path, tmp_path: Path, recommender: str, wishes: Wishes, said: str
+    clicks_file: Path, tmp_path: Path, recommender: str, wishes: SchemaOverrides, said: str
 ) -> None:
     with pytest.raises(UsageError, match=said):
         train(clicks_file, recommender, tmp_path / "model.pt", wishes)
@@ -82,6 +82,6 @@ def test_another_dict_is_no_checkpoint(tmp_path: Path, content: dict[str, object
 def test_every_position_predicts_the_item_after_it() -> None:
     import numpy as np
 
-    history, following = shifted(Ragged(np.array([1, 2, 3, 4, 5, 6]), np.array([0, 2, 6])), length=3)
+    history, following = shift_histories(Ragged(np.array([1, 2, 3, 4, 5, 6]), np.array([0, 2, 6])), length=3)
     assert history.tolist() == [[0, 0, 1], [3, 4, 5]]
     assert following.tolist() == [[0, 0, 2], [4, 5, 6]]

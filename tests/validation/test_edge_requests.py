@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recprune_export.program.random_requests import draw_request
+from recprune_export.program.random_requests import sample_request
 from recprune_export.program.signature import BATCH, Input, Output, Signature
-from recprune_export.validation.edge_requests import edge_requests, every_id, repeated
+from recprune_export.validation.edge_requests import make_edge_requests, make_every_id_requests, repeat_rows
 
 SIGNATURE = Signature(
     (
@@ -36,19 +36,19 @@ def check_types(request: dict[str, np.ndarray], rows: int) -> None:
 
 @given(st.integers(1, 40), st.integers(0, 10**6))
 def test_drawn_requests_are_valid(rows: int, seed: int) -> None:
-    request = draw_request(SIGNATURE, rows, seed)
+    request = sample_request(SIGNATURE, rows, seed)
     check_types(request, rows)
     assert within(request)
 
 
 def test_the_same_seed_draws_the_same() -> None:
-    one, two, other = (draw_request(SIGNATURE, 9, seed) for seed in (3, 3, 4))
+    one, two, other = (sample_request(SIGNATURE, 9, seed) for seed in (3, 3, 4))
     assert all(np.array_equal(one[name], two[name]) for name in one)
     assert not np.array_equal(one["x"], other["x"])
 
 
 def test_edges_are_valid_and_reach_both_ends() -> None:
-    edges = edge_requests(SIGNATURE)
+    edges = make_edge_requests(SIGNATURE)
     for request in edges.values():
         check_types(request, len(request["user"]))
         assert within(request)
@@ -60,7 +60,7 @@ def test_edges_are_valid_and_reach_both_ends() -> None:
 
 
 def test_every_id_of_every_range_is_there() -> None:
-    (request,) = every_id(SIGNATURE).values()
+    (request,) = make_every_id_requests(SIGNATURE).values()
     check_types(request, 10)
     assert within(request)
     for values, low, high in (
@@ -71,7 +71,7 @@ def test_every_id_of_every_range_is_there() -> None:
 
 def test_the_ids_of_a_large_table_come_in_pieces() -> None:
     large = Signature((Input("user", "int64", (BATCH,), ((0, 2500),)),), ())
-    pieces = every_id(large)
+    pieces = make_every_id_requests(large)
     assert [len(r["user"]) for r in pieces.values()] == [1024, 1024, 453]
     assert np.concatenate([r["user"] for r in pieces.values()]).tolist() == list(range(2501))
 
@@ -79,5 +79,5 @@ def test_the_ids_of_a_large_table_come_in_pieces() -> None:
 @pytest.mark.parametrize("start", [0, 1, 2])
 @pytest.mark.parametrize("rows", [1, 3, 10])
 def test_rows_are_repeated_in_order(rows: int, start: int) -> None:
-    request = repeated({"user": np.array([4, 5, 6])}, rows, start)
+    request = repeat_rows({"user": np.array([4, 5, 6])}, rows, start)
     assert request["user"].tolist() == [4, 5, 6, 4, 5, 6, 4, 5, 6, 4, 5, 6][start : start + rows]

@@ -5,7 +5,7 @@ import uuid
 from pathlib import Path
 
 from recprune_export.bundle.archive.signature import Signer
-from recprune_export.bundle.lock import only_writer
+from recprune_export.bundle.lock import hold_write_lock
 from recprune_export.bundle.manifest.manifest import MANIFEST, SIGNATURE
 from recprune_export.bundle.verify import check_files, read_manifest
 from recprune_export.errors import UsageError
@@ -21,7 +21,7 @@ def sign_bundle(bundle: Path, sign: Signer) -> Path:
     path = bundle / SIGNATURE
     partial = bundle.with_name(f".{bundle.resolve().name}.{uuid.uuid4().hex[:12]}.partial")
     try:
-        with only_writer(bundle.resolve()):  # the manifest that is signed must not be replaced meanwhile
+        with hold_write_lock(bundle.resolve()):  # the manifest that is signed must not be replaced meanwhile
             check_files(bundle, read_manifest(bundle))
             partial.write_bytes(sign((bundle / MANIFEST).read_bytes()))
             os.replace(partial, path)

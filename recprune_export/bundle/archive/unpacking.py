@@ -20,7 +20,7 @@ from recprune_export.bundle.manifest.manifest import MANIFEST, SIGNATURE, Manife
 from recprune_export.bundle.verify import MANIFEST_LIMIT
 from recprune_export.errors import BundleError, RecpruneError
 
-MOST_BYTES = 64 << 30
+MAX_BYTES = 64 << 30
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _CHUNK = 1 << 20
 _PADDING = 20 * BLOCK  # tar fills its last record up
@@ -36,7 +36,7 @@ def is_packed(path: Path) -> bool:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Path]:
+def open_bundle_path(path: Path) -> Iterator[Path]:
     """Give the folder of a bundle inside the block: `path` itself, or where a packed one is extracted for that time.
 
     Errors that are raised inside name the archive instead of the folder. Raises `BundleError` where the archive is no packed
@@ -91,7 +91,7 @@ class _Tar:
             raise BundleError(f"{self.archive} is no packed bundle: it holds no plain tar archive.") from error
         if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or info.linkname:
             raise self.refused(info.name, "is a link, a folder or something else that is no plain file")
-        if not 0 <= info.size <= MOST_BYTES:
+        if not 0 <= info.size <= MAX_BYTES:
             raise self.refused(info.name, "has a size that no file of a bundle has")
         folder, _, name = info.name.partition("/")
         self._folder = folder if self._folder is None else self._folder
@@ -170,8 +170,8 @@ def _declared(archive: Path, text: bytes, folder: Path) -> dict[str, int]:
         raise BundleError(f"{archive} is no bundle of this release: {error}") from error
     files: Mapping[str, int] = {name: entry.bytes for name, entry in manifest.files.items()}
     total, free = sum(files.values()), shutil.disk_usage(folder).free
-    if total > min(MOST_BYTES, free):
+    if total > min(MAX_BYTES, free):
         raise BundleError(
-            f"{archive} declares {total:,} bytes, more than the {min(MOST_BYTES, free):,} that are allowed or free in {folder.parent}."
+            f"{archive} declares {total:,} bytes, more than the {min(MAX_BYTES, free):,} that are allowed or free in {folder.parent}."
         )
     return {**files, SIGNATURE: SIGNATURE_BYTES}

@@ -13,22 +13,22 @@ from recprune_export.bundle.manifest.manifest_sections import (
     ChangeSection,
     CostSection,
     DenseAndPruned,
+    EmptySection,
     EncodingSection,
     FileEntry,
-    Follows,
     LatencySection,
     Name,
-    Nothing,
     Object,
     ProvenanceSection,
-    QuantisationSection,
+    QuantizationSection,
     RewriteEntry,
+    SectionOf,
     SessionSection,
     Sha256,
     SignatureSection,
-    Tolerances,
+    ToleranceSection,
 )
-from recprune_export.bundle.manifest.migration import migrated
+from recprune_export.bundle.manifest.migration import migrate
 from recprune_export.errors import BundleError
 
 FORMAT: Literal["recprune-export/bundle"] = "recprune-export/bundle"
@@ -74,31 +74,31 @@ class Manifest(BaseModel):
         ),
     ]
     opset: Annotated[int, Field(ge=13, description=f"ONNX operator set of {MODEL}")]
-    signature: Annotated[Object, Follows(SignatureSection)]
+    signature: Annotated[Object, SectionOf(SignatureSection)]
     counts: Annotated[
         Object,
-        Follows(DenseAndPruned),
+        SectionOf(DenseAndPruned),
         Field(description="parameters, non-zero parameters, bytes and operations, by part, counted in the ONNX files"),
     ]
     metrics: Annotated[
         Object,
-        Follows(DenseAndPruned),
+        SectionOf(DenseAndPruned),
         Field(description="quality on held-out rows, by metric; empty objects without data"),
     ]
     parity: Annotated[Object, Field(description=f"{MODEL} in ONNX Runtime against the pruned program in PyTorch")]
-    latency: Annotated[Object, Follows(LatencySection)]
+    latency: Annotated[Object, SectionOf(LatencySection)]
     plan: Annotated[Object, Field(description=f"summary of {PLAN}: what was removed, what was frozen and why")]
     settings: Annotated[Object, Field(description="sparsity, seed and other options of the run")]
     environment: Annotated[Object, Field(description="versions of packages, system, CPU and cores of the run")]
-    tolerances: Annotated[Object, Follows(Tolerances)]
-    session: Annotated[Object, Follows(SessionSection)] = Field(default_factory=dict)
+    tolerances: Annotated[Object, SectionOf(ToleranceSection)]
+    session: Annotated[Object, SectionOf(SessionSection)] = Field(default_factory=dict)
     rewrites: Annotated[
-        list[Annotated[Object, Follows(RewriteEntry)]], Field(description="rewrites that were tried, in order")
+        list[Annotated[Object, SectionOf(RewriteEntry)]], Field(description="rewrites that were tried, in order")
     ] = Field(default_factory=list)
-    cost: Annotated[Object, Follows(CostSection)] = Field(default_factory=dict)
+    cost: Annotated[Object, SectionOf(CostSection)] = Field(default_factory=dict)
     change: Annotated[
         Object,
-        Follows(ChangeSection | Nothing),
+        SectionOf(ChangeSection | EmptySection),
         Field(description="how a metric of test rows changes; empty where no rows have labels"),
     ] = Field(default_factory=dict)
     notes: Annotated[list[str], Field(description="what the user should know and would not look for")] = Field(
@@ -106,18 +106,18 @@ class Manifest(BaseModel):
     )
     quantisation: Annotated[
         Object,
-        Follows(QuantisationSection),
+        SectionOf(QuantizationSection),
         Field(
             description="weights in fewer bits, and what that costs against the same file in fp32; empty where there are none"
         ),
     ] = Field(default_factory=dict)
     encoding: Annotated[
-        Annotated[Object, Follows(EncodingSection)] | None,
+        Annotated[Object, SectionOf(EncodingSection)] | None,
         Field(description="null where requests are made of arrays, not of raw values"),
     ] = None
     licence: Annotated[str | None, Field(description="SPDX expression; null where none was stated")] = None
     provenance: Annotated[
-        Annotated[Object, Follows(ProvenanceSection)] | None, Field(description="null where it is not known")
+        Annotated[Object, SectionOf(ProvenanceSection)] | None, Field(description="null where it is not known")
     ] = None
     files: Annotated[
         dict[str, FileEntry],
@@ -139,10 +139,12 @@ class Manifest(BaseModel):
         self,
     ) -> Annotated[
         Sha256,
-        Field(description="SHA-256 of this object without `checksum`, as JSON with sorted keys and no white space"),
+        Field(
+            description="SHA-256 of this object without `values_checksum`, as JSON with sorted keys and no white space"
+        ),
     ]:
         """The checksum of everything else."""
-        return checksum(self.model_dump(exclude={"checksum"}))
+        return values_checksum(self.model_dump(exclude={"checksum"}))
 
     def with_files(self, files: Mapping[str, FileEntry]) -> Self:
         """Return the same manifest for these files."""
@@ -154,7 +156,7 @@ class Manifest(BaseModel):
         # names of the signature have to stay as they are.
         values = self.model_dump(exclude={"checksum"})
         values = {name: value if name == "signature" else _printable(value) for name, value in values.items()}
-        return {**values, "checksum": checksum(values)}
+        return {**values, "checksum": values_checksum(values)}
 
     def to_json(self) -> str:
         """Return the text of `manifest.json`.
@@ -173,9 +175,9 @@ class Manifest(BaseModel):
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise BundleError(f"{MANIFEST} is not the manifest of a recprune-export bundle.")
         try:
-            made = checksum(values)
+            made = values_checksum(values)
             strange = next((text for text in _texts(values) if _UNPRINTABLE.search(text)), None)
-            given = migrated(values, FORMAT_VERSION)
+            given = migrate(values, FORMAT_VERSION)
             manifest = cls.model_validate({key: value for key, value in given.items() if key != "checksum"})
         except ValidationError as error:
             raise BundleError(f"{MANIFEST} does not follow its schema at {_first_fault(error)}.") from error
@@ -194,10 +196,10 @@ class Manifest(BaseModel):
         return manifest
 
 
-def checksum(values: Mapping[str, Any]) -> str:
-    """SHA-256 of a manifest's values, without the key `checksum`, in canonical JSON.
+def values_checksum(values: Mapping[str, Any]) -> str:
+    """SHA-256 of a manifest's values, without the key `values_checksum`, in canonical JSON.
 
-    >>> checksum({"a": 1, "b": 2}) == checksum({"b": 2, "a": 1, "checksum": "anything"})
+    >>> values_checksum({"a": 1, "b": 2}) == values_checksum({"b": 2, "a": 1, "checksum": "anything"})
     True
     """
     stated = {key: value for key, value in values.items() if key != "checksum"}

@@ -16,22 +16,22 @@ _WRITTEN = ("format", "format_version", "files")  # have a default in Python, an
 class _Untitled(GenerateJsonSchema):
     """A key says what it is; a title would say it twice."""
 
-    def field_title_should_be_set(self, schema: Any) -> bool:
+    def field_title_should_be_set(self, make_manifest_schema: Any) -> bool:
         """Never."""
         return False
 
 
-def schema() -> dict[str, Any]:
+def make_manifest_schema() -> dict[str, Any]:
     """Return the JSON schema that every `manifest.json` of the present format follows."""
     made = Manifest.model_json_schema(mode="serialization", schema_generator=_Untitled)
     required = dict.fromkeys((*_WRITTEN, *made["required"]))
     return {"$schema": _DIALECT, **made, "required": list(required)}
 
 
-def schema_text() -> str:
+def format_manifest_schema() -> str:
     """Return the text of `docs/manifest.schema.json`."""
-    return json.dumps(schema(), indent=2) + "\n"
+    return json.dumps(make_manifest_schema(), indent=2) + "\n"
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(schema_text(), encoding="utf-8")
+    Path(sys.argv[1]).write_text(format_manifest_schema(), encoding="utf-8")

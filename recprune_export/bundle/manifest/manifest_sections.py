@@ -27,7 +27,7 @@ ByBatch = dict[str, Amount]
 
 
 @dataclass(frozen=True)
-class Follows:
+class SectionOf:
     """Marks a plain dictionary that is checked, and published, as a typed one."""
 
     section: Any
@@ -158,12 +158,12 @@ class ChangeSection(TypedDict):
 
 
 @with_config(CLOSED)
-class Nothing(TypedDict):
+class EmptySection(TypedDict):
     """A part that does not apply."""
 
 
 @with_config(CLOSED)
-class Tolerances(TypedDict):
+class ToleranceSection(TypedDict):
     """An output passes when |difference| <= absolute + relative * |golden|."""
 
     absolute: Amount
@@ -261,7 +261,7 @@ class CostSection(TypedDict):
 
 
 @with_config(CLOSED)
-class QuantisedWeight(TypedDict):
+class QuantizedWeight(TypedDict):
     """A table or a linear layer, in how many bits it is stored, and why."""
 
     name: Annotated[str, Field(description="of the weight in fp32")]
@@ -291,7 +291,7 @@ class QuantisedWeight(TypedDict):
 
 
 @with_config(CLOSED)
-class QuantisationLoss(TypedDict):
+class QuantizationLossSection(TypedDict):
     """The gate: what the validation metric lost, or without rows the relative error of the answers."""
 
     metric: str
@@ -313,15 +313,15 @@ class BeforeAndAfter(TypedDict):
 
 
 @with_config(CLOSED)
-class QuantisationSection(TypedDict):
+class QuantizationSection(TypedDict):
     """Weights in fewer bits."""
 
     mode: NotRequired[Annotated[Literal["fp16", "int8", "int4"], Field(description="what was asked for")]]
     layers: NotRequired[
-        Annotated[list[QuantisedWeight], Field(description="linear layers; shape is inputs and outputs")]
+        Annotated[list[QuantizedWeight], Field(description="linear layers; shape is inputs and outputs")]
     ]
-    tables: NotRequired[Annotated[list[QuantisedWeight], Field(description="tables; shape is rows and dimensions")]]
-    loss: NotRequired[QuantisationLoss]
+    tables: NotRequired[Annotated[list[QuantizedWeight], Field(description="tables; shape is rows and dimensions")]]
+    loss: NotRequired[QuantizationLossSection]
     taken_back: NotRequired[Annotated[list[str], Field(description="weights that got more bits again, for quality")]]
     bytes: NotRequired[BeforeAndAfter]
     error: NotRequired[

@@ -8,12 +8,12 @@ from recprune_export.errors import BundleError
 Values = dict[str, Any]
 
 
-def migrated(values: Mapping[str, Any], version: int) -> Values:
+def migrate(values: Mapping[str, Any], version: int) -> Values:
     """Return the values of a manifest in format `version`; those that are already, unchanged.
 
     Raises `BundleError` where they are of a newer format, or of one that was never written.
 
-    >>> sorted(migrated({"format_version": 1, "name": "ctr"}, 2))
+    >>> sorted(migrate({"format_version": 1, "name": "ctr"}, 2))
     ['encoding', 'format_version', 'licence', 'name', 'provenance']
     """
     stated = values.get("format_version")

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from recprune_export.bundle.servers.triton import TYPES, as_sent
+from recprune_export.bundle.servers.triton import TYPES, reshape_for_triton
 
 REQUEST = "samples/kserve-request.json"
 RESPONSE = "samples/kserve-response.json"
 _ID = "golden"
 
 
-def samples(
+def kserve_samples(
     model: str, request: Mapping[str, np.ndarray], response: Mapping[str, np.ndarray], *, batched: bool
 ) -> dict[str, bytes]:
     """Return request and response by their names in the bundle; nothing where the answer has numbers that JSON does not know.
@@ -28,7 +28,7 @@ def samples(
 
 
 def _tensors(arrays: Mapping[str, np.ndarray], batched: bool) -> list[dict[str, Any]]:
-    return [_tensor(name, as_sent(values, batched)) for name, values in arrays.items()]
+    return [_tensor(name, reshape_for_triton(values, batched)) for name, values in arrays.items()]
 
 
 def _tensor(name: str, values: np.ndarray) -> dict[str, Any]:

@@ -61,7 +61,7 @@ Ids that training data rarely shows share one row of their table; the model take
 """
 
 
-def bundle_readme(
+def render_readme(
     name: str,
     signature: Mapping[str, Any],
     session: SessionOptions,
@@ -85,7 +85,7 @@ def bundle_readme(
     return _TEMPLATE.format(
         name=name,
         rows=rows,
-        code=calling_code(session),
+        code=render_calling_code(session),
         ignored=_ignored(ignored),
         shared=told,
         encoding=_ENCODING if encoding else "",
@@ -101,7 +101,7 @@ def _serving(name: str, files: Collection[str]) -> str:
     return (_TRITON if triton else "") + told
 
 
-def calling_code(session: SessionOptions) -> str:
+def render_calling_code(session: SessionOptions) -> str:
     """Return Python that loads the model of a bundle and asks it, from within the bundle's directory."""
     return _CODE.format(session=session.code())
 
@@ -135,13 +135,15 @@ def _ignored(fields: Sequence[str]) -> str:
 
 def _row(kind: str, tensor: Mapping[str, Any]) -> str:
     shape = ", ".join(str(size) for size in tensor["shape"])
-    return f"| {kind} | `{tensor['name']}` | {tensor['dtype']} | ({shape}) | {ids_in_words(tensor.get('ids', ()))} |"
+    return (
+        f"| {kind} | `{tensor['name']}` | {tensor['dtype']} | ({shape}) | {describe_id_ranges(tensor.get('ids', ()))} |"
+    )
 
 
-def ids_in_words(ranges: Any) -> str:
+def describe_id_ranges(ranges: Any) -> str:
     """Return the valid ids of an input as people read them.
 
-    >>> ids_in_words([]), ids_in_words([[0, 9]]), ids_in_words([[0, 9], None])
+    >>> describe_id_ranges([]), describe_id_ranges([[0, 9]]), describe_id_ranges([[0, 9], None])
     ('', '0 to 9', 'by column: 0 to 9; no ids')
     """
     words = ["no ids" if pair is None else f"{pair[0]} to {pair[1]}" for pair in ranges]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from recprune_export.bundle.write import Content, SameAs
+from recprune_export.bundle.write import Content, HardLink
 from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.program.signature import Axis, Input, Output, Signature
 
@@ -30,7 +30,7 @@ def model_name(name: str) -> str:
     return re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII).lstrip(".") or "model"
 
 
-def repository(
+def make_model_repository(
     name: str,
     signature: Signature,
     request: Mapping[str, np.ndarray],
@@ -49,14 +49,14 @@ def repository(
     folder = f"triton/{name}"
     rows = {i.name: _one_row(i, request[i.name]) for i in signature.inputs}
     files: dict[str, Content] = {
-        f"{folder}/config.pbtxt": config(name, signature, rows, options=options, most_rows=batched).encode(),
-        **{f"{folder}/1/{model}": SameAs(model) for model in models},
+        f"{folder}/config.pbtxt": render_config(name, signature, rows, options=options, most_rows=batched).encode(),
+        **{f"{folder}/1/{model}": HardLink(model) for model in models},
     }
     warm_up = {_row_file(n): rows[i.name].tobytes() for n, i in enumerate(signature.inputs)}
     return {**files, **{f"{folder}/warmup/{file}": content for file, content in warm_up.items()}}
 
 
-def config(
+def render_config(
     name: str, signature: Signature, rows: Mapping[str, np.ndarray], *, options: SessionOptions, most_rows: int
 ) -> str:
     """Return the text of `config.pbtxt`; without `most_rows` the server makes no batches.
@@ -79,10 +79,10 @@ def config(
     return "\n".join(parts) + "\n"
 
 
-def as_sent(values: np.ndarray, batched: bool) -> np.ndarray:
+def reshape_for_triton(values: np.ndarray, batched: bool) -> np.ndarray:
     """Return a tensor in the shape that a client sends: where Triton makes batches, one number for each row is [rows, 1].
 
-    >>> as_sent(np.zeros(3), batched=True).shape, as_sent(np.zeros(3), batched=False).shape
+    >>> reshape_for_triton(np.zeros(3), batched=True).shape, reshape_for_triton(np.zeros(3), batched=False).shape
     ((3, 1), (3,))
     """
     return values[:, None] if batched and values.ndim == 1 else values.reshape(1) if not values.ndim else values

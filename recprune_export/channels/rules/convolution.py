@@ -7,8 +7,8 @@ import torch
 from torch import fx
 
 from recprune_export.channels.rules.contraction import add_bias, contract
-from recprune_export.channels.tags import Labels, unlabelled
-from recprune_export.channels.walk import Described, Walk, rule
+from recprune_export.channels.tags import TensorTags, make_untagged_axis
+from recprune_export.channels.walk import NodeTags, Walk, rule
 from recprune_export.program.nodes import argument
 
 aten = torch.ops.aten
@@ -29,21 +29,21 @@ _ADAPTIVE_POOLINGS = (
 
 
 @rule(aten.conv1d.default, aten.conv1d.padding, aten.conv2d.default, aten.conv2d.padding)
-def convolution(walk: Walk, node: fx.Node) -> Described:
+def convolution(walk: Walk, node: fx.Node) -> NodeTags:
     """`conv2d(x: B×C×L×D, W: O×C×h×1)`: C is contracted, O is a new width, D goes through, L stays.
 
     A kernel of one leaves its axis alone; a kernel as long as the axis sums over it; any other moves over it.
     """
-    x, weight, bias = (walk.labels(argument(node, name)) for name in ("input", "weight", "bias"))
+    x, weight, bias = (walk.tags(argument(node, name)) for name in ("input", "weight", "bias"))
     assert x is not None and weight is not None
     space = len(weight.shape) - 2
     groups = argument(node, "groups")
     one_to_one = 1 < groups == x.shape[-space - 1] == weight.shape[0]
     if len(x.shape) == space + 1 or not (groups == 1 or one_to_one):
-        for labels in (x, weight, bias):
-            for ids in labels.removes if labels is not None else ():
+        for tags in (x, weight, bias):
+            for ids in tags.removed_by if tags is not None else ():
                 walk.freeze(node, ids, "the channels of the convolution are grouped")
-        return walk.nothing(walk.env[node])
+        return walk.make_untagged(walk.env[node])
     x_axes: dict[object, int] = {"b": 0, ("o" if one_to_one else "c"): 1}
     weight_axes: dict[object, int] = {"o": 0} if one_to_one else {"o": 0, "c": 1}
     output: list[object] = ["b", "o"]
@@ -53,11 +53,11 @@ def convolution(walk: Walk, node: fx.Node) -> Described:
         if how != "moves":
             x_axes[axis] = axis
         else:
-            walk.freeze(node, x.removes[axis], _MOVES)
+            walk.freeze(node, x.removed_by[axis], _MOVES)
         if how == "whole":
             weight_axes[axis] = axis
         else:
-            walk.freeze(node, weight.removes[axis], _MOVES)
+            walk.freeze(node, weight.removed_by[axis], _MOVES)
     operands = [
         (list(x_axes), x.take_axes(list(x_axes.values()))),
         (list(weight_axes), weight.take_axes(list(weight_axes.values()))),
@@ -82,19 +82,19 @@ def _at(given: Any, position: int) -> Any:
     return given[position] if len(given) > 1 else given[0]
 
 
-def _of_shape(labels: Labels, shape: Sequence[int]) -> Labels:
-    """Give axes that have no labels the size that they have in the result."""
+def _of_shape(tags: TensorTags, shape: Sequence[int]) -> TensorTags:
+    """Give axes that have no tags the size that they have in the result."""
 
     def stretch(field: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return tuple(ids if len(ids) == n else unlabelled(n) for ids, n in zip(field, shape, strict=True))
+        return tuple(ids if len(ids) == n else make_untagged_axis(n) for ids, n in zip(field, shape, strict=True))
 
-    return labels.map(stretch)
+    return tags.map(stretch)
 
 
 @rule(*_POOLINGS, *_ADAPTIVE_POOLINGS)
-def pooling(walk: Walk, node: fx.Node) -> Described:
+def pooling(walk: Walk, node: fx.Node) -> NodeTags:
     """`max_pool2d(x: B×C×L×D, [2, 1])`: C and D go through, L is pooled and stays."""
-    x = walk.labels(argument(node, "self"))
+    x = walk.tags(argument(node, "self"))
     assert x is not None
     value = walk.env[node]
     first = value[0] if isinstance(value, (tuple, list)) else value
@@ -108,7 +108,7 @@ def pooling(walk: Walk, node: fx.Node) -> Described:
         if kernel == stride == 1:
             kept.append(axis)
         else:
-            walk.freeze(node, x.removes[axis], "it is pooled")
+            walk.freeze(node, x.removed_by[axis], "it is pooled")
             kept.append(None)
     pooled = _of_shape(x.take_axes(kept), first.shape)
-    return (pooled, pooled.without_zeroes()) if isinstance(value, (tuple, list)) else pooled
+    return (pooled, pooled.without_zero_tags()) if isinstance(value, (tuple, list)) else pooled

@@ -3,8 +3,8 @@
 import torch
 from torch import fx
 
-from recprune_export.channels.tags import Labels
-from recprune_export.channels.walk import Described, Walk, rule
+from recprune_export.channels.tags import TensorTags
+from recprune_export.channels.walk import NodeTags, Walk, rule
 
 aten = torch.ops.aten
 
@@ -17,28 +17,28 @@ aten = torch.ops.aten
     aten.new_ones.default,
     aten.new_full.default,
 )
-def filled(walk: Walk, node: fx.Node) -> Described:
+def filled(walk: Walk, node: fx.Node) -> NodeTags:
     """`zeros([B, D])`: B follows the request, D whatever it is combined with."""
     value = walk.env[node]
-    removes = tuple(
-        torch.zeros(size, dtype=torch.int64) if fixed else walk.fresh(node, axis, size)
-        for axis, (size, fixed) in enumerate(zip(value.shape, walk.fixed(node), strict=True))
+    removed_by = tuple(
+        torch.zeros(size, dtype=torch.int64) if fixed else walk.make_axis_tags(node, axis, size)
+        for axis, (size, fixed) in enumerate(zip(value.shape, walk.varying_axes(node), strict=True))
     )
-    labels = Labels(removes, removes)
-    return labels.without_zeroes() if bool(value.any()) else labels
+    tags = TensorTags(removed_by, removed_by)
+    return tags.without_zero_tags() if bool(value.any()) else tags
 
 
 @rule(aten.zeros_like.default, aten.ones_like.default, aten.full_like.default)
-def filled_like(walk: Walk, node: fx.Node) -> Described:
+def filled_like(walk: Walk, node: fx.Node) -> NodeTags:
     """`zeros_like(x)`: as wide as x."""
-    labels = walk.labels(node.args[0])
-    assert labels is not None
+    tags = walk.tags(node.args[0])
+    assert tags is not None
     if bool(walk.env[node].any()):
-        return labels.without_zeroes()
-    return Labels(labels.removes, labels.removes, whole=labels.whole)
+        return tags.without_zero_tags()
+    return TensorTags(tags.removed_by, tags.removed_by, removed_entirely_by=tags.removed_entirely_by)
 
 
 @rule(aten.sym_size.int)
-def size(walk: Walk, node: fx.Node) -> Described:
+def size(walk: Walk, node: fx.Node) -> NodeTags:
     """The size of the batch: a number, no tensor."""
     return None

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, fx
 
 from recprune_export.channels.dependency_sets import EMPTY
-from recprune_export.channels.tags import Labels
-from recprune_export.channels.walk import Described, Walk, rule
+from recprune_export.channels.tags import TensorTags
+from recprune_export.channels.walk import NodeTags, Walk, rule
 from recprune_export.program.nodes import argument
 
 aten = torch.ops.aten
@@ -106,7 +106,7 @@ _ZERO_IF_ALL_ARE = (
     aten.minimum.default,
     aten.fmod.Tensor,
 )
-SUMS_OF_TWO = (aten.add.Tensor, aten.sub.Tensor)
+BINARY_SUMS = (aten.add.Tensor, aten.sub.Tensor)
 _ZERO_IF_ANY_IS = (aten.mul.Tensor, aten.logical_and.default, aten.bitwise_and.Tensor)
 _ZERO_IF_FIRST_IS = (
     aten.atan2.default,
@@ -134,12 +134,12 @@ _NEVER_ZERO = (
 
 
 @rule(*_OF_ONE_TENSOR)
-def of_one_tensor(walk: Walk, node: fx.Node) -> Described:
-    """`relu(x)`: x's labels; zeros stay if relu(0) is 0, which is found by trying."""
-    position = next(p for p, argument in enumerate(node.args) if walk.labels(argument) is not None)
-    labels = walk.labels(node.args[position])
-    assert labels is not None
-    return labels if _keeps_zero(walk, node, position) else labels.without_zeroes()
+def unary(walk: Walk, node: fx.Node) -> NodeTags:
+    """`relu(x)`: x's tags; zeros stay if relu(0) is 0, which is found by trying."""
+    position = next(p for p, argument in enumerate(node.args) if walk.tags(argument) is not None)
+    tags = walk.tags(node.args[position])
+    assert tags is not None
+    return tags if _keeps_zero(walk, node, position) else tags.without_zero_tags()
 
 
 def _keeps_zero(walk: Walk, node: fx.Node, position: int) -> bool:
@@ -148,50 +148,52 @@ def _keeps_zero(walk: Walk, node: fx.Node, position: int) -> bool:
     return not bool(node.target(*args, **walk.value(dict(node.kwargs))).any())  # type: ignore[operator]
 
 
-def _tensor_arguments(walk: Walk, arguments: Sequence[Any]) -> list[Labels]:
-    return [labels for argument in arguments if (labels := walk.labels(argument)) is not None]
+def _tensor_arguments(walk: Walk, arguments: Sequence[Any]) -> list[TensorTags]:
+    return [tags for argument in arguments if (tags := walk.tags(argument)) is not None]
 
 
-class Side(NamedTuple):
+class AxisTags(NamedTuple):
     """What one axis of one operand says."""
 
-    removes: Tensor
-    zeroes: Tensor
-    steady: Tensor
+    removed_by: Tensor
+    zero_when_masked: Tensor
+    constant_when_masked: Tensor
 
 
-def align(walk: Walk, node: fx.Node, operands: Sequence[Labels]) -> list[list[Side | None]]:
+def align(walk: Walk, node: fx.Node, operands: Sequence[TensorTags]) -> list[list[AxisTags | None]]:
     """Tie broadcast operands index by index.
 
     Returns for each axis of the result, for each operand, its side, or None where the operand does not have the axis
     or repeats one value along it.
     """
-    shape = torch.broadcast_shapes(*(labels.shape for labels in operands))
-    result: list[list[Side | None]] = []
+    shape = torch.broadcast_shapes(*(tags.shape for tags in operands))
+    result: list[list[AxisTags | None]] = []
     for axis, size in enumerate(shape):
-        row: list[Side | None] = []
-        for labels in operands:
-            own = axis - (len(shape) - len(labels.shape))
+        row: list[AxisTags | None] = []
+        for tags in operands:
+            own = axis - (len(shape) - len(tags.shape))
             if own < 0:
                 row.append(None)
-            elif labels.shape[own] != size:
-                walk.freeze(node, labels.removes[own], "an axis of one value is repeated")
+            elif tags.shape[own] != size:
+                walk.freeze(node, tags.removed_by[own], "an axis of one value is repeated")
                 row.append(None)
             else:
-                row.append(Side(labels.removes[own], labels.zeroes[own], labels.steady[own]))
+                row.append(AxisTags(tags.removed_by[own], tags.zero_when_masked[own], tags.constant_when_masked[own]))
         present = [side for side in row if side is not None]
         for side in present[1:]:
-            walk.equate(node, present[0].removes, side.removes, "it is combined with a tensor that keeps its width")
+            walk.equate(
+                node, present[0].removed_by, side.removed_by, "it is combined with a tensor that keeps its width"
+            )
         result.append(row)
     return result
 
 
-def _combine(walk: Walk, node: fx.Node, operands: Sequence[Labels], zero_if: str) -> Labels:
-    removes, zeroes, steady = [], [], []
+def _combine(walk: Walk, node: fx.Node, operands: Sequence[TensorTags], zero_if: str) -> TensorTags:
+    removed_by, zero_when_masked, constant_when_masked = [], [], []
     for row in align(walk, node, operands):
-        removes.append(next(side for side in row if side is not None).removes)
-        nothing = torch.zeros_like(removes[-1])
-        known = [nothing if side is None else side.zeroes for side in row]
+        removed_by.append(next(side for side in row if side is not None).removed_by)
+        nothing = torch.zeros_like(removed_by[-1])
+        known = [nothing if side is None else side.zero_when_masked for side in row]
         if zero_if == "any":
             zero = nothing
             for ids in known:
@@ -199,50 +201,55 @@ def _combine(walk: Walk, node: fx.Node, operands: Sequence[Labels], zero_if: str
         elif zero_if == "all":
             zero = known[0]
             for ids in known[1:]:
-                zero = walk.sets.common(zero, ids)
+                zero = walk.sets.intersection(zero, ids)
         else:
             zero = known[0] if zero_if == "first" else nothing
-        zeroes.append(zero)
-        steady.append(walk.sets.union(zero, _steady(walk, row, operands, nothing)))
-    return Labels(tuple(removes), tuple(zeroes), tuple(steady), whole=_whole(walk, operands, zero_if))
+        zero_when_masked.append(zero)
+        constant_when_masked.append(walk.sets.union(zero, _steady(walk, row, operands, nothing)))
+    return TensorTags(
+        tuple(removed_by),
+        tuple(zero_when_masked),
+        tuple(constant_when_masked),
+        removed_entirely_by=_whole(walk, operands, zero_if),
+    )
 
 
-def _whole(walk: Walk, operands: Sequence[Labels], zero_if: str) -> int:
-    wholes = [labels.whole for labels in operands]
+def _whole(walk: Walk, operands: Sequence[TensorTags], zero_if: str) -> int:
+    wholes = [tags.removed_entirely_by for tags in operands]
     if zero_if == "any":
-        return walk.sets.any_of(wholes)
+        return walk.sets.unite_sets(wholes)
     if zero_if == "all":
-        return walk.sets.all_of(wholes)
+        return walk.sets.intersect_sets(wholes)
     return wholes[0] if zero_if == "first" else EMPTY
 
 
-def _steady(walk: Walk, row: Sequence[Side | None], operands: Sequence[Labels], nothing: Tensor) -> Tensor:
+def _steady(walk: Walk, row: Sequence[AxisTags | None], operands: Sequence[TensorTags], nothing: Tensor) -> Tensor:
     """The same for every request where each operand is."""
-    if any(side is None and not labels.constant for side, labels in zip(row, operands, strict=True)):
+    if any(side is None and not tags.constant for side, tags in zip(row, operands, strict=True)):
         return nothing
-    present = [side.steady for side in row if side is not None]
+    present = [side.constant_when_masked for side in row if side is not None]
     result = present[0]
     for ids in present[1:]:
-        result = walk.sets.common(result, ids)
+        result = walk.sets.intersection(result, ids)
     return result
 
 
-def of_two_tensors(walk: Walk, node: fx.Node, zero_if: str) -> Described:
+def binary(walk: Walk, node: fx.Node, zero_if: str) -> NodeTags:
     """`f(x, y)`: index i of both goes together; the result is zero where "any", "all", the "first" or "never" one is."""
     operands = _tensor_arguments(walk, node.args[:2])
     if len(operands) == 1:
-        return of_one_tensor(walk, node)
+        return unary(walk, node)
     return _combine(walk, node, operands, zero_if)
 
 
 @rule(*_ZERO_IF_ALL_ARE)
-def add(walk: Walk, node: fx.Node) -> Described:
+def add(walk: Walk, node: fx.Node) -> NodeTags:
     """`x + y`: index i of both goes together; the sum is zero where both are, and y where all of x goes."""
-    if node.target in SUMS_OF_TWO:
+    if node.target in BINARY_SUMS:
         for one, other in (node.args[:2], node.args[1::-1]):
             if isinstance(other, fx.Node) and _alike(other.meta["val"], node.meta["val"]):
-                walk.goes_without(node, one)
-    return of_two_tensors(walk, node, "all")
+                walk.mark_operand_optional(node, one)
+    return binary(walk, node, "all")
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:
@@ -250,44 +257,49 @@ def _alike(one: Tensor, other: Tensor) -> bool:
 
 
 @rule(*_ZERO_IF_ANY_IS)
-def multiply(walk: Walk, node: fx.Node) -> Described:
+def multiply(walk: Walk, node: fx.Node) -> NodeTags:
     """`x * y`: index i of both goes together; the product is zero where one is."""
-    return of_two_tensors(walk, node, "any")
+    return binary(walk, node, "any")
 
 
 @rule(*_ZERO_IF_FIRST_IS)
-def divide(walk: Walk, node: fx.Node) -> Described:
+def divide(walk: Walk, node: fx.Node) -> NodeTags:
     """`x / y`: zero where x is."""
-    return of_two_tensors(walk, node, "first")
+    return binary(walk, node, "first")
 
 
 @rule(*_NEVER_ZERO)
-def compare(walk: Walk, node: fx.Node) -> Described:
+def compare(walk: Walk, node: fx.Node) -> NodeTags:
     """`x == y`: two zeros are equal, so nothing is known to be zero."""
-    return of_two_tensors(walk, node, "never")
+    return binary(walk, node, "never")
 
 
 @rule(aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf, aten.where.Scalar)
-def where(walk: Walk, node: fx.Node) -> Described:
+def where(walk: Walk, node: fx.Node) -> NodeTags:
     """`where(c, x, y)`: all three shrink together; zero where x and y are."""
-    condition, first, second = (walk.labels(source) for source in node.args)
-    operands = [labels for labels in (first, second, condition) if labels is not None]
+    condition, first, second = (walk.tags(source) for source in node.args)
+    operands = [tags for tags in (first, second, condition) if tags is not None]
     aligned = _combine(walk, node, operands, "never")
     if first is None or second is None:
         return aligned
     both = _combine(walk, node, [first, second], "all")
-    if len(both.removes) < len(aligned.removes):
+    if len(both.removed_by) < len(aligned.removed_by):
         return aligned
-    zeroes = tuple(
+    zero_when_masked = tuple(
         zero if len(zero) == len(removed) else torch.zeros_like(removed)
-        for zero, removed in zip(both.zeroes, aligned.removes, strict=True)
+        for zero, removed in zip(both.zero_when_masked, aligned.removed_by, strict=True)
     )
-    return Labels(aligned.removes, zeroes, tuple(map(walk.sets.union, zeroes, aligned.steady)), whole=both.whole)
+    return TensorTags(
+        aligned.removed_by,
+        zero_when_masked,
+        tuple(map(walk.sets.union, zero_when_masked, aligned.constant_when_masked)),
+        removed_entirely_by=both.removed_entirely_by,
+    )
 
 
 @rule(aten.masked_fill.Scalar, aten.masked_fill.Tensor)
-def masked_fill(walk: Walk, node: fx.Node) -> Described:
-    """`masked_fill(x, m, v)`: x's labels; zeros stay if v is 0, and will be."""
+def masked_fill(walk: Walk, node: fx.Node) -> NodeTags:
+    """`masked_fill(x, m, v)`: x's tags; zeros stay if v is 0, and will be."""
     operands = _tensor_arguments(walk, node.args[:2])
     zero = _is_constant(walk, node.args[2]) and float(walk.value(node.args[2])) == 0.0
     return _combine(walk, node, operands, "first" if zero else "never")
@@ -301,32 +313,32 @@ def _is_constant(walk: Walk, argument: Any) -> bool:
 
 
 @rule(aten.lerp.Scalar, aten.lerp.Tensor, aten.addcmul.default, aten.addcdiv.default)
-def mixed(walk: Walk, node: fx.Node) -> Described:
+def ternary(walk: Walk, node: fx.Node) -> NodeTags:
     """`lerp(x, y, w)`: all of them go together."""
     return _combine(walk, node, _tensor_arguments(walk, node.args), "never")
 
 
 @rule(aten.glu.default)
-def glu(walk: Walk, node: fx.Node) -> Described:
+def glu(walk: Walk, node: fx.Node) -> NodeTags:
     """`glu(x: B×2D, 1)`: index d goes with its gate D+d; zero where it is zero itself."""
-    labels = walk.labels(node.args[0])
-    assert labels is not None
-    axis = argument(node, "dim") % len(labels.shape)
-    half = labels.shape[axis] // 2
-    walk.equate(node, labels.removes[axis][:half], labels.removes[axis][half:], "its gate keeps its width")
+    tags = walk.tags(node.args[0])
+    assert tags is not None
+    axis = argument(node, "dim") % len(tags.shape)
+    half = tags.shape[axis] // 2
+    walk.equate(node, tags.removed_by[axis][:half], tags.removed_by[axis][half:], "its gate keeps its width")
 
     def first_half(field: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (*field[:axis], field[axis][:half], *field[axis + 1 :])
 
-    return labels.map(first_half)
+    return tags.map(first_half)
 
 
 @rule(aten.prelu.default)
-def prelu(walk: Walk, node: fx.Node) -> Described:
+def prelu(walk: Walk, node: fx.Node) -> NodeTags:
     """`prelu(x: B×C×..., a: C)`: the slopes go with the channels on axis 1."""
-    labels, slopes = _tensor_arguments(walk, node.args)
-    if len(slopes.removes[0]) > 1:
-        walk.equate(node, labels.removes[1], slopes.removes[0], "its PReLU slopes keep their width")
+    tags, slopes = _tensor_arguments(walk, node.args)
+    if len(slopes.removed_by[0]) > 1:
+        walk.equate(node, tags.removed_by[1], slopes.removed_by[0], "its PReLU slopes keep their width")
     else:
-        walk.freeze(node, slopes.removes[0], "one slope serves all channels")
-    return labels
+        walk.freeze(node, slopes.removed_by[0], "one slope serves all channels")
+    return tags

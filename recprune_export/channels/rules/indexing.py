@@ -8,41 +8,41 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from recprune_export.channels.rules.data_movement import SPLITS, move, with_slack
-from recprune_export.channels.tags import Labels, unlabelled
-from recprune_export.channels.walk import Described, Walk, rule
+from recprune_export.channels.rules.data_movement import SPLITS, add_optional_tags, move_data
+from recprune_export.channels.tags import TensorTags, make_untagged_axis
+from recprune_export.channels.walk import NodeTags, Walk, rule
 from recprune_export.program.nodes import argument, arguments
 
 aten = torch.ops.aten
 
 
 @rule(aten.index.Tensor, aten.index_select.default)
-def pick(walk: Walk, node: fx.Node) -> Described:
+def advanced_index(walk: Walk, node: fx.Node) -> NodeTags:
     """`x[:, i, j]`: constant lists of indices follow what is left of the axes; otherwise picked axes are frozen."""
-    labels = walk.labels(arguments(node)[0])
-    assert labels is not None
+    tags = walk.tags(arguments(node)[0])
+    assert tags is not None
     picked = picked_axes(node)
     if are_constant_lists(picked):
-        return move(walk, node)
+        return move_data(walk, node)
     if len(picked) > 1 or any(walk.env[index].dtype == torch.bool for index in picked.values()):
         for axis in picked:
-            walk.freeze(node, labels.removes[axis], "it is picked by several indices together")
-        return move(walk, node)
+            walk.freeze(node, tags.removed_by[axis], "it is picked by several indices together")
+        return move_data(walk, node)
     ((axis, index),) = picked.items()
     if walk.env[index].ndim == 1 and index.op == "get_attr":
-        listed = labels.map(lambda side: [*side[:axis], side[axis][walk.env[index]], *side[axis + 1 :]])
-        return with_slack(walk, node, listed, axis)
-    walk.look_up(node, labels.removes[axis], index)
-    like = walk.labels(index)
-    new = [unlabelled(n) for n in walk.env[index].shape] if like is None else list(like.removes)
+        listed = tags.map(lambda side: [*side[:axis], side[axis][walk.env[index]], *side[axis + 1 :]])
+        return add_optional_tags(walk, node, listed, axis)
+    walk.mark_lookup(node, tags.removed_by[axis], index)
+    like = walk.tags(index)
+    new = [make_untagged_axis(n) for n in walk.env[index].shape] if like is None else list(like.removed_by)
     blank = [torch.zeros_like(ids) for ids in new]
-    taken = Labels(
-        (*labels.removes[:axis], *new, *labels.removes[axis + 1 :]),
-        (*labels.zeroes[:axis], *blank, *labels.zeroes[axis + 1 :]),
+    taken = TensorTags(
+        (*tags.removed_by[:axis], *new, *tags.removed_by[axis + 1 :]),
+        (*tags.zero_when_masked[:axis], *blank, *tags.zero_when_masked[axis + 1 :]),
         # Which rows are picked varies with the request, so what is the same in every request is what is zero in all rows.
-        whole=labels.whole,
+        removed_entirely_by=tags.removed_entirely_by,
     )
-    return walk.of_fields(node, taken)
+    return walk.add_field_tags(node, taken)
 
 
 def picked_axes(node: fx.Node) -> dict[int, fx.Node]:
@@ -63,24 +63,24 @@ def are_constant_lists(picked: Mapping[int, fx.Node]) -> bool:
 
 
 @rule(aten.gather.default, aten.take_along_dim.default)
-def gather(walk: Walk, node: fx.Node) -> Described:
+def gather(walk: Walk, node: fx.Node) -> NodeTags:
     """`gather(x: B×L×D, 1, i: B×P×D)`: D goes from both; L is picked by the request and stays."""
-    labels, index = walk.labels(argument(node, "self")), walk.labels(node.args[2 if _is_gather(node) else 1])
-    assert labels is not None and index is not None
-    axis = argument(node, "dim") % len(labels.shape)
-    walk.freeze(node, labels.removes[axis], "its positions come with the request")
-    walk.freeze(node, index.removes[axis], "it says which positions are taken")
-    result = list(walk.nothing(walk.env[node]).removes)  # type: ignore[union-attr]
-    zeroes = list(result)
-    for other, (own, asked) in enumerate(zip(labels.removes, index.removes, strict=True)):
+    tags, index = walk.tags(argument(node, "self")), walk.tags(node.args[2 if _is_gather(node) else 1])
+    assert tags is not None and index is not None
+    axis = argument(node, "dim") % len(tags.shape)
+    walk.freeze(node, tags.removed_by[axis], "its positions come with the request")
+    walk.freeze(node, index.removed_by[axis], "it says which positions are taken")
+    result = list(walk.make_untagged(walk.env[node]).removed_by)  # type: ignore[union-attr]
+    zero_when_masked = list(result)
+    for other, (own, asked) in enumerate(zip(tags.removed_by, index.removed_by, strict=True)):
         if other == axis:
             continue
         if len(own) != len(asked):
             walk.freeze(node, own, "only a part of it is gathered")
             continue
         walk.equate(node, own, asked, "it is gathered by an index that keeps its width")
-        result[other], zeroes[other] = own, labels.zeroes[other]
-    return Labels(tuple(result), tuple(zeroes), whole=labels.whole)
+        result[other], zero_when_masked[other] = own, tags.zero_when_masked[other]
+    return TensorTags(tuple(result), tuple(zero_when_masked), removed_entirely_by=tags.removed_entirely_by)
 
 
 def _is_gather(node: fx.Node) -> bool:
@@ -88,33 +88,37 @@ def _is_gather(node: fx.Node) -> bool:
 
 
 @rule(aten.select.int, aten.unbind.int)
-def take(walk: Walk, node: fx.Node) -> Described:
+def select(walk: Walk, node: fx.Node) -> NodeTags:
     """`select(x: B×F×D, 1, f)`: F is taken apart, so each index that is taken must stay; D goes through.
 
     A field that is all of index f is all of what is taken.
     """
-    labels = walk.labels(arguments(node)[0])
-    assert labels is not None
-    axis = walk.value(argument(node, "dim")) % len(labels.shape)
-    left = labels.take_axes([other for other in range(len(labels.shape)) if other != axis])
+    tags = walk.tags(arguments(node)[0])
+    assert tags is not None
+    axis = walk.value(argument(node, "dim")) % len(tags.shape)
+    left = tags.take_axes([other for other in range(len(tags.shape)) if other != axis])
     single = node.target is aten.select.int
-    indices = [walk.value(argument(node, "index"))] if single else range(labels.shape[axis])
+    indices = [walk.value(argument(node, "index"))] if single else range(tags.shape[axis])
     outputs = []
     for index in indices:
-        fields = walk.sets.sovereign_in(walk.sets.common(labels.removes[axis][index], labels.zeroes[axis][index]))
-        walk.freeze(
-            node, walk.sets.without(labels.removes[axis][index], fields).reshape(1), "it is taken out by its number"
+        fields = walk.sets.field_tags_in(
+            walk.sets.intersection(tags.removed_by[axis][index], tags.zero_when_masked[axis][index])
         )
-        outputs.append(replace(left, whole=walk.sets.any_of((left.whole, int(fields)))))
+        walk.freeze(
+            node,
+            walk.sets.difference(tags.removed_by[axis][index], fields).reshape(1),
+            "it is taken out by its number",
+        )
+        outputs.append(replace(left, removed_entirely_by=walk.sets.unite_sets((left.removed_entirely_by, int(fields)))))
     return outputs[0] if single else tuple(outputs)
 
 
 @rule(aten.slice.Tensor, aten.narrow.default, *SPLITS)
-def cut(walk: Walk, node: fx.Node) -> Described:
-    """`slice(x: B×D, 1, 2, 5)`: dimensions 2 to 4 keep their labels, and so do the other axes."""
-    labels = walk.labels(arguments(node)[0])
-    assert labels is not None
-    axis = (argument(node, "dim") or 0) % len(labels.shape)
+def slice_axis(walk: Walk, node: fx.Node) -> NodeTags:
+    """`slice(x: B×D, 1, 2, 5)`: dimensions 2 to 4 keep their tags, and so do the other axes."""
+    tags = walk.tags(arguments(node)[0])
+    assert tags is not None
+    axis = (argument(node, "dim") or 0) % len(tags.shape)
 
     def run(ids: Tensor) -> Any:
         others = list(walk.value(arguments(node)[1:]))
@@ -128,23 +132,24 @@ def cut(walk: Walk, node: fx.Node) -> Described:
         parts = run(field[axis])
         return [(*field[:axis], part, *field[axis + 1 :]) for part in ([parts] if isinstance(parts, Tensor) else parts)]
 
-    cut_sides = map(cut_each, (labels.removes, labels.zeroes, labels.steady))
+    cut_sides = map(cut_each, (tags.removed_by, tags.zero_when_masked, tags.constant_when_masked))
     outputs = tuple(
-        Labels(removes, zeroes, steady, whole=labels.whole) for removes, zeroes, steady in zip(*cut_sides, strict=True)
+        TensorTags(removed_by, zero_when_masked, constant_when_masked, removed_entirely_by=tags.removed_entirely_by)
+        for removed_by, zero_when_masked, constant_when_masked in zip(*cut_sides, strict=True)
     )
     return outputs if node.target in SPLITS else outputs[0]
 
 
 @rule(aten.triu.default, aten.tril.default, aten.roll.default, aten.unfold.default, aten.diagonal.default)
-def by_position(walk: Walk, node: fx.Node) -> Described:
+def position_dependent(walk: Walk, node: fx.Node) -> NodeTags:
     """`triu(x: B×F×F)`: what happens to an element depends on its place, so the axes concerned stay."""
-    labels = walk.labels(argument(node, "self"))
-    assert labels is not None
-    for axis in _axes_of_places(node, len(labels.shape)):
-        walk.freeze(node, labels.removes[axis], "what happens to it depends on its position")
+    tags = walk.tags(argument(node, "self"))
+    assert tags is not None
+    for axis in _axes_of_places(node, len(tags.shape)):
+        walk.freeze(node, tags.removed_by[axis], "what happens to it depends on its position")
     if node.target in (aten.triu.default, aten.tril.default, aten.roll.default):
-        return labels
-    return move(walk, node)
+        return tags
+    return move_data(walk, node)
 
 
 def _axes_of_places(node: fx.Node, rank: int) -> list[int]:
@@ -158,46 +163,46 @@ def _axes_of_places(node: fx.Node, rank: int) -> list[int]:
 
 
 @rule(aten.index_put.default)
-def index_put(walk: Walk, node: fx.Node) -> Described:
+def index_put(walk: Walk, node: fx.Node) -> NodeTags:
     """`index_put(x: B×L×D, [m: B×L], v)`: the axes under the index stay; D goes through, with the D of v."""
-    labels, values = walk.labels(argument(node, "self")), walk.labels(argument(node, "values"))
-    assert labels is not None
+    tags, values = walk.tags(argument(node, "self")), walk.tags(argument(node, "values"))
+    assert tags is not None
     covered: list[int] = []
     axis = 0
     for index in argument(node, "indices"):
         wide = 1 if index is None or walk.env[index].dtype != torch.bool else walk.env[index].ndim
         covered += [] if index is None else range(axis, axis + wide)
         axis += wide
-    behind = [a for a in range(len(labels.shape)) if a not in covered]
-    aligned = values is None or not values.removes or (bool(behind) and behind[0] > covered[-1])
-    for a in range(len(labels.shape)):
+    behind = [a for a in range(len(tags.shape)) if a not in covered]
+    aligned = values is None or not values.removed_by or (bool(behind) and behind[0] > covered[-1])
+    for a in range(len(tags.shape)):
         if a in covered or not aligned:
-            walk.freeze(node, labels.removes[a], "it is overwritten by position")
+            walk.freeze(node, tags.removed_by[a], "it is overwritten by position")
     if values is None:
-        return labels.without_zeroes()
-    for offset in range(1, len(values.removes) + 1):
-        own = labels.removes[-offset] if aligned and offset <= len(behind) else None
-        theirs = values.removes[-offset]
+        return tags.without_zero_tags()
+    for offset in range(1, len(values.removed_by) + 1):
+        own = tags.removed_by[-offset] if aligned and offset <= len(behind) else None
+        theirs = values.removed_by[-offset]
         if own is not None and len(own) == len(theirs):
             walk.equate(node, own, theirs, "it is overwritten by what keeps its width")
         else:
             walk.freeze(node, theirs, "it is written by position")
-    return Labels(labels.removes, tuple(torch.zeros_like(ids) for ids in labels.removes))
+    return TensorTags(tags.removed_by, tuple(torch.zeros_like(ids) for ids in tags.removed_by))
 
 
 @rule(aten.index_add.default, aten.scatter_add.default, aten.scatter.src, aten.scatter_reduce.two, aten.scatter.reduce)
-def scatter(walk: Walk, node: fx.Node) -> Described:
+def scatter(walk: Walk, node: fx.Node) -> NodeTags:
     """`index_add(x: B×D, 0, i: N, y: N×D)`: D of x goes with D of y; the axis that is written to stays."""
     names = [parameter.name for parameter in node.target._schema.arguments]  # type: ignore[union-attr]
-    written = walk.labels(argument(node, "self"))
-    source = walk.labels(argument(node, "source" if "source" in names else "src"))
-    index = walk.labels(argument(node, "index"))
+    written = walk.tags(argument(node, "self"))
+    source = walk.tags(argument(node, "source" if "source" in names else "src"))
+    index = walk.tags(argument(node, "index"))
     assert written is not None and source is not None and index is not None
     axis = argument(node, "dim") % len(written.shape)
-    zeroes = []
-    for position, own in enumerate(written.removes):
-        theirs = source.removes[position]
-        beside = [] if node.target is aten.index_add.default else [index.removes[position]]
+    zero_when_masked = []
+    for position, own in enumerate(written.removed_by):
+        theirs = source.removed_by[position]
+        beside = [] if node.target is aten.index_add.default else [index.removed_by[position]]
         whole = position != axis and all(len(ids) == len(own) for ids in (theirs, *beside))
         for ids in (theirs, *beside):
             if whole:
@@ -206,14 +211,18 @@ def scatter(walk: Walk, node: fx.Node) -> Described:
                 walk.freeze(node, ids, "it is written by position")
         if not whole:
             walk.freeze(node, own, "it is written to by position")
-        both = walk.sets.common(written.zeroes[position], source.zeroes[position]) if whole else torch.zeros_like(own)
-        zeroes.append(both)
-    return Labels(written.removes, tuple(zeroes))
+        both = (
+            walk.sets.intersection(written.zero_when_masked[position], source.zero_when_masked[position])
+            if whole
+            else torch.zeros_like(own)
+        )
+        zero_when_masked.append(both)
+    return TensorTags(written.removed_by, tuple(zero_when_masked))
 
 
 @rule(operator.getitem)
-def take_output(walk: Walk, node: fx.Node) -> Described:
+def take_output(walk: Walk, node: fx.Node) -> NodeTags:
     """One output of an operator that has several."""
     source, position = arguments(node)
-    described = walk.described.get(source)
-    return described[position] if isinstance(described, tuple) else walk.nothing(walk.env[node])
+    described = walk.node_tags.get(source)
+    return described[position] if isinstance(described, tuple) else walk.make_untagged(walk.env[node])

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from recprune_export.channels.tags import Labels, unlabelled
-from recprune_export.channels.walk import Described, Walk, rule
+from recprune_export.channels.tags import TensorTags, make_untagged_axis
+from recprune_export.channels.walk import NodeTags, Walk, rule
 from recprune_export.program.nodes import argument
 
 aten = torch.ops.aten
@@ -27,84 +27,89 @@ _UNIT = "it is a unit of a recurrent layer that keeps its width"
 
 
 @rule(*_GATES)
-def recurrent(walk: Walk, node: fx.Node) -> Described:
+def recurrent(walk: Walk, node: fx.Node) -> NodeTags:
     """`gru(x: L×B×I, h: 1×B×H, [W: 3H×I, U: 3H×H, b: 3H, c: 3H], ...)`: L×B×H, unit h with rows h, H+h and 2H+h.
 
     The layers of one call share the tensor of their first states, so they lose the same units.
     """
-    x = walk.labels(argument(node, "input"))
+    x = walk.tags(argument(node, "input"))
     assert x is not None
     states = _states(walk, node)
-    weights = [labels for source in argument(node, "params") if (labels := walk.labels(source)) is not None]
+    weights = [tags for source in argument(node, "params") if (tags := walk.tags(source)) is not None]
     directions = 2 if argument(node, "bidirectional") else 1
     per_direction = len(weights) // (argument(node, "num_layers") * directions)
-    hidden = states[0].removes[-1]
-    if per_direction != (4 if argument(node, "has_biases") else 2) or len(states[-1].removes[-1]) != len(hidden):
+    hidden = states[0].removed_by[-1]
+    if per_direction != (4 if argument(node, "has_biases") else 2) or len(states[-1].removed_by[-1]) != len(hidden):
         return _freeze(walk, node, [x, *states, *weights])
-    flows, zero = x.removes[-1], x.zeroes[-1]
+    flows, zero = x.removed_by[-1], x.zero_when_masked[-1]
     for layer in range(argument(node, "num_layers")):
         for direction in range(directions):
             start = (layer * directions + direction) * per_direction
             _tie(walk, node, flows, zero, hidden, weights[start : start + per_direction], _GATES[node.target])
         flows, zero = (torch.cat([hidden] * directions),) * 2
     _require_zero_states(walk, node, states)
-    output = Labels((*_blank(walk, node, 0)[:2], flows), (*_blank(walk, node, 0)[:2], zero))
-    last = Labels((*_blank(walk, node, 1)[:2], hidden), (*_blank(walk, node, 1)[:2], hidden))
+    output = TensorTags((*_blank(walk, node, 0)[:2], flows), (*_blank(walk, node, 0)[:2], zero))
+    last = TensorTags((*_blank(walk, node, 1)[:2], hidden), (*_blank(walk, node, 1)[:2], hidden))
     return (output, *[last] * len(states))
 
 
 @rule(*_CELLS)
-def recurrent_cell(walk: Walk, node: fx.Node) -> Described:
+def recurrent_cell(walk: Walk, node: fx.Node) -> NodeTags:
     """`gru_cell(x: B×I, h: B×H, W: 3H×I, U: 3H×H, b, c)`: B×H, one step of the layer."""
-    x = walk.labels(argument(node, "input"))
+    x = walk.tags(argument(node, "input"))
     assert x is not None
     states = _states(walk, node)
-    weights = [labels for name in ("w_ih", "w_hh", "b_ih", "b_hh") if (labels := walk.labels(argument(node, name)))]
-    hidden = states[0].removes[-1]
-    _tie(walk, node, x.removes[-1], x.zeroes[-1], hidden, weights, _CELLS[node.target])
+    weights = [tags for name in ("w_ih", "w_hh", "b_ih", "b_hh") if (tags := walk.tags(argument(node, name)))]
+    hidden = states[0].removed_by[-1]
+    _tie(walk, node, x.removed_by[-1], x.zero_when_masked[-1], hidden, weights, _CELLS[node.target])
     _require_zero_states(walk, node, states)
-    blank = torch.zeros_like(states[0].removes[0])
-    step = Labels((blank, hidden), (blank, hidden))
+    blank = torch.zeros_like(states[0].removed_by[0])
+    step = TensorTags((blank, hidden), (blank, hidden))
     return (step, step) if node.target is aten.lstm_cell.default else step
 
 
-def _states(walk: Walk, node: fx.Node) -> list[Labels]:
+def _states(walk: Walk, node: fx.Node) -> list[TensorTags]:
     given = argument(node, "hx")
     sources = given if isinstance(given, (list, tuple)) else [given]
-    states = [labels for source in sources if (labels := walk.labels(source)) is not None]
+    states = [tags for source in sources if (tags := walk.tags(source)) is not None]
     for other in states[1:]:
-        walk.equate(node, states[0].removes[-1], other.removes[-1], _UNIT)
-    for labels in states:
-        for ids in labels.removes[:-1]:
+        walk.equate(node, states[0].removed_by[-1], other.removed_by[-1], _UNIT)
+    for tags in states:
+        for ids in tags.removed_by[:-1]:
             walk.freeze(node, ids, _UNIT)
     return states
 
 
 def _tie(
-    walk: Walk, node: fx.Node, flows: Tensor, zero: Tensor, hidden: Tensor, weights: Sequence[Labels], gates: int
+    walk: Walk, node: fx.Node, flows: Tensor, zero: Tensor, hidden: Tensor, weights: Sequence[TensorTags], gates: int
 ) -> None:
     into, recurrence, *biases = weights
-    walk.equate(node, flows, into.removes[1], "a recurrent layer reads it")
+    walk.equate(node, flows, into.removed_by[1], "a recurrent layer reads it")
     walk.require_zero(
-        node, flows, walk.sets.union(zero, into.zeroes[1]), "a recurrent layer reads it, and it would not be zero"
+        node,
+        flows,
+        walk.sets.union(zero, into.zero_when_masked[1]),
+        "a recurrent layer reads it, and it would not be zero",
     )
-    walk.equate(node, hidden, recurrence.removes[1], _UNIT)
-    for labels in (into, recurrence, *biases):
-        for rows in labels.removes[0].chunk(gates):
+    walk.equate(node, hidden, recurrence.removed_by[1], _UNIT)
+    for tags in (into, recurrence, *biases):
+        for rows in tags.removed_by[0].chunk(gates):
             walk.equate(node, hidden, rows, _UNIT)
 
 
-def _require_zero_states(walk: Walk, node: fx.Node, states: Sequence[Labels]) -> None:
-    for labels in states:
-        walk.require_zero(node, labels.removes[-1], labels.zeroes[-1], "its first state would not be zero when masked")
+def _require_zero_states(walk: Walk, node: fx.Node, states: Sequence[TensorTags]) -> None:
+    for tags in states:
+        walk.require_zero(
+            node, tags.removed_by[-1], tags.zero_when_masked[-1], "its first state would not be zero when masked"
+        )
 
 
-def _freeze(walk: Walk, node: fx.Node, everything: Sequence[Labels]) -> Described:
-    for labels in everything:
-        for ids in labels.removes:
+def _freeze(walk: Walk, node: fx.Node, everything: Sequence[TensorTags]) -> NodeTags:
+    for tags in everything:
+        for ids in tags.removed_by:
             walk.freeze(node, ids, "the recurrent layer projects its state")
-    return walk.nothing(walk.env[node])
+    return walk.make_untagged(walk.env[node])
 
 
 def _blank(walk: Walk, node: fx.Node, output: int) -> tuple[Tensor, ...]:
-    return tuple(unlabelled(size) for size in walk.env[node][output].shape)
+    return tuple(make_untagged_axis(size) for size in walk.env[node][output].shape)

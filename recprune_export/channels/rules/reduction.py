@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from recprune_export.channels.tags import Labels, unlabelled
-from recprune_export.channels.walk import Described, Walk, rule
+from recprune_export.channels.tags import TensorTags, make_untagged_axis
+from recprune_export.channels.walk import NodeTags, Walk, rule
 from recprune_export.program.nodes import argument
 
 aten = torch.ops.aten
@@ -66,125 +66,137 @@ def reduced_axes(node: fx.Node, rank: int) -> tuple[list[int], bool]:
     return sorted(axis % rank for axis in dims) if rank else [], bool(argument(node, "keepdim"))
 
 
-def _without_axes(labels: Labels, axes: list[int], keepdim: bool) -> Labels:
-    kept = [axis for axis in range(len(labels.removes)) if keepdim or axis not in axes]
-    return labels.take_axes([None if axis in axes else axis for axis in kept])
+def _without_axes(tags: TensorTags, axes: list[int], keepdim: bool) -> TensorTags:
+    kept = [axis for axis in range(len(tags.removed_by)) if keepdim or axis not in axes]
+    return tags.take_axes([None if axis in axes else axis for axis in kept])
 
 
 @rule(*SUMS)
-def additive(walk: Walk, node: fx.Node) -> Described:
+def additive(walk: Walk, node: fx.Node) -> NodeTags:
     """`sum(x: B×F×D, -1)`: index d may go if it is the same for every request when masked, for a constant can be added.
 
     A mean keeps its divisor.
     """
-    labels = walk.labels(node.args[0])
-    assert labels is not None
-    axes, keepdim = reduced_axes(node, len(labels.shape))
+    tags = walk.tags(node.args[0])
+    assert tags is not None
+    axes, keepdim = reduced_axes(node, len(tags.shape))
     for axis in axes:
         because = "it is summed, and masking would not make it the same for every request"
-        walk.require_zero(node, labels.removes[axis], labels.steady[axis], because)
-    return _without_axes(labels, axes, keepdim)
+        walk.require_zero(node, tags.removed_by[axis], tags.constant_when_masked[axis], because)
+    return _without_axes(tags, axes, keepdim)
 
 
 @rule(*_NORMS)
-def norm(walk: Walk, node: fx.Node) -> Described:
+def norm(walk: Walk, node: fx.Node) -> NodeTags:
     """`linalg_vector_norm(x: B×D, 2, [1])`: index d may go if it is zero when masked.
 
     Not if the order is negative: (Σ |x|^p)^(1/p) is zero as soon as one x is.
     """
-    labels = walk.labels(node.args[0])
-    assert labels is not None
-    axes, keepdim = reduced_axes(node, len(labels.shape))
+    tags = walk.tags(node.args[0])
+    assert tags is not None
+    axes, keepdim = reduced_axes(node, len(tags.shape))
     order = next((given for name in ("ord", "p") if (given := argument(node, name)) is not None), 2)
     if order < 0:
         return selective(walk, node)
     for axis in axes:
         walk.require_zero(
-            node, labels.removes[axis], labels.zeroes[axis], "it is summed, and would not be zero when masked"
+            node,
+            tags.removed_by[axis],
+            tags.zero_when_masked[axis],
+            "it is summed, and would not be zero when masked",
         )
-    return _without_axes(labels, axes, keepdim)
+    return _without_axes(tags, axes, keepdim)
 
 
 @rule(*_SELECTIVE)
-def selective(walk: Walk, node: fx.Node) -> Described:
+def selective(walk: Walk, node: fx.Node) -> NodeTags:
     """`amax(x: B×L×D, 1)`: a masked index would still compete, so axis L is frozen; D goes through."""
-    labels = walk.labels(node.args[0])
-    assert labels is not None
-    axes, keepdim = reduced_axes(node, len(labels.shape))
+    tags = walk.tags(node.args[0])
+    assert tags is not None
+    axes, keepdim = reduced_axes(node, len(tags.shape))
     for axis in axes:
-        walk.freeze(node, labels.removes[axis], "the maximum or product is taken over it")
-    return _without_axes(labels, axes, keepdim).without_zeroes()
+        walk.freeze(node, tags.removed_by[axis], "the maximum or product is taken over it")
+    return _without_axes(tags, axes, keepdim).without_zero_tags()
 
 
 @rule(*_ORDERED)
-def ordered(walk: Walk, node: fx.Node) -> Described:
+def ordered(walk: Walk, node: fx.Node) -> NodeTags:
     """`topk(x: B×L×D, k, 1)`: values and places along L depend on all of L, which stays; D goes through."""
-    labels = walk.labels(node.args[0])
-    assert labels is not None
+    tags = walk.tags(node.args[0])
+    assert tags is not None
     dim = argument(node, "dim")
-    axis = (-1 if dim is None else dim) % len(labels.shape)
-    walk.freeze(node, labels.removes[axis], "it is put in order, or the largest is taken")
+    axis = (-1 if dim is None else dim) % len(tags.shape)
+    walk.freeze(node, tags.removed_by[axis], "it is put in order, or the largest is taken")
     value = walk.env[node]
     outputs = value if isinstance(value, (tuple, list)) else [value]
-    described = tuple(_beside(labels, axis, output.shape) for output in outputs)
+    described = tuple(_beside(tags, axis, output.shape) for output in outputs)
     return described if isinstance(value, (tuple, list)) else described[0]
 
 
-def _beside(labels: Labels, axis: int, shape: Sequence[int]) -> Labels:
-    """The labels of what is left when axis `axis` was dropped, or has another size."""
-    if len(shape) < len(labels.shape):
-        return _without_axes(labels, [axis], keepdim=False).without_zeroes()
-    sides: list[list[Tensor]] = [list(labels.removes), list(labels.steady)]
+def _beside(tags: TensorTags, axis: int, shape: Sequence[int]) -> TensorTags:
+    """The tags of what is left when axis `axis` was dropped, or has another size."""
+    if len(shape) < len(tags.shape):
+        return _without_axes(tags, [axis], keepdim=False).without_zero_tags()
+    sides: list[list[Tensor]] = [list(tags.removed_by), list(tags.constant_when_masked)]
     for side in sides:
-        side[axis] = unlabelled(shape[axis])
-    return Labels(tuple(sides[0]), tuple(torch.zeros_like(ids) for ids in sides[0]), tuple(sides[1]))
+        side[axis] = make_untagged_axis(shape[axis])
+    return TensorTags(tuple(sides[0]), tuple(torch.zeros_like(ids) for ids in sides[0]), tuple(sides[1]))
 
 
 @rule(*SOFTMAXES)
-def softmax(walk: Walk, node: fx.Node) -> Described:
+def softmax(walk: Walk, node: fx.Node) -> NodeTags:
     """`softmax(x: B×E, 1)`: e may go if it is the same for every request when masked, for its share can still be counted.
 
     Afterwards it is neither zero nor the same for every request. A field does not go this way, nor a learned vector of
     shares, of which each weighs much and saves one number.
     """
-    labels = walk.labels(node.args[0])
-    assert labels is not None
-    axis = argument(node, "dim") % len(labels.shape)
-    if labels.constant or bool(walk.sets.sovereign_in(labels.removes[axis]).any()):
-        walk.freeze(node, labels.removes[axis], "softmax is taken over it")
+    tags = walk.tags(node.args[0])
+    assert tags is not None
+    axis = argument(node, "dim") % len(tags.shape)
+    if tags.constant or bool(walk.sets.field_tags_in(tags.removed_by[axis]).any()):
+        walk.freeze(node, tags.removed_by[axis], "softmax is taken over it")
     because = "softmax is taken over it, and masking would not make it the same for every request"
-    walk.require_zero(node, labels.removes[axis], labels.steady[axis], because)
-    steady = list(labels.steady)
-    steady[axis] = torch.zeros_like(steady[axis])
-    return Labels(labels.removes, tuple(torch.zeros_like(ids) for ids in labels.removes), tuple(steady))
+    walk.require_zero(node, tags.removed_by[axis], tags.constant_when_masked[axis], because)
+    constant_when_masked = list(tags.constant_when_masked)
+    constant_when_masked[axis] = torch.zeros_like(constant_when_masked[axis])
+    return TensorTags(
+        tags.removed_by, tuple(torch.zeros_like(ids) for ids in tags.removed_by), tuple(constant_when_masked)
+    )
 
 
 @rule(aten.cumsum.default)
-def cumsum(walk: Walk, node: fx.Node) -> Described:
+def cumsum(walk: Walk, node: fx.Node) -> NodeTags:
     """`cumsum(x: B×D, 1)`: leaving out a zero changes no other sum."""
-    labels = walk.labels(node.args[0])
-    assert labels is not None
-    axis = walk.value(node.args[1]) % len(labels.shape)
+    tags = walk.tags(node.args[0])
+    assert tags is not None
+    axis = walk.value(node.args[1]) % len(tags.shape)
     walk.require_zero(
-        node, labels.removes[axis], labels.zeroes[axis], "it is summed, and would not be zero when masked"
+        node, tags.removed_by[axis], tags.zero_when_masked[axis], "it is summed, and would not be zero when masked"
     )
-    zeroes, steady = list(labels.zeroes), list(labels.steady)
-    zeroes[axis] = steady[axis] = torch.zeros_like(zeroes[axis])
-    return Labels(labels.removes, tuple(zeroes), tuple(steady), whole=labels.whole)
+    zero_when_masked, constant_when_masked = list(tags.zero_when_masked), list(tags.constant_when_masked)
+    zero_when_masked[axis] = constant_when_masked[axis] = torch.zeros_like(zero_when_masked[axis])
+    return TensorTags(
+        tags.removed_by,
+        tuple(zero_when_masked),
+        tuple(constant_when_masked),
+        removed_entirely_by=tags.removed_entirely_by,
+    )
 
 
 @rule(aten.fft_rfft.default, aten.fft_irfft.default, aten.fft_fft.default, aten.fft_ifft.default)
-def fourier(walk: Walk, node: fx.Node) -> Described:
+def fourier(walk: Walk, node: fx.Node) -> NodeTags:
     """`fft_rfft(x: B×L×D, dim=1)`: L is transformed as a whole; D goes through, and a zero stays zero."""
-    labels = walk.labels(argument(node, "self"))
-    assert labels is not None
-    axis = argument(node, "dim") % len(labels.shape)
-    walk.freeze(node, labels.removes[axis], "a Fourier transform is taken over it")
-    stay = [None if position == axis else position for position in range(len(labels.shape))]
-    beside = labels.take_axes(stay)
+    tags = walk.tags(argument(node, "self"))
+    assert tags is not None
+    axis = argument(node, "dim") % len(tags.shape)
+    walk.freeze(node, tags.removed_by[axis], "a Fourier transform is taken over it")
+    stay = [None if position == axis else position for position in range(len(tags.shape))]
+    beside = tags.take_axes(stay)
     size = walk.env[node].shape[axis]
 
     def stretched(field: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (*field[:axis], unlabelled(size), *field[axis + 1 :])
+        return (*field[:axis], make_untagged_axis(size), *field[axis + 1 :])
 
-    return Labels(stretched(beside.removes), stretched(beside.zeroes), stretched(beside.steady))
+    return TensorTags(
+        stretched(beside.removed_by), stretched(beside.zero_when_masked), stretched(beside.constant_when_masked)
+    )

@@ -10,17 +10,17 @@ from typing import Any, Self
 
 import numpy as np
 
-from recprune_export.data.distribution.stability_index import MAJOR, by_chance, psi
+from recprune_export.data.distribution.stability_index import MAJOR, psi, psi_null_quantile
 
-LISTED = 1000  # the most frequent ids, which are remembered one by one
+MAX_LISTED_IDS = 1000  # the most frequent ids, which are remembered one by one
 RANKS = 20  # cells of about equal share into which these are divided by rank
-OTHERS = 8  # cells for all other ids, by a hash
+HASH_CELLS = 8  # cells for all other ids, by a hash
 SCATTER = 2654435761  # Knuth, "The Art of Computer Programming", volume 3, section 6.4: multiplicative hashing
 DECILES = np.arange(1, 10) / 10
 
 
 @dataclass(frozen=True)
-class Column:
+class FieldValues:
     """One field of N rows: ids or numbers of shape [N] or [N, several].
 
     `padding` is an id that stands for nothing, `unknown` the one of values that the vocabulary lacks, where there are such.
@@ -44,16 +44,16 @@ class Column:
 
 @dataclass(frozen=True)
 class IdCells:
-    """`listed[r]` are the ids of rank cell r; all others fall into `OTHERS` cells, `unknown` into the last one."""
+    """`listed[r]` are the ids of rank cell r; all others fall into `HASH_CELLS` cells, `unknown` into the last one."""
 
     listed: tuple[tuple[int, ...], ...]
 
     @classmethod
-    def choose(cls, column: Column) -> Self:
+    def choose(cls, column: FieldValues) -> Self:
         """Divide the most frequent ids into cells of about equal share; a very frequent id has one of its own."""
         known = column.flat if column.unknown is None else column.flat[column.flat != column.unknown]
         ids, counts = np.unique(known, return_counts=True)
-        order = np.lexsort((ids, -counts))[:LISTED]
+        order = np.lexsort((ids, -counts))[:MAX_LISTED_IDS]
         cells: list[tuple[int, ...]] = []
         cell: list[int] = []
         share, filled = len(known) / RANKS, 0
@@ -65,20 +65,20 @@ class IdCells:
                 cell, filled = [], 0
         return cls(tuple([*cells, tuple(cell)] if cell else cells))
 
-    def count(self, column: Column) -> np.ndarray:
+    def count(self, column: FieldValues) -> np.ndarray:
         """Return how many values lie in each cell, [ranks + OTHERS + 1]."""
         values = column.flat
         listed = np.array([i for cell in self.listed for i in cell], dtype=np.int64)
         rank = np.repeat(np.arange(len(self.listed)), [len(cell) for cell in self.listed])
         order = listed.argsort()
-        cells = len(self.listed) + (((values * SCATTER) >> 16) % OTHERS)
+        cells = len(self.listed) + (((values * SCATTER) >> 16) % HASH_CELLS)
         if len(listed):
             place = np.searchsorted(listed[order], values).clip(max=len(listed) - 1)
             found = listed[order][place] == values
             cells = np.where(found, rank[order][place], cells)
         if column.unknown is not None:
-            cells = np.where(values == column.unknown, len(self.listed) + OTHERS, cells)
-        return np.bincount(cells, minlength=len(self.listed) + OTHERS + 1)
+            cells = np.where(values == column.unknown, len(self.listed) + HASH_CELLS, cells)
+        return np.bincount(cells, minlength=len(self.listed) + HASH_CELLS + 1)
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,12 @@ class NumberCells:
     edges: tuple[float, ...]
 
     @classmethod
-    def choose(cls, column: Column) -> Self:
+    def choose(cls, column: FieldValues) -> Self:
         """Take the deciles."""
         edges, times = np.unique(np.quantile(column.flat, DECILES), return_counts=True)
         return cls(tuple(np.union1d(edges, np.nextafter(edges[times > 1], np.inf)).tolist()))
 
-    def count(self, column: Column) -> np.ndarray:
+    def count(self, column: FieldValues) -> np.ndarray:
         """Return how many values lie between the edges, [edges + 1]; one that equals an edge lies above it."""
         cells = np.searchsorted(np.array(self.edges), column.flat, side="right")
         return np.bincount(cells, minlength=len(self.edges) + 1)
@@ -114,13 +114,13 @@ class FieldProfile:
     deviation: float | None = None
 
     @classmethod
-    def of(cls, chooses: Column, counted: Column) -> Self:
+    def fit(cls, reference: FieldValues, held_out: FieldValues) -> Self:
         """Choose cells on one column and count another one of the same field."""
-        cells = IdCells.choose(chooses) if chooses.ids else NumberCells.choose(chooses)
-        counts = tuple(cells.count(counted).tolist())
-        if chooses.ids:
-            return cls(chooses.name, cells, counts, unknown_share(counted))
-        return cls(chooses.name, cells, counts, None, float(counted.flat.mean()), float(counted.flat.std()))
+        cells = IdCells.choose(reference) if reference.ids else NumberCells.choose(reference)
+        counts = tuple(cells.count(held_out).tolist())
+        if reference.ids:
+            return cls(reference.name, cells, counts, unknown_share(held_out))
+        return cls(reference.name, cells, counts, None, float(held_out.flat.mean()), float(held_out.flat.std()))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -173,11 +173,11 @@ class DataProfile:
     tested: int
 
     @classmethod
-    def of(cls, chooses: Sequence[Column], counted: Sequence[Column], tested: int) -> Self:
+    def fit(cls, reference: Sequence[FieldValues], held_out: Sequence[FieldValues], tested: int) -> Self:
         """Profile columns: cells from the first, counts from the second, both in the same order."""
-        return cls(tuple(FieldProfile.of(c, d) for c, d in zip(chooses, counted, strict=True)), tested)
+        return cls(tuple(FieldProfile.fit(c, d) for c, d in zip(reference, held_out, strict=True)), tested)
 
-    def drifts(self, columns: Sequence[Column]) -> tuple[Drift, ...]:
+    def drifts(self, columns: Sequence[FieldValues]) -> tuple[Drift, ...]:
         """Compare rows with the profile, for each field that both have and that holds anything."""
         known = {column.name: column for column in columns}
         return tuple(_drift(f, known[f.name]) for f in self.fields if f.name in known and len(known[f.name].flat))
@@ -192,19 +192,19 @@ class DataProfile:
         return cls(tuple(FieldProfile.from_dict(f) for f in values["fields"]), int(values["tested"]))
 
 
-def unknown_share(column: Column) -> float | None:
+def unknown_share(column: FieldValues) -> float | None:
     """Return the share of ids that the vocabulary lacks; None where the field has no id for them."""
     if column.unknown is None or not len(column.flat):
         return None
     return float((column.flat == column.unknown).mean())
 
 
-def _drift(field: FieldProfile, column: Column) -> Drift:
+def _drift(field: FieldProfile, column: FieldValues) -> Drift:
     before, now = np.array(field.counts), field.cells.count(column)
     if isinstance(field.cells, NumberCells):
         shift = field.mean, float(column.flat.mean())
-        return Drift(field.name, "numbers", psi(before, now), by_chance(before, now), *shift)
+        return Drift(field.name, "numbers", psi(before, now), psi_null_quantile(before, now), *shift)
     unknown = unknown_share(column)
     if unknown is not None and field.unknown is not None and unknown < field.unknown:
         before[-1] = now[-1] = 0  # fewer unknown ids do no harm, and there are fewer where old rows are among the new
-    return Drift(field.name, "ids", psi(before, now), by_chance(before, now), field.unknown, unknown)
+    return Drift(field.name, "ids", psi(before, now), psi_null_quantile(before, now), field.unknown, unknown)

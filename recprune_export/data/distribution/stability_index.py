@@ -25,7 +25,7 @@ def psi(expected: np.ndarray, actual: np.ndarray) -> float:
     return float(((a - e) * np.log(a / e)).sum())
 
 
-def by_chance(expected: np.ndarray, actual: np.ndarray) -> float:
+def psi_null_quantile(expected: np.ndarray, actual: np.ndarray) -> float:
     """Return what the index stays below 95 times in 100 where both are drawn from one distribution.
 
     Then it is about (1/n + 1/m) times a χ² of one degree less than there are cells (Yurdakul and Naranjo 2020,

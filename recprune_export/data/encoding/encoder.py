@@ -53,7 +53,7 @@ class Encoder:
         encoded = frame.lazy().select(
             *(self.vocabularies[name].encode(_text(name)).alias(name) for name in schema.categorical),
             *(self._encode_values(field).alias(field.name) for field in schema.multi_valued),
-            *(self._normalise(name).alias(name) for name in schema.numeric),
+            *(self._normalize(name).alias(name) for name in schema.numeric),
         )
         table = encoded.collect(engine="streaming")
         request: Request = {name: table[name].to_numpy() for name in schema.categorical}
@@ -86,7 +86,7 @@ class Encoder:
         ids = self.vocabularies[field.name].encode(pl.element())
         return _values(field).list.head(field.max_length).list.eval(ids)
 
-    def _normalise(self, name: str) -> "pl.Expr":
+    def _normalize(self, name: str) -> "pl.Expr":
         return ((_number(name) - self.means[name]) / self.stds[name]).fill_null(0.0)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recprune_export.data.schema.leakage import leaking_fields
+from recprune_export.data.schema.leakage import find_leaking_fields
 from recprune_export.data.schema.schema import MultiValued, Schema, SequenceColumns, Split
 from recprune_export.data.tabular_files import collect, scan
 from recprune_export.errors import DataError, UsageError
@@ -28,7 +28,7 @@ _ORDERS = ("position", "order", "timestamp", "time", "ts", "date", "unixreviewti
 
 
 @dataclass(frozen=True)
-class Wishes:
+class SchemaOverrides:
     """What the user said about columns; the rest is inferred.
 
     `multi_valued` holds "column" or "column:separator", `sequence` is "user,item,order".
@@ -46,14 +46,14 @@ class Wishes:
 
 
 @dataclass(frozen=True)
-class Inferred:
+class InferredSchema:
     """A schema, and a sentence for each column that was left out of it."""
 
     schema: Schema
     notes: tuple[str, ...] = ()
 
 
-def infer_schema(path: Path, wishes: Wishes) -> Inferred:
+def infer_schema(path: Path, overrides: SchemaOverrides) -> InferredSchema:
     """Decide what each column is.
 
     Text and whole numbers are categorical, fractions numeric, lists and texts with a separator multi-valued. A column
@@ -64,31 +64,31 @@ def infer_schema(path: Path, wishes: Wishes) -> Inferred:
     frame = scan(path)
     columns = frame.collect_schema().names()
     asked = (
-        *wishes.labels,
-        *wishes.categorical,
-        *wishes.numeric,
-        *wishes.ignore,
-        *((wishes.split,) if wishes.split else ()),
+        *overrides.labels,
+        *overrides.categorical,
+        *overrides.numeric,
+        *overrides.ignore,
+        *((overrides.split,) if overrides.split else ()),
     )
-    _check_columns(path, columns, (*asked, *(name.partition(":")[0] for name in wishes.multi_valued)))
+    _check_columns(path, columns, (*asked, *(name.partition(":")[0] for name in overrides.multi_valued)))
     sample = collect(frame.head(SAMPLE), path)
     if not len(sample):
         raise DataError(f"{path} has columns but no rows.")
-    for label in wishes.labels:
+    for label in overrides.labels:
         _check_label(path, sample, label)
-    return _Inference(path, sample, wishes).run()
+    return _Inference(path, sample, overrides).run()
 
 
-def infer_sequence(path: Path, wishes: Wishes) -> Schema:
+def infer_sequence_schema(path: Path, overrides: SchemaOverrides) -> Schema:
     """Decide which columns of a log hold user, item and order.
 
     Raises `UsageError` where their names do not tell, `DataError` where a named column is missing.
     """
     columns = scan(path).collect_schema().names()
-    if wishes.sequence is not None:
-        named = [name.strip() for name in wishes.sequence.split(",")]
+    if overrides.sequence is not None:
+        named = [name.strip() for name in overrides.sequence.split(",")]
         if len(named) != 3:
-            raise UsageError(f"--sequence '{wishes.sequence}' must name three columns: user,item,order.")
+            raise UsageError(f"--sequence '{overrides.sequence}' must name three columns: user,item,order.")
         _check_columns(path, columns, named)
     else:
         lowered = {name.lower(): name for name in columns}
@@ -98,16 +98,16 @@ def infer_sequence(path: Path, wishes: Wishes) -> Schema:
                 f"The columns of {path} ({', '.join(columns)}) do not tell a sequence: give --sequence user,item,order."
             )
     user, item, order = named
-    length = {} if wishes.max_length is None else {"max_length": wishes.max_length}
+    length = {} if overrides.max_length is None else {"max_length": overrides.max_length}
     return Schema(sequence=SequenceColumns(user, item, order, **length))
 
 
 class _Inference:
-    def __init__(self, path: Path, sample: "pl.DataFrame", wishes: Wishes) -> None:
+    def __init__(self, path: Path, sample: "pl.DataFrame", wishes: SchemaOverrides) -> None:
         self._path, self._sample, self._wishes = path, sample, wishes
         self._notes: list[str] = []
 
-    def run(self) -> Inferred:
+    def run(self) -> InferredSchema:
         wishes = self._wishes
         split = wishes.split or _split_column(self._sample, {*wishes.labels, *wishes.ignore})
         multi_asked = dict(_name_and_separator(text) for text in wishes.multi_valued)
@@ -126,7 +126,7 @@ class _Inference:
                 is_number = name not in wishes.categorical and self._sample.schema[name].is_float()
                 (numeric if is_number else categorical).append(name)
         kept = self._without_leaks(categorical, numeric)
-        return Inferred(
+        return InferredSchema(
             Schema(
                 labels=wishes.labels,
                 categorical=tuple(n for n in categorical if n in kept),
@@ -186,7 +186,7 @@ class _Inference:
     def _without_leaks(self, categorical: list[str], numeric: list[str]) -> set[str]:
         asked = {*self._wishes.categorical, *self._wishes.numeric}
         candidates = [name for name in (*categorical, *numeric) if name not in asked]
-        leaks = leaking_fields(self._sample, self._wishes.labels, candidates)
+        leaks = find_leaking_fields(self._sample, self._wishes.labels, candidates)
         for name, (label, area) in leaks.items():
             option = "--numeric" if name in numeric else "--categorical"
             self._notes.append(
@@ -195,8 +195,8 @@ class _Inference:
         return {*categorical, *numeric} - set(leaks)
 
 
-def _check_columns(path: Path, columns: Collection[str], asked: Collection[str]) -> None:
-    missing = [name for name in asked if name not in columns]
+def _check_columns(path: Path, columns: Collection[str], names: Collection[str]) -> None:
+    missing = [name for name in names if name not in columns]
     if missing:
         raise DataError(f"{path} has no column '{missing[0]}'; its columns are {', '.join(columns)}.")
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 THRESHOLD = 0.999  # AUC of the mean label by value; no honest field of a recommender is near
 
 
-def leaking_fields(
+def find_leaking_fields(
     sample: "pl.DataFrame", labels: Sequence[str], fields: Sequence[str]
 ) -> Mapping[str, tuple[str, float]]:
     """Return the fields that rank one of `labels` almost perfectly, with that label and the AUC.

@@ -11,7 +11,7 @@ import numpy as np
 
 from recprune_export.gate.artifact import open_artifact
 from recprune_export.gate.check import BATCHES, TIME_LIMIT, check_answers
-from recprune_export.gate.latency.paired_latency import CONFIDENCE, Evidence, gather, sampler
+from recprune_export.gate.latency.paired_latency import CONFIDENCE, Evidence, collect_samples, make_sampler
 from recprune_export.gate.limits import MAX_REGRESSION
 from recprune_export.validation.latency.statistics import Estimate
 
@@ -76,13 +76,13 @@ def calibrate(
     start = time.perf_counter()
     artifact = open_artifact(path)
     check_answers(artifact, artifact.signature)
-    sample = sampler(artifact, artifact, artifact.signature, threads, seed)
-    evidence = gather(sample, batches, None, time_limit)
-    found = {batch: resolution(of) for batch, of in evidence.items()}
+    sample = make_sampler(artifact, artifact, artifact.signature, threads, seed)
+    evidence = collect_samples(sample, batches, None, time_limit)
+    found = {batch: compute_resolution(of) for batch, of in evidence.items()}
     return Calibration(artifact.name, found, tolerance, threads, time.perf_counter() - start)
 
 
-def resolution(evidence: Evidence) -> Resolution:
+def compute_resolution(evidence: Evidence) -> Resolution:
     """Return what the scatter between the processes allows to see.
 
     A regression is found when the interval lies above the tolerance: in POWER of the runs, where it is larger by the

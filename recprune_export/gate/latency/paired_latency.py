@@ -16,11 +16,11 @@ from recprune_export.gate.artifact import Artifact
 from recprune_export.gate.findings import Finding, Verdict
 from recprune_export.gate.latency.sequential_sampling import BASE, NEW
 from recprune_export.program.signature import Signature
-from recprune_export.progress import bar
+from recprune_export.progress import progress_bar
 from recprune_export.validation.latency.fresh_process import call_fresh
 from recprune_export.validation.latency.statistics import Estimate, interval_of_few, percentiles
 
-FEWEST_PROCESSES = 8  # before anything is decided: of fewer a bootstrap knows no 99 % interval
+MIN_PROCESSES = 8  # before anything is decided: of fewer a bootstrap knows no 99 % interval
 CONFIDENCE = 0.99
 SAMPLER = "recprune_export.gate.latency.sequential_sampling:sample"
 
@@ -48,7 +48,7 @@ class Evidence:
 
     def verdict(self, tolerance: float | None) -> Verdict:
         """Say on which side of the tolerance the whole interval lies, if it does; without one nothing is decided."""
-        if tolerance is None or len(self.log_ratios) < FEWEST_PROCESSES:
+        if tolerance is None or len(self.log_ratios) < MIN_PROCESSES:
             return Verdict.UNDECIDED
         ratio = self.ratio()
         if ratio.low > 1.0 + tolerance:
@@ -66,18 +66,20 @@ class Evidence:
         }
 
 
-def gather(sample: Sampler, batches: Sequence[int], tolerance: float | None, seconds: float) -> dict[int, Evidence]:
+def collect_samples(
+    sample: Sampler, batches: Sequence[int], tolerance: float | None, seconds: float
+) -> dict[int, Evidence]:
     """Sample until every batch size is decided, or `seconds` are over; what is decided is sampled no more.
 
     The first processes run in any case, however little time there is, for without them there is no interval.
     """
     evidence = {batch: Evidence() for batch in batches}
     start, longest = time.perf_counter(), 0.0
-    with bar("Measuring latency in fresh processes", None) as advance:
+    with progress_bar("Measuring latency in fresh processes", None) as advance:
         for number in count():
             open_ones = [b for b, e in evidence.items() if e.verdict(tolerance) is Verdict.UNDECIDED]
             now = time.perf_counter() - start
-            if not open_ones or (number >= FEWEST_PROCESSES and now + longest > seconds):
+            if not open_ones or (number >= MIN_PROCESSES and now + longest > seconds):
                 return evidence
             for batch, found in sample(open_ones, number).items():
                 evidence[int(batch)].add(found)
@@ -86,7 +88,7 @@ def gather(sample: Sampler, batches: Sequence[int], tolerance: float | None, sec
     raise AssertionError("count() does not end")
 
 
-def sampler(new: Artifact, base: Artifact, signature: Signature, threads: int, seed: int = 0) -> Sampler:
+def make_sampler(new: Artifact, base: Artifact, signature: Signature, threads: int, seed: int = 0) -> Sampler:
     """Return what samples two artifacts, each with the session options of its bundle."""
     models = {name: (str(a.model.resolve()), a.options.to_dict()) for name, a in ((NEW, new), (BASE, base))}
 
@@ -105,7 +107,7 @@ def sampler(new: Artifact, base: Artifact, signature: Signature, threads: int, s
     return sample
 
 
-def judge_latency(evidence: Mapping[int, Evidence], tolerance: float) -> list[Finding]:
+def compare_latency(evidence: Mapping[int, Evidence], tolerance: float) -> list[Finding]:
     """Return a finding for each batch size."""
     limit = f"at most {100 * tolerance:g} % more"
     found = []

@@ -8,18 +8,18 @@ import numpy as np
 
 from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.program.signature import Signature
-from recprune_export.validation.latency.backends import in_onnxruntime
-from recprune_export.validation.latency.closed_loop import Contestant
-from recprune_export.validation.latency.repeated_sessions import log_ratio, measure_seatings
-from recprune_export.validation.latency.request_cycle import draw
+from recprune_export.validation.latency.backends import make_onnxruntime_backend
+from recprune_export.validation.latency.closed_loop import Backend
+from recprune_export.validation.latency.repeated_sessions import log_ratio, measure_repeated_sessions
+from recprune_export.validation.latency.request_cycle import sample_cycles
 
 NEW, BASE = "NEW", "BASE"
-SEATINGS = 2  # one for each order of loading, so that the order cancels
+SESSION_REPEATS = 2  # one for each order of loading, so that the order cancels
 SECONDS = 0.12  # for each batch size of a seating
 FEWEST, MOST = 20, 400  # rounds in it
 
 
-def sample(
+def sample_latency(
     models: Mapping[str, tuple[str, Mapping[str, Any]]],
     signature: Mapping[str, Any],
     batches: Sequence[int],
@@ -34,9 +34,11 @@ def sample(
     drawn = Signature.from_dict(signature)
     order = [first, BASE if first == NEW else NEW]
     makers = {name: _maker(name, *models[name], threads) for name in order}
-    requests = draw(drawn, batches, seed)
+    requests = sample_cycles(drawn, batches, seed)
     rng = np.random.default_rng(seed)
-    seatings = measure_seatings(makers, requests, count=SEATINGS, seconds=SECONDS, rng=rng, fewest=FEWEST, most=MOST)
+    seatings = measure_repeated_sessions(
+        makers, requests, count=SESSION_REPEATS, seconds=SECONDS, rng=rng, min_rounds=FEWEST, max_rounds=MOST
+    )
     return {
         str(batch): {
             "log_ratio": float(np.mean([log_ratio(seating[batch], NEW, BASE) for seating in seatings])),
@@ -46,5 +48,5 @@ def sample(
     }
 
 
-def _maker(name: str, path: str, options: Mapping[str, Any], threads: int) -> Callable[[], Contestant]:
-    return lambda: in_onnxruntime(name, Path(path), threads, SessionOptions.from_dict(options))
+def _maker(name: str, path: str, options: Mapping[str, Any], threads: int) -> Callable[[], Backend]:
+    return lambda: make_onnxruntime_backend(name, Path(path), threads, SessionOptions.from_dict(options))

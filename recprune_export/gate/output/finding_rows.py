@@ -6,22 +6,22 @@ MEBIBYTE = 1 << 20
 HEADINGS = ("gate", "BASE", "NEW", "change", "limit", "verdict")
 
 
-def row(finding: Finding) -> tuple[str, ...]:
+def format_finding(finding: Finding) -> tuple[str, ...]:
     """Return the cells of a finding under HEADINGS."""
     return (
         finding.gate,
-        amount(finding.base, finding.unit),
-        amount(finding.new, finding.unit),
-        change(finding),
+        format_amount(finding.base, finding.unit),
+        format_amount(finding.new, finding.unit),
+        format_change(finding),
         finding.limit,
         finding.verdict.value,
     )
 
 
-def amount(value: float | None, unit: str) -> str:
+def format_amount(value: float | None, unit: str) -> str:
     """Return a figure with its unit.
 
-    >>> amount(20_971_520, "bytes"), amount(0.123456, "ms"), amount(5218816, ""), amount(0.7771, ""), amount(None, "")
+    >>> format_amount(20_971_520, "bytes"), format_amount(0.123456, "ms"), format_amount(5218816, ""), format_amount(0.7771, ""), format_amount(None, "")
     ('20.00 MiB', '0.123 ms', '5,218,816', '0.77710', '')
     """
     if value is None:
@@ -33,7 +33,7 @@ def amount(value: float | None, unit: str) -> str:
     return f"{value:,.0f}" if value == int(value) else f"{value:.5f}"
 
 
-def change(finding: Finding) -> str:
+def format_change(finding: Finding) -> str:
     """Return by how much NEW differs from BASE, with the interval where there is one."""
     if finding.ratio is not None:
         low, middle, high = (100 * (r - 1) for r in (finding.ratio.low, finding.ratio.estimate, finding.ratio.high))

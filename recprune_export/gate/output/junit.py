@@ -11,7 +11,7 @@ from recprune_export.gate.findings import Finding, Verdict
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd]")  # what XML 1.0 has no way to write
 
 
-def junit(check: Check) -> ElementTree.Element:
+def render_junit(check: Check) -> ElementTree.Element:
     """Return the `testsuites` element.
 
     A gate that failed is a failure, one that is skipped is skipped. One that is undecided is an error, unless the user
@@ -37,7 +37,7 @@ def junit(check: Check) -> ElementTree.Element:
 
 def write_junit(check: Check, path: Path) -> None:
     """Write JUnit XML to `path`. Raises `UsageError` where it cannot be written."""
-    tree = ElementTree.ElementTree(junit(check))
+    tree = ElementTree.ElementTree(render_junit(check))
     ElementTree.indent(tree)
     try:
         tree.write(path, encoding="utf-8", xml_declaration=True)

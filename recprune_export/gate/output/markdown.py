@@ -6,19 +6,21 @@ from pathlib import Path
 from recprune_export.errors import UsageError
 from recprune_export.gate.check import Check
 from recprune_export.gate.findings import Verdict
-from recprune_export.gate.output.finding_rows import HEADINGS, row
+from recprune_export.gate.output.finding_rows import HEADINGS, format_finding
 
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 _SIGNS = {Verdict.PASS: "✅", Verdict.FAIL: "❌", Verdict.UNDECIDED: "❔", Verdict.SKIPPED: "⏭️"}
 
 
-def markdown(check: Check) -> str:
+def render_markdown(check: Check) -> str:
     """Return a heading, a sentence for each gate that did not pass, a table of all, and the tails of the latency."""
     lines = [f"## {_SIGNS[check.verdict]} recprune-export check: {check.verdict.value}", ""]
     lines += [f"`{_cell(check.new)}` against `{_cell(check.base)}`, {check.seconds:.0f} s", ""]
     open_ones = [f for f in check.findings if f.verdict in (Verdict.FAIL, Verdict.UNDECIDED)]
     lines += [f"- **{_cell(finding.gate)}**: {_cell(finding.reason)}" for finding in open_ones] + [""] * bool(open_ones)
-    lines += _table(HEADINGS, [(*row(f)[:-1], f"{_SIGNS[f.verdict]} {f.verdict.value}") for f in check.findings])
+    lines += _table(
+        HEADINGS, [(*format_finding(f)[:-1], f"{_SIGNS[f.verdict]} {f.verdict.value}") for f in check.findings]
+    )
     if check.latency:
         lines += ["", f"Latency in ms, {check.threads} thread(s), all processes together, not judged:", ""]
         tails = [
@@ -41,7 +43,7 @@ def write_markdown(check: Check, path: Path | None) -> None:
         assert target is not None
         try:
             with target.open(mode, encoding="utf-8") as file:
-                file.write(markdown(check))
+                file.write(render_markdown(check))
         except OSError as error:
             raise UsageError(f"Markdown cannot be written to {target}: {error.strerror}.") from error
 

@@ -16,8 +16,14 @@ from typing import Any
 import onnx
 
 from recprune_export.onnx.cost.machine import REFERENCE, Machine
-from recprune_export.onnx.cost.operator_cost import NO_WORK, Operator, Tensor, Work, work_of
-from recprune_export.onnx.cost.weightless_model import Shapes, shapes_for
+from recprune_export.onnx.cost.operator_cost import (
+    NO_WORKLOAD,
+    Operator,
+    OperatorWorkload,
+    TensorSpec,
+    compute_workload,
+)
+from recprune_export.onnx.cost.weightless_model import Shapes, infer_shapes
 
 # What ONNX Runtime 1.32 takes on the reference machine, in seconds; on others in proportion to the cost of a node.
 PIECE = 7.4e-9  # to copy one stretch of memory, however short
@@ -35,11 +41,11 @@ _NEVER_FOLDED = {"DequantizeLinear", "If", "Loop", "Scan"}
 
 
 @dataclass(frozen=True)
-class Terms:
+class CostTerms:
     """What the estimate for a node is the sum of, in seconds; each goes with one constant, or a few of `work.py`.
 
     `start`: to begin the node; `traffic`: what is read and written between operators; `steps`, `pieces`: as in
-    `Work`; `lookups`: of both kinds; `calls`: to begin every product but the first; `product`: multiply-adds, or reading the weights.
+    `StageCheckpoints`; `lookups`: of both kinds; `calls`: to begin every product but the first; `product`: multiply-adds, or reading the weights.
     """
 
     start: float = 0.0
@@ -62,9 +68,9 @@ class NodeCost:
 
     name: str
     operator: str
-    work: Work
+    workload: OperatorWorkload
     floor: float
-    terms: Terms
+    terms: CostTerms
 
     @property
     def estimate(self) -> float:
@@ -94,21 +100,21 @@ class Cost:
         }
 
 
-def cost_of_file(path: Path, batch: int, machine: Machine = REFERENCE) -> Cost:
+def estimate_file_cost(path: Path, batch: int, machine: Machine = REFERENCE) -> Cost:
     """Return the cost of the model in a file."""
-    return cost_of(onnx.load(path, load_external_data=False), batch, machine)
+    return estimate_cost(onnx.load(path, load_external_data=False), batch, machine)
 
 
-def cost_of(model: onnx.ModelProto, batch: int, machine: Machine = REFERENCE) -> Cost:
+def estimate_cost(model: onnx.ModelProto, batch: int, machine: Machine = REFERENCE) -> Cost:
     """Return the cost of a model, whose weights need not be loaded."""
-    return cost_with(model, shapes_for(model, batch), batch, machine)
+    return estimate_cost_with_shapes(model, infer_shapes(model, batch), batch, machine)
 
 
-def cost_with(model: onnx.ModelProto, shapes: Shapes, batch: int, machine: Machine = REFERENCE) -> Cost:
+def estimate_cost_with_shapes(model: onnx.ModelProto, shapes: Shapes, batch: int, machine: Machine = REFERENCE) -> Cost:
     """Return the cost of a model whose values have these shapes."""
     folded = _folded(model)
     operators = _operators(model, shapes, folded)
-    works = [NO_WORK if o.node.output[0] in folded else work_of(o) for o in operators]
+    works = [NO_WORKLOAD if o.node.output[0] in folded else compute_workload(o) for o in operators]
     interface = _interface(model, shapes)
     read = sum(work.weights for work in works) + interface
     rate = machine.read_rate(read)
@@ -118,7 +124,7 @@ def cost_with(model: onnx.ModelProto, shapes: Shapes, batch: int, machine: Machi
         NodeCost(
             name=o.node.name,
             operator=o.node.op_type,
-            work=work,
+            workload=work,
             floor=_floor(work, machine, rate),
             terms=_terms(work, machine, rate, far, o.node.output[0] in absorbed),
         )
@@ -142,19 +148,19 @@ def _feeding(model: onnx.ModelProto, machine: Machine) -> float:
     return more * FEED * machine.node / REFERENCE.node
 
 
-def _floor(work: Work, machine: Machine, read_rate: float) -> float:
+def _floor(work: OperatorWorkload, machine: Machine, read_rate: float) -> float:
     return max(work.operations / _rate(work, machine), work.weights / read_rate)
 
 
-def _rate(work: Work, machine: Machine) -> float:
+def _rate(work: OperatorWorkload, machine: Machine) -> float:
     return machine.int8 if work.int8 else machine.fp32
 
 
-def _terms(work: Work, machine: Machine, read_rate: float, far: bool, absorbed: bool) -> Terms:
+def _terms(work: OperatorWorkload, machine: Machine, read_rate: float, far: bool, absorbed: bool) -> CostTerms:
     scale = machine.node / REFERENCE.node
     if absorbed:
-        return Terms(start=machine.node, steps=work.steps * STEP * scale)
-    return Terms(
+        return CostTerms(start=machine.node, steps=work.steps * STEP * scale)
+    return CostTerms(
         start=work.nodes * machine.node,
         traffic=work.activations / ACTIVATIONS * scale,
         steps=work.steps * STEP * scale,
@@ -165,12 +171,12 @@ def _terms(work: Work, machine: Machine, read_rate: float, far: bool, absorbed: 
     )
 
 
-def _lookups(work: Work, far: bool) -> float:
+def _lookups(work: OperatorWorkload, far: bool) -> float:
     one_by_one, at_once = (MISS, OVERLAPPED) if far else (0.0, 0.0)
     return work.lookups * (PIECE + one_by_one) + work.overlapped * (PIECE + at_once)
 
 
-def _product(work: Work, machine: Machine, read_rate: float) -> float:
+def _product(work: OperatorWorkload, machine: Machine, read_rate: float) -> float:
     """Few rows are bound by the weights that are read, whatever their number; beyond them each row costs the same."""
     return (
         max((work.operations + work.padding) / _rate(work, machine), work.weights / read_rate)
@@ -225,8 +231,8 @@ def _operators(model: onnx.ModelProto, shapes: Shapes, folded: frozenset[str]) -
             itemsizes[node.output[0]] = itemsizes.get(node.input[0], 1)
             constants |= {node.output[0]} if node.input[0] in constants else set()
 
-    def tensor(name: str) -> Tensor | None:
-        return Tensor(shapes[name], itemsizes.get(name, 4), name in constants) if name in shapes else None
+    def tensor(name: str) -> TensorSpec | None:
+        return TensorSpec(shapes[name], itemsizes.get(name, 4), name in constants) if name in shapes else None
 
     return [
         Operator(node, tuple(map(tensor, node.input)), tuple(map(tensor, node.output))) for node in model.graph.node
@@ -249,5 +255,5 @@ def _interface(model: onnx.ModelProto, shapes: Shapes) -> int:
     """Bytes of the request and of its answer."""
     itemsizes = _itemsizes(model)
     values = (*model.graph.input, *model.graph.output)
-    tensors = [Tensor(shapes[v.name], itemsizes.get(v.name, 4)) for v in values if v.name in shapes]
+    tensors = [TensorSpec(shapes[v.name], itemsizes.get(v.name, 4)) for v in values if v.name in shapes]
     return sum(tensor.bytes for tensor in tensors)

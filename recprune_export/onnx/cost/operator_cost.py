@@ -10,11 +10,11 @@ from math import ceil, prod
 import onnx
 
 Shape = tuple[int, ...]
-Rule = Callable[["Operator"], "Work"]
+Rule = Callable[["Operator"], "OperatorWorkload"]
 
 
 @dataclass(frozen=True)
-class Work:
+class OperatorWorkload:
     """The work of one operator.
 
     `operations`: multiply-adds of matrix products, `calls`: products that are computed one by one. `weights`: bytes of
@@ -37,11 +37,11 @@ class Work:
     int8: bool = False
 
 
-NO_WORK = Work(nodes=0.0)
+NO_WORKLOAD = OperatorWorkload(nodes=0.0)
 
 
 @dataclass(frozen=True)
-class Tensor:
+class TensorSpec:
     """Shape, bytes of one element, and whether the file holds it."""
 
     shape: Shape
@@ -64,16 +64,16 @@ class Operator:
     """A node whose shapes are known; an operand that is left out, or whose shape nobody knows, is None."""
 
     node: onnx.NodeProto
-    inputs: tuple[Tensor | None, ...]
-    outputs: tuple[Tensor | None, ...]
+    inputs: tuple[TensorSpec | None, ...]
+    outputs: tuple[TensorSpec | None, ...]
 
     @property
-    def result(self) -> Tensor:
+    def result(self) -> TensorSpec:
         """The first result."""
         assert self.outputs[0] is not None
         return self.outputs[0]
 
-    def operand(self, position: int) -> Tensor:
+    def operand(self, position: int) -> TensorSpec:
         """Return an operand that the operator cannot be without."""
         tensor = self.inputs[position]
         assert tensor is not None
@@ -88,22 +88,22 @@ class Operator:
         return next((list(a.ints) for a in self.node.attribute if a.name == name), [])
 
     @property
-    def constants(self) -> int:
+    def constant_bytes(self) -> int:
         """Bytes of the operands that the file holds."""
         return sum(t.bytes for t in self.inputs if t is not None and t.constant)
 
     @property
-    def moved(self) -> int:
+    def activation_bytes(self) -> int:
         """Bytes of the operands that are computed, and of the results."""
         computed = [t for t in self.inputs if t is not None and not t.constant]
         return sum(t.bytes for t in (*computed, *(t for t in self.outputs if t is not None)))
 
 
-def work_of(operator: Operator) -> Work:
+def compute_workload(operator: Operator) -> OperatorWorkload:
     """Return the work of an operator; of one without a rule, that it reads its operands and writes its results."""
     named = zip(operator.inputs, operator.node.input, strict=True)
     if operator.outputs[0] is None or any(tensor is None and name for tensor, name in named):
-        return Work(nodes=OTHERS)
+        return OperatorWorkload(nodes=OTHERS)
     rule, nodes = _RULES.get(operator.node.op_type, (_streamed, OTHERS))
     return replace(rule(operator), nodes=nodes)
 
@@ -120,7 +120,7 @@ ALIASED, ALIASED_BYTES = (
     2048,
 )  # steps for an element: where rows to be transposed fall on the same sets of the cache
 BROADCAST = 280.0  # steps for each row to which a row is added
-NORMALISED, EINSUM, RECURRENT = 12.0, 50.0, 80.0  # steps for an element
+NORMALIZED, EINSUM, RECURRENT = 12.0, 50.0, 80.0  # steps for an element
 # Steps for an element of a function, 1 where it is not named.
 STEPS = {
     "Relu": 1, "Neg": 1, "Abs": 1, "Not": 1, "Sqrt": 1, "LeakyRelu": 1, "Cast": 1,
@@ -144,52 +144,52 @@ def _rule(*operators: str, nodes: float = OTHERS) -> Callable[[Rule], Rule]:
 @_rule(
     "Shape", "Size", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Constant", "ConstantOfShape", "Range"
 )
-def _free(operator: Operator) -> Work:
+def _free(operator: Operator) -> OperatorWorkload:
     """Shapes and views: nothing is touched."""
-    return Work()
+    return OperatorWorkload()
 
 
 @_rule("DequantizeLinear", nodes=0.0)
-def _widened(operator: Operator) -> Work:
+def _widened(operator: Operator) -> OperatorWorkload:
     """A part of the product that reads it."""
-    return Work()
+    return OperatorWorkload()
 
 
 @_rule("QuantizeLinear", "DynamicQuantizeLinear")
-def _rounded(operator: Operator) -> Work:
+def _rounded(operator: Operator) -> OperatorWorkload:
     """Each element once."""
-    return Work(activations=operator.moved, steps=float(2 * operator.operand(0).size))
+    return OperatorWorkload(activations=operator.activation_bytes, steps=float(2 * operator.operand(0).size))
 
 
 @_rule(*STEPS)
-def _streamed(operator: Operator) -> Work:
+def _streamed(operator: Operator) -> OperatorWorkload:
     """Each element once."""
     size = max(tensor.size for tensor in (*operator.inputs, *operator.outputs) if tensor is not None)
     steps = float(STEPS.get(operator.node.op_type, 1) * size)
-    return Work(weights=operator.constants, activations=operator.moved, steps=steps)
+    return OperatorWorkload(weights=operator.constant_bytes, activations=operator.activation_bytes, steps=steps)
 
 
 @_rule(
     "Add", "Sub", "Mul", "Div", "Min", "Max", "And", "Or", "Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual"
 )
-def _broadcasting(operator: Operator) -> Work:
+def _broadcasting(operator: Operator) -> OperatorWorkload:
     """Two operands of one shape run along memory; a row that is added to many short rows is begun for each of them."""
     out = operator.result
     others = [t for t in operator.inputs if t is not None and t.size > 1 and t.shape != out.shape]
     rows = out.size / max(out.shape[-1], 1) if others and len(out.shape) > 1 else 0.0
     steps = out.size + BROADCAST * min(rows, out.size / 4)
-    return Work(weights=operator.constants, activations=operator.moved, steps=steps)
+    return OperatorWorkload(weights=operator.constant_bytes, activations=operator.activation_bytes, steps=steps)
 
 
 @_rule("Gemm", "FusedGemm")
-def _gemm(operator: Operator) -> Work:
+def _gemm(operator: Operator) -> OperatorWorkload:
     left, right, out = operator.operand(0), operator.operand(1), operator.result
     inner = left.shape[0 if operator.integer("transA") else -1]
     return _product(operator, out.shape[0], inner, out.shape[1], calls=1, right=right)
 
 
 @_rule("MatMul", "FusedMatMul", "MatMulInteger", nodes=1.5)
-def _matmul(operator: Operator) -> Work:
+def _matmul(operator: Operator) -> OperatorWorkload:
     left, right, out = operator.operand(0), operator.operand(1), operator.result
     inner = left.shape[-2 if operator.integer("transA") else -1]
     columns = out.shape[-1] if len(right.shape) > 1 else 1
@@ -200,83 +200,87 @@ def _matmul(operator: Operator) -> Work:
 
 
 @_rule("QGemm", "MatMulIntegerToFloat", nodes=3.0)
-def _integer_product(operator: Operator) -> Work:
+def _integer_product(operator: Operator) -> OperatorWorkload:
     left, out = operator.operand(0), operator.result
     right = operator.operand(3 if operator.node.op_type == "QGemm" else 1)
     columns = out.shape[-1]
     return _product(operator, ceil(out.size / max(columns, 1)), left.shape[-1], columns, calls=1, right=right)
 
 
-def _product(operator: Operator, rows: int, inner: int, columns: int, calls: int, right: Tensor) -> Work:
+def _product(
+    operator: Operator, rows: int, inner: int, columns: int, calls: int, right: TensorSpec
+) -> OperatorWorkload:
     packed = 0 if right.constant else 2 * calls * inner * columns * right.itemsize
     idle = 1 if columns == 1 else -columns % LANES  # a single column is bound by its reads
-    return Work(
+    return OperatorWorkload(
         operations=calls * rows * inner * columns,
         calls=calls,
         padding=calls * rows * inner * idle,
-        weights=operator.constants,
-        activations=operator.moved + packed,
+        weights=operator.constant_bytes,
+        activations=operator.activation_bytes + packed,
         int8=right.itemsize == 1,
     )
 
 
 @_rule("Conv", nodes=10.0)
-def _conv(operator: Operator) -> Work:
+def _conv(operator: Operator) -> OperatorWorkload:
     kernel, out = operator.operand(1), operator.result
-    return Work(
+    return OperatorWorkload(
         operations=out.size * prod(kernel.shape[1:]),
         calls=out.shape[0],
-        weights=operator.constants,
-        activations=operator.moved,
+        weights=operator.constant_bytes,
+        activations=operator.activation_bytes,
     )
 
 
 @_rule("LSTM", "GRU", "RNN", nodes=40.0)
-def _recurrent(operator: Operator) -> Work:
+def _recurrent(operator: Operator) -> OperatorWorkload:
     """Both weights for each step of each row."""
     length, batch = operator.operand(0).shape[:2]
     inputs, hidden = operator.operand(1), operator.operand(2)
-    return Work(
+    return OperatorWorkload(
         operations=length * batch * (inputs.size + hidden.size),
         calls=length,
-        weights=operator.constants,
-        activations=operator.moved,
+        weights=operator.constant_bytes,
+        activations=operator.activation_bytes,
         steps=RECURRENT * length * batch * hidden.shape[-1],
     )
 
 
 @_rule("Gather")
-def _gather(operator: Operator) -> Work:
+def _gather(operator: Operator) -> OperatorWorkload:
     """Rows of a table, or parts of what was computed."""
     data, out = operator.operand(0), operator.result
     axis = operator.integer("axis") % len(data.shape)
     pieces = prod(data.shape[:axis]) * operator.operand(1).size
     if data.constant and axis == 0:
         ids = 0 if operator.operand(1).constant else operator.operand(1).bytes
-        return Work(weights=out.bytes, activations=out.bytes + ids, lookups=pieces, table=data.bytes)
-    return Work(activations=2 * out.bytes, pieces=pieces)
+        return OperatorWorkload(weights=out.bytes, activations=out.bytes + ids, lookups=pieces, table=data.bytes)
+    return OperatorWorkload(activations=2 * out.bytes, pieces=pieces)
 
 
 @_rule("GatherND", nodes=1.3)
-def _gather_nd(operator: Operator) -> Work:
+def _gather_nd(operator: Operator) -> OperatorWorkload:
     """Rows of a table where only the first axis is indexed: GatherND knows all places before it copies."""
     data, out, indices = operator.operand(0), operator.result, operator.operand(1)
     if data.constant and not indices.constant and indices.shape[-1:] == (1,):
         rows = prod(indices.shape)
-        return Work(weights=out.bytes, activations=out.bytes + indices.bytes, overlapped=rows, table=data.bytes)
-    return Work(activations=2 * out.bytes, pieces=prod(indices.shape[:-1]), weights=operator.constants)
+        return OperatorWorkload(
+            weights=out.bytes, activations=out.bytes + indices.bytes, overlapped=rows, table=data.bytes
+        )
+    return OperatorWorkload(activations=2 * out.bytes, pieces=prod(indices.shape[:-1]), weights=operator.constant_bytes)
 
 
 @_rule("Concat")
-def _joined(operator: Operator) -> Work:
+def _joined(operator: Operator) -> OperatorWorkload:
     """A stretch for each operand and each index of the axes before."""
     before = prod(operator.result.shape[: operator.integer("axis") % len(operator.result.shape)])
     pieces = (JOINED * before + OPERAND) * len(operator.inputs)
-    return Work(activations=operator.moved, weights=operator.constants, pieces=pieces)
+    return OperatorWorkload(activations=operator.activation_bytes, weights=operator.constant_bytes, pieces=pieces)
 
 
 @_rule("Slice", "Split", nodes=1.6)
-def _cut(operator: Operator) -> Work:
+def _cut(operator: Operator) -> OperatorWorkload:
     """A stretch for each index of the axes before the one that is cut."""
     source = operator.operand(0)
     results = [t for t in operator.outputs if t is not None]
@@ -284,24 +288,24 @@ def _cut(operator: Operator) -> Work:
     for result in results:
         cut = [axis for axis, sizes in enumerate(zip(source.shape, result.shape, strict=True)) if sizes[0] != sizes[1]]
         pieces += JOINED * prod(result.shape[: cut[-1]]) if cut else 1.0
-    return Work(activations=2 * sum(t.bytes for t in results), pieces=pieces)
+    return OperatorWorkload(activations=2 * sum(t.bytes for t in results), pieces=pieces)
 
 
 @_rule("Transpose")
-def _transpose(operator: Operator) -> Work:
+def _transpose(operator: Operator) -> OperatorWorkload:
     """The axes at the end that stay move as one; a plain matrix is transposed in registers."""
     source = operator.operand(0)
     order = operator.integers("perm") or list(reversed(range(len(source.shape))))
     moving = [axis for axis in order if source.shape[axis] != 1]
     if moving == sorted(moving):
-        return Work(activations=2 * source.bytes)
+        return OperatorWorkload(activations=2 * source.bytes)
     kept = next(i for i in range(len(order)) if order[-1 - i] != len(order) - 1 - i)
     if kept:
-        return Work(activations=2 * source.bytes, pieces=source.size // max(prod(source.shape[-kept:]), 1))
+        return OperatorWorkload(activations=2 * source.bytes, pieces=source.size // max(prod(source.shape[-kept:]), 1))
     steps = TRANSPOSED if _swaps_neighbours(order) else SCATTERED
     if order == [1, 0] and source.shape[1] * source.itemsize % ALIASED_BYTES == 0:
         steps = ALIASED
-    return Work(activations=2 * source.bytes, steps=source.size * steps)
+    return OperatorWorkload(activations=2 * source.bytes, steps=source.size * steps)
 
 
 def _swaps_neighbours(order: Sequence[int]) -> bool:
@@ -316,23 +320,23 @@ def _swaps_neighbours(order: Sequence[int]) -> bool:
 
 
 @_rule("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceSumSquare", "ReduceProd", nodes=1.4)
-def _reduced(operator: Operator) -> Work:
+def _reduced(operator: Operator) -> OperatorWorkload:
     """A sum over the last axes runs along memory; over a middle axis each row that results costs a call, but of maxima."""
     source, out = operator.operand(0), operator.result
     last_kept = out.size > 0 and len(source.shape) > 1 and out.shape[-1:] == source.shape[-1:] != (1,)
     calls = last_kept and operator.node.op_type not in ("ReduceMax", "ReduceMin")
     pieces = SUMMED_ROW * out.size / out.shape[-1] if calls else JOINED * out.size
-    return Work(activations=source.bytes + out.bytes, steps=float(source.size), pieces=pieces)
+    return OperatorWorkload(activations=source.bytes + out.bytes, steps=float(source.size), pieces=pieces)
 
 
 @_rule("Softmax", "LogSoftmax", "LayerNormalization", "RMSNormalization", "SkipLayerNormalization", nodes=1.2)
-def _normalised(operator: Operator) -> Work:
+def _normalize(operator: Operator) -> OperatorWorkload:
     """Three passes over each row."""
-    steps = NORMALISED * operator.operand(0).size
-    return Work(weights=operator.constants, activations=operator.moved, steps=steps)
+    steps = NORMALIZED * operator.operand(0).size
+    return OperatorWorkload(weights=operator.constant_bytes, activations=operator.activation_bytes, steps=steps)
 
 
 @_rule("Einsum", nodes=12.0)
-def _einsum(operator: Operator) -> Work:
+def _einsum(operator: Operator) -> OperatorWorkload:
     """Operands are transposed, and a small product is made for each element of the batch."""
-    return Work(activations=operator.moved, steps=EINSUM * operator.result.size)
+    return OperatorWorkload(activations=operator.activation_bytes, steps=EINSUM * operator.result.size)

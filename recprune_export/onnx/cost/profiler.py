@@ -13,16 +13,16 @@ import numpy as np
 import onnx
 
 from recprune_export.errors import ExportError
-from recprune_export.onnx.cost.estimate import NodeCost, cost_with
+from recprune_export.onnx.cost.estimate import NodeCost, estimate_cost_with_shapes
 from recprune_export.onnx.cost.machine import Machine
 from recprune_export.onnx.cost.weightless_model import Shapes
-from recprune_export.onnx.runtime.session import SessionOptions, first_line, load, run
+from recprune_export.onnx.runtime.session import SessionOptions, first_line, load_session, run
 
 WARM_UP = 5  # requests
 SECONDS = 2.0
 FEWEST, MOST = 10, 2000  # requests
 LARGEST = 1 << 30  # bytes of a file in one piece
-KEPT = 0.8  # of the times of a node; the longest are what the machine did besides
+FASTEST_FRACTION = 0.8  # of the times of a node; the longest are what the machine did besides
 
 _END = "_kernel_time"
 
@@ -40,7 +40,7 @@ class NodeTime:
 
 @dataclass(frozen=True)
 class Profile:
-    """Nodes, the slowest first. `milliseconds`: all nodes together; `floor`: what no runtime can go below."""
+    """Nodes, the slowest first. `format_milliseconds`: all nodes together; `floor`: what no runtime can go below."""
 
     batch: int
     threads: int
@@ -54,7 +54,7 @@ class Profile:
         return asdict(self)
 
 
-def profile(path: Path, request: Mapping[str, np.ndarray], batch: int, machine: Machine) -> Profile:
+def profile_model(path: Path, request: Mapping[str, np.ndarray], batch: int, machine: Machine) -> Profile:
     """Answer a request again and again with the profiler on; `machine` says with how many threads.
 
     The nodes are those that run: ONNX Runtime joins a linear layer and its activation, for example. Raises `ExportError`
@@ -65,7 +65,9 @@ def profile(path: Path, request: Mapping[str, np.ndarray], batch: int, machine: 
         events, requests = _events(_with_names(path, Path(scratch)), request, machine.threads, optimised)
         model = onnx.load(optimised, load_external_data=False)
     times = _times(events)
-    cost = cost_with(model, {**_shapes(model, events), **{n: a.shape for n, a in request.items()}}, batch, machine)
+    cost = estimate_cost_with_shapes(
+        model, {**_shapes(model, events), **{n: a.shape for n, a in request.items()}}, batch, machine
+    )
     known = {node.name: node for node in cost.nodes}
     total = sum(times.values())
     nodes = [_node(name, milliseconds, total, known) for name, milliseconds in times.items()]
@@ -95,12 +97,12 @@ def _with_names(path: Path, scratch: Path) -> Path:
 def _events(
     path: Path, request: Mapping[str, np.ndarray], threads: int, optimised: Path
 ) -> tuple[list[Mapping[str, Any]], int]:
-    options = SessionOptions(threads=threads).made()
+    options = SessionOptions(threads=threads).to_onnxruntime()
     options.log_severity_level = 3
     options.optimized_model_filepath = str(optimised)
     options.enable_profiling = True
     options.profile_file_prefix = str(optimised.with_suffix(""))
-    session = load(str(path), options, str(path))
+    session = load_session(str(path), options, str(path))
     deadline, requests = time.perf_counter() + SECONDS, 0
     try:
         while requests < FEWEST + WARM_UP or (requests < MOST and time.perf_counter() < deadline):
@@ -118,7 +120,7 @@ def _times(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     for event in events:
         by_node[event["name"].removesuffix(_END)].append(event["dur"] / 1e3)
     warm = {name: sorted(times[WARM_UP:]) for name, times in by_node.items()}
-    return {name: float(np.mean(times[: max(1, int(KEPT * len(times)))])) for name, times in warm.items()}
+    return {name: float(np.mean(times[: max(1, int(FASTEST_FRACTION * len(times)))])) for name, times in warm.items()}
 
 
 def _shapes(model: onnx.ModelProto, events: Sequence[Mapping[str, Any]]) -> Shapes:

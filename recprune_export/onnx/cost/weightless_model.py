@@ -14,14 +14,14 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Skeleton:
+class WeightlessModel:
     """`model` refers to the tensors in `weights` by their names only; each is as large as it says, its content apart."""
 
     model: onnx.ModelProto
     weights: Mapping[str, ir.TensorProtocol]
 
 
-def skeleton(model: ir.Model) -> Skeleton:
+def strip_weights(model: ir.Model) -> WeightlessModel:
     """Return a copy of `model` in which weights are references to data outside. The model is left as it is."""
     bare = model.clone()
     weights = {}
@@ -32,10 +32,10 @@ def skeleton(model: ir.Model) -> Skeleton:
             value.const_value = ir.ExternalTensor(
                 "memory", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
             )
-    return Skeleton(ir.to_proto(bare), weights)
+    return WeightlessModel(ir.to_proto(bare), weights)
 
 
-def shapes_for(model: onnx.ModelProto, batch: int) -> Shapes:
+def infer_shapes(model: onnx.ModelProto, batch: int) -> Shapes:
     """Return the shape of every value whose shape is known when each symbolic axis of an input is `batch` long."""
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     for value in _inferred(model, batch):
@@ -53,8 +53,8 @@ def fill_shapes(model: ir.Model) -> None:
     values = [value for node in model.graph for value in node.outputs]
     if all(_is_known(value.shape) and value.type is not None for value in values):
         return
-    bare = skeleton(model).model
-    one, other = (shapes_for(bare, batch) for batch in _BATCHES)
+    bare = strip_weights(model).model
+    one, other = (infer_shapes(bare, batch) for batch in _BATCHES)
     kinds = {value.name: value.type.tensor_type.elem_type for value in _inferred(bare, _BATCHES[0])}
     for value in values:
         name = value.name or ""

@@ -6,7 +6,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from recprune_export.onnx.graph import axis_of, constant, integers_of, maker, rank, sizes_of
+from recprune_export.onnx.graph import (
+    add_initializer,
+    find_producer,
+    get_axis,
+    get_constant_integers,
+    get_dims,
+    get_rank,
+)
 
 _WHOLE = (ir.DataType.INT64, ir.DataType.INT32)
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
@@ -14,95 +21,101 @@ EXACT_IN_FLOAT = 1 << 24  # whole numbers below are the same in float32
 
 
 @dataclass(frozen=True)
-class Column:
+class ColumnSource:
     """One number for each row: column `index` of `source` [batch, n], or `source` itself [batch], where index is None.
 
-    `whole`: whether it was made a whole number on the way; `through_float`: whether whole numbers passed a
+    `is_integer`: whether it was made a whole number on the way; `through_float`: whether whole numbers passed a
     floating-point type, which keeps them only below `EXACT_IN_FLOAT`.
     """
 
     source: ir.Value
     index: int | None = None
-    whole: bool = False
+    is_integer: bool = False
     through_float: bool = False
 
 
-def column_of(value: ir.Value) -> Column | None:
+def trace_column(value: ir.Value) -> ColumnSource | None:
     """Follow a value of shape [batch] or [batch, 1] to where it is stored; None where it has another shape."""
-    shape = sizes_of(value)
+    shape = get_dims(value)
     if shape is None or len(shape) > 2 or not shape or (len(shape) == 2 and shape[1] != 1):
         return None
-    column = Column(value) if len(shape) == 1 else Column(value, 0)
+    column = ColumnSource(value) if len(shape) == 1 else ColumnSource(value, 0)
     while (before := _step(column)) is not None:
         column = before
     return column
 
 
-def _step(column: Column) -> Column | None:
+def _step(column: ColumnSource) -> ColumnSource | None:
     """Go one node back."""
     value, index = column.source, column.index
-    if node := maker(value, "Cast"):
+    if node := find_producer(value, "Cast"):
         return _uncast(column, node)
     if index is None:
         return _unsqueezed(column)
-    if node := maker(value, "Unsqueeze", "Reshape"):  # [batch] to [batch, 1]
+    if node := find_producer(value, "Unsqueeze", "Reshape"):  # [batch] to [batch, 1]
         source = node.inputs[0]
-        before, after = sizes_of(source), sizes_of(value)
+        before, after = get_dims(source), get_dims(value)
         return replace(column, source=source, index=None) if source and before and after == [*before, 1] else None
-    if node := maker(value, "Slice"):
+    if node := find_producer(value, "Slice"):
         return _unsliced(column, node)
-    if node := maker(value, "Split"):
+    if node := find_producer(value, "Split"):
         return _unsplit(column, node)
-    if node := maker(value, "Gather"):
-        source, picked = node.inputs[0], integers_of(node.inputs[1])
-        if source is None or rank(source) != 2 or axis_of(node, 2) != 1 or picked is None or rank(node.inputs[1]) != 1:
+    if node := find_producer(value, "Gather"):
+        source, picked = node.inputs[0], get_constant_integers(node.inputs[1])
+        if (
+            source is None
+            or get_rank(source) != 2
+            or get_axis(node, 2) != 1
+            or picked is None
+            or get_rank(node.inputs[1]) != 1
+        ):
             return None
         return _column(column, source, picked[index])
-    if node := maker(value, "Concat"):
+    if node := find_producer(value, "Concat"):
         return _unjoined(column, node)
     return None
 
 
-def _uncast(column: Column, node: ir.Node) -> Column | None:
+def _uncast(column: ColumnSource, node: ir.Node) -> ColumnSource | None:
     source = node.inputs[0]
     if source is None or source.dtype is None or column.source.dtype is None:
         return None
     if column.source.dtype in _WHOLE:
-        return replace(column, source=source, whole=True) if source.dtype in (*_WHOLE, *_FLOATS) else None
+        return replace(column, source=source, is_integer=True) if source.dtype in (*_WHOLE, *_FLOATS) else None
     # To a floating-point type: of use only where it is a detour of whole numbers.
-    if source.dtype in _WHOLE and column.whole:
+    if source.dtype in _WHOLE and column.is_integer:
         return replace(column, source=source, through_float=True)
     return None
 
 
-def _unsqueezed(column: Column) -> Column | None:
+def _unsqueezed(column: ColumnSource) -> ColumnSource | None:
     """[batch, 1] or [batch, n] to [batch]."""
-    node = maker(column.source, "Squeeze", "Gather", "Reshape")
-    if node is None or node.inputs[0] is None or rank(node.inputs[0]) != 2:
+    node = find_producer(column.source, "Squeeze", "Gather", "Reshape")
+    if node is None or node.inputs[0] is None or get_rank(node.inputs[0]) != 2:
         return None
     source = node.inputs[0]
     assert source.shape is not None
     if node.op_type == "Gather":
-        picked = integers_of(node.inputs[1])
-        if axis_of(node, 2) != 1 or picked is None or rank(node.inputs[1]) != 0:
+        picked = get_constant_integers(node.inputs[1])
+        if get_axis(node, 2) != 1 or picked is None or get_rank(node.inputs[1]) != 0:
             return None
         return _column(column, source, picked[0])
     assert column.source.shape is not None
     return replace(column, source=source, index=0) if list(source.shape) == [column.source.shape[0], 1] else None
 
 
-def _unsliced(column: Column, node: ir.Node) -> Column | None:
+def _unsliced(column: ColumnSource, node: ir.Node) -> ColumnSource | None:
     source = node.inputs[0]
-    starts, axes, steps = (integers_of(node.inputs[i]) if len(node.inputs) > i else None for i in (1, 3, 4))
-    if source is None or rank(source) != 2 or starts is None or axes not in ([1], [-1]) or steps not in (None, [1]):
+    starts, axes, steps = (get_constant_integers(node.inputs[i]) if len(node.inputs) > i else None for i in (1, 3, 4))
+    if source is None or get_rank(source) != 2 or starts is None or axes not in ([1], [-1]) or steps not in (None, [1]):
         return None
     assert column.index is not None
     return _column(column, source, starts[0], column.index)
 
 
-def _unsplit(column: Column, node: ir.Node) -> Column | None:
+def _unsplit(column: ColumnSource, node: ir.Node) -> ColumnSource | None:
     source = node.inputs[0]
-    if source is None or rank(source) != 2 or axis_of(node, 2) != 1 or column.index is None:
+    if source is None or get_rank(source) != 2 or get_axis(node, 2) != 1 or column.index is None:
         return None
     before = 0
     for result in node.outputs:
@@ -114,9 +127,9 @@ def _unsplit(column: Column, node: ir.Node) -> Column | None:
     return None
 
 
-def _unjoined(column: Column, node: ir.Node) -> Column | None:
+def _unjoined(column: ColumnSource, node: ir.Node) -> ColumnSource | None:
     index = column.index
-    if rank(column.source) != 2 or axis_of(node, 2) != 1 or index is None:
+    if get_rank(column.source) != 2 or get_axis(node, 2) != 1 or index is None:
         return None
     for operand in node.inputs:
         if operand is None or operand.shape is None or not isinstance(operand.shape[1], int):
@@ -127,7 +140,7 @@ def _unjoined(column: Column, node: ir.Node) -> Column | None:
     return None
 
 
-def _column(column: Column, source: ir.Value, start: int, index: int = 0) -> Column | None:
+def _column(column: ColumnSource, source: ir.Value, start: int, index: int = 0) -> ColumnSource | None:
     """Column `start + index` of `source`, where `start` counts from the end if it is negative."""
     assert source.shape is not None
     width = source.shape[1]
@@ -137,7 +150,7 @@ def _column(column: Column, source: ir.Value, start: int, index: int = 0) -> Col
     return replace(column, source=source, index=position) if 0 <= position < width else None
 
 
-def join(graph: ir.Graph, columns: Sequence[Column], name: str) -> tuple[ir.Value, list[ir.Node]]:
+def concat_columns(graph: ir.Graph, columns: Sequence[ColumnSource], name: str) -> tuple[ir.Value, list[ir.Node]]:
     """Return a value [batch, len(columns)] and the new nodes that make it, in order; the fewest nodes that will do.
 
     All sources have the same type.
@@ -145,7 +158,7 @@ def join(graph: ir.Graph, columns: Sequence[Column], name: str) -> tuple[ir.Valu
     if all(column.index is None for column in columns):
         return _join_vectors(graph, [column.source for column in columns], name)
     nodes: list[ir.Node] = []
-    parts = [_part(graph, run, name, nodes) for run in _runs(columns)]
+    parts = [_take_columns(graph, run, name, nodes) for run in _runs(columns)]
     if len(parts) == 1:
         return parts[0], nodes
     nodes.append(ir.node("Concat", parts, attributes={"axis": 1}))
@@ -155,15 +168,15 @@ def join(graph: ir.Graph, columns: Sequence[Column], name: str) -> tuple[ir.Valu
 def _join_vectors(graph: ir.Graph, vectors: Sequence[ir.Value], name: str) -> tuple[ir.Value, list[ir.Node]]:
     """[batch] each: end to end, then turned; two nodes less than an axis more for each of them."""
     joined = ir.node("Concat", list(vectors), attributes={"axis": 0})
-    shape = constant(graph, f"{name}_by_field", _sizes(len(vectors), -1))
+    shape = add_initializer(graph, f"{name}_by_field", _sizes(len(vectors), -1))
     by_field = ir.node("Reshape", [joined.outputs[0], shape])
     by_row = ir.node("Transpose", [by_field.outputs[0]], attributes={"perm": [1, 0]})
     return by_row.outputs[0], [joined, by_field, by_row]
 
 
-def _runs(columns: Sequence[Column]) -> list[list[Column]]:
+def _runs(columns: Sequence[ColumnSource]) -> list[list[ColumnSource]]:
     """Neighbours that come from one matrix."""
-    runs: list[list[Column]] = []
+    runs: list[list[ColumnSource]] = []
     for column in columns:
         if runs and column.index is not None and runs[-1][-1].source is column.source:
             runs[-1].append(column)
@@ -172,10 +185,10 @@ def _runs(columns: Sequence[Column]) -> list[list[Column]]:
     return runs
 
 
-def _part(graph: ir.Graph, run: Sequence[Column], name: str, nodes: list[ir.Node]) -> ir.Value:
+def _take_columns(graph: ir.Graph, run: Sequence[ColumnSource], name: str, nodes: list[ir.Node]) -> ir.Value:
     source, indices = run[0].source, [column.index for column in run]
     if indices == [None]:
-        axes = constant(graph, f"{name}_one", _sizes(1))
+        axes = add_initializer(graph, f"{name}_one", _sizes(1))
         nodes.append(ir.node("Unsqueeze", [source, axes]))
         return nodes[-1].outputs[0]
     positions = [index for index in indices if index is not None]
@@ -185,12 +198,17 @@ def _part(graph: ir.Graph, run: Sequence[Column], name: str, nodes: list[ir.Node
     first, last = positions[0], positions[-1]
     if positions == list(range(first, last + 1)):
         bounds = [
-            constant(graph, f"{name}_{what}", _sizes(n)) for what, n in (("from", first), ("to", last + 1), ("axis", 1))
+            add_initializer(graph, f"{name}_{what}", _sizes(n))
+            for what, n in (("from", first), ("to", last + 1), ("axis", 1))
         ]
         nodes.append(ir.node("Slice", [source, *bounds]))
     else:
         nodes.append(
-            ir.node("Gather", [source, constant(graph, f"{name}_columns", _sizes(*positions))], attributes={"axis": 1})
+            ir.node(
+                "Gather",
+                [source, add_initializer(graph, f"{name}_columns", _sizes(*positions))],
+                attributes={"axis": 1},
+            )
         )
     return nodes[-1].outputs[0]
 

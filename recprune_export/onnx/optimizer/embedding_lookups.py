@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from recprune_export.onnx.graph import Size, array_of, axis_of, maker, nodes_of, rank, sizes_of
-from recprune_export.onnx.optimizer.columns import EXACT_IN_FLOAT, Column, column_of
+from recprune_export.onnx.graph import Dim, find_nodes, find_producer, get_axis, get_constant_array, get_dims, get_rank
+from recprune_export.onnx.optimizer.columns import EXACT_IN_FLOAT, ColumnSource, trace_column
 
 
 @dataclass(frozen=True)
-class Lookup:
+class EmbeddingLookup:
     """A Gather of one row of `table` [rows, width] for each row of the batch, and where its id comes from.
 
     With a `remap` [ids] the row is `remap[id]`, and several ids may have the same.
@@ -18,7 +18,7 @@ class Lookup:
 
     node: ir.Node
     table: ir.Value
-    ids: Column
+    ids: ColumnSource
     remap: ir.Value | None = None
 
     @property
@@ -27,7 +27,7 @@ class Lookup:
         return int(self.table.shape[0])  # type: ignore[index, arg-type]
 
     @property
-    def valid(self) -> int:
+    def id_limit(self) -> int:
         """The number below which every id is valid."""
         return self.rows if self.remap is None else int(self.remap.shape[0])  # type: ignore[index, arg-type]
 
@@ -38,12 +38,12 @@ class Lookup:
 
 
 @dataclass(frozen=True)
-class Run:
+class LookupRun:
     """Neighbouring operands of a Concat, from `first` on, that are lookups of one width."""
 
     join: ir.Node
     first: int
-    lookups: tuple[Lookup, ...]
+    lookups: tuple[EmbeddingLookup, ...]
 
     @property
     def nodes(self) -> tuple[ir.Node, ...]:
@@ -51,64 +51,64 @@ class Run:
         return tuple(lookup.node for lookup in self.lookups)
 
 
-def lookup_of(value: ir.Value | None) -> Lookup | None:
+def match_lookup(value: ir.Value | None) -> EmbeddingLookup | None:
     """Return the lookup that `value` is, also behind a new axis of size 1."""
-    node = maker(value, "Gather", "Unsqueeze", "Reshape")
+    node = find_producer(value, "Gather", "Unsqueeze", "Reshape")
     if value is None or node is None:
         return None
     if node.op_type != "Gather":
         inner = node.inputs[0]
-        same_row = _row(sizes_of(inner)) is not None and _row(sizes_of(inner)) == _row(sizes_of(value))
-        return lookup_of(inner) if same_row and maker(inner, "Gather") else None
+        same_row = _row(get_dims(inner)) is not None and _row(get_dims(inner)) == _row(get_dims(value))
+        return match_lookup(inner) if same_row and find_producer(inner, "Gather") else None
     table, ids = node.inputs
     if table is None or ids is None or table.const_value is None or ids.const_value is not None:
         return None
-    if rank(table) != 2 or table.dtype != ir.DataType.FLOAT or axis_of(node, 2):
+    if get_rank(table) != 2 or table.dtype != ir.DataType.FLOAT or get_axis(node, 2):
         return None
     remap, ids = _remapped(ids)
-    column = None if ids is None else column_of(ids)
-    found = None if column is None else Lookup(node, table, column, remap)
-    return None if found is None or (found.ids.through_float and found.valid > EXACT_IN_FLOAT) else found
+    column = None if ids is None else trace_column(ids)
+    found = None if column is None else EmbeddingLookup(node, table, column, remap)
+    return None if found is None or (found.ids.through_float and found.id_limit > EXACT_IN_FLOAT) else found
 
 
 def _remapped(ids: ir.Value) -> tuple[ir.Value | None, ir.Value | None]:
     """The remap that gives `ids`, if any, and what it is given; a remap is a constant list of rows."""
-    node = maker(ids, "Gather")
-    if node is None or rank(node.inputs[0]) != 1 or array_of(node.inputs[0]) is None:
+    node = find_producer(ids, "Gather")
+    if node is None or get_rank(node.inputs[0]) != 1 or get_constant_array(node.inputs[0]) is None:
         return None, ids
     return node.inputs[0], node.inputs[1]
 
 
-def runs_of(graph: ir.Graph) -> Iterator[Run]:
+def find_lookup_runs(graph: ir.Graph) -> Iterator[LookupRun]:
     """Find the runs of every Concat whose operands stand side by side in the memory of a row."""
-    for node in nodes_of(graph, "Concat"):
-        if not joins_rows(node):
+    for node in find_nodes(graph, "Concat"):
+        if not concatenates_rows(node):
             continue
-        current: list[Lookup] = []
+        current: list[EmbeddingLookup] = []
         for position, value in enumerate((*node.inputs, None)):
-            lookup = lookup_of(value)
-            lookup = lookup if lookup is not None and only_looked_up(lookup.table) else None
+            lookup = match_lookup(value)
+            lookup = lookup if lookup is not None and is_only_looked_up(lookup.table) else None
             if current and (lookup is None or lookup.width != current[0].width):
-                yield Run(node, position - len(current), tuple(current))
+                yield LookupRun(node, position - len(current), tuple(current))
                 current = []
             if lookup is not None:
                 current.append(lookup)
 
 
-def joins_rows(node: ir.Node) -> bool:
+def concatenates_rows(node: ir.Node) -> bool:
     """Whether each operand of a Concat is one stretch in the memory of a row."""
-    shape = sizes_of(node.outputs[0])
-    axis = 0 if shape is None else axis_of(node, len(shape))
+    shape = get_dims(node.outputs[0])
+    axis = 0 if shape is None else get_axis(node, len(shape))
     return shape is not None and axis > 0 and all(size == 1 for size in shape[1:axis])
 
 
-def only_looked_up(table: ir.Value) -> bool:
+def is_only_looked_up(table: ir.Value) -> bool:
     """Whether nothing reads a table but lookups of its rows: whatever else reads it would need a copy."""
     return not table.is_graph_output() and all(
-        use.node.op_type == "Gather" and use.idx == 0 and axis_of(use.node, 2) == 0 for use in table.uses()
+        use.node.op_type == "Gather" and use.idx == 0 and get_axis(use.node, 2) == 0 for use in table.uses()
     )
 
 
-def _row(sizes: Sequence[Size] | None) -> list[Size] | None:
+def _row(sizes: Sequence[Dim] | None) -> list[Dim] | None:
     """A shape without axes of size 1, but for the batch."""
     return [sizes[0], *(size for size in sizes[1:] if size != 1)] if sizes else None

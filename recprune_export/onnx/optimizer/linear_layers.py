@@ -6,7 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from recprune_export.onnx.graph import array_of, constant, maker, only_user, rank, replace
+from recprune_export.onnx.graph import (
+    add_initializer,
+    find_only_consumer,
+    find_producer,
+    get_constant_array,
+    get_rank,
+    replace_node,
+)
 
 
 @dataclass(frozen=True)
@@ -43,13 +50,13 @@ class Linear:
 
     def matrix(self) -> np.ndarray:
         """W, [inputs, outputs], in float64."""
-        array = array_of(self.weight)
+        array = get_constant_array(self.weight)
         assert array is not None
         return (array.T if self.transposed else array).astype(np.float64)
 
     def vector(self) -> np.ndarray | None:
         """b, [outputs], in float64."""
-        array = array_of(self.bias)
+        array = get_constant_array(self.bias)
         return None if array is None else np.broadcast_to(array.reshape(-1), (self.outputs,)).astype(np.float64)
 
     @property
@@ -58,12 +65,12 @@ class Linear:
         return len(list(self.weight.uses())) == 1
 
 
-def linear_of(node: ir.Node) -> Linear | None:
+def match_linear(node: ir.Node) -> Linear | None:
     """Return the linear layer that a Gemm or a MatMul is, with the Add behind it if that is its bias."""
     if node.op_type not in ("Gemm", "MatMul") or node.domain not in ("", "ai.onnx") or len(node.inputs) < 2:
         return None
     weight = node.inputs[1]
-    if node.inputs[0] is None or weight is None or weight.const_value is None or rank(weight) != 2:
+    if node.inputs[0] is None or weight is None or weight.const_value is None or get_rank(weight) != 2:
         return None
     if weight.dtype != ir.DataType.FLOAT or node.inputs[0].const_value is not None:
         return None
@@ -78,13 +85,13 @@ def linear_of(node: ir.Node) -> Linear | None:
     return Linear(node, weight, bool(node.attributes.get_int("transB", 0)), bias)
 
 
-def products_with(table: ir.Value) -> list[Linear]:
+def find_transposed_products(table: ir.Value) -> list[Linear]:
     """Return the layers that multiply by the transpose of `table` [rows, dimensions]: an output for each row.
 
     They are `Gemm(x, E, transB=1)`, and `MatMul(x, Transpose(E))` with the bias behind it.
     """
     transposes = [user for user, _ in table.uses() if user.op_type == "Transpose" and _swaps(user)]
-    gemms = [linear_of(user) for user, place in table.uses() if user.op_type == "Gemm" and place == 1]
+    gemms = [match_linear(user) for user, place in table.uses() if user.op_type == "Gemm" and place == 1]
     products = [_product(user, table) for node in transposes for user, place in node.outputs[0].uses() if place == 1]
     return [layer for layer in (*gemms, *products) if layer is not None and layer.transposed]
 
@@ -104,23 +111,23 @@ def _swaps(transpose: ir.Node) -> bool:
 
 def _added(product: ir.Node, outputs: int) -> tuple[ir.Value | None, ir.Node | None]:
     """The constant vector that the only reader of a product adds to it."""
-    add = only_user(product.outputs[0])
+    add = find_only_consumer(product.outputs[0])
     if add is None or add.op_type != "Add":
         return None, None
     (other,) = [value for value in add.inputs if value is not product.outputs[0]] or [None]
-    array = array_of(other)
+    array = get_constant_array(other)
     fits = array is not None and array.size in (1, outputs) and array.size == max(array.shape[-1:], default=1)
     return (other, add) if fits else (None, None)
 
 
-def change(graph: ir.Graph, layer: Linear, matrix: np.ndarray, vector: np.ndarray | None) -> ir.Value:
+def replace_weights(graph: ir.Graph, layer: Linear, matrix: np.ndarray, vector: np.ndarray | None) -> ir.Value:
     """Give a layer another W [inputs, outputs] and b; return its result.
 
     A MatMul that gets its first b becomes a Gemm where its operand has two axes, and an Add behind it elsewhere.
     """
-    weight = constant(graph, f"{layer.weight.name}_folded", _stored(matrix.T if layer.transposed else matrix))
-    bias = None if vector is None else constant(graph, f"{weight.name}_bias", _stored(vector))
-    two_axes = rank(layer.operand) == 2
+    weight = add_initializer(graph, f"{layer.weight.name}_folded", _stored(matrix.T if layer.transposed else matrix))
+    bias = None if vector is None else add_initializer(graph, f"{weight.name}_bias", _stored(vector))
+    two_axes = get_rank(layer.operand) == 2
     if layer.node.op_type == "Gemm" or (two_axes and bias is not None and layer.shift is None):
         operands: Sequence[ir.Value] = [layer.operand, weight, *([bias] if bias is not None else [])]
         return _replace(graph, layer.node, [ir.node("Gemm", operands, attributes={"transB": int(layer.transposed)})])
@@ -134,7 +141,7 @@ def change(graph: ir.Graph, layer: Linear, matrix: np.ndarray, vector: np.ndarra
 
 
 def _replace(graph: ir.Graph, old: ir.Node, new: Sequence[ir.Node]) -> ir.Value:
-    replace(graph, old, new)
+    replace_node(graph, old, new)
     return new[-1].outputs[0]
 
 
@@ -142,9 +149,9 @@ def _stored(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
-def view_of(node: ir.Node, value: ir.Value) -> ir.Value | None:
+def match_view(node: ir.Node, value: ir.Value) -> ir.Value | None:
     """Return the result of a node that only gives `value` another shape with the same batch."""
-    if maker(node.outputs[0], "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity") is None:
+    if find_producer(node.outputs[0], "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity") is None:
         return None
     before, after = value.shape, node.outputs[0].shape
     if node.inputs[0] is not value or before is None or after is None or not len(before) or not len(after):

@@ -1,7 +1,7 @@
 """Rewrites that have to prove themselves: each runs on a copy, which is kept where it answers alike and costs no more.
 
 Alike: on every probe each number differs by at most `TOLERANCE` of the largest of its output. Costs no more: by the
-estimate of `cost.py` for each batch size that is asked for, where one may cost up to `SLIGHTLY` more if they cost less on
+estimate of `cost.py` for each batch size that is asked for, where one may cost up to `MAX_SLOWDOWN` more if they cost less on
 average; `benchmarks/bench_cost_model.py` holds the estimate against measurements. Measuring each rewrite at export
 instead would take minutes, and give another graph at every run.
 """
@@ -16,17 +16,17 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from recprune_export.errors import ExportError
-from recprune_export.onnx.cost.estimate import cost_of
+from recprune_export.onnx.cost.estimate import estimate_cost
 from recprune_export.onnx.cost.machine import REFERENCE, Machine
-from recprune_export.onnx.cost.weightless_model import fill_shapes, skeleton
-from recprune_export.onnx.counts import parts_of
-from recprune_export.onnx.runtime.in_memory import Answer, session_in_memory
+from recprune_export.onnx.cost.weightless_model import fill_shapes, strip_weights
+from recprune_export.onnx.counts import count_weights
+from recprune_export.onnx.runtime.in_memory import OutputArrays, make_in_memory_session
 
 TOLERANCE = 1e-5  # of the largest number of an output
 MASK = 1e6  # numbers from here on are compared among themselves
 EQUAL = 1e-3  # of an estimate: what differs by less is the same
 MOST_TRIALS = 32  # of a pass that chooses its places; of more places some are left out together
-SLIGHTLY = 0.02  # of an estimate, which is surer of a gain over all batch sizes than of less than this at one
+MAX_SLOWDOWN = 0.02  # of an estimate, which is surer of a gain over all batch sizes than of less than this at one
 
 Probe = Sequence[np.ndarray]  # one request, in the order of the graph's inputs
 
@@ -39,7 +39,7 @@ class Pass(Protocol):
     def __call__(self, model: ir.Model) -> int: ...
 
 
-class ByPlace:
+class SelectivePass:
     """A pass that can leave places as they are: `rewrite` chooses those that cost least for the batch sizes asked for.
 
     `find` names the places of a graph, `change` changes those that it is given and returns in how many places.
@@ -83,7 +83,7 @@ class Rewrite:
     at: tuple[str, ...] = ()
 
     @property
-    def kept(self) -> bool:
+    def accepted(self) -> bool:
         """Whether the graph has it."""
         return not self.reason
 
@@ -94,18 +94,18 @@ class Rewrite:
             for when, times in (("before", self.before), ("after", self.after))
         }
         error = self.error if isfinite(self.error) else None
-        return {**asdict(self), "at": list(self.at), "kept": self.kept, "error": error, **by_batch}
+        return {**asdict(self), "at": list(self.at), "kept": self.accepted, "error": error, **by_batch}
 
 
 @dataclass(frozen=True)
-class Limits:
+class NonzeroLimits:
     """How many of the parameters that are not zero a graph may hold, in tables and in the rest; None: any number."""
 
     tables: int | None = None
     rest: int | None = None
 
 
-NO_LIMITS = Limits()
+NO_LIMITS = NonzeroLimits()
 
 
 def rewrite(
@@ -114,7 +114,7 @@ def rewrite(
     probes: Sequence[Probe],
     batches: Sequence[int],
     machine: Machine = REFERENCE,
-    limits: Limits = NO_LIMITS,
+    limits: NonzeroLimits = NO_LIMITS,
 ) -> tuple[ir.Model, tuple[Rewrite, ...]]:
     """Try one pass after the other; return the model with those that proved themselves, and what became of each.
 
@@ -124,14 +124,14 @@ def rewrite(
     report = []
     for each in passes:
         at: tuple[str, ...] = ()
-        if isinstance(each, ByPlace):
+        if isinstance(each, SelectivePass):
             at = _cheapest(each, current)
-        candidate, places = current.changed(each.only(at) if isinstance(each, ByPlace) else each)
+        candidate, places = current.apply_pass(each.only(at) if isinstance(each, SelectivePass) else each)
         if not places:
             continue
         result = replace(_compare(each.__name__, places, current, candidate, limits), at=at)
         report.append(result)
-        if result.kept:
+        if result.accepted:
             current = candidate
     return current.model, tuple(report)
 
@@ -141,10 +141,10 @@ class _Candidate:
 
     def __init__(self, model: ir.Model, probes: Sequence[Probe], batches: Sequence[int], machine: Machine) -> None:
         self.model, self._probes, self._batches, self._machine = model, probes, batches, machine
-        self._answers: list[Answer] | None = None
+        self._answers: list[OutputArrays] | None = None
         self._costs: dict[int, float] | None = None
 
-    def changed(self, each: Pass) -> tuple["_Candidate", int]:
+    def apply_pass(self, each: Pass) -> tuple["_Candidate", int]:
         """Return a copy that the pass has changed, and in how many places."""
         copy = self.model.clone()
         places = each(copy)
@@ -153,29 +153,29 @@ class _Candidate:
             fill_shapes(copy)
         return _Candidate(copy, self._probes, self._batches, self._machine), places
 
-    def answers(self) -> list[Answer]:
+    def answers(self) -> list[OutputArrays]:
         """Run every probe. Raises `ExportError` where ONNX Runtime cannot."""
         if self._answers is None:
-            run = session_in_memory(self.model)
+            run = make_in_memory_session(self.model)
             self._answers = [run(probe) for probe in self._probes]
         return self._answers
 
     def costs(self) -> dict[int, float]:
         """Estimate the milliseconds for each batch size."""
         if self._costs is None:
-            bare = skeleton(self.model).model
-            estimates = {batch: cost_of(bare, batch, self._machine) for batch in self._batches}
+            bare = strip_weights(self.model).model
+            estimates = {batch: estimate_cost(bare, batch, self._machine) for batch in self._batches}
             self._costs = {batch: estimate.estimate * 1e3 for batch, estimate in estimates.items()}
         return self._costs
 
 
-def _cheapest(each: ByPlace, current: _Candidate) -> tuple[str, ...]:
+def _cheapest(each: SelectivePass, current: _Candidate) -> tuple[str, ...]:
     """Leave out one place after the other where that is cheaper; all of them, if nothing is cheaper than no change."""
     before = current.costs()
 
     def price(places: Collection[str]) -> tuple[float, float]:
         """By how much the worst ratio is more than may be, and the mean of all."""
-        after = current.changed(each.only(places))[0].costs() if places else before
+        after = current.apply_pass(each.only(places))[0].costs() if places else before
         ratios = [after[batch] / before[batch] for batch in before]
         return max(_most(ratios), *ratios) - _most(ratios), sum(ratios) / len(ratios)
 
@@ -190,7 +190,7 @@ def _cheapest(each: ByPlace, current: _Candidate) -> tuple[str, ...]:
     return chosen or every
 
 
-def _compare(name: str, places: int, current: _Candidate, candidate: _Candidate, limits: Limits) -> Rewrite:
+def _compare(name: str, places: int, current: _Candidate, candidate: _Candidate, limits: NonzeroLimits) -> Rewrite:
     before, after = current.costs(), candidate.costs()
     if too_many := _beyond(limits, current.model, candidate.model):
         return Rewrite(name, places, too_many, 0.0, before, after)
@@ -200,7 +200,7 @@ def _compare(name: str, places: int, current: _Candidate, candidate: _Candidate,
         more = ratios[worst] - 1
         return Rewrite(name, places, f"estimated to be {more:.1%} slower at batch {worst}", 0.0, before, after)
     try:
-        error = max(map(largest_difference, current.answers(), candidate.answers()), default=0.0)
+        error = max(map(largest_relative_difference, current.answers(), candidate.answers()), default=0.0)
     except ExportError as failure:
         return Rewrite(name, places, str(failure), float("nan"), before, after)
     reason = "" if error <= TOLERANCE else f"answers differ by {error:.1e} of the largest"
@@ -209,14 +209,14 @@ def _compare(name: str, places: int, current: _Candidate, candidate: _Candidate,
 
 def _most(ratios: Collection[float]) -> float:
     """How many times as long as before the worst batch size may take, by the ratios of all."""
-    return 1.0 + (SLIGHTLY if sum(ratios) < len(ratios) else EQUAL)
+    return 1.0 + (MAX_SLOWDOWN if sum(ratios) < len(ratios) else EQUAL)
 
 
-def _beyond(limits: Limits, before: ir.Model, after: ir.Model) -> str:
+def _beyond(limits: NonzeroLimits, before: ir.Model, after: ir.Model) -> str:
     """Say which part would hold more non-zeros than it may; a part that already does must not grow."""
     if limits == NO_LIMITS:
         return ""
-    had, has = parts_of(before), parts_of(after)
+    had, has = count_weights(before), count_weights(after)
     for part, most in (("tables", limits.tables), ("rest", limits.rest)):
         old, new = getattr(had, part).nonzero, getattr(has, part).nonzero
         if most is not None and new > max(most, old):
@@ -224,15 +224,15 @@ def _beyond(limits: Limits, before: ir.Model, after: ir.Model) -> str:
     return ""
 
 
-def largest_difference(wanted: Answer, found: Answer) -> float:
+def largest_relative_difference(expected: OutputArrays, actual: OutputArrays) -> float:
     """Return the largest difference of any output, as a fraction of that output's largest number.
 
     Numbers from `MASK` on, and those below, are each measured by the largest of their own. Infinite where shapes, types,
     whole numbers, or what is not finite differ.
     """
-    if len(wanted) != len(found):
+    if len(expected) != len(actual):
         return float("inf")
-    return max(map(_difference, wanted, found), default=0.0)
+    return max(map(_difference, expected, actual), default=0.0)
 
 
 def _difference(wanted: np.ndarray, found: np.ndarray) -> float:

@@ -6,13 +6,13 @@ import numpy as np
 import onnx_ir as ir
 
 from recprune_export.errors import ExportError
-from recprune_export.onnx.cost.weightless_model import skeleton
-from recprune_export.onnx.runtime.session import SessionOptions, first_line, load
+from recprune_export.onnx.cost.weightless_model import strip_weights
+from recprune_export.onnx.runtime.session import SessionOptions, first_line, load_session
 
-Answer = Sequence[np.ndarray]  # the outputs, in order
+OutputArrays = Sequence[np.ndarray]  # the outputs, in order
 
 
-def session_in_memory(model: ir.Model, threads: int = 1) -> Callable[[Sequence[np.ndarray]], Answer]:
+def make_in_memory_session(model: ir.Model, threads: int = 1) -> Callable[[Sequence[np.ndarray]], OutputArrays]:
     """Return a function that answers a request, given as arrays in the order of the graph's inputs.
 
     The weights are not copied: a session is made in milliseconds, whatever the size of the tables. Raises `ExportError`
@@ -20,18 +20,18 @@ def session_in_memory(model: ir.Model, threads: int = 1) -> Callable[[Sequence[n
     """
     import onnxruntime
 
-    bare = skeleton(model)
+    bare = strip_weights(model)
     arrays = {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in bare.weights.items()}
     values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
-    options = SessionOptions(threads=threads).made()
+    options = SessionOptions(threads=threads).to_onnxruntime()
     options.log_severity_level = 4  # a graph that does not run is an answer, no error of the user's
     if values:
         options.add_external_initializers(list(values), list(values.values()))
-    session = load(bare.model.SerializeToString(), options, "the graph")
+    session = load_session(bare.model.SerializeToString(), options, "the graph")
     names = [i.name for i in session.get_inputs()]
     alive = (arrays, values)  # the session reads them, and does not own them
 
-    def run(request: Sequence[np.ndarray]) -> Answer:
+    def run(request: Sequence[np.ndarray]) -> OutputArrays:
         assert alive
         try:
             answers = session.run(None, dict(zip(names, request, strict=True)))

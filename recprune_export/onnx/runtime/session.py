@@ -70,7 +70,7 @@ class SessionOptions:
             entries["session.disable_prepacking"] = "1"
         return entries
 
-    def made(self) -> "onnxruntime.SessionOptions":
+    def to_onnxruntime(self) -> "onnxruntime.SessionOptions":
         """Return ONNX Runtime's own object: what `code` makes."""
         import onnxruntime
 
@@ -93,28 +93,30 @@ def make_session(
 
     Raises `ExportError` where ONNX Runtime cannot load it.
     """
-    made = (options if threads is None else replace(options, threads=threads)).made()
+    made = (options if threads is None else replace(options, threads=threads)).to_onnxruntime()
     made.log_severity_level = 3
-    return load(str(path), made, str(path))
+    return load_session(str(path), made, str(path))
 
 
-def load(model: str | bytes, options: "onnxruntime.SessionOptions", what: str) -> "onnxruntime.InferenceSession":
-    """Load a model from a path or from its bytes. Raises `ExportError`, which calls it `what`."""
+def load_session(
+    model: str | bytes, options: "onnxruntime.SessionOptions", description: str
+) -> "onnxruntime.InferenceSession":
+    """Load a model from a path or from its bytes. Raises `ExportError`, which calls it `description`."""
     import onnxruntime
 
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's classes have no common base
-        raise ExportError(f"ONNX Runtime cannot load {what}: {first_line(error)}") from error
+        raise ExportError(f"ONNX Runtime cannot load {description}: {first_line(error)}") from error
 
 
 def run(session: "onnxruntime.InferenceSession", request: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Answer one request. Raises `UsageError` where it lacks an input of the model."""
-    answers = session.run(None, fit(session, request))
+    answers = session.run(None, adapt_request(session, request))
     return {o.name: np.asarray(answer) for o, answer in zip(session.get_outputs(), answers, strict=True)}
 
 
-def fit(session: "onnxruntime.InferenceSession", request: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def adapt_request(session: "onnxruntime.InferenceSession", request: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return what a model takes of a request, with as many rows as it takes.
 
     Of an input that all candidates share a model may take one row: it gets the first. Another may take a row for each

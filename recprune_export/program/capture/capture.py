@@ -8,40 +8,40 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
 from recprune_export.errors import CaptureError
-from recprune_export.program.canonical import canonicalise, has_unsafe_mutation
+from recprune_export.program.canonical import canonicalize, has_unsafe_mutation
 from recprune_export.program.capture.example import (
-    alike,
-    answer,
-    batch_size,
     check_example,
-    in_order,
+    compute_outputs,
+    find_batch_size,
+    order_kwargs,
+    outputs_match,
     take_rows,
-    with_unmistakable_batch,
+    with_unambiguous_batch_size,
 )
-from recprune_export.program.capture.export_module import export_module, plain_attention
+from recprune_export.program.capture.export_module import disable_attention_fastpath, export_module
 from recprune_export.program.capture.flatten_interface import (
     drop_constant_inputs,
     drop_constant_outputs,
     input_names,
+    list_leaf_paths,
+    make_signature,
     output_names,
-    paths_of,
-    signature_of,
 )
 from recprune_export.program.capture.passes.constants_to_parameters import (
-    constants_to_weights,
-    thaw_where_all_is_frozen,
+    constants_to_parameters,
+    unfreeze_if_all_frozen,
 )
-from recprune_export.program.capture.passes.decompositions import write_out
-from recprune_export.program.capture.passes.fold_max_norm import renorm_tables
-from recprune_export.program.capture.passes.fold_parameters import precompute_tables
-from recprune_export.program.capture.passes.fuse_layer_norm import name_layer_norms
+from recprune_export.program.capture.passes.decompositions import decompose
+from recprune_export.program.capture.passes.fold_max_norm import fold_max_norm
+from recprune_export.program.capture.passes.fold_parameters import fold_parameters
+from recprune_export.program.capture.passes.fuse_layer_norm import fuse_layer_norms
 from recprune_export.program.capture.passes.replace_constant_masks import replace_constant_masks
 from recprune_export.program.capture.passes.replace_embedding_bags import replace_embedding_bags
 from recprune_export.program.program import Program
 from recprune_export.program.propagation import operands_of_graph, recapture
 
-ROWS_OF_THEIR_OWN = 3
-REPAIRS = (write_out, name_layer_norms, precompute_tables, replace_constant_masks, replace_embedding_bags)
+MAX_SINGLE_ROW_CHECKS = 3
+GRAPH_PASSES = (decompose, fuse_layer_norms, fold_parameters, replace_constant_masks, replace_embedding_bags)
 
 
 def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> Program:
@@ -57,9 +57,9 @@ def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] 
     module.eval()
     try:
         check_example(module, args, kwargs or {})
-        example = with_unmistakable_batch(module, (args, in_order(module, kwargs or {})))
+        example = with_unambiguous_batch_size(module, (args, order_kwargs(module, kwargs or {})))
         program = program_from_exported(export_module(module, *example), module)
-        with plain_attention():
+        with disable_attention_fastpath():
             _check_answers(module, program, example)
     finally:
         module.train(training)
@@ -70,29 +70,29 @@ def program_from_exported(exported: torch.export.ExportedProgram, module: nn.Mod
     """Turn an `ExportedProgram` into a `Program`; `module`, where known, gives names to positional inputs."""
     graph_module = exported.module(check_guards=False)
     assert isinstance(graph_module, fx.GraphModule)
-    renorm_tables(graph_module)
+    fold_max_norm(graph_module)
     if has_unsafe_mutation(graph_module):
         exported = exported.run_decompositions({})
         graph_module = exported.module(check_guards=False)
         assert isinstance(graph_module, fx.GraphModule)
-        renorm_tables(graph_module)
+        fold_max_norm(graph_module)
     if exported.call_spec.in_spec is None or exported.call_spec.out_spec is None:
         raise CaptureError(
             "The program says nothing about the structure of its inputs; export it again with torch.export."
         )
-    inputs = drop_constant_inputs(graph_module, paths_of(exported.call_spec.in_spec))
-    outputs = drop_constant_outputs(graph_module, paths_of(exported.call_spec.out_spec))
-    constants_to_weights(graph_module)  # before what moves a constant about is folded into copies of it
-    graph_module = canonicalise(graph_module)
-    rewritten = [repair(graph_module) for repair in REPAIRS]
+    inputs = drop_constant_inputs(graph_module, list_leaf_paths(exported.call_spec.in_spec))
+    outputs = drop_constant_outputs(graph_module, list_leaf_paths(exported.call_spec.out_spec))
+    constants_to_parameters(graph_module)  # before what moves a constant about is folded into copies of it
+    graph_module = canonicalize(graph_module)
+    rewritten = [repair(graph_module) for repair in GRAPH_PASSES]
     if any(rewritten):
         graph_module = recapture(graph_module, graph_module.graph, operands_of_graph(graph_module.graph))
-    constants_to_weights(graph_module)
-    thaw_where_all_is_frozen(graph_module)
+    constants_to_parameters(graph_module)
+    unfreeze_if_all_frozen(graph_module)
     names = input_names(graph_module, inputs, module)
     answers = [f"{name}_output" if name in names else name for name in output_names(outputs)]
     example = _example_of(exported, graph_module)
-    return Program(graph_module, signature_of(graph_module, names, answers, example))
+    return Program(graph_module, make_signature(graph_module, names, answers, example))
 
 
 def _example_of(exported: torch.export.ExportedProgram, module: fx.GraphModule) -> tuple[Tensor, ...]:
@@ -105,19 +105,19 @@ def _example_of(exported: torch.export.ExportedProgram, module: fx.GraphModule) 
 
 def _check_answers(module: nn.Module, program: Program, example: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
     """Compare what was captured with the model itself, on the whole example and on rows by themselves."""
-    batch = batch_size(example)
-    expected = answer(module, *example)
-    if not alike(answer(module, *example), expected):
+    batch = find_batch_size(example)
+    expected = compute_outputs(module, *example)
+    if not outputs_match(compute_outputs(module, *example), expected):
         raise CaptureError("The model answers the same request differently each time; switch its sampling off.")
-    if not alike(_answer_captured(program, example), expected):
+    if not outputs_match(_answer_captured(program, example), expected):
         raise CaptureError("The captured program does not answer the example request as the model does.")
-    for row in range(min(batch, ROWS_OF_THEIR_OWN)):
+    for row in range(min(batch, MAX_SINGLE_ROW_CHECKS)):
         alone = take_rows(example, torch.tensor([row, row]))
         try:
-            expected = answer(module, *alone)
+            expected = compute_outputs(module, *alone)
         except Exception:  # whatever the user's code raises: its rows belong together
             return
-        if not alike(_answer_captured(program, alone), expected):
+        if not outputs_match(_answer_captured(program, alone), expected):
             raise CaptureError(
                 "The captured program does not answer as the model does when a row is alone: its answer must not depend "
                 "on the longest row beside it (packed sequences), nor on how many there are."

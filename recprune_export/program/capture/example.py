@@ -11,10 +11,10 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from recprune_export.errors import CaptureError
-from recprune_export.program.capture.source_lines import line_of
+from recprune_export.program.capture.source_lines import find_user_line
 
 
-def with_unmistakable_batch(module: nn.Module, example: Any) -> Any:
+def with_unambiguous_batch_size(module: nn.Module, example: Any) -> Any:
     """Repeat rows of the example until their number is none of the model's widths.
 
     `torch.export` takes a batch of one for a constant, and a batch of 16 beside a width of 16 may be tied to it. A
@@ -23,9 +23,9 @@ def with_unmistakable_batch(module: nn.Module, example: Any) -> Any:
     widths = {size for tensor in module.state_dict().values() if isinstance(tensor, Tensor) for size in tensor.shape}
     widths |= {size for x in pytree.tree_leaves(example) if isinstance(x, Tensor) for size in x.shape[1:]}
     batch = next(size for size in itertools.count(5) if size not in widths)
-    repeated = take_rows(example, torch.arange(batch) % batch_size(example))
+    repeated = take_rows(example, torch.arange(batch) % find_batch_size(example))
     try:
-        answer(module, *repeated)
+        compute_outputs(module, *repeated)
     except Exception:  # whatever the user's code raises
         return example
     return repeated
@@ -33,11 +33,11 @@ def with_unmistakable_batch(module: nn.Module, example: Any) -> Any:
 
 def take_rows(example: Any, rows: Tensor) -> Any:
     """Return a request of the rows of `example` with the numbers `rows`; what has no batch stays."""
-    batch = batch_size(example)
+    batch = find_batch_size(example)
     return pytree.tree_map(lambda x: x[rows] if isinstance(x, Tensor) and x.ndim and len(x) == batch else x, example)
 
 
-def batch_size(example: Any) -> int:
+def find_batch_size(example: Any) -> int:
     """Return the number of rows: the size of axis 0 that most tensors have. Raises `CaptureError` where none has one."""
     sizes = Counter(len(x) for x in pytree.tree_leaves(example) if isinstance(x, Tensor) and x.ndim)
     if not sizes:
@@ -47,13 +47,13 @@ def batch_size(example: Any) -> int:
     return sizes.most_common(1)[0][0]
 
 
-def answer(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+def compute_outputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """Return the tensors of the model's response, flat."""
     with torch.no_grad():
         return [x for x in pytree.tree_leaves(module(*args, **kwargs)) if isinstance(x, Tensor)]
 
 
-def in_order(module: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def order_kwargs(module: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return keywords in the order of the parameters of `forward`, in which `torch.export` makes them inputs."""
     known = [name for name in inspect.signature(module.forward).parameters if name in kwargs]
     return {name: kwargs[name] for name in (*known, *(name for name in kwargs if name not in known))}
@@ -61,20 +61,20 @@ def in_order(module: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_example(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """Raise `CaptureError` where the model itself cannot answer the example, or there is no batch in it."""
-    batch_size((args, dict(kwargs)))
+    find_batch_size((args, dict(kwargs)))
     try:
-        answer(module, args, dict(kwargs))
+        compute_outputs(module, args, dict(kwargs))
     except Exception as error:  # whatever the user's code raises
-        where = f" at {line}" if (line := line_of(error)) else ""
+        where = f" at {line}" if (line := find_user_line(error)) else ""
         told = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         raise CaptureError(
             f"The model itself fails on the example request{where}: {type(error).__name__}: {told}"
         ) from error
 
 
-def alike(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+def outputs_match(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
     """Tell whether two answers are the same but for rounding."""
-    return len(found) == len(expected) and all(
+    return len(actual) == len(expected) and all(
         f.shape == e.shape and torch.allclose(f.double(), e.double(), rtol=1e-3, atol=1e-5, equal_nan=True)
-        for f, e in zip(found, expected, strict=True)
+        for f, e in zip(actual, expected, strict=True)
     )

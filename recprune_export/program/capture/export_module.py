@@ -18,11 +18,11 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.nn.modules import transformer
 
 from recprune_export.errors import CaptureError
-from recprune_export.program.capture.example import alike, answer, batch_size, take_rows
-from recprune_export.program.capture.packed_sequences import padded_steps
-from recprune_export.program.capture.source_lines import NOT_THE_USERS, line_of
-from recprune_export.program.capture.split_batch import WholeParts
-from recprune_export.program.program import batch_symbol
+from recprune_export.program.capture.example import compute_outputs, find_batch_size, outputs_match, take_rows
+from recprune_export.program.capture.packed_sequences import pad_packed_sequences
+from recprune_export.program.capture.source_lines import NOT_THE_USERS, find_user_line
+from recprune_export.program.capture.split_batch import SplitBatchMode
+from recprune_export.program.program import make_batch_dim
 
 BATCHES_TO_TRY = (1, 2, 3, 4, 7, 64, 300)
 LARGEST_PIECE = 4096  # rows that a model answers at once, the others after them
@@ -34,8 +34,8 @@ def export_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
 
     Raises `CaptureError` with the line of the model's source where `torch.export` gave up, and what to change there.
     """
-    batch = batch_size((args, kwargs))
-    symbol = batch_symbol()
+    batch = find_batch_size((args, kwargs))
+    symbol = make_batch_dim()
 
     def dynamic(x: Any, symbol: Any) -> Any:
         return {0: symbol} if isinstance(x, Tensor) and x.ndim and len(x) == batch else None
@@ -47,12 +47,12 @@ def export_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
         sizes = pytree.tree_map(lambda x: dynamic(x, within or symbol), _by_parameter(root, args, kwargs))
         with (
             _quiet(),
-            plain_attention(),
-            padded_steps(),
-            _data_is_followed(),
-            _masks_are_not_compared(),
-            WholeParts(),
-            _noting_where_sizes_are_fixed() as fixed,
+            disable_attention_fastpath(),
+            pad_packed_sequences(),
+            _trace_data_as_detach(),
+            _skip_causal_mask_detection(),
+            SplitBatchMode(),
+            _record_specialized_lines() as fixed,
         ):
             lines.append(fixed)
             return torch.export.export(
@@ -69,23 +69,23 @@ def export_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     except Exception as error:  # torch.export raises many unrelated classes for the same cause
         # Reading the bytecode, torch.export takes longer and knows less, but sees that len(x) varies with the batch.
         with contextlib.suppress(Exception):
-            return _of_the_request(export(strict=True))
+            return _reject_constant_inputs(export(strict=True))
         # What it cannot prove of every batch, such as that 9·B is no multiple of 2·B, it asserts in the graph instead.
         with contextlib.suppress(Exception):
-            return _tried_on_batches(export(strict=False, deferred=True), (args, kwargs))
+            return _check_on_batches(export(strict=False, deferred=True), (args, kwargs))
         # A model that answers a large batch in pieces is captured as it answers one piece, if that gives the same.
         with contextlib.suppress(Exception):
-            rows = _piece(str(error))
-            return _same_beyond(
+            rows = _read_chunk_rows(str(error))
+            return _check_larger_batches(
                 export(strict=False, within=torch.export.Dim("batch", max=rows)), module, (args, kwargs), rows
             )
         fixes = _fixes_batch(str(error)) and not _reads_values(str(error))
-        where = lines[0][0] if fixes and lines[0] else line_of(error)
+        where = lines[0][0] if fixes and lines[0] else find_user_line(error)
         raise CaptureError(_explain(error, where)) from error
 
 
 @contextlib.contextmanager
-def _data_is_followed() -> Iterator[None]:
+def _trace_data_as_detach() -> Iterator[None]:
     """Inside the block `x.data` is `x.detach()`, which torch.export follows; the attribute itself it does not."""
     original = torch.Tensor.data
     torch.Tensor.data = property(Tensor.detach, original.__set__)  # type: ignore[assignment, attr-defined]
@@ -96,7 +96,7 @@ def _data_is_followed() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _masks_are_not_compared() -> Iterator[None]:
+def _skip_causal_mask_detection() -> Iterator[None]:
     """Inside the block `nn.TransformerEncoder` and its like do not look whether a mask is the causal one.
 
     That is a hint for faster kernels, and decides by values, which torch.export refuses; the mask is applied in any case.
@@ -109,24 +109,24 @@ def _masks_are_not_compared() -> Iterator[None]:
         transformer._detect_is_causal_mask = original
 
 
-def _of_the_request(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+def _reject_constant_inputs(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """Return `exported` if no part of the example was taken for a constant. Raises `CaptureError` otherwise."""
     if any(isinstance(constant, FakeTensor) for constant in exported.constants.values()):
         raise CaptureError("torch.export takes a part of the request for a constant.")
     return exported
 
 
-def _tried_on_batches(exported: torch.export.ExportedProgram, example: Any) -> torch.export.ExportedProgram:
+def _check_on_batches(exported: torch.export.ExportedProgram, example: Any) -> torch.export.ExportedProgram:
     """Return `exported` if what it asserts of the batch holds for batches of several sizes; raises what fails."""
     module = exported.module()
     for rows in BATCHES_TO_TRY:
-        args, kwargs = take_rows(example, torch.arange(rows) % batch_size(example))
+        args, kwargs = take_rows(example, torch.arange(rows) % find_batch_size(example))
         with torch.no_grad():
             module(*args, **kwargs)
     return exported
 
 
-def _piece(told: str) -> int:
+def _read_chunk_rows(told: str) -> int:
     """The rows of a batch up to which a model takes one path. Raises `CaptureError` where `torch.export` names none."""
     found = _WITHIN.search(told)
     if found is None or int(found[1]) > LARGEST_PIECE:
@@ -134,7 +134,7 @@ def _piece(told: str) -> int:
     return int(found[1])
 
 
-def _same_beyond(
+def _check_larger_batches(
     exported: torch.export.ExportedProgram, module: nn.Module, example: Any, rows: int
 ) -> torch.export.ExportedProgram:
     """Return `exported` if larger batches than it was captured for are answered as by `module`; else `CaptureError`."""
@@ -142,14 +142,14 @@ def _same_beyond(
     assert isinstance(captured, fx.GraphModule)
     captured = fx.GraphModule(captured, captured.graph)  # without the hook that counts rows
     for size in (rows + 1, 2 * rows + 3):
-        args, kwargs = take_rows(example, torch.arange(size) % batch_size(example))
-        if not alike(answer(captured, args, kwargs), answer(module, args, kwargs)):
+        args, kwargs = take_rows(example, torch.arange(size) % find_batch_size(example))
+        if not outputs_match(compute_outputs(captured, args, kwargs), compute_outputs(module, args, kwargs)):
             raise CaptureError("Larger batches are answered in another way.")
     return exported
 
 
 @contextlib.contextmanager
-def _noting_where_sizes_are_fixed() -> Iterator[list[str]]:
+def _record_specialized_lines() -> Iterator[list[str]]:
     """Collect the user's lines at which `torch.export` finds that the batch can only have the size of the example."""
     lines: list[str] = []
     original = ShapeEnv._set_replacement
@@ -184,7 +184,7 @@ def _has_a_name_of_graphs(module: nn.Module) -> bool:
 
 
 @contextlib.contextmanager
-def plain_attention() -> Iterator[None]:
+def disable_attention_fastpath() -> Iterator[None]:
     """Inside the block `nn.TransformerEncoder` and its like compute as in training, in operators that the analysis reads.
 
     In serving they may take a kernel that answers zero at padded places, and NaN for rows that are all padding.

@@ -10,13 +10,13 @@ from sympy import Symbol
 from torch import Tensor, fx, nn
 
 from recprune_export.errors import CaptureError
-from recprune_export.program.capture.id_ranges import id_ranges
+from recprune_export.program.capture.id_ranges import find_id_ranges
 from recprune_export.program.signature import BATCH, Axis, IdRange, Input, Output, Signature
 
 Path = Sequence[Any]
 
 
-def paths_of(spec: Any) -> list[Path]:
+def list_leaf_paths(spec: Any) -> list[Path]:
     tree = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
     return [path for path, _ in pytree.tree_flatten_with_path(tree)[0]]
 
@@ -93,13 +93,13 @@ def _unique(paths: list[list[str]], numbered: str = "input") -> list[str]:
     return [name if name[:1].isalpha() else f"{numbered}_{name}" for name in whole]
 
 
-def signature_of(
+def make_signature(
     module: fx.GraphModule, input_names: list[str], output_names: list[str], example: Sequence[Tensor]
 ) -> Signature:
     placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
     (output,) = [node for node in module.graph.nodes if node.op == "output"]
     _check_batch(placeholders)
-    ids = id_ranges(module, example)
+    ids = find_id_ranges(module, example)
     inputs = [
         Input(name, _dtype(node), _shape(node), ids.get(node.name, ()), _observed(values, ids.get(node.name, ())))
         for node, name, values in zip(placeholders, input_names, example, strict=True)

@@ -7,25 +7,25 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, fx
 
-from recprune_export.program.dataflow import Lookup, trace_origins
+from recprune_export.program.dataflow import IdLookup, trace_dataflow
 from recprune_export.program.signature import IdRange
 
 HIGHEST = 1 << 62
 
 
-def id_ranges(module: fx.GraphModule, example: Sequence[Tensor]) -> dict[str, tuple[IdRange | None, ...]]:
+def find_id_ranges(module: fx.GraphModule, example: Sequence[Tensor]) -> dict[str, tuple[IdRange | None, ...]]:
     """Return for each placeholder that holds ids its ranges, as `signature.Input.ids` has them.
 
     `example` is a valid request.
     """
-    origins = trace_origins(module, example)
+    origins = trace_dataflow(module, example)
     bounds: dict[int, IdRange] = {}
     for lookup in origins.lookups:
         _bound(bounds, lookup)
     return {name: found for name, numbers in origins.elements.items() if (found := _per_column(bounds, numbers))}
 
 
-def _bound(bounds: dict[int, IdRange], lookup: Lookup) -> None:
+def _bound(bounds: dict[int, IdRange], lookup: IdLookup) -> None:
     element, offset = lookup.origin.element.flatten().tolist(), lookup.origin.offset.flatten().tolist()
     for number, added in zip(element, offset, strict=True):
         low, high = bounds.get(number, (-HIGHEST, HIGHEST))

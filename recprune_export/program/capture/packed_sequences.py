@@ -19,14 +19,14 @@ from torch.nn.utils import rnn
 from torch.nn.utils.rnn import PackedSequence
 
 
-class PaddedSteps(PackedSequence):
+class PaddedSequence(PackedSequence):
     """What `pack_padded_sequence` gives meanwhile: `data` is still padded, L×B×I; `lengths` is B."""
 
     lengths: Tensor
 
 
 @contextmanager
-def padded_steps() -> Iterator[None]:
+def pad_packed_sequences() -> Iterator[None]:
     """Inside the block packing, unpacking and recurrent layers work on padded steps.
 
     A padded batch has as many steps as before, a packed one as its longest row: what a model answers has to be compared,
@@ -62,17 +62,17 @@ def _pad_packed_sequence(sequence, batch_first=False, padding_value=0.0, total_l
     return pad(sequence, batch_first, padding_value)
 
 
-def pack(sequence: Tensor, lengths: Any, batch_first: bool) -> PaddedSteps:
+def pack(sequence: Tensor, lengths: Any, batch_first: bool) -> PaddedSequence:
     """Keep a padded sequence as it is, with its lengths."""
     steps = sequence.transpose(0, 1) if batch_first else sequence
     lengths = torch.as_tensor(lengths, dtype=torch.int64)
     sizes = (lengths > torch.arange(steps.shape[0]).unsqueeze(1)).sum(1)
-    packed = PaddedSteps(steps, sizes, None, None)
+    packed = PaddedSequence(steps, sizes, None, None)
     packed.lengths = lengths
     return packed
 
 
-def pad(packed: PaddedSteps, batch_first: bool, value: float) -> tuple[Tensor, Tensor]:
+def pad(packed: PaddedSequence, batch_first: bool, value: float) -> tuple[Tensor, Tensor]:
     """Clear what is past the end of each row; all steps stay, as many as there were before packing."""
     steps = packed.data
     past = torch.arange(steps.shape[0]).unsqueeze(1) >= packed.lengths
@@ -82,12 +82,12 @@ def pad(packed: PaddedSteps, batch_first: bool, value: float) -> tuple[Tensor, T
 
 def _over_steps(forward: Callable[..., Any]) -> Callable[..., Any]:
     def either(self: nn.RNNBase, input: Any, hx: Any = None) -> Any:
-        return _run(self, input, hx) if isinstance(input, PaddedSteps) else forward(self, input, hx)
+        return _run(self, input, hx) if isinstance(input, PaddedSequence) else forward(self, input, hx)
 
     return either
 
 
-def _run(layer: nn.RNNBase, packed: PaddedSteps, first: Any) -> tuple[PaddedSteps, Any]:
+def _run(layer: nn.RNNBase, packed: PaddedSequence, first: Any) -> tuple[PaddedSequence, Any]:
     """All layers and directions, one after the other."""
     steps, lengths = packed.data, packed.lengths
     directions = 2 if layer.bidirectional else 1
@@ -102,7 +102,7 @@ def _run(layer: nn.RNNBase, packed: PaddedSteps, first: Any) -> tuple[PaddedStep
             outputs.append(output)
             last.append(state)
         steps = torch.cat(outputs, -1) if directions > 1 else outputs[0]
-    result = PaddedSteps(steps, packed.batch_sizes, None, None)
+    result = PaddedSequence(steps, packed.batch_sizes, None, None)
     result.lengths = lengths
     stacked = tuple(torch.stack(parts) for parts in zip(*last, strict=True))
     return result, stacked if isinstance(layer, nn.LSTM) else stacked[0]

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 
-class WholeParts(TorchFunctionMode):
+class SplitBatchMode(TorchFunctionMode):
     """Inside the block a split by a size that divides the axis, whatever the batch, is as many slices."""
 
     def __torch_function__(

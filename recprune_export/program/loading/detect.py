@@ -39,7 +39,7 @@ class ModelKind(Enum):
     OTHER = "a file of an unknown kind"
 
 
-def detect(path: Path) -> ModelKind:
+def detect_model_kind(path: Path) -> ModelKind:
     """Tell the kind of a model file from its content, without executing pickles.
 
     Raises nothing of its own; a file that is not there is `ModelKind.MISSING`.
@@ -64,7 +64,7 @@ def detect(path: Path) -> ModelKind:
     return ModelKind.ONNX if head[0] == 0x08 and _is_onnx(path) else ModelKind.OTHER
 
 
-def state_dict_of(content: Any) -> dict[str, torch.Tensor] | None:
+def find_state_dict(content: Any) -> dict[str, torch.Tensor] | None:
     """The state dict in what `torch.load(weights_only=True)` returned: itself, or under the usual keys; else None."""
     if not isinstance(content, Mapping):
         return None
@@ -75,7 +75,7 @@ def state_dict_of(content: Any) -> dict[str, torch.Tensor] | None:
     return None
 
 
-def foreign_classes(path: Path) -> list[str]:
+def find_unsafe_globals(path: Path) -> list[str]:
     """Names of the classes and functions that unpickling a file would import, beyond those of plain tensors."""
     try:
         if zipfile.is_zipfile(path):
@@ -92,7 +92,7 @@ def is_legacy_torch_file(path: Path) -> bool:
         return _first_is_magic(file)
 
 
-def is_plain(archive: zipfile.ZipFile, path: Path) -> bool:
+def is_torch_zip(archive: zipfile.ZipFile, path: Path) -> bool:
     """Whether a zip is as torch writes them: nothing compressed, each name once and inside, no bytes in two records.
 
     So what is read from it is never larger than the file.
@@ -108,7 +108,7 @@ def _detect_zip(path: Path) -> ModelKind:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.partition("/")[2] or name for name in archive.namelist()]
-            plain = is_plain(archive, path)
+            plain = is_torch_zip(archive, path)
     except Exception:  # zipfile raises NotImplementedError, UnicodeDecodeError, struct.error, ... as well
         return ModelKind.TRUNCATED_ZIP
     if "serialized_exported_program.json" in names:
@@ -119,7 +119,7 @@ def _detect_zip(path: Path) -> ModelKind:
         return ModelKind.PROGRAM
     if "data.pkl" not in names or not plain:
         return ModelKind.OTHER_ZIP
-    if foreign_classes(path):
+    if find_unsafe_globals(path):
         return ModelKind.PICKLED_MODULE
     return _weights_kind(path, mmap=True, damaged=ModelKind.TRUNCATED_ZIP)
 
@@ -137,7 +137,7 @@ def _weights_kind(path: Path, *, mmap: bool, damaged: ModelKind) -> ModelKind:
         return damaged
     if isinstance(content, Mapping) and content.get("format") == CHECKPOINT_FORMAT:
         return ModelKind.CHECKPOINT
-    return ModelKind.STATE_DICT if state_dict_of(content) is not None else ModelKind.UNKNOWN_DICT
+    return ModelKind.STATE_DICT if find_state_dict(content) is not None else ModelKind.UNKNOWN_DICT
 
 
 def _pickle(file: BinaryIO) -> Iterator[tuple[str, Any]]:

@@ -16,16 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recprune_export.data.npz import EXAMPLE, read_npz
+from recprune_export.data.npz import MAX_EXAMPLE_BYTES, read_npz
 from recprune_export.errors import DataError, ModelFileError, RecpruneError, UsageError
 from recprune_export.program.capture.capture import capture, program_from_exported
 from recprune_export.program.loading.archive import EXTRA, check_archive
 from recprune_export.program.loading.detect import (
     ModelKind,
-    detect,
-    foreign_classes,
+    detect_model_kind,
+    find_state_dict,
+    find_unsafe_globals,
     is_legacy_torch_file,
-    state_dict_of,
 )
 from recprune_export.program.program import SIGNATURE_FILE, Program
 
@@ -79,7 +79,7 @@ def load_program(
     option that is missing or cannot work; `DataError` for `inputs`; `CaptureError` where the module cannot be captured.
     """
     path = Path(path)
-    kind = detect(path)
+    kind = detect_model_kind(path)
     if kind == ModelKind.CHECKPOINT:
         return _from_checkpoint(path)
     if kind == ModelKind.PROGRAM:
@@ -144,10 +144,10 @@ def check_finite(module: nn.Module, source: Path | str) -> None:
 
     A buffer may hold minus infinity: masks of attention do.
     """
-    from recprune_export.training.checkpoint import check_stored
+    from recprune_export.training.checkpoint import check_storage_sizes
 
     state = module.state_dict(keep_vars=True)
-    check_stored(state, source)
+    check_storage_sizes(state, source)
     weights = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     for name, tensor in state.items():
         if not (isinstance(tensor, Tensor) and tensor.is_floating_point()):
@@ -217,10 +217,10 @@ def _from_state_dict(path: Path, factory: str | None, factory_args: Mapping[str,
         )
     module = make_module(factory, factory_args)
     try:
-        state = state_dict_of(torch.load(path, weights_only=True, map_location="cpu"))
+        state = find_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
     except Exception as error:  # torch raises many unrelated classes for a damaged file
         raise ModelFileError(f"{path} is a damaged state dict ({_told(error)}): write it again.") from error
-    assert state is not None  # `detect` has seen one
+    assert state is not None  # `detect_model_kind` has seen one
     # DistributedDataParallel and torch.compile put a word before every name.
     for prefix in ("_orig_mod.", "module."):
         nn.modules.utils.consume_prefix_in_state_dict_if_present(state, prefix)
@@ -291,7 +291,7 @@ def _current_directory_importable() -> Iterator[None]:
 
 def _unpickle(path: Path, allowed: bool) -> nn.Module:
     if not allowed:
-        classes = foreign_classes(path)
+        classes = find_unsafe_globals(path)
         named = f" ({', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''})" if classes else ""
         raise ModelFileError(
             f"{path} is {ModelKind.PICKLED_MODULE.value}{named}, and opening one runs whatever code it contains: "
@@ -317,7 +317,7 @@ def _unpickled(path: Path) -> Any:
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    arrays = read_npz(path, EXAMPLE)
+    arrays = read_npz(path, MAX_EXAMPLE_BYTES)
     if not arrays:
         raise DataError(f"{path} holds no array.")
     return arrays

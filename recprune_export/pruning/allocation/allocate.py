@@ -13,19 +13,19 @@ from math import log, prod
 
 from recprune_export.channels.groups import Group
 from recprune_export.program.program import Program
-from recprune_export.pruning.allocation.parameter_counts import SizeModel
+from recprune_export.pruning.allocation.parameter_counts import ParameterCounter
 from recprune_export.pruning.importance.ranking import Ranking
 
-Rounding = Callable[[str, int, int], int]  # kind, wanted width, full width -> width
+WidthRounding = Callable[[str, int, int], int]  # kind, wanted width, full width -> width
 NEAR = 1.5  # times the most, from which on sizes are exact
 STEPS_PER_GROUP = 64  # a wide group goes in larger steps
 
 
-def allocate(
+def allocate_widths(
     program: Program,
     rankings: Mapping[str, Ranking],
-    limits: Mapping[str, "Limit"],
-    rounding: Rounding,
+    limits: Mapping[str, "ParameterLimit"],
+    rounding: WidthRounding,
     *,
     keep_tables: bool = False,
 ) -> dict[str, int]:
@@ -35,8 +35,8 @@ def allocate(
     read them, unless `keep_tables`.
     """
     every = program.analysis.groups
-    exact, quick = SizeModel(program), _QuickSizes(program)
-    curves = {g.name: convex(rankings[g.name].losses) for g in every}
+    exact, quick = ParameterCounter(program), _ApproximateCounts(program)
+    curves = {g.name: compute_convex_envelope(rankings[g.name].losses) for g in every}
     widths = quick.widths
 
     def size(in_tables: bool) -> float:
@@ -52,14 +52,14 @@ def allocate(
         in_tables = kind == "embedding"
         groups = [g for g in every if g.kind == kind or not (in_tables or keep_tables)]
         now = size(in_tables)
-        while now > limit.wanted:
+        while now > limit.target:
             step = _cheapest(groups, widths, curves, quick, in_tables, rounding)
             if step is None:
                 break
             before, widths[step[0]] = widths[step[0]], step[1]
             # The exact size takes long, and is needed near the end alone.
-            after = size(in_tables) if quick.size(in_tables) <= NEAR * limit.most else quick.size(in_tables)
-            if now <= limit.most and not limit.nearer(after, now):
+            after = size(in_tables) if quick.size(in_tables) <= NEAR * limit.maximum else quick.size(in_tables)
+            if now <= limit.maximum and not limit.is_closer(after, now):
                 widths[step[0]] = before
                 break
             now = after
@@ -67,21 +67,21 @@ def allocate(
 
 
 @dataclass(frozen=True)
-class Limit:
-    """Parameters of a part after channels are removed: as many as `wanted`, never more than `most`."""
+class ParameterLimit:
+    """Parameters of a part after channels are removed: as many as `target`, never more than `maximum`."""
 
-    wanted: float
-    most: float
+    target: float
+    maximum: float
 
-    def nearer(self, one: float, other: float) -> bool:
+    def is_closer(self, one: float, other: float) -> bool:
         """Tell whether `one` is nearer to what is wanted than `other`, as a ratio."""
-        return abs(log(max(one, 1.0) / max(self.wanted, 1.0))) < abs(log(max(other, 1.0) / max(self.wanted, 1.0)))
+        return abs(log(max(one, 1.0) / max(self.target, 1.0))) < abs(log(max(other, 1.0) / max(self.target, 1.0)))
 
 
-def convex(losses: Sequence[float]) -> list[float]:
+def compute_convex_envelope(losses: Sequence[float]) -> list[float]:
     """Return the largest convex curve that is nowhere above `losses`.
 
-    >>> convex([9.0, 8.0, 1.0, 0.0])
+    >>> compute_convex_envelope([9.0, 8.0, 1.0, 0.0])
     [9.0, 5.0, 1.0, 0.0]
     """
     corners: list[int] = []
@@ -103,9 +103,9 @@ def _cheapest(
     groups: Sequence[Group],
     widths: Mapping[str, int],
     curves: Mapping[str, Sequence[float]],
-    quick: "_QuickSizes",
+    quick: "_ApproximateCounts",
     in_tables: bool,
-    rounding: Rounding,
+    rounding: WidthRounding,
 ) -> tuple[str, int] | None:
     """The group and its next width with the least loss for each saved parameter; None where nothing can go."""
     best: tuple[float, str, int] | None = None
@@ -113,7 +113,7 @@ def _cheapest(
         width = widths[group.name]
         step = max(1, group.width // STEPS_PER_GROUP)
         smaller = rounding(group.kind, max(1, width - step), group.width)
-        saved = (width - smaller) * quick.saved_by_one(group.name, in_tables)
+        saved = (width - smaller) * quick.parameters_per_channel(group.name, in_tables)
         if width <= 1 or saved <= 0:
             continue
         price = (curves[group.name][smaller] - curves[group.name][width]) / saved
@@ -122,7 +122,7 @@ def _cheapest(
     return None if best is None else best[1:]
 
 
-class _QuickSizes:
+class _ApproximateCounts:
     """Parameters as a function of the widths alone: right where channels of two groups cross in a full grid."""
 
     def __init__(self, program: Program) -> None:
@@ -144,34 +144,36 @@ class _QuickSizes:
                 counter[frozenset()] += size - len(with_groups)
                 counters.append(counter)
             self._axes[name] = counters
-        self._of_group: dict[str, set[str]] = {name: set() for name in self.widths}
+        self._parameters_by_group: dict[str, set[str]] = {name: set() for name in self.widths}
         for name, counters in self._axes.items():
             for group_name in {g for counter in counters for groups in counter for g in groups}:
-                self._of_group[group_name].add(name)
+                self._parameters_by_group[group_name].add(name)
         self._tables = analysis.tables
 
     def size(self, in_tables: bool) -> float:
         """Return the parameters of the tables, or of the rest."""
         return sum(
-            prod(self._kept(counter) for counter in counters)
+            prod(self._count_remaining(counter) for counter in counters)
             for name, counters in self._axes.items()
             if (name in self._tables) == in_tables
         )
 
-    def saved_by_one(self, group: str, in_tables: bool) -> float:
+    def parameters_per_channel(self, group: str, in_tables: bool) -> float:
         """Return how many parameters of a part one channel of a group holds at the present widths."""
         total = 0.0
-        for name in self._of_group[group]:
+        for name in self._parameters_by_group[group]:
             if (name in self._tables) != in_tables:
                 continue
-            kept = [self._kept(counter) for counter in self._axes[name]]
+            kept = [self._count_remaining(counter) for counter in self._axes[name]]
             for axis, counter in enumerate(self._axes[name]):
-                share = sum(self._kept_of(groups, n) for groups, n in counter.items() if group in groups)
+                share = sum(
+                    self._count_remaining_indices(groups, n) for groups, n in counter.items() if group in groups
+                )
                 total += share / self.widths[group] * prod(k for other, k in enumerate(kept) if other != axis)
         return total
 
-    def _kept(self, counter: Counter[frozenset[str]]) -> float:
-        return sum(self._kept_of(groups, number) for groups, number in counter.items())
+    def _count_remaining(self, counter: Counter[frozenset[str]]) -> float:
+        return sum(self._count_remaining_indices(groups, number) for groups, number in counter.items())
 
-    def _kept_of(self, groups: frozenset[str], number: int) -> float:
+    def _count_remaining_indices(self, groups: frozenset[str], number: int) -> float:
         return number * prod(self.widths[g] / self._full[g] for g in groups)

@@ -8,26 +8,26 @@ from typing import Literal
 from recprune_export.channels.analysis import Analysis
 from recprune_export.channels.groups import Group
 from recprune_export.program.program import Program
-from recprune_export.pruning.allocation.allocate import Limit, allocate
-from recprune_export.pruning.allocation.parameter_counts import PartSizes, SizeModel
+from recprune_export.pruning.allocation.allocate import ParameterLimit, allocate_widths
+from recprune_export.pruning.allocation.parameter_counts import ParameterCounter, ParameterCounts
 from recprune_export.pruning.importance.ranking import Ranking
 from recprune_export.pruning.plan import GroupPlan, Plan
 
 # ONNX Runtime's matrix product works on blocks of 16 columns and pays for a whole block where 1 is used:
 # 256 × 87 × 144 takes 66 µs, × 155 takes 73, as much as × 160 (1.32, AVX-512, one thread).
 LANES = 16
-TABLE_SHARE, REST_SHARE = 0.8, 0.95
+TABLE_STRUCTURED_FRACTION, REST_STRUCTURED_FRACTION = 0.8, 0.95
 MOST_ZEROS = 1 / 3  # of what removal leaves, where one channel more or less is that much
 STEPS = 256  # resolution at which a common share of all widths is searched
 
-Way = Literal["loss", "uniform"]
+AllocationStrategy = Literal["loss", "uniform"]
 
 
 @dataclass(frozen=True)
 class Budget:
     """The sparsity asked for: the fraction of the dense parameters that is gone, in tables and in the rest.
 
-    `table_share` and `rest_share` are the parts, in log space, that removal of channels takes, at first; zeros take the
+    `table_structured_fraction` and `rest_structured_fraction` are the parts, in log space, that removal of channels takes, at first; zeros take the
     remainder: in tables they cost little, for most rows are rare; in the rest nothing runs faster for them. Hidden
     widths of twice `round_to` and more end on a multiple of it. With `keep_tables` no table loses dimensions in order to
     make the layers behind it smaller.
@@ -35,32 +35,32 @@ class Budget:
 
     tables: float
     rest: float
-    table_share: float = TABLE_SHARE
-    rest_share: float = REST_SHARE
+    table_structured_fraction: float = TABLE_STRUCTURED_FRACTION
+    rest_structured_fraction: float = REST_STRUCTURED_FRACTION
     round_to: int = LANES
     keep_tables: bool = False
 
-    def limits(self, dense: PartSizes) -> dict[str, Limit]:
+    def limits(self, dense: ParameterCounts) -> dict[str, ParameterLimit]:
         """Return how many parameters stay in tables and in the rest after channels are removed, by the kind of group."""
         return {
-            "embedding": _limit(self.tables, self.table_share, dense.tables),
-            "hidden": _limit(self.rest, self.rest_share, dense.rest),
+            "embedding": _limit(self.tables, self.table_structured_fraction, dense.tables),
+            "hidden": _limit(self.rest, self.rest_structured_fraction, dense.rest),
         }
 
-    def width(self, kind: str, wanted: int, full: int) -> int:
+    def width(self, kind: str, target: int, full: int) -> int:
         """Return the nearest width not above the wanted one that layers like."""
-        in_blocks = kind == "hidden" and self.round_to > 1 and self.round_to * 2 <= wanted < full
-        return wanted - wanted % self.round_to if in_blocks else wanted
+        in_blocks = kind == "hidden" and self.round_to > 1 and self.round_to * 2 <= target < full
+        return target - target % self.round_to if in_blocks else target
 
 
-def _limit(sparsity: float, share: float, dense: float) -> Limit:
+def _limit(sparsity: float, share: float, dense: float) -> ParameterLimit:
     """(1 - S) ** share of the dense parameters.
 
     Channels are whole: one more may stay where that is nearer to what is wanted and zeros can make up for it.
     """
     wanted = (1.0 - sparsity) ** share * dense
     made_up = (1.0 - sparsity) / (1.0 - MOST_ZEROS) * dense if share < 1.0 else wanted
-    return Limit(wanted, max(wanted, min(made_up, dense)))
+    return ParameterLimit(wanted, max(wanted, min(made_up, dense)))
 
 
 def make_plan(
@@ -68,21 +68,21 @@ def make_plan(
     rankings: Mapping[str, Ranking],
     budget: Budget,
     score_name: str,
-    way: Way = "loss",
+    strategy: AllocationStrategy = "loss",
     *,
-    dense: PartSizes | None = None,
+    dense: ParameterCounts | None = None,
 ) -> Plan:
     """Keep the best channels of each group, as many as the budget allows.
 
     The tables meet their budget by the widths of the embedding groups, then the rest meets its own by the hidden ones.
-    With `way` "loss" channels go where least is lost for each parameter that is saved; with "uniform" every group of a
+    With `strategy` "loss" channels go where least is lost for each parameter that is saved; with "uniform" every group of a
     kind keeps the same share. `dense` are the sizes that sparsity is a part of, if not those of `program`.
     """
-    model = SizeModel(program)
+    model = ParameterCounter(program)
     dense = dense or model.sizes()
     limits = budget.limits(dense)
-    if way == "loss":
-        widths = allocate(program, rankings, limits, budget.width, keep_tables=budget.keep_tables)
+    if strategy == "loss":
+        widths = allocate_widths(program, rankings, limits, budget.width, keep_tables=budget.keep_tables)
     else:
         widths = _uniform_widths(program.analysis, rankings, model, budget, limits)
     parts = (
@@ -101,9 +101,9 @@ def make_plan(
 def _uniform_widths(
     analysis: Analysis,
     rankings: Mapping[str, Ranking],
-    model: SizeModel,
+    model: ParameterCounter,
     budget: Budget,
-    limits: Mapping[str, Limit],
+    limits: Mapping[str, ParameterLimit],
 ) -> dict[str, int]:
     shares = {"embedding": 1.0, "hidden": 1.0}
 
@@ -118,7 +118,7 @@ def _uniform_widths(
             for position in rankings[group.name].order[width(group, tried[group.kind]) :]
         )
 
-    def nearest(kind: str, size: Callable[[PartSizes], float]) -> float:
+    def nearest(kind: str, size: Callable[[ParameterCounts], float]) -> float:
         limit = limits[kind]
 
         def at(share: float) -> float:
@@ -127,8 +127,8 @@ def _uniform_widths(
         def fits(most: float, share: float) -> bool:
             return at(share) <= most
 
-        below, above = (_largest_share(partial(fits, most)) for most in (limit.wanted, limit.most))
-        return above if limit.nearer(at(above), at(below)) and at(above) <= limit.most else below
+        below, above = (_largest_share(partial(fits, most)) for most in (limit.target, limit.maximum))
+        return above if limit.is_closer(at(above), at(below)) and at(above) <= limit.maximum else below
 
     shares["embedding"] = nearest("embedding", lambda sizes: sizes.tables)
     shares["hidden"] = nearest("hidden", lambda sizes: sizes.rest)

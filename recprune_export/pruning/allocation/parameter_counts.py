@@ -5,19 +5,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recprune_export.channels.liveness import alive
+from recprune_export.channels.liveness import find_live_nodes
 from recprune_export.program.program import Program
 
 
 @dataclass(frozen=True)
-class PartSizes:
+class ParameterCounts:
     """Parameters in the embedding tables, and in everything else."""
 
     tables: int
     rest: int
 
 
-class SizeModel:
+class ParameterCounter:
     """Counts the parameters of a program for any set of removed channels."""
 
     def __init__(self, program: Program) -> None:
@@ -35,18 +35,18 @@ class SizeModel:
                         channel.identity
                     )
 
-    def sizes(self, removed: frozenset[int] = frozenset()) -> PartSizes:
+    def sizes(self, removed: frozenset[int] = frozenset()) -> ParameterCounts:
         """Return the numbers of parameters that stay."""
         counts: Mapping[bool, list[int]] = {True: [], False: []}
         left = self._left(removed)
         for name, shape in self._shapes.items():
             if name not in left:
                 continue
-            kept = [self._kept(name, axis, size, removed) for axis, size in enumerate(shape)]
+            kept = [self._count_remaining(name, axis, size, removed) for axis, size in enumerate(shape)]
             counts[name in self._tables].append(int(np.prod(kept, dtype=np.int64)))
-        return PartSizes(tables=sum(counts[True]), rest=sum(counts[False]))
+        return ParameterCounts(tables=sum(counts[True]), rest=sum(counts[False]))
 
-    def _kept(self, name: str, axis: int, size: int, removed: frozenset[int]) -> int:
+    def _count_remaining(self, name: str, axis: int, size: int, removed: frozenset[int]) -> int:
         at = self._channels_at.get((name, axis), {})
         return size - sum(any(channel in removed for channel in channels) for channels in at.values())
 
@@ -54,6 +54,6 @@ class SizeModel:
         """The parameters that something still uses: not the table of a field that goes, unless others share it."""
         fields = removed & self._fields
         if fields not in self._left_without:
-            nodes = alive(self._module.graph, lambda node: self._analysis.operands_left(node, fields))
+            nodes = find_live_nodes(self._module.graph, lambda node: self._analysis.remaining_operands(node, fields))
             self._left_without[fields] = frozenset(str(node.target) for node in nodes if node.op == "get_attr")
         return self._left_without[fields]

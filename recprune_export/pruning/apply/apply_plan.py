@@ -3,14 +3,14 @@
 import torch
 from torch import fx
 
-from recprune_export.channels.liveness import alive
+from recprune_export.channels.liveness import find_live_nodes
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.program import Program
 
 # Importing these registers how their operators are resized.
 from recprune_export.pruning.apply import resize_fields, resize_normalization  # noqa: F401
 from recprune_export.pruning.apply.masking import MaskedValues
-from recprune_export.pruning.apply.resize import Resizing, resize
+from recprune_export.pruning.apply.resize import GraphResizer, resize
 from recprune_export.pruning.plan import Plan
 
 
@@ -22,16 +22,16 @@ def apply_plan(program: Program, plan: Plan) -> Program:
     plan gives the same program, to the bit.
     """
     masked = MaskedValues(program, plan)
-    resizing = Resizing(program, plan.removed(program.analysis), masked)
-    left = alive(program.module.graph, resizing.operands_left)
+    resizing = GraphResizer(program, plan.removed(program.analysis), masked)
+    left = find_live_nodes(program.module.graph, resizing.remaining_operands)
     tensors: dict[str, torch.Tensor] = {}
     for node in program.module.graph.nodes:
         if node not in left and node.op != "placeholder":
             continue
         resizing.new[node] = resize(resizing, node)
         if node.op == "get_attr":
-            tensors[str(node.target)] = _own(resizing, node)
-    return Program.of_graph(resizing.graph, {**tensors, **resizing.buffers}, program.signature)
+            tensors[str(node.target)] = _slice_tensor(resizing, node)
+    return Program.from_graph(resizing.graph, {**tensors, **resizing.buffers}, program.signature)
 
 
 def tables_left(program: Program, pruned: Program) -> frozenset[str]:
@@ -39,8 +39,8 @@ def tables_left(program: Program, pruned: Program) -> frozenset[str]:
     return program.analysis.tables & pruned.parameters().keys()
 
 
-def _own(resizing: Resizing, node: fx.Node) -> torch.Tensor:
-    original, kept = tensor_at(resizing.module, str(node.target)), resizing.kept_tensor(node)
+def _slice_tensor(resizing: GraphResizer, node: fx.Node) -> torch.Tensor:
+    original, kept = tensor_at(resizing.module, str(node.target)), resizing.resize_tensor(node)
     kept = kept.detach().clone() if kept is original else kept.detach()
     if isinstance(original, torch.nn.Parameter):
         return torch.nn.Parameter(kept, requires_grad=original.requires_grad)

@@ -13,14 +13,14 @@ from torch import Tensor, fx
 
 from recprune_export.channels.analysis import Analysis
 from recprune_export.program.nodes import arguments
-from recprune_export.program.program import Program, example_tensors
+from recprune_export.program.program import Program, sample_request_tensors
 from recprune_export.pruning.plan import Plan
 
 aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
-class Gone:
+class Mask:
     """What is masked: indices of (tensor, axis), and, in lookups by name of the node, some of the ids of each row."""
 
     slices: Mapping[tuple[str, int], Tensor] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class Gone:
 _WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 
 
-def masked(analysis: Analysis, removed: frozenset[int]) -> Gone:
+def make_mask(analysis: Analysis, removed: frozenset[int]) -> Mask:
     """Return what is masked where these channels are removed."""
     indices: dict[tuple[str, int], list[int]] = {}
     fields: list[int] = []
@@ -39,22 +39,22 @@ def masked(analysis: Analysis, removed: frozenset[int]) -> Gone:
             if channel.identity in removed:
                 for s in channel.slices:
                     indices.setdefault((s.tensor, s.axis), []).append(s.index)
-                fields += [analysis.fields.each.index(f) for f in channel.fields] if analysis.fields else []
+                fields += [analysis.fields.ordered.index(f) for f in channel.fields] if analysis.fields else []
     slices = {axis: torch.tensor(gone) for axis, gone in indices.items()}
     lookups = analysis.fields.lookups if analysis.fields and fields else {}
-    return Gone(slices, {name: torch.isin(numbers, torch.tensor(fields)) for name, numbers in lookups.items()})
+    return Mask(slices, {name: torch.isin(numbers, torch.tensor(fields)) for name, numbers in lookups.items()})
 
 
-class DoublePrecision(fx.Interpreter):
+class Float64Interpreter(fx.Interpreter):
     """Runs a program in float64, whatever precision its graph names, with zeros in what is `gone`.
 
     `values` holds what each node computed, where `keep_values` asks for it.
     """
 
-    def __init__(self, program: Program, gone: Gone | None = None, *, keep_values: bool = False) -> None:
+    def __init__(self, program: Program, mask: Mask | None = None, *, keep_values: bool = False) -> None:
         super().__init__(program.module)
         self.values: dict[str, Tensor] = {}
-        self._gone = gone or Gone()
+        self._gone = mask or Mask()
         self._keep_values = keep_values
         self._looked_up = {node for node in program.module.graph.nodes if _is_only_looked_up(node)}
 
@@ -117,8 +117,8 @@ class MaskedValues:
     def __call__(self, node: fx.Node) -> Tensor:
         """Return the value of a node, found by its name."""
         if not self._values:
-            gone = masked(self._program.analysis, self._plan.removed(self._program.analysis))
-            original = DoublePrecision(self._program, gone, keep_values=True)
-            original(*example_tensors(self._program.signature, batch=2))
+            gone = make_mask(self._program.analysis, self._plan.removed(self._program.analysis))
+            original = Float64Interpreter(self._program, gone, keep_values=True)
+            original(*sample_request_tensors(self._program.signature, batch=2))
             self._values = original.values
         return self._values[node.name]

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from recprune_export.channels.analysis import AxisSets
+from recprune_export.channels.analysis import AxisChannels
 from recprune_export.channels.rules.data_movement import SPLITS
 from recprune_export.channels.rules.indexing import picked_axes
 from recprune_export.channels.rules.reduction import SUMS, reduced_axes
 from recprune_export.program.canonical import tensor_at
-from recprune_export.program.nodes import argument, arguments, registers
+from recprune_export.program.nodes import argument, arguments, make_registry_decorator
 from recprune_export.program.program import Program
 
 aten = torch.ops.aten
@@ -25,12 +25,12 @@ ROUNDING = 1e-13  # of the largest addend, in float64
 MASKED_SUM = "masked_sum"  # how buffers begin that stand for what went and was not zero
 
 MaskedValue = Callable[[fx.Node], Tensor]  # what a node computes, in float64, when what goes is masked
-Resize = Callable[["Resizing", fx.Node], fx.Node]
-RESIZES: dict[Any, Resize] = {}
-resizes = registers(RESIZES)
+ResizeRule = Callable[["GraphResizer", fx.Node], fx.Node]
+RESIZES: dict[Any, ResizeRule] = {}
+resize_rule = make_registry_decorator(RESIZES)
 
 
-class Resizing:
+class GraphResizer:
     """The new graph as it is written, and what is kept of each value of the old one."""
 
     def __init__(self, program: Program, removed: frozenset[int], masked_value: MaskedValue) -> None:
@@ -42,38 +42,38 @@ class Resizing:
         self._analysis = program.analysis
         self._removed = removed
 
-    def is_gone(self, node: fx.Node, output: int | None = None) -> bool:
+    def is_removed(self, node: fx.Node, output: int | None = None) -> bool:
         """Tell whether all of a node's value goes; of several outputs, one or all of them."""
-        return self._analysis.is_gone(node, self._removed, output)
+        return self._analysis.is_removed(node, self._removed, output)
 
-    def operands_left(self, node: fx.Node) -> list[fx.Node]:
+    def remaining_operands(self, node: fx.Node) -> list[fx.Node]:
         """Return what an operator still reads."""
-        return self._analysis.operands_left(node, self._removed)
+        return self._analysis.remaining_operands(node, self._removed)
 
-    def kept(self, node: fx.Node, axis: int, output: int | None = None) -> list[int] | None:
+    def find_remaining_indices(self, node: fx.Node, axis: int, output: int | None = None) -> list[int] | None:
         """Return the indices that stay of an axis of a node's value; None if all do."""
         axes: Any = self._analysis.removed_by.get(node.name)
-        return self._kept(axes if output is None else axes[output], axis) if axes else None
+        return self._find_remaining_axis_indices(axes if output is None else axes[output], axis) if axes else None
 
-    def _kept(self, axes: AxisSets, axis: int) -> list[int] | None:
+    def _find_remaining_axis_indices(self, axes: AxisChannels, axis: int) -> list[int] | None:
         removed_by = axes[axis]
         if removed_by is None:
             return None
         indices = [index for index, channels in enumerate(removed_by) if not channels & self._removed]
         return None if len(indices) == len(removed_by) else indices
 
-    def kept_tensor(self, node: fx.Node) -> Tensor:
+    def resize_tensor(self, node: fx.Node) -> Tensor:
         """Return the parameter or buffer of a `get_attr` node without what goes."""
         value = tensor_at(self.module, str(node.target))
         for axis in range(value.ndim):
-            kept = self.kept(node, axis)
+            kept = self.find_remaining_indices(node, axis)
             if kept is not None:
                 value = value.index_select(axis, torch.tensor(kept))
         return value
 
     def shrinks(self, node: fx.Node) -> bool:
         """Tell whether any axis of a node's value loses an index."""
-        return any(self.kept(node, axis) is not None for axis in range(len(shape_of(node))))
+        return any(self.find_remaining_indices(node, axis) is not None for axis in range(len(get_shape(node))))
 
     def copy(self, node: fx.Node) -> fx.Node:
         """Write a node as it is."""
@@ -91,86 +91,86 @@ class Resizing:
         return self.graph.get_attr(name)
 
 
-def shape_of(node: fx.Node) -> tuple[Any, ...]:
+def get_shape(node: fx.Node) -> tuple[Any, ...]:
     return tuple(node.meta["val"].shape)
 
 
-def _replace_size(resizing: Resizing, node: fx.Node, sizes: Any, first_axis: int = 0) -> list[Any]:
+def _replace_size(resizing: GraphResizer, node: fx.Node, sizes: Any, first_axis: int = 0) -> list[Any]:
     """Put the number of kept indices in place of each size that names a shrunken axis."""
     result = list(sizes)
     for position, size in enumerate(result):
-        kept = resizing.kept(node, first_axis + position)
+        kept = resizing.find_remaining_indices(node, first_axis + position)
         if kept is not None and size != -1:
             result[position] = len(kept)
     return result
 
 
-@resizes(aten.view.default, aten.reshape.default, aten._unsafe_view.default)
-def reshape(resizing: Resizing, node: fx.Node) -> fx.Node:
+@resize_rule(aten.view.default, aten.reshape.default, aten._unsafe_view.default)
+def reshape(resizing: GraphResizer, node: fx.Node) -> fx.Node:
     """`view(x, sizes)`: sizes are counted on what is kept, of which a part may lie in memory as no view can have it."""
     source, sizes = arguments(node)
     return resizing.call(aten.reshape.default, source, _replace_size(resizing, node, sizes))
 
 
-@resizes(aten.new_zeros.default, aten.new_ones.default)
-def with_sizes_second(resizing: Resizing, node: fx.Node) -> fx.Node:
+@resize_rule(aten.new_zeros.default, aten.new_ones.default)
+def resize_second_argument(resizing: GraphResizer, node: fx.Node) -> fx.Node:
     """`new_zeros(x, sizes)`: sizes are counted on what is kept."""
     source, sizes, *rest = arguments(node)
     return resizing.call(node.target, source, _replace_size(resizing, node, sizes), *rest, **node.kwargs)
 
 
-@resizes(aten.zeros.default, aten.ones.default, aten.full.default)
-def with_sizes_first(resizing: Resizing, node: fx.Node) -> fx.Node:
+@resize_rule(aten.zeros.default, aten.ones.default, aten.full.default)
+def resize_first_argument(resizing: GraphResizer, node: fx.Node) -> fx.Node:
     """`zeros(sizes)`."""
     sizes, *rest = arguments(node)
     return resizing.call(node.target, _replace_size(resizing, node, sizes), *rest, **node.kwargs)
 
 
-@resizes(aten.new_full.default)
-def new_full(resizing: Resizing, node: fx.Node) -> fx.Node:
+@resize_rule(aten.new_full.default)
+def new_full(resizing: GraphResizer, node: fx.Node) -> fx.Node:
     """`new_full(x, sizes, value)`."""
-    return with_sizes_second(resizing, node)
+    return resize_second_argument(resizing, node)
 
 
-@resizes(aten.expand.default)
-def expand(resizing: Resizing, node: fx.Node) -> fx.Node:
+@resize_rule(aten.expand.default)
+def expand(resizing: GraphResizer, node: fx.Node) -> fx.Node:
     """`expand(x, sizes)`: sizes are counted on what is kept."""
-    return with_sizes_second(resizing, node)
+    return resize_second_argument(resizing, node)
 
 
-@resizes(aten.repeat.default, aten.tile.default)
-def repeat(resizing: Resizing, node: fx.Node) -> fx.Node:
+@resize_rule(aten.repeat.default, aten.tile.default)
+def repeat(resizing: GraphResizer, node: fx.Node) -> fx.Node:
     """`repeat(x: B×1, [1, D])`: an axis made by repeating one value is repeated as often as its width is kept."""
     source, repeats = arguments(node)
-    before = shape_of(source)
+    before = get_shape(source)
     result = [*[1] * (len(before) - len(repeats)), *repeats]
     offset = len(result) - len(before)
     for axis in range(len(result)):
-        kept = resizing.kept(node, axis)
+        kept = resizing.find_remaining_indices(node, axis)
         if kept is not None and (axis < offset or before[axis - offset] == 1):
             result[axis] = len(kept)
     return resizing.call(node.target, source, result)
 
 
-@resizes(aten.unflatten.int)
-def unflatten(resizing: Resizing, node: fx.Node) -> fx.Node:
+@resize_rule(aten.unflatten.int)
+def unflatten(resizing: GraphResizer, node: fx.Node) -> fx.Node:
     """`unflatten(x, axis, sizes)`."""
     source, axis, sizes = arguments(node)
-    first = axis % len(shape_of(source))
+    first = axis % len(get_shape(source))
     return resizing.call(node.target, source, axis, _replace_size(resizing, node, sizes, first))
 
 
-@resizes(aten.slice.Tensor)
-def slice_(resizing: Resizing, node: fx.Node) -> fx.Node:
+@resize_rule(aten.slice.Tensor)
+def slice_(resizing: GraphResizer, node: fx.Node) -> fx.Node:
     """`slice(x, axis, start, end, step)`: a range of what was there is a range, or a list, of what is left."""
     given = arguments(node)
     defaults: tuple[Any, ...] = (None, 0, None, None, 1)
     source, axis, start, end, step = given + defaults[len(given) :]
-    axis = axis % len(shape_of(source))
-    kept = resizing.kept(source, axis)
+    axis = axis % len(get_shape(source))
+    kept = resizing.find_remaining_indices(source, axis)
     if kept is None:
         return resizing.copy(node)
-    taken = set(range(shape_of(source)[axis])[slice(start, end, step)])
+    taken = set(range(get_shape(source)[axis])[slice(start, end, step)])
     positions = [position for position, index in enumerate(kept) if index in taken]
     if not positions or positions == list(range(positions[0], positions[-1] + 1)):
         first = positions[0] if positions else 0
@@ -178,62 +178,62 @@ def slice_(resizing: Resizing, node: fx.Node) -> fx.Node:
     return resizing.call(aten.index_select.default, source, axis, resizing.constant(node, torch.tensor(positions)))
 
 
-@resizes(aten.narrow.default)
-def narrow(resizing: Resizing, node: fx.Node) -> fx.Node:
+@resize_rule(aten.narrow.default)
+def narrow(resizing: GraphResizer, node: fx.Node) -> fx.Node:
     """`narrow(x, axis, start, length)`."""
     source, axis, start, _ = arguments(node)
-    axis = axis % len(shape_of(source))
-    kept, left = resizing.kept(source, axis), resizing.kept(node, axis)
+    axis = axis % len(get_shape(source))
+    kept, left = resizing.find_remaining_indices(source, axis), resizing.find_remaining_indices(node, axis)
     if kept is None:
         return resizing.copy(node)
     before = sum(index < start for index in kept)
-    length = shape_of(node)[axis] if left is None else len(left)
+    length = get_shape(node)[axis] if left is None else len(left)
     return resizing.call(node.target, source, axis, before, length)
 
 
-@resizes(aten.select.int)
-def select(resizing: Resizing, node: fx.Node) -> fx.Node:
+@resize_rule(aten.select.int)
+def select(resizing: GraphResizer, node: fx.Node) -> fx.Node:
     """`select(x, axis, index)`: the index counts what is left before it."""
     source, axis, index = arguments(node)
-    axis = axis % len(shape_of(source))
-    kept = resizing.kept(source, axis)
+    axis = axis % len(get_shape(source))
+    kept = resizing.find_remaining_indices(source, axis)
     if kept is None:
         return resizing.copy(node)
-    position = kept.index(index % shape_of(source)[axis])
+    position = kept.index(index % get_shape(source)[axis])
     return resizing.call(node.target, source, axis, position)
 
 
-@resizes(*SPLITS)
-def split(resizing: Resizing, node: fx.Node) -> fx.Node:
+@resize_rule(*SPLITS)
+def split(resizing: GraphResizer, node: fx.Node) -> fx.Node:
     """`split(x, size, axis)`: each part as wide as what is left of it."""
     source = arguments(node)[0]
-    axis = argument(node, "dim") % len(shape_of(source))
-    if resizing.kept(source, axis) is None:
+    axis = argument(node, "dim") % len(get_shape(source))
+    if resizing.find_remaining_indices(source, axis) is None:
         return resizing.copy(node)
     widths = []
-    for output in outputs_left(resizing, node):
-        kept = resizing.kept(node, axis, output)
+    for output in find_remaining_outputs(resizing, node):
+        kept = resizing.find_remaining_indices(node, axis, output)
         widths.append(node.meta["val"][output].shape[axis] if kept is None else len(kept))
     return resizing.call(aten.split_with_sizes.default, source, widths, axis)
 
 
-def outputs_left(resizing: Resizing, node: fx.Node) -> list[int]:
+def find_remaining_outputs(resizing: GraphResizer, node: fx.Node) -> list[int]:
     """Return which of several outputs do not go as a whole."""
-    return [output for output in range(len(node.meta["val"])) if not resizing.is_gone(node, output)]
+    return [output for output in range(len(node.meta["val"])) if not resizing.is_removed(node, output)]
 
 
-@resizes(aten.index.Tensor, aten.index_select.default)
-def pick(resizing: Resizing, node: fx.Node) -> fx.Node:
+@resize_rule(aten.index.Tensor, aten.index_select.default)
+def pick(resizing: GraphResizer, node: fx.Node) -> fx.Node:
     """`x[:, i, j]`: what is left of the constant lists, in numbers of what is left of the axes."""
     source = arguments(node)[0]
     picked = picked_axes(node)
-    if all(resizing.kept(source, axis) is None for axis in picked):
+    if all(resizing.find_remaining_indices(source, axis) is None for axis in picked):
         return resizing.copy(node)
     place = min(picked)
-    left = resizing.kept(node, place)
+    left = resizing.find_remaining_indices(node, place)
     lists: list[fx.Node | None] = [None] * place
     for axis in sorted(picked):
-        size, kept = shape_of(source)[axis], resizing.kept(source, axis)
+        size, kept = get_shape(source)[axis], resizing.find_remaining_indices(source, axis)
         position = {old: new for new, old in enumerate(range(size) if kept is None else kept)}
         wanted = [i % size for i in tensor_at(resizing.module, str(picked[axis].target)).tolist()]
         numbers = [position[wanted[i]] for i in (range(len(wanted)) if left is None else left)]
@@ -243,13 +243,13 @@ def pick(resizing: Resizing, node: fx.Node) -> fx.Node:
     return resizing.call(aten.index.Tensor, source, lists)
 
 
-@resizes(*SUMS)
-def sum_or_mean(resizing: Resizing, node: fx.Node) -> fx.Node:
+@resize_rule(*SUMS)
+def sum_or_mean(resizing: GraphResizer, node: fx.Node) -> fx.Node:
     """`mean(x, axes)` over n of which some go: the sum of the others, divided by n, plus what masked ones would add."""
     source = arguments(node)[0]
-    shape = shape_of(source)
+    shape = get_shape(source)
     axes, _ = reduced_axes(node, len(shape))
-    kept = {axis: indices for axis in axes if (indices := resizing.kept(source, axis)) is not None}
+    kept = {axis: indices for axis in axes if (indices := resizing.find_remaining_indices(source, axis)) is not None}
     if not kept:
         return resizing.copy(node)
     new = resizing.copy(node)
@@ -262,7 +262,7 @@ def sum_or_mean(resizing: Resizing, node: fx.Node) -> fx.Node:
 
 
 def _missing(
-    resizing: Resizing, node: fx.Node, source: fx.Node, kept: dict[int, list[int]], share: float
+    resizing: GraphResizer, node: fx.Node, source: fx.Node, kept: dict[int, list[int]], share: float
 ) -> fx.Node | None:
     """What the indices that go would add to a sum when masked: zero, or the same for every request."""
     value = resizing.masked_value(source)
@@ -276,22 +276,22 @@ def _missing(
 
     missing = reduce(value) - reduce(left) * share
     for axis in range(missing.ndim):
-        left_of_it = resizing.kept(node, axis)
+        left_of_it = resizing.find_remaining_indices(node, axis)
         if left_of_it is not None:
             missing = missing.index_select(axis, torch.tensor(left_of_it))
     if float(missing.abs().max()) <= ROUNDING * float(value.abs().max()):
         return None
-    varies = [not isinstance(size, int) for size in shape_of(node)]
+    varies = [not isinstance(size, int) for size in get_shape(node)]
     for axis, varying in enumerate(varies):
         missing = missing.narrow(axis, 0, 1) if varying else missing
     return resizing.constant(node, missing.to(node.meta["val"].dtype), MASKED_SUM)
 
 
-@resizes(aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding)
-def convolution(resizing: Resizing, node: fx.Node) -> fx.Node:
+@resize_rule(aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding)
+def convolution(resizing: GraphResizer, node: fx.Node) -> fx.Node:
     """Where each channel has a kernel of its own, there are as many groups as channels are kept."""
     new = resizing.copy(node)
-    kept = resizing.kept(node, node.meta["val"].ndim - len(shape_of(arguments(node)[1])) + 1)
+    kept = resizing.find_remaining_indices(node, node.meta["val"].ndim - len(get_shape(arguments(node)[1])) + 1)
     if kept is None or argument(node, "groups") == 1:
         return new
     names = [parameter.name for parameter in node.target._schema.arguments]  # type: ignore[union-attr]
@@ -303,16 +303,16 @@ def convolution(resizing: Resizing, node: fx.Node) -> fx.Node:
     return new
 
 
-@resizes(aten.scaled_dot_product_attention.default)
-def attention(resizing: Resizing, node: fx.Node) -> fx.Node:
+@resize_rule(aten.scaled_dot_product_attention.default)
+def attention(resizing: GraphResizer, node: fx.Node) -> fx.Node:
     """The scale 1/√E keeps the E of the original."""
     new = resizing.copy(node)
     if node.kwargs.get("scale") is None:
-        width = shape_of(arguments(node)[0])[-1]
+        width = get_shape(arguments(node)[0])[-1]
         new.kwargs = {**new.kwargs, "scale": 1.0 / math.sqrt(width)}
     return new
 
 
-def resize(resizing: Resizing, node: fx.Node) -> fx.Node:
+def resize(resizing: GraphResizer, node: fx.Node) -> fx.Node:
     """Write one node of the old graph into the new one."""
-    return RESIZES.get(node.target, Resizing.copy)(resizing, node)
+    return RESIZES.get(node.target, GraphResizer.copy)(resizing, node)

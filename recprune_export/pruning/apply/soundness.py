@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from recprune_export.errors import PruningError
-from recprune_export.program.program import Program, example_tensors
-from recprune_export.pruning.apply.masking import DoublePrecision, masked
+from recprune_export.program.program import Program, sample_request_tensors
+from recprune_export.pruning.apply.masking import Float64Interpreter, make_mask
 from recprune_export.pruning.apply.resize import MASKED_SUM
 from recprune_export.pruning.plan import Plan
 
@@ -30,7 +30,7 @@ class Soundness:
     tolerance: float
     batches: tuple[int, ...]
 
-    def together_with(self, earlier: "Soundness | None") -> "Soundness":
+    def combine(self, earlier: "Soundness | None") -> "Soundness":
         """Return the worse of two steps."""
         if earlier is None:
             return self
@@ -46,11 +46,11 @@ def check_soundness(program: Program, plan: Plan, pruned: Program) -> Soundness:
 
     Raises `PruningError` where they differ: the analysis or the rewrite is wrong for this model.
     """
-    reference = DoublePrecision(program, masked(program.analysis, plan.removed(program.analysis)))
-    candidate = DoublePrecision(pruned)
+    reference = Float64Interpreter(program, make_mask(program.analysis, plan.removed(program.analysis)))
+    candidate = Float64Interpreter(pruned)
     worst = 0.0
     for seed, batch in enumerate(BATCHES):
-        tensors = example_tensors(program.signature, batch, seed)
+        tensors = sample_request_tensors(program.signature, batch, seed)
         worst = max(worst, largest_difference(reference(*tensors), candidate(*tensors)))
     rounded = any(name.startswith(MASKED_SUM) for name, _ in pruned.module.named_buffers())
     tolerance = SINGLE if rounded else TOLERANCE

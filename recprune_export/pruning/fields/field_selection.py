@@ -3,29 +3,29 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from recprune_export.channels.analysis import Analysis, analyse
-from recprune_export.channels.groups import FIELDS, Channel
+from recprune_export.channels.analysis import Analysis, analyze
+from recprune_export.channels.groups import FIELD_GROUP, Channel
 from recprune_export.errors import PruningError, UsageError
 from recprune_export.program.program import Program
 from recprune_export.pruning.apply.apply_plan import apply_plan
 from recprune_export.pruning.apply.soundness import Soundness, check_soundness
 from recprune_export.pruning.fields.field_importance import field_importance
-from recprune_export.pruning.importance.scores.score_inputs import Loss
+from recprune_export.pruning.importance.scores.score_inputs import LossFunction
 from recprune_export.pruning.plan import FieldPlan, GroupPlan, Plan
 from recprune_export.pruning.statistics.moments import Batch
 
-WHY = "`recprune-export inspect MODEL --fields` says which can go, and why others cannot"
+INSPECT_HINT = "`recprune-export inspect MODEL --fields` says which can go, and why others cannot"
 
 
 @dataclass(frozen=True)
-class WithoutFields:
+class FieldRemoval:
     """A program that has lost fields, and the proof; None where none went."""
 
     program: Program
     soundness: Soundness | None = None
 
 
-def select_fields(program: Program, count: int, batches: Sequence[Batch], loss: Loss) -> FieldPlan:
+def select_fields(program: Program, count: int, batches: Sequence[Batch], loss: LossFunction) -> FieldPlan:
     """Choose the `count` fields without which `loss` rises least.
 
     Fields are taken one by one in the order of what each costs alone, passing over those that cannot go beside what was taken.
@@ -39,39 +39,39 @@ def select_fields(program: Program, count: int, batches: Sequence[Batch], loss: 
     taken: tuple[str, ...] = ()
     for channel in ranked:
         tried = (*taken, *(field.name for field in channel.fields))
-        if len(tried) <= count and why_not(with_fields(program, tried).analysis, tried) is None:
+        if len(tried) <= count and explain_field_refusal(with_fields(program, tried).analysis, tried) is None:
             taken = tried
     if len(taken) < count:
         fields = program.analysis.fields
-        known = len(fields.each) if fields else 0
+        known = len(fields.ordered) if fields else 0
         raise UsageError(
             f"--prune-fields {count} is more than can go: of the {known} fields of this model, {len(taken)} were found "
-            f"that can go together; {WHY}."
+            f"that can go together; {INSPECT_HINT}."
         )
     return FieldPlan(
         taken, {f.name: value for channel, value in zip(channels, importance, strict=True) for f in channel.fields}
     )
 
 
-def remove_fields(program: Program, fields: FieldPlan) -> WithoutFields:
+def remove_fields(program: Program, fields: FieldPlan) -> FieldRemoval:
     """Return a program without the removed fields, proven; `program` itself where there are none.
 
     Raises `PruningError` where they cannot go.
     """
     if not fields.removed:
-        return WithoutFields(program)
+        return FieldRemoval(program)
     program = with_fields(program, fields.removed)
-    reason = why_not(program.analysis, fields.removed)
+    reason = explain_field_refusal(program.analysis, fields.removed)
     if reason is not None:
-        raise PruningError(f"This model cannot lose {', '.join(fields.removed)}: {reason}; {WHY}.")
-    plan = without(program.analysis, fields.removed)
+        raise PruningError(f"This model cannot lose {', '.join(fields.removed)}: {reason}; {INSPECT_HINT}.")
+    plan = make_field_plan(program.analysis, fields.removed)
     pruned = apply_plan(program, plan)
-    return WithoutFields(pruned, check_soundness(program, plan, pruned))
+    return FieldRemoval(pruned, check_soundness(program, plan, pruned))
 
 
 def with_fields(program: Program, together: Collection[str] = ()) -> Program:
     """Return the same program, whole fields among its channels, those named in `together` as one."""
-    return program.with_analysis(analyse(program, fields=True, together=together))
+    return program.with_analysis(analyze(program, fields=True, together=together))
 
 
 def field_channels(analysis: Analysis) -> tuple[Channel, ...]:
@@ -79,9 +79,9 @@ def field_channels(analysis: Analysis) -> tuple[Channel, ...]:
     return next((group.channels for group in analysis.groups if group.kind == "field"), ())
 
 
-def why_not(analysis: Analysis, names: Collection[str]) -> str | None:
+def explain_field_refusal(analysis: Analysis, names: Collection[str]) -> str | None:
     """Return why fields, analysed together, cannot go, in a few words; None if they can."""
-    known = {field.name for field in analysis.fields.each} if analysis.fields else set()
+    known = {field.name for field in analysis.fields.ordered} if analysis.fields else set()
     unknown = sorted(set(names) - known)
     if unknown:
         return f"it has no field '{unknown[0]}', only {', '.join(sorted(known))}"
@@ -92,11 +92,11 @@ def why_not(analysis: Analysis, names: Collection[str]) -> str | None:
     return f"{', '.join(sorted(more))} would have to go as well" if more else None
 
 
-def without(analysis: Analysis, names: Collection[str]) -> Plan:
+def make_field_plan(analysis: Analysis, names: Collection[str]) -> Plan:
     """Return the plan that removes fields, and nothing else."""
     channels = field_channels(analysis)
     keep = tuple(position for position, channel in enumerate(channels) if not _has(channel, names))
-    return Plan("fields", (GroupPlan(FIELDS, "field", len(channels), keep),))
+    return Plan("fields", (GroupPlan(FIELD_GROUP, "field", len(channels), keep),))
 
 
 def _has(channel: Channel, names: Collection[str]) -> bool:

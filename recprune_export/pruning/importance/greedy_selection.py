@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recprune_export.pruning.statistics.moments import Moments
 
-NOTHING = 1e-10  # of the largest variance: such a channel adds nothing that the others do not say
+NEGLIGIBLE_VARIANCE = 1e-10  # of the largest variance: such a channel adds nothing that the others do not say
 
 
 def greedy_order(moments: Moments) -> tuple[list[int], Tensor]:
@@ -22,7 +22,7 @@ def greedy_order(moments: Moments) -> tuple[list[int], Tensor]:
     residual, curvature = moments.covariance.clone(), moments.gradients
     width = len(residual)
     losses = [_loss(residual, curvature)]
-    floor = NOTHING * residual.diagonal().max().clamp_min(1e-30)
+    floor = NEGLIGIBLE_VARIANCE * residual.diagonal().max().clamp_min(1e-30)
     order: list[int] = []
     left = torch.ones(width, dtype=torch.bool)
     for _ in range(width):

@@ -21,7 +21,7 @@ class Ranking:
     losses: tuple[float, ...]
     transform: Transform | None = None
 
-    def loss_of(self, width: int) -> float:
+    def loss_at_width(self, width: int) -> float:
         """Return what is lost when the best `width` channels stay."""
         return self.losses[width]
 

@@ -34,13 +34,13 @@ class GroupSensitivity:
     quantiles: Mapping[str, tuple[float, ...]]
     agreement: Mapping[tuple[str, str], float]
 
-    def kept(self, share: int) -> int:
+    def width_at(self, share: int) -> int:
         """Return the width when one of `share` channels stays."""
         return max(1, round(self.width / share))
 
-    def lost(self, share: int) -> float:
+    def relative_loss(self, share: int) -> float:
         """Return the loss at that width, as a fraction of what all channels together mean."""
-        return self.losses[self.kept(share)] / self.losses[0] if self.losses[0] > 0.0 else 0.0
+        return self.losses[self.width_at(share)] / self.losses[0] if self.losses[0] > 0.0 else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -51,7 +51,7 @@ class GroupSensitivity:
             }
             for name, quantiles in self.quantiles.items()
         }
-        lost = {f"1/{share}": {"width": self.kept(share), "lost": self.lost(share)} for share in SHARES}
+        lost = {f"1/{share}": {"width": self.width_at(share), "lost": self.relative_loss(share)} for share in SHARES}
         named = {"group": self.group, "kind": self.kind, "width": self.width, "rotated": self.rotated}
         return {**named, "losses": list(self.losses), "lost": lost, "scores": scores}
 
@@ -72,18 +72,18 @@ class Sensitivity:
         return {"groups": [group.to_dict() for group in self.groups]}
 
 
-def sensitivity(inputs: ScoreInputs) -> Sensitivity:
+def measure_sensitivity(inputs: ScoreInputs) -> Sensitivity:
     """Rank the channels of every group by every score, and compare."""
     rankings = {name: score(inputs) for name, score in SCORES.items()}
     return Sensitivity(
         tuple(
-            _of_group(group.name, group.kind, {name: found[group.name] for name, found in rankings.items()})
+            _summarize_group(group.name, group.kind, {name: found[group.name] for name, found in rankings.items()})
             for group in inputs.program.analysis.groups
         )
     )
 
 
-def _of_group(name: str, kind: str, rankings: Mapping[str, Ranking]) -> GroupSensitivity:
+def _summarize_group(name: str, kind: str, rankings: Mapping[str, Ranking]) -> GroupSensitivity:
     by_error = rankings[OUTPUT_ERROR]
     plain = {score: r for score, r in rankings.items() if r.transform is None and len(r.order) >= FEWEST}
     return GroupSensitivity(

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from recprune_export.program.program import Program
-from recprune_export.pruning.rare_ids.find_tables import IdReader, RowTable
-from recprune_export.pruning.rare_ids.row_plan import TableRows
+from recprune_export.pruning.rare_ids.find_tables import IdReader, PrunableTable
+from recprune_export.pruning.rare_ids.row_plan import RowPlan
 
-Share = float | Literal["auto"]
-Frequencies = Mapping[str, np.ndarray]  # table -> how often each of its ids is looked up, int64 [rows]
-RARE = 0.01  # of the lookups of a table: what the ids that "auto" gives up make together
+RowFraction = float | Literal["auto"]
+IdCounts = Mapping[str, np.ndarray]  # table -> how often each of its ids is looked up, int64 [rows]
+RARE_LOOKUP_FRACTION = 0.01  # of the lookups of a table: what the ids that "auto" gives up make together
 
 
-def count_ids(program: Program, tables: Iterable[RowTable], requests: Iterable[Mapping[str, Tensor]]) -> Frequencies:
+def count_ids(program: Program, tables: Iterable[PrunableTable], requests: Iterable[Mapping[str, Tensor]]) -> IdCounts:
     """Count how often each id of each table is looked up. A sum over requests, so shards can be added."""
     tables = list(tables)
     counts = {table.name: torch.zeros(table.rows, dtype=torch.int64) for table in tables}
@@ -27,37 +27,37 @@ def count_ids(program: Program, tables: Iterable[RowTable], requests: Iterable[M
     return {name: count.numpy() for name, count in counts.items()}
 
 
-def choose_rows(tables: Iterable[RowTable], counts: Frequencies, share: Share) -> tuple[TableRows, ...]:
+def choose_rows(tables: Iterable[PrunableTable], counts: IdCounts, fraction: RowFraction) -> tuple[RowPlan, ...]:
     """Return which rows stay in each table that loses any.
 
     With a number that share of the rows of all tables goes, the least frequent first, whatever table they are in. With
-    "auto" each table gives up the rarest ids that together are `RARE` of its lookups. Of ids that are equally frequent
+    "auto" each table gives up the rarest ids that together are `RARE_LOOKUP_FRACTION` of its lookups. Of ids that are equally frequent
     the highest goes first: vocabularies number the frequent values first. A table stays whole where less goes than the
     remap takes.
     """
     tables = list(tables)
-    rare = _rarest(tables, counts, share) if share != "auto" else {t.name: _negligible(t, counts) for t in tables}
+    rare = _rarest(tables, counts, fraction) if fraction != "auto" else {t.name: _negligible(t, counts) for t in tables}
     parts = (
-        TableRows.of(table.name, table.rows, np.setdiff1d(np.arange(table.rows), rare[table.name]))
+        RowPlan.from_ids(table.name, table.rows, np.setdiff1d(np.arange(table.rows), rare[table.name]))
         for table in tables
         if (len(rare[table.name]) - 1) * table.dim > table.rows
     )
     return tuple(parts)
 
 
-def _by_frequency(table: RowTable, counts: Frequencies) -> np.ndarray:
+def _by_frequency(table: PrunableTable, counts: IdCounts) -> np.ndarray:
     """The ids that may share a row, the rarest first."""
-    ids = np.setdiff1d(np.arange(table.rows), list(table.special))[::-1]
+    ids = np.setdiff1d(np.arange(table.rows), list(table.reserved_ids))[::-1]
     return ids[np.argsort(counts[table.name][ids], kind="stable")]
 
 
-def _negligible(table: RowTable, counts: Frequencies) -> np.ndarray:
+def _negligible(table: PrunableTable, counts: IdCounts) -> np.ndarray:
     ids = _by_frequency(table, counts)
     seen = counts[table.name][ids].cumsum()
-    return ids[seen <= RARE * seen[-1]] if len(ids) else ids
+    return ids[seen <= RARE_LOOKUP_FRACTION * seen[-1]] if len(ids) else ids
 
 
-def _rarest(tables: list[RowTable], counts: Frequencies, share: float) -> dict[str, np.ndarray]:
+def _rarest(tables: list[PrunableTable], counts: IdCounts, share: float) -> dict[str, np.ndarray]:
     """Of equally rare ids those of the largest table go first."""
     order = sorted(range(len(tables)), key=lambda t: -tables[t].rows)
     ids = [_by_frequency(tables[t], counts) for t in order]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from recprune_export.channels.walk import is_batch, source_of
+from recprune_export.channels.walk import find_source_line, is_batch_size
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.nodes import ancestors, argument, arguments
 from recprune_export.program.program import Program
@@ -16,10 +16,10 @@ aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
-class RowTable:
+class PrunableTable:
     """A table [rows, dim] that is only looked up; `inputs` name what of the request the ids come from.
 
-    `special` ids stand for no value of their own and always keep their row.
+    `reserved_ids` ids stand for no value of their own and always keep their row.
     """
 
     name: str
@@ -27,18 +27,18 @@ class RowTable:
     dim: int
     lookups: tuple[fx.Node, ...]
     inputs: tuple[str, ...]
-    special: frozenset[int]
+    reserved_ids: frozenset[int]
 
 
 @dataclass(frozen=True)
-class Refusal:
+class UnprunableTable:
     """A table that is looked up, but whose rows have to stay, and why."""
 
     table: str
     reason: str
 
 
-def find_row_tables(program: Program) -> tuple[dict[str, RowTable], tuple[Refusal, ...]]:
+def find_prunable_tables(program: Program) -> tuple[dict[str, PrunableTable], tuple[UnprunableTable, ...]]:
     """Return the tables that may lose rows by name, and those that may not.
 
     Tables that no id of the request reads, such as those of positions, are neither.
@@ -55,15 +55,15 @@ def find_row_tables(program: Program) -> tuple[dict[str, RowTable], tuple[Refusa
             continue
         other = next((user for table, user in pairs if user not in lookups), None)
         if other is not None:
-            refused.append(Refusal(name, _reason(other)))
+            refused.append(UnprunableTable(name, _reason(other)))
             continue
         inputs = {i: None for table, user in pairs for i in _inputs_of_ids(user, table)}
         rows, dim = value.shape
-        found[name] = RowTable(name, rows, dim, tuple(lookups), tuple(inputs), _special(lookups, rows))
+        found[name] = PrunableTable(name, rows, dim, tuple(lookups), tuple(inputs), _special(lookups, rows))
     return found, tuple(refused)
 
 
-def ids_of(lookup: fx.Node) -> fx.Node:
+def get_ids(lookup: fx.Node) -> fx.Node:
     """Return the ids of a lookup."""
     ids = argument(lookup, "indices")
     found: fx.Node = ids[0] if lookup.target is aten.index.Tensor else ids
@@ -73,10 +73,10 @@ def ids_of(lookup: fx.Node) -> fx.Node:
 class IdReader:
     """Tells which ids a request looks up, by running what comes before the lookups and nothing else."""
 
-    def __init__(self, program: Program, tables: Sequence[RowTable]) -> None:
+    def __init__(self, program: Program, tables: Sequence[PrunableTable]) -> None:
         self._signature = program.signature
         self._tables = [(table.name, lookup) for table in tables for lookup in table.lookups]
-        ids = [ids_of(lookup) for _, lookup in self._tables]
+        ids = [get_ids(lookup) for _, lookup in self._tables]
         needed, graph = ancestors(ids), fx.Graph()
         new: dict[fx.Node, fx.Node] = {}
         for node in program.module.graph.nodes:
@@ -91,9 +91,9 @@ class IdReader:
             found = self._module(*(request[i.name] for i in self._signature.inputs))
         return [(name, ids.long()) for (name, _), ids in zip(self._tables, found, strict=True)]
 
-    def by_row(self, request: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
+    def ids_by_request(self, request: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
         """Return the same as [batch, any number], without lookups whose ids are not parted by the rows of the request."""
-        parted = [is_batch(ids_of(lookup).meta["val"].shape[0]) for _, lookup in self._tables]
+        parted = [is_batch_size(get_ids(lookup).meta["val"].shape[0]) for _, lookup in self._tables]
         found = zip(self(request), parted, strict=True)
         return [(name, ids.reshape(len(ids), -1)) for (name, ids), by_row in found if by_row]
 
@@ -104,7 +104,7 @@ def _inputs_of_ids(user: fx.Node, table: fx.Node) -> list[str]:
         return []
     if user.target is aten.index.Tensor and not _is_one_index(arguments(user)[1]):
         return []
-    return [node.name for node in ancestors([ids_of(user)]) if node.op == "placeholder"]
+    return [node.name for node in ancestors([get_ids(user)]) if node.op == "placeholder"]
 
 
 def _is_one_index(indices: Sequence[Any]) -> bool:
@@ -123,6 +123,6 @@ def _special(lookups: Sequence[fx.Node], rows: int) -> frozenset[int]:
 def _reason(user: fx.Node) -> str:
     if user.op == "output":
         return "the model returns it"
-    place = source_of(user)
+    place = find_source_line(user)
     operator = str(user.target).removesuffix(".default")
     return f"it is also read as a whole, by {operator}{f' at {place}' if place else ''}, which needs every row"

@@ -1,4 +1,4 @@
-"""`TableRows`: which rows of a table stay. All others become one shared row, after those that stay."""
+"""`RowPlan`: which rows of a table stay. All others become one shared row, after those that stay."""
 
 import itertools
 from collections.abc import Iterable, Mapping
@@ -9,24 +9,24 @@ import numpy as np
 
 from recprune_export.errors import PruningError
 
-Run = tuple[int, int]  # first and last id, both inclusive
+IdInterval = tuple[int, int]  # first and last id, both inclusive
 
 
 @dataclass(frozen=True)
-class TableRows:
+class RowPlan:
     """`keep`: the ids, of `rows`, that keep a row of their own, as ascending runs.
 
-    >>> part = TableRows.of("item.weight", 6, [4, 0, 1])
+    >>> part = RowPlan.from_ids("item.weight", 6, [4, 0, 1])
     >>> part.keep, part.remap().tolist(), part.removed
     (((0, 1), (4, 4)), [0, 1, 3, 3, 2, 3], 3)
     """
 
     table: str
     rows: int
-    keep: tuple[Run, ...]
+    keep: tuple[IdInterval, ...]
 
     @classmethod
-    def of(cls, table: str, rows: int, ids: Iterable[int] | np.ndarray) -> Self:
+    def from_ids(cls, table: str, rows: int, ids: Iterable[int] | np.ndarray) -> Self:
         """Make it of the ids that stay, in any order."""
         kept = np.unique(np.fromiter(ids, dtype=np.int64))
         ends = np.flatnonzero(np.diff(kept) != 1)
@@ -34,29 +34,29 @@ class TableRows:
         return cls(table, rows, tuple(zip(firsts.tolist(), lasts.tolist(), strict=True)))
 
     @property
-    def kept(self) -> int:
+    def retained_count(self) -> int:
         """How many ids keep a row of their own."""
         return sum(last - first + 1 for first, last in self.keep)
 
     @property
     def removed(self) -> int:
         """How many ids share a row."""
-        return self.rows - self.kept
+        return self.rows - self.retained_count
 
-    def kept_ids(self) -> np.ndarray:
+    def retained_ids(self) -> np.ndarray:
         """Return the ids that keep a row of their own, ascending, int64 [kept]."""
         return np.concatenate([np.arange(first, last + 1, dtype=np.int64) for first, last in self.keep])
 
-    def shares(self) -> np.ndarray:
+    def shared_mask(self) -> np.ndarray:
         """Return for each id whether it shares a row, bool [rows]."""
         shared = np.ones(self.rows, dtype=bool)
-        shared[self.kept_ids()] = False
+        shared[self.retained_ids()] = False
         return shared
 
     def remap(self) -> np.ndarray:
-        """Return for each id the row of the smaller table, int32 [rows]; `kept` is the shared row."""
-        remap = np.full(self.rows, self.kept, dtype=np.int32)
-        remap[self.kept_ids()] = np.arange(self.kept, dtype=np.int32)
+        """Return for each id the row of the smaller table, int32 [rows]; `retained_count` is the shared row."""
+        remap = np.full(self.rows, self.retained_count, dtype=np.int32)
+        remap[self.retained_ids()] = np.arange(self.retained_count, dtype=np.int32)
         return remap
 
     def to_dict(self) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from recprune_export.errors import PruningError
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.nodes import argument
 from recprune_export.program.program import Program
-from recprune_export.pruning.rare_ids.choose_rows import Frequencies
-from recprune_export.pruning.rare_ids.find_tables import RowTable, find_row_tables, ids_of
-from recprune_export.pruning.rare_ids.row_plan import TableRows
+from recprune_export.pruning.rare_ids.choose_rows import IdCounts
+from recprune_export.pruning.rare_ids.find_tables import PrunableTable, find_prunable_tables, get_ids
+from recprune_export.pruning.rare_ids.row_plan import RowPlan
 
 aten = torch.ops.aten
 
@@ -21,7 +21,7 @@ SMOOTHING = 0.5  # added to each count, so that ids never shown have a say (Kric
 _CHUNK = 1 << 16  # rows
 
 
-def share_rows(program: Program, rows: Sequence[TableRows], counts: Frequencies) -> Program:
+def share_rows(program: Program, rows: Sequence[RowPlan], counts: IdCounts) -> Program:
     """Return a program in which the ids that `rows` does not keep share a row; `program` is left as it is.
 
     A lookup of ids becomes a lookup of `remap[ids]`, int32, with as many entries as the table had rows; the signature
@@ -31,7 +31,7 @@ def share_rows(program: Program, rows: Sequence[TableRows], counts: Frequencies)
     """
     if not rows:
         return program
-    tables = tables_of(program, rows)
+    tables = find_planned_tables(program, rows)
     module = program.module
     graph = copy.deepcopy(module.graph)
     copied = dict(zip(module.graph.nodes, graph.nodes, strict=True))
@@ -42,15 +42,15 @@ def share_rows(program: Program, rows: Sequence[TableRows], counts: Frequencies)
         tensors[name] = torch.from_numpy(remap)
         for lookup in tables[part.table].lookups:
             _redirect(graph, copied[lookup], name, remap)
-    return Program.of_graph(graph, tensors, program.signature)
+    return Program.from_graph(graph, tensors, program.signature)
 
 
-def tables_of(program: Program, rows: Sequence[TableRows]) -> Mapping[str, RowTable]:
+def find_planned_tables(program: Program, rows: Sequence[RowPlan]) -> Mapping[str, PrunableTable]:
     """Return the tables of a program, made sure that `rows` fits them.
 
     Raises `PruningError`.
     """
-    tables, refused = find_row_tables(program)
+    tables, refused = find_prunable_tables(program)
     reasons = {refusal.table: refusal.reason for refusal in refused}
     for part in rows:
         part.check()
@@ -63,7 +63,7 @@ def tables_of(program: Program, rows: Sequence[TableRows]) -> Mapping[str, RowTa
                 f"The plan removes rows of '{part.table}' ({part.rows} rows), but in this model it has {table.rows}: "
                 "make a plan for this model."
             )
-        lost = sorted(id_ for id_ in table.special if not any(first <= id_ <= last for first, last in part.keep))
+        lost = sorted(id_ for id_ in table.reserved_ids if not any(first <= id_ <= last for first, last in part.keep))
         if lost:
             raise PruningError(
                 f"The plan removes the row of id {lost[0]} of '{part.table}', which stands for padding or unknown values: "
@@ -72,12 +72,12 @@ def tables_of(program: Program, rows: Sequence[TableRows]) -> Mapping[str, RowTa
     return tables
 
 
-def shared_row(table: Tensor, part: TableRows, count: np.ndarray | None) -> Tensor:
+def compute_shared_row(table: Tensor, row_plan: RowPlan, count: np.ndarray | None) -> Tensor:
     """Return the mean of the rows that go, each weighted by how often it is shown, [dim].
 
     Without counts all weigh the same. Rows are taken in pieces, for tables may be larger than memory.
     """
-    gone = np.flatnonzero(part.shares())
+    gone = np.flatnonzero(row_plan.shared_mask())
     weights = np.full(len(gone), SMOOTHING) if count is None else count[gone] + SMOOTHING
     total = torch.zeros(table.shape[1], dtype=torch.float64)
     for start in range(0, len(gone), _CHUNK):
@@ -86,14 +86,14 @@ def shared_row(table: Tensor, part: TableRows, count: np.ndarray | None) -> Tens
     return (total / weights.sum()).to(table.dtype)
 
 
-def _smaller(table: Tensor, part: TableRows, count: np.ndarray | None) -> torch.nn.Parameter:
-    kept = table.detach()[torch.from_numpy(part.kept_ids())]
-    smaller = torch.cat([kept, shared_row(table, part, count).unsqueeze(0)])
+def _smaller(table: Tensor, part: RowPlan, count: np.ndarray | None) -> torch.nn.Parameter:
+    kept = table.detach()[torch.from_numpy(part.retained_ids())]
+    smaller = torch.cat([kept, compute_shared_row(table, part, count).unsqueeze(0)])
     return torch.nn.Parameter(smaller, requires_grad=table.requires_grad)
 
 
 def _redirect(graph: fx.Graph, lookup: fx.Node, remap_name: str, remap: np.ndarray) -> None:
-    ids = ids_of(lookup)
+    ids = get_ids(lookup)
     with graph.inserting_before(lookup):
         rows = graph.call_function(aten.index.Tensor, (graph.get_attr(remap_name), [ids]))
     if lookup.target is aten.index.Tensor:  # ONNX takes int32 in a Gather alone

@@ -14,23 +14,23 @@ from torch import Tensor, fx
 from recprune_export.errors import PruningError
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.program import Program
-from recprune_export.program.random_requests import draw_request, fill
+from recprune_export.program.random_requests import fill_input, sample_request
 from recprune_export.program.signature import IdRange, Input, Signature
-from recprune_export.pruning.apply.masking import DoublePrecision
+from recprune_export.pruning.apply.masking import Float64Interpreter
 from recprune_export.pruning.apply.soundness import TOLERANCE, Soundness, largest_difference
-from recprune_export.pruning.rare_ids.find_tables import ids_of
-from recprune_export.pruning.rare_ids.row_plan import TableRows
-from recprune_export.pruning.rare_ids.share_rows import tables_of
+from recprune_export.pruning.rare_ids.find_tables import get_ids
+from recprune_export.pruning.rare_ids.row_plan import RowPlan
+from recprune_export.pruning.rare_ids.share_rows import find_planned_tables
 
 BATCHES = (1, 256, 3, 3)  # drawn, drawn, lowest ids, highest ids
 
 
-def check_rows(program: Program, smaller: Program, rows: Sequence[TableRows]) -> Soundness:
+def check_rows(program: Program, smaller: Program, rows: Sequence[RowPlan]) -> Soundness:
     """Compare `smaller` with `program` with overwritten rows, in float64, on drawn requests, lowest and highest ids.
 
     Raises `PruningError` where they differ.
     """
-    reference, candidate = _Overwritten(program, smaller, rows), DoublePrecision(smaller)
+    reference, candidate = _Overwritten(program, smaller, rows), Float64Interpreter(smaller)
     worst = max(
         largest_difference(reference(*request), candidate(*request)) for request in _requests(program.signature)
     )
@@ -43,21 +43,21 @@ def check_rows(program: Program, smaller: Program, rows: Sequence[TableRows]) ->
     return Soundness(worst, TOLERANCE, BATCHES)
 
 
-class _Overwritten(DoublePrecision):
-    def __init__(self, program: Program, smaller: Program, rows: Sequence[TableRows]) -> None:
+class _Overwritten(Float64Interpreter):
+    def __init__(self, program: Program, smaller: Program, rows: Sequence[RowPlan]) -> None:
         super().__init__(program)
-        tables = tables_of(program, rows)
+        tables = find_planned_tables(program, rows)
         self._shared: dict[fx.Node, tuple[Tensor, Tensor]] = {}
         for part in rows:
             row = tensor_at(smaller.module, part.table)[-1].detach().double()
-            shares = torch.from_numpy(part.shares())
+            shares = torch.from_numpy(part.shared_mask())
             self._shared |= dict.fromkeys(tables[part.table].lookups, (shares, row))
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         if n in self._shared:
             shares, row = self._shared[n]
-            value = torch.where(shares[self.env[ids_of(n)].long()].unsqueeze(-1), row, value)
+            value = torch.where(shares[self.env[get_ids(n)].long()].unsqueeze(-1), row, value)
         return value
 
 
@@ -69,8 +69,8 @@ def _requests(signature: Signature) -> list[tuple[Tensor, ...]]:
         def numbers(spec: Input, shape: tuple[int, ...]) -> np.ndarray:
             return np.zeros(shape)
 
-        return {i.name: fill(i, batch, ids, numbers) for i in signature.inputs}
+        return {i.name: fill_input(i, batch, ids, numbers) for i in signature.inputs}
 
-    drawn = [draw_request(signature, batch, seed) for seed, batch in enumerate(BATCHES[:2])]
+    drawn = [sample_request(signature, batch, seed) for seed, batch in enumerate(BATCHES[:2])]
     edges = [edge(lambda pair: pair[0], BATCHES[2]), edge(lambda pair: pair[1], BATCHES[3])]
     return [tuple(torch.from_numpy(r[i.name]) for i in signature.inputs) for r in (*drawn, *edges)]

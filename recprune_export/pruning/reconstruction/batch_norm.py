@@ -13,7 +13,7 @@ from recprune_export.program.canonical import tensor_at
 from recprune_export.program.nodes import argument
 from recprune_export.program.program import Program
 from recprune_export.pruning.plan import Plan
-from recprune_export.pruning.reconstruction.recorder import Recording
+from recprune_export.pruning.reconstruction.recorder import CallRecorder
 from recprune_export.pruning.statistics.moments import Batch
 
 aten = torch.ops.aten
@@ -21,7 +21,7 @@ SMALLEST = 1e-8  # variance; of a channel that never moves there is nothing to l
 
 
 @dataclass(frozen=True)
-class Refitted:
+class LayerReconstruction:
     """One layer or batch-norm, and its mean squared error against the dense layer on held-out batches, before and after."""
 
     layer: str
@@ -30,7 +30,7 @@ class Refitted:
 
 
 @dataclass(frozen=True)
-class Norm:
+class BatchNormCall:
     """The one call of a batch-norm, and the names of its statistics and of its gain and offset."""
 
     call: str
@@ -41,9 +41,9 @@ class Norm:
     epsilon: float
 
 
-def norms_of(program: Program) -> dict[str, Norm]:
+def find_batch_norms(program: Program) -> dict[str, BatchNormCall]:
     """Find the batch-norms with statistics of their own, by the name of their running mean."""
-    found: dict[str, Norm] = {}
+    found: dict[str, BatchNormCall] = {}
     calls: dict[str, int] = {}
     for node in program.module.graph.nodes:
         if node.target is not aten.batch_norm.default:
@@ -53,28 +53,28 @@ def norms_of(program: Program) -> dict[str, Norm]:
             continue
         gain, offset = (_name(argument(node, name)) for name in ("weight", "bias"))
         calls[mean] = calls.get(mean, 0) + 1
-        found[mean] = Norm(node.name, mean, variance, gain, offset, float(argument(node, "eps")))
+        found[mean] = BatchNormCall(node.name, mean, variance, gain, offset, float(argument(node, "eps")))
     return {name: norm for name, norm in found.items() if calls[name] == 1}
 
 
-def restate(
+def recalibrate_batch_norm(
     dense: Program,
     plan: Plan,
     pruned: Program,
-    norm: Norm,
+    norm: BatchNormCall,
     call: str,
-    fitting: Sequence[Batch],
-    judging: Sequence[Batch],
-) -> Refitted | None:
-    """Set mean and variance to those of what `pruned` now puts in at `call`, unless they answer worse on `judging`."""
-    kept = _kept(dense.analysis, plan, norm.call)  # by axis
-    own = norms_of(pruned)[norm.mean]
+    fit_batches: Sequence[Batch],
+    held_out_batches: Sequence[Batch],
+) -> LayerReconstruction | None:
+    """Set mean and variance to those of what `pruned` now puts in at `call`, unless they answer worse on `held_out_batches`."""
+    kept = _find_remaining_indices(dense.analysis, plan, norm.call)  # by axis
+    own = find_batch_norms(pruned)[norm.mean]
     mean, variance = (tensor_at(pruned.module, name) for name in (own.mean, own.variance))
     if kept is None or len(kept.get(1, mean)) != len(mean):
         return None
     total, squares, count = torch.zeros(len(mean)).double(), torch.zeros(len(mean)).double(), 0
-    for request, _ in fitting:
-        (value,) = Recording(pruned, [call]).inputs(request)
+    for request, _ in fit_batches:
+        (value,) = CallRecorder(pruned, [call]).inputs(request)
         flat = value.movedim(1, -1).reshape(-1, len(mean)).double()
         total, squares, count = total + flat.sum(0), squares + flat.square().sum(0), count + len(flat)
     if count < 2:
@@ -82,21 +82,21 @@ def restate(
     new_mean = total / count
     new_variance = (squares / count - new_mean.square()).clamp_min(0.0)
     new_variance = torch.where(new_variance > SMALLEST, new_variance, variance.double())
-    old = _error(dense, pruned, norm, own, kept, judging, mean, variance)
-    new = _error(dense, pruned, norm, own, kept, judging, new_mean, new_variance)
+    old = _error(dense, pruned, norm, own, kept, held_out_batches, mean, variance)
+    new = _error(dense, pruned, norm, own, kept, held_out_batches, new_mean, new_variance)
     if not new < old:
-        return Refitted(norm.mean, old, old)
+        return LayerReconstruction(norm.mean, old, old)
     with torch.no_grad():
         mean.copy_(new_mean)
         variance.copy_(new_variance)
-    return Refitted(norm.mean, old, new)
+    return LayerReconstruction(norm.mean, old, new)
 
 
 def _error(
     dense: Program,
     pruned: Program,
-    norm: Norm,
-    own: Norm,
+    norm: BatchNormCall,
+    own: BatchNormCall,
     kept: Mapping[int, Tensor],
     batches: Sequence[Batch],
     mean: Tensor,
@@ -108,8 +108,8 @@ def _error(
     )
     total, count = 0.0, 0
     for request, _ in batches:
-        (wanted,) = Recording(dense, [norm.call]).outputs(request)
-        (value,) = Recording(pruned, [own.call]).inputs(request)
+        (wanted,) = CallRecorder(dense, [norm.call]).outputs(request)
+        (value,) = CallRecorder(pruned, [own.call]).inputs(request)
         got = F.batch_norm(value, mean.to(value.dtype), variance.to(value.dtype), gain, offset, False, 0.0, own.epsilon)
         for axis, indices in kept.items():
             wanted = wanted.index_select(axis, indices)
@@ -118,7 +118,7 @@ def _error(
     return total / max(count, 1)
 
 
-def _kept(analysis: Analysis, plan: Plan, call: str) -> dict[int, Tensor] | None:
+def _find_remaining_indices(analysis: Analysis, plan: Plan, call: str) -> dict[int, Tensor] | None:
     """The indices that stay on each axis that shrinks, as they are in the dense program; None where nothing is known."""
     removed = plan.removed(analysis)
     sets: Any = analysis.removed_by.get(call)

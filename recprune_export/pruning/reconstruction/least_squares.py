@@ -14,10 +14,14 @@ from torch import Tensor, fx
 
 from recprune_export.program.nodes import argument
 from recprune_export.program.program import Program
-from recprune_export.pruning.apply.masking import masked
+from recprune_export.pruning.apply.masking import make_mask
 from recprune_export.pruning.plan import Plan
-from recprune_export.pruning.reconstruction.batch_norm import Refitted, norms_of, restate
-from recprune_export.pruning.reconstruction.recorder import Recording
+from recprune_export.pruning.reconstruction.batch_norm import (
+    LayerReconstruction,
+    find_batch_norms,
+    recalibrate_batch_norm,
+)
+from recprune_export.pruning.reconstruction.recorder import CallRecorder
 from recprune_export.pruning.statistics.moments import Batch
 
 aten = torch.ops.aten
@@ -27,7 +31,7 @@ HELD_OUT = 4  # of how many batches one decides whether a layer is better off
 
 
 @dataclass(frozen=True)
-class _Layer:
+class _LinearCalls:
     """The calls of one weight in one program."""
 
     weight: str
@@ -35,28 +39,30 @@ class _Layer:
     calls: tuple[str, ...]
 
 
-def refit(dense: Program, plan: Plan, pruned: Program, batches: Sequence[Batch]) -> tuple[Refitted, ...]:
+def reconstruct_layers(
+    dense: Program, plan: Plan, pruned: Program, batches: Sequence[Batch]
+) -> tuple[LayerReconstruction, ...]:
     """Refit the linear layers of `pruned` in place; a layer that would not be better on held-out batches stays.
 
     `pruned` is `dense` after `plan`, whose transforms may have been applied before. Statistics of batch-norms are taken
     anew on the way, where they are better as well.
     """
-    gone = masked(dense.analysis, plan.removed(dense.analysis)).slices
+    gone = make_mask(dense.analysis, plan.removed(dense.analysis)).slices
     known = {layer.weight: layer for layer in _layers(dense)}
     results = []
     fitting, judging = _divide(batches)
-    norms = norms_of(dense)
+    norms = find_batch_norms(dense)
     layers = {layer.calls[0]: layer for layer in _layers(pruned)}
-    own_norms = {norm.call: name for name, norm in norms_of(pruned).items() if name in norms}
+    own_norms = {norm.call: name for name, norm in find_batch_norms(pruned).items() if name in norms}
     for node in pruned.module.graph.nodes:
         layer = layers.get(node.name)
         before = known.get(layer.weight) if layer else None
         if layer and before and len(before.calls) == len(layer.calls):
-            kept = _kept_outputs(dense, layer.weight, gone)
+            kept = _find_remaining_outputs(dense, layer.weight, gone)
             results.append(_refit_layer(dense, pruned, before, layer, kept, fitting, judging))
         elif node.name in own_norms:
             norm = norms[own_norms[node.name]]
-            results.append(restate(dense, plan, pruned, norm, node.name, fitting, judging))
+            results.append(recalibrate_batch_norm(dense, plan, pruned, norm, node.name, fitting, judging))
     return tuple(result for result in results if result is not None)
 
 
@@ -66,7 +72,7 @@ def _divide(batches: Sequence[Batch]) -> tuple[Sequence[Batch], Sequence[Batch]]
     return fitting or batches, judging or batches
 
 
-def _layers(program: Program) -> list[_Layer]:
+def _layers(program: Program) -> list[_LinearCalls]:
     """Linear layers with a weight of their own that is read nowhere else, and no constant, in the order of the graph."""
     trained = program.parameters().keys()
     calls: dict[str, list[fx.Node]] = {}
@@ -82,11 +88,11 @@ def _layers(program: Program) -> list[_Layer]:
             target = None if bias is None else str(bias.target)
             if name not in trained or (target is not None and target not in trained):
                 continue
-            layers.append(_Layer(name, target, tuple(node.name for node in nodes)))
+            layers.append(_LinearCalls(name, target, tuple(node.name for node in nodes)))
     return layers
 
 
-def _kept_outputs(dense: Program, weight: str, gone: Mapping[tuple[str, int], Tensor]) -> Tensor:
+def _find_remaining_outputs(dense: Program, weight: str, gone: Mapping[tuple[str, int], Tensor]) -> Tensor:
     rows = dense.parameters()[weight].shape[0]
     removed = set(gone[weight, 0].tolist()) if (weight, 0) in gone else set()
     return torch.tensor([row for row in range(rows) if row not in removed])
@@ -95,12 +101,12 @@ def _kept_outputs(dense: Program, weight: str, gone: Mapping[tuple[str, int], Te
 def _refit_layer(
     dense: Program,
     pruned: Program,
-    before: _Layer,
-    layer: _Layer,
+    before: _LinearCalls,
+    layer: _LinearCalls,
     kept: Tensor,
     fitting: Sequence[Batch],
     judging: Sequence[Batch],
-) -> Refitted | None:
+) -> LayerReconstruction | None:
     parameters = pruned.parameters()
     weight = parameters[layer.weight]
     bias = parameters[layer.bias] if layer.bias is not None else None
@@ -119,7 +125,7 @@ def _refit_layer(
     gram, cross, rows = equations
     old, new = (_gain(gram, cross, candidate) for candidate in (now, now + step))
     if rows[0] == 0 or not new < old:
-        return Refitted(
+        return LayerReconstruction(
             layer.weight, float((old + rows[1]) / max(rows[0], 1)), float((old + rows[1]) / max(rows[0], 1))
         )
     with torch.no_grad():
@@ -127,7 +133,7 @@ def _refit_layer(
         weight.copy_(changed[:, : weight.shape[1]])
         if bias is not None:
             bias.copy_(changed[:, -1])
-    return Refitted(layer.weight, float((old + rows[1]) / rows[0]), float((new + rows[1]) / rows[0]))
+    return LayerReconstruction(layer.weight, float((old + rows[1]) / rows[0]), float((new + rows[1]) / rows[0]))
 
 
 def _gain(gram: Tensor, cross: Tensor, weight: Tensor) -> Tensor:
@@ -138,8 +144,8 @@ def _gain(gram: Tensor, cross: Tensor, weight: Tensor) -> Tensor:
 def _normal_equations(
     dense: Program,
     pruned: Program,
-    before: _Layer,
-    layer: _Layer,
+    before: _LinearCalls,
+    layer: _LinearCalls,
     kept: Tensor,
     batches: Sequence[Batch],
     with_bias: bool,
@@ -151,8 +157,8 @@ def _normal_equations(
     gram = cross = torch.zeros(())
     count, squares = 0, 0.0
     for request, _ in batches:
-        outputs = Recording(dense, before.calls).outputs(request)
-        inputs = Recording(pruned, layer.calls).inputs(request)
+        outputs = CallRecorder(dense, before.calls).outputs(request)
+        inputs = CallRecorder(pruned, layer.calls).inputs(request)
         for y, a in zip(outputs, inputs, strict=True):
             flat = a.reshape(-1, a.shape[-1]).double()
             flat = torch.cat([flat, torch.ones(len(flat), 1, dtype=flat.dtype)], 1) if with_bias else flat

@@ -1,4 +1,4 @@
-"""`Recording`: what some nodes of a program read and put out on a request."""
+"""`CallRecorder`: what some nodes of a program read and put out on a request."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from recprune_export.program.nodes import argument
 from recprune_export.program.program import Program
 
 
-class Recording(fx.Interpreter):
+class CallRecorder(fx.Interpreter):
     """Runs a program and keeps what some of its nodes read and put out."""
 
     def __init__(self, program: Program, calls: Sequence[str]) -> None:

@@ -8,9 +8,9 @@ from torch import Tensor
 from recprune_export.channels.groups import slice_positions
 from recprune_export.errors import PruningError
 from recprune_export.program.canonical import tensor_at
-from recprune_export.program.program import Program, example_tensors
-from recprune_export.pruning.apply.masking import DoublePrecision
-from recprune_export.pruning.rotation.eligibility import Rotatable
+from recprune_export.program.program import Program, sample_request_tensors
+from recprune_export.pruning.apply.masking import Float64Interpreter
+from recprune_export.pruning.rotation.eligibility import RotatableGroup
 from recprune_export.pruning.rotation.transform import Transform
 
 TOLERANCE = 1e-5  # of the largest output, in single precision
@@ -18,7 +18,7 @@ BATCH = 16
 
 
 def apply_transforms(
-    program: Program, rotatable: Mapping[str, Rotatable], transforms: Mapping[str, Transform]
+    program: Program, rotatable: Mapping[str, RotatableGroup], transforms: Mapping[str, Transform]
 ) -> Program:
     """Return a program that answers as `program` does, the channels of each group in `transforms` transformed.
 
@@ -26,7 +26,7 @@ def apply_transforms(
     """
     if not transforms:
         return program
-    transformed = program.with_own_parameters()
+    transformed = program.with_copied_parameters()
     with torch.no_grad():
         for name, transform in transforms.items():
             if name not in rotatable:
@@ -37,7 +37,7 @@ def apply_transforms(
                     tensor_at(transformed.module, tensor),
                     axis,
                     slice_positions(group, tensor, axis),
-                    transform.on(side),
+                    transform.matrix_for_side(side),
                 )
     _check_the_same(program, transformed)
     return transformed
@@ -52,8 +52,8 @@ def _multiply(weight: Tensor, axis: int, positions: Tensor, matrix: Tensor) -> N
 
 
 def _check_the_same(program: Program, transformed: Program) -> None:
-    tensors = example_tensors(program.signature, BATCH)
-    before, after = DoublePrecision(program)(*tensors), DoublePrecision(transformed)(*tensors)
+    tensors = sample_request_tensors(program.signature, BATCH)
+    before, after = Float64Interpreter(program)(*tensors), Float64Interpreter(transformed)(*tensors)
     for one, other in zip(before, after, strict=True):
         finite = one.isfinite() & other.isfinite()
         difference = float((one - other)[finite].abs().max()) if finite.any() else 0.0

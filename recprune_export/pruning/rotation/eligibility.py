@@ -20,13 +20,13 @@ from torch import fx
 import recprune_export.pruning.rotation.rotation_rules  # noqa: F401 (what the walk goes by)
 from recprune_export.channels.groups import Group
 from recprune_export.program.program import Program
-from recprune_export.pruning.rotation.rotation_walk import Tracing, operands
+from recprune_export.pruning.rotation.rotation_walk import RotationWalk, find_tensor_operands
 
 _FINE = (torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
-class Rotatable:
+class RotatableGroup:
     """A group whose channels may be transformed.
 
     `sides[tensor, axis]` is +1 where the axis is multiplied by A and -1 where by A⁻ᵀ; with `orthogonal` they are the same.
@@ -40,7 +40,7 @@ class Rotatable:
 
 
 @dataclass(frozen=True)
-class Diagonal:
+class DiagonalWeights:
     """Weights that multiply the channels of an elementwise product before they are summed, as in GMF.
 
     They can be moved into one of the factors: `scaled` are the axes of that side, `weight` the matrix 1×K, `axis` its K.
@@ -52,29 +52,29 @@ class Diagonal:
 
 
 @dataclass(frozen=True)
-class Legality:
+class RotationEligibility:
     """The groups that may be rotated, for each of the others the reason in the user's words.
 
     `diagonals` names among those the ones that may be rotated once a diagonal has been moved (`loosen`).
     """
 
-    rotatable: Mapping[str, Rotatable]
+    rotatable: Mapping[str, RotatableGroup]
     reasons: Mapping[str, str]
-    diagonals: Mapping[str, Diagonal]
+    diagonals: Mapping[str, DiagonalWeights]
 
 
-def find_rotatable(program: Program) -> Legality:
+def find_rotatable_groups(program: Program) -> RotationEligibility:
     """Decide for each group of `program` whether it may be rotated. Time is linear in the size of the graph."""
-    tracing = Tracing(program)
+    tracing = RotationWalk(program)
     for node in program.module.graph.nodes:
         tracing.visit(node)
     return _gather(tracing)
 
 
-def _gather(tracing: Tracing) -> Legality:
-    nodes, ruled_out = tracing.tensors(), dict(tracing.ruled_out)
-    rotatable: dict[str, Rotatable] = {}
-    diagonals: dict[str, Diagonal] = {}
+def _gather(tracing: RotationWalk) -> RotationEligibility:
+    nodes, ruled_out = tracing.weight_nodes(), dict(tracing.ruled_out)
+    rotatable: dict[str, RotatableGroup] = {}
+    diagonals: dict[str, DiagonalWeights] = {}
     for number, group in enumerate(tracing.groups):
         missing = [tensor for tensor, _ in group.axes() if tensor not in nodes]
         if number not in ruled_out and (missing or group.width < 2):
@@ -92,12 +92,12 @@ def _gather(tracing: Tracing) -> Legality:
             ruled_out[number] = f"{weight.target} weighs its channels"
             scaled = tuple(key for key, side in found.sides.items() if side < 0)
             if not found.orthogonal and scaled:
-                diagonals[group.name] = Diagonal(str(weight.target), tracing.axes(weight)[number], scaled)
+                diagonals[group.name] = DiagonalWeights(str(weight.target), tracing.axes(weight)[number], scaled)
     names = {group.name: ruled_out[n] for n, group in enumerate(tracing.groups) if n in ruled_out}
-    return Legality(rotatable, names, diagonals)
+    return RotationEligibility(rotatable, names, diagonals)
 
 
-def _rotatable(tracing: Tracing, number: int, group: Group, nodes: Mapping[str, fx.Node]) -> Rotatable:
+def _rotatable(tracing: RotationWalk, number: int, group: Group, nodes: Mapping[str, fx.Node]) -> RotatableGroup:
     alike = {w for own, w in tracing.equal_weights if own == number} | {tracing.diagonals.get(number)}
     axes = [(tensor, axis) for tensor, axis in group.axes() if nodes[tensor] not in alike]
     first = (nodes[axes[0][0]], number)
@@ -108,14 +108,16 @@ def _rotatable(tracing: Tracing, number: int, group: Group, nodes: Mapping[str, 
         for node, axis in own_sources or _first_values(tracing, number)
     )
     orthogonal = tracing.sides.contradicts(first) or None in sides.values() or len(axes) != len(dict(axes))
-    return Rotatable(group.name, bool(orthogonal), {key: side or 1 for key, side in sides.items()}, sources)
+    return RotatableGroup(group.name, bool(orthogonal), {key: side or 1 for key, side in sides.items()}, sources)
 
 
-def _first_values(tracing: Tracing, number: int) -> list[tuple[fx.Node, int]]:
+def _first_values(tracing: RotationWalk, number: int) -> list[tuple[fx.Node, int]]:
     """Where a group is read from its weights by other means than layers and lookups: what was made of them first."""
     return [
         (node, tracing.axes(node)[number])
         for node, own in tracing.forms
         if own == number and node.op == "call_function"
-        if not any(source.op == "call_function" and tracing.carries(source, number) for source in operands(node))
+        if not any(
+            source.op == "call_function" and tracing.carries(source, number) for source in find_tensor_operands(node)
+        )
     ]

@@ -3,10 +3,10 @@
 from collections.abc import Hashable
 
 
-class Sides:
+class SignedUnionFind:
     """States that values lie on the same side or on opposite ones, and finds contradictions.
 
-    >>> sides = Sides()
+    >>> sides = SignedUnionFind()
     >>> sides.opposite("table", "layer"); sides.same("table", "bias table")
     >>> sides.between("layer", "bias table"), sides.contradicts("layer")
     (-1, False)

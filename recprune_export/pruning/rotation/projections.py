@@ -7,8 +7,9 @@ al. 2020, "ALBERT", section 3.1; those between the blocks of SliceGPT). Where no
 rows are sorted, transformed or returned, it ends where it was looked up.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor, fx
@@ -17,18 +18,22 @@ from recprune_export.channels.groups import slice_positions
 from recprune_export.errors import PruningError
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.program import Program
-from recprune_export.pruning.rotation.eligibility import find_rotatable
-from recprune_export.pruning.rotation.rotation_walk import Tracing
-from recprune_export.pruning.rotation.table_projections import WORTH, Space, insert_spaces
+from recprune_export.pruning.rotation.eligibility import find_rotatable_groups
+from recprune_export.pruning.rotation.rotation_walk import RotationWalk
+from recprune_export.pruning.rotation.table_projections import (
+    MIN_ROWS_PER_DIMENSION,
+    PerTableProjection,
+    insert_per_table_projections,
+)
 
 aten = torch.ops.aten
 
-MOST_MATRICES = 2  # on the way of one group; more would cost in serving what the tables save
+MAX_PROJECTIONS_PER_GROUP = 2  # on the way of one group; more would cost in serving what the tables save
 PREFIX = "projection_"
 
 
 @dataclass(frozen=True)
-class Cut:
+class Projection:
     """An identity matrix on the edges from `source` to `readers`, along `axis` of the value, of size `width`."""
 
     source: str
@@ -38,58 +43,76 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Loosening:
+class ProjectionPlan:
     """What is done to a program before channels are rotated; it changes no answer.
 
-    `cuts` are made first; then the weights that multiply the channels of each group in `diagonals` move into a factor;
-    then the tables of `spaces` each get one of their own.
+    `projections` are made first; then the weights that multiply the channels of each group in `diagonals` move into a factor;
+    then the tables of `per_table_projections` each get one of their own.
     """
 
-    cuts: tuple[Cut, ...] = ()
+    projections: tuple[Projection, ...] = ()
     diagonals: tuple[str, ...] = ()
-    spaces: tuple[Space, ...] = ()
+    per_table_projections: tuple[PerTableProjection, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.cuts or self.diagonals or self.spaces)
+        return bool(self.projections or self.diagonals or self.per_table_projections)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values, under the keys of `plan.json`."""
+        return {
+            "cuts": [asdict(projection) for projection in self.projections],
+            "diagonals": list(self.diagonals),
+            "spaces": [asdict(projection) for projection in self.per_table_projections],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote."""
+        projections = (
+            Projection(c["source"], int(c["axis"]), int(c["width"]), tuple(c["readers"]))
+            for c in values.get("cuts", ())
+        )
+        per_table = (PerTableProjection(tuple(s["lookups"])) for s in values.get("spaces", ()))
+        return cls(tuple(projections), tuple(values.get("diagonals", ())), tuple(per_table))
 
 
-NOTHING = Loosening()
+NO_PROJECTIONS = ProjectionPlan()
 
 
 @dataclass(frozen=True)
-class Loosened:
+class ProjectedProgram:
     """A program whose tables can be rotated, and what was done for that."""
 
-    loosening: Loosening
+    projection_plan: ProjectionPlan
     program: Program
 
 
-def find_loosening(program: Program) -> Loosening:
+def plan_projections(program: Program) -> ProjectionPlan:
     """Return what has to be done so that more groups of tables can be rotated."""
-    return loosen_tables(program).loosening
+    return project_tables(program).projection_plan
 
 
-def loosen_tables(program: Program) -> Loosened:
+def project_tables(program: Program) -> ProjectedProgram:
     """Do what has to be done so that more groups of tables can be rotated."""
     cuts, cut = _cut(program)
-    diagonals = tuple(find_rotatable(cut).diagonals)
-    return Loosened(Loosening(cuts, diagonals), move_diagonals(cut, diagonals))
+    diagonals = tuple(find_rotatable_groups(cut).diagonals)
+    return ProjectedProgram(ProjectionPlan(cuts, diagonals), fold_diagonals(cut, diagonals))
 
 
-def loosen(program: Program, loosening: Loosening) -> Program:
+def insert_projections(program: Program, plan: ProjectionPlan) -> Program:
     """Return a program that answers as `program` does, its groups free to rotate; parameters are shared where unchanged.
 
     Raises `PruningError` where the loosening was found for another program.
     """
     names = {node.name for node in program.module.graph.nodes}
-    unknown = next((cut.source for cut in loosening.cuts if not {cut.source, *cut.readers} <= names), None)
+    unknown = next((cut.source for cut in plan.projections if not {cut.source, *cut.readers} <= names), None)
     if unknown is not None:
         raise PruningError(f"The plan cuts at '{unknown}', which this model does not have: make a plan for this model.")
-    rotatable = move_diagonals(insert(program, loosening.cuts), loosening.diagonals)
-    return insert_spaces(rotatable, loosening.spaces)
+    rotatable = fold_diagonals(insert_identity_layers(program, plan.projections), plan.diagonals)
+    return insert_per_table_projections(rotatable, plan.per_table_projections)
 
 
-def find_cuts(program: Program) -> tuple[Cut, ...]:
+def find_projections(program: Program) -> tuple[Projection, ...]:
     """Return the matrices after which more tables can be rotated; each group, or stuck table, pays for its own."""
     return _cut(program)[0]
 
@@ -99,20 +122,20 @@ class _Insertions:
 
     def __init__(self, program: Program) -> None:
         self._program = program
-        self._made: dict[tuple[Cut, ...], Program] = {}
+        self._made: dict[tuple[Projection, ...], Program] = {}
 
-    def insert(self, cuts: Sequence[Cut]) -> Program:
+    def insert(self, cuts: Sequence[Projection]) -> Program:
         if tuple(cuts) not in self._made:
-            self._made[tuple(cuts)] = insert(self._program, cuts)
+            self._made[tuple(cuts)] = insert_identity_layers(self._program, cuts)
         return self._made[tuple(cuts)]
 
 
-def _cut(program: Program) -> tuple[tuple[Cut, ...], Program]:
+def _cut(program: Program) -> tuple[tuple[Projection, ...], Program]:
     """Find the matrices; return them, and the program with them."""
     analysis, insertions = program.analysis, _Insertions(program)
     stuck = _cuts_behind_stuck_tables(program, insertions)
-    legal = find_rotatable(program).rotatable
-    wide, tight = (_Cutting(program, at_once) for at_once in (False, True))
+    legal = find_rotatable_groups(program).rotatable
+    wide, tight = (_ProjectionWalk(program, at_once) for at_once in (False, True))
     for node in program.module.graph.nodes:
         wide.visit(node)
         tight.visit(node)
@@ -122,8 +145,10 @@ def _cut(program: Program) -> tuple[tuple[Cut, ...], Program]:
             continue
         rows = sum(len(tensor_at(program.module, t)) for t, axis in group.axes() if t in analysis.tables and axis == 1)
         for tracing in (wide, tight):
-            found = tracing.cuts(number, group.width)
-            small = 0 < len(found) <= MOST_MATRICES and rows >= WORTH * group.width * len(found)
+            found = tracing.projections(number, group.width)
+            small = 0 < len(found) <= MAX_PROJECTIONS_PER_GROUP and rows >= MIN_ROWS_PER_DIMENSION * group.width * len(
+                found
+            )
             if small and _frees(insertions.insert(found), group.axes()):
                 cuts += found
                 break
@@ -131,7 +156,7 @@ def _cut(program: Program) -> tuple[tuple[Cut, ...], Program]:
     return distinct, insertions.insert(distinct)
 
 
-def _cuts_behind_stuck_tables(program: Program, insertions: _Insertions) -> list[Cut]:
+def _cuts_behind_stuck_tables(program: Program, insertions: _Insertions) -> list[Projection]:
     """Return a matrix for each lookup in a table of which no dimension can go as it is, where that frees the table."""
     analysis = program.analysis
     grouped = {axis for group in analysis.groups for axis in group.axes()}
@@ -146,19 +171,26 @@ def _cuts_behind_stuck_tables(program: Program, insertions: _Insertions) -> list
     return [cut for name, cuts in wanted.items() if (name, 1) in freed for cut in cuts]
 
 
-def _behind(program: Program, table: str, lookups: Sequence[fx.Node]) -> list[Cut]:
+def _behind(program: Program, table: str, lookups: Sequence[fx.Node]) -> list[Projection]:
     """A cut behind each lookup in a table, rows × dim, that is read by lookups alone and large beside the matrices."""
     shape = tensor_at(program.module, table).shape
-    if len(shape) != 2 or shape[1] < 2 or len(lookups) > MOST_MATRICES or shape[0] < WORTH * shape[1] * len(lookups):
+    if (
+        len(shape) != 2
+        or shape[1] < 2
+        or len(lookups) > MAX_PROJECTIONS_PER_GROUP
+        or shape[0] < MIN_ROWS_PER_DIMENSION * shape[1] * len(lookups)
+    ):
         return []
     if any(node.target is not aten.embedding.default or not node.users for node in lookups):
         return []
-    return [Cut(n.name, n.meta["val"].ndim - 1, shape[1], tuple(reader.name for reader in n.users)) for n in lookups]
+    return [
+        Projection(n.name, n.meta["val"].ndim - 1, shape[1], tuple(reader.name for reader in n.users)) for n in lookups
+    ]
 
 
-def insert(program: Program, cuts: Sequence[Cut]) -> Program:
-    """Return a program with identity matrices on the edges of `cuts`; it shares all other parameters with `program`."""
-    if not cuts:
+def insert_identity_layers(program: Program, projections: Sequence[Projection]) -> Program:
+    """Return a program with identity matrices on the edges of `projections`; it shares all other parameters with `program`."""
+    if not projections:
         return program
     graph = fx.Graph()
     new: dict[fx.Node, fx.Node] = {}
@@ -169,7 +201,7 @@ def insert(program: Program, cuts: Sequence[Cut]) -> Program:
         new[node] = graph.node_copy(node, read.__getitem__)
         if node.op == "get_attr":
             tensors[str(node.target)] = tensor_at(program.module, str(node.target))
-        for cut in (c for c in cuts if c.source == node.name):
+        for cut in (c for c in projections if c.source == node.name):
             weight = f"{PREFIX}{node.name}"
             tensors[weight] = torch.nn.Parameter(torch.eye(cut.width, dtype=node.meta["val"].dtype))
             value = new[node]
@@ -181,7 +213,7 @@ def insert(program: Program, cuts: Sequence[Cut]) -> Program:
             if cut.axis != last:
                 value = graph.call_function(aten.transpose.int, (value, cut.axis, last))
             through |= {(node.name, reader): value for reader in cut.readers}
-    return Program.of_graph(graph, tensors, program.signature)
+    return Program.from_graph(graph, tensors, program.signature)
 
 
 def _frees(program: Program, axes: Iterable[tuple[str, int]]) -> bool:
@@ -191,19 +223,19 @@ def _frees(program: Program, axes: Iterable[tuple[str, int]]) -> bool:
 
 
 def _rotatable_axes(program: Program) -> set[tuple[str, int]]:
-    legal = find_rotatable(program).rotatable
+    legal = find_rotatable_groups(program).rotatable
     return {own for group in program.analysis.groups if group.name in legal for own in group.axes()}
 
 
-def move_diagonals(program: Program, groups: Sequence[str]) -> Program:
+def fold_diagonals(program: Program, groups: Sequence[str]) -> Program:
     """Return a program in which the weights of each elementwise product are ones, and one of its factors is scaled.
 
     Raises `PruningError` for a group that has no such weights.
     """
     if not groups:
         return program
-    diagonals = find_rotatable(program).diagonals
-    moved = program.with_own_parameters()
+    diagonals = find_rotatable_groups(program).diagonals
+    moved = program.with_copied_parameters()
     parameters = moved.parameters()
     for name in groups:
         if name not in diagonals:
@@ -221,10 +253,10 @@ def move_diagonals(program: Program, groups: Sequence[str]) -> Program:
     return moved
 
 
-class _Cutting(Tracing):
+class _ProjectionWalk(RotationWalk):
     """Notes where values change between the rotated part, which begins at tables, and the rest.
 
-    Beside the forms of `Tracing`: *free* can be rotated or not, as a layer's output; *foreign* cannot. With `at_once`
+    Beside the forms of `RotationWalk`: *free* can be rotated or not, as a layer's output; *foreign* cannot. With `at_once`
     the rotated part ends where a table was looked up; without it goes as far as it can.
     """
 
@@ -234,28 +266,28 @@ class _Cutting(Tracing):
         self._tables = program.analysis.tables
         self._edges: dict[int, dict[fx.Node, list[fx.Node]]] = {}
 
-    def cuts(self, group: int, width: int) -> list[Cut]:
+    def projections(self, group: int, width: int) -> list[Projection]:
         """Return what was found for a group; nothing where a value has channels of others on the same axis."""
         edges = self._edges.get(group, {})
         if any(source.meta["val"].shape[self.axes(source)[group]] != width for source in edges):
             return []
         return [
-            Cut(source.name, self.axes(source)[group], width, tuple(dict.fromkeys(r.name for r in readers)))
+            Projection(source.name, self.axes(source)[group], width, tuple(dict.fromkeys(r.name for r in readers)))
             for source, readers in edges.items()
         ]
 
-    def put(self, node: fx.Node, group: int, form: str) -> None:
+    def set_form(self, node: fx.Node, group: int, form: str) -> None:
         is_weight = node.op == "get_attr" and str(node.target) not in self._tables
-        super().put(node, group, "free" if is_weight else form)
+        super().set_form(node, group, "free" if is_weight else form)
 
-    def start(self, node: fx.Node, group: int, weight: fx.Node) -> None:
+    def start_at_weight(self, node: fx.Node, group: int, weight: fx.Node) -> None:
         self.forms[node, group] = self.form(weight, group) or "foreign"
         if self._at_once and self.forms[node, group] == "vector":
             self.forms[node, group] = "foreign"
             for reader in node.users:
                 self._cut(group, node, reader)
 
-    def follow(self, node: fx.Node, group: int, sources: Iterable[fx.Node]) -> None:
+    def follow_operands(self, node: fx.Node, group: int, sources: Iterable[fx.Node]) -> None:
         carriers = list(sources)
         forms = {self.form(source, group) or "foreign" for source in carriers}
         if not carriers or ("quadratic" in forms and len(forms) > 1):
@@ -268,20 +300,20 @@ class _Cutting(Tracing):
         self.forms[node, group] = strongest
         return None
 
-    def meet(self, node: fx.Node, group: int, left: fx.Node, right: fx.Node) -> None:
-        forms = (self.form(left, group) or "foreign", self.form(right, group) or "foreign")
+    def contract_values(self, node: fx.Node, group: int, first: fx.Node, second: fx.Node) -> None:
+        forms = (self.form(first, group) or "foreign", self.form(second, group) or "foreign")
         if not set(forms) <= {"vector", "free", "foreign"}:
             return self.rule_out(group, node, "")
         if "vector" in forms:
-            for own, source in zip(forms, (left, right), strict=True):
+            for own, source in zip(forms, (first, second), strict=True):
                 if own == "foreign":
                     self._cut(group, source, node)
         return None
 
-    def weigh(self, node: fx.Node, group: int, weight: fx.Node, tensor: Tensor) -> None:
+    def weight_channels(self, node: fx.Node, group: int, weight: fx.Node, tensor: Tensor) -> None:
         return None  # of what is left when no diagonal can be moved
 
-    def rule_out(self, group: int, node: fx.Node, because: str) -> None:
+    def rule_out(self, group: int, node: fx.Node, reason: str) -> None:
         for source in node.all_input_nodes:
             if self.carries(source, group) and self.form(source, group) == "vector" and source.op != "get_attr":
                 self._cut(group, source, node)

@@ -5,29 +5,29 @@ import operator
 import torch
 from torch import Tensor, fx
 
-from recprune_export.channels.contractions import CONTRACTIONS, Contraction, contraction_of
+from recprune_export.channels.contractions import CONTRACTIONS, Contraction, read_contraction
 from recprune_export.program.nodes import argument, arguments
-from recprune_export.program.view_operators import MOVEMENTS
-from recprune_export.pruning.rotation.rotation_walk import Tracing, operands, traces
+from recprune_export.program.view_operators import DATA_MOVEMENT_OPERATORS
+from recprune_export.pruning.rotation.rotation_walk import RotationWalk, find_tensor_operands, rotation_rule
 
 aten = torch.ops.aten
 
 
-def _pass_on(tracing: Tracing, node: fx.Node) -> None:
+def _pass_on(tracing: RotationWalk, node: fx.Node) -> None:
     """What moves values, or scales them all alike."""
     for group in tracing.axes(node):
-        carriers = [source for source in operands(node) if tracing.carries(source, group)]
+        carriers = [source for source in find_tensor_operands(node) if tracing.carries(source, group)]
         if len(carriers) == 1 and carriers[0].op == "get_attr" and node.target in _BY_INDEX:
-            tracing.start(node, group, carriers[0])  # rows of a table that is no `nn.Embedding`
+            tracing.start_at_weight(node, group, carriers[0])  # rows of a table that is no `nn.Embedding`
         elif carriers:
-            tracing.follow(node, group, carriers)
+            tracing.follow_operands(node, group, carriers)
         elif _is_zero(node):
-            tracing.put(node, group, "vector")
+            tracing.set_form(node, group, "vector")
 
 
 def _is_zero(node: fx.Node) -> bool:
     """Zeros that were made in the graph, or repeated from such."""
-    while node.target in MOVEMENTS and isinstance(arguments(node)[0], fx.Node):
+    while node.target in DATA_MOVEMENT_OPERATORS and isinstance(arguments(node)[0], fx.Node):
         node = arguments(node)[0]
     return node.target in _ZEROS
 
@@ -44,49 +44,49 @@ _SCALING = (
     aten.to.dtype_layout,
     aten.type_as.default,
 )
-traces(*MOVEMENTS, *_SCALING, *_ZEROS)(_pass_on)
+rotation_rule(*DATA_MOVEMENT_OPERATORS, *_SCALING, *_ZEROS)(_pass_on)
 
 
-@traces(aten.expand.default, aten.expand_as.default, aten.repeat.default, aten.tile.default)
-def _stretch(tracing: Tracing, node: fx.Node) -> None:
+@rotation_rule(aten.expand.default, aten.expand_as.default, aten.repeat.default, aten.tile.default)
+def _stretch(tracing: RotationWalk, node: fx.Node) -> None:
     x = arguments(node)[0]
     for group in tracing.axes(node):
         if tracing.carries(x, group):
-            tracing.follow(node, group, [x])
+            tracing.follow_operands(node, group, [x])
         else:
-            tracing.put(node, group, "vector" if _is_zero(node) else "uniform")
+            tracing.set_form(node, group, "vector" if _is_zero(node) else "uniform")
 
 
-def _getitem(tracing: Tracing, node: fx.Node) -> None:
+def _getitem(tracing: RotationWalk, node: fx.Node) -> None:
     """One output of an operator that has several: as what was split."""
     (source,) = node.all_input_nodes
     origins = [n for n in source.all_input_nodes if isinstance(n, fx.Node)]
     for group in tracing.axes(node):
-        tracing.follow(node, group, [o for o in origins if tracing.carries(o, group)])
+        tracing.follow_operands(node, group, [o for o in origins if tracing.carries(o, group)])
 
 
-traces(operator.getitem)(_getitem)
+rotation_rule(operator.getitem)(_getitem)
 
 
-@traces(aten.gather.default, aten.take_along_dim.default)
-def _gather(tracing: Tracing, node: fx.Node) -> None:
+@rotation_rule(aten.gather.default, aten.take_along_dim.default)
+def _gather(tracing: RotationWalk, node: fx.Node) -> None:
     source = arguments(node)[0]
     for group in tracing.axes(node):
-        tracing.follow(node, group, [source] if tracing.carries(source, group) else [])
+        tracing.follow_operands(node, group, [source] if tracing.carries(source, group) else [])
 
 
-@traces(aten.embedding.default)
-def _look_up(tracing: Tracing, node: fx.Node) -> None:
+@rotation_rule(aten.embedding.default)
+def _look_up(tracing: RotationWalk, node: fx.Node) -> None:
     table, ids = arguments(node)[:2]
     for group in tracing.axes(node):
         if tracing.carries(ids, group):
             tracing.rule_out(group, node, "looks up by it")
         else:
-            tracing.start(node, group, table)
+            tracing.start_at_weight(node, group, table)
 
 
-@traces(aten.add.Tensor, aten.sub.Tensor, aten.rsub.Tensor, aten.index_add.default, aten.scatter_add.default)
-def _add(tracing: Tracing, node: fx.Node) -> None:
+@rotation_rule(aten.add.Tensor, aten.sub.Tensor, aten.rsub.Tensor, aten.index_add.default, aten.scatter_add.default)
+def _add(tracing: RotationWalk, node: fx.Node) -> None:
     """Whatever is added has to be transformed as well."""
     added = [a for a in arguments(node) if isinstance(a, fx.Node) and _is_number(a)] or [arguments(node)[0]]
     scalars = [a for a in arguments(node)[:2] if not isinstance(a, fx.Node) and a]
@@ -95,7 +95,7 @@ def _add(tracing: Tracing, node: fx.Node) -> None:
         if scalars or others:
             tracing.rule_out(group, node, "adds a constant to every channel")
         else:
-            tracing.follow(node, group, added)
+            tracing.follow_operands(node, group, added)
 
 
 def _is_number(node: fx.Node) -> bool:
@@ -103,25 +103,25 @@ def _is_number(node: fx.Node) -> bool:
     return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
 
 
-@traces(aten.mul.Tensor)
-def _multiply(tracing: Tracing, node: fx.Node) -> None:
+@rotation_rule(aten.mul.Tensor)
+def _multiply(tracing: RotationWalk, node: fx.Node) -> None:
     for group in tracing.axes(node):
         carriers = [a for a in arguments(node)[:2] if tracing.carries(a, group)]
         varying = [a for a in carriers if tracing.form(a, group) != "uniform"]
         if len(varying) == 2:
             _square(tracing, node, group, *varying)
         elif carriers:
-            tracing.follow(node, group, varying or carriers)
+            tracing.follow_operands(node, group, varying or carriers)
 
 
-def _square(tracing: Tracing, node: fx.Node, group: int, left: fx.Node, right: fx.Node) -> None:
-    tracing.meet(node, group, left, right)
+def _square(tracing: RotationWalk, node: fx.Node, group: int, left: fx.Node, right: fx.Node) -> None:
+    tracing.contract_values(node, group, left, right)
     if group not in tracing.ruled_out:
-        tracing.put(node, group, "quadratic")
+        tracing.set_form(node, group, "quadratic")
 
 
-@traces(aten.square.default, aten.pow.Tensor_Scalar)
-def _power(tracing: Tracing, node: fx.Node) -> None:
+@rotation_rule(aten.square.default, aten.pow.Tensor_Scalar)
+def _power(tracing: RotationWalk, node: fx.Node) -> None:
     x = arguments(node)[0]
     squares = node.target is aten.square.default or arguments(node)[1] == 2
     for group in tracing.axes(node):
@@ -131,60 +131,60 @@ def _power(tracing: Tracing, node: fx.Node) -> None:
             tracing.rule_out(group, node, "takes a power of each channel")
 
 
-@traces(aten.div.Tensor)
-def _divide(tracing: Tracing, node: fx.Node) -> None:
+@rotation_rule(aten.div.Tensor)
+def _divide(tracing: RotationWalk, node: fx.Node) -> None:
     x, divisor = arguments(node)[:2]
     for group in tracing.axes(node):
         if tracing.carries(divisor, group) and tracing.form(divisor, group) != "uniform":
             tracing.rule_out(group, node, "divides channel by channel")
         else:
-            tracing.follow(node, group, [x])
+            tracing.follow_operands(node, group, [x])
 
 
-@traces(aten.sum.dim_IntList, aten.sum.default, aten.mean.dim, aten.mean.default)
-def _sum(tracing: Tracing, node: fx.Node) -> None:
+@rotation_rule(aten.sum.dim_IntList, aten.sum.default, aten.mean.dim, aten.mean.default)
+def _sum(tracing: RotationWalk, node: fx.Node) -> None:
     """Over another axis a sum is linear; over the group's own it makes an inner product of what is quadratic."""
     x = arguments(node)[0]
     for group in tracing.axes(x):
         if tracing.carries(node, group):
-            tracing.follow(node, group, [x])
+            tracing.follow_operands(node, group, [x])
         elif tracing.form(x, group) != "quadratic":
             tracing.rule_out(group, node, "sums over its channels")
 
 
-@traces(aten.linalg_vector_norm.default, aten.norm.ScalarOpt_dim)
-def _norm(tracing: Tracing, node: fx.Node) -> None:
+@rotation_rule(aten.linalg_vector_norm.default, aten.norm.ScalarOpt_dim)
+def _norm(tracing: RotationWalk, node: fx.Node) -> None:
     x, *order = arguments(node)
     for group in tracing.axes(x):
         if tracing.carries(node, group) or (order and order[0] not in (None, 2)):
             tracing.rule_out(group, node, "takes a norm that depends on the directions")
         else:
-            tracing.meet(node, group, x, x)
+            tracing.contract_values(node, group, x, x)
 
 
-@traces(aten.cosine_similarity.default)
-def _cosine(tracing: Tracing, node: fx.Node) -> None:
+@rotation_rule(aten.cosine_similarity.default)
+def _cosine(tracing: RotationWalk, node: fx.Node) -> None:
     left, right = arguments(node)[:2]
     for group in {**tracing.axes(left), **tracing.axes(right)}:
         if tracing.carries(node, group):
             tracing.rule_out(group, node, "compares channel by channel")
             continue
         for one, other in ((left, right), (left, left), (right, right)):
-            tracing.meet(node, group, one, other)
+            tracing.contract_values(node, group, one, other)
 
 
-@traces(aten.masked_fill.Scalar, aten.masked_fill.Tensor)
-def _masked_fill(tracing: Tracing, node: fx.Node) -> None:
+@rotation_rule(aten.masked_fill.Scalar, aten.masked_fill.Tensor)
+def _masked_fill(tracing: RotationWalk, node: fx.Node) -> None:
     x, mask, value = arguments(node)[:3]
     for group in tracing.axes(node):
         if tracing.carries(mask, group) or value != 0:
             tracing.rule_out(group, node, "fills channels with a constant")
         else:
-            tracing.follow(node, group, [x])
+            tracing.follow_operands(node, group, [x])
 
 
-@traces(aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf)
-def _where(tracing: Tracing, node: fx.Node) -> None:
+@rotation_rule(aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf)
+def _where(tracing: RotationWalk, node: fx.Node) -> None:
     condition, *branches = arguments(node)
     for group in tracing.axes(node):
         carriers = [b for b in branches if tracing.carries(b, group)]
@@ -195,12 +195,12 @@ def _where(tracing: Tracing, node: fx.Node) -> None:
         if tracing.carries(condition, group) or not carriers or not zero:
             tracing.rule_out(group, node, "chooses channel by channel")
         else:
-            tracing.follow(node, group, carriers)
+            tracing.follow_operands(node, group, carriers)
 
 
-@traces(*CONTRACTIONS)
-def _contract(tracing: Tracing, node: fx.Node) -> None:
-    contraction = contraction_of(node)
+@rotation_rule(*CONTRACTIONS)
+def _contract(tracing: RotationWalk, node: fx.Node) -> None:
+    contraction = read_contraction(node)
     assert contraction is not None
     groups = set(tracing.axes(node))
     for _, source in contraction.operands:
@@ -209,7 +209,7 @@ def _contract(tracing: Tracing, node: fx.Node) -> None:
         _contract_group(tracing, node, contraction, group)
 
 
-def _contract_group(tracing: Tracing, node: fx.Node, contraction: Contraction, group: int) -> None:
+def _contract_group(tracing: RotationWalk, node: fx.Node, contraction: Contraction, group: int) -> None:
     carriers = [
         (letters[tracing.axes(x)[group]], x) for letters, x in contraction.operands if tracing.carries(x, group)
     ]
@@ -220,45 +220,47 @@ def _contract_group(tracing: Tracing, node: fx.Node, contraction: Contraction, g
         elif len(values) == 2:
             weights = [x for x in values if x.op == "get_attr"]
             if len(weights) == 1 and "quadratic" in {tracing.form(x, group) for x in values}:
-                tracing.weigh(node, group, weights[0], tracing.block(weights[0], group))
+                tracing.weight_channels(node, group, weights[0], tracing.weight_block(weights[0], group))
             else:
-                tracing.meet(node, group, *values)
+                tracing.contract_values(node, group, *values)
         elif tracing.form(values[0], group) != "quadratic" or len(values) > 2:
             tracing.rule_out(group, node, "weighs its channels by constants")
 
 
-def _keep_letter(tracing: Tracing, node: fx.Node, contraction: Contraction, group: int, values: list[fx.Node]) -> None:
+def _keep_letter(
+    tracing: RotationWalk, node: fx.Node, contraction: Contraction, group: int, values: list[fx.Node]
+) -> None:
     bias = contraction.bias
     if bias is not None and not tracing.carries(bias, group):
         tracing.rule_out(group, node, "adds a constant to every channel")
     elif len(values) == 2:
         _square(tracing, node, group, *values)
     elif len(values) == 1 and values[0].op == "get_attr":
-        tracing.start(node, group, values[0])
+        tracing.start_at_weight(node, group, values[0])
         if bias is not None:
             tracing.sides.same((node, group), (bias, group))
     elif len(values) == 1:
-        tracing.follow(node, group, values if bias is None else [*values, bias])
+        tracing.follow_operands(node, group, values if bias is None else [*values, bias])
     else:
         tracing.rule_out(group, node, "multiplies more than two values")
 
 
-@traces(aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding)
-def _convolve(tracing: Tracing, node: fx.Node) -> None:
+@rotation_rule(aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding)
+def _convolve(tracing: RotationWalk, node: fx.Node) -> None:
     x, weight, bias = (argument(node, name) for name in ("input", "weight", "bias"))
     for group in {**tracing.axes(x), **tracing.axes(node)}:
         if tracing.axes(x).get(group) == 1 and tracing.axes(weight).get(group) == 1 and argument(node, "groups") == 1:
-            tracing.meet(node, group, x, weight)
+            tracing.contract_values(node, group, x, weight)
         elif tracing.axes(weight).get(group) == 0 and not tracing.carries(x, group):
-            tracing.start(node, group, weight)
+            tracing.start_at_weight(node, group, weight)
             if bias is not None:
                 tracing.sides.same((node, group), (bias, group))
         else:
             tracing.rule_out(group, node, "moves a kernel over it")
 
 
-@traces(aten.gru.input, aten.lstm.input, aten.rnn_tanh.input, aten.rnn_relu.input)
-def _recurrent(tracing: Tracing, node: fx.Node) -> None:
+@rotation_rule(aten.gru.input, aten.lstm.input, aten.rnn_tanh.input, aten.rnn_relu.input)
+def _recurrent(tracing: RotationWalk, node: fx.Node) -> None:
     """What a recurrent layer reads is linear; its own units are not."""
     x, weights = argument(node, "input"), argument(node, "params")
     first = {w: i for i, w in enumerate(weights)}
@@ -268,41 +270,41 @@ def _recurrent(tracing: Tracing, node: fx.Node) -> None:
     for group in {g for source in (x, *first) for g in tracing.axes(source)}:
         if tracing.carries(x, group) and all(tracing.axes(w).get(group) == 1 for w in reading):
             for weight in reading:
-                tracing.meet(node, group, x, weight)
+                tracing.contract_values(node, group, x, weight)
         else:
             tracing.rule_out(group, node, "has it as its own units")
 
 
-@traces(aten.gru_cell.default, aten.lstm_cell.default, aten.rnn_tanh_cell.default)
-def _recurrent_cell(tracing: Tracing, node: fx.Node) -> None:
+@rotation_rule(aten.gru_cell.default, aten.lstm_cell.default, aten.rnn_tanh_cell.default)
+def _recurrent_cell(tracing: RotationWalk, node: fx.Node) -> None:
     x, weight = argument(node, "input"), argument(node, "w_ih")
     for group in {g for source in node.all_input_nodes for g in tracing.axes(source)}:
         if tracing.carries(x, group) and tracing.axes(weight).get(group) == 1:
-            tracing.meet(node, group, x, weight)
+            tracing.contract_values(node, group, x, weight)
         else:
             tracing.rule_out(group, node, "has it as its own units")
 
 
-@traces(aten.scaled_dot_product_attention.default)
-def _attend(tracing: Tracing, node: fx.Node) -> None:
+@rotation_rule(aten.scaled_dot_product_attention.default)
+def _attend(tracing: RotationWalk, node: fx.Node) -> None:
     query, key, value = (argument(node, name) for name in ("query", "key", "value"))
     last = query.meta["val"].ndim - 1
     for group in {**tracing.axes(query), **tracing.axes(key), **tracing.axes(value)}:
         met = tracing.axes(query).get(group) == last and tracing.axes(key).get(group) == last
         if met:
-            tracing.meet(node, group, query, key)
+            tracing.contract_values(node, group, query, key)
         if tracing.axes(value).get(group) == last and tracing.carries(node, group):
-            tracing.follow(node, group, [value])
+            tracing.follow_operands(node, group, [value])
         elif not met:
             tracing.rule_out(group, node, "attends by it")
 
 
-@traces(aten.cumsum.default, aten.softmax.int)
-def _along(tracing: Tracing, node: fx.Node) -> None:
+@rotation_rule(aten.cumsum.default, aten.softmax.int)
+def _along(tracing: RotationWalk, node: fx.Node) -> None:
     x = arguments(node)[0]
     over = arguments(node)[1] % x.meta["val"].ndim
     for group in tracing.axes(node):
         if node.target is aten.cumsum.default and tracing.axes(x).get(group) != over:
-            tracing.follow(node, group, [x])
+            tracing.follow_operands(node, group, [x])
         else:
             tracing.rule_out(group, node, "does not treat all directions alike")

@@ -10,19 +10,19 @@ import torch
 from torch import Tensor, fx
 
 from recprune_export.channels.groups import Group, slice_positions
-from recprune_export.channels.walk import source_of
+from recprune_export.channels.walk import find_source_line
 from recprune_export.program.canonical import tensor_at
-from recprune_export.program.nodes import registers
+from recprune_export.program.nodes import make_registry_decorator
 from recprune_export.program.program import Program
-from recprune_export.pruning.rotation.primal_dual import Sides
+from recprune_export.pruning.rotation.primal_dual import SignedUnionFind
 
 Form = str  # "vector", "quadratic", "uniform"
-Rule = Callable[["Tracing", fx.Node], None]
-_RULES: dict[Any, Rule] = {}
-traces = registers(_RULES)
+RotationRule = Callable[["RotationWalk", fx.Node], None]
+_RULES: dict[Any, RotationRule] = {}
+rotation_rule = make_registry_decorator(_RULES)
 
 
-class Tracing:
+class RotationWalk:
     """A walk over the graph. What is known so far: the form of each group's axis in each value, the sides, and what was ruled out."""
 
     def __init__(self, program: Program) -> None:
@@ -36,7 +36,7 @@ class Tracing:
         self._meetings: dict[int, int] = {}
         self.equal_weights: set[tuple[int, fx.Node]] = set()
         self.diagonals: dict[int, fx.Node] = {}
-        self.sides = Sides()
+        self.sides = SignedUnionFind()
         self.ruled_out: dict[int, str] = {}
 
     def visit(self, node: fx.Node) -> None:
@@ -46,7 +46,7 @@ class Tracing:
         axes = self.axes(node)
         if node.op == "get_attr":
             for group in axes:
-                self.put(node, group, "vector")
+                self.set_form(node, group, "vector")
             return
         if node.op != "call_function":
             return
@@ -95,20 +95,20 @@ class Tracing:
         """Tell whether a value has the group's channels on an axis."""
         return isinstance(value, fx.Node) and group in self.axes(value)
 
-    def put(self, node: fx.Node, group: int, form: Form) -> None:
+    def set_form(self, node: fx.Node, group: int, form: Form) -> None:
         """State the form of a group's axis in a value."""
         self.forms[node, group] = form
 
-    def start(self, node: fx.Node, group: int, weight: fx.Node) -> None:
+    def start_at_weight(self, node: fx.Node, group: int, weight: fx.Node) -> None:
         """State that values along the axis come from a weight: its rows, or its columns that are looked up."""
         if self.form(weight, group) != "vector":
             return self.rule_out(group, node, "reads it in a form that is not linear")
-        self.put(node, group, "vector")
+        self.set_form(node, group, "vector")
         self.sides.same((node, group), (weight, group))
         self.sources.append((node, group, self.axes(node)[group]))
         return None
 
-    def follow(self, node: fx.Node, group: int, sources: Iterable[fx.Node]) -> None:
+    def follow_operands(self, node: fx.Node, group: int, sources: Iterable[fx.Node]) -> None:
         """State that a value is as its sources are along the axis."""
         carriers = list(sources)
         forms = {self.form(source, group) for source in carriers}
@@ -118,18 +118,18 @@ class Tracing:
             self.sides.same((node, group), (source, group))
         form = forms.pop()
         assert form is not None
-        self.put(node, group, form)
+        self.set_form(node, group, form)
         return None
 
-    def meet(self, node: fx.Node, group: int, left: fx.Node, right: fx.Node) -> None:
+    def contract_values(self, node: fx.Node, group: int, first: fx.Node, second: fx.Node) -> None:
         """State that two values meet in an inner product over the axis."""
-        if {self.form(left, group), self.form(right, group)} != {"vector"}:
+        if {self.form(first, group), self.form(second, group)} != {"vector"}:
             return self.rule_out(group, node, "multiplies what is not linear in it")
-        self.sides.opposite((left, group), (right, group))
+        self.sides.opposite((first, group), (second, group))
         self._meetings[group] = self._meetings.get(group, 0) + 1
         return None
 
-    def weigh(self, node: fx.Node, group: int, weight: fx.Node, tensor: Tensor) -> None:
+    def weight_channels(self, node: fx.Node, group: int, weight: fx.Node, tensor: Tensor) -> None:
         """State that the channels of a product are summed with the weights of `tensor`, channels on its last axis."""
         if self._meetings.get(group, 0) != 1 or len(weight.users) > 1:
             return self.rule_out(group, node, "weighs its channels by constants")
@@ -141,29 +141,29 @@ class Tracing:
             self.rule_out(group, node, "weighs its channels in several ways")
         return None
 
-    def rule_out(self, group: int, node: fx.Node, because: str) -> None:
+    def rule_out(self, group: int, node: fx.Node, reason: str) -> None:
         """State that a group cannot be rotated."""
-        place = f" ({where})" if (where := source_of(node)) else ""
-        self.ruled_out.setdefault(group, f"{node.name} {because}{place}")
+        place = f" ({where})" if (where := find_source_line(node)) else ""
+        self.ruled_out.setdefault(group, f"{node.name} {reason}{place}")
 
-    def block(self, weight: fx.Node, group: int) -> Tensor:
+    def weight_block(self, weight: fx.Node, group: int) -> Tensor:
         """Return the part of a weight that belongs to a group's channels, these on the last axis."""
         axis = self.axes(weight)[group]
         tensor = tensor_at(self._program.module, str(weight.target)).detach().movedim(axis, -1)
         places = slice_positions(self.groups[group], str(weight.target), axis)
         return torch.stack([tensor[..., own] for own in places])
 
-    def tensors(self) -> dict[str, fx.Node]:
+    def weight_nodes(self) -> dict[str, fx.Node]:
         """Return the nodes of the weights that the walk came by."""
         return {str(node.target): node for node, _ in self.forms if node.op == "get_attr"}
 
 
-def operands(node: fx.Node) -> list[fx.Node]:
+def find_tensor_operands(node: fx.Node) -> list[fx.Node]:
     """Return the operands that are tensors, or several of them."""
     return [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor | tuple | list)]
 
 
-def _neither(tracing: Tracing, node: fx.Node) -> None:
+def _neither(tracing: RotationWalk, node: fx.Node) -> None:
     """Rule out every group that an operator touches: the rule of those without one."""
     for source in (node, *node.all_input_nodes):
         for group in tracing.axes(source):

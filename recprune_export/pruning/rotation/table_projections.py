@@ -20,21 +20,21 @@ from recprune_export.program.program import Program
 
 aten = torch.ops.aten
 
-MOST_SPACES = 8  # the largest tables; each matrix costs a node of its own in serving
-WORTH = 8  # rows for each dimension, from which a matrix is small beside the table
+MAX_PER_TABLE_PROJECTIONS = 8  # the largest tables; each matrix costs a node of its own in serving
+MIN_ROWS_PER_DIMENSION = 8  # rows for each dimension, from which a matrix is small beside the table
 JOINED = "joined_"
 PREFIX = "space_"
 
 
 @dataclass(frozen=True)
-class Space:
+class PerTableProjection:
     """Lookups by the same ids, by the names of their nodes: their tables become one, with one matrix behind it."""
 
     lookups: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class _Lookup:
+class _SingleLookup:
     """A lookup in a table, rows × dim, that nothing else reads."""
 
     node: fx.Node
@@ -44,34 +44,34 @@ class _Lookup:
     padding: int
 
 
-def find_spaces(program: Program) -> tuple[Space, ...]:
+def find_per_table_projections(program: Program) -> tuple[PerTableProjection, ...]:
     """Return the spaces that pay for their matrices, those of the largest tables first."""
-    together: dict[object, list[_Lookup]] = {}
-    same = _Same()
+    together: dict[object, list[_SingleLookup]] = {}
+    same = _ValueNumbering()
     for lookup in _single_lookups(program):
         key = (same.key(argument(lookup.node, "indices")), lookup.rows, lookup.padding)
         together.setdefault(key, []).append(lookup)
     worth = [own for own in together.values() if _pays(own)]
-    largest = sorted(worth, key=lambda own: -own[0].rows * sum(one.dim for one in own))[:MOST_SPACES]
-    return tuple(Space(tuple(one.node.name for one in own)) for own in largest)
+    largest = sorted(worth, key=lambda own: -own[0].rows * sum(one.dim for one in own))[:MAX_PER_TABLE_PROJECTIONS]
+    return tuple(PerTableProjection(tuple(one.node.name for one in own)) for own in largest)
 
 
-def insert_spaces(program: Program, spaces: Sequence[Space]) -> Program:
+def insert_per_table_projections(program: Program, projections: Sequence[PerTableProjection]) -> Program:
     """Return a program that answers as `program` does, with an identity matrix behind the lookups of each space.
 
     Raises `PruningError` where the spaces were found for another program.
     """
-    if not spaces:
+    if not projections:
         return program
     known = {node.name: node for node in program.module.graph.nodes}
-    unknown = next((name for space in spaces for name in space.lookups if name not in known), None)
+    unknown = next((name for space in projections for name in space.lookups if name not in known), None)
     if unknown is not None:
         raise PruningError(f"The plan speaks of a lookup '{unknown}', which this model does not have: make a new plan.")
-    space_of = {name: space for space in spaces for name in space.lookups}
+    space_of = {name: space for space in projections for name in space.lookups}
     graph = fx.Graph()
     new: dict[fx.Node, fx.Node] = {}
     tensors: dict[str, Tensor] = {}
-    projected: dict[Space, fx.Node] = {}
+    projected: dict[PerTableProjection, fx.Node] = {}
     for node in program.module.graph.nodes:
         space = space_of.get(node.name)
         if space is None:
@@ -82,10 +82,10 @@ def insert_spaces(program: Program, spaces: Sequence[Space]) -> Program:
         own = [known[name] for name in space.lookups]
         if space not in projected:  # the first lookup, in the order of the graph: what it reads is there
             projected[space] = _project(graph, program, own, new[argument(node, "indices")], tensors)
-        new[node] = _part(graph, projected[space], own, node)
+        new[node] = _slice_lookup(graph, projected[space], own, node)
     graph.eliminate_dead_code()
     read = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
-    return Program.of_graph(graph, {name: t for name, t in tensors.items() if name in read}, program.signature)
+    return Program.from_graph(graph, {name: t for name, t in tensors.items() if name in read}, program.signature)
 
 
 def _project(
@@ -108,7 +108,7 @@ def _project(
     return graph.call_function(aten.linear.default, (found, graph.get_attr(f"{PREFIX}{first.name}")))
 
 
-def _part(graph: fx.Graph, projected: fx.Node, lookups: Sequence[fx.Node], wanted: fx.Node) -> fx.Node:
+def _slice_lookup(graph: fx.Graph, projected: fx.Node, lookups: Sequence[fx.Node], wanted: fx.Node) -> fx.Node:
     """The columns of what was projected that take the place of one lookup."""
     if len(lookups) == 1:
         return projected
@@ -118,11 +118,11 @@ def _part(graph: fx.Graph, projected: fx.Node, lookups: Sequence[fx.Node], wante
     return graph.call_function(aten.slice.Tensor, (projected, wanted.meta["val"].ndim - 1, before, end))
 
 
-def _pays(lookups: Sequence[_Lookup]) -> bool:
+def _pays(lookups: Sequence[_SingleLookup]) -> bool:
     """Whether the matrix is small beside the tables and does what nothing else does."""
     width = sum(one.dim for one in lookups)
     projected = len(lookups) == 1 and all(_is_matrix(reader) for reader in lookups[0].node.users)
-    return width > 1 and lookups[0].rows >= WORTH * width and not projected
+    return width > 1 and lookups[0].rows >= MIN_ROWS_PER_DIMENSION * width and not projected
 
 
 def _is_matrix(reader: fx.Node) -> bool:
@@ -130,7 +130,7 @@ def _is_matrix(reader: fx.Node) -> bool:
     return isinstance(weight, fx.Node) and weight.op == "get_attr"
 
 
-def _single_lookups(program: Program) -> Iterator[_Lookup]:
+def _single_lookups(program: Program) -> Iterator[_SingleLookup]:
     readers: dict[str, list[fx.Node]] = {}
     for node in program.module.graph.nodes:
         if node.op == "get_attr" and str(node.target) in program.analysis.tables:
@@ -141,10 +141,10 @@ def _single_lookups(program: Program) -> Iterator[_Lookup]:
             continue
         rows, dim = tensor_at(program.module, name).shape
         padding = argument(node, "padding_idx")
-        yield _Lookup(node, name, rows, dim, -1 if padding is None else int(padding))
+        yield _SingleLookup(node, name, rows, dim, -1 if padding is None else int(padding))
 
 
-class _Same:
+class _ValueNumbering:
     """Keys of nodes that are equal where the same operators read the same values: captured code repeats itself."""
 
     def __init__(self) -> None:

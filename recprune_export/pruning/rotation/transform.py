@@ -26,7 +26,7 @@ class Transform:
     def __hash__(self) -> int:
         return hash(self.matrix.shape)
 
-    def on(self, side: int) -> Tensor:
+    def matrix_for_side(self, side: int) -> Tensor:
         """Return what the axis of a weight is multiplied with, from the right: A on side +1, A⁻ᵀ on side -1."""
         return self.matrix if side > 0 else torch.linalg.inv(self.matrix).T
 

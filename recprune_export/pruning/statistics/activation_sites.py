@@ -8,25 +8,25 @@ from torch import Tensor, fx
 
 from recprune_export.channels.contractions import CONTRACTIONS
 from recprune_export.program.program import Program
-from recprune_export.pruning.statistics.moments import Point
+from recprune_export.pruning.statistics.moments import ActivationSite
 
 
 @dataclass(frozen=True)
-class Reading:
+class ConsumerSites:
     """The points at which a group is read or, where no layer reads it, first put out.
 
-    `refittable`: wherever its channels end, a linear layer reads them, so that it can make up for what goes.
+    `reconstructible`: wherever its channels end, a linear layer reads them, so that it can make up for what goes.
     """
 
-    points: tuple[Point, ...]
-    refittable: bool
+    sites: tuple[ActivationSite, ...]
+    reconstructible: bool
 
 
-def reading_points(program: Program) -> dict[str, Reading]:
+def find_consumer_sites(program: Program) -> dict[str, ConsumerSites]:
     """Find for each group the values that layers with weights of their own read along its axis."""
     axes = _axes_of_groups(program)
-    puts = producing_points(program)
-    reads: dict[str, list[Point]] = {g.name: [] for g in program.analysis.groups}
+    puts = find_producer_sites(program)
+    reads: dict[str, list[ActivationSite]] = {g.name: [] for g in program.analysis.groups}
     ends_elsewhere: set[str] = set()
     for node in program.module.graph.nodes:
         if node.op != "call_function":
@@ -39,27 +39,29 @@ def reading_points(program: Program) -> dict[str, Reading]:
                 if name in here or not isinstance(node.meta.get("val"), Tensor):
                     continue
                 if node.target in CONTRACTIONS and any(name in axes[weight] for weight in weights):
-                    reads[name].append(Point(source.name, axis))
+                    reads[name].append(ActivationSite(source.name, axis))
                 else:
                     ends_elsewhere.add(name)
     return {
-        name: Reading(tuple(dict.fromkeys(reads[name] or puts[name])), bool(reads[name]) and name not in ends_elsewhere)
+        name: ConsumerSites(
+            tuple(dict.fromkeys(reads[name] or puts[name])), bool(reads[name]) and name not in ends_elsewhere
+        )
         for name in reads
         if reads[name] or puts[name]
     }
 
 
-def producing_points(program: Program) -> dict[str, tuple[Point, ...]]:
+def find_producer_sites(program: Program) -> dict[str, tuple[ActivationSite, ...]]:
     """Find for each group the values that first hold its channels: zero there, and the channel is masked."""
     axes = _axes_of_groups(program)
-    puts: dict[str, list[Point]] = {g.name: [] for g in program.analysis.groups}
+    puts: dict[str, list[ActivationSite]] = {g.name: [] for g in program.analysis.groups}
     for node in program.module.graph.nodes:
         if node.op != "call_function":
             continue
         sources = [source for source in node.all_input_nodes if source.op == "call_function"]
         for name, axis in axes[node].items():
             if not any(name in axes[source] for source in sources):
-                puts[name].append(Point(node.name, axis))
+                puts[name].append(ActivationSite(node.name, axis))
     return {name: tuple(points) for name, points in puts.items()}
 
 

@@ -18,11 +18,11 @@ from recprune_export.program.program import Program
 Batch = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]  # request, labels
 TINY = 1e-30
 # From a response to a scalar whose gradient, squared, has the curvature of the loss as its mean: see `Objective.probe`.
-Probe = Callable[[Mapping[str, Tensor], torch.Generator], Tensor]
+CurvatureProbe = Callable[[Mapping[str, Tensor], torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
-class Point:
+class ActivationSite:
     """A value at which a group is looked at: a node, the axis on which it has the channels, and the side it lies on."""
 
     node: str
@@ -49,17 +49,17 @@ class Moments:
 
 def gather_moments(
     program: Program,
-    points: Mapping[str, Sequence[Point]],
+    sites: Mapping[str, Sequence[ActivationSite]],
     batches: Sequence[Batch],
-    probe: Probe,
+    probe: CurvatureProbe,
     seed: int = 0,
 ) -> dict[str, Moments]:
-    """Return the moments of each group at its `points`, from one pass forwards and backwards per batch."""
-    watch = _Watch(program, points)
+    """Return the moments of each group at its `sites`, from one pass forwards and backwards per batch."""
+    watch = _MomentRecorder(program, sites)
     generator = torch.Generator().manual_seed(seed)
     for request, _ in batches:
         watch.add(request, probe, generator)
-    return {name: _pool([watch.sums[name, point] for point in own], own, watch.rows) for name, own in points.items()}
+    return {name: _pool([watch.sums[name, point] for point in own], own, watch.rows) for name, own in sites.items()}
 
 
 @dataclass
@@ -72,7 +72,7 @@ class _Sums:
     places: int = 0
 
 
-def _pool(sums: Sequence[_Sums], points: Sequence[Point], rows: int) -> Moments:
+def _pool(sums: Sequence[_Sums], points: Sequence[ActivationSite], rows: int) -> Moments:
     width = len(sums[0].total)
     values, covariance, gradients = (torch.zeros(width, width, dtype=torch.float64) for _ in range(3))
     sizes = torch.zeros(width, width, dtype=torch.float64)
@@ -89,13 +89,13 @@ def _pool(sums: Sequence[_Sums], points: Sequence[Point], rows: int) -> Moments:
     return Moments(values, covariance, gradients, sizes)
 
 
-class _Watch(fx.Interpreter):
-    def __init__(self, program: Program, points: Mapping[str, Sequence[Point]]) -> None:
+class _MomentRecorder(fx.Interpreter):
+    def __init__(self, program: Program, points: Mapping[str, Sequence[ActivationSite]]) -> None:
         super().__init__(program.module)
         self._signature = program.signature
-        self._at: dict[str, list[tuple[str, Point, Tensor]]] = {}
+        self._at: dict[str, list[tuple[str, ActivationSite, Tensor]]] = {}
         self._values: dict[str, Tensor] = {}
-        self.sums: dict[tuple[str, Point], _Sums] = {}
+        self.sums: dict[tuple[str, ActivationSite], _Sums] = {}
         self.rows = 0
         for name, own in points.items():
             group = program.analysis.group(name)
@@ -105,7 +105,7 @@ class _Watch(fx.Interpreter):
                 square, vector = torch.zeros(group.width, group.width).double(), torch.zeros(group.width).double()
                 self.sums[name, point] = _Sums(square, vector, square.clone())
 
-    def add(self, request: Mapping[str, Tensor], probe: Probe, generator: torch.Generator) -> None:
+    def add(self, request: Mapping[str, Tensor], probe: CurvatureProbe, generator: torch.Generator) -> None:
         self._values = {}
         tensors = [request[i.name] for i in self._signature.inputs]
         with torch.enable_grad():
@@ -145,15 +145,15 @@ def _samples(value: Tensor, axis: int, positions: Tensor) -> Tensor:
     return last.reshape(-1, occurrences, width).reshape(-1, width).double()
 
 
-def channel_positions(analysis: Analysis, group: Group, point: Point) -> Tensor:
+def channel_positions(analysis: Analysis, group: Group, site: ActivationSite) -> Tensor:
     """Return the indices on the axis of a value at which each channel lies, [occurrences, D].
 
     The j-th occurrence of every channel belongs to the same copy of the group: the same field, the same head.
     """
-    sets: Any = analysis.removed_by[point.node]
+    sets: Any = analysis.removed_by[site.node]
     number = {channel.identity: position for position, channel in enumerate(group.channels)}
     places: list[list[int]] = [[] for _ in group.channels]
-    for index, channels in enumerate(sets[point.axis]):
+    for index, channels in enumerate(sets[site.axis]):
         for channel in channels:
             if channel in number:
                 places[number[channel]].append(index)

@@ -2,37 +2,37 @@
 
 import numpy as np
 
-BYTE = 127  # the largest integer of a table in int8; -128 is not used
-WEIGHT = 63  # the largest of a linear layer: 7 bits, see `by_output`
-NIBBLE = 7  # the largest of a table in int4; -8 is not used
-ZERO_NIBBLE = 8  # the nibble that stands for 0
-ACTIVATION = 255  # the largest of an activation, in uint8
+INT8_MAX = 127  # the largest integer of a table in int8; -128 is not used
+INT7_MAX = 63  # the largest of a linear layer: 7 bits, see `quantize_by_output`
+INT4_MAX = 7  # the largest of a table in int4; -8 is not used
+INT4_ZERO = 8  # the nibble that stands for 0
+UINT8_MAX = 255  # the largest of an activation, in uint8
 
 
-def by_row(table: np.ndarray, largest: int = BYTE) -> tuple[np.ndarray, np.ndarray]:
+def quantize_by_row(table: np.ndarray, largest: int = INT8_MAX) -> tuple[np.ndarray, np.ndarray]:
     """Return integers [N, D] in int8 and a scale for each row, float32 [N, 1].
 
     No element is off by more than half of its scale.
 
-    >>> integers, scales = by_row(np.array([[1.0, -0.5], [0.0, 0.0]], dtype=np.float32))
+    >>> integers, scales = quantize_by_row(np.array([[1.0, -0.5], [0.0, 0.0]], dtype=np.float32))
     >>> integers.tolist(), round(float(scales[0, 0]), 6)
     ([[127, -64], [0, 0]], 0.007874)
     """
     return _rounded(table, np.abs(table).max(axis=1, keepdims=True, initial=0.0), largest)
 
 
-def by_dimension(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def quantize_by_dimension(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return integers [N, D] in int8 and a scale for each embedding dimension, float32 [D]."""
-    return _rounded(table, np.abs(table).max(axis=0, initial=0.0), BYTE)
+    return _rounded(table, np.abs(table).max(axis=0, initial=0.0), INT8_MAX)
 
 
-def by_output(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def quantize_by_output(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return W [inputs, outputs] as int8 and a scale for each output, float32 [outputs].
 
     Of the 8 bits 7 are used. CPUs with AVX2 or AVX-512 but without VNNI add pairs of products of uint8 and int8 in 16
     bits; 2 · 255 · 63 fits, 2 · 255 · 127 does not. With 7 bits the sums are exact and the same on every machine.
     """
-    return _rounded(matrix, np.abs(matrix).max(axis=0, initial=0.0), WEIGHT)
+    return _rounded(matrix, np.abs(matrix).max(axis=0, initial=0.0), INT7_MAX)
 
 
 def _rounded(values: np.ndarray, sizes: np.ndarray, largest: int) -> tuple[np.ndarray, np.ndarray]:
@@ -49,28 +49,30 @@ def pack_halves(integers: np.ndarray) -> np.ndarray:
     return nibbles[:, :half] | (nibbles[:, half:] << 4)
 
 
-def pack_neighbours(integers: np.ndarray) -> np.ndarray:
+def pack_neighbors(integers: np.ndarray) -> np.ndarray:
     """Put integers [N, D] from -8 to 7 into bytes [N, ceil(D / 2)], neighbours together, as `GatherBlockQuantized` has it."""
     nibbles = _even(integers)
     return nibbles[:, 0::2] | (nibbles[:, 1::2] << 4)
 
 
 def _even(integers: np.ndarray) -> np.ndarray:
-    nibbles = (integers + ZERO_NIBBLE).astype(np.uint8)
-    return np.pad(nibbles, ((0, 0), (0, nibbles.shape[1] % 2)), constant_values=ZERO_NIBBLE)
+    nibbles = (integers + INT4_ZERO).astype(np.uint8)
+    return np.pad(nibbles, ((0, 0), (0, nibbles.shape[1] % 2)), constant_values=INT4_ZERO)
 
 
-def activation_range(values: np.ndarray) -> tuple[np.float32, np.uint8]:
+def choose_activation_range(values: np.ndarray) -> tuple[np.float32, np.uint8]:
     """Return scale and zero point of activations in uint8, such that rounding and clipping `values` costs least.
 
     Tried are shares of the range on both sides of 0: a few far-out values are better clipped than all
     others rounded coarsely (the mean squared error of Choukroun et al. 2019, "Low-bit Quantization of Neural Networks").
     """
     low, high = min(0.0, float(values.min(initial=0.0))), max(0.0, float(values.max(initial=0.0)))
-    if high - low < float(np.finfo(np.float32).tiny) * ACTIVATION:
+    if high - low < float(np.finfo(np.float32).tiny) * UINT8_MAX:
         return np.float32(1.0), np.uint8(0)
     some = np.random.default_rng(0).permutation(values.reshape(-1))[:_MANY]
-    candidates = [affine(low * one, high * other) for one in (_SHARES if low else (1.0,)) for other in _SHARES]
+    candidates = [
+        compute_scale_zero_point(low * one, high * other) for one in (_SHARES if low else (1.0,)) for other in _SHARES
+    ]
     return min(candidates, key=lambda pair: _squared_error(some, *pair))
 
 
@@ -78,12 +80,12 @@ _SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 _MANY = 100_000  # values of which the errors are seen well enough
 
 
-def affine(low: float, high: float) -> tuple[np.float32, np.uint8]:
+def compute_scale_zero_point(low: float, high: float) -> tuple[np.float32, np.uint8]:
     """Return scale and zero point of uint8 from `low` to `high`, which hold 0 between them."""
-    scale = np.float32((high - low) / ACTIVATION)
-    return scale, np.uint8(np.clip(np.rint(-low / scale), 0, ACTIVATION))
+    scale = np.float32((high - low) / UINT8_MAX)
+    return scale, np.uint8(np.clip(np.rint(-low / scale), 0, UINT8_MAX))
 
 
 def _squared_error(values: np.ndarray, scale: np.float32, zero: np.uint8) -> float:
-    rounded = np.clip(np.rint(values / scale) + int(zero), 0, ACTIVATION)
+    rounded = np.clip(np.rint(values / scale) + int(zero), 0, UINT8_MAX)
     return float(np.square((rounded - int(zero)) * scale - values, dtype=np.float64).mean())

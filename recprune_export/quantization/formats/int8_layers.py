@@ -6,26 +6,33 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from recprune_export.onnx.graph import constant, maker, nodes_of, only_user, rank, replace
+from recprune_export.onnx.graph import (
+    add_initializer,
+    find_nodes,
+    find_only_consumer,
+    find_producer,
+    get_rank,
+    replace_node,
+)
 from recprune_export.onnx.optimizer.linear_layers import Linear
-from recprune_export.quantization.formats.arithmetic import activation_range, by_output
-from recprune_export.quantization.quantization_plan import CONTRIB, DYNAMIC, STATIC
+from recprune_export.quantization.formats.arithmetic import choose_activation_range, quantize_by_output
+from recprune_export.quantization.quantization_plan import CONTRIB, INT8_DYNAMIC, INT8_STATIC
 
 
 @dataclass
-class Rounding:
+class ActivationQuantizer:
     """What layers that read the same value share: the value rounded and back, made once."""
 
-    seen: Mapping[str, np.ndarray]  # by the name of a value, what it held on calibration rows
-    made: dict[ir.Value, tuple[ir.Value, np.float32]] = field(default_factory=dict)
+    calibration_values: Mapping[str, np.ndarray]  # by the name of a value, what it held on calibration rows
+    quantized: dict[ir.Value, tuple[ir.Value, np.float32]] = field(default_factory=dict)
 
-    def of(self, graph: ir.Graph, before: ir.Node, value: ir.Value) -> tuple[ir.Value, np.float32]:
+    def quantize_dequantize(self, graph: ir.Graph, before: ir.Node, value: ir.Value) -> tuple[ir.Value, np.float32]:
         """Return `value` after rounding to uint8 and back, and the step; the nodes stand `before` the first reader."""
-        if value not in self.made:
-            scale, zero = activation_range(self.seen[value.name or ""])
+        if value not in self.quantized:
+            scale, zero = choose_activation_range(self.calibration_values[value.name or ""])
             name = f"{value.name}_rounded"
             step, origin = (
-                constant(graph, f"{name}_{word}", np.asarray(number))
+                add_initializer(graph, f"{name}_{word}", np.asarray(number))
                 for word, number in (("scale", scale), ("zero", zero))
             )
             down = ir.node("QuantizeLinear", [value, step, origin])
@@ -33,43 +40,43 @@ class Rounding:
             up.outputs[0].shape, up.outputs[0].type = value.shape, value.type
             down.outputs[0].shape, down.outputs[0].type = value.shape, ir.TensorType(ir.DataType.UINT8)
             graph.insert_before(before, [down, up])
-            self.made[value] = up.outputs[0], scale
-        return self.made[value]
+            self.quantized[value] = up.outputs[0], scale
+        return self.quantized[value]
 
 
-def make_static(graph: ir.Graph, layer: Linear, rounding: Rounding) -> None:
+def quantize_static(graph: ir.Graph, layer: Linear, rounding: ActivationQuantizer) -> None:
     """Round the operand in steps that were chosen on calibration rows.
 
     Before: `Gemm(x, W, b)`, or `MatMul(x, W)` and perhaps `Add(·, b)`. After, all in standard operators:
     `x′ = DequantizeLinear(QuantizeLinear(x))`, `Gemm(x′, DequantizeLinear(W₈), DequantizeLinear(b₃₂))`, or with more than
-    two axes `Add(MatMul(x′, DequantizeLinear(W₈)), b)`; `name_kernels` does the rest.
+    two axes `Add(MatMul(x′, DequantizeLinear(W₈)), b)`; `use_contrib_kernels` does the rest.
     """
     weight, scales = _weight(graph, layer)
-    operand, step = rounding.of(graph, layer.node, layer.operand)
+    operand, step = rounding.quantize_dequantize(graph, layer.node, layer.operand)
     name = weight.name
-    zero = constant(graph, f"{name}_zero", np.zeros(layer.outputs, dtype=np.int8))
+    zero = add_initializer(graph, f"{name}_zero", np.zeros(layer.outputs, dtype=np.int8))
     widened = ir.node("DequantizeLinear", [weight, scales, zero], attributes={"axis": 1})
     bias = layer.vector()
-    if rank(layer.operand) != 2:
+    if get_rank(layer.operand) != 2:
         return replace_product(graph, layer, [widened], operand, widened.outputs[0])
     inputs, new = [operand, widened.outputs[0]], [widened]
     if bias is not None:
         steps = _array(scales) * step
         whole = np.clip(np.rint(bias / steps), -(2**31) + 1, 2**31 - 1).astype(np.int32)
-        pair = [constant(graph, f"{name}_bias", whole), constant(graph, f"{name}_bias_scale", steps)]
+        pair = [add_initializer(graph, f"{name}_bias", whole), add_initializer(graph, f"{name}_bias_scale", steps)]
         new.append(ir.node("DequantizeLinear", pair, attributes={"axis": 0}))
         inputs.append(new[-1].outputs[0])
     replace_layer(graph, layer, [*new, ir.node("Gemm", inputs)])
 
 
-def make_dynamic(graph: ir.Graph, layer: Linear, rounding: Rounding) -> None:
+def quantize_dynamic(graph: ir.Graph, layer: Linear, rounding: ActivationQuantizer) -> None:
     """Round the operand in steps that are found in each request: one step for all its rows.
 
     After: `DynamicQuantizeLinear`, `MatMulInteger`, and the sums back to float; ONNX Runtime makes one
     DynamicQuantizeMatMul of it.
     """
     weight, scales = _weight(graph, layer)
-    zero = constant(graph, f"{weight.name}_zero", np.zeros(layer.outputs, dtype=np.int8))
+    zero = add_initializer(graph, f"{weight.name}_zero", np.zeros(layer.outputs, dtype=np.int8))
     replace_dynamic(graph, layer, [], weight, scales, zero)
 
 
@@ -94,41 +101,44 @@ def replace_product(graph: ir.Graph, layer: Linear, new: list[ir.Node], operand:
     replace_layer(graph, layer, [*new, product, *added])
 
 
-FORMS: Mapping[str, Callable[[ir.Graph, Linear, Rounding], None]] = {STATIC: make_static, DYNAMIC: make_dynamic}
+FORMS: Mapping[str, Callable[[ir.Graph, Linear, ActivationQuantizer], None]] = {
+    INT8_STATIC: quantize_static,
+    INT8_DYNAMIC: quantize_dynamic,
+}
 
 
-def name_kernels(graph: ir.Graph) -> None:
+def use_contrib_kernels(graph: ir.Graph) -> None:
     """Name ONNX Runtime's own kernels where it would not find them.
 
     Static layers that only feed each other, with a ReLU between them or not, stay as they are: ONNX Runtime makes a
     QGemm of each and leaves out the floats between them. Of another one it would rather make one with the ReLU behind it, in
     floats, and widen the weights for every request. That becomes `QGemm` or `MatMulIntegerToFloat` of com.microsoft.
     """
-    for node in nodes_of(graph, "Gemm", "MatMul"):
-        operand, weight = (maker(value, "DequantizeLinear") for value in node.inputs[:2])
+    for node in find_nodes(graph, "Gemm", "MatMul"):
+        operand, weight = (find_producer(value, "DequantizeLinear") for value in node.inputs[:2])
         if operand is None or weight is None or _feeds_rounding(node.outputs[0]):
             continue
         x, x_scale, x_zero = operand.inputs
         w, w_scale, *w_zero = weight.inputs
         if node.op_type == "Gemm":
-            bias = maker(node.inputs[2], "DequantizeLinear") if len(node.inputs) > 2 else None
+            bias = find_producer(node.inputs[2], "DequantizeLinear") if len(node.inputs) > 2 else None
             parts = [x, x_scale, x_zero, w, w_scale, *w_zero, *([] if bias is None else bias.inputs[:1])]
             new = ir.node("QGemm", parts, domain=CONTRIB)
         else:
             new = ir.node("MatMulIntegerToFloat", [x, w, x_scale, w_scale, x_zero, *w_zero], domain=CONTRIB)
-        replace(graph, node, [new])
+        replace_node(graph, node, [new])
         graph.opset_imports.setdefault(CONTRIB, 1)
 
 
 def _feeds_rounding(value: ir.Value) -> bool:
     """Whether only static layers read a sum, or what follows from it by a bias and a ReLU."""
-    while (user := only_user(value)) is not None and user.op_type in ("Add", "Relu"):
+    while (user := find_only_consumer(value)) is not None and user.op_type in ("Add", "Relu"):
         value = user.outputs[0]
     users = [use.node.op_type for use in value.uses()]
     return not value.is_graph_output() and set(users) == {"QuantizeLinear"}
 
 
-def bytes_of(layer: Linear) -> tuple[int, int]:
+def count_layer_bytes(layer: Linear) -> tuple[int, int]:
     """Return the bytes of the weight, bias left out, in fp32 and in int8 with its scales."""
     size = layer.inputs * layer.outputs
     return 4 * size, size + 4 * layer.outputs
@@ -136,15 +146,15 @@ def bytes_of(layer: Linear) -> tuple[int, int]:
 
 def _weight(graph: ir.Graph, layer: Linear) -> tuple[ir.Value, ir.Value]:
     """W [inputs, outputs] in int8, and its scales [outputs]."""
-    integers, scales = by_output(layer.matrix().astype(np.float32))
-    weight = constant(graph, f"{layer.weight.name}_int8", np.ascontiguousarray(integers))
-    return weight, constant(graph, f"{layer.weight.name}_scales", scales)
+    integers, scales = quantize_by_output(layer.matrix().astype(np.float32))
+    weight = add_initializer(graph, f"{layer.weight.name}_int8", np.ascontiguousarray(integers))
+    return weight, add_initializer(graph, f"{layer.weight.name}_scales", scales)
 
 
 def _added(graph: ir.Graph, product: ir.Node, bias: np.ndarray | None, name: str) -> list[ir.Node]:
     if bias is None:
         return []
-    return [ir.node("Add", [product.outputs[0], constant(graph, name, bias.astype(np.float32))])]
+    return [ir.node("Add", [product.outputs[0], add_initializer(graph, name, bias.astype(np.float32))])]
 
 
 def _array(value: ir.Value) -> np.ndarray:
@@ -154,4 +164,4 @@ def _array(value: ir.Value) -> np.ndarray:
 
 def replace_layer(graph: ir.Graph, layer: Linear, new: list[ir.Node]) -> None:
     """Put `new` where y is computed; the old product is left for nobody, and goes with the unused nodes."""
-    replace(graph, layer.shift or layer.node, new)
+    replace_node(graph, layer.shift or layer.node, new)

@@ -11,26 +11,26 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from recprune_export.onnx.graph import constant, replace, sizes_of
+from recprune_export.onnx.graph import add_initializer, get_dims, replace_node
 from recprune_export.quantization.candidates import Table
 from recprune_export.quantization.formats.arithmetic import (
-    BYTE,
-    NIBBLE,
-    ZERO_NIBBLE,
-    by_dimension,
-    by_row,
+    INT4_MAX,
+    INT4_ZERO,
+    INT8_MAX,
     pack_halves,
-    pack_neighbours,
+    pack_neighbors,
+    quantize_by_dimension,
+    quantize_by_row,
 )
 from recprune_export.quantization.quantization_plan import (
-    BY_DIMENSION,
-    BY_ROW,
     CONTRIB,
-    FOUR_BITS,
-    FOUR_BITS_IN_BLOCKS,
-    HALF,
-    PLAIN,
-    PRODUCTS,
+    FP16,
+    FP32,
+    INT4_BY_ROW,
+    INT4_IN_BLOCKS,
+    INT8_BY_DIMENSION,
+    INT8_BY_ROW,
+    SCORED_TABLE_FORMS,
 )
 
 FLOAT = {"to": ir.DataType.FLOAT.value}
@@ -39,7 +39,7 @@ BLOCKS = (16, 32, 64, 128, 256)  # that GatherBlockQuantized knows
 
 
 @dataclass(frozen=True)
-class Stored:
+class QuantizedTable:
     """What the file holds of a table: `rows` [rows, bytes of a row] and, where each has one, `scales` [rows, 1].
 
     `unpack` makes nodes that turn some of the rows into floats, to be multiplied by their scales; the last gives them.
@@ -49,35 +49,38 @@ class Stored:
     scales: ir.Value | None
     unpack: Callable[[ir.Value], list[ir.Node]]
 
-    def widen(self, rows: ir.Value, scales: ir.Value | None) -> list[ir.Node]:
+    def dequantize(self, rows: ir.Value, scales: ir.Value | None) -> list[ir.Node]:
         """Make nodes of which the last gives the numbers that some rows stand for."""
         new = self.unpack(rows)
         return new if scales is None else [*new, ir.node("Mul", [new[-1].outputs[0], scales])]
 
 
-def in_half(graph: ir.Graph, table: Table) -> Stored:
+def store_fp16(graph: ir.Graph, table: Table) -> QuantizedTable:
     """Store fp16. Numbers are off by 2⁻¹¹ of their size."""
-    return Stored(constant(graph, f"{table.name}_fp16", table.array().astype(np.float16)), None, _cast)
+    return QuantizedTable(add_initializer(graph, f"{table.name}_fp16", table.array().astype(np.float16)), None, _cast)
 
 
-def in_rows(graph: ir.Graph, table: Table, largest: int = BYTE) -> Stored:
+def store_int8_by_row(graph: ir.Graph, table: Table, largest: int = INT8_MAX) -> QuantizedTable:
     """Store int8 with a scale for each row."""
-    integers, scales = by_row(table.array(), largest)
-    stored, steps = constant(graph, f"{table.name}_int8", integers), constant(graph, f"{table.name}_scales", scales)
-    return Stored(stored, steps, _cast)
+    integers, scales = quantize_by_row(table.array(), largest)
+    stored, steps = (
+        add_initializer(graph, f"{table.name}_int8", integers),
+        add_initializer(graph, f"{table.name}_scales", scales),
+    )
+    return QuantizedTable(stored, steps, _cast)
 
 
-def in_halves(graph: ir.Graph, table: Table) -> Stored:
+def store_int4_by_row(graph: ir.Graph, table: Table) -> QuantizedTable:
     """Store two numbers in a byte, with a scale for each row.
 
     `BitwiseAnd` and `BitShift` take the bytes apart, `Concat` puts both halves of a row side by side.
     """
-    integers, scales = by_row(table.array(), NIBBLE)
-    stored = constant(graph, f"{table.name}_int4", pack_halves(integers))
-    steps = constant(graph, f"{table.name}_scales", scales)
-    low_bits = constant(graph, f"{table.name}_low", np.array(15, dtype=np.uint8))
-    shift = constant(graph, f"{table.name}_high", np.array(4, dtype=np.uint8))
-    zero = constant(graph, f"{table.name}_zero", np.array(ZERO_NIBBLE, dtype=np.float32))
+    integers, scales = quantize_by_row(table.array(), INT4_MAX)
+    stored = add_initializer(graph, f"{table.name}_int4", pack_halves(integers))
+    steps = add_initializer(graph, f"{table.name}_scales", scales)
+    low_bits = add_initializer(graph, f"{table.name}_low", np.array(15, dtype=np.uint8))
+    shift = add_initializer(graph, f"{table.name}_high", np.array(4, dtype=np.uint8))
+    zero = add_initializer(graph, f"{table.name}_zero", np.array(INT4_ZERO, dtype=np.float32))
 
     def unpack(rows: ir.Value) -> list[ir.Node]:
         low = ir.node("BitwiseAnd", [rows, low_bits])
@@ -87,10 +90,10 @@ def in_halves(graph: ir.Graph, table: Table) -> Stored:
         cast = ir.node("Cast", new[-1].outputs, attributes=FLOAT)
         return [*new, cast, ir.node("Sub", [cast.outputs[0], zero])]
 
-    return Stored(stored, steps, unpack)
+    return QuantizedTable(stored, steps, unpack)
 
 
-def look_up(graph: ir.Graph, table: Table, stored: Stored) -> None:
+def replace_lookups(graph: ir.Graph, table: Table, stored: QuantizedTable) -> None:
     """Let each lookup find rows as they are stored, and widen these alone.
 
     After: `Cast(Gather(T₁₆, ids))`, `Mul(Cast(Gather(T₈, ids)), Gather(scales, ids))`, or that with halves unpacked.
@@ -99,62 +102,67 @@ def look_up(graph: ir.Graph, table: Table, stored: Stored) -> None:
         found = _gather(stored.rows, lookup)
         factors = [] if stored.scales is None else [_gather(stored.scales, lookup)]
         scales = factors[0].outputs[0] if factors else None
-        replace(graph, lookup, [found, *factors, *stored.widen(found.outputs[0], scales)])
+        replace_node(graph, lookup, [found, *factors, *stored.dequantize(found.outputs[0], scales)])
 
 
-def make_by_dimension(graph: ir.Graph, table: Table) -> None:
+def store_int8_by_dimension(graph: ir.Graph, table: Table) -> None:
     """Store int8 with a scale for each dimension. After: `Mul(Cast(Gather(T₈, ids)), scales)`.
 
     Where a request has several ids in a row the scales are repeated for each of them: one long product is quicker than
     many short ones.
     """
-    integers, scales = by_dimension(table.array())
-    stored = constant(graph, f"{table.name}_int8", integers)
+    integers, scales = quantize_by_dimension(table.array())
+    stored = add_initializer(graph, f"{table.name}_int8", integers)
     for lookup in table.lookups:
         found = _gather(stored, lookup)
         cast = ir.node("Cast", found.outputs, attributes=FLOAT)
         repeated = np.broadcast_to(scales, (*_known(lookup), len(scales)))
-        steps = constant(graph, f"{table.name}_scales", np.ascontiguousarray(repeated))
-        replace(graph, lookup, [found, cast, ir.node("Mul", [cast.outputs[0], steps])])
+        steps = add_initializer(graph, f"{table.name}_scales", np.ascontiguousarray(repeated))
+        replace_node(graph, lookup, [found, cast, ir.node("Mul", [cast.outputs[0], steps])])
 
 
-def make_four_bits_in_blocks(graph: ir.Graph, table: Table) -> None:
+def store_int4_in_blocks(graph: ir.Graph, table: Table) -> None:
     """The same numbers for ONNX Runtime's own `GatherBlockQuantized`, a row in one block; at most 256 even dimensions."""
-    integers, scales = by_row(table.array(), NIBBLE)
-    stored = constant(graph, f"{table.name}_int4", pack_neighbours(integers))
-    steps = constant(graph, f"{table.name}_scales", scales)
+    integers, scales = quantize_by_row(table.array(), INT4_MAX)
+    stored = add_initializer(graph, f"{table.name}_int4", pack_neighbors(integers))
+    steps = add_initializer(graph, f"{table.name}_scales", scales)
     block = next(size for size in BLOCKS if size >= table.shape[1])
     attributes = {"bits": 4, "block_size": block, "gather_axis": 0, "quantize_axis": 1}
     for lookup in table.lookups:
         inputs = [stored, lookup.inputs[1], steps]
-        replace(graph, lookup, [ir.node("GatherBlockQuantized", inputs, attributes=attributes, domain=CONTRIB)])
+        replace_node(graph, lookup, [ir.node("GatherBlockQuantized", inputs, attributes=attributes, domain=CONTRIB)])
     graph.opset_imports.setdefault(CONTRIB, 1)
 
 
 # What serves lookups and products alike, and what only lookups can read.
-STORES: Mapping[str, Callable[[ir.Graph, Table], Stored]] = {HALF: in_half, BY_ROW: in_rows, FOUR_BITS: in_halves}
+STORES: Mapping[str, Callable[[ir.Graph, Table], QuantizedTable]] = {
+    FP16: store_fp16,
+    INT8_BY_ROW: store_int8_by_row,
+    INT4_BY_ROW: store_int4_by_row,
+}
 LOOKUPS: Mapping[str, Callable[[ir.Graph, Table], None]] = {
-    BY_DIMENSION: make_by_dimension,
-    FOUR_BITS_IN_BLOCKS: make_four_bits_in_blocks,
+    INT8_BY_DIMENSION: store_int8_by_dimension,
+    INT4_IN_BLOCKS: store_int4_in_blocks,
 }
 
 
-def bytes_of(table: Table, form: str) -> tuple[int, int]:
+def count_table_bytes(table: Table, form: str) -> tuple[int, int]:
     """Return the bytes of a table in fp32 and in a form, with its scales."""
     rows, dimensions = table.shape
     plain = 4 * rows * dimensions
     by_form = {
-        HALF: plain // 2,
-        BY_ROW: rows * (dimensions + 4),
-        BY_DIMENSION: rows * dimensions + 4 * sum(dimensions * int(np.prod(_known(each))) for each in table.lookups),
-        FOUR_BITS: rows * (-(-dimensions // 2) + 4),
-        FOUR_BITS_IN_BLOCKS: rows * (-(-dimensions // 2) + 4),
+        FP16: plain // 2,
+        INT8_BY_ROW: rows * (dimensions + 4),
+        INT8_BY_DIMENSION: rows * dimensions
+        + 4 * sum(dimensions * int(np.prod(_known(each))) for each in table.lookups),
+        INT4_BY_ROW: rows * (-(-dimensions // 2) + 4),
+        INT4_IN_BLOCKS: rows * (-(-dimensions // 2) + 4),
     }
-    form = PRODUCTS.get(form, (form, PLAIN))[0]
+    form = SCORED_TABLE_FORMS.get(form, (form, FP32))[0]
     return plain, by_form.get(form, plain)
 
 
-def fits_half(table: Table) -> bool:
+def fits_fp16(table: Table) -> bool:
     """Whether fp16 can hold every number."""
     return bool(np.abs(table.array()).max(initial=0.0) <= np.finfo(np.float16).max)
 
@@ -170,7 +178,7 @@ def error_by_dimension(table: Table) -> float:
     Both are root mean squares, of all rows and of the median row that is not zero.
     """
     array = table.array()
-    integers, scales = by_dimension(array)
+    integers, scales = quantize_by_dimension(array)
     wrong = np.square(integers * scales - array).mean(axis=1, dtype=np.float64)
     sizes = np.square(array).mean(axis=1, dtype=np.float64)
     usual = float(np.median(sizes[sizes > 0])) if sizes.any() else 0.0
@@ -179,7 +187,7 @@ def error_by_dimension(table: Table) -> float:
 
 def _known(lookup: ir.Node) -> tuple[int, ...]:
     """The axes between batch and dimensions of what was found, where all are known; none otherwise."""
-    inner = (sizes_of(lookup.outputs[0]) or [])[1:-1]
+    inner = (get_dims(lookup.outputs[0]) or [])[1:-1]
     return tuple(int(size) for size in inner) if all(isinstance(size, int) for size in inner) else ()  # type: ignore[arg-type]
 
 
@@ -189,7 +197,7 @@ def _cast(rows: ir.Value) -> list[ir.Node]:
 
 def _gather(stored: ir.Value, lookup: ir.Node) -> ir.Node:
     node = ir.node("Gather", [stored, lookup.inputs[1]], attributes=AXIS)
-    shape = sizes_of(lookup.outputs[0])
+    shape = get_dims(lookup.outputs[0])
     assert stored.shape is not None
     if shape is not None:
         node.outputs[0].shape = ir.Shape([*shape[:-1], stored.shape[1]])
@@ -203,5 +211,5 @@ def _without_padding(graph: ir.Graph, table: Table, both: ir.Node) -> list[ir.No
     if dimensions % 2 == 0:
         return []
     bounds = {"from": 0, "to": dimensions, "axis": -1}
-    inputs = [constant(graph, f"{table.name}_{word}", np.array([number])) for word, number in bounds.items()]
+    inputs = [add_initializer(graph, f"{table.name}_{word}", np.array([number])) for word, number in bounds.items()]
     return [ir.node("Slice", [both.outputs[0], *inputs])]

@@ -16,61 +16,75 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import onnx_ir as ir
 
-from recprune_export.onnx.graph import constant
+from recprune_export.onnx.graph import add_initializer
 from recprune_export.onnx.optimizer.linear_layers import Linear
 from recprune_export.quantization.candidates import Table
 from recprune_export.quantization.formats import quantized_tables
-from recprune_export.quantization.formats.arithmetic import WEIGHT
-from recprune_export.quantization.formats.int8_layers import Rounding, replace_dynamic, replace_product
-from recprune_export.quantization.quantization_plan import BY_ROW, DYNAMIC, PLAIN, PRODUCTS, STATIC
+from recprune_export.quantization.formats.arithmetic import INT7_MAX
+from recprune_export.quantization.formats.int8_layers import ActivationQuantizer, replace_dynamic, replace_product
+from recprune_export.quantization.quantization_plan import (
+    FP32,
+    INT8_BY_ROW,
+    INT8_DYNAMIC,
+    INT8_STATIC,
+    SCORED_TABLE_FORMS,
+)
 
 
-def change(graph: ir.Graph, table: Table, form: str, rounding: Rounding) -> None:
+def quantize_scored_table(graph: ir.Graph, table: Table, form: str, rounding: ActivationQuantizer) -> None:
     """Store a table in a form, and let its lookups and products read that.
 
     Before: `Gather(E, ids)`, `Gemm(x, E, b, transB=1)` or `MatMul(x, Transpose(E))` with perhaps `Add(·, b)`. After:
     `tables.look_up`, and one of the forms below. Integers that are multiplied have 7 bits, see `arithmetic.by_output`.
     """
-    store, product = PRODUCTS.get(form, (form, PLAIN))
-    in_7_bits = store == BY_ROW and product != PLAIN
+    store, product = SCORED_TABLE_FORMS.get(form, (form, FP32))
+    in_7_bits = store == INT8_BY_ROW and product != FP32
     stored = (
-        quantized_tables.in_rows(graph, table, WEIGHT) if in_7_bits else quantized_tables.STORES[store](graph, table)
+        quantized_tables.store_int8_by_row(graph, table, INT7_MAX)
+        if in_7_bits
+        else quantized_tables.STORES[store](graph, table)
     )
-    quantized_tables.look_up(graph, table, stored)
+    quantized_tables.replace_lookups(graph, table, stored)
     for layer in table.products:
         FORMS[product](graph, layer, stored, rounding)
 
 
-def multiply_floats(graph: ir.Graph, layer: Linear, stored: quantized_tables.Stored, rounding: Rounding) -> None:
+def multiply_floats(
+    graph: ir.Graph, layer: Linear, stored: quantized_tables.QuantizedTable, rounding: ActivationQuantizer
+) -> None:
     """After: `MatMul(x, Transpose(Mul(Cast(T), scales)))`, and the bias added."""
-    new = stored.widen(stored.rows, stored.scales)
+    new = stored.dequantize(stored.rows, stored.scales)
     new.append(_transposed(new[-1].outputs[0]))
     replace_product(graph, layer, new, layer.operand, new[-1].outputs[0])
 
 
-def multiply_static(graph: ir.Graph, layer: Linear, stored: quantized_tables.Stored, rounding: Rounding) -> None:
+def multiply_static(
+    graph: ir.Graph, layer: Linear, stored: quantized_tables.QuantizedTable, rounding: ActivationQuantizer
+) -> None:
     """After: `MatMul(x′, DequantizeLinear(Transpose(T₈), scales))`, for which `layers.name_kernels` finds the kernel."""
     new, weight, scales = _integers(graph, layer, stored)
-    operand, _ = rounding.of(graph, layer.node, layer.operand)
+    operand, _ = rounding.quantize_dequantize(graph, layer.node, layer.operand)
     widened = ir.node("DequantizeLinear", [weight, scales], attributes={"axis": 1})
     replace_product(graph, layer, [*new, widened], operand, widened.outputs[0])
 
 
-def multiply_dynamic(graph: ir.Graph, layer: Linear, stored: quantized_tables.Stored, rounding: Rounding) -> None:
+def multiply_dynamic(
+    graph: ir.Graph, layer: Linear, stored: quantized_tables.QuantizedTable, rounding: ActivationQuantizer
+) -> None:
     """After: as in `layers.make_dynamic`, by `Transpose(T₈)`."""
     new, weight, scales = _integers(graph, layer, stored)
     replace_dynamic(graph, layer, new, weight, scales)
 
 
-FORMS: Mapping[str, Callable[[ir.Graph, Linear, quantized_tables.Stored, Rounding], None]] = {
-    PLAIN: multiply_floats,
-    STATIC: multiply_static,
-    DYNAMIC: multiply_dynamic,
+FORMS: Mapping[str, Callable[[ir.Graph, Linear, quantized_tables.QuantizedTable, ActivationQuantizer], None]] = {
+    FP32: multiply_floats,
+    INT8_STATIC: multiply_static,
+    INT8_DYNAMIC: multiply_dynamic,
 }
 
 
 def _integers(
-    graph: ir.Graph, layer: Linear, stored: quantized_tables.Stored
+    graph: ir.Graph, layer: Linear, stored: quantized_tables.QuantizedTable
 ) -> tuple[list[ir.Node], ir.Value, ir.Value]:
     """Nodes, and what they make of all rows: int8 [dimensions, rows], and scales [rows]."""
     assert stored.scales is not None
@@ -80,7 +94,7 @@ def _integers(
         new = stored.unpack(rows)
         new.append(ir.node("Cast", [new[-1].outputs[0]], attributes={"to": ir.DataType.INT8.value}))
         rows = new[-1].outputs[0]
-    flat = constant(graph, f"{layer.weight.name}_flat", np.array([-1]))
+    flat = add_initializer(graph, f"{layer.weight.name}_flat", np.array([-1]))
     transposed, scales = _transposed(rows), ir.node("Reshape", [stored.scales, flat])
     return [*new, transposed, scales], transposed.outputs[0], scales.outputs[0]
 

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from recprune_export.report.numbers import signed, significant
-from recprune_export.report.scales import Scale, linear
+from recprune_export.report.numbers import format_signed, format_significant
+from recprune_export.report.scales import AxisScale, linear_scale
 from recprune_export.report.svg import WIDTH, Drawing
 
 LEFT, RIGHT, TOP, BOTTOM, HEIGHT = 62.0, WIDTH - 14.0, 34.0, 216.0, 262.0
 
 
 @dataclass(frozen=True)
-class Point:
+class ParetoPoint:
     """`cost` along the horizontal axis; the change of quality with its interval; `own` marks the bundle itself,
     which has no label in the picture."""
 
@@ -25,19 +25,19 @@ class Point:
     own: bool = False
 
 
-def draw_tradeoff(
-    name: str, title: str, points: Sequence[Point], *, across: str, up: str, less_is_better: bool
+def draw_pareto_curve(
+    name: str, title: str, points: Sequence[ParetoPoint], *, across: str, up: str, less_is_better: bool
 ) -> Markup:
     """Draw the points with their intervals; the line joins those that no other point of the sweep beats in both respects."""
     said = "; ".join(
-        f"{p.name}: {across} {significant(p.cost)}, change {signed(p.change)} ({signed(p.low)} to {signed(p.high)})"
+        f"{p.name}: {across} {format_significant(p.cost)}, change {format_signed(p.change)} ({format_signed(p.low)} to {format_signed(p.high)})"
         for p in points
     )
     drawing = Drawing(name, title, said, HEIGHT)
-    x = linear((p.cost for p in points), LEFT, RIGHT)
-    y = linear([0.0, *(v for p in points for v in (p.low, p.high))], BOTTOM, TOP, margin=0.12)
+    x = linear_scale((p.cost for p in points), LEFT, RIGHT)
+    y = linear_scale([0.0, *(v for p in points for v in (p.low, p.high))], BOTTOM, TOP, margin=0.12)
     _axes(drawing, x, y, across, up)
-    best = front([p for p in points if not p.own], less_is_better)
+    best = find_pareto_front([p for p in points if not p.own], less_is_better)
     drawing.path([(x(p.cost), y(p.change)) for p in best], "front")
     for point in points:
         at = x(point.cost)
@@ -51,33 +51,33 @@ def draw_tradeoff(
     return drawing.markup()
 
 
-def front(points: Sequence[Point], less_is_better: bool) -> list[Point]:
+def find_pareto_front(points: Sequence[ParetoPoint], less_is_better: bool) -> list[ParetoPoint]:
     """Return the points that no other one beats in cost and change, in the order of their cost.
 
-    >>> a, b, c = Point("a", 1.0, -0.3, 0, 0), Point("b", 2.0, -0.1, 0, 0), Point("c", 3.0, -0.2, 0, 0)
-    >>> [p.name for p in front([c, b, a], less_is_better=True)]
+    >>> a, b, c = ParetoPoint("a", 1.0, -0.3, 0, 0), ParetoPoint("b", 2.0, -0.1, 0, 0), ParetoPoint("c", 3.0, -0.2, 0, 0)
+    >>> [p.name for p in find_pareto_front([c, b, a], less_is_better=True)]
     ['a', 'b']
     """
-    found: list[Point] = []
+    found: list[ParetoPoint] = []
     for point in sorted(points, key=lambda p: (p.cost if less_is_better else -p.cost, -p.change)):
         if not found or point.change > found[-1].change:
             found.append(point)
     return sorted(found, key=lambda p: p.cost)
 
 
-def _labelled(points: Sequence[Point], x: Scale) -> list[tuple[Point, int]]:
+def _labelled(points: Sequence[ParetoPoint], x: AxisScale) -> list[tuple[ParetoPoint, int]]:
     """Labels stand above and below by turns where they would meet."""
-    placed: list[tuple[Point, int]] = []
+    placed: list[tuple[ParetoPoint, int]] = []
     for point in sorted((p for p in points if not p.own), key=lambda p: p.cost):
         near = placed and abs(x(placed[-1][0].cost) - x(point.cost)) < 34
         placed.append((point, -placed[-1][1] if near else 1))
     return placed
 
 
-def _axes(drawing: Drawing, x: Scale, y: Scale, across: str, up: str) -> None:
+def _axes(drawing: Drawing, x: AxisScale, y: AxisScale, across: str, up: str) -> None:
     for mark in y.marks():
         drawing.line(LEFT, y(mark), RIGHT, y(mark), "zero" if mark == 0 else "grid")
-        drawing.text(LEFT - 6, y(mark) + 4, signed(mark, "+g") if mark else "0", "mark", "end")
+        drawing.text(LEFT - 6, y(mark) + 4, format_signed(mark, "+g") if mark else "0", "mark", "end")
     for mark in x.marks():
         drawing.line(x(mark), BOTTOM, x(mark), BOTTOM + 4, "axis")
         drawing.mark(x(mark), BOTTOM + 18, f"{mark:g}")

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from recprune_export.report.numbers import percent, signed
-from recprune_export.report.scales import Scale, linear
-from recprune_export.report.svg import WIDTH, Drawing, shortened
+from recprune_export.report.numbers import format_percent, format_signed
+from recprune_export.report.scales import AxisScale, linear_scale
+from recprune_export.report.svg import WIDTH, Drawing, shorten
 
 LEFT, RIGHT, ROW, AXIS = 8.0, WIDTH - 12.0, 40.0, 40.0
 WIDEST = 1.0  # what grew more, or shrank to nothing, is drawn at the edge
@@ -15,7 +15,7 @@ NAME = 32  # characters
 
 
 @dataclass(frozen=True)
-class Ratio:
+class PlottedRatio:
     """By which part a figure grew; the interval and the limit where there are some; `verdict` is a kind of the style sheet."""
 
     name: str
@@ -26,22 +26,22 @@ class Ratio:
     most: float | None = None
 
 
-def draw_ratios(name: str, title: str, ratios: Sequence[Ratio], across: str) -> Markup:
+def draw_ratios(name: str, title: str, ratios: Sequence[PlottedRatio], across: str) -> Markup:
     """Draw a dot for each growth, a line for its interval and a mark at its limit."""
-    said = "; ".join(f"{r.name}: {signed(100 * r.growth, '+.1f')} %, {r.verdict}" for r in ratios)
+    said = "; ".join(f"{r.name}: {format_signed(100 * r.growth, '+.1f')} %, {r.verdict}" for r in ratios)
     height = ROW * len(ratios) + AXIS
     drawing = Drawing(name, title, said, height)
     known = [v for r in ratios for v in (r.growth, r.low, r.high, r.most) if v is not None]
-    scale = linear([0.0, *(max(-WIDEST, min(WIDEST, v)) for v in known)], LEFT, RIGHT)
+    scale = linear_scale([0.0, *(max(-WIDEST, min(WIDEST, v)) for v in known)], LEFT, RIGHT)
     _axis(drawing, scale, height - AXIS, across)
     for number, ratio in enumerate(ratios):
         _row(drawing, scale, ROW * number, ratio)
     return drawing.markup()
 
 
-def _row(drawing: Drawing, scale: Scale, top: float, ratio: Ratio) -> None:
-    drawing.text(LEFT, top + 14, shortened(ratio.name, NAME), "label")
-    drawing.text(RIGHT, top + 14, f"{signed(100 * ratio.growth, '+.1f')} %", "value", "end")
+def _row(drawing: Drawing, scale: AxisScale, top: float, ratio: PlottedRatio) -> None:
+    drawing.text(LEFT, top + 14, shorten(ratio.name, NAME), "label")
+    drawing.text(RIGHT, top + 14, f"{format_signed(100 * ratio.growth, '+.1f')} %", "value", "end")
     middle = top + 26
     if ratio.most is not None:
         drawing.bar(scale(ratio.most) - 1, middle - 7, 2, 14, "limit")
@@ -50,9 +50,9 @@ def _row(drawing: Drawing, scale: Scale, top: float, ratio: Ratio) -> None:
     drawing.dot(scale(ratio.growth), middle, 4.5, ratio.verdict)
 
 
-def _axis(drawing: Drawing, scale: Scale, y: float, across: str) -> None:
+def _axis(drawing: Drawing, scale: AxisScale, y: float, across: str) -> None:
     for mark in scale.marks():
         drawing.line(scale(mark), 18, scale(mark), y + 4, "zero" if mark == 0 else "grid")
-        drawing.mark(scale(mark), y + 19, percent(mark).replace(".0", "") if mark else "0")
+        drawing.mark(scale(mark), y + 19, format_percent(mark).replace(".0", "") if mark else "0")
     drawing.line(LEFT, y + 4, RIGHT, y + 4, "axis")
     drawing.text(RIGHT, y + 35, across, "mark", "end")

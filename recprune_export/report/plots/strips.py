@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from recprune_export.report.numbers import milliseconds
-from recprune_export.report.scales import Scale, logarithmic
+from recprune_export.report.numbers import format_milliseconds
+from recprune_export.report.scales import AxisScale, logarithmic_scale
 from recprune_export.report.svg import WIDTH, Drawing
 
 LEFT, RIGHT = 4.0, WIDTH - 12.0
@@ -22,18 +22,18 @@ def draw_strips(
     A strip is a thin line from the 1st to the 99th percentile, a bar from the 5th to the 95th, a thick one over the middle half
     and a mark at the median, as far as these are known.
     """
-    said = "; ".join(f"{who}: median {milliseconds(of[50])} ms" for who, of in distributions.items() if 50 in of)
+    said = "; ".join(f"{who}: median {format_milliseconds(of[50])} ms" for who, of in distributions.items() if 50 in of)
     height = ROW * len(distributions) + AXIS
     drawing = Drawing(name, title, said, height)
     shown = [ms for of in distributions.values() for percent, ms in of.items() if 1 <= percent <= 99]
-    scale = logarithmic(shown, LEFT, RIGHT)
+    scale = logarithmic_scale(shown, LEFT, RIGHT)
     _axis(drawing, scale, height - AXIS)
     for number, (who, of) in enumerate(distributions.items()):
         _strip(drawing, scale, ROW * number, who, of, "strong" if who in highlighted else "plain")
     return drawing.markup()
 
 
-def _strip(drawing: Drawing, scale: Scale, top: float, who: str, of: Mapping[int, float], kind: str) -> None:
+def _strip(drawing: Drawing, scale: AxisScale, top: float, who: str, of: Mapping[int, float], kind: str) -> None:
     drawing.text(LEFT, top + 14, who, "label strong-label" if kind == "strong" else "label")
     middle = top + 29
     for low, high, height in BARS:
@@ -41,14 +41,14 @@ def _strip(drawing: Drawing, scale: Scale, top: float, who: str, of: Mapping[int
             left, right = scale(of[low]), scale(of[high])
             drawing.bar(left, middle - height / 2, right - left, height, kind)
     if 50 in of:
-        drawing.text(RIGHT, top + 14, f"{milliseconds(of[50])} ms", "value", "end")
+        drawing.text(RIGHT, top + 14, f"{format_milliseconds(of[50])} ms", "value", "end")
         drawing.bar(scale(of[50]) - 1.25, middle - 8.5, 2.5, 17, f"{kind}-median")
     for percent in (95, 99):
         if percent in of and 25 not in of:
             drawing.dot(scale(of[percent]), middle, 3.0, kind)
 
 
-def _axis(drawing: Drawing, scale: Scale, y: float) -> None:
+def _axis(drawing: Drawing, scale: AxisScale, y: float) -> None:
     marks = scale.marks()
     for mark in marks:
         drawing.line(scale(mark), 18, scale(mark), y + 4, "grid")

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from recprune_export.report.svg import WIDTH, Drawing, shortened
+from recprune_export.report.svg import WIDTH, Drawing, shorten
 
 LEFT, RIGHT, ROW = 2.0, WIDTH - 2.0, 36.0
 NAME = 40  # characters
 
 
 @dataclass(frozen=True)
-class Width:
+class GroupWidth:
     """Channels of one group before and after."""
 
     group: str
@@ -20,14 +20,14 @@ class Width:
     after: int
 
 
-def draw_widths(name: str, title: str, widths: Sequence[Width]) -> Markup:
+def draw_widths(name: str, title: str, widths: Sequence[GroupWidth]) -> Markup:
     """Draw a bar for each group, all on the same scale."""
     said = "; ".join(f"{w.group}: {w.before} before, {w.after} after" for w in widths)
     drawing = Drawing(name, title, said, ROW * len(widths) + 2)
     unit = (RIGHT - LEFT) / max(w.before for w in widths)
     for number, width in enumerate(widths):
         top = ROW * number
-        drawing.text(LEFT, top + 14, shortened(width.group, NAME), "label")
+        drawing.text(LEFT, top + 14, shorten(width.group, NAME), "label")
         drawing.text(RIGHT, top + 14, f"{width.before} → {width.after}", "value", "end")
         drawing.bar(LEFT, top + 20, unit * width.before, 10, "track")
         drawing.bar(LEFT, top + 20, unit * width.after, 10, "strong")

@@ -3,9 +3,9 @@
 from typing import Any
 
 from recprune_export.bundle.manifest.manifest import ENCODING, Manifest
-from recprune_export.bundle.servers.readme import calling_code, ids_in_words
+from recprune_export.bundle.servers.readme import describe_id_ranges, render_calling_code
 from recprune_export.onnx.runtime.session import DEFAULT_OPTIONS, SessionOptions
-from recprune_export.report.page import Cell, Section, Table, named
+from recprune_export.report.page import Cell, PageTable, Section, name_markup
 
 LISTED = 250
 
@@ -17,7 +17,7 @@ def calling_section(manifest: Manifest, *, encoded: bool) -> Section:
     inputs, outputs = manifest.signature["inputs"], manifest.signature["outputs"]
     rows = [("input", tensor) for tensor in inputs] + [("output", tensor) for tensor in outputs]
     listed = "" if len(rows) <= LISTED else f", the first {LISTED} of {len(rows):,}; all are in manifest.json"
-    table = Table(
+    table = PageTable(
         f"What goes in and comes out{listed}",
         ("name", "", "dtype", "shape", "ids"),
         tuple(_row(kind, tensor) for kind, tensor in rows[:LISTED]),
@@ -31,10 +31,10 @@ def calling_section(manifest: Manifest, *, encoded: bool) -> Section:
         after.append(f"{ENCODING} turns raw values into these inputs.")
     said = (f"The model needs ONNX Runtime and nothing else; it uses operator set {manifest.opset}.",)
     return Section(
-        "calling", "How to call it", said, tables=(table,), code=calling_code(session), after=(" ".join(after),)
+        "calling", "How to call it", said, tables=(table,), code=render_calling_code(session), after=(" ".join(after),)
     )
 
 
 def _row(kind: str, tensor: dict[str, Any]) -> tuple[Cell, ...]:
     shape = ", ".join(str(size) for size in tensor["shape"])
-    return named(tensor["name"]), kind, tensor["dtype"], f"({shape})", ids_in_words(tensor.get("ids", ()))
+    return name_markup(tensor["name"]), kind, tensor["dtype"], f"({shape})", describe_id_ranges(tensor.get("ids", ()))

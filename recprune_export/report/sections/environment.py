@@ -3,7 +3,7 @@
 import shlex
 
 from recprune_export.bundle.manifest.manifest import Manifest
-from recprune_export.report.page import Cell, Section, Table, code
+from recprune_export.report.page import Cell, PageTable, Section, code_markup
 
 _PLAIN = (("cpu", "Processor"), ("cores", "Cores that could be used"), ("system", "System"), ("python", "Python"))
 
@@ -27,6 +27,6 @@ def environment_section(manifest: Manifest) -> Section | None:
     if not rows:
         return None
     command = made_of.get("command") or settings.get("command")  # bundles of format 1 have it among the settings
-    said = (code(f"recprune-export {shlex.join(command)}"),) if command else ()
-    table = Table("Machine and versions", ("", ""), tuple(rows), frozenset({0, 1}))
+    said = (code_markup(f"recprune-export {shlex.join(command)}"),) if command else ()
+    table = PageTable("Machine and versions", ("", ""), tuple(rows), frozenset({0, 1}))
     return Section("environment", "Environment", said, tables=(table,))

@@ -6,8 +6,8 @@ from pathlib import PurePath
 from typing import Any
 
 from recprune_export.bundle.manifest.manifest import Manifest
-from recprune_export.report.numbers import whole
-from recprune_export.report.page import Section, Table, code, listed
+from recprune_export.report.numbers import format_count
+from recprune_export.report.page import PageTable, Section, code_markup, list_markup
 
 _SOURCE = re.compile(r'"(.+)", line (\d+)')
 TENSORS = 4  # that are named for one reason
@@ -31,9 +31,9 @@ def frozen_section(manifest: Manifest) -> Section | None:
     rows = tuple(
         (
             reason,
-            whole(sum(axis["count"] for axis in axes)),
-            listed(tuple(f"{axis['tensor']}, axis {axis['axis']}" for axis in axes), TENSORS),
-            code(_place(source)) if source else "",
+            format_count(sum(axis["count"] for axis in axes)),
+            list_markup(tuple(f"{axis['tensor']}, axis {axis['axis']}" for axis in axes), TENSORS),
+            code_markup(_place(source)) if source else "",
         )
         for (reason, source), axes in ordered[:REASONS]
     )
@@ -45,7 +45,7 @@ def frozen_section(manifest: Manifest) -> Section | None:
         (
             "These channels are kept whatever the sparsity: the analysis does not remove what it cannot prove to be without effect.",
         ),
-        tables=(Table(caption, ("reason", "channels", "of", "caused in"), rows, frozenset({0, 2, 3})),),
+        tables=(PageTable(caption, ("reason", "channels", "of", "caused in"), rows, frozenset({0, 2, 3})),),
     )
 
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from recprune_export.bundle.manifest.manifest import Manifest
-from recprune_export.report.numbers import interval, milliseconds, size, times
-from recprune_export.report.page import Figure, Headline, Section, Table
+from recprune_export.report.numbers import format_bytes, format_interval, format_milliseconds, format_ratio
+from recprune_export.report.page import Headline, PageFigure, PageTable, Section
 from recprune_export.report.plots.strips import draw_strips
 from recprune_export.validation.latency.backends import DENSE_ONNX, DENSE_TORCH, PRUNED_ONNX
 
@@ -44,27 +44,27 @@ def speed_headline(manifest: Manifest) -> Headline | None:
     batches = [batch for batch in ratios if f"{DENSE_TORCH} / {PRUNED_ONNX}" in ratios[batch]]
     if not batches:
         return None
-    batch = spoken_of(batches)
+    batch = format_batch_list(batches)
     torch, onnx = (ratios[batch].get(f"{who} / {PRUNED_ONNX}") for who in (DENSE_TORCH, DENSE_ONNX))
-    medians = [times(ratios[b][f"{DENSE_TORCH} / {PRUNED_ONNX}"]["estimate"]) for b in batches]
+    medians = [format_ratio(ratios[b][f"{DENSE_TORCH} / {PRUNED_ONNX}"]["estimate"]) for b in batches]
     faster = torch["estimate"] >= 1
     said = [
-        f"95 % interval {interval((torch['low'], torch['high']))}, against the dense model in PyTorch, medians at batch {batch}."
+        f"95 % interval {format_interval((torch['low'], torch['high']))}, against the dense model in PyTorch, medians at batch {batch}."
     ]
     if onnx is not None:
         said.append(
-            f"Against the dense model in ONNX Runtime {times(onnx['estimate'])} ({interval((onnx['low'], onnx['high']))})."
+            f"Against the dense model in ONNX Runtime {format_ratio(onnx['estimate'])} ({format_interval((onnx['low'], onnx['high']))})."
         )
     if len(batches) > 1:
         told = ", ".join(f"{ratio} at {b}" for b, ratio in zip(batches, medians, strict=True) if b != batch)
         said.append(f"Other batch sizes: {told}. {_threads(manifest.latency.get('threads', 1))}.")
-    return Headline("faster" if faster else "as fast", times(torch["estimate"]), tuple(said))
+    return Headline("faster" if faster else "as fast", format_ratio(torch["estimate"]), tuple(said))
 
 
-def spoken_of(batches: list[str]) -> str:
+def format_batch_list(batches: list[str]) -> str:
     """Choose the batch size of the headline.
 
-    >>> spoken_of(["1", "32", "1024"]), spoken_of(["512"])
+    >>> format_batch_list(["1", "32", "1024"]), format_batch_list(["512"])
     ('32', '512')
     """
     small = [batch for batch in batches if int(batch) <= HEADLINE_BATCH]
@@ -75,7 +75,7 @@ def _threads(count: int) -> str:
     return "One thread" if count == 1 else f"{count} threads"
 
 
-def _figure(latency: Mapping[str, Any], batch: str) -> Figure:
+def _figure(latency: Mapping[str, Any], batch: str) -> PageFigure:
     of = latency["milliseconds"][batch]
     percents = latency.get("percents", ())
     known = {who: _distribution(values, percents) for who, values in of.items()}
@@ -84,7 +84,7 @@ def _figure(latency: Mapping[str, Any], batch: str) -> Figure:
     told = (f", {rounds:,} rounds" if rounds else "") + (
         f" of {requests:,} different requests" if rounds and requests else ""
     )
-    return Figure(
+    return PageFigure(
         draw_strips(f"latency-{batch}", title, known, (PRUNED_ONNX,)),
         f"Batch {batch}{told}",
         _percentiles(f"Milliseconds at batch {batch}, with 95 % intervals", of),
@@ -97,42 +97,42 @@ def _distribution(values: Mapping[str, Any], percents: Any) -> dict[int, float]:
     return {percent: values[f"p{percent}"] for percent in PERCENTS}
 
 
-def _percentiles(caption: str, of: Mapping[str, Any]) -> Table:
+def _percentiles(caption: str, of: Mapping[str, Any]) -> PageTable:
     rows = []
     for who, values in of.items():
         cells = [who]
         for percent in PERCENTS:
             known = values.get("intervals", {}).get(f"p{percent}")
-            cells.append(milliseconds(values[f"p{percent}"]) + (f" ({interval(known)})" if known else ""))
+            cells.append(format_milliseconds(values[f"p{percent}"]) + (f" ({format_interval(known)})" if known else ""))
         largest = values.get("distribution", [None])[-1]
-        rows.append((*cells, "" if largest is None else milliseconds(largest)))
-    return Table(caption, ("", "median", "95th percentile", "99th percentile", "slowest"), tuple(rows))
+        rows.append((*cells, "" if largest is None else format_milliseconds(largest)))
+    return PageTable(caption, ("", "median", "95th percentile", "99th percentile", "slowest"), tuple(rows))
 
 
-def _ratios(ratios: Mapping[str, Any]) -> Table:
+def _ratios(ratios: Mapping[str, Any]) -> PageTable:
     names = tuple(next(iter(ratios.values())))
     rows = tuple((name.replace(" / ", " : "), *(_ratio(of[name]) for of in ratios.values())) for name in names)
     headings = ("", *(f"batch {batch}" for batch in ratios))
-    return Table("How many times longer the first takes, by medians, with 95 % intervals", headings, rows)
+    return PageTable("How many times longer the first takes, by medians, with 95 % intervals", headings, rows)
 
 
 def _ratio(of: Mapping[str, float]) -> str:
-    return f"{times(of['estimate'])} ({interval((of['low'], of['high']))})"
+    return f"{format_ratio(of['estimate'])} ({format_interval((of['low'], of['high']))})"
 
 
-def _footprints(footprint: Mapping[str, Any]) -> Table:
+def _footprints(footprint: Mapping[str, Any]) -> PageTable:
     known = {who: of for who, of in footprint.items() if who not in ("batch", "processes")}
     rows = tuple(
         (
             who,
-            f"{milliseconds(of['load'])} ms",
-            f"{milliseconds(of['first_request'])} ms",
-            size(of["memory"]),
-            size(of["peak"]),
+            f"{format_milliseconds(of['load'])} ms",
+            f"{format_milliseconds(of['first_request'])} ms",
+            format_bytes(of["memory"]),
+            format_bytes(of["peak"]),
         )
         for who, of in known.items()
     )
-    return Table(
+    return PageTable(
         f"In fresh processes, first request of {footprint['batch']} rows, medians",
         ("", "load", "first request", "memory", "most while loading"),
         rows,

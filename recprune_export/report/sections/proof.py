@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from recprune_export.bundle.manifest.manifest import Manifest
-from recprune_export.report.numbers import tiny, whole
-from recprune_export.report.page import Section, Table, named
+from recprune_export.report.numbers import format_count, format_scientific
+from recprune_export.report.page import PageTable, Section, name_markup
 
 LISTED = 100
 
@@ -19,7 +19,7 @@ def proof_section(manifest: Manifest) -> Section | None:
     proofs = _soundness(manifest.plan)
     if proofs:
         tables.append(
-            Table(
+            PageTable(
                 "The pruned program against the original with the removed channels set to zero, before tuning, in float64",
                 ("", "largest error", "allowed"),
                 tuple(proofs),
@@ -35,21 +35,21 @@ def proof_section(manifest: Manifest) -> Section | None:
             "A bundle is written only where every number passes."
         )
     if parity.get("requests"):
-        said.append(f"Compared were {whole(parity['rows'])} rows: {', '.join(parity['requests'])}.")
+        said.append(f"Compared were {format_count(parity['rows'])} rows: {', '.join(parity['requests'])}.")
     return Section("parity", "Parity", tuple(said), tables=tuple(tables))
 
 
-def _parity(parity: Mapping[str, Any]) -> Table:
+def _parity(parity: Mapping[str, Any]) -> PageTable:
     worst = sorted(parity["outputs"], key=lambda output: -output["max_absolute"])
     odd = any(output.get("not_finite") for output in worst)
     rows = tuple(
         (
-            named(output["name"]),
+            name_markup(output["name"]),
             output["dtype"],
-            tiny(output["max_absolute"]),
-            tiny(output["max_relative"]),
+            format_scientific(output["max_absolute"]),
+            format_scientific(output["max_relative"]),
             output["worst"],
-            *((whole(output.get("not_finite", 0)),) if odd else ()),
+            *((format_count(output.get("not_finite", 0)),) if odd else ()),
         )
         for output in worst[:LISTED]
     )
@@ -64,7 +64,7 @@ def _parity(parity: Mapping[str, Any]) -> Table:
         "found in",
         *(("NaN or infinite in both",) if odd else ()),
     )
-    return Table(title, headings, rows, frozenset({0, 1, 4}))
+    return PageTable(title, headings, rows, frozenset({0, 1, 4}))
 
 
 def _soundness(plan: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -72,6 +72,8 @@ def _soundness(plan: Mapping[str, Any]) -> list[tuple[str, ...]]:
     stage: Mapping[str, Any] | None = plan
     while stage and stage.get("soundness"):
         proof = stage["soundness"]
-        rows.append((f"stage {len(rows) + 1}", tiny(proof["error"]), tiny(proof["tolerance"])))
+        rows.append(
+            (f"stage {len(rows) + 1}", format_scientific(proof["error"]), format_scientific(proof["tolerance"]))
+        )
         stage = stage.get("then")
     return rows if len(rows) != 1 else [("error", *rows[0][1:])]

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from recprune_export.bundle.manifest.manifest import Manifest
-from recprune_export.report.numbers import TO, interval, signed, whole
-from recprune_export.report.page import Headline, Section, Table
+from recprune_export.report.numbers import TO, format_count, format_interval, format_signed
+from recprune_export.report.page import Headline, PageTable, Section
 
 NO_DATA = "The model was compressed without rows that have labels."
 
@@ -22,11 +22,11 @@ def quality_section(manifest: Manifest) -> Section:
             ),
         )
     rows = tuple(
-        (metric_in_words(name), f"{dense[name]:.4f}", f"{value:.4f}", signed(value - dense[name]))
+        (describe_metric(name), f"{dense[name]:.4f}", f"{value:.4f}", format_signed(value - dense[name]))
         for name, value in pruned.items()
         if name in dense
     )
-    table = Table(f"Metrics on {_rows(manifest)}, in ONNX Runtime", ("", "dense", "pruned", "change"), rows)
+    table = PageTable(f"Metrics on {_rows(manifest)}, in ONNX Runtime", ("", "dense", "pruned", "change"), rows)
     said = (_judged(manifest.change),) if manifest.change else ()
     return Section("quality", "Quality", said, tables=(table, *_shared_rows(manifest.plan.get("rows"))))
 
@@ -39,12 +39,12 @@ def quality_headline(manifest: Manifest) -> Headline:
         if name is None:
             return Headline("quality", "not measured", (NO_DATA,))
         said = (f"{pruned[name]:.4f} instead of {dense[name]:.4f} on {_rows(manifest)}.", "No interval was recorded.")
-        return Headline(f"change of {metric_in_words(name)}", signed(pruned[name] - dense[name]), said)
+        return Headline(f"change of {describe_metric(name)}", format_signed(pruned[name] - dense[name]), said)
     return Headline(
-        f"change of {metric_in_words(change['metric'])}",
-        signed(change["after"] - change["before"]),
+        f"change of {describe_metric(change['metric'])}",
+        format_signed(change["after"] - change["before"]),
         (
-            f"95 % interval {interval(change['interval'], '+.4f')}.",
+            f"95 % interval {format_interval(change['interval'], '+.4f')}.",
             f"{change['after']:.4f} instead of {change['before']:.4f} on {_rows(manifest)}.",
         ),
     )
@@ -52,10 +52,10 @@ def quality_headline(manifest: Manifest) -> Headline:
 
 def _judged(change: Mapping[str, Any]) -> str:
     low, high = change["interval"]
-    name = metric_in_words(change["metric"])
+    name = describe_metric(change["metric"])
     stated = (
-        f"{name} changed by {signed(change['after'] - change['before'])}, with a 95 % interval of "
-        f"{interval(change['interval'], '+.4f')} by a paired bootstrap over {whole(change['rows'])} test rows."
+        f"{name} changed by {format_signed(change['after'] - change['before'])}, with a 95 % interval of "
+        f"{format_interval(change['interval'], '+.4f')} by a paired bootstrap over {format_count(change['rows'])} test rows."
     )
     if high < 0:
         return f"{stated} The interval lies below zero: the loss is there, however small."
@@ -64,7 +64,7 @@ def _judged(change: Mapping[str, Any]) -> str:
     return f"{stated} The interval holds zero: these rows cannot tell the two models apart, nor rule out a loss of {-low:.4f}."
 
 
-def _shared_rows(report: Mapping[str, Any] | None) -> tuple[Table, ...]:
+def _shared_rows(report: Mapping[str, Any] | None) -> tuple[PageTable, ...]:
     if not report:
         return ()
     rows = []
@@ -72,23 +72,25 @@ def _shared_rows(report: Mapping[str, Any] | None) -> tuple[Table, ...]:
         dense, pruned = (report[part]["metrics"].get(which, {}) for which in ("dense", "pruned"))
         for metric in dict.fromkeys((*dense, *pruned)):
             values = (f"{of[metric]:.4f}" if metric in of else TO for of in (dense, pruned))
-            rows.append((f"{whole(report[part]['rows'])} {said}, {metric_in_words(metric)}", *values))
-    tables = [(table["table"], whole(table["before"]), whole(table["after"])) for table in report["tables"]]
+            rows.append((f"{format_count(report[part]['rows'])} {said}, {describe_metric(metric)}", *values))
+    tables = [
+        (table["table"], format_count(table["before"]), format_count(table["after"])) for table in report["tables"]
+    ]
     return (
-        Table("Rare ids share a row of their table", ("table", "rows before", "rows"), tuple(tables)),
-        Table("Metrics by kind of test row", ("test rows", "dense", "pruned"), tuple(rows)),
+        PageTable("Rare ids share a row of their table", ("table", "rows before", "rows"), tuple(tables)),
+        PageTable("Metrics by kind of test row", ("test rows", "dense", "pruned"), tuple(rows)),
     )
 
 
 def _rows(manifest: Manifest) -> str:
-    count = f"{whole(manifest.change['rows'])} test rows" if manifest.change.get("rows") else "test rows"
+    count = f"{format_count(manifest.change['rows'])} test rows" if manifest.change.get("rows") else "test rows"
     return f"{count} of {manifest.settings['data']}" if manifest.settings.get("data") else count
 
 
-def metric_in_words(name: str) -> str:
+def describe_metric(name: str) -> str:
     """Return the name of a metric with its acronyms, and in which direction it is better where that is not plain.
 
-    >>> metric_in_words("mean auc"), metric_in_words("ndcg@10")
+    >>> describe_metric("mean auc"), describe_metric("ndcg@10")
     ('mean AUC', 'NDCG@10')
     """
     if name.rpartition("/")[2] == "logloss":

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from recprune_export.bundle.manifest.manifest import Manifest
-from recprune_export.report.numbers import MINUS, percent, size, times, whole
-from recprune_export.report.page import Headline, Section, Table
+from recprune_export.report.numbers import MINUS, format_bytes, format_count, format_percent, format_ratio
+from recprune_export.report.page import Headline, PageTable, Section
 
 PARTS = (("tables", "Embedding tables"), ("rest", "Everything else"))
 
@@ -18,23 +18,30 @@ def size_section(manifest: Manifest) -> Section | None:
     rows = [
         (
             f"{said}, parameters",
-            whole(dense[part]["parameters"]),
-            whole(pruned[part]["parameters"]),
+            format_count(dense[part]["parameters"]),
+            format_count(pruned[part]["parameters"]),
             _change(dense[part]["parameters"], pruned[part]["parameters"]),
         )
         for part, said in PARTS
     ]
     before, after = (sum(of[part]["nonzero"] for part, _ in PARTS) for of in (dense, pruned))
-    rows.append(("Parameters that are not zero", whole(before), whole(after), _change(before, after)))
+    rows.append(("Parameters that are not zero", format_count(before), format_count(after), _change(before, after)))
     for key, said in (("operations", "Multiply-adds for one row"), ("nodes", "Nodes of the graph")):
-        rows.append((said, whole(dense[key]), whole(pruned[key]), _change(dense[key], pruned[key])))
-    rows.append(("File size", size(dense["bytes"]), size(pruned["bytes"]), _change(dense["bytes"], pruned["bytes"])))
+        rows.append((said, format_count(dense[key]), format_count(pruned[key]), _change(dense[key], pruned[key])))
+    rows.append(
+        (
+            "File size",
+            format_bytes(dense["bytes"]),
+            format_bytes(pruned["bytes"]),
+            _change(dense["bytes"], pruned["bytes"]),
+        )
+    )
     headings = ("", "dense", "pruned", "change")
     return Section(
         "size",
         "Size",
         (f"The sparsity asked for was {_asked(manifest.settings)}.",) if "sparsity" in manifest.settings else (),
-        tables=(Table("Counted in the two ONNX files", headings, tuple(rows)),),
+        tables=(PageTable("Counted in the two ONNX files", headings, tuple(rows)),),
     )
 
 
@@ -47,10 +54,10 @@ def size_headline(manifest: Manifest) -> Headline | None:
     ratio = dense["bytes"] / pruned["bytes"]
     return Headline(
         "smaller" if ratio >= 1 else "as small",
-        times(ratio),
+        format_ratio(ratio),
         (
-            f"The ONNX file has {size(pruned['bytes'])} instead of {size(dense['bytes'])}.",
-            f"Of the parameters that are not zero {whole(after)} of {whole(before)} stay ({_change(before, after)}).",
+            f"The ONNX file has {format_bytes(pruned['bytes'])} instead of {format_bytes(dense['bytes'])}.",
+            f"Of the parameters that are not zero {format_count(after)} of {format_count(before)} stay ({_change(before, after)}).",
             "Counted in the files, so there is no interval.",
         ),
     )
@@ -60,7 +67,7 @@ def _change(before: float, after: float) -> str:
     if not before:
         return ""
     share = after / before - 1.0
-    return percent(share) if share < 0 else f"+{percent(share)}" if share else "0 %"
+    return format_percent(share) if share < 0 else f"+{format_percent(share)}" if share else "0 %"
 
 
 def _asked(settings: Mapping[str, Any]) -> str:

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from recprune_export.bundle.manifest.manifest import Manifest
-from recprune_export.report.numbers import percent
-from recprune_export.report.page import Figure, Section, Table, named
-from recprune_export.report.plots.width_bars import Width, draw_widths
+from recprune_export.report.numbers import format_percent
+from recprune_export.report.page import PageFigure, PageTable, Section, name_markup
+from recprune_export.report.plots.width_bars import GroupWidth, draw_widths
 
 DRAWN = 24  # groups of one kind; the table has more
 LISTED = 200
@@ -35,7 +35,7 @@ def widths_section(manifest: Manifest) -> Section | None:
     return Section("widths", "Widths", tuple(said), figures, tables)
 
 
-def _stages(plan: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, list[Width]]]]:
+def _stages(plan: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, list[GroupWidth]]]]:
     """Yield what was done, as one step where the groups of all stages have the same names, else stage by stage."""
     stages: list[Mapping[str, Any]] = []
     stage: Mapping[str, Any] | None = plan
@@ -52,30 +52,32 @@ def _stages(plan: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, list[Width
         yield f", stage {number}", _by_kind(stage.get("groups", ()))
 
 
-def _by_kind(groups: Any) -> dict[str, list[Width]]:
-    found: dict[str, list[Width]] = {}
+def _by_kind(groups: Any) -> dict[str, list[GroupWidth]]:
+    found: dict[str, list[GroupWidth]] = {}
     for group in groups:
-        found.setdefault(group["kind"], []).append(Width(group["group"], group["width"], group["kept"]))
+        found.setdefault(group["kind"], []).append(GroupWidth(group["group"], group["width"], group["kept"]))
     return found
 
 
-def _figure(name: str, title: str, widths: list[Width]) -> Figure:
+def _figure(name: str, title: str, widths: list[GroupWidth]) -> PageFigure:
     more = len(widths) - DRAWN
     caption = f"{title}: {sum(w.before for w in widths):,} before, {sum(w.after for w in widths):,} after"
     if more > 0:
         caption += f". The first {DRAWN} of {len(widths):,} groups"
-    rows = tuple((named(w.group), str(w.before), str(w.after), percent(w.after / w.before)) for w in widths[:LISTED])
+    rows = tuple(
+        (name_markup(w.group), str(w.before), str(w.after), format_percent(w.after / w.before)) for w in widths[:LISTED]
+    )
     listed = "" if len(widths) <= LISTED else f", the first {LISTED} of {len(widths):,}; all are in plan.json"
-    table = Table(f"{title}{listed}", ("group", "before", "after", "left"), rows)
-    return Figure(draw_widths(name, title, widths[:DRAWN]), caption, table)
+    table = PageTable(f"{title}{listed}", ("group", "before", "after", "left"), rows)
+    return PageFigure(draw_widths(name, title, widths[:DRAWN]), caption, table)
 
 
-def _removed(fields: Mapping[str, Any]) -> Table:
+def _removed(fields: Mapping[str, Any]) -> PageTable:
     importance = fields.get("importance", {})
     rows = tuple(
-        (named(name), f"{importance[name]:+.2e}" if name in importance else "not measured")
+        (name_markup(name), f"{importance[name]:+.2e}" if name in importance else "not measured")
         for name in fields["removed"]
     )
-    return Table(
+    return PageTable(
         "Fields that were removed; their inputs stay and are ignored", ("field", "rise of the loss without it"), rows
     )

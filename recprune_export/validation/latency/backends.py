@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recprune_export.onnx.runtime.session import DEFAULT_OPTIONS, SessionOptions, fit, make_session
-from recprune_export.validation.edge_requests import Request
-from recprune_export.validation.latency.closed_loop import Contestant
+from recprune_export.onnx.runtime.session import DEFAULT_OPTIONS, SessionOptions, adapt_request, make_session
+from recprune_export.validation.edge_requests import RequestArrays
+from recprune_export.validation.latency.closed_loop import Backend
 
 if TYPE_CHECKING:
     from recprune_export.program.program import Program
@@ -20,25 +20,25 @@ DENSE_TORCH, PRUNED_TORCH = "dense PyTorch", "pruned PyTorch"
 DENSE_ONNX, PRUNED_ONNX = "dense ONNX", "pruned ONNX"
 
 
-def in_torch(name: str, program: "Program") -> Contestant:
+def make_torch_backend(name: str, program: "Program") -> Backend:
     """Return a program as a contestant."""
-    from recprune_export.finetuning.task import answer
+    from recprune_export.finetuning.task import run_program
 
-    def once(request: Request) -> object:
-        return answer(program, request)
+    def once(request: RequestArrays) -> object:
+        return run_program(program, request)
 
-    return Contestant(name, once)
+    return Backend(name, once)
 
 
-def in_onnxruntime(
+def make_onnxruntime_backend(
     name: str, path: Path, threads: int | None = None, options: SessionOptions = DEFAULT_OPTIONS
-) -> Contestant:
+) -> Backend:
     """Return an ONNX file as a contestant; `threads` goes before what `options` say of them.
 
-    What a request lacks or has too much of for this file (`fit`) is seen to before it is timed.
+    What a request lacks or has too much of for this file (`adapt_request`) is seen to before it is timed.
     """
     session = make_session(path, threads, options)
-    return Contestant(name, partial(session.run, None), partial(fit, session))
+    return Backend(name, partial(session.run, None), partial(adapt_request, session))
 
 
 @contextmanager

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from recprune_export.progress import bar
-from recprune_export.validation.edge_requests import Request
-from recprune_export.validation.latency.request_cycle import Rotation, Rotations
+from recprune_export.progress import progress_bar
+from recprune_export.validation.edge_requests import RequestArrays
+from recprune_export.validation.latency.request_cycle import RequestCycle, RequestCycles
 from recprune_export.validation.latency.statistics import (
     DISTRIBUTION,
     Estimate,
@@ -29,24 +29,24 @@ from recprune_export.validation.latency.statistics import (
 )
 
 WARM_UP = 5  # rounds
-FEWEST, MOST = 50, 2000  # rounds
+MIN_ROUNDS, MAX_ROUNDS = 50, 2000  # rounds
 
 
-def as_it_is(request: Request) -> Request:
+def as_it_is(request: RequestArrays) -> RequestArrays:
     """Return the request."""
     return request
 
 
 @dataclass(frozen=True)
-class Contestant:
+class Backend:
     """Something that answers a request; the answer itself is not looked at.
 
-    `take` makes of a request what `run` wants, before any clock runs.
+    `prepare` makes of a request what `run` wants, before any clock runs.
     """
 
     name: str
-    run: Callable[[Request], object]
-    take: Callable[[Request], Request] = as_it_is
+    run: Callable[[RequestArrays], object]
+    prepare: Callable[[RequestArrays], RequestArrays] = as_it_is
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class LatencyReport:
     requests: Mapping[int, int] = field(default_factory=dict)
 
     @property
-    def contestants(self) -> tuple[str, ...]:
+    def backends(self) -> tuple[str, ...]:
         """Names, in the order given."""
         return tuple(next(iter(self.samples.values())))
 
@@ -96,19 +96,17 @@ class LatencyReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values: percentiles of all, and how many times slower each is than the last contestant."""
-        last = self.contestants[-1]
+        last = self.backends[-1]
         return {
             "threads": self.threads,
             "percents": list(DISTRIBUTION),
             "rounds": {str(batch): len(of[last]) for batch, of in self.samples.items()},
             "requests": {str(batch): count for batch, count in self.requests.items()},
             "milliseconds": {
-                str(batch): {name: self._summary(batch, name) for name in self.contestants} for batch in self.samples
+                str(batch): {name: self._summary(batch, name) for name in self.backends} for batch in self.samples
             },
             "ratios": {
-                str(batch): {
-                    f"{name} / {last}": asdict(self.ratio(batch, name, last)) for name in self.contestants[:-1]
-                }
+                str(batch): {f"{name} / {last}": asdict(self.ratio(batch, name, last)) for name in self.backends[:-1]}
                 for batch in self.samples
             },
         }
@@ -124,9 +122,9 @@ class LatencyReport:
         }
 
 
-def measure(
-    contestants: Sequence[Contestant],
-    requests: Rotations,
+def measure_latency(
+    backends: Sequence[Backend],
+    requests: RequestCycles,
     *,
     threads: int,
     seconds: float = 4.0,
@@ -140,33 +138,33 @@ def measure(
     """
     rng = np.random.default_rng(seed)
     samples = {}
-    with bar(description, len(requests)) as advance:
+    with progress_bar(description, len(requests)) as advance:
         for batch, rotation in requests.items():
-            samples[batch] = take_turns(contestants, rotation, seconds, rng)
+            samples[batch] = measure_interleaved(backends, rotation, seconds, rng)
             advance("")
     return LatencyReport(samples, threads, seed, {batch: len(rotation) for batch, rotation in requests.items()})
 
 
-def take_turns(
-    contestants: Sequence[Contestant],
-    rotation: Rotation,
+def measure_interleaved(
+    backends: Sequence[Backend],
+    request_cycle: RequestCycle,
     seconds: float,
     rng: np.random.Generator,
-    fewest: int = FEWEST,
-    most: int = MOST,
+    min_rounds: int = MIN_ROUNDS,
+    max_rounds: int = MAX_ROUNDS,
 ) -> dict[str, np.ndarray]:
     """Warm up, then run rounds for about `seconds`; return milliseconds [rounds] by contestant.
 
     Each round, those of the warm-up too, has the next request of the rotation.
     """
-    taken, numbers = warmed_up(contestants, rotation)
-    times: dict[str, list[int]] = {contestant.name: [] for contestant in contestants}
-    with no_collections():
+    taken, numbers = warm_up(backends, request_cycle)
+    times: dict[str, list[int]] = {contestant.name: [] for contestant in backends}
+    with without_garbage_collection():
         start, rounds = time.perf_counter(), 0
-        while rounds < fewest or (rounds < most and time.perf_counter() - start < seconds):
+        while rounds < min_rounds or (rounds < max_rounds and time.perf_counter() - start < seconds):
             number = next(numbers)
-            for position in rng.permutation(len(contestants)):
-                contestant, request = contestants[position], taken[position][number]
+            for position in rng.permutation(len(backends)):
+                contestant, request = backends[position], taken[position][number]
                 before = time.perf_counter_ns()
                 contestant.run(request)
                 times[contestant.name].append(time.perf_counter_ns() - before)
@@ -174,18 +172,20 @@ def take_turns(
     return {name: np.array(values) / 1e6 for name, values in times.items()}
 
 
-def warmed_up(contestants: Sequence[Contestant], rotation: Rotation) -> tuple[list[list[Request]], Iterator[int]]:
+def warm_up(
+    backends: Sequence[Backend], request_cycle: RequestCycle
+) -> tuple[list[list[RequestArrays]], Iterator[int]]:
     """Run a few rounds; return the requests as each contestant takes them, and the numbers of those that come next."""
-    taken = [[contestant.take(request) for request in rotation] for contestant in contestants]
-    numbers = cycle(range(len(rotation)))
+    taken = [[contestant.prepare(request) for request in request_cycle] for contestant in backends]
+    numbers = cycle(range(len(request_cycle)))
     for number in islice(numbers, WARM_UP):
-        for contestant, own in zip(contestants, taken, strict=True):
+        for contestant, own in zip(backends, taken, strict=True):
             contestant.run(own[number])
     return taken, numbers
 
 
 @contextmanager
-def no_collections() -> Iterator[None]:
+def without_garbage_collection() -> Iterator[None]:
     """Keep Python's garbage collector out of what is timed inside the block."""
     collecting = gc.isenabled()
     gc.disable()

@@ -9,9 +9,9 @@ from typing import Any, Self
 import numpy as np
 
 from recprune_export.onnx.runtime.session import SessionOptions, make_session, run
-from recprune_export.program.random_requests import draw_request
+from recprune_export.program.random_requests import sample_request
 from recprune_export.program.signature import Signature
-from recprune_export.progress import bar
+from recprune_export.progress import progress_bar
 from recprune_export.validation.latency.fresh_process import call_fresh
 
 REPEATS = 3
@@ -63,7 +63,7 @@ def measure_footprints(
     Files come from the page cache wherever the system has kept them: this is a restart, not a first boot.
     """
     found: dict[str, list[Footprint]] = {name: [] for name in models}
-    with bar("Loading in fresh processes", repeats * len(models)) as advance:
+    with progress_bar("Loading in fresh processes", repeats * len(models)) as advance:
         for turn in range(repeats):
             for name in list(models)[:: 1 if turn % 2 == 0 else -1]:
                 path, options = models[name]
@@ -83,7 +83,7 @@ def measure_here(path: str, options: Mapping[str, Any], signature: Mapping[str, 
     """Measure in this process, which should have done nothing before; return the values of a `Footprint`."""
     import onnxruntime  # noqa: F401  # what every session needs is not the model's
 
-    request = draw_request(Signature.from_dict(signature), batch, seed=0)
+    request = sample_request(Signature.from_dict(signature), batch, seed=0)
     memory, peak = _resident()
     start = time.perf_counter()
     session = make_session(Path(path), options=SessionOptions.from_dict(options))

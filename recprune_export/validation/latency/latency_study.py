@@ -7,17 +7,17 @@ from typing import Any
 
 from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.program.signature import Signature
-from recprune_export.validation.latency.backends import in_onnxruntime
-from recprune_export.validation.latency.closed_loop import LatencyReport, measure
+from recprune_export.validation.latency.backends import make_onnxruntime_backend
+from recprune_export.validation.latency.closed_loop import LatencyReport, measure_latency
 from recprune_export.validation.latency.footprint import FootprintReport, measure_footprints
 from recprune_export.validation.latency.open_loop import OpenLoopReport, measure_open_loop
-from recprune_export.validation.latency.request_cycle import draw
+from recprune_export.validation.latency.request_cycle import sample_cycles
 
 Models = Mapping[str, tuple[Path, SessionOptions]]
 
 
 @dataclass(frozen=True)
-class Study:
+class LatencyStudy:
     """Reports by thread count, the open loop only where an arrival rate was given; and what a cold start costs."""
 
     closed: tuple[LatencyReport, ...]
@@ -42,16 +42,16 @@ def study_latency(
     qps: float | None = None,
     seconds: float = 4.0,
     seed: int = 0,
-) -> Study:
+) -> LatencyStudy:
     """Measure each model (a file and its session options) on requests drawn from `signature`.
 
     `seconds` go to each batch size of each loop at each thread count; the options' own thread count is replaced.
     """
-    requests = draw(signature, batches, seed)
+    requests = sample_cycles(signature, batches, seed)
     closed, opened = [], []
     for count in threads:
-        contestants = [in_onnxruntime(name, path, count, options) for name, (path, options) in models.items()]
-        closed.append(measure(contestants, requests, threads=count, seconds=seconds, seed=seed))
+        contestants = [make_onnxruntime_backend(name, path, count, options) for name, (path, options) in models.items()]
+        closed.append(measure_latency(contestants, requests, threads=count, seconds=seconds, seed=seed))
         if qps is not None:
             opened.append(measure_open_loop(contestants, requests, qps=qps, threads=count, seconds=seconds, seed=seed))
-    return Study(tuple(closed), tuple(opened), measure_footprints(models, signature, max(batches)))
+    return LatencyStudy(tuple(closed), tuple(opened), measure_footprints(models, signature, max(batches)))

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from recprune_export.progress import bar
-from recprune_export.validation.edge_requests import Request
-from recprune_export.validation.latency.closed_loop import Contestant, no_collections, warmed_up
-from recprune_export.validation.latency.request_cycle import Rotations
+from recprune_export.progress import progress_bar
+from recprune_export.validation.edge_requests import RequestArrays
+from recprune_export.validation.latency.closed_loop import Backend, warm_up, without_garbage_collection
+from recprune_export.validation.latency.request_cycle import RequestCycles
 from recprune_export.validation.latency.statistics import Percentiles, outliers, percentile_intervals, percentiles
 
 TURN = 1.0  # seconds of arrivals that one contestant answers before it is the next one's turn
@@ -26,13 +26,13 @@ SPIN = 500e-6  # seconds before an arrival from which on the clock is watched: s
 
 
 @dataclass(frozen=True)
-class Served:
+class OpenLoopTimes:
     """Milliseconds of each request: `latency` from its arrival to its answer, `service` from its start to its answer."""
 
     latency: np.ndarray
     service: np.ndarray
 
-    def utilisation(self, qps: float) -> float:
+    def utilization(self, qps: float) -> float:
         """Return the share of the time that it is busy; at 1 and above the queue grows without end."""
         return float(self.service.mean()) / 1e3 * qps
 
@@ -41,23 +41,23 @@ class Served:
 class OpenLoopReport:
     """`served[batch][contestant]`, each as the one server of a queue at which `qps` requests arrive in a second."""
 
-    served: Mapping[int, Mapping[str, Served]]
+    times: Mapping[int, Mapping[str, OpenLoopTimes]]
     qps: float
     threads: int
     seed: int = 0
 
     @property
-    def contestants(self) -> tuple[str, ...]:
+    def backends(self) -> tuple[str, ...]:
         """Names, in the order given."""
-        return tuple(next(iter(self.served.values())))
+        return tuple(next(iter(self.times.values())))
 
     def percentiles(self, batch: int, name: str) -> Percentiles:
         """Return p50, p95 and p99 of one contestant's latency, waiting included."""
-        return percentiles(self.served[batch][name].latency)
+        return percentiles(self.times[batch][name].latency)
 
     def saturated(self, batch: int, name: str) -> bool:
         """Say whether requests arrive faster than they can be answered: its latency is then that of a growing queue."""
-        return self.served[batch][name].utilisation(self.qps) >= 1.0
+        return self.times[batch][name].utilization(self.qps) >= 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -65,12 +65,12 @@ class OpenLoopReport:
             "qps": self.qps,
             "threads": self.threads,
             "milliseconds": {
-                str(batch): {name: self._summary(batch, name) for name in self.contestants} for batch in self.served
+                str(batch): {name: self._summary(batch, name) for name in self.backends} for batch in self.times
             },
         }
 
     def _summary(self, batch: int, name: str) -> dict[str, Any]:
-        served = self.served[batch][name]
+        served = self.times[batch][name]
         outside = outliers(served.latency)
         intervals = percentile_intervals(served.latency, self.seed)
         return {
@@ -78,14 +78,14 @@ class OpenLoopReport:
             "intervals": {key: [found.low, found.high] for key, found in intervals.items()},
             "outliers": {**asdict(outside), "largest": [list(pair) for pair in outside.largest]},
             "requests": len(served.latency),
-            "utilisation": served.utilisation(self.qps),
+            "utilisation": served.utilization(self.qps),
             "saturated": self.saturated(batch, name),
         }
 
 
 def measure_open_loop(
-    contestants: Sequence[Contestant],
-    requests: Rotations,
+    backends: Sequence[Backend],
+    requests: RequestCycles,
     *,
     qps: float,
     threads: int,
@@ -99,18 +99,18 @@ def measure_open_loop(
     rng = np.random.default_rng(seed)
     turns = max(2, round(seconds / max(TURN, FEWEST_ARRIVALS / qps)))
     served = {}
-    with bar(f"Serving {qps:g} requests a second", len(requests) * turns) as advance:
+    with progress_bar(f"Serving {qps:g} requests a second", len(requests) * turns) as advance:
         for batch, rotation in requests.items():
-            taken, numbers = warmed_up(contestants, rotation)
-            found: dict[str, list[tuple[float, float]]] = {contestant.name: [] for contestant in contestants}
+            taken, numbers = warm_up(backends, rotation)
+            found: dict[str, list[tuple[float, float]]] = {contestant.name: [] for contestant in backends}
             for _ in range(turns):
                 arrivals = poisson_arrivals(qps, max(TURN, FEWEST_ARRIVALS / qps), rng)
                 asked = list(islice(numbers, len(arrivals)))
-                for position in rng.permutation(len(contestants)):
-                    contestant, own = contestants[position], taken[position]
+                for position in rng.permutation(len(backends)):
+                    contestant, own = backends[position], taken[position]
                     found[contestant.name] += serve(contestant, [own[number] for number in asked], arrivals)
                 advance("")
-            served[batch] = {name: Served(*np.array(pairs).T * 1e3) for name, pairs in found.items()}
+            served[batch] = {name: OpenLoopTimes(*np.array(pairs).T * 1e3) for name, pairs in found.items()}
     return OpenLoopReport(served, qps, threads, seed)
 
 
@@ -119,21 +119,21 @@ def poisson_arrivals(qps: float, seconds: float, rng: np.random.Generator) -> np
     return np.cumsum(rng.exponential(1 / qps, size=max(FEWEST_ARRIVALS, round(qps * seconds))))
 
 
-def serve(contestant: Contestant, requests: Sequence[Request], arrivals: np.ndarray) -> list[tuple[float, float]]:
+def serve(backend: Backend, requests: Sequence[RequestArrays], arrivals: np.ndarray) -> list[tuple[float, float]]:
     """Answer the request of each arrival, first come first served; return (latency, service) in seconds.
 
-    `requests` are such as `contestant` takes, one for each arrival. Stops early where the contestant needs several times
+    `requests` are such as `backend` takes, one for each arrival. Stops early where the contestant needs several times
     longer than the arrivals take.
     """
     found = []
-    with no_collections():
+    with without_garbage_collection():
         origin = time.perf_counter()
         give_up = PATIENCE * arrivals[-1]
         for arrival, request in zip(arrivals, requests, strict=True):
             start = _wait_until(origin, arrival)
             if start > give_up:
                 break
-            contestant.run(request)
+            backend.run(request)
             end = time.perf_counter() - origin
             found.append((end - arrival, end - start))
     return found

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recprune_export.onnx.cost.estimate import Cost, cost_of_file
+from recprune_export.onnx.cost.estimate import Cost, estimate_file_cost
 from recprune_export.onnx.cost.machine import Machine, this_machine
 from recprune_export.validation.latency.closed_loop import LatencyReport
 
@@ -29,14 +29,14 @@ class Roofline:
         return {"machine": self.machine.to_dict(), "models": models}
 
 
-def roofline(report: LatencyReport, files: Mapping[str, tuple[str, Path]]) -> Roofline:
+def compute_roofline(report: LatencyReport, files: Mapping[str, tuple[str, Path]]) -> Roofline:
     """Compare measured latencies with the floors of this machine.
 
     `files` says, by the name that a model is to have, which contestant it was and where it lies.
     """
     machine = this_machine(report.threads)
     costs = {
-        name: {batch: cost_of_file(path, batch, machine) for batch in report.samples}
+        name: {batch: estimate_file_cost(path, batch, machine) for batch in report.samples}
         for name, (_, path) in files.items()
     }
     multiples = {

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from recprune_export.bundle.archive import unpacking
 from recprune_export.bundle.archive.packing import pack
-from recprune_export.bundle.archive.unpacking import is_packed, opened
+from recprune_export.bundle.archive.unpacking import is_packed, open_bundle_path
 from recprune_export.bundle.verify import verify
 from recprune_export.cli import main
 from recprune_export.errors import BundleError, RecpruneError, UsageError
@@ -68,11 +68,11 @@ def archive(path: Path, made: list[Entry], format: int = tarfile.USTAR_FORMAT) -
 def test_what_comes_out_is_what_went_in(bundle: Path, packed: Path, scratch: Path) -> None:
     assert is_packed(packed)
     assert not is_packed(bundle)
-    with opened(packed) as folder:
+    with open_bundle_path(packed) as folder:
         assert contents(folder) == contents(bundle)
         assert verify(folder).name == "sum"
     assert list(scratch.iterdir()) == []
-    with opened(bundle) as folder:
+    with open_bundle_path(bundle) as folder:
         assert folder == bundle
 
 
@@ -86,13 +86,13 @@ def test_the_same_files_give_the_same_bytes(bundle: Path, packed: Path, tmp_path
 
 
 def test_a_second_name_of_the_model_costs_little(tmp_path: Path) -> None:
-    from recprune_export.bundle.write import SameAs, write_bundle
+    from recprune_export.bundle.write import HardLink, write_bundle
     from tests.bundle import samples
 
     noise = random.Random(0).randbytes(3 << 20)
     plain = {**samples.files(), "weights": noise}
     sizes = []
-    for number, more in enumerate([{}, {"triton/m/1/weights": SameAs("weights")}]):
+    for number, more in enumerate([{}, {"triton/m/1/weights": HardLink("weights")}]):
         made = write_bundle(tmp_path / str(number), {**plain, **more}, samples.manifest())
         sizes.append(pack(made).stat().st_size)
     assert sizes[1] - sizes[0] < len(noise) // 100
@@ -116,7 +116,7 @@ def test_any_damage_is_found(packed: Path, tmp_path: Path, scratch: Path, seed: 
     else:
         content[rng.randrange(6, len(content))] ^= 1 << rng.randrange(8)  # after the frame's own header
     (tmp_path / "bad.tar.zst").write_bytes(content)
-    with pytest.raises(RecpruneError, match=r"bad\.tar\.zst"), opened(tmp_path / "bad.tar.zst") as folder:
+    with pytest.raises(RecpruneError, match=r"bad\.tar\.zst"), open_bundle_path(tmp_path / "bad.tar.zst") as folder:
         verify(folder)
     assert list(scratch.iterdir()) == []
 
@@ -180,7 +180,7 @@ def test_hostile_archives_are_refused_by_name(packed: Path, tmp_path: Path, scra
     change(made)
     hostile = archive(tmp_path / "hostile.tar.zst", made)
     before = sorted(tmp_path.parent.iterdir())
-    with pytest.raises(BundleError, match=said) as found, opened(hostile):
+    with pytest.raises(BundleError, match=said) as found, open_bundle_path(hostile):
         pytest.fail("it was opened")
     assert "hostile.tar.zst" in str(found.value)
     assert list(scratch.iterdir()) == []
@@ -194,7 +194,7 @@ def test_headers_that_would_be_read_into_memory_are_refused(packed: Path, tmp_pa
     for number, format in enumerate((tarfile.PAX_FORMAT, tarfile.GNU_FORMAT)):
         with (
             pytest.raises(BundleError, match="no plain file"),
-            opened(archive(tmp_path / f"{number}.tar.zst", made, format)),
+            open_bundle_path(archive(tmp_path / f"{number}.tar.zst", made, format)),
         ):
             pytest.fail("it was opened")
 
@@ -203,26 +203,26 @@ def test_more_than_the_disk_holds_is_refused_before_it_is_written(
     packed: Path, tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(unpacking.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(BundleError, match="more than the 1,000 that are allowed"), opened(packed):
+    with pytest.raises(BundleError, match="more than the 1,000 that are allowed"), open_bundle_path(packed):
         pytest.fail("it was opened")
 
 
 @pytest.mark.parametrize("rest", [b"more", zstandard.compress(b"more"), zstandard.compress(bytes(1 << 20))])
 def test_what_comes_after_the_end_is_refused(packed: Path, tmp_path: Path, scratch: Path, rest: bytes) -> None:
     (tmp_path / "long.tar.zst").write_bytes(packed.read_bytes() + rest)
-    with pytest.raises(BundleError, match=r"long\.tar\.zst"), opened(tmp_path / "long.tar.zst"):
+    with pytest.raises(BundleError, match=r"long\.tar\.zst"), open_bundle_path(tmp_path / "long.tar.zst"):
         pytest.fail("it was opened")
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", bytes(5000), b"\x1f\x8b gzip"])
 def test_other_compressed_files_are_no_bundles(tmp_path: Path, scratch: Path, content: bytes) -> None:
     (tmp_path / "x.tar.zst").write_bytes(zstandard.compress(content))
-    with pytest.raises(BundleError, match=r"x\.tar\.zst"), opened(tmp_path / "x.tar.zst"):
+    with pytest.raises(BundleError, match=r"x\.tar\.zst"), open_bundle_path(tmp_path / "x.tar.zst"):
         pytest.fail("it was opened")
 
 
 def test_errors_inside_name_the_archive(packed: Path, scratch: Path) -> None:
-    with pytest.raises(UsageError, match=r"ctr\.tar\.zst is bad") as found, opened(packed) as folder:
+    with pytest.raises(UsageError, match=r"ctr\.tar\.zst is bad") as found, open_bundle_path(packed) as folder:
         raise UsageError(f"{folder} is bad")
     assert str(scratch) not in str(found.value)
 

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from recprune_export.bundle.archive.packing import pack
 from recprune_export.bundle.archive.sign import sign_bundle
 from recprune_export.bundle.archive.signature import SIGNATURE_BYTES, check_signature, read_private_key
-from recprune_export.bundle.archive.unpacking import opened
+from recprune_export.bundle.archive.unpacking import open_bundle_path
 from recprune_export.bundle.verify import verify
 from recprune_export.bundle.write import write_bundle
 from recprune_export.cli import main
@@ -104,7 +104,7 @@ def test_a_changed_bundle_is_not_signed(keys: tuple[Path, Path], tmp_path: Path)
 
 
 def test_a_signed_bundle_is_replaced_packed_and_opened(signed: Path, keys: tuple[Path, Path], tmp_path: Path) -> None:
-    with opened(pack(signed, tmp_path / "b.tar.zst")) as folder:
+    with open_bundle_path(pack(signed, tmp_path / "b.tar.zst")) as folder:
         assert verify(folder, keys[1]).signature == "valid"
     again = write_bundle(signed, samples.files(), samples.manifest(), read_private_key(keys[0]))
     assert verify(again, keys[1]).name == "double"

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from recprune_export.bundle.manifest.manifest import Manifest, checksum
+from recprune_export.bundle.manifest.manifest import Manifest, values_checksum
 from recprune_export.errors import BundleError
 from tests.bundle.samples import manifest
 
@@ -33,7 +33,7 @@ def values() -> dict[str, object]:
     entry = {"bytes": 1, "sha256": "0" * 64}
     names = ("model.onnx", "samples/inputs.npz", "samples/outputs.npz")
     made = manifest().to_dict() | {"files": dict.fromkeys(names, entry)}
-    return made | {"checksum": checksum(made)}
+    return made | {"checksum": values_checksum(made)}
 
 
 def test_a_manifest_survives_json() -> None:
@@ -45,19 +45,19 @@ def test_a_manifest_survives_json() -> None:
 def test_what_the_schema_forbids_is_refused_by_its_place(change: dict[str, object], said: str) -> None:
     made = values() | change
     with pytest.raises(BundleError, match=said):
-        Manifest.from_dict(made | {"checksum": checksum(made)})
+        Manifest.from_dict(made | {"checksum": values_checksum(made)})
 
 
 def test_tuples_are_the_lists_that_json_makes_of_them() -> None:
     signature = manifest().signature
     made = manifest(signature={**signature, "inputs": tuple(signature["inputs"])}, plan={"groups": ((1, 2),)})
     assert made == manifest(plan={"groups": [[1, 2]]})
-    assert made.checksum == checksum(json.loads(made.to_json()))
+    assert made.checksum == values_checksum(json.loads(made.to_json()))
 
 
 def version_1() -> dict[str, object]:
     made = {k: v for k, v in values().items() if k not in ("encoding", "licence", "provenance")} | {"format_version": 1}
-    return made | {"checksum": checksum(made)}
+    return made | {"checksum": values_checksum(made)}
 
 
 def test_a_manifest_of_version_1_is_migrated() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from recprune_export.bundle.manifest.manifest import Manifest, checksum
-from recprune_export.bundle.manifest.manifest_schema import schema, schema_text
+from recprune_export.bundle.manifest.manifest import Manifest, values_checksum
+from recprune_export.bundle.manifest.manifest_schema import format_manifest_schema, make_manifest_schema
 from recprune_export.errors import BundleError
 from tests.bundle.manifest.test_manifest import FORBIDDEN, values
 from tests.bundle.samples import write
@@ -17,12 +17,12 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def faults(of: Any) -> list[str]:
-    return [error.json_path for error in jsonschema.Draft202012Validator(schema()).iter_errors(of)]
+    return [error.json_path for error in jsonschema.Draft202012Validator(make_manifest_schema()).iter_errors(of)]
 
 
 def test_the_published_schema_is_the_models() -> None:
-    assert (DOCS / "manifest.schema.json").read_text(encoding="utf-8") == schema_text(), "run `make schema`"
-    jsonschema.Draft202012Validator.check_schema(schema())
+    assert (DOCS / "manifest.schema.json").read_text(encoding="utf-8") == format_manifest_schema(), "run `make schema`"
+    jsonschema.Draft202012Validator.check_schema(make_manifest_schema())
 
 
 def test_what_is_written_follows_it(tmp_path: Path) -> None:
@@ -34,14 +34,14 @@ def test_it_forbids_what_the_model_forbids(change: dict[str, Any]) -> None:
     made = values() | change
     assert faults(made)
     with pytest.raises(BundleError):
-        Manifest.from_dict(made | {"checksum": checksum(made)})
+        Manifest.from_dict(made | {"checksum": values_checksum(made)})
 
 
 @pytest.mark.parametrize("key", sorted(values()))
 def test_what_may_be_left_out_is_the_same(key: str) -> None:
     made = {name: value for name, value in values().items() if name != key}
     if key != "checksum":
-        made["checksum"] = checksum(made)
+        made["checksum"] = values_checksum(made)
     try:
         Manifest.from_dict(made)
     except BundleError:
@@ -51,7 +51,7 @@ def test_what_may_be_left_out_is_the_same(key: str) -> None:
 
 
 def test_every_part_is_described() -> None:
-    made = schema()
+    made = make_manifest_schema()
     parts = {name: part for name, part in made["properties"].items() if name not in ("format", "format_version")}
     for name, part in parts.items():
         refers = [part, *part.get("anyOf", [])]

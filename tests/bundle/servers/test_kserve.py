@@ -39,17 +39,17 @@ def test_the_request_gives_the_response(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", sorted(DTYPES.values()))
 def test_numbers_survive_bit_for_bit(dtype: str) -> None:
     values = np.random.default_rng(0).normal(scale=1e3, size=(7, 3)).astype(dtype)
-    made = json.loads(kserve.samples("m", {"x": values}, {"y": values[:, 0]}, batched=True)[kserve.REQUEST])
+    made = json.loads(kserve.kserve_samples("m", {"x": values}, {"y": values[:, 0]}, batched=True)[kserve.REQUEST])
     assert np.array_equal(array(made["inputs"][0]), values)
 
 
 def test_shapes_are_the_models_own_where_no_batches_are_made() -> None:
     shapes = {}
     for batched in (True, False):
-        made = json.loads(kserve.samples("m", request(), answer(request()), batched=batched)[kserve.REQUEST])
+        made = json.loads(kserve.kserve_samples("m", request(), answer(request()), batched=batched)[kserve.REQUEST])
         shapes[batched] = [tensor["shape"] for tensor in made["inputs"]]
     assert shapes == {True: [[5, 1], [5, 3], [5, 2]], False: [[5], [5, 3], [5, 2]]}
 
 
 def test_an_answer_that_json_does_not_know_is_no_sample() -> None:
-    assert kserve.samples("m", request(), {"y": np.array([np.nan])}, batched=False) == {}
+    assert kserve.kserve_samples("m", request(), {"y": np.array([np.nan])}, batched=False) == {}

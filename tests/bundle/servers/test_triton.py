@@ -8,8 +8,8 @@ import pytest
 from google.protobuf import text_format
 
 from recprune_export.bundle.servers.row_independence import rows_are_independent
-from recprune_export.bundle.servers.triton import config, model_name, repository
-from recprune_export.bundle.write import SameAs
+from recprune_export.bundle.servers.triton import make_model_repository, model_name, render_config
+from recprune_export.bundle.write import HardLink
 from recprune_export.onnx.runtime.session import SessionOptions, make_session, run
 from recprune_export.program.signature import BATCH, Input, Output, Signature
 from tests.bundle.complete import SIGNATURE, answer, request, write
@@ -18,7 +18,7 @@ from tests.bundle.pbtxt import numpy_dtype, parse
 
 def made(signature: Signature = SIGNATURE, most_rows: int = 64, **options: Any) -> Any:
     rows = {i.name: np.zeros([1 if n == BATCH else n for n in i.shape], i.dtype) for i in signature.inputs}
-    return parse(config("ctr", signature, rows, options=SessionOptions(**options), most_rows=most_rows))
+    return parse(render_config("ctr", signature, rows, options=SessionOptions(**options), most_rows=most_rows))
 
 
 def model_shape(tensor: Any, batched: bool) -> list[int]:
@@ -59,7 +59,7 @@ def test_rows_that_know_of_each_other_are_not_batched() -> None:
         return {"y": answer(part)["y"] - answer(part)["y"].mean()}
 
     assert not rows_are_independent(SIGNATURE, centred, asked, centred(asked))
-    kept = repository(
+    kept = make_model_repository(
         "ctr", SIGNATURE, asked, ["model.onnx"], options=SessionOptions(), most_rows=64, independent=False
     )
     text = kept["triton/ctr/config.pbtxt"]
@@ -107,6 +107,8 @@ def test_the_model_is_there_once_and_the_row_to_warm_up_with_is_one(tmp_path: Pa
 
 def test_a_weights_file_beside_the_model_comes_along() -> None:
     models = ["model.onnx", "model.onnx.data"]
-    made = repository("a b", SIGNATURE, request(), models, options=SessionOptions(), most_rows=8, independent=True)
-    assert {n: c.name for n, c in made.items() if isinstance(c, SameAs)} == {f"triton/a_b/1/{m}": m for m in models}
+    made = make_model_repository(
+        "a b", SIGNATURE, request(), models, options=SessionOptions(), most_rows=8, independent=True
+    )
+    assert {n: c.name for n, c in made.items() if isinstance(c, HardLink)} == {f"triton/a_b/1/{m}": m for m in models}
     assert model_name("...") == "model"

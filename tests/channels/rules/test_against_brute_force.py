@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recprune_export.channels.analysis import Analysis, analyse, propagate
+from recprune_export.channels.analysis import Analysis, analyze, propagate_tags
 from recprune_export.channels.groups import Channel
-from recprune_export.channels.tags import Labels, to_elements
+from recprune_export.channels.tags import TensorTags, axes_to_elements
 from recprune_export.channels.walk import Walk
 from recprune_export.program.capture.capture import capture
-from recprune_export.program.program import Program, example_tensors
-from recprune_export.pruning.apply.masking import DoublePrecision, Gone
+from recprune_export.program.program import Program, sample_request_tensors
+from recprune_export.pruning.apply.masking import Float64Interpreter, Mask
 from tests.properties import check_any_plan, no_zeros
 
 F = torch.nn.functional
@@ -169,11 +169,11 @@ class Squared(nn.Module):
         return self.layer(x, x)  # type: ignore[no-any-return]
 
 
-def labelled(walk: Walk, labels: Labels, channel: int) -> Tensor:
+def labelled(walk: Walk, labels: TensorTags, channel: int) -> Tensor:
     """Return for each element whether `channel` removes it."""
-    elements = to_elements(walk.sets, labels.removes)
+    elements = axes_to_elements(walk.sets, labels.removed_by)
     distinct, position = elements.unique(return_inverse=True)
-    return torch.tensor([channel in walk.sets.members(int(s)) for s in distinct])[position]
+    return torch.tensor([channel in walk.sets.channels_in(int(s)) for s in distinct])[position]
 
 
 def values_with(program: Program, tensors: tuple[Tensor, ...], channel: Channel, masked: bool) -> dict[str, Tensor]:
@@ -182,7 +182,7 @@ def values_with(program: Program, tensors: tuple[Tensor, ...], channel: Channel,
     for s in channel.slices:
         gone.setdefault((s.tensor, s.axis), []).append(s.index)
     if masked:
-        run = DoublePrecision(program, Gone({axis: torch.tensor(i) for axis, i in gone.items()}), keep_values=True)
+        run = Float64Interpreter(program, Mask({axis: torch.tensor(i) for axis, i in gone.items()}), keep_values=True)
         run(*tensors)
         return run.values
     kept = {name: p.detach().clone() for name, p in program.parameters().items()}
@@ -191,7 +191,7 @@ def values_with(program: Program, tensors: tuple[Tensor, ...], channel: Channel,
             if name in kept:
                 for index in indices:
                     program.parameters()[name].select(axis, index).add_(0.37)
-    run = DoublePrecision(program, keep_values=True)
+    run = Float64Interpreter(program, keep_values=True)
     run(*tensors)
     with torch.no_grad():
         for name, value in kept.items():
@@ -203,13 +203,15 @@ def check(operator: Operator | nn.Module, fields: int, width: int, exact: bool) 
     module = no_zeros(Under(operator, fields, width))
     x = torch.randn(3, fields, 4)
     program = capture(module, (x,))
-    walk = propagate(program.module, example_tensors(program.signature, batch=2), {})
-    analysis: Analysis = analyse(program)
-    tensors, others = (example_tensors(program.signature, 2, seed) for seed in (1, 2))
-    run = DoublePrecision(program, keep_values=True)
+    walk = propagate_tags(program.module, sample_request_tensors(program.signature, batch=2), {})
+    analysis: Analysis = analyze(program)
+    tensors, others = (sample_request_tensors(program.signature, 2, seed) for seed in (1, 2))
+    run = Float64Interpreter(program, keep_values=True)
     run(*tensors)
     before = run.values
-    nodes = [n for n in program.module.graph.nodes if n.op == "call_function" and isinstance(walk.described[n], Labels)]
+    nodes = [
+        n for n in program.module.graph.nodes if n.op == "call_function" and isinstance(walk.node_tags[n], TensorTags)
+    ]
     ends = [n for n in nodes if n.name == "linear"]
     under = nodes[nodes.index(ends[0]) + 1 : -1]
     channels = [c for g in analysis.groups for c in g.channels if any(s.tensor == "first.weight" for s in c.slices)]
@@ -219,8 +221,8 @@ def check(operator: Operator | nn.Module, fields: int, width: int, exact: bool) 
         moved = values_with(program, tensors, only_first, masked=False)
         masked, again = (values_with(program, t, channel, masked=True) for t in (tensors, others))
         for node in under:
-            labels = walk.described[node]
-            assert isinstance(labels, Labels)
+            labels = walk.node_tags[node]
+            assert isinstance(labels, TensorTags)
             carries = labelled(walk, labels, channel.identity)
             moves = moved[node.name] != before[node.name]
             if exact and before[node.name].dtype.is_floating_point:
@@ -228,12 +230,12 @@ def check(operator: Operator | nn.Module, fields: int, width: int, exact: bool) 
             _check_zero_and_steady(walk, labels, channel.identity, masked[node.name], again[node.name])
 
 
-def _check_zero_and_steady(walk: Walk, labels: Labels, channel: int, masked: Tensor, again: Tensor) -> None:
-    for axis, (zeroes, steady) in enumerate(zip(labels.zeroes, labels.steady, strict=True)):
+def _check_zero_and_steady(walk: Walk, labels: TensorTags, channel: int, masked: Tensor, again: Tensor) -> None:
+    for axis, (zeroes, steady) in enumerate(zip(labels.zero_when_masked, labels.constant_when_masked, strict=True)):
         for index, (zero, same) in enumerate(zip(zeroes.tolist(), steady.tolist(), strict=True)):
-            if channel in walk.sets.members(zero):
+            if channel in walk.sets.channels_in(zero):
                 assert not masked.select(axis, index).any()
-            if channel in walk.sets.members(same):
+            if channel in walk.sets.channels_in(same):
                 torch.testing.assert_close(masked.select(axis, index), again.select(axis, index))
 
 
@@ -277,18 +279,18 @@ def test_masked_equals_pruned_for_any_set_of_channels(name: str) -> None:
 )
 def test_there_and_back_is_the_identity(operator: Operator) -> None:
     program = capture(no_zeros(Under(operator, 3, 6)), (torch.randn(3, 3, 4),))
-    walk = propagate(program.module, example_tensors(program.signature, batch=2), {})
+    walk = propagate_tags(program.module, sample_request_tensors(program.signature, batch=2), {})
     computed = [
-        n for n in program.module.graph.nodes if n.op == "call_function" and isinstance(walk.described[n], Labels)
+        n for n in program.module.graph.nodes if n.op == "call_function" and isinstance(walk.node_tags[n], TensorTags)
     ]
     first, *_, back, flat, _last = computed
     before, after = (
-        walk.described[first],
-        walk.described[back if flat.target is not torch.ops.aten.cat.default else flat],
+        walk.node_tags[first],
+        walk.node_tags[back if flat.target is not torch.ops.aten.cat.default else flat],
     )
-    assert isinstance(before, Labels)
-    assert isinstance(after, Labels)
+    assert isinstance(before, TensorTags)
+    assert isinstance(after, TensorTags)
     if after.shape != before.shape:  # the operator vanished, and what is left is the flattening
         return
-    for one, other in zip(before.removes, after.removes, strict=True):
+    for one, other in zip(before.removed_by, after.removed_by, strict=True):
         assert torch.equal(walk.sets.canonical(one), walk.sets.canonical(other))

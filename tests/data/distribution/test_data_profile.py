@@ -5,7 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from recprune_export.data.distribution.data_profile import LISTED, OTHERS, Column, DataProfile, Drift, IdCells
+from recprune_export.data.distribution.data_profile import (
+    HASH_CELLS,
+    MAX_LISTED_IDS,
+    DataProfile,
+    Drift,
+    FieldValues,
+    IdCells,
+)
 
 VOCABULARY = 20_000
 
@@ -18,12 +25,12 @@ def draw(seed: int, rows: int = 20_000, shuffle: int | None = None) -> np.ndarra
 
 
 def of(values: np.ndarray, held_out: np.ndarray, **kind: object) -> DataProfile:
-    columns = [Column("x", v, **kind) for v in (values, held_out)]  # type: ignore[arg-type]
-    return DataProfile.of([columns[0]], [columns[1]], tested=len(held_out))
+    columns = [FieldValues("x", v, **kind) for v in (values, held_out)]  # type: ignore[arg-type]
+    return DataProfile.fit([columns[0]], [columns[1]], tested=len(held_out))
 
 
 def drift(profile: DataProfile, values: np.ndarray, **kind: object) -> Drift:
-    (found,) = profile.drifts([Column("x", values, **kind)])  # type: ignore[arg-type]
+    (found,) = profile.drifts([FieldValues("x", values, **kind)])  # type: ignore[arg-type]
     return found
 
 
@@ -95,15 +102,18 @@ def test_a_few_rows_do_not_make_a_major_shift() -> None:
 
 
 def test_a_profile_survives_its_json_and_is_small() -> None:
-    columns = [Column("ids", draw(0), **IDS), Column("numbers", np.random.default_rng(0).normal(size=500), ids=False)]  # type: ignore[arg-type]
-    profile = DataProfile.of(columns, columns, tested=7)
+    columns = [
+        FieldValues("ids", draw(0), **IDS),
+        FieldValues("numbers", np.random.default_rng(0).normal(size=500), ids=False),
+    ]  # type: ignore[arg-type]
+    profile = DataProfile.fit(columns, columns, tested=7)
     text = json.dumps(profile.to_dict())
     assert DataProfile.from_dict(json.loads(text)) == profile
-    assert len(text) < 10 * LISTED + 1000
-    assert len(profile.fields[0].counts) <= 20 + 1 + OTHERS + 1
+    assert len(text) < 10 * MAX_LISTED_IDS + 1000
+    assert len(profile.fields[0].counts) <= 20 + 1 + HASH_CELLS + 1
 
 
 def test_an_empty_field_and_one_that_is_gone_are_left_out() -> None:
     profile = of(draw(0), draw(1), ids=True, padding=0)
-    assert profile.drifts([Column("x", np.zeros(5, dtype=np.int64), ids=True, padding=0)]) == ()
-    assert profile.drifts([Column("y", draw(0), ids=True)]) == ()
+    assert profile.drifts([FieldValues("x", np.zeros(5, dtype=np.int64), ids=True, padding=0)]) == ()
+    assert profile.drifts([FieldValues("y", draw(0), ids=True)]) == ()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from recprune_export.data.distribution.stability_index import by_chance, psi
+from recprune_export.data.distribution.stability_index import psi, psi_null_quantile
 
 counts = arrays(np.int64, 12, elements=st.integers(0, 10_000))
 
@@ -35,11 +35,11 @@ def test_chance_stays_below_its_limit_as_often_as_it_says(n: int, m: int, cells:
     rng = np.random.default_rng(0)
     shares = rng.dirichlet(np.full(cells, 5.0))
     draws = [(rng.multinomial(n, shares), rng.multinomial(m, shares)) for _ in range(600)]
-    above = np.mean([psi(one, other) > by_chance(one, other) for one, other in draws])
+    above = np.mean([psi(one, other) > psi_null_quantile(one, other) for one, other in draws])
     assert 0.02 < above < 0.09
 
 
 def test_nothing_to_compare_is_no_drift() -> None:
     empty = np.zeros(5, dtype=np.int64)
-    assert psi(empty, empty) == 0.0 == by_chance(empty, empty)
-    assert psi(np.array([7]), np.array([3])) == 0.0 == by_chance(np.array([7]), np.array([3]))
+    assert psi(empty, empty) == 0.0 == psi_null_quantile(empty, empty)
+    assert psi(np.array([7]), np.array([3])) == 0.0 == psi_null_quantile(np.array([7]), np.array([3]))

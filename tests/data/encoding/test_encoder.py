@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from recprune_export.data.clicks import load_clicks
 from recprune_export.data.encoding.encoder import NUMERIC, Encoder
-from recprune_export.data.schema.infer_schema import Wishes, infer_schema
+from recprune_export.data.schema.infer_schema import SchemaOverrides, infer_schema
 from recprune_export.data.schema.schema import MultiValued, Schema
 
 SCHEMA = Schema(
@@ -54,7 +54,7 @@ def test_ids_are_below_the_rows_of_the_table_for_any_text(texts: list[str]) -> N
 
 
 def test_an_encoder_survives_json_and_encodes_as_before(clicks_file: Path) -> None:
-    schema = infer_schema(clicks_file, Wishes(labels=("clicked",))).schema
+    schema = infer_schema(clicks_file, SchemaOverrides(labels=("clicked",))).schema
     data = load_clicks(clicks_file, schema)
     again = Encoder.from_dict(json.loads(json.dumps(data.encoder.to_dict())))
     for name, values in load_clicks(clicks_file, again.schema, again).test.inputs.items():
@@ -66,7 +66,7 @@ def test_vocabularies_come_from_training_rows_alone(tmp_path: Path) -> None:
     pl.DataFrame(
         {"shop": ["a", "b", "only in test"], "click": [0, 1, 1], "split": ["train", "valid", "test"]}
     ).write_csv(path)
-    data = load_clicks(path, infer_schema(path, Wishes(labels=("click",))).schema)
+    data = load_clicks(path, infer_schema(path, SchemaOverrides(labels=("click",))).schema)
     assert data.encoder.vocabularies["shop"].to_list() == ["a"]
     assert data.test.inputs["shop"].tolist() == [0]
 
@@ -76,6 +76,6 @@ def test_csv_and_parquet_give_the_same_rows(tmp_path: Path, clicks_file: Path, s
     frame = pl.read_parquet(clicks_file).head(500)
     path = tmp_path / f"rows{suffix}"
     frame.write_csv(path) if suffix == ".csv" else frame.write_parquet(path)
-    data = load_clicks(path, infer_schema(clicks_file, Wishes(labels=("clicked",))).schema)
+    data = load_clicks(path, infer_schema(clicks_file, SchemaOverrides(labels=("clicked",))).schema)
     assert len(data.train) == (frame["split"] == "train").sum()
     assert data.test.labels["clicked"].tolist() == frame.filter(pl.col("split") == "test")["clicked"].to_list()

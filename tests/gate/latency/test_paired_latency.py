@@ -9,7 +9,7 @@ import pytest
 
 from recprune_export.gate.findings import Verdict
 from recprune_export.gate.latency import paired_latency
-from recprune_export.gate.latency.paired_latency import FEWEST_PROCESSES, Evidence, gather, judge_latency
+from recprune_export.gate.latency.paired_latency import MIN_PROCESSES, Evidence, collect_samples, compare_latency
 from recprune_export.progress import quiet
 from tests.gate.synthetic import synthetic
 
@@ -35,8 +35,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
 
 
 def verdict(ratio: float, seed: int, clock: Clock, seconds: float = 60.0, scatter: float = 0.01) -> Verdict:
-    evidence = gather(ticking(synthetic(ratio, scatter, seed), clock), [8], TOLERANCE, seconds)
-    (finding,) = judge_latency(evidence, TOLERANCE)
+    evidence = collect_samples(ticking(synthetic(ratio, scatter, seed), clock), [8], TOLERANCE, seconds)
+    (finding,) = compare_latency(evidence, TOLERANCE)
     return finding.verdict
 
 
@@ -71,12 +71,12 @@ def test_what_lies_at_the_limit_stays_open(clock: Clock) -> None:
 
 def test_what_is_faster_passes_at_once(clock: Clock) -> None:
     assert verdict(0.5, 0, clock) is Verdict.PASS
-    assert clock.now == FEWEST_PROCESSES
+    assert clock.now == MIN_PROCESSES
 
 
 def test_it_samples_more_only_what_is_open(clock: Clock) -> None:
     truths = {1: 1.0, 32: 1.05, 256: 1.5}
-    evidence = gather(ticking(synthetic(truths, scatter=0.01), clock), list(truths), TOLERANCE, 25.0)
+    evidence = collect_samples(ticking(synthetic(truths, scatter=0.01), clock), list(truths), TOLERANCE, 25.0)
     processes = {batch: len(of.log_ratios) for batch, of in evidence.items()}
     assert processes[1] < 15
     assert processes[256] < 15
@@ -86,11 +86,11 @@ def test_it_samples_more_only_what_is_open(clock: Clock) -> None:
 
 def test_the_time_limit_is_not_passed_but_by_the_first_processes(clock: Clock) -> None:
     verdict(1.05, 0, clock, seconds=0.0)
-    assert clock.now == FEWEST_PROCESSES
+    assert clock.now == MIN_PROCESSES
 
 
 def test_without_a_tolerance_nothing_is_decided(clock: Clock) -> None:
-    evidence = gather(ticking(synthetic(1.0), clock), [1], None, 12.0)
+    evidence = collect_samples(ticking(synthetic(1.0), clock), [1], None, 12.0)
     assert len(evidence[1].log_ratios) == 12
 
 
@@ -108,9 +108,9 @@ def test_both_orders_of_loading_are_used(clock: Clock, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(paired_latency, "call_fresh", fresh)
     artifact = _Artifact()
-    gather(paired_latency.sampler(artifact, artifact, artifact.signature, 1), [1], TOLERANCE, 0.0)  # type: ignore[arg-type]
-    assert [a["first"] for a in asked] == ["NEW", "BASE"] * (FEWEST_PROCESSES // 2)
-    assert len({a["seed"] for a in asked}) == FEWEST_PROCESSES
+    collect_samples(paired_latency.make_sampler(artifact, artifact, artifact.signature, 1), [1], TOLERANCE, 0.0)  # type: ignore[arg-type]
+    assert [a["first"] for a in asked] == ["NEW", "BASE"] * (MIN_PROCESSES // 2)
+    assert len({a["seed"] for a in asked}) == MIN_PROCESSES
 
 
 class _Artifact:
@@ -126,8 +126,8 @@ class _Artifact:
 
 
 def test_findings_say_by_how_much(clock: Clock) -> None:
-    evidence = gather(ticking(synthetic({1: 1.25, 8: 0.8}), clock), [1, 8], TOLERANCE, 60.0)
-    slow, fast = judge_latency(evidence, TOLERANCE)
+    evidence = collect_samples(ticking(synthetic({1: 1.25, 8: 0.8}), clock), [1, 8], TOLERANCE, 60.0)
+    slow, fast = compare_latency(evidence, TOLERANCE)
     assert (slow.gate, slow.verdict, fast.verdict) == ("latency, batch 1", Verdict.FAIL, Verdict.PASS)
     assert "% more time at batch 1" in slow.reason
     assert "% less time at batch 8" in fast.reason

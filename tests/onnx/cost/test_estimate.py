@@ -7,11 +7,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from recprune_export.onnx.cost.estimate import PRODUCT, Cost, cost_of, cost_of_file
+from recprune_export.onnx.cost.estimate import PRODUCT, Cost, estimate_cost, estimate_file_cost
 from recprune_export.onnx.cost.machine import REFERENCE, measure_machine
-from recprune_export.onnx.cost.operator_cost import Operator, Tensor, work_of
-from recprune_export.onnx.cost.weightless_model import fill_shapes, shapes_for, skeleton
-from recprune_export.onnx.runtime.in_memory import session_in_memory
+from recprune_export.onnx.cost.operator_cost import Operator, TensorSpec, compute_workload
+from recprune_export.onnx.cost.weightless_model import fill_shapes, infer_shapes, strip_weights
+from recprune_export.onnx.runtime.in_memory import make_in_memory_session
 from tests.onnx.graphs import floats, graph, numbers
 
 ROWS, DIM, UNITS = 100, 8, 16
@@ -26,7 +26,7 @@ def mlp() -> ir.Model:
 
 
 def cost(model: ir.Model, batch: int) -> Cost:
-    return cost_of(skeleton(model).model, batch)
+    return estimate_cost(strip_weights(model).model, batch)
 
 
 @pytest.mark.parametrize("batch", [1, 7])
@@ -70,21 +70,21 @@ def test_costs_grow_with_the_batch() -> None:
 def test_weights_apart_cost_the_same(tmp_path: Path) -> None:
     ir.save(mlp(), tmp_path / "inside.onnx")
     ir.save(mlp(), tmp_path / "outside.onnx", external_data="weights.bin")
-    inside, outside = (cost_of_file(tmp_path / f"{name}.onnx", 5) for name in ("inside", "outside"))
+    inside, outside = (estimate_file_cost(tmp_path / f"{name}.onnx", 5) for name in ("inside", "outside"))
     assert inside.to_dict() == outside.to_dict()
 
 
 def test_a_product_of_batches_is_many_products() -> None:
     text = "g (float[batch, 5, 4] x) => (float[batch, 5, 5] y) { t = Transpose<perm=[0, 2, 1]>(x) y = MatMul(x, t) }"
-    product = next(node.work for node in cost(graph(text), 6).nodes if node.operator == "MatMul")
+    product = next(node.workload for node in cost(graph(text), 6).nodes if node.operator == "MatMul")
     assert (product.operations, product.calls) == (6 * 5 * 5 * 4, 6)
 
 
 def test_what_makes_no_products_gets_no_credit_for_it() -> None:
     text = "g (float[batch, 4] x) => (float[batch, 4] y) { a = Selu(x) b = Transpose<perm=[1, 0]>(a) y = Reshape(b, four) }"
     for node in cost(graph(text, four=numbers(-1, 4)), 3).nodes:
-        assert node.work.calls == 0
-        assert node.estimate >= node.work.nodes * REFERENCE.node
+        assert node.workload.calls == 0
+        assert node.estimate >= node.workload.nodes * REFERENCE.node
 
 
 @pytest.mark.parametrize("batch", [1, 2, 9])
@@ -97,14 +97,14 @@ def test_every_product_of_a_batch_but_the_first_is_begun_anew(batch: int) -> Non
 def test_an_operator_nobody_knows_costs_its_traffic() -> None:
     text = "g (float[batch, 4] x) => (float[batch, 4] y) { y = Selu(x) }"
     (node,) = cost(graph(text), 3).nodes
-    assert (node.work.operations, node.work.activations) == (0, 2 * 3 * 4 * 4)
+    assert (node.workload.operations, node.workload.activations) == (0, 2 * 3 * 4 * 4)
 
 
 def test_shapes_that_nobody_knows_cost_nothing() -> None:
     from onnx import helper
 
     node = helper.make_node("Gemm", ["x", "w"], ["y"])
-    assert work_of(Operator(node, (None, Tensor((3, 4))), (Tensor((2, 4)),))).operations == 0
+    assert compute_workload(Operator(node, (None, TensorSpec((3, 4))), (TensorSpec((2, 4)),))).operations == 0
 
 
 def test_missing_shapes_are_found_as_terms_of_the_batch() -> None:
@@ -119,7 +119,7 @@ def test_missing_shapes_are_found_as_terms_of_the_batch() -> None:
     fill_shapes(model)
     shapes = {node.op_type: [str(size) for size in node.outputs[0].shape or ()] for node in model.graph}
     assert (shapes["Relu"], shapes["Transpose"]) == (["3*batch", "2"], ["2", "3*batch"])
-    assert shapes_for(skeleton(model).model, 4)["y"] == (12, 2)
+    assert infer_shapes(strip_weights(model).model, 4)["y"] == (12, 2)
 
 
 def test_the_floor_lies_below_what_is_measured() -> None:
@@ -128,13 +128,13 @@ def test_the_floor_lies_below_what_is_measured() -> None:
         "g (float[batch, 256] x) => (float[batch, 256] y) { a = Gemm<transB=1>(x, w, b) y = Relu(a) }",
         w=floats(256, 256), b=floats(256),
     )  # fmt: skip
-    request, run = [floats(64, 256)], session_in_memory(model)
+    request, run = [floats(64, 256)], make_in_memory_session(model)
     times = []
     for _ in range(30):
         start = time.perf_counter()
         run(request)
         times.append(time.perf_counter() - start)
-    floor = cost_of(skeleton(model).model, 64, machine).floor
+    floor = estimate_cost(strip_weights(model).model, 64, machine).floor
     assert 0.0 < floor < min(times)
 
 
@@ -150,7 +150,7 @@ def test_what_depends_on_the_file_alone_costs_nothing_at_a_request() -> None:
     text = "g (float[batch, 4] x) => (float[batch, 3] y) { ones = Cast<to=1>(bits) y = MatMul(x, ones) }"
     cast, product = cost(graph(text, bits=np.ones((4, 3), dtype=np.int8)), 5).nodes
     assert (cast.estimate, cast.floor) == (0.0, 0.0)
-    assert product.work.weights == 4 * 3 * 4
+    assert product.workload.weights == 4 * 3 * 4
 
 
 def test_a_sum_over_a_middle_axis_costs_by_the_rows_that_result() -> None:

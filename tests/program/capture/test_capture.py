@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from recprune_export.errors import CaptureError
 from recprune_export.program.capture.capture import capture
-from recprune_export.program.capture.export_module import plain_attention
+from recprune_export.program.capture.export_module import disable_attention_fastpath
 from tests.properties import check_any_plan, no_zeros, prunable
 
 
@@ -216,7 +216,7 @@ def test_a_batch_that_is_answered_in_pieces_is_captured_as_one(module: nn.Module
         ids = torch.arange(rows) % 20
         with torch.no_grad():
             torch.testing.assert_close(program.module(ids)[0], module(ids))
-    program.exported()
+    program.to_exported_program()
 
 
 def test_pieces_that_change_the_answer_are_refused() -> None:
@@ -258,6 +258,6 @@ def test_padding_in_the_example_is_no_reason_to_refuse_a_transformer(nested: boo
     module, history = Padded().eval(), torch.tensor([[1, 2, 3], [4, 0, 0], [0, 0, 0]])
     program = capture(module, (history,))
     answered = program({"history": history})["output"]
-    with plain_attention(), torch.no_grad():
+    with disable_attention_fastpath(), torch.no_grad():
         torch.testing.assert_close(answered, module(history))
     assert torch.isfinite(answered).all()

@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from recprune_export.errors import CaptureError
 from recprune_export.program.capture.capture import capture
-from recprune_export.program.capture.packed_sequences import padded_steps
+from recprune_export.program.capture.packed_sequences import pad_packed_sequences
 from tests.properties import check_any_plan, no_zeros, prunable
 
 KINDS = list(itertools.product((nn.GRU, nn.LSTM, nn.RNN), (1, 2), (False, True), (False, True)))
@@ -32,7 +32,7 @@ def test_outputs_and_last_states_are_those_of_packed_sequences(
 
     with torch.no_grad():
         before = answer()
-        with padded_steps():
+        with pad_packed_sequences():
             inside = answer()
         after = answer()
     for one, two, three in zip(before, inside, after, strict=True):

@@ -9,7 +9,7 @@ from torch import nn
 
 from recprune_export.errors import CaptureError, DataError, ModelFileError, RecpruneError, UsageError
 from recprune_export.program.capture.capture import capture
-from recprune_export.program.loading.detect import ModelKind, detect
+from recprune_export.program.loading.detect import ModelKind, detect_model_kind
 from recprune_export.program.loading.load_program import load_program
 
 
@@ -164,4 +164,4 @@ def test_a_program_with_a_baked_batch_is_refused(tmp_path: Path) -> None:
 
 def test_every_kind_has_words_of_its_own() -> None:
     assert len({kind.value for kind in ModelKind}) == len(ModelKind)
-    assert detect(Path("/no/such/file")) is ModelKind.MISSING
+    assert detect_model_kind(Path("/no/such/file")) is ModelKind.MISSING

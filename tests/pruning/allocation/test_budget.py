@@ -3,14 +3,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recprune_export.pruning.allocation.budget import LANES, Budget, Way, make_plan
-from recprune_export.pruning.allocation.parameter_counts import SizeModel
+from recprune_export.pruning.allocation.budget import LANES, AllocationStrategy, Budget, make_plan
+from recprune_export.pruning.allocation.parameter_counts import ParameterCounter
 from recprune_export.pruning.importance.ranking import Ranking, rank_by
 from tests.pruning.models import scorer
 
 PROGRAM = scorer()
 ANALYSIS = PROGRAM.analysis
-SIZES = SizeModel(PROGRAM)
+SIZES = ParameterCounter(PROGRAM)
 
 
 def scores(seed: int = 0) -> dict[str, torch.Tensor]:
@@ -24,16 +24,16 @@ def rankings(seed: int = 0) -> dict[str, Ranking]:
 
 @given(st.floats(0.0, 0.9), st.floats(0.0, 0.8), st.floats(0.0, 1.0), st.sampled_from(["loss", "uniform"]))
 @settings(max_examples=60, deadline=None)
-def test_both_parts_meet_their_share(tables: float, rest: float, share: float, way: Way) -> None:
+def test_both_parts_meet_their_share(tables: float, rest: float, share: float, way: AllocationStrategy) -> None:
     budget = Budget(tables, rest, share, share)
     plan = make_plan(PROGRAM, rankings(), budget, "random", way)
     dense, kept = SIZES.sizes(), SIZES.sizes(plan.removed(ANALYSIS))
-    assert kept.tables <= budget.limits(dense)["embedding"].most + 1e-6
-    assert kept.rest <= budget.limits(dense)["hidden"].most + 1e-6
+    assert kept.tables <= budget.limits(dense)["embedding"].maximum + 1e-6
+    assert kept.rest <= budget.limits(dense)["hidden"].maximum + 1e-6
 
 
 @pytest.mark.parametrize("way", ["loss", "uniform"])
-def test_one_channel_more_stays_where_that_is_nearer_and_zeros_can_make_up_for_it(way: Way) -> None:
+def test_one_channel_more_stays_where_that_is_nearer_and_zeros_can_make_up_for_it(way: AllocationStrategy) -> None:
     dense = SIZES.sizes().tables
 
     def kept(sparsity: float, share: float) -> float:

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from recprune_export.errors import PruningError
-from recprune_export.program.program import example_tensors
+from recprune_export.program.program import sample_request_tensors
 from recprune_export.pruning.apply.apply_plan import apply_plan
-from recprune_export.pruning.apply.masking import DoublePrecision, masked
+from recprune_export.pruning.apply.masking import Float64Interpreter, make_mask
 from recprune_export.pruning.apply.soundness import check_soundness
 from tests.properties import half_plan, random_plan
 from tests.pruning.models import scorer
@@ -40,8 +40,8 @@ def test_a_rewrite_for_another_plan_is_found() -> None:
 def test_what_is_masked_is_zero_where_channels_go_and_nowhere_else() -> None:
     before = {name: p.detach().clone() for name, p in PROGRAM.parameters().items()}
     plan = half_plan(ANALYSIS)
-    original = DoublePrecision(PROGRAM, masked(ANALYSIS, plan.removed(ANALYSIS)), keep_values=True)
-    original(*example_tensors(PROGRAM.signature, batch=4))
+    original = Float64Interpreter(PROGRAM, make_mask(ANALYSIS, plan.removed(ANALYSIS)), keep_values=True)
+    original(*sample_request_tensors(PROGRAM.signature, batch=4))
     values = {n.name: original.values[n.name] for n in PROGRAM.module.graph.nodes if n.op == "get_attr"}
     zeros = {str(n.target): int((values[n.name] == 0).sum()) for n in PROGRAM.module.graph.nodes if n.name in values}
     assert (zeros["mlp.0.bias"], zeros["mlp.4.bias"]) == (12, 0)

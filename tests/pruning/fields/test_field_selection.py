@@ -14,19 +14,19 @@ from recprune_export.errors import PruningError, UsageError
 from recprune_export.onnx.export import export_onnx
 from recprune_export.onnx.runtime.session import make_session, run
 from recprune_export.program.capture.capture import capture
-from recprune_export.program.program import Program, example_tensors
-from recprune_export.program.random_requests import draw_request
-from recprune_export.pruning.allocation.parameter_counts import SizeModel
+from recprune_export.program.program import Program, sample_request_tensors
+from recprune_export.program.random_requests import sample_request
+from recprune_export.pruning.allocation.parameter_counts import ParameterCounter
 from recprune_export.pruning.apply.apply_plan import apply_plan
-from recprune_export.pruning.apply.masking import DoublePrecision, masked
+from recprune_export.pruning.apply.masking import Float64Interpreter, make_mask
 from recprune_export.pruning.apply.soundness import check_soundness
 from recprune_export.pruning.fields.field_selection import (
+    explain_field_refusal,
     field_channels,
+    make_field_plan,
     remove_fields,
     select_fields,
-    why_not,
     with_fields,
-    without,
 )
 from recprune_export.pruning.plan import FieldPlan
 from tests.properties import no_zeros
@@ -121,7 +121,7 @@ def _field_names(program: Program) -> list[str]:
 
 
 def _draw(program: Program, rows: int, seed: int) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(value) for name, value in draw_request(program.signature, rows, seed).items()}
+    return {name: torch.from_numpy(value) for name, value in sample_request(program.signature, rows, seed).items()}
 
 
 def _otherwise(program: Program, request: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
@@ -129,7 +129,7 @@ def _otherwise(program: Program, request: Mapping[str, Tensor], names: Collectio
     fields = with_fields(program).analysis.fields
     assert fields is not None
     changed, drawn = {name: value.clone() for name, value in request.items()}, _draw(program, 7, seed=9)
-    for field in (f for f in fields.each if f.name in names):
+    for field in (f for f in fields.ordered if f.name in names):
         columns = slice(None) if field.columns is None else list(field.columns)
         changed[field.input].reshape(7, -1)[:, columns] = drawn[field.input].reshape(7, -1)[:, columns]
     return changed
@@ -139,13 +139,13 @@ def _check_removal(program: Program, names: Sequence[str]) -> Program | None:
     """Assert that a set of fields goes soundly, or is refused; return what is left."""
     program = with_fields(program, names)
     analysis = program.analysis
-    if why_not(analysis, names) is not None:
+    if explain_field_refusal(analysis, names) is not None:
         return None
-    plan = without(analysis, names)
+    plan = make_field_plan(analysis, names)
     pruned = apply_plan(program, plan)
     soundness = check_soundness(program, plan, pruned)
     assert soundness.error <= soundness.tolerance
-    expected = SizeModel(program).sizes(plan.removed(analysis))
+    expected = ParameterCounter(program).sizes(plan.removed(analysis))
     assert sum(p.numel() for p in pruned.parameters().values()) == expected.tables + expected.rest
     request = _draw(program, 7, seed=1)
     other = _otherwise(program, request, names)
@@ -157,11 +157,11 @@ def _check_removal(program: Program, names: Sequence[str]) -> Program | None:
 
 def _check_that_what_goes_whole_is_zero(program: Program) -> None:
     analysis = with_fields(program).analysis
-    request = example_tensors(program.signature, batch=3)
+    request = sample_request_tensors(program.signature, batch=3)
     for channel in field_channels(analysis):
-        original = DoublePrecision(program, masked(analysis, frozenset((channel.identity,))), keep_values=True)
+        original = Float64Interpreter(program, make_mask(analysis, frozenset((channel.identity,))), keep_values=True)
         original(*request)
-        gone = {name for name, channels in analysis.gone_with.items() if channel.identity in channels}
+        gone = {name for name, channels in analysis.removed_entirely_by.items() if channel.identity in channels}
         assert gone
         assert not any(bool(original.values[name].any()) for name in gone if name in original.values)
 

@@ -4,20 +4,20 @@ from itertools import pairwise, permutations
 import pytest
 import torch
 
-from recprune_export.pruning.importance.scores.names import NAMES
-from recprune_export.pruning.importance.sensitivity import SHARES, Sensitivity, sensitivity, spearman
+from recprune_export.pruning.importance.scores.names import SCORE_DESCRIPTIONS
+from recprune_export.pruning.importance.sensitivity import SHARES, Sensitivity, measure_sensitivity, spearman
 from tests.pruning.importance.scores.inputs import HIDDEN, inputs
 
 
 @pytest.fixture(scope="module")
 def found() -> Sensitivity:
-    return sensitivity(inputs())
+    return measure_sensitivity(inputs())
 
 
 def test_every_group_has_every_score(found: Sensitivity) -> None:
     assert [(g.group, g.width) for g in found.groups] == [(g.name, g.width) for g in inputs().program.analysis.groups]
     for group in found.groups:
-        assert set(group.quantiles) == set(NAMES)
+        assert set(group.quantiles) == set(SCORE_DESCRIPTIONS)
         for quantiles in group.quantiles.values():
             assert all(1.0 >= one >= other >= 0.0 for one, other in pairwise(quantiles))
             assert quantiles[0] == 1.0
@@ -25,9 +25,9 @@ def test_every_group_has_every_score(found: Sensitivity) -> None:
 
 def test_less_width_never_loses_less(found: Sensitivity) -> None:
     for group in found.groups:
-        lost = [group.lost(share) for share in SHARES]
+        lost = [group.relative_loss(share) for share in SHARES]
         assert 0.0 <= lost[0] <= lost[1] <= lost[2] <= 1.0
-        assert group.kept(2) == group.width // 2
+        assert group.width_at(2) == group.width // 2
 
 
 def test_agreement_is_symmetric_and_bounded(found: Sensitivity) -> None:
@@ -56,4 +56,4 @@ def test_spearman_is_the_correlation_of_ranks(order: tuple[int, ...]) -> None:
 def test_it_is_plain_json(found: Sensitivity) -> None:
     values = json.loads(json.dumps(found.to_dict()))
     assert values["groups"][0]["lost"]["1/2"]["width"] == 8
-    assert set(values["groups"][0]["scores"]) == set(NAMES)
+    assert set(values["groups"][0]["scores"]) == set(SCORE_DESCRIPTIONS)

@@ -11,8 +11,8 @@ from recprune_export.program.capture.capture import capture
 from recprune_export.program.program import Program
 from recprune_export.pruning.apply.apply_plan import apply_plan
 from recprune_export.pruning.plan import GroupPlan, Plan
-from recprune_export.pruning.reconstruction.batch_norm import Refitted
-from recprune_export.pruning.reconstruction.least_squares import refit
+from recprune_export.pruning.reconstruction.batch_norm import LayerReconstruction
+from recprune_export.pruning.reconstruction.least_squares import reconstruct_layers
 from recprune_export.pruning.statistics.moments import Batch
 from recprune_export.recommenders.catalogue import RECOMMENDERS
 from tests.properties import no_zeros, random_plan
@@ -20,11 +20,12 @@ from tests.recommenders.test_recommenders import make, spec_of
 
 
 def batches_of(program: Program, count: int = 8, rows: int = 128) -> list[Batch]:
-    from recprune_export.program.program import example_tensors
+    from recprune_export.program.program import sample_request_tensors
 
     names = [i.name for i in program.signature.inputs]
     return [
-        (dict(zip(names, example_tensors(program.signature, rows, seed), strict=True)), {}) for seed in range(count)
+        (dict(zip(names, sample_request_tensors(program.signature, rows, seed), strict=True)), {})
+        for seed in range(count)
     ]
 
 
@@ -34,9 +35,11 @@ def error(dense: Program, pruned: Program, request: Mapping[str, Tensor]) -> flo
     return sum(float((one[name] - other[name]).square().mean()) for name in one)
 
 
-def refitted(program: Program, plan: Plan, analysis: Analysis) -> tuple[Program, Program, tuple[Refitted, ...]]:
+def refitted(
+    program: Program, plan: Plan, analysis: Analysis
+) -> tuple[Program, Program, tuple[LayerReconstruction, ...]]:
     plain, student = (apply_plan(program, plan) for _ in range(2))
-    return plain, student, refit(program, plan, student, batches_of(program))
+    return plain, student, reconstruct_layers(program, plan, student, batches_of(program))
 
 
 @pytest.mark.parametrize("name", sorted(RECOMMENDERS))

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recprune_export.pipeline.compress import drawn_requests
-from recprune_export.pipeline.planning import decide
-from recprune_export.pipeline.prune import rotate
+from recprune_export.pipeline.compress import make_sampled_task
+from recprune_export.pipeline.planning import plan_pruning
+from recprune_export.pipeline.prune import rotate_channels
 from recprune_export.program.capture.capture import capture
 from recprune_export.pruning.rotation.bases import balanced_basis, orthogonal_basis
 from recprune_export.pruning.statistics.moments import Moments
@@ -74,9 +74,9 @@ def test_degenerate_tables_are_rotated_without_a_change_of_the_answers(sparsity:
     torch.manual_seed(0)
     program = capture(Degenerate().eval(), (torch.arange(3), torch.arange(3)))
     settings = Settings(sparsity=sparsity, epochs=0, batch_size=256)
-    plan = decide(program, settings, drawn_requests(program, settings))
+    plan = plan_pruning(program, settings, make_sampled_task(program, settings))
     assert plan.transforms
-    rotate(program, plan)  # compares the answers, and raises where they differ
+    rotate_channels(program, plan)  # compares the answers, and raises where they differ
 
 
 def test_a_group_that_is_put_out_on_the_other_side_alone_has_a_basis_that_can_be_undone() -> None:

@@ -8,8 +8,8 @@ from recprune_export.errors import PruningError
 from recprune_export.program.capture.capture import capture
 from recprune_export.program.program import Program
 from recprune_export.pruning.rotation.apply_transforms import apply_transforms
-from recprune_export.pruning.rotation.eligibility import Rotatable, find_rotatable
-from recprune_export.pruning.rotation.projections import find_loosening, loosen
+from recprune_export.pruning.rotation.eligibility import RotatableGroup, find_rotatable_groups
+from recprune_export.pruning.rotation.projections import insert_projections, plan_projections
 from recprune_export.pruning.rotation.transform import Transform
 from recprune_export.recommenders.catalogue import RECOMMENDERS
 from tests.properties import no_zeros
@@ -24,10 +24,10 @@ def random_transform(width: int, orthogonal: bool, seed: int = 0) -> Transform:
     return Transform(q if orthogonal else q * stretch @ torch.linalg.qr(matrix.T).Q)
 
 
-def rotated(program: Program) -> dict[str, Rotatable]:
+def rotated(program: Program) -> dict[str, RotatableGroup]:
     """Assert that transforming every rotatable group changes nothing (`apply_transforms` compares), and return those."""
     analysis = program.analysis
-    legal = find_rotatable(program).rotatable
+    legal = find_rotatable_groups(program).rotatable
     transforms = {n: random_transform(analysis.group(n).width, r.orthogonal) for n, r in legal.items()}
     after = apply_transforms(program, legal, transforms)
     for name in legal:
@@ -45,7 +45,7 @@ def test_rotations_change_no_answer_of_a_recommender(name: str) -> None:
 def test_loosened_recommenders_answer_alike_and_can_be_rotated(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recprune_export.pruning.rotation.projections.WORTH", 0)  # the tables of tests are small
     program = capture(make(name), (spec_of(name).example_request(),))
-    loose = loosen(program, find_loosening(program))
+    loose = insert_projections(program, plan_projections(program))
     legal = rotated(loose)
     tables = {t for t in loose.analysis.tables if t.endswith("weight") and loose.parameters()[t].shape[1] > 1}
     assert tables <= {tensor for r in legal.values() for tensor, _ in r.sides}
@@ -108,7 +108,7 @@ def test_what_is_linear_or_an_inner_product_rotates(combine: str, orthogonal: se
 def test_what_treats_channels_one_by_one_does_not(combine: str) -> None:
     program = capture(no_zeros(Tables(combine)), (torch.zeros(3, 2, dtype=torch.int64),))
     analysis = program.analysis
-    found = find_rotatable(program)
+    found = find_rotatable_groups(program)
     touched = {"a.weight"} if combine == "gain" else {"a.weight", "b.weight"}
     assert not touched & {t for r in found.rotatable.values() for t, _ in r.sides}
     assert all(found.reasons[g.name] for g in analysis.groups if g.name not in found.rotatable)
@@ -131,7 +131,7 @@ def test_a_transform_that_is_not_allowed_is_refused() -> None:
 def test_a_transform_that_changes_the_answers_is_found_out() -> None:
     """A stretch is no transform of a group whose two sides are one table."""
     program = capture(no_zeros(Tables("fm")), (torch.zeros(3, 2, dtype=torch.int64),))
-    legal = find_rotatable(program).rotatable
+    legal = find_rotatable_groups(program).rotatable
     ((name, own),) = legal.items()
     assert own.orthogonal
     with pytest.raises(PruningError, match="changed the answers"):
@@ -157,7 +157,7 @@ def test_no_matrix_is_put_where_an_axis_holds_the_channels_of_others_too() -> No
     analysis = program.analysis
     (group,) = [g for g in analysis.groups if g.kind == "embedding" and g.width < 8 and len(g.axes()) > 1]
     assert group.width == 6
-    loose = loosen(program, find_loosening(program))
+    loose = insert_projections(program, plan_projections(program))
     request = torch.randint(200, (5, 4))
     torch.testing.assert_close(loose.module(request)[0], program.module(request)[0])
 
@@ -176,7 +176,7 @@ class ByIndex(nn.Module):
 
 def test_rows_that_an_index_takes_rotate() -> None:
     program = capture(no_zeros(ByIndex()), (torch.tensor([1, 2, 3]),))
-    legal = find_rotatable(program).rotatable
+    legal = find_rotatable_groups(program).rotatable
     assert {"table", "images"} <= {tensor for r in legal.values() for tensor, _ in r.sides}
     assert all(r.sources for r in legal.values())
     transforms = {n: random_transform(6, r.orthogonal) for n, r in legal.items()}
@@ -199,7 +199,7 @@ class Coarse(nn.Module):
 def test_what_is_stored_in_few_bits_does_not_rotate() -> None:
     program = capture(no_zeros(Coarse()), (torch.tensor([1, 2, 3]),))
     analysis = program.analysis
-    found = find_rotatable(program)
+    found = find_rotatable_groups(program)
     assert not found.rotatable
     assert "too few bits" in found.reasons[analysis.groups[0].name]
 
@@ -217,6 +217,6 @@ class Learned(nn.Module):
 
 def test_every_group_that_rotates_has_a_place_where_it_is_looked_at() -> None:
     program = capture(no_zeros(Learned()), (torch.tensor([1, 2, 3]),))
-    legal = find_rotatable(program).rotatable
+    legal = find_rotatable_groups(program).rotatable
     assert legal
     assert all(r.sources for r in legal.values())

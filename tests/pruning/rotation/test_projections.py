@@ -5,14 +5,14 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.errors import PruningError
-from recprune_export.pipeline.compress import drawn_requests
-from recprune_export.pipeline.planning import decide
-from recprune_export.pipeline.prune import rotate
+from recprune_export.pipeline.compress import make_sampled_task
+from recprune_export.pipeline.planning import plan_pruning
+from recprune_export.pipeline.prune import rotate_channels
 from recprune_export.program.capture.capture import capture
 from recprune_export.program.program import Program
 from recprune_export.pruning.apply.apply_plan import apply_plan
 from recprune_export.pruning.apply.soundness import check_soundness
-from recprune_export.pruning.rotation.projections import find_loosening, loosen
+from recprune_export.pruning.rotation.projections import insert_projections, plan_projections
 from recprune_export.settings import Settings
 from tests.properties import no_zeros
 
@@ -45,8 +45,8 @@ def test_tables_that_are_read_as_a_whole_are_narrowed_behind_a_matrix(how: str) 
     program = program_of(how)
     assert not any(group.kind == "embedding" for group in program.analysis.groups)
     settings = Settings(sparsity=0.5, structured_share=1.0)
-    plan = decide(program, settings, drawn_requests(program, settings))
-    loose = rotate(program, plan)
+    plan = plan_pruning(program, settings, make_sampled_task(program, settings))
+    loose = rotate_channels(program, plan)
     pruned = apply_plan(loose, plan)
     soundness = check_soundness(loose, plan, pruned)
     assert soundness.error <= soundness.tolerance
@@ -59,16 +59,18 @@ def test_tables_that_are_read_as_a_whole_are_narrowed_behind_a_matrix(how: str) 
 @pytest.mark.parametrize("how", ["sorted", "transformed", "returned"])
 def test_the_matrices_change_no_answer(how: str) -> None:
     program = program_of(how)
-    loosening = find_loosening(program)
-    assert {cut.width for cut in loosening.cuts} == {DIM}
+    loosening = plan_projections(program)
+    assert {cut.width for cut in loosening.projections} == {DIM}
     ids = torch.arange(9)
-    for one, other in zip(program.module(ids, ids), loosen(program, loosening).module(ids, ids), strict=True):
+    for one, other in zip(
+        program.module(ids, ids), insert_projections(program, loosening).module(ids, ids), strict=True
+    ):
         torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-6)
 
 
 def test_a_table_no_larger_than_its_matrix_stays_and_is_refused_with_the_reason() -> None:
     program = program_of("sorted", rows=DIM)
-    assert not find_loosening(program)
+    assert not plan_projections(program)
     settings = Settings(sparsity=0.5)
     with pytest.raises(PruningError, match="it is put in order"):
-        decide(program, settings, drawn_requests(program, settings))
+        plan_pruning(program, settings, make_sampled_task(program, settings))

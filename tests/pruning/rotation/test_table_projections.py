@@ -5,16 +5,20 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.errors import PruningError
-from recprune_export.pipeline.compress import drawn_requests
-from recprune_export.pipeline.planning import decide
-from recprune_export.pipeline.prune import rotate
+from recprune_export.pipeline.compress import make_sampled_task
+from recprune_export.pipeline.planning import plan_pruning
+from recprune_export.pipeline.prune import rotate_channels
 from recprune_export.program.capture.capture import capture
-from recprune_export.program.program import Program, example_tensors
+from recprune_export.program.program import Program, sample_request_tensors
 from recprune_export.pruning.apply.apply_plan import apply_plan
 from recprune_export.pruning.apply.soundness import check_soundness
 from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.rotation import table_projections as module
-from recprune_export.pruning.rotation.table_projections import Space, find_spaces, insert_spaces
+from recprune_export.pruning.rotation.table_projections import (
+    PerTableProjection,
+    find_per_table_projections,
+    insert_per_table_projections,
+)
 from recprune_export.recommenders.catalogue import RECOMMENDERS
 from recprune_export.settings import Settings
 from tests.properties import no_zeros
@@ -54,18 +58,18 @@ def machine(dim: int = 6) -> Program:
     return capture(no_zeros(Machine(dim)), (torch.stack([torch.arange(4)] * 3, 1),))
 
 
-def spaced(program: Program) -> tuple[tuple[Space, ...], Program]:
-    found = find_spaces(program)
-    return found, insert_spaces(program, found)
+def spaced(program: Program) -> tuple[tuple[PerTableProjection, ...], Program]:
+    found = find_per_table_projections(program)
+    return found, insert_per_table_projections(program, found)
 
 
 @pytest.mark.parametrize("name", sorted(RECOMMENDERS))
 def test_spaces_change_no_answer_of_a_recommender(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WORTH", 0)  # the tables of tests are small
+    monkeypatch.setattr(module, "MIN_ROWS_PER_DIMENSION", 0)  # the tables of tests are small
     program = capture(make(name), (spec_of(name).example_request(),))
     found, after = spaced(program)
     assert found or name == "sasrec"  # whose items are read as scores as well
-    tensors = example_tensors(program.signature, 9)
+    tensors = sample_request_tensors(program.signature, 9)
     program.set_training(False)
     after.set_training(False)
     for one, other in zip(program.module(*tensors), after.module(*tensors), strict=True):
@@ -95,12 +99,12 @@ def test_a_table_that_is_read_twice_stays() -> None:
 
 def test_a_second_time_nothing_is_left_to_do() -> None:
     _, after = spaced(machine())
-    assert find_spaces(after) == ()
+    assert find_per_table_projections(after) == ()
 
 
 def test_a_space_of_another_model_is_refused() -> None:
     with pytest.raises(PruningError, match="'elsewhere'"):
-        insert_spaces(machine(), (Space(("elsewhere",)),))
+        insert_per_table_projections(machine(), (PerTableProjection(("elsewhere",)),))
 
 
 def test_a_plan_gives_each_field_its_width_is_kept_as_json_and_is_sound() -> None:
@@ -111,14 +115,14 @@ def test_a_plan_gives_each_field_its_width_is_kept_as_json_and_is_sound() -> Non
             table.weight.copy_(torch.randn(len(table.weight), rank) @ torch.randn(rank, 8))
     program = capture(model, (torch.stack([torch.arange(4)] * 3, 1),))
     settings = Settings(sparsity=0.5, hidden_sparsity=0.1)
-    plan = decide(program, settings, drawn_requests(program, settings))
-    assert len(plan.loosening.spaces) == 2
+    plan = plan_pruning(program, settings, make_sampled_task(program, settings))
+    assert len(plan.projection_plan.per_table_projections) == 2
     assert Plan.from_dict(plan.to_dict()) == plan
-    loose = rotate(program, plan)
+    loose = rotate_channels(program, plan)
     small = apply_plan(loose, plan)
     check_soundness(loose, plan, small)
     widths = {p.shape[0]: p.shape[1] for name, p in small.parameters().items() if name in small.analysis.tables}
     assert widths[200] > widths[100]
-    again = rotate(program, plan)
+    again = rotate_channels(program, plan)
     other = apply_plan(again, plan)
     assert all(torch.equal(p, other.parameters()[name]) for name, p in small.parameters().items())

@@ -6,17 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from recprune_export.onnx.counts import nonzero_nibbles
+from recprune_export.onnx.counts import count_nonzero_nibbles
 from recprune_export.quantization.formats.arithmetic import (
-    NIBBLE,
-    WEIGHT,
-    activation_range,
-    affine,
-    by_dimension,
-    by_output,
-    by_row,
+    INT4_MAX,
+    INT7_MAX,
+    choose_activation_range,
+    compute_scale_zero_point,
     pack_halves,
-    pack_neighbours,
+    pack_neighbors,
+    quantize_by_dimension,
+    quantize_by_output,
+    quantize_by_row,
 )
 
 SIZES = st.tuples(st.integers(1, 7), st.integers(1, 9))
@@ -24,9 +24,9 @@ TABLES = hnp.arrays(np.float32, SIZES, elements=st.floats(-1e6, 1e6, width=32))
 ROUNDING = 1 + 1e-6  # of the arithmetic in float32 itself
 
 
-@given(TABLES, st.sampled_from([127, NIBBLE]))
+@given(TABLES, st.sampled_from([127, INT4_MAX]))
 def test_a_row_is_off_by_half_of_its_scale_at_most(table: np.ndarray, largest: int) -> None:
-    integers, scales = by_row(table, largest)
+    integers, scales = quantize_by_row(table, largest)
     assert integers.dtype == np.int8
     assert scales.shape == (len(table), 1)
     wrong = np.abs(integers * scales.astype(np.float64) - table)
@@ -35,7 +35,7 @@ def test_a_row_is_off_by_half_of_its_scale_at_most(table: np.ndarray, largest: i
 
 @given(TABLES)
 def test_a_dimension_is_off_by_half_of_its_scale_at_most(table: np.ndarray) -> None:
-    integers, scales = by_dimension(table)
+    integers, scales = quantize_by_dimension(table)
     assert scales.shape == (table.shape[1],)
     wrong = np.abs(integers * scales.astype(np.float64) - table)
     assert (wrong <= scales / 2 * ROUNDING + np.abs(table) * 2**-22).all()
@@ -44,39 +44,39 @@ def test_a_dimension_is_off_by_half_of_its_scale_at_most(table: np.ndarray) -> N
 @given(TABLES)
 def test_zeros_stay_zeros(table: np.ndarray) -> None:
     table[np.random.default_rng(0).random(table.shape) < 0.5] = 0.0
-    for quantise in (by_row, by_dimension, by_output):
+    for quantise in (quantize_by_row, quantize_by_dimension, quantize_by_output):
         integers, _ = quantise(table)
         assert not integers[table == 0.0].any()
 
 
 @given(TABLES)
 def test_pairs_of_products_fit_into_16_bits(matrix: np.ndarray) -> None:
-    integers, _ = by_output(matrix)
+    integers, _ = quantize_by_output(matrix)
     assert 2 * 255 * int(np.abs(integers).max()) <= np.iinfo(np.int16).max
-    assert np.abs(integers).max() <= WEIGHT
+    assert np.abs(integers).max() <= INT7_MAX
 
 
 @given(hnp.arrays(np.int8, SIZES, elements=st.integers(-7, 7)))
 def test_what_is_packed_can_be_taken_apart(integers: np.ndarray) -> None:
     dimensions = integers.shape[1]
-    halves, neighbours = pack_halves(integers), pack_neighbours(integers)
+    halves, neighbours = pack_halves(integers), pack_neighbors(integers)
     low, high = (half.astype(int) - 8 for half in (halves & 15, halves >> 4))
     assert np.array_equal(np.concatenate([low, high], axis=1)[:, :dimensions], integers)
     low, high = (half.astype(int) - 8 for half in (neighbours & 15, neighbours >> 4))
     assert np.array_equal(np.stack([low, high], axis=2).reshape(len(integers), -1)[:, :dimensions], integers)
-    assert nonzero_nibbles(halves) == nonzero_nibbles(neighbours) == np.count_nonzero(integers)
+    assert count_nonzero_nibbles(halves) == count_nonzero_nibbles(neighbours) == np.count_nonzero(integers)
 
 
 def test_what_a_relu_gives_has_its_zero_at_the_end() -> None:
-    scale, zero = activation_range(np.array([0.0, 1.0, 2.0], dtype=np.float32))
+    scale, zero = choose_activation_range(np.array([0.0, 1.0, 2.0], dtype=np.float32))
     assert zero == 0
     assert float(scale) == pytest.approx(2 / 255)
 
 
 def test_far_out_values_are_clipped_for_the_sake_of_all_others() -> None:
     values = np.random.default_rng(0).normal(size=100_000).astype(np.float32) ** 3
-    whole = affine(float(values.min()), float(values.max()))
-    chosen = activation_range(values)
+    whole = compute_scale_zero_point(float(values.min()), float(values.max()))
+    chosen = choose_activation_range(values)
     assert chosen[0] < whole[0]
     assert error(values, *chosen) < error(values, *whole)
 
@@ -88,6 +88,6 @@ def error(values: np.ndarray, scale: np.float32, zero: np.uint8) -> float:
 
 @pytest.mark.parametrize("values", [np.zeros(4, np.float32), np.zeros(0, np.float32)])
 def test_nothing_but_zeros_has_a_scale(values: np.ndarray) -> None:
-    scale, zero = activation_range(values)
+    scale, zero = choose_activation_range(values)
     assert scale > 0
     assert zero == 0

@@ -7,31 +7,31 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from recprune_export.onnx.cost.weightless_model import shapes_for, skeleton
-from recprune_export.onnx.counts import count, parts_of
-from recprune_export.quantization.apply_quantization import quantised
-from recprune_export.quantization.candidates import candidates_of
-from recprune_export.quantization.choose_formats import decide
+from recprune_export.onnx.cost.weightless_model import infer_shapes, strip_weights
+from recprune_export.onnx.counts import count, count_weights
+from recprune_export.quantization.apply_quantization import quantize_weights
+from recprune_export.quantization.candidates import find_candidates
+from recprune_export.quantization.choose_formats import choose_formats
 from recprune_export.quantization.formats import quantized_tables
-from recprune_export.quantization.formats.arithmetic import NIBBLE, WEIGHT, by_row
-from recprune_export.quantization.observers import Arrays, answers_of, observe
-from recprune_export.quantization.quality_loss import Loss
+from recprune_export.quantization.formats.arithmetic import INT4_MAX, INT7_MAX, quantize_by_row
+from recprune_export.quantization.observers import Arrays, make_graph_function, observe
+from recprune_export.quantization.quality_loss import QualityLoss
 from recprune_export.quantization.quantization_plan import (
-    BY_ROW,
-    BY_ROW_DYNAMIC,
-    BY_ROW_STATIC,
-    FOUR_BITS,
-    FOUR_BITS_DYNAMIC,
-    FOUR_BITS_STATIC,
-    HALF,
-    PLAIN,
-    STATIC,
-    Choice,
+    FP16,
+    FP32,
+    INT4_BY_ROW,
+    INT4_BY_ROW_DYNAMIC,
+    INT4_BY_ROW_STATIC,
+    INT8_BY_ROW,
+    INT8_BY_ROW_DYNAMIC,
+    INT8_BY_ROW_STATIC,
+    INT8_STATIC,
     Mode,
+    WeightChoice,
 )
-from recprune_export.quantization.quantize import quantise
-from recprune_export.quantization.timing import Stopwatch, Times, part_of, take_times
-from recprune_export.validation.latency.request_cycle import Rotations
+from recprune_export.quantization.quantize import quantize
+from recprune_export.quantization.timing import Stopwatch, Times, extract_subgraph, measure_times
+from recprune_export.validation.latency.request_cycle import RequestCycles
 from tests.onnx.graphs import floats, graph, numbers, operators
 from tests.quantization.times import favouring
 
@@ -56,8 +56,13 @@ OF_LOOKUPS = """g (int64[batch] ids) => (float[batch, 300] y) {
     t = Transpose(table)
     y = MatMul(e, t)
 }"""
-IN_FLOATS = {HALF: 2**-10, BY_ROW: 1e-6, FOUR_BITS: 1e-6}
-IN_INTEGERS = {BY_ROW_STATIC: WEIGHT, BY_ROW_DYNAMIC: WEIGHT, FOUR_BITS_STATIC: NIBBLE, FOUR_BITS_DYNAMIC: NIBBLE}
+IN_FLOATS = {FP16: 2**-10, INT8_BY_ROW: 1e-6, INT4_BY_ROW: 1e-6}
+IN_INTEGERS = {
+    INT8_BY_ROW_STATIC: INT7_MAX,
+    INT8_BY_ROW_DYNAMIC: INT7_MAX,
+    INT4_BY_ROW_STATIC: INT4_MAX,
+    INT4_BY_ROW_DYNAMIC: INT4_MAX,
+}
 FORMS = [*IN_FLOATS, *IN_INTEGERS]
 
 
@@ -83,14 +88,14 @@ def request(text: str, batch: int = 40) -> Arrays:
 
 def in_form(text: str, form: str) -> ir.Model:
     seen = observe(model(text), ["e" if text is OF_LOOKUPS else "x"], [request(text)])
-    return quantised(model(text), {"table": form}, seen)
+    return quantize_weights(model(text), {"table": form}, seen)
 
 
 def stored(form: str) -> np.ndarray:
     """The numbers that the file of a form stands for."""
-    if form == HALF:
+    if form == FP16:
         return table().astype(np.float16).astype(np.float32)
-    integers, scales = by_row(table(), IN_INTEGERS.get(form, NIBBLE if form == FOUR_BITS else 127))
+    integers, scales = quantize_by_row(table(), IN_INTEGERS.get(form, INT4_MAX if form == INT4_BY_ROW else 127))
     return integers * scales
 
 
@@ -98,7 +103,7 @@ def stored(form: str) -> np.ndarray:
 @pytest.mark.parametrize("text", [GEMM, TRANSPOSED, OF_LISTS])
 def test_lookups_and_products_read_the_same_numbers(text: str, form: str) -> None:
     asked = request(text)
-    found = answers_of(in_form(text, form))(asked)
+    found = make_graph_function(in_form(text, form))(asked)
     assert np.allclose(found["e"], stored(form)[asked["ids"]], rtol=1e-6, atol=0)
     wanted = asked["x"] @ stored(form).T + (0.0 if text is TRANSPOSED else floats(ROWS, seed=4))
     off = np.abs(found["y"] - wanted).max() / np.abs(wanted).max()
@@ -116,12 +121,14 @@ def test_the_file_holds_the_table_once(form: str) -> None:
         assert large[0].dtype != ir.DataType.FLOAT
         bias = 0 if text is TRANSPOSED else 4 * ROWS
         held = sum(array.nbytes for array in arrays) - bias
-        assert abs(held - quantized_tables.bytes_of(candidates_of(model(text)).tables["table"], form)[1]) < 40
+        assert (
+            abs(held - quantized_tables.count_table_bytes(find_candidates(model(text)).tables["table"], form)[1]) < 40
+        )
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_counts_are_those_of_the_table_in_fp32(form: str) -> None:
-    before, after = parts_of(model(GEMM)), parts_of(in_form(GEMM, form))
+    before, after = count_weights(model(GEMM)), count_weights(in_form(GEMM, form))
     assert after.tables.parameters == before.tables.parameters == ROWS * DIMENSIONS
     assert 0.8 * before.tables.nonzero < after.tables.nonzero <= before.tables.nonzero
     assert after.rest == before.rest
@@ -132,27 +139,27 @@ def test_operations_and_shapes_are_known(form: str, tmp_path: Path) -> None:
     result = in_form(OF_LISTS, form)
     ir.save(result, tmp_path / "model.onnx")
     assert count(tmp_path / "model.onnx").operations == 3 * ROWS * DIMENSIONS
-    assert shapes_for(skeleton(result).model, 7)["y"] == (7, 3, ROWS)
+    assert infer_shapes(strip_weights(result).model, 7)["y"] == (7, 3, ROWS)
 
 
 def test_answers_of_static_products_do_not_depend_on_other_rows() -> None:
-    for form in (BY_ROW_STATIC, FOUR_BITS_STATIC):
-        answer, asked = answers_of(in_form(GEMM, form)), request(GEMM)
+    for form in (INT8_BY_ROW_STATIC, INT4_BY_ROW_STATIC):
+        answer, asked = make_graph_function(in_form(GEMM, form)), request(GEMM)
         alone = answer({name: values[:1] for name, values in asked.items()})["y"]
         asked["x"][1] *= 100.0
         assert np.allclose(answer(asked)["y"][0], alone[0], rtol=1e-6)
 
 
 def test_products_of_integers_are_named_kernels() -> None:
-    assert operators(in_form(GEMM, BY_ROW_STATIC))["MatMulIntegerToFloat"] == 1
-    assert operators(in_form(GEMM, BY_ROW_DYNAMIC))["MatMulInteger"] == 1
-    assert operators(in_form(GEMM, BY_ROW))["MatMul"] == 1
+    assert operators(in_form(GEMM, INT8_BY_ROW_STATIC))["MatMulIntegerToFloat"] == 1
+    assert operators(in_form(GEMM, INT8_BY_ROW_DYNAMIC))["MatMulInteger"] == 1
+    assert operators(in_form(GEMM, INT8_BY_ROW))["MatMul"] == 1
 
 
-@pytest.mark.parametrize("form", [BY_ROW, BY_ROW_STATIC, FOUR_BITS_DYNAMIC])
+@pytest.mark.parametrize("form", [INT8_BY_ROW, INT8_BY_ROW_STATIC, INT4_BY_ROW_DYNAMIC])
 def test_scores_of_what_was_looked_up(form: str) -> None:
     asked = request(OF_LOOKUPS)
-    found = answers_of(in_form(OF_LOOKUPS, form))(asked)["y"]
+    found = make_graph_function(in_form(OF_LOOKUPS, form))(asked)["y"]
     wanted = stored(form)[asked["ids"]] @ stored(form).T
     assert np.abs(found - wanted).max() < 0.02 * np.abs(wanted).max()
 
@@ -175,35 +182,37 @@ def test_what_is_read_otherwise_is_left(case: str) -> None:
     inputs = "int64[batch] ids, float[batch, 12] x, float[batch, 300] w"
     text = f"g ({inputs}) => (float[batch, 12] e, float[m, n] y) {{ {LOOKED_UP} {NOT_A_TABLE[case]} }}"
     read = graph(text, table=table(), two=np.array(2.0, dtype=np.float32), some=numbers(1, 2))
-    found = candidates_of(read)
+    found = find_candidates(read)
     assert not found.tables
-    (left,) = (each for each in found.left if each.is_table)
+    (left,) = (each for each in found.excluded if each.is_table)
     assert left.reason == "it is read in another way than looked up by row and multiplied by all rows"
 
 
 def test_a_table_that_the_model_returns_is_left() -> None:
     for text in (OF_LOOKUPS, OF_LOOKUPS.replace("y)", "y, float[12, 300] t)")):
-        assert bool(candidates_of(model(text)).tables) is (text is OF_LOOKUPS)
+        assert bool(find_candidates(model(text)).tables) is (text is OF_LOOKUPS)
 
 
 def test_its_product_is_no_layer() -> None:
-    found = candidates_of(model(GEMM))
+    found = find_candidates(model(GEMM))
     assert list(found.tables) == ["table"]
     assert not found.layers
-    assert not found.left
+    assert not found.excluded
 
 
 def test_the_part_that_is_timed_has_both() -> None:
     model_ = model(TRANSPOSED)
-    forms = (BY_ROW, BY_ROW_STATIC)
-    part = part_of(model_, model_.graph.inputs, model_.graph.outputs)
-    times = take_times(part, "table", forms, {4: [request(TRANSPOSED, 4)]})
-    assert set(times) == {PLAIN, *forms}
+    forms = (INT8_BY_ROW, INT8_BY_ROW_STATIC)
+    part = extract_subgraph(model_, model_.graph.inputs, model_.graph.outputs)
+    times = measure_times(part, "table", forms, {4: [request(TRANSPOSED, 4)]})
+    assert set(times) == {FP32, *forms}
     assert all(milliseconds > 0 for by_batch in times.values() for milliseconds in by_batch.values())
 
 
-def chosen(mode: Mode, stopwatch: Stopwatch, text: str = TRANSPOSED) -> Choice:
-    found = decide(model(text), mode, {batch: [request(text, batch)] for batch in (1, 16)}, stopwatch, lambda _: None)
+def chosen(mode: Mode, stopwatch: Stopwatch, text: str = TRANSPOSED) -> WeightChoice:
+    found = choose_formats(
+        model(text), mode, {batch: [request(text, batch)] for batch in (1, 16)}, stopwatch, lambda _: None
+    )
     (choice,) = found.tables
     assert not found.layers
     return choice
@@ -211,43 +220,43 @@ def chosen(mode: Mode, stopwatch: Stopwatch, text: str = TRANSPOSED) -> Choice:
 
 @pytest.mark.parametrize("text", [GEMM, TRANSPOSED, OF_LISTS, OF_LOOKUPS])
 def test_the_fastest_product_wins(text: str) -> None:
-    for form in (BY_ROW, BY_ROW_STATIC, BY_ROW_DYNAMIC):
+    for form in (INT8_BY_ROW, INT8_BY_ROW_STATIC, INT8_BY_ROW_DYNAMIC):
         assert chosen("int8", favouring(form), text).form == form
-    for form in (FOUR_BITS, FOUR_BITS_STATIC, FOUR_BITS_DYNAMIC):
+    for form in (INT4_BY_ROW, INT4_BY_ROW_STATIC, INT4_BY_ROW_DYNAMIC):
         assert chosen("int4", favouring(form), text).form == form
-    assert chosen("fp16", favouring(BY_ROW_STATIC), text).form == HALF
+    assert chosen("fp16", favouring(INT8_BY_ROW_STATIC), text).form == FP16
 
 
 def test_of_equally_fast_products_the_most_exact_wins() -> None:
-    assert chosen("int8", favouring(BY_ROW, BY_ROW_STATIC, BY_ROW_DYNAMIC)).form == BY_ROW
-    assert chosen("int8", favouring(BY_ROW_STATIC, BY_ROW_DYNAMIC)).form == BY_ROW_STATIC
+    assert chosen("int8", favouring(INT8_BY_ROW, INT8_BY_ROW_STATIC, INT8_BY_ROW_DYNAMIC)).form == INT8_BY_ROW
+    assert chosen("int8", favouring(INT8_BY_ROW_STATIC, INT8_BY_ROW_DYNAMIC)).form == INT8_BY_ROW_STATIC
 
 
 def test_it_gets_smaller_even_where_it_gets_slower() -> None:
     choice = chosen("int8", favouring())
-    assert choice.form == BY_ROW
+    assert choice.form == INT8_BY_ROW
     assert choice.bytes == (4 * ROWS * DIMENSIONS, ROWS * (DIMENSIONS + 4))
     assert "0.50 times as fast" in choice.reason
 
 
 def test_a_product_that_costs_one_batch_size_too_much_is_one_of_floats() -> None:
     choice = chosen("int8", slower_at_1)
-    assert choice.form == BY_ROW
+    assert choice.form == INT8_BY_ROW
     assert "slower at batch 1" in choice.reason
 
 
-def slower_at_1(part: ir.Model, name: str, forms: Sequence[str], requests: Rotations) -> Times:
+def slower_at_1(part: ir.Model, name: str, forms: Sequence[str], requests: RequestCycles) -> Times:
     times = {form: {1: 1.1, 16: 0.1} for form in forms}
     faster = {form: {1: 0.8, 16: 0.8} for form in forms} if name == "w" else times
-    return faster | {form: dict.fromkeys(requests, 1.0) for form in (PLAIN, BY_ROW)}
+    return faster | {form: dict.fromkeys(requests, 1.0) for form in (FP32, INT8_BY_ROW)}
 
 
 def test_what_a_layer_gains_pays_for_a_product() -> None:
     text = TRANSPOSED.replace("MatMul(x, t)", "MatMul(h, t)").replace("e = ", "h = MatMul(x, w) e = ")
     read = graph(text, table=table(), w=floats(DIMENSIONS, DIMENSIONS))
     asked = {batch: [request(TRANSPOSED, batch)] for batch in (1, 16)}
-    found = decide(read, "int8", asked, slower_at_1, lambda _: None)
-    assert found.forms() == {"w": STATIC, "table": BY_ROW_STATIC}
+    found = choose_formats(read, "int8", asked, slower_at_1, lambda _: None)
+    assert found.forms() == {"w": INT8_STATIC, "table": INT8_BY_ROW_STATIC}
 
 
 @pytest.mark.parametrize("refused", range(5))
@@ -255,11 +264,11 @@ def test_the_gate_gives_it_more_bits_one_step_after_the_other(refused: int, tmp_
     source, asked = tmp_path / "model.onnx", request(TRANSPOSED)
     ir.save(model(TRANSPOSED), source)
     losses = iter([1.0] * refused + [0.0])
-    found = quantise(
-        source, tmp_path / "q.onnx", "int4", [asked], {40: [asked]}, lambda before, after: Loss("auc", next(losses), 0.5),
-        stopwatch=favouring(FOUR_BITS_STATIC),
+    found = quantize(
+        source, tmp_path / "q.onnx", "int4", [asked], {40: [asked]}, lambda before, after: QualityLoss("auc", next(losses), 0.5),
+        stopwatch=favouring(INT4_BY_ROW_STATIC),
     )  # fmt: skip
     (choice,) = found.plan.tables
-    assert choice.form == (FOUR_BITS_STATIC, FOUR_BITS, BY_ROW, HALF, PLAIN)[refused]
-    assert len(found.taken_back) == refused
-    assert found.bytes[1] < found.bytes[0] or choice.form == PLAIN
+    assert choice.form == (INT4_BY_ROW_STATIC, INT4_BY_ROW, INT8_BY_ROW, FP16, FP32)[refused]
+    assert len(found.relaxations) == refused
+    assert found.bytes[1] < found.bytes[0] or choice.form == FP32

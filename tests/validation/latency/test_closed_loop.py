@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from recprune_export.progress import quiet
-from recprune_export.validation.latency.closed_loop import FEWEST, WARM_UP, Contestant, LatencyReport, measure
+from recprune_export.validation.latency.closed_loop import MIN_ROUNDS, WARM_UP, Backend, LatencyReport, measure_latency
 
 
 def report(seed: int, factor: float, rounds: int = 400) -> LatencyReport:
@@ -50,21 +50,23 @@ def rotation(batch: int, count: int) -> list[dict[str, np.ndarray]]:
 def test_contestants_and_requests_take_turns() -> None:
     calls: list[tuple[str, int, int]] = []
 
-    def contestant(name: str) -> Contestant:
-        return Contestant(name, lambda request: calls.append((name, len(request["x"]), int(request["x"][0]))))
+    def contestant(name: str) -> Backend:
+        return Backend(name, lambda request: calls.append((name, len(request["x"]), int(request["x"][0]))))
 
     names = ["a", "b", "c"]
     with quiet():
-        result = measure([contestant(n) for n in names], {2: rotation(2, 7), 5: rotation(5, 1)}, threads=1, seconds=0.0)
-    assert len(calls) == 2 * 3 * (WARM_UP + FEWEST)
-    rounds = [calls[i : i + 3] for i in range(0, 3 * (WARM_UP + FEWEST), 3)]
+        result = measure_latency(
+            [contestant(n) for n in names], {2: rotation(2, 7), 5: rotation(5, 1)}, threads=1, seconds=0.0
+        )
+    assert len(calls) == 2 * 3 * (WARM_UP + MIN_ROUNDS)
+    rounds = [calls[i : i + 3] for i in range(0, 3 * (WARM_UP + MIN_ROUNDS), 3)]
     orders = [tuple(name for name, _, _ in each) for each in rounds]
     assert all(sorted(order) == names for order in orders)
     assert len(set(orders[WARM_UP:])) > 1  # in another order each time
     assert [{(batch, number) for _, batch, number in each} for each in rounds] == [
-        {(2, number % 7)} for number in range(WARM_UP + FEWEST)
+        {(2, number % 7)} for number in range(WARM_UP + MIN_ROUNDS)
     ]  # all of them the same request, the next one in the next round
-    assert [len(of["a"]) for of in result.samples.values()] == [FEWEST, FEWEST]
+    assert [len(of["a"]) for of in result.samples.values()] == [MIN_ROUNDS, MIN_ROUNDS]
     assert result.to_dict()["requests"] == {"2": 7, "5": 1}
     assert {(batch, number) for _, batch, number in calls[3 * len(rounds) :]} == {(5, 0)}
 
@@ -79,8 +81,8 @@ def test_a_request_is_made_ready_once_and_before_the_clock_runs() -> None:
         return {"y": request["x"] + 10}
 
     with quiet():
-        measure(
-            [Contestant("a", lambda request: run.append(int(request["y"][0])), take)], {1: rotation(1, 3)},
+        measure_latency(
+            [Backend("a", lambda request: run.append(int(request["y"][0])), take)], {1: rotation(1, 3)},
             threads=1, seconds=0.0,
         )  # fmt: skip
     assert taken == [0, 1, 2]
@@ -117,7 +119,7 @@ def test_garbage_collection_is_back_after_a_failure() -> None:
             raise RuntimeError
 
     with quiet(), pytest.raises(RuntimeError):
-        measure([Contestant("a", fails)], {1: rotation(1, 1)}, threads=1)
+        measure_latency([Backend("a", fails)], {1: rotation(1, 1)}, threads=1)
     assert gc.isenabled()
 
 

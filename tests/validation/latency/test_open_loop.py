@@ -7,7 +7,7 @@ import pytest
 
 from recprune_export.progress import quiet
 from recprune_export.validation.latency import open_loop
-from recprune_export.validation.latency.closed_loop import WARM_UP, Contestant
+from recprune_export.validation.latency.closed_loop import WARM_UP, Backend
 from recprune_export.validation.latency.open_loop import OpenLoopReport, measure_open_loop, poisson_arrivals, serve
 
 ROTATION = [{"x": np.array([number])} for number in range(7)]
@@ -26,8 +26,8 @@ class Clock:
     def sleep(self, seconds: float) -> None:
         self.now += seconds
 
-    def server(self, name: str, milliseconds: float) -> Contestant:
-        return Contestant(name, lambda request: self.sleep(milliseconds / 1e3))
+    def server(self, name: str, milliseconds: float) -> Backend:
+        return Backend(name, lambda request: self.sleep(milliseconds / 1e3))
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def measured(*servers: Contestant, qps: float, seconds: float) -> OpenLoopReport:
+def measured(*servers: Backend, qps: float, seconds: float) -> OpenLoopReport:
     with quiet():
         return measure_open_loop(servers, {1: ROTATION}, qps=qps, threads=1, seconds=seconds)
 
@@ -63,7 +63,7 @@ def test_a_pause_delays_those_who_come_after_it(clock: Clock) -> None:
         clock.sleep(0.5 if calls == 50 else 1e-3)
 
     arrivals = poisson_arrivals(100.0, 2.0, np.random.default_rng(1))
-    latency = np.array(serve(Contestant("a", pauses), ROTATION[:1] * len(arrivals), arrivals))[:, 0]
+    latency = np.array(serve(Backend("a", pauses), ROTATION[:1] * len(arrivals), arrivals))[:, 0]
     late = np.sum((arrivals >= arrivals[49]) & (arrivals < arrivals[49] + 0.4))
     assert np.sum(latency > 0.1) >= late > 20
 
@@ -81,31 +81,31 @@ def test_who_cannot_keep_up_is_said_and_stopped(clock: Clock) -> None:
 
 def test_both_get_the_same_arrivals(clock: Clock) -> None:
     report = measured(clock.server("a", 2.0), clock.server("b", 2.0), qps=50.0, seconds=3.0)
-    a, b = (report.served[1][name].latency for name in ("a", "b"))
+    a, b = (report.times[1][name].latency for name in ("a", "b"))
     np.testing.assert_allclose(a, b, atol=0.1)
 
 
 def test_both_are_asked_the_same_one_request_after_the_other(clock: Clock) -> None:
     asked: dict[str, list[int]] = {"a": [], "b": []}
 
-    def server(name: str) -> Contestant:
+    def server(name: str) -> Backend:
         def run(request: dict[str, np.ndarray]) -> None:
             clock.sleep(1e-3)
             asked[name].append(int(request["x"][0]))
 
-        return Contestant(name, run)
+        return Backend(name, run)
 
     report = measured(server("a"), server("b"), qps=50.0, seconds=3.0)
     assert asked["a"] == asked["b"]
     assert asked["a"] == [
         number % len(ROTATION) for number in range(len(asked["a"]))
     ]  # turns go on where the last one ended
-    assert len(asked["a"]) == WARM_UP + len(report.served[1]["a"].latency)
+    assert len(asked["a"]) == WARM_UP + len(report.times[1]["a"].latency)
 
 
 def test_rare_requests_are_measured_as_well(clock: Clock) -> None:
     report = measured(clock.server("a", 1.0), qps=0.5, seconds=1.0)
-    assert len(report.served[1]["a"].latency) >= 20
+    assert len(report.times[1]["a"].latency) >= 20
 
 
 def test_arrivals_are_poisson() -> None:

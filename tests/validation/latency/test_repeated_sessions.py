@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from recprune_export.validation.latency.closed_loop import Contestant
-from recprune_export.validation.latency.repeated_sessions import log_ratio, measure_seatings
+from recprune_export.validation.latency.closed_loop import Backend
+from recprune_export.validation.latency.repeated_sessions import log_ratio, measure_repeated_sessions
 
 REQUESTS = {1: [{"x": np.zeros(1)}], 4: [{"x": np.zeros(4)}]}
 
@@ -23,21 +23,21 @@ def test_each_seating_is_made_anew_in_the_other_order_when_the_last_is_gone() ->
     alive: list[weakref.ref[Session]] = []
     alive_at_start: list[int] = []
 
-    def maker(name: str) -> Callable[[], Contestant]:
-        def make() -> Contestant:
+    def maker(name: str) -> Callable[[], Backend]:
+        def make() -> Backend:
             if len(made) % 2 == 0:
                 gc.collect()
                 alive_at_start.append(sum(ref() is not None for ref in alive))
             session = Session()
             made.append(name)
             alive.append(weakref.ref(session))
-            return Contestant(name, session.answer)
+            return Backend(name, session.answer)
 
         return make
 
     makers = {name: maker(name) for name in ("a", "b")}
     rng = np.random.default_rng(0)
-    found = measure_seatings(makers, REQUESTS, count=3, seconds=0.0, rng=rng, fewest=7, most=7)
+    found = measure_repeated_sessions(makers, REQUESTS, count=3, seconds=0.0, rng=rng, min_rounds=7, max_rounds=7)
     assert made == ["a", "b", "b", "a", "a", "b"]
     assert alive_at_start == [0, 0, 0]
     assert [len(seating[batch][name]) for seating in found for batch in (1, 4) for name in "ab"] == [7] * 12

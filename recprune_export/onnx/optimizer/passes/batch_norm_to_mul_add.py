@@ -3,18 +3,18 @@
 import numpy as np
 import onnx_ir as ir
 
-from recprune_export.onnx.graph import array_of, constant, nodes_of, replace
+from recprune_export.onnx.graph import add_initializer, find_nodes, get_constant_array, replace_node
 
 _PARAMETERS = 4  # scale, bias, mean, variance
 
 
-def fold_batch_norm(model: ir.Model) -> None:
+def batch_norm_to_mul_add(model: ir.Model) -> None:
     """Replace each batch-norm that the exporter could not fold into the layer before it.
 
     Before: `BatchNormalization(x; g, b, m, v)` in serving mode, its parameters initializers. After: `x · s + t` with
     s = g / √(v + ε) and t = b - m · s, shaped to broadcast over axis 1.
     """
-    for node in nodes_of(model.graph, "BatchNormalization"):
+    for node in find_nodes(model.graph, "BatchNormalization"):
         if node.inputs[0] is not None:
             _fold(model.graph, node)
 
@@ -22,17 +22,17 @@ def fold_batch_norm(model: ir.Model) -> None:
 def _fold(graph: ir.Graph, node: ir.Node) -> None:
     x, result = node.inputs[0], node.outputs[0]
     assert x is not None
-    constants = [array for value in node.inputs[1:] if (array := array_of(value)) is not None]
+    constants = [array for value in node.inputs[1:] if (array := get_constant_array(value)) is not None]
     if len(constants) != _PARAMETERS or x.shape is None:
         return
-    gain, bias, mean, variance = (constant.astype(np.float64) for constant in constants)
+    gain, bias, mean, variance = (add_initializer.astype(np.float64) for add_initializer in constants)
     scale = gain / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
     shape = (1, -1) + (1,) * (len(x.shape) - 2)
     factors = {"scale": scale, "shift": bias - mean * scale}
     values = [
-        constant(graph, f"{result.name}_{name}", f.reshape(shape).astype(constants[0].dtype))
+        add_initializer(graph, f"{result.name}_{name}", f.reshape(shape).astype(constants[0].dtype))
         for name, f in factors.items()
     ]
     product = ir.node("Mul", [x, values[0]])
     total = ir.node("Add", [product.outputs[0], values[1]])
-    replace(graph, node, [product, total])
+    replace_node(graph, node, [product, total])

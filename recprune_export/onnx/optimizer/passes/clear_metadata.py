@@ -3,7 +3,7 @@
 import onnx_ir as ir
 
 
-def strip_metadata(model: ir.Model) -> None:
+def clear_metadata(model: ir.Model) -> None:
     """Remove what the exporter notes about the source code: stack traces with paths of this machine, among others.
 
     Before: metadata and documentation anywhere. After: none; they can be longer than the weights of a small model.

@@ -3,10 +3,18 @@
 import numpy as np
 import onnx_ir as ir
 
-from recprune_export.onnx.graph import constant, maker, nodes_of, rank, redirect, replace, sizes_of
+from recprune_export.onnx.graph import (
+    add_initializer,
+    find_nodes,
+    find_producer,
+    get_dims,
+    get_rank,
+    replace_node,
+    replace_uses,
+)
 
 
-def merge_movement(model: ir.Model) -> int:
+def eliminate_views(model: ir.Model) -> int:
     """Make one movement of two, and none of what moves nothing.
 
     Before: a Transpose of a Transpose, a Reshape (Squeeze, Unsqueeze, Flatten) of another, a cast to the type a value
@@ -17,7 +25,7 @@ def merge_movement(model: ir.Model) -> int:
     """
     graph = model.graph
     merged = 0
-    for node in nodes_of(graph, "Transpose", "Cast", "Identity", *_VIEWS):
+    for node in find_nodes(graph, "Transpose", "Cast", "Identity", *_VIEWS):
         merged += _nothing(graph, node) or _transposes(graph, node) or _views(graph, node) or _casts(graph, node)
     return merged
 
@@ -46,37 +54,39 @@ def _nothing(graph: ir.Graph, node: ir.Node) -> int:
     }.get(node.op_type, _static(source) is not None and _static(source) == _static(result))
     if not same:
         return 0
-    redirect(result, source)
+    replace_uses(result, source)
     graph.remove(node, safe=True)
     return 1
 
 
 def _transposes(graph: ir.Graph, node: ir.Node) -> int:
-    first = maker(node.inputs[0], "Transpose") if node.op_type == "Transpose" else None
+    first = find_producer(node.inputs[0], "Transpose") if node.op_type == "Transpose" else None
     if first is None:
         return 0
     one, two = (list(each.attributes.get_ints("perm", [])) for each in (first, node))
     if not one or not two:
         return 0
-    replace(graph, node, [ir.node("Transpose", [first.inputs[0]], attributes={"perm": [one[axis] for axis in two]})])
+    replace_node(
+        graph, node, [ir.node("Transpose", [first.inputs[0]], attributes={"perm": [one[axis] for axis in two]})]
+    )
     return 1
 
 
 def _views(graph: ir.Graph, node: ir.Node) -> int:
     """A view of a view: one to the last shape, if at most the batch of that is unknown."""
-    first = maker(node.inputs[0], *_VIEWS) if node.op_type in _VIEWS else None
-    shape = sizes_of(node.outputs[0])
+    first = find_producer(node.inputs[0], *_VIEWS) if node.op_type in _VIEWS else None
+    shape = get_dims(node.outputs[0])
     if first is None or shape is None or sum(not isinstance(size, int) for size in shape) > 1 or 0 in shape:
         return 0
     sizes = np.array([size if isinstance(size, int) else -1 for size in shape], dtype=np.int64)
-    wanted = constant(graph, f"{node.outputs[0].name}_sizes", sizes)
-    replace(graph, node, [ir.node("Reshape", [first.inputs[0], wanted])])
+    wanted = add_initializer(graph, f"{node.outputs[0].name}_sizes", sizes)
+    replace_node(graph, node, [ir.node("Reshape", [first.inputs[0], wanted])])
     return 1
 
 
 def _casts(graph: ir.Graph, node: ir.Node) -> int:
     """There and back."""
-    first = maker(node.inputs[0], "Cast") if node.op_type == "Cast" else None
+    first = find_producer(node.inputs[0], "Cast") if node.op_type == "Cast" else None
     source = first.inputs[0] if first else None
     middle = node.inputs[0]
     if first is None or source is None or middle is None or source.dtype is None or middle.dtype is None:
@@ -84,12 +94,12 @@ def _casts(graph: ir.Graph, node: ir.Node) -> int:
     back = source.dtype.value == node.attributes.get_int("to", 0)
     if not back or (source.dtype, middle.dtype) not in _KEEPS or node.outputs[0].is_graph_output():
         return 0
-    redirect(node.outputs[0], source)
+    replace_uses(node.outputs[0], source)
     graph.remove(node, safe=True)
     return 1
 
 
 def _static(value: ir.Value) -> list[int | ir.SymbolicDim] | None:
     """A shape of which nothing but the batch is unknown."""
-    shape = sizes_of(value)
-    return shape if shape is not None and rank(value) and all(isinstance(size, int) for size in shape[1:]) else None
+    shape = get_dims(value)
+    return shape if shape is not None and get_rank(value) and all(isinstance(size, int) for size in shape[1:]) else None

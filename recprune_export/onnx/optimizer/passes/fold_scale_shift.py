@@ -7,17 +7,17 @@ import numpy as np
 import onnx_ir as ir
 
 from recprune_export.onnx.graph import (
-    array_of,
-    axis_of,
-    constant,
-    maker,
-    nodes_of,
-    only_user,
-    rank,
-    redirect,
-    sizes_of,
+    add_initializer,
+    find_nodes,
+    find_only_consumer,
+    find_producer,
+    get_axis,
+    get_constant_array,
+    get_dims,
+    get_rank,
+    replace_uses,
 )
-from recprune_export.onnx.optimizer.linear_layers import Linear, change, linear_of, view_of
+from recprune_export.onnx.optimizer.linear_layers import Linear, match_linear, match_view, replace_weights
 
 _OPERATORS = ("Mul", "Add", "Sub", "Div")
 
@@ -39,7 +39,7 @@ class _Affine:
         return _Affine(np.pad(self.scale, around, constant_values=1.0), np.pad(self.shift, around))
 
 
-def fold_affine(model: ir.Model) -> int:
+def fold_scale_shift(model: ir.Model) -> int:
     """Multiply scales and shifts by constants into the linear layers and tables next to them.
 
     Before: `Mul`, `Div`, `Add` or `Sub` of x and a constant (also a batch-norm, written as a product and a sum), where x
@@ -51,7 +51,7 @@ def fold_affine(model: ir.Model) -> int:
     Returns the number of nodes that are gone.
     """
     folded = 0
-    while gone := sum(_fold(model.graph, node) for node in nodes_of(model.graph, *_OPERATORS)):
+    while gone := sum(_fold(model.graph, node) for node in find_nodes(model.graph, *_OPERATORS)):
         folded += gone  # one that is gone may have stood between another and its layer
     return folded
 
@@ -63,12 +63,12 @@ def _fold(graph: ir.Graph, node: ir.Node) -> int:
 def _affine_of(node: ir.Node) -> tuple[ir.Value, _Affine] | None:
     """x and the map, if the node is one; the constants must be the same for each row."""
     left, right = node.inputs
-    x, other = (left, right) if array_of(left) is None else (right, left)
-    number = array_of(other)
-    row = sizes_of(x)
+    x, other = (left, right) if get_constant_array(left) is None else (right, left)
+    number = get_constant_array(other)
+    row = get_dims(x)
     if x is None or number is None or row is None or x.const_value is not None or x.dtype != ir.DataType.FLOAT:
         return None
-    if not all(isinstance(size, int) for size in row[1:]) or sizes_of(node.outputs[0]) != row or not row:
+    if not all(isinstance(size, int) for size in row[1:]) or get_dims(node.outputs[0]) != row or not row:
         return None
     if number.ndim > len(row) or (number.ndim == len(row) and number.shape[0] != 1):
         return None
@@ -95,37 +95,43 @@ def _fold_before(graph: ir.Graph, node: ir.Node) -> int:
     x, affine = found
     made = x.producer()
     source = made if made is None or made.op_type != "Add" else _product_before(made)
-    layer = None if source is None else linear_of(source)
-    if layer is None or layer.result is not x or only_user(x) is not node or not layer.owns_weight:
+    layer = None if source is None else match_linear(source)
+    if layer is None or layer.result is not x or find_only_consumer(x) is not node or not layer.owns_weight:
         return 0
     if layer.shift is node or not _same_for_all_but_last(affine):
         return 0
     scale, shift = (_last(part, layer.outputs) for part in (affine.scale, affine.shift))
     before = layer.vector()
     vector = None if before is None and not shift.any() else (0.0 if before is None else before * scale) + shift
-    redirect(node.outputs[0], change(graph, layer, layer.matrix() * scale, vector))
+    replace_uses(node.outputs[0], replace_weights(graph, layer, layer.matrix() * scale, vector))
     graph.remove(node, safe=True)
     return 1
 
 
 def _product_before(add: ir.Node) -> ir.Node | None:
-    return next((product for value in add.inputs if (product := maker(value, "MatMul")) is not None), None)
+    return next((product for value in add.inputs if (product := find_producer(value, "MatMul")) is not None), None)
 
 
 def _fold_table(graph: ir.Graph, node: ir.Node) -> int:
     """Into the table in which x was looked up."""
     found = _affine_of(node)
-    lookup = maker(found[0], "Gather") if found else None
+    lookup = find_producer(found[0], "Gather") if found else None
     table = lookup.inputs[0] if lookup else None
-    if found is None or lookup is None or table is None or only_user(found[0]) is not node or axis_of(lookup, 2):
+    if (
+        found is None
+        or lookup is None
+        or table is None
+        or find_only_consumer(found[0]) is not node
+        or get_axis(lookup, 2)
+    ):
         return 0
-    rows = array_of(table)
+    rows = get_constant_array(table)
     if rows is None or rows.ndim != 2 or len(list(table.uses())) != 1 or not _same_for_all_but_last(found[1]):
         return 0
     scale, shift = (_last(part, rows.shape[1]) for part in (found[1].scale, found[1].shift))
     moved = (rows * scale + shift).astype(rows.dtype)
-    lookup.replace_input_with(0, constant(graph, f"{table.name}_folded", moved))
-    redirect(node.outputs[0], found[0])
+    lookup.replace_input_with(0, add_initializer(graph, f"{table.name}_folded", moved))
+    replace_uses(node.outputs[0], found[0])
     graph.remove(node, safe=True)
     return 1
 
@@ -143,8 +149,8 @@ def _fold_behind(graph: ir.Graph, node: ir.Node) -> int:
         scale, shift = (_last(part, layer.inputs) for part in (affine.scale, affine.shift))
         moved = shift @ matrix
         vector = before if not shift.any() else moved + (0.0 if before is None else before)
-        change(graph, layer, matrix * scale[:, None], vector)
-    redirect(node.outputs[0], found[0])
+        replace_weights(graph, layer, matrix * scale[:, None], vector)
+    replace_uses(node.outputs[0], found[0])
     graph.remove(node, safe=True)
     return 1
 
@@ -155,11 +161,11 @@ def _targets(value: ir.Value, affine: _Affine) -> list[tuple[Linear, _Affine]] |
     if value.is_graph_output():
         return None
     for node, position in value.uses():
-        view = view_of(node, value)
+        view = match_view(node, value)
         further: list[tuple[Linear, _Affine]] | None = None
-        if (layer := linear_of(node)) is not None and position == 0 and _same_for_all_but_last(affine):
+        if (layer := match_linear(node)) is not None and position == 0 and _same_for_all_but_last(affine):
             further = [(layer, affine)]
-        elif view is not None and rank(view):
+        elif view is not None and get_rank(view):
             further = _targets(view, affine.reshaped([int(size) for size in (view.shape or ())[1:]]))  # type: ignore[arg-type]
         elif node.op_type == "Concat" and list(node.inputs).count(value) == 1:
             joined = _joined(node, position, affine)
@@ -171,8 +177,8 @@ def _targets(value: ir.Value, affine: _Affine) -> list[tuple[Linear, _Affine]] |
 
 
 def _joined(node: ir.Node, position: int, affine: _Affine) -> _Affine | None:
-    shapes = [sizes_of(value) for value in node.inputs]
-    axis = axis_of(node, affine.scale.ndim + 1) - 1
+    shapes = [get_dims(value) for value in node.inputs]
+    axis = get_axis(node, affine.scale.ndim + 1) - 1
     if axis < 0:
         return None
     widths = [shape[axis + 1] if shape is not None else None for shape in shapes]

@@ -11,9 +11,17 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from recprune_export.onnx.graph import ancestors, array_of, axis_of, constant, like, rank, sizes_of
-from recprune_export.onnx.optimizer.columns import join
-from recprune_export.onnx.optimizer.embedding_lookups import Lookup, Run, runs_of
+from recprune_export.onnx.graph import (
+    add_initializer,
+    copy_value_info,
+    find_upstream_nodes,
+    get_axis,
+    get_constant_array,
+    get_dims,
+    get_rank,
+)
+from recprune_export.onnx.optimizer.columns import concat_columns
+from recprune_export.onnx.optimizer.embedding_lookups import EmbeddingLookup, LookupRun, find_lookup_runs
 
 FEWEST = 4  # lookups; the ids of fewer are joined in as many nodes as are saved
 
@@ -22,10 +30,10 @@ FEWEST = 4  # lookups; the ids of fewer are joined in as many nodes as are saved
 class _Fused:
     """Lookups in one: what they find together, [batch, n, D]."""
 
-    lookups: tuple[Lookup, ...]
-    found: ir.Value
+    lookups: tuple[EmbeddingLookup, ...]
+    combined: ir.Value
 
-    def positions(self, run: Run) -> list[int] | None:
+    def positions(self, run: LookupRun) -> list[int] | None:
         """Where the lookups of a run stand among these; None where one is missing."""
         place = {lookup.node: position for position, lookup in enumerate(self.lookups)}
         return [place[node] for node in run.nodes] if place.keys() >= set(run.nodes) else None
@@ -34,7 +42,7 @@ class _Fused:
 def fuse_tables(model: ir.Model) -> int:
     """Put tables of one width, whose rows are joined, into one table.
 
-    Before: `Concat(…, Gather(T₁, i₁), …, Gather(Tₙ, iₙ), …)`, n at least `FEWEST`, all Tₖ with D dimensions, each iₖ
+    Before: `Concat(…, Gather(T₁, i₁), …, Gather(Tₙ, iₙ), …)`, n at least `MIN_REQUESTS`, all Tₖ with D dimensions, each iₖ
     one id a row, the results side by side in the memory of a row. After: one table T, the rows of the Tₖ under each
     other; one matrix of ids [batch, n], cast once where they were cast one by one; and
     `Gather(T, Where(ids < rows, ids + offsets, rows of T))` in the place of the n operands. An id that is too large for
@@ -46,11 +54,11 @@ def fuse_tables(model: ir.Model) -> int:
     Returns the number of tables that were made.
     """
     graph = model.graph
-    runs = list(runs_of(graph))
+    runs = list(find_lookup_runs(graph))
     fused = [_fuse(graph, lookups, f"tables_{number}") for number, lookups in enumerate(_chosen(runs))]
     if not fused:
         return 0
-    by_join: dict[ir.Node, list[tuple[Run, _Fused]]] = {}
+    by_join: dict[ir.Node, list[tuple[LookupRun, _Fused]]] = {}
     for run in runs:
         owner = next((f for f in fused if f.positions(run) is not None), None)
         if owner is not None:
@@ -65,43 +73,43 @@ def fuse_tables(model: ir.Model) -> int:
     return len(fused)
 
 
-def _chosen(runs: Sequence[Run]) -> list[tuple[Lookup, ...]]:
+def _chosen(runs: Sequence[LookupRun]) -> list[tuple[EmbeddingLookup, ...]]:
     """The lookups that get a table of their own, the longest runs first: no table is put in two, no id waits for its row."""
-    chosen: list[tuple[Lookup, ...]] = []
+    chosen: list[tuple[EmbeddingLookup, ...]] = []
     taken: set[ir.Value] = set()
     distinct = [tuple({lookup.node: lookup for lookup in run.lookups}.values()) for run in runs]
     for lookups in sorted(distinct, key=lambda lookups: -len(lookups)):
         tables, sources = {lookup.table for lookup in lookups}, {lookup.ids.source for lookup in lookups}
         if len(lookups) < FEWEST or tables & taken or len({source.dtype for source in sources}) != 1:
             continue
-        if not ancestors(sources) & {lookup.node for lookup in lookups}:
+        if not find_upstream_nodes(sources) & {lookup.node for lookup in lookups}:
             chosen.append(lookups)
             taken |= tables
     return chosen
 
 
-def _fuse(graph: ir.Graph, lookups: tuple[Lookup, ...], name: str) -> _Fused:
+def _fuse(graph: ir.Graph, lookups: tuple[EmbeddingLookup, ...], name: str) -> _Fused:
     """Make the table and the lookup."""
     tables = {lookup.table: lookup.rows for lookup in lookups}
     starts = dict(zip(tables, np.cumsum([0, *tables.values()]).tolist(), strict=False))
     table = _stacked(graph, list(tables), sum(tables.values()), lookups[0].width, name)
-    ids, nodes = join(graph, [lookup.ids for lookup in lookups], name)
+    ids, nodes = concat_columns(graph, [lookup.ids for lookup in lookups], name)
     if lookups[0].ids.source.dtype != ir.DataType.INT64:
         nodes.append(ir.node("Cast", [ids], attributes={"to": ir.DataType.INT64.value}))
         ids = nodes[-1].outputs[0]
     remap, begins, end = _joint_remap(lookups, starts, sum(tables.values()))
-    offsets = constant(graph, f"{name}_offsets", np.array(begins))
-    sizes = constant(graph, f"{name}_rows", np.array([lookup.valid for lookup in lookups]))
-    outside = constant(graph, f"{name}_outside", np.array(end))
+    offsets = add_initializer(graph, f"{name}_offsets", np.array(begins))
+    sizes = add_initializer(graph, f"{name}_rows", np.array([lookup.id_limit for lookup in lookups]))
+    outside = add_initializer(graph, f"{name}_outside", np.array(end))
     moved, valid = ir.node("Add", [ids, offsets]), ir.node("Less", [ids, sizes])
     safe = ir.node("Where", [valid.outputs[0], moved.outputs[0], outside])
     nodes += [moved, valid, safe]
     if remap is not None:
         nodes.append(
-            ir.node("Gather", [constant(graph, f"{name}_remap", remap), safe.outputs[0]], attributes={"axis": 0})
+            ir.node("Gather", [add_initializer(graph, f"{name}_remap", remap), safe.outputs[0]], attributes={"axis": 0})
         )
     gather = ir.node("Gather", [table, nodes[-1].outputs[0]], attributes={"axis": 0})
-    batch = sizes_of(lookups[0].node.outputs[0])
+    batch = get_dims(lookups[0].node.outputs[0])
     found = gather.outputs[0]
     found.name, found.type = f"{name}_found", table.type
     found.shape = ir.Shape([batch[0] if batch else None, len(lookups), lookups[0].width])
@@ -111,7 +119,7 @@ def _fuse(graph: ir.Graph, lookups: tuple[Lookup, ...], name: str) -> _Fused:
 
 
 def _joint_remap(
-    lookups: Sequence[Lookup], starts: Mapping[ir.Value, int], rows: int
+    lookups: Sequence[EmbeddingLookup], starts: Mapping[ir.Value, int], rows: int
 ) -> tuple[np.ndarray | None, list[int], int]:
     """From ids to rows of the fused table; where the ids of each lookup begin in it, and where all end.
 
@@ -121,7 +129,7 @@ def _joint_remap(
         return None, [starts[lookup.table] for lookup in lookups], rows
     parts: dict[tuple[ir.Value, ir.Value | None], np.ndarray] = {}
     for lookup in lookups:
-        own = array_of(lookup.remap)
+        own = get_constant_array(lookup.remap)
         moved = (np.arange(lookup.rows) if own is None else own) + starts[lookup.table]
         parts.setdefault((lookup.table, lookup.remap), moved.astype(np.int32))
     ends = np.cumsum([0, *(len(part) for part in parts.values())]).tolist()
@@ -144,7 +152,7 @@ def _stacked(graph: ir.Graph, tables: Sequence[ir.Value], rows: int, width: int,
 
 
 def _redirect_others(
-    graph: ir.Graph, lookups: Sequence[Lookup], fused: ir.Value, starts: Mapping[ir.Value, int]
+    graph: ir.Graph, lookups: Sequence[EmbeddingLookup], fused: ir.Value, starts: Mapping[ir.Value, int]
 ) -> None:
     """Let lookups that are not joined, but read one of the tables, read the fused one."""
     joined = {lookup.node for lookup in lookups}
@@ -160,14 +168,14 @@ def _moved(graph: ir.Graph, node: ir.Node, start: int) -> ir.Value:
     ids = node.inputs[1]
     assert ids is not None
     new = [] if ids.dtype == ir.DataType.INT64 else [ir.node("Cast", [ids], attributes={"to": ir.DataType.INT64.value})]
-    offset = constant(graph, f"{node.outputs[0].name}_offset", np.array(start))
+    offset = add_initializer(graph, f"{node.outputs[0].name}_offset", np.array(start))
     new.append(ir.node("Add", [new[-1].outputs[0] if new else ids, offset]))
     new[-1].outputs[0].shape, new[-1].outputs[0].type = ids.shape, ir.TensorType(ir.DataType.INT64)
     graph.insert_before(node, new)
     return new[-1].outputs[0]
 
 
-def _rejoin(graph: ir.Graph, node: ir.Node, parts: Sequence[tuple[Run, _Fused]]) -> None:
+def _rejoin(graph: ir.Graph, node: ir.Node, parts: Sequence[tuple[LookupRun, _Fused]]) -> None:
     """Give a join what was found together in the place of the operands that were found one by one."""
     result, operands = node.outputs[0], list(node.inputs)
     new: list[ir.Node] = []
@@ -175,26 +183,28 @@ def _rejoin(graph: ir.Graph, node: ir.Node, parts: Sequence[tuple[Run, _Fused]])
         made = _block(graph, run, owner, new)
         operands[run.first : run.first + len(run.lookups)] = [made]
     if len(operands) > 1:
-        shape = sizes_of(result)
+        shape = get_dims(result)
         assert shape is not None
-        new.append(ir.node("Concat", operands, attributes={"axis": axis_of(node, len(shape))}))
+        new.append(ir.node("Concat", operands, attributes={"axis": get_axis(node, len(shape))}))
     elif not new:
         new.append(ir.node("Identity", operands))
-    ir.convenience.replace_nodes_and_values(graph, node, [node], new, [result], [like(new[-1], result)])
+    ir.convenience.replace_nodes_and_values(graph, node, [node], new, [result], [copy_value_info(new[-1], result)])
 
 
-def _block(graph: ir.Graph, run: Run, owner: _Fused, new: list[ir.Node]) -> ir.Value:
+def _block(graph: ir.Graph, run: LookupRun, owner: _Fused, new: list[ir.Node]) -> ir.Value:
     """What the lookups of a run found, in the shape in which they are joined; its nodes are appended to `new`."""
-    value, positions, count = owner.found, owner.positions(run), len(run.lookups)
+    value, positions, count = owner.combined, owner.positions(run), len(run.lookups)
     assert positions is not None
     if positions != list(range(len(owner.lookups))):
         new.append(_picked(graph, value, positions))
         value = new[-1].outputs[0]
-    shape = sizes_of(run.join.inputs[run.first])
+    shape = get_dims(run.join.inputs[run.first])
     assert shape is not None
-    shape[axis_of(run.join, len(shape))] *= count
+    shape[get_axis(run.join, len(shape))] *= count
     if shape[1:] != [count, run.lookups[0].width]:
-        new.append(ir.node("Reshape", [value, constant(graph, f"{value.name}_joined", np.array([-1, *shape[1:]]))]))
+        new.append(
+            ir.node("Reshape", [value, add_initializer(graph, f"{value.name}_joined", np.array([-1, *shape[1:]]))])
+        )
         value = new[-1].outputs[0]
         value.shape, value.type = ir.Shape(shape), run.join.outputs[0].type
     return value
@@ -204,10 +214,12 @@ def _picked(graph: ir.Graph, found: ir.Value, positions: Sequence[int]) -> ir.No
     """[batch, n, D] to [batch, len(positions), D]."""
     first, last = positions[0], positions[-1]
     if list(positions) != list(range(first, last + 1)):
-        index = constant(graph, f"{found.name}_fields", np.array(positions))
+        index = add_initializer(graph, f"{found.name}_fields", np.array(positions))
         return ir.node("Gather", [found, index], attributes={"axis": 1})
     bounds = {"from": first, "to": last + 1, "axis": 1}
-    return ir.node("Slice", [found, *(constant(graph, f"{found.name}_{w}", np.array([n])) for w, n in bounds.items())])
+    return ir.node(
+        "Slice", [found, *(add_initializer(graph, f"{found.name}_{w}", np.array([n])) for w, n in bounds.items())]
+    )
 
 
 def _pick_single(graph: ir.Graph, fused: _Fused) -> None:
@@ -216,8 +228,10 @@ def _pick_single(graph: ir.Graph, fused: _Fused) -> None:
         result = lookup.node.outputs[0]
         if lookup.node.graph is None:
             continue
-        index = np.array(position) if rank(result) == 2 else np.array([position])
-        pick = ir.node("Gather", [fused.found, constant(graph, f"{result.name}_field", index)], attributes={"axis": 1})
+        index = np.array(position) if get_rank(result) == 2 else np.array([position])
+        pick = ir.node(
+            "Gather", [fused.combined, add_initializer(graph, f"{result.name}_field", index)], attributes={"axis": 1}
+        )
         ir.convenience.replace_nodes_and_values(
-            graph, lookup.node, [lookup.node], [pick], [result], [like(pick, result)]
+            graph, lookup.node, [lookup.node], [pick], [result], [copy_value_info(pick, result)]
         )

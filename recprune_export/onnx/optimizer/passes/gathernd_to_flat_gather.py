@@ -3,10 +3,18 @@
 import numpy as np
 import onnx_ir as ir
 
-from recprune_export.onnx.graph import array_of, constant, maker, nodes_of, only_user, replace, sizes_of
+from recprune_export.onnx.graph import (
+    add_initializer,
+    find_nodes,
+    find_only_consumer,
+    find_producer,
+    get_constant_array,
+    get_dims,
+    replace_node,
+)
 
 
-def pick_flat(model: ir.Model) -> int:
+def gathernd_to_flat_gather(model: ir.Model) -> int:
     """Pick elements of a matrix by one number each.
 
     Before: `Transpose(GatherND(Transpose(x, [1, 2, 0]), pairs), [1, 0])` of x [batch, n, m] and constant pairs [k, 2], as
@@ -16,15 +24,15 @@ def pick_flat(model: ir.Model) -> int:
     Returns the number of picks that were changed.
     """
     changed = 0
-    for node in nodes_of(model.graph, "GatherND"):
+    for node in find_nodes(model.graph, "GatherND"):
         changed += _pick(model.graph, node)
     return changed
 
 
 def _pick(graph: ir.Graph, node: ir.Node) -> int:
-    first, last = maker(node.inputs[0], "Transpose"), only_user(node.outputs[0])
-    pairs, source = array_of(node.inputs[1]), first.inputs[0] if first else None
-    shape = sizes_of(source)
+    first, last = find_producer(node.inputs[0], "Transpose"), find_only_consumer(node.outputs[0])
+    pairs, source = get_constant_array(node.inputs[1]), first.inputs[0] if first else None
+    shape = get_dims(source)
     if first is None or last is None or last.op_type != "Transpose" or pairs is None or shape is None:
         return 0
     orders = [list(each.attributes.get_ints("perm", [])) for each in (first, last)]
@@ -39,8 +47,8 @@ def _pick(graph: ir.Graph, node: ir.Node) -> int:
     if not isinstance(rows, int) or not isinstance(columns, int):
         return 0
     i, j = (pairs % (rows, columns)).T  # negative positions count from the end
-    sizes = constant(graph, f"{last.outputs[0].name}_flat", np.array([-1, rows * columns]))
-    positions = constant(graph, f"{last.outputs[0].name}_positions", i * columns + j)
+    sizes = add_initializer(graph, f"{last.outputs[0].name}_flat", np.array([-1, rows * columns]))
+    positions = add_initializer(graph, f"{last.outputs[0].name}_positions", i * columns + j)
     flat = ir.node("Reshape", [source, sizes])
-    replace(graph, last, [flat, ir.node("Gather", [flat.outputs[0], positions], attributes={"axis": 1})])
+    replace_node(graph, last, [flat, ir.node("Gather", [flat.outputs[0], positions], attributes={"axis": 1})])
     return 1

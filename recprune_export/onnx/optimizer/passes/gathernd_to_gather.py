@@ -2,10 +2,10 @@
 
 import onnx_ir as ir
 
-from recprune_export.onnx.graph import integers_of, maker, nodes_of, rank, replace
+from recprune_export.onnx.graph import find_nodes, find_producer, get_constant_integers, get_rank, replace_node
 
 
-def plain_lookups(model: ir.Model) -> int:
+def gathernd_to_gather(model: ir.Model) -> int:
     """Write an index into the first axis as a Gather.
 
     Before: `GatherND(T, Unsqueeze(i, last axis))`, without batch axes, which is how the exporter writes `T[i]`. After:
@@ -14,12 +14,12 @@ def plain_lookups(model: ir.Model) -> int:
     Returns the number of lookups that were rewritten.
     """
     changed = 0
-    for node in nodes_of(model.graph, "GatherND"):
-        index = maker(node.inputs[1], "Unsqueeze")
+    for node in find_nodes(model.graph, "GatherND"):
+        index = find_producer(node.inputs[1], "Unsqueeze")
         if index is None or node.attributes.get_int("batch_dims", 0) != 0:
             continue
-        ids, axes = index.inputs[0], integers_of(index.inputs[1])
-        if ids is not None and axes is not None and axes in ([-1], [rank(ids)]):
-            replace(model.graph, node, [ir.node("Gather", [node.inputs[0], ids], attributes={"axis": 0})])
+        ids, axes = index.inputs[0], get_constant_integers(index.inputs[1])
+        if ids is not None and axes is not None and axes in ([-1], [get_rank(ids)]):
+            replace_node(model.graph, node, [ir.node("Gather", [node.inputs[0], ids], attributes={"axis": 0})])
             changed += 1
     return changed

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from recprune_export.onnx.graph import constant, nodes_of, rank
+from recprune_export.onnx.graph import add_initializer, find_nodes, get_rank
 
 Axes = Sequence[int | None]  # for each operand the axis on which one position is enough; None: all of it is read
 Rule = Callable[[ir.Node, int], Axes | None]  # None: the operator needs every position
@@ -29,7 +29,7 @@ class _Use:
     position: int
 
 
-def pick_early(model: ir.Model) -> int:
+def hoist_gather(model: ir.Model) -> int:
     """Move the pick of one position towards the inputs, as far as it goes.
 
     Before: `Gather(x, i, axis)` with one constant i, and x made by operators that treat the positions of that axis alike.
@@ -40,7 +40,7 @@ def pick_early(model: ir.Model) -> int:
     """
     return sum(
         _Pick(model.graph, node, *picked).apply()
-        for node in nodes_of(model.graph, "Gather")
+        for node in find_nodes(model.graph, "Gather")
         if (picked := _picked(node)) is not None
     )
 
@@ -76,7 +76,7 @@ class _Pick:
         for node in nodes:
             if node.outputs[0] in self._axis_of:
                 self._shrink(node)
-        zero = constant(self._graph, f"{self._pick.outputs[0].name}_first", np.array(0))
+        zero = add_initializer(self._graph, f"{self._pick.outputs[0].name}_first", np.array(0))
         self._pick.replace_input_with(1, zero)
         return len(self._axis_of)
 
@@ -109,7 +109,7 @@ class _Pick:
             assert node.inputs[1] is not None and node.inputs[1].const_value is not None
             sizes = node.inputs[1].const_value.numpy().copy()
             sizes[axis] = 1
-            node.replace_input_with(1, constant(self._graph, f"{value.name}_one", sizes))
+            node.replace_input_with(1, add_initializer(self._graph, f"{value.name}_one", sizes))
         value.shape = ir.Shape([1 if number == axis else size for number, size in enumerate(value.shape)])
 
     def _slice(self, value: ir.Value, axis: int, before: ir.Node) -> ir.Value:
@@ -117,7 +117,7 @@ class _Pick:
             bounds = (self._position, self._position + 1, axis)
             names = ("start", "end", "axis")
             operands = [
-                constant(self._graph, f"{value.name}_{axis}_{name}", np.array([bound]))
+                add_initializer(self._graph, f"{value.name}_{axis}_{name}", np.array([bound]))
                 for name, bound in zip(names, bounds, strict=True)
             ]
             node = ir.node("Slice", [value, *operands])
@@ -136,10 +136,10 @@ def _pointwise(node: ir.Node, axis: int) -> Axes | None:
 
 def _broadcasting(node: ir.Node, axis: int) -> Axes | None:
     """Operands are aligned at their last axes; an axis of size 1 is read for every position."""
-    total = rank(node.outputs[0])
+    total = get_rank(node.outputs[0])
     axes: list[int | None] = []
     for operand in node.inputs:
-        own = rank(operand)
+        own = get_rank(operand)
         if operand is None or operand.shape is None or own is None or total is None:
             return None
         place = axis - (total - own)
@@ -149,7 +149,7 @@ def _broadcasting(node: ir.Node, axis: int) -> Axes | None:
 
 def _first_operand_before_the_last_axis(node: ir.Node, axis: int) -> Axes | None:
     """Norms and softmax over the last axis."""
-    total = rank(node.outputs[0])
+    total = get_rank(node.outputs[0])
     over = node.attributes.get_int("axis", -1)
     if total is None or over % total != total - 1 or axis == total - 1:
         return None
@@ -158,7 +158,7 @@ def _first_operand_before_the_last_axis(node: ir.Node, axis: int) -> Axes | None
 
 def _matmul(node: ir.Node, axis: int) -> Axes | None:
     """Rows of the product come from rows of the left operand; a matrix on the right serves every batch."""
-    left, right, total = rank(node.inputs[0]), rank(node.inputs[1]), rank(node.outputs[0])
+    left, right, total = get_rank(node.inputs[0]), get_rank(node.inputs[1]), get_rank(node.outputs[0])
     if left is None or left != total or axis == left - 1:
         return None
     return [axis, None] if axis == left - 2 or right == 2 else None
@@ -181,7 +181,7 @@ def _reshape(node: ir.Node, axis: int) -> Axes | None:
 
 def _pad(node: ir.Node, axis: int) -> Axes | None:
     pads = node.inputs[1]
-    total = rank(node.outputs[0])
+    total = get_rank(node.outputs[0])
     if pads is None or pads.const_value is None or total is None or len(node.inputs) > 3:
         return None
     amounts = pads.const_value.numpy().reshape(2, total)
@@ -190,7 +190,7 @@ def _pad(node: ir.Node, axis: int) -> Axes | None:
 
 def _slice(node: ir.Node, axis: int) -> Axes | None:
     axes = node.inputs[3] if len(node.inputs) > 3 else None
-    total = rank(node.outputs[0])
+    total = get_rank(node.outputs[0])
     if axes is None or axes.const_value is None or total is None:
         return None
     if axis in {int(a) % total for a in axes.const_value.numpy().reshape(-1)}:
@@ -200,7 +200,7 @@ def _slice(node: ir.Node, axis: int) -> Axes | None:
 
 def _gather(node: ir.Node, axis: int) -> Axes | None:
     """A lookup by row: one id is enough for one position."""
-    ids = rank(node.inputs[1])
+    ids = get_rank(node.inputs[1])
     by_row = node.attributes.get_int("axis", 0) == 0
     return [None, axis] if by_row and ids is not None and axis < ids else None
 

@@ -4,18 +4,18 @@ from collections.abc import Collection, Sequence
 
 import onnx_ir as ir
 
-from recprune_export.onnx.graph import maker, nodes_of, only_user, redirect
-from recprune_export.onnx.optimizer.rewrite import ByPlace
+from recprune_export.onnx.graph import find_nodes, find_only_consumer, find_producer, replace_uses
+from recprune_export.onnx.optimizer.rewrite import SelectivePass
 
 _MOVERS = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Gather", "GatherND", "Expand")
 
 
 def find_roundings(model: ir.Model) -> Sequence[str]:
     """Name the results of the roundings of what was only moved since it was computed."""
-    return tuple(str(node.outputs[0].name) for node in nodes_of(model.graph, "QuantizeLinear") if _moved(node))
+    return tuple(str(node.outputs[0].name) for node in find_nodes(model.graph, "QuantizeLinear") if _moved(node))
 
 
-def _round_early(model: ir.Model, places: Collection[str]) -> int:
+def _hoist_quantize(model: ir.Model, places: Collection[str]) -> int:
     """Move roundings in steps of one size ahead of what only moves numbers, as far as it goes.
 
     Before: `QuantizeLinear(M(x), scale, zero)`, scale and zero of one element each, M an operator that puts numbers in
@@ -25,20 +25,26 @@ def _round_early(model: ir.Model, places: Collection[str]) -> int:
 
     Returns the number of roundings that were moved.
     """
-    chosen = [n for n in nodes_of(model.graph, "QuantizeLinear") if _moved(n) and n.outputs[0].name in places]
+    chosen = [n for n in find_nodes(model.graph, "QuantizeLinear") if _moved(n) and n.outputs[0].name in places]
     for rounding in chosen:
         _move(model.graph, rounding)
     return len(chosen)
 
 
-round_early = ByPlace("round_early", find_roundings, _round_early)
+hoist_quantize = SelectivePass("round_early", find_roundings, _hoist_quantize)
 
 
 def _moved(rounding: ir.Node) -> ir.Node | None:
     """What moved the numbers that are rounded; None where nothing did, or where its result is needed as it is."""
     value, scale = rounding.inputs[:2]
-    mover = maker(value, "Concat", *_MOVERS)
-    if mover is None or value is None or only_user(value) is None or scale is None or scale.const_value is None:
+    mover = find_producer(value, "Concat", *_MOVERS)
+    if (
+        mover is None
+        or value is None
+        or find_only_consumer(value) is None
+        or scale is None
+        or scale.const_value is None
+    ):
         return None
     if scale.const_value.size != 1 or any(
         source is None or source.const_value is not None for source in _sources(mover)
@@ -68,4 +74,4 @@ def _move(graph: ir.Graph, rounding: ir.Node) -> None:
         _move(graph, earlier)
     result.type = rounded.type
     graph.remove(rounding)
-    redirect(rounded, result)
+    replace_uses(rounded, result)

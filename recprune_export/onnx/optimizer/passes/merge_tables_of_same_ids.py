@@ -3,11 +3,11 @@
 import numpy as np
 import onnx_ir as ir
 
-from recprune_export.onnx.graph import array_of, axis_of, constant, nodes_of, rank, redirect
-from recprune_export.onnx.optimizer.embedding_lookups import only_looked_up
+from recprune_export.onnx.graph import add_initializer, find_nodes, get_axis, get_constant_array, get_rank, replace_uses
+from recprune_export.onnx.optimizer.embedding_lookups import is_only_looked_up
 
 
-def join_tables(model: ir.Model) -> int:
+def merge_tables_of_same_ids(model: ir.Model) -> int:
     """Look two vectors of an id up at once.
 
     Before: `Gather(T, ids)` and `Gather(U, ids)`, T [N, D] and U [N, E] of one type, read by nothing else: the weights of first
@@ -18,7 +18,7 @@ def join_tables(model: ir.Model) -> int:
     """
     graph = model.graph
     together: dict[tuple[ir.Value, int, ir.DataType | None], list[ir.Node]] = {}
-    for node in nodes_of(graph, "Gather"):
+    for node in find_nodes(graph, "Gather"):
         table, ids = node.inputs
         if table is not None and ids is not None and _is_own_table(node, table) and ids.const_value is None:
             together.setdefault((ids, int(table.shape[0]), table.dtype), []).append(node)  # type: ignore[index, arg-type]
@@ -29,22 +29,24 @@ def join_tables(model: ir.Model) -> int:
 
 
 def _is_own_table(node: ir.Node, table: ir.Value) -> bool:
-    if table.const_value is None or rank(table) != 2 or axis_of(node, 2) != 0:
+    if table.const_value is None or get_rank(table) != 2 or get_axis(node, 2) != 0:
         return False
-    return table.dtype is not None and only_looked_up(table) and len(list(table.uses())) == 1
+    return table.dtype is not None and is_only_looked_up(table) and len(list(table.uses())) == 1
 
 
 def _join(graph: ir.Graph, lookups: list[ir.Node]) -> None:
-    arrays = [array for node in lookups if (array := array_of(node.inputs[0])) is not None]
+    arrays = [array for node in lookups if (array := get_constant_array(node.inputs[0])) is not None]
     ids = lookups[0].inputs[1]
     name = f"{lookups[0].outputs[0].name}_joined"
     widths = [array.shape[1] for array in arrays]
-    gather = ir.node("Gather", [constant(graph, name, np.concatenate(arrays, axis=1)), ids], attributes={"axis": 0})
-    sizes = constant(graph, f"{name}_widths", np.array(widths))
+    gather = ir.node(
+        "Gather", [add_initializer(graph, name, np.concatenate(arrays, axis=1)), ids], attributes={"axis": 0}
+    )
+    sizes = add_initializer(graph, f"{name}_widths", np.array(widths))
     split = ir.node("Split", [gather.outputs[0], sizes], attributes={"axis": -1}, num_outputs=len(lookups))
     graph.insert_before(lookups[0], [gather, split])
     for node, part in zip(lookups, split.outputs, strict=True):
         before = node.outputs[0]
         part.name, part.shape, part.type = before.name, before.shape, before.type
-        redirect(before, part)
+        replace_uses(before, part)
         graph.remove(node, safe=True)

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from recprune_export.onnx.graph import array_of, replace
+from recprune_export.onnx.graph import get_constant_array, replace_node
 
 
-def share_transposed(model: ir.Model) -> None:
+def share_transposed_weights(model: ir.Model) -> None:
     """Replace a weight that is exactly the transpose of another by that other.
 
     Before: `MatMul(h, Eᵀ)` has a folded copy of a weight E that a Gather or a Gemm reads: a table that also scores items,
@@ -47,7 +47,7 @@ def _transposes(graph: ir.Graph, original: ir.Value) -> Iterator[ir.Value]:
 
 
 def _matrix(value: ir.Value) -> np.ndarray | None:
-    array = array_of(value)
+    array = get_constant_array(value)
     return array if array is not None and array.ndim == 2 and array.dtype.kind == "f" else None
 
 
@@ -59,4 +59,4 @@ def _read_original(graph: ir.Graph, node: ir.Node, original: ir.Value) -> None:
     else:
         transposed = ir.node("Transpose", [original], attributes={"perm": [1, 0]})
         new = [transposed, ir.node("MatMul", [left, transposed.outputs[0]])]
-    replace(graph, node, new)
+    replace_node(graph, node, new)

@@ -11,10 +11,18 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
-from recprune_export.onnx.graph import axis_of, constant, like, rank, redirect, replace, sizes_of
-from recprune_export.onnx.optimizer.broadcast_analysis import OneRow, find_one_row, for_one_row
-from recprune_export.onnx.optimizer.embedding_lookups import joins_rows
-from recprune_export.onnx.optimizer.linear_layers import Linear, linear_of, view_of
+from recprune_export.onnx.graph import (
+    add_initializer,
+    copy_value_info,
+    get_axis,
+    get_dims,
+    get_rank,
+    replace_node,
+    replace_uses,
+)
+from recprune_export.onnx.optimizer.broadcast_analysis import SharedValues, compute_one_row_shape, find_shared_values
+from recprune_export.onnx.optimizer.embedding_lookups import concatenates_rows
+from recprune_export.onnx.optimizer.linear_layers import Linear, match_linear, match_view
 
 
 def share_inputs(model: ir.Model, shared: Sequence[int]) -> int:
@@ -30,7 +38,7 @@ def share_inputs(model: ir.Model, shared: Sequence[int]) -> int:
     """
     graph = model.graph
     inputs = [graph.inputs[position] for position in shared]
-    once = find_one_row(graph, inputs)
+    once = find_shared_values(graph, inputs)
     _Split(graph, once, next(value for value in graph.inputs if value not in inputs)).apply()
     graph.sort()
     return len({value.producer() for value in once.values} - {None})
@@ -39,7 +47,7 @@ def share_inputs(model: ir.Model, shared: Sequence[int]) -> int:
 class _Split:
     """Changes every place at which what is computed once meets the rows of the candidates; `many` is one of their inputs."""
 
-    def __init__(self, graph: ir.Graph, once: OneRow, many: ir.Value) -> None:
+    def __init__(self, graph: ir.Graph, once: SharedValues, many: ir.Value) -> None:
         self._graph, self._once, self._many = graph, once, many
         self._repeated: dict[ir.Value, ir.Value] = {}
 
@@ -77,7 +85,7 @@ class _Split:
 
     def _repeat_together(self, join: ir.Node) -> None:
         """Join neighbours that are shared while they are one row, and repeat them as one."""
-        axis = axis_of(join, rank(join.outputs[0]) or 1)
+        axis = get_axis(join, get_rank(join.outputs[0]) or 1)
         operands: list[ir.Value] = []
         new: list[ir.Node] = []
         values = [value for value in join.inputs if value is not None]
@@ -89,21 +97,21 @@ class _Split:
                 operands.append(self._repeat(run[0], self._once.shapes[run[0]]))
             else:
                 shape = list(self._once.shapes[run[0]] or ())
-                shape[axis] = sum(size for value in run if isinstance(size := (sizes_of(value) or [0])[axis], int))
+                shape[axis] = sum(size for value in run if isinstance(size := (get_dims(value) or [0])[axis], int))
                 new.append(ir.node("Concat", run, attributes={"axis": axis}))
                 joined = new[-1].outputs[0]
                 joined.name, joined.type = f"{run[0].name}_joined", run[0].type
-                joined.shape = ir.Shape(for_one_row(shape, self._once.batch) or [])
+                joined.shape = ir.Shape(compute_one_row_shape(shape, self._once.batch) or [])
                 operands.append(self._repeat(joined, shape))
-        replace(self._graph, join, [*new, ir.node("Concat", operands, attributes={"axis": axis})])
+        replace_node(self._graph, join, [*new, ir.node("Concat", operands, attributes={"axis": axis})])
 
     def _repeat(self, value: ir.Value, shape: Sequence[int | ir.SymbolicDim] | None) -> ir.Value:
         """The value with a row for each candidate, when it has this shape."""
         if value not in self._repeated:
             rows = ir.node("Shape", [self._many], attributes={"start": 0, "end": 1})
             new = [rows]
-            if (axes := rank(value) or 1) > 1:
-                ones = constant(self._graph, f"{value.name}_as_it_is", np.ones(axes - 1, dtype=np.int64))
+            if (axes := get_rank(value) or 1) > 1:
+                ones = add_initializer(self._graph, f"{value.name}_as_it_is", np.ones(axes - 1, dtype=np.int64))
                 new.append(ir.node("Concat", [rows.outputs[0], ones], attributes={"axis": 0}))
             new.append(ir.node("Expand", [value, new[-1].outputs[0]]))
             repeated = new[-1].outputs[0]
@@ -114,11 +122,11 @@ class _Split:
 
     def _split_layer(self, join: ir.Node, layer: Linear) -> None:
         """Make two layers of one that reads a join: of what is shared, and of the rest; the second adds up both."""
-        flat, axes = rank(layer.operand) == 2, rank(join.outputs[0]) or 1
-        along_last = layer.operand is join.outputs[0] and axis_of(join, axes) == axes - 1
+        flat, axes = get_rank(layer.operand) == 2, get_rank(join.outputs[0]) or 1
+        along_last = layer.operand is join.outputs[0] and get_axis(join, axes) == axes - 1
         values = [value for value in join.inputs if value is not None]
         widths = [_row_size(value) if flat else _last_size(value) for value in values]
-        if not (joins_rows(join) if flat else along_last) or sum(widths) != layer.inputs:
+        if not (concatenates_rows(join) if flat else along_last) or sum(widths) != layer.inputs:
             return
         rows = np.split(np.arange(layer.inputs), np.cumsum(widths)[:-1])
         new: list[ir.Node] = []
@@ -131,17 +139,19 @@ class _Split:
                 operands = [new[-1].outputs[0]]
             parts.append([operands[0], _weight(self._graph, layer, np.concatenate([rows[i] for i in chosen]))])
         new += (_gemms if flat else _products)(layer, *parts)
-        like(new[-1], layer.result)
+        copy_value_info(new[-1], layer.result)
         self._graph.insert_before(layer.shift or layer.node, new)
-        redirect(layer.result, new[-1].outputs[0])
+        replace_uses(layer.result, new[-1].outputs[0])
         for node in (layer.shift, layer.node):
             if node is not None:
                 self._graph.remove(node, safe=True)
 
     def _flat(self, value: ir.Value, width: int, new: list[ir.Node]) -> ir.Value:
-        if rank(value) == 2:
+        if get_rank(value) == 2:
             return value
-        new.append(ir.node("Reshape", [value, constant(self._graph, f"{value.name}_flat", np.array([-1, width]))]))
+        new.append(
+            ir.node("Reshape", [value, add_initializer(self._graph, f"{value.name}_flat", np.array([-1, width]))])
+        )
         return new[-1].outputs[0]
 
 
@@ -149,8 +159,8 @@ def _readers(value: ir.Value) -> list[Linear]:
     """The linear layers that read a join, perhaps through views, and whose weights are theirs alone."""
     found = []
     for node, position in list(value.uses()):
-        layer = linear_of(node) if position == 0 else None
-        view = None if layer is not None else view_of(node, value)
+        layer = match_linear(node) if position == 0 else None
+        view = None if layer is not None else match_view(node, value)
         if layer is not None and layer.owns_weight:
             found.append(layer)
         elif view is not None:
@@ -177,7 +187,7 @@ def _products(layer: Linear, shared: list[ir.Value], own: list[ir.Value]) -> lis
 def _weight(graph: ir.Graph, layer: Linear, rows: np.ndarray) -> ir.Value:
     part = layer.matrix()[rows]
     stored = np.ascontiguousarray(part.T if layer.transposed else part, dtype=np.float32)
-    return constant(graph, f"{layer.weight.name}_part", stored)
+    return add_initializer(graph, f"{layer.weight.name}_part", stored)
 
 
 def _bias(layer: Linear) -> list[ir.Value]:
@@ -185,9 +195,9 @@ def _bias(layer: Linear) -> list[ir.Value]:
 
 
 def _row_size(value: ir.Value) -> int:
-    return prod(size for size in (sizes_of(value) or [0])[1:] if isinstance(size, int))
+    return prod(size for size in (get_dims(value) or [0])[1:] if isinstance(size, int))
 
 
 def _last_size(value: ir.Value) -> int:
-    size = (sizes_of(value) or [0])[-1]
+    size = (get_dims(value) or [0])[-1]
     return size if isinstance(size, int) else 0

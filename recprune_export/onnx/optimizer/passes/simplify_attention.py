@@ -2,42 +2,49 @@
 
 import onnx_ir as ir
 
-from recprune_export.onnx.graph import integers_of, maker, nodes_of, redirect, replace, scalar_of
+from recprune_export.onnx.graph import (
+    find_nodes,
+    find_producer,
+    get_constant_integers,
+    get_constant_scalar,
+    replace_node,
+    replace_uses,
+)
 
 _LOW = -1e30  # the exporter masks with the lowest finite float
 
 
-def lean_attention(model: ir.Model) -> None:
+def simplify_attention(model: ir.Model) -> None:
     """Apply the rewrites below to every attention of the model."""
-    for node in nodes_of(model.graph, "IsNaN"):
+    for node in find_nodes(model.graph, "IsNaN"):
         _guard_by_mask(model.graph, node)
-    for node in nodes_of(model.graph, "Reshape"):
+    for node in find_nodes(model.graph, "Reshape"):
         _transpose_at_once(model.graph, node)
 
 
 def _guard_by_mask(graph: ir.Graph, is_nan: ir.Node) -> None:
     """Make rows of which nothing is allowed zero, as PyTorch does.
 
-    Before: `P = Softmax(S + Where(M, 0, low))`, `Where(IsNaN(P), 0, P)`, which leaves such a row uniform, since `low` is
-    finite. After: `Where(M, P, 0)`, or P itself where M is known to allow something in each row. S is finite.
+    Before: `P = Softmax(S + Where(M, 0, low))`, `RowFilter(IsNaN(P), 0, P)`, which leaves such a row uniform, since `low` is
+    finite. After: `RowFilter(M, P, 0)`, or P itself where M is known to allow something in each row. S is finite.
     """
-    softmax = maker(is_nan.inputs[0], "Softmax")
+    softmax = find_producer(is_nan.inputs[0], "Softmax")
     guard = _only_consumer(is_nan.outputs[0], "Where")
-    total = maker(softmax.inputs[0], "Add") if softmax else None
-    mask = maker(total.inputs[1], "Where") if total else None
+    total = find_producer(softmax.inputs[0], "Add") if softmax else None
+    mask = find_producer(total.inputs[1], "Where") if total else None
     if softmax is None or guard is None or mask is None:
         return
     allowed, zero, low = mask.inputs
-    if scalar_of(zero) != 0.0 or not (scalar_of(low) or 0.0) <= _LOW:
+    if get_constant_scalar(zero) != 0.0 or not (get_constant_scalar(low) or 0.0) <= _LOW:
         return
-    if guard.inputs[2] is not softmax.outputs[0] or scalar_of(guard.inputs[1]) != 0.0:
+    if guard.inputs[2] is not softmax.outputs[0] or get_constant_scalar(guard.inputs[1]) != 0.0:
         return
     weights, result = softmax.outputs[0], guard.outputs[0]
     if _allows_in_each_row(allowed):
-        redirect(result, weights)
+        replace_uses(result, weights)
         graph.remove([guard, is_nan], safe=True)
         return
-    replace(graph, guard, [ir.node("Where", [allowed, weights, zero])])
+    replace_node(graph, guard, [ir.node("Where", [allowed, weights, zero])])
     graph.remove(is_nan, safe=True)
 
 
@@ -48,7 +55,7 @@ def _allows_in_each_row(mask: ir.Value | None) -> bool:
     if mask.const_value is not None:
         values = mask.const_value.numpy()
         return values.ndim > 0 and bool(values.any(-1).all())
-    either = maker(mask, "Or")
+    either = find_producer(mask, "Or")
     return either is not None and any(_allows_in_each_row(side) for side in either.inputs)
 
 
@@ -58,8 +65,8 @@ def _transpose_at_once(graph: ir.Graph, last: ir.Node) -> None:
     Before: `Reshape(Transpose(Reshape(k, [-1, L, E]), [0, 2, 1]), [B, H, E, L])`, sizes computed from `Shape(k)`.
     After: `Transpose(k, [0, 1, 3, 2])`.
     """
-    swap = maker(last.inputs[0], "Transpose")
-    first = maker(swap.inputs[0], "Reshape") if swap else None
+    swap = find_producer(last.inputs[0], "Transpose")
+    first = find_producer(swap.inputs[0], "Reshape") if swap else None
     if swap is None or first is None or list(swap.attributes.get_ints("perm", [])) != [0, 2, 1]:
         return
     key = first.inputs[0]
@@ -68,24 +75,24 @@ def _transpose_at_once(graph: ir.Graph, last: ir.Node) -> None:
     batch, heads, length, width = key.shape
     if _sizes(first.inputs[1]) != [-1, length, width] or _sizes(last.inputs[1]) != [batch, heads, width, length]:
         return
-    replace(graph, last, [ir.node("Transpose", [key], attributes={"perm": [0, 1, 3, 2]})])
+    replace_node(graph, last, [ir.node("Transpose", [key], attributes={"perm": [0, 1, 3, 2]})])
 
 
 def _sizes(value: ir.Value | None) -> list[int | ir.SymbolicDim] | None:
     """Follow a list of sizes to the constants and shapes that it is put together from; None where that fails."""
     if value is None:
         return None
-    if (constants := integers_of(value)) is not None:
+    if (constants := get_constant_integers(value)) is not None:
         return list(constants)
-    if shape := maker(value, "Shape"):
+    if shape := find_producer(value, "Shape"):
         source = shape.inputs[0]
         whole = shape.attributes.get_int("start", 0) == 0 and "end" not in shape.attributes
         return list(source.shape) if whole and source is not None and source.shape is not None else None
-    if part := maker(value, "Slice"):
+    if part := find_producer(value, "Slice"):
         sizes, start, end = (_sizes(operand) for operand in part.inputs[:3])
         plain = len(part.inputs) == 3 and sizes and start and end
         return sizes[start[0] : end[0]] if plain else None  # type: ignore[index]
-    if joined := maker(value, "Concat"):
+    if joined := find_producer(value, "Concat"):
         parts = [_sizes(operand) for operand in joined.inputs]
         return None if None in parts else [size for part in parts for size in part]  # type: ignore[union-attr]
     return None

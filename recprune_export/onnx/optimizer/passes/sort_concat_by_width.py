@@ -6,12 +6,12 @@ from itertools import groupby
 import numpy as np
 import onnx_ir as ir
 
-from recprune_export.onnx.graph import nodes_of, only_user, replace
-from recprune_export.onnx.optimizer.embedding_lookups import joins_rows, lookup_of, only_looked_up
-from recprune_export.onnx.optimizer.linear_layers import Linear, change, linear_of, view_of
+from recprune_export.onnx.graph import find_nodes, find_only_consumer, replace_node
+from recprune_export.onnx.optimizer.embedding_lookups import concatenates_rows, is_only_looked_up, match_lookup
+from recprune_export.onnx.optimizer.linear_layers import Linear, match_linear, match_view, replace_weights
 
 
-def group_widths(model: ir.Model) -> int:
+def sort_concat_by_width(model: ir.Model) -> int:
     """Sort what is joined before a linear layer by the widths of the tables.
 
     Before: `Gemm(Concat(…), W)`, also through a view, where lookups in tables of one width stand apart. After: the same
@@ -21,8 +21,8 @@ def group_widths(model: ir.Model) -> int:
     Returns the number of joins that were sorted.
     """
     graph, sorted_joins = model.graph, 0
-    for node in nodes_of(graph, "Concat"):
-        layer = _reader(node) if joins_rows(node) else None
+    for node in find_nodes(graph, "Concat"):
+        layer = _reader(node) if concatenates_rows(node) else None
         widths = [_width(value) for value in node.inputs]
         order = sorted(range(len(widths)), key=lambda i: (widths[i] is None, -(widths[i] or 0)))
         if layer is None or not layer.owns_weight or not _gains(widths):
@@ -33,11 +33,11 @@ def group_widths(model: ir.Model) -> int:
         starts = np.cumsum([0, *sizes])
         rows = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in order])
         vector = layer.vector()
-        change(graph, layer, layer.matrix()[rows], vector)
+        replace_weights(graph, layer, layer.matrix()[rows], vector)
         join = ir.node(
             "Concat", [node.inputs[i] for i in order], attributes={"axis": node.attributes.get_int("axis", 0)}
         )
-        replace(graph, node, [join])
+        replace_node(graph, node, [join])
         sorted_joins += 1
     return sorted_joins
 
@@ -45,15 +45,15 @@ def group_widths(model: ir.Model) -> int:
 def _reader(node: ir.Node) -> Linear | None:
     """The layer that alone reads a join, perhaps through a view."""
     value = node.outputs[0]
-    while (user := only_user(value)) is not None and (view := view_of(user, value)) is not None:
+    while (user := find_only_consumer(value)) is not None and (view := match_view(user, value)) is not None:
         value = view
-    layer = linear_of(user) if user is not None else None
+    layer = match_linear(user) if user is not None else None
     return layer if layer is not None and layer.operand is value and len(value.shape or ()) == 2 else None
 
 
 def _width(value: ir.Value | None) -> int | None:
-    lookup = lookup_of(value)
-    return lookup.width if lookup is not None and only_looked_up(lookup.table) else None
+    lookup = match_lookup(value)
+    return lookup.width if lookup is not None and is_only_looked_up(lookup.table) else None
 
 
 def _gains(widths: list[int | None]) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.nodes import arguments
-from recprune_export.program.request_invariant import TAKING_ROWS, independent_of_the_request, readers
+from recprune_export.program.request_invariant import ROW_LOOKUPS, find_request_invariant_nodes, find_varying_readers
 
 aten = torch.ops.aten
 
@@ -20,13 +20,13 @@ _PRODUCTS = frozenset({aten.linear.default, aten.matmul.default, aten.mm.default
 DISTINCT = 0.5
 
 
-def constants_to_weights(module: fx.GraphModule) -> None:
+def constants_to_parameters(module: fx.GraphModule) -> None:
     """Make parameters, which are not to be trained, of constant tables and matrices, in place.
 
     That are those with two axes or more of which requests look up rows, or that requests are multiplied with, and which hold
     numbers of their own, not a mask's.
     """
-    steady = independent_of_the_request(module)
+    steady = find_request_invariant_nodes(module)
     for node in steady:
         if node.op != "get_attr":
             continue
@@ -37,7 +37,7 @@ def constants_to_weights(module: fx.GraphModule) -> None:
             _set(module, str(node.target), nn.Parameter(tensor.detach(), requires_grad=False))
 
 
-def thaw_where_all_is_frozen(module: fx.GraphModule) -> None:
+def unfreeze_if_all_frozen(module: fx.GraphModule) -> None:
     """Let all parameters be trained where none is to be, in place; the tensors stay those of the user's model."""
     parameters = dict(module.named_parameters())
     if any(parameter.requires_grad for parameter in parameters.values()):
@@ -57,8 +57,8 @@ def _is_matrix(tensor: object) -> bool:
 def _meets_requests(node: fx.Node, steady: dict[fx.Node, None]) -> bool:
     """Whether rows of it are looked up by a request, or a request is multiplied with it, as it is or moved about."""
     return any(
-        user.target in _PRODUCTS or (user.target in TAKING_ROWS and arguments(user)[0] is source)
-        for source, user in readers(node, steady)
+        user.target in _PRODUCTS or (user.target in ROW_LOOKUPS and arguments(user)[0] is source)
+        for source, user in find_varying_readers(node, steady)
     )
 
 

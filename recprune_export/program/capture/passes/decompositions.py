@@ -12,27 +12,27 @@ import torch
 from torch import Tensor, fx
 
 from recprune_export.program.canonical import add_constant, remove_dead_code
-from recprune_export.program.nodes import argument, arguments, registers
+from recprune_export.program.nodes import argument, arguments, make_registry_decorator
 
 aten = torch.ops.aten
 
-WriteOut = Callable[[fx.Graph, fx.Node], fx.Node | None]  # None where it has to stay as it is
-_WRITTEN_OUT: dict[Any, WriteOut] = {}
-_writes_out = registers(_WRITTEN_OUT)
+Decomposition = Callable[[fx.Graph, fx.Node], fx.Node | None]  # None where it has to stay as it is
+_DECOMPOSITIONS: dict[Any, Decomposition] = {}
+_decomposition = make_registry_decorator(_DECOMPOSITIONS)
 MOST_DISTANCES_ONE_BY_ONE = 25  # vectors on each side, in PyTorch as well
 
 
-def write_out(module: fx.GraphModule) -> bool:
+def decompose(module: fx.GraphModule) -> bool:
     """Write out every operator that has a function here, in place; tell whether there was one.
 
     New nodes have no sizes: `recapture` the graph.
     """
     changed = False
     for node in list(module.graph.nodes):
-        if node.target not in _WRITTEN_OUT:
+        if node.target not in _DECOMPOSITIONS:
             continue
         with module.graph.inserting_before(node):
-            new = _WRITTEN_OUT[node.target](module.graph, node)
+            new = _DECOMPOSITIONS[node.target](module.graph, node)
         if new is not None:
             new.meta = dict(node.meta)
             node.replace_all_uses_with(new)
@@ -50,7 +50,7 @@ def _cat(graph: fx.Graph, parts: Sequence[fx.Node], axis: int) -> fx.Node:
     return parts[0] if len(parts) == 1 else graph.call_function(aten.cat.default, (list(parts), axis))
 
 
-@_writes_out(aten.hstack.default, aten.concat.default, aten.concatenate.default, aten.column_stack.default)
+@_decomposition(aten.hstack.default, aten.concat.default, aten.concatenate.default, aten.column_stack.default)
 def joined(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     """`hstack(xs: B×L×D)` is `cat(xs, 1)`."""
     tensors = arguments(node)[0]
@@ -60,7 +60,7 @@ def joined(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     return _cat(graph, tensors, axis)
 
 
-@_writes_out(aten.slice_scatter.default)
+@_decomposition(aten.slice_scatter.default)
 def slice_scatter(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     """`x[:, start:end] = y` is what was before, y, and what was behind, side by side."""
     x, written = arguments(node)[:2]
@@ -90,7 +90,7 @@ def _constant(graph: fx.Graph, value: Tensor) -> fx.Node:
     return add_constant(graph.owning_module, "written_out", value)
 
 
-@_writes_out(aten.select_scatter.default)
+@_decomposition(aten.select_scatter.default)
 def select_scatter(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     """`x[:, i] = y` as `slice_scatter` of one index."""
     x, written, axis, index = arguments(node)
@@ -108,7 +108,7 @@ def _overwritten(graph: fx.Graph, x: fx.Node, written: fx.Node, axis: int, first
     return _cat(graph, [*before, written, *behind], axis)
 
 
-@_writes_out(aten.diagonal_scatter.default)
+@_decomposition(aten.diagonal_scatter.default)
 def diagonal_scatter(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     """`x.diagonal(dim1=-2, dim2=-1)[:] = y` for x of B×L×L is y where row and column are the same; ONNX has no operator."""
     x, written, offset, one, other = (argument(node, name) for name in ("self", "src", "offset", "dim1", "dim2"))
@@ -120,25 +120,25 @@ def diagonal_scatter(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     return graph.call_function(aten.where.self, (mask, graph.call_function(aten.unsqueeze.default, (written, -1)), x))
 
 
-@_writes_out(aten.zero.default, aten.empty_like.default)
+@_decomposition(aten.zero.default, aten.empty_like.default)
 def zeros(graph: fx.Graph, node: fx.Node) -> fx.Node:
     """`x.zero_()` is zeros of the shape of x; so may be what nobody has written to yet."""
     return graph.call_function(aten.zeros_like.default, arguments(node)[:1], {"dtype": _value(node).dtype})
 
 
-@_writes_out(aten.empty.memory_format, aten.new_empty.default)
+@_decomposition(aten.empty.memory_format, aten.new_empty.default)
 def blank(graph: fx.Graph, node: fx.Node) -> fx.Node:
     """`empty(sizes)`, which has no values yet, may as well be zeros."""
     return graph.call_function(aten.zeros.default, (argument(node, "size"),), {"dtype": _value(node).dtype})
 
 
-@_writes_out(aten.fill.Scalar)
+@_decomposition(aten.fill.Scalar)
 def filled(graph: fx.Graph, node: fx.Node) -> fx.Node:
     """`x.fill_(2.0)` is twos of the shape of x."""
     return graph.call_function(aten.full_like.default, arguments(node)[:2], {"dtype": _value(node).dtype})
 
 
-@_writes_out(aten.index.Tensor)
+@_decomposition(aten.index.Tensor)
 def picked_complex(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     """`x[:, frequencies]` of complex numbers picks both of their parts; ONNX has no complex numbers to pick."""
     x, indices = arguments(node)[:2]
@@ -149,7 +149,7 @@ def picked_complex(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     return graph.call_function(aten.view_as_complex.default, (picked,))
 
 
-@_writes_out(aten.copy.default)
+@_decomposition(aten.copy.default)
 def copy(graph: fx.Graph, node: fx.Node) -> fx.Node:
     """`copy(x, y)` is y in the shape and the dtype of x."""
     into, source = arguments(node)[:2]
@@ -159,7 +159,7 @@ def copy(graph: fx.Graph, node: fx.Node) -> fx.Node:
     return graph.call_function(aten.to.dtype, (expanded, _value(into).dtype))
 
 
-@_writes_out(operator.getitem)
+@_decomposition(operator.getitem)
 def broadcast(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     """`broadcast_tensors([x, y])[0]` is x in the shape of y, or x where that is its own."""
     source, position = arguments(node)
@@ -177,7 +177,7 @@ def _same_shape(one: fx.Node, other: fx.Node) -> bool:
     return [str(size) for size in _value(one).shape] == [str(size) for size in _value(other).shape]
 
 
-@_writes_out(aten.mse_loss.default)
+@_decomposition(aten.mse_loss.default)
 def squared_error(graph: fx.Graph, node: fx.Node) -> fx.Node:
     """`mse_loss(x, y)` is the mean of (x - y)²."""
     difference = graph.call_function(aten.sub.Tensor, arguments(node)[:2])
@@ -186,7 +186,7 @@ def squared_error(graph: fx.Graph, node: fx.Node) -> fx.Node:
     return squared if reduction is None else graph.call_function(reduction, (squared,))
 
 
-@_writes_out(aten.repeat_interleave.self_int)
+@_decomposition(aten.repeat_interleave.self_int)
 def repeated_value(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     """`repeat_interleave(x: B×L×1, D, 2)` is x expanded, where what is repeated is one value."""
     x, repeats = arguments(node)[:2]
@@ -198,7 +198,7 @@ def repeated_value(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     return graph.call_function(aten.expand.default, (x, sizes))
 
 
-@_writes_out(aten.pairwise_distance.default)
+@_decomposition(aten.pairwise_distance.default)
 def distance(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     """`pairwise_distance(x: B×D, y: B×D)` is √Σ(x - y + ε)², whose terms are a constant where x and y are zero."""
     left, right, order, epsilon, keepdim = (argument(node, name) for name in ("x1", "x2", "p", "eps", "keepdim"))
@@ -211,7 +211,7 @@ def distance(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     )
 
 
-@_writes_out(aten.cdist.default)
+@_decomposition(aten.cdist.default)
 def distances(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     """`cdist(x: B×P×D, y: B×R×D)` is ‖x - y‖ of all pairs; of many, as PyTorch does it, √(‖x‖² + ‖y‖² - 2 x·y).
 

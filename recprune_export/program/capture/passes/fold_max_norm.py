@@ -18,7 +18,7 @@ _FINE = _RENORMING | {aten.embedding.default, aten.detach.default, aten.copy_.de
 _TINY = 1e-7  # PyTorch adds it to the norm
 
 
-def renorm_tables(module: fx.GraphModule) -> None:
+def fold_max_norm(module: fx.GraphModule) -> None:
     """Scale the rows of such tables of `module`, whose parameters may be those of a user's model and are left alone.
 
     Raises `CaptureError` where a table is read in another way as well: there PyTorch's answers follow from what was looked

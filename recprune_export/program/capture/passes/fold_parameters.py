@@ -12,8 +12,8 @@ from torch import Tensor, fx
 
 from recprune_export.program.canonical import remove_dead_code, tensor_at
 from recprune_export.program.nodes import ancestors, arguments
-from recprune_export.program.request_invariant import TAKING_ROWS, independent_of_the_request, readers
-from recprune_export.program.view_operators import MOVEMENTS
+from recprune_export.program.request_invariant import ROW_LOOKUPS, find_request_invariant_nodes, find_varying_readers
+from recprune_export.program.view_operators import DATA_MOVEMENT_OPERATORS
 
 aten = torch.ops.aten
 
@@ -30,18 +30,18 @@ _RESTATING = frozenset(
 )
 
 
-def precompute_tables(module: fx.GraphModule) -> bool:
+def fold_parameters(module: fx.GraphModule) -> bool:
     """Replace what is computed from parameters alone by a parameter that holds it, in place; tell whether there was any.
 
     That is done where rows of the result are looked up by the request, where a sparse matrix takes part, which ONNX
     cannot hold, and where a weight was stated in other terms for the sake of training.
     Anything else that is computed from parameters stays a computation, so that its parts can be pruned.
     """
-    steady = independent_of_the_request(module)
+    steady = find_request_invariant_nodes(module)
     wanted = []
     for node in filter(_is_computed, steady):
-        read = readers(node, steady)
-        looked_up = any(user.target in TAKING_ROWS and arguments(user)[0] is source for source, user in read)
+        read = find_varying_readers(node, steady)
+        looked_up = any(user.target in ROW_LOOKUPS and arguments(user)[0] is source for source, user in read)
         if looked_up or (read and any(_is_sparse(part) or part.target in _RESTATING for part in ancestors([node]))):
             wanted.append(node)
     for node in wanted:
@@ -53,7 +53,7 @@ def precompute_tables(module: fx.GraphModule) -> bool:
 def _is_computed(node: fx.Node) -> bool:
     """A dense tensor of numbers that an operator made of others, and not only moved."""
     value = node.meta.get("val")
-    moves = node.target in MOVEMENTS or node.op != "call_function"
+    moves = node.target in DATA_MOVEMENT_OPERATORS or node.op != "call_function"
     dense = isinstance(value, Tensor) and value.layout == torch.strided and value.is_floating_point()
     return dense and not moves and not isinstance(arguments(node)[0], int | float)
 

@@ -27,7 +27,7 @@ class _Spread:
     epsilon: float
 
 
-def name_layer_norms(module: fx.GraphModule) -> bool:
+def fuse_layer_norms(module: fx.GraphModule) -> bool:
     """Replace norms over the last axis that are written out by `layer_norm`, in place; tell whether there was one.
 
     Before: a centred value divided by the root of its mean square, or of the sum of its squares, with an ε inside the root.
@@ -60,7 +60,7 @@ def _spread_below(node: fx.Node) -> _Spread | None:
     for centred, below in pairs:
         inside = arguments(_squeezed(below))[0] if _squeezed(below).target is root else None
         spread = _sum_of_squares(inside) if inside is not None else None
-        if spread is not None and _centred(centred) is spread.of:
+        if spread is not None and _centered(centred) is spread.of:
             return spread
     return None
 
@@ -75,7 +75,7 @@ def _sum_of_squares(node: fx.Node) -> _Spread | None:
     if node.target not in (aten.mean.dim, aten.sum.dim_IntList) or not _over_last(node):
         return None
     squares, inside = _shifted(arguments(node)[0])
-    of = _centred(base) if (base := _squared(squares)) is not None else None
+    of = _centered(base) if (base := _squared(squares)) is not None else None
     if of is None:
         return None
     n = _channels(of)
@@ -89,7 +89,7 @@ def _is_biased_variance(node: fx.Node) -> bool:
     return by_correction or (node.target is aten.var.dim and argument(node, "unbiased") is False)
 
 
-def _centred(node: Any) -> fx.Node | None:
+def _centered(node: Any) -> fx.Node | None:
     """Return x of `x - mean(x)`."""
     if not _is_node(node) or node.target is not aten.sub.Tensor or node.kwargs:
         return None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from recprune_export.program.canonical import add_constant, remove_dead_code
-from recprune_export.program.capture.passes.row_constants import value_for_rows
+from recprune_export.program.capture.passes.row_constants import evaluate_for_batch_size
 from recprune_export.program.nodes import arguments
 
 aten = torch.ops.aten
@@ -18,7 +18,7 @@ aten = torch.ops.aten
 BATCH_OF_THE_TRIAL = 3
 
 
-def picks_by_mask(module: fx.GraphModule) -> list[fx.Node]:
+def find_boolean_indexing(module: fx.GraphModule) -> list[fx.Node]:
     """Return the nodes that pick by a boolean mask."""
     return [node for node in module.graph.nodes if _masks(node)]
 
@@ -29,8 +29,8 @@ def replace_constant_masks(module: fx.GraphModule) -> bool:
     Sizes in the graph are those of the old picks afterwards: `recapture` it.
     """
     replaced = False
-    for node in picks_by_mask(module):
-        masks = {mask: value_for_rows(mask, BATCH_OF_THE_TRIAL) for mask in _masks(node)}
+    for node in find_boolean_indexing(module):
+        masks = {mask: evaluate_for_batch_size(mask, BATCH_OF_THE_TRIAL) for mask in _masks(node)}
         if any(value is None for value in masks.values()):
             continue
         with module.graph.inserting_before(node):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from recprune_export.program.canonical import remove_dead_code
-from recprune_export.program.capture.passes.row_constants import value_for_rows
+from recprune_export.program.capture.passes.row_constants import evaluate_for_batch_size
 from recprune_export.program.nodes import argument, arguments
 
 aten = torch.ops.aten
@@ -79,7 +79,7 @@ def _length(bag: _Bag) -> int | None:
     """The length of every bag, where the offsets say 0, L, 2L, ... for any number of rows."""
     found = set()
     for rows in TRIALS:
-        offsets = value_for_rows(bag.offsets, rows)
+        offsets = evaluate_for_batch_size(bag.offsets, rows)
         if not isinstance(offsets, Tensor) or len(offsets) != rows + bag.last_included:
             return None
         step = int(offsets[1] - offsets[0])

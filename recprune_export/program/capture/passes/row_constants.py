@@ -11,7 +11,7 @@ from recprune_export.program.nodes import arguments
 aten = torch.ops.aten
 
 
-def value_for_rows(node: fx.Node, rows: int) -> Any:
+def evaluate_for_batch_size(node: fx.Node, rows: int) -> Any:
     """Return what a node holds for a request of `rows` rows, where that depends on nothing else; None for others."""
     values: dict[fx.Node, Any] = {}
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, fx
 
 from recprune_export.program.program import Program
-from recprune_export.pruning.statistics.moments import Point, channel_positions
+from recprune_export.pruning.statistics.moments import ActivationSite, channel_positions
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class ResolvedSite:
     """A value of the graph that holds a group: on which axis, at which `positions` [occurrences, D], and the batch axis.
 
     `batch_axis` is None where the value is the same for every request.
@@ -23,14 +23,14 @@ class Place:
     positions: Tensor
     batch_axis: int | None
 
-    def by_request(self, value: Tensor, rows: int) -> Tensor:
+    def channels_by_request(self, value: Tensor, rows: int) -> Tensor:
         """Return the channels of each request, [rows, places, D]; one row where all requests share the value."""
         wide = self._wide(value, rows)
         occurrences, width = self.positions.shape
         picked = wide.index_select(-1, self.positions.reshape(-1))
         return picked.reshape(len(wide), -1, occurrences, width).reshape(len(wide), -1, width)
 
-    def shuffled(self, value: Tensor, channel: int, order: Tensor) -> Tensor:
+    def permute_channel(self, value: Tensor, channel: int, order: Tensor) -> Tensor:
         """Return the value with one channel of the requests in another order."""
         if self.batch_axis is None:
             return value
@@ -50,20 +50,20 @@ class Place:
         return value.movedim((self.batch_axis, self.axis), (0, -1))
 
 
-def places(program: Program, points: Mapping[str, Collection[Point]]) -> dict[str, list[Place]]:
+def resolve_sites(program: Program, sites: Mapping[str, Collection[ActivationSite]]) -> dict[str, list[ResolvedSite]]:
     """Look up for each group its points in the graph."""
     nodes = {node.name: node for node in program.module.graph.nodes}
 
-    def place(name: str, point: Point) -> Place:
+    def place(name: str, point: ActivationSite) -> ResolvedSite:
         node = nodes[point.node]
         varying = [axis for axis, size in enumerate(node.meta["val"].shape) if not isinstance(size, int)]
         positions = channel_positions(program.analysis, program.analysis.group(name), point)
-        return Place(node, point.axis, positions, varying[0] if varying else None)
+        return ResolvedSite(node, point.axis, positions, varying[0] if varying else None)
 
-    return {name: [place(name, point) for point in own] for name, own in points.items()}
+    return {name: [place(name, point) for point in own] for name, own in sites.items()}
 
 
-class Recorder(fx.Interpreter):
+class ActivationRecorder(fx.Interpreter):
     """Runs a program and keeps the values of some nodes, or of all."""
 
     def __init__(self, program: Program, nodes: Collection[fx.Node] | None = None) -> None:

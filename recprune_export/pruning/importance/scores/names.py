@@ -2,7 +2,7 @@
 
 OUTPUT_ERROR = "output-error"  # the only one whose losses compare across groups
 
-NAMES = {
+SCORE_DESCRIPTIONS = {
     OUTPUT_ERROR: "what the answers lose, after rotation or refit (the default)",
     "taylor": "squared change of the loss without the channel, to first order",
     "permutation": "what the answers lose when the channel is shuffled over requests",

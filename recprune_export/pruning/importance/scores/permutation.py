@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, fx
 
-from recprune_export.pruning.importance.scores.activations import Place, Recorder, places
+from recprune_export.pruning.importance.scores.activations import ActivationRecorder, ResolvedSite, resolve_sites
 from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
-from recprune_export.pruning.statistics.activation_sites import producing_points
+from recprune_export.pruning.statistics.activation_sites import find_producer_sites
 
 MOST_ROWS = 512
 FEWEST_ROWS = 64
@@ -27,9 +27,9 @@ def permutation(inputs: ScoreInputs) -> dict[str, Tensor]:
     request = {name: values[:most] for name, values in inputs.batches[0][0].items()}
     rows = len(next(iter(request.values())))
     order = torch.randperm(rows, generator=torch.Generator().manual_seed(inputs.seed))
-    recorder = Recorder(inputs.program)
+    recorder = ActivationRecorder(inputs.program)
     own_answer = recorder.answer(request)
-    found = places(inputs.program, producing_points(inputs.program))
+    found = resolve_sites(inputs.program, find_producer_sites(inputs.program))
     scores = {}
     with torch.no_grad():
         least = inputs.distance(own_answer, own_answer)
@@ -45,9 +45,9 @@ def permutation(inputs: ScoreInputs) -> dict[str, Tensor]:
 class _Rerun(fx.Interpreter):
     """Runs again what a change of a group's channels reaches; of all else the `values` are known."""
 
-    def __init__(self, module: fx.GraphModule, values: dict[fx.Node, Tensor], own: list[Place]) -> None:
+    def __init__(self, module: fx.GraphModule, values: dict[fx.Node, Tensor], sites: list[ResolvedSite]) -> None:
         super().__init__(module, garbage_collect_values=False)
-        self._places = {place.node: place for place in own}
+        self._places = {place.node: place for place in sites}
         reached: set[fx.Node] = set()
         self._first: set[fx.Node] = set()
         for node in module.graph.nodes:
@@ -71,4 +71,4 @@ class _Rerun(fx.Interpreter):
 
     def _shuffled(self, node: fx.Node, value: Tensor) -> Tensor:
         place = self._places.get(node)
-        return value if place is None else place.shuffled(value, self._channel, self._order)
+        return value if place is None else place.permute_channel(value, self._channel, self._order)

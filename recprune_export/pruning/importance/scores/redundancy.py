@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from recprune_export.pruning.importance.ranking import Ranking
-from recprune_export.pruning.importance.scores.activations import Place, Recorder, places
+from recprune_export.pruning.importance.scores.activations import ActivationRecorder, ResolvedSite, resolve_sites
 from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
-from recprune_export.pruning.statistics.activation_sites import reading_points
+from recprune_export.pruning.statistics.activation_sites import find_consumer_sites
 
 SILENT = 1e-10  # of the largest variance: such a channel says nothing
 
@@ -18,8 +18,8 @@ def cosine(inputs: ScoreInputs) -> dict[str, Ranking]:
     layer that reads them can make up for either (merging similar neurons: Srinivas and Babu 2015, "Data-free Parameter
     Pruning for Deep Neural Networks", section 3). Each that goes counts with 1 - |cosine|; a silent one with nothing.
     """
-    readings = reading_points(inputs.program)
-    found = places(inputs.program, {name: reading.points for name, reading in readings.items()})
+    readings = find_consumer_sites(inputs.program)
+    found = resolve_sites(inputs.program, {name: reading.sites for name, reading in readings.items()})
     covariances = _covariances(inputs, found)
     return {
         g.name: _one_by_one(covariances[g.name] if g.name in covariances else torch.zeros(g.width, g.width))
@@ -27,16 +27,16 @@ def cosine(inputs: ScoreInputs) -> dict[str, Ranking]:
     }
 
 
-def _covariances(inputs: ScoreInputs, found: dict[str, list[Place]]) -> dict[str, Tensor]:
+def _covariances(inputs: ScoreInputs, found: dict[str, list[ResolvedSite]]) -> dict[str, Tensor]:
     """Covariance of each group's activations, D×D, summed over the places where it is read, each of trace 1."""
-    recorder = Recorder(inputs.program, {place.node for own in found.values() for place in own})
+    recorder = ActivationRecorder(inputs.program, {place.node for own in found.values() for place in own})
     sums: dict[tuple[str, int], tuple[Tensor, Tensor, int]] = {}
     for request, _ in inputs.batches:
         recorder.answer(request)
         rows = len(next(iter(request.values())))
         for name, own in found.items():
             for number, place in enumerate(own):
-                held = place.by_request(recorder.values[place.node], rows).flatten(0, 1).double()
+                held = place.channels_by_request(recorder.values[place.node], rows).flatten(0, 1).double()
                 square, total, count = sums.get((name, number), (torch.zeros(()), torch.zeros(()), 0))
                 sums[name, number] = (square + held.T @ held, total + held.sum(0), count + len(held))
     covariances: dict[str, Tensor] = {}

@@ -35,7 +35,7 @@ SCORES: dict[str, Ranker] = {
 }
 
 
-def rankings_by(name: str, inputs: ScoreInputs) -> dict[str, Ranking]:
+def rank_channels(name: str, inputs: ScoreInputs) -> dict[str, Ranking]:
     """Rank the channels of every group. Raises `UsageError` for a name that is not known."""
     if name not in SCORES:
         raise UsageError(f"There is no score '{name}'; choose one of {', '.join(sorted(SCORES))}.")

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from recprune_export.program.program import Program
-from recprune_export.pruning.statistics.moments import Batch, Probe
+from recprune_export.pruning.statistics.moments import Batch, CurvatureProbe
 
 Response = Mapping[str, Tensor]
-Loss = Callable[[Response, Mapping[str, Tensor]], Tensor]  # response, labels -> mean over the rows, a scalar
+LossFunction = Callable[[Response, Mapping[str, Tensor]], Tensor]  # response, labels -> mean over the rows, a scalar
 Distance = Callable[[Response, Response], Tensor]  # student, teacher -> mean over the rows, a scalar
 
 
@@ -22,9 +22,9 @@ class ScoreInputs:
 
     program: Program
     batches: Sequence[Batch]
-    loss: Loss
+    loss: LossFunction
     distance: Distance
-    probe: Probe
+    probe: CurvatureProbe
     seed: int = 0
 
 

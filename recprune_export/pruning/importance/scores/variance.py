@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, fx
 
-from recprune_export.channels.analysis import AxisSets
+from recprune_export.channels.analysis import AxisChannels
 from recprune_export.program.canonical import tensor_at
 from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
 
@@ -61,7 +61,7 @@ class _Moments(fx.Interpreter):
         for (name, axis), (first, second) in self._sums.items():
             count = self._count[name, axis]
             spread = (second / count - (first / count).square()).clamp_min(0.0)
-            removed_by = cast(AxisSets, self._inputs.program.analysis.removed_by[name])[axis]
+            removed_by = cast(AxisChannels, self._inputs.program.analysis.removed_by[name])[axis]
             for index, channels in enumerate(removed_by or ()):
                 for channel in channels:
                     group, position = self._position[channel]

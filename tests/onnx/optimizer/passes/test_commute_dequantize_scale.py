@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from recprune_export.onnx.optimizer.passes.commute_dequantize_scale import lighten_scales
+from recprune_export.onnx.optimizer.passes.commute_dequantize_scale import commute_dequantize_scale
 from recprune_export.onnx.optimizer.rewrite import rewrite
 from tests.onnx.graphs import assert_left_alone, floats, graph, numbers, rewritten
 
@@ -51,7 +51,7 @@ def scaled(made: ir.Model, value: str) -> bool:
 )
 def test_the_user_is_scaled_instead_of_the_candidates(body: str, user: tuple[int, ...], gives: str) -> None:
     before = model(body, ", ".join(["batch", *map(str, user)]), gives)
-    made = rewritten(lighten_scales, before, requests(*user))
+    made = rewritten(commute_dequantize_scale, before, requests(*user))
     assert scaled(made, "u")
     assert not scaled(made, "x")
 
@@ -84,25 +84,25 @@ def test_the_user_is_scaled_instead_of_the_candidates(body: str, user: tuple[int
     ],
 )
 def test_a_graph_that_does_not_fit_is_left_alone(left: ir.Model) -> None:
-    assert_left_alone(lighten_scales, left)
+    assert_left_alone(commute_dequantize_scale, left)
 
 
 def test_where_both_sides_are_scaled_one_is_moved_and_none_is_lost() -> None:
     both = model("m = Mul(x, row) n = Mul(u, row) y = Mul(m, n)", f"batch, 1, {DIM}", f"batch, {MANY}, {DIM}")
-    rewritten(lighten_scales, both, requests(1, DIM))
+    rewritten(commute_dequantize_scale, both, requests(1, DIM))
     turned = model(
         "m = Mul(x, row) n = Mul(u, row) t = Transpose<perm=[0,2,1]>(n) y = MatMul(m, t)",
         f"batch, 2, {DIM}",
         f"batch, {MANY}, 2",
     )
-    rewritten(lighten_scales, turned, requests(2, DIM))
+    rewritten(commute_dequantize_scale, turned, requests(2, DIM))
 
 
 def test_the_larger_side_is_spared() -> None:
     body = "m = Mul(x, row) y = MatMul(m, u)"
-    one, (kept,) = rewrite(model(body), [lighten_scales], requests(DIM, 1), (1, 64))
-    assert kept.kept
+    one, (kept,) = rewrite(model(body), [commute_dequantize_scale], requests(DIM, 1), (1, 64))
+    assert kept.accepted
     assert scaled(one, "u")
     many = model(body, f"batch, {DIM}, 900", f"batch, {MANY}, 900")
-    _, (left,) = rewrite(many, [lighten_scales], requests(DIM, 900), (1, 64))
-    assert not left.kept
+    _, (left,) = rewrite(many, [commute_dequantize_scale], requests(DIM, 900), (1, 64))
+    assert not left.accepted

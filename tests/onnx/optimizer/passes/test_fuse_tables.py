@@ -5,9 +5,9 @@ import onnx_ir as ir
 import pytest
 
 from recprune_export.errors import ExportError
-from recprune_export.onnx.counts import parts_of
+from recprune_export.onnx.counts import count_weights
 from recprune_export.onnx.optimizer.passes.fuse_tables import FEWEST, fuse_tables
-from recprune_export.onnx.runtime.in_memory import session_in_memory
+from recprune_export.onnx.runtime.in_memory import make_in_memory_session
 from tests.onnx.graphs import assert_left_alone, floats, graph, numbers, operators, rewritten, weights_of
 
 ROWS = (7, 3, 9, 5)
@@ -71,7 +71,7 @@ def test_whole_numbers_that_pass_as_fractions_are_taken_from_where_they_are_whol
 @pytest.mark.parametrize("too_large", range(4))
 def test_an_id_that_is_too_large_for_its_own_table_is_refused(too_large: int) -> None:
     model = graph(f"{MATRIX} {{ {LOOKUPS} y = Concat<axis=1>(e0, e1, e2, e3) }}", **TABLES, **COLUMNS)
-    run = session_in_memory(rewritten(fuse_tables, model, [[ids(3)]]))
+    run = make_in_memory_session(rewritten(fuse_tables, model, [[ids(3)]]))
     wrong = ids(3)
     wrong[1, too_large] = ROWS[too_large]
     with pytest.raises(ExportError, match="cannot run"):
@@ -112,7 +112,7 @@ def test_one_table_for_two_fields_is_stored_once() -> None:
     request[:, 3] %= ROWS[0]
     tables = {name: table for name, table in TABLES.items() if name != "t3"}
     fused = rewritten(fuse_tables, graph(text, **tables, **COLUMNS), [[request]])
-    assert parts_of(fused).tables.parameters == sum(ROWS[:3]) * DIM
+    assert count_weights(fused).tables.parameters == sum(ROWS[:3]) * DIM
 
 
 def test_groups_of_each_width_and_what_stands_between_them() -> None:
@@ -124,7 +124,7 @@ def test_groups_of_each_width_and_what_stands_between_them() -> None:
     request = [np.random.default_rng(0).integers(0, 5, size=(6, 8)), floats(6, 3)]
     fused = rewritten(fuse_tables, graph(text, **tables, **columns), [request], places=2)
     assert operators(fused)["Gather"] == 2
-    before, after = parts_of(graph(text, **tables, **columns)), parts_of(fused)
+    before, after = count_weights(graph(text, **tables, **columns)), count_weights(fused)
     assert before == after
 
 
@@ -132,8 +132,8 @@ def test_counts_are_those_of_the_tables() -> None:
     model = graph(f"{MATRIX} {{ {LOOKUPS} y = Concat<axis=1>(e0, e1, e2, e3) }}", **TABLES, **COLUMNS)
     fused = model.clone()
     fuse_tables(fused)
-    assert parts_of(fused) == parts_of(model)
-    assert parts_of(fused).tables.parameters == sum(ROWS) * DIM
+    assert count_weights(fused) == count_weights(model)
+    assert count_weights(fused).tables.parameters == sum(ROWS) * DIM
 
 
 FOUR = "y = Concat<axis=1>(e0, e1, e2, e3)"
@@ -187,7 +187,7 @@ def test_remaps_of_ids_become_one_remap() -> None:
     model = graph(text, **TABLES, **COLUMNS, **REMAPS)
     fused = rewritten(fuse_tables, model, [[remapped_ids(1)], [remapped_ids(40)]])
     assert operators(fused)["Gather"] == 2
-    run = session_in_memory(fused)
+    run = make_in_memory_session(fused)
     for field in range(4):
         wrong = remapped_ids(3)
         wrong[1, field] = wrong[0, field] + 1  # the first row holds the highest ids

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from recprune_export.errors import ExportError
-from recprune_export.onnx.cost.estimate import cost_of
-from recprune_export.onnx.cost.weightless_model import fill_shapes, skeleton
-from recprune_export.onnx.counts import parts_of
-from recprune_export.onnx.optimizer.passes.gather_to_gathernd import overlap_lookups
-from recprune_export.onnx.optimizer.passes.gathernd_to_gather import plain_lookups
+from recprune_export.onnx.cost.estimate import estimate_cost
+from recprune_export.onnx.cost.weightless_model import fill_shapes, strip_weights
+from recprune_export.onnx.counts import count_weights
+from recprune_export.onnx.optimizer.passes.gather_to_gathernd import gather_to_gathernd
+from recprune_export.onnx.optimizer.passes.gathernd_to_gather import gathernd_to_gather
 from recprune_export.onnx.optimizer.rewrite import rewrite
-from recprune_export.onnx.runtime.in_memory import session_in_memory
+from recprune_export.onnx.runtime.in_memory import make_in_memory_session
 from tests.onnx.graphs import assert_left_alone, floats, graph, operators, rewritten
 
 LOOKUP = "g (int64[batch, 8] ids) => (float[batch, 8, 4] y) { y = Gather(t, ids) }"
@@ -19,15 +19,15 @@ IDS = [[np.array([[0, 5, 8, 3, 3, 2, 7, 0], [1, 1, -1, 4, 5, 6, 7, 8]])], [np.ar
 
 def test_a_lookup_becomes_one_by_offsets_and_back() -> None:
     model = graph(LOOKUP, t=floats(9, 4))
-    found = rewritten(overlap_lookups, model, IDS)
+    found = rewritten(gather_to_gathernd, model, IDS)
     assert operators(found) == {"Unsqueeze": 1, "GatherND": 1}
-    assert parts_of(found) == parts_of(model)
-    assert operators(rewritten(plain_lookups, found, IDS)) == {"Gather": 1}
+    assert count_weights(found) == count_weights(model)
+    assert operators(rewritten(gathernd_to_gather, found, IDS)) == {"Gather": 1}
 
 
 @pytest.mark.parametrize("wrong", [9, -10])
 def test_ids_out_of_range_are_still_refused(wrong: int) -> None:
-    run = session_in_memory(rewritten(overlap_lookups, graph(LOOKUP, t=floats(9, 4)), IDS))
+    run = make_in_memory_session(rewritten(gather_to_gathernd, graph(LOOKUP, t=floats(9, 4)), IDS))
     with pytest.raises(ExportError, match="index"):
         run([np.array([[0, wrong, 1, 1, 1, 1, 1, 1]])])
 
@@ -50,7 +50,7 @@ def test_ids_out_of_range_are_still_refused(wrong: int) -> None:
     ],
 )
 def test_what_is_no_lookup_of_whole_numbers_in_a_table_is_left_alone(text: str, weights: dict[str, np.ndarray]) -> None:
-    assert_left_alone(overlap_lookups, graph(text, **weights))
+    assert_left_alone(gather_to_gathernd, graph(text, **weights))
 
 
 def test_it_is_taken_where_the_table_is_larger_than_a_cache_and_costs_a_node_elsewhere() -> None:
@@ -58,9 +58,9 @@ def test_it_is_taken_where_the_table_is_larger_than_a_cache_and_costs_a_node_els
     kept = {}
     for rows in (1 << 8, 1 << 18):
         model = graph(LOOKUP, t=floats(rows, 4))
-        found, (report,) = rewrite(model, (overlap_lookups,), requests, (32, 256))
-        kept[rows] = report.kept
+        found, (report,) = rewrite(model, (gather_to_gathernd,), requests, (32, 256))
+        kept[rows] = report.accepted
         fill_shapes(found)
-        estimates = [cost_of(skeleton(each).model, 256).estimate for each in (model, found)]
-        assert (estimates[1] < estimates[0]) == report.kept
+        estimates = [estimate_cost(strip_weights(each).model, 256).estimate for each in (model, found)]
+        assert (estimates[1] < estimates[0]) == report.accepted
     assert kept == {1 << 8: False, 1 << 18: True}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from recprune_export.onnx.counts import count
 from recprune_export.onnx.export import export_onnx
-from recprune_export.onnx.optimizer.passes.hoist_gather import pick_early
+from recprune_export.onnx.optimizer.passes.hoist_gather import hoist_gather
 from recprune_export.onnx.runtime.session import make_session, run
 from recprune_export.program.capture.capture import capture
 from recprune_export.program.program import Program
@@ -71,7 +71,7 @@ BODIES = {
 
 
 def exported(program: Program, path: Path, early: bool) -> Path:
-    return export_onnx(program, path, rewrites=(pick_early,) if early else ()).path
+    return export_onnx(program, path, rewrites=(hoist_gather,) if early else ()).path
 
 
 @pytest.mark.parametrize("position", [-1, 0, 3])

@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from recprune_export.onnx.optimizer.passes.hoist_quantize import round_early
+from recprune_export.onnx.optimizer.passes.hoist_quantize import hoist_quantize
 from recprune_export.onnx.optimizer.rewrite import rewrite
 from tests.onnx.graphs import assert_left_alone, floats, graph, numbers, operators, rewritten
 
@@ -37,7 +37,7 @@ def rounded(made: ir.Model) -> set[str]:
 
 
 def test_pairs_are_picked_in_eight_bits() -> None:
-    made = rewritten(round_early, model(PICKED, WIDE, pairs=PAIRS), X)
+    made = rewritten(hoist_quantize, model(PICKED, WIDE, pairs=PAIRS), X)
     assert rounded(made) == {"MatMul", "Relu"}
     assert operators(made)["QuantizeLinear"] == 2
 
@@ -54,7 +54,7 @@ def test_pairs_are_picked_in_eight_bits() -> None:
 )
 def test_whatever_moves_numbers_moves_bytes(body: str, width: int) -> None:
     some = {"flat": numbers(0, -1), "some": numbers(3, 1), "one": numbers(1), "four": numbers(4)}
-    assert rounded(rewritten(round_early, model(body, width, **some), X)) == {"Relu"}
+    assert rounded(rewritten(hoist_quantize, model(body, width, **some), X)) == {"Relu"}
 
 
 def test_the_rounding_of_several_readers_is_moved_once() -> None:
@@ -65,7 +65,7 @@ def test_the_rounding_of_several_readers_is_moved_once() -> None:
         " l = DequantizeLinear(q, scale, zero) o = MatMul(l, w) }",
         w=floats(FIELDS * DIM, 2), **STEPS,
     )  # fmt: skip
-    assert operators(rewritten(round_early, both, [x[:1] for x in X]))["QuantizeLinear"] == 1
+    assert operators(rewritten(hoist_quantize, both, [x[:1] for x in X]))["QuantizeLinear"] == 1
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_the_rounding_of_several_readers_is_moved_once() -> None:
     ids=["computed", "read by others", "an output", "a table", "a constant", "steps of many sizes"],
 )
 def test_a_graph_that_does_not_fit_is_left_alone(left: ir.Model) -> None:
-    assert_left_alone(round_early, left)
+    assert_left_alone(hoist_quantize, left)
 
 
 def test_what_would_round_more_than_it_saves_stays() -> None:
@@ -91,8 +91,8 @@ def test_what_would_round_more_than_it_saves_stays() -> None:
         " q = QuantizeLinear(z, scale, zero) r = DequantizeLinear(q, scale, zero) y = MatMul(r, w) }",
         w=floats(64, 2), last=np.int64(49), **STEPS,
     )  # fmt: skip
-    _, (report,) = rewrite(picks, [round_early], [[floats(3, 50, 64)]], (1, 64))
-    assert not report.kept
-    pairs, (kept,) = rewrite(model(PICKED, WIDE, pairs=PAIRS), [round_early], X[:1], (64, 1024))
-    assert kept.kept
+    _, (report,) = rewrite(picks, [hoist_quantize], [[floats(3, 50, 64)]], (1, 64))
+    assert not report.accepted
+    pairs, (kept,) = rewrite(model(PICKED, WIDE, pairs=PAIRS), [hoist_quantize], X[:1], (64, 1024))
+    assert kept.accepted
     assert rounded(pairs) == {"MatMul", "Relu"}

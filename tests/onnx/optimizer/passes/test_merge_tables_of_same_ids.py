@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from recprune_export.onnx.counts import parts_of
-from recprune_export.onnx.optimizer.passes.merge_tables_of_same_ids import join_tables
+from recprune_export.onnx.counts import count_weights
+from recprune_export.onnx.optimizer.passes.merge_tables_of_same_ids import merge_tables_of_same_ids
 from recprune_export.onnx.optimizer.rewrite import rewrite
 from tests.onnx.graphs import assert_left_alone, floats, graph, operators, rewritten
 
@@ -17,9 +17,9 @@ IDS = [[np.array([[0, 5, 8], [1, 1, 2]])], [np.array([[7, 2, 0]])]]
 
 def test_embeddings_and_weights_of_first_order_are_looked_up_at_once() -> None:
     model = graph(TEXT, t=floats(9, 4), u=floats(9, 1))
-    found = rewritten(join_tables, model, IDS)
+    found = rewritten(merge_tables_of_same_ids, model, IDS)
     assert operators(found) == {"Gather": 1, "Split": 1, "Relu": 1}
-    assert parts_of(found) == parts_of(model)
+    assert count_weights(found) == count_weights(model)
     assert [value.name for value in found.graph.outputs] == ["y", "z"]
 
 
@@ -29,7 +29,7 @@ def test_three_tables_are_one() -> None:
         " { x = Gather(s, ids) y = Gather(t, ids) z = Gather(u, ids) }"
     )
     model = graph(text, s=floats(9, 2), t=floats(9, 4, seed=1), u=floats(9, 1, seed=2))
-    assert operators(rewritten(join_tables, model, [[np.array([0, 8, 3])]])) == {"Gather": 1, "Split": 1}
+    assert operators(rewritten(merge_tables_of_same_ids, model, [[np.array([0, 8, 3])]])) == {"Gather": 1, "Split": 1}
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_three_tables_are_one() -> None:
 def test_what_does_not_fit_is_left_alone(text: str, weights: dict[str, np.ndarray]) -> None:
     inputs = "int64[batch] ids, int64[batch] other"
     model = graph(f"g ({inputs}) => (float[batch, 4] y, float[batch, n] z) {{ {text} }}", t=floats(9, 4), **weights)
-    assert_left_alone(join_tables, model)
+    assert_left_alone(merge_tables_of_same_ids, model)
 
 
 def test_large_tables_cost_less_as_one() -> None:
@@ -54,5 +54,5 @@ def test_large_tables_cost_less_as_one() -> None:
         " { y = Gather(t, ids) z = Gather(u, ids) }"
     )
     model = graph(text, t=floats(1 << 18, 4), u=floats(1 << 18, 1))
-    _, (report,) = rewrite(model, (join_tables,), [[np.arange(16).reshape(2, 8)]], (1, 256))
-    assert report.kept
+    _, (report,) = rewrite(model, (merge_tables_of_same_ids,), [[np.arange(16).reshape(2, 8)]], (1, 256))
+    assert report.accepted

@@ -10,19 +10,19 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import Tensor, nn
 
 from recprune_export.errors import ExportError, UsageError
-from recprune_export.onnx.cost.estimate import cost_of_file
-from recprune_export.onnx.counts import parts_of
-from recprune_export.onnx.export import Serving, export_onnx
+from recprune_export.onnx.cost.estimate import estimate_file_cost
+from recprune_export.onnx.counts import count_weights
+from recprune_export.onnx.export import ServingConfig, export_onnx
 from recprune_export.onnx.optimizer.passes.shared_inputs import share_inputs
-from recprune_export.onnx.optimizer.rewrite import TOLERANCE, largest_difference
-from recprune_export.onnx.runtime.in_memory import session_in_memory
+from recprune_export.onnx.optimizer.rewrite import TOLERANCE, largest_relative_difference
+from recprune_export.onnx.runtime.in_memory import make_in_memory_session
 from recprune_export.onnx.runtime.session import make_session, run
 from recprune_export.program.capture.capture import capture
 from recprune_export.program.program import Program
-from recprune_export.program.random_requests import draw_request
-from recprune_export.recommenders.catalogue import RECOMMENDERS, build
+from recprune_export.program.random_requests import sample_request
+from recprune_export.recommenders.catalogue import RECOMMENDERS, build_recommender
 from recprune_export.recommenders.input_spec import InputSpec
-from recprune_export.validation.edge_requests import as_taken, in_full
+from recprune_export.validation.edge_requests import expand_shared_inputs, squeeze_shared_inputs
 from tests.onnx.graphs import floats, graph, numbers, operators
 
 U, V = floats(1, 4, seed=1), floats(5, 3, seed=2)  # what is shared, and what is not
@@ -35,10 +35,10 @@ def split(text: str, gives: str = "float[batch, 6] y", **weights: np.ndarray) ->
     once = model.clone()
     share_inputs(once, [0])
     RemoveUnusedNodesPass()(once)
-    whole, part = session_in_memory(model), session_in_memory(once)
+    whole, part = make_in_memory_session(model), make_in_memory_session(once)
     for rows in (1, 5):
         wanted = whole([np.repeat(U, rows, axis=0), V[:rows]])
-        assert largest_difference(wanted, part([U, V[:rows]])) <= TOLERANCE
+        assert largest_relative_difference(wanted, part([U, V[:rows]])) <= TOLERANCE
     assert [next(iter(i.shape or ())) for i in once.graph.inputs] == [1, ir.SymbolicDim("batch")]
     return once
 
@@ -53,7 +53,7 @@ W, B = floats(6, 7, seed=3), floats(6, seed=4)
 def test_a_layer_of_both_is_two_layers(order: str, layer: str, weight: np.ndarray) -> None:
     once = split(f"c = Concat<axis=1>({order}) {layer}", w=weight, b=B)
     assert operators(once) == {"Gemm": 2}
-    assert parts_of(once).rest.parameters == W.size + B.size
+    assert count_weights(once).rest.parameters == W.size + B.size
 
 
 def test_a_layer_over_positions_is_two_layers() -> None:
@@ -90,8 +90,8 @@ def test_rows_that_were_laid_end_to_end_are_told_apart() -> None:
                   one_each=numbers(-1, 1), zero=numbers(0))  # fmt: skip
     once = model.clone()
     share_inputs(once, [0])
-    wanted = session_in_memory(model)([np.repeat(U, 5, axis=0), V])
-    assert largest_difference(wanted, session_in_memory(once)([U, V])) <= TOLERANCE
+    wanted = make_in_memory_session(model)([np.repeat(U, 5, axis=0), V])
+    assert largest_relative_difference(wanted, make_in_memory_session(once)([U, V])) <= TOLERANCE
 
 
 def test_sizes_read_from_what_is_shared_are_those_of_the_candidates() -> None:
@@ -109,8 +109,8 @@ def test_neighbours_are_joined_before_they_are_repeated() -> None:
 def test_a_history_is_encoded_once(tmp_path: Path) -> None:
     """Attention and all: what is left for each candidate is the layer that reads both sides."""
     program = two_sides()
-    file = export_onnx(program, tmp_path / "model.onnx", serving=Serving(shared=("history", "numbers")))
-    each, more = (cost_of_file(file.path, rows).operations for rows in (1, 2))
+    file = export_onnx(program, tmp_path / "model.onnx", serving=ServingConfig(shared=("history", "numbers")))
+    each, more = (estimate_file_cost(file.path, rows).operations for rows in (1, 2))
     assert more - each == 6 * 8 + 8 * 1  # the candidate's columns of the first layer, and the second layer
 
 
@@ -153,12 +153,14 @@ def two_sides() -> Program:
 @pytest.mark.parametrize("shared", [("history", "numbers"), ("candidate",), ("numbers",)])
 def test_a_program_with_shared_inputs(shared: tuple[str, ...], tmp_path: Path) -> None:
     program = two_sides()
-    file = export_onnx(program, tmp_path / "model.onnx", serving=Serving(shared=shared))
+    file = export_onnx(program, tmp_path / "model.onnx", serving=ServingConfig(shared=shared))
     assert [i.name for i in file.signature.inputs if i.shared] == list(shared)
     session = make_session(file.path, 1)
     for rows in (1, 6):
-        request = as_taken(draw_request(program.signature, rows, seed=rows), file.signature)
-        whole = {name: torch.from_numpy(values) for name, values in in_full(request, file.signature).items()}
+        request = squeeze_shared_inputs(sample_request(program.signature, rows, seed=rows), file.signature)
+        whole = {
+            name: torch.from_numpy(values) for name, values in expand_shared_inputs(request, file.signature).items()
+        }
         (wanted,), (found,) = program(whole).values(), run(session, request).values()
         np.testing.assert_allclose(found, wanted.detach().numpy(), rtol=1e-4, atol=1e-5)
 
@@ -178,11 +180,11 @@ def test_every_recommender_with_a_shared_user(name: str, tmp_path: Path) -> None
     torch.manual_seed(0)
     spec = CLICKS if name == "mmoe" else InputSpec(**{**vars(CLICKS), "labels": ("click",)})
     program = capture(
-        build(name, spec, SMALL.get(name, {"dim": 6, "hidden": (10, 8)})).eval(), (spec.example_request(),)
+        build_recommender(name, spec, SMALL.get(name, {"dim": 6, "hidden": (10, 8)})).eval(), (spec.example_request(),)
     )
-    file = export_onnx(program, tmp_path / "model.onnx", serving=Serving(shared=("user", "tags")))
-    request = as_taken(draw_request(program.signature, 6, seed=1), file.signature)
-    whole = {name: torch.from_numpy(values) for name, values in in_full(request, file.signature).items()}
+    file = export_onnx(program, tmp_path / "model.onnx", serving=ServingConfig(shared=("user", "tags")))
+    request = squeeze_shared_inputs(sample_request(program.signature, 6, seed=1), file.signature)
+    whole = {name: torch.from_numpy(values) for name, values in expand_shared_inputs(request, file.signature).items()}
     answers = run(make_session(file.path, 1), request)
     for output, wanted in program(whole).items():
         np.testing.assert_allclose(answers[output], wanted.detach().numpy(), rtol=1e-4, atol=1e-5)
@@ -198,7 +200,7 @@ class Standardised(nn.Module):
 def test_rows_that_depend_on_each_other_are_refused(tmp_path: Path) -> None:
     program = capture(Standardised(), (torch.rand(4, 3), torch.rand(4, 3)))
     with pytest.raises(ExportError, match="user shared"):
-        export_onnx(program, tmp_path / "model.onnx", serving=Serving(shared=("user",)))
+        export_onnx(program, tmp_path / "model.onnx", serving=ServingConfig(shared=("user",)))
 
 
 def test_names_that_are_no_inputs_are_refused() -> None:

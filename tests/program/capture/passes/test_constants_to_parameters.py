@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.bundle.verify import verify
-from recprune_export.pipeline.compress import Result, compress_program
+from recprune_export.pipeline.compress import CompressionResult, compress_program
 from recprune_export.program.capture.capture import capture
 from recprune_export.settings import Settings
 from tests.properties import check_any_plan, prunable
@@ -97,7 +97,9 @@ def test_what_is_frozen_beside_other_weights_stays_frozen() -> None:
     assert program.parameters()["first.weight"].requires_grad
 
 
-def compressed(module: nn.Module, request: dict[str, Tensor], target: Path, patch: pytest.MonkeyPatch) -> Result:
+def compressed(
+    module: nn.Module, request: dict[str, Tensor], target: Path, patch: pytest.MonkeyPatch
+) -> CompressionResult:
     patch.setattr("recprune_export.finetuning.task.SAMPLED_STEPS", 3)
     settings = Settings(sparsity=0.5, batches=(1,), batch_size=16, epochs=1)
     result = compress_program(capture(module, (), request), target, settings)

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from recprune_export.finetuning.objective import Objective
-from recprune_export.program.program import example_tensors
-from recprune_export.pruning.importance.scores.registry import rankings_by
+from recprune_export.program.program import sample_request_tensors
+from recprune_export.pruning.importance.scores.registry import rank_channels
 from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
 from recprune_export.pruning.statistics.moments import Batch
 from tests.pruning.models import scorer
@@ -38,7 +38,7 @@ def inputs(
             following[:, other] = following[:, one]
     batches: list[Batch] = []
     for seed in range(3):
-        request = dict(zip(("user", "item"), example_tensors(program.signature, ROWS, seed), strict=True))
+        request = dict(zip(("user", "item"), sample_request_tensors(program.signature, ROWS, seed), strict=True))
         batches.append((request, {}))
     objective = Objective({"output": "value"}, {})
     return ScoreInputs(
@@ -54,7 +54,7 @@ def inputs(
 def scores_of(name: str, given: ScoreInputs) -> dict[str, Tensor]:
     """Where a score is one number for each channel: those, read back from the losses of its ranking."""
     found = {}
-    for group, ranking in rankings_by(name, given).items():
+    for group, ranking in rank_channels(name, given).items():
         losses = torch.tensor(ranking.losses, dtype=torch.float64)
         found[group] = torch.zeros(len(ranking.order), dtype=torch.float64)
         found[group][list(ranking.order)] = losses[:-1] - losses[1:]

@@ -7,9 +7,9 @@ import torch
 from recprune_export.errors import UsageError
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.program.capture.capture import capture
-from recprune_export.program.program import example_tensors
-from recprune_export.pruning.importance.scores.names import NAMES
-from recprune_export.pruning.importance.scores.registry import SCORES, rankings_by
+from recprune_export.program.program import sample_request_tensors
+from recprune_export.pruning.importance.scores.names import SCORE_DESCRIPTIONS
+from recprune_export.pruning.importance.scores.registry import SCORES, rank_channels
 from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
 from recprune_export.pruning.statistics.moments import Batch
 from recprune_export.recommenders.catalogue import RECOMMENDERS
@@ -20,12 +20,12 @@ OF_WHAT_A_CHANNEL_DOES = ["magnitude-l1", "magnitude-l2", "permutation", "taylor
 
 
 def test_every_score_has_a_name_that_the_command_line_knows() -> None:
-    assert tuple(NAMES) == tuple(SCORES)
+    assert tuple(SCORE_DESCRIPTIONS) == tuple(SCORES)
 
 
 @pytest.mark.parametrize("name", sorted(SCORES))
 def test_every_score_ranks_every_channel_and_is_repeatable(name: str) -> None:
-    one, two = rankings_by(name, inputs()), rankings_by(name, inputs())
+    one, two = rank_channels(name, inputs()), rank_channels(name, inputs())
     for group in inputs().program.analysis.groups:
         assert one[group.name].order == two[group.name].order
         assert one[group.name].losses == two[group.name].losses
@@ -51,7 +51,7 @@ def test_a_loud_unit_comes_first(name: str) -> None:
 
 def test_a_score_that_there_is_not_is_said() -> None:
     with pytest.raises(UsageError, match="no score 'luck'; choose one of cosine"):
-        rankings_by("luck", inputs())
+        rank_channels("luck", inputs())
 
 
 @pytest.mark.parametrize("recommender", sorted(RECOMMENDERS))
@@ -60,7 +60,7 @@ def test_every_channel_of_every_recommender_has_a_place(recommender: str) -> Non
     analysis = program.analysis
     names = [i.name for i in program.signature.inputs]
     batches: list[Batch] = [
-        (dict(zip(names, example_tensors(program.signature, 32, s), strict=True)), {}) for s in (0, 1)
+        (dict(zip(names, sample_request_tensors(program.signature, 32, s), strict=True)), {}) for s in (0, 1)
     ]
     objective = make_objective(program, ())
     given = ScoreInputs(program, batches, no_labels, objective.distillation, objective.probe)
