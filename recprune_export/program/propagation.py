@@ -27,7 +27,9 @@ from recprune_export.program.canonical import canonicalize
 from recprune_export.program.signature import BATCH, Axis, Signature
 
 LARGEST_BATCH = 1 << 30
-HINT = 3  # rows, where an operator decides by the size of the batch; what it decides has to hold for all
+# Rows, where an operator decides by the size of the batch: what it decides has to hold for all batches, or, as where a
+# kernel is chosen for a convolution, the shapes have to be the same for others.
+HINT, OTHER_HINTS = 3, (2, 1009)
 TRIED_BATCHES = (*range(1, 66), 1009, LARGEST_BATCH - 1)
 
 Operand = tuple[Sequence[Axis], torch.dtype]  # the shape of an input, with `BATCH` for the rows of a request; its dtype
@@ -43,13 +45,13 @@ class _Sizes:
     batch: torch.SymInt
 
     @classmethod
-    def new(cls) -> "_Sizes":
+    def new(cls, rows: int = HINT) -> "_Sizes":
         # As torch.export has them: what cannot be proved of strides for every batch is left to the run.
         environment = ShapeEnv(prefer_deferred_runtime_asserts_over_guards=True, trace_asserts=True)
         source = ConstantSource(BATCH)
         bounds = StrictMinMaxConstraint(vr=ValueRanges(0, LARGEST_BATCH), warn_only=False)
-        symbol = environment.create_symbol(HINT, source, dynamic_dim=DimDynamic.DYNAMIC, constraint_dim=bounds)
-        batch = environment.create_symintnode(symbol, hint=HINT, source=source)
+        symbol = environment.create_symbol(rows, source, dynamic_dim=DimDynamic.DYNAMIC, constraint_dim=bounds)
+        batch = environment.create_symintnode(symbol, hint=rows, source=source)
         assert isinstance(batch, torch.SymInt)
         mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True, export=True)
         return cls(mode, environment, symbol, batch)
@@ -65,14 +67,10 @@ class _Sizes:
         replaced = [sympy.Eq(symbol, value) for symbol, value in self.environment.replacements.items()]
         return [*(guard.expr for guard in self.environment.guards), *asserts, *replaced]
 
-    def check(self) -> None:
-        """Raise `UserError`, as `torch.export` does, where batches of other sizes than `HINT` would fare differently."""
-        for fact in self.assumed():
-            of_batch = fact.free_symbols == {self.symbol}
-            if of_batch and not all(fact.subs(self.symbol, rows) == sympy.true for rows in TRIED_BATCHES):
-                raise UserError(
-                    UserErrorType.CONSTRAINT_VIOLATION, f"Not all sizes of the batch, {self.symbol}, satisfy {fact}."
-                )
+    def doubtful(self) -> sympy.Basic | None:
+        """What was taken for granted of the batch and does not hold for batches of all sizes."""
+        of_batch = (fact for fact in self.assumed() if fact.free_symbols == {self.symbol})
+        return next((f for f in of_batch if not all(f.subs(self.symbol, n) == sympy.true for n in TRIED_BATCHES)), None)
 
 
 # A mode knows the answers of operators that it saw before, and most of a graph is as it was before an edit.
@@ -140,9 +138,32 @@ def propagate_shapes(module: fx.GraphModule, operands: Sequence[Operand]) -> Non
 
 
 def _propagate(module: fx.GraphModule, operands: Sequence[Operand], sizes: _Sizes) -> None:
+    _run(module, operands, sizes)
+    fact = sizes.doubtful()
+    if fact is None:
+        return
+    violated = UserError(
+        UserErrorType.CONSTRAINT_VIOLATION, f"Not all sizes of the batch, {sizes.symbol}, satisfy {fact}."
+    )
+    shapes = _shapes(module)
+    for rows in OTHER_HINTS:
+        try:
+            _run(module, operands, _Sizes.new(rows))
+        except Exception as error:  # whatever an operator raises for a batch of another size
+            raise violated from error
+        if _shapes(module) != shapes:
+            raise violated
+
+
+def _run(module: fx.GraphModule, operands: Sequence[Operand], sizes: _Sizes) -> None:
     with enable_python_dispatcher():  # else kernels in C++ ask for the size of the batch, as those of padding do
         FakeTensorProp(module, sizes.mode).propagate_dont_convert_inputs(*sizes.tensors(operands))
-    sizes.check()
+
+
+def _shapes(module: fx.GraphModule) -> list[str]:
+    """Shapes in terms of the batch, to be compared as they are written: to compare symbols is to assume something of them."""
+    leaves = (pytree.tree_leaves(node.meta.get("val")) for node in module.graph.nodes)
+    return [str(value.shape) if isinstance(value, torch.Tensor) else str(value) for of in leaves for value in of]
 
 
 def operands_of(signature: Signature) -> list[Operand]:

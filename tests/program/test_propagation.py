@@ -110,6 +110,13 @@ AWKWARD: dict[str, Write] = {
     "padding": call(aten.constant_pad_nd.default, [1, 2]),
     "a layer": lambda g, x: g.call_function(aten.linear.default, (x, g.get_attr("weight"))),
     "the first rows": call(aten.slice.Tensor, 0, 0, 2),
+    "a convolution, whose kernel is chosen by the batch": lambda g, x: g.call_function(
+        aten.conv2d.default,
+        (
+            g.call_function(aten.view.default, (x, [-1, 1, 2, 2])),
+            g.call_function(aten.view.default, (g.get_attr("weight"), [5, 1, 2, 2])),
+        ),
+    ),
     "an axis of the batch that is no axis of one": call(aten.squeeze.dims, [0]),
     "several outputs": lambda g, x: g.call_function(
         operator.getitem, (g.call_function(aten.split.Tensor, (x, 3, 1)), 1)
