@@ -93,6 +93,8 @@ REWRITES: tuple[Pass, ...] = (
     join_tables,
     overlap_lookups,  # to every pass before, a lookup is a Gather
 )
+# Before inputs are shared: a part of a join of both kinds may be of one kind.
+BEFORE_SHARING: tuple[Pass, ...] = (cut_from_parts, join_at_once)
 LAST: tuple[Callable[[ir.Model], object], ...] = (
     DeduplicateInitializersPass(size_limit=1 << 20),
     CommonSubexpressionEliminationPass(),
@@ -186,14 +188,16 @@ def _probes(signature: Signature) -> list[Probe]:
     return [*drawn, [fill(i, PROBE_ROWS[-1], lowest, middle) for i in signature.inputs]]
 
 
-def _share(model: ir.Model, signature: Signature, probes: Sequence[Probe]) -> tuple[ir.Model, list[Probe]]:
-    """Split the graph by what is shared; return it with the probes as it takes them.
+def _share(
+    model: ir.Model, signature: Signature, probes: Sequence[Probe], rewrites: Sequence[Pass] = BEFORE_SHARING
+) -> tuple[ir.Model, list[Probe]]:
+    """Split the graph by what is shared, after `rewrites`; return it with the probes as it takes them.
 
     Raises `ExportError` where it does not give the same answers.
     """
     shared = [position for position, spec in enumerate(signature.inputs) if spec.shared]
     split = model.clone()
-    for each in (cut_from_parts, join_at_once):  # a part of a join of both kinds may be of one kind
+    for each in rewrites:
         each(split)
     RemoveUnusedNodesPass()(split)
     share_inputs(split, shared)

@@ -12,7 +12,7 @@ from recprune_export.onnx.passes.early_rounding import round_early
 from recprune_export.onnx.passes.lighter_scales import lighten_scales
 from recprune_export.onnx.passes.overlapped_lookups import overlap_lookups
 from recprune_export.onnx.passes.plain_lookups import plain_lookups
-from recprune_export.onnx.rewriting import rewrite
+from recprune_export.onnx.rewriting import Pass, rewrite
 from recprune_export.onnx.saving import save_onnx
 from recprune_export.onnx.session import SessionOptions, make_session, run
 from recprune_export.onnx.skeleton import fill_shapes
@@ -30,6 +30,8 @@ from recprune_export.validation.requests import Request
 from recprune_export.validation.rotation import Rotations
 
 PROBES = 2  # calibration requests, on which moving lookups must change nothing
+# Forms that are faster with fewer bits, each proved and priced like a rewrite of the export.
+REWRITES: tuple[Pass, ...] = (lighten_scales, round_early, overlap_lookups)
 SLACK = (
     4.0  # times the difference between ONNX Runtime's fused kernels and its plain ones that a golden output may have
 )
@@ -82,6 +84,7 @@ def quantise(
     judge: Judge,
     *,
     stopwatch: Stopwatch = take_times,
+    rewrites: Sequence[Pass] = REWRITES,
 ) -> Quantised:
     """Quantise the model in `source` and write it to `target`.
 
@@ -102,7 +105,7 @@ def quantise(
     if settled.plan.is_empty:
         return Quantised(source, None, settled.plan, settled.loss, settled.taken_back, (before, before), 0.0, {}, 0.0)
     target.parent.mkdir(parents=True, exist_ok=True)
-    result = _as_served(trial.graph(settled.plan), calibration, tuple(requests))
+    result = _as_served(trial.graph(settled.plan), rewrites, calibration, tuple(requests))
     data = save_onnx(result, target)
     answers = answers_of(result)
     return Quantised(
@@ -118,11 +121,13 @@ def quantise(
     )
 
 
-def _as_served(model: ir.Model, calibration: Sequence[Request], batches: Sequence[int]) -> ir.Model:
-    """Return the graph in the forms that are faster with fewer bits, each proved and priced like a rewrite of the export."""
+def _as_served(
+    model: ir.Model, rewrites: Sequence[Pass], calibration: Sequence[Request], batches: Sequence[int]
+) -> ir.Model:
+    """Return the graph with those of the rewrites that prove themselves."""
     fill_shapes(model)
     probes = [[request[value.name or ""] for value in model.graph.inputs] for request in calibration[:PROBES]]
-    return rewrite(model, (lighten_scales, round_early, overlap_lookups), probes, batches)[0]
+    return rewrite(model, rewrites, probes, batches)[0]
 
 
 class _Trial:
