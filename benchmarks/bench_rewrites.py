@@ -1,6 +1,6 @@
 """Which graph rewrites pay: on how many models each fires, where the cost model keeps it, what it gains in ONNX Runtime.
 
-    python benchmarks/rewrites.py [--corpus corpus.py] [--models dlrm] [--rewrites fold_affine,join_columns] [--threads 1]
+    python benchmarks/bench_rewrites.py [--corpus corpus.py] [--models dlrm] [--rewrites fold_affine,join_columns] [--threads 1]
 
 The models are the reference recommenders with the fields of an online shop ("shop/…"), of Criteo, of the anime ratings
 and of the census of cases.py, and those of a corpus (see third_party.py). Each is dense, and pruned to widths that differ
@@ -46,7 +46,7 @@ from recprune_export.program.signature import Signature
 from recprune_export.pruning.allocation.budget import AllocationStrategy, Budget, make_plan
 from recprune_export.pruning.apply.apply_plan import apply_plan
 from recprune_export.pruning.importance.ranking import rank_by
-from recprune_export.quantization import quantize as quantisation
+from recprune_export.quantization import quantize
 from recprune_export.quantization.quality_loss import make_error_judge
 from recprune_export.recommenders.catalogue import RECOMMENDERS, build_recommender
 from recprune_export.recommenders.input_spec import InputSpec
@@ -129,7 +129,7 @@ class Case:
     @property
     def rewrites(self) -> Sequence[Pass]:
         """The passes that are tried."""
-        return quantisation.REWRITES if self.variant.endswith("int8") else REWRITES
+        return quantize.REWRITES if self.variant.endswith("int8") else REWRITES
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def _quantised(program: Program) -> Graph:
         source = module.export_onnx(program, Path(scratch) / "source.onnx").path
         target = Path(scratch) / "int8.onnx"
         timed = sample_cycles(signature, MEASURED, seed=0)
-        result = quantisation.quantise(
+        result = quantize.quantize(
             source, target, "int8", calibration, timed, make_error_judge(calibration, WIDE), rewrites=()
         )
         model = ir.from_proto(ir.to_proto(ir.load(result.path)))  # of nothing that lies in the scratch folder
@@ -288,7 +288,7 @@ class Comparison:
         makers = {name: partial(make_onnxruntime_backend, name, path, self.threads) for name, path in files.items()}
         rng = np.random.default_rng(0)
         seatings = measure_repeated_sessions(
-            makers, requests, count=self.seatings, seconds=self.seconds, rng=rng, fewest=FEWEST
+            makers, requests, count=self.seatings, seconds=self.seconds, rng=rng, min_rounds=FEWEST
         )
         return {
             batch: _exponential(interval_of_few([log_ratio(each[batch], "without", "with") for each in seatings]))
@@ -402,7 +402,7 @@ def main(
             keep(cache, {"kind": "done", "model": name})
             click.echo(f"surveyed {name}", err=True)
     rows = [row for row in kept(cache) if row["kind"] == "survey"]
-    names = rewrites.split(",") if rewrites else [each.__name__ for each in (*REWRITES, *quantisation.REWRITES)]
+    names = rewrites.split(",") if rewrites else [each.__name__ for each in (*REWRITES, *quantize.REWRITES)]
     with tempfile.TemporaryDirectory() as scratch:
         comparison = Comparison(threads, seatings, seconds, Path(scratch))
         for name in dict.fromkeys(names):
