@@ -12,9 +12,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from recprune_export.data.batch import Batch
 from recprune_export.finetuning.sparse_updates import find_table_lookups, sparse_gradients
 from recprune_export.program.program import Program
-from recprune_export.pruning.statistics.moments import Batch, CurvatureProbe
+from recprune_export.pruning.statistics.moments import CurvatureProbe
 
 Curvature = Mapping[str, Tensor]  # by parameter, of its shape
 

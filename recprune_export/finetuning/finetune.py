@@ -9,10 +9,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from recprune_export.data.batch import Batch
 from recprune_export.finetuning.curvature import Curvature
 from recprune_export.finetuning.masks import NonZeroTarget, apply_masks, compute_masks, cubic_schedule
 from recprune_export.finetuning.sparse_updates import find_sparse_update_tables, sparse_gradients
-from recprune_export.finetuning.task import Batch, Task
+from recprune_export.finetuning.task import Task
 from recprune_export.program.program import Program
 from recprune_export.training.loop import FitResult, fit
 

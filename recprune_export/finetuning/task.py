@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from recprune_export.data.arrays import ArrayData, ArraySpec, Columns, load_arrays
+from recprune_export.data.batch import Batch
 from recprune_export.data.clicks import ClickData, load_clicks
 from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.data.encoding.encoder import Request as Arrays
@@ -24,8 +25,6 @@ from recprune_export.program.program import Program, sample_request_tensors
 from recprune_export.program.signature import BATCH, Signature
 from recprune_export.training.evaluate import LabelPredictor, evaluate, select_primary_metric
 from recprune_export.training.paired_change import MetricChange, paired_change
-
-Batch = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]  # request, labels
 
 SAMPLED_STEPS = 200  # per epoch, where there are no rows
 SAMPLED_VALIDATION = 2048  # rows
