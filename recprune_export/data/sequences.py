@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 HISTORY = "history"
 NEXT_ITEM = "next_item"
-MIN_ITEMS = 3  # of a user: one to train on, one for validation, one for testing
 
 
 @dataclass(frozen=True)
@@ -85,6 +84,7 @@ def load_sequences(path: Path, schema: Schema, encoder: SequenceEncoder | None =
     """
     import polars as pl
 
+    min_items = 3  # of a user: one to train on, one for validation, one for testing
     columns = schema.sequence
     assert columns is not None
     log = scan(path)
@@ -92,10 +92,10 @@ def load_sequences(path: Path, schema: Schema, encoder: SequenceEncoder | None =
     if missing:
         raise DataError(f"{path} has no column '{missing[0]}', which the schema names for its sequences.")
     from_end = pl.col(columns.order).rank("ordinal", descending=True).over(columns.user).alias("__from_end")
-    long_enough = log.drop_nulls([columns.user, columns.item]).filter(pl.len().over(columns.user) >= MIN_ITEMS)
+    long_enough = log.drop_nulls([columns.user, columns.item]).filter(pl.len().over(columns.user) >= min_items)
     table = collect(long_enough.with_columns(from_end), path)
     if not len(table):
-        raise DataError(f"No user of {path} has {MIN_ITEMS} items or more, so nothing can be left out to test on.")
+        raise DataError(f"No user of {path} has {min_items} items or more, so nothing can be left out to test on.")
     if encoder is None:
         # the table is in memory, so no read can fail from here on
         training_rows = table.lazy().filter(pl.col("__from_end") > 2)

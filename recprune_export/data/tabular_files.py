@@ -1,4 +1,4 @@
-"""Lazy reading of CSV and Parquet files, which are told apart by their content."""
+"""Lazy reading of CSV and Parquet files, distinguished by their content."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

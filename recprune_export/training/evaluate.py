@@ -13,7 +13,6 @@ from recprune_export.training.metrics import TOP, auc, hit_rate, logloss, ndcg, 
 # By label: the probability of 1, shape [B]; for a ranking, under NEXT_ITEM, a score for each item, shape [B, I].
 LabelPredictor = Callable[[Request], Mapping[str, np.ndarray]]
 BATCH_SIZE = 4096
-RANKING_BATCH_SIZE = 512  # a row of scores is as long as the item table
 
 
 def evaluate(predict: LabelPredictor, rows: Rows) -> dict[str, float]:
@@ -55,9 +54,10 @@ def _evaluate_ranking(predict: LabelPredictor, rows: Rows) -> dict[str, float]:
 def predict_ranks(predict: LabelPredictor, rows: Rows) -> torch.Tensor:
     """Return the position, from 0, of the target of each row in the ranking of all items but the excluded ones, [N]."""
     assert rows.excluded_items is not None
+    batch_size = 512  # a row of scores is as long as the item table
     positions = []
-    for start in range(0, len(rows), RANKING_BATCH_SIZE):
-        batch = rows.take(np.arange(start, min(start + RANKING_BATCH_SIZE, len(rows))))
+    for start in range(0, len(rows), batch_size):
+        batch = rows.take(np.arange(start, min(start + batch_size, len(rows))))
         assert batch.excluded_items is not None
         scores = torch.from_numpy(np.asarray(predict(batch.inputs)[NEXT_ITEM]))
         excluded_row = torch.from_numpy(np.repeat(np.arange(len(batch)), batch.excluded_items.lengths))

@@ -11,7 +11,7 @@ from recprune_export.data.sequences import NEXT_ITEM
 from recprune_export.training.evaluate import BATCH_SIZE, LabelPredictor, predict_ranks
 from recprune_export.training.metrics import TOP
 
-AT_ONCE = 1 << 24  # counts of rows that are in memory at a time
+AT_ONCE = 1 << 24  # counts of rows in memory at a time: docs/decisions/paired-bootstrap.md
 
 
 @dataclass(frozen=True)

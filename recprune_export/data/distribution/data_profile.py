@@ -12,8 +12,7 @@ import numpy as np
 
 from recprune_export.data.distribution.stability_index import MAJOR, psi, psi_null_quantile
 
-MAX_LISTED_IDS = 1000  # the most frequent ids, which are listed
-RANKS = 20  # cells of about equal share for the listed ids
+MAX_LISTED_IDS = 1000  # the most frequent ids
 HASH_CELLS = 8  # cells for all other ids, by hash
 DECILES = np.arange(1, 10) / 10
 
@@ -50,12 +49,13 @@ class IdCells:
     @classmethod
     def choose(cls, column: FieldValues) -> Self:
         """Divide the most frequent ids into cells of about equal share; a very frequent id has a separate cell."""
+        ranks = 20
         known = column.flat if column.unknown is None else column.flat[column.flat != column.unknown]
         ids, counts = np.unique(known, return_counts=True)
         order = np.lexsort((ids, -counts))[:MAX_LISTED_IDS]
         cells: list[tuple[int, ...]] = []
         cell: list[int] = []
-        share, filled = len(known) / RANKS, 0
+        share, filled = len(known) / ranks, 0
         for index in order:
             cell.append(int(ids[index]))
             filled += int(counts[index])
