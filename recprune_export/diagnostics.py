@@ -110,7 +110,7 @@ def check_extras() -> list[CheckResult]:
     results = []
     requirements = read_requirements()
     for extra, purpose in EXTRAS.items():
-        packages = [(name, floor) for name, floor, of in requirements if of == extra]
+        packages = [(name, floor) for name, floor, required_by in requirements if required_by == extra]
         if not packages:  # an extra of another release, or not installed
             continue
         absent = [name for name, floor in packages if _check_package(name, floor).state != OK]

@@ -223,7 +223,7 @@ def _logit_loss(student: Tensor, label: Tensor) -> Tensor:
 
 
 def _ranking_loss(student: Tensor, target: Tensor) -> Tensor:
-    """Return the mean cross entropy over the rows that have a target, that is not 0."""
+    """Return the mean cross entropy over the rows whose target is not 0."""
     total = F.cross_entropy(student, target.long(), ignore_index=0, reduction="sum")
     return total / (target > 0).sum().clamp_min(1)
 

@@ -86,7 +86,7 @@ class Checkpoint:
 
 
 def check_writable(path: Path) -> None:
-    """Raise `UsageError` if `path` cannot be written."""
+    """Check before any work that `path` can be written. Raises `UsageError` if not."""
     try:
         if path.is_dir():
             raise UsageError(f"{path} is a directory; name a file to write.")

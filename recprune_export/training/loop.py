@@ -129,6 +129,6 @@ def fit(
 
 
 def zero_nonfinite_gradient(gradient: Tensor | None) -> None:
-    """Set non-finite values of a gradient to zero, in place: √x has none at 0, and one such row would spoil a table."""
+    """Set non-finite values of a gradient to zero, in place: that of √x at 0 is infinite, and one such row would spoil a table."""
     if gradient is not None:
         (gradient._values() if gradient.is_sparse else gradient).nan_to_num_(0.0, 0.0, 0.0)
