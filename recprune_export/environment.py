@@ -1,4 +1,4 @@
-"""Where a run took place: versions and machine, for the manifest."""
+"""Package versions and machine of a run, for the manifest."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ PACKAGES = (
 
 
 def environment() -> dict[str, Any]:
-    """Return versions, operating system, CPU and the number of cores this process may use."""
+    """Return package versions, operating system, CPU and the number of cores that this process may use."""
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
@@ -35,7 +35,7 @@ def _version(package: str) -> str | None:
 
 
 def cpu() -> str:
-    """Return the processor's name."""
+    """Return the name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

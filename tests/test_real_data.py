@@ -20,7 +20,7 @@ def test_clicks_keep_their_quality_at_seventy_percent(recommender: str, tmp_path
     if not data.exists():
         pytest.skip(f"{data.name} is not on this machine")
     training = train(data, recommender, tmp_path / "model.pt", SchemaOverrides(labels=("label",)), batch_size=2048)
-    assert any("'rating' alone tells 'label'" in note for note in training.notes)
+    assert any("'rating' alone predicts 'label'" in note for note in training.notes)
     assert training.checkpoint.metrics["auc"] > 0.825
     result = compress(tmp_path / "model.pt", target=tmp_path / "out", data=data, settings=SETTINGS)
     assert result.metrics["pruned"]["auc"] > result.metrics["dense"]["auc"] - 0.003

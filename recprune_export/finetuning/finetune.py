@@ -1,4 +1,4 @@
-"""`finetune`: let a pruned program recover, its zeros held, its best epoch kept."""
+"""`finetune`: fine-tuning of a pruned program with fixed zeros and the weights of the best epoch."""
 
 import copy
 import math
@@ -9,22 +9,21 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from recprune_export.data.batch import Batch
 from recprune_export.finetuning.curvature import Curvature
+from recprune_export.finetuning.finetuning_constants import MASK_UPDATES, RAMP_SHARE
 from recprune_export.finetuning.masks import NonZeroTarget, apply_masks, compute_masks, cubic_schedule
 from recprune_export.finetuning.sparse_updates import find_sparse_update_tables, sparse_gradients
-from recprune_export.finetuning.task import Batch, Task
+from recprune_export.finetuning.task import Task
 from recprune_export.program.program import Program
 from recprune_export.training.loop import FitResult, fit
-
-RAMP_SHARE = 0.5  # of all steps, over which gradual zeros appear
-MASK_UPDATES = 20  # during the ramp
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to tune; `gradual` lets the zeros appear along the way instead of at once.
+    """Hyperparameters of fine-tuning; with `gradual` the zeros appear during training instead of at once.
 
-    With `row_wise`, large tables cost what a batch touches.
+    With `row_wise`, long tables get sparse updates.
     """
 
     epochs: int
@@ -36,7 +35,7 @@ class Schedule:
 
 
 class _MaskSchedule:
-    """Holds the masks during training and tightens them along the ramp."""
+    """Applies the masks during training and tightens them during the ramp."""
 
     def __init__(
         self,
@@ -51,20 +50,20 @@ class _MaskSchedule:
         self._curvature = curvature
         self._row_wise = row_wise
         self._ramp_steps = ramp_steps
-        self._every = max(1, ramp_steps // MASK_UPDATES)
+        self._interval = max(1, ramp_steps // MASK_UPDATES)
         self._step = 0
         self.masks: Mapping[str, Tensor] = {}
         self._tighten()
 
     @property
     def complete(self) -> bool:
-        """All zeros that were asked for are there."""
+        """Whether all zeros of the target are set."""
         return self._step >= self._ramp_steps
 
     def after_step(self) -> None:
-        """Count a training step; hold the zeros, and add to them when it is time."""
+        """Count a training step, apply the masks, and tighten them at regular intervals of the ramp."""
         self._step += 1
-        if self._step <= self._ramp_steps and (self._step % self._every == 0 or self.complete):
+        if self._step <= self._ramp_steps and (self._step % self._interval == 0 or self.complete):
             self._tighten()
         else:
             apply_masks(self._program, self.masks, self._row_wise)
@@ -77,7 +76,7 @@ class _MaskSchedule:
 
 
 class _InitialWeights:
-    """A program with all its zeros at once: what it is worth, and the way back to it. The program is left as it was."""
+    """The weights before training with all zeros of the target, and their metric. The program itself is not changed."""
 
     def __init__(
         self,
@@ -108,80 +107,80 @@ def finetune(
     schedule: Schedule,
     curvature: Curvature | None = None,
 ) -> FitResult | None:
-    """Train `student` in place towards labels and `teacher`; on return its weights are those of the best epoch.
+    """Train `student` in place on labels and the answers of `teacher`; on return it has the weights of the best epoch.
 
-    Zeros are chosen by the `curvature` of the student's weights as it is given, or else by magnitude. Where no epoch is
-    better than the student as it is given, with all zeros at once, its weights are those.
+    Zeros are chosen by the `curvature` of the initial weights, or else by magnitude. If no epoch is better than the
+    initial weights with all zeros at once, these are restored.
 
-    Dropout stays off: the teacher's answers regularise, and a pruned program has no capacity to spare. The learning rate
-    falls linearly to zero. Only epochs in which all zeros are present count as candidates.
-    Returns None where no epoch was asked for: then the zeros are set at once. The same seed on the same
-    machine gives the same weights.
+    Dropout is off: the answers of the teacher regularize, and a pruned program has no spare capacity. The learning rate
+    decays linearly to zero. Only epochs after the ramp of the zeros are candidates.
+    Returns None if `schedule.epochs` is 0: then the zeros are set at once. The same seed on the same machine gives the
+    same weights.
     """
     if schedule.epochs == 0:
         _MaskSchedule(student, tables, target, 0, curvature=curvature)
         return None
-    untuned = _InitialWeights(student, task, tables, target, curvature)
+    initial = _InitialWeights(student, task, tables, target, curvature)
     torch.manual_seed(schedule.seed)
-    lessons = task.distillation_data(student, teacher)
-    steps = schedule.epochs * lessons.steps_per_epoch
+    data = task.distillation_data(student, teacher)
+    steps = schedule.epochs * data.steps_per_epoch
     row_wise = find_sparse_update_tables(student, task.config.batch_size) if schedule.row_wise else frozenset()
     ramp = math.floor(steps * RAMP_SHARE) if schedule.gradual else 0
-    zeros = _MaskSchedule(student, tables, target, ramp, row_wise, curvature)
-    lessons.teacher.set_training(False)
+    mask_schedule = _MaskSchedule(student, tables, target, ramp, row_wise, curvature)
+    data.teacher.set_training(False)
 
     def evaluate() -> float:
-        apply_masks(student, zeros.masks)
+        apply_masks(student, mask_schedule.masks)
         student.set_training(False)
-        value = task.validate(student) if zeros.complete else -math.inf
+        value = task.validate(student) if mask_schedule.complete else -math.inf
         student.set_training(True, dropout=False)
         return value
 
     def batches(epoch: int) -> Iterable[Batch]:
-        return lessons.batches(schedule.seed + epoch)
+        return data.batches(schedule.seed + epoch)
 
-    optimizers = _optimizers(student, row_wise, schedule.learning_rate)
-    lessons.student.set_training(True, dropout=False)
+    optimizers = _make_optimizers(student, row_wise, schedule.learning_rate)
+    data.student.set_training(True, dropout=False)
     try:
-        with sparse_gradients(lessons.student, row_wise):
+        with sparse_gradients(data.student, row_wise):
             fitted = fit(
                 student.module,
                 batches=batches,
-                loss=partial(lessons.loss, task.objective),
+                loss=partial(data.loss, task.objective),
                 evaluate=evaluate,
                 optimizers=optimizers,
-                schedulers=[_falling(optimizer, steps) for optimizer in optimizers],
+                schedulers=[_linear_decay(optimizer, steps) for optimizer in optimizers],
                 epochs=schedule.epochs,
                 patience=schedule.patience,
-                steps_per_epoch=lessons.steps_per_epoch,
-                after_step=zeros.after_step,
+                steps_per_epoch=data.steps_per_epoch,
+                after_step=mask_schedule.after_step,
                 description="Fine-tuning",
             )
     finally:
         student.set_training(False)
-        apply_masks(student, zeros.masks)
-    result = fitted.with_initial_metric(untuned.metric)
+        apply_masks(student, mask_schedule.masks)
+    result = fitted.with_initial_metric(initial.metric)
     if result.best < 0:
-        untuned.restore(student)
+        initial.restore(student)
     return result
 
 
-def _falling(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """Linear decay of the learning rate to zero at the last of `steps`."""
+def _linear_decay(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+    """Return a scheduler that decays the learning rate linearly to zero after `steps`."""
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (steps - step) / max(1, steps))
 
 
-def _optimizers(student: Program, row_wise: frozenset[str], learning_rate: float) -> list[torch.optim.Optimizer]:
-    """Adam, and beside it SparseAdam for the tables that give gradients by rows.
+def _make_optimizers(student: Program, row_wise: frozenset[str], learning_rate: float) -> list[torch.optim.Optimizer]:
+    """Return Adam, and SparseAdam for the tables with sparse gradients.
 
-    Weights in half precision stay as they are: Adam's epsilon is zero there, and a step is lost in rounding.
+    Weights in half precision are not trained: the epsilon of Adam is zero there, and a step is lost in rounding.
     """
     parameters = {name: p for name, p in student.parameters().items() if p.dtype in (torch.float32, torch.float64)}
-    by_rows = [p for name, p in parameters.items() if name in row_wise]
-    whole = [p for name, p in parameters.items() if name not in row_wise]
+    sparse = [p for name, p in parameters.items() if name in row_wise]
+    dense = [p for name, p in parameters.items() if name not in row_wise]
     optimizers: list[torch.optim.Optimizer] = []
-    if whole:
-        optimizers.append(torch.optim.Adam(whole, lr=learning_rate))
-    if by_rows:
-        optimizers.append(torch.optim.SparseAdam(by_rows, lr=learning_rate))
+    if dense:
+        optimizers.append(torch.optim.Adam(dense, lr=learning_rate))
+    if sparse:
+        optimizers.append(torch.optim.SparseAdam(sparse, lr=learning_rate))
     return optimizers

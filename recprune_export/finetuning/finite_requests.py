@@ -1,8 +1,8 @@
-"""Which rows of a drawn request a model can answer.
+"""Detection of the rows of a random request that a model answers with finite numbers.
 
-A request that is drawn at random may be one that never comes: a history of padding alone, of which softmax or a mean gives
-NaN. Even where the model replaces such an answer afterwards, the slopes on the way are NaN. Nothing can be learnt there.
-Where every row has a NaN on the way, such as a logarithm that `where` leaves out, the answers alone decide.
+A random request may never occur in practice: a history of padding alone, of which softmax or a mean gives NaN. Even if the
+model replaces such an answer afterwards, its gradients are NaN, and nothing can be learned from it. If every row has a NaN
+among its intermediate values, such as a logarithm that `where` leaves out, the outputs alone decide.
 """
 
 from collections.abc import Sequence
@@ -15,49 +15,49 @@ from recprune_export.program.program import Program
 from recprune_export.program.signature import BATCH
 from recprune_export.program.view_operators import DATA_MOVEMENT_OPERATORS
 
-CHUNK_ROWS = 256  # rows: scores of all items, or the attention of a long history, take megabytes each
-
 
 def find_finite_rows(program: Program, tensors: Sequence[Tensor]) -> Tensor:
-    """Return for each row of a request whether all that `program` computes of it are numbers, bool [B].
+    """Return for each row of a request whether no value that `program` computes from it is NaN, bool [B].
 
-    Where that is so for none, whether its answers are. Runs `CHUNK_ROWS` rows at once.
+    If that holds for no row, only the outputs count.
     """
-    by_row = [i.shape[:1] == (BATCH,) for i in program.signature.inputs]
-    rows = next((len(t) for t, own in zip(tensors, by_row, strict=True) if own), 0)
-    bad, lost = torch.zeros(rows, dtype=torch.bool), torch.zeros(rows, dtype=torch.bool)
-    for start in range(0, rows, CHUNK_ROWS):
-        some = slice(start, start + CHUNK_ROWS)
-        watch = _NanRecorder(program, min(CHUNK_ROWS, rows - start))
+    chunk_rows = 256  # scores of all items, or the attention of a long history, take megabytes for each row
+    has_batch = [i.shape[:1] == (BATCH,) for i in program.signature.inputs]
+    rows = next((len(t) for t, batched in zip(tensors, has_batch, strict=True) if batched), 0)
+    nan_value, nan_output = torch.zeros(rows, dtype=torch.bool), torch.zeros(rows, dtype=torch.bool)
+    for start in range(0, rows, chunk_rows):
+        chunk = slice(start, start + chunk_rows)
+        recorder = _NanRecorder(program, min(chunk_rows, rows - start))
         with torch.no_grad():
-            watch.run(*(t[some] if own else t for t, own in zip(tensors, by_row, strict=True)))
-        bad[some], lost[some] = watch.bad, watch.lost
-    return ~lost if bad.all() else ~bad
+            recorder.run(*(t[chunk] if batched else t for t, batched in zip(tensors, has_batch, strict=True)))
+        nan_value[chunk], nan_output[chunk] = recorder.nan_value, recorder.nan_output
+    return ~nan_output if nan_value.all() else ~nan_value
 
 
 class _NanRecorder(fx.Interpreter):
-    """Runs a program and marks the rows that are NaN in any value with the batch on its first axis, and in an answer."""
+    """Interpreter that marks the rows with NaN in any value with the batch on its first axis, and in an output."""
 
     def __init__(self, program: Program, rows: int) -> None:
         super().__init__(program.module)
-        self.bad, self.lost = torch.zeros(rows, dtype=torch.bool), torch.zeros(rows, dtype=torch.bool)
+        self.nan_value = torch.zeros(rows, dtype=torch.bool)
+        self.nan_output = torch.zeros(rows, dtype=torch.bool)
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
-        if n.op == "call_function" and n.target not in DATA_MOVEMENT_OPERATORS and _by_row(n):
-            self.bad |= self._nan(value)
+        if n.op == "call_function" and n.target not in DATA_MOVEMENT_OPERATORS and _has_batch(n):
+            self.nan_value |= self._nan(value)
         elif n.op == "output":
-            for answer, each in zip(n.args[0], value, strict=True):  # type: ignore[arg-type]
-                if _by_row(answer):
-                    self.lost |= self._nan(each)
+            for node, output in zip(n.args[0], value, strict=True):  # type: ignore[arg-type]
+                if _has_batch(node):
+                    self.nan_output |= self._nan(output)
         return value
 
     def _nan(self, value: Any) -> Tensor:
-        if not (isinstance(value, Tensor) and value.is_floating_point() and len(value) == len(self.bad)):
-            return torch.zeros_like(self.bad)
+        if not (isinstance(value, Tensor) and value.is_floating_point() and len(value) == len(self.nan_value)):
+            return torch.zeros_like(self.nan_value)
         return value.isnan().reshape(len(value), -1).any(dim=1)
 
 
-def _by_row(node: fx.Node) -> bool:
+def _has_batch(node: fx.Node) -> bool:
     value = node.meta.get("val")
     return isinstance(value, Tensor) and value.ndim > 0 and not isinstance(value.shape[0], int)

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from recprune_export.channels.analysis import Analysis
+from recprune_export.data.batch import Batch
 from recprune_export.errors import PruningError, UsageError
 from recprune_export.finetuning.objective import Objective
-from recprune_export.finetuning.task import Batch, SampledRequests, Task
+from recprune_export.finetuning.task import SampledRequests, Task
 from recprune_export.pipeline.structured_fraction import (
     StructuredFractionTrial,
     choose_structured_fractions,

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from recprune_export.channels.analysis import Analysis
+from recprune_export.data.batch import Batch
 from recprune_export.errors import UsageError
 from recprune_export.finetuning.curvature import Curvature, weight_curvature
 from recprune_export.finetuning.finetune import Schedule, finetune
 from recprune_export.finetuning.group_lasso import RegularizedProgram, regularize
 from recprune_export.finetuning.masks import NonZeroTarget, parameter_counts
-from recprune_export.finetuning.task import Batch, FineTuningConfig, Task
+from recprune_export.finetuning.task import FineTuningConfig, Task
 from recprune_export.pipeline.planning import (
     decide_with_projections,
     plan_fields,

@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import torch
 
+from recprune_export.data.batch import Batch
 from recprune_export.finetuning.curvature import weight_curvature
 from recprune_export.finetuning.masks import NonZeroTarget, apply_masks, compute_masks
 from recprune_export.finetuning.objective import Objective
-from recprune_export.finetuning.task import Batch
 from recprune_export.program.program import Program
 from recprune_export.pruning.allocation.budget import (
     REST_STRUCTURED_FRACTION,

@@ -1,4 +1,4 @@
-"""`InputSpec`: the fields of a request, from which a recommender makes its tables."""
+"""`InputSpec`: the fields of a request, from which a recommender creates its tables."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -15,7 +15,7 @@ TensorRequest = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class InputSpec:
-    """Rows of the table of each field (special ids included), lengths of multi-valued fields, and what is predicted.
+    """Numbers of rows of the table of each field (special ids included), lengths of multi-valued fields, and labels.
 
     For sequences `items` is the number of rows of the item table, and `max_length` the length of a history.
     """
@@ -34,11 +34,11 @@ class InputSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote."""
+        """Read the values that `to_dict` returned."""
         return cls(**{**values, "labels": tuple(values["labels"])})
 
     def example_request(self, batch: int = 2) -> dict[str, Tensor]:
-        """Return a request of zeros, to capture a model with."""
+        """Return a request of zeros with which a model can be captured."""
         if self.items:
             return {HISTORY: torch.zeros(batch, self.max_length, dtype=torch.int64)}
         request = {name: torch.zeros(batch, dtype=torch.int64) for name in self.categorical}

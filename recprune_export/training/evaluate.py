@@ -1,4 +1,4 @@
-"""`evaluate`: the metrics of anything that answers requests, PyTorch or ONNX Runtime alike."""
+"""`evaluate`: the metrics of a model that answers requests, in PyTorch or ONNX Runtime."""
 
 from collections.abc import Callable, Mapping
 
@@ -13,29 +13,28 @@ from recprune_export.training.metrics import TOP, auc, hit_rate, logloss, ndcg, 
 # By label: the probability of 1, shape [B]; for a ranking, under NEXT_ITEM, a score for each item, shape [B, I].
 LabelPredictor = Callable[[Request], Mapping[str, np.ndarray]]
 BATCH_SIZE = 4096
-RANKING_BATCH_SIZE = 512  # a row of scores is as long as the item table
 
 
 def evaluate(predict: LabelPredictor, rows: Rows) -> dict[str, float]:
-    """Return `auc` and `logloss`, with the label in front where there are several; or `hr@10` and `ndcg@10`."""
+    """Return `auc` and `logloss`, prefixed by the label if there are several; or `hr@10` and `ndcg@10` for a ranking."""
     if NEXT_ITEM in rows.labels:
         return _evaluate_ranking(predict, rows)
-    answers: dict[str, list[np.ndarray]] = {label: [] for label in rows.labels}
+    outputs: dict[str, list[np.ndarray]] = {label: [] for label in rows.labels}
     for batch in rows.batches(BATCH_SIZE):
         answer = predict(batch.inputs)
-        for label, parts in answers.items():
-            parts.append(np.asarray(answer[label], dtype=np.float64).reshape(-1))
+        for label, chunks in outputs.items():
+            chunks.append(np.asarray(answer[label], dtype=np.float64).reshape(-1))
     metrics = {}
-    for label, parts in answers.items():
-        before = f"{label}/" if len(answers) > 1 else ""
-        probabilities = np.concatenate(parts)
-        metrics[f"{before}auc"] = auc(probabilities, rows.labels[label])
-        metrics[f"{before}logloss"] = logloss(probabilities, rows.labels[label])
+    for label, chunks in outputs.items():
+        prefix = f"{label}/" if len(outputs) > 1 else ""
+        probabilities = np.concatenate(chunks)
+        metrics[f"{prefix}auc"] = auc(probabilities, rows.labels[label])
+        metrics[f"{prefix}logloss"] = logloss(probabilities, rows.labels[label])
     return metrics
 
 
 def select_primary_metric(metrics: Mapping[str, float]) -> tuple[str, float]:
-    """Return the metric by which the best epoch is chosen, more is better: NDCG@10, or the mean AUC over labels.
+    """Return name and value of the metric that selects the best epoch: NDCG@10, or the mean AUC over labels.
 
     >>> select_primary_metric({"a/auc": 0.6, "a/logloss": 0.5, "b/auc": 0.8, "b/logloss": 0.4})
     ('mean auc', 0.7)
@@ -48,19 +47,20 @@ def select_primary_metric(metrics: Mapping[str, float]) -> tuple[str, float]:
 
 
 def _evaluate_ranking(predict: LabelPredictor, rows: Rows) -> dict[str, float]:
-    found = predict_ranks(predict, rows)
-    return {f"hr@{TOP}": hit_rate(found), f"ndcg@{TOP}": ndcg(found)}
+    positions = predict_ranks(predict, rows)
+    return {f"hr@{TOP}": hit_rate(positions), f"ndcg@{TOP}": ndcg(positions)}
 
 
 def predict_ranks(predict: LabelPredictor, rows: Rows) -> torch.Tensor:
-    """Return the position of each row's target in the full ranking, from 0, items seen before left out, [N]."""
+    """Return the position, from 0, of the target of each row in the ranking of all items but the excluded ones, [N]."""
     assert rows.excluded_items is not None
-    found = []
-    for start in range(0, len(rows), RANKING_BATCH_SIZE):
-        part = rows.take(np.arange(start, min(start + RANKING_BATCH_SIZE, len(rows))))
-        assert part.excluded_items is not None
-        scores = torch.from_numpy(np.asarray(predict(part.inputs)[NEXT_ITEM]))
-        seen_row = torch.from_numpy(np.repeat(np.arange(len(part)), part.excluded_items.lengths))
-        target = torch.from_numpy(part.labels[NEXT_ITEM])
-        found.append(ranks(scores, target, seen_row, torch.from_numpy(part.excluded_items.values)))
-    return torch.cat(found)
+    batch_size = 512  # a row of scores is as long as the item table
+    positions = []
+    for start in range(0, len(rows), batch_size):
+        batch = rows.take(np.arange(start, min(start + batch_size, len(rows))))
+        assert batch.excluded_items is not None
+        scores = torch.from_numpy(np.asarray(predict(batch.inputs)[NEXT_ITEM]))
+        excluded_row = torch.from_numpy(np.repeat(np.arange(len(batch)), batch.excluded_items.lengths))
+        target = torch.from_numpy(batch.labels[NEXT_ITEM])
+        positions.append(ranks(scores, target, excluded_row, torch.from_numpy(batch.excluded_items.values)))
+    return torch.cat(positions)

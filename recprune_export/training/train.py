@@ -1,4 +1,4 @@
-"""`train`: from a data file to a checkpoint."""
+"""`train`: training of a reference recommender from a data file to a checkpoint."""
 
 import math
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ from recprune_export.training.loop import FitResult, fit
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How long and how fast to train."""
+    """Hyperparameters of training."""
 
     epochs: int
     batch_size: int
@@ -45,7 +45,7 @@ NO_OVERRIDES = SchemaOverrides()
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What came out: the checkpoint as written to `path`, the epochs, and what was said about the data."""
+    """The checkpoint as written to `path`, the epochs, and the notes about the data."""
 
     path: Path
     checkpoint: Checkpoint
@@ -65,28 +65,28 @@ def train(
 ) -> TrainingResult:
     """Train a reference recommender on a CSV or Parquet file and write its checkpoint to `output`.
 
-    `config` are options of the recommender (`dim`, `hidden`, ...), `recipe` fields of `TrainingConfig`. The same seed on the
-    same machine gives the same weights.
+    `config` holds options of the recommender (`dim`, `hidden`, ...), `recipe` fields of `TrainingConfig`. The same seed on
+    the same machine gives the same weights.
 
-    Raises `UsageError` for options that do not fit, `DataError` for the file.
+    Raises `UsageError` for invalid options, `DataError` for an invalid file.
     """
     check_writable(output)
     config = dict(config or {})
     sequential = is_sequential(recommender)
     if not sequential:
         _check_labels(recommender, overrides.labels)
-    chosen = replace(SEQUENCE_CONFIG if sequential else CLICK_CONFIG, **recipe)
-    torch.manual_seed(chosen.seed)
+    hyperparameters = replace(SEQUENCE_CONFIG if sequential else CLICK_CONFIG, **recipe)
+    torch.manual_seed(hyperparameters.seed)
     if sequential:
         sequences = load_sequences(data, infer_sequence_schema(data, overrides))
-        return _train(_Sequences(sequences), recommender, config, chosen, output, notes=())
+        return _train(_Sequences(sequences), recommender, config, hyperparameters, output, notes=())
     inferred = infer_schema(data, overrides)
     clicks = load_clicks(data, inferred.schema)
-    return _train(_Clicks(clicks), recommender, config, chosen, output, inferred.notes)
+    return _train(_Clicks(clicks), recommender, config, hyperparameters, output, inferred.notes)
 
 
 def make_label_predictor(module: nn.Module, spec: InputSpec) -> LabelPredictor:
-    """Return what `evaluate` asks: probabilities by label, or the scores of all items."""
+    """Return a function for `evaluate`: probabilities by label, or the scores of all items."""
 
     def predict(request: Arrays) -> dict[str, np.ndarray]:
         module.eval()
@@ -101,7 +101,7 @@ def make_label_predictor(module: nn.Module, spec: InputSpec) -> LabelPredictor:
 
 @dataclass(frozen=True)
 class _Clicks:
-    """Rows with labels: binary cross entropy, summed over labels."""
+    """Rows with labels, trained with the binary cross entropy summed over labels."""
 
     data: ClickData
 
@@ -132,7 +132,7 @@ class _Clicks:
 
 @dataclass(frozen=True)
 class _Sequences:
-    """Histories: every position predicts the item that follows."""
+    """Histories in which every position predicts the item that follows."""
 
     data: SequenceData
 
@@ -159,7 +159,7 @@ class _Sequences:
 
 
 def shift_histories(histories: Ragged, length: int) -> tuple[Tensor, Tensor]:
-    """Return the histories [B, L] and, at each position of them, the item that follows [B, L], 0 where there is none."""
+    """Return the histories [B, L] and the item that follows each of their positions [B, L], 0 if there is none."""
     whole = torch.from_numpy(histories.pad_left(length + 1))
     history, following = whole[:, :-1], whole[:, 1:]
     return history, torch.where(history > 0, following, 0)
@@ -169,7 +169,7 @@ def _train(
     data: _Clicks | _Sequences,
     recommender: str,
     config: dict[str, Any],
-    recipe: TrainingConfig,
+    hyperparameters: TrainingConfig,
     output: Path,
     notes: tuple[str, ...],
 ) -> TrainingResult:
@@ -183,17 +183,19 @@ def _train(
 
     fitted = fit(
         module,
-        batches=lambda epoch: data.batches(recipe.batch_size, recipe.seed * 1000 + epoch),
+        batches=lambda epoch: data.batches(hyperparameters.batch_size, hyperparameters.seed * 1000 + epoch),
         loss=loss,
         evaluate=lambda: select_primary_metric(evaluate(predict, data.data.valid))[1],
-        optimizers=[torch.optim.Adam(module.parameters(), lr=recipe.learning_rate)],
-        epochs=recipe.epochs,
-        patience=recipe.patience,
-        steps_per_epoch=math.ceil(data.size / recipe.batch_size),
+        optimizers=[torch.optim.Adam(module.parameters(), lr=hyperparameters.learning_rate)],
+        epochs=hyperparameters.epochs,
+        patience=hyperparameters.patience,
+        steps_per_epoch=math.ceil(data.size / hyperparameters.batch_size),
         description=f"Training {recommender}",
     )
     metrics = evaluate(predict, data.data.test)
-    checkpoint = Checkpoint(recommender, config, spec, data.data.encoder, module.state_dict(), metrics, recipe.seed)
+    checkpoint = Checkpoint(
+        recommender, config, spec, data.data.encoder, module.state_dict(), metrics, hyperparameters.seed
+    )
     checkpoint.save(output)
     parameters = sum(p.numel() for p in module.parameters())
     return TrainingResult(output, checkpoint, fitted, data.size, parameters, notes)
@@ -201,6 +203,6 @@ def _train(
 
 def _check_labels(recommender: str, labels: tuple[str, ...]) -> None:
     if not labels:
-        raise UsageError(f"{recommender} learns a label: name its column with --label.")
+        raise UsageError(f"{recommender} needs a label: name its column with --label.")
     if len(labels) > 1 and not is_multi_task(recommender):
-        raise UsageError(f"{recommender} learns one label, {len(labels)} were given; mmoe learns several.")
+        raise UsageError(f"{recommender} takes one label, not {len(labels)}; mmoe takes several.")

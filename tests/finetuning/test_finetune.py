@@ -8,7 +8,7 @@ from torch import nn
 from recprune_export.data.arrays import ArrayData
 from recprune_export.data.rows import Ragged, Rows
 from recprune_export.finetuning import objective
-from recprune_export.finetuning.finetune import Schedule, _falling, finetune
+from recprune_export.finetuning.finetune import Schedule, _linear_decay, finetune
 from recprune_export.finetuning.masks import NonZeroTarget, parameter_counts
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.task import FineTuningConfig, LabeledRows, SampledRequests, _truncate_histories
@@ -118,7 +118,7 @@ def test_a_history_is_cut_before_an_item_that_follows() -> None:
 
 def test_the_learning_rate_falls_to_zero() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    scheduler, rates = _falling(optimizer, 100), []
+    scheduler, rates = _linear_decay(optimizer, 100), []
     for _ in range(101):
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()

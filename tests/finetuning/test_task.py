@@ -74,7 +74,7 @@ def test_long_histories_of_many_items_are_asked_at_some_places(
     data: SequenceData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     most = RECIPE.batch_size + 3
-    monkeypatch.setattr(task_module, "MOST_SCORES", most * data.encoder.items.rows)
+    monkeypatch.setattr(task_module, "MAX_SCORES", most * data.encoder.items.rows)
     program = program_for(data, causal=True)
     batches = list(NextItems(data, Objective({}, {}), RECIPE).distillation_data(program, program).batches(0))
     assert max(len(request[POSITIONS]) for request, _ in batches) == most

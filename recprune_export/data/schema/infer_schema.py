@@ -1,4 +1,4 @@
-"""`infer_schema`: read off a file which column is what; the user's word goes before every guess."""
+"""`infer_schema`: infer the roles of the columns of a file; the options of the user take precedence."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -13,9 +13,7 @@ from recprune_export.errors import DataError, UsageError
 if TYPE_CHECKING:
     import polars as pl
 
-SAMPLE = 100_000  # rows that are looked at
 SEPARATORS = ("|", ";", ",")
-MAX_LENGTH = 20  # values of a multi-valued field that are used
 _SPLIT_NAMES = {"split", "fold", "subset"}
 SPLIT_VALUES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -29,7 +27,7 @@ _ORDERS = ("position", "order", "timestamp", "time", "ts", "date", "unixreviewti
 
 @dataclass(frozen=True)
 class SchemaOverrides:
-    """What the user said about columns; the rest is inferred.
+    """The roles of columns that the user specified; the others are inferred.
 
     `multi_valued` holds "column" or "column:separator", `sequence` is "user,item,order".
     """
@@ -47,98 +45,100 @@ class SchemaOverrides:
 
 @dataclass(frozen=True)
 class InferredSchema:
-    """A schema, and a sentence for each column that was left out of it."""
+    """A schema, and a sentence for each column that is excluded from it."""
 
     schema: Schema
     notes: tuple[str, ...] = ()
 
 
 def infer_schema(path: Path, overrides: SchemaOverrides) -> InferredSchema:
-    """Decide what each column is.
+    """Infer the role of each column.
 
-    Text and whole numbers are categorical, fractions numeric, lists and texts with a separator multi-valued. A column
-    with nearly as many values as rows, or one that gives the label away, is left out and named.
+    Text and integers are categorical, floating-point numbers numeric, lists and texts with a separator multi-valued. A
+    column with nearly as many values as rows, or one that leaks the label, is excluded and named in a note.
 
-    Raises `DataError` where a column is missing or a label is not 0 and 1.
+    Raises `DataError` if a column is missing or a label is not 0 and 1.
     """
     frame = scan(path)
     columns = frame.collect_schema().names()
-    asked = (
+    specified = (
         *overrides.labels,
         *overrides.categorical,
         *overrides.numeric,
         *overrides.ignore,
         *((overrides.split,) if overrides.split else ()),
     )
-    _check_columns(path, columns, (*asked, *(name.partition(":")[0] for name in overrides.multi_valued)))
-    sample = collect(frame.head(SAMPLE), path)
+    _check_columns(path, columns, (*specified, *(name.partition(":")[0] for name in overrides.multi_valued)))
+    sample = collect(frame.head(100_000), path)
     if not len(sample):
         raise DataError(f"{path} has columns but no rows.")
     for label in overrides.labels:
         _check_label(path, sample, label)
-    return _Inference(path, sample, overrides).run()
+    return _SchemaInference(path, sample, overrides).run()
 
 
 def infer_sequence_schema(path: Path, overrides: SchemaOverrides) -> Schema:
-    """Decide which columns of a log hold user, item and order.
+    """Infer the columns of user, item and order of a log.
 
-    Raises `UsageError` where their names do not tell, `DataError` where a named column is missing.
+    Raises `UsageError` if the names of the columns are not recognized, `DataError` if a specified column is missing.
     """
     columns = scan(path).collect_schema().names()
     if overrides.sequence is not None:
-        named = [name.strip() for name in overrides.sequence.split(",")]
-        if len(named) != 3:
+        roles = [name.strip() for name in overrides.sequence.split(",")]
+        if len(roles) != 3:
             raise UsageError(f"--sequence '{overrides.sequence}' must name three columns: user,item,order.")
-        _check_columns(path, columns, named)
+        _check_columns(path, columns, roles)
     else:
         lowered = {name.lower(): name for name in columns}
-        named = [next((lowered[n] for n in names if n in lowered), "") for names in (_USERS, _ITEMS, _ORDERS)]
-        if "" in named:
+        roles = [next((lowered[n] for n in names if n in lowered), "") for names in (_USERS, _ITEMS, _ORDERS)]
+        if "" in roles:
             raise UsageError(
-                f"The columns of {path} ({', '.join(columns)}) do not tell a sequence: give --sequence user,item,order."
+                f"The columns of {path} ({', '.join(columns)}) do not show user, item and order: give --sequence user,item,order."
             )
-    user, item, order = named
+    user, item, order = roles
     length = {} if overrides.max_length is None else {"max_length": overrides.max_length}
     return Schema(sequence=SequenceColumns(user, item, order, **length))
 
 
-class _Inference:
-    def __init__(self, path: Path, sample: "pl.DataFrame", wishes: SchemaOverrides) -> None:
-        self._path, self._sample, self._wishes = path, sample, wishes
+class _SchemaInference:
+    def __init__(self, path: Path, sample: "pl.DataFrame", overrides: SchemaOverrides) -> None:
+        self._path, self._sample, self._overrides = path, sample, overrides
         self._notes: list[str] = []
 
     def run(self) -> InferredSchema:
-        wishes = self._wishes
-        split = wishes.split or _split_column(self._sample, {*wishes.labels, *wishes.ignore})
-        multi_asked = dict(_name_and_separator(text) for text in wishes.multi_valued)
+        overrides = self._overrides
+        split = overrides.split or _split_column(self._sample, {*overrides.labels, *overrides.ignore})
+        separators = dict(_name_and_separator(text) for text in overrides.multi_valued)
         categorical: list[str] = []
         numeric: list[str] = []
         multi: list[MultiValued] = []
         for name in self._sample.columns:
-            if name in (*wishes.labels, *wishes.ignore, split):
+            if name in (*overrides.labels, *overrides.ignore, split):
                 continue
-            separator = multi_asked[name] if multi_asked.get(name) else self._separator(name)
-            if name in multi_asked or (separator is not None and name not in (*wishes.categorical, *wishes.numeric)):
+            separator = separators[name] if separators.get(name) else self._separator(name)
+            if name in separators or (
+                separator is not None and name not in (*overrides.categorical, *overrides.numeric)
+            ):
                 multi.append(self._multi_valued(name, separator))
-            elif name in wishes.numeric:
-                numeric.append(self._must_be_number(name))
-            elif name in wishes.categorical or not self._is_key(name):
-                is_number = name not in wishes.categorical and self._sample.schema[name].is_float()
+            elif name in overrides.numeric:
+                numeric.append(self._check_numeric(name))
+            elif name in overrides.categorical or not self._is_key(name):
+                is_number = name not in overrides.categorical and self._sample.schema[name].is_float()
                 (numeric if is_number else categorical).append(name)
-        kept = self._without_leaks(categorical, numeric)
+        fields = self._without_leaks(categorical, numeric)
         return InferredSchema(
             Schema(
-                labels=wishes.labels,
-                categorical=tuple(n for n in categorical if n in kept),
-                numeric=tuple(n for n in numeric if n in kept),
+                labels=overrides.labels,
+                categorical=tuple(n for n in categorical if n in fields),
+                numeric=tuple(n for n in numeric if n in fields),
                 multi_valued=tuple(multi),
-                split=Split(column=split, seed=wishes.seed),
+                split=Split(column=split, seed=overrides.seed),
             ),
             tuple(self._notes),
         )
 
     def _separator(self, name: str) -> str | None:
-        """The separator of a text column whose parts repeat across rows; "" for a list column."""
+        """Return the separator of a text column whose values repeat across rows; "" for a list column."""
         import polars as pl
 
         column = self._sample[name].drop_nulls()
@@ -147,50 +147,51 @@ class _Inference:
         if column.dtype != pl.String or not len(column):
             return None
         for separator in SEPARATORS:
-            divided = column.str.contains(separator, literal=True).mean()
-            if float(divided or 0.0) > 0.3:  # type: ignore[arg-type]
-                parts = column.str.split(separator).explode().str.strip_chars()
-                return separator if parts.n_unique() < column.n_unique() else None
+            share = column.str.contains(separator, literal=True).mean()
+            if float(share or 0.0) > 0.3:  # type: ignore[arg-type]
+                values = column.str.split(separator).explode().str.strip_chars()
+                return separator if values.n_unique() < column.n_unique() else None
         return None
 
     def _multi_valued(self, name: str, separator: str | None) -> MultiValued:
         import polars as pl
 
         column = self._sample[name]
+        most = 20  # values of a row that are used
         if isinstance(column.dtype, pl.List | pl.Array):
-            return MultiValued(name, None, min(MAX_LENGTH, _longest(column.cast(pl.List(column.dtype.inner)))))
+            return MultiValued(name, None, min(most, _longest(column.cast(pl.List(column.dtype.inner)))))
         text = column.cast(pl.String)
         divider = separator or ","
-        return MultiValued(name, divider, min(MAX_LENGTH, _longest(text.str.split(divider))))
+        return MultiValued(name, divider, min(most, _longest(text.str.split(divider))))
 
-    def _must_be_number(self, name: str) -> str:
+    def _check_numeric(self, name: str) -> str:
         dtype = self._sample.schema[name]
         if not (dtype.is_numeric() or str(dtype) == "Boolean"):
             raise DataError(f"The column '{name}' of {self._path} holds {dtype}, so it cannot be a numeric field.")
         return name
 
     def _is_key(self, name: str) -> bool:
-        """Nearly one value for each row: a row number, a time, a free text."""
+        """Return whether a column has nearly one value for each row: a row number, a time, a free text."""
         column = self._sample[name]
         if column.dtype.is_float():
             return False
         distinct = column.n_unique()
         if distinct > 1000 and distinct > 0.5 * len(column):
             self._notes.append(
-                f"'{name}' has {distinct:,} different values in {len(column):,} rows and is left out; "
+                f"'{name}' has {distinct:,} different values in {len(column):,} rows and is excluded; "
                 f"--categorical {name} uses it."
             )
             return True
         return False
 
     def _without_leaks(self, categorical: list[str], numeric: list[str]) -> set[str]:
-        asked = {*self._wishes.categorical, *self._wishes.numeric}
-        candidates = [name for name in (*categorical, *numeric) if name not in asked]
-        leaks = find_leaking_fields(self._sample, self._wishes.labels, candidates)
+        specified = {*self._overrides.categorical, *self._overrides.numeric}
+        candidates = [name for name in (*categorical, *numeric) if name not in specified]
+        leaks = find_leaking_fields(self._sample, self._overrides.labels, candidates)
         for name, (label, area) in leaks.items():
             option = "--numeric" if name in numeric else "--categorical"
             self._notes.append(
-                f"'{name}' alone tells '{label}' (AUC {area:.3f}) and is left out as a leak; {option} {name} uses it."
+                f"'{name}' alone predicts '{label}' (AUC {area:.3f}) and is excluded as a leak; {option} {name} uses it."
             )
         return {*categorical, *numeric} - set(leaks)
 
@@ -209,9 +210,9 @@ def _check_label(path: Path, sample: "pl.DataFrame", label: str) -> None:
         raise DataError(f"The label '{label}' of {path} holds {column.dtype}; it must be 0 or 1.")
     values = set(column.unique().cast(pl.Float64).to_list())
     if not values <= {0.0, 1.0}:
-        odd = next(iter(values - {0.0, 1.0}))
+        invalid = next(iter(values - {0.0, 1.0}))
         raise DataError(
-            f"The label '{label}' of {path} must be 0 or 1 in every row, but there is {'an empty one' if odd is None else odd}."
+            f"The label '{label}' of {path} must be 0 or 1 in every row, but there is {'an empty one' if invalid is None else invalid}."
         )
 
 

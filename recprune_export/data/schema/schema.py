@@ -1,4 +1,4 @@
-"""`Schema`: which column of a file is what."""
+"""`Schema`: the roles of the columns of a file."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -7,7 +7,7 @@ from typing import Any, Self
 
 @dataclass(frozen=True)
 class MultiValued:
-    """A field with several ids: a list column (`separator` None) or a string that `separator` divides.
+    """A field with several ids: a list column (`separator` None) or a string split at `separator`.
 
     Only the first `max_length` values of a row are used.
     """
@@ -29,7 +29,7 @@ class SequenceColumns:
 
 @dataclass(frozen=True)
 class Split:
-    """How rows are divided: by a column of names, or at random by a seed, with these shares for valid and test."""
+    """How rows are split: by a column of split names, or at random by a seed with the shares `valid` and `test`."""
 
     column: str | None = None
     seed: int = 0
@@ -39,7 +39,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Schema:
-    """The columns that are used, and how. A log of sequences has no labels and no other fields.
+    """The columns that are used, and their roles. A log of sequences has no labels and no other fields.
 
     >>> schema = Schema(labels=("click",), categorical=("user", "item"), numeric=("age",))
     >>> Schema.from_dict(schema.to_dict()) == schema
@@ -62,7 +62,7 @@ class Schema:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote."""
+        """Read the values that `to_dict` returned."""
         sequence = values["sequence"]
         return cls(
             labels=tuple(values["labels"]),

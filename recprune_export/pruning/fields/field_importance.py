@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 
 from recprune_export.channels.groups import Channel
+from recprune_export.data.batch import Batch
 from recprune_export.program.program import Program
 from recprune_export.progress import track
 from recprune_export.pruning.apply.masking import Float64Interpreter, Mask, make_mask
 from recprune_export.pruning.importance.scores.score_inputs import LossFunction
-from recprune_export.pruning.statistics.moments import Batch
 
 
 def field_importance(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from recprune_export.channels.analysis import Analysis, analyze
 from recprune_export.channels.groups import FIELD_GROUP, Channel
+from recprune_export.data.batch import Batch
 from recprune_export.errors import PruningError, UsageError
 from recprune_export.program.program import Program
 from recprune_export.pruning.apply.apply_plan import apply_plan
@@ -12,7 +13,6 @@ from recprune_export.pruning.apply.soundness import Soundness, check_soundness
 from recprune_export.pruning.fields.field_importance import field_importance
 from recprune_export.pruning.importance.scores.score_inputs import LossFunction
 from recprune_export.pruning.plan import FieldPlan, GroupPlan, Plan
-from recprune_export.pruning.statistics.moments import Batch
 
 INSPECT_HINT = "`recprune-export inspect MODEL --fields` says which can go, and why others cannot"
 

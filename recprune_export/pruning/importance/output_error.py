@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from recprune_export.data.batch import Batch
 from recprune_export.program.program import Program
 from recprune_export.pruning.importance.greedy_selection import greedy_order
 from recprune_export.pruning.importance.ranking import Ranking
@@ -17,7 +18,7 @@ from recprune_export.pruning.rotation.bases import balanced_basis, orthogonal_ba
 from recprune_export.pruning.rotation.eligibility import RotatableGroup, find_rotatable_groups
 from recprune_export.pruning.rotation.transform import Transform
 from recprune_export.pruning.statistics.activation_sites import ConsumerSites, find_consumer_sites
-from recprune_export.pruning.statistics.moments import ActivationSite, Batch, CurvatureProbe, Moments, gather_moments
+from recprune_export.pruning.statistics.moments import ActivationSite, CurvatureProbe, Moments, gather_moments
 
 
 def rank_by_output_error(

@@ -9,12 +9,12 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 
 from recprune_export.channels.analysis import Analysis
+from recprune_export.data.batch import Batch
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.nodes import argument
 from recprune_export.program.program import Program
 from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.reconstruction.recorder import CallRecorder
-from recprune_export.pruning.statistics.moments import Batch
 
 aten = torch.ops.aten
 SMALLEST = 1e-8  # variance; of a channel that never moves there is nothing to learn

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
+from recprune_export.data.batch import Batch
 from recprune_export.program.nodes import argument
 from recprune_export.program.program import Program
 from recprune_export.pruning.apply.masking import make_mask
@@ -22,7 +23,6 @@ from recprune_export.pruning.reconstruction.batch_norm import (
     recalibrate_batch_norm,
 )
 from recprune_export.pruning.reconstruction.recorder import CallRecorder
-from recprune_export.pruning.statistics.moments import Batch
 
 aten = torch.ops.aten
 

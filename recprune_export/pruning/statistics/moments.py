@@ -13,9 +13,9 @@ from torch import Tensor, fx
 
 from recprune_export.channels.analysis import Analysis
 from recprune_export.channels.groups import Group
+from recprune_export.data.batch import Batch
 from recprune_export.program.program import Program
 
-Batch = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]  # request, labels
 TINY = 1e-30
 # From a response to a scalar whose gradient, squared, has the curvature of the loss as its mean: see `Objective.probe`.
 CurvatureProbe = Callable[[Mapping[str, Tensor], torch.Generator], Tensor]

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from recprune_export.data.batch import Batch
 from recprune_export.program.program import Program
-from recprune_export.pruning.statistics.moments import Batch, CurvatureProbe
+from recprune_export.pruning.statistics.moments import CurvatureProbe
 
 Response = Mapping[str, Tensor]
 LossFunction = Callable[[Response, Mapping[str, Tensor]], Tensor]  # response, labels -> mean over the rows, a scalar
