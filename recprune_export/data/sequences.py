@@ -1,12 +1,12 @@
 """Sequences of items by user, split by leaving the last two out: one to test on, the one before to validate."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
+from recprune_export.codec import DictMixin, JsonForm
 from recprune_export.data.encoding.encoder import Request
 from recprune_export.data.encoding.vocabulary import Vocabulary
 from recprune_export.data.rows import Ragged, Rows
@@ -23,11 +23,11 @@ SHORTEST = 3  # items that a user needs: one to learn from, one to validate, one
 
 
 @dataclass(frozen=True)
-class SequenceEncoder:
+class SequenceEncoder(DictMixin):
     """Item values to ids 1..n; 0 pads on the left. An unknown item is left out of a history."""
 
     schema: Schema
-    items: Vocabulary
+    items: Annotated[Vocabulary, JsonForm(Vocabulary.to_list, lambda values: Vocabulary(values, 1))]
 
     @property
     def columns(self) -> SequenceColumns:
@@ -54,15 +54,6 @@ class SequenceEncoder:
             np.flatnonzero((users != users.shift(1)).fill_null(True).to_numpy()) if len(users) else np.zeros(0, int)
         )
         return Ragged(table["item"].to_numpy(), np.append(starts, len(users)))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {"schema": self.schema.to_dict(), "items": self.items.to_list()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote."""
-        return cls(Schema.from_dict(values["schema"]), Vocabulary(values["items"], 1))
 
 
 @dataclass(frozen=True)

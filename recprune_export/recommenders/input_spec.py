@@ -1,12 +1,12 @@
 """`InputSpec`: the fields of a request, from which a recommender makes its tables."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from recprune_export.codec import DictMixin
 from recprune_export.data.encoding.encoder import NUMERIC
 from recprune_export.data.sequences import HISTORY
 
@@ -14,7 +14,7 @@ TensorRequest = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class InputSpec:
+class InputSpec(DictMixin):
     """Rows of the table of each field (special ids included), lengths of multi-valued fields, and what is predicted.
 
     For sequences `items` is the number of rows of the item table, and `max_length` the length of a history.
@@ -27,15 +27,6 @@ class InputSpec:
     items: int = 0
     max_length: int = 0
     labels: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {**asdict(self), "labels": list(self.labels)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote."""
-        return cls(**{**values, "labels": tuple(values["labels"])})
 
     def example_request(self, batch: int = 2) -> dict[str, Tensor]:
         """Return a request of zeros, to capture a model with."""
