@@ -9,14 +9,14 @@ Boyd 2014, "Proximal Algorithms", section 6.5.4). So channels are exactly zero, 
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from recprune_export.channels.groups import Group
+from recprune_export.codec import FLATTENED, ToDictMixin
 from recprune_export.finetuning.finetune import Schedule
 from recprune_export.finetuning.task import Batch, Task
 from recprune_export.program.program import Program
@@ -26,17 +26,15 @@ TINY = 1e-30
 
 
 @dataclass(frozen=True)
-class RegularizedProgram:
+class RegularizedProgram(ToDictMixin):
     """A program after regularised training, and how many channels of each group it left without any weight."""
+
+    ENCODED = ("strength", "zero_channels", "fitted")
 
     program: Program
     strength: float
     zero_channels: Mapping[str, int]
-    fitted: FitResult
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {"strength": self.strength, "zero_channels": dict(self.zero_channels), **self.fitted.to_dict()}
+    fitted: FitResult = field(metadata=FLATTENED)
 
 
 def regularize(program: Program, task: Task, strength: float, schedule: Schedule) -> RegularizedProgram:
