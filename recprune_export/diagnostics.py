@@ -9,11 +9,11 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
-from typing import Any
 
+from recprune_export.codec import ToDictMixin, json_name
 from recprune_export.environment import cores, cpu
 from recprune_export.errors import RecpruneError, ValidationFailed
 
@@ -50,19 +50,22 @@ class CheckResult:
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(ToDictMixin):
     """All results, in the order of the checks."""
 
-    results: tuple[CheckResult, ...]
+    ENCODED = ("sound", "results")
+
+    results: tuple[CheckResult, ...] = field(metadata=json_name("findings"))
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is missing."""
+        return not self.missing
 
     @property
     def missing(self) -> tuple[CheckResult, ...]:
         """Failed checks of required components."""
         return tuple(result for result in self.results if result.state == MISSING)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {"sound": not self.missing, "findings": [asdict(result) for result in self.results]}
 
     def raise_verdict(self) -> None:
         """Raise `ValidationFailed` if a required component is missing."""

@@ -1,13 +1,15 @@
 """`inspect`: what a program takes, what it is made of, what can be pruned, and what is frozen and why."""
 
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 from recprune_export.channels.analysis import Analysis
 from recprune_export.channels.dependency_sets import Reason
 from recprune_export.channels.groups import Channel, FrozenAxis, Group
+from recprune_export.codec import FLATTENED, JsonForm, ToDictMixin, encode, json_name
 from recprune_export.program.loading.load_program import load_program
 from recprune_export.program.program import Program
 from recprune_export.program.signature import Signature
@@ -19,32 +21,43 @@ RETURNED = "the model returns it"  # of every model some axis, and no news
 
 
 @dataclass(frozen=True)
-class FieldRemovability:
+class FieldRemovability(ToDictMixin):
     """Whether a field can be removed: how many parameters would go with it alone, or why it cannot."""
 
-    name: str
-    parameters: int
-    frozen: Reason | None = None
+    ENCODED = ("name", "removable", "parameters", "frozen")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        why = {} if self.frozen is None else {"reason": self.frozen.text, "source": self.frozen.source}
-        return {"field": self.name, "removable": self.frozen is None, "parameters": self.parameters, **why}
+    name: str = field(metadata=json_name("field"))
+    parameters: int
+    frozen: Reason | None = field(default=None, metadata=FLATTENED)
+
+    @property
+    def removable(self) -> bool:
+        """Whether nothing keeps it."""
+        return self.frozen is None
+
+
+def _encode_groups(groups: Iterable[Group]) -> list[dict[str, Any]]:
+    return [{"name": g.name, "kind": g.kind, "width": g.width, "axes": encode(g.axes())} for g in groups]
 
 
 @dataclass(frozen=True)
-class Inspection:
+class Inspection(ToDictMixin):
     """What the analysis says of one model; `minimum_sizes` is what would be left if each group kept one channel.
 
     `fields` is None where they were not asked for; fields that can only go together are one finding.
     """
 
-    name: str
+    ENCODED = (
+        "name", "kind", "signature", "sizes", "prunable_fraction", "summary", "groups", "frozen", "fields"
+    )  # fmt: skip
+    PROPERTY_NAMES: ClassVar[Mapping[str, str]] = {"prunable_fraction": "prunable_share"}
+
+    name: str = field(metadata=json_name("model"))
     kind: str
     signature: Signature
-    sizes: ParameterCounts
+    sizes: ParameterCounts = field(metadata=json_name("parameters"))
     minimum_sizes: ParameterCounts
-    groups: tuple[Group, ...]
+    groups: Annotated[tuple[Group, ...], JsonForm(_encode_groups)]
     frozen: tuple[FrozenAxis, ...]
     fields: tuple[FieldRemovability, ...] | None = None
 
@@ -72,24 +85,6 @@ class Inspection:
         most = sorted(parameters, key=lambda text: -parameters[text])[:REASONS]
         frozen = f"; frozen: {'; '.join(f'{text} ({parameters[text]}×)' for text in most)}" if most else ""
         return f"{self.prunable_fraction:.0%} of the parameters can be pruned{frozen}."
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        groups = [
-            {"name": g.name, "kind": g.kind, "width": g.width, "axes": [list(axis) for axis in g.axes()]}
-            for g in self.groups
-        ]
-        return {
-            "model": self.name,
-            "kind": self.kind,
-            "signature": self.signature.to_dict(),
-            "parameters": {"tables": self.sizes.tables, "rest": self.sizes.rest},
-            "prunable_share": self.prunable_fraction,
-            "summary": self.summary,
-            "groups": groups,
-            "frozen": [axis.to_dict() for axis in self.frozen],
-            "fields": None if self.fields is None else [finding.to_dict() for finding in self.fields],
-        }
 
 
 def inspect_program(program: Program, name: str, kind: str, *, fields: bool = False) -> Inspection:

@@ -16,7 +16,7 @@ STAGES = [
     "quantisation", "bundle", "prediction", "gate", "report", "compression",
 ]  # fmt: skip
 ON_TOP = {"inspection", "doctor", "search", "jobs", "refresh", "console", "cli", "__main__", "__init__"}
-FREE = {"errors", "progress", "environment", "settings", "licence", "provenance"}
+FREE = {"errors", "progress", "environment", "settings", "licence", "provenance", "codec"}
 
 
 def test_the_picture_in_the_architecture_shows_the_packages_in_the_order_of_imports() -> None:

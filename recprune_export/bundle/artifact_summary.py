@@ -1,7 +1,7 @@
 """`inspect` and `profile_model` of what is served: a bundle, or any ONNX file. Without PyTorch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import onnx
 
 from recprune_export.bundle.manifest.manifest import MODEL, SAMPLE_INPUTS, Manifest
 from recprune_export.bundle.verify import read_manifest, read_samples
+from recprune_export.codec import ToDictMixin, json_name
 from recprune_export.errors import ModelFileError
 from recprune_export.onnx.cost.estimate import Cost, estimate_cost
 from recprune_export.onnx.cost.machine import Machine, this_machine
@@ -30,26 +31,15 @@ class ArtifactFile:
 
 
 @dataclass(frozen=True)
-class ArtifactInspection:
+class ArtifactInspection(ToDictMixin):
     """What a file holds and costs; `multiples`: latency as a multiple of the floor, by batch, as its bundle states it."""
 
     name: str
     counts: Counts
     machine: Machine
-    costs: Mapping[int, Cost]
+    costs: Mapping[int, Cost] = field(metadata=json_name("cost"))
     multiples: Mapping[int, float]
     rewrites: Sequence[Mapping[str, Any]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {
-            "name": self.name,
-            "counts": self.counts.to_dict(),
-            "machine": self.machine.to_dict(),
-            "cost": {str(batch): cost.to_dict() for batch, cost in self.costs.items()},
-            "multiples": {str(batch): multiple for batch, multiple in self.multiples.items()},
-            "rewrites": list(self.rewrites),
-        }
 
 
 def is_artifact(path: Path) -> bool:

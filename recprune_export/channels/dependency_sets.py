@@ -11,10 +11,12 @@ sets have to become one, the slack of either takes up what the other has more.
 """
 
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from recprune_export.codec import json_name
 
 EMPTY = 0  # the interned empty set: nothing removes this element
 
@@ -23,7 +25,7 @@ EMPTY = 0  # the interned empty set: nothing removes this element
 class Reason:
     """Why something cannot be removed: a sentence, and the line of the user's source where it was decided."""
 
-    text: str
+    text: str = field(metadata=json_name("reason"))
     source: str = ""
 
 

@@ -1,13 +1,16 @@
 """What the analysis found, in the form that the later stages use."""
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from operator import attrgetter
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from recprune_export.channels.dependency_sets import Reason
 from recprune_export.channels.fields import Field
+from recprune_export.codec import FLATTENED, JsonForm, ToDictMixin
 
 GroupKind = Literal["embedding", "hidden", "field"]
 FIELD_GROUP = "fields"  # the name of the group of kind "field", of which there is at most one
@@ -58,18 +61,13 @@ class Group:
 
 
 @dataclass(frozen=True)
-class FrozenAxis:
+class FrozenAxis(ToDictMixin):
     """An axis of a parameter of which `count` indices cannot be removed, for one reason."""
 
     tensor: str
     axis: int
     count: int
-    reason: Reason
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        reason = {"reason": self.reason.text, "source": self.reason.source}
-        return {"tensor": self.tensor, "axis": self.axis, "count": self.count, **reason}
+    reason: Reason = dataclasses.field(metadata=FLATTENED)
 
 
 def slice_positions(group: Group, tensor: str, axis: int) -> Tensor:
@@ -81,12 +79,8 @@ def slice_positions(group: Group, tensor: str, axis: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class FrozenField:
+class FrozenField(ToDictMixin):
     """A field that cannot be removed."""
 
-    field: Field
-    reason: Reason
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {"field": self.field.name, "reason": self.reason.text, "source": self.reason.source}
+    field: Annotated[Field, JsonForm(attrgetter("name"))]
+    reason: Reason = dataclasses.field(metadata=FLATTENED)

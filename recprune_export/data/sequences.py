@@ -1,12 +1,12 @@
 """Sequences of items by user, split by leave-one-out: the last item for testing, the one before for validation."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
+from recprune_export.codec import DictMixin, JsonForm
 from recprune_export.data.encoding.encoder import Request
 from recprune_export.data.encoding.vocabulary import Vocabulary
 from recprune_export.data.rows import Ragged, Rows
@@ -22,11 +22,11 @@ NEXT_ITEM = "next_item"
 
 
 @dataclass(frozen=True)
-class SequenceEncoder:
+class SequenceEncoder(DictMixin):
     """Encoder of item values as ids 1..n; 0 pads on the left. Unknown items are removed from histories."""
 
     schema: Schema
-    items: Vocabulary
+    items: Annotated[Vocabulary, JsonForm(Vocabulary.to_list, lambda values: Vocabulary(values, 1))]
 
     @property
     def columns(self) -> SequenceColumns:
@@ -53,15 +53,6 @@ class SequenceEncoder:
             np.flatnonzero((users != users.shift(1)).fill_null(True).to_numpy()) if len(users) else np.zeros(0, int)
         )
         return Ragged(table["item"].to_numpy(), np.append(starts, len(users)))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {"schema": self.schema.to_dict(), "items": self.items.to_list()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read the values that `to_dict` returned."""
-        return cls(Schema.from_dict(values["schema"]), Vocabulary(values["items"], 1))
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ and Boyd 2014, "Proximal Algorithms", section 6.5.4). Thus channels become exact
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from recprune_export.channels.groups import Group
+from recprune_export.codec import FLATTENED, ToDictMixin
 from recprune_export.data.batch import Batch
 from recprune_export.finetuning.finetune import Schedule
 from recprune_export.finetuning.task import Task
@@ -25,17 +25,15 @@ from recprune_export.training.loop import FitResult, fit
 
 
 @dataclass(frozen=True)
-class RegularizedProgram:
+class RegularizedProgram(ToDictMixin):
     """A program after regularized training, and the number of channels of each group whose weights are all zero."""
+
+    ENCODED = ("strength", "zero_channels", "fitted")
 
     program: Program
     strength: float
     zero_channels: Mapping[str, int]
-    fitted: FitResult
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {"strength": self.strength, "zero_channels": dict(self.zero_channels), **self.fitted.to_dict()}
+    fitted: FitResult = field(metadata=FLATTENED)
 
 
 def regularize(program: Program, task: Task, strength: float, schedule: Schedule) -> RegularizedProgram:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from recprune_export.codec import ToDictMixin
 from recprune_export.environment import environment
 from recprune_export.errors import BundleError, ModelFileError, Undecided, ValidationFailed
 from recprune_export.gate.artifact import Artifact, open_artifact
@@ -27,8 +28,10 @@ PROCESSES = 8  # of each artifact, in which load time and memory are measured
 
 
 @dataclass(frozen=True)
-class Check:
+class Check(ToDictMixin):
     """What all gates found. `undecided` is the verdict for which an undecided latency counts."""
+
+    ENCODED = ("new", "base", "verdict", "findings", "latency", "threads", "seconds", "environment")
 
     new: str
     base: str
@@ -61,19 +64,6 @@ class Check:
                 f"The measurements leave open whether {self.new} is slower than {self.base} ({named}): give more "
                 "--time-limit, a quieter machine, or --undecided pass."
             )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {
-            "new": self.new,
-            "base": self.base,
-            "verdict": self.verdict.value,
-            "findings": [finding.to_dict() for finding in self.findings],
-            "latency": {str(batch): of.to_dict() for batch, of in self.latency.items()},
-            "threads": self.threads,
-            "seconds": self.seconds,
-            "environment": dict(self.environment),
-        }
 
 
 def check(

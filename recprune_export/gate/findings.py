@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
+from recprune_export.codec import ToDictMixin
 from recprune_export.validation.latency.statistics import Estimate
 
 
@@ -18,7 +18,7 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True)
-class Finding:
+class Finding(ToDictMixin):
     """One gate. `limit` and `reason` are words; `ratio` is NEW / BASE with its interval, where there is one.
 
     `most` is the part of itself by which the figure may grow, where the limit is one.
@@ -33,11 +33,6 @@ class Finding:
     limit: str = ""
     ratio: Estimate | None = None
     most: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        ratio = None if self.ratio is None else vars(self.ratio)
-        return {**vars(self), "verdict": self.verdict.value, "ratio": ratio}
 
 
 def overall_verdict(findings: Iterable[Finding]) -> Verdict:

@@ -11,6 +11,7 @@ import numpy as np
 from recprune_export.bundle.manifest.manifest import MODEL
 from recprune_export.bundle.remeasure_latency import read_session_options
 from recprune_export.bundle.verify import check_files, read_manifest
+from recprune_export.codec import ToDictMixin
 from recprune_export.data.tabular_files import raise_data_errors, scan
 from recprune_export.errors import UsageError
 from recprune_export.onnx.runtime.session import make_session, run
@@ -27,7 +28,7 @@ ROWS_PER_RUN = 4096
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Prediction(ToDictMixin):
     """What was written. `unknown`: by column, how many values have no id of their own, or are missing where a number belongs."""
 
     path: Path
@@ -35,13 +36,6 @@ class Prediction:
     columns: tuple[str, ...]
     unknown: Mapping[str, int]
     seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {
-            "path": str(self.path), "rows": self.rows, "columns": list(self.columns),
-            "unknown": dict(self.unknown), "seconds": self.seconds,
-        }  # fmt: skip
 
 
 def predict(

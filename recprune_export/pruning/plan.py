@@ -4,13 +4,22 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Self
 
 from recprune_export.channels.analysis import Analysis
+from recprune_export.codec import OMIT_DEFAULT, DictMixin, JsonForm, json_name
 from recprune_export.errors import InputFileError, PruningError
 from recprune_export.pruning.rare_ids.row_plan import RowPlan
 from recprune_export.pruning.rotation.projections import NO_PROJECTIONS, ProjectionPlan
 from recprune_export.pruning.rotation.transform import Transform
+
+
+def _encode_transform(transform: Transform | None) -> str | None:
+    return None if transform is None else transform.to_text()
+
+
+def _decode_transform(text: str | None) -> Transform | None:
+    return Transform.from_text(text) if text else None
 
 
 @dataclass(frozen=True)
@@ -24,32 +33,22 @@ class GroupPlan:
     kind: str
     width: int
     keep: tuple[int, ...]
-    transform: Transform | None = None
+    transform: Annotated[Transform | None, JsonForm(_encode_transform, _decode_transform)] = None
 
 
 @dataclass(frozen=True)
-class FieldPlan:
+class FieldPlan(DictMixin):
     """The fields that go, by name; `importance[field]` is what the loss rises by without it, where that was measured."""
 
     removed: tuple[str, ...] = ()
     importance: Mapping[str, float] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {"removed": list(self.removed), "importance": dict(self.importance)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote."""
-        importance = {str(name): float(value) for name, value in values.get("importance", {}).items()}
-        return cls(tuple(str(name) for name in values.get("removed", ())), importance)
 
 
 NO_FIELDS = FieldPlan()
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(DictMixin):
     """The channels to keep in each group, and the score by which they were chosen.
 
     The groups are those of the program without the removed `fields`, then without what `rows` says, after its `projection_plan`.
@@ -61,12 +60,14 @@ class Plan:
     True
     """
 
+    ENCODED = ("score", "fields", "rows", "groups", "projection_plan", "next_stage")
+
     score: str
     groups: tuple[GroupPlan, ...]
-    projection_plan: ProjectionPlan = NO_PROJECTIONS
+    projection_plan: ProjectionPlan = field(default=NO_PROJECTIONS, metadata=json_name("loosening"))
     fields: FieldPlan = NO_FIELDS
     rows: tuple[RowPlan, ...] = ()
-    next_stage: Self | None = None
+    next_stage: Self | None = field(default=None, metadata=json_name("then") | OMIT_DEFAULT)
 
     @classmethod
     def from_stages(cls, stages: Sequence[Self]) -> Self:
@@ -78,49 +79,6 @@ class Plan:
     def stages(self) -> tuple[Self, ...]:
         """The plans of the chain, each by itself."""
         return (replace(self, next_stage=None), *(self.next_stage.stages if self.next_stage else ()))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        groups = [
-            {
-                "group": g.group,
-                "kind": g.kind,
-                "width": g.width,
-                "keep": list(g.keep),
-                "transform": None if g.transform is None else g.transform.to_text(),
-            }
-            for g in self.groups
-        ]
-        values = {
-            "score": self.score,
-            "fields": self.fields.to_dict(),
-            "rows": [part.to_dict() for part in self.rows],
-            "groups": groups,
-            "loosening": self.projection_plan.to_dict(),
-        }
-        return {**values, "then": self.next_stage.to_dict()} if self.next_stage else values
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote."""
-        groups = (
-            GroupPlan(
-                group=g["group"],
-                kind=g["kind"],
-                width=int(g["width"]),
-                keep=tuple(map(int, g["keep"])),
-                transform=Transform.from_text(g["transform"]) if g.get("transform") else None,
-            )
-            for g in values["groups"]
-        )
-        return cls(
-            score=str(values["score"]),
-            groups=tuple(groups),
-            projection_plan=ProjectionPlan.from_dict(values.get("loosening", {})),
-            fields=FieldPlan.from_dict(values.get("fields", {})),
-            rows=tuple(RowPlan.from_dict(part) for part in values.get("rows", ())),
-            next_stage=cls.from_dict(values["then"]) if values.get("then") else None,
-        )
 
     def save(self, path: Path) -> None:
         """Write JSON."""

@@ -1,13 +1,14 @@
 """`quantize`: an ONNX file in fewer bits, decided by measurement, held to the metric, written."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from recprune_export.codec import FLATTENED, JsonForm, ToDictMixin, json_name
 from recprune_export.onnx.cost.weightless_model import fill_shapes
 from recprune_export.onnx.optimizer.passes.commute_dequantize_scale import commute_dequantize_scale
 from recprune_export.onnx.optimizer.passes.gather_to_gathernd import gather_to_gathernd
@@ -38,7 +39,7 @@ SLACK = (
 
 
 @dataclass(frozen=True)
-class QuantizedFile:
+class QuantizedFile(ToDictMixin):
     """A file that was written, and what it lost. `path` is the original where nothing was quantised.
 
     `data` is the file of its weights where they lie apart, `bytes` the size before and after. `errors`: by output, the
@@ -47,12 +48,14 @@ class QuantizedFile:
     added by other kernels, so that golden outputs are held to `tolerance`.
     """
 
+    ENCODED = ("plan", "loss", "relaxations", "bytes", "error", "errors", "spread")
+
     path: Path
     data: Path | None
-    plan: QuantizationPlan
+    plan: QuantizationPlan = field(metadata=FLATTENED)
     loss: QualityLoss
-    relaxations: tuple[str, ...]
-    bytes: tuple[int, int]
+    relaxations: tuple[str, ...] = field(metadata=json_name("taken_back"))
+    bytes: Annotated[tuple[int, int], JsonForm(lambda sizes: {"before": sizes[0], "after": sizes[1]})]
     error: float
     errors: Mapping[str, float]
     spread: float
@@ -61,18 +64,6 @@ class QuantizedFile:
     def tolerance(self) -> float:
         """What an answer may differ by on another machine, beside the tolerance of floats."""
         return SLACK * self.spread
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {
-            **self.plan.to_dict(),
-            "loss": self.loss.to_dict(),
-            "taken_back": list(self.relaxations),
-            "bytes": {"before": self.bytes[0], "after": self.bytes[1]},
-            "error": self.error,
-            "errors": dict(self.errors),
-            "spread": self.spread,
-        }
 
 
 def quantize(

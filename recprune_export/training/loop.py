@@ -2,17 +2,26 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Self, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from recprune_export.codec import DictMixin, JsonForm, finite_or_none, json_name
 from recprune_export.errors import ModelError
 from recprune_export.progress import progress_bar
 
 BatchT = TypeVar("BatchT")
+
+
+def _decode_metric(value: float | None) -> float:
+    """The metric of what was no candidate is null."""
+    return -math.inf if value is None else float(value)
+
+
+Metric = Annotated[float, JsonForm(finite_or_none, _decode_metric)]
 
 
 @dataclass(frozen=True)
@@ -20,20 +29,23 @@ class Epoch:
     """The mean training loss of an epoch, and the validation metric after it."""
 
     loss: float
-    metric: float
+    metric: Metric
 
 
 @dataclass(frozen=True)
-class FitResult:
+class FitResult(DictMixin):
     """All epochs that ran, and the index of the best one, whose weights were restored.
 
-    `initial_metric` is the validation metric before the first epoch, if it was measured; `best` is -1 if no epoch was better and
-    the initial weights were restored.
+    `initial_metric` is the validation metric of what there was before the first epoch, where that was looked at; `best` is -1 where
+    that was kept, for no epoch was better.
+
+    >>> FitResult.from_dict({"epochs": [{"loss": 0.5, "metric": None}], "best": 0}).metric
+    -inf
     """
 
     epochs: tuple[Epoch, ...]
     best: int
-    initial_metric: float = -math.inf
+    initial_metric: Metric = field(default=-math.inf, metadata=json_name("untuned"))
 
     @property
     def metric(self) -> float:
@@ -47,31 +59,6 @@ class FitResult:
         0.8
         """
         return replace(self, initial_metric=initial_metric, best=-1 if initial_metric > self.metric else self.best)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values; the metric of an epoch that was not a candidate is None."""
-        epochs = [{"loss": e.loss, "metric": _to_json(e.metric)} for e in self.epochs]
-        return {"epochs": epochs, "best": self.best, "untuned": _to_json(self.initial_metric)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read the values that `to_dict` returned.
-
-        >>> FitResult.from_dict({"epochs": [{"loss": 0.5, "metric": None}], "best": 0}).metric
-        -inf
-        """
-        epochs = (Epoch(float(epoch["loss"]), _from_json(epoch["metric"])) for epoch in values["epochs"])
-        return cls(tuple(epochs), int(values["best"]), _from_json(values.get("untuned")))
-
-
-def _to_json(metric: float) -> float | None:
-    """Return a metric as a JSON value, None if it is not finite."""
-    return metric if math.isfinite(metric) else None
-
-
-def _from_json(value: float | None) -> float:
-    """Return a metric from its JSON value, -inf for None."""
-    return -math.inf if value is None else float(value)
 
 
 def fit(

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
+from recprune_export.codec import DictMixin, decode
 from recprune_export.data.rows import Rows
 from recprune_export.data.sequences import NEXT_ITEM
 from recprune_export.training.evaluate import BATCH_SIZE, LabelPredictor, predict_ranks
@@ -15,11 +16,13 @@ AT_ONCE = 1 << 24  # counts of rows in memory at a time: docs/decisions/paired-b
 
 
 @dataclass(frozen=True)
-class MetricChange:
+class MetricChange(DictMixin):
     """A metric of two models on the same rows, more is better, and the 95 % interval of `after` - `before`.
 
     `error` is the standard error of `after` over samples of rows; `rows` is the number of rows.
     """
+
+    ENCODED = ("metric", "before", "after", "interval", "error", "rows")
 
     metric: str
     before: float
@@ -34,23 +37,16 @@ class MetricChange:
         """The difference of the two metrics."""
         return self.after - self.before
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {
-            "metric": self.metric,
-            "before": self.before,
-            "after": self.after,
-            "interval": [self.low, self.high],
-            "error": self.error,
-            "rows": self.rows,
-        }
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Its ends, with a confidence of 95 %."""
+        return self.low, self.high
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "MetricChange":
-        """Read the values that `to_dict` returned."""
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read the values that `to_dict` returned. Raises `ValueError` or `KeyError` if they are of another form."""
         low, high = values["interval"]
-        before, after, low, high, error = map(float, (values["before"], values["after"], low, high, values["error"]))
-        return cls(str(values["metric"]), before, after, low, high, error, int(values.get("rows", 0)))
+        return decode(cls, {**values, "low": low, "high": high})
 
 
 def paired_change(before: LabelPredictor, after: LabelPredictor, rows: Rows, seed: int = 0) -> MetricChange:

@@ -4,12 +4,13 @@ Cells are chosen on training rows and counted on held-out rows: on training rows
 overestimated, and an id that the vocabulary lacks does not occur.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 
+from recprune_export.codec import DictMixin, JsonForm, ToDictMixin, decode, encode
 from recprune_export.data.distribution.stability_index import MAJOR, psi, psi_null_quantile
 
 MAX_LISTED_IDS = 1000  # the most frequent ids
@@ -99,19 +100,37 @@ class NumberCells:
         return np.bincount(cells, minlength=len(self.edges) + 1)
 
 
+def _encode_cells(cells: IdCells | NumberCells) -> Any:
+    return encode(cells.listed if isinstance(cells, IdCells) else cells.edges)
+
+
+def _decode_cells(values: Any) -> IdCells | NumberCells:
+    """Cells of ids are lists, edges are numbers, of which there is at least one."""
+    if all(isinstance(cell, list) for cell in values):
+        return decode(IdCells, {"listed": values})
+    return decode(NumberCells, {"edges": values})
+
+
 @dataclass(frozen=True)
-class FieldProfile:
+class FieldProfile(DictMixin):
     """The cells of one field with the number of values in each; for numbers also mean and standard deviation.
 
     `unknown` is the share of values that the vocabulary lacks, None if the field has no id for them.
     """
 
+    ENCODED = ("name", "cells", "counts", "unknown", "mean", "deviation", "kind")
+
     name: str
-    cells: IdCells | NumberCells
+    cells: Annotated[IdCells | NumberCells, JsonForm(_encode_cells, _decode_cells)]
     counts: tuple[int, ...]
     unknown: float | None = None
     mean: float | None = None
     deviation: float | None = None
+
+    @property
+    def kind(self) -> Literal["ids", "numbers"]:
+        """What the cells hold."""
+        return "ids" if isinstance(self.cells, IdCells) else "numbers"
 
     @classmethod
     def fit(cls, reference: FieldValues, held_out: FieldValues) -> Self:
@@ -122,31 +141,15 @@ class FieldProfile:
             return cls(reference.name, cells, counts, unknown_share(held_out))
         return cls(reference.name, cells, counts, None, float(held_out.flat.mean()), float(held_out.flat.std()))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        values = {**asdict(self), "counts": list(self.counts)}
-        ids = isinstance(self.cells, IdCells)
-        values["cells"] = [list(c) for c in self.cells.listed] if isinstance(self.cells, IdCells) else self.cells.edges
-        return {**values, "kind": "ids" if ids else "numbers"}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read the values that `to_dict` returned."""
-        cells: IdCells | NumberCells
-        if values["kind"] == "ids":
-            cells = IdCells(tuple(tuple(map(int, cell)) for cell in values["cells"]))
-        else:
-            cells = NumberCells(tuple(map(float, values["cells"])))
-        counts = tuple(map(int, values["counts"]))
-        return cls(values["name"], cells, counts, values["unknown"], values["mean"], values["deviation"])
-
 
 @dataclass(frozen=True)
-class Drift:
+class Drift(ToDictMixin):
     """The drift of a field: the population stability index, and its 95 % quantile without drift, `chance`.
 
     `before` and `now` are shares of unknown ids, or means of numbers; None if the field has neither.
     """
+
+    ENCODED = ("name", "kind", "psi", "chance", "before", "now", "major")
 
     name: str
     kind: str
@@ -160,14 +163,12 @@ class Drift:
         """Whether the index exceeds both the usual limit and `chance`."""
         return self.psi > max(MAJOR, self.chance)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {**asdict(self), "major": self.major}
-
 
 @dataclass(frozen=True)
-class DataProfile:
+class DataProfile(DictMixin):
     """Profiles of the fields of the rows that an artifact was tuned on, and the number of its test rows."""
+
+    ENCODED = ("tested", "fields")
 
     fields: tuple[FieldProfile, ...]
     tested: int
@@ -181,15 +182,6 @@ class DataProfile:
         """Compare rows with the profile, for each common field that is not empty."""
         known = {column.name: column for column in columns}
         return tuple(_drift(f, known[f.name]) for f in self.fields if f.name in known and len(known[f.name].flat))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {"tested": self.tested, "fields": [f.to_dict() for f in self.fields]}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read the values that `to_dict` returned."""
-        return cls(tuple(FieldProfile.from_dict(f) for f in values["fields"]), int(values["tested"]))
 
 
 def unknown_share(column: FieldValues) -> float | None:

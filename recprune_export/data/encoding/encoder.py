@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import numpy as np
 
+from recprune_export.codec import DictMixin, JsonForm
 from recprune_export.data.encoding.vocabulary import Vocabulary
 from recprune_export.data.schema.schema import MultiValued, Schema
 
@@ -16,8 +17,12 @@ Request = dict[str, np.ndarray]
 NUMERIC = "numeric"  # the name of the input that holds all numeric fields
 
 
+def _encode_vocabularies(vocabularies: Mapping[str, Vocabulary]) -> dict[str, list[str]]:
+    return {name: vocabulary.to_list() for name, vocabulary in vocabularies.items()}
+
+
 @dataclass(frozen=True)
-class Encoder:
+class Encoder(DictMixin):
     """Vocabularies by field, and mean and standard deviation by numeric field.
 
     `encode` returns, for B rows: int64 [B] per categorical field, 0 for unknown; int64 [B, max_length] per multi-valued
@@ -26,7 +31,7 @@ class Encoder:
     """
 
     schema: Schema
-    vocabularies: Mapping[str, Vocabulary]
+    vocabularies: Annotated[Mapping[str, Vocabulary], JsonForm(_encode_vocabularies)]
     means: Mapping[str, float]
     stds: Mapping[str, float]
 
@@ -62,15 +67,6 @@ class Encoder:
         if schema.numeric:
             request[NUMERIC] = np.ascontiguousarray(table.select(schema.numeric).to_numpy(), dtype=np.float32)
         return request
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {
-            "schema": self.schema.to_dict(),
-            "vocabularies": {name: v.to_list() for name, v in self.vocabularies.items()},
-            "means": dict(self.means),
-            "stds": dict(self.stds),
-        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

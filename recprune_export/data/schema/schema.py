@@ -1,8 +1,8 @@
 """`Schema`: the roles of the columns of a file."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import dataclass
+
+from recprune_export.codec import DictMixin
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Schema:
+class Schema(DictMixin):
     """The columns that are used, and their roles. A log of sequences has no labels and no other fields.
 
     >>> schema = Schema(labels=("click",), categorical=("user", "item"), numeric=("age",))
@@ -52,23 +52,3 @@ class Schema:
     multi_valued: tuple[MultiValued, ...] = ()
     sequence: SequenceColumns | None = None
     split: Split = Split()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        values = asdict(self)
-        for name in ("labels", "categorical", "numeric", "multi_valued"):
-            values[name] = list(values[name])
-        return values
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read the values that `to_dict` returned."""
-        sequence = values["sequence"]
-        return cls(
-            labels=tuple(values["labels"]),
-            categorical=tuple(values["categorical"]),
-            numeric=tuple(values["numeric"]),
-            multi_valued=tuple(MultiValued(**field) for field in values["multi_valued"]),
-            sequence=None if sequence is None else SequenceColumns(**sequence),
-            split=Split(**values["split"]),
-        )

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 
+from recprune_export.codec import ToDictMixin, json_name
 from recprune_export.gate.artifact import open_artifact
 from recprune_export.gate.check import BATCHES, TIME_LIMIT, check_answers
 from recprune_export.gate.latency.paired_latency import CONFIDENCE, Evidence, collect_samples, make_sampler
@@ -31,11 +32,14 @@ class Resolution:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(ToDictMixin):
     """Resolutions by batch size, for runs of `seconds` with this tolerance."""
 
+    ENCODED = ("name", "resolutions", "tolerance", "detectable", "decides", "threads", "seconds")
+    PROPERTY_NAMES: ClassVar[Mapping[str, str]] = {"decides": "equal_artifacts_pass"}
+
     name: str
-    resolutions: Mapping[int, Resolution]
+    resolutions: Mapping[int, Resolution] = field(metadata=json_name("batches"))
     tolerance: float
     threads: int
     seconds: float
@@ -49,18 +53,6 @@ class Calibration:
     def decides(self) -> bool:
         """Say whether equal artifacts pass in the time: the interval has to fit below the tolerance."""
         return max(r.smallest for r in self.resolutions.values()) < self.tolerance
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values; fractions."""
-        return {
-            "name": self.name,
-            "batches": {str(batch): asdict(r) for batch, r in self.resolutions.items()},
-            "tolerance": self.tolerance,
-            "detectable": self.detectable,
-            "equal_artifacts_pass": self.decides,
-            "threads": self.threads,
-            "seconds": self.seconds,
-        }
 
 
 def calibrate(

@@ -7,14 +7,14 @@ instead would take minutes, and give another graph at every run.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from math import isfinite
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar, Protocol
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from recprune_export.codec import JsonForm, ToDictMixin, finite_or_none
 from recprune_export.errors import ExportError
 from recprune_export.onnx.cost.estimate import estimate_cost
 from recprune_export.onnx.cost.machine import REFERENCE, Machine
@@ -66,7 +66,7 @@ class SelectivePass:
 
 
 @dataclass(frozen=True)
-class Rewrite:
+class Rewrite(ToDictMixin):
     """What became of one pass.
 
     `reason` says why it was not kept, and is empty where it was. `error`: the largest difference on the probes, as a
@@ -74,10 +74,13 @@ class Rewrite:
     names the places, where the pass could choose.
     """
 
+    ENCODED = ("name", "places", "reason", "error", "before", "after", "at", "accepted")
+    PROPERTY_NAMES: ClassVar[Mapping[str, str]] = {"accepted": "kept"}
+
     name: str
     places: int
     reason: str
-    error: float
+    error: Annotated[float, JsonForm(finite_or_none)]
     before: Mapping[int, float]
     after: Mapping[int, float]
     at: tuple[str, ...] = ()
@@ -86,15 +89,6 @@ class Rewrite:
     def accepted(self) -> bool:
         """Whether the graph has it."""
         return not self.reason
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        by_batch = {
-            when: {str(batch): milliseconds for batch, milliseconds in times.items()}
-            for when, times in (("before", self.before), ("after", self.after))
-        }
-        error = self.error if isfinite(self.error) else None
-        return {**asdict(self), "at": list(self.at), "kept": self.accepted, "error": error, **by_batch}
 
 
 @dataclass(frozen=True)

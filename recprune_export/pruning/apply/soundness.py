@@ -5,12 +5,12 @@ look up; both are run in float64 on two batch sizes.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from recprune_export.codec import ToDictMixin
 from recprune_export.errors import PruningError
 from recprune_export.program.program import Program, sample_request_tensors
 from recprune_export.pruning.apply.masking import Float64Interpreter, make_mask
@@ -23,7 +23,7 @@ BATCHES = (1, 6)
 
 
 @dataclass(frozen=True)
-class Soundness:
+class Soundness(ToDictMixin):
     """The largest difference between masked and pruned outputs, relative to the largest output."""
 
     error: float
@@ -35,10 +35,6 @@ class Soundness:
         if earlier is None:
             return self
         return Soundness(max(self.error, earlier.error), max(self.tolerance, earlier.tolerance), self.batches)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return asdict(self)
 
 
 def check_soundness(program: Program, plan: Plan, pruned: Program) -> Soundness:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recprune_export.codec import ToDictMixin
 from recprune_export.pruning.importance.ranking import Ranking
 from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR
 from recprune_export.pruning.importance.scores.registry import SCORES
@@ -57,7 +58,7 @@ class GroupSensitivity:
 
 
 @dataclass(frozen=True)
-class Sensitivity:
+class Sensitivity(ToDictMixin):
     """All groups of a program."""
 
     groups: tuple[GroupSensitivity, ...]
@@ -66,10 +67,6 @@ class Sensitivity:
         """Return the mean rank correlation of two scores, each group counted by its width; None where there is none."""
         found = [(g.agreement[one, other], g.width) for g in self.groups if (one, other) in g.agreement]
         return sum(rho * width for rho, width in found) / sum(width for _, width in found) if found else None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {"groups": [group.to_dict() for group in self.groups]}
 
 
 def measure_sensitivity(inputs: ScoreInputs) -> Sensitivity:

@@ -1,19 +1,20 @@
 """`RowPlan`: which rows of a table stay. All others become one shared row, after those that stay."""
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
+from recprune_export.codec import DictMixin
 from recprune_export.errors import PruningError
 
 IdInterval = tuple[int, int]  # first and last id, both inclusive
 
 
 @dataclass(frozen=True)
-class RowPlan:
+class RowPlan(DictMixin):
     """`keep`: the ids, of `rows`, that keep a row of their own, as ascending runs.
 
     >>> part = RowPlan.from_ids("item.weight", 6, [4, 0, 1])
@@ -58,16 +59,6 @@ class RowPlan:
         remap = np.full(self.rows, self.retained_count, dtype=np.int32)
         remap[self.retained_ids()] = np.arange(self.retained_count, dtype=np.int32)
         return remap
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {"table": self.table, "rows": self.rows, "keep": [list(run) for run in self.keep]}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote."""
-        keep = tuple((int(first), int(last)) for first, last in values["keep"])
-        return cls(str(values["table"]), int(values["rows"]), keep)
 
     def check(self) -> None:
         """Raise `PruningError` where the runs do not ascend within the table, or nothing is kept, or nothing goes."""

@@ -7,14 +7,14 @@ al. 2020, "ALBERT", section 3.1; those between the blocks of SliceGPT). Where no
 rows are sorted, transformed or returned, it ends where it was looked up.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, fx
 
 from recprune_export.channels.groups import slice_positions
+from recprune_export.codec import DictMixin, json_name
 from recprune_export.errors import PruningError
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.program import Program
@@ -43,37 +43,19 @@ class Projection:
 
 
 @dataclass(frozen=True)
-class ProjectionPlan:
+class ProjectionPlan(DictMixin):
     """What is done to a program before channels are rotated; it changes no answer.
 
     `projections` are made first; then the weights that multiply the channels of each group in `diagonals` move into a factor;
     then the tables of `per_table_projections` each get one of their own.
     """
 
-    projections: tuple[Projection, ...] = ()
+    projections: tuple[Projection, ...] = field(default=(), metadata=json_name("cuts"))
     diagonals: tuple[str, ...] = ()
-    per_table_projections: tuple[PerTableProjection, ...] = ()
+    per_table_projections: tuple[PerTableProjection, ...] = field(default=(), metadata=json_name("spaces"))
 
     def __bool__(self) -> bool:
         return bool(self.projections or self.diagonals or self.per_table_projections)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values, under the keys of `plan.json`."""
-        return {
-            "cuts": [asdict(projection) for projection in self.projections],
-            "diagonals": list(self.diagonals),
-            "spaces": [asdict(projection) for projection in self.per_table_projections],
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote."""
-        projections = (
-            Projection(c["source"], int(c["axis"]), int(c["width"]), tuple(c["readers"]))
-            for c in values.get("cuts", ())
-        )
-        per_table = (PerTableProjection(tuple(s["lookups"])) for s in values.get("spaces", ()))
-        return cls(tuple(projections), tuple(values.get("diagonals", ())), tuple(per_table))
 
 
 NO_PROJECTIONS = ProjectionPlan()
