@@ -1,4 +1,4 @@
-"""A program with transforms applied to its parameters, proved to answer as before."""
+"""Application of transforms to a program's parameters, with a proof that the outputs are unchanged."""
 
 from collections.abc import Mapping
 
@@ -20,9 +20,9 @@ BATCH = 16
 def apply_transforms(
     program: Program, rotatable: Mapping[str, RotatableGroup], transforms: Mapping[str, Transform]
 ) -> Program:
-    """Return a program that answers as `program` does, the channels of each group in `transforms` transformed.
+    """Return a program with the outputs of `program` in which the channels of each group in `transforms` are transformed.
 
-    Raises `PruningError` where a group may not be transformed, or where the answers are not the same to 1e-5.
+    Raises `PruningError` where a group may not be transformed, or where the outputs differ by more than 1e-5.
     """
     if not transforms:
         return program
@@ -39,19 +39,19 @@ def apply_transforms(
                     slice_positions(group, tensor, axis),
                     transform.matrix_for_side(side),
                 )
-    _check_the_same(program, transformed)
+    _check_outputs(program, transformed)
     return transformed
 
 
 def _multiply(weight: Tensor, axis: int, positions: Tensor, matrix: Tensor) -> None:
-    """Multiply each copy of the group on an axis by a matrix, chunk by chunk of the other axes, in place."""
+    """Multiply each copy of the group on an axis of a weight by a matrix, in place."""
     view = weight.movedim(axis, -1)
-    for own in positions:
-        rows = view[..., own]
-        view[..., own] = (rows.double() @ matrix).to(weight.dtype)
+    for indices in positions:
+        rows = view[..., indices]
+        view[..., indices] = (rows.double() @ matrix).to(weight.dtype)
 
 
-def _check_the_same(program: Program, transformed: Program) -> None:
+def _check_outputs(program: Program, transformed: Program) -> None:
     tensors = sample_request_tensors(program.signature, BATCH)
     before, after = Float64Interpreter(program)(*tensors), Float64Interpreter(transformed)(*tensors)
     for one, other in zip(before, after, strict=True):

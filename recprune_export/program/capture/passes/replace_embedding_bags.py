@@ -143,9 +143,7 @@ class _Writer:
             self._call(aten.unsqueeze.default, positions, 1),
         )  # N×B
         count = self._call(aten.sub.Tensor, self._call(aten.sum.dim_IntList, started, [1]), 1)
-        bags = self._call(
-            aten.clamp_min.default, count, 0
-        )  # N: index of the bag; a valid request has an id only after a first offset
+        bags = self._call(aten.clamp_min.default, count, 0)  # N: the bag of each id; a valid request starts at offset 0
         rows = self._call(aten.embedding.default, bag.table, bag.ids)
         counts = self._call(aten.new_ones.default, rows, [self._call(aten.sym_size.int, bag.ids, 0), 1])
         if bag.padding is not None:
