@@ -20,9 +20,6 @@ from recprune_export.program.canonical import tensor_at
 from recprune_export.program.nodes import argument, arguments
 from recprune_export.program.program import Program, sample_request_tensors
 
-WALK_BATCH_SIZE = 2
-MOST_LAYOUTS = 4  # choices of tied axes that are tried for one program
-
 # For each axis, for each index, the channels that remove it; None for an axis that never shrinks.
 AxisChannels = tuple[tuple[frozenset[int], ...] | None, ...]
 
@@ -77,11 +74,12 @@ def analyze(program: Program, *, fields: bool = False, together: Collection[str]
     of them ended up frozen, another axis is tried. The time is linear in the size of the graph for each pass; most
     graphs take two passes.
     """
-    tensors = sample_request_tensors(program.signature, WALK_BATCH_SIZE)
+    max_walks = 4  # choices of tied axes that are tried for one program
+    tensors = sample_request_tensors(program.signature, batch=2)
     field_lookups = find_fields(program, tensors) if fields else None
     walks: list[Walk] = []
     preferred_axes: dict[str, int] = {}
-    while len(walks) < MOST_LAYOUTS:
+    while len(walks) < max_walks:
         walks.append(propagate_tags(program.module, tensors, preferred_axes, field_lookups, together))
         alternatives = {
             name: layout.alternatives for name, layout in walks[-1].tied_axes.items() if _is_lost(walks[-1], layout)

@@ -16,8 +16,6 @@ from recprune_export.program.program import Program
 
 aten = torch.ops.aten
 
-NO_FIELD = -1
-
 
 @dataclass(frozen=True)
 class Field:

@@ -31,7 +31,6 @@ _RANDOM = frozenset({aten.dropout.default, aten.rand.default, aten.randn.default
 _FLATTENING = frozenset({aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten._unsafe_view.default})
 _WRAPPERS = frozenset({torch.ops.higher_order.wrap_with_set_grad_enabled, torch.ops.higher_order.wrap_with_autocast})
 _SQUEEZES = frozenset({aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims})
-MOST_FOLDED_ELEMENTS = 1 << 22
 
 
 def canonicalize(module: fx.GraphModule) -> fx.GraphModule:
@@ -196,6 +195,7 @@ def _is_pure(node: fx.Node) -> bool:
 
 def _fold_constants(module: fx.GraphModule) -> None:
     """Compute the nodes that depend on no input and no parameter, and store the results as buffers."""
+    max_elements = 1 << 22  # a larger constant would enlarge the file
     values: dict[fx.Node, Any] = {}
     for node in list(module.graph.nodes):
         if node.op == "get_attr":
@@ -205,7 +205,7 @@ def _fold_constants(module: fx.GraphModule) -> None:
         elif _is_pure(node) and all(source in values for source in node.all_input_nodes):
             args, kwargs = fx.node.map_arg((arguments(node), dict(node.kwargs)), lambda n: values[n])
             value = node.target(*args, **kwargs)
-            if not isinstance(value, Tensor) or value.numel() <= MOST_FOLDED_ELEMENTS:
+            if not isinstance(value, Tensor) or value.numel() <= max_elements:
                 values[node] = value
     for node, value in values.items():
         needed = any(user not in values for user in node.users)

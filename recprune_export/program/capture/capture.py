@@ -40,7 +40,6 @@ from recprune_export.program.capture.passes.replace_embedding_bags import replac
 from recprune_export.program.program import Program
 from recprune_export.program.propagation import operands_of_graph, recapture
 
-MAX_SINGLE_ROW_CHECKS = 3
 GRAPH_PASSES = (decompose, fuse_layer_norms, fold_parameters, replace_constant_masks, replace_embedding_bags)
 
 
@@ -105,13 +104,14 @@ def _example_of(exported: torch.export.ExportedProgram, module: fx.GraphModule) 
 
 def _check_answers(module: nn.Module, program: Program, example: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
     """Compare the captured program with the model, on the whole example and on single rows."""
+    max_rows = 3
     batch = find_batch_size(example)
     expected = compute_outputs(module, *example)
     if not outputs_match(compute_outputs(module, *example), expected):
         raise CaptureError("The model answers the same request differently each time; switch its sampling off.")
     if not outputs_match(_answer_captured(program, example), expected):
         raise CaptureError("The captured program does not answer the example request as the model does.")
-    for row in range(min(batch, MAX_SINGLE_ROW_CHECKS)):
+    for row in range(min(batch, max_rows)):
         alone = take_rows(example, torch.tensor([row, row]))
         try:
             expected = compute_outputs(module, *alone)

@@ -24,8 +24,6 @@ from recprune_export.program.capture.source_lines import NOT_THE_USERS, find_use
 from recprune_export.program.capture.split_batch import SplitBatchMode
 from recprune_export.program.program import make_batch_dim
 
-BATCHES_TO_TRY = (1, 2, 3, 4, 7, 64, 300)
-LARGEST_PIECE = 4096  # rows in one chunk of a model that processes a large batch in chunks
 _WITHIN = re.compile(r"batch = Dim\('batch', (?:min=\d+, )?max=(\d+)\)")
 
 
@@ -119,7 +117,7 @@ def _reject_constant_inputs(exported: torch.export.ExportedProgram) -> torch.exp
 def _check_on_batches(exported: torch.export.ExportedProgram, example: Any) -> torch.export.ExportedProgram:
     """Return `exported` if its assertions hold for batches of several sizes; raise the failed assertion otherwise."""
     module = exported.module()
-    for rows in BATCHES_TO_TRY:
+    for rows in (1, 2, 3, 4, 7, 64, 300):
         args, kwargs = take_rows(example, torch.arange(rows) % find_batch_size(example))
         with torch.no_grad():
             module(*args, **kwargs)
@@ -128,8 +126,9 @@ def _check_on_batches(exported: torch.export.ExportedProgram, example: Any) -> t
 
 def _read_chunk_rows(message: str) -> int:
     """Return the largest batch for which a model takes one path. Raises `CaptureError` where `torch.export` names none."""
+    max_chunk_rows = 4096  # rows in one chunk of a model that processes a large batch in chunks
     match = _WITHIN.search(message)
-    if match is None or int(match[1]) > LARGEST_PIECE:
+    if match is None or int(match[1]) > max_chunk_rows:
         raise CaptureError("The model takes one path for batches of all sizes, or none.")
     return int(match[1])
 

@@ -10,8 +10,6 @@ from torch import Tensor, fx
 from recprune_export.program.dataflow import IdLookup, trace_dataflow
 from recprune_export.program.signature import IdRange
 
-HIGHEST = 1 << 62
-
 
 def find_id_ranges(module: fx.GraphModule, example: Sequence[Tensor]) -> dict[str, tuple[IdRange | None, ...]]:
     """Return the ranges of each placeholder that holds ids, in the form of `signature.Input.ids`.
@@ -26,9 +24,10 @@ def find_id_ranges(module: fx.GraphModule, example: Sequence[Tensor]) -> dict[st
 
 
 def _bound(bounds: dict[int, IdRange], lookup: IdLookup) -> None:
+    highest = 1 << 62  # above any number of rows
     element, offset = lookup.origin.element.flatten().tolist(), lookup.origin.offset.flatten().tolist()
     for number, added in zip(element, offset, strict=True):
-        low, high = bounds.get(number, (-HIGHEST, HIGHEST))
+        low, high = bounds.get(number, (-highest, highest))
         # An offset of fields that share a table does not make negative ids valid.
         bounds[number] = (max(low, -int(added), 0), min(high, lookup.rows - 1 - int(added)))
 

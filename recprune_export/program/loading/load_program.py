@@ -36,7 +36,6 @@ _ACCEPTED = (
     "a checkpoint of `train`, a .pt2 program, a state dict with --factory, or a pickled module with --unsafe-unpickle"
 )
 _POSITIONAL = re.compile(r"(?:arg|arr_)(\d+)")
-_CHUNK = 1 << 24  # elements that are checked at a time
 
 _ADVICE = {
     ModelKind.MISSING: "check the path",
@@ -146,6 +145,7 @@ def check_finite(module: nn.Module, source: Path | str) -> None:
 
     Buffers may hold minus infinity, as attention masks do.
     """
+    chunk_size = 1 << 24  # elements that are checked at a time
     from recprune_export.training.checkpoint import check_storage_sizes
 
     state = module.state_dict(keep_vars=True)
@@ -155,8 +155,8 @@ def check_finite(module: nn.Module, source: Path | str) -> None:
         if not (isinstance(tensor, Tensor) and tensor.is_floating_point()):
             continue
         flat = tensor.detach().reshape(-1)
-        for start in range(0, len(flat), _CHUNK):
-            chunk = flat[start : start + _CHUNK]
+        for start in range(0, len(flat), chunk_size):
+            chunk = flat[start : start + chunk_size]
             bad = ~torch.isfinite(chunk)
             if name not in weights:
                 bad &= ~torch.isneginf(chunk)

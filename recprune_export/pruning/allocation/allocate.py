@@ -17,8 +17,6 @@ from recprune_export.pruning.allocation.parameter_counts import ParameterCounter
 from recprune_export.pruning.importance.ranking import Ranking
 
 WidthRounding = Callable[[str, int, int], int]  # kind, target width, full width -> width
-NEAR = 1.5  # times the maximum, below which exact sizes are used
-STEPS_PER_GROUP = 64  # a wide group shrinks in larger steps
 
 
 def allocate_widths(
@@ -34,6 +32,7 @@ def allocate_widths(
     Where that is impossible, every group concerned has the minimum width, 1. To shrink the rest, tables may become
     narrower as well, since layers read them, unless `keep_tables`.
     """
+    near = 1.5  # times the maximum, below which exact sizes are used
     all_groups = program.analysis.groups
     exact, approximate = ParameterCounter(program), _ApproximateCounts(program)
     curves = {g.name: compute_convex_envelope(rankings[g.name].losses) for g in all_groups}
@@ -59,7 +58,7 @@ def allocate_widths(
             before, widths[step[0]] = widths[step[0]], step[1]
             # The exact size is slow to compute, and is only needed near the end.
             after = (
-                size(in_tables) if approximate.size(in_tables) <= NEAR * limit.maximum else approximate.size(in_tables)
+                size(in_tables) if approximate.size(in_tables) <= near * limit.maximum else approximate.size(in_tables)
             )
             if current <= limit.maximum and not limit.is_closer(after, current):
                 widths[step[0]] = before
@@ -110,10 +109,11 @@ def _cheapest(
     rounding: WidthRounding,
 ) -> tuple[str, int] | None:
     """Return the group and its next width with the least loss per saved parameter; None where no group can shrink."""
+    max_steps = 64  # a wide group shrinks in larger steps
     best: tuple[float, str, int] | None = None
     for group in groups:
         width = widths[group.name]
-        step = max(1, group.width // STEPS_PER_GROUP)
+        step = max(1, group.width // max_steps)
         smaller = rounding(group.kind, max(1, width - step), group.width)
         saved = (width - smaller) * approximate.parameters_per_channel(group.name, in_tables)
         if width <= 1 or saved <= 0:

@@ -12,13 +12,12 @@ from recprune_export.pruning.allocation.allocate import ParameterLimit, allocate
 from recprune_export.pruning.allocation.parameter_counts import ParameterCounter, ParameterCounts
 from recprune_export.pruning.importance.ranking import Ranking
 from recprune_export.pruning.plan import GroupPlan, Plan
-
-# ONNX Runtime's matrix product works on blocks of 16 columns and pays for a whole block where 1 is used:
-# 256 × 87 × 144 takes 66 µs, × 155 takes 73, as much as × 160 (1.32, AVX-512, one thread).
-LANES = 16
-TABLE_STRUCTURED_FRACTION, REST_STRUCTURED_FRACTION = 0.8, 0.95
-MOST_ZEROS = 1 / 3  # of the parameters that remain, where one channel more or less is that many
-STEPS = 256  # resolution of the search for a common share of all widths
+from recprune_export.pruning.pruning_constants import (
+    LANES,
+    MAX_ZEROS,
+    REST_STRUCTURED_FRACTION,
+    TABLE_STRUCTURED_FRACTION,
+)
 
 AllocationStrategy = Literal["loss", "uniform"]
 
@@ -59,7 +58,7 @@ def _limit(sparsity: float, share: float, dense: float) -> ParameterLimit:
     The maximum allows one channel more, where that is nearer to the target and zeros can compensate for it.
     """
     target = (1.0 - sparsity) ** share * dense
-    maximum = (1.0 - sparsity) / (1.0 - MOST_ZEROS) * dense if share < 1.0 else target
+    maximum = (1.0 - sparsity) / (1.0 - MAX_ZEROS) * dense if share < 1.0 else target
     return ParameterLimit(target, max(target, min(maximum, dense)))
 
 
@@ -137,13 +136,14 @@ def _uniform_widths(
 
 def _largest_share(fits: Callable[[float], bool]) -> float:
     """Return the largest share that fits, by bisection; zero where none fits."""
-    low, high = 0, STEPS
+    steps = 256  # resolution of the search for a common share of all widths
+    low, high = 0, steps
     if fits(1.0):
         return 1.0
     while high - low > 1:
         middle = (low + high) // 2
-        if fits(middle / STEPS):
+        if fits(middle / steps):
             low = middle
         else:
             high = middle
-    return low / STEPS
+    return low / steps

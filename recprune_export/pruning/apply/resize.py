@@ -21,7 +21,6 @@ from recprune_export.program.program import Program
 
 aten = torch.ops.aten
 
-ROUNDING = 1e-13  # of the largest addend, in float64
 MASKED_SUM = "masked_sum"  # prefix of buffers that hold the masked values of removed channels, where these are not zero
 
 MaskedValue = Callable[[fx.Node], Tensor]  # the value of a node, in float64, when the removed channels are masked
@@ -264,6 +263,7 @@ def _missing(
     resizing: GraphResizer, node: fx.Node, source: fx.Node, remaining: dict[int, list[int]], share: float
 ) -> fx.Node | None:
     """Return the masked values' contribution to a sum, which is the same for every request, or None if it is zero."""
+    rounding = 1e-13  # of the largest addend, in float64
     value = resizing.masked_value(source)
     remaining_value = value
     for axis, indices in remaining.items():
@@ -278,7 +278,7 @@ def _missing(
         output_indices = resizing.find_remaining_indices(node, axis)
         if output_indices is not None:
             missing = missing.index_select(axis, torch.tensor(output_indices))
-    if float(missing.abs().max()) <= ROUNDING * float(value.abs().max()):
+    if float(missing.abs().max()) <= rounding * float(value.abs().max()):
         return None
     varies = [not isinstance(size, int) for size in get_shape(node)]
     for axis, varying in enumerate(varies):

@@ -18,7 +18,6 @@ from recprune_export.pruning.apply.resize import MASKED_SUM
 from recprune_export.pruning.plan import Plan
 
 TOLERANCE = 1e-9  # of the largest output, in float64; a wrong channel gives a far larger error
-SINGLE = 1e-6  # for a pruned program with a sum of masked values, which is rounded to single precision
 BATCHES = (1, 6)
 
 
@@ -46,6 +45,7 @@ def check_soundness(program: Program, plan: Plan, pruned: Program) -> Soundness:
 
     Raises `PruningError` where they differ: the analysis or the rewrite is wrong for this model.
     """
+    single_precision = 1e-6  # for a pruned program with a sum of masked values, which is rounded to single precision
     reference = Float64Interpreter(program, make_mask(program.analysis, plan.removed(program.analysis)))
     candidate = Float64Interpreter(pruned)
     worst = 0.0
@@ -53,7 +53,7 @@ def check_soundness(program: Program, plan: Plan, pruned: Program) -> Soundness:
         tensors = sample_request_tensors(program.signature, batch, seed)
         worst = max(worst, largest_difference(reference(*tensors), candidate(*tensors)))
     rounded = any(name.startswith(MASKED_SUM) for name, _ in pruned.module.named_buffers())
-    tolerance = SINGLE if rounded else TOLERANCE
+    tolerance = single_precision if rounded else TOLERANCE
     if not worst <= tolerance:
         raise PruningError(
             f"The pruned model differs from the masked one by {worst:.1e} of its largest output, so nothing was written. "

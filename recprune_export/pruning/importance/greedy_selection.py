@@ -11,18 +11,17 @@ from torch import Tensor
 
 from recprune_export.pruning.statistics.moments import Moments
 
-NEGLIGIBLE_VARIANCE = 1e-10  # of the largest variance: the other channels determine such a channel
-
 
 def greedy_order(moments: Moments) -> tuple[list[int], Tensor]:
     """Return the channels in the order of selection, and the loss when the first k are kept, [D + 1].
 
     The covariance counts, not the second moment, because the next bias takes up the mean of removed channels.
     """
+    negligible = 1e-10  # of the largest variance: the other channels determine such a channel
     residual, curvature = moments.covariance.clone(), moments.gradients
     width = len(residual)
     losses = [_loss(residual, curvature)]
-    floor = NEGLIGIBLE_VARIANCE * residual.diagonal().max().clamp_min(1e-30)
+    floor = negligible * residual.diagonal().max().clamp_min(1e-30)
     order: list[int] = []
     remaining = torch.ones(width, dtype=torch.bool)
     for _ in range(width):

@@ -13,8 +13,6 @@ from recprune_export.pruning.importance.scores.registry import SCORES
 from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
 
 SHARES = (2, 4, 8)  # one of so many channels is kept
-QUANTILES = 13
-FEWEST = 3  # channels for which a rank correlation is meaningful
 
 
 @dataclass(frozen=True)
@@ -90,8 +88,9 @@ def measure_sensitivity(inputs: ScoreInputs) -> Sensitivity:
 
 
 def _summarize_group(name: str, kind: str, rankings: Mapping[str, Ranking]) -> GroupSensitivity:
+    min_channels = 3  # channels for which a rank correlation is meaningful
     output_error = rankings[OUTPUT_ERROR]
-    unrotated = {score: r for score, r in rankings.items() if r.transform is None and len(r.order) >= FEWEST}
+    unrotated = {score: r for score, r in rankings.items() if r.transform is None and len(r.order) >= min_channels}
     return GroupSensitivity(
         group=name,
         kind=kind,
@@ -117,10 +116,11 @@ def spearman(one: tuple[int, ...], other: tuple[int, ...]) -> float:
 
 
 def _quantiles(ranking: Ranking) -> tuple[float, ...]:
+    count = 13
     values = _values(ranking).sort(descending=True).values
     if not len(values) or float(values[0]) <= 0.0:
-        return (0.0,) * QUANTILES
-    at = torch.linspace(0.0, 1.0, QUANTILES, dtype=torch.float64)
+        return (0.0,) * count
+    at = torch.linspace(0.0, 1.0, count, dtype=torch.float64)
     return tuple(torch.quantile(values / values[0], 1.0 - at).tolist())
 
 

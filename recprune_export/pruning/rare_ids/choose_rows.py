@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from recprune_export.program.program import Program
+from recprune_export.pruning.pruning_constants import RARE_LOOKUP_FRACTION
 from recprune_export.pruning.rare_ids.find_tables import IdReader, PrunableTable
 from recprune_export.pruning.rare_ids.row_plan import RowPlan
 
 RowFraction = float | Literal["auto"]
 IdCounts = Mapping[str, np.ndarray]  # table -> how often each of its ids is looked up, int64 [rows]
-RARE_LOOKUP_FRACTION = 0.01  # of the lookups of a table: the total share of the ids that "auto" removes
 
 
 def count_ids(program: Program, tables: Iterable[PrunableTable], requests: Iterable[Mapping[str, Tensor]]) -> IdCounts:

@@ -18,7 +18,6 @@ from recprune_export.pruning.rare_ids.row_plan import RowPlan
 aten = torch.ops.aten
 
 SMOOTHING = 0.5  # added to each count, so that unseen ids have a weight (Krichevsky and Trofimov 1981)
-_CHUNK = 1 << 16  # rows
 
 
 def share_rows(program: Program, rows: Sequence[RowPlan], counts: IdCounts) -> Program:
@@ -79,12 +78,13 @@ def compute_shared_row(table: Tensor, row_plan: RowPlan, count: np.ndarray | Non
 
     Without counts all rows have equal weight. Rows are read in chunks, because a table may be larger than memory.
     """
+    chunk_rows = 1 << 16  # rows
     removed = np.flatnonzero(row_plan.shared_mask())
     weights = np.full(len(removed), SMOOTHING) if count is None else count[removed] + SMOOTHING
     total = torch.zeros(table.shape[1], dtype=torch.float64)
-    for start in range(0, len(removed), _CHUNK):
-        chunk = torch.from_numpy(removed[start : start + _CHUNK])
-        total += torch.from_numpy(weights[start : start + _CHUNK]) @ table.detach()[chunk].double()
+    for start in range(0, len(removed), chunk_rows):
+        chunk = torch.from_numpy(removed[start : start + chunk_rows])
+        total += torch.from_numpy(weights[start : start + chunk_rows]) @ table.detach()[chunk].double()
     return (total / weights.sum()).to(table.dtype)
 
 

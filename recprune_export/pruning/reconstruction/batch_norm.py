@@ -17,7 +17,6 @@ from recprune_export.pruning.reconstruction.recorder import CallRecorder
 from recprune_export.pruning.statistics.moments import Batch
 
 aten = torch.ops.aten
-SMALLEST = 1e-8  # variance; a channel that is constant on the calibration data keeps its old variance
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,7 @@ def recalibrate_batch_norm(
     held_out_batches: Sequence[Batch],
 ) -> LayerReconstruction | None:
     """Set mean and variance to those of the inputs of `call` in `pruned`, unless the error on `held_out_batches` grows."""
+    min_variance = 1e-8  # variance; a channel that is constant on the calibration data keeps its old variance
     remaining = _find_remaining_indices(dense.analysis, plan, norm.call)  # by axis
     pruned_norm = find_batch_norms(pruned)[norm.mean]
     mean, variance = (tensor_at(pruned.module, name) for name in (pruned_norm.mean, pruned_norm.variance))
@@ -81,7 +81,7 @@ def recalibrate_batch_norm(
         return None
     new_mean = total / count
     new_variance = (squares / count - new_mean.square()).clamp_min(0.0)
-    new_variance = torch.where(new_variance > SMALLEST, new_variance, variance.double())
+    new_variance = torch.where(new_variance > min_variance, new_variance, variance.double())
     old = _error(dense, pruned, norm, pruned_norm, remaining, held_out_batches, mean, variance)
     new = _error(dense, pruned, norm, pruned_norm, remaining, held_out_batches, new_mean, new_variance)
     if not new < old:

@@ -26,9 +26,6 @@ from recprune_export.pruning.statistics.moments import Batch
 
 aten = torch.ops.aten
 
-RIDGE = 1e-4  # of the mean of the diagonal: keeps weights near their old values where the data does not determine them
-HELD_OUT = 4  # every fourth batch is held out to decide whether a layer has improved
-
 
 @dataclass(frozen=True)
 class _LinearCalls:
@@ -67,8 +64,9 @@ def reconstruct_layers(
 
 
 def _split(batches: Sequence[Batch]) -> tuple[Sequence[Batch], Sequence[Batch]]:
-    held_out = [batch for number, batch in enumerate(batches) if number % HELD_OUT == HELD_OUT - 1]
-    fit_batches = [batch for number, batch in enumerate(batches) if number % HELD_OUT != HELD_OUT - 1]
+    period = 4  # every fourth batch is held out to decide whether a layer has improved
+    held_out = [batch for number, batch in enumerate(batches) if number % period == period - 1]
+    fit_batches = [batch for number, batch in enumerate(batches) if number % period != period - 1]
     return fit_batches or batches, held_out or batches
 
 
@@ -107,6 +105,8 @@ def _refit_layer(
     fit_batches: Sequence[Batch],
     held_out: Sequence[Batch],
 ) -> LayerReconstruction | None:
+    # Of the mean of the diagonal: keeps weights near their old values where the data does not determine them.
+    ridge_fraction = 1e-4
     parameters = pruned.parameters()
     weight = parameters[layer.weight]
     bias = parameters[layer.bias] if layer.bias is not None else None
@@ -118,7 +118,7 @@ def _refit_layer(
     gram, cross, _ = equations
     weights = torch.cat([weight.detach().double(), bias.detach().double()[:, None]], 1) if bias is not None else None
     weights = weight.detach().double() if weights is None else weights
-    ridge = RIDGE * gram.diagonal().mean().clamp_min(1e-30) * torch.eye(len(gram), dtype=gram.dtype)
+    ridge = ridge_fraction * gram.diagonal().mean().clamp_min(1e-30) * torch.eye(len(gram), dtype=gram.dtype)
     step = torch.linalg.solve(gram + ridge, cross - gram @ weights.T).T
     equations = _normal_equations(dense, pruned, before, layer, outputs, held_out, bias is not None)
     assert equations is not None

@@ -13,9 +13,6 @@ from recprune_export.pruning.apply.masking import Float64Interpreter
 from recprune_export.pruning.rotation.eligibility import RotatableGroup
 from recprune_export.pruning.rotation.transform import Transform
 
-TOLERANCE = 1e-5  # of the largest output, in single precision
-BATCH = 16
-
 
 def apply_transforms(
     program: Program, rotatable: Mapping[str, RotatableGroup], transforms: Mapping[str, Transform]
@@ -52,13 +49,14 @@ def _multiply(weight: Tensor, axis: int, positions: Tensor, matrix: Tensor) -> N
 
 
 def _check_outputs(program: Program, transformed: Program) -> None:
-    tensors = sample_request_tensors(program.signature, BATCH)
+    tolerance = 1e-5  # of the largest output, in single precision
+    tensors = sample_request_tensors(program.signature, batch=16)
     before, after = Float64Interpreter(program)(*tensors), Float64Interpreter(transformed)(*tensors)
     for one, other in zip(before, after, strict=True):
         finite = one.isfinite() & other.isfinite()
         difference = float((one - other)[finite].abs().max()) if finite.any() else 0.0
         largest = float(one[finite].abs().max()) if finite.any() else 1.0
-        if not difference <= TOLERANCE * max(largest, 1e-30):
+        if not difference <= tolerance * max(largest, 1e-30):
             raise PruningError(
                 f"A rotation changed the answers by {difference / max(largest, 1e-30):.1e} of the largest, so nothing was "
                 "written. This is a fault of the analysis: please report the model, and use another --score until then."

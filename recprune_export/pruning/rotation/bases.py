@@ -11,9 +11,6 @@ from torch import Tensor
 
 from recprune_export.pruning.statistics.moments import TINY, Moments
 
-RIDGE = 1e-6  # of the mean eigenvalue
-SMALLEST = 1e-4  # of the largest loss: channels of a smaller loss are scaled as if they had this one
-
 
 def balanced_basis(moments: Moments) -> tuple[Tensor, Tensor]:
     """Return A, D×D, and the loss when each channel is dropped after the transform, D, largest first.
@@ -21,12 +18,13 @@ def balanced_basis(moments: Moments) -> tuple[Tensor, Tensor]:
     Channels are scaled by their loss, equally on both sides, so that small weights are the unimportant ones; the mean
     square of all values is unchanged.
     """
+    min_loss = 1e-4  # of the largest loss: channels of a smaller loss are scaled as if they had this one
     sigma, curvature = _regular(moments.values), _regular(moments.gradients)
     root = torch.linalg.cholesky(sigma)  # Σ = L Lᵀ
     loss, vectors = torch.linalg.eigh(root.T @ curvature @ root)  # the balanced values, squared
     loss, vectors = loss.flip(0).clamp_min(0.0), vectors.flip(1)
     whitening = torch.linalg.solve_triangular(root.T, vectors, upper=True)  # L⁻ᵀ U: values of variance 1
-    balanced = whitening * (loss / loss.max().clamp_min(TINY)).clamp_min(SMALLEST).pow(0.25)
+    balanced = whitening * (loss / loss.max().clamp_min(TINY)).clamp_min(min_loss).pow(0.25)
     new_size = (balanced.T @ moments.sizes @ balanced).trace().clamp_min(TINY)
     size = moments.sizes.trace()  # zero where all sites lie on the dual side, where there is no scale to keep
     return balanced * (size / new_size).sqrt() if size > TINY else balanced, loss
@@ -72,5 +70,6 @@ def _truncation_loss(basis: Tensor, moments: Moments, width: int) -> Tensor:
 
 
 def _regular(matrix: Tensor) -> Tensor:
-    ridge = RIDGE * matrix.diagonal().mean().clamp_min(TINY)
+    ridge_fraction = 1e-6  # of the mean eigenvalue
+    ridge = ridge_fraction * matrix.diagonal().mean().clamp_min(TINY)
     return matrix + ridge * torch.eye(len(matrix), dtype=matrix.dtype)

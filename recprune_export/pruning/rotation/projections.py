@@ -18,17 +18,16 @@ from recprune_export.channels.groups import slice_positions
 from recprune_export.errors import PruningError
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.program import Program
+from recprune_export.pruning.pruning_constants import MAX_PROJECTIONS_PER_GROUP, MIN_ROWS_PER_DIMENSION
 from recprune_export.pruning.rotation.eligibility import find_rotatable_groups
 from recprune_export.pruning.rotation.rotation_walk import RotationWalk
 from recprune_export.pruning.rotation.table_projections import (
-    MIN_ROWS_PER_DIMENSION,
     PerTableProjection,
     insert_per_table_projections,
 )
 
 aten = torch.ops.aten
 
-MAX_PROJECTIONS_PER_GROUP = 2  # for one group; more would cost as much latency as the tables save
 PREFIX = "projection_"
 
 

@@ -18,11 +18,10 @@ from recprune_export.errors import PruningError
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.nodes import argument
 from recprune_export.program.program import Program
+from recprune_export.pruning.pruning_constants import MAX_PER_TABLE_PROJECTIONS, MIN_ROWS_PER_DIMENSION
 
 aten = torch.ops.aten
 
-MAX_PER_TABLE_PROJECTIONS = 8  # the largest tables; each matrix costs a node at inference
-MIN_ROWS_PER_DIMENSION = 8  # from which a matrix is small compared with the table
 JOINED = "joined_"
 PREFIX = "space_"
 

@@ -16,8 +16,6 @@ from recprune_export.program.request_invariant import ROW_LOOKUPS, find_request_
 aten = torch.ops.aten
 
 _PRODUCTS = frozenset({aten.linear.default, aten.matmul.default, aten.mm.default, aten.addmm.default})
-# Masks, indices and one-hot features repeat few numbers; trained numbers are almost all distinct.
-DISTINCT = 0.5
 
 
 def constants_to_parameters(module: fx.GraphModule) -> None:
@@ -26,6 +24,8 @@ def constants_to_parameters(module: fx.GraphModule) -> None:
     Converted are constants of two axes or more whose rows requests look up, or with which requests are multiplied, and most
     of whose numbers are distinct, unlike those of a mask.
     """
+    # Masks, indices and one-hot features repeat few numbers; trained numbers are almost all distinct.
+    min_distinct = 0.5
     invariant = find_request_invariant_nodes(module)
     for node in invariant:
         if node.op != "get_attr":
@@ -33,7 +33,7 @@ def constants_to_parameters(module: fx.GraphModule) -> None:
         tensor = tensor_at(module, str(node.target))
         if isinstance(tensor, nn.Parameter) or not _is_matrix(tensor) or not _meets_requests(node, invariant):
             continue
-        if len(tensor.unique()) > DISTINCT * tensor.numel():
+        if len(tensor.unique()) > min_distinct * tensor.numel():
             _set(module, str(node.target), nn.Parameter(tensor.detach(), requires_grad=False))
 
 

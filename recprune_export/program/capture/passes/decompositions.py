@@ -19,7 +19,6 @@ aten = torch.ops.aten
 Decomposition = Callable[[fx.Graph, fx.Node], fx.Node | None]  # None where the operator is not decomposed
 _DECOMPOSITIONS: dict[Any, Decomposition] = {}
 _decomposition = make_registry_decorator(_DECOMPOSITIONS)
-MOST_DISTANCES_ONE_BY_ONE = 25  # vectors on each side, as in PyTorch
 
 
 def decompose(module: fx.GraphModule) -> bool:
@@ -221,11 +220,12 @@ def distances(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
 
     ONNX has no operator for it.
     """
+    max_direct = 25  # vectors on each side, as in PyTorch
     left, right, order, mode = (argument(node, name) for name in ("x1", "x2", "p", "compute_mode"))
     if order != 2:
         return None
     counts = (_value(left).shape[-2], _value(right).shape[-2])
-    few = mode == 2 or (mode != 1 and all(isinstance(n, int) and n <= MOST_DISTANCES_ONE_BY_ONE for n in counts))
+    few = mode == 2 or (mode != 1 and all(isinstance(n, int) and n <= max_direct for n in counts))
     if few:
         one, other = (graph.call_function(aten.unsqueeze.default, (x, axis)) for x, axis in ((left, -2), (right, -3)))
         difference = graph.call_function(aten.sub.Tensor, (one, other))

@@ -15,7 +15,6 @@ aten = torch.ops.aten
 
 _RENORMING = frozenset({aten.embedding_renorm_.default, aten.embedding_renorm.default})
 _ALLOWED_READERS = _RENORMING | {aten.embedding.default, aten.detach.default, aten.copy_.default}
-_TINY = 1e-7  # PyTorch adds it to the norm
 
 
 def fold_max_norm(module: fx.GraphModule) -> None:
@@ -55,9 +54,10 @@ def _reads(node: fx.Node, table: str) -> bool:
 
 def _replace(module: fx.GraphModule, table: Tensor, max_norm: float, order: float) -> None:
     """Replace the table by a scaled copy under every name that it has."""
+    tiny = 1e-7  # PyTorch adds it to the norm
     with torch.no_grad():
         norms = torch.linalg.vector_norm(table, order, dim=1, keepdim=True)
-        scaled = torch.where(norms > max_norm, table * (max_norm / (norms + _TINY)), table)
+        scaled = torch.where(norms > max_norm, table * (max_norm / (norms + tiny)), table)
     new = nn.Parameter(scaled, requires_grad=table.requires_grad) if isinstance(table, nn.Parameter) else scaled
     for name, _ in [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]:
         if tensor_at(module, name) is table:

@@ -19,7 +19,6 @@ aten = torch.ops.aten
 
 BAGS = frozenset({aten.embedding_bag.padding_idx, aten.embedding_bag.default})
 SUM, MEAN, MAX = range(3)  # the operator's codes of its modes
-TRIALS = (3, 5)  # batch sizes for which offsets are evaluated
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def _read(node: fx.Node) -> _Bag:
 def _length(bag: _Bag) -> int | None:
     """Return the length of every bag where the offsets are 0, L, 2L, ... for any number of rows, or None."""
     steps = set()
-    for rows in TRIALS:
+    for rows in (3, 5):  # batch sizes for which offsets are evaluated
         offsets = evaluate_for_batch_size(bag.offsets, rows)
         if not isinstance(offsets, Tensor) or len(offsets) != rows + bag.last_included:
             return None

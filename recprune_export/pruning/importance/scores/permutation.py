@@ -7,10 +7,6 @@ from recprune_export.pruning.importance.scores.activations import ActivationReco
 from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
 from recprune_export.pruning.statistics.activation_sites import find_producer_sites
 
-MOST_ROWS = 512
-FEWEST_ROWS = 64
-BUDGET = 1 << 20  # rows evaluated, over all channels
-
 
 def permutation(inputs: ScoreInputs) -> dict[str, Tensor]:
     """Return the distance of the outputs from the original ones when the channel is permuted over a batch's requests.
@@ -21,9 +17,12 @@ def permutation(inputs: ScoreInputs) -> dict[str, Tensor]:
     The cost is one run per channel of the nodes after it in the graph, on 512 rows, fewer where there are more than
     2,000 channels.
     """
+    total_rows = 1 << 20  # rows evaluated, over all channels
+    min_rows = 64
+    max_rows = 512
     groups = inputs.program.analysis.groups
     channels = sum(group.width for group in groups)
-    row_limit = max(FEWEST_ROWS, min(MOST_ROWS, BUDGET // max(channels, 1)))
+    row_limit = max(min_rows, min(max_rows, total_rows // max(channels, 1)))
     request = {name: values[:row_limit] for name, values in inputs.batches[0][0].items()}
     rows = len(next(iter(request.values())))
     order = torch.randperm(rows, generator=torch.Generator().manual_seed(inputs.seed))

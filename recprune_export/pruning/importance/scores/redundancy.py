@@ -8,8 +8,6 @@ from recprune_export.pruning.importance.scores.activations import ActivationReco
 from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
 from recprune_export.pruning.statistics.activation_sites import find_consumer_sites
 
-SILENT = 1e-10  # of the largest variance: such a channel is constant
-
 
 def cosine(inputs: ScoreInputs) -> dict[str, Ranking]:
     """Rank by repeatedly removing, of the two most similar channels, the one with the smaller variance.
@@ -49,8 +47,9 @@ def _covariances(inputs: ScoreInputs, sites: dict[str, list[ResolvedSite]]) -> d
 
 def _rank_by_similarity(covariance: Tensor) -> Ranking:
     """Remove the channel of smaller variance of the most similar pair until one is left; rank in reverse order."""
+    negligible = 1e-10  # of the largest variance: such a channel is constant
     width, variance = len(covariance), covariance.diagonal()
-    silent = variance <= SILENT * variance.max()
+    silent = variance <= negligible * variance.max()
     scale = variance.clamp_min(1e-30).sqrt()
     similarity = (covariance / torch.outer(scale, scale)).abs().clamp_max(1.0)
     similarity[silent], similarity[:, silent] = -1.0, -1.0
