@@ -62,13 +62,13 @@ class _Sizes:
             return [torch.empty(shape, dtype=dtype) for shape, (_, dtype) in zip(sizes, operands, strict=True)]
 
     def assumed(self) -> list[sympy.Basic]:
-        """Facts about sizes that operators assumed."""
+        """Return the facts about sizes that operators assumed."""
         asserts = [a.expr for group in self.environment.deferred_runtime_asserts.values() for a in group]
         replaced = [sympy.Eq(symbol, value) for symbol, value in self.environment.replacements.items()]
         return [*(guard.expr for guard in self.environment.guards), *asserts, *replaced]
 
     def doubtful(self) -> sympy.Basic | None:
-        """An assumed fact about the batch size that does not hold for all sizes, or None."""
+        """Return an assumed fact about the batch size that does not hold for all sizes, or None."""
         facts = (fact for fact in self.assumed() if fact.free_symbols == {self.symbol})
         return next((f for f in facts if not all(f.subs(self.symbol, n) == sympy.true for n in TRIED_BATCHES)), None)
 
