@@ -1,4 +1,4 @@
-"""What the analysis found, in the form that the later stages use."""
+"""Results of the channel analysis in the form that later stages use."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Channel:
-    """The smallest thing that can be removed: all of `slices` go when it goes, and all lookups of `fields`."""
+    """The smallest removable unit: removing it removes all of `slices`, and all lookups of `fields`."""
 
     identity: int
     slices: tuple[Slice, ...]
@@ -35,15 +35,15 @@ class Channel:
 
     @property
     def name(self) -> str:
-        """The fields that go together; empty for other channels."""
+        """The names of the fields; empty for other channels."""
         return " + ".join(field.name for field in self.fields)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Channels that lie side by side on the same axes of the same tensors.
+    """Channels on the same axes of the same tensors.
 
-    `name` is the axis on which the group begins, for example `tables.user.weight:1`.
+    `name` is the first axis of the group, for example `tables.user.weight:1`.
     """
 
     name: str
@@ -52,11 +52,11 @@ class Group:
 
     @property
     def width(self) -> int:
-        """How many channels there are."""
+        """The number of channels."""
         return len(self.channels)
 
     def axes(self) -> tuple[tuple[str, int], ...]:
-        """Return each (tensor, axis) on which the group lies, in the order of the graph."""
+        """Return each (tensor, axis) of the group, in the order of the graph."""
         return tuple(dict.fromkeys((s.tensor, s.axis) for channel in self.channels for s in channel.slices))
 
 
@@ -71,11 +71,11 @@ class FrozenAxis(ToDictMixin):
 
 
 def slice_positions(group: Group, tensor: str, axis: int) -> Tensor:
-    """Return the indices on the axis of a parameter at which each channel lies, [occurrences, D]."""
-    places: list[list[int]] = [
+    """Return the indices of each channel on the axis of a parameter, [occurrences, D]."""
+    positions: list[list[int]] = [
         sorted(s.index for s in channel.slices if (s.tensor, s.axis) == (tensor, axis)) for channel in group.channels
     ]
-    return torch.tensor(places, dtype=torch.int64).T.contiguous()
+    return torch.tensor(positions, dtype=torch.int64).T.contiguous()
 
 
 @dataclass(frozen=True)

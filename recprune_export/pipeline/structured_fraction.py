@@ -15,16 +15,12 @@ from recprune_export.finetuning.curvature import weight_curvature
 from recprune_export.finetuning.masks import NonZeroTarget, apply_masks, compute_masks
 from recprune_export.finetuning.objective import Objective
 from recprune_export.program.program import Program
-from recprune_export.pruning.allocation.budget import (
-    REST_STRUCTURED_FRACTION,
-    TABLE_STRUCTURED_FRACTION,
-    Budget,
-    make_plan,
-)
+from recprune_export.pruning.allocation.budget import Budget, make_plan
 from recprune_export.pruning.allocation.parameter_counts import ParameterCounts
 from recprune_export.pruning.apply.apply_plan import apply_plan, tables_left
 from recprune_export.pruning.importance.ranking import Ranking
 from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR
+from recprune_export.pruning.pruning_constants import REST_STRUCTURED_FRACTION, TABLE_STRUCTURED_FRACTION
 from recprune_export.pruning.reconstruction.least_squares import reconstruct_layers
 from recprune_export.pruning.rotation.apply_transforms import apply_transforms
 from recprune_export.pruning.rotation.eligibility import find_rotatable_groups

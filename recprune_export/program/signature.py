@@ -1,4 +1,4 @@
-"""What a program takes and gives: names, dtypes, shapes, and the ids that are valid."""
+"""Inputs and outputs of a program: names, dtypes, shapes, and valid ids."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -17,11 +17,11 @@ IdRange = tuple[int, int]  # lowest and highest valid id, both inclusive
 class Input(DictMixin):
     """One tensor of a request.
 
-    `ids` is empty for an input that is not used as ids. It holds one range that is valid for every
+    `ids` is empty for an input that is not used as ids. Otherwise it holds one range that is valid for every
     element, or one range for each index of the last axis (a matrix whose columns are fields); a column
     that is not used as ids has the range `None`. A `shared` input has one row, for all candidates of a request.
 
-    `observed` is the lowest and the highest number, other than ids, that the example request held, where they differ.
+    `observed` holds the lowest and the highest number, ids excluded, in the example request, where they differ.
     """
 
     name: str
@@ -54,9 +54,9 @@ class Signature(DictMixin):
     outputs: tuple[Output, ...]
 
     def with_shared(self, names: Sequence[str]) -> Self:
-        """Return the signature in which the inputs of these names have one row, for all rows of the others.
+        """Return the signature in which the named inputs have one row, shared by all rows of the other inputs.
 
-        Raises `UsageError` for a name that is no input, and where no input would be left with a row for each candidate.
+        Raises `UsageError` for a name that is no input, and where no input would keep a row for each candidate.
 
         >>> user, item = Input("user", "int64", (BATCH,)), Input("item", "int64", (BATCH,))
         >>> [i.shape for i in Signature((user, item), ()).with_shared(["user"]).inputs]
@@ -66,7 +66,7 @@ class Signature(DictMixin):
         unknown = next((name for name in names if name not in known), None)
         if unknown is not None:
             raise UsageError(
-                f"--shared-inputs names '{unknown}', which is no input with a batch; there are {', '.join(known)}."
+                f"--shared-inputs names '{unknown}', which is no input with a batch; choose from {', '.join(known)}."
             )
         if names and set(names) == set(known):
             raise UsageError("--shared-inputs names every input; leave out those that differ between candidates.")

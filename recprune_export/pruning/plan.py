@@ -1,4 +1,4 @@
-"""`Plan`: what stays of each group. It prints, goes to JSON and back, and can be applied again."""
+"""`Plan`: the channels to keep in each group. A plan can be printed, saved as JSON, loaded, and applied again."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -24,9 +24,9 @@ def _decode_transform(text: str | None) -> Transform | None:
 
 @dataclass(frozen=True)
 class GroupPlan:
-    """`keep`: the positions in the group, of `width`, that stay; at least one.
+    """`keep`: the positions to keep, of the `width` positions of the group; at least one.
 
-    With a `transform` they are positions after it.
+    With a `transform`, positions are counted after it.
     """
 
     group: str
@@ -38,7 +38,7 @@ class GroupPlan:
 
 @dataclass(frozen=True)
 class FieldPlan(DictMixin):
-    """The fields that go, by name; `importance[field]` is what the loss rises by without it, where that was measured."""
+    """The removed fields by name; `importance[field]` is the measured rise of the loss without the field, if any."""
 
     removed: tuple[str, ...] = ()
     importance: Mapping[str, float] = field(default_factory=dict)
@@ -51,9 +51,8 @@ NO_FIELDS = FieldPlan()
 class Plan(DictMixin):
     """The channels to keep in each group, and the score by which they were chosen.
 
-    The groups are those of the program without the removed `fields`, then without what `rows` says, after its `projection_plan`.
-    `next_stage` is the plan of what
-    this one leaves, once tuned.
+    The groups are those of the program without the removed `fields`, then without the rows removed by `rows`, after its
+    `projection_plan`. `next_stage` is the plan for the result of this one, after fine-tuning.
 
     >>> plan = Plan("random", (GroupPlan("table:1", "embedding", 4, (0, 2)),))
     >>> Plan.from_dict(plan.to_dict()) == plan
@@ -71,54 +70,56 @@ class Plan(DictMixin):
 
     @classmethod
     def from_stages(cls, stages: Sequence[Self]) -> Self:
-        """Chain plans, each for what the one before leaves."""
-        first, *others = stages
-        return replace(first, next_stage=cls.from_stages(others) if others else None)
+        """Chain plans, each for the result of the previous one."""
+        first, *rest = stages
+        return replace(first, next_stage=cls.from_stages(rest) if rest else None)
 
     @property
     def stages(self) -> tuple[Self, ...]:
-        """The plans of the chain, each by itself."""
+        """The plans of the chain, each without its next stage."""
         return (replace(self, next_stage=None), *(self.next_stage.stages if self.next_stage else ()))
 
     def save(self, path: Path) -> None:
-        """Write JSON."""
+        """Write the plan as JSON."""
         path.write_text(json.dumps(self.to_dict(), indent=1))
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read JSON. Raises `InputFileError` where the file is no plan."""
+        """Read a plan from JSON. Raises `InputFileError` where the file is no plan."""
         try:
             return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except OSError as error:
             raise InputFileError(f"The plan {path} cannot be read: {error.strerror}.") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputFileError(
-                f"{path} is no plan; give the plan.json of a bundle, or what --plan-only printed."
+                f"{path} is no plan; give the plan.json of a bundle, or the output of --plan-only."
             ) from error
 
     @property
     def transforms(self) -> dict[str, Transform]:
-        """The transforms by the name of the group."""
+        """The transforms by the names of their groups."""
         return {g.group: g.transform for g in self.groups if g.transform is not None}
 
     def removed(self, analysis: Analysis) -> frozenset[int]:
-        """Return the channels that go.
+        """Return the removed channels.
 
         Raises `PruningError` where the plan was made for another program.
         """
-        known = {group.name: group for group in analysis.groups}
+        groups = {group.name: group for group in analysis.groups}
         removed: set[int] = set()
-        for part in self.groups:
-            group = known.get(part.group)
-            if group is None or group.width != part.width:
-                found = "no such group" if group is None else f"a width of {group.width}"
+        for group_plan in self.groups:
+            group = groups.get(group_plan.group)
+            if group is None or group.width != group_plan.width:
+                actual = "no such group" if group is None else f"a width of {group.width}"
                 raise PruningError(
-                    f"The plan keeps channels of '{part.group}' (width {part.width}), but this model has {found}: "
+                    f"The plan keeps channels of '{group_plan.group}' (width {group_plan.width}), but this model has {actual}: "
                     "make a plan for this model."
                 )
-            least = 0 if group.kind == "field" else 1
-            if len(part.keep) < least or not set(part.keep) <= set(range(part.width)):
-                raise PruningError(f"The plan must keep between {least} and {part.width} channels of '{part.group}'.")
-            kept = set(part.keep)
-            removed |= {c.identity for position, c in enumerate(group.channels) if position not in kept}
+            minimum = 0 if group.kind == "field" else 1
+            if len(group_plan.keep) < minimum or not set(group_plan.keep) <= set(range(group_plan.width)):
+                raise PruningError(
+                    f"The plan must keep between {minimum} and {group_plan.width} channels of '{group_plan.group}'."
+                )
+            positions = set(group_plan.keep)
+            removed |= {c.identity for position, c in enumerate(group.channels) if position not in positions}
         return frozenset(removed)

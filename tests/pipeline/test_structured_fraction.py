@@ -13,8 +13,9 @@ from recprune_export.pipeline.planning import plan_pruning
 from recprune_export.pipeline.structured_fraction import REST_FRACTIONS, TABLE_FRACTIONS, choose_structured_fractions
 from recprune_export.program.capture.capture import capture
 from recprune_export.program.program import Program
-from recprune_export.pruning.allocation.budget import REST_STRUCTURED_FRACTION, TABLE_STRUCTURED_FRACTION, Budget
+from recprune_export.pruning.allocation.budget import Budget
 from recprune_export.pruning.allocation.parameter_counts import ParameterCounter
+from recprune_export.pruning.pruning_constants import REST_STRUCTURED_FRACTION, TABLE_STRUCTURED_FRACTION
 from recprune_export.settings import Settings
 
 

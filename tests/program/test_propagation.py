@@ -189,7 +189,7 @@ def test_whoever_compares_sizes_of_one_graph_says_nothing_of_others() -> None:
 @pytest.mark.parametrize("name", ["dlrm", "sasrec"])
 def test_a_lifted_program_is_the_exported_one(name: str) -> None:
     program = capture(make(name), (spec_of(name).example_request(),))
-    lifted, traced = program.lifted(), program.exported()
+    lifted, traced = program.lifted(), program.to_exported_program()
     one, other = ([(s.kind, s.target) for s in e.graph_signature.input_specs] for e in (lifted, traced))
     assert sorted(one, key=str) == sorted(other, key=str)
     assert lifted.state_dict.keys() == traced.state_dict.keys()

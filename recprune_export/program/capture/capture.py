@@ -1,4 +1,4 @@
-"""Capture: an `nn.Module` and an example request become a `Program`."""
+"""Conversion of an `nn.Module` or an `ExportedProgram` to a `Program`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -40,18 +40,17 @@ from recprune_export.program.capture.passes.replace_embedding_bags import replac
 from recprune_export.program.program import Program
 from recprune_export.program.propagation import operands_of_graph, recapture
 
-MAX_SINGLE_ROW_CHECKS = 3
 GRAPH_PASSES = (decompose, fuse_layer_norms, fold_parameters, replace_constant_masks, replace_embedding_bags)
 
 
 def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> Program:
-    """Capture `module` as it answers the example request `args`, `kwargs`.
+    """Capture the computation of `module` on the example request `args`, `kwargs`.
 
     The batch is axis 0 of the example's tensors, of any size; it becomes symbolic. Requests may be nested
-    tuples, lists and dicts of tensors: the program takes the tensors flat, each under the name by which the
-    module knows it.
+    tuples, lists and dicts of tensors: the program takes the tensors flat, each under the name that it has in the
+    module.
 
-    Raises `CaptureError` with the line of the model's source where `torch.export` gave up.
+    Raises `CaptureError` with the line of the model's source at which `torch.export` failed.
     """
     training = module.training
     module.eval()
@@ -67,7 +66,7 @@ def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] 
 
 
 def program_from_exported(exported: torch.export.ExportedProgram, module: nn.Module | None = None) -> Program:
-    """Turn an `ExportedProgram` into a `Program`; `module`, where known, gives names to positional inputs."""
+    """Convert an `ExportedProgram` to a `Program`; `module`, if known, provides the names of positional inputs."""
     graph_module = exported.module(check_guards=False)
     assert isinstance(graph_module, fx.GraphModule)
     fold_max_norm(graph_module)
@@ -78,11 +77,11 @@ def program_from_exported(exported: torch.export.ExportedProgram, module: nn.Mod
         fold_max_norm(graph_module)
     if exported.call_spec.in_spec is None or exported.call_spec.out_spec is None:
         raise CaptureError(
-            "The program says nothing about the structure of its inputs; export it again with torch.export."
+            "The program does not describe the structure of its inputs; export it again with torch.export."
         )
     inputs = drop_constant_inputs(graph_module, list_leaf_paths(exported.call_spec.in_spec))
     outputs = drop_constant_outputs(graph_module, list_leaf_paths(exported.call_spec.out_spec))
-    constants_to_parameters(graph_module)  # before what moves a constant about is folded into copies of it
+    constants_to_parameters(graph_module)  # before views of a constant are folded into copies of it
     graph_module = canonicalize(graph_module)
     rewritten = [repair(graph_module) for repair in GRAPH_PASSES]
     if any(rewritten):
@@ -96,7 +95,7 @@ def program_from_exported(exported: torch.export.ExportedProgram, module: nn.Mod
 
 
 def _example_of(exported: torch.export.ExportedProgram, module: fx.GraphModule) -> tuple[Tensor, ...]:
-    """The request that a program was captured with; of ones where it was not kept: 1 is an id and a length."""
+    """Return the request of the capture, or ones where it was not saved: 1 is a valid id and a valid length."""
     if exported.example_inputs is not None:
         return tuple(x for x in pytree.tree_leaves(exported.example_inputs) if isinstance(x, Tensor))
     placeholders = [node.meta["val"] for node in module.graph.nodes if node.op == "placeholder"]
@@ -104,18 +103,19 @@ def _example_of(exported: torch.export.ExportedProgram, module: fx.GraphModule) 
 
 
 def _check_answers(module: nn.Module, program: Program, example: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
-    """Compare what was captured with the model itself, on the whole example and on rows by themselves."""
+    """Compare the captured program with the model, on the whole example and on single rows."""
+    max_rows = 3
     batch = find_batch_size(example)
     expected = compute_outputs(module, *example)
     if not outputs_match(compute_outputs(module, *example), expected):
         raise CaptureError("The model answers the same request differently each time; switch its sampling off.")
     if not outputs_match(_answer_captured(program, example), expected):
         raise CaptureError("The captured program does not answer the example request as the model does.")
-    for row in range(min(batch, MAX_SINGLE_ROW_CHECKS)):
+    for row in range(min(batch, max_rows)):
         alone = take_rows(example, torch.tensor([row, row]))
         try:
             expected = compute_outputs(module, *alone)
-        except Exception:  # whatever the user's code raises: its rows belong together
+        except Exception:  # any error of the user's code: its rows depend on each other
             return
         if not outputs_match(_answer_captured(program, alone), expected):
             raise CaptureError(

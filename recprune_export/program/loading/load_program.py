@@ -1,4 +1,4 @@
-"""Load a model of any accepted kind as a `Program`; no pickle runs unless the user says so."""
+"""Load a model of any accepted kind as a `Program`; no pickle runs without the user's permission."""
 
 import importlib
 import inspect
@@ -36,7 +36,6 @@ _ACCEPTED = (
     "a checkpoint of `train`, a .pt2 program, a state dict with --factory, or a pickled module with --unsafe-unpickle"
 )
 _POSITIONAL = re.compile(r"(?:arg|arr_)(\d+)")
-_CHUNK = 1 << 24  # elements that are looked at in one step
 
 _ADVICE = {
     ModelKind.MISSING: "check the path",
@@ -54,7 +53,7 @@ _ADVICE = {
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model file, read: its program, its checkpoint where `train` wrote it, and what kind of file it was."""
+    """The content of a model file: its program, its checkpoint where `train` wrote it, and the kind of file."""
 
     program: Program
     checkpoint: "Checkpoint | None"
@@ -71,12 +70,12 @@ def load_program(
 ) -> LoadedModel:
     """Load a model file as a program.
 
-    `factory` ("package.module:function", called with `factory_args`) makes the module that a state dict belongs to;
+    `factory` ("package.module:function", called with `factory_args`) makes the module into which a state dict is loaded;
     `inputs` is an `.npz` with an example request, for state dicts and pickled modules. A pickle is executed only with
     `unsafe_unpickle`.
 
-    Raises `ModelFileError` for a file that is none of these, is damaged, unsafe, or holds NaN; `UsageError` for an
-    option that is missing or cannot work; `DataError` for `inputs`; `CaptureError` where the module cannot be captured.
+    Raises `ModelFileError` for a file that is of another kind, damaged, unsafe, or holds NaN; `UsageError` for a missing
+    or invalid option; `DataError` for invalid `inputs`; `CaptureError` where the module cannot be captured.
     """
     path = Path(path)
     kind = detect_model_kind(path)
@@ -92,20 +91,20 @@ def load_program(
         module = _unpickle(path, unsafe_unpickle)
     else:
         advice = _ADVICE.get(kind, f"a model is {_ACCEPTED}")
-        raise ModelFileError(f"{path} is no model, {_found(kind)}: {advice}.")
+        raise ModelFileError(f"{path} is no model, {_describe(kind)}: {advice}.")
     check_finite(module, path)
     if inputs is None:
         raise UsageError(
-            f"{path} is {kind.value}, which does not say what it eats: give an example request with --inputs sample.npz."
+            f"{path} is {kind.value}, which does not describe its inputs: give an example request with --inputs sample.npz."
         )
     args, kwargs = example_call(module, inputs)
     return LoadedModel(capture(module, args, kwargs), None, kind)
 
 
 def load_archive(path: Path) -> Program:
-    """Load a `.pt2` program, of ours or of anybody, after `check_archive` has found that no code in it can run.
+    """Load a `.pt2` program that any tool wrote, after `check_archive` has ensured that no code in it can run.
 
-    Raises `ModelFileError` where it is unsafe or damaged, and `CaptureError` where it fixes the batch size.
+    Raises `ModelFileError` for an unsafe or damaged file, and `CaptureError` for a program with a fixed batch size.
     """
     records = check_archive(path)
     try:
@@ -124,13 +123,15 @@ def load_archive(path: Path) -> Program:
         return program_from_exported(exported)
     except RecpruneError:
         raise
-    except Exception as error:  # a graph that was changed may fail in any of its operators
-        raise ModelFileError(f"{path} holds a graph that cannot be run ({_told(error)}): save it again.") from error
+    except Exception as error:  # a graph that another tool edited may fail in any operator
+        raise ModelFileError(
+            f"{path} holds a graph that cannot be run ({_summarize(error)}): save it again."
+        ) from error
 
 
 @contextmanager
 def _unlogged() -> Iterator[None]:
-    """Keep torch from logging pages of traceback about what is then said in one sentence."""
+    """Keep torch from logging tracebacks of an error that is then reported in one sentence."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -140,10 +141,11 @@ def _unlogged() -> Iterator[None]:
 
 
 def check_finite(module: nn.Module, source: Path | str) -> None:
-    """Raise `ModelFileError` that names the first tensor of `module` which holds NaN or infinity, and where.
+    """Raise `ModelFileError` with the name and position of the first NaN or infinity in the tensors of `module`.
 
-    A buffer may hold minus infinity: masks of attention do.
+    Buffers may hold minus infinity, as attention masks do.
     """
+    chunk_size = 1 << 24  # elements that are checked at a time
     from recprune_export.training.checkpoint import check_storage_sizes
 
     state = module.state_dict(keep_vars=True)
@@ -153,8 +155,8 @@ def check_finite(module: nn.Module, source: Path | str) -> None:
         if not (isinstance(tensor, Tensor) and tensor.is_floating_point()):
             continue
         flat = tensor.detach().reshape(-1)
-        for start in range(0, len(flat), _CHUNK):
-            chunk = flat[start : start + _CHUNK]
+        for start in range(0, len(flat), chunk_size):
+            chunk = flat[start : start + chunk_size]
             bad = ~torch.isfinite(chunk)
             if name not in weights:
                 bad &= ~torch.isneginf(chunk)
@@ -171,10 +173,10 @@ def example_call(module: nn.Module, inputs: Path) -> tuple[tuple[Any, ...], dict
     """Read an example request from an `.npz` and match it to the parameters of `module.forward`.
 
     Keys that are parameters become keyword arguments; `arg0`, `arg1`, ... (also `arr_0`, as `numpy.savez` names
-    them) are positional; otherwise a `forward` of one parameter gets the dict of all arrays. float64 becomes the
-    dtype of the module's parameters.
+    them) are positional; otherwise a `forward` of one parameter gets the dict of all arrays. float64 arrays are converted
+    to the dtype of the module's parameters.
 
-    Raises `DataError` where the file cannot be read as plain arrays or does not fit `forward`.
+    Raises `DataError` for a file that holds other than plain arrays or does not fit `forward`.
     """
     arrays = {name: _tensor(module, array) for name, array in _read_arrays(inputs).items()}
     parameters = {
@@ -197,7 +199,7 @@ def example_call(module: nn.Module, inputs: Path) -> tuple[tuple[Any, ...], dict
     )
 
 
-def _found(kind: ModelKind) -> str:
+def _describe(kind: ModelKind) -> str:
     return "there is nothing" if kind == ModelKind.MISSING else f"it is {kind.value}"
 
 
@@ -219,9 +221,9 @@ def _from_state_dict(path: Path, factory: str | None, factory_args: Mapping[str,
     try:
         state = find_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
     except Exception as error:  # torch raises many unrelated classes for a damaged file
-        raise ModelFileError(f"{path} is a damaged state dict ({_told(error)}): write it again.") from error
-    assert state is not None  # `detect_model_kind` has seen one
-    # DistributedDataParallel and torch.compile put a word before every name.
+        raise ModelFileError(f"{path} is a damaged state dict ({_summarize(error)}): write it again.") from error
+    assert state is not None  # `detect_model_kind` found one
+    # DistributedDataParallel and torch.compile add a prefix to every name.
     for prefix in ("_orig_mod.", "module."):
         nn.modules.utils.consume_prefix_in_state_dict_if_present(state, prefix)
     faults = _mismatches(module.state_dict(), state)
@@ -234,23 +236,23 @@ def _from_state_dict(path: Path, factory: str | None, factory_args: Mapping[str,
     return module
 
 
-def _mismatches(expected: Mapping[str, Any], found: Mapping[str, Tensor]) -> list[str]:
-    both = [name for name in expected if name in found]
+def _mismatches(expected: Mapping[str, Any], state: Mapping[str, Tensor]) -> list[str]:
+    both = [name for name in expected if name in state]
     return [
-        *(f"'{n}' is missing" for n in expected if n not in found),
-        *(f"'{n}' is not in the module" for n in found if n not in expected),
+        *(f"'{n}' is missing" for n in expected if n not in state),
+        *(f"'{n}' is not in the module" for n in state if n not in expected),
         *(
-            f"'{n}' has shape {list(found[n].shape)} instead of {list(expected[n].shape)}"
+            f"'{n}' has shape {list(state[n].shape)} instead of {list(expected[n].shape)}"
             for n in both
-            if found[n].shape != expected[n].shape
+            if state[n].shape != expected[n].shape
         ),
     ]
 
 
 def make_module(factory: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """Call "package.module:function" with `arguments`; the current directory is searched for the package first.
+    """Call "package.module:function" with `arguments`; the package is searched in the current directory first.
 
-    Raises `UsageError` where there is no such function, it fails, or it does not return a module.
+    Raises `UsageError` for a missing function, and for one that fails or does not return a module.
     """
     module_name, colon, function_name = factory.partition(":")
     if not (colon and module_name and function_name):
@@ -263,7 +265,9 @@ def make_module(factory: str, arguments: Mapping[str, Any]) -> nn.Module:
         except AttributeError:
             raise UsageError(f"--factory {factory}: the module '{module_name}' has no '{function_name}'.") from None
         except Exception as error:  # the user's own module may raise anything while it is imported
-            raise UsageError(f"--factory {factory}: '{module_name}' cannot be imported ({_told(error)}).") from error
+            raise UsageError(
+                f"--factory {factory}: '{module_name}' cannot be imported ({_summarize(error)})."
+            ) from error
         module = _call(factory, function, arguments)
     if not isinstance(module, nn.Module):
         raise UsageError(f"--factory {factory} returned {type(module).__name__}, not an nn.Module.")
@@ -275,7 +279,7 @@ def _call(factory: str, function: Callable[..., Any], arguments: Mapping[str, An
         return function(**arguments)
     except Exception as error:  # the user's own function may raise anything
         raise UsageError(
-            f"--factory {factory} failed with --factory-args {dict(arguments)}: {_told(error)}."
+            f"--factory {factory} failed with --factory-args {dict(arguments)}: {_summarize(error)}."
         ) from error
 
 
@@ -300,8 +304,8 @@ def _unpickle(path: Path, allowed: bool) -> nn.Module:
     with _current_directory_importable():
         try:
             module = _unpickled(path)
-        except Exception as error:  # unpickling imports and calls anything
-            raise ModelFileError(f"{path} cannot be unpickled: {_told(error)}.") from error
+        except Exception as error:  # unpickling can call any code
+            raise ModelFileError(f"{path} cannot be unpickled: {_summarize(error)}.") from error
     if not isinstance(module, nn.Module):
         raise ModelFileError(
             f"{path} is a pickle of {type(module).__name__}, not of an nn.Module: save the module itself."
@@ -336,6 +340,6 @@ def _tensor(module: nn.Module, array: np.ndarray) -> Tensor:
     return tensor.to(floats[0] if floats else torch.get_default_dtype())
 
 
-def _told(error: BaseException) -> str:
+def _summarize(error: BaseException) -> str:
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {first}" if first else type(error).__name__

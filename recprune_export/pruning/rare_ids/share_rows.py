@@ -1,4 +1,4 @@
-"""`share_rows`: the same program with smaller tables, ids that lost their row reading the shared one."""
+"""`share_rows`: replacement of the rows of rare ids by one shared row in each table."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -17,15 +17,14 @@ from recprune_export.pruning.rare_ids.row_plan import RowPlan
 
 aten = torch.ops.aten
 
-SMOOTHING = 0.5  # added to each count, so that ids never shown have a say (Krichevsky and Trofimov 1981)
-_CHUNK = 1 << 16  # rows
+SMOOTHING = 0.5  # added to each count, so that unseen ids have a weight (Krichevsky and Trofimov 1981)
 
 
 def share_rows(program: Program, rows: Sequence[RowPlan], counts: IdCounts) -> Program:
-    """Return a program in which the ids that `rows` does not keep share a row; `program` is left as it is.
+    """Return a program in which the ids that `rows` does not keep share a row; `program` is not changed.
 
-    A lookup of ids becomes a lookup of `remap[ids]`, int32, with as many entries as the table had rows; the signature
-    stays as it was. Parameters of which nothing goes are shared with `program`.
+    A lookup of ids becomes a lookup of `remap[ids]`, int32, with as many entries as the table had rows; the signature is
+    unchanged. Other parameters are shared with `program`.
 
     Raises `PruningError` where the plan was made for another program, or a table is not only looked up.
     """
@@ -36,59 +35,62 @@ def share_rows(program: Program, rows: Sequence[RowPlan], counts: IdCounts) -> P
     graph = copy.deepcopy(module.graph)
     copied = dict(zip(module.graph.nodes, graph.nodes, strict=True))
     tensors: dict[str, Tensor] = {str(n.target): tensor_at(module, str(n.target)) for n in _constants(graph)}
-    for part in rows:
-        remap, name = part.remap(), "remap_" + part.table.replace(".", "_")
-        tensors[part.table] = _smaller(tensors[part.table], part, counts.get(part.table))
+    for row_plan in rows:
+        remap, name = row_plan.remap(), "remap_" + row_plan.table.replace(".", "_")
+        tensors[row_plan.table] = _smaller(tensors[row_plan.table], row_plan, counts.get(row_plan.table))
         tensors[name] = torch.from_numpy(remap)
-        for lookup in tables[part.table].lookups:
+        for lookup in tables[row_plan.table].lookups:
             _redirect(graph, copied[lookup], name, remap)
     return Program.from_graph(graph, tensors, program.signature)
 
 
 def find_planned_tables(program: Program, rows: Sequence[RowPlan]) -> Mapping[str, PrunableTable]:
-    """Return the tables of a program, made sure that `rows` fits them.
+    """Return the prunable tables of a program after checking that `rows` fits them.
 
-    Raises `PruningError`.
+    Raises `PruningError` where it does not.
     """
-    tables, refused = find_prunable_tables(program)
-    reasons = {refusal.table: refusal.reason for refusal in refused}
-    for part in rows:
-        part.check()
-        table = tables.get(part.table)
+    tables, unprunable = find_prunable_tables(program)
+    reasons = {table.table: table.reason for table in unprunable}
+    for row_plan in rows:
+        row_plan.check()
+        table = tables.get(row_plan.table)
         if table is None:
-            reason = reasons.get(part.table, "this model has no such table: make a plan for this model")
-            raise PruningError(f"The plan removes rows of '{part.table}', but {reason}.")
-        if table.rows != part.rows:
+            reason = reasons.get(row_plan.table, "this model has no such table: make a plan for this model")
+            raise PruningError(f"The plan removes rows of '{row_plan.table}', but {reason}.")
+        if table.rows != row_plan.rows:
             raise PruningError(
-                f"The plan removes rows of '{part.table}' ({part.rows} rows), but in this model it has {table.rows}: "
+                f"The plan removes rows of '{row_plan.table}' ({row_plan.rows} rows), but in this model it has {table.rows}: "
                 "make a plan for this model."
             )
-        lost = sorted(id_ for id_ in table.reserved_ids if not any(first <= id_ <= last for first, last in part.keep))
-        if lost:
+        removed = sorted(
+            id_ for id_ in table.reserved_ids if not any(first <= id_ <= last for first, last in row_plan.keep)
+        )
+        if removed:
             raise PruningError(
-                f"The plan removes the row of id {lost[0]} of '{part.table}', which stands for padding or unknown values: "
+                f"The plan removes the row of id {removed[0]} of '{row_plan.table}', which stands for padding or unknown values: "
                 "keep it."
             )
     return tables
 
 
 def compute_shared_row(table: Tensor, row_plan: RowPlan, count: np.ndarray | None) -> Tensor:
-    """Return the mean of the rows that go, each weighted by how often it is shown, [dim].
+    """Return the mean of the removed rows, each weighted by its count, [dim].
 
-    Without counts all weigh the same. Rows are taken in pieces, for tables may be larger than memory.
+    Without counts all rows have equal weight. Rows are read in chunks, because a table may be larger than memory.
     """
-    gone = np.flatnonzero(row_plan.shared_mask())
-    weights = np.full(len(gone), SMOOTHING) if count is None else count[gone] + SMOOTHING
+    chunk_rows = 1 << 16  # rows
+    removed = np.flatnonzero(row_plan.shared_mask())
+    weights = np.full(len(removed), SMOOTHING) if count is None else count[removed] + SMOOTHING
     total = torch.zeros(table.shape[1], dtype=torch.float64)
-    for start in range(0, len(gone), _CHUNK):
-        piece = torch.from_numpy(gone[start : start + _CHUNK])
-        total += torch.from_numpy(weights[start : start + _CHUNK]) @ table.detach()[piece].double()
+    for start in range(0, len(removed), chunk_rows):
+        chunk = torch.from_numpy(removed[start : start + chunk_rows])
+        total += torch.from_numpy(weights[start : start + chunk_rows]) @ table.detach()[chunk].double()
     return (total / weights.sum()).to(table.dtype)
 
 
-def _smaller(table: Tensor, part: RowPlan, count: np.ndarray | None) -> torch.nn.Parameter:
-    kept = table.detach()[torch.from_numpy(part.retained_ids())]
-    smaller = torch.cat([kept, compute_shared_row(table, part, count).unsqueeze(0)])
+def _smaller(table: Tensor, row_plan: RowPlan, count: np.ndarray | None) -> torch.nn.Parameter:
+    retained = table.detach()[torch.from_numpy(row_plan.retained_ids())]
+    smaller = torch.cat([retained, compute_shared_row(table, row_plan, count).unsqueeze(0)])
     return torch.nn.Parameter(smaller, requires_grad=table.requires_grad)
 
 
@@ -96,7 +98,7 @@ def _redirect(graph: fx.Graph, lookup: fx.Node, remap_name: str, remap: np.ndarr
     ids = get_ids(lookup)
     with graph.inserting_before(lookup):
         rows = graph.call_function(aten.index.Tensor, (graph.get_attr(remap_name), [ids]))
-    if lookup.target is aten.index.Tensor:  # ONNX takes int32 in a Gather alone
+    if lookup.target is aten.index.Tensor:  # of ONNX's operators only Gather takes int32 ids
         lookup.target, lookup.args = aten.embedding.default, (lookup.args[0], rows)
         return
     padding = argument(lookup, "padding_idx")

@@ -1,4 +1,4 @@
-"""What operators do to the form of a group's axis: one rule each, unknown means no."""
+"""Rotation rules: the effect of each operator on the form of a group's axis. Operators without a rule are ruled out."""
 
 import operator
 
@@ -14,7 +14,7 @@ aten = torch.ops.aten
 
 
 def _pass_on(tracing: RotationWalk, node: fx.Node) -> None:
-    """What moves values, or scales them all alike."""
+    """Propagate forms through operators that move values, or scale all of them equally."""
     for group in tracing.axes(node):
         carriers = [source for source in find_tensor_operands(node) if tracing.carries(source, group)]
         if len(carriers) == 1 and carriers[0].op == "get_attr" and node.target in _BY_INDEX:
@@ -26,7 +26,7 @@ def _pass_on(tracing: RotationWalk, node: fx.Node) -> None:
 
 
 def _is_zero(node: fx.Node) -> bool:
-    """Zeros that were made in the graph, or repeated from such."""
+    """Return whether a node is zeros that the graph makes, possibly moved or repeated."""
     while node.target in DATA_MOVEMENT_OPERATORS and isinstance(arguments(node)[0], fx.Node):
         node = arguments(node)[0]
     return node.target in _ZEROS
@@ -58,7 +58,7 @@ def _stretch(tracing: RotationWalk, node: fx.Node) -> None:
 
 
 def _getitem(tracing: RotationWalk, node: fx.Node) -> None:
-    """One output of an operator that has several: as what was split."""
+    """Propagate forms from the operands of an operator with several outputs to one of them."""
     (source,) = node.all_input_nodes
     origins = [n for n in source.all_input_nodes if isinstance(n, fx.Node)]
     for group in tracing.axes(node):
@@ -87,12 +87,12 @@ def _look_up(tracing: RotationWalk, node: fx.Node) -> None:
 
 @rotation_rule(aten.add.Tensor, aten.sub.Tensor, aten.rsub.Tensor, aten.index_add.default, aten.scatter_add.default)
 def _add(tracing: RotationWalk, node: fx.Node) -> None:
-    """Whatever is added has to be transformed as well."""
+    """Require that all addends carry the group: each has to be transformed."""
     added = [a for a in arguments(node) if isinstance(a, fx.Node) and _is_number(a)] or [arguments(node)[0]]
     scalars = [a for a in arguments(node)[:2] if not isinstance(a, fx.Node) and a]
     for group in tracing.axes(node):
-        others = [a for a in added if not tracing.carries(a, group)]
-        if scalars or others:
+        constants = [a for a in added if not tracing.carries(a, group)]
+        if scalars or constants:
             tracing.rule_out(group, node, "adds a constant to every channel")
         else:
             tracing.follow_operands(node, group, added)
@@ -143,7 +143,7 @@ def _divide(tracing: RotationWalk, node: fx.Node) -> None:
 
 @rotation_rule(aten.sum.dim_IntList, aten.sum.default, aten.mean.dim, aten.mean.default)
 def _sum(tracing: RotationWalk, node: fx.Node) -> None:
-    """Over another axis a sum is linear; over the group's own it makes an inner product of what is quadratic."""
+    """Treat a sum over another axis as linear, and over the group's axis as an inner product of a quadratic value."""
     x = arguments(node)[0]
     for group in tracing.axes(x):
         if tracing.carries(node, group):
@@ -214,7 +214,7 @@ def _contract_group(tracing: RotationWalk, node: fx.Node, contraction: Contracti
         (letters[tracing.axes(x)[group]], x) for letters, x in contraction.operands if tracing.carries(x, group)
     ]
     for letter in dict.fromkeys(letter for letter, _ in carriers):
-        values = [x for own, x in carriers if own == letter]
+        values = [x for axis_letter, x in carriers if axis_letter == letter]
         if letter in contraction.output:
             _keep_letter(tracing, node, contraction, group, values)
         elif len(values) == 2:
@@ -261,7 +261,7 @@ def _convolve(tracing: RotationWalk, node: fx.Node) -> None:
 
 @rotation_rule(aten.gru.input, aten.lstm.input, aten.rnn_tanh.input, aten.rnn_relu.input)
 def _recurrent(tracing: RotationWalk, node: fx.Node) -> None:
-    """What a recurrent layer reads is linear; its own units are not."""
+    """Treat the input of a recurrent layer as linear, and rule out its units."""
     x, weights = argument(node, "input"), argument(node, "params")
     first = {w: i for i, w in enumerate(weights)}
     directions = 2 if argument(node, "bidirectional") else 1

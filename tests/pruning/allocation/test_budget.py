@@ -3,9 +3,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recprune_export.pruning.allocation.budget import LANES, AllocationStrategy, Budget, make_plan
+from recprune_export.pruning.allocation.budget import AllocationStrategy, Budget, make_plan
 from recprune_export.pruning.allocation.parameter_counts import ParameterCounter
 from recprune_export.pruning.importance.ranking import Ranking, rank_by
+from recprune_export.pruning.pruning_constants import LANES
 from tests.pruning.models import scorer
 
 PROGRAM = scorer()

@@ -1,4 +1,4 @@
-"""What a score may look at."""
+"""Inputs of a score."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ Distance = Callable[[Response, Response], Tensor]  # student, teacher -> mean ov
 
 @dataclass(frozen=True)
 class ScoreInputs:
-    """The dense program, batches of calibration data, and how answers are judged on them.
+    """The dense program, batches of calibration data, and the losses of its outputs.
 
-    `loss` is against the labels where there are any, `distance` between two responses, `probe` needs neither.
+    `loss` compares with the labels where there are any, `distance` compares two responses, `probe` needs neither.
     """
 
     program: Program
@@ -29,4 +29,4 @@ class ScoreInputs:
     seed: int = 0
 
 
-Score = Callable[[ScoreInputs], dict[str, Tensor]]  # group name -> [width], higher stays
+Score = Callable[[ScoreInputs], dict[str, Tensor]]  # group name -> [width], the highest are kept
