@@ -143,7 +143,7 @@ def test_every_gate_can_be_turned_off(tmp_path: Path) -> None:
     new, base = (
         open_artifact(bundle(tmp_path / n, s)) for n, s in (("new", Shape(units=64, idle=9)), ("base", Shape()))
     )
-    limits = Limits(given=dict.fromkeys(GATES))
+    limits = Limits(overrides=dict.fromkeys(GATES))
     costs = compare_costs(report(900, 9000, 0), "NEW", "BASE", limits)
     found = [*compare_counts(new, base, limits), *costs]
     assert {f.verdict for f in found + compare_quality(new, base, limits)} == {Verdict.SKIPPED}

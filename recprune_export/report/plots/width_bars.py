@@ -1,4 +1,4 @@
-"""Widths before and after: for each group a track of its old width, filled as far as the new one."""
+"""Plot of widths before and after pruning: a track of the old width, filled up to the new width."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ class GroupWidth:
 
 def draw_widths(name: str, title: str, widths: Sequence[GroupWidth]) -> Markup:
     """Draw a bar for each group, all on the same scale."""
-    said = "; ".join(f"{w.group}: {w.before} before, {w.after} after" for w in widths)
-    drawing = Drawing(name, title, said, ROW * len(widths) + 2)
+    description = "; ".join(f"{w.group}: {w.before} before, {w.after} after" for w in widths)
+    drawing = Drawing(name, title, description, ROW * len(widths) + 2)
     unit = (RIGHT - LEFT) / max(w.before for w in widths)
     for number, width in enumerate(widths):
         top = ROW * number
