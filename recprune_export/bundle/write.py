@@ -25,8 +25,6 @@ from recprune_export.bundle.manifest.manifest import FORMAT, MANIFEST, SIGNATURE
 from recprune_export.errors import UsageError
 
 _CHUNK = 1 << 20
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2
 _UNFINISHED, _OLD = ".tmp", ".old"
 
 
@@ -248,7 +246,6 @@ def _exchange(first: Path, second: Path) -> bool:
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is None:
         return False
-    status: int = renameat2(
-        _AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), ctypes.c_uint(_RENAME_EXCHANGE)
-    )
+    at_fdcwd, rename_exchange = -100, 2  # linux/fcntl.h, linux/fs.h
+    status: int = renameat2(at_fdcwd, os.fsencode(first), at_fdcwd, os.fsencode(second), ctypes.c_uint(rename_exchange))
     return status == 0

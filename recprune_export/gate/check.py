@@ -11,6 +11,7 @@ from recprune_export.errors import BundleError, ModelFileError, Undecided, Valid
 from recprune_export.gate.artifact import Artifact, open_artifact
 from recprune_export.gate.compatibility import compare_signatures, draw_common_requests
 from recprune_export.gate.findings import Finding, Verdict, make_skipped_finding, overall_verdict
+from recprune_export.gate.gate_constants import PROCESSES, TIME_LIMIT
 from recprune_export.gate.latency.paired_latency import Evidence, collect_samples, compare_latency, make_sampler
 from recprune_export.gate.latency.sequential_sampling import BASE, NEW
 from recprune_export.gate.limits import Limits
@@ -21,9 +22,7 @@ from recprune_export.validation.edge_requests import make_edge_requests
 from recprune_export.validation.latency.footprint import measure_footprints
 
 BATCHES = (1, 32, 256)
-TIME_LIMIT = 40.0  # seconds of latency sampling
 DEFAULT_LIMITS = Limits()
-PROCESSES = 8  # per artifact, for load time and memory
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from recprune_export.errors import UsageError
+from recprune_export.gate.gate_constants import LOOSER, MAX_DROP, MAX_REGRESSION
 
-MAX_REGRESSION = 0.05
-MAX_DROP = 0.001
-# Gates whose values are measured in fresh processes and are less stable than counts.
-LOOSER = {"load time": 0.25, "peak memory": 0.10}
 GATES = (
     "signature",
     "quality",

@@ -7,6 +7,7 @@ import numpy as np
 
 from recprune_export.gate.artifact import Artifact
 from recprune_export.gate.findings import Finding, Verdict, make_skipped_finding
+from recprune_export.gate.gate_constants import CONFIDENCE, LOAD_TIME_SLACK, PEAK_MEMORY_SLACK
 from recprune_export.gate.limits import Limits
 from recprune_export.gate.output.finding_rows import format_amount
 from recprune_export.validation.latency.footprint import Footprint, FootprintReport
@@ -14,8 +15,6 @@ from recprune_export.validation.latency.statistics import Estimate, interval_of_
 
 LOWER_IS_BETTER = ("logloss",)
 HIGHER_IS_BETTER = ("auc", "hr@10", "ndcg@10")
-MEBIBYTE = 1 << 20
-CONFIDENCE = 0.99
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,8 @@ RULES = (
     CountRule("model size", "bytes", lambda artifact: artifact.counts.bytes),
 )
 COST_RULES = (
-    CostRule("load time", "ms", lambda footprint: footprint.load, slack=5.0),
-    CostRule("peak memory", "bytes", lambda footprint: footprint.peak, slack=4.0 * MEBIBYTE),
+    CostRule("load time", "ms", lambda footprint: footprint.load, slack=LOAD_TIME_SLACK),
+    CostRule("peak memory", "bytes", lambda footprint: footprint.peak, slack=PEAK_MEMORY_SLACK),
 )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from recprune_export.gate.check import Check
 from recprune_export.gate.findings import Finding, Verdict
-from recprune_export.gate.latency.paired_latency import CONFIDENCE
+from recprune_export.gate.gate_constants import CONFIDENCE
 from recprune_export.gate.latency.sequential_sampling import NEW
 from recprune_export.gate.output.finding_rows import HEADINGS, format_finding
 from recprune_export.report.numbers import format_milliseconds

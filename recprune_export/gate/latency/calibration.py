@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 
 from recprune_export.gate.artifact import open_artifact
-from recprune_export.gate.check import BATCHES, TIME_LIMIT, check_answers
-from recprune_export.gate.latency.paired_latency import CONFIDENCE, Evidence, collect_samples, make_sampler
-from recprune_export.gate.limits import MAX_REGRESSION
+from recprune_export.gate.check import BATCHES, check_answers
+from recprune_export.gate.gate_constants import CONFIDENCE, MAX_REGRESSION, POWER, TIME_LIMIT
+from recprune_export.gate.latency.paired_latency import Evidence, collect_samples, make_sampler
 from recprune_export.validation.latency.statistics import Estimate
-
-POWER = 0.95  # probability of detecting a regression of the resolved size
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,13 @@ import numpy as np
 
 from recprune_export.gate.artifact import Artifact
 from recprune_export.gate.findings import Finding, Verdict
+from recprune_export.gate.gate_constants import CONFIDENCE, MIN_PROCESSES
 from recprune_export.gate.latency.sequential_sampling import BASE, NEW
 from recprune_export.program.signature import Signature
 from recprune_export.progress import progress_bar
 from recprune_export.validation.latency.fresh_process import call_fresh
 from recprune_export.validation.latency.statistics import Estimate, interval_of_few, percentiles
 
-MIN_PROCESSES = 8  # before any decision: fewer have no 99 % bootstrap interval
-CONFIDENCE = 0.99
 SAMPLER = "recprune_export.gate.latency.sequential_sampling:sample_latency"
 
 # Measures the given batch sizes in process number `n`; returns the result of `sequential_sampling.sample_latency`.

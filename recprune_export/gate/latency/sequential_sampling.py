@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from recprune_export.gate.gate_constants import MAX_ROUNDS, MIN_ROUNDS, SECONDS, SESSION_REPEATS
 from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.program.signature import Signature
 from recprune_export.validation.latency.backends import make_onnxruntime_backend
@@ -14,9 +15,6 @@ from recprune_export.validation.latency.repeated_sessions import log_ratio, meas
 from recprune_export.validation.latency.request_cycle import sample_cycles
 
 NEW, BASE = "NEW", "BASE"
-SESSION_REPEATS = 2  # one for each order of loading, so that its effect cancels
-SECONDS = 0.12  # for each batch size and pair of sessions
-MIN_ROUNDS, MAX_ROUNDS = 20, 400  # for each batch size and pair of sessions
 
 
 def sample_latency(

@@ -11,7 +11,6 @@ from recprune_export.report.svg import WIDTH, Drawing, shorten
 
 LEFT, RIGHT, ROW, AXIS = 8.0, WIDTH - 12.0, 40.0, 40.0
 MAX_GROWTH = 1.0  # larger growth, or shrinkage, is drawn at the edge
-NAME = 32  # characters
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ def draw_ratios(name: str, title: str, ratios: Sequence[PlottedRatio], across: s
 
 
 def _row(drawing: Drawing, scale: AxisScale, top: float, ratio: PlottedRatio) -> None:
-    drawing.text(LEFT, top + 14, shorten(ratio.name, NAME), "label")
+    drawing.text(LEFT, top + 14, shorten(ratio.name, most=32), "label")
     drawing.text(RIGHT, top + 14, f"{format_signed(100 * ratio.growth, '+.1f')} %", "value", "end")
     middle = top + 26
     if ratio.most is not None:

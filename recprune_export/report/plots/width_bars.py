@@ -8,7 +8,6 @@ from markupsafe import Markup
 from recprune_export.report.svg import WIDTH, Drawing, shorten
 
 LEFT, RIGHT, ROW = 2.0, WIDTH - 2.0, 36.0
-NAME = 40  # characters
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ def draw_widths(name: str, title: str, widths: Sequence[GroupWidth]) -> Markup:
     unit = (RIGHT - LEFT) / max(w.before for w in widths)
     for number, width in enumerate(widths):
         top = ROW * number
-        drawing.text(LEFT, top + 14, shorten(width.group, NAME), "label")
+        drawing.text(LEFT, top + 14, shorten(width.group, most=40), "label")
         drawing.text(RIGHT, top + 14, f"{width.before} → {width.after}", "value", "end")
         drawing.bar(LEFT, top + 20, unit * width.before, 10, "track")
         drawing.bar(LEFT, top + 20, unit * width.after, 10, "strong")
