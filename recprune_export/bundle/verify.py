@@ -1,4 +1,4 @@
-"""Verify a bundle where it is going to serve: files, manifest and golden outputs, without PyTorch."""
+"""Verify files, manifest and golden outputs of a bundle on the serving machine, without PyTorch."""
 
 import contextlib
 import hashlib
@@ -26,12 +26,12 @@ from recprune_export.data.npz import MAX_EXAMPLE_BYTES, read_npz
 from recprune_export.errors import BundleError, DataError, ModelFileError, ValidationFailed
 from recprune_export.validation.parity import Tolerances, resolve_ties
 
-MANIFEST_LIMIT = 64 << 20  # bytes; a manifest has kilobytes
+MANIFEST_LIMIT = 64 << 20  # bytes; a manifest has a few kilobytes
 
 
 @dataclass(frozen=True)
 class GoldenOutput:
-    """How far one output is from the golden one, over the golden request."""
+    """Largest errors of one output against the golden output."""
 
     name: str
     max_absolute: float
@@ -40,9 +40,9 @@ class GoldenOutput:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was checked, all of it passed: files, bytes, rows of the golden request, errors, and the time it took.
+    """Result of a successful verification: number of files, bytes, rows of the golden request, errors, and seconds.
 
-    `signature` is "absent", "unchecked" where no public key was given, or "valid".
+    `signature` is "absent", "unchecked" (no public key was given) or "valid".
     """
 
     name: str
@@ -55,12 +55,12 @@ class Verification:
 
 
 def verify(bundle: Path, public_key: Path | None = None) -> Verification:
-    """Check every file's size and SHA-256, the manifest, and that ONNX Runtime gives the golden outputs.
+    """Check size and SHA-256 of every file, the manifest, and that ONNX Runtime reproduces the golden outputs.
 
-    With a `public_key` the signature of the manifest comes first of all.
+    With a `public_key` the signature of the manifest is checked first.
 
-    Raises `BundleError` that names the files which are missing, changed or too many, and where the signature is missing or
-    wrong, and `ValidationFailed` where the outputs differ by more than the manifest's tolerances.
+    Raises `BundleError`, which names the files, if files are missing, changed or not listed, or if the signature is missing or
+    wrong, and `ValidationFailed` if the outputs differ by more than the manifest's tolerances.
     """
     start = time.perf_counter()
     signature = _signature(bundle, public_key)
@@ -76,7 +76,7 @@ def verify(bundle: Path, public_key: Path | None = None) -> Verification:
 def read_manifest(bundle: Path) -> Manifest:
     """Read `manifest.json` of a bundle.
 
-    Raises `BundleError` where there is no bundle, or the manifest is damaged, changed, or of another format version.
+    Raises `BundleError` if there is no bundle, or the manifest is damaged, changed, or of an unknown format version.
     """
     path = bundle / MANIFEST
     if not bundle.is_dir():
@@ -94,7 +94,7 @@ def read_manifest(bundle: Path) -> Manifest:
 
 @contextlib.contextmanager
 def reject_invalid_sections(bundle: Path, name: str = MANIFEST) -> Iterator[None]:
-    """Raise `BundleError` where what a manifest, or the file `name`, states cannot be: anybody can write one."""
+    """Raise `BundleError` if values of a manifest, or of the file `name`, are invalid: their source is untrusted."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, MemoryError) as error:
@@ -107,9 +107,9 @@ def reject_invalid_sections(bundle: Path, name: str = MANIFEST) -> Iterator[None
 def check_files(bundle: Path, manifest: Manifest) -> None:
     """Compare the files of a bundle to its manifest.
 
-    Raises `BundleError` that names every file which is missing, changed, or not listed.
+    Raises `BundleError`, which names every file that is missing, changed, or not listed.
     """
-    root = os.path.realpath(bundle)  # unlike Path.resolve it ends where links run in a circle
+    root = os.path.realpath(bundle)  # unlike Path.resolve, it terminates on circular links
     present = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if not path.is_dir()}
     present -= {MANIFEST, SIGNATURE}
     missing = sorted(set(manifest.files) - present)
@@ -133,7 +133,7 @@ def check_files(bundle: Path, manifest: Manifest) -> None:
 
 
 def check_model(bundle: Path, manifest: Manifest) -> None:
-    """Make sure that all weights of the model lie in files of the bundle, and are as large as the model says.
+    """Check that all weights of the model are in files of the bundle and have the declared sizes.
 
     Raises `BundleError`.
     """
@@ -143,16 +143,18 @@ def check_model(bundle: Path, manifest: Manifest) -> None:
         model = read_model(bundle / MODEL)
     except ModelFileError as error:
         raise BundleError(str(error)) from error
-    strange = sorted(find_weight_files(model) - set(manifest.files))
-    if strange:
-        raise BundleError(f"{bundle / MODEL} has weights in {strange[0]!r}, which is no file of the bundle: refused.")
+    foreign = sorted(find_weight_files(model) - set(manifest.files))
+    if foreign:
+        raise BundleError(
+            f"{bundle / MODEL} has weights in {foreign[0]!r}, which is not a file of the bundle: refused."
+        )
 
 
 def check_golden(bundle: Path, manifest: Manifest) -> tuple[int, tuple[GoldenOutput, ...]]:
-    """Run the golden request in ONNX Runtime; return its rows and the errors per output.
+    """Run the golden request in ONNX Runtime; return its number of rows and the errors of each output.
 
-    Raises `ValidationFailed` where an output has another dtype or shape, or is not within the tolerances,
-    and `BundleError` where the samples or the model cannot be read, or the samples do not fit the signature.
+    Raises `ValidationFailed` if an output has another dtype or shape, or exceeds the tolerances,
+    and `BundleError` if the samples or the model cannot be read, or the samples do not match the signature.
     """
     request, golden = read_samples(bundle / SAMPLE_INPUTS), read_samples(bundle / SAMPLE_OUTPUTS)
     _check_samples(SAMPLE_INPUTS, request, manifest.signature["inputs"])
@@ -163,7 +165,7 @@ def check_golden(bundle: Path, manifest: Manifest) -> tuple[int, tuple[GoldenOut
 
 
 def read_samples(path: Path) -> dict[str, np.ndarray]:
-    """Read an `.npz` of plain arrays; nothing in it is unpickled.
+    """Read an `.npz` of plain arrays without unpickling.
 
     Raises `BundleError`.
     """
@@ -181,27 +183,27 @@ def _signature(bundle: Path, public_key: Path | None) -> str:
     if not path.exists():
         return "absent"
     if path.stat().st_size != SIGNATURE_BYTES:
-        raise BundleError(f"{path} is no signature, it has not {SIGNATURE_BYTES} bytes: sign the bundle again.")
+        raise BundleError(f"{path} is not a signature of {SIGNATURE_BYTES} bytes: sign the bundle again.")
     return "unchecked"
 
 
 class _Digests:
-    """Checksums of files; one that has two names is read once."""
+    """Cache of file checksums; a file with two names is read once."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, int], str] = {}
 
     def match(self, path: Path, entry: FileEntry) -> bool:
-        if not path.is_file():  # a pipe would be read for ever
+        if not path.is_file():  # reading a pipe would block
             return False
         stat = path.stat()
         if stat.st_size != entry.bytes:
             return False
-        place = (stat.st_dev, stat.st_ino)
-        if place not in self._known:
+        inode = (stat.st_dev, stat.st_ino)
+        if inode not in self._known:
             with path.open("rb") as file:
-                self._known[place] = hashlib.file_digest(file, "sha256").hexdigest()
-        return self._known[place] == entry.sha256
+                self._known[inode] = hashlib.file_digest(file, "sha256").hexdigest()
+        return self._known[inode] == entry.sha256
 
 
 def _check_samples(file: str, arrays: dict[str, np.ndarray], tensors: Sequence[Mapping[str, Any]]) -> None:
@@ -213,7 +215,8 @@ def _check_samples(file: str, arrays: dict[str, np.ndarray], tensors: Sequence[M
     for tensor in tensors:
         values, shape = arrays[tensor["name"]], tensor["shape"]
         fits = len(shape) == values.ndim and all(
-            isinstance(wanted, str) or wanted == size for wanted, size in zip(shape, values.shape, strict=True)
+            isinstance(expected_size, str) or expected_size == size
+            for expected_size, size in zip(shape, values.shape, strict=True)
         )
         if values.dtype.name != tensor["dtype"] or not fits:
             raise BundleError(
@@ -245,12 +248,14 @@ def _compare(
     absolute, relative = manifest.tolerances["absolute"], manifest.tolerances["relative"]
     tolerances = Tolerances(absolute, relative)
     answer = resolve_ties(response, name, answer, tolerances)
-    with np.errstate(invalid="ignore"):  # a difference of infinities
+    with np.errstate(invalid="ignore"):  # infinity minus infinity
         difference = np.abs(answer.astype(np.float64) - golden.astype(np.float64))
-    size = np.abs(golden.astype(np.float64))
-    worst = GoldenOutput(name, _worst(difference), _worst(difference / np.maximum(size, np.finfo(np.float32).tiny)))
-    same = (difference <= tolerances.allowed(golden)) | (answer == golden) | (np.isnan(answer) & np.isnan(golden))
-    if not bool(np.all(same)):
+    magnitude = np.abs(golden.astype(np.float64))
+    worst = GoldenOutput(
+        name, _worst(difference), _worst(difference / np.maximum(magnitude, np.finfo(np.float32).tiny))
+    )
+    equal = (difference <= tolerances.allowed(golden)) | (answer == golden) | (np.isnan(answer) & np.isnan(golden))
+    if not bool(np.all(equal)):
         raise ValidationFailed(
             f"Output '{name}' differs from the golden one by {worst.max_absolute:.3g} "
             f"(allowed: {absolute:.3g} + {relative:.3g} of its size): this machine's ONNX Runtime does not reproduce the bundle."

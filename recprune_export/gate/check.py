@@ -1,4 +1,4 @@
-"""`check`: all gates on two artifacts, the cheap ones first."""
+"""Run all gates on two artifacts, the cheap ones first."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,7 @@ from recprune_export.errors import BundleError, ModelFileError, Undecided, Valid
 from recprune_export.gate.artifact import Artifact, open_artifact
 from recprune_export.gate.compatibility import compare_signatures, draw_common_requests
 from recprune_export.gate.findings import Finding, Verdict, make_skipped_finding, overall_verdict
+from recprune_export.gate.gate_constants import PROCESSES, TIME_LIMIT
 from recprune_export.gate.latency.paired_latency import Evidence, collect_samples, compare_latency, make_sampler
 from recprune_export.gate.latency.sequential_sampling import BASE, NEW
 from recprune_export.gate.limits import Limits
@@ -22,14 +23,12 @@ from recprune_export.validation.edge_requests import make_edge_requests
 from recprune_export.validation.latency.footprint import measure_footprints
 
 BATCHES = (1, 32, 256)
-TIME_LIMIT = 40.0  # seconds of latency sampling
 DEFAULT_LIMITS = Limits()
-PROCESSES = 8  # of each artifact, in which load time and memory are measured
 
 
 @dataclass(frozen=True)
 class Check(ToDictMixin):
-    """What all gates found. `undecided` is the verdict for which an undecided latency counts."""
+    """Findings of all gates. `undecided`: the verdict as which an undecided latency counts."""
 
     ENCODED = ("new", "base", "verdict", "findings", "latency", "threads", "seconds", "environment")
 
@@ -44,24 +43,24 @@ class Check(ToDictMixin):
 
     @property
     def verdict(self) -> Verdict:
-        """Return the verdict of all gates together."""
-        found = overall_verdict(self.findings)
-        return self.undecided if found is Verdict.UNDECIDED else found
+        """Return the overall verdict."""
+        verdict = overall_verdict(self.findings)
+        return self.undecided if verdict is Verdict.UNDECIDED else verdict
 
     def failed(self) -> tuple[Finding, ...]:
-        """Return what speaks against NEW, undecided gates only where they count as failures."""
-        against = {Verdict.FAIL} | ({Verdict.UNDECIDED} if self.undecided is Verdict.FAIL else set())
-        return tuple(finding for finding in self.findings if finding.verdict in against)
+        """Return the findings against NEW; undecided gates are included only if they count as failures."""
+        failures = {Verdict.FAIL} | ({Verdict.UNDECIDED} if self.undecided is Verdict.FAIL else set())
+        return tuple(finding for finding in self.findings if finding.verdict in failures)
 
     def raise_verdict(self) -> None:
-        """Raise `ValidationFailed` for a regression and `Undecided` where it is open, naming the gates; else nothing."""
+        """Raise `ValidationFailed` for a regression and `Undecided` for an open verdict; the message names the gates."""
         if self.verdict is Verdict.FAIL:
-            named = " ".join(f"[{finding.gate}] {finding.reason}" for finding in self.failed())
-            raise ValidationFailed(f"{self.new} is worse than {self.base}: {named}")
+            gates = " ".join(f"[{finding.gate}] {finding.reason}" for finding in self.failed())
+            raise ValidationFailed(f"{self.new} is worse than {self.base}: {gates}")
         if self.verdict is Verdict.UNDECIDED:
-            named = ", ".join(f.gate for f in self.findings if f.verdict is Verdict.UNDECIDED)
+            gates = ", ".join(f.gate for f in self.findings if f.verdict is Verdict.UNDECIDED)
             raise Undecided(
-                f"The measurements leave open whether {self.new} is slower than {self.base} ({named}): give more "
+                f"The measurements leave open whether {self.new} is slower than {self.base} ({gates}): give more "
                 "--time-limit, a quieter machine, or --undecided pass."
             )
 
@@ -77,25 +76,28 @@ def check(
     undecided: Verdict = Verdict.UNDECIDED,
     seed: int = 0,
 ) -> Check:
-    """Compare two artifacts: bundles or plain ONNX files, of which only what can be known is judged.
+    """Compare two artifacts: bundles or plain ONNX files; gates without the needed information are skipped.
 
-    `time_limit` is in seconds and for the latency alone. Raises `BundleError` and `ModelFileError` for a file that is
-    not what it should be, or a plain file that cannot be asked without knowing what to send.
+    `time_limit`: seconds, for the latency gate alone. Raises `BundleError` and `ModelFileError` for an invalid file, or a
+    plain file whose valid requests cannot be derived from the graph.
     """
     start = time.perf_counter()
-    one, other = open_artifact(new), open_artifact(base)
-    findings = [] if limits.is_off("signature") else [compare_signatures(one, other)]
-    findings += compare_quality(one, other, limits)
-    findings += compare_counts(one, other, limits)
+    new_artifact, base_artifact = open_artifact(new), open_artifact(base)
+    findings = [] if limits.is_off("signature") else [compare_signatures(new_artifact, base_artifact)]
+    findings += compare_quality(new_artifact, base_artifact, limits)
+    findings += compare_counts(new_artifact, base_artifact, limits)
     evidence: dict[int, Evidence] = {}
-    signature = draw_common_requests(one.signature, other.signature)
+    signature = draw_common_requests(new_artifact.signature, base_artifact.signature)
     if signature is None:
         reason = "No request can be sent to both, see the signature."
         findings += [make_skipped_finding(gate, reason) for gate in ("load time", "peak memory", "latency")]
     else:
-        for artifact in (one, other):
+        for artifact in (new_artifact, base_artifact):
             check_answers(artifact, signature)
-        models = {n: (a.model.resolve(), replace(a.options, threads=threads)) for n, a in ((NEW, one), (BASE, other))}
+        models = {
+            n: (a.model.resolve(), replace(a.options, threads=threads))
+            for n, a in ((NEW, new_artifact), (BASE, base_artifact))
+        }
         footprints = measure_footprints(models, signature, max(batches), PROCESSES)
         findings += compare_costs(footprints, NEW, BASE, limits)
         if limits.is_off("latency"):
@@ -103,17 +105,17 @@ def check(
         else:
             tolerance = limits.limit_for("latency")
             evidence = collect_samples(
-                make_sampler(one, other, signature, threads, seed), batches, tolerance, time_limit
+                make_sampler(new_artifact, base_artifact, signature, threads, seed), batches, tolerance, time_limit
             )
             findings += compare_latency(evidence, tolerance)
     seconds = time.perf_counter() - start
-    return Check(one.name, other.name, tuple(findings), evidence, threads, seconds, undecided)
+    return Check(new_artifact.name, base_artifact.name, tuple(findings), evidence, threads, seconds, undecided)
 
 
 def check_answers(artifact: Artifact, signature: Signature) -> None:
-    """Ask a model for answers at the edges of the signature.
+    """Run a model on requests at the edges of the signature.
 
-    Raises `ModelFileError`, or `BundleError` for a bundle, where it has none: what would be timed is an error.
+    Raises `ModelFileError`, or `BundleError` for a bundle, if the model fails: its latency would be that of an error.
     """
     session = make_session(artifact.model, options=artifact.options)
     for label, request in make_edge_requests(signature).items():

@@ -1,4 +1,4 @@
-"""`predict`: the scores of all rows of a file, streamed."""
+"""Score all rows of a file in a stream."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,13 +23,13 @@ from recprune_export.progress import progress_bar
 if TYPE_CHECKING:
     import polars as pl
 
-ROWS_PER_READ = 65_536  # are encoded at once: each time the vocabularies are hashed anew
+ROWS_PER_READ = 65_536  # rows encoded at once: each call hashes the vocabularies again
 ROWS_PER_RUN = 4096
 
 
 @dataclass(frozen=True)
 class Prediction(ToDictMixin):
-    """What was written. `unknown`: by column, how many values have no id of their own, or are missing where a number belongs."""
+    """Result of `predict`. `unknown`: by column, number of values without their own id, or of missing numbers."""
 
     path: Path
     rows: int
@@ -49,11 +49,11 @@ def predict(
 ) -> Prediction:
     """Score every row of a CSV or Parquet file; write the outputs, in the order of the rows, as a CSV or Parquet file.
 
-    The columns are those named in `keep`, as they are in `data`, and the outputs of the signature; an output of several
-    numbers for each row is a fixed-size list. `rows` is the batch of the model. Raw values are encoded with the bundle's
-    vocabularies; a bundle without them takes columns named as its inputs. `output` is whole or absent.
+    The columns are those named in `keep`, unchanged, and the outputs of the signature; an output of several
+    numbers for each row is a fixed-size list. `rows` is the batch size of the model. Raw values are encoded with the bundle's
+    vocabularies; without them, columns must have the names of the inputs. `output` is complete or absent.
 
-    Raises `BundleError`, `DataError`, and `UsageError` for an output that cannot be written or a model that takes no rows.
+    Raises `BundleError`, `DataError`, and `UsageError` for an output that cannot be written or a model that does not take rows.
     """
     start = time.perf_counter()
     check_output(output, data)
@@ -61,65 +61,67 @@ def predict(
     check_files(bundle, manifest)
     signature, frame = Signature.from_dict(manifest.signature), scan(data)
     requests = encode_rows(bundle, manifest, data, frame)
-    schema = _schema(signature, frame, data, output, keep)
+    schema = _make_schema(signature, frame, data, output, keep)
     session = make_session(bundle / MODEL, threads, read_session_options(manifest))
-    count = _count(frame, data)
-    done = 0
+    count = _count_rows(frame, data)
+    rows_scored = 0
 
-    def scored() -> Iterator["pl.DataFrame"]:
-        nonlocal done
+    def score_chunks() -> Iterator["pl.DataFrame"]:
+        nonlocal rows_scored
         with progress_bar(f"Scoring {count:,} rows", -(-count // ROWS_PER_READ)) as advance:
-            for part in _parts(requests.frame, data, (*requests.columns, *keep)):
-                yield _scores(part, requests, session, signature, keep, rows, done)
-                done += len(part)
+            for chunk in _read_chunks(requests.frame, data, (*requests.columns, *keep)):
+                yield _score(chunk, requests, session, signature, keep, rows, rows_scored)
+                rows_scored += len(chunk)
                 advance("")
 
-    write_batches(output, scored, schema)
+    write_batches(output, score_chunks, schema)
     unknown = {name: number for name, number in requests.unknown.items() if number}
-    return Prediction(output, done, tuple(schema), unknown, time.perf_counter() - start)
+    return Prediction(output, rows_scored, tuple(schema), unknown, time.perf_counter() - start)
 
 
-def _schema(
+def _make_schema(
     signature: Signature, frame: "pl.LazyFrame", data: Path, output: Path, keep: Sequence[str]
 ) -> "dict[str, pl.DataType]":
-    """The columns of the result. Raises `UsageError` for what cannot be one."""
+    """Return the columns of the result. Raises `UsageError` for a name or an output that cannot be a column."""
     types = frame.collect_schema()
     for name in keep:
         if name not in types:
             raise UsageError(f"--keep names '{name}', but the columns of {data} are {', '.join(types)}.")
         if name in {o.name for o in signature.outputs}:
-            raise UsageError(f"--keep names '{name}', and so is an output of the model called: leave it out.")
-    schema = {name: types[name] for name in keep} | {o.name: _type(o) for o in signature.outputs}
+            raise UsageError(f"--keep names '{name}', but an output of the model has the same name: leave it out.")
+    schema = {name: types[name] for name in keep} | {o.name: _column_type(o) for o in signature.outputs}
     lists = [name for name, kind in schema.items() if kind.is_nested()]
     if lists and output.suffix.lower() == ".csv":
         raise UsageError(f"'{lists[0]}' is a list in each row, which CSV does not hold: write a .parquet file.")
     return schema
 
 
-def _type(tensor: Output) -> "pl.DataType":
+def _column_type(tensor: Output) -> "pl.DataType":
     import polars as pl
 
     if not tensor.shape or tensor.shape[0] != BATCH or not all(isinstance(n, int) for n in tensor.shape[1:]):
-        raise UsageError(f"The output '{tensor.name}' has no row for each row of a request, so it cannot be a column.")
+        raise UsageError(
+            f"The output '{tensor.name}' does not have one row for each row of a request, so it cannot be a column."
+        )
     inner = tuple(n for n in tensor.shape[1:] if isinstance(n, int))
     number = pl.Series(np.zeros(1, tensor.dtype)).dtype
     return number if inner in ((), (1,)) else pl.Array(number, inner)
 
 
-def _count(frame: "pl.LazyFrame", path: Path) -> int:
+def _count_rows(frame: "pl.LazyFrame", path: Path) -> int:
     import polars as pl
 
     with raise_data_errors(path):
         return int(frame.select(pl.len()).collect(engine="streaming").item())
 
 
-def _parts(frame: "pl.LazyFrame", path: Path, columns: Sequence[str]) -> Iterator["pl.DataFrame"]:
+def _read_chunks(frame: "pl.LazyFrame", path: Path, columns: Sequence[str]) -> Iterator["pl.DataFrame"]:
     with raise_data_errors(path):
         yield from frame.select(*dict.fromkeys(columns)).collect_batches(chunk_size=ROWS_PER_READ, engine="streaming")
 
 
-def _scores(
-    part: "pl.DataFrame",
+def _score(
+    chunk: "pl.DataFrame",
     requests: EncodedRows,
     session: Any,
     signature: Signature,
@@ -129,13 +131,15 @@ def _scores(
 ) -> "pl.DataFrame":
     import polars as pl
 
-    request = requests.request(part, first_row)
+    request = requests.request(chunk, first_row)
     answers = [
         run(session, {name: values[start : start + size] for name, values in request.items()})
-        for start in range(0, len(part), size)
+        for start in range(0, len(chunk), size)
     ]
-    columns = [part[name] for name in keep]
+    columns = [chunk[name] for name in keep]
     for tensor in signature.outputs:
         values = np.concatenate([answer[tensor.name] for answer in answers])
-        columns.append(pl.Series(tensor.name, values.ravel() if values.shape[1:] == (1,) else values, _type(tensor)))
+        columns.append(
+            pl.Series(tensor.name, values.ravel() if values.shape[1:] == (1,) else values, _column_type(tensor))
+        )
     return pl.DataFrame(columns)

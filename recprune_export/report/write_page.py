@@ -1,4 +1,4 @@
-"""Where a page is written."""
+"""Write a page to a file."""
 
 import contextlib
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from recprune_export.errors import UsageError
 
 
 def default_page_path(bundle: Path) -> Path:
-    """Return where the page about a bundle goes where the user does not say: beside it.
+    """Return the default path of the page of a bundle, beside it.
 
     >>> default_page_path(Path("artifacts/ctr")).name
     'ctr.report.html'
@@ -18,14 +18,14 @@ def default_page_path(bundle: Path) -> Path:
 
 
 def write_page(page: str, path: Path, bundles: Sequence[Path]) -> Path:
-    """Write a page to `path`, whole or not at all; return the absolute path.
+    """Write a page to `path` atomically and return the absolute path.
 
-    Raises `UsageError` where it cannot be written, or would lie in one of `bundles`, whose files are what their manifests list.
+    Raises `UsageError` if it cannot be written, or if `path` is inside one of `bundles`, which contain only listed files.
     """
     path = path.resolve()
-    inside = next((bundle for bundle in bundles if path.is_relative_to(bundle.resolve())), None)
-    if inside is not None:
-        raise UsageError(f"{path} lies in the bundle {inside}, whose files are checked: write the report elsewhere.")
+    enclosing = next((bundle for bundle in bundles if path.is_relative_to(bundle.resolve())), None)
+    if enclosing is not None:
+        raise UsageError(f"{path} lies in the bundle {enclosing}, whose files are checked: write the report elsewhere.")
     scratch = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,8 +16,8 @@ from tests.bundle.samples import write
 HOLDER = """
 import sys
 from pathlib import Path
-from recprune_export.bundle.write import writing
-with writing(Path(sys.argv[1])):
+from recprune_export.bundle.write import stage_bundle
+with stage_bundle(Path(sys.argv[1])):
     print("holding", flush=True)
     sys.stdin.read()
 """

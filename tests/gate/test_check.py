@@ -36,7 +36,7 @@ def latency(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     monkeypatch.setattr(module, "measure_footprints", lambda *_: report)
 
     def take(ratio: float, scatter: float = 0.005) -> None:
-        monkeypatch.setattr(module, "sampler", lambda *_: synthetic(ratio, scatter))
+        monkeypatch.setattr(module, "make_sampler", lambda *_: synthetic(ratio, scatter))
 
     take(1.0)
     return take
@@ -142,7 +142,7 @@ def test_each_is_measured_with_the_options_of_its_bundle(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["nothing.onnx", "--against", "BASE"], 3, "there is nothing"),
+        (["nothing.onnx", "--against", "BASE"], 3, "does not exist"),
         (["BASE", "--against", "FOLDER"], 3, "manifest.json"),
         (["TEXT", "--against", "BASE"], 3, "is not an ONNX model"),
         (["BASE"], 2, "--against"),
@@ -226,11 +226,11 @@ def test_markdown_is_a_table_whatever_the_names_are() -> None:
 
 @pytest.mark.slow
 def test_calibration_tells_what_can_be_resolved(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from recprune_export.gate.latency.paired_latency import calibration
+    from recprune_export.gate.latency import calibration
 
     resolved = {}
     for scatter in (0.002, 0.03):
-        monkeypatch.setattr(calibration, "sampler", lambda *_, s=scatter: synthetic(1.0, s))
+        monkeypatch.setattr(calibration, "make_sampler", lambda *_, s=scatter: synthetic(1.0, s))
         arguments = ["check", str(base), "--calibrate", "--json", "--time-limit", "0.2", "--batches", "1"]
         values = json.loads(CliRunner().invoke(main, arguments).stdout)
         resolved[scatter] = values["batches"]["1"]["smallest"]

@@ -102,7 +102,7 @@ def test_what_cannot_be_is_said_before_the_work(bundle: Path, tmp_path: Path) ->
     assert "output of the model" in wrong(rows.with_columns(y=1), data, out, bundle, keep=["y"])
     assert ".parquet or .csv" in wrong(rows, data, tmp_path / "scores.txt", bundle)
     assert "list in each row" in wrong(rows.with_columns(row=[[1]] * 9), data, out, bundle, keep=["row"])
-    with pytest.raises(UsageError, match="holds the rows themselves"):
+    with pytest.raises(UsageError, match="is the file of the input rows"):
         predict(bundle, data, data)
     assert pl.read_parquet(data).height == 9
 

@@ -1,6 +1,6 @@
 """A detached Ed25519 signature over `manifest.json`, which holds the checksums of all other files.
 
-It is the 64 bytes of RFC 8032, so that others can check it without us:
+The signature is the 64 bytes of RFC 8032, so OpenSSL can check it:
 
     openssl genpkey -algorithm ed25519 -out key.pem && openssl pkey -in key.pem -pubout -out public.pem
     openssl pkeyutl -verify -pubin -inkey public.pem -rawin -in manifest.json -sigfile manifest.json.sig
@@ -14,17 +14,17 @@ from recprune_export.bundle.manifest.manifest import MANIFEST, SIGNATURE
 from recprune_export.errors import BundleError, UsageError
 
 SIGNATURE_BYTES = 64
-_KEY_LIMIT = 1 << 16  # bytes; a key has hundreds
+_KEY_LIMIT = 1 << 16  # bytes; a key has a few hundred
 
 Signer = Callable[[bytes], bytes]
 
 
 class NoCryptography(UsageError):
-    """The package that signs is not installed."""
+    """The package cryptography is not installed."""
 
 
 def read_private_key(path: Path) -> Signer:
-    """Return what signs with an Ed25519 key in PEM.
+    """Read an Ed25519 key in PEM and return a function that signs bytes with it.
 
     Raises `UsageError` for any other file, and `NoCryptography`.
     """
@@ -37,26 +37,26 @@ def read_private_key(path: Path) -> Signer:
             f"{path} is protected by a password: give a key without one, from a store of secrets."
         ) from error
     except Exception as error:  # the package raises several unrelated classes
-        raise UsageError(f"{path} is no private key in PEM ({type(error).__name__}).") from error
+        raise UsageError(f"{path} is not a private key in PEM ({type(error).__name__}).") from error
     if not isinstance(key, ed25519.Ed25519PrivateKey):
-        raise UsageError(f"{path} is no Ed25519 key: openssl genpkey -algorithm ed25519 makes one.")
+        raise UsageError(f"{path} is not an Ed25519 key: openssl genpkey -algorithm ed25519 makes one.")
     return key.sign
 
 
 def check_signature(bundle: Path, public_key: Path) -> None:
-    """Make sure that the holder of the key signed the manifest of a bundle.
+    """Check that the manifest of a bundle was signed with the key.
 
-    Raises `BundleError` where the signature is missing or is not that of the key, `UsageError` for a file that is no public
-    key, and `NoCryptography`.
+    Raises `BundleError` if the signature is missing or was made with another key, `UsageError` for a file that is not a
+    public key, and `NoCryptography`.
     """
     serialization, ed25519 = _cryptography()
     content = _read(public_key)
     try:
         key = serialization.load_pem_public_key(content)
     except Exception as error:  # the package raises several unrelated classes
-        raise UsageError(f"{public_key} is no public key in PEM ({type(error).__name__}).") from error
+        raise UsageError(f"{public_key} is not a public key in PEM ({type(error).__name__}).") from error
     if not isinstance(key, ed25519.Ed25519PublicKey):
-        raise UsageError(f"{public_key} is no Ed25519 key, and bundles are signed with those.")
+        raise UsageError(f"{public_key} is not an Ed25519 key, which signatures of bundles need.")
     path = bundle / SIGNATURE
     if not path.is_file():
         raise BundleError(f"{bundle} is not signed: it has no {SIGNATURE}.")
@@ -64,7 +64,7 @@ def check_signature(bundle: Path, public_key: Path) -> None:
         key.verify(path.read_bytes(), (bundle / MANIFEST).read_bytes())
     except OSError as error:
         raise BundleError(f"{bundle} has no {MANIFEST} that can be read, so it is not a bundle.") from error
-    except Exception as error:  # InvalidSignature, which says nothing more
+    except Exception as error:  # InvalidSignature, which has no message
         raise BundleError(
             f"{SIGNATURE} of {bundle} is not the signature of {MANIFEST} by the key {public_key}: one of the three was changed."
         ) from error

@@ -160,13 +160,13 @@ HOSTILE = {
     "odd letters": (named("sum/a\nb"), "not allowed in a bundle"),
     "symlink": (typed(tarfile.SYMTYPE, "/etc/passwd"), "'sum/README.md' is a link"),
     "hard link": (typed(tarfile.LNKTYPE, "sum/manifest.json"), "'sum/README.md' is a link"),
-    "folder": (typed(tarfile.DIRTYPE), "no plain file"),
-    "device": (typed(tarfile.CHRTYPE), "no plain file"),
-    "fifo": (typed(tarfile.FIFOTYPE), "no plain file"),
+    "folder": (typed(tarfile.DIRTYPE), "not a plain file"),
+    "device": (typed(tarfile.CHRTYPE), "not a plain file"),
+    "fifo": (typed(tarfile.FIFOTYPE), "not a plain file"),
     "grown": (grown, "another size"),
     "twice": (twice, "is there twice"),
-    "extra": (extra, r"'extra\.bin' is not what manifest\.json declares"),
-    "manifest twice": (lambda made: made.append(made[0]), r"'manifest\.json' is not what"),
+    "extra": (extra, r"'extra\.bin' is not declared in manifest\.json"),
+    "manifest twice": (lambda made: made.append(made[0]), r"'manifest\.json' is not declared"),
     "missing": (lambda made: made.pop(3), "lacks "),
     "manifest last": (lambda made: made.append(made.pop(0)), r"does not begin with manifest\.json"),
     "empty": (lambda made: made.clear(), r"does not begin with manifest\.json"),
@@ -193,7 +193,7 @@ def test_headers_that_would_be_read_into_memory_are_refused(packed: Path, tmp_pa
     made[1][0].name = "sum/" + "n" * 300
     for number, format in enumerate((tarfile.PAX_FORMAT, tarfile.GNU_FORMAT)):
         with (
-            pytest.raises(BundleError, match="no plain file"),
+            pytest.raises(BundleError, match="not a plain file"),
             open_bundle_path(archive(tmp_path / f"{number}.tar.zst", made, format)),
         ):
             pytest.fail("it was opened")

@@ -122,12 +122,12 @@ def test_what_is_no_key_is_refused_in_one_sentence(signed: Path, tmp_path: Path)
     hidden, _ = key_pair(tmp_path, "hidden", password=b"secret")
     (tmp_path / "text.pem").write_text("no key")
     for path, said in (
-        (curve, "no Ed25519 key"), (hidden, "password"), (tmp_path / "text.pem", "no private key"),
-        (tmp_path / "absent.pem", "cannot be read"), (curve_public, "no private key"),
+        (curve, "not an Ed25519 key"), (hidden, "password"), (tmp_path / "text.pem", "not a private key"),
+        (tmp_path / "absent.pem", "cannot be read"), (curve_public, "not a private key"),
     ):  # fmt: skip
         with pytest.raises(UsageError, match=said):
             read_private_key(path)
-    for path, said in ((curve_public, "no Ed25519 key"), (tmp_path / "text.pem", "no public key")):
+    for path, said in ((curve_public, "not an Ed25519 key"), (tmp_path / "text.pem", "not a public key")):
         with pytest.raises(UsageError, match=said):
             verify(signed, path)
 
