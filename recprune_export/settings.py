@@ -1,4 +1,4 @@
-"""`Settings`: what the user asks of the main job, checked before any work begins."""
+"""`Settings`: the options of the main job in nested parts, one for each stage, checked before any work begins."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -12,47 +12,27 @@ QUANTIZE = ("none", "fp16", "int8", "int4")
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Options of `compress`; None leaves a choice to the product.
+class PruningSettings:
+    """Options that decide which fields, rows and channels are removed.
 
-    `sparsity`, `embedding_sparsity` and `hidden_sparsity` are fractions of dense parameters in [0, 1). Latency is
-    measured for each size in `batches`, with `threads` threads. Inputs named in `shared_inputs` are the same for all
-    candidates of a request, and have one row in the ONNX file. With `max_drop` or `target_speedup` the sparsity is
-    searched, beginning at `sparsity`. `structured_share` is the part of it, in log space, that removed channels take;
-    by default it is tried (`removal_share`); zeros take the remainder. `prune_fields` is how many whole fields go, before
-    anything else; `prune_rows` the share of all rows of tables that is given up for shared ones, or "auto", after that.
-    `steps` is the number of stages, each of which prunes a part and tunes what is left. `quantize` says in how
-    few bits weights may be stored: fp16 tables; int8 tables and linear layers; or int4 tables and int8 layers. It may take
-    `max_quantize_drop` of the validation metric. `licence` is an SPDX expression; `triton` says whether the bundle holds a
-    model repository for Triton.
+    `sparsity`, `embedding_sparsity` and `hidden_sparsity` are fractions of dense parameters in [0, 1).
+    `structured_share` is the fraction of it, in log space, that removed channels take; by default it is tried
+    (`pipeline/structured_fraction.py`); zeros take the remainder. `prune_fields` is how many whole fields are removed
+    first; `prune_rows` the fraction of all rows of tables that is replaced by shared ones, or "auto", after that.
+    `steps` is the number of stages, each of which prunes and then fine-tunes. `refit` fits the remaining layers by least
+    squares after each.
     """
 
     sparsity: float = 0.7
     embedding_sparsity: float | None = None
     hidden_sparsity: float | None = None
     prune_fields: int = 0
+    prune_rows: float | Literal["auto"] | None = None
     structured_share: float | None = None
     score: str = "auto"
     round_to: int = 16
     refit: bool = True
-    regularise: float = 0.0
-    zeros: str = "gradual"
-    epochs: int | None = None
-    learning_rate: float | None = None
     steps: int = 1
-    batch_size: int | None = None
-    seed: int = 0
-    threads: int = 1
-    batches: tuple[int, ...] = (1, 32, 256, 1024)
-    shared_inputs: tuple[str, ...] = ()
-    keep_dense: bool = True
-    max_drop: float | None = None
-    target_speedup: float | None = None
-    prune_rows: float | Literal["auto"] | None = None
-    quantize: Literal["none", "fp16", "int8", "int4"] = "none"
-    max_quantize_drop: float = 0.001
-    licence: str | None = None
-    triton: bool = True
 
     def __post_init__(self) -> None:
         for name in ("sparsity", "embedding_sparsity", "hidden_sparsity"):
@@ -62,75 +42,199 @@ class Settings:
                 raise UsageError(f"{option} must lie in [0, 1), got {value:g}; 0.7 removes 70 % of the parameters.")
         if self.prune_fields < 0:
             raise UsageError(f"--prune-fields must be 0 or more, got {self.prune_fields}.")
-        if self.round_to < 1:
-            raise UsageError(f"--round-to must be 1 or more, got {self.round_to}.")
-        if not 0.0 <= self.regularise < 1e3:
-            raise UsageError(f"--regularise must be 0 or more, got {self.regularise:g}; 1 is a usual strength.")
-        if self.regularise and self.epochs == 0:
-            raise UsageError("--regularise trains for as many epochs as the tuning has: give --epochs of 1 or more.")
-        if self.structured_share is not None and not 0.0 <= self.structured_share <= 1.0:
-            raise UsageError(f"--structured-share must lie in [0, 1], got {self.structured_share:g}.")
-        if self.learning_rate is not None and not 0.0 < self.learning_rate < 1e3:
-            raise UsageError(f"--learning-rate must be positive, got {self.learning_rate:g}.")
-        if self.max_drop is not None and self.target_speedup is not None:
-            raise UsageError("--max-drop and --target-speedup each look for a sparsity: give one of them.")
-        if self.max_drop is not None and not 0.0 < self.max_drop < 1.0:
-            raise UsageError(f"--max-drop must lie in (0, 1), got {self.max_drop:g}; 0.001 allows .001 of the metric.")
-        if self.target_speedup is not None and not self.target_speedup > 1.0:
-            raise UsageError(f"--target-speedup must be above 1, got {self.target_speedup:g}.")
         if isinstance(self.prune_rows, int | float) and not 0.0 < self.prune_rows < 1.0:
             raise UsageError(
                 f"--prune-rows must lie in (0, 1), got {self.prune_rows:g}; 0.5 gives up half of all rows."
             )
+        if self.structured_share is not None and not 0.0 <= self.structured_share <= 1.0:
+            raise UsageError(f"--structured-share must lie in [0, 1], got {self.structured_share:g}.")
+        if self.round_to < 1:
+            raise UsageError(f"--round-to must be 1 or more, got {self.round_to}.")
+        if self.steps < 1:
+            raise UsageError(f"--steps must be 1 or more, got {self.steps}.")
+
+    @property
+    def table_sparsity(self) -> float:
+        """The sparsity of the embedding tables."""
+        return self.sparsity if self.embedding_sparsity is None else self.embedding_sparsity
+
+    @property
+    def rest_sparsity(self) -> float:
+        """The sparsity of everything but the tables."""
+        return self.sparsity if self.hidden_sparsity is None else self.hidden_sparsity
+
+    def at_stage(self, stage: int) -> Self:
+        """Return the settings of `stage`, counted from 1 to `steps`: each keeps the same fraction of its input.
+
+        Fields and rows are removed in the first stage alone.
+
+        >>> [round(PruningSettings(0.91, steps=2).at_stage(stage).table_sparsity, 6) for stage in (1, 2)]
+        [0.7, 0.91]
+        """
+        exponent = stage / self.steps
+        tables, rest = (1.0 - (1.0 - s) ** exponent for s in (self.table_sparsity, self.rest_sparsity))
+        first_only: dict[str, Any] = {} if stage == 1 else {"prune_fields": 0, "prune_rows": None}
+        return replace(self, embedding_sparsity=tables, hidden_sparsity=rest, **first_only)
+
+    def at_sparsity(self, sparsity: float) -> Self:
+        """Return the settings with one sparsity for tables and the rest."""
+        return replace(self, sparsity=sparsity, embedding_sparsity=None, hidden_sparsity=None)
+
+
+@dataclass(frozen=True)
+class FineTuningSettings:
+    """Options of fine-tuning; None leaves a choice to the kind of model.
+
+    `regularise` is the strength of a group lasso under which the model is trained before channels are removed; `zeros`
+    is "gradual" or "one-shot".
+    """
+
+    epochs: int | None = None
+    learning_rate: float | None = None
+    batch_size: int | None = None
+    regularise: float = 0.0
+    zeros: str = "gradual"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.regularise < 1e3:
+            raise UsageError(f"--regularise must be 0 or more, got {self.regularise:g}; 1 is a usual strength.")
+        if self.regularise and self.epochs == 0:
+            raise UsageError("--regularise trains for as many epochs as the tuning has: give --epochs of 1 or more.")
+        if self.learning_rate is not None and not 0.0 < self.learning_rate < 1e3:
+            raise UsageError(f"--learning-rate must be positive, got {self.learning_rate:g}.")
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """Options of the bundle and its ONNX file.
+
+    Inputs named in `shared_inputs` are the same for all candidates of a request, and have one row in the ONNX file.
+    `keep_dense` adds the dense baseline, `triton` a model repository for Triton; `licence` is an SPDX expression.
+    """
+
+    shared_inputs: tuple[str, ...] = ()
+    keep_dense: bool = True
+    triton: bool = True
+    licence: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.licence is not None:
+            object.__setattr__(self, "licence", canonicalize_license(self.licence))
+
+
+@dataclass(frozen=True)
+class QuantizationSettings:
+    """How many bits weights are stored in, and how much of the validation metric that may take.
+
+    `quantize` is "none", "fp16" (tables), "int8" (tables and linear layers) or "int4" (tables; layers in int8).
+    """
+
+    quantize: Literal["none", "fp16", "int8", "int4"] = "none"
+    max_quantize_drop: float = 0.001
+
+    def __post_init__(self) -> None:
         if self.quantize not in QUANTIZE:
             raise UsageError(f"--quantize must be one of {', '.join(QUANTIZE)}, got '{self.quantize}'.")
         if not 0.0 <= self.max_quantize_drop < 1.0:
             raise UsageError(
                 f"--max-quantize-drop must lie in [0, 1), got {self.max_quantize_drop:g}; 0.001 allows .001 of the metric."
             )
-        if self.steps < 1:
-            raise UsageError(f"--steps must be 1 or more, got {self.steps}.")
+
+
+@dataclass(frozen=True)
+class LatencySettings:
+    """The batch sizes at which latency is measured and for which the ONNX file is optimized, and the number of threads."""
+
+    batches: tuple[int, ...] = (1, 32, 256, 1024)
+    threads: int = 1
+
+    def __post_init__(self) -> None:
         if not self.batches or min(self.batches) < 1:
             raise UsageError("--batches must name at least one batch size of 1 or more, for example 1,256.")
 
-        if self.licence is not None:
-            object.__setattr__(self, "licence", canonicalize_license(self.licence))
 
-    @property
-    def table_sparsity(self) -> float:
-        """The sparsity asked of the embedding tables."""
-        return self.sparsity if self.embedding_sparsity is None else self.embedding_sparsity
+@dataclass(frozen=True)
+class SearchSettings:
+    """What the sparsity is searched for, beginning at `sparsity`; None where it is given."""
 
-    @property
-    def rest_sparsity(self) -> float:
-        """The sparsity asked of everything but the tables."""
-        return self.sparsity if self.hidden_sparsity is None else self.hidden_sparsity
+    max_drop: float | None = None
+    target_speedup: float | None = None
 
-    def at_stage(self, stage: int) -> Self:
-        """Return the settings by which `stage`, counted from 1 to `steps`, prunes: each keeps the same share of what the one before left.
+    def __post_init__(self) -> None:
+        if self.max_drop is not None and self.target_speedup is not None:
+            raise UsageError("--max-drop and --target-speedup each look for a sparsity: give one of them.")
+        if self.max_drop is not None and not 0.0 < self.max_drop < 1.0:
+            raise UsageError(f"--max-drop must lie in (0, 1), got {self.max_drop:g}; 0.001 allows .001 of the metric.")
+        if self.target_speedup is not None and not self.target_speedup > 1.0:
+            raise UsageError(f"--target-speedup must be above 1, got {self.target_speedup:g}.")
 
-        >>> [round(Settings(0.91, steps=2).at_stage(stage).table_sparsity, 6) for stage in (1, 2)]
-        [0.7, 0.91]
+
+@dataclass(frozen=True, init=False)
+class Settings:
+    """Options of `compress`, in one part for each stage; each is given by its own name.
+
+    Raises `UsageError` where an option is out of range, `TypeError` where there is none of its name.
+
+    >>> settings = Settings(sparsity=0.9, epochs=2, seed=1)
+    >>> settings.pruning.sparsity, settings.finetuning.epochs, settings.seed
+    (0.9, 2, 1)
+    """
+
+    pruning: PruningSettings
+    finetuning: FineTuningSettings
+    export: ExportSettings
+    quantization: QuantizationSettings
+    latency: LatencySettings
+    search: SearchSettings
+    seed: int
+
+    def __init__(self, sparsity: float = PruningSettings.sparsity, *, seed: int = 0, **options: Any) -> None:
+        options["sparsity"] = sparsity
+        for name, part in _PARTS.items():
+            values = {field.name: options.pop(field.name) for field in fields(part) if field.name in options}
+            object.__setattr__(self, name, part(**values))
+        object.__setattr__(self, "seed", seed)
+        if options:
+            raise TypeError(f"Settings has no option '{next(iter(options))}'")
+
+    def with_options(self, **options: Any) -> Self:
+        """Return a copy with other values of some options.
+
+        >>> Settings(0.9, epochs=2).with_options(epochs=3).finetuning.epochs
+        3
         """
-        exponent = stage / self.steps
-        tables, rest = (1.0 - (1.0 - s) ** exponent for s in (self.table_sparsity, self.rest_sparsity))
-        first: dict[str, Any] = {} if stage == 1 else {"prune_fields": 0, "prune_rows": None}
-        return replace(self, embedding_sparsity=tables, hidden_sparsity=rest, **first)
+        return type(self)(**{**self._options(), **options})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {**asdict(self), "batches": list(self.batches), "shared_inputs": list(self.shared_inputs)}
+        """Return all options by name, as plain JSON values."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in self._options().items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote, or the settings of a manifest, which hold more.
+        """Read the result of `to_dict`, or the settings of a manifest, which hold more.
 
         >>> Settings.from_dict({**Settings(sparsity=0.9).to_dict(), "command": []}) == Settings(sparsity=0.9)
         True
         """
-        given: dict[str, Any] = {field.name: values[field.name] for field in fields(cls) if field.name in values}
-        lists = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
-        return cls(**given | lists)
+        options: dict[str, Any] = {name: values[name] for name in Settings()._options() if name in values}
+        lists = {name: tuple(value) for name, value in options.items() if isinstance(value, list)}
+        return cls(**{**options, **lists})
+
+    def _options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {}
+        for name in _PARTS:
+            options.update(asdict(getattr(self, name)))
+        return {**options, "seed": self.seed}
+
+
+_PARTS: dict[str, Any] = {
+    "pruning": PruningSettings,
+    "finetuning": FineTuningSettings,
+    "export": ExportSettings,
+    "quantization": QuantizationSettings,
+    "latency": LatencySettings,
+    "search": SearchSettings,
+}
 
 
 def row_share(text: str) -> float | Literal["auto"]:

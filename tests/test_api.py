@@ -93,7 +93,7 @@ def test_the_manifest_says_what_the_bundle_was_made_of(bundle: Path, checkpoint:
 
 def test_a_real_model_is_batched_by_triton_and_answers_as_the_samples_say(bundle: Path) -> None:
     config = parse((bundle / "triton/ctr/config.pbtxt").read_text())
-    assert config.max_batch_size == max(QUICK.batches)
+    assert config.max_batch_size == max(QUICK.latency.batches)
     asked, said = (json.loads((bundle / f"samples/kserve-{part}.json").read_text()) for part in ("request", "response"))
     ranks = {
         i["name"]: len(i["shape"]) for i in json.loads((bundle / "manifest.json").read_text())["signature"]["inputs"]
@@ -121,7 +121,7 @@ def test_the_page_in_the_bundle_is_that_of_its_manifest(bundle: Path) -> None:
 
 def test_session_options_and_cold_starts_are_stated(bundle: Path) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
-    assert manifest["session"] == {"options": SessionOptions(threads=QUICK.threads).to_dict()}
+    assert manifest["session"] == {"options": SessionOptions(threads=QUICK.latency.threads).to_dict()}
     assert SessionOptions.from_dict(manifest["session"]["options"]).code() in (bundle / "README.md").read_text()
     for name in ("dense ONNX", "pruned ONNX"):
         assert manifest["latency"]["footprint"][name]["load"] > 0

@@ -69,5 +69,5 @@ def test_free_text_is_no_licence(text: str) -> None:
 
 
 def test_a_licence_is_spelled_as_spdx_does() -> None:
-    assert Settings(licence="apache-2.0 OR mit").licence == "Apache-2.0 OR MIT"
-    assert Settings().licence is None
+    assert Settings(licence="apache-2.0 OR mit").export.licence == "Apache-2.0 OR MIT"
+    assert Settings().export.licence is None

@@ -96,8 +96,11 @@ def make_drift_report(
     """
     with open_bundle_path(bundle) as folder:
         shipped = open_bundle(bundle, folder)
+        settings = shipped.settings
         dense = find_dense(shipped, model, source or {})
-        rows = read_new_rows(data, shipped.program, shipped.encoder, shipped.labels(tuple(labels)), shipped.settings)
+        rows = read_new_rows(
+            data, shipped.program, shipped.encoder, shipped.labels(tuple(labels)), settings.finetuning, settings.seed
+        )
         quality = _measure(shipped, dense, rows)
     drift, drifts = judge_drift(shipped.profile, rows.columns)
     ranked, standings = _rank(shipped, dense, rows, data)
@@ -138,7 +141,10 @@ def _rank(
     if isinstance(dense, MissingModel):
         return DriftFinding(plan_check.MEASURE, None, dense.reason), ()
     task = _read_rows_for_dense(dense, shipped, rows, data).task
-    return plan_check.judge_plan(dense.loaded.program, shipped.plan, shipped.settings, task)
+    regularized = bool(shipped.settings.finetuning.regularise)
+    return plan_check.judge_plan(
+        dense.loaded.program, shipped.plan, task, regularized=regularized, seed=shipped.settings.seed
+    )
 
 
 def _measure(shipped: OpenBundle, dense: DenseModel | MissingModel, rows: NewRows) -> MetricComparison:
@@ -160,4 +166,6 @@ def _read_rows_for_dense(dense: DenseModel, shipped: OpenBundle, rows: NewRows, 
     checkpoint, settings = dense.loaded.checkpoint, shipped.settings
     if checkpoint is None or shipped.encoder is None or checkpoint.encoder.to_dict() == shipped.encoder.to_dict():
         return rows
-    return read_new_rows(data, dense.loaded.program, checkpoint.encoder, checkpoint.spec.labels, settings)
+    return read_new_rows(
+        data, dense.loaded.program, checkpoint.encoder, checkpoint.spec.labels, settings.finetuning, settings.seed
+    )

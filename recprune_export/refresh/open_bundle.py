@@ -40,14 +40,14 @@ class OpenBundle:
     @property
     def artifact(self) -> Predictor:
         """What is served; rows of data share nothing, so where inputs are shared it is the program of the same answers."""
-        if self.settings.shared_inputs:
+        if self.settings.export.shared_inputs:
             return lambda request: run_program(self.program, request)
-        return _session(self.folder / MODEL, self.settings.threads)
+        return _session(self.folder / MODEL, self.settings.latency.threads)
 
     @property
     def dense(self) -> Predictor | None:
         """The dense baseline, where it was kept."""
-        return _session(self.folder / DENSE, self.settings.threads) if DENSE in self.manifest.files else None
+        return _session(self.folder / DENSE, self.settings.latency.threads) if DENSE in self.manifest.files else None
 
     def labels(self, requested: tuple[str, ...]) -> tuple[str, ...]:
         """Return the labels of the rows: the encoding's own, else those given, else those recorded.

@@ -49,5 +49,5 @@ def test_it_becomes_a_bundle_that_can_be_verified(
     module = Habits().eval()
     request = (torch.randint(200, (6,)), torch.randint(ITEMS, (6, 4)), torch.ones(6, 4, dtype=torch.bool))
     result = compress(module, request, tmp_path / "bundle", settings=settings, batch_size=64)
-    assert result.reduction.tables >= settings.sparsity - 1e-9
+    assert result.reduction.tables >= settings.pruning.sparsity - 1e-9
     assert verify(tmp_path / "bundle").rows > 0

@@ -111,7 +111,7 @@ def test_nothing_allowed_means_nothing_quantised_and_says_so(
         return quantize(*others, calibration, timed, judged, stopwatch=FAST)
 
     monkeypatch.setattr(quantize_export, "quantise", strict)
-    result = compress(checkpoint, target=tmp_path / "b", data=clicks_file, settings=replace(QUICK, epochs=0))
+    result = compress(checkpoint, target=tmp_path / "b", data=clicks_file, settings=QUICK.with_options(epochs=0))
     assert {choice["form"] for choice in result.manifest.quantisation["layers"]} == {"fp32"}
     assert result.manifest.tolerances == {"absolute": 1e-5, "relative": 1e-5}
     assert any(note.startswith("Quantised less, for quality") for note in result.notes)
@@ -147,7 +147,7 @@ def test_measured_on_this_machine_from_the_command_line(checkpoint: Path, clicks
 
 @pytest.mark.slow
 def test_inputs_that_are_shared(checkpoint: Path, clicks_file: Path, tmp_path: Path) -> None:
-    settings = replace(QUICK, epochs=0, quantize="fp16", shared_inputs=("user",))
+    settings = QUICK.with_options(epochs=0, quantize="fp16", shared_inputs=("user",))
     result = compress(checkpoint, target=tmp_path / "b", data=clicks_file, settings=settings)
     manifest = result.manifest
     assert any("before it was quantised" in note for note in result.notes)
@@ -158,6 +158,6 @@ def test_inputs_that_are_shared(checkpoint: Path, clicks_file: Path, tmp_path: P
 
 def test_wrong_wishes_are_told() -> None:
     with pytest.raises(UsageError, match="--quantize must be one of none, fp16, int8, int4, got 'int2'"):
-        Settings(quantize="int2")  # type: ignore[arg-type]
+        Settings(quantize="int2")
     with pytest.raises(UsageError, match="--max-quantize-drop must lie in"):
         Settings(max_quantize_drop=-0.1)
