@@ -43,7 +43,7 @@ def pruned_file(name: str, sparsity: float, path: Path) -> Path:
     """Export a model whose channels were cut, without tuning."""
     model = make(name)
     program = capture(model.module, (), dict(model.example))
-    pruning = PruningSettings(sparsity, structured_share=1.0, score="magnitude-l2", refit=False)
+    pruning = PruningSettings(sparsity, structured_fraction=1.0, score="magnitude-l2", refit=False)
     finetuning = FineTuningSettings(epochs=0)
     pruned = prune(program, pruning, finetuning, make_sampled_task(program, finetuning))
     return export_pruned(pruned, ServingConfig(BATCHES), path).path

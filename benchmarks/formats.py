@@ -36,7 +36,7 @@ from recprune_export.pipeline.prune import prune
 from recprune_export.pipeline.quantize_export import QuantizedExport, quantize_export
 from recprune_export.program.program import Program
 from recprune_export.recommenders.catalogue import is_sequential
-from recprune_export.settings import Settings, batch_sizes
+from recprune_export.settings import Settings, parse_batch_sizes
 from recprune_export.training.evaluate import select_primary_metric
 from recprune_export.validation.latency.backends import make_onnxruntime_backend
 from recprune_export.validation.latency.repeated_sessions import log_ratio, measure_repeated_sessions, typical_time
@@ -45,13 +45,13 @@ DOCS = Path(__file__).parent.parent / "docs"
 DENSE, FP32 = "dense.onnx", "fp32"
 FEWEST = 20  # rounds of a seating
 
-_LAYERS: Mapping[str, Any] = {"embedding_sparsity": 0.0, "structured_share": 0.0}
+_LAYERS: Mapping[str, Any] = {"embedding_sparsity": 0.0, "structured_fraction": 0.0}
 METHODS = {
     "channels and zeros": Method(bits=("fp16", "int8", "int4")),
-    "channels alone": Method({"structured_share": 1.0}),
-    "half channels, half zeros": Method({"structured_share": 0.5}),
+    "channels alone": Method({"structured_fraction": 1.0}),
+    "half channels, half zeros": Method({"structured_fraction": 0.5}),
     "layers: zeros": Method(_LAYERS, layers=True),
-    "layers: channels": Method({**_LAYERS, "structured_share": 1.0}, layers=True),
+    "layers: channels": Method({**_LAYERS, "structured_fraction": 1.0}, layers=True),
 }
 PROTOCOL = """\
 Dense recommenders are pruned to the sparsity in the tables and in the rest, zeros included, by the stages of the main
@@ -132,7 +132,9 @@ def make(of: Subject, name: str, sparsity: float) -> Iterator[Measured]:
     method, start = METHODS[name], time.perf_counter()
     settings = of.settings.with_options(sparsity=sparsity, **method.wishes)
     pruned = prune(of.program, settings.pruning, settings.finetuning, of.task, seed=settings.seed)
-    file = export_pruned(pruned, ServingConfig(settings.latency.batches), of.folder / f"{slug(name)}-{sparsity:g}.onnx")
+    file = export_pruned(
+        pruned, ServingConfig(settings.latency.latency_batch_sizes), of.folder / f"{slug(name)}-{sparsity:g}.onnx"
+    )
     validate_parity(pruned.program, file, of.task)
     yield of.row(name, sparsity, FP32, file, "", start)
     for bits in method.bits:
@@ -141,7 +143,7 @@ def make(of: Subject, name: str, sparsity: float) -> Iterator[Measured]:
 
 def _quantise(of: Subject, name: str, settings: Settings, file: OnnxFile) -> Measured:
     start = time.perf_counter()
-    requests = make_latency_requests(settings.latency.batches, of.task, file.signature)
+    requests = make_latency_requests(settings.latency.latency_batch_sizes, of.task, file.signature)
     mode, threads = settings.quantization.quantize, settings.latency.threads
     quantized = quantize_export(
         file, settings.quantization, requests, of.task, of.folder / mode, threads=threads, seed=settings.seed
@@ -164,7 +166,7 @@ def speed_of(subject: Subject, rows: Sequence[Measured], seatings: int, seconds:
     """Let all files of a subject take turns, on sessions that are made anew for each seating."""
     threads, files = subject.settings.latency.threads, list(dict.fromkeys(row.file for row in rows))
     makers = {name: partial(make_onnxruntime_backend, name, subject.folder / name, threads) for name in (DENSE, *files)}
-    requests = make_latency_requests(subject.settings.latency.batches, subject.task, subject.file.signature)
+    requests = make_latency_requests(subject.settings.latency.latency_batch_sizes, subject.task, subject.file.signature)
     rng = np.random.default_rng(subject.seed)
     found = measure_repeated_sessions(makers, requests, count=seatings, seconds=seconds, rng=rng, min_rounds=FEWEST)
     dense = {str(batch): float(np.median([typical_time(s[batch][DENSE]) for s in found])) for batch in requests}
@@ -219,7 +221,7 @@ class Cache:
         """Whether every file of `rows`, all of one case and seed, was timed as `settings` ask."""
         known = [speed for speed in self.speeds if (speed.case, speed.seed) == (rows[0].case, rows[0].seed)]
         wanted = {row.file for row in rows}
-        batches = {str(batch) for batch in settings.latency.batches}
+        batches = {str(batch) for batch in settings.latency.latency_batch_sizes}
         return any(
             s.threads == settings.latency.threads and wanted <= set(s.faster) and batches == set(s.dense) for s in known
         )
@@ -300,7 +302,7 @@ def main(
     known = Cache(cache)
     for name, case in with_hidden(cases.split(","), hidden).items():
         for seed in range(seeds):
-            settings = Settings(seed=seed, threads=threads, batches=batch_sizes(batches))
+            settings = Settings(seed=seed, threads=threads, latency_batch_sizes=parse_batch_sizes(batches))
             measure(name, case, settings, wanted, data_folder, known, seatings, seconds)
     tables = Tables(METHODS, [row for row in known.rows if row.method in METHODS], known.speeds)
     where = environment()

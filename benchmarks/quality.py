@@ -114,7 +114,9 @@ def _prune(program: Program, settings: Settings, task: Task, short: Shortened | 
     apply_masks(zeroed, compute_masks(zeroed, tables, target, curvature))
     if short is None:
         return _metric(zeroed, task)[1], None
-    schedule = Schedule(short.epochs, task.config.learning_rate, settings.finetuning.zeros == "gradual", settings.seed)
+    schedule = Schedule(
+        short.epochs, task.config.learning_rate, settings.finetuning.sparsity_schedule == "gradual", settings.seed
+    )
     finetune(student, program.with_copied_graph(), short, tables, target, schedule, curvature)
     return _metric(zeroed, task)[1], _metric(student, task)[1]
 

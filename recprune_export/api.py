@@ -49,7 +49,7 @@ from recprune_export.search.sweep import SPARSITIES, Sweep
 from recprune_export.search.sweep import sweep as run_sweep
 from recprune_export.search.trial_files import make_folder
 from recprune_export.search.trials import Trial, Trials
-from recprune_export.settings import FineTuningSettings, Settings
+from recprune_export.settings import FineTuningSettings, Settings, rename_former_options
 
 Model = nn.Module | torch.export.ExportedProgram | Program | Path | str
 Data = Path | str | Columns
@@ -90,11 +90,11 @@ def compress(
     >>> import tempfile
     >>> table = nn.Sequential(nn.Embedding(100, 32), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 1))
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     result = compress(table, torch.arange(4), f"{folder}/ctr", sparsity=0.5, epochs=0, batches=(1,))
+    ...     result = compress(table, torch.arange(4), f"{folder}/ctr", sparsity=0.5, epochs=0, latency_batch_sizes=(1,))
     >>> result.reduction.tables >= 0.5
     True
     """
-    settings = settings.with_options(**options)
+    settings = settings.with_options(**rename_former_options(options))
     with stage_bundle(Path(target) if target is not None else ARTIFACTS / _model_name(model)) as target:
         signer = None if sign is None else read_private_key(sign)
         plan = Plan.load(plan) if isinstance(plan, Path) else plan

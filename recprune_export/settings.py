@@ -16,10 +16,10 @@ class PruningSettings:
     """Options that decide which fields, rows and channels are removed.
 
     `sparsity`, `embedding_sparsity` and `hidden_sparsity` are fractions of dense parameters in [0, 1).
-    `structured_share` is the fraction of it, in log space, that removed channels take; by default it is tried
+    `structured_fraction` is the fraction of it, in log space, that removed channels take; by default it is tried
     (`pipeline/structured_fraction.py`); zeros take the remainder. `prune_fields` is how many whole fields are removed
     first; `prune_rows` the fraction of all rows of tables that is replaced by shared ones, or "auto", after that.
-    `steps` is the number of stages, each of which prunes and then fine-tunes. `refit` fits the remaining layers by least
+    `pruning_stages` is the number of stages, each of which prunes and then fine-tunes. `refit` fits the remaining layers by least
     squares after each.
     """
 
@@ -28,11 +28,11 @@ class PruningSettings:
     hidden_sparsity: float | None = None
     prune_fields: int = 0
     prune_rows: float | Literal["auto"] | None = None
-    structured_share: float | None = None
+    structured_fraction: float | None = None
     score: str = "auto"
-    round_to: int = 16
+    width_multiple: int = 16
     refit: bool = True
-    steps: int = 1
+    pruning_stages: int = 1
 
     def __post_init__(self) -> None:
         for name in ("sparsity", "embedding_sparsity", "hidden_sparsity"):
@@ -46,12 +46,12 @@ class PruningSettings:
             raise UsageError(
                 f"--prune-rows must lie in (0, 1), got {self.prune_rows:g}; 0.5 gives up half of all rows."
             )
-        if self.structured_share is not None and not 0.0 <= self.structured_share <= 1.0:
-            raise UsageError(f"--structured-share must lie in [0, 1], got {self.structured_share:g}.")
-        if self.round_to < 1:
-            raise UsageError(f"--round-to must be 1 or more, got {self.round_to}.")
-        if self.steps < 1:
-            raise UsageError(f"--steps must be 1 or more, got {self.steps}.")
+        if self.structured_fraction is not None and not 0.0 <= self.structured_fraction <= 1.0:
+            raise UsageError(f"--structured-fraction must lie in [0, 1], got {self.structured_fraction:g}.")
+        if self.width_multiple < 1:
+            raise UsageError(f"--width-multiple must be 1 or more, got {self.width_multiple}.")
+        if self.pruning_stages < 1:
+            raise UsageError(f"--pruning-stages must be 1 or more, got {self.pruning_stages}.")
 
     @property
     def table_sparsity(self) -> float:
@@ -64,14 +64,14 @@ class PruningSettings:
         return self.sparsity if self.hidden_sparsity is None else self.hidden_sparsity
 
     def at_stage(self, stage: int) -> Self:
-        """Return the settings of `stage`, counted from 1 to `steps`: each keeps the same fraction of its input.
+        """Return the settings of `stage`, counted from 1 to `pruning_stages`: each keeps the same fraction of its input.
 
         Fields and rows are removed in the first stage alone.
 
-        >>> [round(PruningSettings(0.91, steps=2).at_stage(stage).table_sparsity, 6) for stage in (1, 2)]
+        >>> [round(PruningSettings(0.91, pruning_stages=2).at_stage(stage).table_sparsity, 6) for stage in (1, 2)]
         [0.7, 0.91]
         """
-        exponent = stage / self.steps
+        exponent = stage / self.pruning_stages
         tables, rest = (1.0 - (1.0 - s) ** exponent for s in (self.table_sparsity, self.rest_sparsity))
         first_only: dict[str, Any] = {} if stage == 1 else {"prune_fields": 0, "prune_rows": None}
         return replace(self, embedding_sparsity=tables, hidden_sparsity=rest, **first_only)
@@ -85,21 +85,21 @@ class PruningSettings:
 class FineTuningSettings:
     """Options of fine-tuning; None leaves a choice to the kind of model.
 
-    `regularise` is the strength of a group lasso under which the model is trained before channels are removed; `zeros`
+    `regularize` is the strength of a group lasso under which the model is trained before channels are removed; `sparsity_schedule`
     is "gradual" or "one-shot".
     """
 
     epochs: int | None = None
     learning_rate: float | None = None
     batch_size: int | None = None
-    regularise: float = 0.0
-    zeros: str = "gradual"
+    regularize: float = 0.0
+    sparsity_schedule: str = "gradual"
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.regularise < 1e3:
-            raise UsageError(f"--regularise must be 0 or more, got {self.regularise:g}; 1 is a usual strength.")
-        if self.regularise and self.epochs == 0:
-            raise UsageError("--regularise trains for as many epochs as the tuning has: give --epochs of 1 or more.")
+        if not 0.0 <= self.regularize < 1e3:
+            raise UsageError(f"--regularize must be 0 or more, got {self.regularize:g}; 1 is a usual strength.")
+        if self.regularize and self.epochs == 0:
+            raise UsageError("--regularize trains for as many epochs as the tuning has: give --epochs of 1 or more.")
         if self.learning_rate is not None and not 0.0 < self.learning_rate < 1e3:
             raise UsageError(f"--learning-rate must be positive, got {self.learning_rate:g}.")
 
@@ -109,17 +109,17 @@ class ExportSettings:
     """Options of the bundle and its ONNX file.
 
     Inputs named in `shared_inputs` are the same for all candidates of a request, and have one row in the ONNX file.
-    `keep_dense` adds the dense baseline, `triton` a model repository for Triton; `licence` is an SPDX expression.
+    `keep_dense` adds the dense baseline, `triton` a model repository for Triton; `license` is an SPDX expression.
     """
 
     shared_inputs: tuple[str, ...] = ()
     keep_dense: bool = True
     triton: bool = True
-    licence: str | None = None
+    license: str | None = None
 
     def __post_init__(self) -> None:
-        if self.licence is not None:
-            object.__setattr__(self, "licence", canonicalize_license(self.licence))
+        if self.license is not None:
+            object.__setattr__(self, "license", canonicalize_license(self.license))
 
 
 @dataclass(frozen=True)
@@ -145,12 +145,12 @@ class QuantizationSettings:
 class LatencySettings:
     """The batch sizes at which latency is measured and for which the ONNX file is optimized, and the number of threads."""
 
-    batches: tuple[int, ...] = (1, 32, 256, 1024)
+    latency_batch_sizes: tuple[int, ...] = (1, 32, 256, 1024)
     threads: int = 1
 
     def __post_init__(self) -> None:
-        if not self.batches or min(self.batches) < 1:
-            raise UsageError("--batches must name at least one batch size of 1 or more, for example 1,256.")
+        if not self.latency_batch_sizes or min(self.latency_batch_sizes) < 1:
+            raise UsageError("--latency-batch-sizes must name at least one batch size of 1 or more, for example 1,256.")
 
 
 @dataclass(frozen=True)
@@ -211,11 +211,12 @@ class Settings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read the result of `to_dict`, or the settings of a manifest, which hold more.
+        """Read the result of `to_dict`, or the settings of a manifest, which hold more and may have former names.
 
         >>> Settings.from_dict({**Settings(sparsity=0.9).to_dict(), "command": []}) == Settings(sparsity=0.9)
         True
         """
+        values = rename_former_options(values)
         options: dict[str, Any] = {name: values[name] for name in Settings()._options() if name in values}
         lists = {name: tuple(value) for name, value in options.items() if isinstance(value, list)}
         return cls(**{**options, **lists})
@@ -237,10 +238,31 @@ _PARTS: dict[str, Any] = {
 }
 
 
-def row_share(text: str) -> float | Literal["auto"]:
-    """Read a share of rows.
+# Names that options had in bundles of earlier releases.
+_FORMER_NAMES = {
+    "batches": "latency_batch_sizes",
+    "licence": "license",
+    "regularise": "regularize",
+    "round_to": "width_multiple",
+    "steps": "pruning_stages",
+    "structured_share": "structured_fraction",
+    "zeros": "sparsity_schedule",
+}
 
-    >>> row_share("0.5"), row_share("auto")
+
+def rename_former_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `options` with former names replaced.
+
+    >>> rename_former_options({"batches": (1,), "epochs": 2})
+    {'latency_batch_sizes': (1,), 'epochs': 2}
+    """
+    return {_FORMER_NAMES.get(name, name): value for name, value in options.items()}
+
+
+def parse_row_fraction(text: str) -> float | Literal["auto"]:
+    """Parse a fraction of rows, or `auto`.
+
+    >>> parse_row_fraction("0.5"), parse_row_fraction("auto")
     (0.5, 'auto')
     """
     if text == "auto":
@@ -251,29 +273,29 @@ def row_share(text: str) -> float | Literal["auto"]:
         raise UsageError(f"--prune-rows '{text}' is no number; write for example 0.5, or auto.") from error
 
 
-def batch_sizes(text: str) -> tuple[int, ...]:
-    """Read a list of batch sizes.
+def parse_batch_sizes(text: str) -> tuple[int, ...]:
+    """Parse a list of batch sizes.
 
-    >>> batch_sizes("1, 256")
+    >>> parse_batch_sizes("1, 256")
     (1, 256)
     """
     try:
-        sizes = tuple(int(part) for part in text.split(","))
+        sizes = tuple(int(word) for word in text.split(","))
     except ValueError as error:
-        raise UsageError(f"--batches '{text}' is no list of numbers; write for example 1,256.") from error
+        raise UsageError(f"--latency-batch-sizes '{text}' is no list of numbers; write for example 1,256.") from error
     if min(sizes) < 1:
-        raise UsageError("--batches must name at least one batch size of 1 or more, for example 1,256.")
+        raise UsageError("--latency-batch-sizes must name at least one batch size of 1 or more, for example 1,256.")
     return tuple(dict.fromkeys(sizes))
 
 
-def thread_counts(text: str) -> tuple[int, ...]:
-    """Read a list of thread counts, in which `all` stands for every core of this process.
+def parse_thread_counts(text: str) -> tuple[int, ...]:
+    """Parse a list of thread counts, in which `all` stands for every core of this process.
 
-    >>> thread_counts("1,2,1")
+    >>> parse_thread_counts("1,2,1")
     (1, 2)
     """
     try:
-        counts = tuple(cores() if part.strip() == "all" else int(part) for part in text.split(","))
+        counts = tuple(cores() if word.strip() == "all" else int(word) for word in text.split(","))
     except ValueError as error:
         raise UsageError(f"--threads '{text}' is no list of numbers; write for example 1,all.") from error
     if min(counts) < 1:

@@ -17,7 +17,9 @@ from recprune_export.cli.options import FILE
 @click.option("--max-regression", default="5%", show_default=True, help="Of latency, counts and sizes.")
 @click.option("--max-drop", type=float, default=0.001, show_default=True, help="Of each quality metric.")
 @click.option("--limit", "limits", multiple=True, metavar="GATE=5%|off", help="Of one gate; may be repeated.")
-@click.option("--batches", default="1,32,256", show_default=True, help="Batch sizes of the latency measurement.")
+@click.option(
+    "--latency-batch-sizes", default="1,32,256", show_default=True, help="Batch sizes of the latency measurement."
+)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the latency measurement.")
 @click.option(
     "--time-limit", type=click.FloatRange(0), default=40.0, show_default=True, help="Seconds of latency measurement."
@@ -35,7 +37,7 @@ def check(
     max_regression: str,
     max_drop: float,
     limits: tuple[str, ...],
-    batches: str,
+    latency_batch_sizes: str,
     threads: int,
     time_limit: float,
     undecided: str | None,
@@ -54,13 +56,17 @@ def check(
     from recprune_export.console.check import print_calibration, print_check
     from recprune_export.gate.limits import Limits, parse_fraction, parse_gate_limits
     from recprune_export.progress import quiet as silently
-    from recprune_export.settings import batch_sizes
+    from recprune_export.settings import parse_batch_sizes
 
     if calibrate == (base is not None):
         raise click.UsageError("Give --against BASE to compare, or --calibrate to try the machine.")
     tolerance = parse_fraction(max_regression, "--max-regression")
     given = Limits(tolerance, max_drop, parse_gate_limits(limits))
-    measured: dict[str, Any] = {"batches": batch_sizes(batches), "threads": threads, "time_limit": time_limit}
+    measured: dict[str, Any] = {
+        "batches": parse_batch_sizes(latency_batch_sizes),
+        "threads": threads,
+        "time_limit": time_limit,
+    }
     if base is None:
         from recprune_export.gate.latency.calibration import calibrate as try_machine
 

@@ -12,7 +12,9 @@ from recprune_export.cli.parse_values import parse_json_object
 
 @main.command()
 @loading_options
-@click.option("--batches", default="1,32,256,1024", show_default=True, help="For a bundle: batch sizes of its costs.")
+@click.option(
+    "--latency-batch-sizes", default="1,32,256,1024", show_default=True, help="For a bundle: batch sizes of its costs."
+)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="For a bundle: of the machine.")
 @click.option("--scores", is_flag=True, help="Also rank the channels of each group by every score, and compare.")
 @click.option("--data", type=FILE, help="For --scores: rows; without, requests are drawn from the signature.")
@@ -22,7 +24,7 @@ from recprune_export.cli.parse_values import parse_json_object
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def inspect(
     model: Path,
-    batches: str,
+    latency_batch_sizes: str,
     threads: int,
     scores: bool,
     data: Path | None,
@@ -49,10 +51,12 @@ def inspect(
             raise click.UsageError("--scores needs the dense model that the bundle was made of.")
         from recprune_export.bundle.artifact_summary import inspect_artifact
         from recprune_export.console.artifact import print_artifact
-        from recprune_export.settings import batch_sizes
+        from recprune_export.settings import parse_batch_sizes
 
         with open_bundle_path(model) as folder:
-            return print_artifact(inspect_artifact(folder, batch_sizes(batches), threads), as_json=as_json)
+            return print_artifact(
+                inspect_artifact(folder, parse_batch_sizes(latency_batch_sizes), threads), as_json=as_json
+            )
     from recprune_export.console.inspection import print_inspection
     from recprune_export.inspection import inspect_file
 

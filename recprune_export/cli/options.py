@@ -57,7 +57,7 @@ def job_options(command: F) -> F:
                 "--batch-size", type=click.IntRange(1), help="Of fine-tuning.  [default: by the kind of model]"
             ),
             click.option(
-                "--structured-share",
+                "--structured-fraction",
                 type=float,
                 help="Part that removed channels take; zeros the rest.  [default: tried; at most 0.8 in tables, 0.95 elsewhere]",
             ),
@@ -81,7 +81,10 @@ def job_options(command: F) -> F:
                 "--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the latency measurement."
             ),
             click.option(
-                "--batches", default="1,32,256,1024", show_default=True, help="Batch sizes of the latency measurement."
+                "--latency-batch-sizes",
+                default="1,32,256,1024",
+                show_default=True,
+                help="Batch sizes of the latency measurement.",
             ),
         )
     ):

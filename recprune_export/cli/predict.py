@@ -13,7 +13,7 @@ from recprune_export.cli.options import FILE
 @click.option("--data", type=FILE, required=True, help="CSV or Parquet, raw values as in training.")
 @click.option("-o", "--output", type=FILE, required=True, help="A .parquet or .csv file with the model's outputs.")
 @click.option("--keep", multiple=True, metavar="COLUMN", help="A column of --data to write beside; may be repeated.")
-@click.option("--batch", type=click.IntRange(1), default=4096, show_default=True, help="Rows of a request.")
+@click.option("--batch-size", type=click.IntRange(1), default=4096, show_default=True, help="Rows of a request.")
 @click.option("--threads", type=click.IntRange(1), help="[default: that of the bundle's manifest]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a sentence.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
@@ -22,7 +22,7 @@ def predict(
     data: Path,
     output: Path,
     keep: tuple[str, ...],
-    batch: int,
+    batch_size: int,
     threads: int | None,
     as_json: bool,
     quiet: bool,
@@ -34,5 +34,5 @@ def predict(
     from recprune_export.progress import quiet as silently
 
     with silently(quiet or as_json), open_bundle_path(bundle) as folder:
-        prediction = run(folder, data, output, keep=keep, threads=threads, rows=batch)
+        prediction = run(folder, data, output, keep=keep, threads=threads, rows=batch_size)
     print_prediction(prediction, as_json=as_json)

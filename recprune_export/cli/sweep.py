@@ -31,7 +31,7 @@ def sweep(
     data: Path,
     labels: tuple[str, ...],
     sparsities: str,
-    batches: str,
+    latency_batch_sizes: str,
     output: Path | None,
     as_json: bool,
     quiet: bool,
@@ -41,9 +41,9 @@ def sweep(
 
     What was measured is kept: given again, the command goes on where it was interrupted.
     """
-    from recprune_export.settings import Settings, batch_sizes
+    from recprune_export.settings import Settings, parse_batch_sizes
 
-    settings = Settings(batches=batch_sizes(batches), **options)
+    settings = Settings(latency_batch_sizes=parse_batch_sizes(latency_batch_sizes), **options)
     wanted = parse_fractions(sparsities, "--sparsities")
     target = output or Path("artifacts") / f"{model.stem}-sweep"
     from recprune_export.api import sweep as run

@@ -12,7 +12,9 @@ from recprune_export.cli.options import FILE
 @click.argument("bundle", type=FILE)
 @click.option("--public-key", type=FILE, metavar="PEM", help="The bundle must be signed by this Ed25519 key.")
 @click.option("--latency", is_flag=True, help="Measure latency, load time and memory again, on this machine.")
-@click.option("--batches", default="1,32,256", show_default=True, help="Batch sizes of the latency measurement.")
+@click.option(
+    "--latency-batch-sizes", default="1,32,256", show_default=True, help="Batch sizes of the latency measurement."
+)
 @click.option("--threads", default="1,all", show_default=True, help="Thread counts of the latency measurement.")
 @click.option("--qps", type=click.FloatRange(0, min_open=True), help="Also let so many requests a second arrive.")
 @click.option(
@@ -24,7 +26,7 @@ def verify(
     bundle: Path,
     public_key: Path | None,
     latency: bool,
-    batches: str,
+    latency_batch_sizes: str,
     threads: str,
     qps: float | None,
     seconds: float,
@@ -35,9 +37,9 @@ def verify(
     from recprune_export.bundle.archive.unpacking import open_bundle_path
     from recprune_export.bundle.verify import verify as run
     from recprune_export.console.verification import print_verification
-    from recprune_export.settings import batch_sizes, thread_counts
+    from recprune_export.settings import parse_batch_sizes, parse_thread_counts
 
-    sizes, counts = batch_sizes(batches), thread_counts(threads)
+    sizes, counts = parse_batch_sizes(latency_batch_sizes), parse_thread_counts(threads)
     with open_bundle_path(bundle) as folder:
         verification, study = run(folder, public_key), None
         if latency:

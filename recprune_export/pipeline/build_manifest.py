@@ -92,7 +92,7 @@ def make_manifest(
         rewrites=[rewrite.to_dict() for rewrite in file.rewrites],
         cost=compute_roofline(measurements.latency, models).to_dict(),
         encoding=encoding,
-        licence=settings.export.licence,
+        licence=settings.export.license,
         provenance=provenance(
             command=origin.command,
             model=origin.model_file,

@@ -145,7 +145,7 @@ def export_and_quantize(
     program: Program, pruned: PrunedModel, settings: Settings, task: Task, folder: Path
 ) -> ExportedModels:
     """Write both models to `folder`, the pruned one in fewer bits where the settings ask for it."""
-    batches, threads = settings.latency.batches, settings.latency.threads
+    batches, threads = settings.latency.latency_batch_sizes, settings.latency.threads
     exported = export_models(program, pruned, ServingConfig(batches, settings.export.shared_inputs), task, folder)
     requests = make_latency_requests(batches, task, exported.pruned.signature)
     quantized = quantize_export(
@@ -180,7 +180,7 @@ def collect_bundle_files(
     options = read_session_options(manifest)
     serving = serving_files(
         manifest.name, exported.pruned, make_predictor(exported.pruned), golden, response,
-        options=options, most_rows=max(settings.latency.batches), triton=settings.export.triton,
+        options=options, most_rows=max(settings.latency.latency_batch_sizes), triton=settings.export.triton,
     )  # fmt: skip
     readme = render_readme(
         manifest.name,

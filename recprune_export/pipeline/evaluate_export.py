@@ -67,7 +67,7 @@ def evaluate_exports(
         metrics = {name: task.test(answer) for name, answer in answers.items()}
         change = task.compare_on_test(answers["dense"], answers["pruned"])
         rows = report_shared_rows(program, pruned, exported.pruned, task, answers)
-    requests = make_latency_requests(latency.batches, task, exported.pruned.signature)
+    requests = make_latency_requests(latency.latency_batch_sizes, task, exported.pruned.signature)
     report = validate_latency(program, pruned.program, exported, requests, threads=latency.threads, seed=seed)
     footprints = measure_cold_starts(exported, program.signature, latency)
     return Measurements(counts, metrics, change, rows, report, footprints)
@@ -98,7 +98,7 @@ def measure_cold_starts(exported: ExportedModels, signature: Signature, latency:
     """Measure load time, first request and memory of both ONNX files in fresh processes."""
     options = SessionOptions(threads=latency.threads)
     models = {DENSE_ONNX: (exported.dense.path, options), PRUNED_ONNX: (exported.pruned.path, options)}
-    return measure_footprints(models, signature, max(latency.batches))
+    return measure_footprints(models, signature, max(latency.latency_batch_sizes))
 
 
 def report_shared_rows(

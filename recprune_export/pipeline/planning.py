@@ -134,7 +134,7 @@ def _plan_with_least_loss(
             candidate = _score_and_plan(per_table, pruning, task, seed, dense)
             chosen = candidate if candidate.loss < PER_TABLE_MAX_LOSS_RATIO * chosen.loss else chosen
     planned = PlannedProgram(chosen.plan, chosen.program)
-    if pruning.structured_share is not None:
+    if pruning.structured_fraction is not None:
         return planned
     default = make_budget(pruning)
     final = restrict_to_prunable(make_budget(last_stage), chosen.program)
@@ -171,12 +171,18 @@ def _score_and_plan(
 def make_budget(pruning: PruningSettings) -> Budget:
     """Return the limits of a plan that the settings ask for."""
     fractions: dict[str, float] = {}
-    if pruning.structured_share is not None:
-        fractions = dict.fromkeys(("table_structured_fraction", "rest_structured_fraction"), pruning.structured_share)
+    if pruning.structured_fraction is not None:
+        fractions = dict.fromkeys(
+            ("table_structured_fraction", "rest_structured_fraction"), pruning.structured_fraction
+        )
     # Tables stay whole where the user asks for it, not in a trial of the rest alone, in which they may be narrowed.
     keep_tables = pruning.table_sparsity == 0.0
     return Budget(
-        pruning.table_sparsity, pruning.rest_sparsity, round_to=pruning.round_to, keep_tables=keep_tables, **fractions
+        pruning.table_sparsity,
+        pruning.rest_sparsity,
+        width_multiple=pruning.width_multiple,
+        keep_tables=keep_tables,
+        **fractions,
     )
 
 

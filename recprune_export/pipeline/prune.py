@@ -105,7 +105,7 @@ def prune(
 ) -> PrunedModel:
     """Remove fields, rows and channels by a plan, prove the result, then set zeros while fine-tuning; `program` is not changed.
 
-    With several `steps` each stage removes a fraction of the channels and tunes for a fraction of the epochs; zeros are
+    With several `pruning_stages` each stage removes a fraction of the channels and tunes for a fraction of the epochs; zeros are
     set in the last. The teacher is `program` in every stage (gradual pruning with fine-tuning in between: Han et al.
     2015, section 3.4). Finished stages are saved in `checkpoints`, and loaded from there with the same result.
     `search_prefix` is the result of `run_search_prefix` for the same program, rows and settings but for the sparsity.
@@ -118,7 +118,7 @@ def prune(
     if plan is not None and pruning.prune_rows is not None:
         raise UsageError("A plan says itself which rows go: leave out --prune-rows, or the plan.")
     if plan is not None:
-        pruning = replace(pruning, steps=len(plan.stages))
+        pruning = replace(pruning, pruning_stages=len(plan.stages))
     regularized, fields = None, None
     if search_prefix is not None:
         torch.set_rng_state(search_prefix.rng_state)
@@ -128,9 +128,9 @@ def prune(
     target = make_nonzero_target(context.sizes, pruning)
     start = regularized.program if regularized else program
     stages: list[PrunedStage] = []
-    for number in range(1, pruning.steps + 1):
+    for number in range(1, pruning.pruning_stages + 1):
         stage_plan = plan.stages[number - 1] if plan is not None else None
-        stage_target = target if number == pruning.steps else None
+        stage_target = target if number == pruning.pruning_stages else None
         stages.append(_run_stage(context, start, number, stage_plan, fields if number == 1 else None, stage_target))
         start = stages[-1].program
     return PrunedModel(tuple(stages), target, regularized)
@@ -144,12 +144,12 @@ def plan_all_stages(
     start = regularized.program if regularized else program
     context = _Context(program, ParameterCounter(program).sizes(), pruning, finetuning, seed, task)
     plans: list[Plan] = []
-    for number in range(1, pruning.steps):
+    for number in range(1, pruning.pruning_stages):
         stage = _run_stage(context, start, number)
         plans.append(stage.plan)
         start = stage.program
     with show_status("Choosing what goes"):
-        last = plan_pruning(start, pruning.at_stage(pruning.steps), task, seed=seed, dense=context.sizes).plan
+        last = plan_pruning(start, pruning.at_stage(pruning.pruning_stages), task, seed=seed, dense=context.sizes).plan
     return Plan.from_stages([*plans, last])
 
 
@@ -193,7 +193,7 @@ def _run_stage(
         with show_status("Choosing what goes"):
             planned = plan_pruning(
                 start, pruning.at_stage(number), task, seed=context.seed, dense=context.sizes, fields=fields,
-                last_stage=pruning.at_stage(pruning.steps),
+                last_stage=pruning.at_stage(pruning.pruning_stages),
             )  # fmt: skip
         plan, projected = planned.plan, planned.program
     without_fields = remove_fields(start, plan.fields)
@@ -208,7 +208,7 @@ def _run_stage(
     else:
         fitted = _tune(context, number, _PrunedPair(original, plan, student), target)
         values = {"plan": plan.to_dict(), "fitted": None if fitted is None else fitted.to_dict()}
-        title = f"pruning and tuning, stage {number} of {pruning.steps}"
+        title = f"pruning and tuning, stage {number} of {pruning.pruning_stages}"
         context.checkpoints.save(f"stage-{number}", title, values, student.module)
     return PrunedStage(student, original.analysis, plan, soundness, fitted, shared_row_proof)
 
@@ -223,7 +223,7 @@ def _tune(context: _Context, number: int, pair: _PrunedPair, target: NonZeroTarg
     if target is None:
         target = NonZeroTarget(*parameter_counts(student, tables))
     curvature = estimate_curvature(student, pair.plan, tables, task, seed)
-    epochs = divide_epochs(task.config.epochs, context.pruning.steps, number)
+    epochs = divide_epochs(task.config.epochs, context.pruning.pruning_stages, number)
     schedule = replace(make_schedule(task.config, context.finetuning, seed), epochs=epochs)
     teacher = context.dense.with_copied_graph()
     return finetune(student, teacher, task, tables, target, schedule, curvature)
@@ -243,7 +243,7 @@ def divide_epochs(epochs: int, stages: int, stage: int) -> int:
 
 def make_schedule(config: FineTuningConfig, finetuning: FineTuningSettings, seed: int) -> Schedule:
     """Return the schedule of fine-tuning in one stage."""
-    return Schedule(config.epochs, config.learning_rate, finetuning.zeros == "gradual", seed)
+    return Schedule(config.epochs, config.learning_rate, finetuning.sparsity_schedule == "gradual", seed)
 
 
 def regularize_channels(
@@ -259,16 +259,16 @@ def regularize_channels(
 
     A result that a search has `precomputed` is saved in `checkpoints` as well.
     """
-    if not finetuning.regularise:
+    if not finetuning.regularize:
         return None
     checkpoint = checkpoints.load("regularized")
     if checkpoint is not None:
         copy = program.with_copied_parameters()
         checkpoint.restore(copy.module)
         fitted, zero_channels = FitResult.from_dict(checkpoint.values["fitted"]), checkpoint.values["zero"]
-        return RegularizedProgram(copy, finetuning.regularise, zero_channels, fitted)
+        return RegularizedProgram(copy, finetuning.regularize, zero_channels, fitted)
     if precomputed is None:
-        precomputed = regularize(program, task, finetuning.regularise, make_schedule(task.config, finetuning, seed))
+        precomputed = regularize(program, task, finetuning.regularize, make_schedule(task.config, finetuning, seed))
     values = {"zero": dict(precomputed.zero_channels), "fitted": precomputed.fitted.to_dict()}
     checkpoints.save("regularized", "the regularized training", values, precomputed.program.module)
     return precomputed

@@ -141,7 +141,7 @@ def _rank(
     if isinstance(dense, MissingModel):
         return DriftFinding(plan_check.MEASURE, None, dense.reason), ()
     task = _read_rows_for_dense(dense, shipped, rows, data).task
-    regularized = bool(shipped.settings.finetuning.regularise)
+    regularized = bool(shipped.settings.finetuning.regularize)
     return plan_check.judge_plan(
         dense.loaded.program, shipped.plan, task, regularized=regularized, seed=shipped.settings.seed
     )

@@ -30,7 +30,7 @@ def judge_plan(
     A plan for `regularized` weights cannot be judged, since a bundle does not hold them.
     """
     if regularized:
-        text = "The plan was made after a training with --regularise, whose weights are not kept."
+        text = "The plan was made after a training with --regularize, whose weights are not kept."
         return DriftFinding(MEASURE, None, text), ()
     try:
         plan, *later = plan.stages

@@ -76,7 +76,7 @@ def measure_artifact(
 
     The second result is the change of the metric of the validation rows from `dense` to the quantized file, else None.
     """
-    batches, threads = latency.batches, latency.threads
+    batches, threads = latency.latency_batch_sizes, latency.threads
     with tempfile.TemporaryDirectory() as scratch:
         before = export_onnx(dense, Path(scratch) / "dense.onnx", rewrites=())
         after = export_onnx(pruned, Path(scratch) / "model.onnx", serving=ServingConfig(batches))

@@ -38,7 +38,10 @@ class Habits(nn.Module):
 
 @pytest.mark.parametrize(
     "settings",
-    [Settings(0.7, epochs=1, batches=(1,)), Settings(0.9, epochs=1, steps=2, quantize="int8", batches=(1,))],
+    [
+        Settings(0.7, epochs=1, latency_batch_sizes=(1,)),
+        Settings(0.9, epochs=1, pruning_stages=2, quantize="int8", latency_batch_sizes=(1,)),
+    ],
     ids=["plain", "two stages, int8"],
 )
 def test_it_becomes_a_bundle_that_can_be_verified(

@@ -17,7 +17,7 @@ from recprune_export.settings import Settings
 from tests.properties import no_zeros
 from tests.pruning.models import scorer
 
-SETTINGS = Settings(sparsity=0.84, epochs=2, batch_size=32, round_to=1, steps=2)
+SETTINGS = Settings(sparsity=0.84, epochs=2, batch_size=32, width_multiple=1, pruning_stages=2)
 
 
 @pytest.fixture(autouse=True)
@@ -79,14 +79,14 @@ def test_zeros_are_set_in_the_last_stage_only() -> None:
 @pytest.mark.parametrize("steps", [1, 2])
 def test_the_sparsity_asked_for_is_of_the_dense_model(steps: int) -> None:
     dense = sizes(scorer())
-    program = pruned_by(SETTINGS.with_options(steps=steps)).program
+    program = pruned_by(SETTINGS.with_options(pruning_stages=steps)).program
     tables = sum(int(p.count_nonzero()) for name, p in program.parameters().items() if name in program.analysis.tables)
     assert 0.5 * (1 - 0.84) * dense.tables < tables <= (1 - 0.84) * dense.tables
 
 
 def test_the_plan_of_all_stages_gives_the_same_program() -> None:
     pruned = pruned_by(SETTINGS)
-    again = pruned_by(SETTINGS.with_options(steps=1), Plan.from_dict(pruned.plan.to_dict()))
+    again = pruned_by(SETTINGS.with_options(pruning_stages=1), Plan.from_dict(pruned.plan.to_dict()))
     assert len(again.stages) == 2
     one, two = pruned.program.parameters(), again.program.parameters()
     assert {name: p.tolist() for name, p in one.items()} == {name: p.tolist() for name, p in two.items()}
@@ -114,7 +114,7 @@ def test_every_stage_is_proved(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_one_step_is_what_a_plan_without_stages_says() -> None:
     program = scorer()
-    settings = SETTINGS.with_options(steps=1)
+    settings = SETTINGS.with_options(pruning_stages=1)
     task = make_sampled_task(program, settings.finetuning)
     planned = plan_pruning(program, settings.pruning, task)
     assert plan_all_stages(program, settings.pruning, settings.finetuning, task) == planned.plan

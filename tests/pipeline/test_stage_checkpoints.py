@@ -40,7 +40,7 @@ from recprune_export.settings import Settings
 from tests.pipeline.test_prune import scorer
 
 STEPS = 5
-SETTINGS = Settings(sparsity=0.6, epochs=1, batches=(1,), batch_size=64, steps=2)
+SETTINGS = Settings(sparsity=0.6, epochs=1, latency_batch_sizes=(1,), batch_size=64, pruning_stages=2)
 ROOT = Path(__file__).parents[2]
 
 
@@ -109,7 +109,7 @@ def test_the_same_model_comes_of_it(
 
 
 def test_regularised_training_is_kept_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = SETTINGS.with_options(regularise=1.0, steps=1)
+    settings = SETTINGS.with_options(regularize=1.0, pruning_stages=1)
     work, dense = StageCheckpoints(tmp_path / "work", "key"), program()
     first = stages.regularize_channels(dense, settings.finetuning, make_sampled_task(dense, settings.finetuning), work)
     assert work.names == ("regularized",)
@@ -126,7 +126,7 @@ def test_the_key_is_that_of_weights_and_settings_but_not_of_serving() -> None:
     dense = program()
     known = key(dense)
     assert known == key(program())
-    assert known == key(dense, SETTINGS.with_options(batches=(2,), keep_dense=False, threads=2))
+    assert known == key(dense, SETTINGS.with_options(latency_batch_sizes=(2,), keep_dense=False, threads=2))
     assert known != key(dense, SETTINGS.with_options(sparsity=0.5))
     assert known != key(dense, SETTINGS.with_options(seed=1))
     with torch.no_grad():

@@ -98,7 +98,7 @@ def test_a_table_of_low_rank_is_cut_and_one_of_high_rank_has_zeros(rank: int, re
 
     chosen, cut = (
         tables_after(settings),
-        tables_after(settings.with_options(structured_share=TABLE_STRUCTURED_FRACTION)),
+        tables_after(settings.with_options(structured_fraction=TABLE_STRUCTURED_FRACTION)),
     )
     assert (chosen == cut) is removes
     assert chosen >= cut

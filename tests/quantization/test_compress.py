@@ -29,7 +29,7 @@ from recprune_export.settings import Settings
 from recprune_export.training.train import train
 from tests.quantization.times import favouring
 
-QUICK = Settings(epochs=1, batches=(1, 64), sparsity=0.5, quantize="int8", max_quantize_drop=0.01)
+QUICK = Settings(epochs=1, latency_batch_sizes=(1, 64), sparsity=0.5, quantize="int8", max_quantize_drop=0.01)
 FAST = favouring(INT8_STATIC, INT8_BY_ROW)  # which layers of this size are not
 
 
@@ -134,7 +134,7 @@ def test_without_rows_the_answers_themselves_are_the_gate(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_measured_on_this_machine_from_the_command_line(checkpoint: Path, clicks_file: Path, tmp_path: Path) -> None:
-    options = ["--epochs", "0", "--batches", "1,64", "--quantize", "int8", "--quiet"]
+    options = ["--epochs", "0", "--latency-batch-sizes", "1,64", "--quantize", "int8", "--quiet"]
     arguments = [str(checkpoint), "--data", str(clicks_file), *options, "-o", str(tmp_path / "b")]
     called = CliRunner().invoke(main, arguments)
     assert called.exit_code == 0, called.output

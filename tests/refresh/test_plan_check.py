@@ -11,7 +11,7 @@ from recprune_export.refresh.plan_check import judge_plan
 from recprune_export.settings import Settings
 from tests.pruning.models import scorer
 
-SETTINGS = Settings(sparsity=0.6, round_to=1, steps=2)
+SETTINGS = Settings(sparsity=0.6, width_multiple=1, pruning_stages=2)
 
 
 @pytest.mark.parametrize("steps", [1, 2])

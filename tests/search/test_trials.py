@@ -29,7 +29,7 @@ from recprune_export.search.sweep import sweep
 from recprune_export.search.trials import Trial, Trials
 from recprune_export.settings import FineTuningSettings, PruningSettings, Settings
 
-SETTINGS = Settings(epochs=1, batches=(1, 8), learning_rate=1e-3)
+SETTINGS = Settings(epochs=1, latency_batch_sizes=(1, 8), learning_rate=1e-3)
 ROWS = 6000
 
 
@@ -102,7 +102,7 @@ def test_what_all_trials_share_is_done_once_for_each_seed(
     for name in runs:
         counted(name)
     monkeypatch.setattr("recprune_export.pipeline.planning.plan_fields", stages.plan_fields)  # what a plan would call
-    settings = SETTINGS.with_options(regularise=1.0, prune_fields=1)
+    settings = SETTINGS.with_options(regularize=1.0, prune_fields=1)
     trials = Trials(program, settings, task)
     first, second = trials.run(0.3), trials.run(0.6)
     assert runs == {"regularize": 1, "plan_fields": 1}
@@ -116,7 +116,7 @@ def test_the_job_after_a_search_begins_where_its_trials_did(
     job: tuple[Program, Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program, task = job
-    settings = SETTINGS.with_options(max_drop=0.9, regularise=1.0, prune_fields=1)  # even the largest sparsity holds
+    settings = SETTINGS.with_options(max_drop=0.9, regularize=1.0, prune_fields=1)  # even the largest sparsity holds
     given: dict[str, Any] = {}
     trained: list[int] = []
     honest = stages.regularize

@@ -29,7 +29,7 @@ class Budget:
 
     `table_structured_fraction` and `rest_structured_fraction` are the parts, in log space, that removal of channels takes, at first; zeros take the
     remainder: in tables they cost little, for most rows are rare; in the rest nothing runs faster for them. Hidden
-    widths of twice `round_to` and more end on a multiple of it. With `keep_tables` no table loses dimensions in order to
+    widths of twice `width_multiple` and more end on a multiple of it. With `keep_tables` no table loses dimensions in order to
     make the layers behind it smaller.
     """
 
@@ -37,7 +37,7 @@ class Budget:
     rest: float
     table_structured_fraction: float = TABLE_STRUCTURED_FRACTION
     rest_structured_fraction: float = REST_STRUCTURED_FRACTION
-    round_to: int = LANES
+    width_multiple: int = LANES
     keep_tables: bool = False
 
     def limits(self, dense: ParameterCounts) -> dict[str, ParameterLimit]:
@@ -49,8 +49,8 @@ class Budget:
 
     def width(self, kind: str, target: int, full: int) -> int:
         """Return the nearest width not above the wanted one that layers like."""
-        in_blocks = kind == "hidden" and self.round_to > 1 and self.round_to * 2 <= target < full
-        return target - target % self.round_to if in_blocks else target
+        in_blocks = kind == "hidden" and self.width_multiple > 1 and self.width_multiple * 2 <= target < full
+        return target - target % self.width_multiple if in_blocks else target
 
 
 def _limit(sparsity: float, share: float, dense: float) -> ParameterLimit:
