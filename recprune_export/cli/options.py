@@ -38,7 +38,7 @@ def source_options(command: F) -> F:
 
 
 def job_options(command: F) -> F:
-    """What is asked of one run of the main job, and of each in a sweep."""
+    """Add the options of one run of the main job, and of each in a sweep."""
     for option in reversed(
         (
             click.option(
@@ -59,7 +59,7 @@ def job_options(command: F) -> F:
             click.option(
                 "--structured-fraction",
                 type=float,
-                help="Part that removed channels take; zeros the rest.  [default: tried; at most 0.8 in tables, 0.95 elsewhere]",
+                help="Fraction for removed channels; zeros take the rest.  [default: tried; at most 0.8 in tables, 0.95 elsewhere]",
             ),
             click.option(
                 "--quantize",
@@ -74,7 +74,7 @@ def job_options(command: F) -> F:
                 default=0.001,
                 show_default=True,
                 metavar="DROP",
-                help="What that may take of the validation metric; beyond it weights get more bits again.",
+                help="Drop of the validation metric that is allowed; beyond it weights get more bits again.",
             ),
             click.option("--seed", type=int, default=0, show_default=True),
             click.option(

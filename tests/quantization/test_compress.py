@@ -138,7 +138,7 @@ def test_measured_on_this_machine_from_the_command_line(checkpoint: Path, clicks
     arguments = [str(checkpoint), "--data", str(clicks_file), *options, "-o", str(tmp_path / "b")]
     called = CliRunner().invoke(main, arguments)
     assert called.exit_code == 0, called.output
-    assert "Tables, quantised for int8" in called.output
+    assert "Tables, quantized for int8" in called.output
     stated = json.loads((tmp_path / "b" / "manifest.json").read_text())["quantisation"]
     assert {table["form"] for table in stated["tables"]} > {"fp32"}
     assert all(len(choice["speedups"]) == 2 for choice in stated["layers"] if choice["form"] != "fp32")

@@ -1,4 +1,4 @@
-"""The main job."""
+"""`compress`: the main job."""
 
 import sys
 from pathlib import Path
@@ -99,7 +99,7 @@ def compress(
     )
     from recprune_export.api import compress as run
     from recprune_export.api import dump_plan
-    from recprune_export.console.result import print_result
+    from recprune_export.cli.compression_tables import print_result
     from recprune_export.progress import quiet as silently
 
     with silently(quiet or as_json):

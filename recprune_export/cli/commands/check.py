@@ -1,13 +1,18 @@
-"""The gate in CI."""
+"""`check`: a regression gate in CI."""
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
+from recprune_export.cli.tables import make_console, make_table, print_json
+
+if TYPE_CHECKING:
+    from recprune_export.gate.check import Check
+    from recprune_export.gate.latency.calibration import Calibration
 
 
 @main.command()
@@ -53,7 +58,6 @@ def check(
     1: a regression; 5: the measurements leave it open. In GitHub Actions the step summary gets the Markdown.
     """
     from recprune_export.bundle.archive.unpacking import open_bundle_path
-    from recprune_export.console.check import print_calibration, print_check
     from recprune_export.gate.limits import Limits, parse_fraction, parse_gate_limits
     from recprune_export.progress import quiet as silently
     from recprune_export.settings import parse_batch_sizes
@@ -61,17 +65,17 @@ def check(
     if calibrate == (base is not None):
         raise click.UsageError("Give --against BASE to compare, or --calibrate to try the machine.")
     tolerance = parse_fraction(max_regression, "--max-regression")
-    given = Limits(tolerance, max_drop, parse_gate_limits(limits))
-    measured: dict[str, Any] = {
+    gate_limits = Limits(tolerance, max_drop, parse_gate_limits(limits))
+    measurement: dict[str, Any] = {
         "batches": parse_batch_sizes(latency_batch_sizes),
         "threads": threads,
         "time_limit": time_limit,
     }
     if base is None:
-        from recprune_export.gate.latency.calibration import calibrate as try_machine
+        from recprune_export.gate.latency.calibration import calibrate as run_calibration
 
         with silently(quiet or as_json), open_bundle_path(new) as folder:
-            calibration = try_machine(folder, tolerance=given.limit_for("latency"), **measured)
+            calibration = run_calibration(folder, tolerance=gate_limits.limit_for("latency"), **measurement)
         return print_calibration(calibration, as_json=as_json)
     from recprune_export.gate.check import check as run
     from recprune_export.gate.findings import Verdict
@@ -79,15 +83,67 @@ def check(
     from recprune_export.gate.output.markdown import write_markdown
 
     with silently(quiet or as_json), open_bundle_path(new) as new_folder, open_bundle_path(base) as base_folder:
-        checked = run(new_folder, base_folder, given, undecided=Verdict(undecided or "undecided"), **measured)
-    checked = replace(checked, new=str(new), base=str(base))
-    print_check(checked, as_json=as_json)
+        result = run(new_folder, base_folder, gate_limits, undecided=Verdict(undecided or "undecided"), **measurement)
+    result = replace(result, new=str(new), base=str(base))
+    print_check(result, as_json=as_json)
     if junit_file is not None:
-        write_junit(checked, junit_file)
-    write_markdown(checked, markdown_file)
+        write_junit(result, junit_file)
+    write_markdown(result, markdown_file)
     if report_file is not None:
         from recprune_export.report.check_page import render_check_report
         from recprune_export.report.write_page import write_page
 
-        write_page(render_check_report(checked), report_file, (new, base))
-    checked.raise_verdict()
+        write_page(render_check_report(result), report_file, (new, base))
+    result.raise_verdict()
+
+
+def print_check(check: "Check", *, as_json: bool) -> None:
+    """Print every gate, and the verdict."""
+    from recprune_export.gate.findings import Verdict
+    from recprune_export.gate.output.finding_rows import HEADINGS, format_finding
+
+    if as_json:
+        return print_json(check.to_dict())
+    console = make_console()
+    table = make_table(f"{check.new} against {check.base}", *HEADINGS)
+    styles = {Verdict.FAIL: "red", Verdict.UNDECIDED: "yellow", Verdict.SKIPPED: "dim"}
+    for finding in check.findings:
+        table.add_row(*format_finding(finding), style=styles.get(finding.verdict))
+    console.print(table)
+    if check.latency:
+        batches = list(check.latency)
+        tails = make_table("Latency in ms, p50 / p95 / p99, not judged", "", *(f"batch {batch}" for batch in batches))
+        times = [check.latency[batch].to_dict()["milliseconds"] for batch in batches]
+        for name in ("BASE", "NEW"):
+            tails.add_row(
+                name, *(" / ".join(f"{ms:.3f}" for ms in milliseconds[name].values()) for milliseconds in times)
+            )
+        console.print(tails)
+    for finding in check.findings:
+        if finding.verdict is not Verdict.PASS:
+            console.print(f"{finding.gate}: {finding.reason}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"Verdict: {check.verdict.value}, after {check.seconds:.1f} s", highlight=False)
+
+
+def print_calibration(calibration: "Calibration", *, as_json: bool) -> None:
+    """Print the smallest regression that this machine can resolve."""
+    if as_json:
+        return print_json(calibration.to_dict())
+    console = make_console()
+    table = make_table(
+        f"{calibration.name} against itself, {calibration.seconds:.0f} s", "", "ratio", "processes", "resolved"
+    )
+    for batch, resolution in calibration.resolutions.items():
+        ratio = f"{resolution.ratio.estimate:.3f} [{resolution.ratio.low:.3f}, {resolution.ratio.high:.3f}]"
+        table.add_row(f"batch {batch}", ratio, str(resolution.processes), f"{resolution.smallest:.1%}")
+    console.print(table)
+    console.print(
+        f"In this time a regression of {calibration.detectable:.1%} or more is found with --max-regression "
+        f"{calibration.tolerance:.1%}, 95 times in 100 at each batch size.",
+        highlight=False,
+    )
+    if not calibration.decides:
+        console.print(
+            "Equal artifacts may stay undecided: give more --time-limit, a larger --max-regression, or a quieter machine.",
+            highlight=False,
+        )

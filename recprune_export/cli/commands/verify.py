@@ -1,11 +1,19 @@
-"""Is a bundle what it says?"""
+"""`verify`: check a bundle against its manifest."""
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from recprune_export.cli.latency_tables import footprint_table, open_loop_table, print_latency
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
+from recprune_export.cli.tables import make_console, print_json
+
+if TYPE_CHECKING:
+    from recprune_export.bundle.verify import Verification
+    from recprune_export.validation.latency.latency_study import LatencyStudy
 
 
 @main.command()
@@ -36,7 +44,6 @@ def verify(
     """Check a bundle, packed or not: checksums, schema, golden answers, signature. Needs ONNX Runtime alone."""
     from recprune_export.bundle.archive.unpacking import open_bundle_path
     from recprune_export.bundle.verify import verify as run
-    from recprune_export.console.verification import print_verification
     from recprune_export.settings import parse_batch_sizes, parse_thread_counts
 
     sizes, counts = parse_batch_sizes(latency_batch_sizes), parse_thread_counts(threads)
@@ -49,3 +56,25 @@ def verify(
             with silently(quiet or as_json):
                 study = measure_bundle(folder, batches=sizes, threads=counts, qps=qps, seconds=seconds)
     print_verification(verification, study, as_json=as_json)
+
+
+def print_verification(verification: "Verification", study: "LatencyStudy | None", *, as_json: bool) -> None:
+    """Print the checks, and the measurements where there are any."""
+    if as_json:
+        latency = {} if study is None else {"latency": study.to_dict()}
+        return print_json({**asdict(verification), **latency})
+    worst = max((output.max_absolute for output in verification.outputs), default=0.0)
+    click.echo(
+        f"{verification.name}: {verification.files} files ({verification.bytes:,} bytes) as the manifest says; "
+        f"ONNX Runtime gives the golden outputs of {verification.rows} rows to {worst:.1e}. {verification.seconds:.2f} s"
+    )
+    signatures = {"valid": "Signed by the given key.", "unchecked": "It is signed; give --public-key to check by whom."}
+    if verification.signature in signatures:
+        click.echo(signatures[verification.signature])
+    if study is not None:
+        console = make_console()
+        for report in study.closed:
+            print_latency(console, report)
+        for open_loop in study.open:
+            console.print(open_loop_table(open_loop))
+        console.print(footprint_table(study.footprints))
