@@ -155,7 +155,7 @@ class LatencySettings:
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """What the sparsity is searched for, beginning at `sparsity`; None where it is given."""
+    """The quality or the speed that a search of the sparsity reaches, beginning at `sparsity`; without either it is given."""
 
     max_drop: float | None = None
     target_speedup: float | None = None
@@ -190,9 +190,9 @@ class Settings:
 
     def __init__(self, sparsity: float = PruningSettings.sparsity, *, seed: int = 0, **options: Any) -> None:
         options["sparsity"] = sparsity
-        for name, part in _PARTS.items():
-            values = {field.name: options.pop(field.name) for field in fields(part) if field.name in options}
-            object.__setattr__(self, name, part(**values))
+        for name, section in _SECTIONS.items():
+            values = {field.name: options.pop(field.name) for field in fields(section) if field.name in options}
+            object.__setattr__(self, name, section(**values))
         object.__setattr__(self, "seed", seed)
         if options:
             raise TypeError(f"Settings has no option '{next(iter(options))}'")
@@ -223,12 +223,12 @@ class Settings:
 
     def _options(self) -> dict[str, Any]:
         options: dict[str, Any] = {}
-        for name in _PARTS:
+        for name in _SECTIONS:
             options.update(asdict(getattr(self, name)))
         return {**options, "seed": self.seed}
 
 
-_PARTS: dict[str, Any] = {
+_SECTIONS: dict[str, Any] = {
     "pruning": PruningSettings,
     "finetuning": FineTuningSettings,
     "export": ExportSettings,

@@ -107,14 +107,12 @@ def make_manifest(
 
 def summarize_stages(pruned: PrunedModel) -> dict[str, Any]:
     """Return the summary of the first stage, with that of the next under `then`."""
-    summaries = [plan_summary(s.plan, s.analysis, s.soundness, s.fitted) for s in pruned.stages]
-    chained: dict[str, Any] = {}
-    for summary in reversed(summaries):
-        chained = {**summary, "then": chained} if chained else summary
-    return {
-        **chained,
-        "regularisation": None if pruned.regularized is None else pruned.regularized.to_dict(),
-    }
+    summary: dict[str, Any] = {}
+    for number, stage in reversed(list(enumerate(pruned.stages))):
+        regularized = pruned.regularized if number == 0 else None
+        stage_summary = plan_summary(stage.plan, stage.analysis, stage.soundness, stage.fitted, regularized)
+        summary = {**stage_summary, "then": summary} if summary else stage_summary
+    return summary
 
 
 def collect_notes(outcome: Outcome, pruning: PruningSettings, task: Task) -> tuple[str, ...]:

@@ -26,9 +26,9 @@ class ResolvedSparsity:
 def resolve_sparsity(
     program: Program, settings: Settings, task: Task, file: Path, report: Callable[[str], None] = lambda text: None
 ) -> ResolvedSparsity | None:
-    """Search where `settings` ask for it; None where they give the sparsity itself. `file` keeps the trials.
+    """Search where `settings` ask for it; None where they give the sparsity itself. Trials are saved in `file`.
 
-    Raises `PruningError` where no sparsity does what is asked.
+    Raises `PruningError` where no sparsity reaches the target.
     """
     target_speedup, max_drop = settings.search.target_speedup, settings.search.max_drop
     if target_speedup is not None:

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from recprune_export.cli import main
-from recprune_export.console.tables import make_console, make_table
+from recprune_export.cli.tables import make_console, make_table
 from tests.bundle.samples import write
 
 ALONE = {"completion"}  # what it prints is for a shell

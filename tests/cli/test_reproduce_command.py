@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +60,7 @@ def test_a_sweep_goes_on_with_the_same_job(options: list[str], tmp_path: Path, m
     again, _ = run(pasted(output), "compress", monkeypatch, UsageError("enough"))
     for name in ("model", "data", "labels", "source"):
         assert again[name] == swept[name]
-    assert again["settings"] == replace(swept["settings"], sparsity=0.85)
+    assert again["settings"] == swept["settings"].with_options(sparsity=0.85)
     assert again["target"] is None  # not among the results of the sweep
 
 

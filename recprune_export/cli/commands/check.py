@@ -54,7 +54,7 @@ def check(
 ) -> None:
     """Compare NEW with BASE, as a gate in CI: latency, sizes, quality, signature. Needs ONNX Runtime alone.
 
-    Both are bundles, or plain .onnx files, of which only what can be known is judged. Exit code 0: no regression;
+    Both are bundles, or plain .onnx files, for which some gates are skipped. Exit code 0: no regression;
     1: a regression; 5: the measurements leave it open. In GitHub Actions the step summary gets the Markdown.
     """
     from recprune_export.bundle.archive.unpacking import open_bundle_path

@@ -42,7 +42,7 @@ def inspect(
     factory_args: str | None,
     **source: Any,
 ) -> None:
-    """Show inputs, parameters, channel groups, and what is frozen and why.
+    """Show inputs, parameters, channel groups, and frozen axes with the reasons.
 
     For a bundle or an .onnx file: parameters, operations and bytes of a request, and the floor of this machine.
     """

@@ -59,7 +59,7 @@ def refresh(
     """Say whether the plan of BUNDLE still holds on new rows, and compress the dense model again where it does not.
 
     Judged are the metric, its distance from the dense model, the drift of ids, numbers and labels, and whether the score
-    would still keep what the plan keeps.
+    would keep the channels of the plan again.
     """
     from recprune_export.bundle.archive.packing import SUFFIX
     from recprune_export.bundle.write import check_target
