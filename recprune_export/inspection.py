@@ -1,4 +1,4 @@
-"""`inspect`: what a program takes, what it is made of, what can be pruned, and what is frozen and why."""
+"""`inspect`: inputs, parameters, prunable channels, and frozen axes with the reasons."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -42,9 +42,9 @@ def _encode_groups(groups: Iterable[Group]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Inspection(ToDictMixin):
-    """What the analysis says of one model; `minimum_sizes` is what would be left if each group kept one channel.
+    """Result of the channel analysis of a model; `minimum_sizes` are its sizes with one channel in each group.
 
-    `fields` is None where they were not asked for; fields that can only go together are one finding.
+    `fields` is None where they were not analyzed; fields that can only be removed together are one entry.
     """
 
     ENCODED = (
@@ -69,26 +69,26 @@ class Inspection(ToDictMixin):
 
     def frozen_by_reason(self) -> dict[str, list[FrozenAxis]]:
         """Return the frozen axes under the reason that freezes them."""
-        found: dict[str, list[FrozenAxis]] = defaultdict(list)
+        axes: dict[str, list[FrozenAxis]] = defaultdict(list)
         for axis in self.frozen:
             where = f" ({axis.reason.source})" if axis.reason.source else ""
-            found[axis.reason.text + where].append(axis)
-        return dict(found)
+            axes[axis.reason.text + where].append(axis)
+        return dict(axes)
 
     @property
     def summary(self) -> str:
-        """One sentence: how much can be pruned, and what stands in the way of the rest."""
-        parameters: dict[str, int] = defaultdict(int)
+        """Return one sentence: the prunable fraction, and the most frequent reasons for the frozen rest."""
+        counts: dict[str, int] = defaultdict(int)
         for axis in self.frozen:
             if axis.reason.text != RETURNED:
-                parameters[axis.reason.text] += 1
-        most = sorted(parameters, key=lambda text: -parameters[text])[:REASONS]
-        frozen = f"; frozen: {'; '.join(f'{text} ({parameters[text]}×)' for text in most)}" if most else ""
+                counts[axis.reason.text] += 1
+        most = sorted(counts, key=lambda text: -counts[text])[:REASONS]
+        frozen = f"; frozen: {'; '.join(f'{text} ({counts[text]}×)' for text in most)}" if most else ""
         return f"{self.prunable_fraction:.0%} of the parameters can be pruned{frozen}."
 
 
 def inspect_program(program: Program, name: str, kind: str, *, fields: bool = False) -> Inspection:
-    """Analyse a program that is already in memory; with `fields`, say which of them can go."""
+    """Analyze a program; with `fields`, also whether each of them can be removed."""
     analysis = program.analysis
     model = ParameterCounter(program)
     return Inspection(
@@ -104,23 +104,23 @@ def inspect_program(program: Program, name: str, kind: str, *, fields: bool = Fa
 
 
 def inspect_file(path: Path, *, fields: bool = False, **source: Any) -> Inspection:
-    """Load a model file, as `load_program` does, and analyse it."""
+    """Load a model file as `load_program` does, and analyze it."""
     loaded = load_program(path, **source)
     return inspect_program(loaded.program, path.name, loaded.kind.value, fields=fields)
 
 
 def find_removable_fields(program: Program) -> tuple[FieldRemovability, ...]:
-    """Say of each field whether it can be removed, in the order of the request; those that cannot come last."""
+    """Return whether each field can be removed, in the order of the request; those that cannot come last."""
     program = with_fields(program)
     analysis = program.analysis
     model = ParameterCounter(program)
     dense = model.sizes()
 
-    def saved(channel: Channel) -> int:
-        left = model.sizes(frozenset((channel.identity,)))
-        return dense.tables + dense.rest - left.tables - left.rest
+    def count_saved(channel: Channel) -> int:
+        remaining = model.sizes(frozenset((channel.identity,)))
+        return dense.tables + dense.rest - remaining.tables - remaining.rest
 
-    removable = [FieldRemovability(channel.name, saved(channel)) for channel in field_channels(analysis)]
+    removable = [FieldRemovability(channel.name, count_saved(channel)) for channel in field_channels(analysis)]
     return (*removable, *(FieldRemovability(f.field.name, 0, f.reason) for f in analysis.frozen_fields))
 
 

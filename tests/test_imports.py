@@ -13,18 +13,18 @@ import recprune_export
 PACKAGE = Path(recprune_export.__file__).parent
 STAGES = [
     "data", "recommenders", "training", "program", "channels", "pruning", "finetuning", "onnx", "validation",
-    "quantisation", "bundle", "prediction", "gate", "report", "compression",
+    "quantization", "bundle", "prediction", "gate", "report", "pipeline",
 ]  # fmt: skip
-ON_TOP = {"inspection", "doctor", "search", "jobs", "refresh", "console", "cli", "__main__", "__init__"}
-FREE = {"errors", "progress", "environment", "settings", "licence", "provenance", "codec"}
+ON_TOP = {"inspection", "diagnostics", "search", "api", "refresh", "cli", "__main__", "__init__"}
+FREE = {"errors", "progress", "environment", "settings", "license", "provenance", "codec"}
 
 
 def test_the_picture_in_the_architecture_shows_the_packages_in_the_order_of_imports() -> None:
     text = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
-    picture = text[: text.index("\n\n`compression/")]
+    picture = text[: text.index("\n\n`pipeline/")]
     rows = [re.findall(r"(\w+)/(?=\s|$)", line) for line in picture.splitlines() if "/" in line]
     shown = [name for row in rows for name in reversed(row)]  # data flow from the right to the left there
-    assert shown == [*STAGES, "search", "refresh", "console", "cli"]
+    assert shown == [*STAGES, "search", "refresh", "cli"]
     assert sorted(shown) == sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 
 
@@ -48,7 +48,7 @@ def test_imports_run_along_the_flow(path: Path) -> None:
         if own == "progress" or own in FREE:
             assert other in FREE, f"{path.name} imports {module}"
         elif own == "program" and other == "training":
-            assert path.name == "loading.py"
+            assert path.name == "load_program.py"
         elif own == "program" and other == "channels":  # late: a program knows its channels
             assert (path.name, module) == ("program.py", "recprune_export.channels.analysis")
         else:

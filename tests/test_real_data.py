@@ -10,7 +10,7 @@ from recprune_export.settings import Settings
 from recprune_export.training.train import train
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
-SETTINGS = Settings(batches=(1, 256))
+SETTINGS = Settings(latency_batch_sizes=(1, 256))
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
-"""What is served: the ONNX files, held to the program that they were made of."""
+"""Export both models to ONNX and compare the pruned file with its program."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,12 +18,11 @@ from recprune_export.onnx.optimizer.rewrite import NonzeroLimits
 from recprune_export.onnx.runtime.session import make_session, run
 from recprune_export.pipeline.float32_tolerance import widen_tolerances
 from recprune_export.pipeline.prune import PrunedModel
-from recprune_export.pipeline.quantize_export import QuantizedExport, quantize_export
+from recprune_export.pipeline.quantize_export import QuantizedExport
 from recprune_export.program.program import Program
 from recprune_export.program.random_requests import sample_request
 from recprune_export.program.signature import Signature
 from recprune_export.progress import show_status
-from recprune_export.settings import Settings
 from recprune_export.validation.edge_requests import (
     RequestArrays,
     expand_shared_inputs,
@@ -38,16 +38,23 @@ PARITY_ROWS = 512
 
 @dataclass(frozen=True)
 class ExportedModels:
-    """The ONNX files of both models; `row_wise` is `pruned` where every input has a row for each answer, as in a test set.
+    """The ONNX files of both models; `row_wise` is `pruned` with a row of every input for each answer, as in a test set.
 
-    `parity` is that of the pruned file in fp32; `quantization` what became of it where that was asked for, and then it is `pruned`.
+    `parity` is that of the pruned file in fp32. After quantization `pruned` is the quantized file.
     """
 
     dense: OnnxFile
     pruned: OnnxFile
     row_wise: OnnxFile
     parity: ParityReport
-    quantization: QuantizedExport | None
+    quantization: QuantizedExport | None = None
+
+    def with_quantized(self, quantized: QuantizedExport | None) -> "ExportedModels":
+        """Return the models with the quantized file in the place of the pruned one; unchanged for None."""
+        if quantized is None:
+            return self
+        row_wise = quantized.file if self.row_wise is self.pruned else self.row_wise
+        return replace(self, pruned=quantized.file, row_wise=row_wise, quantization=quantized)
 
     def golden(self, program: Program, request: RequestArrays) -> RequestArrays:
         """Return the answer to a golden request: that of `program`, or of the file where it has fewer bits."""
@@ -57,44 +64,39 @@ class ExportedModels:
 
     @property
     def tolerances(self) -> Tolerances:
-        """Within which another machine gives the golden answers."""
-        stated = self.parity.tolerances
-        return stated if self.quantization is None else self.quantization.tolerances(stated)
+        """The tolerances within which another machine gives the golden answers."""
+        tolerances = self.parity.tolerances
+        return tolerances if self.quantization is None else self.quantization.tolerances(tolerances)
 
 
 def export_models(
-    program: Program, pruned: PrunedModel, settings: Settings, task: Task, folder: Path
+    program: Program, pruned: PrunedModel, serving: ServingConfig, task: Task, folder: Path
 ) -> ExportedModels:
-    """Write both models to `folder`, compare the pruned one with PyTorch, then store it in fewer bits where that is asked for.
+    """Write both models to `folder` and compare the pruned one with PyTorch.
 
     Raises `ExportError`, and `ValidationFailed` where an answer differs.
     """
     with show_status("Exporting to ONNX"):
         dense = export_onnx(program, folder / "dense.onnx", rewrites=())
-        file = export_pruned(pruned, settings, folder / MODEL)
+        file = export_pruned(pruned, serving, folder / MODEL)
     with show_status("Comparing answers with PyTorch's"):
         parity = validate_parity(pruned.program, file, task, ids=bool(pruned.plan.rows))
-    requests = make_latency_requests(settings, task, file.signature)
-    fewer_bits = quantize_export(file, task, settings, requests, folder / "quantised")
-    file = file if fewer_bits is None else fewer_bits.file
-    each_row = file
-    if settings.shared_inputs:  # rows of a test set share nothing; parity holds both files to the same program
-        each_row = export_onnx(pruned.program, folder / "each_row.onnx")
-    return ExportedModels(dense, file, each_row, parity, fewer_bits)
+    row_wise = file
+    if serving.shared:  # rows of a test set share nothing; parity holds both files to the same program
+        row_wise = export_onnx(pruned.program, folder / "row_wise.onnx")
+    return ExportedModels(dense, file, row_wise, parity)
 
 
-def export_pruned(pruned: PrunedModel, settings: Settings, path: Path) -> OnnxFile:
-    """Write the ONNX file that is served; no rewrite may undo what was removed."""
-    serving = ServingConfig(settings.batches, settings.shared_inputs)
-    return export_onnx(
-        pruned.program, path, serving=serving, limits=NonzeroLimits(pruned.target.tables, pruned.target.rest)
-    )
+def export_pruned(pruned: PrunedModel, serving: ServingConfig, path: Path) -> OnnxFile:
+    """Write the ONNX file of the pruned program; no rewrite may add non-zeros beyond its target."""
+    limits = NonzeroLimits(pruned.target.tables, pruned.target.rest)
+    return export_onnx(pruned.program, path, serving=serving, limits=limits)
 
 
 def validate_parity(program: Program, file: OnnxFile, task: Task, *, ids: bool = False) -> ParityReport:
-    """Compare the ONNX file with the pruned program on test rows, drawn rows and edge rows, and on `ids` one by one.
+    """Compare the ONNX file with the pruned program on test rows, sampled rows and edge rows, and on `ids` one by one.
 
-    Where they differ, what rounding alone does to the program is measured, and allowed.
+    Where they differ, the tolerances grow by the measured rounding error of the program itself.
 
     Raises `ValidationFailed` with the first difference.
     """
@@ -105,18 +107,18 @@ def validate_parity(program: Program, file: OnnxFile, task: Task, *, ids: bool =
         **make_edge_requests(signature),
         **(make_every_id_requests(signature) if ids else {}),
     }
-    session = make_predictor(file)
+    predict = make_predictor(file)
 
     def by_program(request: RequestArrays) -> NamedOutputs:
         return run_program(program, expand_shared_inputs(request, signature))
 
-    report = check_parity(by_program, session, requests)
+    report = check_parity(by_program, predict, requests)
     if not report.passed:
         answers = {label: by_program(request) for label, request in requests.items()}
         full = {label: expand_shared_inputs(request, signature) for label, request in requests.items()}
         allowed = widen_tolerances(program, answers, full, report.tolerances)
         if allowed != report.tolerances:
-            report = check_parity(by_program, session, requests, allowed)
+            report = check_parity(by_program, predict, requests, allowed)
     if not report.passed:
         raise ValidationFailed(
             f"The ONNX model does not give the pruned model's outputs, so nothing was written. {report.failures[0]}"
@@ -124,14 +126,12 @@ def validate_parity(program: Program, file: OnnxFile, task: Task, *, ids: bool =
     return report
 
 
-def make_latency_requests(settings: Settings, task: Task, signature: Signature) -> dict[int, RequestCycle]:
-    """Return different requests of test rows for each batch size; what is shared is the same in all rows of one."""
-    return split_into_cycles(
-        task.requests(count_cycle_rows(settings.batches), seed=0), settings.batches, signature, seed=0
-    )
+def make_latency_requests(batch_sizes: Sequence[int], task: Task, signature: Signature) -> dict[int, RequestCycle]:
+    """Return different requests of test rows for each batch size; shared inputs are equal in all rows of one request."""
+    return split_into_cycles(task.requests(count_cycle_rows(batch_sizes), seed=0), batch_sizes, signature, seed=0)
 
 
 def make_predictor(file: OnnxFile) -> Predictor:
-    """Return how ONNX Runtime answers requests from a file."""
+    """Return a function that answers requests from a file in ONNX Runtime."""
     session = make_session(file.path, torch.get_num_threads())
     return lambda request: run(session, request)

@@ -1,9 +1,8 @@
-"""`prune`: fields, channels and zeros go, in one stage or several; each stage is decided, carried out, proved and tuned."""
+"""`prune`: remove fields, rows and channels and set zeros, in stages, each planned, applied, proved and fine-tuned."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +16,6 @@ from recprune_export.finetuning.group_lasso import RegularizedProgram, regulariz
 from recprune_export.finetuning.masks import NonZeroTarget, parameter_counts
 from recprune_export.finetuning.task import FineTuningConfig, Task
 from recprune_export.pipeline.planning import (
-    decide_with_projections,
     plan_fields,
     plan_pruning,
     read_calibration_batches,
@@ -37,7 +35,7 @@ from recprune_export.pruning.reconstruction.least_squares import reconstruct_lay
 from recprune_export.pruning.rotation.apply_transforms import apply_transforms
 from recprune_export.pruning.rotation.eligibility import find_rotatable_groups
 from recprune_export.pruning.rotation.projections import insert_projections
-from recprune_export.settings import Settings
+from recprune_export.settings import FineTuningSettings, PruningSettings
 from recprune_export.training.loop import FitResult
 
 CURVATURE_BATCHES, CURVATURE_ANSWERS = 64, 1 << 16  # whichever comes first
@@ -45,7 +43,7 @@ CURVATURE_BATCHES, CURVATURE_ANSWERS = 64, 1 << 16  # whichever comes first
 
 @dataclass(frozen=True)
 class PrunedStage:
-    """A program that was pruned by a plan and tuned, and how it came about; `shared_row_proof` is the proof of shared rows, if any."""
+    """A program that was pruned by a plan and fine-tuned, and how; `shared_row_proof` is the proof of shared rows, if any."""
 
     program: Program
     analysis: Analysis
@@ -65,7 +63,7 @@ class PrunedModel:
 
     @property
     def program(self) -> Program:
-        """What the last stage left."""
+        """The program after the last stage."""
         return self.stages[-1].program
 
     @property
@@ -76,9 +74,9 @@ class PrunedModel:
 
 @dataclass(frozen=True)
 class SearchPrefix:
-    """What comes before the sparsity matters, for one seed: regularised training, and the fields that go.
+    """The work that does not depend on the sparsity, for one seed: regularized training, and the fields to remove.
 
-    `rng_state` is the state of the random numbers afterwards, so that what follows is the same as in a run of its own.
+    `rng_state` is the state of PyTorch's generator afterwards, so that the rest is the same as in a separate run.
     """
 
     regularized: RegularizedProgram | None
@@ -86,82 +84,92 @@ class SearchPrefix:
     rng_state: Tensor
 
 
-def run_search_prefix(program: Program, settings: Settings, task: Task) -> SearchPrefix:
-    """Do what all of a search's trials with the same seed have in common."""
-    regularised = regularize_channels(program, settings, task)
-    fields = plan_fields(regularised.program if regularised else program, settings, task)
-    return SearchPrefix(regularised, fields, torch.get_rng_state())
+def run_search_prefix(
+    program: Program, pruning: PruningSettings, finetuning: FineTuningSettings, task: Task, *, seed: int = 0
+) -> SearchPrefix:
+    """Do the work that all trials of a search with the same seed share."""
+    regularized = regularize_channels(program, finetuning, task, seed=seed)
+    fields = plan_fields(regularized.program if regularized else program, pruning.prune_fields, task, seed)
+    return SearchPrefix(regularized, fields, torch.get_rng_state())
 
 
 def prune(
     program: Program,
-    settings: Settings,
+    pruning: PruningSettings,
+    finetuning: FineTuningSettings,
     task: Task,
+    *,
+    seed: int = 0,
     plan: Plan | None = None,
     checkpoints: StageCheckpoints = NO_CHECKPOINTS,
     search_prefix: SearchPrefix | None = None,
 ) -> PrunedModel:
-    """Remove fields and channels by a plan, prove the result, then add zeros while tuning. `program` is left as it is.
+    """Remove fields, rows and channels by a plan, prove the result, then set zeros while fine-tuning; `program` is not changed.
 
-    With several `steps` that is done as often, each time with a part of the channels and of the epochs; zeros come last.
-    The teacher is `program` in every stage (gradual pruning with tuning in between: Han et al. 2015, section 3.4).
-    What takes long is kept in `checkpoints`, and taken from there where an earlier run left it: with the same result. `search_prefix`
-    is what `run_search_prefix` made for the same program, settings but for the sparsity, and rows.
+    With several `pruning_stages` each stage removes a fraction of the channels and tunes for a fraction of the epochs; zeros are
+    set in the last. The teacher is `program` in every stage (gradual pruning with fine-tuning in between: Han et al.
+    2015, section 3.4). Finished stages are saved in `checkpoints`, and loaded from there with the same result.
+    `search_prefix` is the result of `run_search_prefix` for the same program, rows and settings but for the sparsity.
 
-    Raises `UsageError` where more fields are to go than can, or nothing tells which ids are rare, `PruningError` where the
-    plan does not fit.
+    Raises `UsageError` where more fields are to be removed than can be, or there are no rows to count ids on,
+    `PruningError` where the plan does not fit.
     """
-    if plan is not None and settings.prune_fields:
+    if plan is not None and pruning.prune_fields:
         raise UsageError("A plan says itself which fields go: leave out --prune-fields, or the plan.")
-    if plan is not None and settings.prune_rows is not None:
+    if plan is not None and pruning.prune_rows is not None:
         raise UsageError("A plan says itself which rows go: leave out --prune-rows, or the plan.")
     if plan is not None:
-        settings = replace(settings, steps=len(plan.stages))
+        pruning = replace(pruning, pruning_stages=len(plan.stages))
+    regularized, fields = None, None
     if search_prefix is not None:
         torch.set_rng_state(search_prefix.rng_state)
-    made, fields = (search_prefix.regularized, search_prefix.fields) if search_prefix is not None else (None, None)
-    regularised = regularize_channels(program, settings, task, checkpoints, made)
-    course = _Context(program, ParameterCounter(program).sizes(), settings, task, checkpoints)
-    target = zero_target(course.sizes, settings)
-    start = regularised.program if regularised else program
+        regularized, fields = search_prefix.regularized, search_prefix.fields
+    regularized = regularize_channels(program, finetuning, task, checkpoints, regularized, seed=seed)
+    context = _Context(program, ParameterCounter(program).sizes(), pruning, finetuning, seed, task, checkpoints)
+    target = make_nonzero_target(context.sizes, pruning)
+    start = regularized.program if regularized else program
     stages: list[PrunedStage] = []
-    for number in range(1, settings.steps + 1):
-        given = plan.stages[number - 1] if plan is not None else None
-        stages.append(_run_stage(course, start, number, given, fields, target if number == settings.steps else None))
-        fields = None
+    for number in range(1, pruning.pruning_stages + 1):
+        stage_plan = plan.stages[number - 1] if plan is not None else None
+        stage_target = target if number == pruning.pruning_stages else None
+        stages.append(_run_stage(context, start, number, stage_plan, fields if number == 1 else None, stage_target))
         start = stages[-1].program
-    return PrunedModel(tuple(stages), target, regularised)
+    return PrunedModel(tuple(stages), target, regularized)
 
 
-def plan_all(program: Program, settings: Settings, task: Task) -> Plan:
-    """Make the plans of all stages; all but the last are carried out for that, since a plan is made for tuned weights."""
-    regularised = regularize_channels(program, settings, task)
-    start = regularised.program if regularised else program
-    course = _Context(program, ParameterCounter(program).sizes(), settings, task)
+def plan_all_stages(
+    program: Program, pruning: PruningSettings, finetuning: FineTuningSettings, task: Task, *, seed: int = 0
+) -> Plan:
+    """Make the plans of all stages; all but the last are applied and tuned, since a plan is made for tuned weights."""
+    regularized = regularize_channels(program, finetuning, task, seed=seed)
+    start = regularized.program if regularized else program
+    context = _Context(program, ParameterCounter(program).sizes(), pruning, finetuning, seed, task)
     plans: list[Plan] = []
-    for number in range(1, settings.steps):
-        stage = _run_stage(course, start, number)
+    for number in range(1, pruning.pruning_stages):
+        stage = _run_stage(context, start, number)
         plans.append(stage.plan)
         start = stage.program
     with show_status("Choosing what goes"):
-        last = plan_pruning(start, settings.at_stage(settings.steps), task, dense=course.sizes)
+        last = plan_pruning(start, pruning.at_stage(pruning.pruning_stages), task, seed=seed, dense=context.sizes).plan
     return Plan.from_stages([*plans, last])
 
 
 @dataclass(frozen=True)
 class _Context:
-    """What all stages share: the dense program, which teaches, with its sizes; what was asked; rows; finished work."""
+    """Everything that stages share: the dense program, which is the teacher, its sizes, settings, rows, finished stages."""
 
     dense: Program
     sizes: ParameterCounts
-    settings: Settings
+    pruning: PruningSettings
+    finetuning: FineTuningSettings
+    seed: int
     task: Task
     checkpoints: StageCheckpoints = NO_CHECKPOINTS
 
 
 @dataclass(frozen=True)
-class _StageInput:
-    """`original`, in the channels that `plan` speaks of, and the `student` that the plan left of it."""
+class _PrunedPair:
+    """`original`, in the channels that `plan` names, and the `student` that remains after the plan."""
 
     original: Program
     plan: Plan
@@ -169,129 +177,126 @@ class _StageInput:
 
 
 def _run_stage(
-    course: _Context,
+    context: _Context,
     start: Program,
     number: int,
     plan: Plan | None = None,
     fields: FieldPlan | None = None,
     target: NonZeroTarget | None = None,
 ) -> PrunedStage:
-    """Decide, prune and tune what the stage before left, `start`; without a `target` no zeros are added."""
-    settings, task = course.settings, course.task
-    kept = course.checkpoints.load(f"stage-{number}")
-    if kept is not None:
-        plan = Plan.from_dict(kept.values["plan"])
-    with show_status("Choosing what goes"):
-        stage, last = settings.at_stage(number), settings.at_stage(settings.steps)
-        decision = None
-        if plan is None:
-            decision = decide_with_projections(start, stage, task, dense=course.sizes, fields=fields, last=last)
-            plan = decision.plan
-    rest = remove_fields(start, plan.fields)
-    smaller = share_planned_rows(rest.program, plan.rows, settings, task)
-    shared = check_rows(rest.program, smaller, plan.rows) if plan.rows else None
-    original = turn(decision.loose, plan) if decision is not None else rotate_channels(smaller, plan)
+    """Plan, prune and tune `start`, the program after the stage before; without a `target` no zeros are set."""
+    pruning, task = context.pruning, context.task
+    checkpoint = context.checkpoints.load(f"stage-{number}")
+    if checkpoint is not None:
+        plan = Plan.from_dict(checkpoint.values["plan"])
+    projected = None
+    if plan is None:
+        with show_status("Choosing what goes"):
+            planned = plan_pruning(
+                start, pruning.at_stage(number), task, seed=context.seed, dense=context.sizes, fields=fields,
+                last_stage=pruning.at_stage(pruning.pruning_stages),
+            )  # fmt: skip
+        plan, projected = planned.plan, planned.program
+    without_fields = remove_fields(start, plan.fields)
+    smaller = share_planned_rows(without_fields.program, plan.rows, task, context.seed)
+    shared_row_proof = check_rows(without_fields.program, smaller, plan.rows) if plan.rows else None
+    original = _apply_transforms(projected, plan) if projected is not None else rotate_channels(smaller, plan)
     student = apply_plan(original, plan)
-    soundness = check_soundness(original, plan, student).combine(rest.soundness)
-    if kept is not None:
-        kept.restore(student.module)
-        fitted = _fit_result(kept.values["fitted"])
+    soundness = check_soundness(original, plan, student).combine(without_fields.soundness)
+    if checkpoint is not None:
+        checkpoint.restore(student.module)
+        fitted = None if checkpoint.values["fitted"] is None else FitResult.from_dict(checkpoint.values["fitted"])
     else:
-        fitted = _tune(course, number, _StageInput(original, plan, student), target)
-        told = None if fitted is None else fitted.to_dict()
-        values = {"plan": plan.to_dict(), "fitted": told}
-        title = f"pruning and tuning, stage {number} of {settings.steps}"
-        course.checkpoints.save(f"stage-{number}", title, values, student.module)
-    return PrunedStage(student, original.analysis, plan, soundness, fitted, shared)
+        fitted = _tune(context, number, _PrunedPair(original, plan, student), target)
+        values = {"plan": plan.to_dict(), "fitted": None if fitted is None else fitted.to_dict()}
+        title = f"pruning and tuning, stage {number} of {pruning.pruning_stages}"
+        context.checkpoints.save(f"stage-{number}", title, values, student.module)
+    return PrunedStage(student, original.analysis, plan, soundness, fitted, shared_row_proof)
 
 
-def _tune(course: _Context, number: int, cut: _StageInput, target: NonZeroTarget | None) -> FitResult | None:
+def _tune(context: _Context, number: int, pair: _PrunedPair, target: NonZeroTarget | None) -> FitResult | None:
     """Refit and tune the student in place."""
-    settings, task, student = course.settings, course.task, cut.student
-    if settings.refit:
+    task, student, seed = context.task, pair.student, context.seed
+    if context.pruning.refit:
         with show_status("Refitting layers"):
-            reconstruct_layers(cut.original, cut.plan, student, read_calibration_batches(task, settings.seed))
-    tables = tables_left(cut.original, student)
+            reconstruct_layers(pair.original, pair.plan, student, read_calibration_batches(task, seed))
+    tables = tables_left(pair.original, student)
     if target is None:
         target = NonZeroTarget(*parameter_counts(student, tables))
-    curvature = estimate_curvature(student, cut.plan, tables, task, settings)
-    schedule = make_stage_schedule(task.config, settings, number)
-    teacher = course.dense.with_copied_graph()
+    curvature = estimate_curvature(student, pair.plan, tables, task, seed)
+    epochs = divide_epochs(task.config.epochs, context.pruning.pruning_stages, number)
+    schedule = replace(make_schedule(task.config, context.finetuning, seed), epochs=epochs)
+    teacher = context.dense.with_copied_graph()
     return finetune(student, teacher, task, tables, target, schedule, curvature)
 
 
-def _fit_result(values: Mapping[str, Any] | None) -> FitResult | None:
-    return None if values is None else FitResult.from_dict(values)
+def divide_epochs(epochs: int, stages: int, stage: int) -> int:
+    """Return the epochs of a stage: an equal fraction, at least one, and the remainder in the last stage.
 
-
-def make_stage_schedule(recipe: FineTuningConfig, settings: Settings, stage: int) -> Schedule:
-    """Return how long and how fast to tune in a stage: an equal part of the epochs, at least one, the last what is left.
-
-    >>> recipe = FineTuningConfig(epochs=5, learning_rate=1e-3, batch_size=64)
-    >>> [make_stage_schedule(recipe, Settings(steps=3), stage).epochs for stage in (1, 2, 3)]
+    >>> [divide_epochs(5, 3, stage) for stage in (1, 2, 3)]
     [1, 1, 3]
     """
-    part = max(1, recipe.epochs // settings.steps)
-    left = max(1, recipe.epochs - part * (settings.steps - 1))
-    epochs = 0 if recipe.epochs == 0 else left if stage == settings.steps else part
-    return replace(make_schedule(recipe, settings), epochs=epochs)
+    if epochs == 0:
+        return 0
+    fraction = max(1, epochs // stages)
+    return max(1, epochs - fraction * (stages - 1)) if stage == stages else fraction
 
 
-def make_schedule(recipe: FineTuningConfig, settings: Settings) -> Schedule:
-    """Return how long and how fast to train where there is one stage."""
-    gradual = settings.zeros == "gradual"
-    return Schedule(recipe.epochs, recipe.learning_rate, gradual, settings.seed)
+def make_schedule(config: FineTuningConfig, finetuning: FineTuningSettings, seed: int) -> Schedule:
+    """Return the schedule of fine-tuning in one stage."""
+    return Schedule(config.epochs, config.learning_rate, finetuning.sparsity_schedule == "gradual", seed)
 
 
 def regularize_channels(
     program: Program,
-    settings: Settings,
+    finetuning: FineTuningSettings,
     task: Task,
     checkpoints: StageCheckpoints = NO_CHECKPOINTS,
     precomputed: RegularizedProgram | None = None,
+    *,
+    seed: int = 0,
 ) -> RegularizedProgram | None:
-    """Train a copy of the dense program so that channels shrink to zero, where the user asks for it.
+    """Train a copy of the dense program so that channels shrink to zero; None where the strength is 0.
 
-    What a search has `precomputed` of it is kept in `checkpoints` like one's own.
+    A result that a search has `precomputed` is saved in `checkpoints` as well.
     """
-    if not settings.regularise:
+    if not finetuning.regularize:
         return None
-    kept = checkpoints.load("regularised")
-    if kept is not None:
+    checkpoint = checkpoints.load("regularized")
+    if checkpoint is not None:
         copy = program.with_copied_parameters()
-        kept.restore(copy.module)
-        fitted, zero = FitResult.from_dict(kept.values["fitted"]), kept.values["zero"]
-        return RegularizedProgram(copy, settings.regularise, zero, fitted)
+        checkpoint.restore(copy.module)
+        fitted, zero_channels = FitResult.from_dict(checkpoint.values["fitted"]), checkpoint.values["zero"]
+        return RegularizedProgram(copy, finetuning.regularize, zero_channels, fitted)
     if precomputed is None:
-        precomputed = regularize(program, task, settings.regularise, make_schedule(task.config, settings))
+        precomputed = regularize(program, task, finetuning.regularize, make_schedule(task.config, finetuning, seed))
     values = {"zero": dict(precomputed.zero_channels), "fitted": precomputed.fitted.to_dict()}
-    checkpoints.save("regularised", "the regularised training", values, precomputed.program.module)
+    checkpoints.save("regularized", "the regularized training", values, precomputed.program.module)
     return precomputed
 
 
 def rotate_channels(program: Program, plan: Plan) -> Program:
-    """Return a program that answers as `program` does, in the channels that `plan` speaks of."""
-    return turn(insert_projections(program, plan.projection_plan), plan)
+    """Return a program that answers as `program` does, in the channels that `plan` names."""
+    return _apply_transforms(insert_projections(program, plan.projection_plan), plan)
 
 
-def turn(loose: Program, plan: Plan) -> Program:
-    """Do what is left of `rotate_channels` where the program was loosened."""
-    return apply_transforms(loose, find_rotatable_groups(loose).rotatable, plan.transforms)
+def _apply_transforms(projected: Program, plan: Plan) -> Program:
+    return apply_transforms(projected, find_rotatable_groups(projected).rotatable, plan.transforms)
 
 
 def estimate_curvature(
-    student: Program, plan: Plan, tables: frozenset[str], task: Task, settings: Settings
+    student: Program, plan: Plan, tables: frozenset[str], task: Task, seed: int = 0
 ) -> Curvature | None:
-    """Return what zeros are chosen by where channels were chosen by output error; other scores go with magnitude."""
+    """Return the curvature that chooses zeros where output error chose channels; None for other scores, by magnitude."""
     if plan.score != OUTPUT_ERROR:
         return None
-    lessons = task.distillation_data(student, student)
-    batches = _until(CURVATURE_ANSWERS, islice(lessons.batches(settings.seed), CURVATURE_BATCHES))
-    return weight_curvature(lessons.student, tables, batches, task.objective.probe, settings.seed)
+    data = task.distillation_data(student, student)
+    batches = _take_answers(CURVATURE_ANSWERS, islice(data.batches(seed), CURVATURE_BATCHES))
+    return weight_curvature(data.student, tables, batches, task.objective.probe, seed)
 
 
-def _until(answers: int, batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Yield batches until a program has answered so often: once for each row, or each place of a history."""
+def _take_answers(answers: int, batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield batches up to so many answers of a program: one for each row, or for each position of a history."""
     for request, labels in batches:
         yield request, labels
         answers -= max(len(values) for values in request.values())
@@ -299,6 +304,6 @@ def _until(answers: int, batches: Iterable[Batch]) -> Iterator[Batch]:
             return
 
 
-def zero_target(dense: ParameterCounts, settings: Settings) -> NonZeroTarget:
-    """Return how many non-zeros each part may keep."""
-    return NonZeroTarget.from_sparsity(dense, settings.table_sparsity, settings.rest_sparsity)
+def make_nonzero_target(dense: ParameterCounts, pruning: PruningSettings) -> NonZeroTarget:
+    """Return the number of non-zeros that tables and the rest may keep."""
+    return NonZeroTarget.from_sparsity(dense, pruning.table_sparsity, pruning.rest_sparsity)

@@ -1,4 +1,4 @@
-"""`quantize_export`: the exported file quantised, with rows of the task to calibrate, to time and to judge it on."""
+"""`quantize_export`: quantize the exported file, calibrated, timed and judged on rows of the task."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +14,7 @@ from recprune_export.program.signature import Signature
 from recprune_export.quantization.observers import GraphFunction
 from recprune_export.quantization.quality_loss import Judge, QualityLoss, make_error_judge, make_metric_judge
 from recprune_export.quantization.quantize import QuantizedFile, quantize
-from recprune_export.settings import Settings
+from recprune_export.settings import QuantizationSettings
 from recprune_export.validation.edge_requests import (
     RequestArrays,
     count_candidates,
@@ -34,35 +34,35 @@ SEATINGS, SECONDS, FEWEST = 4, 0.15, 15
 
 @dataclass(frozen=True)
 class QuantizedExport:
-    """The file that is served, how it was quantised, and by batch size how many times faster it is than before."""
+    """A quantized file, how it was quantized, and its speed-up over fp32 by batch size."""
 
     file: OnnxFile
     quantized: QuantizedFile
     speedups: Mapping[int, Estimate]
 
     def tolerances(self, float_tolerances: Tolerances) -> Tolerances:
-        """Return what golden outputs may differ by: that of floats, and what rounding to integers makes of it."""
+        """Return the tolerances of golden outputs: those of floats, and the effect of rounding to integers."""
         return replace(float_tolerances, absolute=float_tolerances.absolute + self.quantized.tolerance)
 
     def golden(self, request: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Answer the golden request: what is served answers for itself, not for the program that it was made of."""
+        """Answer the golden request with the quantized file itself, not with the program that it was made of."""
         return run(make_session(self.file.path, 1), request)
 
     def notes(self) -> tuple[str, ...]:
-        """Say in sentences what was taken back, and where it is slower."""
-        found = []
+        """Return sentences: which weights got more bits again, and at which batch sizes the file is slower."""
+        notes = []
         if self.quantized.relaxations:
-            found.append(f"Quantised less, for quality: {'; '.join(self.quantized.relaxations)}.")
+            notes.append(f"Quantised less, for quality: {'; '.join(self.quantized.relaxations)}.")
         if self.quantized.plan.is_empty:
-            found.append("Nothing was quantised: nothing would be faster or smaller without losing too much.")
+            notes.append("Nothing was quantised: nothing would be faster or smaller without losing too much.")
         elif any(spec.shared for spec in self.file.signature.inputs):
-            found.append("With shared inputs the quality on test rows is that of the file before it was quantised.")
-        found += [
+            notes.append("With shared inputs the quality on test rows is that of the file before it was quantised.")
+        notes += [
             f"At batch {batch} the quantised file takes {1 / ratio.estimate:.2f} times as long as in fp32."
             for batch, ratio in self.speedups.items()
             if ratio.high < 1.0
         ]
-        return tuple(found)
+        return tuple(notes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -71,48 +71,55 @@ class QuantizedExport:
 
 
 def quantize_export(
-    file: OnnxFile, task: Task, settings: Settings, requests: RequestCycles, folder: Path
+    file: OnnxFile,
+    quantization: QuantizationSettings,
+    requests: RequestCycles,
+    task: Task,
+    folder: Path,
+    *,
+    threads: int = 1,
+    seed: int = 0,
 ) -> QuantizedExport | None:
-    """Quantise `file` as `settings` say, into `folder`; None where it shall stay as it is.
+    """Quantize `file` into `folder`; None where `quantization` says "none".
 
-    Ranges come from training rows, the gate is the metric of validation rows. `requests` are those that latency is measured
-    on, by batch size. Raises `ExportError` where the file cannot be written.
+    Ranges come from training rows, the gate is the metric of validation rows. `requests` are those of the latency
+    measurement, by batch size. Raises `ExportError` where the file cannot be written.
     """
-    if settings.quantize == "none":
+    if quantization.quantize == "none":
         return None
-    taken = {
-        batch: [squeeze_shared_inputs(each, file.signature) for each in rotation]
-        for batch, rotation in requests.items()
+    squeezed = {
+        batch: [squeeze_shared_inputs(request, file.signature) for request in cycle]
+        for batch, cycle in requests.items()
     }
-    judge = _judge(file.signature, task, settings)
+    judge = _make_judge(file.signature, task, quantization.max_quantize_drop)
     target = folder / file.path.name
-    found = quantize(
-        file.path, target, settings.quantize, make_calibration_requests(file.signature, task, settings), taken, judge
-    )
-    served = replace(file, path=found.path, data=found.data if found.path == target else file.data)
-    return QuantizedExport(served, found, {} if found.plan.is_empty else _speedups(file, served, requests, settings))
+    calibration = make_calibration_requests(file.signature, task, seed)
+    quantized = quantize(file.path, target, quantization.quantize, calibration, squeezed, judge)
+    served = replace(file, path=quantized.path, data=quantized.data if quantized.path == target else file.data)
+    speedups = {} if quantized.plan.is_empty else _measure_speedups(file, served, requests, threads, seed)
+    return QuantizedExport(served, quantized, speedups)
 
 
-def make_calibration_requests(signature: Signature, task: Task, settings: Settings) -> list[RequestArrays]:
-    """Return training rows as the file takes them, in pieces, for a piece has only one row of what is shared."""
+def make_calibration_requests(signature: Signature, task: Task, seed: int = 0) -> list[RequestArrays]:
+    """Return training rows as the file takes them, in pieces, for a piece has one row of each shared input."""
     pieces: list[RequestArrays] = []
-    for request, _ in task.training_batches(settings.seed):
-        whole = {name: tensor.numpy() for name, tensor in request.items()}
-        for start in range(0, count_candidates(whole), PIECE):
-            piece = {name: values[start : start + PIECE] for name, values in whole.items()}
+    for request, _ in task.training_batches(seed):
+        arrays = {name: tensor.numpy() for name, tensor in request.items()}
+        for start in range(0, count_candidates(arrays), PIECE):
+            piece = {name: values[start : start + PIECE] for name, values in arrays.items()}
             pieces.append(squeeze_shared_inputs(piece, signature))
             if len(pieces) * PIECE >= CALIBRATION_ROWS:
                 return pieces
     return pieces
 
 
-def _judge(signature: Signature, task: Task, settings: Settings) -> Judge:
-    """By the metric where there are rows that can be asked one by one; in any case NaN and infinity stay where they are."""
-    limit, edges = settings.max_quantize_drop, list(make_edge_requests(signature).values())
-    if isinstance(task, SampledRequests) or settings.shared_inputs:
-        drawn = squeeze_shared_inputs(task.requests(CALIBRATION_ROWS, seed=3), signature)
+def _make_judge(signature: Signature, task: Task, limit: float) -> Judge:
+    """Judge by the metric where rows can be asked one by one, else by the error; NaN and infinity stay in any case."""
+    edges = list(make_edge_requests(signature).values())
+    if isinstance(task, SampledRequests) or any(spec.shared for spec in signature.inputs):
+        sampled = squeeze_shared_inputs(task.requests(CALIBRATION_ROWS, seed=3), signature)
         by_rows = make_error_judge(
-            [squeeze_shared_inputs(piece, signature) for piece in _pieces(expand_shared_inputs(drawn, signature))],
+            [squeeze_shared_inputs(piece, signature) for piece in _split(expand_shared_inputs(sampled, signature))],
             limit,
         )
     else:
@@ -132,22 +139,24 @@ def _judge(signature: Signature, task: Task, settings: Settings) -> Judge:
     return judge
 
 
-def _pieces(request: RequestArrays) -> list[RequestArrays]:
+def _split(request: RequestArrays) -> list[RequestArrays]:
     starts = range(0, count_candidates(request), PIECE)
     return [{name: values[start : start + PIECE] for name, values in request.items()} for start in starts]
 
 
-def _speedups(before: OnnxFile, after: OnnxFile, requests: RequestCycles, settings: Settings) -> dict[int, Estimate]:
+def _measure_speedups(
+    before: OnnxFile, after: OnnxFile, requests: RequestCycles, threads: int, seed: int
+) -> dict[int, Estimate]:
     makers = {
-        "fp32": lambda: make_onnxruntime_backend("fp32", before.path, settings.threads),
-        "quantised": lambda: make_onnxruntime_backend("quantised", after.path, settings.threads),
+        "fp32": lambda: make_onnxruntime_backend("fp32", before.path, threads),
+        "quantised": lambda: make_onnxruntime_backend("quantised", after.path, threads),
     }
-    rng = np.random.default_rng(settings.seed)
+    rng = np.random.default_rng(seed)
     seatings = measure_repeated_sessions(makers, requests, count=SEATINGS, seconds=SECONDS, rng=rng, min_rounds=FEWEST)
-    found = {}
+    speedups = {}
     for batch in requests:
         gains = interval_of_few(
             [log_ratio(seating[batch], "fp32", "quantised") for seating in seatings], confidence=0.95
         )
-        found[batch] = Estimate(*np.exp([gains.estimate, gains.low, gains.high]).tolist())
-    return found
+        speedups[batch] = Estimate(*np.exp([gains.estimate, gains.low, gains.high]).tolist())
+    return speedups

@@ -1,7 +1,7 @@
-"""`resolve_sparsity`: the sparsity that the user's wish comes to."""
+"""`resolve_sparsity`: search the sparsity for a quality or a speed-up that the user asks for."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from recprune_export.errors import PruningError
@@ -16,7 +16,7 @@ from recprune_export.settings import Settings
 
 @dataclass(frozen=True)
 class ResolvedSparsity:
-    """Settings with the sparsity that was found, a sentence that says why, and what the search did once for their seed."""
+    """Settings with the chosen sparsity, a sentence that explains it, and the work that the search did for their seed."""
 
     settings: Settings
     reason: str
@@ -24,35 +24,38 @@ class ResolvedSparsity:
 
 
 def resolve_sparsity(
-    program: Program, settings: Settings, task: Task, file: Path, tell: Callable[[str], None] = lambda text: None
+    program: Program, settings: Settings, task: Task, file: Path, report: Callable[[str], None] = lambda text: None
 ) -> ResolvedSparsity | None:
-    """Search where `settings` ask for it; None where they give the sparsity itself. `file` remembers trials.
+    """Search where `settings` ask for it; None where they give the sparsity itself. Trials are saved in `file`.
 
-    Raises `PruningError` where no sparsity does what is asked.
+    Raises `PruningError` where no sparsity reaches the target.
     """
-    if settings.target_speedup is not None:
-        sparsity = find_sparsity_for_speedup(program, settings, task, settings.target_speedup, tell)
-        because = (
-            f"the least at which it is {settings.target_speedup:g} times as fast as the dense model in ONNX Runtime"
+    target_speedup, max_drop = settings.search.target_speedup, settings.search.max_drop
+    if target_speedup is not None:
+        sparsity = find_sparsity_for_speedup(
+            program, settings.pruning, settings.latency, task, target_speedup, report, seed=settings.seed
         )
-        return ResolvedSparsity(_at(settings, sparsity), f"Sparsity {sparsity:.3f}: {because}, by structure alone.")
-    if settings.max_drop is None:
+        reason = f"the least at which it is {target_speedup:g} times as fast as the dense model in ONNX Runtime"
+        return ResolvedSparsity(
+            _with_sparsity(settings, sparsity), f"Sparsity {sparsity:.3f}: {reason}, by structure alone."
+        )
+    if max_drop is None:
         return None
     trials = Trials(program, settings, task, file)
-    found = find_sparsity_within_drop(trials, settings.max_drop, settings.sparsity, settings.seed, tell)
-    if not found.confirmed:
+    result = find_sparsity_within_drop(trials, max_drop, settings.pruning.sparsity, settings.seed, report)
+    if not result.confirmed:
         raise PruningError(
-            f"At no sparsity does the validation metric certainly fall less than {settings.max_drop:g}: allow more, give more "
+            f"At no sparsity does the validation metric certainly fall less than {max_drop:g}: allow more, give more "
             "validation rows, or tune for longer (--epochs)."
         )
-    changes = ", ".join(f"{t.change.change:+.4f} [{t.change.low:+.4f}, {t.change.high:+.4f}]" for t in found.confirmed)
+    changes = ", ".join(f"{t.change.change:+.4f} [{t.change.low:+.4f}, {t.change.high:+.4f}]" for t in result.confirmed)
     return ResolvedSparsity(
-        _at(settings, found.sparsity),
-        f"Sparsity {found.sparsity:.3f}: the largest of {len(found.trials)} trials at which the {found.confirmed[0].change.metric} of the "
-        f"validation rows falls no more than {settings.max_drop:g}; it changed by {changes}, by seed.",
+        _with_sparsity(settings, result.sparsity),
+        f"Sparsity {result.sparsity:.3f}: the largest of {len(result.trials)} trials at which the "
+        f"{result.confirmed[0].change.metric} of the validation rows falls no more than {max_drop:g}; it changed by {changes}, by seed.",
         trials.search_prefix(settings.seed),
     )
 
 
-def _at(settings: Settings, sparsity: float) -> Settings:
-    return replace(settings, sparsity=sparsity, embedding_sparsity=None, hidden_sparsity=None)
+def _with_sparsity(settings: Settings, sparsity: float) -> Settings:
+    return settings.with_options(sparsity=sparsity, embedding_sparsity=None, hidden_sparsity=None)

@@ -26,20 +26,20 @@ class Sweep:
         return {"knee": sparsity, "trials": [t.to_dict() for t in self.trials]}
 
     def save(self, path: Path, model: Mapping[str, str] | None = None) -> None:
-        """Write JSON; `model` says of which file it is. Raises `UsageError` where that cannot be."""
+        """Write JSON, with the identity of the `model` file. Raises `UsageError` where it cannot be written."""
         write_json(path, {"model": None if model is None else dict(model), **self.to_dict()})
 
 
-def sweep(trials: Trials, sparsities: Sequence[float], tell: Callable[[Trial], None] = lambda trial: None) -> Sweep:
-    """Make a trial at every sparsity; `trials` must look at artifacts."""
-    found = []
+def sweep(trials: Trials, sparsities: Sequence[float], report: Callable[[Trial], None] = lambda trial: None) -> Sweep:
+    """Run a trial at every sparsity; `trials` must measure artifacts."""
+    results = []
     for sparsity in sorted(set(sparsities)):
-        found.append(trials.run(sparsity))
-        tell(found[-1])
-    saved = [1.0 - 1.0 / _artifact(trial).overall.estimate for trial in found]  # the share of the time that is gone
-    return Sweep(tuple(found), knee(saved, [trial.change.change for trial in found]))
+        results.append(trials.run(sparsity))
+        report(results[-1])
+    time_saved = [1.0 - 1.0 / _artifact(trial).overall.estimate for trial in results]  # fraction of the dense time
+    return Sweep(tuple(results), knee(time_saved, [trial.change.change for trial in results]))
 
 
 def _artifact(trial: Trial) -> ArtifactMeasurements:
-    assert trial.artifact is not None, "these trials did not look at artifacts"
+    assert trial.artifact is not None, "these trials did not measure artifacts"
     return trial.artifact

@@ -69,14 +69,14 @@ def test_a_bundle_is_asked_its_golden_request(tmp_path: Path) -> None:
 
 
 def test_commands(mlp: Path) -> None:
-    inspected = CliRunner().invoke(main, ["inspect", str(mlp), "--batches", "1,8"])
+    inspected = CliRunner().invoke(main, ["inspect", str(mlp), "--latency-batch-sizes", "1,8"])
     assert inspected.exit_code == 0
     assert "80 parameters in tables" in inspected.output
     assert "This machine, 1 thread" in inspected.output
-    profiled = CliRunner().invoke(main, ["profile", str(mlp), "--batch", "8", "--nodes", "2"])
+    profiled = CliRunner().invoke(main, ["profile", str(mlp), "--batch-size", "8", "--nodes", "2"])
     assert profiled.exit_code == 0
     assert "FusedGemm" in profiled.output
-    as_json = CliRunner().invoke(main, ["profile", str(mlp), "--batch", "8", "--json"])
+    as_json = CliRunner().invoke(main, ["profile", str(mlp), "--batch-size", "8", "--json"])
     assert {"batch", "threads", "milliseconds", "floor", "nodes"} <= set(json.loads(as_json.output))
 
 
@@ -94,7 +94,7 @@ def test_what_is_no_artifact_is_refused(tmp_path: Path) -> None:
 def test_torch_is_not_needed(mlp: Path) -> None:
     code = (
         "from click.testing import CliRunner; from recprune_export.cli import main; import sys\n"
-        f"assert CliRunner().invoke(main, ['profile', {str(mlp)!r}, '--batch', '2']).exit_code == 0\n"
+        f"assert CliRunner().invoke(main, ['profile', {str(mlp)!r}, '--batch-size', '2']).exit_code == 0\n"
         f"assert CliRunner().invoke(main, ['inspect', {str(mlp)!r}]).exit_code == 0\n"
         "assert 'torch' not in sys.modules"
     )

@@ -15,7 +15,7 @@ from recprune_export.validation.latency import latency_study as study
 from recprune_export.validation.latency.backends import DENSE_ONNX, PRUNED_ONNX
 from tests.bundle.samples import files, manifest, model
 
-QUICK = ["--latency", "--batches", "1,4", "--seconds", "0.05", "--quiet"]
+QUICK = ["--latency", "--latency-batch-sizes", "1,4", "--seconds", "0.05", "--quiet"]
 
 
 def write(target: Path, dense: bool, options: SessionOptions = DEFAULT_OPTIONS) -> Path:
@@ -64,7 +64,11 @@ def test_tables_are_printed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [(["--threads", "some"], "--threads"), (["--threads", "0"], "--threads"), (["--batches", "x"], "--batches")],
+    [
+        (["--threads", "some"], "--threads"),
+        (["--threads", "0"], "--threads"),
+        (["--latency-batch-sizes", "x"], "--latency-batch-sizes"),
+    ],
 )
 def test_wrong_options_are_said(options: list[str], said: str, tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["verify", str(write(tmp_path / "bundle", False)), *QUICK, *options])

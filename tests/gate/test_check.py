@@ -25,7 +25,7 @@ from recprune_export.validation.latency.footprint import Footprint, FootprintRep
 from tests.gate.models import Shape, bundle, plain
 from tests.gate.synthetic import synthetic
 
-OPTIONS = ["--batches", "1,8", "--time-limit", "0", "--quiet"]
+OPTIONS = ["--latency-batch-sizes", "1,8", "--time-limit", "0", "--quiet"]
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_each_is_measured_with_the_options_of_its_bundle(tmp_path: Path) -> None
         (["BASE", "--against", "BASE", "--calibrate"], 2, "--calibrate"),
         (["BASE", "--against", "BASE", "--max-regression", "5"], 2, "5%"),
         (["BASE", "--against", "BASE", "--limit", "speed=3%"], 2, "the gates are"),
-        (["BASE", "--against", "BASE", "--batches", "0"], 2, "--batches"),
+        (["BASE", "--against", "BASE", "--latency-batch-sizes", "0"], 2, "--latency-batch-sizes"),
         (["BASE", "--against", "BASE", "--undecided", "perhaps"], 2, "perhaps"),
         (["BASE", "--against", "BASE", "--junit", "FOLDER"], 2, "--junit"),
         (["BASE", "--against", "BASE", "--markdown", "FOLDER"], 2, "Markdown"),
@@ -231,7 +231,7 @@ def test_calibration_tells_what_can_be_resolved(base: Path, monkeypatch: pytest.
     resolved = {}
     for scatter in (0.002, 0.03):
         monkeypatch.setattr(calibration, "make_sampler", lambda *_, s=scatter: synthetic(1.0, s))
-        arguments = ["check", str(base), "--calibrate", "--json", "--time-limit", "0.2", "--batches", "1"]
+        arguments = ["check", str(base), "--calibrate", "--json", "--time-limit", "0.2", "--latency-batch-sizes", "1"]
         values = json.loads(CliRunner().invoke(main, arguments).stdout)
         resolved[scatter] = values["batches"]["1"]["smallest"]
         assert values["detectable"] == pytest.approx(0.05 + resolved[scatter])
@@ -244,7 +244,7 @@ def test_torch_is_not_needed(base: Path) -> None:
         "import sys; sys.modules['torch'] = None; sys.modules['polars'] = None\n"  # importing them would raise
         "from recprune_export.gate import check\ncheck.PROCESSES = 3\n"
         f"from recprune_export.cli import main; main(['check', {str(base)!r}, '--against', {str(base)!r}, "
-        "'--batches', '1', '--time-limit', '0', '--max-regression', '900%', '--quiet'])"
+        "'--latency-batch-sizes', '1', '--time-limit', '0', '--max-regression', '900%', '--quiet'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

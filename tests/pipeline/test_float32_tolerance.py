@@ -87,7 +87,7 @@ def test_a_file_that_is_off_by_rounding_passes_and_one_that_is_wrong_does_not(
     monkeypatch.setattr(
         export, "make_predictor", lambda file: lambda request: {"output": run_program(program, request)["output"] + off}
     )
-    task = make_sampled_task(program, Settings())
+    task = make_sampled_task(program, Settings().finetuning)
     if passes:
         report = export.validate_parity(program, file, task)
         assert report.passed

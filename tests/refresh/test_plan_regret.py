@@ -18,7 +18,7 @@ from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
 from recprune_export.pruning.plan import GroupPlan, Plan
 from recprune_export.refresh.plan_regret import GroupRegret, compute_mean_relative_regret, compute_regrets, sum_regret
 
-BUDGET = Budget(0.6, 0.6, round_to=1)
+BUDGET = Budget(0.6, 0.6, width_multiple=1)
 
 
 class Halves(nn.Module):

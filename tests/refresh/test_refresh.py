@@ -25,7 +25,7 @@ from recprune_export.refresh.drift_report import DriftReport, make_drift_report,
 from recprune_export.settings import Settings
 from recprune_export.training.train import train
 
-QUICK = Settings(sparsity=0.6, epochs=1, batches=(1,))
+QUICK = Settings(sparsity=0.6, epochs=1, latency_batch_sizes=(1,))
 MEASURES = ["metric", "distance from dense", "drift", "ranking"]
 
 

@@ -28,7 +28,7 @@ class Budget:
 
     `table_structured_fraction` and `rest_structured_fraction` are the fractions, in log space, that removal of channels
     contributes at first; zeros contribute the remainder: in tables they cost little, because most rows are rare; in the
-    rest they do not make the model faster. Hidden widths of at least twice `round_to` are multiples of it. With
+    rest they do not make the model faster. Hidden widths of at least twice `width_multiple` are multiples of it. With
     `keep_tables` no table loses dimensions to make the layers after it smaller.
     """
 
@@ -36,7 +36,7 @@ class Budget:
     rest: float
     table_structured_fraction: float = TABLE_STRUCTURED_FRACTION
     rest_structured_fraction: float = REST_STRUCTURED_FRACTION
-    round_to: int = LANES
+    width_multiple: int = LANES
     keep_tables: bool = False
 
     def limits(self, dense: ParameterCounts) -> dict[str, ParameterLimit]:
@@ -47,9 +47,9 @@ class Budget:
         }
 
     def width(self, kind: str, target: int, full: int) -> int:
-        """Return `target`, rounded down to a multiple of `round_to` for wide hidden groups."""
-        in_blocks = kind == "hidden" and self.round_to > 1 and self.round_to * 2 <= target < full
-        return target - target % self.round_to if in_blocks else target
+        """Return `target`, rounded down to a multiple of `width_multiple` for wide hidden groups."""
+        in_blocks = kind == "hidden" and self.width_multiple > 1 and self.width_multiple * 2 <= target < full
+        return target - target % self.width_multiple if in_blocks else target
 
 
 def _limit(sparsity: float, share: float, dense: float) -> ParameterLimit:

@@ -232,8 +232,8 @@ def test_commands_read_packed_bundles(packed: Path, tmp_path: Path, scratch: Pat
     for arguments, said in (
         (["verify", packed], "sum: "),
         (["predict", packed, "--data", tmp_path / "rows.parquet", "-o", tmp_path / "y.csv"], "y of 20 rows"),
-        (["inspect", packed, "--batches", "1"], "Cost of a request"),
-        (["profile", packed, "--batch", "1"], "Batch 1"),
+        (["inspect", packed, "--latency-batch-sizes", "1"], "Cost of a request"),
+        (["profile", packed, "--batch-size", "1"], "Batch 1"),
         (["report", packed, "-o", tmp_path / "page.html"], "Report: "),
     ):
         done = CliRunner().invoke(main, [str(a) for a in arguments])

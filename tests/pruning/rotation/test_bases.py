@@ -74,7 +74,7 @@ def test_degenerate_tables_are_rotated_without_a_change_of_the_answers(sparsity:
     torch.manual_seed(0)
     program = capture(Degenerate().eval(), (torch.arange(3), torch.arange(3)))
     settings = Settings(sparsity=sparsity, epochs=0, batch_size=256)
-    plan = plan_pruning(program, settings, make_sampled_task(program, settings))
+    plan = plan_pruning(program, settings.pruning, make_sampled_task(program, settings.finetuning)).plan
     assert plan.transforms
     rotate_channels(program, plan)  # compares the answers, and raises where they differ
 

@@ -44,8 +44,8 @@ def program_of(how: str, rows: int = ROWS) -> Program:
 def test_tables_that_are_read_as_a_whole_are_narrowed_behind_a_matrix(how: str) -> None:
     program = program_of(how)
     assert not any(group.kind == "embedding" for group in program.analysis.groups)
-    settings = Settings(sparsity=0.5, structured_share=1.0)
-    plan = plan_pruning(program, settings, make_sampled_task(program, settings))
+    settings = Settings(sparsity=0.5, structured_fraction=1.0)
+    plan = plan_pruning(program, settings.pruning, make_sampled_task(program, settings.finetuning)).plan
     loose = rotate_channels(program, plan)
     pruned = apply_plan(loose, plan)
     soundness = check_soundness(loose, plan, pruned)
@@ -73,4 +73,4 @@ def test_a_table_no_larger_than_its_matrix_stays_and_is_refused_with_the_reason(
     assert not plan_projections(program)
     settings = Settings(sparsity=0.5)
     with pytest.raises(PruningError, match="it is put in order"):
-        plan_pruning(program, settings, make_sampled_task(program, settings))
+        plan_pruning(program, settings.pruning, make_sampled_task(program, settings.finetuning))

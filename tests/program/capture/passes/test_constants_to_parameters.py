@@ -101,7 +101,7 @@ def compressed(
     module: nn.Module, request: dict[str, Tensor], target: Path, patch: pytest.MonkeyPatch
 ) -> CompressionResult:
     patch.setattr("recprune_export.finetuning.task.SAMPLED_STEPS", 3)
-    settings = Settings(sparsity=0.5, batches=(1,), batch_size=16, epochs=1)
+    settings = Settings(sparsity=0.5, latency_batch_sizes=(1,), batch_size=16, epochs=1)
     result = compress_program(capture(module, (), request), target, settings)
     verify(target)
     return result

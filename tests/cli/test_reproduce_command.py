@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,8 @@ from recprune_export.validation.latency.statistics import Estimate
 EVERY_OPTION = [
     *("--factory", "shop.models:make", "--factory-args", '{"dim": 8, "name": "a b"}', "--inputs", "a request.npz"),
     *("--label", "click", "--label", "like it", "--score", "taylor", "--epochs", "3", "--learning-rate", "0.0005"),
-    *("--batch-size", "64", "--structured-share", "0.5", "--quantize", "int8"),
-    *("--max-quantize-drop", "0.002", "--seed", "7", "--threads", "2", "--batches", "1,64"),
+    *("--batch-size", "64", "--structured-fraction", "0.5", "--quantize", "int8"),
+    *("--max-quantize-drop", "0.002", "--seed", "7", "--threads", "2", "--latency-batch-sizes", "1,64"),
 ]
 
 
@@ -61,7 +60,7 @@ def test_a_sweep_goes_on_with_the_same_job(options: list[str], tmp_path: Path, m
     again, _ = run(pasted(output), "compress", monkeypatch, UsageError("enough"))
     for name in ("model", "data", "labels", "source"):
         assert again[name] == swept[name]
-    assert again["settings"] == replace(swept["settings"], sparsity=0.85)
+    assert again["settings"] == swept["settings"].with_options(sparsity=0.85)
     assert again["target"] is None  # not among the results of the sweep
 
 

@@ -1,4 +1,4 @@
-"""The main job."""
+"""`compress`: the main job."""
 
 import sys
 from pathlib import Path
@@ -28,10 +28,12 @@ from recprune_export.cli.parse_values import model_source
     metavar="SHARE|auto",
     help="Let this share of all ids, the rarest in --data, share a row of their table.",
 )
-@click.option("--round-to", type=int, default=16, show_default=True, help="Hidden widths end on a multiple of this.")
+@click.option(
+    "--width-multiple", type=int, default=16, show_default=True, help="Hidden widths end on a multiple of this."
+)
 @click.option("--no-refit", "refit", flag_value=False, default=True, help="Do not refit layers by least squares.")
 @click.option(
-    "--regularise",
+    "--regularize",
     type=float,
     default=0.0,
     metavar="STRENGTH",
@@ -39,10 +41,10 @@ from recprune_export.cli.parse_values import model_source
 )
 @click.option("--plan", "plan_file", type=FILE, help="Apply this plan.json instead of making one.")
 @click.option("--plan-only", is_flag=True, help="Print the plan as JSON and stop.")
-@click.option("--zeros", type=click.Choice(["gradual", "one-shot"]), default="gradual", show_default=True)
+@click.option("--sparsity-schedule", type=click.Choice(["gradual", "one-shot"]), default="gradual", show_default=True)
 @click.option("--data", type=FILE, help="CSV, Parquet or NPZ with rows to tune and measure on.")
 @click.option(
-    "--steps", type=int, default=1, show_default=True, help="Prune a part, tune, prune further, so many times."
+    "--pruning-stages", type=int, default=1, show_default=True, help="Prune and tune so often, a fraction each time."
 )
 @job_options
 @click.option(
@@ -54,7 +56,7 @@ from recprune_export.cli.parse_values import model_source
 @click.option("--target-speedup", type=float, metavar="TIMES", help="Search the least sparsity that is so much faster.")
 @click.option("--no-dense", is_flag=True, help="Leave the dense baseline out of the bundle.")
 @click.option("--no-triton", "triton", flag_value=False, default=True, help="Leave Triton's model repository out.")
-@click.option("--license", "licence", metavar="SPDX-ID", help="Licence of the bundle.  [default: not stated]")
+@click.option("--license", metavar="SPDX-ID", help="License of the bundle.  [default: not stated]")
 @click.option("--sign", type=FILE, metavar="KEY.PEM", help="Sign the manifest with this Ed25519 key.")
 @click.option("-o", "--output", type=FILE, help="Directory of the bundle.  [default: artifacts/<name of MODEL>]")
 @click.option("--resume", is_flag=True, help="Go on after what the same command, killed, had finished.")
@@ -73,7 +75,7 @@ def compress(
     output: Path | None,
     as_json: bool,
     quiet: bool,
-    batches: str,
+    latency_batch_sizes: str,
     shared_inputs: str,
     no_dense: bool,
     prune_rows: str | None,
@@ -86,20 +88,18 @@ def compress(
     MODEL is a checkpoint of `recprune-export train`, a .pt2 program, a state dict (with --factory and --inputs), or a
     pickled nn.Module (with --unsafe-unpickle and --inputs).
     """
-    from recprune_export.settings import Settings, batch_sizes, row_share
+    from recprune_export.settings import Settings, parse_batch_sizes, parse_row_fraction
 
-    share = None if prune_rows is None else row_share(prune_rows)
-    shared = tuple(name.strip() for name in shared_inputs.split(",") if name.strip())
     settings = Settings(
-        batches=batch_sizes(batches),
-        shared_inputs=shared,
+        latency_batch_sizes=parse_batch_sizes(latency_batch_sizes),
+        shared_inputs=tuple(name.strip() for name in shared_inputs.split(",") if name.strip()),
         keep_dense=not no_dense,
-        prune_rows=share,
+        prune_rows=None if prune_rows is None else parse_row_fraction(prune_rows),
         **options,
     )
     from recprune_export.api import compress as run
     from recprune_export.api import dump_plan
-    from recprune_export.console.result import print_result
+    from recprune_export.cli.compression_tables import print_result
     from recprune_export.progress import quiet as silently
 
     with silently(quiet or as_json):

@@ -46,7 +46,7 @@ def swept(files: tuple[Path, Path], target: Path, *wishes: str) -> dict[str, Any
     """The one trial of a sweep."""
     model, rows = files
     words = ["sweep", str(model), "--data", str(rows), "--label", "click", "--sparsities", "0.8", "--epochs", "1"]
-    words += ["--batches", "64", "--structured-share", "0", "-o", str(target), "--json", *wishes]
+    words += ["--latency-batch-sizes", "64", "--structured-fraction", "0", "-o", str(target), "--json", *wishes]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure_artifact, "SECONDS", 0.05)
         done = CliRunner().invoke(main, words)
@@ -65,7 +65,7 @@ def test_fewer_bits_are_looked_at_and_are_other_trials(files: tuple[Path, Path],
 
 
 @pytest.mark.parametrize(
-    ("wishes", "told"), [(["--structured-share", "2"], "[0, 1]"), (["--quantize", "int9"], "int8")]
+    ("wishes", "told"), [(["--structured-fraction", "2"], "[0, 1]"), (["--quantize", "int9"], "int8")]
 )
 def test_wrong_wishes_are_usage_errors(files: tuple[Path, Path], wishes: list[str], told: str) -> None:
     done = CliRunner().invoke(main, ["sweep", str(files[0]), "--data", str(files[1]), *wishes])

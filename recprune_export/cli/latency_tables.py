@@ -1,8 +1,8 @@
-"""What a measurement of latency gave."""
+"""Tables of latency and footprint measurements, shared by several commands."""
 
 from typing import TYPE_CHECKING
 
-from recprune_export.console.tables import make_table
+from recprune_export.cli.tables import make_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 def print_latency(console: "Console", report: "LatencyReport") -> None:
-    console.print(_latency(report))
+    console.print(_make_latency_table(report))
     for batch in report.samples:
-        found = {name: report.outliers(batch, name) for name in report.backends}
-        named = [f"{o.count} of {name} (up to {o.largest[0][1]:.3f} ms)" for name, o in found.items() if o.count]
-        if named:
-            console.print(f"Outliers at batch {batch}, included above: {', '.join(named)}", highlight=False)
+        outliers = {name: report.outliers(batch, name) for name in report.backends}
+        texts = [f"{o.count} of {name} (up to {o.largest[0][1]:.3f} ms)" for name, o in outliers.items() if o.count]
+        if texts:
+            console.print(f"Outliers at batch {batch}, included above: {', '.join(texts)}", highlight=False)
 
 
-def _latency(report: "LatencyReport") -> "Table":
+def _make_latency_table(report: "LatencyReport") -> "Table":
     batches = list(report.samples)
     table = make_table(
         f"Latency in ms, p50 / p95 / p99, {format_threads(report.threads)}",

@@ -1,7 +1,8 @@
-"""Tables for people and JSON for programs, as every command prints them."""
+"""Functions that all commands print with: tables for people, JSON for programs."""
 
 import json
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,18 @@ def make_console() -> "Console":
     return console if console.is_terminal else Console(width=140, markup=False, emoji=False)
 
 
+def rewrite_table(rewrites: Sequence[Mapping[str, Any]]) -> "Table":
+    """Return a table of the graph rewrites of a manifest, with the estimated change of cost at each batch size."""
+    batches = list(rewrites[0]["before"]) if rewrites else []
+    table = make_table("Rewrites of the graph, estimated change", "", "places", *(f"batch {b}" for b in batches), "")
+    for rewrite in rewrites:
+        changes = [f"{rewrite['after'][b] / rewrite['before'][b] - 1:+.1%}" for b in batches]
+        table.add_row(
+            rewrite["name"], str(rewrite["places"]), *changes, "kept" if rewrite["kept"] else rewrite["reason"]
+        )
+    return table
+
+
 def print_json(values: Any) -> None:
     click.echo(json.dumps(values, indent=1))
 
@@ -41,7 +54,7 @@ def print_notes(notes: tuple[str, ...]) -> None:
 
 
 def quote_for_shell(path: Path | str) -> str:
-    """Write a path as it is typed in a shell.
+    """Quote a path for a shell.
 
     >>> quote_for_shell("artifacts/ctr"), quote_for_shell("my models/größe")
     ('artifacts/ctr', "'my models/größe'")

@@ -40,10 +40,10 @@ def offered(words: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     [
         ("recprune-export ver", {"plain,verify", "file,ver"}),
         ("recprune-export ./mod", {"file,./mod"}),
-        ("recprune-export verify --lat", {"plain,--latency"}),
-        ("recprune-export model.pt --spars", {"plain,--sparsity"}),
-        ("recprune-export --spars", {"plain,--sparsity"}),
-        ("recprune-export compress model.pt --zeros ", {"plain,gradual", "plain,one-shot"}),
+        ("recprune-export verify --lat", {"plain,--latency", "plain,--latency-batch-sizes"}),
+        ("recprune-export model.pt --spars", {"plain,--sparsity", "plain,--sparsity-schedule"}),
+        ("recprune-export --spars", {"plain,--sparsity", "plain,--sparsity-schedule"}),
+        ("recprune-export compress model.pt --sparsity-schedule ", {"plain,gradual", "plain,one-shot"}),
         ("recprune-export completion f", {"plain,fish"}),
     ],
 )

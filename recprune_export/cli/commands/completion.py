@@ -1,4 +1,4 @@
-"""Completion in shells."""
+"""`completion`: scripts that complete commands in a shell."""
 
 import click
 from click.shell_completion import get_completion_class
@@ -19,9 +19,9 @@ def completion(shell: str) -> None:
     zsh:  recprune-export completion zsh > ~/.zfunc/_recprune-export    (with ~/.zfunc in $fpath)
     fish: recprune-export completion fish > ~/.config/fish/completions/recprune-export.fish
     """
-    made = get_completion_class(shell)
-    assert made is not None  # one of `SHELLS`
+    completion_class = get_completion_class(shell)
+    assert completion_class is not None  # one of `SHELLS`
     variable = f"_{PROGRAM.replace('-', '_')}_complete".upper()
     # `source` itself first asks bash for its version, which may not be installed where the script is written.
-    complete = made(main, {}, PROGRAM, variable)
+    complete = completion_class(main, {}, PROGRAM, variable)
     click.echo(complete.source_template % complete.source_vars())

@@ -1,4 +1,4 @@
-"""Whose bundle is it?"""
+"""`sign`: sign the manifest of a bundle."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import click
 
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
+from recprune_export.cli.tables import print_json
 
 
 @main.command()
@@ -20,7 +21,6 @@ def sign(bundle: Path, key: Path, as_json: bool, quiet: bool) -> None:
     """
     from recprune_export.bundle.archive.sign import sign_bundle
     from recprune_export.bundle.archive.signature import read_private_key
-    from recprune_export.console.tables import print_json
 
     path = sign_bundle(bundle, read_private_key(key))
     if as_json:

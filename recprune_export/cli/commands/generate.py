@@ -1,4 +1,4 @@
-"""Rows to try things on."""
+"""`generate`: write a synthetic data set."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import click
 
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
+from recprune_export.cli.tables import print_json
 
 
 @main.command()
@@ -17,7 +18,6 @@ from recprune_export.cli.options import FILE
 @click.option("--quiet", is_flag=True, help="Say nothing.")
 def generate(rows: int, kind: str, seed: int, output: Path, as_json: bool, quiet: bool) -> None:
     """Write a generated data set: power-law ids, learnable, to try things on."""
-    from recprune_export.console.tables import print_json
     from recprune_export.data.generate import generate_clicks, generate_sequences
 
     {"clicks": generate_clicks, "sequences": generate_sequences}[kind](output, rows, seed)

@@ -1,4 +1,4 @@
-"""A bundle as one file."""
+"""`pack`: a bundle as one file."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import click
 
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
+from recprune_export.cli.tables import print_json
 
 
 @main.command()
@@ -16,7 +17,6 @@ from recprune_export.cli.options import FILE
 def pack(bundle: Path, output: Path | None, as_json: bool, quiet: bool) -> None:
     """Pack BUNDLE into one .tar.zst, which every other command reads as well; the same bundle gives the same bytes."""
     from recprune_export.bundle.archive.packing import pack as run
-    from recprune_export.console.tables import print_json
 
     path = run(bundle, output)
     size = path.stat().st_size

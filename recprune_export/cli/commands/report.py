@@ -1,4 +1,4 @@
-"""What a bundle says about itself, as a page for people."""
+"""`report`: a page about a bundle."""
 
 import webbrowser
 from pathlib import Path
@@ -7,6 +7,7 @@ import click
 
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
+from recprune_export.cli.tables import print_json
 
 
 @main.command()
@@ -26,7 +27,6 @@ def report(bundle: Path, output: Path | None, sweep: Path | None, show: bool, as
 
     The bundle holds such a page already, report.html; this one knows a sweep as well.
     """
-    from recprune_export.console.tables import print_json
     from recprune_export.report.bundle_page import render_saved_bundle_report
     from recprune_export.report.write_page import default_page_path, write_page
 
