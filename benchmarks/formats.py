@@ -27,7 +27,7 @@ from formats_table import Measured, Method, Speed, Tables
 from results import keep, kept, told_of_machine, write_section
 
 from recprune_export.api import load_model, make_task
-from recprune_export.environment import cpu, environment
+from recprune_export.environment import environment, read_cpu_name
 from recprune_export.finetuning.task import Task
 from recprune_export.onnx.counts import count, reduction
 from recprune_export.onnx.export import OnnxFile, ServingConfig, export_onnx
@@ -174,7 +174,7 @@ def speed_of(subject: Subject, rows: Sequence[Measured], seatings: int, seconds:
         file: {str(batch): [log_ratio(seating[batch], DENSE, file) for seating in found] for batch in requests}
         for file in files
     }
-    return Speed(subject.case, subject.seed, threads, cpu(), dense, faster)
+    return Speed(subject.case, subject.seed, threads, read_cpu_name(), dense, faster)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 
 from recprune_export.codec import ToDictMixin, json_name
-from recprune_export.environment import cores, cpu
+from recprune_export.environment import count_cores, read_cpu_name
 from recprune_export.errors import RecpruneError, ValidationFailed
 
 OK, WARNING, MISSING = "ok", "warning", "missing"
@@ -45,7 +45,7 @@ class CheckResult:
 
     check: str
     state: str
-    found: str
+    description: str = field(metadata=json_name("found"))
     advice: str = ""
 
 
@@ -147,7 +147,7 @@ def parse_requirement(line: str) -> tuple[str, str, str | None] | None:
 def at_least(installed: str, floor: str) -> bool:
     """Return whether a version is at least `floor`, by its numbers.
 
-    >>> at_least("2.13.0+cpu", "2.9"), at_least("2.9.1", "2.13"), at_least("3.11", "")
+    >>> at_least("2.13.0+read_cpu_name", "2.9"), at_least("2.9.1", "2.13"), at_least("3.11", "")
     (True, False, True)
     """
     numbers = [tuple(int(n) for n in re.match(r"[\d.]*", v)[0].split(".") if n) for v in (installed, floor)]  # type: ignore[index]
@@ -179,7 +179,7 @@ def check_onnx_runtime() -> CheckResult:
 def check_cpu() -> CheckResult:
     """Report the processor and its instruction sets for fast inference."""
     known = [f"{flag} ({FLAGS[flag]})" for flag in FLAGS if flag in _cpu_flags()]
-    description = f"{cpu()}: {', '.join(known) or 'no known vector instructions'}"
+    description = f"{read_cpu_name()}: {', '.join(known) or 'no known vector instructions'}"
     if {"avx2", "asimd"} & _cpu_flags():
         return CheckResult("processor", OK, description)
     return CheckResult(
@@ -192,7 +192,7 @@ def check_cpu() -> CheckResult:
 
 def check_cores() -> CheckResult:
     """Report the number of cores that this process may use, by affinity and by the quota of the container."""
-    usable, quota = cores(), read_cpu_quota()
+    usable, quota = count_cores(), read_cpu_quota()
     if quota is None or quota >= usable:
         return CheckResult("cores", OK, f"{usable}")
     return CheckResult(

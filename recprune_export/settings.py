@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self
 
-from recprune_export.environment import cores
+from recprune_export.environment import count_cores
 from recprune_export.errors import UsageError
 from recprune_export.license import canonicalize_license
 
@@ -295,7 +295,7 @@ def parse_thread_counts(text: str) -> tuple[int, ...]:
     (1, 2)
     """
     try:
-        counts = tuple(cores() if word.strip() == "all" else int(word) for word in text.split(","))
+        counts = tuple(count_cores() if word.strip() == "all" else int(word) for word in text.split(","))
     except ValueError as error:
         raise UsageError(f"--threads '{text}' is no list of numbers; write for example 1,all.") from error
     if min(counts) < 1:

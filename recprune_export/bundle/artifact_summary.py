@@ -86,10 +86,10 @@ def inspect_artifact(path: Path, batches: Sequence[int], threads: int) -> Artifa
 def profile_artifact(path: Path, batch: int, threads: int) -> Profile:
     """Profile a bundle on its golden request, or an ONNX file on a random request, with `batch` rows."""
     artifact = open_artifact_file(path)
-    return profile_model(artifact.file, random_request_for(artifact, batch), batch, this_machine(threads))
+    return profile_model(artifact.file, make_request(artifact, batch), batch, this_machine(threads))
 
 
-def random_request_for(file: ArtifactFile, batch: int) -> dict[str, np.ndarray]:
+def make_request(file: ArtifactFile, batch: int) -> dict[str, np.ndarray]:
     """Return a request of `batch` rows: the rows of the golden request, repeated, or random rows.
 
     Random integers are valid ids of every table; random floats are standard normal.

@@ -11,7 +11,7 @@ import numpy as np
 from recprune_export.bundle.manifest.manifest import ENCODING, PLAN, PROGRAM, SAMPLE_INPUTS, SAMPLE_OUTPUTS
 from recprune_export.bundle.servers import kserve
 from recprune_export.bundle.servers.row_independence import rows_are_independent
-from recprune_export.bundle.servers.triton import make_model_repository, model_name
+from recprune_export.bundle.servers.triton import make_model_name, make_model_repository
 from recprune_export.bundle.write import Content
 from recprune_export.channels.analysis import Analysis
 from recprune_export.data.encoding.vocabulary_index import encoding_summary
@@ -28,8 +28,8 @@ def plan_summary(
     plan: Plan,
     analysis: Analysis,
     soundness: Soundness,
-    fitted: FitResult | None,
-    regularised: RegularizedProgram | None = None,
+    fit_result: FitResult | None,
+    regularized: RegularizedProgram | None = None,
 ) -> dict[str, Any]:
     """Return plain JSON values: removed channels, frozen axes with reasons, the soundness check and the fine-tuning."""
     groups = [{"group": g.group, "kind": g.kind, "width": g.width, "kept": len(g.keep)} for g in plan.groups]
@@ -39,12 +39,12 @@ def plan_summary(
         "groups": groups,
         "frozen": [axis.to_dict() for axis in analysis.frozen],
         "soundness": soundness.to_dict(),
-        "regularisation": None if regularised is None else regularised.to_dict(),
-        "finetuning": None if fitted is None else fitted.to_dict(),
+        "regularisation": None if regularized is None else regularized.to_dict(),
+        "finetuning": None if fit_result is None else fit_result.to_dict(),
     }
 
 
-def bundle_files(
+def gather_bundle_files(
     program: Program,
     models: Sequence[OnnxFile],
     plan: Plan,
@@ -70,7 +70,7 @@ def bundle_files(
     return files
 
 
-def serving_files(
+def make_serving_files(
     name: str,
     served: OnnxFile,
     answer: Callable[[dict[str, np.ndarray]], Mapping[str, np.ndarray]],
@@ -87,7 +87,7 @@ def serving_files(
     """
     independent = rows_are_independent(served.signature, answer, request, response)
     files: dict[str, Content] = {
-        **kserve.kserve_samples(model_name(name), request, response, batched=triton and independent),
+        **kserve.kserve_samples(make_model_name(name), request, response, batched=triton and independent),
     }
     if triton:
         models = [path.name for path in (served.path, served.data) if path is not None]

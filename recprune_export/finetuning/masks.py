@@ -32,12 +32,12 @@ class NonZeroTarget:
 
     def interpolate(self, program: Program, tables: frozenset[str], share: float) -> "NonZeroTarget":
         """Return the intermediate target with `share` of the final zeros."""
-        counts = parameter_counts(program, tables)
+        counts = count_parameters(program, tables)
         between = (round(n - share * max(0, n - end)) for n, end in zip(counts, (self.tables, self.rest), strict=True))
         return NonZeroTarget(*between)
 
 
-def parameter_counts(program: Program, tables: frozenset[str]) -> tuple[int, int]:
+def count_parameters(program: Program, tables: frozenset[str]) -> tuple[int, int]:
     """Return the numbers of parameters in the tables and in the rest, zeros included."""
     sizes = {name: p.numel() for name, p in program.parameters().items()}
     in_tables = sum(size for name, size in sizes.items() if name in tables)

@@ -14,7 +14,7 @@ from recprune_export.data.sequences import HISTORY, NEXT_ITEM, SequenceData
 from recprune_export.finetuning.task import LabeledRows, NextItems, Task
 from recprune_export.program.signature import Input, Signature
 
-MOST_ROWS = 200_000  # of a sample: they determine shares to a thousandth
+MAX_PROFILE_ROWS = 200_000  # of a sample: they determine shares to a thousandth
 
 
 def make_data_profile(task: Task, signature: Signature) -> DataProfile | None:
@@ -23,7 +23,7 @@ def make_data_profile(task: Task, signature: Signature) -> DataProfile | None:
         return None
     data = task.data
     if isinstance(data, SequenceData):
-        items = data.train.values[:MOST_ROWS]
+        items = data.train.values[:MAX_PROFILE_ROWS]
         reference = _read_items(items, items)
     else:
         reference = read_field_values(data, signature, data.train)
@@ -38,8 +38,8 @@ def make_data_profile(task: Task, signature: Signature) -> DataProfile | None:
 def read_field_values(
     data: ClickData | SequenceData | ArrayData, signature: Signature, rows: Rows
 ) -> tuple[FieldValues, ...]:
-    """Return the fields and labels of `rows` of `data`, from a sample of at most `MOST_ROWS` rows."""
-    rows = rows if len(rows) <= MOST_ROWS else rows.sample(MOST_ROWS, seed=0)
+    """Return the fields and labels of `rows` of `data`, from a sample of at most `MAX_PROFILE_ROWS` rows."""
+    rows = rows if len(rows) <= MAX_PROFILE_ROWS else rows.sample(MAX_PROFILE_ROWS, seed=0)
     if isinstance(data, SequenceData):
         return _read_items(rows.inputs[HISTORY], rows.labels[NEXT_ITEM])
     inputs = _read_encoded(data.encoder, rows) if isinstance(data, ClickData) else _read_inputs(signature.inputs, rows)

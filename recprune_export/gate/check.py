@@ -10,9 +10,9 @@ from recprune_export.codec import ToDictMixin
 from recprune_export.environment import environment
 from recprune_export.errors import BundleError, ModelFileError, Undecided, ValidationFailed
 from recprune_export.gate.artifact import Artifact, open_artifact
-from recprune_export.gate.compatibility import compare_signatures, draw_common_requests
+from recprune_export.gate.compatibility import compare_signatures, make_common_signature
 from recprune_export.gate.findings import Finding, Verdict, make_skipped_finding, overall_verdict
-from recprune_export.gate.gate_constants import PROCESSES, TIME_LIMIT
+from recprune_export.gate.gate_constants import FOOTPRINT_PROCESSES, TIME_LIMIT
 from recprune_export.gate.latency.paired_latency import Evidence, collect_samples, compare_latency, make_sampler
 from recprune_export.gate.latency.sequential_sampling import BASE, NEW
 from recprune_export.gate.limits import Limits
@@ -87,7 +87,7 @@ def check(
     findings += compare_quality(new_artifact, base_artifact, limits)
     findings += compare_counts(new_artifact, base_artifact, limits)
     evidence: dict[int, Evidence] = {}
-    signature = draw_common_requests(new_artifact.signature, base_artifact.signature)
+    signature = make_common_signature(new_artifact.signature, base_artifact.signature)
     if signature is None:
         reason = "No request can be sent to both, see the signature."
         findings += [make_skipped_finding(gate, reason) for gate in ("load time", "peak memory", "latency")]
@@ -98,7 +98,7 @@ def check(
             n: (a.model.resolve(), replace(a.options, threads=threads))
             for n, a in ((NEW, new_artifact), (BASE, base_artifact))
         }
-        footprints = measure_footprints(models, signature, max(batches), PROCESSES)
+        footprints = measure_footprints(models, signature, max(batches), FOOTPRINT_PROCESSES)
         findings += compare_costs(footprints, NEW, BASE, limits)
         if limits.is_off("latency"):
             findings.append(make_skipped_finding("latency", "Turned off."))

@@ -39,7 +39,7 @@ def find_breaking_changes(new: Signature, base: Signature, *, ranges: bool = Tru
     return tuple(sentences)
 
 
-def draw_common_requests(new: Signature, base: Signature) -> Signature | None:
+def make_common_signature(new: Signature, base: Signature) -> Signature | None:
     """Return a signature of requests that both models accept: all inputs, ids valid in both; None if there is none."""
     new_inputs = {i.name: i for i in new.inputs}
     merged = []

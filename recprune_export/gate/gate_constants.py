@@ -14,8 +14,8 @@ SECONDS = 0.12  # for each batch size and pair of sessions
 MIN_ROUNDS, MAX_ROUNDS = 20, 400  # for each batch size and pair of sessions; the minimum is from gate-statistic
 
 # load-time-gate: load time and peak memory vary between processes.
-PROCESSES = 8  # per artifact, for load time and memory
-LOOSER = {"load time": 0.25, "peak memory": 0.10}  # lowest limits, as fractions; the record is about load time
+FOOTPRINT_PROCESSES = 8  # per artifact, for load time and memory
+MIN_LIMITS = {"load time": 0.25, "peak memory": 0.10}  # lowest limits, as fractions; the record is about load time
 
 # Conventions, without a measurement.
 MAX_DROP = 0.001  # default limit of the loss of a quality metric

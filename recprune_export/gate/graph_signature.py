@@ -43,7 +43,7 @@ def _input(path: Path, graph: onnx.GraphProto, value: onnx.ValueInfoProto, batch
             f"Input '{value.name}' of {path} has an axis of unknown size, '{unknown[0]}': compare bundles, "
             "whose signature states the shapes."
         )
-    dtype, ids = _dtype(value), id_range(graph, value.name)
+    dtype, ids = _dtype(value), find_id_range(graph, value.name)
     if ids is None and not (np.issubdtype(np.dtype(dtype), np.floating) or dtype == "bool"):
         raise ModelFileError(
             f"The graph of {path} does not show which integers '{value.name}' accepts: compare bundles, "
@@ -52,7 +52,7 @@ def _input(path: Path, graph: onnx.GraphProto, value: onnx.ValueInfoProto, batch
     return Input(value.name, dtype, shape, () if ids is None else (ids,))
 
 
-def id_range(graph: onnx.GraphProto, name: str) -> IdRange | None:
+def find_id_range(graph: onnx.GraphProto, name: str) -> IdRange | None:
     """Return the range of ids that is valid in every table in which input `name` is looked up; None if there is no table.
 
     Follows the input through operators that only move it, and through additions of constant offsets. In a fused table

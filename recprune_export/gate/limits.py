@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from recprune_export.errors import UsageError
-from recprune_export.gate.gate_constants import LOOSER, MAX_DROP, MAX_REGRESSION
+from recprune_export.gate.gate_constants import MAX_DROP, MAX_REGRESSION, MIN_LIMITS
 
 GATES = (
     "signature",
@@ -37,7 +37,7 @@ class Limits:
         override = self.overrides.get(gate)
         if override is not None:
             return override
-        return self.max_drop if gate == "quality" else max(self.max_regression, LOOSER.get(gate, 0.0))
+        return self.max_drop if gate == "quality" else max(self.max_regression, MIN_LIMITS.get(gate, 0.0))
 
     def is_off(self, gate: str) -> bool:
         """Return whether the user has turned a gate off."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recprune_export.bundle.contents import bundle_files, format_compact_json, read_encoding, serving_files
+from recprune_export.bundle.contents import format_compact_json, gather_bundle_files, make_serving_files, read_encoding
 from recprune_export.bundle.manifest.manifest import DATA_PROFILE, ENCODING, REPORT, Manifest
 from recprune_export.bundle.remeasure_latency import read_session_options
 from recprune_export.bundle.servers.readme import render_readme
@@ -174,11 +174,11 @@ def collect_bundle_files(
     golden = squeeze_shared_inputs(task.requests(GOLDEN_ROWS, seed=2), exported.pruned.signature)
     response = exported.golden(pruned.program, golden)
     models = (exported.pruned, exported.dense) if settings.export.keep_dense else (exported.pruned,)
-    files = bundle_files(pruned.program, models, pruned.plan, golden, response, scratch)
+    files = gather_bundle_files(pruned.program, models, pruned.plan, golden, response, scratch)
     profile = make_data_profile(task, program.signature)
     profiles = {} if profile is None else {DATA_PROFILE: format_compact_json(profile.to_dict())}
     options = read_session_options(manifest)
-    serving = serving_files(
+    serving = make_serving_files(
         manifest.name, exported.pruned, make_predictor(exported.pruned), golden, response,
         options=options, most_rows=max(settings.latency.latency_batch_sizes), triton=settings.export.triton,
     )  # fmt: skip
@@ -189,7 +189,7 @@ def collect_bundle_files(
         encoding=ENCODING in extra,
         ignored=pruned.plan.fields.removed,
         shared_rows=manifest.plan["rows"],
-        quantisation=manifest.quantisation,
+        quantization=manifest.quantisation,
         serving=serving,
     )
     pages = {"README.md": readme.encode(), REPORT: render_bundle_report(manifest, encoded=ENCODING in extra).encode()}

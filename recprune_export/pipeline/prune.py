@@ -13,7 +13,7 @@ from recprune_export.errors import UsageError
 from recprune_export.finetuning.curvature import Curvature, weight_curvature
 from recprune_export.finetuning.finetune import Schedule, finetune
 from recprune_export.finetuning.group_lasso import RegularizedProgram, regularize
-from recprune_export.finetuning.masks import NonZeroTarget, parameter_counts
+from recprune_export.finetuning.masks import NonZeroTarget, count_parameters
 from recprune_export.finetuning.task import FineTuningConfig, Task
 from recprune_export.pipeline.planning import (
     plan_fields,
@@ -222,7 +222,7 @@ def _tune(context: _Context, number: int, pair: _PrunedPair, target: NonZeroTarg
             reconstruct_layers(pair.original, pair.plan, student, read_calibration_batches(task, seed))
     tables = tables_left(pair.original, student)
     if target is None:
-        target = NonZeroTarget(*parameter_counts(student, tables))
+        target = NonZeroTarget(*count_parameters(student, tables))
     curvature = estimate_curvature(student, pair.plan, tables, task, seed)
     epochs = divide_epochs(task.config.epochs, context.pruning.pruning_stages, number)
     schedule = replace(make_schedule(task.config, context.finetuning, seed), epochs=epochs)

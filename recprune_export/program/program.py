@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from recprune_export.errors import ModelFileError
 from recprune_export.program.canonical import canonicalize
 from recprune_export.program.lifting import lift
-from recprune_export.program.propagation import LARGEST_BATCH, operands_of, propagate_shapes, recapture
+from recprune_export.program.propagation import LARGEST_BATCH, find_operands, propagate_shapes, recapture
 from recprune_export.program.random_requests import sample_request
 from recprune_export.program.signature import BATCH, Signature
 
@@ -83,7 +83,7 @@ class Program:
     def lifted(self) -> torch.export.ExportedProgram:
         """Return the same as `to_exported_program`, for a converter, without tracing the graph again."""
         module = self._serving().module
-        propagate_shapes(module, operands_of(self.signature))
+        propagate_shapes(module, find_operands(self.signature))
         return lift(module)
 
     def _serving(self) -> Self:
@@ -117,7 +117,7 @@ class Program:
         Raises the error of an operator that rejects its operands, and `torch._dynamo.exc.UserError` for a graph that
         does not run for batches of all sizes.
         """
-        return cls(recapture(tensors, graph, operands_of(signature)), signature)
+        return cls(recapture(tensors, graph, find_operands(signature)), signature)
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """Return the distinct trainable tensors by name."""

@@ -166,12 +166,12 @@ def _shapes(module: fx.GraphModule) -> list[str]:
     return [str(leaf.shape) if isinstance(leaf, torch.Tensor) else str(leaf) for leaf in leaves]
 
 
-def operands_of(signature: Signature) -> list[Operand]:
+def find_operands(signature: Signature) -> list[Operand]:
     """Return the shape and the dtype of each input."""
     return [(i.shape, getattr(torch, i.dtype)) for i in signature.inputs]
 
 
-def operands_of_graph(graph: fx.Graph) -> list[Operand]:
+def find_graph_operands(graph: fx.Graph) -> list[Operand]:
     """Return the shape and the dtype of each placeholder; its value must be known, and every symbolic size is the batch."""
     values = [node.meta["val"] for node in graph.nodes if node.op == "placeholder"]
     return [([size if isinstance(size, int) else BATCH for size in v.shape], v.dtype) for v in values]

@@ -12,7 +12,7 @@ from recprune_export.data.sequences import NEXT_ITEM
 from recprune_export.training.evaluate import BATCH_SIZE, LabelPredictor, predict_ranks
 from recprune_export.training.metrics import TOP
 
-AT_ONCE = 1 << 24  # counts of rows in memory at a time: docs/decisions/paired-bootstrap.md
+MAX_COUNTS_IN_MEMORY = 1 << 24  # counts of rows in memory at a time: docs/decisions/paired-bootstrap.md
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def paired_change(before: LabelPredictor, after: LabelPredictor, rows: Rows, see
         measures = [_mean_area(model, rows) for model in (before, after)]
     first, second = (float(measure(whole)[0]) for measure in measures)
     resampled: list[tuple[np.ndarray, ...]] = []
-    for size in _chunk_sizes(resamples, max(1, AT_ONCE // len(rows))):
+    for size in _chunk_sizes(resamples, max(1, MAX_COUNTS_IN_MEMORY // len(rows))):
         counts = rng.multinomial(len(rows), np.full(len(rows), 1.0 / len(rows)), size=size)
         resampled.append(tuple(measure(counts) for measure in measures))
     resampled_before, resampled_after = (np.concatenate(chunks) for chunks in zip(*resampled, strict=True))

@@ -12,9 +12,9 @@ from click.testing import CliRunner
 
 from recprune_export.bundle.artifact_summary import (
     inspect_artifact,
+    make_request,
     open_artifact_file,
     profile_artifact,
-    random_request_for,
 )
 from recprune_export.cli import main
 from recprune_export.errors import BundleError, ModelFileError
@@ -55,7 +55,7 @@ def test_a_file_is_profiled(mlp: Path) -> None:
 
 
 def test_drawn_requests_are_valid(mlp: Path) -> None:
-    request = random_request_for(open_artifact_file(mlp), 50)
+    request = make_request(open_artifact_file(mlp), 50)
     assert request["ids"].shape == (50, 2)
     assert request["ids"].max() < 20
     assert request["user"].shape == (1, 3)
@@ -63,7 +63,7 @@ def test_drawn_requests_are_valid(mlp: Path) -> None:
 
 def test_a_bundle_is_asked_its_golden_request(tmp_path: Path) -> None:
     bundle = write(tmp_path / "bundle")
-    request = random_request_for(open_artifact_file(bundle), 5)
+    request = make_request(open_artifact_file(bundle), 5)
     np.testing.assert_array_equal(request["x"], np.concatenate([X, X[:2]]))
     assert inspect_artifact(bundle, (1,), threads=1).name == "double"
 

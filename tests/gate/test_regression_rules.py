@@ -8,7 +8,7 @@ import pytest
 
 from recprune_export.gate.artifact import Artifact, open_artifact
 from recprune_export.gate.findings import Finding, Verdict, overall_verdict
-from recprune_export.gate.gate_constants import PROCESSES
+from recprune_export.gate.gate_constants import FOOTPRINT_PROCESSES
 from recprune_export.gate.limits import GATES, Limits
 from recprune_export.gate.regression_rules import (
     compare_costs,
@@ -103,7 +103,8 @@ def report(load: float, peak: float, seed: int, busy: float = 0.0) -> FootprintR
         return Footprint(load * slowed * rng.normal(1, 0.05), 1.0, 0.0, peak * (1 << 20) * rng.normal(1, 0.002))
 
     runs = {
-        name: tuple(run(*of) for _ in range(PROCESSES)) for name, of in (("NEW", (load, peak)), ("BASE", (50, 100)))
+        name: tuple(run(*of) for _ in range(FOOTPRINT_PROCESSES))
+        for name, of in (("NEW", (load, peak)), ("BASE", (50, 100)))
     }
     return FootprintReport(runs, 256)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from recprune_export.bundle.manifest.manifest import MANIFEST, SIGNATURE
-from recprune_export.bundle.servers.triton import model_name
+from recprune_export.bundle.servers.triton import make_model_name
 from recprune_export.bundle.verify import check_files, read_manifest
 from recprune_export.errors import UsageError
 
@@ -57,7 +57,7 @@ def pack(bundle: Path, output: Path | None = None) -> Path:
         output.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("xb") as file, zstd.ZstdCompressor(compression_params=parameters).stream_writer(file) as tar:
             for name in (MANIFEST, *signature, *sorted(manifest.files)):
-                _add(tar, bundle / name, f"{model_name(manifest.name)}/{name}")
+                _add(tar, bundle / name, f"{make_model_name(manifest.name)}/{name}")
             tar.write(bytes(2 * BLOCK))
         os.replace(partial, output)
     except OSError as error:

@@ -20,9 +20,9 @@ from recprune_export.bundle.manifest.manifest_sections import (
     Name,
     Object,
     ProvenanceSection,
+    PublishedAs,
     QuantizationSection,
     RewriteEntry,
-    SectionOf,
     SessionSection,
     Sha256,
     SignatureSection,
@@ -74,48 +74,49 @@ class Manifest(BaseModel):
         ),
     ]
     opset: Annotated[int, Field(ge=13, description=f"ONNX operator set of {MODEL}")]
-    signature: Annotated[Object, SectionOf(SignatureSection)]
+    signature: Annotated[Object, PublishedAs(SignatureSection)]
     counts: Annotated[
         Object,
-        SectionOf(DenseAndPruned),
+        PublishedAs(DenseAndPruned),
         Field(
             description="parameters, non-zero parameters, bytes and operations, for tables and the rest, counted in the ONNX files"
         ),
     ]
     metrics: Annotated[
         Object,
-        SectionOf(DenseAndPruned),
+        PublishedAs(DenseAndPruned),
         Field(description="quality on held-out rows, by metric; empty objects without data"),
     ]
     parity: Annotated[Object, Field(description=f"{MODEL} in ONNX Runtime against the pruned program in PyTorch")]
-    latency: Annotated[Object, SectionOf(LatencySection)]
+    latency: Annotated[Object, PublishedAs(LatencySection)]
     plan: Annotated[Object, Field(description=f"summary of {PLAN}: removed channels, and frozen axes with reasons")]
     settings: Annotated[Object, Field(description="sparsity, seed and other options of the run")]
     environment: Annotated[Object, Field(description="versions of packages, system, CPU and cores of the run")]
-    tolerances: Annotated[Object, SectionOf(ToleranceSection)]
-    session: Annotated[Object, SectionOf(SessionSection)] = Field(default_factory=dict)
+    tolerances: Annotated[Object, PublishedAs(ToleranceSection)]
+    session: Annotated[Object, PublishedAs(SessionSection)] = Field(default_factory=dict)
     rewrites: Annotated[
-        list[Annotated[Object, SectionOf(RewriteEntry)]], Field(description="graph rewrites that were tried, in order")
+        list[Annotated[Object, PublishedAs(RewriteEntry)]],
+        Field(description="graph rewrites that were tried, in order"),
     ] = Field(default_factory=list)
-    cost: Annotated[Object, SectionOf(CostSection)] = Field(default_factory=dict)
+    cost: Annotated[Object, PublishedAs(CostSection)] = Field(default_factory=dict)
     change: Annotated[
         Object,
-        SectionOf(ChangeSection | EmptySection),
+        PublishedAs(ChangeSection | EmptySection),
         Field(description="change of a metric on test rows; empty without labeled rows"),
     ] = Field(default_factory=dict)
     notes: Annotated[list[str], Field(description="remarks for the user about this run")] = Field(default_factory=list)
     quantisation: Annotated[
         Object,
-        SectionOf(QuantizationSection),
+        PublishedAs(QuantizationSection),
         Field(description="quantized weights, and the loss against the same file in fp32; empty without quantization"),
     ] = Field(default_factory=dict)
     encoding: Annotated[
-        Annotated[Object, SectionOf(EncodingSection)] | None,
+        Annotated[Object, PublishedAs(EncodingSection)] | None,
         Field(description="null if requests are built from arrays, not from raw values"),
     ] = None
     licence: Annotated[str | None, Field(description="SPDX license expression; null if none was stated")] = None
     provenance: Annotated[
-        Annotated[Object, SectionOf(ProvenanceSection)] | None, Field(description="null if it is not known")
+        Annotated[Object, PublishedAs(ProvenanceSection)] | None, Field(description="null if it is not known")
     ] = None
     files: Annotated[
         dict[str, FileEntry],

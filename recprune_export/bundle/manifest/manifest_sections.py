@@ -27,7 +27,7 @@ ByBatch = dict[str, Amount]
 
 
 @dataclass(frozen=True)
-class SectionOf:
+class PublishedAs:
     """Annotation of a plain dictionary that is validated and published as the typed dictionary `section`."""
 
     section: Any

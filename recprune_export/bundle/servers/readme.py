@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from recprune_export.bundle.servers.kserve import REQUEST
-from recprune_export.bundle.servers.triton import model_name
+from recprune_export.bundle.servers.triton import make_model_name
 from recprune_export.onnx.runtime.session import SessionOptions
 
 _TEMPLATE = """\
@@ -69,14 +69,14 @@ def render_readme(
     encoding: bool,
     ignored: Sequence[str] = (),
     shared_rows: Mapping[str, Any] | None = None,
-    quantisation: Mapping[str, Any] | None = None,
+    quantization: Mapping[str, Any] | None = None,
     serving: Collection[str] = (),
 ) -> str:
     """Return the README of a bundle.
 
     `signature`: result of `Signature.to_dict()`; `session`: options in the code that loads the model; `encoding`: whether the
     bundle contains `encoding.json`; `ignored`: inputs, or columns of inputs, that the model does not read; `shared_rows`:
-    result of `RowReport.to_dict()`; `quantisation`: that section of the manifest; `serving`: names of the files for servers.
+    result of `RowReport.to_dict()`; `quantization`: that section of the manifest; `serving`: names of the files for servers.
     """
     kinds = (("input", signature["inputs"]), ("output", signature["outputs"]))
     rows = "\n".join(_row(kind, tensor) for kind, tensors in kinds for tensor in tensors)
@@ -89,7 +89,7 @@ def render_readme(
         ignored=_describe_ignored(ignored),
         shared=shared_note,
         encoding=_ENCODING if encoding else "",
-        fewer_bits=_describe_quantization(quantisation),
+        fewer_bits=_describe_quantization(quantization),
         serving=_describe_serving_files(name, serving),
         rows_shared=_describe_shared_rows(shared_rows),
     )
@@ -97,7 +97,7 @@ def render_readme(
 
 def _describe_serving_files(name: str, files: Collection[str]) -> str:
     triton = any(file.startswith("triton/") for file in files)
-    kserve = _KSERVE.format(model=model_name(name)) if REQUEST in files else ""
+    kserve = _KSERVE.format(model=make_model_name(name)) if REQUEST in files else ""
     return (_TRITON if triton else "") + kserve
 
 

@@ -21,10 +21,10 @@ TYPES = {
 QUEUE_DELAY = 100  # microseconds that a request may wait for others, about the latency of a recommender
 
 
-def model_name(name: str) -> str:
+def make_model_name(name: str) -> str:
     """Convert the name of a bundle to a directory name of the repository.
 
-    >>> model_name("ctr v2.1")
+    >>> make_model_name("ctr v2.1")
     'ctr_v2.1'
     """
     return re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII).lstrip(".") or "model"
@@ -45,7 +45,7 @@ def make_model_repository(
     If rows are `independent` of each other, the server may batch up to `most_rows`; otherwise each request runs alone.
     The model files are hard links to those of the bundle.
     """
-    name, batched = model_name(name), most_rows if independent else 0
+    name, batched = make_model_name(name), most_rows if independent else 0
     folder = f"triton/{name}"
     rows = {i.name: _one_row(i, request[i.name]) for i in signature.inputs}
     files: dict[str, Content] = {

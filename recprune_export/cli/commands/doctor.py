@@ -42,6 +42,6 @@ def print_diagnosis(diagnosis: "Diagnosis", *, as_json: bool, quiet: bool) -> No
         if quiet and finding.state == "ok":
             continue
         state = click.style(f"{finding.state:8}", fg=colors[finding.state])
-        click.echo(f"{state} {finding.check:{width}}  {finding.found}")
+        click.echo(f"{state} {finding.check:{width}}  {finding.description}")
         if finding.advice:
             click.echo(f"{'':9}{'':{width}}  → {finding.advice}")

@@ -15,7 +15,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from recprune_export.codec import DictMixin
-from recprune_export.environment import cores, cpu
+from recprune_export.environment import count_cores, read_cpu_name
 
 ROWS, INNER, COLUMNS = 252, 512, 512  # of the product that measures the rate; whole blocks of MLAS's kernels
 CHAIN = 64  # nodes
@@ -148,7 +148,7 @@ def _values(rows: int, columns: int) -> np.ndarray:
 
 
 def _identity(threads: int) -> str:
-    return f"{cpu()}, {cores()} cores, {threads} threads, ONNX Runtime {version('onnxruntime')}"
+    return f"{read_cpu_name()}, {count_cores()} cores, {threads} threads, ONNX Runtime {version('onnxruntime')}"
 
 
 def _read(path: Path) -> dict[str, Any]:

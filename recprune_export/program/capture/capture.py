@@ -38,7 +38,7 @@ from recprune_export.program.capture.passes.fuse_layer_norm import fuse_layer_no
 from recprune_export.program.capture.passes.replace_constant_masks import replace_constant_masks
 from recprune_export.program.capture.passes.replace_embedding_bags import replace_embedding_bags
 from recprune_export.program.program import Program
-from recprune_export.program.propagation import operands_of_graph, recapture
+from recprune_export.program.propagation import find_graph_operands, recapture
 
 GRAPH_PASSES = (decompose, fuse_layer_norms, fold_parameters, replace_constant_masks, replace_embedding_bags)
 
@@ -85,7 +85,7 @@ def program_from_exported(exported: torch.export.ExportedProgram, module: nn.Mod
     graph_module = canonicalize(graph_module)
     rewritten = [repair(graph_module) for repair in GRAPH_PASSES]
     if any(rewritten):
-        graph_module = recapture(graph_module, graph_module.graph, operands_of_graph(graph_module.graph))
+        graph_module = recapture(graph_module, graph_module.graph, find_graph_operands(graph_module.graph))
     constants_to_parameters(graph_module)
     unfreeze_if_all_frozen(graph_module)
     names = input_names(graph_module, inputs, module)
