@@ -15,13 +15,13 @@ from models import FIELDS, NUMERIC, ROWS, make
 
 from recprune_export.environment import environment
 from recprune_export.onnx.export import ServingConfig
+from recprune_export.pipeline._prune import prune
 from recprune_export.pipeline.compress import make_sampled_task
-from recprune_export.pipeline.export import export_pruned
-from recprune_export.pipeline.prune import prune
-from recprune_export.program.capture.capture import capture
+from recprune_export.pipeline.export_models import export_pruned
+from recprune_export.program.capture._capture import capture
+from recprune_export.quantization._quantize import quantize
 from recprune_export.quantization.quality_loss import make_error_judge
 from recprune_export.quantization.quantization_plan import Mode
-from recprune_export.quantization.quantize import quantize
 from recprune_export.settings import FineTuningSettings, PruningSettings
 from recprune_export.validation.edge_requests import RequestArrays
 from recprune_export.validation.latency.backends import make_onnxruntime_backend

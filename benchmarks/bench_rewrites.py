@@ -36,17 +36,17 @@ from third_party import load_corpus
 from recprune_export.onnx import export as module
 from recprune_export.onnx.cost.weightless_model import fill_shapes
 from recprune_export.onnx.export import BEFORE_SHARING, LAST, REWRITES
+from recprune_export.onnx.optimizer._rewrite import Pass, Probe, Rewrite, rewrite
 from recprune_export.onnx.optimizer.passes.name_interface import name_interface
-from recprune_export.onnx.optimizer.rewrite import Pass, Probe, Rewrite, rewrite
 from recprune_export.onnx.saving import save_onnx
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import Program
 from recprune_export.program.random_requests import sample_request
 from recprune_export.program.signature import Signature
 from recprune_export.pruning.allocation.budget import AllocationStrategy, Budget, make_plan
-from recprune_export.pruning.apply.apply_plan import apply_plan
+from recprune_export.pruning.apply._apply_plan import apply_plan
 from recprune_export.pruning.importance.ranking import rank_by
-from recprune_export.quantization import quantize
+from recprune_export.quantization import _quantize as quantize
 from recprune_export.quantization.quality_loss import make_error_judge
 from recprune_export.recommenders.catalogue import RECOMMENDERS, build_recommender
 from recprune_export.recommenders.input_spec import InputSpec

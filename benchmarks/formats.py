@@ -31,13 +31,13 @@ from recprune_export.environment import environment, read_cpu_name
 from recprune_export.finetuning.task import Task
 from recprune_export.onnx.counts import count, reduction
 from recprune_export.onnx.export import OnnxFile, ServingConfig, export_onnx
-from recprune_export.pipeline.export import export_pruned, make_latency_requests, make_predictor, validate_parity
-from recprune_export.pipeline.prune import prune
-from recprune_export.pipeline.quantize_export import QuantizedExport, quantize_export
+from recprune_export.pipeline._prune import prune
+from recprune_export.pipeline._quantize_export import QuantizedExport, quantize_export
+from recprune_export.pipeline.export_models import export_pruned, make_latency_requests, make_predictor, validate_parity
 from recprune_export.program.program import Program
 from recprune_export.recommenders.catalogue import is_sequential
 from recprune_export.settings import Settings, parse_batch_sizes
-from recprune_export.training.evaluate import select_primary_metric
+from recprune_export.training._evaluate import select_primary_metric
 from recprune_export.validation.latency.backends import make_onnxruntime_backend
 from recprune_export.validation.latency.repeated_sessions import log_ratio, measure_repeated_sessions, typical_time
 

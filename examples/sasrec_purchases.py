@@ -15,8 +15,8 @@ import onnxruntime as ort
 
 from recprune_export import compress
 from recprune_export.data.generate import generate_sequences
-from recprune_export.data.schema.infer_schema import SchemaOverrides
-from recprune_export.training.train import train
+from recprune_export.data.schema._infer_schema import SchemaOverrides
+from recprune_export.training._train import train
 
 GENERATED = "user,item,position"
 

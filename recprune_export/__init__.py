@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from recprune_export.api import compress as compress
-    from recprune_export.bundle.verify import verify as verify
-    from recprune_export.program.capture.capture import capture as capture
+    from recprune_export.bundle._verify import verify as verify
+    from recprune_export.program.capture._capture import capture as capture
     from recprune_export.program.program import Program as Program
     from recprune_export.settings import Settings as Settings
 
@@ -18,9 +18,9 @@ __version__ = "0.1.0"
 _PUBLIC_MODULES = {
     "Program": "recprune_export.program.program",
     "Settings": "recprune_export.settings",
-    "capture": "recprune_export.program.capture.capture",
+    "capture": "recprune_export.program.capture._capture",
     "compress": "recprune_export.api",
-    "verify": "recprune_export.bundle.verify",
+    "verify": "recprune_export.bundle._verify",
 }
 __all__ = ["Program", "Settings", "__version__", "capture", "compress", "verify"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from recprune_export.bundle.archive.signature import read_private_key
+from recprune_export.bundle.archive.manifest_signature import read_private_key
 from recprune_export.bundle.contents import format_json
 from recprune_export.bundle.manifest.manifest import ENCODING
 from recprune_export.bundle.write import stage_bundle
@@ -26,6 +26,7 @@ from recprune_export.finetuning.task import (
     read_arrays,
     read_encoded,
 )
+from recprune_export.pipeline._prune import plan_all_stages
 from recprune_export.pipeline.build_manifest import InputSources
 from recprune_export.pipeline.compress import (
     CompressionResult,
@@ -34,19 +35,18 @@ from recprune_export.pipeline.compress import (
     make_sampled_task,
 )
 from recprune_export.pipeline.planning import make_projected_score_inputs
-from recprune_export.pipeline.prune import plan_all_stages
-from recprune_export.program.capture.capture import capture, program_from_exported
+from recprune_export.program.capture._capture import capture, program_from_exported
+from recprune_export.program.loading._load_program import LoadedModel, check_finite, load_program
 from recprune_export.program.loading.detect import ModelKind
-from recprune_export.program.loading.load_program import LoadedModel, check_finite, load_program
 from recprune_export.program.program import Program
 from recprune_export.progress import print_status, show_status
 from recprune_export.provenance import file_identity
 from recprune_export.pruning.importance.sensitivity import Sensitivity, measure_sensitivity
 from recprune_export.pruning.plan import Plan
 from recprune_export.report.sweep_file import SWEEP
-from recprune_export.search.resolve_sparsity import resolve_sparsity
-from recprune_export.search.sweep import SPARSITIES, Sweep
-from recprune_export.search.sweep import sweep as run_sweep
+from recprune_export.search._resolve_sparsity import resolve_sparsity
+from recprune_export.search._sweep import SPARSITIES, Sweep
+from recprune_export.search._sweep import sweep as run_sweep
 from recprune_export.search.trial_files import make_folder
 from recprune_export.search.trials import Trial, Trials
 from recprune_export.settings import FineTuningSettings, Settings, rename_former_options

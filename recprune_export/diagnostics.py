@@ -315,7 +315,7 @@ def _export_and_run() -> float:
 
     from recprune_export.onnx.export import export_onnx
     from recprune_export.onnx.runtime.session import make_session, run
-    from recprune_export.program.capture.capture import capture
+    from recprune_export.program.capture._capture import capture
 
     torch.manual_seed(0)
     scorer = nn.Sequential(nn.Embedding(20, 8), nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 1)).eval()

@@ -10,7 +10,7 @@ from recprune_export.channels.analysis import Analysis
 from recprune_export.channels.dependency_sets import Reason
 from recprune_export.channels.groups import Channel, FrozenAxis, Group
 from recprune_export.codec import FLATTENED, JsonForm, ToDictMixin, encode, json_name
-from recprune_export.program.loading.load_program import load_program
+from recprune_export.program.loading._load_program import load_program
 from recprune_export.program.program import Program
 from recprune_export.program.signature import Signature
 from recprune_export.pruning.allocation.parameter_counts import ParameterCounter, ParameterCounts

@@ -30,8 +30,8 @@ from recprune_export.pruning.rare_ids.row_plan import RowPlan
 from recprune_export.pruning.rotation.projections import ProjectionPlan
 from recprune_export.pruning.rotation.transform import Transform
 from recprune_export.recommenders.input_spec import InputSpec
+from recprune_export.training._paired_change import MetricChange
 from recprune_export.training.loop import FitResult
-from recprune_export.training.paired_change import MetricChange
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 TRANSFORMS = FINITE.map(lambda number: Transform(torch.full((2, 2), number, dtype=torch.float64)))

@@ -79,17 +79,17 @@ def test_what_reads_a_bundle_is_imported_late(code: str) -> None:
     [
         "import recprune_export",
         "import recprune_export.cli",
-        "import recprune_export.bundle.verify",
+        "import recprune_export.bundle._verify",
         "import recprune_export.diagnostics",
         "import recprune_export.bundle.archive.packing, recprune_export.bundle.archive.unpacking, recprune_export.bundle.archive.sign",
-        "import recprune_export.prediction.predict",
+        "import recprune_export.prediction._predict",
         "import recprune_export.validation.latency.closed_loop",
         "import recprune_export.onnx.runtime.session",
         "import recprune_export.onnx.counts",
         "import recprune_export.validation.latency.latency_study",
-        "import recprune_export.quantization.quantize",
+        "import recprune_export.quantization._quantize",
         "import recprune_export.bundle.remeasure_latency",
-        "import recprune_export.gate.check, recprune_export.gate.output.junit, recprune_export.gate.output.markdown",
+        "import recprune_export.gate._check, recprune_export.gate.output.junit, recprune_export.gate.output.markdown",
         "import recprune_export.gate.latency.sequential_sampling, recprune_export.gate.latency.calibration",
         "import recprune_export.report.bundle_page, recprune_export.report.check_page, recprune_export.report.sweep_file",
         "from click.testing import CliRunner; from recprune_export.cli import main; CliRunner().invoke(main, ['--help'])",
@@ -101,7 +101,7 @@ def test_torch_is_imported_late(code: str) -> None:
 
 def test_the_template_engine_is_imported_by_the_report_alone() -> None:
     assert "jinja2" not in modules_after(
-        "import recprune_export.cli, recprune_export.gate.check, recprune_export.bundle.verify"
+        "import recprune_export.cli, recprune_export.gate._check, recprune_export.bundle._verify"
     )
     engines = {"jinja2", "markupsafe"}
     users = {

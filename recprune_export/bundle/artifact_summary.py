@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import onnx
 
+from recprune_export.bundle._verify import read_manifest, read_samples
 from recprune_export.bundle.manifest.manifest import MODEL, SAMPLE_INPUTS, Manifest
-from recprune_export.bundle.verify import read_manifest, read_samples
 from recprune_export.codec import ToDictMixin, json_name
 from recprune_export.errors import ModelFileError
 from recprune_export.onnx.cost.estimate import Cost, estimate_cost

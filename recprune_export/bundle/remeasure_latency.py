@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from recprune_export.bundle._verify import read_manifest
 from recprune_export.bundle.manifest.manifest import DENSE, MODEL, Manifest
-from recprune_export.bundle.verify import read_manifest
 from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.program.signature import Signature
 from recprune_export.validation.latency.backends import DENSE_ONNX, PRUNED_ONNX

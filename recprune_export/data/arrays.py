@@ -9,7 +9,7 @@ import numpy as np
 
 from recprune_export.data.npz import read_npz
 from recprune_export.data.rows import Rows
-from recprune_export.data.schema.infer_schema import SPLIT_VALUES
+from recprune_export.data.schema._infer_schema import SPLIT_VALUES
 from recprune_export.data.tabular_files import collect, scan
 from recprune_export.errors import DataError
 

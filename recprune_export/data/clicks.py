@@ -9,7 +9,7 @@ import numpy as np
 
 from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.data.rows import Rows
-from recprune_export.data.schema.infer_schema import SPLIT_VALUES
+from recprune_export.data.schema._infer_schema import SPLIT_VALUES
 from recprune_export.data.schema.schema import Schema, Split
 from recprune_export.data.tabular_files import collect, raise_data_errors, scan
 from recprune_export.errors import DataError

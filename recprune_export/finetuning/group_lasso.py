@@ -18,7 +18,7 @@ from torch import Tensor
 from recprune_export.channels.groups import Group
 from recprune_export.codec import FLATTENED, ToDictMixin
 from recprune_export.data.batch import Batch
-from recprune_export.finetuning.finetune import Schedule
+from recprune_export.finetuning._finetune import Schedule
 from recprune_export.finetuning.task import Task
 from recprune_export.program.program import Program
 from recprune_export.training.loop import FitResult, fit

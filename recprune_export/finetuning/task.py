@@ -24,8 +24,8 @@ from recprune_export.finetuning.finite_requests import find_finite_rows
 from recprune_export.finetuning.objective import Objective
 from recprune_export.program.program import Program, sample_request_tensors
 from recprune_export.program.signature import BATCH, Signature
-from recprune_export.training.evaluate import LabelPredictor, evaluate, select_primary_metric
-from recprune_export.training.paired_change import MetricChange, paired_change
+from recprune_export.training._evaluate import LabelPredictor, evaluate, select_primary_metric
+from recprune_export.training._paired_change import MetricChange, paired_change
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from recprune_export.bundle._verify import check_files, check_model, read_manifest, reject_invalid_sections
 from recprune_export.bundle.manifest.manifest import MODEL
 from recprune_export.bundle.remeasure_latency import read_session_options
-from recprune_export.bundle.verify import check_files, check_model, read_manifest, reject_invalid_sections
 from recprune_export.errors import ModelFileError
 from recprune_export.gate.graph_signature import read_signature
 from recprune_export.onnx.counts import Counts, count

@@ -20,6 +20,17 @@ from recprune_export.errors import ExportError
 from recprune_export.onnx.cost.machine import REFERENCE, Machine
 from recprune_export.onnx.cost.weightless_model import fill_shapes
 from recprune_export.onnx.empty_rows import guard_empty_rows
+from recprune_export.onnx.optimizer._rewrite import (
+    NO_LIMITS,
+    TOLERANCE,
+    NonzeroLimits,
+    Pass,
+    Probe,
+    Rewrite,
+    largest_relative_difference,
+    rewrite,
+)
+from recprune_export.onnx.optimizer._simplify import simplify
 from recprune_export.onnx.optimizer.passes.batch_norm_to_mul_add import batch_norm_to_mul_add
 from recprune_export.onnx.optimizer.passes.clear_metadata import clear_metadata
 from recprune_export.onnx.optimizer.passes.concat_slice import (
@@ -46,17 +57,6 @@ from recprune_export.onnx.optimizer.passes.share_transposed_weights import share
 from recprune_export.onnx.optimizer.passes.shared_inputs import share_inputs
 from recprune_export.onnx.optimizer.passes.simplify_attention import simplify_attention
 from recprune_export.onnx.optimizer.passes.sort_concat_by_width import sort_concat_by_width
-from recprune_export.onnx.optimizer.rewrite import (
-    NO_LIMITS,
-    TOLERANCE,
-    NonzeroLimits,
-    Pass,
-    Probe,
-    Rewrite,
-    largest_relative_difference,
-    rewrite,
-)
-from recprune_export.onnx.optimizer.simplify import simplify
 from recprune_export.onnx.runtime.in_memory import make_in_memory_session
 from recprune_export.onnx.saving import EXTERNAL_THRESHOLD, save_onnx
 from recprune_export.onnx.translations import missing_translations

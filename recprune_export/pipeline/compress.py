@@ -25,18 +25,18 @@ from recprune_export.finetuning.task import (
 from recprune_export.onnx.counts import Counts, Reduction
 from recprune_export.onnx.export import ServingConfig
 from recprune_export.onnx.runtime.session import SessionOptions
+from recprune_export.pipeline._fingerprint import fingerprint
+from recprune_export.pipeline._prune import PrunedModel, SearchPrefix, prune
+from recprune_export.pipeline._quantize_export import quantize_export
 from recprune_export.pipeline.build_manifest import InputSources, Outcome, collect_notes, make_manifest
 from recprune_export.pipeline.evaluate_export import evaluate_exports
-from recprune_export.pipeline.export import (
+from recprune_export.pipeline.export_models import (
     PARITY_ROWS,
     ExportedModels,
     export_models,
     make_latency_requests,
     make_predictor,
 )
-from recprune_export.pipeline.fingerprint import fingerprint
-from recprune_export.pipeline.prune import PrunedModel, SearchPrefix, prune
-from recprune_export.pipeline.quantize_export import quantize_export
 from recprune_export.pipeline.stage_checkpoints import StageCheckpoints, get_checkpoint_folder, remove_when_done
 from recprune_export.program.program import Program
 from recprune_export.progress import show_status

@@ -11,14 +11,14 @@ from recprune_export.finetuning.task import (
 from recprune_export.onnx.counts import Counts, Reduction, count, reduction
 from recprune_export.onnx.export import OnnxFile
 from recprune_export.onnx.runtime.session import SessionOptions
-from recprune_export.pipeline.export import ExportedModels, make_latency_requests, make_predictor
-from recprune_export.pipeline.prune import PrunedModel
+from recprune_export.pipeline._prune import PrunedModel
+from recprune_export.pipeline.export_models import ExportedModels, make_latency_requests, make_predictor
 from recprune_export.program.program import Program
 from recprune_export.program.signature import Signature
 from recprune_export.progress import show_status
 from recprune_export.pruning.fields.field_selection import remove_fields
 from recprune_export.settings import LatencySettings
-from recprune_export.training.paired_change import MetricChange
+from recprune_export.training._paired_change import MetricChange
 from recprune_export.validation.latency.backends import (
     DENSE_ONNX,
     DENSE_TORCH,

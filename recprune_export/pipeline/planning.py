@@ -25,10 +25,10 @@ from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR
 from recprune_export.pruning.importance.scores.registry import rank_channels
 from recprune_export.pruning.importance.scores.score_inputs import LossFunction, ScoreInputs
 from recprune_export.pruning.plan import NO_FIELDS, FieldPlan, Plan
-from recprune_export.pruning.rare_ids.choose_rows import choose_rows, count_ids
+from recprune_export.pruning.rare_ids._choose_rows import choose_rows, count_ids
+from recprune_export.pruning.rare_ids._share_rows import find_planned_tables, share_rows
 from recprune_export.pruning.rare_ids.find_tables import find_prunable_tables
 from recprune_export.pruning.rare_ids.row_plan import RowPlan
-from recprune_export.pruning.rare_ids.share_rows import find_planned_tables, share_rows
 from recprune_export.pruning.rotation.projections import (
     NO_PROJECTIONS,
     ProjectedProgram,

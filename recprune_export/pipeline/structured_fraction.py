@@ -17,12 +17,12 @@ from recprune_export.finetuning.objective import Objective
 from recprune_export.program.program import Program
 from recprune_export.pruning.allocation.budget import Budget, make_plan
 from recprune_export.pruning.allocation.parameter_counts import ParameterCounts
-from recprune_export.pruning.apply.apply_plan import apply_plan, tables_left
+from recprune_export.pruning.apply._apply_plan import apply_plan, tables_left
 from recprune_export.pruning.importance.ranking import Ranking
 from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR
 from recprune_export.pruning.pruning_constants import REST_STRUCTURED_FRACTION, TABLE_STRUCTURED_FRACTION
 from recprune_export.pruning.reconstruction.least_squares import reconstruct_layers
-from recprune_export.pruning.rotation.apply_transforms import apply_transforms
+from recprune_export.pruning.rotation._apply_transforms import apply_transforms
 from recprune_export.pruning.rotation.eligibility import find_rotatable_groups
 
 TABLE_FRACTIONS = (TABLE_STRUCTURED_FRACTION, 0.65, 0.5, 0.35, 0.2)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from recprune_export.bundle._verify import reject_invalid_sections
 from recprune_export.bundle.manifest.manifest import ENCODING, Manifest
-from recprune_export.bundle.verify import reject_invalid_sections
 from recprune_export.data.arrays import ArraySpec, check_input_array, find_input_columns, stack_columns
 from recprune_export.data.clicks import check_types
 from recprune_export.data.encoding.encoder import Encoder, Request

@@ -12,7 +12,7 @@ from recprune_export.quantization.observers import GraphFunction
 from recprune_export.validation.edge_requests import RequestArrays
 
 if TYPE_CHECKING:
-    from recprune_export.training.paired_change import MetricChange
+    from recprune_export.training._paired_change import MetricChange
 
 
 @dataclass(frozen=True)

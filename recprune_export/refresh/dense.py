@@ -7,7 +7,7 @@ from typing import Any
 
 from recprune_export.api import load_model
 from recprune_export.errors import UsageError
-from recprune_export.program.loading.load_program import LoadedModel
+from recprune_export.program.loading._load_program import LoadedModel
 from recprune_export.provenance import file_identity
 from recprune_export.refresh.open_bundle import OpenBundle
 

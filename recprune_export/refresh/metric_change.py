@@ -7,8 +7,8 @@ from typing import Any
 
 from recprune_export.finetuning.task import Predictor, Task
 from recprune_export.refresh.verdicts import DriftFinding
-from recprune_export.training.evaluate import select_primary_metric
-from recprune_export.training.paired_change import MetricChange
+from recprune_export.training._evaluate import select_primary_metric
+from recprune_export.training._paired_change import MetricChange
 
 Metrics = Mapping[str, Mapping[str, float]]  # "dense", "pruned" -> metric -> value
 METRIC, GAP = "metric", "distance from dense"

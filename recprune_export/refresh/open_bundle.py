@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recprune_export.bundle._verify import check_files, read_manifest, reject_invalid_sections
 from recprune_export.bundle.manifest.manifest import DATA_PROFILE, DENSE, ENCODING, MODEL, PLAN, PROGRAM, Manifest
-from recprune_export.bundle.verify import check_files, read_manifest, reject_invalid_sections
 from recprune_export.data.distribution.data_profile import DataProfile
 from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.data.sequences import NEXT_ITEM, SequenceEncoder
 from recprune_export.errors import UsageError
 from recprune_export.finetuning.task import Predictor, run_program
 from recprune_export.onnx.runtime.session import make_session, run
-from recprune_export.program.loading.load_program import load_archive
+from recprune_export.program.loading._load_program import load_archive
 from recprune_export.program.program import Program
 from recprune_export.pruning.plan import Plan
 from recprune_export.settings import Settings

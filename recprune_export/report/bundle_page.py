@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from recprune_export.bundle._verify import read_manifest, reject_invalid_sections
 from recprune_export.bundle.archive.unpacking import open_bundle_path
 from recprune_export.bundle.manifest.manifest import ENCODING, Manifest
-from recprune_export.bundle.verify import read_manifest, reject_invalid_sections
 from recprune_export.report.page import Cell, Page, code_markup, render_page
 from recprune_export.report.sections.calling import calling_section
 from recprune_export.report.sections.environment import environment_section

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from recprune_export.gate.check import Check
+from recprune_export.gate._check import Check
 from recprune_export.gate.findings import Finding, Verdict
 from recprune_export.gate.gate_constants import CONFIDENCE
 from recprune_export.gate.latency.sequential_sampling import NEW

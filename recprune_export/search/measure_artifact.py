@@ -11,11 +11,11 @@ from typing import Any
 from recprune_export.finetuning.task import Task, run_program
 from recprune_export.onnx.counts import count
 from recprune_export.onnx.export import ServingConfig, export_onnx
-from recprune_export.pipeline.export import make_latency_requests, make_predictor
-from recprune_export.pipeline.quantize_export import quantize_export
+from recprune_export.pipeline._quantize_export import quantize_export
+from recprune_export.pipeline.export_models import make_latency_requests, make_predictor
 from recprune_export.program.program import Program
 from recprune_export.settings import LatencySettings, QuantizationSettings
-from recprune_export.training.paired_change import MetricChange
+from recprune_export.training._paired_change import MetricChange
 from recprune_export.validation.latency.backends import DENSE_ONNX, PRUNED_ONNX, make_onnxruntime_backend
 from recprune_export.validation.latency.closed_loop import measure_latency
 from recprune_export.validation.latency.statistics import Estimate

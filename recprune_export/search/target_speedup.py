@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 from recprune_export.errors import PruningError
 from recprune_export.finetuning.task import Task
+from recprune_export.pipeline._prune import rotate_channels
 from recprune_export.pipeline.planning import plan_fields, plan_pruning, remove_fields_and_rows
-from recprune_export.pipeline.prune import rotate_channels
 from recprune_export.program.program import Program
 from recprune_export.progress import show_status
-from recprune_export.pruning.apply.apply_plan import apply_plan
+from recprune_export.pruning.apply._apply_plan import apply_plan
 from recprune_export.pruning.plan import FieldPlan
 from recprune_export.search.bisection import MAX_SPARSITY, bisect_largest
 from recprune_export.search.measure_artifact import ArtifactMeasurements, measure_artifact

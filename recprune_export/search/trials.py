@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from recprune_export.finetuning.task import Task, run_program
-from recprune_export.pipeline.fingerprint import fingerprint
-from recprune_export.pipeline.prune import SearchPrefix, prune, run_search_prefix
+from recprune_export.pipeline._fingerprint import fingerprint
+from recprune_export.pipeline._prune import SearchPrefix, prune, run_search_prefix
 from recprune_export.program.program import Program
 from recprune_export.search.measure_artifact import ArtifactMeasurements, measure_artifact
 from recprune_export.search.trial_files import write_json
 from recprune_export.settings import Settings
-from recprune_export.training.paired_change import MetricChange
+from recprune_export.training._paired_change import MetricChange
 
 
 @dataclass(frozen=True)

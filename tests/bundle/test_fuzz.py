@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from recprune_export.bundle.verify import verify
+from recprune_export.bundle._verify import verify
 from recprune_export.bundle.write import write_bundle
 from recprune_export.cli import main
 from recprune_export.errors import BundleError, RecpruneError

@@ -5,7 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 from recprune_export import __version__
-from recprune_export.bundle import verify
+from recprune_export.bundle import _verify as verify
 from recprune_export.cli import main
 
 

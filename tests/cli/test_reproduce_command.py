@@ -11,10 +11,10 @@ from click.testing import CliRunner
 from recprune_export import api
 from recprune_export.cli import main
 from recprune_export.errors import UsageError
+from recprune_export.search._sweep import Sweep
 from recprune_export.search.measure_artifact import ArtifactMeasurements
-from recprune_export.search.sweep import Sweep
 from recprune_export.search.trials import Trial
-from recprune_export.training.paired_change import MetricChange
+from recprune_export.training._paired_change import MetricChange
 from recprune_export.validation.latency.statistics import Estimate
 
 EVERY_OPTION = [

@@ -8,11 +8,11 @@ from torch import nn
 from recprune_export.data.arrays import ArrayData
 from recprune_export.data.rows import Ragged, Rows
 from recprune_export.finetuning import objective
-from recprune_export.finetuning.finetune import Schedule, _linear_decay, finetune
+from recprune_export.finetuning._finetune import Schedule, _linear_decay, finetune
 from recprune_export.finetuning.masks import NonZeroTarget, count_parameters
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.task import FineTuningConfig, LabeledRows, SampledRequests, _truncate_histories
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import Program
 from recprune_export.training.loop import FitResult
 

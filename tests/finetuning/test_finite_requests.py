@@ -9,7 +9,7 @@ from recprune_export.errors import ModelError
 from recprune_export.finetuning.finite_requests import find_finite_rows
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.task import FineTuningConfig, SampledRequests
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 
 
 class Attends(nn.Module):

@@ -10,13 +10,13 @@ from xml.etree import ElementTree
 import pytest
 from click.testing import CliRunner, Result
 
+from recprune_export.bundle._verify import read_manifest
 from recprune_export.bundle.archive.packing import pack
-from recprune_export.bundle.verify import read_manifest
 from recprune_export.bundle.write import Content, HardLink, write_bundle
 from recprune_export.cli import main
-from recprune_export.gate import check as module
+from recprune_export.gate import _check as module
+from recprune_export.gate._check import Check, check
 from recprune_export.gate.artifact import open_artifact
-from recprune_export.gate.check import Check, check
 from recprune_export.gate.findings import Finding, Verdict
 from recprune_export.gate.output.junit import render_junit
 from recprune_export.gate.output.markdown import render_markdown

@@ -10,7 +10,7 @@ from recprune_export.errors import PruningError
 from recprune_export.pipeline.compress import make_sampled_task
 from recprune_export.pipeline.planning import plan_pruning
 from recprune_export.pipeline.structured_fraction import StructuredFractionTrial
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.pruning.allocation.budget import Budget
 from recprune_export.settings import Settings
 from tests.properties import no_zeros

@@ -4,10 +4,10 @@ import pytest
 
 from recprune_export.errors import PruningError
 from recprune_export.finetuning import task as tasks
-from recprune_export.pipeline import prune as stages
+from recprune_export.pipeline import _prune as stages
+from recprune_export.pipeline._prune import PrunedModel, divide_epochs, plan_all_stages, prune
 from recprune_export.pipeline.compress import make_sampled_task
 from recprune_export.pipeline.planning import plan_pruning
-from recprune_export.pipeline.prune import PrunedModel, divide_epochs, plan_all_stages, prune
 from recprune_export.pipeline.structured_fraction import TABLE_FRACTIONS, StructuredFractionTrial
 from recprune_export.program.program import Program
 from recprune_export.pruning.allocation.budget import Budget

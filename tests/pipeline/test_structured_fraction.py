@@ -10,7 +10,7 @@ from recprune_export.pipeline import structured_fraction
 from recprune_export.pipeline.compress import make_sampled_task
 from recprune_export.pipeline.planning import plan_pruning
 from recprune_export.pipeline.structured_fraction import REST_FRACTIONS, TABLE_FRACTIONS, choose_structured_fractions
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import Program
 from recprune_export.pruning.allocation.budget import Budget
 from recprune_export.pruning.allocation.parameter_counts import ParameterCounter

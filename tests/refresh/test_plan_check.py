@@ -2,10 +2,10 @@
 
 import pytest
 
+from recprune_export.pipeline._prune import rotate_channels
 from recprune_export.pipeline.compress import make_sampled_task
 from recprune_export.pipeline.planning import plan_pruning
-from recprune_export.pipeline.prune import rotate_channels
-from recprune_export.pruning.apply.apply_plan import apply_plan
+from recprune_export.pruning.apply._apply_plan import apply_plan
 from recprune_export.pruning.plan import Plan
 from recprune_export.refresh.plan_check import judge_plan
 from recprune_export.settings import Settings

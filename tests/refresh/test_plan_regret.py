@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from recprune_export.data.batch import Batch
 from recprune_export.errors import PruningError
 from recprune_export.finetuning.objective import make_objective
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import Program
 from recprune_export.pruning.allocation.budget import Budget, make_plan
 from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR

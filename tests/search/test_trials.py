@@ -14,18 +14,18 @@ from recprune_export.api import load_model, make_task
 from recprune_export.errors import PruningError, UsageError
 from recprune_export.finetuning.group_lasso import RegularizedProgram
 from recprune_export.finetuning.task import Task
-from recprune_export.pipeline import prune as stages
+from recprune_export.pipeline import _prune as stages
 from recprune_export.pipeline.build_manifest import InputSources
 from recprune_export.pipeline.planning import plan_fields
 from recprune_export.pipeline.stage_checkpoints import StageCheckpoints
+from recprune_export.program.loading._load_program import LoadedModel
 from recprune_export.program.loading.detect import ModelKind
-from recprune_export.program.loading.load_program import LoadedModel
 from recprune_export.program.program import Program
 from recprune_export.pruning.plan import FieldPlan
 from recprune_export.search import target_speedup
+from recprune_export.search._resolve_sparsity import resolve_sparsity
+from recprune_export.search._sweep import sweep
 from recprune_export.search.max_drop import SEEDS, find_sparsity_within_drop
-from recprune_export.search.resolve_sparsity import resolve_sparsity
-from recprune_export.search.sweep import sweep
 from recprune_export.search.trials import Trial, Trials
 from recprune_export.settings import FineTuningSettings, PruningSettings, Settings
 
@@ -170,7 +170,7 @@ def test_what_is_found_holds_on_rows_that_the_search_never_saw(job: tuple[Progra
     assert all(trial.holds(0.02) for trial in found.confirmed)
     assert len(told) >= len(found.trials)
     from recprune_export.finetuning.task import run_program
-    from recprune_export.pipeline.prune import prune
+    from recprune_export.pipeline._prune import prune
 
     pruned = prune(program, PruningSettings(found.sparsity), SETTINGS.finetuning, task).program
     dense, after = (task.test(lambda r, p=p: run_program(p, r))["auc"] for p in (program, pruned))  # type: ignore[misc]

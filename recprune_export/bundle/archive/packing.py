@@ -7,9 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from recprune_export.bundle._verify import check_files, read_manifest
 from recprune_export.bundle.manifest.manifest import MANIFEST, SIGNATURE
 from recprune_export.bundle.servers.triton import make_model_name
-from recprune_export.bundle.verify import check_files, read_manifest
 from recprune_export.errors import UsageError
 
 SUFFIX = ".tar.zst"

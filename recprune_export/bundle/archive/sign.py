@@ -4,10 +4,10 @@ import os
 import uuid
 from pathlib import Path
 
-from recprune_export.bundle.archive.signature import Signer
+from recprune_export.bundle._verify import check_files, read_manifest
+from recprune_export.bundle.archive.manifest_signature import Signer
 from recprune_export.bundle.lock import hold_write_lock
 from recprune_export.bundle.manifest.manifest import MANIFEST, SIGNATURE
-from recprune_export.bundle.verify import check_files, read_manifest
 from recprune_export.errors import UsageError
 
 

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from recprune_export.bundle._verify import MANIFEST_LIMIT
+from recprune_export.bundle.archive.manifest_signature import SIGNATURE_BYTES
 from recprune_export.bundle.archive.packing import BLOCK, SUFFIX, WINDOW, zstandard_module
-from recprune_export.bundle.archive.signature import SIGNATURE_BYTES
 from recprune_export.bundle.manifest.manifest import MANIFEST, SIGNATURE, Manifest, check_name
-from recprune_export.bundle.verify import MANIFEST_LIMIT
 from recprune_export.errors import BundleError, RecpruneError
 
 MAX_BYTES = 64 << 30

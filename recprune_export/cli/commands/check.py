@@ -11,7 +11,7 @@ from recprune_export.cli.options import FILE
 from recprune_export.cli.tables import make_console, make_table, print_json
 
 if TYPE_CHECKING:
-    from recprune_export.gate.check import Check
+    from recprune_export.gate._check import Check
     from recprune_export.gate.latency.calibration import Calibration
 
 
@@ -77,7 +77,7 @@ def check(
         with silently(quiet or as_json), open_bundle_path(new) as folder:
             calibration = run_calibration(folder, tolerance=gate_limits.limit_for("latency"), **measurement)
         return print_calibration(calibration, as_json=as_json)
-    from recprune_export.gate.check import check as run
+    from recprune_export.gate._check import check as run
     from recprune_export.gate.findings import Verdict
     from recprune_export.gate.output.junit import write_junit
     from recprune_export.gate.output.markdown import write_markdown
@@ -90,8 +90,8 @@ def check(
         write_junit(result, junit_file)
     write_markdown(result, markdown_file)
     if report_file is not None:
+        from recprune_export.report._write_page import write_page
         from recprune_export.report.check_page import render_check_report
-        from recprune_export.report.write_page import write_page
 
         write_page(render_check_report(result), report_file, (new, base))
     result.raise_verdict()

@@ -10,7 +10,7 @@ from recprune_export.cli.options import FILE
 from recprune_export.cli.tables import print_json
 
 if TYPE_CHECKING:
-    from recprune_export.prediction.predict import Prediction
+    from recprune_export.prediction._predict import Prediction
 
 
 @main.command()
@@ -34,7 +34,7 @@ def predict(
 ) -> None:
     """Score every row of a file with BUNDLE; rows are streamed. Needs ONNX Runtime and polars, no PyTorch."""
     from recprune_export.bundle.archive.unpacking import open_bundle_path
-    from recprune_export.prediction.predict import predict as run
+    from recprune_export.prediction._predict import predict as run
     from recprune_export.progress import quiet as silently
 
     with silently(quiet or as_json), open_bundle_path(bundle) as folder:

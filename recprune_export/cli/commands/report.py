@@ -27,8 +27,8 @@ def report(bundle: Path, output: Path | None, sweep: Path | None, show: bool, as
 
     The bundle holds such a page already, report.html; this one knows a sweep as well.
     """
+    from recprune_export.report._write_page import default_page_path, write_page
     from recprune_export.report.bundle_page import render_saved_bundle_report
-    from recprune_export.report.write_page import default_page_path, write_page
 
     path = write_page(render_saved_bundle_report(bundle, sweep), output or default_page_path(bundle), (bundle,))
     if as_json:

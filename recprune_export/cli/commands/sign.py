@@ -19,8 +19,8 @@ def sign(bundle: Path, key: Path, as_json: bool, quiet: bool) -> None:
 
     A packed bundle cannot be signed any more: sign, then pack.
     """
+    from recprune_export.bundle.archive.manifest_signature import read_private_key
     from recprune_export.bundle.archive.sign import sign_bundle
-    from recprune_export.bundle.archive.signature import read_private_key
 
     path = sign_bundle(bundle, read_private_key(key))
     if as_json:

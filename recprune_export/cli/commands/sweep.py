@@ -15,7 +15,7 @@ from recprune_export.cli.reproduce_command import reproduce_command
 from recprune_export.cli.tables import make_console, make_table, print_json, quote_for_shell
 
 if TYPE_CHECKING:
-    from recprune_export.search.sweep import Sweep
+    from recprune_export.search._sweep import Sweep
     from recprune_export.search.trials import Trial
 
 

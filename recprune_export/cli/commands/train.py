@@ -11,7 +11,7 @@ from recprune_export.cli.parse_values import parse_integers
 from recprune_export.cli.tables import make_console, make_table, print_json, print_notes, quote_for_shell
 
 if TYPE_CHECKING:
-    from recprune_export.training.train import TrainingResult
+    from recprune_export.training._train import TrainingResult
 
 
 TRAINING_OVERRIDES = (
@@ -46,9 +46,9 @@ FIT_OPTIONS = ("epochs", "batch_size", "learning_rate", "patience", "seed")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def train(data: Path, recommender: str, output: Path, as_json: bool, quiet: bool, **options: Any) -> None:
     """Train one of the reference recommenders on a CSV or Parquet file."""
-    from recprune_export.data.schema.infer_schema import SchemaOverrides
+    from recprune_export.data.schema._infer_schema import SchemaOverrides
     from recprune_export.progress import quiet as silently
-    from recprune_export.training.train import train as run
+    from recprune_export.training._train import train as run
 
     options = {name: value for name, value in options.items() if value is not None}
     if "hidden" in options:

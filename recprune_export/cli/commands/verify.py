@@ -12,7 +12,7 @@ from recprune_export.cli.options import FILE
 from recprune_export.cli.tables import make_console, print_json
 
 if TYPE_CHECKING:
-    from recprune_export.bundle.verify import Verification
+    from recprune_export.bundle._verify import Verification
     from recprune_export.validation.latency.latency_study import LatencyStudy
 
 
@@ -42,8 +42,8 @@ def verify(
     quiet: bool,
 ) -> None:
     """Check a bundle, packed or not: checksums, schema, golden answers, signature. Needs ONNX Runtime alone."""
+    from recprune_export.bundle._verify import verify as run
     from recprune_export.bundle.archive.unpacking import open_bundle_path
-    from recprune_export.bundle.verify import verify as run
     from recprune_export.settings import parse_batch_sizes, parse_thread_counts
 
     sizes, counts = parse_batch_sizes(latency_batch_sizes), parse_thread_counts(threads)

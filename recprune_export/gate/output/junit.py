@@ -5,7 +5,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from recprune_export.errors import UsageError
-from recprune_export.gate.check import Check
+from recprune_export.gate._check import Check
 from recprune_export.gate.findings import Finding, Verdict
 
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd]")  # characters that XML 1.0 does not allow

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from recprune_export.errors import UsageError
-from recprune_export.gate.check import Check
+from recprune_export.gate._check import Check
 from recprune_export.gate.findings import Verdict
 from recprune_export.gate.output.finding_rows import HEADINGS, format_finding
 

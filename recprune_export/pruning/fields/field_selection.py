@@ -8,7 +8,7 @@ from recprune_export.channels.groups import FIELD_GROUP, Channel
 from recprune_export.data.batch import Batch
 from recprune_export.errors import PruningError, UsageError
 from recprune_export.program.program import Program
-from recprune_export.pruning.apply.apply_plan import apply_plan
+from recprune_export.pruning.apply._apply_plan import apply_plan
 from recprune_export.pruning.apply.soundness import Soundness, check_soundness
 from recprune_export.pruning.fields.field_importance import field_importance
 from recprune_export.pruning.importance.scores.score_inputs import LossFunction

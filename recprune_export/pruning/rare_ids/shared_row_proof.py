@@ -18,9 +18,9 @@ from recprune_export.program.random_requests import fill_input, sample_request
 from recprune_export.program.signature import IdRange, Input, Signature
 from recprune_export.pruning.apply.masking import Float64Interpreter
 from recprune_export.pruning.apply.soundness import TOLERANCE, Soundness, largest_difference
+from recprune_export.pruning.rare_ids._share_rows import find_planned_tables
 from recprune_export.pruning.rare_ids.find_tables import get_ids
 from recprune_export.pruning.rare_ids.row_plan import RowPlan
-from recprune_export.pruning.rare_ids.share_rows import find_planned_tables
 
 BATCHES = (1, 256, 3, 3)  # random, random, lowest ids, highest ids
 

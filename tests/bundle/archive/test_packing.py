@@ -15,10 +15,10 @@ import pytest
 import zstandard
 from click.testing import CliRunner
 
+from recprune_export.bundle._verify import verify
 from recprune_export.bundle.archive import unpacking
 from recprune_export.bundle.archive.packing import pack
 from recprune_export.bundle.archive.unpacking import is_packed, open_bundle_path
-from recprune_export.bundle.verify import verify
 from recprune_export.cli import main
 from recprune_export.errors import BundleError, RecpruneError, UsageError
 from tests.bundle.complete import write

@@ -67,7 +67,7 @@ def test_more_sparsity_never_keeps_more() -> None:
 def test_wide_layers_end_on_whole_blocks(width: int) -> None:
     from torch import nn
 
-    from recprune_export.program.capture.capture import capture
+    from recprune_export.program.capture._capture import capture
 
     program = capture(nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 1)), (torch.randn(3, 8),))
     analysis = program.analysis

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from recprune_export.pipeline._prune import rotate_channels
 from recprune_export.pipeline.compress import make_sampled_task
 from recprune_export.pipeline.planning import plan_pruning
-from recprune_export.pipeline.prune import rotate_channels
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.pruning.rotation.bases import balanced_basis, orthogonal_basis
 from recprune_export.pruning.statistics.moments import Moments
 from recprune_export.settings import Settings

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.errors import PruningError
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import Program
-from recprune_export.pruning.rotation.apply_transforms import apply_transforms
+from recprune_export.pruning.rotation._apply_transforms import apply_transforms
 from recprune_export.pruning.rotation.eligibility import RotatableGroup, find_rotatable_groups
 from recprune_export.pruning.rotation.projections import insert_projections, plan_projections
 from recprune_export.pruning.rotation.transform import Transform

@@ -7,7 +7,7 @@ import torch
 from recprune_export.data.batch import Batch
 from recprune_export.errors import UsageError
 from recprune_export.finetuning.objective import make_objective
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import sample_request_tensors
 from recprune_export.pruning.importance.scores.names import SCORE_DESCRIPTIONS
 from recprune_export.pruning.importance.scores.registry import SCORES, rank_channels

@@ -11,9 +11,9 @@ from recprune_export.finetuning.task import SampledRequests, Task
 from recprune_export.onnx.export import OnnxFile
 from recprune_export.onnx.runtime.session import make_session, run
 from recprune_export.program.signature import Signature
+from recprune_export.quantization._quantize import QuantizedFile, quantize
 from recprune_export.quantization.observers import GraphFunction
 from recprune_export.quantization.quality_loss import Judge, QualityLoss, make_error_judge, make_metric_judge
-from recprune_export.quantization.quantize import QuantizedFile, quantize
 from recprune_export.settings import QuantizationSettings
 from recprune_export.validation.edge_requests import (
     RequestArrays,

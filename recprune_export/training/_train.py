@@ -14,14 +14,14 @@ from torch.nn import functional as F
 from recprune_export.data.clicks import ClickData, load_clicks
 from recprune_export.data.encoding.encoder import Request as Arrays
 from recprune_export.data.rows import Ragged, Rows
-from recprune_export.data.schema.infer_schema import SchemaOverrides, infer_schema, infer_sequence_schema
+from recprune_export.data.schema._infer_schema import SchemaOverrides, infer_schema, infer_sequence_schema
 from recprune_export.data.sequences import NEXT_ITEM, SequenceData, load_sequences
 from recprune_export.errors import UsageError
 from recprune_export.recommenders.catalogue import build_recommender, is_multi_task, is_sequential
 from recprune_export.recommenders.input_spec import InputSpec
 from recprune_export.recommenders.sasrec import SCORES, SASRec
+from recprune_export.training._evaluate import LabelPredictor, evaluate, select_primary_metric
 from recprune_export.training.checkpoint import Checkpoint, check_writable
-from recprune_export.training.evaluate import LabelPredictor, evaluate, select_primary_metric
 from recprune_export.training.loop import FitResult, fit
 
 

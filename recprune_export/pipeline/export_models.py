@@ -14,11 +14,11 @@ from recprune_export.finetuning.task import (
     run_program,
 )
 from recprune_export.onnx.export import OnnxFile, ServingConfig, export_onnx
-from recprune_export.onnx.optimizer.rewrite import NonzeroLimits
+from recprune_export.onnx.optimizer._rewrite import NonzeroLimits
 from recprune_export.onnx.runtime.session import make_session, run
+from recprune_export.pipeline._prune import PrunedModel
+from recprune_export.pipeline._quantize_export import QuantizedExport
 from recprune_export.pipeline.float32_tolerance import widen_tolerances
-from recprune_export.pipeline.prune import PrunedModel
-from recprune_export.pipeline.quantize_export import QuantizedExport
 from recprune_export.program.program import Program
 from recprune_export.program.random_requests import sample_request
 from recprune_export.program.signature import Signature

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from recprune_export.data.npz import MAX_EXAMPLE_BYTES, read_npz
 from recprune_export.errors import DataError, ModelFileError, RecpruneError, UsageError
-from recprune_export.program.capture.capture import capture, program_from_exported
+from recprune_export.program.capture._capture import capture, program_from_exported
 from recprune_export.program.loading.archive import EXTRA, check_archive
 from recprune_export.program.loading.detect import (
     ModelKind,

@@ -10,8 +10,8 @@ from torch import Tensor
 from recprune_export.channels.analysis import Analysis
 from recprune_export.data.batch import Batch
 from recprune_export.errors import UsageError
+from recprune_export.finetuning._finetune import Schedule, finetune
 from recprune_export.finetuning.curvature import Curvature, weight_curvature
-from recprune_export.finetuning.finetune import Schedule, finetune
 from recprune_export.finetuning.group_lasso import RegularizedProgram, regularize
 from recprune_export.finetuning.masks import NonZeroTarget, count_parameters
 from recprune_export.finetuning.task import FineTuningConfig, Task
@@ -25,14 +25,14 @@ from recprune_export.pipeline.stage_checkpoints import NO_CHECKPOINTS, StageChec
 from recprune_export.program.program import Program
 from recprune_export.progress import show_status
 from recprune_export.pruning.allocation.parameter_counts import ParameterCounter, ParameterCounts
-from recprune_export.pruning.apply.apply_plan import apply_plan, tables_left
+from recprune_export.pruning.apply._apply_plan import apply_plan, tables_left
 from recprune_export.pruning.apply.soundness import Soundness, check_soundness
 from recprune_export.pruning.fields.field_selection import remove_fields
 from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR
 from recprune_export.pruning.plan import FieldPlan, Plan
 from recprune_export.pruning.rare_ids.shared_row_proof import check_rows
 from recprune_export.pruning.reconstruction.least_squares import reconstruct_layers
-from recprune_export.pruning.rotation.apply_transforms import apply_transforms
+from recprune_export.pruning.rotation._apply_transforms import apply_transforms
 from recprune_export.pruning.rotation.eligibility import find_rotatable_groups
 from recprune_export.pruning.rotation.projections import insert_projections
 from recprune_export.settings import FineTuningSettings, PruningSettings

@@ -10,11 +10,11 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from recprune_export.codec import FLATTENED, JsonForm, ToDictMixin, json_name
 from recprune_export.onnx.cost.weightless_model import fill_shapes
+from recprune_export.onnx.optimizer._rewrite import Pass, rewrite
 from recprune_export.onnx.optimizer.passes.commute_dequantize_scale import commute_dequantize_scale
 from recprune_export.onnx.optimizer.passes.gather_to_gathernd import gather_to_gathernd
 from recprune_export.onnx.optimizer.passes.gathernd_to_gather import gathernd_to_gather
 from recprune_export.onnx.optimizer.passes.hoist_quantize import hoist_quantize
-from recprune_export.onnx.optimizer.rewrite import Pass, rewrite
 from recprune_export.onnx.runtime.session import SessionOptions, make_session, run
 from recprune_export.onnx.saving import save_onnx
 from recprune_export.progress import progress_bar

@@ -9,7 +9,7 @@ import numpy as np
 from recprune_export.codec import DictMixin, decode
 from recprune_export.data.rows import Rows
 from recprune_export.data.sequences import NEXT_ITEM
-from recprune_export.training.evaluate import BATCH_SIZE, LabelPredictor, predict_ranks
+from recprune_export.training._evaluate import BATCH_SIZE, LabelPredictor, predict_ranks
 from recprune_export.training.metrics import TOP
 
 MAX_COUNTS_IN_MEMORY = 1 << 24  # counts of rows in memory at a time: docs/decisions/paired-bootstrap.md

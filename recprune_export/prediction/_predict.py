@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recprune_export.bundle._verify import check_files, read_manifest
 from recprune_export.bundle.manifest.manifest import MODEL
 from recprune_export.bundle.remeasure_latency import read_session_options
-from recprune_export.bundle.verify import check_files, read_manifest
 from recprune_export.codec import ToDictMixin
 from recprune_export.data.tabular_files import raise_data_errors, scan
 from recprune_export.errors import UsageError

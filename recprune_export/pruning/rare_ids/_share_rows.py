@@ -11,7 +11,7 @@ from recprune_export.errors import PruningError
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.nodes import argument
 from recprune_export.program.program import Program
-from recprune_export.pruning.rare_ids.choose_rows import IdCounts
+from recprune_export.pruning.rare_ids._choose_rows import IdCounts
 from recprune_export.pruning.rare_ids.find_tables import PrunableTable, find_prunable_tables, get_ids
 from recprune_export.pruning.rare_ids.row_plan import RowPlan
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from recprune_export.bundle.archive.signature import SIGNATURE_BYTES, check_signature
+from recprune_export.bundle.archive.manifest_signature import SIGNATURE_BYTES, check_signature
 from recprune_export.bundle.manifest.manifest import (
     MANIFEST,
     MODEL,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from recprune_export.errors import PruningError
 from recprune_export.finetuning.task import Task
-from recprune_export.pipeline.prune import SearchPrefix
+from recprune_export.pipeline._prune import SearchPrefix
 from recprune_export.program.program import Program
 from recprune_export.search.max_drop import find_sparsity_within_drop
 from recprune_export.search.target_speedup import find_sparsity_for_speedup
