@@ -97,6 +97,8 @@ REWRITES: tuple[Pass, ...] = (
     merge_tables_of_same_ids,
     gather_to_gathernd,  # last: the other passes read lookups as Gather
 )
+# Before inputs are shared: a nested Concat may be all shared within one that is not.
+BEFORE_SHARING: tuple[Pass, ...] = (slice_before_concat, flatten_nested_concat)
 LAST: tuple[Callable[[ir.Model], object], ...] = (
     DeduplicateInitializersPass(size_limit=1 << 20),
     CommonSubexpressionEliminationPass(),
@@ -189,17 +191,16 @@ def _make_probes(signature: Signature) -> list[Probe]:
     return [*drawn, [fill_input(i, PROBE_ROWS[-1], lowest, middle) for i in signature.inputs]]
 
 
-def _apply_sharing(model: ir.Model, signature: Signature, probes: Sequence[Probe]) -> tuple[ir.Model, list[Probe]]:
-    """Compute values that depend on shared inputs alone once; return the graph with the probes in its form.
+def _apply_sharing(
+    model: ir.Model, signature: Signature, probes: Sequence[Probe], rewrites: Sequence[Pass] = BEFORE_SHARING
+) -> tuple[ir.Model, list[Probe]]:
+    """Compute values of shared inputs once, after `rewrites`; return the graph with the probes in its form.
 
     Raises `ExportError` where the answers change.
     """
     shared = [position for position, spec in enumerate(signature.inputs) if spec.shared]
     split = model.clone()
-    for graph_pass in (
-        slice_before_concat,
-        flatten_nested_concat,
-    ):  # a nested Concat may be all shared within one that is not
+    for graph_pass in rewrites:
         graph_pass(split)
     RemoveUnusedNodesPass()(split)
     share_inputs(split, shared)

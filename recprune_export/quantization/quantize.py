@@ -13,7 +13,7 @@ from recprune_export.onnx.optimizer.passes.commute_dequantize_scale import commu
 from recprune_export.onnx.optimizer.passes.gather_to_gathernd import gather_to_gathernd
 from recprune_export.onnx.optimizer.passes.gathernd_to_gather import gathernd_to_gather
 from recprune_export.onnx.optimizer.passes.hoist_quantize import hoist_quantize
-from recprune_export.onnx.optimizer.rewrite import rewrite
+from recprune_export.onnx.optimizer.rewrite import Pass, rewrite
 from recprune_export.onnx.runtime.session import SessionOptions, make_session, run
 from recprune_export.onnx.saving import save_onnx
 from recprune_export.progress import progress_bar
@@ -30,6 +30,8 @@ from recprune_export.validation.edge_requests import RequestArrays
 from recprune_export.validation.latency.request_cycle import RequestCycles
 
 PROBES = 2  # calibration requests on which rewrites of the quantized graph must not change the answers
+# Rewrites that are faster with quantized weights, each proved and priced like a rewrite of the export.
+REWRITES: tuple[Pass, ...] = (commute_dequantize_scale, hoist_quantize, gather_to_gathernd)
 # Factor between the difference of ONNX Runtime's fused and unfused kernels and the tolerance of golden outputs.
 SLACK = 4.0
 
@@ -81,6 +83,7 @@ def quantize(
     judge: Judge,
     *,
     stopwatch: Stopwatch = measure_times,
+    rewrites: Sequence[Pass] = REWRITES,
 ) -> QuantizedFile:
     """Quantize the model in `source` and write it to `target`.
 
@@ -105,7 +108,7 @@ def quantize(
             source, None, relaxed.plan, relaxed.loss, relaxed.relaxations, (original_size, original_size), 0.0, {}, 0.0
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    result = _rewrite_for_serving(evaluator.graph(relaxed.plan), calibration, tuple(requests))
+    result = _rewrite_for_serving(evaluator.graph(relaxed.plan), rewrites, calibration, tuple(requests))
     data = save_onnx(result, target)
     answers = make_graph_function(result)
     return QuantizedFile(
@@ -121,11 +124,13 @@ def quantize(
     )
 
 
-def _rewrite_for_serving(model: ir.Model, calibration: Sequence[RequestArrays], batches: Sequence[int]) -> ir.Model:
-    """Return the graph after the rewrites that are faster with quantized weights, each proved and timed as in the export."""
+def _rewrite_for_serving(
+    model: ir.Model, rewrites: Sequence[Pass], calibration: Sequence[RequestArrays], batches: Sequence[int]
+) -> ir.Model:
+    """Return the graph with the accepted rewrites."""
     fill_shapes(model)
     probes = [[request[value.name or ""] for value in model.graph.inputs] for request in calibration[:PROBES]]
-    return rewrite(model, (commute_dequantize_scale, hoist_quantize, gather_to_gathernd), probes, batches)[0]
+    return rewrite(model, rewrites, probes, batches)[0]
 
 
 class _PlanEvaluator:
