@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 _PRODUCTS = {"MatMul", "Gemm", "MatMulInteger", "QGemm", "MatMulIntegerToFloat"}
 _LOOKUPS = {"Gather", "GatherND", "GatherElements", "GatherBlockQuantized"}
 _FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
-_TABLE_AXES = 2
 _ZERO_NIBBLE = 8
 _MASKED = -1e4
 _CHUNK = 1 << 24
@@ -128,7 +127,7 @@ def count_weights(model: "ir.Model") -> WeightCounts:
 def find_id_limit(model: onnx.ModelProto) -> int:
     """Return a number below which every id is valid: the rows of the smallest table, including fused tables."""
     tables, constants = _find_tables(model.graph), {tensor.name: tensor for tensor in model.graph.initializer}
-    rows = [constants[name].dims[0] for name in tables if len(constants[name].dims) == _TABLE_AXES]
+    rows = [constants[name].dims[0] for name in tables if len(constants[name].dims) == 2]
     for node in model.graph.node:
         if node.op_type == "Less" and node.input[1] in constants and constants[node.input[1]].data_type not in _FLOATS:
             rows += numpy_helper.to_array(constants[node.input[1]]).reshape(-1).tolist()
@@ -146,7 +145,7 @@ def _count_weights(model: onnx.ModelProto, array: Callable[[onnx.TensorProto], n
         values = array(tensor)
         if _is_additive_mask(values):
             continue
-        total = totals[name in tables and len(tensor.dims) == _TABLE_AXES]
+        total = totals[name in tables and len(tensor.dims) == 2]
         total[0] += size
         total[1] += _count_nonzero(values) if quantized.weights.get(name, 1) == 1 else count_nonzero_nibbles(values)
     return WeightCounts(WeightCount(*totals[True]), WeightCount(*totals[False]))

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import onnx
 
-_NIBBLES = 2  # numbers in a byte of a table in int4
 _SCALE_INPUTS = {"DequantizeLinear": (1, 2), "QuantizeLinear": (1, 2), "MatMulInteger": (2, 3), "GatherBlockQuantized": (2, 3),
               "QGemm": (1, 2, 4, 5, 7, 8), "MatMulIntegerToFloat": (2, 3, 4, 5)}  # fmt: skip
 _WEIGHT_INPUTS = {"DequantizeLinear": (0,), "MatMulInteger": (1,), "QGemm": (3, 6), "MatMulIntegerToFloat": (1,), "Gather": (0,),
@@ -46,7 +45,7 @@ def find_quantized_initializers(graph: onnx.GraphProto) -> QuantizedInitializers
             tensor = tensors.get(name)
             if tensor is not None and tensor.data_type in _INTEGERS and _is_weight(node, tensor):
                 is_packed = node.op_type.startswith("Gather") and tensor.data_type == onnx.TensorProto.UINT8
-                weights[name] = _NIBBLES if is_packed else 1
+                weights[name] = 2 if is_packed else 1  # two numbers of an int4 table in a byte
                 unscaled.update((name, *node.output))
         if node.op_type in _UNPACKING and unscaled.intersection(node.input):
             unscaled.update(node.output)

@@ -15,8 +15,7 @@ from recprune_export.onnx.graph import (
     get_rank,
 )
 from recprune_export.onnx.optimizer.linear_layers import Linear, find_transposed_products, match_linear
-
-MIN_TABLE_FRACTION = 0.01  # of the elements of all tables; quantizing a smaller table saves too little
+from recprune_export.quantization.quantization_constants import MIN_TABLE_FRACTION
 
 
 @dataclass(frozen=True)

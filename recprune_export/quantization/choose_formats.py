@@ -12,6 +12,12 @@ from recprune_export.onnx.optimizer.linear_layers import Linear
 from recprune_export.quantization.candidates import Candidates, Table, find_candidates, find_fused_output
 from recprune_export.quantization.formats import int8_layers, quantized_tables
 from recprune_export.quantization.observers import Arrays, observe
+from recprune_export.quantization.quantization_constants import (
+    MAX_DIMENSION_ERROR,
+    MAX_SLOWDOWN_FRACTION,
+    MIN_DYNAMIC_ADVANTAGE,
+    MIN_SPEEDUP,
+)
 from recprune_export.quantization.quantization_plan import (
     FP16,
     FP32,
@@ -32,16 +38,6 @@ from recprune_export.quantization.quantization_plan import (
 )
 from recprune_export.quantization.timing import Stopwatch, Times, extract_subgraph
 from recprune_export.validation.latency.request_cycle import RequestCycle, RequestCycles
-
-# Smallest speed-up, the geometric mean over batch sizes, for which a layer is quantized.
-MIN_SPEEDUP = 1.05
-# Largest fraction of the time of a request that quantized layers, faster at other batch sizes, may cost at one.
-MAX_SLOWDOWN_FRACTION = 0.02
-# Smallest speed-up of a dynamic layer over the static one: its step is that of the whole request, so that the answer
-# for one row depends on the other rows.
-MIN_DYNAMIC_ADVANTAGE = 1.1
-# Largest error of a table with a scale per dimension, as a fraction of the numbers of a typical row.
-MAX_DIMENSION_ERROR = 0.015
 
 
 def choose_formats(

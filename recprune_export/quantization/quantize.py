@@ -23,6 +23,7 @@ from recprune_export.quantization.choose_formats import choose_formats, keep_flo
 from recprune_export.quantization.formats import quantized_tables
 from recprune_export.quantization.observers import Arrays, GraphFunction, make_graph_function, observe
 from recprune_export.quantization.quality_loss import Judge, QualityLoss, largest_errors, relative_error
+from recprune_export.quantization.quantization_constants import SLACK
 from recprune_export.quantization.quantization_plan import FP16, FP32, WIDER_FORM, Mode, QuantizationPlan, WeightChoice
 from recprune_export.quantization.relax_until_quality import relax_until_quality
 from recprune_export.quantization.timing import Stopwatch, measure_times
@@ -32,8 +33,6 @@ from recprune_export.validation.latency.request_cycle import RequestCycles
 PROBES = 2  # calibration requests on which rewrites of the quantized graph must not change the answers
 # Rewrites that are faster with quantized weights, each proved and priced like a rewrite of the export.
 REWRITES: tuple[Pass, ...] = (commute_dequantize_scale, hoist_quantize, gather_to_gathernd)
-# Factor between the difference of ONNX Runtime's fused and unfused kernels and the tolerance of golden outputs.
-SLACK = 4.0
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,12 @@ import onnx_ir as ir
 
 from recprune_export.onnx.runtime.in_memory import make_in_memory_session
 from recprune_export.quantization.apply_quantization import quantize_weights
+from recprune_export.quantization.quantization_constants import MAX_ROUNDS, MIN_ROUNDS, SECONDS
 from recprune_export.quantization.quantization_plan import FP32
 from recprune_export.validation.edge_requests import RequestArrays
 from recprune_export.validation.latency.closed_loop import Backend, measure_interleaved
 from recprune_export.validation.latency.repeated_sessions import typical_time
 from recprune_export.validation.latency.request_cycle import RequestCycles
-
-SECONDS = 0.1  # for each layer and batch size
-MIN_ROUNDS, MAX_ROUNDS = 15, 300
 
 Times = dict[str, dict[int, float]]  # form -> batch size -> milliseconds
 

@@ -16,8 +16,6 @@ from recprune_export.pruning.rare_ids.find_tables import IdReader, UnprunableTab
 from recprune_export.pruning.rare_ids.row_plan import RowPlan
 from recprune_export.validation.edge_requests import RequestArrays
 
-DISTANCE_ROWS = 4096  # drawn where there are no labels
-
 
 @dataclass(frozen=True)
 class SharedTable:
@@ -109,7 +107,7 @@ def _measure_quality(
     metrics = {name: task.test(answer, where) for name, answer in answers.items()}
     if any(metrics.values()) or count:
         return SubsetQuality(count, metrics)
-    request = task.requests(DISTANCE_ROWS, seed=0)
+    request = task.requests(4096, seed=0)  # there are no labels
     chosen = where(request)
     return SubsetQuality(count, {"pruned": _distance(answers, request, chosen)} if count else {})
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import onnx
 
+from recprune_export.onnx.cost.cost_constants import ACTIVATIONS, FEED, MISS, NEAR, OVERLAPPED, PIECE, PRODUCT, STEP
 from recprune_export.onnx.cost.machine import REFERENCE, Machine
 from recprune_export.onnx.cost.operator_cost import (
     NO_WORKLOAD,
@@ -25,16 +26,6 @@ from recprune_export.onnx.cost.operator_cost import (
 )
 from recprune_export.onnx.cost.weightless_model import Shapes, infer_shapes
 
-# Seconds of ONNX Runtime 1.32 on the reference machine; on others in proportion to the cost of a node.
-PIECE = 7.4e-9  # a copy of one contiguous block of memory, of any length
-STEP = 0.035e-9  # a vectorized operation on one element
-MISS = 40e-9  # a lookup of a row in a table that no cache holds, one after the other
-OVERLAPPED = 20e-9  # the same, many of them at once
-PRODUCT = 0.17e-6  # the start of one of many small products
-ACTIVATIONS = 90e9  # bytes per second between operators
-FEED = 0.7e-6  # one more input or output
-NEAR = 1 << 20  # bytes of all tables together that stay in the cache with everything else
-
 _FREE_AFTER_PRODUCT = {"Relu", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "HardSigmoid", "Elu"}
 _PRODUCTS = {"Gemm", "MatMul", "Conv"}
 _NEVER_FOLDED = {"DequantizeLinear", "If", "Loop", "Scan"}
@@ -42,7 +33,7 @@ _NEVER_FOLDED = {"DequantizeLinear", "If", "Loop", "Scan"}
 
 @dataclass(frozen=True)
 class CostTerms:
-    """The terms of the estimate for a node, in seconds; each has one constant, or a few of `operator_cost.py`.
+    """The terms of the estimate for a node, in seconds; each in proportion to one of `cost_constants`, or to a few.
 
     `start`: start of the node; `traffic`: reads and writes between operators; `steps`, `pieces`: as in
     `OperatorWorkload`; `lookups`: of both kinds; `calls`: start of every product after the first; `product`:

@@ -9,6 +9,23 @@ from math import ceil, prod
 
 import onnx
 
+from recprune_export.onnx.cost.cost_constants import (
+    ALIASED,
+    ALIASED_BYTES,
+    BROADCAST,
+    EINSUM,
+    JOINED,
+    LANES,
+    NORMALIZED,
+    OPERAND,
+    OTHERS,
+    RECURRENT,
+    SCATTERED,
+    STEPS,
+    SUMMED_ROW,
+    TRANSPOSED,
+)
+
 Shape = tuple[int, ...]
 Rule = Callable[["Operator"], "OperatorWorkload"]
 
@@ -107,24 +124,6 @@ def compute_workload(operator: Operator) -> OperatorWorkload:
     rule, nodes = _RULES.get(operator.node.op_type, (_elementwise, OTHERS))
     return replace(rule(operator), nodes=nodes)
 
-
-# Measured for ONNX Runtime 1.32 (benchmarks/bench_cost_model.py).
-LANES = 16  # columns of the blocks in which products are computed
-OTHERS = 0.9  # nodes, the start of an operator without a rule
-JOINED = 0.25  # of a piece, for a copy in a loop without index lookups
-OPERAND = 11.0  # pieces for each operand of a Concat, of any size
-SUMMED_ROW = 18.0  # pieces for each output row of a sum over a middle axis
-TRANSPOSED, SCATTERED = 3.0, 90.0  # steps for an element: a swap of neighboring axes, any other permutation
-ALIASED = 15.0  # steps for an element of a transpose whose rows map to the same sets of the cache,
-ALIASED_BYTES = 2048  # that is whose rows are a multiple of this size
-BROADCAST = 280.0  # steps for each row to which a row is added
-NORMALIZED, EINSUM, RECURRENT = 12.0, 50.0, 80.0  # steps for an element
-# Steps for an element of a function; 1 for others.
-STEPS = {
-    "Relu": 1, "Neg": 1, "Abs": 1, "Not": 1, "Sqrt": 1, "LeakyRelu": 1, "Cast": 1,
-    "Clip": 6, "PRelu": 6, "Elu": 6, "HardSigmoid": 6, "IsNaN": 6, "Pow": 6, "Sigmoid": 6, "Tanh": 6, "Exp": 6,
-    "Gelu": 6, "QuickGelu": 6, "BiasGelu": 6, "Erf": 10, "Softplus": 10, "Where": 55, "Log": 45, "Mod": 45,
-}  # fmt: skip
 
 _RULES: dict[str, tuple[Rule, float]] = {}
 

@@ -20,13 +20,11 @@ from recprune_export.onnx.cost.estimate import estimate_cost
 from recprune_export.onnx.cost.machine import REFERENCE, Machine
 from recprune_export.onnx.cost.weightless_model import fill_shapes, strip_weights
 from recprune_export.onnx.counts import count_weights
+from recprune_export.onnx.optimizer.optimizer_constants import EQUAL, MAX_SLOWDOWN, MOST_TRIALS
 from recprune_export.onnx.runtime.in_memory import OutputArrays, make_in_memory_session
 
 TOLERANCE = 1e-5  # of the largest number of an output
 MASK = 1e6  # larger numbers are mask values, compared among themselves
-EQUAL = 1e-3  # of an estimate; smaller differences are ignored
-MOST_TRIALS = 32  # of a selective pass; with more places, several are skipped together
-MAX_SLOWDOWN = 0.02  # of an estimate at one batch size, whose error is larger than that over all sizes
 
 Probe = Sequence[np.ndarray]  # one request, in the order of the graph's inputs
 

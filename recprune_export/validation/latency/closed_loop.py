@@ -15,6 +15,7 @@ import numpy as np
 
 from recprune_export.progress import progress_bar
 from recprune_export.validation.edge_requests import RequestArrays
+from recprune_export.validation.latency.latency_constants import MAX_ROUNDS, MIN_ROUNDS, WARM_UP
 from recprune_export.validation.latency.request_cycle import RequestCycle, RequestCycles
 from recprune_export.validation.latency.statistics import (
     DISTRIBUTION,
@@ -27,9 +28,6 @@ from recprune_export.validation.latency.statistics import (
     percentiles,
     ratio_of_medians,
 )
-
-WARM_UP = 5  # rounds
-MIN_ROUNDS, MAX_ROUNDS = 50, 2000  # rounds
 
 
 def as_it_is(request: RequestArrays) -> RequestArrays:

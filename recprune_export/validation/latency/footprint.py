@@ -13,8 +13,7 @@ from recprune_export.program.random_requests import sample_request
 from recprune_export.program.signature import Signature
 from recprune_export.progress import progress_bar
 from recprune_export.validation.latency.fresh_process import call_fresh
-
-REPEATS = 3
+from recprune_export.validation.latency.latency_constants import REPEATS
 
 
 @dataclass(frozen=True)

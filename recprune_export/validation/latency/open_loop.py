@@ -16,13 +16,9 @@ import numpy as np
 from recprune_export.progress import progress_bar
 from recprune_export.validation.edge_requests import RequestArrays
 from recprune_export.validation.latency.closed_loop import Backend, warm_up, without_garbage_collection
+from recprune_export.validation.latency.latency_constants import FEWEST_ARRIVALS, PATIENCE, SPIN, TURN
 from recprune_export.validation.latency.request_cycle import RequestCycles
 from recprune_export.validation.latency.statistics import Percentiles, outliers, percentile_intervals, percentiles
-
-TURN = 1.0  # seconds of arrivals that one backend answers in its turn
-FEWEST_ARRIVALS = 20  # in a turn, at any rate
-PATIENCE = 3.0  # turns; a backend that needs longer for the arrivals of one is stopped
-SPIN = 500e-6  # seconds of busy waiting before an arrival: sleeping overshoots
 
 
 @dataclass(frozen=True)

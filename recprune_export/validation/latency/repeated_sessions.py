@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from recprune_export.validation.latency.closed_loop import MAX_ROUNDS, MIN_ROUNDS, Backend, measure_interleaved
+from recprune_export.validation.latency.closed_loop import Backend, measure_interleaved
+from recprune_export.validation.latency.latency_constants import MAX_ROUNDS, MIN_ROUNDS, QUANTILE
 from recprune_export.validation.latency.request_cycle import RequestCycles
-
-QUANTILE = 0.1  # of the times of one session: little disturbed by a busy machine, yet not decided by single rounds
 
 BackendFactories = Mapping[str, Callable[[], Backend]]
 SessionTimes = dict[int, dict[str, np.ndarray]]  # batch -> backend -> milliseconds [rounds]

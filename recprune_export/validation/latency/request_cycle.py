@@ -16,13 +16,10 @@ from recprune_export.validation.edge_requests import (
     repeat_rows,
     squeeze_shared_inputs,
 )
+from recprune_export.validation.latency.latency_constants import CYCLE_ROWS, MAX_REQUESTS, MIN_REQUESTS, MOST_ROWS
 
 RequestCycle = Sequence[RequestArrays]  # of one batch size; round r has request r % len
 RequestCycles = Mapping[int, RequestCycle]  # by batch size
-
-ROWS = 8192  # of a cycle; in a DLRM of 26 fields they look up 213,000 rows of tables, more than a cache holds
-MIN_REQUESTS, MAX_REQUESTS = 16, 512  # of a cycle
-MOST_ROWS = 1 << 16  # of a cycle, to limit memory, unless fewer than two requests remain
 
 
 def count_requests(batch: int) -> int:
@@ -32,7 +29,7 @@ def count_requests(batch: int) -> int:
     [512, 256, 32, 16, 4]
     """
     fewest = min(MIN_REQUESTS, max(MOST_ROWS // batch, 2))
-    return min(max(ROWS // batch, fewest), MAX_REQUESTS)
+    return min(max(CYCLE_ROWS // batch, fewest), MAX_REQUESTS)
 
 
 def count_cycle_rows(batches: Iterable[int]) -> int:

@@ -6,8 +6,9 @@ from statistics import NormalDist
 
 import numpy as np
 
+from recprune_export.validation.latency.latency_constants import BLOCK
+
 RESAMPLES = 2000
-BLOCK = 8  # neighboring rounds that are resampled together
 PERCENTS = (50, 95, 99)
 DISTRIBUTION = (0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 100)  # percentiles of the plotted distribution
 FENCE = 3.0  # interquartile ranges above the upper quartile: "far out" in Tukey (1977, section 2D)

@@ -14,12 +14,12 @@ from recprune_export.onnx.cost.machine import Machine
 from recprune_export.onnx.export import REWRITES
 from recprune_export.onnx.graph import add_initializer, find_nodes, replace_node
 from recprune_export.onnx.optimizer import rewrite as rewriting
+from recprune_export.onnx.optimizer.optimizer_constants import MAX_SLOWDOWN
 from recprune_export.onnx.optimizer.passes.fold_scale_shift import fold_scale_shift
 from recprune_export.onnx.optimizer.passes.fold_table_into_gemm import fold_table_into_gemm
 from recprune_export.onnx.optimizer.passes.gathernd_to_flat_gather import gathernd_to_flat_gather
 from recprune_export.onnx.optimizer.passes.reduce_sum_to_matmul import reduce_sum_to_matmul
 from recprune_export.onnx.optimizer.rewrite import (
-    MAX_SLOWDOWN,
     TOLERANCE,
     NonzeroLimits,
     Pass,

@@ -5,8 +5,6 @@ import onnx_ir as ir
 
 from recprune_export.onnx.graph import add_initializer, find_nodes, get_constant_array, replace_node
 
-_PARAMETERS = 4  # scale, bias, mean, variance
-
 
 def batch_norm_to_mul_add(model: ir.Model) -> None:
     """Replace each batch normalization that the exporter could not fold into the layer before it.
@@ -23,7 +21,7 @@ def _fold(graph: ir.Graph, node: ir.Node) -> None:
     x, result = node.inputs[0], node.outputs[0]
     assert x is not None
     constants = [array for value in node.inputs[1:] if (array := get_constant_array(value)) is not None]
-    if len(constants) != _PARAMETERS or x.shape is None:
+    if len(constants) != 4 or x.shape is None:
         return
     gain, bias, mean, variance = (array.astype(np.float64) for array in constants)
     scale = gain / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))

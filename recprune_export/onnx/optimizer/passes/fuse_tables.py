@@ -22,8 +22,7 @@ from recprune_export.onnx.graph import (
 )
 from recprune_export.onnx.optimizer.columns import concat_columns
 from recprune_export.onnx.optimizer.embedding_lookups import EmbeddingLookup, LookupRun, find_lookup_runs
-
-FEWEST = 4  # lookups; for fewer, concatenating the ids takes as many nodes as are saved
+from recprune_export.onnx.optimizer.optimizer_constants import MIN_FUSED_TABLES
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,13 @@ class _Fused:
 def fuse_tables(model: ir.Model) -> int:
     """Fuse tables of one width whose rows are concatenated.
 
-    Before: `Concat(…, Gather(T₁, i₁), …, Gather(Tₙ, iₙ), …)`, n at least `FEWEST`, all Tₖ with D dimensions, each iₖ one
-    id a row, the results contiguous in the memory of a row. After: one table T, the rows of the Tₖ below each other; one
-    matrix of ids [batch, n], with one cast; and `Gather(T, Where(ids < rows, ids + offsets, rows of T))` instead of the
-    n operands. An id that is too large for its table is refused, as before. Remaps, `Gather(Tₖ, Gather(rₖ, iₖ))`, become
-    one remap as well, with the identity for fields without one. Other Concats of the same lookups, in any order, and
-    consumers of a single one select from the result; other lookups in these tables have the offset added to their ids.
+    Before: `Concat(…, Gather(T₁, i₁), …, Gather(Tₙ, iₙ), …)`, n at least `MIN_FUSED_TABLES`, all Tₖ with D dimensions,
+    each iₖ one id a row, the results contiguous in the memory of a row. After: one table T, the rows of the Tₖ below each
+    other; one matrix of ids [batch, n], with one cast; and `Gather(T, Where(ids < rows, ids + offsets, rows of T))`
+    instead of the n operands. An id that is too large for its table is refused, as before. Remaps,
+    `Gather(Tₖ, Gather(rₖ, iₖ))`, become one remap as well, with the identity for fields without one. Other Concats of the
+    same lookups, in any order, and consumers of a single one select from the result; other lookups in these tables have
+    the offset added to their ids.
 
     Returns the number of fused tables.
     """
@@ -78,7 +78,7 @@ def _choose_lookups(runs: Sequence[LookupRun]) -> list[tuple[EmbeddingLookup, ..
     distinct = [tuple({lookup.node: lookup for lookup in run.lookups}.values()) for run in runs]
     for lookups in sorted(distinct, key=lambda lookups: -len(lookups)):
         tables, sources = {lookup.table for lookup in lookups}, {lookup.ids.source for lookup in lookups}
-        if len(lookups) < FEWEST or tables & used_tables or len({source.dtype for source in sources}) != 1:
+        if len(lookups) < MIN_FUSED_TABLES or tables & used_tables or len({source.dtype for source in sources}) != 1:
             continue
         if not find_upstream_nodes(sources) & {lookup.node for lookup in lookups}:
             chosen.append(lookups)

@@ -7,9 +7,8 @@ import numpy as np
 import onnx_ir as ir
 
 from recprune_export.onnx.graph import add_initializer, find_nodes, get_axis, get_dims, get_rank, replace_node
+from recprune_export.onnx.optimizer.optimizer_constants import MIN_OVERLAPPED_IDS
 from recprune_export.onnx.optimizer.rewrite import SelectivePass
-
-FEWEST = 8  # ids in a row of the request; for fewer, the new axis costs more at batch 1 than other batch sizes gain
 
 
 def find_multi_id_gathers(model: ir.Model) -> Sequence[str]:
@@ -50,4 +49,4 @@ def _is_lookup(node: ir.Node) -> bool:
     if axes is None or get_axis(node, axes) != 0 or ids.dtype != ir.DataType.INT64 or shape is None:
         return False
     known = [size for size in shape[1:] if isinstance(size, int)]
-    return len(known) < len(shape) - 1 or prod(known) >= FEWEST
+    return len(known) < len(shape) - 1 or prod(known) >= MIN_OVERLAPPED_IDS
