@@ -1,4 +1,4 @@
-"""Operators that the exporter of torch 2.13 does not know, in ONNX."""
+"""ONNX translations of operators that the exporter of torch 2.13 does not support."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,9 +8,9 @@ from onnxscript import opset20 as op
 
 
 def missing_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """Return a function of ONNX operators for each operator, as `torch.onnx.export` takes them."""
-    return {torch.ops.prims.view_of.default: _view_of}
+    """Return the custom translation table for `torch.onnx.export`."""
+    return {torch.ops.prims.view_of.default: _translate_view}
 
 
-def _view_of(x: Any) -> Any:
+def _translate_view(x: Any) -> Any:
     return op.Identity(x)
