@@ -52,7 +52,7 @@ class Walk(fx.Interpreter):
     """Runs a graph on a small batch and carries tags beside the values.
 
     `wanted` names, for nodes of which the likeliest axis turned out to be wrong, the one to tie tags along instead.
-    `fields` are given tags where their ids are looked up.
+    `fields` are given tags where their ids are looked up. No `ValueRecorder`: rules compute tags from values on the way.
     """
 
     def __init__(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from recprune_export.program.program import Program
+from recprune_export.program.recorder import ValueRecorder
 from recprune_export.program.signature import BATCH
 from recprune_export.program.view_operators import DATA_MOVEMENT_OPERATORS
 
@@ -23,39 +24,41 @@ def find_finite_rows(program: Program, tensors: Sequence[Tensor]) -> Tensor:
 
     Where that is so for none, whether its answers are. Runs `CHUNK_ROWS` rows at once.
     """
-    by_row = [i.shape[:1] == (BATCH,) for i in program.signature.inputs]
+    inputs, outputs = program.signature.inputs, program.signature.outputs
+    by_row = [i.shape[:1] == (BATCH,) for i in inputs]
     rows = next((len(t) for t, own in zip(tensors, by_row, strict=True) if own), 0)
     bad, lost = torch.zeros(rows, dtype=torch.bool), torch.zeros(rows, dtype=torch.bool)
+    recorder = ValueRecorder(program, _computing_nodes(program), summarize=lambda _, value: _nan_rows(value))
+    returned = program.module.graph.output_node().args[0]
+    answered = [o.name for o, node in zip(outputs, returned, strict=True) if _by_row(node)]  # type: ignore[arg-type]
     for start in range(0, rows, CHUNK_ROWS):
         some = slice(start, start + CHUNK_ROWS)
-        watch = _NanRecorder(program, min(CHUNK_ROWS, rows - start))
-        with torch.no_grad():
-            watch.run(*(t[some] if own else t for t, own in zip(tensors, by_row, strict=True)))
-        bad[some], lost[some] = watch.bad, watch.lost
+        request = {i.name: t[some] if own else t for i, t, own in zip(inputs, tensors, by_row, strict=True)}
+        recording = recorder(request)
+        for rows_of_value in recording.values.values():
+            if len(rows_of_value) == len(bad[some]):
+                bad[some] |= rows_of_value
+        for name in answered:
+            nan = _nan_rows(recording.answers[name])
+            if len(nan) == len(lost[some]):
+                lost[some] |= nan
     return ~lost if bad.all() else ~bad
 
 
-class _NanRecorder(fx.Interpreter):
-    """Runs a program and marks the rows that are NaN in any value with the batch on its first axis, and in an answer."""
+def _computing_nodes(program: Program) -> list[str]:
+    """Nodes that compute numbers, and do not only move them, with the batch on the first axis."""
+    return [
+        node.name
+        for node in program.module.graph.nodes
+        if node.op == "call_function" and node.target not in DATA_MOVEMENT_OPERATORS and _by_row(node)
+    ]
 
-    def __init__(self, program: Program, rows: int) -> None:
-        super().__init__(program.module)
-        self.bad, self.lost = torch.zeros(rows, dtype=torch.bool), torch.zeros(rows, dtype=torch.bool)
 
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if n.op == "call_function" and n.target not in DATA_MOVEMENT_OPERATORS and _by_row(n):
-            self.bad |= self._nan(value)
-        elif n.op == "output":
-            for answer, each in zip(n.args[0], value, strict=True):  # type: ignore[arg-type]
-                if _by_row(answer):
-                    self.lost |= self._nan(each)
-        return value
-
-    def _nan(self, value: Any) -> Tensor:
-        if not (isinstance(value, Tensor) and value.is_floating_point() and len(value) == len(self.bad)):
-            return torch.zeros_like(self.bad)
-        return value.isnan().reshape(len(value), -1).any(dim=1)
+def _nan_rows(value: Any) -> Tensor:
+    """Return which indices of the first axis hold a NaN; of what holds no floats, no indices at all."""
+    if not (isinstance(value, Tensor) and value.is_floating_point()):
+        return torch.zeros(0, dtype=torch.bool)
+    return value.isnan().reshape(len(value), -1).any(dim=1)
 
 
 def _by_row(node: fx.Node) -> bool:

@@ -5,16 +5,15 @@ alone where its `sparse` argument is set, and `SparseAdam` changes no other: the
 row stand still while nobody asks for it.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import fx
 
 from recprune_export.program.nodes import argument
 from recprune_export.program.program import Program, sample_request_tensors
+from recprune_export.program.recorder import record_values
 
 aten = torch.ops.aten
 
@@ -67,23 +66,11 @@ def _looks_up(node: fx.Node, table: str) -> bool:
     return not (isinstance(ids, fx.Node) and ids.op == "get_attr" and str(ids.target) == table)
 
 
-class _CountIds(fx.Interpreter):
-    """Runs a program and counts the ids that each of its lookups is given."""
-
-    def __init__(self, program: Program, lookups: TableLookups) -> None:
-        super().__init__(program.module)
-        self.ids: Counter[str] = Counter()
-        self._table_of = {node: name for name, nodes in lookups.items() for node in nodes}
-
-    def run_node(self, n: fx.Node) -> Any:
-        if n in self._table_of:
-            self.ids[self._table_of[n]] += self.env[argument(n, "indices")].numel()
-        return super().run_node(n)
-
-
 def _ids_per_request(program: Program, lookups: TableLookups) -> Mapping[str, float]:
     batch = 2
-    counting = _CountIds(program, lookups)
-    with torch.no_grad():
-        counting.run(*sample_request_tensors(program.signature, batch))
-    return {name: counting.ids[name] / batch for name in lookups}
+    ids = {name: [argument(node, "indices").name for node in nodes] for name, nodes in lookups.items()}
+    request = dict(
+        zip((i.name for i in program.signature.inputs), sample_request_tensors(program.signature, batch), strict=True)
+    )
+    values = record_values(program, request, {node for nodes in ids.values() for node in nodes})
+    return {name: sum(values[node].numel() for node in nodes) / batch for name, nodes in ids.items()}

@@ -74,6 +74,8 @@ def trace_dataflow(module: fx.GraphModule, example: Sequence[Tensor]) -> Request
 
 
 class _Tracer(fx.Interpreter):
+    """Carries an origin beside each value, computed by running the same operators on it: more than is recorded."""
+
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
         self.elements: dict[str, range] = {}

@@ -48,7 +48,8 @@ def make_mask(analysis: Analysis, removed: frozenset[int]) -> Mask:
 class Float64Interpreter(fx.Interpreter):
     """Runs a program in float64, whatever precision its graph names, with zeros in what is `gone`.
 
-    `values` holds what each node computed, where `keep_values` asks for it.
+    `values` holds what each node computed, where `keep_values` asks for it. No `ValueRecorder`: it changes precision and
+    weights on the way.
     """
 
     def __init__(self, program: Program, mask: Mask | None = None, *, keep_values: bool = False) -> None:

@@ -44,6 +44,8 @@ def check_rows(program: Program, smaller: Program, rows: Sequence[RowPlan]) -> S
 
 
 class _Overwritten(Float64Interpreter):
+    """Changes what is computed: each looked-up row that shares one is replaced by it."""
+
     def __init__(self, program: Program, smaller: Program, rows: Sequence[RowPlan]) -> None:
         super().__init__(program)
         tables = find_planned_tables(program, rows)

@@ -12,8 +12,8 @@ from recprune_export.channels.analysis import Analysis
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.nodes import argument
 from recprune_export.program.program import Program
+from recprune_export.program.recorder import record_values
 from recprune_export.pruning.plan import Plan
-from recprune_export.pruning.reconstruction.recorder import CallRecorder
 from recprune_export.pruning.statistics.moments import Batch
 
 aten = torch.ops.aten
@@ -74,7 +74,7 @@ def recalibrate_batch_norm(
         return None
     total, squares, count = torch.zeros(len(mean)).double(), torch.zeros(len(mean)).double(), 0
     for request, _ in fit_batches:
-        (value,) = CallRecorder(pruned, [call]).inputs(request)
+        (value,) = record_call_inputs(pruned, request, [call])
         flat = value.movedim(1, -1).reshape(-1, len(mean)).double()
         total, squares, count = total + flat.sum(0), squares + flat.square().sum(0), count + len(flat)
     if count < 2:
@@ -90,6 +90,13 @@ def recalibrate_batch_norm(
         mean.copy_(new_mean)
         variance.copy_(new_variance)
     return LayerReconstruction(norm.mean, old, new)
+
+
+def record_call_inputs(program: Program, request: Mapping[str, Tensor], calls: Sequence[str]) -> list[Tensor]:
+    """Return what the layers of these names are given as `input` on one request, nothing run behind the last of it."""
+    sources = {n.name: argument(n, "input").name for n in program.module.graph.nodes if n.name in calls}
+    values = record_values(program, request, sources.values())
+    return [values[sources[name]] for name in calls]
 
 
 def _error(
@@ -108,8 +115,8 @@ def _error(
     )
     total, count = 0.0, 0
     for request, _ in batches:
-        (wanted,) = CallRecorder(dense, [norm.call]).outputs(request)
-        (value,) = CallRecorder(pruned, [own.call]).inputs(request)
+        wanted = record_values(dense, request, [norm.call])[norm.call]
+        (value,) = record_call_inputs(pruned, request, [own.call])
         got = F.batch_norm(value, mean.to(value.dtype), variance.to(value.dtype), gain, offset, False, 0.0, own.epsilon)
         for axis, indices in kept.items():
             wanted = wanted.index_select(axis, indices)

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from recprune_export.channels.analysis import Analysis
 from recprune_export.channels.groups import Group
 from recprune_export.program.program import Program
+from recprune_export.program.recorder import ValueRecorder
 
 Batch = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]  # request, labels
 TINY = 1e-30
@@ -55,11 +56,11 @@ def gather_moments(
     seed: int = 0,
 ) -> dict[str, Moments]:
     """Return the moments of each group at its `sites`, from one pass forwards and backwards per batch."""
-    watch = _MomentRecorder(program, sites)
+    totals = _MomentSums(program, sites)
     generator = torch.Generator().manual_seed(seed)
     for request, _ in batches:
-        watch.add(request, probe, generator)
-    return {name: _pool([watch.sums[name, point] for point in own], own, watch.rows) for name, own in sites.items()}
+        totals.add(request, probe, generator)
+    return {name: _pool([totals.sums[name, point] for point in own], own, totals.rows) for name, own in sites.items()}
 
 
 @dataclass
@@ -89,14 +90,12 @@ def _pool(sums: Sequence[_Sums], points: Sequence[ActivationSite], rows: int) ->
     return Moments(values, covariance, gradients, sizes)
 
 
-class _MomentRecorder(fx.Interpreter):
+class _MomentSums:
     def __init__(self, program: Program, points: Mapping[str, Sequence[ActivationSite]]) -> None:
-        super().__init__(program.module)
-        self._signature = program.signature
         self._at: dict[str, list[tuple[str, ActivationSite, Tensor]]] = {}
-        self._values: dict[str, Tensor] = {}
         self.sums: dict[tuple[str, ActivationSite], _Sums] = {}
         self.rows = 0
+        self._first_input = program.signature.inputs[0].name
         for name, own in points.items():
             group = program.analysis.group(name)
             for point in own:
@@ -104,27 +103,18 @@ class _MomentRecorder(fx.Interpreter):
                 self._at.setdefault(point.node, []).append((name, point, positions))
                 square, vector = torch.zeros(group.width, group.width).double(), torch.zeros(group.width).double()
                 self.sums[name, point] = _Sums(square, vector, square.clone())
+        self._recorder = ValueRecorder(program, self._at, keep_gradients=True)
 
     def add(self, request: Mapping[str, Tensor], probe: CurvatureProbe, generator: torch.Generator) -> None:
-        self._values = {}
-        tensors = [request[i.name] for i in self._signature.inputs]
+        recording = self._recorder(request)
+        values = recording.values
         with torch.enable_grad():
-            answers = self.run(*tensors)
-            response = {o.name: a for o, a in zip(self._signature.outputs, answers, strict=True)}
-            watched = list(self._values.values())
-            gradients = torch.autograd.grad(probe(response, generator), watched, allow_unused=True)
-        self.rows += len(tensors[0])
-        for (node, value), gradient in zip(self._values.items(), gradients, strict=True):
+            response = probe(recording.answers, generator)
+            gradients = torch.autograd.grad(response, list(values.values()), allow_unused=True)
+        self.rows += len(request[self._first_input])
+        for (node, value), gradient in zip(values.items(), gradients, strict=True):
             for name, point, positions in self._at[node]:
                 self._accumulate(self.sums[name, point], point.axis, positions, value.detach(), gradient)
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if n.name in self._at:
-            if not value.requires_grad:  # frozen weights below it
-                value = value.detach().requires_grad_()
-            self._values[n.name] = value
-        return value
 
     @staticmethod
     def _accumulate(sums: _Sums, axis: int, positions: Tensor, value: Tensor, gradient: Tensor | None) -> None:

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
+from recprune_export.program.recorder import ValueRecorder
 from recprune_export.pruning.importance.ranking import Ranking
-from recprune_export.pruning.importance.scores.activations import ActivationRecorder, ResolvedSite, resolve_sites
+from recprune_export.pruning.importance.scores.activations import ResolvedSite, resolve_sites
 from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
 from recprune_export.pruning.statistics.activation_sites import find_consumer_sites
 
@@ -29,14 +30,15 @@ def cosine(inputs: ScoreInputs) -> dict[str, Ranking]:
 
 def _covariances(inputs: ScoreInputs, found: dict[str, list[ResolvedSite]]) -> dict[str, Tensor]:
     """Covariance of each group's activations, D×D, summed over the places where it is read, each of trace 1."""
-    recorder = ActivationRecorder(inputs.program, {place.node for own in found.values() for place in own})
+    nodes = {place.node.name for own in found.values() for place in own}
+    recorder = ValueRecorder(inputs.program, nodes, stop_early=True)
     sums: dict[tuple[str, int], tuple[Tensor, Tensor, int]] = {}
     for request, _ in inputs.batches:
-        recorder.answer(request)
+        values = recorder(request).values
         rows = len(next(iter(request.values())))
         for name, own in found.items():
             for number, place in enumerate(own):
-                held = place.channels_by_request(recorder.values[place.node], rows).flatten(0, 1).double()
+                held = place.channels_by_request(values[place.node.name], rows).flatten(0, 1).double()
                 square, total, count = sums.get((name, number), (torch.zeros(()), torch.zeros(()), 0))
                 sums[name, number] = (square + held.T @ held, total + held.sum(0), count + len(held))
     covariances: dict[str, Tensor] = {}
