@@ -6,11 +6,14 @@ from typing import Any
 import torch
 from onnxscript import opset20 as op
 
+from recprune_export.program.operator_registry import OPERATORS, Facet
+
 
 def missing_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """Return a function of ONNX operators for each operator, as `torch.onnx.export` takes them."""
-    return {torch.ops.prims.view_of.default: _view_of}
+    return dict(OPERATORS.rules(Facet.ONNX))
 
 
+@OPERATORS.register(Facet.ONNX, torch.ops.prims.view_of.default)
 def _view_of(x: Any) -> Any:
     return op.Identity(x)

@@ -5,7 +5,8 @@ count have a function here, registered on the `OpOverload`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from recprune_export.channels.rules.data_movement import SPLITS
 from recprune_export.channels.rules.indexing import picked_axes
 from recprune_export.channels.rules.reduction import SUMS, reduced_axes
 from recprune_export.program.canonical import tensor_at
-from recprune_export.program.nodes import argument, arguments, make_registry_decorator
+from recprune_export.program.nodes import argument, arguments
+from recprune_export.program.operator_registry import OPERATORS, Facet
 from recprune_export.program.program import Program
 
 aten = torch.ops.aten
@@ -26,8 +28,8 @@ MASKED_SUM = "masked_sum"  # how buffers begin that stand for what went and was 
 
 MaskedValue = Callable[[fx.Node], Tensor]  # what a node computes, in float64, when what goes is masked
 ResizeRule = Callable[["GraphResizer", fx.Node], fx.Node]
-RESIZES: dict[Any, ResizeRule] = {}
-resize_rule = make_registry_decorator(RESIZES)
+RESIZES: Mapping[Any, ResizeRule] = OPERATORS.rules(Facet.RESIZE)
+resize_rule = partial(OPERATORS.register, Facet.RESIZE)
 
 
 class GraphResizer:
