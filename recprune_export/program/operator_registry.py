@@ -55,7 +55,7 @@ class OperatorRegistry:
 
     def rules(self, facet: Facet) -> "FacetRules":
         """Return the rules of a facet by operator, those that are registered later included."""
-        return FacetRules(self._rules, facet)
+        return FacetRules(lambda: self._rules[facet])
 
     def facets(self, operator: Operator) -> frozenset[Facet]:
         """Return the facets that are known of an operator."""
@@ -87,17 +87,17 @@ class OperatorRegistry:
 class FacetRules(Mapping[Operator, Any]):
     """The rules of one facet of a registry, as they are at the moment."""
 
-    def __init__(self, rules: Mapping[Facet, Mapping[Any, Any]], facet: Facet) -> None:
-        self._rules, self._facet = rules, facet
+    def __init__(self, look: Callable[[], Mapping[Any, Any]]) -> None:
+        self._look = look
 
     def __getitem__(self, operator: Operator) -> Any:
-        return self._rules[self._facet][operator]
+        return self._look()[operator]
 
     def __iter__(self) -> Iterator[Operator]:
-        return iter(self._rules[self._facet])
+        return iter(self._look())
 
     def __len__(self) -> int:
-        return len(self._rules[self._facet])
+        return len(self._look())
 
 
 OPERATORS = OperatorRegistry()
