@@ -31,7 +31,7 @@ from recprune_export.onnx.cost.machine import REFERENCE
 from recprune_export.onnx.cost.weightless_model import fill_shapes, strip_weights
 from recprune_export.onnx.export import PASSES, REWRITES
 from recprune_export.onnx.runtime.in_memory import make_in_memory_session
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import Program
 from recprune_export.recommenders.catalogue import RECOMMENDERS, build_recommender
 from recprune_export.recommenders.input_spec import InputSpec

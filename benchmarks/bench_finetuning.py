@@ -27,18 +27,18 @@ from torch.nn import functional as F
 
 from recprune_export.data.arrays import ArrayData
 from recprune_export.data.rows import Rows
-from recprune_export.finetuning.finetune import Schedule, finetune
+from recprune_export.finetuning._finetune import Schedule, finetune
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.task import FineTuningConfig, LabeledRows
-from recprune_export.pipeline.prune import zero_target
-from recprune_export.program.capture.capture import capture
+from recprune_export.pipeline._prune import make_nonzero_target
+from recprune_export.program.capture._capture import capture
 from recprune_export.progress import quiet
 from recprune_export.pruning.allocation.parameter_counts import ParameterCounter
-from recprune_export.pruning.apply.apply_plan import apply_plan
+from recprune_export.pruning.apply._apply_plan import apply_plan
 from recprune_export.pruning.plan import GroupPlan, Plan
 from recprune_export.recommenders.catalogue import build_recommender
 from recprune_export.recommenders.input_spec import InputSpec
-from recprune_export.settings import Settings
+from recprune_export.settings import PruningSettings
 
 DIM = 16
 BATCH = 1024
@@ -93,7 +93,7 @@ def _tune(rows: int, steps: int, *, row_wise: bool) -> Callable[[], None]:
     analysis = program.analysis
     halves = (GroupPlan(g.name, g.kind, g.width, tuple(range((g.width + 1) // 2))) for g in analysis.groups)
     student = apply_plan(program, Plan("half", tuple(halves)))
-    target = zero_target(ParameterCounter(program).sizes(), Settings(sparsity=0.7))
+    target = make_nonzero_target(ParameterCounter(program).sizes(), PruningSettings(sparsity=0.7))
     held_out = _draw(rows, VALIDATION_ROWS, seed=1)
     data = ArrayData(_draw(rows, steps * BATCH, seed=0), held_out, held_out)
     task = LabeledRows(data, make_objective(program, (LABEL,)), FineTuningConfig(1, RATE, BATCH))

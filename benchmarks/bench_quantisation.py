@@ -14,14 +14,15 @@ import numpy as np
 from models import FIELDS, NUMERIC, ROWS, make
 
 from recprune_export.environment import environment
+from recprune_export.onnx.export import ServingConfig
+from recprune_export.pipeline._prune import prune
 from recprune_export.pipeline.compress import make_sampled_task
-from recprune_export.pipeline.export import export_pruned
-from recprune_export.pipeline.prune import prune
-from recprune_export.program.capture.capture import capture
+from recprune_export.pipeline.export_models import export_pruned
+from recprune_export.program.capture._capture import capture
+from recprune_export.quantization._quantize import quantize
 from recprune_export.quantization.quality_loss import make_error_judge
 from recprune_export.quantization.quantization_plan import Mode
-from recprune_export.quantization.quantize import quantize
-from recprune_export.settings import Settings
+from recprune_export.settings import FineTuningSettings, PruningSettings
 from recprune_export.validation.edge_requests import RequestArrays
 from recprune_export.validation.latency.backends import make_onnxruntime_backend
 from recprune_export.validation.latency.repeated_sessions import log_ratio, measure_repeated_sessions, typical_time
@@ -42,8 +43,10 @@ def pruned_file(name: str, sparsity: float, path: Path) -> Path:
     """Export a model whose channels were cut, without tuning."""
     model = make(name)
     program = capture(model.module, (), dict(model.example))
-    settings = Settings(sparsity=sparsity, structured_share=1.0, epochs=0, score="magnitude-l2", refit=False)
-    return export_pruned(prune(program, settings, make_sampled_task(program, settings), None), settings, path).path
+    pruning = PruningSettings(sparsity, structured_fraction=1.0, score="magnitude-l2", refit=False)
+    finetuning = FineTuningSettings(epochs=0)
+    pruned = prune(program, pruning, finetuning, make_sampled_task(program, finetuning))
+    return export_pruned(pruned, ServingConfig(BATCHES), path).path
 
 
 def main() -> None:

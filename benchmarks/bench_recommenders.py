@@ -13,10 +13,10 @@ import torch
 
 from recprune_export.onnx.counts import count
 from recprune_export.onnx.export import export_onnx
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import Program
 from recprune_export.pruning.allocation.budget import Budget, make_plan
-from recprune_export.pruning.apply.apply_plan import apply_plan
+from recprune_export.pruning.apply._apply_plan import apply_plan
 from recprune_export.pruning.importance.ranking import rank_by
 from recprune_export.recommenders.catalogue import RECOMMENDERS, build_recommender
 from recprune_export.recommenders.input_spec import InputSpec

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.channels.analysis import Analysis
-from recprune_export.program.capture.capture import capture
-from recprune_export.pruning.apply.apply_plan import apply_plan
+from recprune_export.program.capture._capture import capture
+from recprune_export.pruning.apply._apply_plan import apply_plan
 from recprune_export.pruning.apply.soundness import check_soundness
 from recprune_export.pruning.plan import GroupPlan, Plan
 

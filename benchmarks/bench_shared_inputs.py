@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from recprune_export.onnx.counts import count
 from recprune_export.onnx.export import ServingConfig, export_onnx
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import Program
 from recprune_export.recommenders.catalogue import build_recommender
 from recprune_export.recommenders.input_spec import InputSpec

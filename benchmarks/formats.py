@@ -27,17 +27,17 @@ from formats_table import Measured, Method, Speed, Tables
 from results import keep, kept, told_of_machine, write_section
 
 from recprune_export.api import load_model, make_task
-from recprune_export.environment import cpu, environment
+from recprune_export.environment import environment, read_cpu_name
 from recprune_export.finetuning.task import Task
 from recprune_export.onnx.counts import count, reduction
-from recprune_export.onnx.export import OnnxFile, export_onnx
-from recprune_export.pipeline.export import export_pruned, make_latency_requests, make_predictor, validate_parity
-from recprune_export.pipeline.prune import prune
-from recprune_export.pipeline.quantize_export import QuantizedExport, quantize_export
+from recprune_export.onnx.export import OnnxFile, ServingConfig, export_onnx
+from recprune_export.pipeline._prune import prune
+from recprune_export.pipeline._quantize_export import QuantizedExport, quantize_export
+from recprune_export.pipeline.export_models import export_pruned, make_latency_requests, make_predictor, validate_parity
 from recprune_export.program.program import Program
 from recprune_export.recommenders.catalogue import is_sequential
-from recprune_export.settings import Settings, batch_sizes
-from recprune_export.training.evaluate import select_primary_metric
+from recprune_export.settings import Settings, parse_batch_sizes
+from recprune_export.training._evaluate import select_primary_metric
 from recprune_export.validation.latency.backends import make_onnxruntime_backend
 from recprune_export.validation.latency.repeated_sessions import log_ratio, measure_repeated_sessions, typical_time
 
@@ -45,13 +45,13 @@ DOCS = Path(__file__).parent.parent / "docs"
 DENSE, FP32 = "dense.onnx", "fp32"
 FEWEST = 20  # rounds of a seating
 
-_LAYERS: Mapping[str, Any] = {"embedding_sparsity": 0.0, "structured_share": 0.0}
+_LAYERS: Mapping[str, Any] = {"embedding_sparsity": 0.0, "structured_fraction": 0.0}
 METHODS = {
     "channels and zeros": Method(bits=("fp16", "int8", "int4")),
-    "channels alone": Method({"structured_share": 1.0}),
-    "half channels, half zeros": Method({"structured_share": 0.5}),
+    "channels alone": Method({"structured_fraction": 1.0}),
+    "half channels, half zeros": Method({"structured_fraction": 0.5}),
     "layers: zeros": Method(_LAYERS, layers=True),
-    "layers: channels": Method({**_LAYERS, "structured_share": 1.0}, layers=True),
+    "layers: channels": Method({**_LAYERS, "structured_fraction": 1.0}, layers=True),
 }
 PROTOCOL = """\
 Dense recommenders are pruned to the sparsity in the tables and in the rest, zeros included, by the stages of the main
@@ -93,7 +93,7 @@ class Subject:
         """Train, or take what was trained before, and export."""
         known = trained(name, case, settings.seed, folder, cache)
         loaded = load_model(known.checkpoint, None, {})
-        task = make_task(loaded, folder / case.data, (), settings)
+        task = make_task(loaded, folder / case.data, (), settings.finetuning, settings.seed)
         own = cache / "onnx" / f"{slug(name)}-{settings.seed}"
         own.mkdir(parents=True, exist_ok=True)
         file = export_onnx(loaded.program, own / DENSE, rewrites=())
@@ -130,21 +130,26 @@ def _metric(file: OnnxFile, task: Task) -> tuple[str, float]:
 def make(of: Subject, name: str, sparsity: float) -> Iterator[Measured]:
     """Prune, tune, export and test; then the same in fewer bits."""
     method, start = METHODS[name], time.perf_counter()
-    settings = replace(of.settings, sparsity=sparsity, **method.wishes)
-    pruned = prune(of.program, settings, of.task)
-    file = export_pruned(pruned, settings, of.folder / f"{slug(name)}-{sparsity:g}.onnx")
+    settings = of.settings.with_options(sparsity=sparsity, **method.wishes)
+    pruned = prune(of.program, settings.pruning, settings.finetuning, of.task, seed=settings.seed)
+    file = export_pruned(
+        pruned, ServingConfig(settings.latency.latency_batch_sizes), of.folder / f"{slug(name)}-{sparsity:g}.onnx"
+    )
     validate_parity(pruned.program, file, of.task)
     yield of.row(name, sparsity, FP32, file, "", start)
     for bits in method.bits:
-        yield _quantise(of, name, replace(settings, quantize=bits), file)
+        yield _quantise(of, name, settings.with_options(quantize=bits), file)
 
 
 def _quantise(of: Subject, name: str, settings: Settings, file: OnnxFile) -> Measured:
     start = time.perf_counter()
-    requests = make_latency_requests(settings, of.task, file.signature)
-    made = quantize_export(file, of.task, settings, requests, of.folder / settings.quantize)
-    assert made is not None
-    return of.row(name, settings.sparsity, settings.quantize, made.file, _forms(made), start)
+    requests = make_latency_requests(settings.latency.latency_batch_sizes, of.task, file.signature)
+    mode, threads = settings.quantization.quantize, settings.latency.threads
+    quantized = quantize_export(
+        file, settings.quantization, requests, of.task, of.folder / mode, threads=threads, seed=settings.seed
+    )
+    assert quantized is not None
+    return of.row(name, settings.pruning.sparsity, mode, quantized.file, _forms(quantized), start)
 
 
 def _forms(made: QuantizedExport) -> str:
@@ -159,9 +164,9 @@ def _forms(made: QuantizedExport) -> str:
 
 def speed_of(subject: Subject, rows: Sequence[Measured], seatings: int, seconds: float) -> Speed:
     """Let all files of a subject take turns, on sessions that are made anew for each seating."""
-    threads, files = subject.settings.threads, list(dict.fromkeys(row.file for row in rows))
+    threads, files = subject.settings.latency.threads, list(dict.fromkeys(row.file for row in rows))
     makers = {name: partial(make_onnxruntime_backend, name, subject.folder / name, threads) for name in (DENSE, *files)}
-    requests = make_latency_requests(subject.settings, subject.task, subject.file.signature)
+    requests = make_latency_requests(subject.settings.latency.latency_batch_sizes, subject.task, subject.file.signature)
     rng = np.random.default_rng(subject.seed)
     found = measure_repeated_sessions(makers, requests, count=seatings, seconds=seconds, rng=rng, min_rounds=FEWEST)
     dense = {str(batch): float(np.median([typical_time(s[batch][DENSE]) for s in found])) for batch in requests}
@@ -169,7 +174,7 @@ def speed_of(subject: Subject, rows: Sequence[Measured], seatings: int, seconds:
         file: {str(batch): [log_ratio(seating[batch], DENSE, file) for seating in found] for batch in requests}
         for file in files
     }
-    return Speed(subject.case, subject.seed, threads, cpu(), dense, faster)
+    return Speed(subject.case, subject.seed, threads, read_cpu_name(), dense, faster)
 
 
 @dataclass(frozen=True)
@@ -216,8 +221,10 @@ class Cache:
         """Whether every file of `rows`, all of one case and seed, was timed as `settings` ask."""
         known = [speed for speed in self.speeds if (speed.case, speed.seed) == (rows[0].case, rows[0].seed)]
         wanted = {row.file for row in rows}
-        batches = {str(batch) for batch in settings.batches}
-        return any(s.threads == settings.threads and wanted <= set(s.faster) and batches == set(s.dense) for s in known)
+        batches = {str(batch) for batch in settings.latency.latency_batch_sizes}
+        return any(
+            s.threads == settings.latency.threads and wanted <= set(s.faster) and batches == set(s.dense) for s in known
+        )
 
     def _files(self, row: Measured) -> Path:
         return self.folder / "onnx" / f"{slug(row.case)}-{row.seed}"
@@ -295,7 +302,7 @@ def main(
     known = Cache(cache)
     for name, case in with_hidden(cases.split(","), hidden).items():
         for seed in range(seeds):
-            settings = Settings(seed=seed, threads=threads, batches=batch_sizes(batches))
+            settings = Settings(seed=seed, threads=threads, latency_batch_sizes=parse_batch_sizes(batches))
             measure(name, case, settings, wanted, data_folder, known, seatings, seconds)
     tables = Tables(METHODS, [row for row in known.rows if row.method in METHODS], known.speeds)
     where = environment()

@@ -26,13 +26,13 @@ from torch import nn
 from recprune_export.environment import environment
 from recprune_export.onnx.counts import count
 from recprune_export.onnx.export import ServingConfig, export_onnx
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import Program
 from recprune_export.pruning.allocation.budget import Budget, make_plan
-from recprune_export.pruning.apply.apply_plan import apply_plan
+from recprune_export.pruning.apply._apply_plan import apply_plan
 from recprune_export.pruning.importance.ranking import rank_by
+from recprune_export.quantization._quantize import quantize
 from recprune_export.quantization.quality_loss import make_error_judge
-from recprune_export.quantization.quantize import quantize
 from recprune_export.validation.edge_requests import RequestArrays
 from recprune_export.validation.latency.backends import make_onnxruntime_backend, torch_threads
 from recprune_export.validation.latency.closed_loop import Backend, LatencyReport, measure_latency

@@ -14,7 +14,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
@@ -26,18 +26,18 @@ from seeds import Mean, mean_of
 
 from recprune_export.api import load_model, make_task
 from recprune_export.environment import environment
-from recprune_export.finetuning.finetune import Schedule, finetune
+from recprune_export.finetuning._finetune import Schedule, finetune
 from recprune_export.finetuning.masks import apply_masks, compute_masks
 from recprune_export.finetuning.task import Task, run_program
+from recprune_export.pipeline._prune import estimate_curvature, make_nonzero_target, rotate_channels
 from recprune_export.pipeline.planning import plan_pruning, read_calibration_batches
-from recprune_export.pipeline.prune import estimate_curvature, rotate_channels, zero_target
 from recprune_export.program.program import Program
 from recprune_export.pruning.allocation.parameter_counts import ParameterCounter
-from recprune_export.pruning.apply.apply_plan import apply_plan
+from recprune_export.pruning.apply._apply_plan import apply_plan
 from recprune_export.pruning.apply.soundness import check_soundness
 from recprune_export.pruning.reconstruction.least_squares import reconstruct_layers
 from recprune_export.settings import Settings
-from recprune_export.training.evaluate import select_primary_metric
+from recprune_export.training._evaluate import select_primary_metric
 
 DOCS = Path(__file__).parent.parent / "docs"
 PROTOCOL = (
@@ -88,33 +88,35 @@ def measure(
     known = trained(case, CASES[case], seed, folder, cache)
     loaded = load_model(known.checkpoint, None, {})
     settings = Settings(seed=seed)
-    task = make_task(loaded, folder / CASES[case].data, (), settings)
+    task = make_task(loaded, folder / CASES[case].data, (), settings.finetuning, seed)
     short = shortened(task, known, loaded.program)
     metric, dense = _metric(loaded.program, task)
     for name, sparsity in wanted:
         method = METHODS[name]
-        wished = replace(settings, sparsity=sparsity, score=method.score, refit=method.refit)
+        wished = settings.with_options(sparsity=sparsity, score=method.score, refit=method.refit)
         pruned, tuned = _prune(loaded.program, wished, task, short if tune else None)
         yield Measured(case, seed, name, sparsity, metric, dense, pruned, tuned)
 
 
 def _prune(program: Program, settings: Settings, task: Task, short: Shortened | None) -> tuple[float, float | None]:
     """Return the metric when pruned, zeros and all, and when tuned on the task that is cut `short`, where there is one."""
-    plan = plan_pruning(program, settings, task)
+    plan = plan_pruning(program, settings.pruning, task, seed=settings.seed).plan
     dense = rotate_channels(program, plan)
     student = apply_plan(dense, plan)
     check_soundness(dense, plan, student)
-    if settings.refit:
+    if settings.pruning.refit:
         batches = read_calibration_batches(task, settings.seed)
         reconstruct_layers(dense, plan, student, batches)
-    target = zero_target(ParameterCounter(program).sizes(), settings)
+    target = make_nonzero_target(ParameterCounter(program).sizes(), settings.pruning)
     tables = student.analysis.tables
-    curvature = estimate_curvature(student, plan, tables, task, settings)
+    curvature = estimate_curvature(student, plan, tables, task, settings.seed)
     zeroed = student.with_copied_parameters()
     apply_masks(zeroed, compute_masks(zeroed, tables, target, curvature))
     if short is None:
         return _metric(zeroed, task)[1], None
-    schedule = Schedule(short.epochs, task.config.learning_rate, settings.zeros == "gradual", settings.seed)
+    schedule = Schedule(
+        short.epochs, task.config.learning_rate, settings.finetuning.sparsity_schedule == "gradual", settings.seed
+    )
     finetune(student, program.with_copied_graph(), short, tables, target, schedule, curvature)
     return _metric(zeroed, task)[1], _metric(student, task)[1]
 

@@ -39,17 +39,17 @@ from recprune_export.onnx.counts import count, reduction
 from recprune_export.onnx.export import export_onnx
 from recprune_export.onnx.runtime.session import make_session
 from recprune_export.onnx.runtime.session import run as run_onnx
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import Program, sample_request_tensors
 from recprune_export.program.random_requests import sample_request
 from recprune_export.pruning.allocation.budget import Budget, make_plan
-from recprune_export.pruning.apply.apply_plan import apply_plan
+from recprune_export.pruning.apply._apply_plan import apply_plan
 from recprune_export.pruning.apply.masking import Float64Interpreter
 from recprune_export.pruning.apply.soundness import check_soundness
 from recprune_export.pruning.importance.ranking import rank_by
 from recprune_export.pruning.plan import GroupPlan, Plan
 from recprune_export.pruning.rotation import table_projections
-from recprune_export.pruning.rotation.apply_transforms import apply_transforms
+from recprune_export.pruning.rotation._apply_transforms import apply_transforms
 from recprune_export.pruning.rotation.eligibility import find_rotatable_groups
 from recprune_export.pruning.rotation.projections import insert_projections, plan_projections
 from recprune_export.pruning.rotation.transform import Transform

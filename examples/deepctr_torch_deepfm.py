@@ -62,7 +62,7 @@ def main() -> None:
         labels="clicked",
         sparsity=0.7,
         epochs=1,
-        batches=(1, 256),
+        latency_batch_sizes=(1, 256),
     )
     auc = {name: metrics["auc"] for name, metrics in result.metrics.items()}
     print(

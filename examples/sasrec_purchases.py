@@ -15,8 +15,8 @@ import onnxruntime as ort
 
 from recprune_export import compress
 from recprune_export.data.generate import generate_sequences
-from recprune_export.data.schema.infer_schema import SchemaOverrides
-from recprune_export.training.train import train
+from recprune_export.data.schema._infer_schema import SchemaOverrides
+from recprune_export.training._train import train
 
 GENERATED = "user,item,position"
 
@@ -56,7 +56,9 @@ def main(given: list[str] | None = None) -> None:
     customer, product, time = options.columns.split(",")
     wishes = SchemaOverrides(sequence=f"{customer},{product},{time}", max_length=20)
     training = train(log, "sasrec", Path("sasrec.pt"), wishes, {"dim": 32}, epochs=options.epochs)
-    result = compress(training.path, target="artifacts/sasrec", data=log, sparsity=0.7, epochs=1, batches=(1, 32))
+    result = compress(
+        training.path, target="artifacts/sasrec", data=log, sparsity=0.7, epochs=1, latency_batch_sizes=(1, 32)
+    )
     for name, dense in result.metrics["dense"].items():
         print(f"{name}: {dense:.4f} dense, {result.metrics['pruned'][name]:.4f} pruned")
     print(f"{result.reduction.parameters:.1%} of the parameters are gone; the bundle is {result.target}")

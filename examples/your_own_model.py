@@ -27,7 +27,9 @@ class Scorer(nn.Module):
 def main() -> None:
     """Go the whole way, without data: tuned towards the dense model's answers alone."""
     example = (torch.tensor([1, 2]), torch.tensor([3, 4]), torch.zeros(2, 3))
-    result = compress(Scorer(), example, "artifacts/your_own_model", sparsity=0.7, epochs=1, batches=(1, 256))
+    result = compress(
+        Scorer(), example, "artifacts/your_own_model", sparsity=0.7, epochs=1, latency_batch_sizes=(1, 256)
+    )
     print(f"{result.reduction.parameters:.1%} of the parameters are gone; the bundle is {result.target}")
     for note in result.notes:
         print(note)

@@ -1,6 +1,6 @@
-"""Make a trained PyTorch recommender small and fast on CPU, and prove it.
+"""Prune trained PyTorch recommenders, export them to ONNX for CPU inference, and validate the result.
 
-Everything public is here, and is imported when it is first used: `import recprune_export` alone imports no torch.
+Public names are imported on first use: `import recprune_export` alone does not import torch.
 """
 
 from importlib import import_module
@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from recprune_export.api import compress as compress
-    from recprune_export.bundle.verify import verify as verify
-    from recprune_export.program.capture.capture import capture as capture
+    from recprune_export.bundle._verify import verify as verify
+    from recprune_export.program.capture._capture import capture as capture
     from recprune_export.program.program import Program as Program
     from recprune_export.settings import Settings as Settings
 
 __version__ = "0.1.0"
 
-_HOMES = {
+_PUBLIC_MODULES = {
     "Program": "recprune_export.program.program",
     "Settings": "recprune_export.settings",
-    "capture": "recprune_export.program.capture.capture",
+    "capture": "recprune_export.program.capture._capture",
     "compress": "recprune_export.api",
-    "verify": "recprune_export.bundle.verify",
+    "verify": "recprune_export.bundle._verify",
 }
 __all__ = ["Program", "Settings", "__version__", "capture", "compress", "verify"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _PUBLIC_MODULES:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_PUBLIC_MODULES[name]), name)

@@ -1,4 +1,4 @@
-"""`python -m recprune_export`: the same as the console script."""
+"""`python -m recprune_export`: the same command line as the console script."""
 
 from recprune_export.cli import main
 

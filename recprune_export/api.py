@@ -1,4 +1,4 @@
-"""`compress`: the main job on whatever the user has, a file or a module, rows on disk or in memory."""
+"""`compress`: the main job on a model file or module, with rows on disk or in memory."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from recprune_export.bundle.archive.signature import read_private_key
+from recprune_export.bundle.archive.manifest_signature import read_private_key
 from recprune_export.bundle.contents import format_json
 from recprune_export.bundle.manifest.manifest import ENCODING
 from recprune_export.bundle.write import stage_bundle
@@ -26,25 +26,30 @@ from recprune_export.finetuning.task import (
     read_arrays,
     read_encoded,
 )
+from recprune_export.pipeline._prune import plan_all_stages
 from recprune_export.pipeline.build_manifest import InputSources
-from recprune_export.pipeline.compress import CompressionResult, compress_program, make_recipe, make_sampled_task
+from recprune_export.pipeline.compress import (
+    CompressionResult,
+    apply_finetuning_settings,
+    compress_program,
+    make_sampled_task,
+)
 from recprune_export.pipeline.planning import make_projected_score_inputs
-from recprune_export.pipeline.prune import plan_all
-from recprune_export.program.capture.capture import capture, program_from_exported
+from recprune_export.program.capture._capture import capture, program_from_exported
+from recprune_export.program.loading._load_program import LoadedModel, check_finite, load_program
 from recprune_export.program.loading.detect import ModelKind
-from recprune_export.program.loading.load_program import LoadedModel, check_finite, load_program
 from recprune_export.program.program import Program
 from recprune_export.progress import print_status, show_status
 from recprune_export.provenance import file_identity
 from recprune_export.pruning.importance.sensitivity import Sensitivity, measure_sensitivity
 from recprune_export.pruning.plan import Plan
 from recprune_export.report.sweep_file import SWEEP
-from recprune_export.search.resolve_sparsity import resolve_sparsity
-from recprune_export.search.sweep import SPARSITIES, Sweep
-from recprune_export.search.sweep import sweep as run_sweep
+from recprune_export.search._resolve_sparsity import resolve_sparsity
+from recprune_export.search._sweep import SPARSITIES, Sweep
+from recprune_export.search._sweep import sweep as run_sweep
 from recprune_export.search.trial_files import make_folder
 from recprune_export.search.trials import Trial, Trials
-from recprune_export.settings import Settings
+from recprune_export.settings import FineTuningSettings, Settings, rename_former_options
 
 Model = nn.Module | torch.export.ExportedProgram | Program | Path | str
 Data = Path | str | Columns
@@ -77,26 +82,26 @@ def compress(
     - `data`: rows to tune and measure on: a CSV, Parquet or NPZ file, or arrays by name; each input of the model, each
       of `labels`, and perhaps `split`.
     - `sign`: a file with the private key (Ed25519, PEM) that signs the manifest.
-    - `resume`: go on after what an earlier run on the same, which was killed, had finished.
-    - `options`: fields of `Settings`, which go before those in `settings`: `sparsity=0.9, epochs=2`.
+    - `resume`: go on after the finished stages of an earlier, killed run on the same model, rows and settings.
+    - `options`: options of `Settings`, which override those in `settings`: `sparsity=0.9, epochs=2`.
 
-    Raises `UsageError`, `InputFileError`, `CaptureError`, and what `compress_program` raises.
+    Raises `UsageError`, `InputFileError`, `CaptureError`, and the errors of `compress_program`.
 
     >>> import tempfile
     >>> table = nn.Sequential(nn.Embedding(100, 32), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 1))
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     result = compress(table, torch.arange(4), f"{folder}/ctr", sparsity=0.5, epochs=0, batches=(1,))
+    ...     result = compress(table, torch.arange(4), f"{folder}/ctr", sparsity=0.5, epochs=0, latency_batch_sizes=(1,))
     >>> result.reduction.tables >= 0.5
     True
     """
-    settings = replace(settings, **options)
-    with stage_bundle(Path(target) if target is not None else ARTIFACTS / _name(model)) as target:
+    settings = settings.with_options(**rename_former_options(options))
+    with stage_bundle(Path(target) if target is not None else ARTIFACTS / _model_name(model)) as target:
         signer = None if sign is None else read_private_key(sign)
         plan = Plan.load(plan) if isinstance(plan, Path) else plan
         with show_status("Opening the model"):
             loaded = load_model(model, example_inputs, source or {})
         with show_status("Reading rows"):
-            task = make_task(loaded, data, labels, settings)
+            task = make_task(loaded, data, labels, settings.finetuning, settings.seed)
         return compress_loaded(
             loaded,
             task,
@@ -104,7 +109,7 @@ def compress(
             settings,
             InputSources(
                 command,
-                model_name=Path(model).name if isinstance(model, Path | str) else _name(model),
+                model_name=Path(model).name if isinstance(model, Path | str) else _model_name(model),
                 model_file=file_identity(Path(model)) if isinstance(model, Path | str) else None,
                 data_name=data_name(data),
                 data_file=file_identity(Path(data)) if isinstance(data, Path | str) else None,
@@ -126,22 +131,23 @@ def compress_loaded(
     sign: Callable[[bytes], bytes] | None = None,
     resume: bool = False,
 ) -> CompressionResult:
-    """Do what `compress` does with a model and rows that are read."""
+    """Compress a model with rows that are both in memory already."""
     checkpoint = loaded.checkpoint
     extra = {} if checkpoint is None else {ENCODING: format_json(checkpoint.encoder.to_dict())}
-    settled = None if plan else resolve_sparsity(loaded.program, settings, task, _search_file(target), print_status)
+    trials_file = target.with_name(f"{target.name}.search.json")
+    resolved = None if plan else resolve_sparsity(loaded.program, settings, task, trials_file, print_status)
     return compress_program(
         loaded.program,
         target,
-        settled.settings if settled else settings,
+        resolved.settings if resolved else settings,
         task,
         plan=plan,
         extra_files=extra,
         origin=replace(origin, training_seed=None if checkpoint is None else checkpoint.seed),
-        leading_notes=(settled.reason,) if settled else (),
+        leading_notes=(resolved.reason,) if resolved else (),
         sign=sign,
         resume=resume,
-        search_prefix=settled.search_prefix if settled else None,
+        search_prefix=resolved.search_prefix if resolved else None,
     )
 
 
@@ -159,20 +165,16 @@ def sweep(
 ) -> Sweep:
     """Prune, tune and export at each of `sparsities`; write `sweep.json` into `target`.
 
-    What was measured is kept in `target`, and an interrupted sweep goes on there.
+    Measured trials are saved in `target`, from where an interrupted sweep goes on.
     """
     folder = Path(target)
     loaded = load_model(model, example_inputs, source or {})
-    task = make_task(loaded, data, labels, settings)
+    task = make_task(loaded, data, labels, settings.finetuning, settings.seed)
     make_folder(folder)
     trials = Trials(loaded.program, settings, task, folder / "trials.json", artifacts=True)
-    found = run_sweep(trials, sparsities, on_trial)
-    found.save(folder / SWEEP, file_identity(Path(model)) if isinstance(model, Path | str) else None)
-    return found
-
-
-def _search_file(target: Path) -> Path:
-    return target.with_name(f"{target.name}.search.json")
+    result = run_sweep(trials, sparsities, on_trial)
+    result.save(folder / SWEEP, file_identity(Path(model)) if isinstance(model, Path | str) else None)
+    return result
 
 
 def dump_plan(
@@ -184,10 +186,11 @@ def dump_plan(
     settings: Settings = DEFAULT_SETTINGS,
     source: Mapping[str, Any] | None = None,
 ) -> str:
-    """Return, as JSON, the plan that `compress` would apply; with several steps all but the last are tuned for it."""
+    """Return, as JSON, the plan that `compress` would apply; of several stages all but the last are tuned for it."""
     loaded = load_model(model, example_inputs, source or {})
-    task = make_task(loaded, data, labels, settings)
-    return json.dumps(plan_all(loaded.program, settings, task).to_dict(), indent=1)
+    task = make_task(loaded, data, labels, settings.finetuning, settings.seed)
+    plan = plan_all_stages(loaded.program, settings.pruning, settings.finetuning, task, seed=settings.seed)
+    return json.dumps(plan.to_dict(), indent=1)
 
 
 def compute_sensitivity(
@@ -199,15 +202,15 @@ def compute_sensitivity(
     settings: Settings = DEFAULT_SETTINGS,
     source: Mapping[str, Any] | None = None,
 ) -> Sensitivity:
-    """Let every score rank the channels of a model, on rows or, without `data`, on drawn requests.
+    """Rank the channels of a model by every score, on rows or, without `data`, on sampled requests.
 
-    The groups are those of a plan by output error: after `loosen`.
+    The groups are those of a plan by output error, after projections are inserted.
 
-    Raises `PruningError` where there is nothing to prune.
+    Raises `PruningError` where nothing can be pruned.
     """
     loaded = load_model(model, example_inputs, source or {})
-    task = make_task(loaded, data, labels, settings)
-    return measure_sensitivity(make_projected_score_inputs(loaded.program, settings, task))
+    task = make_task(loaded, data, labels, settings.finetuning, settings.seed)
+    return measure_sensitivity(make_projected_score_inputs(loaded.program, task, settings.seed))
 
 
 def load_model(model: Model, example_inputs: Any, source: Mapping[str, Any]) -> LoadedModel:
@@ -224,11 +227,11 @@ def load_model(model: Model, example_inputs: Any, source: Mapping[str, Any]) -> 
     if example_inputs is None:
         raise UsageError(f"{type(model).__name__} needs one request beside it: give example_inputs.")
     check_finite(model, type(model).__name__)
-    args, kwargs = _call(model, example_inputs)
+    args, kwargs = _split_arguments(model, example_inputs)
     return LoadedModel(capture(model, args, kwargs), None, ModelKind.MODULE)
 
 
-def _call(module: nn.Module, example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _split_arguments(module: nn.Module, example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     import inspect
 
     if isinstance(example, tuple | list):
@@ -241,39 +244,45 @@ def _call(module: nn.Module, example: Any) -> tuple[tuple[Any, ...], dict[str, A
     return (example,), {}
 
 
-def make_task(loaded: LoadedModel, data: Data | None, labels: str | Sequence[str], settings: Settings) -> Task:
-    """Choose what to tune on: encoded rows for a recommender of ours, plain ones for others, drawn ones without data.
+def make_task(
+    loaded: LoadedModel,
+    data: Data | None,
+    labels: str | Sequence[str],
+    finetuning: FineTuningSettings,
+    seed: int = 0,
+) -> Task:
+    """Read the rows to tune on: encoded ones for a reference recommender, plain ones for others, sampled ones without data.
 
     Raises `UsageError` where labels are missing, `DataError` for the rows.
     """
-    program, recipe = loaded.program, make_recipe(CLICK_DEFAULTS, settings)
+    program, config = loaded.program, apply_finetuning_settings(CLICK_DEFAULTS, finetuning)
     labels = (labels,) if isinstance(labels, str) else tuple(labels)
     if data is None:
-        return make_sampled_task(program, settings)
+        return make_sampled_task(program, finetuning)
     if loaded.checkpoint is None:
         if not labels:
             raise UsageError(
                 "A model that recprune-export did not train needs the labels' names beside --data: give --label."
             )
-        rows = read_arrays(data, program.signature, labels, settings.seed)
-        return LabeledRows(rows, make_objective(program, labels), recipe)
+        rows = read_arrays(data, program.signature, labels, seed)
+        return LabeledRows(rows, make_objective(program, labels), config)
     if not isinstance(data, Path | str):
         raise UsageError("A checkpoint of `train` encodes raw rows: give the path of a CSV or Parquet file as data.")
-    read = read_encoded(Path(data), loaded.checkpoint.encoder)
+    encoded = read_encoded(Path(data), loaded.checkpoint.encoder)
     objective = make_objective(program, loaded.checkpoint.spec.labels)
-    if isinstance(read, SequenceData):
-        return NextItems(read, objective, make_recipe(RANKING_DEFAULTS, settings))
-    return LabeledRows(read, objective, recipe)
+    if isinstance(encoded, SequenceData):
+        return NextItems(encoded, objective, apply_finetuning_settings(RANKING_DEFAULTS, finetuning))
+    return LabeledRows(encoded, objective, config)
 
 
-def _name(model: Model) -> str:
+def _model_name(model: Model) -> str:
     if isinstance(model, Path | str):
         return Path(model).stem
     return type(model).__name__.lower() if isinstance(model, nn.Module) else "model"
 
 
 def data_name(data: Data | None) -> str | None:
-    """Return what rows are called in a manifest."""
+    """Return the name of the rows in a manifest."""
     if data is None:
         return None
     return Path(data).name if isinstance(data, Path | str) else "rows in memory"

@@ -1,6 +1,6 @@
-"""`doctor`: is all here that the work needs? Each check is a small function that gives a `CheckResult`, and none needs another.
+"""`doctor`: checks of the installation and the machine. Each returns a `CheckResult` and is independent of the others.
 
-It is for machines on which something is missing, so it imports nothing of ours that would need what may be missing.
+At module level only modules of this package without third-party dependencies are imported, since any dependency may be missing.
 """
 
 import os
@@ -9,17 +9,17 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
-from typing import Any
 
-from recprune_export.environment import cores, cpu
+from recprune_export.codec import ToDictMixin, json_name
+from recprune_export.environment import count_cores, read_cpu_name
 from recprune_export.errors import RecpruneError, ValidationFailed
 
 OK, WARNING, MISSING = "ok", "warning", "missing"
 PACKAGE = "recprune-export"
-GIB = 1 << 30
+GIB = 2**30
 FLAGS = {
     "avx2": "fast float32",
     "avx512f": "faster float32",
@@ -41,38 +41,41 @@ CGROUP = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What one check found; `advice` says what to do where it is not `ok`."""
+    """The outcome of one check; `advice` is the remedy if the state is not `ok`."""
 
     check: str
     state: str
-    found: str
+    description: str = field(metadata=json_name("found"))
     advice: str = ""
 
 
 @dataclass(frozen=True)
-class Diagnosis:
-    """All findings, in the order in which they were made."""
+class Diagnosis(ToDictMixin):
+    """All results, in the order of the checks."""
 
-    results: tuple[CheckResult, ...]
+    ENCODED = ("sound", "results")
+
+    results: tuple[CheckResult, ...] = field(metadata=json_name("findings"))
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is missing."""
+        return not self.missing
 
     @property
     def missing(self) -> tuple[CheckResult, ...]:
-        """What has to be put right before anything works."""
-        return tuple(finding for finding in self.results if finding.state == MISSING)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {"sound": not self.missing, "findings": [asdict(finding) for finding in self.results]}
+        """Failed checks of required components."""
+        return tuple(result for result in self.results if result.state == MISSING)
 
     def raise_verdict(self) -> None:
-        """Raise `ValidationFailed` where something needed is missing."""
+        """Raise `ValidationFailed` if a required component is missing."""
         if self.missing:
-            names = ", ".join(finding.check for finding in self.missing)
+            names = ", ".join(result.check for result in self.missing)
             raise ValidationFailed(f"Something is missing here: {names}.")
 
 
 def diagnose(target: Path, *, run: bool = True) -> Diagnosis:
-    """Look at Python, packages, processor, memory and disk for bundles at `target`; with `run` export a tiny model and run it."""
+    """Check Python, packages, processor, memory and the disk of `target`; with `run` also export and run a tiny model."""
     checks: list[Callable[[], Sequence[CheckResult]]] = [
         lambda: [check_python()],
         check_packages,
@@ -83,54 +86,56 @@ def diagnose(target: Path, *, run: bool = True) -> Diagnosis:
     ]
     if run:
         checks.append(lambda: [check_export()])
-    return Diagnosis(tuple(finding for check in checks for finding in check()))
+    return Diagnosis(tuple(result for check in checks for result in check()))
 
 
 def check_python() -> CheckResult:
-    """Compare the interpreter with what the package asks for."""
-    found = ".".join(map(str, sys.version_info[:3]))
+    """Compare the interpreter with the Python version that the package requires."""
+    version_text = ".".join(map(str, sys.version_info[:3]))
     try:
         floor = str(metadata(PACKAGE).json.get("requires_python", "")).removeprefix(">=")
     except PackageNotFoundError:
-        return CheckResult("python", WARNING, found, f"{PACKAGE} is not installed, so what it asks for is not known.")
-    if at_least(found, floor):
-        return CheckResult("python", OK, found)
-    return CheckResult("python", MISSING, found, f"Python {floor} or newer is needed.")
+        return CheckResult(
+            "python", WARNING, version_text, f"{PACKAGE} is not installed, so its Python version is not known."
+        )
+    if at_least(version_text, floor):
+        return CheckResult("python", OK, version_text)
+    return CheckResult("python", MISSING, version_text, f"Python {floor} or newer is needed.")
 
 
 def check_packages() -> list[CheckResult]:
-    """Compare every package that is needed with its floor."""
-    return [_package(name, floor) for name, floor, extra in read_requirements() if extra is None]
+    """Compare every required package with its minimum version."""
+    return [_check_package(name, floor) for name, floor, extra in read_requirements() if extra is None]
 
 
 def check_extras() -> list[CheckResult]:
-    """Say of each extra what it is for, and what of it is missing; nothing of it is needed."""
-    findings = []
-    stated = read_requirements()
+    """Check the packages of each extra, all of them optional."""
+    results = []
+    requirements = read_requirements()
     for extra, purpose in EXTRAS.items():
-        wanted = [(name, floor) for name, floor, of in stated if of == extra]
-        if not wanted:  # of another release, or not installed
+        packages = [(name, floor) for name, floor, required_by in requirements if required_by == extra]
+        if not packages:  # an extra of another release, or not installed
             continue
-        absent = [name for name, floor in wanted if _package(name, floor).state != OK]
+        absent = [name for name, floor in packages if _check_package(name, floor).state != OK]
         if not absent:
-            findings.append(CheckResult(f"extra {extra}", OK, f"for {purpose}"))
+            results.append(CheckResult(f"extra {extra}", OK, f"for {purpose}"))
         else:
             advice = f"Only for {purpose}: pip install '{PACKAGE}[{extra}]'"
-            findings.append(CheckResult(f"extra {extra}", WARNING, f"without {', '.join(absent)}", advice))
-    return findings
+            results.append(CheckResult(f"extra {extra}", WARNING, f"without {', '.join(absent)}", advice))
+    return results
 
 
 def read_requirements() -> list[tuple[str, str, str | None]]:
-    """Return name, floor and extra (None: always needed) of each package in our metadata; nothing where there is none."""
+    """Return name, minimum version and extra (None: required) of each package in our metadata; empty without metadata."""
     try:
-        stated = requires(PACKAGE) or []
+        lines = requires(PACKAGE) or []
     except PackageNotFoundError:
         return []
-    return [parsed for line in stated if (parsed := parse_requirement(line)) is not None]
+    return [parsed for line in lines if (parsed := parse_requirement(line)) is not None]
 
 
 def parse_requirement(line: str) -> tuple[str, str, str | None] | None:
-    """Read one line of metadata; None for one that is not of our form.
+    """Parse one line of metadata; None for a line of another form.
 
     >>> parse_requirement("torch>=2.13"), parse_requirement('ruff>=0.17; extra == "dev"')
     (('torch', '2.13', None), ('ruff', '0.17', 'dev'))
@@ -140,9 +145,9 @@ def parse_requirement(line: str) -> tuple[str, str, str | None] | None:
 
 
 def at_least(installed: str, floor: str) -> bool:
-    """Whether a version is a floor or newer, by its numbers.
+    """Return whether a version is at least `floor`, by its numbers.
 
-    >>> at_least("2.13.0+cpu", "2.9"), at_least("2.9.1", "2.13"), at_least("3.11", "")
+    >>> at_least("2.13.0+read_cpu_name", "2.9"), at_least("2.9.1", "2.13"), at_least("3.11", "")
     (True, False, True)
     """
     numbers = [tuple(int(n) for n in re.match(r"[\d.]*", v)[0].split(".") if n) for v in (installed, floor)]  # type: ignore[index]
@@ -152,7 +157,7 @@ def at_least(installed: str, floor: str) -> bool:
 
 
 def check_onnx_runtime() -> CheckResult:
-    """Look for ONNX Runtime's own CPU provider."""
+    """Check that ONNX Runtime has its CPU provider."""
     try:
         import onnxruntime
 
@@ -172,19 +177,22 @@ def check_onnx_runtime() -> CheckResult:
 
 
 def check_cpu() -> CheckResult:
-    """Name the processor and what of it makes inference fast."""
+    """Report the processor and its instruction sets for fast inference."""
     known = [f"{flag} ({FLAGS[flag]})" for flag in FLAGS if flag in _cpu_flags()]
-    found = f"{cpu()}: {', '.join(known) or 'no wide instructions that are known here'}"
+    description = f"{read_cpu_name()}: {', '.join(known) or 'no known vector instructions'}"
     if {"avx2", "asimd"} & _cpu_flags():
-        return CheckResult("processor", OK, found)
+        return CheckResult("processor", OK, description)
     return CheckResult(
-        "processor", WARNING, found, "Latency will be several times that of a processor with AVX2: measure elsewhere."
+        "processor",
+        WARNING,
+        description,
+        "Latency will be several times that of a processor with AVX2: measure elsewhere.",
     )
 
 
 def check_cores() -> CheckResult:
-    """Say how many cores this process may use, by affinity and by the container's quota."""
-    usable, quota = cores(), read_cpu_quota()
+    """Report the number of cores that this process may use, by affinity and by the quota of the container."""
+    usable, quota = count_cores(), read_cpu_quota()
     if quota is None or quota >= usable:
         return CheckResult("cores", OK, f"{usable}")
     return CheckResult(
@@ -196,10 +204,10 @@ def check_cores() -> CheckResult:
 
 
 def read_cpu_quota() -> float | None:
-    """Return how many cores' worth of time a container may use; None where nothing is said."""
-    words = _words(CGROUP / "cpu.max") or [
-        *_words(CGROUP / "cpu/cpu.cfs_quota_us"),
-        *_words(CGROUP / "cpu/cpu.cfs_period_us"),
+    """Return the CPU quota of the container, in cores; None without a quota."""
+    words = _read_words(CGROUP / "cpu.max") or [
+        *_read_words(CGROUP / "cpu/cpu.cfs_quota_us"),
+        *_read_words(CGROUP / "cpu/cpu.cfs_period_us"),
     ]
     if len(words) < 2 or not all(word.isdigit() for word in words[:2]) or not int(words[1]):
         return None
@@ -207,60 +215,66 @@ def read_cpu_quota() -> float | None:
 
 
 def check_memory() -> CheckResult:
-    """Say how much memory is free, by the machine and by the container."""
+    """Report the free memory of the machine and the container."""
     free = read_free_memory()
     if free is None:
         return CheckResult("memory", WARNING, "unknown", "Make sure that three times the dense model fits.")
-    found = f"{free / GIB:.1f} GiB free"
+    description = f"{free / GIB:.1f} GiB free"
     if free < GIB / 2:
         return CheckResult(
-            "memory", MISSING, found, "PyTorch alone needs half of a GiB: free some, or raise the container's limit."
+            "memory",
+            MISSING,
+            description,
+            "PyTorch alone needs half of a GiB: free some, or raise the container's limit.",
         )
     if free < 2 * GIB:
         return CheckResult(
-            "memory", WARNING, found, "Enough for small models: a run needs about three times the dense model."
+            "memory", WARNING, description, "Enough for small models: a run needs about three times the dense model."
         )
-    return CheckResult("memory", OK, found)
+    return CheckResult("memory", OK, description)
 
 
 def read_free_memory() -> int | None:
-    """Return the bytes that may still be taken: the least of what the machine and the container have left."""
-    left = []
-    for line in _text(Path("/proc/meminfo")).splitlines():
+    """Return the bytes that can still be allocated: the minimum over the machine and the container."""
+    available = []
+    for line in _read_text(Path("/proc/meminfo")).splitlines():
         if line.startswith("MemAvailable:"):
-            left.append(int(line.split()[1]) << 10)
+            available.append(int(line.split()[1]) << 10)
     for limit, used in (
         ("memory.max", "memory.current"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
     ):
-        pair = [*_words(CGROUP / limit), *_words(CGROUP / used)]
+        pair = [*_read_words(CGROUP / limit), *_read_words(CGROUP / used)]
         if len(pair) == 2 and all(word.isdigit() for word in pair):
-            left.append(max(0, int(pair[0]) - int(pair[1])))
-    return min(left, default=None)
+            available.append(max(0, int(pair[0]) - int(pair[1])))
+    return min(available, default=None)
 
 
 def check_disk(check: str, folder: Path) -> CheckResult:
-    """Say whether files can be written in a folder that may not be there yet, and how much is free."""
-    there = next((each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir()), Path("/"))
+    """Report whether files can be written in a folder that may not exist yet, and the free space."""
+    existing = next((p for p in (folder.absolute(), *folder.absolute().parents) if p.is_dir()), Path("/"))
     try:
-        free = shutil.disk_usage(there).free
-        with tempfile.NamedTemporaryFile(dir=there, prefix=".doctor") as probe:
+        free = shutil.disk_usage(existing).free
+        with tempfile.NamedTemporaryFile(dir=existing, prefix=".doctor") as probe:
             probe.write(b"x" * 4096)
             probe.flush()
     except OSError as error:
-        return CheckResult(check, MISSING, f"{there} cannot be written: {error.strerror}", "Choose another place.")
-    found = f"{free / GIB:.1f} GiB free in {there}"
+        return CheckResult(check, MISSING, f"{existing} cannot be written: {error.strerror}", "Choose another place.")
+    description = f"{free / GIB:.1f} GiB free in {existing}"
     if free < GIB / 10:
         return CheckResult(
-            check, MISSING, found, "A bundle holds the dense and the pruned model, and is written beside the old one."
+            check,
+            MISSING,
+            description,
+            "A bundle holds the dense and the pruned model, and is written beside the old one.",
         )
     if free < GIB:
-        return CheckResult(check, WARNING, found, "Enough for small models alone.")
-    return CheckResult(check, OK, found)
+        return CheckResult(check, WARNING, description, "Enough for small models only.")
+    return CheckResult(check, OK, description)
 
 
 def check_cache() -> CheckResult:
-    """Say whether what is measured of this machine can be kept."""
+    """Report whether measurements of this machine can be cached."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / PACKAGE
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -276,15 +290,15 @@ def check_cache() -> CheckResult:
 
 
 def check_export() -> CheckResult:
-    """Capture a tiny recommender, export it, and compare ONNX Runtime's answers with PyTorch's."""
+    """Capture and export a tiny recommender, and compare the outputs of ONNX Runtime with those of PyTorch."""
     try:
         error = _export_and_run()
-    except Exception as broken:  # whatever is wrong here is the finding
-        told = str(broken) if isinstance(broken, RecpruneError) else _describe_error(broken)
+    except Exception as failure:  # any failure is the result of the check
+        message = str(failure) if isinstance(failure, RecpruneError) else _describe_error(failure)
         return CheckResult(
             "export and run",
             MISSING,
-            told,
+            message,
             "Install the versions of constraints.txt, which are known to work together.",
         )
     if error > 1e-5:
@@ -301,7 +315,7 @@ def _export_and_run() -> float:
 
     from recprune_export.onnx.export import export_onnx
     from recprune_export.onnx.runtime.session import make_session, run
-    from recprune_export.program.capture.capture import capture
+    from recprune_export.program.capture._capture import capture
 
     torch.manual_seed(0)
     scorer = nn.Sequential(nn.Embedding(20, 8), nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 1)).eval()
@@ -313,27 +327,27 @@ def _export_and_run() -> float:
         return float(np.abs(answer.reshape(-1) - scorer(ids).numpy().reshape(-1)).max())
 
 
-def _package(name: str, floor: str) -> CheckResult:
+def _check_package(name: str, floor: str) -> CheckResult:
     try:
-        found = version(name)
+        installed = version(name)
     except PackageNotFoundError:
         return CheckResult(name, MISSING, "not installed", f"pip install '{name}>={floor}'")
-    if at_least(found, floor):
-        return CheckResult(name, OK, found)
-    return CheckResult(name, MISSING, f"{found}, older than {floor}", f"pip install '{name}>={floor}'")
+    if at_least(installed, floor):
+        return CheckResult(name, OK, installed)
+    return CheckResult(name, MISSING, f"{installed}, older than {floor}", f"pip install '{name}>={floor}'")
 
 
 def _cpu_flags() -> frozenset[str]:
-    lines = _text(Path("/proc/cpuinfo")).splitlines()
-    named: Mapping[str, str] = {line.partition(":")[0].strip(): line.partition(":")[2] for line in lines}
-    return frozenset((named.get("flags") or named.get("Features") or "").split())
+    lines = _read_text(Path("/proc/cpuinfo")).splitlines()
+    entries: Mapping[str, str] = {line.partition(":")[0].strip(): line.partition(":")[2] for line in lines}
+    return frozenset((entries.get("flags") or entries.get("Features") or "").split())
 
 
-def _words(path: Path) -> list[str]:
-    return _text(path).split()
+def _read_words(path: Path) -> list[str]:
+    return _read_text(path).split()
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text()
     except (OSError, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""Where a run took place: versions and machine, for the manifest."""
+"""Package versions and machine of a run, for the manifest."""
 
 import os
 import platform
@@ -12,17 +12,17 @@ PACKAGES = (
 
 
 def environment() -> dict[str, Any]:
-    """Return versions, operating system, CPU and the number of cores this process may use."""
+    """Return package versions, operating system, CPU and the number of cores that this process may use."""
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "system": f"{platform.system()} {platform.machine()}",
-        "cpu": cpu(),
-        "cores": cores(),
+        "cpu": read_cpu_name(),
+        "cores": count_cores(),
     }
 
 
-def cores() -> int:
+def count_cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -34,8 +34,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def cpu() -> str:
-    """Return the processor's name."""
+def read_cpu_name() -> str:
+    """Return the name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,10 +1,10 @@
-"""Every error that a user can meet, in one tree.
+"""The hierarchy of errors for the user.
 
     RecpruneError
-    ├── ValidationFailed      1   a parity, latency or quality check failed, nothing was written; or a gate of `check`
-    ├── Undecided             5   `check` could not tell in its time whether the artifact has become slower
-    ├── UsageError            2   an option, a target directory or a combination that cannot work
-    ├── InputFileError        3   a file that cannot be read or is not what it should be
+    ├── ValidationFailed      1   a parity, latency or quality check failed and nothing was written, or a gate of `check` failed
+    ├── Undecided             5   `check` could not decide within its time whether the artifact has become slower
+    ├── UsageError            2   an invalid option, target directory or combination of options
+    ├── InputFileError        3   a file that is missing, damaged or of the wrong kind
     │   ├── DataError             ... rows: CSV, Parquet, NPZ
     │   ├── ModelFileError        ... checkpoint, state dict, .pt2
     │   └── BundleError           ... an artifact bundle
@@ -13,43 +13,43 @@
         ├── PruningError
         └── ExportError
 
-The number is the exit code of the command line. A message is one sentence in the user's words:
-what was wrong, where, and what to do about it.
+The number is the exit code of the command line. A message is one sentence in the user's terms that states
+the problem, its location and the remedy.
 """
 
 
 class RecpruneError(Exception):
-    """Base of all errors that are the user's to solve."""
+    """Base class of all errors that the user can resolve."""
 
     exit_code = 1
 
 
 class ValidationFailed(RecpruneError):
-    """The artifact was made but did not pass its checks, or is worse than the one it is compared with."""
+    """An artifact that did not pass its checks, or is worse than the one it is compared with."""
 
     exit_code = 1
 
 
 class Undecided(RecpruneError):
-    """Measurements leave open whether an artifact passes."""
+    """Measurements that do not decide whether an artifact passes."""
 
     exit_code = 5
 
 
 class UsageError(RecpruneError):
-    """The request itself cannot work: an option out of range, a target that is in the way."""
+    """An invalid request: an option out of range, a target that already exists."""
 
     exit_code = 2
 
 
 class InputFileError(RecpruneError):
-    """A file is missing, damaged or of another kind than needed."""
+    """A file that is missing, damaged or of the wrong kind."""
 
     exit_code = 3
 
 
 class DataError(InputFileError):
-    """Rows that cannot be read, or lack what was asked of them."""
+    """Rows that cannot be read, or lack a required column or value."""
 
 
 class ModelFileError(InputFileError):
@@ -57,22 +57,22 @@ class ModelFileError(InputFileError):
 
 
 class BundleError(InputFileError):
-    """A bundle whose files, checksums or manifest are not what they should be."""
+    """A bundle with invalid files, checksums or manifest."""
 
 
 class ModelError(RecpruneError):
-    """The model was read, but cannot go through the pipeline."""
+    """A model that was read, but that the pipeline does not support."""
 
     exit_code = 4
 
 
 class CaptureError(ModelError):
-    """`torch.export` cannot capture the model."""
+    """A model that `torch.export` cannot capture."""
 
 
 class PruningError(ModelError):
-    """A plan does not fit the program, or the soundness check failed."""
+    """A plan that does not fit the program, or a failed soundness check."""
 
 
 class ExportError(ModelError):
-    """The program cannot be expressed in ONNX."""
+    """A program that cannot be expressed in ONNX."""

@@ -1,14 +1,16 @@
-"""`inspect`: what a program takes, what it is made of, what can be pruned, and what is frozen and why."""
+"""`inspect`: inputs, parameters, prunable channels, and frozen axes with the reasons."""
 
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 from recprune_export.channels.analysis import Analysis
 from recprune_export.channels.dependency_sets import Reason
 from recprune_export.channels.groups import Channel, FrozenAxis, Group
-from recprune_export.program.loading.load_program import load_program
+from recprune_export.codec import FLATTENED, JsonForm, ToDictMixin, encode, json_name
+from recprune_export.program.loading._load_program import load_program
 from recprune_export.program.program import Program
 from recprune_export.program.signature import Signature
 from recprune_export.pruning.allocation.parameter_counts import ParameterCounter, ParameterCounts
@@ -19,32 +21,43 @@ RETURNED = "the model returns it"  # of every model some axis, and no news
 
 
 @dataclass(frozen=True)
-class FieldRemovability:
+class FieldRemovability(ToDictMixin):
     """Whether a field can be removed: how many parameters would go with it alone, or why it cannot."""
 
-    name: str
-    parameters: int
-    frozen: Reason | None = None
+    ENCODED = ("name", "removable", "parameters", "frozen")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        why = {} if self.frozen is None else {"reason": self.frozen.text, "source": self.frozen.source}
-        return {"field": self.name, "removable": self.frozen is None, "parameters": self.parameters, **why}
+    name: str = field(metadata=json_name("field"))
+    parameters: int
+    frozen: Reason | None = field(default=None, metadata=FLATTENED)
+
+    @property
+    def removable(self) -> bool:
+        """Whether nothing keeps it."""
+        return self.frozen is None
+
+
+def _encode_groups(groups: Iterable[Group]) -> list[dict[str, Any]]:
+    return [{"name": g.name, "kind": g.kind, "width": g.width, "axes": encode(g.axes())} for g in groups]
 
 
 @dataclass(frozen=True)
-class Inspection:
-    """What the analysis says of one model; `minimum_sizes` is what would be left if each group kept one channel.
+class Inspection(ToDictMixin):
+    """Result of the channel analysis of a model; `minimum_sizes` are its sizes with one channel in each group.
 
-    `fields` is None where they were not asked for; fields that can only go together are one finding.
+    `fields` is None where they were not analyzed; fields that can only be removed together are one entry.
     """
 
-    name: str
+    ENCODED = (
+        "name", "kind", "signature", "sizes", "prunable_fraction", "summary", "groups", "frozen", "fields"
+    )  # fmt: skip
+    PROPERTY_NAMES: ClassVar[Mapping[str, str]] = {"prunable_fraction": "prunable_share"}
+
+    name: str = field(metadata=json_name("model"))
     kind: str
     signature: Signature
-    sizes: ParameterCounts
+    sizes: ParameterCounts = field(metadata=json_name("parameters"))
     minimum_sizes: ParameterCounts
-    groups: tuple[Group, ...]
+    groups: Annotated[tuple[Group, ...], JsonForm(_encode_groups)]
     frozen: tuple[FrozenAxis, ...]
     fields: tuple[FieldRemovability, ...] | None = None
 
@@ -56,44 +69,26 @@ class Inspection:
 
     def frozen_by_reason(self) -> dict[str, list[FrozenAxis]]:
         """Return the frozen axes under the reason that freezes them."""
-        found: dict[str, list[FrozenAxis]] = defaultdict(list)
+        axes: dict[str, list[FrozenAxis]] = defaultdict(list)
         for axis in self.frozen:
             where = f" ({axis.reason.source})" if axis.reason.source else ""
-            found[axis.reason.text + where].append(axis)
-        return dict(found)
+            axes[axis.reason.text + where].append(axis)
+        return dict(axes)
 
     @property
     def summary(self) -> str:
-        """One sentence: how much can be pruned, and what stands in the way of the rest."""
-        parameters: dict[str, int] = defaultdict(int)
+        """Return one sentence: the prunable fraction, and the most frequent reasons for the frozen rest."""
+        counts: dict[str, int] = defaultdict(int)
         for axis in self.frozen:
             if axis.reason.text != RETURNED:
-                parameters[axis.reason.text] += 1
-        most = sorted(parameters, key=lambda text: -parameters[text])[:REASONS]
-        frozen = f"; frozen: {'; '.join(f'{text} ({parameters[text]}×)' for text in most)}" if most else ""
+                counts[axis.reason.text] += 1
+        most = sorted(counts, key=lambda text: -counts[text])[:REASONS]
+        frozen = f"; frozen: {'; '.join(f'{text} ({counts[text]}×)' for text in most)}" if most else ""
         return f"{self.prunable_fraction:.0%} of the parameters can be pruned{frozen}."
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        groups = [
-            {"name": g.name, "kind": g.kind, "width": g.width, "axes": [list(axis) for axis in g.axes()]}
-            for g in self.groups
-        ]
-        return {
-            "model": self.name,
-            "kind": self.kind,
-            "signature": self.signature.to_dict(),
-            "parameters": {"tables": self.sizes.tables, "rest": self.sizes.rest},
-            "prunable_share": self.prunable_fraction,
-            "summary": self.summary,
-            "groups": groups,
-            "frozen": [axis.to_dict() for axis in self.frozen],
-            "fields": None if self.fields is None else [finding.to_dict() for finding in self.fields],
-        }
 
 
 def inspect_program(program: Program, name: str, kind: str, *, fields: bool = False) -> Inspection:
-    """Analyse a program that is already in memory; with `fields`, say which of them can go."""
+    """Analyze a program; with `fields`, also whether each of them can be removed."""
     analysis = program.analysis
     model = ParameterCounter(program)
     return Inspection(
@@ -109,23 +104,23 @@ def inspect_program(program: Program, name: str, kind: str, *, fields: bool = Fa
 
 
 def inspect_file(path: Path, *, fields: bool = False, **source: Any) -> Inspection:
-    """Load a model file, as `load_program` does, and analyse it."""
+    """Load a model file as `load_program` does, and analyze it."""
     loaded = load_program(path, **source)
     return inspect_program(loaded.program, path.name, loaded.kind.value, fields=fields)
 
 
 def find_removable_fields(program: Program) -> tuple[FieldRemovability, ...]:
-    """Say of each field whether it can be removed, in the order of the request; those that cannot come last."""
+    """Return whether each field can be removed, in the order of the request; those that cannot come last."""
     program = with_fields(program)
     analysis = program.analysis
     model = ParameterCounter(program)
     dense = model.sizes()
 
-    def saved(channel: Channel) -> int:
-        left = model.sizes(frozenset((channel.identity,)))
-        return dense.tables + dense.rest - left.tables - left.rest
+    def count_saved(channel: Channel) -> int:
+        remaining = model.sizes(frozenset((channel.identity,)))
+        return dense.tables + dense.rest - remaining.tables - remaining.rest
 
-    removable = [FieldRemovability(channel.name, saved(channel)) for channel in field_channels(analysis)]
+    removable = [FieldRemovability(channel.name, count_saved(channel)) for channel in field_channels(analysis)]
     return (*removable, *(FieldRemovability(f.field.name, 0, f.reason) for f in analysis.frozen_fields))
 
 

@@ -1,10 +1,10 @@
-"""The licence of an artifact: an SPDX expression, and nothing that only looks like one."""
+"""Validation of the license of an artifact, an SPDX expression."""
 
 from recprune_export.errors import UsageError
 
 
 def canonicalize_license(text: str) -> str:
-    """Return an SPDX expression in its usual spelling.
+    """Return an SPDX expression in its canonical spelling.
 
     Raises `UsageError` for anything else.
 
@@ -17,6 +17,6 @@ def canonicalize_license(text: str) -> str:
         return str(canonicalize_license_expression(text))
     except InvalidLicenseExpression as error:
         raise UsageError(
-            f"--license '{text}' is no SPDX expression: write for example Apache-2.0, or LicenseRef-Acme for terms of "
-            "your own (https://spdx.org/licenses)."
+            f"--license '{text}' is no SPDX expression: write for example Apache-2.0, or LicenseRef-Acme for custom "
+            "terms (https://spdx.org/licenses)."
         ) from error

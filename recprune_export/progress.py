@@ -1,4 +1,4 @@
-"""One progress bar for the whole product: on stderr, gone when done, silent when asked or when nobody looks."""
+"""The progress bar of the package: on stderr, removed at the end, hidden on request or without a terminal."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +23,7 @@ def quiet(active: bool = True) -> Iterator[None]:
 
 
 def print_status(text: str) -> None:
-    """Print one line on stderr, for whoever waits, unless asked to be quiet."""
+    """Print one line on stderr, unless inside `quiet`."""
     if not _quiet.get():
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
@@ -31,7 +31,7 @@ def print_status(text: str) -> None:
 
 @contextmanager
 def progress_bar(description: str, total: int | None) -> Iterator[Advance]:
-    """Show a bar inside the block; the function that it gives advances by one step and, unless empty, changes the text.
+    """Show a bar inside the block; the yielded function advances it by one step and, unless empty, changes the text.
 
     >>> with quiet(), progress_bar("counting", total=2) as advance:
     ...     advance("")
@@ -53,7 +53,7 @@ def progress_bar(description: str, total: int | None) -> Iterator[Advance]:
 
 @contextmanager
 def show_status(description: str) -> Iterator[None]:
-    """Show what is being done where nobody can say how far it is.
+    """Show a description of work whose length is unknown.
 
     >>> with quiet(), show_status("thinking"):
     ...     pass
@@ -63,7 +63,7 @@ def show_status(description: str) -> Iterator[None]:
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Yield `items` behind a progress bar. `total` is needed where `items` has no length.
+    """Yield `items` and advance a progress bar. `total` is needed if `items` has no length.
 
     >>> with quiet():
     ...     sum(track([1, 2, 3], "adding"))

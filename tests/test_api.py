@@ -18,25 +18,25 @@ from click.testing import CliRunner, Result
 from onnx import numpy_helper
 
 from recprune_export.api import compress, load_model
-from recprune_export.bundle.verify import read_manifest, verify
+from recprune_export.bundle._verify import read_manifest, verify
 from recprune_export.cli import main
-from recprune_export.data.schema.infer_schema import SchemaOverrides
+from recprune_export.data.schema._infer_schema import SchemaOverrides
 from recprune_export.errors import UsageError, ValidationFailed
 from recprune_export.onnx.runtime.session import SessionOptions, make_session, run
-from recprune_export.pipeline import export
-from recprune_export.program.loading.load_program import load_program
+from recprune_export.pipeline import export_models as export
+from recprune_export.program.loading._load_program import load_program
 from recprune_export.recommenders.catalogue import build_recommender
 from recprune_export.report.bundle_page import render_saved_bundle_report
 from recprune_export.settings import Settings
-from recprune_export.training.train import train
-from tests.bundle.archive.test_signature import key_pair
+from recprune_export.training._train import train
+from tests.bundle.archive.test_manifest_signature import key_pair
 from tests.bundle.pbtxt import parse
 from tests.bundle.servers.test_kserve import array
 from tests.recommenders.test_recommenders import CLICKS, SMALL
 from tests.report.properties import check_page
 
-QUICK = Settings(epochs=1, batches=(1, 64))
-QUICK_OPTIONS = ["--epochs", "1", "--batches", "1,64", "--quiet"]
+QUICK = Settings(epochs=1, latency_batch_sizes=(1, 64))
+QUICK_OPTIONS = ["--epochs", "1", "--latency-batch-sizes", "1,64", "--quiet"]
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_the_manifest_says_what_the_bundle_was_made_of(bundle: Path, checkpoint:
 
 def test_a_real_model_is_batched_by_triton_and_answers_as_the_samples_say(bundle: Path) -> None:
     config = parse((bundle / "triton/ctr/config.pbtxt").read_text())
-    assert config.max_batch_size == max(QUICK.batches)
+    assert config.max_batch_size == max(QUICK.latency.batches)
     asked, said = (json.loads((bundle / f"samples/kserve-{part}.json").read_text()) for part in ("request", "response"))
     ranks = {
         i["name"]: len(i["shape"]) for i in json.loads((bundle / "manifest.json").read_text())["signature"]["inputs"]
@@ -121,7 +121,7 @@ def test_the_page_in_the_bundle_is_that_of_its_manifest(bundle: Path) -> None:
 
 def test_session_options_and_cold_starts_are_stated(bundle: Path) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
-    assert manifest["session"] == {"options": SessionOptions(threads=QUICK.threads).to_dict()}
+    assert manifest["session"] == {"options": SessionOptions(threads=QUICK.latency.threads).to_dict()}
     assert SessionOptions.from_dict(manifest["session"]["options"]).code() in (bundle / "README.md").read_text()
     for name in ("dense ONNX", "pruned ONNX"):
         assert manifest["latency"]["footprint"][name]["load"] > 0
@@ -175,7 +175,7 @@ def test_a_bundle_of_a_module_states_licence_and_signature_and_leaves_triton_out
     )
     compress(
         module, torch.arange(4), tmp_path / "ctr", sign=private,
-        sparsity=0.5, epochs=0, batches=(1,), licence="mit", triton=False,
+        sparsity=0.5, epochs=0, latency_batch_sizes=(1,), license="mit", triton=False,
     )  # fmt: skip
     assert verify(tmp_path / "ctr", public).signature == "valid"
     manifest = json.loads((tmp_path / "ctr/manifest.json").read_text())
@@ -233,7 +233,7 @@ def test_whole_fields_go_and_are_named(checkpoint: Path, clicks_file: Path, tmp_
 
 @pytest.mark.slow
 def test_rare_ids_share_rows_and_it_is_said(checkpoint: Path, clicks_file: Path, tmp_path: Path) -> None:
-    options = ["--prune-rows", "0.4", "--steps", "2", *QUICK_OPTIONS]
+    options = ["--prune-rows", "0.4", "--pruning-stages", "2", *QUICK_OPTIONS]
     made = invoke(checkpoint, "--data", clicks_file, "-o", tmp_path / "out", *options)
     assert made.exit_code == 0, made.stderr
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
@@ -327,7 +327,7 @@ def test_a_foreign_model_is_tuned_on_arrays_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_bundle_holds_the_plans_and_proofs_of_all_steps(checkpoint: Path, clicks_file: Path, tmp_path: Path) -> None:
-    options = ["--steps", "2", "--score", "magnitude-l2", "--data", clicks_file]
+    options = ["--pruning-stages", "2", "--score", "magnitude-l2", "--data", clicks_file]
     made = invoke(checkpoint, *options, "-o", tmp_path / "out", *QUICK_OPTIONS)
     assert made.exit_code == 0, made.stderr
     assert made.stdout.count("Pruned equals masked to") == 2
@@ -449,12 +449,12 @@ def test_an_unknown_value_of_our_own_recommender_is_out_of_vocabulary(
         (["--sparsity", "1.2"], "--sparsity must lie in [0, 1)"),
         (["--sparsity", "-0.1"], "--sparsity must lie in [0, 1)"),
         (["--hidden-sparsity", "1"], "--hidden-sparsity must lie"),
-        (["--structured-share", "2"], "--structured-share"),
-        (["--batches", "1,many"], "--batches"),
-        (["--batches", "0"], "--batches"),
+        (["--structured-fraction", "2"], "--structured-fraction"),
+        (["--latency-batch-sizes", "1,many"], "--latency-batch-sizes"),
+        (["--latency-batch-sizes", "0"], "--latency-batch-sizes"),
         (["--score", "luck"], "'luck' is not one of 'auto'"),
         (["--learning-rate", "0"], "--learning-rate"),
-        (["--steps", "0"], "--steps must be 1 or more"),
+        (["--pruning-stages", "0"], "--pruning-stages must be 1 or more"),
         (["--prune-rows", "1"], "--prune-rows must lie in (0, 1)"),
         (["--prune-rows", "few"], "--prune-rows 'few' is no number"),
         (["--prune-rows", "auto"], "--prune-rows has to see which ids are rare: give --data"),
@@ -535,7 +535,7 @@ def test_inspect_compares_scores(checkpoint: Path, clicks_file: Path, tmp_path: 
 
 @pytest.mark.slow
 def test_regularised_training_is_told_in_the_manifest(checkpoint: Path, clicks_file: Path, tmp_path: Path) -> None:
-    done = invoke(checkpoint, "--data", clicks_file, "--regularise", "3", "-o", tmp_path / "out", *QUICK_OPTIONS)
+    done = invoke(checkpoint, "--data", clicks_file, "--regularize", "3", "-o", tmp_path / "out", *QUICK_OPTIONS)
     assert done.exit_code == 0, done.stderr
     told = json.loads((tmp_path / "out/manifest.json").read_text())["plan"]["regularisation"]
     assert told["strength"] == 3.0

@@ -75,7 +75,7 @@ def test_no_onnx_runtime_and_no_torch(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 def test_a_container_with_less_than_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(diagnostics, "CGROUP", tmp_path)
-    monkeypatch.setattr(diagnostics, "cores", lambda: 8)
+    monkeypatch.setattr(diagnostics, "count_cores", lambda: 8)
     assert diagnostics.check_cores().state == OK
     (tmp_path / "cpu.max").write_text("max 100000\n")
     assert diagnostics.read_cpu_quota() is None
@@ -104,7 +104,7 @@ def test_a_full_disk_and_a_cache_that_is_a_file(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_the_cache_is_the_one_that_is_used() -> None:
-    assert diagnostics.check_cache().found == str(cache_directory())
+    assert diagnostics.check_cache().description == str(cache_directory())
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

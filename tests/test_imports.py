@@ -13,18 +13,18 @@ import recprune_export
 PACKAGE = Path(recprune_export.__file__).parent
 STAGES = [
     "data", "recommenders", "training", "program", "channels", "pruning", "finetuning", "onnx", "validation",
-    "quantisation", "bundle", "prediction", "gate", "report", "compression",
+    "quantization", "bundle", "prediction", "gate", "report", "pipeline",
 ]  # fmt: skip
-ON_TOP = {"inspection", "doctor", "search", "jobs", "refresh", "console", "cli", "__main__", "__init__"}
-FREE = {"errors", "progress", "environment", "settings", "licence", "provenance"}
+ON_TOP = {"inspection", "diagnostics", "search", "api", "refresh", "cli", "__main__", "__init__"}
+FREE = {"errors", "progress", "environment", "settings", "license", "provenance", "codec"}
 
 
 def test_the_picture_in_the_architecture_shows_the_packages_in_the_order_of_imports() -> None:
     text = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
-    picture = text[: text.index("\n\n`compression/")]
+    picture = text[: text.index("\n\n`pipeline/")]
     rows = [re.findall(r"(\w+)/(?=\s|$)", line) for line in picture.splitlines() if "/" in line]
     shown = [name for row in rows for name in reversed(row)]  # data flow from the right to the left there
-    assert shown == [*STAGES, "search", "refresh", "console", "cli"]
+    assert shown == [*STAGES, "search", "refresh", "cli"]
     assert sorted(shown) == sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 
 
@@ -48,7 +48,7 @@ def test_imports_run_along_the_flow(path: Path) -> None:
         if own == "progress" or own in FREE:
             assert other in FREE, f"{path.name} imports {module}"
         elif own == "program" and other == "training":
-            assert path.name == "loading.py"
+            assert path.name == "load_program.py"
         elif own == "program" and other == "channels":  # late: a program knows its channels
             assert (path.name, module) == ("program.py", "recprune_export.channels.analysis")
         else:
@@ -79,17 +79,17 @@ def test_what_reads_a_bundle_is_imported_late(code: str) -> None:
     [
         "import recprune_export",
         "import recprune_export.cli",
-        "import recprune_export.bundle.verify",
+        "import recprune_export.bundle._verify",
         "import recprune_export.diagnostics",
         "import recprune_export.bundle.archive.packing, recprune_export.bundle.archive.unpacking, recprune_export.bundle.archive.sign",
-        "import recprune_export.prediction.predict",
+        "import recprune_export.prediction._predict",
         "import recprune_export.validation.latency.closed_loop",
         "import recprune_export.onnx.runtime.session",
         "import recprune_export.onnx.counts",
         "import recprune_export.validation.latency.latency_study",
-        "import recprune_export.quantization.quantize",
+        "import recprune_export.quantization._quantize",
         "import recprune_export.bundle.remeasure_latency",
-        "import recprune_export.gate.check, recprune_export.gate.output.junit, recprune_export.gate.output.markdown",
+        "import recprune_export.gate._check, recprune_export.gate.output.junit, recprune_export.gate.output.markdown",
         "import recprune_export.gate.latency.sequential_sampling, recprune_export.gate.latency.calibration",
         "import recprune_export.report.bundle_page, recprune_export.report.check_page, recprune_export.report.sweep_file",
         "from click.testing import CliRunner; from recprune_export.cli import main; CliRunner().invoke(main, ['--help'])",
@@ -101,7 +101,7 @@ def test_torch_is_imported_late(code: str) -> None:
 
 def test_the_template_engine_is_imported_by_the_report_alone() -> None:
     assert "jinja2" not in modules_after(
-        "import recprune_export.cli, recprune_export.gate.check, recprune_export.bundle.verify"
+        "import recprune_export.cli, recprune_export.gate._check, recprune_export.bundle._verify"
     )
     engines = {"jinja2", "markupsafe"}
     users = {

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from recprune_export import api
 from recprune_export.api import compress
 from recprune_export.data.clicks import load_clicks
-from recprune_export.data.schema.infer_schema import SchemaOverrides, infer_schema
+from recprune_export.data.schema._infer_schema import SchemaOverrides, infer_schema
 from recprune_export.errors import DataError, ModelError, ModelFileError
-from recprune_export.pipeline import prune
-from recprune_export.program.capture.capture import capture
+from recprune_export.pipeline import _prune as prune
+from recprune_export.program.capture._capture import capture
 
 
 class Scorer(nn.Module):
@@ -98,7 +98,7 @@ def test_a_column_of_a_file(tmp_path: Path, clicks_file: Path) -> None:
 
 
 def test_the_check_of_weights_takes_all_of_a_large_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    from recprune_export.program.loading import load_program
+    from recprune_export.program.loading import _load_program as load_program
 
     monkeypatch.setattr(load_program, "_CHUNK", 7)
     module = Scorer().eval()

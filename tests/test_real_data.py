@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from recprune_export.api import compress
-from recprune_export.data.schema.infer_schema import SchemaOverrides
+from recprune_export.data.schema._infer_schema import SchemaOverrides
 from recprune_export.settings import Settings
-from recprune_export.training.train import train
+from recprune_export.training._train import train
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
-SETTINGS = Settings(batches=(1, 256))
+SETTINGS = Settings(latency_batch_sizes=(1, 256))
 
 
 @pytest.mark.slow
@@ -20,7 +20,7 @@ def test_clicks_keep_their_quality_at_seventy_percent(recommender: str, tmp_path
     if not data.exists():
         pytest.skip(f"{data.name} is not on this machine")
     training = train(data, recommender, tmp_path / "model.pt", SchemaOverrides(labels=("label",)), batch_size=2048)
-    assert any("'rating' alone tells 'label'" in note for note in training.notes)
+    assert any("'rating' alone predicts 'label'" in note for note in training.notes)
     assert training.checkpoint.metrics["auc"] > 0.825
     result = compress(tmp_path / "model.pt", target=tmp_path / "out", data=data, settings=SETTINGS)
     assert result.metrics["pruned"]["auc"] > result.metrics["dense"]["auc"] - 0.003

@@ -1,12 +1,12 @@
 import pytest
 
 from recprune_export.errors import UsageError
-from recprune_export.settings import Settings, batch_sizes
+from recprune_export.settings import FineTuningSettings, PruningSettings, Settings, parse_batch_sizes
 
 
 def test_a_part_may_have_a_sparsity_of_its_own() -> None:
-    assert (Settings(0.5).table_sparsity, Settings(0.5).rest_sparsity) == (0.5, 0.5)
-    apart = Settings(0.5, embedding_sparsity=0.9, hidden_sparsity=0.0)
+    assert (PruningSettings(0.5).table_sparsity, PruningSettings(0.5).rest_sparsity) == (0.5, 0.5)
+    apart = PruningSettings(0.5, embedding_sparsity=0.9, hidden_sparsity=0.0)
     assert (apart.table_sparsity, apart.rest_sparsity) == (0.9, 0.0)
 
 
@@ -15,26 +15,38 @@ def test_a_part_may_have_a_sparsity_of_its_own() -> None:
     [
         {"sparsity": 1.0},
         {"sparsity": float("nan")},
-        {"batches": ()},
-        {"structured_share": -1.0},
-        {"regularise": -1.0},
-        {"regularise": 1.0, "epochs": 0},
-        {"steps": 0},
+        {"latency_batch_sizes": ()},
+        {"structured_fraction": -1.0},
+        {"regularize": -1.0},
+        {"regularize": 1.0, "epochs": 0},
+        {"pruning_stages": 0},
     ],
 )
 def test_what_cannot_be_is_refused(values: dict[str, object]) -> None:
     with pytest.raises(UsageError):
-        Settings(**values)  # type: ignore[arg-type]
+        Settings().with_options(**values)
+
+
+def test_options_are_flat_and_parts_nested() -> None:
+    settings = Settings(0.9, epochs=2, shared_inputs=("user",), seed=3)
+    assert settings.pruning == PruningSettings(0.9)
+    assert settings.finetuning == FineTuningSettings(epochs=2)
+    assert Settings.from_dict(settings.to_dict()) == settings
+    assert not any(isinstance(value, dict) for value in settings.to_dict().values())
+    former = {"steps": 2, "batches": [1], "licence": "MIT"}
+    assert Settings.from_dict(former) == Settings(pruning_stages=2, latency_batch_sizes=(1,), license="MIT")
+    with pytest.raises(TypeError, match="sparsty"):
+        Settings(sparsty=0.9)
 
 
 @pytest.mark.parametrize("text", ["", "1,,2", "a", "1.5"])
 def test_no_list_of_numbers(text: str) -> None:
-    with pytest.raises(UsageError, match="--batches"):
-        batch_sizes(text)
+    with pytest.raises(UsageError, match="--latency-batch-sizes"):
+        parse_batch_sizes(text)
 
 
 def test_stages_keep_equal_shares_of_what_is_left() -> None:
-    settings = Settings(0.9, hidden_sparsity=0.5, steps=3)
+    settings = PruningSettings(0.9, hidden_sparsity=0.5, pruning_stages=3)
     kept = [1 - settings.at_stage(stage).table_sparsity for stage in (1, 2, 3)]
     assert kept[1] / kept[0] == pytest.approx(kept[0]) == pytest.approx(kept[2] / kept[1])
     last = settings.at_stage(3)

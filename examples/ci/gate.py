@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from recprune_export.errors import RecpruneError, ValidationFailed
+from recprune_export.gate._check import check
 from recprune_export.gate.artifact import open_artifact
-from recprune_export.gate.check import check
 from recprune_export.gate.findings import Verdict
 from recprune_export.gate.limits import Limits
 from recprune_export.gate.output.junit import write_junit

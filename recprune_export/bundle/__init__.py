@@ -1,1 +1,1 @@
-"""The directory that a serving team gets: written whole or not at all, and verified without PyTorch."""
+"""Write a bundle (the directory that a serving team deploys) atomically, and verify it without PyTorch."""

@@ -1,15 +1,16 @@
-"""`inspect` and `profile_model` of what is served: a bundle, or any ONNX file. Without PyTorch."""
+"""Inspect and profile a bundle or any ONNX file, without PyTorch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
+from recprune_export.bundle._verify import read_manifest, read_samples
 from recprune_export.bundle.manifest.manifest import MODEL, SAMPLE_INPUTS, Manifest
-from recprune_export.bundle.verify import read_manifest, read_samples
+from recprune_export.codec import ToDictMixin, json_name
 from recprune_export.errors import ModelFileError
 from recprune_export.onnx.cost.estimate import Cost, estimate_cost
 from recprune_export.onnx.cost.machine import Machine, this_machine
@@ -20,7 +21,7 @@ from recprune_export.onnx.reading import read_model
 
 @dataclass(frozen=True)
 class ArtifactFile:
-    """An ONNX file without its weights, and the manifest and golden request of the bundle that it came in, if any."""
+    """An ONNX file without its weights; if it is part of a bundle, with the manifest and the golden request."""
 
     name: str
     file: Path
@@ -30,37 +31,26 @@ class ArtifactFile:
 
 
 @dataclass(frozen=True)
-class ArtifactInspection:
-    """What a file holds and costs; `multiples`: latency as a multiple of the floor, by batch, as its bundle states it."""
+class ArtifactInspection(ToDictMixin):
+    """Counts and estimated costs of a file; `multiples`: latency as a multiple of the floor, by batch, read from the manifest."""
 
     name: str
     counts: Counts
     machine: Machine
-    costs: Mapping[int, Cost]
+    costs: Mapping[int, Cost] = field(metadata=json_name("cost"))
     multiples: Mapping[int, float]
     rewrites: Sequence[Mapping[str, Any]]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {
-            "name": self.name,
-            "counts": self.counts.to_dict(),
-            "machine": self.machine.to_dict(),
-            "cost": {str(batch): cost.to_dict() for batch, cost in self.costs.items()},
-            "multiples": {str(batch): multiple for batch, multiple in self.multiples.items()},
-            "rewrites": list(self.rewrites),
-        }
-
 
 def is_artifact(path: Path) -> bool:
-    """Whether a path is what is served, a directory or an ONNX file, and not a model that could be pruned."""
+    """Return whether a path is an exported model (a directory or an ONNX file), as opposed to a model to prune."""
     return path.is_dir() or path.suffix == ".onnx"
 
 
 def open_artifact_file(path: Path) -> ArtifactFile:
     """Open a bundle or an ONNX file.
 
-    Raises `BundleError` for a directory that is no bundle, `ModelFileError` for a file that is no ONNX model.
+    Raises `BundleError` for a directory that is not a bundle, `ModelFileError` for a file that is not an ONNX model.
     """
     manifest = read_manifest(path) if path.is_dir() else None
     file = path / MODEL if manifest else path
@@ -70,38 +60,41 @@ def open_artifact_file(path: Path) -> ArtifactFile:
 
 
 def inspect_artifact(path: Path, batches: Sequence[int], threads: int) -> ArtifactInspection:
-    """Count what a bundle or an ONNX file holds, and what a request costs by its graph."""
+    """Count parameters and operations of a bundle or an ONNX file, and estimate the cost of a request from the graph.
+
+    Raises `ModelFileError` if the graph is invalid.
+    """
     artifact, machine = open_artifact_file(path), this_machine(threads)
-    stated = artifact.manifest.cost.get("models", {}).get("pruned", {}) if artifact.manifest else {}
+    saved_costs = artifact.manifest.cost.get("models", {}).get("pruned", {}) if artifact.manifest else {}
     try:
         counts, costs = (
             count(artifact.file),
             {batch: estimate_cost(artifact.model, batch, machine) for batch in batches},
         )
-    except Exception as error:  # onnx raises many unrelated classes for a graph that makes no sense
-        raise ModelFileError(f"What {artifact.file} holds cannot be counted: it is no sound ONNX model.") from error
+    except Exception as error:  # onnx raises many unrelated classes for an invalid graph
+        raise ModelFileError(f"{artifact.file} cannot be analyzed: it is not a valid ONNX model.") from error
     return ArtifactInspection(
         name=artifact.name,
         counts=counts,
         machine=machine,
         costs=costs,
-        multiples={int(batch): cost["multiple"] for batch, cost in stated.items()},
+        multiples={int(batch): cost["multiple"] for batch, cost in saved_costs.items()},
         rewrites=artifact.manifest.rewrites if artifact.manifest else (),
     )
 
 
 def profile_artifact(path: Path, batch: int, threads: int) -> Profile:
-    """Profile a bundle on its golden request, or an ONNX file on a drawn one, with `batch` rows."""
+    """Profile a bundle on its golden request, or an ONNX file on a random request, with `batch` rows."""
     artifact = open_artifact_file(path)
-    return profile_model(artifact.file, random_request_for(artifact, batch), batch, this_machine(threads))
+    return profile_model(artifact.file, make_request(artifact, batch), batch, this_machine(threads))
 
 
-def random_request_for(file: ArtifactFile, batch: int) -> dict[str, np.ndarray]:
-    """Return a request of `batch` rows: those of the golden request again and again, or drawn.
+def make_request(file: ArtifactFile, batch: int) -> dict[str, np.ndarray]:
+    """Return a request of `batch` rows: the rows of the golden request, repeated, or random rows.
 
-    Drawn whole numbers are valid ids of every table, drawn numbers are normal.
+    Random integers are valid ids of every table; random floats are standard normal.
     """
-    rng, most = np.random.default_rng(0), find_id_limit(file.model)
+    rng, id_limit = np.random.default_rng(0), find_id_limit(file.model)
     weights = {tensor.name for tensor in file.model.graph.initializer}
     request = {}
     for value in file.model.graph.input:
@@ -114,6 +107,6 @@ def random_request_for(file: ArtifactFile, batch: int) -> dict[str, np.ndarray]:
             request[value.name] = sample[np.arange(shape[0]) % len(sample)] if shape else sample
         else:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-            numbers = rng.normal(size=shape) if dtype.kind == "f" else rng.integers(0, most, size=shape)
+            numbers = rng.normal(size=shape) if dtype.kind == "f" else rng.integers(0, id_limit, size=shape)
             request[value.name] = numbers.astype(dtype)
     return request

@@ -1,4 +1,4 @@
-"""What goes into a bundle, gathered from the stages before it."""
+"""Gather the files of a bundle from the results of the earlier stages."""
 
 import io
 import json
@@ -11,7 +11,7 @@ import numpy as np
 from recprune_export.bundle.manifest.manifest import ENCODING, PLAN, PROGRAM, SAMPLE_INPUTS, SAMPLE_OUTPUTS
 from recprune_export.bundle.servers import kserve
 from recprune_export.bundle.servers.row_independence import rows_are_independent
-from recprune_export.bundle.servers.triton import make_model_repository, model_name
+from recprune_export.bundle.servers.triton import make_model_name, make_model_repository
 from recprune_export.bundle.write import Content
 from recprune_export.channels.analysis import Analysis
 from recprune_export.data.encoding.vocabulary_index import encoding_summary
@@ -28,10 +28,10 @@ def plan_summary(
     plan: Plan,
     analysis: Analysis,
     soundness: Soundness,
-    fitted: FitResult | None,
-    regularised: RegularizedProgram | None = None,
+    fit_result: FitResult | None,
+    regularized: RegularizedProgram | None = None,
 ) -> dict[str, Any]:
-    """Return, as plain JSON values, what was removed, what is frozen and why, and how proof and tuning went."""
+    """Return plain JSON values: removed channels, frozen axes with reasons, the soundness check and the fine-tuning."""
     groups = [{"group": g.group, "kind": g.kind, "width": g.width, "kept": len(g.keep)} for g in plan.groups]
     return {
         "score": plan.score,
@@ -39,12 +39,12 @@ def plan_summary(
         "groups": groups,
         "frozen": [axis.to_dict() for axis in analysis.frozen],
         "soundness": soundness.to_dict(),
-        "regularisation": None if regularised is None else regularised.to_dict(),
-        "finetuning": None if fitted is None else fitted.to_dict(),
+        "regularisation": None if regularized is None else regularized.to_dict(),
+        "finetuning": None if fit_result is None else fit_result.to_dict(),
     }
 
 
-def bundle_files(
+def gather_bundle_files(
     program: Program,
     models: Sequence[OnnxFile],
     plan: Plan,
@@ -52,7 +52,7 @@ def bundle_files(
     response: Mapping[str, np.ndarray],
     scratch: Path,
 ) -> dict[str, Path | bytes]:
-    """Gather the files of a bundle by name, all but its README and manifest; `scratch` holds what must lie on disk.
+    """Return the files of a bundle by name, except its README and manifest; `scratch` is a folder for temporary files.
 
     `request` and `response` become the golden samples.
     """
@@ -70,7 +70,7 @@ def bundle_files(
     return files
 
 
-def serving_files(
+def make_serving_files(
     name: str,
     served: OnnxFile,
     answer: Callable[[dict[str, np.ndarray]], Mapping[str, np.ndarray]],
@@ -81,13 +81,13 @@ def serving_files(
     most_rows: int,
     triton: bool,
 ) -> dict[str, Content]:
-    """Return what servers want beside the model: a repository for `triton`, and golden samples for KServe.
+    """Return the files for servers: golden samples for KServe, and with `triton` a Triton model repository.
 
-    `answer` runs the model; `most_rows` is the largest batch that a server should make.
+    `answer` runs the model; `most_rows` is the largest batch that a server may form.
     """
     independent = rows_are_independent(served.signature, answer, request, response)
     files: dict[str, Content] = {
-        **kserve.kserve_samples(model_name(name), request, response, batched=triton and independent),
+        **kserve.kserve_samples(make_model_name(name), request, response, batched=triton and independent),
     }
     if triton:
         models = [path.name for path in (served.path, served.data) if path is not None]
@@ -99,17 +99,17 @@ def serving_files(
 
 
 def read_encoding(files: Mapping[str, bytes]) -> dict[str, Any] | None:
-    """Return the section `encoding` of a manifest; None where the bundle ships no encoding."""
+    """Return the section `encoding` of a manifest; None if the bundle has no encoding."""
     return encoding_summary(json.loads(files[ENCODING]), ENCODING) if ENCODING in files else None
 
 
 def format_json(values: Any) -> bytes:
-    """Return readable JSON in UTF-8."""
+    """Return indented JSON in UTF-8."""
     return json.dumps(values, ensure_ascii=False, indent=1).encode()
 
 
 def format_compact_json(values: Any) -> bytes:
-    """Return JSON in UTF-8 without spaces, for what nobody reads line by line."""
+    """Return JSON in UTF-8 without spaces, for large files."""
     return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
 
 

@@ -1,4 +1,4 @@
-"""One writer for each target: a lock file beside it, which the system frees when its holder ends, however it ends."""
+"""Lock a target for one writer: a lock file beside it, which the system releases when its holder ends."""
 
 import contextlib
 import fcntl
@@ -15,10 +15,10 @@ _held = threading.local()  # paths that this thread holds: the main job holds it
 
 @contextlib.contextmanager
 def hold_write_lock(target: Path) -> Iterator[None]:
-    """Be the only one who writes to `target` inside the block; its parent must be there.
+    """Hold the write lock of `target` inside the block; the parent directory must exist.
 
-    Raises `UsageError`, which names the other process, where somebody else is. On a file system that knows no locks nothing
-    is held.
+    Raises `UsageError`, which names the other process, if the lock is held. On a file system without locks nothing is
+    locked.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder, hold_write_lock(Path(folder) / "bundle"):
@@ -26,24 +26,24 @@ def hold_write_lock(target: Path) -> Iterator[None]:
     ['.bundle.lock']
     """
     path = lock_file(target)
-    mine: set[Path] = _held.__dict__.setdefault("paths", set())
-    if path in mine:
+    held_paths: set[Path] = _held.__dict__.setdefault("paths", set())
+    if path in held_paths:
         yield
         return
     descriptor = _acquire(path, target)
-    mine.add(path)
+    held_paths.add(path)
     try:
         yield
     finally:
-        mine.discard(path)
-        # Removed while it is held: whoever waits for this very file finds that it is gone, and makes another.
+        held_paths.discard(path)
+        # Removed while it is held: a process that waits for this file sees that it is gone, and creates another.
         with contextlib.suppress(OSError):
             path.unlink()
         os.close(descriptor)
 
 
 def lock_file(target: Path) -> Path:
-    """Return where the lock of a target lies."""
+    """Return the path of the lock file of a target."""
     return target.parent / f".{target.name}.lock"
 
 
@@ -53,12 +53,12 @@ def _acquire(path: Path, target: Path) -> int:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = _holder(descriptor)
+            holder = _describe_holder(descriptor)
             os.close(descriptor)
             raise UsageError(
                 f"{holder} is writing to {target}: let it finish, end it, or choose another directory."
             ) from None
-        except OSError:  # no locks here, as on some network file systems
+        except OSError:  # a file system without locks, such as some network file systems
             return descriptor
         if _is_still(path, descriptor):
             os.ftruncate(descriptor, 0)
@@ -74,8 +74,8 @@ def _is_still(path: Path, descriptor: int) -> bool:
         return False
 
 
-def _holder(descriptor: int) -> str:
+def _describe_holder(descriptor: int) -> str:
     try:
         return f"Another process ({int(json.loads(os.pread(descriptor, 200, 0))['process'])})"
-    except (OSError, ValueError, KeyError, TypeError):  # it may not have written its number yet
+    except (OSError, ValueError, KeyError, TypeError):  # it may not have written its process id yet
         return "Another process"

@@ -1,10 +1,10 @@
-"""`verify --latency`: measure a bundle again, where it is going to serve."""
+"""Measure the latency of a bundle on the machine that will serve it (`verify --latency`)."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from recprune_export.bundle._verify import read_manifest
 from recprune_export.bundle.manifest.manifest import DENSE, MODEL, Manifest
-from recprune_export.bundle.verify import read_manifest
 from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.program.signature import Signature
 from recprune_export.validation.latency.backends import DENSE_ONNX, PRUNED_ONNX
@@ -21,7 +21,7 @@ def measure_bundle(
     qps: float | None = None,
     seconds: float = 4.0,
 ) -> LatencyStudy:
-    """Measure a bundle's model beside its dense baseline, where it has one, with the session options of its manifest.
+    """Measure a bundle's model and its dense baseline, if included, with the session options of the manifest.
 
     Raises `BundleError`.
     """
@@ -35,5 +35,5 @@ def measure_bundle(
 
 
 def read_session_options(manifest: Manifest) -> SessionOptions:
-    """Return the session options of a manifest, the defaults where it has none."""
+    """Return the session options of a manifest, or the defaults if it has none."""
     return SessionOptions.from_dict(manifest.session.get("options", {}))

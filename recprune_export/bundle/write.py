@@ -1,10 +1,10 @@
-"""Write a bundle whole or not at all: into a temporary sibling, then renamed.
+"""Write a bundle atomically: into a temporary sibling, which is then renamed.
 
-Beside `bundle` there may lie, while somebody writes or after a kill:
+While a process writes `bundle`, or after it was killed, these siblings may exist:
 
-    .bundle.lock       who writes (`bundle.lock`)
-    .bundle.X.tmp      a bundle that is not whole yet, or one that was replaced: removed by the next writer
-    .bundle.X.old      the bundle itself, while names cannot be exchanged in one step: put back by the next writer
+    .bundle.lock       the lock of the writer (`bundle.lock`)
+    .bundle.X.tmp      an incomplete bundle, or a replaced one: removed by the next writer
+    .bundle.X.old      the previous bundle, if names cannot be exchanged in one step: restored by the next writer
 """
 
 import contextlib
@@ -25,17 +25,15 @@ from recprune_export.bundle.manifest.manifest import FORMAT, MANIFEST, SIGNATURE
 from recprune_export.errors import UsageError
 
 _CHUNK = 1 << 20
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2
 _UNFINISHED, _OLD = ".tmp", ".old"
 
 
 @dataclass(frozen=True)
 class HardLink:
-    """The content of a file that another file of the bundle has already, by its name in the bundle.
+    """A reference to another file of the bundle with the same content, by its name in the bundle.
 
-    It becomes a hard link, and a copy where the file system has none. A symbolic link would not outlive an object
-    store, nor a container that is given one folder of the bundle; a hard link is a plain file to both, and takes no room.
+    It becomes a hard link, or a copy if the file system has none. An object store, or a container that mounts one folder of
+    the bundle, would lose a symbolic link; to both a hard link is a plain file, and it takes no space.
     """
 
     name: str
@@ -45,10 +43,10 @@ Content = Path | bytes | HardLink
 
 
 def check_target(target: Path) -> Path:
-    """Return `target` as an absolute path, made sure that a bundle can be written there; to be called before the work.
+    """Check that a bundle can be written to `target` and return its absolute path; to be called before long work.
 
-    An absent or empty directory will do, and so will a bundle, which is replaced. Raises `UsageError` where there is
-    anything else, where nothing can be written, or where another process writes.
+    The target may be absent, an empty directory, or a bundle, which is replaced. Raises `UsageError` if it is anything
+    else, if it cannot be written, or if another process is writing to it.
     """
     with stage_bundle(target) as checked:
         return checked
@@ -56,17 +54,17 @@ def check_target(target: Path) -> Path:
 
 @contextlib.contextmanager
 def stage_bundle(target: Path) -> Iterator[Path]:
-    """Give the absolute path of `target`, which nobody else may write inside the block; what kills left is cleared away.
+    """Yield the absolute path of `target`, locked for writing; remains of killed writers are removed first.
 
-    Parents that are missing are made, and removed again where they stay empty. Raises `UsageError` as `check_target` does.
+    Missing parents are created, and removed again if they stay empty. Raises `UsageError` like `check_target`.
     """
-    target = _absolute(target)
-    with _parents(target), contextlib.ExitStack() as held:
+    target = _resolve_target(target)
+    with _create_parents(target), contextlib.ExitStack() as stack:
         with _readable_errors(target):
-            held.enter_context(hold_write_lock(target))
-            _clear(target)
+            stack.enter_context(hold_write_lock(target))
+            _remove_remains(target)
             _check_replaceable(target)
-            probe = _sibling(target)
+            probe = _make_sibling_path(target)
             probe.mkdir()
             probe.rmdir()
         yield target
@@ -75,20 +73,20 @@ def stage_bundle(target: Path) -> Iterator[Path]:
 def write_bundle(
     target: Path, files: Mapping[str, Content], manifest: Manifest, sign: Callable[[bytes], bytes] | None = None
 ) -> Path:
-    """Write `files` (name in the bundle -> a file to copy, or the content) and `manifest` to `target`; return it.
+    """Write `files` (name in the bundle -> a file to copy, or the content) and `manifest` to `target`; return `target`.
 
-    `sign` makes the signature of the manifest from its bytes; without it the bundle has none.
+    `sign` computes the signature from the bytes of the manifest; without it the bundle is unsigned.
 
-    At every moment `target` is what it was before or the whole new bundle. Whatever ends the call early,
-    `KeyboardInterrupt` too, leaves nothing behind.
+    At every moment `target` is either the previous content or the complete new bundle. No exception, `KeyboardInterrupt`
+    included, leaves temporary files behind.
 
-    Raises `UsageError` where `target` holds something else than a bundle or cannot be written, and `BundleError`
-    for a file name that leads out of the bundle.
+    Raises `UsageError` if `target` contains anything but a bundle or cannot be written, and `BundleError`
+    for a file name outside of the bundle.
     """
     for name in files:
         check_name(name)
     with stage_bundle(target) as target, _readable_errors(target):
-        staging = _sibling(target)
+        staging = _make_sibling_path(target)
         try:
             staging.mkdir()
             entries = _write_all(staging, files)
@@ -101,12 +99,12 @@ def write_bundle(
             _swap(staging, target)
             _sync(target.parent)
         finally:
-            # After an exchange this is the bundle that was replaced.
+            # After an exchange this is the replaced bundle.
             shutil.rmtree(staging, ignore_errors=True)
     return target
 
 
-def _absolute(target: Path) -> Path:
+def _resolve_target(target: Path) -> Path:
     try:
         target = Path(target).resolve()
     except (OSError, RuntimeError) as error:  # links in a circle
@@ -118,20 +116,20 @@ def _absolute(target: Path) -> Path:
     return target
 
 
-def _clear(target: Path) -> None:
-    """Bring what killed writers left in order; only the one who holds the lock may."""
-    beside = {end: _left(target, end) for end in (_OLD, _UNFINISHED)}
-    for old in beside[_OLD]:
+def _remove_remains(target: Path) -> None:
+    """Restore or remove the siblings that killed writers left; the caller must hold the lock."""
+    siblings = {suffix: _find_siblings(target, suffix) for suffix in (_OLD, _UNFINISHED)}
+    for old in siblings[_OLD]:
         if target.exists():
             shutil.rmtree(old, ignore_errors=True)
         else:
             os.rename(old, target)
-    for unfinished in beside[_UNFINISHED]:
+    for unfinished in siblings[_UNFINISHED]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _left(target: Path, end: str) -> list[Path]:
-    name = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{12}}{re.escape(end)}")
+def _find_siblings(target: Path, suffix: str) -> list[Path]:
+    name = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{12}}{re.escape(suffix)}")
     return [path for path in target.parent.iterdir() if name.fullmatch(path.name) and not path.is_symlink()]
 
 
@@ -139,15 +137,15 @@ def _check_replaceable(target: Path) -> None:
     if target.exists() and not target.is_dir():
         raise UsageError(f"{target} is a file: choose a directory for the bundle, or remove the file.")
     if target.is_dir() and any(target.iterdir()):
-        foreign = _foreign(target)
+        foreign = _find_foreign_content(target)
         if foreign is not None:
             raise UsageError(
                 f"{target} exists and {foreign}, so it is not replaced: choose another directory, or remove it yourself."
             )
 
 
-def _foreign(directory: Path) -> str | None:
-    """Why a directory is no bundle, or what it holds besides one; None for a bundle and nothing else."""
+def _find_foreign_content(directory: Path) -> str | None:
+    """Return why a directory is not a bundle, or its first file that is not listed; None for a bundle alone."""
     try:
         values = json.loads((directory / MANIFEST).read_bytes())
         listed = set(values["files"]) if values["format"] == FORMAT else None
@@ -156,12 +154,13 @@ def _foreign(directory: Path) -> str | None:
     if listed is None:
         return "is not a bundle"
     present = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir()}
-    others = sorted(present - listed - {MANIFEST, SIGNATURE})
-    return f"holds '{others[0]}', which does not belong to the bundle" if others else None
+    unlisted = sorted(present - listed - {MANIFEST, SIGNATURE})
+    return f"holds '{unlisted[0]}', which does not belong to the bundle" if unlisted else None
 
 
 @contextlib.contextmanager
 def _readable_errors(target: Path) -> Iterator[None]:
+    """Convert `OSError` to `UsageError`."""
     try:
         yield
     except OSError as error:
@@ -170,8 +169,8 @@ def _readable_errors(target: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _parents(target: Path) -> Iterator[None]:
-    """Make the missing parents of `target`; on the way out remove those that stayed empty."""
+def _create_parents(target: Path) -> Iterator[None]:
+    """Create the missing parents of `target`; on exit remove those that stayed empty."""
     with _readable_errors(target):
         missing = [parent for parent in target.parents if not parent.exists()]
     try:
@@ -184,8 +183,8 @@ def _parents(target: Path) -> Iterator[None]:
                 parent.rmdir()
 
 
-def _sibling(target: Path, end: str = _UNFINISHED) -> Path:
-    return target.parent / f".{target.name}.{uuid.uuid4().hex[:12]}{end}"
+def _make_sibling_path(target: Path, suffix: str = _UNFINISHED) -> Path:
+    return target.parent / f".{target.name}.{uuid.uuid4().hex[:12]}{suffix}"
 
 
 def _write_all(staging: Path, files: Mapping[str, Content]) -> dict[str, FileEntry]:
@@ -206,7 +205,7 @@ def _link(source: Path, path: Path, entry: FileEntry) -> FileEntry:
 
 
 def _write(path: Path, content: Path | bytes) -> FileEntry:
-    """Copy to `path`, and take the checksum of what was copied in the same pass."""
+    """Write `content` to `path` and compute its checksum in the same pass."""
     path.parent.mkdir(parents=True, exist_ok=True)
     digest, size = hashlib.sha256(), 0
     source = io.BytesIO(content) if isinstance(content, bytes) else content.open("rb")
@@ -232,7 +231,7 @@ def _swap(staging: Path, target: Path) -> None:
     if not target.exists() or not any(target.iterdir()):
         os.rename(staging, target)  # replaces an empty directory as well
     elif not _exchange(staging, target):
-        aside = _sibling(target, _OLD)
+        aside = _make_sibling_path(target, _OLD)
         os.rename(target, aside)
         try:
             os.rename(staging, target)
@@ -243,11 +242,10 @@ def _swap(staging: Path, target: Path) -> None:
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Let two directories change their names in one step; False where the system or the file system cannot."""
+    """Exchange the names of two directories in one step; return False if the system or the file system cannot."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is None:
         return False
-    done: int = renameat2(
-        _AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), ctypes.c_uint(_RENAME_EXCHANGE)
-    )
-    return done == 0
+    at_fdcwd, rename_exchange = -100, 2  # linux/fcntl.h, linux/fs.h
+    status: int = renameat2(at_fdcwd, os.fsencode(first), at_fdcwd, os.fsencode(second), ctypes.c_uint(rename_exchange))
+    return status == 0

@@ -1,1 +1,1 @@
-"""Channel analysis: which embedding dimensions and hidden units of a program can be removed, and what goes with each."""
+"""Channel analysis: embedding dimensions and hidden units that can be removed, and the slices to remove with each."""

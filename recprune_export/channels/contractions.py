@@ -1,7 +1,7 @@
-"""Operators that multiply and sum over shared axes, written as `einsum` has them: one letter for each axis.
+"""Operators that multiply and sum over shared axes, described as in `einsum`: one letter for each axis.
 
-An axis whose letter is not in the output is summed over. What the channel analysis and the rotations know of linear
-layers and products, they know from here.
+An axis whose letter is not in the output is summed over. The channel analysis and the rotations use this description of
+linear layers and products.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ K, N, M = "k", "n", "m"
 
 @dataclass(frozen=True)
 class Contraction:
-    """The operands of a product with a letter for every axis, the letters of the result, and what is added to it."""
+    """The operands of a product with a letter for every axis, the letters of the result, and the bias added to it."""
 
     operands: tuple[tuple[Letters, fx.Node], ...]
     output: Letters
@@ -36,7 +36,7 @@ _reads = partial(OPERATORS.register, Facet.CONTRACTION)
 
 
 def read_contraction(node: fx.Node) -> Contraction | None:
-    """Return what a node multiplies and sums; None where it does something else."""
+    """Return the contraction that a node computes, or None for other operators."""
     reading = _READINGS.get(node.target)
     return reading(node) if reading is not None else None
 
@@ -46,7 +46,7 @@ def _rank(node: fx.Node) -> int:
 
 
 def _outer(node: fx.Node, inner: int) -> Letters:
-    """Letters of the axes before the last `inner`, counted from the right as broadcasting does."""
+    """Return letters of the axes before the last `inner`, numbered from the right as in broadcasting."""
     return tuple(("batch", position) for position in range(_rank(node) - inner, 0, -1))
 
 
@@ -67,7 +67,7 @@ def matmul(node: fx.Node) -> Contraction:
 
 @_reads(aten.addmm.default, aten.baddbmm.default)
 def add_matmul(node: fx.Node) -> Contraction:
-    """`b + x @ y`: as the product, then the sum."""
+    """`b + x @ y`: the product, then the bias."""
     return _product(node.args[1], node.args[2], node.args[0])
 
 
@@ -112,7 +112,7 @@ def tensordot(node: fx.Node) -> Contraction:
 
 @_reads(aten.einsum.default)
 def einsum(node: fx.Node) -> Contraction:
-    """`einsum("bhd,bmd->bhmd", x, y)`: as it says."""
+    """`einsum("bhd,bmd->bhmd", x, y)`: the letters of the equation."""
     tensors = argument(node, "tensors")
     terms, output = einsum_letters(argument(node, "equation"), [_rank(tensor) for tensor in tensors])
     return Contraction(tuple(zip(terms, tensors, strict=True)), output)
@@ -124,13 +124,13 @@ def einsum_letters(equation: str, ranks: Sequence[int]) -> tuple[list[Letters], 
     >>> einsum_letters("...d,d->...", [3, 1])
     ([(2, 1, 'd'), ('d',)], (2, 1))
     """
-    left, arrow, right = equation.replace(" ", "").partition("->")
-    terms = [_expand_ellipsis(term, rank) for term, rank in zip(left.split(","), ranks, strict=True)]
-    every = [letter for term in terms for letter in term]
-    outer = sorted({letter for letter in every if isinstance(letter, int)}, reverse=True)
+    inputs, arrow, result = equation.replace(" ", "").partition("->")
+    terms = [_expand_ellipsis(term, rank) for term, rank in zip(inputs.split(","), ranks, strict=True)]
+    letters = [letter for term in terms for letter in term]
+    outer = sorted({letter for letter in letters if isinstance(letter, int)}, reverse=True)
     if not arrow:
-        return terms, (*outer, *sorted({c for c in every if isinstance(c, str) and every.count(c) == 1}))
-    before, dots, after = right.partition("...")
+        return terms, (*outer, *sorted({c for c in letters if isinstance(c, str) and letters.count(c) == 1}))
+    before, dots, after = result.partition("...")
     return terms, (*before, *(outer if dots else []), *after)
 
 

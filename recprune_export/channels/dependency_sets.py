@@ -1,34 +1,36 @@
-"""Tags, and sets of tags: the bookkeeping below the channel analysis.
+"""Tags, and sets of tags: the data structures of the channel analysis.
 
-A *tag* stands for one index of one axis of one parameter. Two tags that can only go together are *tied*; the
-classes of tied tags are the channels. What an index of an axis depends on is a *set* of tags: the index goes as
-soon as one of them goes (after flattening an outer product, index (i, j) goes with i and with j). Sets are interned,
-so that a tensor of integers can hold one set for each element and be moved by the operators of the graph itself.
+A *tag* stands for one index of one axis of one parameter. Two tags that can only be removed together are *tied*; the
+classes of tied tags are the channels. Each index of an axis depends on a *set* of tags: removing any of them removes
+the index (after flattening an outer product, index (i, j) is removed with i and with j). Sets are interned, so that a
+tensor of integers can hold one set for each element, and the operators of the graph can move it.
 
-A *sovereign* tag stands for a whole field. An index may go with it, but it is never tied to one of several tags:
-where that would be asked of it, it stays. A *slack* tag stands for an index that may be left out for the asking: where two
-sets have to become one, the slack of either takes up what the other has more.
+A *field tag* stands for a whole field. An index may be removed with it, but it is never tied to one of several tags:
+where that would be necessary, it is frozen. An *optional tag* stands for an index that may be left out: where two sets
+have to be equal, the optional tag of one set stands for the tags that only the other set holds.
 """
 
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-EMPTY = 0  # the interned empty set: nothing removes this element
+from recprune_export.codec import json_name
+
+EMPTY = 0  # the interned empty set: no tag removes this element
 
 
 @dataclass(frozen=True)
 class Reason:
-    """Why something cannot be removed: a sentence, and the line of the user's source where it was decided."""
+    """The reason for which a tag is frozen: a sentence, and the line of the user's source that requires it."""
 
-    text: str
+    text: str = field(metadata=json_name("reason"))
     source: str = ""
 
 
 class DependencySets:
-    """Union-find over tags, and interned sets of them.
+    """A union-find structure over tags, and interned sets of tags.
 
     >>> sets = DependencySets()
     >>> a, b = sets.singletons([("w", 0, 0), ("w", 0, 1)])
@@ -45,20 +47,20 @@ class DependencySets:
         self._sets: list[frozenset[int]] = [frozenset()]
         self._id_of: dict[frozenset[int], int] = {frozenset(): EMPTY}
         self._canonical: dict[int, int] = {}
-        self._frozen: dict[int, Reason] = {}  # roots of classes that stay for ever
-        self._tentatively_frozen: dict[int, Reason] = {}  # tags that stay unless a later pass clears them
-        self._field_tags: set[int] = set()  # roots of classes with a sovereign tag
-        self._optional_tags: set[int] = set()  # slack tags that are alone in their class
+        self._frozen: dict[int, Reason] = {}  # roots of classes that are frozen permanently
+        self._tentatively_frozen: dict[int, Reason] = {}  # tags that are frozen unless a later pass clears them
+        self._field_tags: set[int] = set()  # roots of classes with a field tag
+        self._optional_tags: set[int] = set()  # optional tags that are alone in their class
         self.changes = 0
 
     def singletons(self, keys: Iterable[Hashable]) -> Tensor:
-        """Return for each key the interned set of its one tag; the same key gives the same tag again."""
+        """Return the interned set of the one tag of each key; equal keys have the same tag."""
         return torch.tensor(
             [self._intern(frozenset((self._get_or_create_tag(key),))) for key in keys], dtype=torch.int64
         )
 
     def field_singletons(self, keys: Iterable[Hashable]) -> Tensor:
-        """The same for sovereign tags."""
+        """Return the interned set of the one field tag of each key."""
         keys = list(keys)
         self._field_tags |= {self._find(self._get_or_create_tag(key)) for key in keys}
         return self.singletons(keys)
@@ -68,33 +70,33 @@ class DependencySets:
         return self._get_or_create_tag(key)
 
     def optional_singletons(self, keys: Iterable[Hashable]) -> Tensor:
-        """The same for slack tags."""
+        """Return the interned set of the one optional tag of each key."""
         keys = list(keys)
         self._optional_tags |= {self._get_or_create_tag(key) for key in keys if key not in self._tag_by_key}
         return self.singletons(keys)
 
     def is_unused_optional(self, tag: int) -> bool:
-        """Tell whether nothing has taken up a slack tag."""
+        """Return whether an optional tag stands for no other tags."""
         return tag in self._optional_tags
 
     def key(self, tag: int) -> Hashable:
-        """Return the key under which a tag was made."""
+        """Return the key of a tag."""
         return self._keys[tag]
 
     def channels_in(self, set_id: int) -> frozenset[int]:
-        """Return the channels of a set, each named by the representative of its class."""
+        """Return the channels of a set, each as the representative of its class."""
         return self._sets[self._canonical_id(set_id)]
 
     def tags_in(self, set_id: int) -> frozenset[int]:
-        """Return the tags that were put into a set, before any tie."""
+        """Return the tags of a set, regardless of ties."""
         return self._sets[set_id]
 
     def all_tags(self) -> range:
-        """Return every tag that was made."""
+        """Return every tag."""
         return range(len(self._keys))
 
     def find_channels(self, tag: int) -> frozenset[int]:
-        """Return the channels with which a tag goes."""
+        """Return the channels that remove a tag."""
         return self.channels_in(self._intern(frozenset((tag,))))
 
     def canonical(self, ids: Tensor) -> Tensor:
@@ -102,16 +104,16 @@ class DependencySets:
         return _map_unique(self._canonical_id, ids) if bool(ids.any()) else ids
 
     def unite_sets(self, set_ids: Iterable[int]) -> int:
-        """Return the union of single sets."""
+        """Return the union of sets."""
         return self._intern(frozenset().union(*(self.channels_in(i) for i in set_ids)))
 
     def intersect_sets(self, set_ids: Iterable[int]) -> int:
-        """Return the intersection of single sets, of which there is at least one."""
+        """Return the intersection of one set or more."""
         return self._intern(frozenset.intersection(*(self.channels_in(i) for i in set_ids)))
 
     def union(self, left: Tensor, right: Tensor) -> Tensor:
         """Return elementwise unions, broadcast."""
-        return self._pairwise(left, right, frozenset.__or__, keep_left_if_right_empty=True)
+        return self._pairwise(left, right, frozenset.__or__, skip_empty_right=True)
 
     def intersection(self, left: Tensor, right: Tensor) -> Tensor:
         """Return elementwise intersections, broadcast."""
@@ -119,21 +121,21 @@ class DependencySets:
 
     def difference(self, left: Tensor, right: Tensor) -> Tensor:
         """Return elementwise differences, broadcast."""
-        return self._pairwise(left, right, frozenset.__sub__, keep_left_if_right_empty=True)
+        return self._pairwise(left, right, frozenset.__sub__, skip_empty_right=True)
 
     @property
     def has_field_tags(self) -> bool:
-        """Whether there is any sovereign tag."""
+        """Whether there is any field tag."""
         return bool(self._field_tags)
 
     def field_tags_in(self, ids: Tensor) -> Tensor:
-        """Return of each set what is sovereign."""
+        """Return the field tags of each set."""
         if not self._field_tags:
             return torch.zeros_like(ids)
         return _map_unique(lambda set_id: self._intern(self.channels_in(set_id) & self._field_tags), ids)
 
     def intersection_along(self, ids: Tensor, axis: int) -> Tensor:
-        """Return the intersection over `axis`, which stays with size 1."""
+        """Return the intersection over `axis`, which is kept with size 1."""
         result = self.canonical(ids.narrow(axis, 0, 1))
         if bool((ids == ids.narrow(axis, 0, 1)).all()):
             return result
@@ -144,9 +146,9 @@ class DependencySets:
         return result
 
     def equate(self, left: Tensor, right: Tensor, reason: Reason) -> None:
-        """State that, index by index, both sides are removed together. Shapes are equal.
+        """Require that, index by index, both sides are removed together. Both have the same shape.
 
-        Where one side cannot be removed at all, the other is frozen for `reason`.
+        Where one side cannot be removed, the other is frozen for `reason`.
         """
         for a, b in zip(self.canonical(left).tolist(), self.canonical(right).tolist(), strict=True):
             self._equate(self.channels_in(a), self.channels_in(b), reason)
@@ -165,53 +167,53 @@ class DependencySets:
         elif len(one) == len(other) == 1 or not (one | other) & self._field_tags:
             self.tie(one | other)
         else:
-            ours, theirs = one & self._field_tags, other & self._field_tags
-            if len(ours) == len(theirs) == 1:
-                self.tie(ours | theirs)
+            fields, other_fields = one & self._field_tags, other & self._field_tags
+            if len(fields) == len(other_fields) == 1:
+                self.tie(fields | other_fields)
             else:
-                self._freeze_roots(ours | theirs, reason)
-            self._equate(one - ours, other - theirs, reason)
+                self._freeze_roots(fields | other_fields, reason)
+            self._equate(one - fields, other - other_fields, reason)
 
     def tie(self, tags: Iterable[int]) -> None:
-        """Make one channel of all `tags`."""
+        """Merge all `tags` into one channel."""
         first, *rest = sorted(tags)
         for tag in rest:
             self._merge(first, tag)
 
     def freeze(self, ids: Tensor, reason: Reason) -> None:
-        """Keep for ever whatever the sets hold: from now on it is in no set, since it removes nothing."""
+        """Freeze all channels of the sets permanently; frozen channels are in no set, since they remove nothing."""
         for set_id in distinct(ids):
             self._freeze_roots(self.channels_in(set_id), reason)
 
     def freeze_channel(self, channel: int, reason: Reason) -> None:
-        """The same for one channel."""
+        """Freeze one channel permanently."""
         self._freeze_roots((channel,), reason)
 
     def freeze_tentatively(self, ids: Tensor, reason: Reason) -> None:
-        """Keep whatever the sets hold, unless the next pass does not say so again."""
+        """Freeze all channels of the sets for the current pass."""
         for set_id in ids.unique().tolist():
             for tag in self.channels_in(set_id):
                 self._tentatively_frozen.setdefault(tag, reason)
 
     def clear_tentative_freezes(self) -> None:
-        """Start a new pass: what is tied or kept for ever stays so, doubts are raised again."""
+        """Start a new pass: drop the tentative freezes; ties and permanent freezes remain."""
         self._tentatively_frozen.clear()
 
     def tentatively_frozen_channels(self) -> dict[int, Reason]:
-        """Return the channels that cannot go because of what was found in this pass, each with the first reason."""
-        found: dict[int, Reason] = {}
+        """Return the channels that were frozen in this pass, each with the first reason."""
+        channels: dict[int, Reason] = {}
         for tag, reason in self._tentatively_frozen.items():
             for channel in self.find_channels(tag):
-                found.setdefault(channel, reason)
-        return found
+                channels.setdefault(channel, reason)
+        return channels
 
     def find_freeze_reason(self, tag: int) -> Reason | None:
-        """Return why a tag stays for ever; None where it does not."""
+        """Return the reason for which a tag is permanently frozen, or None if it is not."""
         root = self._find(tag)
         if root in self._frozen:
             return self._frozen[root]
-        stands_for = self._bound.get(root, frozenset())
-        reasons = [self.find_freeze_reason(other) for other in sorted(stands_for)]
+        bound = self._bound.get(root, frozenset())
+        reasons = [self.find_freeze_reason(other) for other in sorted(bound)]
         return reasons[0] if reasons and all(reasons) else None
 
     def _get_or_create_tag(self, key: Hashable) -> int:
@@ -251,7 +253,7 @@ class DependencySets:
         return frozenset().union(*(self._resolve(self._find(tag)) for tag in bound))
 
     def _bind(self, one: frozenset[int], several: frozenset[int]) -> bool:
-        """Let a tag that nothing else has claimed stand for several channels."""
+        """Make an unbound tag stand for several channels; return whether that is possible."""
         if len(one) != 1 or len(several) < 2 or one & several or one & self._field_tags:
             return False
         (tag,) = one
@@ -259,15 +261,15 @@ class DependencySets:
         self._changed()
         return True
 
-    def _absorb_into_optional(self, mine: frozenset[int], theirs: frozenset[int]) -> frozenset[int]:
-        """Let the newest slack in `mine`, which fewest values have, stand for what `theirs` has more."""
-        own, wanted = mine - self._optional_tags, theirs - mine - self._optional_tags
-        spare = (mine - theirs) & self._optional_tags
-        if not wanted or not spare:
-            return own
-        self._bound[max(spare)] = wanted
+    def _absorb_into_optional(self, one: frozenset[int], other: frozenset[int]) -> frozenset[int]:
+        """Make the newest optional tag in `one`, which fewest values hold, stand for the tags that only `other` has."""
+        required, missing = one - self._optional_tags, other - one - self._optional_tags
+        spare = (one - other) & self._optional_tags
+        if not missing or not spare:
+            return required
+        self._bound[max(spare)] = missing
         self._changed()
-        return own | wanted
+        return required | missing
 
     def _merge(self, left: int, right: int) -> None:
         a, b = sorted((self._find(left), self._find(right)))
@@ -289,9 +291,9 @@ class DependencySets:
             self._frozen[root] = reason
             self._changed()
 
-    def _pairwise(self, left: Tensor, right: Tensor, combine, keep_left_if_right_empty: bool = False) -> Tensor:  # type: ignore[no-untyped-def]
+    def _pairwise(self, left: Tensor, right: Tensor, combine, skip_empty_right: bool = False) -> Tensor:  # type: ignore[no-untyped-def]
         left, right = torch.broadcast_tensors(self.canonical(left), self.canonical(right))
-        if keep_left_if_right_empty and not bool(right.any()):
+        if skip_empty_right and not bool(right.any()):
             return left
         radix = len(self._sets)
         return _map_unique(
@@ -301,7 +303,7 @@ class DependencySets:
 
 
 def distinct(ids: Tensor) -> list[int]:
-    """Return the different sets, sorted; at once for an axis of rows that has none."""
+    """Return the distinct sets, sorted; without a search for an axis of rows that has no tags."""
     return ids.unique().tolist() if bool(ids.any()) else [EMPTY]
 
 

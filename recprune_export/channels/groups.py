@@ -1,13 +1,16 @@
-"""What the analysis found, in the form that the later stages use."""
+"""Results of the channel analysis in the form that later stages use."""
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from operator import attrgetter
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from recprune_export.channels.dependency_sets import Reason
 from recprune_export.channels.fields import Field
+from recprune_export.codec import FLATTENED, JsonForm, ToDictMixin
 
 GroupKind = Literal["embedding", "hidden", "field"]
 FIELD_GROUP = "fields"  # the name of the group of kind "field", of which there is at most one
@@ -24,7 +27,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Channel:
-    """The smallest thing that can be removed: all of `slices` go when it goes, and all lookups of `fields`."""
+    """The smallest removable unit: removing it removes all of `slices`, and all lookups of `fields`."""
 
     identity: int
     slices: tuple[Slice, ...]
@@ -32,15 +35,15 @@ class Channel:
 
     @property
     def name(self) -> str:
-        """The fields that go together; empty for other channels."""
+        """The names of the fields; empty for other channels."""
         return " + ".join(field.name for field in self.fields)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Channels that lie side by side on the same axes of the same tensors.
+    """Channels on the same axes of the same tensors.
 
-    `name` is the axis on which the group begins, for example `tables.user.weight:1`.
+    `name` is the first axis of the group, for example `tables.user.weight:1`.
     """
 
     name: str
@@ -49,44 +52,35 @@ class Group:
 
     @property
     def width(self) -> int:
-        """How many channels there are."""
+        """The number of channels."""
         return len(self.channels)
 
     def axes(self) -> tuple[tuple[str, int], ...]:
-        """Return each (tensor, axis) on which the group lies, in the order of the graph."""
+        """Return each (tensor, axis) of the group, in the order of the graph."""
         return tuple(dict.fromkeys((s.tensor, s.axis) for channel in self.channels for s in channel.slices))
 
 
 @dataclass(frozen=True)
-class FrozenAxis:
+class FrozenAxis(ToDictMixin):
     """An axis of a parameter of which `count` indices cannot be removed, for one reason."""
 
     tensor: str
     axis: int
     count: int
-    reason: Reason
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        reason = {"reason": self.reason.text, "source": self.reason.source}
-        return {"tensor": self.tensor, "axis": self.axis, "count": self.count, **reason}
+    reason: Reason = dataclasses.field(metadata=FLATTENED)
 
 
 def slice_positions(group: Group, tensor: str, axis: int) -> Tensor:
-    """Return the indices on the axis of a parameter at which each channel lies, [occurrences, D]."""
-    places: list[list[int]] = [
+    """Return the indices of each channel on the axis of a parameter, [occurrences, D]."""
+    positions: list[list[int]] = [
         sorted(s.index for s in channel.slices if (s.tensor, s.axis) == (tensor, axis)) for channel in group.channels
     ]
-    return torch.tensor(places, dtype=torch.int64).T.contiguous()
+    return torch.tensor(positions, dtype=torch.int64).T.contiguous()
 
 
 @dataclass(frozen=True)
-class FrozenField:
+class FrozenField(ToDictMixin):
     """A field that cannot be removed."""
 
-    field: Field
-    reason: Reason
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {"field": self.field.name, "reason": self.reason.text, "source": self.reason.source}
+    field: Annotated[Field, JsonForm(attrgetter("name"))]
+    reason: Reason = dataclasses.field(metadata=FLATTENED)

@@ -1,8 +1,8 @@
-"""`TensorTags`: what the analysis knows of one tensor, and how it is moved between its two forms.
+"""`TensorTags`: the tags of one tensor, and the conversions between their two forms.
 
-By axis: for each index of each axis the set of channels that remove it. By element: a tensor of interned sets of the
-tensor's own shape, which any operator that moves data can be run on. A tensor whose elements cannot be written by axis is
-*ragged*; `elements_to_axes` ties tags until it is not, for a tensor can only shrink along whole axes.
+By axis: for each index of each axis, the set of channels that remove it. By element: a tensor of interned sets with the
+tensor's shape, on which any operator that moves data can be run. A tensor whose elements cannot be written by axis is
+*ragged*; `elements_to_axes` ties tags until it is not, because a tensor can only shrink along whole axes.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -16,15 +16,15 @@ from recprune_export.channels.dependency_sets import EMPTY, DependencySets, Reas
 
 @dataclass(frozen=True)
 class TensorTags:
-    """For a tensor of rank r: r vectors of interned sets.
+    """Three descriptions of a tensor of rank r, each of r vectors of interned sets.
 
-    `removes[a][i]`: the channels each of which removes index i of axis a.
-    `zeroes[a][i]`: those among them whose masking makes every element at index i of axis a exactly zero.
-    `steady[a][i]`: those whose masking makes these elements the same for every request: a zero that met a bias. Taken
-    to be `zero_when_masked` where a rule does not say more.
+    `removed_by[a][i]`: the channels each of which removes index i of axis a.
+    `zero_when_masked[a][i]`: those of them whose masking makes every element at index i of axis a exactly zero.
+    `constant_when_masked[a][i]`: those whose masking makes these elements the same for every request, such as zero plus a
+    bias; by default equal to `zero_when_masked`.
     `constant`: the whole tensor is the same for every request, like a parameter.
-    `removed_entirely_by`: the fields each of which removes the whole tensor, and makes all of it zero when masked. A rule that does not
-    say so loses them, which is safe: then they stay.
+    `removed_entirely_by`: the fields each of which removes the whole tensor, and makes all of it zero when masked. A rule
+    that does not propagate them freezes them, which is safe.
     """
 
     removed_by: tuple[Tensor, ...]
@@ -41,15 +41,15 @@ class TensorTags:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the tensor that is described."""
+        """The shape of the tensor."""
         return tuple(len(axis) for axis in self.removed_by)
 
     def is_empty(self) -> bool:
-        """Nothing removes any part of the tensor."""
+        """Return whether no channel removes any index of the tensor."""
         return not any(bool(axis.any()) for axis in self.removed_by)
 
     def without_zero_tags(self) -> "TensorTags":
-        """The same axes after an operator that does not keep zeros, but works on each index by itself."""
+        """Return the tags after an elementwise operator that does not preserve zeros."""
         return TensorTags(
             self.removed_by,
             tuple(torch.zeros_like(axis) for axis in self.removed_by),
@@ -58,32 +58,32 @@ class TensorTags:
         )
 
     def map(self, change: Callable[[tuple[Tensor, ...]], Iterable[Tensor]]) -> "TensorTags":
-        """The same change of the axes in each of the three; data is moved or added up, so that zero stays zero."""
+        """Apply the same change to the axes of all three descriptions; the operator moves or sums data, which keeps zeros."""
         removed_by, zero_when_masked, constant_when_masked = (
             tuple(change(side)) for side in (self.removed_by, self.zero_when_masked, self.constant_when_masked)
         )
         return TensorTags(removed_by, zero_when_masked, constant_when_masked, self.constant, self.removed_entirely_by)
 
     def take_axes(self, order: Sequence[int | None]) -> "TensorTags":
-        """The axes in another order; None is a new axis of one value."""
+        """Return the axes in another order; None is a new axis of size 1."""
         one = make_untagged_axis(1)
 
         return self.map(lambda field: tuple(one if axis is None else field[axis] for axis in order))
 
 
 def make_empty_tags(shape: Sequence[int], constant: bool = False) -> TensorTags:
-    """Describe a tensor of which nothing can be removed."""
+    """Return the tags of a tensor of which nothing can be removed."""
     axes = tuple(make_untagged_axis(size) for size in shape)
     return TensorTags(axes, axes, axes, constant)
 
 
 def make_untagged_axis(size: int) -> Tensor:
-    """Describe an axis of which nothing can be removed, in constant memory: it may have one index for each item."""
+    """Return the tags of an axis of which nothing can be removed, in constant memory: it may have one index per item."""
     return torch.full((1,), EMPTY, dtype=torch.int64).expand(size)
 
 
 def axes_to_elements(sets: DependencySets, axes: Sequence[Tensor]) -> Tensor:
-    """Return the element form of one of the two fields of `TensorTags`: the union over the axes."""
+    """Return the element form of one description of `TensorTags`: the union over the axes."""
     shape = [len(axis) for axis in axes]
     elements = torch.full(shape, EMPTY, dtype=torch.int64)
     for position, axis in enumerate(axes):
@@ -103,9 +103,9 @@ def elements_to_axes(
 ) -> TensorTags:
     """Return the axis form, tying or freezing tags where the element form is ragged.
 
-    `fixed[a]` is true for an axis that cannot shrink (the batch). Where tags have to be tied so that they depend on
+    `varies[a]` is true for an axis that cannot shrink (the batch). Where tags have to be tied so that they depend on
     the index of one axis alone, `choose_axis` chooses that axis among those that may shrink, the likeliest first. Zeros that
-    differ along an axis are dropped, which is safe: a zero that is not known can only freeze more.
+    differ along an axis are dropped, which is safe: an unknown zero can only freeze more.
     """
     if not bool(removed_by.any()):
         return make_empty_tags(removed_by.shape)
@@ -125,7 +125,7 @@ def elements_to_axes(
     return TensorTags(axes, _by_axis(sets, zero_when_masked, varies), _by_axis(sets, constant_when_masked, varies))
 
 
-def _by_axis(sets: DependencySets, elements: Tensor, fixed: Sequence[bool]) -> tuple[Tensor, ...]:
+def _by_axis(sets: DependencySets, elements: Tensor, varies: Sequence[bool]) -> tuple[Tensor, ...]:
     axes = []
     for axis in range(elements.ndim):
         common = elements
@@ -133,12 +133,12 @@ def _by_axis(sets: DependencySets, elements: Tensor, fixed: Sequence[bool]) -> t
             if other != axis:
                 common = sets.intersection_along(common, other)
         common = common.reshape(-1) if elements.numel() else torch.full((elements.shape[axis],), EMPTY)
-        axes.append(torch.zeros_like(common) if fixed[axis] else sets.canonical(common))
+        axes.append(torch.zeros_like(common) if varies[axis] else sets.canonical(common))
     return tuple(axes)
 
 
 def _make_regular(sets: DependencySets, ragged: Tensor, axis: int, reason: Reason) -> None:
-    """Tie what is left so that it depends on the index of `axis` alone."""
+    """Tie the remaining tags so that they depend on the index of `axis` alone."""
     for index in range(ragged.shape[axis]):
         slice_ids = ragged.select(axis, index).unique().tolist()
         tags = frozenset().union(*(sets.channels_in(i) for i in slice_ids))
@@ -148,19 +148,19 @@ def _make_regular(sets: DependencySets, ragged: Tensor, axis: int, reason: Reaso
             sets.tie(tags)
 
 
-def _likely_axes(sets: DependencySets, ragged: Tensor, fixed: Sequence[bool]) -> list[int]:
-    """The axes that may shrink: first those along which a width was laid out, and of these the last, as is customary."""
-    free = [axis for axis in range(ragged.ndim) if not fixed[axis]]
+def _likely_axes(sets: DependencySets, ragged: Tensor, varies: Sequence[bool]) -> list[int]:
+    """Return the axes that may shrink: first those along which a parameter's axis extends, and of these the last."""
+    free = [axis for axis in range(ragged.ndim) if not varies[axis]]
     return sorted(free, key=lambda axis: (_siblings_along(sets, ragged, axis) > 0, axis), reverse=True)
 
 
 def _siblings_along(sets: DependencySets, elements: Tensor, axis: int) -> int:
-    """Count neighbours along `axis` that are different tags of one parameter's axis: the way a width was laid out."""
+    """Count neighbors along `axis` that are different tags of one parameter's axis."""
     if elements.shape[axis] < 2:
         return 0
-    left = elements.narrow(axis, 0, elements.shape[axis] - 1)
-    right = elements.narrow(axis, 1, elements.shape[axis] - 1)
-    pairs, counts = torch.stack([left.reshape(-1), right.reshape(-1)]).unique(dim=1, return_counts=True)
+    first = elements.narrow(axis, 0, elements.shape[axis] - 1)
+    second = elements.narrow(axis, 1, elements.shape[axis] - 1)
+    pairs, counts = torch.stack([first.reshape(-1), second.reshape(-1)]).unique(dim=1, return_counts=True)
     total = 0
     for (a, b), count in zip(pairs.T.tolist(), counts.tolist(), strict=True):
         if a != b and _tagged_axes(sets, a) & _tagged_axes(sets, b):

@@ -1,8 +1,8 @@
-"""The walk over a graph: values and tags side by side, one rule per operator.
+"""The walk over a graph that propagates tags along with the values, with one rule per operator.
 
-A rule is registered on the `OpOverload` it describes. It gets the walk and the node, says which tags are one
-(`walk.equate`) and which cannot go (`walk.freeze`), and returns the tags of the node's output. An operator without a
-rule freezes what it touches.
+A rule is registered on the `OpOverload` it describes. It gets the walk and the node, states which tags are removed
+together (`walk.equate`) and which cannot be removed (`walk.freeze`), and returns the tags of the node's output. An
+operator without a rule freezes the tags of its inputs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,9 +23,9 @@ ChannelRule = Callable[["Walk", fx.Node], NodeTags]
 aten = torch.ops.aten
 _LOOKUPS = (aten.embedding.default, aten.embedding_bag.padding_idx, aten.embedding_bag.default)
 
-FIELD_KEY = "a field"  # begins the key of its tag, as the name of a node does those of other tags
+FIELD_KEY = "a field"  # the first element of a field tag's key, where other keys have the name of a node
 RULES: Mapping[Any, ChannelRule] = OPERATORS.rules(Facet.CHANNELS)
-WIDEST_AXIS = 1 << 16  # a wider axis counts rows, not channels, and is never labelled
+WIDEST_AXIS = 1 << 16  # a wider axis counts rows, not channels, and gets no tags
 
 
 def rule(*operators: Any) -> Callable[[ChannelRule], ChannelRule]:
@@ -35,7 +35,7 @@ def rule(*operators: Any) -> Callable[[ChannelRule], ChannelRule]:
 
 @dataclass(frozen=True)
 class TiedAxis:
-    """Where tags were tied because a tensor can only shrink along whole axes: the axis, what else it could have been."""
+    """A choice of the axis along which a tensor shrinks: the axis, the alternatives, and the tags that were tied."""
 
     axis: int
     alternatives: tuple[int, ...]
@@ -43,10 +43,10 @@ class TiedAxis:
 
 
 class Walk(fx.Interpreter):
-    """Runs a graph on a small batch and carries tags beside the values.
+    """An interpreter that runs a graph on a small batch and propagates tags along with the values.
 
-    `wanted` names, for nodes of which the likeliest axis turned out to be wrong, the one to tie tags along instead.
-    `fields` are given tags where their ids are looked up. No `ValueRecorder`: rules compute tags from values on the way.
+    `preferred_axes` holds, by the name of a node, the axis along which to tie tags instead of the likeliest one.
+    `fields` get tags where their ids are looked up. It is no `ValueRecorder`, because rules compute tags during the run.
     """
 
     def __init__(
@@ -81,16 +81,16 @@ class Walk(fx.Interpreter):
         return value
 
     def tags(self, argument: Any) -> TensorTags | None:
-        """Return the tags of an argument, or None for what is no tensor of the graph."""
+        """Return the tags of an argument, or None for an argument that is no tensor of the graph."""
         described = self.node_tags.get(argument) if isinstance(argument, fx.Node) else None
         return described if isinstance(described, TensorTags) else None
 
     def value(self, argument: Any) -> Any:
-        """Return the value of an argument: of a node what it computed, of a list its values."""
+        """Return an argument with each node replaced by its value."""
         return fx.node.map_arg(argument, lambda node: self.env[node])
 
     def make_untagged(self, value: Any) -> NodeTags:
-        """Describe a value of which nothing can be removed."""
+        """Return the tags of a value of which nothing can be removed."""
         if isinstance(value, Tensor):
             return make_empty_tags(value.shape)
         if isinstance(value, (tuple, list)):
@@ -98,15 +98,15 @@ class Walk(fx.Interpreter):
         return None
 
     def make_optional_tags(self, node: fx.Node, axis: int) -> Tensor:
-        """Return tags with which the indices of an axis may be left out where a field asks for it."""
+        """Return optional tags for the indices of an axis, with which a field may remove them."""
         size = self.env[node].shape[axis]
         return self.sets.optional_singletons((f"{node.name} leaves out", axis, index) for index in range(size))
 
     def with_removed_entirely_by(self, described: NodeTags, like: TensorTags | None) -> NodeTags:
-        """Describe a value that is moved as a whole: it goes with the fields with which what is moved goes."""
+        """Return the tags with `removed_entirely_by` of `like`, for an operator that moves a whole value."""
         if isinstance(described, tuple):
             return (
-                tuple(part and replace(part, removed_entirely_by=like.removed_entirely_by) for part in described)
+                tuple(tags and replace(tags, removed_entirely_by=like.removed_entirely_by) for tags in described)
                 if like
                 else described
             )
@@ -117,25 +117,27 @@ class Walk(fx.Interpreter):
         )
 
     def mark_operand_optional(self, node: fx.Node, operand: Any) -> None:
-        """State that where all of an operand goes, the operator does without it."""
+        """State that the operator may leave out an operand that is removed entirely."""
         if isinstance(operand, fx.Node):
             self._optional.add((node, operand))
 
     def is_operand_optional(self, node: fx.Node, operand: fx.Node) -> bool:
-        """Tell whether a rule said so."""
+        """Return whether a rule marked an operand as optional."""
         return (node, operand) in self._optional
 
     def add_field_tags(self, node: fx.Node, tags: TensorTags) -> TensorTags:
-        """Give the fields whose ids are looked up their tags: of all that is looked up, or of an index of an axis."""
+        """Add the tags of the fields whose ids are looked up, to the whole value or to the indices of an axis."""
         numbers = self.fields.lookups.get(node.name) if self.fields is not None else None
         if numbers is None:
             return tags
-        named = self.sets.field_singletons((FIELD_KEY, number, 0) for number in numbers.flatten().tolist())
+        field_tags = self.sets.field_singletons((FIELD_KEY, number, 0) for number in numbers.flatten().tolist())
         if bool((numbers == numbers.flatten()[0]).all()):
-            return replace(tags, removed_entirely_by=self.sets.unite_sets((tags.removed_entirely_by, int(named[0]))))
-        named = named.reshape(numbers.shape)
+            return replace(
+                tags, removed_entirely_by=self.sets.unite_sets((tags.removed_entirely_by, int(field_tags[0])))
+            )
+        field_tags = field_tags.reshape(numbers.shape)
         for axis in range(numbers.ndim if node.target is aten.embedding.default else 0):
-            along = named.movedim(axis, 0).reshape(numbers.shape[axis], -1)
+            along = field_tags.movedim(axis, 0).reshape(numbers.shape[axis], -1)
             if bool((along == along[:, :1]).all()):
                 removed_by, zero_when_masked = list(tags.removed_by), list(tags.zero_when_masked)
                 for side in (removed_by, zero_when_masked):
@@ -146,48 +148,50 @@ class Walk(fx.Interpreter):
                     zero_when_masked=tuple(zero_when_masked),
                     constant_when_masked=(),
                 )
-        self.freeze(node, named, "its ids are looked up in a tensor of which no axis tells fields apart")
+        self.freeze(node, field_tags, "its ids are looked up in a tensor of which no axis tells fields apart")
         return tags
 
     def varying_axes(self, node: fx.Node) -> tuple[bool, ...]:
-        """Tell for each axis of a node's value whether its size varies with the request."""
+        """Return for each axis of a node's value whether its size varies with the request."""
         return tuple(not isinstance(size, int) for size in node.meta["val"].shape)
 
     def make_axis_tags(self, node: fx.Node, axis: int, size: int) -> Tensor:
-        """Return new tags for an axis that takes whatever size its consumers need."""
+        """Return new tags for an axis whose size its consumers determine."""
         return self.sets.singletons((node.name, axis, index) for index in range(size))
 
     def tags_from_elements(
         self, node: fx.Node, traced: Tensor, removed_by: Tensor, zero_when_masked: Tensor, constant_when_masked: Tensor
     ) -> TensorTags:
-        """Return what is known by element by axis; see `tags.from_elements`."""
+        """Return the axis form of tags by element; see `tags.elements_to_axes`."""
 
-        def layout(candidates: Sequence[int]) -> int:
+        def choose_axis(candidates: Sequence[int]) -> int:
             axis = self._preferred_axes.get(node.name, candidates[0])
-            others = tuple(other for other in candidates if other != axis)
-            self.tied_axes.setdefault(node.name, TiedAxis(axis, others, removed_by))
+            alternatives = tuple(candidate for candidate in candidates if candidate != axis)
+            self.tied_axes.setdefault(node.name, TiedAxis(axis, alternatives, removed_by))
             return axis
 
-        fixed = [is_batch_size(size) for size in traced.shape]
+        varies = [is_batch_size(size) for size in traced.shape]
         reason = Reason(f"{node.name} mixes it with parts that keep their width", find_source_line(node))
-        return elements_to_axes(self.sets, removed_by, zero_when_masked, constant_when_masked, fixed, reason, layout)
+        return elements_to_axes(
+            self.sets, removed_by, zero_when_masked, constant_when_masked, varies, reason, choose_axis
+        )
 
     def equate(self, node: fx.Node, left: Tensor, right: Tensor, because: str) -> None:
-        """State that both sides are removed together."""
+        """Require that both sides are removed together."""
         self.sets.equate(left, right, Reason(because, find_source_line(node)))
 
     def freeze(self, node: fx.Node, ids: Tensor, because: str) -> None:
-        """State that nothing in `ids` can be removed."""
+        """Freeze all channels in `ids`."""
         self.sets.freeze(ids, Reason(because, find_source_line(node)))
 
     def require_zero(self, node: fx.Node, removed_by: Tensor, zero_when_masked: Tensor, because: str) -> None:
-        """Freeze what a reduction would still count although it is masked, as far as this pass knows."""
+        """Freeze tentatively the channels that are not zero when masked, for a reduction that would still count them."""
         self.sets.freeze_tentatively(
             self.sets.difference(removed_by, zero_when_masked), Reason(because, find_source_line(node))
         )
 
     def mark_lookup(self, node: fx.Node, rows: Tensor, ids: Any) -> None:
-        """State that `rows` are looked up by `ids`: they stay, and what they are the rows of is a table."""
+        """Freeze `rows`, which are looked up by `ids`, and mark their tensor as a table."""
         self.freeze(node, rows, "its rows are looked up by id")
         if not _depends_on_request(ids):
             return
@@ -198,18 +202,18 @@ class Walk(fx.Interpreter):
 
     def _apply_rule(self, node: fx.Node) -> NodeTags:
         value = self.env[node]
-        known = RULES.get(node.target)
+        channel_rule = RULES.get(node.target)
         inputs = [self.node_tags.get(source) for source in node.all_input_nodes]
-        if known is None:
+        if channel_rule is None:
             for described in inputs:
                 self._freeze_all(node, described, f"{operator_name(node)} has no rule")
             return self.make_untagged(value)
         if _is_scalar(value) and all(isinstance(tags, TensorTags) and not tags.shape for tags in inputs):
             return self.make_untagged(value)
-        return known(self, node)
+        return channel_rule(self, node)
 
     def _constant_where_inputs_are(self, node: fx.Node, described: NodeTags) -> NodeTags:
-        """What is computed from parameters alone is the same for every request."""
+        """Mark a value that is computed from parameters alone as constant."""
         inputs = [self.node_tags.get(source) for source in node.all_input_nodes]
         varying = (isinstance(d, tuple) or (d is not None and not d.constant) for d in inputs)
         if not isinstance(described, TensorTags) or any(varying):
@@ -217,19 +221,19 @@ class Walk(fx.Interpreter):
         return TensorTags(described.removed_by, described.zero_when_masked, constant=True)
 
     def _lift(self, described: NodeTags) -> NodeTags:
-        """A field with which every index of some axis goes, and is zero, goes with the whole value instead."""
+        """Replace a field tag that removes, and makes zero, every index of an axis by one that removes the whole value."""
         if isinstance(described, tuple):
-            return tuple(cast(TensorTags | None, self._lift(part)) for part in described)
+            return tuple(cast(TensorTags | None, self._lift(tags)) for tags in described)
         if described is None or not self.sets.has_field_tags:
             return described
-        found = [described.removed_entirely_by]
+        set_ids = [described.removed_entirely_by]
         for removed_by, zero_when_masked in zip(described.removed_by, described.zero_when_masked, strict=True):
             if len(removed_by) and bool(removed_by.any()) and bool(zero_when_masked.any()):
-                both = self.sets.intersection(
+                removed_and_zero = self.sets.intersection(
                     self.sets.intersection_along(removed_by, 0), self.sets.intersection_along(zero_when_masked, 0)
                 )
-                found.append(int(self.sets.field_tags_in(both)))
-        whole = self.sets.unite_sets(found)
+                set_ids.append(int(self.sets.field_tags_in(removed_and_zero)))
+        whole = self.sets.unite_sets(set_ids)
         if whole == EMPTY:
             return described
         lifted = torch.tensor(whole)
@@ -238,7 +242,7 @@ class Walk(fx.Interpreter):
         )
 
     def _freeze_tags_of_whole_axes(self, node: fx.Node) -> None:
-        """A channel on which every index of an axis depends cannot go: the value would have no elements."""
+        """Freeze channels that would remove every index of an axis: the value would have no elements."""
         described = self.node_tags[node]
         for tags in described if isinstance(described, tuple) else (described,):
             for axis in tags.removed_by if tags is not None else ():
@@ -270,17 +274,17 @@ class Walk(fx.Interpreter):
 
 
 def _is_scalar(value: Any) -> bool:
-    """A tensor without axes has nothing to remove, whatever axis an operator was asked to work along."""
+    """Return whether a value is a tensor without axes, which has no index to remove."""
     return isinstance(value, Tensor) and value.ndim == 0
 
 
 def is_batch_size(size: Any) -> bool:
-    """Tell whether a traced size is the batch itself, and not a product with it, which may shrink with its factors."""
+    """Return whether a traced size is the batch itself, and not a product with it, which may shrink with its factors."""
     return isinstance(size, torch.SymInt) and bool(size.node.expr.is_Symbol)
 
 
 def _ids_of_lookup(user: fx.Node, table: fx.Node) -> Any:
-    """The ids by which `user` takes rows of `table`; None if it does something else."""
+    """Return the ids by which `user` selects rows of `table`, or None for another operator."""
     if user.target in _LOOKUPS and user.args[0] is table:
         return user.args[1]
     if user.target is aten.index_select.default and user.args[:2] == (table, 0):
@@ -291,29 +295,29 @@ def _ids_of_lookup(user: fx.Node, table: fx.Node) -> Any:
 
 
 def _depends_on_request(ids: Any) -> bool:
-    """Whether ids come from an input, and not, like positions, from a constant."""
-    pending, seen = [ids], set()
+    """Return whether ids come from an input, and not, like positions, from a constant."""
+    pending, visited = [ids], set()
     while pending:
         node = pending.pop()
-        if not isinstance(node, fx.Node) or node in seen or not isinstance(node.meta.get("val"), Tensor):
+        if not isinstance(node, fx.Node) or node in visited or not isinstance(node.meta.get("val"), Tensor):
             continue
         if node.op == "placeholder":
             return True
-        seen.add(node)
+        visited.add(node)
         pending.extend(node.all_input_nodes)
     return False
 
 
 def operator_name(node: fx.Node) -> str:
-    """Return how an operator is called in a sentence, for example `aten.linear`."""
+    """Return the name of an operator in messages, for example `aten.linear`."""
     return str(node.target).removesuffix(".default") if node.op == "call_function" else node.op
 
 
 def find_source_line(node: fx.Node) -> str:
-    """Return where a node was written: `file, line N` of the user's source, else the submodule, else nothing."""
+    """Return the source of a node: `file, line N` of the user's code, else the submodule, else an empty string."""
     trace: Sequence[str] = (node.meta.get("stack_trace") or "").splitlines()
-    places = [line.strip() for line in trace if line.strip().startswith("File ")]
-    written_by_user = [place for place in places if "/torch/" not in place]
+    frames = [line.strip() for line in trace if line.strip().startswith("File ")]
+    written_by_user = [frame for frame in frames if "/torch/" not in frame]
     if written_by_user:
         return written_by_user[-1].removeprefix("File ").rpartition(", in ")[0]
     modules = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values() if path]

@@ -1,42 +1,9 @@
-"""The command line: thin, over functions that Python can call as well. Nothing heavy is imported before it is needed.
+"""The command line: options in, tables or JSON out, over functions that Python can call as well.
 
-One file for each command; to add one, write its file and name it here.
+Nothing heavy is imported before it is needed. To add a command, write its file in `commands/` and name it there.
 """
 
-from recprune_export.cli import (
-    check,
-    completion,
-    compress,
-    doctor,
-    generate,
-    inspect,
-    pack,
-    predict,
-    profile,
-    refresh,
-    report,
-    sign,
-    sweep,
-    train,
-    verify,
-)
+from recprune_export.cli import commands
 from recprune_export.cli.main_group import main
 
-__all__ = [
-    "check",
-    "completion",
-    "compress",
-    "doctor",
-    "generate",
-    "inspect",
-    "main",
-    "pack",
-    "predict",
-    "profile",
-    "refresh",
-    "report",
-    "sign",
-    "sweep",
-    "train",
-    "verify",
-]
+__all__ = ["commands", "main"]

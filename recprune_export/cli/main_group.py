@@ -1,4 +1,4 @@
-"""The command group: the main job needs no name, and errors of the user's are one sentence and an exit code."""
+"""The command group: the main job needs no name, and errors of the user are one sentence and an exit code."""
 
 import errno
 from typing import Any
@@ -11,7 +11,7 @@ from recprune_export.errors import RecpruneError, UsageError
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 NO_MEMORY = "The machine has too little memory for this: close other programs, or give a smaller --batch-size."
-# PyTorch says in words alone that something ran out.
+# PyTorch reports exhausted resources in the text of a RuntimeError alone.
 RESOURCE_MESSAGES = {
     "PytorchStreamWriter failed": "A file could not be written to the end: free some space, or set TMPDIR.",
     "MemoryError": NO_MEMORY,
@@ -29,22 +29,22 @@ class MainJobGroup(click.Group):
     """`recprune-export MODEL ...` is `recprune-export compress MODEL ...`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        own = {"--help", "-h", "--version"}
-        if args and args[0] not in self.commands and args[0] not in own:
+        group_options = {"--help", "-h", "--version"}
+        if args and args[0] not in self.commands and args[0] not in group_options:
             args = ["compress", *args]
         return super().parse_args(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Offer commands, and what the main job takes: options, and files for MODEL."""
-        offered = super().shell_complete(ctx, incomplete)
+        """Offer commands, options of the main job, and files for MODEL."""
+        items = super().shell_complete(ctx, incomplete)
         if incomplete.startswith("-"):
-            known = {item.value for item in offered}
+            known = {item.value for item in items}
             main_job = self.commands["compress"].shell_complete(ctx, incomplete)
-            return offered + [item for item in main_job if item.value not in known]
-        return [*offered, CompletionItem(incomplete, type="file")]
+            return items + [item for item in main_job if item.value not in known]
+        return [*items, CompletionItem(incomplete, type="file")]
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Turn the user's errors into one sentence and an exit code."""
+        """Turn errors of the user into one sentence and an exit code."""
         try:
             return super().invoke(ctx)
         except RecpruneError as error:
@@ -61,12 +61,11 @@ class MainJobGroup(click.Group):
             )
             ctx.exit(UsageError.exit_code)
         except (MemoryError, RuntimeError) as error:
-            lacking = next(
-                (said for sign, said in RESOURCE_MESSAGES.items() if sign in f"{type(error).__name__}: {error}"), None
-            )
-            if lacking is None:
+            text = f"{type(error).__name__}: {error}"
+            message = next((message for symptom, message in RESOURCE_MESSAGES.items() if symptom in text), None)
+            if message is None:
                 raise
-            click.echo(f"Error: {lacking} What was there before is as it was.", err=True)
+            click.echo(f"Error: {message} What was there before is as it was.", err=True)
             ctx.exit(UsageError.exit_code)
         except KeyboardInterrupt:
             click.echo("Interrupted; nothing was left half-written.", err=True)

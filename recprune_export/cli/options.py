@@ -38,7 +38,7 @@ def source_options(command: F) -> F:
 
 
 def job_options(command: F) -> F:
-    """What is asked of one run of the main job, and of each in a sweep."""
+    """Add the options of one run of the main job, and of each in a sweep."""
     for option in reversed(
         (
             click.option(
@@ -57,9 +57,9 @@ def job_options(command: F) -> F:
                 "--batch-size", type=click.IntRange(1), help="Of fine-tuning.  [default: by the kind of model]"
             ),
             click.option(
-                "--structured-share",
+                "--structured-fraction",
                 type=float,
-                help="Part that removed channels take; zeros the rest.  [default: tried; at most 0.8 in tables, 0.95 elsewhere]",
+                help="Fraction for removed channels; zeros take the rest.  [default: tried; at most 0.8 in tables, 0.95 elsewhere]",
             ),
             click.option(
                 "--quantize",
@@ -74,14 +74,17 @@ def job_options(command: F) -> F:
                 default=0.001,
                 show_default=True,
                 metavar="DROP",
-                help="What that may take of the validation metric; beyond it weights get more bits again.",
+                help="Drop of the validation metric that is allowed; beyond it weights get more bits again.",
             ),
             click.option("--seed", type=int, default=0, show_default=True),
             click.option(
                 "--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the latency measurement."
             ),
             click.option(
-                "--batches", default="1,32,256,1024", show_default=True, help="Batch sizes of the latency measurement."
+                "--latency-batch-sizes",
+                default="1,32,256,1024",
+                show_default=True,
+                help="Batch sizes of the latency measurement.",
             ),
         )
     ):

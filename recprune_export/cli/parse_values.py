@@ -1,4 +1,4 @@
-"""What a user writes after an option, as Python has it."""
+"""Parse the values of options."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ import click
 def model_source(
     factory: str | None, factory_args: str | None, inputs: Path | None, unsafe_unpickle: bool
 ) -> dict[str, Any]:
-    """How a model file is opened: the keywords of `load_program`."""
+    """Return the keywords of `load_program` that open a model file."""
     return {
         "factory": factory,
         "factory_args": parse_json_object(factory_args),
@@ -31,7 +31,7 @@ def parse_json_object(text: str | None) -> dict[str, Any]:
 
 def parse_fractions(text: str, option: str) -> tuple[float, ...]:
     try:
-        values = tuple(float(part) for part in text.split(",") if part.strip())
+        values = tuple(float(word) for word in text.split(",") if word.strip())
     except ValueError as error:
         raise click.BadParameter(
             f"'{text}' is no list of numbers; write for example 0.5,0.7.", param_hint=option
@@ -43,7 +43,7 @@ def parse_fractions(text: str, option: str) -> tuple[float, ...]:
 
 def parse_integers(text: str, option: str) -> tuple[int, ...]:
     try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
+        return tuple(int(word) for word in text.split(",") if word.strip())
     except ValueError as error:
         raise click.BadParameter(
             f"'{text}' is no list of numbers; write for example 256,128.", param_hint=option

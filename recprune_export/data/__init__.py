@@ -1,1 +1,1 @@
-"""From a file of rows to requests and labels: schema, vocabularies, splits."""
+"""Reading of data files as requests and labels: schema, vocabularies, splits."""

@@ -1,4 +1,4 @@
-"""Rows for a model that is not ours: columns or arrays that already are what its inputs take."""
+"""Rows for third-party models: columns or arrays that already have the form of the inputs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 
 from recprune_export.data.npz import read_npz
 from recprune_export.data.rows import Rows
-from recprune_export.data.schema.infer_schema import SPLIT_VALUES
+from recprune_export.data.schema._infer_schema import SPLIT_VALUES
 from recprune_export.data.tabular_files import collect, scan
 from recprune_export.errors import DataError
 
@@ -17,15 +17,14 @@ if TYPE_CHECKING:
     import polars as pl
 
 IdRange = tuple[int, int]
-Columns = Mapping[str, Any]  # name -> array, or anything that numpy.asarray takes, such as a tensor
+Columns = Mapping[str, Any]  # name -> array, or anything that numpy.asarray accepts, such as a tensor
 SPLIT = "split"
 IN_MEMORY = "the data"
-SHARES = (0.8, 0.1)  # of the rows, for train and valid, where there is no split column
 
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """One input: dtype, shape without the batch, and the range of ids by column of the last axis (as `signature.Input`)."""
+    """One input: dtype, shape without the batch, and the range of ids by column of the last axis (as in `signature.Input`)."""
 
     name: str
     dtype: str
@@ -35,7 +34,7 @@ class ArraySpec:
 
 @dataclass(frozen=True)
 class ArrayData:
-    """Rows in three parts; `has_split_column` where a column of the data says which is which."""
+    """Rows of the three splits; `has_split_column` if a column of the data names the split of each row."""
 
     train: Rows
     valid: Rows
@@ -44,14 +43,14 @@ class ArrayData:
 
 
 def load_arrays(data: Path | str | Columns, inputs: Sequence[ArraySpec], labels: Sequence[str], seed: int) -> ArrayData:
-    """Read the arrays of an `.npz`, or the columns of a CSV or Parquet file, that are named as the inputs and labels.
+    """Read the arrays of an `.npz`, or the columns of a CSV or Parquet file, with the names of the inputs and labels.
 
-    Arrays by name will do as well.
+    `data` may also be arrays by name.
 
-    An input of shape (batch, n) is a list column, or n columns called `name_0` ... . A column or array `split` divides
-    the rows; without one they are divided by `seed`, 80/10/10.
+    An input of shape (batch, n) is a list column, or n columns named `name_0` ... . A column or array `split` assigns
+    the rows to splits; without one they are split at random by `seed`, 80/10/10.
 
-    Raises `DataError` where something is missing or has another type or shape, or an id lies beyond its table.
+    Raises `DataError` if an array is missing or has another type or shape, or an id lies outside its table.
     """
     if isinstance(data, Mapping):
         path, columns = IN_MEMORY, {name: np.asarray(values) for name, values in data.items()}
@@ -67,12 +66,12 @@ def load_arrays(data: Path | str | Columns, inputs: Sequence[ArraySpec], labels:
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) != 1 or not next(iter(lengths.values())):
         raise DataError(f"The arrays of {path} must have the same number of rows, at least one: {lengths}.")
-    rows = Rows(arrays, {label: _number(path, label, columns[label]) for label in labels})
-    part = _assign_splits(path, columns.get(SPLIT), len(rows), seed)
-    divided = [rows.take(np.flatnonzero(part == code)) for code in range(3)]
-    if not all(len(d) for d in divided):
+    rows = Rows(arrays, {label: _check_label_values(path, label, columns[label]) for label in labels})
+    split = _assign_splits(path, columns.get(SPLIT), len(rows), seed)
+    splits = [rows.take(np.flatnonzero(split == code)) for code in range(3)]
+    if not all(len(s) for s in splits):
         raise DataError(f"{path} has {len(rows)} rows, too few to fill train, valid and test.")
-    return ArrayData(divided[0], divided[1], divided[2], has_split_column=SPLIT in columns)
+    return ArrayData(splits[0], splits[1], splits[2], has_split_column=SPLIT in columns)
 
 
 def _is_zip(path: Path) -> bool:
@@ -80,38 +79,39 @@ def _is_zip(path: Path) -> bool:
         with path.open("rb") as file:
             return file.read(2) == b"PK"
     except OSError:
-        return False  # `scan` says what is wrong
+        return False  # `scan` raises the error
 
 
 def _read_table(path: Path, inputs: Sequence[ArraySpec], labels: Sequence[str]) -> dict[str, np.ndarray]:
     frame = scan(path)
     names = frame.collect_schema().names()
     sources = find_input_columns(names, inputs)
-    others = [name for name in (*labels, SPLIT) if name in names]
-    table = collect(frame.select(*dict.fromkeys((*(c for found in sources.values() for c in found), *others))), path)
-    return stack_columns(table, {**sources, **{name: [name] for name in others}})
+    sources |= {name: [name] for name in (*labels, SPLIT) if name in names}
+    table = collect(frame.select(*dict.fromkeys(column for columns in sources.values() for column in columns)), path)
+    return stack_columns(table, sources)
 
 
 def find_input_columns(names: Sequence[str], inputs: Sequence[ArraySpec]) -> dict[str, list[str]]:
-    """Return the columns that hold each input: one of its name, or several called `name_0` ...; without those that are not there.
+    """Return the columns of each input: one of its name, or several named `name_0` ...; missing inputs are omitted.
 
-    >>> find_input_columns(["user", "x_0", "x_1"], [ArraySpec("user", "int64", ()), ArraySpec("x", "float32", (2,)), ArraySpec("y", "int64", ())])
+    >>> inputs = [ArraySpec("user", "int64", ()), ArraySpec("x", "float32", (2,)), ArraySpec("y", "int64", ())]
+    >>> find_input_columns(["user", "x_0", "x_1"], inputs)
     {'user': ['user'], 'x': ['x_0', 'x_1']}
     """
-    found = {}
+    sources = {}
     for i in inputs:
-        spread = [f"{i.name}_{n}" for n in range(i.shape[0])] if len(i.shape) == 1 else []
+        indexed = [f"{i.name}_{n}" for n in range(i.shape[0])] if len(i.shape) == 1 else []
         if i.name in names:
-            found[i.name] = [i.name]
-        elif spread and set(spread) <= set(names):
-            found[i.name] = spread
-    return found
+            sources[i.name] = [i.name]
+        elif indexed and set(indexed) <= set(names):
+            sources[i.name] = indexed
+    return sources
 
 
 def stack_columns(table: "pl.DataFrame", sources: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
-    """Return an array for each name, from its one column or from several side by side.
+    """Return an array for each name, from one column or from several columns side by side.
 
-    Raises `DataError` where the lists of a column differ in length.
+    Raises `DataError` if the lists of a column differ in length.
     """
     return {
         name: _column(table[columns[0]])
@@ -134,23 +134,23 @@ def _column(series: object) -> np.ndarray:
 
 
 def check_input_array(path: str, spec: ArraySpec, values: np.ndarray, first_row: int = 0) -> np.ndarray:
-    """Return `values` in the dtype and shape that an input takes; `first_row` is where they begin in `path`.
+    """Return `values` in the dtype and shape of an input; `first_row` is the position of their first row in `path`.
 
-    Raises `DataError` where they have another shape or kind, are not finite, or hold an id beyond the table.
+    Raises `DataError` if they have another shape or kind, are not finite, or hold an id outside the table.
     """
-    wanted = np.dtype(spec.dtype)
+    dtype = np.dtype(spec.dtype)
     if values.ndim == 1 and spec.shape == (1,):
         values = values[:, None]
     if values.shape[1:] != spec.shape:
         raise DataError(
             f"'{spec.name}' in {path} has rows of shape {list(values.shape[1:])}; the model takes {list(spec.shape)}."
         )
-    if not np.can_cast(values.dtype, wanted, "same_kind"):
+    if not np.can_cast(values.dtype, dtype, "same_kind"):
         raise DataError(f"'{spec.name}' in {path} holds {values.dtype}; the model takes {spec.dtype}.")
     if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
         raise DataError(f"'{spec.name}' in {path} holds NaN or infinity; fill the missing values first.")
     _check_ids(path, spec, values, first_row)
-    return np.ascontiguousarray(values, dtype=wanted)
+    return np.ascontiguousarray(values, dtype=dtype)
 
 
 def _check_ids(path: str, spec: ArraySpec, values: np.ndarray, first_row: int) -> None:
@@ -167,7 +167,7 @@ def _check_ids(path: str, spec: ArraySpec, values: np.ndarray, first_row: int) -
             )
 
 
-def _number(path: str, label: str, values: np.ndarray) -> np.ndarray:
+def _check_label_values(path: str, label: str, values: np.ndarray) -> np.ndarray:
     if not (np.issubdtype(values.dtype, np.number) or values.dtype == bool) or values.ndim != 1:
         raise DataError(f"The label '{label}' in {path} must be one number for each row.")
     numbers = values.astype(np.float32)
@@ -177,12 +177,12 @@ def _number(path: str, label: str, values: np.ndarray) -> np.ndarray:
 
 
 def _assign_splits(path: str, names: np.ndarray | None, count: int, seed: int) -> np.ndarray:
-    """0, 1, 2 for train, valid, test."""
+    """Return 0, 1 or 2 for train, valid or test, [count]."""
     if names is None:
         draw = np.random.default_rng(seed).random(count)
-        return (draw >= SHARES[0]).astype(np.int8) + (draw >= sum(SHARES)).astype(np.int8)
+        return (draw >= 0.8).astype(np.int8) + (draw >= 0.9).astype(np.int8)
     code: Mapping[str, int] = {"train": 0, "valid": 1, "test": 2}
-    known = {spelling: code[part] for spelling, part in SPLIT_VALUES.items()}
+    known = {spelling: code[name] for spelling, name in SPLIT_VALUES.items()}
     values = [str(name).lower() for name in np.unique(names)]
     unknown = [value for value in values if value not in known]
     if unknown:

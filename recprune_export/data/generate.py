@@ -1,4 +1,4 @@
-"""Generated data sets to try things on: ids by a power law, labels that can be learned. Never a stand-in for real rows."""
+"""Synthetic data sets for tests and demonstrations: ids by a power law, labels that can be learned. They do not replace real rows."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,35 +7,35 @@ import numpy as np
 
 from recprune_export.errors import UsageError
 
-USERS, ITEMS, CATEGORIES = 2000, 800, 12
+ITEMS = 800
 TAGS = ("sale", "new", "eco", "gift", "kids", "sport", "home", "luxury")
-LATENT = 6  # dimensions of the taste that makes the labels
 
 
 def generate_clicks(path: Path, rows: int, seed: int = 0) -> None:
     """Write impressions with a label `clicked`: two id fields, two texts, tags, two numbers, and a split column.
 
-    A click depends on the dot product of user's and item's taste, on category and device, and on the price: what
-    factorisation models can learn, with noise that bounds the AUC near .8.
+    A click depends on the dot product of latent vectors of user and item, on category and device, and on the price:
+    effects that factorization models can learn, with noise that bounds the AUC near .8.
 
-    Raises `UsageError` where the file ends in neither `.parquet` nor `.csv`.
+    Raises `UsageError` if the file ends in neither `.parquet` nor `.csv`.
     """
     import polars as pl
 
+    users, categories, latent = 2000, 12, 6
     rng = np.random.default_rng(seed)
-    user, item = _power_law(rng, USERS, rows), _power_law(rng, ITEMS, rows)
-    taste_user = rng.normal(size=(USERS, LATENT)) / LATENT**0.25
-    taste_item = rng.normal(size=(ITEMS, LATENT)) / LATENT**0.25
-    category_of = rng.integers(CATEGORIES, size=ITEMS)
+    user, item = _power_law(rng, users, rows), _power_law(rng, ITEMS, rows)
+    user_factors = rng.normal(size=(users, latent)) / latent**0.25
+    item_factors = rng.normal(size=(ITEMS, latent)) / latent**0.25
+    item_category = rng.integers(categories, size=ITEMS)
     device = rng.integers(3, size=rows)
     price = np.exp(rng.normal(3.0, 0.7, size=ITEMS))[item]
-    age = rng.integers(18, 75, size=USERS)[user].astype(np.float64)
+    age = rng.integers(18, 75, size=users)[user].astype(np.float64)
     tag_mask = rng.random((ITEMS, len(TAGS))) < 0.25
-    likes_tag = rng.normal(size=len(TAGS)) * 0.5
+    tag_effect = rng.normal(size=len(TAGS)) * 0.5
     logit = (
-        1.6 * (taste_user[user] * taste_item[item]).sum(1)
-        + rng.normal(size=(CATEGORIES, 3))[category_of[item], device] * 0.8
-        + tag_mask[item] @ likes_tag
+        1.6 * (user_factors[user] * item_factors[item]).sum(1)
+        + rng.normal(size=(categories, 3))[item_category[item], device] * 0.8
+        + tag_mask[item] @ tag_effect
         - 0.6 * (np.log(price) - 3.0)
         + 0.3 * np.sin(age / 10.0)
         + rng.normal(size=ITEMS)[item] * 0.6
@@ -46,7 +46,7 @@ def generate_clicks(path: Path, rows: int, seed: int = 0) -> None:
         {
             "user": np.char.add("u", user.astype(str)),
             "item": np.char.add("i", item.astype(str)),
-            "category": np.char.add("category ", category_of[item].astype(str)),
+            "category": np.char.add("category ", item_category[item].astype(str)),
             "device": np.array(["phone", "tablet", "desktop"])[device],
             "tags": tags[item],
             "age": age,
@@ -59,9 +59,9 @@ def generate_clicks(path: Path, rows: int, seed: int = 0) -> None:
 
 
 def generate_sequences(path: Path, rows: int, seed: int = 0) -> None:
-    """Write a log of `user`, `item`, `position`: each next item is mostly a neighbour of the last, else any by popularity.
+    """Write a log of `user`, `item`, `position`: the next item is mostly a successor of the last, else drawn by popularity.
 
-    Raises `UsageError` where the file ends in neither `.parquet` nor `.csv`.
+    Raises `UsageError` if the file ends in neither `.parquet` nor `.csv`.
     """
     import polars as pl
 
@@ -89,7 +89,7 @@ def generate_sequences(path: Path, rows: int, seed: int = 0) -> None:
 
 
 def _power_law(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
-    """Ids 0..count-1 with probability proportional to 1 / rank, the ranks shuffled."""
+    """Draw `size` ids of 0..count-1 with probability proportional to 1 / rank, the ranks shuffled."""
     weights = 1.0 / np.arange(1, count + 1)
     return rng.permutation(count)[rng.choice(count, size=size, p=weights / weights.sum())]
 

@@ -1,4 +1,4 @@
-"""Read an `.npz` from anybody: plain arrays, nothing unpickled, no larger than it is."""
+"""Safe reading of untrusted `.npz` files: plain arrays of limited size, without unpickling."""
 
 import zipfile
 from pathlib import Path
@@ -7,13 +7,13 @@ import numpy as np
 
 from recprune_export.errors import DataError
 
-MAX_EXAMPLE_BYTES = 1 << 30  # bytes; an example request has kilobytes
+MAX_EXAMPLE_BYTES = 1 << 30  # an example request has kilobytes
 
 
 def read_npz(path: Path, max_bytes: int | None = None) -> dict[str, np.ndarray]:
-    """Return the arrays by name; with `max_bytes` no more bytes than that are unpacked.
+    """Return the arrays by name; if given, at most `max_bytes` bytes are unpacked.
 
-    Raises `DataError` where the file is missing, damaged, holds pickled objects, one array without a name, or more than `max_bytes`.
+    Raises `DataError` if the file is missing, damaged, holds pickled objects, one array without a name, or more than `max_bytes`.
     """
     if path.exists() and not path.is_file():
         raise DataError(f"{path} is no file: give an .npz.")
@@ -23,9 +23,9 @@ def read_npz(path: Path, max_bytes: int | None = None) -> dict[str, np.ndarray]:
                 raise DataError(f"{path} holds one array without a name: save with numpy.savez(path, name=array, ...).")
             _check_size(path, max_bytes)
             arrays = {name: archive[name] for name in archive.files}
-            strange = next((name for name, array in arrays.items() if not isinstance(array, np.ndarray)), None)
-            if strange is not None:
-                raise DataError(f"{path} holds '{strange}', which is no NumPy array: give an .npz of arrays alone.")
+            invalid = next((name for name, array in arrays.items() if not isinstance(array, np.ndarray)), None)
+            if invalid is not None:
+                raise DataError(f"{path} holds '{invalid}', which is no NumPy array: give an .npz of arrays alone.")
             return arrays
     except DataError:
         raise

@@ -12,7 +12,7 @@ from recprune_export.data.encoding.encoder import Request
 class Rows:
     """N examples: each input has N on axis 0, each label is float32 [N]; for a ranking the label is an item id, int64.
 
-    `excluded_items`, where there is one, holds the items of each user that a ranking leaves out.
+    `excluded_items`, if any, holds the items of each user that a ranking excludes.
     """
 
     inputs: Request
@@ -31,12 +31,12 @@ class Rows:
         )
 
     def sample(self, count: int, seed: int) -> "Rows":
-        """Return `count` rows drawn without repetition, or all where there are fewer."""
+        """Return `count` rows drawn without replacement, or all if there are fewer."""
         chosen = np.random.default_rng(seed).permutation(len(self))[:count]
         return self.take(np.sort(chosen))
 
     def batches(self, size: int, seed: int | None = None) -> Iterator["Rows"]:
-        """Yield batches of `size` rows, the last one shorter; shuffled where there is a seed."""
+        """Yield batches of `size` rows, the last one shorter; shuffled if a seed is given."""
         order = np.arange(len(self)) if seed is None else np.random.default_rng(seed).permutation(len(self))
         for start in range(0, len(self), size):
             yield self.take(order[start : start + size])
@@ -81,9 +81,11 @@ class Ragged:
 
     def pad_left(self, length: int) -> np.ndarray:
         """Return the last `length` values of each list as [N, length], zeros on the left."""
-        kept = np.minimum(self.lengths, length)
+        lengths = np.minimum(self.lengths, length)
         padded = np.zeros((len(self), length), dtype=np.int64)
-        row = np.repeat(np.arange(len(self)), kept)
-        from_end = np.concatenate([np.arange(n, 0, -1) for n in kept]) if len(kept) else np.zeros(0, dtype=np.int64)
-        padded[row, length - from_end] = self.values[np.repeat(self.offsets[1:], kept) - from_end]
+        row = np.repeat(np.arange(len(self)), lengths)
+        from_end = (
+            np.concatenate([np.arange(n, 0, -1) for n in lengths]) if len(lengths) else np.zeros(0, dtype=np.int64)
+        )
+        padded[row, length - from_end] = self.values[np.repeat(self.offsets[1:], lengths) - from_end]
         return padded

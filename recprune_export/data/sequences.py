@@ -1,12 +1,12 @@
-"""Sequences of items by user, split by leaving the last two out: one to test on, the one before to validate."""
+"""Sequences of items by user, split by leave-one-out: the last item for testing, the one before for validation."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
+from recprune_export.codec import DictMixin, JsonForm
 from recprune_export.data.encoding.encoder import Request
 from recprune_export.data.encoding.vocabulary import Vocabulary
 from recprune_export.data.rows import Ragged, Rows
@@ -19,15 +19,14 @@ if TYPE_CHECKING:
 
 HISTORY = "history"
 NEXT_ITEM = "next_item"
-SHORTEST = 3  # items that a user needs: one to learn from, one to validate, one to test
 
 
 @dataclass(frozen=True)
-class SequenceEncoder:
-    """Item values to ids 1..n; 0 pads on the left. An unknown item is left out of a history."""
+class SequenceEncoder(DictMixin):
+    """Encoder of item values as ids 1..n; 0 pads on the left. Unknown items are removed from histories."""
 
     schema: Schema
-    items: Vocabulary
+    items: Annotated[Vocabulary, JsonForm(Vocabulary.to_list, lambda values: Vocabulary(values, 1))]
 
     @property
     def columns(self) -> SequenceColumns:
@@ -40,7 +39,7 @@ class SequenceEncoder:
         return {HISTORY: self.histories(log, drop_unknown=True).pad_left(self.columns.max_length)}
 
     def histories(self, log: "pl.LazyFrame | pl.DataFrame", drop_unknown: bool) -> Ragged:
-        """Return the item ids of each user in order; unknown ones are left out or, without `drop_unknown`, are 0."""
+        """Return the item ids of each user in order; unknown ones are removed or, without `drop_unknown`, are 0."""
         import polars as pl
 
         columns = self.columns
@@ -55,19 +54,10 @@ class SequenceEncoder:
         )
         return Ragged(table["item"].to_numpy(), np.append(starts, len(users)))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {"schema": self.schema.to_dict(), "items": self.items.to_list()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote."""
-        return cls(Schema.from_dict(values["schema"]), Vocabulary(values["items"], 1))
-
 
 @dataclass(frozen=True)
 class SequenceData:
-    """`train` holds each user's history without the last two items; `valid` and `test` ask for the one that follows."""
+    """`train` holds the history of each user without the last two items, which are the targets of `valid` and `test`."""
 
     encoder: SequenceEncoder
     train: Ragged
@@ -78,13 +68,14 @@ class SequenceData:
 def load_sequences(path: Path, schema: Schema, encoder: SequenceEncoder | None = None) -> SequenceData:
     """Read a log and split it by leave-one-out.
 
-    Users with fewer than three items are left out. The vocabulary is that of the training part: an item that is first
-    seen in validation or test cannot be predicted and counts as a miss (target 0).
+    Users with fewer than three items are excluded. The vocabulary is that of the training split: an item that occurs only
+    in validation or test cannot be predicted and counts as a miss (target 0).
 
-    Raises `DataError` where a column is missing, the file cannot be read, or no user is long enough.
+    Raises `DataError` if a column is missing, the file cannot be read, or no user is long enough.
     """
     import polars as pl
 
+    min_items = 3  # of a user: one to train on, one for validation, one for testing
     columns = schema.sequence
     assert columns is not None
     log = scan(path)
@@ -92,28 +83,30 @@ def load_sequences(path: Path, schema: Schema, encoder: SequenceEncoder | None =
     if missing:
         raise DataError(f"{path} has no column '{missing[0]}', which the schema names for its sequences.")
     from_end = pl.col(columns.order).rank("ordinal", descending=True).over(columns.user).alias("__from_end")
-    long_enough = log.drop_nulls([columns.user, columns.item]).filter(pl.len().over(columns.user) >= SHORTEST)
+    long_enough = log.drop_nulls([columns.user, columns.item]).filter(pl.len().over(columns.user) >= min_items)
     table = collect(long_enough.with_columns(from_end), path)
     if not len(table):
-        raise DataError(f"No user of {path} has {SHORTEST} items or more, so nothing can be left out to test on.")
+        raise DataError(f"No user of {path} has {min_items} items or more, so nothing can be left out to test on.")
     if encoder is None:
-        # the table is in memory: from here on nothing is read
-        train_part = table.lazy().filter(pl.col("__from_end") > 2)
-        encoder = SequenceEncoder(schema, Vocabulary.count(train_part, pl.col(columns.item).cast(pl.String), 1))
-    whole = encoder.histories(table, drop_unknown=False)
+        # the table is in memory, so no read can fail from here on
+        training_rows = table.lazy().filter(pl.col("__from_end") > 2)
+        encoder = SequenceEncoder(schema, Vocabulary.count(training_rows, pl.col(columns.item).cast(pl.String), 1))
+    histories = encoder.histories(table, drop_unknown=False)
     return SequenceData(
-        encoder, _known(whole.drop_last(2)), *(_hold_out_item(whole, n, columns.max_length) for n in (1, 0))
+        encoder,
+        _drop_unknown(histories.drop_last(2)),
+        *(_hold_out_item(histories, n, columns.max_length) for n in (1, 0)),
     )
 
 
-def _hold_out_item(whole: Ragged, behind: int, length: int) -> Rows:
-    """Ask for the item that has `behind` more after it."""
-    history = _known(whole.drop_last(behind + 1))
-    target = whole.values[whole.offsets[1:] - 1 - behind]
+def _hold_out_item(histories: Ragged, behind: int, length: int) -> Rows:
+    """Return rows whose target is the item with `behind` items after it."""
+    history = _drop_unknown(histories.drop_last(behind + 1))
+    target = histories.values[histories.offsets[1:] - 1 - behind]
     return Rows({HISTORY: history.pad_left(length)}, {NEXT_ITEM: target}, excluded_items=history)
 
 
-def _known(lists: Ragged) -> Ragged:
+def _drop_unknown(lists: Ragged) -> Ragged:
     known = lists.values > 0
     before = np.concatenate([[0], np.cumsum(known)])
     return Ragged(lists.values[known], before[lists.offsets])

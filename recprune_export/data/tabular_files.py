@@ -1,4 +1,4 @@
-"""Open a CSV or Parquet file lazily; what a file is shows in its content."""
+"""Lazy reading of CSV and Parquet files, distinguished by their content."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def scan(path: Path) -> "pl.LazyFrame":
-    """Return the rows of `path` as a lazy frame; nothing but its head is read yet.
+    """Return the rows of `path` as a lazy frame; only the head of the file is read.
 
-    Raises `DataError` where the file is missing, empty, damaged, or neither CSV nor Parquet.
+    Raises `DataError` if the file is missing, empty, damaged, or neither CSV nor Parquet.
     """
     import polars as pl
 
@@ -43,7 +43,7 @@ def scan(path: Path) -> "pl.LazyFrame":
 
 @contextmanager
 def raise_data_errors(path: Path) -> Iterator[None]:
-    """Raise `DataError` where a query inside the block meets rows that cannot be read after all."""
+    """Raise `DataError` if a query inside the block fails to read rows."""
     import polars as pl
 
     try:
@@ -53,7 +53,7 @@ def raise_data_errors(path: Path) -> Iterator[None]:
 
 
 def collect(frame: "pl.LazyFrame", path: Path) -> "pl.DataFrame":
-    """Run a query with the streaming engine. Raises `DataError` where the rows cannot be read."""
+    """Run a query with the streaming engine. Raises `DataError` if the rows cannot be read."""
     with raise_data_errors(path):
         return frame.collect(engine="streaming")
 

@@ -1,9 +1,9 @@
-"""How much the answers feel each weight: the diagonal of the Gauss-Newton matrix, from calibration data.
+"""The curvature of the loss at each weight: the diagonal of the Gauss-Newton matrix, from calibration data.
 
 Setting a weight w to zero loses about w² h, with h the curvature of the loss (LeCun et al. 1990, "Optimal Brain Damage",
-equation 4). The square of a probe's gradient has h as its mean (`Objective.probe`), without labels. Most ids are too rare
-for figures of their own: of a table, h is the outer product of what its rows and its columns sum to (Shazeer and Stern
-2018, "Adafactor", section 3), so that a rare id counts for as little as it is asked for.
+equation 4). The squared gradient of a probe has h as its mean (`Objective.probe`), without labels. Most ids are too rare
+for an estimate of each weight: h of a table is the outer product of the sums of its rows and columns (Shazeer and Stern
+2018, "Adafactor", section 3), so that a rare id counts in proportion to its frequency.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,13 +12,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from recprune_export.data.batch import Batch
+from recprune_export.finetuning.finetuning_constants import ROW_SMOOTHING
 from recprune_export.finetuning.sparse_updates import find_table_lookups, sparse_gradients
 from recprune_export.program.program import Program
-from recprune_export.pruning.statistics.moments import Batch, CurvatureProbe
+from recprune_export.pruning.statistics.moments import CurvatureProbe
 
 Curvature = Mapping[str, Tensor]  # by parameter, of its shape
-
-ROW_SMOOTHING = 0.25  # of what a row has on average, added to every row: what calibration data did not show may come
 
 
 def weight_curvature(
@@ -26,7 +26,7 @@ def weight_curvature(
 ) -> Curvature:
     """Return for each parameter a tensor of its shape with the curvature at each weight, up to one common factor.
 
-    Also for parameters that are frozen: tuning leaves them alone, zeros do not.
+    Frozen parameters are included: tuning does not change them, masks do.
     """
     program.set_training(False)
     parameters = program.parameters()
@@ -40,8 +40,8 @@ def weight_curvature(
         sparse_gradients(program, frozenset(tables & find_table_lookups(program).keys())),
     ):
         for request, _ in batches:
-            slope = probe(program(request), generator)
-            gradients = torch.autograd.grad(slope, list(parameters.values()), allow_unused=True)
+            scalar = probe(program(request), generator)
+            gradients = torch.autograd.grad(scalar, list(parameters.values()), allow_unused=True)
             for name, gradient in zip(parameters, gradients, strict=True):
                 if gradient is None:
                     continue
@@ -65,7 +65,7 @@ def _unfrozen(parameters: Iterable[Tensor]) -> Iterator[None]:
 
 
 def _add_rows(rows: Tensor, columns: Tensor, gradient: Tensor) -> None:
-    """Add the squares of a gradient, rows × dim (or no dim, or several), dense or of some rows alone."""
+    """Add the squares of a gradient, [rows, ...], dense or sparse in the rows, to the sums of rows and columns."""
     if gradient.is_sparse:
         gradient = gradient.coalesce()
         squares = _squares(gradient.values())
@@ -77,11 +77,11 @@ def _add_rows(rows: Tensor, columns: Tensor, gradient: Tensor) -> None:
 
 
 def _squares(gradient: Tensor) -> Tensor:
-    """Zero where there is no slope, as of √x at 0."""
+    """Return the squares of a gradient, zero if it is not finite, as that of √x at 0."""
     return gradient.nan_to_num(0.0, 0.0, 0.0).square()
 
 
 def _outer(rows: Tensor, columns: Tensor) -> Tensor:
-    seen = rows + ROW_SMOOTHING * rows.mean()
-    share = columns / seen.sum().clamp_min(torch.finfo(torch.float32).tiny)
-    return seen.reshape(-1, *(1 for _ in columns.shape)) * share
+    smoothed = rows + ROW_SMOOTHING * rows.mean()
+    share = columns / smoothed.sum().clamp_min(torch.finfo(torch.float32).tiny)
+    return smoothed.reshape(-1, *(1 for _ in columns.shape)) * share

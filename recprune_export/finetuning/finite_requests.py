@@ -1,8 +1,8 @@
-"""Which rows of a drawn request a model can answer.
+"""Detection of the rows of a random request that a model answers with finite numbers.
 
-A request that is drawn at random may be one that never comes: a history of padding alone, of which softmax or a mean gives
-NaN. Even where the model replaces such an answer afterwards, the slopes on the way are NaN. Nothing can be learnt there.
-Where every row has a NaN on the way, such as a logarithm that `where` leaves out, the answers alone decide.
+A random request may never occur in practice: a history of padding alone, of which softmax or a mean gives NaN. Even if the
+model replaces such an answer afterwards, its gradients are NaN, and nothing can be learned from it. If every row has a NaN
+among its intermediate values, such as a logarithm that `where` leaves out, the outputs alone decide.
 """
 
 from collections.abc import Sequence
@@ -16,51 +16,50 @@ from recprune_export.program.recorder import ValueRecorder
 from recprune_export.program.signature import BATCH
 from recprune_export.program.view_operators import DATA_MOVEMENT_OPERATORS
 
-CHUNK_ROWS = 256  # rows: scores of all items, or the attention of a long history, take megabytes each
-
 
 def find_finite_rows(program: Program, tensors: Sequence[Tensor]) -> Tensor:
-    """Return for each row of a request whether all that `program` computes of it are numbers, bool [B].
+    """Return for each row of a request whether no value that `program` computes from it is NaN, bool [B].
 
-    Where that is so for none, whether its answers are. Runs `CHUNK_ROWS` rows at once.
+    If that holds for no row, only the outputs count.
     """
+    chunk_rows = 256  # scores of all items, or the attention of a long history, take megabytes for each row
     inputs, outputs = program.signature.inputs, program.signature.outputs
-    by_row = [i.shape[:1] == (BATCH,) for i in inputs]
-    rows = next((len(t) for t, own in zip(tensors, by_row, strict=True) if own), 0)
-    bad, lost = torch.zeros(rows, dtype=torch.bool), torch.zeros(rows, dtype=torch.bool)
-    recorder = ValueRecorder(program, _computing_nodes(program), summarize=lambda _, value: _nan_rows(value))
+    has_batch = [i.shape[:1] == (BATCH,) for i in inputs]
+    rows = next((len(t) for t, batched in zip(tensors, has_batch, strict=True) if batched), 0)
+    nan_value, nan_output = torch.zeros(rows, dtype=torch.bool), torch.zeros(rows, dtype=torch.bool)
+    recorder = ValueRecorder(program, _find_computing_nodes(program), summarize=lambda _, value: _find_nan_rows(value))
     returned = program.module.graph.output_node().args[0]
-    answered = [o.name for o, node in zip(outputs, returned, strict=True) if _by_row(node)]  # type: ignore[arg-type]
-    for start in range(0, rows, CHUNK_ROWS):
-        some = slice(start, start + CHUNK_ROWS)
-        request = {i.name: t[some] if own else t for i, t, own in zip(inputs, tensors, by_row, strict=True)}
+    batched_outputs = [o.name for o, n in zip(outputs, returned, strict=True) if _has_batch(n)]  # type: ignore[arg-type]
+    for start in range(0, rows, chunk_rows):
+        chunk = slice(start, start + chunk_rows)
+        request = {i.name: t[chunk] if batched else t for i, t, batched in zip(inputs, tensors, has_batch, strict=True)}
         recording = recorder(request)
-        for rows_of_value in recording.values.values():
-            if len(rows_of_value) == len(bad[some]):
-                bad[some] |= rows_of_value
-        for name in answered:
-            nan = _nan_rows(recording.answers[name])
-            if len(nan) == len(lost[some]):
-                lost[some] |= nan
-    return ~lost if bad.all() else ~bad
+        for nan_rows in recording.values.values():
+            if len(nan_rows) == len(nan_value[chunk]):
+                nan_value[chunk] |= nan_rows
+        for name in batched_outputs:
+            nan_rows = _find_nan_rows(recording.answers[name])
+            if len(nan_rows) == len(nan_output[chunk]):
+                nan_output[chunk] |= nan_rows
+    return ~nan_output if nan_value.all() else ~nan_value
 
 
-def _computing_nodes(program: Program) -> list[str]:
-    """Nodes that compute numbers, and do not only move them, with the batch on the first axis."""
+def _find_computing_nodes(program: Program) -> list[str]:
+    """Return the nodes, other than data movement, with the batch on the first axis of their value."""
     return [
         node.name
         for node in program.module.graph.nodes
-        if node.op == "call_function" and node.target not in DATA_MOVEMENT_OPERATORS and _by_row(node)
+        if node.op == "call_function" and node.target not in DATA_MOVEMENT_OPERATORS and _has_batch(node)
     ]
 
 
-def _nan_rows(value: Any) -> Tensor:
-    """Return which indices of the first axis hold a NaN; of what holds no floats, no indices at all."""
+def _find_nan_rows(value: Any) -> Tensor:
+    """Return for each index of the first axis whether it has a NaN; an empty tensor if the value has no floats."""
     if not (isinstance(value, Tensor) and value.is_floating_point()):
         return torch.zeros(0, dtype=torch.bool)
     return value.isnan().reshape(len(value), -1).any(dim=1)
 
 
-def _by_row(node: fx.Node) -> bool:
+def _has_batch(node: fx.Node) -> bool:
     value = node.meta.get("val")
     return isinstance(value, Tensor) and value.ndim > 0 and not isinstance(value.shape[0], int)

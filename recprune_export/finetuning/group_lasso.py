@@ -1,58 +1,55 @@
-"""Group lasso: train a dense program so that whole channels shrink to zero before any is cut.
+"""Group lasso: training of a dense program in which whole channels shrink to zero before pruning.
 
-The loss has Σ λ·√n·‖w‖ added, over channels, with w all weights of a channel's slices and n how many they are (Yuan and
-Lin 2006, "Model selection and estimation in regression with grouped variables", equation 2.1; for networks: Wen et al.
-2016, "Learning Structured Sparsity in Deep Neural Networks", section 3). After each step of the optimizer follows the
-exact proximal operator of this term, one group after the other: block soft thresholding, w·max(0, 1 - t/‖w‖) (Parikh and
-Boyd 2014, "Proximal Algorithms", section 6.5.4). So channels are exactly zero, not nearly.
+The loss has an additional term Σ λ·√n·‖w‖ over channels, with w all weights of the slices of a channel and n their number
+(Yuan and Lin 2006, "Model selection and estimation in regression with grouped variables", equation 2.1; for networks: Wen
+et al. 2016, "Learning Structured Sparsity in Deep Neural Networks", section 3). Each step of the optimizer is followed by
+the exact proximal operator of this term, one group after the other: block soft thresholding, w·max(0, 1 - t/‖w‖) (Parikh
+and Boyd 2014, "Proximal Algorithms", section 6.5.4). Thus channels become exactly zero.
 """
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from recprune_export.channels.groups import Group
-from recprune_export.finetuning.finetune import Schedule
-from recprune_export.finetuning.task import Batch, Task
+from recprune_export.codec import FLATTENED, ToDictMixin
+from recprune_export.data.batch import Batch
+from recprune_export.finetuning._finetune import Schedule
+from recprune_export.finetuning.task import Task
 from recprune_export.program.program import Program
 from recprune_export.training.loop import FitResult, fit
 
-TINY = 1e-30
-
 
 @dataclass(frozen=True)
-class RegularizedProgram:
-    """A program after regularised training, and how many channels of each group it left without any weight."""
+class RegularizedProgram(ToDictMixin):
+    """A program after regularized training, and the number of channels of each group whose weights are all zero."""
+
+    ENCODED = ("strength", "zero_channels", "fitted")
 
     program: Program
     strength: float
     zero_channels: Mapping[str, int]
-    fitted: FitResult
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {"strength": self.strength, "zero_channels": dict(self.zero_channels), **self.fitted.to_dict()}
+    fitted: FitResult = field(metadata=FLATTENED)
 
 
 def regularize(program: Program, task: Task, strength: float, schedule: Schedule) -> RegularizedProgram:
-    """Train a copy of `program` under a group lasso, towards labels and the answers of `program`; one pass per epoch.
+    """Train a copy of `program` with a group lasso on labels and the answers of `program`; one pass over the rows per epoch.
 
-    `strength` is free of units: at 1, a channel whose weights the loss does not hold up loses, over the whole training, as
-    much of its norm as the average channel of its group has. The learning rate falls linearly to zero.
+    `strength` is dimensionless: at 1, a channel without gradient of the loss shrinks, over the whole training, by the norm
+    of the average channel of its group. The learning rate decays linearly to zero.
     """
     torch.manual_seed(schedule.seed)
     student, teacher = program.with_copied_parameters(), program.with_copied_graph()
-    lessons = task.distillation_data(student, teacher)
-    lessons.teacher.set_training(False)
-    steps = schedule.epochs * lessons.steps_per_epoch
+    distillation = task.distillation_data(student, teacher)
+    distillation.teacher.set_training(False)
+    steps = schedule.epochs * distillation.steps_per_epoch
     lassos = [GroupLasso(student, group) for group in program.analysis.groups]
     optimizer = torch.optim.Adam(student.module.parameters(), lr=schedule.learning_rate)
-    total_rate = schedule.learning_rate * (steps + 1) / 2  # of all steps
+    total_rate = schedule.learning_rate * (steps + 1) / 2  # the sum of the learning rates of all steps
     epochs_done = 0
 
     def after_step() -> None:
@@ -61,7 +58,7 @@ def regularize(program: Program, task: Task, strength: float, schedule: Schedule
             lasso.shrink(strength * share)
 
     def evaluate() -> float:
-        """Only the last epoch has had all of the shrinking, so no other may be kept."""
+        """Return the validation metric after the last epoch, -inf before: only then is the shrinkage complete."""
         nonlocal epochs_done
         epochs_done += 1
         student.set_training(False)
@@ -70,33 +67,33 @@ def regularize(program: Program, task: Task, strength: float, schedule: Schedule
         return value
 
     def batches(epoch: int) -> Iterable[Batch]:
-        return lessons.batches(schedule.seed + epoch)
+        return distillation.batches(schedule.seed + epoch)
 
-    lessons.student.set_training(True, dropout=False)
+    distillation.student.set_training(True, dropout=False)
     fitted = fit(
         student.module,
         batches=batches,
-        loss=partial(lessons.loss, task.objective),
+        loss=partial(distillation.loss, task.objective),
         evaluate=evaluate,
         optimizers=[optimizer],
         schedulers=[torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)],
         epochs=schedule.epochs,
         patience=schedule.patience,
-        steps_per_epoch=lessons.steps_per_epoch,
+        steps_per_epoch=distillation.steps_per_epoch,
         after_step=after_step,
         description="Group lasso",
     )
     student.set_training(False)
-    zero = {
+    zero_channels = {
         group.name: int((lasso.norms() == 0).sum())
         for group, lasso in zip(program.analysis.groups, lassos, strict=True)
     }
-    return RegularizedProgram(student, strength, zero, fitted)
+    return RegularizedProgram(student, strength, zero_channels, fitted)
 
 
 @dataclass(frozen=True)
 class _Slices:
-    """Where a group lies on one axis of a parameter: `channel[i]` has `index[i]`."""
+    """The slices of a group on one axis of a parameter: `channel[i]` has the index `index[i]`."""
 
     weight: torch.nn.Parameter
     axis: int
@@ -105,9 +102,9 @@ class _Slices:
 
     def squares(self, width: int) -> Tensor:
         """Return the sum of squared weights of each channel, [D] in float64."""
-        others = [axis for axis in range(self.weight.ndim) if axis != self.axis]
+        other_axes = [axis for axis in range(self.weight.ndim) if axis != self.axis]
         squared = self.weight.square()
-        sums = (squared.sum(others) if others else squared)[self.index].double()
+        sums = (squared.sum(other_axes) if other_axes else squared)[self.index].double()
         return torch.zeros(width, dtype=torch.float64).index_add_(0, self.channel, sums)
 
     def scale(self, factors: Tensor) -> None:
@@ -121,9 +118,9 @@ class _Slices:
 
 
 class GroupLasso:
-    """The term of one group, its λ relative to the root mean square of the group's weights at the start.
+    """The term of one group, with λ relative to the root mean square of the initial weights of the group.
 
-    Where slices of a channel cross in one tensor, as in a square layer around a residual, the crossing counts twice.
+    If slices of a channel intersect in one tensor, as in a square layer of a residual block, the intersection counts twice.
     """
 
     def __init__(self, program: Program, group: Group) -> None:
@@ -132,8 +129,8 @@ class GroupLasso:
         self._slices = [_slices(parameters[t], group, t, axis) for t, axis in group.axes() if t in parameters]
         self._sizes = torch.zeros(group.width, dtype=torch.float64)  # n
         for s in self._slices:
-            each = torch.full((len(s.index),), s.weight.numel() / s.weight.shape[s.axis], dtype=torch.float64)
-            self._sizes.index_add_(0, s.channel, each)
+            sizes = torch.full((len(s.index),), s.weight.numel() / s.weight.shape[s.axis], dtype=torch.float64)
+            self._sizes.index_add_(0, s.channel, sizes)
         self._rms = (self.norms().square().sum() / self._sizes.sum().clamp_min(1.0)).sqrt()
 
     def norms(self) -> Tensor:
@@ -145,13 +142,13 @@ class GroupLasso:
             return squares.sqrt()
 
     def thresholds(self, amount: float) -> Tensor:
-        """Return by how much the norm of each channel falls: amount · rms · √n, [D]."""
+        """Return the amount by which the norm of each channel shrinks: amount · rms · √n, [D]."""
         return amount * self._rms * self._sizes.sqrt()
 
     def shrink(self, amount: float) -> None:
         """Apply the proximal operator in place."""
         with torch.no_grad():
-            factors = (1.0 - self.thresholds(amount) / self.norms().clamp_min(TINY)).clamp_min(0.0)
+            factors = (1.0 - self.thresholds(amount) / self.norms().clamp_min(1e-30)).clamp_min(0.0)
             for s in self._slices:
                 s.scale(factors)
 

@@ -1,6 +1,6 @@
-"""Zeros: the weights that matter least are set to zero one by one and held there.
+"""Masks of unstructured sparsity: the least important single weights are set to zero and stay zero.
 
-They make a file compress better; no operator of ONNX Runtime runs faster for them.
+Zeros make a file compress better; no operator of ONNX Runtime runs faster with them.
 """
 
 from collections.abc import Mapping
@@ -13,33 +13,31 @@ from recprune_export.finetuning.curvature import Curvature
 from recprune_export.program.program import Program
 from recprune_export.pruning.allocation.parameter_counts import ParameterCounts
 
-TINY = 1e-30
-
 
 @dataclass(frozen=True)
 class NonZeroTarget:
-    """How many parameters may be non-zero in the tables and in the rest."""
+    """The numbers of parameters that may be non-zero, in the tables and in the rest."""
 
     tables: int
     rest: int
 
     @classmethod
     def from_sparsity(cls, dense: ParameterCounts, tables: float, rest: float) -> "NonZeroTarget":
-        """Return what a sparsity of each part leaves of the dense parameters.
+        """Return the target of a sparsity of the tables and of the rest of the dense parameters.
 
         >>> NonZeroTarget.from_sparsity(ParameterCounts(tables=100, rest=10), tables=0.75, rest=0.5)
-        ZeroTarget(tables=25, rest=5)
+        NonZeroTarget(tables=25, rest=5)
         """
         return cls(int((1.0 - tables) * dense.tables), int((1.0 - rest) * dense.rest))
 
     def interpolate(self, program: Program, tables: frozenset[str], share: float) -> "NonZeroTarget":
-        """Return the target on the way, when `share` of the zeros are to be there already."""
-        now = parameter_counts(program, tables)
-        between = (round(n - share * max(0, n - end)) for n, end in zip(now, (self.tables, self.rest), strict=True))
+        """Return the intermediate target with `share` of the final zeros."""
+        counts = count_parameters(program, tables)
+        between = (round(n - share * max(0, n - end)) for n, end in zip(counts, (self.tables, self.rest), strict=True))
         return NonZeroTarget(*between)
 
 
-def parameter_counts(program: Program, tables: frozenset[str]) -> tuple[int, int]:
+def count_parameters(program: Program, tables: frozenset[str]) -> tuple[int, int]:
     """Return the numbers of parameters in the tables and in the rest, zeros included."""
     sizes = {name: p.numel() for name, p in program.parameters().items()}
     in_tables = sum(size for name, size in sizes.items() if name in tables)
@@ -52,47 +50,47 @@ def compute_masks(
     target: NonZeroTarget,
     curvature: Curvature | None = None,
 ) -> dict[str, Tensor]:
-    """Return masks of what stays, by parameter, so that each part has `target` non-zeros; none where all may stay.
+    """Return masks of the non-zero weights by parameter, so that tables and rest meet `target`; none if all weights may stay.
 
-    Weights compete within their part: by what the answers lose without each, where the `curvature` is known, else by
-    magnitude relative to the root mean square of the tensor, for scales differ between layers. Vectors (biases, gains)
-    stay whole as long as matrices can give enough.
+    The weights of the tables, and of the rest, compete with each other: by the loss without each if the `curvature` is given,
+    else by magnitude relative to the root mean square of the tensor, since scales differ between layers. Vectors (biases,
+    gains) stay whole as long as the matrices suffice.
     """
     masks: dict[str, Tensor] = {}
-    worth = {
-        name: p.square() / p.square().mean().clamp_min(TINY) if curvature is None else p.square() * curvature[name]
+    importance = {
+        name: p.square() / p.square().mean().clamp_min(1e-30) if curvature is None else p.square() * curvature[name]
         for name, p in ((name, p.detach()) for name, p in program.parameters().items())
     }
     for in_tables, allowed in ((True, target.tables), (False, target.rest)):
-        masks |= _mask_weights({name: w for name, w in worth.items() if (name in tables) == in_tables}, allowed)
+        masks |= _mask_weights({name: w for name, w in importance.items() if (name in tables) == in_tables}, allowed)
     return masks
 
 
-def _mask_weights(part: Mapping[str, Tensor], allowed: int) -> dict[str, Tensor]:
-    """`part` is what each weight is worth, by parameter."""
-    if allowed >= sum(p.numel() for p in part.values()):
+def _mask_weights(importance: Mapping[str, Tensor], allowed: int) -> dict[str, Tensor]:
+    """Return masks of the `allowed` most important weights, from the importance of each weight by parameter."""
+    if allowed >= sum(p.numel() for p in importance.values()):
         return {}
-    vectors = {name: p for name, p in part.items() if p.ndim < 2}
-    matrices = {name: p for name, p in part.items() if p.ndim >= 2}
+    vectors = {name: p for name, p in importance.items() if p.ndim < 2}
+    matrices = {name: p for name, p in importance.items() if p.ndim >= 2}
     for_matrices = allowed - sum(v.numel() for v in vectors.values())
     if for_matrices < 0:
-        return _keep_largest(part, max(allowed, 0))
+        return _keep_largest(importance, max(allowed, 0))
     whole = {name: torch.ones_like(v, dtype=torch.bool) for name, v in vectors.items()}
     return whole | _keep_largest(matrices, for_matrices)
 
 
-def _keep_largest(part: Mapping[str, Tensor], allowed: int) -> dict[str, Tensor]:
-    if not part:
+def _keep_largest(importance: Mapping[str, Tensor], allowed: int) -> dict[str, Tensor]:
+    if not importance:
         return {}
-    scores = torch.cat([worth.flatten() for worth in part.values()])
-    kept = torch.zeros(len(scores), dtype=torch.bool)
-    kept[scores.topk(min(allowed, len(scores)), sorted=False).indices] = True
-    pieces = kept.split([worth.numel() for worth in part.values()])
-    return {name: piece.reshape(part[name].shape) for name, piece in zip(part, pieces, strict=True)}
+    scores = torch.cat([values.flatten() for values in importance.values()])
+    mask = torch.zeros(len(scores), dtype=torch.bool)
+    mask[scores.topk(min(allowed, len(scores)), sorted=False).indices] = True
+    masks = mask.split([values.numel() for values in importance.values()])
+    return {name: m.reshape(importance[name].shape) for name, m in zip(importance, masks, strict=True)}
 
 
 def apply_masks(program: Program, masks: Mapping[str, Tensor], sparse_tables: frozenset[str] = frozenset()) -> None:
-    """Set to exact zero what the masks exclude; in `sparse_tables` tables only in the rows that have a gradient."""
+    """Set masked weights to exact zero; in `sparse_tables` only in the rows that have a gradient."""
     with torch.no_grad():
         for name, parameter in program.parameters().items():
             if name not in masks:
@@ -100,7 +98,7 @@ def apply_masks(program: Program, masks: Mapping[str, Tensor], sparse_tables: fr
             if name not in sparse_tables:
                 parameter.masked_fill_(~masks[name], 0.0)
             elif parameter.grad is not None:
-                rows = parameter.grad._indices()[0]  # with repetitions, which do no harm
+                rows = parameter.grad._indices()[0]  # may contain duplicates, which do no harm
                 parameter[rows] = parameter[rows].masked_fill_(~masks[name][rows], 0.0)
 
 

@@ -1,4 +1,4 @@
-"""Which fields the rows of a task have, and the profile that travels with the bundle."""
+"""Fields of the rows of a task, and their profile, which is saved in the bundle."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,44 +14,44 @@ from recprune_export.data.sequences import HISTORY, NEXT_ITEM, SequenceData
 from recprune_export.finetuning.task import LabeledRows, NextItems, Task
 from recprune_export.program.signature import Input, Signature
 
-MOST_ROWS = 200_000  # that are looked at: shares are known to a thousandth from that many
+MAX_PROFILE_ROWS = 200_000  # of a sample: they determine shares to a thousandth
 
 
 def make_data_profile(task: Task, signature: Signature) -> DataProfile | None:
-    """Profile the rows of a task; None where there are none."""
+    """Return the profile of the rows of a task; None if it has none."""
     if not isinstance(task, LabeledRows | NextItems):
         return None
     data = task.data
     if isinstance(data, SequenceData):
-        items = data.train.values[:MOST_ROWS]
-        chooses = _items(items, items)
+        items = data.train.values[:MAX_PROFILE_ROWS]
+        reference = _read_items(items, items)
     else:
-        chooses = read_field_values(data, signature, data.train)
-    counted = [read_field_values(data, signature, rows) for rows in (data.valid, data.test)]
-    joined = [
+        reference = read_field_values(data, signature, data.train)
+    splits = [read_field_values(data, signature, rows) for rows in (data.valid, data.test)]
+    held_out = [
         replace(first, values=np.concatenate([first.values, second.values]))
-        for first, second in zip(*counted, strict=True)
+        for first, second in zip(*splits, strict=True)
     ]
-    return DataProfile.fit(chooses, joined, tested=len(data.test))
+    return DataProfile.fit(reference, held_out, tested=len(data.test))
 
 
 def read_field_values(
     data: ClickData | SequenceData | ArrayData, signature: Signature, rows: Rows
 ) -> tuple[FieldValues, ...]:
-    """Return the fields and labels of some `rows` of `data`, a sample where there are very many."""
-    rows = rows if len(rows) <= MOST_ROWS else rows.sample(MOST_ROWS, seed=0)
+    """Return the fields and labels of `rows` of `data`, from a sample of at most `MAX_PROFILE_ROWS` rows."""
+    rows = rows if len(rows) <= MAX_PROFILE_ROWS else rows.sample(MAX_PROFILE_ROWS, seed=0)
     if isinstance(data, SequenceData):
-        return _items(rows.inputs[HISTORY], rows.labels[NEXT_ITEM])
-    inputs = _encoded(data.encoder, rows) if isinstance(data, ClickData) else _plain(signature.inputs, rows)
+        return _read_items(rows.inputs[HISTORY], rows.labels[NEXT_ITEM])
+    inputs = _read_encoded(data.encoder, rows) if isinstance(data, ClickData) else _read_inputs(signature.inputs, rows)
     return (*inputs, *(FieldValues(f"label {name}", values, ids=False) for name, values in rows.labels.items()))
 
 
-def _items(histories: np.ndarray, targets: np.ndarray) -> tuple[FieldValues, ...]:
-    """An unknown item is left out of a history, and 0 as the next one."""
+def _read_items(histories: np.ndarray, targets: np.ndarray) -> tuple[FieldValues, ...]:
+    """Return histories and next items as fields: unknown items are removed from a history, and 0 as the next one."""
     return FieldValues(HISTORY, histories, ids=True, padding=0), FieldValues(NEXT_ITEM, targets, ids=True, unknown=0)
 
 
-def _encoded(encoder: Encoder, rows: Rows) -> Iterator[FieldValues]:
+def _read_encoded(encoder: Encoder, rows: Rows) -> Iterator[FieldValues]:
     schema = encoder.schema
     for name in schema.categorical:
         yield FieldValues(name, rows.inputs[name], ids=True, unknown=0)
@@ -62,8 +62,8 @@ def _encoded(encoder: Encoder, rows: Rows) -> Iterator[FieldValues]:
         yield FieldValues(name, values, ids=False)
 
 
-def _plain(inputs: Sequence[Input], rows: Rows) -> Iterator[FieldValues]:
-    """Columns of a matrix are fields of their own, unless one range of ids is valid for all of it."""
+def _read_inputs(inputs: Sequence[Input], rows: Rows) -> Iterator[FieldValues]:
+    """Yield the fields of inputs: each column of a matrix is a field, unless one range of ids is valid for all of it."""
     for tensor in inputs:
         values = rows.inputs[tensor.name]
         if len(tensor.ids) == 1 or values.ndim == 1:

@@ -1,8 +1,8 @@
-"""Tables that are tuned row by row, so that a step costs what its batch touches and not what the table holds.
+"""Sparse updates of embedding tables: the cost of a step depends on the rows of its batch, not on the size of the table.
 
-The gradient of a table that is only looked up is zero in all rows but those of the batch. `aten.embedding` gives these rows
-alone where its `sparse` argument is set, and `SparseAdam` changes no other: the lazy variant of Adam, whose moments of a
-row stand still while nobody asks for it.
+The gradient of a table that is only looked up is zero in all rows but those of the batch. With its `sparse` argument
+`aten.embedding` returns these rows alone, and `SparseAdam` changes no other: the lazy variant of Adam, whose moments of a
+row change only with its weights.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,42 +11,42 @@ from contextlib import contextmanager
 import torch
 from torch import fx
 
+from recprune_export.finetuning.finetuning_constants import ROWS_PER_ID
 from recprune_export.program.nodes import argument
 from recprune_export.program.program import Program, sample_request_tensors
 from recprune_export.program.recorder import record_values
 
 aten = torch.ops.aten
 
-# Sorting the rows of a batch costs more than it saves unless the table is much longer than they are many: see
-# docs/decisions/sparse-embedding-updates.md, and benchmarks/bench_finetuning.py.
-ROWS_PER_ID = 16
-
 TableLookups = Mapping[str, Sequence[fx.Node]]  # by table
 
 
 def find_sparse_update_tables(program: Program, batch_size: int) -> frozenset[str]:
-    """Return the tables with at least `ROWS_PER_ID` rows for each id of a batch, whose every use is a lookup."""
-    found = find_table_lookups(program)
-    ids = _ids_per_request(program, found)
-    rows = {name: len(table) for name, table in program.parameters().items() if name in found}
+    """Return the tables with at least `ROWS_PER_ID` rows for each id of a batch that are only used by lookups.
+
+    Sorting the rows of a batch costs more than it saves in shorter tables.
+    """
+    lookups = find_table_lookups(program)
+    ids = _ids_per_request(program, lookups)
+    rows = {name: len(table) for name, table in program.parameters().items() if name in lookups}
     return frozenset(name for name, count in rows.items() if count >= ROWS_PER_ID * ids[name] * batch_size)
 
 
 def find_table_lookups(program: Program) -> TableLookups:
-    """Return the lookups of each trainable table that nothing else uses, and whose gradient may come as rows."""
+    """Return the lookups of each trainable table without other uses, whose gradient can be sparse in the rows."""
     users: dict[str, list[fx.Node]] = {}
     for node in program.module.graph.nodes:
         if node.op == "get_attr":
             users.setdefault(str(node.target), []).extend(user for user in node.users)
     tables = {name for name, parameter in program.parameters().items() if parameter.requires_grad}
-    return {name: nodes for name, nodes in users.items() if name in tables and all(_looks_up(n, name) for n in nodes)}
+    return {name: nodes for name, nodes in users.items() if name in tables and all(_is_lookup(n, name) for n in nodes)}
 
 
 @contextmanager
 def sparse_gradients(program: Program, tables: frozenset[str]) -> Iterator[None]:
-    """Let the lookups of `tables` give gradients as rows, until the end of the block."""
+    """Make the gradients of `tables` sparse in the rows inside the block."""
     lookups = [node for name, nodes in find_table_lookups(program).items() if name in tables for node in nodes]
-    before = [(node, node.args, node.kwargs) for node in lookups]
+    originals = [(node, node.args, node.kwargs) for node in lookups]
     for node in lookups:
         node.kwargs = {**node.kwargs, "sparse": True}
         node.args = node.args[:4]  # `sparse` is the fifth
@@ -54,12 +54,12 @@ def sparse_gradients(program: Program, tables: frozenset[str]) -> Iterator[None]
     try:
         yield
     finally:
-        for node, args, kwargs in before:
+        for node, args, kwargs in originals:
             node.args, node.kwargs = args, kwargs
         program.module.recompile()
 
 
-def _looks_up(node: fx.Node, table: str) -> bool:
+def _is_lookup(node: fx.Node, table: str) -> bool:
     if node.target is not aten.embedding.default or argument(node, "scale_grad_by_freq"):
         return False
     ids = argument(node, "indices")

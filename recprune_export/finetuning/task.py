@@ -1,4 +1,4 @@
-"""`Task`: the rows that a pruned program is tuned and measured on, whatever they come from."""
+"""`Task`: the rows on which a pruned program is tuned and evaluated, independent of their source."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from recprune_export.data.arrays import ArrayData, ArraySpec, Columns, load_arrays
+from recprune_export.data.batch import Batch
 from recprune_export.data.clicks import ClickData, load_clicks
 from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.data.encoding.encoder import Request as Arrays
@@ -18,22 +19,18 @@ from recprune_export.data.rows import Ragged, Rows
 from recprune_export.data.sequences import HISTORY, NEXT_ITEM, SequenceData, SequenceEncoder, load_sequences
 from recprune_export.errors import ModelError, UsageError
 from recprune_export.finetuning.all_positions import POSITIONS, find_positions, make_all_positions_program
+from recprune_export.finetuning.finetuning_constants import CUTS, MAX_SCORES, SAMPLED_STEPS
 from recprune_export.finetuning.finite_requests import find_finite_rows
 from recprune_export.finetuning.objective import Objective
 from recprune_export.program.program import Program, sample_request_tensors
 from recprune_export.program.signature import BATCH, Signature
-from recprune_export.training.evaluate import LabelPredictor, evaluate, select_primary_metric
-from recprune_export.training.paired_change import MetricChange, paired_change
-
-Batch = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]  # request, labels
-
-SAMPLED_STEPS = 200  # per epoch, where there are no rows
-SAMPLED_VALIDATION = 2048  # rows
+from recprune_export.training._evaluate import LabelPredictor, evaluate, select_primary_metric
+from recprune_export.training._paired_change import MetricChange, paired_change
 
 
 @dataclass(frozen=True)
 class FineTuningConfig:
-    """How long and how fast to tune, unless the user says otherwise."""
+    """The default hyperparameters of fine-tuning."""
 
     epochs: int
     learning_rate: float
@@ -47,9 +44,9 @@ RANKING_DEFAULTS = FineTuningConfig(epochs=6, learning_rate=1e-2, batch_size=128
 
 @dataclass(frozen=True)
 class DistillationData:
-    """What a student learns from: batches by the seed of an epoch, how many there are, and who answers them.
+    """The training data of a student: batches by the seed of an epoch, their number, and the teacher.
 
-    `student` and `teacher` may be views of the programs that are given: of the same parameters, with other inputs.
+    `student` and `teacher` may be variants of the original programs with the same parameters and other inputs.
     """
 
     student: Program
@@ -58,53 +55,53 @@ class DistillationData:
     steps_per_epoch: int
 
     def loss(self, objective: Objective, batch: Batch) -> Tensor:
-        """Return how far the student is from labels and teacher on a batch, as a scalar to learn from."""
+        """Return the loss of the student against labels and teacher on a batch, as a scalar."""
         request, labels = batch
         with torch.no_grad():
-            run_program = self.teacher(request)
-        return objective.loss(self.student(request), run_program, labels)
+            targets = self.teacher(request)
+        return objective.loss(self.student(request), targets, labels)
 
 
 class Task(Protocol):
-    """Batches to tune on, and a validation metric of which more is better."""
+    """Batches for tuning, and a validation metric of which more is better."""
 
     @property
     def config(self) -> FineTuningConfig:
-        """What suits this kind of rows."""
+        """The default hyperparameters for this kind of rows."""
         ...
 
     @property
     def objective(self) -> Objective:
-        """What the answers mean, and the loss of one."""
+        """The kinds of the outputs, and the loss of a response."""
         ...
 
     def training_batches(self, seed: int) -> Iterator[Batch]:
-        """Yield the training rows once, as a program takes them."""
+        """Yield the training rows once, in the form of the inputs of a program."""
         ...
 
     def distillation_data(self, student: Program, teacher: Program) -> DistillationData:
-        """Return what `student` is tuned with."""
+        """Return the training data of `student`."""
         ...
 
     def validate(self, program: Program) -> float:
-        """Return the validation metric of `program`, which is in serving mode."""
+        """Return the validation metric of `program`, which is in eval mode."""
         ...
 
     def change(self, before: "Predictor", after: "Predictor") -> MetricChange:
         """Compare two models on the validation rows.
 
-        Raises `UsageError` where there are none.
+        Raises `UsageError` if there are none.
         """
         ...
 
     def compare_on_test(self, before: "Predictor", after: "Predictor") -> MetricChange | None:
-        """Compare two models on the test rows; None where no metric is defined on them."""
+        """Compare two models on the test rows; None if no metric is defined on them."""
         ...
 
     def test(self, predict: "Predictor", row_filter: "RowFilter | None" = None) -> dict[str, float]:
-        """Return the test metrics of anything that answers requests; empty where there are no labels.
+        """Return the test metrics of a model that answers requests; empty without labels.
 
-        With `row_filter` they are those of the rows that it chooses.
+        With `row_filter` only the rows that it selects count.
         """
         ...
 
@@ -113,18 +110,18 @@ class Task(Protocol):
         ...
 
 
-RowFilter = Callable[[Arrays], np.ndarray]  # a request -> which of its rows, bool [N]
+RowFilter = Callable[[Arrays], np.ndarray]  # a request -> a mask of its rows, bool [N]
 
 
 class Predictor(Protocol):
-    """Arrays in, arrays out: a program or an ONNX session."""
+    """A program or an ONNX session as a function of arrays."""
 
     def __call__(self, request: Arrays) -> Mapping[str, np.ndarray]: ...
 
 
 @dataclass(frozen=True)
 class LabeledRows:
-    """Rows with labels, encoded for our recommenders or taken as they are for others."""
+    """Rows with labels, encoded for the reference recommenders or unchanged for other models."""
 
     data: ClickData | ArrayData
     objective: Objective
@@ -149,16 +146,16 @@ class LabeledRows:
         return paired_change(self._by_label(before), self._by_label(after), self.data.valid)
 
     def compare_on_test(self, before: Predictor, after: Predictor) -> MetricChange | None:
-        """Compare the mean AUC over labels; None where a label is the same in all rows."""
+        """Compare the mean AUC over labels; None if a label is the same in all rows."""
         rows = self.data.test
         if not len(rows) or any(values.min() == values.max() for values in rows.labels.values()):
             return None
         return paired_change(self._by_label(before), self._by_label(after), rows)
 
     def test(self, predict: Predictor, row_filter: RowFilter | None = None) -> dict[str, float]:
-        """Return AUC and logloss by label; of no rows nothing."""
+        """Return AUC and logloss by label; empty without rows."""
         rows = _filter_rows(self.data.test, row_filter)
-        return _defined(self._metrics(predict, rows), rows) if len(rows) else {}
+        return _drop_undefined(self._metrics(predict, rows), rows) if len(rows) else {}
 
     def requests(self, count: int, seed: int) -> Arrays:
         """Return test rows."""
@@ -180,14 +177,14 @@ class LabeledRows:
 
 @dataclass(frozen=True)
 class NextItems:
-    """Histories of users: the item that follows is the label."""
+    """Histories of users, with the item that follows as the label."""
 
     data: SequenceData
     objective: Objective
     config: FineTuningConfig
 
     def training_batches(self, seed: int) -> Iterator[Batch]:
-        """Yield histories that are cut at random places, each as often as it is long, at most `CUTS` times; shuffled."""
+        """Yield histories cut at random positions, each as many times as it has items, at most `CUTS` times; shuffled."""
         rng = np.random.default_rng(seed)
         users = np.repeat(np.arange(len(self.data.train)), self._cuts())
         rng.shuffle(users)
@@ -196,20 +193,20 @@ class NextItems:
             yield _truncate_histories(self.data.train.take(users[start : start + self.config.batch_size]), length, rng)
 
     def distillation_data(self, student: Program, teacher: Program) -> DistillationData:
-        """Return whole histories, each place of which asks for the item that follows; cut ones where that cannot be.
+        """Return whole histories with a target at each position; histories cut at random if the programs do not allow it.
 
-        Where scores of all items at all places would not fit into memory, some places are drawn in each batch.
+        If scores of all items at all positions would not fit into memory, positions are sampled in each batch.
         """
-        learner, master = make_all_positions_program(student), make_all_positions_program(teacher)
-        if learner is None or master is None:
+        student_all, teacher_all = make_all_positions_program(student), make_all_positions_program(teacher)
+        if student_all is None or teacher_all is None:
             steps = math.ceil(int(self._cuts().sum()) / self.config.batch_size)
             return DistillationData(student, teacher, self.training_batches, steps)
         steps = math.ceil(len(self.data.train) / self.config.batch_size)
-        return DistillationData(learner, master, self._whole_histories, steps)
+        return DistillationData(student_all, teacher_all, self._whole_histories, steps)
 
     def _whole_histories(self, seed: int) -> Iterator[Batch]:
         rng, length = np.random.default_rng(seed), self.data.encoder.columns.max_length
-        most = max(self.config.batch_size, MOST_SCORES // self.data.encoder.items.rows)
+        most = max(self.config.batch_size, MAX_SCORES // self.data.encoder.items.rows)
         order = rng.permutation(len(self.data.train))
         for start in range(0, len(order), self.config.batch_size):
             yield _take_all_positions(
@@ -227,12 +224,12 @@ class NextItems:
         return paired_change(self._scores(before), self._scores(after), self.data.valid)
 
     def compare_on_test(self, before: Predictor, after: Predictor) -> MetricChange | None:
-        """Compare NDCG@10; None of no rows."""
+        """Compare NDCG@10; None without rows."""
         rows = self.data.test
         return paired_change(self._scores(before), self._scores(after), rows) if len(rows) else None
 
     def test(self, predict: Predictor, row_filter: RowFilter | None = None) -> dict[str, float]:
-        """Return HR@10 and NDCG@10; of no rows nothing."""
+        """Return HR@10 and NDCG@10; empty without rows."""
         rows = _filter_rows(self.data.test, row_filter)
         return evaluate(self._scores(predict), rows) if len(rows) else {}
 
@@ -248,36 +245,32 @@ class NextItems:
         return lambda request: {NEXT_ITEM: predict(request)[output]}
 
 
-CUTS = 4  # of one history in one epoch
-MOST_SCORES = 1 << 25  # of all places of a batch: tuning holds several tensors of so many numbers
-
-
 @dataclass(frozen=True)
 class SampledRequests:
-    """No rows at all: requests drawn from the signature, and the dense program as the only teacher."""
+    """Requests sampled from the signature, without rows, and the dense program as the only teacher."""
 
     teacher: Program
     objective: Objective
     config: FineTuningConfig
 
     def training_batches(self, seed: int) -> Iterator[Batch]:
-        """Yield drawn requests."""
+        """Yield sampled requests."""
         for step in range(SAMPLED_STEPS):
             yield self._draw(self.config.batch_size, seed * SAMPLED_STEPS + step + 1), {}
 
     def distillation_data(self, student: Program, teacher: Program) -> DistillationData:
-        """Return drawn requests."""
+        """Return sampled requests."""
         return DistillationData(student, teacher, self.training_batches, SAMPLED_STEPS)
 
     def validate(self, program: Program) -> float:
-        """Return the negative distance from the teacher on requests that are never trained on."""
-        request = self._draw(SAMPLED_VALIDATION, 0)
+        """Return the negative distance from the teacher on 2048 requests that are not used for training."""
+        request = self._draw(2048, 0)
         with torch.no_grad():
             return -float(self.objective.distillation(program(request), self.teacher(request)))
 
     def change(self, before: Predictor, after: Predictor) -> MetricChange:
-        """Refuse: without labels there is no quality to compare."""
-        raise UsageError("How much quality is lost can only be told on rows with labels: give --data.")
+        """Raise `UsageError`: without labels there is no quality to compare."""
+        raise UsageError("The loss of quality can only be measured on rows with labels: give --data.")
 
     def compare_on_test(self, before: Predictor, after: Predictor) -> MetricChange | None:
         """Return nothing: without labels there is no quality to compare."""
@@ -288,45 +281,45 @@ class SampledRequests:
         return {}
 
     def requests(self, count: int, seed: int) -> Arrays:
-        """Return drawn requests."""
+        """Return sampled requests."""
         return {name: tensor.numpy() for name, tensor in self._draw(count, seed).items()}
 
     def _draw(self, count: int, seed: int) -> dict[str, Tensor]:
-        """Rows that the teacher can answer: others take the place of those that it cannot.
+        """Draw rows with finite answers of the teacher; such rows replace all others.
 
-        Raises `ModelError` where it can answer none.
+        Raises `ModelError` if there are none.
         """
         inputs = self.teacher.signature.inputs
         tensors = sample_request_tensors(self.teacher.signature, count, seed)
-        good = find_finite_rows(self.teacher, tensors).nonzero().flatten()
-        if not len(good):
+        finite = find_finite_rows(self.teacher, tensors).nonzero().flatten()
+        if not len(finite):
             raise ModelError(
-                f"The model computes NaN from each of {count} requests that were drawn at random: give rows of your own by "
-                "--data, or look for a division by zero or a logarithm in it."
+                f"The model computes NaN from each of {count} random requests: give rows by --data, "
+                "or look for a division by zero or a logarithm in the model."
             )
-        if len(good) < count:
-            rows = good.repeat(-(-count // len(good)))[:count]
+        if len(finite) < count:
+            rows = finite.repeat(-(-count // len(finite)))[:count]
             tensors = tuple(t[rows] if i.shape[:1] == (BATCH,) else t for i, t in zip(inputs, tensors, strict=True))
         return dict(zip((i.name for i in inputs), tensors, strict=True))
 
 
 def run_program(program: Program, request: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Let a program answer arrays with arrays."""
+    """Run a program on arrays and return arrays."""
     with torch.inference_mode():
         response = program({name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in request.items()})
-    # Of inference mode: an answer that is a view of a parameter still asks for gradients.
+    # Even in inference mode an output that is a view of a parameter requires gradients.
     return {name: tensor.detach().numpy() for name, tensor in response.items()}
 
 
 def read_encoded(path: Path, encoder: Encoder | SequenceEncoder) -> ClickData | SequenceData:
-    """Read rows for a recommender of ours, encoded as it was trained."""
+    """Read rows for a reference recommender with the encoder of its training."""
     if isinstance(encoder, SequenceEncoder):
         return load_sequences(path, encoder.schema, encoder)
     return load_clicks(path, encoder.schema, encoder)
 
 
 def read_arrays(data: Path | str | Columns, signature: Signature, labels: tuple[str, ...], seed: int) -> ArrayData:
-    """Read rows for a model that is not ours: what its inputs take, under their names."""
+    """Read rows for a third-party model, by the names of its inputs."""
     specs = [ArraySpec(i.name, i.dtype, tuple(int(size) for size in i.shape[1:]), i.ids) for i in signature.inputs]
     return load_arrays(data, specs, labels, seed)
 
@@ -335,8 +328,8 @@ def _filter_rows(rows: Rows, where: RowFilter | None) -> Rows:
     return rows if where is None else rows.take(np.flatnonzero(where(rows.inputs)))
 
 
-def _defined(metrics: dict[str, float], rows: Rows) -> dict[str, float]:
-    """Leave out the AUC of a label that is the same in all rows."""
+def _drop_undefined(metrics: dict[str, float], rows: Rows) -> dict[str, float]:
+    """Return the metrics without the AUC of a label that is the same in all rows."""
     constant = {label for label, values in rows.labels.items() if values.min() == values.max()}
     undefined = {"auc", *(f"{label}/auc" for label in constant)} if constant else set()
     return {name: value for name, value in metrics.items() if name not in undefined}
@@ -347,23 +340,23 @@ def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
 
 
 def _truncate_histories(histories: Ragged, length: int, rng: np.random.Generator) -> Batch:
-    """Take from each history a random beginning and the item after it; 0 where the beginning is all of it.
+    """Return a random prefix of each history and the item after it, 0 for the whole history.
 
-    The teacher has an answer to a whole history too, and whole histories are what is asked for in serving.
+    Whole histories are included since serving requests are whole, and the teacher answers them too.
     """
     ends = rng.integers(1, histories.lengths + 1)
-    follows = np.minimum(histories.offsets[:-1] + ends, len(histories.values) - 1)
-    target = np.where(ends < histories.lengths, histories.values[follows], 0)
+    next_index = np.minimum(histories.offsets[:-1] + ends, len(histories.values) - 1)
+    target = np.where(ends < histories.lengths, histories.values[next_index], 0)
     offsets = np.concatenate([[0], np.cumsum(ends)])
     within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], ends)
-    beginning = Ragged(histories.values[np.repeat(histories.offsets[:-1], ends) + within], offsets)
-    return {HISTORY: torch.from_numpy(beginning.pad_left(length))}, {NEXT_ITEM: torch.from_numpy(target)}
+    prefixes = Ragged(histories.values[np.repeat(histories.offsets[:-1], ends) + within], offsets)
+    return {HISTORY: torch.from_numpy(prefixes.pad_left(length))}, {NEXT_ITEM: torch.from_numpy(target)}
 
 
 def _take_all_positions(histories: Ragged, length: int, most: int, rng: np.random.Generator) -> Batch:
-    """Take the last `length` items of each history, and at each the one after it; 0 at the end, where only the teacher answers.
+    """Return the last `length` items of each history and the item after each of them, 0 at the end, for the teacher alone.
 
-    At `most` places in all, drawn at random where there are more.
+    The batch has at most `most` positions, sampled at random if there are more.
     """
     history = torch.from_numpy(histories.pad_left(length))
     places = find_positions(history > 0)
@@ -373,9 +366,9 @@ def _take_all_positions(histories: Ragged, length: int, most: int, rng: np.rando
     return {HISTORY: history, POSITIONS: places}, {NEXT_ITEM: following.flatten()[places]}
 
 
-def _probability(values: np.ndarray, meaning: str) -> np.ndarray:
-    wide = values.astype(np.float64).reshape(len(values), -1)
-    if meaning == "probability":
-        return wide[:, -1]
-    logit = wide[:, 1] - wide[:, 0] if meaning == "classes" else wide[:, -1]
+def _probability(values: np.ndarray, kind: str) -> np.ndarray:
+    columns = values.astype(np.float64).reshape(len(values), -1)
+    if kind == "probability":
+        return columns[:, -1]
+    logit = columns[:, 1] - columns[:, 0] if kind == "classes" else columns[:, -1]
     return 1.0 / (1.0 + np.exp(-logit))

@@ -1,1 +1,1 @@
-"""Is the new artifact as good as the old one? What CI asks: latency with an interval, sizes, quality, signature."""
+"""Regression gates for CI: compare signature, quality, sizes and latency of a new artifact to those of the old one."""

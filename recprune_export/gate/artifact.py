@@ -1,12 +1,12 @@
-"""What is compared: a bundle, or a plain ONNX file, of which less is known."""
+"""Artifacts to compare: a bundle, or a plain ONNX file, which has less information."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from recprune_export.bundle._verify import check_files, check_model, read_manifest, reject_invalid_sections
 from recprune_export.bundle.manifest.manifest import MODEL
 from recprune_export.bundle.remeasure_latency import read_session_options
-from recprune_export.bundle.verify import check_files, check_model, read_manifest, reject_invalid_sections
 from recprune_export.errors import ModelFileError
 from recprune_export.gate.graph_signature import read_signature
 from recprune_export.onnx.counts import Counts, count
@@ -16,10 +16,10 @@ from recprune_export.program.signature import Signature
 
 @dataclass(frozen=True)
 class Artifact:
-    """A model and what is known of it.
+    """A model with its signature, session options, counts and metrics.
 
-    `is_bundle`: signature, session options and metrics are those of a manifest; else the signature is read from the
-    graph. `bytes` is the size of all files, each content counted once.
+    `is_bundle`: signature, session options and metrics come from a manifest; otherwise the signature is read from the
+    graph. `bytes`: size of all files, each distinct content counted once.
     """
 
     path: Path
@@ -34,12 +34,12 @@ class Artifact:
 
     @property
     def name(self) -> str:
-        """Return how the user called it."""
+        """Return the path as the user wrote it."""
         return str(self.path)
 
 
 def open_artifact(path: Path) -> Artifact:
-    """Read a bundle, made sure that its files are those that were written, or a plain ONNX file.
+    """Read a bundle and check its files, or read a plain ONNX file.
 
     Raises `BundleError` and `ModelFileError`.
     """
@@ -57,7 +57,7 @@ def _open_bundle(path: Path) -> Artifact:
             is_bundle=True,
             signature=Signature.from_dict(manifest.signature),
             options=read_session_options(manifest),
-            counts=_counted(path / MODEL),
+            counts=_count_model(path / MODEL),
             bytes=sum({entry.sha256: entry.bytes for entry in manifest.files.values()}.values()),
             metrics={str(name): float(value) for name, value in manifest.metrics["pruned"].items()},
             data=manifest.settings.get("data"),
@@ -66,14 +66,14 @@ def _open_bundle(path: Path) -> Artifact:
 
 def _open_plain(path: Path) -> Artifact:
     if not path.is_file():
-        raise ModelFileError(f"{path}: there is nothing; give a bundle or an .onnx file.")
+        raise ModelFileError(f"{path} does not exist: give a bundle or an .onnx file.")
     signature = read_signature(path)
-    counts = _counted(path)
+    counts = _count_model(path)
     return Artifact(path, path, False, signature, SessionOptions(), counts, counts.bytes, {}, None)
 
 
-def _counted(path: Path) -> Counts:
+def _count_model(path: Path) -> Counts:
     try:
         return count(path)
-    except Exception as error:  # onnx raises many unrelated classes for a graph that makes no sense
-        raise ModelFileError(f"What {path} holds cannot be counted: it is no sound ONNX model.") from error
+    except Exception as error:  # onnx raises many unrelated classes for an invalid graph
+        raise ModelFileError(f"{path} cannot be analyzed: it is not a valid ONNX model.") from error

@@ -1,4 +1,4 @@
-"""Can the new model take the old one's place? What a client sends must still be taken, what it reads still be given."""
+"""Compatibility of signatures: NEW must accept the requests of BASE and return the outputs of BASE."""
 
 from recprune_export.gate.artifact import Artifact
 from recprune_export.gate.findings import Finding, Verdict
@@ -6,26 +6,26 @@ from recprune_export.program.signature import BATCH, Axis, IdRange, Input, Outpu
 
 
 def compare_signatures(new: Artifact, base: Artifact) -> Finding:
-    """Fail where a request to BASE breaks on NEW, or where its answer does; each break is named."""
-    # A range that was read from a graph may be smaller than the true one: it is compared with its like only.
+    """Return a failure, which names each change, if requests or answers of BASE are incompatible with NEW."""
+    # A range read from a graph may be smaller than the true one: compare ranges of the same source only.
     same_source = new.is_bundle == base.is_bundle
-    found = find_breaking_changes(new.signature, base.signature, ranges=same_source)
-    if found:
-        return Finding("signature", Verdict.FAIL, " ".join(found), limit="requests and answers of BASE")
-    passed = "NEW takes what BASE takes and gives what it gives."
+    changes = find_breaking_changes(new.signature, base.signature, ranges=same_source)
+    if changes:
+        return Finding("signature", Verdict.FAIL, " ".join(changes), limit="requests and answers of BASE")
+    reason = "NEW accepts the requests of BASE and returns the same outputs."
     if not same_source:
-        passed += " Ranges of ids were not compared: one of the two is no bundle."
-    return Finding("signature", Verdict.PASS, passed, limit="requests and answers of BASE")
+        reason += " Ranges of ids were not compared: only one of the two is a bundle."
+    return Finding("signature", Verdict.PASS, reason, limit="requests and answers of BASE")
 
 
 def find_breaking_changes(new: Signature, base: Signature, *, ranges: bool = True) -> tuple[str, ...]:
-    """Return a sentence for each change that breaks a client of `base`."""
+    """Return a sentence for each change that breaks clients of `base`."""
     sentences = []
-    taken, given = {i.name: i for i in new.inputs}, {o.name: o for o in new.outputs}
+    inputs, outputs = {i.name: i for i in new.inputs}, {o.name: o for o in new.outputs}
     added = [i for i in new.inputs if i.name not in {old.name for old in base.inputs}]
     for old in base.inputs:
-        if old.name in taken:
-            sentences += _input_breaks(taken[old.name], old, ranges)
+        if old.name in inputs:
+            sentences += _find_input_changes(inputs[old.name], old, ranges)
             continue
         twin = next((i for i in added if (i.dtype, i.shape) == (old.dtype, old.shape)), None)
         if twin is None:
@@ -35,36 +35,38 @@ def find_breaking_changes(new: Signature, base: Signature, *, ranges: bool = Tru
             sentences.append(f"Input '{old.name}' is gone; '{twin.name}' looks like it: renamed?")
     sentences += [f"Input '{i.name}' is new, and no client sends it." for i in added]
     for output in base.outputs:
-        sentences += _output_breaks(given.get(output.name), output)
+        sentences += _find_output_changes(outputs.get(output.name), output)
     return tuple(sentences)
 
 
-def draw_common_requests(new: Signature, base: Signature) -> Signature | None:
-    """Return a signature whose requests both answer: all inputs, ids that are valid in both; None where there is none."""
-    mine = {i.name: i for i in new.inputs}
+def make_common_signature(new: Signature, base: Signature) -> Signature | None:
+    """Return a signature of requests that both models accept: all inputs, ids valid in both; None if there is none."""
+    new_inputs = {i.name: i for i in new.inputs}
     merged = []
     for old in base.inputs:
-        other = mine.pop(old.name, old)
+        other = new_inputs.pop(old.name, old)
         if other.dtype != old.dtype or not _accepts(other.shape, old.shape):
             return None
         if len(other.ids) > 1 and len(old.ids) > 1 and len(other.ids) != len(old.ids):
             return None
-        ids = tuple(_both(*pair) for pair in _aligned(other, old))
+        ids = tuple(_intersect(*pair) for pair in _align_ranges(other, old))
         if any(pair is not None and pair[0] > pair[1] for pair in ids):
             return None
         merged.append(Input(old.name, old.dtype, old.shape, ids, old.observed))
-    return Signature((*merged, *mine.values()), base.outputs)
+    return Signature((*merged, *new_inputs.values()), base.outputs)
 
 
-def _input_breaks(new: Input, old: Input, ranges: bool) -> list[str]:
+def _find_input_changes(new: Input, old: Input, ranges: bool) -> list[str]:
     sentences = []
     if new.dtype != old.dtype:
         sentences.append(f"Input '{old.name}' is {new.dtype} now, it was {old.dtype}.")
     if not _accepts(new.shape, old.shape):
-        sentences.append(f"Input '{old.name}' has shape {_words(new.shape)} now, it had {_words(old.shape)}.")
+        sentences.append(
+            f"Input '{old.name}' has shape {_format_shape(new.shape)} now, it had {_format_shape(old.shape)}."
+        )
     elif ranges:
-        for column, (now, before) in enumerate(_aligned(new, old)):
-            if _narrower(now, before):
+        for column, (now, before) in enumerate(_align_ranges(new, old)):
+            if _is_narrower(now, before):
                 where = f", column {column}" if max(len(new.ids), len(old.ids)) > 1 else ""
                 was = "was not bounded" if before is None else f"was {before[0]} to {before[1]}"
                 assert now is not None
@@ -72,22 +74,22 @@ def _input_breaks(new: Input, old: Input, ranges: bool) -> list[str]:
     return sentences
 
 
-def _output_breaks(new: Output | None, old: Output) -> list[str]:
+def _find_output_changes(new: Output | None, old: Output) -> list[str]:
     if new is None:
         return [f"Output '{old.name}' is gone."]
     if new.dtype != old.dtype:
         return [f"Output '{old.name}' is {new.dtype} now, it was {old.dtype}."]
     if new.shape != old.shape:
-        return [f"Output '{old.name}' has shape {_words(new.shape)} now, it had {_words(old.shape)}."]
+        return [f"Output '{old.name}' has shape {_format_shape(new.shape)} now, it had {_format_shape(old.shape)}."]
     return []
 
 
 def _accepts(new: tuple[Axis, ...], old: tuple[Axis, ...]) -> bool:
-    """Whether every array of shape `old` has shape `new`: an axis that had one size may take any now."""
+    """Return whether every array of shape `old` is valid for shape `new`: a fixed axis may become the batch."""
     return len(new) == len(old) and all(now in (BATCH, before) for now, before in zip(new, old, strict=True))
 
 
-def _aligned(new: Input, old: Input) -> list[tuple[IdRange | None, IdRange | None]]:
+def _align_ranges(new: Input, old: Input) -> list[tuple[IdRange | None, IdRange | None]]:
     columns = max(len(new.ids), len(old.ids))
 
     def spread(ids: tuple[IdRange | None, ...]) -> tuple[IdRange | None, ...]:
@@ -96,15 +98,15 @@ def _aligned(new: Input, old: Input) -> list[tuple[IdRange | None, IdRange | Non
     return list(zip(spread(new.ids), spread(old.ids), strict=True))
 
 
-def _narrower(now: IdRange | None, before: IdRange | None) -> bool:
+def _is_narrower(now: IdRange | None, before: IdRange | None) -> bool:
     return now is not None and (before is None or now[0] > before[0] or now[1] < before[1])
 
 
-def _both(now: IdRange | None, before: IdRange | None) -> IdRange | None:
+def _intersect(now: IdRange | None, before: IdRange | None) -> IdRange | None:
     if now is None or before is None:
         return now or before
     return max(now[0], before[0]), min(now[1], before[1])
 
 
-def _words(shape: tuple[Axis, ...]) -> str:
+def _format_shape(shape: tuple[Axis, ...]) -> str:
     return f"({', '.join(str(axis) for axis in shape)})"

@@ -1,15 +1,15 @@
-"""What a gate found: the values, the limit, and the verdict."""
+"""Result of a gate: values, limit and verdict."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
+from recprune_export.codec import ToDictMixin
 from recprune_export.validation.latency.statistics import Estimate
 
 
 class Verdict(Enum):
-    """Of one gate, or of all together."""
+    """Verdict of one gate, or of all together."""
 
     PASS = "pass"
     FAIL = "fail"
@@ -18,10 +18,10 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One gate. `limit` and `reason` are words; `ratio` is NEW / BASE with its interval, where there is one.
+class Finding(ToDictMixin):
+    """Result of one gate. `limit` and `reason` are texts; `ratio` is NEW / BASE with its interval, if measured.
 
-    `most` is the part of itself by which the figure may grow, where the limit is one.
+    `most`: fraction by which the value may grow, if the limit is one of growth.
     """
 
     gate: str
@@ -34,14 +34,9 @@ class Finding:
     ratio: Estimate | None = None
     most: float | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        ratio = None if self.ratio is None else vars(self.ratio)
-        return {**vars(self), "verdict": self.verdict.value, "ratio": ratio}
-
 
 def overall_verdict(findings: Iterable[Finding]) -> Verdict:
-    """Return the verdict of all gates: one failure fails, and what is skipped does not count.
+    """Return the overall verdict: one failure fails, and skipped gates do not count.
 
     >>> overall_verdict([Finding("nodes", Verdict.PASS, ""), Finding("latency", Verdict.UNDECIDED, "")])
     <Verdict.UNDECIDED: 'undecided'>
@@ -54,5 +49,5 @@ def overall_verdict(findings: Iterable[Finding]) -> Verdict:
 
 
 def make_skipped_finding(gate: str, reason: str) -> Finding:
-    """Return the finding of a gate that has nothing to judge."""
+    """Make the finding of a gate that cannot be evaluated."""
     return Finding(gate, Verdict.SKIPPED, reason)

@@ -1,4 +1,4 @@
-"""The signature of a plain ONNX file: names, dtypes and shapes as it states them, ids from the tables they look up."""
+"""Signature of a plain ONNX file: names, dtypes and shapes from the graph, id ranges from the sizes of the tables."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from recprune_export.errors import ModelFileError
 from recprune_export.onnx.reading import read_model
 from recprune_export.program.signature import BATCH, Axis, IdRange, Input, Output, Signature
 
-# Operators that give on what they take, in other places: ids stay ids.
+# Operators that move or copy elements without changing values, so ids stay ids (`Clip` only narrows them).
 _MOVES = {"Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Identity", "Concat", "Slice", "Split"}
 _MOVES |= {"Expand", "Tile", "Clip"}
 
@@ -19,8 +19,8 @@ _MOVES |= {"Expand", "Tile", "Clip"}
 def read_signature(path: Path) -> Signature:
     """Read the inputs and outputs of an ONNX file; the first axis of the inputs is the batch.
 
-    Raises `ModelFileError` where the file is no ONNX model, where an input has an axis of unknown size that is not the
-    batch, and where nothing says which whole numbers an input takes.
+    Raises `ModelFileError` if the file is not an ONNX model, if an input has an axis of unknown size other than the
+    batch, or if the valid range of an integer input cannot be derived.
     """
     graph = read_model(path).graph
     if not graph.input or not graph.output:
@@ -29,48 +29,51 @@ def read_signature(path: Path) -> Signature:
     batch = next((axis for value in graph.input for axis in _axes(value)[:1] if isinstance(axis, str)), "")
     inputs = [_input(path, graph, value, batch) for value in graph.input if value.name not in weights]
     outputs = [
-        Output(value.name, _dtype(value), tuple(_named(axis, batch) for axis in _axes(value))) for value in graph.output
+        Output(value.name, _dtype(value), tuple(_rename_batch_axis(axis, batch) for axis in _axes(value)))
+        for value in graph.output
     ]
     return Signature(tuple(inputs), tuple(outputs))
 
 
 def _input(path: Path, graph: onnx.GraphProto, value: onnx.ValueInfoProto, batch: str) -> Input:
-    shape = tuple(_named(axis, batch) for axis in _axes(value))
+    shape = tuple(_rename_batch_axis(axis, batch) for axis in _axes(value))
     unknown = [axis for axis in shape if isinstance(axis, str) and axis != BATCH]
     if unknown:
         raise ModelFileError(
             f"Input '{value.name}' of {path} has an axis of unknown size, '{unknown[0]}': compare bundles, "
-            "whose signature says what to send."
+            "whose signature states the shapes."
         )
-    dtype, ids = _dtype(value), id_range(graph, value.name)
+    dtype, ids = _dtype(value), find_id_range(graph, value.name)
     if ids is None and not (np.issubdtype(np.dtype(dtype), np.floating) or dtype == "bool"):
         raise ModelFileError(
-            f"Nothing in {path} says which whole numbers '{value.name}' takes: compare bundles, "
-            "whose signature says it."
+            f"The graph of {path} does not show which integers '{value.name}' accepts: compare bundles, "
+            "whose signature states it."
         )
     return Input(value.name, dtype, shape, () if ids is None else (ids,))
 
 
-def id_range(graph: onnx.GraphProto, name: str) -> IdRange | None:
-    """Return ids that are valid in every table in which input `name` is looked up; None where it is in none.
+def find_id_range(graph: onnx.GraphProto, name: str) -> IdRange | None:
+    """Return the range of ids that is valid in every table in which input `name` is looked up; None if there is no table.
 
-    Follows the input through operators that only move it, and through the addition of constant offsets; where ids too large
-    for their own part of a fused table are sent outside (`passes/fused_tables.py`), the rows of the parts say it. The range is
-    valid for all elements, and may be smaller than what some of them could take.
+    Follows the input through operators that only move it, and through additions of constant offsets. In a fused table
+    (`passes/fuse_tables.py`), ids beyond their own table are mapped outside; there the row counts of the tables give the
+    range. The range is valid for all elements, and may be smaller than the range of a single element.
     """
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
             constants[node.output[0]] = node.attribute[0].t
-    highest = [rows - 1 - offset for rows, offset in _tables(graph, constants, name)]
+    highest = [rows - 1 - offset for rows, offset in _find_tables(graph, constants, name)]
     return (0, max(0, min(highest))) if highest else None
 
 
-def _tables(graph: onnx.GraphProto, constants: dict[str, onnx.TensorProto], name: str) -> Iterator[tuple[int, int]]:
-    """Rows of each table in which a value is looked up, and the largest offset that was added before."""
+def _find_tables(
+    graph: onnx.GraphProto, constants: dict[str, onnx.TensorProto], name: str
+) -> Iterator[tuple[int, int]]:
+    """Yield the rows of each table in which a value is looked up, and the largest offset added before."""
     offsets = {name: 0}
-    decides = {node.input[0] for node in graph.node if node.op_type == "Where" and node.input[2] in constants}
-    for node in graph.node:  # in the order in which they run
+    where_conditions = {node.input[0] for node in graph.node if node.op_type == "Where" and node.input[2] in constants}
+    for node in graph.node:  # in execution order
         before = [offsets[i] for i in node.input if i in offsets]
         if not before:
             continue
@@ -79,16 +82,16 @@ def _tables(graph: onnx.GraphProto, constants: dict[str, onnx.TensorProto], name
                 yield constants[node.input[0]].dims[0], offsets[node.input[1]]
         elif node.op_type == "Gather" and node.input[0] in offsets:  # columns of the ids
             offsets[node.output[0]] = offsets[node.input[0]]
-        elif node.op_type == "Less" and node.output[0] in decides and node.input[1] in constants:
+        elif node.op_type == "Less" and node.output[0] in where_conditions and node.input[1] in constants:
             rows = numpy_helper.to_array(constants[node.input[1]])
-            if rows.dtype.kind in "iu" and rows.min(initial=1) > 0:  # else it compares numbers, or looks for padding
+            if rows.dtype.kind in "iu" and rows.min(initial=1) > 0:  # otherwise it compares numbers, or detects padding
                 yield int(rows.min()), max(before)
         elif node.op_type in _MOVES and node.input[0] in offsets | dict.fromkeys(constants, 0):
             offsets.update(dict.fromkeys(node.output, max(before)))
         elif node.op_type == "Add":
-            added = [constants[i] for i in node.input if i in constants]
-            if added:
-                offset = int(numpy_helper.to_array(added[0]).max())
+            constant_addends = [constants[i] for i in node.input if i in constants]
+            if constant_addends:
+                offset = int(numpy_helper.to_array(constant_addends[0]).max())
                 offsets[node.output[0]] = max(before) + max(0, offset)
 
 
@@ -99,7 +102,7 @@ def _axes(value: onnx.ValueInfoProto) -> list[Axis]:
     return axes
 
 
-def _named(axis: Axis, batch: str) -> Axis:
+def _rename_batch_axis(axis: Axis, batch: str) -> Axis:
     return BATCH if axis == batch else axis
 
 

@@ -1,4 +1,4 @@
-"""Gates of one figure each: what it is of both artifacts, a limit, a verdict."""
+"""Gates that compare one value of both artifacts to a limit: counts, sizes, costs and quality."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ import numpy as np
 
 from recprune_export.gate.artifact import Artifact
 from recprune_export.gate.findings import Finding, Verdict, make_skipped_finding
+from recprune_export.gate.gate_constants import CONFIDENCE, LOAD_TIME_SLACK, PEAK_MEMORY_SLACK
 from recprune_export.gate.limits import Limits
 from recprune_export.gate.output.finding_rows import format_amount
 from recprune_export.validation.latency.footprint import Footprint, FootprintReport
@@ -14,13 +15,11 @@ from recprune_export.validation.latency.statistics import Estimate, interval_of_
 
 LOWER_IS_BETTER = ("logloss",)
 HIGHER_IS_BETTER = ("auc", "hr@10", "ndcg@10")
-MEBIBYTE = 1 << 20
-CONFIDENCE = 0.99
 
 
 @dataclass(frozen=True)
 class CountRule:
-    """A figure of an artifact that may grow by the limit of its gate."""
+    """A value of an artifact that may grow by the limit of its gate."""
 
     gate: str
     unit: str
@@ -29,7 +28,7 @@ class CountRule:
 
 @dataclass(frozen=True)
 class CostRule:
-    """A figure that fresh processes measured; growth below `slack` is not worth a failure."""
+    """A value measured in fresh processes; absolute growth up to `slack` is never a failure."""
 
     gate: str
     unit: str
@@ -45,48 +44,53 @@ RULES = (
     CountRule("model size", "bytes", lambda artifact: artifact.counts.bytes),
 )
 COST_RULES = (
-    CostRule("load time", "ms", lambda footprint: footprint.load, slack=5.0),
-    CostRule("peak memory", "bytes", lambda footprint: footprint.peak, slack=4.0 * MEBIBYTE),
+    CostRule("load time", "ms", lambda footprint: footprint.load, slack=LOAD_TIME_SLACK),
+    CostRule("peak memory", "bytes", lambda footprint: footprint.peak, slack=PEAK_MEMORY_SLACK),
 )
 
 
 def compare_counts(new: Artifact, base: Artifact, limits: Limits) -> list[Finding]:
-    """Judge all counts and sizes."""
-    found = [compare_growth(r.gate, r.unit, r.value(new), r.value(base), limits) for r in RULES]
+    """Compare all counts and sizes."""
+    findings = [compare_growth(r.gate, r.unit, r.value(new), r.value(base), limits) for r in RULES]
     if new.is_bundle and base.is_bundle:
-        found.append(compare_growth("artifact size", "bytes", new.bytes, base.bytes, limits))
+        findings.append(compare_growth("artifact size", "bytes", new.bytes, base.bytes, limits))
     else:
-        found.append(make_skipped_finding("artifact size", "Only bundles have files beside the model."))
-    return found
+        findings.append(make_skipped_finding("artifact size", "Only bundles have files beside the model."))
+    return findings
 
 
 def compare_costs(report: FootprintReport, new: str, base: str, limits: Limits) -> list[Finding]:
-    """Judge load time and peak memory: fail where they are beyond the limit beyond doubt.
+    """Compare load time and peak memory; fail if the whole interval of the growth is above the limit.
 
-    Process i of both ran next to each other, and the interval over these pairs decides: on a busy machine the least of
-    five loads may be 1.9 times that of five others.
+    Process i of both artifacts ran next to each other, and the interval over these pairs decides: on a busy machine the
+    minimum of five loads may be 1.9 times that of five others.
     """
-    return [_judge_cost(rule, report.runs[new], report.runs[base], limits) for rule in COST_RULES]
+    return [_compare_cost(rule, report.runs[new], report.runs[base], limits) for rule in COST_RULES]
 
 
-def _judge_cost(rule: CostRule, new: Sequence[Footprint], base: Sequence[Footprint], limits: Limits) -> Finding:
+def _compare_cost(rule: CostRule, new: Sequence[Footprint], base: Sequence[Footprint], limits: Limits) -> Finding:
     if limits.is_off(rule.gate):
         return make_skipped_finding(rule.gate, "Turned off.")
     tolerance = limits.limit_for(rule.gate)
     pairs = [(max(rule.value(n), 1e-9), max(rule.value(b), 1e-9)) for n, b in zip(new, base, strict=True)]
-    found = interval_of_few([np.log(n / b) for n, b in pairs], confidence=CONFIDENCE)
-    ratio = Estimate(*np.exp([found.estimate, found.low, found.high]).tolist())
-    mine, theirs = (float(np.median(values)) for values in zip(*pairs, strict=True))
-    failed = ratio.low > 1 + tolerance and mine - theirs > rule.slack
-    reason = f"{rule.gate} went from {format_amount(theirs, rule.unit)} to {format_amount(mine, rule.unit)}, medians of {len(pairs)} processes"
+    log_ratio = interval_of_few([np.log(n / b) for n, b in pairs], confidence=CONFIDENCE)
+    ratio = Estimate(*np.exp([log_ratio.estimate, log_ratio.low, log_ratio.high]).tolist())
+    new_median, base_median = (float(np.median(values)) for values in zip(*pairs, strict=True))
+    failed = ratio.low > 1 + tolerance and new_median - base_median > rule.slack
+    before, after = format_amount(base_median, rule.unit), format_amount(new_median, rule.unit)
+    reason = f"{rule.gate} went from {before} to {after}, medians of {len(pairs)} processes"
     if not failed and ratio.estimate > 1 + tolerance:
-        reason += ", which is " + ("too little to count" if mine - theirs <= rule.slack else "not beyond doubt")
+        reason += ", which is " + (
+            "too little to count" if new_median - base_median <= rule.slack else "not beyond doubt"
+        )
     verdict = Verdict.FAIL if failed else Verdict.PASS
-    return Finding(rule.gate, verdict, f"{reason}.", theirs, mine, rule.unit, _at_most(tolerance), ratio, tolerance)
+    return Finding(
+        rule.gate, verdict, f"{reason}.", base_median, new_median, rule.unit, _at_most(tolerance), ratio, tolerance
+    )
 
 
 def compare_growth(gate: str, unit: str, new: float, base: float, limits: Limits) -> Finding:
-    """Fail where `new` is more than `base` by more than its limit."""
+    """Return a failure if `new` exceeds `base` by more than the limit."""
     if limits.is_off(gate):
         return make_skipped_finding(gate, "Turned off.")
     tolerance = limits.limit_for(gate)
@@ -112,25 +116,25 @@ def _at_most(tolerance: float) -> str:
 
 
 def compare_quality(new: Artifact, base: Artifact, limits: Limits) -> list[Finding]:
-    """Judge each metric that BASE states, by its own direction."""
+    """Compare each metric of BASE, in the direction in which it is better."""
     if limits.is_off("quality"):
         return [make_skipped_finding("quality", "Turned off.")]
     if not (new.is_bundle and base.is_bundle):
         return [make_skipped_finding("quality", "A plain ONNX file states no quality.")]
     if not base.metrics:
         return [make_skipped_finding("quality", "BASE states no quality: it was made without --data.")]
-    return [_judge_metric(name, new, base, limits) for name in base.metrics]
+    return [_compare_metric(name, new, base, limits) for name in base.metrics]
 
 
-def _judge_metric(name: str, new: Artifact, base: Artifact, limits: Limits) -> Finding:
-    gate, plain, before = f"quality, {name}", name.rpartition("/")[2], base.metrics[name]
+def _compare_metric(name: str, new: Artifact, base: Artifact, limits: Limits) -> Finding:
+    gate, base_name, before = f"quality, {name}", name.rpartition("/")[2], base.metrics[name]
     limit = f"at most {limits.limit_for('quality'):g} worse"
-    if plain not in (*LOWER_IS_BETTER, *HIGHER_IS_BETTER):
+    if base_name not in (*LOWER_IS_BETTER, *HIGHER_IS_BETTER):
         return make_skipped_finding(gate, f"It is not known whether more or less of '{name}' is better.")
     if name not in new.metrics:
         return Finding(gate, Verdict.FAIL, f"NEW does not state {name}: compress it with --data.", before, limit=limit)
     now = new.metrics[name]
-    worse = (before - now) * (-1 if plain in LOWER_IS_BETTER else 1)
+    worse = (before - now) * (-1 if base_name in LOWER_IS_BETTER else 1)
     reason = f"{name} went from {before:.5f} to {now:.5f}."
     if new.data != base.data:
         reason += f" It was measured on other rows: {new.data} and {base.data}."

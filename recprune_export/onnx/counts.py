@@ -1,15 +1,16 @@
 """What an ONNX file holds: parameters, zeros, operations, bytes. All figures come from the file alone."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from recprune_export.codec import ToDictMixin
 from recprune_export.onnx.cost.weightless_model import infer_shapes
 from recprune_export.onnx.quantized_weights import QuantizedInitializers, find_quantized_initializers
 
@@ -42,7 +43,7 @@ class WeightCounts:
 
 
 @dataclass(frozen=True)
-class Counts:
+class Counts(ToDictMixin):
     """`operations`: multiply-adds of matrix products for one row. `bytes`: the model with its external weights."""
 
     tables: WeightCount
@@ -55,10 +56,6 @@ class Counts:
     def total(self) -> WeightCount:
         """Both parts together."""
         return WeightCount(self.tables.parameters + self.rest.parameters, self.tables.nonzero + self.rest.nonzero)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,17 @@ from recprune_export.errors import ExportError
 from recprune_export.onnx.cost.machine import REFERENCE, Machine
 from recprune_export.onnx.cost.weightless_model import fill_shapes
 from recprune_export.onnx.empty_rows import guard_empty_rows
+from recprune_export.onnx.optimizer._rewrite import (
+    NO_LIMITS,
+    TOLERANCE,
+    NonzeroLimits,
+    Pass,
+    Probe,
+    Rewrite,
+    largest_relative_difference,
+    rewrite,
+)
+from recprune_export.onnx.optimizer._simplify import simplify
 from recprune_export.onnx.optimizer.passes.batch_norm_to_mul_add import batch_norm_to_mul_add
 from recprune_export.onnx.optimizer.passes.clear_metadata import clear_metadata
 from recprune_export.onnx.optimizer.passes.concat_slice import (
@@ -46,17 +57,6 @@ from recprune_export.onnx.optimizer.passes.share_transposed_weights import share
 from recprune_export.onnx.optimizer.passes.shared_inputs import share_inputs
 from recprune_export.onnx.optimizer.passes.simplify_attention import simplify_attention
 from recprune_export.onnx.optimizer.passes.sort_concat_by_width import sort_concat_by_width
-from recprune_export.onnx.optimizer.rewrite import (
-    NO_LIMITS,
-    TOLERANCE,
-    NonzeroLimits,
-    Pass,
-    Probe,
-    Rewrite,
-    largest_relative_difference,
-    rewrite,
-)
-from recprune_export.onnx.optimizer.simplify import simplify
 from recprune_export.onnx.runtime.in_memory import make_in_memory_session
 from recprune_export.onnx.saving import EXTERNAL_THRESHOLD, save_onnx
 from recprune_export.onnx.translations import missing_translations
@@ -97,6 +97,8 @@ REWRITES: tuple[Pass, ...] = (
     merge_tables_of_same_ids,
     gather_to_gathernd,  # to every pass before, a lookup is a Gather
 )
+# Before inputs are shared: a part of a join of both kinds may be of one kind.
+BEFORE_SHARING: tuple[Pass, ...] = (slice_before_concat, flatten_nested_concat)
 LAST: tuple[Callable[[ir.Model], object], ...] = (
     DeduplicateInitializersPass(size_limit=1 << 20),
     CommonSubexpressionEliminationPass(),
@@ -190,14 +192,16 @@ def _probes(signature: Signature) -> list[Probe]:
     return [*drawn, [fill_input(i, PROBE_ROWS[-1], lowest, middle) for i in signature.inputs]]
 
 
-def _share(model: ir.Model, signature: Signature, probes: Sequence[Probe]) -> tuple[ir.Model, list[Probe]]:
-    """Split the graph by what is shared; return it with the probes as it takes them.
+def _share(
+    model: ir.Model, signature: Signature, probes: Sequence[Probe], rewrites: Sequence[Pass] = BEFORE_SHARING
+) -> tuple[ir.Model, list[Probe]]:
+    """Split the graph by what is shared, after `rewrites`; return it with the probes as it takes them.
 
     Raises `ExportError` where it does not give the same answers.
     """
     shared = [position for position, spec in enumerate(signature.inputs) if spec.shared]
     split = model.clone()
-    for each in (slice_before_concat, flatten_nested_concat):  # a part of a join of both kinds may be of one kind
+    for each in rewrites:
         each(split)
     RemoveUnusedNodesPass()(split)
     share_inputs(split, shared)

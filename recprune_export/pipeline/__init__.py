@@ -1,1 +1,1 @@
-"""The main job: plan, prune in stages, export, measure, state, write; `compress.py` can be read from top to bottom."""
+"""The main job: prune in stages, export, quantize, evaluate, write; `compress.py` runs it from top to bottom."""

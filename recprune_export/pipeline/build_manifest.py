@@ -1,4 +1,4 @@
-"""What a bundle says about itself: its manifest, and what the user should know and would not look for."""
+"""Make the manifest of a bundle, and the notes for its user."""
 
 import datetime
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,11 @@ from recprune_export.finetuning.task import (
     Task,
 )
 from recprune_export.onnx.runtime.session import SessionOptions
+from recprune_export.pipeline._prune import PrunedModel
 from recprune_export.pipeline.evaluate_export import Measurements
-from recprune_export.pipeline.export import ExportedModels
-from recprune_export.pipeline.prune import PrunedModel
+from recprune_export.pipeline.export_models import ExportedModels
 from recprune_export.provenance import provenance
-from recprune_export.settings import Settings
+from recprune_export.settings import PruningSettings, Settings
 from recprune_export.validation.latency.backends import (
     DENSE_ONNX,
     PRUNED_ONNX,
@@ -27,9 +27,9 @@ from recprune_export.validation.latency.roofline import compute_roofline
 
 @dataclass(frozen=True)
 class InputSources:
-    """Where a dense model and its rows came from, as the manifest tells it.
+    """The command, model and rows that a bundle is made of, as the manifest records them.
 
-    `model_file` and `data_file` are what `file_identity` says of them; by the former `refresh` finds the dense model.
+    `model_file` and `data_file` are results of `file_identity`; by the former `refresh` finds the dense model.
     `training_seed` is that of the dense model, where it is known.
     """
 
@@ -48,7 +48,7 @@ class InputSources:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the main job made, and what it found out about that."""
+    """The pruned program, its exported files, and their measurements."""
 
     pruned: PrunedModel
     exported: ExportedModels
@@ -65,19 +65,19 @@ def make_manifest(
     encoding: dict[str, Any] | None,
     notes: Sequence[str],
 ) -> Manifest:
-    """State what was made, of what, and what was measured."""
-    served, measured = outcome.exported, outcome.measurements
-    file, rows = served.pruned, measured.rows
-    models = {"dense": (DENSE_ONNX, served.dense.path), "pruned": (PRUNED_ONNX, file.path)}
+    """Return the manifest of a bundle."""
+    exported, measurements = outcome.exported, outcome.measurements
+    file, rows = exported.pruned, measurements.rows
+    models = {"dense": (DENSE_ONNX, exported.dense.path), "pruned": (PRUNED_ONNX, file.path)}
     return Manifest(
         name=name,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         opset=file.opset,
         signature=file.signature.to_dict(),
-        counts={each: counts.to_dict() for each, counts in measured.counts.items()},
-        metrics=dict(measured.metrics),
-        parity=served.parity.to_dict(),
-        latency={**measured.latency.to_dict(), "footprint": measured.footprints.to_dict()},
+        counts={model: counts.to_dict() for model, counts in measurements.counts.items()},
+        metrics=dict(measurements.metrics),
+        parity=exported.parity.to_dict(),
+        latency={**measurements.latency.to_dict(), "footprint": measurements.footprints.to_dict()},
         plan={**summarize_stages(outcome.pruned), "rows": None if rows is None else rows.to_dict()},
         settings={
             **settings.to_dict(),
@@ -87,88 +87,83 @@ def make_manifest(
             "labels": list(task.objective.output_labels.values()),
         },
         environment=environment(),
-        tolerances=served.tolerances.to_dict(),
-        session={"options": SessionOptions(threads=settings.threads).to_dict()},
-        rewrites=[each.to_dict() for each in file.rewrites],
-        cost=compute_roofline(measured.latency, models).to_dict(),
+        tolerances=exported.tolerances.to_dict(),
+        session={"options": SessionOptions(threads=settings.latency.threads).to_dict()},
+        rewrites=[rewrite.to_dict() for rewrite in file.rewrites],
+        cost=compute_roofline(measurements.latency, models).to_dict(),
         encoding=encoding,
-        licence=settings.licence,
+        licence=settings.export.license,
         provenance=provenance(
             command=origin.command,
             model=origin.model_file,
             data=origin.data_file,
             seeds={"compression": settings.seed, **origin.seeds},
         ),
-        change={} if measured.change is None else measured.change.to_dict(),
+        change={} if measurements.change is None else measurements.change.to_dict(),
         notes=list(notes),
-        quantisation={} if served.quantization is None else served.quantization.to_dict(),
+        quantisation={} if exported.quantization is None else exported.quantization.to_dict(),
     )
 
 
 def summarize_stages(pruned: PrunedModel) -> dict[str, Any]:
-    """What was done in the first stage, and under `then` what was done in the next."""
-    summaries = [plan_summary(s.plan, s.analysis, s.soundness, s.fitted) for s in pruned.stages]
-    chained: dict[str, Any] = {}
-    for summary in reversed(summaries):
-        chained = {**summary, "then": chained} if chained else summary
-    return {
-        **chained,
-        "regularisation": None if pruned.regularized is None else pruned.regularized.to_dict(),
-    }
+    """Return the summary of the first stage, with that of the next under `then`."""
+    summary: dict[str, Any] = {}
+    for number, stage in reversed(list(enumerate(pruned.stages))):
+        regularized = pruned.regularized if number == 0 else None
+        stage_summary = plan_summary(stage.plan, stage.analysis, stage.soundness, stage.fitted, regularized)
+        summary = {**stage_summary, "then": summary} if summary else stage_summary
+    return summary
 
 
-def collect_notes(outcome: Outcome, settings: Settings, task: Task) -> tuple[str, ...]:
-    """Say in sentences what the user should know and would not look for."""
-    pruned, served, gone = outcome.pruned, outcome.exported, outcome.measurements.reduction
+def collect_notes(outcome: Outcome, pruning: PruningSettings, task: Task) -> tuple[str, ...]:
+    """Return sentences on results that the user may not expect."""
+    pruned, exported, reduction = outcome.pruned, outcome.exported, outcome.measurements.reduction
     notes = []
     if isinstance(task, SampledRequests):
         notes.append(
-            "No --data: tuned on drawn requests towards the dense model's answers alone, and no quality was measured. "
+            "No --data: tuned on drawn requests towards the dense model's answers alone, and no quality was measurements. "
             "With rows of real traffic the result is better, and known."
         )
     if pruned.regularized is not None:
-        zero, of = (
-            sum(pruned.regularized.zero_channels.values()),
-            sum(g.width for g in pruned.regularized.program.analysis.groups),
-        )
-        notes.append(f"Regularised training left {zero} of {of} channels without any weight before one was cut.")
+        zero = sum(pruned.regularized.zero_channels.values())
+        channels = sum(g.width for g in pruned.regularized.program.analysis.groups)
+        notes.append(f"Regularized training left {zero} of {channels} channels without any weight before one was cut.")
     fitted = pruned.stages[-1].fitted
     if fitted is not None and fitted.best < 0:
         notes.append(
             "No epoch of tuning was better on validation rows than what there was before: the weights are those."
         )
     dense = outcome.measurements.counts["dense"]
-    wanted = (
-        ("tables", dense.tables, gone.tables, settings.table_sparsity),
-        ("rest", dense.rest, gone.rest, settings.rest_sparsity),
+    sparsities = (
+        ("tables", dense.tables, pruning.table_sparsity, reduction.tables),
+        ("rest", dense.rest, pruning.rest_sparsity, reduction.rest),
     )
-    for part, had, reached, asked in wanted:
-        if had.parameters and reached < asked - 1e-9:
-            wanted_share, found_share = format_distinctly(asked, reached)
-            notes.append(f"Asked for {wanted_share} fewer parameters in the {part}, reached {found_share}.")
-    for output in served.parity.outputs:
+    for section, counts, target, reached in sparsities:
+        if counts.parameters and reached < target - 1e-9:
+            target_text, reached_text = format_distinctly(target, reached)
+            notes.append(f"Asked for {target_text} fewer parameters in the {section}, reached {reached_text}.")
+    for output in exported.parity.outputs:
         if output.not_finite:
             notes.append(
                 f"The model itself answers NaN or infinity in {output.not_finite} numbers of '{output.name}' for unusual "
                 "requests, such as empty histories, and so does the artifact."
             )
-    if settings.prune_rows is not None and not pruned.plan.rows:
+    if pruning.prune_rows is not None and not pruned.plan.rows:
         notes.append("No table has so many rare ids that sharing a row would make the file smaller, so all rows stay.")
     analysis = pruned.stages[0].analysis
     frozen = sum(axis.count for axis in analysis.frozen if "returns" not in axis.reason.text)
     if frozen and not analysis.groups:
         notes.append("Nothing could be removed; only zeros were set.")
-    lessons = () if served.quantization is None else served.quantization.notes()
-    return (*notes, *lessons)
+    return (*notes, *(() if exported.quantization is None else exported.quantization.notes()))
 
 
 def format_distinctly(one: float, other: float) -> tuple[str, str]:
-    """Return two different shares with as many digits as it takes to see that they are.
+    """Return two different fractions as percentages with as many digits as show that they differ.
 
     >>> format_distinctly(0.7, 0.62)
     ('70.0%', '62.0%')
     >>> format_distinctly(0.7, 0.69999)
     ('70.000%', '69.999%')
     """
-    written = ((f"{one:.{digits}%}", f"{other:.{digits}%}") for digits in range(1, 8))
-    return next((pair for pair in written if pair[0] != pair[1]), (str(one), str(other)))
+    pairs = ((f"{one:.{digits}%}", f"{other:.{digits}%}") for digits in range(1, 8))
+    return next((pair for pair in pairs if pair[0] != pair[1]), (str(one), str(other)))

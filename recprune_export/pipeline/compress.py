@@ -1,4 +1,4 @@
-"""The main job: from a trained recommender to a bundle. `compress_program` can be read from top to bottom."""
+"""The main job, from a trained recommender to a bundle; `compress_program` runs the stages from top to bottom."""
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recprune_export.bundle.contents import bundle_files, format_compact_json, read_encoding, serving_files
+from recprune_export.bundle.contents import format_compact_json, gather_bundle_files, make_serving_files, read_encoding
 from recprune_export.bundle.manifest.manifest import DATA_PROFILE, ENCODING, REPORT, Manifest
 from recprune_export.bundle.remeasure_latency import read_session_options
 from recprune_export.bundle.servers.readme import render_readme
@@ -23,18 +23,26 @@ from recprune_export.finetuning.task import (
     run_program,
 )
 from recprune_export.onnx.counts import Counts, Reduction
+from recprune_export.onnx.export import ServingConfig
 from recprune_export.onnx.runtime.session import SessionOptions
+from recprune_export.pipeline._fingerprint import fingerprint
+from recprune_export.pipeline._prune import PrunedModel, SearchPrefix, prune
+from recprune_export.pipeline._quantize_export import quantize_export
 from recprune_export.pipeline.build_manifest import InputSources, Outcome, collect_notes, make_manifest
 from recprune_export.pipeline.evaluate_export import evaluate_exports
-from recprune_export.pipeline.export import PARITY_ROWS, export_models, make_predictor
-from recprune_export.pipeline.fingerprint import fingerprint
-from recprune_export.pipeline.prune import SearchPrefix, prune
+from recprune_export.pipeline.export_models import (
+    PARITY_ROWS,
+    ExportedModels,
+    export_models,
+    make_latency_requests,
+    make_predictor,
+)
 from recprune_export.pipeline.stage_checkpoints import StageCheckpoints, get_checkpoint_folder, remove_when_done
 from recprune_export.program.program import Program
 from recprune_export.progress import show_status
 from recprune_export.pruning.plan import Plan
 from recprune_export.report.bundle_page import render_bundle_report
-from recprune_export.settings import Settings
+from recprune_export.settings import FineTuningSettings, Settings
 from recprune_export.validation.edge_requests import squeeze_shared_inputs
 from recprune_export.validation.latency.closed_loop import LatencyReport
 from recprune_export.validation.latency.footprint import FootprintReport
@@ -48,7 +56,7 @@ UNKNOWN = InputSources()
 
 @dataclass(frozen=True)
 class CompressionResult:
-    """What `compress_program` made and measured; `metrics` are those of the ONNX files on test rows."""
+    """The bundle and its measurements; `metrics` are those of the ONNX files on test rows."""
 
     target: Path
     manifest: Manifest
@@ -77,47 +85,79 @@ def compress_program(
     resume: bool = False,
     search_prefix: SearchPrefix | None = None,
 ) -> CompressionResult:
-    """Prune, tune, export and validate `program`; write a bundle to `target`, whole or not at all.
+    """Prune, fine-tune, export and validate `program`; write a bundle to `target`, whole or not at all.
 
-    Without a `task` the pruned program is tuned towards the answers of `program` on requests drawn from its signature.
-    `origin` is what the manifest tells of the model and the rows. `sign` makes the signature of the manifest; `leading_notes`
-    are notes that go before others. With `resume` it goes on after what an earlier, killed run on the same model, rows and
-    settings had finished. `search_prefix` is what a search of the sparsity has done already (see `prune`).
+    Without a `task` the pruned program is tuned towards the answers of `program` on requests sampled from its signature.
+    `origin` says in the manifest where the model and the rows come from. `sign` makes the signature of the manifest;
+    `leading_notes` come before other notes. With `resume` it goes on after the finished stages of an earlier, killed run
+    on the same model, rows and settings. `search_prefix` is the finished work of a search of the sparsity (see `prune`).
 
     Raises `UsageError` where nothing can be written to `target` or another process writes there, `ModelError` where the
     dense model answers NaN to rows of the data, `PruningError` where the plan does not fit or the soundness check fails,
     `ExportError`, and `ValidationFailed` where parity or latency fail.
     """
-    program.signature.with_shared(settings.shared_inputs)  # a wrong name is told before the work, not after
-    task = task or make_sampled_task(program, settings)
+    program.signature.with_shared(settings.export.shared_inputs)  # a wrong name is reported before the work, not after
+    task = task or make_sampled_task(program, settings.finetuning)
     check_no_nan(program, task)
-    extra = dict(extra_files or {})
     with stage_bundle(target) as target, tempfile.TemporaryDirectory() as scratch:
-        with show_status("Reading rows"):
-            key = fingerprint(program, settings, task, extra=None if plan is None else plan.to_dict())
-        with remove_when_done(StageCheckpoints.open(get_checkpoint_folder(target), key, resume=resume)) as work:
-            pruned = prune(program, settings, task, plan, work, search_prefix)
-            served = export_models(program, pruned, settings, task, Path(scratch))
-            outcome = Outcome(pruned, served, evaluate_exports(program, pruned, served, settings, task))
-            notes = (*leading_notes, *collect_notes(outcome, settings, task))
-            encoding = read_encoding(extra)
-            manifest = make_manifest(target.name, outcome, settings, task, origin, encoding=encoding, notes=notes)
-            files = collect_bundle_files(program, outcome, settings, task, manifest, extra, Path(scratch))
+        checkpoints = open_checkpoints(program, settings, task, plan, target, resume=resume)
+        with remove_when_done(checkpoints):
+            pruned = prune(
+                program, settings.pruning, settings.finetuning, task,
+                seed=settings.seed, plan=plan, checkpoints=checkpoints, search_prefix=search_prefix,
+            )  # fmt: skip
+            exported = export_and_quantize(program, pruned, settings, task, Path(scratch))
+            measurements = evaluate_exports(program, pruned, exported, settings.latency, task, seed=settings.seed)
+            outcome = Outcome(pruned, exported, measurements)
+            manifest = make_manifest(
+                target.name, outcome, settings, task, origin,
+                encoding=read_encoding(extra_files or {}),
+                notes=(*leading_notes, *collect_notes(outcome, settings.pruning, task)),
+            )  # fmt: skip
+            files = collect_bundle_files(program, outcome, settings, task, manifest, extra_files or {}, Path(scratch))
             write_bundle(target, files, manifest, sign)
-    m = outcome.measurements
     return CompressionResult(
-        target,
-        manifest,
-        m.counts,
-        m.reduction,
-        m.metrics,
-        served.parity,
-        m.latency,
-        m.footprints,
-        read_session_options(manifest),
-        notes,
-        m.rows,
+        target=target,
+        manifest=manifest,
+        counts=measurements.counts,
+        reduction=measurements.reduction,
+        metrics=measurements.metrics,
+        parity=exported.parity,
+        latency=measurements.latency,
+        footprints=measurements.footprints,
+        session=read_session_options(manifest),
+        notes=tuple(manifest.notes),
+        rows=measurements.rows,
     )
+
+
+def open_checkpoints(
+    program: Program, settings: Settings, task: Task, plan: Plan | None, target: Path, *, resume: bool
+) -> StageCheckpoints:
+    """Open the folder for finished stages beside `target`; with `resume` those of an equal run stay in it."""
+    extra = None if plan is None else plan.to_dict()
+    with show_status("Reading rows"):
+        key = fingerprint(program, settings.pruning, settings.finetuning, task, settings.seed, extra=extra)
+    return StageCheckpoints.open(get_checkpoint_folder(target), key, resume=resume)
+
+
+def export_and_quantize(
+    program: Program, pruned: PrunedModel, settings: Settings, task: Task, folder: Path
+) -> ExportedModels:
+    """Write both models to `folder`, the pruned one in fewer bits where the settings ask for it."""
+    batches, threads = settings.latency.latency_batch_sizes, settings.latency.threads
+    exported = export_models(program, pruned, ServingConfig(batches, settings.export.shared_inputs), task, folder)
+    requests = make_latency_requests(batches, task, exported.pruned.signature)
+    quantized = quantize_export(
+        exported.pruned,
+        settings.quantization,
+        requests,
+        task,
+        folder / "quantized",
+        threads=threads,
+        seed=settings.seed,
+    )
+    return exported.with_quantized(quantized)
 
 
 def collect_bundle_files(
@@ -130,17 +170,17 @@ def collect_bundle_files(
     scratch: Path,
 ) -> Mapping[str, Path | bytes | HardLink]:
     """Return every file of the bundle but the manifest: models, samples, files for servers, and pages for people."""
-    pruned, served = outcome.pruned, outcome.exported
-    golden = squeeze_shared_inputs(task.requests(GOLDEN_ROWS, seed=2), served.pruned.signature)
-    response = served.golden(pruned.program, golden)
-    kept = (served.pruned, served.dense) if settings.keep_dense else (served.pruned,)
-    files = bundle_files(pruned.program, kept, pruned.plan, golden, response, scratch)
+    pruned, exported = outcome.pruned, outcome.exported
+    golden = squeeze_shared_inputs(task.requests(GOLDEN_ROWS, seed=2), exported.pruned.signature)
+    response = exported.golden(pruned.program, golden)
+    models = (exported.pruned, exported.dense) if settings.export.keep_dense else (exported.pruned,)
+    files = gather_bundle_files(pruned.program, models, pruned.plan, golden, response, scratch)
     profile = make_data_profile(task, program.signature)
     profiles = {} if profile is None else {DATA_PROFILE: format_compact_json(profile.to_dict())}
     options = read_session_options(manifest)
-    serving = serving_files(
-        manifest.name, served.pruned, make_predictor(served.pruned), golden, response,
-        options=options, most_rows=max(settings.batches), triton=settings.triton,
+    serving = make_serving_files(
+        manifest.name, exported.pruned, make_predictor(exported.pruned), golden, response,
+        options=options, most_rows=max(settings.latency.latency_batch_sizes), triton=settings.export.triton,
     )  # fmt: skip
     readme = render_readme(
         manifest.name,
@@ -149,7 +189,7 @@ def collect_bundle_files(
         encoding=ENCODING in extra,
         ignored=pruned.plan.fields.removed,
         shared_rows=manifest.plan["rows"],
-        quantisation=manifest.quantisation,
+        quantization=manifest.quantisation,
         serving=serving,
     )
     pages = {"README.md": readme.encode(), REPORT: render_bundle_report(manifest, encoded=ENCODING in extra).encode()}
@@ -158,23 +198,24 @@ def collect_bundle_files(
 
 def check_no_nan(program: Program, task: Task) -> None:
     """Raise `ModelError` where the dense model answers NaN to rows of the data: nothing can be tuned towards that."""
-    if isinstance(task, SampledRequests):  # drawn requests may be such as never come
+    if isinstance(task, SampledRequests):  # sampled requests may not occur in traffic
         return
     for name, values in run_program(program, task.requests(PARITY_ROWS, seed=0)).items():
-        bad = int(np.isnan(values).reshape(len(values), -1).any(axis=1).sum())
-        if bad:
+        rows = int(np.isnan(values).reshape(len(values), -1).any(axis=1).sum())
+        if rows:
             raise ModelError(
-                f"The model answers NaN in '{name}' to {bad} of {len(values)} rows of the data: look for a division by zero or a "
+                f"The model answers NaN in '{name}' to {rows} of {len(values)} rows of the data: look for a division by zero or a "
                 "logarithm in it, or for rows that it cannot take, and try again."
             )
 
 
-def make_sampled_task(program: Program, settings: Settings) -> SampledRequests:
+def make_sampled_task(program: Program, finetuning: FineTuningSettings) -> SampledRequests:
     """Return the task of a program without rows."""
-    return SampledRequests(program, make_objective(program, ()), make_recipe(CLICK_DEFAULTS, settings))
+    config = apply_finetuning_settings(CLICK_DEFAULTS, finetuning)
+    return SampledRequests(program, make_objective(program, ()), config)
 
 
-def make_recipe(default: FineTuningConfig, settings: Settings) -> FineTuningConfig:
-    """Return what suits the rows, but the user's word first."""
-    wishes = {name: getattr(settings, name) for name in ("epochs", "learning_rate", "batch_size")}
-    return replace(default, **{name: value for name, value in wishes.items() if value is not None})
+def apply_finetuning_settings(default: FineTuningConfig, finetuning: FineTuningSettings) -> FineTuningConfig:
+    """Return `default` with the epochs, learning rate and batch size that the user set."""
+    options = {name: getattr(finetuning, name) for name in ("epochs", "learning_rate", "batch_size")}
+    return replace(default, **{name: value for name, value in options.items() if value is not None})

@@ -1,4 +1,4 @@
-"""How small, how good and how fast what is served is, measured beside the dense model."""
+"""Measure size, quality and speed of the exported file beside the dense model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from recprune_export.finetuning.task import (
 from recprune_export.onnx.counts import Counts, Reduction, count, reduction
 from recprune_export.onnx.export import OnnxFile
 from recprune_export.onnx.runtime.session import SessionOptions
-from recprune_export.pipeline.export import ExportedModels, make_latency_requests, make_predictor
-from recprune_export.pipeline.prune import PrunedModel
+from recprune_export.pipeline._prune import PrunedModel
+from recprune_export.pipeline.export_models import ExportedModels, make_latency_requests, make_predictor
 from recprune_export.program.program import Program
 from recprune_export.program.signature import Signature
 from recprune_export.progress import show_status
 from recprune_export.pruning.fields.field_selection import remove_fields
-from recprune_export.settings import Settings
-from recprune_export.training.paired_change import MetricChange
+from recprune_export.settings import LatencySettings
+from recprune_export.training._paired_change import MetricChange
 from recprune_export.validation.latency.backends import (
     DENSE_ONNX,
     DENSE_TORCH,
@@ -30,12 +30,13 @@ from recprune_export.validation.latency.backends import (
 )
 from recprune_export.validation.latency.closed_loop import LatencyReport, measure_latency
 from recprune_export.validation.latency.footprint import FootprintReport, measure_footprints
+from recprune_export.validation.latency.request_cycle import RequestCycles
 from recprune_export.validation.rare_ids import SharedRowReport, compare_shared_rows
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """Sizes, quality on test rows, and speed of what is served, each beside the dense model."""
+    """Sizes, quality on test rows, and speed of the exported file, each beside the dense model."""
 
     counts: Mapping[str, Counts]
     metrics: Mapping[str, Mapping[str, float]]
@@ -46,12 +47,18 @@ class Measurements:
 
     @property
     def reduction(self) -> Reduction:
-        """What the pruned file has less."""
+        """By how much the pruned file is smaller."""
         return reduction(self.counts["dense"], self.counts["pruned"])
 
 
 def evaluate_exports(
-    program: Program, pruned: PrunedModel, exported: ExportedModels, settings: Settings, task: Task
+    program: Program,
+    pruned: PrunedModel,
+    exported: ExportedModels,
+    latency: LatencySettings,
+    task: Task,
+    *,
+    seed: int = 0,
 ) -> Measurements:
     """Count, test and time both files. Raises `ValidationFailed` where the pruned one is slower than PyTorch."""
     counts = {"dense": count(exported.dense.path), "pruned": count(exported.pruned.path)}
@@ -60,46 +67,44 @@ def evaluate_exports(
         metrics = {name: task.test(answer) for name, answer in answers.items()}
         change = task.compare_on_test(answers["dense"], answers["pruned"])
         rows = report_shared_rows(program, pruned, exported.pruned, task, answers)
-    latency = validate_latency(program, pruned.program, exported.dense, exported.pruned, settings, task)
-    footprints = measure_cold_starts(exported.dense, exported.pruned, program.signature, settings)
-    return Measurements(counts, metrics, change, rows, latency, footprints)
+    requests = make_latency_requests(latency.latency_batch_sizes, task, exported.pruned.signature)
+    report = validate_latency(program, pruned.program, exported, requests, threads=latency.threads, seed=seed)
+    footprints = measure_cold_starts(exported, program.signature, latency)
+    return Measurements(counts, metrics, change, rows, report, footprints)
 
 
 def validate_latency(
-    dense: Program, pruned: Program, dense_file: OnnxFile, pruned_file: OnnxFile, settings: Settings, task: Task
+    dense: Program, pruned: Program, exported: ExportedModels, requests: RequestCycles, *, threads: int, seed: int
 ) -> LatencyReport:
-    """Let the four contestants take turns.
+    """Time both models in PyTorch and in ONNX Runtime in turns.
 
     Raises `ValidationFailed` where pruned ONNX is slower than pruned PyTorch beyond doubt.
     """
-    requests, threads = make_latency_requests(settings, task, pruned_file.signature), settings.threads
     with torch_threads(threads):
         contestants = [
             make_torch_backend(DENSE_TORCH, dense),
             make_torch_backend(PRUNED_TORCH, pruned),
-            make_onnxruntime_backend(DENSE_ONNX, dense_file.path, threads),
-            make_onnxruntime_backend(PRUNED_ONNX, pruned_file.path, threads),
+            make_onnxruntime_backend(DENSE_ONNX, exported.dense.path, threads),
+            make_onnxruntime_backend(PRUNED_ONNX, exported.pruned.path, threads),
         ]
-        report = measure_latency(contestants, requests, threads=threads, seed=settings.seed)
+        report = measure_latency(contestants, requests, threads=threads, seed=seed)
     slower = report.slower(PRUNED_ONNX, PRUNED_TORCH)
     if slower:
         raise ValidationFailed(f"The ONNX model is not as fast as PyTorch, so nothing was written. {slower[0]}")
     return report
 
 
-def measure_cold_starts(
-    dense_file: OnnxFile, pruned_file: OnnxFile, signature: Signature, settings: Settings
-) -> FootprintReport:
+def measure_cold_starts(exported: ExportedModels, signature: Signature, latency: LatencySettings) -> FootprintReport:
     """Measure load time, first request and memory of both ONNX files in fresh processes."""
-    options = SessionOptions(threads=settings.threads)
-    models = {DENSE_ONNX: (dense_file.path, options), PRUNED_ONNX: (pruned_file.path, options)}
-    return measure_footprints(models, signature, max(settings.batches))
+    options = SessionOptions(threads=latency.threads)
+    models = {DENSE_ONNX: (exported.dense.path, options), PRUNED_ONNX: (exported.pruned.path, options)}
+    return measure_footprints(models, signature, max(latency.latency_batch_sizes))
 
 
 def report_shared_rows(
     program: Program, pruned: PrunedModel, file: OnnxFile, task: Task, answers: Mapping[str, Predictor]
 ) -> SharedRowReport | None:
-    """Return what shared rows do to requests with and without a rare id; None where no rows went."""
+    """Return the effect of shared rows on requests with and without a rare id; None where no rows were removed."""
     first = pruned.stages[0]
     if first.shared_row_proof is None:
         return None

@@ -1,4 +1,4 @@
-"""What rounding alone does to a program: in float32 no one can answer nearer to what it states than it does itself.
+"""Measure the rounding error of a program in float32, by which two exact implementations of it may differ.
 
 Deep stacks of norms, differences of large numbers and exponents of them lose more than a fixed tolerance allows. PyTorch
 and ONNX Runtime then both lose that much, each in its own order of summing, and neither is wrong (Higham 2002, "Accuracy
@@ -22,14 +22,15 @@ MOST = 100.0  # times what is allowed elsewhere: who loses more has no answers t
 def widen_tolerances(
     program: Program, answers: Mapping[str, NamedOutputs], requests: Mapping[str, RequestArrays], tolerances: Tolerances
 ) -> Tolerances:
-    """Return `tolerances`, wider by what float32 loses in `program` on these requests, at most `MAX_SPARSITY` times as wide.
+    """Return `tolerances`, wider by the rounding error of `program` on these requests, at most `MOST` times as wide.
 
     `answers` are those of `program` in float32, `requests` have a row for each, in full; both under the same labels.
     """
-    lost = max(
-        (_lost(program, answers[label], request, tolerances) for label, request in requests.items()), default=0.0
+    error = max(
+        (_rounding_error(program, answers[label], request, tolerances) for label, request in requests.items()),
+        default=0.0,
     )
-    factor = TWO_WAYS * lost
+    factor = TWO_WAYS * error
     return (
         tolerances
         if not 1.0 < factor <= MOST
@@ -37,19 +38,18 @@ def widen_tolerances(
     )
 
 
-def _lost(program: Program, rounded: NamedOutputs, request: RequestArrays, tolerances: Tolerances) -> float:
-    """By how many times of what is `tolerances` float32 is off float64; without end where it is NaN in one alone."""
+def _rounding_error(program: Program, rounded: NamedOutputs, request: RequestArrays, tolerances: Tolerances) -> float:
+    """Return the error of float32 against float64 in multiples of `tolerances`; infinite where NaN differs."""
     tensors = (torch.from_numpy(np.ascontiguousarray(request[i.name])) for i in program.signature.inputs)
     exact = Float64Interpreter(program)(*tensors)
     worst = 0.0
-    for spec, wanted in zip(program.signature.outputs, exact, strict=True):
-        found = rounded[spec.name]
-        if found.dtype.kind != "f":
+    for spec, tensor in zip(program.signature.outputs, exact, strict=True):
+        actual, expected = rounded[spec.name], tensor.numpy()
+        if actual.dtype.kind != "f":
             continue
-        wanted_here = wanted.numpy()
-        finite = np.isfinite(wanted_here)
-        if not np.array_equal(finite, np.isfinite(found)):
+        finite = np.isfinite(expected)
+        if not np.array_equal(finite, np.isfinite(actual)):
             return float("inf")
-        off = np.abs(found.astype(np.float64) - wanted_here)[finite] / tolerances.allowed(wanted_here)[finite]
-        worst = max(worst, float(off.max(initial=0.0)))
+        error = np.abs(actual.astype(np.float64) - expected)[finite] / tolerances.allowed(expected)[finite]
+        worst = max(worst, float(error.max(initial=0.0)))
     return worst

@@ -1,14 +1,16 @@
-"""`plan_pruning`: which fields, rows and channels go, from scores on calibration data and what was asked."""
+"""`plan_pruning`: choose the fields, rows and channels to remove, by scores on calibration data and a budget."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
 from recprune_export.channels.analysis import Analysis
+from recprune_export.data.batch import Batch
 from recprune_export.errors import PruningError, UsageError
 from recprune_export.finetuning.objective import Objective
-from recprune_export.finetuning.task import Batch, SampledRequests, Task
+from recprune_export.finetuning.task import SampledRequests, Task
 from recprune_export.pipeline.structured_fraction import (
     StructuredFractionTrial,
     choose_structured_fractions,
@@ -23,10 +25,10 @@ from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR
 from recprune_export.pruning.importance.scores.registry import rank_channels
 from recprune_export.pruning.importance.scores.score_inputs import LossFunction, ScoreInputs
 from recprune_export.pruning.plan import NO_FIELDS, FieldPlan, Plan
-from recprune_export.pruning.rare_ids.choose_rows import choose_rows, count_ids
+from recprune_export.pruning.rare_ids._choose_rows import choose_rows, count_ids
+from recprune_export.pruning.rare_ids._share_rows import find_planned_tables, share_rows
 from recprune_export.pruning.rare_ids.find_tables import find_prunable_tables
 from recprune_export.pruning.rare_ids.row_plan import RowPlan
-from recprune_export.pruning.rare_ids.share_rows import find_planned_tables, share_rows
 from recprune_export.pruning.rotation.projections import (
     NO_PROJECTIONS,
     ProjectedProgram,
@@ -34,7 +36,7 @@ from recprune_export.pruning.rotation.projections import (
     project_tables,
 )
 from recprune_export.pruning.rotation.table_projections import find_per_table_projections, insert_per_table_projections
-from recprune_export.settings import Settings
+from recprune_export.settings import PruningSettings
 
 CALIBRATION_BATCHES = 16  # for scores
 # Of the expected loss, by output error: .001 is some .0003 of AUC (docs/decisions/structured-share.md).
@@ -43,7 +45,7 @@ PER_TABLE_MAX_LOSS_RATIO = 0.5
 
 
 def analyze_prunable(program: Program, *, without_projections: bool = True) -> Analysis:
-    """Return the analysis. Raises `PruningError` where there is nothing to prune: `without_projections`, or even if loosened."""
+    """Return the analysis. Raises `PruningError` where nothing can be pruned, `without_projections` or even with them."""
     analysis = program.analysis
     if not analysis.groups and (without_projections or not find_projections(program)):
         shapes = [p.shape for p in program.parameters().values()]
@@ -57,61 +59,49 @@ def analyze_prunable(program: Program, *, without_projections: bool = True) -> A
     return analysis
 
 
-def plan_pruning(
-    program: Program,
-    settings: Settings,
-    task: Task,
-    *,
-    dense: ParameterCounts | None = None,
-    fields: FieldPlan | None = None,
-    final_settings: Settings | None = None,
-) -> Plan:
-    """Return the plan of `decide_with_projections`, which see."""
-    return decide_with_projections(program, settings, task, dense=dense, fields=fields, last=final_settings).plan
-
-
 @dataclass(frozen=True)
-class Decision:
-    """A plan, and the program in whose channels it speaks: without the fields and rows that go, loosened, not yet rotated."""
+class PlannedProgram:
+    """A plan, and the `program` whose channels it names: fields and rows removed, projections inserted, not yet rotated."""
 
     plan: Plan
-    loose: Program
+    program: Program
 
 
-def decide_with_projections(
+def plan_pruning(
     program: Program,
-    settings: Settings,
+    pruning: PruningSettings,
     task: Task,
     *,
+    seed: int = 0,
     dense: ParameterCounts | None = None,
     fields: FieldPlan | None = None,
-    last: Settings | None = None,
-) -> Decision:
-    """Choose the fields and the rows that go, score the channels of the rest, and make a plan within the budget.
+    last_stage: PruningSettings | None = None,
+) -> PlannedProgram:
+    """Choose fields and rows to remove, score the channels of the rest, and make a plan within the budget.
 
-    Sparsity is a part of the sizes of `dense`, if not of those of `program` itself. `fields` are those that
-    `plan_fields` chose, where that is known. `last` are the settings of the last stage, where this is one before it.
+    Sparsity is a fraction of the sizes of `dense`, by default those of `program`. `fields` are those of an earlier
+    `plan_fields`. `last_stage` are the settings of the last stage, where this is an earlier one.
 
-    Raises `PruningError` where there is nothing to prune, `UsageError` where more fields are to go than can.
+    Raises `PruningError` where nothing can be pruned, `UsageError` where more fields are to be removed than can be.
     """
-    projects = settings.score in ("auto", OUTPUT_ERROR)
+    projects = pruning.score in ("auto", OUTPUT_ERROR)
     dense = dense or ParameterCounter(program).sizes()
-    fields = plan_fields(program, settings, task) if fields is None else fields
+    fields = plan_fields(program, pruning.prune_fields, task, seed) if fields is None else fields
     program = remove_fields(program, fields).program
-    rows = plan_rows(program, settings, task)
-    program = share_planned_rows(program, rows, settings, task)
+    rows = plan_rows(program, pruning.prune_rows, task, seed)
+    program = share_planned_rows(program, rows, task, seed)
     analyze_prunable(program, without_projections=not projects)
     if projects:
-        decision = _plan_of_least_loss(program, settings, task, dense, last or settings)
+        planned = _plan_with_least_loss(program, pruning, task, seed, dense, last_stage or pruning)
     else:
-        plan = _scored(ProjectedProgram(NO_PROJECTIONS, program), settings, task, dense).plan
-        decision = Decision(plan, program)
-    return replace(decision, plan=replace(decision.plan, fields=fields, rows=rows))
+        unprojected = ProjectedProgram(NO_PROJECTIONS, program)
+        planned = PlannedProgram(_score_and_plan(unprojected, pruning, task, seed, dense).plan, program)
+    return replace(planned, plan=replace(planned.plan, fields=fields, rows=rows))
 
 
 @dataclass(frozen=True)
 class _ScoredPlan:
-    """A program after a loosening, the ranking of its channels, and a plan from that with what its score says is lost."""
+    """A program with projections, the ranking of its channels, and a plan by it with the loss that its score predicts."""
 
     program: Program
     rankings: Mapping[str, Ranking]
@@ -119,86 +109,104 @@ class _ScoredPlan:
     loss: float
 
 
-def _plan_of_least_loss(
-    program: Program, settings: Settings, task: Task, dense: ParameterCounts, last: Settings
-) -> Decision:
-    """Plan with long tables in spaces of their own where that loses far less: their matrices cost time in serving.
+def _plan_with_least_loss(
+    program: Program,
+    pruning: PruningSettings,
+    task: Task,
+    seed: int,
+    dense: ParameterCounts,
+    last_stage: PruningSettings,
+) -> PlannedProgram:
+    """Plan with a projection per long table where that loses far less, for these matrices cost time in serving.
 
-    Then with as much removal as loses least together with the zeros. These come in the last stage, so every stage asks
-    what is best for the sparsity of the last one, and goes its part of that way: what an earlier stage takes away for a
-    sparsity at which removal costs nothing yet, no later one can give back for zeros.
+    Then with the structured fraction that loses least together with the zeros. Zeros come in the last stage, so every
+    stage chooses the fraction that is best for the sparsity of the last one: channels that an earlier stage removes at a
+    sparsity where removal costs nothing yet cannot be given back for zeros by a later one.
     """
-    loose = project_tables(program)
-    chosen = _scored(loose, settings, task, dense)
+    projected = project_tables(program)
+    chosen = _score_and_plan(projected, pruning, task, seed, dense)
     if chosen.loss >= NEGLIGIBLE_LOSS:
-        spaces = find_per_table_projections(loose.program)
-        if spaces:
-            apart = ProjectedProgram(
-                replace(loose.projection_plan, per_table_projections=spaces),
-                insert_per_table_projections(loose.program, spaces),
+        projections = find_per_table_projections(projected.program)
+        if projections:
+            per_table = ProjectedProgram(
+                replace(projected.projection_plan, per_table_projections=projections),
+                insert_per_table_projections(projected.program, projections),
             )
-            own = _scored(apart, settings, task, dense)
-            chosen = own if own.loss < PER_TABLE_MAX_LOSS_RATIO * chosen.loss else chosen
-    decision = Decision(chosen.plan, chosen.program)
-    if settings.structured_share is not None:
-        return decision
-    stated = make_budget(settings)
-    tried = restrict_to_prunable(make_budget(last), chosen.program)
-    if not (tried.tables or tried.rest):
-        return decision
-    batches = read_calibration_batches(task, settings.seed)
-    trial = StructuredFractionTrial(chosen.program, chosen.rankings, dense, task.objective, batches, settings)
-    found = choose_structured_fractions(trial.loss, tried, NEGLIGIBLE_LOSS)
+            candidate = _score_and_plan(per_table, pruning, task, seed, dense)
+            chosen = candidate if candidate.loss < PER_TABLE_MAX_LOSS_RATIO * chosen.loss else chosen
+    planned = PlannedProgram(chosen.plan, chosen.program)
+    if pruning.structured_fraction is not None:
+        return planned
+    default = make_budget(pruning)
+    final = restrict_to_prunable(make_budget(last_stage), chosen.program)
+    if not (final.tables or final.rest):
+        return planned
+    batches = read_calibration_batches(task, seed)
+    trial = StructuredFractionTrial(
+        chosen.program, chosen.rankings, dense, task.objective, batches, refit=pruning.refit, seed=seed
+    )
+    best = choose_structured_fractions(trial.loss, final, NEGLIGIBLE_LOSS)
     budget = replace(
-        stated,
-        table_structured_fraction=found.table_structured_fraction,
-        rest_structured_fraction=found.rest_structured_fraction,
+        default,
+        table_structured_fraction=best.table_structured_fraction,
+        rest_structured_fraction=best.rest_structured_fraction,
     )
-    if budget == stated:
-        return decision
+    if budget == default:
+        return planned
     plan = make_plan(chosen.program, chosen.rankings, budget, OUTPUT_ERROR, dense=dense)
-    return replace(decision, plan=replace(plan, projection_plan=chosen.plan.projection_plan))
+    return replace(planned, plan=replace(plan, projection_plan=chosen.plan.projection_plan))
 
 
-def _scored(loose: ProjectedProgram, settings: Settings, task: Task, dense: ParameterCounts) -> _ScoredPlan:
-    name = OUTPUT_ERROR if settings.score == "auto" else settings.score
-    program = loose.program
-    rankings = rank_channels(name, make_score_inputs(program, settings, task))
-    way: AllocationStrategy = "loss" if name == OUTPUT_ERROR else "uniform"
-    plan = make_plan(program, rankings, make_budget(settings), name, way, dense=dense)
-    lost = sum(rankings[part.group].losses[len(part.keep)] for part in plan.groups)
-    return _ScoredPlan(program, rankings, replace(plan, projection_plan=loose.projection_plan), lost)
+def _score_and_plan(
+    projected: ProjectedProgram, pruning: PruningSettings, task: Task, seed: int, dense: ParameterCounts
+) -> _ScoredPlan:
+    score = OUTPUT_ERROR if pruning.score == "auto" else pruning.score
+    program = projected.program
+    rankings = rank_channels(score, make_score_inputs(program, task, seed))
+    strategy: AllocationStrategy = "loss" if score == OUTPUT_ERROR else "uniform"
+    plan = make_plan(program, rankings, make_budget(pruning), score, strategy, dense=dense)
+    loss = sum(rankings[group.group].losses[len(group.keep)] for group in plan.groups)
+    return _ScoredPlan(program, rankings, replace(plan, projection_plan=projected.projection_plan), loss)
 
 
-def make_budget(settings: Settings) -> Budget:
-    """Return what was asked, in the terms of a plan."""
-    shares: dict[str, float] = {}
-    if settings.structured_share is not None:
-        shares = {"table_share": settings.structured_share, "rest_share": settings.structured_share}
-    whole = settings.table_sparsity == 0.0  # asked for, not a trial of the rest alone, in which tables may be narrowed
+def make_budget(pruning: PruningSettings) -> Budget:
+    """Return the limits of a plan that the settings ask for."""
+    fractions: dict[str, float] = {}
+    if pruning.structured_fraction is not None:
+        fractions = dict.fromkeys(
+            ("table_structured_fraction", "rest_structured_fraction"), pruning.structured_fraction
+        )
+    # Tables stay whole where the user asks for it, not in a trial of the rest alone, in which they may be narrowed.
+    keep_tables = pruning.table_sparsity == 0.0
     return Budget(
-        settings.table_sparsity, settings.rest_sparsity, round_to=settings.round_to, keep_tables=whole, **shares
+        pruning.table_sparsity,
+        pruning.rest_sparsity,
+        width_multiple=pruning.width_multiple,
+        keep_tables=keep_tables,
+        **fractions,
     )
 
 
-def plan_fields(program: Program, settings: Settings, task: Task) -> FieldPlan:
-    """Choose the fields without which the loss rises least: against the labels, or else the program's own answers."""
-    if not settings.prune_fields:
+def plan_fields(program: Program, count: int, task: Task, seed: int = 0) -> FieldPlan:
+    """Choose `count` fields without which the loss rises least, against the labels or else the answers of `program`."""
+    if not count:
         return NO_FIELDS
-    objective, batches = task.objective, read_calibration_batches(task, settings.seed)
+    objective, batches = task.objective, read_calibration_batches(task, seed)
     if objective.output_labels and batches[0][1]:
-        return select_fields(program, settings.prune_fields, batches, objective.supervised)
+        return select_fields(program, count, batches, objective.supervised)
     with torch.no_grad():
         answered = [(request, program(request)) for request, _ in batches]
-    return select_fields(program, settings.prune_fields, answered, objective.distillation)
+    return select_fields(program, count, answered, objective.distillation)
 
 
-def plan_rows(program: Program, settings: Settings, task: Task) -> tuple[RowPlan, ...]:
-    """Choose the ids that share a row, where that is asked for.
+def plan_rows(
+    program: Program, fraction: float | Literal["auto"] | None, task: Task, seed: int = 0
+) -> tuple[RowPlan, ...]:
+    """Choose the ids that share a row: a `fraction` of all rows, or none for None.
 
-    Raises `UsageError` where nothing tells which ids are rare, `PruningError` where every table needs its rows.
+    Raises `UsageError` where there are no rows to count ids on, `PruningError` where every table needs its rows.
     """
-    if settings.prune_rows is None:
+    if fraction is None:
         return ()
     if isinstance(task, SampledRequests):
         raise UsageError("--prune-rows has to see which ids are rare: give --data.")
@@ -208,45 +216,44 @@ def plan_rows(program: Program, settings: Settings, task: Task) -> tuple[RowPlan
             "; ".join(f"'{r.table}': {r.reason}" for r in refused) or "no table is looked up by ids of the request"
         )
         raise PruningError(f"--prune-rows finds no table that can do with fewer rows: {reasons}.")
-    return choose_rows(
-        tables.values(), count_ids(program, tables.values(), _requests(task, settings)), settings.prune_rows
-    )
+    counts = count_ids(program, tables.values(), _read_requests(task, seed))
+    return choose_rows(tables.values(), counts, fraction)
 
 
-def remove_fields_and_rows(program: Program, plan: Plan, settings: Settings, task: Task) -> Program:
-    """Return what is left without the fields and rows that `plan` gives up, in whose channels it speaks."""
-    return share_planned_rows(remove_fields(program, plan.fields).program, plan.rows, settings, task)
+def remove_fields_and_rows(program: Program, plan: Plan, task: Task, seed: int = 0) -> Program:
+    """Return `program` without the fields and rows that `plan` removes."""
+    return share_planned_rows(remove_fields(program, plan.fields).program, plan.rows, task, seed)
 
 
-def share_planned_rows(program: Program, rows: Sequence[RowPlan], settings: Settings, task: Task) -> Program:
-    """Return `program` with the shared rows of the plan, weighted by the training rows; drawn requests weigh nothing."""
+def share_planned_rows(program: Program, rows: Sequence[RowPlan], task: Task, seed: int = 0) -> Program:
+    """Return `program` with the shared rows of the plan, weighted by the training rows; sampled requests weigh nothing."""
     if not rows or isinstance(task, SampledRequests):
         return share_rows(program, rows, {})
     tables = find_planned_tables(program, rows)
-    counts = count_ids(program, [tables[part.table] for part in rows], _requests(task, settings))
+    counts = count_ids(program, [tables[row_plan.table] for row_plan in rows], _read_requests(task, seed))
     return share_rows(program, rows, counts)
 
 
-def _requests(task: Task, settings: Settings) -> Iterator[Mapping[str, torch.Tensor]]:
-    return (request for request, _ in task.training_batches(settings.seed))
+def _read_requests(task: Task, seed: int) -> Iterator[Mapping[str, torch.Tensor]]:
+    return (request for request, _ in task.training_batches(seed))
 
 
-def make_projected_score_inputs(program: Program, settings: Settings, task: Task) -> ScoreInputs:
-    """Return what scores look at for a plan by output error, in which layers may be inserted first."""
+def make_projected_score_inputs(program: Program, task: Task, seed: int = 0) -> ScoreInputs:
+    """Return the inputs of scores for a plan by output error, which inserts projections first."""
     analyze_prunable(program, without_projections=False)
-    return make_score_inputs(project_tables(program).program, settings, task)
+    return make_score_inputs(project_tables(program).program, task, seed)
 
 
-def make_score_inputs(program: Program, settings: Settings, task: Task) -> ScoreInputs:
-    """Gather what scores look at: calibration data, and how answers are judged."""
+def make_score_inputs(program: Program, task: Task, seed: int = 0) -> ScoreInputs:
+    """Gather the inputs of scores: the program, calibration batches, and losses of its answers."""
     objective = task.objective
     return ScoreInputs(
         program,
-        read_calibration_batches(task, settings.seed),
-        _loss(objective),
+        read_calibration_batches(task, seed),
+        _make_score_loss(objective),
         objective.distillation,
         objective.probe,
-        settings.seed,
+        seed,
     )
 
 
@@ -256,8 +263,8 @@ def read_calibration_batches(task: Task, seed: int) -> list[Batch]:
     return [batch for batch, _ in zip(batches, range(CALIBRATION_BATCHES), strict=False)]
 
 
-def _loss(objective: Objective) -> LossFunction:
-    """The loss for scores: labels where there are any, else the size of the answer, which a zeroed channel changes."""
+def _make_score_loss(objective: Objective) -> LossFunction:
+    """Return the loss for scores: by labels where there are any, else the size of the answer, which a zeroed channel changes."""
 
     def loss(response: Mapping[str, torch.Tensor], labels: Mapping[str, torch.Tensor]) -> torch.Tensor:
         if labels and objective.output_labels:

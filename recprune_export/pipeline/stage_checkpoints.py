@@ -1,10 +1,10 @@
-"""`StageCheckpoints`: what a long run has finished, kept on disk beside its target, so that after a kill it goes on from there.
+"""`StageCheckpoints`: finished stages of a long run, saved beside its target, from which a killed run resumes.
 
     .bundle.work/work.json       the fingerprint of the run
-    .bundle.work/NAME.pt         weights, and the state of the random numbers after them
-    .bundle.work/NAME.json       plain values, and the SHA-256 of NAME.pt: written last, so a part counts when it is there
+    .bundle.work/NAME.pt         weights, and the state of PyTorch's generator after them
+    .bundle.work/NAME.json       plain values, and the SHA-256 of NAME.pt: written last, so that a checkpoint with it is whole
 
-Nothing in it is unpickled. A part that is damaged is as good as none.
+Nothing in it is unpickled. A damaged checkpoint counts as none.
 """
 
 import contextlib
@@ -28,14 +28,14 @@ KEY = "work.json"
 
 @dataclass(frozen=True)
 class StageCheckpoint:
-    """A part that an earlier run finished: plain values, and the tensors of a module by name."""
+    """A finished stage of an earlier run: plain values, and the tensors of a module by name."""
 
     values: Mapping[str, Any]
     state: Mapping[str, Tensor]
     rng_state: Tensor
 
     def restore(self, module: nn.Module) -> None:
-        """Give `module` its tensors, and the random numbers the state that they had then.
+        """Load the tensors into `module`, and restore the state of PyTorch's generator.
 
         Raises `RuntimeError` where names or shapes are not those of `module`.
         """
@@ -45,31 +45,31 @@ class StageCheckpoint:
 
 @dataclass(frozen=True)
 class StageCheckpoints:
-    """Parts by name in a folder; without a folder nothing is kept and nothing is found."""
+    """Checkpoints by name in a folder; without a folder nothing is saved or loaded."""
 
     folder: Path | None = None
     key: str = ""
 
     @classmethod
     def open(cls, folder: Path, key: str, *, resume: bool) -> Self:
-        """Open the folder of a run; what another run left there, or any without `resume`, is removed."""
-        known = _key(folder)
-        if resume and known != key:
-            reason = "there is none" if known is None else "its model, settings, rows or versions were others"
+        """Open the folder of a run; checkpoints of a run with another key, or of any without `resume`, are removed."""
+        earlier_key = _read_key(folder)
+        if resume and earlier_key != key:
+            reason = "there is none" if earlier_key is None else "its model, settings, rows or versions were others"
             print_status(f"Nothing of an earlier run can be used, for {reason}: begun from the start.")
-        work = cls(folder, key)
-        if not resume or known != key:
-            work.remove()
-        return work
+        checkpoints = cls(folder, key)
+        if not resume or earlier_key != key:
+            checkpoints.remove()
+        return checkpoints
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the parts that are there."""
-        found = () if self.folder is None or not self.folder.is_dir() else self.folder.glob("*.json")
-        return tuple(sorted(path.stem for path in found if path.name != KEY))
+        """Names of the saved checkpoints."""
+        paths = () if self.folder is None or not self.folder.is_dir() else self.folder.glob("*.json")
+        return tuple(sorted(path.stem for path in paths if path.name != KEY))
 
     def load(self, name: str) -> StageCheckpoint | None:
-        """Return a part; None where it is not there, or damaged."""
+        """Load a checkpoint; None where it is missing or damaged."""
         if self.folder is None:
             return None
         try:
@@ -79,14 +79,14 @@ class StageCheckpoints:
                 if hashlib.file_digest(file, "sha256").hexdigest() != values["sha256"]:
                     return None
             content = torch.load(weights, weights_only=True, map_location="cpu")
-            kept = StageCheckpoint(values["values"], content["state"], content["random"])
-        except Exception:  # whatever is wrong with it, it is made anew
+            checkpoint = StageCheckpoint(values["values"], content["state"], content["random"])
+        except Exception:  # a stage whose checkpoint cannot be read is run again
             return None
         print_status(f"An earlier run finished {values['said']}: taken from there.")
-        return kept
+        return checkpoint
 
     def save(self, name: str, title: str, values: Mapping[str, Any], module: nn.Module) -> None:
-        """Write a part; `title` is what it is called in a sentence. Raises `UsageError` where it cannot be written."""
+        """Write a checkpoint; `title` names the stage in messages. Raises `UsageError` where it cannot be written."""
         if self.folder is None:
             return
         try:
@@ -103,7 +103,7 @@ class StageCheckpoints:
             raise UsageError(f"What is finished cannot be kept in {self.folder}: {error.strerror}.") from error
 
     def remove(self) -> None:
-        """Remove all parts."""
+        """Remove all checkpoints."""
         if self.folder is not None and self.folder.is_symlink():
             raise UsageError(f"{self.folder} is a link, in the place of a folder of ours: remove it.")
         if self.folder is not None and self.folder.exists():
@@ -114,7 +114,7 @@ NO_CHECKPOINTS = StageCheckpoints()
 
 
 def get_checkpoint_folder(target: Path) -> Path:
-    """Return where the work on a bundle is kept.
+    """Return the folder for the checkpoints of a bundle.
 
     >>> get_checkpoint_folder(Path("artifacts/ctr")).name
     '.ctr.work'
@@ -124,7 +124,7 @@ def get_checkpoint_folder(target: Path) -> Path:
 
 @contextlib.contextmanager
 def remove_when_done(checkpoints: StageCheckpoints) -> Iterator[StageCheckpoints]:
-    """Remove the work when the block has come to a result, good or bad; what is interrupted keeps it, and says so."""
+    """Remove the checkpoints when the block ends or fails validation; an interrupted block keeps them, with a message."""
     try:
         yield checkpoints
     except (ValidationFailed, ModelError):
@@ -137,7 +137,7 @@ def remove_when_done(checkpoints: StageCheckpoints) -> Iterator[StageCheckpoints
     checkpoints.remove()
 
 
-def _key(folder: Path) -> str | None:
+def _read_key(folder: Path) -> str | None:
     try:
         return str(json.loads((folder / KEY).read_bytes())["key"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,8 +1,8 @@
-"""How much of a sparsity removal takes, and how much zeros: tried, for no prediction compares the two.
+"""Choose how much of a sparsity is removed channels and how much zeros, by trial, for no prediction compares the two.
 
-Where few directions matter, removing the others costs nothing, and makes the model smaller and faster. Where the rank is
-high (the items of a sequential recommender, its narrow heads) the same number of weights, each zero where it matters
-least, loses less. Tables and the rest are tried apart, by what the answers lose on calibration data before tuning.
+Where few directions matter, removal of the others costs nothing, and makes the model smaller and faster. Where the rank
+is high (the items of a sequential recommender, its narrow heads) the same number of unstructured zeros loses less. Tables
+and the rest are tried separately, by the loss of the answers on calibration data before fine-tuning.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,25 +10,20 @@ from dataclasses import replace
 
 import torch
 
+from recprune_export.data.batch import Batch
 from recprune_export.finetuning.curvature import weight_curvature
 from recprune_export.finetuning.masks import NonZeroTarget, apply_masks, compute_masks
 from recprune_export.finetuning.objective import Objective
-from recprune_export.finetuning.task import Batch
 from recprune_export.program.program import Program
-from recprune_export.pruning.allocation.budget import (
-    REST_STRUCTURED_FRACTION,
-    TABLE_STRUCTURED_FRACTION,
-    Budget,
-    make_plan,
-)
+from recprune_export.pruning.allocation.budget import Budget, make_plan
 from recprune_export.pruning.allocation.parameter_counts import ParameterCounts
-from recprune_export.pruning.apply.apply_plan import apply_plan, tables_left
+from recprune_export.pruning.apply._apply_plan import apply_plan, tables_left
 from recprune_export.pruning.importance.ranking import Ranking
 from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR
+from recprune_export.pruning.pruning_constants import REST_STRUCTURED_FRACTION, TABLE_STRUCTURED_FRACTION
 from recprune_export.pruning.reconstruction.least_squares import reconstruct_layers
-from recprune_export.pruning.rotation.apply_transforms import apply_transforms
+from recprune_export.pruning.rotation._apply_transforms import apply_transforms
 from recprune_export.pruning.rotation.eligibility import find_rotatable_groups
-from recprune_export.settings import Settings
 
 TABLE_FRACTIONS = (TABLE_STRUCTURED_FRACTION, 0.65, 0.5, 0.35, 0.2)
 REST_FRACTIONS = (REST_STRUCTURED_FRACTION, 0.8, 0.65, 0.5)
@@ -40,16 +35,16 @@ REFIT_BATCHES = 4
 def choose_structured_fractions(
     compute_loss: Callable[[Budget], float], budget: Budget, negligible_loss: float
 ) -> Budget:
-    """Return the budget with the shares that lose least, tables and the rest each tried with the other whole.
+    """Return the budget with the fractions that lose least, tables and the rest each tried with the other dense.
 
-    `compute_loss` tells what a budget loses; no more than `negligible_loss` is as good as nothing.
+    `compute_loss` returns the loss of a budget; a loss up to `negligible_loss` counts as none.
     """
     tables, rest = budget.table_structured_fraction, budget.rest_structured_fraction
     if budget.tables:
         alone = replace(budget, rest=0.0)
         tables = choose_fraction(
             TABLE_FRACTIONS,
-            lambda share: compute_loss(replace(alone, table_structured_fraction=share)),
+            lambda fraction: compute_loss(replace(alone, table_structured_fraction=fraction)),
             TABLE_MAX_LOSS_RATIO,
             negligible_loss,
         )
@@ -57,7 +52,7 @@ def choose_structured_fractions(
         alone = replace(budget, tables=0.0)
         rest = choose_fraction(
             REST_FRACTIONS,
-            lambda share: compute_loss(replace(alone, rest_structured_fraction=share)),
+            lambda fraction: compute_loss(replace(alone, rest_structured_fraction=fraction)),
             REST_MAX_LOSS_RATIO,
             negligible_loss,
         )
@@ -65,38 +60,40 @@ def choose_structured_fractions(
 
 
 def restrict_to_prunable(budget: Budget, program: Program) -> Budget:
-    """Return `budget` with sparsity 0 for each part of which no channel can go, so that no share makes a difference."""
+    """Return `budget` with sparsity 0 for tables or the rest where no channel can be removed, so that no fraction matters."""
     analysis = program.analysis
     groups = [g for g in analysis.groups if g.width > 1 and not (budget.keep_tables and g.kind == "embedding")]
-    held = {tensor for group in groups for tensor, _ in group.axes()} & program.parameters().keys()
+    prunable = {tensor for group in groups for tensor, _ in group.axes()} & program.parameters().keys()
     return replace(
         budget,
-        tables=budget.tables if held & analysis.tables else 0.0,
-        rest=budget.rest if held - analysis.tables else 0.0,
+        tables=budget.tables if prunable & analysis.tables else 0.0,
+        rest=budget.rest if prunable - analysis.tables else 0.0,
     )
 
 
 def choose_fraction(
-    shares: Sequence[float], compute_loss: Callable[[float], float], max_loss_ratio: float, negligible_loss: float
+    fractions: Sequence[float], compute_loss: Callable[[float], float], max_loss_ratio: float, negligible_loss: float
 ) -> float:
-    """Go down the shares, which fall, as long as no more than `max_loss_ratio` of the loss is left; stop where it is `negligible_loss`.
+    """Return the last of the falling `fractions` at which the loss still fell to `max_loss_ratio` of the best before.
+
+    The search ends at a loss of `negligible_loss`.
 
     >>> losses = {0.8: 3.0, 0.65: 2.9, 0.5: 1.0, 0.35: 0.9}
     >>> [choose_fraction(tuple(losses), losses.__getitem__, 0.7, enough) for enough in (0.1, 3.5)]
     [0.5, 0.8]
     """
-    best, least = shares[0], compute_loss(shares[0])
-    for share in shares[1:]:
-        if least <= negligible_loss:
+    best, lowest_loss = fractions[0], compute_loss(fractions[0])
+    for fraction in fractions[1:]:
+        if lowest_loss <= negligible_loss:
             break
-        loss = compute_loss(share)
-        if loss <= max_loss_ratio * least:
-            best, least = share, loss
+        loss = compute_loss(fraction)
+        if loss <= max_loss_ratio * lowest_loss:
+            best, lowest_loss = fraction, loss
     return best
 
 
 class StructuredFractionTrial:
-    """Prunes by a budget, sets the zeros that it leaves to do, and tells how far the answers move."""
+    """Prunes by a budget, sets the remaining zeros, and measures the distance of the answers from the dense ones."""
 
     def __init__(
         self,
@@ -105,26 +102,28 @@ class StructuredFractionTrial:
         dense: ParameterCounts,
         objective: Objective,
         batches: Sequence[Batch],
-        settings: Settings,
+        *,
+        refit: bool,
+        seed: int,
     ) -> None:
         self._program, self._rankings, self._dense = program, rankings, dense
         self._objective, self._batches = objective, batches
-        self._settings = settings
+        self._refit, self._seed = refit, seed
         self._rotatable = find_rotatable_groups(program).rotatable
-        self._least = self._distance(program)
+        self._dense_loss = self._distance(program)
 
     def loss(self, budget: Budget) -> float:
-        """Return by how much the answers move away from those of the dense program, in units of the loss."""
+        """Return the distance of the answers from those of the dense program, in units of the loss."""
         plan = make_plan(self._program, self._rankings, budget, OUTPUT_ERROR, dense=self._dense)
         original = apply_transforms(self._program, self._rotatable, plan.transforms)
         student = apply_plan(original, plan)
-        if self._settings.refit:
+        if self._refit:
             reconstruct_layers(original, plan, student, self._batches[:REFIT_BATCHES])
         tables = tables_left(original, student)
         target = NonZeroTarget.from_sparsity(self._dense, budget.tables, budget.rest)
-        curvature = weight_curvature(student, tables, self._batches, self._objective.probe, self._settings.seed)
+        curvature = weight_curvature(student, tables, self._batches, self._objective.probe, self._seed)
         apply_masks(student, compute_masks(student, tables, target, curvature))
-        return self._distance(student) - self._least
+        return self._distance(student) - self._dense_loss
 
     def _distance(self, student: Program) -> float:
         student.set_training(False)

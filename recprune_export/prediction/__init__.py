@@ -1,1 +1,1 @@
-"""Scores for the rows of a file, by a bundle and ONNX Runtime alone."""
+"""Score the rows of a file with a bundle and ONNX Runtime, without PyTorch."""

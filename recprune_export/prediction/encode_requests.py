@@ -1,4 +1,4 @@
-"""How rows of a file become requests: encoded with the bundle's vocabularies, or as the arrays that they are."""
+"""Convert rows of a file to requests: encoded with the bundle's vocabularies, or taken as arrays."""
 
 import json
 from collections import Counter
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from recprune_export.bundle._verify import reject_invalid_sections
 from recprune_export.bundle.manifest.manifest import ENCODING, Manifest
-from recprune_export.bundle.verify import reject_invalid_sections
 from recprune_export.data.arrays import ArraySpec, check_input_array, find_input_columns, stack_columns
 from recprune_export.data.clicks import check_types
 from recprune_export.data.encoding.encoder import Encoder, Request
@@ -22,48 +22,48 @@ if TYPE_CHECKING:
 
 
 class EncodedRows(Protocol):
-    """Makes requests of the `columns` of `frame`; `unknown` counts, by column, values without an id or number so far."""
+    """Makes requests from the `columns` of `frame`; `unknown` counts values without an id or number so far, by column."""
 
     frame: "pl.LazyFrame"
     columns: tuple[str, ...]
     unknown: Counter[str]
 
     def request(self, rows: "pl.DataFrame", first_row: int) -> Request:
-        """Return the request of `rows`, of which the first is row `first_row` of the file."""
+        """Return the request of `rows`, which start at row `first_row` of the file."""
 
 
 def encode_rows(bundle: Path, manifest: Manifest, path: Path, frame: "pl.LazyFrame") -> EncodedRows:
-    """Return how the rows of `path` become requests for a bundle's model.
+    """Return the converter from rows of `path` to requests for a bundle's model.
 
-    Raises `UsageError` where rows are no requests of this model, `DataError` where a column is missing or of another type.
+    Raises `UsageError` if rows cannot be requests of this model, `DataError` if a column is missing or of another type.
     """
     signature = Signature.from_dict(manifest.signature)
     shared = [i.name for i in signature.inputs if i.shared]
     if shared:
         raise UsageError(
-            f"The model takes one '{shared[0]}' for all candidates of a request, and a row has its own: predict with a bundle "
+            f"The model takes one '{shared[0]}' for all candidates of a request, but each row has another: predict with a bundle "
             "that was made without --shared-inputs."
         )
     if ENCODING not in manifest.files:
-        return _Arrays(path, frame, signature)
-    values = _read(bundle / ENCODING)
+        return _ArrayRows(path, frame, signature)
+    values = _read_json(bundle / ENCODING)
     if isinstance(values, dict) and "items" in values:
         raise UsageError(
             f"The model of {bundle} answers the history of a user, not a row: rank with model.onnx as the bundle's README shows."
         )
     with reject_invalid_sections(bundle, ENCODING):
         encoder = Encoder.from_dict(values)
-    return _Encoded(path, frame, encoder)
+    return _VocabularyRows(path, frame, encoder)
 
 
-class _Encoded:
+class _VocabularyRows:
     def __init__(self, path: Path, frame: "pl.LazyFrame", encoder: Encoder) -> None:
         schema = encoder.schema
         self.columns = (*schema.categorical, *(field.name for field in schema.multi_valued), *schema.numeric)
         self.unknown: Counter[str] = Counter()
         self._encoder = encoder
-        _require(path, frame, self.columns)
-        self.frame = _empty_as_numbers(path, frame, schema.numeric)
+        _check_columns(path, frame, self.columns)
+        self.frame = _cast_empty_columns(path, frame, schema.numeric)
         check_types(path, self.frame, schema)
 
     def request(self, rows: "pl.DataFrame", first_row: int) -> Request:
@@ -73,11 +73,11 @@ class _Encoded:
         for field in schema.multi_valued:
             self.unknown[field.name] += int(np.count_nonzero(request[field.name] == 1))
         for name in schema.numeric:
-            self.unknown[name] += int(rows[name].is_null().sum()) + _nans(rows[name])
+            self.unknown[name] += int(rows[name].is_null().sum()) + _count_nans(rows[name])
         return request
 
 
-class _Arrays:
+class _ArrayRows:
     def __init__(self, path: Path, frame: "pl.LazyFrame", signature: Signature) -> None:
         names = frame.collect_schema().names()
         specs = [
@@ -85,7 +85,7 @@ class _Arrays:
             for i in signature.inputs
         ]
         self._sources = find_input_columns(names, specs)
-        _require(path, frame, [spec.name for spec in specs if spec.name not in self._sources])
+        _check_columns(path, frame, [spec.name for spec in specs if spec.name not in self._sources])
         self.columns = tuple(column for columns in self._sources.values() for column in columns)
         self.unknown: Counter[str] = Counter()
         self.frame = frame
@@ -96,7 +96,7 @@ class _Arrays:
         return {spec.name: check_input_array(self._path, spec, arrays[spec.name], first_row) for spec in self._specs}
 
 
-def _require(path: Path, frame: "pl.LazyFrame", columns: Sequence[str]) -> None:
+def _check_columns(path: Path, frame: "pl.LazyFrame", columns: Sequence[str]) -> None:
     names = frame.collect_schema().names()
     missing = [name for name in columns if name not in names]
     if missing:
@@ -106,8 +106,8 @@ def _require(path: Path, frame: "pl.LazyFrame", columns: Sequence[str]) -> None:
         )
 
 
-def _empty_as_numbers(path: Path, frame: "pl.LazyFrame", names: Sequence[str]) -> "pl.LazyFrame":
-    """A column of a CSV file in which every value is missing is read as texts; it may be one of numbers."""
+def _cast_empty_columns(path: Path, frame: "pl.LazyFrame", names: Sequence[str]) -> "pl.LazyFrame":
+    """Cast string columns without any value to float: a CSV column in which every value is missing is read as strings."""
     import polars as pl
 
     types = frame.collect_schema()
@@ -118,11 +118,11 @@ def _empty_as_numbers(path: Path, frame: "pl.LazyFrame", names: Sequence[str]) -
     return frame.with_columns(pl.col(name).cast(pl.Float64) for name in texts if empty[name])
 
 
-def _nans(column: "pl.Series") -> int:
+def _count_nans(column: "pl.Series") -> int:
     return int(column.is_nan().sum()) if column.dtype.is_float() else 0
 
 
-def _read(path: Path) -> Any:
+def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:

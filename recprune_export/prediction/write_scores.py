@@ -1,4 +1,4 @@
-"""A table that is written while its rows are made: whole or absent, never in memory at once."""
+"""Write a table in a stream: the file is complete or absent, and never in memory at once."""
 
 import os
 import uuid
@@ -15,13 +15,13 @@ SUFFIXES = (".parquet", ".csv")
 
 
 def check_output(path: Path, data: Path) -> None:
-    """Raise `UsageError` where no table can be written to `path`; to be called before the work."""
+    """Raise `UsageError` if no table can be written to `path`; to be called before long work."""
     if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path} must end in .parquet or .csv, so that it is clear what to write.")
+        raise UsageError(f"{path} must end in .parquet or .csv: the ending selects the format.")
     if path.is_dir():
         raise UsageError(f"{path} is a directory; name a file to write.")
     if path.exists() and data.exists() and path.samefile(data):
-        raise UsageError(f"{path} holds the rows themselves; name another file for the scores.")
+        raise UsageError(f"{path} is the file of the input rows; name another file for the scores.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         probe = _partial(path)
@@ -34,20 +34,20 @@ def check_output(path: Path, data: Path) -> None:
 def write_batches(
     path: Path, batches: Callable[[], Iterator["pl.DataFrame"]], schema: "Mapping[str, pl.DataType]"
 ) -> None:
-    """Write what `batches` yields, in that order; all of it, or nothing and what `batches` raised.
+    """Write all tables that `batches` yields, in that order; if `batches` raises, write nothing and raise its error.
 
-    Raises `UsageError` where the file system refuses.
+    Raises `UsageError` for an error of the file system.
     """
     import polars as pl
     from polars.io.plugins import register_io_source
 
-    raised: list[BaseException] = []
+    errors: list[BaseException] = []
 
     def source(columns: object, predicate: object, rows: object, size: object) -> Iterator[pl.DataFrame]:
         try:
             yield from batches()
-        except BaseException as error:  # polars would make text of it
-            raised.append(error)
+        except BaseException as error:  # polars would convert it to a string
+            errors.append(error)
             raise
 
     frame, partial = register_io_source(source, schema=dict(schema)), _partial(path)
@@ -58,8 +58,8 @@ def write_batches(
             else:
                 frame.sink_parquet(partial, engine="streaming")
         except (pl.exceptions.PolarsError, OSError) as error:
-            if raised:
-                raise raised[0] from error
+            if errors:
+                raise errors[0] from error
             raise UsageError(f"{path} cannot be written: {next(iter(str(error).splitlines()), '')}") from error
         os.replace(partial, path)
     finally:

@@ -1,9 +1,9 @@
-"""Bring a captured graph into the one form that the later stages read.
+"""Convert a captured graph to the canonical form that later stages read.
 
 After `canonicalize` a graph has: flat inputs and outputs, no guards or assertions, no in-place operators, one
 `get_attr` target for each distinct tensor, and everything that depends on neither the request nor a parameter
 folded into a buffer. `stack` followed by a flattening of the stacked axis is written as `cat`, so that the
-stacked tensors may later differ in width. Each step keeps the function exactly.
+stacked tensors may later differ in width. No step changes the function.
 """
 
 import operator
@@ -31,13 +31,12 @@ _RANDOM = frozenset({aten.dropout.default, aten.rand.default, aten.randn.default
 _FLATTENING = frozenset({aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten._unsafe_view.default})
 _WRAPPERS = frozenset({torch.ops.higher_order.wrap_with_set_grad_enabled, torch.ops.higher_order.wrap_with_autocast})
 _SQUEEZES = frozenset({aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims})
-MOST_FOLDED_ELEMENTS = 1 << 22
 
 
 def canonicalize(module: fx.GraphModule) -> fx.GraphModule:
-    """Return `module` in canonical form; the given one is used up.
+    """Return `module` in canonical form; the argument is modified.
 
-    The graph must be functional apart from in-place operators on values that nothing else sees; see
+    The graph must be functional except for in-place operators on values that no other node reads; see
     `has_unsafe_mutation`.
     """
     module.graph._codegen = CodeGen()
@@ -56,17 +55,17 @@ def canonicalize(module: fx.GraphModule) -> fx.GraphModule:
         step(module)
         remove_dead_code(module)
     module.graph.lint()
-    # A new module holds what the graph refers to and nothing else, and is free of torch.export's call checks.
+    # A new module holds only the tensors that the graph reads, and has none of torch.export's input checks.
     return fx.GraphModule(module, module.graph)
 
 
 def remove_dead_code(module: fx.GraphModule) -> None:
-    """Drop what nobody reads; unlike torch.fx, also what draws random numbers, such as dropout."""
+    """Remove the nodes that no node reads; unlike torch.fx, also random operators such as dropout."""
     module.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or _is_in_place(node))
 
 
 def add_constant(module: fx.GraphModule, prefix: str, value: Tensor) -> fx.Node:
-    """Register a buffer under the next free name with a prefix, and return its node, where the graph is being written."""
+    """Register a buffer under the next free name with a prefix, and return its node at the graph's insertion point."""
     name = f"{prefix}_{sum(name.startswith(prefix) for name, _ in module.named_buffers())}"
     module.register_buffer(name, value)
     return module.graph.get_attr(name)
@@ -80,29 +79,29 @@ def tensor_at(module: fx.GraphModule, target: str) -> Tensor:
 
 
 def _inline_subgraphs(module: fx.GraphModule) -> None:
-    """`with torch.no_grad():` in a forward is captured as a call of a graph of its own."""
+    """Inline the subgraph as which `with torch.no_grad():` in a forward is captured."""
     for node in list(module.graph.nodes):
         if node.target not in _WRAPPERS:
             continue
-        given = arguments(node)
-        position = next(p for p, a in enumerate(given) if isinstance(a, fx.Node) and _is_subgraph(module, a))
-        inner = module.get_submodule(str(given[position].target))
+        args = arguments(node)
+        position = next(p for p, a in enumerate(args) if isinstance(a, fx.Node) and _is_subgraph(module, a))
+        inner = module.get_submodule(str(args[position].target))
         assert isinstance(inner, fx.GraphModule)
         inlined: dict[fx.Node, Any] = {}
-        inputs = iter(given[position + 1 :])
+        inputs = iter(args[position + 1 :])
         with module.graph.inserting_before(node):
-            for part in inner.graph.nodes:
-                if part.op == "placeholder":
-                    inlined[part] = next(inputs)
-                elif part.op != "output":
-                    inlined[part] = module.graph.node_copy(part, inlined.__getitem__)
-        (output,) = [part for part in inner.graph.nodes if part.op == "output"]
+            for inner_node in inner.graph.nodes:
+                if inner_node.op == "placeholder":
+                    inlined[inner_node] = next(inputs)
+                elif inner_node.op != "output":
+                    inlined[inner_node] = module.graph.node_copy(inner_node, inlined.__getitem__)
+        (output,) = [inner_node for inner_node in inner.graph.nodes if inner_node.op == "output"]
         results = fx.node.map_arg(output.args[0], inlined.__getitem__)
         for user in list(node.users):
             user.replace_all_uses_with(results[arguments(user)[1]])
             module.graph.erase_node(user)
         module.graph.erase_node(node)
-        module.graph.erase_node(given[position])
+        module.graph.erase_node(args[position])
 
 
 def _is_subgraph(module: fx.GraphModule, node: fx.Node) -> bool:
@@ -117,13 +116,13 @@ def _drop_guards(module: fx.GraphModule) -> None:
 
 
 def _whole_numbers_to_buffers(module: fx.GraphModule) -> None:
-    """Masks and indices that were registered as parameters, to travel with the model, are constants."""
+    """Convert integer parameters, such as masks and indices that were registered to be saved, to buffers."""
     for name, parameter in list(module.named_parameters(remove_duplicate=False)):
         if not (parameter.is_floating_point() or parameter.is_complex()):
-            owner, _, own = name.rpartition(".")
+            owner, _, attribute = name.rpartition(".")
             holder = module.get_submodule(owner)
-            delattr(holder, own)
-            holder.register_buffer(own, parameter.detach())
+            delattr(holder, attribute)
+            holder.register_buffer(attribute, parameter.detach())
 
 
 def _share_tied_tensors(module: fx.GraphModule) -> None:
@@ -131,14 +130,14 @@ def _share_tied_tensors(module: fx.GraphModule) -> None:
     for node in list(module.graph.nodes):
         if node.op != "get_attr":
             continue
-        kept = first.setdefault(id(tensor_at(module, node.target)), node)
-        if kept is not node:
-            node.replace_all_uses_with(kept)
+        shared = first.setdefault(id(tensor_at(module, node.target)), node)
+        if shared is not node:
+            node.replace_all_uses_with(shared)
             module.graph.erase_node(node)
 
 
 def has_unsafe_mutation(module: fx.GraphModule) -> bool:
-    """Tell whether an in-place operator changes a value that another name still sees."""
+    """Return whether an in-place operator changes a value that another node aliases."""
     return any(_is_in_place(node) and not _owns_its_input(node) for node in module.graph.nodes)
 
 
@@ -150,7 +149,7 @@ def _is_in_place(node: fx.Node) -> bool:
 
 
 def _owns_its_input(node: fx.Node) -> bool:
-    """The mutated value is computed, no view of another value, and every earlier reader made a new value."""
+    """Return whether the mutated value is computed, is no view, and has no reader that is a view of it."""
     mutated = arguments(node)[0]
     if not isinstance(mutated, fx.Node) or mutated.op != "call_function" or _functional_twin(node) is None:
         return False
@@ -178,7 +177,7 @@ def _functional_twin(node: fx.Node) -> Callable[..., Any] | None:
 
 def _replace_in_place(module: fx.GraphModule) -> None:
     for node in list(module.graph.nodes):
-        if node.target is aten.detach_.default:  # changes no value, only what autograd knows of it
+        if node.target is aten.detach_.default:  # changes no value, only its gradient
             node.target = aten.detach.default
         if not (_is_in_place(node) and _owns_its_input(node)):
             continue
@@ -195,7 +194,8 @@ def _is_pure(node: fx.Node) -> bool:
 
 
 def _fold_constants(module: fx.GraphModule) -> None:
-    """Compute what depends on no input and no parameter, and keep the result as a buffer."""
+    """Compute the nodes that depend on no input and no parameter, and store the results as buffers."""
+    max_elements = 1 << 22  # a larger constant would enlarge the file
     values: dict[fx.Node, Any] = {}
     for node in list(module.graph.nodes):
         if node.op == "get_attr":
@@ -205,7 +205,7 @@ def _fold_constants(module: fx.GraphModule) -> None:
         elif _is_pure(node) and all(source in values for source in node.all_input_nodes):
             args, kwargs = fx.node.map_arg((arguments(node), dict(node.kwargs)), lambda n: values[n])
             value = node.target(*args, **kwargs)
-            if not isinstance(value, Tensor) or value.numel() <= MOST_FOLDED_ELEMENTS:
+            if not isinstance(value, Tensor) or value.numel() <= max_elements:
                 values[node] = value
     for node, value in values.items():
         needed = any(user not in values for user in node.users)
@@ -215,8 +215,8 @@ def _fold_constants(module: fx.GraphModule) -> None:
 
 def _replace_by_buffer(module: fx.GraphModule, node: fx.Node, value: Tensor) -> None:
     name = f"constant_{node.name}"
-    own = value.detach().clone()
-    module.register_buffer(name, own.contiguous() if own.layout == torch.strided else own)
+    copy = value.detach().clone()
+    module.register_buffer(name, copy.contiguous() if copy.layout == torch.strided else copy)
     with module.graph.inserting_before(node):
         constant = module.graph.get_attr(name)
     constant.meta = dict(node.meta)
@@ -224,14 +224,14 @@ def _replace_by_buffer(module: fx.GraphModule, node: fx.Node, value: Tensor) -> 
 
 
 def _stack_to_cat(module: fx.GraphModule) -> None:
-    """`stack(xs, d)` or `cat` of unsqueezed `xs`, with axes d and d+1 then merged: `cat(xs, d)`."""
+    """Rewrite `stack(xs, d)`, or `cat` of unsqueezed `xs`, whose axes d and d+1 are then merged, as `cat(xs, d)`."""
     for node in list(module.graph.nodes):
         if node.target not in _FLATTENING or not isinstance(arguments(node)[0], fx.Node):
             continue
-        parts = _stacked_parts(arguments(node)[0])
-        if parts is None:
+        stacked = _stacked_parts(arguments(node)[0])
+        if stacked is None:
             continue
-        tensors, axis = parts
+        tensors, axis = stacked
         before, after = _shape(arguments(node)[0]), _shape(node)
         merged = (
             [*before[:axis], before[axis] * before[axis + 1], *before[axis + 2 :]] if axis + 1 < len(before) else None
@@ -245,7 +245,7 @@ def _stack_to_cat(module: fx.GraphModule) -> None:
 
 
 def _stacked_parts(node: fx.Node) -> tuple[list[fx.Node], int] | None:
-    """The tensors below a stack and the stacked axis, or None."""
+    """Return the operands of a stack and the stacked axis, or None."""
     if node.target is aten.stack.default:
         tensors, *rest = arguments(node)
         axis = rest[0] if rest else 0
@@ -254,12 +254,12 @@ def _stacked_parts(node: fx.Node) -> tuple[list[fx.Node], int] | None:
         return None
     tensors, *rest = arguments(node)
     axis = _positive(rest[0] if rest else 0, len(_shape(node)))
-    parts = [part for tensor in tensors if (part := _unsqueezed(tensor, axis)) is not None]
-    return (parts, axis) if len(parts) == len(tensors) else None
+    unsqueezed = [source for tensor in tensors if (source := _unsqueezed(tensor, axis)) is not None]
+    return (unsqueezed, axis) if len(unsqueezed) == len(tensors) else None
 
 
 def _state_epsilon(module: fx.GraphModule) -> None:
-    """An RMSNorm without an epsilon takes that of its dtype; stated, it stays the same in another precision."""
+    """Set the epsilon of an RMSNorm that has none to its dtype's, so that it is the same in another precision."""
     for node in module.graph.nodes:
         if node.target is aten.rms_norm.default and arguments(node)[3:] in ((), (None,)):
             weight = arguments(node)[2] if len(arguments(node)) > 2 else None
@@ -267,17 +267,17 @@ def _state_epsilon(module: fx.GraphModule) -> None:
 
 
 def _name_squeezed_axes(module: fx.GraphModule) -> None:
-    """`squeeze(x)` drops the axes that are one whatever the request, and never the batch, even where that is one."""
+    """Name the axes of `squeeze(x)`: those of static size 1, never the batch, even where that is 1."""
     for node in list(module.graph.nodes):
         if node.target not in _SQUEEZES:
             continue
         before = _shape(arguments(node)[0])
-        given = arguments(node)[1] if len(arguments(node)) > 1 else range(len(before))
-        named = {_positive(axis, len(before)) for axis in ([given] if isinstance(given, int) else given)}
+        axes = arguments(node)[1] if len(arguments(node)) > 1 else range(len(before))
+        squeezed = {_positive(axis, len(before)) for axis in ([axes] if isinstance(axes, int) else axes)}
         node.target = aten.squeeze.dims
         node.args = (
             arguments(node)[0],
-            [axis for axis in sorted(named) if isinstance(before[axis], int) and before[axis] == 1],
+            [axis for axis in sorted(squeezed) if isinstance(before[axis], int) and before[axis] == 1],
         )
 
 

@@ -1,8 +1,8 @@
-"""Where the ids of a lookup come from: which elements of which inputs, by way of which movements and offsets.
+"""Origins of the ids of lookups: which elements of which inputs, through which data movements and offsets.
 
-The graph is run once on an example request. Beside each integer or float tensor goes a tensor of the same shape that says
-from which element of which input each of its elements was taken, and what constant was added on the way. Operators
-that only move data are run on that tensor as they are.
+The graph is run once on an example request. Each integer or float tensor is accompanied by a tensor of the same shape
+that holds, for each element, the input element from which it was copied and the constant that was added to it.
+Operators that only move data are run on that tensor unchanged.
 """
 
 import operator
@@ -36,7 +36,7 @@ _LOOKUPS = frozenset({aten.embedding.default, aten.embedding_bag.padding_idx, at
 
 @dataclass(frozen=True)
 class ElementOrigin:
-    """Where each element comes from: `element` numbers all inputs' elements of one row, plus `offset`."""
+    """Origin of each element: `element` is its number among all inputs' elements of one row, `offset` is added."""
 
     element: Tensor
     offset: Tensor
@@ -44,7 +44,7 @@ class ElementOrigin:
 
 @dataclass(frozen=True)
 class IdLookup:
-    """`node` takes rows of something that has `rows` of them, by ids that come from `origin`."""
+    """A lookup: `node` selects among `rows` rows by ids that come from `origin`."""
 
     node: fx.Node
     ids: fx.Node
@@ -54,10 +54,10 @@ class IdLookup:
 
 @dataclass(frozen=True)
 class RequestDataflow:
-    """What became of the elements of a request.
+    """Uses of the elements of a request.
 
-    `elements[input]` are the numbers of a placeholder's elements; `lookups` where they choose rows; `readers[node]`
-    those with which a node computes something else.
+    `elements[input]` are the numbers of a placeholder's elements; `lookups` are the nodes in which elements select rows;
+    `readers[node]` are the numbers of the elements that a node uses otherwise.
     """
 
     elements: Mapping[str, range]
@@ -66,7 +66,7 @@ class RequestDataflow:
 
 
 def trace_dataflow(module: fx.GraphModule, example: Sequence[Tensor]) -> RequestDataflow:
-    """Follow the elements of a valid request through a canonical graph."""
+    """Trace the elements of a valid request through a canonical graph."""
     tracer = _Tracer(module)
     with torch.no_grad():
         tracer.run(*example)
@@ -74,7 +74,7 @@ def trace_dataflow(module: fx.GraphModule, example: Sequence[Tensor]) -> Request
 
 
 class _Tracer(fx.Interpreter):
-    """Carries an origin beside each value, computed by running the same operators on it: more than is recorded."""
+    """An interpreter that propagates an origin along with each value: it runs the same operators on both."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
@@ -136,14 +136,14 @@ class _Tracer(fx.Interpreter):
         return None
 
     def _moves_origins_alone(self, node: fx.Node) -> bool:
-        """Everything that is moved was taken from inputs, and by what it is moved was not."""
+        """Return whether all values that are moved come from inputs, and all other operands do not."""
         moved = set(_nodes(arguments(node)[0]))
         return moved <= self._origins.keys() and not (set(node.all_input_nodes) - moved) & self._origins.keys()
 
-    def _run_on(self, node: fx.Node, part: str) -> Any:
-        moved = fx.node.map_arg(arguments(node)[0], lambda n: getattr(self._origins[n], part))
-        others, kwargs = fx.node.map_arg((arguments(node)[1:], dict(node.kwargs)), lambda n: self.env[n])
-        return node.target(moved, *others, **kwargs)  # type: ignore[operator]
+    def _run_on(self, node: fx.Node, attribute: str) -> Any:
+        moved = fx.node.map_arg(arguments(node)[0], lambda n: getattr(self._origins[n], attribute))
+        rest, kwargs = fx.node.map_arg((arguments(node)[1:], dict(node.kwargs)), lambda n: self.env[n])
+        return node.target(moved, *rest, **kwargs)  # type: ignore[operator]
 
     def _shifted(self, node: fx.Node, sign: int) -> ElementOrigin | None:
         left, right = arguments(node)[:2]
@@ -155,25 +155,25 @@ class _Tracer(fx.Interpreter):
         return ElementOrigin(origin.element.expand(offset.shape), offset)
 
     def _lookup(self, node: fx.Node) -> tuple[fx.Node, int] | None:
-        """The ids, and the number of rows among which they choose, of an operator that takes rows by id."""
+        """Return the ids of an operator that selects rows by id, and the number of rows."""
         if node.op != "call_function":
             return None
         if node.target in _LOOKUPS:
             table, ids = arguments(node)[:2]
             return ids, len(self.env[table])
-        if node.target is aten.gather.default:  # a position: the last of a history, whose length is in the request
+        if node.target is aten.gather.default:  # by position: the last item of a history whose length is an input
             source, axis, ids = arguments(node)[:3]
             return ids, self.env[source].shape[axis]
         if node.target not in _PICKS or arguments(node)[0] in self._origins:
             return None
-        source, *given = arguments(node)
-        picks = {axis: index for axis, index in enumerate(given[0]) if index is not None} if len(given) == 1 else {}
-        picks = picks or {given[0]: given[1]}
+        source, *indices = arguments(node)
+        picks = {axis: index for axis, index in enumerate(indices[0]) if index is not None} if len(indices) == 1 else {}
+        picks = picks or {indices[0]: indices[1]}
         axis, ids = next(iter(picks.items()))
         return (ids, self.env[source].shape[axis]) if len(picks) == 1 else None
 
 
 def _nodes(argument: Any) -> list[fx.Node]:
-    found: list[fx.Node] = []
-    fx.node.map_arg(argument, found.append)
-    return found
+    nodes: list[fx.Node] = []
+    fx.node.map_arg(argument, nodes.append)
+    return nodes

@@ -1,6 +1,6 @@
-"""A graph with known shapes as an `ExportedProgram`, its tensors lifted to inputs, without tracing it.
+"""Conversion of a graph with known shapes to an `ExportedProgram`, its tensors lifted to inputs, without tracing.
 
-`torch.export.export` traces the graph of such a program once more to arrive at the same.
+`torch.export.export` traces the graph once more and returns the same program.
 """
 
 from typing import Any
@@ -65,7 +65,7 @@ def _spec(module: fx.GraphModule, node: fx.Node, placeholder: fx.Node) -> InputS
 
 
 def _ranges(placeholders: list[fx.Node]) -> dict[Any, Any]:
-    """The bounds of each size that varies."""
+    """Return the bounds of each symbolic size."""
     environments = {id(e): e for node in placeholders if (e := node.meta["val"].fake_mode.shape_env) is not None}
     return {symbol: bounds for e in environments.values() for symbol, bounds in e.var_to_range.items()}
 

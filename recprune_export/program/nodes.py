@@ -1,4 +1,4 @@
-"""Small things about nodes of a graph."""
+"""Arguments and ancestors of the nodes of a graph."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -1,4 +1,4 @@
-"""`Program`: a model as a graph that can be run, trained, rewritten, saved and loaded without its source."""
+"""`Program`: a model as a graph that is run, trained, rewritten, saved and loaded without the model's source."""
 
 import copy
 import json
@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from recprune_export.errors import ModelFileError
 from recprune_export.program.canonical import canonicalize
 from recprune_export.program.lifting import lift
-from recprune_export.program.propagation import LARGEST_BATCH, operands_of, propagate_shapes, recapture
+from recprune_export.program.propagation import LARGEST_BATCH, find_operands, propagate_shapes, recapture
 from recprune_export.program.random_requests import sample_request
 from recprune_export.program.signature import BATCH, Signature
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SIGNATURE_FILE = "recprune_signature.json"
 
-# Position of the flag that switches an operator between training and serving.
+# Position of the argument that switches an operator between training and inference.
 _TRAINING_FLAG = {torch.ops.aten.dropout.default: 2, torch.ops.aten.batch_norm.default: 5}
 
 
@@ -33,7 +33,7 @@ class Program:
 
     `module` takes the tensors of a request flat, in the order of `signature.inputs`, and returns a tuple of
     tensors in the order of `signature.outputs`. Its graph is training IR: `aten.linear`, `aten.embedding`, ...
-    A graph that is edited becomes another program; only flags that no analysis reads are switched in place.
+    An edit of the graph makes a new program; only flags that no analysis reads are switched in place.
     """
 
     module: fx.GraphModule
@@ -46,28 +46,28 @@ class Program:
 
     @cached_property
     def analysis(self) -> "Analysis":
-        """The channels of the program: a matter of its graph, whatever values the parameters have or come to have."""
+        """The channels of the program; they depend on the graph, not on the values of the parameters."""
         from recprune_export.channels.analysis import analyze  # comes later in the order of imports
 
         return analyze(self)
 
     def with_analysis(self, analysis: "Analysis") -> Self:
-        """Return the same program with another analysis of it, as one in which whole fields are channels."""
+        """Return the same program with another analysis, such as one in which whole fields are channels."""
         program = type(self)(self.module, self.signature)
         program.__dict__["analysis"] = analysis
         return program
 
     def with_copied_graph(self) -> Self:
-        """Return a program of the same parameters, whose graph can be changed, or switched to training, by itself."""
+        """Return a program that shares the parameters but has its own copy of the graph."""
         return type(self)(fx.GraphModule(self.module, copy.deepcopy(self.module.graph)), self.signature)
 
     def with_copied_parameters(self) -> Self:
-        """Return a copy of the same graph whose parameters can be changed by themselves."""
+        """Return a program that has its own copy of the graph and of the parameters."""
         program = type(self)(copy.deepcopy(self.module), self.signature)
         return program.with_analysis(self.analysis) if "analysis" in self.__dict__ else program
 
     def set_training(self, training: bool, *, dropout: bool = True) -> None:
-        """Switch batch-norm and dropout between training and serving; `dropout=False` keeps dropout off."""
+        """Switch batch-norm and dropout between training and inference; `dropout=False` keeps dropout off."""
         for node in self.module.graph.nodes:
             position = _TRAINING_FLAG.get(node.target)
             if position is not None:
@@ -75,15 +75,15 @@ class Program:
         self.module.recompile()
 
     def to_exported_program(self) -> torch.export.ExportedProgram:
-        """Return the program as `torch.export` captures it, in serving mode, with a symbolic batch."""
+        """Return the program as `torch.export` captures it, in inference mode, with a symbolic batch."""
         return export_with_symbolic_batch(
             self._serving().module, sample_request_tensors(self.signature, batch=3), self.signature
         )
 
     def lifted(self) -> torch.export.ExportedProgram:
-        """Return the same as `to_exported_program`, for a converter: of the graph as it is, without tracing it again."""
+        """Return the same as `to_exported_program`, for a converter, without tracing the graph again."""
         module = self._serving().module
-        propagate_shapes(module, operands_of(self.signature))
+        propagate_shapes(module, find_operands(self.signature))
         return lift(module)
 
     def _serving(self) -> Self:
@@ -92,15 +92,15 @@ class Program:
         return serving
 
     def save(self, path: Path) -> None:
-        """Write a `.pt2` file that `load` reads, and that `torch.export.load` reads as well."""
+        """Write a `.pt2` file that `load` and `torch.export.load` read."""
         extra = {SIGNATURE_FILE: json.dumps(self.signature.to_dict())}
         torch.export.save(self.to_exported_program(), path, extra_files=extra)
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what `save` wrote.
+        """Read a `.pt2` file that `save` wrote.
 
-        Raises `ModelFileError` where the file is a `.pt2` of somebody else; `capture.program_from_exported` reads those.
+        Raises `ModelFileError` for a `.pt2` of another tool; `capture.program_from_exported` reads those.
         """
         extra = {SIGNATURE_FILE: ""}
         exported = torch.export.load(path, extra_files=extra)
@@ -112,12 +112,12 @@ class Program:
 
     @classmethod
     def from_graph(cls, graph: fx.Graph, tensors: Mapping[str, Any], signature: Signature) -> Self:
-        """Return a graph that was changed, and the tensors that it reads, as a program; every shape in it is checked.
+        """Return an edited graph and the tensors that it reads as a program; every shape is checked.
 
-        Raises what an operator raises that cannot take its operands, and `torch._dynamo.exc.UserError` where the graph
-        answers batches of some sizes only.
+        Raises the error of an operator that rejects its operands, and `torch._dynamo.exc.UserError` for a graph that
+        does not run for batches of all sizes.
         """
-        return cls(recapture(tensors, graph, operands_of(signature)), signature)
+        return cls(recapture(tensors, graph, find_operands(signature)), signature)
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """Return the distinct trainable tensors by name."""
@@ -125,7 +125,7 @@ class Program:
 
 
 def make_batch_dim() -> Any:
-    """Return the size that varies; bounded, since `torch.export` bounds it wherever rows times columns are counted."""
+    """Return the symbolic batch size, bounded because `torch.export` bounds it wherever elements are counted."""
     return torch.export.Dim("batch", max=LARGEST_BATCH)
 
 
@@ -135,7 +135,7 @@ def export_with_symbolic_batch(
     """Export a flat module with the batch of `signature` symbolic."""
     batch = make_batch_dim()
     shapes = tuple({axis: batch for axis, size in enumerate(i.shape) if size == BATCH} for i in signature.inputs)
-    # What torch.export cannot prove of strides for every batch is left to the run: the graph was captured for all.
+    # Facts about strides that torch.export cannot prove for every batch are checked at run time.
     return torch.export.export(
         module, tensors, dynamic_shapes=shapes, strict=False, prefer_deferred_runtime_asserts_over_guards=True
     )

@@ -1,8 +1,8 @@
-"""Shapes of a graph that was changed: run on fake tensors, as `torch.export` does, without tracing the graph anew.
+"""Shape propagation through an edited graph on fake tensors, without another trace by `torch.export`.
 
-A graph that `torch.export` captured and that was then edited holds operators that need no tracing. All that another export
-would add are the shapes behind the edit, and the proof that there are any: an operator that cannot take its operands raises
-here what it raises there.
+A graph that `torch.export` captured and that was then edited holds only operators that need no tracing. Another export
+would add only the shapes after the edit, and the proof that they exist: an operator that rejects its operands raises the
+same error here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,8 +27,8 @@ from recprune_export.program.canonical import canonicalize
 from recprune_export.program.signature import BATCH, Axis, Signature
 
 LARGEST_BATCH = 1 << 30
-# Rows, where an operator decides by the size of the batch: what it decides has to hold for all batches, or, as where a
-# kernel is chosen for a convolution, the shapes have to be the same for others.
+# Batch sizes for operators whose behavior depends on the batch size: the condition has to hold for all sizes, or, as where
+# a convolution chooses its kernel, the shapes have to be the same for other sizes.
 HINT, OTHER_HINTS = 3, (2, 1009)
 TRIED_BATCHES = (*range(1, 66), 1009, LARGEST_BATCH - 1)
 
@@ -37,7 +37,7 @@ Operand = tuple[Sequence[Axis], torch.dtype]  # the shape of an input, with `BAT
 
 @dataclass(frozen=True)
 class _Sizes:
-    """A mode in which tensors are fake; their batch, a size that is one symbol."""
+    """A fake tensor mode and its symbolic batch size."""
 
     mode: FakeTensorMode
     environment: ShapeEnv
@@ -46,7 +46,7 @@ class _Sizes:
 
     @classmethod
     def new(cls, rows: int = HINT) -> "_Sizes":
-        # As torch.export has them: what cannot be proved of strides for every batch is left to the run.
+        # As in torch.export: facts about strides that cannot be proved for every batch are checked at run time.
         environment = ShapeEnv(prefer_deferred_runtime_asserts_over_guards=True, trace_asserts=True)
         source = ConstantSource(BATCH)
         bounds = StrictMinMaxConstraint(vr=ValueRanges(0, LARGEST_BATCH), warn_only=False)
@@ -62,35 +62,35 @@ class _Sizes:
             return [torch.empty(shape, dtype=dtype) for shape, (_, dtype) in zip(sizes, operands, strict=True)]
 
     def assumed(self) -> list[sympy.Basic]:
-        """What operators took for granted of sizes."""
-        asserts = [one.expr for several in self.environment.deferred_runtime_asserts.values() for one in several]
+        """Return the facts about sizes that operators assumed."""
+        asserts = [a.expr for group in self.environment.deferred_runtime_asserts.values() for a in group]
         replaced = [sympy.Eq(symbol, value) for symbol, value in self.environment.replacements.items()]
         return [*(guard.expr for guard in self.environment.guards), *asserts, *replaced]
 
     def doubtful(self) -> sympy.Basic | None:
-        """What was taken for granted of the batch and does not hold for batches of all sizes."""
-        of_batch = (fact for fact in self.assumed() if fact.free_symbols == {self.symbol})
-        return next((f for f in of_batch if not all(f.subs(self.symbol, n) == sympy.true for n in TRIED_BATCHES)), None)
+        """Return an assumed fact about the batch size that does not hold for all sizes, or None."""
+        facts = (fact for fact in self.assumed() if fact.free_symbols == {self.symbol})
+        return next((f for f in facts if not all(f.subs(self.symbol, n) == sympy.true for n in TRIED_BATCHES)), None)
 
 
-# A mode knows the answers of operators that it saw before, and most of a graph is as it was before an edit.
+# A mode caches the result shapes of operators, and most of a graph is unchanged by an edit.
 _shared = cache(_Sizes.new)
 
 
 def recapture(root: nn.Module | Mapping[str, Any], graph: fx.Graph, operands: Sequence[Operand]) -> fx.GraphModule:
-    """Return a graph that was changed, with the tensors that it reads of `root`, in canonical form, all shapes known.
+    """Return an edited graph, with the tensors of `root` that it reads, in canonical form, all shapes known.
 
     `operands` are those of the placeholders. Nodes have the names and the order that another export would give them.
 
-    Raises what an operator raises that cannot take its operands, and `torch._dynamo.exc.UserError` where the graph
-    answers batches of some sizes only.
+    Raises the error of an operator that rejects its operands, and `torch._dynamo.exc.UserError` for a graph that does not
+    run for batches of all sizes.
     """
     module = fx.GraphModule(root if isinstance(root, nn.Module) else dict(root), graph)
     module.graph = _in_order_of_export(module)
     sizes, reusable = _shared(), False
     try:
         _propagate(module, operands, sizes)
-        reusable = not sizes.assumed()  # nothing may be taken for granted of the next graph
+        reusable = not sizes.assumed()  # an assumption about this graph may not hold for the next
     finally:
         if not reusable:
             _shared.cache_clear()
@@ -102,10 +102,10 @@ def recapture(root: nn.Module | Mapping[str, Any], graph: fx.Graph, operands: Se
 
 
 def _varies_with_batch_alone(value: Any, symbol: sympy.Symbol) -> bool:
-    """Tell whether a value is made of whole numbers and dense tensors whose sizes depend on no other symbol."""
-    parts = pytree.tree_leaves(value)
-    tensors = [part for part in parts if isinstance(part, torch.Tensor)]
-    sizes = [*parts, *(size for tensor in tensors if tensor.layout == torch.strided for size in _sizes_of(tensor))]
+    """Return whether a value consists of integers and dense tensors whose sizes depend on no other symbol."""
+    leaves = pytree.tree_leaves(value)
+    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    sizes = [*leaves, *(size for tensor in tensors if tensor.layout == torch.strided for size in _sizes_of(tensor))]
     symbolic = [size for size in sizes if isinstance(size, py_sym_types)]
     return all(tensor.layout == torch.strided for tensor in tensors) and all(
         isinstance(size, torch.SymInt) and size.node.expr.free_symbols <= {symbol} for size in symbolic
@@ -117,14 +117,14 @@ def _sizes_of(tensor: torch.Tensor) -> tuple[int | torch.SymInt, ...]:
 
 
 def _move_values(module: fx.GraphModule, sizes: _Sizes) -> None:
-    """Put the values of a graph into a mode of its own: whoever compares sizes teaches the mode a fact about them."""
+    """Move the values of a graph to a mode of its own, because a comparison of sizes adds a fact to the mode."""
 
     def moved(value: Any) -> Any:
         if isinstance(value, torch.SymInt):
             return sizes.environment.create_symintnode(value.node.expr, hint=value.node.hint)
         if not isinstance(value, torch.Tensor):
             return value
-        shape, strides = ([moved(size) for size in of] for of in (value.shape, value.stride()))
+        shape, strides = ([moved(size) for size in extents] for extents in (value.shape, value.stride()))
         return torch.empty_strided(shape, strides, dtype=value.dtype)
 
     with sizes.mode:
@@ -133,7 +133,7 @@ def _move_values(module: fx.GraphModule, sizes: _Sizes) -> None:
 
 
 def propagate_shapes(module: fx.GraphModule, operands: Sequence[Operand]) -> None:
-    """Give each node of a graph its value, `meta["val"]`, in a mode of its own, in place. Raises as `recapture` does."""
+    """Set each node's `meta["val"]`, in place, in a new fake tensor mode. Raises the errors of `recapture`."""
     _propagate(module, operands, _Sizes.new())
 
 
@@ -149,7 +149,7 @@ def _propagate(module: fx.GraphModule, operands: Sequence[Operand], sizes: _Size
     for rows in OTHER_HINTS:
         try:
             _run(module, operands, _Sizes.new(rows))
-        except Exception as error:  # whatever an operator raises for a batch of another size
+        except Exception as error:  # any error of an operator for a batch of another size
             raise violated from error
         if _shapes(module) != shapes:
             raise violated
@@ -161,24 +161,24 @@ def _run(module: fx.GraphModule, operands: Sequence[Operand], sizes: _Sizes) -> 
 
 
 def _shapes(module: fx.GraphModule) -> list[str]:
-    """Shapes in terms of the batch, to be compared as they are written: to compare symbols is to assume something of them."""
-    leaves = (pytree.tree_leaves(node.meta.get("val")) for node in module.graph.nodes)
-    return [str(value.shape) if isinstance(value, torch.Tensor) else str(value) for of in leaves for value in of]
+    """Return shapes in terms of the batch, as strings, because a comparison of symbols would add an assumption."""
+    leaves = (leaf for node in module.graph.nodes for leaf in pytree.tree_leaves(node.meta.get("val")))
+    return [str(leaf.shape) if isinstance(leaf, torch.Tensor) else str(leaf) for leaf in leaves]
 
 
-def operands_of(signature: Signature) -> list[Operand]:
+def find_operands(signature: Signature) -> list[Operand]:
     """Return the shape and the dtype of each input."""
     return [(i.shape, getattr(torch, i.dtype)) for i in signature.inputs]
 
 
-def operands_of_graph(graph: fx.Graph) -> list[Operand]:
-    """Return the shape and the dtype of each placeholder, where these are known; every size that varies is the batch."""
+def find_graph_operands(graph: fx.Graph) -> list[Operand]:
+    """Return the shape and the dtype of each placeholder; its value must be known, and every symbolic size is the batch."""
     values = [node.meta["val"] for node in graph.nodes if node.op == "placeholder"]
     return [([size if isinstance(size, int) else BATCH for size in v.shape], v.dtype) for v in values]
 
 
 def _in_order_of_export(module: fx.GraphModule) -> fx.Graph:
-    """Parameters first, then buffers, then the rest as it is; calls are named after their operators, and numbered."""
+    """Return the graph with parameters first, then buffers; calls are named after their operators, and numbered."""
     names = [*dict(module.named_parameters()), *dict(module.named_buffers())]
     position = {name: number for number, name in enumerate(names)}
     nodes = list(module.graph.nodes)

@@ -1,4 +1,4 @@
-"""Requests drawn at random from what a signature allows."""
+"""Random requests that are valid for a signature."""
 
 from collections.abc import Callable
 
@@ -12,9 +12,9 @@ NumberSampler = Callable[[Input, tuple[int, ...]], np.ndarray]
 
 
 def sample_request(signature: Signature, batch: int, seed: int) -> RequestArrays:
-    """Return `batch` rows: ids uniform in their ranges, flags even, other whole numbers as in the example request.
+    """Return `batch` rows: ids uniform in their ranges, flags uniform, other integers in the example request's range.
 
-    Numbers are normal, with the moments of the example where it told any, and within what it held.
+    Floating-point numbers are normal; where the example's range is known they have its moments and are clipped to it.
     """
     rng = np.random.default_rng(seed)
 
@@ -32,19 +32,19 @@ def sample_request(signature: Signature, batch: int, seed: int) -> RequestArrays
 
 
 def fill_input(spec: Input, batch: int, ids: IdSampler, numbers: NumberSampler) -> np.ndarray:
-    """Return a tensor of `batch` rows as `spec` wants it, of what `ids` and `numbers` give for a shape."""
+    """Return a tensor of `batch` rows with the shape and dtype of `spec`; `ids` and `numbers` sample its elements."""
     shape = tuple(batch if size == BATCH else int(size) for size in spec.shape)
     if len(spec.ids) == 1 and spec.ids[0] is not None:
         return ids(spec.ids[0], shape).astype(spec.dtype)
     if spec.dtype == "bool":
         return numbers(spec, shape) > 0
     if not np.issubdtype(np.dtype(spec.dtype), np.floating):
-        low, high = spec.observed or (0.0, 0.0)  # nothing bounds them: only what was seen is surely allowed
+        low, high = spec.observed or (0.0, 0.0)  # no declared bounds: only observed values are known to be valid
         values = ids((int(low), int(high)), shape)
     else:
         values = numbers(spec, shape)
     by_row = values.reshape(batch, -1, len(spec.ids)) if spec.ids else values
-    for column, pair in enumerate(spec.ids):  # columns of a matrix, or every place in a row of a larger tensor
+    for column, pair in enumerate(spec.ids):  # columns of a matrix, or every position in a row of a larger tensor
         if pair is not None:
             by_row[..., column] = ids(pair, by_row.shape[:-1])
     return values.astype(spec.dtype)

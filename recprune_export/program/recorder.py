@@ -10,14 +10,14 @@ from torch import Tensor, fx
 
 from recprune_export.program.program import Program
 
-Summary = Callable[[fx.Node, Any], Any]  # from a node and its value to what is recorded of it
+Summary = Callable[[fx.Node, Any], Any]  # from a node and its value to the recorded value
 
 
 @dataclass(frozen=True)
 class Recording:
-    """The recorded values by the name of their node, in the order of the graph, and the answers by output.
+    """The recorded values by the name of their node, in the order of the graph, and the answers by the name of the output.
 
-    `answers` is empty where the run stopped before its end.
+    `answers` is empty if the run stopped before the end of the graph.
     """
 
     values: Mapping[str, Any]
@@ -25,15 +25,15 @@ class Recording:
 
 
 class _LastNodeRan(Exception):
-    """Ends a run from inside of a node: `fx.Interpreter` has no other way."""
+    """Ends a run inside `run_node`: `fx.Interpreter` has no other way."""
 
 
 class ValueRecorder(fx.Interpreter):
-    """Runs a program and records the values of some nodes, by name, or of all; it computes what the program computes.
+    """An interpreter that runs a program unchanged and records the values of `nodes`, by name, or of all nodes.
 
-    `summarize` reduces each value to what is recorded of it, so that the value itself can be freed. With
-    `keep_gradients` the run can be differentiated with respect to every recorded value, also to one below which all
-    weights are frozen. With `stop_early` nothing runs after the last of `nodes`, and there are no answers.
+    `summarize` reduces each value before it is recorded, so that the value itself can be freed. With `keep_gradients`
+    the answers can be differentiated with respect to every recorded value, even one that depends on frozen weights
+    alone. With `stop_early` no node after the last of `nodes` runs, and there are no answers.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class ValueRecorder(fx.Interpreter):
         stop_early: bool = False,
     ) -> None:
         super().__init__(program.module)
-        self.extra_traceback = not stop_early  # it describes the whole graph, for what is no error here
+        self.extra_traceback = not stop_early  # it formats the whole graph, also for `_LastNodeRan`
         self._signature = program.signature
         self._nodes = frozenset(n.name for n in program.module.graph.nodes if nodes is None or n.name in nodes)
         self._summarize = summarize
@@ -54,7 +54,7 @@ class ValueRecorder(fx.Interpreter):
         self._values: dict[str, Any] = {}
 
     def __call__(self, request: Mapping[str, Tensor]) -> Recording:
-        """Answer a request. The values are those of this request alone."""
+        """Return the recorded values and the answers of one request."""
         self._values, answers = {}, ()
         with torch.set_grad_enabled(self._keep_gradients), contextlib.suppress(_LastNodeRan):
             answers = self.run(*(request[i.name] for i in self._signature.inputs))
@@ -75,5 +75,5 @@ class ValueRecorder(fx.Interpreter):
 
 
 def record_values(program: Program, request: Mapping[str, Tensor], nodes: Collection[str]) -> Mapping[str, Any]:
-    """Return the values of some nodes on one request; nothing runs after the last of them."""
+    """Return the values of `nodes` on one request; no node after the last of them runs."""
     return ValueRecorder(program, nodes, stop_early=True)(request).values

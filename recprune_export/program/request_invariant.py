@@ -1,4 +1,4 @@
-"""What no request decides: constants and parameters, what is computed from them, and what of a request reads it."""
+"""Request-invariant nodes: constants, parameters and values computed from them alone, and the nodes that read them."""
 
 import operator
 
@@ -22,23 +22,23 @@ ROW_LOOKUPS = frozenset(
 
 def find_request_invariant_nodes(module: fx.GraphModule) -> dict[fx.Node, None]:
     """Return the nodes that are the same for every request, in order."""
-    steady: dict[fx.Node, None] = {}
+    invariant: dict[fx.Node, None] = {}
     for node in module.graph.nodes:
         computed = node.op == "call_function" and node.all_input_nodes
-        if node.op == "get_attr" or (computed and all(source in steady for source in node.all_input_nodes)):
-            steady[node] = None
-    return steady
+        if node.op == "get_attr" or (computed and all(source in invariant for source in node.all_input_nodes)):
+            invariant[node] = None
+    return invariant
 
 
 def find_varying_readers(node: fx.Node, invariant: dict[fx.Node, None]) -> list[tuple[fx.Node, fx.Node]]:
-    """Return what of the request reads a steady node, as it is or moved about: pairs of what is read and the reader."""
-    pending, seen, found = [node], {node}, []
+    """Return the request-dependent readers of an invariant node or of its views, as pairs (value read, reader)."""
+    pending, visited, readers = [node], {node}, []
     while pending:
         source = pending.pop()
         for user in source.users:
             if user not in invariant:
-                found.append((source, user))
-            elif user not in seen and (user.target in DATA_MOVEMENT_OPERATORS or user.target is operator.getitem):
-                seen.add(user)
+                readers.append((source, user))
+            elif user not in visited and (user.target in DATA_MOVEMENT_OPERATORS or user.target is operator.getitem):
+                visited.add(user)
                 pending.append(user)
-    return found
+    return readers

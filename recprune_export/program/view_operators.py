@@ -1,4 +1,4 @@
-"""The operators that only move data: each output element is some input element, whatever its value."""
+"""Operators that only move data: each output element is a copy of an input element."""
 
 import torch
 

@@ -1,1 +1,1 @@
-"""Structured pruning: score channels, plan within a budget, rewrite the program, prove it sound."""
+"""Structured pruning: score channels, plan within a budget, rewrite the program, and check its soundness."""

@@ -1,25 +1,28 @@
 """How much a quantised file loses: of the metric on validation rows, or, without rows, of its answers."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import sqrt
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from recprune_export.codec import ToDictMixin
 from recprune_export.quantization.observers import GraphFunction
 from recprune_export.validation.edge_requests import RequestArrays
 
 if TYPE_CHECKING:
-    from recprune_export.training.paired_change import MetricChange
+    from recprune_export.training._paired_change import MetricChange
 
 
 @dataclass(frozen=True)
-class QualityLoss:
+class QualityLoss(ToDictMixin):
     """`lost` is what the metric fell by, or the error of the answers; at most `limit` is allowed.
 
     `interval`: of `lost`, 95 %, over validation rows; None where there are none.
     """
+
+    ENCODED = ("metric", "lost", "limit", "interval", "passed")
 
     metric: str
     lost: float
@@ -30,10 +33,6 @@ class QualityLoss:
     def passed(self) -> bool:
         """Whether it is no more than allowed."""
         return self.lost <= self.limit
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {**asdict(self), "passed": self.passed}
 
 
 class Judge(Protocol):

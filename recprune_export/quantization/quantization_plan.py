@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import isfinite
-from typing import Any, Literal, Self
+from typing import Annotated, Literal, Self
+
+from recprune_export.codec import JsonForm, ToDictMixin, finite_or_none
 
 Mode = Literal["none", "fp16", "int8", "int4"]
 
@@ -43,7 +44,7 @@ WIDER_FORM = {
 
 
 @dataclass(frozen=True)
-class WeightChoice:
+class WeightChoice(ToDictMixin):
     """One linear layer [inputs, outputs] or table [rows, dimensions], by the name of its weight, in one form.
 
     `speedups`: by batch size, how many times faster than in fp32 it was measured, alone in a graph; empty where it was
@@ -51,34 +52,24 @@ class WeightChoice:
     where that was not measured. `bytes`: of the weight in fp32 and in this form, scales included.
     """
 
+    ENCODED = ("name", "shape", "form", "reason", "speedups", "error", "bytes")
+
     name: str
     shape: tuple[int, int]
     form: str
     reason: str
     speedups: Mapping[int, float]
     bytes: tuple[int, int]
-    error: float | None = None
+    error: Annotated[float | None, JsonForm(finite_or_none)] = None
 
     @property
     def is_quantized(self) -> bool:
         """Whether the form is another than fp32."""
         return self.form != FP32
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {
-            "name": self.name,
-            "shape": list(self.shape),
-            "form": self.form,
-            "reason": self.reason,
-            "speedups": {str(batch): speedup for batch, speedup in self.speedups.items()},
-            "error": self.error if self.error is not None and isfinite(self.error) else None,
-            "bytes": list(self.bytes),
-        }
-
 
 @dataclass(frozen=True)
-class QuantizationPlan:
+class QuantizationPlan(ToDictMixin):
     """All choices of one ONNX file; what could not be quantised is listed as well, with the reason."""
 
     mode: Mode
@@ -106,11 +97,3 @@ class QuantizationPlan:
             return tuple(new if choice.name == new.name else choice for choice in choices)
 
         return replace(self, layers=changed(self.layers), tables=changed(self.tables))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {
-            "mode": self.mode,
-            "layers": [choice.to_dict() for choice in self.layers],
-            "tables": [choice.to_dict() for choice in self.tables],
-        }

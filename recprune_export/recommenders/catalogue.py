@@ -28,16 +28,16 @@ RECOMMENDERS: Mapping[str, type[nn.Module]] = {
 
 
 def find_recommender(name: str) -> type[nn.Module]:
-    """Return the class of a recommender. Raises `UsageError` for a name that is not known."""
+    """Return the class of a recommender. Raises `UsageError` for an unknown name."""
     if name not in RECOMMENDERS:
         raise UsageError(f"There is no recommender '{name}'; choose one of {', '.join(RECOMMENDERS)}.")
     return RECOMMENDERS[name]
 
 
 def build_recommender(name: str, spec: InputSpec, config: Mapping[str, Any]) -> nn.Module:
-    """Make a recommender for these inputs.
+    """Build a recommender for the inputs `spec`.
 
-    Raises `UsageError` for a name that is not known, or an option that the recommender does not have.
+    Raises `UsageError` for an unknown name, or an option that the recommender does not have.
     """
     recommender = find_recommender(name)
     options = [option for option in inspect.signature(recommender).parameters if option != "spec"]
@@ -48,10 +48,10 @@ def build_recommender(name: str, spec: InputSpec, config: Mapping[str, Any]) -> 
 
 
 def is_sequential(name: str) -> bool:
-    """Whether a recommender reads histories instead of fields."""
+    """Return whether a recommender reads histories instead of fields."""
     return find_recommender(name) is SASRec
 
 
 def is_multi_task(name: str) -> bool:
-    """Whether a recommender answers several labels at once."""
+    """Return whether a recommender predicts several labels."""
     return find_recommender(name) is MMoE

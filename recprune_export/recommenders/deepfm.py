@@ -1,4 +1,4 @@
-"""DeepFM: a factorisation machine and an MLP over the same tables (Guo et al. 2017, section 2.1)."""
+"""DeepFM: a factorization machine and an MLP over the same tables (Guo et al. 2017, section 2.1)."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from recprune_export.recommenders.layers import MLP, FieldEmbeddings, select_num
 
 
 class DeepFM(nn.Module):
-    """First-order weights, pairwise products of all fields, and an MLP, added up to one logit."""
+    """First-order weights, pairwise products of all fields, and an MLP, summed to one logit."""
 
     def __init__(
         self, spec: InputSpec, dim: int = 32, hidden: Sequence[int] = (256, 128), dropout: float = 0.1

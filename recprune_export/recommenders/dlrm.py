@@ -10,7 +10,7 @@ from recprune_export.recommenders.layers import MLP, FieldEmbeddings, select_num
 
 
 class DLRM(nn.Module):
-    """The numeric fields pass a bottom MLP and take part in the dot products as one more field."""
+    """The numeric fields pass through a bottom MLP and enter the dot products as one more field."""
 
     pairs: Tensor
 

@@ -1,12 +1,12 @@
-"""`InputSpec`: the fields of a request, from which a recommender makes its tables."""
+"""`InputSpec`: the fields of a request, from which a recommender creates its tables."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from recprune_export.codec import DictMixin
 from recprune_export.data.encoding.encoder import NUMERIC
 from recprune_export.data.sequences import HISTORY
 
@@ -14,8 +14,8 @@ TensorRequest = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class InputSpec:
-    """Rows of the table of each field (special ids included), lengths of multi-valued fields, and what is predicted.
+class InputSpec(DictMixin):
+    """Numbers of rows of the table of each field (special ids included), lengths of multi-valued fields, and labels.
 
     For sequences `items` is the number of rows of the item table, and `max_length` the length of a history.
     """
@@ -28,17 +28,8 @@ class InputSpec:
     max_length: int = 0
     labels: tuple[str, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {**asdict(self), "labels": list(self.labels)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote."""
-        return cls(**{**values, "labels": tuple(values["labels"])})
-
     def example_request(self, batch: int = 2) -> dict[str, Tensor]:
-        """Return a request of zeros, to capture a model with."""
+        """Return a request of zeros with which a model can be captured."""
         if self.items:
             return {HISTORY: torch.zeros(batch, self.max_length, dtype=torch.int64)}
         request = {name: torch.zeros(batch, dtype=torch.int64) for name in self.categorical}

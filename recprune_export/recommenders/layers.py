@@ -1,4 +1,4 @@
-"""What several recommenders share: fields to vectors, and a stack of hidden layers.
+"""Shared layers of the recommenders: embeddings of fields, and a stack of hidden layers.
 
 Shapes: B batch, F fields, D embedding dimensions, L values of a multi-valued field.
 """
@@ -12,61 +12,59 @@ from torch import Tensor, nn
 from recprune_export.data.encoding.encoder import NUMERIC
 from recprune_export.recommenders.input_spec import InputSpec, TensorRequest
 
-INITIAL_STD = 0.01  # of embedding tables: dot products start near zero
-
 
 class FieldEmbeddings(nn.Module):
-    """One table for each field; a multi-valued field gives the mean of its values, zero where it has none."""
+    """One table for each field; a multi-valued field gives the mean of its values, zero if it has none."""
 
     def __init__(self, spec: InputSpec, dim: int) -> None:
         super().__init__()
         fields = {**spec.categorical, **spec.multi_valued}
         self._keys = {name: _key(position, name) for position, name in enumerate(fields)}
-        self._several = frozenset(spec.multi_valued)
+        self._multi_valued = frozenset(spec.multi_valued)
         self.tables = nn.ModuleDict(
-            {self._keys[name]: _table(rows, dim, padded=name in self._several) for name, rows in fields.items()}
+            {self._keys[name]: _table(rows, dim, padded=name in self._multi_valued) for name, rows in fields.items()}
         )
 
     def __len__(self) -> int:
         return len(self.tables)
 
     def forward(self, request: TensorRequest) -> dict[str, Tensor]:
-        """Return for each field its vectors, [B, D]."""
+        """Return the vectors of each field, [B, D]."""
         vectors = {}
         for name, key in self._keys.items():
             table = self.tables[key]
-            vectors[name] = _mean(table, request[name]) if name in self._several else table(request[name])
+            vectors[name] = _mean(table, request[name]) if name in self._multi_valued else table(request[name])
         return vectors
 
 
 def _key(position: int, name: str) -> str:
-    """A module's name cannot hold dots, and a `ModuleDict` has attributes such as `type` of its own."""
+    """Return a valid module name: it cannot contain dots, and must differ from attributes of `ModuleDict` such as `type`."""
     safe = re.sub(r"\W", "_", name)
     return f"field{position}_{safe}"
 
 
 def _table(rows: int, dim: int, padded: bool) -> nn.Embedding:
     table = nn.Embedding(rows, dim, padding_idx=0 if padded else None)
-    nn.init.normal_(table.weight, std=INITIAL_STD)
+    nn.init.normal_(table.weight, std=0.01)  # dot products start near zero
     if padded:
         with torch.no_grad():
-            table.weight[0] = 0.0  # and stays so: no gradient reaches the row of the padding
+            table.weight[0] = 0.0  # stays zero: no gradient reaches the row of the padding
     return table
 
 
 def _mean(table: nn.Module, ids: Tensor) -> Tensor:
-    """[B, L] to [B, D]; the row of the padding is zero, so it adds nothing."""
+    """Return the mean vectors [B, D] of ids [B, L]; the row of the padding is zero and adds nothing."""
     known = (ids > 0).to(torch.float32).sum(1, keepdim=True)
     return table(ids).sum(1) / known.clamp_min(1.0)
 
 
 def select_numeric(request: TensorRequest, spec: InputSpec) -> list[Tensor]:
-    """Return the numeric fields, [B, n], in a list that is empty where there are none."""
+    """Return the numeric fields, [B, n], in a list that is empty if there are none."""
     return [request[NUMERIC]] if spec.n_numeric else []
 
 
 class MLP(nn.Sequential):
-    """Linear, batch-norm, ReLU, dropout for each width; without batch-norm where `normalise` is off."""
+    """Linear, ReLU and dropout for each width, with batch normalization after the linear layer if `batch_norm`."""
 
     def __init__(self, inputs: int, widths: Sequence[int], dropout: float = 0.0, batch_norm: bool = False) -> None:
         layers: list[nn.Module] = []

@@ -1,4 +1,4 @@
-"""MMoE: several tasks that share experts, each through a gate of its own (Ma et al. 2018, section 4.2)."""
+"""MMoE: several tasks that share experts, with one gate each (Ma et al. 2018, section 4.2)."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from recprune_export.recommenders.layers import MLP, FieldEmbeddings, select_num
 
 
 class MMoE(nn.Module):
-    """One logit for each label."""
+    """A mixture of experts with one logit for each label."""
 
     def __init__(
         self, spec: InputSpec, dim: int = 16, hidden: Sequence[int] = (128, 64), experts: int = 4, tower: int = 32

@@ -1,4 +1,4 @@
-"""NeuMF: generalised matrix factorisation beside an MLP (He et al. 2017, "Neural Collaborative Filtering", 3.4)."""
+"""NeuMF: generalized matrix factorization beside an MLP (He et al. 2017, "Neural Collaborative Filtering", 3.4)."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from recprune_export.recommenders.layers import MLP, FieldEmbeddings
 
 
 class NeuMF(nn.Module):
-    """Uses two categorical fields, `user` and `item`; by default the first two."""
+    """A model of two categorical fields, `user` and `item`; by default the first two."""
 
     def __init__(
         self, spec: InputSpec, dim: int = 32, hidden: Sequence[int] = (128, 64), user: str = "", item: str = ""

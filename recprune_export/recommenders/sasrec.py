@@ -11,7 +11,7 @@ SCORES = "scores"
 
 
 class SASRec(nn.Module):
-    """Layers normalise before they compute; the table that reads the history also scores the items.
+    """A pre-norm Transformer; the embedding table of the history also scores the items.
 
     Shapes: B batch, L history, D dimensions, H heads, I rows of the item table.
     """
@@ -34,11 +34,11 @@ class SASRec(nn.Module):
         self.register_buffer("order", torch.arange(spec.max_length), persistent=False)
 
     def forward(self, request: TensorRequest) -> dict[str, Tensor]:
-        """Return the scores of all items to come next, [B, I]; column 0 is the padding."""
+        """Return the scores of all items as the next one, [B, I]; column 0 is the padding."""
         return {SCORES: self.encode(request[HISTORY])[:, -1] @ self.items.weight.T}
 
     def encode(self, history: Tensor) -> Tensor:
-        """Return what is known after each position, [B, L, D]."""
+        """Return the hidden state after each position, [B, L, D]."""
         known = history > 0  # [B, L]
         hidden = self.dropout(self.items(history) + self.positions(self.order))
         for layer in self.layers:
@@ -48,11 +48,11 @@ class SASRec(nn.Module):
     def training_loss(self, history: Tensor, following: Tensor) -> Tensor:
         """Return the cross entropy over all items of `following` [B, L] at every position where it is not 0.
 
-        The full softmax instead of one sampled negative: Klenitskiy and Vasilev 2023, section 3.
+        It uses the full softmax instead of one sampled negative: Klenitskiy and Vasilev 2023, section 3.
         """
-        wanted = following > 0
-        scores = self.encode(history)[wanted] @ self.items.weight.T
-        return F.cross_entropy(scores, following[wanted])
+        has_target = following > 0
+        scores = self.encode(history)[has_target] @ self.items.weight.T
+        return F.cross_entropy(scores, following[has_target])
 
 
 class _EncoderBlock(nn.Module):
@@ -74,12 +74,12 @@ class _EncoderBlock(nn.Module):
     def forward(self, hidden: Tensor, known: Tensor) -> Tensor:
         allowed = (self.causal & known[:, None, None, :]) | self.itself  # [B, 1, L, L]
         normed = self.norm_attention(hidden)
-        query, key, value = (self._divide(part(normed)) for part in (self.query, self.key, self.value))
+        query, key, value = (self._split_heads(layer(normed)) for layer in (self.query, self.key, self.value))
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
         hidden = hidden + self.dropout(self.output(attended.transpose(1, 2).flatten(2)))
         inner = self.dropout(torch.relu(self.widen(self.norm_mlp(hidden))))
         return hidden + self.dropout(self.narrow(inner))
 
-    def _divide(self, x: Tensor) -> Tensor:
-        """[B, L, D] to [B, H, L, D/H]."""
+    def _split_heads(self, x: Tensor) -> Tensor:
+        """Return [B, L, D] as [B, H, L, D/H]."""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)

@@ -1,6 +1,6 @@
-"""Two towers whose vectors meet in a dot product (Yi et al. 2019, "Sampling-Bias-Corrected Neural Modeling").
+"""Two towers joined by a dot product (Yi et al. 2019, "Sampling-Bias-Corrected Neural Modeling").
 
-Without hidden layers and with one field each it is matrix factorisation with biases.
+Without hidden layers and with one field each it is matrix factorization with a bias.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from recprune_export.recommenders.layers import MLP, FieldEmbeddings, select_num
 
 
 class TwoTower(nn.Module):
-    """`user_fields` make one tower (by default the first field), all other fields the other."""
+    """The fields `user_fields` (by default the first field) enter one tower, all other fields the other."""
 
     def __init__(
         self, spec: InputSpec, dim: int = 32, hidden: Sequence[int] = (128, 64), user_fields: Sequence[str] = ()
@@ -35,8 +35,8 @@ class TwoTower(nn.Module):
         """Return the logit of the label, [B]."""
         vectors = self.embeddings(request)
         user = torch.cat([vectors[name] for name in self.user_fields], dim=1)
-        others = [vector for name, vector in vectors.items() if name not in self.user_fields]
-        item = torch.cat([*others, *select_numeric(request, self.spec)], dim=1)
+        item_vectors = [vector for name, vector in vectors.items() if name not in self.user_fields]
+        item = torch.cat([*item_vectors, *select_numeric(request, self.spec)], dim=1)
         dots = (self.user_tower(user) * self.item_tower(item)).sum(1)
         return {self.spec.labels[0]: dots + self.bias}
 

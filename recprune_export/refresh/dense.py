@@ -1,4 +1,4 @@
-"""Find the dense model that a bundle was made of: where the user says, or where it was and if it is still the same."""
+"""Find the dense model of a bundle: the file of the user, or the recorded one where it is unchanged."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 from recprune_export.api import load_model
 from recprune_export.errors import UsageError
-from recprune_export.program.loading.load_program import LoadedModel
+from recprune_export.program.loading._load_program import LoadedModel
 from recprune_export.provenance import file_identity
 from recprune_export.refresh.open_bundle import OpenBundle
 
@@ -23,7 +23,7 @@ class DenseModel:
 
 @dataclass(frozen=True)
 class MissingModel:
-    """Why there is no dense model, and what to give."""
+    """The reason why there is no dense model, with advice."""
 
     reason: str
 
@@ -31,14 +31,14 @@ class MissingModel:
 def find_dense(bundle: OpenBundle, model: Path | None, source: Mapping[str, Any]) -> DenseModel | MissingModel:
     """Load `model`, or else the file that the manifest names; `source` are the loading options of `load_program`.
 
-    Raises what `load_program` raises for a model that was given.
+    Raises the errors of `load_program` for `model`.
     """
     recorded = bundle.manifest.settings.get("model_file")
     if model is not None:
         loaded, file = load_model(model, None, source), file_identity(model)
-        other = recorded is not None and file["sha256"] != recorded["sha256"]
+        differs = recorded is not None and file["sha256"] != recorded["sha256"]
         note = f"{model} is not the file that {bundle.path} was made of, so it is taken for its successor."
-        return DenseModel(loaded, file, note if other else None)
+        return DenseModel(loaded, file, note if differs else None)
     if recorded is None:
         name = bundle.manifest.settings.get("model", "the dense model")
         return MissingModel(
@@ -47,12 +47,12 @@ def find_dense(bundle: OpenBundle, model: Path | None, source: Mapping[str, Any]
     path = Path(recorded["path"])
     if not path.is_file():
         return MissingModel(f"The dense model {path} is not there any more: give it with --model.")
-    found = file_identity(path)
-    if found["sha256"] != recorded["sha256"]:
+    file = file_identity(path)
+    if file["sha256"] != recorded["sha256"]:
         return MissingModel(
             f"{path} has changed since {bundle.path} was made of it: give the dense model with --model."
         )
     try:
-        return DenseModel(load_model(path, None, source), found)
+        return DenseModel(load_model(path, None, source), file)
     except UsageError as error:
         return MissingModel(str(error))

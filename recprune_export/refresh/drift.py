@@ -1,4 +1,4 @@
-"""Whether ids, numbers and labels are distributed as in the rows that the artifact was tuned on."""
+"""Judge whether ids, numbers and labels are distributed as in the rows that the artifact was tuned on."""
 
 from collections.abc import Sequence
 

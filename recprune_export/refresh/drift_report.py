@@ -1,4 +1,4 @@
-"""`make_drift_report`: does the plan of a bundle still hold on new rows? `recompress`: the same again, where it does not."""
+"""`make_drift_report`: whether the plan of a bundle holds on new rows; `recompress`: compress again where it does not."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ MAX_DROP, MAX_FALL = 0.002, 0.01
 
 @dataclass(frozen=True)
 class DriftReport:
-    """What was found about a bundle on new rows."""
+    """Quality, drift and regret of a bundle on new rows, with a finding for each measure."""
 
     bundle: OpenBundle
     data: Path
@@ -40,7 +40,7 @@ class DriftReport:
 
     @property
     def holds(self) -> bool:
-        """Whether no measure speaks against the plan."""
+        """Whether the plan holds by every measure that could be judged."""
         return all(finding.holds is not False for finding in self.findings)
 
     @property
@@ -53,7 +53,7 @@ class DriftReport:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know and would not look for."""
+        """Sentences on circumstances that the user may not expect."""
         return (self.dense.note,) if isinstance(self.dense, DenseModel) and self.dense.note else ()
 
     def raise_verdict(self) -> None:
@@ -71,7 +71,7 @@ class DriftReport:
             "findings": [finding.to_dict() for finding in self.findings],
             "quality": self.quality.to_dict(),
             "drift": [drift.to_dict() for drift in self.drifts],
-            "ranking": [standing.to_dict() for standing in self.regrets],
+            "ranking": [regret.to_dict() for regret in self.regrets],
         }
 
 
@@ -92,28 +92,31 @@ def make_drift_report(
     - `max_fall`: of the metric, by which the artifact may have become worse than it was.
 
     Raises `BundleError`, `DataError`, `UsageError` for labels that are missing, or where there is nothing to judge by, and
-    what `load_program` raises for `model`.
+    the errors of `load_program` for `model`.
     """
     with open_bundle_path(bundle) as folder:
-        shipped = open_bundle(bundle, folder)
-        dense = find_dense(shipped, model, source or {})
-        rows = read_new_rows(data, shipped.program, shipped.encoder, shipped.labels(tuple(labels)), shipped.settings)
-        quality = _measure(shipped, dense, rows)
-    drift, drifts = judge_drift(shipped.profile, rows.columns)
-    ranked, standings = _rank(shipped, dense, rows, data)
-    tested = shipped.profile.tested if shipped.profile else None
-    findings = (judge_metric(quality, tested, max_fall), judge_gap(quality, max_drop), drift, ranked)
+        opened = open_bundle(bundle, folder)
+        settings = opened.settings
+        dense = find_dense(opened, model, source or {})
+        rows = read_new_rows(
+            data, opened.program, opened.encoder, opened.labels(tuple(labels)), settings.finetuning, settings.seed
+        )
+        quality = _measure(opened, dense, rows)
+    drift, drifts = judge_drift(opened.profile, rows.columns)
+    ranking, regrets = _judge_plan(opened, dense, rows, data)
+    tested = opened.profile.tested if opened.profile else None
+    findings = (judge_metric(quality, tested, max_fall), judge_gap(quality, max_drop), drift, ranking)
     if all(finding.holds is None for finding in findings):
         raise UsageError(
             f"{bundle} holds nothing that new rows could be compared with: give the dense model with --model."
         )
-    return DriftReport(shipped, data, rows, dense, quality, findings, drifts, standings)
+    return DriftReport(opened, data, rows, dense, quality, findings, drifts, regrets)
 
 
 def recompress(report: DriftReport, target: Path, command: Sequence[str] = ()) -> CompressionResult:
     """Compress the dense model again on the new rows, with the settings of the bundle; write it to `target`.
 
-    Raises `UsageError` where there is no dense model, and what `compress` raises.
+    Raises `UsageError` where there is no dense model, and the errors of `compress`.
     """
     if isinstance(report.dense, MissingModel):
         raise UsageError(f"The bundle cannot be compressed again. {report.dense.reason}")
@@ -132,32 +135,37 @@ def recompress(report: DriftReport, target: Path, command: Sequence[str] = ()) -
     )
 
 
-def _rank(
-    shipped: OpenBundle, dense: DenseModel | MissingModel, rows: NewRows, data: Path
+def _judge_plan(
+    opened: OpenBundle, dense: DenseModel | MissingModel, rows: NewRows, data: Path
 ) -> tuple[DriftFinding, tuple[GroupRegret, ...]]:
     if isinstance(dense, MissingModel):
         return DriftFinding(plan_check.MEASURE, None, dense.reason), ()
-    task = _read_rows_for_dense(dense, shipped, rows, data).task
-    return plan_check.judge_plan(dense.loaded.program, shipped.plan, shipped.settings, task)
+    task = _read_rows_for_dense(dense, opened, rows, data).task
+    regularized = bool(opened.settings.finetuning.regularize)
+    return plan_check.judge_plan(
+        dense.loaded.program, opened.plan, task, regularized=regularized, seed=opened.settings.seed
+    )
 
 
-def _measure(shipped: OpenBundle, dense: DenseModel | MissingModel, rows: NewRows) -> MetricComparison:
-    answers = shipped.dense
+def _measure(opened: OpenBundle, dense: DenseModel | MissingModel, rows: NewRows) -> MetricComparison:
+    answers = opened.dense
     if answers is None and isinstance(dense, DenseModel):
         program = dense.loaded.program
         return compare_metrics(
-            shipped.artifact,
+            opened.artifact,
             lambda r: run_program(program, r),
             rows.evaluation_task,
             rows.count,
-            shipped.manifest.metrics,
+            opened.manifest.metrics,
         )
-    return compare_metrics(shipped.artifact, answers, rows.evaluation_task, rows.count, shipped.manifest.metrics)
+    return compare_metrics(opened.artifact, answers, rows.evaluation_task, rows.count, opened.manifest.metrics)
 
 
-def _read_rows_for_dense(dense: DenseModel, shipped: OpenBundle, rows: NewRows, data: Path) -> NewRows:
-    """The rows as the dense model takes them: a successor may have an encoding of its own."""
-    checkpoint, settings = dense.loaded.checkpoint, shipped.settings
-    if checkpoint is None or shipped.encoder is None or checkpoint.encoder.to_dict() == shipped.encoder.to_dict():
+def _read_rows_for_dense(dense: DenseModel, opened: OpenBundle, rows: NewRows, data: Path) -> NewRows:
+    """Return the rows as the dense model takes them: a successor may have another encoding."""
+    checkpoint, settings = dense.loaded.checkpoint, opened.settings
+    if checkpoint is None or opened.encoder is None or checkpoint.encoder.to_dict() == opened.encoder.to_dict():
         return rows
-    return read_new_rows(data, dense.loaded.program, checkpoint.encoder, checkpoint.spec.labels, settings)
+    return read_new_rows(
+        data, dense.loaded.program, checkpoint.encoder, checkpoint.spec.labels, settings.finetuning, settings.seed
+    )

@@ -1,4 +1,4 @@
-"""What the artifact gives on new rows, beside what it gave when it was made, and beside the dense model."""
+"""Compare the metric of the artifact on new rows with the recorded one, and with the dense model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from typing import Any
 
 from recprune_export.finetuning.task import Predictor, Task
 from recprune_export.refresh.verdicts import DriftFinding
-from recprune_export.training.evaluate import select_primary_metric
-from recprune_export.training.paired_change import MetricChange
+from recprune_export.training._evaluate import select_primary_metric
+from recprune_export.training._paired_change import MetricChange
 
 Metrics = Mapping[str, Mapping[str, float]]  # "dense", "pruned" -> metric -> value
 METRIC, GAP = "metric", "distance from dense"
@@ -55,8 +55,8 @@ def compare_metrics(
 def judge_metric(quality: MetricComparison, tested: int | None, max_fall: float) -> DriftFinding:
     """Fail where the metric is lower than recorded by more than `max_fall`, beyond doubt.
 
-    Both samples of rows count: the error of the old one follows from that of the new one and from the numbers of rows, the
-    old one taken to be as large where `tested` is not known.
+    Both samples of rows count: the error of the old one follows from that of the new one and from the numbers of rows; it
+    is taken to be as large where `tested` is None.
     """
     change, recorded = quality.change, quality.recorded
     if recorded is None:

@@ -1,4 +1,4 @@
-"""The new rows, read as the model takes them, and those among them that a bundle is measured on."""
+"""Read new rows as the model takes them, and select those that a bundle is measured on."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,9 +22,9 @@ from recprune_export.finetuning.task import (
     read_arrays,
     read_encoded,
 )
-from recprune_export.pipeline.compress import make_recipe
+from recprune_export.pipeline.compress import apply_finetuning_settings
 from recprune_export.program.program import Program
-from recprune_export.settings import Settings
+from recprune_export.settings import FineTuningSettings
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,12 @@ class NewRows:
 
 
 def read_new_rows(
-    data: Path, program: Program, encoder: Encoder | SequenceEncoder | None, labels: tuple[str, ...], settings: Settings
+    data: Path,
+    program: Program,
+    encoder: Encoder | SequenceEncoder | None,
+    labels: tuple[str, ...],
+    finetuning: FineTuningSettings,
+    seed: int = 0,
 ) -> NewRows:
     """Read `data` as `program` takes it: encoded with `encoder`, or as arrays where there is none.
 
@@ -57,20 +62,21 @@ def read_new_rows(
     objective = make_objective(program, labels)
     task: LabeledRows | NextItems
     if encoder is None:
-        arrays = read_arrays(data, program.signature, labels, settings.seed)
-        task = LabeledRows(arrays, objective, make_recipe(CLICK_DEFAULTS, settings))
+        arrays = read_arrays(data, program.signature, labels, seed)
+        task = LabeledRows(arrays, objective, apply_finetuning_settings(CLICK_DEFAULTS, finetuning))
     else:
-        read = read_encoded(data, _divided_by_chance_where_needed(encoder, data))
-        if isinstance(read, SequenceData):
-            task = NextItems(read, objective, make_recipe(RANKING_DEFAULTS, settings))
+        encoded = read_encoded(data, _split_at_random_without_column(encoder, data))
+        if isinstance(encoded, SequenceData):
+            task = NextItems(encoded, objective, apply_finetuning_settings(RANKING_DEFAULTS, finetuning))
         else:
-            task = LabeledRows(read, objective, make_recipe(CLICK_DEFAULTS, settings))
-    measured, which = _measured(task)
-    return NewRows(task, measured, which, read_field_values(task.data, program.signature, measured.data.test))
+            task = LabeledRows(encoded, objective, apply_finetuning_settings(CLICK_DEFAULTS, finetuning))
+    evaluation_task, description = _select_evaluation_rows(task)
+    columns = read_field_values(task.data, program.signature, evaluation_task.data.test)
+    return NewRows(task, evaluation_task, description, columns)
 
 
-def _divided_by_chance_where_needed(encoder: Encoder | SequenceEncoder, data: Path) -> Encoder | SequenceEncoder:
-    """New rows seldom have the column that divided the old ones."""
+def _split_at_random_without_column(encoder: Encoder | SequenceEncoder, data: Path) -> Encoder | SequenceEncoder:
+    """Return the encoder without its split column where `data` has none, as new rows seldom do."""
     column = encoder.schema.split.column
     if column is None or column in scan(data).collect_schema().names():
         return encoder
@@ -78,19 +84,19 @@ def _divided_by_chance_where_needed(encoder: Encoder | SequenceEncoder, data: Pa
     return replace(encoder, schema=replace(encoder.schema, split=split))
 
 
-def _measured(task: LabeledRows | NextItems) -> tuple[LabeledRows | NextItems, str]:
+def _select_evaluation_rows(task: LabeledRows | NextItems) -> tuple[LabeledRows | NextItems, str]:
     if isinstance(task, NextItems):
         return replace(task, data=replace(task.data, valid=task.data.test)), "the last item of each history"
     data, rows = task.data, task.data.test
-    named = data.encoder.schema.split.column is not None if isinstance(data, ClickData) else data.has_split_column
-    if not named:
-        rows = _joined([data.train, data.valid, data.test])
-    measured: ClickData | ArrayData = replace(data, valid=rows, test=rows)
-    return replace(task, data=measured), "its test rows" if named else "all of its rows"
+    has_column = data.encoder.schema.split.column is not None if isinstance(data, ClickData) else data.has_split_column
+    if not has_column:
+        rows = _concatenate([data.train, data.valid, data.test])
+    evaluation_data: ClickData | ArrayData = replace(data, valid=rows, test=rows)
+    return replace(task, data=evaluation_data), "its test rows" if has_column else "all of its rows"
 
 
-def _joined(parts: list[Rows]) -> Rows:
+def _concatenate(splits: list[Rows]) -> Rows:
     return Rows(
-        {name: np.concatenate([part.inputs[name] for part in parts]) for name in parts[0].inputs},
-        {name: np.concatenate([part.labels[name] for part in parts]) for name in parts[0].labels},
+        {name: np.concatenate([split.inputs[name] for split in splits]) for name in splits[0].inputs},
+        {name: np.concatenate([split.labels[name] for split in splits]) for name in splits[0].labels},
     )

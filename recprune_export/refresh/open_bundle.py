@@ -1,19 +1,19 @@
-"""`OpenBundle`: a bundle, opened: what it says of itself, and its artifact and its dense model as things that answer."""
+"""`OpenBundle`: an opened bundle, with its manifest, and its artifact and dense model as predictors."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recprune_export.bundle._verify import check_files, read_manifest, reject_invalid_sections
 from recprune_export.bundle.manifest.manifest import DATA_PROFILE, DENSE, ENCODING, MODEL, PLAN, PROGRAM, Manifest
-from recprune_export.bundle.verify import check_files, read_manifest, reject_invalid_sections
 from recprune_export.data.distribution.data_profile import DataProfile
 from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.data.sequences import NEXT_ITEM, SequenceEncoder
 from recprune_export.errors import UsageError
 from recprune_export.finetuning.task import Predictor, run_program
 from recprune_export.onnx.runtime.session import make_session, run
-from recprune_export.program.loading.load_program import load_archive
+from recprune_export.program.loading._load_program import load_archive
 from recprune_export.program.program import Program
 from recprune_export.pruning.plan import Plan
 from recprune_export.settings import Settings
@@ -24,8 +24,8 @@ from recprune_export.training.checkpoint import read_encoder
 class OpenBundle:
     """A bundle whose files are as its manifest says; `program` is its pruned program.
 
-    `path` is how the user called it, `folder` where its files lie, which is elsewhere for a packed one, and for as long as it
-    is open. `encoder` is None for models that are not ours, `profile` where the bundle has none.
+    `path` is the path of the user, `folder` holds the files; for a packed bundle it exists as long as the bundle is open.
+    `encoder` is None for models that `train` did not make, `profile` where the bundle has none.
     """
 
     path: Path
@@ -39,15 +39,15 @@ class OpenBundle:
 
     @property
     def artifact(self) -> Predictor:
-        """What is served; rows of data share nothing, so where inputs are shared it is the program of the same answers."""
-        if self.settings.shared_inputs:
+        """The ONNX model; where it has shared inputs, the program with the same answers, since rows of data share nothing."""
+        if self.settings.export.shared_inputs:
             return lambda request: run_program(self.program, request)
-        return _session(self.folder / MODEL, self.settings.threads)
+        return _session(self.folder / MODEL, self.settings.latency.threads)
 
     @property
     def dense(self) -> Predictor | None:
         """The dense baseline, where it was kept."""
-        return _session(self.folder / DENSE, self.settings.threads) if DENSE in self.manifest.files else None
+        return _session(self.folder / DENSE, self.settings.latency.threads) if DENSE in self.manifest.files else None
 
     def labels(self, requested: tuple[str, ...]) -> tuple[str, ...]:
         """Return the labels of the rows: the encoding's own, else those given, else those recorded.
@@ -58,16 +58,16 @@ class OpenBundle:
             return (NEXT_ITEM,)
         if self.encoder is not None:
             return self.encoder.schema.labels
-        found = requested or tuple(self.manifest.settings.get("labels", ()))
-        if not found:
+        labels = requested or tuple(self.manifest.settings.get("labels", ()))
+        if not labels:
             raise UsageError(f"{self.path} does not say what the labels of its rows are called: give --label.")
-        return found
+        return labels
 
 
 def open_bundle(bundle: Path, folder: Path | None = None) -> OpenBundle:
-    """Open a bundle, which lies in `folder` where it was packed.
+    """Open a bundle; a packed one is unpacked in `folder`.
 
-    Raises `BundleError` where it is not as it was written, or a part of it cannot be read.
+    Raises `BundleError` where a file differs from the manifest or cannot be read.
     """
     folder = folder or bundle
     manifest = read_manifest(folder)

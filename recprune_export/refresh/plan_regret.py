@@ -1,4 +1,4 @@
-"""Whether a plan is still a good one: what it loses on other rows, beside the best choice of the same widths."""
+"""Compare the loss of a plan on new rows with that of the best choice of the same widths."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,8 +23,9 @@ RIDGE = 1e-8  # of the mean variance
 class GroupRegret:
     """One group of a plan, `pruned_width` of `width` channels, on new rows.
 
-    `loss`, `optimal_loss` and `total` are what the score says is lost by the plan, by its own choice of as many channels, and
-    without any channel. `overlap`: how many of the kept channels it would choose again; None after a rotation, which mixes them.
+    `loss`, `optimal_loss` and `total` are the losses that the score predicts for the plan, for its own choice of as many
+    channels, and without any channel. `overlap` is the number of channels that it would choose again; None after a
+    rotation, which mixes them.
     """
 
     group: str
@@ -38,7 +39,7 @@ class GroupRegret:
 
     @property
     def regret(self) -> float:
-        """What the plan loses beyond the best choice; where choosing is greedy the plan may be the better one, and this 0."""
+        """The loss beyond that of the best choice, at least 0: a greedy choice may be worse than the plan."""
         return max(self.loss - self.optimal_loss, 0.0)
 
     def to_dict(self) -> dict[str, Any]:
@@ -57,82 +58,88 @@ class GroupRegret:
 
 
 def compute_regrets(plan: Plan, inputs: ScoreInputs) -> tuple[GroupRegret, ...]:
-    """Judge by the score of `plan` every group that it makes smaller; `inputs` are of the program after its loosening.
+    """Judge every group that `plan` makes narrower by its score; `inputs` are of the program with its projections.
 
     Raises `PruningError` where the plan is of another program, `UsageError` where its score is not known.
     """
     plan.removed(inputs.program.analysis)
-    smaller = [part for part in plan.groups if len(part.keep) < part.width]
+    smaller = [group_plan for group_plan in plan.groups if len(group_plan.keep) < group_plan.width]
     if plan.score != OUTPUT_ERROR:
         rankings = rank_channels(plan.score, inputs)
-        return tuple(_compute_regret_by_score(part, rankings[part.group]) for part in smaller)
+        return tuple(_compute_regret_by_score(group_plan, rankings[group_plan.group]) for group_plan in smaller)
     evidence = gather_group_statistics(inputs.program, inputs.batches, inputs.probe, inputs.seed)
-    return tuple(_compute_regret_by_error(part, evidence[part.group]) for part in smaller if part.group in evidence)
+    return tuple(
+        _compute_regret_by_error(group_plan, evidence[group_plan.group])
+        for group_plan in smaller
+        if group_plan.group in evidence
+    )
 
 
 def sum_regret(regrets: Sequence[GroupRegret]) -> float:
-    """Return what the plan loses beyond the best choice over all groups, by a score whose losses can be added up."""
+    """Return the regret over all groups, by a score whose losses can be added."""
     return sum(s.regret for s in regrets)
 
 
 def compute_mean_relative_regret(regrets: Sequence[GroupRegret]) -> float:
-    """Return the same for any other score: the share of all that a group holds, in the mean over groups."""
+    """Return the mean regret over groups, relative to the total of each, for any other score."""
     return sum(s.regret / max(s.total, TINY) for s in regrets) / max(len(regrets), 1)
 
 
-def _compute_regret_by_score(part: GroupPlan, ranking: Ranking) -> GroupRegret:
-    """What a channel is worth is the loss that it saves at its place in the order."""
+def _compute_regret_by_score(group_plan: GroupPlan, ranking: Ranking) -> GroupRegret:
+    """Sum over removed channels the loss that each saves at its place in the order."""
     steps = {c: ranking.losses[place] - ranking.losses[place + 1] for place, c in enumerate(ranking.order)}
-    lost = sum(steps[c] for c in range(part.width) if c not in set(part.keep))
-    return _make_regret(part, ranking, lost, _count_overlap(part, ranking))
+    lost = sum(steps[c] for c in range(group_plan.width) if c not in set(group_plan.keep))
+    return _make_regret(group_plan, ranking, lost, _count_overlap(group_plan, ranking))
 
 
-def _compute_regret_by_error(part: GroupPlan, evidence: GroupStatistics) -> GroupRegret:
+def _compute_regret_by_error(group_plan: GroupPlan, evidence: GroupStatistics) -> GroupRegret:
     ranking = rank_group(evidence.moments, evidence.rotatable, evidence.consumers)
-    if part.transform is not None:
-        return _make_regret(part, ranking, _lost_rotated(part, evidence.moments, part.transform), None)
+    if group_plan.transform is not None:
+        return _make_regret(
+            group_plan, ranking, _lost_rotated(group_plan, evidence.moments, group_plan.transform), None
+        )
     if evidence.consumers.reconstructible:
-        lost = _lost_refitted(part, evidence.moments)
+        lost = _lost_refitted(group_plan, evidence.moments)
     else:
         alone = evidence.moments.values.diagonal() * evidence.moments.gradients.diagonal()
-        lost = float(alone[_dropped(part)].sum())
-    return _make_regret(part, ranking, lost, None if ranking.transform else _count_overlap(part, ranking))
+        lost = float(alone[_dropped(group_plan)].sum())
+    return _make_regret(group_plan, ranking, lost, None if ranking.transform else _count_overlap(group_plan, ranking))
 
 
-def _make_regret(part: GroupPlan, ranking: Ranking, lost: float, same: int | None) -> GroupRegret:
-    kept = len(part.keep)
+def _make_regret(group_plan: GroupPlan, ranking: Ranking, lost: float, same: int | None) -> GroupRegret:
+    pruned_width = len(group_plan.keep)
     return GroupRegret(
-        part.group,
-        part.kind,
-        part.width,
-        kept,
+        group_plan.group,
+        group_plan.kind,
+        group_plan.width,
+        pruned_width,
         same,
         lost,
-        ranking.loss_at_width(kept),
+        ranking.loss_at_width(pruned_width),
         max(ranking.loss_at_width(0), lost),
     )
 
 
-def _count_overlap(part: GroupPlan, ranking: Ranking) -> int:
-    return len(set(part.keep) & set(ranking.order[: len(part.keep)]))
+def _count_overlap(group_plan: GroupPlan, ranking: Ranking) -> int:
+    return len(set(group_plan.keep) & set(ranking.order[: len(group_plan.keep)]))
 
 
-def _dropped(part: GroupPlan) -> Tensor:
-    return torch.tensor(sorted(set(range(part.width)) - set(part.keep)), dtype=torch.int64)
+def _dropped(group_plan: GroupPlan) -> Tensor:
+    return torch.tensor(sorted(set(range(group_plan.width)) - set(group_plan.keep)), dtype=torch.int64)
 
 
-def _lost_rotated(part: GroupPlan, moments: Moments, transform: Transform) -> float:
+def _lost_rotated(group_plan: GroupPlan, moments: Moments, transform: Transform) -> float:
     """tr(Σ_dropped · M_dropped) after the transform: Σ becomes Aᵀ Σ A and M becomes A⁻¹ M A⁻ᵀ."""
     out, back = transform.matrix_for_side(1), transform.matrix_for_side(-1)  # A, A⁻ᵀ; [D, D]
-    dropped = _dropped(part)
+    dropped = _dropped(group_plan)
     values = out[:, dropped].T @ moments.values @ out[:, dropped]
     gradients = back[:, dropped].T @ moments.gradients @ back[:, dropped]
     return float((values * gradients).sum())
 
 
-def _lost_refitted(part: GroupPlan, moments: Moments) -> float:
+def _lost_refitted(group_plan: GroupPlan, moments: Moments) -> float:
     """tr(R · M), R the covariance that the kept channels cannot predict."""
-    covariance, keep = moments.covariance, torch.tensor(part.keep)
+    covariance, keep = moments.covariance, torch.tensor(group_plan.keep)
     ridge = RIDGE * covariance.diagonal().mean().clamp_min(TINY) * torch.eye(len(keep), dtype=covariance.dtype)
     known = torch.linalg.solve(covariance[keep][:, keep] + ridge, covariance[keep])  # [kept, D]
     residual = covariance - covariance[:, keep] @ known

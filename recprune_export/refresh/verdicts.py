@@ -1,4 +1,4 @@
-"""`CheckResult`: what one comparison says, in a sentence."""
+"""`DriftFinding`: the result of one comparison of a bundle with new rows, in a sentence."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class DriftFinding:
-    """Whether the plan holds by one measure; None where it could not be judged, and `reason` says why."""
+    """Whether the plan holds by one measure, with the reason; None where it could not be judged."""
 
     measure: str
     holds: bool | None
@@ -14,7 +14,7 @@ class DriftFinding:
 
     @property
     def verdict(self) -> str:
-        """The verdict in a word or two."""
+        """The verdict in words."""
         return "not judged" if self.holds is None else "holds" if self.holds else "does not hold"
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""A page about a bundle or a check, for people: one file of HTML that needs nothing else, neither scripts nor PyTorch."""
+"""Report pages on a bundle or a check: one self-contained HTML file without scripts, rendered without PyTorch."""

@@ -1,10 +1,10 @@
-"""The page about a bundle: how small, how fast and how good it is, and how that is known. Made of the manifest alone."""
+"""Report page of a bundle: size, latency, quality and their evidence, rendered from the manifest alone."""
 
 from pathlib import Path
 
+from recprune_export.bundle._verify import read_manifest, reject_invalid_sections
 from recprune_export.bundle.archive.unpacking import open_bundle_path
 from recprune_export.bundle.manifest.manifest import ENCODING, Manifest
-from recprune_export.bundle.verify import read_manifest, reject_invalid_sections
 from recprune_export.report.page import Cell, Page, code_markup, render_page
 from recprune_export.report.sections.calling import calling_section
 from recprune_export.report.sections.environment import environment_section
@@ -20,7 +20,7 @@ from recprune_export.report.sweep_file import SweepFile, find_sweep
 
 
 def render_bundle_report(manifest: Manifest, *, encoded: bool, sweep: SweepFile | None = None) -> str:
-    """Return the page as HTML; `encoded`: the bundle ships `encoding.json`; `sweep` puts the Pareto curve into it."""
+    """Return the page as HTML; `encoded`: the bundle contains `encoding.json`; `sweep`: trials for the Pareto curve."""
     headlines = (size_headline(manifest), speed_headline(manifest), quality_headline(manifest))
     sections = (
         size_section(manifest),
@@ -42,24 +42,24 @@ def render_bundle_report(manifest: Manifest, *, encoded: bool, sweep: SweepFile 
         headlines=tuple(headline for headline in headlines if headline is not None),
         notes=tuple(manifest.notes),
         footer=(
-            "All figures are those of manifest.json, which has more digits. ",
+            "All figures are from manifest.json, which has more digits. ",
             code_markup("recprune-export verify ."),
-            " checks the files of the bundle and its answers on your machine.",
+            " checks the files of the bundle and its outputs on your machine.",
         ),
     )
     return render_page(page)
 
 
 def render_saved_bundle_report(bundle: Path, sweep: Path | None = None) -> str:
-    """Return the page about a bundle on disk, packed or not, with the sweep that is given or lies beside it.
+    """Return the page of a bundle on disk, packed or not, with the given sweep or one found beside the bundle.
 
     Raises `BundleError`, and `InputFileError` for the sweep.
     """
     with open_bundle_path(bundle) as folder:
         manifest = read_manifest(folder)
-    known = find_sweep(manifest, bundle, sweep)
+    sweep_file = find_sweep(manifest, bundle, sweep)
     with reject_invalid_sections(bundle):
-        return render_bundle_report(manifest, encoded=ENCODING in manifest.files, sweep=known)
+        return render_bundle_report(manifest, encoded=ENCODING in manifest.files, sweep=sweep_file)
 
 
 def _facts(manifest: Manifest) -> tuple[Cell, ...]:

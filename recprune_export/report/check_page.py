@@ -1,12 +1,12 @@
-"""The page about a check: the verdict, what speaks against NEW, and all gates with their figures."""
+"""Report page of a check: the verdict, the findings against NEW, and all gates with their values."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from recprune_export.gate.check import Check
+from recprune_export.gate._check import Check
 from recprune_export.gate.findings import Finding, Verdict
-from recprune_export.gate.latency.paired_latency import CONFIDENCE
+from recprune_export.gate.gate_constants import CONFIDENCE
 from recprune_export.gate.latency.sequential_sampling import NEW
 from recprune_export.gate.output.finding_rows import HEADINGS, format_finding
 from recprune_export.report.numbers import format_milliseconds
@@ -36,7 +36,7 @@ COLUMNS = ("median", "95th percentile", "99th percentile", "slowest")
 
 def render_check_report(check: Check) -> str:
     """Return the page as HTML."""
-    open_ones = [f for f in check.findings if f.verdict in (Verdict.FAIL, Verdict.UNDECIDED)]
+    problems = [f for f in check.findings if f.verdict in (Verdict.FAIL, Verdict.UNDECIDED)]
     judged = [f for f in check.findings if f.verdict is not Verdict.SKIPPED]
     passed = sum(f.verdict is Verdict.PASS for f in judged)
     sections = (_gates(check.findings), _growth(judged), _latency(check), _environment(check))
@@ -49,7 +49,7 @@ def render_check_report(check: Check) -> str:
             Headline("verdict", f"{SIGNS[check.verdict]} {check.verdict.value}", (VERDICT_TEXT[check.verdict],)),
             Headline("gates passed", f"{passed} of {len(judged)}", _skipped(check.findings)),
         ),
-        notes=tuple(f"{finding.gate}: {finding.reason}" for finding in open_ones),
+        notes=tuple(f"{finding.gate}: {finding.reason}" for finding in problems),
         verdict=check.verdict.value,
         footer=("NEW is the artifact that is to replace BASE.",),
     )
@@ -69,27 +69,27 @@ def _gates(findings: Sequence[Finding]) -> Section:
     gate, *figures, verdict = HEADINGS
     reasons = tuple((f.gate, f.reason) for f in findings)
     tables = (
-        PageTable("What each gate compared", (gate, verdict, *figures), tuple(rows), frozenset({0, 1, 5})),
-        PageTable("What each gate says", ("gate", "finding"), reasons, frozenset({0, 1})),
+        PageTable("Values compared by each gate", (gate, verdict, *figures), tuple(rows), frozenset({0, 1, 5})),
+        PageTable("Finding of each gate", ("gate", "finding"), reasons, frozenset({0, 1})),
     )
     return Section("gates", "Gates", tables=tables)
 
 
-def _growth(judged: Sequence[Finding]) -> Section | None:
-    ratios = [ratio for ratio in map(_ratio, judged) if ratio is not None]
+def _growth(findings: Sequence[Finding]) -> Section | None:
+    ratios = [ratio for ratio in map(_ratio, findings) if ratio is not None]
     if not ratios:
         return None
     title = "By how much NEW is more than BASE"
     picture = draw_ratios("growth", title, ratios, "NEW more than BASE; right is worse")
-    said = (
+    explanation = (
         f"A dot is the change, a line its {CONFIDENCE:.0%} interval where it was measured, and the upright mark the limit. "
         "Latency fails where the whole interval lies beyond the limit, and is undecided where the limit divides it.",
     )
-    return Section("growth", "Change against the limits", said, (PageFigure(picture, title),))
+    return Section("growth", "Change against the limits", explanation, (PageFigure(picture, title),))
 
 
 def _ratio(finding: Finding) -> PlottedRatio | None:
-    """Of what may grow by a part of itself; metrics have a direction of their own."""
+    """Return the growth of a finding that has a relative limit; None for others, such as metrics."""
     if finding.most is None or not finding.base or finding.new is None:
         return None
     name, verdict = finding.gate, finding.verdict.value
@@ -104,25 +104,33 @@ def _latency(check: Check) -> Section | None:
         return None
     figures = []
     for batch, evidence in check.latency.items():
-        known = {who: distribution(np.array(times)) for who, times in evidence.times.items()}
-        by_percent = {who: dict(zip(DISTRIBUTION, of, strict=True)) for who, of in known.items()}
-        rows = tuple((who, *(format_milliseconds(of[p]) for p in (50, 95, 99, 100))) for who, of in by_percent.items())
+        distributions = {contestant: distribution(np.array(times)) for contestant, times in evidence.times.items()}
+        by_percent = {
+            contestant: dict(zip(DISTRIBUTION, percentiles, strict=True))
+            for contestant, percentiles in distributions.items()
+        }
+        rows = tuple(
+            (contestant, *(format_milliseconds(percentiles[p]) for p in (50, 95, 99, 100)))
+            for contestant, percentiles in by_percent.items()
+        )
         picture = draw_strips(f"latency-{batch}", f"Latency at batch {batch}", by_percent, (NEW,))
         caption = f"Batch {batch}, {len(evidence.log_ratios)} processes of each"
         figures.append(PageFigure(picture, caption, PageTable(f"Milliseconds at batch {batch}", ("", *COLUMNS), rows)))
     threads = "One thread" if check.threads == 1 else f"{check.threads} threads"
-    said = (
+    explanation = (
         f"{threads}; all processes together. A strip is thin from the 1st to the 99th percentile, thicker from the 5th to the "
         "95th and thickest over the middle half; the mark is the median. The gate judges the tenth percentiles of each process.",
     )
-    return Section("latency", "Latency", said, tuple(figures))
+    return Section("latency", "Latency", explanation, tuple(figures))
 
 
 def _environment(check: Check) -> Section | None:
-    known = check.environment
+    environment = check.environment
     names = (("cpu", "Processor"), ("cores", "Cores that could be used"), ("system", "System"), ("python", "Python"))
-    rows: list[tuple[Cell, ...]] = [(said, str(known[key])) for key, said in names if known.get(key) is not None]
-    rows += [(name, version) for name, version in known.get("packages", {}).items() if version is not None]
+    rows: list[tuple[Cell, ...]] = [
+        (label, str(environment[key])) for key, label in names if environment.get(key) is not None
+    ]
+    rows += [(name, version) for name, version in environment.get("packages", {}).items() if version is not None]
     if not rows:
         return None
     return Section(

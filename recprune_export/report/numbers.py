@@ -1,13 +1,13 @@
-"""Figures as people read them. What a manifest states is rounded here and nowhere else."""
+"""Number formats of the report pages; values are rounded only here."""
 
 from collections.abc import Sequence
 
-TIMES, MINUS, TO, SPACE = "×", "−", "–", "\u00a0"  # a unit stays on the line of its figure
+TIMES, MINUS, TO, SPACE = "×", "−", "–", "\u00a0"  # no line break between a number and its unit
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 def format_bytes(count: float) -> str:
-    r"""Return bytes in a decimal unit.
+    r"""Format bytes in a decimal unit.
 
     >>> format_bytes(191_322), format_bytes(999), format_bytes(2.5e9)
     ('191\xa0kB', '999\xa0B', '2.50\xa0GB')
@@ -19,7 +19,7 @@ def format_bytes(count: float) -> str:
 
 
 def format_milliseconds(value: float) -> str:
-    """Return a time with three digits that count, in ms.
+    """Format a time in ms with three significant digits.
 
     >>> format_milliseconds(0.054471), format_milliseconds(3.5993195), format_milliseconds(12345.6)
     ('0.0545', '3.60', '12,346')
@@ -28,7 +28,7 @@ def format_milliseconds(value: float) -> str:
 
 
 def format_significant(value: float, digits: int = 3) -> str:
-    """Return `value` with so many digits that count, but all digits before the point.
+    """Format `value` with `digits` significant digits, but all digits before the decimal point.
 
     >>> format_significant(0.99996), format_significant(99.96), format_significant(0.0), format_significant(-1.234)
     ('1.00', '100', '0', '−1.23')
@@ -40,7 +40,7 @@ def format_significant(value: float, digits: int = 3) -> str:
 
 
 def format_ratio(value: float) -> str:
-    """Return how many times: of a speed or a size.
+    """Format a ratio of speeds or sizes.
 
     >>> format_ratio(2.7844), format_ratio(13.5), format_ratio(1.0)
     ('2.78×', '13.5×', '1.00×')
@@ -49,7 +49,7 @@ def format_ratio(value: float) -> str:
 
 
 def format_interval(pair: Sequence[float], form: str = "") -> str:
-    """Return an interval in the given format, or with three digits that count.
+    """Format an interval in the given format, or with three significant digits.
 
     >>> format_interval((2.7573, 2.8110)), format_interval((-0.0042, 0.0024), "+.4f")
     ('2.76–2.81', '−0.0042 to +0.0024')
@@ -59,7 +59,7 @@ def format_interval(pair: Sequence[float], form: str = "") -> str:
 
 
 def format_signed(value: float, form: str = "+.4f") -> str:
-    """Return a change, with a minus sign that is as wide as the plus sign.
+    """Format a change, with a minus sign as wide as the plus sign.
 
     >>> format_signed(-0.00087), format_signed(0.00087), format_signed(-0.00001)
     ('−0.0009', '+0.0009', '0.0000')
@@ -68,17 +68,17 @@ def format_signed(value: float, form: str = "+.4f") -> str:
     return text.replace("-", MINUS) if any(digit in text for digit in "123456789") else text.lstrip("+-")
 
 
-def format_percent(share: float) -> str:
-    r"""Return a share of 1.
+def format_percent(fraction: float) -> str:
+    r"""Format a fraction of 1 as a percentage.
 
     >>> format_percent(0.69257)
     '69.3\xa0%'
     """
-    return f"{100 * share:.1f}{SPACE}%".replace("-", MINUS)
+    return f"{100 * fraction:.1f}{SPACE}%".replace("-", MINUS)
 
 
 def format_scientific(value: float) -> str:
-    """Return an error of many orders of magnitude.
+    """Format an error in scientific notation.
 
     >>> format_scientific(1.9073e-06), format_scientific(0.0)
     ('1.9e−06', '0')
@@ -87,7 +87,7 @@ def format_scientific(value: float) -> str:
 
 
 def format_count(count: float) -> str:
-    """Return a count.
+    """Format a count with thousands separators.
 
     >>> format_count(150593)
     '150,593'

@@ -1,7 +1,7 @@
-"""`Page`: what a page says, in the order in which it is read, and `render_page`, which makes HTML of it.
+"""`Page`, the content of a page in reading order, and `render_page`, which converts it to HTML.
 
-Strings are escaped when they are put into the page, wherever they come from; only `Markup` is taken as it is, and that is
-made by `code_markup` and by the pictures, which escape what they are given.
+All strings are escaped when they are inserted; only `Markup` is inserted unchanged. It comes from `code_markup` and from
+the pictures, which escape their arguments.
 """
 
 import re
@@ -15,15 +15,15 @@ from markupsafe import Markup
 from recprune_export.report.svg import shorten
 
 Cell = str | Markup
-LONGEST = 120  # characters of a name
+MAX_NAME_LENGTH = 120
 _BREAKS = re.compile("(?<=[./])(?=[^./])")
-# No characters, or none that HTML has, or such as turn round the text after them, so that a name reads as another one.
+# Control characters and surrogates, which HTML does not allow, and bidirectional controls, which reorder the following text.
 _UNREADABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True)
 class PageTable:
-    """The first cell of each row is its heading. `words` are the positions of columns that hold no figures."""
+    """A table; the first cell of each row is its heading. `words`: indices of columns of text instead of numbers."""
 
     caption: str
     headings: tuple[str, ...]
@@ -33,7 +33,7 @@ class PageTable:
 
 @dataclass(frozen=True)
 class PageFigure:
-    """A picture, what it shows, and the figures in it as a table."""
+    """A picture with a caption and a table of its values."""
 
     picture: Markup
     caption: str
@@ -42,11 +42,11 @@ class PageFigure:
 
 @dataclass(frozen=True)
 class Section:
-    """`key` is its anchor; `said` are paragraphs before the figures, `code_markup` a program, `after` paragraphs at the end."""
+    """A section; `key`: anchor, `paragraphs`: text before the figures, `code`: a program, `after`: paragraphs at the end."""
 
     key: str
     title: str
-    said: tuple[Cell, ...] = ()
+    paragraphs: tuple[Cell, ...] = ()
     figures: tuple[PageFigure, ...] = ()
     tables: tuple[PageTable, ...] = ()
     code: str = ""
@@ -55,16 +55,16 @@ class Section:
 
 @dataclass(frozen=True)
 class Headline:
-    """One of the figures that are read first: `value` and what it is of, then the conditions under which it holds."""
+    """A key figure at the top of the page: `value` of `name`, and `conditions` under which it holds."""
 
     name: str
     value: str
-    said: tuple[str, ...]
+    conditions: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Page:
-    """`verdict` is a word that a style exists for: pass, fail, undecided; or nothing."""
+    """Content of a page. `verdict`: a style class (pass, fail, undecided) or empty."""
 
     title: str
     kicker: str
@@ -88,26 +88,26 @@ def read_style_sheet() -> str:
 
 
 def code_markup(text: object) -> Markup:
-    """Return a name or a line of code as HTML, which may be broken after dots and slashes.
+    """Return a name or a line of code as HTML, with optional line breaks after dots and slashes.
 
     >>> code_markup("<user>.weight")
     Markup('<code>&lt;user&gt;.<wbr>weight</code>')
     """
-    parts = _BREAKS.split(str(text))
-    return Markup("<code>{}</code>").format(Markup("<wbr>").join(parts))
+    fragments = _BREAKS.split(str(text))
+    return Markup("<code>{}</code>").format(Markup("<wbr>").join(fragments))
 
 
 def name_markup(name: str) -> Markup:
-    """Return a name that came from a model as HTML; of a very long one its end.
+    """Return a name from a model as HTML; a very long name is reduced to its end.
 
     >>> name_markup("x" * 200) == code_markup("…" + "x" * 119)
     True
     """
-    return code_markup(shorten(name, LONGEST))
+    return code_markup(shorten(name, MAX_NAME_LENGTH))
 
 
 def verdict_markup(verdict: str, sign: str) -> Markup:
-    """Return a verdict in its colour; the word and the sign say the same without it.
+    """Return a verdict in its color; word and sign carry the same information.
 
     >>> verdict_markup("pass", "✓")
     Markup('<span class="is-pass">✓ pass</span>')
@@ -116,13 +116,13 @@ def verdict_markup(verdict: str, sign: str) -> Markup:
 
 
 def list_markup(names: tuple[str, ...], most: int) -> Markup:
-    """Return names as HTML, the first `most` of them.
+    """Return the first `most` names as HTML, and the number of the remaining ones.
 
     >>> list_markup(("a", "b", "c"), 2)
     Markup('<code>a</code>, <code>b</code> and 1 more')
     """
-    shown = Markup(", ").join(name_markup(name) for name in names[:most])
-    return shown if len(names) <= most else shown + f" and {len(names) - most:,} more"
+    listing = Markup(", ").join(name_markup(name) for name in names[:most])
+    return listing if len(names) <= most else listing + f" and {len(names) - most:,} more"
 
 
 @cache

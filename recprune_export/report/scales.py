@@ -1,4 +1,4 @@
-"""Scales of axes: values to places, and the values at which an axis is marked."""
+"""Scales of axes: map values to positions, and choose the values of the tick marks."""
 
 import math
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from itertools import product
 
 @dataclass(frozen=True)
 class AxisScale:
-    """Maps [`low`, `high`] to places from `start` to `end`, by the logarithm where it is `log`."""
+    """Map of values in [`low`, `high`] to positions from `start` to `end`; logarithmic if `log`."""
 
     low: float
     high: float
@@ -17,12 +17,12 @@ class AxisScale:
     log: bool = False
 
     def __call__(self, value: float) -> float:
-        """Return the place of a value; what lies outside is put at the end that is nearer."""
-        low, high, value = (math.log(v) if self.log else v for v in (self.low, self.high, self.kept(value)))
+        """Return the position of a value; values outside of the scale are clipped."""
+        low, high, value = (math.log(v) if self.log else v for v in (self.low, self.high, self.clip(value)))
         return self.start + (value - low) / (high - low) * (self.end - self.start)
 
-    def kept(self, value: float) -> float:
-        """Return `value`, or the end of the scale that is nearest to it."""
+    def clip(self, value: float) -> float:
+        """Return `value`, clipped to the scale."""
         return min(max(value, self.low), self.high)
 
     def marks(self) -> list[float]:
@@ -36,8 +36,8 @@ class AxisScale:
     def _decades(self) -> list[float]:
         first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
         for digits in ((1, 2, 5), (1, 3), (1,)):
-            found = [round(d * 10.0**e, 12) for e, d in product(range(first, last + 1), digits)]
-            inside = [v for v in found if self.low * 0.999 <= v <= self.high * 1.001]
+            candidates = [round(d * 10.0**e, 12) for e, d in product(range(first, last + 1), digits)]
+            inside = [v for v in candidates if self.low * 0.999 <= v <= self.high * 1.001]
             if len(inside) <= 6:
                 break
         return inside
@@ -51,19 +51,19 @@ class AxisScale:
 
 
 def linear_scale(values: Iterable[float], start: float, end: float, margin: float = 0.08) -> AxisScale:
-    """Return a scale on which all values lie, with some room at both ends."""
-    low, high = _ends(values)
+    """Return a linear scale that contains all values, with a margin at both ends."""
+    low, high = _min_max(values)
     room = margin * (high - low) or abs(high) or 1.0
     return AxisScale(low - room, high + room, start, end)
 
 
 def logarithmic_scale(values: Iterable[float], start: float, end: float, margin: float = 0.06) -> AxisScale:
-    """Return a logarithmic scale on which all values lie, at least a factor of two."""
-    low, high = _ends(max(value, 1e-9) for value in values)
+    """Return a logarithmic scale that contains all values and spans at least a factor of two."""
+    low, high = _min_max(max(value, 1e-9) for value in values)
     room = max((high / low) ** margin, math.sqrt(max(1.0, 2.0 * low / high)))
     return AxisScale(low / room, high * room, start, end, log=True)
 
 
-def _ends(values: Iterable[float]) -> tuple[float, float]:
-    known = list(values)
-    return min(known), max(known)
+def _min_max(values: Iterable[float]) -> tuple[float, float]:
+    numbers = list(values)
+    return min(numbers), max(numbers)

@@ -1,16 +1,16 @@
-"""`Drawing`: a static SVG picture with a name and a description; its colours are those of the page that it stands in."""
+"""`Drawing`: a static SVG picture with title and description; its colors come from the style sheet of the page."""
 
 from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-WIDTH = 400.0  # of every picture, in its own units: about pixels on a phone
+WIDTH = 400.0  # of every picture, in SVG units, about the pixels of a phone
 
 
 class Drawing:
-    """Shapes are added in the order in which they are painted; `kind` is a class of the style sheet.
+    """An SVG picture; shapes are painted in the order of the calls; `kind` is a class of the style sheet.
 
-    `name` makes the ids and must be the picture's own on its page.
+    `name` is the prefix of the ids and must be unique on the page.
     """
 
     def __init__(self, name: str, title: str, description: str, height: float) -> None:
@@ -26,7 +26,7 @@ class Drawing:
         self._add("text", kind, x=x, y=y, **({} if anchor == "start" else {"text-anchor": anchor})).text = words
 
     def mark(self, x: float, y: float, words: str) -> None:
-        """Write `words` below `x`, as near to its middle as the edges allow."""
+        """Write `words` centered at `x`, shifted if they would cross an edge."""
         half = 3.6 * len(words)
         self.text(min(max(x, half), WIDTH - half), y, words, "mark", "middle")
 
@@ -35,7 +35,7 @@ class Drawing:
         self._add("line", kind, x1=x1, y1=y1, x2=x2, y2=y2)
 
     def bar(self, x: float, y: float, width: float, height: float, kind: str) -> None:
-        """Draw a rectangle; one without a width is still seen."""
+        """Draw a rectangle, at least one unit wide, so that it stays visible."""
         self._add("rect", kind, x=x, y=y, width=max(width, 1.0), height=height, rx=min(2.0, height / 2))
 
     def dot(self, x: float, y: float, radius: float, kind: str) -> None:
@@ -48,20 +48,20 @@ class Drawing:
         self._add("polygon", kind, points=" ".join(f"{_short(a)},{_short(b)}" for a, b in corners))
 
     def path(self, points: list[tuple[float, float]], kind: str) -> None:
-        """Draw a line through points."""
+        """Draw a polyline through points."""
         self._add("polyline", kind, points=" ".join(f"{_short(a)},{_short(b)}" for a, b in points))
 
     def markup(self) -> Markup:
         """Return the picture as HTML."""
         return Markup(ElementTree.tostring(self._root, encoding="unicode", short_empty_elements=True))
 
-    def _add(self, tag: str, kind: str, **places: float | str) -> ElementTree.Element:
-        written = {name: value if isinstance(value, str) else _short(value) for name, value in places.items()}
-        return ElementTree.SubElement(self._root, tag, {"class": kind, **written})
+    def _add(self, tag: str, kind: str, **geometry: float | str) -> ElementTree.Element:
+        attributes = {name: value if isinstance(value, str) else _short(value) for name, value in geometry.items()}
+        return ElementTree.SubElement(self._root, tag, {"class": kind, **attributes})
 
 
 def shorten(name: str, most: int) -> str:
-    """Return the end of a long name, which tells more than its beginning.
+    """Return the last `most` characters of a long name, with an ellipsis; the end tells more than the beginning.
 
     >>> shorten("embeddings.tables.field0_user.weight:1", 20)
     '…ield0_user.weight:1'

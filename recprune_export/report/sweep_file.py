@@ -1,4 +1,4 @@
-"""`sweep.json` as the report reads it: the file alone, without what wrote it."""
+"""Read `sweep.json` for the report, without importing the sweep itself."""
 
 import json
 import math
@@ -15,7 +15,7 @@ SWEEP = "sweep.json"
 
 @dataclass(frozen=True)
 class SweepTrial:
-    """One sparsity: the change of quality with its interval, bytes, and the speed-up by batch as estimate, low and high."""
+    """Trial of one sparsity: change of quality with its interval, bytes, and speed-up by batch as (estimate, low, high)."""
 
     sparsity: float
     change: float
@@ -27,7 +27,7 @@ class SweepTrial:
 
 @dataclass(frozen=True)
 class SweepFile:
-    """The trials by rising sparsity, at least one; `model` is the SHA-256 of the dense model's file, where it had one."""
+    """Trials by rising sparsity, at least one; `model`: SHA-256 of the dense model's file, if it came from a file."""
 
     metric: str
     trials: tuple[SweepTrial, ...]
@@ -36,9 +36,9 @@ class SweepFile:
 
 
 def read_sweep(path: Path) -> SweepFile:
-    """Read the results of `recprune-export sweep`: a folder, or the file in it.
+    """Read the results of `recprune-export sweep` from their folder or file.
 
-    Raises `InputFileError` where there are none, or they are damaged.
+    Raises `InputFileError` if there are none, or they are damaged.
     """
     file = path / SWEEP if path.is_dir() else path
     try:
@@ -46,29 +46,29 @@ def read_sweep(path: Path) -> SweepFile:
     except OSError as error:
         raise InputFileError(f"{file} cannot be read: {error.strerror}. `recprune-export sweep` writes it.") from error
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise InputFileError(f"{file} is not what `recprune-export sweep` writes: sweep again.") from error
+        raise InputFileError(f"{file} is not a result of `recprune-export sweep`: sweep again.") from error
 
 
 def find_sweep(manifest: Manifest, bundle: Path, path: Path | None) -> SweepFile | None:
-    """Return the sweep that the user names, or the one beside the bundle that is of the same model; else None.
+    """Return the sweep at `path`, or one of the same model beside the bundle; None if there is none.
 
-    Beside means `<name>-sweep`, by the name of the bundle or of the model's file.
+    A sweep beside the bundle is `<name>-sweep`, with the name of the bundle or of the model's file.
 
-    Raises `InputFileError` where the one that was named is of another model.
+    Raises `InputFileError` if the sweep at `path` is of another model.
     """
-    own = (manifest.settings.get("model_file") or {}).get("sha256")
+    model_sha256 = (manifest.settings.get("model_file") or {}).get("sha256")
     if path is not None:
-        found = read_sweep(path)
-        if None not in (own, found.model) and own != found.model:
-            raise InputFileError(f"{path} is the sweep of another model than {bundle} was made of: sweep that model.")
-        return found
+        sweep = read_sweep(path)
+        if None not in (model_sha256, sweep.model) and model_sha256 != sweep.model:
+            raise InputFileError(f"{path} is a sweep of another model than that of {bundle}: sweep that model.")
+        return sweep
     names = [bundle.resolve().name, Path(str(manifest.settings.get("model") or "model")).stem]
     for name in names:
-        beside = bundle.resolve().parent / f"{name}-sweep"
-        if own is not None and (beside / SWEEP).is_file():
-            found = read_sweep(beside)
-            if found.model == own:
-                return found
+        folder = bundle.resolve().parent / f"{name}-sweep"
+        if model_sha256 is not None and (folder / SWEEP).is_file():
+            sweep = read_sweep(folder)
+            if sweep.model == model_sha256:
+                return sweep
     return None
 
 
@@ -84,10 +84,10 @@ def _read(values: Mapping[str, Any]) -> SweepFile:
 def _trial(values: Mapping[str, Any]) -> SweepTrial:
     low, high = map(float, values["interval"])
     artifact = values["artifact"]
-    speedup = {str(int(batch)): tuple(map(float, of)) for batch, of in artifact["speedup"].items()}
-    if not speedup or any(len(of) != 3 for of in speedup.values()):
+    speedup = {str(int(batch)): tuple(map(float, estimates)) for batch, estimates in artifact["speedup"].items()}
+    if not speedup or any(len(estimates) != 3 for estimates in speedup.values()):
         raise ValueError("a speed-up is an estimate and its interval")
     change = float(values["after"]) - float(values["before"])
-    if not all(map(math.isfinite, (change, low, high, *(v for of in speedup.values() for v in of)))):
-        raise ValueError("a figure of a trial is no number")
+    if not all(map(math.isfinite, (change, low, high, *(v for estimates in speedup.values() for v in estimates)))):
+        raise ValueError("a value of a trial is not finite")
     return SweepTrial(float(values["sparsity"]), change, low, high, int(artifact["bytes"]), speedup)  # type: ignore[arg-type]

@@ -1,1 +1,1 @@
-"""Find how far a model can be compressed: trials at several sparsities, and what is chosen among them."""
+"""Search the sparsity for a quality or a speed-up by trials; sweep over sparsities."""

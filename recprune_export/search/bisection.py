@@ -1,16 +1,16 @@
-"""Bisection over sparsity, in equal steps of the logarithm of what stays."""
+"""Bisection over sparsity, in equal steps of the logarithm of the density."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import sqrt
 
-MAX_SPARSITY = 0.98  # sparsity
-STEP = 1.08  # times as many parameters: what is not told apart
+MAX_SPARSITY = 0.98
+STEP = 1.08  # ratio of densities that the search does not resolve
 
 
 @dataclass(frozen=True)
 class Bracket:
-    """The sparsities between which the answer lies: `lower` is the largest that is known to do, `upper` the least that is not."""
+    """The sparsities around the answer: `lower` is the largest known to pass, `upper` the least known to fail."""
 
     lower: float
     upper: float
@@ -22,15 +22,14 @@ class Bracket:
 
     @property
     def middle(self) -> float:
-        """Return the sparsity at which the logarithm of what stays is halved."""
+        """The sparsity in the middle of the logarithms of the densities."""
         return round(1.0 - sqrt((1.0 - self.lower) * (1.0 - self.upper)), 4)
 
 
 def bisect_largest(predicate: Callable[[float], bool], first: float, most: float = MAX_SPARSITY) -> Iterator[Bracket]:
-    """Yield narrower and narrower brackets of the largest sparsity that `predicate`, beginning with a trial at `first`.
+    """Yield ever narrower brackets of the largest sparsity for which `predicate` is true, beginning with a trial at `first`.
 
-    What does at one sparsity is taken to do at every smaller one; at 0 everything does. The last bracket is narrow, or
-    has `most` as what is fine.
+    A sparsity below one that passes is taken to pass, as is 0. The last bracket is narrow, or has `most` as `lower`.
 
     >>> *_, last = bisect_largest(lambda s: s <= 0.8, first=0.7)
     >>> 0.78 < last.lower <= 0.8 < last.upper

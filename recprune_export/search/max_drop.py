@@ -11,7 +11,7 @@ SEEDS = 2  # that have to agree: one may be lucky
 
 @dataclass(frozen=True)
 class DropSearchResult:
-    """The trials at the sparsity that was chosen, one for each seed, and all that were made."""
+    """The trials at the chosen sparsity, one for each seed, and all trials of the search."""
 
     sparsity: float
     confirmed: tuple[Trial, ...]
@@ -19,37 +19,38 @@ class DropSearchResult:
 
 
 def find_sparsity_within_drop(
-    trials: Trials, max_drop: float, first: float, seed: int = 0, tell: Callable[[str], None] = lambda text: None
+    trials: Trials, max_drop: float, first: float, seed: int = 0, report: Callable[[str], None] = lambda text: None
 ) -> DropSearchResult:
     """Bisect for the largest sparsity that holds, then let another seed confirm it; where it does not, go back a step.
 
     A trial holds where the whole interval of the change lies above -`max_drop`. Where nothing holds, the sparsity is 0.
     """
 
-    told: set[tuple[float, int]] = set()
+    reported: set[tuple[float, int]] = set()
 
-    def does(sparsity: float, own: int | None = None) -> bool:
-        trial = trials.run(sparsity, own)
-        held = trial.holds(max_drop)
-        if (trial.sparsity, trial.seed) not in told:
-            told.add((trial.sparsity, trial.seed))
-            tell(_sentence(trial, held))
-        return held
+    def holds(sparsity: float, trial_seed: int | None = None) -> bool:
+        trial = trials.run(sparsity, trial_seed)
+        within = trial.holds(max_drop)
+        if (trial.sparsity, trial.seed) not in reported:
+            reported.add((trial.sparsity, trial.seed))
+            report(_format_trial(trial, within))
+        return within
 
-    *_, last = bisect_largest(does, first)
+    *_, last = bisect_largest(holds, first)
     sparsity = last.lower
     while sparsity > 0.0:
         seeds = [seed + number for number in range(SEEDS)]
-        held = [does(sparsity, own) for own in seeds]
-        if all(held):
-            return DropSearchResult(sparsity, tuple(trials.run(sparsity, own) for own in seeds), trials.completed)
+        confirmed = [holds(sparsity, trial_seed) for trial_seed in seeds]  # all run, so that each is reported
+        if all(confirmed):
+            runs = tuple(trials.run(sparsity, trial_seed) for trial_seed in seeds)
+            return DropSearchResult(sparsity, runs, trials.completed)
         sparsity = max(0.0, round(1.0 - (1.0 - sparsity) * STEP, 4))
     return DropSearchResult(0.0, (), trials.completed)
 
 
-def _sentence(trial: Trial, held: bool) -> str:
+def _format_trial(trial: Trial, within: bool) -> str:
     c = trial.change
     return (
         f"sparsity {trial.sparsity:.3f}, seed {trial.seed}: {c.metric} {c.change:+.4f} [{c.low:+.4f}, {c.high:+.4f}], "
-        f"{'holds' if held else 'too much'}"
+        f"{'holds' if within else 'too much'}"
     )

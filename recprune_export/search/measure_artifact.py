@@ -1,4 +1,4 @@
-"""`measure_artifact`: how small and how fast a pruned program is, as the ONNX file that would be shipped."""
+"""`measure_artifact`: size and speed of a pruned program as the ONNX file that would be served."""
 
 import tempfile
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from typing import Any
 from recprune_export.finetuning.task import Task, run_program
 from recprune_export.onnx.counts import count
 from recprune_export.onnx.export import ServingConfig, export_onnx
-from recprune_export.pipeline.export import make_latency_requests, make_predictor
-from recprune_export.pipeline.quantize_export import quantize_export
+from recprune_export.pipeline._quantize_export import quantize_export
+from recprune_export.pipeline.export_models import make_latency_requests, make_predictor
 from recprune_export.program.program import Program
-from recprune_export.settings import Settings
-from recprune_export.training.paired_change import MetricChange
+from recprune_export.settings import LatencySettings, QuantizationSettings
+from recprune_export.training._paired_change import MetricChange
 from recprune_export.validation.latency.backends import DENSE_ONNX, PRUNED_ONNX, make_onnxruntime_backend
 from recprune_export.validation.latency.closed_loop import measure_latency
 from recprune_export.validation.latency.statistics import Estimate
@@ -25,7 +25,7 @@ SECONDS = 1.0  # for each batch size: a search looks often, and the bundle is me
 
 @dataclass(frozen=True)
 class ArtifactMeasurements:
-    """Counts of the ONNX file, and by batch size its median in milliseconds and how many times faster than the dense one."""
+    """Counts of the ONNX file, and by batch size its median latency in milliseconds and its speed-up over the dense one."""
 
     parameters: int
     nonzero: int
@@ -53,7 +53,7 @@ class ArtifactMeasurements:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ArtifactMeasurements":
-        """Read what `to_dict` wrote."""
+        """Read the result of `to_dict`."""
         return cls(
             int(values["parameters"]),
             int(values["nonzero"]),
@@ -64,31 +64,39 @@ class ArtifactMeasurements:
 
 
 def measure_artifact(
-    dense: Program, pruned: Program, settings: Settings, task: Task
+    dense: Program,
+    pruned: Program,
+    latency: LatencySettings,
+    quantization: QuantizationSettings,
+    task: Task,
+    *,
+    seed: int = 0,
 ) -> tuple[ArtifactMeasurements, MetricChange | None]:
-    """Export both and let them take turns, with `settings.threads` threads, on the batch sizes of `settings`.
+    """Export both, `pruned` quantized where `quantization` asks for it, and time them in turns.
 
-    In fewer bits where the settings say so; then how the metric of the validation rows changes from `dense` to the file comes
-    second, else None.
+    The second result is the change of the metric of the validation rows from `dense` to the quantized file, else None.
     """
+    batches, threads = latency.latency_batch_sizes, latency.threads
     with tempfile.TemporaryDirectory() as scratch:
         before = export_onnx(dense, Path(scratch) / "dense.onnx", rewrites=())
-        after = export_onnx(pruned, Path(scratch) / "model.onnx", serving=ServingConfig(settings.batches))
-        requests = make_latency_requests(settings, task, after.signature)
-        fewer_bits = quantize_export(after, task, settings, requests, Path(scratch) / "quantised")
-        after = after if fewer_bits is None else fewer_bits.file
-        change = None if fewer_bits is None else task.change(partial(run_program, dense), make_predictor(after))
-        contestants = [
-            make_onnxruntime_backend(DENSE_ONNX, before.path, settings.threads),
-            make_onnxruntime_backend(PRUNED_ONNX, after.path, settings.threads),
+        after = export_onnx(pruned, Path(scratch) / "model.onnx", serving=ServingConfig(batches))
+        requests = make_latency_requests(batches, task, after.signature)
+        quantized = quantize_export(
+            after, quantization, requests, task, Path(scratch) / "quantized", threads=threads, seed=seed
+        )
+        after = after if quantized is None else quantized.file
+        change = None if quantized is None else task.change(partial(run_program, dense), make_predictor(after))
+        backends = [
+            make_onnxruntime_backend(DENSE_ONNX, before.path, threads),
+            make_onnxruntime_backend(PRUNED_ONNX, after.path, threads),
         ]
-        report = measure_latency(contestants, requests, threads=settings.threads, seconds=SECONDS, seed=settings.seed)
+        report = measure_latency(backends, requests, threads=threads, seconds=SECONDS, seed=seed)
         counts = count(after.path).total
         artifact = ArtifactMeasurements(
             counts.parameters,
             counts.nonzero,
             after.bytes,
-            {batch: report.percentiles(batch, PRUNED_ONNX).p50 for batch in settings.batches},
-            {batch: report.ratio(batch, DENSE_ONNX, PRUNED_ONNX) for batch in settings.batches},
+            {batch: report.percentiles(batch, PRUNED_ONNX).p50 for batch in batches},
+            {batch: report.ratio(batch, DENSE_ONNX, PRUNED_ONNX) for batch in batches},
         )
         return artifact, change

@@ -1,4 +1,4 @@
-"""Files of a search: written whole or not at all, and what stands in the way is said."""
+"""Write files of a search, whole or not at all."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from recprune_export.errors import UsageError
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for results. Raises `UsageError` where that cannot be."""
+    """Make a folder for results. Raises `UsageError` where it cannot be made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -16,7 +16,7 @@ def make_folder(folder: Path) -> None:
 
 
 def write_json(file: Path, values: Any) -> None:
-    """Write JSON in the place of what was there. Raises `UsageError` where that cannot be."""
+    """Write JSON, replacing the file. Raises `UsageError` where it cannot be written."""
     make_folder(file.parent)
     scratch = file.with_suffix(".part")
     try:

@@ -1,30 +1,27 @@
-"""`Trials`: a model pruned and tuned at one sparsity after another, each kept on disk, so that a search can be resumed."""
+"""`Trials`: a model pruned and tuned at one sparsity after another, each saved on disk, so that a search can be resumed."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from recprune_export.finetuning.task import Task, run_program
-from recprune_export.pipeline.fingerprint import fingerprint
-from recprune_export.pipeline.prune import SearchPrefix, prune, run_search_prefix
+from recprune_export.pipeline._fingerprint import fingerprint
+from recprune_export.pipeline._prune import SearchPrefix, prune, run_search_prefix
 from recprune_export.program.program import Program
 from recprune_export.search.measure_artifact import ArtifactMeasurements, measure_artifact
 from recprune_export.search.trial_files import write_json
 from recprune_export.settings import Settings
-from recprune_export.training.paired_change import MetricChange
-
-# What each trial says itself.
-_OF_TRIALS = ("sparsity", "embedding_sparsity", "hidden_sparsity", "seed")
+from recprune_export.training._paired_change import MetricChange
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One sparsity and one seed: how the metric of the validation rows changes, pruned and tuned against dense.
+    """The change of the metric of the validation rows at one sparsity and seed, from dense to pruned and tuned.
 
-    `artifact` is there where the search looks at sizes and speed as well; where it has fewer bits, the metric is its own.
+    `artifact` is not None where the search measures size and speed as well; the metric of a quantized one is its own.
     """
 
     sparsity: float
@@ -43,7 +40,7 @@ class Trial:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Trial":
-        """Read what `to_dict` wrote."""
+        """Read the result of `to_dict`."""
         artifact = values["artifact"]
         return cls(
             float(values["sparsity"]),
@@ -54,55 +51,60 @@ class Trial:
 
 
 class Trials:
-    """Runs each trial once. With a `file` it knows those of an earlier run on the same model, rows and settings."""
+    """Runs each trial once; with a `file` it reads those of an earlier run on the same model, rows and settings."""
 
     def __init__(
         self, program: Program, settings: Settings, task: Task, file: Path | None = None, *, artifacts: bool = False
     ) -> None:
         self._program, self._settings, self._task, self._file = program, settings, task, file
         self._artifacts = artifacts
-        looks = [list(settings.batches), settings.quantize, settings.max_quantize_drop] if artifacts else []
-        self._key = fingerprint(program, settings, task, exclude=_OF_TRIALS, extra=looks)
-        self._beginnings: dict[int, SearchPrefix] = {}  # by the seed
-        self._done: dict[tuple[float, int], Trial] = {}
+        extra = [list(settings.latency.latency_batch_sizes), asdict(settings.quantization)] if artifacts else []
+        # Sparsity and seed are those of each trial.
+        self._key = fingerprint(program, settings.pruning.at_sparsity(0.0), settings.finetuning, task, extra=extra)
+        self._prefixes: dict[int, SearchPrefix] = {}  # by the seed
+        self._trials: dict[tuple[float, int], Trial] = {}
         if file is not None:
-            self._done = {(t.sparsity, t.seed): t for t in _read(file, self._key)}
+            self._trials = {(t.sparsity, t.seed): t for t in _read_trials(file, self._key)}
 
     @property
     def completed(self) -> tuple[Trial, ...]:
         """All trials so far, by sparsity."""
-        return tuple(self._done[key] for key in sorted(self._done))
+        return tuple(self._trials[key] for key in sorted(self._trials))
 
     def search_prefix(self, seed: int) -> SearchPrefix | None:
-        """What the trials of a seed have in common; None where all of them were remembered."""
-        return self._beginnings.get(seed)
+        """Return the common work of the trials of a seed; None where all of them were read from the file."""
+        return self._prefixes.get(seed)
 
     def run(self, sparsity: float, seed: int | None = None) -> Trial:
-        """Prune, tune and compare with the dense program, or remember."""
+        """Prune, tune and compare with the dense program, or return the trial of an earlier run."""
         key = (round(sparsity, 4), self._settings.seed if seed is None else seed)
-        if key not in self._done:
-            settings = replace(
-                self._settings, sparsity=key[0], embedding_sparsity=None, hidden_sparsity=None, seed=key[1]
-            )
-            if key[1] not in self._beginnings:
-                self._beginnings[key[1]] = run_search_prefix(self._program, settings, self._task)
-            pruned = prune(self._program, settings, self._task, search_prefix=self._beginnings[key[1]]).program
-            self._keep(key, pruned)
-        return self._done[key]
+        if key not in self._trials:
+            self._save(key, self._prune(*key))
+        return self._trials[key]
 
-    def _keep(self, key: tuple[float, int], pruned: Program) -> None:
+    def _prune(self, sparsity: float, seed: int) -> Program:
+        pruning, finetuning = self._settings.pruning.at_sparsity(sparsity), self._settings.finetuning
+        if seed not in self._prefixes:
+            self._prefixes[seed] = run_search_prefix(self._program, pruning, finetuning, self._task, seed=seed)
+        prefix = self._prefixes[seed]
+        return prune(self._program, pruning, finetuning, self._task, seed=seed, search_prefix=prefix).program
+
+    def _save(self, key: tuple[float, int], pruned: Program) -> None:
         artifact, change = None, None
         if self._artifacts:
-            artifact, change = measure_artifact(self._program, pruned, self._settings, self._task)
+            settings = self._settings
+            artifact, change = measure_artifact(
+                self._program, pruned, settings.latency, settings.quantization, self._task, seed=settings.seed
+            )
         if change is None:
             change = self._task.change(partial(run_program, self._program), partial(run_program, pruned))
-        self._done[key] = Trial(*key, change, artifact)
+        self._trials[key] = Trial(*key, change, artifact)
         if self._file is not None:
             write_json(self._file, {"key": self._key, "trials": [t.to_dict() for t in self.completed]})
 
 
-def _read(file: Path, key: str) -> list[Trial]:
-    """What an earlier run left, if it was about the same; anything else is begun anew."""
+def _read_trials(file: Path, key: str) -> list[Trial]:
+    """Return the trials of an earlier run with the same key; none where the file cannot be read."""
     try:
         values = json.loads(file.read_text())
         return [Trial.from_dict(v) for v in values["trials"]] if values["key"] == key else []

@@ -1,4 +1,4 @@
-"""The checkpoint that `train` writes: a plain dict that `torch.load(weights_only=True)` reads."""
+"""The checkpoint of `train`: a plain dict that `torch.load(weights_only=True)` reads."""
 
 import os
 from collections.abc import Mapping
@@ -17,12 +17,11 @@ from recprune_export.recommenders.input_spec import InputSpec
 
 FORMAT = "recprune-export/checkpoint"
 VERSION = 1
-MAX_UNSTORED_BYTES = 1 << 28  # bytes that views of a tensor may have beyond what is stored
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained recommender: how it is built, its weights, the encoder of its requests, and its test metrics."""
+    """A trained recommender: its configuration and weights, the encoder of its requests, and its test metrics."""
 
     recommender: str
     config: Mapping[str, Any]
@@ -33,36 +32,36 @@ class Checkpoint:
     seed: int
 
     def build(self) -> nn.Module:
-        """Return the recommender with its weights, in serving mode.
+        """Return the recommender with its weights, in eval mode.
 
-        Raises `ModelFileError` where the weights do not fit.
+        Raises `ModelFileError` if the weights do not fit.
         """
         try:
-            with torch.device("meta"):  # sizes alone: what a changed file asks for may be larger than the memory
+            with torch.device("meta"):  # sizes alone: the model of a modified file may be larger than the memory
                 sizes = {
                     name: t.shape
                     for name, t in build_recommender(self.recommender, self.spec, self.config).state_dict().items()
                 }
             if sizes != {name: tensor.shape for name, tensor in self.state.items()}:
                 raise ModelFileError(
-                    f"The checkpoint's weights do not fit its own {self.recommender}: it was changed after training."
+                    f"The checkpoint's weights do not fit its {self.recommender}: it was modified after training."
                 )
             module = build_recommender(self.recommender, self.spec, self.config)
             module.load_state_dict(dict(self.state))
         except RecpruneError:
             raise
-        except Exception as error:  # a constructor may raise anything when it is given values of other kinds
+        except Exception as error:  # a constructor may raise any error for values of other types
             raise ModelFileError(
-                f"The checkpoint does not describe a recommender ({type(error).__name__}): it was changed after training."
+                f"The checkpoint does not describe a recommender ({type(error).__name__}): it was modified after training."
             ) from error
         return module.eval()
 
     def example_request(self) -> dict[str, Tensor]:
-        """Return a request of zeros, to capture the recommender with."""
+        """Return a request of zeros with which the recommender can be captured."""
         return self.spec.example_request()
 
     def save(self, path: Path) -> None:
-        """Write the file whole or not at all. Raises `UsageError` where it cannot be written."""
+        """Write the file atomically. Raises `UsageError` if it cannot be written."""
         content = {
             "format": FORMAT,
             "version": VERSION,
@@ -87,7 +86,7 @@ class Checkpoint:
 
 
 def check_writable(path: Path) -> None:
-    """Raise `UsageError` where `path` cannot be written, before any work is done for it."""
+    """Check before any work that `path` can be written. Raises `UsageError` if not."""
     try:
         if path.is_dir():
             raise UsageError(f"{path} is a directory; name a file to write.")
@@ -100,9 +99,9 @@ def check_writable(path: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read what `save` wrote; nothing in the file is executed.
+    """Read a checkpoint; nothing in the file is executed.
 
-    Raises `ModelFileError` where it is missing, damaged, of another kind or of another version.
+    Raises `ModelFileError` if it is missing, damaged, of another kind or of another version.
     """
     try:
         content = torch.load(path, weights_only=True, map_location="cpu")
@@ -127,24 +126,25 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
     except ModelFileError:
         raise
-    except Exception as error:  # each part has its own ways of not being what it should be
+    except Exception as error:  # any entry may have any wrong type
         raise ModelFileError(
-            f"{path} lacks a part of a checkpoint, or has one that cannot be ({type(error).__name__}: {str(error)[:100]}); train again."
+            f"{path} lacks an entry of a checkpoint, or has an invalid one ({type(error).__name__}: {str(error)[:100]}); train again."
         ) from error
 
 
 def check_storage_sizes(state: Mapping[str, Tensor], path: Path | str) -> None:
-    """Raise `ModelFileError` where a tensor declares far more numbers than are stored: a stride of 0 repeats one for ever."""
+    """Raise `ModelFileError` if a tensor declares far more numbers than are stored: a stride of 0 repeats one number."""
+    tolerated_bytes = 1 << 28  # of views, beyond the stored bytes
     for name, tensor in state.items():
         stored = (
             tensor.untyped_storage().nbytes() if isinstance(tensor, Tensor) and tensor.layout == torch.strided else None
         )
-        if stored is not None and tensor.numel() * tensor.element_size() > stored + MAX_UNSTORED_BYTES:
+        if stored is not None and tensor.numel() * tensor.element_size() > stored + tolerated_bytes:
             raise ModelFileError(
                 f"'{name}' in {path} declares {tensor.numel():,} numbers and holds {stored // tensor.element_size():,}: refused."
             )
 
 
 def read_encoder(values: Mapping[str, Any]) -> Encoder | SequenceEncoder:
-    """Read what either encoder's `to_dict` wrote."""
+    """Read an encoder from the values of its `to_dict`."""
     return SequenceEncoder.from_dict(values) if "items" in values else Encoder.from_dict(values)

@@ -1,18 +1,27 @@
-"""`fit`: epochs over batches, the best one kept. Training and fine-tuning share it."""
+"""`fit`: the training loop of training and fine-tuning, which restores the weights of the best epoch."""
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Self, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from recprune_export.codec import DictMixin, JsonForm, finite_or_none, json_name
 from recprune_export.errors import ModelError
 from recprune_export.progress import progress_bar
 
-Batch = TypeVar("Batch")
+BatchT = TypeVar("BatchT")
+
+
+def _decode_metric(value: float | None) -> float:
+    """The metric of what was no candidate is null."""
+    return -math.inf if value is None else float(value)
+
+
+Metric = Annotated[float, JsonForm(finite_or_none, _decode_metric)]
 
 
 @dataclass(frozen=True)
@@ -20,65 +29,43 @@ class Epoch:
     """The mean training loss of an epoch, and the validation metric after it."""
 
     loss: float
-    metric: float
+    metric: Metric
 
 
 @dataclass(frozen=True)
-class FitResult:
-    """All epochs that ran, and the position of the one whose weights were kept.
+class FitResult(DictMixin):
+    """All epochs that ran, and the index of the best one, whose weights were restored.
 
     `initial_metric` is the validation metric of what there was before the first epoch, where that was looked at; `best` is -1 where
     that was kept, for no epoch was better.
+
+    >>> FitResult.from_dict({"epochs": [{"loss": 0.5, "metric": None}], "best": 0}).metric
+    -inf
     """
 
     epochs: tuple[Epoch, ...]
     best: int
-    initial_metric: float = -math.inf
+    initial_metric: Metric = field(default=-math.inf, metadata=json_name("untuned"))
 
     @property
     def metric(self) -> float:
-        """The validation metric of the weights that were kept."""
+        """The validation metric of the restored weights."""
         return self.initial_metric if self.best < 0 else self.epochs[self.best].metric
 
     def with_initial_metric(self, initial_metric: float) -> Self:
-        """Return the same, the weights before the first epoch among those to choose from.
+        """Return the result with the weights before the first epoch as another candidate.
 
         >>> FitResult((Epoch(0.5, 0.7),), 0).with_initial_metric(0.8).metric
         0.8
         """
         return replace(self, initial_metric=initial_metric, best=-1 if initial_metric > self.metric else self.best)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values; an epoch that was no candidate has no metric."""
-        epochs = [{"loss": e.loss, "metric": _to_json(e.metric)} for e in self.epochs]
-        return {"epochs": epochs, "best": self.best, "untuned": _to_json(self.initial_metric)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote.
-
-        >>> FitResult.from_dict({"epochs": [{"loss": 0.5, "metric": None}], "best": 0}).metric
-        -inf
-        """
-        epochs = (Epoch(float(epoch["loss"]), _from_json(epoch["metric"])) for epoch in values["epochs"])
-        return cls(tuple(epochs), int(values["best"]), _from_json(values.get("untuned")))
-
-
-def _to_json(metric: float) -> float | None:
-    """What JSON can hold."""
-    return metric if math.isfinite(metric) else None
-
-
-def _from_json(value: float | None) -> float:
-    """The metric of what was no candidate."""
-    return -math.inf if value is None else float(value)
-
 
 def fit(
     module: nn.Module,
     *,
-    batches: Callable[[int], Iterable[Batch]],
-    loss: Callable[[Batch], Tensor],
+    batches: Callable[[int], Iterable[BatchT]],
+    loss: Callable[[BatchT], Tensor],
     evaluate: Callable[[], float],
     optimizers: Sequence[torch.optim.Optimizer],
     epochs: int,
@@ -88,13 +75,13 @@ def fit(
     after_step: Callable[[], None] = lambda: None,
     schedulers: Sequence[torch.optim.lr_scheduler.LRScheduler] = (),
 ) -> FitResult:
-    """Train for at most `epochs`; stop after `patience` epochs without a better metric; give `module` its best state back.
+    """Train for at most `epochs`; stop after `patience` epochs without a better metric; restore the best state of `module`.
 
-    `batches(epoch)` gives the batches of an epoch, `loss` a scalar, `evaluate` a number of which more is better
-    (-inf: not a candidate). Together the `optimizers` hold every parameter that is trained; `after_step` and the
-    `schedulers` follow each step.
+    `batches(epoch)` returns the batches of an epoch, `loss` a scalar, `evaluate` a metric of which more is better
+    (-inf: not a candidate). The `optimizers` together hold every trained parameter; `after_step` and the `schedulers`
+    are called after each step.
 
-    Raises `ModelError` where the loss is no longer finite.
+    Raises `ModelError` if the loss is no longer finite.
     """
     history: list[Epoch] = []
     parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
@@ -129,6 +116,6 @@ def fit(
 
 
 def zero_nonfinite_gradient(gradient: Tensor | None) -> None:
-    """Set to zero, in place, what is no number in a gradient: √x at 0 has no slope, and one such row would spoil a table."""
+    """Set non-finite values of a gradient to zero, in place: that of √x at 0 is infinite, and one such row would spoil a table."""
     if gradient is not None:
         (gradient._values() if gradient.is_sparse else gradient).nan_to_num_(0.0, 0.0, 0.0)

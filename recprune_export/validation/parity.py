@@ -1,12 +1,12 @@
 """Parity: two ways to run a model give the same outputs."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
+from recprune_export.codec import ToDictMixin
 from recprune_export.validation.edge_requests import RequestArrays, count_candidates
 
 NamedOutputs = Mapping[str, np.ndarray]
@@ -22,7 +22,7 @@ FEW_NUMBERS = 3  # so many near zero are chance, and no scale of their own
 
 
 @dataclass(frozen=True)
-class Tolerances:
+class Tolerances(ToDictMixin):
     """A number passes when |candidate - reference| <= absolute + relative · |reference|.
 
     For |reference| stands the root mean square of the output where that is more: scores near zero are differences of
@@ -45,10 +45,6 @@ class Tolerances:
             return np.zeros(reference.shape)
         sizes = np.abs(reference.astype(np.float64))
         return self.absolute + self.relative * np.maximum(sizes, _typical(sizes))
-
-    def to_dict(self) -> dict[str, float]:
-        """Return plain JSON values."""
-        return asdict(self)
 
 
 def _typical(sizes: np.ndarray) -> np.ndarray | float:
@@ -90,8 +86,10 @@ class OutputParity:
 
 
 @dataclass(frozen=True)
-class ParityReport:
+class ParityReport(ToDictMixin):
     """What was compared; `failures` has a sentence for each thing that is not equal."""
+
+    ENCODED = ("outputs", "tolerances", "rows", "requests", "failures", "passed")
 
     outputs: tuple[OutputParity, ...]
     tolerances: Tolerances
@@ -103,10 +101,6 @@ class ParityReport:
     def passed(self) -> bool:
         """Nothing differs."""
         return not self.failures
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {**asdict(self), "passed": self.passed}
 
 
 def check_parity(

@@ -1,12 +1,12 @@
 """What shared rows cost: quality on the test rows that show an id which lost its row, and on those that do not."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from recprune_export.codec import ToDictMixin
 from recprune_export.finetuning.task import Predictor, Task
 from recprune_export.onnx.counts import remap_bytes
 from recprune_export.onnx.export import OnnxFile
@@ -38,7 +38,7 @@ class SubsetQuality:
 
 
 @dataclass(frozen=True)
-class SharedRowReport:
+class SharedRowReport(ToDictMixin):
     """What `--prune-rows` did: tables, proof, bytes that the remaps take in the file, quality by kind of test row."""
 
     tables: tuple[SharedTable, ...]
@@ -47,10 +47,6 @@ class SharedRowReport:
     remap_bytes: int
     with_rare: SubsetQuality
     without_rare: SubsetQuality
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return asdict(self)
 
 
 class RareIdSelector:

@@ -12,9 +12,9 @@ from click.testing import CliRunner
 
 from recprune_export.bundle.artifact_summary import (
     inspect_artifact,
+    make_request,
     open_artifact_file,
     profile_artifact,
-    random_request_for,
 )
 from recprune_export.cli import main
 from recprune_export.errors import BundleError, ModelFileError
@@ -55,7 +55,7 @@ def test_a_file_is_profiled(mlp: Path) -> None:
 
 
 def test_drawn_requests_are_valid(mlp: Path) -> None:
-    request = random_request_for(open_artifact_file(mlp), 50)
+    request = make_request(open_artifact_file(mlp), 50)
     assert request["ids"].shape == (50, 2)
     assert request["ids"].max() < 20
     assert request["user"].shape == (1, 3)
@@ -63,20 +63,20 @@ def test_drawn_requests_are_valid(mlp: Path) -> None:
 
 def test_a_bundle_is_asked_its_golden_request(tmp_path: Path) -> None:
     bundle = write(tmp_path / "bundle")
-    request = random_request_for(open_artifact_file(bundle), 5)
+    request = make_request(open_artifact_file(bundle), 5)
     np.testing.assert_array_equal(request["x"], np.concatenate([X, X[:2]]))
     assert inspect_artifact(bundle, (1,), threads=1).name == "double"
 
 
 def test_commands(mlp: Path) -> None:
-    inspected = CliRunner().invoke(main, ["inspect", str(mlp), "--batches", "1,8"])
+    inspected = CliRunner().invoke(main, ["inspect", str(mlp), "--latency-batch-sizes", "1,8"])
     assert inspected.exit_code == 0
     assert "80 parameters in tables" in inspected.output
     assert "This machine, 1 thread" in inspected.output
-    profiled = CliRunner().invoke(main, ["profile", str(mlp), "--batch", "8", "--nodes", "2"])
+    profiled = CliRunner().invoke(main, ["profile", str(mlp), "--batch-size", "8", "--nodes", "2"])
     assert profiled.exit_code == 0
     assert "FusedGemm" in profiled.output
-    as_json = CliRunner().invoke(main, ["profile", str(mlp), "--batch", "8", "--json"])
+    as_json = CliRunner().invoke(main, ["profile", str(mlp), "--batch-size", "8", "--json"])
     assert {"batch", "threads", "milliseconds", "floor", "nodes"} <= set(json.loads(as_json.output))
 
 
@@ -94,7 +94,7 @@ def test_what_is_no_artifact_is_refused(tmp_path: Path) -> None:
 def test_torch_is_not_needed(mlp: Path) -> None:
     code = (
         "from click.testing import CliRunner; from recprune_export.cli import main; import sys\n"
-        f"assert CliRunner().invoke(main, ['profile', {str(mlp)!r}, '--batch', '2']).exit_code == 0\n"
+        f"assert CliRunner().invoke(main, ['profile', {str(mlp)!r}, '--batch-size', '2']).exit_code == 0\n"
         f"assert CliRunner().invoke(main, ['inspect', {str(mlp)!r}]).exit_code == 0\n"
         "assert 'torch' not in sys.modules"
     )

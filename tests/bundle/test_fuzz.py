@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from recprune_export.bundle.verify import verify
+from recprune_export.bundle._verify import verify
 from recprune_export.bundle.write import write_bundle
 from recprune_export.cli import main
 from recprune_export.errors import BundleError, RecpruneError
@@ -59,7 +59,7 @@ def check(bundle: Path) -> set[str]:
     outcomes = set()
     start = time.monotonic()
     for command in ("verify", "report", "inspect"):
-        words = [command, str(bundle), *(["--batches", "1"] if command == "inspect" else [])]
+        words = [command, str(bundle), *(["--latency-batch-sizes", "1"] if command == "inspect" else [])]
         done = CliRunner().invoke(main, words)
         assert done.exception is None or isinstance(done.exception, SystemExit), (words, done.exc_info)
         assert done.exit_code in CODES, (words, done.output)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from recprune_export.bundle._verify import verify
 from recprune_export.bundle.lock import hold_write_lock, lock_file
-from recprune_export.bundle.verify import verify
 from recprune_export.bundle.write import check_target, stage_bundle
 from recprune_export.errors import UsageError
 from tests.bundle.samples import write
@@ -16,8 +16,8 @@ from tests.bundle.samples import write
 HOLDER = """
 import sys
 from pathlib import Path
-from recprune_export.bundle.write import writing
-with writing(Path(sys.argv[1])):
+from recprune_export.bundle.write import stage_bundle
+with stage_bundle(Path(sys.argv[1])):
     print("holding", flush=True)
     sys.stdin.read()
 """

@@ -15,7 +15,7 @@ from recprune_export.validation.latency import latency_study as study
 from recprune_export.validation.latency.backends import DENSE_ONNX, PRUNED_ONNX
 from tests.bundle.samples import files, manifest, model
 
-QUICK = ["--latency", "--batches", "1,4", "--seconds", "0.05", "--quiet"]
+QUICK = ["--latency", "--latency-batch-sizes", "1,4", "--seconds", "0.05", "--quiet"]
 
 
 def write(target: Path, dense: bool, options: SessionOptions = DEFAULT_OPTIONS) -> Path:
@@ -46,8 +46,8 @@ def test_everything_is_measured_beside_the_dense_baseline_where_there_is_one(den
 
 def test_the_options_of_the_manifest_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     used = []
-    honest = study.in_onnxruntime
-    monkeypatch.setattr(study, "in_onnxruntime", lambda *a: (used.append(a), honest(*a))[1])
+    honest = study.make_onnxruntime_backend
+    monkeypatch.setattr(study, "make_onnxruntime_backend", lambda *a: (used.append(a), honest(*a))[1])
     options = SessionOptions(threads=2, arena=False)
     with quiet():
         measure_bundle(write(tmp_path / "bundle", False, options), batches=(1,), threads=(1,), seconds=0.01)
@@ -64,7 +64,11 @@ def test_tables_are_printed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [(["--threads", "some"], "--threads"), (["--threads", "0"], "--threads"), (["--batches", "x"], "--batches")],
+    [
+        (["--threads", "some"], "--threads"),
+        (["--threads", "0"], "--threads"),
+        (["--latency-batch-sizes", "x"], "--latency-batch-sizes"),
+    ],
 )
 def test_wrong_options_are_said(options: list[str], said: str, tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["verify", str(write(tmp_path / "bundle", False)), *QUICK, *options])

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.channels.analysis import analyze
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import sample_request_tensors
-from recprune_export.pruning.apply.apply_plan import apply_plan
+from recprune_export.pruning.apply._apply_plan import apply_plan
 from recprune_export.pruning.plan import GroupPlan, Plan
 from tests.properties import check_any_plan, group_of, no_zeros, prunable, reasons
 

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from recprune_export.cli import main
-from recprune_export.console.tables import make_console, make_table
+from recprune_export.cli.tables import make_console, make_table
 from tests.bundle.samples import write
 
 ALONE = {"completion"}  # what it prints is for a shell
@@ -29,7 +29,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("a place") / "größe")
 
 
-COMMANDS = [["verify", "BUNDLE"], ["inspect", "BUNDLE", "--batches", "1"], ["report", "BUNDLE"], ["doctor", "--no-run"]]
+COMMANDS = [
+    ["verify", "BUNDLE"],
+    ["inspect", "BUNDLE", "--latency-batch-sizes", "1"],
+    ["report", "BUNDLE"],
+    ["doctor", "--no-run"],
+]
 
 
 def words_of(command: list[str], bundle: Path) -> list[str]:
@@ -75,7 +80,7 @@ def run(words: list[str], **environment: str) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize(
-    "command", [["inspect", "BUNDLE", "--batches", "1"], ["doctor", "--no-run"]], ids=lambda c: c[0]
+    "command", [["inspect", "BUNDLE", "--latency-batch-sizes", "1"], ["doctor", "--no-run"]], ids=lambda c: c[0]
 )
 def test_colours_are_for_terminals(command: list[str], bundle: Path) -> None:
     piped, shown = run(words_of(command, bundle))
@@ -84,7 +89,7 @@ def test_colours_are_for_terminals(command: list[str], bundle: Path) -> None:
 
 
 def test_a_terminal_that_wants_no_colour_gets_none(bundle: Path) -> None:
-    _, shown = run(["inspect", str(bundle), "--batches", "1"], NO_COLOR="1")
+    _, shown = run(["inspect", str(bundle), "--latency-batch-sizes", "1"], NO_COLOR="1")
     assert not [code for code in ("\x1b[31m", "\x1b[32m", "\x1b[36m", "\x1b[1;36m") if code in shown]
 
 

@@ -1,4 +1,4 @@
-"""The code on the pages for those who add something runs, on its own and on models of the catalogue."""
+"""The code on the pages of docs/extending runs, also on models of the catalogue."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -17,8 +17,8 @@ from recprune_export.gate.artifact import open_artifact
 from recprune_export.onnx.counts import count
 from recprune_export.onnx.export import export_onnx
 from recprune_export.onnx.graph import replace_uses
-from recprune_export.onnx.optimizer.rewrite import rewrite
-from recprune_export.program.capture.capture import capture
+from recprune_export.onnx.optimizer._rewrite import rewrite
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.operator_registry import OPERATORS, Facet
 from recprune_export.program.program import Program
 from recprune_export.program.random_requests import sample_request
@@ -34,8 +34,8 @@ Names = Mapping[str, Any]
 
 
 @pytest.fixture(autouse=True)
-def rules_of_pages_are_gone_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert analysis.analyze, rotation_rules.rule_out_all  # which have registered all rules
+def restore_rules_after_each_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert analysis.analyze, rotation_rules.rule_out_all  # their import has registered all rules
     monkeypatch.setattr(OPERATORS, "_rules", {facet: dict(OPERATORS.rules(facet)) for facet in Facet})
 
 
@@ -65,7 +65,7 @@ def use_operator(names: Names, name: str, folder: Path) -> None:
     for table in (m for m in module.modules() if isinstance(m, nn.Embedding)):
         table.register_forward_hook(lambda module, args, looked_up: torch.rad2deg(looked_up) / 60.0)
     rotated = names["check_operator"](module, spec_of(name).example_request())
-    # A ReLU stands between the tables of a DLRM and a rotation, a LayerNorm in SASRec: there a projection comes first.
+    # The tables of DLRM reach a ReLU, those of SASRec a LayerNorm: only a projection makes them rotatable.
     assert bool(rotated) == (name == "deepfm")
 
 
@@ -78,7 +78,7 @@ def use_score(names: Names, name: str, folder: Path) -> None:
 
 
 def use_rewrite(names: Names, name: str, folder: Path) -> None:
-    """A double negation somewhere in the exported graph goes."""
+    """A double negation in the exported graph is removed."""
     program = captured(name)
     model = ir.load(export_onnx(program, folder / "model.onnx", rewrites=()).path)
     value = next(node for node in model.graph if node.op_type == "Gather").outputs[0]
@@ -107,18 +107,18 @@ USES: Mapping[str, Callable[[Names, str, Path], None]] = {
 }
 
 
-def test_every_page_is_used_but_that_of_a_model_itself() -> None:
+def test_every_page_has_a_use_except_that_of_recommenders() -> None:
     assert USES.keys() == {page.stem for page in PAGES} - {"README", "recommender"}
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
 @pytest.mark.parametrize("page", [p for p in PAGES if p.stem in USES], ids=lambda p: p.stem)
-def test_the_code_of_a_page_serves_models_of_the_catalogue(page: Path, name: str, tmp_path: Path) -> None:
+def test_the_code_of_a_page_runs_on_models_of_the_catalogue(page: Path, name: str, tmp_path: Path) -> None:
     USES[page.stem](names_after(page), name, tmp_path)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
-def test_the_files_that_a_page_names_are_there(page: Path) -> None:
+def test_the_files_that_a_page_names_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     paths = set(re.findall(r"`((?:recprune_export/)?\w+(?:/\w+)*(?:\.py|/))`", text))
     assert paths

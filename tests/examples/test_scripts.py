@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from recprune_export.bundle.verify import verify
+from recprune_export.bundle._verify import verify
 from recprune_export.bundle.write import write_bundle
 from tests.bundle.samples import files, manifest, write
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from recprune_export.data.rows import Ragged
 from recprune_export.finetuning.all_positions import POSITIONS, find_positions, make_all_positions_program
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import Program
 from recprune_export.recommenders.input_spec import InputSpec
 from recprune_export.recommenders.sasrec import SASRec

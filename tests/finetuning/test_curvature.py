@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from recprune_export.finetuning.curvature import weight_curvature
 from recprune_export.finetuning.masks import NonZeroTarget, compute_masks
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import Program
 
 Batch = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]

@@ -8,11 +8,11 @@ from torch import nn
 from recprune_export.data.arrays import ArrayData
 from recprune_export.data.rows import Ragged, Rows
 from recprune_export.finetuning import objective
-from recprune_export.finetuning.finetune import Schedule, _falling, finetune
-from recprune_export.finetuning.masks import NonZeroTarget, parameter_counts
+from recprune_export.finetuning._finetune import Schedule, _linear_decay, finetune
+from recprune_export.finetuning.masks import NonZeroTarget, count_parameters
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.task import FineTuningConfig, LabeledRows, SampledRequests, _truncate_histories
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import Program
 from recprune_export.training.loop import FitResult
 
@@ -118,7 +118,7 @@ def test_a_history_is_cut_before_an_item_that_follows() -> None:
 
 def test_the_learning_rate_falls_to_zero() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    scheduler, rates = _falling(optimizer, 100), []
+    scheduler, rates = _linear_decay(optimizer, 100), []
     for _ in range(101):
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
@@ -144,7 +144,7 @@ def test_a_table_in_half_precision_stays_while_the_rest_is_tuned() -> None:
         student.parameters()["head.weight"].mul_(0.5)
     task = SampledRequests(teacher, make_objective(teacher, ()), FineTuningConfig(1, 1e-2, 32))
     before = task.validate(student)
-    target = NonZeroTarget(*parameter_counts(student, frozenset({"table.weight"})))
+    target = NonZeroTarget(*count_parameters(student, frozenset({"table.weight"})))
     finetune(student, teacher, task, frozenset({"table.weight"}), target, Schedule(1, 1e-2, gradual=True, seed=0))
     assert task.validate(student) > before
     assert torch.equal(student.parameters()["table.weight"], teacher.parameters()["table.weight"])

@@ -9,7 +9,7 @@ from recprune_export.errors import ModelError
 from recprune_export.finetuning.finite_requests import find_finite_rows
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.task import FineTuningConfig, SampledRequests
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 
 
 class Attends(nn.Module):
@@ -66,7 +66,7 @@ def test_a_model_that_answers_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -
         module.head.weight.fill_(1.0)
         module.head.bias.zero_()
     task = task_of(module, torch.ones(3, 3))
-    with pytest.raises(ModelError, match="NaN from each of 7 requests"):
+    with pytest.raises(ModelError, match="NaN from each of 7 random requests"):
         task.requests(7, seed=0)
 
 

@@ -7,7 +7,7 @@ from recprune_export.data.sequences import NEXT_ITEM
 from recprune_export.errors import ModelError, UsageError
 from recprune_export.finetuning.objective import Objective, make_objective
 from recprune_export.finetuning.task import _probability
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import Program
 from tests.recommenders.test_recommenders import CLICKS, make
 

@@ -10,12 +10,12 @@ from torch import nn
 
 from recprune_export.data.arrays import ArraySpec, load_arrays
 from recprune_export.data.clicks import load_clicks
-from recprune_export.data.schema.infer_schema import SchemaOverrides, infer_schema, infer_sequence_schema
+from recprune_export.data.schema._infer_schema import SchemaOverrides, infer_schema, infer_sequence_schema
 from recprune_export.data.sequences import load_sequences
 from recprune_export.finetuning.objective import Objective
 from recprune_export.finetuning.profile_rows import make_data_profile, read_field_values
 from recprune_export.finetuning.task import CLICK_DEFAULTS, LabeledRows, NextItems, SampledRequests
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.signature import BATCH, Input, Signature
 
 NO_OBJECTIVE = Objective({}, {})

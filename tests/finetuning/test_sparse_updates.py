@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from recprune_export.data.arrays import ArrayData
 from recprune_export.data.rows import Rows
 from recprune_export.finetuning import objective
-from recprune_export.finetuning.finetune import Schedule, finetune
+from recprune_export.finetuning._finetune import Schedule, finetune
 from recprune_export.finetuning.masks import NonZeroTarget, apply_masks
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.sparse_updates import (
@@ -19,7 +19,7 @@ from recprune_export.finetuning.sparse_updates import (
     sparse_gradients,
 )
 from recprune_export.finetuning.task import FineTuningConfig, LabeledRows
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import Program
 
 BATCH = 16

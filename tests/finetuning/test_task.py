@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from recprune_export.data.schema.infer_schema import SchemaOverrides, infer_sequence_schema
+from recprune_export.data.schema._infer_schema import SchemaOverrides, infer_sequence_schema
 from recprune_export.data.sequences import HISTORY, NEXT_ITEM, SequenceData, load_sequences
 from recprune_export.finetuning import task as task_module
 from recprune_export.finetuning.all_positions import POSITIONS
 from recprune_export.finetuning.objective import Objective
 from recprune_export.finetuning.task import FineTuningConfig, NextItems
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import Program
 
 RECIPE = FineTuningConfig(epochs=1, learning_rate=1e-3, batch_size=16)
@@ -74,7 +74,7 @@ def test_long_histories_of_many_items_are_asked_at_some_places(
     data: SequenceData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     most = RECIPE.batch_size + 3
-    monkeypatch.setattr(task_module, "MOST_SCORES", most * data.encoder.items.rows)
+    monkeypatch.setattr(task_module, "MAX_SCORES", most * data.encoder.items.rows)
     program = program_for(data, causal=True)
     batches = list(NextItems(data, Objective({}, {}), RECIPE).distillation_data(program, program).batches(0))
     assert max(len(request[POSITIONS]) for request, _ in batches) == most

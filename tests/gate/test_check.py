@@ -10,13 +10,13 @@ from xml.etree import ElementTree
 import pytest
 from click.testing import CliRunner, Result
 
+from recprune_export.bundle._verify import read_manifest
 from recprune_export.bundle.archive.packing import pack
-from recprune_export.bundle.verify import read_manifest
 from recprune_export.bundle.write import Content, HardLink, write_bundle
 from recprune_export.cli import main
-from recprune_export.gate import check as module
+from recprune_export.gate import _check as module
+from recprune_export.gate._check import Check, check
 from recprune_export.gate.artifact import open_artifact
-from recprune_export.gate.check import Check, check
 from recprune_export.gate.findings import Finding, Verdict
 from recprune_export.gate.output.junit import render_junit
 from recprune_export.gate.output.markdown import render_markdown
@@ -25,7 +25,7 @@ from recprune_export.validation.latency.footprint import Footprint, FootprintRep
 from tests.gate.models import Shape, bundle, plain
 from tests.gate.synthetic import synthetic
 
-OPTIONS = ["--batches", "1,8", "--time-limit", "0", "--quiet"]
+OPTIONS = ["--latency-batch-sizes", "1,8", "--time-limit", "0", "--quiet"]
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def latency(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     monkeypatch.setattr(module, "measure_footprints", lambda *_: report)
 
     def take(ratio: float, scatter: float = 0.005) -> None:
-        monkeypatch.setattr(module, "sampler", lambda *_: synthetic(ratio, scatter))
+        monkeypatch.setattr(module, "make_sampler", lambda *_: synthetic(ratio, scatter))
 
     take(1.0)
     return take
@@ -142,14 +142,14 @@ def test_each_is_measured_with_the_options_of_its_bundle(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["nothing.onnx", "--against", "BASE"], 3, "there is nothing"),
+        (["nothing.onnx", "--against", "BASE"], 3, "does not exist"),
         (["BASE", "--against", "FOLDER"], 3, "manifest.json"),
         (["TEXT", "--against", "BASE"], 3, "is not an ONNX model"),
         (["BASE"], 2, "--against"),
         (["BASE", "--against", "BASE", "--calibrate"], 2, "--calibrate"),
         (["BASE", "--against", "BASE", "--max-regression", "5"], 2, "5%"),
         (["BASE", "--against", "BASE", "--limit", "speed=3%"], 2, "the gates are"),
-        (["BASE", "--against", "BASE", "--batches", "0"], 2, "--batches"),
+        (["BASE", "--against", "BASE", "--latency-batch-sizes", "0"], 2, "--latency-batch-sizes"),
         (["BASE", "--against", "BASE", "--undecided", "perhaps"], 2, "perhaps"),
         (["BASE", "--against", "BASE", "--junit", "FOLDER"], 2, "--junit"),
         (["BASE", "--against", "BASE", "--markdown", "FOLDER"], 2, "Markdown"),
@@ -226,12 +226,12 @@ def test_markdown_is_a_table_whatever_the_names_are() -> None:
 
 @pytest.mark.slow
 def test_calibration_tells_what_can_be_resolved(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from recprune_export.gate.latency.paired_latency import calibration
+    from recprune_export.gate.latency import calibration
 
     resolved = {}
     for scatter in (0.002, 0.03):
-        monkeypatch.setattr(calibration, "sampler", lambda *_, s=scatter: synthetic(1.0, s))
-        arguments = ["check", str(base), "--calibrate", "--json", "--time-limit", "0.2", "--batches", "1"]
+        monkeypatch.setattr(calibration, "make_sampler", lambda *_, s=scatter: synthetic(1.0, s))
+        arguments = ["check", str(base), "--calibrate", "--json", "--time-limit", "0.2", "--latency-batch-sizes", "1"]
         values = json.loads(CliRunner().invoke(main, arguments).stdout)
         resolved[scatter] = values["batches"]["1"]["smallest"]
         assert values["detectable"] == pytest.approx(0.05 + resolved[scatter])
@@ -244,7 +244,7 @@ def test_torch_is_not_needed(base: Path) -> None:
         "import sys; sys.modules['torch'] = None; sys.modules['polars'] = None\n"  # importing them would raise
         "from recprune_export.gate import check\ncheck.PROCESSES = 3\n"
         f"from recprune_export.cli import main; main(['check', {str(base)!r}, '--against', {str(base)!r}, "
-        "'--batches', '1', '--time-limit', '0', '--max-regression', '900%', '--quiet'])"
+        "'--latency-batch-sizes', '1', '--time-limit', '0', '--max-regression', '900%', '--quiet'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

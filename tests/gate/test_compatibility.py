@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from recprune_export.gate.compatibility import draw_common_requests, find_breaking_changes
+from recprune_export.gate.compatibility import find_breaking_changes, make_common_signature
 from recprune_export.program.signature import BATCH, Input, Output, Signature
 
 USER = Input("user", "int64", (BATCH,), ((0, 9),))
@@ -68,10 +68,10 @@ def test_a_batch_that_was_fixed_may_be_free_now() -> None:
 
 
 def test_requests_for_both_stay_within_both() -> None:
-    narrowed = draw_common_requests(changed(USER, ids=((3, 30),)), BASE)
+    narrowed = make_common_signature(changed(USER, ids=((3, 30),)), BASE)
     assert narrowed is not None
     assert narrowed.inputs[0].ids == ((3, 9),)
-    renamed = draw_common_requests(changed(PRICE, name="cost"), BASE)
+    renamed = make_common_signature(changed(PRICE, name="cost"), BASE)
     assert renamed is not None
     assert {i.name for i in renamed.inputs} == {"user", "tags", "mixed", "price", "cost"}
 
@@ -82,4 +82,4 @@ def test_requests_for_both_stay_within_both() -> None:
     ids=["dtype", "shape", "disjoint ids"],
 )
 def test_where_no_request_suits_both_there_is_none(new: Signature) -> None:
-    assert draw_common_requests(new, BASE) is None
+    assert make_common_signature(new, BASE) is None

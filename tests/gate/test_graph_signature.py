@@ -109,7 +109,7 @@ def test_numbers_need_no_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("nodes", "shape", "said"),
     [
-        ([node("Cast", "x", "y", to=TensorProto.FLOAT)], ["n"], "which whole numbers 'x' takes"),
+        ([node("Cast", "x", "y", to=TensorProto.FLOAT)], ["n"], "which integers 'x' accepts"),
         ([node("Gather", "ten x", "y")], ["n", "length"], "axis of unknown size, 'length'"),
     ],
 )

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 from recprune_export.gate.artifact import Artifact, open_artifact
-from recprune_export.gate.check import PROCESSES
 from recprune_export.gate.findings import Finding, Verdict, overall_verdict
+from recprune_export.gate.gate_constants import FOOTPRINT_PROCESSES
 from recprune_export.gate.limits import GATES, Limits
 from recprune_export.gate.regression_rules import (
-    MEBIBYTE,
     compare_costs,
     compare_counts,
     compare_growth,
@@ -101,10 +100,11 @@ def report(load: float, peak: float, seed: int, busy: float = 0.0) -> FootprintR
 
     def run(load: float, peak: float) -> Footprint:
         slowed = 1 + 3 * rng.random() * (rng.random() < busy)
-        return Footprint(load * slowed * rng.normal(1, 0.05), 1.0, 0.0, peak * MEBIBYTE * rng.normal(1, 0.002))
+        return Footprint(load * slowed * rng.normal(1, 0.05), 1.0, 0.0, peak * (1 << 20) * rng.normal(1, 0.002))
 
     runs = {
-        name: tuple(run(*of) for _ in range(PROCESSES)) for name, of in (("NEW", (load, peak)), ("BASE", (50, 100)))
+        name: tuple(run(*of) for _ in range(FOOTPRINT_PROCESSES))
+        for name, of in (("NEW", (load, peak)), ("BASE", (50, 100)))
     }
     return FootprintReport(runs, 256)
 
@@ -143,7 +143,7 @@ def test_every_gate_can_be_turned_off(tmp_path: Path) -> None:
     new, base = (
         open_artifact(bundle(tmp_path / n, s)) for n, s in (("new", Shape(units=64, idle=9)), ("base", Shape()))
     )
-    limits = Limits(given=dict.fromkeys(GATES))
+    limits = Limits(overrides=dict.fromkeys(GATES))
     costs = compare_costs(report(900, 9000, 0), "NEW", "BASE", limits)
     found = [*compare_counts(new, base, limits), *costs]
     assert {f.verdict for f in found + compare_quality(new, base, limits)} == {Verdict.SKIPPED}

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import recprune_export
-from recprune_export.quantization import quantize as quantise
+from recprune_export.quantization import _quantize as quantise
 
 FOLDER = Path(__file__).parent
 EPOCHS = ["--epochs", "15", "--learning-rate", "0.005"]

@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from recprune_export.onnx.cost.weightless_model import fill_shapes
-from recprune_export.onnx.optimizer.rewrite import TOLERANCE, largest_relative_difference
+from recprune_export.onnx.optimizer._rewrite import TOLERANCE, largest_relative_difference
 from recprune_export.onnx.runtime.in_memory import make_in_memory_session
 
 Request = Sequence[np.ndarray]

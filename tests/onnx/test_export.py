@@ -18,7 +18,7 @@ from recprune_export.onnx import export as export_module
 from recprune_export.onnx.counts import count
 from recprune_export.onnx.export import PASSES, OnnxFile, export_onnx
 from recprune_export.onnx.runtime.session import make_session, run
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import Program, sample_request_tensors
 from recprune_export.program.signature import Signature
 from tests.onnx.models import LENGTH, NAMES, ROWS, program

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from recprune_export.errors import ValidationFailed
 from recprune_export.finetuning.task import run_program
 from recprune_export.onnx.export import export_onnx
-from recprune_export.pipeline import export
+from recprune_export.pipeline import export_models as export
 from recprune_export.pipeline.compress import make_sampled_task
 from recprune_export.pipeline.float32_tolerance import MOST, TWO_WAYS, widen_tolerances
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import Program
 from recprune_export.pruning.apply.masking import Float64Interpreter
 from recprune_export.settings import Settings
@@ -87,7 +87,7 @@ def test_a_file_that_is_off_by_rounding_passes_and_one_that_is_wrong_does_not(
     monkeypatch.setattr(
         export, "make_predictor", lambda file: lambda request: {"output": run_program(program, request)["output"] + off}
     )
-    task = make_sampled_task(program, Settings())
+    task = make_sampled_task(program, Settings().finetuning)
     if passes:
         report = export.validate_parity(program, file, task)
         assert report.passed

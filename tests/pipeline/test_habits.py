@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.api import compress
-from recprune_export.bundle.verify import verify
+from recprune_export.bundle._verify import verify
 from recprune_export.finetuning import task
 from recprune_export.settings import Settings
 
@@ -38,7 +38,10 @@ class Habits(nn.Module):
 
 @pytest.mark.parametrize(
     "settings",
-    [Settings(0.7, epochs=1, batches=(1,)), Settings(0.9, epochs=1, steps=2, quantize="int8", batches=(1,))],
+    [
+        Settings(0.7, epochs=1, latency_batch_sizes=(1,)),
+        Settings(0.9, epochs=1, pruning_stages=2, quantize="int8", latency_batch_sizes=(1,)),
+    ],
     ids=["plain", "two stages, int8"],
 )
 def test_it_becomes_a_bundle_that_can_be_verified(
@@ -49,5 +52,5 @@ def test_it_becomes_a_bundle_that_can_be_verified(
     module = Habits().eval()
     request = (torch.randint(200, (6,)), torch.randint(ITEMS, (6, 4)), torch.ones(6, 4, dtype=torch.bool))
     result = compress(module, request, tmp_path / "bundle", settings=settings, batch_size=64)
-    assert result.reduction.tables >= settings.sparsity - 1e-9
+    assert result.reduction.tables >= settings.pruning.sparsity - 1e-9
     assert verify(tmp_path / "bundle").rows > 0

@@ -10,7 +10,7 @@ from recprune_export.errors import PruningError
 from recprune_export.pipeline.compress import make_sampled_task
 from recprune_export.pipeline.planning import plan_pruning
 from recprune_export.pipeline.structured_fraction import StructuredFractionTrial
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.pruning.allocation.budget import Budget
 from recprune_export.settings import Settings
 from tests.properties import no_zeros
@@ -66,8 +66,8 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[Budget]:
 def test_only_a_part_of_which_channels_can_go_is_tried(
     module: nn.Module, example: Any, part: str, tried: list[Budget]
 ) -> None:
-    program, settings = capture(no_zeros(module), example), Settings(sparsity=0.8, round_to=1)
-    plan_pruning(program, settings, make_sampled_task(program, settings))
+    program, settings = capture(no_zeros(module), example), Settings(sparsity=0.8, width_multiple=1)
+    plan_pruning(program, settings.pruning, make_sampled_task(program, settings.finetuning))
     assert tried
     assert all(getattr(budget, part) == 0.8 for budget in tried)
 
@@ -75,8 +75,8 @@ def test_only_a_part_of_which_channels_can_go_is_tried(
 @pytest.mark.parametrize("share", [None, 1.0])
 def test_tables_of_which_nothing_is_to_go_keep_their_dimensions(share: float | None) -> None:
     program = scorer()
-    settings = Settings(embedding_sparsity=0.0, hidden_sparsity=0.95, structured_share=share, round_to=1)
-    groups = plan_pruning(program, settings, make_sampled_task(program, settings)).groups
+    settings = Settings(embedding_sparsity=0.0, hidden_sparsity=0.95, structured_fraction=share, width_multiple=1)
+    groups = plan_pruning(program, settings.pruning, make_sampled_task(program, settings.finetuning)).plan.groups
     assert all(len(part.keep) == part.width for part in groups if part.kind == "embedding")
     assert all(len(part.keep) < part.width / 2 for part in groups if part.kind == "hidden")
 
@@ -93,4 +93,4 @@ def test_a_linear_model_is_refused_as_what_it_is() -> None:
     program = capture(no_zeros(Wide()), (torch.arange(8).reshape(4, 2),))
     settings = Settings(sparsity=0.7)
     with pytest.raises(PruningError, match="it is linear, with one number for each id"):
-        plan_pruning(program, settings, make_sampled_task(program, settings))
+        plan_pruning(program, settings.pruning, make_sampled_task(program, settings.finetuning))

@@ -1,16 +1,13 @@
 """Pruning in stages."""
 
-from dataclasses import replace
-
 import pytest
 
 from recprune_export.errors import PruningError
-from recprune_export.finetuning import task
-from recprune_export.finetuning.task import FineTuningConfig
-from recprune_export.pipeline import prune as stages
+from recprune_export.finetuning import task as tasks
+from recprune_export.pipeline import _prune as stages
+from recprune_export.pipeline._prune import PrunedModel, divide_epochs, plan_all_stages, prune
 from recprune_export.pipeline.compress import make_sampled_task
 from recprune_export.pipeline.planning import plan_pruning
-from recprune_export.pipeline.prune import PrunedModel, make_stage_schedule, plan_all, prune
 from recprune_export.pipeline.structured_fraction import TABLE_FRACTIONS, StructuredFractionTrial
 from recprune_export.program.program import Program
 from recprune_export.pruning.allocation.budget import Budget
@@ -20,17 +17,18 @@ from recprune_export.settings import Settings
 from tests.properties import no_zeros
 from tests.pruning.models import scorer
 
-SETTINGS = Settings(sparsity=0.84, epochs=2, batch_size=32, round_to=1, steps=2)
+SETTINGS = Settings(sparsity=0.84, epochs=2, batch_size=32, width_multiple=1, pruning_stages=2)
 
 
 @pytest.fixture(autouse=True)
 def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task, "SAMPLED_STEPS", 4)
+    monkeypatch.setattr(tasks, "SAMPLED_STEPS", 4)
 
 
 def pruned_by(settings: Settings, plan: Plan | None = None) -> PrunedModel:
     program = scorer()
-    return prune(program, settings, make_sampled_task(program, settings), plan)
+    task = make_sampled_task(program, settings.finetuning)
+    return prune(program, settings.pruning, settings.finetuning, task, seed=settings.seed, plan=plan)
 
 
 def sizes(program: Program) -> ParameterCounts:
@@ -45,7 +43,7 @@ def test_each_stage_prunes_what_the_one_before_left() -> None:
     dense = sizes(scorer())
     pruned = pruned_by(SETTINGS)
     first, last = pruned.stages
-    budget = SETTINGS.at_stage(1).table_sparsity
+    budget = SETTINGS.pruning.at_stage(1).table_sparsity
     assert budget == pytest.approx(0.6)
     assert 0.35 < sizes(first.program).tables / dense.tables < 0.5  # (1 - .6) ** .95, to a whole column
     assert sizes(last.program).tables < sizes(first.program).tables
@@ -62,7 +60,7 @@ def test_an_early_stage_leaves_what_the_last_one_wants_for_zeros(monkeypatch: py
     monkeypatch.setattr(StructuredFractionTrial, "loss", loss)
     dense = sizes(scorer()).tables
     first, last = (
-        sizes(stage.program).tables / dense for stage in pruned_by(replace(SETTINGS, hidden_sparsity=0.0)).stages
+        sizes(stage.program).tables / dense for stage in pruned_by(SETTINGS.with_options(hidden_sparsity=0.0)).stages
     )
     share = TABLE_FRACTIONS[-1]
     assert first == pytest.approx((1 - 0.6) ** share, abs=1 / 16)  # of 16 dimensions each
@@ -81,19 +79,20 @@ def test_zeros_are_set_in_the_last_stage_only() -> None:
 @pytest.mark.parametrize("steps", [1, 2])
 def test_the_sparsity_asked_for_is_of_the_dense_model(steps: int) -> None:
     dense = sizes(scorer())
-    program = pruned_by(replace(SETTINGS, steps=steps)).program
+    program = pruned_by(SETTINGS.with_options(pruning_stages=steps)).program
     tables = sum(int(p.count_nonzero()) for name, p in program.parameters().items() if name in program.analysis.tables)
     assert 0.5 * (1 - 0.84) * dense.tables < tables <= (1 - 0.84) * dense.tables
 
 
 def test_the_plan_of_all_stages_gives_the_same_program() -> None:
     pruned = pruned_by(SETTINGS)
-    again = pruned_by(replace(SETTINGS, steps=1), Plan.from_dict(pruned.plan.to_dict()))
+    again = pruned_by(SETTINGS.with_options(pruning_stages=1), Plan.from_dict(pruned.plan.to_dict()))
     assert len(again.stages) == 2
     one, two = pruned.program.parameters(), again.program.parameters()
     assert {name: p.tolist() for name, p in one.items()} == {name: p.tolist() for name, p in two.items()}
     program = scorer()
-    assert plan_all(program, SETTINGS, make_sampled_task(program, SETTINGS)) == pruned.plan
+    task = make_sampled_task(program, SETTINGS.finetuning)
+    assert plan_all_stages(program, SETTINGS.pruning, SETTINGS.finetuning, task) == pruned.plan
 
 
 def test_every_stage_is_proved(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,16 +114,14 @@ def test_every_stage_is_proved(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_one_step_is_what_a_plan_without_stages_says() -> None:
     program = scorer()
-    settings = replace(SETTINGS, steps=1)
-    assert plan_all(program, settings, make_sampled_task(program, settings)) == plan_pruning(
-        program, settings, make_sampled_task(program, settings)
-    )
+    settings = SETTINGS.with_options(pruning_stages=1)
+    task = make_sampled_task(program, settings.finetuning)
+    planned = plan_pruning(program, settings.pruning, task)
+    assert plan_all_stages(program, settings.pruning, settings.finetuning, task) == planned.plan
 
 
 @pytest.mark.parametrize(
     ("epochs", "steps", "expected"), [(2, 2, [1, 1]), (7, 3, [2, 2, 3]), (1, 3, [1, 1, 1]), (0, 2, [0, 0])]
 )
 def test_the_epochs_are_divided(epochs: int, steps: int, expected: list[int]) -> None:
-    recipe = FineTuningConfig(epochs=epochs, learning_rate=1e-3, batch_size=32)
-    settings = replace(SETTINGS, steps=steps)
-    assert [make_stage_schedule(recipe, settings, stage).epochs for stage in range(1, steps + 1)] == expected
+    assert [divide_epochs(epochs, steps, stage) for stage in range(1, steps + 1)] == expected

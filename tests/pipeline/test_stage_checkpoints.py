@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +16,31 @@ import torch
 from torch import nn
 
 from recprune_export.api import make_task
-from recprune_export.bundle.verify import verify
+from recprune_export.bundle._verify import verify
 from recprune_export.errors import ValidationFailed
 from recprune_export.finetuning import task
-from recprune_export.pipeline import prune as stages
+from recprune_export.onnx.export import ServingConfig
+from recprune_export.pipeline import _prune as stages
+from recprune_export.pipeline._fingerprint import fingerprint
+from recprune_export.pipeline._prune import PrunedModel, prune
 from recprune_export.pipeline.compress import make_sampled_task
-from recprune_export.pipeline.export import export_pruned
-from recprune_export.pipeline.fingerprint import fingerprint
-from recprune_export.pipeline.prune import PrunedModel, prune
+from recprune_export.pipeline.export_models import export_pruned
 from recprune_export.pipeline.stage_checkpoints import (
     NO_CHECKPOINTS,
     StageCheckpoints,
     get_checkpoint_folder,
     remove_when_done,
 )
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
+from recprune_export.program.loading._load_program import LoadedModel
 from recprune_export.program.loading.detect import ModelKind
-from recprune_export.program.loading.load_program import LoadedModel
 from recprune_export.program.program import Program
 from recprune_export.pruning.plan import Plan
 from recprune_export.settings import Settings
 from tests.pipeline.test_prune import scorer
 
 STEPS = 5
-SETTINGS = Settings(sparsity=0.6, epochs=1, batches=(1,), batch_size=64, steps=2)
+SETTINGS = Settings(sparsity=0.6, epochs=1, latency_batch_sizes=(1,), batch_size=64, pruning_stages=2)
 ROOT = Path(__file__).parents[2]
 
 
@@ -57,15 +57,17 @@ def pruned(
     work: StageCheckpoints = NO_CHECKPOINTS, settings: Settings = SETTINGS, plan: Plan | None = None
 ) -> PrunedModel:
     dense = program()
-    return prune(dense, settings, make_sampled_task(dense, settings), plan, work)
+    task = make_sampled_task(dense, settings.finetuning)
+    return prune(dense, settings.pruning, settings.finetuning, task, seed=settings.seed, plan=plan, checkpoints=work)
 
 
 def key(dense: Program, settings: Settings = SETTINGS) -> str:
-    return fingerprint(dense, settings, make_sampled_task(dense, settings))
+    task = make_sampled_task(dense, settings.finetuning)
+    return fingerprint(dense, settings.pruning, settings.finetuning, task, settings.seed)
 
 
 def exported(made: PrunedModel, path: Path) -> bytes:
-    return export_pruned(made, SETTINGS, path).path.read_bytes()
+    return export_pruned(made, ServingConfig(SETTINGS.latency.batches), path).path.read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -107,12 +109,12 @@ def test_the_same_model_comes_of_it(
 
 
 def test_regularised_training_is_kept_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = replace(SETTINGS, regularise=1.0, steps=1)
+    settings = SETTINGS.with_options(regularize=1.0, pruning_stages=1)
     work, dense = StageCheckpoints(tmp_path / "work", "key"), program()
-    first = stages.regularize_channels(dense, settings, make_sampled_task(dense, settings), work)
-    assert work.names == ("regularised",)
-    monkeypatch.setattr(stages, "regularise", lambda *a: pytest.fail("it was trained again"))
-    again = stages.regularize_channels(dense, settings, make_sampled_task(dense, settings), work)
+    first = stages.regularize_channels(dense, settings.finetuning, make_sampled_task(dense, settings.finetuning), work)
+    assert work.names == ("regularized",)
+    monkeypatch.setattr(stages, "regularize", lambda *a: pytest.fail("it was trained again"))
+    again = stages.regularize_channels(dense, settings.finetuning, make_sampled_task(dense, settings.finetuning), work)
     assert first is not None
     assert again is not None
     assert again.to_dict() == first.to_dict()
@@ -124,9 +126,9 @@ def test_the_key_is_that_of_weights_and_settings_but_not_of_serving() -> None:
     dense = program()
     known = key(dense)
     assert known == key(program())
-    assert known == key(dense, replace(SETTINGS, batches=(2,), keep_dense=False, threads=2))
-    assert known != key(dense, replace(SETTINGS, sparsity=0.5))
-    assert known != key(dense, replace(SETTINGS, seed=1))
+    assert known == key(dense, SETTINGS.with_options(latency_batch_sizes=(2,), keep_dense=False, threads=2))
+    assert known != key(dense, SETTINGS.with_options(sparsity=0.5))
+    assert known != key(dense, SETTINGS.with_options(seed=1))
     with torch.no_grad():
         next(iter(dense.parameters().values())).view(-1)[0].add_(1e-3)
     assert known != key(dense)
@@ -140,7 +142,9 @@ def test_the_key_is_that_of_all_rows(clicks_file: Path) -> None:
     def of(**changes: np.ndarray) -> str:
         rows = {name: columns["ids"], "clicked": columns["clicked"], **changes}
         loaded = LoadedModel(dense, None, ModelKind.MODULE)
-        return fingerprint(dense, SETTINGS, make_task(loaded, rows, "clicked", SETTINGS))
+        return fingerprint(
+            dense, SETTINGS.pruning, SETTINGS.finetuning, make_task(loaded, rows, "clicked", SETTINGS.finetuning)
+        )
 
     known = of()
     assert known == of()

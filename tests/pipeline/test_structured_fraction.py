@@ -1,7 +1,6 @@
 """How much removal takes, by what the answers lose."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import pytest
 import torch
@@ -11,10 +10,11 @@ from recprune_export.pipeline import structured_fraction
 from recprune_export.pipeline.compress import make_sampled_task
 from recprune_export.pipeline.planning import plan_pruning
 from recprune_export.pipeline.structured_fraction import REST_FRACTIONS, TABLE_FRACTIONS, choose_structured_fractions
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import Program
-from recprune_export.pruning.allocation.budget import REST_STRUCTURED_FRACTION, TABLE_STRUCTURED_FRACTION, Budget
+from recprune_export.pruning.allocation.budget import Budget
 from recprune_export.pruning.allocation.parameter_counts import ParameterCounter
+from recprune_export.pruning.pruning_constants import REST_STRUCTURED_FRACTION, TABLE_STRUCTURED_FRACTION
 from recprune_export.settings import Settings
 
 
@@ -90,14 +90,17 @@ def captured(rank: int) -> Program:
 def test_a_table_of_low_rank_is_cut_and_one_of_high_rank_has_zeros(rank: int, removes: bool) -> None:
     program = captured(rank)
     settings = Settings(embedding_sparsity=0.85, hidden_sparsity=0.0)
-    task = make_sampled_task(program, settings)
+    task = make_sampled_task(program, settings.finetuning)
     dense = ParameterCounter(program).sizes()
 
     def tables_after(settings: Settings) -> int:
-        plan = plan_pruning(program, settings, task, dense=dense)
+        plan = plan_pruning(program, settings.pruning, task, dense=dense).plan
         return sum(len(part.keep) for part in plan.groups if part.kind == "embedding")
 
-    chosen, cut = tables_after(settings), tables_after(replace(settings, structured_share=TABLE_STRUCTURED_FRACTION))
+    chosen, cut = (
+        tables_after(settings),
+        tables_after(settings.with_options(structured_fraction=TABLE_STRUCTURED_FRACTION)),
+    )
     assert (chosen == cut) is removes
     assert chosen >= cut
 
@@ -111,9 +114,9 @@ def test_zeros_are_tried_element_by_element(monkeypatch: pytest.MonkeyPatch) -> 
     def seen(student: Program, made: Mapping[str, Tensor]) -> None:
         masks.extend(mask for mask in made.values() if mask.ndim > 1 and len(mask) > 1)
 
-    monkeypatch.setattr(structured_fraction, "hold", seen)
+    monkeypatch.setattr(structured_fraction, "apply_masks", seen)
     monkeypatch.setattr(structured_fraction, "REST_FRACTIONS", (0.4, 0.2))
     settings = Settings(sparsity=0.8)
-    plan_pruning(program, settings, make_sampled_task(program, settings))
+    plan_pruning(program, settings.pruning, make_sampled_task(program, settings.finetuning))
     assert masks
     assert all(len(mask.unique(dim=0)) > len(mask) / 2 for mask in masks)

@@ -15,8 +15,8 @@ from recprune_export.bundle.write import write_bundle
 from recprune_export.cli import main
 from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.errors import BundleError, DataError, UsageError
-from recprune_export.prediction import predict as module
-from recprune_export.prediction.predict import predict
+from recprune_export.prediction import _predict as module
+from recprune_export.prediction._predict import predict
 from tests.bundle.complete import ENCODER, SIGNATURE, answer, files, write
 from tests.bundle.samples import manifest
 
@@ -102,7 +102,7 @@ def test_what_cannot_be_is_said_before_the_work(bundle: Path, tmp_path: Path) ->
     assert "output of the model" in wrong(rows.with_columns(y=1), data, out, bundle, keep=["y"])
     assert ".parquet or .csv" in wrong(rows, data, tmp_path / "scores.txt", bundle)
     assert "list in each row" in wrong(rows.with_columns(row=[[1]] * 9), data, out, bundle, keep=["row"])
-    with pytest.raises(UsageError, match="holds the rows themselves"):
+    with pytest.raises(UsageError, match="is the file of the input rows"):
         predict(bundle, data, data)
     assert pl.read_parquet(data).height == 9
 

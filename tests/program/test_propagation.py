@@ -13,10 +13,10 @@ from torch import Tensor, fx, nn
 from torch._dynamo.exc import UserError
 
 from recprune_export.program.canonical import canonicalize
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import Program, export_with_symbolic_batch, sample_request_tensors
 from recprune_export.program.signature import BATCH, Input, Output, Signature
-from recprune_export.pruning.apply.apply_plan import apply_plan
+from recprune_export.pruning.apply._apply_plan import apply_plan
 from recprune_export.pruning.rotation.projections import insert_projections, plan_projections
 from recprune_export.pruning.rotation.table_projections import find_per_table_projections, insert_per_table_projections
 from recprune_export.recommenders.catalogue import RECOMMENDERS
@@ -189,7 +189,7 @@ def test_whoever_compares_sizes_of_one_graph_says_nothing_of_others() -> None:
 @pytest.mark.parametrize("name", ["dlrm", "sasrec"])
 def test_a_lifted_program_is_the_exported_one(name: str) -> None:
     program = capture(make(name), (spec_of(name).example_request(),))
-    lifted, traced = program.lifted(), program.exported()
+    lifted, traced = program.lifted(), program.to_exported_program()
     one, other = ([(s.kind, s.target) for s in e.graph_signature.input_specs] for e in (lifted, traced))
     assert sorted(one, key=str) == sorted(other, key=str)
     assert lifted.state_dict.keys() == traced.state_dict.keys()

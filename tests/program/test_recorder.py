@@ -1,9 +1,9 @@
-"""What is recorded is what the program computes, as much of it as was asked for."""
+"""Recorded values equal those of the program, and no others are recorded."""
 
 import torch
 from torch import Tensor, fx, nn
 
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import Program
 from recprune_export.program.recorder import ValueRecorder, record_values
 
@@ -44,22 +44,22 @@ def test_without_names_every_node_is_recorded() -> None:
     assert list(ValueRecorder(program)(REQUEST).values) == [n.name for n in program.module.graph.nodes]
 
 
-def test_nothing_runs_after_the_last_node_that_is_asked_for() -> None:
+def test_no_node_runs_after_the_last_recorded_one() -> None:
     program, (first, relu, _) = layers()
     ran: list[str] = []
 
-    def note(node: fx.Node, value: Tensor) -> tuple[int, ...]:
+    def record_shape(node: fx.Node, value: Tensor) -> tuple[int, ...]:
         ran.append(node.name)
         return tuple(value.shape)
 
-    recording = ValueRecorder(program, [first, relu], summarize=note, stop_early=True)(REQUEST)
+    recording = ValueRecorder(program, [first, relu], summarize=record_shape, stop_early=True)(REQUEST)
     assert ran == [first, relu]
     assert recording.values == {first: (4, 5), relu: (4, 5)}
     assert not recording.answers
     assert record_values(program, REQUEST, [first]).keys() == {first}
 
 
-def test_gradients_reach_what_lies_above_frozen_weights() -> None:
+def test_gradients_reach_values_that_depend_on_frozen_weights_alone() -> None:
     program, (first, relu, _) = layers()
     program.parameters()["first.weight"].requires_grad_(False)
     program.parameters()["first.bias"].requires_grad_(False)

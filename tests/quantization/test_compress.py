@@ -13,23 +13,23 @@ from click.testing import CliRunner
 from torch import nn
 
 from recprune_export.api import compress
+from recprune_export.bundle._verify import read_manifest, read_samples, verify
 from recprune_export.bundle.artifact_summary import inspect_artifact
-from recprune_export.bundle.verify import read_manifest, read_samples, verify
 from recprune_export.cli import main
-from recprune_export.data.schema.infer_schema import SchemaOverrides
+from recprune_export.data.schema._infer_schema import SchemaOverrides
 from recprune_export.errors import UsageError
 from recprune_export.finetuning.task import run_program
 from recprune_export.onnx.counts import count
-from recprune_export.pipeline import quantize_export
-from recprune_export.program.loading.load_program import load_program
+from recprune_export.pipeline import _quantize_export as quantize_export
+from recprune_export.program.loading._load_program import load_program
+from recprune_export.quantization._quantize import quantize
 from recprune_export.quantization.quality_loss import QualityLoss
 from recprune_export.quantization.quantization_plan import INT8_BY_ROW, INT8_STATIC
-from recprune_export.quantization.quantize import quantize
 from recprune_export.settings import Settings
-from recprune_export.training.train import train
+from recprune_export.training._train import train
 from tests.quantization.times import favouring
 
-QUICK = Settings(epochs=1, batches=(1, 64), sparsity=0.5, quantize="int8", max_quantize_drop=0.01)
+QUICK = Settings(epochs=1, latency_batch_sizes=(1, 64), sparsity=0.5, quantize="int8", max_quantize_drop=0.01)
 FAST = favouring(INT8_STATIC, INT8_BY_ROW)  # which layers of this size are not
 
 
@@ -111,7 +111,7 @@ def test_nothing_allowed_means_nothing_quantised_and_says_so(
         return quantize(*others, calibration, timed, judged, stopwatch=FAST)
 
     monkeypatch.setattr(quantize_export, "quantise", strict)
-    result = compress(checkpoint, target=tmp_path / "b", data=clicks_file, settings=replace(QUICK, epochs=0))
+    result = compress(checkpoint, target=tmp_path / "b", data=clicks_file, settings=QUICK.with_options(epochs=0))
     assert {choice["form"] for choice in result.manifest.quantisation["layers"]} == {"fp32"}
     assert result.manifest.tolerances == {"absolute": 1e-5, "relative": 1e-5}
     assert any(note.startswith("Quantised less, for quality") for note in result.notes)
@@ -134,11 +134,11 @@ def test_without_rows_the_answers_themselves_are_the_gate(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_measured_on_this_machine_from_the_command_line(checkpoint: Path, clicks_file: Path, tmp_path: Path) -> None:
-    options = ["--epochs", "0", "--batches", "1,64", "--quantize", "int8", "--quiet"]
+    options = ["--epochs", "0", "--latency-batch-sizes", "1,64", "--quantize", "int8", "--quiet"]
     arguments = [str(checkpoint), "--data", str(clicks_file), *options, "-o", str(tmp_path / "b")]
     called = CliRunner().invoke(main, arguments)
     assert called.exit_code == 0, called.output
-    assert "Tables, quantised for int8" in called.output
+    assert "Tables, quantized for int8" in called.output
     stated = json.loads((tmp_path / "b" / "manifest.json").read_text())["quantisation"]
     assert {table["form"] for table in stated["tables"]} > {"fp32"}
     assert all(len(choice["speedups"]) == 2 for choice in stated["layers"] if choice["form"] != "fp32")
@@ -147,7 +147,7 @@ def test_measured_on_this_machine_from_the_command_line(checkpoint: Path, clicks
 
 @pytest.mark.slow
 def test_inputs_that_are_shared(checkpoint: Path, clicks_file: Path, tmp_path: Path) -> None:
-    settings = replace(QUICK, epochs=0, quantize="fp16", shared_inputs=("user",))
+    settings = QUICK.with_options(epochs=0, quantize="fp16", shared_inputs=("user",))
     result = compress(checkpoint, target=tmp_path / "b", data=clicks_file, settings=settings)
     manifest = result.manifest
     assert any("before it was quantised" in note for note in result.notes)
@@ -158,6 +158,6 @@ def test_inputs_that_are_shared(checkpoint: Path, clicks_file: Path, tmp_path: P
 
 def test_wrong_wishes_are_told() -> None:
     with pytest.raises(UsageError, match="--quantize must be one of none, fp16, int8, int4, got 'int2'"):
-        Settings(quantize="int2")  # type: ignore[arg-type]
+        Settings(quantize="int2")
     with pytest.raises(UsageError, match="--max-quantize-drop must lie in"):
         Settings(max_quantize_drop=-0.1)

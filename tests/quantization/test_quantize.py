@@ -11,9 +11,10 @@ from recprune_export.onnx.cost.estimate import estimate_file_cost
 from recprune_export.onnx.counts import count
 from recprune_export.onnx.export import export_onnx
 from recprune_export.onnx.runtime.session import make_session, run
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import Program
 from recprune_export.program.random_requests import RequestArrays, sample_request
+from recprune_export.quantization._quantize import QuantizedFile, quantize
 from recprune_export.quantization.quality_loss import make_error_judge
 from recprune_export.quantization.quantization_plan import (
     FP16,
@@ -26,7 +27,6 @@ from recprune_export.quantization.quantization_plan import (
     INT8_STATIC,
     Mode,
 )
-from recprune_export.quantization.quantize import QuantizedFile, quantize
 from tests.onnx.graphs import floats, graph
 from tests.quantization.times import favouring
 from tests.recommenders.test_recommenders import make, spec_of

@@ -13,10 +13,10 @@ from recprune_export.errors import UsageError
 from recprune_export.onnx.counts import count
 from recprune_export.onnx.export import export_onnx
 from recprune_export.onnx.runtime.session import make_session, run
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import Program, sample_request_tensors
 from recprune_export.pruning.allocation.parameter_counts import ParameterCounter
-from recprune_export.pruning.apply.apply_plan import apply_plan
+from recprune_export.pruning.apply._apply_plan import apply_plan
 from recprune_export.pruning.apply.soundness import check_soundness
 from recprune_export.pruning.plan import GroupPlan, Plan
 from recprune_export.recommenders.catalogue import RECOMMENDERS, build_recommender

@@ -6,19 +6,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from recprune_export.data.batch import Batch
 from recprune_export.errors import PruningError
 from recprune_export.finetuning.objective import make_objective
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import Program
 from recprune_export.pruning.allocation.budget import Budget, make_plan
 from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR
 from recprune_export.pruning.importance.scores.registry import rank_channels
 from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
 from recprune_export.pruning.plan import GroupPlan, Plan
-from recprune_export.pruning.statistics.moments import Batch
 from recprune_export.refresh.plan_regret import GroupRegret, compute_mean_relative_regret, compute_regrets, sum_regret
 
-BUDGET = Budget(0.6, 0.6, round_to=1)
+BUDGET = Budget(0.6, 0.6, width_multiple=1)
 
 
 class Halves(nn.Module):

@@ -1,6 +1,6 @@
 import pytest
 
-from recprune_export.gate.check import Check
+from recprune_export.gate._check import Check
 from recprune_export.gate.findings import Finding, Verdict, make_skipped_finding
 from recprune_export.gate.latency.paired_latency import collect_samples, compare_latency
 from recprune_export.gate.limits import Limits

@@ -1,7 +1,6 @@
 """Searches on a small learnable model: what they find holds, and they go on where they were."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +14,22 @@ from recprune_export.api import load_model, make_task
 from recprune_export.errors import PruningError, UsageError
 from recprune_export.finetuning.group_lasso import RegularizedProgram
 from recprune_export.finetuning.task import Task
-from recprune_export.pipeline import prune as stages
+from recprune_export.pipeline import _prune as stages
 from recprune_export.pipeline.build_manifest import InputSources
 from recprune_export.pipeline.planning import plan_fields
 from recprune_export.pipeline.stage_checkpoints import StageCheckpoints
+from recprune_export.program.loading._load_program import LoadedModel
 from recprune_export.program.loading.detect import ModelKind
-from recprune_export.program.loading.load_program import LoadedModel
 from recprune_export.program.program import Program
 from recprune_export.pruning.plan import FieldPlan
 from recprune_export.search import target_speedup
+from recprune_export.search._resolve_sparsity import resolve_sparsity
+from recprune_export.search._sweep import sweep
 from recprune_export.search.max_drop import SEEDS, find_sparsity_within_drop
-from recprune_export.search.resolve_sparsity import resolve_sparsity
-from recprune_export.search.sweep import sweep
 from recprune_export.search.trials import Trial, Trials
-from recprune_export.settings import Settings
+from recprune_export.settings import FineTuningSettings, PruningSettings, Settings
 
-SETTINGS = Settings(epochs=1, batches=(1, 8), learning_rate=1e-3)
+SETTINGS = Settings(epochs=1, latency_batch_sizes=(1, 8), learning_rate=1e-3)
 ROWS = 6000
 
 
@@ -61,7 +60,7 @@ def job() -> tuple[Program, Task]:
         logits = module(torch.from_numpy(columns["user"]), torch.from_numpy(columns["item"])).numpy()
     columns["click"] = (rng.random(ROWS) < 1 / (1 + np.exp(-logits))).astype(np.float32)
     loaded = load_model(module.eval(), (torch.arange(4), torch.arange(4)), {})
-    return loaded.program, make_task(loaded, columns, "click", SETTINGS)
+    return loaded.program, make_task(loaded, columns, "click", SETTINGS.finetuning)
 
 
 def test_a_trial_is_made_once_and_survives_its_file(job: tuple[Program, Task], tmp_path: Path) -> None:
@@ -79,8 +78,8 @@ def test_trials_of_other_settings_or_a_broken_file_are_begun_anew(job: tuple[Pro
     program, task = job
     file = tmp_path / "trials.json"
     Trials(program, SETTINGS, task, file).run(0.5)
-    assert Trials(program, replace(SETTINGS, score="random"), task, file).completed == ()
-    assert len(Trials(program, replace(SETTINGS, threads=2), task, file).completed) == 1
+    assert Trials(program, SETTINGS.with_options(score="random"), task, file).completed == ()
+    assert len(Trials(program, SETTINGS.with_options(threads=2), task, file).completed) == 1
     file.write_text("{")
     assert Trials(program, SETTINGS, task, file).completed == ()
 
@@ -89,7 +88,7 @@ def test_what_all_trials_share_is_done_once_for_each_seed(
     job: tuple[Program, Task], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program, task = job
-    runs = {"regularise": 0, "decide_fields": 0}
+    runs = {"regularize": 0, "plan_fields": 0}
 
     def counted(name: str) -> None:
         original = getattr(stages, name)
@@ -102,40 +101,42 @@ def test_what_all_trials_share_is_done_once_for_each_seed(
 
     for name in runs:
         counted(name)
-    monkeypatch.setattr("recprune_export.pipeline.planning.plan_fields", stages.decide_fields)  # what a plan would call
-    settings = replace(SETTINGS, regularise=1.0, prune_fields=1)
+    monkeypatch.setattr("recprune_export.pipeline.planning.plan_fields", stages.plan_fields)  # what a plan would call
+    settings = SETTINGS.with_options(regularize=1.0, prune_fields=1)
     trials = Trials(program, settings, task)
     first, second = trials.run(0.3), trials.run(0.6)
-    assert runs == {"regularise": 1, "decide_fields": 1}
+    assert runs == {"regularize": 1, "plan_fields": 1}
     assert Trials(program, settings, task).run(0.6) == second != first  # as without the other
-    assert runs == {"regularise": 2, "decide_fields": 2}
+    assert runs == {"regularize": 2, "plan_fields": 2}
     trials.run(0.6, seed=1)
-    assert runs == {"regularise": 3, "decide_fields": 3}
+    assert runs == {"regularize": 3, "plan_fields": 3}
 
 
 def test_the_job_after_a_search_begins_where_its_trials_did(
     job: tuple[Program, Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program, task = job
-    settings = replace(SETTINGS, max_drop=0.9, regularise=1.0, prune_fields=1)  # even the largest sparsity holds
+    settings = SETTINGS.with_options(max_drop=0.9, regularize=1.0, prune_fields=1)  # even the largest sparsity holds
     given: dict[str, Any] = {}
     trained: list[int] = []
-    honest = stages.regularise
+    honest = stages.regularize
 
     def once_for_each_seed(*arguments: Any) -> RegularizedProgram:
         trained.append(arguments[-1].seed)
         return honest(*arguments)
 
-    monkeypatch.setattr(stages, "regularise", once_for_each_seed)
+    monkeypatch.setattr(stages, "regularize", once_for_each_seed)
     monkeypatch.setattr(api, "compress_program", lambda program, target, *wishes, **named: given.update(named))
-    monkeypatch.setattr(api, "settle", lambda *asked: given.setdefault("settled", resolve_sparsity(*asked)))
+    monkeypatch.setattr(api, "resolve_sparsity", lambda *asked: given.setdefault("resolved", resolve_sparsity(*asked)))
     loaded = LoadedModel(program, None, ModelKind.PROGRAM)
     api.compress_loaded(loaded, task, tmp_path / "ctr", settings, InputSources())
     work = StageCheckpoints(tmp_path / "work", "key")
-    handed = stages.prune(program, given["settled"].settings, task, checkpoints=work, search_prefix=given["beginning"])
+    resolved = given["resolved"].settings
+    arguments = (program, resolved.pruning, resolved.finetuning, task)
+    handed = stages.prune(*arguments, seed=resolved.seed, checkpoints=work, search_prefix=given["search_prefix"])
     assert trained == [0, 1]
-    assert "regularised" in work.names  # a job that is killed now finds it again
-    alone = stages.prune(program, given["settled"].settings, task)
+    assert "regularized" in work.names  # a job that is killed now finds it again
+    alone = stages.prune(*arguments, seed=resolved.seed)
     assert trained == [0, 1, 0]
     assert handed.plan == alone.plan
     for name, tensor in alone.program.module.state_dict().items():
@@ -150,10 +151,12 @@ def test_a_speed_is_searched_with_the_same_fields(job: tuple[Program, Task], mon
         chosen.append(plan_fields(*given))
         return chosen[-1]
 
-    monkeypatch.setattr(target_speedup, "decide_fields", choose)
+    monkeypatch.setattr(target_speedup, "plan_fields", choose)
     monkeypatch.setattr("recprune_export.pipeline.planning.plan_fields", choose)
     with pytest.raises(PruningError, match="times as fast"):
-        target_speedup.find_sparsity_for_speedup(program, replace(SETTINGS, prune_fields=1), task, 1e6)
+        target_speedup.find_sparsity_for_speedup(
+            program, PruningSettings(prune_fields=1), SETTINGS.latency, task, target=1e6
+        )
     (fields,) = chosen
     assert len(fields.removed) == 1
 
@@ -167,9 +170,9 @@ def test_what_is_found_holds_on_rows_that_the_search_never_saw(job: tuple[Progra
     assert all(trial.holds(0.02) for trial in found.confirmed)
     assert len(told) >= len(found.trials)
     from recprune_export.finetuning.task import run_program
-    from recprune_export.pipeline.prune import prune
+    from recprune_export.pipeline._prune import prune
 
-    pruned = prune(program, replace(SETTINGS, sparsity=found.sparsity), task).program
+    pruned = prune(program, PruningSettings(found.sparsity), SETTINGS.finetuning, task).program
     dense, after = (task.test(lambda r, p=p: run_program(p, r))["auc"] for p in (program, pruned))  # type: ignore[misc]
     assert dense - after <= 0.02
 
@@ -178,7 +181,7 @@ def test_nothing_holds_where_nothing_can(job: tuple[Program, Task], tmp_path: Pa
     program, task = job
     with pytest.raises(PruningError, match="At no sparsity"):
         resolve_sparsity(
-            program, replace(SETTINGS, max_drop=1e-9, score="random", refit=False), task, tmp_path / "s.json"
+            program, SETTINGS.with_options(max_drop=1e-9, score="random", refit=False), task, tmp_path / "s.json"
         )
 
 
@@ -186,15 +189,15 @@ def test_without_labels_there_is_nothing_to_compare(job: tuple[Program, Task]) -
     from recprune_export.pipeline.compress import make_sampled_task
 
     program, _ = job
-    task = make_sampled_task(program, replace(SETTINGS, epochs=0))
+    task = make_sampled_task(program, FineTuningSettings(epochs=0))
     with pytest.raises(UsageError, match="give --data"):
-        Trials(program, replace(SETTINGS, epochs=0), task).run(0.5)
+        Trials(program, SETTINGS.with_options(epochs=0), task).run(0.5)
 
 
 def test_a_speed_out_of_reach_is_said(job: tuple[Program, Task], tmp_path: Path) -> None:
     program, task = job
     with pytest.raises(PruningError, match="times as fast"):
-        resolve_sparsity(program, replace(SETTINGS, target_speedup=1e6), task, tmp_path / "s.json")
+        resolve_sparsity(program, SETTINGS.with_options(target_speedup=1e6), task, tmp_path / "s.json")
 
 
 def test_a_sweep_is_written(job: tuple[Program, Task], tmp_path: Path) -> None:

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from recprune_export.data.rows import Ragged
-from recprune_export.data.schema.infer_schema import SchemaOverrides
+from recprune_export.data.schema._infer_schema import SchemaOverrides
 from recprune_export.errors import ModelFileError, UsageError
+from recprune_export.training._train import TrainingResult, shift_histories, train
 from recprune_export.training.checkpoint import FORMAT, load_checkpoint
-from recprune_export.training.train import TrainingResult, shift_histories, train
 
 CLICKED = SchemaOverrides(labels=("clicked",))
 

@@ -1,1 +1,1 @@
-"""Bundles in transport: packed, unpacked, signed."""
+"""Pack, unpack and sign bundles."""

@@ -1,4 +1,4 @@
-"""`pack`: a bundle as one `.tar.zst`, the same bytes for the same files."""
+"""Pack a bundle as one reproducible `.tar.zst`: the same files give the same bytes."""
 
 import os
 import tarfile
@@ -7,24 +7,24 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from recprune_export.bundle._verify import check_files, read_manifest
 from recprune_export.bundle.manifest.manifest import MANIFEST, SIGNATURE
-from recprune_export.bundle.servers.triton import model_name
-from recprune_export.bundle.verify import check_files, read_manifest
+from recprune_export.bundle.servers.triton import make_model_name
 from recprune_export.errors import UsageError
 
 SUFFIX = ".tar.zst"
-WINDOW = 27  # 128 MiB, the most that a zstd decompressor takes unasked; in it the second name of a model costs nothing
+WINDOW = 27  # 128 MiB: the default limit of zstd decompressors, and long enough that the second copy of a model costs nothing
 LEVEL = 10
 BLOCK = tarfile.BLOCKSIZE
 _CHUNK = 1 << 20
 
 
 class NoZstandard(UsageError):
-    """The package that packs and unpacks is not installed."""
+    """The package zstandard is not installed."""
 
 
 def zstandard_module() -> Any:
-    """Return the package. Raises `NoZstandard`."""
+    """Return the module zstandard. Raises `NoZstandard`."""
     try:
         import zstandard
     except ImportError as error:
@@ -33,12 +33,12 @@ def zstandard_module() -> Any:
 
 
 def pack(bundle: Path, output: Path | None = None) -> Path:
-    """Write a bundle as one file, `BUNDLE.tar.zst` by default; return its path. It is whole or absent.
+    """Write a bundle as one file, `BUNDLE.tar.zst` by default, and return its path. The file is complete or absent.
 
-    The manifest comes first, so that a reader knows what is to follow, then its signature, if any, then files by name;
-    without times, owners or modes. All lie in one folder with the bundle's name.
+    The manifest comes first, so that a reader knows the files that follow, then its signature, if any, then files by name;
+    without times, owners or modes. All entries are in one folder with the bundle's name.
 
-    Raises `BundleError` where the bundle is not as it was written, `UsageError` where the file cannot be written.
+    Raises `BundleError` if the bundle was changed, `UsageError` if the file cannot be written.
     """
     if bundle.is_file():
         raise UsageError(f"{bundle} is a file already: give the directory of a bundle.")
@@ -57,7 +57,7 @@ def pack(bundle: Path, output: Path | None = None) -> Path:
         output.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("xb") as file, zstd.ZstdCompressor(compression_params=parameters).stream_writer(file) as tar:
             for name in (MANIFEST, *signature, *sorted(manifest.files)):
-                _add(tar, bundle / name, f"{model_name(manifest.name)}/{name}")
+                _add(tar, bundle / name, f"{make_model_name(manifest.name)}/{name}")
             tar.write(bytes(2 * BLOCK))
         os.replace(partial, output)
     except OSError as error:
@@ -75,7 +75,7 @@ def _add(tar: IO[bytes], path: Path, name: str) -> None:
         header = info.tobuf(tarfile.USTAR_FORMAT)
     except ValueError as error:
         raise UsageError(
-            f"'{name}' cannot be packed ({error}): its name or its size is beyond what tar holds."
+            f"'{name}' cannot be packed ({error}): its name or its size exceeds the limits of tar."
         ) from error
     tar.write(header)
     with path.open("rb") as file:

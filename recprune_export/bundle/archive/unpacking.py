@@ -1,8 +1,8 @@
-"""A packed bundle, opened: extracted into a temporary folder, where nothing but the files of its manifest can come to lie.
+"""Unpack a bundle into a temporary folder that can only receive the files of its manifest.
 
-The archive may come from anywhere. It is read by its headers of 512 bytes alone: no links, devices or long names, no extended
-headers that would be read into memory; names are plain relative paths; what is written is what the manifest, which comes
-first, declares, in number and size.
+Archives are untrusted. Only headers of 512 bytes are read: no links, devices or long names, no extended headers, which would be
+read into memory. Names must be plain relative paths. The manifest comes first, and only files that it declares are written,
+with the sizes that it declares.
 """
 
 import json
@@ -14,20 +14,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from recprune_export.bundle._verify import MANIFEST_LIMIT
+from recprune_export.bundle.archive.manifest_signature import SIGNATURE_BYTES
 from recprune_export.bundle.archive.packing import BLOCK, SUFFIX, WINDOW, zstandard_module
-from recprune_export.bundle.archive.signature import SIGNATURE_BYTES
 from recprune_export.bundle.manifest.manifest import MANIFEST, SIGNATURE, Manifest, check_name
-from recprune_export.bundle.verify import MANIFEST_LIMIT
 from recprune_export.errors import BundleError, RecpruneError
 
 MAX_BYTES = 64 << 30
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _CHUNK = 1 << 20
-_PADDING = 20 * BLOCK  # tar fills its last record up
+_PADDING = 20 * BLOCK  # tar pads its last record
 
 
 def is_packed(path: Path) -> bool:
-    """Whether a path is a file that zstd has compressed."""
+    """Return whether a path is a file compressed by zstd."""
     try:
         with path.open("rb") as file:
             return file.read(len(_MAGIC)) == _MAGIC
@@ -37,10 +37,10 @@ def is_packed(path: Path) -> bool:
 
 @contextmanager
 def open_bundle_path(path: Path) -> Iterator[Path]:
-    """Give the folder of a bundle inside the block: `path` itself, or where a packed one is extracted for that time.
+    """Yield the folder of a bundle: `path` itself, or a temporary folder with the content of a packed bundle.
 
-    Errors that are raised inside name the archive instead of the folder. Raises `BundleError` where the archive is no packed
-    bundle, is damaged, or holds what it must not.
+    Errors raised inside the block name the archive instead of the folder. Raises `BundleError` if the archive is not a packed
+    bundle, is damaged, or has an entry that is not allowed.
     """
     if not is_packed(path):
         yield path
@@ -55,7 +55,7 @@ def open_bundle_path(path: Path) -> Iterator[Path]:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Extract a packed bundle into `folder`, which is made.
+    """Extract a packed bundle into `folder`, which must not exist yet.
 
     Raises `BundleError`.
     """
@@ -73,14 +73,14 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 class _Tar:
-    """The entries of an archive, one after the other."""
+    """Sequential reader of the entries of an archive."""
 
     def __init__(self, stream: IO[bytes], archive: Path) -> None:
         self._stream, self.archive = stream, archive
         self._folder: str | None = None
 
     def next(self) -> tuple[str, int] | None:
-        """Return name and size of the next file, without the folder that all lie in; None at the end."""
+        """Return name (relative to the bundle's folder) and size of the next file; None at the end."""
         header = self._read(BLOCK)
         if not any(header):
             self._check_end()
@@ -88,66 +88,68 @@ class _Tar:
         try:
             info = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
         except (tarfile.HeaderError, UnicodeError, ValueError) as error:
-            raise BundleError(f"{self.archive} is no packed bundle: it holds no plain tar archive.") from error
+            raise BundleError(
+                f"{self.archive} is not a packed bundle: it does not contain a plain tar archive."
+            ) from error
         if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or info.linkname:
-            raise self.refused(info.name, "is a link, a folder or something else that is no plain file")
+            raise self.make_entry_error(info.name, "is a link, a folder or another entry that is not a plain file")
         if not 0 <= info.size <= MAX_BYTES:
-            raise self.refused(info.name, "has a size that no file of a bundle has")
+            raise self.make_entry_error(info.name, "has a size that no file of a bundle has")
         folder, _, name = info.name.partition("/")
         self._folder = folder if self._folder is None else self._folder
         if not name or folder != self._folder or folder in ("", ".", ".."):
-            raise self.refused(info.name, "does not lie in the one folder of the bundle")
+            raise self.make_entry_error(info.name, "does not lie in the one folder of the bundle")
         if name not in (MANIFEST, SIGNATURE):
             try:
                 check_name(name)
             except BundleError as error:
-                raise self.refused(info.name, "has a name that is not allowed in a bundle") from error
+                raise self.make_entry_error(info.name, "has a name that is not allowed in a bundle") from error
         return name, info.size
 
     def content(self, size: int) -> Iterator[bytes]:
-        """Yield the content of the file that `next` named."""
-        left = size
-        while left:
-            chunk = self._read(min(left, _CHUNK))
-            left -= len(chunk)
+        """Yield the content of the file that `next` returned."""
+        remaining = size
+        while remaining:
+            chunk = self._read(min(remaining, _CHUNK))
+            remaining -= len(chunk)
             yield chunk
         self._read(-size % BLOCK)
 
-    def refused(self, name: str, why: str) -> BundleError:
-        """Say that an entry must not be."""
+    def make_entry_error(self, name: str, why: str) -> BundleError:
+        """Make the error for an entry that is not allowed."""
         return BundleError(f"{self.archive} is refused: its entry {name!r} {why}.")
 
     def _read(self, size: int) -> bytes:
-        parts = []
+        chunks = []
         while size:
-            part = self._stream.read(size)
-            if not part:
+            chunk = self._stream.read(size)
+            if not chunk:
                 raise BundleError(f"{self.archive} is cut off: copy it again.")
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)
+            chunks.append(chunk)
+            size -= len(chunk)
+        return b"".join(chunks)
 
     def _check_end(self) -> None:
-        rest = bytearray()
-        while len(rest) <= _PADDING and (part := self._stream.read(_PADDING)):
-            rest += part
-        if len(rest) < BLOCK:
+        tail = bytearray()
+        while len(tail) <= _PADDING and (chunk := self._stream.read(_PADDING)):
+            tail += chunk
+        if len(tail) < BLOCK:
             raise BundleError(f"{self.archive} is cut off: copy it again.")
-        if len(rest) > _PADDING or any(rest):
+        if len(tail) > _PADDING or any(tail):
             raise BundleError(f"{self.archive} is refused: it goes on after its end.")
 
 
 def _extract(tar: _Tar, folder: Path) -> None:
     first = tar.next()
     if first is None or first[0] != MANIFEST or first[1] > MANIFEST_LIMIT:
-        raise BundleError(f"{tar.archive} is no packed bundle: it does not begin with {MANIFEST}.")
+        raise BundleError(f"{tar.archive} is not a packed bundle: it does not begin with {MANIFEST}.")
     text = b"".join(tar.content(first[1]))
-    expected = _declared(tar.archive, text, folder)
+    expected = _read_declared_sizes(tar.archive, text, folder)
     (folder / MANIFEST).write_bytes(text)
     while (entry := tar.next()) is not None:
         name, size = entry
         if expected.pop(name, None) != size:
-            raise tar.refused(name, f"is not what {MANIFEST} declares, is there twice, or has another size")
+            raise tar.make_entry_error(name, f"is not declared in {MANIFEST}, is there twice, or has another size")
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("xb") as file:
@@ -158,8 +160,8 @@ def _extract(tar: _Tar, folder: Path) -> None:
         raise BundleError(f"{tar.archive} lacks {', '.join(repr(name) for name in missing)}: pack the bundle again.")
 
 
-def _declared(archive: Path, text: bytes, folder: Path) -> dict[str, int]:
-    """Sizes by name of what is to follow."""
+def _read_declared_sizes(archive: Path, text: bytes, folder: Path) -> dict[str, int]:
+    """Return the size of each file that the manifest declares, by name."""
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -167,7 +169,7 @@ def _declared(archive: Path, text: bytes, folder: Path) -> dict[str, int]:
     try:
         manifest = Manifest.from_dict(values)
     except BundleError as error:
-        raise BundleError(f"{archive} is no bundle of this release: {error}") from error
+        raise BundleError(f"{archive} is not a bundle of this release: {error}") from error
     files: Mapping[str, int] = {name: entry.bytes for name, entry in manifest.files.items()}
     total, free = sum(files.values()), shutil.disk_usage(folder).free
     if total > min(MAX_BYTES, free):

@@ -1,1 +1,1 @@
-"""The manifest: its model, its sections, its published schema, and older format versions."""
+"""Manifest of a bundle: model, sections, published JSON schema and migration of older formats."""

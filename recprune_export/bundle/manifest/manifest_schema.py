@@ -1,4 +1,4 @@
-"""The published JSON schema of `manifest.json`; `python -m recprune_export.bundle.manifest.manifest_schema FILE` writes it."""
+"""JSON schema of `manifest.json`; `python -m recprune_export.bundle.manifest.manifest_schema FILE` writes it to a file."""
 
 import json
 import sys
@@ -10,22 +10,22 @@ from pydantic.json_schema import GenerateJsonSchema
 from recprune_export.bundle.manifest.manifest import Manifest
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_WRITTEN = ("format", "format_version", "files")  # have a default in Python, and are in every file
+_WRITTEN = ("format", "format_version", "files")  # have a default in Python, but are in every file
 
 
 class _Untitled(GenerateJsonSchema):
-    """A key says what it is; a title would say it twice."""
+    """Generator of schemas without titles, which would repeat the keys."""
 
-    def field_title_should_be_set(self, make_manifest_schema: Any) -> bool:
-        """Never."""
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        """Return False for every field."""
         return False
 
 
 def make_manifest_schema() -> dict[str, Any]:
-    """Return the JSON schema that every `manifest.json` of the present format follows."""
-    made = Manifest.model_json_schema(mode="serialization", schema_generator=_Untitled)
-    required = dict.fromkeys((*_WRITTEN, *made["required"]))
-    return {"$schema": _DIALECT, **made, "required": list(required)}
+    """Return the JSON schema of `manifest.json` in the current format version."""
+    schema = Manifest.model_json_schema(mode="serialization", schema_generator=_Untitled)
+    required = dict.fromkeys((*_WRITTEN, *schema["required"]))
+    return {"$schema": _DIALECT, **schema, "required": list(required)}
 
 
 def format_manifest_schema() -> str:

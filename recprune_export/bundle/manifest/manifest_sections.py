@@ -1,7 +1,7 @@
-"""The parts of a manifest, with types and words: the published schema is made of these.
+"""Sections of a manifest with types and descriptions, from which the published schema is generated.
 
-They are typed dictionaries, so that a part stays what it is in the file: plain JSON values. What one stage alone writes and
-reads (latency, plan, settings) is an open object here.
+They are typed dictionaries, so that a section keeps its form in the file: plain JSON values. Sections that only one stage
+writes and reads (latency, plan, settings) are open objects.
 """
 
 from dataclasses import dataclass
@@ -20,15 +20,15 @@ AtLeastOne = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(min_length=1)]
-Dtype = Annotated[str, Field(description="as NumPy spells it")]
+Dtype = Annotated[str, Field(description="NumPy name of the dtype")]
 Pair = Annotated[list[int], Field(min_length=2, max_length=2)]
 Shape = list[Count | Annotated[str, Field(pattern="batch")]]
 ByBatch = dict[str, Amount]
 
 
 @dataclass(frozen=True)
-class SectionOf:
-    """Marks a plain dictionary that is checked, and published, as a typed one."""
+class PublishedAs:
+    """Annotation of a plain dictionary that is validated and published as the typed dictionary `section`."""
 
     section: Any
 
@@ -47,21 +47,21 @@ class InputTensor(TypedDict):
         Annotated[
             Literal[True],
             Field(
-                description="one row, for all candidates of a request; absent where there is a row for each",
+                description="true if the input has one row for all candidates of a request; absent if it has one row for each",
             ),
         ]
     ]
     ids: Annotated[
         list[Pair | None],
         Field(
-            description="valid ids, lowest and highest: empty for no ids, one pair for all elements, or one (or null) "
+            description="lowest and highest valid id: empty for no ids, one pair for all elements, or one pair (or null) "
             "per index of the last axis",
         ),
     ]
     observed: Annotated[
         Annotated[list[float], Field(min_length=2, max_length=2)] | None,
         Field(
-            description="lowest and highest number, other than ids, in the example request that the model was captured with",
+            description="lowest and highest value, ids excepted, in the example request of the capture",
         ),
     ]
 
@@ -77,7 +77,7 @@ class OutputTensor(TypedDict):
 
 @with_config(CLOSED)
 class SignatureSection(TypedDict):
-    """What the model takes and gives, in order."""
+    """Inputs and outputs of the model, in order."""
 
     inputs: Annotated[list[InputTensor], Field(min_length=1)]
     outputs: Annotated[list[OutputTensor], Field(min_length=1)]
@@ -85,40 +85,45 @@ class SignatureSection(TypedDict):
 
 @with_config(CLOSED)
 class VocabularySummary(TypedDict):
-    """How raw values become the ids of one input; the values themselves are in the file."""
+    """Encoding of raw values as ids of one input; the values themselves are in the encoding file."""
 
     kind: Annotated[
         Literal["categorical", "multi_valued", "sequence"],
-        Field(description="one id, several, or the history of a user"),
+        Field(description="one id, several ids, or the history of a user"),
     ]
     column: Annotated[str, Field(description="the column of raw values")]
-    values: Annotated[Count, Field(description="how many values have an id of their own")]
-    first: Annotated[Count, Field(description="the id of the first value in the file; the next ones follow")]
-    unknown: Annotated[
-        Count | None, Field(description="the id of all other values; null where they are left out of the list")
+    values: Annotated[Count, Field(description="number of values with their own id")]
+    first: Annotated[
+        Count,
+        Field(
+            description="the id of the first value in the encoding file; the following values have the following ids"
+        ),
     ]
-    padding: Annotated[Count | None, Field(description="the id that fills a list up; null where there is no list")]
-    separator: Annotated[str | None, Field(description="stands between the values of a text; null for lists")]
-    max_length: Annotated[AtLeastOne | None, Field(description="how many values of a row are used")]
+    unknown: Annotated[
+        Count | None, Field(description="the id of all other values; null if they are omitted from the list")
+    ]
+    padding: Annotated[Count | None, Field(description="the id that pads a list; null if the input is not a list")]
+    separator: Annotated[str | None, Field(description="separator between the values in a string; null for lists")]
+    max_length: Annotated[AtLeastOne | None, Field(description="maximum number of values used from a row")]
 
 
 @with_config(CLOSED)
 class EncodingSection(TypedDict):
-    """How raw rows become requests."""
+    """Encoding of raw rows as requests."""
 
     file: Annotated[str, Field(description="the file with vocabularies, means and standard deviations")]
     vocabularies: Annotated[dict[str, VocabularySummary], Field(description="by input")]
     numeric: Annotated[
         list[str],
         Field(
-            description="columns of the input `numeric`, each centred and scaled, 0 where missing; empty where there is none"
+            description="columns of the input `numeric`, standardized, 0 for missing values; empty without numeric columns"
         ),
     ]
 
 
 @with_config(OPEN)
 class DenseAndPruned(TypedDict):
-    """One object for each of the two models."""
+    """One object each for the dense and the pruned model."""
 
     dense: Object
     pruned: Object
@@ -126,26 +131,26 @@ class DenseAndPruned(TypedDict):
 
 @with_config(OPEN)
 class LatencyFigures(TypedDict):
-    """Latency of one contestant at one batch size, in milliseconds."""
+    """Latency of one backend at one batch size, in milliseconds."""
 
     distribution: NotRequired[Annotated[list[Amount], Field(description="percentiles at `percents`")]]
 
 
 @with_config(OPEN)
 class LatencySection(TypedDict):
-    """Milliseconds by contestant and batch, measured interleaved in one process."""
+    """Latency in milliseconds by backend and batch size, measured interleaved in one process."""
 
     percents: NotRequired[
         Annotated[list[Annotated[float, Field(ge=0, le=100)]], Field(description="of each `distribution`")]
     ]
     milliseconds: NotRequired[
-        Annotated[dict[str, dict[str, LatencyFigures]], Field(description="by batch, then by contestant")]
+        Annotated[dict[str, dict[str, LatencyFigures]], Field(description="by batch size, then by backend")]
     ]
 
 
 @with_config(CLOSED)
 class ChangeSection(TypedDict):
-    """A metric on test rows, more is better: of the dense and of the pruned ONNX file, and how sure the difference is."""
+    """A metric on test rows (higher is better) of the dense and the pruned ONNX file, with the interval of the difference."""
 
     metric: str
     before: Annotated[float, Field(description="of the dense model")]
@@ -159,7 +164,7 @@ class ChangeSection(TypedDict):
 
 @with_config(CLOSED)
 class EmptySection(TypedDict):
-    """A part that does not apply."""
+    """A section that does not apply."""
 
 
 @with_config(CLOSED)
@@ -192,52 +197,52 @@ class Interval(TypedDict):
 
 @with_config(CLOSED)
 class SessionSection(TypedDict):
-    """Session options to serve the bundle with; earlier versions tried others and wrote their `batches` and `speedups`."""
+    """Session options for serving; earlier versions compared several and recorded their `batches` and `speedups`."""
 
     options: NotRequired[SessionChoice]
     batches: NotRequired[Annotated[list[AtLeastOne], Field(description="batch sizes of the trials")]]
     speedups: NotRequired[
-        Annotated[dict[str, Interval], Field(description="times faster than plain options, by what was changed")]
+        Annotated[dict[str, Interval], Field(description="times faster than default options, by changed option")]
     ]
 
 
 @with_config(CLOSED)
 class RewriteEntry(TypedDict):
-    """A rewrite of the ONNX graph that was tried."""
+    """A tried rewrite of the ONNX graph."""
 
     name: str
-    places: Annotated[AtLeastOne, Field(description="in how many places the graph was changed")]
+    places: Annotated[AtLeastOne, Field(description="number of places in which the graph was changed")]
     kept: bool
-    reason: Annotated[str, Field(description="why it was not kept; empty where it was")]
+    reason: Annotated[str, Field(description="why the rewrite was rejected; empty if it was kept")]
     error: Annotated[
         float | None,
         Field(
-            description="largest difference on the probes, as a fraction of the largest number of that output; null where "
+            description="largest difference on the probe requests, as a fraction of the largest absolute value of that output; null if "
             "the graph did not run"
         ),
     ]
-    at: NotRequired[Annotated[list[str], Field(description="the places that were chosen, where it could choose")]]
-    before: Annotated[ByBatch, Field(description="estimated milliseconds without it")]
-    after: Annotated[ByBatch, Field(description="estimated milliseconds with it")]
+    at: NotRequired[Annotated[list[str], Field(description="the chosen places, if the rewrite can choose")]]
+    before: Annotated[ByBatch, Field(description="estimated milliseconds without the rewrite")]
+    after: Annotated[ByBatch, Field(description="estimated milliseconds with the rewrite")]
 
 
 @with_config(OPEN)
 class Traffic(TypedDict):
-    """Bytes of a request."""
+    """Bytes moved by a request."""
 
-    weights: Annotated[int, Field(description="weights and rows of tables that are read")]
-    activations: Annotated[int, Field(description="what flows between operators")]
-    interface: Annotated[int, Field(description="the request and its answer")]
+    weights: Annotated[int, Field(description="weights, and rows of tables, that are read")]
+    activations: Annotated[int, Field(description="tensors between operators")]
+    interface: Annotated[int, Field(description="inputs and outputs")]
 
 
 @with_config(CLOSED)
 class CostEntry(TypedDict):
-    """What a request costs by the graph alone."""
+    """Cost of a request, estimated from the graph."""
 
     operations: Annotated[Count, Field(description="multiply-adds of matrix products")]
     bytes: Traffic
-    floor: Annotated[Amount, Field(description="milliseconds that no runtime can go below")]
-    multiple: Annotated[Amount, Field(description="the measured median, as a multiple of the floor")]
+    floor: Annotated[Amount, Field(description="lower bound in milliseconds for any runtime")]
+    multiple: Annotated[Amount, Field(description="the measured median latency, as a multiple of `floor`")]
 
 
 @with_config(OPEN)
@@ -254,7 +259,7 @@ class MachineRates(TypedDict):
 
 @with_config(CLOSED)
 class CostSection(TypedDict):
-    """What a request costs by the graph alone, and the measured median as a multiple of the machine's floor."""
+    """Cost of a request, estimated from the graph, and the measured median as a multiple of the lower bound."""
 
     machine: NotRequired[MachineRates]
     models: NotRequired[Annotated[dict[str, dict[str, CostEntry]], Field(description="`dense` and `pruned`, by batch")]]
@@ -262,9 +267,9 @@ class CostSection(TypedDict):
 
 @with_config(CLOSED)
 class QuantizedWeight(TypedDict):
-    """A table or a linear layer, in how many bits it is stored, and why."""
+    """Storage format of a table or a linear layer, with the reason."""
 
-    name: Annotated[str, Field(description="of the weight in fp32")]
+    name: Annotated[str, Field(description="name of the weight in fp32")]
     shape: Pair
     form: Literal[
         "fp32",
@@ -282,17 +287,15 @@ class QuantizedWeight(TypedDict):
     ]
     reason: str
     speedups: Annotated[
-        ByBatch, Field(description="times faster than in fp32, alone in a graph; empty where that was not measured")
+        ByBatch, Field(description="times faster than in fp32, measured alone in a graph; empty if not measured")
     ]
-    error: Annotated[
-        float | None, Field(description="relative error of the answers where only this weight is quantised")
-    ]
-    bytes: Annotated[Pair, Field(description="of the weight in fp32 and in this form, scales included")]
+    error: Annotated[float | None, Field(description="relative error of the outputs if only this weight is quantized")]
+    bytes: Annotated[Pair, Field(description="bytes of the weight in fp32 and in this format, scales included")]
 
 
 @with_config(CLOSED)
 class QuantizationLossSection(TypedDict):
-    """The gate: what the validation metric lost, or without rows the relative error of the answers."""
+    """Quality gate: loss of the validation metric, or without rows the relative error of the outputs."""
 
     metric: str
     lost: float
@@ -314,40 +317,45 @@ class BeforeAndAfter(TypedDict):
 
 @with_config(CLOSED)
 class QuantizationSection(TypedDict):
-    """Weights in fewer bits."""
+    """Quantized weights."""
 
-    mode: NotRequired[Annotated[Literal["fp16", "int8", "int4"], Field(description="what was asked for")]]
+    mode: NotRequired[Annotated[Literal["fp16", "int8", "int4"], Field(description="the requested mode")]]
     layers: NotRequired[
-        Annotated[list[QuantizedWeight], Field(description="linear layers; shape is inputs and outputs")]
+        Annotated[list[QuantizedWeight], Field(description="linear layers; shape is [inputs, outputs]")]
     ]
-    tables: NotRequired[Annotated[list[QuantizedWeight], Field(description="tables; shape is rows and dimensions")]]
+    tables: NotRequired[Annotated[list[QuantizedWeight], Field(description="tables; shape is [rows, dimensions]")]]
     loss: NotRequired[QuantizationLossSection]
-    taken_back: NotRequired[Annotated[list[str], Field(description="weights that got more bits again, for quality")]]
+    taken_back: NotRequired[
+        Annotated[
+            list[str],
+            Field(description="weights whose quantization was reverted to a format of more bits, for quality"),
+        ]
+    ]
     bytes: NotRequired[BeforeAndAfter]
     error: NotRequired[
         Annotated[
             Amount,
-            Field(description="root mean square error of the answers, as a fraction of how much they vary"),
+            Field(description="root mean square error of the outputs, as a fraction of their standard deviation"),
         ]
     ]
-    errors: NotRequired[Annotated[ByBatch, Field(description="largest difference of a number, by output")]]
+    errors: NotRequired[Annotated[ByBatch, Field(description="largest absolute difference, by output")]]
     spread: NotRequired[
         Annotated[
             Amount,
             Field(
                 description="largest difference between kernels that multiply the same integers; the tolerance of golden "
-                "outputs has four times as much added"
+                "outputs is increased by four times this value"
             ),
         ]
     ]
     speedups: NotRequired[
-        Annotated[dict[str, Interval], Field(description="times faster than the same file in fp32, by batch")]
+        Annotated[dict[str, Interval], Field(description="times faster than the same file in fp32, by batch size")]
     ]
 
 
 @with_config(CLOSED)
 class FileIdentity(TypedDict):
-    """A file that went in, known by its content."""
+    """An input file, identified by its content."""
 
     name: str
     bytes: Count
@@ -364,18 +372,18 @@ class Commit(TypedDict):
 
 @with_config(CLOSED)
 class ProvenanceSection(TypedDict):
-    """What the bundle was made of and by; versions and machine are in `environment`."""
+    """Origin of the bundle: command, input files, seeds and commits; versions and machine are in `environment`."""
 
-    command: Annotated[list[str], Field(description="command line; empty where Python called")]
-    model: Annotated[FileIdentity | None, Field(description="the dense model; null where it came from memory")]
-    data: Annotated[FileIdentity | None, Field(description="the rows; null where there were none, or from memory")]
+    command: Annotated[list[str], Field(description="command line; empty if called from Python")]
+    model: Annotated[FileIdentity | None, Field(description="the dense model; null if it came from memory")]
+    data: Annotated[FileIdentity | None, Field(description="the rows; null without rows, or if they came from memory")]
     seeds: Annotated[
-        dict[str, int], Field(description="of `compression` and, for models that `train` made, of `training`")
+        dict[str, int], Field(description="seeds of `compression` and, for models trained by `train`, of `training`")
     ]
     commits: Annotated[
         dict[str, Commit | None],
         Field(
-            description="of `recprune-export` and of the `working_directory`; null where that is no git repository",
+            description="commits of `recprune-export` and of the `working_directory`; null outside of a git repository",
         ),
     ]
 

@@ -1,4 +1,4 @@
-"""Manifests of older format versions, brought into the present form step by step."""
+"""Migration of manifests from older format versions, one version at a time."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,18 +9,18 @@ Values = dict[str, Any]
 
 
 def migrate(values: Mapping[str, Any], version: int) -> Values:
-    """Return the values of a manifest in format `version`; those that are already, unchanged.
+    """Return the values of a manifest in format `version`; values of that version are returned unchanged.
 
-    Raises `BundleError` where they are of a newer format, or of one that was never written.
+    Raises `BundleError` if they have a newer or an unknown format version.
 
     >>> sorted(migrate({"format_version": 1, "name": "ctr"}, 2))
     ['encoding', 'format_version', 'licence', 'name', 'provenance']
     """
-    stated = values.get("format_version")
-    known = isinstance(stated, int) and not isinstance(stated, bool)
-    if not known or not (stated == version or stated in _STEPS):
+    source_version = values.get("format_version")
+    known = isinstance(source_version, int) and not isinstance(source_version, bool)
+    if not known or not (source_version == version or source_version in _STEPS):
         raise BundleError(
-            f"The bundle has format version {stated}, this recprune-export reads 1 to {version}: use the release that wrote it."
+            f"The bundle has format version {source_version}, this recprune-export reads 1 to {version}: use the release that wrote it."
         )
     result = dict(values)
     while result["format_version"] != version:
@@ -29,7 +29,7 @@ def migrate(values: Mapping[str, Any], version: int) -> Values:
 
 
 def _from_1(values: Values) -> Values:
-    """Version 1 did not say where a bundle comes from, nor how raw values are encoded."""
+    """Add the sections that version 1 does not have: encoding, license and provenance."""
     return {**values, "format_version": 2, "encoding": None, "licence": None, "provenance": None}
 
 

@@ -1,1 +1,1 @@
-"""Files that servers read: the Triton repository, KServe samples, the README of a bundle."""
+"""Files for serving: the Triton model repository, KServe samples and the README of a bundle."""

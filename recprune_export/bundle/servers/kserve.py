@@ -1,4 +1,4 @@
-"""The golden request and its answer as JSON of the KServe v2 protocol (Open Inference Protocol), which Triton speaks as well."""
+"""Golden request and response in JSON of the KServe v2 protocol (Open Inference Protocol), which Triton supports as well."""
 
 import json
 from collections.abc import Mapping
@@ -16,15 +16,15 @@ _ID = "golden"
 def kserve_samples(
     model: str, request: Mapping[str, np.ndarray], response: Mapping[str, np.ndarray], *, batched: bool
 ) -> dict[str, bytes]:
-    """Return request and response by their names in the bundle; nothing where the answer has numbers that JSON does not know.
+    """Return request and response by their names in the bundle; empty if a value is not finite, which JSON cannot represent.
 
-    With `batched` they have the shapes that Triton takes where it makes batches.
+    With `batched` they have the shapes that Triton expects of a model with batching.
     """
     if not all(np.isfinite(values).all() for values in (*request.values(), *response.values())):
         return {}
-    asked = {"id": _ID, "inputs": _tensors(request, batched), "outputs": [{"name": name} for name in response]}
-    said = {"model_name": model, "model_version": "1", "id": _ID, "outputs": _tensors(response, batched)}
-    return {REQUEST: _json(asked), RESPONSE: _json(said)}
+    request_json = {"id": _ID, "inputs": _tensors(request, batched), "outputs": [{"name": name} for name in response]}
+    response_json = {"model_name": model, "model_version": "1", "id": _ID, "outputs": _tensors(response, batched)}
+    return {REQUEST: _json(request_json), RESPONSE: _json(response_json)}
 
 
 def _tensors(arrays: Mapping[str, np.ndarray], batched: bool) -> list[dict[str, Any]]:
@@ -32,7 +32,7 @@ def _tensors(arrays: Mapping[str, np.ndarray], batched: bool) -> list[dict[str, 
 
 
 def _tensor(name: str, values: np.ndarray) -> dict[str, Any]:
-    """Row-major numbers; a float32 comes back bit for bit from the decimals of its float64."""
+    """Return a tensor in row-major order; a float32 survives the round trip through the decimals of its float64 exactly."""
     data = values.ravel().tolist()
     return {"name": name, "shape": list(values.shape), "datatype": TYPES[values.dtype.name], "data": data}
 

@@ -1,10 +1,10 @@
-"""The bundle's own README: how to load the model and call it, in ten lines."""
+"""README of a bundle: how to load the model and call it, in ten lines."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from recprune_export.bundle.servers.kserve import REQUEST
-from recprune_export.bundle.servers.triton import model_name
+from recprune_export.bundle.servers.triton import make_model_name
 from recprune_export.onnx.runtime.session import SessionOptions
 
 _TEMPLATE = """\
@@ -41,21 +41,21 @@ _ENCODING = (
 )
 
 _TRITON = """
-`triton/` is a model repository: `tritonserver --model-repository=$PWD/triton`. Its model files are hard links of those above.
+`triton/` is a model repository: `tritonserver --model-repository=$PWD/triton`. Its model files are hard links to those above.
 """
 
 _KSERVE = """
-`samples/kserve-request.json` is the golden request for a server of the KServe v2 protocol, `samples/kserve-response.json` its answer:
-`curl -d @samples/kserve-request.json http://localhost:8000/v2/models/{model}/infer`. Tensors travel in the shapes that it has.
+`samples/kserve-request.json` is the golden request for a server of the KServe v2 protocol, `samples/kserve-response.json` the response:
+`curl -d @samples/kserve-request.json http://localhost:8000/v2/models/{model}/infer`. Send tensors in the same shapes.
 """
 
 _FEWER_BITS = """
 Weights are stored in fewer bits ({forms}). The golden outputs are those of this file; on CPUs with other int8 instructions they
-may differ by what the manifest states as tolerance.
+may differ within the tolerances of the manifest.
 """
 
 _ROWS_SHARED = """
-Ids that training data rarely shows share one row of their table; the model takes the same ids as before:
+Ids that are rare in the training data share one row of their table; the model takes the same ids as before:
 
 {tables}
 """
@@ -69,68 +69,68 @@ def render_readme(
     encoding: bool,
     ignored: Sequence[str] = (),
     shared_rows: Mapping[str, Any] | None = None,
-    quantisation: Mapping[str, Any] | None = None,
+    quantization: Mapping[str, Any] | None = None,
     serving: Collection[str] = (),
 ) -> str:
     """Return the README of a bundle.
 
-    `signature` is `Signature.to_dict()`; `session` goes into the code that loads the model; `encoding` says whether the
-    bundle ships `encoding.json`; `ignored` are the inputs, or their columns, that the model does not read;
-    `shared_rows` is `RowReport.to_dict()`, `quantisation` that section of the manifest; `serving` names the files for servers.
+    `signature`: result of `Signature.to_dict()`; `session`: options in the code that loads the model; `encoding`: whether the
+    bundle contains `encoding.json`; `ignored`: inputs, or columns of inputs, that the model does not read; `shared_rows`:
+    result of `RowReport.to_dict()`; `quantization`: that section of the manifest; `serving`: names of the files for servers.
     """
     kinds = (("input", signature["inputs"]), ("output", signature["outputs"]))
     rows = "\n".join(_row(kind, tensor) for kind, tensors in kinds for tensor in tensors)
     shared = [f"`{tensor['name']}`" for tensor in signature["inputs"] if tensor.get("shared")]
-    told = f" One row of {', '.join(shared)} stands for all candidates of a request." if shared else ""
+    shared_note = f" One row of {', '.join(shared)} stands for all candidates of a request." if shared else ""
     return _TEMPLATE.format(
         name=name,
         rows=rows,
         code=render_calling_code(session),
-        ignored=_ignored(ignored),
-        shared=told,
+        ignored=_describe_ignored(ignored),
+        shared=shared_note,
         encoding=_ENCODING if encoding else "",
-        fewer_bits=_fewer_bits(quantisation),
-        serving=_serving(name, serving),
-        rows_shared=_rows_shared(shared_rows),
+        fewer_bits=_describe_quantization(quantization),
+        serving=_describe_serving_files(name, serving),
+        rows_shared=_describe_shared_rows(shared_rows),
     )
 
 
-def _serving(name: str, files: Collection[str]) -> str:
+def _describe_serving_files(name: str, files: Collection[str]) -> str:
     triton = any(file.startswith("triton/") for file in files)
-    told = _KSERVE.format(model=model_name(name)) if REQUEST in files else ""
-    return (_TRITON if triton else "") + told
+    kserve = _KSERVE.format(model=make_model_name(name)) if REQUEST in files else ""
+    return (_TRITON if triton else "") + kserve
 
 
 def render_calling_code(session: SessionOptions) -> str:
-    """Return Python that loads the model of a bundle and asks it, from within the bundle's directory."""
+    """Return Python code that loads the model of a bundle and runs it, to be executed in the directory of the bundle."""
     return _CODE.format(session=session.code())
 
 
-def _fewer_bits(stated: Mapping[str, Any] | None) -> str:
-    choices = [*stated["layers"], *stated["tables"]] if stated else []
+def _describe_quantization(quantization: Mapping[str, Any] | None) -> str:
+    choices = [*quantization["layers"], *quantization["tables"]] if quantization else []
     forms = sorted({choice["form"] for choice in choices} - {"fp32"})
     return _FEWER_BITS.format(forms=", ".join(forms)) if forms else ""
 
 
-def _rows_shared(report: Mapping[str, Any] | None) -> str:
+def _describe_shared_rows(report: Mapping[str, Any] | None) -> str:
     if not report:
         return ""
-    lines = [f"| `{t['table']}` | {t['before']:,} | {t['after']:,} |" for t in report["tables"]]
-    told = ["| table | rows before | rows |", "|---|---|---|", *lines, ""]
-    for part, said in (("with_rare", "such an id"), ("without_rare", "none")):
-        quality = report[part]
+    table_rows = [f"| `{t['table']}` | {t['before']:,} | {t['after']:,} |" for t in report["tables"]]
+    text_lines = ["| table | rows before | rows |", "|---|---|---|", *table_rows, ""]
+    for key, description in (("with_rare", "such an id"), ("without_rare", "none")):
+        quality = report[key]
         figures = "; ".join(
             f"{which} " + ", ".join(f"{metric} {value:.4f}" for metric, value in metrics.items())
             for which, metrics in quality["metrics"].items()
         )
-        told.append(f"- {quality['rows']:,} test rows with {said}: {figures or 'not measured'}")
-    return _ROWS_SHARED.format(tables="\n".join(told))
+        text_lines.append(f"- {quality['rows']:,} test rows with {description}: {figures or 'not measured'}")
+    return _ROWS_SHARED.format(tables="\n".join(text_lines))
 
 
-def _ignored(fields: Sequence[str]) -> str:
+def _describe_ignored(fields: Sequence[str]) -> str:
     if not fields:
         return ""
-    return f"Ignored, but still sent: {', '.join(f'`{f}`' for f in fields)}. These fields were pruned; any valid ids do.\n\n"
+    return f"Ignored, but still sent: {', '.join(f'`{f}`' for f in fields)}. These fields were pruned; send any valid ids.\n\n"
 
 
 def _row(kind: str, tensor: Mapping[str, Any]) -> str:
@@ -141,7 +141,7 @@ def _row(kind: str, tensor: Mapping[str, Any]) -> str:
 
 
 def describe_id_ranges(ranges: Any) -> str:
-    """Return the valid ids of an input as people read them.
+    """Format the valid ids of an input.
 
     >>> describe_id_ranges([]), describe_id_ranges([[0, 9]]), describe_id_ranges([[0, 9], None])
     ('', '0 to 9', 'by column: 0 to 9; no ids')

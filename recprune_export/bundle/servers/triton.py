@@ -1,6 +1,6 @@
-"""A model repository for NVIDIA Triton, on CPU: `config.pbtxt`, the model, and one row to warm up with.
+"""Model repository for NVIDIA Triton on CPU: `config.pbtxt`, the model, and one row for warm-up.
 
-The layout and every key are those of Triton's `model_config.proto` and of its ONNX Runtime backend.
+Layout and keys follow Triton's `model_config.proto` and its ONNX Runtime backend.
 """
 
 import json
@@ -18,13 +18,13 @@ TYPES = {
     "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64",
     "float16": "FP16", "float32": "FP32", "float64": "FP64",
 }  # fmt: skip
-QUEUE_DELAY = 100  # microseconds that a request may wait for others: a recommender answers in about as much
+QUEUE_DELAY = 100  # microseconds that a request may wait for others, about the latency of a recommender
 
 
-def model_name(name: str) -> str:
-    """Return a bundle's name as a directory of the repository.
+def make_model_name(name: str) -> str:
+    """Convert the name of a bundle to a directory name of the repository.
 
-    >>> model_name("ctr v2.1")
+    >>> make_model_name("ctr v2.1")
     'ctr_v2.1'
     """
     return re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII).lstrip(".") or "model"
@@ -40,12 +40,12 @@ def make_model_repository(
     most_rows: int,
     independent: bool,
 ) -> dict[str, Content]:
-    """Return the files of `triton/` by their names in the bundle; `models` are `model.onnx` and what belongs to it.
+    """Return the files of `triton/` by their names in the bundle; `models`: `model.onnx` and its external data.
 
-    Where rows are `independent` of each other, the server may put up to `most_rows` into one batch; else a request is run as
-    it comes. The model files are those of the bundle, under a second name.
+    If rows are `independent` of each other, the server may batch up to `most_rows`; otherwise each request runs alone.
+    The model files are hard links to those of the bundle.
     """
-    name, batched = model_name(name), most_rows if independent else 0
+    name, batched = make_model_name(name), most_rows if independent else 0
     folder = f"triton/{name}"
     rows = {i.name: _one_row(i, request[i.name]) for i in signature.inputs}
     files: dict[str, Content] = {
@@ -59,12 +59,12 @@ def make_model_repository(
 def render_config(
     name: str, signature: Signature, rows: Mapping[str, np.ndarray], *, options: SessionOptions, most_rows: int
 ) -> str:
-    """Return the text of `config.pbtxt`; without `most_rows` the server makes no batches.
+    """Return the text of `config.pbtxt`; with `most_rows` 0 the server does not batch.
 
-    `rows` holds one row of each input, by which the model is warmed up, alone and, where there are batches, in one of 32.
+    `rows` has one row of each input for warm-up, which runs at batch size 1 and, with batching, at up to 32.
     """
     sizes = [1, min(32, most_rows)] if most_rows > 1 else [1]
-    parts = [
+    entries = [
         f"name: {_quoted(name)}",
         'backend: "onnxruntime"',
         f"max_batch_size: {most_rows}",
@@ -74,13 +74,13 @@ def render_config(
         *(_parameter(key, value) for key, value in _parameters(options).items()),
     ]
     if most_rows:
-        parts.append(f"dynamic_batching {{ max_queue_delay_microseconds: {QUEUE_DELAY} }}")
-    parts += [_warm_up(signature, rows, size, bool(most_rows)) for size in sizes]
-    return "\n".join(parts) + "\n"
+        entries.append(f"dynamic_batching {{ max_queue_delay_microseconds: {QUEUE_DELAY} }}")
+    entries += [_warm_up(signature, rows, size, bool(most_rows)) for size in sizes]
+    return "\n".join(entries) + "\n"
 
 
 def reshape_for_triton(values: np.ndarray, batched: bool) -> np.ndarray:
-    """Return a tensor in the shape that a client sends: where Triton makes batches, one number for each row is [rows, 1].
+    """Return a tensor in the shape that a client sends; with batching, one number for each row has shape [rows, 1].
 
     >>> reshape_for_triton(np.zeros(3), batched=True).shape, reshape_for_triton(np.zeros(3), batched=False).shape
     ((3, 1), (3,))
@@ -89,7 +89,7 @@ def reshape_for_triton(values: np.ndarray, batched: bool) -> np.ndarray:
 
 
 def _one_row(tensor: Input, values: np.ndarray) -> np.ndarray:
-    """The first row, in little-endian order."""
+    """Return the first row in little-endian byte order."""
     row = values[:1] if tensor.shape else values
     return np.ascontiguousarray(row, dtype=np.dtype(tensor.dtype).newbyteorder("<"))
 
@@ -104,14 +104,14 @@ def _tensor(tensor: Input | Output, batched: bool) -> str:
 
 
 def _dims(shape: Sequence[Axis]) -> tuple[str, str]:
-    """Triton wants at least one dimension, and takes it away again."""
+    """Return dims and reshape of a tensor; a scalar becomes [1], because Triton requires one dimension, and is reshaped back."""
     if not shape:
         return "[ 1 ]", " reshape { shape: [ ] }"
     return f"[ {', '.join(str(n) if isinstance(n, int) else '-1' for n in shape)} ]", ""
 
 
 def _parameters(options: SessionOptions) -> dict[str, str]:
-    """What Triton's ONNX Runtime backend knows of the session options."""
+    """Return the session options that Triton's ONNX Runtime backend supports."""
     values = {"intra_op_thread_count": str(options.threads), "inter_op_thread_count": "1"}
     return values if options.arena else {**values, "enable_mem_arena": "0"}
 
@@ -133,5 +133,5 @@ def _warm_up(signature: Signature, rows: Mapping[str, np.ndarray], size: int, ba
 
 
 def _quoted(text: str) -> str:
-    """A string of the protobuf text format; JSON's escapes are among its own."""
+    """Return a string in the protobuf text format, which accepts the escapes of JSON."""
     return json.dumps(text, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""One rule per operator, a file per family. Importing this package registers them all."""
+"""Channel rules of operators, one file per family. Importing this package registers all of them."""
 
 from recprune_export.channels.rules import (  # noqa: F401
     attention,

@@ -12,9 +12,9 @@ aten = torch.ops.aten
 
 @rule(aten.scaled_dot_product_attention.default)
 def attention(walk: Walk, node: fx.Node) -> NodeTags:
-    """`attention(q: B×H×L×E, k: B×H×S×E, v: B×H×S×V)`: E goes from queries and keys, V from the values.
+    """`attention(q: B×H×L×E, k: B×H×S×E, v: B×H×S×V)`: E is removed from queries and keys, V from the values.
 
-    The scale stays 1/√E of the original; see Vaswani et al., "Attention Is All You Need", section 3.2.1.
+    The scale is 1/√E with the original E; see Vaswani et al., "Attention Is All You Need", section 3.2.1.
     """
     query, key, value = (walk.tags(argument(node, name)) for name in ("query", "key", "value"))
     mask = walk.tags(argument(node, "attn_mask"))

@@ -20,10 +20,10 @@ _STAYS = "it is summed over, and would not be zero when masked"
 
 
 def contract(walk: Walk, node: fx.Node, operands: Sequence[tuple[Letters, TensorTags]], output: Letters) -> TensorTags:
-    """Tags of the product of `operands`, each with a letter for every axis, summed over the letters not in `output`.
+    """Return the tags of the product of `operands`, each with a letter for every axis, summed over letters not in `output`.
 
-    An index goes from all operands that have its letter. Where the letter is summed over it may go if one of them is
-    zero there when masked. An axis of one value beside a longer one is repeated along it.
+    An index is removed from all operands that have its letter. Where the letter is summed over, it may be removed if one
+    of them is zero there when masked. An axis of size 1 is repeated along a longer axis of the same letter.
     """
     size = {letter: 1 for letters, _ in operands for letter in letters}
     for letters, tags in operands:
@@ -36,23 +36,23 @@ def contract(walk: Walk, node: fx.Node, operands: Sequence[tuple[Letters, Tensor
             if letter in letters and _spans(walk, node, tags, letters.index(letter), size[letter])
         ]
         first, axis = present[0]
-        for other, own in present[1:]:
-            walk.equate(node, first.removed_by[axis], other.removed_by[own], _KEEPS_WIDTH)
+        for other, other_axis in present[1:]:
+            walk.equate(node, first.removed_by[axis], other.removed_by[other_axis], _KEEPS_WIDTH)
         removed_by[letter] = first.removed_by[axis]
-        zero_when_masked[letter] = _union(walk, [tags.zero_when_masked[own] for tags, own in present])
-        here = {id(tags) for tags, _ in present}
-        varying = [tags for _, tags in operands if id(tags) not in here and not tags.constant]
-        common = _common(walk, [tags.constant_when_masked[own] for tags, own in present])
+        zero_when_masked[letter] = _union(walk, [tags.zero_when_masked[a] for tags, a in present])
+        present_ids = {id(tags) for tags, _ in present}
+        varying = [tags for _, tags in operands if id(tags) not in present_ids and not tags.constant]
+        common = _common(walk, [tags.constant_when_masked[a] for tags, a in present])
         constant_when_masked[letter] = (
             zero_when_masked[letter] if varying else walk.sets.union(zero_when_masked[letter], common)
         )
         if letter not in output:
             walk.require_zero(node, removed_by[letter], zero_when_masked[letter], _STAYS)
-    kept_axes = [
+    descriptions = [
         tuple(side[letter] for letter in output) for side in (removed_by, zero_when_masked, constant_when_masked)
     ]
     whole = walk.sets.unite_sets(tags.removed_entirely_by for _, tags in operands)
-    return TensorTags(kept_axes[0], kept_axes[1], kept_axes[2], removed_entirely_by=whole)
+    return TensorTags(descriptions[0], descriptions[1], descriptions[2], removed_entirely_by=whole)
 
 
 def _spans(walk: Walk, node: fx.Node, tags: TensorTags, axis: int, size: int) -> bool:
@@ -77,13 +77,13 @@ def _common(walk: Walk, sets: Sequence[Tensor]) -> Tensor:
 
 
 def _operand_tags(walk: Walk, node: fx.Node, *names: str) -> list[TensorTags]:
-    found = [walk.tags(argument(node, name)) for name in names]
-    assert all(tags is not None for tags in found), node
-    return found  # type: ignore[return-value]
+    operands = [walk.tags(argument(node, name)) for name in names]
+    assert all(tags is not None for tags in operands), node
+    return operands  # type: ignore[return-value]
 
 
 def add_bias(walk: Walk, node: fx.Node, product: TensorTags, bias: TensorTags) -> TensorTags:
-    """A bias is added: what is zero in the product stays zero only along an axis of the bias that is zero too."""
+    """Return the tags of product plus bias: an index that is zero in the product stays zero where the bias is zero too."""
     zero_when_masked, constant_when_masked = [], []
     for axis, (product_side, bias_side) in enumerate(align(walk, node, [product, bias])):
         assert product_side is not None
@@ -103,7 +103,7 @@ def add_bias(walk: Walk, node: fx.Node, product: TensorTags, bias: TensorTags) -
 
 
 def _diagonal(walk: Walk, node: fx.Node, letters: Letters, tags: TensorTags) -> tuple[Letters, TensorTags]:
-    """`einsum("ndd", x)` takes x[n, d, d]: row d goes with column d, and is zero there where one of them is."""
+    """`einsum("ndd", x)` is x[n, d, d]: row d is removed with column d, and is zero where one of them is."""
     first = [letters.index(letter) for letter in letters]
     for axis, original in enumerate(first):
         if original != axis:
@@ -111,14 +111,14 @@ def _diagonal(walk: Walk, node: fx.Node, letters: Letters, tags: TensorTags) -> 
     axes = sorted(set(first))
 
     def merged(field: tuple[Tensor, ...]) -> list[Tensor]:
-        return [_union(walk, [ids for ids, own in zip(field, first, strict=True) if own == axis]) for axis in axes]
+        return [_union(walk, [ids for ids, a in zip(field, first, strict=True) if a == axis]) for axis in axes]
 
     return [letters[axis] for axis in axes], tags.map(merged) if len(axes) < len(letters) else tags
 
 
 @rule(*CONTRACTIONS)
 def product(walk: Walk, node: fx.Node) -> NodeTags:
-    """`linear(x: ...×K, W: M×K, b: M)` and its like, as `contractions` reads them."""
+    """`linear(x: ...×K, W: M×K, b: M)` and other operators that `contractions` describes."""
     contraction = read_contraction(node)
     assert contraction is not None
     operands: list[tuple[Letters, TensorTags]] = [
@@ -133,7 +133,7 @@ def product(walk: Walk, node: fx.Node) -> NodeTags:
 
 @rule(aten.cosine_similarity.default)
 def cosine_similarity(walk: Walk, node: fx.Node) -> NodeTags:
-    """`cosine_similarity(x: B×D, y: B×D, 1)`: D goes from both, and each must be zero there when masked."""
+    """`cosine_similarity(x: B×D, y: B×D, 1)`: D is removed from both, and both must be zero there when masked."""
     left, right = _operand_tags(walk, node, "x1", "x2")
     rank = max(len(left.shape), len(right.shape))
     axis = argument(node, "dim") % rank
@@ -141,7 +141,7 @@ def cosine_similarity(walk: Walk, node: fx.Node) -> NodeTags:
     for side in rows[axis]:
         if side is not None:
             walk.require_zero(node, side.removed_by, side.zero_when_masked, _STAYS)
-    kept = [next(side for side in row if side is not None) for position, row in enumerate(rows) if position != axis]
+    sides = [next(side for side in row if side is not None) for position, row in enumerate(rows) if position != axis]
     return TensorTags(
-        tuple(side.removed_by for side in kept), tuple(make_untagged_axis(len(side.removed_by)) for side in kept)
+        tuple(side.removed_by for side in sides), tuple(make_untagged_axis(len(side.removed_by)) for side in sides)
     )

@@ -1,4 +1,4 @@
-"""Convolutions and pooling: channels are contracted, and a spatial axis goes through where the kernel leaves it alone."""
+"""Convolutions and pooling: channels are contracted, and a spatial axis keeps its tags where the kernel has size 1."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,9 +30,9 @@ _ADAPTIVE_POOLINGS = (
 
 @rule(aten.conv1d.default, aten.conv1d.padding, aten.conv2d.default, aten.conv2d.padding)
 def convolution(walk: Walk, node: fx.Node) -> NodeTags:
-    """`conv2d(x: B×C×L×D, W: O×C×h×1)`: C is contracted, O is a new width, D goes through, L stays.
+    """`conv2d(x: B×C×L×D, W: O×C×h×1)`: C is contracted, O is a new width, D keeps its tags, L is frozen.
 
-    A kernel of one leaves its axis alone; a kernel as long as the axis sums over it; any other moves over it.
+    A kernel of size 1 keeps its axis; a kernel as long as the axis sums over it; any other moves over it.
     """
     x, weight, bias = (walk.tags(argument(node, name)) for name in ("input", "weight", "bias"))
     assert x is not None and weight is not None
@@ -76,14 +76,14 @@ def _along(node: fx.Node, position: int, size: int, kernel: int) -> str:
     return "whole" if kernel == size and padding in (0, "valid") else "moves"
 
 
-def _at(given: Any, position: int) -> Any:
-    if not isinstance(given, (list, tuple)):
-        return given
-    return given[position] if len(given) > 1 else given[0]
+def _at(sizes: Any, position: int) -> Any:
+    if not isinstance(sizes, (list, tuple)):
+        return sizes
+    return sizes[position] if len(sizes) > 1 else sizes[0]
 
 
 def _of_shape(tags: TensorTags, shape: Sequence[int]) -> TensorTags:
-    """Give axes that have no tags the size that they have in the result."""
+    """Resize untagged axes to their size in the result."""
 
     def stretch(field: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         return tuple(ids if len(ids) == n else make_untagged_axis(n) for ids, n in zip(field, shape, strict=True))
@@ -93,22 +93,22 @@ def _of_shape(tags: TensorTags, shape: Sequence[int]) -> TensorTags:
 
 @rule(*_POOLINGS, *_ADAPTIVE_POOLINGS)
 def pooling(walk: Walk, node: fx.Node) -> NodeTags:
-    """`max_pool2d(x: B×C×L×D, [2, 1])`: C and D go through, L is pooled and stays."""
+    """`max_pool2d(x: B×C×L×D, [2, 1])`: C and D keep their tags, L is pooled and frozen."""
     x = walk.tags(argument(node, "self"))
     assert x is not None
     value = walk.env[node]
     first = value[0] if isinstance(value, (tuple, list)) else value
     space = 1 if "1d" in str(node.target) else 2
     before = len(x.shape) - space
-    kept: list[int | None] = list(range(before))
+    axes: list[int | None] = list(range(before))
     for axis in range(before, len(x.shape)):
         adaptive = node.target in _ADAPTIVE_POOLINGS
         kernel = x.shape[axis] if adaptive else _at(argument(node, "kernel_size"), axis - before)
         stride = 1 if adaptive else _at(argument(node, "stride") or kernel, axis - before)
         if kernel == stride == 1:
-            kept.append(axis)
+            axes.append(axis)
         else:
             walk.freeze(node, x.removed_by[axis], "it is pooled")
-            kept.append(None)
-    pooled = _of_shape(x.take_axes(kept), first.shape)
+            axes.append(None)
+    pooled = _of_shape(x.take_axes(axes), first.shape)
     return (pooled, pooled.without_zero_tags()) if isinstance(value, (tuple, list)) else pooled

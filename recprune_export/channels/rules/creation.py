@@ -1,4 +1,4 @@
-"""Tensors made in the graph: filled with one value, they take any width."""
+"""Tensors that the graph creates, filled with one value: they take any width."""
 
 import torch
 from torch import fx
@@ -18,7 +18,7 @@ aten = torch.ops.aten
     aten.new_full.default,
 )
 def filled(walk: Walk, node: fx.Node) -> NodeTags:
-    """`zeros([B, D])`: B follows the request, D whatever it is combined with."""
+    """`zeros([B, D])`: B is the batch, D gets tags of its own."""
     value = walk.env[node]
     removed_by = tuple(
         torch.zeros(size, dtype=torch.int64) if fixed else walk.make_axis_tags(node, axis, size)
@@ -30,7 +30,7 @@ def filled(walk: Walk, node: fx.Node) -> NodeTags:
 
 @rule(aten.zeros_like.default, aten.ones_like.default, aten.full_like.default)
 def filled_like(walk: Walk, node: fx.Node) -> NodeTags:
-    """`zeros_like(x)`: as wide as x."""
+    """`zeros_like(x)`: the tags of x."""
     tags = walk.tags(node.args[0])
     assert tags is not None
     if bool(walk.env[node].any()):
@@ -40,5 +40,5 @@ def filled_like(walk: Walk, node: fx.Node) -> NodeTags:
 
 @rule(aten.sym_size.int)
 def size(walk: Walk, node: fx.Node) -> NodeTags:
-    """The size of the batch: a number, no tensor."""
+    """`sym_size(x, 0)`: a number, no tensor."""
     return None

@@ -76,7 +76,7 @@ def move_data(walk: Walk, node: fx.Node) -> NodeTags:
 
 
 def add_optional_tags(walk: Walk, node: fx.Node, tags: TensorTags, axis: int) -> TensorTags:
-    """Return the tags where fields lie side by side: what is put together or picked may leave out any of them."""
+    """Return the tags with optional tags on an axis of fields, any of which the operator may leave out."""
     removed_by = list(tags.removed_by)
     if bool(walk.sets.field_tags_in(removed_by[axis]).any()):
         removed_by[axis] = walk.sets.union(removed_by[axis], walk.make_optional_tags(node, axis))
@@ -85,7 +85,7 @@ def add_optional_tags(walk: Walk, node: fx.Node, tags: TensorTags, axis: int) ->
 
 @rule(*CONCATENATIONS)
 def concatenate(walk: Walk, node: fx.Node) -> NodeTags:
-    """`cat([x: 2×3, y: 2×5], 1)`: the tags of x, then those of y; a field that is all of x goes with x's indices."""
+    """`cat([x: 2×3, y: 2×5], 1)`: the tags of x, then those of y; fields that remove x entirely remove its indices."""
     sources = arguments(node)[0]
     operands = [tags for source in sources if (tags := walk.tags(source)) is not None]
     if not any(tags.removed_entirely_by or not tags.is_empty() for tags in operands):
@@ -104,7 +104,7 @@ def concatenate(walk: Walk, node: fx.Node) -> NodeTags:
 
 
 def operand_indices(node: fx.Node) -> list[tuple[fx.Node, range]]:
-    """Return the operands of `cat` or `stack`, each with the indices that are its own; the axis has a static size."""
+    """Return the operands of `cat` or `stack`, each with its indices in the result; the axis has a static size."""
     operands, axis = arguments(node)[0], argument(node, "dim")
     sizes = [1 if node.target is aten.stack.default else operand.meta["val"].shape[axis] for operand in operands]
     ends = list(itertools.accumulate(sizes))
@@ -112,7 +112,7 @@ def operand_indices(node: fx.Node) -> list[tuple[fx.Node, range]]:
 
 
 def _keep_computed_sizes(walk: Walk, node: fx.Node, tags: TensorTags) -> None:
-    """A size that the model computes from the batch, B·F, says nothing of what F becomes."""
+    """Freeze axes whose size the model computes from the batch, such as B·F: it would not change with F."""
     sizes = arguments(node)[1] if len(arguments(node)) > 1 else None
     if isinstance(sizes, (list, tuple)) and len(sizes) == len(tags.shape):
         for size, removed_by in zip(sizes, tags.removed_by, strict=True):
@@ -125,11 +125,11 @@ def _run_on_elements(walk: Walk, node: fx.Node, side: str) -> Any:
         tags = walk.tags(source)
         if tags is None:
             return walk.env[source]
-        of_axes = axes_to_elements(walk.sets, getattr(tags, side))
+        set_ids = axes_to_elements(walk.sets, getattr(tags, side))
         return (
-            walk.sets.union(of_axes, torch.tensor(tags.removed_entirely_by))
+            walk.sets.union(set_ids, torch.tensor(tags.removed_entirely_by))
             if walk.is_operand_optional(node, source)
-            else of_axes
+            else set_ids
         )
 
     moved = fx.node.map_arg(arguments(node)[0], elements)
@@ -138,11 +138,11 @@ def _run_on_elements(walk: Walk, node: fx.Node, side: str) -> Any:
 
 @rule(*_REORDERINGS)
 def reorder_axes(walk: Walk, node: fx.Node) -> NodeTags:
-    """`transpose(x, 0, 1)`: the axes change places, and with them their tags."""
+    """`transpose(x, 0, 1)`: the axes change order, and with them their tags."""
     tags = walk.tags(arguments(node)[0])
     assert tags is not None
     rank = len(tags.removed_by)
-    # A tensor whose sizes are its axis numbers shows where each axis went, without touching the data.
+    # A meta tensor whose sizes are its axis numbers (plus 2) shows the new position of each axis.
     probe = torch.empty([axis + 2 for axis in range(rank)], device="meta")
     order = [size - 2 for size in node.target(probe, *arguments(node)[1:], **node.kwargs).shape]  # type: ignore[operator]
     return tags.take_axes(order)
@@ -150,7 +150,7 @@ def reorder_axes(walk: Walk, node: fx.Node) -> NodeTags:
 
 @rule(aten.squeeze.dims)
 def squeeze(walk: Walk, node: fx.Node) -> NodeTags:
-    """`squeeze(x: B×1×D, [1])`: an axis of one must stay to be dropped."""
+    """`squeeze(x: B×1×D, [1])`: the index of a dropped axis is frozen, because the axis must have size 1."""
     tags = walk.tags(arguments(node)[0])
     assert tags is not None
     dropped = {axis % len(tags.shape) for axis in arguments(node)[1] if tags.shape[axis] == 1}
@@ -171,7 +171,7 @@ def unsqueeze(walk: Walk, node: fx.Node) -> NodeTags:
 
 @rule(aten.view_as_complex.default, aten.view_as_real.default)
 def complex_pairs(walk: Walk, node: fx.Node) -> NodeTags:
-    """`view_as_complex(x: ...×2)`: the axis of real and imaginary parts stays."""
+    """`view_as_complex(x: ...×2)`: the axis of real and imaginary parts is frozen."""
     tags = walk.tags(argument(node, "self"))
     assert tags is not None
     axes = range(len(tags.removed_by))
@@ -184,7 +184,7 @@ def complex_pairs(walk: Walk, node: fx.Node) -> NodeTags:
 
 @rule(aten.pad.default, aten.constant_pad_nd.default)
 def pad(walk: Walk, node: fx.Node) -> NodeTags:
-    """`pad(x: B×L×D, [0, 0, 1, 0])`: what is put around an axis is nobody's; what was there keeps its tags."""
+    """`pad(x: B×L×D, [0, 0, 1, 0])`: added indices have no tags; the others keep theirs."""
     tags = walk.tags(argument(node, "self"))
     assert tags is not None
     amounts = argument(node, "pad")
@@ -216,7 +216,7 @@ def pad(walk: Walk, node: fx.Node) -> NodeTags:
 
 
 def _only_along(tags: TensorTags, amounts: Sequence[int]) -> TensorTags:
-    """A padding that is not zero leaves no other axis zero: the padded corner of each of its slices counts."""
+    """Drop the zeros of other axes where the padding is not zero: each of their slices holds padded elements."""
     padded = {len(tags.shape) - 1 - position // 2 for position, amount in enumerate(amounts) if amount}
     zero_when_masked = [
         zero if axis in padded and len(padded) == 1 else torch.zeros_like(zero)
@@ -227,7 +227,7 @@ def _only_along(tags: TensorTags, amounts: Sequence[int]) -> TensorTags:
 
 @rule(aten.expand.default, aten.repeat.default, aten.tile.default)
 def expand(walk: Walk, node: fx.Node) -> NodeTags:
-    """`expand(x: B×1, [B, D])`: an axis that is made by repeating one value may take any width."""
+    """`expand(x: B×1, [B, D])`: an axis made by repeating one value takes any width."""
     tags = walk.tags(arguments(node)[0])
     assert tags is not None
     value, fixed = walk.env[node], walk.varying_axes(node)
@@ -257,15 +257,15 @@ def expand(walk: Walk, node: fx.Node) -> NodeTags:
 
 @rule(aten.expand_as.default)
 def expand_like(walk: Walk, node: fx.Node) -> NodeTags:
-    """`expand_as(x: B×1, y: B×D)`: the new axis follows y."""
+    """`expand_as(x: B×1, y: B×D)`: the new axis has the tags of y."""
     tags, like = walk.tags(arguments(node)[0]), walk.tags(arguments(node)[1])
     assert tags is not None and like is not None
     removed_by, zero_when_masked = list(like.removed_by), [torch.zeros_like(axis) for axis in like.removed_by]
     constant_when_masked = list(zero_when_masked)
     offset = len(like.removed_by) - len(tags.removed_by)
-    for axis, own in enumerate(tags.removed_by):
-        if len(own) == len(removed_by[offset + axis]):
-            walk.equate(node, own, removed_by[offset + axis], "it is expanded to a tensor that keeps its width")
+    for axis, ids in enumerate(tags.removed_by):
+        if len(ids) == len(removed_by[offset + axis]):
+            walk.equate(node, ids, removed_by[offset + axis], "it is expanded to a tensor that keeps its width")
             zero_when_masked[offset + axis], constant_when_masked[offset + axis] = (
                 tags.zero_when_masked[axis],
                 tags.constant_when_masked[axis],

@@ -1,4 +1,4 @@
-"""Operators that work element by element: operands shrink together, and a zero may or may not stay zero."""
+"""Elementwise operators: operands shrink together, and a zero may or may not remain zero."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -136,7 +136,7 @@ ELEMENTWISE = frozenset({*_OF_ONE_TENSOR, *_ZERO_IF_ALL_ARE, *_ZERO_IF_ANY_IS, *
 
 @rule(*_OF_ONE_TENSOR)
 def unary(walk: Walk, node: fx.Node) -> NodeTags:
-    """`relu(x)`: x's tags; zeros stay if relu(0) is 0, which is found by trying."""
+    """`relu(x)`: the tags of x; zeros remain if relu(0), which is evaluated, is 0."""
     position = next(p for p, argument in enumerate(node.args) if walk.tags(argument) is not None)
     tags = walk.tags(node.args[position])
     assert tags is not None
@@ -154,7 +154,7 @@ def _tensor_arguments(walk: Walk, arguments: Sequence[Any]) -> list[TensorTags]:
 
 
 class AxisTags(NamedTuple):
-    """What one axis of one operand says."""
+    """The tags of one axis of one operand."""
 
     removed_by: Tensor
     zero_when_masked: Tensor
@@ -164,22 +164,28 @@ class AxisTags(NamedTuple):
 def align(walk: Walk, node: fx.Node, operands: Sequence[TensorTags]) -> list[list[AxisTags | None]]:
     """Tie broadcast operands index by index.
 
-    Returns for each axis of the result, for each operand, its side, or None where the operand does not have the axis
-    or repeats one value along it.
+    Returns for each axis of the result, for each operand, the tags of its axis, or None where the operand does not have
+    the axis or repeats one value along it.
     """
     shape = torch.broadcast_shapes(*(tags.shape for tags in operands))
     result: list[list[AxisTags | None]] = []
     for axis, size in enumerate(shape):
         row: list[AxisTags | None] = []
         for tags in operands:
-            own = axis - (len(shape) - len(tags.shape))
-            if own < 0:
+            operand_axis = axis - (len(shape) - len(tags.shape))
+            if operand_axis < 0:
                 row.append(None)
-            elif tags.shape[own] != size:
-                walk.freeze(node, tags.removed_by[own], "an axis of one value is repeated")
+            elif tags.shape[operand_axis] != size:
+                walk.freeze(node, tags.removed_by[operand_axis], "an axis of one value is repeated")
                 row.append(None)
             else:
-                row.append(AxisTags(tags.removed_by[own], tags.zero_when_masked[own], tags.constant_when_masked[own]))
+                row.append(
+                    AxisTags(
+                        tags.removed_by[operand_axis],
+                        tags.zero_when_masked[operand_axis],
+                        tags.constant_when_masked[operand_axis],
+                    )
+                )
         present = [side for side in row if side is not None]
         for side in present[1:]:
             walk.equate(
@@ -206,7 +212,7 @@ def _combine(walk: Walk, node: fx.Node, operands: Sequence[TensorTags], zero_if:
         else:
             zero = known[0] if zero_if == "first" else nothing
         zero_when_masked.append(zero)
-        constant_when_masked.append(walk.sets.union(zero, _steady(walk, row, operands, nothing)))
+        constant_when_masked.append(walk.sets.union(zero, _constant_operands(walk, row, operands, nothing)))
     return TensorTags(
         tuple(removed_by),
         tuple(zero_when_masked),
@@ -224,8 +230,10 @@ def _whole(walk: Walk, operands: Sequence[TensorTags], zero_if: str) -> int:
     return wholes[0] if zero_if == "first" else EMPTY
 
 
-def _steady(walk: Walk, row: Sequence[AxisTags | None], operands: Sequence[TensorTags], nothing: Tensor) -> Tensor:
-    """The same for every request where each operand is."""
+def _constant_operands(
+    walk: Walk, row: Sequence[AxisTags | None], operands: Sequence[TensorTags], nothing: Tensor
+) -> Tensor:
+    """Return the channels whose masking makes every operand the same for every request."""
     if any(side is None and not tags.constant for side, tags in zip(row, operands, strict=True)):
         return nothing
     present = [side.constant_when_masked for side in row if side is not None]
@@ -236,7 +244,7 @@ def _steady(walk: Walk, row: Sequence[AxisTags | None], operands: Sequence[Tenso
 
 
 def binary(walk: Walk, node: fx.Node, zero_if: str) -> NodeTags:
-    """`f(x, y)`: index i of both goes together; the result is zero where "any", "all", the "first" or "never" one is."""
+    """`f(x, y)`: index i of both is removed together; the result is zero where "any", "all", the "first" or "never" one is."""
     operands = _tensor_arguments(walk, node.args[:2])
     if len(operands) == 1:
         return unary(walk, node)
@@ -245,21 +253,21 @@ def binary(walk: Walk, node: fx.Node, zero_if: str) -> NodeTags:
 
 @rule(*_ZERO_IF_ALL_ARE)
 def add(walk: Walk, node: fx.Node) -> NodeTags:
-    """`x + y`: index i of both goes together; the sum is zero where both are, and y where all of x goes."""
+    """`x + y`: index i of both is removed together; the sum is zero where both are, and y where x is removed entirely."""
     if node.target in BINARY_SUMS:
         for one, other in (node.args[:2], node.args[1::-1]):
-            if isinstance(other, fx.Node) and _alike(other.meta["val"], node.meta["val"]):
+            if isinstance(other, fx.Node) and _same_type(other.meta["val"], node.meta["val"]):
                 walk.mark_operand_optional(node, one)
     return binary(walk, node, "all")
 
 
-def _alike(one: Tensor, other: Tensor) -> bool:
+def _same_type(one: Tensor, other: Tensor) -> bool:
     return one.dtype == other.dtype and one.shape == other.shape
 
 
 @rule(*_ZERO_IF_ANY_IS)
 def multiply(walk: Walk, node: fx.Node) -> NodeTags:
-    """`x * y`: index i of both goes together; the product is zero where one is."""
+    """`x * y`: index i of both is removed together; the product is zero where one is."""
     return binary(walk, node, "any")
 
 
@@ -271,7 +279,7 @@ def divide(walk: Walk, node: fx.Node) -> NodeTags:
 
 @rule(*_NEVER_ZERO)
 def compare(walk: Walk, node: fx.Node) -> NodeTags:
-    """`x == y`: two zeros are equal, so nothing is known to be zero."""
+    """`x == y`: two zeros are equal, so no index is known to be zero."""
     return binary(walk, node, "never")
 
 
@@ -300,14 +308,14 @@ def where(walk: Walk, node: fx.Node) -> NodeTags:
 
 @rule(aten.masked_fill.Scalar, aten.masked_fill.Tensor)
 def masked_fill(walk: Walk, node: fx.Node) -> NodeTags:
-    """`masked_fill(x, m, v)`: x's tags; zeros stay if v is 0, and will be."""
+    """`masked_fill(x, m, v)`: the tags of x; zeros remain if v is a constant 0."""
     operands = _tensor_arguments(walk, node.args[:2])
     zero = _is_constant(walk, node.args[2]) and float(walk.value(node.args[2])) == 0.0
     return _combine(walk, node, operands, "first" if zero else "never")
 
 
 def _is_constant(walk: Walk, argument: Any) -> bool:
-    """Whether neither a request nor training changes the value of an argument."""
+    """Return whether neither a request nor training changes the value of an argument."""
     if not isinstance(argument, fx.Node):
         return True
     return argument.op == "get_attr" and not isinstance(walk.env[argument], torch.nn.Parameter)
@@ -315,13 +323,13 @@ def _is_constant(walk: Walk, argument: Any) -> bool:
 
 @rule(aten.lerp.Scalar, aten.lerp.Tensor, aten.addcmul.default, aten.addcdiv.default)
 def ternary(walk: Walk, node: fx.Node) -> NodeTags:
-    """`lerp(x, y, w)`: all of them go together."""
+    """`lerp(x, y, w)`: index i of all is removed together."""
     return _combine(walk, node, _tensor_arguments(walk, node.args), "never")
 
 
 @rule(aten.glu.default)
 def glu(walk: Walk, node: fx.Node) -> NodeTags:
-    """`glu(x: B×2D, 1)`: index d goes with its gate D+d; zero where it is zero itself."""
+    """`glu(x: B×2D, 1)`: index d is removed with its gate D+d; the result is zero where index d is."""
     tags = walk.tags(node.args[0])
     assert tags is not None
     axis = argument(node, "dim") % len(tags.shape)
@@ -336,7 +344,7 @@ def glu(walk: Walk, node: fx.Node) -> NodeTags:
 
 @rule(aten.prelu.default)
 def prelu(walk: Walk, node: fx.Node) -> NodeTags:
-    """`prelu(x: B×C×..., a: C)`: the slopes go with the channels on axis 1."""
+    """`prelu(x: B×C×..., a: C)`: the slopes are removed with the channels on axis 1."""
     tags, slopes = _tensor_arguments(walk, node.args)
     if len(slopes.removed_by[0]) > 1:
         walk.equate(node, tags.removed_by[1], slopes.removed_by[0], "its PReLU slopes keep their width")

@@ -1,4 +1,4 @@
-"""Operators that take numbers out by their places, and those that put numbers in."""
+"""Operators that read elements by position, and those that write them."""
 
 import operator
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ aten = torch.ops.aten
 
 @rule(aten.index.Tensor, aten.index_select.default)
 def advanced_index(walk: Walk, node: fx.Node) -> NodeTags:
-    """`x[:, i, j]`: constant lists of indices follow what is left of the axes; otherwise picked axes are frozen."""
+    """`x[:, i, j]`: constant lists of indices keep the tags of the axes; otherwise indexed axes are frozen."""
     tags = walk.tags(arguments(node)[0])
     assert tags is not None
     picked = picked_axes(node)
@@ -36,17 +36,17 @@ def advanced_index(walk: Walk, node: fx.Node) -> NodeTags:
     like = walk.tags(index)
     new = [make_untagged_axis(n) for n in walk.env[index].shape] if like is None else list(like.removed_by)
     blank = [torch.zeros_like(ids) for ids in new]
-    taken = TensorTags(
+    rows = TensorTags(
         (*tags.removed_by[:axis], *new, *tags.removed_by[axis + 1 :]),
         (*tags.zero_when_masked[:axis], *blank, *tags.zero_when_masked[axis + 1 :]),
-        # Which rows are picked varies with the request, so what is the same in every request is what is zero in all rows.
+        # The selected rows vary with the request, so only channels that are zero in all rows are constant.
         removed_entirely_by=tags.removed_entirely_by,
     )
-    return walk.add_field_tags(node, taken)
+    return walk.add_field_tags(node, rows)
 
 
 def picked_axes(node: fx.Node) -> dict[int, fx.Node]:
-    """Return the axes that `index` or `index_select` picks from, each with the node of its index."""
+    """Return the axes that `index` or `index_select` indexes, each with the node of its index."""
     if node.target is aten.index_select.default:
         axis, index = arguments(node)[1:3]
         return {axis % node.meta["val"].ndim: index}
@@ -54,7 +54,7 @@ def picked_axes(node: fx.Node) -> dict[int, fx.Node]:
 
 
 def are_constant_lists(picked: Mapping[int, fx.Node]) -> bool:
-    """Whether several axes, side by side, are picked from by constant lists of one length: pairs of fields."""
+    """Return whether several adjacent axes are indexed by constant lists of equal length, as for pairs of fields."""
     axes = sorted(picked)
     indices = [index.meta["val"] for index in picked.values()]
     constant = all(index.op == "get_attr" for index in picked.values())
@@ -64,7 +64,7 @@ def are_constant_lists(picked: Mapping[int, fx.Node]) -> bool:
 
 @rule(aten.gather.default, aten.take_along_dim.default)
 def gather(walk: Walk, node: fx.Node) -> NodeTags:
-    """`gather(x: B×L×D, 1, i: B×P×D)`: D goes from both; L is picked by the request and stays."""
+    """`gather(x: B×L×D, 1, i: B×P×D)`: D is removed from both; L is indexed by the request and frozen."""
     tags, index = walk.tags(argument(node, "self")), walk.tags(node.args[2 if _is_gather(node) else 1])
     assert tags is not None and index is not None
     axis = argument(node, "dim") % len(tags.shape)
@@ -72,14 +72,14 @@ def gather(walk: Walk, node: fx.Node) -> NodeTags:
     walk.freeze(node, index.removed_by[axis], "it says which positions are taken")
     result = list(walk.make_untagged(walk.env[node]).removed_by)  # type: ignore[union-attr]
     zero_when_masked = list(result)
-    for other, (own, asked) in enumerate(zip(tags.removed_by, index.removed_by, strict=True)):
+    for other, (ids, index_ids) in enumerate(zip(tags.removed_by, index.removed_by, strict=True)):
         if other == axis:
             continue
-        if len(own) != len(asked):
-            walk.freeze(node, own, "only a part of it is gathered")
+        if len(ids) != len(index_ids):
+            walk.freeze(node, ids, "only a part of it is gathered")
             continue
-        walk.equate(node, own, asked, "it is gathered by an index that keeps its width")
-        result[other], zero_when_masked[other] = own, tags.zero_when_masked[other]
+        walk.equate(node, ids, index_ids, "it is gathered by an index that keeps its width")
+        result[other], zero_when_masked[other] = ids, tags.zero_when_masked[other]
     return TensorTags(tuple(result), tuple(zero_when_masked), removed_entirely_by=tags.removed_entirely_by)
 
 
@@ -89,14 +89,14 @@ def _is_gather(node: fx.Node) -> bool:
 
 @rule(aten.select.int, aten.unbind.int)
 def select(walk: Walk, node: fx.Node) -> NodeTags:
-    """`select(x: B×F×D, 1, f)`: F is taken apart, so each index that is taken must stay; D goes through.
+    """`select(x: B×F×D, 1, f)`: each selected index of F is frozen; D keeps its tags.
 
-    A field that is all of index f is all of what is taken.
+    A field that removes index f, and makes it zero, removes the result entirely.
     """
     tags = walk.tags(arguments(node)[0])
     assert tags is not None
     axis = walk.value(argument(node, "dim")) % len(tags.shape)
-    left = tags.take_axes([other for other in range(len(tags.shape)) if other != axis])
+    rest = tags.take_axes([other for other in range(len(tags.shape)) if other != axis])
     single = node.target is aten.select.int
     indices = [walk.value(argument(node, "index"))] if single else range(tags.shape[axis])
     outputs = []
@@ -109,7 +109,7 @@ def select(walk: Walk, node: fx.Node) -> NodeTags:
             walk.sets.difference(tags.removed_by[axis][index], fields).reshape(1),
             "it is taken out by its number",
         )
-        outputs.append(replace(left, removed_entirely_by=walk.sets.unite_sets((left.removed_entirely_by, int(fields)))))
+        outputs.append(replace(rest, removed_entirely_by=walk.sets.unite_sets((rest.removed_entirely_by, int(fields)))))
     return outputs[0] if single else tuple(outputs)
 
 
@@ -121,28 +121,30 @@ def slice_axis(walk: Walk, node: fx.Node) -> NodeTags:
     axis = (argument(node, "dim") or 0) % len(tags.shape)
 
     def run(ids: Tensor) -> Any:
-        others = list(walk.value(arguments(node)[1:]))
-        where = [parameter.name for parameter in node.target._schema.arguments].index("dim") - 1  # type: ignore[union-attr]
+        args = list(walk.value(arguments(node)[1:]))  # without the tensor
+        position = [parameter.name for parameter in node.target._schema.arguments].index("dim") - 1  # type: ignore[union-attr]
         keywords = {name: value for name, value in walk.value(dict(node.kwargs)).items() if name != "dim"}
-        if where < len(others):
-            others[where] = 0
-        return node.target(ids, *others, **keywords)  # type: ignore[operator]
+        if position < len(args):
+            args[position] = 0
+        return node.target(ids, *args, **keywords)  # type: ignore[operator]
 
-    def cut_each(field: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
-        parts = run(field[axis])
-        return [(*field[:axis], part, *field[axis + 1 :]) for part in ([parts] if isinstance(parts, Tensor) else parts)]
+    def slice_each(field: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
+        chunks = run(field[axis])
+        return [
+            (*field[:axis], chunk, *field[axis + 1 :]) for chunk in ([chunks] if isinstance(chunks, Tensor) else chunks)
+        ]
 
-    cut_sides = map(cut_each, (tags.removed_by, tags.zero_when_masked, tags.constant_when_masked))
+    sides = map(slice_each, (tags.removed_by, tags.zero_when_masked, tags.constant_when_masked))
     outputs = tuple(
         TensorTags(removed_by, zero_when_masked, constant_when_masked, removed_entirely_by=tags.removed_entirely_by)
-        for removed_by, zero_when_masked, constant_when_masked in zip(*cut_sides, strict=True)
+        for removed_by, zero_when_masked, constant_when_masked in zip(*sides, strict=True)
     )
     return outputs if node.target in SPLITS else outputs[0]
 
 
 @rule(aten.triu.default, aten.tril.default, aten.roll.default, aten.unfold.default, aten.diagonal.default)
 def position_dependent(walk: Walk, node: fx.Node) -> NodeTags:
-    """`triu(x: B×F×F)`: what happens to an element depends on its place, so the axes concerned stay."""
+    """`triu(x: B×F×F)`: the result depends on the positions of elements, so the axes concerned are frozen."""
     tags = walk.tags(argument(node, "self"))
     assert tags is not None
     for axis in _axes_of_places(node, len(tags.shape)):
@@ -164,35 +166,35 @@ def _axes_of_places(node: fx.Node, rank: int) -> list[int]:
 
 @rule(aten.index_put.default)
 def index_put(walk: Walk, node: fx.Node) -> NodeTags:
-    """`index_put(x: B×L×D, [m: B×L], v)`: the axes under the index stay; D goes through, with the D of v."""
+    """`index_put(x: B×L×D, [m: B×L], v)`: the indexed axes are frozen; D keeps its tags, with the D of v."""
     tags, values = walk.tags(argument(node, "self")), walk.tags(argument(node, "values"))
     assert tags is not None
     covered: list[int] = []
     axis = 0
     for index in argument(node, "indices"):
-        wide = 1 if index is None or walk.env[index].dtype != torch.bool else walk.env[index].ndim
-        covered += [] if index is None else range(axis, axis + wide)
-        axis += wide
-    behind = [a for a in range(len(tags.shape)) if a not in covered]
-    aligned = values is None or not values.removed_by or (bool(behind) and behind[0] > covered[-1])
+        rank = 1 if index is None or walk.env[index].dtype != torch.bool else walk.env[index].ndim
+        covered += [] if index is None else range(axis, axis + rank)
+        axis += rank
+    trailing = [a for a in range(len(tags.shape)) if a not in covered]
+    aligned = values is None or not values.removed_by or (bool(trailing) and trailing[0] > covered[-1])
     for a in range(len(tags.shape)):
         if a in covered or not aligned:
             walk.freeze(node, tags.removed_by[a], "it is overwritten by position")
     if values is None:
         return tags.without_zero_tags()
     for offset in range(1, len(values.removed_by) + 1):
-        own = tags.removed_by[-offset] if aligned and offset <= len(behind) else None
-        theirs = values.removed_by[-offset]
-        if own is not None and len(own) == len(theirs):
-            walk.equate(node, own, theirs, "it is overwritten by what keeps its width")
+        ids = tags.removed_by[-offset] if aligned and offset <= len(trailing) else None
+        value_ids = values.removed_by[-offset]
+        if ids is not None and len(ids) == len(value_ids):
+            walk.equate(node, ids, value_ids, "it is overwritten by what keeps its width")
         else:
-            walk.freeze(node, theirs, "it is written by position")
+            walk.freeze(node, value_ids, "it is written by position")
     return TensorTags(tags.removed_by, tuple(torch.zeros_like(ids) for ids in tags.removed_by))
 
 
 @rule(aten.index_add.default, aten.scatter_add.default, aten.scatter.src, aten.scatter_reduce.two, aten.scatter.reduce)
 def scatter(walk: Walk, node: fx.Node) -> NodeTags:
-    """`index_add(x: B×D, 0, i: N, y: N×D)`: D of x goes with D of y; the axis that is written to stays."""
+    """`index_add(x: B×D, 0, i: N, y: N×D)`: D of x is removed with D of y; the axis written to is frozen."""
     names = [parameter.name for parameter in node.target._schema.arguments]  # type: ignore[union-attr]
     written = walk.tags(argument(node, "self"))
     source = walk.tags(argument(node, "source" if "source" in names else "src"))
@@ -200,29 +202,29 @@ def scatter(walk: Walk, node: fx.Node) -> NodeTags:
     assert written is not None and source is not None and index is not None
     axis = argument(node, "dim") % len(written.shape)
     zero_when_masked = []
-    for position, own in enumerate(written.removed_by):
-        theirs = source.removed_by[position]
-        beside = [] if node.target is aten.index_add.default else [index.removed_by[position]]
-        whole = position != axis and all(len(ids) == len(own) for ids in (theirs, *beside))
-        for ids in (theirs, *beside):
+    for position, ids in enumerate(written.removed_by):
+        source_ids = source.removed_by[position]
+        index_ids = [] if node.target is aten.index_add.default else [index.removed_by[position]]
+        whole = position != axis and all(len(other) == len(ids) for other in (source_ids, *index_ids))
+        for other in (source_ids, *index_ids):
             if whole:
-                walk.equate(node, own, ids, "it is written over a tensor that keeps its width")
+                walk.equate(node, ids, other, "it is written over a tensor that keeps its width")
             else:
-                walk.freeze(node, ids, "it is written by position")
+                walk.freeze(node, other, "it is written by position")
         if not whole:
-            walk.freeze(node, own, "it is written to by position")
-        both = (
+            walk.freeze(node, ids, "it is written to by position")
+        zero = (
             walk.sets.intersection(written.zero_when_masked[position], source.zero_when_masked[position])
             if whole
-            else torch.zeros_like(own)
+            else torch.zeros_like(ids)
         )
-        zero_when_masked.append(both)
+        zero_when_masked.append(zero)
     return TensorTags(written.removed_by, tuple(zero_when_masked))
 
 
 @rule(operator.getitem)
 def take_output(walk: Walk, node: fx.Node) -> NodeTags:
-    """One output of an operator that has several."""
+    """`unbind(x)[i]`: the tags of one output of an operator with several."""
     source, position = arguments(node)
     described = walk.node_tags.get(source)
     return described[position] if isinstance(described, tuple) else walk.make_untagged(walk.env[node])

@@ -1,7 +1,7 @@
-"""Recurrent layers: a hidden unit goes with its rows in every gate, its columns in the recurrence, and its first state.
+"""Recurrent layers: a hidden unit is removed with its rows in every gate, its columns in the recurrence, and its state.
 
-A masked unit stays at zero: a GRU's is z·h + (1 - z)·tanh(0), an LSTM's cell f·c + i·tanh(0), an RNN's tanh(0) or relu(0), each
-zero where the state before it was.
+A masked unit remains zero: a GRU's is z·h + (1 - z)·tanh(0), an LSTM's cell f·c + i·tanh(0), an RNN's tanh(0) or relu(0),
+each zero if the previous state is.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ _UNIT = "it is a unit of a recurrent layer that keeps its width"
 def recurrent(walk: Walk, node: fx.Node) -> NodeTags:
     """`gru(x: L×B×I, h: 1×B×H, [W: 3H×I, U: 3H×H, b: 3H, c: 3H], ...)`: L×B×H, unit h with rows h, H+h and 2H+h.
 
-    The layers of one call share the tensor of their first states, so they lose the same units.
+    The layers of one call share the tensor of their initial states, so they lose the same units.
     """
     x = walk.tags(argument(node, "input"))
     assert x is not None
@@ -69,8 +69,8 @@ def recurrent_cell(walk: Walk, node: fx.Node) -> NodeTags:
 
 
 def _states(walk: Walk, node: fx.Node) -> list[TensorTags]:
-    given = argument(node, "hx")
-    sources = given if isinstance(given, (list, tuple)) else [given]
+    hx = argument(node, "hx")
+    sources = hx if isinstance(hx, (list, tuple)) else [hx]
     states = [tags for source in sources if (tags := walk.tags(source)) is not None]
     for other in states[1:]:
         walk.equate(node, states[0].removed_by[-1], other.removed_by[-1], _UNIT)
@@ -83,16 +83,16 @@ def _states(walk: Walk, node: fx.Node) -> list[TensorTags]:
 def _tie(
     walk: Walk, node: fx.Node, flows: Tensor, zero: Tensor, hidden: Tensor, weights: Sequence[TensorTags], gates: int
 ) -> None:
-    into, recurrence, *biases = weights
-    walk.equate(node, flows, into.removed_by[1], "a recurrent layer reads it")
+    input_weight, recurrence, *biases = weights
+    walk.equate(node, flows, input_weight.removed_by[1], "a recurrent layer reads it")
     walk.require_zero(
         node,
         flows,
-        walk.sets.union(zero, into.zero_when_masked[1]),
+        walk.sets.union(zero, input_weight.zero_when_masked[1]),
         "a recurrent layer reads it, and it would not be zero",
     )
     walk.equate(node, hidden, recurrence.removed_by[1], _UNIT)
-    for tags in (into, recurrence, *biases):
+    for tags in (input_weight, recurrence, *biases):
         for rows in tags.removed_by[0].chunk(gates):
             walk.equate(node, hidden, rows, _UNIT)
 

@@ -1,4 +1,4 @@
-"""Operators that reduce an axis: what is removed along it must count for nothing when masked."""
+"""Operators that reduce an axis: indices removed from it must not contribute when masked."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -57,24 +57,24 @@ _ORDERED = (
     aten.sort.stable,
     aten.topk.default,
 )
-COMPETITIONS = frozenset({*_SELECTIVE, *SOFTMAXES, *_ORDERED})  # indices compete, or are put in order
+COMPETITIONS = frozenset({*_SELECTIVE, *SOFTMAXES, *_ORDERED})  # compare or sort indices
 
 
 def reduced_axes(node: fx.Node, rank: int) -> tuple[list[int], bool]:
-    """Return the axes that a reduction removes, and whether they stay with size 1."""
+    """Return the axes that a reduction removes, and whether they are kept with size 1."""
     dim: Any = argument(node, "dim")
     dims = list(range(rank)) if dim in (None, []) else [dim] if isinstance(dim, int) else list(dim)
     return sorted(axis % rank for axis in dims) if rank else [], bool(argument(node, "keepdim"))
 
 
 def _without_axes(tags: TensorTags, axes: list[int], keepdim: bool) -> TensorTags:
-    kept = [axis for axis in range(len(tags.removed_by)) if keepdim or axis not in axes]
-    return tags.take_axes([None if axis in axes else axis for axis in kept])
+    remaining = [axis for axis in range(len(tags.removed_by)) if keepdim or axis not in axes]
+    return tags.take_axes([None if axis in axes else axis for axis in remaining])
 
 
 @rule(*SUMS)
 def additive(walk: Walk, node: fx.Node) -> NodeTags:
-    """`sum(x: B×F×D, -1)`: index d may go if it is the same for every request when masked, for a constant can be added.
+    """`sum(x: B×F×D, -1)`: index d may be removed if it is the same for every request when masked: a constant is added.
 
     A mean keeps its divisor.
     """
@@ -82,21 +82,21 @@ def additive(walk: Walk, node: fx.Node) -> NodeTags:
     assert tags is not None
     axes, keepdim = reduced_axes(node, len(tags.shape))
     for axis in axes:
-        because = "it is summed, and masking would not make it the same for every request"
-        walk.require_zero(node, tags.removed_by[axis], tags.constant_when_masked[axis], because)
+        reason = "it is summed, and masking would not make it the same for every request"
+        walk.require_zero(node, tags.removed_by[axis], tags.constant_when_masked[axis], reason)
     return _without_axes(tags, axes, keepdim)
 
 
 @rule(*_NORMS)
 def norm(walk: Walk, node: fx.Node) -> NodeTags:
-    """`linalg_vector_norm(x: B×D, 2, [1])`: index d may go if it is zero when masked.
+    """`linalg_vector_norm(x: B×D, 2, [1])`: index d may be removed if it is zero when masked.
 
-    Not if the order is negative: (Σ |x|^p)^(1/p) is zero as soon as one x is.
+    A negative order freezes it: (Σ |x|^p)^(1/p) is zero if one x is.
     """
     tags = walk.tags(node.args[0])
     assert tags is not None
     axes, keepdim = reduced_axes(node, len(tags.shape))
-    order = next((given for name in ("ord", "p") if (given := argument(node, name)) is not None), 2)
+    order = next((value for name in ("ord", "p") if (value := argument(node, name)) is not None), 2)
     if order < 0:
         return selective(walk, node)
     for axis in axes:
@@ -111,7 +111,7 @@ def norm(walk: Walk, node: fx.Node) -> NodeTags:
 
 @rule(*_SELECTIVE)
 def selective(walk: Walk, node: fx.Node) -> NodeTags:
-    """`amax(x: B×L×D, 1)`: a masked index would still compete, so axis L is frozen; D goes through."""
+    """`amax(x: B×L×D, 1)`: a masked index would still compete, so axis L is frozen; D keeps its tags."""
     tags = walk.tags(node.args[0])
     assert tags is not None
     axes, keepdim = reduced_axes(node, len(tags.shape))
@@ -122,7 +122,7 @@ def selective(walk: Walk, node: fx.Node) -> NodeTags:
 
 @rule(*_ORDERED)
 def ordered(walk: Walk, node: fx.Node) -> NodeTags:
-    """`topk(x: B×L×D, k, 1)`: values and places along L depend on all of L, which stays; D goes through."""
+    """`topk(x: B×L×D, k, 1)`: values and indices along L depend on all of L, which is frozen; D keeps its tags."""
     tags = walk.tags(node.args[0])
     assert tags is not None
     dim = argument(node, "dim")
@@ -130,12 +130,12 @@ def ordered(walk: Walk, node: fx.Node) -> NodeTags:
     walk.freeze(node, tags.removed_by[axis], "it is put in order, or the largest is taken")
     value = walk.env[node]
     outputs = value if isinstance(value, (tuple, list)) else [value]
-    described = tuple(_beside(tags, axis, output.shape) for output in outputs)
+    described = tuple(_with_untagged_axis(tags, axis, output.shape) for output in outputs)
     return described if isinstance(value, (tuple, list)) else described[0]
 
 
-def _beside(tags: TensorTags, axis: int, shape: Sequence[int]) -> TensorTags:
-    """The tags of what is left when axis `axis` was dropped, or has another size."""
+def _with_untagged_axis(tags: TensorTags, axis: int, shape: Sequence[int]) -> TensorTags:
+    """Return the tags after axis `axis` was dropped or got another size."""
     if len(shape) < len(tags.shape):
         return _without_axes(tags, [axis], keepdim=False).without_zero_tags()
     sides: list[list[Tensor]] = [list(tags.removed_by), list(tags.constant_when_masked)]
@@ -146,18 +146,18 @@ def _beside(tags: TensorTags, axis: int, shape: Sequence[int]) -> TensorTags:
 
 @rule(*SOFTMAXES)
 def softmax(walk: Walk, node: fx.Node) -> NodeTags:
-    """`softmax(x: B×E, 1)`: e may go if it is the same for every request when masked, for its share can still be counted.
+    """`softmax(x: B×E, 1)`: e may be removed if it is the same for every request when masked: the sum still includes it.
 
-    Afterwards it is neither zero nor the same for every request. A field does not go this way, nor a learned vector of
-    shares, of which each weighs much and saves one number.
+    The result is neither zero nor the same for every request. Fields are frozen, and so are learned logits, each of
+    which matters much and saves one parameter.
     """
     tags = walk.tags(node.args[0])
     assert tags is not None
     axis = argument(node, "dim") % len(tags.shape)
     if tags.constant or bool(walk.sets.field_tags_in(tags.removed_by[axis]).any()):
         walk.freeze(node, tags.removed_by[axis], "softmax is taken over it")
-    because = "softmax is taken over it, and masking would not make it the same for every request"
-    walk.require_zero(node, tags.removed_by[axis], tags.constant_when_masked[axis], because)
+    reason = "softmax is taken over it, and masking would not make it the same for every request"
+    walk.require_zero(node, tags.removed_by[axis], tags.constant_when_masked[axis], reason)
     constant_when_masked = list(tags.constant_when_masked)
     constant_when_masked[axis] = torch.zeros_like(constant_when_masked[axis])
     return TensorTags(
@@ -167,7 +167,7 @@ def softmax(walk: Walk, node: fx.Node) -> NodeTags:
 
 @rule(aten.cumsum.default)
 def cumsum(walk: Walk, node: fx.Node) -> NodeTags:
-    """`cumsum(x: B×D, 1)`: leaving out a zero changes no other sum."""
+    """`cumsum(x: B×D, 1)`: a removed zero changes no other sum."""
     tags = walk.tags(node.args[0])
     assert tags is not None
     axis = walk.value(node.args[1]) % len(tags.shape)
@@ -186,18 +186,18 @@ def cumsum(walk: Walk, node: fx.Node) -> NodeTags:
 
 @rule(aten.fft_rfft.default, aten.fft_irfft.default, aten.fft_fft.default, aten.fft_ifft.default)
 def fourier(walk: Walk, node: fx.Node) -> NodeTags:
-    """`fft_rfft(x: B×L×D, dim=1)`: L is transformed as a whole; D goes through, and a zero stays zero."""
+    """`fft_rfft(x: B×L×D, dim=1)`: L is transformed as a whole and frozen; D keeps its tags, and a zero remains zero."""
     tags = walk.tags(argument(node, "self"))
     assert tags is not None
     axis = argument(node, "dim") % len(tags.shape)
     walk.freeze(node, tags.removed_by[axis], "a Fourier transform is taken over it")
-    stay = [None if position == axis else position for position in range(len(tags.shape))]
-    beside = tags.take_axes(stay)
+    order = [None if position == axis else position for position in range(len(tags.shape))]
+    rest = tags.take_axes(order)
     size = walk.env[node].shape[axis]
 
     def stretched(field: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (*field[:axis], make_untagged_axis(size), *field[axis + 1 :])
 
     return TensorTags(
-        stretched(beside.removed_by), stretched(beside.zero_when_masked), stretched(beside.constant_when_masked)
+        stretched(rest.removed_by), stretched(rest.zero_when_masked), stretched(rest.constant_when_masked)
     )

@@ -1,1 +1,1 @@
-"""How ids, numbers and labels are distributed, and how far two distributions lie apart."""
+"""Distributions of ids, numbers and labels, and the distance of two distributions."""

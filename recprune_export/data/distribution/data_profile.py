@@ -1,21 +1,20 @@
-"""`DataProfile`: how ids, numbers and labels of some rows are distributed, small enough to travel with a bundle.
+"""`DataProfile`: distributions of the ids, numbers and labels of rows, small enough to be saved in a bundle.
 
-Cells are chosen on the rows that were trained on, and counted on rows that were held out: on those that chose them the most
-frequent ids look more frequent than they are, and an id that the vocabulary lacks does not occur.
+Cells are chosen on training rows and counted on held-out rows: on training rows the frequency of the most frequent ids is
+overestimated, and an id that the vocabulary lacks does not occur.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 
+from recprune_export.codec import DictMixin, JsonForm, ToDictMixin, decode, encode
 from recprune_export.data.distribution.stability_index import MAJOR, psi, psi_null_quantile
 
-MAX_LISTED_IDS = 1000  # the most frequent ids, which are remembered one by one
-RANKS = 20  # cells of about equal share into which these are divided by rank
-HASH_CELLS = 8  # cells for all other ids, by a hash
-SCATTER = 2654435761  # Knuth, "The Art of Computer Programming", volume 3, section 6.4: multiplicative hashing
+MAX_LISTED_IDS = 1000  # the most frequent ids
+HASH_CELLS = 8  # cells for all other ids, by hash
 DECILES = np.arange(1, 10) / 10
 
 
@@ -23,7 +22,7 @@ DECILES = np.arange(1, 10) / 10
 class FieldValues:
     """One field of N rows: ids or numbers of shape [N] or [N, several].
 
-    `padding` is an id that stands for nothing, `unknown` the one of values that the vocabulary lacks, where there are such.
+    `padding` is the id of padding, `unknown` the id of values that the vocabulary lacks, if the field has them.
     """
 
     name: str
@@ -34,7 +33,7 @@ class FieldValues:
 
     @property
     def flat(self) -> np.ndarray:
-        """All values but the padding, [places]."""
+        """All values except padding, [values]."""
         values = self.values.reshape(-1)
         if not self.ids:
             return values.astype(np.float64)
@@ -44,38 +43,40 @@ class FieldValues:
 
 @dataclass(frozen=True)
 class IdCells:
-    """`listed[r]` are the ids of rank cell r; all others fall into `HASH_CELLS` cells, `unknown` into the last one."""
+    """`listed[r]` are the ids of rank cell r; all other ids fall into `HASH_CELLS` cells by hash, `unknown` into the last cell."""
 
     listed: tuple[tuple[int, ...], ...]
 
     @classmethod
     def choose(cls, column: FieldValues) -> Self:
-        """Divide the most frequent ids into cells of about equal share; a very frequent id has one of its own."""
+        """Divide the most frequent ids into cells of about equal share; a very frequent id has a separate cell."""
+        ranks = 20
         known = column.flat if column.unknown is None else column.flat[column.flat != column.unknown]
         ids, counts = np.unique(known, return_counts=True)
         order = np.lexsort((ids, -counts))[:MAX_LISTED_IDS]
         cells: list[tuple[int, ...]] = []
         cell: list[int] = []
-        share, filled = len(known) / RANKS, 0
-        for place in order:
-            cell.append(int(ids[place]))
-            filled += int(counts[place])
+        share, filled = len(known) / ranks, 0
+        for index in order:
+            cell.append(int(ids[index]))
+            filled += int(counts[index])
             if filled >= share:
                 cells.append(tuple(cell))
                 cell, filled = [], 0
         return cls(tuple([*cells, tuple(cell)] if cell else cells))
 
     def count(self, column: FieldValues) -> np.ndarray:
-        """Return how many values lie in each cell, [ranks + OTHERS + 1]."""
+        """Return the number of values in each cell, [ranks + HASH_CELLS + 1]."""
         values = column.flat
         listed = np.array([i for cell in self.listed for i in cell], dtype=np.int64)
         rank = np.repeat(np.arange(len(self.listed)), [len(cell) for cell in self.listed])
         order = listed.argsort()
-        cells = len(self.listed) + (((values * SCATTER) >> 16) % HASH_CELLS)
+        # Multiplicative hashing: Knuth, "The Art of Computer Programming", volume 3, section 6.4.
+        cells = len(self.listed) + (((values * 2654435761) >> 16) % HASH_CELLS)
         if len(listed):
-            place = np.searchsorted(listed[order], values).clip(max=len(listed) - 1)
-            found = listed[order][place] == values
-            cells = np.where(found, rank[order][place], cells)
+            index = np.searchsorted(listed[order], values).clip(max=len(listed) - 1)
+            is_listed = listed[order][index] == values
+            cells = np.where(is_listed, rank[order][index], cells)
         if column.unknown is not None:
             cells = np.where(values == column.unknown, len(self.listed) + HASH_CELLS, cells)
         return np.bincount(cells, minlength=len(self.listed) + HASH_CELLS + 1)
@@ -83,70 +84,72 @@ class IdCells:
 
 @dataclass(frozen=True)
 class NumberCells:
-    """The edges between deciles; a value at which several coincide has a cell of its own."""
+    """The edges between deciles; a value at which several edges coincide has a separate cell."""
 
     edges: tuple[float, ...]
 
     @classmethod
     def choose(cls, column: FieldValues) -> Self:
-        """Take the deciles."""
-        edges, times = np.unique(np.quantile(column.flat, DECILES), return_counts=True)
-        return cls(tuple(np.union1d(edges, np.nextafter(edges[times > 1], np.inf)).tolist()))
+        """Compute the deciles of a column."""
+        edges, multiplicity = np.unique(np.quantile(column.flat, DECILES), return_counts=True)
+        return cls(tuple(np.union1d(edges, np.nextafter(edges[multiplicity > 1], np.inf)).tolist()))
 
     def count(self, column: FieldValues) -> np.ndarray:
-        """Return how many values lie between the edges, [edges + 1]; one that equals an edge lies above it."""
+        """Return the number of values between the edges, [edges + 1]; a value equal to an edge lies above it."""
         cells = np.searchsorted(np.array(self.edges), column.flat, side="right")
         return np.bincount(cells, minlength=len(self.edges) + 1)
 
 
-@dataclass(frozen=True)
-class FieldProfile:
-    """The cells of one field, and how many values lay in each; of numbers also mean and deviation.
+def _encode_cells(cells: IdCells | NumberCells) -> Any:
+    return encode(cells.listed if isinstance(cells, IdCells) else cells.edges)
 
-    `unknown` is the share of values that the vocabulary lacks, None where the field has no id for them.
+
+def _decode_cells(values: Any) -> IdCells | NumberCells:
+    """Cells of ids are lists, edges are numbers, of which there is at least one."""
+    if all(isinstance(cell, list) for cell in values):
+        return decode(IdCells, {"listed": values})
+    return decode(NumberCells, {"edges": values})
+
+
+@dataclass(frozen=True)
+class FieldProfile(DictMixin):
+    """The cells of one field with the number of values in each; for numbers also mean and standard deviation.
+
+    `unknown` is the share of values that the vocabulary lacks, None if the field has no id for them.
     """
 
+    ENCODED = ("name", "cells", "counts", "unknown", "mean", "deviation", "kind")
+
     name: str
-    cells: IdCells | NumberCells
+    cells: Annotated[IdCells | NumberCells, JsonForm(_encode_cells, _decode_cells)]
     counts: tuple[int, ...]
     unknown: float | None = None
     mean: float | None = None
     deviation: float | None = None
 
+    @property
+    def kind(self) -> Literal["ids", "numbers"]:
+        """What the cells hold."""
+        return "ids" if isinstance(self.cells, IdCells) else "numbers"
+
     @classmethod
     def fit(cls, reference: FieldValues, held_out: FieldValues) -> Self:
-        """Choose cells on one column and count another one of the same field."""
+        """Choose cells on the reference values and count the held-out values of the same field."""
         cells = IdCells.choose(reference) if reference.ids else NumberCells.choose(reference)
         counts = tuple(cells.count(held_out).tolist())
         if reference.ids:
             return cls(reference.name, cells, counts, unknown_share(held_out))
         return cls(reference.name, cells, counts, None, float(held_out.flat.mean()), float(held_out.flat.std()))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        values = {**asdict(self), "counts": list(self.counts)}
-        ids = isinstance(self.cells, IdCells)
-        values["cells"] = [list(c) for c in self.cells.listed] if isinstance(self.cells, IdCells) else self.cells.edges
-        return {**values, "kind": "ids" if ids else "numbers"}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote."""
-        cells: IdCells | NumberCells
-        if values["kind"] == "ids":
-            cells = IdCells(tuple(tuple(map(int, cell)) for cell in values["cells"]))
-        else:
-            cells = NumberCells(tuple(map(float, values["cells"])))
-        counts = tuple(map(int, values["counts"]))
-        return cls(values["name"], cells, counts, values["unknown"], values["mean"], values["deviation"])
-
 
 @dataclass(frozen=True)
-class Drift:
-    """How far a field has moved: the population stability index, and what it stays below by chance, 95 times in 100.
+class Drift(ToDictMixin):
+    """The drift of a field: the population stability index, and its 95 % quantile without drift, `chance`.
 
-    `before` and `now` are shares of unknown ids, or means of numbers; None where there are neither.
+    `before` and `now` are shares of unknown ids, or means of numbers; None if the field has neither.
     """
+
+    ENCODED = ("name", "kind", "psi", "chance", "before", "now", "major")
 
     name: str
     kind: str
@@ -157,43 +160,32 @@ class Drift:
 
     @property
     def major(self) -> bool:
-        """Whether it is beyond the usual limit and beyond chance."""
+        """Whether the index exceeds both the usual limit and `chance`."""
         return self.psi > max(MAJOR, self.chance)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {**asdict(self), "major": self.major}
 
 
 @dataclass(frozen=True)
-class DataProfile:
-    """The fields of the rows that an artifact was tuned on, and on how many rows it was tested."""
+class DataProfile(DictMixin):
+    """Profiles of the fields of the rows that an artifact was tuned on, and the number of its test rows."""
+
+    ENCODED = ("tested", "fields")
 
     fields: tuple[FieldProfile, ...]
     tested: int
 
     @classmethod
     def fit(cls, reference: Sequence[FieldValues], held_out: Sequence[FieldValues], tested: int) -> Self:
-        """Profile columns: cells from the first, counts from the second, both in the same order."""
+        """Profile columns: cells from `reference`, counts from `held_out`, in the same order of fields."""
         return cls(tuple(FieldProfile.fit(c, d) for c, d in zip(reference, held_out, strict=True)), tested)
 
     def drifts(self, columns: Sequence[FieldValues]) -> tuple[Drift, ...]:
-        """Compare rows with the profile, for each field that both have and that holds anything."""
+        """Compare rows with the profile, for each common field that is not empty."""
         known = {column.name: column for column in columns}
         return tuple(_drift(f, known[f.name]) for f in self.fields if f.name in known and len(known[f.name].flat))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {"tested": self.tested, "fields": [f.to_dict() for f in self.fields]}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote."""
-        return cls(tuple(FieldProfile.from_dict(f) for f in values["fields"]), int(values["tested"]))
-
 
 def unknown_share(column: FieldValues) -> float | None:
-    """Return the share of ids that the vocabulary lacks; None where the field has no id for them."""
+    """Return the share of ids that the vocabulary lacks; None if the field has no id for them."""
     if column.unknown is None or not len(column.flat):
         return None
     return float((column.flat == column.unknown).mean())
@@ -206,5 +198,5 @@ def _drift(field: FieldProfile, column: FieldValues) -> Drift:
         return Drift(field.name, "numbers", psi(before, now), psi_null_quantile(before, now), *shift)
     unknown = unknown_share(column)
     if unknown is not None and field.unknown is not None and unknown < field.unknown:
-        before[-1] = now[-1] = 0  # fewer unknown ids do no harm, and there are fewer where old rows are among the new
+        before[-1] = now[-1] = 0  # fewer unknown ids do no harm; they occur if the new rows include old ones
     return Drift(field.name, "ids", psi(before, now), psi_null_quantile(before, now), field.unknown, unknown)

@@ -1,1 +1,1 @@
-"""Raw values to ids and numbers: vocabularies and the encoder that travels with a model."""
+"""Encoding of raw values as ids and numbers: vocabularies, and the encoder that is saved with a model."""

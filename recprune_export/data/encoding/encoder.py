@@ -1,11 +1,12 @@
-"""`Encoder`: raw values to what a recommender eats. It is fitted on training rows and travels with the model."""
+"""`Encoder`: conversion of raw values to the inputs of a recommender, fitted on training rows and saved with the model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import numpy as np
 
+from recprune_export.codec import DictMixin, JsonForm
 from recprune_export.data.encoding.vocabulary import Vocabulary
 from recprune_export.data.schema.schema import MultiValued, Schema
 
@@ -13,26 +14,30 @@ if TYPE_CHECKING:
     import polars as pl
 
 Request = dict[str, np.ndarray]
-NUMERIC = "numeric"  # the name under which all numeric fields arrive together
+NUMERIC = "numeric"  # the name of the input that holds all numeric fields
+
+
+def _encode_vocabularies(vocabularies: Mapping[str, Vocabulary]) -> dict[str, list[str]]:
+    return {name: vocabulary.to_list() for name, vocabulary in vocabularies.items()}
 
 
 @dataclass(frozen=True)
-class Encoder:
+class Encoder(DictMixin):
     """Vocabularies by field, and mean and standard deviation by numeric field.
 
-    `encode` gives, for B rows: int64 [B] per categorical field, 0 for unknown; int64 [B, max_length] per multi-valued
-    field, padded with 0 on the right, 1 for unknown; float32 [B, numeric fields] as `numeric`, centred and scaled, 0
-    where the value is missing.
+    `encode` returns, for B rows: int64 [B] per categorical field, 0 for unknown; int64 [B, max_length] per multi-valued
+    field, padded with 0 on the right, 1 for unknown; float32 [B, numeric fields] as `numeric`, centered and scaled, 0
+    if the value is missing.
     """
 
     schema: Schema
-    vocabularies: Mapping[str, Vocabulary]
+    vocabularies: Annotated[Mapping[str, Vocabulary], JsonForm(_encode_vocabularies)]
     means: Mapping[str, float]
     stds: Mapping[str, float]
 
     @classmethod
     def fit(cls, frame: "pl.LazyFrame", schema: Schema) -> Self:
-        """Take vocabularies and moments from training rows."""
+        """Compute vocabularies and moments of training rows."""
         import polars as pl
 
         vocabularies = {name: Vocabulary.count(frame, _text(name), 1) for name in schema.categorical}
@@ -44,7 +49,7 @@ class Encoder:
 
     @property
     def rows(self) -> dict[str, int]:
-        """Rows of the embedding table of each field."""
+        """The number of rows of the embedding table of each field."""
         return {name: vocabulary.rows for name, vocabulary in self.vocabularies.items()}
 
     def encode(self, frame: "pl.LazyFrame | pl.DataFrame") -> Request:
@@ -63,18 +68,9 @@ class Encoder:
             request[NUMERIC] = np.ascontiguousarray(table.select(schema.numeric).to_numpy(), dtype=np.float32)
         return request
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {
-            "schema": self.schema.to_dict(),
-            "vocabularies": {name: v.to_list() for name, v in self.vocabularies.items()},
-            "means": dict(self.means),
-            "stds": dict(self.stds),
-        }
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote."""
+        """Read the values that `to_dict` returned."""
         schema = Schema.from_dict(values["schema"])
         several = {field.name for field in schema.multi_valued}
         vocabularies = {n: Vocabulary(v, 2 if n in several else 1) for n, v in values["vocabularies"].items()}
@@ -103,7 +99,7 @@ def _number(name: str) -> "pl.Expr":
 
 
 def _values(field: MultiValued) -> "pl.Expr":
-    """The values of a multi-valued field as a list of texts, empty ones left out."""
+    """Return the values of a multi-valued field as a list of strings, without empty ones."""
     import polars as pl
 
     column = pl.col(field.name)
@@ -118,7 +114,7 @@ def _moments(frame: "pl.LazyFrame", names: tuple[str, ...]) -> tuple[dict[str, f
         return {}, {}
     means = frame.select(_number(n).mean() for n in names).collect(engine="streaming").row(0)
     stds = frame.select(_number(n).std(ddof=0) for n in names).collect(engine="streaming").row(0)
-    # A column without values or without spread says nothing; dividing by 1 keeps it finite.
+    # A column without values or without spread is divided by 1 to stay finite.
     return (
         {n: float(m or 0.0) for n, m in zip(names, means, strict=True)},
         {n: float(s or 1.0) for n, s in zip(names, stds, strict=True)},
@@ -126,7 +122,7 @@ def _moments(frame: "pl.LazyFrame", names: tuple[str, ...]) -> tuple[dict[str, f
 
 
 def _pad(lists: "pl.Series", length: int) -> np.ndarray:
-    """Lists of ids as int64 [B, length], zeros on the right."""
+    """Return lists of ids as int64 [B, length], zeros on the right."""
     lengths = lists.list.len().fill_null(0).to_numpy().astype(np.int64)
     flat = lists.filter(lists.list.len() > 0).explode().to_numpy()
     padded = np.zeros((len(lengths), length), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""`Vocabulary`: the ids of one field, and what stands for a value that was never seen."""
+"""`Vocabulary`: the ids of one field, including the id of unknown values."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 class Vocabulary:
-    """Maps values, as text, to ids `first`, `first` + 1, ... in the order given; all others to `first` - 1.
+    """Maps values, as text, to ids `first`, `first` + 1, ... in their order, and every other value to `first` - 1.
 
     A field has `first` = 1, and 0 stands for unknown. A multi-valued field has `first` = 2: 0 is padding, 1 unknown.
 
@@ -27,11 +27,11 @@ class Vocabulary:
 
     @property
     def rows(self) -> int:
-        """How many rows an embedding table of this field has, the special ids included."""
+        """The number of rows of an embedding table of this field, including the special ids."""
         return self.first + len(self._values)
 
     def encode(self, column: "pl.Expr") -> "pl.Expr":
-        """Return the ids of a text column, int64; an empty value is an unknown one."""
+        """Return the ids of a text column, int64; an empty value is unknown."""
         import polars as pl
 
         return column.replace_strict(self._values, self._ids, default=self.first - 1, return_dtype=pl.Int64)
@@ -42,7 +42,7 @@ class Vocabulary:
 
     @classmethod
     def count(cls, frame: "pl.LazyFrame", column: "pl.Expr", first: int) -> Self:
-        """Take the values of a text column of `frame`, the most frequent first."""
+        """Return the vocabulary of a text column of `frame`, the most frequent values first."""
         import polars as pl
 
         counted = frame.select(column.alias("value")).drop_nulls().group_by("value").len()

@@ -1,11 +1,11 @@
-"""What a manifest says of an encoding: which input has which vocabulary."""
+"""Vocabularies of the inputs as listed in a manifest."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def encoding_summary(encoding: Mapping[str, Any], file: str) -> dict[str, Any]:
-    """Return the section `encoding` of a manifest, from what either encoder's `to_dict` gave and `file` holds.
+    """Return the section `encoding` of a manifest, from the `to_dict` of an encoder that is saved as `file`.
 
     >>> columns = {"user": "u", "item": "i", "order": "t", "max_length": 50}
     >>> encoding_summary({"schema": {"sequence": columns}, "items": ["a", "b"]}, "encoding.json")["vocabularies"]["history"]["values"]

@@ -1,1 +1,1 @@
-"""Which column of a file is a field, a number, a label or the split."""
+"""The roles of the columns of a file: categorical or numeric field, label, split."""

@@ -1,13 +1,13 @@
-"""`Schema`: which column of a file is what."""
+"""`Schema`: the roles of the columns of a file."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import dataclass
+
+from recprune_export.codec import DictMixin
 
 
 @dataclass(frozen=True)
 class MultiValued:
-    """A field with several ids: a list column (`separator` None) or a string that `separator` divides.
+    """A field with several ids: a list column (`separator` None) or a string split at `separator`.
 
     Only the first `max_length` values of a row are used.
     """
@@ -29,7 +29,7 @@ class SequenceColumns:
 
 @dataclass(frozen=True)
 class Split:
-    """How rows are divided: by a column of names, or at random by a seed, with these shares for valid and test."""
+    """How rows are split: by a column of split names, or at random by a seed with the shares `valid` and `test`."""
 
     column: str | None = None
     seed: int = 0
@@ -38,8 +38,8 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Schema:
-    """The columns that are used, and how. A log of sequences has no labels and no other fields.
+class Schema(DictMixin):
+    """The columns that are used, and their roles. A log of sequences has no labels and no other fields.
 
     >>> schema = Schema(labels=("click",), categorical=("user", "item"), numeric=("age",))
     >>> Schema.from_dict(schema.to_dict()) == schema
@@ -52,23 +52,3 @@ class Schema:
     multi_valued: tuple[MultiValued, ...] = ()
     sequence: SequenceColumns | None = None
     split: Split = Split()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        values = asdict(self)
-        for name in ("labels", "categorical", "numeric", "multi_valued"):
-            values[name] = list(values[name])
-        return values
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote."""
-        sequence = values["sequence"]
-        return cls(
-            labels=tuple(values["labels"]),
-            categorical=tuple(values["categorical"]),
-            numeric=tuple(values["numeric"]),
-            multi_valued=tuple(MultiValued(**field) for field in values["multi_valued"]),
-            sequence=None if sequence is None else SequenceColumns(**sequence),
-            split=Split(**values["split"]),
-        )

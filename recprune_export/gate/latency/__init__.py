@@ -1,1 +1,1 @@
-"""Latency of two artifacts, sampled in pairs until the verdict is certain."""
+"""Latency of two artifacts, sampled in pairs until the verdict is statistically certain."""

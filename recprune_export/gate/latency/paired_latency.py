@@ -1,7 +1,7 @@
-"""The latency gate: sample in fresh processes until the interval of NEW / BASE lies on one side of the tolerance.
+"""Latency gate: sample in fresh processes until the interval of NEW / BASE is on one side of the tolerance.
 
-What decides is the ratio of the tenth percentiles of the two times, taken in each process over both orders of loading, and
-the middle mean of it over processes: tails are reported, but a gate on them would fail for what the neighbours do.
+The statistic is the ratio of the tenth percentiles of both times, computed in each process over both orders of loading, and
+its interquartile mean over processes. Tails are reported only: a gate on them would fail because of other load on the machine.
 """
 
 import time
@@ -14,40 +14,39 @@ import numpy as np
 
 from recprune_export.gate.artifact import Artifact
 from recprune_export.gate.findings import Finding, Verdict
+from recprune_export.gate.gate_constants import CONFIDENCE, MIN_PROCESSES
 from recprune_export.gate.latency.sequential_sampling import BASE, NEW
 from recprune_export.program.signature import Signature
 from recprune_export.progress import progress_bar
 from recprune_export.validation.latency.fresh_process import call_fresh
 from recprune_export.validation.latency.statistics import Estimate, interval_of_few, percentiles
 
-MIN_PROCESSES = 8  # before anything is decided: of fewer a bootstrap knows no 99 % interval
-CONFIDENCE = 0.99
-SAMPLER = "recprune_export.gate.latency.sequential_sampling:sample"
+SAMPLER = "recprune_export.gate.latency.sequential_sampling:sample_latency"
 
-# Measures these batch sizes in process number `n`; returns what `sampling.sample` returns.
+# Measures the given batch sizes in process number `n`; returns the result of `sequential_sampling.sample_latency`.
 Sampler = Callable[[Sequence[int], int], Mapping[str, Any]]
 
 
 @dataclass
 class Evidence:
-    """What the processes found at one batch size so far: log(NEW / BASE) of each, and all times in ms."""
+    """Samples at one batch size: log(NEW / BASE) of each process, and all times in ms."""
 
     log_ratios: list[float] = field(default_factory=list)
     times: dict[str, list[float]] = field(default_factory=lambda: {NEW: [], BASE: []})
 
-    def add(self, found: Mapping[str, Any]) -> None:
-        """Take up what one more process found."""
-        self.log_ratios.append(found["log_ratio"])
-        for name, times in found["times"].items():
+    def add(self, sample: Mapping[str, Any]) -> None:
+        """Add the sample of one more process."""
+        self.log_ratios.append(sample["log_ratio"])
+        for name, times in sample["times"].items():
             self.times[name] += times
 
     def ratio(self) -> Estimate:
         """Return NEW / BASE with its interval."""
-        found = interval_of_few(self.log_ratios, confidence=CONFIDENCE)
-        return Estimate(*np.exp([found.estimate, found.low, found.high]).tolist())
+        log_ratio = interval_of_few(self.log_ratios, confidence=CONFIDENCE)
+        return Estimate(*np.exp([log_ratio.estimate, log_ratio.low, log_ratio.high]).tolist())
 
     def verdict(self, tolerance: float | None) -> Verdict:
-        """Say on which side of the tolerance the whole interval lies, if it does; without one nothing is decided."""
+        """Return PASS or FAIL if the interval is on one side of the tolerance, else UNDECIDED, also without a tolerance."""
         if tolerance is None or len(self.log_ratios) < MIN_PROCESSES:
             return Verdict.UNDECIDED
         ratio = self.ratio()
@@ -69,27 +68,27 @@ class Evidence:
 def collect_samples(
     sample: Sampler, batches: Sequence[int], tolerance: float | None, seconds: float
 ) -> dict[int, Evidence]:
-    """Sample until every batch size is decided, or `seconds` are over; what is decided is sampled no more.
+    """Sample until every batch size is decided, or for `seconds`; decided batch sizes are not sampled further.
 
-    The first processes run in any case, however little time there is, for without them there is no interval.
+    The first `MIN_PROCESSES` processes run even if the time is over, because an interval needs them.
     """
     evidence = {batch: Evidence() for batch in batches}
     start, longest = time.perf_counter(), 0.0
     with progress_bar("Measuring latency in fresh processes", None) as advance:
         for number in count():
-            open_ones = [b for b, e in evidence.items() if e.verdict(tolerance) is Verdict.UNDECIDED]
+            undecided = [b for b, e in evidence.items() if e.verdict(tolerance) is Verdict.UNDECIDED]
             now = time.perf_counter() - start
-            if not open_ones or (number >= MIN_PROCESSES and now + longest > seconds):
+            if not undecided or (number >= MIN_PROCESSES and now + longest > seconds):
                 return evidence
-            for batch, found in sample(open_ones, number).items():
-                evidence[int(batch)].add(found)
+            for batch, batch_sample in sample(undecided, number).items():
+                evidence[int(batch)].add(batch_sample)
             longest = max(longest, time.perf_counter() - start - now)
             advance(f"Measuring latency: process {number + 1}, {time.perf_counter() - start:.0f} of {seconds:.0f} s")
     raise AssertionError("count() does not end")
 
 
 def make_sampler(new: Artifact, base: Artifact, signature: Signature, threads: int, seed: int = 0) -> Sampler:
-    """Return what samples two artifacts, each with the session options of its bundle."""
+    """Make a function that samples two artifacts, each with the session options of its bundle."""
     models = {name: (str(a.model.resolve()), a.options.to_dict()) for name, a in ((NEW, new), (BASE, base))}
 
     def sample(batches: Sequence[int], number: int) -> Mapping[str, Any]:
@@ -110,16 +109,16 @@ def make_sampler(new: Artifact, base: Artifact, signature: Signature, threads: i
 def compare_latency(evidence: Mapping[int, Evidence], tolerance: float) -> list[Finding]:
     """Return a finding for each batch size."""
     limit = f"at most {100 * tolerance:g} % more"
-    found = []
-    for batch, of in evidence.items():
-        verdict, ratio = of.verdict(tolerance), of.ratio()
-        base, new = (percentiles(np.array(of.times[name])).p50 for name in (BASE, NEW))
+    findings = []
+    for batch, samples in evidence.items():
+        verdict, ratio = samples.verdict(tolerance), samples.ratio()
+        base, new = (percentiles(np.array(samples.times[name])).p50 for name in (BASE, NEW))
         change = f"{100 * abs(ratio.estimate - 1):.1f} % {'more' if ratio.estimate >= 1 else 'less'}"
         interval = f"{100 * (ratio.low - 1):+.1f} to {100 * (ratio.high - 1):+.1f} %"
         reason = f"NEW takes {change} time at batch {batch} ({CONFIDENCE:.0%} interval {interval})"
         if verdict is Verdict.UNDECIDED:
             reason += ", which the limit divides: give more --time-limit, or a quieter machine"
-        found.append(
+        findings.append(
             Finding(f"latency, batch {batch}", verdict, f"{reason}.", base, new, "ms", limit, ratio, tolerance)
         )
-    return found
+    return findings

@@ -1,4 +1,4 @@
-"""One process's share of the comparison: both artifacts side by side, loaded in one order and then in the other."""
+"""Latency sample of one process: both artifacts side by side, loaded in one order and then in the other."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from recprune_export.gate.gate_constants import MAX_ROUNDS, MIN_ROUNDS, SECONDS, SESSION_REPEATS
 from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.program.signature import Signature
 from recprune_export.validation.latency.backends import make_onnxruntime_backend
@@ -14,9 +15,6 @@ from recprune_export.validation.latency.repeated_sessions import log_ratio, meas
 from recprune_export.validation.latency.request_cycle import sample_cycles
 
 NEW, BASE = "NEW", "BASE"
-SESSION_REPEATS = 2  # one for each order of loading, so that the order cancels
-SECONDS = 0.12  # for each batch size of a seating
-FEWEST, MOST = 20, 400  # rounds in it
 
 
 def sample_latency(
@@ -27,26 +25,26 @@ def sample_latency(
     first: str,
     seed: int,
 ) -> dict[str, Any]:
-    """Measure NEW and BASE (path and session options of each), the one named `first` loaded first.
+    """Measure NEW and BASE (path and session options of each); the model named `first` is loaded first.
 
-    Returns, by batch size, `log_ratio`: the mean over both orders of log(NEW / BASE); and all `times` in ms.
+    Returns, by batch size, `log_ratio` (the mean of log(NEW / BASE) over both orders) and all `times` in ms.
     """
-    drawn = Signature.from_dict(signature)
+    model_signature = Signature.from_dict(signature)
     order = [first, BASE if first == NEW else NEW]
-    makers = {name: _maker(name, *models[name], threads) for name in order}
-    requests = sample_cycles(drawn, batches, seed)
+    makers = {name: _make_backend_factory(name, *models[name], threads) for name in order}
+    requests = sample_cycles(model_signature, batches, seed)
     rng = np.random.default_rng(seed)
-    seatings = measure_repeated_sessions(
-        makers, requests, count=SESSION_REPEATS, seconds=SECONDS, rng=rng, min_rounds=FEWEST, max_rounds=MOST
+    repeats = measure_repeated_sessions(
+        makers, requests, count=SESSION_REPEATS, seconds=SECONDS, rng=rng, min_rounds=MIN_ROUNDS, max_rounds=MAX_ROUNDS
     )
     return {
         str(batch): {
-            "log_ratio": float(np.mean([log_ratio(seating[batch], NEW, BASE) for seating in seatings])),
-            "times": {name: np.concatenate([seating[batch][name] for seating in seatings]).tolist() for name in order},
+            "log_ratio": float(np.mean([log_ratio(repeat[batch], NEW, BASE) for repeat in repeats])),
+            "times": {name: np.concatenate([repeat[batch][name] for repeat in repeats]).tolist() for name in order},
         }
         for batch in batches
     }
 
 
-def _maker(name: str, path: str, options: Mapping[str, Any], threads: int) -> Callable[[], Backend]:
+def _make_backend_factory(name: str, path: str, options: Mapping[str, Any], threads: int) -> Callable[[], Backend]:
     return lambda: make_onnxruntime_backend(name, Path(path), threads, SessionOptions.from_dict(options))

@@ -1,1 +1,1 @@
-"""A check as JUnit XML, as Markdown and as rows of a table."""
+"""Formats of a check: JUnit XML, Markdown and rows of a table."""

@@ -1,4 +1,4 @@
-"""Figures as people read them: what the table, the Markdown and the JUnit text have in common."""
+"""Formatting of findings, shared by the table, the Markdown and the JUnit text."""
 
 from recprune_export.gate.findings import Finding
 
@@ -7,7 +7,7 @@ HEADINGS = ("gate", "BASE", "NEW", "change", "limit", "verdict")
 
 
 def format_finding(finding: Finding) -> tuple[str, ...]:
-    """Return the cells of a finding under HEADINGS."""
+    """Return the cells of a finding, one for each of HEADINGS."""
     return (
         finding.gate,
         format_amount(finding.base, finding.unit),
@@ -19,10 +19,12 @@ def format_finding(finding: Finding) -> tuple[str, ...]:
 
 
 def format_amount(value: float | None, unit: str) -> str:
-    """Return a figure with its unit.
+    """Format a value with its unit.
 
-    >>> format_amount(20_971_520, "bytes"), format_amount(0.123456, "ms"), format_amount(5218816, ""), format_amount(0.7771, ""), format_amount(None, "")
-    ('20.00 MiB', '0.123 ms', '5,218,816', '0.77710', '')
+    >>> format_amount(20_971_520, "bytes"), format_amount(0.123456, "ms"), format_amount(5218816, "")
+    ('20.00 MiB', '0.123 ms', '5,218,816')
+    >>> format_amount(0.7771, ""), format_amount(None, "")
+    ('0.77710', '')
     """
     if value is None:
         return ""
@@ -34,7 +36,7 @@ def format_amount(value: float | None, unit: str) -> str:
 
 
 def format_change(finding: Finding) -> str:
-    """Return by how much NEW differs from BASE, with the interval where there is one."""
+    """Format the change from BASE to NEW, with its interval if there is one."""
     if finding.ratio is not None:
         low, middle, high = (100 * (r - 1) for r in (finding.ratio.low, finding.ratio.estimate, finding.ratio.high))
         return f"{middle:+.1f} % [{low:+.1f}, {high:+.1f}]"

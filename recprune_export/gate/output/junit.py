@@ -1,21 +1,21 @@
-"""A check as JUnit XML, which every CI server shows: one test case for each gate."""
+"""Write a check as JUnit XML, which CI servers display: one test case for each gate."""
 
 import re
 from pathlib import Path
 from xml.etree import ElementTree
 
 from recprune_export.errors import UsageError
-from recprune_export.gate.check import Check
+from recprune_export.gate._check import Check
 from recprune_export.gate.findings import Finding, Verdict
 
-_FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd]")  # what XML 1.0 has no way to write
+_FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd]")  # characters that XML 1.0 does not allow
 
 
 def render_junit(check: Check) -> ElementTree.Element:
     """Return the `testsuites` element.
 
-    A gate that failed is a failure, one that is skipped is skipped. One that is undecided is an error, unless the user
-    has said for what it counts.
+    A failed gate is a failure, a skipped gate is skipped. An undecided gate is an error, unless the user chose
+    another verdict for it.
     """
     counts = dict.fromkeys(("failure", "error", "skipped"), 0)
     suites = ElementTree.Element("testsuites")
@@ -36,7 +36,7 @@ def render_junit(check: Check) -> ElementTree.Element:
 
 
 def write_junit(check: Check, path: Path) -> None:
-    """Write JUnit XML to `path`. Raises `UsageError` where it cannot be written."""
+    """Write JUnit XML to `path`. Raises `UsageError` if it cannot be written."""
     tree = ElementTree.ElementTree(render_junit(check))
     ElementTree.indent(tree)
     try:

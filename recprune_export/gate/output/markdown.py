@@ -1,10 +1,10 @@
-"""A check as Markdown: a file, and the summary of a GitHub Actions step."""
+"""Write a check as Markdown, to a file and to the summary of a GitHub Actions step."""
 
 import os
 from pathlib import Path
 
 from recprune_export.errors import UsageError
-from recprune_export.gate.check import Check
+from recprune_export.gate._check import Check
 from recprune_export.gate.findings import Verdict
 from recprune_export.gate.output.finding_rows import HEADINGS, format_finding
 
@@ -13,11 +13,11 @@ _SIGNS = {Verdict.PASS: "✅", Verdict.FAIL: "❌", Verdict.UNDECIDED: "❔", Ve
 
 
 def render_markdown(check: Check) -> str:
-    """Return a heading, a sentence for each gate that did not pass, a table of all, and the tails of the latency."""
+    """Return a heading, a sentence for each gate that did not pass, a table of all gates, and latency percentiles."""
     lines = [f"## {_SIGNS[check.verdict]} recprune-export check: {check.verdict.value}", ""]
     lines += [f"`{_cell(check.new)}` against `{_cell(check.base)}`, {check.seconds:.0f} s", ""]
-    open_ones = [f for f in check.findings if f.verdict in (Verdict.FAIL, Verdict.UNDECIDED)]
-    lines += [f"- **{_cell(finding.gate)}**: {_cell(finding.reason)}" for finding in open_ones] + [""] * bool(open_ones)
+    problems = [f for f in check.findings if f.verdict in (Verdict.FAIL, Verdict.UNDECIDED)]
+    lines += [f"- **{_cell(finding.gate)}**: {_cell(finding.reason)}" for finding in problems] + [""] * bool(problems)
     lines += _table(
         HEADINGS, [(*format_finding(f)[:-1], f"{_SIGNS[f.verdict]} {f.verdict.value}") for f in check.findings]
     )
@@ -33,9 +33,9 @@ def render_markdown(check: Check) -> str:
 
 
 def write_markdown(check: Check, path: Path | None) -> None:
-    """Write Markdown to `path`, and append it to the step summary where GitHub Actions has one.
+    """Write Markdown to `path`, and append it to the step summary of GitHub Actions, if there is one.
 
-    Raises `UsageError` where it cannot be written.
+    Raises `UsageError` if it cannot be written.
     """
     summary = os.environ.get(STEP_SUMMARY)
     targets = [(path, "w")] * (path is not None) + [(Path(summary or ""), "a")] * bool(summary)

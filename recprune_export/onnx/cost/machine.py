@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import pairwise
 from math import log
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from recprune_export.environment import cores, cpu
+from recprune_export.codec import DictMixin
+from recprune_export.environment import count_cores, read_cpu_name
 
 ROWS, INNER, COLUMNS = 252, 512, 512  # of the product that measures the rate; whole blocks of MLAS's kernels
 CHAIN = 64  # nodes
@@ -23,7 +24,7 @@ SECONDS = 0.15  # for each figure
 
 
 @dataclass(frozen=True)
-class Machine:
+class Machine(DictMixin):
     """Rates of `threads` threads; the best that ONNX Runtime was seen to do.
 
     `fp32` and `int8`: multiply-adds of matrix products per second. `reads`: bytes per second at which weights are read,
@@ -43,15 +44,6 @@ class Machine:
         positions = [log(size) for size in READ_SIZES]
         return float(np.interp(log(max(working_set, 1)), positions, self.reads))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {**asdict(self), "reads": list(self.reads)}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Machine":
-        """Read what `to_dict` wrote. Raises `TypeError` or `KeyError` where it did not."""
-        return cls(**{**values, "reads": tuple(values["reads"])})
-
 
 # One thread of an AMD EPYC (Zen 4, AVX-512), ONNX Runtime 1.32: for decisions that have to be the same everywhere.
 REFERENCE = Machine(threads=1, fp32=53e9, int8=180e9, reads=(90e9, 75e9, 25e9), node=0.25e-6, call=5e-6)
@@ -63,7 +55,7 @@ def this_machine(threads: int) -> Machine:
     known = _read(path)
     try:
         return Machine.from_dict(known[key])
-    except (KeyError, TypeError):
+    except (KeyError, ValueError):
         machine = measure_machine(threads)
         _write(path, {**known, key: machine.to_dict()})
         return machine
@@ -156,7 +148,7 @@ def _values(rows: int, columns: int) -> np.ndarray:
 
 
 def _identity(threads: int) -> str:
-    return f"{cpu()}, {cores()} cores, {threads} threads, ONNX Runtime {version('onnxruntime')}"
+    return f"{read_cpu_name()}, {count_cores()} cores, {threads} threads, ONNX Runtime {version('onnxruntime')}"
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -5,13 +5,14 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
+from recprune_export.codec import ToDictMixin
 from recprune_export.errors import ExportError
 from recprune_export.onnx.cost.estimate import NodeCost, estimate_cost_with_shapes
 from recprune_export.onnx.cost.machine import Machine
@@ -39,7 +40,7 @@ class NodeTime:
 
 
 @dataclass(frozen=True)
-class Profile:
+class Profile(ToDictMixin):
     """Nodes, the slowest first. `format_milliseconds`: all nodes together; `floor`: what no runtime can go below."""
 
     batch: int
@@ -48,10 +49,6 @@ class Profile:
     milliseconds: float
     floor: float
     nodes: tuple[NodeTime, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return asdict(self)
 
 
 def profile_model(path: Path, request: Mapping[str, np.ndarray], batch: int, machine: Machine) -> Profile:

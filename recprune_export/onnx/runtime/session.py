@@ -1,12 +1,13 @@
 """ONNX Runtime sessions on CPU, and the options that they are made with."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from recprune_export.codec import DictMixin
 from recprune_export.errors import ExportError, UsageError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ OPTIMIZATION = {
 
 
 @dataclass(frozen=True)
-class SessionOptions:
+class SessionOptions(DictMixin):
     """What a session is made with, beside the model; the defaults are ONNX Runtime's own, but for the threads.
 
     `threads` work on one operator; while they wait for the next one they may be `spinning`. `arena`: memory is kept
@@ -44,15 +45,6 @@ class SessionOptions:
         lines += [f"options.{name} = {value}" for name, value in self._attributes().items()]
         lines += [f'options.add_session_config_entry("{key}", "{value}")' for key, value in self._entries().items()]
         return "\n".join(lines)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote."""
-        return cls(**values)
 
     def _attributes(self) -> dict[str, str]:
         values = {"intra_op_num_threads": str(self.threads), "inter_op_num_threads": "1"}

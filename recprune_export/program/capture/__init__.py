@@ -1,1 +1,1 @@
-"""From an `nn.Module` and an example request to a `Program`."""
+"""Capture of an `nn.Module` and an example request as a `Program`."""

@@ -1,4 +1,4 @@
-"""The example request that a model is captured with: its rows, and what the model answers to them."""
+"""The example request of a capture: its rows, and the model's outputs for them."""
 
 import inspect
 import itertools
@@ -15,10 +15,10 @@ from recprune_export.program.capture.source_lines import find_user_line
 
 
 def with_unambiguous_batch_size(module: nn.Module, example: Any) -> Any:
-    """Repeat rows of the example until their number is none of the model's widths.
+    """Repeat rows of the example until their number differs from all of the model's widths.
 
-    `torch.export` takes a batch of one for a constant, and a batch of 16 beside a width of 16 may be tied to it. A
-    request whose rows belong together, such as ids with offsets, stays as it is.
+    `torch.export` treats a batch of one as a constant, and may equate a batch of 16 with a width of 16. A request whose
+    rows depend on each other, such as ids with offsets, is returned unchanged.
     """
     widths = {size for tensor in module.state_dict().values() if isinstance(tensor, Tensor) for size in tensor.shape}
     widths |= {size for x in pytree.tree_leaves(example) if isinstance(x, Tensor) for size in x.shape[1:]}
@@ -26,19 +26,19 @@ def with_unambiguous_batch_size(module: nn.Module, example: Any) -> Any:
     repeated = take_rows(example, torch.arange(batch) % find_batch_size(example))
     try:
         compute_outputs(module, *repeated)
-    except Exception:  # whatever the user's code raises
+    except Exception:  # any error of the user's code
         return example
     return repeated
 
 
 def take_rows(example: Any, rows: Tensor) -> Any:
-    """Return a request of the rows of `example` with the numbers `rows`; what has no batch stays."""
+    """Return a request of the rows of `example` at the indices `rows`; tensors without a batch are unchanged."""
     batch = find_batch_size(example)
     return pytree.tree_map(lambda x: x[rows] if isinstance(x, Tensor) and x.ndim and len(x) == batch else x, example)
 
 
 def find_batch_size(example: Any) -> int:
-    """Return the number of rows: the size of axis 0 that most tensors have. Raises `CaptureError` where none has one."""
+    """Return the most frequent size of axis 0 among the tensors. Raises `CaptureError` where no tensor has an axis."""
     sizes = Counter(len(x) for x in pytree.tree_leaves(example) if isinstance(x, Tensor) and x.ndim)
     if not sizes:
         raise CaptureError(
@@ -54,27 +54,27 @@ def compute_outputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
 
 
 def order_kwargs(module: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return keywords in the order of the parameters of `forward`, in which `torch.export` makes them inputs."""
+    """Return keywords in the order of the parameters of `forward`, which is the order of `torch.export`'s inputs."""
     known = [name for name in inspect.signature(module.forward).parameters if name in kwargs]
     return {name: kwargs[name] for name in (*known, *(name for name in kwargs if name not in known))}
 
 
 def check_example(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Raise `CaptureError` where the model itself cannot answer the example, or there is no batch in it."""
+    """Raise `CaptureError` where the model itself fails on the example, or the example has no batch."""
     find_batch_size((args, dict(kwargs)))
     try:
         compute_outputs(module, args, dict(kwargs))
-    except Exception as error:  # whatever the user's code raises
+    except Exception as error:  # any error of the user's code
         where = f" at {line}" if (line := find_user_line(error)) else ""
-        told = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        message = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         raise CaptureError(
-            f"The model itself fails on the example request{where}: {type(error).__name__}: {told}"
+            f"The model itself fails on the example request{where}: {type(error).__name__}: {message}"
         ) from error
 
 
 def outputs_match(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
-    """Tell whether two answers are the same but for rounding."""
+    """Return whether two responses are equal up to rounding."""
     return len(actual) == len(expected) and all(
-        f.shape == e.shape and torch.allclose(f.double(), e.double(), rtol=1e-3, atol=1e-5, equal_nan=True)
-        for f, e in zip(actual, expected, strict=True)
+        a.shape == e.shape and torch.allclose(a.double(), e.double(), rtol=1e-3, atol=1e-5, equal_nan=True)
+        for a, e in zip(actual, expected, strict=True)
     )

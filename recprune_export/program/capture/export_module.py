@@ -1,4 +1,4 @@
-"""`torch.export`, asked in the way that captures most, and what it says when it gives up, in the user's words."""
+"""Calls of `torch.export` in the modes that capture most models, and explanations of its errors."""
 
 import contextlib
 import inspect
@@ -24,15 +24,13 @@ from recprune_export.program.capture.source_lines import NOT_THE_USERS, find_use
 from recprune_export.program.capture.split_batch import SplitBatchMode
 from recprune_export.program.program import make_batch_dim
 
-BATCHES_TO_TRY = (1, 2, 3, 4, 7, 64, 300)
-LARGEST_PIECE = 4096  # rows that a model answers at once, the others after them
 _WITHIN = re.compile(r"batch = Dim\('batch', (?:min=\d+, )?max=(\d+)\)")
 
 
 def export_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
     """Export `module` with the batch, axis 0 of the example's tensors, symbolic.
 
-    Raises `CaptureError` with the line of the model's source where `torch.export` gave up, and what to change there.
+    Raises `CaptureError` with the line of the model's source at which `torch.export` failed, and the change to make.
     """
     batch = find_batch_size((args, kwargs))
     symbol = make_batch_dim()
@@ -41,7 +39,7 @@ def export_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
         return {0: symbol} if isinstance(x, Tensor) and x.ndim and len(x) == batch else None
 
     lines: list[list[str]] = []
-    root = _Shelter(module) if _has_a_name_of_graphs(module) else module
+    root = _ModelWrapper(module) if _shadows_graph_module(module) else module
 
     def export(strict: bool, deferred: bool = False, within: Any = None) -> torch.export.ExportedProgram:
         sizes = pytree.tree_map(lambda x: dynamic(x, within or symbol), _by_parameter(root, args, kwargs))
@@ -67,13 +65,13 @@ def export_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     try:
         return export(strict=False)
     except Exception as error:  # torch.export raises many unrelated classes for the same cause
-        # Reading the bytecode, torch.export takes longer and knows less, but sees that len(x) varies with the batch.
+        # In strict mode torch.export is slower and supports less, but traces len(x) as a symbolic size.
         with contextlib.suppress(Exception):
             return _reject_constant_inputs(export(strict=True))
-        # What it cannot prove of every batch, such as that 9·B is no multiple of 2·B, it asserts in the graph instead.
+        # Facts that it cannot prove for every batch, such as that 9·B is no multiple of 2·B, become assertions in the graph.
         with contextlib.suppress(Exception):
             return _check_on_batches(export(strict=False, deferred=True), (args, kwargs))
-        # A model that answers a large batch in pieces is captured as it answers one piece, if that gives the same.
+        # A model that processes a large batch in chunks is captured for one chunk, if the outputs are the same.
         with contextlib.suppress(Exception):
             rows = _read_chunk_rows(str(error))
             return _check_larger_batches(
@@ -86,20 +84,20 @@ def export_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
 
 @contextlib.contextmanager
 def _trace_data_as_detach() -> Iterator[None]:
-    """Inside the block `x.data` is `x.detach()`, which torch.export follows; the attribute itself it does not."""
+    """Replace `x.data`, which torch.export does not trace, by `x.detach()` inside the block."""
     original = torch.Tensor.data
     torch.Tensor.data = property(Tensor.detach, original.__set__)  # type: ignore[assignment, attr-defined]
     try:
         yield
     finally:
-        del torch.Tensor.data  # what was there is inherited
+        del torch.Tensor.data  # the original attribute is inherited
 
 
 @contextlib.contextmanager
 def _skip_causal_mask_detection() -> Iterator[None]:
-    """Inside the block `nn.TransformerEncoder` and its like do not look whether a mask is the causal one.
+    """Keep `nn.TransformerEncoder` and similar modules from detecting causal masks inside the block.
 
-    That is a hint for faster kernels, and decides by values, which torch.export refuses; the mask is applied in any case.
+    The detection is a hint for faster kernels and depends on values, which torch.export refuses; the mask always applies.
     """
     original = transformer._detect_is_causal_mask
     transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: is_causal is True
@@ -110,37 +108,38 @@ def _skip_causal_mask_detection() -> Iterator[None]:
 
 
 def _reject_constant_inputs(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """Return `exported` if no part of the example was taken for a constant. Raises `CaptureError` otherwise."""
+    """Return `exported` if no tensor of the example became a constant. Raises `CaptureError` otherwise."""
     if any(isinstance(constant, FakeTensor) for constant in exported.constants.values()):
-        raise CaptureError("torch.export takes a part of the request for a constant.")
+        raise CaptureError("torch.export treats a tensor of the request as a constant.")
     return exported
 
 
 def _check_on_batches(exported: torch.export.ExportedProgram, example: Any) -> torch.export.ExportedProgram:
-    """Return `exported` if what it asserts of the batch holds for batches of several sizes; raises what fails."""
+    """Return `exported` if its assertions hold for batches of several sizes; raise the failed assertion otherwise."""
     module = exported.module()
-    for rows in BATCHES_TO_TRY:
+    for rows in (1, 2, 3, 4, 7, 64, 300):
         args, kwargs = take_rows(example, torch.arange(rows) % find_batch_size(example))
         with torch.no_grad():
             module(*args, **kwargs)
     return exported
 
 
-def _read_chunk_rows(told: str) -> int:
-    """The rows of a batch up to which a model takes one path. Raises `CaptureError` where `torch.export` names none."""
-    found = _WITHIN.search(told)
-    if found is None or int(found[1]) > LARGEST_PIECE:
+def _read_chunk_rows(message: str) -> int:
+    """Return the largest batch for which a model takes one path. Raises `CaptureError` where `torch.export` names none."""
+    max_chunk_rows = 4096  # rows in one chunk of a model that processes a large batch in chunks
+    match = _WITHIN.search(message)
+    if match is None or int(match[1]) > max_chunk_rows:
         raise CaptureError("The model takes one path for batches of all sizes, or none.")
-    return int(found[1])
+    return int(match[1])
 
 
 def _check_larger_batches(
     exported: torch.export.ExportedProgram, module: nn.Module, example: Any, rows: int
 ) -> torch.export.ExportedProgram:
-    """Return `exported` if larger batches than it was captured for are answered as by `module`; else `CaptureError`."""
+    """Return `exported` if it equals `module` on batches larger than the captured one; raise `CaptureError` otherwise."""
     captured = exported.module(check_guards=False)
     assert isinstance(captured, fx.GraphModule)
-    captured = fx.GraphModule(captured, captured.graph)  # without the hook that counts rows
+    captured = fx.GraphModule(captured, captured.graph)  # without the hook that checks the number of rows
     for size in (rows + 1, 2 * rows + 3):
         args, kwargs = take_rows(example, torch.arange(size) % find_batch_size(example))
         if not outputs_match(compute_outputs(captured, args, kwargs), compute_outputs(module, args, kwargs)):
@@ -150,7 +149,7 @@ def _check_larger_batches(
 
 @contextlib.contextmanager
 def _record_specialized_lines() -> Iterator[list[str]]:
-    """Collect the user's lines at which `torch.export` finds that the batch can only have the size of the example."""
+    """Collect the lines of the user's code at which `torch.export` specializes the batch to the example's size."""
     lines: list[str] = []
     original = ShapeEnv._set_replacement
 
@@ -167,8 +166,8 @@ def _record_specialized_lines() -> Iterator[list[str]]:
         ShapeEnv._set_replacement = original  # type: ignore[method-assign]
 
 
-class _Shelter(nn.Module):
-    """A model inside another, so that what it calls `graph` is not taken for the graph of the captured module."""
+class _ModelWrapper(nn.Module):
+    """A wrapper, so that an attribute of the model named `graph` is not mistaken for the captured module's graph."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -178,16 +177,17 @@ class _Shelter(nn.Module):
         return self.model(*args, **kwargs)
 
 
-def _has_a_name_of_graphs(module: nn.Module) -> bool:
+def _shadows_graph_module(module: nn.Module) -> bool:
     names = {*module._parameters, *module._buffers, *module._modules}
     return any(hasattr(fx.GraphModule, name) for name in names)
 
 
 @contextlib.contextmanager
 def disable_attention_fastpath() -> Iterator[None]:
-    """Inside the block `nn.TransformerEncoder` and its like compute as in training, in operators that the analysis reads.
+    """Make `nn.TransformerEncoder` and similar modules use the operators of training inside the block.
 
-    In serving they may take a kernel that answers zero at padded places, and NaN for rows that are all padding.
+    In inference mode they may use a kernel that returns zero at padded positions, and NaN for rows of padding only; the
+    channel analysis does not support it.
     """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -199,7 +199,7 @@ def disable_attention_fastpath() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep torch.export's own remarks off the user's screen."""
+    """Suppress the logs and warnings of torch.export."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -215,7 +215,7 @@ def _fixes_batch(text: str) -> bool:
 
 
 def _by_parameter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Bind a call to the parameters of `forward`, as `torch.export` wants its dynamic shapes."""
+    """Bind a call to the parameters of `forward`, as `torch.export` requires for its dynamic shapes."""
     bound = inspect.signature(module.forward).bind(*args, **kwargs)
     arguments = dict(bound.arguments)
     for name, parameter in bound.signature.parameters.items():
@@ -252,7 +252,7 @@ def _explain(error: Exception, line: str) -> str:
 
 
 def _first_reason(text: str) -> str:
-    """The first line that says something: of guards on the batch the guard, not the headline."""
+    """Return the first informative line: for guards on the batch the guard, not the headline."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     guards = (line.partition("generated guard ")[2].rstrip(".") for line in lines if "generated guard " in line)
     return next(guards, "") or next(iter(lines), "")

@@ -1,4 +1,4 @@
-"""The inputs and outputs of a captured graph: their names, shapes, and the ids that are valid."""
+"""Inputs and outputs of a captured graph: their names, shapes, and valid ids."""
 
 import inspect
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ def list_leaf_paths(spec: Any) -> list[Path]:
 
 
 def drop_constant_inputs(module: fx.GraphModule, paths: list[Path]) -> list[Path]:
-    """Remove the placeholders of what is no tensor; return the paths of the others."""
-    kept = []
+    """Remove the placeholders that are no tensors; return the paths of the others."""
+    tensor_paths = []
     placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
     for node, path in zip(placeholders, paths, strict=True):
         if isinstance(node.meta.get("val"), Tensor):
-            kept.append(path)
+            tensor_paths.append(path)
             continue
         for user in list(node.users):
             if user.op == "call_module":
@@ -37,7 +37,7 @@ def drop_constant_inputs(module: fx.GraphModule, paths: list[Path]) -> list[Path
                 f"The input '{node.name}' is no tensor but the program computes with it; bind it in the model."
             )
         module.graph.erase_node(node)
-    return kept
+    return tensor_paths
 
 
 def drop_constant_outputs(module: fx.GraphModule, paths: list[Path]) -> list[Path]:
@@ -58,18 +58,18 @@ def input_names(graph_module: fx.GraphModule, paths: list[Path], module: nn.Modu
     placeholders = [node.name for node in graph_module.graph.nodes if node.op == "placeholder"]
     parameters = list(inspect.signature(module.forward).parameters) if module is not None else []
 
-    def parts(path: Path, placeholder: str) -> list[str]:
+    def components(path: Path, placeholder: str) -> list[str]:
         (_, first, *rest) = path
         index = getattr(first, "idx", None)
         if index is None:
             name = first.key
         elif index < len(parameters):
             name = parameters[index]
-        else:  # a program of somebody else: torch.export named it after the parameter
+        else:  # a program of another tool: torch.export named the placeholder after the parameter
             name = f"input_{index}" if rest else placeholder
         return [str(name), *(_key(k) for k in rest)]
 
-    return _unique([parts(path, name) for path, name in zip(paths, placeholders, strict=True)])
+    return _unique([components(path, name) for path, name in zip(paths, placeholders, strict=True)])
 
 
 def output_names(paths: list[Path]) -> list[str]:
@@ -81,7 +81,7 @@ def _key(key: Any) -> str:
 
 
 def _unique(paths: list[list[str]], numbered: str = "input") -> list[str]:
-    """The last part of each path where that is a unique word, else the whole path.
+    """Return the last component of each path where these are unique words, else the whole paths.
 
     >>> _unique([["request", "user"], ["request", "item"]]), _unique([["0"], ["1"]], "output")
     (['user', 'item'], ['output_0', 'output_1'])
@@ -112,9 +112,9 @@ def make_signature(
 
 
 def _observed(values: Tensor, ids: Sequence[IdRange | None]) -> tuple[float, float] | None:
-    """The lowest and highest of the numbers that are no ids; None where they tell nothing, as a float that is always 0."""
-    others = [column for column, pair in enumerate(ids) if pair is None] if ids else slice(None)
-    numbers = values[..., others] if isinstance(others, list) else values
+    """Return the range of the numbers that are no ids; None where it holds no information, as for a constant float."""
+    columns = [column for column, pair in enumerate(ids) if pair is None] if ids else slice(None)
+    numbers = values[..., columns] if isinstance(columns, list) else values
     if values.dtype == torch.bool or not numbers.numel() or not bool(numbers.isfinite().all()):
         return None
     low, high = float(numbers.min()), float(numbers.max())
@@ -122,7 +122,7 @@ def _observed(values: Tensor, ids: Sequence[IdRange | None]) -> tuple[float, flo
 
 
 def _check_batch(placeholders: list[fx.Node]) -> None:
-    """Only the batch may vary, and it must."""
+    """Raise `CaptureError` unless the batch, and no other size, varies."""
     symbols = {str(size) for node in placeholders for size in node.meta["val"].shape if not isinstance(size, int)}
     if not symbols:
         sizes = {node.meta["val"].shape[0] for node in placeholders if node.meta["val"].ndim}
@@ -153,7 +153,7 @@ def _shape(node: fx.Node) -> tuple[Axis, ...]:
 
 
 def _shape_of_output(node: fx.Node) -> tuple[Axis, ...]:
-    """Scores of all items may be flattened: `12*batch`."""
+    """Return the shape of an output; flattened scores of all items have a size such as `12*batch`."""
 
     def axis(size: Any) -> Axis:
         if isinstance(size, int):
@@ -164,7 +164,7 @@ def _shape_of_output(node: fx.Node) -> tuple[Axis, ...]:
 
 
 def _check_rows(placeholders: list[fx.Node], outputs: list[Output]) -> None:
-    """There is an answer for each row; else axis 0 of the example was not the batch."""
+    """Raise `CaptureError` where no output has a row for each input row: axis 0 of the example is not the batch."""
     if not any(isinstance(size, str) for output in outputs for size in output.shape):
         varying = [n.name for n in placeholders if any(not isinstance(size, int) for size in n.meta["val"].shape)]
         raise CaptureError(

@@ -1,11 +1,11 @@
-"""Packed sequences as padded steps, while a model is captured.
+"""Replacement of packed sequences by padded ones during a capture.
 
-`pack_padded_sequence` makes a tensor whose size depends on the values of the request, which no graph can hold. What a
-recurrent layer makes of it can be had from the padded sequence as well: a step that is past the end of its row changes
-no earlier step, so outputs are those of the padded sequence with the steps past the end cleared, and the last state is
-that of the row's last step. A layer that runs backwards gets each row turned around within its length.
+`pack_padded_sequence` returns a tensor whose size depends on the values of the request, which no graph can hold. The
+padded sequence gives the same results: a step past the end of its row changes no earlier step, so the outputs are
+those of the padded sequence with the steps past the end cleared, and the last state is that of the row's last step. A
+backward layer gets each row reversed within its length.
 
-Shapes: B batch, L steps, I inputs, H hidden units; sequences are L×B×I here.
+Shapes: B batch, L steps, I inputs, H hidden units; sequences are L×B×I.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,24 +20,24 @@ from torch.nn.utils.rnn import PackedSequence
 
 
 class PaddedSequence(PackedSequence):
-    """What `pack_padded_sequence` gives meanwhile: `data` is still padded, L×B×I; `lengths` is B."""
+    """The result of the replaced `pack_padded_sequence`: `data` is still padded, L×B×I; `lengths` is B."""
 
     lengths: Tensor
 
 
 @contextmanager
 def pad_packed_sequences() -> Iterator[None]:
-    """Inside the block packing, unpacking and recurrent layers work on padded steps.
+    """Make packing, unpacking and recurrent layers work on padded steps inside the block.
 
-    A padded batch has as many steps as before, a packed one as its longest row: what a model answers has to be compared,
-    row by row, where it may look at the number of steps.
-    Models import `pack_padded_sequence` by name, so what the function does is replaced, not who it is.
+    The padded result has as many steps as the input, a packed one as its longest row: the outputs of a model that reads
+    the number of steps have to be compared row by row.
+    Models import `pack_padded_sequence` by name, so the code of the function object is replaced, not the name.
     """
     functions = cast(tuple[FunctionType, FunctionType], (rnn.pack_padded_sequence, rnn.pad_packed_sequence))
     codes = [function.__code__ for function in functions]
     forwards = {layer: layer.forward for layer in (nn.GRU, nn.LSTM, nn.RNN)}
-    for function, stand_in in zip(functions, (_pack_padded_sequence, _pad_packed_sequence), strict=True):
-        function.__code__ = stand_in.__code__
+    for function, replacement in zip(functions, (_pack_padded_sequence, _pad_packed_sequence), strict=True):
+        function.__code__ = replacement.__code__
     for layer, forward in forwards.items():
         layer.forward = _over_steps(forward)  # type: ignore[method-assign]
     try:
@@ -49,7 +49,7 @@ def pad_packed_sequences() -> Iterator[None]:
             layer.forward = forward  # type: ignore[method-assign]
 
 
-# The two below run with the globals of torch.nn.utils.rnn, so they import what they need.
+# The code of the next two functions runs with the globals of torch.nn.utils.rnn, so each has its own import.
 def _pack_padded_sequence(input, lengths, batch_first=False, enforce_sorted=True):  # type: ignore[no-untyped-def]
     from recprune_export.program.capture.packed_sequences import pack
 
@@ -63,7 +63,7 @@ def _pad_packed_sequence(sequence, batch_first=False, padding_value=0.0, total_l
 
 
 def pack(sequence: Tensor, lengths: Any, batch_first: bool) -> PaddedSequence:
-    """Keep a padded sequence as it is, with its lengths."""
+    """Return a padded sequence unchanged, with its lengths."""
     steps = sequence.transpose(0, 1) if batch_first else sequence
     lengths = torch.as_tensor(lengths, dtype=torch.int64)
     sizes = (lengths > torch.arange(steps.shape[0]).unsqueeze(1)).sum(1)
@@ -73,7 +73,7 @@ def pack(sequence: Tensor, lengths: Any, batch_first: bool) -> PaddedSequence:
 
 
 def pad(packed: PaddedSequence, batch_first: bool, value: float) -> tuple[Tensor, Tensor]:
-    """Clear what is past the end of each row; all steps stay, as many as there were before packing."""
+    """Set the steps past the end of each row to `value`; the number of steps is that before packing."""
     steps = packed.data
     past = torch.arange(steps.shape[0]).unsqueeze(1) >= packed.lengths
     cleared = steps.masked_fill(past.reshape(*past.shape, *[1] * (steps.ndim - 2)), value)
@@ -87,50 +87,55 @@ def _over_steps(forward: Callable[..., Any]) -> Callable[..., Any]:
     return either
 
 
-def _run(layer: nn.RNNBase, packed: PaddedSequence, first: Any) -> tuple[PaddedSequence, Any]:
-    """All layers and directions, one after the other."""
+def _run(layer: nn.RNNBase, packed: PaddedSequence, initial: Any) -> tuple[PaddedSequence, Any]:
+    """Run all layers and directions in order."""
     steps, lengths = packed.data, packed.lengths
     directions = 2 if layer.bidirectional else 1
-    states = first if isinstance(first, tuple) else (first,)
+    states = initial if isinstance(initial, tuple) else (initial,)
     last: list[tuple[Tensor, ...]] = []
     for number in range(layer.num_layers):
         outputs = []
         for direction in range(directions):
             index = number * directions + direction
-            begin = tuple(None if state is None else state[index] for state in states)
-            output, state = _run_one(layer, index, steps, lengths, begin, backwards=direction == 1)
+            initial_state = tuple(None if state is None else state[index] for state in states)
+            output, state = _run_one(layer, index, steps, lengths, initial_state, backwards=direction == 1)
             outputs.append(output)
             last.append(state)
         steps = torch.cat(outputs, -1) if directions > 1 else outputs[0]
     result = PaddedSequence(steps, packed.batch_sizes, None, None)
     result.lengths = lengths
-    stacked = tuple(torch.stack(parts) for parts in zip(*last, strict=True))
+    stacked = tuple(torch.stack(tensors) for tensors in zip(*last, strict=True))
     return result, stacked if isinstance(layer, nn.LSTM) else stacked[0]
 
 
 def _run_one(
-    layer: nn.RNNBase, index: int, steps: Tensor, lengths: Tensor, begin: tuple[Tensor | None, ...], backwards: bool
+    layer: nn.RNNBase,
+    index: int,
+    steps: Tensor,
+    lengths: Tensor,
+    initial_state: tuple[Tensor | None, ...],
+    backwards: bool,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     weights = cast(list[Tensor], layer.all_weights[index])
-    turned = _turned(steps, lengths) if backwards else steps
-    blank = steps.new_zeros(steps.shape[1], layer.hidden_size)
-    hidden = blank if begin[0] is None else begin[0]
+    ordered = _reverse_rows(steps, lengths) if backwards else steps
+    zeros = steps.new_zeros(steps.shape[1], layer.hidden_size)
+    hidden = zeros if initial_state[0] is None else initial_state[0]
     if not isinstance(layer, nn.LSTM):
         operator = {"GRU": torch.gru, "RNN_TANH": torch.rnn_tanh, "RNN_RELU": torch.rnn_relu}[layer.mode]
-        output = operator(turned, hidden[None], weights, layer.bias, 1, 0.0, False, False, False)[0]
+        output = operator(ordered, hidden[None], weights, layer.bias, 1, 0.0, False, False, False)[0]
         state: tuple[Tensor, ...] = (_at_the_end(output, lengths),)
     else:
-        cell = blank if len(begin) < 2 or begin[1] is None else begin[1]
-        output = torch.lstm(turned, (hidden[None], cell[None]), weights, layer.bias, 1, 0.0, False, False, False)[0]
+        cell = zeros if len(initial_state) < 2 or initial_state[1] is None else initial_state[1]
+        output = torch.lstm(ordered, (hidden[None], cell[None]), weights, layer.bias, 1, 0.0, False, False, False)[0]
         # Dead code, and removed as such, unless the model reads the last cells.
-        state = (_at_the_end(output, lengths), _last_cell(turned, hidden, cell, weights, lengths))
-    return (_turned(output, lengths) if backwards else output), state
+        state = (_at_the_end(output, lengths), _last_cell(ordered, hidden, cell, weights, lengths))
+    return (_reverse_rows(output, lengths) if backwards else output), state
 
 
-def _turned(steps: Tensor, lengths: Tensor) -> Tensor:
-    """Each row backwards within its length; what is past the end stays."""
-    place = torch.arange(steps.shape[0]).unsqueeze(1)
-    mirrored = torch.where(place < lengths, lengths - 1 - place, place)
+def _reverse_rows(steps: Tensor, lengths: Tensor) -> Tensor:
+    """Reverse each row within its length; steps past the end are unchanged."""
+    position = torch.arange(steps.shape[0]).unsqueeze(1)
+    mirrored = torch.where(position < lengths, lengths - 1 - position, position)
     return steps.gather(0, mirrored.unsqueeze(-1).expand(-1, -1, steps.shape[-1]))
 
 

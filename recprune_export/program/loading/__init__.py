@@ -1,1 +1,1 @@
-"""Model files of any kind, opened without executing them unless the user says so."""
+"""Loaders of model files, which execute no code from a file without the user's permission."""

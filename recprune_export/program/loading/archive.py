@@ -1,7 +1,7 @@
-"""Is a `.pt2` file safe to open? `torch.export.load` of torch 2.13 runs code that the file brings along:
+"""Safety check of a `.pt2` file: `torch.export.load` of torch 2.13 runs code that the file contains:
 
     =============================================  ==========================================================
-    part of the archive                            what `torch.export.load` and `ExportedProgram.module` do
+    part of the archive                            action of `torch.export.load` and `ExportedProgram.module`
     =============================================  ==========================================================
     weights and constants with `use_pickle`        `torch.load(weights_only=False)`
     constants `opaque_obj_*`, `custom_obj_*`       `pickle.loads`, `torch._C._pickle_load_obj`
@@ -14,8 +14,8 @@
     names of nodes, parameters and arguments       written into generated source, then `exec`
     =============================================  ==========================================================
 
-So the archive is read here first, with the same reader, and only what is known to be inert may pass: every text
-in the graph has a rule, and a text without a rule is refused. What is checked is that no code of the file's own runs;
+So this module first reads the archive with the same reader, and accepts only content that is known to be inert: every
+string in the graph has a rule, and a string without a rule is refused. The check ensures that no code of the file runs;
 the operators themselves are torch's.
 """
 
@@ -46,7 +46,7 @@ _RECORD = re.compile(
     r"|data/weights/(weight_\d+|model_weights_config\.json)|data/constants/(tensor_\d+|model_constants_config\.json)"
     r"|extra/.+|archive_format|archive_version|byteorder|version|\.data/(version|serialization_id)"
 )
-# Operators that compute on tensors alone; `from_file` maps a file of the machine.
+# Operators that read more than tensors; `from_file` maps a file of the machine.
 _FORBIDDEN_OPERATORS = {"from_file"}
 _HIGHER_ORDER = {"cond", "while_loop", "scan", "map_impl", "wrap_with_set_grad_enabled", "wrap_with_autocast"}
 _SCALAR_OPERATORS = {
@@ -69,9 +69,9 @@ _TREE_TYPES = {None, "builtins.tuple", "builtins.list", "builtins.dict", "collec
 
 
 def check_archive(path: Path) -> frozenset[str]:
-    """Return the names of the records of a `.pt2` file, having made sure that opening it runs no code of its own.
+    """Return the names of the records of a `.pt2` file after checking that opening it runs no code from the file.
 
-    Raises `ModelFileError` that names the part which is refused, or says that the file is damaged.
+    Raises `ModelFileError` that names the refused content, or reports that the file is damaged.
     """
     try:
         reader = PT2ArchiveReader(str(path))
@@ -107,7 +107,7 @@ def _records(path: Path, reader: PT2ArchiveReader) -> frozenset[str]:
         if not is_torch_zip(archive, path):
             raise ModelFileError(f"{path} is refused: it is a zip archive that PyTorch did not write.")
         roots, entries = zip(*(entry.split("/", 1) for entry in archive.namelist() if "/" in entry), strict=True)
-        # torch falls back to reading the zip by itself, and compares names without case: neither may see anything else.
+        # torch can fall back to zipfile, and compares names without case: both must read the same records.
         same = len(set(roots)) == 1 and sorted(entries) == sorted(names) and len(entries) == len(archive.namelist())
     if not same or len({name.lower() for name in names}) != len(names):
         raise ModelFileError(f"{path} is refused: its table of contents is ambiguous, which no .pt2 of torch's is.")
@@ -135,7 +135,7 @@ def _check_sample_inputs(path: Path, content: bytes) -> None:
 def _check(value: Any, key: str, where: str) -> None:
     if isinstance(value, dict):
         for name, child in value.items():
-            # Flat text about a node (stack traces, module paths): torch splits it and never evaluates it.
+            # Flat strings about a node (stack traces, module paths): torch splits them and never evaluates them.
             if name == "metadata" and isinstance(child, dict) and all(isinstance(text, str) for text in child.values()):
                 continue
             if key == "config" and not _plain(name):
@@ -153,7 +153,7 @@ def _check(value: Any, key: str, where: str) -> None:
 
 
 def _plain(text: str) -> bool:
-    """No character that could end a string or a line of generated source.
+    """Return whether no character could end a string or a line of generated source.
 
     >>> _plain("emb.user id.weight"), _plain('x"), run(')
     (True, False)
@@ -162,13 +162,13 @@ def _plain(text: str) -> bool:
 
 
 def _string(text: str) -> bool:
-    """A string argument of an operator: plain, or what torch tells of an assertion, which quotes a node's name.
+    """Return whether a string argument is plain, or torch's message of an assertion, which quotes a node's name.
 
     >>> _string("Runtime assertion failed for expression Ne(s3, 1) on node 'ne_3'"), _string("' + run() + '")
     (True, False)
     """
-    told = re.fullmatch(r"(Runtime assertion failed for expression .*) on node '\w+'", text)
-    return _plain(told[1] if told else text)
+    message = re.fullmatch(r"(Runtime assertion failed for expression .*) on node '\w+'", text)
+    return _plain(message[1] if message else text)
 
 
 def _identifier(text: str) -> bool:
@@ -188,7 +188,7 @@ def _payload(text: str) -> bool:
 
 
 def _operator(text: str) -> bool:
-    """An operator on tensors or on sizes, resolved as torch resolves it.
+    """Return whether a target is an operator on tensors or on sizes, resolved as torch resolves it.
 
     >>> _operator("torch.ops.aten.linear.default"), _operator("torch.serialization.os.system")
     (True, False)
@@ -215,7 +215,7 @@ def _parse(text: str) -> list[ast.AST] | None:
 
 
 def _expression(text: str) -> bool:
-    """A symbolic size: numbers, symbols, arithmetic, and the functions that torch writes.
+    """Return whether an expression is a symbolic size: numbers, symbols, arithmetic, and torch's functions.
 
     >>> _expression("2*Symbol('s33', positive=True, integer=True)"), _expression("__import__('os').system('true')")
     (True, False)
@@ -230,7 +230,7 @@ def _expression(text: str) -> bool:
 
 
 def _guard(text: str) -> bool:
-    """A condition on the sizes of the inputs.
+    """Return whether an expression is a condition on the sizes of the inputs.
 
     >>> _guard("L['request']['user id'].size()[0] == 3"), _guard("L.__class__.__base__")
     (True, False)
@@ -252,7 +252,7 @@ def _guard_call(function: ast.expr) -> bool:
 
 
 def _tree(text: str) -> bool:
-    """The nesting of a request or a response: tuples, lists and dicts with plain keys.
+    """Return whether a tree spec consists of tuples, lists and dicts with plain keys.
 
     >>> _tree('[1, {"type": "builtins.dict", "context": "[\\\\"y\\\\"]", "children_spec": []}]')
     True
@@ -267,11 +267,11 @@ def _tree(text: str) -> bool:
 
 
 def _request_tree(text: str) -> bool:
-    """A tree whose second part, the keyword arguments, has names that may become parameters in generated source."""
+    """Return whether the keys of a request's keyword arguments may become parameters in generated source."""
     if not _tree(text):
         return False
-    parts = json.loads(text)[1]["children_spec"]
-    return len(parts) != 2 or all(key is None or _identifier(str(key)) for key in _context(parts[1]))
+    children = json.loads(text)[1]["children_spec"]
+    return len(children) != 2 or all(key is None or _identifier(str(key)) for key in _context(children[1]))
 
 
 def _context(node: dict[str, Any]) -> list[Any]:
@@ -295,7 +295,7 @@ _RULES: dict[str, Callable[[str], bool]] = {
     **dict.fromkeys(("name", "as_name", "user_input_name", "forward_arg_names", "field_names"), _identifier),
     **dict.fromkeys(("parameter_name", "buffer_name", "tensor_constant_name", "fqn", "as_strings"), _plain),
     "as_string": _string,
-    # what is looked up or evaluated
+    # strings that are looked up or evaluated
     **dict.fromkeys(("target", "as_operator"), _operator),
     "in_spec": _request_tree,
     "out_spec": _tree,

@@ -1,4 +1,4 @@
-"""What kind of file is a model file? Told by its content; nothing in it is executed."""
+"""Detection of the kind of a model file from its content, without executing anything in it."""
 
 import io
 import pickletools
@@ -11,13 +11,13 @@ from typing import Any, BinaryIO
 import torch
 
 CHECKPOINT_FORMAT = "recprune-export/checkpoint"
-# The number with which files of torch.save before 1.6 begin.
+# The first number in files that torch.save wrote before version 1.6.
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _NESTED_STATE = ("state_dict", "model_state_dict")
 
 
 class ModelKind(Enum):
-    """What was found; the value says it in the user's words."""
+    """The kind of a model file; the value is its description in messages."""
 
     CHECKPOINT = "a checkpoint of recprune-export"
     STATE_DICT = "a PyTorch state dict"
@@ -40,9 +40,9 @@ class ModelKind(Enum):
 
 
 def detect_model_kind(path: Path) -> ModelKind:
-    """Tell the kind of a model file from its content, without executing pickles.
+    """Return the kind of a model file from its content, without executing pickles.
 
-    Raises nothing of its own; a file that is not there is `ModelKind.MISSING`.
+    A missing file is `ModelKind.MISSING`; no error is raised for it.
     """
     if path.is_dir():
         return ModelKind.BUNDLE if (path / "manifest.json").is_file() else ModelKind.DIRECTORY
@@ -65,7 +65,7 @@ def detect_model_kind(path: Path) -> ModelKind:
 
 
 def find_state_dict(content: Any) -> dict[str, torch.Tensor] | None:
-    """The state dict in what `torch.load(weights_only=True)` returned: itself, or under the usual keys; else None."""
+    """Return the state dict in the result of `torch.load(weights_only=True)`, itself or under a usual key, or None."""
     if not isinstance(content, Mapping):
         return None
     nested = [content[key] for key in _NESTED_STATE if isinstance(content.get(key), Mapping)]
@@ -76,26 +76,26 @@ def find_state_dict(content: Any) -> dict[str, torch.Tensor] | None:
 
 
 def find_unsafe_globals(path: Path) -> list[str]:
-    """Names of the classes and functions that unpickling a file would import, beyond those of plain tensors."""
+    """Return the names of the classes and functions that unpickling a file would import, except those of tensors."""
     try:
         if zipfile.is_zipfile(path):
             return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
         with path.open("rb") as file:
             return sorted({name for name in _globals(file) if not name.startswith(("torch.", "collections."))})
-    except Exception:  # the names only help the message; any damage is reported by whoever loads the file
+    except Exception:  # the names only improve a message; loading the file reports any damage
         return []
 
 
 def is_legacy_torch_file(path: Path) -> bool:
-    """Whether `torch.save` before 1.6 wrote the file (several pickles in a row, the first is a number)."""
+    """Return whether `torch.save` before 1.6 wrote the file (several pickles in sequence, the first is a number)."""
     with path.open("rb") as file:
         return _first_is_magic(file)
 
 
 def is_torch_zip(archive: zipfile.ZipFile, path: Path) -> bool:
-    """Whether a zip is as torch writes them: nothing compressed, each name once and inside, no bytes in two records.
+    """Return whether a zip is as torch writes them: uncompressed, unique relative names, no bytes in two records.
 
-    So what is read from it is never larger than the file.
+    The content of such a file is never larger than the file.
     """
     entries = archive.infolist()
     names = {entry.filename for entry in entries}
@@ -141,11 +141,11 @@ def _weights_kind(path: Path, *, mmap: bool, damaged: ModelKind) -> ModelKind:
 
 
 def _pickle(file: BinaryIO) -> Iterator[tuple[str, Any]]:
-    """The opcodes of one pickle: read, never run; nothing where there is no pickle."""
+    """Yield the opcodes of one pickle without running it; yield nothing where there is no pickle."""
     try:
         for opcode, argument, _ in pickletools.genops(file):
             yield opcode.name, argument
-    except Exception:  # pickletools raises ValueError, struct.error, UnicodeDecodeError, ... for what is no pickle
+    except Exception:  # pickletools raises ValueError, struct.error, UnicodeDecodeError, ... for other content
         return
 
 
@@ -158,7 +158,7 @@ def _first_is_magic(file: BinaryIO) -> bool:
 
 def _globals(file: BinaryIO) -> Iterator[str]:
     strings: list[str] = []
-    # A legacy file is magic number, version, system, content, storage keys; a plain pickle is one.
+    # A legacy file holds five pickles (magic number, version, system, content, storage keys); a plain file holds one.
     for _ in range(5):
         for name, argument in _pickle(file):
             if name == "GLOBAL":
@@ -174,6 +174,6 @@ def _is_onnx(path: Path) -> bool:
 
     try:
         model = onnx.load(str(path), load_external_data=False)
-    except Exception:  # protobuf raises its own classes for anything else
+    except Exception:  # protobuf raises its own classes for other content
         return False
     return bool(model.graph.node or model.graph.initializer)

@@ -1,1 +1,1 @@
-"""How many channels each group keeps within the sparsity asked for."""
+"""Allocation of widths: the number of channels that each group keeps at a given sparsity."""

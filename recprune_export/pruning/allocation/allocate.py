@@ -1,8 +1,8 @@
-"""Widths by what each channel costs: the knapsack under the budgets of tables and rest, solved greedily.
+"""Allocation of widths under the budgets of tables and rest, as a knapsack problem that is solved greedily.
 
-Each group's loss over its width is made convex first, so that taking channels in the order of loss for each saved
-parameter is optimal up to one step (the continuous knapsack: Dantzig 1957), as long as what a channel saves does not
-depend on the other widths; where it does, between two layers, it is looked up anew at every step.
+Each group's loss over its width is made convex first, so that removing channels in the order of loss per saved
+parameter is optimal up to one step (the continuous knapsack: Dantzig 1957), as long as the parameters saved by a channel
+do not depend on the other widths; where they do, between two layers, they are recomputed at every step.
 """
 
 import itertools
@@ -16,9 +16,7 @@ from recprune_export.program.program import Program
 from recprune_export.pruning.allocation.parameter_counts import ParameterCounter
 from recprune_export.pruning.importance.ranking import Ranking
 
-WidthRounding = Callable[[str, int, int], int]  # kind, wanted width, full width -> width
-NEAR = 1.5  # times the most, from which on sizes are exact
-STEPS_PER_GROUP = 64  # a wide group goes in larger steps
+WidthRounding = Callable[[str, int, int], int]  # kind, target width, full width -> width
 
 
 def allocate_widths(
@@ -29,20 +27,21 @@ def allocate_widths(
     *,
     keep_tables: bool = False,
 ) -> dict[str, int]:
-    """Return widths with which the tables are as large as limits["embedding"] says and the rest as limits["hidden"].
+    """Return widths at which the tables meet limits["embedding"] and the rest meets limits["hidden"].
 
-    Where that cannot be, every group concerned has its least width, 1. The rest may narrow tables as well, since layers
-    read them, unless `keep_tables`.
+    Where that is impossible, every group concerned has the minimum width, 1. To shrink the rest, tables may become
+    narrower as well, since layers read them, unless `keep_tables`.
     """
-    every = program.analysis.groups
-    exact, quick = ParameterCounter(program), _ApproximateCounts(program)
-    curves = {g.name: compute_convex_envelope(rankings[g.name].losses) for g in every}
-    widths = quick.widths
+    near = 1.5  # times the maximum, below which exact sizes are used
+    all_groups = program.analysis.groups
+    exact, approximate = ParameterCounter(program), _ApproximateCounts(program)
+    curves = {g.name: compute_convex_envelope(rankings[g.name].losses) for g in all_groups}
+    widths = approximate.widths
 
     def size(in_tables: bool) -> float:
         removed = {
             group.channels[position].identity
-            for group in every
+            for group in all_groups
             for position in rankings[group.name].order[widths[group.name] :]
         }
         sizes = exact.sizes(frozenset(removed))
@@ -50,31 +49,33 @@ def allocate_widths(
 
     for kind, limit in limits.items():
         in_tables = kind == "embedding"
-        groups = [g for g in every if g.kind == kind or not (in_tables or keep_tables)]
-        now = size(in_tables)
-        while now > limit.target:
-            step = _cheapest(groups, widths, curves, quick, in_tables, rounding)
+        groups = [g for g in all_groups if g.kind == kind or not (in_tables or keep_tables)]
+        current = size(in_tables)
+        while current > limit.target:
+            step = _cheapest(groups, widths, curves, approximate, in_tables, rounding)
             if step is None:
                 break
             before, widths[step[0]] = widths[step[0]], step[1]
-            # The exact size takes long, and is needed near the end alone.
-            after = size(in_tables) if quick.size(in_tables) <= NEAR * limit.maximum else quick.size(in_tables)
-            if now <= limit.maximum and not limit.is_closer(after, now):
+            # The exact size is slow to compute, and is only needed near the end.
+            after = (
+                size(in_tables) if approximate.size(in_tables) <= near * limit.maximum else approximate.size(in_tables)
+            )
+            if current <= limit.maximum and not limit.is_closer(after, current):
                 widths[step[0]] = before
                 break
-            now = after
+            current = after
     return dict(widths)
 
 
 @dataclass(frozen=True)
 class ParameterLimit:
-    """Parameters of a part after channels are removed: as many as `target`, never more than `maximum`."""
+    """Numbers of parameters of the tables, or of the rest, after pruning: the `target`, and the `maximum` allowed."""
 
     target: float
     maximum: float
 
     def is_closer(self, one: float, other: float) -> bool:
-        """Tell whether `one` is nearer to what is wanted than `other`, as a ratio."""
+        """Return whether `one` is nearer to the target than `other`, by ratio."""
         return abs(log(max(one, 1.0) / max(self.target, 1.0))) < abs(log(max(other, 1.0) / max(self.target, 1.0)))
 
 
@@ -103,17 +104,18 @@ def _cheapest(
     groups: Sequence[Group],
     widths: Mapping[str, int],
     curves: Mapping[str, Sequence[float]],
-    quick: "_ApproximateCounts",
+    approximate: "_ApproximateCounts",
     in_tables: bool,
     rounding: WidthRounding,
 ) -> tuple[str, int] | None:
-    """The group and its next width with the least loss for each saved parameter; None where nothing can go."""
+    """Return the group and its next width with the least loss per saved parameter; None where no group can shrink."""
+    max_steps = 64  # a wide group shrinks in larger steps
     best: tuple[float, str, int] | None = None
     for group in groups:
         width = widths[group.name]
-        step = max(1, group.width // STEPS_PER_GROUP)
+        step = max(1, group.width // max_steps)
         smaller = rounding(group.kind, max(1, width - step), group.width)
-        saved = (width - smaller) * quick.parameters_per_channel(group.name, in_tables)
+        saved = (width - smaller) * approximate.parameters_per_channel(group.name, in_tables)
         if width <= 1 or saved <= 0:
             continue
         price = (curves[group.name][smaller] - curves[group.name][width]) / saved
@@ -123,7 +125,7 @@ def _cheapest(
 
 
 class _ApproximateCounts:
-    """Parameters as a function of the widths alone: right where channels of two groups cross in a full grid."""
+    """Parameters as a function of the widths alone; exact where every channel of one group meets every channel of another."""
 
     def __init__(self, program: Program) -> None:
         analysis = program.analysis
@@ -134,7 +136,7 @@ class _ApproximateCounts:
             for channel in group.channels:
                 for s in channel.slices:
                     at.setdefault((s.tensor, s.axis), {}).setdefault(s.index, set()).add(group.name)
-        # tensor -> for each axis, how many indices go with which groups
+        # tensor -> for each axis, the number of indices by the groups that remove them
         self._axes: dict[str, list[Counter[frozenset[str]]]] = {}
         for name, parameter in program.parameters().items():
             counters = []
@@ -151,7 +153,7 @@ class _ApproximateCounts:
         self._tables = analysis.tables
 
     def size(self, in_tables: bool) -> float:
-        """Return the parameters of the tables, or of the rest."""
+        """Return the number of parameters of the tables, or of the rest."""
         return sum(
             prod(self._count_remaining(counter) for counter in counters)
             for name, counters in self._axes.items()
@@ -159,17 +161,17 @@ class _ApproximateCounts:
         )
 
     def parameters_per_channel(self, group: str, in_tables: bool) -> float:
-        """Return how many parameters of a part one channel of a group holds at the present widths."""
+        """Return the number of parameters that one channel of a group holds in tables, or the rest, at current widths."""
         total = 0.0
         for name in self._parameters_by_group[group]:
             if (name in self._tables) != in_tables:
                 continue
-            kept = [self._count_remaining(counter) for counter in self._axes[name]]
+            sizes = [self._count_remaining(counter) for counter in self._axes[name]]
             for axis, counter in enumerate(self._axes[name]):
                 share = sum(
                     self._count_remaining_indices(groups, n) for groups, n in counter.items() if group in groups
                 )
-                total += share / self.widths[group] * prod(k for other, k in enumerate(kept) if other != axis)
+                total += share / self.widths[group] * prod(k for other, k in enumerate(sizes) if other != axis)
         return total
 
     def _count_remaining(self, counter: Counter[frozenset[str]]) -> float:

@@ -1,4 +1,4 @@
-"""How wide each group stays, so that tables and the rest each meet their share of the sparsity asked for."""
+"""Budgets of parameters, and plans that meet them in the tables and in the rest."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,55 +12,54 @@ from recprune_export.pruning.allocation.allocate import ParameterLimit, allocate
 from recprune_export.pruning.allocation.parameter_counts import ParameterCounter, ParameterCounts
 from recprune_export.pruning.importance.ranking import Ranking
 from recprune_export.pruning.plan import GroupPlan, Plan
-
-# ONNX Runtime's matrix product works on blocks of 16 columns and pays for a whole block where 1 is used:
-# 256 × 87 × 144 takes 66 µs, × 155 takes 73, as much as × 160 (1.32, AVX-512, one thread).
-LANES = 16
-TABLE_STRUCTURED_FRACTION, REST_STRUCTURED_FRACTION = 0.8, 0.95
-MOST_ZEROS = 1 / 3  # of what removal leaves, where one channel more or less is that much
-STEPS = 256  # resolution at which a common share of all widths is searched
+from recprune_export.pruning.pruning_constants import (
+    LANES,
+    MAX_ZEROS,
+    REST_STRUCTURED_FRACTION,
+    TABLE_STRUCTURED_FRACTION,
+)
 
 AllocationStrategy = Literal["loss", "uniform"]
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The sparsity asked for: the fraction of the dense parameters that is gone, in tables and in the rest.
+    """The target sparsity: the fraction of the dense parameters to remove, in tables and in the rest.
 
-    `table_structured_fraction` and `rest_structured_fraction` are the parts, in log space, that removal of channels takes, at first; zeros take the
-    remainder: in tables they cost little, for most rows are rare; in the rest nothing runs faster for them. Hidden
-    widths of twice `round_to` and more end on a multiple of it. With `keep_tables` no table loses dimensions in order to
-    make the layers behind it smaller.
+    `table_structured_fraction` and `rest_structured_fraction` are the fractions, in log space, that removal of channels
+    contributes at first; zeros contribute the remainder: in tables they cost little, because most rows are rare; in the
+    rest they do not make the model faster. Hidden widths of at least twice `width_multiple` are multiples of it. With
+    `keep_tables` no table loses dimensions to make the layers after it smaller.
     """
 
     tables: float
     rest: float
     table_structured_fraction: float = TABLE_STRUCTURED_FRACTION
     rest_structured_fraction: float = REST_STRUCTURED_FRACTION
-    round_to: int = LANES
+    width_multiple: int = LANES
     keep_tables: bool = False
 
     def limits(self, dense: ParameterCounts) -> dict[str, ParameterLimit]:
-        """Return how many parameters stay in tables and in the rest after channels are removed, by the kind of group."""
+        """Return the numbers of parameters in tables and in the rest after channels are removed, by the kind of group."""
         return {
             "embedding": _limit(self.tables, self.table_structured_fraction, dense.tables),
             "hidden": _limit(self.rest, self.rest_structured_fraction, dense.rest),
         }
 
     def width(self, kind: str, target: int, full: int) -> int:
-        """Return the nearest width not above the wanted one that layers like."""
-        in_blocks = kind == "hidden" and self.round_to > 1 and self.round_to * 2 <= target < full
-        return target - target % self.round_to if in_blocks else target
+        """Return `target`, rounded down to a multiple of `width_multiple` for wide hidden groups."""
+        in_blocks = kind == "hidden" and self.width_multiple > 1 and self.width_multiple * 2 <= target < full
+        return target - target % self.width_multiple if in_blocks else target
 
 
 def _limit(sparsity: float, share: float, dense: float) -> ParameterLimit:
-    """(1 - S) ** share of the dense parameters.
+    """Return (1 - S) ** share of the dense parameters as the target.
 
-    Channels are whole: one more may stay where that is nearer to what is wanted and zeros can make up for it.
+    The maximum allows one channel more, where that is nearer to the target and zeros can compensate for it.
     """
-    wanted = (1.0 - sparsity) ** share * dense
-    made_up = (1.0 - sparsity) / (1.0 - MOST_ZEROS) * dense if share < 1.0 else wanted
-    return ParameterLimit(wanted, max(wanted, min(made_up, dense)))
+    target = (1.0 - sparsity) ** share * dense
+    maximum = (1.0 - sparsity) / (1.0 - MAX_ZEROS) * dense if share < 1.0 else target
+    return ParameterLimit(target, max(target, min(maximum, dense)))
 
 
 def make_plan(
@@ -72,11 +71,11 @@ def make_plan(
     *,
     dense: ParameterCounts | None = None,
 ) -> Plan:
-    """Keep the best channels of each group, as many as the budget allows.
+    """Make a plan that keeps the best channels of each group, as many as the budget allows.
 
-    The tables meet their budget by the widths of the embedding groups, then the rest meets its own by the hidden ones.
-    With `strategy` "loss" channels go where least is lost for each parameter that is saved; with "uniform" every group of a
-    kind keeps the same share. `dense` are the sizes that sparsity is a part of, if not those of `program`.
+    The widths of the embedding groups are set to meet the tables' budget, then those of the hidden groups to meet the
+    rest's. With `strategy` "loss", channels are removed in the order of loss per saved parameter; with "uniform", every
+    group of a kind keeps the same share. `dense` are the sizes that sparsity refers to, by default those of `program`.
     """
     model = ParameterCounter(program)
     dense = dense or model.sizes()
@@ -85,7 +84,7 @@ def make_plan(
         widths = allocate_widths(program, rankings, limits, budget.width, keep_tables=budget.keep_tables)
     else:
         widths = _uniform_widths(program.analysis, rankings, model, budget, limits)
-    parts = (
+    plans = (
         GroupPlan(
             group=g.name,
             kind=g.kind,
@@ -95,7 +94,7 @@ def make_plan(
         )
         for g in program.analysis.groups
     )
-    return Plan(score_name, tuple(parts))
+    return Plan(score_name, tuple(plans))
 
 
 def _uniform_widths(
@@ -111,11 +110,11 @@ def _uniform_widths(
         return budget.width(group.kind, max(1, round(share * group.width)), group.width)
 
     def removed(kind: str, share: float) -> frozenset[int]:
-        tried = {**shares, kind: share}
+        candidate = {**shares, kind: share}
         return frozenset(
             group.channels[position].identity
             for group in analysis.groups
-            for position in rankings[group.name].order[width(group, tried[group.kind]) :]
+            for position in rankings[group.name].order[width(group, candidate[group.kind]) :]
         )
 
     def nearest(kind: str, size: Callable[[ParameterCounts], float]) -> float:
@@ -124,11 +123,11 @@ def _uniform_widths(
         def at(share: float) -> float:
             return size(model.sizes(removed(kind, share)))
 
-        def fits(most: float, share: float) -> bool:
-            return at(share) <= most
+        def fits(maximum: float, share: float) -> bool:
+            return at(share) <= maximum
 
-        below, above = (_largest_share(partial(fits, most)) for most in (limit.target, limit.maximum))
-        return above if limit.is_closer(at(above), at(below)) and at(above) <= limit.maximum else below
+        lower, upper = (_largest_share(partial(fits, maximum)) for maximum in (limit.target, limit.maximum))
+        return upper if limit.is_closer(at(upper), at(lower)) and at(upper) <= limit.maximum else lower
 
     shares["embedding"] = nearest("embedding", lambda sizes: sizes.tables)
     shares["hidden"] = nearest("hidden", lambda sizes: sizes.rest)
@@ -136,14 +135,15 @@ def _uniform_widths(
 
 
 def _largest_share(fits: Callable[[float], bool]) -> float:
-    """Bisect for the largest share that fits; the smallest of all where none does."""
-    low, high = 0, STEPS
+    """Return the largest share that fits, by bisection; zero where none fits."""
+    steps = 256  # resolution of the search for a common share of all widths
+    low, high = 0, steps
     if fits(1.0):
         return 1.0
     while high - low > 1:
         middle = (low + high) // 2
-        if fits(middle / STEPS):
+        if fits(middle / steps):
             low = middle
         else:
             high = middle
-    return low / STEPS
+    return low / steps

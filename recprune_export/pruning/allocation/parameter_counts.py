@@ -1,4 +1,4 @@
-"""How many parameters are left in the tables and in the rest when given channels go."""
+"""Numbers of parameters in the tables and in the rest after channels are removed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ class ParameterCounts:
 
 
 class ParameterCounter:
-    """Counts the parameters of a program for any set of removed channels."""
+    """Counter of the parameters of a program for any set of removed channels."""
 
     def __init__(self, program: Program) -> None:
         analysis = program.analysis
         self._module, self._analysis = program.module, analysis
         self._fields = frozenset(c.identity for group in analysis.groups for c in group.channels if c.fields)
-        self._left_without: dict[frozenset[int], frozenset[str]] = {}
+        self._live_without: dict[frozenset[int], frozenset[str]] = {}
         self._shapes = {name: tuple(p.shape) for name, p in program.parameters().items()}
         self._tables = analysis.tables
         self._channels_at: dict[tuple[str, int], dict[int, list[int]]] = {}
@@ -36,24 +36,24 @@ class ParameterCounter:
                     )
 
     def sizes(self, removed: frozenset[int] = frozenset()) -> ParameterCounts:
-        """Return the numbers of parameters that stay."""
+        """Return the numbers of remaining parameters."""
         counts: Mapping[bool, list[int]] = {True: [], False: []}
-        left = self._left(removed)
+        live = self._live(removed)
         for name, shape in self._shapes.items():
-            if name not in left:
+            if name not in live:
                 continue
-            kept = [self._count_remaining(name, axis, size, removed) for axis, size in enumerate(shape)]
-            counts[name in self._tables].append(int(np.prod(kept, dtype=np.int64)))
+            lengths = [self._count_remaining(name, axis, size, removed) for axis, size in enumerate(shape)]
+            counts[name in self._tables].append(int(np.prod(lengths, dtype=np.int64)))
         return ParameterCounts(tables=sum(counts[True]), rest=sum(counts[False]))
 
     def _count_remaining(self, name: str, axis: int, size: int, removed: frozenset[int]) -> int:
         at = self._channels_at.get((name, axis), {})
         return size - sum(any(channel in removed for channel in channels) for channels in at.values())
 
-    def _left(self, removed: frozenset[int]) -> frozenset[str]:
-        """The parameters that something still uses: not the table of a field that goes, unless others share it."""
+    def _live(self, removed: frozenset[int]) -> frozenset[str]:
+        """Return the parameters that a node still reads: not the table of a removed field, unless other fields share it."""
         fields = removed & self._fields
-        if fields not in self._left_without:
+        if fields not in self._live_without:
             nodes = find_live_nodes(self._module.graph, lambda node: self._analysis.remaining_operands(node, fields))
-            self._left_without[fields] = frozenset(str(node.target) for node in nodes if node.op == "get_attr")
-        return self._left_without[fields]
+            self._live_without[fields] = frozenset(str(node.target) for node in nodes if node.op == "get_attr")
+        return self._live_without[fields]

@@ -1,1 +1,1 @@
-"""A plan applied: smaller parameters, resized operators, and the proof that masked equals pruned."""
+"""Application of a plan: smaller parameters, resized operators, and the proof that masked equals pruned."""

@@ -1,7 +1,7 @@
-"""The original program with zeros in place of what a plan removes: what pruning must not differ from.
+"""The masked program: the original program with zeros in place of removed slices, the reference for pruning.
 
-It runs in double precision, and no table is copied for that: what is looked up in it is widened and masked afterwards.
-A removed field is masked where it is looked up, for others may use its table.
+It runs in double precision without copying tables: rows are converted and masked after the lookup. A removed field is
+masked where it is looked up, because other fields may use its table.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Mask:
-    """What is masked: indices of (tensor, axis), and, in lookups by name of the node, some of the ids of each row."""
+    """Masked indices by (tensor, axis), and masked ids of each row by the name of the lookup's node."""
 
     slices: Mapping[tuple[str, int], Tensor] = field(default_factory=dict)
     ids: Mapping[str, Tensor] = field(default_factory=dict)
@@ -31,7 +31,7 @@ _WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 
 
 def make_mask(analysis: Analysis, removed: frozenset[int]) -> Mask:
-    """Return what is masked where these channels are removed."""
+    """Return the mask of the removed channels."""
     indices: dict[tuple[str, int], list[int]] = {}
     fields: list[int] = []
     for group in analysis.groups:
@@ -40,16 +40,16 @@ def make_mask(analysis: Analysis, removed: frozenset[int]) -> Mask:
                 for s in channel.slices:
                     indices.setdefault((s.tensor, s.axis), []).append(s.index)
                 fields += [analysis.fields.ordered.index(f) for f in channel.fields] if analysis.fields else []
-    slices = {axis: torch.tensor(gone) for axis, gone in indices.items()}
+    slices = {axis: torch.tensor(positions) for axis, positions in indices.items()}
     lookups = analysis.fields.lookups if analysis.fields and fields else {}
     return Mask(slices, {name: torch.isin(numbers, torch.tensor(fields)) for name, numbers in lookups.items()})
 
 
 class Float64Interpreter(fx.Interpreter):
-    """Runs a program in float64, whatever precision its graph names, with zeros in what is `gone`.
+    """An interpreter that runs a program in float64, regardless of the dtypes in its graph, with zeros under a `mask`.
 
-    `values` holds what each node computed, where `keep_values` asks for it. No `ValueRecorder`: it changes precision and
-    weights on the way.
+    With `keep_values`, `values` holds the value of each node. It is no `ValueRecorder`, because it changes dtypes and
+    weights during the run.
     """
 
     def __init__(self, program: Program, mask: Mask | None = None, *, keep_values: bool = False) -> None:
@@ -60,7 +60,7 @@ class Float64Interpreter(fx.Interpreter):
         self._looked_up = {node for node in program.module.graph.nodes if _is_only_looked_up(node)}
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Answer a request; floats are widened first."""
+        """Answer a request, with floats converted to float64."""
         with torch.no_grad():
             answers: tuple[Tensor, ...] = self.run(*(_widen(t) for t in tensors))
         return answers
@@ -109,17 +109,17 @@ def _widen(tensor: Tensor) -> Tensor:
 
 
 class MaskedValues:
-    """What nodes of `program` compute in float64 when the plan is masked, for one request; run when first asked."""
+    """The float64 values of the nodes of the masked program for one request, computed on first use."""
 
     def __init__(self, program: Program, plan: Plan) -> None:
         self._program, self._plan = program, plan
         self._values: dict[str, Tensor] = {}
 
     def __call__(self, node: fx.Node) -> Tensor:
-        """Return the value of a node, found by its name."""
+        """Return the value of a node."""
         if not self._values:
-            gone = make_mask(self._program.analysis, self._plan.removed(self._program.analysis))
-            original = Float64Interpreter(self._program, gone, keep_values=True)
+            mask = make_mask(self._program.analysis, self._plan.removed(self._program.analysis))
+            original = Float64Interpreter(self._program, mask, keep_values=True)
             original(*sample_request_tensors(self._program.signature, batch=2))
             self._values = original.values
         return self._values[node.name]

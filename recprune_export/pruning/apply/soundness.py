@@ -1,29 +1,28 @@
 """The soundness check: the pruned program equals the original with the removed channels masked.
 
-The masked program is the original graph, with zeros in the removed slices of its parameters and in what removed fields
-look up; both are run in float64 on two batch sizes.
+The masked program is the original graph, with zeros in the removed slices of its parameters and in the lookups of
+removed fields; both are run in float64 on two batch sizes.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from recprune_export.codec import ToDictMixin
 from recprune_export.errors import PruningError
 from recprune_export.program.program import Program, sample_request_tensors
 from recprune_export.pruning.apply.masking import Float64Interpreter, make_mask
 from recprune_export.pruning.apply.resize import MASKED_SUM
 from recprune_export.pruning.plan import Plan
 
-TOLERANCE = 1e-9  # of the largest output, in float64; a wrong channel is off by far more
-SINGLE = 1e-6  # where the pruned program holds a sum of masked values, which is rounded to its single precision
+TOLERANCE = 1e-9  # of the largest output, in float64; a wrong channel gives a far larger error
 BATCHES = (1, 6)
 
 
 @dataclass(frozen=True)
-class Soundness:
+class Soundness(ToDictMixin):
     """The largest difference between masked and pruned outputs, relative to the largest output."""
 
     error: float
@@ -36,16 +35,13 @@ class Soundness:
             return self
         return Soundness(max(self.error, earlier.error), max(self.tolerance, earlier.tolerance), self.batches)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return asdict(self)
-
 
 def check_soundness(program: Program, plan: Plan, pruned: Program) -> Soundness:
     """Compare `pruned` with the masked `program`.
 
     Raises `PruningError` where they differ: the analysis or the rewrite is wrong for this model.
     """
+    single_precision = 1e-6  # for a pruned program with a sum of masked values, which is rounded to single precision
     reference = Float64Interpreter(program, make_mask(program.analysis, plan.removed(program.analysis)))
     candidate = Float64Interpreter(pruned)
     worst = 0.0
@@ -53,7 +49,7 @@ def check_soundness(program: Program, plan: Plan, pruned: Program) -> Soundness:
         tensors = sample_request_tensors(program.signature, batch, seed)
         worst = max(worst, largest_difference(reference(*tensors), candidate(*tensors)))
     rounded = any(name.startswith(MASKED_SUM) for name, _ in pruned.module.named_buffers())
-    tolerance = SINGLE if rounded else TOLERANCE
+    tolerance = single_precision if rounded else TOLERANCE
     if not worst <= tolerance:
         raise PruningError(
             f"The pruned model differs from the masked one by {worst:.1e} of its largest output, so nothing was written. "
@@ -63,7 +59,7 @@ def check_soundness(program: Program, plan: Plan, pruned: Program) -> Soundness:
 
 
 def largest_difference(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> float:
-    """The largest error relative to the largest output; what is not finite has to be the same."""
+    """Return the largest error relative to the largest output; values that are not finite must be the same."""
     worst = 0.0
     for one, other in zip(expected, actual, strict=True):
         if one.shape != other.shape:
@@ -78,5 +74,5 @@ def largest_difference(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> 
 
 
 def _kinds(values: Tensor) -> Tensor:
-    """NaN, infinity and minus infinity as numbers that can be compared."""
+    """Return NaN, infinity and minus infinity as comparable numbers."""
     return values.nan_to_num(nan=0.0, posinf=1.0, neginf=-1.0)

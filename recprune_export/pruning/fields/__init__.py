@@ -1,1 +1,1 @@
-"""Whole categorical fields: their importance, and a program without some of them."""
+"""Pruning of whole categorical fields: their importance, and their removal from a program."""

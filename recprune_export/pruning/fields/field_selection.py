@@ -1,25 +1,25 @@
-"""Feature selection: which fields go, and the program without them."""
+"""Feature selection: choice of the fields to remove, and their removal from a program."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from recprune_export.channels.analysis import Analysis, analyze
 from recprune_export.channels.groups import FIELD_GROUP, Channel
+from recprune_export.data.batch import Batch
 from recprune_export.errors import PruningError, UsageError
 from recprune_export.program.program import Program
-from recprune_export.pruning.apply.apply_plan import apply_plan
+from recprune_export.pruning.apply._apply_plan import apply_plan
 from recprune_export.pruning.apply.soundness import Soundness, check_soundness
 from recprune_export.pruning.fields.field_importance import field_importance
 from recprune_export.pruning.importance.scores.score_inputs import LossFunction
 from recprune_export.pruning.plan import FieldPlan, GroupPlan, Plan
-from recprune_export.pruning.statistics.moments import Batch
 
-INSPECT_HINT = "`recprune-export inspect MODEL --fields` says which can go, and why others cannot"
+INSPECT_HINT = "`recprune-export inspect MODEL --fields` says which can be removed, and why others cannot"
 
 
 @dataclass(frozen=True)
 class FieldRemoval:
-    """A program that has lost fields, and the proof; None where none went."""
+    """A program without the removed fields, and the proof; None where no field was removed."""
 
     program: Program
     soundness: Soundness | None = None
@@ -28,35 +28,39 @@ class FieldRemoval:
 def select_fields(program: Program, count: int, batches: Sequence[Batch], loss: LossFunction) -> FieldPlan:
     """Choose the `count` fields without which `loss` rises least.
 
-    Fields are taken one by one in the order of what each costs alone, passing over those that cannot go beside what was taken.
+    Fields are selected one by one in the order of their importance; a field that cannot be removed together with the
+    selected ones is skipped.
 
-    Raises `UsageError` where so many cannot go.
+    Raises `UsageError` where fewer fields can be removed.
     """
     program = with_fields(program)
     channels = field_channels(program.analysis)
     importance = field_importance(program, channels, batches, loss)
     ranked = [channel for _, channel in sorted(zip(importance, channels, strict=True), key=lambda pair: pair[0])]
-    taken: tuple[str, ...] = ()
+    selected: tuple[str, ...] = ()
     for channel in ranked:
-        tried = (*taken, *(field.name for field in channel.fields))
-        if len(tried) <= count and explain_field_refusal(with_fields(program, tried).analysis, tried) is None:
-            taken = tried
-    if len(taken) < count:
+        candidates = (*selected, *(field.name for field in channel.fields))
+        if (
+            len(candidates) <= count
+            and explain_field_refusal(with_fields(program, candidates).analysis, candidates) is None
+        ):
+            selected = candidates
+    if len(selected) < count:
         fields = program.analysis.fields
         known = len(fields.ordered) if fields else 0
         raise UsageError(
-            f"--prune-fields {count} is more than can go: of the {known} fields of this model, {len(taken)} were found "
-            f"that can go together; {INSPECT_HINT}."
+            f"--prune-fields {count} is more than can go: of the {known} fields of this model, {len(selected)} can be "
+            f"removed together; {INSPECT_HINT}."
         )
     return FieldPlan(
-        taken, {f.name: value for channel, value in zip(channels, importance, strict=True) for f in channel.fields}
+        selected, {f.name: value for channel, value in zip(channels, importance, strict=True) for f in channel.fields}
     )
 
 
 def remove_fields(program: Program, fields: FieldPlan) -> FieldRemoval:
-    """Return a program without the removed fields, proven; `program` itself where there are none.
+    """Return a program without the removed fields, with its soundness check; `program` itself where there are none.
 
-    Raises `PruningError` where they cannot go.
+    Raises `PruningError` where they cannot be removed.
     """
     if not fields.removed:
         return FieldRemoval(program)
@@ -70,7 +74,7 @@ def remove_fields(program: Program, fields: FieldPlan) -> FieldRemoval:
 
 
 def with_fields(program: Program, together: Collection[str] = ()) -> Program:
-    """Return the same program, whole fields among its channels, those named in `together` as one."""
+    """Return the same program with whole fields among its channels, those named in `together` as one channel."""
     return program.with_analysis(analyze(program, fields=True, together=together))
 
 
@@ -80,7 +84,7 @@ def field_channels(analysis: Analysis) -> tuple[Channel, ...]:
 
 
 def explain_field_refusal(analysis: Analysis, names: Collection[str]) -> str | None:
-    """Return why fields, analysed together, cannot go, in a few words; None if they can."""
+    """Return the reason for which fields, analyzed together, cannot be removed; None if they can."""
     known = {field.name for field in analysis.fields.ordered} if analysis.fields else set()
     unknown = sorted(set(names) - known)
     if unknown:
@@ -89,11 +93,11 @@ def explain_field_refusal(analysis: Analysis, names: Collection[str]) -> str | N
     if frozen is not None:
         return frozen.text + (f" ({frozen.source})" if frozen.source else "")
     more = {f.name for channel in field_channels(analysis) for f in channel.fields if _has(channel, names)} - set(names)
-    return f"{', '.join(sorted(more))} would have to go as well" if more else None
+    return f"{', '.join(sorted(more))} would have to be removed as well" if more else None
 
 
 def make_field_plan(analysis: Analysis, names: Collection[str]) -> Plan:
-    """Return the plan that removes fields, and nothing else."""
+    """Return the plan that removes only fields."""
     channels = field_channels(analysis)
     keep = tuple(position for position, channel in enumerate(channels) if not _has(channel, names))
     return Plan("fields", (GroupPlan(FIELD_GROUP, "field", len(channels), keep),))

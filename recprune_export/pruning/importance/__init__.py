@@ -1,1 +1,1 @@
-"""Which channels of a group are removed first."""
+"""Importance of channels: the order in which a group's channels are removed."""

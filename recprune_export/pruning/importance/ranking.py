@@ -1,4 +1,4 @@
-"""`Ranking`: in which order a group's channels are kept, and what is lost at each width."""
+"""`Ranking`: the order in which a group's channels are kept, and the loss at each width."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from recprune_export.pruning.rotation.transform import Transform
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """Of one group of width D.
+    """A ranking of one group of width D.
 
-    `order` lists all positions, best first. `losses[k]`, k = 0 … D, estimates what is lost when the first k stay, in units
-    that compare across groups where the score has such; it never rises with k. `transform`, where there is one, comes
-    before: the positions are those of the transformed channels.
+    `order` lists all positions, best first. `losses[k]`, k = 0 … D, estimates the loss when the first k are kept, in units
+    that are comparable across groups if the score has such units; it never rises with k. With a `transform`, the positions
+    are those of the transformed channels.
     """
 
     order: tuple[int, ...]
@@ -22,12 +22,12 @@ class Ranking:
     transform: Transform | None = None
 
     def loss_at_width(self, width: int) -> float:
-        """Return what is lost when the best `width` channels stay."""
+        """Return the loss when the best `width` channels are kept."""
         return self.losses[width]
 
 
 def rank_by(scores: Mapping[str, Tensor]) -> dict[str, Ranking]:
-    """Rank by one number for each channel, higher stays; what goes is lost in full.
+    """Rank by one score for each channel, highest first; the loss is the sum of the removed scores.
 
     >>> import torch
     >>> rank_by({"g": torch.tensor([1.0, 3.0, 2.0])})["g"]

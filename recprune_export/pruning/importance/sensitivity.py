@@ -1,4 +1,4 @@
-"""What each score says of each group, how far scores agree, and what output error says is lost at smaller widths."""
+"""Sensitivity of each group by each score, the agreement of the scores, and the output error at smaller widths."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,23 +7,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recprune_export.codec import ToDictMixin
 from recprune_export.pruning.importance.ranking import Ranking
 from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR
 from recprune_export.pruning.importance.scores.registry import SCORES
 from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
 
-SHARES = (2, 4, 8)  # one of how many channels stays
-QUANTILES = 13
-FEWEST = 3  # channels of which an order can agree with another
+SHARES = (2, 4, 8)  # one of so many channels is kept
 
 
 @dataclass(frozen=True)
 class GroupSensitivity:
-    """Of one group of width D.
+    """Sensitivity of one group of width D.
 
-    `losses[k]`, k = 0 … D: what output error says is lost when the best k stay. `quantiles` has for each score the values
-    of the channels from the largest down, at even steps, as fractions of the largest. `agreement[one, other]` is
-    Spearman's rank correlation of two scores; a score that rotates the channels first agrees with no other.
+    `losses[k]`, k = 0 … D: the output error when the best k channels are kept. `quantiles` has for each score the values of
+    the channels from the largest down, at even steps, as fractions of the largest. `agreement[one, other]` is Spearman's
+    rank correlation of two scores; a score that rotates the channels has no agreement.
     """
 
     group: str
@@ -35,11 +34,11 @@ class GroupSensitivity:
     agreement: Mapping[tuple[str, str], float]
 
     def width_at(self, share: int) -> int:
-        """Return the width when one of `share` channels stays."""
+        """Return the width when one of `share` channels is kept."""
         return max(1, round(self.width / share))
 
     def relative_loss(self, share: int) -> float:
-        """Return the loss at that width, as a fraction of what all channels together mean."""
+        """Return the loss at that width, as a fraction of the loss without any channel."""
         return self.losses[self.width_at(share)] / self.losses[0] if self.losses[0] > 0.0 else 0.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -57,43 +56,48 @@ class GroupSensitivity:
 
 
 @dataclass(frozen=True)
-class Sensitivity:
+class Sensitivity(ToDictMixin):
     """All groups of a program."""
 
     groups: tuple[GroupSensitivity, ...]
 
     def agreement(self, one: str, other: str) -> float | None:
-        """Return the mean rank correlation of two scores, each group counted by its width; None where there is none."""
-        found = [(g.agreement[one, other], g.width) for g in self.groups if (one, other) in g.agreement]
-        return sum(rho * width for rho, width in found) / sum(width for _, width in found) if found else None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {"groups": [group.to_dict() for group in self.groups]}
+        """Return the mean rank correlation of two scores, weighted by the groups' widths; None where there is none."""
+        correlations = [(g.agreement[one, other], g.width) for g in self.groups if (one, other) in g.agreement]
+        return (
+            sum(rho * width for rho, width in correlations) / sum(width for _, width in correlations)
+            if correlations
+            else None
+        )
 
 
 def measure_sensitivity(inputs: ScoreInputs) -> Sensitivity:
-    """Rank the channels of every group by every score, and compare."""
+    """Rank the channels of every group by every score, and compare the rankings."""
     rankings = {name: score(inputs) for name, score in SCORES.items()}
     return Sensitivity(
         tuple(
-            _summarize_group(group.name, group.kind, {name: found[group.name] for name, found in rankings.items()})
+            _summarize_group(
+                group.name, group.kind, {name: by_group[group.name] for name, by_group in rankings.items()}
+            )
             for group in inputs.program.analysis.groups
         )
     )
 
 
 def _summarize_group(name: str, kind: str, rankings: Mapping[str, Ranking]) -> GroupSensitivity:
-    by_error = rankings[OUTPUT_ERROR]
-    plain = {score: r for score, r in rankings.items() if r.transform is None and len(r.order) >= FEWEST}
+    min_channels = 3  # channels for which a rank correlation is meaningful
+    output_error = rankings[OUTPUT_ERROR]
+    unrotated = {score: r for score, r in rankings.items() if r.transform is None and len(r.order) >= min_channels}
     return GroupSensitivity(
         group=name,
         kind=kind,
-        width=len(by_error.order),
-        rotated=by_error.transform is not None,
-        losses=by_error.losses,
+        width=len(output_error.order),
+        rotated=output_error.transform is not None,
+        losses=output_error.losses,
         quantiles={score: _quantiles(ranking) for score, ranking in rankings.items()},
-        agreement={(a, b): spearman(plain[a].order, plain[b].order) for a in plain for b in plain if a != b},
+        agreement={
+            (a, b): spearman(unrotated[a].order, unrotated[b].order) for a in unrotated for b in unrotated if a != b
+        },
     )
 
 
@@ -109,14 +113,15 @@ def spearman(one: tuple[int, ...], other: tuple[int, ...]) -> float:
 
 
 def _quantiles(ranking: Ranking) -> tuple[float, ...]:
+    count = 13
     values = _values(ranking).sort(descending=True).values
     if not len(values) or float(values[0]) <= 0.0:
-        return (0.0,) * QUANTILES
-    at = torch.linspace(0.0, 1.0, QUANTILES, dtype=torch.float64)
+        return (0.0,) * count
+    at = torch.linspace(0.0, 1.0, count, dtype=torch.float64)
     return tuple(torch.quantile(values / values[0], 1.0 - at).tolist())
 
 
 def _values(ranking: Ranking) -> Tensor:
-    """What each channel adds, in the order of the ranking, [D]."""
+    """Return the loss of each channel, in the order of the ranking, [D]."""
     losses = torch.tensor(ranking.losses, dtype=torch.float64)
     return (losses[:-1] - losses[1:]).clamp_min(0.0)

@@ -1,1 +1,1 @@
-"""Rows: ids that training rows hardly show share one row of their table."""
+"""Pruning of table rows: ids that are rare in the training data share one row of their table."""

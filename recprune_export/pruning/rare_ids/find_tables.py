@@ -1,4 +1,4 @@
-"""Which tables may lose rows: those that are read by the ids of the request, row by row, and in no other way."""
+"""Tables whose rows can be pruned: those that are read only by lookups of the request's ids."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class PrunableTable:
-    """A table [rows, dim] that is only looked up; `inputs` name what of the request the ids come from.
+    """A table [rows, dim] that is only looked up; `inputs` are the names of the inputs that its ids come from.
 
-    `reserved_ids` ids stand for no value of their own and always keep their row.
+    `reserved_ids` stand for padding or unknown values, and always keep their row.
     """
 
     name: str
@@ -32,22 +32,22 @@ class PrunableTable:
 
 @dataclass(frozen=True)
 class UnprunableTable:
-    """A table that is looked up, but whose rows have to stay, and why."""
+    """A table that is looked up but whose rows cannot be pruned, and the reason."""
 
     table: str
     reason: str
 
 
 def find_prunable_tables(program: Program) -> tuple[dict[str, PrunableTable], tuple[UnprunableTable, ...]]:
-    """Return the tables that may lose rows by name, and those that may not.
+    """Return the tables whose rows can be pruned, by name, and those whose rows cannot.
 
-    Tables that no id of the request reads, such as those of positions, are neither.
+    Tables that no id of the request reads, such as those of positions, are in neither.
     """
     readers: dict[str, list[tuple[fx.Node, fx.Node]]] = {}
     for node in program.module.graph.nodes:
         if node.op == "get_attr":
             readers.setdefault(str(node.target), []).extend((node, user) for user in node.users)
-    found, refused = {}, []
+    prunable, unprunable = {}, []
     for name, pairs in readers.items():
         value = tensor_at(program.module, name)
         lookups = [user for table, user in pairs if _inputs_of_ids(user, table)]
@@ -55,23 +55,23 @@ def find_prunable_tables(program: Program) -> tuple[dict[str, PrunableTable], tu
             continue
         other = next((user for table, user in pairs if user not in lookups), None)
         if other is not None:
-            refused.append(UnprunableTable(name, _reason(other)))
+            unprunable.append(UnprunableTable(name, _reason(other)))
             continue
         inputs = {i: None for table, user in pairs for i in _inputs_of_ids(user, table)}
         rows, dim = value.shape
-        found[name] = PrunableTable(name, rows, dim, tuple(lookups), tuple(inputs), _special(lookups, rows))
-    return found, tuple(refused)
+        prunable[name] = PrunableTable(name, rows, dim, tuple(lookups), tuple(inputs), _reserved_ids(lookups, rows))
+    return prunable, tuple(unprunable)
 
 
 def get_ids(lookup: fx.Node) -> fx.Node:
     """Return the ids of a lookup."""
     ids = argument(lookup, "indices")
-    found: fx.Node = ids[0] if lookup.target is aten.index.Tensor else ids
-    return found
+    index: fx.Node = ids[0] if lookup.target is aten.index.Tensor else ids
+    return index
 
 
 class IdReader:
-    """Tells which ids a request looks up, by running what comes before the lookups and nothing else."""
+    """Reader of the ids that a request looks up; it runs only the nodes that compute them."""
 
     def __init__(self, program: Program, tables: Sequence[PrunableTable]) -> None:
         self._signature = program.signature
@@ -88,18 +88,18 @@ class IdReader:
     def __call__(self, request: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
         """Return the name of the table and the ids, of any shape, of each lookup."""
         with torch.no_grad():
-            found = self._module(*(request[i.name] for i in self._signature.inputs))
-        return [(name, ids.long()) for (name, _), ids in zip(self._tables, found, strict=True)]
+            outputs = self._module(*(request[i.name] for i in self._signature.inputs))
+        return [(name, ids.long()) for (name, _), ids in zip(self._tables, outputs, strict=True)]
 
     def ids_by_request(self, request: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
-        """Return the same as [batch, any number], without lookups whose ids are not parted by the rows of the request."""
-        parted = [is_batch_size(get_ids(lookup).meta["val"].shape[0]) for _, lookup in self._tables]
-        found = zip(self(request), parted, strict=True)
-        return [(name, ids.reshape(len(ids), -1)) for (name, ids), by_row in found if by_row]
+        """Return the ids as [batch, any number], without lookups whose ids are not separated by rows of the request."""
+        is_by_row = [is_batch_size(get_ids(lookup).meta["val"].shape[0]) for _, lookup in self._tables]
+        lookups = zip(self(request), is_by_row, strict=True)
+        return [(name, ids.reshape(len(ids), -1)) for (name, ids), by_row in lookups if by_row]
 
 
 def _inputs_of_ids(user: fx.Node, table: fx.Node) -> list[str]:
-    """The inputs from which `user` takes the ids of the rows of `table` that it reads; none if it does something else."""
+    """Return the inputs that hold the ids by which `user` looks up rows of `table`; none for another operator."""
     if user.target not in (aten.embedding.default, aten.index.Tensor) or arguments(user)[0] is not table:
         return []
     if user.target is aten.index.Tensor and not _is_one_index(arguments(user)[1]):
@@ -108,13 +108,13 @@ def _inputs_of_ids(user: fx.Node, table: fx.Node) -> list[str]:
 
 
 def _is_one_index(indices: Sequence[Any]) -> bool:
-    """Whether rows are taken, and not single numbers or what a mask chooses."""
+    """Return whether an index selects whole rows, and is no mask."""
     value = indices[0].meta.get("val") if len(indices) == 1 and isinstance(indices[0], fx.Node) else None
     return isinstance(value, Tensor) and value.dtype != torch.bool
 
 
-def _special(lookups: Sequence[fx.Node], rows: int) -> frozenset[int]:
-    """Id 0, the padding, and the id after the padding: by custom these are padding and out of vocabulary."""
+def _reserved_ids(lookups: Sequence[fx.Node], rows: int) -> frozenset[int]:
+    """Return id 0, the padding, and the id after it: by convention these are padding and out of vocabulary."""
     paddings = {int(argument(n, "padding_idx")) for n in lookups if n.target is aten.embedding.default}
     paddings = {p for p in paddings if p >= 0}
     return frozenset(i for i in {0} | paddings | {p + 1 for p in paddings} if i < rows)

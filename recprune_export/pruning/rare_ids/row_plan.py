@@ -1,23 +1,24 @@
-"""`RowPlan`: which rows of a table stay. All others become one shared row, after those that stay."""
+"""`RowPlan`: the rows of a table to keep. All others become one shared row after them."""
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
+from recprune_export.codec import DictMixin
 from recprune_export.errors import PruningError
 
 IdInterval = tuple[int, int]  # first and last id, both inclusive
 
 
 @dataclass(frozen=True)
-class RowPlan:
-    """`keep`: the ids, of `rows`, that keep a row of their own, as ascending runs.
+class RowPlan(DictMixin):
+    """`keep`: the ids, of `rows`, that keep their row, as ascending runs.
 
-    >>> part = RowPlan.from_ids("item.weight", 6, [4, 0, 1])
-    >>> part.keep, part.remap().tolist(), part.removed
+    >>> row_plan = RowPlan.from_ids("item.weight", 6, [4, 0, 1])
+    >>> row_plan.keep, row_plan.remap().tolist(), row_plan.removed
     (((0, 1), (4, 4)), [0, 1, 3, 3, 2, 3], 3)
     """
 
@@ -27,24 +28,24 @@ class RowPlan:
 
     @classmethod
     def from_ids(cls, table: str, rows: int, ids: Iterable[int] | np.ndarray) -> Self:
-        """Make it of the ids that stay, in any order."""
-        kept = np.unique(np.fromiter(ids, dtype=np.int64))
-        ends = np.flatnonzero(np.diff(kept) != 1)
-        firsts, lasts = kept[np.r_[0, ends + 1]], kept[np.r_[ends, -1]]
+        """Make a plan from the ids to keep, in any order."""
+        retained = np.unique(np.fromiter(ids, dtype=np.int64))
+        ends = np.flatnonzero(np.diff(retained) != 1)
+        firsts, lasts = retained[np.r_[0, ends + 1]], retained[np.r_[ends, -1]]
         return cls(table, rows, tuple(zip(firsts.tolist(), lasts.tolist(), strict=True)))
 
     @property
     def retained_count(self) -> int:
-        """How many ids keep a row of their own."""
+        """The number of ids that keep their row."""
         return sum(last - first + 1 for first, last in self.keep)
 
     @property
     def removed(self) -> int:
-        """How many ids share a row."""
+        """The number of ids that share a row."""
         return self.rows - self.retained_count
 
     def retained_ids(self) -> np.ndarray:
-        """Return the ids that keep a row of their own, ascending, int64 [kept]."""
+        """Return the ids that keep their row, ascending, int64 [retained_count]."""
         return np.concatenate([np.arange(first, last + 1, dtype=np.int64) for first, last in self.keep])
 
     def shared_mask(self) -> np.ndarray:
@@ -59,18 +60,8 @@ class RowPlan:
         remap[self.retained_ids()] = np.arange(self.retained_count, dtype=np.int32)
         return remap
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {"table": self.table, "rows": self.rows, "keep": [list(run) for run in self.keep]}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote."""
-        keep = tuple((int(first), int(last)) for first, last in values["keep"])
-        return cls(str(values["table"]), int(values["rows"]), keep)
-
     def check(self) -> None:
-        """Raise `PruningError` where the runs do not ascend within the table, or nothing is kept, or nothing goes."""
+        """Raise `PruningError` where the runs do not ascend within the table, or no row is kept, or none is removed."""
         ends = [-1, *itertools.chain.from_iterable(self.keep), self.rows]
         ordered = all(first <= last for first, last in self.keep)
         apart = all(before < after for before, after in zip(ends[::2], ends[1::2], strict=True))

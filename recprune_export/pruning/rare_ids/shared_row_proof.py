@@ -1,7 +1,7 @@
-"""The proof: the smaller program answers as the original does with the shared row written over all that went.
+"""The proof of row sharing: the smaller program equals the original with the removed rows overwritten by the shared row.
 
-Nothing is written, for the table may be large: each row that the original looks up is replaced where its id shares
-one. Which those are comes from the plan, not from the remap.
+The table is not overwritten, because it may be large: each row that the original looks up is replaced where its id
+shares a row. These ids come from the plan, not from the remap.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,15 +18,15 @@ from recprune_export.program.random_requests import fill_input, sample_request
 from recprune_export.program.signature import IdRange, Input, Signature
 from recprune_export.pruning.apply.masking import Float64Interpreter
 from recprune_export.pruning.apply.soundness import TOLERANCE, Soundness, largest_difference
+from recprune_export.pruning.rare_ids._share_rows import find_planned_tables
 from recprune_export.pruning.rare_ids.find_tables import get_ids
 from recprune_export.pruning.rare_ids.row_plan import RowPlan
-from recprune_export.pruning.rare_ids.share_rows import find_planned_tables
 
-BATCHES = (1, 256, 3, 3)  # drawn, drawn, lowest ids, highest ids
+BATCHES = (1, 256, 3, 3)  # random, random, lowest ids, highest ids
 
 
 def check_rows(program: Program, smaller: Program, rows: Sequence[RowPlan]) -> Soundness:
-    """Compare `smaller` with `program` with overwritten rows, in float64, on drawn requests, lowest and highest ids.
+    """Compare `smaller` with `program` with overwritten rows, in float64, on random requests, lowest and highest ids.
 
     Raises `PruningError` where they differ.
     """
@@ -44,16 +44,16 @@ def check_rows(program: Program, smaller: Program, rows: Sequence[RowPlan]) -> S
 
 
 class _Overwritten(Float64Interpreter):
-    """Changes what is computed: each looked-up row that shares one is replaced by it."""
+    """An interpreter that replaces each looked-up row that shares another by the shared one."""
 
     def __init__(self, program: Program, smaller: Program, rows: Sequence[RowPlan]) -> None:
         super().__init__(program)
         tables = find_planned_tables(program, rows)
         self._shared: dict[fx.Node, tuple[Tensor, Tensor]] = {}
-        for part in rows:
-            row = tensor_at(smaller.module, part.table)[-1].detach().double()
-            shares = torch.from_numpy(part.shared_mask())
-            self._shared |= dict.fromkeys(tables[part.table].lookups, (shares, row))
+        for row_plan in rows:
+            row = tensor_at(smaller.module, row_plan.table)[-1].detach().double()
+            shares = torch.from_numpy(row_plan.shared_mask())
+            self._shared |= dict.fromkeys(tables[row_plan.table].lookups, (shares, row))
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
@@ -64,15 +64,15 @@ class _Overwritten(Float64Interpreter):
 
 
 def _requests(signature: Signature) -> list[tuple[Tensor, ...]]:
-    def edge(pick: Callable[[IdRange], int], batch: int) -> dict[str, np.ndarray]:
+    def edge(choose: Callable[[IdRange], int], batch: int) -> dict[str, np.ndarray]:
         def ids(pair: IdRange, shape: tuple[int, ...]) -> np.ndarray:
-            return np.full(shape, pick(pair))
+            return np.full(shape, choose(pair))
 
         def numbers(spec: Input, shape: tuple[int, ...]) -> np.ndarray:
             return np.zeros(shape)
 
         return {i.name: fill_input(i, batch, ids, numbers) for i in signature.inputs}
 
-    drawn = [sample_request(signature, batch, seed) for seed, batch in enumerate(BATCHES[:2])]
+    random = [sample_request(signature, batch, seed) for seed, batch in enumerate(BATCHES[:2])]
     edges = [edge(lambda pair: pair[0], BATCHES[2]), edge(lambda pair: pair[1], BATCHES[3])]
-    return [tuple(torch.from_numpy(r[i.name]) for i in signature.inputs) for r in (*drawn, *edges)]
+    return [tuple(torch.from_numpy(r[i.name]) for i in signature.inputs) for r in (*random, *edges)]

@@ -1,1 +1,1 @@
-"""Layers and batch-norm statistics fitted again after channels are removed."""
+"""Reconstruction of layers and batch-norm statistics after channels are removed."""

@@ -1,9 +1,9 @@
-"""Refit: linear layers of a pruned program learn to answer as they did before, by least squares on calibration data.
+"""Least-squares reconstruction of a pruned program's linear layers on calibration data.
 
-For a layer whose inputs a (of the pruned program) stand for what the dense one had, and whose outputs y in the dense one
-are known: W' = W + (Y - W A) Aᵀ (A Aᵀ + λI)⁻¹, bias included, so that the mean of what went is in the bias. Layers are
-taken in the order of the graph, each on the inputs that the layers before it now give (ThiNet: Luo et al. 2017, section
-3.3; Optimal Brain Compression: Frantar and Alistarh 2022).
+For a layer with inputs A in the pruned program and outputs Y in the dense one: W' = W + (Y - W A) Aᵀ (A Aᵀ + λI)⁻¹, bias
+included, so that the bias takes up the mean of the removed inputs. Layers are fitted in the order of the graph, each on
+the outputs of the layers fitted before it (ThiNet: Luo et al. 2017, section 3.3; Optimal Brain Compression: Frantar and
+Alistarh 2022).
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
+from recprune_export.data.batch import Batch
 from recprune_export.program.nodes import argument
 from recprune_export.program.program import Program
 from recprune_export.program.recorder import record_values
@@ -23,12 +24,8 @@ from recprune_export.pruning.reconstruction.batch_norm import (
     recalibrate_batch_norm,
     record_call_inputs,
 )
-from recprune_export.pruning.statistics.moments import Batch
 
 aten = torch.ops.aten
-
-RIDGE = 1e-4  # of the mean of the diagonal: weights stay near what they were where the data says little
-HELD_OUT = 4  # of how many batches one decides whether a layer is better off
 
 
 @dataclass(frozen=True)
@@ -43,38 +40,39 @@ class _LinearCalls:
 def reconstruct_layers(
     dense: Program, plan: Plan, pruned: Program, batches: Sequence[Batch]
 ) -> tuple[LayerReconstruction, ...]:
-    """Refit the linear layers of `pruned` in place; a layer that would not be better on held-out batches stays.
+    """Refit the linear layers of `pruned` in place, except those that would not improve on held-out batches.
 
-    `pruned` is `dense` after `plan`, whose transforms may have been applied before. Statistics of batch-norms are taken
-    anew on the way, where they are better as well.
+    `pruned` is `dense` after `plan`, whose transforms may have been applied before. Batch-norm statistics are
+    recalibrated in the same order, where that improves them.
     """
-    gone = make_mask(dense.analysis, plan.removed(dense.analysis)).slices
-    known = {layer.weight: layer for layer in _layers(dense)}
+    removed = make_mask(dense.analysis, plan.removed(dense.analysis)).slices
+    dense_layers = {layer.weight: layer for layer in _layers(dense)}
     results = []
-    fitting, judging = _divide(batches)
+    fit_batches, held_out = _split(batches)
     norms = find_batch_norms(dense)
     layers = {layer.calls[0]: layer for layer in _layers(pruned)}
-    own_norms = {norm.call: name for name, norm in find_batch_norms(pruned).items() if name in norms}
+    pruned_norms = {norm.call: name for name, norm in find_batch_norms(pruned).items() if name in norms}
     for node in pruned.module.graph.nodes:
         layer = layers.get(node.name)
-        before = known.get(layer.weight) if layer else None
+        before = dense_layers.get(layer.weight) if layer else None
         if layer and before and len(before.calls) == len(layer.calls):
-            kept = _find_remaining_outputs(dense, layer.weight, gone)
-            results.append(_refit_layer(dense, pruned, before, layer, kept, fitting, judging))
-        elif node.name in own_norms:
-            norm = norms[own_norms[node.name]]
-            results.append(recalibrate_batch_norm(dense, plan, pruned, norm, node.name, fitting, judging))
+            outputs = _find_remaining_outputs(dense, layer.weight, removed)
+            results.append(_refit_layer(dense, pruned, before, layer, outputs, fit_batches, held_out))
+        elif node.name in pruned_norms:
+            norm = norms[pruned_norms[node.name]]
+            results.append(recalibrate_batch_norm(dense, plan, pruned, norm, node.name, fit_batches, held_out))
     return tuple(result for result in results if result is not None)
 
 
-def _divide(batches: Sequence[Batch]) -> tuple[Sequence[Batch], Sequence[Batch]]:
-    judging = [batch for number, batch in enumerate(batches) if number % HELD_OUT == HELD_OUT - 1]
-    fitting = [batch for number, batch in enumerate(batches) if number % HELD_OUT != HELD_OUT - 1]
-    return fitting or batches, judging or batches
+def _split(batches: Sequence[Batch]) -> tuple[Sequence[Batch], Sequence[Batch]]:
+    period = 4  # every fourth batch is held out to decide whether a layer has improved
+    held_out = [batch for number, batch in enumerate(batches) if number % period == period - 1]
+    fit_batches = [batch for number, batch in enumerate(batches) if number % period != period - 1]
+    return fit_batches or batches, held_out or batches
 
 
 def _layers(program: Program) -> list[_LinearCalls]:
-    """Linear layers with a weight of their own that is read nowhere else, and no constant, in the order of the graph."""
+    """Return the linear layers whose weight has no other reader and whose input is no constant, in graph order."""
     trained = program.parameters().keys()
     calls: dict[str, list[fx.Node]] = {}
     for node in program.module.graph.nodes:
@@ -84,8 +82,8 @@ def _layers(program: Program) -> list[_LinearCalls]:
     layers = []
     for name, nodes in calls.items():
         weight, bias = argument(nodes[0], "weight"), argument(nodes[0], "bias")
-        read_by_others = set(weight.users) - set(nodes)
-        if not read_by_others and (bias is None or (bias.op == "get_attr" and set(bias.users) <= set(nodes))):
+        other_readers = set(weight.users) - set(nodes)
+        if not other_readers and (bias is None or (bias.op == "get_attr" and set(bias.users) <= set(nodes))):
             target = None if bias is None else str(bias.target)
             if name not in trained or (target is not None and target not in trained):
                 continue
@@ -93,9 +91,9 @@ def _layers(program: Program) -> list[_LinearCalls]:
     return layers
 
 
-def _find_remaining_outputs(dense: Program, weight: str, gone: Mapping[tuple[str, int], Tensor]) -> Tensor:
+def _find_remaining_outputs(dense: Program, weight: str, removed_slices: Mapping[tuple[str, int], Tensor]) -> Tensor:
     rows = dense.parameters()[weight].shape[0]
-    removed = set(gone[weight, 0].tolist()) if (weight, 0) in gone else set()
+    removed = set(removed_slices[weight, 0].tolist()) if (weight, 0) in removed_slices else set()
     return torch.tensor([row for row in range(rows) if row not in removed])
 
 
@@ -104,33 +102,35 @@ def _refit_layer(
     pruned: Program,
     before: _LinearCalls,
     layer: _LinearCalls,
-    kept: Tensor,
-    fitting: Sequence[Batch],
-    judging: Sequence[Batch],
+    outputs: Tensor,
+    fit_batches: Sequence[Batch],
+    held_out: Sequence[Batch],
 ) -> LayerReconstruction | None:
+    # Of the mean of the diagonal: keeps weights near their old values where the data does not determine them.
+    ridge_fraction = 1e-4
     parameters = pruned.parameters()
     weight = parameters[layer.weight]
     bias = parameters[layer.bias] if layer.bias is not None else None
-    if len(kept) != weight.shape[0]:
+    if len(outputs) != weight.shape[0]:
         return None
-    equations = _normal_equations(dense, pruned, before, layer, kept, fitting, bias is not None)
+    equations = _normal_equations(dense, pruned, before, layer, outputs, fit_batches, bias is not None)
     if equations is None:
         return None
     gram, cross, _ = equations
-    now = torch.cat([weight.detach().double(), bias.detach().double()[:, None]], 1) if bias is not None else None
-    now = weight.detach().double() if now is None else now
-    ridge = RIDGE * gram.diagonal().mean().clamp_min(1e-30) * torch.eye(len(gram), dtype=gram.dtype)
-    step = torch.linalg.solve(gram + ridge, cross - gram @ now.T).T
-    equations = _normal_equations(dense, pruned, before, layer, kept, judging, bias is not None)
+    weights = torch.cat([weight.detach().double(), bias.detach().double()[:, None]], 1) if bias is not None else None
+    weights = weight.detach().double() if weights is None else weights
+    ridge = ridge_fraction * gram.diagonal().mean().clamp_min(1e-30) * torch.eye(len(gram), dtype=gram.dtype)
+    step = torch.linalg.solve(gram + ridge, cross - gram @ weights.T).T
+    equations = _normal_equations(dense, pruned, before, layer, outputs, held_out, bias is not None)
     assert equations is not None
     gram, cross, rows = equations
-    old, new = (_gain(gram, cross, candidate) for candidate in (now, now + step))
+    old, new = (_gain(gram, cross, candidate) for candidate in (weights, weights + step))
     if rows[0] == 0 or not new < old:
         return LayerReconstruction(
             layer.weight, float((old + rows[1]) / max(rows[0], 1)), float((old + rows[1]) / max(rows[0], 1))
         )
     with torch.no_grad():
-        changed = (now + step).to(weight.dtype)
+        changed = (weights + step).to(weight.dtype)
         weight.copy_(changed[:, : weight.shape[1]])
         if bias is not None:
             bias.copy_(changed[:, -1])
@@ -138,7 +138,7 @@ def _refit_layer(
 
 
 def _gain(gram: Tensor, cross: Tensor, weight: Tensor) -> Tensor:
-    """The squared error without its constant, |Y|²."""
+    """Return the squared error without its constant, |Y|²."""
     return ((weight @ gram) * weight).sum() - 2.0 * (weight * cross.T).sum()
 
 
@@ -147,13 +147,13 @@ def _normal_equations(
     pruned: Program,
     before: _LinearCalls,
     layer: _LinearCalls,
-    kept: Tensor,
+    remaining: Tensor,
     batches: Sequence[Batch],
     with_bias: bool,
 ) -> tuple[Tensor, Tensor, tuple[int, float]] | None:
-    """Sums over rows: A Aᵀ [K, K], A Yᵀ [K, M], and the number of outputs with their squares, for K inputs with bias.
+    """Return sums over rows: A Aᵀ [K, K], A Yᵀ [K, M], and (count, squared sum) of the outputs, for K inputs with bias.
 
-    None where the layer has fewer rows than before, since channels went on another axis of what it reads.
+    None where the layer has fewer rows than before, because channels of another axis of its input were removed.
     """
     gram = cross = torch.zeros(())
     count, squares = 0, 0.0
@@ -163,9 +163,9 @@ def _normal_equations(
         for y, a in zip((outputs[name] for name in before.calls), inputs, strict=True):
             flat = a.reshape(-1, a.shape[-1]).double()
             flat = torch.cat([flat, torch.ones(len(flat), 1, dtype=flat.dtype)], 1) if with_bias else flat
-            wanted = y.reshape(-1, y.shape[-1]).double()[:, kept]
-            if len(wanted) != len(flat):
+            expected = y.reshape(-1, y.shape[-1]).double()[:, remaining]
+            if len(expected) != len(flat):
                 return None
-            gram, cross = gram + flat.T @ flat, cross + flat.T @ wanted
-            count, squares = count + wanted.numel(), squares + float(wanted.square().sum())
+            gram, cross = gram + flat.T @ flat, cross + flat.T @ expected
+            count, squares = count + expected.numel(), squares + float(expected.square().sum())
     return gram, cross, (count, squares)

@@ -1,1 +1,1 @@
-"""Transforms of a group's channels that change no output, after which few channels hold most of what matters."""
+"""Transforms of a group's channels that change no output and concentrate the signal in few channels."""

@@ -1,10 +1,10 @@
-"""Two sides of inner products: a union-find that knows for each pair whether both lie on the same side."""
+"""The two sides of inner products, as a union-find structure that holds for each pair whether both lie on one side."""
 
 from collections.abc import Hashable
 
 
 class SignedUnionFind:
-    """States that values lie on the same side or on opposite ones, and finds contradictions.
+    """A union-find structure of values on the same side or on opposite sides, which detects contradictions.
 
     >>> sides = SignedUnionFind()
     >>> sides.opposite("table", "layer"); sides.same("table", "bias table")
@@ -25,16 +25,16 @@ class SignedUnionFind:
         self._relate(one, other, 1)
 
     def opposite(self, one: Hashable, other: Hashable) -> None:
-        """State that they lie on opposite sides; of something and itself that is a contradiction."""
+        """State that both lie on opposite sides; for a value and itself this is a contradiction."""
         self._relate(one, other, -1)
 
     def between(self, one: Hashable, other: Hashable) -> int | None:
-        """Return +1 for the same side, -1 for opposite ones, None where nothing relates them."""
+        """Return +1 for the same side, -1 for opposite sides, None for unrelated values."""
         (a, sign_a), (b, sign_b) = self._find(one), self._find(other)
         return sign_a * sign_b if a == b else None
 
     def contradicts(self, one: Hashable) -> bool:
-        """Tell whether what was stated of this value, or of any that it is related to, cannot all hold."""
+        """Return whether the statements about this value and those related to it contradict each other."""
         return self._find(one)[0] in self._contradicted
 
     def _find(self, key: Hashable) -> tuple[Hashable, int]:

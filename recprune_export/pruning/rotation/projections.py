@@ -1,34 +1,33 @@
-"""Loosen what stands in the way of a rotation: an identity matrix where values leave or enter the rotated part.
+"""Projections that make groups rotatable: identity matrices where values leave or enter the rotated region of the graph.
 
-The axis of a table may be vector-like but for one branch: the bottom MLP of a DLRM ends in a ReLU, the stream of a
-transformer begins with a LayerNorm. An identity matrix on that edge changes nothing, and afterwards the table's group
-ends there: it can be rotated and truncated, and the matrix with it (the projections of a factorised embedding: Lan et
-al. 2020, "ALBERT", section 3.1; those between the blocks of SliceGPT). Where nothing of a table can go as it is, for its
-rows are sorted, transformed or returned, it ends where it was looked up.
+The axis of a table may be vector-like except on one branch: the bottom MLP of a DLRM ends in a ReLU, the stream of a
+transformer begins with a LayerNorm. An identity matrix on that edge changes no output, and ends the table's group there:
+the group can be rotated and truncated, and the matrix with it (the projections of a factorized embedding: Lan et al.
+2020, "ALBERT", section 3.1; those between the blocks of SliceGPT). Where no dimension of a table can be removed, because
+its rows are sorted, transformed or returned, the projection follows the lookup.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, fx
 
 from recprune_export.channels.groups import slice_positions
+from recprune_export.codec import DictMixin, json_name
 from recprune_export.errors import PruningError
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.program import Program
+from recprune_export.pruning.pruning_constants import MAX_PROJECTIONS_PER_GROUP, MIN_ROWS_PER_DIMENSION
 from recprune_export.pruning.rotation.eligibility import find_rotatable_groups
 from recprune_export.pruning.rotation.rotation_walk import RotationWalk
 from recprune_export.pruning.rotation.table_projections import (
-    MIN_ROWS_PER_DIMENSION,
     PerTableProjection,
     insert_per_table_projections,
 )
 
 aten = torch.ops.aten
 
-MAX_PROJECTIONS_PER_GROUP = 2  # on the way of one group; more would cost in serving what the tables save
 PREFIX = "projection_"
 
 
@@ -43,37 +42,19 @@ class Projection:
 
 
 @dataclass(frozen=True)
-class ProjectionPlan:
-    """What is done to a program before channels are rotated; it changes no answer.
+class ProjectionPlan(DictMixin):
+    """The rewrites of a program before channels are rotated; they change no output.
 
-    `projections` are made first; then the weights that multiply the channels of each group in `diagonals` move into a factor;
-    then the tables of `per_table_projections` each get one of their own.
+    `projections` are inserted first; then the weights that multiply the channels of each group in `diagonals` are folded
+    into a factor; then each of `per_table_projections` is inserted after the lookups of its tables.
     """
 
-    projections: tuple[Projection, ...] = ()
+    projections: tuple[Projection, ...] = field(default=(), metadata=json_name("cuts"))
     diagonals: tuple[str, ...] = ()
-    per_table_projections: tuple[PerTableProjection, ...] = ()
+    per_table_projections: tuple[PerTableProjection, ...] = field(default=(), metadata=json_name("spaces"))
 
     def __bool__(self) -> bool:
         return bool(self.projections or self.diagonals or self.per_table_projections)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values, under the keys of `plan.json`."""
-        return {
-            "cuts": [asdict(projection) for projection in self.projections],
-            "diagonals": list(self.diagonals),
-            "spaces": [asdict(projection) for projection in self.per_table_projections],
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote."""
-        projections = (
-            Projection(c["source"], int(c["axis"]), int(c["width"]), tuple(c["readers"]))
-            for c in values.get("cuts", ())
-        )
-        per_table = (PerTableProjection(tuple(s["lookups"])) for s in values.get("spaces", ()))
-        return cls(tuple(projections), tuple(values.get("diagonals", ())), tuple(per_table))
 
 
 NO_PROJECTIONS = ProjectionPlan()
@@ -81,31 +62,31 @@ NO_PROJECTIONS = ProjectionPlan()
 
 @dataclass(frozen=True)
 class ProjectedProgram:
-    """A program whose tables can be rotated, and what was done for that."""
+    """A program whose tables can be rotated, and the rewrites that made them so."""
 
     projection_plan: ProjectionPlan
     program: Program
 
 
 def plan_projections(program: Program) -> ProjectionPlan:
-    """Return what has to be done so that more groups of tables can be rotated."""
+    """Return the rewrites after which more groups of tables can be rotated."""
     return project_tables(program).projection_plan
 
 
 def project_tables(program: Program) -> ProjectedProgram:
-    """Do what has to be done so that more groups of tables can be rotated."""
-    cuts, cut = _cut(program)
-    diagonals = tuple(find_rotatable_groups(cut).diagonals)
-    return ProjectedProgram(ProjectionPlan(cuts, diagonals), fold_diagonals(cut, diagonals))
+    """Rewrite a program so that more groups of tables can be rotated."""
+    projections, projected = _project(program)
+    diagonals = tuple(find_rotatable_groups(projected).diagonals)
+    return ProjectedProgram(ProjectionPlan(projections, diagonals), fold_diagonals(projected, diagonals))
 
 
 def insert_projections(program: Program, plan: ProjectionPlan) -> Program:
-    """Return a program that answers as `program` does, its groups free to rotate; parameters are shared where unchanged.
+    """Return a program with the outputs of `program` and the rewrites of `plan`; unchanged parameters are shared.
 
-    Raises `PruningError` where the loosening was found for another program.
+    Raises `PruningError` where the plan was made for another program.
     """
     names = {node.name for node in program.module.graph.nodes}
-    unknown = next((cut.source for cut in plan.projections if not {cut.source, *cut.readers} <= names), None)
+    unknown = next((p.source for p in plan.projections if not {p.source, *p.readers} <= names), None)
     if unknown is not None:
         raise PruningError(f"The plan cuts at '{unknown}', which this model does not have: make a plan for this model.")
     rotatable = fold_diagonals(insert_identity_layers(program, plan.projections), plan.diagonals)
@@ -113,66 +94,68 @@ def insert_projections(program: Program, plan: ProjectionPlan) -> Program:
 
 
 def find_projections(program: Program) -> tuple[Projection, ...]:
-    """Return the matrices after which more tables can be rotated; each group, or stuck table, pays for its own."""
-    return _cut(program)[0]
+    """Return the projections after which more tables can be rotated; a group or table without benefit gets none."""
+    return _project(program)[0]
 
 
 class _Insertions:
-    """Programs with matrices on edges of one: what was tried is often what is wanted."""
+    """A cache of programs with inserted projections, because the same projections are often needed again."""
 
     def __init__(self, program: Program) -> None:
         self._program = program
-        self._made: dict[tuple[Projection, ...], Program] = {}
+        self._programs: dict[tuple[Projection, ...], Program] = {}
 
-    def insert(self, cuts: Sequence[Projection]) -> Program:
-        if tuple(cuts) not in self._made:
-            self._made[tuple(cuts)] = insert_identity_layers(self._program, cuts)
-        return self._made[tuple(cuts)]
+    def insert(self, projections: Sequence[Projection]) -> Program:
+        if tuple(projections) not in self._programs:
+            self._programs[tuple(projections)] = insert_identity_layers(self._program, projections)
+        return self._programs[tuple(projections)]
 
 
-def _cut(program: Program) -> tuple[tuple[Projection, ...], Program]:
-    """Find the matrices; return them, and the program with them."""
+def _project(program: Program) -> tuple[tuple[Projection, ...], Program]:
+    """Return the projections, and the program with them."""
     analysis, insertions = program.analysis, _Insertions(program)
-    stuck = _cuts_behind_stuck_tables(program, insertions)
-    legal = find_rotatable_groups(program).rotatable
+    projections = _projections_of_frozen_tables(program, insertions)
+    rotatable = find_rotatable_groups(program).rotatable
     wide, tight = (_ProjectionWalk(program, at_once) for at_once in (False, True))
     for node in program.module.graph.nodes:
         wide.visit(node)
         tight.visit(node)
-    cuts = list(stuck)
     for number, group in enumerate(analysis.groups):
-        if group.kind != "embedding" or group.name in legal:
+        if group.kind != "embedding" or group.name in rotatable:
             continue
         rows = sum(len(tensor_at(program.module, t)) for t, axis in group.axes() if t in analysis.tables and axis == 1)
         for tracing in (wide, tight):
-            found = tracing.projections(number, group.width)
-            small = 0 < len(found) <= MAX_PROJECTIONS_PER_GROUP and rows >= MIN_ROWS_PER_DIMENSION * group.width * len(
-                found
-            )
-            if small and _frees(insertions.insert(found), group.axes()):
-                cuts += found
+            candidates = tracing.projections(number, group.width)
+            min_rows = MIN_ROWS_PER_DIMENSION * group.width * len(candidates)
+            small = 0 < len(candidates) <= MAX_PROJECTIONS_PER_GROUP and rows >= min_rows
+            if small and _makes_rotatable(insertions.insert(candidates), group.axes()):
+                projections += candidates
                 break
-    distinct = tuple(dict.fromkeys(cuts))
+    distinct = tuple(dict.fromkeys(projections))
     return distinct, insertions.insert(distinct)
 
 
-def _cuts_behind_stuck_tables(program: Program, insertions: _Insertions) -> list[Projection]:
-    """Return a matrix for each lookup in a table of which no dimension can go as it is, where that frees the table."""
+def _projections_of_frozen_tables(program: Program, insertions: _Insertions) -> list[Projection]:
+    """Return a projection for each lookup in a table without removable dimensions, where it makes the table rotatable."""
     analysis = program.analysis
     grouped = {axis for group in analysis.groups for axis in group.axes()}
     readers: dict[str, list[fx.Node]] = {}
     for node in program.module.graph.nodes:
         if node.op == "get_attr" and str(node.target) in analysis.tables and (str(node.target), 1) not in grouped:
             readers.setdefault(str(node.target), []).extend(node.users)
-    wanted = {name: cuts for name, lookups in readers.items() if (cuts := _behind(program, name, lookups))}
-    if not wanted:
+    candidates = {
+        name: projections
+        for name, lookups in readers.items()
+        if (projections := _lookup_projections(program, name, lookups))
+    }
+    if not candidates:
         return []
-    freed = _rotatable_axes(insertions.insert([cut for cuts in wanted.values() for cut in cuts]))
-    return [cut for name, cuts in wanted.items() if (name, 1) in freed for cut in cuts]
+    rotatable = _rotatable_axes(insertions.insert([p for projections in candidates.values() for p in projections]))
+    return [p for name, projections in candidates.items() if (name, 1) in rotatable for p in projections]
 
 
-def _behind(program: Program, table: str, lookups: Sequence[fx.Node]) -> list[Projection]:
-    """A cut behind each lookup in a table, rows × dim, that is read by lookups alone and large beside the matrices."""
+def _lookup_projections(program: Program, table: str, lookups: Sequence[fx.Node]) -> list[Projection]:
+    """Return a projection after each lookup in a table, rows × dim, that only lookups read and that is large enough."""
     shape = tensor_at(program.module, table).shape
     if (
         len(shape) != 2
@@ -189,7 +172,7 @@ def _behind(program: Program, table: str, lookups: Sequence[fx.Node]) -> list[Pr
 
 
 def insert_identity_layers(program: Program, projections: Sequence[Projection]) -> Program:
-    """Return a program with identity matrices on the edges of `projections`; it shares all other parameters with `program`."""
+    """Return a program with identity matrices on the edges of `projections`; other parameters are shared with `program`."""
     if not projections:
         return program
     graph = fx.Graph()
@@ -201,63 +184,63 @@ def insert_identity_layers(program: Program, projections: Sequence[Projection]) 
         new[node] = graph.node_copy(node, read.__getitem__)
         if node.op == "get_attr":
             tensors[str(node.target)] = tensor_at(program.module, str(node.target))
-        for cut in (c for c in projections if c.source == node.name):
+        for projection in (p for p in projections if p.source == node.name):
             weight = f"{PREFIX}{node.name}"
-            tensors[weight] = torch.nn.Parameter(torch.eye(cut.width, dtype=node.meta["val"].dtype))
+            tensors[weight] = torch.nn.Parameter(torch.eye(projection.width, dtype=node.meta["val"].dtype))
             value = new[node]
             last = node.meta["val"].ndim - 1
             matrix = graph.get_attr(weight)
-            if cut.axis != last:
-                value = graph.call_function(aten.transpose.int, (value, cut.axis, last))
+            if projection.axis != last:
+                value = graph.call_function(aten.transpose.int, (value, projection.axis, last))
             value = graph.call_function(aten.linear.default, (value, matrix))
-            if cut.axis != last:
-                value = graph.call_function(aten.transpose.int, (value, cut.axis, last))
-            through |= {(node.name, reader): value for reader in cut.readers}
+            if projection.axis != last:
+                value = graph.call_function(aten.transpose.int, (value, projection.axis, last))
+            through |= {(node.name, reader): value for reader in projection.readers}
     return Program.from_graph(graph, tensors, program.signature)
 
 
-def _frees(program: Program, axes: Iterable[tuple[str, int]]) -> bool:
-    """Whether the tables among `axes` can be rotated now."""
+def _makes_rotatable(program: Program, axes: Iterable[tuple[str, int]]) -> bool:
+    """Return whether the tables among `axes` can be rotated in `program`."""
     tables = program.analysis.tables
     return {(tensor, axis) for tensor, axis in axes if tensor in tables and axis == 1} <= _rotatable_axes(program)
 
 
 def _rotatable_axes(program: Program) -> set[tuple[str, int]]:
-    legal = find_rotatable_groups(program).rotatable
-    return {own for group in program.analysis.groups if group.name in legal for own in group.axes()}
+    rotatable = find_rotatable_groups(program).rotatable
+    return {axis for group in program.analysis.groups if group.name in rotatable for axis in group.axes()}
 
 
 def fold_diagonals(program: Program, groups: Sequence[str]) -> Program:
-    """Return a program in which the weights of each elementwise product are ones, and one of its factors is scaled.
+    """Return a program in which the weights of each elementwise product are folded into one of its factors.
 
     Raises `PruningError` for a group that has no such weights.
     """
     if not groups:
         return program
     diagonals = find_rotatable_groups(program).diagonals
-    moved = program.with_copied_parameters()
-    parameters = moved.parameters()
+    folded = program.with_copied_parameters()
+    parameters = folded.parameters()
     for name in groups:
         if name not in diagonals:
             raise PruningError(f"The plan moves the weights of '{name}', which has none: make a plan for this model.")
         diagonal, group = diagonals[name], program.analysis.group(name)
         with torch.no_grad():
             row = parameters[diagonal.weight].movedim(diagonal.axis, -1)
-            (own,) = slice_positions(group, diagonal.weight, diagonal.axis)
-            factors = row[..., own].reshape(-1).clone()
+            (indices,) = slice_positions(group, diagonal.weight, diagonal.axis)
+            factors = row[..., indices].reshape(-1).clone()
             for tensor, axis in diagonal.scaled:
                 view = parameters[tensor].movedim(axis, -1)
-                for places in slice_positions(group, tensor, axis):
-                    view[..., places] = view[..., places] * factors
-            row[..., own] = 1.0
-    return moved
+                for positions in slice_positions(group, tensor, axis):
+                    view[..., positions] = view[..., positions] * factors
+            row[..., indices] = 1.0
+    return folded
 
 
 class _ProjectionWalk(RotationWalk):
-    """Notes where values change between the rotated part, which begins at tables, and the rest.
+    """A walk that records the edges between the rotated region, which begins at tables, and the rest of the graph.
 
-    Beside the forms of `RotationWalk`: *free* can be rotated or not, as a layer's output; *foreign* cannot. With `at_once`
-    the rotated part ends where a table was looked up; without it goes as far as it can.
+    It adds two forms to those of `RotationWalk`: a *free* value, such as a layer's output, can be rotated or not; a
+    *foreign* one cannot. With `at_once` the rotated region ends at the lookup; otherwise it is as large as possible.
     """
 
     def __init__(self, program: Program, at_once: bool) -> None:
@@ -267,7 +250,7 @@ class _ProjectionWalk(RotationWalk):
         self._edges: dict[int, dict[fx.Node, list[fx.Node]]] = {}
 
     def projections(self, group: int, width: int) -> list[Projection]:
-        """Return what was found for a group; nothing where a value has channels of others on the same axis."""
+        """Return the projections of a group, or none where a value has other channels on the same axis."""
         edges = self._edges.get(group, {})
         if any(source.meta["val"].shape[self.axes(source)[group]] != width for source in edges):
             return []
@@ -285,7 +268,7 @@ class _ProjectionWalk(RotationWalk):
         if self._at_once and self.forms[node, group] == "vector":
             self.forms[node, group] = "foreign"
             for reader in node.users:
-                self._cut(group, node, reader)
+                self._add_edge(group, node, reader)
 
     def follow_operands(self, node: fx.Node, group: int, sources: Iterable[fx.Node]) -> None:
         carriers = list(sources)
@@ -295,7 +278,7 @@ class _ProjectionWalk(RotationWalk):
         if "vector" in forms:
             for source in carriers:
                 if self.form(source, group) == "foreign":
-                    self._cut(group, source, node)
+                    self._add_edge(group, source, node)
         strongest = next(f for f in ("quadratic", "uniform", "vector", "foreign", "free") if f in forms)
         self.forms[node, group] = strongest
         return None
@@ -305,20 +288,20 @@ class _ProjectionWalk(RotationWalk):
         if not set(forms) <= {"vector", "free", "foreign"}:
             return self.rule_out(group, node, "")
         if "vector" in forms:
-            for own, source in zip(forms, (first, second), strict=True):
-                if own == "foreign":
-                    self._cut(group, source, node)
+            for form, source in zip(forms, (first, second), strict=True):
+                if form == "foreign":
+                    self._add_edge(group, source, node)
         return None
 
     def weight_channels(self, node: fx.Node, group: int, weight: fx.Node, tensor: Tensor) -> None:
-        return None  # of what is left when no diagonal can be moved
+        return None  # diagonals are found in the program with the projections
 
     def rule_out(self, group: int, node: fx.Node, reason: str) -> None:
         for source in node.all_input_nodes:
             if self.carries(source, group) and self.form(source, group) == "vector" and source.op != "get_attr":
-                self._cut(group, source, node)
+                self._add_edge(group, source, node)
         if self.carries(node, group):
             self.forms[node, group] = "foreign"
 
-    def _cut(self, group: int, source: fx.Node, reader: fx.Node) -> None:
+    def _add_edge(self, group: int, source: fx.Node, reader: fx.Node) -> None:
         self._edges.setdefault(group, {}).setdefault(source, []).append(reader)

@@ -1,4 +1,4 @@
-"""What operators do to the form of a group's axis: one rule each, unknown means no."""
+"""Rotation rules: the effect of each operator on the form of a group's axis. Operators without a rule are ruled out."""
 
 import operator
 
@@ -22,7 +22,7 @@ aten = torch.ops.aten
 
 
 def _pass_on(tracing: RotationWalk, node: fx.Node) -> None:
-    """What moves values, or scales them all alike."""
+    """Propagate forms through operators that move values, or scale all of them equally."""
     for group in tracing.axes(node):
         carriers = [source for source in find_tensor_operands(node) if tracing.carries(source, group)]
         if len(carriers) == 1 and carriers[0].op == "get_attr" and node.target in _BY_INDEX:
@@ -34,7 +34,7 @@ def _pass_on(tracing: RotationWalk, node: fx.Node) -> None:
 
 
 def _is_zero(node: fx.Node) -> bool:
-    """Zeros that were made in the graph, or repeated from such."""
+    """Return whether a node is zeros that the graph makes, possibly moved or repeated."""
     while node.target in DATA_MOVEMENT_OPERATORS and isinstance(arguments(node)[0], fx.Node):
         node = arguments(node)[0]
     return node.target in _ZEROS
@@ -61,7 +61,7 @@ _SCALING = (
     aten.type_as.default,
 )
 _STRETCHING = (aten.expand.default, aten.expand_as.default, aten.repeat.default, aten.tile.default)
-# Linear, and along other axes than a group's: those along which they work are frozen (`channels/rules/`).
+# Linear along axes other than a group's: the channel rules freeze the axes along which these operators compute.
 _ALONG_OTHER_AXES = (
     aten.adaptive_avg_pool1d.default,
     aten.adaptive_avg_pool2d.default,
@@ -84,7 +84,7 @@ rotation_rule(*DATA_MOVEMENT_OPERATORS.difference(_STRETCHING), *_SCALING, *_ALO
 
 @rotation_rule(aten.sym_size.int)
 def _read_size(tracing: RotationWalk, node: fx.Node) -> None:
-    """A size says nothing of the values."""
+    """Allow it for every group: a size does not depend on values."""
 
 
 @rotation_rule(
@@ -102,14 +102,14 @@ def _fill(tracing: RotationWalk, node: fx.Node) -> None:
 
 @rotation_rule(aten.pad.default, aten.constant_pad_nd.default)
 def _pad(tracing: RotationWalk, node: fx.Node) -> None:
-    """Zeros beside the values, or copies of them, along any axis; another constant only on the group's own axis."""
+    """Allow zeros or copies of values along any axis, and other constants only along the group's axis."""
     x, amounts = argument(node, "self"), argument(node, "pad")
     constant = (argument(node, "mode") or "constant") == "constant" and (argument(node, "value") or 0) != 0
     rank = x.meta["val"].ndim
     padded = {rank - 1 - position // 2 for position, amount in enumerate(amounts) if amount}
     for group, axis in tracing.axes(node).items():
         if constant and padded - {axis}:
-            tracing.rule_out(group, node, "puts a constant into every channel")
+            tracing.rule_out(group, node, "pads every channel with a constant")
         else:
             tracing.follow_operands(node, group, [x])
 
@@ -125,7 +125,7 @@ def _stretch(tracing: RotationWalk, node: fx.Node) -> None:
 
 
 def _getitem(tracing: RotationWalk, node: fx.Node) -> None:
-    """One output of an operator that has several: as what was split."""
+    """Propagate forms from the operands of an operator with several outputs to one of them."""
     (source,) = node.all_input_nodes
     origins = [n for n in source.all_input_nodes if isinstance(n, fx.Node)]
     for group in tracing.axes(node):
@@ -154,7 +154,7 @@ def _look_up(tracing: RotationWalk, node: fx.Node) -> None:
 
 @rotation_rule(aten.add.Tensor, aten.sub.Tensor, aten.rsub.Tensor, aten.lerp.Scalar)
 def _add(tracing: RotationWalk, node: fx.Node) -> None:
-    """Whatever is added has to be transformed as well."""
+    """Require that all addends carry the group: each has to be transformed."""
     if any(not isinstance(a, fx.Node) and a for a in arguments(node)[:2]):
         rule_out_all(tracing, node, "adds a constant to every channel")
     else:
@@ -163,7 +163,7 @@ def _add(tracing: RotationWalk, node: fx.Node) -> None:
 
 @rotation_rule(aten.index_add.default, aten.scatter_add.default, aten.scatter.src, aten.index_put.default)
 def _write(tracing: RotationWalk, node: fx.Node) -> None:
-    """What is added at some places, or written over them, has to be transformed as well."""
+    """Require that values added or written at some indices carry the group: each has to be transformed."""
     added = [a for a in arguments(node) if isinstance(a, fx.Node) and _is_number(a)] or [arguments(node)[0]]
     for group in tracing.axes(node):
         if all(tracing.carries(a, group) for a in added):
@@ -217,7 +217,7 @@ def _divide(tracing: RotationWalk, node: fx.Node) -> None:
 
 @rotation_rule(aten.sum.dim_IntList, aten.sum.default, aten.mean.dim, aten.mean.default)
 def _sum(tracing: RotationWalk, node: fx.Node) -> None:
-    """Over another axis a sum is linear; over the group's own it makes an inner product of what is quadratic."""
+    """Treat a sum over another axis as linear, and over the group's axis as an inner product of a quadratic value."""
     x = arguments(node)[0]
     for group in tracing.axes(x):
         if tracing.carries(node, group):
@@ -229,7 +229,7 @@ def _sum(tracing: RotationWalk, node: fx.Node) -> None:
 @rotation_rule(aten.linalg_vector_norm.default, aten.norm.Scalar, aten.norm.ScalarOpt_dim, aten.frobenius_norm.dim)
 def _norm(tracing: RotationWalk, node: fx.Node) -> None:
     x = arguments(node)[0]
-    order = next((given for name in ("ord", "p") if (given := argument(node, name)) is not None), 2)
+    order = next((value for name in ("ord", "p") if (value := argument(node, name)) is not None), 2)
     for group in tracing.axes(x):
         if tracing.carries(node, group) or order != 2:
             tracing.rule_out(group, node, "takes a norm that depends on the directions")
@@ -239,7 +239,7 @@ def _norm(tracing: RotationWalk, node: fx.Node) -> None:
 
 @rotation_rule(aten.rms_norm.default)
 def _rms_norm(tracing: RotationWalk, node: fx.Node) -> None:
-    """`rms_norm(x, [D])` without gains divides by a norm, which an orthogonal matrix leaves as it is."""
+    """Allow orthogonal matrices for `rms_norm(x, [D])` without gains: they do not change the norm that divides x."""
     x, sizes = argument(node, "input"), argument(node, "normalized_shape")
     last = x.meta["val"].ndim - 1
     for group, axis in tracing.axes(x).items():
@@ -303,7 +303,7 @@ def _contract_group(tracing: RotationWalk, node: fx.Node, contraction: Contracti
         (letters[tracing.axes(x)[group]], x) for letters, x in contraction.operands if tracing.carries(x, group)
     ]
     for letter in dict.fromkeys(letter for letter, _ in carriers):
-        values = [x for own, x in carriers if own == letter]
+        values = [x for axis_letter, x in carriers if axis_letter == letter]
         if letter in contraction.output:
             _keep_letter(tracing, node, contraction, group, values)
         elif len(values) == 2:
@@ -350,7 +350,7 @@ def _convolve(tracing: RotationWalk, node: fx.Node) -> None:
 
 @rotation_rule(aten.gru.input, aten.lstm.input, aten.rnn_tanh.input, aten.rnn_relu.input)
 def _recurrent(tracing: RotationWalk, node: fx.Node) -> None:
-    """What a recurrent layer reads is linear; its own units are not."""
+    """Treat the input of a recurrent layer as linear, and rule out its units."""
     x, weights = argument(node, "input"), argument(node, "params")
     first = {w: i for i, w in enumerate(weights)}
     directions = 2 if argument(node, "bidirectional") else 1
@@ -399,7 +399,7 @@ def _cumsum(tracing: RotationWalk, node: fx.Node) -> None:
             tracing.rule_out(group, node, "does not treat all directions alike")
 
 
-# What works on each channel by itself, or weighs channels against each other, and is not linear.
+# Nonlinear operators on each channel alone, or that compare channels.
 _NOT_LINEAR = frozenset(
     {
         *ELEMENTWISE,

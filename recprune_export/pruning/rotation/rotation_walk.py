@@ -1,6 +1,6 @@
-"""A walk over the graph that finds out in what form the axis of each group lies in each value.
+"""A walk over the graph that determines the form of each group's axis in each value.
 
-What an operator does to the forms is in `rules.py`; the words are those of `legality.py`.
+`rotation_rules.py` holds the rules of the operators; `eligibility.py` defines the forms.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -24,7 +24,7 @@ rotation_rule = partial(OPERATORS.register, Facet.ROTATION)
 
 
 class RotationWalk:
-    """A walk over the graph. What is known so far: the form of each group's axis in each value, the sides, and what was ruled out."""
+    """A walk over the graph, with the form of each group's axis in each value, the sides, and the groups ruled out."""
 
     def __init__(self, program: Program) -> None:
         analysis = program.analysis
@@ -41,7 +41,7 @@ class RotationWalk:
         self.ruled_out: dict[int, str] = {}
 
     def visit(self, node: fx.Node) -> None:
-        """Find out what an operator does to the axes of groups on it and on its operands."""
+        """Apply an operator's rule to the groups that it or its operands carry."""
         if node.op == "output":
             return
         axes = self.axes(node)
@@ -62,38 +62,38 @@ class RotationWalk:
                 self.rule_out(group, node, "does not treat all channels alike")
 
     def axes(self, node: fx.Node) -> dict[int, int]:
-        """Return the groups that a value carries, each with the one axis on which it lies whole."""
+        """Return the groups that a value carries, each with the only axis on which all of its channels lie."""
         if node not in self._axes:
             self._axes[node], broken = self._find_axes(node)
-            for group, because in broken.items():
-                self.rule_out(group, node, because)
+            for group, reason in broken.items():
+                self.rule_out(group, node, reason)
         return self._axes[node]
 
     def _find_axes(self, node: fx.Node) -> tuple[dict[int, int], dict[int, str]]:
         removed_by: Any = self._analysis.removed_by.get(node.name, ())
         if not isinstance(node.meta.get("val"), Tensor):
-            return {}, {}  # of several outputs each has a getitem of its own
-        found: dict[int, int] = {}
+            return {}, {}  # each of several outputs has its own getitem
+        group_axes: dict[int, int] = {}
         broken: dict[int, str] = {}
         for axis, sets in enumerate(removed_by):
             counts: dict[int, dict[int, int]] = {}
             for channels in sets or ():
                 for channel in channels & self._group_of.keys():
-                    own = counts.setdefault(self._group_of[channel], {})
-                    own[channel] = own.get(channel, 0) + 1
+                    occurrences = counts.setdefault(self._group_of[channel], {})
+                    occurrences[channel] = occurrences.get(channel, 0) + 1
             for group, numbers in counts.items():
                 whole = len(numbers) == self.groups[group].width and len(set(numbers.values())) == 1
-                if group in found or not whole:
+                if group in group_axes or not whole:
                     broken[group] = "has it on two axes" if whole else "takes its channels apart"
-                found[group] = axis
-        return found, broken
+                group_axes[group] = axis
+        return group_axes, broken
 
     def form(self, node: Any, group: int) -> Form | None:
-        """Return the form of a group's axis in a value; None where the value does not carry it, or not in a known one."""
+        """Return the form of a group's axis in a value, or None where the value does not carry it or has no form."""
         return self.forms.get((node, group)) if isinstance(node, fx.Node) else None
 
     def carries(self, value: Any, group: int) -> bool:
-        """Tell whether a value has the group's channels on an axis."""
+        """Return whether a value has the group's channels on an axis."""
         return isinstance(value, fx.Node) and group in self.axes(value)
 
     def set_form(self, node: fx.Node, group: int, form: Form) -> None:
@@ -101,7 +101,7 @@ class RotationWalk:
         self.forms[node, group] = form
 
     def start_at_weight(self, node: fx.Node, group: int, weight: fx.Node) -> None:
-        """State that values along the axis come from a weight: its rows, or its columns that are looked up."""
+        """State that a node's values along the axis come from a weight, as a layer's outputs or a lookup's rows."""
         if self.form(weight, group) != "vector":
             return self.rule_out(group, node, "reads it in a form that is not linear")
         self.set_form(node, group, "vector")
@@ -110,7 +110,7 @@ class RotationWalk:
         return None
 
     def follow_operands(self, node: fx.Node, group: int, sources: Iterable[fx.Node]) -> None:
-        """State that a value is as its sources are along the axis."""
+        """State that a value has the form of its sources along the axis."""
         carriers = list(sources)
         forms = {self.form(source, group) for source in carriers}
         if len(forms) != 1 or None in forms:
@@ -123,7 +123,7 @@ class RotationWalk:
         return None
 
     def contract_values(self, node: fx.Node, group: int, first: fx.Node, second: fx.Node) -> None:
-        """State that two values meet in an inner product over the axis."""
+        """State that two values form an inner product over the axis."""
         if {self.form(first, group), self.form(second, group)} != {"vector"}:
             return self.rule_out(group, node, "multiplies what is not linear in it")
         self.sides.opposite((first, group), (second, group))
@@ -148,24 +148,24 @@ class RotationWalk:
         self.ruled_out.setdefault(group, f"{node.name} {reason}{place}")
 
     def weight_block(self, weight: fx.Node, group: int) -> Tensor:
-        """Return the part of a weight that belongs to a group's channels, these on the last axis."""
+        """Return the slices of a weight at a group's channels, [occurrences, ..., D]."""
         axis = self.axes(weight)[group]
         tensor = tensor_at(self._program.module, str(weight.target)).detach().movedim(axis, -1)
-        places = slice_positions(self.groups[group], str(weight.target), axis)
-        return torch.stack([tensor[..., own] for own in places])
+        positions = slice_positions(self.groups[group], str(weight.target), axis)
+        return torch.stack([tensor[..., indices] for indices in positions])
 
     def weight_nodes(self) -> dict[str, fx.Node]:
-        """Return the nodes of the weights that the walk came by."""
+        """Return the nodes of the visited weights."""
         return {str(node.target): node for node, _ in self.forms if node.op == "get_attr"}
 
 
 def find_tensor_operands(node: fx.Node) -> list[fx.Node]:
-    """Return the operands that are tensors, or several of them."""
+    """Return the operands that are tensors or sequences of tensors."""
     return [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor | tuple | list)]
 
 
 def rule_out_all(tracing: RotationWalk, node: fx.Node, reason: str = "does not treat all directions alike") -> None:
-    """Rule out every group that an operator touches: the rule of those without one."""
+    """Rule out every group that an operator or its operands carry: the rule of operators that have none."""
     for source in (node, *node.all_input_nodes):
         for group in tracing.axes(source):
             tracing.rule_out(group, node, reason)

@@ -1,10 +1,11 @@
-"""Give long tables spaces of their own: a matrix behind the lookup, so that each keeps the dimensions that it needs.
+"""Per-table projections: a matrix after the lookup of each large table, so that its width does not depend on other tables.
 
-Fields that meet in inner products, sums or elementwise products have to keep the same dimensions of their tables, as many
-as the most demanding of them needs. Behind an identity matrix a table ends: it may be transformed by any invertible
-matrix, and truncated to a width of its own, and the matrix with it (mixed dimensions with projections: Ginart et al. 2021,
-"Mixed dimension embeddings", section 3). Tables that the same ids look up (the weights of a factorisation machine beside its
-vectors, the two of a NeuMF) become one first, for what they say of an id overlaps.
+Fields that are combined in inner products, sums or elementwise products have to keep the same dimensions of their
+tables, as many as the most demanding of them needs. An identity matrix after the lookup separates a table from the
+others: it may be transformed by any invertible matrix and truncated to its own width, and the matrix with it (mixed
+dimensions with projections: Ginart et al. 2021, "Mixed dimension embeddings", section 3). Tables that the same ids look
+up (the weights and the vectors of a factorization machine, the two tables of a NeuMF) are joined first, because they hold
+overlapping information.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,25 +18,24 @@ from recprune_export.errors import PruningError
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.nodes import argument
 from recprune_export.program.program import Program
+from recprune_export.pruning.pruning_constants import MAX_PER_TABLE_PROJECTIONS, MIN_ROWS_PER_DIMENSION
 
 aten = torch.ops.aten
 
-MAX_PER_TABLE_PROJECTIONS = 8  # the largest tables; each matrix costs a node of its own in serving
-MIN_ROWS_PER_DIMENSION = 8  # rows for each dimension, from which a matrix is small beside the table
 JOINED = "joined_"
 PREFIX = "space_"
 
 
 @dataclass(frozen=True)
 class PerTableProjection:
-    """Lookups by the same ids, by the names of their nodes: their tables become one, with one matrix behind it."""
+    """Lookups by the same ids, by the names of their nodes; their tables are joined, and share one matrix."""
 
     lookups: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class _SingleLookup:
-    """A lookup in a table, rows × dim, that nothing else reads."""
+    """A lookup in a table, rows × dim, that no other node reads."""
 
     node: fx.Node
     table: str
@@ -45,44 +45,45 @@ class _SingleLookup:
 
 
 def find_per_table_projections(program: Program) -> tuple[PerTableProjection, ...]:
-    """Return the spaces that pay for their matrices, those of the largest tables first."""
-    together: dict[object, list[_SingleLookup]] = {}
-    same = _ValueNumbering()
+    """Return the projections whose matrices are small compared with their tables, those of the largest tables first."""
+    groups: dict[object, list[_SingleLookup]] = {}
+    numbering = _ValueNumbering()
     for lookup in _single_lookups(program):
-        key = (same.key(argument(lookup.node, "indices")), lookup.rows, lookup.padding)
-        together.setdefault(key, []).append(lookup)
-    worth = [own for own in together.values() if _pays(own)]
-    largest = sorted(worth, key=lambda own: -own[0].rows * sum(one.dim for one in own))[:MAX_PER_TABLE_PROJECTIONS]
-    return tuple(PerTableProjection(tuple(one.node.name for one in own)) for own in largest)
+        key = (numbering.key(argument(lookup.node, "indices")), lookup.rows, lookup.padding)
+        groups.setdefault(key, []).append(lookup)
+    candidates = [group for group in groups.values() if _is_worthwhile(group)]
+    candidates.sort(key=lambda group: -group[0].rows * sum(lookup.dim for lookup in group))
+    largest = candidates[:MAX_PER_TABLE_PROJECTIONS]
+    return tuple(PerTableProjection(tuple(lookup.node.name for lookup in group)) for group in largest)
 
 
 def insert_per_table_projections(program: Program, projections: Sequence[PerTableProjection]) -> Program:
-    """Return a program that answers as `program` does, with an identity matrix behind the lookups of each space.
+    """Return a program with the outputs of `program` and an identity matrix after the lookups of each projection.
 
-    Raises `PruningError` where the spaces were found for another program.
+    Raises `PruningError` where the projections were made for another program.
     """
     if not projections:
         return program
-    known = {node.name: node for node in program.module.graph.nodes}
-    unknown = next((name for space in projections for name in space.lookups if name not in known), None)
+    nodes = {node.name: node for node in program.module.graph.nodes}
+    unknown = next((name for projection in projections for name in projection.lookups if name not in nodes), None)
     if unknown is not None:
-        raise PruningError(f"The plan speaks of a lookup '{unknown}', which this model does not have: make a new plan.")
-    space_of = {name: space for space in projections for name in space.lookups}
+        raise PruningError(f"The plan names a lookup '{unknown}', which this model does not have: make a new plan.")
+    projection_by_lookup = {name: projection for projection in projections for name in projection.lookups}
     graph = fx.Graph()
     new: dict[fx.Node, fx.Node] = {}
     tensors: dict[str, Tensor] = {}
     projected: dict[PerTableProjection, fx.Node] = {}
     for node in program.module.graph.nodes:
-        space = space_of.get(node.name)
-        if space is None:
+        projection = projection_by_lookup.get(node.name)
+        if projection is None:
             new[node] = graph.node_copy(node, new.__getitem__)
             if node.op == "get_attr":
                 tensors[str(node.target)] = tensor_at(program.module, str(node.target))
             continue
-        own = [known[name] for name in space.lookups]
-        if space not in projected:  # the first lookup, in the order of the graph: what it reads is there
-            projected[space] = _project(graph, program, own, new[argument(node, "indices")], tensors)
-        new[node] = _slice_lookup(graph, projected[space], own, node)
+        lookups = [nodes[name] for name in projection.lookups]
+        if projection not in projected:  # at the first lookup in graph order, whose operands are written already
+            projected[projection] = _project(graph, program, lookups, new[argument(node, "indices")], tensors)
+        new[node] = _slice_lookup(graph, projected[projection], lookups, node)
     graph.eliminate_dead_code()
     read = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
     return Program.from_graph(graph, {name: t for name, t in tensors.items() if name in read}, program.signature)
@@ -91,7 +92,7 @@ def insert_per_table_projections(program: Program, projections: Sequence[PerTabl
 def _project(
     graph: fx.Graph, program: Program, lookups: Sequence[fx.Node], ids: fx.Node, tensors: dict[str, Tensor]
 ) -> fx.Node:
-    """Look up in one table, and multiply with an identity matrix."""
+    """Write a lookup in the joined table, and a product with an identity matrix."""
     first = lookups[0]
     names = [str(argument(node, "weight").target) for node in lookups]
     weights = [tensor_at(program.module, name) for name in names]
@@ -104,23 +105,23 @@ def _project(
     else:
         tensors[name] = weights[0]
     tensors[f"{PREFIX}{first.name}"] = torch.nn.Parameter(torch.eye(width, dtype=weights[0].dtype))
-    found = graph.call_function(aten.embedding.default, (graph.get_attr(name), ids, *first.args[2:]), first.kwargs)
-    return graph.call_function(aten.linear.default, (found, graph.get_attr(f"{PREFIX}{first.name}")))
+    rows = graph.call_function(aten.embedding.default, (graph.get_attr(name), ids, *first.args[2:]), first.kwargs)
+    return graph.call_function(aten.linear.default, (rows, graph.get_attr(f"{PREFIX}{first.name}")))
 
 
-def _slice_lookup(graph: fx.Graph, projected: fx.Node, lookups: Sequence[fx.Node], wanted: fx.Node) -> fx.Node:
-    """The columns of what was projected that take the place of one lookup."""
+def _slice_lookup(graph: fx.Graph, projected: fx.Node, lookups: Sequence[fx.Node], lookup: fx.Node) -> fx.Node:
+    """Return the columns of the projected value that replace one lookup."""
     if len(lookups) == 1:
         return projected
     widths = [int(node.meta["val"].shape[-1]) for node in lookups]
-    before = sum(widths[: lookups.index(wanted)])
-    end = before + widths[lookups.index(wanted)]
-    return graph.call_function(aten.slice.Tensor, (projected, wanted.meta["val"].ndim - 1, before, end))
+    before = sum(widths[: lookups.index(lookup)])
+    end = before + widths[lookups.index(lookup)]
+    return graph.call_function(aten.slice.Tensor, (projected, lookup.meta["val"].ndim - 1, before, end))
 
 
-def _pays(lookups: Sequence[_SingleLookup]) -> bool:
-    """Whether the matrix is small beside the tables and does what nothing else does."""
-    width = sum(one.dim for one in lookups)
+def _is_worthwhile(lookups: Sequence[_SingleLookup]) -> bool:
+    """Return whether the matrix is small compared with the tables, and no matrix follows the lookup already."""
+    width = sum(lookup.dim for lookup in lookups)
     projected = len(lookups) == 1 and all(_is_matrix(reader) for reader in lookups[0].node.users)
     return width > 1 and lookups[0].rows >= MIN_ROWS_PER_DIMENSION * width and not projected
 
@@ -136,8 +137,8 @@ def _single_lookups(program: Program) -> Iterator[_SingleLookup]:
         if node.op == "get_attr" and str(node.target) in program.analysis.tables:
             readers.setdefault(str(node.target), []).extend(node.users)
     for name, users in readers.items():
-        (node, *others) = users
-        if others or node.target is not aten.embedding.default:
+        (node, *other_readers) = users
+        if other_readers or node.target is not aten.embedding.default:
             continue
         rows, dim = tensor_at(program.module, name).shape
         padding = argument(node, "padding_idx")
@@ -145,7 +146,7 @@ def _single_lookups(program: Program) -> Iterator[_SingleLookup]:
 
 
 class _ValueNumbering:
-    """Keys of nodes that are equal where the same operators read the same values: captured code repeats itself."""
+    """Keys of nodes, equal for the same operators on the same values, because captured code repeats computations."""
 
     def __init__(self) -> None:
         self._keys: dict[fx.Node, str] = {}
@@ -154,6 +155,6 @@ class _ValueNumbering:
     def key(self, node: fx.Node) -> str:
         if node not in self._keys:
             reads = fx.node.map_arg((node.args, tuple(sorted(node.kwargs.items()))), self.key)
-            said = f"{node.op} {node.target} {reads}"
-            self._keys[node] = f"%{self._numbers.setdefault(said, len(self._numbers))}"
+            expression = f"{node.op} {node.target} {reads}"
+            self._keys[node] = f"%{self._numbers.setdefault(expression, len(self._numbers))}"
         return self._keys[node]

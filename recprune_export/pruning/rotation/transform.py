@@ -11,10 +11,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Transform:
-    """A matrix A, D×D in float64: channels x become Aᵀx on one side and A⁻¹x on the other, so inner products stay.
+    """A matrix A, D×D in float64: channels x become Aᵀx on one side and A⁻¹x on the other, which keeps inner products.
 
-    >>> one = Transform(torch.eye(2, dtype=torch.float64))
-    >>> Transform.from_text(one.to_text()).matrix.tolist()
+    >>> transform = Transform(torch.eye(2, dtype=torch.float64))
+    >>> Transform.from_text(transform.to_text()).matrix.tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
 
@@ -27,7 +27,7 @@ class Transform:
         return hash(self.matrix.shape)
 
     def matrix_for_side(self, side: int) -> Tensor:
-        """Return what the axis of a weight is multiplied with, from the right: A on side +1, A⁻ᵀ on side -1."""
+        """Return the matrix by which the axis of a weight is multiplied from the right: A on side +1, A⁻ᵀ on side -1."""
         return self.matrix if side > 0 else torch.linalg.inv(self.matrix).T
 
     def to_text(self) -> str:
@@ -36,7 +36,7 @@ class Transform:
 
     @classmethod
     def from_text(cls, text: str) -> Self:
-        """Read what `to_text` wrote. Raises `ValueError` where it is no square matrix."""
+        """Read the result of `to_text`. Raises `ValueError` where it is no square matrix."""
         values = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f8")
         width = round(len(values) ** 0.5)
         return cls(torch.from_numpy(values.reshape(width, width).copy()))

@@ -1,1 +1,1 @@
-"""The pictures of a page: figures in, static SVG out. One kind of picture per file."""
+"""Plots of a page as static SVG, one kind of plot per module."""

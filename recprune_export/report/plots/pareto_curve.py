@@ -1,4 +1,4 @@
-"""The Pareto curve: quality against something that should be small, or large, at several sparsities."""
+"""Pareto curve: quality against size or speed at several sparsities."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ LEFT, RIGHT, TOP, BOTTOM, HEIGHT = 62.0, WIDTH - 14.0, 34.0, 216.0, 262.0
 
 @dataclass(frozen=True)
 class ParetoPoint:
-    """`cost` along the horizontal axis; the change of quality with its interval; `own` marks the bundle itself,
+    """A point: `cost` on the horizontal axis and the change of quality with its interval; `is_bundle` marks the bundle itself,
     which has no label in the picture."""
 
     name: str
@@ -22,53 +22,54 @@ class ParetoPoint:
     change: float
     low: float
     high: float
-    own: bool = False
+    is_bundle: bool = False
 
 
 def draw_pareto_curve(
     name: str, title: str, points: Sequence[ParetoPoint], *, across: str, up: str, less_is_better: bool
 ) -> Markup:
-    """Draw the points with their intervals; the line joins those that no other point of the sweep beats in both respects."""
-    said = "; ".join(
-        f"{p.name}: {across} {format_significant(p.cost)}, change {format_signed(p.change)} ({format_signed(p.low)} to {format_signed(p.high)})"
+    """Draw the points with their intervals; the line joins the Pareto front of the sweep."""
+    description = "; ".join(
+        f"{p.name}: {across} {format_significant(p.cost)}, "
+        f"change {format_signed(p.change)} ({format_signed(p.low)} to {format_signed(p.high)})"
         for p in points
     )
-    drawing = Drawing(name, title, said, HEIGHT)
+    drawing = Drawing(name, title, description, HEIGHT)
     x = linear_scale((p.cost for p in points), LEFT, RIGHT)
     y = linear_scale([0.0, *(v for p in points for v in (p.low, p.high))], BOTTOM, TOP, margin=0.12)
     _axes(drawing, x, y, across, up)
-    best = find_pareto_front([p for p in points if not p.own], less_is_better)
+    best = find_pareto_front([p for p in points if not p.is_bundle], less_is_better)
     drawing.path([(x(p.cost), y(p.change)) for p in best], "front")
     for point in points:
-        at = x(point.cost)
-        drawing.line(at, y(point.low), at, y(point.high), "own-error" if point.own else "error")
-        if point.own:
-            drawing.diamond(at, y(point.change), 6.5, "own")
+        x_cost = x(point.cost)
+        drawing.line(x_cost, y(point.low), x_cost, y(point.high), "own-error" if point.is_bundle else "error")
+        if point.is_bundle:
+            drawing.diamond(x_cost, y(point.change), 6.5, "own")
         else:
-            drawing.dot(at, y(point.change), 4.5, "strong" if point in best else "hollow")
-    for point, side in _labelled(points, x):
+            drawing.dot(x_cost, y(point.change), 4.5, "strong" if point in best else "hollow")
+    for point, side in _place_labels(points, x):
         drawing.text(x(point.cost), y(point.high) - 6 if side > 0 else y(point.low) + 15, point.name, "mark", "middle")
     return drawing.markup()
 
 
 def find_pareto_front(points: Sequence[ParetoPoint], less_is_better: bool) -> list[ParetoPoint]:
-    """Return the points that no other one beats in cost and change, in the order of their cost.
+    """Return the points that no other point beats in both cost and change, by rising cost.
 
     >>> a, b, c = ParetoPoint("a", 1.0, -0.3, 0, 0), ParetoPoint("b", 2.0, -0.1, 0, 0), ParetoPoint("c", 3.0, -0.2, 0, 0)
     >>> [p.name for p in find_pareto_front([c, b, a], less_is_better=True)]
     ['a', 'b']
     """
-    found: list[ParetoPoint] = []
+    front: list[ParetoPoint] = []
     for point in sorted(points, key=lambda p: (p.cost if less_is_better else -p.cost, -p.change)):
-        if not found or point.change > found[-1].change:
-            found.append(point)
-    return sorted(found, key=lambda p: p.cost)
+        if not front or point.change > front[-1].change:
+            front.append(point)
+    return sorted(front, key=lambda p: p.cost)
 
 
-def _labelled(points: Sequence[ParetoPoint], x: AxisScale) -> list[tuple[ParetoPoint, int]]:
-    """Labels stand above and below by turns where they would meet."""
+def _place_labels(points: Sequence[ParetoPoint], x: AxisScale) -> list[tuple[ParetoPoint, int]]:
+    """Return each point with the side of its label, 1 for above or -1 for below; close labels alternate."""
     placed: list[tuple[ParetoPoint, int]] = []
-    for point in sorted((p for p in points if not p.own), key=lambda p: p.cost):
+    for point in sorted((p for p in points if not p.is_bundle), key=lambda p: p.cost):
         near = placed and abs(x(placed[-1][0].cost) - x(point.cost)) < 34
         placed.append((point, -placed[-1][1] if near else 1))
     return placed

@@ -1,4 +1,4 @@
-"""Ratios with their intervals and limits, one row each, on the same axis."""
+"""Plot of ratios with their intervals and limits, one row each, on the same axis."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +10,12 @@ from recprune_export.report.scales import AxisScale, linear_scale
 from recprune_export.report.svg import WIDTH, Drawing, shorten
 
 LEFT, RIGHT, ROW, AXIS = 8.0, WIDTH - 12.0, 40.0, 40.0
-WIDEST = 1.0  # what grew more, or shrank to nothing, is drawn at the edge
-NAME = 32  # characters
+MAX_GROWTH = 1.0  # larger growth, or shrinkage, is drawn at the edge
 
 
 @dataclass(frozen=True)
 class PlottedRatio:
-    """By which part a figure grew; the interval and the limit where there are some; `verdict` is a kind of the style sheet."""
+    """Relative growth of a value, with interval and limit if there are any; `verdict`: a class of the style sheet."""
 
     name: str
     growth: float
@@ -28,11 +27,11 @@ class PlottedRatio:
 
 def draw_ratios(name: str, title: str, ratios: Sequence[PlottedRatio], across: str) -> Markup:
     """Draw a dot for each growth, a line for its interval and a mark at its limit."""
-    said = "; ".join(f"{r.name}: {format_signed(100 * r.growth, '+.1f')} %, {r.verdict}" for r in ratios)
+    description = "; ".join(f"{r.name}: {format_signed(100 * r.growth, '+.1f')} %, {r.verdict}" for r in ratios)
     height = ROW * len(ratios) + AXIS
-    drawing = Drawing(name, title, said, height)
-    known = [v for r in ratios for v in (r.growth, r.low, r.high, r.most) if v is not None]
-    scale = linear_scale([0.0, *(max(-WIDEST, min(WIDEST, v)) for v in known)], LEFT, RIGHT)
+    drawing = Drawing(name, title, description, height)
+    values = [v for r in ratios for v in (r.growth, r.low, r.high, r.most) if v is not None]
+    scale = linear_scale([0.0, *(max(-MAX_GROWTH, min(MAX_GROWTH, v)) for v in values)], LEFT, RIGHT)
     _axis(drawing, scale, height - AXIS, across)
     for number, ratio in enumerate(ratios):
         _row(drawing, scale, ROW * number, ratio)
@@ -40,7 +39,7 @@ def draw_ratios(name: str, title: str, ratios: Sequence[PlottedRatio], across: s
 
 
 def _row(drawing: Drawing, scale: AxisScale, top: float, ratio: PlottedRatio) -> None:
-    drawing.text(LEFT, top + 14, shorten(ratio.name, NAME), "label")
+    drawing.text(LEFT, top + 14, shorten(ratio.name, most=32), "label")
     drawing.text(RIGHT, top + 14, f"{format_signed(100 * ratio.growth, '+.1f')} %", "value", "end")
     middle = top + 26
     if ratio.most is not None:

@@ -1,4 +1,4 @@
-"""Distributions of latency, one above the other on the same logarithmic axis."""
+"""Plot of latency distributions, stacked on the same logarithmic axis."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,42 +10,50 @@ from recprune_export.report.svg import WIDTH, Drawing
 
 LEFT, RIGHT = 4.0, WIDTH - 12.0
 ROW, AXIS = 42.0, 40.0
-# Percentiles from and to, and the height of the bar over them.
+# First and last percentile, and the height of the bar between them.
 BARS = ((1, 99, 2.0), (5, 95, 6.0), (25, 75, 14.0))
 
 
 def draw_strips(
     name: str, title: str, distributions: Mapping[str, Mapping[int, float]], highlighted: Sequence[str]
 ) -> Markup:
-    """Draw a strip for each contestant: `distributions[contestant][percent]` is a time in ms.
+    """Draw a strip for each contestant; `distributions[contestant][percent]` is a time in ms.
 
-    A strip is a thin line from the 1st to the 99th percentile, a bar from the 5th to the 95th, a thick one over the middle half
-    and a mark at the median, as far as these are known.
+    A strip is a thin line from the 1st to the 99th percentile, a bar from the 5th to the 95th, a thick bar over the middle half
+    and a mark at the median, for the percentiles that are available.
     """
-    said = "; ".join(f"{who}: median {format_milliseconds(of[50])} ms" for who, of in distributions.items() if 50 in of)
+    description = "; ".join(
+        f"{contestant}: median {format_milliseconds(percentiles[50])} ms"
+        for contestant, percentiles in distributions.items()
+        if 50 in percentiles
+    )
     height = ROW * len(distributions) + AXIS
-    drawing = Drawing(name, title, said, height)
-    shown = [ms for of in distributions.values() for percent, ms in of.items() if 1 <= percent <= 99]
-    scale = logarithmic_scale(shown, LEFT, RIGHT)
+    drawing = Drawing(name, title, description, height)
+    times = [ms for percentiles in distributions.values() for percent, ms in percentiles.items() if 1 <= percent <= 99]
+    scale = logarithmic_scale(times, LEFT, RIGHT)
     _axis(drawing, scale, height - AXIS)
-    for number, (who, of) in enumerate(distributions.items()):
-        _strip(drawing, scale, ROW * number, who, of, "strong" if who in highlighted else "plain")
+    for number, (contestant, percentiles) in enumerate(distributions.items()):
+        _strip(
+            drawing, scale, ROW * number, contestant, percentiles, "strong" if contestant in highlighted else "plain"
+        )
     return drawing.markup()
 
 
-def _strip(drawing: Drawing, scale: AxisScale, top: float, who: str, of: Mapping[int, float], kind: str) -> None:
-    drawing.text(LEFT, top + 14, who, "label strong-label" if kind == "strong" else "label")
+def _strip(
+    drawing: Drawing, scale: AxisScale, top: float, contestant: str, percentiles: Mapping[int, float], kind: str
+) -> None:
+    drawing.text(LEFT, top + 14, contestant, "label strong-label" if kind == "strong" else "label")
     middle = top + 29
     for low, high, height in BARS:
-        if low in of and high in of:
-            left, right = scale(of[low]), scale(of[high])
-            drawing.bar(left, middle - height / 2, right - left, height, kind)
-    if 50 in of:
-        drawing.text(RIGHT, top + 14, f"{format_milliseconds(of[50])} ms", "value", "end")
-        drawing.bar(scale(of[50]) - 1.25, middle - 8.5, 2.5, 17, f"{kind}-median")
+        if low in percentiles and high in percentiles:
+            x_low, x_high = scale(percentiles[low]), scale(percentiles[high])
+            drawing.bar(x_low, middle - height / 2, x_high - x_low, height, kind)
+    if 50 in percentiles:
+        drawing.text(RIGHT, top + 14, f"{format_milliseconds(percentiles[50])} ms", "value", "end")
+        drawing.bar(scale(percentiles[50]) - 1.25, middle - 8.5, 2.5, 17, f"{kind}-median")
     for percent in (95, 99):
-        if percent in of and 25 not in of:
-            drawing.dot(scale(of[percent]), middle, 3.0, kind)
+        if percent in percentiles and 25 not in percentiles:
+            drawing.dot(scale(percentiles[percent]), middle, 3.0, kind)
 
 
 def _axis(drawing: Drawing, scale: AxisScale, y: float) -> None:

@@ -1,4 +1,4 @@
-"""Widths before and after: for each group a track of its old width, filled as far as the new one."""
+"""Plot of widths before and after pruning: a track of the old width, filled up to the new width."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,6 @@ from markupsafe import Markup
 from recprune_export.report.svg import WIDTH, Drawing, shorten
 
 LEFT, RIGHT, ROW = 2.0, WIDTH - 2.0, 36.0
-NAME = 40  # characters
 
 
 @dataclass(frozen=True)
@@ -22,12 +21,12 @@ class GroupWidth:
 
 def draw_widths(name: str, title: str, widths: Sequence[GroupWidth]) -> Markup:
     """Draw a bar for each group, all on the same scale."""
-    said = "; ".join(f"{w.group}: {w.before} before, {w.after} after" for w in widths)
-    drawing = Drawing(name, title, said, ROW * len(widths) + 2)
+    description = "; ".join(f"{w.group}: {w.before} before, {w.after} after" for w in widths)
+    drawing = Drawing(name, title, description, ROW * len(widths) + 2)
     unit = (RIGHT - LEFT) / max(w.before for w in widths)
     for number, width in enumerate(widths):
         top = ROW * number
-        drawing.text(LEFT, top + 14, shorten(width.group, NAME), "label")
+        drawing.text(LEFT, top + 14, shorten(width.group, most=40), "label")
         drawing.text(RIGHT, top + 14, f"{width.before} → {width.after}", "value", "end")
         drawing.bar(LEFT, top + 20, unit * width.before, 10, "track")
         drawing.bar(LEFT, top + 20, unit * width.after, 10, "strong")

@@ -1,1 +1,1 @@
-"""The sections of a page about a bundle, one per file: a manifest in, a `Section` out, or None where nothing is stated."""
+"""Sections of a report page, one per module: each takes a manifest and returns a `Section`, or None without data."""

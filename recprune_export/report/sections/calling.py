@@ -1,4 +1,4 @@
-"""How to call it."""
+"""Section on how to call the model."""
 
 from typing import Any
 
@@ -7,20 +7,20 @@ from recprune_export.bundle.servers.readme import describe_id_ranges, render_cal
 from recprune_export.onnx.runtime.session import DEFAULT_OPTIONS, SessionOptions
 from recprune_export.report.page import Cell, PageTable, Section, name_markup
 
-LISTED = 250
+MAX_ROWS = 250
 
 
 def calling_section(manifest: Manifest, *, encoded: bool) -> Section:
-    """Return a program that calls the model, and what goes in and comes out; `encoded`: the bundle ships its encoding."""
+    """Return code that calls the model, with its inputs and outputs; `encoded`: the bundle contains its encoding."""
     options = manifest.session.get("options")
     session = SessionOptions.from_dict(options) if options else DEFAULT_OPTIONS
     inputs, outputs = manifest.signature["inputs"], manifest.signature["outputs"]
     rows = [("input", tensor) for tensor in inputs] + [("output", tensor) for tensor in outputs]
-    listed = "" if len(rows) <= LISTED else f", the first {LISTED} of {len(rows):,}; all are in manifest.json"
+    listed = "" if len(rows) <= MAX_ROWS else f", the first {MAX_ROWS} of {len(rows):,}; all are in manifest.json"
     table = PageTable(
-        f"What goes in and comes out{listed}",
+        f"Inputs and outputs{listed}",
         ("name", "", "dtype", "shape", "ids"),
-        tuple(_row(kind, tensor) for kind, tensor in rows[:LISTED]),
+        tuple(_row(kind, tensor) for kind, tensor in rows[:MAX_ROWS]),
         frozenset(range(5)),
     )
     after = ["The batch may have any size."]
@@ -29,9 +29,14 @@ def calling_section(manifest: Manifest, *, encoded: bool) -> Section:
         after.append(f"One row of {', '.join(shared)} stands for all candidates of a request.")
     if encoded:
         after.append(f"{ENCODING} turns raw values into these inputs.")
-    said = (f"The model needs ONNX Runtime and nothing else; it uses operator set {manifest.opset}.",)
+    requirements = (f"The model needs ONNX Runtime and nothing else; it uses operator set {manifest.opset}.",)
     return Section(
-        "calling", "How to call it", said, tables=(table,), code=render_calling_code(session), after=(" ".join(after),)
+        "calling",
+        "How to call it",
+        requirements,
+        tables=(table,),
+        code=render_calling_code(session),
+        after=(" ".join(after),),
     )
 
 

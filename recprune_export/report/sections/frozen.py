@@ -1,4 +1,4 @@
-"""What could not be removed, and why."""
+"""Section on frozen channels and the reasons."""
 
 import re
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ from recprune_export.report.numbers import format_count
 from recprune_export.report.page import PageTable, Section, code_markup, list_markup
 
 _SOURCE = re.compile(r'"(.+)", line (\d+)')
-TENSORS = 4  # that are named for one reason
-REASONS = 60
+MAX_TENSORS = 4  # named for one reason
+MAX_REASONS = 60
 
 
 def frozen_section(manifest: Manifest) -> Section | None:
-    """Return the reasons, most channels first, each with its tensors and where the code that causes it stands."""
+    """Return the reasons, most channels first, each with its tensors and the line of code that causes it."""
     if "frozen" not in manifest.plan:
         return None
     by_reason: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
@@ -24,7 +24,7 @@ def frozen_section(manifest: Manifest) -> Section | None:
     if not by_reason:
         return Section(
             "frozen",
-            "What stayed, and why",
+            "Frozen channels, and why",
             ("Nothing is frozen: every channel of the model could have been removed.",),
         )
     ordered = sorted(by_reason.items(), key=lambda item: -sum(axis["count"] for axis in item[1]))
@@ -32,28 +32,28 @@ def frozen_section(manifest: Manifest) -> Section | None:
         (
             reason,
             format_count(sum(axis["count"] for axis in axes)),
-            list_markup(tuple(f"{axis['tensor']}, axis {axis['axis']}" for axis in axes), TENSORS),
-            code_markup(_place(source)) if source else "",
+            list_markup(tuple(f"{axis['tensor']}, axis {axis['axis']}" for axis in axes), MAX_TENSORS),
+            code_markup(_shorten_source(source)) if source else "",
         )
-        for (reason, source), axes in ordered[:REASONS]
+        for (reason, source), axes in ordered[:MAX_REASONS]
     )
-    listed_of = f", the first {REASONS} of {len(ordered):,} reasons; all are in manifest.json"
-    caption = f"Frozen channels{listed_of if len(ordered) > REASONS else ''}"
+    note = f", the first {MAX_REASONS} of {len(ordered):,} reasons; all are in manifest.json"
+    caption = f"Frozen channels{note if len(ordered) > MAX_REASONS else ''}"
     return Section(
         "frozen",
-        "What stayed, and why",
+        "Frozen channels, and why",
         (
-            "These channels are kept whatever the sparsity: the analysis does not remove what it cannot prove to be without effect.",
+            "These channels are kept at every sparsity: the analysis removes only channels that it can prove to be removable.",
         ),
         tables=(PageTable(caption, ("reason", "channels", "of", "caused in"), rows, frozenset({0, 2, 3})),),
     )
 
 
-def _place(source: str) -> str:
-    """Return a line of code by the last parts of its file's path.
+def _shorten_source(source: str) -> str:
+    """Shorten the path of a line of code to its last two components.
 
-    >>> _place('"/home/me/shop/models/dlrm.py", line 42')
+    >>> _shorten_source('"/home/me/shop/models/dlrm.py", line 42')
     'models/dlrm.py, line 42'
     """
-    found = _SOURCE.fullmatch(source)
-    return f"{'/'.join(PurePath(found[1]).parts[-2:])}, line {found[2]}" if found else source
+    match = _SOURCE.fullmatch(source)
+    return f"{'/'.join(PurePath(match[1]).parts[-2:])}, line {match[2]}" if match else source

@@ -1,4 +1,4 @@
-"""How fast: distributions of the contestants, ratios with intervals, and what a restart costs."""
+"""Section on latency: distributions of the contestants, ratios with intervals, and the cost of a restart."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,11 +9,11 @@ from recprune_export.report.page import Headline, PageFigure, PageTable, Section
 from recprune_export.report.plots.strips import draw_strips
 from recprune_export.validation.latency.backends import DENSE_ONNX, DENSE_TORCH, PRUNED_ONNX
 
-HEADLINE_BATCH = 256  # the largest up to it is spoken of first
+HEADLINE_BATCH = 256  # the headline shows the largest batch size up to this one
 PERCENTS = (50, 95, 99)
 HOW = (
-    "All contestants ran in one process and took turns, one round after the other, so what disturbed the machine hit them "
-    "alike. Outliers are part of every figure."
+    "All contestants ran in one process and took turns, one round after the other, so disturbances of the machine affected "
+    "all alike. Outliers are included."
 )
 STRIPS = (
     "A strip is thin from the 1st to the 99th percentile, thicker from the 5th to the 95th and thickest over the middle "
@@ -23,7 +23,7 @@ DOTS = "The mark is the median, the dots are the 95th and the 99th percentile."
 
 
 def latency_section(manifest: Manifest) -> Section | None:
-    """Return a picture and a table for each batch size, the ratios, and the footprints."""
+    """Return a plot and a table for each batch size, the ratios, and the footprints; None if nothing was measured."""
     latency = manifest.latency
     if not latency.get("milliseconds"):
         return None
@@ -32,37 +32,41 @@ def latency_section(manifest: Manifest) -> Section | None:
     if latency.get("footprint"):
         tables.append(_footprints(latency["footprint"]))
     threads = latency.get("threads")
-    said = f"{HOW} {STRIPS if latency.get('percents') else DOTS}"
+    explanation = f"{HOW} {STRIPS if latency.get('percents') else DOTS}"
     return Section(
-        "latency", "Latency", (said if threads is None else f"{_threads(threads)}. {said}",), figures, tuple(tables)
+        "latency",
+        "Latency",
+        (explanation if threads is None else f"{_threads(threads)}. {explanation}",),
+        figures,
+        tuple(tables),
     )
 
 
 def speed_headline(manifest: Manifest) -> Headline | None:
-    """Return how many times faster a request is answered than by the dense model in PyTorch, and in ONNX Runtime."""
+    """Return the speed-up over the dense model in PyTorch, and in ONNX Runtime."""
     ratios = manifest.latency.get("ratios", {})
     batches = [batch for batch in ratios if f"{DENSE_TORCH} / {PRUNED_ONNX}" in ratios[batch]]
     if not batches:
         return None
     batch = format_batch_list(batches)
-    torch, onnx = (ratios[batch].get(f"{who} / {PRUNED_ONNX}") for who in (DENSE_TORCH, DENSE_ONNX))
+    torch, onnx = (ratios[batch].get(f"{backend} / {PRUNED_ONNX}") for backend in (DENSE_TORCH, DENSE_ONNX))
     medians = [format_ratio(ratios[b][f"{DENSE_TORCH} / {PRUNED_ONNX}"]["estimate"]) for b in batches]
     faster = torch["estimate"] >= 1
-    said = [
+    conditions = [
         f"95 % interval {format_interval((torch['low'], torch['high']))}, against the dense model in PyTorch, medians at batch {batch}."
     ]
     if onnx is not None:
-        said.append(
+        conditions.append(
             f"Against the dense model in ONNX Runtime {format_ratio(onnx['estimate'])} ({format_interval((onnx['low'], onnx['high']))})."
         )
     if len(batches) > 1:
-        told = ", ".join(f"{ratio} at {b}" for b, ratio in zip(batches, medians, strict=True) if b != batch)
-        said.append(f"Other batch sizes: {told}. {_threads(manifest.latency.get('threads', 1))}.")
-    return Headline("faster" if faster else "as fast", format_ratio(torch["estimate"]), tuple(said))
+        other_ratios = ", ".join(f"{ratio} at {b}" for b, ratio in zip(batches, medians, strict=True) if b != batch)
+        conditions.append(f"Other batch sizes: {other_ratios}. {_threads(manifest.latency.get('threads', 1))}.")
+    return Headline("faster" if faster else "as fast", format_ratio(torch["estimate"]), tuple(conditions))
 
 
 def format_batch_list(batches: list[str]) -> str:
-    """Choose the batch size of the headline.
+    """Return the batch size of the headline: the largest up to HEADLINE_BATCH, or else the smallest.
 
     >>> format_batch_list(["1", "32", "1024"]), format_batch_list(["512"])
     ('32', '512')
@@ -76,18 +80,18 @@ def _threads(count: int) -> str:
 
 
 def _figure(latency: Mapping[str, Any], batch: str) -> PageFigure:
-    of = latency["milliseconds"][batch]
+    backends = latency["milliseconds"][batch]
     percents = latency.get("percents", ())
-    known = {who: _distribution(values, percents) for who, values in of.items()}
+    distributions = {backend: _distribution(values, percents) for backend, values in backends.items()}
     title = f"Latency at batch {batch}"
     rounds, requests = (latency.get(key, {}).get(batch) for key in ("rounds", "requests"))
-    told = (f", {rounds:,} rounds" if rounds else "") + (
+    details = (f", {rounds:,} rounds" if rounds else "") + (
         f" of {requests:,} different requests" if rounds and requests else ""
     )
     return PageFigure(
-        draw_strips(f"latency-{batch}", title, known, (PRUNED_ONNX,)),
-        f"Batch {batch}{told}",
-        _percentiles(f"Milliseconds at batch {batch}, with 95 % intervals", of),
+        draw_strips(f"latency-{batch}", title, distributions, (PRUNED_ONNX,)),
+        f"Batch {batch}{details}",
+        _percentiles(f"Milliseconds at batch {batch}, with 95 % intervals", backends),
     )
 
 
@@ -97,13 +101,15 @@ def _distribution(values: Mapping[str, Any], percents: Any) -> dict[int, float]:
     return {percent: values[f"p{percent}"] for percent in PERCENTS}
 
 
-def _percentiles(caption: str, of: Mapping[str, Any]) -> PageTable:
+def _percentiles(caption: str, backends: Mapping[str, Any]) -> PageTable:
     rows = []
-    for who, values in of.items():
-        cells = [who]
+    for backend, values in backends.items():
+        cells = [backend]
         for percent in PERCENTS:
-            known = values.get("intervals", {}).get(f"p{percent}")
-            cells.append(format_milliseconds(values[f"p{percent}"]) + (f" ({format_interval(known)})" if known else ""))
+            interval = values.get("intervals", {}).get(f"p{percent}")
+            cells.append(
+                format_milliseconds(values[f"p{percent}"]) + (f" ({format_interval(interval)})" if interval else "")
+            )
         largest = values.get("distribution", [None])[-1]
         rows.append((*cells, "" if largest is None else format_milliseconds(largest)))
     return PageTable(caption, ("", "median", "95th percentile", "99th percentile", "slowest"), tuple(rows))
@@ -111,29 +117,32 @@ def _percentiles(caption: str, of: Mapping[str, Any]) -> PageTable:
 
 def _ratios(ratios: Mapping[str, Any]) -> PageTable:
     names = tuple(next(iter(ratios.values())))
-    rows = tuple((name.replace(" / ", " : "), *(_ratio(of[name]) for of in ratios.values())) for name in names)
+    rows = tuple(
+        (name.replace(" / ", " : "), *(_ratio(batch_ratios[name]) for batch_ratios in ratios.values()))
+        for name in names
+    )
     headings = ("", *(f"batch {batch}" for batch in ratios))
     return PageTable("How many times longer the first takes, by medians, with 95 % intervals", headings, rows)
 
 
-def _ratio(of: Mapping[str, float]) -> str:
-    return f"{format_ratio(of['estimate'])} ({format_interval((of['low'], of['high']))})"
+def _ratio(estimate: Mapping[str, float]) -> str:
+    return f"{format_ratio(estimate['estimate'])} ({format_interval((estimate['low'], estimate['high']))})"
 
 
 def _footprints(footprint: Mapping[str, Any]) -> PageTable:
-    known = {who: of for who, of in footprint.items() if who not in ("batch", "processes")}
+    backends = {backend: figures for backend, figures in footprint.items() if backend not in ("batch", "processes")}
     rows = tuple(
         (
-            who,
-            f"{format_milliseconds(of['load'])} ms",
-            f"{format_milliseconds(of['first_request'])} ms",
-            format_bytes(of["memory"]),
-            format_bytes(of["peak"]),
+            backend,
+            f"{format_milliseconds(figures['load'])} ms",
+            f"{format_milliseconds(figures['first_request'])} ms",
+            format_bytes(figures["memory"]),
+            format_bytes(figures["peak"]),
         )
-        for who, of in known.items()
+        for backend, figures in backends.items()
     )
     return PageTable(
         f"In fresh processes, first request of {footprint['batch']} rows, medians",
-        ("", "load", "first request", "memory", "most while loading"),
+        ("", "load", "first request", "memory", "peak while loading"),
         rows,
     )

@@ -1,4 +1,4 @@
-"""How exact: the pruned program against the masked one, and the ONNX file against the pruned program."""
+"""Section on exactness: the pruned program against the masked one, and the ONNX file against the pruned program."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,11 +7,11 @@ from recprune_export.bundle.manifest.manifest import Manifest
 from recprune_export.report.numbers import format_count, format_scientific
 from recprune_export.report.page import PageTable, Section, name_markup
 
-LISTED = 100
+MAX_ROWS = 100
 
 
 def proof_section(manifest: Manifest) -> Section | None:
-    """Return the errors of parity by output, and of soundness by stage."""
+    """Return the parity errors by output and the soundness errors by stage; None if neither was recorded."""
     tables = []
     parity = manifest.parity
     if parity.get("outputs"):
@@ -20,28 +20,28 @@ def proof_section(manifest: Manifest) -> Section | None:
     if proofs:
         tables.append(
             PageTable(
-                "The pruned program against the original with the removed channels set to zero, before tuning, in float64",
+                "The pruned program against the original with the removed channels set to zero, before fine-tuning, in float64",
                 ("", "largest error", "allowed"),
                 tuple(proofs),
             )
         )
     if not tables:
         return None
-    said = []
+    paragraphs = []
     if parity.get("tolerances"):
         tolerances = parity["tolerances"]
-        said.append(
+        paragraphs.append(
             f"A number passes where it differs by at most {tolerances['absolute']:g} + {tolerances['relative']:g} of its size. "
             "A bundle is written only where every number passes."
         )
     if parity.get("requests"):
-        said.append(f"Compared were {format_count(parity['rows'])} rows: {', '.join(parity['requests'])}.")
-    return Section("parity", "Parity", tuple(said), tables=tuple(tables))
+        paragraphs.append(f"Compared were {format_count(parity['rows'])} rows: {', '.join(parity['requests'])}.")
+    return Section("parity", "Parity", tuple(paragraphs), tables=tuple(tables))
 
 
 def _parity(parity: Mapping[str, Any]) -> PageTable:
     worst = sorted(parity["outputs"], key=lambda output: -output["max_absolute"])
-    odd = any(output.get("not_finite") for output in worst)
+    has_not_finite = any(output.get("not_finite") for output in worst)
     rows = tuple(
         (
             name_markup(output["name"]),
@@ -49,20 +49,20 @@ def _parity(parity: Mapping[str, Any]) -> PageTable:
             format_scientific(output["max_absolute"]),
             format_scientific(output["max_relative"]),
             output["worst"],
-            *((format_count(output.get("not_finite", 0)),) if odd else ()),
+            *((format_count(output.get("not_finite", 0)),) if has_not_finite else ()),
         )
-        for output in worst[:LISTED]
+        for output in worst[:MAX_ROWS]
     )
     title = "model.onnx in ONNX Runtime against the pruned program in PyTorch"
-    if len(worst) > LISTED:
-        title += f", the {LISTED} outputs with the largest errors of {len(worst):,}"
+    if len(worst) > MAX_ROWS:
+        title += f", the {MAX_ROWS} outputs with the largest errors of {len(worst):,}"
     headings = (
         "output",
         "dtype",
         "largest error",
         "relative",
-        "found in",
-        *(("NaN or infinite in both",) if odd else ()),
+        "request",
+        *(("NaN or infinite in both",) if has_not_finite else ()),
     )
     return PageTable(title, headings, rows, frozenset({0, 1, 4}))
 

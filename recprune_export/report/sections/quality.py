@@ -1,4 +1,4 @@
-"""How good: metrics on test rows, and how sure their change is."""
+"""Section on quality: metrics on test rows, and the interval of their change."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ NO_DATA = "The model was compressed without rows that have labels."
 
 
 def quality_section(manifest: Manifest) -> Section:
-    """Return the metrics of both files, and what the interval of the change says; where none are stated, say so."""
+    """Return the metrics of both files and the interval of the change, or a note that nothing was measured."""
     dense, pruned = manifest.metrics["dense"], manifest.metrics["pruned"]
     if not pruned:
         return Section(
@@ -27,19 +27,22 @@ def quality_section(manifest: Manifest) -> Section:
         if name in dense
     )
     table = PageTable(f"Metrics on {_rows(manifest)}, in ONNX Runtime", ("", "dense", "pruned", "change"), rows)
-    said = (_judged(manifest.change),) if manifest.change else ()
-    return Section("quality", "Quality", said, tables=(table, *_shared_rows(manifest.plan.get("rows"))))
+    paragraphs = (_interpret_change(manifest.change),) if manifest.change else ()
+    return Section("quality", "Quality", paragraphs, tables=(table, *_shared_rows(manifest.plan.get("rows"))))
 
 
 def quality_headline(manifest: Manifest) -> Headline:
-    """Return by how much the metric changed, with its interval."""
+    """Return the change of the metric, with its interval."""
     change, dense, pruned = manifest.change, manifest.metrics["dense"], manifest.metrics["pruned"]
     if not change:
         name = next((name for name in pruned if name in dense), None)
         if name is None:
             return Headline("quality", "not measured", (NO_DATA,))
-        said = (f"{pruned[name]:.4f} instead of {dense[name]:.4f} on {_rows(manifest)}.", "No interval was recorded.")
-        return Headline(f"change of {describe_metric(name)}", format_signed(pruned[name] - dense[name]), said)
+        conditions = (
+            f"{pruned[name]:.4f} instead of {dense[name]:.4f} on {_rows(manifest)}.",
+            "No interval was recorded.",
+        )
+        return Headline(f"change of {describe_metric(name)}", format_signed(pruned[name] - dense[name]), conditions)
     return Headline(
         f"change of {describe_metric(change['metric'])}",
         format_signed(change["after"] - change["before"]),
@@ -50,29 +53,29 @@ def quality_headline(manifest: Manifest) -> Headline:
     )
 
 
-def _judged(change: Mapping[str, Any]) -> str:
+def _interpret_change(change: Mapping[str, Any]) -> str:
     low, high = change["interval"]
     name = describe_metric(change["metric"])
-    stated = (
+    sentence = (
         f"{name} changed by {format_signed(change['after'] - change['before'])}, with a 95 % interval of "
         f"{format_interval(change['interval'], '+.4f')} by a paired bootstrap over {format_count(change['rows'])} test rows."
     )
     if high < 0:
-        return f"{stated} The interval lies below zero: the loss is there, however small."
+        return f"{sentence} The interval lies below zero: there is a loss."
     if low > 0:
-        return f"{stated} The interval lies above zero: the pruned model is the better one on these rows."
-    return f"{stated} The interval holds zero: these rows cannot tell the two models apart, nor rule out a loss of {-low:.4f}."
+        return f"{sentence} The interval lies above zero: the pruned model is the better one on these rows."
+    return f"{sentence} The interval holds zero: these rows cannot tell the two models apart, nor rule out a loss of {-low:.4f}."
 
 
 def _shared_rows(report: Mapping[str, Any] | None) -> tuple[PageTable, ...]:
     if not report:
         return ()
     rows = []
-    for part, said in (("with_rare", "with a rare id"), ("without_rare", "without")):
-        dense, pruned = (report[part]["metrics"].get(which, {}) for which in ("dense", "pruned"))
+    for key, description in (("with_rare", "with a rare id"), ("without_rare", "without")):
+        dense, pruned = (report[key]["metrics"].get(model, {}) for model in ("dense", "pruned"))
         for metric in dict.fromkeys((*dense, *pruned)):
-            values = (f"{of[metric]:.4f}" if metric in of else TO for of in (dense, pruned))
-            rows.append((f"{format_count(report[part]['rows'])} {said}, {describe_metric(metric)}", *values))
+            values = (f"{metrics[metric]:.4f}" if metric in metrics else TO for metrics in (dense, pruned))
+            rows.append((f"{format_count(report[key]['rows'])} {description}, {describe_metric(metric)}", *values))
     tables = [
         (table["table"], format_count(table["before"]), format_count(table["after"])) for table in report["tables"]
     ]
@@ -88,7 +91,7 @@ def _rows(manifest: Manifest) -> str:
 
 
 def describe_metric(name: str) -> str:
-    """Return the name of a metric with its acronyms, and in which direction it is better where that is not plain.
+    """Return the name of a metric with acronyms in capitals; logloss is marked as less is better.
 
     >>> describe_metric("mean auc"), describe_metric("ndcg@10")
     ('mean AUC', 'NDCG@10')

@@ -1,4 +1,4 @@
-"""How small: parameters, operations and bytes, counted in the ONNX files."""
+"""Section on size: parameters, operations and bytes, counted in the ONNX files."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,27 +7,27 @@ from recprune_export.bundle.manifest.manifest import Manifest
 from recprune_export.report.numbers import MINUS, format_bytes, format_count, format_percent, format_ratio
 from recprune_export.report.page import Headline, PageTable, Section
 
-PARTS = (("tables", "Embedding tables"), ("rest", "Everything else"))
+GROUPS = (("tables", "Embedding tables"), ("rest", "Everything else"))
 
 
 def size_section(manifest: Manifest) -> Section | None:
-    """Return the counts of both files beside each other."""
+    """Return the counts of both files side by side; None if they were not counted."""
     dense, pruned = manifest.counts["dense"], manifest.counts["pruned"]
     if not (dense and pruned):
         return None
     rows = [
         (
-            f"{said}, parameters",
-            format_count(dense[part]["parameters"]),
-            format_count(pruned[part]["parameters"]),
-            _change(dense[part]["parameters"], pruned[part]["parameters"]),
+            f"{label}, parameters",
+            format_count(dense[group]["parameters"]),
+            format_count(pruned[group]["parameters"]),
+            _change(dense[group]["parameters"], pruned[group]["parameters"]),
         )
-        for part, said in PARTS
+        for group, label in GROUPS
     ]
-    before, after = (sum(of[part]["nonzero"] for part, _ in PARTS) for of in (dense, pruned))
+    before, after = (sum(counts[group]["nonzero"] for group, _ in GROUPS) for counts in (dense, pruned))
     rows.append(("Parameters that are not zero", format_count(before), format_count(after), _change(before, after)))
-    for key, said in (("operations", "Multiply-adds for one row"), ("nodes", "Nodes of the graph")):
-        rows.append((said, format_count(dense[key]), format_count(pruned[key]), _change(dense[key], pruned[key])))
+    for key, label in (("operations", "Multiply-adds for one row"), ("nodes", "Nodes of the graph")):
+        rows.append((label, format_count(dense[key]), format_count(pruned[key]), _change(dense[key], pruned[key])))
     rows.append(
         (
             "File size",
@@ -40,17 +40,19 @@ def size_section(manifest: Manifest) -> Section | None:
     return Section(
         "size",
         "Size",
-        (f"The sparsity asked for was {_asked(manifest.settings)}.",) if "sparsity" in manifest.settings else (),
+        (f"The sparsity asked for was {_describe_sparsity(manifest.settings)}.",)
+        if "sparsity" in manifest.settings
+        else (),
         tables=(PageTable("Counted in the two ONNX files", headings, tuple(rows)),),
     )
 
 
 def size_headline(manifest: Manifest) -> Headline | None:
-    """Return how many times smaller the file is."""
+    """Return the ratio of the file sizes; None if they were not counted."""
     dense, pruned = manifest.counts["dense"], manifest.counts["pruned"]
     if not (dense and pruned):
         return None
-    before, after = (sum(of[part]["nonzero"] for part, _ in PARTS) for of in (dense, pruned))
+    before, after = (sum(counts[group]["nonzero"] for group, _ in GROUPS) for counts in (dense, pruned))
     ratio = dense["bytes"] / pruned["bytes"]
     return Headline(
         "smaller" if ratio >= 1 else "as small",
@@ -70,9 +72,9 @@ def _change(before: float, after: float) -> str:
     return format_percent(share) if share < 0 else f"+{format_percent(share)}" if share else "0 %"
 
 
-def _asked(settings: Mapping[str, Any]) -> str:
-    asked = f"{settings['sparsity']:g}"
-    for key, said in (("embedding_sparsity", "tables"), ("hidden_sparsity", "everything else")):
+def _describe_sparsity(settings: Mapping[str, Any]) -> str:
+    text = f"{settings['sparsity']:g}"
+    for key, group in (("embedding_sparsity", "tables"), ("hidden_sparsity", "everything else")):
         if settings.get(key) is not None:
-            asked += f", {settings[key]:g} for the {said}"
-    return asked.replace("-", MINUS)
+            text += f", {settings[key]:g} for the {group}"
+    return text.replace("-", MINUS)

@@ -1,4 +1,4 @@
-"""The Pareto curve of a sweep, with the bundle on it."""
+"""Section on the trade-off: the Pareto curve of a sweep, with the bundle."""
 
 from recprune_export.bundle.manifest.manifest import Manifest
 from recprune_export.report.numbers import format_bytes, format_interval, format_ratio, format_signed
@@ -10,13 +10,13 @@ from recprune_export.report.sweep_file import SweepFile, SweepTrial
 from recprune_export.validation.latency.backends import DENSE_ONNX, PRUNED_ONNX
 
 MEGABYTE = 1e6
-OWN = "this bundle"
+BUNDLE_NAME = "this bundle"
 
 
 def tradeoff_section(manifest: Manifest, sweep: SweepFile) -> Section:
-    """Return the change of quality against size and against speed, and a table of all trials."""
+    """Return plots of the change of quality against size and against speed, and a table of all trials."""
     batch = format_batch_list(list(sweep.trials[0].speedup))
-    own = _own(manifest, batch)
+    bundle_points = _find_bundle_points(manifest, batch)
     sizes = [_point(t, t.bytes / MEGABYTE) for t in sweep.trials]
     speeds = [_point(t, t.speedup[batch][0]) for t in sweep.trials]
     up = f"change of {describe_metric(sweep.metric)}, 95 % interval"
@@ -25,7 +25,7 @@ def tradeoff_section(manifest: Manifest, sweep: SweepFile) -> Section:
             draw_pareto_curve(
                 "tradeoff-size",
                 "Quality against size",
-                [*sizes, *([] if own is None else [own[0]])],
+                [*sizes, *([] if bundle_points is None else [bundle_points[0]])],
                 across="MB of the ONNX file",
                 up=up,
                 less_is_better=True,
@@ -36,7 +36,7 @@ def tradeoff_section(manifest: Manifest, sweep: SweepFile) -> Section:
             draw_pareto_curve(
                 "tradeoff-speed",
                 "Quality against speed",
-                [*speeds, *([] if own is None or own[1] is None else [own[1]])],
+                [*speeds, *([] if bundle_points is None or bundle_points[1] is None else [bundle_points[1]])],
                 across=f"times as fast as dense in ONNX Runtime, batch {batch}",
                 up=up,
                 less_is_better=False,
@@ -44,26 +44,29 @@ def tradeoff_section(manifest: Manifest, sweep: SweepFile) -> Section:
             f"Quality against speed, batch {batch}",
         ),
     )
-    said = (
-        "Each point was pruned and tuned by itself and compared with the dense model on the validation rows; the "
+    explanation = (
+        "Each point was pruned and fine-tuned separately and compared with the dense model on the validation rows; the "
         "number at it is the sparsity. The line joins the "
-        "points that none beats in both respects." + (f" The diamond is {OWN}, on test rows." if own else ""),
+        "points that no other point beats in both respects."
+        + (f" The diamond is {BUNDLE_NAME}, on test rows." if bundle_points else ""),
     )
-    return Section("tradeoff", "Trade-off", said, figures, (_table(sweep),))
+    return Section("tradeoff", "Trade-off", explanation, figures, (_table(sweep),))
 
 
 def _point(trial: SweepTrial, cost: float) -> ParetoPoint:
     return ParetoPoint(f"{trial.sparsity:g}", cost, trial.change, trial.low, trial.high)
 
 
-def _own(manifest: Manifest, batch: str) -> tuple[ParetoPoint, ParetoPoint | None] | None:
+def _find_bundle_points(manifest: Manifest, batch: str) -> tuple[ParetoPoint, ParetoPoint | None] | None:
     change, counts = manifest.change, manifest.counts["pruned"]
     if not (change and counts):
         return None
-    by, (low, high) = change["after"] - change["before"], change["interval"]
+    change_of_metric, (low, high) = change["after"] - change["before"], change["interval"]
     ratio = manifest.latency.get("ratios", {}).get(batch, {}).get(f"{DENSE_ONNX} / {PRUNED_ONNX}")
-    by_size = ParetoPoint(OWN, counts["bytes"] / MEGABYTE, by, low, high, own=True)
-    return by_size, None if ratio is None else ParetoPoint(OWN, ratio["estimate"], by, low, high, own=True)
+    by_size = ParetoPoint(BUNDLE_NAME, counts["bytes"] / MEGABYTE, change_of_metric, low, high, is_bundle=True)
+    return by_size, None if ratio is None else ParetoPoint(
+        BUNDLE_NAME, ratio["estimate"], change_of_metric, low, high, is_bundle=True
+    )
 
 
 def _table(sweep: SweepFile) -> PageTable:

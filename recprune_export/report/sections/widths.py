@@ -1,4 +1,4 @@
-"""Per-layer widths before and after, by kind of group."""
+"""Section on layer widths before and after pruning, by kind of group."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -8,42 +8,42 @@ from recprune_export.report.numbers import format_percent
 from recprune_export.report.page import PageFigure, PageTable, Section, name_markup
 from recprune_export.report.plots.width_bars import GroupWidth, draw_widths
 
-DRAWN = 24  # groups of one kind; the table has more
-LISTED = 200
+MAX_BARS = 24  # groups of one kind in a plot; the table has more
+MAX_ROWS = 200
 KINDS = {"embedding": "Embedding dimensions", "hidden": "Hidden units"}
-SAID = (
-    "A group is what has to keep the same width: a table's dimensions, a layer's units, and all that is added to them or reads "
-    "them. The pale track is the width before, the filled part what is left."
+EXPLANATION = (
+    "A group is a set of tensors that must keep the same width: a table's dimensions, a layer's units, and all tensors that are "
+    "added to them or read them. The pale track is the width before pruning, the filled bar the width after."
 )
 
 
 def widths_section(manifest: Manifest) -> Section | None:
-    """Return for each kind of group, and each stage where groups changed their names between them, a picture and a table."""
+    """Return a plot and a table for each kind of group, and for each stage if stages have different groups."""
     figures = tuple(
         _figure(f"widths-{number}-{kind}", f"{KINDS.get(kind, kind)}{after}", widths)
-        for number, (after, of) in enumerate(_stages(manifest.plan))
-        for kind, widths in of.items()
+        for number, (after, widths_by_kind) in enumerate(_stages(manifest.plan))
+        for kind, widths in widths_by_kind.items()
     )
     removed = manifest.plan.get("fields", {}).get("removed", ())
     if not figures and not removed:
         return None
     score = manifest.plan.get("score")
-    said = [SAID] if figures else []
+    paragraphs = [EXPLANATION] if figures else []
     if score:
-        said.append(f"Channels were chosen by the score '{score}'.")
+        paragraphs.append(f"Channels were chosen by the score '{score}'.")
     tables = (_removed(manifest.plan["fields"]),) if removed else ()
-    return Section("widths", "Widths", tuple(said), figures, tables)
+    return Section("widths", "Widths", tuple(paragraphs), figures, tables)
 
 
 def _stages(plan: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, list[GroupWidth]]]]:
-    """Yield what was done, as one step where the groups of all stages have the same names, else stage by stage."""
+    """Yield title suffix and widths by kind: once if all stages have the same groups, otherwise once for each stage."""
     stages: list[Mapping[str, Any]] = []
     stage: Mapping[str, Any] | None = plan
     while stage:
         stages.append(stage)
         stage = stage.get("then")
     names = [{group["group"] for group in stage.get("groups", ())} for stage in stages]
-    if all(of == names[0] for of in names[1:]):
+    if all(stage_names == names[0] for stage_names in names[1:]):
         if names and names[0]:
             last = {group["group"]: group["kept"] for group in stages[-1]["groups"]}
             yield "", _by_kind({**group, "kept": last[group["group"]]} for group in stages[0]["groups"])
@@ -53,23 +53,24 @@ def _stages(plan: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, list[Group
 
 
 def _by_kind(groups: Any) -> dict[str, list[GroupWidth]]:
-    found: dict[str, list[GroupWidth]] = {}
+    widths: dict[str, list[GroupWidth]] = {}
     for group in groups:
-        found.setdefault(group["kind"], []).append(GroupWidth(group["group"], group["width"], group["kept"]))
-    return found
+        widths.setdefault(group["kind"], []).append(GroupWidth(group["group"], group["width"], group["kept"]))
+    return widths
 
 
 def _figure(name: str, title: str, widths: list[GroupWidth]) -> PageFigure:
-    more = len(widths) - DRAWN
+    more = len(widths) - MAX_BARS
     caption = f"{title}: {sum(w.before for w in widths):,} before, {sum(w.after for w in widths):,} after"
     if more > 0:
-        caption += f". The first {DRAWN} of {len(widths):,} groups"
+        caption += f". The first {MAX_BARS} of {len(widths):,} groups"
     rows = tuple(
-        (name_markup(w.group), str(w.before), str(w.after), format_percent(w.after / w.before)) for w in widths[:LISTED]
+        (name_markup(w.group), str(w.before), str(w.after), format_percent(w.after / w.before))
+        for w in widths[:MAX_ROWS]
     )
-    listed = "" if len(widths) <= LISTED else f", the first {LISTED} of {len(widths):,}; all are in plan.json"
+    listed = "" if len(widths) <= MAX_ROWS else f", the first {MAX_ROWS} of {len(widths):,}; all are in plan.json"
     table = PageTable(f"{title}{listed}", ("group", "before", "after", "left"), rows)
-    return PageFigure(draw_widths(name, title, widths[:DRAWN]), caption, table)
+    return PageFigure(draw_widths(name, title, widths[:MAX_BARS]), caption, table)
 
 
 def _removed(fields: Mapping[str, Any]) -> PageTable:

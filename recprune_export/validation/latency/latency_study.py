@@ -1,10 +1,10 @@
 """Everything about the latency of ONNX files: closed and open loop, by thread count, cold start and memory."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from recprune_export.codec import ToDictMixin, json_name
 from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.program.signature import Signature
 from recprune_export.validation.latency.backends import make_onnxruntime_backend
@@ -17,20 +17,12 @@ Models = Mapping[str, tuple[Path, SessionOptions]]
 
 
 @dataclass(frozen=True)
-class LatencyStudy:
+class LatencyStudy(ToDictMixin):
     """Reports by thread count, the open loop only where an arrival rate was given; and what a cold start costs."""
 
-    closed: tuple[LatencyReport, ...]
-    open: tuple[OpenLoopReport, ...]
-    footprints: FootprintReport
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {
-            "closed_loop": [report.to_dict() for report in self.closed],
-            "open_loop": [report.to_dict() for report in self.open],
-            "footprint": self.footprints.to_dict(),
-        }
+    closed: tuple[LatencyReport, ...] = field(metadata=json_name("closed_loop"))
+    open: tuple[OpenLoopReport, ...] = field(metadata=json_name("open_loop"))
+    footprints: FootprintReport = field(metadata=json_name("footprint"))
 
 
 def study_latency(

@@ -15,10 +15,10 @@ import pytest
 import zstandard
 from click.testing import CliRunner
 
+from recprune_export.bundle._verify import verify
 from recprune_export.bundle.archive import unpacking
 from recprune_export.bundle.archive.packing import pack
 from recprune_export.bundle.archive.unpacking import is_packed, open_bundle_path
-from recprune_export.bundle.verify import verify
 from recprune_export.cli import main
 from recprune_export.errors import BundleError, RecpruneError, UsageError
 from tests.bundle.complete import write
@@ -160,13 +160,13 @@ HOSTILE = {
     "odd letters": (named("sum/a\nb"), "not allowed in a bundle"),
     "symlink": (typed(tarfile.SYMTYPE, "/etc/passwd"), "'sum/README.md' is a link"),
     "hard link": (typed(tarfile.LNKTYPE, "sum/manifest.json"), "'sum/README.md' is a link"),
-    "folder": (typed(tarfile.DIRTYPE), "no plain file"),
-    "device": (typed(tarfile.CHRTYPE), "no plain file"),
-    "fifo": (typed(tarfile.FIFOTYPE), "no plain file"),
+    "folder": (typed(tarfile.DIRTYPE), "not a plain file"),
+    "device": (typed(tarfile.CHRTYPE), "not a plain file"),
+    "fifo": (typed(tarfile.FIFOTYPE), "not a plain file"),
     "grown": (grown, "another size"),
     "twice": (twice, "is there twice"),
-    "extra": (extra, r"'extra\.bin' is not what manifest\.json declares"),
-    "manifest twice": (lambda made: made.append(made[0]), r"'manifest\.json' is not what"),
+    "extra": (extra, r"'extra\.bin' is not declared in manifest\.json"),
+    "manifest twice": (lambda made: made.append(made[0]), r"'manifest\.json' is not declared"),
     "missing": (lambda made: made.pop(3), "lacks "),
     "manifest last": (lambda made: made.append(made.pop(0)), r"does not begin with manifest\.json"),
     "empty": (lambda made: made.clear(), r"does not begin with manifest\.json"),
@@ -193,7 +193,7 @@ def test_headers_that_would_be_read_into_memory_are_refused(packed: Path, tmp_pa
     made[1][0].name = "sum/" + "n" * 300
     for number, format in enumerate((tarfile.PAX_FORMAT, tarfile.GNU_FORMAT)):
         with (
-            pytest.raises(BundleError, match="no plain file"),
+            pytest.raises(BundleError, match="not a plain file"),
             open_bundle_path(archive(tmp_path / f"{number}.tar.zst", made, format)),
         ):
             pytest.fail("it was opened")
@@ -232,8 +232,8 @@ def test_commands_read_packed_bundles(packed: Path, tmp_path: Path, scratch: Pat
     for arguments, said in (
         (["verify", packed], "sum: "),
         (["predict", packed, "--data", tmp_path / "rows.parquet", "-o", tmp_path / "y.csv"], "y of 20 rows"),
-        (["inspect", packed, "--batches", "1"], "Cost of a request"),
-        (["profile", packed, "--batch", "1"], "Batch 1"),
+        (["inspect", packed, "--latency-batch-sizes", "1"], "Cost of a request"),
+        (["profile", packed, "--batch-size", "1"], "Batch 1"),
         (["report", packed, "-o", tmp_path / "page.html"], "Report: "),
     ):
         done = CliRunner().invoke(main, [str(a) for a in arguments])

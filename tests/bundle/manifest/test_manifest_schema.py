@@ -1,4 +1,4 @@
-"""The published schema is that of the model, and judges as it does."""
+"""The published schema equals that of the model and gives the same verdicts."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from recprune_export.errors import BundleError
 from tests.bundle.manifest.test_manifest import FORBIDDEN, values
 from tests.bundle.samples import write
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 
 
 def faults(of: Any) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 from google.protobuf import text_format
 
 from recprune_export.bundle.servers.row_independence import rows_are_independent
-from recprune_export.bundle.servers.triton import make_model_repository, model_name, render_config
+from recprune_export.bundle.servers.triton import make_model_name, make_model_repository, render_config
 from recprune_export.bundle.write import HardLink
 from recprune_export.onnx.runtime.session import SessionOptions, make_session, run
 from recprune_export.program.signature import BATCH, Input, Output, Signature
@@ -111,4 +111,4 @@ def test_a_weights_file_beside_the_model_comes_along() -> None:
         "a b", SIGNATURE, request(), models, options=SessionOptions(), most_rows=8, independent=True
     )
     assert {n: c.name for n, c in made.items() if isinstance(c, HardLink)} == {f"triton/a_b/1/{m}": m for m in models}
-    assert model_name("...") == "model"
+    assert make_model_name("...") == "model"

@@ -1,4 +1,4 @@
-"""Each rule's labels against brute force: change or mask one channel in the parameters, and see what moves."""
+"""Each rule's tags against brute force: change or mask one channel in the parameters, and see what moves."""
 
 import random
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from recprune_export.channels.analysis import Analysis, analyze, propagate_tags
 from recprune_export.channels.groups import Channel
 from recprune_export.channels.tags import TensorTags, axes_to_elements
 from recprune_export.channels.walk import Walk
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import Program, sample_request_tensors
 from recprune_export.pruning.apply.masking import Float64Interpreter, Mask
 from tests.properties import check_any_plan, no_zeros
@@ -34,7 +34,7 @@ class Under(nn.Module):
         return self.last(self.operator(self.first(x)).flatten(1))  # type: ignore[no-any-return]
 
 
-# What moves with a channel is exactly what carries its label.
+# What moves with a channel is exactly what carries its tag.
 EXACT: dict[str, Callable[[int, int], Operator | nn.Module]] = {
     "relu": lambda f, d: torch.relu,
     "sigmoid": lambda f, d: torch.sigmoid,
@@ -100,7 +100,7 @@ EXACT: dict[str, Callable[[int, int], Operator | nn.Module]] = {
     "outer, flattened": lambda f, d: lambda x: (x.unsqueeze(-1) * torch.ones(3)).flatten(2),
 }  # fmt: skip
 
-# Here channels are contracted: what carries a label moves with it, and so may other elements.
+# Here channels are contracted: what carries a tag moves with it, and so may other elements.
 CONTRACTING: dict[str, Callable[[int, int], Operator | nn.Module]] = {
     "linear": lambda f, d: nn.Linear(d, 5),
     "dot products": lambda f, d: lambda x: x @ x.transpose(1, 2),
@@ -169,9 +169,9 @@ class Squared(nn.Module):
         return self.layer(x, x)  # type: ignore[no-any-return]
 
 
-def labelled(walk: Walk, labels: TensorTags, channel: int) -> Tensor:
+def tagged_elements(walk: Walk, tags: TensorTags, channel: int) -> Tensor:
     """Return for each element whether `channel` removes it."""
-    elements = axes_to_elements(walk.sets, labels.removed_by)
+    elements = axes_to_elements(walk.sets, tags.removed_by)
     distinct, position = elements.unique(return_inverse=True)
     return torch.tensor([channel in walk.sets.channels_in(int(s)) for s in distinct])[position]
 
@@ -221,18 +221,18 @@ def check(operator: Operator | nn.Module, fields: int, width: int, exact: bool) 
         moved = values_with(program, tensors, only_first, masked=False)
         masked, again = (values_with(program, t, channel, masked=True) for t in (tensors, others))
         for node in under:
-            labels = walk.node_tags[node]
-            assert isinstance(labels, TensorTags)
-            carries = labelled(walk, labels, channel.identity)
+            tags = walk.node_tags[node]
+            assert isinstance(tags, TensorTags)
+            carries = tagged_elements(walk, tags, channel.identity)
             moves = moved[node.name] != before[node.name]
             if exact and before[node.name].dtype.is_floating_point:
-                assert not (moves & ~carries).any(), f"{node} moves where it has no label"
-            _check_zero_and_steady(walk, labels, channel.identity, masked[node.name], again[node.name])
+                assert not (moves & ~carries).any(), f"{node} moves where it has no tag"
+            _check_zero_and_constant(walk, tags, channel.identity, masked[node.name], again[node.name])
 
 
-def _check_zero_and_steady(walk: Walk, labels: TensorTags, channel: int, masked: Tensor, again: Tensor) -> None:
-    for axis, (zeroes, steady) in enumerate(zip(labels.zero_when_masked, labels.constant_when_masked, strict=True)):
-        for index, (zero, same) in enumerate(zip(zeroes.tolist(), steady.tolist(), strict=True)):
+def _check_zero_and_constant(walk: Walk, tags: TensorTags, channel: int, masked: Tensor, again: Tensor) -> None:
+    for axis, (zeroes, constant) in enumerate(zip(tags.zero_when_masked, tags.constant_when_masked, strict=True)):
+        for index, (zero, same) in enumerate(zip(zeroes.tolist(), constant.tolist(), strict=True)):
             if channel in walk.sets.channels_in(zero):
                 assert not masked.select(axis, index).any()
             if channel in walk.sets.channels_in(same):

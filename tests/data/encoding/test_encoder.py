@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from recprune_export.data.clicks import load_clicks
 from recprune_export.data.encoding.encoder import NUMERIC, Encoder
-from recprune_export.data.schema.infer_schema import SchemaOverrides, infer_schema
+from recprune_export.data.schema._infer_schema import SchemaOverrides, infer_schema
 from recprune_export.data.schema.schema import MultiValued, Schema
 
 SCHEMA = Schema(

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recprune_export.data.schema.infer_schema import SchemaOverrides, infer_schema, infer_sequence_schema
+from recprune_export.data.schema._infer_schema import SchemaOverrides, infer_schema, infer_sequence_schema
 from recprune_export.errors import DataError, UsageError
 
 
@@ -50,7 +50,7 @@ def test_a_column_from_which_the_label_was_made_is_left_out_and_named(tmp_path: 
     path = write(tmp_path, **columns | {"rating": rating, "click": (rating >= 8).astype(int)})
     inferred = infer_schema(path, SchemaOverrides(labels=("click",)))
     assert "rating" not in inferred.schema.categorical
-    assert any("'rating' alone tells 'click'" in note for note in inferred.notes)
+    assert any("'rating' alone predicts 'click'" in note for note in inferred.notes)
     asked = infer_schema(path, SchemaOverrides(labels=("click",), categorical=("rating",)))
     assert "rating" in asked.schema.categorical
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from recprune_export.gate.findings import Verdict
+from recprune_export.gate.gate_constants import MIN_PROCESSES
 from recprune_export.gate.latency import paired_latency
-from recprune_export.gate.latency.paired_latency import MIN_PROCESSES, Evidence, collect_samples, compare_latency
+from recprune_export.gate.latency.paired_latency import Evidence, collect_samples, compare_latency
 from recprune_export.progress import quiet
 from tests.gate.synthetic import synthetic
 

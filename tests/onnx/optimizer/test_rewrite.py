@@ -13,12 +13,8 @@ import pytest
 from recprune_export.onnx.cost.machine import Machine
 from recprune_export.onnx.export import REWRITES
 from recprune_export.onnx.graph import add_initializer, find_nodes, replace_node
-from recprune_export.onnx.optimizer import rewrite as rewriting
-from recprune_export.onnx.optimizer.passes.fold_scale_shift import fold_scale_shift
-from recprune_export.onnx.optimizer.passes.fold_table_into_gemm import fold_table_into_gemm
-from recprune_export.onnx.optimizer.passes.gathernd_to_flat_gather import gathernd_to_flat_gather
-from recprune_export.onnx.optimizer.passes.reduce_sum_to_matmul import reduce_sum_to_matmul
-from recprune_export.onnx.optimizer.rewrite import (
+from recprune_export.onnx.optimizer import _rewrite as rewriting
+from recprune_export.onnx.optimizer._rewrite import (
     MAX_SLOWDOWN,
     TOLERANCE,
     NonzeroLimits,
@@ -27,6 +23,10 @@ from recprune_export.onnx.optimizer.rewrite import (
     largest_relative_difference,
     rewrite,
 )
+from recprune_export.onnx.optimizer.passes.fold_scale_shift import fold_scale_shift
+from recprune_export.onnx.optimizer.passes.fold_table_into_gemm import fold_table_into_gemm
+from recprune_export.onnx.optimizer.passes.gathernd_to_flat_gather import gathernd_to_flat_gather
+from recprune_export.onnx.optimizer.passes.reduce_sum_to_matmul import reduce_sum_to_matmul
 from tests.onnx.graphs import floats, graph, numbers, operators
 from tests.onnx.optimizer.passes.test_eliminate_views import PICK
 from tests.onnx.optimizer.passes.test_first_layer import PARTS, SMALL, request

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from recprune_export.errors import ModelFileError
+from recprune_export.program.loading._load_program import load_archive, load_program
 from recprune_export.program.loading.archive import check_archive
-from recprune_export.program.loading.load_program import load_archive, load_program
 from tests.program.hostile import GRAPH, attacks, rewrite, write_program
 
 NAMES = list(attacks(Path("unused")))

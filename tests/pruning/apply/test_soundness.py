@@ -3,7 +3,7 @@ import torch
 
 from recprune_export.errors import PruningError
 from recprune_export.program.program import sample_request_tensors
-from recprune_export.pruning.apply.apply_plan import apply_plan
+from recprune_export.pruning.apply._apply_plan import apply_plan
 from recprune_export.pruning.apply.masking import Float64Interpreter, make_mask
 from recprune_export.pruning.apply.soundness import check_soundness
 from tests.properties import half_plan, random_plan

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from recprune_export.errors import PruningError, UsageError
 from recprune_export.onnx.export import export_onnx
 from recprune_export.onnx.runtime.session import make_session, run
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import Program, sample_request_tensors
 from recprune_export.program.random_requests import sample_request
 from recprune_export.pruning.allocation.parameter_counts import ParameterCounter
-from recprune_export.pruning.apply.apply_plan import apply_plan
+from recprune_export.pruning.apply._apply_plan import apply_plan
 from recprune_export.pruning.apply.masking import Float64Interpreter, make_mask
 from recprune_export.pruning.apply.soundness import check_soundness
 from recprune_export.pruning.fields.field_selection import (

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import Program
 from tests.properties import no_zeros
 

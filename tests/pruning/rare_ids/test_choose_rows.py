@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from recprune_export.program.program import Program, sample_request_tensors
-from recprune_export.pruning.rare_ids.choose_rows import RARE_LOOKUP_FRACTION, choose_rows, count_ids
+from recprune_export.pruning.pruning_constants import RARE_LOOKUP_FRACTION
+from recprune_export.pruning.rare_ids._choose_rows import choose_rows, count_ids
 from recprune_export.pruning.rare_ids.find_tables import find_prunable_tables
 from tests.pruning.rare_ids.models import LENGTH, columns, fields
 

@@ -12,12 +12,12 @@ from recprune_export.onnx.export import export_onnx
 from recprune_export.onnx.runtime.session import make_session, run
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.program import Program
-from recprune_export.pruning.apply.apply_plan import apply_plan
+from recprune_export.pruning.apply._apply_plan import apply_plan
 from recprune_export.pruning.apply.soundness import check_soundness
-from recprune_export.pruning.rare_ids.choose_rows import choose_rows
+from recprune_export.pruning.rare_ids._choose_rows import choose_rows
+from recprune_export.pruning.rare_ids._share_rows import SMOOTHING, compute_shared_row, share_rows
 from recprune_export.pruning.rare_ids.find_tables import find_prunable_tables
 from recprune_export.pruning.rare_ids.row_plan import RowPlan
-from recprune_export.pruning.rare_ids.share_rows import SMOOTHING, compute_shared_row, share_rows
 from recprune_export.pruning.rare_ids.shared_row_proof import check_rows
 from recprune_export.validation.edge_requests import make_every_id_requests
 from tests.properties import random_plan

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.channels.analysis import Analysis
-from recprune_export.program.capture.capture import capture
+from recprune_export.data.batch import Batch
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import Program
-from recprune_export.pruning.apply.apply_plan import apply_plan
+from recprune_export.pruning.apply._apply_plan import apply_plan
 from recprune_export.pruning.plan import GroupPlan, Plan
 from recprune_export.pruning.reconstruction.batch_norm import LayerReconstruction
 from recprune_export.pruning.reconstruction.least_squares import reconstruct_layers
-from recprune_export.pruning.statistics.moments import Batch
 from recprune_export.recommenders.catalogue import RECOMMENDERS
 from tests.properties import no_zeros, random_plan
 from tests.recommenders.test_recommenders import make, spec_of

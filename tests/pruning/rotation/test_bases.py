@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from recprune_export.pipeline._prune import rotate_channels
 from recprune_export.pipeline.compress import make_sampled_task
 from recprune_export.pipeline.planning import plan_pruning
-from recprune_export.pipeline.prune import rotate_channels
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.pruning.rotation.bases import balanced_basis, orthogonal_basis
 from recprune_export.pruning.statistics.moments import Moments
 from recprune_export.settings import Settings
@@ -74,7 +74,7 @@ def test_degenerate_tables_are_rotated_without_a_change_of_the_answers(sparsity:
     torch.manual_seed(0)
     program = capture(Degenerate().eval(), (torch.arange(3), torch.arange(3)))
     settings = Settings(sparsity=sparsity, epochs=0, batch_size=256)
-    plan = plan_pruning(program, settings, make_sampled_task(program, settings))
+    plan = plan_pruning(program, settings.pruning, make_sampled_task(program, settings.finetuning)).plan
     assert plan.transforms
     rotate_channels(program, plan)  # compares the answers, and raises where they differ
 

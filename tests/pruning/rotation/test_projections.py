@@ -5,12 +5,12 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.errors import PruningError
+from recprune_export.pipeline._prune import rotate_channels
 from recprune_export.pipeline.compress import make_sampled_task
 from recprune_export.pipeline.planning import plan_pruning
-from recprune_export.pipeline.prune import rotate_channels
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import Program
-from recprune_export.pruning.apply.apply_plan import apply_plan
+from recprune_export.pruning.apply._apply_plan import apply_plan
 from recprune_export.pruning.apply.soundness import check_soundness
 from recprune_export.pruning.rotation.projections import insert_projections, plan_projections
 from recprune_export.settings import Settings
@@ -44,8 +44,8 @@ def program_of(how: str, rows: int = ROWS) -> Program:
 def test_tables_that_are_read_as_a_whole_are_narrowed_behind_a_matrix(how: str) -> None:
     program = program_of(how)
     assert not any(group.kind == "embedding" for group in program.analysis.groups)
-    settings = Settings(sparsity=0.5, structured_share=1.0)
-    plan = plan_pruning(program, settings, make_sampled_task(program, settings))
+    settings = Settings(sparsity=0.5, structured_fraction=1.0)
+    plan = plan_pruning(program, settings.pruning, make_sampled_task(program, settings.finetuning)).plan
     loose = rotate_channels(program, plan)
     pruned = apply_plan(loose, plan)
     soundness = check_soundness(loose, plan, pruned)
@@ -73,4 +73,4 @@ def test_a_table_no_larger_than_its_matrix_stays_and_is_refused_with_the_reason(
     assert not plan_projections(program)
     settings = Settings(sparsity=0.5)
     with pytest.raises(PruningError, match="it is put in order"):
-        plan_pruning(program, settings, make_sampled_task(program, settings))
+        plan_pruning(program, settings.pruning, make_sampled_task(program, settings.finetuning))

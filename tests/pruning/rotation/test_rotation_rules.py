@@ -1,14 +1,14 @@
-"""Operators that move values, or are linear, along other axes than a table's leave it free to rotate, and none else."""
+"""A table can be rotated through operators that move values, or are linear, along axes other than its dimension."""
 
 from collections.abc import Callable
 
 import pytest
 import torch
+from recprune_export.pruning.rotation.apply_transforms import apply_transforms
 from torch import Tensor, nn
 
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import Program
-from recprune_export.pruning.rotation.apply_transforms import apply_transforms
 from recprune_export.pruning.rotation.eligibility import find_rotatable_groups
 from tests.properties import no_zeros
 from tests.pruning.rotation.test_eligibility import random_transform
@@ -20,7 +20,7 @@ EYE = torch.eye(LENGTH)
 
 
 class History(nn.Module):
-    """A table, looked up over time: B×L×D; the operator; a layer over D and one over all the rest."""
+    """The values of a table over time, B×L×D; the operator; a layer over D and one over all other axes."""
 
     def __init__(self, operator: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -61,12 +61,12 @@ LINEAR: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @pytest.mark.parametrize("name", LINEAR)
-def test_a_table_rotates_through_it_and_float32_answers_stay(name: str) -> None:
+def test_a_rotation_through_a_linear_operator_changes_no_answer(name: str) -> None:
     program = captured(LINEAR[name])
     rotatable = find_rotatable_groups(program).rotatable
     (group,) = [n for n, r in rotatable.items() if ("table.weight", 1) in r.sides]
     transform = random_transform(WIDTH, rotatable[group].orthogonal)
-    after = apply_transforms(program, rotatable, {group: transform})  # which compares in float64
+    after = apply_transforms(program, rotatable, {group: transform})  # it compares the answers in float64
     assert not torch.equal(after.parameters()["table.weight"], program.parameters()["table.weight"])
     ids = torch.randint(20, (7, LENGTH), generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(after.module(ids)[0], program.module(ids)[0], rtol=1e-4, atol=1e-4)
@@ -82,13 +82,13 @@ NOT_LINEAR: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @pytest.mark.parametrize("name", NOT_LINEAR)
-def test_a_table_does_not_rotate_through_it(name: str) -> None:
+def test_no_table_is_rotated_through_a_nonlinear_operator(name: str) -> None:
     rotatable = find_rotatable_groups(captured(NOT_LINEAR[name])).rotatable
     assert all(("table.weight", 1) not in r.sides for r in rotatable.values())
 
 
 class Normalized(nn.Module):
-    """A table, divided by the root of its mean square, with or without gains."""
+    """The values of a table after RMSNorm, with or without gains."""
 
     def __init__(self, gains: bool) -> None:
         super().__init__()
@@ -100,11 +100,11 @@ class Normalized(nn.Module):
 
 
 @pytest.mark.parametrize("gains", [False, True])
-def test_a_root_mean_square_turns_with_an_orthogonal_matrix(gains: bool) -> None:
+def test_rms_norm_without_gains_allows_orthogonal_rotations(gains: bool) -> None:
     program = capture(no_zeros(Normalized(gains)), (torch.tensor([1, 2]),))
     rotatable = find_rotatable_groups(program).rotatable
-    found = [n for n, r in rotatable.items() if ("table.weight", 1) in r.sides]
-    assert len(found) == (0 if gains else 1)
-    for name in found:
+    names = [n for n, r in rotatable.items() if ("table.weight", 1) in r.sides]
+    assert len(names) == (0 if gains else 1)
+    for name in names:
         assert rotatable[name].orthogonal
         apply_transforms(program, rotatable, {name: random_transform(WIDTH, orthogonal=True)})

@@ -5,12 +5,12 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.errors import PruningError
+from recprune_export.pipeline._prune import rotate_channels
 from recprune_export.pipeline.compress import make_sampled_task
 from recprune_export.pipeline.planning import plan_pruning
-from recprune_export.pipeline.prune import rotate_channels
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import Program, sample_request_tensors
-from recprune_export.pruning.apply.apply_plan import apply_plan
+from recprune_export.pruning.apply._apply_plan import apply_plan
 from recprune_export.pruning.apply.soundness import check_soundness
 from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.rotation import table_projections as module
@@ -115,7 +115,7 @@ def test_a_plan_gives_each_field_its_width_is_kept_as_json_and_is_sound() -> Non
             table.weight.copy_(torch.randn(len(table.weight), rank) @ torch.randn(rank, 8))
     program = capture(model, (torch.stack([torch.arange(4)] * 3, 1),))
     settings = Settings(sparsity=0.5, hidden_sparsity=0.1)
-    plan = plan_pruning(program, settings, make_sampled_task(program, settings))
+    plan = plan_pruning(program, settings.pruning, make_sampled_task(program, settings.finetuning)).plan
     assert len(plan.projection_plan.per_table_projections) == 2
     assert Plan.from_dict(plan.to_dict()) == plan
     loose = rotate_channels(program, plan)

@@ -9,6 +9,7 @@ import pytest
 
 from recprune_export.onnx.cost.weightless_model import infer_shapes, strip_weights
 from recprune_export.onnx.counts import count, count_weights
+from recprune_export.quantization._quantize import quantize
 from recprune_export.quantization.apply_quantization import quantize_weights
 from recprune_export.quantization.candidates import find_candidates
 from recprune_export.quantization.choose_formats import choose_formats
@@ -29,7 +30,6 @@ from recprune_export.quantization.quantization_plan import (
     Mode,
     WeightChoice,
 )
-from recprune_export.quantization.quantize import quantize
 from recprune_export.quantization.timing import Stopwatch, Times, extract_subgraph, measure_times
 from recprune_export.validation.latency.request_cycle import RequestCycles
 from tests.onnx.graphs import floats, graph, numbers, operators

@@ -14,7 +14,7 @@ from recprune_export.onnx.graph import (
     get_dims,
     get_rank,
 )
-from recprune_export.onnx.optimizer.rewrite import SelectivePass
+from recprune_export.onnx.optimizer._rewrite import SelectivePass
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from recprune_export.onnx.graph import add_initializer, find_nodes, get_axis, get_dims, get_rank, replace_node
-from recprune_export.onnx.optimizer.rewrite import SelectivePass
+from recprune_export.onnx.optimizer._rewrite import SelectivePass
 
 FEWEST = 8  # ids in a row of the request; of fewer the new axis costs more at batch 1 than is gained at any other
 

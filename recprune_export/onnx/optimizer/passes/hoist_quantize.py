@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 import onnx_ir as ir
 
 from recprune_export.onnx.graph import find_nodes, find_only_consumer, find_producer, replace_uses
-from recprune_export.onnx.optimizer.rewrite import SelectivePass
+from recprune_export.onnx.optimizer._rewrite import SelectivePass
 
 _MOVERS = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Gather", "GatherND", "Expand")
 

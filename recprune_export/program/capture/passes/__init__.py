@@ -1,1 +1,1 @@
-"""Passes that bring a captured graph into the form that the analysis reads, one per file."""
+"""Graph passes that convert a captured graph to the form that the analysis reads, one per file."""

@@ -1,9 +1,9 @@
-"""What is a weight of a model, whatever holds it: parameters, and tables and matrices that the model keeps as constants.
+"""Conversion of constant tables and matrices to parameters.
 
-Recommenders are often served from vectors that were computed beforehand: graph recommenders keep the tables that they have
-propagated, others the features of their items, as buffers or as plain tensors. These take the room of tables, and their
-dimensions can go like those of tables. And a model that was frozen as a whole, to be served, says nothing about which of its
-weights are to stay as they are.
+Recommenders are often deployed with vectors that were computed beforehand: graph recommenders store propagated tables, others
+the features of their items, as buffers or as plain tensors. These take as much memory as tables, and their dimensions can be
+pruned like those of tables. A model that was frozen as a whole for deployment does not tell which of its weights must not
+change.
 """
 
 import torch
@@ -16,29 +16,29 @@ from recprune_export.program.request_invariant import ROW_LOOKUPS, find_request_
 aten = torch.ops.aten
 
 _PRODUCTS = frozenset({aten.linear.default, aten.matmul.default, aten.mm.default, aten.addmm.default})
-# Masks, picks and one-hot features hold few numbers, again and again; hardly any two of trained numbers are the same.
-DISTINCT = 0.5
 
 
 def constants_to_parameters(module: fx.GraphModule) -> None:
-    """Make parameters, which are not to be trained, of constant tables and matrices, in place.
+    """Convert constant tables and matrices to parameters without gradients, in place.
 
-    That are those with two axes or more of which requests look up rows, or that requests are multiplied with, and which hold
-    numbers of their own, not a mask's.
+    Converted are constants of two axes or more whose rows requests look up, or with which requests are multiplied, and most
+    of whose numbers are distinct, unlike those of a mask.
     """
-    steady = find_request_invariant_nodes(module)
-    for node in steady:
+    # Masks, indices and one-hot features repeat few numbers; trained numbers are almost all distinct.
+    min_distinct = 0.5
+    invariant = find_request_invariant_nodes(module)
+    for node in invariant:
         if node.op != "get_attr":
             continue
         tensor = tensor_at(module, str(node.target))
-        if isinstance(tensor, nn.Parameter) or not _is_matrix(tensor) or not _meets_requests(node, steady):
+        if isinstance(tensor, nn.Parameter) or not _is_matrix(tensor) or not _meets_requests(node, invariant):
             continue
-        if len(tensor.unique()) > DISTINCT * tensor.numel():
+        if len(tensor.unique()) > min_distinct * tensor.numel():
             _set(module, str(node.target), nn.Parameter(tensor.detach(), requires_grad=False))
 
 
 def unfreeze_if_all_frozen(module: fx.GraphModule) -> None:
-    """Let all parameters be trained where none is to be, in place; the tensors stay those of the user's model."""
+    """Set `requires_grad` of all parameters where none has it, in place; the tensors are still the user's model's."""
     parameters = dict(module.named_parameters())
     if any(parameter.requires_grad for parameter in parameters.values()):
         return
@@ -48,23 +48,23 @@ def unfreeze_if_all_frozen(module: fx.GraphModule) -> None:
 
 
 def _is_matrix(tensor: object) -> bool:
-    """Graphs of their own, as of `with torch.no_grad():`, are attributes as well."""
+    """Return whether an attribute is a dense matrix; subgraphs, as of `with torch.no_grad():`, are attributes as well."""
     if not isinstance(tensor, Tensor):
         return False
     return tensor.layout == torch.strided and tensor.is_floating_point() and tensor.ndim > 1 and min(tensor.shape) > 1
 
 
-def _meets_requests(node: fx.Node, steady: dict[fx.Node, None]) -> bool:
-    """Whether rows of it are looked up by a request, or a request is multiplied with it, as it is or moved about."""
+def _meets_requests(node: fx.Node, invariant: dict[fx.Node, None]) -> bool:
+    """Return whether a request looks up rows of a node or of its views, or is multiplied with them."""
     return any(
         user.target in _PRODUCTS or (user.target in ROW_LOOKUPS and arguments(user)[0] is source)
-        for source, user in find_varying_readers(node, steady)
+        for source, user in find_varying_readers(node, invariant)
     )
 
 
 def _set(module: fx.GraphModule, name: str, weight: nn.Parameter) -> None:
-    owner, _, own = name.rpartition(".")
+    owner, _, attribute = name.rpartition(".")
     holder = module.get_submodule(owner)
-    if hasattr(holder, own):
-        delattr(holder, own)
-    holder.register_parameter(own, weight)
+    if hasattr(holder, attribute):
+        delattr(holder, attribute)
+    holder.register_parameter(attribute, weight)

@@ -1,7 +1,7 @@
-"""Operators that are others under another name, written out as those: one rule less for everybody who reads the graph.
+"""Decompositions of operators into simpler ones, so that analyses of the graph need fewer rules.
 
-What writes a part of a tensor in place, `x[:, 2:4] = y`, is captured as a `slice_scatter`: here it becomes a `cat` of what
-stays and what is written, so that each part keeps its own channels.
+An in-place write to a slice, `x[:, 2:4] = y`, is captured as a `slice_scatter`; its decomposition is a `cat` of the
+unchanged slices and y, so that each slice has channels of its own.
 """
 
 import operator
@@ -18,16 +18,15 @@ from recprune_export.program.operator_registry import OPERATORS, Facet
 
 aten = torch.ops.aten
 
-Decomposition = Callable[[fx.Graph, fx.Node], fx.Node | None]  # None where it has to stay as it is
+Decomposition = Callable[[fx.Graph, fx.Node], fx.Node | None]  # None where the operator is not decomposed
 _DECOMPOSITIONS: Mapping[Any, Decomposition] = OPERATORS.rules(Facet.DECOMPOSITION)
 _decomposition = partial(OPERATORS.register, Facet.DECOMPOSITION)
-MOST_DISTANCES_ONE_BY_ONE = 25  # vectors on each side, in PyTorch as well
 
 
 def decompose(module: fx.GraphModule) -> bool:
-    """Write out every operator that has a function here, in place; tell whether there was one.
+    """Decompose every operator that has a decomposition, in place; return whether there was one.
 
-    New nodes have no sizes: `recapture` the graph.
+    New nodes have no shapes: `recapture` the graph.
     """
     changed = False
     for node in list(module.graph.nodes):
@@ -48,8 +47,8 @@ def _value(node: fx.Node) -> Tensor:
     return value
 
 
-def _cat(graph: fx.Graph, parts: Sequence[fx.Node], axis: int) -> fx.Node:
-    return parts[0] if len(parts) == 1 else graph.call_function(aten.cat.default, (list(parts), axis))
+def _cat(graph: fx.Graph, tensors: Sequence[fx.Node], axis: int) -> fx.Node:
+    return tensors[0] if len(tensors) == 1 else graph.call_function(aten.cat.default, (list(tensors), axis))
 
 
 @_decomposition(aten.hstack.default, aten.concat.default, aten.concatenate.default, aten.column_stack.default)
@@ -64,7 +63,7 @@ def joined(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
 
 @_decomposition(aten.slice_scatter.default)
 def slice_scatter(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
-    """`x[:, start:end] = y` is what was before, y, and what was behind, side by side."""
+    """`x[:, start:end] = y` is the `cat` of the slice before, y, and the slice after."""
     x, written = arguments(node)[:2]
     axis, start, end, step = (argument(node, name) for name in ("dim", "start", "end", "step"))
     size = _value(x).shape[axis]
@@ -78,13 +77,13 @@ def slice_scatter(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     return _overwritten(graph, x, written, axis, first, last)
 
 
-def _overwritten_in_steps(graph: fx.Graph, x: fx.Node, written: fx.Node, axis: int, places: range) -> fx.Node:
-    """`x[..., ::2] = y`, as rotary positions are written: what stays and y side by side, then put in order."""
-    stay = [place for place in range(_value(x).shape[axis]) if place not in places]
-    order = torch.tensor([*stay, *places]).argsort()
-    parts = [graph.call_function(aten.index_select.default, (x, axis, _constant(graph, torch.tensor(stay))))]
-    both = _cat(graph, [*parts, written] if stay else [written], axis)
-    return graph.call_function(aten.index_select.default, (both, axis, _constant(graph, order)))
+def _overwritten_in_steps(graph: fx.Graph, x: fx.Node, written: fx.Node, axis: int, positions: range) -> fx.Node:
+    """`x[..., ::2] = y`, as in rotary position embeddings: `cat` of the unchanged elements and y, then reordered."""
+    unchanged = [position for position in range(_value(x).shape[axis]) if position not in positions]
+    order = torch.tensor([*unchanged, *positions]).argsort()
+    rest = graph.call_function(aten.index_select.default, (x, axis, _constant(graph, torch.tensor(unchanged))))
+    unordered = _cat(graph, [rest, written] if unchanged else [written], axis)
+    return graph.call_function(aten.index_select.default, (unordered, axis, _constant(graph, order)))
 
 
 def _constant(graph: fx.Graph, value: Tensor) -> fx.Node:
@@ -112,7 +111,7 @@ def _overwritten(graph: fx.Graph, x: fx.Node, written: fx.Node, axis: int, first
 
 @_decomposition(aten.diagonal_scatter.default)
 def diagonal_scatter(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
-    """`x.diagonal(dim1=-2, dim2=-1)[:] = y` for x of B×L×L is y where row and column are the same; ONNX has no operator."""
+    """`x.diagonal(dim1=-2, dim2=-1)[:] = y` for x: B×L×L is y where row and column are equal; ONNX has no operator."""
     x, written, offset, one, other = (argument(node, name) for name in ("self", "src", "offset", "dim1", "dim2"))
     *_, rows, columns = shape = _value(x).shape
     last_two = {one % len(shape), other % len(shape)} == {len(shape) - 2, len(shape) - 1}
@@ -124,13 +123,13 @@ def diagonal_scatter(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
 
 @_decomposition(aten.zero.default, aten.empty_like.default)
 def zeros(graph: fx.Graph, node: fx.Node) -> fx.Node:
-    """`x.zero_()` is zeros of the shape of x; so may be what nobody has written to yet."""
+    """`x.zero_()` is zeros of the shape of x; an uninitialized tensor may be zeros as well."""
     return graph.call_function(aten.zeros_like.default, arguments(node)[:1], {"dtype": _value(node).dtype})
 
 
 @_decomposition(aten.empty.memory_format, aten.new_empty.default)
 def blank(graph: fx.Graph, node: fx.Node) -> fx.Node:
-    """`empty(sizes)`, which has no values yet, may as well be zeros."""
+    """`empty(sizes)`, which is uninitialized, may be zeros."""
     return graph.call_function(aten.zeros.default, (argument(node, "size"),), {"dtype": _value(node).dtype})
 
 
@@ -142,28 +141,32 @@ def filled(graph: fx.Graph, node: fx.Node) -> fx.Node:
 
 @_decomposition(aten.index.Tensor)
 def picked_complex(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
-    """`x[:, frequencies]` of complex numbers picks both of their parts; ONNX has no complex numbers to pick."""
+    """`x[:, frequencies]` of complex x selects real and imaginary parts; ONNX cannot index complex numbers."""
     x, indices = arguments(node)[:2]
     if not _value(x).is_complex() or sum(index is not None for index in indices) != 1:
         return None
-    parts = graph.call_function(aten.view_as_real.default, (x,))
-    picked = graph.call_function(aten.index.Tensor, (parts, indices))
-    return graph.call_function(aten.view_as_complex.default, (picked,))
+    real = graph.call_function(aten.view_as_real.default, (x,))
+    selected = graph.call_function(aten.index.Tensor, (real, indices))
+    return graph.call_function(aten.view_as_complex.default, (selected,))
 
 
 @_decomposition(aten.copy.default)
 def copy(graph: fx.Graph, node: fx.Node) -> fx.Node:
     """`copy(x, y)` is y in the shape and the dtype of x."""
-    into, source = arguments(node)[:2]
-    expanded = source if _same_shape(source, into) else graph.call_function(aten.expand_as.default, (source, into))
-    if _value(source).dtype == _value(into).dtype:
+    destination, source = arguments(node)[:2]
+    expanded = (
+        source
+        if _same_shape(source, destination)
+        else graph.call_function(aten.expand_as.default, (source, destination))
+    )
+    if _value(source).dtype == _value(destination).dtype:
         return expanded
-    return graph.call_function(aten.to.dtype, (expanded, _value(into).dtype))
+    return graph.call_function(aten.to.dtype, (expanded, _value(destination).dtype))
 
 
 @_decomposition(operator.getitem)
 def broadcast(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
-    """`broadcast_tensors([x, y])[0]` is x in the shape of y, or x where that is its own."""
+    """`broadcast_tensors([x, y])[0]` is x in the shape of y, or x where it has that shape."""
     source, position = arguments(node)
     if source.target is not aten.broadcast_tensors.default:
         return None
@@ -175,7 +178,7 @@ def broadcast(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
 
 
 def _same_shape(one: fx.Node, other: fx.Node) -> bool:
-    """Whether sizes are the same whatever the batch; two sizes that only might be are not."""
+    """Return whether two shapes are equal for every batch."""
     return [str(size) for size in _value(one).shape] == [str(size) for size in _value(other).shape]
 
 
@@ -190,7 +193,7 @@ def squared_error(graph: fx.Graph, node: fx.Node) -> fx.Node:
 
 @_decomposition(aten.repeat_interleave.self_int)
 def repeated_value(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
-    """`repeat_interleave(x: B×L×1, D, 2)` is x expanded, where what is repeated is one value."""
+    """`repeat_interleave(x: B×L×1, D, 2)` is x expanded, where the repeated axis has size 1."""
     x, repeats = arguments(node)[:2]
     axis, shape = argument(node, "dim"), _value(x).shape
     if axis is None or not isinstance(repeats, int) or not (isinstance(shape[axis], int) and shape[axis] == 1):
@@ -215,15 +218,16 @@ def distance(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
 
 @_decomposition(aten.cdist.default)
 def distances(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
-    """`cdist(x: B×P×D, y: B×R×D)` is ‖x - y‖ of all pairs; of many, as PyTorch does it, √(‖x‖² + ‖y‖² - 2 x·y).
+    """`cdist(x: B×P×D, y: B×R×D)` is ‖x - y‖ of all pairs; for many pairs, as in PyTorch, √(‖x‖² + ‖y‖² - 2 x·y).
 
     ONNX has no operator for it.
     """
+    max_direct = 25  # vectors on each side, as in PyTorch
     left, right, order, mode = (argument(node, name) for name in ("x1", "x2", "p", "compute_mode"))
     if order != 2:
         return None
     counts = (_value(left).shape[-2], _value(right).shape[-2])
-    few = mode == 2 or (mode != 1 and all(isinstance(n, int) and n <= MOST_DISTANCES_ONE_BY_ONE for n in counts))
+    few = mode == 2 or (mode != 1 and all(isinstance(n, int) and n <= max_direct for n in counts))
     if few:
         one, other = (graph.call_function(aten.unsqueeze.default, (x, axis)) for x, axis in ((left, -2), (right, -3)))
         difference = graph.call_function(aten.sub.Tensor, (one, other))
@@ -233,7 +237,11 @@ def distances(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
         squares = graph.call_function(aten.square.default, (x,))
         sums = graph.call_function(aten.sum.dim_IntList, (squares, [-1]))
         lengths.append(graph.call_function(aten.unsqueeze.default, (sums, axis)))
-    turned = graph.call_function(aten.transpose.int, (right, -1, -2))
-    twice = graph.call_function(aten.mul.Scalar, (graph.call_function(aten.matmul.default, (left, turned)), 2))
-    both = graph.call_function(aten.sub.Tensor, (graph.call_function(aten.add.Tensor, tuple(lengths)), twice))
-    return graph.call_function(aten.sqrt.default, (graph.call_function(aten.clamp_min.default, (both, 1e-30)),))
+    transposed = graph.call_function(aten.transpose.int, (right, -1, -2))
+    twice = graph.call_function(aten.mul.Scalar, (graph.call_function(aten.matmul.default, (left, transposed)), 2))
+    squared_distances = graph.call_function(
+        aten.sub.Tensor, (graph.call_function(aten.add.Tensor, tuple(lengths)), twice)
+    )
+    return graph.call_function(
+        aten.sqrt.default, (graph.call_function(aten.clamp_min.default, (squared_distances, 1e-30)),)
+    )

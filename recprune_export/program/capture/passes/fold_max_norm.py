@@ -1,7 +1,7 @@
-"""Tables with a largest norm of their rows (`nn.Embedding(..., max_norm=1.0)`), whose lookups change the table itself.
+"""Folding of `nn.Embedding(..., max_norm=1.0)`, whose lookups change the table.
 
-PyTorch scales the rows that a request looks up, in place, to the norm that they may have at most. Once scaled a row
-stays as it is, so for serving all rows are scaled once, and a lookup is a lookup.
+PyTorch scales the rows that a request looks up, in place, to at most that norm. A scaled row does not change again, so
+all rows are scaled once, and the lookups become plain lookups.
 """
 
 import torch
@@ -14,32 +14,33 @@ from recprune_export.program.nodes import arguments
 aten = torch.ops.aten
 
 _RENORMING = frozenset({aten.embedding_renorm_.default, aten.embedding_renorm.default})
-_FINE = _RENORMING | {aten.embedding.default, aten.detach.default, aten.copy_.default}
-_TINY = 1e-7  # PyTorch adds it to the norm
+_ALLOWED_READERS = _RENORMING | {aten.embedding.default, aten.detach.default, aten.copy_.default}
 
 
 def fold_max_norm(module: fx.GraphModule) -> None:
-    """Scale the rows of such tables of `module`, whose parameters may be those of a user's model and are left alone.
+    """Replace the tables of `module` that have a `max_norm` by scaled copies; the user's parameters are not changed.
 
-    Raises `CaptureError` where a table is read in another way as well: there PyTorch's answers follow from what was looked
-    up before.
+    Raises `CaptureError` where another operator reads such a table as well, because its result in PyTorch depends on the
+    rows that were looked up before.
     """
     for node in list(module.graph.nodes):
         if node.target not in _RENORMING:
             continue
-        table, _, most, order = arguments(node)
+        table, _, max_norm, order = arguments(node)
         while table.target is aten.detach.default:
             (table,) = arguments(table)
         if table.op != "get_attr":
             continue
-        if others := [
-            user for user in module.graph.nodes if _reads(user, str(table.target)) and user.target not in _FINE
+        if readers := [
+            user
+            for user in module.graph.nodes
+            if _reads(user, str(table.target)) and user.target not in _ALLOWED_READERS
         ]:
             raise CaptureError(
-                f"The table '{table.target}' has a max_norm, and is read by '{others[0].target}' as well, which sees rows scaled or not "
-                "by what was looked up before: scale its rows once, by torch.renorm, and leave max_norm out."
+                f"The table '{table.target}' has a max_norm, and is read by '{readers[0].target}' as well, whose result depends on the "
+                "rows that were looked up before: scale its rows once, by torch.renorm, and leave max_norm out."
             )
-        _replace(module, tensor_at(module, str(table.target)), float(most), float(order))
+        _replace(module, tensor_at(module, str(table.target)), float(max_norm), float(order))
         for user in list(node.users):
             if user.target is aten.copy_.default and arguments(user)[0] is table:
                 module.graph.erase_node(user)
@@ -51,13 +52,14 @@ def _reads(node: fx.Node, table: str) -> bool:
     return node.op == "call_function" and any(s.op == "get_attr" and s.target == table for s in node.all_input_nodes)
 
 
-def _replace(module: fx.GraphModule, table: Tensor, most: float, order: float) -> None:
-    """Under every name that the table has."""
+def _replace(module: fx.GraphModule, table: Tensor, max_norm: float, order: float) -> None:
+    """Replace the table by a scaled copy under every name that it has."""
+    tiny = 1e-7  # PyTorch adds it to the norm
     with torch.no_grad():
         norms = torch.linalg.vector_norm(table, order, dim=1, keepdim=True)
-        scaled = torch.where(norms > most, table * (most / (norms + _TINY)), table)
+        scaled = torch.where(norms > max_norm, table * (max_norm / (norms + tiny)), table)
     new = nn.Parameter(scaled, requires_grad=table.requires_grad) if isinstance(table, nn.Parameter) else scaled
     for name, _ in [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]:
         if tensor_at(module, name) is table:
-            owner, _, own = name.rpartition(".")
-            setattr(module.get_submodule(owner), own, new)
+            owner, _, attribute = name.rpartition(".")
+            setattr(module.get_submodule(owner), attribute, new)

@@ -1,8 +1,9 @@
-"""Tables that a model computes from its parameters at every request, computed once.
+"""Folding of tables that a model computes from its parameters at every request.
 
-Graph recommenders propagate all embeddings over the graph before they look up the few that a request asks for (LightGCN:
-He et al. 2020, section 3.1); others normalise or project a whole table first. For serving the result is the table.
-So is the weight of a layer that training states in other terms: weight norm, spectral norm, orthogonal matrices.
+Graph recommenders propagate all embeddings over the graph before they look up the few of a request (LightGCN: He et al.
+2020, section 3.1); others normalize or project a whole table first. The exported model stores the result as its table.
+The same holds for the weight of a layer that is reparametrized for training: weight norm, spectral norm, orthogonal
+matrices.
 """
 
 from typing import Any
@@ -18,7 +19,7 @@ from recprune_export.program.view_operators import DATA_MOVEMENT_OPERATORS
 aten = torch.ops.aten
 
 # Weight norm (Salimans and Kingma 2016), spectral norm (Miyato et al. 2018), and orthogonal matrices.
-_RESTATING = frozenset(
+_REPARAMETRIZATIONS = frozenset(
     {
         aten._weight_norm.default,
         aten.dot.default,
@@ -31,27 +32,27 @@ _RESTATING = frozenset(
 
 
 def fold_parameters(module: fx.GraphModule) -> bool:
-    """Replace what is computed from parameters alone by a parameter that holds it, in place; tell whether there was any.
+    """Replace values computed from parameters alone by parameters, in place; return whether there were any.
 
-    That is done where rows of the result are looked up by the request, where a sparse matrix takes part, which ONNX
-    cannot hold, and where a weight was stated in other terms for the sake of training.
-    Anything else that is computed from parameters stays a computation, so that its parts can be pruned.
+    A value is folded where the request looks up rows of it, where it depends on a sparse matrix, which ONNX does not
+    support, and where it is a weight that is reparametrized for training.
+    Other values computed from parameters are not folded, so that their parameters can be pruned.
     """
-    steady = find_request_invariant_nodes(module)
-    wanted = []
-    for node in filter(_is_computed, steady):
-        read = find_varying_readers(node, steady)
+    invariant = find_request_invariant_nodes(module)
+    foldable = []
+    for node in filter(_is_computed, invariant):
+        read = find_varying_readers(node, invariant)
         looked_up = any(user.target in ROW_LOOKUPS and arguments(user)[0] is source for source, user in read)
-        if looked_up or (read and any(_is_sparse(part) or part.target in _RESTATING for part in ancestors([node]))):
-            wanted.append(node)
-    for node in wanted:
+        if looked_up or (read and any(_is_sparse(n) or n.target in _REPARAMETRIZATIONS for n in ancestors([node]))):
+            foldable.append(node)
+    for node in foldable:
         _replace(module, node)
     remove_dead_code(module)
-    return bool(wanted)
+    return bool(foldable)
 
 
 def _is_computed(node: fx.Node) -> bool:
-    """A dense tensor of numbers that an operator made of others, and not only moved."""
+    """Return whether a node is a dense tensor of floats that an operator computed rather than moved."""
     value = node.meta.get("val")
     moves = node.target in DATA_MOVEMENT_OPERATORS or node.op != "call_function"
     dense = isinstance(value, Tensor) and value.layout == torch.strided and value.is_floating_point()
@@ -80,7 +81,7 @@ def _evaluate(module: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any])
         if node.op == "get_attr":
             values[node] = tensor_at(module, str(node.target))
         else:
-            given = (arguments(node), dict(node.kwargs))
-            args, kwargs = fx.node.map_arg(given, lambda source: _evaluate(module, source, values))
+            nodes = (arguments(node), dict(node.kwargs))
+            args, kwargs = fx.node.map_arg(nodes, lambda source: _evaluate(module, source, values))
             values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
     return values[node]

@@ -1,8 +1,8 @@
-"""Layer norms that a model computes step by step, written as the one operator that they are.
+"""Fusion of layer norms that a model computes step by step into `layer_norm`.
 
-`(x - x.mean(-1)) / sqrt(((x - x.mean(-1)) ** 2).mean(-1) + ε)` centres x, so no channel is zero when masked, and none could
-be removed before it is summed. The operator says what the steps hide: that they are a norm over n channels (Ba et al. 2016,
-"Layer Normalization", section 3), of which the pruned model keeps the n.
+`(x - x.mean(-1)) / sqrt(((x - x.mean(-1)) ** 2).mean(-1) + ε)` centers x, so no channel is zero when masked, and none could
+be removed before the sum. The fused operator is a norm over n channels (Ba et al. 2016, "Layer Normalization", section 3),
+and the pruned model keeps the count n.
 """
 
 import math
@@ -20,47 +20,47 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class _Spread:
-    """√(Σ(x - mean)² · scale + ε), one number for each row of channels."""
+    """√(Σ(x - mean)² · scale + ε) of `source`, one number for each row of channels."""
 
-    of: fx.Node
+    source: fx.Node
     scale: float
     epsilon: float
 
 
 def fuse_layer_norms(module: fx.GraphModule) -> bool:
-    """Replace norms over the last axis that are written out by `layer_norm`, in place; tell whether there was one.
+    """Replace hand-written norms over the last axis by `layer_norm`, in place; return whether there was one.
 
-    Before: a centred value divided by the root of its mean square, or of the sum of its squares, with an ε inside the root.
+    Before: a centered value divided by the root of its mean square, or of the sum of its squares, with an ε inside the root.
     After: `layer_norm` without gain and bias, times 1/√n where it was the sum.
     """
-    found = False
+    changed = False
     for node in list(module.graph.nodes):
         spread = _spread_below(node)
         if spread is None:
             continue
-        n = spread.of.meta["val"].shape[-1]
+        n = spread.source.meta["val"].shape[-1]
         with module.graph.inserting_before(node):
             new = module.graph.call_function(
-                aten.layer_norm.default, (spread.of, [n], None, None, spread.epsilon / (spread.scale * n))
+                aten.layer_norm.default, (spread.source, [n], None, None, spread.epsilon / (spread.scale * n))
             )
             if spread.scale != 1 / n:
                 new = module.graph.call_function(aten.mul.Scalar, (new, 1 / math.sqrt(spread.scale * n)))
         node.replace_all_uses_with(new)
-        found = True
+        changed = True
     remove_dead_code(module)
-    return found
+    return changed
 
 
 def _spread_below(node: fx.Node) -> _Spread | None:
-    """What `centred / spread` or `centred * (1 / spread)` divides by, if both are of one value."""
+    """Return the divisor of `centered / spread` or `centered * (1 / spread)`, if both have the same source."""
     if node.target not in (aten.div.Tensor, aten.mul.Tensor) or not all(_is_node(a) for a in arguments(node)[:2]):
         return None
     pairs = [arguments(node)[:2]] if node.target is aten.div.Tensor else [arguments(node)[:2], arguments(node)[1::-1]]
     root = aten.sqrt.default if node.target is aten.div.Tensor else aten.rsqrt.default
-    for centred, below in pairs:
-        inside = arguments(_squeezed(below))[0] if _squeezed(below).target is root else None
+    for centered, divisor in pairs:
+        inside = arguments(_squeezed(divisor))[0] if _squeezed(divisor).target is root else None
         spread = _sum_of_squares(inside) if inside is not None else None
-        if spread is not None and _centered(centred) is spread.of:
+        if spread is not None and _centered(centered) is spread.source:
             return spread
     return None
 
@@ -75,16 +75,16 @@ def _sum_of_squares(node: fx.Node) -> _Spread | None:
     if node.target not in (aten.mean.dim, aten.sum.dim_IntList) or not _over_last(node):
         return None
     squares, inside = _shifted(arguments(node)[0])
-    of = _centered(base) if (base := _squared(squares)) is not None else None
-    if of is None:
+    centered = _centered(base) if (base := _squared(squares)) is not None else None
+    if centered is None:
         return None
-    n = _channels(of)
+    n = _channels(centered)
     scale = 1 / n if node.target is aten.mean.dim else 1.0
-    return _Spread(of, scale, outside + inside * n * scale)
+    return _Spread(centered, scale, outside + inside * n * scale)
 
 
 def _is_biased_variance(node: fx.Node) -> bool:
-    """Whether a variance divides by n, as norms do, and not by n - 1."""
+    """Return whether a variance divides by n, as norms do, and not by n - 1."""
     by_correction = node.target is aten.var.correction and argument(node, "correction") == 0
     return by_correction or (node.target is aten.var.dim and argument(node, "unbiased") is False)
 
@@ -109,14 +109,14 @@ def _squared(node: fx.Node) -> Any:
 
 
 def _shifted(node: fx.Node) -> tuple[fx.Node, float]:
-    """Take a number that is added off a value."""
+    """Split a value into a value and the number that is added to it."""
     if node.target in (aten.add.Tensor, aten.add.Scalar) and not node.kwargs and not _is_node(arguments(node)[1]):
         return arguments(node)[0], float(arguments(node)[1])
     return node, 0.0
 
 
 def _squeezed(node: fx.Node) -> fx.Node:
-    """Look through an axis of one value put behind the others."""
+    """Skip an `unsqueeze` of the last axis."""
     last = node.target is aten.unsqueeze.default and arguments(node)[1] % node.meta["val"].ndim
     return arguments(node)[0] if last and last == node.meta["val"].ndim - 1 else node
 

@@ -1,7 +1,7 @@
-"""Boolean masks that are the same for every request, written as lists of positions.
+"""Replacement of boolean masks that are the same for every request by lists of positions.
 
-`masked_select(products, mask)` with a constant mask is the usual way to pick pairs of fields. What it returns has a size
-that neither `torch.export` nor the ONNX exporter can know beforehand, although it is the number of ones in the mask.
+`masked_select(products, mask)` with a constant mask is the usual way to select pairs of fields. Neither `torch.export` nor
+the ONNX exporter can infer the size of its result, although it is the number of ones in the mask.
 """
 
 from typing import Any
@@ -19,14 +19,14 @@ BATCH_OF_THE_TRIAL = 3
 
 
 def find_boolean_indexing(module: fx.GraphModule) -> list[fx.Node]:
-    """Return the nodes that pick by a boolean mask."""
+    """Return the nodes that index with a boolean mask."""
     return [node for node in module.graph.nodes if _masks(node)]
 
 
 def replace_constant_masks(module: fx.GraphModule) -> bool:
-    """Write each pick by a constant mask as a pick by positions, in place; tell whether there was one.
+    """Replace each indexing by a constant mask by an indexing by positions, in place; return whether there was one.
 
-    Sizes in the graph are those of the old picks afterwards: `recapture` it.
+    Shapes in the graph are not updated: `recapture` it.
     """
     replaced = False
     for node in find_boolean_indexing(module):
@@ -56,7 +56,7 @@ def _masks(node: fx.Node) -> list[fx.Node]:
 
 
 def _select_by_positions(module: fx.GraphModule, node: fx.Node, masks: dict[fx.Node, Any]) -> fx.Node | None:
-    """`masked_select(x: B×F×F, m: F×F)`: row by row the same places, one row after the other."""
+    """Rewrite `masked_select(x: B×F×F, m: F×F)` as the same positions of every row, flattened."""
     x, mask = arguments(node)
     shape = list(x.meta["val"].shape)
     if len(shape) < 2 or isinstance(shape[0], int) or not all(isinstance(size, int) for size in shape[1:]):
@@ -66,12 +66,12 @@ def _select_by_positions(module: fx.GraphModule, node: fx.Node, masks: dict[fx.N
         return None
     positions = add_constant(module, f"positions_{node.name}", rows[0].flatten().nonzero().flatten())
     flat = module.graph.call_function(aten.flatten.using_ints, (x, 1, -1))
-    picked = module.graph.call_function(aten.index_select.default, (flat, 1, positions))
-    return module.graph.call_function(aten.flatten.using_ints, (picked, 0, -1))
+    selected = module.graph.call_function(aten.index_select.default, (flat, 1, positions))
+    return module.graph.call_function(aten.flatten.using_ints, (selected, 0, -1))
 
 
 def _index(module: fx.GraphModule, node: fx.Node, masks: dict[fx.Node, Any]) -> fx.Node | None:
-    """`x[:, m]` with a mask of static shape: the places of its ones, an index for each of its axes."""
+    """Rewrite `x[:, m]` with a mask of static shape as the positions of its ones, an index for each of its axes."""
     x, indices = arguments(node)
     result: list[Any] = []
     for index in indices:
@@ -81,6 +81,7 @@ def _index(module: fx.GraphModule, node: fx.Node, masks: dict[fx.Node, Any]) -> 
         if not all(isinstance(size, int) for size in index.meta["val"].shape):
             return None
         result += [
-            add_constant(module, f"positions_{node.name}", places) for places in masks[index].nonzero(as_tuple=True)
+            add_constant(module, f"positions_{node.name}", positions)
+            for positions in masks[index].nonzero(as_tuple=True)
         ]
     return module.graph.call_function(aten.index.Tensor, (x, result))

@@ -1,4 +1,4 @@
-"""Values in a graph that are the same for every request of so many rows, and what they are."""
+"""Evaluation of values that depend only on the number of rows of a request."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ aten = torch.ops.aten
 
 
 def evaluate_for_batch_size(node: fx.Node, rows: int) -> Any:
-    """Return what a node holds for a request of `rows` rows, where that depends on nothing else; None for others."""
+    """Return the value of a node for a request of `rows` rows, or None where it depends on more of the request."""
     values: dict[fx.Node, Any] = {}
 
     def compute(source: fx.Node) -> Any:
@@ -53,7 +53,7 @@ def _constant_tensor(node: fx.Node) -> Tensor:
 
 
 def _size(size: Any, rows: int) -> int:
-    """A traced size for so many rows."""
+    """Return a traced size for a number of rows."""
     if isinstance(size, int):
         return size
     (symbol,) = size.node.expr.free_symbols

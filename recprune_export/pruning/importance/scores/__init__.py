@@ -1,1 +1,1 @@
-"""Scores: which channels of each group go first. One idea per file; `registry.py` has them all."""
+"""Importance scores of channels, one idea per file; `registry.py` lists all of them."""

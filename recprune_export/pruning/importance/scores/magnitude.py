@@ -1,4 +1,4 @@
-"""Scores that look at the weights of a channel's slices; and chance, which looks at nothing."""
+"""Scores computed from the weights of a channel's slices, and a random score."""
 
 from collections.abc import Callable, Mapping
 
@@ -10,26 +10,26 @@ from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
 
 
 def random(inputs: ScoreInputs) -> dict[str, Tensor]:
-    """Chance: the floor that every other score has to beat."""
+    """Return random scores, the baseline that every other score has to beat."""
     generator = torch.Generator().manual_seed(inputs.seed)
     return {g.name: torch.rand(g.width, generator=generator) for g in inputs.program.analysis.groups}
 
 
 def magnitude_l1(inputs: ScoreInputs) -> dict[str, Tensor]:
-    """Sum of absolute weights of the channel's slices (Li et al. 2017, "Pruning Filters for Efficient ConvNets", 3.1)."""
+    """Sum the absolute weights of the channel's slices (Li et al. 2017, "Pruning Filters for Efficient ConvNets", 3.1)."""
     return _over_weights(inputs, lambda weight: weight.abs())
 
 
 def magnitude_l2(inputs: ScoreInputs) -> dict[str, Tensor]:
-    """Sum of squared weights of the channel's slices, each tensor relative to its mean square.
+    """Sum the squared weights of the channel's slices, each tensor relative to its mean square.
 
-    Without that a large table would outvote the layers it is tied to.
+    Otherwise a large table would dominate the layers that it is tied to.
     """
     return _over_weights(inputs, lambda weight: weight.square() / weight.square().mean().clamp_min(1e-30))
 
 
 def taylor(inputs: ScoreInputs) -> dict[str, Tensor]:
-    """Squared change of the loss, to first order, when the channel is zeroed, averaged over batches.
+    """Return the squared change of the loss, to first order, when the channel is zeroed, averaged over batches.
 
     (Σ w·∂L/∂w)² for each slice, summed over slices: Molchanov et al. 2019, "Importance Estimation for Neural Network
     Pruning", equations 7 and 8, in their group form.
@@ -55,7 +55,7 @@ def _over_weights(inputs: ScoreInputs, measure: Callable[[Tensor], Tensor]) -> d
 
 
 def _per_channel(group: Group, values: Mapping[str, Tensor], square: bool) -> Tensor:
-    """Add up, for each channel, the sums of `values` over its slices (or the squares of those sums)."""
+    """Add up, for each channel, the sums of `values` over its slices (or the squares of the sums)."""
     total = torch.zeros(group.width)
     for tensor, axis in group.axes():
         if tensor not in values:

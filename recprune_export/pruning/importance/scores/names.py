@@ -1,14 +1,14 @@
-"""The scores by the names that the user gives them; free of torch, for the command line reads it."""
+"""Names and descriptions of the scores, for the command line; this module does not import torch."""
 
-OUTPUT_ERROR = "output-error"  # the only one whose losses compare across groups
+OUTPUT_ERROR = "output-error"  # the only score whose losses are comparable across groups
 
 SCORE_DESCRIPTIONS = {
-    OUTPUT_ERROR: "what the answers lose, after rotation or refit (the default)",
+    OUTPUT_ERROR: "error of the answers without the channel, after rotation or refit (the default)",
     "taylor": "squared change of the loss without the channel, to first order",
-    "permutation": "what the answers lose when the channel is shuffled over requests",
-    "variance": "how much the channel varies over requests",
-    "cosine": "how little the channel says what another one says",
+    "permutation": "error of the answers when the channel is permuted over requests",
+    "variance": "variance of the channel over requests",
+    "cosine": "dissimilarity to the most similar channel",
     "magnitude-l1": "absolute weights",
     "magnitude-l2": "squared weights",
-    "random": "chance, the floor",
+    "random": "random numbers, the baseline",
 }

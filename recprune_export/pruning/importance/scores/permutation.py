@@ -1,4 +1,4 @@
-"""Permutation: what the answers lose when they get a channel of other requests."""
+"""Permutation importance: the error of the outputs when a channel is permuted over requests."""
 
 import torch
 from torch import Tensor, fx
@@ -8,46 +8,45 @@ from recprune_export.pruning.importance.scores.activations import ResolvedSite, 
 from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
 from recprune_export.pruning.statistics.activation_sites import find_producer_sites
 
-MOST_ROWS = 512
-FEWEST_ROWS = 64
-BUDGET = 1 << 20  # rows answered, over all channels
-
 
 def permutation(inputs: ScoreInputs) -> dict[str, Tensor]:
-    """Rise of the distance from the program's own answers when the channel is permuted over the requests of a batch.
+    """Return the distance of the outputs from the original ones when the channel is permuted over a batch's requests.
 
-    Breiman 2001, "Random Forests", section 10, for channels in place of features. The own answers stand for the labels:
-    whatever is lost shows, without the labels' noise, in fewer rows.
+    Breiman 2001, "Random Forests", section 10, for channels in place of features. The original outputs replace the
+    labels: without the labels' noise, fewer rows show a loss.
 
-    It costs one run per channel of what follows the channel in the graph, on 512 rows, fewer where there are more than
+    The cost is one run per channel of the nodes after it in the graph, on 512 rows, fewer where there are more than
     2,000 channels.
     """
+    total_rows = 1 << 20  # rows evaluated, over all channels
+    min_rows = 64
+    max_rows = 512
     groups = inputs.program.analysis.groups
     channels = sum(group.width for group in groups)
-    most = max(FEWEST_ROWS, min(MOST_ROWS, BUDGET // max(channels, 1)))
-    request = {name: values[:most] for name, values in inputs.batches[0][0].items()}
+    row_limit = max(min_rows, min(max_rows, total_rows // max(channels, 1)))
+    request = {name: values[:row_limit] for name, values in inputs.batches[0][0].items()}
     rows = len(next(iter(request.values())))
     order = torch.randperm(rows, generator=torch.Generator().manual_seed(inputs.seed))
     recording = ValueRecorder(inputs.program)(request)
-    own_answer = recording.answers
+    original = recording.answers
     values = {node: recording.values[node.name] for node in inputs.program.module.graph.nodes}
-    found = resolve_sites(inputs.program, find_producer_sites(inputs.program))
+    sites = resolve_sites(inputs.program, find_producer_sites(inputs.program))
     scores = {}
     with torch.no_grad():
-        least = inputs.distance(own_answer, own_answer)
+        baseline = inputs.distance(original, original)
         for group in groups:
-            rerun = _Rerun(inputs.program.module, values, found[group.name])
+            rerun = _Rerun(inputs.program.module, values, sites[group.name])
             names = [o.name for o in inputs.program.signature.outputs]
             answers = (dict(zip(names, rerun.without(c, order), strict=True)) for c in range(group.width))
-            rises = [inputs.distance(answer, own_answer) - least for answer in answers]
+            rises = [inputs.distance(answer, original) - baseline for answer in answers]
             scores[group.name] = torch.stack(rises).double().clamp_min(0.0)
     return scores
 
 
 class _Rerun(fx.Interpreter):
-    """Runs again what a change of a group's channels reaches; of all else the `values` are known.
+    """An interpreter that reruns the nodes after a group's sites, with the known `values` of all other nodes.
 
-    No `ValueRecorder`: it changes values on the way, and begins in the middle of the graph.
+    It is no `ValueRecorder`, because it changes values during the run and starts in the middle of the graph.
     """
 
     def __init__(self, module: fx.GraphModule, values: dict[fx.Node, Tensor], sites: list[ResolvedSite]) -> None:

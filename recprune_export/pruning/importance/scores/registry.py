@@ -1,4 +1,4 @@
-"""`SCORES`: every score by name. To add one, write the function, and put it here and in `names.py`."""
+"""`SCORES`: every score by name. To add one, write the function, and add it here and in `names.py`."""
 
 from collections.abc import Callable
 
@@ -36,7 +36,7 @@ SCORES: dict[str, Ranker] = {
 
 
 def rank_channels(name: str, inputs: ScoreInputs) -> dict[str, Ranking]:
-    """Rank the channels of every group. Raises `UsageError` for a name that is not known."""
+    """Rank the channels of every group. Raises `UsageError` for an unknown name."""
     if name not in SCORES:
         raise UsageError(f"There is no score '{name}'; choose one of {', '.join(sorted(SCORES))}.")
     return SCORES[name](inputs)

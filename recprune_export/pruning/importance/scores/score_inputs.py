@@ -1,12 +1,13 @@
-"""What a score may look at."""
+"""Inputs of a score."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from recprune_export.data.batch import Batch
 from recprune_export.program.program import Program
-from recprune_export.pruning.statistics.moments import Batch, CurvatureProbe
+from recprune_export.pruning.statistics.moments import CurvatureProbe
 
 Response = Mapping[str, Tensor]
 LossFunction = Callable[[Response, Mapping[str, Tensor]], Tensor]  # response, labels -> mean over the rows, a scalar
@@ -15,9 +16,9 @@ Distance = Callable[[Response, Response], Tensor]  # student, teacher -> mean ov
 
 @dataclass(frozen=True)
 class ScoreInputs:
-    """The dense program, batches of calibration data, and how answers are judged on them.
+    """The dense program, batches of calibration data, and the losses of its outputs.
 
-    `loss` is against the labels where there are any, `distance` between two responses, `probe` needs neither.
+    `loss` compares with the labels where there are any, `distance` compares two responses, `probe` needs neither.
     """
 
     program: Program
@@ -28,4 +29,4 @@ class ScoreInputs:
     seed: int = 0
 
 
-Score = Callable[[ScoreInputs], dict[str, Tensor]]  # group name -> [width], higher stays
+Score = Callable[[ScoreInputs], dict[str, Tensor]]  # group name -> [width], the highest are kept

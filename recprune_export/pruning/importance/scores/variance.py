@@ -1,4 +1,4 @@
-"""Variance: what hardly varies over requests can be put into the next bias."""
+"""Variance score: the next bias can replace a channel that hardly varies over requests."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -13,9 +13,9 @@ from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
 
 
 def variance(inputs: ScoreInputs) -> dict[str, Tensor]:
-    """Variance over calibration requests of what the channel's tables and layers put out, summed over them.
+    """Return the variance over calibration requests of the outputs of a channel's tables and layers, summed over them.
 
-    Rows of a table count as often as they are looked up (as outputs of hidden units: Polyak and Wolf 2015,
+    Rows of a table count as often as they are looked up (for outputs of hidden units: Polyak and Wolf 2015,
     "Channel-Level Acceleration of Deep Face Representations", section 3.1).
     """
     moments = _Moments(inputs)
@@ -25,7 +25,7 @@ def variance(inputs: ScoreInputs) -> dict[str, Tensor]:
 
 
 class _Moments:
-    """Sums and sums of squares of each produced channel, so that batches, and later machines, can be added up."""
+    """Sums and sums of squares of each channel, which can be added over batches and machines."""
 
     def __init__(self, inputs: ScoreInputs) -> None:
         self._inputs = inputs
@@ -49,7 +49,7 @@ class _Moments:
                 self._count[name, axis] = self._count.get((name, axis), 0) + count
 
     def _sum_by_channel(self, node: fx.Node, value: Any) -> dict[int, tuple[Tensor, Tensor, int]]:
-        """For each axis with channels: sums and sums of squares over all else, and over how many places."""
+        """Return for each axis with channels the sum and sum of squares of each index, and the number of summands."""
         if not (isinstance(value, Tensor) and value.is_floating_point()):
             return {}
         by_axis = {}

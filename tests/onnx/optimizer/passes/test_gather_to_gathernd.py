@@ -7,9 +7,9 @@ from recprune_export.errors import ExportError
 from recprune_export.onnx.cost.estimate import estimate_cost
 from recprune_export.onnx.cost.weightless_model import fill_shapes, strip_weights
 from recprune_export.onnx.counts import count_weights
+from recprune_export.onnx.optimizer._rewrite import rewrite
 from recprune_export.onnx.optimizer.passes.gather_to_gathernd import gather_to_gathernd
 from recprune_export.onnx.optimizer.passes.gathernd_to_gather import gathernd_to_gather
-from recprune_export.onnx.optimizer.rewrite import rewrite
 from recprune_export.onnx.runtime.in_memory import make_in_memory_session
 from tests.onnx.graphs import assert_left_alone, floats, graph, operators, rewritten
 

@@ -11,7 +11,7 @@ from recprune_export.onnx.counts import count
 from recprune_export.onnx.export import export_onnx
 from recprune_export.onnx.optimizer.passes.hoist_gather import hoist_gather
 from recprune_export.onnx.runtime.session import make_session, run
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import Program
 from tests.properties import no_zeros
 

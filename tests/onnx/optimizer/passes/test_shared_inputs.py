@@ -13,11 +13,11 @@ from recprune_export.errors import ExportError, UsageError
 from recprune_export.onnx.cost.estimate import estimate_file_cost
 from recprune_export.onnx.counts import count_weights
 from recprune_export.onnx.export import ServingConfig, export_onnx
+from recprune_export.onnx.optimizer._rewrite import TOLERANCE, largest_relative_difference
 from recprune_export.onnx.optimizer.passes.shared_inputs import share_inputs
-from recprune_export.onnx.optimizer.rewrite import TOLERANCE, largest_relative_difference
 from recprune_export.onnx.runtime.in_memory import make_in_memory_session
 from recprune_export.onnx.runtime.session import make_session, run
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import Program
 from recprune_export.program.random_requests import sample_request
 from recprune_export.recommenders.catalogue import RECOMMENDERS, build_recommender

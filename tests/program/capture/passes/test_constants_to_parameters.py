@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recprune_export.bundle.verify import verify
+from recprune_export.bundle._verify import verify
 from recprune_export.pipeline.compress import CompressionResult, compress_program
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.settings import Settings
 from tests.properties import check_any_plan, prunable
 
@@ -101,7 +101,7 @@ def compressed(
     module: nn.Module, request: dict[str, Tensor], target: Path, patch: pytest.MonkeyPatch
 ) -> CompressionResult:
     patch.setattr("recprune_export.finetuning.task.SAMPLED_STEPS", 3)
-    settings = Settings(sparsity=0.5, batches=(1,), batch_size=16, epochs=1)
+    settings = Settings(sparsity=0.5, latency_batch_sizes=(1,), batch_size=16, epochs=1)
     result = compress_program(capture(module, (), request), target, settings)
     verify(target)
     return result

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from recprune_export.onnx.export import export_onnx
 from recprune_export.onnx.runtime.session import make_session, run
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from tests.properties import check_any_plan, no_zeros, prunable
 
 

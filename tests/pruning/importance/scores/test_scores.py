@@ -4,14 +4,14 @@ from collections.abc import Mapping
 import pytest
 import torch
 
+from recprune_export.data.batch import Batch
 from recprune_export.errors import UsageError
 from recprune_export.finetuning.objective import make_objective
-from recprune_export.program.capture.capture import capture
+from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import sample_request_tensors
 from recprune_export.pruning.importance.scores.names import SCORE_DESCRIPTIONS
 from recprune_export.pruning.importance.scores.registry import SCORES, rank_channels
 from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
-from recprune_export.pruning.statistics.moments import Batch
 from recprune_export.recommenders.catalogue import RECOMMENDERS
 from tests.pruning.importance.scores.inputs import HIDDEN, inputs, scores_of
 from tests.recommenders.test_recommenders import make, spec_of

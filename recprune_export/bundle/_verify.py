@@ -1,0 +1,267 @@
+"""Verify files, manifest and golden outputs of a bundle on the serving machine, without PyTorch."""
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recprune_export.bundle.archive.manifest_signature import SIGNATURE_BYTES, check_signature
+from recprune_export.bundle.manifest.manifest import (
+    MANIFEST,
+    MODEL,
+    SAMPLE_INPUTS,
+    SAMPLE_OUTPUTS,
+    SIGNATURE,
+    FileEntry,
+    Manifest,
+)
+from recprune_export.data.npz import MAX_EXAMPLE_BYTES, read_npz
+from recprune_export.errors import BundleError, DataError, ModelFileError, ValidationFailed
+from recprune_export.validation.parity import Tolerances, resolve_ties
+
+MANIFEST_LIMIT = 64 << 20  # bytes; a manifest has a few kilobytes
+
+
+@dataclass(frozen=True)
+class GoldenOutput:
+    """Largest errors of one output against the golden output."""
+
+    name: str
+    max_absolute: float
+    max_relative: float
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Result of a successful verification: number of files, bytes, rows of the golden request, errors, and seconds.
+
+    `signature` is "absent", "unchecked" (no public key was given) or "valid".
+    """
+
+    name: str
+    files: int
+    bytes: int
+    rows: int
+    outputs: tuple[GoldenOutput, ...]
+    seconds: float
+    signature: str = "absent"
+
+
+def verify(bundle: Path, public_key: Path | None = None) -> Verification:
+    """Check size and SHA-256 of every file, the manifest, and that ONNX Runtime reproduces the golden outputs.
+
+    With a `public_key` the signature of the manifest is checked first.
+
+    Raises `BundleError`, which names the files, if files are missing, changed or not listed, or if the signature is missing or
+    wrong, and `ValidationFailed` if the outputs differ by more than the manifest's tolerances.
+    """
+    start = time.perf_counter()
+    signature = _signature(bundle, public_key)
+    manifest = read_manifest(bundle)
+    check_files(bundle, manifest)
+    check_model(bundle, manifest)
+    rows, outputs = check_golden(bundle, manifest)
+    size = sum(entry.bytes for entry in manifest.files.values())
+    seconds = time.perf_counter() - start
+    return Verification(manifest.name, len(manifest.files), size, rows, outputs, seconds, signature)
+
+
+def read_manifest(bundle: Path) -> Manifest:
+    """Read `manifest.json` of a bundle.
+
+    Raises `BundleError` if there is no bundle, or the manifest is damaged, changed, or of an unknown format version.
+    """
+    path = bundle / MANIFEST
+    if not bundle.is_dir():
+        raise BundleError(f"{bundle} is not a directory, and no packed bundle either: give a bundle.")
+    if not path.is_file():
+        raise BundleError(f"{bundle} has no {MANIFEST}, so it is not a bundle.")
+    if path.stat().st_size > MANIFEST_LIMIT:
+        raise BundleError(f"{path} is too large to be the manifest of a bundle.")
+    try:
+        values = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path} is damaged, it is not JSON: copy the bundle again.") from error
+    return Manifest.from_dict(values)
+
+
+@contextlib.contextmanager
+def reject_invalid_sections(bundle: Path, name: str = MANIFEST) -> Iterator[None]:
+    """Raise `BundleError` if values of a manifest, or of the file `name`, are invalid: their source is untrusted."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, MemoryError) as error:
+        raise BundleError(
+            f"{bundle / name} states something that cannot be, or that another release wrote "
+            f"({type(error).__name__}: {str(error)[:100]}): export the bundle again."
+        ) from error
+
+
+def check_files(bundle: Path, manifest: Manifest) -> None:
+    """Compare the files of a bundle to its manifest.
+
+    Raises `BundleError`, which names every file that is missing, changed, or not listed.
+    """
+    root = os.path.realpath(bundle)  # unlike Path.resolve, it terminates on circular links
+    present = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if not path.is_dir()}
+    present -= {MANIFEST, SIGNATURE}
+    missing = sorted(set(manifest.files) - present)
+    extra = sorted(present - set(manifest.files))
+    outside = sorted(name for name in present if not Path(os.path.realpath(bundle / name)).is_relative_to(root))
+    readable = sorted(set(manifest.files) & present - set(outside))
+    digests = _Digests()
+    changed = [name for name in readable if not digests.match(bundle / name, manifest.files[name])]
+    faults = [
+        f"{fault} {', '.join(repr(name) for name in names)}"
+        for fault, names in {
+            "missing": missing,
+            "changed": changed,
+            "not in the manifest": extra,
+            "linked from outside of the bundle": outside,
+        }.items()
+        if names
+    ]
+    if faults:
+        raise BundleError(f"{bundle} is not the bundle that was written: {'; '.join(faults)}.")
+
+
+def check_model(bundle: Path, manifest: Manifest) -> None:
+    """Check that all weights of the model are in files of the bundle and have the declared sizes.
+
+    Raises `BundleError`.
+    """
+    from recprune_export.onnx.reading import find_weight_files, read_model
+
+    try:
+        model = read_model(bundle / MODEL)
+    except ModelFileError as error:
+        raise BundleError(str(error)) from error
+    foreign = sorted(find_weight_files(model) - set(manifest.files))
+    if foreign:
+        raise BundleError(
+            f"{bundle / MODEL} has weights in {foreign[0]!r}, which is not a file of the bundle: refused."
+        )
+
+
+def check_golden(bundle: Path, manifest: Manifest) -> tuple[int, tuple[GoldenOutput, ...]]:
+    """Run the golden request in ONNX Runtime; return its number of rows and the errors of each output.
+
+    Raises `ValidationFailed` if an output has another dtype or shape, or exceeds the tolerances,
+    and `BundleError` if the samples or the model cannot be read, or the samples do not match the signature.
+    """
+    request, golden = read_samples(bundle / SAMPLE_INPUTS), read_samples(bundle / SAMPLE_OUTPUTS)
+    _check_samples(SAMPLE_INPUTS, request, manifest.signature["inputs"])
+    _check_samples(SAMPLE_OUTPUTS, golden, manifest.signature["outputs"])
+    answer = _run(bundle / MODEL, request)
+    outputs = tuple(_compare(name, golden, answer.get(name), manifest) for name in golden)
+    return max(len(np.atleast_1d(values)) for values in request.values()), outputs
+
+
+def read_samples(path: Path) -> dict[str, np.ndarray]:
+    """Read an `.npz` of plain arrays without unpickling.
+
+    Raises `BundleError`.
+    """
+    try:
+        return read_npz(path, MAX_EXAMPLE_BYTES)
+    except DataError as error:
+        raise BundleError(f"{error} Export the bundle again.") from error
+
+
+def _signature(bundle: Path, public_key: Path | None) -> str:
+    if public_key is not None:
+        check_signature(bundle, public_key)
+        return "valid"
+    path = bundle / SIGNATURE
+    if not path.exists():
+        return "absent"
+    if path.stat().st_size != SIGNATURE_BYTES:
+        raise BundleError(f"{path} is not a signature of {SIGNATURE_BYTES} bytes: sign the bundle again.")
+    return "unchecked"
+
+
+class _Digests:
+    """Cache of file checksums; a file with two names is read once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int], str] = {}
+
+    def match(self, path: Path, entry: FileEntry) -> bool:
+        if not path.is_file():  # reading a pipe would block
+            return False
+        stat = path.stat()
+        if stat.st_size != entry.bytes:
+            return False
+        inode = (stat.st_dev, stat.st_ino)
+        if inode not in self._known:
+            with path.open("rb") as file:
+                self._known[inode] = hashlib.file_digest(file, "sha256").hexdigest()
+        return self._known[inode] == entry.sha256
+
+
+def _check_samples(file: str, arrays: dict[str, np.ndarray], tensors: Sequence[Mapping[str, Any]]) -> None:
+    expected = sorted(tensor["name"] for tensor in tensors)
+    if sorted(arrays) != expected:
+        raise BundleError(
+            f"{file} holds {sorted(arrays)}, but the signature names {expected}: export the bundle again."
+        )
+    for tensor in tensors:
+        values, shape = arrays[tensor["name"]], tensor["shape"]
+        fits = len(shape) == values.ndim and all(
+            isinstance(expected_size, str) or expected_size == size
+            for expected_size, size in zip(shape, values.shape, strict=True)
+        )
+        if values.dtype.name != tensor["dtype"] or not fits:
+            raise BundleError(
+                f"'{tensor['name']}' in {file} is {values.dtype}{list(values.shape)}, but the signature says "
+                f"{tensor['dtype']}{shape}: export the bundle again."
+            )
+
+
+def _run(model: Path, request: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    from recprune_export.onnx.runtime.session import make_session, run
+
+    try:
+        return run(make_session(model, threads=1), request)
+    except Exception as error:  # ONNX Runtime's exceptions have no common base
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValidationFailed(f"ONNX Runtime cannot run {model} on the golden request: {reason}") from error
+
+
+def _compare(
+    name: str, response: Mapping[str, np.ndarray], answer: np.ndarray | None, manifest: Manifest
+) -> GoldenOutput:
+    golden = response[name]
+    if answer is None:
+        raise ValidationFailed(f"The model has no output '{name}', which the bundle's signature promises.")
+    if answer.dtype != golden.dtype or answer.shape != golden.shape:
+        raise ValidationFailed(
+            f"Output '{name}' is {answer.dtype}{list(answer.shape)}, the golden one is {golden.dtype}{list(golden.shape)}."
+        )
+    absolute, relative = manifest.tolerances["absolute"], manifest.tolerances["relative"]
+    tolerances = Tolerances(absolute, relative)
+    answer = resolve_ties(response, name, answer, tolerances)
+    with np.errstate(invalid="ignore"):  # infinity minus infinity
+        difference = np.abs(answer.astype(np.float64) - golden.astype(np.float64))
+    magnitude = np.abs(golden.astype(np.float64))
+    worst = GoldenOutput(
+        name, _worst(difference), _worst(difference / np.maximum(magnitude, np.finfo(np.float32).tiny))
+    )
+    equal = (difference <= tolerances.allowed(golden)) | (answer == golden) | (np.isnan(answer) & np.isnan(golden))
+    if not bool(np.all(equal)):
+        raise ValidationFailed(
+            f"Output '{name}' differs from the golden one by {worst.max_absolute:.3g} "
+            f"(allowed: {absolute:.3g} + {relative:.3g} of its size): this machine's ONNX Runtime does not reproduce the bundle."
+        )
+    return worst
+
+
+def _worst(errors: np.ndarray) -> float:
+    return float(np.nanmax(errors)) if np.isfinite(errors).any() else 0.0

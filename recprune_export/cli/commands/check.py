@@ -1,0 +1,149 @@
+"""`check`: a regression gate in CI."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from recprune_export.cli.main_group import main
+from recprune_export.cli.options import FILE
+from recprune_export.cli.tables import make_console, make_table, print_json
+
+if TYPE_CHECKING:
+    from recprune_export.gate._check import Check
+    from recprune_export.gate.latency.calibration import Calibration
+
+
+@main.command()
+@click.argument("new", type=FILE)
+@click.option("--against", "base", type=FILE, metavar="BASE", help="The artifact that NEW is to replace.")
+@click.option("--calibrate", is_flag=True, help="Tell the smallest regression that this machine can resolve.")
+@click.option("--max-regression", default="5%", show_default=True, help="Of latency, counts and sizes.")
+@click.option("--max-drop", type=float, default=0.001, show_default=True, help="Of each quality metric.")
+@click.option("--limit", "limits", multiple=True, metavar="GATE=5%|off", help="Of one gate; may be repeated.")
+@click.option(
+    "--latency-batch-sizes", default="1,32,256", show_default=True, help="Batch sizes of the latency measurement."
+)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the latency measurement.")
+@click.option(
+    "--time-limit", type=click.FloatRange(0), default=40.0, show_default=True, help="Seconds of latency measurement."
+)
+@click.option("--undecided", type=click.Choice(["fail", "pass"]), help="What it counts for.  [default: exit code 5]")
+@click.option("--junit", "junit_file", type=FILE, help="Write JUnit XML.")
+@click.option("--markdown", "markdown_file", type=FILE, help="Write Markdown.")
+@click.option("--report", "report_file", type=FILE, help="Write a page in HTML.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.option("--quiet", is_flag=True, help="No progress bars.")
+def check(
+    new: Path,
+    base: Path | None,
+    calibrate: bool,
+    max_regression: str,
+    max_drop: float,
+    limits: tuple[str, ...],
+    latency_batch_sizes: str,
+    threads: int,
+    time_limit: float,
+    undecided: str | None,
+    junit_file: Path | None,
+    markdown_file: Path | None,
+    report_file: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Compare NEW with BASE, as a gate in CI: latency, sizes, quality, signature. Needs ONNX Runtime alone.
+
+    Both are bundles, or plain .onnx files, for which some gates are skipped. Exit code 0: no regression;
+    1: a regression; 5: the measurements leave it open. In GitHub Actions the step summary gets the Markdown.
+    """
+    from recprune_export.bundle.archive.unpacking import open_bundle_path
+    from recprune_export.gate.limits import Limits, parse_fraction, parse_gate_limits
+    from recprune_export.progress import quiet as silently
+    from recprune_export.settings import parse_batch_sizes
+
+    if calibrate == (base is not None):
+        raise click.UsageError("Give --against BASE to compare, or --calibrate to try the machine.")
+    tolerance = parse_fraction(max_regression, "--max-regression")
+    gate_limits = Limits(tolerance, max_drop, parse_gate_limits(limits))
+    measurement: dict[str, Any] = {
+        "batches": parse_batch_sizes(latency_batch_sizes),
+        "threads": threads,
+        "time_limit": time_limit,
+    }
+    if base is None:
+        from recprune_export.gate.latency.calibration import calibrate as run_calibration
+
+        with silently(quiet or as_json), open_bundle_path(new) as folder:
+            calibration = run_calibration(folder, tolerance=gate_limits.limit_for("latency"), **measurement)
+        return print_calibration(calibration, as_json=as_json)
+    from recprune_export.gate._check import check as run
+    from recprune_export.gate.findings import Verdict
+    from recprune_export.gate.output.junit import write_junit
+    from recprune_export.gate.output.markdown import write_markdown
+
+    with silently(quiet or as_json), open_bundle_path(new) as new_folder, open_bundle_path(base) as base_folder:
+        result = run(new_folder, base_folder, gate_limits, undecided=Verdict(undecided or "undecided"), **measurement)
+    result = replace(result, new=str(new), base=str(base))
+    print_check(result, as_json=as_json)
+    if junit_file is not None:
+        write_junit(result, junit_file)
+    write_markdown(result, markdown_file)
+    if report_file is not None:
+        from recprune_export.report._write_page import write_page
+        from recprune_export.report.check_page import render_check_report
+
+        write_page(render_check_report(result), report_file, (new, base))
+    result.raise_verdict()
+
+
+def print_check(check: "Check", *, as_json: bool) -> None:
+    """Print every gate, and the verdict."""
+    from recprune_export.gate.findings import Verdict
+    from recprune_export.gate.output.finding_rows import HEADINGS, format_finding
+
+    if as_json:
+        return print_json(check.to_dict())
+    console = make_console()
+    table = make_table(f"{check.new} against {check.base}", *HEADINGS)
+    styles = {Verdict.FAIL: "red", Verdict.UNDECIDED: "yellow", Verdict.SKIPPED: "dim"}
+    for finding in check.findings:
+        table.add_row(*format_finding(finding), style=styles.get(finding.verdict))
+    console.print(table)
+    if check.latency:
+        batches = list(check.latency)
+        tails = make_table("Latency in ms, p50 / p95 / p99, not judged", "", *(f"batch {batch}" for batch in batches))
+        times = [check.latency[batch].to_dict()["milliseconds"] for batch in batches]
+        for name in ("BASE", "NEW"):
+            tails.add_row(
+                name, *(" / ".join(f"{ms:.3f}" for ms in milliseconds[name].values()) for milliseconds in times)
+            )
+        console.print(tails)
+    for finding in check.findings:
+        if finding.verdict is not Verdict.PASS:
+            console.print(f"{finding.gate}: {finding.reason}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"Verdict: {check.verdict.value}, after {check.seconds:.1f} s", highlight=False)
+
+
+def print_calibration(calibration: "Calibration", *, as_json: bool) -> None:
+    """Print the smallest regression that this machine can resolve."""
+    if as_json:
+        return print_json(calibration.to_dict())
+    console = make_console()
+    table = make_table(
+        f"{calibration.name} against itself, {calibration.seconds:.0f} s", "", "ratio", "processes", "resolved"
+    )
+    for batch, resolution in calibration.resolutions.items():
+        ratio = f"{resolution.ratio.estimate:.3f} [{resolution.ratio.low:.3f}, {resolution.ratio.high:.3f}]"
+        table.add_row(f"batch {batch}", ratio, str(resolution.processes), f"{resolution.smallest:.1%}")
+    console.print(table)
+    console.print(
+        f"In this time a regression of {calibration.detectable:.1%} or more is found with --max-regression "
+        f"{calibration.tolerance:.1%}, 95 times in 100 at each batch size.",
+        highlight=False,
+    )
+    if not calibration.decides:
+        console.print(
+            "Equal artifacts may stay undecided: give more --time-limit, a larger --max-regression, or a quieter machine.",
+            highlight=False,
+        )

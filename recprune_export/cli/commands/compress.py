@@ -1,0 +1,122 @@
+"""`compress`: the main job."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from recprune_export.cli.main_group import main
+from recprune_export.cli.options import FILE, job_options, loading_options
+from recprune_export.cli.parse_values import model_source
+
+
+@main.command()
+@loading_options
+@click.option("--sparsity", type=float, default=0.7, show_default=True, help="Fraction of the parameters that goes.")
+@click.option("--embedding-sparsity", type=float, help="The same for the embedding tables alone.")
+@click.option("--hidden-sparsity", type=float, help="The same for everything else.")
+@click.option(
+    "--prune-fields",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="First remove the N fields that the loss needs least; their inputs stay and are ignored.",
+)
+@click.option(
+    "--prune-rows",
+    metavar="SHARE|auto",
+    help="Let this share of all ids, the rarest in --data, share a row of their table.",
+)
+@click.option(
+    "--width-multiple", type=int, default=16, show_default=True, help="Hidden widths end on a multiple of this."
+)
+@click.option("--no-refit", "refit", flag_value=False, default=True, help="Do not refit layers by least squares.")
+@click.option(
+    "--regularize",
+    type=float,
+    default=0.0,
+    metavar="STRENGTH",
+    help="Train under a group lasso first, so that channels are zero before they go. Takes as long as the tuning; try 1.",
+)
+@click.option("--plan", "plan_file", type=FILE, help="Apply this plan.json instead of making one.")
+@click.option("--plan-only", is_flag=True, help="Print the plan as JSON and stop.")
+@click.option("--sparsity-schedule", type=click.Choice(["gradual", "one-shot"]), default="gradual", show_default=True)
+@click.option("--data", type=FILE, help="CSV, Parquet or NPZ with rows to tune and measure on.")
+@click.option(
+    "--pruning-stages", type=int, default=1, show_default=True, help="Prune and tune so often, a fraction each time."
+)
+@job_options
+@click.option(
+    "--shared-inputs", default="", metavar="NAME,...", help="Inputs that are the same for all candidates of a request."
+)
+@click.option(
+    "--max-drop", type=float, metavar="DROP", help="Search the largest sparsity at which quality falls no more."
+)
+@click.option("--target-speedup", type=float, metavar="TIMES", help="Search the least sparsity that is so much faster.")
+@click.option("--no-dense", is_flag=True, help="Leave the dense baseline out of the bundle.")
+@click.option("--no-triton", "triton", flag_value=False, default=True, help="Leave Triton's model repository out.")
+@click.option("--license", metavar="SPDX-ID", help="License of the bundle.  [default: not stated]")
+@click.option("--sign", type=FILE, metavar="KEY.PEM", help="Sign the manifest with this Ed25519 key.")
+@click.option("-o", "--output", type=FILE, help="Directory of the bundle.  [default: artifacts/<name of MODEL>]")
+@click.option("--resume", is_flag=True, help="Go on after what the same command, killed, had finished.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON instead of tables.")
+@click.option("--quiet", is_flag=True, help="No progress bars.")
+def compress(
+    model: Path,
+    factory: str | None,
+    factory_args: str | None,
+    inputs: Path | None,
+    unsafe_unpickle: bool,
+    plan_file: Path | None,
+    plan_only: bool,
+    data: Path | None,
+    labels: tuple[str, ...],
+    output: Path | None,
+    as_json: bool,
+    quiet: bool,
+    latency_batch_sizes: str,
+    shared_inputs: str,
+    no_dense: bool,
+    prune_rows: str | None,
+    resume: bool,
+    sign: Path | None,
+    **options: Any,
+) -> None:
+    """Prune, fine-tune, export and validate MODEL; write a bundle.
+
+    MODEL is a checkpoint of `recprune-export train`, a .pt2 program, a state dict (with --factory and --inputs), or a
+    pickled nn.Module (with --unsafe-unpickle and --inputs).
+    """
+    from recprune_export.settings import Settings, parse_batch_sizes, parse_row_fraction
+
+    settings = Settings(
+        latency_batch_sizes=parse_batch_sizes(latency_batch_sizes),
+        shared_inputs=tuple(name.strip() for name in shared_inputs.split(",") if name.strip()),
+        keep_dense=not no_dense,
+        prune_rows=None if prune_rows is None else parse_row_fraction(prune_rows),
+        **options,
+    )
+    from recprune_export.api import compress as run
+    from recprune_export.api import dump_plan
+    from recprune_export.cli.compression_tables import print_result
+    from recprune_export.progress import quiet as silently
+
+    with silently(quiet or as_json):
+        source = model_source(factory, factory_args, inputs, unsafe_unpickle)
+        if plan_only:
+            click.echo(dump_plan(model, data=data, labels=labels, settings=settings, source=source))
+            return
+        result = run(
+            model,
+            target=output,
+            data=data,
+            labels=labels,
+            settings=settings,
+            plan=plan_file,
+            source=source,
+            command=sys.argv[1:],
+            resume=resume,
+            sign=sign,
+        )
+    print_result(result, as_json=as_json)

@@ -1,0 +1,214 @@
+"""`inspect`: the contents of a model or a bundle."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from recprune_export.cli.main_group import main
+from recprune_export.cli.options import FILE, loading_options
+from recprune_export.cli.parse_values import parse_json_object
+from recprune_export.cli.tables import make_console, make_table, print_json, rewrite_table
+
+if TYPE_CHECKING:
+    from recprune_export.bundle.artifact_summary import ArtifactInspection
+    from recprune_export.inspection import FieldRemovability, Inspection
+    from recprune_export.pruning.importance.sensitivity import Sensitivity
+
+
+@main.command()
+@loading_options
+@click.option(
+    "--latency-batch-sizes", default="1,32,256,1024", show_default=True, help="For a bundle: batch sizes of its costs."
+)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="For a bundle: of the machine.")
+@click.option("--scores", is_flag=True, help="Also rank the channels of each group by every score, and compare.")
+@click.option("--data", type=FILE, help="For --scores: rows; without, requests are drawn from the signature.")
+@click.option("--label", "labels", multiple=True, metavar="COLUMN", help="For models that are not our checkpoints.")
+@click.option("--fields", is_flag=True, help="Also say which whole fields can go.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@click.option("--quiet", is_flag=True, help="No progress bars.")
+def inspect(
+    model: Path,
+    latency_batch_sizes: str,
+    threads: int,
+    scores: bool,
+    data: Path | None,
+    labels: tuple[str, ...],
+    fields: bool,
+    as_json: bool,
+    quiet: bool,
+    factory_args: str | None,
+    **source: Any,
+) -> None:
+    """Show inputs, parameters, channel groups, and frozen axes with the reasons.
+
+    For a bundle or an .onnx file: parameters, operations and bytes of a request, and the floor of this machine.
+    """
+    from recprune_export.bundle.archive.unpacking import is_packed, open_bundle_path
+    from recprune_export.bundle.artifact_summary import is_artifact
+    from recprune_export.progress import quiet as silently
+
+    click.get_current_context().with_resource(silently(quiet or as_json))
+    if not scores and data:
+        raise click.UsageError("--data belongs to --scores: give that as well.")
+    if is_artifact(model) or is_packed(model):
+        if scores:
+            raise click.UsageError("--scores needs the dense model that the bundle was made of.")
+        from recprune_export.bundle.artifact_summary import inspect_artifact
+        from recprune_export.settings import parse_batch_sizes
+
+        with open_bundle_path(model) as folder:
+            return print_artifact(
+                inspect_artifact(folder, parse_batch_sizes(latency_batch_sizes), threads), as_json=as_json
+            )
+    from recprune_export.inspection import inspect_file
+
+    source["factory_args"] = parse_json_object(factory_args)
+    inspection = inspect_file(model, fields=fields, **source)
+    if not scores:
+        return print_inspection(inspection, as_json=as_json)
+    from recprune_export.api import compute_sensitivity
+
+    sensitivity = compute_sensitivity(model, data=data, labels=labels, source=source)
+    print_scores(inspection, sensitivity, as_json=as_json)
+
+
+def print_artifact(inspection: "ArtifactInspection", *, as_json: bool) -> None:
+    """Print the parameters of a bundle or an ONNX file, and the cost of a request."""
+    if as_json:
+        return print_json(inspection.to_dict())
+    console, counts, machine = make_console(), inspection.counts, inspection.machine
+    console.print(
+        f"{inspection.name}: {counts.tables.parameters:,} parameters in tables, {counts.rest.parameters:,} in the rest, "
+        f"{counts.total.nonzero:,} of them not zero; {counts.nodes} nodes, {counts.bytes:,} bytes",
+        highlight=False,
+    )
+    table = make_table(
+        "Cost of a request",
+        "batch",
+        "multiply-adds",
+        "read: weights and rows",
+        "request and answer",
+        "floor",
+        "measured",
+    )
+    for batch, cost in inspection.costs.items():
+        multiple = inspection.multiples.get(batch)
+        table.add_row(
+            str(batch),
+            f"{cost.operations:,}",
+            f"{cost.weights:,} B",
+            f"{cost.interface:,} B",
+            f"{cost.floor * 1e3:.3f} ms",
+            "" if multiple is None else f"{multiple:.1f} × floor",
+        )
+    console.print(table)
+    reads = " / ".join(f"{rate / 1e9:.0f}" for rate in machine.reads)
+    threads = f"{machine.threads} thread" + ("s" if machine.threads > 1 else "")
+    console.print(
+        f"This machine, {threads}: {machine.fp32 / 1e9:.0f} billion multiply-adds a second in fp32, "
+        f"{machine.int8 / 1e9:.0f} in int8; reads {reads} GB/s from cache, further cache and memory; "
+        f"{machine.node * 1e6:.2f} µs a node, {machine.call * 1e6:.1f} µs a call",
+        highlight=False,
+    )
+    if inspection.rewrites:
+        console.print(rewrite_table(inspection.rewrites))
+
+
+def print_inspection(inspection: "Inspection", *, as_json: bool) -> None:
+    """Print inputs, parameters, groups and frozen axes."""
+    if as_json:
+        return print_json(inspection.to_dict())
+    console = make_console()
+    signature = inspection.signature
+    tensors = make_table(f"{inspection.name}: {inspection.kind}", "", "name", "dtype", "shape", "ids")
+    for kind, tensor in [("input", t) for t in signature.to_dict()["inputs"]] + [
+        ("output", t) for t in signature.to_dict()["outputs"]
+    ]:
+        shape = " × ".join(str(size) for size in tensor["shape"])
+        tensors.add_row(kind, tensor["name"], tensor["dtype"], shape, _format_ids(tensor.get("ids", [])))
+    console.print(tensors)
+    sizes = inspection.sizes
+    console.print(
+        f"Parameters: {sizes.tables:,} in tables, {sizes.rest:,} in the rest. {inspection.summary}",
+        highlight=False,
+    )
+    groups = make_table("Channel groups", "group", "kind", "width", "lies on")
+    for group in inspection.groups:
+        axes = [f"{tensor}:{axis}" for tensor, axis in group.axes()]
+        more = f" and {len(axes) - 3} more" if len(axes) > 3 else ""
+        groups.add_row(group.name, group.kind, str(group.width), ", ".join(axes[:3]) + more)
+    console.print(groups)
+    if inspection.fields is not None:
+        fields = make_table("Fields", "field", "parameters that go with it", "")
+        for finding in inspection.fields:
+            fields.add_row(finding.name, *_format_removability(finding))
+        console.print(fields)
+    if inspection.frozen:
+        frozen = make_table("Frozen", "reason", "axes (indices)")
+        for reason, frozen_axes in inspection.frozen_by_reason().items():
+            places = ", ".join(f"{axis.tensor}:{axis.axis} ({axis.count})" for axis in frozen_axes[:4])
+            frozen.add_row(reason, places + (f" and {len(frozen_axes) - 4} more" if len(frozen_axes) > 4 else ""))
+        console.print(frozen)
+
+
+def _format_removability(field: "FieldRemovability") -> tuple[str, str]:
+    """Return the number of parameters that go with a field, and whether it can go."""
+    if field.frozen is None:
+        return f"{field.parameters:,}", "can go"
+    return "", f"stays: {field.frozen.text}" + (f" ({field.frozen.source})" if field.frozen.source else "")
+
+
+def _format_ids(ranges: list[Any]) -> str:
+    words = ["–" if pair is None else f"{pair[0]} to {pair[1]}" for pair in ranges]
+    return "; ".join(words[:4]) + (f" and {len(words) - 4} more" if len(words) > 4 else "")
+
+
+def print_scores(inspection: "Inspection", sensitivities: "Sensitivity", *, as_json: bool) -> None:
+    """Print the inspection, the ranking of each group by every score, and the predicted loss at smaller widths."""
+    from recprune_export.pruning.importance.sensitivity import SHARES
+
+    if as_json:
+        return print_json({**inspection.to_dict(), "sensitivity": sensitivities.to_dict()})
+    print_inspection(inspection, as_json=False)
+    console = make_console()
+    losses = make_table(
+        "Lost by output error, as a fraction of what the group means",
+        *("group", "width", "means", *(f"1/{share} stays" for share in SHARES), "rotated"),
+    )
+    for group in sensitivities.groups:
+        cells = [f"{group.relative_loss(share):.2%} ({group.width_at(share)})" for share in SHARES]
+        losses.add_row(
+            group.group, str(group.width), f"{group.losses[0]:.2e}", *cells, "yes" if group.rotated else "no"
+        )
+    console.print(losses)
+    names = list(sensitivities.groups[0].quantiles)
+    for group in sensitivities.groups:
+        table = make_table(
+            f"{group.group}, {group.width} channels", "score", "from best to worst", "median", "last tenth", ""
+        )
+        for name, quantiles in group.quantiles.items():
+            rho = group.agreement.get((name, names[0]))
+            agrees = "" if rho is None else f"agrees with {names[0]} {rho:+.2f}"
+            cells = [f"{quantiles[len(quantiles) // 2]:.1%}", f"{quantiles[round(0.9 * (len(quantiles) - 1))]:.1%}"]
+            table.add_row(name, _sketch(quantiles), *cells, agrees)
+        console.print(table)
+    agreement = make_table(
+        "Rank agreement of scores (Spearman), mean over groups", "", *(name.replace("-", "-\n") for name in names)
+    )
+    for one in names:
+        correlations = [sensitivities.agreement(one, other) for other in names]
+        agreement.add_row(one, *("" if rho is None else f"{rho:+.2f}" for rho in correlations))
+    console.print(agreement)
+
+
+def _sketch(values: Sequence[float]) -> str:
+    """Return bars for fractions of 1.
+
+    >>> _sketch([1.0, 0.5, 0.0])
+    '█▅▁'
+    """
+    bars = "▁▂▃▄▅▆▇█"
+    return "".join(bars[round(value * (len(bars) - 1))] for value in values)

@@ -1,0 +1,26 @@
+"""`pack`: a bundle as one file."""
+
+from pathlib import Path
+
+import click
+
+from recprune_export.cli.main_group import main
+from recprune_export.cli.options import FILE
+from recprune_export.cli.tables import print_json
+
+
+@main.command()
+@click.argument("bundle", type=FILE)
+@click.option("-o", "--output", type=FILE, help="The file to write.  [default: BUNDLE.tar.zst]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a sentence.")
+@click.option("--quiet", is_flag=True, help="Say nothing.")
+def pack(bundle: Path, output: Path | None, as_json: bool, quiet: bool) -> None:
+    """Pack BUNDLE into one .tar.zst, which every other command reads as well; the same bundle gives the same bytes."""
+    from recprune_export.bundle.archive.packing import pack as run
+
+    path = run(bundle, output)
+    size = path.stat().st_size
+    if as_json:
+        print_json({"bundle": str(bundle), "path": str(path), "bytes": size})
+    elif not quiet:
+        click.echo(f"Packed {bundle} into {path}, {size:,} bytes.")

@@ -1,0 +1,55 @@
+"""`predict`: score the rows of a file."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from recprune_export.cli.main_group import main
+from recprune_export.cli.options import FILE
+from recprune_export.cli.tables import print_json
+
+if TYPE_CHECKING:
+    from recprune_export.prediction._predict import Prediction
+
+
+@main.command()
+@click.argument("bundle", type=FILE)
+@click.option("--data", type=FILE, required=True, help="CSV or Parquet, raw values as in training.")
+@click.option("-o", "--output", type=FILE, required=True, help="A .parquet or .csv file with the model's outputs.")
+@click.option("--keep", multiple=True, metavar="COLUMN", help="A column of --data to write beside; may be repeated.")
+@click.option("--batch-size", type=click.IntRange(1), default=4096, show_default=True, help="Rows of a request.")
+@click.option("--threads", type=click.IntRange(1), help="[default: that of the bundle's manifest]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a sentence.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def predict(
+    bundle: Path,
+    data: Path,
+    output: Path,
+    keep: tuple[str, ...],
+    batch_size: int,
+    threads: int | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Score every row of a file with BUNDLE; rows are streamed. Needs ONNX Runtime and polars, no PyTorch."""
+    from recprune_export.bundle.archive.unpacking import open_bundle_path
+    from recprune_export.prediction._predict import predict as run
+    from recprune_export.progress import quiet as silently
+
+    with silently(quiet or as_json), open_bundle_path(bundle) as folder:
+        prediction = run(folder, data, output, keep=keep, threads=threads, rows=batch_size)
+    print_prediction(prediction, as_json=as_json)
+
+
+def print_prediction(prediction: "Prediction", *, as_json: bool) -> None:
+    """Print the columns, rows and file that were written, and the number of values unknown to the model."""
+    if as_json:
+        return print_json(prediction.to_dict())
+    rate = prediction.rows / prediction.seconds if prediction.seconds else 0.0
+    click.echo(
+        f"Wrote {', '.join(prediction.columns)} of {prediction.rows:,} rows to {prediction.path}, "
+        f"in {prediction.seconds:.1f} s ({rate:,.0f} rows a second)"
+    )
+    for name, count in prediction.unknown.items():
+        click.echo(f"Note: {count:,} values of '{name}' are empty or unknown to the model.", err=True)

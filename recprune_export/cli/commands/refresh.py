@@ -1,0 +1,155 @@
+"""`refresh`: whether a bundle still fits new rows."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from recprune_export.cli.main_group import main
+from recprune_export.cli.options import FILE, source_options
+from recprune_export.cli.parse_values import parse_json_object
+from recprune_export.cli.tables import format_figure, make_console, make_table, print_json, print_notes
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from recprune_export.data.distribution.data_profile import Drift
+    from recprune_export.pipeline.compress import CompressionResult
+    from recprune_export.refresh.drift_report import DriftReport
+    from recprune_export.refresh.plan_regret import GroupRegret
+
+_QUALITY_COLUMNS = ("dense, recorded", "dense, now", "artifact, recorded", "artifact, now")
+_PRINTED_DRIFTS = 12
+
+
+@main.command()
+@click.argument("bundle", type=FILE)
+@click.option("--data", type=FILE, required=True, help="CSV, Parquet or NPZ with new rows.")
+@click.option("--label", "labels", multiple=True, metavar="COLUMN", help="[default: as when the bundle was made]")
+@click.option(
+    "--model", type=FILE, help="The dense model, or its successor.  [default: the file the bundle was made of]"
+)
+@source_options
+@click.option(
+    "--max-drop", type=click.FloatRange(0), default=0.002, show_default=True, help="Further below the dense model."
+)
+@click.option(
+    "--max-fall", type=click.FloatRange(0), default=0.01, show_default=True, help="Below the metric that was recorded."
+)
+@click.option("--check-only", is_flag=True, help="Do not compress again; exit code 1 where the plan does not hold.")
+@click.option("-o", "--output", type=FILE, help="Directory of the new bundle.  [default: BUNDLE-refreshed]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@click.option("--quiet", is_flag=True, help="No progress bars.")
+def refresh(
+    bundle: Path,
+    data: Path,
+    labels: tuple[str, ...],
+    model: Path | None,
+    factory_args: str | None,
+    max_drop: float,
+    max_fall: float,
+    check_only: bool,
+    output: Path | None,
+    as_json: bool,
+    quiet: bool,
+    **source: Any,
+) -> None:
+    """Say whether the plan of BUNDLE still holds on new rows, and compress the dense model again where it does not.
+
+    Judged are the metric, its distance from the dense model, the drift of ids, numbers and labels, and whether the score
+    would keep the channels of the plan again.
+    """
+    from recprune_export.bundle.archive.packing import SUFFIX
+    from recprune_export.bundle.write import check_target
+    from recprune_export.cli.compression_tables import print_result
+    from recprune_export.progress import quiet as silently
+    from recprune_export.refresh.drift_report import make_drift_report, recompress
+
+    source["factory_args"] = parse_json_object(factory_args)
+    target = output or bundle.with_name(f"{bundle.resolve().name.removesuffix(SUFFIX)}-refreshed")
+    if not check_only:
+        check_target(target)
+    with silently(quiet or as_json):
+        report = make_drift_report(
+            bundle, data, labels=labels, model=model, source=source, max_drop=max_drop, max_fall=max_fall
+        )
+        result = None
+        if not as_json:
+            print_drift_report(report)
+        try:
+            if not (report.holds or check_only):
+                result = recompress(report, target, sys.argv[1:])
+        finally:
+            if as_json:
+                print_refresh_json(report, result)
+    if result is None:
+        report.raise_verdict()
+    elif not as_json:
+        print_result(result, as_json=False)
+
+
+def print_drift_report(report: "DriftReport") -> None:
+    """Print quality, drift, regrets and the verdict on a bundle."""
+    console, quality = make_console(), report.quality
+    print_notes(report.notes)
+    table = make_table(f"Quality on {quality.rows:,} new rows, {report.rows.description}", "", *_QUALITY_COLUMNS)
+    for name in quality.now["pruned"]:
+        models = ((when, model) for model in ("dense", "pruned") for when in (quality.then, quality.now))
+        table.add_row(name, *(format_figure(when.get(model, {}).get(name), ".4f") for when, model in models))
+    console.print(table)
+    if report.drifts:
+        console.print(_make_drift_table(report.drifts))
+    if report.regrets:
+        console.print(_make_regret_table(report.regrets))
+    verdicts = make_table("Does the plan hold?", "measure", "verdict", "")
+    verdicts.columns[2].justify = "left"
+    for finding in report.findings:
+        style = "red" if finding.holds is False else "dim" if finding.holds is None else None
+        verdicts.add_row(finding.measure, finding.verdict, finding.reason, style=style)
+    console.print(verdicts)
+    console.print(f"Verdict: {report.verdict}", highlight=False, soft_wrap=True)
+
+
+def print_refresh_json(report: "DriftReport", result: "CompressionResult | None") -> None:
+    """Print the report and, where the model was compressed again, the new bundle and its manifest."""
+    new = {} if result is None else {"refreshed": str(result.target), "manifest": result.manifest.to_dict()}
+    print_json({**report.to_dict(), **new})
+
+
+def _make_drift_table(drifts: Sequence["Drift"]) -> "Table":
+    from recprune_export.data.distribution.stability_index import MAJOR, NOTICEABLE
+
+    table = make_table(
+        f"Drift: population stability index (below {NOTICEABLE:g} none, from {MAJOR:g} on major)",
+        "field", "index", "by chance below", "unknown or mean, then", "now",
+    )  # fmt: skip
+    for drift in drifts[:_PRINTED_DRIFTS]:
+        form = ".1%" if drift.kind == "ids" else ".3g"
+        cells = (format_figure(value, form) for value in (drift.before, drift.now))
+        table.add_row(
+            drift.name, f"{drift.psi:.3f}", f"{drift.chance:.3f}", *cells, style="red" if drift.major else None
+        )
+    if len(drifts) > _PRINTED_DRIFTS:
+        table.add_row(f"{len(drifts) - _PRINTED_DRIFTS} more, with less", "", "", "", "")
+    return table
+
+
+def _make_regret_table(regrets: Sequence["GroupRegret"]) -> "Table":
+    table = make_table(
+        "Ranking on the new rows: what the score says is lost",
+        "group", "kind", "kept", "kept again", "by the plan", "by the best choice", "without the group",
+    )  # fmt: skip
+    for regret in regrets:
+        again = "rotated" if regret.overlap is None else f"{regret.overlap} of {regret.pruned_width}"
+        table.add_row(
+            regret.group,
+            regret.kind,
+            f"{regret.pruned_width} of {regret.width}",
+            again,
+            f"{regret.loss:.2g}",
+            f"{regret.optimal_loss:.2g}",
+            f"{regret.total:.2g}",
+        )
+    return table

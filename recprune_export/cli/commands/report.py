@@ -1,0 +1,39 @@
+"""`report`: a page about a bundle."""
+
+import webbrowser
+from pathlib import Path
+
+import click
+
+from recprune_export.cli.main_group import main
+from recprune_export.cli.options import FILE
+from recprune_export.cli.tables import print_json
+
+
+@main.command()
+@click.argument("bundle", type=FILE)
+@click.option("-o", "--output", type=FILE, metavar="HTML", help="[default: BUNDLE.report.html]")
+@click.option(
+    "--sweep",
+    type=FILE,
+    metavar="DIR",
+    help="Results of `sweep` for the Pareto curve.  [default: what lies beside the bundle, of the same model]",
+)
+@click.option("--open", "show", is_flag=True, help="Open the page in a browser.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a sentence.")
+@click.option("--quiet", is_flag=True, help="Say nothing.")
+def report(bundle: Path, output: Path | None, sweep: Path | None, show: bool, as_json: bool, quiet: bool) -> None:
+    """Write a page about BUNDLE: size, speed, quality, widths, parity, how to call it. Needs neither PyTorch nor a network.
+
+    The bundle holds such a page already, report.html; this one knows a sweep as well.
+    """
+    from recprune_export.report._write_page import default_page_path, write_page
+    from recprune_export.report.bundle_page import render_saved_bundle_report
+
+    path = write_page(render_saved_bundle_report(bundle, sweep), output or default_page_path(bundle), (bundle,))
+    if as_json:
+        print_json({"report": str(path)})
+    elif not quiet:
+        click.echo(f"Report: {path}")
+    if show and not webbrowser.open(path.as_uri()):
+        click.echo("Note: no browser was found here, open the file yourself.", err=True)

@@ -1,0 +1,29 @@
+"""`sign`: sign the manifest of a bundle."""
+
+from pathlib import Path
+
+import click
+
+from recprune_export.cli.main_group import main
+from recprune_export.cli.options import FILE
+from recprune_export.cli.tables import print_json
+
+
+@main.command()
+@click.argument("bundle", type=FILE)
+@click.option("--key", type=FILE, required=True, metavar="PEM", help="An Ed25519 private key, without a password.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a sentence.")
+@click.option("--quiet", is_flag=True, help="Say nothing.")
+def sign(bundle: Path, key: Path, as_json: bool, quiet: bool) -> None:
+    """Sign the manifest of BUNDLE, and with it the checksums of all files; `verify --public-key` checks that.
+
+    A packed bundle cannot be signed any more: sign, then pack.
+    """
+    from recprune_export.bundle.archive.manifest_signature import read_private_key
+    from recprune_export.bundle.archive.sign import sign_bundle
+
+    path = sign_bundle(bundle, read_private_key(key))
+    if as_json:
+        print_json({"signature": str(path)})
+    elif not quiet:
+        click.echo(f"Wrote {path}.")

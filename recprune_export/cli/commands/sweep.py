@@ -1,0 +1,109 @@
+"""`sweep`: quality, size and speed over sparsity."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from recprune_export.cli.commands.compress import compress
+from recprune_export.cli.main_group import main
+from recprune_export.cli.options import FILE, job_options, loading_options
+from recprune_export.cli.parse_values import model_source, parse_fractions
+from recprune_export.cli.reproduce_command import reproduce_command
+from recprune_export.cli.tables import make_console, make_table, print_json, quote_for_shell
+
+if TYPE_CHECKING:
+    from recprune_export.search._sweep import Sweep
+    from recprune_export.search.trials import Trial
+
+
+@main.command()
+@loading_options
+@job_options
+@click.option("--data", type=FILE, required=True, help="CSV, Parquet or NPZ with rows to tune and measure on.")
+@click.option("--sparsities", default="0.3,0.5,0.7,0.8,0.9,0.95", show_default=True)
+@click.option("-o", "--output", type=FILE, help="Directory for the results.  [default: artifacts/<name>-sweep]")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON instead of a table.")
+@click.option("--quiet", is_flag=True, help="No progress bars.")
+@click.pass_context
+def sweep(
+    context: click.Context,
+    model: Path,
+    factory: str | None,
+    factory_args: str | None,
+    inputs: Path | None,
+    unsafe_unpickle: bool,
+    data: Path,
+    labels: tuple[str, ...],
+    sparsities: str,
+    latency_batch_sizes: str,
+    output: Path | None,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Show quality, size and speed over sparsity, and where the knee is: a table and sweep.json.
+
+    Measured trials are saved: given again, the command goes on where it was interrupted.
+    """
+    from recprune_export.settings import Settings, parse_batch_sizes
+
+    settings = Settings(latency_batch_sizes=parse_batch_sizes(latency_batch_sizes), **options)
+    fractions = parse_fractions(sparsities, "--sparsities")
+    target = output or Path("artifacts") / f"{model.stem}-sweep"
+    from recprune_export.api import sweep as run
+    from recprune_export.progress import quiet as silently
+
+    source = model_source(factory, factory_args, inputs, unsafe_unpickle)
+    with silently(quiet or as_json):
+        result = run(
+            model, target=target, data=data, labels=labels, sparsities=fractions, settings=settings, source=source,
+            on_trial=print_trial,
+        )  # fmt: skip
+    print_sweep(result, target, reproduce_command(context, compress), as_json=as_json)
+
+
+def print_trial(trial: "Trial") -> None:
+    """Print the result of a trial in one line."""
+    from recprune_export.progress import print_status
+
+    assert trial.artifact is not None
+    c, speed = trial.change, trial.artifact.overall
+    print_status(
+        f"sparsity {trial.sparsity:g}: {c.metric} {c.change:+.4f} [{c.low:+.4f}, {c.high:+.4f}], {speed.estimate:.2f}× as fast"
+    )
+
+
+def print_sweep(search: "Sweep", folder: Path, arguments: Sequence[str], *, as_json: bool) -> None:
+    """Print quality, size and speed over sparsity, and the next command from the `arguments` that the main job takes as well."""
+    if as_json:
+        return print_json(search.to_dict())
+    console = make_console()
+    first = search.trials[0]
+    assert first.artifact is not None
+    batches = [f"batch {batch}" for batch in first.artifact.speedup]
+    title = f"Dense {first.change.metric} on validation rows {first.change.before:.4f}; times as fast as dense in ONNX Runtime"
+    table = make_table(title, "sparsity", f"{first.change.metric} [95 %]", "parameters", "MB", *batches, "")
+    for number, trial in enumerate(search.trials):
+        c, artifact = trial.change, trial.artifact
+        assert artifact is not None
+        table.add_row(
+            f"{trial.sparsity:g}",
+            f"{c.change:+.4f} [{c.low:+.4f}, {c.high:+.4f}]",
+            f"{artifact.nonzero:,}",
+            f"{artifact.bytes / 1e6:.2f}",
+            *(f"{speed.estimate:.2f}×" for speed in artifact.speedup.values()),
+            "knee" if number == search.knee else "",
+        )
+    console.print(table)
+    console.print(
+        f"Written: {folder / 'sweep.json'}; `recprune-export report BUNDLE --sweep {quote_for_shell(folder)}` draws it",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
+    chosen = search.trials[search.knee if search.knee is not None else 0].sparsity
+    command = shlex.join([*arguments, "--sparsity", f"{chosen:g}"])
+    console.print(f"Next: recprune-export {command}", highlight=False, soft_wrap=True)

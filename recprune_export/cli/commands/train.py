@@ -1,0 +1,91 @@
+"""`train`: train a reference recommender."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from recprune_export.cli.main_group import main
+from recprune_export.cli.options import FILE, data_options
+from recprune_export.cli.parse_values import parse_integers
+from recprune_export.cli.tables import make_console, make_table, print_json, print_notes, quote_for_shell
+
+if TYPE_CHECKING:
+    from recprune_export.training._train import TrainingResult
+
+
+TRAINING_OVERRIDES = (
+    "labels",
+    "categorical",
+    "numeric",
+    "multi_valued",
+    "ignore",
+    "split",
+    "sequence",
+    "max_length",
+    "seed",
+)
+FIT_OPTIONS = ("epochs", "batch_size", "learning_rate", "patience", "seed")
+
+
+@main.command()
+@click.option("--data", type=FILE, required=True, help="CSV or Parquet.")
+@click.option(
+    "--recommender", default="dlrm", show_default=True, help="two_tower, neumf, deepfm, dlrm, dcn_v2, mmoe, sasrec."
+)
+@data_options
+@click.option("--dim", type=click.IntRange(1), help="Embedding dimensions.  [default: the recommender's own]")
+@click.option("--hidden", metavar="256,128", help="Widths of the hidden layers.  [default: the recommender's own]")
+@click.option("--epochs", type=click.IntRange(1), help="At most; training stops early.")
+@click.option("--batch-size", type=click.IntRange(1))
+@click.option("--learning-rate", type=float)
+@click.option("--patience", type=click.IntRange(1), help="Epochs without a better validation metric before it stops.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("-o", "--output", type=FILE, default=Path("model.pt"), show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
+@click.option("--quiet", is_flag=True, help="No progress bars.")
+def train(data: Path, recommender: str, output: Path, as_json: bool, quiet: bool, **options: Any) -> None:
+    """Train one of the reference recommenders on a CSV or Parquet file."""
+    from recprune_export.data.schema._infer_schema import SchemaOverrides
+    from recprune_export.progress import quiet as silently
+    from recprune_export.training._train import train as run
+
+    options = {name: value for name, value in options.items() if value is not None}
+    if "hidden" in options:
+        options["hidden"] = parse_integers(options["hidden"], "--hidden")
+    overrides = SchemaOverrides(**{name: options[name] for name in TRAINING_OVERRIDES if name in options})
+    config: dict[str, Any] = {name: options[name] for name in ("dim", "hidden") if name in options}
+    fit_options = {name: options[name] for name in FIT_OPTIONS if name in options}
+    with silently(quiet or as_json):
+        result = run(data, recommender, output, overrides, config, **fit_options)
+    print_training(result, data, as_json=as_json)
+
+
+def print_training(training: "TrainingResult", data: Path, *, as_json: bool) -> None:
+    """Print the epochs, the test metrics and the checkpoint of a training on `data`."""
+    checkpoint = training.checkpoint
+    if as_json:
+        values = {
+            "checkpoint": str(training.path),
+            "recommender": checkpoint.recommender,
+            "parameters": training.parameters,
+            "training_rows": training.rows,
+            "test": dict(checkpoint.metrics),
+            "notes": list(training.notes),
+            **training.fitted.to_dict(),
+        }
+        return print_json(values)
+    console = make_console()
+    print_notes(training.notes)
+    epochs = make_table(
+        f"{checkpoint.recommender}, {training.rows:,} training rows", "epoch", "training loss", "validation", ""
+    )
+    for number, epoch in enumerate(training.fitted.epochs):
+        mark = "kept" if number == training.fitted.best else ""
+        epochs.add_row(str(number + 1), f"{epoch.loss:.4f}", f"{epoch.metric:.4f}", mark)
+    console.print(epochs)
+    metrics = ", ".join(f"{name} {value:.4f}" for name, value in checkpoint.metrics.items())
+    console.print(f"Test: {metrics}", highlight=False)
+    console.print(f"{training.parameters:,} parameters in {training.path}", highlight=False, soft_wrap=True)
+    arguments = f"{quote_for_shell(training.path)} --sparsity 0.7 --data {quote_for_shell(data)}"
+    console.print(f"Next: recprune-export {arguments}", highlight=False, soft_wrap=True)

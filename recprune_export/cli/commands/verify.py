@@ -1,0 +1,80 @@
+"""`verify`: check a bundle against its manifest."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from recprune_export.cli.latency_tables import footprint_table, open_loop_table, print_latency
+from recprune_export.cli.main_group import main
+from recprune_export.cli.options import FILE
+from recprune_export.cli.tables import make_console, print_json
+
+if TYPE_CHECKING:
+    from recprune_export.bundle._verify import Verification
+    from recprune_export.validation.latency.latency_study import LatencyStudy
+
+
+@main.command()
+@click.argument("bundle", type=FILE)
+@click.option("--public-key", type=FILE, metavar="PEM", help="The bundle must be signed by this Ed25519 key.")
+@click.option("--latency", is_flag=True, help="Measure latency, load time and memory again, on this machine.")
+@click.option(
+    "--latency-batch-sizes", default="1,32,256", show_default=True, help="Batch sizes of the latency measurement."
+)
+@click.option("--threads", default="1,all", show_default=True, help="Thread counts of the latency measurement.")
+@click.option("--qps", type=click.FloatRange(0, min_open=True), help="Also let so many requests a second arrive.")
+@click.option(
+    "--seconds", type=click.FloatRange(0, min_open=True), default=4.0, show_default=True, help="For each batch size."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@click.option("--quiet", is_flag=True, help="No progress bars.")
+def verify(
+    bundle: Path,
+    public_key: Path | None,
+    latency: bool,
+    latency_batch_sizes: str,
+    threads: str,
+    qps: float | None,
+    seconds: float,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Check a bundle, packed or not: checksums, schema, golden answers, signature. Needs ONNX Runtime alone."""
+    from recprune_export.bundle._verify import verify as run
+    from recprune_export.bundle.archive.unpacking import open_bundle_path
+    from recprune_export.settings import parse_batch_sizes, parse_thread_counts
+
+    sizes, counts = parse_batch_sizes(latency_batch_sizes), parse_thread_counts(threads)
+    with open_bundle_path(bundle) as folder:
+        verification, study = run(folder, public_key), None
+        if latency:
+            from recprune_export.bundle.remeasure_latency import measure_bundle
+            from recprune_export.progress import quiet as silently
+
+            with silently(quiet or as_json):
+                study = measure_bundle(folder, batches=sizes, threads=counts, qps=qps, seconds=seconds)
+    print_verification(verification, study, as_json=as_json)
+
+
+def print_verification(verification: "Verification", study: "LatencyStudy | None", *, as_json: bool) -> None:
+    """Print the checks, and the measurements where there are any."""
+    if as_json:
+        latency = {} if study is None else {"latency": study.to_dict()}
+        return print_json({**asdict(verification), **latency})
+    worst = max((output.max_absolute for output in verification.outputs), default=0.0)
+    click.echo(
+        f"{verification.name}: {verification.files} files ({verification.bytes:,} bytes) as the manifest says; "
+        f"ONNX Runtime gives the golden outputs of {verification.rows} rows to {worst:.1e}. {verification.seconds:.2f} s"
+    )
+    signatures = {"valid": "Signed by the given key.", "unchecked": "It is signed; give --public-key to check by whom."}
+    if verification.signature in signatures:
+        click.echo(signatures[verification.signature])
+    if study is not None:
+        console = make_console()
+        for report in study.closed:
+            print_latency(console, report)
+        for open_loop in study.open:
+            console.print(open_loop_table(open_loop))
+        console.print(footprint_table(study.footprints))

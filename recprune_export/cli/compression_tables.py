@@ -1,0 +1,160 @@
+"""Tables of the main job: size, quality, speed and quantization of a bundle."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from recprune_export.cli.latency_tables import footprint_table, print_latency
+from recprune_export.cli.tables import (
+    format_figure,
+    make_console,
+    make_table,
+    print_json,
+    print_notes,
+    quote_for_shell,
+    rewrite_table,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from recprune_export.pipeline.compress import CompressionResult
+    from recprune_export.validation.rare_ids import SharedRowReport
+
+
+def print_result(result: "CompressionResult", *, as_json: bool) -> None:
+    """Print the size, quality and speed of a new bundle."""
+    if as_json:
+        return print_json(result.manifest.to_dict())
+
+    console = make_console()
+    console.print(_make_size_table(result))
+    if result.manifest.plan["fields"]["removed"]:
+        console.print(_make_field_table(**result.manifest.plan["fields"]))
+    if result.metrics["dense"]:
+        console.print(_make_quality_table(result.metrics, result.manifest.settings["data"]))
+    if result.rows is not None:
+        _print_rows(console, result.rows)
+    print_latency(console, result.latency)
+    console.print(footprint_table(result.footprints))
+    console.print(_make_floor_table(result.manifest.cost["models"]))
+    console.print(rewrite_table(result.manifest.rewrites))
+    if result.manifest.quantisation:
+        print_quantization(console, result.manifest.quantisation)
+    for output in result.parity.outputs:
+        console.print(
+            f"Parity of '{output.name}' over {result.parity.rows} rows: largest error {output.max_absolute:.1e}, "
+            f"relative {output.max_relative:.1e}",
+            highlight=False,
+        )
+    stage: Mapping[str, Any] | None = result.manifest.plan
+    while stage is not None:
+        console.print(f"Pruned equals masked to {stage['soundness']['error']:.1e} in float64", highlight=False)
+        stage = stage.get("then")
+    print_notes(result.notes)
+    console.print(f"Bundle: {result.target} (ONNX opset {result.manifest.opset})", highlight=False, soft_wrap=True)
+    console.print(f"Next: recprune-export verify {quote_for_shell(result.target)}", highlight=False, soft_wrap=True)
+
+
+def _make_size_table(result: "CompressionResult") -> "Table":
+    table = make_table("Size, counted in the ONNX files", "", "dense", "pruned", "non-zero", "gone")
+    dense, pruned, reduction = result.counts["dense"], result.counts["pruned"], result.reduction
+    for section in ("tables", "rest"):
+        before, after, fraction = (getattr(counts, section) for counts in (dense, pruned, reduction))
+        table.add_row(
+            section, f"{before.parameters:,}", f"{after.parameters:,}", f"{after.nonzero:,}", f"{fraction:.1%}"
+        )
+    for name in ("operations", "bytes"):
+        before, after, fraction = (getattr(counts, name) for counts in (dense, pruned, reduction))
+        table.add_row(name, f"{before:,}", f"{after:,}", "", f"{fraction:.1%}")
+    return table
+
+
+def _make_field_table(removed: Sequence[str], importance: Mapping[str, float]) -> "Table":
+    table = make_table("Fields removed; their inputs stay and are ignored", "field", "rise of the loss without it")
+    for name in removed:
+        table.add_row(name, f"{importance[name]:+.2e}" if name in importance else "not measured")
+    return table
+
+
+def _make_quality_table(metrics: Mapping[str, Mapping[str, float]], data: str) -> "Table":
+    table = make_table(f"Quality on test rows of {data}, in ONNX Runtime", "", "dense", "pruned", "change")
+    for name, dense in metrics["dense"].items():
+        pruned = metrics["pruned"][name]
+        table.add_row(name, f"{dense:.4f}", f"{pruned:.4f}", f"{pruned - dense:+.4f}")
+    return table
+
+
+def _print_rows(console: "Console", report: "SharedRowReport") -> None:
+    """Print the tables with shared rows, those without, and the quality of requests with and without a rare id."""
+    tables = make_table("Rows: rare ids share one", "table", "ids from", "rows before", "rows")
+    for table in report.tables:
+        tables.add_row(table.table, ", ".join(table.inputs), f"{table.before:,}", f"{table.after:,}")
+    console.print(tables)
+    for refusal in report.refused:
+        console.print(
+            f"'{refusal.table}' keeps all rows: {refusal.reason}", highlight=False, soft_wrap=True, markup=False
+        )
+    groups = {"with a rare id": report.with_rare, "without": report.without_rare}
+    quality = make_table("Quality by kind of test row", "test rows", "", "dense", "pruned", "change")
+    for description, group in groups.items():
+        dense, pruned = group.metrics.get("dense", {}), group.metrics.get("pruned", {})
+        for name, value in pruned.items():
+            before = dense.get(name)
+            cells = ("", f"{value:.4f}", "") if before is None else (
+                f"{before:.4f}", f"{value:.4f}", f"{value - before:+.4f}"
+            )  # fmt: skip
+            quality.add_row(f"{group.rows:,} {description}", name, *cells)
+    console.print(quality)
+    console.print(
+        f"Shared rows equal overwritten ones to {report.soundness.error:.1e} in float64; the remaps of ids take "
+        f"{report.remap_bytes:,} bytes of the file",
+        highlight=False,
+    )
+
+
+def _make_floor_table(models: Mapping[str, Any]) -> "Table":
+    batches = list(next(iter(models.values())))
+    table = make_table(
+        "Floor of this machine in ms, and the median as a multiple of it", "", *(f"batch {b}" for b in batches)
+    )
+    for name, costs in models.items():
+        table.add_row(f"{name} ONNX", *(f"{costs[b]['floor']:.3f}, {costs[b]['multiple']:.1f}×" for b in batches))
+    return table
+
+
+def print_quantization(console: "Console", section: Mapping[str, Any]) -> None:
+    """Print the section `quantisation` of a manifest."""
+    for title, choices in (("Linear layers", section["layers"]), ("Tables", section["tables"])):
+        if choices:
+            console.print(_make_choice_table(f"{title}, quantized for {section['mode']}", choices))
+    sizes, loss = section["bytes"], section["loss"]
+    interval = loss["interval"]
+    doubt = "" if interval is None else f" (95 % interval {interval[0]:+.5f} to {interval[1]:+.5f})"
+    faster = ", ".join(f"batch {batch} {ratio['estimate']:.2f}×" for batch, ratio in section["speedups"].items())
+    console.print(
+        f"Quantized: {sizes['before']:,} to {sizes['after']:,} bytes; {loss['metric']} loses {loss['lost']:.5f}{doubt}, allowed "
+        f"{loss['limit']:g}; answers off by {section['error']:.2%} of how much they vary"
+        + (f"; faster than in fp32: {faster}" if faster else ""),
+        highlight=False,
+        markup=False,
+    )
+
+
+def _make_choice_table(title: str, choices: Sequence[Mapping[str, Any]]) -> "Table":
+    batches = next((list(choice["speedups"]) for choice in choices if choice["speedups"]), [])
+    table = make_table(title, "", "shape", "form", *(f"batch {batch}" for batch in batches), "error", "bytes", "")
+    for choice in choices:
+        speeds = [format_figure(choice["speedups"].get(batch), ".2f") for batch in batches]
+        sizes = "→".join(f"{size:,}" for size in dict.fromkeys(choice["bytes"]))
+        shape = "×".join(map(str, choice["shape"]))
+        table.add_row(
+            choice["name"],
+            shape,
+            choice["form"],
+            *speeds,
+            format_figure(choice["error"], ".1e"),
+            sizes,
+            choice["reason"],
+        )
+    return table

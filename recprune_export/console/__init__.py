@@ -1,1 +1,0 @@
-"""What the commands print: tables for people, JSON for programs. One file for each kind of result."""

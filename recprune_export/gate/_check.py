@@ -1,0 +1,131 @@
+"""Run all gates on two artifacts, the cheap ones first."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from recprune_export.codec import ToDictMixin
+from recprune_export.environment import environment
+from recprune_export.errors import BundleError, ModelFileError, Undecided, ValidationFailed
+from recprune_export.gate.artifact import Artifact, open_artifact
+from recprune_export.gate.compatibility import compare_signatures, make_common_signature
+from recprune_export.gate.findings import Finding, Verdict, make_skipped_finding, overall_verdict
+from recprune_export.gate.gate_constants import FOOTPRINT_PROCESSES, TIME_LIMIT
+from recprune_export.gate.latency.paired_latency import Evidence, collect_samples, compare_latency, make_sampler
+from recprune_export.gate.latency.sequential_sampling import BASE, NEW
+from recprune_export.gate.limits import Limits
+from recprune_export.gate.regression_rules import compare_costs, compare_counts, compare_quality
+from recprune_export.onnx.runtime.session import make_session, run
+from recprune_export.program.signature import Signature
+from recprune_export.validation.edge_requests import make_edge_requests
+from recprune_export.validation.latency.footprint import measure_footprints
+
+BATCHES = (1, 32, 256)
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Check(ToDictMixin):
+    """Findings of all gates. `undecided`: the verdict as which an undecided latency counts."""
+
+    ENCODED = ("new", "base", "verdict", "findings", "latency", "threads", "seconds", "environment")
+
+    new: str
+    base: str
+    findings: tuple[Finding, ...]
+    latency: Mapping[int, Evidence]
+    threads: int
+    seconds: float
+    undecided: Verdict = Verdict.UNDECIDED
+    environment: Mapping[str, Any] = field(default_factory=environment)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Return the overall verdict."""
+        verdict = overall_verdict(self.findings)
+        return self.undecided if verdict is Verdict.UNDECIDED else verdict
+
+    def failed(self) -> tuple[Finding, ...]:
+        """Return the findings against NEW; undecided gates are included only if they count as failures."""
+        failures = {Verdict.FAIL} | ({Verdict.UNDECIDED} if self.undecided is Verdict.FAIL else set())
+        return tuple(finding for finding in self.findings if finding.verdict in failures)
+
+    def raise_verdict(self) -> None:
+        """Raise `ValidationFailed` for a regression and `Undecided` for an open verdict; the message names the gates."""
+        if self.verdict is Verdict.FAIL:
+            gates = " ".join(f"[{finding.gate}] {finding.reason}" for finding in self.failed())
+            raise ValidationFailed(f"{self.new} is worse than {self.base}: {gates}")
+        if self.verdict is Verdict.UNDECIDED:
+            gates = ", ".join(f.gate for f in self.findings if f.verdict is Verdict.UNDECIDED)
+            raise Undecided(
+                f"The measurements leave open whether {self.new} is slower than {self.base} ({gates}): give more "
+                "--time-limit, a quieter machine, or --undecided pass."
+            )
+
+
+def check(
+    new: Path,
+    base: Path,
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    batches: Sequence[int] = BATCHES,
+    threads: int = 1,
+    time_limit: float = TIME_LIMIT,
+    undecided: Verdict = Verdict.UNDECIDED,
+    seed: int = 0,
+) -> Check:
+    """Compare two artifacts: bundles or plain ONNX files; gates without the needed information are skipped.
+
+    `time_limit`: seconds, for the latency gate alone. Raises `BundleError` and `ModelFileError` for an invalid file, or a
+    plain file whose valid requests cannot be derived from the graph.
+    """
+    start = time.perf_counter()
+    new_artifact, base_artifact = open_artifact(new), open_artifact(base)
+    findings = [] if limits.is_off("signature") else [compare_signatures(new_artifact, base_artifact)]
+    findings += compare_quality(new_artifact, base_artifact, limits)
+    findings += compare_counts(new_artifact, base_artifact, limits)
+    evidence: dict[int, Evidence] = {}
+    signature = make_common_signature(new_artifact.signature, base_artifact.signature)
+    if signature is None:
+        reason = "No request can be sent to both, see the signature."
+        findings += [make_skipped_finding(gate, reason) for gate in ("load time", "peak memory", "latency")]
+    else:
+        for artifact in (new_artifact, base_artifact):
+            check_answers(artifact, signature)
+        models = {
+            n: (a.model.resolve(), replace(a.options, threads=threads))
+            for n, a in ((NEW, new_artifact), (BASE, base_artifact))
+        }
+        footprints = measure_footprints(models, signature, max(batches), FOOTPRINT_PROCESSES)
+        findings += compare_costs(footprints, NEW, BASE, limits)
+        if limits.is_off("latency"):
+            findings.append(make_skipped_finding("latency", "Turned off."))
+        else:
+            tolerance = limits.limit_for("latency")
+            evidence = collect_samples(
+                make_sampler(new_artifact, base_artifact, signature, threads, seed), batches, tolerance, time_limit
+            )
+            findings += compare_latency(evidence, tolerance)
+    seconds = time.perf_counter() - start
+    return Check(new_artifact.name, base_artifact.name, tuple(findings), evidence, threads, seconds, undecided)
+
+
+def check_answers(artifact: Artifact, signature: Signature) -> None:
+    """Run a model on requests at the edges of the signature.
+
+    Raises `ModelFileError`, or `BundleError` for a bundle, if the model fails: its latency would be that of an error.
+    """
+    session = make_session(artifact.model, options=artifact.options)
+    for label, request in make_edge_requests(signature).items():
+        try:
+            run(session, request)
+        except Exception as error:  # ONNX Runtime's exceptions have no common base
+            first = next(iter(str(error).splitlines()), type(error).__name__)
+            if artifact.is_bundle:
+                raise BundleError(f"{artifact.name} cannot answer '{label}' of its own signature: {first}") from error
+            raise ModelFileError(
+                f"{artifact.name} cannot answer a request that was guessed from its graph ({first[:160]}): compare "
+                "bundles, whose signature says what to send."
+            ) from error

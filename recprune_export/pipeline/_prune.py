@@ -1,0 +1,309 @@
+"""`prune`: remove fields, rows and channels and set zeros, in stages, each planned, applied, proved and fine-tuned."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from recprune_export.channels.analysis import Analysis
+from recprune_export.data.batch import Batch
+from recprune_export.errors import UsageError
+from recprune_export.finetuning._finetune import Schedule, finetune
+from recprune_export.finetuning.curvature import Curvature, weight_curvature
+from recprune_export.finetuning.group_lasso import RegularizedProgram, regularize
+from recprune_export.finetuning.masks import NonZeroTarget, count_parameters
+from recprune_export.finetuning.task import FineTuningConfig, Task
+from recprune_export.pipeline.planning import (
+    plan_fields,
+    plan_pruning,
+    read_calibration_batches,
+    share_planned_rows,
+)
+from recprune_export.pipeline.stage_checkpoints import NO_CHECKPOINTS, StageCheckpoints
+from recprune_export.program.program import Program
+from recprune_export.progress import show_status
+from recprune_export.pruning.allocation.parameter_counts import ParameterCounter, ParameterCounts
+from recprune_export.pruning.apply._apply_plan import apply_plan, tables_left
+from recprune_export.pruning.apply.soundness import Soundness, check_soundness
+from recprune_export.pruning.fields.field_selection import remove_fields
+from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR
+from recprune_export.pruning.plan import FieldPlan, Plan
+from recprune_export.pruning.rare_ids.shared_row_proof import check_rows
+from recprune_export.pruning.reconstruction.least_squares import reconstruct_layers
+from recprune_export.pruning.rotation._apply_transforms import apply_transforms
+from recprune_export.pruning.rotation.eligibility import find_rotatable_groups
+from recprune_export.pruning.rotation.projections import insert_projections
+from recprune_export.settings import FineTuningSettings, PruningSettings
+from recprune_export.training.loop import FitResult
+
+CURVATURE_BATCHES, CURVATURE_ANSWERS = 64, 1 << 16  # whichever comes first
+
+
+@dataclass(frozen=True)
+class PrunedStage:
+    """A program that was pruned by a plan and fine-tuned, and how; `shared_row_proof` is the proof of shared rows, if any."""
+
+    program: Program
+    analysis: Analysis
+    plan: Plan
+    soundness: Soundness
+    fitted: FitResult | None
+    shared_row_proof: Soundness | None = None
+
+
+@dataclass(frozen=True)
+class PrunedModel:
+    """A program that went through one stage or several, and how many non-zeros it may keep."""
+
+    stages: tuple[PrunedStage, ...]
+    target: NonZeroTarget
+    regularized: RegularizedProgram | None = None
+
+    @property
+    def program(self) -> Program:
+        """The program after the last stage."""
+        return self.stages[-1].program
+
+    @property
+    def plan(self) -> Plan:
+        """The plans of all stages."""
+        return Plan.from_stages([stage.plan for stage in self.stages])
+
+
+@dataclass(frozen=True)
+class SearchPrefix:
+    """The work that does not depend on the sparsity, for one seed: regularized training, and the fields to remove.
+
+    `rng_state` is the state of PyTorch's generator afterwards, so that the rest is the same as in a separate run.
+    """
+
+    regularized: RegularizedProgram | None
+    fields: FieldPlan
+    rng_state: Tensor
+
+
+def run_search_prefix(
+    program: Program, pruning: PruningSettings, finetuning: FineTuningSettings, task: Task, *, seed: int = 0
+) -> SearchPrefix:
+    """Do the work that all trials of a search with the same seed share."""
+    regularized = regularize_channels(program, finetuning, task, seed=seed)
+    fields = plan_fields(regularized.program if regularized else program, pruning.prune_fields, task, seed)
+    return SearchPrefix(regularized, fields, torch.get_rng_state())
+
+
+def prune(
+    program: Program,
+    pruning: PruningSettings,
+    finetuning: FineTuningSettings,
+    task: Task,
+    *,
+    seed: int = 0,
+    plan: Plan | None = None,
+    checkpoints: StageCheckpoints = NO_CHECKPOINTS,
+    search_prefix: SearchPrefix | None = None,
+) -> PrunedModel:
+    """Remove fields, rows and channels by a plan, prove the result, then set zeros while fine-tuning; `program` is not changed.
+
+    With several `pruning_stages` each stage removes a fraction of the channels and tunes for a fraction of the epochs; zeros are
+    set in the last. The teacher is `program` in every stage (gradual pruning with fine-tuning in between: Han et al.
+    2015, section 3.4). Finished stages are saved in `checkpoints`, and loaded from there with the same result.
+    `search_prefix` is the result of `run_search_prefix` for the same program, rows and settings but for the sparsity.
+
+    Raises `UsageError` where more fields are to be removed than can be, or there are no rows to count ids on,
+    `PruningError` where the plan does not fit.
+    """
+    if plan is not None and pruning.prune_fields:
+        raise UsageError("A plan says itself which fields go: leave out --prune-fields, or the plan.")
+    if plan is not None and pruning.prune_rows is not None:
+        raise UsageError("A plan says itself which rows go: leave out --prune-rows, or the plan.")
+    if plan is not None:
+        pruning = replace(pruning, pruning_stages=len(plan.stages))
+    regularized, fields = None, None
+    if search_prefix is not None:
+        torch.set_rng_state(search_prefix.rng_state)
+        regularized, fields = search_prefix.regularized, search_prefix.fields
+    regularized = regularize_channels(program, finetuning, task, checkpoints, regularized, seed=seed)
+    context = _Context(program, ParameterCounter(program).sizes(), pruning, finetuning, seed, task, checkpoints)
+    target = make_nonzero_target(context.sizes, pruning)
+    start = regularized.program if regularized else program
+    stages: list[PrunedStage] = []
+    for number in range(1, pruning.pruning_stages + 1):
+        stage_plan = plan.stages[number - 1] if plan is not None else None
+        stage_target = target if number == pruning.pruning_stages else None
+        stages.append(_run_stage(context, start, number, stage_plan, fields if number == 1 else None, stage_target))
+        start = stages[-1].program
+    return PrunedModel(tuple(stages), target, regularized)
+
+
+def plan_all_stages(
+    program: Program, pruning: PruningSettings, finetuning: FineTuningSettings, task: Task, *, seed: int = 0
+) -> Plan:
+    """Make the plans of all stages; all but the last are applied and tuned, since a plan is made for tuned weights."""
+    regularized = regularize_channels(program, finetuning, task, seed=seed)
+    start = regularized.program if regularized else program
+    context = _Context(program, ParameterCounter(program).sizes(), pruning, finetuning, seed, task)
+    plans: list[Plan] = []
+    for number in range(1, pruning.pruning_stages):
+        stage = _run_stage(context, start, number)
+        plans.append(stage.plan)
+        start = stage.program
+    with show_status("Choosing what goes"):
+        last = plan_pruning(start, pruning.at_stage(pruning.pruning_stages), task, seed=seed, dense=context.sizes).plan
+    return Plan.from_stages([*plans, last])
+
+
+@dataclass(frozen=True)
+class _Context:
+    """Everything that stages share: the dense program, which is the teacher, its sizes, settings, rows, finished stages."""
+
+    dense: Program
+    sizes: ParameterCounts
+    pruning: PruningSettings
+    finetuning: FineTuningSettings
+    seed: int
+    task: Task
+    checkpoints: StageCheckpoints = NO_CHECKPOINTS
+
+
+@dataclass(frozen=True)
+class _PrunedPair:
+    """`original`, in the channels that `plan` names, and the `student` that remains after the plan."""
+
+    original: Program
+    plan: Plan
+    student: Program
+
+
+def _run_stage(
+    context: _Context,
+    start: Program,
+    number: int,
+    plan: Plan | None = None,
+    fields: FieldPlan | None = None,
+    target: NonZeroTarget | None = None,
+) -> PrunedStage:
+    """Plan, prune and tune `start`, the program after the stage before; without a `target` no zeros are set."""
+    pruning, task = context.pruning, context.task
+    checkpoint = context.checkpoints.load(f"stage-{number}")
+    if checkpoint is not None:
+        plan = Plan.from_dict(checkpoint.values["plan"])
+    projected = None
+    if plan is None:
+        with show_status("Choosing what goes"):
+            planned = plan_pruning(
+                start, pruning.at_stage(number), task, seed=context.seed, dense=context.sizes, fields=fields,
+                last_stage=pruning.at_stage(pruning.pruning_stages),
+            )  # fmt: skip
+        plan, projected = planned.plan, planned.program
+    without_fields = remove_fields(start, plan.fields)
+    smaller = share_planned_rows(without_fields.program, plan.rows, task, context.seed)
+    shared_row_proof = check_rows(without_fields.program, smaller, plan.rows) if plan.rows else None
+    original = _apply_transforms(projected, plan) if projected is not None else rotate_channels(smaller, plan)
+    student = apply_plan(original, plan)
+    soundness = check_soundness(original, plan, student).combine(without_fields.soundness)
+    if checkpoint is not None:
+        checkpoint.restore(student.module)
+        fitted = None if checkpoint.values["fitted"] is None else FitResult.from_dict(checkpoint.values["fitted"])
+    else:
+        fitted = _tune(context, number, _PrunedPair(original, plan, student), target)
+        values = {"plan": plan.to_dict(), "fitted": None if fitted is None else fitted.to_dict()}
+        title = f"pruning and tuning, stage {number} of {pruning.pruning_stages}"
+        context.checkpoints.save(f"stage-{number}", title, values, student.module)
+    return PrunedStage(student, original.analysis, plan, soundness, fitted, shared_row_proof)
+
+
+def _tune(context: _Context, number: int, pair: _PrunedPair, target: NonZeroTarget | None) -> FitResult | None:
+    """Refit and tune the student in place."""
+    task, student, seed = context.task, pair.student, context.seed
+    if context.pruning.refit:
+        with show_status("Refitting layers"):
+            reconstruct_layers(pair.original, pair.plan, student, read_calibration_batches(task, seed))
+    tables = tables_left(pair.original, student)
+    if target is None:
+        target = NonZeroTarget(*count_parameters(student, tables))
+    curvature = estimate_curvature(student, pair.plan, tables, task, seed)
+    epochs = divide_epochs(task.config.epochs, context.pruning.pruning_stages, number)
+    schedule = replace(make_schedule(task.config, context.finetuning, seed), epochs=epochs)
+    teacher = context.dense.with_copied_graph()
+    return finetune(student, teacher, task, tables, target, schedule, curvature)
+
+
+def divide_epochs(epochs: int, stages: int, stage: int) -> int:
+    """Return the epochs of a stage: an equal fraction, at least one, and the remainder in the last stage.
+
+    >>> [divide_epochs(5, 3, stage) for stage in (1, 2, 3)]
+    [1, 1, 3]
+    """
+    if epochs == 0:
+        return 0
+    fraction = max(1, epochs // stages)
+    return max(1, epochs - fraction * (stages - 1)) if stage == stages else fraction
+
+
+def make_schedule(config: FineTuningConfig, finetuning: FineTuningSettings, seed: int) -> Schedule:
+    """Return the schedule of fine-tuning in one stage."""
+    return Schedule(config.epochs, config.learning_rate, finetuning.sparsity_schedule == "gradual", seed)
+
+
+def regularize_channels(
+    program: Program,
+    finetuning: FineTuningSettings,
+    task: Task,
+    checkpoints: StageCheckpoints = NO_CHECKPOINTS,
+    precomputed: RegularizedProgram | None = None,
+    *,
+    seed: int = 0,
+) -> RegularizedProgram | None:
+    """Train a copy of the dense program so that channels shrink to zero; None where the strength is 0.
+
+    A result that a search has `precomputed` is saved in `checkpoints` as well.
+    """
+    if not finetuning.regularize:
+        return None
+    checkpoint = checkpoints.load("regularized")
+    if checkpoint is not None:
+        copy = program.with_copied_parameters()
+        checkpoint.restore(copy.module)
+        fitted, zero_channels = FitResult.from_dict(checkpoint.values["fitted"]), checkpoint.values["zero"]
+        return RegularizedProgram(copy, finetuning.regularize, zero_channels, fitted)
+    if precomputed is None:
+        precomputed = regularize(program, task, finetuning.regularize, make_schedule(task.config, finetuning, seed))
+    values = {"zero": dict(precomputed.zero_channels), "fitted": precomputed.fitted.to_dict()}
+    checkpoints.save("regularized", "the regularized training", values, precomputed.program.module)
+    return precomputed
+
+
+def rotate_channels(program: Program, plan: Plan) -> Program:
+    """Return a program that answers as `program` does, in the channels that `plan` names."""
+    return _apply_transforms(insert_projections(program, plan.projection_plan), plan)
+
+
+def _apply_transforms(projected: Program, plan: Plan) -> Program:
+    return apply_transforms(projected, find_rotatable_groups(projected).rotatable, plan.transforms)
+
+
+def estimate_curvature(
+    student: Program, plan: Plan, tables: frozenset[str], task: Task, seed: int = 0
+) -> Curvature | None:
+    """Return the curvature that chooses zeros where output error chose channels; None for other scores, by magnitude."""
+    if plan.score != OUTPUT_ERROR:
+        return None
+    data = task.distillation_data(student, student)
+    batches = _take_answers(CURVATURE_ANSWERS, islice(data.batches(seed), CURVATURE_BATCHES))
+    return weight_curvature(data.student, tables, batches, task.objective.probe, seed)
+
+
+def _take_answers(answers: int, batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield batches up to so many answers of a program: one for each row, or for each position of a history."""
+    for request, labels in batches:
+        yield request, labels
+        answers -= max(len(values) for values in request.values())
+        if answers <= 0:
+            return
+
+
+def make_nonzero_target(dense: ParameterCounts, pruning: PruningSettings) -> NonZeroTarget:
+    """Return the number of non-zeros that tables and the rest may keep."""
+    return NonZeroTarget.from_sparsity(dense, pruning.table_sparsity, pruning.rest_sparsity)

@@ -1,0 +1,137 @@
+"""Export both models to ONNX and compare the pruned file with its program."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from recprune_export.bundle.manifest.manifest import MODEL
+from recprune_export.errors import ValidationFailed
+from recprune_export.finetuning.task import (
+    Predictor,
+    Task,
+    run_program,
+)
+from recprune_export.onnx.export import OnnxFile, ServingConfig, export_onnx
+from recprune_export.onnx.optimizer._rewrite import NonzeroLimits
+from recprune_export.onnx.runtime.session import make_session, run
+from recprune_export.pipeline._prune import PrunedModel
+from recprune_export.pipeline._quantize_export import QuantizedExport
+from recprune_export.pipeline.float32_tolerance import widen_tolerances
+from recprune_export.program.program import Program
+from recprune_export.program.random_requests import sample_request
+from recprune_export.program.signature import Signature
+from recprune_export.progress import show_status
+from recprune_export.validation.edge_requests import (
+    RequestArrays,
+    expand_shared_inputs,
+    make_edge_requests,
+    make_every_id_requests,
+    squeeze_shared_inputs,
+)
+from recprune_export.validation.latency.request_cycle import RequestCycle, count_cycle_rows, split_into_cycles
+from recprune_export.validation.parity import NamedOutputs, ParityReport, Tolerances, check_parity
+
+PARITY_ROWS = 512
+
+
+@dataclass(frozen=True)
+class ExportedModels:
+    """The ONNX files of both models; `row_wise` is `pruned` with a row of every input for each answer, as in a test set.
+
+    `parity` is that of the pruned file in fp32. After quantization `pruned` is the quantized file.
+    """
+
+    dense: OnnxFile
+    pruned: OnnxFile
+    row_wise: OnnxFile
+    parity: ParityReport
+    quantization: QuantizedExport | None = None
+
+    def with_quantized(self, quantized: QuantizedExport | None) -> "ExportedModels":
+        """Return the models with the quantized file in the place of the pruned one; unchanged for None."""
+        if quantized is None:
+            return self
+        row_wise = quantized.file if self.row_wise is self.pruned else self.row_wise
+        return replace(self, pruned=quantized.file, row_wise=row_wise, quantization=quantized)
+
+    def golden(self, program: Program, request: RequestArrays) -> RequestArrays:
+        """Return the answer to a golden request: that of `program`, or of the file where it has fewer bits."""
+        if self.quantization is not None:
+            return self.quantization.golden(request)
+        return run_program(program, expand_shared_inputs(request, self.pruned.signature))
+
+    @property
+    def tolerances(self) -> Tolerances:
+        """The tolerances within which another machine gives the golden answers."""
+        tolerances = self.parity.tolerances
+        return tolerances if self.quantization is None else self.quantization.tolerances(tolerances)
+
+
+def export_models(
+    program: Program, pruned: PrunedModel, serving: ServingConfig, task: Task, folder: Path
+) -> ExportedModels:
+    """Write both models to `folder` and compare the pruned one with PyTorch.
+
+    Raises `ExportError`, and `ValidationFailed` where an answer differs.
+    """
+    with show_status("Exporting to ONNX"):
+        dense = export_onnx(program, folder / "dense.onnx", rewrites=())
+        file = export_pruned(pruned, serving, folder / MODEL)
+    with show_status("Comparing answers with PyTorch's"):
+        parity = validate_parity(pruned.program, file, task, ids=bool(pruned.plan.rows))
+    row_wise = file
+    if serving.shared:  # rows of a test set share nothing; parity holds both files to the same program
+        row_wise = export_onnx(pruned.program, folder / "row_wise.onnx")
+    return ExportedModels(dense, file, row_wise, parity)
+
+
+def export_pruned(pruned: PrunedModel, serving: ServingConfig, path: Path) -> OnnxFile:
+    """Write the ONNX file of the pruned program; no rewrite may add non-zeros beyond its target."""
+    limits = NonzeroLimits(pruned.target.tables, pruned.target.rest)
+    return export_onnx(pruned.program, path, serving=serving, limits=limits)
+
+
+def validate_parity(program: Program, file: OnnxFile, task: Task, *, ids: bool = False) -> ParityReport:
+    """Compare the ONNX file with the pruned program on test rows, sampled rows and edge rows, and on `ids` one by one.
+
+    Where they differ, the tolerances grow by the measured rounding error of the program itself.
+
+    Raises `ValidationFailed` with the first difference.
+    """
+    signature = file.signature
+    requests = {
+        "test rows": squeeze_shared_inputs(task.requests(PARITY_ROWS, seed=0), signature),
+        "drawn rows": sample_request(signature, PARITY_ROWS // 2, seed=1),
+        **make_edge_requests(signature),
+        **(make_every_id_requests(signature) if ids else {}),
+    }
+    predict = make_predictor(file)
+
+    def by_program(request: RequestArrays) -> NamedOutputs:
+        return run_program(program, expand_shared_inputs(request, signature))
+
+    report = check_parity(by_program, predict, requests)
+    if not report.passed:
+        answers = {label: by_program(request) for label, request in requests.items()}
+        full = {label: expand_shared_inputs(request, signature) for label, request in requests.items()}
+        allowed = widen_tolerances(program, answers, full, report.tolerances)
+        if allowed != report.tolerances:
+            report = check_parity(by_program, predict, requests, allowed)
+    if not report.passed:
+        raise ValidationFailed(
+            f"The ONNX model does not give the pruned model's outputs, so nothing was written. {report.failures[0]}"
+        )
+    return report
+
+
+def make_latency_requests(batch_sizes: Sequence[int], task: Task, signature: Signature) -> dict[int, RequestCycle]:
+    """Return different requests of test rows for each batch size; shared inputs are equal in all rows of one request."""
+    return split_into_cycles(task.requests(count_cycle_rows(batch_sizes), seed=0), batch_sizes, signature, seed=0)
+
+
+def make_predictor(file: OnnxFile) -> Predictor:
+    """Return a function that answers requests from a file in ONNX Runtime."""
+    session = make_session(file.path, torch.get_num_threads())
+    return lambda request: run(session, request)

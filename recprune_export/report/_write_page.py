@@ -1,0 +1,38 @@
+"""Write a page to a file."""
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from recprune_export.errors import UsageError
+
+
+def default_page_path(bundle: Path) -> Path:
+    """Return the default path of the page of a bundle, beside it.
+
+    >>> default_page_path(Path("artifacts/ctr")).name
+    'ctr.report.html'
+    """
+    bundle = bundle.resolve()
+    return bundle.with_name(f"{bundle.name}.report.html")
+
+
+def write_page(page: str, path: Path, bundles: Sequence[Path]) -> Path:
+    """Write a page to `path` atomically and return the absolute path.
+
+    Raises `UsageError` if it cannot be written, or if `path` is inside one of `bundles`, which contain only listed files.
+    """
+    path = path.resolve()
+    enclosing = next((bundle for bundle in bundles if path.is_relative_to(bundle.resolve())), None)
+    if enclosing is not None:
+        raise UsageError(f"{path} lies in the bundle {enclosing}, whose files are checked: write the report elsewhere.")
+    scratch = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(page, encoding="utf-8")
+        scratch.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+        raise UsageError(f"The report cannot be written to {path}: {error.strerror}.") from error
+    return path

@@ -1,0 +1,208 @@
+"""`train`: training of a reference recommender from a data file to a checkpoint."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recprune_export.data.clicks import ClickData, load_clicks
+from recprune_export.data.encoding.encoder import Request as Arrays
+from recprune_export.data.rows import Ragged, Rows
+from recprune_export.data.schema._infer_schema import SchemaOverrides, infer_schema, infer_sequence_schema
+from recprune_export.data.sequences import NEXT_ITEM, SequenceData, load_sequences
+from recprune_export.errors import UsageError
+from recprune_export.recommenders.catalogue import build_recommender, is_multi_task, is_sequential
+from recprune_export.recommenders.input_spec import InputSpec
+from recprune_export.recommenders.sasrec import SCORES, SASRec
+from recprune_export.training._evaluate import LabelPredictor, evaluate, select_primary_metric
+from recprune_export.training.checkpoint import Checkpoint, check_writable
+from recprune_export.training.loop import FitResult, fit
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Hyperparameters of training."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    patience: int
+    seed: int = 0
+
+
+CLICK_CONFIG = TrainingConfig(epochs=15, batch_size=1024, learning_rate=1e-3, patience=2)
+SEQUENCE_CONFIG = TrainingConfig(epochs=60, batch_size=128, learning_rate=1e-3, patience=5)
+
+
+NO_OVERRIDES = SchemaOverrides()
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """The checkpoint as written to `path`, the epochs, and the notes about the data."""
+
+    path: Path
+    checkpoint: Checkpoint
+    fitted: FitResult
+    rows: int
+    parameters: int
+    notes: tuple[str, ...]
+
+
+def train(
+    data: Path,
+    recommender: str,
+    output: Path,
+    overrides: SchemaOverrides = NO_OVERRIDES,
+    config: dict[str, Any] | None = None,
+    **recipe: Any,
+) -> TrainingResult:
+    """Train a reference recommender on a CSV or Parquet file and write its checkpoint to `output`.
+
+    `config` holds options of the recommender (`dim`, `hidden`, ...), `recipe` fields of `TrainingConfig`. The same seed on
+    the same machine gives the same weights.
+
+    Raises `UsageError` for invalid options, `DataError` for an invalid file.
+    """
+    check_writable(output)
+    config = dict(config or {})
+    sequential = is_sequential(recommender)
+    if not sequential:
+        _check_labels(recommender, overrides.labels)
+    hyperparameters = replace(SEQUENCE_CONFIG if sequential else CLICK_CONFIG, **recipe)
+    torch.manual_seed(hyperparameters.seed)
+    if sequential:
+        sequences = load_sequences(data, infer_sequence_schema(data, overrides))
+        return _train(_Sequences(sequences), recommender, config, hyperparameters, output, notes=())
+    inferred = infer_schema(data, overrides)
+    clicks = load_clicks(data, inferred.schema)
+    return _train(_Clicks(clicks), recommender, config, hyperparameters, output, inferred.notes)
+
+
+def make_label_predictor(module: nn.Module, spec: InputSpec) -> LabelPredictor:
+    """Return a function for `evaluate`: probabilities by label, or the scores of all items."""
+
+    def predict(request: Arrays) -> dict[str, np.ndarray]:
+        module.eval()
+        with torch.no_grad():
+            answer = module({name: torch.from_numpy(values) for name, values in request.items()})
+        if spec.items:
+            return {NEXT_ITEM: answer[SCORES].numpy()}
+        return {label: answer[label].double().sigmoid().numpy() for label in spec.labels}
+
+    return predict
+
+
+@dataclass(frozen=True)
+class _Clicks:
+    """Rows with labels, trained with the binary cross entropy summed over labels."""
+
+    data: ClickData
+
+    @property
+    def spec(self) -> InputSpec:
+        schema, rows = self.data.encoder.schema, self.data.encoder.rows
+        return InputSpec(
+            categorical={name: rows[name] for name in schema.categorical},
+            multi_valued={field.name: rows[field.name] for field in schema.multi_valued},
+            lengths={field.name: field.max_length for field in schema.multi_valued},
+            n_numeric=len(schema.numeric),
+            labels=schema.labels,
+        )
+
+    @property
+    def size(self) -> int:
+        return len(self.data.train)
+
+    def batches(self, size: int, seed: int) -> Iterator[Rows]:
+        return self.data.train.batches(size, seed)
+
+    @staticmethod
+    def loss(module: nn.Module, batch: Rows) -> Tensor:
+        logits = module({name: torch.from_numpy(values) for name, values in batch.inputs.items()})
+        losses = [F.binary_cross_entropy_with_logits(logits[n], torch.from_numpy(y)) for n, y in batch.labels.items()]
+        return torch.stack(losses).sum()
+
+
+@dataclass(frozen=True)
+class _Sequences:
+    """Histories in which every position predicts the item that follows."""
+
+    data: SequenceData
+
+    @property
+    def spec(self) -> InputSpec:
+        encoder = self.data.encoder
+        return InputSpec(items=encoder.items.rows, max_length=encoder.columns.max_length, labels=(NEXT_ITEM,))
+
+    @property
+    def size(self) -> int:
+        return len(self.data.train)
+
+    def batches(self, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        order = np.random.default_rng(seed).permutation(len(self.data.train))
+        for start in range(0, len(order), size):
+            yield shift_histories(
+                self.data.train.take(order[start : start + size]), self.data.encoder.columns.max_length
+            )
+
+    @staticmethod
+    def loss(module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        assert isinstance(module, SASRec)
+        return module.training_loss(*batch)
+
+
+def shift_histories(histories: Ragged, length: int) -> tuple[Tensor, Tensor]:
+    """Return the histories [B, L] and the item that follows each of their positions [B, L], 0 if there is none."""
+    whole = torch.from_numpy(histories.pad_left(length + 1))
+    history, following = whole[:, :-1], whole[:, 1:]
+    return history, torch.where(history > 0, following, 0)
+
+
+def _train(
+    data: _Clicks | _Sequences,
+    recommender: str,
+    config: dict[str, Any],
+    hyperparameters: TrainingConfig,
+    output: Path,
+    notes: tuple[str, ...],
+) -> TrainingResult:
+    spec = data.spec
+    module = build_recommender(recommender, spec, config)
+    predict = make_label_predictor(module, spec)
+
+    def loss(batch: Any) -> Tensor:
+        module.train()
+        return data.loss(module, batch)
+
+    fitted = fit(
+        module,
+        batches=lambda epoch: data.batches(hyperparameters.batch_size, hyperparameters.seed * 1000 + epoch),
+        loss=loss,
+        evaluate=lambda: select_primary_metric(evaluate(predict, data.data.valid))[1],
+        optimizers=[torch.optim.Adam(module.parameters(), lr=hyperparameters.learning_rate)],
+        epochs=hyperparameters.epochs,
+        patience=hyperparameters.patience,
+        steps_per_epoch=math.ceil(data.size / hyperparameters.batch_size),
+        description=f"Training {recommender}",
+    )
+    metrics = evaluate(predict, data.data.test)
+    checkpoint = Checkpoint(
+        recommender, config, spec, data.data.encoder, module.state_dict(), metrics, hyperparameters.seed
+    )
+    checkpoint.save(output)
+    parameters = sum(p.numel() for p in module.parameters())
+    return TrainingResult(output, checkpoint, fitted, data.size, parameters, notes)
+
+
+def _check_labels(recommender: str, labels: tuple[str, ...]) -> None:
+    if not labels:
+        raise UsageError(f"{recommender} needs a label: name its column with --label.")
+    if len(labels) > 1 and not is_multi_task(recommender):
+        raise UsageError(f"{recommender} takes one label, not {len(labels)}; mmoe takes several.")

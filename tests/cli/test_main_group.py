@@ -1,0 +1,73 @@
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from recprune_export import __version__
+from recprune_export.bundle import _verify as verify
+from recprune_export.cli import main
+
+
+def test_help_names_every_command_and_exit_code() -> None:
+    text = CliRunner().invoke(main, ["--help"]).output
+    for word in ("compress", "train", "inspect", "verify", "generate", "report", "Exit codes", "4 the model"):
+        assert word in text
+
+
+def test_a_model_alone_means_the_main_job() -> None:
+    assert CliRunner().invoke(main, ["nothing.pt"]).exit_code == 3
+    assert CliRunner().invoke(main, ["compress", "nothing.pt"]).exit_code == 3
+
+
+def test_options_may_stand_before_the_model() -> None:
+    assert CliRunner().invoke(main, ["--sparsity", "0.5", "nothing.pt"]).exit_code == 3
+
+
+def test_the_version_is_told() -> None:
+    assert __version__ in CliRunner().invoke(main, ["--version"]).output
+
+
+def test_ctrl_c_is_said_and_has_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(bundle: object, public_key: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(verify, "verify", interrupted)
+    done = CliRunner().invoke(main, ["verify", "anything"])
+    assert (done.exit_code, done.stderr.strip()) == (130, "Interrupted; nothing was left half-written.")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "too little memory"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+            "too little memory",
+        ),
+        (RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/1"), "free some space"),
+    ],
+)
+def test_what_runs_out_is_said(monkeypatch: pytest.MonkeyPatch, error: Exception, words: str) -> None:
+    def lacking(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(verify, "verify", lacking)
+    done = CliRunner().invoke(main, ["verify", "anything"])
+    assert done.exit_code == 2
+    assert words in done.stderr
+
+
+def test_other_faults_of_ours_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(verify, "verify", broken)
+    assert isinstance(CliRunner().invoke(main, ["verify", "anything"]).exception, RuntimeError)
+
+
+def test_it_runs_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "recprune_export", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "recprune-export MODEL" in done.stdout
