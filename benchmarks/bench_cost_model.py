@@ -2,8 +2,8 @@
 
     python benchmarks/bench_cost_model.py [--corpus corpus.py] [--only NAME] [--operator NAME] [--batches 1,32,256,1024]
 
-For each kind of operator (operator_cases.py): measured : estimated, and what each constant of `onnx/cost/estimate.py` and
-`onnx/cost/operator_cost.py` should be multiplied with to fit best (cost_fit.py), with the interval in which nine in ten resamples lie.
+For each kind of operator (operator_cases.py): measured : estimated, and what each constant of
+`onnx/cost/cost_constants.py` should be multiplied with to fit best (cost_fit.py), with the interval in which nine in ten resamples lie.
 `--only -` leaves out the models, `--operator -` the operators. For each model (the reference recommenders, or those of
 a corpus, see third_party.py): the estimate for its graph as a fraction of the measured 20th percentile; and for each
 rewrite, applied to the graph as the ones before left it, whether kept or not, the estimated and the measured time as a

@@ -194,12 +194,12 @@ def graph_of(corpus: Corpus, name: str, variant: str, without: str = "") -> Grap
         program = pruned(program, *PRUNED[key])
     if variant.endswith("int8"):
         return _quantised(program)
-    signature, probes = program.signature, module._probes(program.signature)
+    signature, probes = program.signature, module._make_probes(program.signature)
     model = plain(program)
     if variant == "shared":
         signature = signature.with_shared(SHARED)
         before = [each for each in BEFORE_SHARING if each.__name__ != without]
-        model, probes = module._share(model, signature, probes, before)
+        model, probes = module._apply_sharing(model, signature, probes, before)
     return Graph(model, probes, signature)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from recprune_export.onnx.optimizer.passes.reduce_sum_to_matmul import LARGEST
+from recprune_export.onnx.optimizer.optimizer_constants import MAX_SUM_OPERATIONS
 from recprune_export.validation.latency.closed_loop import Backend, measure_latency
 
 SHAPES = [(6, 1), (6, 10), (13, 12), (13, 16), (13, 19), (13, 24), (13, 32), (26, 32)]
@@ -53,7 +53,7 @@ def main() -> None:
             batch: [{"x": np.random.default_rng(0).random((batch, fields, dim), dtype=np.float32)}] for batch in BATCHES
         }
         report = measure_latency(contestants(fields, dim), requests, threads=1, seconds=0.5)
-        rewritten = fields * dim * dim <= LARGEST
+        rewritten = fields * dim * dim <= MAX_SUM_OPERATIONS
         for batch in BATCHES:
             slow, fast = (report.percentiles(batch, name).p50 * 1e3 for name in ("ReduceSum", "product"))
             ratio = report.ratio(batch, "ReduceSum", "product")

@@ -1,1 +1,1 @@
-"""From a program to an ONNX file: export, rewrites, counts, sessions."""
+"""Export of a program to an ONNX file: translation, graph rewrites, counts, sessions."""

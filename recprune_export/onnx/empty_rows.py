@@ -1,6 +1,6 @@
-"""Attention in which a row may be allowed to look at nothing, as for a history that is all padding.
+"""Attention whose mask may exclude all positions of a row, as for a history that is all padding.
 
-PyTorch's `scaled_dot_product_attention` answers zero there. The exporter's softmax of nothing but minus infinity is NaN.
+PyTorch's `scaled_dot_product_attention` returns zero for such a row; the exporter's softmax over minus infinity is NaN.
 """
 
 import math
@@ -16,19 +16,19 @@ aten = torch.ops.aten
 
 
 def guard_empty_rows(program: Program) -> Program:
-    """Return `program` with a finite mask in each attention whose mask may forbid all of a row, and zero for such rows.
+    """Return `program` with finite masks and zero results in each attention whose mask may exclude all of a row.
 
-    That are masks of floats, B×H×L×M, which the request decides and minus infinity takes part in.
+    These are floating-point masks, B×H×L×M, that depend on the request and on a minus infinity.
     """
     guarded = program.with_copied_graph()
     graph, changed = guarded.module.graph, False
     for node in graph.find_nodes(op="call_function", target=aten.scaled_dot_product_attention.default):
         mask = argument(node, "attn_mask")
-        if mask is not None and mask.meta["val"].is_floating_point() and _may_forbid_a_row(guarded.module, mask):
+        if mask is not None and mask.meta["val"].is_floating_point() and _may_mask_whole_row(guarded.module, mask):
             _guard(graph, node, mask)
             changed = True
     for node in graph.find_nodes(op="call_function", target=aten.view.default) if changed else ():
-        node.target = aten.reshape.default  # a view behind attention counts on how its kernel lays out what it answers
+        node.target = aten.reshape.default  # a view of the result relies on the memory layout of the attention kernel
     guarded.module.recompile()
     return guarded
 
@@ -36,20 +36,20 @@ def guard_empty_rows(program: Program) -> Program:
 def _guard(graph: fx.Graph, node: fx.Node, mask: fx.Node) -> None:
     with graph.inserting_before(node):
         allowed = graph.call_function(aten.gt.Scalar, (mask, -math.inf))
-        nothing = graph.call_function(
+        is_empty = graph.call_function(
             aten.logical_not.default, (graph.call_function(aten.any.dim, (allowed, -1, True)),)
         )
         finite = graph.call_function(aten.clamp_min.default, (mask, torch.finfo(mask.meta["val"].dtype).min))
     node.replace_input_with(mask, finite)
     with graph.inserting_after(node):
-        result = graph.call_function(aten.masked_fill.Scalar, (node, nothing, 0.0))
+        result = graph.call_function(aten.masked_fill.Scalar, (node, is_empty, 0.0))
     node.replace_all_uses_with(result, delete_user_cb=lambda user: user is not result)
 
 
-def _may_forbid_a_row(module: fx.GraphModule, mask: fx.Node) -> bool:
-    """Whether a request decides the mask, and there is a minus infinity, as a number or in a constant, that it is made of."""
-    parts = ancestors([mask])
-    return any(node.op == "placeholder" for node in parts) and any(_holds_infinity(module, node) for node in parts)
+def _may_mask_whole_row(module: fx.GraphModule, mask: fx.Node) -> bool:
+    """Return whether the mask depends on the request and on a minus infinity, as a scalar or in a constant."""
+    sources = ancestors([mask])
+    return any(node.op == "placeholder" for node in sources) and any(_holds_infinity(module, node) for node in sources)
 
 
 def _holds_infinity(module: fx.GraphModule, node: fx.Node) -> bool:

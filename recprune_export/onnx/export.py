@@ -66,19 +66,19 @@ from recprune_export.program.signature import IdRange, Input, Signature
 
 PROBE_ROWS = (1, 5)
 
-# What the exporter writes in a form that is wrong, larger than it need be, or that no other pass would understand.
+# Corrections of the exporter's graph: forms that are wrong, too large, or unknown to the other passes.
 PASSES: tuple[Callable[[ir.Model], object], ...] = (
     gathernd_to_gather,
-    share_transposed_weights,  # what is looked up
+    share_transposed_weights,  # reads the Gathers
     batch_norm_to_mul_add,
     simplify_attention,
     name_batch,
     DeduplicateInitializersPass(size_limit=1 << 20),
     CommonSubexpressionEliminationPass(),
-    RemoveUnusedNodesPass(),  # what is computed for nobody would seem to need every position
-    fill_shapes,  # a rewrite goes no further than shapes are known
+    RemoveUnusedNodesPass(),  # an unused node would seem to need every position
+    fill_shapes,  # rewrites need known shapes
 )
-# Faster forms of the same graph: each is kept only where it proves itself.
+# Faster forms of the same graph: each is accepted only where its answers and cost pass.
 REWRITES: tuple[Pass, ...] = (
     hoist_gather,
     slice_before_concat,
@@ -95,9 +95,9 @@ REWRITES: tuple[Pass, ...] = (
     matmul_add_to_gemm,
     eliminate_views,
     merge_tables_of_same_ids,
-    gather_to_gathernd,  # to every pass before, a lookup is a Gather
+    gather_to_gathernd,  # last: the other passes read lookups as Gather
 )
-# Before inputs are shared: a part of a join of both kinds may be of one kind.
+# Before inputs are shared: a nested Concat may be all shared within one that is not.
 BEFORE_SHARING: tuple[Pass, ...] = (slice_before_concat, flatten_nested_concat)
 LAST: tuple[Callable[[ir.Model], object], ...] = (
     DeduplicateInitializersPass(size_limit=1 << 20),
@@ -110,9 +110,9 @@ _TRAINING_ONLY = {"Dropout", "BatchNormalization"}
 
 @dataclass(frozen=True)
 class ServingConfig:
-    """How a model will be called: rows of a request, inputs that are the same in all rows of one, and the machine.
+    """Serving conditions of a model: batch sizes, inputs that all rows of a request share, and the machine.
 
-    The costs of rewrites are those on `machine`; the reference machine gives the same file everywhere.
+    Rewrites are judged by their costs on `machine`; the reference machine gives the same file everywhere.
     """
 
     batches: tuple[int, ...] = (1, 32, 256, 1024)
@@ -125,7 +125,7 @@ DEFAULT_SERVING = ServingConfig()
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """A model that was written: operator set, file of its weights where they lie apart, signature, what was rewritten."""
+    """An exported model: operator set, file of external weights if any, signature, report of the rewrites."""
 
     path: Path
     opset: int
@@ -135,7 +135,7 @@ class OnnxFile:
 
     @property
     def bytes(self) -> int:
-        """Size of the model, weights included."""
+        """The size of the model, weights included."""
         return self.path.stat().st_size + (self.data.stat().st_size if self.data else 0)
 
 
@@ -150,59 +150,58 @@ def export_onnx(
 ) -> OnnxFile:
     """Write `program` to `path`, inputs and outputs named by its signature, the batch symbolic.
 
-    Weights of `external_threshold` bytes or more go to `<path>.data`. Nothing in the file tells of the source code that the
-    model came from. `rewrites` are tried in order, each is kept where it answers alike, costs no more for
-    `serving.batches`, and leaves no more non-zeros than `limits`; with none of them the file is the original as PyTorch's
-    exporter writes it, but for what would be wrong. Inputs in `serving.shared` have one row in the file, which stands
-    for all rows of a request.
+    Weights of `external_threshold` bytes or more go to `<path>.data`. The file has no metadata about the source code of
+    the model. `rewrites` are tried in order; each is accepted where it gives the same answers, costs no more for
+    `serving.batches`, and leaves no more non-zeros than `limits`. Without rewrites the file is that of PyTorch's
+    exporter, with corrections. Inputs in `serving.shared` have one row in the file, which all rows of a request share.
 
-    Raises `ExportError` where an operator has no ONNX form, or where an input and an output share a name, and
-    `UsageError` where `serving.shared` names what is no input.
+    Raises `ExportError` where an operator has no ONNX form, or where an input and an output have one name, and
+    `UsageError` where `serving.shared` has a name that is not an input.
     """
     signature = program.signature.with_shared(serving.shared)
     model = _translate(program)
-    for each in PASSES:
-        each(model)
-    probes = _probes(program.signature)
+    for graph_pass in PASSES:
+        graph_pass(model)
+    probes = _make_probes(program.signature)
     if serving.shared:
-        model, probes = _share(model, signature, probes)
+        model, probes = _apply_sharing(model, signature, probes)
     model, report = rewrite(model, rewrites, probes, serving.batches, serving.machine, limits)
-    for each in LAST:
-        each(model)
+    for graph_pass in LAST:
+        graph_pass(model)
     name_interface(model, [i.name for i in signature.inputs], [o.name for o in signature.outputs])
-    left = sorted({node.op_type for node in model.graph} & _TRAINING_ONLY)
-    if left:
+    training_operators = sorted({node.op_type for node in model.graph} & _TRAINING_ONLY)
+    if training_operators:
         raise ExportError(
-            f"The ONNX graph still contains {left[0]}; freeze its statistics in the model (module.eval())."
+            f"The ONNX graph still contains {training_operators[0]}; freeze its statistics in the model (module.eval())."
         )
     data = save_onnx(model, path, external_threshold)
     return OnnxFile(path, model.opset_imports[""], data, signature, report)
 
 
-def _probes(signature: Signature) -> list[Probe]:
-    """Requests on which two graphs are compared: drawn at random, and the lowest ids, where 0 may be padding."""
+def _make_probes(signature: Signature) -> list[Probe]:
+    """Return requests for comparing two graphs: random ones, and one of the lowest ids, where 0 may be padding."""
 
     def middle(spec: Input, shape: tuple[int, ...]) -> np.ndarray:
         return np.full(shape, sum(spec.observed or (0.0, 0.0)) / 2)
 
-    def lowest(pair: IdRange, shape: tuple[int, ...]) -> np.ndarray:
-        return np.full(shape, pair[0])
+    def lowest(id_range: IdRange, shape: tuple[int, ...]) -> np.ndarray:
+        return np.full(shape, id_range[0])
 
     drawn = [list(sample_request(signature, rows, seed=rows).values()) for rows in PROBE_ROWS]
     return [*drawn, [fill_input(i, PROBE_ROWS[-1], lowest, middle) for i in signature.inputs]]
 
 
-def _share(
+def _apply_sharing(
     model: ir.Model, signature: Signature, probes: Sequence[Probe], rewrites: Sequence[Pass] = BEFORE_SHARING
 ) -> tuple[ir.Model, list[Probe]]:
-    """Split the graph by what is shared, after `rewrites`; return it with the probes as it takes them.
+    """Compute values of shared inputs once, after `rewrites`; return the graph with the probes in its form.
 
-    Raises `ExportError` where it does not give the same answers.
+    Raises `ExportError` where the answers change.
     """
     shared = [position for position, spec in enumerate(signature.inputs) if spec.shared]
     split = model.clone()
-    for each in rewrites:
-        each(split)
+    for graph_pass in rewrites:
+        graph_pass(split)
     RemoveUnusedNodesPass()(split)
     share_inputs(split, shared)
     RemoveUnusedNodesPass()(split)
@@ -211,10 +210,10 @@ def _share(
     repeated = [
         [array[[0] * len(array)] if i in shared else array for i, array in enumerate(probe)] for probe in probes
     ]
-    run_whole, run_split = make_in_memory_session(model), make_in_memory_session(split)
+    run_original, run_split = make_in_memory_session(model), make_in_memory_session(split)
     error = max(
-        largest_relative_difference(run_whole(whole), run_split(part))
-        for whole, part in zip(repeated, one_row, strict=True)
+        largest_relative_difference(run_original(full_probe), run_split(shared_probe))
+        for full_probe, shared_probe in zip(repeated, one_row, strict=True)
     )
     if error > TOLERANCE:
         raise ExportError(
@@ -226,7 +225,7 @@ def _share(
 
 def _translate(program: Program) -> ir.Model:
     try:
-        with _silence():
+        with _suppress_messages():
             exported = torch.onnx.export(
                 guard_empty_rows(program).lifted(),
                 dynamo=True,
@@ -234,15 +233,15 @@ def _translate(program: Program) -> ir.Model:
                 optimize=False,  # `simplify` does that
                 custom_translation_table=missing_translations(),
             )
-    except Exception as error:  # the exporter wraps the causes in many classes
-        raise ExportError(f"The program cannot be expressed in ONNX: {_innermost(error)}") from error
+    except Exception as error:  # the exporter wraps causes in many exception classes
+        raise ExportError(f"The program cannot be expressed in ONNX: {_describe_root_cause(error)}") from error
     assert exported is not None
-    with _silence():
+    with _suppress_messages():
         simplify(exported.model)
     return exported.model
 
 
-def _innermost(error: BaseException) -> str:
+def _describe_root_cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
@@ -250,8 +249,8 @@ def _innermost(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keep the exporter's remarks on optional packages and on its own code off the user's screen; errors still raise."""
+def _suppress_messages() -> Iterator[None]:
+    """Suppress log messages and warnings of the exporter inside the block; errors still raise."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""To read and to change a graph of onnx-ir: what every pass needs."""
+"""Helpers that read and change a graph of onnx-ir."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -9,57 +9,59 @@ Dim = int | ir.SymbolicDim
 
 
 def add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    """Register a constant of the graph and return its value; where the name is taken, under the next that is free."""
-    free, number = name, 1
-    while free in graph.initializers:
-        free, number = f"{name}_{number}", number + 1
-    tensor = ir.tensor(array, name=free)
-    value = ir.Value(name=free, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
+    """Register a constant of the graph and return its value; a name in use gets a number."""
+    unique_name, number = name, 1
+    while unique_name in graph.initializers:
+        unique_name, number = f"{name}_{number}", number + 1
+    tensor = ir.tensor(array, name=unique_name)
+    value = ir.Value(
+        name=unique_name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype)
+    )
     graph.register_initializer(value)
     return value
 
 
 def get_constant_array(value: ir.Value | None) -> np.ndarray | None:
-    """Return the array of a constant; None for anything that a request decides."""
+    """Return the array of a constant; None for a value that depends on the request."""
     return None if value is None or value.const_value is None else value.const_value.numpy()
 
 
 def get_constant_integers(value: ir.Value | None) -> list[int] | None:
-    """Return the elements of a constant of whole numbers, flat."""
+    """Return the elements of an integer constant, flattened; None for other values."""
     array = get_constant_array(value)
     return None if array is None or array.dtype.kind not in "iu" else [int(number) for number in array.reshape(-1)]
 
 
 def get_constant_scalar(value: ir.Value | None) -> float | None:
-    """Return the number of a constant that has one element."""
+    """Return the number of a constant with one element; None for other values."""
     array = get_constant_array(value)
     return None if array is None or array.size != 1 else float(array.reshape(()))
 
 
 def find_producer(value: ir.Value | None, *operators: str) -> ir.Node | None:
-    """Return the node that computes `value`, where it is one of these operators of ONNX itself."""
+    """Return the node that computes `value` if it is one of these standard operators, else None."""
     node = None if value is None else value.producer()
     return node if node is not None and node.op_type in operators and node.domain in ("", "ai.onnx") else None
 
 
 def find_only_consumer(value: ir.Value) -> ir.Node | None:
-    """Return the one node that reads `value`; None where there are several, or where the model returns it."""
+    """Return the only node that reads `value`; None where there are several, or where the model returns it."""
     uses = list(value.uses())
     return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
 
 
 def get_dims(value: ir.Value | None) -> list[Dim] | None:
-    """Return the shape as a list."""
+    """Return the shape of a value as a list, or None."""
     return None if value is None or value.shape is None else list(value.shape)
 
 
 def get_rank(value: ir.Value | None) -> int | None:
-    """Return the number of axes."""
+    """Return the number of axes of a value, or None."""
     return None if value is None or value.shape is None else len(value.shape)
 
 
 def get_axis(node: ir.Node, axes: int, default: int = 0) -> int:
-    """Return the attribute `axis`, counted from the front of `axes` axes."""
+    """Return the attribute `axis` as a non-negative number, for a value of `axes` axes."""
     return node.attributes.get_int("axis", default) % axes
 
 
@@ -70,37 +72,37 @@ def get_output(node: ir.Node) -> ir.Value:
 
 
 def copy_value_info(node: ir.Node, value: ir.Value) -> ir.Value:
-    """Let the result of `node` have the name, shape and type of `value`, which it is about to replace; return it."""
+    """Copy name, shape and type of `value` to the result of `node`, which will replace it; return the result."""
     result = get_output(node)
     result.name, result.shape, result.type = value.name, value.shape, value.type
     return result
 
 
 def replace_node(graph: ir.Graph, old: ir.Node, new: Sequence[ir.Node]) -> None:
-    """Put `new` in the place of `old`; the result of its last node takes over name, shape and type."""
+    """Replace `old` by the nodes `new`; the result of the last one takes over name, shape and type."""
     before = get_output(old)
     ir.convenience.replace_nodes_and_values(graph, old, [old], new, [before], [copy_value_info(new[-1], before)])
 
 
 def replace_uses(value: ir.Value, other: ir.Value) -> None:
-    """Let everything that reads `value` read `other`, outputs of the model too; nodes that are left over stay."""
+    """Replace `value` by `other` in all its consumers and in the outputs of the model; unused nodes stay."""
     ir.convenience.replace_all_uses_with(value, other, replace_graph_outputs=True)
 
 
 def find_nodes(graph: ir.Graph, *operators: str) -> Iterator[ir.Node]:
-    """Yield the nodes of these operators that are in the graph now; nodes may go and come while it runs."""
+    """Yield the nodes of these operators; the graph may be changed during the iteration."""
     for node in list(graph):
         if node.op_type in operators and node.domain in ("", "ai.onnx") and node.graph is graph:
             yield node
 
 
 def find_upstream_nodes(values: Iterable[ir.Value]) -> set[ir.Node]:
-    """Return every node that has to run before all of `values` are known."""
-    found: set[ir.Node] = set()
+    """Return every node on which `values` depend."""
+    upstream: set[ir.Node] = set()
     waiting = [value.producer() for value in values]
     while waiting:
         node = waiting.pop()
-        if node is not None and node not in found:
-            found.add(node)
+        if node is not None and node not in upstream:
+            upstream.add(node)
             waiting += [operand.producer() for operand in node.inputs if operand is not None]
-    return found
+    return upstream

@@ -1,4 +1,4 @@
-"""Write a graph to a file that `onnx.checker` accepts."""
+"""Writing of graphs to files that `onnx.checker` accepts."""
 
 from pathlib import Path
 
@@ -7,11 +7,11 @@ import onnx_ir as ir
 
 from recprune_export.errors import ExportError
 
-EXTERNAL_THRESHOLD = 1_500_000_000  # bytes of weights; a protobuf file ends at 2 GiB
+EXTERNAL_THRESHOLD = 1_500_000_000  # bytes of weights; protobuf files are limited to 2 GiB
 
 
 def save_onnx(model: ir.Model, path: Path, external_threshold: int = EXTERNAL_THRESHOLD) -> Path | None:
-    """Write `model` to `path`; return the file beside it that holds weights of `external_threshold` bytes or more, if any.
+    """Write `model` to `path`; return the file of external weights, used from `external_threshold` bytes on, or None.
 
     Raises `ExportError` where the file does not pass onnx.checker.
     """
@@ -20,12 +20,12 @@ def save_onnx(model: ir.Model, path: Path, external_threshold: int = EXTERNAL_TH
     )
     data = path.with_name(path.name + ".data") if weights >= external_threshold else None
     ir.save(model, path, external_data=data.name if data else None)
-    _check(path, whole=data is None)
+    _check(path, full_check=data is None)
     return data
 
 
-def _check(path: Path, whole: bool) -> None:
+def _check(path: Path, full_check: bool) -> None:
     try:
-        onnx.checker.check_model(str(path), full_check=whole)
+        onnx.checker.check_model(str(path), full_check=full_check)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"The exported file does not pass onnx.checker: {str(error).splitlines()[0]}") from error

@@ -1,4 +1,4 @@
-"""Operators that the exporter of torch 2.13 does not know, in ONNX."""
+"""ONNX translations of operators that the exporter of torch 2.13 does not support."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,10 +10,10 @@ from recprune_export.program.operator_registry import OPERATORS, Facet
 
 
 def missing_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """Return a function of ONNX operators for each operator, as `torch.onnx.export` takes them."""
+    """Return the custom translation table for `torch.onnx.export`."""
     return dict(OPERATORS.rules(Facet.ONNX))
 
 
 @OPERATORS.register(Facet.ONNX, torch.ops.prims.view_of.default)
-def _view_of(x: Any) -> Any:
+def _translate_view(x: Any) -> Any:
     return op.Identity(x)

@@ -1,1 +1,1 @@
-"""After the rewrites: which weights are stored and multiplied in fewer bits, measured, and held to the metric."""
+"""Quantization of an exported graph: formats are chosen by measured speed and limited by the loss of the metric."""

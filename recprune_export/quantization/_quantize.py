@@ -1,4 +1,4 @@
-"""`quantize`: an ONNX file in fewer bits, decided by measurement, held to the metric, written."""
+"""`quantize`: choose the formats of an ONNX file by measurement, limit the loss of the metric, write the file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,28 +24,26 @@ from recprune_export.quantization.choose_formats import choose_formats, keep_flo
 from recprune_export.quantization.formats import quantized_tables
 from recprune_export.quantization.observers import Arrays, GraphFunction, make_graph_function, observe
 from recprune_export.quantization.quality_loss import Judge, QualityLoss, largest_errors, relative_error
+from recprune_export.quantization.quantization_constants import SLACK
 from recprune_export.quantization.quantization_plan import FP16, FP32, WIDER_FORM, Mode, QuantizationPlan, WeightChoice
 from recprune_export.quantization.relax_until_quality import relax_until_quality
 from recprune_export.quantization.timing import Stopwatch, measure_times
 from recprune_export.validation.edge_requests import RequestArrays
 from recprune_export.validation.latency.request_cycle import RequestCycles
 
-PROBES = 2  # calibration requests, on which moving lookups must change nothing
-# Forms that are faster with fewer bits, each proved and priced like a rewrite of the export.
+PROBES = 2  # calibration requests on which rewrites of the quantized graph must not change the answers
+# Rewrites that are faster with quantized weights, each proved and priced like a rewrite of the export.
 REWRITES: tuple[Pass, ...] = (commute_dequantize_scale, hoist_quantize, gather_to_gathernd)
-SLACK = (
-    4.0  # times the difference between ONNX Runtime's fused kernels and its plain ones that a golden output may have
-)
 
 
 @dataclass(frozen=True)
 class QuantizedFile(ToDictMixin):
-    """A file that was written, and what it lost. `path` is the original where nothing was quantised.
+    """A written file and its loss. `path` is the original where nothing was quantized.
 
-    `data` is the file of its weights where they lie apart, `bytes` the size before and after. `errors`: by output, the
-    largest difference from the original on drawn and calibration requests, `error` the root mean square one of the worst output
-    as a fraction of how much it varies. `spread`: by how much answers differ where the same integers are multiplied and
-    added by other kernels, so that golden outputs are held to `tolerance`.
+    `data` is the file of external weights, if any, `bytes` the size before and after. `errors`: by output, the largest
+    difference from the original on calibration requests; `error`: the root mean square difference of the worst output,
+    relative to its standard deviation. `spread`: the largest difference between answers of fused and unfused kernels on
+    the same integers, from which the `tolerance` of golden outputs follows.
     """
 
     ENCODED = ("plan", "loss", "relaxations", "bytes", "error", "errors", "spread")
@@ -62,7 +60,7 @@ class QuantizedFile(ToDictMixin):
 
     @property
     def tolerance(self) -> float:
-        """What an answer may differ by on another machine, beside the tolerance of floats."""
+        """The allowed difference of an answer on another machine, in addition to the tolerance of floats."""
         return SLACK * self.spread
 
 
@@ -77,85 +75,88 @@ def quantize(
     stopwatch: Stopwatch = measure_times,
     rewrites: Sequence[Pass] = REWRITES,
 ) -> QuantizedFile:
-    """Quantise the model in `source` and write it to `target`.
+    """Quantize the model in `source` and write it to `target`.
 
-    Static layers are calibrated on `read_calibration_batches`, forms are timed on `requests`, by batch size. The plan is the same for
-    the same times; where it loses more than `judge` allows, weights get more bits again, those that do most harm first.
+    Static layers are calibrated on `calibration`, forms are timed on `requests`, by batch size. The same times give the
+    same plan; where it loses more than `judge` allows, weights get more bits, those with the largest error first.
 
     Raises `ExportError` where the result cannot be written.
     """
     model = ir.load(source)
-    gathernd_to_gather(model)  # candidates are found in the form that every pass knows
+    gathernd_to_gather(model)  # the passes that find candidates read Gather only
     RemoveUnusedNodesPass()(model)
     fill_shapes(model)
     with progress_bar(
-        "Quantising", len(list(find_candidates(model).layers)) + len(find_candidates(model).tables)
+        "Quantizing", len(list(find_candidates(model).layers)) + len(find_candidates(model).tables)
     ) as advance:
         plan = choose_formats(model, mode, requests, stopwatch, advance)
-    trial = _PlanEvaluator(model, _record_calibration(model, plan, calibration), calibration, judge)
-    settled = relax_until_quality(plan, trial, lambda choice: increase_bits(model, choice))
-    before = _size(source)
-    if settled.plan.is_empty:
+    evaluator = _PlanEvaluator(model, _record_calibration(model, plan, calibration), calibration, judge)
+    relaxed = relax_until_quality(plan, evaluator, lambda choice: increase_bits(model, choice))
+    original_size = _count_file_bytes(source)
+    if relaxed.plan.is_empty:
         return QuantizedFile(
-            source, None, settled.plan, settled.loss, settled.relaxations, (before, before), 0.0, {}, 0.0
+            source, None, relaxed.plan, relaxed.loss, relaxed.relaxations, (original_size, original_size), 0.0, {}, 0.0
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    result = _as_served(trial.graph(settled.plan), rewrites, calibration, tuple(requests))
+    result = _rewrite_for_serving(evaluator.graph(relaxed.plan), rewrites, calibration, tuple(requests))
     data = save_onnx(result, target)
     answers = make_graph_function(result)
     return QuantizedFile(
         target,
         data,
-        settled.plan,
-        settled.loss,
-        settled.relaxations,
-        (before, _size(target)),
-        relative_error(calibration, trial.before, answers),
-        largest_errors(calibration, trial.before, answers),
-        max(largest_errors(calibration, answers, _unfused(target)).values(), default=0.0),
+        relaxed.plan,
+        relaxed.loss,
+        relaxed.relaxations,
+        (original_size, _count_file_bytes(target)),
+        relative_error(calibration, evaluator.before, answers),
+        largest_errors(calibration, evaluator.before, answers),
+        max(largest_errors(calibration, answers, _make_unfused_function(target)).values(), default=0.0),
     )
 
 
-def _as_served(
+def _rewrite_for_serving(
     model: ir.Model, rewrites: Sequence[Pass], calibration: Sequence[RequestArrays], batches: Sequence[int]
 ) -> ir.Model:
-    """Return the graph with those of the rewrites that prove themselves."""
+    """Return the graph with the accepted rewrites."""
     fill_shapes(model)
     probes = [[request[value.name or ""] for value in model.graph.inputs] for request in calibration[:PROBES]]
     return rewrite(model, rewrites, probes, batches)[0]
 
 
 class _PlanEvaluator:
-    """Graphs by plans, and what they lose against the original."""
+    """Makes the graph of a plan, and measures its loss against the original."""
 
-    def __init__(self, model: ir.Model, seen: Arrays, calibration: Sequence[RequestArrays], judge: Judge) -> None:
+    def __init__(
+        self, model: ir.Model, calibration_values: Arrays, calibration: Sequence[RequestArrays], judge: Judge
+    ) -> None:
         self.before: GraphFunction = make_graph_function(model)
-        self._model, self._seen, self._calibration, self._judge = model, seen, calibration, judge
+        self._model, self._calibration, self._judge = model, calibration, judge
+        self._calibration_values = calibration_values
 
     def graph(self, plan: QuantizationPlan) -> ir.Model:
-        """Carry out a plan."""
-        return quantize_weights(self._model, plan.forms(), self._seen)
+        """Return the graph of a plan."""
+        return quantize_weights(self._model, plan.forms(), self._calibration_values)
 
     def loss(self, plan: QuantizationPlan) -> QualityLoss:
-        """Return what the judge says."""
+        """Return the loss of a plan by the judge."""
         return self._judge(self.before, make_graph_function(self.graph(plan)))
 
     def error(self, plan: QuantizationPlan) -> float:
-        """Return how far answers to calibration requests are off."""
+        """Return the relative error of the answers to calibration requests."""
         return relative_error(self._calibration, self.before, make_graph_function(self.graph(plan)))
 
 
 def _record_calibration(model: ir.Model, plan: QuantizationPlan, calibration: Sequence[RequestArrays]) -> Arrays:
-    found, forms = find_candidates(model), plan.forms()
-    multiplied = [layer for name, layer in found.layers.items() if name in forms]
-    multiplied += [layer for name, table in found.tables.items() if name in forms for layer in table.products]
+    candidates, forms = find_candidates(model), plan.forms()
+    multiplied = [layer for name, layer in candidates.layers.items() if name in forms]
+    multiplied += [layer for name, table in candidates.tables.items() if name in forms for layer in table.products]
     return observe(model, [layer.operand.name or "" for layer in multiplied], calibration)
 
 
 def increase_bits(model: ir.Model, choice: WeightChoice) -> WeightChoice:
-    """Return the next choice for a weight that does too much harm; it is not timed, for quality asks for it."""
-    form, found = WIDER_FORM[choice.form], find_candidates(model)
-    table = found.tables.get(choice.name)
+    """Return the next choice, with more bits, for a weight whose error is too large; it is not timed."""
+    form, candidates = WIDER_FORM[choice.form], find_candidates(model)
+    table = candidates.tables.get(choice.name)
     if form == FP16 and table is not None and not quantized_tables.fits_fp16(table):
         form = FP32
     reason = f"{choice.form} lost too much"
@@ -164,8 +165,8 @@ def increase_bits(model: ir.Model, choice: WeightChoice) -> WeightChoice:
     return replace(choice, form=form, reason=reason, speedups={}, bytes=quantized_tables.count_table_bytes(table, form))
 
 
-def _unfused(path: Path) -> GraphFunction:
-    """Answers of the same integers by the plain kernels: what is fused on one machine may not be on another."""
+def _make_unfused_function(path: Path) -> GraphFunction:
+    """Return a function that answers with the unfused kernels: a fusion of one machine may be missing on another."""
     session = make_session(path, 1, SessionOptions(optimization="none"))
 
     def answer(request: Arrays) -> Arrays:
@@ -174,6 +175,6 @@ def _unfused(path: Path) -> GraphFunction:
     return answer
 
 
-def _size(path: Path) -> int:
+def _count_file_bytes(path: Path) -> int:
     data = path.with_name(path.name + ".data")
     return path.stat().st_size + (data.stat().st_size if data.exists() else 0)

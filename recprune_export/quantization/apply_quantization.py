@@ -1,4 +1,4 @@
-"""Carry out a plan: a copy of the graph in which some weights have fewer bits."""
+"""Apply a quantization plan: a copy of the graph in which some weights have fewer bits."""
 
 from collections.abc import Mapping
 
@@ -14,21 +14,21 @@ from recprune_export.quantization.formats import int8_layers, quantized_tables, 
 def quantize_weights(
     model: ir.Model, forms: Mapping[str, str], calibration_values: Mapping[str, np.ndarray]
 ) -> ir.Model:
-    """Return a copy of `model` with the weights that `forms` names in these forms; the model is left as it is.
+    """Return a copy of `model` with each weight named in `forms` stored in its form; `model` is not changed.
 
-    `calibration_values` holds, by the name of a value, what the operands of static products were on calibration rows.
+    `calibration_values` holds the operands of static products on calibration rows, by the name of the value.
     """
     copy = model.clone()
-    graph, found = copy.graph, find_candidates(copy)
-    rounding = int8_layers.ActivationQuantizer(calibration_values)
+    graph, candidates = copy.graph, find_candidates(copy)
+    activations = int8_layers.ActivationQuantizer(calibration_values)
     for name, form in forms.items():
-        if name in found.layers:
-            int8_layers.FORMS[form](graph, found.layers[name], rounding)
+        if name in candidates.layers:
+            int8_layers.FORMS[form](graph, candidates.layers[name], activations)
         elif form in quantized_tables.LOOKUPS:
-            quantized_tables.LOOKUPS[form](graph, found.tables[name])
+            quantized_tables.LOOKUPS[form](graph, candidates.tables[name])
         else:
-            scored_tables.quantize_scored_table(graph, found.tables[name], form, rounding)
-    RemoveUnusedNodesPass()(copy)  # before users of a value are counted
+            scored_tables.quantize_scored_table(graph, candidates.tables[name], form, activations)
+    RemoveUnusedNodesPass()(copy)  # so that only used nodes count as consumers
     int8_layers.use_contrib_kernels(graph)
     RemoveUnusedNodesPass()(copy)
     fill_shapes(copy)

@@ -1,4 +1,4 @@
-"""What a graph has to quantise: linear layers and tables, and why others are left alone."""
+"""Candidates for quantization in a graph: linear layers and tables, and the reasons that exclude others."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,16 +15,15 @@ from recprune_export.onnx.graph import (
     get_rank,
 )
 from recprune_export.onnx.optimizer.linear_layers import Linear, find_transposed_products, match_linear
-
-MIN_TABLE_FRACTION = 0.01  # of the numbers of all tables: what a table that is smaller would save nobody would notice
+from recprune_export.quantization.quantization_constants import MIN_TABLE_FRACTION
 
 
 @dataclass(frozen=True)
 class Table:
-    """A weight [rows, dimensions] that is looked up by ids of the request, by these nodes.
+    """A weight [rows, dimensions] and the `lookups`, nodes that read it by ids of the request.
 
-    `products`: layers of which W is its transpose, as where a history is scored against all items. A scale for each row
-    is one for each of their outputs, so that the same integers serve both.
+    `products`: layers whose W is its transpose, as where a history is scored against all items. A scale per row is a
+    scale per output of these layers, so that both read the same integers.
     """
 
     value: ir.Value
@@ -33,17 +32,17 @@ class Table:
 
     @property
     def name(self) -> str:
-        """Name of the weight."""
+        """The name of the weight."""
         return self.value.name or ""
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and dimensions."""
+        """The numbers of rows and dimensions."""
         rows, dimensions = (int(size) for size in self.value.shape)  # type: ignore[union-attr, arg-type]
         return rows, dimensions
 
     def array(self) -> np.ndarray:
-        """The weight itself."""
+        """Return the weight, [rows, dimensions]."""
         array = get_constant_array(self.value)
         assert array is not None
         return array
@@ -51,7 +50,7 @@ class Table:
 
 @dataclass(frozen=True)
 class ExcludedWeight:
-    """A layer [inputs, outputs] or table [rows, dimensions] that stays in fp32 whatever the user wishes."""
+    """A layer [inputs, outputs] or table [rows, dimensions] that stays in fp32 in every mode."""
 
     name: str
     shape: tuple[int, int]
@@ -61,7 +60,7 @@ class ExcludedWeight:
 
 @dataclass(frozen=True)
 class Candidates:
-    """What can be quantised, by the names of the weights, and what cannot."""
+    """Layers and tables that can be quantized, by the names of their weights, and those that cannot."""
 
     layers: Mapping[str, Linear]
     tables: Mapping[str, Table]
@@ -69,59 +68,62 @@ class Candidates:
 
 
 def find_candidates(model: ir.Model) -> Candidates:
-    """Find linear layers and tables."""
-    layers, tables, left = {}, {}, []
-    found = list(_tables(model.graph))
-    multiplied = {table.value for table in found if table.products}
+    """Find the linear layers and tables of a graph."""
+    layers, tables, excluded = {}, {}, []
+    lookup_tables = list(_find_tables(model.graph))
+    multiplied = {table.value for table in lookup_tables if table.products}
     for layer in filter(None, map(match_linear, model.graph)):
         if layer.weight in multiplied:
             continue
-        reason = _why_no_layer(layer)
+        reason = _layer_exclusion_reason(layer)
         if reason:
-            left.append(ExcludedWeight(layer.weight.name or "", (layer.inputs, layer.outputs), False, reason))
+            excluded.append(ExcludedWeight(layer.weight.name or "", (layer.inputs, layer.outputs), False, reason))
         else:
             layers[layer.weight.name or ""] = layer
-    everything = sum(rows * dimensions for rows, dimensions in (table.shape for table in found))
-    for table in found:
-        reason = _why_no_table(table, everything)
+    total_size = sum(rows * dimensions for rows, dimensions in (table.shape for table in lookup_tables))
+    for table in lookup_tables:
+        reason = _table_exclusion_reason(table, total_size)
         if reason:
-            left.append(ExcludedWeight(table.name, table.shape, True, reason))
+            excluded.append(ExcludedWeight(table.name, table.shape, True, reason))
         else:
             tables[table.name] = table
-    return Candidates(layers, tables, tuple({each.name: each for each in left}.values()))
+    return Candidates(layers, tables, tuple({weight.name: weight for weight in excluded}.values()))
 
 
-def _tables(graph: ir.Graph) -> Iterator[Table]:
-    found: dict[ir.Value, list[ir.Node]] = {}
+def _find_tables(graph: ir.Graph) -> Iterator[Table]:
+    lookups_by_weight: dict[ir.Value, list[ir.Node]] = {}
     for node in find_nodes(graph, "Gather"):
         weight, ids = node.inputs[0], node.inputs[1]
         if weight is None or ids is None or weight.const_value is None or ids.const_value is not None:
             continue
         if get_rank(weight) == 2 and weight.dtype == ir.DataType.FLOAT and get_axis(node, 2) == 0:
-            found.setdefault(weight, []).append(node)
-    return (Table(weight, tuple(lookups), tuple(find_transposed_products(weight))) for weight, lookups in found.items())
+            lookups_by_weight.setdefault(weight, []).append(node)
+    return (
+        Table(weight, tuple(lookups), tuple(find_transposed_products(weight)))
+        for weight, lookups in lookups_by_weight.items()
+    )
 
 
-def _why_no_layer(layer: Linear) -> str:
+def _layer_exclusion_reason(layer: Linear) -> str:
     if not layer.owns_weight or layer.weight.is_graph_output():
         return "its weight is read in several places"
     if get_rank(layer.operand) is None:
-        return "the shape of what it multiplies is not known"
+        return "the shape of its operand is not known"
     return "" if np.isfinite(layer.matrix()).all() else "it holds NaN or infinity"
 
 
-def _why_no_table(table: Table, everything: int) -> str:
-    if not _is_read_as_a_table(table):
-        return "it is read in another way than looked up by row and multiplied by all rows"
+def _table_exclusion_reason(table: Table, total_size: int) -> str:
+    if not _has_only_table_readers(table):
+        return "it is read by other operators than row lookups and products with all rows"
     if any(get_rank(product.operand) is None for product in table.products):
-        return "the shape of what it is multiplied by is not known"
-    if table.shape[0] * table.shape[1] < MIN_TABLE_FRACTION * everything:
+        return "the shape of the operand of its product is not known"
+    if table.shape[0] * table.shape[1] < MIN_TABLE_FRACTION * total_size:
         return f"it holds less than {MIN_TABLE_FRACTION:.0%} of the numbers of all tables"
     return "" if np.isfinite(table.array()).all() else "it holds NaN or infinity"
 
 
-def _is_read_as_a_table(table: Table) -> bool:
-    """Whether lookups and products are all that reads it: for anything else the file would need a second copy."""
+def _has_only_table_readers(table: Table) -> bool:
+    """Return whether only lookups and products read the table: another reader would need a second copy in the file."""
     products = {product.node for product in table.products}
     known = products | set(table.lookups)
     for user, place in table.value.uses():
@@ -135,6 +137,6 @@ def _is_read_as_a_table(table: Table) -> bool:
 
 
 def find_fused_output(layer: Linear) -> ir.Value:
-    """Return the value of y, or of the ReLU that ONNX Runtime computes together with it."""
+    """Return the output of the layer, or that of the ReLU that ONNX Runtime fuses with it."""
     user = find_only_consumer(layer.result)
     return user.outputs[0] if user is not None and find_producer(user.outputs[0], "Relu") else layer.result

@@ -1,4 +1,4 @@
-"""Decide: for each linear layer the fastest form, for each table the fastest of those that are small enough."""
+"""Choose formats: for each linear layer the fastest form, for each table the fastest that is small enough."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +12,12 @@ from recprune_export.onnx.optimizer.linear_layers import Linear
 from recprune_export.quantization.candidates import Candidates, Table, find_candidates, find_fused_output
 from recprune_export.quantization.formats import int8_layers, quantized_tables
 from recprune_export.quantization.observers import Arrays, observe
+from recprune_export.quantization.quantization_constants import (
+    MAX_DIMENSION_ERROR,
+    MAX_SLOWDOWN_FRACTION,
+    MIN_DYNAMIC_ADVANTAGE,
+    MIN_SPEEDUP,
+)
 from recprune_export.quantization.quantization_plan import (
     FP16,
     FP32,
@@ -33,56 +39,45 @@ from recprune_export.quantization.quantization_plan import (
 from recprune_export.quantization.timing import Stopwatch, Times, extract_subgraph
 from recprune_export.validation.latency.request_cycle import RequestCycle, RequestCycles
 
-MIN_SPEEDUP = 1.05  # times faster, over all batch sizes: what a layer has to be to change at all
-MAX_SLOWDOWN_FRACTION = (
-    0.02  # of the time of a request: what layers that are slower at one batch size may cost it, and gain at others
-)
-# Times faster than static a dynamic layer has to be: its step is that of the whole request, so that the answer for one row
-# depends on the rows beside it.
-MIN_DYNAMIC_ADVANTAGE = 1.1
-MAX_DIMENSION_ERROR = (
-    0.015  # of the numbers of a usual row: the most that a scale for each dimension may put a table off
-)
-
 
 def choose_formats(
     model: ir.Model, mode: Mode, requests: RequestCycles, stopwatch: Stopwatch, advance: Callable[[str], None]
 ) -> QuantizationPlan:
-    """Measure the forms of each layer and table on `requests`, which are of the batch sizes asked for; choose by them.
+    """Measure the forms of each layer and table on `requests` of the given batch sizes, and choose by the times.
 
-    Tables are asked for the rows of all of them in turn. A layer gets what the first one gives it, since what it reads was
-    computed just before, and what it holds is the same for all. The same times give the same plan.
+    A table is timed on all requests in turn. A layer is timed on the first one alone: its operand was computed just
+    before and its weight is the same for all requests. The same times give the same plan.
     """
     fill_shapes(model)
-    found = find_candidates(model)
+    candidates = find_candidates(model)
     if mode == "none":
         return QuantizationPlan(mode, (), ())
-    operands = [] if mode == "fp16" else [layer.operand for layer in found.layers.values()]
-    given = {batch: _record_requests(model, operands, rotation[:1]) for batch, rotation in requests.items()}
-    starts = [value for table in found.tables.values() for value in _ends(table)[0]]
-    asked = {batch: _record_requests(model, starts, rotation) for batch, rotation in requests.items()}
+    operands = [] if mode == "fp16" else [layer.operand for layer in candidates.layers.values()]
+    operand_values = {batch: _record_requests(model, operands, cycle[:1]) for batch, cycle in requests.items()}
+    starts = [value for table in candidates.tables.values() for value in _find_subgraph_ends(table)[0]]
+    table_values = {batch: _record_requests(model, starts, cycle) for batch, cycle in requests.items()}
     timed = []
-    for name, layer in () if mode == "fp16" else found.layers.items():
+    for name, layer in () if mode == "fp16" else candidates.layers.items():
         advance(name)
-        timed.append(_layer(model, name, layer, given, stopwatch))
-    multiplied = any(table.products for table in found.tables.values())
-    whole = stopwatch(model, "", (), requests)[FP32] if timed or multiplied else {}
-    for name, table in found.tables.items():
+        timed.append(_time_layer(model, name, layer, operand_values, stopwatch))
+    multiplied = any(table.products for table in candidates.tables.values())
+    request_times = stopwatch(model, "", (), requests)[FP32] if timed or multiplied else {}
+    for name, table in candidates.tables.items():
         advance(name)
-        timed.append(_table(model, mode, table, asked, stopwatch))
-    chosen = _limit_slowdown(timed, whole)
-    of_layers = [choice for name, choice in chosen.items() if name in found.layers]
-    of_tables = [choice for name, choice in chosen.items() if name in found.tables]
-    left = () if mode == "fp16" else _list_excluded(found, is_table=False)
-    return QuantizationPlan(mode, (*of_layers, *left), (*of_tables, *_list_excluded(found, is_table=True)))
+        timed.append(_time_table(model, mode, table, table_values, stopwatch))
+    chosen = _limit_slowdown(timed, request_times)
+    layers = [choice for name, choice in chosen.items() if name in candidates.layers]
+    tables = [choice for name, choice in chosen.items() if name in candidates.tables]
+    excluded_layers = () if mode == "fp16" else _list_excluded(candidates, is_table=False)
+    return QuantizationPlan(mode, (*layers, *excluded_layers), (*tables, *_list_excluded(candidates, is_table=True)))
 
 
 @dataclass(frozen=True)
 class _Timed:
-    """A choice, what takes its place where it is slower, and by batch size the milliseconds that it takes more than that.
+    """A choice, its fallback where it is slower, and by batch size the milliseconds that it takes more than the fallback.
 
-    A layer has fp32 in its place, a table whose integers are multiplied the form in which the product is one of floats. Of
-    all others there is nothing else.
+    A layer falls back to fp32, a table whose integers are multiplied to the form whose product is one of floats. Other
+    choices have no fallback.
     """
 
     choice: WeightChoice
@@ -90,99 +85,111 @@ class _Timed:
     extra_milliseconds: Mapping[int, float] = field(default_factory=dict)
 
 
-def _layer(model: ir.Model, name: str, layer: Linear, inside: RequestCycles, stopwatch: Stopwatch) -> _Timed:
-    part = extract_subgraph(model, [layer.operand], [find_fused_output(layer)])
-    times = stopwatch(part, name, (INT8_STATIC, INT8_DYNAMIC), _select_values(inside, [layer.operand]))
+def _time_layer(
+    model: ir.Model, name: str, layer: Linear, values_by_batch: RequestCycles, stopwatch: Stopwatch
+) -> _Timed:
+    subgraph = extract_subgraph(model, [layer.operand], [find_fused_output(layer)])
+    times = stopwatch(subgraph, name, (INT8_STATIC, INT8_DYNAMIC), _select_values(values_by_batch, [layer.operand]))
     static, dynamic = (geometric_mean(compute_speedups(times, form)) for form in (INT8_STATIC, INT8_DYNAMIC))
     form, speedup = (INT8_DYNAMIC, dynamic) if dynamic > MIN_DYNAMIC_ADVANTAGE * static else (INT8_STATIC, static)
     reason = f"{speedup:.2f} times as fast as in fp32; static {static:.2f}, dynamic {dynamic:.2f}"
-    measured, more = compute_speedups(times, form), {batch: times[form][batch] - times[FP32][batch] for batch in inside}
+    measured, extra = (
+        compute_speedups(times, form),
+        {batch: times[form][batch] - times[FP32][batch] for batch in values_by_batch},
+    )
     choice = WeightChoice(
         name, (layer.inputs, layer.outputs), form, reason, measured, int8_layers.count_layer_bytes(layer)
     )
     if speedup < MIN_SPEEDUP:
         reason = f"not clearly faster in int8: static {static:.2f} times as fast, dynamic {dynamic:.2f}"
         return _Timed(keep_float32(choice, reason))
-    return _Timed(choice, keep_float32(choice, "in fp32"), more)
+    return _Timed(choice, keep_float32(choice, "in fp32"), extra)
 
 
-def _limit_slowdown(timed: Sequence[_Timed], whole: Mapping[int, float]) -> dict[str, WeightChoice]:
-    """Leave out products of integers until all together cost no batch size more than `MAX_SLOWDOWN_FRACTION` of the whole.
+def _limit_slowdown(timed: Sequence[_Timed], request_times: Mapping[int, float]) -> dict[str, WeightChoice]:
+    """Replace integer products by their fallbacks until no batch size loses more than `MAX_SLOWDOWN_FRACTION` of its time.
 
-    Of those that are slower at that size the first to go gains least at all sizes together, each against the whole.
+    Among those that are slower at that size, the first replaced gains least over all sizes, relative to the request.
     """
-    kept = {each.choice.name: each for each in timed}
+    remaining = {candidate.choice.name: candidate for candidate in timed}
 
-    def gain(each: _Timed) -> tuple[float, str]:
-        return -sum(each.extra_milliseconds[batch] / whole[batch] for batch in whole), each.choice.name
+    def gain(candidate: _Timed) -> tuple[float, str]:
+        return -sum(
+            candidate.extra_milliseconds[batch] / request_times[batch] for batch in request_times
+        ), candidate.choice.name
 
-    for batch, milliseconds in whole.items():
+    for batch, milliseconds in request_times.items():
         while (
-            sum(each.extra_milliseconds.get(batch, 0.0) for each in kept.values())
+            sum(candidate.extra_milliseconds.get(batch, 0.0) for candidate in remaining.values())
             > MAX_SLOWDOWN_FRACTION * milliseconds
         ):
-            least = min((each for each in kept.values() if each.extra_milliseconds.get(batch, 0.0) > 0), key=gain)
-            assert least.fallback is not None
-            slower = f"slower at batch {batch}: {least.choice.speedups[batch]:.2f} times as fast as in fp32"
-            kept[least.choice.name] = _Timed(_in_place_of(least.choice, least.fallback, slower))
-    return {name: each.choice for name, each in kept.items()}
+            slowest = min(
+                (candidate for candidate in remaining.values() if candidate.extra_milliseconds.get(batch, 0.0) > 0),
+                key=gain,
+            )
+            assert slowest.fallback is not None
+            reason = f"slower at batch {batch}: {slowest.choice.speedups[batch]:.2f} times as fast as in fp32"
+            remaining[slowest.choice.name] = _Timed(_fall_back(slowest.choice, slowest.fallback, reason))
+    return {name: candidate.choice for name, candidate in remaining.items()}
 
 
-def _in_place_of(choice: WeightChoice, instead: WeightChoice, slower: str) -> WeightChoice:
-    return replace(instead, reason=f"{choice.form} {slower}; {instead.reason}" if instead.is_quantized else slower)
+def _fall_back(choice: WeightChoice, fallback: WeightChoice, reason: str) -> WeightChoice:
+    return replace(fallback, reason=f"{choice.form} {reason}; {fallback.reason}" if fallback.is_quantized else reason)
 
 
-def _table(model: ir.Model, mode: Mode, table: Table, inside: RequestCycles, stopwatch: Stopwatch) -> _Timed:
-    forms = _forms(mode, table)
+def _time_table(
+    model: ir.Model, mode: Mode, table: Table, values_by_batch: RequestCycles, stopwatch: Stopwatch
+) -> _Timed:
+    forms = _list_forms(mode, table)
     if not forms:
         reason = "it holds numbers that fp16 cannot"
         return _Timed(
             WeightChoice(table.name, table.shape, FP32, reason, {}, quantized_tables.count_table_bytes(table, FP32))
         )
-    starts, ends = _ends(table)
-    times = stopwatch(extract_subgraph(model, starts, ends), table.name, forms, _select_values(inside, starts))
-    measured = {form: compute_speedups(times, form) for form in forms}
+    starts, ends = _find_subgraph_ends(table)
+    times = stopwatch(extract_subgraph(model, starts, ends), table.name, forms, _select_values(values_by_batch, starts))
+    speedups = {form: compute_speedups(times, form) for form in forms}
 
     def choice(form: str, reason: str) -> WeightChoice:
         return WeightChoice(
-            table.name, table.shape, form, reason, measured[form], quantized_tables.count_table_bytes(table, form)
+            table.name, table.shape, form, reason, speedups[form], quantized_tables.count_table_bytes(table, form)
         )
 
     if not table.products:
-        return _Timed(choice(*_best_table(table, measured)))
-    floats, integers = forms[0], _best_integers(measured)
+        return _Timed(choice(*_choose_table_form(table, speedups)))
+    floats, integers = forms[0], _choose_integer_form(speedups)
     if integers is None:
-        return _Timed(choice(floats, _describe_speedups(floats, measured)))
-    more = {batch: times[integers][batch] - times[floats][batch] for batch in inside}
+        return _Timed(choice(floats, _describe_speedups(floats, speedups)))
+    extra = {batch: times[integers][batch] - times[floats][batch] for batch in values_by_batch}
     return _Timed(
-        choice(integers, _describe_speedups(integers, measured)),
-        choice(floats, _describe_speedups(floats, measured)),
-        more,
+        choice(integers, _describe_speedups(integers, speedups)),
+        choice(floats, _describe_speedups(floats, speedups)),
+        extra,
     )
 
 
-def _ends(table: Table) -> tuple[list[ir.Value], list[ir.Value]]:
-    """Where the part that is timed begins and where it ends: one lookup, and one product where there are any."""
+def _find_subgraph_ends(table: Table) -> tuple[list[ir.Value], list[ir.Value]]:
+    """Return start and end values of the timed subgraph: one lookup, and one product where there are any."""
     lookup, products = table.lookups[0], table.products[:1]
     ids = lookup.inputs[1]
     assert ids is not None
-    found = lookup.outputs[0]
-    starts = [ids, *(product.operand for product in products if product.operand is not found)]
-    return starts, [found, *map(find_fused_output, products)]
+    rows = lookup.outputs[0]
+    starts = [ids, *(product.operand for product in products if product.operand is not rows)]
+    return starts, [rows, *map(find_fused_output, products)]
 
 
-def _forms(mode: Mode, table: Table) -> list[str]:
+def _list_forms(mode: Mode, table: Table) -> list[str]:
     if mode == "fp16":
         return [FP16] if quantized_tables.fits_fp16(table) else []
     if table.products:
-        few = (
+        use_int8 = (
             mode == "int8"
             or quantized_tables.count_table_bytes(table, INT4_BY_ROW)[1]
             >= quantized_tables.count_table_bytes(table, INT8_BY_ROW)[1]
         )
         return (
             [INT8_BY_ROW, INT8_BY_ROW_STATIC, INT8_BY_ROW_DYNAMIC]
-            if few
+            if use_int8
             else [INT4_BY_ROW, INT4_BY_ROW_STATIC, INT4_BY_ROW_DYNAMIC]
         )
     if (
@@ -194,68 +201,76 @@ def _forms(mode: Mode, table: Table) -> list[str]:
     return [INT4_BY_ROW, INT4_IN_BLOCKS] if quantized_tables.fits_blocks(table) else [INT4_BY_ROW]
 
 
-def _best_integers(measured: Mapping[str, Mapping[int, float]]) -> str | None:
-    """A form in which integers are multiplied, if that is clearly faster over all batch sizes than the first, of floats.
+def _choose_integer_form(speedups: Mapping[str, Mapping[int, float]]) -> str | None:
+    """Return the form with the faster integer product if it is clearly faster than the first, a product of floats.
 
-    Static and dynamic are weighed as in layers.
+    Static and dynamic products are compared as in layers.
     """
-    speeds = {form: geometric_mean(by_batch) for form, by_batch in measured.items()}
-    floats, *others = speeds
-    if not others:
+    speeds = {form: geometric_mean(by_batch) for form, by_batch in speedups.items()}
+    floats, *integer_forms = speeds
+    if not integer_forms:
         return None
     static, dynamic = (
-        next(form for form in others if SCORED_TABLE_FORMS[form][1] == kind) for kind in (INT8_STATIC, INT8_DYNAMIC)
+        next(form for form in integer_forms if SCORED_TABLE_FORMS[form][1] == kind)
+        for kind in (INT8_STATIC, INT8_DYNAMIC)
     )
     best = dynamic if speeds[dynamic] > MIN_DYNAMIC_ADVANTAGE * speeds[static] else static
     return best if speeds[best] >= MIN_SPEEDUP * speeds[floats] else None
 
 
-def _describe_speedups(form: str, measured: Mapping[str, Mapping[int, float]]) -> str:
-    speeds = {each: geometric_mean(by_batch) for each, by_batch in measured.items()}
-    others = ", ".join(f"{each} {speed:.2f}" for each, speed in speeds.items())
+def _describe_speedups(form: str, speedups: Mapping[str, Mapping[int, float]]) -> str:
+    speeds = {name: geometric_mean(by_batch) for name, by_batch in speedups.items()}
+    all_speeds = ", ".join(f"{name} {speed:.2f}" for name, speed in speeds.items())
     return f"lookup and product {speeds[form]:.2f} times as fast as in fp32" + (
-        f" ({others})" if len(speeds) > 1 else ""
+        f" ({all_speeds})" if len(speeds) > 1 else ""
     )
 
 
-def _best_table(table: Table, measured: Mapping[str, Mapping[int, float]]) -> tuple[str, str]:
-    speeds = {form: geometric_mean(times) for form, times in measured.items()}
+def _choose_table_form(table: Table, speedups: Mapping[str, Mapping[int, float]]) -> tuple[str, str]:
+    speeds = {form: geometric_mean(by_batch) for form, by_batch in speedups.items()}
     best = max(speeds, key=lambda form: speeds[form])
-    said = ", ".join(f"{form} {speed:.2f}" for form, speed in speeds.items())
+    all_speeds = ", ".join(f"{form} {speed:.2f}" for form, speed in speeds.items())
     if best != INT8_BY_DIMENSION:
-        return best, f"lookups {speeds[best]:.2f} times as fast as in fp32" + (f" ({said})" if len(speeds) > 1 else "")
+        return best, f"lookups {speeds[best]:.2f} times as fast as in fp32" + (
+            f" ({all_speeds})" if len(speeds) > 1 else ""
+        )
     error = quantized_tables.error_by_dimension(table)
     if error > MAX_DIMENSION_ERROR:
-        return INT8_BY_ROW, f"a scale for each dimension is off by {error:.1%} of the numbers; {said}"
-    return best, f"lookups {speeds[best]:.2f} times as fast as in fp32, off by {error:.1%} of the numbers; {said}"
+        return INT8_BY_ROW, f"a scale for each dimension is off by {error:.1%} of the numbers; {all_speeds}"
+    return best, f"lookups {speeds[best]:.2f} times as fast as in fp32, off by {error:.1%} of the numbers; {all_speeds}"
 
 
-def _list_excluded(found: Candidates, is_table: bool) -> tuple[WeightChoice, ...]:
-    sizes = {each: 4 * each.shape[0] * each.shape[1] for each in found.excluded if each.is_table is is_table}
+def _list_excluded(candidates: Candidates, is_table: bool) -> tuple[WeightChoice, ...]:
+    sizes = {
+        weight: 4 * weight.shape[0] * weight.shape[1] for weight in candidates.excluded if weight.is_table is is_table
+    }
     return tuple(
-        WeightChoice(each.name, each.shape, FP32, each.reason, {}, (size, size)) for each, size in sizes.items()
+        WeightChoice(weight.name, weight.shape, FP32, weight.reason, {}, (size, size)) for weight, size in sizes.items()
     )
 
 
 def keep_float32(choice: WeightChoice, reason: str) -> WeightChoice:
-    """Return the choice to leave a weight as it is."""
+    """Return the choice that leaves a weight in fp32."""
     return WeightChoice(choice.name, choice.shape, FP32, reason, choice.speedups, (choice.bytes[0],) * 2, choice.error)
 
 
-def _record_requests(model: ir.Model, values: Sequence[ir.Value], rotation: RequestCycle) -> list[Arrays]:
-    """Return by name what the values held at each request; of one batch size they have the same shapes."""
-    held = observe(model, [value.name or "" for value in values], rotation)
-    parts = {name: np.split(arrays, len(rotation)) for name, arrays in held.items()}
-    return [{name: of[number] for name, of in parts.items()} for number in range(len(rotation))]
+def _record_requests(model: ir.Model, values: Sequence[ir.Value], cycle: RequestCycle) -> list[Arrays]:
+    """Return the arrays of `values` at each request, by name; the requests have one batch size."""
+    recorded = observe(model, [value.name or "" for value in values], cycle)
+    split_values = {name: np.split(arrays, len(cycle)) for name, arrays in recorded.items()}
+    return [{name: per_request[number] for name, per_request in split_values.items()} for number in range(len(cycle))]
 
 
-def _select_values(inside: RequestCycles, values: Sequence[ir.Value]) -> dict[int, list[Arrays]]:
+def _select_values(values_by_batch: RequestCycles, values: Sequence[ir.Value]) -> dict[int, list[Arrays]]:
     names = [value.name or "" for value in values]
-    return {batch: [{name: each[name] for name in names} for each in of] for batch, of in inside.items()}
+    return {
+        batch: [{name: request_values[name] for name in names} for request_values in cycle]
+        for batch, cycle in values_by_batch.items()
+    }
 
 
 def compute_speedups(times: Times, form: str) -> dict[int, float]:
-    """Return how many times faster a form is than fp32, by batch size."""
+    """Return the speed-up of a form over fp32, by batch size."""
     return {batch: milliseconds / times[form][batch] for batch, milliseconds in times[FP32].items()}
 
 

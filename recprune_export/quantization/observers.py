@@ -1,4 +1,4 @@
-"""What values inside a graph hold while it answers requests."""
+"""Observers: record the values inside a graph while it answers requests."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
@@ -13,29 +13,29 @@ Arrays = dict[str, np.ndarray]
 
 
 class GraphFunction(Protocol):
-    """Arrays in, arrays out."""
+    """A function from the arrays of a request to the arrays of its answer, both by name."""
 
     def __call__(self, request: Arrays) -> Mapping[str, np.ndarray]: ...
 
 
 def observe(model: ir.Model, names: Iterable[str], requests: Sequence[RequestArrays]) -> Arrays:
-    """Return by name what values held, those of all requests one after the other on axis 0."""
-    copy, wanted = model.clone(), list(dict.fromkeys(names))
-    inside = {value.name: value for node in copy.graph for value in node.outputs}
-    given = {value.name for value in copy.graph.inputs}
-    computed = [name for name in wanted if name in inside]
-    copy.graph.outputs[:] = [inside[name] for name in computed]
+    """Return the arrays of the values `names`, those of all requests concatenated on axis 0."""
+    copy, unique_names = model.clone(), list(dict.fromkeys(names))
+    node_outputs = {value.name: value for node in copy.graph for value in node.outputs}
+    graph_inputs = {value.name for value in copy.graph.inputs}
+    computed = [name for name in unique_names if name in node_outputs]
+    copy.graph.outputs[:] = [node_outputs[name] for name in computed]
     answer = make_graph_function(copy) if computed else None
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
+    arrays_by_name: dict[str, list[np.ndarray]] = {name: [] for name in unique_names}
     for request in requests:
         values: Mapping[str, np.ndarray] = {} if answer is None else answer(request)
-        for name in wanted:
-            parts[name].append(np.asarray(request[name] if name in given else values[name]))
-    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+        for name in unique_names:
+            arrays_by_name[name].append(np.asarray(request[name] if name in graph_inputs else values[name]))
+    return {name: np.concatenate(arrays) for name, arrays in arrays_by_name.items()}
 
 
 def make_graph_function(model: ir.Model) -> GraphFunction:
-    """Return a function from a request to answers by name, in ONNX Runtime on one thread; weights are not copied."""
+    """Return a function that answers requests in ONNX Runtime on one thread; weights are not copied."""
     run = make_in_memory_session(model)
     inputs = [value.name or "" for value in model.graph.inputs]
     outputs = [value.name or "" for value in model.graph.outputs]

@@ -1,4 +1,4 @@
-"""How much a quantised file loses: of the metric on validation rows, or, without rows, of its answers."""
+"""Quality loss of a quantized file: of the metric on validation rows or, without rows, the error of its answers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class QualityLoss(ToDictMixin):
-    """`lost` is what the metric fell by, or the error of the answers; at most `limit` is allowed.
+    """`lost`, the fall of the metric or the error of the answers, of which at most `limit` is allowed.
 
-    `interval`: of `lost`, 95 %, over validation rows; None where there are none.
+    `interval`: the 95 % interval of `lost` over validation rows; None without rows.
     """
 
     ENCODED = ("metric", "lost", "limit", "interval", "passed")
@@ -31,31 +31,33 @@ class QualityLoss(ToDictMixin):
 
     @property
     def passed(self) -> bool:
-        """Whether it is no more than allowed."""
+        """Whether the loss is within the limit."""
         return self.lost <= self.limit
 
 
 class Judge(Protocol):
-    """Compares the answers of a quantised graph with those of the same graph in fp32."""
+    """Compares the answers of a quantized graph with those of the same graph in fp32."""
 
     def __call__(self, before: GraphFunction, after: GraphFunction) -> QualityLoss: ...
 
 
 def make_metric_judge(change: Callable[[GraphFunction, GraphFunction], "MetricChange"], limit: float) -> Judge:
-    """Judge by the metric of validation rows: its fall itself, not the end of its interval, may be `limit`."""
+    """Return a judge by the metric of validation rows: `limit` applies to its fall, not to the end of the interval."""
 
     def judge(before: GraphFunction, after: GraphFunction) -> QualityLoss:
-        found = change(before, after)
-        return QualityLoss(found.metric, -found.change, limit, (-found.high, -found.low))
+        metric_change = change(before, after)
+        return QualityLoss(
+            metric_change.metric, -metric_change.change, limit, (-metric_change.high, -metric_change.low)
+        )
 
     return judge
 
 
 def make_error_judge(requests: Sequence[RequestArrays], limit: float) -> Judge:
-    """Judge by the error of the answers, where there are no rows.
+    """Return a judge by the error of the answers, for models without rows.
 
-    An error of the relative size e, independent of the answer, takes about e² of their correlation with anything else, so
-    that √limit is allowed.
+    An error of the relative size e, independent of the answer, reduces the answers' correlation with any other quantity
+    by about e², so that √limit is allowed.
     """
 
     def judge(before: GraphFunction, after: GraphFunction) -> QualityLoss:
@@ -65,36 +67,42 @@ def make_error_judge(requests: Sequence[RequestArrays], limit: float) -> Judge:
 
 
 def relative_error(requests: Sequence[RequestArrays], before: GraphFunction, after: GraphFunction) -> float:
-    """Return the root mean square difference of the worst output, as a fraction of how much that output varies.
+    """Return the root mean square difference of the worst output, relative to the standard deviation of that output.
 
     Infinite where one answer is finite and the other is not.
     """
-    wanted, found = ([answers(request) for request in requests] for answers in (before, after))
-    return max((_error(_whole(wanted, name), _whole(found, name)) for name in wanted[0]), default=0.0)
+    expected, actual = ([answers(request) for request in requests] for answers in (before, after))
+    return max(
+        (
+            _relative_output_error(_concatenate_output(expected, name), _concatenate_output(actual, name))
+            for name in expected[0]
+        ),
+        default=0.0,
+    )
 
 
-def _whole(answers: Sequence[Mapping[str, np.ndarray]], name: str) -> np.ndarray:
+def _concatenate_output(answers: Sequence[Mapping[str, np.ndarray]], name: str) -> np.ndarray:
     return np.concatenate([np.asarray(answer[name], dtype=np.float64).reshape(-1) for answer in answers])
 
 
-def _error(wanted: np.ndarray, found: np.ndarray) -> float:
-    finite = np.isfinite(wanted)
-    if not np.array_equal(finite, np.isfinite(found)):
+def _relative_output_error(expected: np.ndarray, actual: np.ndarray) -> float:
+    finite = np.isfinite(expected)
+    if not np.array_equal(finite, np.isfinite(actual)):
         return float("inf")
-    wanted, found = wanted[finite], found[finite]
-    difference = float(np.sqrt(np.square(wanted - found).mean())) if wanted.size else 0.0
-    varies = float(wanted.std()) if wanted.size else 0.0
-    return difference / varies if varies else float("inf" if difference else 0.0)
+    expected, actual = expected[finite], actual[finite]
+    difference = float(np.sqrt(np.square(expected - actual).mean())) if expected.size else 0.0
+    deviation = float(expected.std()) if expected.size else 0.0
+    return difference / deviation if deviation else float("inf" if difference else 0.0)
 
 
 def largest_errors(requests: Sequence[RequestArrays], before: GraphFunction, after: GraphFunction) -> dict[str, float]:
-    """Return by output the largest difference of any number that both have finite."""
+    """Return the largest difference of each output, over numbers that are finite in both answers."""
     largest: dict[str, float] = {}
     for request in requests:
-        wanted, found = before(request), after(request)
-        for name, values in wanted.items():
+        expected, actual = before(request), after(request)
+        for name, values in expected.items():
             with np.errstate(invalid="ignore"):  # a difference of infinities
-                difference = np.abs(np.asarray(values, np.float64) - np.asarray(found[name], np.float64))
+                difference = np.abs(np.asarray(values, np.float64) - np.asarray(actual[name], np.float64))
             worst = float(difference[np.isfinite(difference)].max(initial=0.0))
             largest[name] = max(largest.get(name, 0.0), worst)
     return largest

@@ -1,4 +1,4 @@
-"""`QuantizationPlan`: for each linear layer and each table, how it is stored and multiplied, and why."""
+"""`QuantizationPlan`: the format of each linear layer and table, and the reason for it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ from recprune_export.codec import JsonForm, ToDictMixin, finite_or_none
 
 Mode = Literal["none", "fp16", "int8", "int4"]
 
-CONTRIB = "com.microsoft"  # operators that every ONNX Runtime has beside the standard ones
+CONTRIB = "com.microsoft"  # domain of the operators that ONNX Runtime adds to the standard ones
 
 FP32 = "fp32"
 INT8_STATIC, INT8_DYNAMIC = "int8 static", "int8 dynamic"
@@ -18,8 +18,8 @@ INT4_BY_ROW, INT4_IN_BLOCKS = "int4 by row", "int4 in blocks"
 INT8_BY_ROW_STATIC, INT8_BY_ROW_DYNAMIC = "int8 by row, static product", "int8 by row, dynamic product"
 INT4_BY_ROW_STATIC, INT4_BY_ROW_DYNAMIC = "int4 by row, static product", "int4 by row, dynamic product"
 
-# Forms of a table that is multiplied as well: how it is stored, and how these integers are multiplied. In other forms the
-# product is one of floats.
+# Forms of a table that is also multiplied: its stored format, and the product of its integers. In other forms the product
+# is one of floats.
 SCORED_TABLE_FORMS = {
     INT8_BY_ROW_STATIC: (INT8_BY_ROW, INT8_STATIC),
     INT8_BY_ROW_DYNAMIC: (INT8_BY_ROW, INT8_DYNAMIC),
@@ -27,7 +27,7 @@ SCORED_TABLE_FORMS = {
     INT4_BY_ROW_DYNAMIC: (INT4_BY_ROW, INT8_DYNAMIC),
 }
 
-# What a table becomes where quality asks for more bits.
+# The next form of a weight that needs more bits to hold the metric.
 WIDER_FORM = {
     INT4_BY_ROW_STATIC: INT4_BY_ROW,
     INT4_BY_ROW_DYNAMIC: INT4_BY_ROW,
@@ -47,9 +47,9 @@ WIDER_FORM = {
 class WeightChoice(ToDictMixin):
     """One linear layer [inputs, outputs] or table [rows, dimensions], by the name of its weight, in one form.
 
-    `speedups`: by batch size, how many times faster than in fp32 it was measured, alone in a graph; empty where it was
-    not. `error`: what the answers are off by where nothing else is quantised, a fraction of how much they vary; None
-    where that was not measured. `bytes`: of the weight in fp32 and in this form, scales included.
+    `speedups`: measured speed-ups over fp32, alone in a graph, by batch size; empty where it was not measured. `error`:
+    the error of the answers where nothing else is quantized, relative to their standard deviation; None where it was not
+    measured. `bytes`: the size of the weight in fp32 and in this form, scales included.
     """
 
     ENCODED = ("name", "shape", "form", "reason", "speedups", "error", "bytes")
@@ -64,13 +64,13 @@ class WeightChoice(ToDictMixin):
 
     @property
     def is_quantized(self) -> bool:
-        """Whether the form is another than fp32."""
+        """Whether the form is not fp32."""
         return self.form != FP32
 
 
 @dataclass(frozen=True)
 class QuantizationPlan(ToDictMixin):
-    """All choices of one ONNX file; what could not be quantised is listed as well, with the reason."""
+    """All choices of one ONNX file, including weights that cannot be quantized, with the reason."""
 
     mode: Mode
     layers: tuple[WeightChoice, ...]
@@ -78,7 +78,7 @@ class QuantizationPlan(ToDictMixin):
 
     @property
     def choices(self) -> tuple[WeightChoice, ...]:
-        """Layers, then tables."""
+        """The choices of layers, then those of tables."""
         return (*self.layers, *self.tables)
 
     @property
@@ -87,13 +87,13 @@ class QuantizationPlan(ToDictMixin):
         return not any(choice.is_quantized for choice in self.choices)
 
     def forms(self) -> dict[str, str]:
-        """Return by the name of a weight the form it gets, fp32 left out."""
+        """Return the form of each quantized weight, by its name."""
         return {choice.name: choice.form for choice in self.choices if choice.is_quantized}
 
     def with_choice(self, new: WeightChoice) -> Self:
-        """Return the plan with another choice for the same weight."""
+        """Return the plan with `new` instead of the choice for the same weight."""
 
-        def changed(choices: tuple[WeightChoice, ...]) -> tuple[WeightChoice, ...]:
+        def replace_choice(choices: tuple[WeightChoice, ...]) -> tuple[WeightChoice, ...]:
             return tuple(new if choice.name == new.name else choice for choice in choices)
 
-        return replace(self, layers=changed(self.layers), tables=changed(self.tables))
+        return replace(self, layers=replace_choice(self.layers), tables=replace_choice(self.tables))

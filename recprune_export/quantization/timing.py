@@ -1,4 +1,4 @@
-"""How long a layer or a table takes in each form: alone in a graph, the forms taking turns in one process."""
+"""Times of a layer or table in each form: alone in a graph, the forms interleaved in one process."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -8,20 +8,18 @@ import onnx_ir as ir
 
 from recprune_export.onnx.runtime.in_memory import make_in_memory_session
 from recprune_export.quantization.apply_quantization import quantize_weights
+from recprune_export.quantization.quantization_constants import MAX_ROUNDS, MIN_ROUNDS, SECONDS
 from recprune_export.quantization.quantization_plan import FP32
 from recprune_export.validation.edge_requests import RequestArrays
 from recprune_export.validation.latency.closed_loop import Backend, measure_interleaved
 from recprune_export.validation.latency.repeated_sessions import typical_time
 from recprune_export.validation.latency.request_cycle import RequestCycles
 
-SECONDS = 0.1  # for each layer and batch size
-FEWEST, MOST = 15, 300  # rounds
-
 Times = dict[str, dict[int, float]]  # form -> batch size -> milliseconds
 
 
 class Stopwatch(Protocol):
-    """Measures a graph as it is, and with one weight in each of some forms."""
+    """Measures a graph in fp32 and with one weight in each of some forms."""
 
     def __call__(self, subgraph: ir.Model, name: str, forms: Sequence[str], requests: RequestCycles) -> Times: ...
 
@@ -29,28 +27,28 @@ class Stopwatch(Protocol):
 def extract_subgraph(model: ir.Model, starts: Sequence[ir.Value], ends: Sequence[ir.Value]) -> ir.Model:
     """Return the graph between some values, weights included."""
     graph = ir.convenience.extract(model.graph, starts, ends)
-    graph.name = "part"
+    graph.name = "subgraph"
     return ir.Model(graph, ir_version=model.ir_version)
 
 
 def measure_times(subgraph: ir.Model, name: str, forms: Sequence[str], requests: RequestCycles) -> Times:
-    """Return the milliseconds of the graph `subgraph` in fp32 and with the weight `name` in each of `forms`, by batch size.
+    """Return the milliseconds of `subgraph` in fp32 and with the weight `name` in each of `forms`, by batch size.
 
-    `requests` hold what is given to it, by batch size, and take turns; the first of the largest is what a layer is calibrated
-    with.
+    `requests` hold the inputs of the subgraph, by batch size, and take turns; a layer is calibrated on the first request
+    of the largest batch size.
     """
-    seen = requests[max(requests)][0]
-    graphs = {FP32: subgraph} | {form: quantize_weights(subgraph, {name: form}, seen) for form in forms}
-    contestants = [_contestant(form, graph) for form, graph in graphs.items()]
-    found: Times = {form: {} for form in graphs}
+    calibration_values = requests[max(requests)][0]
+    graphs = {FP32: subgraph} | {form: quantize_weights(subgraph, {name: form}, calibration_values) for form in forms}
+    backends = [_make_backend(form, graph) for form, graph in graphs.items()]
+    times_by_form: Times = {form: {} for form in graphs}
     rng = np.random.default_rng(0)
-    for batch, rotation in requests.items():
-        for form, times in measure_interleaved(contestants, rotation, SECONDS, rng, FEWEST, MOST).items():
-            found[form][batch] = typical_time(times)
-    return found
+    for batch, cycle in requests.items():
+        for form, times in measure_interleaved(backends, cycle, SECONDS, rng, MIN_ROUNDS, MAX_ROUNDS).items():
+            times_by_form[form][batch] = typical_time(times)
+    return times_by_form
 
 
-def _contestant(form: str, graph: ir.Model) -> Backend:
+def _make_backend(form: str, graph: ir.Model) -> Backend:
     run, names = make_in_memory_session(graph), [value.name or "" for value in graph.graph.inputs]
 
     def once(request: RequestArrays) -> object:

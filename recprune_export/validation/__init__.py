@@ -1,1 +1,1 @@
-"""Is the artifact right, and is it faster? Parity and latency, measured."""
+"""Validation of exported files: parity with the program, and latency beside the dense model."""

@@ -1,4 +1,4 @@
-"""Requests to validate with, from the edges of what the signature allows."""
+"""Validation requests from the edges of the ranges of a signature."""
 
 from collections.abc import Callable, Mapping
 
@@ -7,43 +7,43 @@ import numpy as np
 from recprune_export.program.random_requests import RequestArrays, fill_input, sample_request
 from recprune_export.program.signature import IdRange, Input, Signature
 
-LARGE = 10.0  # standard deviations, or widths of what the example held
+LARGE = 10.0  # standard deviations, or widths of the range of the example
 EDGE_ROWS = 3
-EVERY_ID, PIECE = 1 << 13, 1 << 10
+EVERY_ID, CHUNK_ROWS = 1 << 13, 1 << 10
 
 
 def make_edge_requests(signature: Signature) -> dict[str, RequestArrays]:
-    """Return named requests from the edges.
+    """Return named requests from the edges of the signature's ranges.
 
     One row; lowest ids, where 0 is out of vocabulary, padding or an empty sequence; highest ids; numbers that are all
-    zero, and numbers far out on both sides, which stay positive where the example held nothing negative.
+    zero, and large numbers of both signs, which stay positive where the example has no negative numbers.
     """
 
     def request(batch: int, pick: Callable[[IdRange], int], number: float) -> RequestArrays:
-        def ids(pair: IdRange, shape: tuple[int, ...]) -> np.ndarray:
-            return np.full(shape, pick(pair))
+        def ids(id_range: IdRange, shape: tuple[int, ...]) -> np.ndarray:
+            return np.full(shape, pick(id_range))
 
         def numbers(spec: Input, shape: tuple[int, ...]) -> np.ndarray:
-            return np.full(shape, _far_out(spec, number))
+            return np.full(shape, _make_large_number(spec, number))
 
         return {i.name: fill_input(i, batch, ids, numbers) for i in signature.inputs}
 
     return {
         "one row": sample_request(signature, 1, seed=0),
-        "lowest ids, numbers zero": request(EDGE_ROWS, lambda pair: pair[0], 0.0),
-        "highest ids, numbers large": request(EDGE_ROWS, lambda pair: pair[1], LARGE),
-        "highest ids, numbers large and negative": request(EDGE_ROWS, lambda pair: pair[1], -LARGE),
-        "one row of lowest ids": request(1, lambda pair: pair[0], 0.0),
+        "lowest ids, numbers zero": request(EDGE_ROWS, lambda id_range: id_range[0], 0.0),
+        "highest ids, numbers large": request(EDGE_ROWS, lambda id_range: id_range[1], LARGE),
+        "highest ids, numbers large and negative": request(EDGE_ROWS, lambda id_range: id_range[1], -LARGE),
+        "one row of lowest ids": request(1, lambda id_range: id_range[0], 0.0),
     }
 
 
 def make_every_id_requests(signature: Signature) -> dict[str, RequestArrays]:
-    """Return requests that together hold each id below `EVERY_ID` of each range, in pieces of `CHUNK_ROWS` rows."""
+    """Return requests of `CHUNK_ROWS` rows that together hold each id below `EVERY_ID` of each range."""
 
     def request(start: int, rows: int) -> RequestArrays:
-        def ids(pair: IdRange, shape: tuple[int, ...]) -> np.ndarray:
+        def ids(id_range: IdRange, shape: tuple[int, ...]) -> np.ndarray:
             numbers = start + np.arange(shape[0])
-            column = pair[0] + numbers % (pair[1] - pair[0] + 1)
+            column = id_range[0] + numbers % (id_range[1] - id_range[0] + 1)
             return np.broadcast_to(column.reshape(-1, *[1] * (len(shape) - 1)), shape).copy()
 
         def numbers(spec: Input, shape: tuple[int, ...]) -> np.ndarray:
@@ -51,39 +51,41 @@ def make_every_id_requests(signature: Signature) -> dict[str, RequestArrays]:
 
         return {i.name: fill_input(i, rows, ids, numbers) for i in signature.inputs}
 
-    highest = max((pair[1] - pair[0] + 1 for i in signature.inputs for pair in i.ids if pair), default=0)
-    starts = range(0, min(highest, EVERY_ID), PIECE)
-    return {f"ids from {start}": request(start, min(PIECE, highest - start)) for start in starts}
+    highest = max(
+        (id_range[1] - id_range[0] + 1 for i in signature.inputs for id_range in i.ids if id_range), default=0
+    )
+    starts = range(0, min(highest, EVERY_ID), CHUNK_ROWS)
+    return {f"ids from {start}": request(start, min(CHUNK_ROWS, highest - start)) for start in starts}
 
 
 def repeat_rows(request: Mapping[str, np.ndarray], batch: int, start: int = 0) -> RequestArrays:
-    """Return `batch` rows from `start` on, those of `request` again and again; views where there are as many."""
+    """Return `batch` rows of `request` from `start` on, repeated where it has fewer; views where it has enough."""
     if start + batch <= count_candidates(request):
         return {name: values[start : start + batch] for name, values in request.items()}
     return {name: values[(start + np.arange(batch)) % len(values)] for name, values in request.items()}
 
 
 def squeeze_shared_inputs(request: Mapping[str, np.ndarray], signature: Signature) -> RequestArrays:
-    """Return a request as a file of this signature takes it: the first row of what all candidates share."""
+    """Return a request in the form that the file takes: inputs shared by all candidates keep their first row alone."""
     shared = {i.name for i in signature.inputs if i.shared}
     return {name: values[:1] if name in shared else values for name, values in request.items()}
 
 
 def expand_shared_inputs(request: Mapping[str, np.ndarray], signature: Signature) -> RequestArrays:
-    """Return the same request with a row for each candidate of what is shared, as the program takes it."""
+    """Return a request in the form that the program takes: shared inputs repeated for each candidate."""
     shared = {i.name for i in signature.inputs if i.shared}
     rows = count_candidates(request)
     return {name: np.repeat(values, rows, axis=0) if name in shared else values for name, values in request.items()}
 
 
 def count_candidates(request: Mapping[str, np.ndarray]) -> int:
-    """Return the number of candidates."""
+    """Return the number of candidates of a request."""
     return max((len(values) for values in request.values()), default=0)
 
 
-def _far_out(spec: Input, number: float) -> float:
+def _make_large_number(spec: Input, number: float) -> float:
     if spec.observed is None:
         return number
     low, high = spec.observed
-    far = (low + high) / 2 + number * (high - low)
-    return max(far, low) if low >= 0 else far
+    value = (low + high) / 2 + number * (high - low)
+    return max(value, low) if low >= 0 else value

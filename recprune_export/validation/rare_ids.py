@@ -1,4 +1,4 @@
-"""What shared rows cost: quality on the test rows that show an id which lost its row, and on those that do not."""
+"""Quality loss of shared rows: on the test rows with an id that lost its row, and on all others."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +16,10 @@ from recprune_export.pruning.rare_ids.find_tables import IdReader, UnprunableTab
 from recprune_export.pruning.rare_ids.row_plan import RowPlan
 from recprune_export.validation.edge_requests import RequestArrays
 
-DISTANCE_ROWS = 4096  # where there are no labels
-
 
 @dataclass(frozen=True)
 class SharedTable:
-    """Rows of one table before and after, the shared one included; `inputs` name where its ids come from."""
+    """Rows of one table before and after, the shared one included; `inputs` are the sources of its ids."""
 
     table: str
     inputs: tuple[str, ...]
@@ -39,7 +37,7 @@ class SubsetQuality:
 
 @dataclass(frozen=True)
 class SharedRowReport(ToDictMixin):
-    """What `--prune-rows` did: tables, proof, bytes that the remaps take in the file, quality by kind of test row."""
+    """Effects of `--prune-rows`: tables, proof, bytes of the remaps in the file, quality by kind of test row."""
 
     tables: tuple[SharedTable, ...]
     refused: tuple[UnprunableTable, ...]
@@ -50,23 +48,23 @@ class SharedRowReport(ToDictMixin):
 
 
 class RareIdSelector:
-    """Chooses the rows of a request that show an id which shares a row.
+    """Selects the rows of a request that have an id with a shared row.
 
-    Lookups whose ids are not parted by the rows of the request, bags with offsets, cannot be told and do not count.
+    Lookups whose ids are not split by rows of the request, such as bags with offsets, are ignored.
     """
 
     def __init__(self, program: Program, rows: Sequence[RowPlan]) -> None:
         tables, _ = find_prunable_tables(program)
-        self._read = IdReader(program, [tables[part.table] for part in rows])
-        self._shares = {part.table: torch.from_numpy(part.shared_mask()) for part in rows}
+        self._read = IdReader(program, [tables[row_plan.table] for row_plan in rows])
+        self._shares = {row_plan.table: torch.from_numpy(row_plan.shared_mask()) for row_plan in rows}
 
     def __call__(self, request: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Return bool [N]."""
+        """Return a mask of the rows, bool [N]."""
         tensors = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in request.items()}
-        shown = np.zeros(len(next(iter(request.values()))), dtype=bool)
+        selected = np.zeros(len(next(iter(request.values()))), dtype=bool)
         for name, ids in self._read.ids_by_request(tensors):
-            shown |= self._shares[name][ids].any(1).numpy()
-        return shown
+            selected |= self._shares[name][ids].any(1).numpy()
+        return selected
 
 
 def compare_shared_rows(
@@ -77,7 +75,7 @@ def compare_shared_rows(
     task: Task,
     answers: Mapping[str, Predictor],
 ) -> SharedRowReport:
-    """Compare the `dense` and the `pruned` of `answers` on both kinds of test rows; `file` is what is served."""
+    """Compare the predictors `dense` and `pruned` of `answers` on both kinds of test rows; `file` is the exported file."""
     tables, refused = find_prunable_tables(program)
     shared = tuple(SharedTable(p.table, tables[p.table].inputs, p.rows, p.retained_count + 1) for p in rows)
     rare = RareIdSelector(program, rows)
@@ -86,29 +84,31 @@ def compare_shared_rows(
         refused,
         soundness,
         remap_bytes(file.path),
-        _quality(task, answers, rare, wanted=True),
-        _quality(task, answers, rare, wanted=False),
+        _measure_quality(task, answers, rare, with_rare=True),
+        _measure_quality(task, answers, rare, with_rare=False),
     )
 
 
-def _quality(task: Task, answers: Mapping[str, Predictor], rare: RareIdSelector, *, wanted: bool) -> SubsetQuality:
+def _measure_quality(
+    task: Task, answers: Mapping[str, Predictor], rare: RareIdSelector, *, with_rare: bool
+) -> SubsetQuality:
     count = 0
 
     def where(request: RequestArrays) -> np.ndarray:
         nonlocal count
-        chosen: np.ndarray = rare(request) == wanted
+        chosen: np.ndarray = rare(request) == with_rare
         count = int(chosen.sum())
         return chosen
 
     metrics = {name: task.test(answer, where) for name, answer in answers.items()}
     if any(metrics.values()) or count:
         return SubsetQuality(count, metrics)
-    request = task.requests(DISTANCE_ROWS, seed=0)
+    request = task.requests(4096, seed=0)  # there are no labels
     chosen = where(request)
     return SubsetQuality(count, {"pruned": _distance(answers, request, chosen)} if count else {})
 
 
 def _distance(answers: Mapping[str, Predictor], request: RequestArrays, chosen: np.ndarray) -> dict[str, float]:
-    part = {name: values[chosen] for name, values in request.items()}
-    dense, pruned = answers["dense"](part), answers["pruned"](part)
+    subset = {name: values[chosen] for name, values in request.items()}
+    dense, pruned = answers["dense"](subset), answers["pruned"](subset)
     return {f"{name}/distance": float(np.abs(dense[name] - pruned[name]).mean()) for name in dense}

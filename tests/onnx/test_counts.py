@@ -172,7 +172,7 @@ def test_counts_are_plain_json_values(tmp_path: Path) -> None:
     assert json.loads(json.dumps(counts.to_dict()))["tables"] == {"parameters": 40, "nonzero": 36}
 
 
-@pytest.mark.parametrize("module", ["counts", "session"])
+@pytest.mark.parametrize("module", ["counts", "runtime.session"])
 def test_torch_is_not_needed(module: str) -> None:
     code = f"import recprune_export.onnx.{module}, sys; assert not {{'torch', 'onnxruntime'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -147,14 +147,14 @@ def test_a_weight_that_two_layers_read_is_left() -> None:
     text = "g (float[batch, 6] x) => (float[batch, 6] y) { a = MatMul(x, w) y = MatMul(a, w) }"
     found = find_candidates(graph(text, w=floats(6, 6)))
     assert not found.layers
-    assert [each.name for each in found.left] == ["w"]
+    assert [each.name for each in found.excluded] == ["w"]
 
 
 def test_a_table_with_infinity_is_left() -> None:
     table = floats(50, 6)
     table[3, 2] = np.inf
     found = find_candidates(graph(LOOKUP.format(6), table=table))
-    assert found.left[0].reason == "it holds NaN or infinity"
+    assert found.excluded[0].reason == "it holds NaN or infinity"
 
 
 def test_bytes_are_those_of_the_file() -> None:

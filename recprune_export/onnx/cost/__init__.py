@@ -1,1 +1,1 @@
-"""The cost model: work of each operator, rates of a machine, estimates and floors."""
+"""The cost model: workload of each operator, rates of a machine, estimates and lower bounds."""

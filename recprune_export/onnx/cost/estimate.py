@@ -1,11 +1,11 @@
 """The cost of a request, from the graph alone: operations, bytes, the floor of the machine, and an estimate.
 
-The *floor* is what no runtime on this machine can go below: the multiply-adds of all matrix products at the best rate
-that was measured, or the bytes that have to be read (weights, rows of tables, the request and its answer) at the best
-rate at which memory was read, whichever takes longer (the roofline of Williams, Waterman and Patterson 2009). What
-flows between operators counts nothing: a perfect runtime would keep it in registers. What follows from constants alone
-is computed once, when the file is loaded, and is one from there on. An *estimate* adds what ONNX
-Runtime's operators cost by themselves; it decides between two forms of one graph.
+The *floor* is a lower bound for any runtime on this machine: the multiply-adds of all matrix products at the best
+measured rate, or the bytes that must be read (weights, rows of tables, the request and its answer) at the best measured
+memory bandwidth, whichever takes longer (the roofline of Williams, Waterman and Patterson 2009). Values between
+operators cost nothing: a perfect runtime would keep them in registers. Values that depend on constants alone are
+computed once, at load, and count as constants. An *estimate* adds the overhead of ONNX Runtime's operators; it decides
+between two forms of one graph.
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ from typing import Any
 
 import onnx
 
+from recprune_export.onnx.cost.cost_constants import ACTIVATIONS, FEED, MISS, NEAR, OVERLAPPED, PIECE, PRODUCT, STEP
 from recprune_export.onnx.cost.machine import REFERENCE, Machine
 from recprune_export.onnx.cost.operator_cost import (
     NO_WORKLOAD,
@@ -25,16 +26,6 @@ from recprune_export.onnx.cost.operator_cost import (
 )
 from recprune_export.onnx.cost.weightless_model import Shapes, infer_shapes
 
-# What ONNX Runtime 1.32 takes on the reference machine, in seconds; on others in proportion to the cost of a node.
-PIECE = 7.4e-9  # to copy one stretch of memory, however short
-STEP = 0.035e-9  # a vectorised operation on one element
-MISS = 40e-9  # to look up a row in a table that no cache holds, one after the other
-OVERLAPPED = 20e-9  # the same, many of them at once
-PRODUCT = 0.17e-6  # to begin one of many small products
-ACTIVATIONS = 90e9  # bytes per second between operators
-FEED = 0.7e-6  # to hand over one more input or output
-NEAR = 1 << 20  # bytes of all tables together that stay in the cache beside everything else
-
 _FREE_AFTER_PRODUCT = {"Relu", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "HardSigmoid", "Elu"}
 _PRODUCTS = {"Gemm", "MatMul", "Conv"}
 _NEVER_FOLDED = {"DequantizeLinear", "If", "Loop", "Scan"}
@@ -42,10 +33,11 @@ _NEVER_FOLDED = {"DequantizeLinear", "If", "Loop", "Scan"}
 
 @dataclass(frozen=True)
 class CostTerms:
-    """What the estimate for a node is the sum of, in seconds; each goes with one constant, or a few of `work.py`.
+    """The terms of the estimate for a node, in seconds; each in proportion to one of `cost_constants`, or to a few.
 
-    `start`: to begin the node; `traffic`: what is read and written between operators; `steps`, `pieces`: as in
-    `StageCheckpoints`; `lookups`: of both kinds; `calls`: to begin every product but the first; `product`: multiply-adds, or reading the weights.
+    `start`: start of the node; `traffic`: reads and writes between operators; `steps`, `pieces`: as in
+    `OperatorWorkload`; `lookups`: of both kinds; `calls`: start of every product after the first; `product`:
+    multiply-adds, or reading the weights.
     """
 
     start: float = 0.0
@@ -58,13 +50,13 @@ class CostTerms:
 
     @property
     def total(self) -> float:
-        """The estimate."""
+        """The estimate, in seconds."""
         return sum(vars(self).values())
 
 
 @dataclass(frozen=True)
 class NodeCost:
-    """Work of one node for one batch size, its floor, and the terms of its estimate, in seconds."""
+    """The workload of one node for one batch size, its floor, and the terms of its estimate, in seconds."""
 
     name: str
     operator: str
@@ -74,7 +66,7 @@ class NodeCost:
 
     @property
     def estimate(self) -> float:
-        """Seconds."""
+        """The estimate, in seconds."""
         return self.terms.total
 
 
@@ -111,123 +103,136 @@ def estimate_cost(model: onnx.ModelProto, batch: int, machine: Machine = REFEREN
 
 
 def estimate_cost_with_shapes(model: onnx.ModelProto, shapes: Shapes, batch: int, machine: Machine = REFERENCE) -> Cost:
-    """Return the cost of a model whose values have these shapes."""
-    folded = _folded(model)
-    operators = _operators(model, shapes, folded)
-    works = [NO_WORKLOAD if o.node.output[0] in folded else compute_workload(o) for o in operators]
-    interface = _interface(model, shapes)
-    read = sum(work.weights for work in works) + interface
-    rate = machine.read_rate(read)
-    absorbed = _absorbed(model, shapes)
-    far = sum({o.node.input[0]: work.table for o, work in zip(operators, works, strict=True)}.values()) > NEAR
+    """Return the cost of a model, given the shapes of its values."""
+    folded = _find_folded_values(model)
+    operators = _make_operators(model, shapes, folded)
+    workloads = [
+        NO_WORKLOAD if operator.node.output[0] in folded else compute_workload(operator) for operator in operators
+    ]
+    interface = _count_interface_bytes(model, shapes)
+    read_bytes = sum(workload.weights for workload in workloads) + interface
+    read_rate = machine.read_rate(read_bytes)
+    fused = _find_fused_values(model, shapes)
+    table_bytes = {
+        operator.node.input[0]: workload.table for operator, workload in zip(operators, workloads, strict=True)
+    }
+    uncached = sum(table_bytes.values()) > NEAR
     nodes = tuple(
         NodeCost(
-            name=o.node.name,
-            operator=o.node.op_type,
-            workload=work,
-            floor=_floor(work, machine, rate),
-            terms=_terms(work, machine, rate, far, o.node.output[0] in absorbed),
+            name=operator.node.name,
+            operator=operator.node.op_type,
+            workload=workload,
+            floor=_compute_floor(workload, machine, read_rate),
+            terms=_compute_terms(workload, machine, read_rate, uncached, operator.node.output[0] in fused),
         )
-        for o, work in zip(operators, works, strict=True)
+        for operator, workload in zip(operators, workloads, strict=True)
     )
     return Cost(
         batch=batch,
         nodes=nodes,
-        operations=sum(work.operations for work in works),
-        weights=sum(work.weights for work in works),
-        activations=sum(work.activations for work in works),
+        operations=sum(workload.operations for workload in workloads),
+        weights=sum(workload.weights for workload in workloads),
+        activations=sum(workload.activations for workload in workloads),
         interface=interface,
-        floor=max(sum(work.operations / _rate(work, machine) for work in works), read / rate),
-        estimate=machine.call + _feeding(model, machine) + sum(node.estimate for node in nodes),
+        floor=max(
+            sum(workload.operations / _get_product_rate(workload, machine) for workload in workloads),
+            read_bytes / read_rate,
+        ),
+        estimate=machine.call + _estimate_feeding(model, machine) + sum(node.estimate for node in nodes),
     )
 
 
-def _feeding(model: onnx.ModelProto, machine: Machine) -> float:
-    """Every input and output but the first of each, which the call has."""
-    more = max(len(model.graph.input) - 1, 0) + max(len(model.graph.output) - 1, 0)
-    return more * FEED * machine.node / REFERENCE.node
+def _estimate_feeding(model: onnx.ModelProto, machine: Machine) -> float:
+    """Return the cost of the inputs and outputs after the first of each, which the cost of a call includes."""
+    count = max(len(model.graph.input) - 1, 0) + max(len(model.graph.output) - 1, 0)
+    return count * FEED * machine.node / REFERENCE.node
 
 
-def _floor(work: OperatorWorkload, machine: Machine, read_rate: float) -> float:
-    return max(work.operations / _rate(work, machine), work.weights / read_rate)
+def _compute_floor(workload: OperatorWorkload, machine: Machine, read_rate: float) -> float:
+    return max(workload.operations / _get_product_rate(workload, machine), workload.weights / read_rate)
 
 
-def _rate(work: OperatorWorkload, machine: Machine) -> float:
-    return machine.int8 if work.int8 else machine.fp32
+def _get_product_rate(workload: OperatorWorkload, machine: Machine) -> float:
+    return machine.int8 if workload.int8 else machine.fp32
 
 
-def _terms(work: OperatorWorkload, machine: Machine, read_rate: float, far: bool, absorbed: bool) -> CostTerms:
+def _compute_terms(
+    workload: OperatorWorkload, machine: Machine, read_rate: float, uncached: bool, fused: bool
+) -> CostTerms:
     scale = machine.node / REFERENCE.node
-    if absorbed:
-        return CostTerms(start=machine.node, steps=work.steps * STEP * scale)
+    if fused:
+        return CostTerms(start=machine.node, steps=workload.steps * STEP * scale)
     return CostTerms(
-        start=work.nodes * machine.node,
-        traffic=work.activations / ACTIVATIONS * scale,
-        steps=work.steps * STEP * scale,
-        pieces=work.pieces * PIECE * scale,
-        lookups=_lookups(work, far) * scale,
-        calls=max(work.calls - 1, 0) * PRODUCT * scale,  # the first is a part of the node; other operators make none
-        product=_product(work, machine, read_rate),
+        start=workload.nodes * machine.node,
+        traffic=workload.activations / ACTIVATIONS * scale,
+        steps=workload.steps * STEP * scale,
+        pieces=workload.pieces * PIECE * scale,
+        lookups=_estimate_lookups(workload, uncached) * scale,
+        calls=max(workload.calls - 1, 0) * PRODUCT * scale,  # the start of the node includes the first
+        product=_estimate_product(workload, machine, read_rate),
     )
 
 
-def _lookups(work: OperatorWorkload, far: bool) -> float:
-    one_by_one, at_once = (MISS, OVERLAPPED) if far else (0.0, 0.0)
-    return work.lookups * (PIECE + one_by_one) + work.overlapped * (PIECE + at_once)
+def _estimate_lookups(workload: OperatorWorkload, uncached: bool) -> float:
+    miss, overlapped = (MISS, OVERLAPPED) if uncached else (0.0, 0.0)
+    return workload.lookups * (PIECE + miss) + workload.overlapped * (PIECE + overlapped)
 
 
-def _product(work: OperatorWorkload, machine: Machine, read_rate: float) -> float:
-    """Few rows are bound by the weights that are read, whatever their number; beyond them each row costs the same."""
+def _estimate_product(workload: OperatorWorkload, machine: Machine, read_rate: float) -> float:
+    """Return the seconds of a product: few rows are bound by reading the weights, many rows by their multiply-adds."""
     return (
-        max((work.operations + work.padding) / _rate(work, machine), work.weights / read_rate)
-        if work.operations
+        max(
+            (workload.operations + workload.padding) / _get_product_rate(workload, machine),
+            workload.weights / read_rate,
+        )
+        if workload.operations
         else 0.0
     )
 
 
-def _absorbed(model: onnx.ModelProto, shapes: Shapes) -> frozenset[str]:
-    """Results of nodes that ONNX Runtime makes a part of the product before: an added bias, an activation.
+def _find_fused_values(model: onnx.ModelProto, shapes: Shapes) -> frozenset[str]:
+    """Return the outputs of nodes that ONNX Runtime fuses into the product before them: an added bias, an activation.
 
-    It does not where what is multiplied has more than two axes.
+    It does not fuse them where the operand of a MatMul has more than two axes.
     """
     constants = {tensor.name for tensor in model.graph.initializer}
     uses: dict[str, int] = {}
     for node in model.graph.node:
         for name in node.input:
             uses[name] = uses.get(name, 0) + 1
-    open_ends, absorbed = set(), set()
+    fusable, fused = set(), set()
     for node in model.graph.node:
         sources = [name for name in node.input if name not in constants]
-        fits = len(sources) == 1 and sources[0] in open_ends and uses[sources[0]] == 1
+        can_fuse = len(sources) == 1 and sources[0] in fusable and uses[sources[0]] == 1
         if node.op_type in _PRODUCTS:
             if node.op_type != "MatMul" or len(shapes.get(node.input[0], ())) <= 2:
-                open_ends.add(node.output[0])
-        elif fits and (
+                fusable.add(node.output[0])
+        elif can_fuse and (
             node.op_type in _FREE_AFTER_PRODUCT or (node.op_type == "Add" and len(node.input) > len(sources))
         ):
-            absorbed.add(node.output[0])
+            fused.add(node.output[0])
             if node.op_type == "Add":
-                open_ends.add(node.output[0])
-    return frozenset(absorbed)
+                fusable.add(node.output[0])
+    return frozenset(fused)
 
 
-def _folded(model: onnx.ModelProto) -> frozenset[str]:
-    """Values that depend on what the file holds alone, and are computed at load; ONNX Runtime widens no weights there."""
+def _find_folded_values(model: onnx.ModelProto) -> frozenset[str]:
+    """Return the values that depend on constants alone and are folded at load; dequantized weights are not folded."""
     constants = {tensor.name for tensor in model.graph.initializer}
     folded: set[str] = set()
     for node in model.graph.node:
         operands = {name for name in node.input if name}
-        alone = node.op_type == "Constant" or (operands and operands <= constants | folded)
-        if alone and node.op_type not in _NEVER_FOLDED:
+        is_constant = node.op_type == "Constant" or (operands and operands <= constants | folded)
+        if is_constant and node.op_type not in _NEVER_FOLDED:
             folded.update(node.output)
     return frozenset(folded)
 
 
-def _operators(model: onnx.ModelProto, shapes: Shapes, folded: frozenset[str]) -> list[Operator]:
+def _make_operators(model: onnx.ModelProto, shapes: Shapes, folded: frozenset[str]) -> list[Operator]:
     itemsizes = dict(_itemsizes(model))
     constants = {tensor.name for tensor in model.graph.initializer} | folded
     for node in model.graph.node:
-        if node.op_type == "DequantizeLinear":  # a part of the product that reads it: nothing is widened
+        if node.op_type == "DequantizeLinear":  # fused into the product that reads it: the kernel reads the integers
             itemsizes[node.output[0]] = itemsizes.get(node.input[0], 1)
             constants |= {node.output[0]} if node.input[0] in constants else set()
 
@@ -240,7 +245,7 @@ def _operators(model: onnx.ModelProto, shapes: Shapes, folded: frozenset[str]) -
 
 
 def _itemsizes(model: onnx.ModelProto) -> Mapping[str, int]:
-    """Bytes of an element, of every value whose type is stated."""
+    """Return the bytes of an element, for every value with a known type."""
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
         types[value.name] = value.type.tensor_type.elem_type
@@ -251,8 +256,8 @@ def _itemsizes(model: onnx.ModelProto) -> Mapping[str, int]:
     }
 
 
-def _interface(model: onnx.ModelProto, shapes: Shapes) -> int:
-    """Bytes of the request and of its answer."""
+def _count_interface_bytes(model: onnx.ModelProto, shapes: Shapes) -> int:
+    """Return the bytes of the request and of its answer."""
     itemsizes = _itemsizes(model)
     values = (*model.graph.input, *model.graph.output)
     tensors = [TensorSpec(shapes[v.name], itemsizes.get(v.name, 4)) for v in values if v.name in shapes]

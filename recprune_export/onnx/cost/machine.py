@@ -1,4 +1,4 @@
-"""How fast the machine is: rates measured in ONNX Runtime, once, and kept in the user's cache directory."""
+"""Rates of the machine, measured once in ONNX Runtime and stored in the user's cache directory."""
 
 import json
 import os
@@ -25,11 +25,11 @@ SECONDS = 0.15  # for each figure
 
 @dataclass(frozen=True)
 class Machine(DictMixin):
-    """Rates of `threads` threads; the best that ONNX Runtime was seen to do.
+    """The best measured rates of ONNX Runtime with `threads` threads.
 
     `fp32` and `int8`: multiply-adds of matrix products per second. `reads`: bytes per second at which weights are read,
-    for working sets of `READ_SIZES` bytes. `node` and `call`: seconds that a node, and a call of a session, take at
-    least, whatever they do.
+    for working sets of `READ_SIZES` bytes. `node` and `call`: seconds that any node, and any call of a session, take at
+    least.
     """
 
     threads: int
@@ -40,60 +40,64 @@ class Machine(DictMixin):
     call: float
 
     def read_rate(self, working_set: int) -> float:
-        """Return bytes per second for a working set of so many bytes, between the measured ones by its logarithm."""
+        """Return bytes per second for a working set in bytes, interpolated between measurements in its logarithm."""
         positions = [log(size) for size in READ_SIZES]
         return float(np.interp(log(max(working_set, 1)), positions, self.reads))
 
 
-# One thread of an AMD EPYC (Zen 4, AVX-512), ONNX Runtime 1.32: for decisions that have to be the same everywhere.
+# One thread of an AMD EPYC (Zen 4, AVX-512), ONNX Runtime 1.32: for decisions that must not depend on the machine.
 REFERENCE = Machine(threads=1, fp32=53e9, int8=180e9, reads=(90e9, 75e9, 25e9), node=0.25e-6, call=5e-6)
 
 
 def this_machine(threads: int) -> Machine:
-    """Return the figures of this machine, measured where they are not in the cache yet, which takes a second."""
-    path, key = cache_directory() / "machine.json", _identity(threads)
-    known = _read(path)
+    """Return the rates of this machine; without an entry in the cache they are measured, which takes a second."""
+    path, key = cache_directory() / "machine.json", _describe_machine(threads)
+    known = _read_cache(path)
     try:
         return Machine.from_dict(known[key])
     except (KeyError, ValueError):
         machine = measure_machine(threads)
-        _write(path, {**known, key: machine.to_dict()})
+        _write_cache(path, {**known, key: machine.to_dict()})
         return machine
 
 
 def cache_directory() -> Path:
-    """Return the directory of what can be computed again: `$XDG_CACHE_HOME/recprune-export`."""
+    """Return the directory of cached results: `$XDG_CACHE_HOME/recprune-export`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "recprune-export"
 
 
 def measure_machine(threads: int) -> Machine:
-    """Measure, with sessions of ONNX Runtime of `threads` threads."""
+    """Measure the rates of this machine in ONNX Runtime sessions with `threads` threads."""
     one_row = np.zeros((1, 16), dtype=np.float32)
-    call = _fastest(_session(_chain(1), threads), one_row)
-    node = (_fastest(_session(_chain(CHAIN), threads), one_row) - call) / (CHAIN - 1)
+    call = _time_fastest(_make_session(_make_chain(1), threads), one_row)
+    node = (_time_fastest(_make_session(_make_chain(CHAIN), threads), one_row) - call) / (CHAIN - 1)
     products = ROWS * INNER * COLUMNS
-    fp32 = products / (_fastest(_session(_product(INNER, COLUMNS), threads), _values(ROWS, INNER)) - call)
-    levels = _values(ROWS, INNER).view(np.uint8)[:, :INNER].copy()
-    int8 = products / (_fastest(_session(_int8_product(), threads), levels) - call)
+    fp32 = products / (
+        _time_fastest(_make_session(_make_product(INNER, COLUMNS), threads), _make_values(ROWS, INNER)) - call
+    )
+    levels = _make_values(ROWS, INNER).view(np.uint8)[:, :INNER].copy()
+    int8 = products / (_time_fastest(_make_session(_make_int8_product(), threads), levels) - call)
     return Machine(
         threads=threads,
         fp32=fp32,
         int8=int8,
-        reads=tuple(_read_rate(size, threads, call) for size in READ_SIZES),
+        reads=tuple(_measure_bandwidth(size, threads, call) for size in READ_SIZES),
         node=max(node, 1e-8),
         call=call,
     )
 
 
-def _read_rate(size: int, threads: int, call: float) -> float:
-    """One row times a matrix of `size` bytes: what it takes is reading the matrix."""
+def _measure_bandwidth(size: int, threads: int, call: float) -> float:
+    """Return the bandwidth in a product of one row and a matrix of `size` bytes, whose time is that of reading it."""
     inner = 1 << ((size // 4).bit_length() // 2)
     columns = size // 4 // inner
-    return size / max(_fastest(_session(_product(inner, columns), threads), _values(1, inner)) - call, 1e-9)
+    return size / max(
+        _time_fastest(_make_session(_make_product(inner, columns), threads), _make_values(1, inner)) - call, 1e-9
+    )
 
 
-def _fastest(run: Callable[[np.ndarray], object], x: np.ndarray) -> float:
-    """Return the shortest of many calls, in seconds: what disturbs a call only makes it longer."""
+def _time_fastest(run: Callable[[np.ndarray], object], x: np.ndarray) -> float:
+    """Return the shortest of many calls, in seconds: disturbances only make a call longer."""
     best, deadline, calls = float("inf"), time.perf_counter() + SECONDS, 0
     while calls < 5 or time.perf_counter() < deadline:
         start = time.perf_counter()
@@ -103,7 +107,7 @@ def _fastest(run: Callable[[np.ndarray], object], x: np.ndarray) -> float:
     return best
 
 
-def _session(model: ModelProto, threads: int) -> Callable[[np.ndarray], object]:
+def _make_session(model: ModelProto, threads: int) -> Callable[[np.ndarray], object]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -112,46 +116,46 @@ def _session(model: ModelProto, threads: int) -> Callable[[np.ndarray], object]:
     return lambda x: session.run(None, {"x": x})
 
 
-def _chain(length: int) -> ModelProto:
+def _make_chain(length: int) -> ModelProto:
     names = ["x", *(f"x{i}" for i in range(1, length)), "y"]
-    return _model([helper.make_node("Tanh", [a], [b]) for a, b in pairwise(names)], {})
+    return _make_model([helper.make_node("Tanh", [a], [b]) for a, b in pairwise(names)], {})
 
 
-def _product(inner: int, columns: int) -> ModelProto:
-    return _model([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": _values(inner, columns)})
+def _make_product(inner: int, columns: int) -> ModelProto:
+    return _make_model([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": _make_values(inner, columns)})
 
 
-def _int8_product() -> ModelProto:
+def _make_int8_product() -> ModelProto:
     weights = np.random.default_rng(0).integers(-127, 128, size=(INNER, COLUMNS), dtype=np.int8)
     nodes = [helper.make_node("MatMulInteger", ["x", "w"], ["y"])]
-    return _model(nodes, {"w": weights}, TensorProto.UINT8, TensorProto.INT32)
+    return _make_model(nodes, {"w": weights}, TensorProto.UINT8, TensorProto.INT32)
 
 
-def _model(
+def _make_model(
     nodes: list[NodeProto],
     weights: dict[str, np.ndarray],
-    takes: int = TensorProto.FLOAT,
-    gives: int = TensorProto.FLOAT,
+    input_type: int = TensorProto.FLOAT,
+    output_type: int = TensorProto.FLOAT,
 ) -> ModelProto:
     graph = helper.make_graph(
         nodes,
         "measure",
-        [helper.make_tensor_value_info("x", takes, ["rows", "columns"])],
-        [helper.make_tensor_value_info("y", gives, None)],
+        [helper.make_tensor_value_info("x", input_type, ["rows", "columns"])],
+        [helper.make_tensor_value_info("y", output_type, None)],
         [numpy_helper.from_array(array, name) for name, array in weights.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-def _values(rows: int, columns: int) -> np.ndarray:
+def _make_values(rows: int, columns: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(rows, columns)).astype(np.float32)
 
 
-def _identity(threads: int) -> str:
+def _describe_machine(threads: int) -> str:
     return f"{read_cpu_name()}, {count_cores()} cores, {threads} threads, ONNX Runtime {version('onnxruntime')}"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_cache(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -159,8 +163,8 @@ def _read(path: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _write(path: Path, values: dict[str, Any]) -> None:
-    """A cache that cannot be written costs a second at the next run, no more."""
+def _write_cache(path: Path, values: dict[str, Any]) -> None:
+    """Write the cache; a failure is ignored, and costs one more measurement at the next run."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{os.getpid()}")

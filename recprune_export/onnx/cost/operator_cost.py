@@ -1,4 +1,4 @@
-"""What an operator has to do: one rule for each, from the shapes of its operands and results.
+"""Workloads of operators: one rule for each, from the shapes of its operands and results.
 
 Sizes are for one request of some batch size; bytes are those of the operands' types.
 """
@@ -9,18 +9,35 @@ from math import ceil, prod
 
 import onnx
 
+from recprune_export.onnx.cost.cost_constants import (
+    ALIASED,
+    ALIASED_BYTES,
+    BROADCAST,
+    EINSUM,
+    JOINED,
+    LANES,
+    NORMALIZED,
+    OPERAND,
+    OTHERS,
+    RECURRENT,
+    SCATTERED,
+    STEPS,
+    SUMMED_ROW,
+    TRANSPOSED,
+)
+
 Shape = tuple[int, ...]
 Rule = Callable[["Operator"], "OperatorWorkload"]
 
 
 @dataclass(frozen=True)
 class OperatorWorkload:
-    """The work of one operator.
+    """The workload of one operator.
 
-    `operations`: multiply-adds of matrix products, `calls`: products that are computed one by one. `weights`: bytes of
-    constants that have to be read. `activations`: bytes that are read and written besides. `steps`: evaluations of a
-    function or comparisons, in units of one cheap vectorised one for one element. `pieces`: stretches of memory that are
-    copied one by one. `lookups`: rows read at random from a table, one after the other; `overlapped`: many at once.
+    `operations`: multiply-adds of matrix products; `calls`: products that are computed one by one. `weights`: bytes of
+    constants to read. `activations`: other bytes read and written. `steps`: evaluations of a function or comparisons, in
+    units of one cheap vectorized operation on one element. `pieces`: contiguous blocks of memory that are copied one by
+    one. `lookups`: rows read at random from a table, one after the other; `overlapped`: many at once.
     """
 
     operations: int = 0
@@ -42,7 +59,7 @@ NO_WORKLOAD = OperatorWorkload(nodes=0.0)
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Shape, bytes of one element, and whether the file holds it."""
+    """The shape of a tensor, bytes of one element, and whether it is a constant."""
 
     shape: Shape
     itemsize: int = 4
@@ -50,18 +67,18 @@ class TensorSpec:
 
     @property
     def size(self) -> int:
-        """Elements."""
+        """The number of elements."""
         return prod(self.shape)
 
     @property
     def bytes(self) -> int:
-        """Elements times their size."""
+        """The size in bytes."""
         return self.size * self.itemsize
 
 
 @dataclass(frozen=True)
 class Operator:
-    """A node whose shapes are known; an operand that is left out, or whose shape nobody knows, is None."""
+    """A node with the shapes of its operands and results; None for one that is omitted or has an unknown shape."""
 
     node: onnx.NodeProto
     inputs: tuple[TensorSpec | None, ...]
@@ -69,70 +86,50 @@ class Operator:
 
     @property
     def result(self) -> TensorSpec:
-        """The first result."""
+        """The first result of the node."""
         assert self.outputs[0] is not None
         return self.outputs[0]
 
     def operand(self, position: int) -> TensorSpec:
-        """Return an operand that the operator cannot be without."""
+        """Return a required operand."""
         tensor = self.inputs[position]
         assert tensor is not None
         return tensor
 
     def integer(self, name: str, default: int = 0) -> int:
-        """Return an attribute."""
+        """Return an integer attribute."""
         return next((a.i for a in self.node.attribute if a.name == name), default)
 
     def integers(self, name: str) -> list[int]:
-        """Return an attribute that is a list."""
+        """Return an attribute that is a list of integers."""
         return next((list(a.ints) for a in self.node.attribute if a.name == name), [])
 
     @property
     def constant_bytes(self) -> int:
-        """Bytes of the operands that the file holds."""
+        """The bytes of the constant operands."""
         return sum(t.bytes for t in self.inputs if t is not None and t.constant)
 
     @property
     def activation_bytes(self) -> int:
-        """Bytes of the operands that are computed, and of the results."""
+        """The bytes of the computed operands and of the results."""
         computed = [t for t in self.inputs if t is not None and not t.constant]
         return sum(t.bytes for t in (*computed, *(t for t in self.outputs if t is not None)))
 
 
 def compute_workload(operator: Operator) -> OperatorWorkload:
-    """Return the work of an operator; of one without a rule, that it reads its operands and writes its results."""
+    """Return the workload of an operator; one without a rule reads its operands and writes its results."""
     named = zip(operator.inputs, operator.node.input, strict=True)
     if operator.outputs[0] is None or any(tensor is None and name for tensor, name in named):
         return OperatorWorkload(nodes=OTHERS)
-    rule, nodes = _RULES.get(operator.node.op_type, (_streamed, OTHERS))
+    rule, nodes = _RULES.get(operator.node.op_type, (_elementwise, OTHERS))
     return replace(rule(operator), nodes=nodes)
 
-
-# What ONNX Runtime 1.32 was measured to take (benchmarks/bench_cost_model.py).
-LANES = 16  # columns of the blocks in which products are computed
-OTHERS = 0.9  # nodes that an operator without a rule costs to begin with
-JOINED = 0.25  # of a piece, where a loop copies without looking up where to
-OPERAND = 11.0  # pieces for each operand that is joined, whatever its size
-SUMMED_ROW = 18.0  # pieces for each row that a sum over a middle axis results in
-TRANSPOSED, SCATTERED = 3.0, 90.0  # steps for an element: where neighbouring axes swap, anything else
-ALIASED, ALIASED_BYTES = (
-    15.0,
-    2048,
-)  # steps for an element: where rows to be transposed fall on the same sets of the cache
-BROADCAST = 280.0  # steps for each row to which a row is added
-NORMALIZED, EINSUM, RECURRENT = 12.0, 50.0, 80.0  # steps for an element
-# Steps for an element of a function, 1 where it is not named.
-STEPS = {
-    "Relu": 1, "Neg": 1, "Abs": 1, "Not": 1, "Sqrt": 1, "LeakyRelu": 1, "Cast": 1,
-    "Clip": 6, "PRelu": 6, "Elu": 6, "HardSigmoid": 6, "IsNaN": 6, "Pow": 6, "Sigmoid": 6, "Tanh": 6, "Exp": 6,
-    "Gelu": 6, "QuickGelu": 6, "BiasGelu": 6, "Erf": 10, "Softplus": 10, "Where": 55, "Log": 45, "Mod": 45,
-}  # fmt: skip
 
 _RULES: dict[str, tuple[Rule, float]] = {}
 
 
 def _rule(*operators: str, nodes: float = OTHERS) -> Callable[[Rule], Rule]:
-    """Register the rule of some operators, which cost as much as so many of the simplest nodes to begin with."""
+    """Register the rule of some operators, whose start costs as much as `nodes` of the simplest ones."""
 
     def register(rule: Rule) -> Rule:
         _RULES.update(dict.fromkeys(operators, (rule, nodes)))
@@ -144,26 +141,26 @@ def _rule(*operators: str, nodes: float = OTHERS) -> Callable[[Rule], Rule]:
 @_rule(
     "Shape", "Size", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Constant", "ConstantOfShape", "Range"
 )
-def _free(operator: Operator) -> OperatorWorkload:
-    """Shapes and views: nothing is touched."""
+def _view(operator: Operator) -> OperatorWorkload:
+    """Return no work for shapes and views."""
     return OperatorWorkload()
 
 
 @_rule("DequantizeLinear", nodes=0.0)
-def _widened(operator: Operator) -> OperatorWorkload:
-    """A part of the product that reads it."""
+def _dequantize(operator: Operator) -> OperatorWorkload:
+    """Return no work: dequantization is fused into the product that reads it."""
     return OperatorWorkload()
 
 
 @_rule("QuantizeLinear", "DynamicQuantizeLinear")
-def _rounded(operator: Operator) -> OperatorWorkload:
-    """Each element once."""
+def _quantize(operator: Operator) -> OperatorWorkload:
+    """Return the work of reading and rounding each element once."""
     return OperatorWorkload(activations=operator.activation_bytes, steps=float(2 * operator.operand(0).size))
 
 
 @_rule(*STEPS)
-def _streamed(operator: Operator) -> OperatorWorkload:
-    """Each element once."""
+def _elementwise(operator: Operator) -> OperatorWorkload:
+    """Return the work of one function on each element."""
     size = max(tensor.size for tensor in (*operator.inputs, *operator.outputs) if tensor is not None)
     steps = float(STEPS.get(operator.node.op_type, 1) * size)
     return OperatorWorkload(weights=operator.constant_bytes, activations=operator.activation_bytes, steps=steps)
@@ -172,11 +169,11 @@ def _streamed(operator: Operator) -> OperatorWorkload:
 @_rule(
     "Add", "Sub", "Mul", "Div", "Min", "Max", "And", "Or", "Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual"
 )
-def _broadcasting(operator: Operator) -> OperatorWorkload:
-    """Two operands of one shape run along memory; a row that is added to many short rows is begun for each of them."""
+def _broadcast(operator: Operator) -> OperatorWorkload:
+    """Return the work of a binary operator: a row that is added to many short rows starts a loop for each of them."""
     out = operator.result
-    others = [t for t in operator.inputs if t is not None and t.size > 1 and t.shape != out.shape]
-    rows = out.size / max(out.shape[-1], 1) if others and len(out.shape) > 1 else 0.0
+    broadcast_operands = [t for t in operator.inputs if t is not None and t.size > 1 and t.shape != out.shape]
+    rows = out.size / max(out.shape[-1], 1) if broadcast_operands and len(out.shape) > 1 else 0.0
     steps = out.size + BROADCAST * min(rows, out.size / 4)
     return OperatorWorkload(weights=operator.constant_bytes, activations=operator.activation_bytes, steps=steps)
 
@@ -235,7 +232,7 @@ def _conv(operator: Operator) -> OperatorWorkload:
 
 @_rule("LSTM", "GRU", "RNN", nodes=40.0)
 def _recurrent(operator: Operator) -> OperatorWorkload:
-    """Both weights for each step of each row."""
+    """Return the work of both weights, for each step of each row."""
     length, batch = operator.operand(0).shape[:2]
     inputs, hidden = operator.operand(1), operator.operand(2)
     return OperatorWorkload(
@@ -249,7 +246,7 @@ def _recurrent(operator: Operator) -> OperatorWorkload:
 
 @_rule("Gather")
 def _gather(operator: Operator) -> OperatorWorkload:
-    """Rows of a table, or parts of what was computed."""
+    """Return the work of copying rows of a table, or pieces of a computed value."""
     data, out = operator.operand(0), operator.result
     axis = operator.integer("axis") % len(data.shape)
     pieces = prod(data.shape[:axis]) * operator.operand(1).size
@@ -261,7 +258,7 @@ def _gather(operator: Operator) -> OperatorWorkload:
 
 @_rule("GatherND", nodes=1.3)
 def _gather_nd(operator: Operator) -> OperatorWorkload:
-    """Rows of a table where only the first axis is indexed: GatherND knows all places before it copies."""
+    """Return the work of copying rows of a table: GatherND computes all addresses first, so lookups overlap."""
     data, out, indices = operator.operand(0), operator.result, operator.operand(1)
     if data.constant and not indices.constant and indices.shape[-1:] == (1,):
         rows = prod(indices.shape)
@@ -272,46 +269,50 @@ def _gather_nd(operator: Operator) -> OperatorWorkload:
 
 
 @_rule("Concat")
-def _joined(operator: Operator) -> OperatorWorkload:
-    """A stretch for each operand and each index of the axes before."""
+def _concat(operator: Operator) -> OperatorWorkload:
+    """Return the work of copying a piece for each operand and each index of the axes before the concatenated one."""
     before = prod(operator.result.shape[: operator.integer("axis") % len(operator.result.shape)])
     pieces = (JOINED * before + OPERAND) * len(operator.inputs)
     return OperatorWorkload(activations=operator.activation_bytes, weights=operator.constant_bytes, pieces=pieces)
 
 
 @_rule("Slice", "Split", nodes=1.6)
-def _cut(operator: Operator) -> OperatorWorkload:
-    """A stretch for each index of the axes before the one that is cut."""
+def _slice(operator: Operator) -> OperatorWorkload:
+    """Return the work of copying a piece for each index of the axes before the sliced one."""
     source = operator.operand(0)
     results = [t for t in operator.outputs if t is not None]
     pieces = 0.0
     for result in results:
-        cut = [axis for axis, sizes in enumerate(zip(source.shape, result.shape, strict=True)) if sizes[0] != sizes[1]]
-        pieces += JOINED * prod(result.shape[: cut[-1]]) if cut else 1.0
+        sliced_axes = [
+            axis for axis, sizes in enumerate(zip(source.shape, result.shape, strict=True)) if sizes[0] != sizes[1]
+        ]
+        pieces += JOINED * prod(result.shape[: sliced_axes[-1]]) if sliced_axes else 1.0
     return OperatorWorkload(activations=2 * sum(t.bytes for t in results), pieces=pieces)
 
 
 @_rule("Transpose")
 def _transpose(operator: Operator) -> OperatorWorkload:
-    """The axes at the end that stay move as one; a plain matrix is transposed in registers."""
+    """Return the work of a transpose: unchanged last axes move as one block; a matrix is transposed in registers."""
     source = operator.operand(0)
     order = operator.integers("perm") or list(reversed(range(len(source.shape))))
     moving = [axis for axis in order if source.shape[axis] != 1]
     if moving == sorted(moving):
         return OperatorWorkload(activations=2 * source.bytes)
-    kept = next(i for i in range(len(order)) if order[-1 - i] != len(order) - 1 - i)
-    if kept:
-        return OperatorWorkload(activations=2 * source.bytes, pieces=source.size // max(prod(source.shape[-kept:]), 1))
-    steps = TRANSPOSED if _swaps_neighbours(order) else SCATTERED
+    unchanged = next(i for i in range(len(order)) if order[-1 - i] != len(order) - 1 - i)
+    if unchanged:
+        return OperatorWorkload(
+            activations=2 * source.bytes, pieces=source.size // max(prod(source.shape[-unchanged:]), 1)
+        )
+    steps = TRANSPOSED if _swaps_neighbors(order) else SCATTERED
     if order == [1, 0] and source.shape[1] * source.itemsize % ALIASED_BYTES == 0:
         steps = ALIASED
     return OperatorWorkload(activations=2 * source.bytes, steps=source.size * steps)
 
 
-def _swaps_neighbours(order: Sequence[int]) -> bool:
-    """Whether a permutation only swaps two neighbouring blocks of axes, as one that moves a single axis does.
+def _swaps_neighbors(order: Sequence[int]) -> bool:
+    """Return whether a permutation only swaps two neighboring blocks of axes, as one that moves a single axis does.
 
-    >>> [_swaps_neighbours(order) for order in ([1, 0], [0, 2, 1], [1, 2, 0, 3], [2, 3, 0, 1], [2, 1, 0])]
+    >>> [_swaps_neighbors(order) for order in ([1, 0], [0, 2, 1], [1, 2, 0, 3], [2, 3, 0, 1], [2, 1, 0])]
     [True, True, True, True, False]
     """
     moved = [axis for position, axis in enumerate(order) if axis != position]
@@ -320,23 +321,23 @@ def _swaps_neighbours(order: Sequence[int]) -> bool:
 
 
 @_rule("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceSumSquare", "ReduceProd", nodes=1.4)
-def _reduced(operator: Operator) -> OperatorWorkload:
-    """A sum over the last axes runs along memory; over a middle axis each row that results costs a call, but of maxima."""
+def _reduce(operator: Operator) -> OperatorWorkload:
+    """Return the work of a reduction: a sum over a middle axis costs a call for each output row, a maximum does not."""
     source, out = operator.operand(0), operator.result
-    last_kept = out.size > 0 and len(source.shape) > 1 and out.shape[-1:] == source.shape[-1:] != (1,)
-    calls = last_kept and operator.node.op_type not in ("ReduceMax", "ReduceMin")
+    keeps_last_axis = out.size > 0 and len(source.shape) > 1 and out.shape[-1:] == source.shape[-1:] != (1,)
+    calls = keeps_last_axis and operator.node.op_type not in ("ReduceMax", "ReduceMin")
     pieces = SUMMED_ROW * out.size / out.shape[-1] if calls else JOINED * out.size
     return OperatorWorkload(activations=source.bytes + out.bytes, steps=float(source.size), pieces=pieces)
 
 
 @_rule("Softmax", "LogSoftmax", "LayerNormalization", "RMSNormalization", "SkipLayerNormalization", nodes=1.2)
 def _normalize(operator: Operator) -> OperatorWorkload:
-    """Three passes over each row."""
+    """Return the work of three passes over each row."""
     steps = NORMALIZED * operator.operand(0).size
     return OperatorWorkload(weights=operator.constant_bytes, activations=operator.activation_bytes, steps=steps)
 
 
 @_rule("Einsum", nodes=12.0)
 def _einsum(operator: Operator) -> OperatorWorkload:
-    """Operands are transposed, and a small product is made for each element of the batch."""
+    """Return the work of transposing the operands, and of a small product for each element of the batch."""
     return OperatorWorkload(activations=operator.activation_bytes, steps=EINSUM * operator.result.size)

@@ -1,4 +1,4 @@
-"""Where a request spends its time, by ONNX Runtime's own profiler, beside what each node would have to take."""
+"""Profiles of a request by ONNX Runtime's profiler: the time of each node beside its floor."""
 
 import json
 import tempfile
@@ -21,16 +21,16 @@ from recprune_export.onnx.runtime.session import SessionOptions, first_line, loa
 
 WARM_UP = 5  # requests
 SECONDS = 2.0
-FEWEST, MOST = 10, 2000  # requests
-LARGEST = 1 << 30  # bytes of a file in one piece
-FASTEST_FRACTION = 0.8  # of the times of a node; the longest are what the machine did besides
+MIN_REQUESTS, MAX_REQUESTS = 10, 2000
+LARGEST = 1 << 30  # bytes of a file with internal weights
+FASTEST_FRACTION = 0.8  # of the times of a node; the longest are disturbances of the machine
 
 _END = "_kernel_time"
 
 
 @dataclass(frozen=True)
 class NodeTime:
-    """One node of the graph that ONNX Runtime made of the file. Times in milliseconds; `share` of all nodes' time."""
+    """One node of the graph as optimized by ONNX Runtime. Times in milliseconds; `share` of the time of all nodes."""
 
     name: str
     operator: str
@@ -41,7 +41,7 @@ class NodeTime:
 
 @dataclass(frozen=True)
 class Profile(ToDictMixin):
-    """Nodes, the slowest first. `format_milliseconds`: all nodes together; `floor`: what no runtime can go below."""
+    """Nodes, the slowest first. `milliseconds`: sum over all nodes; `floor`: the lower bound for any runtime."""
 
     batch: int
     threads: int
@@ -52,22 +52,22 @@ class Profile(ToDictMixin):
 
 
 def profile_model(path: Path, request: Mapping[str, np.ndarray], batch: int, machine: Machine) -> Profile:
-    """Answer a request again and again with the profiler on; `machine` says with how many threads.
+    """Answer a request repeatedly with the profiler on, with as many threads as `machine` has.
 
-    The nodes are those that run: ONNX Runtime joins a linear layer and its activation, for example. Raises `ExportError`
+    The nodes are those that run: ONNX Runtime fuses a linear layer and its activation, for example. Raises `ExportError`
     where it cannot load the file.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        optimised = Path(scratch) / "optimised.onnx"
-        events, requests = _events(_with_names(path, Path(scratch)), request, machine.threads, optimised)
-        model = onnx.load(optimised, load_external_data=False)
-    times = _times(events)
+        optimized = Path(scratch) / "optimized.onnx"
+        events, requests = _profile(_name_nodes(path, Path(scratch)), request, machine.threads, optimized)
+        model = onnx.load(optimized, load_external_data=False)
+    times = _average_times(events)
     cost = estimate_cost_with_shapes(
-        model, {**_shapes(model, events), **{n: a.shape for n, a in request.items()}}, batch, machine
+        model, {**_read_shapes(model, events), **{n: a.shape for n, a in request.items()}}, batch, machine
     )
-    known = {node.name: node for node in cost.nodes}
+    costs = {node.name: node for node in cost.nodes}
     total = sum(times.values())
-    nodes = [_node(name, milliseconds, total, known) for name, milliseconds in times.items()]
+    nodes = [_make_node_time(name, milliseconds, total, costs) for name, milliseconds in times.items()]
     return Profile(
         batch=batch,
         threads=machine.threads,
@@ -78,8 +78,8 @@ def profile_model(path: Path, request: Mapping[str, np.ndarray], batch: int, mac
     )
 
 
-def _with_names(path: Path, scratch: Path) -> Path:
-    """The file itself where each node has a name of its own, by which its times are told apart; else a copy that does."""
+def _name_nodes(path: Path, scratch: Path) -> Path:
+    """Return the path itself where all nodes have unique names, which identify their times; else that of a named copy."""
     model = onnx.load(path, load_external_data=False)
     names = [node.name for node in model.graph.node]
     if all(names) and len(set(names)) == len(names):
@@ -91,18 +91,18 @@ def _with_names(path: Path, scratch: Path) -> Path:
     return scratch / "named.onnx"
 
 
-def _events(
-    path: Path, request: Mapping[str, np.ndarray], threads: int, optimised: Path
+def _profile(
+    path: Path, request: Mapping[str, np.ndarray], threads: int, optimized: Path
 ) -> tuple[list[Mapping[str, Any]], int]:
     options = SessionOptions(threads=threads).to_onnxruntime()
     options.log_severity_level = 3
-    options.optimized_model_filepath = str(optimised)
+    options.optimized_model_filepath = str(optimized)
     options.enable_profiling = True
-    options.profile_file_prefix = str(optimised.with_suffix(""))
+    options.profile_file_prefix = str(optimized.with_suffix(""))
     session = load_session(str(path), options, str(path))
     deadline, requests = time.perf_counter() + SECONDS, 0
     try:
-        while requests < FEWEST + WARM_UP or (requests < MOST and time.perf_counter() < deadline):
+        while requests < MIN_REQUESTS + WARM_UP or (requests < MAX_REQUESTS and time.perf_counter() < deadline):
             run(session, request)
             requests += 1
     except Exception as error:  # onnxruntime's classes have no common base
@@ -111,8 +111,8 @@ def _events(
     return [event for event in events if event.get("cat") == "Node" and event["name"].endswith(_END)], requests
 
 
-def _times(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Mean milliseconds by node, without the first requests and the longest times."""
+def _average_times(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the mean milliseconds by node, without the first requests and the longest times."""
     by_node: dict[str, list[float]] = defaultdict(list)
     for event in events:
         by_node[event["name"].removesuffix(_END)].append(event["dur"] / 1e3)
@@ -120,18 +120,18 @@ def _times(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {name: float(np.mean(times[: max(1, int(FASTEST_FRACTION * len(times)))])) for name, times in warm.items()}
 
 
-def _shapes(model: onnx.ModelProto, events: Sequence[Mapping[str, Any]]) -> Shapes:
-    """Shapes of weights, from the file, and of what is computed, as the profiler saw it."""
-    made = {event["name"].removesuffix(_END): event["args"].get("output_type_shape", []) for event in events}
+def _read_shapes(model: onnx.ModelProto, events: Sequence[Mapping[str, Any]]) -> Shapes:
+    """Return the shapes of weights, from the file, and of computed values, from the profile."""
+    output_shapes = {event["name"].removesuffix(_END): event["args"].get("output_type_shape", []) for event in events}
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     for node in model.graph.node:
-        for name, kinds in zip(node.output, made.get(node.name, []), strict=False):
-            shapes[name] = tuple(next(iter(kinds.values())))
+        for name, shape_by_type in zip(node.output, output_shapes.get(node.name, []), strict=False):
+            shapes[name] = tuple(next(iter(shape_by_type.values())))
     return shapes
 
 
-def _node(name: str, milliseconds: float, total: float, known: Mapping[str, NodeCost]) -> NodeTime:
-    cost = known.get(name)
+def _make_node_time(name: str, milliseconds: float, total: float, costs: Mapping[str, NodeCost]) -> NodeTime:
+    cost = costs.get(name)
     share = milliseconds / total if total else 0.0
     operator, floor = ("?", 0.0) if cost is None else (cost.operator, cost.floor * 1e3)
     return NodeTime(name, operator, milliseconds, share, floor)

@@ -1,1 +1,1 @@
-"""Rewrites of ONNX graphs for recommenders, each proved and priced."""
+"""Rewrites of ONNX graphs for recommenders, each checked for equal answers and lower cost."""

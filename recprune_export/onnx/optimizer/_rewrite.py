@@ -1,9 +1,9 @@
-"""Rewrites that have to prove themselves: each runs on a copy, which is kept where it answers alike and costs no more.
+"""Checked rewrites: each runs on a copy, which is accepted if it gives the same answers and costs no more.
 
-Alike: on every probe each number differs by at most `TOLERANCE` of the largest of its output. Costs no more: by the
-estimate of `cost.py` for each batch size that is asked for, where one may cost up to `MAX_SLOWDOWN` more if they cost less on
-average; `benchmarks/bench_cost_model.py` holds the estimate against measurements. Measuring each rewrite at export
-instead would take minutes, and give another graph at every run.
+Same answers: on every probe each number differs by at most `TOLERANCE` of the largest of its output. Cost: by the
+estimate of `onnx.cost` for each requested batch size, of which one may cost up to `MAX_SLOWDOWN` more if all cost less on
+average; `benchmarks/bench_cost_model.py` compares estimates with measurements. Measuring each rewrite at export instead
+would take minutes, and give another graph at every run.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -20,19 +20,17 @@ from recprune_export.onnx.cost.estimate import estimate_cost
 from recprune_export.onnx.cost.machine import REFERENCE, Machine
 from recprune_export.onnx.cost.weightless_model import fill_shapes, strip_weights
 from recprune_export.onnx.counts import count_weights
+from recprune_export.onnx.optimizer.optimizer_constants import EQUAL, MAX_SLOWDOWN, MOST_TRIALS
 from recprune_export.onnx.runtime.in_memory import OutputArrays, make_in_memory_session
 
 TOLERANCE = 1e-5  # of the largest number of an output
-MASK = 1e6  # numbers from here on are compared among themselves
-EQUAL = 1e-3  # of an estimate: what differs by less is the same
-MOST_TRIALS = 32  # of a pass that chooses its places; of more places some are left out together
-MAX_SLOWDOWN = 0.02  # of an estimate, which is surer of a gain over all batch sizes than of less than this at one
+MASK = 1e6  # larger numbers are mask values, compared among themselves
 
 Probe = Sequence[np.ndarray]  # one request, in the order of the graph's inputs
 
 
 class Pass(Protocol):
-    """Changes a graph in place, and returns in how many places."""
+    """Changes a graph in place, and returns the number of changed places."""
 
     __name__: str
 
@@ -40,9 +38,9 @@ class Pass(Protocol):
 
 
 class SelectivePass:
-    """A pass that can leave places as they are: `rewrite` chooses those that cost least for the batch sizes asked for.
+    """A pass that can skip places: `rewrite` selects those with the lowest cost for the requested batch sizes.
 
-    `find` names the places of a graph, `change` changes those that it is given and returns in how many places.
+    `find` lists the names of the places of a graph; `change` changes the given places and returns their number.
     """
 
     def __init__(
@@ -56,22 +54,22 @@ class SelectivePass:
         return self._change(model, self.find(model))
 
     def only(self, places: Collection[str]) -> Pass:
-        """Return the pass that changes no other places."""
+        """Return the pass restricted to some places."""
 
-        def some(model: ir.Model) -> int:
+        def change_places(model: ir.Model) -> int:
             return self._change(model, places)
 
-        some.__name__ = self.__name__
-        return some
+        change_places.__name__ = self.__name__
+        return change_places
 
 
 @dataclass(frozen=True)
 class Rewrite(ToDictMixin):
-    """What became of one pass.
+    """The outcome of one pass.
 
-    `reason` says why it was not kept, and is empty where it was. `error`: the largest difference on the probes, as a
-    fraction of the largest number of that output. `before` and `after`: the estimated milliseconds by batch size. `at`
-    names the places, where the pass could choose.
+    `reason`: the reason for rejection, empty where the pass was accepted. `error`: the largest difference on the probes,
+    as a fraction of the largest number of that output. `before` and `after`: the estimated milliseconds by batch size.
+    `at`: the names of the places of a selective pass.
     """
 
     ENCODED = ("name", "places", "reason", "error", "before", "after", "at", "accepted")
@@ -87,13 +85,13 @@ class Rewrite(ToDictMixin):
 
     @property
     def accepted(self) -> bool:
-        """Whether the graph has it."""
+        """Whether the rewrite was applied."""
         return not self.reason
 
 
 @dataclass(frozen=True)
 class NonzeroLimits:
-    """How many of the parameters that are not zero a graph may hold, in tables and in the rest; None: any number."""
+    """The largest number of non-zero parameters of a graph, in tables and in the rest; None for no limit."""
 
     tables: int | None = None
     rest: int | None = None
@@ -110,20 +108,22 @@ def rewrite(
     machine: Machine = REFERENCE,
     limits: NonzeroLimits = NO_LIMITS,
 ) -> tuple[ir.Model, tuple[Rewrite, ...]]:
-    """Try one pass after the other; return the model with those that proved themselves, and what became of each.
+    """Try one pass after the other; return the model with the accepted ones, and the outcome of each.
 
-    Passes that find nothing to do are not mentioned. `model` is left as it is.
+    Passes without places to change are not listed. `model` is not changed.
     """
     current = _Candidate(model, probes, batches, machine)
     report = []
-    for each in passes:
+    for graph_pass in passes:
         at: tuple[str, ...] = ()
-        if isinstance(each, SelectivePass):
-            at = _cheapest(each, current)
-        candidate, places = current.apply_pass(each.only(at) if isinstance(each, SelectivePass) else each)
+        if isinstance(graph_pass, SelectivePass):
+            at = _select_places(graph_pass, current)
+        candidate, places = current.apply_pass(
+            graph_pass.only(at) if isinstance(graph_pass, SelectivePass) else graph_pass
+        )
         if not places:
             continue
-        result = replace(_compare(each.__name__, places, current, candidate, limits), at=at)
+        result = replace(_compare(graph_pass.__name__, places, current, candidate, limits), at=at)
         report.append(result)
         if result.accepted:
             current = candidate
@@ -131,68 +131,68 @@ def rewrite(
 
 
 class _Candidate:
-    """A graph, and what it answers and costs, worked out when it is first asked for."""
+    """A graph with its answers and costs, computed lazily."""
 
     def __init__(self, model: ir.Model, probes: Sequence[Probe], batches: Sequence[int], machine: Machine) -> None:
         self.model, self._probes, self._batches, self._machine = model, probes, batches, machine
         self._answers: list[OutputArrays] | None = None
         self._costs: dict[int, float] | None = None
 
-    def apply_pass(self, each: Pass) -> tuple["_Candidate", int]:
-        """Return a copy that the pass has changed, and in how many places."""
+    def apply_pass(self, graph_pass: Pass) -> tuple["_Candidate", int]:
+        """Return a copy after the pass, and the number of changed places."""
         copy = self.model.clone()
-        places = each(copy)
+        places = graph_pass(copy)
         if places:
             RemoveUnusedNodesPass()(copy)
             fill_shapes(copy)
         return _Candidate(copy, self._probes, self._batches, self._machine), places
 
     def answers(self) -> list[OutputArrays]:
-        """Run every probe. Raises `ExportError` where ONNX Runtime cannot."""
+        """Return the answers to all probes. Raises `ExportError` where ONNX Runtime cannot run one."""
         if self._answers is None:
             run = make_in_memory_session(self.model)
             self._answers = [run(probe) for probe in self._probes]
         return self._answers
 
     def costs(self) -> dict[int, float]:
-        """Estimate the milliseconds for each batch size."""
+        """Return the estimated milliseconds for each batch size."""
         if self._costs is None:
-            bare = strip_weights(self.model).model
-            estimates = {batch: estimate_cost(bare, batch, self._machine) for batch in self._batches}
+            weightless = strip_weights(self.model).model
+            estimates = {batch: estimate_cost(weightless, batch, self._machine) for batch in self._batches}
             self._costs = {batch: estimate.estimate * 1e3 for batch, estimate in estimates.items()}
         return self._costs
 
 
-def _cheapest(each: SelectivePass, current: _Candidate) -> tuple[str, ...]:
-    """Leave out one place after the other where that is cheaper; all of them, if nothing is cheaper than no change."""
-    before = current.costs()
+def _select_places(selective: SelectivePass, current: _Candidate) -> tuple[str, ...]:
+    """Skip one place after the other where that is cheaper; return all places if no selection is cheaper than none."""
+    costs_before = current.costs()
 
-    def price(places: Collection[str]) -> tuple[float, float]:
-        """By how much the worst ratio is more than may be, and the mean of all."""
-        after = current.apply_pass(each.only(places))[0].costs() if places else before
-        ratios = [after[batch] / before[batch] for batch in before]
-        return max(_most(ratios), *ratios) - _most(ratios), sum(ratios) / len(ratios)
+    def compute_cost(places: Collection[str]) -> tuple[float, float]:
+        """Return by how much the worst ratio exceeds the allowed one, and the mean ratio."""
+        costs_after = current.apply_pass(selective.only(places))[0].costs() if places else costs_before
+        ratios = [costs_after[batch] / costs_before[batch] for batch in costs_before]
+        return max(_allowed_ratio(ratios), *ratios) - _allowed_ratio(ratios), sum(ratios) / len(ratios)
 
-    every = tuple(each.find(current.model))
-    chosen, best = every, price(every)
-    together = -(-len(every) // MOST_TRIALS)
-    for start in range(0, len(every), max(together, 1)):
-        left_out = every[start : start + together]
-        fewer = tuple(other for other in chosen if other not in left_out)
-        if (cost := price(fewer)) < best:
-            chosen, best = fewer, cost
-    return chosen or every
+    all_places = tuple(selective.find(current.model))
+    chosen, lowest_cost = all_places, compute_cost(all_places)
+    group_size = -(-len(all_places) // MOST_TRIALS)
+    for start in range(0, len(all_places), max(group_size, 1)):
+        skipped = all_places[start : start + group_size]
+        remaining = tuple(place for place in chosen if place not in skipped)
+        if (cost := compute_cost(remaining)) < lowest_cost:
+            chosen, lowest_cost = remaining, cost
+    return chosen or all_places
 
 
 def _compare(name: str, places: int, current: _Candidate, candidate: _Candidate, limits: NonzeroLimits) -> Rewrite:
     before, after = current.costs(), candidate.costs()
-    if too_many := _beyond(limits, current.model, candidate.model):
-        return Rewrite(name, places, too_many, 0.0, before, after)
+    if excess := _describe_excess(limits, current.model, candidate.model):
+        return Rewrite(name, places, excess, 0.0, before, after)
     ratios = {batch: after[batch] / before[batch] for batch in before}
     worst = max(ratios, key=ratios.__getitem__)
-    if ratios[worst] > _most(ratios.values()):
-        more = ratios[worst] - 1
-        return Rewrite(name, places, f"estimated to be {more:.1%} slower at batch {worst}", 0.0, before, after)
+    if ratios[worst] > _allowed_ratio(ratios.values()):
+        slowdown = ratios[worst] - 1
+        return Rewrite(name, places, f"estimated to be {slowdown:.1%} slower at batch {worst}", 0.0, before, after)
     try:
         error = max(map(largest_relative_difference, current.answers(), candidate.answers()), default=0.0)
     except ExportError as failure:
@@ -201,48 +201,48 @@ def _compare(name: str, places: int, current: _Candidate, candidate: _Candidate,
     return Rewrite(name, places, reason, error, before, after)
 
 
-def _most(ratios: Collection[float]) -> float:
-    """How many times as long as before the worst batch size may take, by the ratios of all."""
+def _allowed_ratio(ratios: Collection[float]) -> float:
+    """Return the allowed ratio of costs after and before for the worst batch size, given the ratios of all."""
     return 1.0 + (MAX_SLOWDOWN if sum(ratios) < len(ratios) else EQUAL)
 
 
-def _beyond(limits: NonzeroLimits, before: ir.Model, after: ir.Model) -> str:
-    """Say which part would hold more non-zeros than it may; a part that already does must not grow."""
+def _describe_excess(limits: NonzeroLimits, before: ir.Model, after: ir.Model) -> str:
+    """Return a sentence if tables or rest exceed their limit of non-zeros and have grown, else an empty string."""
     if limits == NO_LIMITS:
         return ""
-    had, has = count_weights(before), count_weights(after)
-    for part, most in (("tables", limits.tables), ("rest", limits.rest)):
-        old, new = getattr(had, part).nonzero, getattr(has, part).nonzero
-        if most is not None and new > max(most, old):
-            return f"would leave {new:,} non-zeros in the {part}, more than the {most:,} that were asked for"
+    counts_before, counts_after = count_weights(before), count_weights(after)
+    for kind, limit in (("tables", limits.tables), ("rest", limits.rest)):
+        nonzero_before, nonzero_after = getattr(counts_before, kind).nonzero, getattr(counts_after, kind).nonzero
+        if limit is not None and nonzero_after > max(limit, nonzero_before):
+            return f"would leave {nonzero_after:,} non-zeros in the {kind}, more than the {limit:,} that were asked for"
     return ""
 
 
 def largest_relative_difference(expected: OutputArrays, actual: OutputArrays) -> float:
     """Return the largest difference of any output, as a fraction of that output's largest number.
 
-    Numbers from `MASK` on, and those below, are each measured by the largest of their own. Infinite where shapes, types,
-    whole numbers, or what is not finite differ.
+    Numbers from `MASK` on and smaller numbers are each compared with the largest of their kind. Infinite where shapes,
+    types, integers, or numbers that are not finite differ.
     """
     if len(expected) != len(actual):
         return float("inf")
-    return max(map(_difference, expected, actual), default=0.0)
+    return max(map(_compare_arrays, expected, actual), default=0.0)
 
 
-def _difference(wanted: np.ndarray, found: np.ndarray) -> float:
-    if wanted.shape != found.shape or wanted.dtype != found.dtype:
+def _compare_arrays(expected: np.ndarray, actual: np.ndarray) -> float:
+    if expected.shape != actual.shape or expected.dtype != actual.dtype:
         return float("inf")
-    if wanted.dtype.kind != "f":
-        return 0.0 if np.array_equal(wanted, found) else float("inf")
-    finite = np.isfinite(wanted)
-    if not np.array_equal(wanted[~finite], found[~finite], equal_nan=True):
+    if expected.dtype.kind != "f":
+        return 0.0 if np.array_equal(expected, actual) else float("inf")
+    finite = np.isfinite(expected)
+    if not np.array_equal(expected[~finite], actual[~finite], equal_nan=True):
         return float("inf")
-    one, other = wanted[finite].astype(np.float64), found[finite].astype(np.float64)
-    masks = np.abs(one) >= MASK  # what a model puts in the place of scores, such as -1e9, is no measure of them
-    return max(_of_largest(one[part], other[part]) for part in (masks, ~masks))
+    expected_values, actual_values = expected[finite].astype(np.float64), actual[finite].astype(np.float64)
+    masks = np.abs(expected_values) >= MASK  # mask values such as -1e9 must not set the scale of scores
+    return max(_relative_to_largest(expected_values[selected], actual_values[selected]) for selected in (masks, ~masks))
 
 
-def _of_largest(one: np.ndarray, other: np.ndarray) -> float:
-    largest = np.abs(one).max(initial=0.0)
-    difference = np.abs(one - other).max(initial=0.0)
+def _relative_to_largest(expected: np.ndarray, actual: np.ndarray) -> float:
+    largest = np.abs(expected).max(initial=0.0)
+    difference = np.abs(expected - actual).max(initial=0.0)
     return float(difference / largest) if largest else float("inf" if difference else 0.0)

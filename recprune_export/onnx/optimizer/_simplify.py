@@ -1,4 +1,4 @@
-"""What the exporter does to a graph after translating it, without the part that is not exact."""
+"""The simplification that the exporter applies after translation, without the rules that are not exact."""
 
 import onnx_ir as ir
 from onnx_ir.passes.common import (
@@ -17,10 +17,10 @@ from onnxscript.optimizer import fold_constants_ir
 from onnxscript.rewriter import rewrite
 from onnxscript.rewriter.rules import common
 
-ROUNDS = 2  # a folded constant opens the way for a rule, and the other way round
+ROUNDS = 2  # a folded constant may enable a rule, and a rule another constant
 
-# In the order of onnxscript.rewriter. Left out are x + 0, x - 0, x · 1 and x / 1: they take a constant for 0 when it is
-# below 1e-8, and so drop the epsilon that keeps a division finite.
+# In the order of onnxscript.rewriter, without the rules for x + 0, x - 0, x · 1 and x / 1: they treat a constant below
+# 1e-8 as 0, and would remove the epsilon of a division.
 RULES = (
     common.dropout_zero_rule,
     common.dropout_inference_rule,
@@ -73,10 +73,10 @@ _FINISH = (
 
 
 def simplify(model: ir.Model) -> None:
-    """Inline functions, fold constants, fuse what cancels out; the function stays the same."""
+    """Inline functions, fold constants, remove redundant nodes; the graph computes the same function."""
     InlinePass()(model)
     for _ in range(ROUNDS):
         fold_constants_ir(model, onnx_shape_inference=True)
         rewrite(model, RULES)
-    for finish in _FINISH:
-        finish(model)
+    for graph_pass in _FINISH:
+        graph_pass(model)

@@ -1,4 +1,4 @@
-"""Lookups: one row of a table for each row of the batch."""
+"""Embedding lookups: one row of a table for each row of the batch."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from recprune_export.onnx.optimizer.columns import EXACT_IN_FLOAT, ColumnSource,
 
 @dataclass(frozen=True)
 class EmbeddingLookup:
-    """A Gather of one row of `table` [rows, width] for each row of the batch, and where its id comes from.
+    """A Gather of one row of `table` [rows, width] for each row of the batch, and the source of its ids.
 
-    With a `remap` [ids] the row is `remap[id]`, and several ids may have the same.
+    With a `remap` [ids] the row is `remap[id]`, and several ids may share a row.
     """
 
     node: ir.Node
@@ -23,7 +23,7 @@ class EmbeddingLookup:
 
     @property
     def rows(self) -> int:
-        """Rows of the table."""
+        """The number of rows of the table."""
         return int(self.table.shape[0])  # type: ignore[index, arg-type]
 
     @property
@@ -33,13 +33,13 @@ class EmbeddingLookup:
 
     @property
     def width(self) -> int:
-        """Dimensions of the table."""
+        """The number of dimensions of the table."""
         return int(self.table.shape[1])  # type: ignore[index, arg-type]
 
 
 @dataclass(frozen=True)
 class LookupRun:
-    """Neighbouring operands of a Concat, from `first` on, that are lookups of one width."""
+    """Neighboring operands of a Concat, from `first` on, that are lookups of one width."""
 
     join: ir.Node
     first: int
@@ -47,32 +47,34 @@ class LookupRun:
 
     @property
     def nodes(self) -> tuple[ir.Node, ...]:
-        """The lookups themselves."""
+        """The Gather nodes of the lookups."""
         return tuple(lookup.node for lookup in self.lookups)
 
 
 def match_lookup(value: ir.Value | None) -> EmbeddingLookup | None:
-    """Return the lookup that `value` is, also behind a new axis of size 1."""
+    """Return the lookup that computes `value`, directly or followed by a new axis of size 1; None for others."""
     node = find_producer(value, "Gather", "Unsqueeze", "Reshape")
     if value is None or node is None:
         return None
     if node.op_type != "Gather":
         inner = node.inputs[0]
-        same_row = _row(get_dims(inner)) is not None and _row(get_dims(inner)) == _row(get_dims(value))
+        same_row = _drop_unit_axes(get_dims(inner)) is not None and _drop_unit_axes(get_dims(inner)) == _drop_unit_axes(
+            get_dims(value)
+        )
         return match_lookup(inner) if same_row and find_producer(inner, "Gather") else None
     table, ids = node.inputs
     if table is None or ids is None or table.const_value is None or ids.const_value is not None:
         return None
     if get_rank(table) != 2 or table.dtype != ir.DataType.FLOAT or get_axis(node, 2):
         return None
-    remap, ids = _remapped(ids)
+    remap, ids = _split_remap(ids)
     column = None if ids is None else trace_column(ids)
-    found = None if column is None else EmbeddingLookup(node, table, column, remap)
-    return None if found is None or (found.ids.through_float and found.id_limit > EXACT_IN_FLOAT) else found
+    lookup = None if column is None else EmbeddingLookup(node, table, column, remap)
+    return None if lookup is None or (lookup.ids.through_float and lookup.id_limit > EXACT_IN_FLOAT) else lookup
 
 
-def _remapped(ids: ir.Value) -> tuple[ir.Value | None, ir.Value | None]:
-    """The remap that gives `ids`, if any, and what it is given; a remap is a constant list of rows."""
+def _split_remap(ids: ir.Value) -> tuple[ir.Value | None, ir.Value | None]:
+    """Return the remap that computes `ids`, if any, and its operand; a remap is a constant vector of rows."""
     node = find_producer(ids, "Gather")
     if node is None or get_rank(node.inputs[0]) != 1 or get_constant_array(node.inputs[0]) is None:
         return None, ids
@@ -80,7 +82,7 @@ def _remapped(ids: ir.Value) -> tuple[ir.Value | None, ir.Value | None]:
 
 
 def find_lookup_runs(graph: ir.Graph) -> Iterator[LookupRun]:
-    """Find the runs of every Concat whose operands stand side by side in the memory of a row."""
+    """Yield the runs of every Concat whose operands are contiguous in the memory of a row."""
     for node in find_nodes(graph, "Concat"):
         if not concatenates_rows(node):
             continue
@@ -96,19 +98,19 @@ def find_lookup_runs(graph: ir.Graph) -> Iterator[LookupRun]:
 
 
 def concatenates_rows(node: ir.Node) -> bool:
-    """Whether each operand of a Concat is one stretch in the memory of a row."""
+    """Return whether each operand of a Concat is one contiguous block in the memory of a row."""
     shape = get_dims(node.outputs[0])
     axis = 0 if shape is None else get_axis(node, len(shape))
     return shape is not None and axis > 0 and all(size == 1 for size in shape[1:axis])
 
 
 def is_only_looked_up(table: ir.Value) -> bool:
-    """Whether nothing reads a table but lookups of its rows: whatever else reads it would need a copy."""
+    """Return whether only lookups of rows read a table: another consumer would need a copy."""
     return not table.is_graph_output() and all(
         use.node.op_type == "Gather" and use.idx == 0 and get_axis(use.node, 2) == 0 for use in table.uses()
     )
 
 
-def _row(sizes: Sequence[Dim] | None) -> list[Dim] | None:
-    """A shape without axes of size 1, but for the batch."""
+def _drop_unit_axes(sizes: Sequence[Dim] | None) -> list[Dim] | None:
+    """Return a shape without axes of size 1, except for the batch."""
     return [sizes[0], *(size for size in sizes[1:] if size != 1)] if sizes else None

@@ -1,4 +1,4 @@
-"""Linear layers: a Gemm or a MatMul with a weight that the file holds."""
+"""Linear layers: a Gemm or a MatMul with a constant weight."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from recprune_export.onnx.graph import (
 
 @dataclass(frozen=True)
 class Linear:
-    """y = x · W + b. `shift` is the node that adds b, where the product cannot itself (a MatMul and an Add)."""
+    """A layer y = x · W + b. `shift` is the node that adds b, where the product does not (a MatMul and an Add)."""
 
     node: ir.Node
     weight: ir.Value
@@ -28,45 +28,45 @@ class Linear:
 
     @property
     def operand(self) -> ir.Value:
-        """What is multiplied, x."""
+        """The operand x."""
         value = self.node.inputs[0]
         assert value is not None
         return value
 
     @property
     def result(self) -> ir.Value:
-        """The value of y."""
+        """The result y."""
         return (self.shift or self.node).outputs[0]
 
     @property
     def inputs(self) -> int:
-        """Rows of W."""
+        """The number of rows of W."""
         return int(self.weight.shape[1 if self.transposed else 0])  # type: ignore[index, arg-type]
 
     @property
     def outputs(self) -> int:
-        """Columns of W."""
+        """The number of columns of W."""
         return int(self.weight.shape[0 if self.transposed else 1])  # type: ignore[index, arg-type]
 
     def matrix(self) -> np.ndarray:
-        """W, [inputs, outputs], in float64."""
+        """Return W, [inputs, outputs], in float64."""
         array = get_constant_array(self.weight)
         assert array is not None
         return (array.T if self.transposed else array).astype(np.float64)
 
     def vector(self) -> np.ndarray | None:
-        """b, [outputs], in float64."""
+        """Return b, [outputs], in float64, or None."""
         array = get_constant_array(self.bias)
         return None if array is None else np.broadcast_to(array.reshape(-1), (self.outputs,)).astype(np.float64)
 
     @property
     def owns_weight(self) -> bool:
-        """Whether nothing else reads W: only then it may change without a second copy in the file."""
+        """Whether the layer is the only consumer of W, which then may change without a second copy in the file."""
         return len(list(self.weight.uses())) == 1
 
 
 def match_linear(node: ir.Node) -> Linear | None:
-    """Return the linear layer that a Gemm or a MatMul is, with the Add behind it if that is its bias."""
+    """Return the linear layer of a Gemm or MatMul, with the Add that follows if that is its bias; None for others."""
     if node.op_type not in ("Gemm", "MatMul") or node.domain not in ("", "ai.onnx") or len(node.inputs) < 2:
         return None
     weight = node.inputs[1]
@@ -75,7 +75,7 @@ def match_linear(node: ir.Node) -> Linear | None:
     if weight.dtype != ir.DataType.FLOAT or node.inputs[0].const_value is not None:
         return None
     if node.op_type == "MatMul":
-        bias, shift = _added(node, int(weight.shape[1]))  # type: ignore[index, arg-type]
+        bias, shift = _match_bias_add(node, int(weight.shape[1]))  # type: ignore[index, arg-type]
         return Linear(node, weight, False, bias, shift)
     plain = all(node.attributes.get_float(name, 1.0) == 1.0 for name in ("alpha", "beta"))
     bias = node.inputs[2] if len(node.inputs) > 2 else None
@@ -86,47 +86,54 @@ def match_linear(node: ir.Node) -> Linear | None:
 
 
 def find_transposed_products(table: ir.Value) -> list[Linear]:
-    """Return the layers that multiply by the transpose of `table` [rows, dimensions]: an output for each row.
+    """Return the layers that multiply by the transpose of `table` [rows, dimensions], with an output for each row.
 
-    They are `Gemm(x, E, transB=1)`, and `MatMul(x, Transpose(E))` with the bias behind it.
+    They are `Gemm(x, E, transB=1)`, and `MatMul(x, Transpose(E))` with the bias that follows.
     """
-    transposes = [user for user, _ in table.uses() if user.op_type == "Transpose" and _swaps(user)]
+    transposes = [user for user, _ in table.uses() if user.op_type == "Transpose" and _swaps_axes(user)]
     gemms = [match_linear(user) for user, place in table.uses() if user.op_type == "Gemm" and place == 1]
-    products = [_product(user, table) for node in transposes for user, place in node.outputs[0].uses() if place == 1]
+    products = [
+        _match_transposed_matmul(user, table)
+        for node in transposes
+        for user, place in node.outputs[0].uses()
+        if place == 1
+    ]
     return [layer for layer in (*gemms, *products) if layer is not None and layer.transposed]
 
 
-def _product(node: ir.Node, table: ir.Value) -> Linear | None:
+def _match_transposed_matmul(node: ir.Node, table: ir.Value) -> Linear | None:
     x = node.inputs[0]
     if node.op_type != "MatMul" or node.domain not in ("", "ai.onnx") or x is None or x.const_value is not None:
         return None
     if x is node.inputs[1]:
         return None
-    return Linear(node, table, True, *_added(node, int(table.shape[0])))  # type: ignore[index, arg-type]
+    return Linear(node, table, True, *_match_bias_add(node, int(table.shape[0])))  # type: ignore[index, arg-type]
 
 
-def _swaps(transpose: ir.Node) -> bool:
+def _swaps_axes(transpose: ir.Node) -> bool:
     return list(transpose.attributes.get_ints("perm", (1, 0))) == [1, 0]
 
 
-def _added(product: ir.Node, outputs: int) -> tuple[ir.Value | None, ir.Node | None]:
-    """The constant vector that the only reader of a product adds to it."""
+def _match_bias_add(product: ir.Node, outputs: int) -> tuple[ir.Value | None, ir.Node | None]:
+    """Return the constant vector that the only consumer of a product adds to it, and that Add."""
     add = find_only_consumer(product.outputs[0])
     if add is None or add.op_type != "Add":
         return None, None
-    (other,) = [value for value in add.inputs if value is not product.outputs[0]] or [None]
-    array = get_constant_array(other)
+    (bias,) = [value for value in add.inputs if value is not product.outputs[0]] or [None]
+    array = get_constant_array(bias)
     fits = array is not None and array.size in (1, outputs) and array.size == max(array.shape[-1:], default=1)
-    return (other, add) if fits else (None, None)
+    return (bias, add) if fits else (None, None)
 
 
 def replace_weights(graph: ir.Graph, layer: Linear, matrix: np.ndarray, vector: np.ndarray | None) -> ir.Value:
-    """Give a layer another W [inputs, outputs] and b; return its result.
+    """Replace W [inputs, outputs] and b of a layer; return its result.
 
-    A MatMul that gets its first b becomes a Gemm where its operand has two axes, and an Add behind it elsewhere.
+    A MatMul without b that gets one becomes a Gemm where its operand has two axes, else a MatMul and an Add.
     """
-    weight = add_initializer(graph, f"{layer.weight.name}_folded", _stored(matrix.T if layer.transposed else matrix))
-    bias = None if vector is None else add_initializer(graph, f"{weight.name}_bias", _stored(vector))
+    weight = add_initializer(
+        graph, f"{layer.weight.name}_folded", _to_float32(matrix.T if layer.transposed else matrix)
+    )
+    bias = None if vector is None else add_initializer(graph, f"{weight.name}_bias", _to_float32(vector))
     two_axes = get_rank(layer.operand) == 2
     if layer.node.op_type == "Gemm" or (two_axes and bias is not None and layer.shift is None):
         operands: Sequence[ir.Value] = [layer.operand, weight, *([bias] if bias is not None else [])]
@@ -145,12 +152,12 @@ def _replace(graph: ir.Graph, old: ir.Node, new: Sequence[ir.Node]) -> ir.Value:
     return new[-1].outputs[0]
 
 
-def _stored(array: np.ndarray) -> np.ndarray:
+def _to_float32(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
 def match_view(node: ir.Node, value: ir.Value) -> ir.Value | None:
-    """Return the result of a node that only gives `value` another shape with the same batch."""
+    """Return the result of a node that only reshapes `value`, with the same batch; None for others."""
     if find_producer(node.outputs[0], "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity") is None:
         return None
     before, after = value.shape, node.outputs[0].shape

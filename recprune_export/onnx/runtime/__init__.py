@@ -1,1 +1,1 @@
-"""Sessions of ONNX Runtime on files and on models in memory."""
+"""ONNX Runtime sessions on files and on models in memory."""

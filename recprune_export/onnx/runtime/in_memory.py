@@ -1,4 +1,4 @@
-"""Sessions of graphs that are in memory, without a copy of their weights."""
+"""Sessions on graphs in memory, without a copy of their weights."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,21 +15,21 @@ OutputArrays = Sequence[np.ndarray]  # the outputs, in order
 def make_in_memory_session(model: ir.Model, threads: int = 1) -> Callable[[Sequence[np.ndarray]], OutputArrays]:
     """Return a function that answers a request, given as arrays in the order of the graph's inputs.
 
-    The weights are not copied: a session is made in milliseconds, whatever the size of the tables. Raises `ExportError`
-    where ONNX Runtime cannot load the graph, as does the function where it cannot run the request.
+    The weights are not copied: a session is made in milliseconds for tables of any size. Raises `ExportError` where ONNX
+    Runtime cannot load the graph, as does the function where it cannot run the request.
     """
     import onnxruntime
 
-    bare = strip_weights(model)
-    arrays = {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in bare.weights.items()}
+    weightless = strip_weights(model)
+    arrays = {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in weightless.weights.items()}
     values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
     options = SessionOptions(threads=threads).to_onnxruntime()
-    options.log_severity_level = 4  # a graph that does not run is an answer, no error of the user's
+    options.log_severity_level = 4  # a graph that does not run is an expected result, not an error of the user
     if values:
         options.add_external_initializers(list(values), list(values.values()))
-    session = load_session(bare.model.SerializeToString(), options, "the graph")
+    session = load_session(weightless.model.SerializeToString(), options, "the graph")
     names = [i.name for i in session.get_inputs()]
-    alive = (arrays, values)  # the session reads them, and does not own them
+    alive = (arrays, values)  # the session reads them without owning them
 
     def run(request: Sequence[np.ndarray]) -> OutputArrays:
         assert alive

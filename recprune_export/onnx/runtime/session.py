@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions on CPU, and the options that they are made with."""
+"""ONNX Runtime sessions on CPU and their options."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,11 +20,11 @@ OPTIMIZATION = {
 
 @dataclass(frozen=True)
 class SessionOptions(DictMixin):
-    """What a session is made with, beside the model; the defaults are ONNX Runtime's own, but for the threads.
+    """Options of a session; the defaults are those of ONNX Runtime, except for the threads.
 
-    `threads` work on one operator; while they wait for the next one they may be `spinning`. `arena`: memory is kept
-    between requests. `optimization`: a key of OPTIMIZATION. `prepacking`: weights are copied into the layout that
-    the kernels like best.
+    `threads`: threads for one operator, which may be `spinning` while they wait for the next one. `arena`: whether memory
+    is retained between requests. `optimization`: a key of OPTIMIZATION. `prepacking`: whether weights are copied into the
+    layout of the kernels.
     """
 
     threads: int = 1
@@ -37,10 +37,10 @@ class SessionOptions(DictMixin):
         if self.threads < 1:
             raise UsageError(f"A session runs on 1 thread or more, not on {self.threads}.")
         if self.optimization not in OPTIMIZATION:
-            raise UsageError(f"There is no optimisation level '{self.optimization}': {', '.join(OPTIMIZATION)}.")
+            raise UsageError(f"There is no optimization level '{self.optimization}': {', '.join(OPTIMIZATION)}.")
 
     def code(self) -> str:
-        """Return Python that makes `options` with these settings; `ort` is onnxruntime."""
+        """Return Python code that makes `options` with these settings; `ort` is onnxruntime."""
         lines = ["options = ort.SessionOptions()"]
         lines += [f"options.{name} = {value}" for name, value in self._attributes().items()]
         lines += [f'options.add_session_config_entry("{key}", "{value}")' for key, value in self._entries().items()]
@@ -63,7 +63,7 @@ class SessionOptions(DictMixin):
         return entries
 
     def to_onnxruntime(self) -> "onnxruntime.SessionOptions":
-        """Return ONNX Runtime's own object: what `code` makes."""
+        """Return the options object of ONNX Runtime, the one that `code` makes."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -81,19 +81,19 @@ DEFAULT_OPTIONS = SessionOptions()
 def make_session(
     path: Path, threads: int | None = None, options: SessionOptions = DEFAULT_OPTIONS
 ) -> "onnxruntime.InferenceSession":
-    """Load a model; `threads` goes before what `options` say of them.
+    """Load a model; `threads` overrides the number in `options`.
 
     Raises `ExportError` where ONNX Runtime cannot load it.
     """
-    made = (options if threads is None else replace(options, threads=threads)).to_onnxruntime()
-    made.log_severity_level = 3
-    return load_session(str(path), made, str(path))
+    session_options = (options if threads is None else replace(options, threads=threads)).to_onnxruntime()
+    session_options.log_severity_level = 3
+    return load_session(str(path), session_options, str(path))
 
 
 def load_session(
     model: str | bytes, options: "onnxruntime.SessionOptions", description: str
 ) -> "onnxruntime.InferenceSession":
-    """Load a model from a path or from its bytes. Raises `ExportError`, which calls it `description`."""
+    """Load a model from a path or from its bytes. Raises `ExportError` with `description` as the model's name."""
     import onnxruntime
 
     try:
@@ -109,20 +109,20 @@ def run(session: "onnxruntime.InferenceSession", request: Mapping[str, np.ndarra
 
 
 def adapt_request(session: "onnxruntime.InferenceSession", request: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return what a model takes of a request, with as many rows as it takes.
+    """Return the inputs of a model from a request, with the number of rows that the model takes.
 
-    Of an input that all candidates share a model may take one row: it gets the first. Another may take a row for each
-    candidate: it gets the one row as often as there are candidates. Raises `UsageError` where an input is missing.
+    A model may take one row of an input that all candidates share: it gets the first. Another may take a row for each
+    candidate: the single row is repeated for all candidates. Raises `UsageError` where an input is missing.
     """
     inputs = session.get_inputs()
     missing = [i.name for i in inputs if i.name not in request]
     if missing:
         raise UsageError(f"The request has no '{missing[0]}'; the model takes {', '.join(i.name for i in inputs)}.")
     rows = max((len(request[i.name]) for i in inputs if i.shape), default=1)
-    return {i.name: _rows(request[i.name], i.shape, rows) for i in inputs}
+    return {i.name: _adapt_rows(request[i.name], i.shape, rows) for i in inputs}
 
 
-def _rows(values: np.ndarray, shape: Sequence[int | str | None], rows: int) -> np.ndarray:
+def _adapt_rows(values: np.ndarray, shape: Sequence[int | str | None], rows: int) -> np.ndarray:
     if not shape or len(values) == (1 if shape[0] == 1 else rows):
         return values
     if shape[0] == 1:
@@ -131,5 +131,5 @@ def _rows(values: np.ndarray, shape: Sequence[int | str | None], rows: int) -> n
 
 
 def first_line(error: Exception) -> str:
-    """Return what an error says first."""
+    """Return the first line of an error message."""
     return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,1 +1,1 @@
-"""The forms in which weights are stored and multiplied: int8 layers, tables in fewer bits."""
+"""Formats in which weights are stored and multiplied: int8 layers, tables in fewer bits."""

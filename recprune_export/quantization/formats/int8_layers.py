@@ -21,13 +21,13 @@ from recprune_export.quantization.quantization_plan import CONTRIB, INT8_DYNAMIC
 
 @dataclass
 class ActivationQuantizer:
-    """What layers that read the same value share: the value rounded and back, made once."""
+    """Quantizes activations; layers that read the same value share its QuantizeLinear and DequantizeLinear."""
 
-    calibration_values: Mapping[str, np.ndarray]  # by the name of a value, what it held on calibration rows
+    calibration_values: Mapping[str, np.ndarray]  # the arrays on calibration rows, by the name of the value
     quantized: dict[ir.Value, tuple[ir.Value, np.float32]] = field(default_factory=dict)
 
     def quantize_dequantize(self, graph: ir.Graph, before: ir.Node, value: ir.Value) -> tuple[ir.Value, np.float32]:
-        """Return `value` after rounding to uint8 and back, and the step; the nodes stand `before` the first reader."""
+        """Return `value` after rounding to uint8 and back, and its scale; new nodes are inserted before node `before`."""
         if value not in self.quantized:
             scale, zero = choose_activation_range(self.calibration_values[value.name or ""])
             name = f"{value.name}_rounded"
@@ -44,15 +44,15 @@ class ActivationQuantizer:
         return self.quantized[value]
 
 
-def quantize_static(graph: ir.Graph, layer: Linear, rounding: ActivationQuantizer) -> None:
-    """Round the operand in steps that were chosen on calibration rows.
+def quantize_static(graph: ir.Graph, layer: Linear, activations: ActivationQuantizer) -> None:
+    """Quantize a layer with a scale of its operand chosen on calibration rows.
 
-    Before: `Gemm(x, W, b)`, or `MatMul(x, W)` and perhaps `Add(·, b)`. After, all in standard operators:
+    Before: `Gemm(x, W, b)`, or `MatMul(x, W)` and perhaps `Add(·, b)`. After, in standard operators:
     `x′ = DequantizeLinear(QuantizeLinear(x))`, `Gemm(x′, DequantizeLinear(W₈), DequantizeLinear(b₃₂))`, or with more than
-    two axes `Add(MatMul(x′, DequantizeLinear(W₈)), b)`; `use_contrib_kernels` does the rest.
+    two axes `Add(MatMul(x′, DequantizeLinear(W₈)), b)`; `use_contrib_kernels` chooses the kernels.
     """
-    weight, scales = _weight(graph, layer)
-    operand, step = rounding.quantize_dequantize(graph, layer.node, layer.operand)
+    weight, scales = _quantize_weight(graph, layer)
+    operand, step = activations.quantize_dequantize(graph, layer.node, layer.operand)
     name = weight.name
     zero = add_initializer(graph, f"{name}_zero", np.zeros(layer.outputs, dtype=np.int8))
     widened = ir.node("DequantizeLinear", [weight, scales, zero], attributes={"axis": 1})
@@ -62,20 +62,23 @@ def quantize_static(graph: ir.Graph, layer: Linear, rounding: ActivationQuantize
     inputs, new = [operand, widened.outputs[0]], [widened]
     if bias is not None:
         steps = _array(scales) * step
-        whole = np.clip(np.rint(bias / steps), -(2**31) + 1, 2**31 - 1).astype(np.int32)
-        pair = [add_initializer(graph, f"{name}_bias", whole), add_initializer(graph, f"{name}_bias_scale", steps)]
-        new.append(ir.node("DequantizeLinear", pair, attributes={"axis": 0}))
+        integers = np.clip(np.rint(bias / steps), -(2**31) + 1, 2**31 - 1).astype(np.int32)
+        bias_inputs = [
+            add_initializer(graph, f"{name}_bias", integers),
+            add_initializer(graph, f"{name}_bias_scale", steps),
+        ]
+        new.append(ir.node("DequantizeLinear", bias_inputs, attributes={"axis": 0}))
         inputs.append(new[-1].outputs[0])
     replace_layer(graph, layer, [*new, ir.node("Gemm", inputs)])
 
 
-def quantize_dynamic(graph: ir.Graph, layer: Linear, rounding: ActivationQuantizer) -> None:
-    """Round the operand in steps that are found in each request: one step for all its rows.
+def quantize_dynamic(graph: ir.Graph, layer: Linear, activations: ActivationQuantizer) -> None:
+    """Quantize a layer with a scale of its operand computed from each request: one scale for all its rows.
 
-    After: `DynamicQuantizeLinear`, `MatMulInteger`, and the sums back to float; ONNX Runtime makes one
-    DynamicQuantizeMatMul of it.
+    After: `DynamicQuantizeLinear`, `MatMulInteger`, and a conversion of the sums to float; ONNX Runtime fuses them into
+    one DynamicQuantizeMatMul.
     """
-    weight, scales = _weight(graph, layer)
+    weight, scales = _quantize_weight(graph, layer)
     zero = add_initializer(graph, f"{weight.name}_zero", np.zeros(layer.outputs, dtype=np.int8))
     replace_dynamic(graph, layer, [], weight, scales, zero)
 
@@ -83,22 +86,22 @@ def quantize_dynamic(graph: ir.Graph, layer: Linear, rounding: ActivationQuantiz
 def replace_dynamic(
     graph: ir.Graph, layer: Linear, new: list[ir.Node], weight: ir.Value, scales: ir.Value, zero: ir.Value | None = None
 ) -> None:
-    """Put a dynamic layer in the place of one: `weight` [inputs, outputs] int8, which `new` makes, `scales` [outputs]."""
+    """Replace a layer by a dynamic one: `weight` [inputs, outputs] in int8, computed by `new`, and `scales` [outputs]."""
     down = ir.node("DynamicQuantizeLinear", [layer.operand], num_outputs=3)
-    whole, step, origin = down.outputs
-    product = ir.node("MatMulInteger", [whole, weight, origin, *([] if zero is None else [zero])])
+    integers, step, origin = down.outputs
+    product = ir.node("MatMulInteger", [integers, weight, origin, *([] if zero is None else [zero])])
     cast = ir.node("Cast", [product.outputs[0]], attributes={"to": ir.DataType.FLOAT.value})
     steps = ir.node("Mul", [step, scales])
     scaled = ir.node("Mul", [cast.outputs[0], steps.outputs[0]])
-    added = _added(graph, scaled, layer.vector(), f"{layer.weight.name}_bias")
-    replace_layer(graph, layer, [*new, down, product, cast, steps, scaled, *added])
+    bias = _make_bias_add(graph, scaled, layer.vector(), f"{layer.weight.name}_bias")
+    replace_layer(graph, layer, [*new, down, product, cast, steps, scaled, *bias])
 
 
 def replace_product(graph: ir.Graph, layer: Linear, new: list[ir.Node], operand: ir.Value, weight: ir.Value) -> None:
-    """Put a product of floats and its bias in the place of a layer; `new` makes what it needs."""
+    """Replace a layer by a product of floats and its bias; the nodes `new` compute its operands."""
     product = ir.node("MatMul", [operand, weight])
-    added = _added(graph, product, layer.vector(), f"{layer.weight.name}_bias")
-    replace_layer(graph, layer, [*new, product, *added])
+    bias = _make_bias_add(graph, product, layer.vector(), f"{layer.weight.name}_bias")
+    replace_layer(graph, layer, [*new, product, *bias])
 
 
 FORMS: Mapping[str, Callable[[ir.Graph, Linear, ActivationQuantizer], None]] = {
@@ -108,30 +111,30 @@ FORMS: Mapping[str, Callable[[ir.Graph, Linear, ActivationQuantizer], None]] = {
 
 
 def use_contrib_kernels(graph: ir.Graph) -> None:
-    """Name ONNX Runtime's own kernels where it would not find them.
+    """Replace static layers by the com.microsoft kernels that ONNX Runtime would not choose for them.
 
-    Static layers that only feed each other, with a ReLU between them or not, stay as they are: ONNX Runtime makes a
-    QGemm of each and leaves out the floats between them. Of another one it would rather make one with the ReLU behind it, in
-    floats, and widen the weights for every request. That becomes `QGemm` or `MatMulIntegerToFloat` of com.microsoft.
+    Static layers that feed only each other, with or without a ReLU between them, stay: ONNX Runtime fuses each into a
+    QGemm without floats between them. Any other one it would fuse with the ReLU that follows, in floats, and dequantize
+    the weights at every request. Such a layer becomes `QGemm` or `MatMulIntegerToFloat` of com.microsoft.
     """
     for node in find_nodes(graph, "Gemm", "MatMul"):
         operand, weight = (find_producer(value, "DequantizeLinear") for value in node.inputs[:2])
-        if operand is None or weight is None or _feeds_rounding(node.outputs[0]):
+        if operand is None or weight is None or _feeds_only_quantize(node.outputs[0]):
             continue
         x, x_scale, x_zero = operand.inputs
         w, w_scale, *w_zero = weight.inputs
         if node.op_type == "Gemm":
             bias = find_producer(node.inputs[2], "DequantizeLinear") if len(node.inputs) > 2 else None
-            parts = [x, x_scale, x_zero, w, w_scale, *w_zero, *([] if bias is None else bias.inputs[:1])]
-            new = ir.node("QGemm", parts, domain=CONTRIB)
+            inputs = [x, x_scale, x_zero, w, w_scale, *w_zero, *([] if bias is None else bias.inputs[:1])]
+            new = ir.node("QGemm", inputs, domain=CONTRIB)
         else:
             new = ir.node("MatMulIntegerToFloat", [x, w, x_scale, w_scale, x_zero, *w_zero], domain=CONTRIB)
         replace_node(graph, node, [new])
         graph.opset_imports.setdefault(CONTRIB, 1)
 
 
-def _feeds_rounding(value: ir.Value) -> bool:
-    """Whether only static layers read a sum, or what follows from it by a bias and a ReLU."""
+def _feeds_only_quantize(value: ir.Value) -> bool:
+    """Return whether only static layers read `value`, directly or after a bias and a ReLU."""
     while (user := find_only_consumer(value)) is not None and user.op_type in ("Add", "Relu"):
         value = user.outputs[0]
     users = [use.node.op_type for use in value.uses()]
@@ -139,19 +142,19 @@ def _feeds_rounding(value: ir.Value) -> bool:
 
 
 def count_layer_bytes(layer: Linear) -> tuple[int, int]:
-    """Return the bytes of the weight, bias left out, in fp32 and in int8 with its scales."""
+    """Return the bytes of the weight without bias, in fp32 and in int8 with its scales."""
     size = layer.inputs * layer.outputs
     return 4 * size, size + 4 * layer.outputs
 
 
-def _weight(graph: ir.Graph, layer: Linear) -> tuple[ir.Value, ir.Value]:
-    """W [inputs, outputs] in int8, and its scales [outputs]."""
+def _quantize_weight(graph: ir.Graph, layer: Linear) -> tuple[ir.Value, ir.Value]:
+    """Return W [inputs, outputs] in int8, and its scales [outputs]."""
     integers, scales = quantize_by_output(layer.matrix().astype(np.float32))
     weight = add_initializer(graph, f"{layer.weight.name}_int8", np.ascontiguousarray(integers))
     return weight, add_initializer(graph, f"{layer.weight.name}_scales", scales)
 
 
-def _added(graph: ir.Graph, product: ir.Node, bias: np.ndarray | None, name: str) -> list[ir.Node]:
+def _make_bias_add(graph: ir.Graph, product: ir.Node, bias: np.ndarray | None, name: str) -> list[ir.Node]:
     if bias is None:
         return []
     return [ir.node("Add", [product.outputs[0], add_initializer(graph, name, bias.astype(np.float32))])]
@@ -163,5 +166,5 @@ def _array(value: ir.Value) -> np.ndarray:
 
 
 def replace_layer(graph: ir.Graph, layer: Linear, new: list[ir.Node]) -> None:
-    """Put `new` where y is computed; the old product is left for nobody, and goes with the unused nodes."""
+    """Replace the node that computes y by `new`; the old product becomes unused and is removed with unused nodes."""
     replace_node(graph, layer.shift or layer.node, new)

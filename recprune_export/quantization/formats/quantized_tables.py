@@ -1,8 +1,8 @@
-"""Tables in fewer bits: rows are looked up as they are stored, and only what was found becomes float.
+"""Quantized tables: rows are looked up in their stored format, and only the rows of the request are dequantized.
 
-What ONNX Runtime 1.32 takes for 26 lookups in one table of 260,000 rows and 20 dimensions at batch 256, in µs: fp32 540, fp16
-480, int8 with a scale for each dimension 490, with one for each row 950 (a second lookup, and a product with a new factor in
-each row), int4 by row 980, int4 by GatherBlockQuantized 1670.
+Times of ONNX Runtime 1.32 for 26 lookups in one table of 260,000 rows and 20 dimensions at batch 256, in µs: fp32 540,
+fp16 480, int8 with a scale per dimension 490, with a scale per row 950 (a second lookup, and a product with another
+factor in each row), int4 by row 980, int4 by GatherBlockQuantized 1670.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,14 +35,14 @@ from recprune_export.quantization.quantization_plan import (
 
 FLOAT = {"to": ir.DataType.FLOAT.value}
 AXIS = {"axis": 0}
-BLOCKS = (16, 32, 64, 128, 256)  # that GatherBlockQuantized knows
+BLOCKS = (16, 32, 64, 128, 256)  # block sizes that GatherBlockQuantized supports
 
 
 @dataclass(frozen=True)
 class QuantizedTable:
-    """What the file holds of a table: `rows` [rows, bytes of a row] and, where each has one, `scales` [rows, 1].
+    """The stored form of a table: `rows` [rows, bytes of a row] and, where each row has one, `scales` [rows, 1].
 
-    `unpack` makes nodes that turn some of the rows into floats, to be multiplied by their scales; the last gives them.
+    `unpack` makes the nodes that convert some of the rows to floats, still without scales; the last one outputs them.
     """
 
     rows: ir.Value
@@ -50,18 +50,18 @@ class QuantizedTable:
     unpack: Callable[[ir.Value], list[ir.Node]]
 
     def dequantize(self, rows: ir.Value, scales: ir.Value | None) -> list[ir.Node]:
-        """Make nodes of which the last gives the numbers that some rows stand for."""
+        """Return nodes of which the last outputs the dequantized `rows`."""
         new = self.unpack(rows)
         return new if scales is None else [*new, ir.node("Mul", [new[-1].outputs[0], scales])]
 
 
 def store_fp16(graph: ir.Graph, table: Table) -> QuantizedTable:
-    """Store fp16. Numbers are off by 2⁻¹¹ of their size."""
+    """Store a table in fp16, with a relative error of 2⁻¹¹."""
     return QuantizedTable(add_initializer(graph, f"{table.name}_fp16", table.array().astype(np.float16)), None, _cast)
 
 
 def store_int8_by_row(graph: ir.Graph, table: Table, largest: int = INT8_MAX) -> QuantizedTable:
-    """Store int8 with a scale for each row."""
+    """Store a table in int8 with a scale for each row."""
     integers, scales = quantize_by_row(table.array(), largest)
     stored, steps = (
         add_initializer(graph, f"{table.name}_int8", integers),
@@ -71,9 +71,9 @@ def store_int8_by_row(graph: ir.Graph, table: Table, largest: int = INT8_MAX) ->
 
 
 def store_int4_by_row(graph: ir.Graph, table: Table) -> QuantizedTable:
-    """Store two numbers in a byte, with a scale for each row.
+    """Store a table in int4, two numbers in a byte, with a scale for each row.
 
-    `BitwiseAnd` and `BitShift` take the bytes apart, `Concat` puts both halves of a row side by side.
+    `BitwiseAnd` and `BitShift` unpack the bytes, `Concat` joins both halves of a row.
     """
     integers, scales = quantize_by_row(table.array(), INT4_MAX)
     stored = add_initializer(graph, f"{table.name}_int4", pack_halves(integers))
@@ -85,8 +85,8 @@ def store_int4_by_row(graph: ir.Graph, table: Table) -> QuantizedTable:
     def unpack(rows: ir.Value) -> list[ir.Node]:
         low = ir.node("BitwiseAnd", [rows, low_bits])
         high = ir.node("BitShift", [rows, shift], attributes={"direction": "RIGHT"})
-        both = ir.node("Concat", [low.outputs[0], high.outputs[0]], attributes={"axis": -1})
-        new = [low, high, both, *_without_padding(graph, table, both)]
+        joined = ir.node("Concat", [low.outputs[0], high.outputs[0]], attributes={"axis": -1})
+        new = [low, high, joined, *_slice_padding(graph, table, joined)]
         cast = ir.node("Cast", new[-1].outputs, attributes=FLOAT)
         return [*new, cast, ir.node("Sub", [cast.outputs[0], zero])]
 
@@ -94,35 +94,35 @@ def store_int4_by_row(graph: ir.Graph, table: Table) -> QuantizedTable:
 
 
 def replace_lookups(graph: ir.Graph, table: Table, stored: QuantizedTable) -> None:
-    """Let each lookup find rows as they are stored, and widen these alone.
+    """Replace each lookup by one in the stored rows, and dequantize the rows of the request alone.
 
-    After: `Cast(Gather(T₁₆, ids))`, `Mul(Cast(Gather(T₈, ids)), Gather(scales, ids))`, or that with halves unpacked.
+    After: `Cast(Gather(T₁₆, ids))`, `Mul(Cast(Gather(T₈, ids)), Gather(scales, ids))`, or the latter with unpacked int4.
     """
     for lookup in table.lookups:
-        found = _gather(stored.rows, lookup)
+        rows = _gather(stored.rows, lookup)
         factors = [] if stored.scales is None else [_gather(stored.scales, lookup)]
         scales = factors[0].outputs[0] if factors else None
-        replace_node(graph, lookup, [found, *factors, *stored.dequantize(found.outputs[0], scales)])
+        replace_node(graph, lookup, [rows, *factors, *stored.dequantize(rows.outputs[0], scales)])
 
 
 def store_int8_by_dimension(graph: ir.Graph, table: Table) -> None:
-    """Store int8 with a scale for each dimension. After: `Mul(Cast(Gather(T₈, ids)), scales)`.
+    """Store a table in int8 with a scale for each dimension. After: `Mul(Cast(Gather(T₈, ids)), scales)`.
 
-    Where a request has several ids in a row the scales are repeated for each of them: one long product is quicker than
+    Where a row of the request has several ids, the scales are repeated for each of them: one long product is faster than
     many short ones.
     """
     integers, scales = quantize_by_dimension(table.array())
     stored = add_initializer(graph, f"{table.name}_int8", integers)
     for lookup in table.lookups:
-        found = _gather(stored, lookup)
-        cast = ir.node("Cast", found.outputs, attributes=FLOAT)
-        repeated = np.broadcast_to(scales, (*_known(lookup), len(scales)))
+        rows = _gather(stored, lookup)
+        cast = ir.node("Cast", rows.outputs, attributes=FLOAT)
+        repeated = np.broadcast_to(scales, (*_get_inner_axes(lookup), len(scales)))
         steps = add_initializer(graph, f"{table.name}_scales", np.ascontiguousarray(repeated))
-        replace_node(graph, lookup, [found, cast, ir.node("Mul", [cast.outputs[0], steps])])
+        replace_node(graph, lookup, [rows, cast, ir.node("Mul", [cast.outputs[0], steps])])
 
 
 def store_int4_in_blocks(graph: ir.Graph, table: Table) -> None:
-    """The same numbers for ONNX Runtime's own `GatherBlockQuantized`, a row in one block; at most 256 even dimensions."""
+    """Store int4 for `GatherBlockQuantized` of ONNX Runtime, a row in one block; at most 256 dimensions, an even number."""
     integers, scales = quantize_by_row(table.array(), INT4_MAX)
     stored = add_initializer(graph, f"{table.name}_int4", pack_neighbors(integers))
     steps = add_initializer(graph, f"{table.name}_scales", scales)
@@ -134,7 +134,7 @@ def store_int4_in_blocks(graph: ir.Graph, table: Table) -> None:
     graph.opset_imports.setdefault(CONTRIB, 1)
 
 
-# What serves lookups and products alike, and what only lookups can read.
+# STORES serve lookups and products, LOOKUPS serve lookups only.
 STORES: Mapping[str, Callable[[ir.Graph, Table], QuantizedTable]] = {
     FP16: store_fp16,
     INT8_BY_ROW: store_int8_by_row,
@@ -147,46 +147,46 @@ LOOKUPS: Mapping[str, Callable[[ir.Graph, Table], None]] = {
 
 
 def count_table_bytes(table: Table, form: str) -> tuple[int, int]:
-    """Return the bytes of a table in fp32 and in a form, with its scales."""
+    """Return the bytes of a table in fp32 and in `form` with its scales."""
     rows, dimensions = table.shape
-    plain = 4 * rows * dimensions
+    float_bytes = 4 * rows * dimensions
     by_form = {
-        FP16: plain // 2,
+        FP16: float_bytes // 2,
         INT8_BY_ROW: rows * (dimensions + 4),
         INT8_BY_DIMENSION: rows * dimensions
-        + 4 * sum(dimensions * int(np.prod(_known(each))) for each in table.lookups),
+        + 4 * sum(dimensions * int(np.prod(_get_inner_axes(lookup))) for lookup in table.lookups),
         INT4_BY_ROW: rows * (-(-dimensions // 2) + 4),
         INT4_IN_BLOCKS: rows * (-(-dimensions // 2) + 4),
     }
     form = SCORED_TABLE_FORMS.get(form, (form, FP32))[0]
-    return plain, by_form.get(form, plain)
+    return float_bytes, by_form.get(form, float_bytes)
 
 
 def fits_fp16(table: Table) -> bool:
-    """Whether fp16 can hold every number."""
+    """Return whether fp16 can represent every number."""
     return bool(np.abs(table.array()).max(initial=0.0) <= np.finfo(np.float16).max)
 
 
 def fits_blocks(table: Table) -> bool:
-    """Whether `GatherBlockQuantized` can hold a row in one block."""
+    """Return whether `GatherBlockQuantized` can store a row in one block."""
     return table.shape[1] % 2 == 0 and table.shape[1] <= BLOCKS[-1]
 
 
 def error_by_dimension(table: Table) -> float:
-    """Return by how much a scale for each dimension puts a table off, as a fraction of the numbers of a usual row.
+    """Return the error of a table with a scale for each dimension, as a fraction of the numbers of a typical row.
 
-    Both are root mean squares, of all rows and of the median row that is not zero.
+    Both are root mean squares, the error over all rows, the numbers over the median row that is not zero.
     """
     array = table.array()
     integers, scales = quantize_by_dimension(array)
-    wrong = np.square(integers * scales - array).mean(axis=1, dtype=np.float64)
+    errors = np.square(integers * scales - array).mean(axis=1, dtype=np.float64)
     sizes = np.square(array).mean(axis=1, dtype=np.float64)
-    usual = float(np.median(sizes[sizes > 0])) if sizes.any() else 0.0
-    return float(np.sqrt(wrong.mean() / usual)) if usual else 0.0
+    typical = float(np.median(sizes[sizes > 0])) if sizes.any() else 0.0
+    return float(np.sqrt(errors.mean() / typical)) if typical else 0.0
 
 
-def _known(lookup: ir.Node) -> tuple[int, ...]:
-    """The axes between batch and dimensions of what was found, where all are known; none otherwise."""
+def _get_inner_axes(lookup: ir.Node) -> tuple[int, ...]:
+    """Return the sizes of the axes between batch and dimensions of a lookup's output; none where one is unknown."""
     inner = (get_dims(lookup.outputs[0]) or [])[1:-1]
     return tuple(int(size) for size in inner) if all(isinstance(size, int) for size in inner) else ()  # type: ignore[arg-type]
 
@@ -205,11 +205,11 @@ def _gather(stored: ir.Value, lookup: ir.Node) -> ir.Node:
     return node
 
 
-def _without_padding(graph: ir.Graph, table: Table, both: ir.Node) -> list[ir.Node]:
-    """Cut off the nibble that made the number of dimensions even."""
+def _slice_padding(graph: ir.Graph, table: Table, joined: ir.Node) -> list[ir.Node]:
+    """Return the nodes that remove the nibble padded to an even number of dimensions."""
     dimensions = table.shape[1]
     if dimensions % 2 == 0:
         return []
     bounds = {"from": 0, "to": dimensions, "axis": -1}
     inputs = [add_initializer(graph, f"{table.name}_{word}", np.array([number])) for word, number in bounds.items()]
-    return [ir.node("Slice", [both.outputs[0], *inputs])]
+    return [ir.node("Slice", [joined.outputs[0], *inputs])]

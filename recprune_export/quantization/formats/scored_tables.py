@@ -1,14 +1,14 @@
 """Tables that are multiplied as well as looked up: one copy in the file serves both.
 
-The scale of a row is the scale of an output of the product. What the product needs, the transpose and where it is one
-of floats all rows widened, ONNX Runtime makes once, when it loads the file, for it follows from constants. So a product
-of floats takes the time that it took in fp32, more memory while it is loaded, and only the file is smaller; a product of
-integers takes less time and memory. DequantizeLinear in the place of `Cast` and `Mul` is not computed at load but for each request.
+The scale of a row is the scale of an output of the product. ONNX Runtime computes the constants of the product once,
+when it loads the file: the transpose and, for a product of floats, the dequantized rows. A product of floats thus takes
+the time of fp32 and more memory, and only the file is smaller; a product of integers takes less time and memory.
+DequantizeLinear instead of `Cast` and `Mul` is computed at each request, not at load.
 
-What ONNX Runtime 1.32 takes for a product with 12,069 rows of 64 dimensions at batch 1 / 32 / 256 (one thread, AVX-512
-with VNNI), in µs: fp32 240 / 720 / 4450, widened at load 235 / 730 / 4480, DequantizeLinear 220 / 920 / 4600, dynamic
-130 / 400 / 2020, static 140 / 410 / 2030. `MatMulNBits` takes 70 / 675 / 4850 where it rounds the operand as it likes,
-which is another answer on CPUs that it knows no such kernel for, and 895 / 1580 / 5300 where it may not.
+Times of ONNX Runtime 1.32 for a product with 12,069 rows of 64 dimensions at batch 1 / 32 / 256 (one thread, AVX-512
+with VNNI), in µs: fp32 240 / 720 / 4450, dequantized at load 235 / 730 / 4480, DequantizeLinear 220 / 920 / 4600, dynamic
+130 / 400 / 2020, static 140 / 410 / 2030. `MatMulNBits` takes 70 / 675 / 4850 where it may round the operand, which gives
+other answers on CPUs without such a kernel, and 895 / 1580 / 5300 where it may not.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,11 +31,11 @@ from recprune_export.quantization.quantization_plan import (
 )
 
 
-def quantize_scored_table(graph: ir.Graph, table: Table, form: str, rounding: ActivationQuantizer) -> None:
-    """Store a table in a form, and let its lookups and products read that.
+def quantize_scored_table(graph: ir.Graph, table: Table, form: str, activations: ActivationQuantizer) -> None:
+    """Store a table in `form`, and make its lookups and products read the stored rows.
 
     Before: `Gather(E, ids)`, `Gemm(x, E, b, transB=1)` or `MatMul(x, Transpose(E))` with perhaps `Add(·, b)`. After:
-    `tables.look_up`, and one of the forms below. Integers that are multiplied have 7 bits, see `arithmetic.by_output`.
+    see `replace_lookups` and the functions below. Integers that are multiplied have 7 bits, see `quantize_by_output`.
     """
     store, product = SCORED_TABLE_FORMS.get(form, (form, FP32))
     in_7_bits = store == INT8_BY_ROW and product != FP32
@@ -46,33 +46,33 @@ def quantize_scored_table(graph: ir.Graph, table: Table, form: str, rounding: Ac
     )
     quantized_tables.replace_lookups(graph, table, stored)
     for layer in table.products:
-        FORMS[product](graph, layer, stored, rounding)
+        FORMS[product](graph, layer, stored, activations)
 
 
 def multiply_floats(
-    graph: ir.Graph, layer: Linear, stored: quantized_tables.QuantizedTable, rounding: ActivationQuantizer
+    graph: ir.Graph, layer: Linear, stored: quantized_tables.QuantizedTable, activations: ActivationQuantizer
 ) -> None:
-    """After: `MatMul(x, Transpose(Mul(Cast(T), scales)))`, and the bias added."""
+    """Replace the product by `MatMul(x, Transpose(Mul(Cast(T), scales)))` plus the bias."""
     new = stored.dequantize(stored.rows, stored.scales)
-    new.append(_transposed(new[-1].outputs[0]))
+    new.append(_transpose(new[-1].outputs[0]))
     replace_product(graph, layer, new, layer.operand, new[-1].outputs[0])
 
 
 def multiply_static(
-    graph: ir.Graph, layer: Linear, stored: quantized_tables.QuantizedTable, rounding: ActivationQuantizer
+    graph: ir.Graph, layer: Linear, stored: quantized_tables.QuantizedTable, activations: ActivationQuantizer
 ) -> None:
-    """After: `MatMul(x′, DequantizeLinear(Transpose(T₈), scales))`, for which `layers.name_kernels` finds the kernel."""
-    new, weight, scales = _integers(graph, layer, stored)
-    operand, _ = rounding.quantize_dequantize(graph, layer.node, layer.operand)
-    widened = ir.node("DequantizeLinear", [weight, scales], attributes={"axis": 1})
-    replace_product(graph, layer, [*new, widened], operand, widened.outputs[0])
+    """Replace the product by `MatMul(x′, DequantizeLinear(Transpose(T₈), scales))`, as `use_contrib_kernels` reads it."""
+    new, weight, scales = _make_integer_weight(graph, layer, stored)
+    operand, _ = activations.quantize_dequantize(graph, layer.node, layer.operand)
+    dequantized = ir.node("DequantizeLinear", [weight, scales], attributes={"axis": 1})
+    replace_product(graph, layer, [*new, dequantized], operand, dequantized.outputs[0])
 
 
 def multiply_dynamic(
-    graph: ir.Graph, layer: Linear, stored: quantized_tables.QuantizedTable, rounding: ActivationQuantizer
+    graph: ir.Graph, layer: Linear, stored: quantized_tables.QuantizedTable, activations: ActivationQuantizer
 ) -> None:
-    """After: as in `layers.make_dynamic`, by `Transpose(T₈)`."""
-    new, weight, scales = _integers(graph, layer, stored)
+    """Replace the product by a dynamic one with `Transpose(T₈)`, see `quantize_dynamic`."""
+    new, weight, scales = _make_integer_weight(graph, layer, stored)
     replace_dynamic(graph, layer, new, weight, scales)
 
 
@@ -83,10 +83,10 @@ FORMS: Mapping[str, Callable[[ir.Graph, Linear, quantized_tables.QuantizedTable,
 }
 
 
-def _integers(
+def _make_integer_weight(
     graph: ir.Graph, layer: Linear, stored: quantized_tables.QuantizedTable
 ) -> tuple[list[ir.Node], ir.Value, ir.Value]:
-    """Nodes, and what they make of all rows: int8 [dimensions, rows], and scales [rows]."""
+    """Return nodes and the values that they compute from all rows: int8 [dimensions, rows], and scales [rows]."""
     assert stored.scales is not None
     new: list[ir.Node] = []
     rows = stored.rows
@@ -95,9 +95,9 @@ def _integers(
         new.append(ir.node("Cast", [new[-1].outputs[0]], attributes={"to": ir.DataType.INT8.value}))
         rows = new[-1].outputs[0]
     flat = add_initializer(graph, f"{layer.weight.name}_flat", np.array([-1]))
-    transposed, scales = _transposed(rows), ir.node("Reshape", [stored.scales, flat])
+    transposed, scales = _transpose(rows), ir.node("Reshape", [stored.scales, flat])
     return [*new, transposed, scales], transposed.outputs[0], scales.outputs[0]
 
 
-def _transposed(rows: ir.Value) -> ir.Node:
+def _transpose(rows: ir.Value) -> ir.Node:
     return ir.node("Transpose", [rows], attributes={"perm": [1, 0]})

@@ -1,1 +1,1 @@
-"""Latency, load time and memory, measured beside the dense model in the same run."""
+"""Latency, load time and memory, measured together with the dense model in the same run."""

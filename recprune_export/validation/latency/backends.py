@@ -1,6 +1,6 @@
-"""The four contestants: the dense and the pruned program, in PyTorch and in ONNX Runtime.
+"""The four backends: the dense and the pruned program, in PyTorch and in ONNX Runtime.
 
-PyTorch is imported by those that run in it, and by no other.
+PyTorch is imported only by the backends that use it.
 """
 
 from collections.abc import Iterator
@@ -21,21 +21,21 @@ DENSE_ONNX, PRUNED_ONNX = "dense ONNX", "pruned ONNX"
 
 
 def make_torch_backend(name: str, program: "Program") -> Backend:
-    """Return a program as a contestant."""
+    """Return a backend that runs a program in PyTorch."""
     from recprune_export.finetuning.task import run_program
 
-    def once(request: RequestArrays) -> object:
+    def run_once(request: RequestArrays) -> object:
         return run_program(program, request)
 
-    return Backend(name, once)
+    return Backend(name, run_once)
 
 
 def make_onnxruntime_backend(
     name: str, path: Path, threads: int | None = None, options: SessionOptions = DEFAULT_OPTIONS
 ) -> Backend:
-    """Return an ONNX file as a contestant; `threads` goes before what `options` say of them.
+    """Return a backend that runs an ONNX file; `threads` overrides the number in `options`.
 
-    What a request lacks or has too much of for this file (`adapt_request`) is seen to before it is timed.
+    Requests are adapted to the inputs of the file (`adapt_request`) before they are timed.
     """
     session = make_session(path, threads, options)
     return Backend(name, partial(session.run, None), partial(adapt_request, session))

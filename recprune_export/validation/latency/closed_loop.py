@@ -1,6 +1,6 @@
-"""Latency, closed loop: contestants take turns in one process, so that what the machine does hits all of them alike.
+"""Closed-loop latency: backends are interleaved in one process, so that disturbances of the machine hit all of them.
 
-Requests take turns as well (`rotation.py`): each round has another one, which all contestants answer.
+Requests take turns as well (`request_cycle.py`): in each round all backends answer the next one.
 """
 
 import gc
@@ -15,6 +15,7 @@ import numpy as np
 
 from recprune_export.progress import progress_bar
 from recprune_export.validation.edge_requests import RequestArrays
+from recprune_export.validation.latency.latency_constants import MAX_ROUNDS, MIN_ROUNDS, WARM_UP
 from recprune_export.validation.latency.request_cycle import RequestCycle, RequestCycles
 from recprune_export.validation.latency.statistics import (
     DISTRIBUTION,
@@ -28,20 +29,17 @@ from recprune_export.validation.latency.statistics import (
     ratio_of_medians,
 )
 
-WARM_UP = 5  # rounds
-MIN_ROUNDS, MAX_ROUNDS = 50, 2000  # rounds
-
 
 def as_it_is(request: RequestArrays) -> RequestArrays:
-    """Return the request."""
+    """Return the request unchanged."""
     return request
 
 
 @dataclass(frozen=True)
 class Backend:
-    """Something that answers a request; the answer itself is not looked at.
+    """A named function that answers a request; the answer is ignored.
 
-    `prepare` makes of a request what `run` wants, before any clock runs.
+    `prepare` converts a request to the form that `run` takes, outside the timed region.
     """
 
     name: str
@@ -51,9 +49,9 @@ class Backend:
 
 @dataclass(frozen=True)
 class LatencyReport:
-    """`samples[batch][contestant]` holds milliseconds by round.
+    """Milliseconds by round in `samples[batch][backend]`.
 
-    Round i of all contestants ran next to each other, on the same request; `requests[batch]` different ones took turns.
+    Round i of all backends ran side by side on the same request; `requests[batch]` different requests took turns.
     """
 
     samples: Mapping[int, Mapping[str, np.ndarray]]
@@ -63,27 +61,27 @@ class LatencyReport:
 
     @property
     def backends(self) -> tuple[str, ...]:
-        """Names, in the order given."""
+        """The names of the backends, in the order of measurement."""
         return tuple(next(iter(self.samples.values())))
 
     def percentiles(self, batch: int, name: str) -> Percentiles:
-        """Return p50, p95 and p99 of one contestant."""
+        """Return p50, p95 and p99 of one backend."""
         return percentiles(self.samples[batch][name])
 
     def intervals(self, batch: int, name: str) -> dict[str, Estimate]:
-        """Return p50, p95 and p99 of one contestant with their 95 % intervals."""
+        """Return p50, p95 and p99 of one backend with their 95 % intervals."""
         return percentile_intervals(self.samples[batch][name], self.seed)
 
     def outliers(self, batch: int, name: str) -> Outliers:
-        """Return the rounds of one contestant that took far longer than the others; all percentiles include them."""
+        """Return the rounds of one backend that took far longer than the others; all percentiles include them."""
         return outliers(self.samples[batch][name])
 
     def ratio(self, batch: int, slow: str, fast: str) -> Estimate:
-        """Return how many times longer `slow` takes than `fast`, by their medians."""
+        """Return the ratio of the medians of `slow` and `fast`."""
         return ratio_of_medians(self.samples[batch][slow], self.samples[batch][fast], self.seed)
 
     def slower(self, candidate: str, reference: str) -> tuple[str, ...]:
-        """Return a sentence for each batch at which `candidate` is slower than `reference` beyond doubt."""
+        """Return a sentence for each batch at which `candidate` is significantly slower than `reference`."""
         sentences = []
         for batch in self.samples:
             ratio = self.ratio(batch, candidate, reference)
@@ -95,7 +93,7 @@ class LatencyReport:
         return tuple(sentences)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values: percentiles of all, and how many times slower each is than the last contestant."""
+        """Return plain JSON values: percentiles of all backends, and their ratios to the last one."""
         last = self.backends[-1]
         return {
             "threads": self.threads,
@@ -112,13 +110,13 @@ class LatencyReport:
         }
 
     def _summary(self, batch: int, name: str) -> dict[str, Any]:
-        intervals = {key: [found.low, found.high] for key, found in self.intervals(batch, name).items()}
-        outside = self.outliers(batch, name)
+        intervals = {key: [estimate.low, estimate.high] for key, estimate in self.intervals(batch, name).items()}
+        outlier_report = self.outliers(batch, name)
         return {
             **asdict(self.percentiles(batch, name)),
             "intervals": intervals,
             "distribution": distribution(self.samples[batch][name]),
-            "outliers": {**asdict(outside), "largest": [list(pair) for pair in outside.largest]},
+            "outliers": {**asdict(outlier_report), "largest": [list(pair) for pair in outlier_report.largest]},
         }
 
 
@@ -131,18 +129,18 @@ def measure_latency(
     seed: int = 0,
     description: str = "Measuring latency",
 ) -> LatencyReport:
-    """Time every contestant on the requests of each batch size, for about `seconds` each.
+    """Time every backend on the requests of each batch size, for about `seconds` each.
 
-    In a round each contestant runs once, in random order, on the same request, and the next round has the next one.
-    `threads` is only stated: the contestants must have been set to it.
+    In a round each backend runs once, in random order, on the same request; the next round has the next request.
+    `threads` is only recorded: the backends must already use that number.
     """
     rng = np.random.default_rng(seed)
     samples = {}
     with progress_bar(description, len(requests)) as advance:
-        for batch, rotation in requests.items():
-            samples[batch] = measure_interleaved(backends, rotation, seconds, rng)
+        for batch, cycle in requests.items():
+            samples[batch] = measure_interleaved(backends, cycle, seconds, rng)
             advance("")
-    return LatencyReport(samples, threads, seed, {batch: len(rotation) for batch, rotation in requests.items()})
+    return LatencyReport(samples, threads, seed, {batch: len(cycle) for batch, cycle in requests.items()})
 
 
 def measure_interleaved(
@@ -153,21 +151,21 @@ def measure_interleaved(
     min_rounds: int = MIN_ROUNDS,
     max_rounds: int = MAX_ROUNDS,
 ) -> dict[str, np.ndarray]:
-    """Warm up, then run rounds for about `seconds`; return milliseconds [rounds] by contestant.
+    """Warm up, then run rounds for about `seconds`; return milliseconds [rounds] by backend.
 
-    Each round, those of the warm-up too, has the next request of the rotation.
+    Each round, including those of the warm-up, has the next request of the cycle.
     """
-    taken, numbers = warm_up(backends, request_cycle)
-    times: dict[str, list[int]] = {contestant.name: [] for contestant in backends}
+    prepared, numbers = warm_up(backends, request_cycle)
+    times: dict[str, list[int]] = {backend.name: [] for backend in backends}
     with without_garbage_collection():
         start, rounds = time.perf_counter(), 0
         while rounds < min_rounds or (rounds < max_rounds and time.perf_counter() - start < seconds):
             number = next(numbers)
             for position in rng.permutation(len(backends)):
-                contestant, request = backends[position], taken[position][number]
+                backend, request = backends[position], prepared[position][number]
                 before = time.perf_counter_ns()
-                contestant.run(request)
-                times[contestant.name].append(time.perf_counter_ns() - before)
+                backend.run(request)
+                times[backend.name].append(time.perf_counter_ns() - before)
             rounds += 1
     return {name: np.array(values) / 1e6 for name, values in times.items()}
 
@@ -175,18 +173,18 @@ def measure_interleaved(
 def warm_up(
     backends: Sequence[Backend], request_cycle: RequestCycle
 ) -> tuple[list[list[RequestArrays]], Iterator[int]]:
-    """Run a few rounds; return the requests as each contestant takes them, and the numbers of those that come next."""
-    taken = [[contestant.prepare(request) for request in request_cycle] for contestant in backends]
+    """Run a few rounds; return the prepared requests of each backend, and an iterator over the numbers of the next ones."""
+    prepared = [[backend.prepare(request) for request in request_cycle] for backend in backends]
     numbers = cycle(range(len(request_cycle)))
     for number in islice(numbers, WARM_UP):
-        for contestant, own in zip(backends, taken, strict=True):
-            contestant.run(own[number])
-    return taken, numbers
+        for backend, backend_requests in zip(backends, prepared, strict=True):
+            backend.run(backend_requests[number])
+    return prepared, numbers
 
 
 @contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """Keep Python's garbage collector out of what is timed inside the block."""
+    """Disable Python's garbage collector inside the block."""
     collecting = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""What a model costs before it is warm, and in memory: load time, first request, resident bytes, in fresh processes."""
+"""Cold start and memory of a model: load time, first request, resident bytes, in fresh processes."""
 
 import time
 from collections.abc import Mapping
@@ -13,15 +13,14 @@ from recprune_export.program.random_requests import sample_request
 from recprune_export.program.signature import Signature
 from recprune_export.progress import progress_bar
 from recprune_export.validation.latency.fresh_process import call_fresh
-
-REPEATS = 3
+from recprune_export.validation.latency.latency_constants import REPEATS
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Of one process: ms to make the session, ms of the first request, and bytes on top of Python and ONNX Runtime.
+    """Cost of one process: ms to make the session, ms of the first request, and bytes beyond Python and ONNX Runtime.
 
-    `memory` is resident after the first request; `peak` was the most on the way, loading included.
+    `memory` is resident after the first request; `peak` is the maximum until then, loading included.
     """
 
     load: float
@@ -37,13 +36,13 @@ class Footprint:
 
 @dataclass(frozen=True)
 class FootprintReport:
-    """`runs[contestant]`: the same request of `batch` rows, each time in a fresh process."""
+    """Footprints by model in `runs`: the same request of `batch` rows, each time in a fresh process."""
 
     runs: Mapping[str, tuple[Footprint, ...]]
     batch: int
 
     def typical(self, name: str) -> Footprint:
-        """Return the medians over the processes of one contestant."""
+        """Return the medians over the processes of one model."""
         return Footprint.typical(self.runs[name])
 
     def to_dict(self) -> dict[str, Any]:
@@ -60,9 +59,9 @@ def measure_footprints(
 ) -> FootprintReport:
     """Load each model and answer one request of `batch` rows, `repeats` times, taking turns, in fresh processes.
 
-    Files come from the page cache wherever the system has kept them: this is a restart, not a first boot.
+    Files may come from the page cache of the system: this measures a restart, not a first boot.
     """
-    found: dict[str, list[Footprint]] = {name: [] for name in models}
+    runs_by_model: dict[str, list[Footprint]] = {name: [] for name in models}
     with progress_bar("Loading in fresh processes", repeats * len(models)) as advance:
         for turn in range(repeats):
             for name in list(models)[:: 1 if turn % 2 == 0 else -1]:
@@ -74,37 +73,37 @@ def measure_footprints(
                     signature=signature.to_dict(),
                     batch=batch,
                 )
-                found[name].append(Footprint(**answer))
+                runs_by_model[name].append(Footprint(**answer))
                 advance("")
-    return FootprintReport({name: tuple(runs) for name, runs in found.items()}, batch)
+    return FootprintReport({name: tuple(runs) for name, runs in runs_by_model.items()}, batch)
 
 
 def measure_here(path: str, options: Mapping[str, Any], signature: Mapping[str, Any], batch: int) -> dict[str, float]:
-    """Measure in this process, which should have done nothing before; return the values of a `Footprint`."""
-    import onnxruntime  # noqa: F401  # what every session needs is not the model's
+    """Measure in this process, which should be fresh; return the values of a `Footprint`."""
+    import onnxruntime  # noqa: F401  # its memory is not counted for the model
 
     request = sample_request(Signature.from_dict(signature), batch, seed=0)
-    memory, peak = _resident()
+    memory, peak = _read_resident_bytes()
     start = time.perf_counter()
     session = make_session(Path(path), options=SessionOptions.from_dict(options))
     loaded = time.perf_counter()
     run(session, request)
-    answered = time.perf_counter()
-    memory_after, peak_after = _resident()
+    first_answer = time.perf_counter()
+    memory_after, peak_after = _read_resident_bytes()
     return asdict(
         Footprint(
             load=(loaded - start) * 1e3,
-            first_request=(answered - loaded) * 1e3,
+            first_request=(first_answer - loaded) * 1e3,
             memory=memory_after - memory,
             peak=max(peak_after, peak) - memory,
         )
     )
 
 
-def _resident() -> tuple[int, int]:
-    """Resident bytes of this process: now, and at their highest since it started."""
+def _read_resident_bytes() -> tuple[int, int]:
+    """Return the resident bytes of this process, now and at their peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    found = {
+    memory = {
         line.partition(":")[0]: int(line.split()[1]) << 10 for line in lines if line.startswith(("VmRSS", "VmHWM"))
     }
-    return found["VmRSS"], found["VmHWM"]
+    return memory["VmRSS"], memory["VmHWM"]

@@ -1,4 +1,4 @@
-"""Everything about the latency of ONNX files: closed and open loop, by thread count, cold start and memory."""
+"""Latency study of ONNX files: closed and open loop, by thread count, cold start and memory."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ Models = Mapping[str, tuple[Path, SessionOptions]]
 
 @dataclass(frozen=True)
 class LatencyStudy(ToDictMixin):
-    """Reports by thread count, the open loop only where an arrival rate was given; and what a cold start costs."""
+    """Reports by thread count, open loop only with an arrival rate; and the footprints of cold starts."""
 
     closed: tuple[LatencyReport, ...] = field(metadata=json_name("closed_loop"))
     open: tuple[OpenLoopReport, ...] = field(metadata=json_name("open_loop"))
@@ -37,13 +37,13 @@ def study_latency(
 ) -> LatencyStudy:
     """Measure each model (a file and its session options) on requests drawn from `signature`.
 
-    `seconds` go to each batch size of each loop at each thread count; the options' own thread count is replaced.
+    Each batch size of each loop at each thread count takes `seconds`; the thread count of the options is replaced.
     """
     requests = sample_cycles(signature, batches, seed)
     closed, opened = [], []
     for count in threads:
-        contestants = [make_onnxruntime_backend(name, path, count, options) for name, (path, options) in models.items()]
-        closed.append(measure_latency(contestants, requests, threads=count, seconds=seconds, seed=seed))
+        backends = [make_onnxruntime_backend(name, path, count, options) for name, (path, options) in models.items()]
+        closed.append(measure_latency(backends, requests, threads=count, seconds=seconds, seed=seed))
         if qps is not None:
-            opened.append(measure_open_loop(contestants, requests, qps=qps, threads=count, seconds=seconds, seed=seed))
+            opened.append(measure_open_loop(backends, requests, qps=qps, threads=count, seconds=seconds, seed=seed))
     return LatencyStudy(tuple(closed), tuple(opened), measure_footprints(models, signature, max(batches)))

@@ -1,8 +1,8 @@
-"""Latency, open loop: requests arrive when they like, and wait while the one before them is answered.
+"""Open-loop latency: requests arrive independently of the answers, and queue while an earlier one is answered.
 
-In a closed loop a slow answer delays the next question, and the waiting of users is never seen ("coordinated
-omission"). Here the arrivals are drawn beforehand, as a Poisson process, and each latency counts from the arrival. Each
-arrival asks for the next request of a rotation.
+In a closed loop a slow answer delays the next request, and the waiting time of users is never measured ("coordinated
+omission"). Here arrivals are drawn beforehand from a Poisson process, and latency counts from the arrival. Each arrival
+has the next request of a cycle.
 """
 
 import time
@@ -16,13 +16,9 @@ import numpy as np
 from recprune_export.progress import progress_bar
 from recprune_export.validation.edge_requests import RequestArrays
 from recprune_export.validation.latency.closed_loop import Backend, warm_up, without_garbage_collection
+from recprune_export.validation.latency.latency_constants import FEWEST_ARRIVALS, PATIENCE, SPIN, TURN
 from recprune_export.validation.latency.request_cycle import RequestCycles
 from recprune_export.validation.latency.statistics import Percentiles, outliers, percentile_intervals, percentiles
-
-TURN = 1.0  # seconds of arrivals that one contestant answers before it is the next one's turn
-FEWEST_ARRIVALS = 20  # in a turn, however rare they are
-PATIENCE = 3.0  # turns; a contestant that needs longer for the arrivals of one is stopped
-SPIN = 500e-6  # seconds before an arrival from which on the clock is watched: sleeping overshoots
 
 
 @dataclass(frozen=True)
@@ -33,13 +29,13 @@ class OpenLoopTimes:
     service: np.ndarray
 
     def utilization(self, qps: float) -> float:
-        """Return the share of the time that it is busy; at 1 and above the queue grows without end."""
+        """Return the fraction of the time that the backend is busy; from 1 on the queue grows without bound."""
         return float(self.service.mean()) / 1e3 * qps
 
 
 @dataclass(frozen=True)
 class OpenLoopReport:
-    """`served[batch][contestant]`, each as the one server of a queue at which `qps` requests arrive in a second."""
+    """Times in `times[batch][backend]`, each backend the single server of a queue with `qps` arrivals per second."""
 
     times: Mapping[int, Mapping[str, OpenLoopTimes]]
     qps: float
@@ -48,15 +44,15 @@ class OpenLoopReport:
 
     @property
     def backends(self) -> tuple[str, ...]:
-        """Names, in the order given."""
+        """The names of the backends, in the order of measurement."""
         return tuple(next(iter(self.times.values())))
 
     def percentiles(self, batch: int, name: str) -> Percentiles:
-        """Return p50, p95 and p99 of one contestant's latency, waiting included."""
+        """Return p50, p95 and p99 of the latency of one backend, waiting included."""
         return percentiles(self.times[batch][name].latency)
 
     def saturated(self, batch: int, name: str) -> bool:
-        """Say whether requests arrive faster than they can be answered: its latency is then that of a growing queue."""
+        """Return whether requests arrive faster than they are answered: the latency is then that of a growing queue."""
         return self.times[batch][name].utilization(self.qps) >= 1.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -70,15 +66,15 @@ class OpenLoopReport:
         }
 
     def _summary(self, batch: int, name: str) -> dict[str, Any]:
-        served = self.times[batch][name]
-        outside = outliers(served.latency)
-        intervals = percentile_intervals(served.latency, self.seed)
+        times = self.times[batch][name]
+        outlier_report = outliers(times.latency)
+        intervals = percentile_intervals(times.latency, self.seed)
         return {
             **asdict(self.percentiles(batch, name)),
-            "intervals": {key: [found.low, found.high] for key, found in intervals.items()},
-            "outliers": {**asdict(outside), "largest": [list(pair) for pair in outside.largest]},
-            "requests": len(served.latency),
-            "utilisation": served.utilization(self.qps),
+            "intervals": {key: [estimate.low, estimate.high] for key, estimate in intervals.items()},
+            "outliers": {**asdict(outlier_report), "largest": [list(pair) for pair in outlier_report.largest]},
+            "requests": len(times.latency),
+            "utilisation": times.utilization(self.qps),
             "saturated": self.saturated(batch, name),
         }
 
@@ -92,26 +88,28 @@ def measure_open_loop(
     seconds: float = 4.0,
     seed: int = 0,
 ) -> OpenLoopReport:
-    """Let each contestant serve `qps` arrivals a second of each batch size, for about `seconds` each.
+    """Let each backend serve `qps` arrivals a second of each batch size, for about `seconds` each.
 
-    Contestants take turns of a second or more, in random order, and get the same arrivals, which ask for the same, in a turn.
+    Backends take turns of a second or more, in random order; in a turn all get the same arrivals and requests.
     """
     rng = np.random.default_rng(seed)
     turns = max(2, round(seconds / max(TURN, FEWEST_ARRIVALS / qps)))
-    served = {}
+    times = {}
     with progress_bar(f"Serving {qps:g} requests a second", len(requests) * turns) as advance:
-        for batch, rotation in requests.items():
-            taken, numbers = warm_up(backends, rotation)
-            found: dict[str, list[tuple[float, float]]] = {contestant.name: [] for contestant in backends}
+        for batch, cycle in requests.items():
+            prepared, numbers = warm_up(backends, cycle)
+            pairs_by_backend: dict[str, list[tuple[float, float]]] = {backend.name: [] for backend in backends}
             for _ in range(turns):
                 arrivals = poisson_arrivals(qps, max(TURN, FEWEST_ARRIVALS / qps), rng)
-                asked = list(islice(numbers, len(arrivals)))
+                turn_numbers = list(islice(numbers, len(arrivals)))
                 for position in rng.permutation(len(backends)):
-                    contestant, own = backends[position], taken[position]
-                    found[contestant.name] += serve(contestant, [own[number] for number in asked], arrivals)
+                    backend, backend_requests = backends[position], prepared[position]
+                    pairs_by_backend[backend.name] += serve(
+                        backend, [backend_requests[number] for number in turn_numbers], arrivals
+                    )
                 advance("")
-            served[batch] = {name: OpenLoopTimes(*np.array(pairs).T * 1e3) for name, pairs in found.items()}
-    return OpenLoopReport(served, qps, threads, seed)
+            times[batch] = {name: OpenLoopTimes(*np.array(pairs).T * 1e3) for name, pairs in pairs_by_backend.items()}
+    return OpenLoopReport(times, qps, threads, seed)
 
 
 def poisson_arrivals(qps: float, seconds: float, rng: np.random.Generator) -> np.ndarray:
@@ -122,10 +120,10 @@ def poisson_arrivals(qps: float, seconds: float, rng: np.random.Generator) -> np
 def serve(backend: Backend, requests: Sequence[RequestArrays], arrivals: np.ndarray) -> list[tuple[float, float]]:
     """Answer the request of each arrival, first come first served; return (latency, service) in seconds.
 
-    `requests` are such as `backend` takes, one for each arrival. Stops early where the contestant needs several times
+    `requests` are prepared for `backend`, one for each arrival. Stops early where the backend needs several times
     longer than the arrivals take.
     """
-    found = []
+    pairs = []
     with without_garbage_collection():
         origin = time.perf_counter()
         give_up = PATIENCE * arrivals[-1]
@@ -135,15 +133,15 @@ def serve(backend: Backend, requests: Sequence[RequestArrays], arrivals: np.ndar
                 break
             backend.run(request)
             end = time.perf_counter() - origin
-            found.append((end - arrival, end - start))
-    return found
+            pairs.append((end - arrival, end - start))
+    return pairs
 
 
 def _wait_until(origin: float, moment: float) -> float:
     """Wait, unless the moment has passed; return the time since `origin`."""
-    left = moment - (time.perf_counter() - origin)
-    if left > SPIN:
-        time.sleep(left - SPIN)
+    remaining = moment - (time.perf_counter() - origin)
+    if remaining > SPIN:
+        time.sleep(remaining - SPIN)
     while (now := time.perf_counter() - origin) < moment:
         pass
     return now

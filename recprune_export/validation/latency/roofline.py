@@ -1,4 +1,4 @@
-"""Latency as a multiple of the floor: how far a file is from what the machine allows."""
+"""Roofline: measured latency as a multiple of the lower bound of the machine."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from recprune_export.validation.latency.closed_loop import LatencyReport
 
 @dataclass(frozen=True)
 class Roofline:
-    """Costs of some files by batch size, and their measured medians (ms) as multiples of the floor."""
+    """Costs of some files by batch size, and their measured medians as multiples of the floor."""
 
     machine: Machine
     costs: Mapping[str, Mapping[int, Cost]]
@@ -32,7 +32,7 @@ class Roofline:
 def compute_roofline(report: LatencyReport, files: Mapping[str, tuple[str, Path]]) -> Roofline:
     """Compare measured latencies with the floors of this machine.
 
-    `files` says, by the name that a model is to have, which contestant it was and where it lies.
+    `files` maps the name of a model to its backend in the report and its path.
     """
     machine = this_machine(report.threads)
     costs = {
@@ -41,9 +41,8 @@ def compute_roofline(report: LatencyReport, files: Mapping[str, tuple[str, Path]
     }
     multiples = {
         name: {
-            batch: report.percentiles(batch, contestant).p50 / (costs[name][batch].floor * 1e3)
-            for batch in report.samples
+            batch: report.percentiles(batch, backend).p50 / (costs[name][batch].floor * 1e3) for batch in report.samples
         }
-        for name, (contestant, _) in files.items()
+        for name, (backend, _) in files.items()
     }
     return Roofline(machine, costs, multiples)

@@ -1,4 +1,4 @@
-"""Percentiles, ratios and intervals of times that were measured one after another on a machine that is never quite idle."""
+"""Percentiles, ratios and confidence intervals of times measured in sequence on a machine that is never quite idle."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,11 +6,12 @@ from statistics import NormalDist
 
 import numpy as np
 
+from recprune_export.validation.latency.latency_constants import BLOCK
+
 RESAMPLES = 2000
-BLOCK = 8  # neighbouring rounds that are resampled together
 PERCENTS = (50, 95, 99)
-DISTRIBUTION = (0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 100)  # percentiles by which a distribution is drawn
-FENCE = 3.0  # interquartile ranges above the upper quartile: what Tukey calls far out (1977, section 2D)
+DISTRIBUTION = (0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 100)  # percentiles of the plotted distribution
+FENCE = 3.0  # interquartile ranges above the upper quartile: "far out" in Tukey (1977, section 2D)
 NAMED = 5  # outliers that are listed
 
 
@@ -25,7 +26,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Percentiles:
-    """In milliseconds."""
+    """Percentiles in milliseconds."""
 
     p50: float
     p95: float
@@ -34,7 +35,7 @@ class Percentiles:
 
 @dataclass(frozen=True)
 class Outliers:
-    """Times beyond `limit` ms. They stay in every percentile; `largest` names the worst as (round, ms)."""
+    """Times beyond `limit` ms. All percentiles include them; `largest` lists the worst as (round, ms)."""
 
     limit: float
     count: int
@@ -47,7 +48,7 @@ def percentiles(times: np.ndarray) -> Percentiles:
 
 
 def distribution(times: np.ndarray) -> list[float]:
-    """Return the percentiles in DISTRIBUTION of times [rounds] in ms, to the nanosecond that the clock tells.
+    """Return the percentiles in DISTRIBUTION of times [rounds] in ms, rounded to nanoseconds, the clock's resolution.
 
     >>> distribution(np.arange(101.0))[:4]
     [0.0, 1.0, 5.0, 10.0]
@@ -60,19 +61,19 @@ def percentile_intervals(times: np.ndarray, seed: int = 0) -> dict[str, Estimate
     rounds = block_resamples(len(times), np.random.default_rng(seed))
     resampled = np.percentile(times[rounds], PERCENTS, axis=1)
     lows, highs = np.percentile(resampled, (2.5, 97.5), axis=1)
-    found = np.percentile(times, PERCENTS)
+    percentile_values = np.percentile(times, PERCENTS)
     return {
         f"p{percent}": Estimate(float(value), float(low), float(high))
-        for percent, value, low, high in zip(PERCENTS, found, lows, highs, strict=True)
+        for percent, value, low, high in zip(PERCENTS, percentile_values, lows, highs, strict=True)
     }
 
 
 def ratio_of_medians(above: np.ndarray, below: np.ndarray, seed: int = 0) -> Estimate:
-    """Return median(above) / median(below), round i of both run next to each other, and its 95 % interval.
+    """Return median(above) / median(below) and its 95 % interval; round i of both ran side by side.
 
-    A bootstrap over rounds, paired, in blocks: what disturbs a round disturbs its neighbours as well, and resampling
-    single rounds would make the interval too narrow (Künsch 1989). Rounds also differ in what is asked: that both were asked the
-    same cancels in the ratio, and what one of them finds harder than the other is in the interval.
+    A paired bootstrap over blocks of rounds: disturbances extend over neighboring rounds, and resampling single rounds
+    would make the interval too narrow (Künsch 1989). Rounds also differ in their request: effects common to both cancel
+    in the ratio, effects on one of them are in the interval.
     """
     rounds = block_resamples(len(above), np.random.default_rng(seed))
     ratios = np.median(above[rounds], axis=1) / np.median(below[rounds], axis=1)
@@ -81,7 +82,7 @@ def ratio_of_medians(above: np.ndarray, below: np.ndarray, seed: int = 0) -> Est
 
 
 def outliers(times: np.ndarray) -> Outliers:
-    """Find the times [rounds], in ms, that lie far out.
+    """Return the outliers among times [rounds] in ms.
 
     >>> outliers(np.array([1.0, 1.1, 1.0, 1.2, 9.0, 1.1, 1.0, 1.1])).largest
     ((4, 9.0),)
@@ -94,14 +95,14 @@ def outliers(times: np.ndarray) -> Outliers:
 
 
 def block_resamples(count: int, rng: np.random.Generator) -> np.ndarray:
-    """Positions of rounds, [RESAMPLES, about count], drawn as blocks of neighbours."""
+    """Return positions of rounds, [RESAMPLES, about count], drawn as blocks of neighbors."""
     block = min(BLOCK, count)
     starts = rng.integers(0, count - block + 1, size=(RESAMPLES, -(-count // block)))
     return (starts[:, :, None] + np.arange(block)).reshape(RESAMPLES, -1)
 
 
 def midmean(values: np.ndarray) -> np.ndarray:
-    """Return the mean of the middle half of the last axis: nearly as exact as the mean, and no one value can move it.
+    """Return the mean of the middle half of the last axis: nearly as efficient as the mean, and robust to outliers.
 
     >>> float(midmean(np.array([1.0, 2.0, 3.0, 4.0, 100.0])))
     3.0
@@ -117,11 +118,11 @@ def interval_of_few(
     confidence: float = 0.99,
     seed: int = 0,
 ) -> Estimate:
-    """Return `statistic` of a handful of independent values, with a bootstrap interval that is honest for a handful.
+    """Return `statistic` of a few independent values, with a bootstrap interval that is correct for few values.
 
-    The plain percentile interval is too narrow for few values: it lacks the factor n / (n - 1) and the t distribution's
-    tails. Its percentiles are moved outwards by just that (the expanded percentile interval of Hesterberg 2015, "What
-    Teachers Should Know About the Bootstrap", section 5.2). Raises `ValueError` for fewer than three values.
+    The plain percentile interval is too narrow for few values: it lacks the factor n / (n - 1) and the tails of the t
+    distribution. Its percentiles are moved outwards to account for both (the expanded percentile interval of Hesterberg
+    2015, "What Teachers Should Know About the Bootstrap", section 5.2). Raises `ValueError` for fewer than three values.
     """
     array = np.asarray(values, dtype=np.float64)
     count = len(array)
@@ -134,7 +135,7 @@ def interval_of_few(
 
 
 def t_quantile(probability: float, freedom: int) -> float:
-    """Return a quantile of Student's t by its expansion about the normal one (Abramowitz & Stegun 26.7.5).
+    """Return a quantile of Student's t by its expansion around the normal quantile (Abramowitz & Stegun 26.7.5).
 
     >>> round(t_quantile(0.975, 10), 2), round(t_quantile(0.995, 7), 2)
     (2.23, 3.5)

@@ -7,7 +7,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from recprune_export.onnx.cost.estimate import PRODUCT, Cost, estimate_cost, estimate_file_cost
+from recprune_export.onnx.cost.cost_constants import PRODUCT
+from recprune_export.onnx.cost.estimate import Cost, estimate_cost, estimate_file_cost
 from recprune_export.onnx.cost.machine import REFERENCE, measure_machine
 from recprune_export.onnx.cost.operator_cost import Operator, TensorSpec, compute_workload
 from recprune_export.onnx.cost.weightless_model import fill_shapes, infer_shapes, strip_weights

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from recprune_export.pruning.rotation.apply_transforms import apply_transforms
+from recprune_export.pruning.rotation._apply_transforms import apply_transforms
 from torch import Tensor, nn
 
 from recprune_export.program.capture._capture import capture

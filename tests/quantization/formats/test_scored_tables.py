@@ -185,7 +185,7 @@ def test_what_is_read_otherwise_is_left(case: str) -> None:
     found = find_candidates(read)
     assert not found.tables
     (left,) = (each for each in found.excluded if each.is_table)
-    assert left.reason == "it is read in another way than looked up by row and multiplied by all rows"
+    assert left.reason == "it is read by other operators than row lookups and products with all rows"
 
 
 def test_a_table_that_the_model_returns_is_left() -> None:

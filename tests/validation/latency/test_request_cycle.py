@@ -3,9 +3,8 @@ import pytest
 
 from recprune_export.program.signature import BATCH, Input, Signature
 from recprune_export.validation.edge_requests import count_candidates
+from recprune_export.validation.latency.latency_constants import MAX_REQUESTS, MIN_REQUESTS
 from recprune_export.validation.latency.request_cycle import (
-    MAX_REQUESTS,
-    MIN_REQUESTS,
     count_cycle_rows,
     count_requests,
     sample_cycles,

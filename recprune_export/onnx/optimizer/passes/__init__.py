@@ -1,1 +1,1 @@
-"""Exact rewrites of an ONNX graph, one per file; each says what holds before and after it."""
+"""Exact rewrites of an ONNX graph, one per file; each docstring states the graph before and after."""

@@ -1,4 +1,4 @@
-"""Casts, transposes and reshapes that undo or follow each other."""
+"""Casts, transposes and reshapes that cancel out or can be merged."""
 
 import numpy as np
 import onnx_ir as ir
@@ -15,23 +15,28 @@ from recprune_export.onnx.graph import (
 
 
 def eliminate_views(model: ir.Model) -> int:
-    """Make one movement of two, and none of what moves nothing.
+    """Merge consecutive views, and remove nodes without effect.
 
-    Before: a Transpose of a Transpose, a Reshape (Squeeze, Unsqueeze, Flatten) of another, a cast to the type a value
-    has, a transpose that keeps the order, a view that keeps the shape, a cast there and back that loses nothing. After:
-    one Transpose with both orders, one Reshape to the last shape, or the value itself.
+    Before: a Transpose of a Transpose, a Reshape (Squeeze, Unsqueeze, Flatten) of another, a cast to the value's own
+    type, a transpose that keeps the order, a view that keeps the shape, a lossless cast and the cast back. After: one
+    Transpose with both orders, one Reshape to the last shape, or the value itself.
 
-    Returns the number of nodes that are gone or merged.
+    Returns the number of removed or merged nodes.
     """
     graph = model.graph
     merged = 0
     for node in find_nodes(graph, "Transpose", "Cast", "Identity", *_VIEWS):
-        merged += _nothing(graph, node) or _transposes(graph, node) or _views(graph, node) or _casts(graph, node)
+        merged += (
+            _remove_identity(graph, node)
+            or _merge_transposes(graph, node)
+            or _merge_views(graph, node)
+            or _remove_cast_pair(graph, node)
+        )
     return merged
 
 
 _VIEWS = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")
-_KEEPS = {  # every number of the first type is one of the second
+_LOSSLESS_CASTS = {  # every number of the first type is one of the second
     (ir.DataType.INT32, ir.DataType.INT64),
     (ir.DataType.INT32, ir.DataType.DOUBLE),
     (ir.DataType.FLOAT, ir.DataType.DOUBLE),
@@ -41,65 +46,69 @@ _KEEPS = {  # every number of the first type is one of the second
 }
 
 
-def _nothing(graph: ir.Graph, node: ir.Node) -> int:
-    """What gives its operand as it is."""
+def _remove_identity(graph: ir.Graph, node: ir.Node) -> int:
+    """Remove a node whose result equals its operand; return 1 if it was removed, else 0."""
     source, result = node.inputs[0], node.outputs[0]
     if source is None or result.is_graph_output():
         return 0
     order = list(node.attributes.get_ints("perm", []))
-    same = {
+    is_identity = {
         "Identity": True,
         "Cast": source.dtype is not None and source.dtype.value == node.attributes.get_int("to", 0),
         "Transpose": bool(order) and order == sorted(order),
-    }.get(node.op_type, _static(source) is not None and _static(source) == _static(result))
-    if not same:
+    }.get(
+        node.op_type, _get_static_shape(source) is not None and _get_static_shape(source) == _get_static_shape(result)
+    )
+    if not is_identity:
         return 0
     replace_uses(result, source)
     graph.remove(node, safe=True)
     return 1
 
 
-def _transposes(graph: ir.Graph, node: ir.Node) -> int:
+def _merge_transposes(graph: ir.Graph, node: ir.Node) -> int:
     first = find_producer(node.inputs[0], "Transpose") if node.op_type == "Transpose" else None
     if first is None:
         return 0
-    one, two = (list(each.attributes.get_ints("perm", [])) for each in (first, node))
-    if not one or not two:
+    first_order, second_order = (list(transpose.attributes.get_ints("perm", [])) for transpose in (first, node))
+    if not first_order or not second_order:
         return 0
     replace_node(
-        graph, node, [ir.node("Transpose", [first.inputs[0]], attributes={"perm": [one[axis] for axis in two]})]
+        graph,
+        node,
+        [ir.node("Transpose", [first.inputs[0]], attributes={"perm": [first_order[axis] for axis in second_order]})],
     )
     return 1
 
 
-def _views(graph: ir.Graph, node: ir.Node) -> int:
-    """A view of a view: one to the last shape, if at most the batch of that is unknown."""
+def _merge_views(graph: ir.Graph, node: ir.Node) -> int:
+    """Merge a view of a view into one Reshape, if at most one size of the last shape is unknown."""
     first = find_producer(node.inputs[0], *_VIEWS) if node.op_type in _VIEWS else None
     shape = get_dims(node.outputs[0])
     if first is None or shape is None or sum(not isinstance(size, int) for size in shape) > 1 or 0 in shape:
         return 0
     sizes = np.array([size if isinstance(size, int) else -1 for size in shape], dtype=np.int64)
-    wanted = add_initializer(graph, f"{node.outputs[0].name}_sizes", sizes)
-    replace_node(graph, node, [ir.node("Reshape", [first.inputs[0], wanted])])
+    target_shape = add_initializer(graph, f"{node.outputs[0].name}_sizes", sizes)
+    replace_node(graph, node, [ir.node("Reshape", [first.inputs[0], target_shape])])
     return 1
 
 
-def _casts(graph: ir.Graph, node: ir.Node) -> int:
-    """There and back."""
+def _remove_cast_pair(graph: ir.Graph, node: ir.Node) -> int:
+    """Remove a lossless cast and the cast back; return 1 if they were removed, else 0."""
     first = find_producer(node.inputs[0], "Cast") if node.op_type == "Cast" else None
     source = first.inputs[0] if first else None
     middle = node.inputs[0]
     if first is None or source is None or middle is None or source.dtype is None or middle.dtype is None:
         return 0
-    back = source.dtype.value == node.attributes.get_int("to", 0)
-    if not back or (source.dtype, middle.dtype) not in _KEEPS or node.outputs[0].is_graph_output():
+    restores_type = source.dtype.value == node.attributes.get_int("to", 0)
+    if not restores_type or (source.dtype, middle.dtype) not in _LOSSLESS_CASTS or node.outputs[0].is_graph_output():
         return 0
     replace_uses(node.outputs[0], source)
     graph.remove(node, safe=True)
     return 1
 
 
-def _static(value: ir.Value) -> list[int | ir.SymbolicDim] | None:
-    """A shape of which nothing but the batch is unknown."""
+def _get_static_shape(value: ir.Value) -> list[int | ir.SymbolicDim] | None:
+    """Return a shape in which only the batch is unknown, else None."""
     shape = get_dims(value)
     return shape if shape is not None and get_rank(value) and all(isinstance(size, int) for size in shape[1:]) else None

@@ -1,4 +1,4 @@
-"""Small tables as a part of the first layer."""
+"""Small tables folded into the first layer."""
 
 from dataclasses import dataclass
 
@@ -19,8 +19,8 @@ from recprune_export.onnx.optimizer.linear_layers import Linear, match_linear
 
 
 @dataclass(frozen=True)
-class _Place:
-    """A lookup that is operand `position` of a join, whose columns of W begin at `first`."""
+class _FoldableLookup:
+    """A lookup that is operand `position` of a Concat, and the `first` of its columns of W."""
 
     lookup: EmbeddingLookup
     position: int
@@ -28,13 +28,13 @@ class _Place:
 
 
 def fold_table_into_gemm(model: ir.Model) -> int:
-    """Multiply a small table with its part of the first layer, once and for all.
+    """Multiply a small table by its columns of the first layer at export.
 
     Before: `Gemm(Concat(…, Gather(T, i), …), W, b)`, T [rows, D] read by nothing else, and rows·H at most rows·D + D·H,
-    so that the file does not grow (H hidden units). After: `Gemm(Concat(…), W without T's part, Gather(T·W_T + b, i))`:
-    D·H multiply-adds less for each row. A layer can take one table this way, the widest.
+    so that the file does not grow (H hidden units). After: `Gemm(Concat(…), W without W_T, Gather(T·W_T + b, i))`, with
+    D·H fewer multiply-adds for each row. A layer can take one table this way, the widest.
 
-    Returns the number of tables that were folded.
+    Returns the number of folded tables.
     """
     folded = 0
     for node in find_nodes(model.graph, "Concat"):
@@ -43,50 +43,52 @@ def fold_table_into_gemm(model: ir.Model) -> int:
         )
         layer = match_linear(reader) if reader is not None else None
         if layer is not None and layer.node.op_type == "Gemm" and layer.owns_weight and len(node.inputs) > 1:
-            places = [place for place in _places(node) if _is_small(place.lookup, layer.outputs)]
-            if places:
-                _fold(model.graph, node, layer, max(places, key=lambda place: place.lookup.width))
+            lookups = [
+                foldable for foldable in _find_foldable_lookups(node) if _is_small(foldable.lookup, layer.outputs)
+            ]
+            if lookups:
+                _fold(model.graph, node, layer, max(lookups, key=lambda foldable: foldable.lookup.width))
                 folded += 1
     return folded
 
 
-def _places(node: ir.Node) -> list[_Place]:
-    found: list[_Place] = []
+def _find_foldable_lookups(node: ir.Node) -> list[_FoldableLookup]:
+    lookups: list[_FoldableLookup] = []
     first = 0
     for position, value in enumerate(node.inputs):
         width = value.shape[1] if value is not None and value.shape is not None else None
         if value is None or not isinstance(width, int):
-            return found
+            return lookups
         lookup = match_lookup(value)
         if lookup is not None and lookup.node.outputs[0] is value and find_only_consumer(value) is node:
-            found.append(_Place(lookup, position, first))
+            lookups.append(_FoldableLookup(lookup, position, first))
         first += width
-    return found
+    return lookups
 
 
 def _is_small(lookup: EmbeddingLookup, hidden: int) -> bool:
-    alone = is_only_looked_up(lookup.table) and len(list(lookup.table.uses())) == 1
-    return alone and lookup.rows * hidden <= lookup.rows * lookup.width + lookup.width * hidden
+    has_one_consumer = is_only_looked_up(lookup.table) and len(list(lookup.table.uses())) == 1
+    return has_one_consumer and lookup.rows * hidden <= lookup.rows * lookup.width + lookup.width * hidden
 
 
-def _fold(graph: ir.Graph, join: ir.Node, layer: Linear, place: _Place) -> None:
-    lookup, last = place.lookup, place.first + place.lookup.width
+def _fold(graph: ir.Graph, concat: ir.Node, layer: Linear, foldable: _FoldableLookup) -> None:
+    lookup, last = foldable.lookup, foldable.first + foldable.lookup.width
     matrix, bias, table = layer.matrix(), layer.vector(), get_constant_array(lookup.table)
     assert table is not None
-    folded = table.astype(np.float64) @ matrix[place.first : last] + (0.0 if bias is None else bias)
-    rest = np.delete(matrix, np.s_[place.first : last], axis=0)
+    folded = table.astype(np.float64) @ matrix[foldable.first : last] + (0.0 if bias is None else bias)
+    remaining = np.delete(matrix, np.s_[foldable.first : last], axis=0)
     weight = add_initializer(
         graph,
         f"{layer.weight.name}_rest",
-        np.ascontiguousarray(rest.T if layer.transposed else rest, dtype=np.float32),
+        np.ascontiguousarray(remaining.T if layer.transposed else remaining, dtype=np.float32),
     )
     rows = add_initializer(graph, f"{lookup.table.name}_folded", folded.astype(np.float32))
-    found = ir.node("Gather", [rows, lookup.node.inputs[1]], attributes={"axis": 0})
-    operands = [*join.inputs[: place.position], *join.inputs[place.position + 1 :]]
-    joined = ir.node("Concat", operands, attributes={"axis": 1})
+    gather = ir.node("Gather", [rows, lookup.node.inputs[1]], attributes={"axis": 0})
+    operands = [*concat.inputs[: foldable.position], *concat.inputs[foldable.position + 1 :]]
+    shorter_concat = ir.node("Concat", operands, attributes={"axis": 1})
     product = ir.node(
         "Gemm",
-        [joined.outputs[0], weight, found.outputs[0]],
+        [shorter_concat.outputs[0], weight, gather.outputs[0]],
         attributes={"transB": int(layer.transposed)},
     )
-    replace_node(graph, layer.node, [found, joined, product])
+    replace_node(graph, layer.node, [gather, shorter_concat, product])

@@ -1,7 +1,7 @@
-"""One lookup for many fields.
+"""Fusion of tables: one lookup for many fields.
 
-A lookup costs ONNX Runtime half a microsecond to begin with, and joining what several of them found is another copy.
-Criteo's 26 fields, joined: 39 µs at batch 1 and 66 at 32; in one table 8 and 28 (benchmarks/bench_rewrites.py).
+The start of a lookup costs ONNX Runtime half a microsecond, and a Concat of several results is another copy. Criteo's 26
+fields take 39 µs at batch 1 and 66 at 32 with a Concat; in one table 8 and 28 (benchmarks/bench_rewrites.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,127 +22,129 @@ from recprune_export.onnx.graph import (
 )
 from recprune_export.onnx.optimizer.columns import concat_columns
 from recprune_export.onnx.optimizer.embedding_lookups import EmbeddingLookup, LookupRun, find_lookup_runs
-
-FEWEST = 4  # lookups; the ids of fewer are joined in as many nodes as are saved
+from recprune_export.onnx.optimizer.optimizer_constants import MIN_FUSED_TABLES
 
 
 @dataclass(frozen=True)
 class _Fused:
-    """Lookups in one: what they find together, [batch, n, D]."""
+    """Lookups that were fused, and their `combined` result, [batch, n, D]."""
 
     lookups: tuple[EmbeddingLookup, ...]
     combined: ir.Value
 
     def positions(self, run: LookupRun) -> list[int] | None:
-        """Where the lookups of a run stand among these; None where one is missing."""
+        """Return the positions of the lookups of a run; None where one is missing."""
         place = {lookup.node: position for position, lookup in enumerate(self.lookups)}
         return [place[node] for node in run.nodes] if place.keys() >= set(run.nodes) else None
 
 
 def fuse_tables(model: ir.Model) -> int:
-    """Put tables of one width, whose rows are joined, into one table.
+    """Fuse tables of one width whose rows are concatenated.
 
-    Before: `Concat(…, Gather(T₁, i₁), …, Gather(Tₙ, iₙ), …)`, n at least `MIN_REQUESTS`, all Tₖ with D dimensions, each iₖ
-    one id a row, the results side by side in the memory of a row. After: one table T, the rows of the Tₖ under each
-    other; one matrix of ids [batch, n], cast once where they were cast one by one; and
-    `Gather(T, Where(ids < rows, ids + offsets, rows of T))` in the place of the n operands. An id that is too large for
-    its own table is refused, as before. Where rows are found by remaps, `Gather(Tₖ, Gather(rₖ, iₖ))`, these become one
-    remap as well, the other fields' ids standing for themselves. Other joins of the same lookups, in any order, and what
-    reads one of them by itself, pick from the result; lookups that are not joined, but read one of these tables, have the
-    offset added to their ids.
+    Before: `Concat(…, Gather(T₁, i₁), …, Gather(Tₙ, iₙ), …)`, n at least `MIN_FUSED_TABLES`, all Tₖ with D dimensions,
+    each iₖ one id a row, the results contiguous in the memory of a row. After: one table T, the rows of the Tₖ below each
+    other; one matrix of ids [batch, n], with one cast; and `Gather(T, Where(ids < rows, ids + offsets, rows of T))`
+    instead of the n operands. An id that is too large for its table is refused, as before. Remaps,
+    `Gather(Tₖ, Gather(rₖ, iₖ))`, become one remap as well, with the identity for fields without one. Other Concats of the
+    same lookups, in any order, and consumers of a single one select from the result; other lookups in these tables have
+    the offset added to their ids.
 
-    Returns the number of tables that were made.
+    Returns the number of fused tables.
     """
     graph = model.graph
     runs = list(find_lookup_runs(graph))
-    fused = [_fuse(graph, lookups, f"tables_{number}") for number, lookups in enumerate(_chosen(runs))]
+    fused = [_fuse(graph, lookups, f"tables_{number}") for number, lookups in enumerate(_choose_lookups(runs))]
     if not fused:
         return 0
-    by_join: dict[ir.Node, list[tuple[LookupRun, _Fused]]] = {}
+    runs_by_concat: dict[ir.Node, list[tuple[LookupRun, _Fused]]] = {}
     for run in runs:
-        owner = next((f for f in fused if f.positions(run) is not None), None)
-        if owner is not None:
-            by_join.setdefault(run.join, []).append((run, owner))
-    for node, parts in by_join.items():
-        _rejoin(graph, node, parts)
+        fusion = next((f for f in fused if f.positions(run) is not None), None)
+        if fusion is not None:
+            runs_by_concat.setdefault(run.join, []).append((run, fusion))
+    for node, fused_runs in runs_by_concat.items():
+        _replace_concat_operands(graph, node, fused_runs)
     graph.sort()
-    RemoveUnusedNodesPass()(model)  # what stood between a lookup and its join reads it no longer
-    for each in fused:
-        _pick_single(graph, each)
+    RemoveUnusedNodesPass()(model)  # removes unused views between a lookup and its Concat
+    for fused_lookups in fused:
+        _replace_single_lookups(graph, fused_lookups)
     graph.sort()
     return len(fused)
 
 
-def _chosen(runs: Sequence[LookupRun]) -> list[tuple[EmbeddingLookup, ...]]:
-    """The lookups that get a table of their own, the longest runs first: no table is put in two, no id waits for its row."""
+def _choose_lookups(runs: Sequence[LookupRun]) -> list[tuple[EmbeddingLookup, ...]]:
+    """Return groups of lookups to fuse, the longest first: no table is in two groups, no id depends on its own lookups."""
     chosen: list[tuple[EmbeddingLookup, ...]] = []
-    taken: set[ir.Value] = set()
+    used_tables: set[ir.Value] = set()
     distinct = [tuple({lookup.node: lookup for lookup in run.lookups}.values()) for run in runs]
     for lookups in sorted(distinct, key=lambda lookups: -len(lookups)):
         tables, sources = {lookup.table for lookup in lookups}, {lookup.ids.source for lookup in lookups}
-        if len(lookups) < FEWEST or tables & taken or len({source.dtype for source in sources}) != 1:
+        if len(lookups) < MIN_FUSED_TABLES or tables & used_tables or len({source.dtype for source in sources}) != 1:
             continue
         if not find_upstream_nodes(sources) & {lookup.node for lookup in lookups}:
             chosen.append(lookups)
-            taken |= tables
+            used_tables |= tables
     return chosen
 
 
 def _fuse(graph: ir.Graph, lookups: tuple[EmbeddingLookup, ...], name: str) -> _Fused:
-    """Make the table and the lookup."""
+    """Make the fused table and its lookup."""
     tables = {lookup.table: lookup.rows for lookup in lookups}
     starts = dict(zip(tables, np.cumsum([0, *tables.values()]).tolist(), strict=False))
-    table = _stacked(graph, list(tables), sum(tables.values()), lookups[0].width, name)
+    table = _stack_tables(graph, list(tables), sum(tables.values()), lookups[0].width, name)
     ids, nodes = concat_columns(graph, [lookup.ids for lookup in lookups], name)
     if lookups[0].ids.source.dtype != ir.DataType.INT64:
         nodes.append(ir.node("Cast", [ids], attributes={"to": ir.DataType.INT64.value}))
         ids = nodes[-1].outputs[0]
-    remap, begins, end = _joint_remap(lookups, starts, sum(tables.values()))
+    remap, begins, end = _merge_remaps(lookups, starts, sum(tables.values()))
     offsets = add_initializer(graph, f"{name}_offsets", np.array(begins))
     sizes = add_initializer(graph, f"{name}_rows", np.array([lookup.id_limit for lookup in lookups]))
     outside = add_initializer(graph, f"{name}_outside", np.array(end))
-    moved, valid = ir.node("Add", [ids, offsets]), ir.node("Less", [ids, sizes])
-    safe = ir.node("Where", [valid.outputs[0], moved.outputs[0], outside])
-    nodes += [moved, valid, safe]
+    shifted, valid = ir.node("Add", [ids, offsets]), ir.node("Less", [ids, sizes])
+    safe = ir.node("Where", [valid.outputs[0], shifted.outputs[0], outside])
+    nodes += [shifted, valid, safe]
     if remap is not None:
         nodes.append(
             ir.node("Gather", [add_initializer(graph, f"{name}_remap", remap), safe.outputs[0]], attributes={"axis": 0})
         )
     gather = ir.node("Gather", [table, nodes[-1].outputs[0]], attributes={"axis": 0})
     batch = get_dims(lookups[0].node.outputs[0])
-    found = gather.outputs[0]
-    found.name, found.type = f"{name}_found", table.type
-    found.shape = ir.Shape([batch[0] if batch else None, len(lookups), lookups[0].width])
+    combined = gather.outputs[0]
+    combined.name, combined.type = f"{name}_found", table.type
+    combined.shape = ir.Shape([batch[0] if batch else None, len(lookups), lookups[0].width])
     graph.insert_before(graph[0], [*nodes, gather])  # sorted when all is in place
-    _redirect_others(graph, lookups, table, starts)
-    return _Fused(lookups, found)
+    _redirect_lookups(graph, lookups, table, starts)
+    return _Fused(lookups, combined)
 
 
-def _joint_remap(
+def _merge_remaps(
     lookups: Sequence[EmbeddingLookup], starts: Mapping[ir.Value, int], rows: int
 ) -> tuple[np.ndarray | None, list[int], int]:
-    """From ids to rows of the fused table; where the ids of each lookup begin in it, and where all end.
+    """Return the remap from ids to rows of the fused table, the offset of the ids of each lookup, and the number of ids.
 
-    None where no lookup has a remap: then ids are rows.
+    The remap is None where no lookup has one: then ids are rows.
     """
     if all(lookup.remap is None for lookup in lookups):
         return None, [starts[lookup.table] for lookup in lookups], rows
-    parts: dict[tuple[ir.Value, ir.Value | None], np.ndarray] = {}
+    shifted_remaps: dict[tuple[ir.Value, ir.Value | None], np.ndarray] = {}
     for lookup in lookups:
-        own = get_constant_array(lookup.remap)
-        moved = (np.arange(lookup.rows) if own is None else own) + starts[lookup.table]
-        parts.setdefault((lookup.table, lookup.remap), moved.astype(np.int32))
-    ends = np.cumsum([0, *(len(part) for part in parts.values())]).tolist()
-    begin = dict(zip(parts, ends, strict=False))
-    return np.concatenate(list(parts.values())), [begin[lookup.table, lookup.remap] for lookup in lookups], ends[-1]
+        remap_rows = get_constant_array(lookup.remap)
+        shifted = (np.arange(lookup.rows) if remap_rows is None else remap_rows) + starts[lookup.table]
+        shifted_remaps.setdefault((lookup.table, lookup.remap), shifted.astype(np.int32))
+    ends = np.cumsum([0, *(len(remap) for remap in shifted_remaps.values())]).tolist()
+    begin = dict(zip(shifted_remaps, ends, strict=False))
+    return (
+        np.concatenate(list(shifted_remaps.values())),
+        [begin[lookup.table, lookup.remap] for lookup in lookups],
+        ends[-1],
+    )
 
 
-def _stacked(graph: ir.Graph, tables: Sequence[ir.Value], rows: int, width: int, name: str) -> ir.Value:
-    """One table under the other, put together when they are read: they are large, and the file needs them once."""
-    parts = [table.const_value for table in tables]
+def _stack_tables(graph: ir.Graph, tables: Sequence[ir.Value], rows: int, width: int, name: str) -> ir.Value:
+    """Return the concatenation of the tables as a lazy tensor: they are large, and only the file needs it."""
+    tensors = [table.const_value for table in tables]
 
     def stack() -> ir.TensorProtocol:
-        return ir.tensor(np.concatenate([part.numpy() for part in parts if part is not None]))
+        return ir.tensor(np.concatenate([source.numpy() for source in tensors if source is not None]))
 
     shape = ir.Shape([rows, width])
     tensor = ir.LazyTensor(stack, dtype=ir.DataType.FLOAT, shape=shape, name=name)
@@ -151,20 +153,20 @@ def _stacked(graph: ir.Graph, tables: Sequence[ir.Value], rows: int, width: int,
     return value
 
 
-def _redirect_others(
+def _redirect_lookups(
     graph: ir.Graph, lookups: Sequence[EmbeddingLookup], fused: ir.Value, starts: Mapping[ir.Value, int]
 ) -> None:
-    """Let lookups that are not joined, but read one of the tables, read the fused one."""
-    joined = {lookup.node for lookup in lookups}
+    """Redirect other lookups in one of the tables to the fused one."""
+    fused_nodes = {lookup.node for lookup in lookups}
     for table, start in starts.items():
-        for node in [use.node for use in table.uses() if use.node not in joined]:
+        for node in [use.node for use in table.uses() if use.node not in fused_nodes]:
             node.replace_input_with(0, fused)
             if start:
-                node.replace_input_with(1, _moved(graph, node, start))
+                node.replace_input_with(1, _shift_ids(graph, node, start))
 
 
-def _moved(graph: ir.Graph, node: ir.Node, start: int) -> ir.Value:
-    """The ids of a lookup, moved to where its table begins."""
+def _shift_ids(graph: ir.Graph, node: ir.Node, start: int) -> ir.Value:
+    """Return the ids of a lookup plus the first row of its table in the fused one."""
     ids = node.inputs[1]
     assert ids is not None
     new = [] if ids.dtype == ir.DataType.INT64 else [ir.node("Cast", [ids], attributes={"to": ir.DataType.INT64.value})]
@@ -175,13 +177,13 @@ def _moved(graph: ir.Graph, node: ir.Node, start: int) -> ir.Value:
     return new[-1].outputs[0]
 
 
-def _rejoin(graph: ir.Graph, node: ir.Node, parts: Sequence[tuple[LookupRun, _Fused]]) -> None:
-    """Give a join what was found together in the place of the operands that were found one by one."""
+def _replace_concat_operands(graph: ir.Graph, node: ir.Node, fused_runs: Sequence[tuple[LookupRun, _Fused]]) -> None:
+    """Replace the operands of a Concat that are lookups by blocks of the fused result."""
     result, operands = node.outputs[0], list(node.inputs)
     new: list[ir.Node] = []
-    for run, owner in sorted(parts, key=lambda part: -part[0].first):
-        made = _block(graph, run, owner, new)
-        operands[run.first : run.first + len(run.lookups)] = [made]
+    for run, fused in sorted(fused_runs, key=lambda fused_run: -fused_run[0].first):
+        block = _make_block(graph, run, fused, new)
+        operands[run.first : run.first + len(run.lookups)] = [block]
     if len(operands) > 1:
         shape = get_dims(result)
         assert shape is not None
@@ -191,12 +193,12 @@ def _rejoin(graph: ir.Graph, node: ir.Node, parts: Sequence[tuple[LookupRun, _Fu
     ir.convenience.replace_nodes_and_values(graph, node, [node], new, [result], [copy_value_info(new[-1], result)])
 
 
-def _block(graph: ir.Graph, run: LookupRun, owner: _Fused, new: list[ir.Node]) -> ir.Value:
-    """What the lookups of a run found, in the shape in which they are joined; its nodes are appended to `new`."""
-    value, positions, count = owner.combined, owner.positions(run), len(run.lookups)
+def _make_block(graph: ir.Graph, run: LookupRun, fused: _Fused, new: list[ir.Node]) -> ir.Value:
+    """Return the rows of a run in the shape of the Concat's operands; the nodes are appended to `new`."""
+    value, positions, count = fused.combined, fused.positions(run), len(run.lookups)
     assert positions is not None
-    if positions != list(range(len(owner.lookups))):
-        new.append(_picked(graph, value, positions))
+    if positions != list(range(len(fused.lookups))):
+        new.append(_select_fields(graph, value, positions))
         value = new[-1].outputs[0]
     shape = get_dims(run.join.inputs[run.first])
     assert shape is not None
@@ -210,28 +212,32 @@ def _block(graph: ir.Graph, run: LookupRun, owner: _Fused, new: list[ir.Node]) -
     return value
 
 
-def _picked(graph: ir.Graph, found: ir.Value, positions: Sequence[int]) -> ir.Node:
-    """[batch, n, D] to [batch, len(positions), D]."""
+def _select_fields(graph: ir.Graph, combined: ir.Value, positions: Sequence[int]) -> ir.Node:
+    """Select fields from [batch, n, D]; the result is [batch, len(positions), D]."""
     first, last = positions[0], positions[-1]
     if list(positions) != list(range(first, last + 1)):
-        index = add_initializer(graph, f"{found.name}_fields", np.array(positions))
-        return ir.node("Gather", [found, index], attributes={"axis": 1})
+        index = add_initializer(graph, f"{combined.name}_fields", np.array(positions))
+        return ir.node("Gather", [combined, index], attributes={"axis": 1})
     bounds = {"from": first, "to": last + 1, "axis": 1}
     return ir.node(
-        "Slice", [found, *(add_initializer(graph, f"{found.name}_{w}", np.array([n])) for w, n in bounds.items())]
+        "Slice",
+        [
+            combined,
+            *(add_initializer(graph, f"{combined.name}_{label}", np.array([bound])) for label, bound in bounds.items()),
+        ],
     )
 
 
-def _pick_single(graph: ir.Graph, fused: _Fused) -> None:
-    """Pick out of what was found together whatever is read by itself as well."""
+def _replace_single_lookups(graph: ir.Graph, fused: _Fused) -> None:
+    """Replace lookups that are also read outside of a Concat by selections from the fused result."""
     for position, lookup in enumerate(fused.lookups):
         result = lookup.node.outputs[0]
         if lookup.node.graph is None:
             continue
         index = np.array(position) if get_rank(result) == 2 else np.array([position])
-        pick = ir.node(
+        selection = ir.node(
             "Gather", [fused.combined, add_initializer(graph, f"{result.name}_field", index)], attributes={"axis": 1}
         )
         ir.convenience.replace_nodes_and_values(
-            graph, lookup.node, [lookup.node], [pick], [result], [copy_value_info(pick, result)]
+            graph, lookup.node, [lookup.node], [selection], [result], [copy_value_info(selection, result)]
         )

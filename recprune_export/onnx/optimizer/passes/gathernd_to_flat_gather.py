@@ -1,4 +1,4 @@
-"""The pick of some elements out of a matrix for each row, as the products of all pairs of fields need it."""
+"""Selection of some elements of a matrix for each row, as for the products of all pairs of fields."""
 
 import numpy as np
 import onnx_ir as ir
@@ -15,27 +15,27 @@ from recprune_export.onnx.graph import (
 
 
 def gathernd_to_flat_gather(model: ir.Model) -> int:
-    """Pick elements of a matrix by one number each.
+    """Select elements of a matrix by a flat index.
 
     Before: `Transpose(GatherND(Transpose(x, [1, 2, 0]), pairs), [1, 0])` of x [batch, n, m] and constant pairs [k, 2], as
     the exporter writes `x[:, i, j]`. After: `Gather(Reshape(x, [-1, n·m]), i·m + j, axis=1)`. It saves two nodes, but
-    copies element by element, 7 ns each: of use for a few rows only.
+    copies element by element, 7 ns each, which is faster for a few rows only.
 
-    Returns the number of picks that were changed.
+    Returns the number of changed selections.
     """
     changed = 0
     for node in find_nodes(model.graph, "GatherND"):
-        changed += _pick(model.graph, node)
+        changed += _flatten_selection(model.graph, node)
     return changed
 
 
-def _pick(graph: ir.Graph, node: ir.Node) -> int:
+def _flatten_selection(graph: ir.Graph, node: ir.Node) -> int:
     first, last = find_producer(node.inputs[0], "Transpose"), find_only_consumer(node.outputs[0])
     pairs, source = get_constant_array(node.inputs[1]), first.inputs[0] if first else None
     shape = get_dims(source)
     if first is None or last is None or last.op_type != "Transpose" or pairs is None or shape is None:
         return 0
-    orders = [list(each.attributes.get_ints("perm", [])) for each in (first, last)]
+    orders = [list(transpose.attributes.get_ints("perm", [])) for transpose in (first, last)]
     if (
         orders != [[1, 2, 0], [1, 0]]
         or pairs.ndim != 2

@@ -1,4 +1,4 @@
-"""`table[ids]` as the lookup that it is."""
+"""`table[ids]` as a Gather."""
 
 import onnx_ir as ir
 
@@ -6,12 +6,12 @@ from recprune_export.onnx.graph import find_nodes, find_producer, get_constant_i
 
 
 def gathernd_to_gather(model: ir.Model) -> int:
-    """Write an index into the first axis as a Gather.
+    """Replace an index into the first axis by a Gather.
 
     Before: `GatherND(T, Unsqueeze(i, last axis))`, without batch axes, which is how the exporter writes `T[i]`. After:
-    `Gather(T, i)`, which refuses the same ids, takes any type of whole numbers, and is a lookup to every other pass.
+    `Gather(T, i)`, which refuses the same ids, takes any integer type, and is a lookup to all other passes.
 
-    Returns the number of lookups that were rewritten.
+    Returns the number of rewritten lookups.
     """
     changed = 0
     for node in find_nodes(model.graph, "GatherND"):

@@ -1,7 +1,7 @@
-"""Compute only the position that is picked in the end.
+"""Selection of a position moved towards the inputs, so that other positions are not computed.
 
-A sequence recommender answers from the last position of its history. Whatever handles positions one by one before the
-pick (norms, linear layers, the queries of the last attention) need not be computed for the others.
+A sequence recommender answers from the last position of its history. Operators that treat positions independently before
+the selection (norms, linear layers, the queries of the last attention) need not compute the others.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from recprune_export.onnx.graph import add_initializer, find_nodes, get_rank
 
-Axes = Sequence[int | None]  # for each operand the axis on which one position is enough; None: all of it is read
+Axes = Sequence[int | None]  # for each operand the axis of which one position is needed; None: all of it is read
 Rule = Callable[[ir.Node, int], Axes | None]  # None: the operator needs every position
 
 _POINTWISE = (
@@ -23,30 +23,30 @@ _BROADCASTING = "Add Sub Mul Div Pow Where And Or Equal Greater Less GreaterOrEq
 
 @dataclass(frozen=True)
 class _Use:
-    """Operand `position` of `node`."""
+    """A use of a value as operand `position` of `node`."""
 
     node: ir.Node
     position: int
 
 
 def hoist_gather(model: ir.Model) -> int:
-    """Move the pick of one position towards the inputs, as far as it goes.
+    """Move the selection of one position towards the inputs, as far as possible.
 
-    Before: `Gather(x, i, axis)` with one constant i, and x made by operators that treat the positions of that axis alike.
-    After: these operators compute position i alone; a Slice stands where all positions are needed. The picked values
-    are the same.
+    Before: `Gather(x, i, axis)` with one constant i, and x computed by operators that treat the positions of that axis
+    alike. After: these operators compute position i alone; a Slice selects it where all positions are needed. The
+    selected values are the same.
 
     Returns the number of operators that compute less.
     """
     return sum(
-        _Pick(model.graph, node, *picked).apply()
+        _SelectionMover(model.graph, node, *selection).apply()
         for node in find_nodes(model.graph, "Gather")
-        if (picked := _picked(node)) is not None
+        if (selection := _match_selection(node)) is not None
     )
 
 
-def _picked(node: ir.Node) -> tuple[int, int] | None:
-    """The axis and the position, not negative, that a Gather picks."""
+def _match_selection(node: ir.Node) -> tuple[int, int] | None:
+    """Return the axis and the non-negative position that a Gather selects, or None."""
     source, index = node.inputs[:2]
     if source is None or source.shape is None or index is None or index.const_value is None:
         return None
@@ -57,34 +57,34 @@ def _picked(node: ir.Node) -> tuple[int, int] | None:
     return axis, int(index.const_value.numpy()) % length
 
 
-class _Pick:
-    """One pick: first finds which values need one position only, then rewrites their operators."""
+class _SelectionMover:
+    """Moves one selection: first finds the values of which one position is needed, then rewrites their operators."""
 
-    def __init__(self, graph: ir.Graph, pick: ir.Node, axis: int, position: int) -> None:
-        self._graph, self._pick, self._axis, self._position = graph, pick, axis, position
-        self._asked: dict[_Use, int] = {_Use(pick, 0): axis}
+    def __init__(self, graph: ir.Graph, selection: ir.Node, axis: int, position: int) -> None:
+        self._graph, self._selection, self._axis, self._position = graph, selection, axis, position
+        self._axis_of_use: dict[_Use, int] = {_Use(selection, 0): axis}  # of operands of which one position is read
         self._axis_of: dict[ir.Value, int] = {}  # of values that shrink to one position
         self._slices: dict[tuple[ir.Value, int], ir.Value] = {}
 
     def apply(self) -> int:
-        """Rewrite the graph where that saves anything; return the number of operators that compute less."""
+        """Rewrite the graph where that saves work; return the number of operators that compute less."""
         nodes = list(self._graph)
-        for node in reversed(nodes[: nodes.index(self._pick)]):
+        for node in reversed(nodes[: nodes.index(self._selection)]):
             self._visit(node)
         if not self._axis_of:
             return 0
         for node in nodes:
             if node.outputs[0] in self._axis_of:
                 self._shrink(node)
-        zero = add_initializer(self._graph, f"{self._pick.outputs[0].name}_first", np.array(0))
-        self._pick.replace_input_with(1, zero)
+        zero = add_initializer(self._graph, f"{self._selection.outputs[0].name}_first", np.array(0))
+        self._selection.replace_input_with(1, zero)
         return len(self._axis_of)
 
     def _visit(self, node: ir.Node) -> None:
-        """Decide for the output of `node`, all of whose users were visited before."""
+        """Decide whether the output of `node` shrinks; all its consumers must have been visited."""
         value = node.outputs[0]
         uses = [_Use(user, position) for user, position in value.uses()]
-        axes = {self._asked.get(use) for use in uses}
+        axes = {self._axis_of_use.get(use) for use in uses}
         if len(node.outputs) != 1 or len(axes) != 1 or value.is_graph_output():
             return
         (axis,) = axes
@@ -95,12 +95,12 @@ class _Pick:
         self._axis_of[value] = axis
         for position, operand in enumerate(operands):
             if operand is not None:
-                self._asked[_Use(node, position)] = operand
+                self._axis_of_use[_Use(node, position)] = operand
 
     def _shrink(self, node: ir.Node) -> None:
         value = node.outputs[0]
         for position, operand in enumerate(node.inputs):
-            axis = self._asked.get(_Use(node, position))
+            axis = self._axis_of_use.get(_Use(node, position))
             if operand is not None and axis is not None and operand not in self._axis_of:
                 node.replace_input_with(position, self._slice(operand, axis, node))
         assert value.shape is not None
@@ -135,33 +135,33 @@ def _pointwise(node: ir.Node, axis: int) -> Axes | None:
 
 
 def _broadcasting(node: ir.Node, axis: int) -> Axes | None:
-    """Operands are aligned at their last axes; an axis of size 1 is read for every position."""
-    total = get_rank(node.outputs[0])
+    """Return the axes of broadcast operands, aligned at their last axes; an axis of size 1 serves every position."""
+    result_rank = get_rank(node.outputs[0])
     axes: list[int | None] = []
     for operand in node.inputs:
-        own = get_rank(operand)
-        if operand is None or operand.shape is None or own is None or total is None:
+        rank = get_rank(operand)
+        if operand is None or operand.shape is None or rank is None or result_rank is None:
             return None
-        place = axis - (total - own)
-        axes.append(place if place >= 0 and operand.shape[place] != 1 else None)
+        operand_axis = axis - (result_rank - rank)
+        axes.append(operand_axis if operand_axis >= 0 and operand.shape[operand_axis] != 1 else None)
     return axes
 
 
-def _first_operand_before_the_last_axis(node: ir.Node, axis: int) -> Axes | None:
-    """Norms and softmax over the last axis."""
-    total = get_rank(node.outputs[0])
-    over = node.attributes.get_int("axis", -1)
-    if total is None or over % total != total - 1 or axis == total - 1:
+def _last_axis_operator(node: ir.Node, axis: int) -> Axes | None:
+    """Return the axes of norms and softmax over the last axis."""
+    rank = get_rank(node.outputs[0])
+    reduced_axis = node.attributes.get_int("axis", -1)
+    if rank is None or reduced_axis % rank != rank - 1 or axis == rank - 1:
         return None
     return [axis, *(None for _ in node.inputs[1:])]
 
 
 def _matmul(node: ir.Node, axis: int) -> Axes | None:
-    """Rows of the product come from rows of the left operand; a matrix on the right serves every batch."""
-    left, right, total = get_rank(node.inputs[0]), get_rank(node.inputs[1]), get_rank(node.outputs[0])
-    if left is None or left != total or axis == left - 1:
+    """Return the axes of a product: its rows depend on rows of the left operand; a right matrix serves every batch."""
+    left_rank, right_rank, rank = get_rank(node.inputs[0]), get_rank(node.inputs[1]), get_rank(node.outputs[0])
+    if left_rank is None or left_rank != rank or axis == left_rank - 1:
         return None
-    return [axis, None] if axis == left - 2 or right == 2 else None
+    return [axis, None] if axis == left_rank - 2 or right_rank == 2 else None
 
 
 def _transpose(node: ir.Node, axis: int) -> Axes | None:
@@ -169,22 +169,22 @@ def _transpose(node: ir.Node, axis: int) -> Axes | None:
 
 
 def _reshape(node: ir.Node, axis: int) -> Axes | None:
-    """Where the axis and all before it stay as they are."""
+    """Return the axes of a Reshape that keeps the axis and all before it."""
     source, sizes, result = node.inputs[0], node.inputs[1], node.outputs[0]
     if source is None or source.shape is None or sizes is None or sizes.const_value is None or result.shape is None:
         return None
     if list(source.shape[: axis + 1]) != list(result.shape[: axis + 1]):
         return None
-    # A 0 copies the size of the operand, a -1 is what is left: neither may stand for the axis itself or follow from it.
+    # A 0 copies the size of the operand, a -1 is the remaining size: neither may be the size of the axis or depend on it.
     return [axis, None] if sizes.const_value.numpy()[axis] > 0 else None
 
 
 def _pad(node: ir.Node, axis: int) -> Axes | None:
     pads = node.inputs[1]
-    total = get_rank(node.outputs[0])
-    if pads is None or pads.const_value is None or total is None or len(node.inputs) > 3:
+    rank = get_rank(node.outputs[0])
+    if pads is None or pads.const_value is None or rank is None or len(node.inputs) > 3:
         return None
-    amounts = pads.const_value.numpy().reshape(2, total)
+    amounts = pads.const_value.numpy().reshape(2, rank)
     return [axis, *(None for _ in node.inputs[1:])] if not amounts[:, axis].any() else None
 
 
@@ -199,17 +199,17 @@ def _slice(node: ir.Node, axis: int) -> Axes | None:
 
 
 def _gather(node: ir.Node, axis: int) -> Axes | None:
-    """A lookup by row: one id is enough for one position."""
-    ids = get_rank(node.inputs[1])
+    """Return the axes of a lookup by row, which needs one id for one position."""
+    id_rank = get_rank(node.inputs[1])
     by_row = node.attributes.get_int("axis", 0) == 0
-    return [None, axis] if by_row and ids is not None and axis < ids else None
+    return [None, axis] if by_row and id_rank is not None and axis < id_rank else None
 
 
 RULES: Mapping[str, Rule] = {
     **dict.fromkeys(_POINTWISE.split(), _pointwise),
     **dict.fromkeys(_BROADCASTING.split(), _broadcasting),
-    "LayerNormalization": _first_operand_before_the_last_axis,
-    "Softmax": _first_operand_before_the_last_axis,
+    "LayerNormalization": _last_axis_operator,
+    "Softmax": _last_axis_operator,
     "MatMul": _matmul,
     "Transpose": _transpose,
     "Reshape": _reshape,

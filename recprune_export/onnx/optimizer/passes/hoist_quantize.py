@@ -1,4 +1,4 @@
-"""Round to eight bits before numbers are moved about: a byte is moved faster than a float."""
+"""Quantization moved before data movement: bytes are copied faster than floats."""
 
 from collections.abc import Collection, Sequence
 
@@ -11,35 +11,41 @@ _MOVERS = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice", "
 
 
 def find_roundings(model: ir.Model) -> Sequence[str]:
-    """Name the results of the roundings of what was only moved since it was computed."""
-    return tuple(str(node.outputs[0].name) for node in find_nodes(model.graph, "QuantizeLinear") if _moved(node))
+    """Return the names of the results of QuantizeLinear nodes whose operand comes from a data movement."""
+    return tuple(
+        str(node.outputs[0].name) for node in find_nodes(model.graph, "QuantizeLinear") if _find_data_movement(node)
+    )
 
 
 def _hoist_quantize(model: ir.Model, places: Collection[str]) -> int:
-    """Move roundings in steps of one size ahead of what only moves numbers, as far as it goes.
+    """Move quantization with a single scale before operators that only move data, as far as possible.
 
-    Before: `QuantizeLinear(M(x), scale, zero)`, scale and zero of one element each, M an operator that puts numbers in
-    other places, or `Concat`, whose result nothing else reads. After: `M(QuantizeLinear(x, scale, zero))`, of a Concat each
-    operand. Every number is rounded as before; those that M leaves out are rounded in vain, which the estimate knows.
-    Stops at a constant: the table that is looked up stays as it is.
+    Before: `QuantizeLinear(M(x), scale, zero)`, scale and zero of one element each, M an operator that moves data, or
+    `Concat`, whose result nothing else reads. After: `M(QuantizeLinear(x, scale, zero))`, for a Concat on each operand.
+    Every number is rounded as before; numbers that M drops are rounded too, which the cost estimate includes. Constants
+    such as tables are not quantized.
 
-    Returns the number of roundings that were moved.
+    Returns the number of moved QuantizeLinear nodes.
     """
-    chosen = [n for n in find_nodes(model.graph, "QuantizeLinear") if _moved(n) and n.outputs[0].name in places]
-    for rounding in chosen:
-        _move(model.graph, rounding)
-    return len(chosen)
+    quantize_nodes = [
+        node
+        for node in find_nodes(model.graph, "QuantizeLinear")
+        if _find_data_movement(node) and node.outputs[0].name in places
+    ]
+    for node in quantize_nodes:
+        _move_quantize(model.graph, node)
+    return len(quantize_nodes)
 
 
-hoist_quantize = SelectivePass("round_early", find_roundings, _hoist_quantize)
+hoist_quantize = SelectivePass("hoist_quantize", find_roundings, _hoist_quantize)
 
 
-def _moved(rounding: ir.Node) -> ir.Node | None:
-    """What moved the numbers that are rounded; None where nothing did, or where its result is needed as it is."""
-    value, scale = rounding.inputs[:2]
-    mover = find_producer(value, "Concat", *_MOVERS)
+def _find_data_movement(quantize: ir.Node) -> ir.Node | None:
+    """Return the data movement before a QuantizeLinear; None without one, or where its result has other consumers."""
+    value, scale = quantize.inputs[:2]
+    movement = find_producer(value, "Concat", *_MOVERS)
     if (
-        mover is None
+        movement is None
         or value is None
         or find_only_consumer(value) is None
         or scale is None
@@ -47,31 +53,31 @@ def _moved(rounding: ir.Node) -> ir.Node | None:
     ):
         return None
     if scale.const_value.size != 1 or any(
-        source is None or source.const_value is not None for source in _sources(mover)
+        source is None or source.const_value is not None for source in _get_moved_operands(movement)
     ):
         return None
-    return mover
+    return movement
 
 
-def _sources(mover: ir.Node) -> Sequence[ir.Value | None]:
-    """The operands whose numbers are moved; the others say where to."""
-    return mover.inputs if mover.op_type == "Concat" else mover.inputs[:1]
+def _get_moved_operands(movement: ir.Node) -> Sequence[ir.Value | None]:
+    """Return the operands whose data is moved; the other operands are indices and shapes."""
+    return movement.inputs if movement.op_type == "Concat" else movement.inputs[:1]
 
 
-def _move(graph: ir.Graph, rounding: ir.Node) -> None:
-    """Take one step after the other, on each operand of a Concat by itself."""
-    mover = _moved(rounding)
-    if mover is None:
+def _move_quantize(graph: ir.Graph, quantize: ir.Node) -> None:
+    """Move a QuantizeLinear over one operator after the other, on each operand of a Concat."""
+    movement = _find_data_movement(quantize)
+    if movement is None:
         return
-    (rounded,), result = rounding.outputs, mover.outputs[0]
-    for position, source in enumerate(_sources(mover)):
+    (quantized,), result = quantize.outputs, movement.outputs[0]
+    for position, source in enumerate(_get_moved_operands(movement)):
         assert source is not None
-        earlier = ir.node("QuantizeLinear", [source, *rounding.inputs[1:]], attributes=dict(rounding.attributes))
-        earlier.outputs[0].name = f"{source.name}_of_{rounded.name}"
-        earlier.outputs[0].shape, earlier.outputs[0].type = source.shape, rounded.type
-        graph.insert_before(mover, earlier)
-        mover.replace_input_with(position, earlier.outputs[0])
-        _move(graph, earlier)
-    result.type = rounded.type
-    graph.remove(rounding)
-    replace_uses(rounded, result)
+        earlier = ir.node("QuantizeLinear", [source, *quantize.inputs[1:]], attributes=dict(quantize.attributes))
+        earlier.outputs[0].name = f"{source.name}_of_{quantized.name}"
+        earlier.outputs[0].shape, earlier.outputs[0].type = source.shape, quantized.type
+        graph.insert_before(movement, earlier)
+        movement.replace_input_with(position, earlier.outputs[0])
+        _move_quantize(graph, earlier)
+    result.type = quantized.type
+    graph.remove(quantize)
+    replace_uses(quantized, result)

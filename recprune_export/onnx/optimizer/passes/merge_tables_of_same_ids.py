@@ -1,4 +1,4 @@
-"""Tables that the same ids look up, as one."""
+"""Tables that are read by the same ids, merged into one."""
 
 import numpy as np
 import onnx_ir as ir
@@ -8,33 +8,33 @@ from recprune_export.onnx.optimizer.embedding_lookups import is_only_looked_up
 
 
 def merge_tables_of_same_ids(model: ir.Model) -> int:
-    """Look two vectors of an id up at once.
+    """Look up two vectors of an id at once.
 
-    Before: `Gather(T, ids)` and `Gather(U, ids)`, T [N, D] and U [N, E] of one type, read by nothing else: the weights of first
-    order that stand beside the embeddings in DeepFM and its kin. After: one table [N, D + E], one Gather, and a Split behind it.
-    A row that is far away costs the same whatever its length.
+    Before: `Gather(T, ids)` and `Gather(U, ids)`, T [N, D] and U [N, E] of one type, read by nothing else, such as the
+    first-order weights and the embeddings of DeepFM. After: one table [N, D + E], one Gather, followed by a Split. A
+    cache miss costs the same for a row of any length.
 
-    Returns the number of tables that were made.
+    Returns the number of merged tables.
     """
     graph = model.graph
-    together: dict[tuple[ir.Value, int, ir.DataType | None], list[ir.Node]] = {}
+    lookups_by_ids: dict[tuple[ir.Value, int, ir.DataType | None], list[ir.Node]] = {}
     for node in find_nodes(graph, "Gather"):
         table, ids = node.inputs
-        if table is not None and ids is not None and _is_own_table(node, table) and ids.const_value is None:
-            together.setdefault((ids, int(table.shape[0]), table.dtype), []).append(node)  # type: ignore[index, arg-type]
-    groups = [lookups for lookups in together.values() if len(lookups) > 1]
+        if table is not None and ids is not None and _is_unshared_table(node, table) and ids.const_value is None:
+            lookups_by_ids.setdefault((ids, int(table.shape[0]), table.dtype), []).append(node)  # type: ignore[index, arg-type]
+    groups = [lookups for lookups in lookups_by_ids.values() if len(lookups) > 1]
     for lookups in groups:
-        _join(graph, lookups)
+        _merge_tables(graph, lookups)
     return len(groups)
 
 
-def _is_own_table(node: ir.Node, table: ir.Value) -> bool:
+def _is_unshared_table(node: ir.Node, table: ir.Value) -> bool:
     if table.const_value is None or get_rank(table) != 2 or get_axis(node, 2) != 0:
         return False
     return table.dtype is not None and is_only_looked_up(table) and len(list(table.uses())) == 1
 
 
-def _join(graph: ir.Graph, lookups: list[ir.Node]) -> None:
+def _merge_tables(graph: ir.Graph, lookups: list[ir.Node]) -> None:
     arrays = [array for node in lookups if (array := get_constant_array(node.inputs[0])) is not None]
     ids = lookups[0].inputs[1]
     name = f"{lookups[0].outputs[0].name}_joined"
@@ -45,8 +45,8 @@ def _join(graph: ir.Graph, lookups: list[ir.Node]) -> None:
     sizes = add_initializer(graph, f"{name}_widths", np.array(widths))
     split = ir.node("Split", [gather.outputs[0], sizes], attributes={"axis": -1}, num_outputs=len(lookups))
     graph.insert_before(lookups[0], [gather, split])
-    for node, part in zip(lookups, split.outputs, strict=True):
+    for node, piece in zip(lookups, split.outputs, strict=True):
         before = node.outputs[0]
-        part.name, part.shape, part.type = before.name, before.shape, before.type
-        replace_uses(before, part)
+        piece.name, piece.shape, piece.type = before.name, before.shape, before.type
+        replace_uses(before, piece)
         graph.remove(node, safe=True)

@@ -1,4 +1,4 @@
-"""Name the symbolic batch."""
+"""The name of the symbolic batch axis."""
 
 import re
 
@@ -8,10 +8,10 @@ from recprune_export.program.signature import BATCH
 
 
 def name_batch(model: ir.Model) -> None:
-    """Call the batch `batch` wherever it stands.
+    """Rename the batch axis to `batch` in all shapes.
 
-    Before: the exporter's symbol (`s27`, ...) is axis 0 of the inputs. After: that symbol is called `batch` in the
-    shape of every value, also in terms such as `5*s27`; nothing else is changed.
+    Before: the exporter's symbol (`s27`, ...) is axis 0 of the inputs. After: that symbol is `batch` in the shape of
+    every value, also in terms such as `5*s27`; nothing else is changed.
     """
     inputs = [dim for value in model.graph.inputs for dim in value.shape or () if isinstance(dim, ir.SymbolicDim)]
     symbols = sorted({re.escape(dim.value) for dim in inputs if dim.value is not None})
@@ -21,10 +21,10 @@ def name_batch(model: ir.Model) -> None:
     for graph in model.graphs():
         for value in (*graph.inputs, *(value for node in graph for value in node.outputs)):
             if value.shape is not None:
-                value.shape = ir.Shape([_renamed(dim, symbol) for dim in value.shape])
+                value.shape = ir.Shape([_rename_dim(dim, symbol) for dim in value.shape])
 
 
-def _renamed(dim: int | ir.SymbolicDim, symbol: re.Pattern[str]) -> int | ir.SymbolicDim:
+def _rename_dim(dim: int | ir.SymbolicDim, symbol: re.Pattern[str]) -> int | ir.SymbolicDim:
     if isinstance(dim, int) or dim.value is None:
         return dim
     return ir.SymbolicDim(symbol.sub(BATCH, str(dim.value)))

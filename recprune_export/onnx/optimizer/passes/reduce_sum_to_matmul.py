@@ -1,24 +1,20 @@
-"""Sums over a middle axis as one matrix product."""
+"""Sums over a middle axis as a matrix product."""
 
 import numpy as np
 import onnx_ir as ir
 
 from recprune_export.onnx.graph import add_initializer, find_nodes, get_constant_integers, replace_node
-
-# Multiply-adds of the product for one row, up to which it is the faster form. ONNX Runtime 1.32 spends .15 µs on each
-# row of a ReduceSum whatever its size; a Gemm does about 40 multiply-adds in a nanosecond. benchmarks/bench_sums.py
-# measures it.
-LARGEST = 5000
+from recprune_export.onnx.optimizer.optimizer_constants import MAX_SUM_OPERATIONS
 
 
 def reduce_sum_to_matmul(model: ir.Model) -> int:
     """Replace small sums over axis 1 of a value [batch, F, D] by a product with a matrix of ones and zeros.
 
-    Before: `ReduceSum(x, axes=[1])` of finite x, F and D known and F·D·D at most `LARGEST`. After:
-    `MatMul(Reshape(x, [-1, F·D]), Cast(I))`, where I is F identities on top of each other, stored as int8: it is
-    structure, not a parameter, and ONNX Runtime casts it once, when it loads the model.
+    Before: `ReduceSum(x, axes=[1])` of finite x, F and D known and F·D·D at most `MAX_SUM_OPERATIONS`. After:
+    `MatMul(Reshape(x, [-1, F·D]), Cast(I))`, where I is a stack of F identity matrices, stored as int8: it is structure,
+    not a parameter, and ONNX Runtime casts it once, when it loads the model.
 
-    Returns the number of sums that were replaced.
+    Returns the number of replaced sums.
     """
     sums = [node for node in find_nodes(model.graph, "ReduceSum") if _is_small_middle_sum(node)]
     for node in sums:
@@ -33,7 +29,7 @@ def _is_small_middle_sum(node: ir.Node) -> bool:
     if get_constant_integers(axes) not in ([1], [-2]):
         return False
     fields, dim = x.shape[1], x.shape[2]
-    return isinstance(fields, int) and isinstance(dim, int) and 0 < fields * dim * dim <= LARGEST
+    return isinstance(fields, int) and isinstance(dim, int) and 0 < fields * dim * dim <= MAX_SUM_OPERATIONS
 
 
 def _replace(graph: ir.Graph, node: ir.Node) -> None:

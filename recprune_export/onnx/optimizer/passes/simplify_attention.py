@@ -1,4 +1,4 @@
-"""Attention without what the exporter adds for shapes and masks that it does not know."""
+"""Attention without the nodes that the exporter adds for unknown shapes and masks."""
 
 import onnx_ir as ir
 
@@ -17,16 +17,16 @@ _LOW = -1e30  # the exporter masks with the lowest finite float
 def simplify_attention(model: ir.Model) -> None:
     """Apply the rewrites below to every attention of the model."""
     for node in find_nodes(model.graph, "IsNaN"):
-        _guard_by_mask(model.graph, node)
+        _zero_masked_rows(model.graph, node)
     for node in find_nodes(model.graph, "Reshape"):
-        _transpose_at_once(model.graph, node)
+        _merge_transpose(model.graph, node)
 
 
-def _guard_by_mask(graph: ir.Graph, is_nan: ir.Node) -> None:
-    """Make rows of which nothing is allowed zero, as PyTorch does.
+def _zero_masked_rows(graph: ir.Graph, is_nan: ir.Node) -> None:
+    """Return zero for rows whose positions are all masked, as PyTorch does.
 
-    Before: `P = Softmax(S + Where(M, 0, low))`, `RowFilter(IsNaN(P), 0, P)`, which leaves such a row uniform, since `low` is
-    finite. After: `RowFilter(M, P, 0)`, or P itself where M is known to allow something in each row. S is finite.
+    Before: `P = Softmax(S + Where(M, 0, low))`, `Where(IsNaN(P), 0, P)`, which leaves such a row uniform, since `low` is
+    finite. After: `Where(M, P, 0)`, or P itself where M is known to allow a position in each row. S is finite.
     """
     softmax = find_producer(is_nan.inputs[0], "Softmax")
     guard = _only_consumer(is_nan.outputs[0], "Where")
@@ -40,7 +40,7 @@ def _guard_by_mask(graph: ir.Graph, is_nan: ir.Node) -> None:
     if guard.inputs[2] is not softmax.outputs[0] or get_constant_scalar(guard.inputs[1]) != 0.0:
         return
     weights, result = softmax.outputs[0], guard.outputs[0]
-    if _allows_in_each_row(allowed):
+    if _allows_position_in_each_row(allowed):
         replace_uses(result, weights)
         graph.remove([guard, is_nan], safe=True)
         return
@@ -48,19 +48,19 @@ def _guard_by_mask(graph: ir.Graph, is_nan: ir.Node) -> None:
     graph.remove(is_nan, safe=True)
 
 
-def _allows_in_each_row(mask: ir.Value | None) -> bool:
-    """Tell whether a Boolean mask is known to hold a True for each index of all axes but the last."""
+def _allows_position_in_each_row(mask: ir.Value | None) -> bool:
+    """Return whether a Boolean mask is known to have a True for each index of all axes except the last."""
     if mask is None:
         return False
     if mask.const_value is not None:
         values = mask.const_value.numpy()
         return values.ndim > 0 and bool(values.any(-1).all())
     either = find_producer(mask, "Or")
-    return either is not None and any(_allows_in_each_row(side) for side in either.inputs)
+    return either is not None and any(_allows_position_in_each_row(side) for side in either.inputs)
 
 
-def _transpose_at_once(graph: ir.Graph, last: ir.Node) -> None:
-    """Swap the last two axes of a value of four axes in one step.
+def _merge_transpose(graph: ir.Graph, last: ir.Node) -> None:
+    """Swap the last two axes of a value of four axes by one Transpose.
 
     Before: `Reshape(Transpose(Reshape(k, [-1, L, E]), [0, 2, 1]), [B, H, E, L])`, sizes computed from `Shape(k)`.
     After: `Transpose(k, [0, 1, 3, 2])`.
@@ -73,28 +73,33 @@ def _transpose_at_once(graph: ir.Graph, last: ir.Node) -> None:
     if key is None or key.shape is None or len(key.shape) != 4:
         return
     batch, heads, length, width = key.shape
-    if _sizes(first.inputs[1]) != [-1, length, width] or _sizes(last.inputs[1]) != [batch, heads, width, length]:
+    if _trace_sizes(first.inputs[1]) != [-1, length, width] or _trace_sizes(last.inputs[1]) != [
+        batch,
+        heads,
+        width,
+        length,
+    ]:
         return
     replace_node(graph, last, [ir.node("Transpose", [key], attributes={"perm": [0, 1, 3, 2]})])
 
 
-def _sizes(value: ir.Value | None) -> list[int | ir.SymbolicDim] | None:
-    """Follow a list of sizes to the constants and shapes that it is put together from; None where that fails."""
+def _trace_sizes(value: ir.Value | None) -> list[int | ir.SymbolicDim] | None:
+    """Trace a vector of sizes to constants and shapes; None where that fails."""
     if value is None:
         return None
     if (constants := get_constant_integers(value)) is not None:
         return list(constants)
     if shape := find_producer(value, "Shape"):
         source = shape.inputs[0]
-        whole = shape.attributes.get_int("start", 0) == 0 and "end" not in shape.attributes
-        return list(source.shape) if whole and source is not None and source.shape is not None else None
-    if part := find_producer(value, "Slice"):
-        sizes, start, end = (_sizes(operand) for operand in part.inputs[:3])
-        plain = len(part.inputs) == 3 and sizes and start and end
-        return sizes[start[0] : end[0]] if plain else None  # type: ignore[index]
-    if joined := find_producer(value, "Concat"):
-        parts = [_sizes(operand) for operand in joined.inputs]
-        return None if None in parts else [size for part in parts for size in part]  # type: ignore[union-attr]
+        is_full_shape = shape.attributes.get_int("start", 0) == 0 and "end" not in shape.attributes
+        return list(source.shape) if is_full_shape and source is not None and source.shape is not None else None
+    if size_slice := find_producer(value, "Slice"):
+        sizes, start, end = (_trace_sizes(operand) for operand in size_slice.inputs[:3])
+        is_plain = len(size_slice.inputs) == 3 and sizes and start and end
+        return sizes[start[0] : end[0]] if is_plain else None  # type: ignore[index]
+    if concat := find_producer(value, "Concat"):
+        operand_sizes = [_trace_sizes(operand) for operand in concat.inputs]
+        return None if None in operand_sizes else [size for sizes in operand_sizes for size in sizes]  # type: ignore[union-attr]
     return None
 
 

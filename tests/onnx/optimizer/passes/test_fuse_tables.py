@@ -6,7 +6,8 @@ import pytest
 
 from recprune_export.errors import ExportError
 from recprune_export.onnx.counts import count_weights
-from recprune_export.onnx.optimizer.passes.fuse_tables import FEWEST, fuse_tables
+from recprune_export.onnx.optimizer.optimizer_constants import MIN_FUSED_TABLES
+from recprune_export.onnx.optimizer.passes.fuse_tables import fuse_tables
 from recprune_export.onnx.runtime.in_memory import make_in_memory_session
 from tests.onnx.graphs import assert_left_alone, floats, graph, numbers, operators, rewritten, weights_of
 
@@ -150,7 +151,7 @@ MISFITS = {
 
 @pytest.mark.parametrize("name", MISFITS)
 def test_what_does_not_fit_is_left_as_it_was(name: str) -> None:
-    assert FEWEST == 4
+    assert MIN_FUSED_TABLES == 4
     assert_left_alone(fuse_tables, graph(MISFITS[name], **TABLES, **COLUMNS))
 
 
