@@ -4,14 +4,16 @@ An axis whose letter is not in the output is summed over. The channel analysis a
 linear layers and products.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import fx
 
-from recprune_export.program.nodes import argument, make_registry_decorator
+from recprune_export.program.nodes import argument
+from recprune_export.program.operator_registry import OPERATORS, Facet
 
 aten = torch.ops.aten
 
@@ -29,8 +31,8 @@ class Contraction:
 
 
 ContractionReader = Callable[[fx.Node], Contraction]
-_READINGS: dict[Any, ContractionReader] = {}
-_reads = make_registry_decorator(_READINGS)
+_READINGS: Mapping[Any, ContractionReader] = OPERATORS.rules(Facet.CONTRACTION)
+_reads = partial(OPERATORS.register, Facet.CONTRACTION)
 
 
 def read_contraction(node: fx.Node) -> Contraction | None:

@@ -15,6 +15,7 @@ from torch import Tensor, fx
 from recprune_export.channels.dependency_sets import EMPTY, DependencySets, Reason, distinct
 from recprune_export.channels.fields import Fields
 from recprune_export.channels.tags import TensorTags, elements_to_axes, make_empty_tags, make_untagged_axis
+from recprune_export.program.operator_registry import OPERATORS, Facet
 
 NodeTags = TensorTags | tuple[TensorTags | None, ...] | None  # None: the value is no tensor
 ChannelRule = Callable[["Walk", fx.Node], NodeTags]
@@ -23,20 +24,13 @@ aten = torch.ops.aten
 _LOOKUPS = (aten.embedding.default, aten.embedding_bag.padding_idx, aten.embedding_bag.default)
 
 FIELD_KEY = "a field"  # the first element of a field tag's key, where other keys have the name of a node
-RULES: dict[Any, ChannelRule] = {}
+RULES: Mapping[Any, ChannelRule] = OPERATORS.rules(Facet.CHANNELS)
 WIDEST_AXIS = 1 << 16  # a wider axis counts rows, not channels, and gets no tags
 
 
 def rule(*operators: Any) -> Callable[[ChannelRule], ChannelRule]:
     """Register the rule of `operators`."""
-
-    def register(function: ChannelRule) -> ChannelRule:
-        for operator in operators:
-            assert operator not in RULES, f"{operator} has two rules"
-            RULES[operator] = function
-        return function
-
-    return register
+    return OPERATORS.register(Facet.CHANNELS, *operators)
 
 
 @dataclass(frozen=True)
@@ -52,7 +46,7 @@ class Walk(fx.Interpreter):
     """An interpreter that runs a graph on a small batch and propagates tags along with the values.
 
     `preferred_axes` holds, by the name of a node, the axis along which to tie tags instead of the likeliest one.
-    `fields` get tags where their ids are looked up.
+    `fields` get tags where their ids are looked up. It is no `ValueRecorder`, because rules compute tags during the run.
     """
 
     def __init__(

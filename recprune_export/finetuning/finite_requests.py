@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from recprune_export.program.program import Program
+from recprune_export.program.recorder import ValueRecorder
 from recprune_export.program.signature import BATCH
 from recprune_export.program.view_operators import DATA_MOVEMENT_OPERATORS
 
@@ -22,40 +23,41 @@ def find_finite_rows(program: Program, tensors: Sequence[Tensor]) -> Tensor:
     If that holds for no row, only the outputs count.
     """
     chunk_rows = 256  # scores of all items, or the attention of a long history, take megabytes for each row
-    has_batch = [i.shape[:1] == (BATCH,) for i in program.signature.inputs]
+    inputs, outputs = program.signature.inputs, program.signature.outputs
+    has_batch = [i.shape[:1] == (BATCH,) for i in inputs]
     rows = next((len(t) for t, batched in zip(tensors, has_batch, strict=True) if batched), 0)
     nan_value, nan_output = torch.zeros(rows, dtype=torch.bool), torch.zeros(rows, dtype=torch.bool)
+    recorder = ValueRecorder(program, _find_computing_nodes(program), summarize=lambda _, value: _find_nan_rows(value))
+    returned = program.module.graph.output_node().args[0]
+    batched_outputs = [o.name for o, n in zip(outputs, returned, strict=True) if _has_batch(n)]  # type: ignore[arg-type]
     for start in range(0, rows, chunk_rows):
         chunk = slice(start, start + chunk_rows)
-        recorder = _NanRecorder(program, min(chunk_rows, rows - start))
-        with torch.no_grad():
-            recorder.run(*(t[chunk] if batched else t for t, batched in zip(tensors, has_batch, strict=True)))
-        nan_value[chunk], nan_output[chunk] = recorder.nan_value, recorder.nan_output
+        request = {i.name: t[chunk] if batched else t for i, t, batched in zip(inputs, tensors, has_batch, strict=True)}
+        recording = recorder(request)
+        for nan_rows in recording.values.values():
+            if len(nan_rows) == len(nan_value[chunk]):
+                nan_value[chunk] |= nan_rows
+        for name in batched_outputs:
+            nan_rows = _find_nan_rows(recording.answers[name])
+            if len(nan_rows) == len(nan_output[chunk]):
+                nan_output[chunk] |= nan_rows
     return ~nan_output if nan_value.all() else ~nan_value
 
 
-class _NanRecorder(fx.Interpreter):
-    """Interpreter that marks the rows with NaN in any value with the batch on its first axis, and in an output."""
+def _find_computing_nodes(program: Program) -> list[str]:
+    """Return the nodes, other than data movement, with the batch on the first axis of their value."""
+    return [
+        node.name
+        for node in program.module.graph.nodes
+        if node.op == "call_function" and node.target not in DATA_MOVEMENT_OPERATORS and _has_batch(node)
+    ]
 
-    def __init__(self, program: Program, rows: int) -> None:
-        super().__init__(program.module)
-        self.nan_value = torch.zeros(rows, dtype=torch.bool)
-        self.nan_output = torch.zeros(rows, dtype=torch.bool)
 
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if n.op == "call_function" and n.target not in DATA_MOVEMENT_OPERATORS and _has_batch(n):
-            self.nan_value |= self._nan(value)
-        elif n.op == "output":
-            for node, output in zip(n.args[0], value, strict=True):  # type: ignore[arg-type]
-                if _has_batch(node):
-                    self.nan_output |= self._nan(output)
-        return value
-
-    def _nan(self, value: Any) -> Tensor:
-        if not (isinstance(value, Tensor) and value.is_floating_point() and len(value) == len(self.nan_value)):
-            return torch.zeros_like(self.nan_value)
-        return value.isnan().reshape(len(value), -1).any(dim=1)
+def _find_nan_rows(value: Any) -> Tensor:
+    """Return for each index of the first axis whether it has a NaN; an empty tensor if the value has no floats."""
+    if not (isinstance(value, Tensor) and value.is_floating_point()):
+        return torch.zeros(0, dtype=torch.bool)
+    return value.isnan().reshape(len(value), -1).any(dim=1)
 
 
 def _has_batch(node: fx.Node) -> bool:

@@ -5,10 +5,8 @@ The gradient of a table that is only looked up is zero in all rows but those of 
 row change only with its weights.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import fx
@@ -16,6 +14,7 @@ from torch import fx
 from recprune_export.finetuning.finetuning_constants import ROWS_PER_ID
 from recprune_export.program.nodes import argument
 from recprune_export.program.program import Program, sample_request_tensors
+from recprune_export.program.recorder import record_values
 
 aten = torch.ops.aten
 
@@ -67,23 +66,11 @@ def _is_lookup(node: fx.Node, table: str) -> bool:
     return not (isinstance(ids, fx.Node) and ids.op == "get_attr" and str(ids.target) == table)
 
 
-class _IdCounter(fx.Interpreter):
-    """Interpreter that counts the ids that the lookups of each table take."""
-
-    def __init__(self, program: Program, lookups: TableLookups) -> None:
-        super().__init__(program.module)
-        self.ids: Counter[str] = Counter()
-        self._tables = {node: name for name, nodes in lookups.items() for node in nodes}
-
-    def run_node(self, n: fx.Node) -> Any:
-        if n in self._tables:
-            self.ids[self._tables[n]] += self.env[argument(n, "indices")].numel()
-        return super().run_node(n)
-
-
 def _ids_per_request(program: Program, lookups: TableLookups) -> Mapping[str, float]:
     batch = 2
-    counter = _IdCounter(program, lookups)
-    with torch.no_grad():
-        counter.run(*sample_request_tensors(program.signature, batch))
-    return {name: counter.ids[name] / batch for name in lookups}
+    ids = {name: [argument(node, "indices").name for node in nodes] for name, nodes in lookups.items()}
+    request = dict(
+        zip((i.name for i in program.signature.inputs), sample_request_tensors(program.signature, batch), strict=True)
+    )
+    values = record_values(program, request, {node for nodes in ids.values() for node in nodes})
+    return {name: sum(values[node].numel() for node in nodes) / batch for name, nodes in ids.items()}

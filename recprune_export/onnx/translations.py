@@ -6,11 +6,14 @@ from typing import Any
 import torch
 from onnxscript import opset20 as op
 
+from recprune_export.program.operator_registry import OPERATORS, Facet
+
 
 def missing_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """Return the custom translation table for `torch.onnx.export`."""
-    return {torch.ops.prims.view_of.default: _translate_view}
+    return dict(OPERATORS.rules(Facet.ONNX))
 
 
+@OPERATORS.register(Facet.ONNX, torch.ops.prims.view_of.default)
 def _translate_view(x: Any) -> Any:
     return op.Identity(x)

@@ -74,6 +74,8 @@ def trace_dataflow(module: fx.GraphModule, example: Sequence[Tensor]) -> Request
 
 
 class _Tracer(fx.Interpreter):
+    """An interpreter that propagates an origin along with each value: it runs the same operators on both."""
+
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
         self.elements: dict[str, range] = {}

@@ -1,11 +1,9 @@
-"""Small things about nodes of a graph, and tables of functions by the operator that a node calls."""
+"""Arguments and ancestors of the nodes of a graph."""
 
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from typing import Any
 
 from torch import fx
-
-Rule = TypeVar("Rule")
 
 
 def arguments(node: fx.Node) -> tuple[Any, ...]:
@@ -32,23 +30,3 @@ def ancestors(nodes: Iterable[fx.Node]) -> dict[fx.Node, None]:
         seen.update(dict.fromkeys(new))
         pending.extend(new)
     return seen
-
-
-def make_registry_decorator(rules: dict[Any, Rule]) -> Callable[..., Callable[[Rule], Rule]]:
-    """Return a decorator that enters a function into `rules` under each operator that it is given.
-
-    >>> rules = {}
-    >>> @make_registry_decorator(rules)("add", "sub")
-    ... def sums(node): ...
-    >>> sorted(rules)
-    ['add', 'sub']
-    """
-
-    def under(*operators: Any) -> Callable[[Rule], Rule]:
-        def register(rule: Rule) -> Rule:
-            rules.update(dict.fromkeys(operators, rule))
-            return rule
-
-        return register
-
-    return under

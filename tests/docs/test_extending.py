@@ -1,39 +1,135 @@
-"""The code on the pages for those who add something runs."""
+"""The code on the pages of docs/extending runs, also on models of the catalogue."""
 
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import onnx_ir as ir
 import pytest
+import torch
+from torch import nn
 
-from recprune_export.channels import analysis, walk
+import recprune_export
+from recprune_export.channels import analysis
+from recprune_export.gate.artifact import open_artifact
+from recprune_export.onnx.counts import count
+from recprune_export.onnx.export import export_onnx
+from recprune_export.onnx.graph import replace_uses
+from recprune_export.onnx.optimizer._rewrite import rewrite
+from recprune_export.program.capture._capture import capture
+from recprune_export.program.operator_registry import OPERATORS, Facet
+from recprune_export.program.program import Program
+from recprune_export.program.random_requests import sample_request
+from recprune_export.pruning.importance.ranking import rank_by
+from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
+from recprune_export.pruning.rotation import rotation_rules
+from tests.recommenders.test_recommenders import make, spec_of
 
 PAGES = sorted((Path(__file__).parents[2] / "docs" / "extending").glob("*.md"))
-PACKAGE = Path(walk.__file__).parents[1]
+PACKAGE = Path(recprune_export.__file__).parent
+CATALOGUE = ("dlrm", "deepfm", "sasrec")  # deepfm has batch-norms
+Names = Mapping[str, Any]
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if p.name != "README.md"], ids=lambda p: p.stem)
-def test_the_code_of_a_page_runs(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert analysis.analyze  # which has registered all rules
-    monkeypatch.setattr(walk, "RULES", dict(walk.RULES))  # what a page adds is gone afterwards
+@pytest.fixture(autouse=True)
+def restore_rules_after_each_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert analysis.analyze, rotation_rules.rule_out_all  # their import has registered all rules
+    monkeypatch.setattr(OPERATORS, "_rules", {facet: dict(OPERATORS.rules(facet)) for facet in Facet})
+
+
+def names_after(page: Path) -> Names:
+    """Run the code of a page and return what it defines."""
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert len(blocks) == 2
     assert "assert " in blocks[-1]
     names: dict[str, object] = {"__name__": page.stem}
     for block in blocks:
         exec(compile(block, str(page), "exec"), names)
+    return names
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name != "README.md"], ids=lambda p: p.stem)
+def test_the_code_of_a_page_runs(page: Path) -> None:
+    names_after(page)
+
+
+def captured(name: str) -> Program:
+    return capture(make(name), (spec_of(name).example_request(),))
+
+
+def use_operator(names: Names, name: str, folder: Path) -> None:
+    """The operator of the page after every lookup."""
+    module = make(name)
+    for table in (m for m in module.modules() if isinstance(m, nn.Embedding)):
+        table.register_forward_hook(lambda module, args, looked_up: torch.rad2deg(looked_up) / 60.0)
+    rotated = names["check_operator"](module, spec_of(name).example_request())
+    # The tables of DLRM reach a ReLU, those of SASRec a LayerNorm: only a projection makes them rotatable.
+    assert bool(rotated) == (name == "deepfm")
+
+
+def use_score(names: Names, name: str, folder: Path) -> None:
+    program = captured(name)
+    rankings = rank_by(names["spread"](ScoreInputs(program, [], loss=None, distance=None, probe=None)))  # type: ignore[arg-type]
+    assert rankings.keys() == {group.name for group in program.analysis.groups}
+    assert all(len(rankings[group.name].order) == group.width for group in program.analysis.groups)
+    assert all(ranking.losses[0] > 0.0 for ranking in rankings.values())
+
+
+def use_rewrite(names: Names, name: str, folder: Path) -> None:
+    """A double negation in the exported graph is removed."""
+    program = captured(name)
+    model = ir.load(export_onnx(program, folder / "model.onnx", rewrites=()).path)
+    value = next(node for node in model.graph if node.op_type == "Gather").outputs[0]
+    once = ir.node("Neg", [value])
+    twice = ir.node("Neg", once.outputs)
+    replace_uses(value, twice.outputs[0])
+    once.replace_input_with(0, value)
+    model.graph.insert_after(value.producer(), [once, twice])  # type: ignore[arg-type]
+    request = sample_request(program.signature, 3, 0)
+    probe = [np.asarray(request[v.name]) for v in model.graph.inputs]  # type: ignore[index]
+    after, (report,) = rewrite(model, [names["drop_double_negation"]], [probe], batches=(1, 64))
+    assert report.accepted
+    assert not [node for node in after.graph if node.op_type == "Neg"]
+
+
+def use_gate(names: Names, name: str, folder: Path) -> None:
+    path = export_onnx(captured(name), folder / "model.onnx", rewrites=()).path
+    assert names["lookups"].value(open_artifact(path)) == count(path).tables.parameters > 0
+
+
+USES: Mapping[str, Callable[[Names, str, Path], None]] = {
+    "operator-rule": use_operator,
+    "score": use_score,
+    "graph-rewrite": use_rewrite,
+    "gate": use_gate,
+}
+
+
+def test_every_page_has_a_use_except_that_of_recommenders() -> None:
+    assert USES.keys() == {page.stem for page in PAGES} - {"README", "recommender"}
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize("page", [p for p in PAGES if p.stem in USES], ids=lambda p: p.stem)
+def test_the_code_of_a_page_runs_on_models_of_the_catalogue(page: Path, name: str, tmp_path: Path) -> None:
+    USES[page.stem](names_after(page), name, tmp_path)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
-def test_the_files_that_a_page_names_are_there(page: Path) -> None:
+def test_the_files_that_a_page_names_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     paths = set(re.findall(r"`((?:recprune_export/)?\w+(?:/\w+)*(?:\.py|/))`", text))
     assert paths
     known = {str(p.relative_to(PACKAGE)) for p in PACKAGE.rglob("*.py")}
-    for path in paths - {"tests/docs/test_extending.py"}:
+    for path in {path for path in paths if not path.startswith("tests/")}:
         inside = path.removeprefix("recprune_export/")
         if path.endswith("/"):
             assert (PACKAGE / inside).is_dir(), path
         else:
             assert any(name == inside or name.endswith(f"/{inside}") for name in known), path
+    for path in {path for path in paths if path.startswith("tests/")}:
+        assert (PACKAGE.parent / path).exists(), path
     for link in re.findall(r"\]\(([\w./-]+\.md)\)", text):
         assert (page.parent / link).exists(), link

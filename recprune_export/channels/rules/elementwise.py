@@ -131,6 +131,7 @@ _NEVER_ZERO = (
     aten.ne.Tensor,
     aten.pow.Tensor_Tensor,
 )
+ELEMENTWISE = frozenset({*_OF_ONE_TENSOR, *_ZERO_IF_ALL_ARE, *_ZERO_IF_ANY_IS, *_ZERO_IF_FIRST_IS, *_NEVER_ZERO})
 
 
 @rule(*_OF_ONE_TENSOR)

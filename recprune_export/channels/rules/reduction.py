@@ -57,6 +57,7 @@ _ORDERED = (
     aten.sort.stable,
     aten.topk.default,
 )
+COMPETITIONS = frozenset({*_SELECTIVE, *SOFTMAXES, *_ORDERED})  # compare or sort indices
 
 
 def reduced_axes(node: fx.Node, rank: int) -> tuple[list[int], bool]:

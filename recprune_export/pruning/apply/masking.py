@@ -48,7 +48,8 @@ def make_mask(analysis: Analysis, removed: frozenset[int]) -> Mask:
 class Float64Interpreter(fx.Interpreter):
     """An interpreter that runs a program in float64, regardless of the dtypes in its graph, with zeros under a `mask`.
 
-    With `keep_values`, `values` holds the value of each node.
+    With `keep_values`, `values` holds the value of each node. It is no `ValueRecorder`, because it changes dtypes and
+    weights during the run.
     """
 
     def __init__(self, program: Program, mask: Mask | None = None, *, keep_values: bool = False) -> None:

@@ -5,7 +5,8 @@ count have a rule, registered on the `OpOverload`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from recprune_export.channels.rules.data_movement import SPLITS
 from recprune_export.channels.rules.indexing import picked_axes
 from recprune_export.channels.rules.reduction import SUMS, reduced_axes
 from recprune_export.program.canonical import tensor_at
-from recprune_export.program.nodes import argument, arguments, make_registry_decorator
+from recprune_export.program.nodes import argument, arguments
+from recprune_export.program.operator_registry import OPERATORS, Facet
 from recprune_export.program.program import Program
 
 aten = torch.ops.aten
@@ -25,8 +27,8 @@ MASKED_SUM = "masked_sum"  # prefix of buffers that hold the masked values of re
 
 MaskedValue = Callable[[fx.Node], Tensor]  # the value of a node, in float64, when the removed channels are masked
 ResizeRule = Callable[["GraphResizer", fx.Node], fx.Node]
-RESIZES: dict[Any, ResizeRule] = {}
-resize_rule = make_registry_decorator(RESIZES)
+RESIZES: Mapping[Any, ResizeRule] = OPERATORS.rules(Facet.RESIZE)
+resize_rule = partial(OPERATORS.register, Facet.RESIZE)
 
 
 class GraphResizer:

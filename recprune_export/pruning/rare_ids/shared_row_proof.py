@@ -44,6 +44,8 @@ def check_rows(program: Program, smaller: Program, rows: Sequence[RowPlan]) -> S
 
 
 class _Overwritten(Float64Interpreter):
+    """An interpreter that replaces each looked-up row that shares another by the shared one."""
+
     def __init__(self, program: Program, smaller: Program, rows: Sequence[RowPlan]) -> None:
         super().__init__(program)
         tables = find_planned_tables(program, rows)

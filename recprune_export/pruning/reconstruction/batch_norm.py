@@ -13,8 +13,8 @@ from recprune_export.data.batch import Batch
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.nodes import argument
 from recprune_export.program.program import Program
+from recprune_export.program.recorder import record_values
 from recprune_export.pruning.plan import Plan
-from recprune_export.pruning.reconstruction.recorder import CallRecorder
 
 aten = torch.ops.aten
 
@@ -74,7 +74,7 @@ def recalibrate_batch_norm(
         return None
     total, squares, count = torch.zeros(len(mean)).double(), torch.zeros(len(mean)).double(), 0
     for request, _ in fit_batches:
-        (value,) = CallRecorder(pruned, [call]).inputs(request)
+        (value,) = record_call_inputs(pruned, request, [call])
         flat = value.movedim(1, -1).reshape(-1, len(mean)).double()
         total, squares, count = total + flat.sum(0), squares + flat.square().sum(0), count + len(flat)
     if count < 2:
@@ -90,6 +90,13 @@ def recalibrate_batch_norm(
         mean.copy_(new_mean)
         variance.copy_(new_variance)
     return LayerReconstruction(norm.mean, old, new)
+
+
+def record_call_inputs(program: Program, request: Mapping[str, Tensor], calls: Sequence[str]) -> list[Tensor]:
+    """Return the `input` of each call on one request; no node after the last of these inputs runs."""
+    sources = {n.name: argument(n, "input").name for n in program.module.graph.nodes if n.name in calls}
+    values = record_values(program, request, sources.values())
+    return [values[sources[name]] for name in calls]
 
 
 def _error(
@@ -109,8 +116,8 @@ def _error(
     )
     total, count = 0.0, 0
     for request, _ in batches:
-        (expected,) = CallRecorder(dense, [norm.call]).outputs(request)
-        (value,) = CallRecorder(pruned, [pruned_norm.call]).inputs(request)
+        expected = record_values(dense, request, [norm.call])[norm.call]
+        (value,) = record_call_inputs(pruned, request, [pruned_norm.call])
         actual = F.batch_norm(
             value, mean.to(value.dtype), variance.to(value.dtype), gain, offset, False, 0.0, pruned_norm.epsilon
         )

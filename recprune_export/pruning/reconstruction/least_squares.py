@@ -15,14 +15,15 @@ from torch import Tensor, fx
 from recprune_export.data.batch import Batch
 from recprune_export.program.nodes import argument
 from recprune_export.program.program import Program
+from recprune_export.program.recorder import record_values
 from recprune_export.pruning.apply.masking import make_mask
 from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.reconstruction.batch_norm import (
     LayerReconstruction,
     find_batch_norms,
     recalibrate_batch_norm,
+    record_call_inputs,
 )
-from recprune_export.pruning.reconstruction.recorder import CallRecorder
 
 aten = torch.ops.aten
 
@@ -157,9 +158,9 @@ def _normal_equations(
     gram = cross = torch.zeros(())
     count, squares = 0, 0.0
     for request, _ in batches:
-        outputs = CallRecorder(dense, before.calls).outputs(request)
-        inputs = CallRecorder(pruned, layer.calls).inputs(request)
-        for y, a in zip(outputs, inputs, strict=True):
+        outputs = record_values(dense, request, before.calls)
+        inputs = record_call_inputs(pruned, request, layer.calls)
+        for y, a in zip((outputs[name] for name in before.calls), inputs, strict=True):
             flat = a.reshape(-1, a.shape[-1]).double()
             flat = torch.cat([flat, torch.ones(len(flat), 1, dtype=flat.dtype)], 1) if with_bias else flat
             expected = y.reshape(-1, y.shape[-1]).double()[:, remaining]

@@ -6,9 +6,17 @@ import torch
 from torch import Tensor, fx
 
 from recprune_export.channels.contractions import CONTRACTIONS, Contraction, read_contraction
+from recprune_export.channels.rules.elementwise import ELEMENTWISE
+from recprune_export.channels.rules.reduction import COMPETITIONS
 from recprune_export.program.nodes import argument, arguments
+from recprune_export.program.operator_registry import OPERATORS, Facet
 from recprune_export.program.view_operators import DATA_MOVEMENT_OPERATORS
-from recprune_export.pruning.rotation.rotation_walk import RotationWalk, find_tensor_operands, rotation_rule
+from recprune_export.pruning.rotation.rotation_walk import (
+    RotationWalk,
+    find_tensor_operands,
+    rotation_rule,
+    rule_out_all,
+)
 
 aten = torch.ops.aten
 
@@ -35,19 +43,78 @@ def _is_zero(node: fx.Node) -> bool:
 _BY_INDEX = frozenset({aten.index.Tensor, aten.index_select.default})
 _ZEROS = frozenset({aten.zeros.default, aten.new_zeros.default, aten.zeros_like.default})
 _SCALING = (
+    aten._conj.default,
     aten._to_copy.default,
+    aten.alpha_dropout.default,
+    aten.conj_physical.default,
+    aten.deg2rad.default,
     aten.div.Scalar,
     aten.dropout.default,
+    aten.feature_dropout.default,
+    aten.imag.default,
     aten.mul.Scalar,
     aten.neg.default,
+    aten.real.default,
+    aten.resolve_conj.default,
     aten.to.dtype,
     aten.to.dtype_layout,
     aten.type_as.default,
 )
-rotation_rule(*DATA_MOVEMENT_OPERATORS, *_SCALING, *_ZEROS)(_pass_on)
+_STRETCHING = (aten.expand.default, aten.expand_as.default, aten.repeat.default, aten.tile.default)
+# Linear along axes other than a group's: the channel rules freeze the axes along which these operators compute.
+_ALONG_OTHER_AXES = (
+    aten.adaptive_avg_pool1d.default,
+    aten.adaptive_avg_pool2d.default,
+    aten.avg_pool1d.default,
+    aten.avg_pool2d.default,
+    aten.diagonal.default,
+    aten.fft_fft.default,
+    aten.fft_ifft.default,
+    aten.fft_irfft.default,
+    aten.fft_rfft.default,
+    aten.roll.default,
+    aten.tril.default,
+    aten.triu.default,
+    aten.unfold.default,
+    aten.view_as_complex.default,
+    aten.view_as_real.default,
+)
+rotation_rule(*DATA_MOVEMENT_OPERATORS.difference(_STRETCHING), *_SCALING, *_ALONG_OTHER_AXES, *_ZEROS)(_pass_on)
 
 
-@rotation_rule(aten.expand.default, aten.expand_as.default, aten.repeat.default, aten.tile.default)
+@rotation_rule(aten.sym_size.int)
+def _read_size(tracing: RotationWalk, node: fx.Node) -> None:
+    """Allow it for every group: a size does not depend on values."""
+
+
+@rotation_rule(
+    aten.full.default,
+    aten.full_like.default,
+    aten.new_full.default,
+    aten.new_ones.default,
+    aten.ones.default,
+    aten.ones_like.default,
+)
+def _fill(tracing: RotationWalk, node: fx.Node) -> None:
+    for group in tracing.axes(node):
+        tracing.set_form(node, group, "uniform")
+
+
+@rotation_rule(aten.pad.default, aten.constant_pad_nd.default)
+def _pad(tracing: RotationWalk, node: fx.Node) -> None:
+    """Allow zeros or copies of values along any axis, and other constants only along the group's axis."""
+    x, amounts = argument(node, "self"), argument(node, "pad")
+    constant = (argument(node, "mode") or "constant") == "constant" and (argument(node, "value") or 0) != 0
+    rank = x.meta["val"].ndim
+    padded = {rank - 1 - position // 2 for position, amount in enumerate(amounts) if amount}
+    for group, axis in tracing.axes(node).items():
+        if constant and padded - {axis}:
+            tracing.rule_out(group, node, "pads every channel with a constant")
+        else:
+            tracing.follow_operands(node, group, [x])
+
+
+@rotation_rule(*_STRETCHING)
 def _stretch(tracing: RotationWalk, node: fx.Node) -> None:
     x = arguments(node)[0]
     for group in tracing.axes(node):
@@ -85,17 +152,24 @@ def _look_up(tracing: RotationWalk, node: fx.Node) -> None:
             tracing.start_at_weight(node, group, table)
 
 
-@rotation_rule(aten.add.Tensor, aten.sub.Tensor, aten.rsub.Tensor, aten.index_add.default, aten.scatter_add.default)
+@rotation_rule(aten.add.Tensor, aten.sub.Tensor, aten.rsub.Tensor, aten.lerp.Scalar)
 def _add(tracing: RotationWalk, node: fx.Node) -> None:
     """Require that all addends carry the group: each has to be transformed."""
+    if any(not isinstance(a, fx.Node) and a for a in arguments(node)[:2]):
+        rule_out_all(tracing, node, "adds a constant to every channel")
+    else:
+        _write(tracing, node)
+
+
+@rotation_rule(aten.index_add.default, aten.scatter_add.default, aten.scatter.src, aten.index_put.default)
+def _write(tracing: RotationWalk, node: fx.Node) -> None:
+    """Require that values added or written at some indices carry the group: each has to be transformed."""
     added = [a for a in arguments(node) if isinstance(a, fx.Node) and _is_number(a)] or [arguments(node)[0]]
-    scalars = [a for a in arguments(node)[:2] if not isinstance(a, fx.Node) and a]
     for group in tracing.axes(node):
-        constants = [a for a in added if not tracing.carries(a, group)]
-        if scalars or constants:
-            tracing.rule_out(group, node, "adds a constant to every channel")
-        else:
+        if all(tracing.carries(a, group) for a in added):
             tracing.follow_operands(node, group, added)
+        else:
+            tracing.rule_out(group, node, "adds a constant to every channel")
 
 
 def _is_number(node: fx.Node) -> bool:
@@ -152,14 +226,29 @@ def _sum(tracing: RotationWalk, node: fx.Node) -> None:
             tracing.rule_out(group, node, "sums over its channels")
 
 
-@rotation_rule(aten.linalg_vector_norm.default, aten.norm.ScalarOpt_dim)
+@rotation_rule(aten.linalg_vector_norm.default, aten.norm.Scalar, aten.norm.ScalarOpt_dim, aten.frobenius_norm.dim)
 def _norm(tracing: RotationWalk, node: fx.Node) -> None:
-    x, *order = arguments(node)
+    x = arguments(node)[0]
+    order = next((value for name in ("ord", "p") if (value := argument(node, name)) is not None), 2)
     for group in tracing.axes(x):
-        if tracing.carries(node, group) or (order and order[0] not in (None, 2)):
+        if tracing.carries(node, group) or order != 2:
             tracing.rule_out(group, node, "takes a norm that depends on the directions")
         else:
             tracing.contract_values(node, group, x, x)
+
+
+@rotation_rule(aten.rms_norm.default)
+def _rms_norm(tracing: RotationWalk, node: fx.Node) -> None:
+    """Allow orthogonal matrices for `rms_norm(x, [D])` without gains: they do not change the norm that divides x."""
+    x, sizes = argument(node, "input"), argument(node, "normalized_shape")
+    last = x.meta["val"].ndim - 1
+    for group, axis in tracing.axes(x).items():
+        if argument(node, "weight") is not None or len(sizes) > 1 or axis != last:
+            tracing.rule_out(group, node, "does not treat all directions alike")
+            continue
+        tracing.contract_values(node, group, x, x)
+        if group not in tracing.ruled_out:
+            tracing.follow_operands(node, group, [x])
 
 
 @rotation_rule(aten.cosine_similarity.default)
@@ -275,7 +364,7 @@ def _recurrent(tracing: RotationWalk, node: fx.Node) -> None:
             tracing.rule_out(group, node, "has it as its own units")
 
 
-@rotation_rule(aten.gru_cell.default, aten.lstm_cell.default, aten.rnn_tanh_cell.default)
+@rotation_rule(aten.gru_cell.default, aten.lstm_cell.default, aten.rnn_tanh_cell.default, aten.rnn_relu_cell.default)
 def _recurrent_cell(tracing: RotationWalk, node: fx.Node) -> None:
     x, weight = argument(node, "input"), argument(node, "w_ih")
     for group in {g for source in node.all_input_nodes for g in tracing.axes(source)}:
@@ -299,12 +388,36 @@ def _attend(tracing: RotationWalk, node: fx.Node) -> None:
             tracing.rule_out(group, node, "attends by it")
 
 
-@rotation_rule(aten.cumsum.default, aten.softmax.int)
-def _along(tracing: RotationWalk, node: fx.Node) -> None:
+@rotation_rule(aten.cumsum.default)
+def _cumsum(tracing: RotationWalk, node: fx.Node) -> None:
     x = arguments(node)[0]
     over = arguments(node)[1] % x.meta["val"].ndim
     for group in tracing.axes(node):
-        if node.target is aten.cumsum.default and tracing.axes(x).get(group) != over:
+        if tracing.axes(x).get(group) != over:
             tracing.follow_operands(node, group, [x])
         else:
             tracing.rule_out(group, node, "does not treat all directions alike")
+
+
+# Nonlinear operators on each channel alone, or that compare channels.
+_NOT_LINEAR = frozenset(
+    {
+        *ELEMENTWISE,
+        *COMPETITIONS,
+        aten._native_batch_norm_legit_no_training.default,
+        aten.adaptive_max_pool1d.default,
+        aten.adaptive_max_pool2d.default,
+        aten.addcdiv.default,
+        aten.batch_norm.default,
+        aten.count_nonzero.dim_IntList,
+        aten.glu.default,
+        aten.group_norm.default,
+        aten.instance_norm.default,
+        aten.layer_norm.default,
+        aten.max_pool1d.default,
+        aten.max_pool2d.default,
+        aten.prelu.default,
+        aten.where.Scalar,
+    }
+)
+rotation_rule(*_NOT_LINEAR.difference(OPERATORS.rules(Facet.ROTATION)))(rule_out_all)

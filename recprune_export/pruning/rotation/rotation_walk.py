@@ -3,7 +3,8 @@
 `rotation_rules.py` holds the rules of the operators; `eligibility.py` defines the forms.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,14 +13,14 @@ from torch import Tensor, fx
 from recprune_export.channels.groups import Group, slice_positions
 from recprune_export.channels.walk import find_source_line
 from recprune_export.program.canonical import tensor_at
-from recprune_export.program.nodes import make_registry_decorator
+from recprune_export.program.operator_registry import OPERATORS, Facet
 from recprune_export.program.program import Program
 from recprune_export.pruning.rotation.primal_dual import SignedUnionFind
 
 Form = str  # "vector", "quadratic", "uniform"
 RotationRule = Callable[["RotationWalk", fx.Node], None]
-_RULES: dict[Any, RotationRule] = {}
-rotation_rule = make_registry_decorator(_RULES)
+_RULES: Mapping[Any, RotationRule] = OPERATORS.rules(Facet.ROTATION)
+rotation_rule = partial(OPERATORS.register, Facet.ROTATION)
 
 
 class RotationWalk:
@@ -55,7 +56,7 @@ class RotationWalk:
             touched |= set(self.axes(source))
         if not touched - self.ruled_out.keys():
             return
-        _RULES.get(node.target, _rule_out_all)(self, node)
+        _RULES.get(node.target, rule_out_all)(self, node)
         for group in axes:
             if (node, group) not in self.forms:
                 self.rule_out(group, node, "does not treat all channels alike")
@@ -163,8 +164,8 @@ def find_tensor_operands(node: fx.Node) -> list[fx.Node]:
     return [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor | tuple | list)]
 
 
-def _rule_out_all(tracing: RotationWalk, node: fx.Node) -> None:
-    """Rule out every group on an operator that has no rule."""
+def rule_out_all(tracing: RotationWalk, node: fx.Node, reason: str = "does not treat all directions alike") -> None:
+    """Rule out every group that an operator or its operands carry: the rule of operators that have none."""
     for source in (node, *node.all_input_nodes):
         for group in tracing.axes(source):
-            tracing.rule_out(group, node, "does not treat all directions alike")
+            tracing.rule_out(group, node, reason)

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from recprune_export.channels.analysis import Analysis
 from recprune_export.channels.groups import Group
 from recprune_export.data.batch import Batch
 from recprune_export.program.program import Program
+from recprune_export.program.recorder import ValueRecorder
 
 TINY = 1e-30
 # A map from a response to a scalar whose squared gradient has the curvature of the loss as its mean; see `Objective.probe`.
@@ -55,12 +56,12 @@ def gather_moments(
     seed: int = 0,
 ) -> dict[str, Moments]:
     """Return the moments of each group at its `sites`, from one forward and backward pass per batch."""
-    recorder = _MomentRecorder(program, sites)
+    totals = _MomentSums(program, sites)
     generator = torch.Generator().manual_seed(seed)
     for request, _ in batches:
-        recorder.add(request, probe, generator)
+        totals.add(request, probe, generator)
     return {
-        name: _pool([recorder.sums[name, site] for site in group_sites], group_sites, recorder.rows)
+        name: _pool([totals.sums[name, site] for site in group_sites], group_sites, totals.rows)
         for name, group_sites in sites.items()
     }
 
@@ -92,42 +93,31 @@ def _pool(sums: Sequence[_Sums], sites: Sequence[ActivationSite], rows: int) -> 
     return Moments(values, covariance, gradients, sizes)
 
 
-class _MomentRecorder(fx.Interpreter):
-    def __init__(self, program: Program, points: Mapping[str, Sequence[ActivationSite]]) -> None:
-        super().__init__(program.module)
-        self._signature = program.signature
+class _MomentSums:
+    def __init__(self, program: Program, sites: Mapping[str, Sequence[ActivationSite]]) -> None:
         self._at: dict[str, list[tuple[str, ActivationSite, Tensor]]] = {}
-        self._values: dict[str, Tensor] = {}
         self.sums: dict[tuple[str, ActivationSite], _Sums] = {}
         self.rows = 0
-        for name, own in points.items():
+        self._first_input = program.signature.inputs[0].name
+        for name, group_sites in sites.items():
             group = program.analysis.group(name)
-            for point in own:
-                positions = channel_positions(program.analysis, group, point)
-                self._at.setdefault(point.node, []).append((name, point, positions))
+            for site in group_sites:
+                positions = channel_positions(program.analysis, group, site)
+                self._at.setdefault(site.node, []).append((name, site, positions))
                 square, vector = torch.zeros(group.width, group.width).double(), torch.zeros(group.width).double()
-                self.sums[name, point] = _Sums(square, vector, square.clone())
+                self.sums[name, site] = _Sums(square, vector, square.clone())
+        self._recorder = ValueRecorder(program, self._at, keep_gradients=True)
 
     def add(self, request: Mapping[str, Tensor], probe: CurvatureProbe, generator: torch.Generator) -> None:
-        self._values = {}
-        tensors = [request[i.name] for i in self._signature.inputs]
+        recording = self._recorder(request)
+        values = recording.values
         with torch.enable_grad():
-            answers = self.run(*tensors)
-            response = {o.name: a for o, a in zip(self._signature.outputs, answers, strict=True)}
-            watched = list(self._values.values())
-            gradients = torch.autograd.grad(probe(response, generator), watched, allow_unused=True)
-        self.rows += len(tensors[0])
-        for (node, value), gradient in zip(self._values.items(), gradients, strict=True):
-            for name, point, positions in self._at[node]:
-                self._accumulate(self.sums[name, point], point.axis, positions, value.detach(), gradient)
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if n.name in self._at:
-            if not value.requires_grad:  # frozen weights below it
-                value = value.detach().requires_grad_()
-            self._values[n.name] = value
-        return value
+            response = probe(recording.answers, generator)
+            gradients = torch.autograd.grad(response, list(values.values()), allow_unused=True)
+        self.rows += len(request[self._first_input])
+        for (node, value), gradient in zip(values.items(), gradients, strict=True):
+            for name, site, positions in self._at[node]:
+                self._accumulate(self.sums[name, site], site.axis, positions, value.detach(), gradient)
 
     @staticmethod
     def _accumulate(sums: _Sums, axis: int, positions: Tensor, value: Tensor, gradient: Tensor | None) -> None:

@@ -5,20 +5,22 @@ unchanged slices and y, so that each slice has channels of its own.
 """
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from recprune_export.program.canonical import add_constant, remove_dead_code
-from recprune_export.program.nodes import argument, arguments, make_registry_decorator
+from recprune_export.program.nodes import argument, arguments
+from recprune_export.program.operator_registry import OPERATORS, Facet
 
 aten = torch.ops.aten
 
 Decomposition = Callable[[fx.Graph, fx.Node], fx.Node | None]  # None where the operator is not decomposed
-_DECOMPOSITIONS: dict[Any, Decomposition] = {}
-_decomposition = make_registry_decorator(_DECOMPOSITIONS)
+_DECOMPOSITIONS: Mapping[Any, Decomposition] = OPERATORS.rules(Facet.DECOMPOSITION)
+_decomposition = partial(OPERATORS.register, Facet.DECOMPOSITION)
 
 
 def decompose(module: fx.GraphModule) -> bool:

@@ -2,9 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor, fx
 
 from recprune_export.program.program import Program
@@ -61,25 +59,3 @@ def resolve_sites(program: Program, sites: Mapping[str, Collection[ActivationSit
         return ResolvedSite(node, site.axis, positions, varying[0] if varying else None)
 
     return {name: [resolve(name, site) for site in group_sites] for name, group_sites in sites.items()}
-
-
-class ActivationRecorder(fx.Interpreter):
-    """Runs a program and keeps the values of some nodes, or of all."""
-
-    def __init__(self, program: Program, nodes: Collection[fx.Node] | None = None) -> None:
-        super().__init__(program.module)
-        self._signature, self._nodes = program.signature, nodes
-        self.values: dict[fx.Node, Any] = {}
-
-    def answer(self, request: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Answer a request, and keep `values` anew."""
-        self.values = {}
-        with torch.no_grad():
-            outputs = self.run(*(request[i.name] for i in self._signature.inputs))
-        return {o.name: value for o, value in zip(self._signature.outputs, outputs, strict=True)}
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if self._nodes is None or n in self._nodes:
-            self.values[n] = value
-        return value

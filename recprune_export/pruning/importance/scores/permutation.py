@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, fx
 
-from recprune_export.pruning.importance.scores.activations import ActivationRecorder, ResolvedSite, resolve_sites
+from recprune_export.program.recorder import ValueRecorder
+from recprune_export.pruning.importance.scores.activations import ResolvedSite, resolve_sites
 from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
 from recprune_export.pruning.statistics.activation_sites import find_producer_sites
 
@@ -26,14 +27,15 @@ def permutation(inputs: ScoreInputs) -> dict[str, Tensor]:
     request = {name: values[:row_limit] for name, values in inputs.batches[0][0].items()}
     rows = len(next(iter(request.values())))
     order = torch.randperm(rows, generator=torch.Generator().manual_seed(inputs.seed))
-    recorder = ActivationRecorder(inputs.program)
-    original = recorder.answer(request)
+    recording = ValueRecorder(inputs.program)(request)
+    original = recording.answers
+    values = {node: recording.values[node.name] for node in inputs.program.module.graph.nodes}
     sites = resolve_sites(inputs.program, find_producer_sites(inputs.program))
     scores = {}
     with torch.no_grad():
         baseline = inputs.distance(original, original)
         for group in groups:
-            rerun = _Rerun(inputs.program.module, recorder.values, sites[group.name])
+            rerun = _Rerun(inputs.program.module, values, sites[group.name])
             names = [o.name for o in inputs.program.signature.outputs]
             answers = (dict(zip(names, rerun.without(c, order), strict=True)) for c in range(group.width))
             rises = [inputs.distance(answer, original) - baseline for answer in answers]
@@ -42,7 +44,10 @@ def permutation(inputs: ScoreInputs) -> dict[str, Tensor]:
 
 
 class _Rerun(fx.Interpreter):
-    """Runs again what a change of a group's channels reaches; of all else the `values` are known."""
+    """An interpreter that reruns the nodes after a group's sites, with the known `values` of all other nodes.
+
+    It is no `ValueRecorder`, because it changes values during the run and starts in the middle of the graph.
+    """
 
     def __init__(self, module: fx.GraphModule, values: dict[fx.Node, Tensor], sites: list[ResolvedSite]) -> None:
         super().__init__(module, garbage_collect_values=False)

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
+from recprune_export.program.recorder import ValueRecorder
 from recprune_export.pruning.importance.ranking import Ranking
-from recprune_export.pruning.importance.scores.activations import ActivationRecorder, ResolvedSite, resolve_sites
+from recprune_export.pruning.importance.scores.activations import ResolvedSite, resolve_sites
 from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
 from recprune_export.pruning.statistics.activation_sites import find_consumer_sites
 
@@ -27,14 +28,15 @@ def cosine(inputs: ScoreInputs) -> dict[str, Ranking]:
 
 def _covariances(inputs: ScoreInputs, sites: dict[str, list[ResolvedSite]]) -> dict[str, Tensor]:
     """Return the covariance of each group's activations, D×D, summed over its sites, each with trace 1."""
-    recorder = ActivationRecorder(inputs.program, {site.node for group_sites in sites.values() for site in group_sites})
+    nodes = {site.node.name for group_sites in sites.values() for site in group_sites}
+    recorder = ValueRecorder(inputs.program, nodes, stop_early=True)
     sums: dict[tuple[str, int], tuple[Tensor, Tensor, int]] = {}
     for request, _ in inputs.batches:
-        recorder.answer(request)
+        recorded = recorder(request).values
         rows = len(next(iter(request.values())))
         for name, group_sites in sites.items():
             for number, site in enumerate(group_sites):
-                values = site.channels_by_request(recorder.values[site.node], rows).flatten(0, 1).double()
+                values = site.channels_by_request(recorded[site.node.name], rows).flatten(0, 1).double()
                 square, total, count = sums.get((name, number), (torch.zeros(()), torch.zeros(()), 0))
                 sums[name, number] = (square + values.T @ values, total + values.sum(0), count + len(values))
     covariances: dict[str, Tensor] = {}

@@ -1,13 +1,14 @@
 """Variance score: the next bias can replace a channel that hardly varies over requests."""
 
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
 
 from recprune_export.channels.analysis import AxisChannels
 from recprune_export.program.canonical import tensor_at
+from recprune_export.program.recorder import ValueRecorder
 from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
 
 
@@ -23,11 +24,10 @@ def variance(inputs: ScoreInputs) -> dict[str, Tensor]:
     return moments.variances()
 
 
-class _Moments(fx.Interpreter):
+class _Moments:
     """Sums and sums of squares of each channel, which can be added over batches and machines."""
 
     def __init__(self, inputs: ScoreInputs) -> None:
-        super().__init__(inputs.program.module)
         self._inputs = inputs
         self._position = {
             c.identity: (g.name, position)
@@ -36,25 +36,28 @@ class _Moments(fx.Interpreter):
         }
         self._sums: dict[tuple[str, int], list[Tensor]] = {}
         self._count: dict[tuple[str, int], int] = {}
+        nodes = inputs.program.module.graph.nodes
+        producers = [n.name for n in nodes if n.op == "call_function" and _reads_parameter(n)]
+        self._recorder = ValueRecorder(inputs.program, producers, summarize=self._sum_by_channel)
 
     def add(self, request: Mapping[str, Tensor]) -> None:
-        with torch.no_grad():
-            self.run(*(request[i.name] for i in self._inputs.program.signature.inputs))
+        for name, by_axis in self._recorder(request).values.items():
+            for axis, (first, second, count) in by_axis.items():
+                sums = self._sums.setdefault((name, axis), [torch.zeros(len(first)), torch.zeros(len(first))])
+                sums[0] += first
+                sums[1] += second
+                self._count[name, axis] = self._count.get((name, axis), 0) + count
 
-    def run_node(self, n: fx.Node) -> object:
-        value = super().run_node(n)
-        if n.op == "call_function" and isinstance(value, Tensor) and value.is_floating_point() and _reads_parameter(n):
-            for axis, removed_by in enumerate(self._inputs.program.analysis.removed_by[n.name]):
-                if removed_by is not None:
-                    self._accumulate(n.name, axis, value)
-        return value
-
-    def _accumulate(self, name: str, axis: int, value: Tensor) -> None:
-        flat = value.movedim(axis, 0).flatten(1) if value.ndim > 1 else value[:, None]
-        sums = self._sums.setdefault((name, axis), [torch.zeros(len(flat)), torch.zeros(len(flat))])
-        sums[0] += flat.sum(1)
-        sums[1] += flat.square().sum(1)
-        self._count[name, axis] = self._count.get((name, axis), 0) + flat.shape[1]
+    def _sum_by_channel(self, node: fx.Node, value: Any) -> dict[int, tuple[Tensor, Tensor, int]]:
+        """Return for each axis with channels the sum and sum of squares of each index, and the number of summands."""
+        if not (isinstance(value, Tensor) and value.is_floating_point()):
+            return {}
+        by_axis = {}
+        for axis, removed_by in enumerate(self._inputs.program.analysis.removed_by[node.name]):
+            if removed_by is not None:
+                flat = value.movedim(axis, 0).flatten(1) if value.ndim > 1 else value[:, None]
+                by_axis[axis] = flat.sum(1), flat.square().sum(1), flat.shape[1]
+        return by_axis
 
     def variances(self) -> dict[str, Tensor]:
         totals = {group.name: torch.zeros(group.width) for group in self._inputs.program.analysis.groups}
