@@ -1,11 +1,12 @@
 """`CheckResult`: what one comparison says, in a sentence."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+
+from recprune_export.codec import ToDictMixin
 
 
 @dataclass(frozen=True)
-class DriftFinding:
+class DriftFinding(ToDictMixin):
     """Whether the plan holds by one measure; None where it could not be judged, and `reason` says why."""
 
     measure: str
@@ -16,7 +17,3 @@ class DriftFinding:
     def verdict(self) -> str:
         """The verdict in a word or two."""
         return "not judged" if self.holds is None else "holds" if self.holds else "does not hold"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return asdict(self)
