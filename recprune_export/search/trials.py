@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from recprune_export.codec import FLATTENED, DictMixin, decode
 from recprune_export.finetuning.task import Task, run_program
 from recprune_export.pipeline.fingerprint import fingerprint
 from recprune_export.pipeline.prune import SearchPrefix, prune, run_search_prefix
@@ -21,7 +22,7 @@ _OF_TRIALS = ("sparsity", "embedding_sparsity", "hidden_sparsity", "seed")
 
 
 @dataclass(frozen=True)
-class Trial:
+class Trial(DictMixin):
     """One sparsity and one seed: how the metric of the validation rows changes, pruned and tuned against dense.
 
     `artifact` is there where the search looks at sizes and speed as well; where it has fewer bits, the metric is its own.
@@ -29,28 +30,17 @@ class Trial:
 
     sparsity: float
     seed: int
-    change: MetricChange
+    change: MetricChange = field(metadata=FLATTENED)
     artifact: ArtifactMeasurements | None = None
 
     def holds(self, max_drop: float) -> bool:
         """Whether the metric falls by no more than `max_drop`, and the interval says so as well."""
         return self.change.low >= -max_drop
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        artifact = self.artifact.to_dict() if self.artifact else None
-        return {"sparsity": self.sparsity, "seed": self.seed, **self.change.to_dict(), "artifact": artifact}
-
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Trial":
-        """Read what `to_dict` wrote."""
-        artifact = values["artifact"]
-        return cls(
-            float(values["sparsity"]),
-            int(values["seed"]),
-            MetricChange.from_dict(values),
-            ArtifactMeasurements.from_dict(artifact) if artifact else None,
-        )
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote. Raises `ValueError` or `KeyError` where it did not."""
+        return decode(cls, {**values, "change": MetricChange.from_dict(values)})
 
 
 class Trials:
