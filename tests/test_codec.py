@@ -15,7 +15,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recprune_export.training.paired_change import MetricChange
 
 from recprune_export.codec import FLATTENED, OMIT_DEFAULT, DictMixin, JsonForm, ToDictMixin, decode, encode, json_name
 from recprune_export.data.distribution.data_profile import DataProfile, FieldProfile, IdCells, NumberCells
@@ -33,6 +32,7 @@ from recprune_export.pruning.rotation.transform import Transform
 from recprune_export.recommenders.input_spec import InputSpec
 from recprune_export.search.measure_artifact import ArtifactMeasurements
 from recprune_export.search.trials import Trial
+from recprune_export.training._paired_change import MetricChange
 from recprune_export.training.loop import FitResult
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)

@@ -1,1 +1,5 @@
 """Search the sparsity for a quality or a speed-up by trials; sweep over sparsities."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,6 +1,6 @@
 """Channel rules of operators, one file per family. Importing this package registers all of them."""
 
-from recprune_export.channels.rules import (  # noqa: F401
+from recprune_export.channels.rules import (
     attention,
     contraction,
     convolution,
@@ -13,3 +13,17 @@ from recprune_export.channels.rules import (  # noqa: F401
     recurrent,
     reduction,
 )
+
+__all__ = [
+    "attention",
+    "contraction",
+    "convolution",
+    "creation",
+    "data_movement",
+    "elementwise",
+    "embedding",
+    "indexing",
+    "normalization",
+    "recurrent",
+    "reduction",
+]

@@ -1,1 +1,5 @@
 """Formats of a check: JUnit XML, Markdown and rows of a table."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,1 +1,5 @@
 """The cost model: workload of each operator, rates of a machine, estimates and lower bounds."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,1 +1,5 @@
 """ONNX Runtime sessions on files and on models in memory."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,1 +1,8 @@
 """Plots of a page as static SVG, one kind of plot per module."""
+
+__all__ = [
+    "pareto_curve",
+    "ratios",
+    "strips",
+    "width_bars",
+]

@@ -1,1 +1,5 @@
 """Latency, load time and memory, measured together with the dense model in the same run."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,1 +1,26 @@
 """Exact rewrites of an ONNX graph, one per file; each docstring states the graph before and after."""
+
+__all__ = [
+    "batch_norm_to_mul_add",
+    "clear_metadata",
+    "commute_dequantize_scale",
+    "concat_slice",
+    "eliminate_views",
+    "fold_scale_shift",
+    "fold_table_into_gemm",
+    "fuse_tables",
+    "gather_to_gathernd",
+    "gathernd_to_flat_gather",
+    "gathernd_to_gather",
+    "hoist_gather",
+    "hoist_quantize",
+    "matmul_add_to_gemm",
+    "merge_tables_of_same_ids",
+    "name_batch",
+    "name_interface",
+    "reduce_sum_to_matmul",
+    "share_transposed_weights",
+    "shared_inputs",
+    "simplify_attention",
+    "sort_concat_by_width",
+]

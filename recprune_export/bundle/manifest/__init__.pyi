@@ -1,0 +1,15 @@
+from .manifest import DATA_PROFILE as DATA_PROFILE
+from .manifest import DENSE as DENSE
+from .manifest import ENCODING as ENCODING
+from .manifest import FORMAT as FORMAT
+from .manifest import MANIFEST as MANIFEST
+from .manifest import MODEL as MODEL
+from .manifest import PLAN as PLAN
+from .manifest import PROGRAM as PROGRAM
+from .manifest import REPORT as REPORT
+from .manifest import SAMPLE_INPUTS as SAMPLE_INPUTS
+from .manifest import SAMPLE_OUTPUTS as SAMPLE_OUTPUTS
+from .manifest import SIGNATURE as SIGNATURE
+from .manifest import Manifest as Manifest
+from .manifest import check_name as check_name
+from .manifest import values_checksum as values_checksum

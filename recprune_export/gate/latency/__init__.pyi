@@ -1,0 +1,9 @@
+from .calibration import Calibration as Calibration
+from .calibration import calibrate as calibrate
+from .paired_latency import Evidence as Evidence
+from .paired_latency import Sampler as Sampler
+from .paired_latency import collect_samples as collect_samples
+from .paired_latency import compare_latency as compare_latency
+from .paired_latency import make_sampler as make_sampler
+from .sequential_sampling import BASE as BASE
+from .sequential_sampling import NEW as NEW

@@ -1,0 +1,13 @@
+from .estimate import Cost as Cost
+from .estimate import CostTerms as CostTerms
+from .estimate import estimate_cost as estimate_cost
+from .estimate import estimate_file_cost as estimate_file_cost
+from .machine import REFERENCE as REFERENCE
+from .machine import Machine as Machine
+from .machine import cache_directory as cache_directory
+from .machine import this_machine as this_machine
+from .profiler import Profile as Profile
+from .profiler import profile_model as profile_model
+from .weightless_model import fill_shapes as fill_shapes
+from .weightless_model import infer_shapes as infer_shapes
+from .weightless_model import strip_weights as strip_weights

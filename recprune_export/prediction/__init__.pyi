@@ -1,0 +1,2 @@
+from ._predict import Prediction as Prediction
+from ._predict import predict as predict

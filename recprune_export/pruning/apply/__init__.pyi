@@ -1,0 +1,9 @@
+from ._apply_plan import apply_plan as apply_plan
+from ._apply_plan import tables_left as tables_left
+from .masking import Float64Interpreter as Float64Interpreter
+from .masking import Mask as Mask
+from .masking import make_mask as make_mask
+from .soundness import TOLERANCE as TOLERANCE
+from .soundness import Soundness as Soundness
+from .soundness import check_soundness as check_soundness
+from .soundness import largest_difference as largest_difference

@@ -1,0 +1,13 @@
+from .output_error import GroupStatistics as GroupStatistics
+from .output_error import gather_group_statistics as gather_group_statistics
+from .output_error import rank_group as rank_group
+from .ranking import Ranking as Ranking
+from .ranking import rank_by as rank_by
+from .scores.names import OUTPUT_ERROR as OUTPUT_ERROR
+from .scores.names import SCORE_DESCRIPTIONS as SCORE_DESCRIPTIONS
+from .scores.registry import rank_channels as rank_channels
+from .scores.score_inputs import LossFunction as LossFunction
+from .scores.score_inputs import ScoreInputs as ScoreInputs
+from .sensitivity import SHARES as SHARES
+from .sensitivity import Sensitivity as Sensitivity
+from .sensitivity import measure_sensitivity as measure_sensitivity

@@ -1,0 +1,9 @@
+from ._choose_rows import choose_rows as choose_rows
+from ._choose_rows import count_ids as count_ids
+from ._share_rows import find_planned_tables as find_planned_tables
+from ._share_rows import share_rows as share_rows
+from .find_tables import IdReader as IdReader
+from .find_tables import UnprunableTable as UnprunableTable
+from .find_tables import find_prunable_tables as find_prunable_tables
+from .row_plan import RowPlan as RowPlan
+from .shared_row_proof import check_rows as check_rows

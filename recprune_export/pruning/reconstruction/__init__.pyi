@@ -1,0 +1,1 @@
+from .least_squares import reconstruct_layers as reconstruct_layers

@@ -1,0 +1,15 @@
+from ._apply_transforms import apply_transforms as apply_transforms
+from .bases import balanced_basis as balanced_basis
+from .bases import orthogonal_basis as orthogonal_basis
+from .eligibility import RotatableGroup as RotatableGroup
+from .eligibility import find_rotatable_groups as find_rotatable_groups
+from .projections import NO_PROJECTIONS as NO_PROJECTIONS
+from .projections import ProjectedProgram as ProjectedProgram
+from .projections import ProjectionPlan as ProjectionPlan
+from .projections import find_projections as find_projections
+from .projections import insert_projections as insert_projections
+from .projections import plan_projections as plan_projections
+from .projections import project_tables as project_tables
+from .table_projections import find_per_table_projections as find_per_table_projections
+from .table_projections import insert_per_table_projections as insert_per_table_projections
+from .transform import Transform as Transform

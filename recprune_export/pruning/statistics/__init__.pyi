@@ -1,0 +1,9 @@
+from .activation_sites import ConsumerSites as ConsumerSites
+from .activation_sites import find_consumer_sites as find_consumer_sites
+from .activation_sites import find_producer_sites as find_producer_sites
+from .moments import TINY as TINY
+from .moments import ActivationSite as ActivationSite
+from .moments import CurvatureProbe as CurvatureProbe
+from .moments import Moments as Moments
+from .moments import channel_positions as channel_positions
+from .moments import gather_moments as gather_moments

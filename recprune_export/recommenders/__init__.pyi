@@ -1,0 +1,10 @@
+from .catalogue import RECOMMENDERS as RECOMMENDERS
+from .catalogue import build_recommender as build_recommender
+from .catalogue import is_multi_task as is_multi_task
+from .catalogue import is_sequential as is_sequential
+from .dcn_v2 import DCNv2 as DCNv2
+from .deepfm import DeepFM as DeepFM
+from .input_spec import InputSpec as InputSpec
+from .sasrec import SCORES as SCORES
+from .sasrec import SASRec as SASRec
+from .two_tower import TwoTower as TwoTower

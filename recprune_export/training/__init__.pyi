@@ -1,0 +1,13 @@
+from ._evaluate import LabelPredictor as LabelPredictor
+from ._evaluate import evaluate as evaluate
+from ._evaluate import select_primary_metric as select_primary_metric
+from ._paired_change import MetricChange as MetricChange
+from ._paired_change import paired_change as paired_change
+from ._train import TrainingResult as TrainingResult
+from ._train import train as train
+from .checkpoint import Checkpoint as Checkpoint
+from .checkpoint import check_storage_sizes as check_storage_sizes
+from .checkpoint import load_checkpoint as load_checkpoint
+from .checkpoint import read_encoder as read_encoder
+from .loop import FitResult as FitResult
+from .loop import fit as fit
