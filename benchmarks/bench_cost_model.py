@@ -25,18 +25,20 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from operator_cases import PERCENT, measure_operators
 from third_party import load_corpus
 
+from recprune_export.onnx import (
+    PASSES,
+    REFERENCE,
+    REWRITES,
+    estimate_cost,
+    fill_shapes,
+    make_in_memory_session,
+    strip_weights,
+)
 from recprune_export.onnx import export as module
-from recprune_export.onnx.cost.estimate import estimate_cost
-from recprune_export.onnx.cost.machine import REFERENCE
-from recprune_export.onnx.cost.weightless_model import fill_shapes, strip_weights
-from recprune_export.onnx.export import PASSES, REWRITES
-from recprune_export.onnx.runtime.in_memory import make_in_memory_session
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import Program
-from recprune_export.recommenders.catalogue import RECOMMENDERS, build_recommender
-from recprune_export.recommenders.input_spec import InputSpec
-from recprune_export.validation.latency.closed_loop import Backend, measure_latency
-from recprune_export.validation.latency.request_cycle import RequestCycles, sample_cycles
+from recprune_export.program import Program
+from recprune_export.program.capture import capture
+from recprune_export.recommenders import RECOMMENDERS, InputSpec, build_recommender
+from recprune_export.validation import Backend, RequestCycles, measure_latency, sample_cycles
 
 SAME = 0.03  # what differs by less is the same
 CLICKS = InputSpec(

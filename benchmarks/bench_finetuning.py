@@ -25,19 +25,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from recprune_export.data.arrays import ArrayData
-from recprune_export.data.rows import Rows
-from recprune_export.finetuning._finetune import Schedule, finetune
-from recprune_export.finetuning.objective import make_objective
-from recprune_export.finetuning.task import FineTuningConfig, LabeledRows
-from recprune_export.pipeline._prune import make_nonzero_target
-from recprune_export.program.capture._capture import capture
+from recprune_export.data import ArrayData, Rows
+from recprune_export.finetuning import FineTuningConfig, LabeledRows, Schedule, finetune, make_objective
+from recprune_export.pipeline import make_nonzero_target
+from recprune_export.program.capture import capture
 from recprune_export.progress import quiet
-from recprune_export.pruning.allocation.parameter_counts import ParameterCounter
-from recprune_export.pruning.apply._apply_plan import apply_plan
-from recprune_export.pruning.plan import GroupPlan, Plan
-from recprune_export.recommenders.catalogue import build_recommender
-from recprune_export.recommenders.input_spec import InputSpec
+from recprune_export.pruning import GroupPlan, ParameterCounter, Plan, apply_plan
+from recprune_export.recommenders import InputSpec, build_recommender
 from recprune_export.settings import PruningSettings
 
 DIM = 16

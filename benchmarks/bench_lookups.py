@@ -12,11 +12,8 @@ import onnx_ir as ir
 from onnx import helper, numpy_helper
 
 from recprune_export.environment import environment
-from recprune_export.onnx.cost.weightless_model import fill_shapes
-from recprune_export.onnx.optimizer.passes.gather_to_gathernd import gather_to_gathernd
-from recprune_export.onnx.runtime.in_memory import make_in_memory_session
-from recprune_export.validation.latency.closed_loop import Backend, measure_latency
-from recprune_export.validation.latency.request_cycle import count_requests
+from recprune_export.onnx import fill_shapes, gather_to_gathernd, make_in_memory_session
+from recprune_export.validation import Backend, count_requests, measure_latency
 
 ROWS, IDS = 260_000, 26
 WIDTHS = {np.int8: (7, 19, 64), np.float32: (7, 19, 64)}

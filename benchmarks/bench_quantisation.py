@@ -14,19 +14,19 @@ import numpy as np
 from models import FIELDS, NUMERIC, ROWS, make
 
 from recprune_export.environment import environment
-from recprune_export.onnx.export import ServingConfig
-from recprune_export.pipeline._prune import prune
-from recprune_export.pipeline.compress import make_sampled_task
-from recprune_export.pipeline.export_models import export_pruned
-from recprune_export.program.capture._capture import capture
-from recprune_export.quantization._quantize import quantize
-from recprune_export.quantization.quality_loss import make_error_judge
-from recprune_export.quantization.quantization_plan import Mode
+from recprune_export.onnx import ServingConfig
+from recprune_export.pipeline import export_pruned, make_sampled_task, prune
+from recprune_export.program.capture import capture
+from recprune_export.quantization import Mode, make_error_judge, quantize
 from recprune_export.settings import FineTuningSettings, PruningSettings
+from recprune_export.validation import (
+    count_requests,
+    log_ratio,
+    make_onnxruntime_backend,
+    measure_repeated_sessions,
+    typical_time,
+)
 from recprune_export.validation.edge_requests import RequestArrays
-from recprune_export.validation.latency.backends import make_onnxruntime_backend
-from recprune_export.validation.latency.repeated_sessions import log_ratio, measure_repeated_sessions, typical_time
-from recprune_export.validation.latency.request_cycle import count_requests
 
 BATCHES = (1, 32, 256, 1024)
 MODES: tuple[Mode, ...] = ("fp16", "int8", "int4")

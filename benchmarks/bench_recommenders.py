@@ -11,25 +11,22 @@ from typing import Any
 
 import torch
 
-from recprune_export.onnx.counts import count
-from recprune_export.onnx.export import export_onnx
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import Program
-from recprune_export.pruning.allocation.budget import Budget, make_plan
-from recprune_export.pruning.apply._apply_plan import apply_plan
-from recprune_export.pruning.importance.ranking import rank_by
-from recprune_export.recommenders.catalogue import RECOMMENDERS, build_recommender
-from recprune_export.recommenders.input_spec import InputSpec
-from recprune_export.validation.latency.backends import (
+from recprune_export.onnx import count, export_onnx
+from recprune_export.program import Program
+from recprune_export.program.capture import capture
+from recprune_export.pruning import Budget, apply_plan, make_plan, rank_by
+from recprune_export.recommenders import RECOMMENDERS, InputSpec, build_recommender
+from recprune_export.validation import (
     DENSE_ONNX,
     DENSE_TORCH,
     PRUNED_ONNX,
     PRUNED_TORCH,
+    LatencyReport,
     make_onnxruntime_backend,
     make_torch_backend,
+    measure_latency,
+    sample_cycles,
 )
-from recprune_export.validation.latency.closed_loop import LatencyReport, measure_latency
-from recprune_export.validation.latency.request_cycle import sample_cycles
 
 SPARSITY = 0.7
 BATCHES = (1, 32, 256)

@@ -33,27 +33,34 @@ from models import CRITEO, MODELS, make
 from results import keep, kept
 from third_party import load_corpus
 
+from recprune_export.onnx import (
+    BEFORE_SHARING,
+    LAST,
+    REWRITES,
+    Pass,
+    Probe,
+    Rewrite,
+    fill_shapes,
+    name_interface,
+    rewrite,
+    save_onnx,
+)
 from recprune_export.onnx import export as module
-from recprune_export.onnx.cost.weightless_model import fill_shapes
-from recprune_export.onnx.export import BEFORE_SHARING, LAST, REWRITES
-from recprune_export.onnx.optimizer._rewrite import Pass, Probe, Rewrite, rewrite
-from recprune_export.onnx.optimizer.passes.name_interface import name_interface
-from recprune_export.onnx.saving import save_onnx
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import Program
-from recprune_export.program.random_requests import sample_request
-from recprune_export.program.signature import Signature
-from recprune_export.pruning.allocation.budget import AllocationStrategy, Budget, make_plan
-from recprune_export.pruning.apply._apply_plan import apply_plan
-from recprune_export.pruning.importance.ranking import rank_by
+from recprune_export.program import Program, Signature, sample_request
+from recprune_export.program.capture import capture
+from recprune_export.pruning import AllocationStrategy, Budget, apply_plan, make_plan, rank_by
 from recprune_export.quantization import _quantize as quantize
-from recprune_export.quantization.quality_loss import make_error_judge
-from recprune_export.recommenders.catalogue import RECOMMENDERS, build_recommender
-from recprune_export.recommenders.input_spec import InputSpec
-from recprune_export.validation.latency.backends import make_onnxruntime_backend
-from recprune_export.validation.latency.repeated_sessions import log_ratio, measure_repeated_sessions
-from recprune_export.validation.latency.request_cycle import RequestCycles, sample_cycles
-from recprune_export.validation.latency.statistics import Estimate, interval_of_few
+from recprune_export.quantization import make_error_judge
+from recprune_export.recommenders import RECOMMENDERS, InputSpec, build_recommender
+from recprune_export.validation import (
+    Estimate,
+    RequestCycles,
+    interval_of_few,
+    log_ratio,
+    make_onnxruntime_backend,
+    measure_repeated_sessions,
+    sample_cycles,
+)
 
 BATCHES = (1, 32, 256, 1024)  # of an export, together
 SERVED = (BATCHES, (1,), (256,))  # one batch size alone lets a rewrite pass that costs more at others

@@ -20,11 +20,9 @@ import click
 import torch
 from torch import Tensor, nn
 
-from recprune_export.channels.analysis import Analysis
-from recprune_export.program.capture._capture import capture
-from recprune_export.pruning.apply._apply_plan import apply_plan
-from recprune_export.pruning.apply.soundness import check_soundness
-from recprune_export.pruning.plan import GroupPlan, Plan
+from recprune_export.channels import Analysis
+from recprune_export.program.capture import capture
+from recprune_export.pruning import GroupPlan, Plan, apply_plan, check_soundness
 
 DIM = 16
 FEW_ROWS = 1_000

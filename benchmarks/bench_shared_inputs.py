@@ -16,16 +16,11 @@ from latency import prune
 from models import ROWS
 from torch import Tensor, nn
 
-from recprune_export.onnx.counts import count
-from recprune_export.onnx.export import ServingConfig, export_onnx
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import Program
-from recprune_export.recommenders.catalogue import build_recommender
-from recprune_export.recommenders.input_spec import InputSpec
-from recprune_export.recommenders.sasrec import SASRec
-from recprune_export.validation.latency.backends import make_onnxruntime_backend
-from recprune_export.validation.latency.closed_loop import measure_latency
-from recprune_export.validation.latency.request_cycle import sample_cycles
+from recprune_export.onnx import ServingConfig, count, export_onnx
+from recprune_export.program import Program
+from recprune_export.program.capture import capture
+from recprune_export.recommenders import InputSpec, SASRec, build_recommender
+from recprune_export.validation import make_onnxruntime_backend, measure_latency, sample_cycles
 
 CANDIDATES, SPARSITY = 500, 0.7
 USER = tuple(f"user{i}" for i in range(13))

@@ -9,8 +9,8 @@ import numpy as np
 import onnxruntime as ort
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from recprune_export.onnx.optimizer.optimizer_constants import MAX_SUM_OPERATIONS
-from recprune_export.validation.latency.closed_loop import Backend, measure_latency
+from recprune_export.onnx import MAX_SUM_OPERATIONS
+from recprune_export.validation import Backend, measure_latency
 
 SHAPES = [(6, 1), (6, 10), (13, 12), (13, 16), (13, 19), (13, 24), (13, 32), (26, 32)]
 BATCHES = (1, 32, 256, 1024)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from recprune_export.data.schema._infer_schema import SchemaOverrides
-from recprune_export.finetuning.task import DistillationData, FineTuningConfig, Task
-from recprune_export.program.program import Program
-from recprune_export.training._train import train
+from recprune_export.data import SchemaOverrides
+from recprune_export.finetuning import DistillationData, FineTuningConfig, Task
+from recprune_export.program import Program
+from recprune_export.training import train
 
 TUNING_SHARE = 0.1  # of the steps of training
 

@@ -28,18 +28,22 @@ from results import keep, kept, told_of_machine, write_section
 
 from recprune_export.api import load_model, make_task
 from recprune_export.environment import environment, read_cpu_name
-from recprune_export.finetuning.task import Task
-from recprune_export.onnx.counts import count, reduction
-from recprune_export.onnx.export import OnnxFile, ServingConfig, export_onnx
-from recprune_export.pipeline._prune import prune
-from recprune_export.pipeline._quantize_export import QuantizedExport, quantize_export
-from recprune_export.pipeline.export_models import export_pruned, make_latency_requests, make_predictor, validate_parity
-from recprune_export.program.program import Program
-from recprune_export.recommenders.catalogue import is_sequential
+from recprune_export.finetuning import Task
+from recprune_export.onnx import OnnxFile, ServingConfig, count, export_onnx, reduction
+from recprune_export.pipeline import (
+    QuantizedExport,
+    export_pruned,
+    make_latency_requests,
+    make_predictor,
+    prune,
+    quantize_export,
+    validate_parity,
+)
+from recprune_export.program import Program
+from recprune_export.recommenders import is_sequential
 from recprune_export.settings import Settings, parse_batch_sizes
-from recprune_export.training._evaluate import select_primary_metric
-from recprune_export.validation.latency.backends import make_onnxruntime_backend
-from recprune_export.validation.latency.repeated_sessions import log_ratio, measure_repeated_sessions, typical_time
+from recprune_export.training import select_primary_metric
+from recprune_export.validation import log_ratio, make_onnxruntime_backend, measure_repeated_sessions, typical_time
 
 DOCS = Path(__file__).parent.parent / "docs"
 DENSE, FP32 = "dense.onnx", "fp32"

@@ -25,11 +25,18 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from recprune_export.gate.artifact import Artifact, open_artifact
-from recprune_export.gate.findings import Verdict
-from recprune_export.gate.latency.paired_latency import Evidence, collect_samples, compare_latency, make_sampler
-from recprune_export.gate.latency.sequential_sampling import BASE, NEW
-from recprune_export.validation.latency.statistics import Estimate
+from recprune_export.gate import (
+    BASE,
+    NEW,
+    Artifact,
+    Evidence,
+    Verdict,
+    collect_samples,
+    compare_latency,
+    make_sampler,
+    open_artifact,
+)
+from recprune_export.validation import Estimate
 
 TABLES, ROWS, DIM, HIDDEN = 8, 20_000, 32, (512, 256)
 BATCHES = (1, 32, 256)

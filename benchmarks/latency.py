@@ -24,20 +24,23 @@ from results import keep, kept, write_section
 from torch import nn
 
 from recprune_export.environment import environment
-from recprune_export.onnx.counts import count
-from recprune_export.onnx.export import ServingConfig, export_onnx
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import Program
-from recprune_export.pruning.allocation.budget import Budget, make_plan
-from recprune_export.pruning.apply._apply_plan import apply_plan
-from recprune_export.pruning.importance.ranking import rank_by
-from recprune_export.quantization._quantize import quantize
-from recprune_export.quantization.quality_loss import make_error_judge
+from recprune_export.onnx import ServingConfig, count, export_onnx
+from recprune_export.program import Program
+from recprune_export.program.capture import capture
+from recprune_export.pruning import Budget, apply_plan, make_plan, rank_by
+from recprune_export.quantization import make_error_judge, quantize
+from recprune_export.validation import (
+    Backend,
+    Estimate,
+    LatencyReport,
+    RequestCycle,
+    block_resamples,
+    count_requests,
+    make_onnxruntime_backend,
+    measure_latency,
+    torch_threads,
+)
 from recprune_export.validation.edge_requests import RequestArrays
-from recprune_export.validation.latency.backends import make_onnxruntime_backend, torch_threads
-from recprune_export.validation.latency.closed_loop import Backend, LatencyReport, measure_latency
-from recprune_export.validation.latency.request_cycle import RequestCycle, count_requests
-from recprune_export.validation.latency.statistics import Estimate, block_resamples
 
 REFERENCE = "plain dense ONNX"
 SPARSITIES = (0.7, 0.9)

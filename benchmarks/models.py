@@ -8,11 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recprune_export.recommenders.dcn_v2 import DCNv2
-from recprune_export.recommenders.deepfm import DeepFM
-from recprune_export.recommenders.input_spec import InputSpec
-from recprune_export.recommenders.sasrec import SASRec
-from recprune_export.recommenders.two_tower import TwoTower
+from recprune_export.recommenders import DCNv2, DeepFM, InputSpec, SASRec, TwoTower
 
 FIELDS, ROWS, NUMERIC, DIM = 26, 10_000, 13, 64  # as Criteo has them, its ids hashed to 10,000
 HIDDEN = (1024, 512, 256)

@@ -14,11 +14,9 @@ import onnx
 import onnx.parser
 from onnx import helper, numpy_helper
 
-from recprune_export.onnx.cost.estimate import CostTerms, estimate_cost
-from recprune_export.onnx.cost.machine import Machine
-from recprune_export.onnx.runtime.session import SessionOptions, load_session
+from recprune_export.onnx import CostTerms, Machine, SessionOptions, estimate_cost, load_session
+from recprune_export.validation import Backend, measure_interleaved
 from recprune_export.validation.edge_requests import RequestArrays
-from recprune_export.validation.latency.closed_loop import Backend, measure_interleaved
 
 COPIES = 17
 PERCENT = 20  # of the turns: what runs beside only makes them longer

@@ -26,18 +26,18 @@ from seeds import Mean, mean_of
 
 from recprune_export.api import load_model, make_task
 from recprune_export.environment import environment
-from recprune_export.finetuning._finetune import Schedule, finetune
-from recprune_export.finetuning.masks import apply_masks, compute_masks
-from recprune_export.finetuning.task import Task, run_program
-from recprune_export.pipeline._prune import estimate_curvature, make_nonzero_target, rotate_channels
-from recprune_export.pipeline.planning import plan_pruning, read_calibration_batches
-from recprune_export.program.program import Program
-from recprune_export.pruning.allocation.parameter_counts import ParameterCounter
-from recprune_export.pruning.apply._apply_plan import apply_plan
-from recprune_export.pruning.apply.soundness import check_soundness
-from recprune_export.pruning.reconstruction.least_squares import reconstruct_layers
+from recprune_export.finetuning import Schedule, Task, apply_masks, compute_masks, finetune, run_program
+from recprune_export.pipeline import (
+    estimate_curvature,
+    make_nonzero_target,
+    plan_pruning,
+    read_calibration_batches,
+    rotate_channels,
+)
+from recprune_export.program import Program
+from recprune_export.pruning import ParameterCounter, apply_plan, check_soundness, reconstruct_layers
 from recprune_export.settings import Settings
-from recprune_export.training._evaluate import select_primary_metric
+from recprune_export.training import select_primary_metric
 
 DOCS = Path(__file__).parent.parent / "docs"
 PROTOCOL = (

@@ -31,29 +31,30 @@ from unittest import mock
 import click
 import torch
 
-from recprune_export.channels.analysis import Analysis
-from recprune_export.channels.groups import slice_positions
-from recprune_export.finetuning.task import run_program
+from recprune_export.channels import Analysis, slice_positions
+from recprune_export.finetuning import run_program
 from recprune_export.inspection import inspect_program
-from recprune_export.onnx.counts import count, reduction
-from recprune_export.onnx.export import export_onnx
-from recprune_export.onnx.runtime.session import make_session
-from recprune_export.onnx.runtime.session import run as run_onnx
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import Program, sample_request_tensors
-from recprune_export.program.random_requests import sample_request
-from recprune_export.pruning.allocation.budget import Budget, make_plan
-from recprune_export.pruning.apply._apply_plan import apply_plan
-from recprune_export.pruning.apply.masking import Float64Interpreter
-from recprune_export.pruning.apply.soundness import check_soundness
-from recprune_export.pruning.importance.ranking import rank_by
-from recprune_export.pruning.plan import GroupPlan, Plan
+from recprune_export.onnx import count, export_onnx, make_session, reduction
+from recprune_export.onnx import run as run_onnx
+from recprune_export.program import Program, sample_request, sample_request_tensors
+from recprune_export.program.capture import capture
+from recprune_export.pruning import (
+    Budget,
+    Float64Interpreter,
+    GroupPlan,
+    Plan,
+    Transform,
+    apply_plan,
+    apply_transforms,
+    check_soundness,
+    find_rotatable_groups,
+    insert_projections,
+    make_plan,
+    plan_projections,
+    rank_by,
+)
 from recprune_export.pruning.rotation import table_projections
-from recprune_export.pruning.rotation._apply_transforms import apply_transforms
-from recprune_export.pruning.rotation.eligibility import find_rotatable_groups
-from recprune_export.pruning.rotation.projections import insert_projections, plan_projections
-from recprune_export.pruning.rotation.transform import Transform
-from recprune_export.validation.parity import check_parity
+from recprune_export.validation import check_parity
 
 PARITY_BATCHES = (2, 37)
 

@@ -14,9 +14,8 @@ import numpy as np
 import onnxruntime as ort
 
 from recprune_export import compress
-from recprune_export.data.generate import generate_sequences
-from recprune_export.data.schema._infer_schema import SchemaOverrides
-from recprune_export.training._train import train
+from recprune_export.data import SchemaOverrides, generate_sequences
+from recprune_export.training import train
 
 GENERATED = "user,item,position"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from recprune_export.data.generate import generate_clicks, generate_sequences
+from recprune_export.data import generate_clicks, generate_sequences
 
 
 @pytest.fixture(autouse=True, scope="session")

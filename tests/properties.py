@@ -6,13 +6,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from recprune_export.channels.analysis import Analysis
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import Program
-from recprune_export.pruning.allocation.parameter_counts import ParameterCounter
-from recprune_export.pruning.apply._apply_plan import apply_plan
-from recprune_export.pruning.apply.soundness import check_soundness
-from recprune_export.pruning.plan import GroupPlan, Plan
+from recprune_export.channels import Analysis
+from recprune_export.program import Program
+from recprune_export.program.capture import capture
+from recprune_export.pruning import GroupPlan, ParameterCounter, Plan, apply_plan, check_soundness
 
 
 def no_zeros(module: nn.Module) -> nn.Module:

@@ -18,17 +18,17 @@ from click.testing import CliRunner, Result
 from onnx import numpy_helper
 
 from recprune_export.api import compress, load_model
-from recprune_export.bundle._verify import read_manifest, verify
+from recprune_export.bundle import read_manifest, verify
 from recprune_export.cli import main
-from recprune_export.data.schema._infer_schema import SchemaOverrides
+from recprune_export.data import SchemaOverrides
 from recprune_export.errors import UsageError, ValidationFailed
-from recprune_export.onnx.runtime.session import SessionOptions, make_session, run
+from recprune_export.onnx import SessionOptions, make_session, run
 from recprune_export.pipeline import export_models as export
-from recprune_export.program.loading._load_program import load_program
-from recprune_export.recommenders.catalogue import build_recommender
-from recprune_export.report.bundle_page import render_saved_bundle_report
+from recprune_export.program import load_program
+from recprune_export.recommenders import build_recommender
+from recprune_export.report import render_saved_bundle_report
 from recprune_export.settings import Settings
-from recprune_export.training._train import train
+from recprune_export.training import train
 from tests.bundle.archive.test_manifest_signature import key_pair
 from tests.bundle.pbtxt import parse
 from tests.bundle.servers.test_kserve import array

@@ -17,23 +17,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recprune_export.codec import FLATTENED, OMIT_DEFAULT, DictMixin, JsonForm, ToDictMixin, decode, encode, json_name
-from recprune_export.data.distribution.data_profile import DataProfile, FieldProfile, IdCells, NumberCells
-from recprune_export.data.encoding.encoder import Encoder
-from recprune_export.data.encoding.vocabulary import Vocabulary
-from recprune_export.data.schema.schema import MultiValued, Schema
-from recprune_export.data.sequences import SequenceEncoder
-from recprune_export.onnx.cost.machine import Machine
-from recprune_export.onnx.runtime.session import OPTIMIZATION, SessionOptions
-from recprune_export.program.signature import Input, Output, Signature
-from recprune_export.pruning.plan import FieldPlan, Plan
-from recprune_export.pruning.rare_ids.row_plan import RowPlan
-from recprune_export.pruning.rotation.projections import ProjectionPlan
-from recprune_export.pruning.rotation.transform import Transform
-from recprune_export.recommenders.input_spec import InputSpec
-from recprune_export.search.measure_artifact import ArtifactMeasurements
-from recprune_export.search.trials import Trial
-from recprune_export.training._paired_change import MetricChange
-from recprune_export.training.loop import FitResult
+from recprune_export.data import (
+    DataProfile,
+    Encoder,
+    FieldProfile,
+    IdCells,
+    MultiValued,
+    NumberCells,
+    Schema,
+    SequenceEncoder,
+    Vocabulary,
+)
+from recprune_export.onnx import OPTIMIZATION, Machine, SessionOptions
+from recprune_export.program import Input, Output, Signature
+from recprune_export.pruning import FieldPlan, Plan, ProjectionPlan, RowPlan, Transform
+from recprune_export.recommenders import InputSpec
+from recprune_export.search import ArtifactMeasurements, Trial
+from recprune_export.training import FitResult, MetricChange
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 TRANSFORMS = FINITE.map(lambda number: Transform(torch.full((2, 2), number, dtype=torch.float64)))

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from recprune_export import diagnostics
 from recprune_export.cli import main
 from recprune_export.diagnostics import MISSING, OK, WARNING, diagnose
-from recprune_export.onnx.cost.machine import cache_directory
+from recprune_export.onnx import cache_directory
 
 
 def states(target: Path) -> dict[str, str]:

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from recprune_export import api
 from recprune_export.api import compress
-from recprune_export.data.clicks import load_clicks
-from recprune_export.data.schema._infer_schema import SchemaOverrides, infer_schema
+from recprune_export.data import SchemaOverrides, infer_schema, load_clicks
 from recprune_export.errors import DataError, ModelError, ModelFileError
 from recprune_export.pipeline import _prune as prune
-from recprune_export.program.capture._capture import capture
+from recprune_export.program.capture import capture
 
 
 class Scorer(nn.Module):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recprune_export.bundle.manifest.manifest import Manifest
+from recprune_export.bundle import Manifest
 from recprune_export.errors import UsageError
 from recprune_export.provenance import file_identity, find_commit, find_package_commit, provenance
 from recprune_export.settings import Settings

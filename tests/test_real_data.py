@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from recprune_export.api import compress
-from recprune_export.data.schema._infer_schema import SchemaOverrides
+from recprune_export.data import SchemaOverrides
 from recprune_export.settings import Settings
-from recprune_export.training._train import train
+from recprune_export.training import train
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 SETTINGS = Settings(latency_batch_sizes=(1, 256))

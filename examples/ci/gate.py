@@ -10,12 +10,7 @@ import sys
 from pathlib import Path
 
 from recprune_export.errors import RecpruneError, ValidationFailed
-from recprune_export.gate._check import check
-from recprune_export.gate.artifact import open_artifact
-from recprune_export.gate.findings import Verdict
-from recprune_export.gate.limits import Limits
-from recprune_export.gate.output.junit import write_junit
-from recprune_export.gate.output.markdown import write_markdown
+from recprune_export.gate import Limits, Verdict, check, open_artifact, write_junit, write_markdown
 
 BUDGET = 200e6  # bytes that a container image has room for
 LIMITS = Limits(max_regression=0.05, max_drop=0.001)

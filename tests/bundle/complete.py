@@ -6,14 +6,12 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from recprune_export.bundle.contents import _npz, format_compact_json
-from recprune_export.bundle.manifest.manifest import ENCODING
-from recprune_export.bundle.servers import kserve
-from recprune_export.bundle.servers.triton import make_model_repository
-from recprune_export.bundle.write import Content, write_bundle
-from recprune_export.data.encoding.vocabulary_index import encoding_summary
-from recprune_export.onnx.runtime.session import SessionOptions
-from recprune_export.program.signature import BATCH, Input, Output, Signature
+from recprune_export.bundle import ENCODING, Content, format_compact_json, write_bundle
+from recprune_export.bundle.contents import _npz
+from recprune_export.bundle.servers import kserve, make_model_repository
+from recprune_export.data import encoding_summary
+from recprune_export.onnx import SessionOptions
+from recprune_export.program import BATCH, Input, Output, Signature
 from tests.bundle.samples import manifest
 
 TABLE = np.array([0.5, 1.0, -2.0, 4.0], dtype=np.float32)

@@ -11,8 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from recprune_export.bundle._verify import check_files, read_manifest
-from recprune_export.bundle.write import write_bundle
+from recprune_export.bundle import check_files, read_manifest, write_bundle
 from tests.bundle.samples import files, manifest
 
 NAMES = ("first", "second")

@@ -13,8 +13,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from recprune_export.bundle import MANIFEST
 from recprune_export.bundle.contents import _npz
-from recprune_export.bundle.manifest.manifest import MANIFEST, values_checksum
+from recprune_export.bundle.manifest import values_checksum
 from tests.bundle.samples import X
 from tests.documents import places_of
 from tests.program.hostile import Trap

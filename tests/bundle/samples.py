@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
+from recprune_export.bundle import Manifest, write_bundle
 from recprune_export.bundle.contents import _npz
-from recprune_export.bundle.manifest.manifest import Manifest
-from recprune_export.bundle.write import write_bundle
 
 X = np.array([1.0, 2.0, 3.0], dtype=np.float32)
 

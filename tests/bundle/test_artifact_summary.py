@@ -10,12 +10,8 @@ import onnx_ir as ir
 import pytest
 from click.testing import CliRunner
 
-from recprune_export.bundle.artifact_summary import (
-    inspect_artifact,
-    make_request,
-    open_artifact_file,
-    profile_artifact,
-)
+from recprune_export.bundle import inspect_artifact, profile_artifact
+from recprune_export.bundle.artifact_summary import make_request, open_artifact_file
 from recprune_export.cli import main
 from recprune_export.errors import BundleError, ModelFileError
 from tests.bundle.samples import X, write

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from recprune_export.bundle._verify import verify
-from recprune_export.bundle.manifest.manifest import values_checksum
+from recprune_export.bundle import verify
+from recprune_export.bundle.manifest import values_checksum
 from recprune_export.errors import BundleError, RecpruneError
 from tests.bundle.complete import files, write
 

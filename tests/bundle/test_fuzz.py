@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from recprune_export.bundle._verify import verify
-from recprune_export.bundle.write import write_bundle
+from recprune_export.bundle import verify, write_bundle
 from recprune_export.cli import main
 from recprune_export.errors import BundleError, RecpruneError
-from recprune_export.gate.artifact import open_artifact
+from recprune_export.gate import open_artifact
 from tests.bundle.mutations import (
     CHANGES,
     deep_manifest,
@@ -144,7 +143,7 @@ def test_an_encoding_that_is_none_is_refused_when_rows_are_scored(tmp_path: Path
 @pytest.mark.parametrize("seed", range(20))
 def test_packed_bundles(small: Path, tmp_path: Path, seed: int) -> None:
     zstandard = pytest.importorskip("zstandard")
-    from recprune_export.bundle.archive.packing import pack
+    from recprune_export.bundle import pack
 
     rng, packed = random.Random(seed), pack(small, tmp_path / "ctr.tar.zst")
     content = packed.read_bytes()

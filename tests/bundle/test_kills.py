@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from recprune_export.bundle import verify, write_bundle
 from recprune_export.bundle import write as module
-from recprune_export.bundle._verify import verify
-from recprune_export.bundle.write import write_bundle
 from tests.bundle.samples import files, manifest, write
 
 ROOT = Path(__file__).parents[2]

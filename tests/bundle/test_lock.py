@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from recprune_export.bundle._verify import verify
+from recprune_export.bundle import check_target, stage_bundle, verify
 from recprune_export.bundle.lock import hold_write_lock, lock_file
-from recprune_export.bundle.write import check_target, stage_bundle
 from recprune_export.errors import UsageError
 from tests.bundle.samples import write
 

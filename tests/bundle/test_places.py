@@ -12,9 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from recprune_export.bundle import _verify as verify_module
+from recprune_export.bundle import check_target, read_manifest, verify, write_bundle
 from recprune_export.bundle import write as module
-from recprune_export.bundle._verify import read_manifest, verify
-from recprune_export.bundle.write import check_target, write_bundle
 from recprune_export.cli import main
 from recprune_export.errors import UsageError
 from tests.bundle.samples import files, manifest, write

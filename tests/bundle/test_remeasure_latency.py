@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from recprune_export.bundle.remeasure_latency import measure_bundle
-from recprune_export.bundle.write import write_bundle
+from recprune_export.bundle import measure_bundle, write_bundle
 from recprune_export.cli import main
-from recprune_export.onnx.runtime.session import DEFAULT_OPTIONS, SessionOptions
+from recprune_export.onnx import DEFAULT_OPTIONS, SessionOptions
 from recprune_export.progress import quiet
+from recprune_export.validation import DENSE_ONNX, PRUNED_ONNX
 from recprune_export.validation.latency import latency_study as study
-from recprune_export.validation.latency.backends import DENSE_ONNX, PRUNED_ONNX
 from tests.bundle.samples import files, manifest, model
 
 QUICK = ["--latency", "--latency-batch-sizes", "1,4", "--seconds", "0.05", "--quiet"]

@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recprune_export.bundle._verify import verify
+from recprune_export.bundle import verify, write_bundle
 from recprune_export.bundle.contents import _npz
-from recprune_export.bundle.manifest.manifest import values_checksum
-from recprune_export.bundle.write import write_bundle
+from recprune_export.bundle.manifest import values_checksum
 from recprune_export.errors import BundleError, RecpruneError, ValidationFailed
 from tests.bundle.samples import X, files, manifest, write
 

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from recprune_export.bundle import HardLink, check_target, verify, write_bundle
 from recprune_export.bundle import write as module
-from recprune_export.bundle._verify import verify
-from recprune_export.bundle.write import HardLink, check_target, write_bundle
 from recprune_export.errors import BundleError, UsageError
 from tests.bundle.samples import files, manifest, write
 

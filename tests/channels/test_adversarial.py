@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recprune_export.channels.analysis import analyze
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import sample_request_tensors
-from recprune_export.pruning.apply._apply_plan import apply_plan
-from recprune_export.pruning.plan import GroupPlan, Plan
+from recprune_export.channels import analyze
+from recprune_export.program import sample_request_tensors
+from recprune_export.program.capture import capture
+from recprune_export.pruning import GroupPlan, Plan, apply_plan
 from tests.properties import check_any_plan, group_of, no_zeros, prunable, reasons
 
 IDS = torch.tensor([[1, 2, 3], [4, 5, 6], [7, 8, 9]])

@@ -2,12 +2,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recprune_export.channels.analysis import analyze
-from recprune_export.finetuning.sparse_updates import find_table_lookups
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import Program
-from recprune_export.pruning.apply._apply_plan import apply_plan, tables_left
-from recprune_export.recommenders.catalogue import RECOMMENDERS
+from recprune_export.channels import analyze
+from recprune_export.finetuning import find_table_lookups
+from recprune_export.program import Program
+from recprune_export.program.capture import capture
+from recprune_export.pruning import apply_plan, tables_left
+from recprune_export.recommenders import RECOMMENDERS
 from tests.properties import check_any_plan, no_zeros, prunable, random_plan, reasons
 from tests.recommenders.test_recommenders import make, spec_of
 

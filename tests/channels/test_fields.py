@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recprune_export.channels.analysis import analyze
-from recprune_export.program.capture._capture import capture
+from recprune_export.channels import analyze
+from recprune_export.program.capture import capture
 from tests.properties import no_zeros
 
 IDS = torch.tensor([[1, 2, 3], [4, 5, 6]])

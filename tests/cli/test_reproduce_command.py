@@ -11,11 +11,9 @@ from click.testing import CliRunner
 from recprune_export import api
 from recprune_export.cli import main
 from recprune_export.errors import UsageError
-from recprune_export.search._sweep import Sweep
-from recprune_export.search.measure_artifact import ArtifactMeasurements
-from recprune_export.search.trials import Trial
-from recprune_export.training._paired_change import MetricChange
-from recprune_export.validation.latency.statistics import Estimate
+from recprune_export.search import ArtifactMeasurements, Sweep, Trial
+from recprune_export.training import MetricChange
+from recprune_export.validation import Estimate
 
 EVERY_OPTION = [
     *("--factory", "shop.models:make", "--factory-args", '{"dim": 8, "name": "a b"}', "--inputs", "a request.npz"),

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recprune_export.data.arrays import ArraySpec, load_arrays
+from recprune_export.data import ArraySpec, load_arrays
 from recprune_export.errors import DataError
 
 SPECS = [ArraySpec("user", "int64", (), ((0, 9),)), ArraySpec("x", "float32", (3,), ((0, 4), None, None))]

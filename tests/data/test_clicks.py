@@ -4,9 +4,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recprune_export.data.clicks import load_clicks
-from recprune_export.data.schema.schema import MultiValued, Schema, Split
-from recprune_export.data.tabular_files import scan
+from recprune_export.data import MultiValued, Schema, load_clicks, scan
+from recprune_export.data.schema import Split
 from recprune_export.errors import DataError
 
 SCHEMA = Schema(labels=("click",), categorical=("shop",), numeric=("age",))

@@ -3,7 +3,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from recprune_export.data.generate import generate_clicks, generate_sequences
+from recprune_export.data import generate_clicks, generate_sequences
 from recprune_export.errors import UsageError
 
 

@@ -5,9 +5,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recprune_export.data.rows import Ragged
-from recprune_export.data.schema.schema import Schema, SequenceColumns
-from recprune_export.data.sequences import HISTORY, NEXT_ITEM, SequenceEncoder, load_sequences
+from recprune_export.data import HISTORY, NEXT_ITEM, Ragged, Schema, SequenceColumns, SequenceEncoder, load_sequences
 from recprune_export.errors import DataError
 
 SCHEMA = Schema(sequence=SequenceColumns("user", "item", "order", max_length=3))

@@ -13,17 +13,11 @@ from torch import nn
 
 import recprune_export
 from recprune_export.channels import analysis
-from recprune_export.gate.artifact import open_artifact
-from recprune_export.onnx.counts import count
-from recprune_export.onnx.export import export_onnx
-from recprune_export.onnx.graph import replace_uses
-from recprune_export.onnx.optimizer._rewrite import rewrite
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.operator_registry import OPERATORS, Facet
-from recprune_export.program.program import Program
-from recprune_export.program.random_requests import sample_request
-from recprune_export.pruning.importance.ranking import rank_by
-from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
+from recprune_export.gate import open_artifact
+from recprune_export.onnx import count, export_onnx, replace_uses, rewrite
+from recprune_export.program import OPERATORS, Facet, Program, sample_request
+from recprune_export.program.capture import capture
+from recprune_export.pruning import ScoreInputs, rank_by
 from recprune_export.pruning.rotation import rotation_rules
 from tests.recommenders.test_recommenders import make, spec_of
 

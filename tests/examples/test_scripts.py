@@ -12,8 +12,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from recprune_export.bundle._verify import verify
-from recprune_export.bundle.write import write_bundle
+from recprune_export.bundle import verify, write_bundle
 from tests.bundle.samples import files, manifest, write
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -74,9 +73,7 @@ def test_the_ids_of_the_sasrec_example_are_those_of_the_encoder(
 ) -> None:
     import polars as pl
 
-    from recprune_export.data.encoding.vocabulary import Vocabulary
-    from recprune_export.data.schema.schema import Schema, SequenceColumns
-    from recprune_export.data.sequences import HISTORY, SequenceEncoder
+    from recprune_export.data import HISTORY, Schema, SequenceColumns, SequenceEncoder, Vocabulary
 
     encoder = SequenceEncoder(
         Schema(sequence=SequenceColumns("u", "i", "t", max_length=4)), Vocabulary(["x", "y", "z"], 1)

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recprune_export.prediction._predict import predict
+from recprune_export.prediction import predict
 from tests.bundle.complete import write
 from tests.prediction.test_predict import raw
 

@@ -4,12 +4,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recprune_export.data.rows import Ragged
+from recprune_export.data import Ragged
 from recprune_export.finetuning.all_positions import POSITIONS, find_positions, make_all_positions_program
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import Program
-from recprune_export.recommenders.input_spec import InputSpec
-from recprune_export.recommenders.sasrec import SASRec
+from recprune_export.program import Program
+from recprune_export.program.capture import capture
+from recprune_export.recommenders import InputSpec, SASRec
 
 LENGTH, ITEMS = 6, 30
 

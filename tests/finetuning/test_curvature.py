@@ -5,10 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from recprune_export.finetuning.curvature import weight_curvature
-from recprune_export.finetuning.masks import NonZeroTarget, compute_masks
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import Program
+from recprune_export.finetuning import NonZeroTarget, compute_masks, weight_curvature
+from recprune_export.program import Program
+from recprune_export.program.capture import capture
 
 Batch = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]
 

@@ -5,16 +5,23 @@ import pytest
 import torch
 from torch import nn
 
-from recprune_export.data.arrays import ArrayData
-from recprune_export.data.rows import Ragged, Rows
-from recprune_export.finetuning import objective
-from recprune_export.finetuning._finetune import Schedule, _linear_decay, finetune
-from recprune_export.finetuning.masks import NonZeroTarget, count_parameters
-from recprune_export.finetuning.objective import make_objective
-from recprune_export.finetuning.task import FineTuningConfig, LabeledRows, SampledRequests, _truncate_histories
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import Program
-from recprune_export.training.loop import FitResult
+from recprune_export.data import ArrayData, Ragged, Rows
+from recprune_export.finetuning import (
+    FineTuningConfig,
+    LabeledRows,
+    NonZeroTarget,
+    SampledRequests,
+    Schedule,
+    count_parameters,
+    finetune,
+    make_objective,
+    objective,
+)
+from recprune_export.finetuning._finetune import _linear_decay
+from recprune_export.finetuning.task import _truncate_histories
+from recprune_export.program import Program
+from recprune_export.program.capture import capture
+from recprune_export.training import FitResult
 
 RECIPE = FineTuningConfig(epochs=4, learning_rate=1e-2, batch_size=64)
 TABLES = frozenset({"table.weight"})

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from recprune_export.errors import ModelError
+from recprune_export.finetuning import FineTuningConfig, SampledRequests, make_objective
 from recprune_export.finetuning.finite_requests import find_finite_rows
-from recprune_export.finetuning.objective import make_objective
-from recprune_export.finetuning.task import FineTuningConfig, SampledRequests
-from recprune_export.program.capture._capture import capture
+from recprune_export.program.capture import capture
 
 
 class Attends(nn.Module):

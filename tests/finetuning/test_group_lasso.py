@@ -1,15 +1,11 @@
 import pytest
 import torch
 
-from recprune_export.channels.analysis import Analysis
-from recprune_export.finetuning._finetune import Schedule
-from recprune_export.finetuning.group_lasso import GroupLasso, RegularizedProgram, regularize
-from recprune_export.finetuning.objective import make_objective
-from recprune_export.finetuning.task import LabeledRows
-from recprune_export.program.program import Program
-from recprune_export.pruning.apply._apply_plan import apply_plan
-from recprune_export.pruning.apply.soundness import check_soundness
-from recprune_export.pruning.plan import GroupPlan, Plan
+from recprune_export.channels import Analysis
+from recprune_export.finetuning import LabeledRows, RegularizedProgram, Schedule, make_objective, regularize
+from recprune_export.finetuning.group_lasso import GroupLasso
+from recprune_export.program import Program
+from recprune_export.pruning import GroupPlan, Plan, apply_plan, check_soundness
 from tests.finetuning.test_finetune import RECIPE, rows
 from tests.finetuning.test_finetune import program as scorer
 from tests.pruning.models import scorer as two_tables

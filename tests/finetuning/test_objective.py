@@ -3,12 +3,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recprune_export.data.sequences import NEXT_ITEM
+from recprune_export.data import NEXT_ITEM
 from recprune_export.errors import ModelError, UsageError
-from recprune_export.finetuning.objective import Objective, make_objective
+from recprune_export.finetuning import Objective, make_objective
 from recprune_export.finetuning.task import _probability
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import Program
+from recprune_export.program import Program
+from recprune_export.program.capture import capture
 from tests.recommenders.test_recommenders import CLICKS, make
 
 ITEMS, DIM = 40, 8

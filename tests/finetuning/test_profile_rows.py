@@ -8,15 +8,26 @@ import pytest
 import torch
 from torch import nn
 
-from recprune_export.data.arrays import ArraySpec, load_arrays
-from recprune_export.data.clicks import load_clicks
-from recprune_export.data.schema._infer_schema import SchemaOverrides, infer_schema, infer_sequence_schema
-from recprune_export.data.sequences import load_sequences
-from recprune_export.finetuning.objective import Objective
-from recprune_export.finetuning.profile_rows import make_data_profile, read_field_values
-from recprune_export.finetuning.task import CLICK_DEFAULTS, LabeledRows, NextItems, SampledRequests
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.signature import BATCH, Input, Signature
+from recprune_export.data import (
+    ArraySpec,
+    SchemaOverrides,
+    infer_schema,
+    infer_sequence_schema,
+    load_arrays,
+    load_clicks,
+    load_sequences,
+)
+from recprune_export.finetuning import (
+    CLICK_DEFAULTS,
+    LabeledRows,
+    NextItems,
+    Objective,
+    SampledRequests,
+    make_data_profile,
+    read_field_values,
+)
+from recprune_export.program import BATCH, Input, Signature
+from recprune_export.program.capture import capture
 
 NO_OBJECTIVE = Objective({}, {})
 NOTHING = Signature((), ())

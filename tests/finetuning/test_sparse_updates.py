@@ -6,21 +6,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recprune_export.data.arrays import ArrayData
-from recprune_export.data.rows import Rows
-from recprune_export.finetuning import objective
-from recprune_export.finetuning._finetune import Schedule, finetune
-from recprune_export.finetuning.masks import NonZeroTarget, apply_masks
-from recprune_export.finetuning.objective import make_objective
-from recprune_export.finetuning.sparse_updates import (
-    ROWS_PER_ID,
-    find_sparse_update_tables,
+from recprune_export.data import ArrayData, Rows
+from recprune_export.finetuning import (
+    FineTuningConfig,
+    LabeledRows,
+    NonZeroTarget,
+    Schedule,
+    apply_masks,
     find_table_lookups,
-    sparse_gradients,
+    finetune,
+    make_objective,
+    objective,
 )
-from recprune_export.finetuning.task import FineTuningConfig, LabeledRows
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import Program
+from recprune_export.finetuning.sparse_updates import ROWS_PER_ID, find_sparse_update_tables, sparse_gradients
+from recprune_export.program import Program
+from recprune_export.program.capture import capture
 
 BATCH = 16
 ROWS = 3 * ROWS_PER_ID * BATCH  # of the long table, whose requests have three ids

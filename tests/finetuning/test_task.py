@@ -7,14 +7,19 @@ import pytest
 import torch
 from torch import nn
 
-from recprune_export.data.schema._infer_schema import SchemaOverrides, infer_sequence_schema
-from recprune_export.data.sequences import HISTORY, NEXT_ITEM, SequenceData, load_sequences
+from recprune_export.data import (
+    HISTORY,
+    NEXT_ITEM,
+    SchemaOverrides,
+    SequenceData,
+    infer_sequence_schema,
+    load_sequences,
+)
+from recprune_export.finetuning import FineTuningConfig, NextItems, Objective
 from recprune_export.finetuning import task as task_module
 from recprune_export.finetuning.all_positions import POSITIONS
-from recprune_export.finetuning.objective import Objective
-from recprune_export.finetuning.task import FineTuningConfig, NextItems
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import Program
+from recprune_export.program import Program
+from recprune_export.program.capture import capture
 
 RECIPE = FineTuningConfig(epochs=1, learning_rate=1e-3, batch_size=16)
 

@@ -8,11 +8,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from recprune_export.bundle import write_bundle
 from recprune_export.bundle.contents import _npz
-from recprune_export.bundle.write import write_bundle
-from recprune_export.onnx.runtime.session import make_session, run
-from recprune_export.program.random_requests import sample_request
-from recprune_export.program.signature import BATCH, Input, Output, Signature
+from recprune_export.onnx import make_session, run
+from recprune_export.program import BATCH, Input, Output, Signature, sample_request
 from tests.bundle.samples import manifest
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from recprune_export.gate.latency.paired_latency import Sampler
-from recprune_export.gate.latency.sequential_sampling import BASE, NEW
+from recprune_export.gate import BASE, NEW
+from recprune_export.gate.latency import Sampler
 
 
 def synthetic(ratio: float | Mapping[int, float], scatter: float = 0.01, seed: int = 0) -> Sampler:

@@ -10,18 +10,13 @@ from xml.etree import ElementTree
 import pytest
 from click.testing import CliRunner, Result
 
-from recprune_export.bundle._verify import read_manifest
-from recprune_export.bundle.archive.packing import pack
-from recprune_export.bundle.write import Content, HardLink, write_bundle
+from recprune_export.bundle import Content, HardLink, pack, read_manifest, write_bundle
 from recprune_export.cli import main
+from recprune_export.gate import Check, Finding, Verdict, check, open_artifact
 from recprune_export.gate import _check as module
-from recprune_export.gate._check import Check, check
-from recprune_export.gate.artifact import open_artifact
-from recprune_export.gate.findings import Finding, Verdict
-from recprune_export.gate.output.junit import render_junit
-from recprune_export.gate.output.markdown import render_markdown
-from recprune_export.onnx.runtime.session import SessionOptions
-from recprune_export.validation.latency.footprint import Footprint, FootprintReport
+from recprune_export.gate.output import render_junit, render_markdown
+from recprune_export.onnx import SessionOptions
+from recprune_export.validation import Footprint, FootprintReport
 from tests.gate.models import Shape, bundle, plain
 from tests.gate.synthetic import synthetic
 

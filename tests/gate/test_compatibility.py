@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from recprune_export.gate.compatibility import find_breaking_changes, make_common_signature
-from recprune_export.program.signature import BATCH, Input, Output, Signature
+from recprune_export.program import BATCH, Input, Output, Signature
 
 USER = Input("user", "int64", (BATCH,), ((0, 9),))
 TAGS = Input("tags", "int64", (BATCH, 3), ((1, 7),))

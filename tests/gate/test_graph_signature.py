@@ -9,9 +9,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from recprune_export.errors import ModelFileError
 from recprune_export.gate.graph_signature import read_signature
-from recprune_export.onnx.runtime.session import make_session, run
-from recprune_export.program.signature import BATCH, Input, Output
-from recprune_export.validation.edge_requests import make_edge_requests
+from recprune_export.onnx import make_session, run
+from recprune_export.program import BATCH, Input, Output
+from recprune_export.validation import make_edge_requests
 from tests.gate.models import Shape, plain
 
 Nodes = list[onnx.NodeProto]

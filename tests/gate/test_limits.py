@@ -1,7 +1,7 @@
 import pytest
 
 from recprune_export.errors import UsageError
-from recprune_export.gate.limits import Limits, parse_fraction, parse_gate_limits
+from recprune_export.gate import Limits, parse_fraction, parse_gate_limits
 
 
 @pytest.mark.parametrize(("text", "value"), [("5%", 0.05), ("0.05", 0.05), (" 12.5 % ", 0.125), ("0", 0), ("200%", 2)])

@@ -6,17 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recprune_export.gate.artifact import Artifact, open_artifact
-from recprune_export.gate.findings import Finding, Verdict, overall_verdict
+from recprune_export.gate import Artifact, Finding, Limits, Verdict, compare_growth, open_artifact
+from recprune_export.gate.findings import overall_verdict
 from recprune_export.gate.gate_constants import FOOTPRINT_PROCESSES
-from recprune_export.gate.limits import GATES, Limits
-from recprune_export.gate.regression_rules import (
-    compare_costs,
-    compare_counts,
-    compare_growth,
-    compare_quality,
-)
-from recprune_export.validation.latency.footprint import Footprint, FootprintReport
+from recprune_export.gate.limits import GATES
+from recprune_export.gate.regression_rules import compare_costs, compare_counts, compare_quality
+from recprune_export.validation import Footprint, FootprintReport
 from tests.gate.models import Shape, bundle, plain
 
 

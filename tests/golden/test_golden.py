@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recprune_export.onnx.runtime.session import make_session, run
+from recprune_export.onnx import make_session, run
 from tests.golden.jobs import FOLDER, JOBS, Job, bundle_facts, run_job
 
 RELATIVE = 1e-3  # of the root mean square of an output: tuning amplifies the rounding of another CPU

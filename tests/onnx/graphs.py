@@ -10,9 +10,8 @@ import onnx_ir as ir
 from onnx import helper, numpy_helper
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from recprune_export.onnx.cost.weightless_model import fill_shapes
-from recprune_export.onnx.optimizer._rewrite import TOLERANCE, largest_relative_difference
-from recprune_export.onnx.runtime.in_memory import make_in_memory_session
+from recprune_export.onnx import fill_shapes, make_in_memory_session
+from recprune_export.onnx.optimizer import TOLERANCE, largest_relative_difference
 
 Request = Sequence[np.ndarray]
 

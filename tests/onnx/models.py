@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import Program
+from recprune_export.program import Program
+from recprune_export.program.capture import capture
 
 ROWS = 30
 LENGTH = 5

@@ -10,7 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from recprune_export.onnx.counts import Counts, WeightCount, count, reduction
+from recprune_export.onnx import Counts, count, reduction
+from recprune_export.onnx.counts import WeightCount
 
 ROWS, DIM, UNITS = 10, 4, 3
 

@@ -8,11 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recprune_export.onnx import export_onnx, make_session, read_model, run
 from recprune_export.onnx.empty_rows import guard_empty_rows
-from recprune_export.onnx.export import export_onnx
-from recprune_export.onnx.reading import read_model
-from recprune_export.onnx.runtime.session import make_session, run
-from recprune_export.program.capture._capture import capture
+from recprune_export.program.capture import capture
 from tests.properties import no_zeros
 
 

@@ -14,13 +14,10 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from recprune_export.errors import ExportError
+from recprune_export.onnx import PASSES, OnnxFile, count, export_onnx, make_session, run
 from recprune_export.onnx import export as export_module
-from recprune_export.onnx.counts import count
-from recprune_export.onnx.export import PASSES, OnnxFile, export_onnx
-from recprune_export.onnx.runtime.session import make_session, run
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import Program, sample_request_tensors
-from recprune_export.program.signature import Signature
+from recprune_export.program import Program, Signature, sample_request_tensors
+from recprune_export.program.capture import capture
 from tests.onnx.models import LENGTH, NAMES, ROWS, program
 
 BATCHES = (1, 2, 7)

@@ -14,19 +14,12 @@ import pytest
 import torch
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from recprune_export.onnx import PASSES, REWRITES, Pass, count_weights, fill_shapes, make_in_memory_session
 from recprune_export.onnx import export as module
-from recprune_export.onnx.cost.weightless_model import fill_shapes
-from recprune_export.onnx.counts import count_weights
-from recprune_export.onnx.export import PASSES, REWRITES
-from recprune_export.onnx.optimizer._rewrite import TOLERANCE, Pass, largest_relative_difference
-from recprune_export.onnx.optimizer.passes.shared_inputs import share_inputs
-from recprune_export.onnx.runtime.in_memory import make_in_memory_session
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import Program
-from recprune_export.program.random_requests import sample_request
-from recprune_export.program.signature import BATCH
-from recprune_export.recommenders.catalogue import RECOMMENDERS, build_recommender
-from recprune_export.recommenders.input_spec import InputSpec
+from recprune_export.onnx.optimizer import TOLERANCE, largest_relative_difference, share_inputs
+from recprune_export.program import BATCH, Program, sample_request
+from recprune_export.program.capture import capture
+from recprune_export.recommenders import RECOMMENDERS, InputSpec, build_recommender
 from tests.properties import no_zeros
 
 CLICKS = InputSpec(

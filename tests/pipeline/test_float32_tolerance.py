@@ -8,17 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.errors import ValidationFailed
-from recprune_export.finetuning.task import run_program
-from recprune_export.onnx.export import export_onnx
+from recprune_export.finetuning import run_program
+from recprune_export.onnx import export_onnx
 from recprune_export.pipeline import export_models as export
-from recprune_export.pipeline.compress import make_sampled_task
+from recprune_export.pipeline import make_sampled_task
 from recprune_export.pipeline.float32_tolerance import MOST, TWO_WAYS, widen_tolerances
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import Program
-from recprune_export.pruning.apply.masking import Float64Interpreter
+from recprune_export.program import Program
+from recprune_export.program.capture import capture
+from recprune_export.pruning import Float64Interpreter
 from recprune_export.settings import Settings
+from recprune_export.validation import Tolerances
 from recprune_export.validation.edge_requests import RequestArrays
-from recprune_export.validation.parity import Tolerances
 from tests.properties import no_zeros
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.api import compress
-from recprune_export.bundle._verify import verify
+from recprune_export.bundle import verify
 from recprune_export.finetuning import task
 from recprune_export.settings import Settings
 

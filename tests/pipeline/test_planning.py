@@ -7,11 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.errors import PruningError
-from recprune_export.pipeline.compress import make_sampled_task
-from recprune_export.pipeline.planning import plan_pruning
+from recprune_export.pipeline import make_sampled_task, plan_pruning
 from recprune_export.pipeline.structured_fraction import StructuredFractionTrial
-from recprune_export.program.capture._capture import capture
-from recprune_export.pruning.allocation.budget import Budget
+from recprune_export.program.capture import capture
+from recprune_export.pruning import Budget
 from recprune_export.settings import Settings
 from tests.properties import no_zeros
 from tests.pruning.models import scorer

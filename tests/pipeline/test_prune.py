@@ -5,14 +5,11 @@ import pytest
 from recprune_export.errors import PruningError
 from recprune_export.finetuning import task as tasks
 from recprune_export.pipeline import _prune as stages
-from recprune_export.pipeline._prune import PrunedModel, divide_epochs, plan_all_stages, prune
-from recprune_export.pipeline.compress import make_sampled_task
-from recprune_export.pipeline.planning import plan_pruning
+from recprune_export.pipeline import make_sampled_task, plan_all_stages, plan_pruning, prune
+from recprune_export.pipeline._prune import PrunedModel, divide_epochs
 from recprune_export.pipeline.structured_fraction import TABLE_FRACTIONS, StructuredFractionTrial
-from recprune_export.program.program import Program
-from recprune_export.pruning.allocation.budget import Budget
-from recprune_export.pruning.allocation.parameter_counts import ParameterCounter, ParameterCounts
-from recprune_export.pruning.plan import Plan
+from recprune_export.program import Program
+from recprune_export.pruning import Budget, ParameterCounter, ParameterCounts, Plan
 from recprune_export.settings import Settings
 from tests.properties import no_zeros
 from tests.pruning.models import scorer

@@ -16,26 +16,17 @@ import torch
 from torch import nn
 
 from recprune_export.api import make_task
-from recprune_export.bundle._verify import verify
+from recprune_export.bundle import verify
 from recprune_export.errors import ValidationFailed
 from recprune_export.finetuning import task
-from recprune_export.onnx.export import ServingConfig
+from recprune_export.onnx import ServingConfig
+from recprune_export.pipeline import StageCheckpoints, export_pruned, fingerprint, make_sampled_task, prune
 from recprune_export.pipeline import _prune as stages
-from recprune_export.pipeline._fingerprint import fingerprint
-from recprune_export.pipeline._prune import PrunedModel, prune
-from recprune_export.pipeline.compress import make_sampled_task
-from recprune_export.pipeline.export_models import export_pruned
-from recprune_export.pipeline.stage_checkpoints import (
-    NO_CHECKPOINTS,
-    StageCheckpoints,
-    get_checkpoint_folder,
-    remove_when_done,
-)
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.loading._load_program import LoadedModel
-from recprune_export.program.loading.detect import ModelKind
-from recprune_export.program.program import Program
-from recprune_export.pruning.plan import Plan
+from recprune_export.pipeline._prune import PrunedModel
+from recprune_export.pipeline.stage_checkpoints import NO_CHECKPOINTS, get_checkpoint_folder, remove_when_done
+from recprune_export.program import LoadedModel, ModelKind, Program
+from recprune_export.program.capture import capture
+from recprune_export.pruning import Plan
 from recprune_export.settings import Settings
 from tests.pipeline.test_prune import scorer
 

@@ -6,15 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recprune_export.pipeline import structured_fraction
-from recprune_export.pipeline.compress import make_sampled_task
-from recprune_export.pipeline.planning import plan_pruning
+from recprune_export.pipeline import make_sampled_task, plan_pruning, structured_fraction
 from recprune_export.pipeline.structured_fraction import REST_FRACTIONS, TABLE_FRACTIONS, choose_structured_fractions
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import Program
-from recprune_export.pruning.allocation.budget import Budget
-from recprune_export.pruning.allocation.parameter_counts import ParameterCounter
-from recprune_export.pruning.pruning_constants import REST_STRUCTURED_FRACTION, TABLE_STRUCTURED_FRACTION
+from recprune_export.program import Program
+from recprune_export.program.capture import capture
+from recprune_export.pruning import REST_STRUCTURED_FRACTION, TABLE_STRUCTURED_FRACTION, Budget, ParameterCounter
 from recprune_export.settings import Settings
 
 

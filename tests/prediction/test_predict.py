@@ -11,12 +11,12 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
-from recprune_export.bundle.write import write_bundle
+from recprune_export.bundle import write_bundle
 from recprune_export.cli import main
-from recprune_export.data.encoding.encoder import Encoder
+from recprune_export.data import Encoder
 from recprune_export.errors import BundleError, DataError, UsageError
 from recprune_export.prediction import _predict as module
-from recprune_export.prediction._predict import predict
+from recprune_export.prediction import predict
 from tests.bundle.complete import ENCODER, SIGNATURE, answer, files, write
 from tests.bundle.samples import manifest
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from recprune_export.data.schema._infer_schema import SchemaOverrides
+from recprune_export.data import SchemaOverrides
 from recprune_export.errors import ModelFileError, RecpruneError, UsageError
-from recprune_export.program.loading._load_program import load_program
-from recprune_export.training._train import train
+from recprune_export.program import load_program
+from recprune_export.training import train
 from tests.program.hostile import write_program
 from tests.program.mutations import CHANGES, compressed, pickled, stretched
 

@@ -12,8 +12,9 @@ from torch import fx
 
 from recprune_export.channels import rules as channel_rules
 from recprune_export.onnx import translations
+from recprune_export.program import OPERATORS, Facet
 from recprune_export.program.capture.passes import decompositions
-from recprune_export.program.operator_registry import OPERATORS, Facet, Operator, OperatorRegistry, name_operator
+from recprune_export.program.operator_registry import Operator, OperatorRegistry, name_operator
 from recprune_export.pruning.apply import _apply_plan
 from recprune_export.pruning.rotation import rotation_rules, rotation_walk
 

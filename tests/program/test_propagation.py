@@ -12,14 +12,18 @@ from sympy import Symbol
 from torch import Tensor, fx, nn
 from torch._dynamo.exc import UserError
 
+from recprune_export.program import BATCH, Input, Output, Program, Signature, sample_request_tensors
 from recprune_export.program.canonical import canonicalize
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import Program, export_with_symbolic_batch, sample_request_tensors
-from recprune_export.program.signature import BATCH, Input, Output, Signature
-from recprune_export.pruning.apply._apply_plan import apply_plan
-from recprune_export.pruning.rotation.projections import insert_projections, plan_projections
-from recprune_export.pruning.rotation.table_projections import find_per_table_projections, insert_per_table_projections
-from recprune_export.recommenders.catalogue import RECOMMENDERS
+from recprune_export.program.capture import capture
+from recprune_export.program.program import export_with_symbolic_batch
+from recprune_export.pruning import (
+    apply_plan,
+    find_per_table_projections,
+    insert_per_table_projections,
+    insert_projections,
+    plan_projections,
+)
+from recprune_export.recommenders import RECOMMENDERS
 from tests.properties import half_plan
 from tests.recommenders.test_recommenders import make, spec_of
 

@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor, fx, nn
 
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import Program
-from recprune_export.program.recorder import ValueRecorder, record_values
+from recprune_export.program import Program, ValueRecorder, record_values
+from recprune_export.program.capture import capture
 
 REQUEST = {"x": torch.arange(12.0).reshape(4, 3)}
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from recprune_export.errors import InputFileError, PruningError
-from recprune_export.pruning.plan import GroupPlan, Plan
+from recprune_export.pruning import GroupPlan, Plan
 from tests.properties import random_plan
 from tests.pruning.models import scorer
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from recprune_export.quantization import Mode
 from recprune_export.quantization.choose_formats import choose_formats
 from recprune_export.quantization.quantization_plan import (
     FP16,
@@ -15,11 +16,10 @@ from recprune_export.quantization.quantization_plan import (
     INT8_BY_ROW,
     INT8_DYNAMIC,
     INT8_STATIC,
-    Mode,
     QuantizationPlan,
 )
 from recprune_export.quantization.timing import Stopwatch, Times
-from recprune_export.validation.latency.request_cycle import RequestCycles
+from recprune_export.validation import RequestCycles
 from tests.onnx.graphs import floats, graph
 from tests.quantization.times import favouring
 

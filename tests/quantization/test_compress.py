@@ -13,20 +13,18 @@ from click.testing import CliRunner
 from torch import nn
 
 from recprune_export.api import compress
-from recprune_export.bundle._verify import read_manifest, read_samples, verify
-from recprune_export.bundle.artifact_summary import inspect_artifact
+from recprune_export.bundle import inspect_artifact, read_manifest, read_samples, verify
 from recprune_export.cli import main
-from recprune_export.data.schema._infer_schema import SchemaOverrides
+from recprune_export.data import SchemaOverrides
 from recprune_export.errors import UsageError
-from recprune_export.finetuning.task import run_program
-from recprune_export.onnx.counts import count
+from recprune_export.finetuning import run_program
+from recprune_export.onnx import count
 from recprune_export.pipeline import _quantize_export as quantize_export
-from recprune_export.program.loading._load_program import load_program
-from recprune_export.quantization._quantize import quantize
-from recprune_export.quantization.quality_loss import QualityLoss
+from recprune_export.program import load_program
+from recprune_export.quantization import QualityLoss, quantize
 from recprune_export.quantization.quantization_plan import INT8_BY_ROW, INT8_STATIC
 from recprune_export.settings import Settings
-from recprune_export.training._train import train
+from recprune_export.training import train
 from tests.quantization.times import favouring
 
 QUICK = Settings(epochs=1, latency_batch_sizes=(1, 64), sparsity=0.5, quantize="int8", max_quantize_drop=0.01)

@@ -4,12 +4,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from recprune_export.onnx.cost.weightless_model import infer_shapes, strip_weights
-from recprune_export.onnx.counts import count_weights
+from recprune_export.onnx import count_weights, infer_shapes, strip_weights
 from recprune_export.quantization.apply_quantization import quantize_weights
 from recprune_export.quantization.candidates import find_candidates
-from recprune_export.quantization.formats import int8_layers, quantized_tables
-from recprune_export.quantization.formats.arithmetic import quantize_by_dimension, quantize_by_row
+from recprune_export.quantization.formats import int8_layers, quantize_by_dimension, quantize_by_row, quantized_tables
 from recprune_export.quantization.observers import make_graph_function, observe
 from recprune_export.quantization.quantization_plan import (
     FP16,

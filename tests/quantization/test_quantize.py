@@ -7,15 +7,10 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from recprune_export.onnx.cost.estimate import estimate_file_cost
-from recprune_export.onnx.counts import count
-from recprune_export.onnx.export import export_onnx
-from recprune_export.onnx.runtime.session import make_session, run
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import Program
-from recprune_export.program.random_requests import RequestArrays, sample_request
-from recprune_export.quantization._quantize import QuantizedFile, quantize
-from recprune_export.quantization.quality_loss import make_error_judge
+from recprune_export.onnx import count, estimate_file_cost, export_onnx, make_session, run
+from recprune_export.program import Program, RequestArrays, sample_request
+from recprune_export.program.capture import capture
+from recprune_export.quantization import Mode, QuantizedFile, make_error_judge, quantize
 from recprune_export.quantization.quantization_plan import (
     FP16,
     INT4_BY_ROW,
@@ -25,7 +20,6 @@ from recprune_export.quantization.quantization_plan import (
     INT8_BY_ROW_STATIC,
     INT8_DYNAMIC,
     INT8_STATIC,
-    Mode,
 )
 from tests.onnx.graphs import floats, graph
 from tests.quantization.times import favouring
@@ -176,7 +170,7 @@ def test_zeros_stay_zeros(tmp_path: Path) -> None:
 
 def test_fused_and_plain_kernels_agree_to_the_stated_spread(tmp_path: Path) -> None:
     _, captured, found = quantised("dlrm", tmp_path, "int8", INT8_STATIC, INT8_BY_ROW)
-    from recprune_export.onnx.runtime.session import SessionOptions
+    from recprune_export.onnx import SessionOptions
 
     request = sample_request(captured.signature, 64, seed=7)
     fused = run(make_session(found.path, 1), request)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
-from recprune_export.quantization.quality_loss import QualityLoss
+from recprune_export.quantization import QualityLoss
 from recprune_export.quantization.quantization_plan import (
     FP32,
     INT8_BY_DIMENSION,

@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from recprune_export.quantization.quantization_plan import FP32
 from recprune_export.quantization.timing import Stopwatch, Times
-from recprune_export.validation.latency.request_cycle import RequestCycles
+from recprune_export.validation import RequestCycles
 
 
 def favouring(*favourites: str, slow: Mapping[str, float] | None = None) -> Stopwatch:

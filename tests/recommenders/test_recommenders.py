@@ -8,19 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from recprune_export.channels.analysis import Analysis
+from recprune_export.channels import Analysis
 from recprune_export.errors import UsageError
-from recprune_export.onnx.counts import count
-from recprune_export.onnx.export import export_onnx
-from recprune_export.onnx.runtime.session import make_session, run
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import Program, sample_request_tensors
-from recprune_export.pruning.allocation.parameter_counts import ParameterCounter
-from recprune_export.pruning.apply._apply_plan import apply_plan
-from recprune_export.pruning.apply.soundness import check_soundness
-from recprune_export.pruning.plan import GroupPlan, Plan
-from recprune_export.recommenders.catalogue import RECOMMENDERS, build_recommender
-from recprune_export.recommenders.input_spec import InputSpec
+from recprune_export.onnx import count, export_onnx, make_session, run
+from recprune_export.program import Program, sample_request_tensors
+from recprune_export.program.capture import capture
+from recprune_export.pruning import GroupPlan, ParameterCounter, Plan, apply_plan, check_soundness
+from recprune_export.recommenders import RECOMMENDERS, InputSpec, build_recommender
 
 CLICKS = InputSpec(
     categorical={"user": 40, "item": 30, "type": 5},

@@ -2,11 +2,8 @@
 
 import pytest
 
-from recprune_export.pipeline._prune import rotate_channels
-from recprune_export.pipeline.compress import make_sampled_task
-from recprune_export.pipeline.planning import plan_pruning
-from recprune_export.pruning.apply._apply_plan import apply_plan
-from recprune_export.pruning.plan import Plan
+from recprune_export.pipeline import make_sampled_task, plan_pruning, rotate_channels
+from recprune_export.pruning import Plan, apply_plan
 from recprune_export.refresh.plan_check import judge_plan
 from recprune_export.settings import Settings
 from tests.pruning.models import scorer

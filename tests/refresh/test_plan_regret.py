@@ -6,17 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recprune_export.data.batch import Batch
+from recprune_export.data import Batch
 from recprune_export.errors import PruningError
-from recprune_export.finetuning.objective import make_objective
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import Program
-from recprune_export.pruning.allocation.budget import Budget, make_plan
-from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR
-from recprune_export.pruning.importance.scores.registry import rank_channels
-from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
-from recprune_export.pruning.plan import GroupPlan, Plan
-from recprune_export.refresh.plan_regret import GroupRegret, compute_mean_relative_regret, compute_regrets, sum_regret
+from recprune_export.finetuning import make_objective
+from recprune_export.program import Program
+from recprune_export.program.capture import capture
+from recprune_export.pruning import OUTPUT_ERROR, Budget, GroupPlan, Plan, ScoreInputs, make_plan, rank_channels
+from recprune_export.refresh import GroupRegret
+from recprune_export.refresh.plan_regret import compute_mean_relative_regret, compute_regrets, sum_regret
 
 BUDGET = Budget(0.6, 0.6, width_multiple=1)
 

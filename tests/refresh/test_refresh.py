@@ -14,16 +14,14 @@ from click.testing import CliRunner, Result
 from torch import nn
 
 from recprune_export.api import compress
-from recprune_export.bundle._verify import read_manifest, verify
-from recprune_export.bundle.archive.packing import pack
-from recprune_export.bundle.manifest.manifest import DATA_PROFILE, MANIFEST
+from recprune_export.bundle import DATA_PROFILE, MANIFEST, pack, read_manifest, verify
 from recprune_export.cli import main
-from recprune_export.data.schema._infer_schema import SchemaOverrides
+from recprune_export.data import SchemaOverrides
 from recprune_export.errors import BundleError, UsageError
+from recprune_export.refresh import DriftReport, make_drift_report, recompress
 from recprune_export.refresh.dense import MissingModel
-from recprune_export.refresh.drift_report import DriftReport, make_drift_report, recompress
 from recprune_export.settings import Settings
-from recprune_export.training._train import train
+from recprune_export.training import train
 
 QUICK = Settings(sparsity=0.6, epochs=1, latency_batch_sizes=(1,))
 MEASURES = ["metric", "distance from dense", "drift", "ranking"]

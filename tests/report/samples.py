@@ -4,9 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from recprune_export.bundle.manifest.manifest import Manifest
-from recprune_export.validation.latency.backends import DENSE_ONNX, DENSE_TORCH, PRUNED_ONNX, PRUNED_TORCH
-from recprune_export.validation.latency.closed_loop import LatencyReport
+from recprune_export.bundle import Manifest
+from recprune_export.validation import DENSE_ONNX, DENSE_TORCH, PRUNED_ONNX, PRUNED_TORCH, LatencyReport
 from tests.bundle import samples
 
 HOSTILE = "</title></style><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7*7 }}\u202e\x00"

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from recprune_export.bundle.manifest.manifest import Manifest
-from recprune_export.report.bundle_page import render_bundle_report
-from recprune_export.report.check_page import render_check_report
+from recprune_export.bundle import Manifest
+from recprune_export.report import render_bundle_report, render_check_report
 from recprune_export.report.sweep_file import read_sweep
 from tests.report import samples
 from tests.report.test_check_page import made

@@ -3,12 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from recprune_export.bundle.manifest.manifest import Manifest
-from recprune_export.bundle.write import write_bundle
-from recprune_export.onnx.runtime.session import SessionOptions
-from recprune_export.report.bundle_page import render_bundle_report, render_saved_bundle_report
+from recprune_export.bundle import Manifest, write_bundle
+from recprune_export.onnx import SessionOptions
+from recprune_export.report import render_bundle_report, render_saved_bundle_report
 from recprune_export.report.numbers import SPACE, format_bytes, format_count, format_ratio, format_signed
-from recprune_export.validation.latency.backends import DENSE_TORCH, PRUNED_ONNX
+from recprune_export.validation import DENSE_TORCH, PRUNED_ONNX
 from tests.bundle import samples as bundles
 from tests.report import samples
 from tests.report.pages import Element, read

@@ -1,12 +1,17 @@
 import pytest
 
-from recprune_export.gate._check import Check
-from recprune_export.gate.findings import Finding, Verdict, make_skipped_finding
-from recprune_export.gate.latency.paired_latency import collect_samples, compare_latency
-from recprune_export.gate.limits import Limits
-from recprune_export.gate.output.finding_rows import format_finding
-from recprune_export.gate.regression_rules import compare_growth
-from recprune_export.report.check_page import render_check_report
+from recprune_export.gate import (
+    Check,
+    Finding,
+    Limits,
+    Verdict,
+    collect_samples,
+    compare_growth,
+    compare_latency,
+    format_finding,
+    make_skipped_finding,
+)
+from recprune_export.report import render_check_report
 from tests.gate.synthetic import synthetic
 from tests.report.pages import Element, read
 from tests.report.properties import check_page

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from recprune_export.bundle.write import write_bundle
+from recprune_export.bundle import write_bundle
 from recprune_export.errors import InputFileError
-from recprune_export.report.bundle_page import render_saved_bundle_report
+from recprune_export.report import render_saved_bundle_report
 from recprune_export.report.plots.pareto_curve import ParetoPoint, find_pareto_front
 from recprune_export.report.sweep_file import find_sweep, read_sweep
 from tests.bundle.samples import files

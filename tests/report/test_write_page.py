@@ -3,11 +3,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from recprune_export.bundle._verify import check_files, read_manifest
-from recprune_export.bundle.write import write_bundle
+from recprune_export.bundle import check_files, read_manifest, write_bundle
 from recprune_export.cli import main
 from recprune_export.errors import UsageError
-from recprune_export.report._write_page import write_page
+from recprune_export.report import write_page
 from tests.bundle.samples import files
 from tests.report.properties import check_page
 from tests.report.samples import full

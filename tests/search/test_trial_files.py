@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from recprune_export.errors import UsageError
-from recprune_export.search.trial_files import make_folder, write_json
+from recprune_export.search import make_folder
+from recprune_export.search.trial_files import write_json
 
 
 def test_what_was_there_is_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:

@@ -12,21 +12,13 @@ from torch import nn
 from recprune_export import api
 from recprune_export.api import load_model, make_task
 from recprune_export.errors import PruningError, UsageError
-from recprune_export.finetuning.group_lasso import RegularizedProgram
-from recprune_export.finetuning.task import Task
+from recprune_export.finetuning import RegularizedProgram, Task
+from recprune_export.pipeline import InputSources, StageCheckpoints, plan_fields
 from recprune_export.pipeline import _prune as stages
-from recprune_export.pipeline.build_manifest import InputSources
-from recprune_export.pipeline.planning import plan_fields
-from recprune_export.pipeline.stage_checkpoints import StageCheckpoints
-from recprune_export.program.loading._load_program import LoadedModel
-from recprune_export.program.loading.detect import ModelKind
-from recprune_export.program.program import Program
-from recprune_export.pruning.plan import FieldPlan
-from recprune_export.search import target_speedup
-from recprune_export.search._resolve_sparsity import resolve_sparsity
-from recprune_export.search._sweep import sweep
+from recprune_export.program import LoadedModel, ModelKind, Program
+from recprune_export.pruning import FieldPlan
+from recprune_export.search import Trial, Trials, resolve_sparsity, sweep, target_speedup
 from recprune_export.search.max_drop import SEEDS, find_sparsity_within_drop
-from recprune_export.search.trials import Trial, Trials
 from recprune_export.settings import FineTuningSettings, PruningSettings, Settings
 
 SETTINGS = Settings(epochs=1, latency_batch_sizes=(1, 8), learning_rate=1e-3)
@@ -169,8 +161,8 @@ def test_what_is_found_holds_on_rows_that_the_search_never_saw(job: tuple[Progra
     assert len(found.confirmed) == SEEDS
     assert all(trial.holds(0.02) for trial in found.confirmed)
     assert len(told) >= len(found.trials)
-    from recprune_export.finetuning.task import run_program
-    from recprune_export.pipeline._prune import prune
+    from recprune_export.finetuning import run_program
+    from recprune_export.pipeline import prune
 
     pruned = prune(program, PruningSettings(found.sparsity), SETTINGS.finetuning, task).program
     dense, after = (task.test(lambda r, p=p: run_program(p, r))["auc"] for p in (program, pruned))  # type: ignore[misc]
@@ -186,7 +178,7 @@ def test_nothing_holds_where_nothing_can(job: tuple[Program, Task], tmp_path: Pa
 
 
 def test_without_labels_there_is_nothing_to_compare(job: tuple[Program, Task]) -> None:
-    from recprune_export.pipeline.compress import make_sampled_task
+    from recprune_export.pipeline import make_sampled_task
 
     program, _ = job
     task = make_sampled_task(program, FineTuningSettings(epochs=0))

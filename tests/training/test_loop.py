@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.errors import ModelError
-from recprune_export.training.loop import FitResult, fit
+from recprune_export.training import FitResult, fit
 
 
 def run(

@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 
-from recprune_export.data.rows import Rows
-from recprune_export.training._evaluate import LabelPredictor
-from recprune_export.training._paired_change import MetricChange, paired_change
+from recprune_export.data import Rows
+from recprune_export.training import LabelPredictor, MetricChange, paired_change
 from recprune_export.training.metrics import auc
 
 ROWS = 4000

@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from recprune_export.data.rows import Ragged
-from recprune_export.data.schema._infer_schema import SchemaOverrides
+from recprune_export.data import Ragged, SchemaOverrides
 from recprune_export.errors import ModelFileError, UsageError
-from recprune_export.training._train import TrainingResult, shift_histories, train
-from recprune_export.training.checkpoint import FORMAT, load_checkpoint
+from recprune_export.training import TrainingResult, load_checkpoint, train
+from recprune_export.training._train import shift_histories
+from recprune_export.training.checkpoint import FORMAT
 
 CLICKED = SchemaOverrides(labels=("clicked",))
 

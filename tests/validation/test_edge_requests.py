@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recprune_export.program.random_requests import sample_request
-from recprune_export.program.signature import BATCH, Input, Output, Signature
-from recprune_export.validation.edge_requests import make_edge_requests, make_every_id_requests, repeat_rows
+from recprune_export.program import BATCH, Input, Output, Signature, sample_request
+from recprune_export.validation import make_edge_requests, make_every_id_requests
+from recprune_export.validation.edge_requests import repeat_rows
 
 SIGNATURE = Signature(
     (

@@ -3,7 +3,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from recprune_export.validation.parity import check_parity
+from recprune_export.validation import check_parity
 
 Change = Callable[[np.ndarray], np.ndarray]
 REQUESTS = {

@@ -1,11 +1,9 @@
 import numpy as np
 import pytest
 
-from recprune_export.data.arrays import ArrayData
-from recprune_export.data.rows import Rows
-from recprune_export.finetuning.objective import make_objective
-from recprune_export.finetuning.task import CLICK_DEFAULTS, LabeledRows, run_program
-from recprune_export.pruning.rare_ids.row_plan import RowPlan
+from recprune_export.data import ArrayData, Rows
+from recprune_export.finetuning import CLICK_DEFAULTS, LabeledRows, make_objective, run_program
+from recprune_export.pruning import RowPlan
 from recprune_export.validation.rare_ids import RareIdSelector
 from tests.pruning.rare_ids.models import ITEMS, LENGTH, TAGS, USERS, fields
 

@@ -10,12 +10,8 @@ from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from recprune_export.bundle._verify import verify
-from recprune_export.bundle.archive.manifest_signature import SIGNATURE_BYTES, check_signature, read_private_key
-from recprune_export.bundle.archive.packing import pack
-from recprune_export.bundle.archive.sign import sign_bundle
-from recprune_export.bundle.archive.unpacking import open_bundle_path
-from recprune_export.bundle.write import write_bundle
+from recprune_export.bundle import open_bundle_path, pack, read_private_key, sign_bundle, verify, write_bundle
+from recprune_export.bundle.archive import SIGNATURE_BYTES, check_signature
 from recprune_export.cli import main
 from recprune_export.errors import BundleError, UsageError
 from tests.bundle import samples

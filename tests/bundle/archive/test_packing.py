@@ -15,10 +15,8 @@ import pytest
 import zstandard
 from click.testing import CliRunner
 
-from recprune_export.bundle._verify import verify
+from recprune_export.bundle import is_packed, open_bundle_path, pack, verify
 from recprune_export.bundle.archive import unpacking
-from recprune_export.bundle.archive.packing import pack
-from recprune_export.bundle.archive.unpacking import is_packed, open_bundle_path
 from recprune_export.cli import main
 from recprune_export.errors import BundleError, RecpruneError, UsageError
 from tests.bundle.complete import write
@@ -86,7 +84,7 @@ def test_the_same_files_give_the_same_bytes(bundle: Path, packed: Path, tmp_path
 
 
 def test_a_second_name_of_the_model_costs_little(tmp_path: Path) -> None:
-    from recprune_export.bundle.write import HardLink, write_bundle
+    from recprune_export.bundle import HardLink, write_bundle
     from tests.bundle import samples
 
     noise = random.Random(0).randbytes(3 << 20)

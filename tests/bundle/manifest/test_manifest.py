@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from recprune_export.bundle.manifest.manifest import Manifest, values_checksum
+from recprune_export.bundle import Manifest
+from recprune_export.bundle.manifest import values_checksum
 from recprune_export.errors import BundleError
 from tests.bundle.samples import manifest
 

@@ -7,7 +7,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from recprune_export.bundle.manifest.manifest import Manifest, values_checksum
+from recprune_export.bundle import Manifest
+from recprune_export.bundle.manifest import values_checksum
 from recprune_export.bundle.manifest.manifest_schema import format_manifest_schema, make_manifest_schema
 from recprune_export.errors import BundleError
 from tests.bundle.manifest.test_manifest import FORBIDDEN, values

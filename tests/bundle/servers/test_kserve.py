@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from recprune_export.bundle.servers import kserve
-from recprune_export.onnx.runtime.session import make_session, run
+from recprune_export.onnx import make_session, run
 from tests.bundle.complete import SIGNATURE, answer, request, write
 
 DTYPES = {"BOOL": "bool", "INT64": "int64", "INT32": "int32", "FP32": "float32", "FP64": "float64", "FP16": "float16"}

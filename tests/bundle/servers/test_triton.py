@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 
-from recprune_export.bundle.servers.row_independence import rows_are_independent
-from recprune_export.bundle.servers.triton import make_model_name, make_model_repository, render_config
-from recprune_export.bundle.write import HardLink
-from recprune_export.onnx.runtime.session import SessionOptions, make_session, run
-from recprune_export.program.signature import BATCH, Input, Output, Signature
+from recprune_export.bundle import HardLink
+from recprune_export.bundle.servers import make_model_name, make_model_repository, rows_are_independent
+from recprune_export.bundle.servers.triton import render_config
+from recprune_export.onnx import SessionOptions, make_session, run
+from recprune_export.program import BATCH, Input, Output, Signature
 from tests.bundle.complete import SIGNATURE, answer, request, write
 from tests.bundle.pbtxt import numpy_dtype, parse
 

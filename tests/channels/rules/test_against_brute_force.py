@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recprune_export.channels.analysis import Analysis, analyze, propagate_tags
-from recprune_export.channels.groups import Channel
+from recprune_export.channels import Analysis, Channel, analyze
+from recprune_export.channels.analysis import propagate_tags
 from recprune_export.channels.tags import TensorTags, axes_to_elements
 from recprune_export.channels.walk import Walk
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import Program, sample_request_tensors
-from recprune_export.pruning.apply.masking import Float64Interpreter, Mask
+from recprune_export.program import Program, sample_request_tensors
+from recprune_export.program.capture import capture
+from recprune_export.pruning import Float64Interpreter, Mask
 from tests.properties import check_any_plan, no_zeros
 
 F = torch.nn.functional

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from torch import nn
 
 from recprune_export.cli import main
-from recprune_export.program.capture._capture import capture
+from recprune_export.program.capture import capture
 from recprune_export.search import measure_artifact
 
 ROWS = 800

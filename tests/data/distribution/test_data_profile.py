@@ -5,14 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from recprune_export.data.distribution.data_profile import (
-    HASH_CELLS,
-    MAX_LISTED_IDS,
-    DataProfile,
-    Drift,
-    FieldValues,
-    IdCells,
-)
+from recprune_export.data import DataProfile, Drift, FieldValues, IdCells
+from recprune_export.data.distribution.data_profile import HASH_CELLS, MAX_LISTED_IDS
 
 VOCABULARY = 20_000
 

@@ -7,10 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recprune_export.data.clicks import load_clicks
-from recprune_export.data.encoding.encoder import NUMERIC, Encoder
-from recprune_export.data.schema._infer_schema import SchemaOverrides, infer_schema
-from recprune_export.data.schema.schema import MultiValued, Schema
+from recprune_export.data import NUMERIC, Encoder, MultiValued, Schema, SchemaOverrides, infer_schema, load_clicks
 
 SCHEMA = Schema(
     labels=("click",), categorical=("shop",), numeric=("age", "flat"), multi_valued=(MultiValued("tags", "|", 3),)

@@ -4,9 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
-from recprune_export.data.encoding.encoder import Encoder
-from recprune_export.data.encoding.vocabulary_index import encoding_summary
-from recprune_export.data.schema.schema import MultiValued, Schema
+from recprune_export.data import Encoder, MultiValued, Schema, encoding_summary
 
 ROWS = pl.DataFrame({"user": ["a", "b", "b"], "tags": ["x|y", "y", None], "age": [1.0, None, 3.0]})
 SCHEMA = Schema(categorical=("user",), multi_valued=(MultiValued("tags", "|", 3),), numeric=("age",))

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recprune_export.data.schema._infer_schema import SchemaOverrides, infer_schema, infer_sequence_schema
+from recprune_export.data import SchemaOverrides, infer_schema, infer_sequence_schema
 from recprune_export.errors import DataError, UsageError
 
 

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recprune_export.gate.findings import Verdict
+from recprune_export.gate import Evidence, Verdict, collect_samples, compare_latency
 from recprune_export.gate.gate_constants import MIN_PROCESSES
 from recprune_export.gate.latency import paired_latency
-from recprune_export.gate.latency.paired_latency import Evidence, collect_samples, compare_latency
 from recprune_export.progress import quiet
 from tests.gate.synthetic import synthetic
 
@@ -120,7 +119,7 @@ class _Artifact:
     def __init__(self) -> None:
         from pathlib import Path
 
-        from recprune_export.onnx.runtime.session import SessionOptions
+        from recprune_export.onnx import SessionOptions
         from tests.gate.models import Shape
 
         self.model, self.options, self.signature = Path("model.onnx"), SessionOptions(), Shape().signature()

@@ -7,12 +7,19 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from recprune_export.onnx import (
+    REFERENCE,
+    Cost,
+    estimate_cost,
+    estimate_file_cost,
+    fill_shapes,
+    infer_shapes,
+    make_in_memory_session,
+    strip_weights,
+)
 from recprune_export.onnx.cost.cost_constants import PRODUCT
-from recprune_export.onnx.cost.estimate import Cost, estimate_cost, estimate_file_cost
-from recprune_export.onnx.cost.machine import REFERENCE, measure_machine
+from recprune_export.onnx.cost.machine import measure_machine
 from recprune_export.onnx.cost.operator_cost import Operator, TensorSpec, compute_workload
-from recprune_export.onnx.cost.weightless_model import fill_shapes, infer_shapes, strip_weights
-from recprune_export.onnx.runtime.in_memory import make_in_memory_session
 from tests.onnx.graphs import floats, graph, numbers
 
 ROWS, DIM, UNITS = 100, 8, 16

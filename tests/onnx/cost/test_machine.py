@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from recprune_export.onnx import REFERENCE, Machine, cache_directory, this_machine
 from recprune_export.onnx.cost import machine as module
-from recprune_export.onnx.cost.machine import REFERENCE, Machine, cache_directory, measure_machine, this_machine
+from recprune_export.onnx.cost.machine import measure_machine
 
 
 @pytest.fixture

@@ -10,23 +10,27 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from recprune_export.onnx.cost.machine import Machine
-from recprune_export.onnx.export import REWRITES
-from recprune_export.onnx.graph import add_initializer, find_nodes, replace_node
-from recprune_export.onnx.optimizer import _rewrite as rewriting
-from recprune_export.onnx.optimizer._rewrite import (
-    TOLERANCE,
+from recprune_export.onnx import (
+    REWRITES,
+    Machine,
     NonzeroLimits,
     Pass,
-    SelectivePass,
-    largest_relative_difference,
+    add_initializer,
+    find_nodes,
+    replace_node,
     rewrite,
 )
+from recprune_export.onnx.optimizer import (
+    TOLERANCE,
+    fold_scale_shift,
+    fold_table_into_gemm,
+    gathernd_to_flat_gather,
+    largest_relative_difference,
+    reduce_sum_to_matmul,
+)
+from recprune_export.onnx.optimizer import _rewrite as rewriting
+from recprune_export.onnx.optimizer._rewrite import SelectivePass
 from recprune_export.onnx.optimizer.optimizer_constants import MAX_SLOWDOWN
-from recprune_export.onnx.optimizer.passes.fold_scale_shift import fold_scale_shift
-from recprune_export.onnx.optimizer.passes.fold_table_into_gemm import fold_table_into_gemm
-from recprune_export.onnx.optimizer.passes.gathernd_to_flat_gather import gathernd_to_flat_gather
-from recprune_export.onnx.optimizer.passes.reduce_sum_to_matmul import reduce_sum_to_matmul
 from tests.onnx.graphs import floats, graph, numbers, operators
 from tests.onnx.optimizer.passes.test_eliminate_views import PICK
 from tests.onnx.optimizer.passes.test_first_layer import PARTS, SMALL, request

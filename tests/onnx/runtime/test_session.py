@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 
 from recprune_export.errors import ExportError, UsageError
-from recprune_export.onnx.runtime.session import SessionOptions, make_session, run
+from recprune_export.onnx import SessionOptions, make_session, run
 from tests.onnx.test_counts import DIM, mlp, write
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.errors import CaptureError
-from recprune_export.program.capture._capture import capture
+from recprune_export.program.capture import capture
 from recprune_export.program.capture.export_module import disable_attention_fastpath
 from tests.properties import check_any_plan, no_zeros, prunable
 

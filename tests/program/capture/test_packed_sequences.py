@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from recprune_export.errors import CaptureError
-from recprune_export.program.capture._capture import capture
+from recprune_export.program.capture import capture
 from recprune_export.program.capture.packed_sequences import pad_packed_sequences
 from tests.properties import check_any_plan, no_zeros, prunable
 

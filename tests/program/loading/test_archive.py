@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from recprune_export.errors import ModelFileError
-from recprune_export.program.loading._load_program import load_archive, load_program
+from recprune_export.program import load_archive, load_program
 from recprune_export.program.loading.archive import check_archive
 from tests.program.hostile import GRAPH, attacks, rewrite, write_program
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from recprune_export.errors import CaptureError, DataError, ModelFileError, RecpruneError, UsageError
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.loading._load_program import load_program
-from recprune_export.program.loading.detect import ModelKind, detect_model_kind
+from recprune_export.program import ModelKind, load_program
+from recprune_export.program.capture import capture
+from recprune_export.program.loading.detect import detect_model_kind
 
 
 class Scorer(nn.Module):

@@ -3,9 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recprune_export.pruning.allocation.budget import AllocationStrategy, Budget, make_plan
-from recprune_export.pruning.allocation.parameter_counts import ParameterCounter
-from recprune_export.pruning.importance.ranking import Ranking, rank_by
+from recprune_export.pruning import AllocationStrategy, Budget, ParameterCounter, Ranking, make_plan, rank_by
 from recprune_export.pruning.pruning_constants import LANES
 from tests.pruning.models import scorer
 
@@ -67,7 +65,7 @@ def test_more_sparsity_never_keeps_more() -> None:
 def test_wide_layers_end_on_whole_blocks(width: int) -> None:
     from torch import nn
 
-    from recprune_export.program.capture._capture import capture
+    from recprune_export.program.capture import capture
 
     program = capture(nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 1)), (torch.randn(3, 8),))
     analysis = program.analysis

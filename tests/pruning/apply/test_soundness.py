@@ -2,10 +2,9 @@ import pytest
 import torch
 
 from recprune_export.errors import PruningError
-from recprune_export.program.program import sample_request_tensors
-from recprune_export.pruning.apply._apply_plan import apply_plan
-from recprune_export.pruning.apply.masking import Float64Interpreter, make_mask
-from recprune_export.pruning.apply.soundness import check_soundness
+from recprune_export.program import sample_request_tensors
+from recprune_export.pruning import Float64Interpreter, apply_plan, check_soundness
+from recprune_export.pruning.apply import make_mask
 from tests.properties import half_plan, random_plan
 from tests.pruning.models import scorer
 

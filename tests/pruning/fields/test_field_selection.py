@@ -11,24 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.errors import PruningError, UsageError
-from recprune_export.onnx.export import export_onnx
-from recprune_export.onnx.runtime.session import make_session, run
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import Program, sample_request_tensors
-from recprune_export.program.random_requests import sample_request
-from recprune_export.pruning.allocation.parameter_counts import ParameterCounter
-from recprune_export.pruning.apply._apply_plan import apply_plan
-from recprune_export.pruning.apply.masking import Float64Interpreter, make_mask
-from recprune_export.pruning.apply.soundness import check_soundness
-from recprune_export.pruning.fields.field_selection import (
-    explain_field_refusal,
+from recprune_export.onnx import export_onnx, make_session, run
+from recprune_export.program import Program, sample_request, sample_request_tensors
+from recprune_export.program.capture import capture
+from recprune_export.pruning import (
+    FieldPlan,
+    Float64Interpreter,
+    ParameterCounter,
+    apply_plan,
+    check_soundness,
     field_channels,
-    make_field_plan,
     remove_fields,
     select_fields,
     with_fields,
 )
-from recprune_export.pruning.plan import FieldPlan
+from recprune_export.pruning.apply import make_mask
+from recprune_export.pruning.fields.field_selection import explain_field_refusal, make_field_plan
 from tests.properties import no_zeros
 from tests.pruning.models import scorer
 from tests.recommenders.test_recommenders import make, spec_of

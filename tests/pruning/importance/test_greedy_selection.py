@@ -3,8 +3,8 @@ import itertools
 import torch
 from torch import Tensor
 
+from recprune_export.pruning import Moments
 from recprune_export.pruning.importance.greedy_selection import greedy_order
-from recprune_export.pruning.statistics.moments import Moments
 
 
 def moments(inputs: Tensor, slopes: Tensor) -> Moments:

@@ -4,8 +4,8 @@ from itertools import pairwise, permutations
 import pytest
 import torch
 
-from recprune_export.pruning.importance.scores.names import SCORE_DESCRIPTIONS
-from recprune_export.pruning.importance.sensitivity import SHARES, Sensitivity, measure_sensitivity, spearman
+from recprune_export.pruning import SCORE_DESCRIPTIONS, SHARES, Sensitivity, measure_sensitivity
+from recprune_export.pruning.importance.sensitivity import spearman
 from tests.pruning.importance.scores.inputs import HIDDEN, inputs
 
 

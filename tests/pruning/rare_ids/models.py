@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import Program
+from recprune_export.program import Program
+from recprune_export.program.capture import capture
 from tests.properties import no_zeros
 
 USERS, ITEMS, TAGS, LENGTH = 40, 23, 17, 4

@@ -2,10 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from recprune_export.program.program import Program, sample_request_tensors
+from recprune_export.program import Program, sample_request_tensors
+from recprune_export.pruning import choose_rows, count_ids, find_prunable_tables
 from recprune_export.pruning.pruning_constants import RARE_LOOKUP_FRACTION
-from recprune_export.pruning.rare_ids._choose_rows import choose_rows, count_ids
-from recprune_export.pruning.rare_ids.find_tables import find_prunable_tables
 from tests.pruning.rare_ids.models import LENGTH, columns, fields
 
 

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recprune_export.errors import PruningError
-from recprune_export.pruning.plan import GroupPlan, Plan
-from recprune_export.pruning.rare_ids.row_plan import RowPlan
+from recprune_export.pruning import GroupPlan, Plan, RowPlan
 
 
 @given(st.integers(2, 60).flatmap(lambda rows: st.tuples(st.just(rows), st.sets(st.integers(0, rows - 1), min_size=1))))

@@ -7,19 +7,19 @@ import pytest
 import torch
 
 from recprune_export.errors import PruningError
-from recprune_export.onnx.counts import count, remap_bytes
-from recprune_export.onnx.export import export_onnx
-from recprune_export.onnx.runtime.session import make_session, run
-from recprune_export.program.canonical import tensor_at
-from recprune_export.program.program import Program
-from recprune_export.pruning.apply._apply_plan import apply_plan
-from recprune_export.pruning.apply.soundness import check_soundness
-from recprune_export.pruning.rare_ids._choose_rows import choose_rows
-from recprune_export.pruning.rare_ids._share_rows import SMOOTHING, compute_shared_row, share_rows
-from recprune_export.pruning.rare_ids.find_tables import find_prunable_tables
-from recprune_export.pruning.rare_ids.row_plan import RowPlan
-from recprune_export.pruning.rare_ids.shared_row_proof import check_rows
-from recprune_export.validation.edge_requests import make_every_id_requests
+from recprune_export.onnx import count, export_onnx, make_session, remap_bytes, run
+from recprune_export.program import Program, tensor_at
+from recprune_export.pruning import (
+    RowPlan,
+    apply_plan,
+    check_rows,
+    check_soundness,
+    choose_rows,
+    find_prunable_tables,
+    share_rows,
+)
+from recprune_export.pruning.rare_ids._share_rows import SMOOTHING, compute_shared_row
+from recprune_export.validation import make_every_id_requests
 from tests.properties import random_plan
 from tests.pruning.rare_ids.models import columns, fields, tied
 

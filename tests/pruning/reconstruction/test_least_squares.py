@@ -6,21 +6,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recprune_export.channels.analysis import Analysis
-from recprune_export.data.batch import Batch
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import Program
-from recprune_export.pruning.apply._apply_plan import apply_plan
-from recprune_export.pruning.plan import GroupPlan, Plan
+from recprune_export.channels import Analysis
+from recprune_export.data import Batch
+from recprune_export.program import Program
+from recprune_export.program.capture import capture
+from recprune_export.pruning import GroupPlan, Plan, apply_plan, reconstruct_layers
 from recprune_export.pruning.reconstruction.batch_norm import LayerReconstruction
-from recprune_export.pruning.reconstruction.least_squares import reconstruct_layers
-from recprune_export.recommenders.catalogue import RECOMMENDERS
+from recprune_export.recommenders import RECOMMENDERS
 from tests.properties import no_zeros, random_plan
 from tests.recommenders.test_recommenders import make, spec_of
 
 
 def batches_of(program: Program, count: int = 8, rows: int = 128) -> list[Batch]:
-    from recprune_export.program.program import sample_request_tensors
+    from recprune_export.program import sample_request_tensors
 
     names = [i.name for i in program.signature.inputs]
     return [

@@ -4,12 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recprune_export.pipeline._prune import rotate_channels
-from recprune_export.pipeline.compress import make_sampled_task
-from recprune_export.pipeline.planning import plan_pruning
-from recprune_export.program.capture._capture import capture
-from recprune_export.pruning.rotation.bases import balanced_basis, orthogonal_basis
-from recprune_export.pruning.statistics.moments import Moments
+from recprune_export.pipeline import make_sampled_task, plan_pruning, rotate_channels
+from recprune_export.program.capture import capture
+from recprune_export.pruning import Moments
+from recprune_export.pruning.rotation import balanced_basis, orthogonal_basis
 from recprune_export.settings import Settings
 
 

@@ -5,13 +5,17 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.errors import PruningError
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import Program
-from recprune_export.pruning.rotation._apply_transforms import apply_transforms
-from recprune_export.pruning.rotation.eligibility import RotatableGroup, find_rotatable_groups
-from recprune_export.pruning.rotation.projections import insert_projections, plan_projections
-from recprune_export.pruning.rotation.transform import Transform
-from recprune_export.recommenders.catalogue import RECOMMENDERS
+from recprune_export.program import Program
+from recprune_export.program.capture import capture
+from recprune_export.pruning import (
+    Transform,
+    apply_transforms,
+    find_rotatable_groups,
+    insert_projections,
+    plan_projections,
+)
+from recprune_export.pruning.rotation import RotatableGroup
+from recprune_export.recommenders import RECOMMENDERS
 from tests.properties import no_zeros
 from tests.recommenders.test_recommenders import make, spec_of
 

@@ -5,14 +5,10 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.errors import PruningError
-from recprune_export.pipeline._prune import rotate_channels
-from recprune_export.pipeline.compress import make_sampled_task
-from recprune_export.pipeline.planning import plan_pruning
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import Program
-from recprune_export.pruning.apply._apply_plan import apply_plan
-from recprune_export.pruning.apply.soundness import check_soundness
-from recprune_export.pruning.rotation.projections import insert_projections, plan_projections
+from recprune_export.pipeline import make_sampled_task, plan_pruning, rotate_channels
+from recprune_export.program import Program
+from recprune_export.program.capture import capture
+from recprune_export.pruning import apply_plan, check_soundness, insert_projections, plan_projections
 from recprune_export.settings import Settings
 from tests.properties import no_zeros
 

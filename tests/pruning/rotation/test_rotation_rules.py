@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import Program
-from recprune_export.pruning.rotation._apply_transforms import apply_transforms
-from recprune_export.pruning.rotation.eligibility import find_rotatable_groups
+from recprune_export.program import Program
+from recprune_export.program.capture import capture
+from recprune_export.pruning import apply_transforms, find_rotatable_groups
 from tests.properties import no_zeros
 from tests.pruning.rotation.test_eligibility import random_transform
 

@@ -5,21 +5,19 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.errors import PruningError
-from recprune_export.pipeline._prune import rotate_channels
-from recprune_export.pipeline.compress import make_sampled_task
-from recprune_export.pipeline.planning import plan_pruning
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import Program, sample_request_tensors
-from recprune_export.pruning.apply._apply_plan import apply_plan
-from recprune_export.pruning.apply.soundness import check_soundness
-from recprune_export.pruning.plan import Plan
-from recprune_export.pruning.rotation import table_projections as module
-from recprune_export.pruning.rotation.table_projections import (
-    PerTableProjection,
+from recprune_export.pipeline import make_sampled_task, plan_pruning, rotate_channels
+from recprune_export.program import Program, sample_request_tensors
+from recprune_export.program.capture import capture
+from recprune_export.pruning import (
+    Plan,
+    apply_plan,
+    check_soundness,
     find_per_table_projections,
     insert_per_table_projections,
 )
-from recprune_export.recommenders.catalogue import RECOMMENDERS
+from recprune_export.pruning.rotation import table_projections as module
+from recprune_export.pruning.rotation.table_projections import PerTableProjection
+from recprune_export.recommenders import RECOMMENDERS
 from recprune_export.settings import Settings
 from tests.properties import no_zeros
 from tests.recommenders.test_recommenders import make, spec_of

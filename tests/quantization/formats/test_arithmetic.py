@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from recprune_export.onnx.counts import count_nonzero_nibbles
+from recprune_export.onnx import count_nonzero_nibbles
+from recprune_export.quantization.formats import quantize_by_dimension, quantize_by_row
 from recprune_export.quantization.formats.arithmetic import (
     INT4_MAX,
     INT7_MAX,
@@ -14,9 +15,7 @@ from recprune_export.quantization.formats.arithmetic import (
     compute_scale_zero_point,
     pack_halves,
     pack_neighbors,
-    quantize_by_dimension,
     quantize_by_output,
-    quantize_by_row,
 )
 
 SIZES = st.tuples(st.integers(1, 7), st.integers(1, 9))

@@ -7,16 +7,14 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from recprune_export.onnx.cost.weightless_model import infer_shapes, strip_weights
-from recprune_export.onnx.counts import count, count_weights
-from recprune_export.quantization._quantize import quantize
+from recprune_export.onnx import count, count_weights, infer_shapes, strip_weights
+from recprune_export.quantization import Mode, QualityLoss, quantize
 from recprune_export.quantization.apply_quantization import quantize_weights
 from recprune_export.quantization.candidates import find_candidates
 from recprune_export.quantization.choose_formats import choose_formats
-from recprune_export.quantization.formats import quantized_tables
-from recprune_export.quantization.formats.arithmetic import INT4_MAX, INT7_MAX, quantize_by_row
+from recprune_export.quantization.formats import quantize_by_row, quantized_tables
+from recprune_export.quantization.formats.arithmetic import INT4_MAX, INT7_MAX
 from recprune_export.quantization.observers import Arrays, make_graph_function, observe
-from recprune_export.quantization.quality_loss import QualityLoss
 from recprune_export.quantization.quantization_plan import (
     FP16,
     FP32,
@@ -27,11 +25,10 @@ from recprune_export.quantization.quantization_plan import (
     INT8_BY_ROW_DYNAMIC,
     INT8_BY_ROW_STATIC,
     INT8_STATIC,
-    Mode,
     WeightChoice,
 )
 from recprune_export.quantization.timing import Stopwatch, Times, extract_subgraph, measure_times
-from recprune_export.validation.latency.request_cycle import RequestCycles
+from recprune_export.validation import RequestCycles
 from tests.onnx.graphs import floats, graph, numbers, operators
 from tests.quantization.times import favouring
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from recprune_export.progress import quiet
-from recprune_export.validation.latency.closed_loop import Backend, LatencyReport, measure_latency
+from recprune_export.validation import Backend, LatencyReport, measure_latency
 from recprune_export.validation.latency.latency_constants import MIN_ROUNDS, WARM_UP
 
 

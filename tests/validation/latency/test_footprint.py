@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from recprune_export.onnx.runtime.session import SessionOptions
+from recprune_export.onnx import SessionOptions
 from recprune_export.progress import quiet
-from recprune_export.validation.latency.footprint import Footprint, measure_footprints
+from recprune_export.validation import Footprint, measure_footprints
 from tests.gate.models import Shape, plain
 
 ROWS, DIM = 40_000, 64

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from recprune_export.errors import UsageError, ValidationFailed
-from recprune_export.validation.latency.fresh_process import call_fresh
+from recprune_export.validation import call_fresh
 
 
 def pid_and(number: int, words: list[str]) -> dict[str, object]:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from recprune_export.progress import quiet
+from recprune_export.validation import Backend, OpenLoopReport
 from recprune_export.validation.latency import open_loop
-from recprune_export.validation.latency.closed_loop import Backend
 from recprune_export.validation.latency.latency_constants import WARM_UP
-from recprune_export.validation.latency.open_loop import OpenLoopReport, measure_open_loop, poisson_arrivals, serve
+from recprune_export.validation.latency.open_loop import measure_open_loop, poisson_arrivals, serve
 
 ROTATION = [{"x": np.array([number])} for number in range(7)]
 

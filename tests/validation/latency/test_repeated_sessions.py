@@ -5,8 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from recprune_export.validation.latency.closed_loop import Backend
-from recprune_export.validation.latency.repeated_sessions import log_ratio, measure_repeated_sessions
+from recprune_export.validation import Backend, log_ratio, measure_repeated_sessions
 
 REQUESTS = {1: [{"x": np.zeros(1)}], 4: [{"x": np.zeros(4)}]}
 

@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
 
-from recprune_export.program.signature import BATCH, Input, Signature
-from recprune_export.validation.edge_requests import count_candidates
-from recprune_export.validation.latency.latency_constants import MAX_REQUESTS, MIN_REQUESTS
-from recprune_export.validation.latency.request_cycle import (
+from recprune_export.program import BATCH, Input, Signature
+from recprune_export.validation import (
+    count_candidates,
     count_cycle_rows,
     count_requests,
     sample_cycles,
     split_into_cycles,
 )
+from recprune_export.validation.latency.latency_constants import MAX_REQUESTS, MIN_REQUESTS
 
 BATCHES = (1, 32, 256, 1024)
 SIGNATURE = Signature((Input("user", "int64", (BATCH,), ((0, 10**9),)), Input("item", "int64", (BATCH, 2))), ())

@@ -3,14 +3,8 @@
 import numpy as np
 import pytest
 
-from recprune_export.validation.latency.statistics import (
-    interval_of_few,
-    midmean,
-    outliers,
-    percentile_intervals,
-    percentiles,
-    t_quantile,
-)
+from recprune_export.validation import interval_of_few, percentiles
+from recprune_export.validation.latency.statistics import midmean, outliers, percentile_intervals, t_quantile
 
 
 @pytest.mark.parametrize("count", [6, 12, 30])

@@ -4,8 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from recprune_export.onnx.optimizer._rewrite import rewrite
-from recprune_export.onnx.optimizer.passes.commute_dequantize_scale import commute_dequantize_scale
+from recprune_export.onnx import commute_dequantize_scale, rewrite
 from tests.onnx.graphs import assert_left_alone, floats, graph, numbers, rewritten
 
 MANY, DIM = 30, 6

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from recprune_export.onnx.optimizer.passes.concat_slice import (
+from recprune_export.onnx.optimizer import (
     concat_then_reshape,
+    eliminate_views,
     flatten_nested_concat,
+    gathernd_to_flat_gather,
     hoist_cast,
     merge_column_slices,
     slice_before_concat,
 )
-from recprune_export.onnx.optimizer.passes.eliminate_views import eliminate_views
-from recprune_export.onnx.optimizer.passes.gathernd_to_flat_gather import gathernd_to_flat_gather
 from tests.onnx.graphs import assert_left_alone, floats, graph, numbers, operators, rewritten
 
 EDGES = {f"a{n}": numbers(n) for n in range(9)} | {"one": numbers(1), "two": numbers(2)}

@@ -3,10 +3,8 @@
 import numpy as np
 import pytest
 
-from recprune_export.onnx.counts import count_weights
-from recprune_export.onnx.optimizer.passes.fold_table_into_gemm import fold_table_into_gemm
-from recprune_export.onnx.optimizer.passes.fuse_tables import fuse_tables
-from recprune_export.onnx.optimizer.passes.sort_concat_by_width import sort_concat_by_width
+from recprune_export.onnx import count_weights
+from recprune_export.onnx.optimizer import fold_table_into_gemm, fuse_tables, sort_concat_by_width
 from tests.onnx.graphs import assert_left_alone, floats, graph, numbers, operators, rewritten
 
 WIDTHS = (3, 5, 3, 5, 3, 5, 3, 5)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recprune_export.onnx.optimizer.passes.fold_scale_shift import fold_scale_shift
+from recprune_export.onnx.optimizer import fold_scale_shift
 from tests.onnx.graphs import assert_left_alone, floats, graph, numbers, operators, rewritten
 
 W, B = floats(6, 4), floats(6, seed=1)  # 4 inputs, 6 units, as a Gemm with transB has them

@@ -5,10 +5,9 @@ import onnx_ir as ir
 import pytest
 
 from recprune_export.errors import ExportError
-from recprune_export.onnx.counts import count_weights
+from recprune_export.onnx import count_weights, make_in_memory_session
+from recprune_export.onnx.optimizer import fuse_tables
 from recprune_export.onnx.optimizer.optimizer_constants import MIN_FUSED_TABLES
-from recprune_export.onnx.optimizer.passes.fuse_tables import fuse_tables
-from recprune_export.onnx.runtime.in_memory import make_in_memory_session
 from tests.onnx.graphs import assert_left_alone, floats, graph, numbers, operators, rewritten, weights_of
 
 ROWS = (7, 3, 9, 5)

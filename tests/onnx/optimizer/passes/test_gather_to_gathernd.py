@@ -4,13 +4,16 @@ import numpy as np
 import pytest
 
 from recprune_export.errors import ExportError
-from recprune_export.onnx.cost.estimate import estimate_cost
-from recprune_export.onnx.cost.weightless_model import fill_shapes, strip_weights
-from recprune_export.onnx.counts import count_weights
-from recprune_export.onnx.optimizer._rewrite import rewrite
-from recprune_export.onnx.optimizer.passes.gather_to_gathernd import gather_to_gathernd
-from recprune_export.onnx.optimizer.passes.gathernd_to_gather import gathernd_to_gather
-from recprune_export.onnx.runtime.in_memory import make_in_memory_session
+from recprune_export.onnx import (
+    count_weights,
+    estimate_cost,
+    fill_shapes,
+    gather_to_gathernd,
+    gathernd_to_gather,
+    make_in_memory_session,
+    rewrite,
+    strip_weights,
+)
 from tests.onnx.graphs import assert_left_alone, floats, graph, operators, rewritten
 
 LOOKUP = "g (int64[batch, 8] ids) => (float[batch, 8, 4] y) { y = Gather(t, ids) }"

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from recprune_export.onnx.optimizer.passes.gathernd_to_gather import gathernd_to_gather
+from recprune_export.onnx import gathernd_to_gather
 from tests.onnx.graphs import assert_left_alone, floats, graph, numbers, operators, rewritten
 
 

@@ -7,12 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recprune_export.onnx.counts import count
-from recprune_export.onnx.export import export_onnx
-from recprune_export.onnx.optimizer.passes.hoist_gather import hoist_gather
-from recprune_export.onnx.runtime.session import make_session, run
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import Program
+from recprune_export.onnx import count, export_onnx, make_session, run
+from recprune_export.onnx.optimizer import hoist_gather
+from recprune_export.program import Program
+from recprune_export.program.capture import capture
 from tests.properties import no_zeros
 
 LENGTH = 7

@@ -4,8 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from recprune_export.onnx.optimizer._rewrite import rewrite
-from recprune_export.onnx.optimizer.passes.hoist_quantize import hoist_quantize
+from recprune_export.onnx import hoist_quantize, rewrite
 from tests.onnx.graphs import assert_left_alone, floats, graph, numbers, operators, rewritten
 
 FIELDS, DIM = 5, 3

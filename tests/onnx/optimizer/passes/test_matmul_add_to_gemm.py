@@ -3,10 +3,8 @@
 import numpy as np
 import pytest
 
-from recprune_export.onnx.cost.estimate import estimate_cost
-from recprune_export.onnx.cost.weightless_model import strip_weights
-from recprune_export.onnx.optimizer._rewrite import rewrite
-from recprune_export.onnx.optimizer.passes.matmul_add_to_gemm import matmul_add_to_gemm
+from recprune_export.onnx import estimate_cost, rewrite, strip_weights
+from recprune_export.onnx.optimizer import matmul_add_to_gemm
 from tests.onnx.graphs import assert_left_alone, floats, graph, numbers, operators, rewritten
 
 WEIGHTS = {"w": floats(8, 16), "b": floats(16), "v": floats(16, 4), "c": floats(4), "heads": numbers(-1, 5, 2, 8)}

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from recprune_export.onnx.counts import count_weights
-from recprune_export.onnx.optimizer._rewrite import rewrite
-from recprune_export.onnx.optimizer.passes.merge_tables_of_same_ids import merge_tables_of_same_ids
+from recprune_export.onnx import count_weights, rewrite
+from recprune_export.onnx.optimizer import merge_tables_of_same_ids
 from tests.onnx.graphs import assert_left_alone, floats, graph, operators, rewritten
 
 TEXT = (

@@ -10,19 +10,20 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import Tensor, nn
 
 from recprune_export.errors import ExportError, UsageError
-from recprune_export.onnx.cost.estimate import estimate_file_cost
-from recprune_export.onnx.counts import count_weights
-from recprune_export.onnx.export import ServingConfig, export_onnx
-from recprune_export.onnx.optimizer._rewrite import TOLERANCE, largest_relative_difference
-from recprune_export.onnx.optimizer.passes.shared_inputs import share_inputs
-from recprune_export.onnx.runtime.in_memory import make_in_memory_session
-from recprune_export.onnx.runtime.session import make_session, run
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import Program
-from recprune_export.program.random_requests import sample_request
-from recprune_export.recommenders.catalogue import RECOMMENDERS, build_recommender
-from recprune_export.recommenders.input_spec import InputSpec
-from recprune_export.validation.edge_requests import expand_shared_inputs, squeeze_shared_inputs
+from recprune_export.onnx import (
+    ServingConfig,
+    count_weights,
+    estimate_file_cost,
+    export_onnx,
+    make_in_memory_session,
+    make_session,
+    run,
+)
+from recprune_export.onnx.optimizer import TOLERANCE, largest_relative_difference, share_inputs
+from recprune_export.program import Program, sample_request
+from recprune_export.program.capture import capture
+from recprune_export.recommenders import RECOMMENDERS, InputSpec, build_recommender
+from recprune_export.validation import expand_shared_inputs, squeeze_shared_inputs
 from tests.onnx.graphs import floats, graph, numbers, operators
 
 U, V = floats(1, 4, seed=1), floats(5, 3, seed=2)  # what is shared, and what is not

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recprune_export.bundle._verify import verify
-from recprune_export.pipeline.compress import CompressionResult, compress_program
-from recprune_export.program.capture._capture import capture
+from recprune_export.bundle import verify
+from recprune_export.pipeline import CompressionResult, compress_program
+from recprune_export.program.capture import capture
 from recprune_export.settings import Settings
 from tests.properties import check_any_plan, prunable
 

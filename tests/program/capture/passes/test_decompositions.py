@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recprune_export.onnx.export import export_onnx
-from recprune_export.onnx.runtime.session import make_session, run
+from recprune_export.onnx import export_onnx, make_session, run
 from tests.properties import check_any_plan, prunable
 
 

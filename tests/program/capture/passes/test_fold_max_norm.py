@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.errors import CaptureError
-from recprune_export.program.capture._capture import capture
+from recprune_export.program.capture import capture
 from tests.properties import check_any_plan, prunable
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recprune_export.program.capture._capture import capture
+from recprune_export.program.capture import capture
 from tests.properties import Tower, check_any_plan, no_zeros, prunable
 
 X = torch.randn(3, 4)

@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recprune_export.onnx.export import export_onnx
-from recprune_export.onnx.runtime.session import make_session, run
-from recprune_export.program.capture._capture import capture
+from recprune_export.onnx import export_onnx, make_session, run
+from recprune_export.program.capture import capture
 from recprune_export.program.capture.passes.replace_embedding_bags import BAGS
 from tests.properties import check_any_plan, no_zeros, prunable
 

@@ -3,11 +3,10 @@
 import torch
 from torch import Tensor
 
-from recprune_export.data.batch import Batch
-from recprune_export.finetuning.objective import Objective
-from recprune_export.program.program import sample_request_tensors
-from recprune_export.pruning.importance.scores.registry import rank_channels
-from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
+from recprune_export.data import Batch
+from recprune_export.finetuning import Objective
+from recprune_export.program import sample_request_tensors
+from recprune_export.pruning import ScoreInputs, rank_channels
 from tests.pruning.models import scorer
 
 HIDDEN = "mlp.0.weight:0"

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recprune_export.data.batch import Batch
+from recprune_export.data import Batch
 from tests.pruning.importance.scores.inputs import HIDDEN, inputs, scores_of
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from recprune_export.pruning.importance.scores.registry import rank_channels
+from recprune_export.pruning import rank_channels
 from tests.pruning.importance.scores.inputs import HIDDEN, inputs, scores_of
 
 

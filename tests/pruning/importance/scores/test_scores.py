@@ -4,15 +4,14 @@ from collections.abc import Mapping
 import pytest
 import torch
 
-from recprune_export.data.batch import Batch
+from recprune_export.data import Batch
 from recprune_export.errors import UsageError
-from recprune_export.finetuning.objective import make_objective
-from recprune_export.program.capture._capture import capture
-from recprune_export.program.program import sample_request_tensors
-from recprune_export.pruning.importance.scores.names import SCORE_DESCRIPTIONS
-from recprune_export.pruning.importance.scores.registry import SCORES, rank_channels
-from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
-from recprune_export.recommenders.catalogue import RECOMMENDERS
+from recprune_export.finetuning import make_objective
+from recprune_export.program import sample_request_tensors
+from recprune_export.program.capture import capture
+from recprune_export.pruning import SCORE_DESCRIPTIONS, ScoreInputs, rank_channels
+from recprune_export.pruning.importance.scores import SCORES
+from recprune_export.recommenders import RECOMMENDERS
 from tests.pruning.importance.scores.inputs import HIDDEN, inputs, scores_of
 from tests.recommenders.test_recommenders import make, spec_of
 
