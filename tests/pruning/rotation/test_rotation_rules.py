@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from recprune_export.pruning.rotation._apply_transforms import apply_transforms
 from torch import Tensor, nn
 
 from recprune_export.program.capture._capture import capture
 from recprune_export.program.program import Program
+from recprune_export.pruning.rotation._apply_transforms import apply_transforms
 from recprune_export.pruning.rotation.eligibility import find_rotatable_groups
 from tests.properties import no_zeros
 from tests.pruning.rotation.test_eligibility import random_transform
