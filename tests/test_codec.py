@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recprune_export.training.paired_change import MetricChange
 
 from recprune_export.codec import FLATTENED, OMIT_DEFAULT, DictMixin, JsonForm, ToDictMixin, decode, encode, json_name
 from recprune_export.data.distribution.data_profile import DataProfile, FieldProfile, IdCells, NumberCells
@@ -30,7 +31,8 @@ from recprune_export.pruning.rare_ids.row_plan import RowPlan
 from recprune_export.pruning.rotation.projections import ProjectionPlan
 from recprune_export.pruning.rotation.transform import Transform
 from recprune_export.recommenders.input_spec import InputSpec
-from recprune_export.training._paired_change import MetricChange
+from recprune_export.search.measure_artifact import ArtifactMeasurements
+from recprune_export.search.trials import Trial
 from recprune_export.training.loop import FitResult
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -70,7 +72,8 @@ CELLS = values(IdCells) | st.lists(FINITE, min_size=1).map(lambda edges: NumberC
 PROFILES = instances(FieldProfile, cells=CELLS)
 PLANS = instances(Plan, next_stage=st.none())
 PLAIN = (
-    FieldPlan, Input, InputSpec, Machine, MetricChange, Output, ProjectionPlan, RowPlan, Schema, Signature
+    ArtifactMeasurements, FieldPlan, Input, InputSpec, Machine, MetricChange, Output, ProjectionPlan, RowPlan, Schema,
+    Signature, Trial
 )  # fmt: skip
 READ: dict[type[DictMixin], st.SearchStrategy[Any]] = {
     DataProfile: instances(DataProfile, fields=st.lists(PROFILES, max_size=2).map(tuple)),

@@ -7,12 +7,12 @@ from torch import fx
 
 
 def arguments(node: fx.Node) -> tuple[Any, ...]:
-    """Return the positional arguments of a node; `fx` types each as a union of twenty classes that the schema narrows."""
+    """Return the positional arguments of a node as `Any`; `fx` types each as a union of twenty classes."""
     return node.args
 
 
 def argument(node: fx.Node, name: str) -> Any:
-    """Return an argument of an operator by the name it has in the operator's schema, or its default; None if unknown."""
+    """Return an argument of an operator by its name in the schema, or its default, or None for an unknown name."""
     if name in node.kwargs:
         return node.kwargs[name]
     for position, parameter in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
@@ -22,11 +22,11 @@ def argument(node: fx.Node, name: str) -> Any:
 
 
 def ancestors(nodes: Iterable[fx.Node]) -> dict[fx.Node, None]:
-    """Return the nodes and all that they are computed from."""
-    seen = dict.fromkeys(nodes)
-    pending = list(seen)
+    """Return the nodes and all nodes that they are computed from."""
+    visited = dict.fromkeys(nodes)
+    pending = list(visited)
     while pending:
-        new = [n for n in pending.pop().all_input_nodes if n not in seen]
-        seen.update(dict.fromkeys(new))
+        new = [n for n in pending.pop().all_input_nodes if n not in visited]
+        visited.update(dict.fromkeys(new))
         pending.extend(new)
-    return seen
+    return visited

@@ -1,12 +1,13 @@
 """`make_drift_report`: whether the plan of a bundle holds on new rows; `recompress`: compress again where it does not."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from recprune_export.api import compress_loaded, data_name
 from recprune_export.bundle.archive.unpacking import open_bundle_path
+from recprune_export.codec import JsonForm, ToDictMixin, json_name
 from recprune_export.data.distribution.data_profile import Drift
 from recprune_export.errors import UsageError, ValidationFailed
 from recprune_export.finetuning.task import run_program
@@ -26,17 +27,19 @@ MAX_DROP, MAX_FALL = 0.002, 0.01
 
 
 @dataclass(frozen=True)
-class DriftReport:
+class DriftReport(ToDictMixin):
     """Quality, drift and regret of a bundle on new rows, with a finding for each measure."""
 
-    bundle: OpenBundle
+    ENCODED = ("bundle", "data", "holds", "notes", "findings", "quality", "drifts", "regrets")
+
+    bundle: Annotated[OpenBundle, JsonForm(lambda bundle: str(bundle.path))]
     data: Path
     rows: NewRows
     dense: DenseModel | MissingModel
     quality: MetricComparison
     findings: tuple[DriftFinding, ...]
-    drifts: tuple[Drift, ...]
-    regrets: tuple[GroupRegret, ...]
+    drifts: tuple[Drift, ...] = field(metadata=json_name("drift"))
+    regrets: tuple[GroupRegret, ...] = field(metadata=json_name("ranking"))
 
     @property
     def holds(self) -> bool:
@@ -60,19 +63,6 @@ class DriftReport:
         """Raise `ValidationFailed` where the plan does not hold."""
         if not self.holds:
             raise ValidationFailed(f"{self.verdict} Without --check-only it is compressed again.")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {
-            "bundle": str(self.bundle.path),
-            "data": str(self.data),
-            "holds": self.holds,
-            "notes": list(self.notes),
-            "findings": [finding.to_dict() for finding in self.findings],
-            "quality": self.quality.to_dict(),
-            "drift": [drift.to_dict() for drift in self.drifts],
-            "ranking": [regret.to_dict() for regret in self.regrets],
-        }
 
 
 def make_drift_report(

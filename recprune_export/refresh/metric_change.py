@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any
 
+from recprune_export.codec import ToDictMixin
 from recprune_export.finetuning.task import Predictor, Task
 from recprune_export.refresh.verdicts import DriftFinding
 from recprune_export.training._evaluate import select_primary_metric
@@ -16,11 +16,13 @@ WIDE = 1.96  # standard errors of a 95 % interval
 
 
 @dataclass(frozen=True)
-class MetricComparison:
+class MetricComparison(ToDictMixin):
     """Metrics of both models `then` and `now`, on `rows` new rows; without a dense model only those of the artifact.
 
     `change` leads from the dense model to the artifact, or where there is none from the artifact to itself.
     """
+
+    ENCODED = ("then", "now", "change", "recorded_gap", "rows")
 
     then: Metrics
     now: Metrics
@@ -36,11 +38,6 @@ class MetricComparison:
     def recorded_gap(self) -> float:
         """How the metric changed from dense to artifact when it was made; 0 where that is not known."""
         return 0.0 if self.recorded is None else self.recorded - select_primary_metric(self.then["dense"])[1]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        models = {"then": dict(self.then), "now": dict(self.now)}
-        return {**models, "change": self.change.to_dict(), "recorded_gap": self.recorded_gap, "rows": self.rows}
 
 
 def compare_metrics(

@@ -1,12 +1,13 @@
 """Compare the loss of a plan on new rows with that of the best choice of the same widths."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from recprune_export.codec import ToDictMixin, json_name
 from recprune_export.pruning.importance.output_error import GroupStatistics, gather_group_statistics, rank_group
 from recprune_export.pruning.importance.ranking import Ranking
 from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR
@@ -20,7 +21,7 @@ RIDGE = 1e-8  # of the mean variance
 
 
 @dataclass(frozen=True)
-class GroupRegret:
+class GroupRegret(ToDictMixin):
     """One group of a plan, `pruned_width` of `width` channels, on new rows.
 
     `loss`, `optimal_loss` and `total` are the losses that the score predicts for the plan, for its own choice of as many
@@ -28,33 +29,22 @@ class GroupRegret:
     rotation, which mixes them.
     """
 
+    ENCODED = ("group", "kind", "width", "pruned_width", "overlap", "loss", "optimal_loss", "total", "regret")
+    PROPERTY_NAMES: ClassVar[Mapping[str, str]] = {"regret": "extra"}
+
     group: str
     kind: str
     width: int
-    pruned_width: int
-    overlap: int | None
-    loss: float
-    optimal_loss: float
+    pruned_width: int = field(metadata=json_name("kept"))
+    overlap: int | None = field(metadata=json_name("same"))
+    loss: float = field(metadata=json_name("lost"))
+    optimal_loss: float = field(metadata=json_name("least"))
     total: float
 
     @property
     def regret(self) -> float:
         """The loss beyond that of the best choice, at least 0: a greedy choice may be worse than the plan."""
         return max(self.loss - self.optimal_loss, 0.0)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {
-            "group": self.group,
-            "kind": self.kind,
-            "width": self.width,
-            "kept": self.pruned_width,
-            "same": self.overlap,
-            "lost": self.loss,
-            "least": self.optimal_loss,
-            "total": self.total,
-            "extra": self.regret,
-        }
 
 
 def compute_regrets(plan: Plan, inputs: ScoreInputs) -> tuple[GroupRegret, ...]:

@@ -1,11 +1,12 @@
 """`DriftFinding`: the result of one comparison of a bundle with new rows, in a sentence."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+
+from recprune_export.codec import ToDictMixin
 
 
 @dataclass(frozen=True)
-class DriftFinding:
+class DriftFinding(ToDictMixin):
     """Whether the plan holds by one measure, with the reason; None where it could not be judged."""
 
     measure: str
@@ -16,7 +17,3 @@ class DriftFinding:
     def verdict(self) -> str:
         """The verdict in words."""
         return "not judged" if self.holds is None else "holds" if self.holds else "does not hold"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return asdict(self)

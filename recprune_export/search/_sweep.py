@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
+from recprune_export.codec import ToDictMixin
 from recprune_export.search.knee import knee
 from recprune_export.search.measure_artifact import ArtifactMeasurements
 from recprune_export.search.trial_files import write_json
@@ -14,16 +15,19 @@ SPARSITIES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
 
 
 @dataclass(frozen=True)
-class Sweep:
+class Sweep(ToDictMixin):
     """Trials in the order of rising sparsity, and the position of the knee, if there is one."""
+
+    ENCODED = ("knee_sparsity", "trials")
+    PROPERTY_NAMES: ClassVar[Mapping[str, str]] = {"knee_sparsity": "knee"}
 
     trials: tuple[Trial, ...]
     knee: int | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        sparsity = None if self.knee is None else self.trials[self.knee].sparsity
-        return {"knee": sparsity, "trials": [t.to_dict() for t in self.trials]}
+    @property
+    def knee_sparsity(self) -> float | None:
+        """The sparsity at the knee."""
+        return None if self.knee is None else self.trials[self.knee].sparsity
 
     def save(self, path: Path, model: Mapping[str, str] | None = None) -> None:
         """Write JSON, with the identity of the `model` file. Raises `UsageError` where it cannot be written."""

@@ -2,12 +2,13 @@
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from math import exp, log
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from recprune_export.codec import DictMixin, JsonForm, decode
 from recprune_export.finetuning.task import Task, run_program
 from recprune_export.onnx.counts import count
 from recprune_export.onnx.export import ServingConfig, export_onnx
@@ -23,15 +24,23 @@ from recprune_export.validation.latency.statistics import Estimate
 SECONDS = 1.0  # for each batch size: a search looks often, and the bundle is measured again at the end
 
 
+def _encode_speedup(speedup: Mapping[int, Estimate]) -> dict[str, list[float]]:
+    return {str(batch): list(astuple(estimate)) for batch, estimate in speedup.items()}
+
+
+def _decode_speedup(values: Any) -> dict[int, Estimate]:
+    return {batch: Estimate(*ends) for batch, ends in decode(dict[int, tuple[float, float, float]], values).items()}
+
+
 @dataclass(frozen=True)
-class ArtifactMeasurements:
+class ArtifactMeasurements(DictMixin):
     """Counts of the ONNX file, and by batch size its median latency in milliseconds and its speed-up over the dense one."""
 
     parameters: int
     nonzero: int
     bytes: int
     milliseconds: Mapping[int, float]
-    speedup: Mapping[int, Estimate]
+    speedup: Annotated[Mapping[int, Estimate], JsonForm(_encode_speedup, _decode_speedup)]
 
     @property
     def overall(self) -> Estimate:
@@ -40,27 +49,6 @@ class ArtifactMeasurements:
 
     def _mean(self, end: str) -> float:
         return exp(sum(log(getattr(e, end)) for e in self.speedup.values()) / len(self.speedup))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {
-            "parameters": self.parameters,
-            "nonzero": self.nonzero,
-            "bytes": self.bytes,
-            "milliseconds": {str(batch): ms for batch, ms in self.milliseconds.items()},
-            "speedup": {str(batch): [e.estimate, e.low, e.high] for batch, e in self.speedup.items()},
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "ArtifactMeasurements":
-        """Read the result of `to_dict`."""
-        return cls(
-            int(values["parameters"]),
-            int(values["nonzero"]),
-            int(values["bytes"]),
-            {int(batch): float(ms) for batch, ms in values["milliseconds"].items()},
-            {int(batch): Estimate(*map(float, e)) for batch, e in values["speedup"].items()},
-        )
 
 
 def measure_artifact(

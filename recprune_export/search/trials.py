@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from recprune_export.codec import FLATTENED, DictMixin, decode
 from recprune_export.finetuning.task import Task, run_program
 from recprune_export.pipeline._fingerprint import fingerprint
 from recprune_export.pipeline._prune import SearchPrefix, prune, run_search_prefix
@@ -18,7 +19,7 @@ from recprune_export.training._paired_change import MetricChange
 
 
 @dataclass(frozen=True)
-class Trial:
+class Trial(DictMixin):
     """The change of the metric of the validation rows at one sparsity and seed, from dense to pruned and tuned.
 
     `artifact` is not None where the search measures size and speed as well; the metric of a quantized one is its own.
@@ -26,28 +27,17 @@ class Trial:
 
     sparsity: float
     seed: int
-    change: MetricChange
+    change: MetricChange = field(metadata=FLATTENED)
     artifact: ArtifactMeasurements | None = None
 
     def holds(self, max_drop: float) -> bool:
         """Whether the metric falls by no more than `max_drop`, and the interval says so as well."""
         return self.change.low >= -max_drop
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        artifact = self.artifact.to_dict() if self.artifact else None
-        return {"sparsity": self.sparsity, "seed": self.seed, **self.change.to_dict(), "artifact": artifact}
-
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Trial":
-        """Read the result of `to_dict`."""
-        artifact = values["artifact"]
-        return cls(
-            float(values["sparsity"]),
-            int(values["seed"]),
-            MetricChange.from_dict(values),
-            ArtifactMeasurements.from_dict(artifact) if artifact else None,
-        )
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read the result of `to_dict`. Raises `ValueError` or `KeyError` for values of another form."""
+        return decode(cls, {**values, "change": MetricChange.from_dict(values)})
 
 
 class Trials:

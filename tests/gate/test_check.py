@@ -242,7 +242,7 @@ def test_calibration_tells_what_can_be_resolved(base: Path, monkeypatch: pytest.
 def test_torch_is_not_needed(base: Path) -> None:
     code = (
         "import sys; sys.modules['torch'] = None; sys.modules['polars'] = None\n"  # importing them would raise
-        "from recprune_export.gate import check\ncheck.PROCESSES = 3\n"
+        "from recprune_export.gate import _check\n_check.FOOTPRINT_PROCESSES = 3\n"
         f"from recprune_export.cli import main; main(['check', {str(base)!r}, '--against', {str(base)!r}, "
         "'--latency-batch-sizes', '1', '--time-limit', '0', '--max-regression', '900%', '--quiet'])"
     )
