@@ -47,9 +47,8 @@ def test_rotations_change_no_answer_of_a_recommender(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(RECOMMENDERS))
 def test_loosened_recommenders_answer_alike_and_can_be_rotated(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "recprune_export.pruning.rotation.projections.MIN_ROWS_PER_DIMENSION", 0
-    )  # the tables of tests are small
+    # The tables of the tests are small.
+    monkeypatch.setattr("recprune_export.pruning.rotation.projections.MIN_ROWS_PER_DIMENSION", 0)
     program = capture(make(name), (spec_of(name).example_request(),))
     loose = insert_projections(program, plan_projections(program))
     legal = rotated(loose)
