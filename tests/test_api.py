@@ -93,7 +93,7 @@ def test_the_manifest_says_what_the_bundle_was_made_of(bundle: Path, checkpoint:
 
 def test_a_real_model_is_batched_by_triton_and_answers_as_the_samples_say(bundle: Path) -> None:
     config = parse((bundle / "triton/ctr/config.pbtxt").read_text())
-    assert config.max_batch_size == max(QUICK.latency.batches)
+    assert config.max_batch_size == max(QUICK.latency.latency_batch_sizes)
     asked, said = (json.loads((bundle / f"samples/kserve-{part}.json").read_text()) for part in ("request", "response"))
     ranks = {
         i["name"]: len(i["shape"]) for i in json.loads((bundle / "manifest.json").read_text())["signature"]["inputs"]

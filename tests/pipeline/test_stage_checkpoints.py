@@ -67,7 +67,7 @@ def key(dense: Program, settings: Settings = SETTINGS) -> str:
 
 
 def exported(made: PrunedModel, path: Path) -> bytes:
-    return export_pruned(made, ServingConfig(SETTINGS.latency.batches), path).path.read_bytes()
+    return export_pruned(made, ServingConfig(SETTINGS.latency.latency_batch_sizes), path).path.read_bytes()
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,7 @@ def checkpoint(clicks_file: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 def bundle(checkpoint: Path, clicks_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("bundle") / "ctr"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quantize_export, "quantise", lambda *arguments: quantize(*arguments, stopwatch=FAST))
+        patch.setattr(quantize_export, "quantize", lambda *arguments: quantize(*arguments, stopwatch=FAST))
         compress(checkpoint, target=target, data=clicks_file, settings=QUICK)
     return target
 
@@ -110,7 +110,7 @@ def test_nothing_allowed_means_nothing_quantised_and_says_so(
 
         return quantize(*others, calibration, timed, judged, stopwatch=FAST)
 
-    monkeypatch.setattr(quantize_export, "quantise", strict)
+    monkeypatch.setattr(quantize_export, "quantize", strict)
     result = compress(checkpoint, target=tmp_path / "b", data=clicks_file, settings=QUICK.with_options(epochs=0))
     assert {choice["form"] for choice in result.manifest.quantisation["layers"]} == {"fp32"}
     assert result.manifest.tolerances == {"absolute": 1e-5, "relative": 1e-5}

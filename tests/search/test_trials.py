@@ -164,7 +164,7 @@ def test_a_speed_is_searched_with_the_same_fields(job: tuple[Program, Task], mon
 def test_what_is_found_holds_on_rows_that_the_search_never_saw(job: tuple[Program, Task]) -> None:
     program, task = job
     trials, told = Trials(program, SETTINGS, task), []
-    found = find_sparsity_within_drop(trials, 0.02, first=0.6, tell=told.append)
+    found = find_sparsity_within_drop(trials, 0.02, first=0.6, report=told.append)
     assert found.sparsity >= 0.5  # three quarters of the dimensions hold next to nothing
     assert len(found.confirmed) == SEEDS
     assert all(trial.holds(0.02) for trial in found.confirmed)
