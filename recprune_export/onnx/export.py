@@ -97,6 +97,8 @@ REWRITES: tuple[Pass, ...] = (
     merge_tables_of_same_ids,
     gather_to_gathernd,  # to every pass before, a lookup is a Gather
 )
+# Before inputs are shared: a part of a join of both kinds may be of one kind.
+BEFORE_SHARING: tuple[Pass, ...] = (slice_before_concat, flatten_nested_concat)
 LAST: tuple[Callable[[ir.Model], object], ...] = (
     DeduplicateInitializersPass(size_limit=1 << 20),
     CommonSubexpressionEliminationPass(),
@@ -190,14 +192,16 @@ def _probes(signature: Signature) -> list[Probe]:
     return [*drawn, [fill_input(i, PROBE_ROWS[-1], lowest, middle) for i in signature.inputs]]
 
 
-def _share(model: ir.Model, signature: Signature, probes: Sequence[Probe]) -> tuple[ir.Model, list[Probe]]:
-    """Split the graph by what is shared; return it with the probes as it takes them.
+def _share(
+    model: ir.Model, signature: Signature, probes: Sequence[Probe], rewrites: Sequence[Pass] = BEFORE_SHARING
+) -> tuple[ir.Model, list[Probe]]:
+    """Split the graph by what is shared, after `rewrites`; return it with the probes as it takes them.
 
     Raises `ExportError` where it does not give the same answers.
     """
     shared = [position for position, spec in enumerate(signature.inputs) if spec.shared]
     split = model.clone()
-    for each in (slice_before_concat, flatten_nested_concat):  # a part of a join of both kinds may be of one kind
+    for each in rewrites:
         each(split)
     RemoveUnusedNodesPass()(split)
     share_inputs(split, shared)

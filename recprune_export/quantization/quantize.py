@@ -13,7 +13,7 @@ from recprune_export.onnx.optimizer.passes.commute_dequantize_scale import commu
 from recprune_export.onnx.optimizer.passes.gather_to_gathernd import gather_to_gathernd
 from recprune_export.onnx.optimizer.passes.gathernd_to_gather import gathernd_to_gather
 from recprune_export.onnx.optimizer.passes.hoist_quantize import hoist_quantize
-from recprune_export.onnx.optimizer.rewrite import rewrite
+from recprune_export.onnx.optimizer.rewrite import Pass, rewrite
 from recprune_export.onnx.runtime.session import SessionOptions, make_session, run
 from recprune_export.onnx.saving import save_onnx
 from recprune_export.progress import progress_bar
@@ -30,6 +30,8 @@ from recprune_export.validation.edge_requests import RequestArrays
 from recprune_export.validation.latency.request_cycle import RequestCycles
 
 PROBES = 2  # calibration requests, on which moving lookups must change nothing
+# Forms that are faster with fewer bits, each proved and priced like a rewrite of the export.
+REWRITES: tuple[Pass, ...] = (commute_dequantize_scale, hoist_quantize, gather_to_gathernd)
 SLACK = (
     4.0  # times the difference between ONNX Runtime's fused kernels and its plain ones that a golden output may have
 )
@@ -82,6 +84,7 @@ def quantize(
     judge: Judge,
     *,
     stopwatch: Stopwatch = measure_times,
+    rewrites: Sequence[Pass] = REWRITES,
 ) -> QuantizedFile:
     """Quantise the model in `source` and write it to `target`.
 
@@ -106,7 +109,7 @@ def quantize(
             source, None, settled.plan, settled.loss, settled.relaxations, (before, before), 0.0, {}, 0.0
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    result = _as_served(trial.graph(settled.plan), calibration, tuple(requests))
+    result = _as_served(trial.graph(settled.plan), rewrites, calibration, tuple(requests))
     data = save_onnx(result, target)
     answers = make_graph_function(result)
     return QuantizedFile(
@@ -122,11 +125,13 @@ def quantize(
     )
 
 
-def _as_served(model: ir.Model, calibration: Sequence[RequestArrays], batches: Sequence[int]) -> ir.Model:
-    """Return the graph in the forms that are faster with fewer bits, each proved and priced like a rewrite of the export."""
+def _as_served(
+    model: ir.Model, rewrites: Sequence[Pass], calibration: Sequence[RequestArrays], batches: Sequence[int]
+) -> ir.Model:
+    """Return the graph with those of the rewrites that prove themselves."""
     fill_shapes(model)
     probes = [[request[value.name or ""] for value in model.graph.inputs] for request in calibration[:PROBES]]
-    return rewrite(model, (commute_dequantize_scale, hoist_quantize, gather_to_gathernd), probes, batches)[0]
+    return rewrite(model, rewrites, probes, batches)[0]
 
 
 class _PlanEvaluator:
