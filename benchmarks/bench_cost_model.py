@@ -1,6 +1,6 @@
 """The cost model held against measurements: operators by themselves, whole graphs, and what each rewrite changes.
 
-    python benchmarks/bench_cost_model.py [--corpus corpus.py] [--only NAME] [--operator NAME] [--batches 1,32,256,1024]
+    python benchmarks/bench_cost_model.py [--corpus corpus.py] [--only NAME] [--operator NAME] [--batch-sizes 1,32,256,1024]
 
 For each kind of operator (operator_cases.py): measured : estimated, and what each constant of `onnx/cost/estimate.py` and
 `onnx/cost/operator_cost.py` should be multiplied with to fit best (cost_fit.py), with the interval in which nine in ten resamples lie.
@@ -154,7 +154,7 @@ def try_operators(batches: Sequence[int], seconds: float, only: str) -> dict[str
 @click.option("--corpus", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--only", default="", help="Part of a model's name.")
 @click.option("--operator", default="", help="Part of an operator's name.")
-@click.option("--batches", default="1,32,256,1024", show_default=True)
+@click.option("--batch-sizes", "batches", default="1,32,256,1024", show_default=True)
 @click.option("--seconds", default=0.3, show_default=True, help="For each comparison and batch.")
 def main(corpus: Path | None, only: str, operator: str, batches: str, seconds: float) -> None:
     torch.set_num_threads(1)

@@ -1,6 +1,6 @@
 """Time and memory of fine-tuning against plain PyTorch training of the dense model, by the number of rows of its tables.
 
-    python benchmarks/bench_finetuning.py [--rows 10000,100000,1000000] [--steps 100] [--repeats 1]
+    python benchmarks/bench_finetuning.py [--rows 10000,100000,1000000] [--training-steps 100] [--repeats 1]
 
 A DLRM with two tables of 16 dimensions. `dense training` is what `train` does: Adam over all parameters. `tuning` is what
 happens to the pruned model (half of each group, sparsity .7): the dense teacher answers each batch, zeros are held. They
@@ -150,7 +150,7 @@ def cost(contestant: str, rows: int, steps: int) -> Cost:
 
 @click.command(help=__doc__.splitlines()[0])
 @click.option("--rows", default="10000,100000,1000000", show_default=True, help="Of each of the two tables.")
-@click.option("--steps", default=100, show_default=True)
+@click.option("--training-steps", "steps", default=100, show_default=True)
 @click.option("--repeats", default=1, show_default=True)
 def main(rows: str, steps: int, repeats: int) -> None:
     """Measure every contestant at every size, in turns."""

@@ -275,7 +275,8 @@ def with_hidden(names: Sequence[str], hidden: str) -> dict[str, Case]:
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--hidden", default="", help="Widths of hidden layers, for cases of their own: 512,512,256.")
 @click.option(
-    "--batches",
+    "--batch-sizes",
+    "batches",
     default="1,64,256",
     show_default=True,
     help="Files are made for these, and timed at them: one cache for each choice.",

@@ -1,6 +1,6 @@
 """The latency of five recommenders: PyTorch, PyTorch's own export, Torch-Pruning, int8 of ONNX Runtime, and ours.
 
-    python benchmarks/latency.py [--models dlrm,deepfm] [--batches 1,32,256,1024] [--threads 1,2] [--seconds 3]
+    python benchmarks/latency.py [--models dlrm,deepfm] [--batch-sizes 1,32,256,1024] [--threads 1,2] [--seconds 3]
 
 Untrained weights, structure alone removed, at random: latency does not depend on which channels go. Contestants of one
 model, batch and number of threads take turns in one process, on another request each round. What cannot take part is named,
@@ -223,7 +223,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 @click.command(help=__doc__.splitlines()[0])
 @click.option("--models", default=",".join(MODELS), show_default=True)
-@click.option("--batches", default="1,32,256,1024", show_default=True)
+@click.option("--batch-sizes", "batches", default="1,32,256,1024", show_default=True)
 @click.option("--threads", default="1,2", show_default=True)
 @click.option("--sparsities", default=",".join(map(str, SPARSITIES)), show_default=True)
 @click.option("--seconds", default=3.0, show_default=True, help="For each model, batch and number of threads.")

@@ -46,7 +46,7 @@ def test_everything_is_measured_beside_the_dense_baseline_where_there_is_one(den
 
 def test_the_options_of_the_manifest_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     used = []
-    honest = study.in_onnxruntime
+    honest = study.make_onnxruntime_backend
     monkeypatch.setattr(study, "make_onnxruntime_backend", lambda *a: (used.append(a), honest(*a))[1])
     options = SessionOptions(threads=2, arena=False)
     with quiet():
