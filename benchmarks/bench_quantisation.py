@@ -16,7 +16,7 @@ from models import FIELDS, NUMERIC, ROWS, make
 from recprune_export.environment import environment
 from recprune_export.onnx.export import ServingConfig
 from recprune_export.pipeline.compress import make_sampled_task
-from recprune_export.pipeline.export import export_pruned
+from recprune_export.pipeline.export_models import export_pruned
 from recprune_export.pipeline.prune import prune
 from recprune_export.program.capture.capture import capture
 from recprune_export.quantization.quality_loss import make_error_judge

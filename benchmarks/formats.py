@@ -31,7 +31,7 @@ from recprune_export.environment import cpu, environment
 from recprune_export.finetuning.task import Task
 from recprune_export.onnx.counts import count, reduction
 from recprune_export.onnx.export import OnnxFile, ServingConfig, export_onnx
-from recprune_export.pipeline.export import export_pruned, make_latency_requests, make_predictor, validate_parity
+from recprune_export.pipeline.export_models import export_pruned, make_latency_requests, make_predictor, validate_parity
 from recprune_export.pipeline.prune import prune
 from recprune_export.pipeline.quantize_export import QuantizedExport, quantize_export
 from recprune_export.program.program import Program

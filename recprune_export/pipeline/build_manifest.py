@@ -14,7 +14,7 @@ from recprune_export.finetuning.task import (
 )
 from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.pipeline.evaluate_export import Measurements
-from recprune_export.pipeline.export import ExportedModels
+from recprune_export.pipeline.export_models import ExportedModels
 from recprune_export.pipeline.prune import PrunedModel
 from recprune_export.provenance import provenance
 from recprune_export.settings import PruningSettings, Settings

@@ -27,7 +27,7 @@ from recprune_export.onnx.export import ServingConfig
 from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.pipeline.build_manifest import InputSources, Outcome, collect_notes, make_manifest
 from recprune_export.pipeline.evaluate_export import evaluate_exports
-from recprune_export.pipeline.export import (
+from recprune_export.pipeline.export_models import (
     PARITY_ROWS,
     ExportedModels,
     export_models,

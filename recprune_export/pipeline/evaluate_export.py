@@ -11,7 +11,7 @@ from recprune_export.finetuning.task import (
 from recprune_export.onnx.counts import Counts, Reduction, count, reduction
 from recprune_export.onnx.export import OnnxFile
 from recprune_export.onnx.runtime.session import SessionOptions
-from recprune_export.pipeline.export import ExportedModels, make_latency_requests, make_predictor
+from recprune_export.pipeline.export_models import ExportedModels, make_latency_requests, make_predictor
 from recprune_export.pipeline.prune import PrunedModel
 from recprune_export.program.program import Program
 from recprune_export.program.signature import Signature

@@ -11,7 +11,7 @@ from typing import Any
 from recprune_export.finetuning.task import Task, run_program
 from recprune_export.onnx.counts import count
 from recprune_export.onnx.export import ServingConfig, export_onnx
-from recprune_export.pipeline.export import make_latency_requests, make_predictor
+from recprune_export.pipeline.export_models import make_latency_requests, make_predictor
 from recprune_export.pipeline.quantize_export import quantize_export
 from recprune_export.program.program import Program
 from recprune_export.settings import LatencySettings, QuantizationSettings

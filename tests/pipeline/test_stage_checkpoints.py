@@ -22,7 +22,7 @@ from recprune_export.finetuning import task
 from recprune_export.onnx.export import ServingConfig
 from recprune_export.pipeline import prune as stages
 from recprune_export.pipeline.compress import make_sampled_task
-from recprune_export.pipeline.export import export_pruned
+from recprune_export.pipeline.export_models import export_pruned
 from recprune_export.pipeline.fingerprint import fingerprint
 from recprune_export.pipeline.prune import PrunedModel, prune
 from recprune_export.pipeline.stage_checkpoints import (
