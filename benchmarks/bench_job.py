@@ -31,7 +31,7 @@ COUNTED = {
     "exports": ("torch.export:export",),
     "analyses": ("recprune_export.channels.analysis:analyse", "recprune_export.channels.analysis:analyze"),
 }
-PROGRESS = ("recprune_export.progress:bar",)
+PROGRESS = ("recprune_export.progress:bar", "recprune_export.progress:progress_bar")
 
 Measurement = dict[str, dict[str, float]]  # by stage, by figure
 

@@ -23,7 +23,7 @@ from recprune_export.cli import main
 from recprune_export.data import SchemaOverrides
 from recprune_export.errors import UsageError, ValidationFailed
 from recprune_export.onnx import SessionOptions, make_session, run
-from recprune_export.pipeline import export_models as export
+from recprune_export.pipeline import export_models
 from recprune_export.program import load_program
 from recprune_export.recommenders import build_recommender
 from recprune_export.report import render_saved_bundle_report
@@ -490,7 +490,7 @@ def test_a_failed_validation_leaves_the_old_bundle(
 ) -> None:
     compress(checkpoint, target=tmp_path / "out", settings=QUICK)
     before = (tmp_path / "out/manifest.json").read_bytes()
-    honest = export.export_onnx
+    honest = export_models.export_onnx
 
     def wrong(program: object, path: Path, **options: object) -> object:
         """Export, then change one weight."""
@@ -501,7 +501,7 @@ def test_a_failed_validation_leaves_the_old_bundle(
         onnx.save(model, path)
         return file
 
-    monkeypatch.setattr(export, "export_onnx", wrong)
+    monkeypatch.setattr(export_models, "export_onnx", wrong)
     with pytest.raises(ValidationFailed, match="nothing was written"):
         compress(checkpoint, target=tmp_path / "out", settings=QUICK)
     done = invoke(checkpoint, "-o", tmp_path / "new", *QUICK_OPTIONS)

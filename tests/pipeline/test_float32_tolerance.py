@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from recprune_export.errors import ValidationFailed
 from recprune_export.finetuning import run_program
 from recprune_export.onnx import export_onnx
-from recprune_export.pipeline import export_models as export
-from recprune_export.pipeline import make_sampled_task
+from recprune_export.pipeline import export_models, make_sampled_task
 from recprune_export.pipeline.float32_tolerance import MOST, TWO_WAYS, widen_tolerances
 from recprune_export.program import Program
 from recprune_export.program.capture import capture
@@ -85,13 +84,15 @@ def test_a_file_that_is_off_by_rounding_passes_and_one_that_is_wrong_does_not(
     off = times * np.float32(np.abs(rounded - exact).max())
     file = export_onnx(program, tmp_path / "m.onnx", rewrites=())
     monkeypatch.setattr(
-        export, "make_predictor", lambda file: lambda request: {"output": run_program(program, request)["output"] + off}
+        export_models,
+        "make_predictor",
+        lambda file: lambda request: {"output": run_program(program, request)["output"] + off},
     )
     task = make_sampled_task(program, Settings().finetuning)
     if passes:
-        report = export.validate_parity(program, file, task)
+        report = export_models.validate_parity(program, file, task)
         assert report.passed
         assert report.tolerances.absolute > Tolerances().absolute
     else:
         with pytest.raises(ValidationFailed, match="does not give the pruned model's outputs"):
-            export.validate_parity(program, file, task)
+            export_models.validate_parity(program, file, task)
