@@ -28,7 +28,7 @@ demo: $(READY)  ## train, compress and verify, on generated rows or on DATA=file
 	$(BIN)/recprune-export verify $(DEMO)/bundle
 
 test: $(READY_DEV)  ## every test but the slow ones, and the examples in docstrings
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n $(WORKERS) --dist loadfile
 
 slow: $(READY_DEV)  ## the slow tests: whole models, real data where it is there
 	$(BIN)/python -m pytest -q -m slow

@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from recprune_export.data import generate_clicks, generate_sequences
+from recprune_export.api import compress
+from recprune_export.data import SchemaOverrides, generate_clicks, generate_sequences
+from recprune_export.search import measure_artifact
+from recprune_export.training import train
+from recprune_export.validation.latency import closed_loop, footprint
+from tests.jobs import QUICK
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -22,6 +27,16 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def brief_measurements() -> Iterator[None]:
+    """Let jobs measure latency and cold starts for a moment only: no test asserts a speed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(closed_loop.measure_latency.__kwdefaults__, "seconds", 0.2)
+        patch.setattr(footprint.measure_footprints, "__defaults__", (1,))
+        patch.setattr(measure_artifact, "SECONDS", 0.2)
+        yield
+
+
 @pytest.fixture(scope="session")
 def clicks_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("clicks") / "clicks.parquet"
@@ -34,3 +49,25 @@ def sequences_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("sequences") / "log.csv"
     generate_sequences(path, rows=4000, seed=1)
     return path
+
+
+@pytest.fixture(scope="session")
+def checkpoint(clicks_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint") / "model.pt"
+    train(
+        clicks_file,
+        "dlrm",
+        path,
+        SchemaOverrides(labels=("clicked",)),
+        {"dim": 16, "hidden": (64, 32)},
+        epochs=2,
+        batch_size=256,
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def bundle(checkpoint: Path, clicks_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("bundle") / "ctr"
+    compress(checkpoint, target=target, data=clicks_file, settings=QUICK)
+    return target

@@ -15,7 +15,6 @@ from torch import nn
 from recprune_export.api import compress
 from recprune_export.bundle import inspect_artifact, read_manifest, read_samples, verify
 from recprune_export.cli import main
-from recprune_export.data import SchemaOverrides
 from recprune_export.errors import UsageError
 from recprune_export.finetuning import run_program
 from recprune_export.onnx import count
@@ -24,19 +23,10 @@ from recprune_export.program import load_program
 from recprune_export.quantization import QualityLoss, quantize
 from recprune_export.quantization.quantization_plan import INT8_BY_ROW, INT8_STATIC
 from recprune_export.settings import Settings
-from recprune_export.training import train
 from tests.quantization.times import favouring
 
 QUICK = Settings(epochs=1, latency_batch_sizes=(1, 64), sparsity=0.5, quantize="int8", max_quantize_drop=0.01)
 FAST = favouring(INT8_STATIC, INT8_BY_ROW)  # which layers of this size are not
-
-
-@pytest.fixture(scope="module")
-def checkpoint(clicks_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("checkpoint") / "model.pt"
-    sizes = {"dim": 16, "hidden": (64, 32)}
-    train(clicks_file, "dlrm", path, SchemaOverrides(labels=("clicked",)), sizes, epochs=2, batch_size=256)
-    return path
 
 
 @pytest.fixture(scope="module")
