@@ -3,7 +3,7 @@
     python benchmarks/formats.py [--cases anime/dlrm,...] [--sparsities .7,.9] [--seeds 3] [--hidden 512,512,256]
 
 Dense recommenders are trained with each seed; then the main job's own stages prune, tune and export them: with channels
-removed and zeros one by one, as it does by default, that file quantised, with more zeros, with channels alone. With
+removed and zeros one by one, as it does by default, that file quantized, with more zeros, with channels alone. With
 --hidden the recommenders have these hidden layers, and are cases of their own: there layers are tried by themselves as
 well, the tables whole. All figures are those of ONNX files in ONNX Runtime: metrics of the test rows, paired by seed, and
 times of all files of a seed in turns, beside the dense one. What was trained, made and measured is kept in --cache, so that
@@ -62,15 +62,15 @@ Dense recommenders are pruned to the sparsity in the tables and in the rest, zer
 job, and tuned with at most a tenth of the steps that training took. All figures are those of ONNX files in ONNX Runtime.
 
 - *Channels and zeros* is the default: removed channels take most of the sparsity, zeros one by one the remainder. It is
-  quantised as well, with at most .001 of the validation metric to lose. *Channels alone* has a structured share of 1,
+  quantized as well, with at most .001 of the validation metric to lose. *Channels alone* has a structured fraction of 1,
   *half channels, half zeros* one of .5 (in log space). *Layers* are those outside of tables by themselves: tables whole, no
   channel removed, or channels alone.
 - *Change*: the metric of the test rows less that of the dense file of the same seed, its mean over seeds with the 95 %
   interval (Student's t).
 - *Gone*: of the dense parameters, removed or zero, counted in the file. *kB*: the file with its weights.
 - *Batch*: how many times faster than the dense model as PyTorch's exporter writes it, {threads}. All files of a seed take
-  turns in one process, with sessions made anew for each of {seatings} seatings: of a seating the ratio of tenth percentiles,
-  which other work on the machine disturbs least, each round with other test rows; of all seatings of all seeds the middle
+  turns in one process, with sessions made anew for each of {repeats} repeats: of a repeat the ratio of tenth percentiles,
+  which other work on the machine disturbs least, each round with other test rows; of all repeats of all seeds the middle
   mean with its 95 % interval."""
 WIDE = """\
 Cases with widths in their names, such as *anime/dlrm 512-512-256*, are the same recommenders on the same rows with these
@@ -166,13 +166,13 @@ def _forms(made: QuantizedExport) -> str:
     return f"{layers}tables: {tables or 'none'}{back}."
 
 
-def speed_of(subject: Subject, rows: Sequence[Measured], seatings: int, seconds: float) -> Speed:
+def speed_of(subject: Subject, rows: Sequence[Measured], repeats: int, seconds: float) -> Speed:
     """Let all files of a subject take turns, on sessions that are made anew for each seating."""
     threads, files = subject.settings.latency.threads, list(dict.fromkeys(row.file for row in rows))
     makers = {name: partial(make_onnxruntime_backend, name, subject.folder / name, threads) for name in (DENSE, *files)}
     requests = make_latency_requests(subject.settings.latency.latency_batch_sizes, subject.task, subject.file.signature)
     rng = np.random.default_rng(subject.seed)
-    found = measure_repeated_sessions(makers, requests, count=seatings, seconds=seconds, rng=rng, min_rounds=FEWEST)
+    found = measure_repeated_sessions(makers, requests, count=repeats, seconds=seconds, rng=rng, min_rounds=FEWEST)
     dense = {str(batch): float(np.median([typical_time(s[batch][DENSE]) for s in found])) for batch in requests}
     faster = {
         file: {str(batch): [log_ratio(seating[batch], DENSE, file) for seating in found] for batch in requests}
@@ -236,7 +236,7 @@ class Cache:
 
 def measure(
     name: str, case: Case, settings: Settings, wanted: Sequence[tuple[str, float]], folder: Path, cache: Cache,
-    seatings: int, seconds: float,
+    repeats: int, seconds: float,
 ) -> None:  # fmt: skip
     """Make and measure what is not known yet of one case and seed."""
     done = {(row.method, row.sparsity, row.bits) for row in cache.of(name, settings.seed)}
@@ -253,7 +253,7 @@ def measure(
             cache.add(row)
     rows = cache.of(name, settings.seed)
     if not cache.is_timed(rows, settings):
-        cache.add_speed(speed_of(subject, rows, seatings, seconds))
+        cache.add_speed(speed_of(subject, rows, repeats, seconds))
 
 
 def with_hidden(names: Sequence[str], hidden: str) -> dict[str, Case]:
@@ -288,13 +288,13 @@ def with_hidden(names: Sequence[str], hidden: str) -> dict[str, Case]:
 @click.option("--data-folder", default=Path("../shared/data"), show_default=True, type=click.Path(path_type=Path))
 @click.option("--cache", default=Path("artifacts/quality"), show_default=True, type=click.Path(path_type=Path))
 @click.option("--threads", default=1, show_default=True)
-@click.option("--seatings", default=6, show_default=True, help="Of each seed.")
+@click.option("--repeats", default=6, show_default=True, help="Of each seed.")
 @click.option("--seconds", default=1.0, show_default=True, help="For each batch size of a seating.")
 @click.option("--remark", default="", help="What a reader should know of the machine, such as other work on it.")
 @click.option("--write", default=DOCS, type=click.Path(path_type=Path, file_okay=False), help="Folder of results.md.")
 def main(
     cases: str, sparsities: str, methods: str, seeds: int, hidden: str, batches: str, data_folder: Path, cache: Path,
-    threads: int, seatings: int, seconds: float, remark: str, write: Path,
+    threads: int, repeats: int, seconds: float, remark: str, write: Path,
 ) -> None:  # fmt: skip
     """Measure what is not known yet, then write everything that is known."""
     torch.set_num_threads(threads)
@@ -308,13 +308,13 @@ def main(
     for name, case in with_hidden(cases.split(","), hidden).items():
         for seed in range(seeds):
             settings = Settings(seed=seed, threads=threads, latency_batch_sizes=parse_batch_sizes(batches))
-            measure(name, case, settings, wanted, data_folder, known, seatings, seconds)
+            measure(name, case, settings, wanted, data_folder, known, repeats, seconds)
     tables = Tables(METHODS, [row for row in known.rows if row.method in METHODS], known.speeds)
     where = environment()
     text = f"{tables.as_markdown()}\n{told_of_machine(where, threads)}{' ' + remark if remark else ''}"
     print(text)
     intro = "\n\n".join(
-        [PROTOCOL.format(seatings=seatings, threads=f"{threads} thread{'s' if threads > 1 else ''}"), WIDE]
+        [PROTOCOL.format(repeats=repeats, threads=f"{threads} thread{'s' if threads > 1 else ''}"), WIDE]
     )
     write_section(write / "results.md", "Fewer bits", "benchmarks/formats.py", f"{intro}\n\n{text}")
     print(json.dumps({"environment": where, "threads": threads, "figures": tables.figures()}))
