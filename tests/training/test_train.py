@@ -51,7 +51,7 @@ def test_sasrec_learns_what_follows(sequences_file: Path, tmp_path: Path) -> Non
     ("recommender", "wishes", "said"),
     [
         ("dlrm", SchemaOverrides(), "--label"),
-        ("dlrm", SchemaOverrides(labels=("clicked", "split")), "mmoe learns several"),
+        ("dlrm", SchemaOverrides(labels=("clicked", "split")), "mmoe takes several"),
         ("dlrn", CLICKED, "no recommender 'dlrn'"),
     ],
 )

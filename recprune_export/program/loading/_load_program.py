@@ -32,6 +32,7 @@ from recprune_export.program.program import SIGNATURE_FILE, Program
 if TYPE_CHECKING:
     from recprune_export.training.checkpoint import Checkpoint
 
+_CHUNK_SIZE = 1 << 24  # elements of a weight that are checked at a time
 _ACCEPTED = (
     "a checkpoint of `train`, a .pt2 program, a state dict with --factory, or a pickled module with --unsafe-unpickle"
 )
@@ -145,7 +146,6 @@ def check_finite(module: nn.Module, source: Path | str) -> None:
 
     Buffers may hold minus infinity, as attention masks do.
     """
-    chunk_size = 1 << 24  # elements that are checked at a time
     from recprune_export.training.checkpoint import check_storage_sizes
 
     state = module.state_dict(keep_vars=True)
@@ -155,8 +155,8 @@ def check_finite(module: nn.Module, source: Path | str) -> None:
         if not (isinstance(tensor, Tensor) and tensor.is_floating_point()):
             continue
         flat = tensor.detach().reshape(-1)
-        for start in range(0, len(flat), chunk_size):
-            chunk = flat[start : start + chunk_size]
+        for start in range(0, len(flat), _CHUNK_SIZE):
+            chunk = flat[start : start + _CHUNK_SIZE]
             bad = ~torch.isfinite(chunk)
             if name not in weights:
                 bad &= ~torch.isneginf(chunk)
