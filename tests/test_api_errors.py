@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -173,9 +174,9 @@ def test_a_target_that_is_read_only(checkpoint: Path) -> None:
 
 
 def test_a_failed_validation_leaves_the_old_bundle(
-    checkpoint: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, clicks_file: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compress(checkpoint, target=tmp_path / "out", settings=QUICK)
+    shutil.copytree(bundle, tmp_path / "out")
     before = (tmp_path / "out/manifest.json").read_bytes()
     honest = export_models.export_onnx
 
@@ -190,8 +191,8 @@ def test_a_failed_validation_leaves_the_old_bundle(
 
     monkeypatch.setattr(export_models, "export_onnx", wrong)
     with pytest.raises(ValidationFailed, match="nothing was written"):
-        compress(checkpoint, target=tmp_path / "out", settings=QUICK)
-    done = invoke(checkpoint, "-o", tmp_path / "new", *QUICK_OPTIONS)
+        compress(checkpoint, target=tmp_path / "out", data=clicks_file, settings=QUICK)
+    done = invoke(checkpoint, "--data", clicks_file, "-o", tmp_path / "new", *QUICK_OPTIONS)
     assert_refused(done, 1, "does not give the pruned model's outputs")
     assert (tmp_path / "out/manifest.json").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["out"]

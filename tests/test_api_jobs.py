@@ -121,6 +121,7 @@ def test_the_same_seed_gives_the_same_file(checkpoint: Path, clicks_file: Path, 
     assert [t.SerializeToString() for t in one] == [t.SerializeToString() for t in two]
 
 
+@pytest.mark.slow
 def test_ranking_goes_the_whole_way(sequences_file: Path, tmp_path: Path) -> None:
     train(sequences_file, "sasrec", tmp_path / "model.pt", config={"dim": 16}, epochs=2, batch_size=64)
     result = compress(tmp_path / "model.pt", target=tmp_path / "out", data=sequences_file, settings=QUICK)
@@ -149,7 +150,7 @@ def write_example(path: Path, rows: int = 4) -> Path:
 def test_a_state_dict_with_its_factory_goes_the_whole_way(tmp_path: Path) -> None:
     torch.save(make_model().state_dict(), tmp_path / "weights.pt")
     example = write_example(tmp_path / "example.npz")
-    factory = ["--factory", "tests.test_api:make_model", "--factory-args", '{"scale": 2.0}']
+    factory = ["--factory", "tests.test_api_jobs:make_model", "--factory-args", '{"scale": 2.0}']
     made = invoke(tmp_path / "weights.pt", *factory, "--inputs", example, "-o", tmp_path / "out", *QUICK_OPTIONS)
     assert made.exit_code == 0, made.stderr
     assert "No --data" in made.stderr
@@ -161,7 +162,7 @@ def test_a_foreign_model_is_tuned_on_arrays_of_its_own(tmp_path: Path) -> None:
     example = write_example(tmp_path / "example.npz")
     rows = dict(np.load(write_example(tmp_path / "rows.npz", rows=400)))
     np.savez(tmp_path / "rows.npz", **rows, click=np.random.default_rng(1).integers(2, size=400))
-    options = ["--factory", "tests.test_api:make_model", "--inputs", example, "--data", tmp_path / "rows.npz"]
+    options = ["--factory", "tests.test_api_jobs:make_model", "--inputs", example, "--data", tmp_path / "rows.npz"]
     made = invoke(tmp_path / "weights.pt", *options, "--label", "click", "-o", tmp_path / "out", *QUICK_OPTIONS)
     assert made.exit_code == 0, made.stderr
     assert "auc" in json.loads((tmp_path / "out/manifest.json").read_text())["metrics"]["pruned"]

@@ -28,7 +28,7 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "measure_footprints", lambda *arguments: honest(*arguments, repeats=1))
 
 
-@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize("dense", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_everything_is_measured_beside_the_dense_baseline_where_there_is_one(dense: bool, tmp_path: Path) -> None:
     bundle = write(tmp_path / "bundle", dense)
     done = CliRunner().invoke(main, ["verify", str(bundle), *QUICK, "--threads", "1,2", "--qps", "200", "--json"])

@@ -108,6 +108,7 @@ def test_the_gate_passes_what_is_the_same_and_writes_what_a_ci_reads(capsys: pyt
     assert "latency" in Path("gate.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_gate_refuses_what_is_larger_and_what_is_beyond_the_budget(capsys: pytest.CaptureFixture[str]) -> None:
     write(Path("base"))
     larger = onnx.load(Path("base/model.onnx"))
