@@ -200,7 +200,7 @@ def graph_of(corpus: Corpus, name: str, variant: str, without: str = "") -> Grap
     if key in PRUNED:
         program = pruned(program, *PRUNED[key])
     if variant.endswith("int8"):
-        return _quantised(program)
+        return _quantized(program)
     signature, probes = program.signature, module._make_probes(program.signature)
     model = plain(program)
     if variant == "shared":
@@ -223,8 +223,8 @@ def pruned(program: Program, sparsity: float, way: AllocationStrategy) -> Progra
     return apply_plan(program, make_plan(program, rank_by(scores), budget, "random", way))
 
 
-def _quantised(program: Program) -> Graph:
-    """The int8 form of the exported file, before the rewrites that only quantised files have."""
+def _quantized(program: Program) -> Graph:
+    """The int8 form of the exported file, before the rewrites that only quantized files have."""
     signature = program.signature
     requests, rows = CALIBRATION
     calibration = [sample_request(signature, rows, seed) for seed in range(requests)]

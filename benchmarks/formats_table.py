@@ -13,7 +13,7 @@ from recprune_export.validation import Estimate, interval_of_few
 
 @dataclass(frozen=True)
 class Method:
-    """Settings that differ from the default, and the modes in which its file is quantised as well.
+    """Settings that differ from the default, and the modes in which its file is quantized as well.
 
     `layers` says that tables stay whole.
     """

@@ -77,7 +77,7 @@ def prepare(name: str, sparsities: tuple[float, ...], serving: ServingConfig, sc
         pruned = prune(program, sparsity)
         ours = f"ours .{sparsity * 10:.0f}"
         plain = export_onnx(pruned, scratch / f"{name}-{sparsity}.onnx", serving=serving).path
-        files |= {f"{ours} fp32": plain, f"{ours} int8": quantised(model, plain, serving)}
+        files |= {f"{ours} fp32": plain, f"{ours} int8": quantized(model, plain, serving)}
         theirs, path = f"Torch-Pruning .{sparsity * 10:.0f}", scratch / f"{name}-{sparsity}-theirs.onnx"
         if not others or left_out:  # what ended without a model once is not tried again
             continue
@@ -98,7 +98,7 @@ def prune(program: Program, sparsity: float) -> Program:
     return apply_plan(program, make_plan(program, rankings, budget, "random", "uniform"))
 
 
-def quantised(model: Model, path: Path, serving: ServingConfig) -> Path:
+def quantized(model: Model, path: Path, serving: ServingConfig) -> Path:
     """Quantise what `--quantize int8` would, by measurement at the batch sizes of serving."""
     requests, rows = CALIBRATION
     calibration = [request_of(model, rows, seed) for seed in range(requests)]

@@ -29,7 +29,7 @@ from recprune_export.validation.latency.statistics import Estimate, interval_of_
 from recprune_export.validation.parity import Tolerances
 
 CALIBRATION_ROWS, PIECE = 1024, 64
-SEATINGS, SECONDS, FEWEST = 4, 0.15, 15
+SESSION_REPEATS, SECONDS, FEWEST = 4, 0.15, 15
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ class QuantizedExport:
         """Return sentences: which weights got more bits again, and at which batch sizes the file is slower."""
         notes = []
         if self.quantized.relaxations:
-            notes.append(f"Quantised less, for quality: {'; '.join(self.quantized.relaxations)}.")
+            notes.append(f"Quantized less, for quality: {'; '.join(self.quantized.relaxations)}.")
         if self.quantized.plan.is_empty:
-            notes.append("Nothing was quantised: nothing would be faster or smaller without losing too much.")
+            notes.append("Nothing was quantized: nothing would be faster or smaller without losing too much.")
         elif any(spec.shared for spec in self.file.signature.inputs):
-            notes.append("With shared inputs the quality on test rows is that of the file before it was quantised.")
+            notes.append("With shared inputs the quality on test rows is that of the file before it was quantized.")
         notes += [
-            f"At batch {batch} the quantised file takes {1 / ratio.estimate:.2f} times as long as in fp32."
+            f"At batch {batch} the quantized file takes {1 / ratio.estimate:.2f} times as long as in fp32."
             for batch, ratio in self.speedups.items()
             if ratio.high < 1.0
         ]
@@ -149,14 +149,16 @@ def _measure_speedups(
 ) -> dict[int, Estimate]:
     makers = {
         "fp32": lambda: make_onnxruntime_backend("fp32", before.path, threads),
-        "quantised": lambda: make_onnxruntime_backend("quantised", after.path, threads),
+        "quantized": lambda: make_onnxruntime_backend("quantized", after.path, threads),
     }
     rng = np.random.default_rng(seed)
-    seatings = measure_repeated_sessions(makers, requests, count=SEATINGS, seconds=SECONDS, rng=rng, min_rounds=FEWEST)
+    sessions = measure_repeated_sessions(
+        makers, requests, count=SESSION_REPEATS, seconds=SECONDS, rng=rng, min_rounds=FEWEST
+    )
     speedups = {}
     for batch in requests:
         gains = interval_of_few(
-            [log_ratio(seating[batch], "fp32", "quantised") for seating in seatings], confidence=0.95
+            [log_ratio(session[batch], "fp32", "quantized") for session in sessions], confidence=0.95
         )
         speedups[batch] = Estimate(*np.exp([gains.estimate, gains.low, gains.high]).tolist())
     return speedups

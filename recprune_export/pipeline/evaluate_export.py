@@ -81,13 +81,13 @@ def validate_latency(
     Raises `ValidationFailed` where pruned ONNX is slower than pruned PyTorch beyond doubt.
     """
     with torch_threads(threads):
-        contestants = [
+        backends = [
             make_torch_backend(DENSE_TORCH, dense),
             make_torch_backend(PRUNED_TORCH, pruned),
             make_onnxruntime_backend(DENSE_ONNX, exported.dense.path, threads),
             make_onnxruntime_backend(PRUNED_ONNX, exported.pruned.path, threads),
         ]
-        report = measure_latency(contestants, requests, threads=threads, seed=seed)
+        report = measure_latency(backends, requests, threads=threads, seed=seed)
     slower = report.slower(PRUNED_ONNX, PRUNED_TORCH)
     if slower:
         raise ValidationFailed(f"The ONNX model is not as fast as PyTorch, so nothing was written. {slower[0]}")

@@ -104,14 +104,13 @@ def _latency(check: Check) -> Section | None:
         return None
     figures = []
     for batch, evidence in check.latency.items():
-        distributions = {contestant: distribution(np.array(times)) for contestant, times in evidence.times.items()}
+        distributions = {backend: distribution(np.array(times)) for backend, times in evidence.times.items()}
         by_percent = {
-            contestant: dict(zip(DISTRIBUTION, percentiles, strict=True))
-            for contestant, percentiles in distributions.items()
+            backend: dict(zip(DISTRIBUTION, percentiles, strict=True)) for backend, percentiles in distributions.items()
         }
         rows = tuple(
-            (contestant, *(format_milliseconds(percentiles[p]) for p in (50, 95, 99, 100)))
-            for contestant, percentiles in by_percent.items()
+            (backend, *(format_milliseconds(percentiles[p]) for p in (50, 95, 99, 100)))
+            for backend, percentiles in by_percent.items()
         )
         picture = draw_strips(f"latency-{batch}", f"Latency at batch {batch}", by_percent, (NEW,))
         caption = f"Batch {batch}, {len(evidence.log_ratios)} processes of each"

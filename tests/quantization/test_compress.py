@@ -69,8 +69,8 @@ def test_parity_is_that_of_the_file_in_fp32(bundle: Path) -> None:
 
 def test_golden_outputs_are_those_of_what_is_served(bundle: Path) -> None:
     golden, request = (read_samples(bundle / "samples" / f"{name}.npz") for name in ("outputs", "inputs"))
-    unquantised = run_program(load_program(bundle / "model.pt2").program, request)
-    differences = [np.abs(unquantised[name] - values).max() for name, values in golden.items()]
+    unquantized = run_program(load_program(bundle / "model.pt2").program, request)
+    differences = [np.abs(unquantized[name] - values).max() for name, values in golden.items()]
     assert 1e-6 < max(differences) < 0.1
 
 
@@ -85,7 +85,7 @@ def test_counts_are_those_of_the_parameters(bundle: Path) -> None:
 
 
 @pytest.mark.slow
-def test_nothing_allowed_means_nothing_quantised_and_says_so(
+def test_nothing_allowed_means_nothing_quantized_and_says_so(
     checkpoint: Path, clicks_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def strict(*arguments: Any) -> Any:
@@ -102,8 +102,8 @@ def test_nothing_allowed_means_nothing_quantised_and_says_so(
     result = compress(checkpoint, target=tmp_path / "b", data=clicks_file, settings=QUICK.with_options(epochs=0))
     assert {choice["form"] for choice in result.manifest.quantisation["layers"]} == {"fp32"}
     assert result.manifest.tolerances == {"absolute": 1e-5, "relative": 1e-5}
-    assert any(note.startswith("Quantised less, for quality") for note in result.notes)
-    assert any(note.startswith("Nothing was quantised") for note in result.notes)
+    assert any(note.startswith("Quantized less, for quality") for note in result.notes)
+    assert any(note.startswith("Nothing was quantized") for note in result.notes)
     assert verify(tmp_path / "b").rows == 16
 
 
@@ -138,7 +138,7 @@ def test_inputs_that_are_shared(checkpoint: Path, clicks_file: Path, tmp_path: P
     settings = QUICK.with_options(epochs=0, quantize="fp16", shared_inputs=("user",))
     result = compress(checkpoint, target=tmp_path / "b", data=clicks_file, settings=settings)
     manifest = result.manifest
-    assert any("before it was quantised" in note for note in result.notes)
+    assert any("before it was quantized" in note for note in result.notes)
     assert manifest.quantisation["loss"]["metric"] == "error of the answers"
     assert "fp16" in {table["form"] for table in manifest.quantisation["tables"]}
     assert verify(tmp_path / "b").rows == 16

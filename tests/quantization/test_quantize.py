@@ -1,4 +1,4 @@
-"""Whole files: the reference recommenders, quantised whatever a stopwatch would say, stay near to what they answered."""
+"""Whole files: the reference recommenders, quantized whatever a stopwatch would say, stay near to what they answered."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def requests(program: Program) -> list[RequestArrays]:
     return [sample_request(program.signature, 64, seed=seed) for seed in range(4)]
 
 
-def quantised(
+def quantized(
     name: str, folder: Path, mode: Mode, *favourites: str, limit: float = 0.1
 ) -> tuple[Path, Program, QuantizedFile]:
     source, captured = folder / "fp32.onnx", program(name)
@@ -66,7 +66,7 @@ def test_lookups_that_overlap_are_found_and_overlap_again(tmp_path: Path) -> Non
 @pytest.mark.parametrize("form", [INT8_STATIC, INT8_DYNAMIC])
 @pytest.mark.parametrize("name", ["dlrm", "deepfm", "two_tower", "sasrec", "mmoe"])
 def test_a_recommender_stays_near(name: str, form: str, tmp_path: Path) -> None:
-    source, captured, found = quantised(name, tmp_path, "int8", form, INT8_BY_ROW)
+    source, captured, found = quantized(name, tmp_path, "int8", form, INT8_BY_ROW)
     assert form in found.plan.forms().values()
     assert found.loss.passed
     assert 0 < found.error <= 0.1**0.5
@@ -81,7 +81,7 @@ def test_a_recommender_stays_near(name: str, form: str, tmp_path: Path) -> None:
 
 
 def test_the_file_is_smaller_and_estimated_to_be_faster(tmp_path: Path) -> None:
-    source, _, found = quantised("dlrm", tmp_path, "int8", INT8_STATIC, INT8_BY_DIMENSION)
+    source, _, found = quantized("dlrm", tmp_path, "int8", INT8_STATIC, INT8_BY_DIMENSION)
     assert found.bytes == (source.stat().st_size, found.path.stat().st_size)
     before, after = estimate_file_cost(source, 32), estimate_file_cost(found.path, 32)
     assert after.weights < before.weights
@@ -91,7 +91,7 @@ def test_the_file_is_smaller_and_estimated_to_be_faster(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("mode", "form", "bits"), [("fp16", FP16, 2**-10), ("int4", INT4_BY_ROW, 0.3)])
 def test_tables_in_other_forms(mode: Mode, form: str, bits: float, tmp_path: Path) -> None:
-    _, _, found = quantised("deepfm", tmp_path, mode, form, limit=0.2)
+    _, _, found = quantized("deepfm", tmp_path, mode, form, limit=0.2)
     assert form in found.plan.forms().values()
     assert 0 < found.error < bits
 
@@ -100,7 +100,7 @@ def test_tables_in_other_forms(mode: Mode, form: str, bits: float, tmp_path: Pat
     ("mode", "form", "bits"), [("int8", INT8_BY_ROW_STATIC, 8), ("int4", INT4_BY_ROW_DYNAMIC, 4), ("fp16", FP16, 16)]
 )
 def test_the_item_table_of_sasrec_is_in_the_file_once(mode: Mode, form: str, bits: int, tmp_path: Path) -> None:
-    source, captured, found = quantised("sasrec", tmp_path, mode, form, limit=0.5)
+    source, captured, found = quantized("sasrec", tmp_path, mode, form, limit=0.5)
     (items,) = found.plan.tables
     assert items.form == form
     numbers = items.shape[0] * items.shape[1]
@@ -116,7 +116,7 @@ def test_the_item_table_of_sasrec_is_in_the_file_once(mode: Mode, form: str, bit
 
 
 def test_with_nothing_allowed_the_file_is_the_one_that_came(tmp_path: Path) -> None:
-    source, _, found = quantised("dlrm", tmp_path, "int8", INT8_STATIC, INT8_BY_ROW, limit=0.0)
+    source, _, found = quantized("dlrm", tmp_path, "int8", INT8_STATIC, INT8_BY_ROW, limit=0.0)
     assert found.path == source
     assert found.plan.is_empty
     assert found.relaxations
@@ -127,7 +127,7 @@ def test_the_same_times_give_the_same_file(tmp_path: Path) -> None:
     files = []
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
-        files.append(quantised("dlrm", tmp_path / name, "int8", INT8_STATIC, INT8_BY_ROW)[2].path.read_bytes())
+        files.append(quantized("dlrm", tmp_path / name, "int8", INT8_STATIC, INT8_BY_ROW)[2].path.read_bytes())
     assert files[0] == files[1]
 
 
@@ -148,7 +148,7 @@ def test_a_graph_without_layers_and_tables_stays(tmp_path: Path) -> None:
 
 
 def test_zeros_stay_zeros(tmp_path: Path) -> None:
-    source, _, _ = quantised("dlrm", tmp_path, "int8", INT8_STATIC, INT8_BY_ROW)
+    source, _, _ = quantized("dlrm", tmp_path, "int8", INT8_STATIC, INT8_BY_ROW)
     model = onnx.load(source)
     rng = np.random.default_rng(0)
     for tensor in model.graph.initializer:
@@ -169,7 +169,7 @@ def test_zeros_stay_zeros(tmp_path: Path) -> None:
 
 
 def test_fused_and_plain_kernels_agree_to_the_stated_spread(tmp_path: Path) -> None:
-    _, captured, found = quantised("dlrm", tmp_path, "int8", INT8_STATIC, INT8_BY_ROW)
+    _, captured, found = quantized("dlrm", tmp_path, "int8", INT8_STATIC, INT8_BY_ROW)
     from recprune_export.onnx import SessionOptions
 
     request = sample_request(captured.signature, 64, seed=7)

@@ -17,14 +17,14 @@ BARS = ((1, 99, 2.0), (5, 95, 6.0), (25, 75, 14.0))
 def draw_strips(
     name: str, title: str, distributions: Mapping[str, Mapping[int, float]], highlighted: Sequence[str]
 ) -> Markup:
-    """Draw a strip for each contestant; `distributions[contestant][percent]` is a time in ms.
+    """Draw a strip for each backend; `distributions[backend][percent]` is a time in ms.
 
     A strip is a thin line from the 1st to the 99th percentile, a bar from the 5th to the 95th, a thick bar over the middle half
     and a mark at the median, for the percentiles that are available.
     """
     description = "; ".join(
-        f"{contestant}: median {format_milliseconds(percentiles[50])} ms"
-        for contestant, percentiles in distributions.items()
+        f"{backend}: median {format_milliseconds(percentiles[50])} ms"
+        for backend, percentiles in distributions.items()
         if 50 in percentiles
     )
     height = ROW * len(distributions) + AXIS
@@ -32,17 +32,15 @@ def draw_strips(
     times = [ms for percentiles in distributions.values() for percent, ms in percentiles.items() if 1 <= percent <= 99]
     scale = logarithmic_scale(times, LEFT, RIGHT)
     _axis(drawing, scale, height - AXIS)
-    for number, (contestant, percentiles) in enumerate(distributions.items()):
-        _strip(
-            drawing, scale, ROW * number, contestant, percentiles, "strong" if contestant in highlighted else "plain"
-        )
+    for number, (backend, percentiles) in enumerate(distributions.items()):
+        _strip(drawing, scale, ROW * number, backend, percentiles, "strong" if backend in highlighted else "plain")
     return drawing.markup()
 
 
 def _strip(
-    drawing: Drawing, scale: AxisScale, top: float, contestant: str, percentiles: Mapping[int, float], kind: str
+    drawing: Drawing, scale: AxisScale, top: float, backend: str, percentiles: Mapping[int, float], kind: str
 ) -> None:
-    drawing.text(LEFT, top + 14, contestant, "label strong-label" if kind == "strong" else "label")
+    drawing.text(LEFT, top + 14, backend, "label strong-label" if kind == "strong" else "label")
     middle = top + 29
     for low, high, height in BARS:
         if low in percentiles and high in percentiles:

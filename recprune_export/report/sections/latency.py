@@ -1,4 +1,4 @@
-"""Section on latency: distributions of the contestants, ratios with intervals, and the cost of a restart."""
+"""Section on latency: distributions of the backends, ratios with intervals, and the cost of a restart."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from recprune_export.validation.latency.backends import DENSE_ONNX, DENSE_TORCH,
 HEADLINE_BATCH = 256  # the headline shows the largest batch size up to this one
 PERCENTS = (50, 95, 99)
 HOW = (
-    "All contestants ran in one process and took turns, one round after the other, so disturbances of the machine affected "
+    "All backends ran in one process and took turns, one round after the other, so disturbances of the machine affected "
     "all alike. Outliers are included."
 )
 STRIPS = (

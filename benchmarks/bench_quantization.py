@@ -2,7 +2,7 @@
 
 Untrained, so that the error of the answers says little and the gate is wide; quality is measured on trained models
 (docs/decisions/quantized-files.md).
-One thread, the file in fp32 and the quantised one made anew several times and interleaved. Prints a table, and JSON as the last line.
+One thread, the file in fp32 and the quantized one made anew several times and interleaved. Prints a table, and JSON as the last line.
 """
 
 import argparse
@@ -70,12 +70,12 @@ def main() -> None:
                 found = quantize(source, target, mode, calibration, requests, make_error_judge(calibration, WIDE))
                 makers = {
                     "fp32": lambda path=source: make_onnxruntime_backend("fp32", path, 1),
-                    "quantised": lambda path=found.path: make_onnxruntime_backend("quantised", path, 1),
+                    "quantized": lambda path=found.path: make_onnxruntime_backend("quantized", path, 1),
                 }
                 seatings = measure_repeated_sessions(makers, requests, count=4, seconds=arguments.seconds, rng=rng)
                 cells, ratios = [], {}
                 for batch in BATCHES:
-                    ratio = np.exp(np.mean([log_ratio(seating[batch], "fp32", "quantised") for seating in seatings]))
+                    ratio = np.exp(np.mean([log_ratio(seating[batch], "fp32", "quantized") for seating in seatings]))
                     ratios[str(batch)] = float(ratio)
                     before = np.median([typical_time(seating[batch]["fp32"]) for seating in seatings])
                     cells.append(f"{before:.3f} ms, {ratio:.2f}×")
