@@ -1,5 +1,6 @@
-"""Resize rules: the new arguments of an operator whose operands have become narrower.
+"""Smaller tensors, and resize rules: the new arguments of an operator whose operands have become narrower.
 
+`GraphResizer.resize_tensor` narrows embedding tables and weights: it removes the indices of removed channels on each axis.
 Most operators take their sizes from their operands and are copied unchanged. Those that name a size, a position or a
 count have a rule, registered on the `OpOverload`.
 """
