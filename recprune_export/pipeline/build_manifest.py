@@ -121,7 +121,7 @@ def collect_notes(outcome: Outcome, pruning: PruningSettings, task: Task) -> tup
     notes = []
     if isinstance(task, SampledRequests):
         notes.append(
-            "No --data: tuned on drawn requests towards the dense model's answers alone, and no quality was measurements. "
+            "No --data: tuned on drawn requests towards the dense model's answers alone, and no quality was measured. "
             "With rows of real traffic the result is better, and known."
         )
     if pruned.regularized is not None:
