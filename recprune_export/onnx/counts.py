@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from recprune_export.codec import ToDictMixin
+from recprune_export.codec import DictMixin, ToDictMixin
 from recprune_export.onnx.cost.weightless_model import infer_shapes
 from recprune_export.onnx.quantized_weights import QuantizedInitializers, find_quantized_initializers
 
@@ -42,7 +42,7 @@ class WeightCounts:
 
 
 @dataclass(frozen=True)
-class Counts(ToDictMixin):
+class Counts(DictMixin):
     """All counts of a file. `operations`: multiply-adds of matrix products for one row. `bytes`: external weights too."""
 
     tables: WeightCount
@@ -58,14 +58,30 @@ class Counts(ToDictMixin):
 
 
 @dataclass(frozen=True)
-class Reduction:
-    """Removed fractions of the dense model: of parameters, in tables, elsewhere and in total, of operations and of bytes."""
+class ParameterFractions:
+    """Fractions of the dense parameters of the tables, of the rest, and of all."""
+
+    tables: float
+    rest: float
+    parameters: float
+
+
+@dataclass(frozen=True)
+class Reduction(ToDictMixin):
+    """Fractions of the dense model that the pruned one lacks.
+
+    `removed`: parameters that are not in the file any more; `zeroed`: parameters that are in the file, but 0, which make it
+    neither smaller nor faster. `tables`, `rest` and `parameters` are both together, by which sparsity is counted.
+    `operations` and `bytes` are those of the file.
+    """
 
     tables: float
     rest: float
     parameters: float
     operations: float
     bytes: float
+    removed: ParameterFractions
+    zeroed: ParameterFractions
 
 
 def count(path: Path) -> Counts:
@@ -149,17 +165,23 @@ def _count_weights(model: onnx.ModelProto, array: Callable[[onnx.TensorProto], n
 
 
 def reduction(dense: Counts, pruned: Counts) -> Reduction:
-    """Compare the non-zeros of `pruned` with the parameters of `dense`."""
+    """Compare the counts of `pruned` with those of `dense`."""
+    pairs = ((dense.tables, pruned.tables), (dense.rest, pruned.rest), (dense.total, pruned.total))
 
-    def removed(before: int, after: int) -> float:
+    def missing(before: int, after: int) -> float:
         return 1.0 - after / before if before else 0.0
 
+    tables, rest, parameters = (missing(before.parameters, after.nonzero) for before, after in pairs)
     return Reduction(
-        tables=removed(dense.tables.parameters, pruned.tables.nonzero),
-        rest=removed(dense.rest.parameters, pruned.rest.nonzero),
-        parameters=removed(dense.total.parameters, pruned.total.nonzero),
-        operations=removed(dense.operations, pruned.operations),
-        bytes=removed(dense.bytes, pruned.bytes),
+        tables=tables,
+        rest=rest,
+        parameters=parameters,
+        operations=missing(dense.operations, pruned.operations),
+        bytes=missing(dense.bytes, pruned.bytes),
+        removed=ParameterFractions(*(missing(before.parameters, after.parameters) for before, after in pairs)),
+        zeroed=ParameterFractions(
+            *((after.parameters - after.nonzero) / max(before.parameters, 1) for before, after in pairs)
+        ),
     )
 
 

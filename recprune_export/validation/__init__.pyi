@@ -10,9 +10,7 @@ from .latency.backends import PRUNED_TORCH as PRUNED_TORCH
 from .latency.backends import make_onnxruntime_backend as make_onnxruntime_backend
 from .latency.backends import make_torch_backend as make_torch_backend
 from .latency.backends import torch_threads as torch_threads
-from .latency.closed_loop import Backend as Backend
 from .latency.closed_loop import LatencyReport as LatencyReport
-from .latency.closed_loop import measure_interleaved as measure_interleaved
 from .latency.closed_loop import measure_latency as measure_latency
 from .latency.footprint import Footprint as Footprint
 from .latency.footprint import FootprintReport as FootprintReport
@@ -36,6 +34,8 @@ from .latency.statistics import block_resamples as block_resamples
 from .latency.statistics import distribution as distribution
 from .latency.statistics import interval_of_few as interval_of_few
 from .latency.statistics import percentiles as percentiles
+from .latency.turns import Backend as Backend
+from .latency.turns import measure_interleaved as measure_interleaved
 from .parity import NamedOutputs as NamedOutputs
 from .parity import ParityReport as ParityReport
 from .parity import Tolerances as Tolerances

@@ -4,10 +4,9 @@ from recprune_export.bundle.manifest.manifest import Manifest
 from recprune_export.report.numbers import format_bytes, format_interval, format_ratio, format_signed
 from recprune_export.report.page import PageFigure, PageTable, Section
 from recprune_export.report.plots.pareto_curve import ParetoPoint, draw_pareto_curve
-from recprune_export.report.sections.latency import format_batch_list
 from recprune_export.report.sections.quality import describe_metric
 from recprune_export.report.sweep_file import SweepFile, SweepTrial
-from recprune_export.validation.latency.backends import DENSE_ONNX, PRUNED_ONNX
+from recprune_export.validation.latency.headline import RATIO, choose_batch
 
 MEGABYTE = 1e6
 BUNDLE_NAME = "this bundle"
@@ -15,7 +14,7 @@ BUNDLE_NAME = "this bundle"
 
 def tradeoff_section(manifest: Manifest, sweep: SweepFile) -> Section:
     """Return plots of the change of quality against size and against speed, and a table of all trials."""
-    batch = format_batch_list(list(sweep.trials[0].speedup))
+    batch = choose_batch(sweep.trials[0].speedup)
     bundle_points = _find_bundle_points(manifest, batch)
     sizes = [_point(t, t.bytes / MEGABYTE) for t in sweep.trials]
     speeds = [_point(t, t.speedup[batch][0]) for t in sweep.trials]
@@ -62,7 +61,7 @@ def _find_bundle_points(manifest: Manifest, batch: str) -> tuple[ParetoPoint, Pa
     if not (change and counts):
         return None
     change_of_metric, (low, high) = change["after"] - change["before"], change["interval"]
-    ratio = manifest.latency.get("ratios", {}).get(batch, {}).get(f"{DENSE_ONNX} / {PRUNED_ONNX}")
+    ratio = manifest.latency.get("ratios", {}).get(batch, {}).get(RATIO)
     by_size = ParetoPoint(BUNDLE_NAME, counts["bytes"] / MEGABYTE, change_of_metric, low, high, is_bundle=True)
     return by_size, None if ratio is None else ParetoPoint(
         BUNDLE_NAME, ratio["estimate"], change_of_metric, low, high, is_bundle=True

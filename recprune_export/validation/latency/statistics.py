@@ -73,6 +73,18 @@ def ratio_of_medians(above: np.ndarray, below: np.ndarray, seed: int = 0) -> Est
     return Estimate(float(np.median(above) / np.median(below)), float(low), float(high))
 
 
+def ratio_over_sessions(above: np.ndarray, below: np.ndarray, sessions: np.ndarray) -> Estimate:
+    """Return the ratio of medians and its 95 % interval, where sessions were made anew; `sessions` [rounds] numbers them.
+
+    Two sessions of one file differ for as long as they live, so rounds of one set of sessions are no independent evidence:
+    Student's interval over the logarithms of the ratios of the sets.
+    """
+    sets = [sessions == number for number in np.unique(sessions)]
+    logs = np.log([np.median(above[rounds]) / np.median(below[rounds]) for rounds in sets])
+    margin = t_quantile(0.975, len(logs) - 1) * logs.std(ddof=1) / len(logs) ** 0.5
+    return Estimate(*(float(value) for value in np.exp([logs.mean(), logs.mean() - margin, logs.mean() + margin])))
+
+
 def outliers(times: np.ndarray) -> Outliers:
     """Return the outliers among times [rounds] in ms.
 
