@@ -3,7 +3,7 @@
 from recprune_export.bundle.manifest.manifest import Manifest
 from recprune_export.figures import format_bytes, format_share
 from recprune_export.onnx.counts import Counts, Reduction, reduction
-from recprune_export.validation.latency.headline import find_speedup
+from recprune_export.validation.latency.speedup import find_speedup
 
 
 def describe_figures(manifest: Manifest) -> tuple[str, ...]:

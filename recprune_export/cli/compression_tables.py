@@ -15,7 +15,7 @@ from recprune_export.cli.tables import (
     rewrite_table,
 )
 from recprune_export.evidence import Estimate
-from recprune_export.figures import format_bytes, format_share, format_speed
+from recprune_export.figures import format_bytes, format_ratio, format_share, format_speed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -124,8 +124,12 @@ def _make_floor_table(models: Mapping[str, Any]) -> "Table":
         "Floor of this machine in ms, and the median as a multiple of it", "", *(f"batch {b}" for b in batches)
     )
     for name, costs in models.items():
-        table.add_row(f"{name} ONNX", *(f"{costs[b]['floor']:.3f}, {costs[b]['multiple']:.1f}×" for b in batches))
+        table.add_row(f"{name} ONNX", *(_format_floor(costs[batch]) for batch in batches))
     return table
+
+
+def _format_floor(cost: Mapping[str, Any]) -> str:
+    return f"{cost['floor']:.3f}, {format_ratio(Estimate(cost['multiple'], *cost['interval']))}"
 
 
 def print_quantization(console: "Console", section: Mapping[str, Any]) -> None:
@@ -138,7 +142,8 @@ def print_quantization(console: "Console", section: Mapping[str, Any]) -> None:
     doubt = "" if interval is None else f" (95 % interval {interval[0]:+.5f} to {interval[1]:+.5f})"
     speeds = [f"batch {batch} {format_speed(_read_estimate(ratio))}" for batch, ratio in section["speedups"].items()]
     console.print(
-        f"Quantized: {format_bytes(sizes['before'])} to {format_bytes(sizes['after'])}; {loss['metric']} loses {loss['lost']:.5f}{doubt}, allowed "
+        f"Quantized: {' to '.join(format_bytes(sizes[key]) for key in ('before', 'after'))}; "
+        f"{loss['metric']} loses {loss['lost']:.5f}{doubt}, allowed "
         f"{loss['limit']:g}; answers off by {section['error']:.2%} of how much they vary"
         + (f"; compared with fp32: {', '.join(speeds)}" if speeds else ""),
         highlight=False,

@@ -68,9 +68,7 @@ def _make_cold_table(report: "LatencyReport") -> "Table":
     for name in names:
         table.add_row(name, *(f"{np.median(report.cold[batch][name]):.3f}" for batch in batches))
     for name in names[:-1]:
-        table.add_row(
-            f"{name} : {last}", *(format_ratio(report.cold_ratio(batch, name, last)) for batch in batches)
-        )
+        table.add_row(f"{name} : {last}", *(format_ratio(report.cold_ratio(batch, name, last)) for batch in batches))
     return table
 
 

@@ -11,13 +11,12 @@ import onnx
 from onnx import numpy_helper
 
 from recprune_export.codec import DictMixin, ToDictMixin
-from recprune_export.onnx.cost.weightless_model import infer_shapes
+from recprune_export.onnx.cost.estimate import count_operations
 from recprune_export.onnx.quantized_weights import QuantizedInitializers, find_quantized_initializers
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-_PRODUCTS = {"MatMul", "Gemm", "MatMulInteger", "QGemm", "MatMulIntegerToFloat"}
 _LOOKUPS = {"Gather", "GatherND", "GatherElements", "GatherBlockQuantized"}
 _FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
 _ZERO_NIBBLE = 8
@@ -104,7 +103,7 @@ def count(path: Path) -> Counts:
     return Counts(
         tables=weight_counts.tables,
         rest=weight_counts.rest,
-        operations=_count_operations(model),
+        operations=count_operations(model),
         nodes=len(model.graph.node),
         bytes=path.stat().st_size + sum((path.parent / name).stat().st_size for name in _find_data_files(model.graph)),
     )
@@ -251,25 +250,3 @@ def count_nonzero_nibbles(packed: np.ndarray) -> int:
     3
     """
     return sum(int(np.count_nonzero(half != _ZERO_NIBBLE)) for half in (packed & 15, packed >> 4))
-
-
-def _count_operations(model: onnx.ModelProto) -> int:
-    shapes = infer_shapes(model, batch=1)
-    integer_matrices = _find_integer_matrices(model.graph)
-    total = 0
-    for node in model.graph.node:
-        if node.op_type in _PRODUCTS and not integer_matrices.intersection(node.input):
-            left, out = shapes.get(node.input[0]), shapes.get(node.output[0])
-            if left and out is not None:
-                total += prod(out) * left[0 if _attribute(node, "transA") else -1]
-        elif node.op_type == "Conv":
-            kernel, out = shapes.get(node.input[1]), shapes.get(node.output[0])
-            if kernel and out:
-                total += prod(out) * prod(kernel[1:])
-    return total
-
-
-def _find_integer_matrices(graph: onnx.GraphProto) -> set[str]:
-    """Return matrices stored as integers: a product with one is a sum in another form, and has no operations."""
-    integers = {tensor.name for tensor in graph.initializer if tensor.data_type not in _FLOATS}
-    return {node.output[0] for node in graph.node if node.op_type == "Cast" and node.input[0] in integers}

@@ -22,8 +22,8 @@ from recprune_export.validation.latency.backends import (
     DENSE_ONNX,
     PRUNED_ONNX,
 )
-from recprune_export.validation.latency.headline import find_speedup
 from recprune_export.validation.latency.roofline import compute_roofline
+from recprune_export.validation.latency.speedup import find_speedup
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ from .latency.request_cycle import count_requests as count_requests
 from .latency.request_cycle import sample_cycles as sample_cycles
 from .latency.request_cycle import split_into_cycles as split_into_cycles
 from .latency.roofline import compute_roofline as compute_roofline
+from .latency.speedup import Speedup as Speedup
+from .latency.speedup import find_speedup as find_speedup
 from .latency.statistics import DISTRIBUTION as DISTRIBUTION
 from .latency.statistics import block_resamples as block_resamples
 from .latency.statistics import distribution as distribution

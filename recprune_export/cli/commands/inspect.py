@@ -93,17 +93,17 @@ def print_artifact(inspection: "ArtifactInspection", *, as_json: bool) -> None:
         "read: weights and rows",
         "request and answer",
         "floor",
-        "measured",
+        "measured for the bundle",
     )
     for batch, cost in inspection.costs.items():
-        multiple = inspection.multiples.get(batch)
+        measured = inspection.measured.get(batch)
         table.add_row(
             str(batch),
             f"{cost.operations:,}",
             format_bytes(cost.weights),
             format_bytes(cost.interface),
             f"{cost.floor * 1e3:.3f} ms",
-            "" if multiple is None else f"{multiple:.1f} × floor",
+            "" if measured is None else f"{measured.estimate:.3f} ms [{measured.low:.3f}, {measured.high:.3f}]",
         )
     console.print(table)
     reads = " / ".join(f"{rate / 1e9:.0f}" for rate in machine.reads)

@@ -6,7 +6,7 @@ from recprune_export.report.page import PageFigure, PageTable, Section
 from recprune_export.report.plots.pareto_curve import ParetoPoint, draw_pareto_curve
 from recprune_export.report.sections.quality import describe_metric
 from recprune_export.report.sweep_file import SweepFile, SweepTrial
-from recprune_export.validation.latency.headline import RATIO, choose_batch
+from recprune_export.validation.latency.speedup import RATIO, choose_batch
 
 MEGABYTE = 1e6
 BUNDLE_NAME = "this bundle"

@@ -24,6 +24,8 @@ from .request_cycle import count_requests as count_requests
 from .request_cycle import sample_cycles as sample_cycles
 from .request_cycle import split_into_cycles as split_into_cycles
 from .roofline import compute_roofline as compute_roofline
+from .speedup import Speedup as Speedup
+from .speedup import find_speedup as find_speedup
 from .statistics import DISTRIBUTION as DISTRIBUTION
 from .statistics import block_resamples as block_resamples
 from .statistics import distribution as distribution

@@ -30,6 +30,7 @@ from recprune_export.validation.latency.statistics import (
     Outliers,
     Percentiles,
     distribution,
+    geometric_mean,
     outliers,
     percentile_intervals,
     percentiles,
@@ -86,6 +87,13 @@ class LatencyReport:
         """Return the ratio of the medians by the wall clock or by CPU time."""
         times = (self.cpu if clock == CPU else self.samples)[batch]
         return self._compare(times[slow], times[fast], self.sessions.get(batch))
+
+    def median(self, batch: int, name: str) -> Estimate:
+        """Return the median of one backend by `clock`, in ms."""
+        times, sessions = (self.cpu if self.clock == CPU else self.samples)[batch][name], self.sessions.get(batch)
+        if sessions is None or len(np.unique(sessions)) < 2:
+            return percentile_intervals(times, self.seed)["p50"]
+        return geometric_mean([float(np.median(times[sessions == number])) for number in np.unique(sessions)])
 
     def cold_ratio(self, batch: int, slow: str, fast: str) -> Estimate:
         """Return the ratio of the medians with cold caches, by the wall clock."""
@@ -260,4 +268,6 @@ def _number_sets(parts: Mapping[str, list[np.ndarray]]) -> np.ndarray:
 
 
 def _medians(times: Samples) -> dict[str, dict[str, float]]:
-    return {str(batch): {name: float(np.median(of)) for name, of in backends.items()} for batch, backends in times.items()}
+    return {
+        str(batch): {name: float(np.median(of)) for name, of in backends.items()} for batch, backends in times.items()
+    }

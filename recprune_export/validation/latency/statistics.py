@@ -80,7 +80,12 @@ def ratio_over_sessions(above: np.ndarray, below: np.ndarray, sessions: np.ndarr
     Student's interval over the logarithms of the ratios of the sets.
     """
     sets = [sessions == number for number in np.unique(sessions)]
-    logs = np.log([np.median(above[rounds]) / np.median(below[rounds]) for rounds in sets])
+    return geometric_mean([float(np.median(above[rounds]) / np.median(below[rounds])) for rounds in sets])
+
+
+def geometric_mean(values: Sequence[float]) -> Estimate:
+    """Return the geometric mean of independent positive values, with Student's 95 % interval of their logarithms."""
+    logs = np.log(values)
     margin = t_quantile(0.975, len(logs) - 1) * logs.std(ddof=1) / len(logs) ** 0.5
     return Estimate(*(float(value) for value in np.exp([logs.mean(), logs.mean() - margin, logs.mean() + margin])))
 

@@ -17,6 +17,7 @@ import numpy as np
 from recprune_export.validation.edge_requests import RequestArrays
 from recprune_export.validation.latency.latency_constants import (
     COLD_BYTES,
+    CPU_BLOCK,
     MAX_ROUNDS,
     MIN_ROUNDS,
     TURN_CALLS,
@@ -56,7 +57,7 @@ class Backend:
 
 
 class TurnTimes(NamedTuple):
-    """Milliseconds of a call [rounds] by backend: of each call by the wall clock, and the mean CPU time of its turn."""
+    """Milliseconds of a call [rounds] by backend: of each call by the wall clock, and the mean CPU time of its block."""
 
     wall: dict[str, np.ndarray]
     cpu: dict[str, np.ndarray]
@@ -88,9 +89,10 @@ def measure_turns(
     In a turn a backend answers the next few requests of the cycle, and all backends the same ones; before them it answers the
     preceding ones untimed. Round i of all backends has the same request.
     """
-    prepared, slowest = warm_up(backends, request_cycle)
-    untimed, timed = count_calls(slowest)
-    overhead = _measure_overhead(cpu_clock)
+    prepared, call_seconds = warm_up(backends, request_cycle)
+    untimed, timed = count_calls(max(call_seconds))
+    blocks = [max(min(round(CPU_BLOCK / call), timed), 1) for call in call_seconds]
+    overheads = [_measure_overhead(cpu_clock, block) for block in blocks]
     wall: dict[str, list[int]] = {backend.name: [] for backend in backends}
     cpu: dict[str, list[float]] = {backend.name: [] for backend in backends}
     with without_garbage_collection():
@@ -102,9 +104,9 @@ def measure_turns(
                 backend, requests = backends[position], [prepared[position][number] for number in numbers]
                 for request in requests[:untimed]:
                     backend.run(request)
-                times, cpu_time = _run_timed(backend.run, requests[untimed:], cpu_clock)
+                times, cpu_times = _run_timed(backend.run, requests[untimed:], cpu_clock, blocks[position])
                 wall[backend.name] += times
-                cpu[backend.name] += [max(cpu_time / calls - overhead, 0.0)] * calls
+                cpu[backend.name] += [max(cpu_time - overheads[position], 0.0) for cpu_time in cpu_times]
             rounds += calls
     return TurnTimes(*({name: np.array(values) / 1e6 for name, values in times.items()} for times in (wall, cpu)))
 
@@ -121,7 +123,7 @@ def measure_cold(
             for position in rng.permutation(len(backends)):
                 backend, request = backends[position], prepared[position][number % len(request_cycle)]
                 other_memory.sum()
-                times[backend.name] += _run_timed(backend.run, [request], time.perf_counter_ns)[0]
+                times[backend.name] += _run_timed(backend.run, [request], time.thread_time_ns)[0]
     return {name: np.array(values) / 1e6 for name, values in times.items()}
 
 
@@ -136,33 +138,37 @@ def count_calls(slowest: float) -> tuple[int, int]:
     return untimed, calls - untimed
 
 
-def warm_up(backends: Sequence[Backend], request_cycle: RequestCycle) -> tuple[list[list[RequestArrays]], float]:
-    """Answer a few requests; return the prepared requests of each backend, and the seconds of a call of the slowest."""
+def warm_up(backends: Sequence[Backend], request_cycle: RequestCycle) -> tuple[list[list[RequestArrays]], list[float]]:
+    """Answer a few requests; return the prepared requests of each backend, and the seconds of its fastest call."""
     prepared = [[backend.prepare(request) for request in request_cycle] for backend in backends]
     shortest = [
-        min(_run_timed(backend.run, list(islice(cycle(requests), WARM_UP)), time.perf_counter_ns)[0])
+        min(_run_timed(backend.run, list(islice(cycle(requests), WARM_UP)), time.thread_time_ns)[0])
         for backend, requests in zip(backends, prepared, strict=True)
     ]
-    return prepared, max(shortest) / 1e9
+    return prepared, [nanoseconds / 1e9 for nanoseconds in shortest]
 
 
 def _run_timed(
-    run: Callable[[RequestArrays], object], requests: Sequence[RequestArrays], cpu_clock: Clock
-) -> tuple[list[int], int]:
-    """Return nanoseconds of each call by the wall clock, and the CPU time of all of them."""
-    times = []
-    start = cpu_clock()
-    for request in requests:
-        before = time.perf_counter_ns()
-        run(request)
-        times.append(time.perf_counter_ns() - before)
-    return times, cpu_clock() - start
+    run: Callable[[RequestArrays], object], requests: Sequence[RequestArrays], cpu_clock: Clock, block: int = 1
+) -> tuple[list[int], list[float]]:
+    """Return nanoseconds of each call by the wall clock, and by the CPU clock, as means of blocks of calls."""
+    wall: list[int] = []
+    cpu: list[float] = []
+    for first in range(0, len(requests), block):
+        neighbors = requests[first : first + block]
+        start = cpu_clock()
+        for request in neighbors:
+            before = time.perf_counter_ns()
+            run(request)
+            wall.append(time.perf_counter_ns() - before)
+        cpu += [(cpu_clock() - start) / len(neighbors)] * len(neighbors)
+    return wall, cpu
 
 
-def _measure_overhead(cpu_clock: Clock) -> float:
+def _measure_overhead(cpu_clock: Clock, block: int) -> float:
     """Return the CPU time, in ns per call, of the loop and the clocks of `_run_timed`."""
-    turns = [_run_timed(as_it_is, [{}] * TURN_CALLS, cpu_clock)[1] for _ in range(20)]
-    return float(np.median(turns)) / TURN_CALLS
+    blocks = [_run_timed(as_it_is, [{}] * block, cpu_clock, block)[1][0] for _ in range(20)]
+    return float(np.median(blocks))
 
 
 @contextmanager
