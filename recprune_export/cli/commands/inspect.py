@@ -10,7 +10,7 @@ from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, loading_options
 from recprune_export.cli.parse_values import parse_json_object
 from recprune_export.cli.tables import make_console, make_table, print_json, rewrite_table
-from recprune_export.figures import format_bytes
+from recprune_export.figures import format_bytes, format_significant
 
 if TYPE_CHECKING:
     from recprune_export.bundle.artifact_summary import ArtifactInspection
@@ -83,7 +83,7 @@ def print_artifact(inspection: "ArtifactInspection", *, as_json: bool) -> None:
     console, counts, machine = make_console(), inspection.counts, inspection.machine
     console.print(
         f"{inspection.name}: {counts.tables.parameters:,} parameters in tables, {counts.rest.parameters:,} in the rest, "
-        f"{counts.total.nonzero:,} of them not zero; {counts.nodes} nodes, {format_bytes(counts.bytes)}",
+        f"{counts.total.nonzero:,} of them not zero; {counts.nodes} nodes, {_count_running(inspection)} of them run for a request; {format_bytes(counts.bytes)}",
         highlight=False,
     )
     table = make_table(
@@ -102,7 +102,7 @@ def print_artifact(inspection: "ArtifactInspection", *, as_json: bool) -> None:
             f"{cost.operations:,}",
             format_bytes(cost.weights),
             format_bytes(cost.interface),
-            f"{cost.floor * 1e3:.3f} ms",
+            f"{format_significant(cost.floor * 1e3)} ms",
             "" if measured is None else f"{measured.estimate:.3f} ms [{measured.low:.3f}, {measured.high:.3f}]",
         )
     console.print(table)
@@ -116,6 +116,10 @@ def print_artifact(inspection: "ArtifactInspection", *, as_json: bool) -> None:
     )
     if inspection.rewrites:
         console.print(rewrite_table(inspection.rewrites))
+
+
+def _count_running(inspection: "ArtifactInspection") -> int:
+    return sum(node.runs for node in next(iter(inspection.costs.values())).nodes)
 
 
 def print_inspection(inspection: "Inspection", *, as_json: bool) -> None:
