@@ -4,8 +4,9 @@
 
 Untrained weights, structure alone removed, at random: latency does not depend on which channels go. Contestants of one
 model, batch and number of threads are measured as the main job does: in turns, on another request each round, in new
-sessions. What cannot take part is named, with the reason. What was measured with the same versions and options is kept in --cache, so that one model can be measured again. Writes
-tables and a plot of all that is known into docs/ (or where --write says), prints the same, and JSON as the last line.
+sessions. What cannot take part is named, with the reason. What was measured with the same versions and options
+is kept in --cache, so that one model can be measured again. Writes tables and a plot of all that is known into docs/ (or where
+--write says), prints the same, and JSON as the last line.
 """
 
 import json
