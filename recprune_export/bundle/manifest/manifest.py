@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_fie
 from recprune_export.bundle.manifest.manifest_sections import (
     ChangeSection,
     CostSection,
+    CountsSection,
     DenseAndPruned,
     EmptySection,
     EncodingSection,
@@ -77,7 +78,7 @@ class Manifest(BaseModel):
     signature: Annotated[Object, PublishedAs(SignatureSection)]
     counts: Annotated[
         Object,
-        PublishedAs(DenseAndPruned),
+        PublishedAs(CountsSection),
         Field(
             description="parameters, non-zero parameters, bytes and operations, for tables and the rest, counted in the ONNX files"
         ),
