@@ -170,6 +170,8 @@ def sweep(
     folder = Path(target)
     loaded = load_model(model, example_inputs, source or {})
     task = make_task(loaded, data, labels, settings.finetuning, settings.seed, settings.labels)
+    for note in task.notes if isinstance(task, LabeledRows) else ():
+        print_status(note)
     make_folder(folder)
     trials = Trials(loaded.program, settings, task, folder / "trials.json", artifacts=True)
     result = run_sweep(trials, sparsities, on_trial)
