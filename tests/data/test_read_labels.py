@@ -66,7 +66,7 @@ def test_numbers_survive_any_type_and_gaps_are_missing(case: tuple[list[float | 
     assert (kind is LabelKind.BINARY) == (known <= {0, 1})
     for logits in range(3, 8):
         fits = all(v == int(v) and 0 <= v < logits for v in known)
-        assert (infer_label_kind(expected, logits) is LabelKind.CLASSES) == (fits and bool(known) or not known)
+        assert (infer_label_kind(expected, logits) is LabelKind.CLASSES) == ((fits and bool(known)) or not known)
 
 
 @pytest.mark.parametrize(

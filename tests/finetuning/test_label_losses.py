@@ -179,7 +179,11 @@ def test_a_label_and_an_output_decide_the_kind(
 @pytest.mark.parametrize(
     ("form", "label", "match"),
     [
-        ("sigmoid", values(1, 5), "whole numbers from 1 to 5, but the output 'score' is a probability.* without the sigmoid"),
+        (
+            "sigmoid",
+            values(1, 5),
+            "whole numbers from 1 to 5, but the output 'score' is a probability.* without the sigmoid",
+        ),
         ("clamped sigmoid", values(0, 7.5), "numbers from 0 to 7.5.*is a probability"),
         ("two sigmoids", values(0, 1), "2 separate probabilities.*logits instead"),
         (4, values(0, 1, 2, 3, 4), "from 0 to 4, but the output 'score' has 4 logits.*write the label as 0 to 3"),
