@@ -49,7 +49,7 @@ from recprune_export.search._sweep import SPARSITIES, Sweep
 from recprune_export.search._sweep import sweep as run_sweep
 from recprune_export.search.trial_files import make_folder
 from recprune_export.search.trials import Trial, Trials
-from recprune_export.settings import FineTuningSettings, Settings, rename_former_options
+from recprune_export.settings import FineTuningSettings, LabelSettings, Settings, rename_former_options
 
 Model = nn.Module | torch.export.ExportedProgram | Program | Path | str
 Data = Path | str | Columns
@@ -101,7 +101,7 @@ def compress(
         with show_status("Opening the model"):
             loaded = load_model(model, example_inputs, source or {})
         with show_status("Reading rows"):
-            task = make_task(loaded, data, labels, settings.finetuning, settings.seed)
+            task = make_task(loaded, data, labels, settings.finetuning, settings.seed, settings.labels)
         return compress_loaded(
             loaded,
             task,
@@ -169,7 +169,9 @@ def sweep(
     """
     folder = Path(target)
     loaded = load_model(model, example_inputs, source or {})
-    task = make_task(loaded, data, labels, settings.finetuning, settings.seed)
+    task = make_task(loaded, data, labels, settings.finetuning, settings.seed, settings.labels)
+    for note in task.notes if isinstance(task, LabeledRows) else ():
+        print_status(note)
     make_folder(folder)
     trials = Trials(loaded.program, settings, task, folder / "trials.json", artifacts=True)
     result = run_sweep(trials, sparsities, on_trial, max_drop=settings.search.max_drop)
@@ -188,7 +190,7 @@ def dump_plan(
 ) -> str:
     """Return, as JSON, the plan that `compress` would apply; of several stages all but the last are tuned for it."""
     loaded = load_model(model, example_inputs, source or {})
-    task = make_task(loaded, data, labels, settings.finetuning, settings.seed)
+    task = make_task(loaded, data, labels, settings.finetuning, settings.seed, settings.labels)
     plan = plan_all_stages(loaded.program, settings.pruning, settings.finetuning, task, seed=settings.seed)
     return json.dumps(plan.to_dict(), indent=1)
 
@@ -209,7 +211,7 @@ def compute_sensitivity(
     Raises `PruningError` where nothing can be pruned.
     """
     loaded = load_model(model, example_inputs, source or {})
-    task = make_task(loaded, data, labels, settings.finetuning, settings.seed)
+    task = make_task(loaded, data, labels, settings.finetuning, settings.seed, settings.labels)
     return measure_sensitivity(make_projected_score_inputs(loaded.program, task, settings.seed))
 
 
@@ -250,10 +252,11 @@ def make_task(
     labels: str | Sequence[str],
     finetuning: FineTuningSettings,
     seed: int = 0,
+    label_settings: LabelSettings = DEFAULT_SETTINGS.labels,
 ) -> Task:
     """Read the rows to tune on: encoded ones for a reference recommender, plain ones for others, sampled ones without data.
 
-    Raises `UsageError` where labels are missing, `DataError` for the rows.
+    Raises `UsageError` where labels are missing, `DataError` for the rows and for labels that do not fit the model.
     """
     program, config = loaded.program, apply_finetuning_settings(CLICK_DEFAULTS, finetuning)
     labels = (labels,) if isinstance(labels, str) else tuple(labels)
@@ -264,15 +267,16 @@ def make_task(
             raise UsageError(
                 "A model that recprune-export did not train needs the labels' names beside --data: give --label."
             )
-        rows = read_arrays(data, program.signature, labels, seed)
-        return LabeledRows(rows, make_objective(program, labels), config)
+        rows = read_arrays(data, program.signature, labels, seed, label_settings)
+        return LabeledRows(rows, make_objective(program, labels, rows.label_values), config)
     if not isinstance(data, Path | str):
         raise UsageError("A checkpoint of `train` encodes raw rows: give the path of a CSV or Parquet file as data.")
-    encoded = read_encoded(Path(data), loaded.checkpoint.encoder)
-    objective = make_objective(program, loaded.checkpoint.spec.labels)
+    encoded = read_encoded(Path(data), loaded.checkpoint.encoder, label_settings)
+    labels = loaded.checkpoint.spec.labels
     if isinstance(encoded, SequenceData):
-        return NextItems(encoded, objective, apply_finetuning_settings(RANKING_DEFAULTS, finetuning))
-    return LabeledRows(encoded, objective, config)
+        tuning = apply_finetuning_settings(RANKING_DEFAULTS, finetuning)
+        return NextItems(encoded, make_objective(program, labels), tuning)
+    return LabeledRows(encoded, make_objective(program, labels, encoded.label_values), config)
 
 
 def _model_name(model: Model) -> str:

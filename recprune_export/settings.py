@@ -82,6 +82,25 @@ class PruningSettings:
 
 
 @dataclass(frozen=True)
+class LabelSettings:
+    """How labels are read: `weight` is the column with the weights of rows, `missing_label` a value that stands for a missing label."""
+
+    weight: str | None = None
+    missing_label: str | None = None
+
+    def refuse_for_histories(self) -> None:
+        """Raise `UsageError` where an option is given beside histories, whose label is the next item."""
+        for name, value in asdict(self).items():
+            if value is not None:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} belongs to rows with labels, but the label of a history is its next item."
+                )
+
+
+DEFAULT_LABEL_SETTINGS = LabelSettings()
+
+
+@dataclass(frozen=True)
 class FineTuningSettings:
     """Options of fine-tuning; None leaves a choice to the kind of model.
 
@@ -191,6 +210,7 @@ class Settings:
     """
 
     pruning: PruningSettings
+    labels: LabelSettings
     finetuning: FineTuningSettings
     export: ExportSettings
     quantization: QuantizationSettings
@@ -240,6 +260,7 @@ class Settings:
 
 _SECTIONS: dict[str, Any] = {
     "pruning": PruningSettings,
+    "labels": LabelSettings,
     "finetuning": FineTuningSettings,
     "export": ExportSettings,
     "quantization": QuantizationSettings,

@@ -13,7 +13,7 @@ class Rows:
     """N examples: each input has N on axis 0, each label is float32 [N]; for a ranking the label is an item id, int64.
 
     A label that is missing in a row is NaN there. `excluded_items`, if any, holds the items of each user that a ranking
-    excludes. `weights`, if any, are positive, float32 [N].
+    excludes. `weights`, if any, are 0 or more, float32 [N].
     """
 
     inputs: Request

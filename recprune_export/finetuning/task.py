@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -11,19 +11,21 @@ import torch
 from torch import Tensor
 
 from recprune_export.data.arrays import ArrayData, ArraySpec, Columns, load_arrays
-from recprune_export.data.batch import Batch
+from recprune_export.data.batch import ROW_WEIGHTS, Batch
 from recprune_export.data.clicks import ClickData, load_clicks
 from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.data.encoding.encoder import Request as Arrays
+from recprune_export.data.labels import LabelKind
 from recprune_export.data.rows import Ragged, Rows
 from recprune_export.data.sequences import HISTORY, NEXT_ITEM, SequenceData, SequenceEncoder, load_sequences
 from recprune_export.errors import ModelError, UsageError
 from recprune_export.finetuning.all_positions import POSITIONS, find_positions, make_all_positions_program
 from recprune_export.finetuning.finetuning_constants import CUTS, MAX_SCORES, SAMPLED_STEPS
 from recprune_export.finetuning.finite_requests import find_finite_rows
-from recprune_export.finetuning.objective import Objective
+from recprune_export.finetuning.objective import Objective, OutputKind
 from recprune_export.program.program import Program, sample_request_tensors
 from recprune_export.program.signature import BATCH, Signature
+from recprune_export.settings import DEFAULT_LABEL_SETTINGS, LabelSettings
 from recprune_export.training._evaluate import LabelPredictor, evaluate, select_primary_metric
 from recprune_export.training._paired_change import MetricChange, paired_change
 
@@ -127,10 +129,16 @@ class LabeledRows:
     objective: Objective
     config: FineTuningConfig
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on how labels were read and are used."""
+        return (*self.data.notes, *self.objective.notes)
+
     def training_batches(self, seed: int) -> Iterator[Batch]:
         """Yield all training rows, shuffled."""
         for rows in self.data.train.batches(self.config.batch_size, seed):
-            yield _tensors(rows.inputs), _tensors(rows.labels)
+            weights = {} if rows.weights is None else {ROW_WEIGHTS: rows.weights}
+            yield _tensors(rows.inputs), _tensors({**rows.labels, **weights})
 
     def distillation_data(self, student: Program, teacher: Program) -> DistillationData:
         """Return all training rows."""
@@ -165,14 +173,14 @@ class LabeledRows:
         return evaluate(self._by_label(predict), rows)
 
     def _by_label(self, predict: Predictor) -> LabelPredictor:
-        def probabilities(request: Arrays) -> dict[str, np.ndarray]:
+        def predictions(request: Arrays) -> dict[str, np.ndarray]:
             response = predict(request)
             return {
-                label: _probability(response[output], self.objective.output_kinds[output])
+                label: predict_label(response[output], self.objective.output_kinds[output])
                 for output, label in self.objective.output_labels.items()
             }
 
-        return probabilities
+        return predictions
 
 
 @dataclass(frozen=True)
@@ -311,17 +319,34 @@ def run_program(program: Program, request: Mapping[str, np.ndarray]) -> dict[str
     return {name: tensor.detach().numpy() for name, tensor in response.items()}
 
 
-def read_encoded(path: Path, encoder: Encoder | SequenceEncoder) -> ClickData | SequenceData:
-    """Read rows for a reference recommender with the encoder of its training."""
+def read_encoded(
+    path: Path, encoder: Encoder | SequenceEncoder, settings: LabelSettings = DEFAULT_LABEL_SETTINGS
+) -> ClickData | SequenceData:
+    """Read rows for a reference recommender with the encoder of its training, whose label settings `settings` override.
+
+    Raises `UsageError` for label settings beside a history.
+    """
     if isinstance(encoder, SequenceEncoder):
+        settings.refuse_for_histories()
         return load_sequences(path, encoder.schema, encoder)
+    given = {name: value for name, value in asdict(settings).items() if value is not None}
+    encoder = replace(encoder, schema=replace(encoder.schema, **given))
     return load_clicks(path, encoder.schema, encoder)
 
 
-def read_arrays(data: Path | str | Columns, signature: Signature, labels: tuple[str, ...], seed: int) -> ArrayData:
-    """Read rows for a third-party model, by the names of its inputs."""
+def read_arrays(
+    data: Path | str | Columns,
+    signature: Signature,
+    labels: tuple[str, ...],
+    seed: int,
+    settings: LabelSettings = DEFAULT_LABEL_SETTINGS,
+    kinds: Mapping[str, LabelKind] | None = None,
+) -> ArrayData:
+    """Read rows for a third-party model, by the names of its inputs; `kinds` are those of labels, if known."""
     specs = [ArraySpec(i.name, i.dtype, tuple(int(size) for size in i.shape[1:]), i.ids) for i in signature.inputs]
-    return load_arrays(data, specs, labels, seed)
+    return load_arrays(
+        data, specs, labels, seed, weight=settings.weight, missing_label=settings.missing_label, label_kinds=kinds
+    )
 
 
 def _filter_rows(rows: Rows, where: RowFilter | None) -> Rows:
@@ -366,9 +391,19 @@ def _take_all_positions(histories: Ragged, length: int, most: int, rng: np.rando
     return {HISTORY: history, POSITIONS: places}, {NEXT_ITEM: following.flatten()[places]}
 
 
-def _probability(values: np.ndarray, kind: str) -> np.ndarray:
+def predict_label(values: np.ndarray, kind: OutputKind) -> np.ndarray:
+    """Return what an output, [N, ...], predicts of its label, in float64.
+
+    That is a number, or the probability of 1, [N]; of more than two classes the probability of each, [N, k].
+    """
     columns = values.astype(np.float64).reshape(len(values), -1)
-    if kind == "probability":
+    if kind in ("probability", "value"):
         return columns[:, -1]
+    if kind == "class probabilities":
+        return columns[:, 1] if columns.shape[1] == 2 else columns
+    if kind == "classes" and columns.shape[1] > 2:
+        exponentials = np.exp(columns - columns.max(1, keepdims=True))
+        probabilities: np.ndarray = exponentials / exponentials.sum(1, keepdims=True)
+        return probabilities
     logit = columns[:, 1] - columns[:, 0] if kind == "classes" else columns[:, -1]
     return 1.0 / (1.0 + np.exp(-logit))

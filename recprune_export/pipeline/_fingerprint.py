@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recprune_export.data.batch import ROW_WEIGHTS
 from recprune_export.environment import environment
 from recprune_export.finetuning.task import LabeledRows, NextItems, Task
 from recprune_export.program.program import Program
@@ -42,6 +43,8 @@ def fingerprint(
     if isinstance(task, LabeledRows | NextItems):
         _add(digest, task.data.valid.inputs)
         _add(digest, task.data.valid.labels)
+        weights = task.data.valid.weights
+        _add(digest, {} if weights is None else {ROW_WEIGHTS: weights})
     _add(digest, task.requests(64, seed=0))
     return digest.hexdigest()
 

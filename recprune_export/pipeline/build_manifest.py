@@ -9,6 +9,7 @@ from recprune_export.bundle.contents import plan_summary
 from recprune_export.bundle.manifest.manifest import Manifest
 from recprune_export.environment import environment
 from recprune_export.finetuning.task import (
+    LabeledRows,
     SampledRequests,
     Task,
 )
@@ -89,6 +90,7 @@ def make_manifest(
             "model_file": None if origin.model_file is None else dict(origin.model_file),
             "data": origin.data_name,
             "labels": list(task.objective.output_labels.values()),
+            "label_kinds": {label: kind.value for label, kind in task.objective.label_kinds.items()},
         },
         environment=environment(),
         tolerances=exported.tolerances.to_dict(),
@@ -130,7 +132,7 @@ def summarize_stages(pruned: PrunedModel) -> dict[str, Any]:
 def collect_notes(outcome: Outcome, pruning: PruningSettings, task: Task) -> tuple[str, ...]:
     """Return sentences on results that the user may not expect."""
     pruned, exported, reduction = outcome.pruned, outcome.exported, outcome.measurements.reduction
-    notes = list(outcome.measurements.warnings)
+    notes = [*outcome.measurements.warnings, *(task.notes if isinstance(task, LabeledRows) else ())]
     if isinstance(task, SampledRequests):
         notes.append(
             "No --data: tuned on drawn requests towards the dense model's answers alone, and no quality was measured. "

@@ -1,7 +1,7 @@
 """`make_drift_report`: whether the plan of a bundle holds on new rows; `recompress`: compress again where it does not."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +10,7 @@ from recprune_export.bundle.archive.unpacking import open_bundle_path
 from recprune_export.codec import JsonForm, ToDictMixin, json_name
 from recprune_export.data.distribution.data_profile import Drift
 from recprune_export.errors import UsageError, ValidationFailed
-from recprune_export.finetuning.task import run_program
+from recprune_export.finetuning.task import LabeledRows, run_program
 from recprune_export.pipeline.build_manifest import InputSources
 from recprune_export.pipeline.compress import CompressionResult
 from recprune_export.provenance import file_identity
@@ -22,6 +22,7 @@ from recprune_export.refresh.new_rows import NewRows, read_new_rows
 from recprune_export.refresh.open_bundle import OpenBundle, open_bundle
 from recprune_export.refresh.plan_regret import GroupRegret
 from recprune_export.refresh.verdicts import DriftFinding
+from recprune_export.settings import DEFAULT_LABEL_SETTINGS, LabelSettings
 
 MAX_DROP, MAX_FALL = 0.002, 0.01
 
@@ -57,7 +58,9 @@ class DriftReport(ToDictMixin):
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences on circumstances that the user may not expect."""
-        return (self.dense.note,) if isinstance(self.dense, DenseModel) and self.dense.note else ()
+        task = self.rows.task
+        dense = (self.dense.note,) if isinstance(self.dense, DenseModel) and self.dense.note else ()
+        return (*dense, *(task.notes if isinstance(task, LabeledRows) else ()))
 
     def raise_verdict(self) -> None:
         """Raise `ValidationFailed` where the plan does not hold."""
@@ -74,23 +77,26 @@ def make_drift_report(
     source: Mapping[str, Any] | None = None,
     max_drop: float = MAX_DROP,
     max_fall: float = MAX_FALL,
+    label_settings: LabelSettings = DEFAULT_LABEL_SETTINGS,
 ) -> DriftReport:
     """Measure the artifact of `bundle`, packed or not, on `data`, and say whether its plan still holds.
 
     - `model`: the dense model, where the one that the manifest names is not there; opened with the keywords in `source`.
     - `max_drop`: of the metric, by which the artifact may have come to lie further below the dense model.
     - `max_fall`: of the metric, by which the artifact may have become worse than it was.
+    - `label_settings`: how labels are read, where that differs from the rows of the bundle.
 
     Raises `BundleError`, `DataError`, `UsageError` for labels that are missing, or where there is nothing to judge by, and
     the errors of `load_program` for `model`.
     """
     with open_bundle_path(bundle) as folder:
-        opened = open_bundle(bundle, folder)
+        opened = _override(open_bundle(bundle, folder), label_settings)
         settings = opened.settings
         dense = find_dense(opened, model, source or {})
         rows = read_new_rows(
-            data, opened.program, opened.encoder, opened.labels(tuple(labels)), settings.finetuning, settings.seed
-        )
+            data, opened.program, opened.encoder, opened.labels(tuple(labels)), settings.finetuning, settings.seed,
+            settings.labels, opened.label_kinds,
+        )  # fmt: skip
         quality = _measure(opened, dense, rows)
     drift, drifts = judge_drift(opened.profile, rows.columns)
     ranking, regrets = _judge_plan(opened, dense, rows, data)
@@ -125,6 +131,11 @@ def recompress(report: DriftReport, target: Path, command: Sequence[str] = ()) -
     )
 
 
+def _override(opened: OpenBundle, labels: LabelSettings) -> OpenBundle:
+    given = {name: value for name, value in asdict(labels).items() if value is not None}
+    return replace(opened, settings=opened.settings.with_options(**given))
+
+
 def _judge_plan(
     opened: OpenBundle, dense: DenseModel | MissingModel, rows: NewRows, data: Path
 ) -> tuple[DriftFinding, tuple[GroupRegret, ...]]:
@@ -157,5 +168,6 @@ def _read_rows_for_dense(dense: DenseModel, opened: OpenBundle, rows: NewRows, d
     if checkpoint is None or opened.encoder is None or checkpoint.encoder.to_dict() == opened.encoder.to_dict():
         return rows
     return read_new_rows(
-        data, dense.loaded.program, checkpoint.encoder, checkpoint.spec.labels, settings.finetuning, settings.seed
-    )
+        data, dense.loaded.program, checkpoint.encoder, checkpoint.spec.labels, settings.finetuning, settings.seed,
+        settings.labels,
+    )  # fmt: skip

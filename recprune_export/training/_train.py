@@ -1,8 +1,9 @@
 """`train`: training of a reference recommender from a data file to a checkpoint."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from recprune_export.errors import UsageError
 from recprune_export.recommenders.catalogue import build_recommender, is_multi_task, is_sequential
 from recprune_export.recommenders.input_spec import InputSpec
 from recprune_export.recommenders.sasrec import SCORES, SASRec
+from recprune_export.settings import LabelSettings
 from recprune_export.training._evaluate import LabelPredictor, evaluate, select_primary_metric
 from recprune_export.training.checkpoint import Checkpoint, check_writable
+from recprune_export.training.label_losses import RowLosses, mean_label_loss
 from recprune_export.training.loop import FitResult, fit
 
 
@@ -78,15 +81,17 @@ def train(
     hyperparameters = replace(SEQUENCE_CONFIG if sequential else CLICK_CONFIG, **recipe)
     torch.manual_seed(hyperparameters.seed)
     if sequential:
+        LabelSettings(overrides.weight, overrides.missing_label).refuse_for_histories()
         sequences = load_sequences(data, infer_sequence_schema(data, overrides))
         return _train(_Sequences(sequences), recommender, config, hyperparameters, output, notes=())
     inferred = infer_schema(data, overrides)
     clicks = load_clicks(data, inferred.schema)
-    return _train(_Clicks(clicks), recommender, config, hyperparameters, output, inferred.notes)
+    notes = (*inferred.notes, *clicks.notes, *_describe_value_labels(clicks))
+    return _train(_Clicks(clicks), recommender, config, hyperparameters, output, notes)
 
 
 def make_label_predictor(module: nn.Module, spec: InputSpec) -> LabelPredictor:
-    """Return a function for `evaluate`: probabilities by label, or the scores of all items."""
+    """Return a function for `evaluate`: probabilities or numbers by label, or the scores of all items."""
 
     def predict(request: Arrays) -> dict[str, np.ndarray]:
         module.eval()
@@ -94,14 +99,21 @@ def make_label_predictor(module: nn.Module, spec: InputSpec) -> LabelPredictor:
             answer = module({name: torch.from_numpy(values) for name, values in request.items()})
         if spec.items:
             return {NEXT_ITEM: answer[SCORES].numpy()}
-        return {label: answer[label].double().sigmoid().numpy() for label in spec.labels}
+        answers = {label: answer[label].double() for label in spec.labels}
+        return {
+            label: (value if label in spec.value_scales else value.sigmoid()).numpy()
+            for label, value in answers.items()
+        }
 
     return predict
 
 
 @dataclass(frozen=True)
 class _Clicks:
-    """Rows with labels, trained with the binary cross entropy summed over labels."""
+    """Rows with labels, trained with the sum over labels of the binary cross entropy, or the squared error for numbers.
+
+    The squared error is divided by the variance of the label, so that labels of any unit count alike.
+    """
 
     data: ClickData
 
@@ -114,6 +126,7 @@ class _Clicks:
             lengths={field.name: field.max_length for field in schema.multi_valued},
             n_numeric=len(schema.numeric),
             labels=schema.labels,
+            value_scales={name: _mean_and_deviation(self.data.train.labels[name]) for name in schema.value_labels},
         )
 
     @property
@@ -124,9 +137,13 @@ class _Clicks:
         return self.data.train.batches(size, seed)
 
     @staticmethod
-    def loss(module: nn.Module, batch: Rows) -> Tensor:
-        logits = module({name: torch.from_numpy(values) for name, values in batch.inputs.items()})
-        losses = [F.binary_cross_entropy_with_logits(logits[n], torch.from_numpy(y)) for n, y in batch.labels.items()]
+    def loss(module: nn.Module, batch: Rows, scales: Mapping[str, tuple[float, float]]) -> Tensor:
+        outputs = module({name: torch.from_numpy(values) for name, values in batch.inputs.items()})
+        weights = None if batch.weights is None else torch.from_numpy(batch.weights)
+        losses = [
+            mean_label_loss(_row_losses(scales.get(name)), outputs[name], torch.from_numpy(label), weights)
+            for name, label in batch.labels.items()
+        ]
         return torch.stack(losses).sum()
 
 
@@ -153,9 +170,28 @@ class _Sequences:
             )
 
     @staticmethod
-    def loss(module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    def loss(module: nn.Module, batch: tuple[Tensor, Tensor], scales: Mapping[str, tuple[float, float]]) -> Tensor:
         assert isinstance(module, SASRec)
         return module.training_loss(*batch)
+
+
+def _row_losses(scale: tuple[float, float] | None) -> RowLosses:
+    return _LOGIT_LOSSES if scale is None else lambda output, label: ((output - label) / scale[1]).square()
+
+
+_LOGIT_LOSSES = partial(F.binary_cross_entropy_with_logits, reduction="none")
+
+
+def _mean_and_deviation(label: np.ndarray) -> tuple[float, float]:
+    """Return mean and standard deviation of a label, [N] with NaN for missing ones; 1 for that of a constant."""
+    known = label[~np.isnan(label)].astype(np.float64)
+    return float(known.mean()), float(known.std()) or 1.0
+
+
+def _describe_value_labels(clicks: ClickData) -> Iterator[str]:
+    for name in clicks.encoder.schema.value_labels:
+        values = clicks.label_values[name].describe()
+        yield f"The label '{name}' holds {values}, so the model learns the number itself, by the squared error."
 
 
 def shift_histories(histories: Ragged, length: int) -> tuple[Tensor, Tensor]:
@@ -179,7 +215,7 @@ def _train(
 
     def loss(batch: Any) -> Tensor:
         module.train()
-        return data.loss(module, batch)
+        return data.loss(module, batch, spec.value_scales)
 
     fitted = fit(
         module,

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 TRAINING_OVERRIDES = (
     "labels",
+    "weight",
+    "missing_label",
     "categorical",
     "numeric",
     "multi_valued",
