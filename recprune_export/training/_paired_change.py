@@ -9,6 +9,7 @@ import numpy as np
 from recprune_export.codec import DictMixin, decode
 from recprune_export.data.rows import Rows
 from recprune_export.data.sequences import NEXT_ITEM
+from recprune_export.evidence import Estimate
 from recprune_export.training._evaluate import BATCH_SIZE, LabelPredictor, predict_ranks
 from recprune_export.training.metrics import TOP
 
@@ -36,6 +37,16 @@ class MetricChange(DictMixin):
     def change(self) -> float:
         """The difference of the two metrics."""
         return self.after - self.before
+
+    @property
+    def greater_is_better(self) -> bool:
+        """Whether more of the metric is better."""
+        return True
+
+    @property
+    def loss(self) -> Estimate:
+        """How much worse `after` is."""
+        return Estimate(-self.change, -self.high, -self.low)
 
     @property
     def interval(self) -> tuple[float, float]:
