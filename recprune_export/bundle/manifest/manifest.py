@@ -21,6 +21,7 @@ from recprune_export.bundle.manifest.manifest_sections import (
     Object,
     ProvenanceSection,
     PublishedAs,
+    QualityVerdictSection,
     QuantizationSection,
     RewriteEntry,
     SessionSection,
@@ -103,6 +104,16 @@ class Manifest(BaseModel):
         Object,
         PublishedAs(ChangeSection | EmptySection),
         Field(description="change of a metric on test rows; empty without labeled rows"),
+    ] = Field(default_factory=dict)
+    changes: Annotated[
+        Object,
+        PublishedAs(dict[str, ChangeSection]),
+        Field(description="the same for each metric of `metrics`, by its name, with which `check` compares bundles"),
+    ] = Field(default_factory=dict)
+    quality: Annotated[
+        Object,
+        PublishedAs(QualityVerdictSection | EmptySection),
+        Field(description="verdict on the loss of quality by a usual allowance; empty without labeled rows"),
     ] = Field(default_factory=dict)
     notes: Annotated[list[str], Field(description="remarks for the user about this run")] = Field(default_factory=list)
     quantisation: Annotated[

@@ -148,6 +148,15 @@ class LatencySection(TypedDict):
     ]
 
 
+@with_config(OPEN)
+class Interval(TypedDict):
+    """An estimate with its 95 % interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
 @with_config(CLOSED)
 class ChangeSection(TypedDict):
     """A metric on test rows (higher is better) of the dense and the pruned ONNX file, with the interval of the difference."""
@@ -160,6 +169,17 @@ class ChangeSection(TypedDict):
     ]
     error: Annotated[Amount, Field(description="standard error of `after` itself")]
     rows: Annotated[Count, Field(description="test rows")]
+
+
+@with_config(CLOSED)
+class QualityVerdictSection(TypedDict):
+    """Whether the metric loses at most a usual allowance on test rows: the whole interval within it, beyond it, or neither."""
+
+    metric: str
+    loss: Annotated[Interval, Field(description="how much worse the pruned model is; 95 %, paired")]
+    limit: Annotated[Amount, Field(description="the allowance")]
+    verdict: Literal["holds", "fails", "cannot be told"]
+    sentence: str
 
 
 @with_config(CLOSED)
@@ -184,15 +204,6 @@ class SessionChoice(TypedDict):
     arena: bool
     optimization: Literal["basic", "extended", "all"]
     prepacking: bool
-
-
-@with_config(OPEN)
-class Interval(TypedDict):
-    """An estimate with its 95 % interval."""
-
-    estimate: float
-    low: float
-    high: float
 
 
 @with_config(CLOSED)

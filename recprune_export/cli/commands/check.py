@@ -121,7 +121,7 @@ def print_check(check: "Check", *, as_json: bool) -> None:
     for finding in check.findings:
         if finding.verdict is not Verdict.HOLDS:
             console.print(f"{finding.gate}: {finding.reason}", highlight=False, soft_wrap=True, markup=False)
-    console.print(f"Verdict: {check.verdict.value}, after {check.seconds:.1f} s", highlight=False)
+    console.print(f"Verdict: {check.verdict.words}, after {check.seconds:.1f} s", highlight=False)
 
 
 def print_calibration(calibration: "Calibration", *, as_json: bool) -> None:
