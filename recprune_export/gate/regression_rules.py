@@ -11,11 +11,9 @@ from recprune_export.gate.findings import Finding, make_skipped_finding
 from recprune_export.gate.gate_constants import CONFIDENCE, LOAD_TIME_SLACK, PEAK_MEMORY_SLACK
 from recprune_export.gate.limits import Limits
 from recprune_export.gate.output.finding_rows import format_amount
+from recprune_export.metrics.metric_catalogue import find_metric
 from recprune_export.validation.latency.footprint import Footprint, FootprintReport
 from recprune_export.validation.latency.statistics import interval_of_few
-
-LOWER_IS_BETTER = ("logloss",)
-HIGHER_IS_BETTER = ("auc", "hr@10", "ndcg@10")
 
 
 @dataclass(frozen=True)
@@ -128,14 +126,14 @@ def compare_quality(new: Artifact, base: Artifact, limits: Limits) -> list[Findi
 
 
 def _compare_metric(name: str, new: Artifact, base: Artifact, limits: Limits) -> Finding:
-    gate, base_name, before = f"quality, {name}", name.rpartition("/")[2], base.metrics[name]
+    gate, metric, before = f"quality, {name}", find_metric(name), base.metrics[name]
     limit = f"at most {limits.limit_for('quality'):g} worse"
-    if base_name not in (*LOWER_IS_BETTER, *HIGHER_IS_BETTER):
+    if metric is None:
         return make_skipped_finding(gate, f"It is not known whether more or less of '{name}' is better.")
     if name not in new.metrics:
         return Finding(gate, Verdict.FAILS, f"NEW does not state {name}: compress it with --data.", before, limit=limit)
     now = new.metrics[name]
-    worse = (before - now) * (-1 if base_name in LOWER_IS_BETTER else 1)
+    worse = (before - now) * (1 if metric.greater_is_better else -1)
     reason = f"{name} went from {before:.5f} to {now:.5f}."
     if new.data != base.data:
         reason += f" It was measured on other rows: {new.data} and {base.data}."

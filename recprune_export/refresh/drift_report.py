@@ -22,7 +22,12 @@ from recprune_export.refresh.new_rows import NewRows, read_new_rows
 from recprune_export.refresh.open_bundle import OpenBundle, open_bundle
 from recprune_export.refresh.plan_regret import GroupRegret
 from recprune_export.refresh.verdicts import DriftFinding
-from recprune_export.settings import DEFAULT_LABEL_SETTINGS, LabelSettings
+from recprune_export.settings import (
+    DEFAULT_EVALUATION_SETTINGS,
+    DEFAULT_LABEL_SETTINGS,
+    EvaluationSettings,
+    LabelSettings,
+)
 
 MAX_DROP, MAX_FALL = 0.002, 0.01
 
@@ -60,7 +65,8 @@ class DriftReport(ToDictMixin):
         """Sentences on circumstances that the user may not expect."""
         task = self.rows.task
         dense = (self.dense.note,) if isinstance(self.dense, DenseModel) and self.dense.note else ()
-        return (*dense, *(task.notes if isinstance(task, LabeledRows) else ()))
+        notes = task.notes if isinstance(task, LabeledRows) else ()
+        return (*dense, *dict.fromkeys((*notes, *self.rows.evaluation_task.metric_notes)))
 
     def raise_verdict(self) -> None:
         """Raise `ValidationFailed` where the plan does not hold."""
@@ -78,6 +84,7 @@ def make_drift_report(
     max_drop: float = MAX_DROP,
     max_fall: float = MAX_FALL,
     label_settings: LabelSettings = DEFAULT_LABEL_SETTINGS,
+    evaluation: EvaluationSettings = DEFAULT_EVALUATION_SETTINGS,
 ) -> DriftReport:
     """Measure the artifact of `bundle`, packed or not, on `data`, and say whether its plan still holds.
 
@@ -85,17 +92,18 @@ def make_drift_report(
     - `max_drop`: of the metric, by which the artifact may have come to lie further below the dense model.
     - `max_fall`: of the metric, by which the artifact may have become worse than it was.
     - `label_settings`: how labels are read, where that differs from the rows of the bundle.
+    - `evaluation`: the metrics, of which the first is judged, where they differ from those of the bundle.
 
     Raises `BundleError`, `DataError`, `UsageError` for labels that are missing, or where there is nothing to judge by, and
     the errors of `load_program` for `model`.
     """
     with open_bundle_path(bundle) as folder:
-        opened = _override(open_bundle(bundle, folder), label_settings)
+        opened = _override(open_bundle(bundle, folder), label_settings, evaluation)
         settings = opened.settings
         dense = find_dense(opened, model, source or {})
         rows = read_new_rows(
             data, opened.program, opened.encoder, opened.labels(tuple(labels)), settings.finetuning, settings.seed,
-            settings.labels, opened.label_kinds,
+            settings.labels, opened.label_kinds, settings.evaluation,
         )  # fmt: skip
         quality = _measure(opened, dense, rows)
     drift, drifts = judge_drift(opened.profile, rows.columns)
@@ -131,8 +139,10 @@ def recompress(report: DriftReport, target: Path, command: Sequence[str] = ()) -
     )
 
 
-def _override(opened: OpenBundle, labels: LabelSettings) -> OpenBundle:
+def _override(opened: OpenBundle, labels: LabelSettings, evaluation: EvaluationSettings) -> OpenBundle:
     given = {name: value for name, value in asdict(labels).items() if value is not None}
+    if evaluation.metrics:
+        given |= asdict(evaluation)
     return replace(opened, settings=opened.settings.with_options(**given))
 
 
@@ -169,5 +179,5 @@ def _read_rows_for_dense(dense: DenseModel, opened: OpenBundle, rows: NewRows, d
         return rows
     return read_new_rows(
         data, dense.loaded.program, checkpoint.encoder, checkpoint.spec.labels, settings.finetuning, settings.seed,
-        settings.labels,
+        settings.labels, evaluation=settings.evaluation,
     )  # fmt: skip

@@ -6,9 +6,9 @@ from math import sqrt
 
 from recprune_export.codec import ToDictMixin
 from recprune_export.finetuning.task import Predictor, Task
+from recprune_export.metrics._paired_change import MetricChange
+from recprune_export.metrics.deciding_metric import read_metric
 from recprune_export.refresh.verdicts import DriftFinding
-from recprune_export.training._evaluate import select_primary_metric
-from recprune_export.training._paired_change import MetricChange
 
 Metrics = Mapping[str, Mapping[str, float]]  # "dense", "pruned" -> metric -> value
 METRIC, GAP = "metric", "distance from dense"
@@ -32,12 +32,21 @@ class MetricComparison(ToDictMixin):
     @property
     def recorded(self) -> float | None:
         """The metric of the artifact when it was made; None where none was measured."""
-        return select_primary_metric(self.then["pruned"])[1] if self.then.get("pruned") else None
+        return read_metric(self.then.get("pruned", {}), self.change.metric)
 
     @property
     def recorded_gap(self) -> float:
         """How the metric changed from dense to artifact when it was made; 0 where that is not known."""
-        return 0.0 if self.recorded is None else self.recorded - select_primary_metric(self.then["dense"])[1]
+        dense = read_metric(self.then.get("dense", {}), self.change.metric)
+        return 0.0 if self.recorded is None or dense is None else self.recorded - dense
+
+    @property
+    def fall_of_dense(self) -> float | None:
+        """How much worse the dense model is than recorded; None where that is not known."""
+        then, now = (read_metric(metrics.get("dense", {}), self.change.metric) for metrics in (self.then, self.now))
+        if then is None or now is None:
+            return None
+        return then - now if self.change.greater_is_better else now - then
 
 
 def compare_metrics(
@@ -60,20 +69,16 @@ def judge_metric(quality: MetricComparison, tested: int | None, max_fall: float)
         return DriftFinding(
             METRIC, None, "No quality was measured when the bundle was made, for it was made without --data."
         )
-    fall = recorded - change.after
+    sign = 1.0 if change.greater_is_better else -1.0
+    fall = sign * (recorded - change.after)
     half = WIDE * change.error * sqrt(1.0 + quality.rows / max(tested or quality.rows, 1))
     text = (
         f"The {change.metric} of the artifact is {change.after:.4f} on the new rows and was {recorded:.4f}: a change of "
-        f"{_signed(-fall)} [{_signed(-fall - half)}, {_signed(-fall + half)}]"
+        f"{_signed(-sign * fall)} [{_signed(-sign * fall - half)}, {_signed(-sign * fall + half)}]"
     )
     holds = fall - half <= max_fall
     text += f"; a fall of {max_fall:g} is allowed." if holds else f", which is beyond the {max_fall:g} allowed."
-    dense = quality.now.get("dense")
-    if (
-        not holds
-        and dense
-        and select_primary_metric(quality.then["dense"])[1] - select_primary_metric(dense)[1] > max_fall
-    ):
+    if not holds and quality.fall_of_dense is not None and quality.fall_of_dense > max_fall:
         text += (
             " The dense model fell as well: train it again and give it with --model, for its answers are tuned towards."
         )
@@ -94,7 +99,8 @@ def judge_gap(quality: MetricComparison, max_drop: float) -> DriftFinding:
         f"From dense to artifact the {change.metric} changes by {_signed(change.change)} [{_signed(change.low)}, "
         f"{_signed(change.high)}] on the new rows; {was}"
     )
-    holds = change.high >= recorded - max_drop
+    further = change.loss.low - (-recorded if change.greater_is_better else recorded)
+    holds = further <= max_drop
     return DriftFinding(
         GAP, holds, text + (f", and {max_drop:g} more is {'allowed' if holds else 'less than was lost'}.")
     )
