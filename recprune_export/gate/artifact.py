@@ -10,23 +10,22 @@ from recprune_export.bundle.remeasure_latency import read_session_options
 from recprune_export.errors import ModelFileError
 from recprune_export.evidence import Estimate
 from recprune_export.gate.graph_signature import read_signature
+from recprune_export.metrics.metric_catalogue import find_metric
 from recprune_export.onnx.counts import Counts, count
 from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.program.signature import Signature
-
-LESS_IS_BETTER = ("logloss",)  # of metrics whose change was not recorded
 
 
 @dataclass(frozen=True)
 class RecordedMetric:
     """A metric of the artifact on `rows` test rows, and what the bundle records of its error.
 
-    `error` is the standard error of `value` over samples of rows, `loss` how much worse it is than the dense model, paired;
+    `greater_is_better` is None where that is not known of the metric. `error` is the standard error of `value` over samples of rows, `loss` how much worse it is than the dense model, paired;
     None where they were not recorded.
     """
 
     value: float
-    greater_is_better: bool
+    greater_is_better: bool | None
     error: float | None = None
     loss: Estimate | None = None
     rows: int = 0
@@ -96,9 +95,10 @@ def _read_metrics(manifest: Manifest) -> dict[str, RecordedMetric]:
     for name, value in manifest.metrics["pruned"].items():
         change = changes.get(name)
         if change is None:
-            metrics[name] = RecordedMetric(float(value), name.rpartition("/")[2] not in LESS_IS_BETTER)
+            metric = find_metric(name)
+            metrics[name] = RecordedMetric(float(value), None if metric is None else metric.greater_is_better)
             continue
-        greater_is_better = bool(change.get("greater_is_better", True))
+        greater_is_better = change.get("greater_is_better", True)
         difference = Estimate(change["after"] - change["before"], *change["interval"])
         loss = -difference if greater_is_better else difference
         metrics[name] = RecordedMetric(float(value), greater_is_better, change["error"], loss, change["rows"])

@@ -28,6 +28,8 @@ def _compare_metric(name: str, new: Artifact, base: Artifact, limit: float) -> F
             gate, Verdict.FAILS, f"NEW does not state {name}: compress it with --data.", before.value, limit=text
         )
     after = new.metrics[name]
+    if before.greater_is_better is None:
+        return make_skipped_finding(gate, f"It is not known whether more or less of '{name}' is better.")
     loss = estimate_loss(new, base, name)
     verdict = judge_at_most(loss, limit) if isfinite(after.value) else Verdict.FAILS
     change = -loss if after.greater_is_better else loss

@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from recprune_export.errors import ValidationFailed
+from recprune_export.finetuning.id_frequency import count_id_frequencies
 from recprune_export.finetuning.task import (
     Predictor,
     Task,
 )
+from recprune_export.metrics._paired_change import MetricChange
+from recprune_export.metrics.quality_comparison import QualityBreakdown
 from recprune_export.onnx.counts import Counts, Reduction, count, reduction
 from recprune_export.onnx.export import OnnxFile
 from recprune_export.onnx.runtime.session import SessionOptions
@@ -18,7 +21,6 @@ from recprune_export.program.signature import Signature
 from recprune_export.progress import show_status
 from recprune_export.pruning.fields.field_selection import remove_fields
 from recprune_export.settings import LatencySettings
-from recprune_export.training._paired_change import MetricChange
 from recprune_export.validation.latency.backends import (
     DENSE_ONNX,
     DENSE_TORCH,
@@ -41,6 +43,8 @@ class Measurements:
     counts: Mapping[str, Counts]
     metrics: Mapping[str, Mapping[str, float]]
     change: MetricChange | None
+    changes: Mapping[str, MetricChange]
+    breakdown: QualityBreakdown | None
     rows: SharedRowReport | None
     latency: LatencyReport
     footprints: FootprintReport
@@ -64,13 +68,15 @@ def evaluate_exports(
     counts = {"dense": count(exported.dense.path), "pruned": count(exported.pruned.path)}
     answers = {"dense": make_predictor(exported.dense), "pruned": make_predictor(exported.row_wise)}
     with show_status("Measuring quality on test rows"):
-        metrics = {name: task.test(answer) for name, answer in answers.items()}
-        change = task.compare_on_test(answers["dense"], answers["pruned"])
+        frequencies = count_id_frequencies(task, program.signature)
+        quality = task.compare_on_test(answers["dense"], answers["pruned"], frequencies)
         rows = report_shared_rows(program, pruned, exported.pruned, task, answers)
     requests = make_latency_requests(latency.latency_batch_sizes, task, exported.pruned.signature)
     report = validate_latency(program, pruned.program, exported, requests, threads=latency.threads, seed=seed)
     footprints = measure_cold_starts(exported, program.signature, latency)
-    return Measurements(counts, metrics, change, rows, report, footprints)
+    return Measurements(
+        counts, quality.metrics, quality.change, quality.changes, quality.breakdown, rows, report, footprints
+    )
 
 
 def validate_latency(

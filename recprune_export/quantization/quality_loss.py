@@ -12,7 +12,7 @@ from recprune_export.quantization.observers import GraphFunction
 from recprune_export.validation.edge_requests import RequestArrays
 
 if TYPE_CHECKING:
-    from recprune_export.training._paired_change import MetricChange
+    from recprune_export.metrics._paired_change import MetricChange
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,8 @@ def make_metric_judge(change: Callable[[GraphFunction, GraphFunction], "MetricCh
 
     def judge(before: GraphFunction, after: GraphFunction) -> QualityLoss:
         metric_change = change(before, after)
-        return QualityLoss(
-            metric_change.metric, -metric_change.change, limit, (-metric_change.high, -metric_change.low)
-        )
+        loss = metric_change.loss
+        return QualityLoss(metric_change.metric, loss.estimate, limit, (loss.low, loss.high))
 
     return judge
 

@@ -1,7 +1,7 @@
 """`make_drift_report`: whether the plan of a bundle holds on new rows; `recompress`: compress again where it does not."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -12,7 +12,8 @@ from recprune_export.codec import JsonForm, ToDictMixin, json_name
 from recprune_export.data.distribution.data_profile import Drift
 from recprune_export.errors import Undecided, UsageError, ValidationFailed
 from recprune_export.evidence import Verdict, combine_verdicts
-from recprune_export.finetuning.task import run_program
+from recprune_export.finetuning.task import LabeledRows, run_program
+from recprune_export.metrics._paired_change import MetricChange
 from recprune_export.pipeline.build_manifest import InputSources
 from recprune_export.pipeline.compress import CompressionResult
 from recprune_export.provenance import file_identity
@@ -24,7 +25,12 @@ from recprune_export.refresh.new_rows import NewRows, read_new_rows
 from recprune_export.refresh.open_bundle import OpenBundle, open_bundle
 from recprune_export.refresh.plan_regret import GroupRegret
 from recprune_export.refresh.verdicts import HOLDS, DriftFinding
-from recprune_export.training._paired_change import MetricChange
+from recprune_export.settings import (
+    DEFAULT_EVALUATION_SETTINGS,
+    DEFAULT_LABEL_SETTINGS,
+    EvaluationSettings,
+    LabelSettings,
+)
 
 MAX_DROP, MAX_FALL = 0.002, 0.01
 
@@ -86,7 +92,10 @@ class DriftReport(ToDictMixin):
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences on circumstances that the user may not expect."""
-        return (self.dense.note,) if isinstance(self.dense, DenseModel) and self.dense.note else ()
+        task = self.rows.task
+        dense = (self.dense.note,) if isinstance(self.dense, DenseModel) and self.dense.note else ()
+        notes = task.notes if isinstance(task, LabeledRows) else ()
+        return (*dense, *dict.fromkeys((*notes, *self.rows.evaluation_task.metric_notes)))
 
     def raise_verdict(self) -> None:
         """Raise `ValidationFailed` where the plan does not hold, and `Undecided` where that cannot be told."""
@@ -106,6 +115,8 @@ def make_drift_report(
     max_drop: float = MAX_DROP,
     max_fall: float = MAX_FALL,
     undecided: Verdict = Verdict.UNDECIDED,
+    label_settings: LabelSettings = DEFAULT_LABEL_SETTINGS,
+    evaluation: EvaluationSettings = DEFAULT_EVALUATION_SETTINGS,
 ) -> DriftReport:
     """Measure the artifact of `bundle`, packed or not, on `data`, and say whether its plan still holds.
 
@@ -113,17 +124,20 @@ def make_drift_report(
     - `max_drop`: of the metric, by which the artifact may have come to lie further below the dense model.
     - `max_fall`: of the metric, by which the artifact may have become worse than it was.
     - `undecided`: the verdict as which claims count that these rows cannot tell.
+    - `label_settings`: how labels are read, where that differs from the rows of the bundle.
+    - `evaluation`: the metrics, of which the first is judged, where they differ from those of the bundle.
 
     Raises `BundleError`, `DataError`, `UsageError` for labels that are missing, or where there is nothing to judge by, and
     the errors of `load_program` for `model`.
     """
     with open_bundle_path(bundle) as folder:
-        opened = open_bundle(bundle, folder)
+        opened = _override(open_bundle(bundle, folder), label_settings, evaluation)
         settings = opened.settings
         dense = find_dense(opened, model, source or {})
         rows = read_new_rows(
-            data, opened.program, opened.encoder, opened.labels(tuple(labels)), settings.finetuning, settings.seed
-        )
+            data, opened.program, opened.encoder, opened.labels(tuple(labels)), settings.finetuning, settings.seed,
+            settings.labels, opened.label_kinds, settings.evaluation,
+        )  # fmt: skip
         quality = _measure(opened, dense, rows, data)
     drift, drifts = judge_drift(opened.profile, rows.columns)
     ranking, regrets = _judge_plan(opened, dense, rows, data)
@@ -157,6 +171,13 @@ def recompress(report: DriftReport, target: Path, command: Sequence[str] = ()) -
     )
 
 
+def _override(opened: OpenBundle, labels: LabelSettings, evaluation: EvaluationSettings) -> OpenBundle:
+    given = {name: value for name, value in asdict(labels).items() if value is not None}
+    if evaluation.metrics:
+        given |= asdict(evaluation)
+    return replace(opened, settings=opened.settings.with_options(**given))
+
+
 def _judge_plan(
     opened: OpenBundle, dense: DenseModel | MissingModel, rows: NewRows, data: Path
 ) -> tuple[DriftFinding, tuple[GroupRegret, ...]]:
@@ -174,18 +195,16 @@ def _measure(opened: OpenBundle, dense: DenseModel | MissingModel, rows: NewRows
     if answers is None and isinstance(dense, DenseModel):
         answers = partial(run_program, dense.loaded.program)
     manifest = opened.manifest
-    change = MetricChange.from_dict(manifest.change) if manifest.change else None
-    recorded_file = manifest.provenance.get("data") or {}
+    sections = [*manifest.changes.values(), *([manifest.change] if manifest.change else [])]
+    recorded_file = (manifest.provenance or {}).get("data") or {}
     return compare_metrics(
         opened.artifact,
         answers,
         rows.evaluation_task,
         rows.count,
         manifest.metrics,
-        recorded_change=change,
-        is_same_rows=change is not None
-        and change.rows == rows.count
-        and recorded_file.get("sha256") == file_identity(data)["sha256"],
+        recorded_changes={section["metric"]: MetricChange.from_dict(section) for section in sections},
+        is_same_file=recorded_file.get("sha256") == file_identity(data)["sha256"],
     )
 
 
@@ -195,5 +214,6 @@ def _read_rows_for_dense(dense: DenseModel, opened: OpenBundle, rows: NewRows, d
     if checkpoint is None or opened.encoder is None or checkpoint.encoder.to_dict() == opened.encoder.to_dict():
         return rows
     return read_new_rows(
-        data, dense.loaded.program, checkpoint.encoder, checkpoint.spec.labels, settings.finetuning, settings.seed
-    )
+        data, dense.loaded.program, checkpoint.encoder, checkpoint.spec.labels, settings.finetuning, settings.seed,
+        settings.labels, evaluation=settings.evaluation,
+    )  # fmt: skip

@@ -7,10 +7,10 @@ from math import hypot
 from recprune_export.codec import ToDictMixin, json_name
 from recprune_export.evidence import Estimate, Verdict, judge_at_most
 from recprune_export.finetuning.task import Predictor, Task
+from recprune_export.metrics._paired_change import MetricChange
+from recprune_export.metrics.deciding_metric import read_metric
 from recprune_export.refresh.verdicts import DriftFinding
 from recprune_export.row_resolution import estimate_with_error, format_resolution
-from recprune_export.training._evaluate import select_primary_metric
-from recprune_export.training._paired_change import MetricChange
 
 Metrics = Mapping[str, Mapping[str, float]]  # "dense", "pruned" -> metric -> value
 METRIC, GAP = "metric", "distance from dense"
@@ -37,12 +37,21 @@ class MetricComparison(ToDictMixin):
     @property
     def recorded(self) -> float | None:
         """The metric of the artifact when it was made; None where none was measured."""
-        return select_primary_metric(self.then["pruned"])[1] if self.then.get("pruned") else None
+        return read_metric(self.then.get("pruned", {}), self.change.metric)
 
     @property
     def recorded_gap(self) -> float:
         """How the metric changed from dense to artifact when it was made; 0 where that is not known."""
-        return 0.0 if self.recorded is None else self.recorded - select_primary_metric(self.then["dense"])[1]
+        dense = read_metric(self.then.get("dense", {}), self.change.metric)
+        return 0.0 if self.recorded is None or dense is None else self.recorded - dense
+
+    @property
+    def fall_of_dense(self) -> float | None:
+        """How much worse the dense model is than recorded; None where that is not known."""
+        then, now = (read_metric(metrics.get("dense", {}), self.change.metric) for metrics in (self.then, self.now))
+        if then is None or now is None:
+            return None
+        return then - now if self.change.greater_is_better else now - then
 
 
 def compare_metrics(
@@ -52,14 +61,19 @@ def compare_metrics(
     rows: int,
     recorded: Metrics,
     *,
-    recorded_change: MetricChange | None = None,
-    is_same_rows: bool = False,
+    recorded_changes: Mapping[str, MetricChange],
+    is_same_file: bool = False,
 ) -> MetricComparison:
-    """Measure on the test rows of `task`, which are its validation rows as well."""
+    """Measure on the test rows of `task`, which are its validation rows as well.
+
+    `recorded_changes` are those of the bundle, by metric; `is_same_file`: it was measured on rows of the same file.
+    """
     models = {"dense": dense, "pruned": artifact}
     now = {name: task.test(model) for name, model in models.items() if model is not None}
     change = task.change(dense or artifact, artifact)
-    return MetricComparison(recorded, now, change, rows, recorded_change, is_same_rows)
+    before = recorded_changes.get(change.metric)
+    is_same_rows = is_same_file and before is not None and before.rows == change.rows
+    return MetricComparison(recorded, now, change, rows, before, is_same_rows)
 
 
 def judge_metric(quality: MetricComparison, max_fall: float) -> DriftFinding:
@@ -79,14 +93,8 @@ def judge_metric(quality: MetricComparison, max_fall: float) -> DriftFinding:
         f"The {change.metric} of the artifact is {change.after:.4f} on the new rows and was {recorded:.4f}: a change of "
         f"{_format_change(-fall)}; {_say_allowance(max_fall, verdict, loss, quality.rows)}."
     )
-    dense = quality.now.get("dense")
-    if verdict is Verdict.FAILS and dense:
-        fall_of_dense = select_primary_metric(quality.then["dense"])[1] - select_primary_metric(dense)[1]
-        if (fall_of_dense if change.greater_is_better else -fall_of_dense) > max_fall:
-            text += (
-                " The dense model became worse as well: train it again and give it with --model, for its answers are tuned "
-                "towards."
-            )
+    if verdict is Verdict.FAILS and quality.fall_of_dense is not None and quality.fall_of_dense > max_fall:
+        text += " The dense model became worse as well: train it again and give it with --model, for its answers are tuned towards."
     return DriftFinding(METRIC, verdict, text, loss, max_fall)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from recprune_export.data.batch import Batch
 from recprune_export.errors import PruningError, UsageError
-from recprune_export.evidence import Estimate, Verdict, judge_at_most
+from recprune_export.evidence import Estimate, Verdict, judge_at_most, t_quantile
 from recprune_export.finetuning.task import Task
 from recprune_export.pipeline.planning import make_score_inputs, remove_fields_and_rows
 from recprune_export.program.program import Program
@@ -17,7 +17,6 @@ from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.rotation.projections import insert_projections
 from recprune_export.refresh.plan_regret import GroupRegret, compute_mean_relative_regret, compute_regrets, sum_regret
 from recprune_export.refresh.verdicts import DriftFinding
-from recprune_export.validation.latency.statistics import t_quantile
 
 MEASURE = "ranking"
 # That the plan may lose beyond the best choice of the same widths: of the expected loss, in nats for logits and rankings, where

@@ -57,6 +57,12 @@ def test_quality(
         assert ("1,000 rows resolve +-" in finding.reason) is (error is not None)
 
 
+def test_a_metric_of_unknown_direction_is_not_judged(artifact: Artifact) -> None:
+    unknown = replace(artifact, metrics={"surprise": RecordedMetric(0.8, None)})
+    (finding,) = compare_quality(unknown, unknown, LIMITS)
+    assert finding.verdict is Verdict.SKIPPED
+
+
 def test_quality_of_other_rows_is_said(artifact: Artifact) -> None:
     new, base = (
         replace(artifact, metrics={"auc": recorded(0.8)}, data=data) for data in ("may.parquet", "june.parquet")

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from recprune_export.evidence import Verdict
+from recprune_export.metrics import MetricChange
 from recprune_export.refresh.metric_change import MetricComparison, judge_gap, judge_metric
-from recprune_export.training import MetricChange
 
 THEN = {"dense": {"auc": 0.80, "logloss": 0.5}, "pruned": {"auc": 0.795, "logloss": 0.5}}
 HOLDS, FAILS, UNDECIDED, SKIPPED = Verdict.HOLDS, Verdict.FAILS, Verdict.UNDECIDED, Verdict.SKIPPED

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field, model_validator
 
 from recprune_export.bundle.manifest.manifest_sections import (
+    BreakdownSection,
     ChangeSection,
     CostSection,
     DenseAndPruned,
@@ -114,6 +115,13 @@ class Manifest(BaseModel):
         Object,
         PublishedAs(QualityVerdictSection | EmptySection),
         Field(description="verdict on the loss of quality by a usual allowance; empty without labeled rows"),
+    ] = Field(default_factory=dict)
+    breakdown: Annotated[
+        Object,
+        PublishedAs(BreakdownSection | EmptySection),
+        Field(
+            description="quality on test rows by how often their ids occurred in training, and calibration; empty without labels"
+        ),
     ] = Field(default_factory=dict)
     notes: Annotated[list[str], Field(description="remarks for the user about this run")] = Field(default_factory=list)
     quantisation: Annotated[

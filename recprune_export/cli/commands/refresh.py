@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from recprune_export.cli.main_group import main
-from recprune_export.cli.options import FILE, source_options
+from recprune_export.cli.options import FILE, label_options, metric_options, source_options
 from recprune_export.cli.parse_values import parse_json_object
 from recprune_export.cli.tables import VERDICT_STYLES, format_figure, make_console, make_table, print_json, print_notes
 
@@ -28,6 +28,8 @@ _PRINTED_DRIFTS = 12
 @click.argument("bundle", type=FILE)
 @click.option("--data", type=FILE, required=True, help="CSV, Parquet or NPZ with new rows.")
 @click.option("--label", "labels", multiple=True, metavar="COLUMN", help="[default: as when the bundle was made]")
+@label_options
+@metric_options
 @click.option(
     "--model", type=FILE, help="The dense model, or its successor.  [default: the file the bundle was made of]"
 )
@@ -51,6 +53,10 @@ def refresh(
     bundle: Path,
     data: Path,
     labels: tuple[str, ...],
+    weight: str | None,
+    missing_label: str | None,
+    metrics: tuple[str, ...],
+    group: str | None,
     model: Path | None,
     factory_args: str | None,
     max_drop: float,
@@ -74,6 +80,7 @@ def refresh(
     from recprune_export.evidence import Verdict
     from recprune_export.progress import quiet as silently
     from recprune_export.refresh.drift_report import make_drift_report, recompress
+    from recprune_export.settings import EvaluationSettings, LabelSettings
 
     source["factory_args"] = parse_json_object(factory_args)
     target = output or bundle.with_name(f"{bundle.resolve().name.removesuffix(SUFFIX)}-refreshed")
@@ -81,15 +88,10 @@ def refresh(
         check_target(target)
     with silently(quiet or as_json):
         report = make_drift_report(
-            bundle,
-            data,
-            labels=labels,
-            model=model,
-            source=source,
-            max_drop=max_drop,
-            max_fall=max_fall,
+            bundle, data, labels=labels, model=model, source=source, max_drop=max_drop, max_fall=max_fall,
+            label_settings=LabelSettings(weight, missing_label), evaluation=EvaluationSettings(metrics, group),
             undecided=Verdict(undecided or "undecided"),
-        )
+        )  # fmt: skip
         result = None
         if not as_json:
             print_drift_report(report)

@@ -34,10 +34,10 @@ class FieldValues:
 
     @property
     def flat(self) -> np.ndarray:
-        """All values except padding, [values]."""
+        """All values except padding and missing numbers, [values]."""
         values = self.values.reshape(-1)
         if not self.ids:
-            return values.astype(np.float64)
+            return values[~np.isnan(values)].astype(np.float64)
         values = values.astype(np.int64)
         return values if self.padding is None else values[values != self.padding]
 
@@ -189,8 +189,12 @@ class DataProfile(DictMixin):
 
     @classmethod
     def fit(cls, reference: Sequence[FieldValues], held_out: Sequence[FieldValues], tested: int) -> Self:
-        """Profile columns: cells from `reference`, counts from `held_out`, in the same order of fields."""
-        return cls(tuple(FieldProfile.fit(c, d) for c, d in zip(reference, held_out, strict=True)), tested)
+        """Profile columns: cells from `reference`, counts from `held_out`, in the same order of fields.
+
+        A field of numbers, such as a label, that is missing in all rows of one of both has no profile.
+        """
+        pairs = [(c, d) for c, d in zip(reference, held_out, strict=True) if c.ids or (len(c.flat) and len(d.flat))]
+        return cls(tuple(FieldProfile.fit(c, d) for c, d in pairs), tested)
 
     def drifts(self, columns: Sequence[FieldValues]) -> tuple[Drift, ...]:
         """Compare rows with the profile, for each common field that is not empty."""
