@@ -20,8 +20,8 @@ from recprune_export.program.signature import Signature
 class RecordedMetric:
     """A metric of the artifact on `rows` test rows, and what the bundle records of its error.
 
-    `greater_is_better` is None where that is not known of the metric. `error` is the standard error of `value` over samples of rows, `loss` how much worse it is than the dense model, paired;
-    None where they were not recorded.
+    `greater_is_better` is None where that is not known of the metric. `error` is the standard error of `value` over samples of
+    rows, `loss` how much worse it is than the dense model, paired; None where they were not recorded.
     """
 
     value: float
