@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from recprune_export.evidence import Verdict
+from recprune_export.metrics._paired_change import MetricChange
 from recprune_export.search.trials import Trial
-from recprune_export.training._paired_change import MetricChange
 
 NEGLIGIBLE_DROP = 0.002  # of AUC and other metrics between 0 and 1 that count pairs or rows
 NEGLIGIBLE_SHARE = 0.01  # of NDCG and hit rate, which are small numbers

@@ -13,6 +13,7 @@ from recprune_export.bundle.manifest.manifest_sections import (
     BreakdownSection,
     ChangeSection,
     CostSection,
+    CountsSection,
     DenseAndPruned,
     EmptySection,
     EncodingSection,
@@ -79,7 +80,7 @@ class Manifest(BaseModel):
     signature: Annotated[Object, PublishedAs(SignatureSection)]
     counts: Annotated[
         Object,
-        PublishedAs(DenseAndPruned),
+        PublishedAs(CountsSection),
         Field(
             description="parameters, non-zero parameters, bytes and operations, for tables and the rest, counted in the ONNX files"
         ),

@@ -10,6 +10,7 @@ from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, loading_options
 from recprune_export.cli.parse_values import parse_json_object
 from recprune_export.cli.tables import make_console, make_table, print_json, rewrite_table
+from recprune_export.figures import format_bytes
 
 if TYPE_CHECKING:
     from recprune_export.bundle.artifact_summary import ArtifactInspection
@@ -82,7 +83,7 @@ def print_artifact(inspection: "ArtifactInspection", *, as_json: bool) -> None:
     console, counts, machine = make_console(), inspection.counts, inspection.machine
     console.print(
         f"{inspection.name}: {counts.tables.parameters:,} parameters in tables, {counts.rest.parameters:,} in the rest, "
-        f"{counts.total.nonzero:,} of them not zero; {counts.nodes} nodes, {counts.bytes:,} bytes",
+        f"{counts.total.nonzero:,} of them not zero; {counts.nodes} nodes, {format_bytes(counts.bytes)}",
         highlight=False,
     )
     table = make_table(
@@ -92,17 +93,17 @@ def print_artifact(inspection: "ArtifactInspection", *, as_json: bool) -> None:
         "read: weights and rows",
         "request and answer",
         "floor",
-        "measured",
+        "measured for the bundle",
     )
     for batch, cost in inspection.costs.items():
-        multiple = inspection.multiples.get(batch)
+        measured = inspection.measured.get(batch)
         table.add_row(
             str(batch),
             f"{cost.operations:,}",
-            f"{cost.weights:,} B",
-            f"{cost.interface:,} B",
+            format_bytes(cost.weights),
+            format_bytes(cost.interface),
             f"{cost.floor * 1e3:.3f} ms",
-            "" if multiple is None else f"{multiple:.1f} × floor",
+            "" if measured is None else f"{measured.estimate:.3f} ms [{measured.low:.3f}, {measured.high:.3f}]",
         )
     console.print(table)
     reads = " / ".join(f"{rate / 1e9:.0f}" for rate in machine.reads)

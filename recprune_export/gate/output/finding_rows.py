@@ -1,8 +1,8 @@
 """Formatting of findings, shared by the table, the Markdown and the JUnit text."""
 
+from recprune_export.figures import format_bytes
 from recprune_export.gate.findings import Finding
 
-MEBIBYTE = 1 << 20
 HEADINGS = ("gate", "BASE", "NEW", "change", "limit", "verdict")
 
 
@@ -22,14 +22,14 @@ def format_amount(value: float | None, unit: str) -> str:
     """Format a value with its unit.
 
     >>> format_amount(20_971_520, "bytes"), format_amount(0.123456, "ms"), format_amount(5218816, "")
-    ('20.00 MiB', '0.123 ms', '5,218,816')
+    ('21.0 MB', '0.123 ms', '5,218,816')
     >>> format_amount(0.7771, ""), format_amount(None, "")
     ('0.77710', '')
     """
     if value is None:
         return ""
     if unit == "bytes":
-        return f"{value / MEBIBYTE:.2f} MiB"
+        return format_bytes(value)
     if unit:
         return f"{value:.3f} {unit}"
     return f"{value:,.0f}" if value == int(value) else f"{value:.5f}"
