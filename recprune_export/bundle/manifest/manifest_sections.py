@@ -229,15 +229,6 @@ class LatencySection(TypedDict):
     ]
 
 
-@with_config(OPEN)
-class Interval(TypedDict):
-    """An estimate with its 95 % interval."""
-
-    estimate: float
-    low: float
-    high: float
-
-
 @with_config(CLOSED)
 class ChangeSection(TypedDict):
     """A metric on test rows of the dense and the pruned ONNX file, with the interval of the difference."""
@@ -447,7 +438,25 @@ class QuantizationLossSection(TypedDict):
         Annotated[list[float], Field(min_length=2, max_length=2)] | None,
         Field(description="95 %, paired, over validation rows; null without rows"),
     ]
-    passed: bool
+    rows: NotRequired[Annotated[Count, Field(description="validation rows")]]
+    verdict: NotRequired[
+        Annotated[
+            Literal["holds", "fails", "cannot be told"],
+            Field(description="whether the interval lies within the limit, beyond it, or on both sides"),
+        ]
+    ]
+    answers_error: NotRequired[
+        Annotated[
+            float | None,
+            Field(
+                description="relative error of the outputs, which decides where rows cannot tell; null where they can"
+            ),
+        ]
+    ]
+    answers_limit: NotRequired[Annotated[Amount, Field(description="allowed `answers_error`")]]
+    passed: Annotated[
+        bool, Field(description="whether the claim holds or, where it cannot be told, the outputs are near enough")
+    ]
 
 
 @with_config(CLOSED)
