@@ -101,6 +101,24 @@ DEFAULT_LABEL_SETTINGS = LabelSettings()
 
 
 @dataclass(frozen=True)
+class EvaluationSettings:
+    """The metrics of quality, by name; the first decides. Without any, those that are usual for the kinds of the labels.
+
+    `group` is the column, or the input of the model, over whose values GAUC is a mean.
+    """
+
+    metrics: tuple[str, ...] = ()
+    group: str | None = None
+
+    def __post_init__(self) -> None:
+        names = (self.metrics,) if isinstance(self.metrics, str) else self.metrics
+        object.__setattr__(self, "metrics", tuple(names))
+
+
+DEFAULT_EVALUATION_SETTINGS = EvaluationSettings()
+
+
+@dataclass(frozen=True)
 class FineTuningSettings:
     """Options of fine-tuning; None leaves a choice to the kind of model.
 
@@ -211,6 +229,7 @@ class Settings:
 
     pruning: PruningSettings
     labels: LabelSettings
+    evaluation: EvaluationSettings
     finetuning: FineTuningSettings
     export: ExportSettings
     quantization: QuantizationSettings
@@ -261,6 +280,7 @@ class Settings:
 _SECTIONS: dict[str, Any] = {
     "pruning": PruningSettings,
     "labels": LabelSettings,
+    "evaluation": EvaluationSettings,
     "finetuning": FineTuningSettings,
     "export": ExportSettings,
     "quantization": QuantizationSettings,
