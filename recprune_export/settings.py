@@ -82,6 +82,28 @@ class PruningSettings:
 
 
 @dataclass(frozen=True)
+class SplitSettings:
+    """The column by which rows are split into train, valid and test; without one they are split at random.
+
+    `split` holds a split name in each row, `split_by_time` a number or time, whose last shares are valid and test,
+    `split_by_user` a user, all of whose rows are on one side.
+    """
+
+    split: str | None = None
+    split_by_time: str | None = None
+    split_by_user: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.options) > 1:
+            raise UsageError(f"{' and '.join(self.options)} each split all rows: give one of them.")
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The options that name a column."""
+        return tuple(f"--{name.replace('_', '-')}" for name, column in asdict(self).items() if column is not None)
+
+
+@dataclass(frozen=True)
 class FineTuningSettings:
     """Options of fine-tuning; None leaves a choice to the kind of model.
 
@@ -181,6 +203,7 @@ class Settings:
     """
 
     pruning: PruningSettings
+    split: SplitSettings
     finetuning: FineTuningSettings
     export: ExportSettings
     quantization: QuantizationSettings
@@ -230,6 +253,7 @@ class Settings:
 
 _SECTIONS: dict[str, Any] = {
     "pruning": PruningSettings,
+    "split": SplitSettings,
     "finetuning": FineTuningSettings,
     "export": ExportSettings,
     "quantization": QuantizationSettings,

@@ -1,25 +1,23 @@
 """Rows for third-party models: columns or arrays that already have the form of the inputs."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recprune_export.data.npz import read_npz
+from recprune_export.data.column_names import missing_column
+from recprune_export.data.named_columns import Columns, NamedColumns, as_column, open_columns, stack_columns
 from recprune_export.data.rows import Rows
-from recprune_export.data.schema._infer_schema import SPLIT_VALUES
-from recprune_export.data.tabular_files import collect, scan
-from recprune_export.errors import DataError
-
-if TYPE_CHECKING:
-    import polars as pl
+from recprune_export.data.schema.schema import Split
+from recprune_export.data.splits.row_split import RowSplit, SplitSizes, count_rows, make_split, split_rows
+from recprune_export.data.splits.split_column import find_split_columns
+from recprune_export.errors import DataError, UsageError
+from recprune_export.settings import SplitSettings
 
 IdRange = tuple[int, int]
-Columns = Mapping[str, Any]  # name -> array, or anything that numpy.asarray accepts, such as a tensor
-SPLIT = "split"
-IN_MEMORY = "the data"
+AT_RANDOM = SplitSettings()
+_REMEDY = "Mend those rows, or name another column by --split; if it is no split, rename it."
 
 
 @dataclass(frozen=True)
@@ -34,61 +32,100 @@ class ArraySpec:
 
 @dataclass(frozen=True)
 class ArrayData:
-    """Rows of the three splits; `has_split_column` if a column of the data names the split of each row."""
+    """Rows of the three splits; `has_split_column` if they are split by a column, `split_description` says how in words."""
 
     train: Rows
     valid: Rows
     test: Rows
     has_split_column: bool = False
+    split_description: str = ""
+
+    @property
+    def sizes(self) -> SplitSizes:
+        """How many rows each side has."""
+        return SplitSizes(len(self.train), len(self.valid), len(self.test), self.split_description)
 
 
-def load_arrays(data: Path | str | Columns, inputs: Sequence[ArraySpec], labels: Sequence[str], seed: int) -> ArrayData:
+def load_arrays(
+    data: Path | str | Columns,
+    inputs: Sequence[ArraySpec],
+    labels: Sequence[str],
+    seed: int,
+    split: SplitSettings = AT_RANDOM,
+) -> ArrayData:
     """Read the arrays of an `.npz`, or the columns of a CSV or Parquet file, with the names of the inputs and labels.
 
-    `data` may also be arrays by name.
+    `data` may also be arrays by name, or a frame of pandas or polars.
 
-    An input of shape (batch, n) is a list column, or n columns named `name_0` ... . A column or array `split` assigns
-    the rows to splits; without one they are split at random by `seed`, 80/10/10.
+    An input of shape (batch, n) is a list column, or n columns named `name_0` ... . Rows are split by the column that
+    `split` names, else by one called `split`, `fold` or `subset`, else at random by `seed`, 80/10/10.
 
-    Raises `DataError` if an array is missing or has another type or shape, or an id lies outside its table.
+    Raises `DataError` if an array is missing or has another type or shape, has no value in some rows, or an id lies
+    outside its table, or if a column of splits names something else.
     """
-    if isinstance(data, Mapping):
-        path, columns = IN_MEMORY, {name: np.asarray(values) for name, values in data.items()}
-    else:
-        path = str(data)
-        columns = read_npz(Path(path)) if _is_zip(Path(path)) else _read_table(Path(path), inputs, labels)
-    missing = [name for name in (*(i.name for i in inputs), *labels) if name not in columns]
-    if missing:
-        raise DataError(
-            f"{path} has nothing called '{missing[0]}', which the model takes; it holds {', '.join(columns)}."
-        )
-    arrays = {i.name: check_input_array(path, i, columns[i.name]) for i in inputs}
-    lengths = {name: len(values) for name, values in columns.items()}
+    columns = open_columns(data)
+    rule = _choose_split(columns, [*(i.name for i in inputs), *labels], make_split(split, seed))
+    arrays = _read_arrays(columns, inputs, labels, rule)
+    path = columns.path
+    lengths = {name: len(values) for name, values in arrays.items()}
     if len(set(lengths.values())) != 1 or not next(iter(lengths.values())):
         raise DataError(f"The arrays of {path} must have the same number of rows, at least one: {lengths}.")
-    rows = Rows(arrays, {label: _check_label_values(path, label, columns[label]) for label in labels})
-    split = _assign_splits(path, columns.get(SPLIT), len(rows), seed)
-    splits = [rows.take(np.flatnonzero(split == code)) for code in range(3)]
+    rows = Rows(
+        {i.name: check_input_array(path, i, arrays[i.name]) for i in inputs},
+        {label: _check_label_values(path, label, arrays[label]) for label in labels},
+    )
+    row_split = _assign_splits(columns, len(rows), rule)
+    splits = [rows.take(np.flatnonzero(row_split.codes == code)) for code in range(3)]
     if not all(len(s) for s in splits):
         raise DataError(f"{path} has {len(rows)} rows, too few to fill train, valid and test.")
-    return ArrayData(splits[0], splits[1], splits[2], has_split_column=SPLIT in columns)
+    return ArrayData(
+        splits[0],
+        splits[1],
+        splits[2],
+        has_split_column=rule.source is not None,
+        split_description=row_split.description,
+    )
 
 
-def _is_zip(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(2) == b"PK"
-    except OSError:
-        return False  # `scan` raises the error
+def _choose_split(columns: NamedColumns, roles: Sequence[str], requested: Split) -> Split:
+    """Return the requested split; without one that of a column which is named like a split and is no input or label."""
+    named = [] if requested.source else find_split_columns(columns.names, roles)
+    if len(named) > 1:
+        raise UsageError(
+            f"The {columns.kind}s {' and '.join(map(repr, named))} of {columns.path} are both named like a split: give one by "
+            "--split."
+        )
+    return replace(requested, column=named[0]) if named else requested
 
 
-def _read_table(path: Path, inputs: Sequence[ArraySpec], labels: Sequence[str]) -> dict[str, np.ndarray]:
-    frame = scan(path)
-    names = frame.collect_schema().names()
-    sources = find_input_columns(names, inputs)
-    sources |= {name: [name] for name in (*labels, SPLIT) if name in names}
-    table = collect(frame.select(*dict.fromkeys(column for columns in sources.values() for column in columns)), path)
+def _read_arrays(
+    columns: NamedColumns, inputs: Sequence[ArraySpec], labels: Sequence[str], split: Split
+) -> dict[str, np.ndarray]:
+    """Return the arrays of inputs and labels. Raises `DataError` if one, or the column of the split, is missing."""
+    sources = find_input_columns(columns.names, inputs)
+    for spec in inputs:
+        if spec.name not in sources:
+            raise DataError(_missing(columns, spec.name, f"an input of the model{_spread_columns(spec)}"))
+    for label in labels:
+        if label not in columns.names:
+            raise DataError(_missing(columns, label, "the label that --label names"))
+        sources[label] = [label]
+    if split.source is not None and split.source not in columns.names:
+        raise DataError(_missing(columns, split.source, "by which the rows are to be split"))
+    table = columns.read(list(dict.fromkeys(column for names in sources.values() for column in names)))
     return stack_columns(table, sources)
+
+
+def _missing(columns: NamedColumns, name: str, role: str) -> str:
+    return missing_column(columns.path, name, role, columns.names, columns.kind)
+
+
+def _spread_columns(spec: ArraySpec) -> str:
+    return (
+        f" (a column of lists, or the columns {spec.name}_0 to {spec.name}_{spec.shape[0] - 1})"
+        if len(spec.shape) == 1
+        else ""
+    )
 
 
 def find_input_columns(names: Sequence[str], inputs: Sequence[ArraySpec]) -> dict[str, list[str]]:
@@ -108,33 +145,10 @@ def find_input_columns(names: Sequence[str], inputs: Sequence[ArraySpec]) -> dic
     return sources
 
 
-def stack_columns(table: "pl.DataFrame", sources: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
-    """Return an array for each name, from one column or from several columns side by side.
+def check_input_array(path: str, spec: ArraySpec, values: np.ndarray, first_row: int | None = None) -> np.ndarray:
+    """Return `values` in the dtype and shape of an input.
 
-    Raises `DataError` if the lists of a column differ in length.
-    """
-    return {
-        name: _column(table[columns[0]])
-        if list(columns) == [name]
-        else np.stack([table[c].to_numpy() for c in columns], 1)
-        for name, columns in sources.items()
-    }
-
-
-def _column(series: object) -> np.ndarray:
-    import polars as pl
-
-    assert isinstance(series, pl.Series)
-    if isinstance(series.dtype, pl.List):
-        lengths = series.list.len().unique().to_list()
-        if len(lengths) != 1 or lengths[0] is None:
-            raise DataError(f"The lists in column '{series.name}' must all have the same length.")
-        return series.list.to_array(lengths[0]).to_numpy()
-    return series.to_numpy()
-
-
-def check_input_array(path: str, spec: ArraySpec, values: np.ndarray, first_row: int = 0) -> np.ndarray:
-    """Return `values` in the dtype and shape of an input; `first_row` is the position of their first row in `path`.
+    `first_row` is the position of their first row in `path`, None if they are all of its rows.
 
     Raises `DataError` if they have another shape or kind, are not finite, or hold an id outside the table.
     """
@@ -145,11 +159,13 @@ def check_input_array(path: str, spec: ArraySpec, values: np.ndarray, first_row:
         raise DataError(
             f"'{spec.name}' in {path} has rows of shape {list(values.shape[1:])}; the model takes {list(spec.shape)}."
         )
+    if np.issubdtype(dtype, np.integer):
+        _check_no_missing(path, f"'{spec.name}'", values, first_row)
     if not np.can_cast(values.dtype, dtype, "same_kind"):
-        raise DataError(f"'{spec.name}' in {path} holds {values.dtype}; the model takes {spec.dtype}.")
+        raise DataError(f"'{spec.name}' in {path} holds {_describe_dtype(values)}; the model takes {spec.dtype}.")
     if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
         raise DataError(f"'{spec.name}' in {path} holds NaN or infinity; fill the missing values first.")
-    _check_ids(path, spec, values, first_row)
+    _check_ids(path, spec, values, first_row or 0)
     return np.ascontiguousarray(values, dtype=dtype)
 
 
@@ -167,25 +183,56 @@ def _check_ids(path: str, spec: ArraySpec, values: np.ndarray, first_row: int) -
             )
 
 
+def _check_no_missing(path: str, name: str, values: np.ndarray, first_row: int | None = None) -> None:
+    """Raise `DataError` if a row has no value: NaN, which takes the place of null in a column of integers as well."""
+    if not np.issubdtype(values.dtype, np.floating):
+        return
+    missing = np.isnan(values).reshape(len(values), -1).any(axis=1)
+    if not missing.any():
+        return
+    rows = count_rows(missing) if first_row is None else f"row {first_row + int(np.argmax(missing)):,}"
+    raise DataError(f"{name} in {path} is missing in {rows}: fill them, or leave those rows out.")
+
+
+def _describe_dtype(values: np.ndarray) -> str:
+    if values.dtype.kind in "OUST":
+        example = next((value for value in values.ravel() if isinstance(value, str)), None)
+        return f"objects of {values.dtype}" if example is None else f"text such as '{example}'"
+    return str(values.dtype)
+
+
 def _check_label_values(path: str, label: str, values: np.ndarray) -> np.ndarray:
     if not (np.issubdtype(values.dtype, np.number) or values.dtype == bool) or values.ndim != 1:
-        raise DataError(f"The label '{label}' in {path} must be one number for each row.")
+        raise DataError(
+            f"The label '{label}' in {path} must be one number for each row; it holds {_describe_dtype(values)} of shape "
+            f"{list(values.shape)}."
+        )
     numbers = values.astype(np.float32)
+    _check_no_missing(path, f"The label '{label}'", numbers)
     if not np.isfinite(numbers).all():
-        raise DataError(f"The label '{label}' in {path} is missing in some rows.")
+        raise DataError(f"The label '{label}' in {path} is infinite in {count_rows(~np.isfinite(numbers))}.")
     return numbers
 
 
-def _assign_splits(path: str, names: np.ndarray | None, count: int, seed: int) -> np.ndarray:
-    """Return 0, 1 or 2 for train, valid or test, [count]."""
-    if names is None:
-        draw = np.random.default_rng(seed).random(count)
-        return (draw >= 0.8).astype(np.int8) + (draw >= 0.9).astype(np.int8)
-    code: Mapping[str, int] = {"train": 0, "valid": 1, "test": 2}
-    known = {spelling: code[name] for spelling, name in SPLIT_VALUES.items()}
-    values = [str(name).lower() for name in np.unique(names)]
-    unknown = [value for value in values if value not in known]
-    if unknown:
-        raise DataError(f"The split '{unknown[0]}' in {path} is none of train, valid, test.")
-    lookup = np.array([known[value] for value in values])
-    return lookup[np.searchsorted(np.unique(names), names)]
+def _assign_splits(columns: NamedColumns, count: int, split: Split) -> RowSplit:
+    import polars as pl
+
+    if split.source is None:
+        draw = np.random.default_rng(split.seed).random(count)
+        codes = (draw >= 0.8).astype(np.int8) + (draw >= 0.9).astype(np.int8)
+        return RowSplit(codes, f"at random with seed {split.seed}")
+    values = columns.read([split.source])[split.source]
+    if not isinstance(values, pl.Series):
+        values = as_column(split.source, values)
+    if isinstance(values, np.ndarray):
+        values = values.astype(str) if values.dtype.kind == "S" else values
+        if values.ndim != 1 or values.dtype == object:
+            raise DataError(
+                f"'{split.source}' in {columns.path}, by which rows are split, must be one value for each row."
+            )
+        values = pl.Series(split.source, values)
+    if len(values) != count:
+        raise DataError(
+            f"'{split.source}' in {columns.path}, by which rows are split, has {len(values):,} values for {count:,} rows."
+        )
+    return split_rows(columns.path, values, split, _REMEDY)

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from recprune_export.data.column_names import missing_column
 from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.data.rows import Rows
-from recprune_export.data.schema._infer_schema import SPLIT_VALUES
 from recprune_export.data.schema.schema import Schema, Split
+from recprune_export.data.splits.row_split import SPLIT_NAMES, SplitSizes, split_at_random, split_rows
+from recprune_export.data.splits.split_column import REMEDY
 from recprune_export.data.tabular_files import collect, raise_data_errors, scan
 from recprune_export.errors import DataError
 
@@ -22,12 +24,18 @@ PARTITION_COLUMN = "__part"
 
 @dataclass(frozen=True)
 class ClickData:
-    """Encoded rows of the three splits, and their encoder."""
+    """Encoded rows of the three splits, and their encoder; `split_description` says in words how they are split."""
 
     encoder: Encoder
     train: Rows
     valid: Rows
     test: Rows
+    split_description: str = ""
+
+    @property
+    def sizes(self) -> SplitSizes:
+        """How many rows each side has."""
+        return SplitSizes(len(self.train), len(self.valid), len(self.test), self.split_description)
 
 
 def load_clicks(path: Path, schema: Schema, encoder: Encoder | None = None) -> ClickData:
@@ -41,19 +49,15 @@ def load_clicks(path: Path, schema: Schema, encoder: Encoder | None = None) -> C
     used = (*schema.labels, *schema.categorical, *schema.numeric, *(field.name for field in schema.multi_valued))
     missing = [name for name in used if name not in columns]
     if missing:
-        raise DataError(
-            f"{path} has no column '{missing[0]}', which the model's schema names; its columns are {', '.join(columns)}."
-        )
+        role = "the label of the model" if missing[0] in schema.labels else "a field of the model"
+        raise DataError(missing_column(path, missing[0], role, columns))
     check_types(path, frame, schema)
-    partitioned = _add_partition_column(path, frame, schema.split)
+    partitioned, description = _add_partition_column(path, frame, schema.split)
     with raise_data_errors(path):
         _check_infinite(path, frame, schema.numeric)
         encoder = encoder or Encoder.fit(_select_partition(partitioned, "train"), schema)
-        splits = {
-            name: _rows(path, _select_partition(partitioned, name), encoder, name)
-            for name in ("train", "valid", "test")
-        }
-    return ClickData(encoder, **splits)
+        splits = {name: _rows(path, _select_partition(partitioned, name), encoder, name) for name in SPLIT_NAMES}
+    return ClickData(encoder, **splits, split_description=description)
 
 
 def check_types(path: Path, frame: "pl.LazyFrame", schema: Schema) -> None:
@@ -87,31 +91,24 @@ def _check_infinite(path: Path, frame: "pl.LazyFrame", names: Sequence[str]) -> 
         )
 
 
-def _add_partition_column(path: Path, frame: "pl.LazyFrame", split: Split) -> "pl.LazyFrame":
-    """Add a column with the name of the split of each row."""
+def _add_partition_column(path: Path, frame: "pl.LazyFrame", split: Split) -> "tuple[pl.LazyFrame, str]":
+    """Add a column with the split of each row, 0 to 2; return in words how the rows are split as well."""
     import polars as pl
 
-    if split.column is not None:
-        if split.column not in frame.collect_schema().names():
-            raise DataError(f"{path} has no column '{split.column}', which the schema names for its splits.")
-        names = pl.col(split.column).cast(pl.String).str.to_lowercase()
-        return frame.with_columns(
-            names.replace_strict(SPLIT_VALUES, default=None, return_dtype=pl.String).alias(PARTITION_COLUMN)
-        )
-    count = int(collect(frame.select(pl.len()), path).item())
-    draw = np.random.default_rng(split.seed).random(count)
-    # 0, 1, 2: test, valid, train
-    code = (draw >= split.test).astype(np.int8) + (draw >= split.test + split.valid).astype(np.int8)
-    partition = pl.Series(PARTITION_COLUMN, code).replace_strict(
-        [0, 1, 2], ["test", "valid", "train"], return_dtype=pl.String
-    )
-    return frame.with_columns(partition)
+    source, columns = split.source, frame.collect_schema().names()
+    if source is None:
+        row_split = split_at_random(int(collect(frame.select(pl.len()), path).item()), split)
+    elif source not in columns:
+        raise DataError(missing_column(path, source, "by which the model's rows are split", columns))
+    else:
+        row_split = split_rows(path, collect(frame.select(source), path)[source], split, REMEDY.format(name=source))
+    return frame.with_columns(pl.Series(PARTITION_COLUMN, row_split.codes)), row_split.description
 
 
 def _select_partition(frame: "pl.LazyFrame", name: str) -> "pl.LazyFrame":
     import polars as pl
 
-    return frame.filter(pl.col(PARTITION_COLUMN) == name)
+    return frame.filter(pl.col(PARTITION_COLUMN) == SPLIT_NAMES.index(name))
 
 
 def _rows(path: Path, frame: "pl.LazyFrame", encoder: Encoder, name: str) -> Rows:
@@ -120,7 +117,7 @@ def _rows(path: Path, frame: "pl.LazyFrame", encoder: Encoder, name: str) -> Row
     labels = collect(frame.select(pl.col(encoder.schema.labels).cast(pl.Float32, strict=False)), path)
     if not len(labels):
         raise DataError(
-            f"The {name} part of {path} has no rows; give more rows, or a split column that fills train, valid and test."
+            f"The {name} part of {path} has no rows; give more rows, or a column with train, valid and test by --split."
         )
     arrays = {label: labels[label].to_numpy() for label in encoder.schema.labels}
     for label, values in arrays.items():

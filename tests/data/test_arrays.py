@@ -4,8 +4,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recprune_export.data import ArraySpec, load_arrays
-from recprune_export.errors import DataError
+from recprune_export.data import ArraySpec, SplitSizes, load_arrays
+from recprune_export.errors import DataError, UsageError
+from recprune_export.settings import SplitSettings
 
 SPECS = [ArraySpec("user", "int64", (), ((0, 9),)), ArraySpec("x", "float32", (3,), ((0, 4), None, None))]
 
@@ -41,8 +42,11 @@ def test_columns_and_arrays_give_the_same_rows(tmp_path: Path) -> None:
         ({"user": np.zeros(60)}, "holds float64; the model takes int64"),
         ({"user": np.zeros(59, dtype=np.int64)}, "same number of rows"),
         ({"click": np.array(["yes"] * 60)}, "one number for each row"),
-        ({"split": np.array(["train"] * 59 + ["other"])}, "none of train, valid, test"),
-        ({"split": np.array(["train"] * 60)}, "too few"),
+        (
+            {"split": np.array(["train"] * 59 + ["other"])},
+            "holds 'other' in row 59; every row needs train, valid or test",
+        ),
+        ({"split": np.array(["train"] * 60)}, "train 60, valid 0, test 0"),
     ],
 )
 def test_what_does_not_fit_is_said(tmp_path: Path, change: dict[str, np.ndarray], said: str) -> None:
@@ -55,7 +59,10 @@ def test_a_missing_array_is_named(tmp_path: Path) -> None:
     values = arrays()
     del values["x"]
     np.savez(tmp_path / "rows.npz", **values)
-    with pytest.raises(DataError, match="nothing called 'x'"):
+    with pytest.raises(
+        DataError,
+        match=r"no array 'x', an input of the model \(a column of lists, or the columns x_0 to x_2\)\.",
+    ):
         load_arrays(tmp_path / "rows.npz", SPECS, ["click"], seed=0)
 
 
@@ -63,3 +70,101 @@ def test_a_pickled_array_is_not_opened(tmp_path: Path) -> None:
     np.savez(tmp_path / "rows.npz", user=np.array([{}], dtype=object))
     with pytest.raises(DataError, match="plain NumPy arrays"):
         load_arrays(tmp_path / "rows.npz", SPECS, ["click"], seed=0)
+
+
+def write_rows(tmp_path: Path, **columns: pl.Expr) -> Path:
+    values = arrays()
+    frame = pl.DataFrame({"user": values["user"], "x": values["x"].tolist(), "click": values["click"]})
+    path = tmp_path / "rows.parquet"
+    frame.with_columns(**columns).write_parquet(path)
+    return path
+
+
+def leave_out(expression: pl.Expr) -> pl.Expr:
+    """Leave out the value in row 3 and in row 7."""
+    return pl.when(pl.int_range(pl.len()).is_in([3, 7])).then(None).otherwise(expression)
+
+
+@pytest.mark.parametrize(
+    ("column", "expression", "name"),
+    [
+        ("user", leave_out(pl.col("user")), "'user'"),
+        ("user", leave_out(pl.col("user").cast(pl.UInt16)), "'user'"),
+        ("click", leave_out(pl.col("click")), "The label 'click'"),
+        ("click", leave_out(pl.col("click") == 1), "The label 'click'"),
+    ],
+)
+def test_missing_values_are_counted(tmp_path: Path, column: str, expression: pl.Expr, name: str) -> None:
+    path = write_rows(tmp_path, **{column: expression})
+    frame = pl.read_parquet(path)
+    objects = {c: np.array(frame[c].to_list(), dtype=object) if c == column else frame[c] for c in frame.columns}
+    masked = np.ma.array(frame[column].fill_null(0).to_numpy(), mask=frame[column].is_null().to_numpy())
+    for data in (path, frame, objects, {**objects, column: masked}):
+        with pytest.raises(DataError, match=rf"{name} in .* is missing in 2 rows \(the first is row 3\): fill them"):
+            load_arrays(data, SPECS, ["click"], seed=0)  # type: ignore[arg-type]
+
+
+def test_lists_without_a_number_are_missing(tmp_path: Path) -> None:
+    specs = [ArraySpec("ids", "int64", (2,))]
+    for rows in ([[1, 2], None, [3, 4]] * 20, [[1, 2], [5, None], [3, 4]] * 20):
+        pl.DataFrame({"ids": rows, "click": [0, 1, 1] * 20}).write_parquet(tmp_path / "lists.parquet")
+        with pytest.raises(DataError, match=r"'ids' in .* is missing in 20 rows \(the first is row 1\)"):
+            load_arrays(tmp_path / "lists.parquet", specs, ["click"], seed=0)
+
+
+def test_a_missing_name_is_that_of_an_input_or_of_a_label_and_the_columns_of_the_file_are_listed(
+    tmp_path: Path,
+) -> None:
+    path = write_rows(tmp_path, other=pl.lit(1))
+    with pytest.raises(DataError, match=r"'Click', the label that --label names\. Did you mean 'click'\?") as error:
+        load_arrays(path, SPECS, ["Click"], seed=0)
+    assert str(error.value).endswith("Its columns are user, x, click, other.")
+    specs = [ArraySpec("userid", "int64", ()), *SPECS]
+    for data in (path, pl.read_parquet(path), dict(arrays())):
+        with pytest.raises(DataError, match=r"'userid', an input of the model\. Did you mean 'user'\?"):
+            load_arrays(data, specs, ["click"], seed=0)  # type: ignore[arg-type]
+
+
+def test_text_is_named_as_such(tmp_path: Path) -> None:
+    path = write_rows(tmp_path, user=pl.lit("u7"))
+    with pytest.raises(DataError, match="holds text such as 'u7'; the model takes int64"):
+        load_arrays(path, SPECS, ["click"], seed=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "description"),
+    [
+        (SplitSettings(), "by the column 'Fold'"),
+        (SplitSettings("words"), "by the column 'words'"),
+        (SplitSettings(split_by_time="when"), "by time: valid from 'when' 48 on"),
+        (SplitSettings(split_by_user="user"), "by user: 'user' has 8 train, 1 valid and 1 test users"),
+    ],
+)
+def test_rows_are_split_by_the_column_that_is_named(tmp_path: Path, settings: SplitSettings, description: str) -> None:
+    words = pl.Series(["train"] * 40 + ["valid"] * 10 + ["test"] * 10)
+    path = write_rows(tmp_path, Fold=words.reverse(), words=words, when=pl.int_range(60))
+    frame = pl.read_parquet(path)
+    in_memory = {c: frame[c].to_numpy() for c in frame.columns} | {"x": arrays()["x"]}
+    for data in (path, frame, in_memory):
+        loaded = load_arrays(data, SPECS, ["click"], 0, settings)  # type: ignore[arg-type]
+        assert loaded.split_description.startswith(description)
+        assert loaded.has_split_column
+        assert loaded.sizes.train + loaded.sizes.valid + loaded.sizes.test == 60
+    if settings.split == "words":
+        assert loaded.sizes == SplitSizes(40, 10, 10, description)
+
+
+def test_a_split_column_with_gaps_is_refused(tmp_path: Path) -> None:
+    path = write_rows(tmp_path, split=leave_out(pl.lit("train")))
+    with pytest.raises(DataError, match=r"'split' of .* is missing in 2 rows \(the first is row 3\)"):
+        load_arrays(path, SPECS, ["click"], seed=0)
+    with pytest.raises(DataError, match=r"no column 'spilt', by which the rows are to be split\. Did you mean 'split'"):
+        load_arrays(path, SPECS, ["click"], 0, SplitSettings("spilt"))
+    path = write_rows(tmp_path, split=pl.lit("train"), fold=pl.lit(1))
+    with pytest.raises(UsageError, match=r"'split' and 'fold' .* give one by --split"):
+        load_arrays(path, SPECS, ["click"], seed=0)
+
+
+def test_other_objects_are_refused() -> None:
+    with pytest.raises(UsageError, match="of type list: give the path of a file, or arrays by name"):
+        load_arrays([1, 2], SPECS, ["click"], seed=0)  # type: ignore[arg-type]
