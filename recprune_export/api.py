@@ -13,7 +13,7 @@ from recprune_export.bundle.archive.manifest_signature import read_private_key
 from recprune_export.bundle.contents import format_json
 from recprune_export.bundle.manifest.manifest import ENCODING
 from recprune_export.bundle.write import stage_bundle
-from recprune_export.data.arrays import Columns
+from recprune_export.data.named_columns import Columns
 from recprune_export.data.sequences import SequenceData
 from recprune_export.errors import UsageError
 from recprune_export.finetuning.objective import make_objective
@@ -49,7 +49,7 @@ from recprune_export.search._sweep import SPARSITIES, Sweep
 from recprune_export.search._sweep import sweep as run_sweep
 from recprune_export.search.trial_files import make_folder
 from recprune_export.search.trials import Trial, Trials
-from recprune_export.settings import FineTuningSettings, Settings, rename_former_options
+from recprune_export.settings import FineTuningSettings, Settings, SplitSettings, rename_former_options
 
 Model = nn.Module | torch.export.ExportedProgram | Program | Path | str
 Data = Path | str | Columns
@@ -79,8 +79,9 @@ def compress(
     - `example_inputs`: for a module, one request: a tensor, a tuple of positional arguments, or a dict of keyword
       arguments (a dict that names no parameter of `forward` is its one argument). The batch is axis 0.
     - `target`: the directory to write, `artifacts/<name of the model>` by default.
-    - `data`: rows to tune and measure on: a CSV, Parquet or NPZ file, or arrays by name; each input of the model, each
-      of `labels`, and perhaps `split`.
+    - `data`: rows to tune and measure on: a CSV, Parquet or NPZ file, arrays by name, or a frame of pandas or polars;
+      each input of the model, each of `labels`, and perhaps a column that splits the rows: one called `split`, or the
+      one that the option `split`, `split_by_time` or `split_by_user` names.
     - `sign`: a file with the private key (Ed25519, PEM) that signs the manifest.
     - `resume`: go on after the finished stages of an earlier, killed run on the same model, rows and settings.
     - `options`: options of `Settings`, which override those in `settings`: `sparsity=0.9, epochs=2`.
@@ -101,7 +102,7 @@ def compress(
         with show_status("Opening the model"):
             loaded = load_model(model, example_inputs, source or {})
         with show_status("Reading rows"):
-            task = make_task(loaded, data, labels, settings.finetuning, settings.seed)
+            task = make_task(loaded, data, labels, settings.finetuning, settings.seed, settings.split)
         return compress_loaded(
             loaded,
             task,
@@ -169,7 +170,7 @@ def sweep(
     """
     folder = Path(target)
     loaded = load_model(model, example_inputs, source or {})
-    task = make_task(loaded, data, labels, settings.finetuning, settings.seed)
+    task = make_task(loaded, data, labels, settings.finetuning, settings.seed, settings.split)
     make_folder(folder)
     trials = Trials(loaded.program, settings, task, folder / "trials.json", artifacts=True)
     result = run_sweep(trials, sparsities, on_trial)
@@ -188,7 +189,7 @@ def dump_plan(
 ) -> str:
     """Return, as JSON, the plan that `compress` would apply; of several stages all but the last are tuned for it."""
     loaded = load_model(model, example_inputs, source or {})
-    task = make_task(loaded, data, labels, settings.finetuning, settings.seed)
+    task = make_task(loaded, data, labels, settings.finetuning, settings.seed, settings.split)
     plan = plan_all_stages(loaded.program, settings.pruning, settings.finetuning, task, seed=settings.seed)
     return json.dumps(plan.to_dict(), indent=1)
 
@@ -209,7 +210,7 @@ def compute_sensitivity(
     Raises `PruningError` where nothing can be pruned.
     """
     loaded = load_model(model, example_inputs, source or {})
-    task = make_task(loaded, data, labels, settings.finetuning, settings.seed)
+    task = make_task(loaded, data, labels, settings.finetuning, settings.seed, settings.split)
     return measure_sensitivity(make_projected_score_inputs(loaded.program, task, settings.seed))
 
 
@@ -250,10 +251,11 @@ def make_task(
     labels: str | Sequence[str],
     finetuning: FineTuningSettings,
     seed: int = 0,
+    split: SplitSettings = DEFAULT_SETTINGS.split,
 ) -> Task:
     """Read the rows to tune on: encoded ones for a reference recommender, plain ones for others, sampled ones without data.
 
-    Raises `UsageError` where labels are missing, `DataError` for the rows.
+    Raises `UsageError` where labels are missing or a checkpoint is given another split, `DataError` for the rows.
     """
     program, config = loaded.program, apply_finetuning_settings(CLICK_DEFAULTS, finetuning)
     labels = (labels,) if isinstance(labels, str) else tuple(labels)
@@ -264,11 +266,11 @@ def make_task(
             raise UsageError(
                 "A model that recprune-export did not train needs the labels' names beside --data: give --label."
             )
-        rows = read_arrays(data, program.signature, labels, seed)
+        rows = read_arrays(data, program.signature, labels, seed, split)
         return LabeledRows(rows, make_objective(program, labels), config)
     if not isinstance(data, Path | str):
         raise UsageError("A checkpoint of `train` encodes raw rows: give the path of a CSV or Parquet file as data.")
-    encoded = read_encoded(Path(data), loaded.checkpoint.encoder)
+    encoded = read_encoded(Path(data), loaded.checkpoint.encoder, split)
     objective = make_objective(program, loaded.checkpoint.spec.labels)
     if isinstance(encoded, SequenceData):
         return NextItems(encoded, objective, apply_finetuning_settings(RANKING_DEFAULTS, finetuning))

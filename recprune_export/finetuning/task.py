@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recprune_export.data.arrays import ArrayData, ArraySpec, Columns, load_arrays
+from recprune_export.data.arrays import AT_RANDOM, ArrayData, ArraySpec, load_arrays
 from recprune_export.data.batch import Batch
 from recprune_export.data.clicks import ClickData, load_clicks
 from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.data.encoding.encoder import Request as Arrays
+from recprune_export.data.named_columns import Columns
 from recprune_export.data.rows import Ragged, Rows
 from recprune_export.data.sequences import HISTORY, NEXT_ITEM, SequenceData, SequenceEncoder, load_sequences
 from recprune_export.errors import ModelError, UsageError
@@ -24,6 +25,7 @@ from recprune_export.finetuning.finite_requests import find_finite_rows
 from recprune_export.finetuning.objective import Objective
 from recprune_export.program.program import Program, sample_request_tensors
 from recprune_export.program.signature import BATCH, Signature
+from recprune_export.settings import SplitSettings
 from recprune_export.training._evaluate import LabelPredictor, evaluate, select_primary_metric
 from recprune_export.training._paired_change import MetricChange, paired_change
 
@@ -311,17 +313,33 @@ def run_program(program: Program, request: Mapping[str, np.ndarray]) -> dict[str
     return {name: tensor.detach().numpy() for name, tensor in response.items()}
 
 
-def read_encoded(path: Path, encoder: Encoder | SequenceEncoder) -> ClickData | SequenceData:
-    """Read rows for a reference recommender with the encoder of its training."""
+def read_encoded(
+    path: Path, encoder: Encoder | SequenceEncoder, split: SplitSettings = AT_RANDOM
+) -> ClickData | SequenceData:
+    """Read rows for a reference recommender with the encoder of its training, split as they were then.
+
+    Raises `UsageError` if `split` names another column.
+    """
+    if split.options:
+        raise UsageError(
+            f"The checkpoint of `train` says how its rows are split, so that no training row is measured on: leave out {split.options[0]}, "
+            "or train with it."
+        )
     if isinstance(encoder, SequenceEncoder):
         return load_sequences(path, encoder.schema, encoder)
     return load_clicks(path, encoder.schema, encoder)
 
 
-def read_arrays(data: Path | str | Columns, signature: Signature, labels: tuple[str, ...], seed: int) -> ArrayData:
+def read_arrays(
+    data: Path | str | Columns,
+    signature: Signature,
+    labels: tuple[str, ...],
+    seed: int,
+    split: SplitSettings = AT_RANDOM,
+) -> ArrayData:
     """Read rows for a third-party model, by the names of its inputs."""
     specs = [ArraySpec(i.name, i.dtype, tuple(int(size) for size in i.shape[1:]), i.ids) for i in signature.inputs]
-    return load_arrays(data, specs, labels, seed)
+    return load_arrays(data, specs, labels, seed, split)
 
 
 def _filter_rows(rows: Rows, where: RowFilter | None) -> Rows:

@@ -7,8 +7,11 @@ from typing import Any
 
 from recprune_export.bundle.contents import plan_summary
 from recprune_export.bundle.manifest.manifest import Manifest
+from recprune_export.data.splits.row_split import SplitSizes
 from recprune_export.environment import environment
 from recprune_export.finetuning.task import (
+    LabeledRows,
+    NextItems,
     SampledRequests,
     Task,
 )
@@ -84,6 +87,7 @@ def make_manifest(
             "model": origin.model_name,
             "model_file": None if origin.model_file is None else dict(origin.model_file),
             "data": origin.data_name,
+            "rows": sizes.to_dict() if (sizes := get_sizes(task)) is not None else None,
             "labels": list(task.objective.output_labels.values()),
         },
         environment=environment(),
@@ -105,6 +109,11 @@ def make_manifest(
     )
 
 
+def get_sizes(task: Task) -> SplitSizes | None:
+    """Return how many rows of a task are for training, validation and testing; None if it has none."""
+    return task.data.sizes if isinstance(task, LabeledRows | NextItems) else None
+
+
 def summarize_stages(pruned: PrunedModel) -> dict[str, Any]:
     """Return the summary of the first stage, with that of the next under `then`."""
     summary: dict[str, Any] = {}
@@ -118,7 +127,7 @@ def summarize_stages(pruned: PrunedModel) -> dict[str, Any]:
 def collect_notes(outcome: Outcome, pruning: PruningSettings, task: Task) -> tuple[str, ...]:
     """Return sentences on results that the user may not expect."""
     pruned, exported, reduction = outcome.pruned, outcome.exported, outcome.measurements.reduction
-    notes = []
+    notes = list(task.data.notes) if isinstance(task, NextItems) else []
     if isinstance(task, SampledRequests):
         notes.append(
             "No --data: tuned on drawn requests towards the dense model's answers alone, and no quality was measured. "

@@ -1,14 +1,16 @@
 """`make_drift_report`: whether the plan of a bundle holds on new rows; `recompress`: compress again where it does not."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from recprune_export.api import compress_loaded, data_name
 from recprune_export.bundle.archive.unpacking import open_bundle_path
 from recprune_export.codec import JsonForm, ToDictMixin, json_name
+from recprune_export.data.arrays import AT_RANDOM
 from recprune_export.data.distribution.data_profile import Drift
+from recprune_export.data.sequences import SequenceData
 from recprune_export.errors import UsageError, ValidationFailed
 from recprune_export.finetuning.task import run_program
 from recprune_export.pipeline.build_manifest import InputSources
@@ -18,10 +20,11 @@ from recprune_export.refresh import plan_check
 from recprune_export.refresh.dense import DenseModel, MissingModel, find_dense
 from recprune_export.refresh.drift import judge_drift
 from recprune_export.refresh.metric_change import MetricComparison, compare_metrics, judge_gap, judge_metric
-from recprune_export.refresh.new_rows import NewRows, read_new_rows
+from recprune_export.refresh.new_rows import NewRows, keep_column_of_data, read_new_rows
 from recprune_export.refresh.open_bundle import OpenBundle, open_bundle
 from recprune_export.refresh.plan_regret import GroupRegret
 from recprune_export.refresh.verdicts import DriftFinding
+from recprune_export.settings import SplitSettings
 
 MAX_DROP, MAX_FALL = 0.002, 0.01
 
@@ -57,7 +60,9 @@ class DriftReport(ToDictMixin):
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences on circumstances that the user may not expect."""
-        return (self.dense.note,) if isinstance(self.dense, DenseModel) and self.dense.note else ()
+        dense = (self.dense.note,) if isinstance(self.dense, DenseModel) and self.dense.note else ()
+        rows = self.rows.task.data
+        return (*(rows.notes if isinstance(rows, SequenceData) else ()), *dense)
 
     def raise_verdict(self) -> None:
         """Raise `ValidationFailed` where the plan does not hold."""
@@ -74,23 +79,28 @@ def make_drift_report(
     source: Mapping[str, Any] | None = None,
     max_drop: float = MAX_DROP,
     max_fall: float = MAX_FALL,
+    split: SplitSettings = AT_RANDOM,
 ) -> DriftReport:
     """Measure the artifact of `bundle`, packed or not, on `data`, and say whether its plan still holds.
 
     - `model`: the dense model, where the one that the manifest names is not there; opened with the keywords in `source`.
     - `max_drop`: of the metric, by which the artifact may have come to lie further below the dense model.
     - `max_fall`: of the metric, by which the artifact may have become worse than it was.
+    - `split`: the column by which the rows are split, instead of that with which the bundle was made.
 
     Raises `BundleError`, `DataError`, `UsageError` for labels that are missing, or where there is nothing to judge by, and
     the errors of `load_program` for `model`.
     """
     with open_bundle_path(bundle) as folder:
         opened = open_bundle(bundle, folder)
+        split = split if split.options else keep_column_of_data(opened.settings.split, data)
+        opened = replace(opened, settings=opened.settings.with_options(**asdict(split)))
         settings = opened.settings
         dense = find_dense(opened, model, source or {})
         rows = read_new_rows(
-            data, opened.program, opened.encoder, opened.labels(tuple(labels)), settings.finetuning, settings.seed
-        )
+            data, opened.program, opened.encoder, opened.labels(tuple(labels)), settings.finetuning, settings.seed,
+            settings.split,
+        )  # fmt: skip
         quality = _measure(opened, dense, rows)
     drift, drifts = judge_drift(opened.profile, rows.columns)
     ranking, regrets = _judge_plan(opened, dense, rows, data)
@@ -157,5 +167,6 @@ def _read_rows_for_dense(dense: DenseModel, opened: OpenBundle, rows: NewRows, d
     if checkpoint is None or opened.encoder is None or checkpoint.encoder.to_dict() == opened.encoder.to_dict():
         return rows
     return read_new_rows(
-        data, dense.loaded.program, checkpoint.encoder, checkpoint.spec.labels, settings.finetuning, settings.seed
-    )
+        data, dense.loaded.program, checkpoint.encoder, checkpoint.spec.labels, settings.finetuning, settings.seed,
+        settings.split,
+    )  # fmt: skip

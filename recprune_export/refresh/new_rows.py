@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from recprune_export.data.arrays import ArrayData
+from recprune_export.data.arrays import AT_RANDOM, ArrayData
 from recprune_export.data.clicks import ClickData
 from recprune_export.data.distribution.data_profile import FieldValues
 from recprune_export.data.encoding.encoder import Encoder
+from recprune_export.data.named_columns import open_columns
 from recprune_export.data.rows import Rows
 from recprune_export.data.sequences import SequenceData, SequenceEncoder
 from recprune_export.data.tabular_files import scan
@@ -24,7 +25,7 @@ from recprune_export.finetuning.task import (
 )
 from recprune_export.pipeline.compress import apply_finetuning_settings
 from recprune_export.program.program import Program
-from recprune_export.settings import FineTuningSettings
+from recprune_export.settings import FineTuningSettings, SplitSettings
 
 
 @dataclass(frozen=True)
@@ -52,20 +53,21 @@ def read_new_rows(
     labels: tuple[str, ...],
     finetuning: FineTuningSettings,
     seed: int = 0,
+    split: SplitSettings = AT_RANDOM,
 ) -> NewRows:
     """Read `data` as `program` takes it: encoded with `encoder`, or as arrays where there is none.
 
-    Where a column divides the rows, the test rows are measured on; else all of them, and of each history the last item.
+    Where a column divides the rows, the test rows are measured on; else all of them, and of histories the test items.
 
-    Raises `DataError` where something is missing.
+    Raises `DataError` where something is missing, `UsageError` where the encoder names another split than `split`.
     """
     objective = make_objective(program, labels)
     task: LabeledRows | NextItems
     if encoder is None:
-        arrays = read_arrays(data, program.signature, labels, seed)
+        arrays = read_arrays(data, program.signature, labels, seed, split)
         task = LabeledRows(arrays, objective, apply_finetuning_settings(CLICK_DEFAULTS, finetuning))
     else:
-        encoded = read_encoded(data, _split_at_random_without_column(encoder, data))
+        encoded = read_encoded(data, _split_at_random_without_column(encoder, data), split)
         if isinstance(encoded, SequenceData):
             task = NextItems(encoded, objective, apply_finetuning_settings(RANKING_DEFAULTS, finetuning))
         else:
@@ -75,24 +77,32 @@ def read_new_rows(
     return NewRows(task, evaluation_task, description, columns)
 
 
+def keep_column_of_data(split: SplitSettings, data: Path) -> SplitSettings:
+    """Return the split of a bundle; at random where `data` does not have its column, as new rows seldom do."""
+    column = split.split or split.split_by_time or split.split_by_user
+    return split if column is None or column in open_columns(data).names else AT_RANDOM
+
+
 def _split_at_random_without_column(encoder: Encoder | SequenceEncoder, data: Path) -> Encoder | SequenceEncoder:
-    """Return the encoder without its split column where `data` has none, as new rows seldom do."""
-    column = encoder.schema.split.column
-    if column is None or column in scan(data).collect_schema().names():
+    """Return the encoder without the column of its split where `data` has none, as new rows seldom do."""
+    source = encoder.schema.split.source
+    if source is None or source in scan(data).collect_schema().names():
         return encoder
-    split = replace(encoder.schema.split, column=None)
+    split = replace(encoder.schema.split, column=None, time=None, user=None)
     return replace(encoder, schema=replace(encoder.schema, split=split))
 
 
 def _select_evaluation_rows(task: LabeledRows | NextItems) -> tuple[LabeledRows | NextItems, str]:
     if isinstance(task, NextItems):
-        return replace(task, data=replace(task.data, valid=task.data.test)), "the last item of each history"
+        description = "the test items of histories split " + task.data.split_description
+        return replace(task, data=replace(task.data, valid=task.data.test)), description
     data, rows = task.data, task.data.test
-    has_column = data.encoder.schema.split.column is not None if isinstance(data, ClickData) else data.has_split_column
+    has_column = data.encoder.schema.split.source is not None if isinstance(data, ClickData) else data.has_split_column
     if not has_column:
         rows = _concatenate([data.train, data.valid, data.test])
     evaluation_data: ClickData | ArrayData = replace(data, valid=rows, test=rows)
-    return replace(task, data=evaluation_data), "its test rows" if has_column else "all of its rows"
+    description = f"its test rows, split {data.split_description}" if has_column else "all of its rows"
+    return replace(task, data=evaluation_data), description
 
 
 def _concatenate(splits: list[Rows]) -> Rows:

@@ -16,6 +16,7 @@ from recprune_export.data.encoding.encoder import Request as Arrays
 from recprune_export.data.rows import Ragged, Rows
 from recprune_export.data.schema._infer_schema import SchemaOverrides, infer_schema, infer_sequence_schema
 from recprune_export.data.sequences import NEXT_ITEM, SequenceData, load_sequences
+from recprune_export.data.splits.row_split import SplitSizes
 from recprune_export.errors import UsageError
 from recprune_export.recommenders.catalogue import build_recommender, is_multi_task, is_sequential
 from recprune_export.recommenders.input_spec import InputSpec
@@ -51,6 +52,7 @@ class TrainingResult:
     checkpoint: Checkpoint
     fitted: FitResult
     rows: int
+    sizes: SplitSizes
     parameters: int
     notes: tuple[str, ...]
 
@@ -79,7 +81,7 @@ def train(
     torch.manual_seed(hyperparameters.seed)
     if sequential:
         sequences = load_sequences(data, infer_sequence_schema(data, overrides))
-        return _train(_Sequences(sequences), recommender, config, hyperparameters, output, notes=())
+        return _train(_Sequences(sequences), recommender, config, hyperparameters, output, sequences.notes)
     inferred = infer_schema(data, overrides)
     clicks = load_clicks(data, inferred.schema)
     return _train(_Clicks(clicks), recommender, config, hyperparameters, output, inferred.notes)
@@ -198,7 +200,7 @@ def _train(
     )
     checkpoint.save(output)
     parameters = sum(p.numel() for p in module.parameters())
-    return TrainingResult(output, checkpoint, fitted, data.size, parameters, notes)
+    return TrainingResult(output, checkpoint, fitted, data.size, data.data.sizes, parameters, notes)
 
 
 def _check_labels(recommender: str, labels: tuple[str, ...]) -> None:
