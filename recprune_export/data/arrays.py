@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recprune_export.data.column_names import missing_column
+from recprune_export.column_names import check_columns_exist, describe_missing_column
 from recprune_export.data.named_columns import Columns, NamedColumns, as_column, open_columns, stack_columns
 from recprune_export.data.rows import Rows
 from recprune_export.data.schema.schema import Split
@@ -17,7 +17,7 @@ from recprune_export.settings import SplitSettings
 
 IdRange = tuple[int, int]
 AT_RANDOM = SplitSettings()
-_REMEDY = "Mend those rows, or name another column by --split; if it is no split, rename it."
+_REMEDY = "Correct those rows, or name another column by --split; if it is no split, rename it."
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _choose_split(columns: NamedColumns, roles: Sequence[str], requested: Split)
     named = [] if requested.source else find_split_columns(columns.names, roles)
     if len(named) > 1:
         raise UsageError(
-            f"The {columns.kind}s {' and '.join(map(repr, named))} of {columns.path} are both named like a split: give one by "
+            f"The columns {' and '.join(map(repr, named))} of {columns.path} are both named like a split: give one by "
             "--split."
         )
     return replace(requested, column=named[0]) if named else requested
@@ -105,19 +105,14 @@ def _read_arrays(
     sources = find_input_columns(columns.names, inputs)
     for spec in inputs:
         if spec.name not in sources:
-            raise DataError(_missing(columns, spec.name, f"an input of the model{_spread_columns(spec)}"))
-    for label in labels:
-        if label not in columns.names:
-            raise DataError(_missing(columns, label, "the label that --label names"))
-        sources[label] = [label]
-    if split.source is not None and split.source not in columns.names:
-        raise DataError(_missing(columns, split.source, "by which the rows are to be split"))
+            role = f"an input of the model{_spread_columns(spec)}"
+            raise DataError(describe_missing_column(columns.path, spec.name, columns.names, role))
+    check_columns_exist(columns.path, labels, columns.names, "the label that --label names")
+    sources |= {label: [label] for label in labels}
+    if split.source is not None:
+        check_columns_exist(columns.path, [split.source], columns.names, "by which the rows are to be split")
     table = columns.read(list(dict.fromkeys(column for names in sources.values() for column in names)))
     return stack_columns(table, sources)
-
-
-def _missing(columns: NamedColumns, name: str, role: str) -> str:
-    return missing_column(columns.path, name, role, columns.names, columns.kind)
 
 
 def _spread_columns(spec: ArraySpec) -> str:

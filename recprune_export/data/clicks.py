@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recprune_export.data.column_names import missing_column
+from recprune_export.column_names import describe_missing_column
 from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.data.rows import Rows
 from recprune_export.data.schema.schema import Schema, Split
 from recprune_export.data.splits.row_split import SPLIT_NAMES, SplitSizes, split_at_random, split_rows
-from recprune_export.data.splits.split_column import REMEDY
 from recprune_export.data.tabular_files import collect, raise_data_errors, scan
 from recprune_export.errors import DataError
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 PARTITION_COLUMN = "__part"
+_REMEDY = "Correct those rows, or leave them out."
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def load_clicks(path: Path, schema: Schema, encoder: Encoder | None = None) -> C
     missing = [name for name in used if name not in columns]
     if missing:
         role = "the label of the model" if missing[0] in schema.labels else "a field of the model"
-        raise DataError(missing_column(path, missing[0], role, columns))
+        raise DataError(describe_missing_column(path, missing[0], columns, role))
     check_types(path, frame, schema)
     partitioned, description = _add_partition_column(path, frame, schema.split)
     with raise_data_errors(path):
@@ -99,9 +99,9 @@ def _add_partition_column(path: Path, frame: "pl.LazyFrame", split: Split) -> "t
     if source is None:
         row_split = split_at_random(int(collect(frame.select(pl.len()), path).item()), split)
     elif source not in columns:
-        raise DataError(missing_column(path, source, "by which the model's rows are split", columns))
+        raise DataError(describe_missing_column(path, source, columns, "by which the model's rows are split"))
     else:
-        row_split = split_rows(path, collect(frame.select(source), path)[source], split, REMEDY.format(name=source))
+        row_split = split_rows(path, collect(frame.select(source), path)[source], split, _REMEDY)
     return frame.with_columns(pl.Series(PARTITION_COLUMN, row_split.codes)), row_split.description
 
 

@@ -24,7 +24,6 @@ class NamedColumns:
     """Columns of a file, arrays of an `.npz`, or arrays in memory: their names, and a function that reads some of them."""
 
     path: str
-    kind: str  # what one of them is called
     names: tuple[str, ...]
     read: Callable[[Sequence[str]], Mapping[str, Any]]
 
@@ -38,16 +37,15 @@ def open_columns(data: Path | str | Columns) -> NamedColumns:
         path = Path(data)
         if _is_zip(path):
             arrays = read_npz(path)
-            return NamedColumns(str(path), "array", tuple(arrays), lambda names: arrays)
+            return NamedColumns(str(path), tuple(arrays), lambda names: arrays)
         frame = scan(path)
         return NamedColumns(
             str(path),
-            "column",
             tuple(frame.collect_schema().names()),
             lambda names: {series.name: series for series in collect(frame.select(names), path)},
         )
     columns = data if isinstance(data, Mapping) else _frame_columns(data)
-    return NamedColumns(IN_MEMORY, "array", tuple(columns), lambda names: columns)
+    return NamedColumns(IN_MEMORY, tuple(columns), lambda names: columns)
 
 
 def _frame_columns(frame: Any) -> Columns:

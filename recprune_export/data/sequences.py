@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 
 from recprune_export.codec import DictMixin, JsonForm
-from recprune_export.data.column_names import missing_column
+from recprune_export.column_names import check_columns_exist
 from recprune_export.data.encoding.encoder import Request
 from recprune_export.data.encoding.vocabulary import Vocabulary
 from recprune_export.data.rows import Ragged, Rows
 from recprune_export.data.schema.schema import Schema, SequenceColumns
 from recprune_export.data.splits.ordered_log import OrderedLog, order_log
 from recprune_export.data.splits.row_split import SplitSizes, split_by_time
+from recprune_export.data.splits.split_column import find_split_columns
 from recprune_export.data.tabular_files import collect, scan
 from recprune_export.errors import DataError
 
@@ -111,9 +112,8 @@ def load_sequences(path: Path, schema: Schema, encoder: SequenceEncoder | None =
     frame = scan(path)
     names = frame.collect_schema().names()
     roles = (columns.user, columns.item, columns.order)
-    missing = [name for name in roles if name not in names]
-    if missing:
-        raise DataError(missing_column(path, missing[0], "which the model's log needs", names))
+    check_columns_exist(path, roles, names, "which the log of the model needs")
+    unused = find_split_columns(names, roles)
     log = order_log(path, collect(frame.select(*dict.fromkeys(roles)), path), columns)
     log, ends = _end_in_time(path, log, schema) if schema.split.time else _end_last_items(path, log)
     training = Ragged(np.arange(len(log.items)), log.offsets).drop_last(log.lengths - ends.valid)
@@ -126,7 +126,11 @@ def load_sequences(path: Path, schema: Schema, encoder: SequenceEncoder | None =
         _hold_out_item(histories, ends.valid, ends.test, columns.max_length),
         _hold_out_item(histories, ends.test, log.lengths, columns.max_length),
         split_description=ends.description,
-        notes=(*log.notes, *ends.notes),
+        notes=(
+            *log.notes,
+            *ends.notes,
+            *(f"'{name}' is not used: a log is split by the order of its rows." for name in unused),
+        ),
     )
 
 

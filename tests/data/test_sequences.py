@@ -130,6 +130,12 @@ def test_rows_that_are_left_out_tied_or_repeated_are_counted(tmp_path: Path) -> 
     assert "held out" in notes[4]
 
 
+def test_a_column_of_splits_in_a_log_is_said_to_be_unused(tmp_path: Path) -> None:
+    path = write(tmp_path, {"u": list("abcd")})
+    pl.read_parquet(path).with_columns(split=pl.lit("train")).write_parquet(path)
+    assert load_sequences(path, SCHEMA).notes == ("'split' is not used: a log is split by the order of its rows.",)
+
+
 def test_an_order_of_words_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, {"u": list("abcd")})
     pl.read_parquet(path).with_columns(order=pl.lit("monday")).write_parquet(path)

@@ -1,11 +1,10 @@
 """`infer_schema`: infer the roles of the columns of a file; the options of the user take precedence."""
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recprune_export.data.column_names import missing_column
+from recprune_export.column_names import check_columns_exist
 from recprune_export.data.schema.leakage import find_leaking_fields
 from recprune_export.data.schema.schema import MultiValued, Schema, SequenceColumns, Split
 from recprune_export.data.splits.row_split import make_split
@@ -84,7 +83,7 @@ def infer_schema(path: Path, overrides: SchemaOverrides) -> InferredSchema:
     frame = scan(path)
     columns = frame.collect_schema().names()
     for option, names in overrides.columns.items():
-        _check_columns(path, columns, names, option)
+        check_columns_exist(path, names, columns, f"which {option} names")
     requested = overrides.requested_split
     roles = [name for option, names in overrides.columns.items() if not option.startswith("--split") for name in names]
     chosen = choose_split(path, frame, requested, roles)
@@ -106,7 +105,7 @@ def infer_sequence_schema(path: Path, overrides: SchemaOverrides) -> Schema:
         roles = [name.strip() for name in overrides.sequence.split(",")]
         if len(roles) != 3:
             raise UsageError(f"--sequence '{overrides.sequence}' must name three columns: user,item,order.")
-        _check_columns(path, columns, roles, "--sequence")
+        check_columns_exist(path, roles, columns, "which --sequence names")
     else:
         lowered = {name.lower(): name for name in columns}
         roles = [next((lowered[n] for n in names if n in lowered), "") for names in (_USERS, _ITEMS, _ORDERS)]
@@ -225,12 +224,6 @@ class _SchemaInference:
                 f"'{name}' alone predicts '{label}' (AUC {area:.3f}) and is excluded as a leak; {option} {name} uses it."
             )
         return {*categorical, *numeric} - set(leaks)
-
-
-def _check_columns(path: Path, columns: Collection[str], names: Collection[str], option: str) -> None:
-    missing = [name for name in names if name not in columns]
-    if missing:
-        raise DataError(missing_column(path, missing[0], f"which {option} names", columns))
 
 
 def _check_label(path: Path, sample: "pl.DataFrame", label: str) -> None:

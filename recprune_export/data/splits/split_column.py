@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     import polars as pl
 
 SPLIT_COLUMNS = ("split", "fold", "subset")  # a column of these names is never a field by itself
-REMEDY = "Mend those rows; if it is no split, --ignore {name} leaves it out and --categorical {name} makes it a field."
+_REMEDY = (
+    "Correct those rows; if it is no split, --ignore {name} leaves it out and --categorical {name} makes it a field."
+)
 
 
 def find_split_columns(columns: Collection[str], roles: Collection[str]) -> list[str]:
@@ -72,7 +74,7 @@ def _usable_split_columns(path: Path, columns: "pl.DataFrame") -> tuple[list[str
     usable, errors = [], []
     for column in columns:
         try:
-            split_by_words(path, column, REMEDY.format(name=column.name))
+            split_by_words(path, column, _REMEDY.format(name=column.name))
             usable.append(column.name)
         except DataError as error:
             errors.append(error)
