@@ -173,7 +173,7 @@ def sweep(
     task = make_task(loaded, data, labels, settings.finetuning, settings.seed, settings.split)
     make_folder(folder)
     trials = Trials(loaded.program, settings, task, folder / "trials.json", artifacts=True)
-    result = run_sweep(trials, sparsities, on_trial)
+    result = run_sweep(trials, sparsities, on_trial, max_drop=settings.search.max_drop)
     result.save(folder / SWEEP, file_identity(Path(model)) if isinstance(model, Path | str) else None)
     return result
 
