@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,10 +11,21 @@ from recprune_export.column_names import check_columns_exist, describe_missing_c
 from recprune_export.data.named_columns import Columns, NamedColumns, as_column, open_columns, stack_columns
 from recprune_export.data.rows import Rows
 from recprune_export.data.schema.schema import Split
-from recprune_export.data.splits.row_split import RowSplit, SplitSizes, count_rows, make_split, split_rows
+from recprune_export.data.splits.row_split import (
+    RowSplit,
+    SplitSizes,
+    count_rows,
+    holds_split_words,
+    make_split,
+    split_by_words,
+    split_rows,
+)
 from recprune_export.data.splits.split_column import find_split_columns
 from recprune_export.errors import DataError, UsageError
 from recprune_export.settings import SplitSettings
+
+if TYPE_CHECKING:
+    import polars as pl
 
 IdRange = tuple[int, int]
 AT_RANDOM = SplitSettings()
@@ -32,13 +44,17 @@ class ArraySpec:
 
 @dataclass(frozen=True)
 class ArrayData:
-    """Rows of the three splits; `has_split_column` if they are split by a column, `split_description` says how in words."""
+    """Rows of the three splits; `has_split_column` if they are split by a column, `split_description` says how in words.
+
+    `notes` say which columns could have been meant as a split.
+    """
 
     train: Rows
     valid: Rows
     test: Rows
     has_split_column: bool = False
     split_description: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def sizes(self) -> SplitSizes:
@@ -58,16 +74,17 @@ def load_arrays(
     `data` may also be arrays by name, or a frame of pandas or polars.
 
     An input of shape (batch, n) is a list column, or n columns named `name_0` ... . Rows are split by the column that
-    `split` names, else by one called `split`, `fold` or `subset`, else at random by `seed`, 80/10/10.
+    `split` names, else by one called `split`, `fold` or `subset`, else at random by `seed`, 80/10/10. A column called `fold`
+    or `subset` that holds something else is not used, and named in a note.
 
     Raises `DataError` if an array is missing or has another type or shape, has no value in some rows, or an id lies
     outside its table, or if a column of splits names something else.
     """
     columns = open_columns(data)
-    rule = _choose_split(columns, [*(i.name for i in inputs), *labels], make_split(split, seed))
+    rule, notes = _choose_split(columns, [*(i.name for i in inputs), *labels], make_split(split, seed))
     arrays = _read_arrays(columns, inputs, labels, rule)
     path = columns.path
-    lengths = {name: len(values) for name, values in arrays.items()}
+    lengths = {name: len(values) if values.ndim else 0 for name, values in arrays.items()}
     if len(set(lengths.values())) != 1 or not next(iter(lengths.values())):
         raise DataError(f"The arrays of {path} must have the same number of rows, at least one: {lengths}.")
     rows = Rows(
@@ -84,18 +101,31 @@ def load_arrays(
         splits[2],
         has_split_column=rule.source is not None,
         split_description=row_split.description,
+        notes=notes,
     )
 
 
-def _choose_split(columns: NamedColumns, roles: Sequence[str], requested: Split) -> Split:
-    """Return the requested split; without one that of a column which is named like a split and is no input or label."""
-    named = [] if requested.source else find_split_columns(columns.names, roles)
-    if len(named) > 1:
+def _choose_split(columns: NamedColumns, roles: Sequence[str], requested: Split) -> tuple[Split, tuple[str, ...]]:
+    """Return the requested split; without one that of a column which is named like a split and is no input or label.
+
+    Raises `DataError` for a column `split`, or one with some of the words, that holds anything else.
+    """
+    if requested.source is not None:
+        return requested, ()
+    usable, unused = [], []
+    for name in find_split_columns(columns.names, roles):
+        column = _read_split_column(columns, name)
+        if name.strip().lower() == "split" or holds_split_words(column):
+            split_by_words(columns.path, column, _REMEDY)
+            usable.append(name)
+        else:
+            unused.append(name)
+    if len(usable) > 1:
         raise UsageError(
-            f"The columns {' and '.join(map(repr, named))} of {columns.path} are both named like a split: give one by "
-            "--split."
+            f"The columns {' and '.join(map(repr, usable))} of {columns.path} both name splits: give one by --split."
         )
-    return replace(requested, column=named[0]) if named else requested
+    notes = tuple(f"'{name}' is not used: it does not hold train, valid and test." for name in unused)
+    return replace(requested, column=usable[0] if usable else None), notes
 
 
 def _read_arrays(
@@ -210,24 +240,28 @@ def _check_label_values(path: str, label: str, values: np.ndarray) -> np.ndarray
 
 
 def _assign_splits(columns: NamedColumns, count: int, split: Split) -> RowSplit:
-    import polars as pl
-
     if split.source is None:
         draw = np.random.default_rng(split.seed).random(count)
         codes = (draw >= 0.8).astype(np.int8) + (draw >= 0.9).astype(np.int8)
         return RowSplit(codes, f"at random with seed {split.seed}")
-    values = columns.read([split.source])[split.source]
-    if not isinstance(values, pl.Series):
-        values = as_column(split.source, values)
-    if isinstance(values, np.ndarray):
-        values = values.astype(str) if values.dtype.kind == "S" else values
-        if values.ndim != 1 or values.dtype == object:
-            raise DataError(
-                f"'{split.source}' in {columns.path}, by which rows are split, must be one value for each row."
-            )
-        values = pl.Series(split.source, values)
+    values = _read_split_column(columns, split.source)
     if len(values) != count:
         raise DataError(
             f"'{split.source}' in {columns.path}, by which rows are split, has {len(values):,} values for {count:,} rows."
         )
     return split_rows(columns.path, values, split, _REMEDY)
+
+
+def _read_split_column(columns: NamedColumns, name: str) -> "pl.Series":
+    """Return a column by which rows are split. Raises `DataError` if it has several values in a row."""
+    import polars as pl
+
+    values = columns.read([name])[name]
+    if not isinstance(values, pl.Series):
+        values = as_column(name, values)
+    if isinstance(values, np.ndarray):
+        values = values.astype(str) if values.dtype.kind == "S" else values
+        if values.ndim != 1 or values.dtype == object:
+            raise DataError(f"'{name}' in {columns.path}, by which rows are split, must be one value for each row.")
+        values = pl.Series(name, values)
+    return values

@@ -24,13 +24,17 @@ _REMEDY = "Correct those rows, or leave them out."
 
 @dataclass(frozen=True)
 class ClickData:
-    """Encoded rows of the three splits, and their encoder; `split_description` says in words how they are split."""
+    """Encoded rows of the three splits, and their encoder.
+
+    `split_description` says in words how they are split, `notes` which of them are left out or doubtful.
+    """
 
     encoder: Encoder
     train: Rows
     valid: Rows
     test: Rows
     split_description: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def sizes(self) -> SplitSizes:

@@ -68,14 +68,20 @@ def stack_columns(
 ) -> dict[str, np.ndarray]:
     """Return an array for each name, from one column or from several columns side by side; NaN where numbers are missing.
 
-    Raises `DataError` if the lists of a column differ in length.
+    Raises `DataError` if the lists of a column, or the columns of one array, differ in length.
     """
     return {
-        name: _column(name, table[columns[0]])
-        if list(columns) == [name]
-        else np.stack([_column(column, table[column]) for column in columns], 1)
+        name: _column(name, table[columns[0]]) if list(columns) == [name] else _stack(table, columns)
         for name, columns in sources.items()
     }
+
+
+def _stack(table: "pl.DataFrame | Mapping[str, Any]", names: Sequence[str]) -> np.ndarray:
+    columns = [_column(name, table[name]) for name in names]
+    shapes = {column.shape for column in columns}
+    if len(shapes) > 1:
+        raise DataError(f"The columns {names[0]} to {names[-1]} have different shapes: {sorted(shapes)}.")
+    return np.stack(columns, 1)
 
 
 def _column(name: str, values: Any) -> np.ndarray:

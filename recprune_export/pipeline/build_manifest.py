@@ -127,7 +127,7 @@ def summarize_stages(pruned: PrunedModel) -> dict[str, Any]:
 def collect_notes(outcome: Outcome, pruning: PruningSettings, task: Task) -> tuple[str, ...]:
     """Return sentences on results that the user may not expect."""
     pruned, exported, reduction = outcome.pruned, outcome.exported, outcome.measurements.reduction
-    notes = list(task.data.notes) if isinstance(task, NextItems) else []
+    notes = list(task.data.notes) if isinstance(task, LabeledRows | NextItems) else []
     if isinstance(task, SampledRequests):
         notes.append(
             "No --data: tuned on drawn requests towards the dense model's answers alone, and no quality was measured. "

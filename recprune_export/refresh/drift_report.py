@@ -10,7 +10,6 @@ from recprune_export.bundle.archive.unpacking import open_bundle_path
 from recprune_export.codec import JsonForm, ToDictMixin, json_name
 from recprune_export.data.arrays import AT_RANDOM
 from recprune_export.data.distribution.data_profile import Drift
-from recprune_export.data.sequences import SequenceData
 from recprune_export.errors import UsageError, ValidationFailed
 from recprune_export.finetuning.task import run_program
 from recprune_export.pipeline.build_manifest import InputSources
@@ -61,8 +60,7 @@ class DriftReport(ToDictMixin):
     def notes(self) -> tuple[str, ...]:
         """Sentences on circumstances that the user may not expect."""
         dense = (self.dense.note,) if isinstance(self.dense, DenseModel) and self.dense.note else ()
-        rows = self.rows.task.data
-        return (*(rows.notes if isinstance(rows, SequenceData) else ()), *dense)
+        return (*self.rows.task.data.notes, *dense)
 
     def raise_verdict(self) -> None:
         """Raise `ValidationFailed` where the plan does not hold."""

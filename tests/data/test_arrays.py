@@ -75,6 +75,7 @@ def test_a_pickled_array_is_not_opened(tmp_path: Path) -> None:
 def write_rows(tmp_path: Path, **columns: pl.Expr) -> Path:
     values = arrays()
     frame = pl.DataFrame({"user": values["user"], "x": values["x"].tolist(), "click": values["click"]})
+    tmp_path.mkdir(exist_ok=True)
     path = tmp_path / "rows.parquet"
     frame.with_columns(**columns).write_parquet(path)
     return path
@@ -156,15 +157,34 @@ def test_rows_are_split_by_the_column_that_is_named(tmp_path: Path, settings: Sp
 
 def test_a_split_column_with_gaps_is_refused(tmp_path: Path) -> None:
     path = write_rows(tmp_path, split=leave_out(pl.lit("train")))
-    with pytest.raises(DataError, match=r"'split' of .* is missing in 2 rows \(the first is row 3\)"):
-        load_arrays(path, SPECS, ["click"], seed=0)
+    subset = write_rows(tmp_path / "other", subset=leave_out(pl.lit("train")))
+    for data, name in ((path, "split"), (subset, "subset")):
+        with pytest.raises(DataError, match=rf"'{name}' of .* is missing in 2 rows \(the first is row 3\)"):
+            load_arrays(data, SPECS, ["click"], seed=0)
     with pytest.raises(
         DataError, match=r"no column 'spilt', by which the rows are to be split; .*did you mean 'split'"
     ):
         load_arrays(path, SPECS, ["click"], 0, SplitSettings("spilt"))
-    path = write_rows(tmp_path, split=pl.lit("train"), fold=pl.lit(1))
-    with pytest.raises(UsageError, match=r"'split' and 'fold' .* give one by --split"):
-        load_arrays(path, SPECS, ["click"], seed=0)
+
+
+def test_columns_named_like_a_split_that_are_none_are_named_in_a_note(tmp_path: Path) -> None:
+    words = pl.Series(np.resize(["train", "valid", "test"], 60))
+    loaded = load_arrays(write_rows(tmp_path, fold=pl.lit(1), Split=words), SPECS, ["click"], seed=0)
+    assert loaded.split_description == "by the column 'Split'"
+    assert loaded.notes == ("'fold' is not used: it does not hold train, valid and test.",)
+    loaded = load_arrays(write_rows(tmp_path, fold=pl.lit(1)), SPECS, ["click"], seed=0)
+    assert loaded.split_description == "at random with seed 0"
+    assert len(loaded.notes) == 1
+    with pytest.raises(UsageError, match=r"'subset' and 'Split' .* give one by --split"):
+        load_arrays(write_rows(tmp_path, subset=words, Split=words), SPECS, ["click"], seed=0)
+
+
+def test_columns_of_several_lengths_are_refused() -> None:
+    spread = {f"x_{n}": arrays()["x"][: 60 - n, n] for n in range(3)}
+    with pytest.raises(DataError, match="x_0 to x_2 have different shapes"):
+        load_arrays({**spread, "user": arrays()["user"], "click": arrays()["click"]}, SPECS, ["click"], seed=0)
+    with pytest.raises(DataError, match="same number of rows, at least one"):
+        load_arrays(arrays() | {"click": np.array(1)}, SPECS, ["click"], seed=0)
 
 
 def test_other_objects_are_refused() -> None:

@@ -71,6 +71,15 @@ def split_at_random(count: int, split: Split) -> RowSplit:
     return RowSplit(codes, f"at random with seed {split.seed}")
 
 
+def holds_split_words(column: "pl.Series") -> bool:
+    """Return whether any row of a column names a side."""
+    import polars as pl
+
+    if column.dtype not in (pl.String, pl.Categorical, pl.Enum):
+        return False
+    return bool(_normalize(column).is_in(list(SPLIT_WORDS)).any())
+
+
 def split_by_words(path: object, column: "pl.Series", remedy: str) -> RowSplit:
     """Split rows by the names of splits in a text column; upper case and spaces around a name do not matter.
 
@@ -85,7 +94,7 @@ def split_by_words(path: object, column: "pl.Series", remedy: str) -> RowSplit:
             f"{where} holds {column.dtype}{examples and f', such as {examples}'}; every row needs {_ACCEPTED}. {remedy}"
         )
     words = column.cast(pl.String).str.strip_chars()
-    codes = words.str.to_lowercase().replace_strict(SPLIT_WORDS, default=None, return_dtype=pl.Int8)
+    codes = _normalize(column).replace_strict(SPLIT_WORDS, default=None, return_dtype=pl.Int8)
     unknown = words.filter(codes.is_null() & words.is_not_null())
     problems = []
     if column.null_count():
@@ -179,6 +188,12 @@ def count_rows(mask: np.ndarray) -> str:
     count = int(np.count_nonzero(mask))
     first = int(np.argmax(mask))
     return f"row {first:,}" if count == 1 else f"{count:,} rows (the first is row {first:,})"
+
+
+def _normalize(words: "pl.Series") -> "pl.Series":
+    import polars as pl
+
+    return words.cast(pl.String).str.strip_chars().str.to_lowercase()
 
 
 def _nearest(counts: np.ndarray, target: float) -> int:
