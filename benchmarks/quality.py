@@ -61,7 +61,7 @@ METHODS = {
     "variance": Method("variance", refit=False),
     "taylor": Method("taylor", refit=False),
     "taylor, refitted": Method("taylor", refit=True),
-    "ours": Method("auto", refit=True),
+    "ours": Method("output-error", refit=True),
 }
 
 

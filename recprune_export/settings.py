@@ -29,7 +29,7 @@ class PruningSettings:
     prune_fields: int = 0
     prune_rows: float | Literal["auto"] | None = None
     structured_fraction: float | None = None
-    score: str = "auto"
+    score: str = "output-error"
     width_multiple: int = 16
     refit: bool = True
     pruning_stages: int = 1
@@ -272,7 +272,7 @@ _SECTIONS: dict[str, Any] = {
 }
 
 
-# Names that options had in bundles of earlier releases.
+# Names that options had in bundles of earlier releases; the score `auto` was the default one.
 _FORMER_NAMES = {
     "batches": "latency_batch_sizes",
     "licence": "license",
@@ -285,12 +285,13 @@ _FORMER_NAMES = {
 
 
 def rename_former_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `options` with former names replaced.
+    """Return `options` with former names and values replaced.
 
-    >>> rename_former_options({"batches": (1,), "epochs": 2})
-    {'latency_batch_sizes': (1,), 'epochs': 2}
+    >>> rename_former_options({"batches": (1,), "score": "auto"})
+    {'latency_batch_sizes': (1,), 'score': 'output-error'}
     """
-    return {_FORMER_NAMES.get(name, name): value for name, value in options.items()}
+    options = {_FORMER_NAMES.get(name, name): value for name, value in options.items()}
+    return {**options, "score": PruningSettings.score} if options.get("score") == "auto" else options
 
 
 def parse_row_fraction(text: str) -> float | Literal["auto"]:
