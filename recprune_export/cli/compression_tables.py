@@ -33,6 +33,8 @@ def print_result(result: "CompressionResult", *, as_json: bool) -> None:
     console = make_console()
     print_headline(result)
     console.print(_make_size_table(result))
+    if result.sizes is not None:
+        console.print(f"Rows: {result.sizes}", highlight=False, soft_wrap=True, markup=False)
     if result.manifest.plan["fields"]["removed"]:
         console.print(_make_field_table(**result.manifest.plan["fields"]))
     if result.metrics["dense"]:
