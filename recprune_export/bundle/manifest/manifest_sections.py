@@ -214,7 +214,10 @@ class LatencySection(TypedDict):
     wall_ratios: NotRequired[Ratios]
     cpu_ratios: NotRequired[Ratios]
     cpu_milliseconds: NotRequired[
-        Annotated[dict[str, ByBackend], Field(description="median CPU time of a call, by batch size, then by backend")]
+        Annotated[
+            dict[str, ByBackend],
+            Field(description="first quartile of the CPU time of a call, by batch size and backend"),
+        ]
     ]
     preemptions: NotRequired[
         Annotated[dict[str, Count], Field(description="involuntary context switches while measuring, by batch size")]
