@@ -29,7 +29,7 @@ class PruningSettings:
     prune_fields: int = 0
     prune_rows: float | Literal["auto"] | None = None
     structured_fraction: float | None = None
-    score: str = "auto"
+    score: str = "output-error"
     width_multiple: int = 16
     refit: bool = True
     pruning_stages: int = 1
@@ -79,6 +79,43 @@ class PruningSettings:
     def at_sparsity(self, sparsity: float) -> Self:
         """Return the settings with one sparsity for tables and the rest."""
         return replace(self, sparsity=sparsity, embedding_sparsity=None, hidden_sparsity=None)
+
+
+@dataclass(frozen=True)
+class LabelSettings:
+    """How labels are read: `weight` is the column with the weights of rows, `missing_label` a value that stands for a missing label."""
+
+    weight: str | None = None
+    missing_label: str | None = None
+
+    def refuse_for_histories(self) -> None:
+        """Raise `UsageError` where an option is given beside histories, whose label is the next item."""
+        for name, value in asdict(self).items():
+            if value is not None:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} belongs to rows with labels, but the label of a history is its next item."
+                )
+
+
+DEFAULT_LABEL_SETTINGS = LabelSettings()
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """The metrics of quality, by name; the first decides. Without any, those that are usual for the kinds of the labels.
+
+    `group` is the column, or the input of the model, over whose values GAUC is a mean.
+    """
+
+    metrics: tuple[str, ...] = ()
+    group: str | None = None
+
+    def __post_init__(self) -> None:
+        names = (self.metrics,) if isinstance(self.metrics, str) else self.metrics
+        object.__setattr__(self, "metrics", tuple(names))
+
+
+DEFAULT_EVALUATION_SETTINGS = EvaluationSettings()
 
 
 @dataclass(frozen=True)
@@ -191,6 +228,8 @@ class Settings:
     """
 
     pruning: PruningSettings
+    labels: LabelSettings
+    evaluation: EvaluationSettings
     finetuning: FineTuningSettings
     export: ExportSettings
     quantization: QuantizationSettings
@@ -240,6 +279,8 @@ class Settings:
 
 _SECTIONS: dict[str, Any] = {
     "pruning": PruningSettings,
+    "labels": LabelSettings,
+    "evaluation": EvaluationSettings,
     "finetuning": FineTuningSettings,
     "export": ExportSettings,
     "quantization": QuantizationSettings,
@@ -248,7 +289,7 @@ _SECTIONS: dict[str, Any] = {
 }
 
 
-# Names that options had in bundles of earlier releases.
+# Names that options had in bundles of earlier releases; the score `auto` was the default one.
 _FORMER_NAMES = {
     "batches": "latency_batch_sizes",
     "licence": "license",
@@ -261,12 +302,13 @@ _FORMER_NAMES = {
 
 
 def rename_former_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `options` with former names replaced.
+    """Return `options` with former names and values replaced.
 
-    >>> rename_former_options({"batches": (1,), "epochs": 2})
-    {'latency_batch_sizes': (1,), 'epochs': 2}
+    >>> rename_former_options({"batches": (1,), "score": "auto"})
+    {'latency_batch_sizes': (1,), 'score': 'output-error'}
     """
-    return {_FORMER_NAMES.get(name, name): value for name, value in options.items()}
+    options = {_FORMER_NAMES.get(name, name): value for name, value in options.items()}
+    return {**options, "score": PruningSettings.score} if options.get("score") == "auto" else options
 
 
 def parse_row_fraction(text: str) -> float | Literal["auto"]:

@@ -144,7 +144,7 @@ def print_quantization(console: "Console", section: Mapping[str, Any]) -> None:
     console.print(
         f"Quantized: {' to '.join(format_bytes(sizes[key]) for key in ('before', 'after'))}; "
         f"{loss['metric']} loses {loss['lost']:.5f}{doubt}, allowed "
-        f"{loss['limit']:g}; answers off by {section['error']:.2%} of how much they vary"
+        f"{loss['limit']:g}, which {loss['verdict']}; answers off by {section['error']:.2%} of how much they vary"
         + (f"; compared with fp32: {', '.join(speeds)}" if speeds else ""),
         highlight=False,
         markup=False,

@@ -9,6 +9,8 @@ from recprune_export.bundle.contents import plan_summary
 from recprune_export.bundle.manifest.manifest import Manifest
 from recprune_export.environment import environment
 from recprune_export.finetuning.task import (
+    LabeledRows,
+    NextItems,
     SampledRequests,
     Task,
 )
@@ -89,6 +91,8 @@ def make_manifest(
             "model_file": None if origin.model_file is None else dict(origin.model_file),
             "data": origin.data_name,
             "labels": list(task.objective.output_labels.values()),
+            "metrics": list_metrics(task),
+            "label_kinds": {label: kind.value for label, kind in task.objective.label_kinds.items()},
         },
         environment=environment(),
         tolerances=exported.tolerances.to_dict(),
@@ -104,9 +108,17 @@ def make_manifest(
             seeds={"compression": settings.seed, **origin.seeds},
         ),
         change={} if measurements.change is None else measurements.change.to_dict(),
+        changes={name: change.to_dict() for name, change in measurements.changes.items()},
+        quality={} if measurements.quality is None else measurements.quality.to_dict(),
+        breakdown={} if measurements.breakdown is None else measurements.breakdown.to_dict(),
         notes=list(notes),
         quantisation={} if exported.quantization is None else exported.quantization.to_dict(),
     )
+
+
+def list_metrics(task: Task) -> list[str]:
+    """Return the names of the metrics that are measured, the deciding one first; none without labels."""
+    return [m.name for m in task.evaluator.metrics] if isinstance(task, LabeledRows | NextItems) else []
 
 
 def summarize_latency(measurements: Measurements) -> dict[str, Any]:
@@ -131,6 +143,8 @@ def collect_notes(outcome: Outcome, pruning: PruningSettings, task: Task) -> tup
     """Return sentences on results that the user may not expect."""
     pruned, exported, reduction = outcome.pruned, outcome.exported, outcome.measurements.reduction
     notes = list(outcome.measurements.warnings)
+    notes += task.notes if isinstance(task, LabeledRows) else ()
+    notes += task.metric_notes if isinstance(task, NextItems) else ()
     if isinstance(task, SampledRequests):
         notes.append(
             "No --data: tuned on drawn requests towards the dense model's answers alone, and no quality was measured. "

@@ -234,7 +234,7 @@ class LatencySection(TypedDict):
 
 @with_config(CLOSED)
 class ChangeSection(TypedDict):
-    """A metric on test rows (higher is better) of the dense and the pruned ONNX file, with the interval of the difference."""
+    """A metric on test rows of the dense and the pruned ONNX file, with the interval of the difference."""
 
     metric: str
     before: Annotated[float, Field(description="of the dense model")]
@@ -244,6 +244,61 @@ class ChangeSection(TypedDict):
     ]
     error: Annotated[Amount, Field(description="standard error of `after` itself")]
     rows: Annotated[Count, Field(description="test rows")]
+    greater_is_better: NotRequired[
+        Annotated[bool, Field(description="whether more of the metric is better; so by default")]
+    ]
+
+
+@with_config(CLOSED)
+class FrequencyBucketEntry(TypedDict):
+    """The test rows whose id occurred in `least` to `most` training rows, with metrics of the dense and the pruned file."""
+
+    least: Count
+    most: Annotated[Count | None, Field(description="null for any number")]
+    rows: Count
+    metrics: DenseAndPruned
+    change: ChangeSection | None
+
+
+@with_config(CLOSED)
+class CalibrationBinEntry(TypedDict):
+    """The test rows whose prediction lies in one bin, and their means of prediction and label."""
+
+    rows: Count
+    predicted: float
+    observed: float
+
+
+@with_config(CLOSED)
+class CalibrationEntry(TypedDict):
+    """Means of prediction and label over all test rows, and in bins of the prediction."""
+
+    predicted: float
+    observed: float
+    ece: Annotated[float | None, Field(description="expected calibration error over the bins; null for numbers")]
+    bins: list[CalibrationBinEntry]
+
+
+@with_config(CLOSED)
+class BreakdownSection(TypedDict):
+    """Quality on parts of the test rows, dense beside pruned."""
+
+    by: Annotated[str, Field(description="the id of a row whose frequency in training counts; empty without ids")]
+    buckets: list[FrequencyBucketEntry]
+    calibration: Annotated[
+        dict[str, dict[str, CalibrationEntry]], Field(description="by label, then `dense` and `pruned`")
+    ]
+
+
+@with_config(CLOSED)
+class QualityVerdictSection(TypedDict):
+    """Whether the metric loses at most a usual allowance on test rows: the whole interval within it, beyond it, or neither."""
+
+    metric: str
+    loss: Annotated[Interval, Field(description="how much worse the pruned model is; 95 %, paired")]
+    limit: Annotated[Amount, Field(description="the allowance")]
+    verdict: Literal["holds", "fails", "cannot be told"]
+    sentence: str
 
 
 @with_config(CLOSED)
@@ -386,7 +441,25 @@ class QuantizationLossSection(TypedDict):
         Annotated[list[float], Field(min_length=2, max_length=2)] | None,
         Field(description="95 %, paired, over validation rows; null without rows"),
     ]
-    passed: bool
+    rows: NotRequired[Annotated[Count, Field(description="validation rows")]]
+    verdict: NotRequired[
+        Annotated[
+            Literal["holds", "fails", "cannot be told"],
+            Field(description="whether the interval lies within the limit, beyond it, or on both sides"),
+        ]
+    ]
+    answers_error: NotRequired[
+        Annotated[
+            float | None,
+            Field(
+                description="relative error of the outputs, which decides where rows cannot tell; null where they can"
+            ),
+        ]
+    ]
+    answers_limit: NotRequired[Annotated[Amount, Field(description="allowed `answers_error`")]]
+    passed: Annotated[
+        bool, Field(description="whether the claim holds or, where it cannot be told, the outputs are near enough")
+    ]
 
 
 @with_config(CLOSED)

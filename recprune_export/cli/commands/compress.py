@@ -31,7 +31,6 @@ from recprune_export.cli.parse_values import model_source
 @click.option(
     "--width-multiple", type=int, default=16, show_default=True, help="Hidden widths end on a multiple of this."
 )
-@click.option("--no-refit", "refit", flag_value=False, default=True, help="Do not refit layers by least squares.")
 @click.option(
     "--regularize",
     type=float,

@@ -14,7 +14,7 @@ def format_finding(finding: Finding) -> tuple[str, ...]:
         format_amount(finding.new, finding.unit),
         format_change(finding),
         finding.limit,
-        finding.verdict.value,
+        finding.verdict.words,
     )
 
 
@@ -40,8 +40,9 @@ def format_change(finding: Finding) -> str:
     if finding.ratio is not None:
         low, middle, high = (100 * (r - 1) for r in (finding.ratio.low, finding.ratio.estimate, finding.ratio.high))
         return f"{middle:+.1f} % [{low:+.1f}, {high:+.1f}]"
+    if finding.change is not None:
+        change = finding.change
+        return f"{change.estimate:+.5f} [{change.low:+.5f}, {change.high:+.5f}]"
     if finding.base is None or finding.new is None:
         return ""
-    if finding.gate.startswith("quality"):
-        return f"{finding.new - finding.base:+.5f}"
     return f"{100 * (finding.new / finding.base - 1):+.1f} %" if finding.base else f"{finding.new - finding.base:+g}"

@@ -183,3 +183,12 @@ def test_every_input_beyond_the_first_is_handed_over() -> None:
     one = cost(graph("g (float[batch, 4] x) => (float[batch, 4] y) { y = Add(x, x) }"), 2)
     two = cost(graph("g (float[batch, 4] x, float[batch, 4] z) => (float[batch, 4] y) { y = Add(x, z) }"), 2)
     assert two.estimate - one.estimate > two.nodes[0].estimate - one.nodes[0].estimate
+
+
+def test_a_transpose_of_rows_that_share_cache_sets_takes_longer() -> None:
+    steps = {}
+    for width in (512, 520):  # floats; 2,048 bytes are a multiple of the distance of equal sets
+        text = f"g (float[batch, {width}] x) => (float[{width}, batch] y) {{ y = Transpose<perm=[1, 0]>(x) }}"
+        (node,) = estimate_cost(strip_weights(graph(text)).model, 64).nodes
+        steps[width] = node.terms.steps / width
+    assert steps[512] > 3 * steps[520]
