@@ -189,6 +189,7 @@ class SpeedupSection(TypedDict):
     batch: AtLeastOne
     threads: AtLeastOne
     clock: Literal["wall", "CPU"]
+    warm: Annotated[bool, Field(description="measured with warm caches")]
     ratio: Interval
 
 

@@ -171,7 +171,7 @@ class LatencyReport:
             "milliseconds": {
                 str(batch): {name: self._summary(batch, name) for name in self.backends} for batch in self.samples
             },
-            "ratios": self._ratios(self.samples, self.ratio),
+            "ratios": self.summarize_ratios(),
             "preemptions": {str(batch): count for batch, count in self.preemptions.items()},
         }
         if self.cpu:
@@ -187,6 +187,10 @@ class LatencyReport:
                 "ratios": self._ratios(self.cold, self.cold_ratio),
             }
         return values
+
+    def summarize_ratios(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Return plain JSON values: the ratio of each backend to the last one, by batch size and pair."""
+        return self._ratios(self.samples, self.ratio)
 
     def _ratios(self, times: Samples, ratio: Any) -> dict[str, dict[str, dict[str, float]]]:
         last = self.backends[-1]
