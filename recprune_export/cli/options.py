@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from recprune_export.pruning.importance.scores.names import SCORE_DESCRIPTIONS
+from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR, SCORE_DESCRIPTIONS
 from recprune_export.settings import QUANTIZE
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -47,14 +47,33 @@ def label_options(command: F) -> F:
     return command
 
 
+def metric_options(command: F) -> F:
+    """Add the options that choose the metrics."""
+    for option in (
+        click.option(
+            "--group", metavar="COLUMN", help="The column over whose values gauc is a mean, such as the user's."
+        ),
+        click.option(
+            "--metric",
+            "metrics",
+            multiple=True,
+            metavar="NAME",
+            help="auc, logloss, pr-auc, gauc, ece, accuracy; rmse, mae; ndcg@K, hr@K, recall@K, mrr. May be repeated: the first "
+            "decides, all are reported.  [default: by the kind of label]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def job_options(command: F) -> F:
     """Add the options of one run of the main job, and of each in a sweep."""
     for option in reversed(
         (
             click.option(
                 "--score",
-                type=click.Choice(["auto", *SCORE_DESCRIPTIONS]),
-                default="auto",
+                type=click.Choice(list(SCORE_DESCRIPTIONS)),
+                default=OUTPUT_ERROR,
                 show_default=True,
                 help="Which channels go first.",
             ),
@@ -62,6 +81,7 @@ def job_options(command: F) -> F:
                 "--label", "labels", multiple=True, metavar="COLUMN", help="For models that are not our checkpoints."
             ),
             label_options,
+            metric_options,
             click.option("--epochs", type=click.IntRange(0), help="Of fine-tuning.  [default: by the kind of model]"),
             click.option("--learning-rate", type=float, help="[default: by the kind of model]"),
             click.option(
@@ -114,6 +134,7 @@ def data_options(command: F) -> F:
                 help="A column of 0 and 1, or of numbers; may be repeated.",
             ),
             label_options,
+            metric_options,
             click.option(
                 "--ignore", multiple=True, metavar="COLUMN", help="A column that is not read; may be repeated."
             ),

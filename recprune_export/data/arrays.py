@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recprune_export.data.group_codes import encode_groups, require_group_column
 from recprune_export.data.labels import LabelKind, LabelValues
 from recprune_export.data.npz import read_npz
 from recprune_export.data.read_labels import check_any_label, check_training_rows, read_labels
@@ -58,6 +59,7 @@ def load_arrays(
     weight: str | None = None,
     missing_label: str | None = None,
     label_kinds: Mapping[str, LabelKind] | None = None,
+    group: str | None = None,
 ) -> ArrayData:
     """Read the arrays of an `.npz`, or the columns of a CSV or Parquet file, with the names of the inputs and labels.
 
@@ -66,7 +68,8 @@ def load_arrays(
     An input of shape (batch, n) is a list column, or n columns named `name_0` ... . A column or array `split` assigns
     the rows to splits; without one they are split at random by `seed`, 80/10/10. `weight` names the column of the weights
     of rows, `missing_label` is a value that stands for a missing label; rows without any label are left out.
-    `label_kinds`, if known, are the kinds of labels for which the model was trained.
+    `label_kinds`, if known, are the kinds of labels for which the model was trained. `group` names the column over whose
+    values metrics are means.
 
     Raises `DataError` if an array is missing or has another type or shape, or an id lies outside its table.
     """
@@ -74,7 +77,7 @@ def load_arrays(
         path, columns = IN_MEMORY, {name: np.asarray(values) for name, values in data.items()}
     else:
         path = str(data)
-        more = (*labels, *((weight,) if weight else ()))
+        more = (*labels, *(name for name in (weight, group) if name))
         columns = read_npz(Path(path)) if _is_zip(Path(path)) else _read_table(Path(path), inputs, more)
     missing = [name for name in (*(i.name for i in inputs), *labels) if name not in columns]
     if missing:
@@ -83,6 +86,8 @@ def load_arrays(
         )
     if weight is not None and weight not in columns:
         raise DataError(f"{path} has no column '{weight}', which --weight names; it holds {', '.join(columns)}.")
+    if group is not None:
+        require_group_column(path, group, tuple(columns))
     arrays = {i.name: check_input_array(path, i, columns[i.name]) for i in inputs}
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) != 1 or not next(iter(lengths.values())):
@@ -95,7 +100,8 @@ def load_arrays(
         weights=None if weight is None else (weight, columns[weight]),
     )
     check_any_label(path, read)
-    rows = Rows(arrays, dict(read.labels), weights=read.weights)
+    groups = None if group is None else encode_groups(path, group, columns[group])
+    rows = Rows(arrays, dict(read.labels), weights=read.weights, groups=groups)
     split = _assign_splits(path, columns.get(SPLIT), len(rows), seed)
     known = read.known if labels else np.ones(len(rows), dtype=bool)
     splits = [rows.take(np.flatnonzero((split == code) & known)) for code in range(3)]

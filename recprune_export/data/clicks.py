@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from recprune_export.data.encoding.encoder import Encoder
+from recprune_export.data.group_codes import encode_groups, require_group_column
 from recprune_export.data.labels import LabelKind, LabelValues
 from recprune_export.data.read_labels import check_any_label, check_training_rows, read_labels, refuse_texts
 from recprune_export.data.rows import Rows
@@ -19,7 +20,7 @@ from recprune_export.errors import DataError
 if TYPE_CHECKING:
     import polars as pl
 
-PARTITION_COLUMN, WEIGHT_COLUMN, KNOWN_COLUMN = "__part", "__weight", "__known"
+PARTITION_COLUMN, WEIGHT_COLUMN, KNOWN_COLUMN, GROUP_COLUMN = "__part", "__weight", "__known", "__group"
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,11 @@ class ClickData:
     notes: tuple[str, ...] = ()
 
 
-def load_clicks(path: Path, schema: Schema, encoder: Encoder | None = None) -> ClickData:
+def load_clicks(path: Path, schema: Schema, encoder: Encoder | None = None, group: str | None = None) -> ClickData:
     """Read rows and split them; without an `encoder`, one is fitted on the training split.
 
     Rows without any label are left out. Without an `encoder` the labels whose values are not 0 and 1 become those of
-    numbers in its schema.
+    numbers in its schema. `group` names the column over whose values metrics are means.
 
     Raises `DataError` if a column of the schema is missing or has another type, a label does not fit the schema, or a
     split has no rows.
@@ -56,6 +57,7 @@ def load_clicks(path: Path, schema: Schema, encoder: Encoder | None = None) -> C
     frame, label_values, notes = _add_labels(path, frame, schema, schema.label_kinds if encoder else {})
     numbers = (name for name, values in label_values.items() if values.kind(1) is LabelKind.NUMBER)
     schema = replace(schema, value_labels=tuple(numbers))
+    frame = frame if group is None else _add_groups(path, frame, group)
     partitioned = _add_partition_column(path, frame, schema.split)
     if KNOWN_COLUMN in frame.collect_schema().names():
         partitioned = _select_known(partitioned)
@@ -148,6 +150,15 @@ def _add_labels(
     return frame.with_columns(series), dict(read.values), read.notes
 
 
+def _add_groups(path: Path, frame: "pl.LazyFrame", name: str) -> "pl.LazyFrame":
+    """Add a column of the codes of the groups."""
+    import polars as pl
+
+    require_group_column(path, name, frame.collect_schema().names())
+    values = collect(frame.select(name), path)[name].to_numpy()
+    return frame.with_columns(pl.Series(GROUP_COLUMN, encode_groups(path, name, values)))
+
+
 def _select_known(frame: "pl.LazyFrame") -> "pl.LazyFrame":
     import polars as pl
 
@@ -162,11 +173,16 @@ def _select_partition(frame: "pl.LazyFrame", name: str) -> "pl.LazyFrame":
 
 def _rows(path: Path, frame: "pl.LazyFrame", encoder: Encoder, name: str) -> Rows:
     names = encoder.schema.labels
-    columns = (*names, *((WEIGHT_COLUMN,) if encoder.schema.weight else ()))
+    has_groups = GROUP_COLUMN in frame.collect_schema().names()
+    columns = (
+        *names, *((WEIGHT_COLUMN,) if encoder.schema.weight else ()), *((GROUP_COLUMN,) if has_groups else ())
+    )  # fmt: skip
     table = collect(frame.select(columns), path)
     if not len(table):
         raise DataError(
             f"The {name} part of {path} has no rows; give more rows, or a split column that fills train, valid and test."
         )
     weights = table[WEIGHT_COLUMN].to_numpy() if encoder.schema.weight else None
-    return Rows(encoder.encode(frame), {label: table[label].to_numpy() for label in names}, weights=weights)
+    groups = table[GROUP_COLUMN].to_numpy() if has_groups else None
+    labels = {label: table[label].to_numpy() for label in names}
+    return Rows(encoder.encode(frame), labels, weights=weights, groups=groups)

@@ -49,9 +49,18 @@ def read_field_values(
     rows = rows if len(rows) <= MAX_PROFILE_ROWS else rows.sample(MAX_PROFILE_ROWS, seed=0)
     if isinstance(data, SequenceData):
         return _read_items(rows.inputs[HISTORY], rows.labels[NEXT_ITEM])
-    inputs = _read_encoded(data.encoder, rows) if isinstance(data, ClickData) else _read_inputs(signature.inputs, rows)
     kinds = label_kinds or {}
-    return (*inputs, *(_read_label(name, values, kinds.get(name)) for name, values in rows.labels.items()))
+    return (
+        *read_fields(data, signature, rows),
+        *(_read_label(name, values, kinds.get(name)) for name, values in rows.labels.items()),
+    )
+
+
+def read_fields(data: ClickData | ArrayData, signature: Signature, rows: Rows) -> Iterator[FieldValues]:
+    """Return the fields of `rows` of `data`, all of them."""
+    if isinstance(data, ClickData):
+        return _read_encoded(data.encoder, rows)
+    return _read_inputs(signature.inputs, rows)
 
 
 def _read_label(name: str, values: np.ndarray, kind: LabelKind | None) -> FieldValues:

@@ -35,7 +35,8 @@ def fingerprint(
     digest = hashlib.sha256()
     _add(digest, program.module.state_dict())
     packages = {name: environment()["packages"].get(name) for name in VERSIONS}
-    values = [asdict(pruning), asdict(finetuning), seed, repr(task.config), packages, extra]
+    deciding = task.deciding.name if isinstance(task, LabeledRows | NextItems) else None  # it selects the epoch
+    values = [asdict(pruning), asdict(finetuning), seed, repr(task.config), deciding, packages, extra]
     digest.update(json.dumps(values, sort_keys=True).encode())
     for request, labels in task.training_batches(0):
         _add(digest, request)

@@ -14,15 +14,17 @@ from torch.nn import functional as F
 
 from recprune_export.data.clicks import ClickData, load_clicks
 from recprune_export.data.encoding.encoder import Request as Arrays
+from recprune_export.data.labels import LabelKind
 from recprune_export.data.rows import Ragged, Rows
 from recprune_export.data.schema._infer_schema import SchemaOverrides, infer_schema, infer_sequence_schema
 from recprune_export.data.sequences import NEXT_ITEM, SequenceData, load_sequences
 from recprune_export.errors import UsageError
+from recprune_export.metrics.evaluator import make_evaluator
+from recprune_export.metrics.observations import LabelPredictor, observe
 from recprune_export.recommenders.catalogue import build_recommender, is_multi_task, is_sequential
 from recprune_export.recommenders.input_spec import InputSpec
 from recprune_export.recommenders.sasrec import SCORES, SASRec
-from recprune_export.settings import LabelSettings
-from recprune_export.training._evaluate import LabelPredictor, evaluate, select_primary_metric
+from recprune_export.settings import DEFAULT_EVALUATION_SETTINGS, EvaluationSettings, LabelSettings
 from recprune_export.training.checkpoint import Checkpoint, check_writable
 from recprune_export.training.label_losses import RowLosses, mean_label_loss
 from recprune_export.training.loop import FitResult, fit
@@ -48,13 +50,14 @@ NO_OVERRIDES = SchemaOverrides()
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The checkpoint as written to `path`, the epochs, and the notes about the data."""
+    """The checkpoint as written to `path`, the epochs, the metric that selected one, and the notes about the data."""
 
     path: Path
     checkpoint: Checkpoint
     fitted: FitResult
     rows: int
     parameters: int
+    metric: str
     notes: tuple[str, ...]
 
 
@@ -64,11 +67,13 @@ def train(
     output: Path,
     overrides: SchemaOverrides = NO_OVERRIDES,
     config: dict[str, Any] | None = None,
+    evaluation: EvaluationSettings = DEFAULT_EVALUATION_SETTINGS,
     **recipe: Any,
 ) -> TrainingResult:
     """Train a reference recommender on a CSV or Parquet file and write its checkpoint to `output`.
 
-    `config` holds options of the recommender (`dim`, `hidden`, ...), `recipe` fields of `TrainingConfig`. The same seed on
+    `config` holds options of the recommender (`dim`, `hidden`, ...), `evaluation` the metrics, of which the first selects
+    the epoch, `recipe` fields of `TrainingConfig`. The same seed on
     the same machine gives the same weights.
 
     Raises `UsageError` for invalid options, `DataError` for an invalid file.
@@ -83,11 +88,11 @@ def train(
     if sequential:
         LabelSettings(overrides.weight, overrides.missing_label).refuse_for_histories()
         sequences = load_sequences(data, infer_sequence_schema(data, overrides))
-        return _train(_Sequences(sequences), recommender, config, hyperparameters, output, notes=())
+        return _train(_Sequences(sequences), recommender, config, evaluation, hyperparameters, output, notes=())
     inferred = infer_schema(data, overrides)
-    clicks = load_clicks(data, inferred.schema)
+    clicks = load_clicks(data, inferred.schema, group=evaluation.group)
     notes = (*inferred.notes, *clicks.notes, *_describe_value_labels(clicks))
-    return _train(_Clicks(clicks), recommender, config, hyperparameters, output, notes)
+    return _train(_Clicks(clicks), recommender, config, evaluation, hyperparameters, output, notes)
 
 
 def make_label_predictor(module: nn.Module, spec: InputSpec) -> LabelPredictor:
@@ -130,6 +135,10 @@ class _Clicks:
         )
 
     @property
+    def label_kinds(self) -> dict[str, LabelKind]:
+        return dict(self.data.encoder.schema.label_kinds)
+
+    @property
     def size(self) -> int:
         return len(self.data.train)
 
@@ -157,6 +166,10 @@ class _Sequences:
     def spec(self) -> InputSpec:
         encoder = self.data.encoder
         return InputSpec(items=encoder.items.rows, max_length=encoder.columns.max_length, labels=(NEXT_ITEM,))
+
+    @property
+    def label_kinds(self) -> dict[str, LabelKind]:
+        return {NEXT_ITEM: LabelKind.NEXT_ITEM}
 
     @property
     def size(self) -> int:
@@ -205,11 +218,14 @@ def _train(
     data: _Clicks | _Sequences,
     recommender: str,
     config: dict[str, Any],
+    evaluation: EvaluationSettings,
     hyperparameters: TrainingConfig,
     output: Path,
     notes: tuple[str, ...],
 ) -> TrainingResult:
-    spec = data.spec
+    spec, valid, test = data.spec, data.data.valid, data.data.test
+    evaluator = make_evaluator(evaluation, data.label_kinds)
+    deciding = evaluator.require_deciding(valid, "valid")
     module = build_recommender(recommender, spec, config)
     predict = make_label_predictor(module, spec)
 
@@ -221,20 +237,22 @@ def _train(
         module,
         batches=lambda epoch: data.batches(hyperparameters.batch_size, hyperparameters.seed * 1000 + epoch),
         loss=loss,
-        evaluate=lambda: select_primary_metric(evaluate(predict, data.data.valid))[1],
+        evaluate=lambda: deciding.compute(observe(predict, valid, evaluator.kinds)),
+        greater_is_better=deciding.metric.greater_is_better,
         optimizers=[torch.optim.Adam(module.parameters(), lr=hyperparameters.learning_rate)],
         epochs=hyperparameters.epochs,
         patience=hyperparameters.patience,
         steps_per_epoch=math.ceil(data.size / hyperparameters.batch_size),
         description=f"Training {recommender}",
     )
-    metrics = evaluate(predict, data.data.test)
+    metrics = evaluator.evaluate(predict, test)
     checkpoint = Checkpoint(
         recommender, config, spec, data.data.encoder, module.state_dict(), metrics, hyperparameters.seed
     )
     checkpoint.save(output)
     parameters = sum(p.numel() for p in module.parameters())
-    return TrainingResult(output, checkpoint, fitted, data.size, parameters, notes)
+    notes = (*notes, *evaluator.notes({"valid": valid, "test": test}))
+    return TrainingResult(output, checkpoint, fitted, data.size, parameters, deciding.name, notes)
 
 
 def _check_labels(recommender: str, labels: tuple[str, ...]) -> None:
