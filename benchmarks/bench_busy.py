@@ -1,10 +1,11 @@
 """Speed-ups measured beside busy processes, in pairs with the same measurement without them.
 
-    python benchmarks/bench_busy.py [--repeats 5] [--processes 2] [--latency-batch-sizes 1,256,1024] [--seconds 2]
+    python benchmarks/bench_busy.py [--bundle PATH] [--repeats 5] [--processes 2] [--latency-batch-sizes 1,256,1024] [--seconds 2]
 
-The same two files, a dense and a pruned DLRM without training, are measured as the main job and `verify --latency` do. Each
-busy process computes without end on any core. Shown by repeat and batch size: the speed-up and its clock, that by the wall
-clock, whether a warning was given, and whether the intervals of both overlap. Prints a table, and JSON as the last line.
+The same two files, those of a bundle or a dense and a pruned DLRM without training, are measured as the main job and
+`verify --latency` do. Each busy process computes without end on any core. Shown by repeat and batch size: the speed-up and its
+clock, that by the wall clock, whether a warning was given, and whether the intervals of both overlap. Prints a table, and JSON as
+the last line.
 """
 
 import json
@@ -19,18 +20,28 @@ from typing import Any
 
 import click
 import torch
-from latency import prune, rotation_of
+from latency import prune
 from models import make
 
+from recprune_export.bundle import DENSE, MODEL, read_manifest
 from recprune_export.environment import count_cores, environment
 from recprune_export.evidence import Estimate
 from recprune_export.figures import format_ratio
 from recprune_export.onnx import ServingConfig, export_onnx
+from recprune_export.program import Signature
 from recprune_export.program.capture import capture
 from recprune_export.settings import parse_batch_sizes
-from recprune_export.validation import DENSE_ONNX, PRUNED_ONNX, LatencyReport, make_onnxruntime_backend, measure_latency
+from recprune_export.validation import (
+    DENSE_ONNX,
+    PRUNED_ONNX,
+    LatencyReport,
+    make_onnxruntime_backend,
+    measure_latency,
+    sample_cycles,
+)
 
 SPARSITY = 0.7
+Files = tuple[Path, Path]  # dense, pruned
 
 
 @contextmanager
@@ -45,7 +56,21 @@ def busy_processes(count: int) -> Iterator[None]:
             process.wait()
 
 
-def measure_pair(files: tuple[Path, Path], requests: dict[int, Any], seconds: float) -> LatencyReport:
+def make_files(folder: Path, batches: tuple[int, ...]) -> tuple[Files, Signature]:
+    """Export an untrained DLRM and the same with part of its structure."""
+    model = make("dlrm")
+    program = capture(model.module, (), dict(model.example))
+    dense = export_onnx(program, folder / "dense.onnx", rewrites=())
+    pruned = export_onnx(prune(program, SPARSITY), folder / "pruned.onnx", serving=ServingConfig(batches=batches))
+    return (dense.path, pruned.path), pruned.signature
+
+
+def open_files(bundle: Path) -> tuple[Files, Signature]:
+    """Return the files of a bundle."""
+    return (bundle / DENSE, bundle / MODEL), Signature.from_dict(read_manifest(bundle).signature)
+
+
+def measure_pair(files: Files, requests: dict[int, Any], seconds: float) -> LatencyReport:
     """Measure both files in new sessions."""
     backends = [
         make_onnxruntime_backend(name, path, 1) for name, path in zip((DENSE_ONNX, PRUNED_ONNX), files, strict=True)
@@ -76,27 +101,24 @@ def overlap(one: Estimate, other: Estimate) -> bool:
 
 
 @click.command(help=__doc__.splitlines()[0])
+@click.option("--bundle", type=click.Path(path_type=Path), help="With dense.onnx.  [default: a DLRM of Criteo size]")
 @click.option("--repeats", default=5, show_default=True)
 @click.option("--processes", default=count_cores(), show_default="cores", help="Busy processes.")
 @click.option("--latency-batch-sizes", "batches", default="1,256,1024", show_default=True)
 @click.option("--seconds", default=2.0, show_default=True, help="For each batch size.")
-def main(repeats: int, processes: int, batches: str, seconds: float) -> None:
+def main(bundle: Path | None, repeats: int, processes: int, batches: str, seconds: float) -> None:
     torch.set_num_threads(1)
     sizes = parse_batch_sizes(batches)
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        model = make("dlrm")
-        program = capture(model.module, (), dict(model.example))
-        serving = ServingConfig(batches=sizes)
-        dense = export_onnx(program, Path(scratch) / "dense.onnx", rewrites=()).path
-        pruned = export_onnx(prune(program, SPARSITY), Path(scratch) / "pruned.onnx", serving=serving).path
-        requests = {batch: rotation_of(model, batch) for batch in sizes}
+        files, signature = make_files(Path(scratch), sizes) if bundle is None else open_files(bundle)
+        requests = sample_cycles(signature, sizes, seed=0)
         click.echo("| repeat | batch | alone | beside others | by the wall clock there | waited | warning | overlap |")
         click.echo("|---|---|---|---|---|---|---|---|")
         for repeat in range(repeats):
-            alone = measure_pair((dense, pruned), requests, seconds)
+            alone = measure_pair(files, requests, seconds)
             with busy_processes(processes):
-                beside = measure_pair((dense, pruned), requests, seconds)
+                beside = measure_pair(files, requests, seconds)
             for batch in sizes:
                 row = {
                     "repeat": repeat,

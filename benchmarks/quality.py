@@ -88,7 +88,7 @@ def measure(
     known = trained(case, CASES[case], seed, folder, cache)
     loaded = load_model(known.checkpoint, None, {})
     settings = Settings(seed=seed)
-    task = make_task(loaded, folder / CASES[case].data, (), settings.finetuning, seed)
+    task = make_task(loaded, folder / CASES[case].data, (), settings.with_options(seed=seed))
     short = shortened(task, known, loaded.program)
     metric, dense = _metric(loaded.program, task)
     for name, sparsity in wanted:

@@ -15,7 +15,7 @@ from recprune_export.cli.tables import (
     rewrite_table,
 )
 from recprune_export.evidence import Estimate
-from recprune_export.figures import format_bytes, format_ratio, format_share, format_speed
+from recprune_export.figures import format_bytes, format_ratio, format_share, format_significant, format_speed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -131,7 +131,7 @@ def _make_floor_table(models: Mapping[str, Any]) -> "Table":
 
 
 def _format_floor(cost: Mapping[str, Any]) -> str:
-    return f"{cost['floor']:.3f}, {format_ratio(Estimate(cost['multiple'], *cost['interval']))}"
+    return f"{format_significant(cost['floor'])}, {format_ratio(Estimate(cost['multiple'], *cost['interval']))}"
 
 
 def print_quantization(console: "Console", section: Mapping[str, Any]) -> None:

@@ -71,6 +71,11 @@ class NodeCost:
         """The estimate, in seconds."""
         return self.terms.total
 
+    @property
+    def runs(self) -> bool:
+        """Whether a request starts it: not a node that is computed at load or fused into the product that reads it."""
+        return self.workload.nodes > 0.0
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -130,7 +135,7 @@ def estimate_cost_with_shapes(model: onnx.ModelProto, shapes: Shapes, batch: int
             name=operator.node.name,
             operator=operator.node.op_type,
             workload=workload,
-            floor=0.0 if operator.node.output[0] in folded else _compute_floor(workload, machine, read_rate),
+            floor=_compute_floor(workload, machine, read_rate),
             terms=_compute_terms(workload, machine, read_rate, uncached, operator.node.output[0] in fused),
         )
         for operator, workload in zip(operators, workloads, strict=True)
@@ -147,7 +152,7 @@ def estimate_cost_with_shapes(model: onnx.ModelProto, shapes: Shapes, batch: int
         activations=sum(workload.activations for workload in workloads),
         interface=interface,
         floor=machine.call
-        + machine.node * sum(operator.node.output[0] not in folded for operator in operators)
+        + machine.node * sum(node.runs for node in nodes)
         + max(
             sum(workload.operations / _get_product_rate(workload, machine) for workload in workloads),
             read_bytes / read_rate,
@@ -175,6 +180,8 @@ def _estimate_feeding(model: onnx.ModelProto, machine: Machine) -> float:
 
 
 def _compute_floor(workload: OperatorWorkload, machine: Machine, read_rate: float) -> float:
+    if not workload.nodes:
+        return 0.0
     return machine.node + max(workload.operations / _get_product_rate(workload, machine), workload.weights / read_rate)
 
 

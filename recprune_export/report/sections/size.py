@@ -5,6 +5,7 @@ from typing import Any
 
 from recprune_export.bundle.key_figures import read_counts, read_reduction
 from recprune_export.bundle.manifest.manifest import Manifest
+from recprune_export.onnx.counts import WeightCount
 from recprune_export.report.numbers import MINUS, format_bytes, format_count, format_percent, format_ratio
 from recprune_export.report.page import Headline, PageTable, Section
 
@@ -20,25 +21,14 @@ def size_section(manifest: Manifest) -> Section | None:
     if counts is None or change is None:
         return None
     dense, pruned = counts
-    groups = (
-        (
-            "Embedding tables",
-            (dense.tables, pruned.tables),
-            [of.tables for of in (change.removed, change.zeroed, change)],
-        ),
-        ("Everything else", (dense.rest, pruned.rest), [of.rest for of in (change.removed, change.zeroed, change)]),
-    )
-    rows: list[tuple[str, ...]] = [
-        (f"{label}, parameters", *_counts(*(of.parameters for of in pair)), *map(format_percent, fractions))
-        for label, pair, fractions in groups
+    rows = [
+        _describe_weights("Embedding tables", dense.tables, pruned.tables, change.removed.tables, change.zeroed.tables),
+        _describe_weights("Everything else", dense.rest, pruned.rest, change.removed.rest, change.zeroed.rest),
     ]
-    rows += [
-        (label, before, after, format_percent(fraction), "", "")
-        for label, before, after, fraction in (
-            ("Multiply-adds for one row", *_counts(dense.operations, pruned.operations), change.operations),
-            ("File size", format_bytes(dense.bytes), format_bytes(pruned.bytes), change.bytes),
-        )
-    ]
+    operations = _counts(dense.operations, pruned.operations)
+    sizes = format_bytes(dense.bytes), format_bytes(pruned.bytes)
+    rows.append(("Multiply-adds for one row", *operations, format_percent(change.operations), "", ""))
+    rows.append(("File size", *sizes, format_percent(change.bytes), "", ""))
     rows.append(("Nodes of the graph", *_counts(dense.nodes, pruned.nodes), "", "", ""))
     headings = ("", "dense", "pruned", "removed", "zero", "removed or zero")
     return Section(
@@ -66,6 +56,13 @@ def size_headline(manifest: Manifest) -> Headline | None:
             "Counted in the files, so there is no interval.",
         ),
     )
+
+
+def _describe_weights(
+    label: str, dense: WeightCount, pruned: WeightCount, removed: float, zeroed: float
+) -> tuple[str, ...]:
+    fractions = map(format_percent, (removed, zeroed, removed + zeroed))
+    return (f"{label}, parameters", *_counts(dense.parameters, pruned.parameters), *fractions)
 
 
 def _counts(*counts: int) -> tuple[str, ...]:
