@@ -189,6 +189,10 @@ class _EvaluatedRows:
         rows = _filter_rows(self.data.test, row_filter)
         return self.evaluator.evaluate(self._by_label(predict), rows) if len(rows) else {}
 
+    def observe_test(self, predict: Predictor) -> dict[str, Observations]:
+        """Return the answers of a model to the test rows beside their labels."""
+        return self._observe(predict, self.data.test)
+
     def _observe(self, predict: Predictor, rows: Rows) -> dict[str, Observations]:
         return observe(self._by_label(predict), rows, self.evaluator.kinds)
 
