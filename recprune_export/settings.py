@@ -104,6 +104,43 @@ class SplitSettings:
 
 
 @dataclass(frozen=True)
+class LabelSettings:
+    """How labels are read: `weight` is the column with the weights of rows, `missing_label` a value that stands for a missing label."""
+
+    weight: str | None = None
+    missing_label: str | None = None
+
+    def refuse_for_histories(self) -> None:
+        """Raise `UsageError` where an option is given beside histories, whose label is the next item."""
+        for name, value in asdict(self).items():
+            if value is not None:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} belongs to rows with labels, but the label of a history is its next item."
+                )
+
+
+DEFAULT_LABEL_SETTINGS = LabelSettings()
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """The metrics of quality, by name; the first decides. Without any, those that are usual for the kinds of the labels.
+
+    `group` is the column, or the input of the model, over whose values GAUC is a mean.
+    """
+
+    metrics: tuple[str, ...] = ()
+    group: str | None = None
+
+    def __post_init__(self) -> None:
+        names = (self.metrics,) if isinstance(self.metrics, str) else self.metrics
+        object.__setattr__(self, "metrics", tuple(names))
+
+
+DEFAULT_EVALUATION_SETTINGS = EvaluationSettings()
+
+
+@dataclass(frozen=True)
 class FineTuningSettings:
     """Options of fine-tuning; None leaves a choice to the kind of model.
 
@@ -214,6 +251,8 @@ class Settings:
 
     pruning: PruningSettings
     split: SplitSettings
+    labels: LabelSettings
+    evaluation: EvaluationSettings
     finetuning: FineTuningSettings
     export: ExportSettings
     quantization: QuantizationSettings
@@ -264,6 +303,8 @@ class Settings:
 _SECTIONS: dict[str, Any] = {
     "pruning": PruningSettings,
     "split": SplitSettings,
+    "labels": LabelSettings,
+    "evaluation": EvaluationSettings,
     "finetuning": FineTuningSettings,
     "export": ExportSettings,
     "quantization": QuantizationSettings,

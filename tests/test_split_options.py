@@ -54,7 +54,7 @@ def test_other_models_take_the_split_of_the_settings() -> None:
     data = {"input": rng.integers(30, size=300), "y": rng.integers(2, size=300), "when": np.arange(300)}
     loaded = load_model(module, torch.arange(4), {})
     settings = Settings(split_by_time="when")
-    task = make_task(loaded, data, "y", settings.finetuning, settings.seed, settings.split)
+    task = make_task(loaded, data, "y", settings)
     assert isinstance(task, LabeledRows)
     np.testing.assert_array_equal(task.data.test.inputs["input"], data["input"][270:])
     assert task.data.sizes.split.startswith("by time: valid from 'when' 240 on")

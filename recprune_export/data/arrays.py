@@ -1,14 +1,17 @@
 """Rows for third-party models: columns or arrays that already have the form of the inputs."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from recprune_export.column_names import check_columns_exist, describe_missing_column
+from recprune_export.data.group_codes import encode_groups, require_group_column
+from recprune_export.data.labels import LabelKind, LabelValues
 from recprune_export.data.named_columns import Columns, NamedColumns, as_column, open_columns, stack_columns
+from recprune_export.data.read_labels import check_any_label, check_training_rows, read_labels
 from recprune_export.data.rows import Rows
 from recprune_export.data.schema.schema import Split
 from recprune_export.data.splits.row_split import (
@@ -46,15 +49,16 @@ class ArraySpec:
 class ArrayData:
     """Rows of the three splits; `has_split_column` if they are split by a column, `split_description` says how in words.
 
-    `notes` say which columns could have been meant as a split.
+    `label_values` describes the labels, `notes` say how they were read, and which columns could have been meant as a split.
     """
 
     train: Rows
     valid: Rows
     test: Rows
     has_split_column: bool = False
-    split_description: str = ""
+    label_values: Mapping[str, LabelValues] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    split_description: str = ""
 
     @property
     def sizes(self) -> SplitSizes:
@@ -67,41 +71,64 @@ def load_arrays(
     inputs: Sequence[ArraySpec],
     labels: Sequence[str],
     seed: int,
+    *,
+    weight: str | None = None,
+    missing_label: str | None = None,
+    label_kinds: Mapping[str, LabelKind] | None = None,
+    group: str | None = None,
     split: SplitSettings = AT_RANDOM,
 ) -> ArrayData:
     """Read the arrays of an `.npz`, or the columns of a CSV or Parquet file, with the names of the inputs and labels.
 
     `data` may also be arrays by name, or a frame of pandas or polars.
 
-    An input of shape (batch, n) is a list column, or n columns named `name_0` ... . Rows are split by the column that
-    `split` names, else by one called `split`, `fold` or `subset`, else at random by `seed`, 80/10/10. A column called `fold`
-    or `subset` that holds something else is not used, and named in a note.
+    An input of shape (batch, n) is a list column, or n columns named `name_0` ... . `weight` names the column of the
+    weights of rows, `missing_label` is a value that stands for a missing label; rows without any label are left out.
+    `label_kinds`, if known, are the kinds of labels for which the model was trained. `group` names the column over whose
+    values metrics are means.
+
+    Rows are split by the column that `split` names, else by one called `split`, `fold` or `subset`, else at random by
+    `seed`, 80/10/10. A column called `fold` or `subset` that holds something else is not used, and named in a note.
 
     Raises `DataError` if an array is missing or has another type or shape, has no value in some rows, or an id lies
     outside its table, or if a column of splits names something else.
     """
     columns = open_columns(data)
-    rule, notes = _choose_split(columns, [*(i.name for i in inputs), *labels], make_split(split, seed))
-    arrays = _read_arrays(columns, inputs, labels, rule)
     path = columns.path
+    rule, split_notes = _choose_split(columns, [*(i.name for i in inputs), *labels], make_split(split, seed))
+    if weight is not None:
+        check_columns_exist(path, [weight], columns.names, "which --weight names")
+    if group is not None:
+        require_group_column(path, group, columns.names)
+    arrays = _read_arrays(columns, inputs, labels, [name for name in (weight, group) if name is not None], rule)
     lengths = {name: len(values) if values.ndim else 0 for name, values in arrays.items()}
     if len(set(lengths.values())) != 1 or not next(iter(lengths.values())):
         raise DataError(f"The arrays of {path} must have the same number of rows, at least one: {lengths}.")
-    rows = Rows(
-        {i.name: check_input_array(path, i, arrays[i.name]) for i in inputs},
-        {label: _check_label_values(path, label, arrays[label]) for label in labels},
+    requests = {i.name: check_input_array(path, i, arrays[i.name]) for i in inputs}
+    read = read_labels(
+        path,
+        {label: arrays[label] for label in labels},
+        missing=missing_label,
+        kinds=label_kinds,
+        weights=None if weight is None else (weight, arrays[weight]),
     )
+    check_any_label(path, read)
+    groups = None if group is None else encode_groups(path, group, arrays[group])
+    rows = Rows(requests, dict(read.labels), weights=read.weights, groups=groups)
     row_split = _assign_splits(columns, len(rows), rule)
-    splits = [rows.take(np.flatnonzero(row_split.codes == code)) for code in range(3)]
+    known = read.known if labels else np.ones(len(rows), dtype=bool)
+    splits = [rows.take(np.flatnonzero((row_split.codes == code) & known)) for code in range(3)]
     if not all(len(s) for s in splits):
-        raise DataError(f"{path} has {len(rows)} rows, too few to fill train, valid and test.")
+        raise DataError(f"{path} has {int(known.sum())} rows, too few to fill train, valid and test.")
+    check_training_rows(path, splits[0])
     return ArrayData(
         splits[0],
         splits[1],
         splits[2],
         has_split_column=rule.source is not None,
+        label_values=read.values,
+        notes=(*read.notes, *split_notes),
         split_description=row_split.description,
-        notes=notes,
     )
 
 
@@ -129,16 +156,16 @@ def _choose_split(columns: NamedColumns, roles: Sequence[str], requested: Split)
 
 
 def _read_arrays(
-    columns: NamedColumns, inputs: Sequence[ArraySpec], labels: Sequence[str], split: Split
+    columns: NamedColumns, inputs: Sequence[ArraySpec], labels: Sequence[str], others: Sequence[str], split: Split
 ) -> dict[str, np.ndarray]:
-    """Return the arrays of inputs and labels. Raises `DataError` if one, or the column of the split, is missing."""
+    """Return the arrays of inputs, labels and others. Raises `DataError` if one, or the column of the split, is missing."""
     sources = find_input_columns(columns.names, inputs)
     for spec in inputs:
         if spec.name not in sources:
             role = f"an input of the model{_spread_columns(spec)}"
             raise DataError(describe_missing_column(columns.path, spec.name, columns.names, role))
     check_columns_exist(columns.path, labels, columns.names, "the label that --label names")
-    sources |= {label: [label] for label in labels}
+    sources |= {name: [name] for name in (*labels, *others)}
     if split.source is not None:
         check_columns_exist(columns.path, [split.source], columns.names, "by which the rows are to be split")
     table = columns.read(list(dict.fromkeys(column for names in sources.values() for column in names)))
@@ -224,19 +251,6 @@ def _describe_dtype(values: np.ndarray) -> str:
         example = next((value for value in values.ravel() if isinstance(value, str)), None)
         return f"objects of {values.dtype}" if example is None else f"text such as '{example}'"
     return str(values.dtype)
-
-
-def _check_label_values(path: str, label: str, values: np.ndarray) -> np.ndarray:
-    if not (np.issubdtype(values.dtype, np.number) or values.dtype == bool) or values.ndim != 1:
-        raise DataError(
-            f"The label '{label}' in {path} must be one number for each row; it holds {_describe_dtype(values)} of shape "
-            f"{list(values.shape)}."
-        )
-    numbers = values.astype(np.float32)
-    _check_no_missing(path, f"The label '{label}'", numbers)
-    if not np.isfinite(numbers).all():
-        raise DataError(f"The label '{label}' in {path} is infinite in {count_rows(~np.isfinite(numbers))}.")
-    return numbers
 
 
 def _assign_splits(columns: NamedColumns, count: int, split: Split) -> RowSplit:

@@ -7,9 +7,10 @@ from typing import ClassVar
 
 from recprune_export.codec import ToDictMixin
 from recprune_export.evidence import Verdict
+from recprune_export.pipeline.quality_warning import find_usual_allowance
 from recprune_export.search.knee import knee
 from recprune_export.search.measure_artifact import ArtifactMeasurements
-from recprune_export.search.recommend_sparsity import Recommendation, get_negligible_drop, recommend_sparsity
+from recprune_export.search.recommend_sparsity import Recommendation, recommend_sparsity
 from recprune_export.search.trial_files import write_json
 from recprune_export.search.trials import Trial, Trials
 
@@ -53,7 +54,7 @@ def sweep(
         results.append(trials.run(sparsity))
         report(results[-1])
     position = find_knee(results)
-    drop = get_negligible_drop(results[0].change) if max_drop is None else max_drop
+    drop = find_usual_allowance(results[0].change) if max_drop is None else max_drop
     return Sweep(tuple(results), position, recommend_sparsity(results, position, drop))
 
 

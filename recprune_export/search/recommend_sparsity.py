@@ -5,10 +5,6 @@ from dataclasses import dataclass
 
 from recprune_export.evidence import Verdict
 from recprune_export.search.trials import Trial
-from recprune_export.training._paired_change import MetricChange
-
-NEGLIGIBLE_DROP = 0.002  # of AUC and other metrics between 0 and 1 that count pairs or rows
-NEGLIGIBLE_SHARE = 0.01  # of NDCG and hit rate, which are small numbers
 
 
 @dataclass(frozen=True)
@@ -38,8 +34,3 @@ def recommend_sparsity(trials: Sequence[Trial], knee: int | None, max_drop: floa
         if positions:
             return Recommendation(trials[positions[-1]].sparsity, reason)
     return Recommendation(None, f"none: at every sparsity the {metric} falls by more than {max_drop:g}")
-
-
-def get_negligible_drop(change: MetricChange) -> float:
-    """Return how far a metric may fall without a warning."""
-    return NEGLIGIBLE_SHARE * change.before if "@" in change.metric else NEGLIGIBLE_DROP

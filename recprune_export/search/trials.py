@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any, Self
 
 from recprune_export.codec import FLATTENED, DictMixin, decode
-from recprune_export.evidence import Estimate, Verdict, judge_at_most
+from recprune_export.evidence import Verdict, judge_at_most
 from recprune_export.finetuning.task import Task, run_program
+from recprune_export.metrics._paired_change import MetricChange
 from recprune_export.pipeline._fingerprint import fingerprint
 from recprune_export.pipeline._prune import SearchPrefix, prune, run_search_prefix
 from recprune_export.program.program import Program
 from recprune_export.search.measure_artifact import ArtifactMeasurements, measure_artifact
 from recprune_export.search.trial_files import write_json
 from recprune_export.settings import Settings
-from recprune_export.training._paired_change import MetricChange
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Trial(DictMixin):
     artifact: ArtifactMeasurements | None = None
 
     def judge(self, max_drop: float) -> Verdict:
-        """Judge the claim that the metric falls by at most `max_drop`."""
-        return judge_at_most(Estimate(-self.change.change, -self.change.high, -self.change.low), max_drop)
+        """Judge the claim that the metric becomes worse by at most `max_drop`."""
+        return judge_at_most(self.change.loss, max_drop)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

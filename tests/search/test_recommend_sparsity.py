@@ -2,9 +2,9 @@ from collections.abc import Sequence
 
 import pytest
 
+from recprune_export.metrics import MetricChange
 from recprune_export.search.recommend_sparsity import recommend_sparsity
 from recprune_export.search.trials import Trial
-from recprune_export.training import MetricChange
 
 SPARSITIES = (0.3, 0.5, 0.7, 0.9)
 

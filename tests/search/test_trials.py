@@ -54,7 +54,7 @@ def job() -> tuple[Program, Task]:
         logits = module(torch.from_numpy(columns["user"]), torch.from_numpy(columns["item"])).numpy()
     columns["click"] = (rng.random(ROWS) < 1 / (1 + np.exp(-logits))).astype(np.float32)
     loaded = load_model(module.eval(), (torch.arange(4), torch.arange(4)), {})
-    return loaded.program, make_task(loaded, columns, "click", SETTINGS.finetuning)
+    return loaded.program, make_task(loaded, columns, "click", SETTINGS)
 
 
 def test_a_trial_is_made_once_and_survives_its_file(job: tuple[Program, Task], tmp_path: Path) -> None:

@@ -4,9 +4,9 @@ from recprune_export.bundle.manifest.manifest import Manifest
 from recprune_export.report.numbers import format_bytes, format_interval, format_ratio, format_signed
 from recprune_export.report.page import PageFigure, PageTable, Section
 from recprune_export.report.plots.pareto_curve import ParetoPoint, draw_pareto_curve
-from recprune_export.report.sections.latency import format_batch_list
 from recprune_export.report.sections.quality import describe_metric
 from recprune_export.report.sweep_file import SweepFile, SweepTrial
+from recprune_export.validation.latency.speedup import choose_batch
 
 MEGABYTE = 1e6
 
@@ -17,7 +17,7 @@ def tradeoff_section(manifest: Manifest, sweep: SweepFile) -> Section:
     All points are trials of the sweep, so that they have the same rows and the same measurement of latency; the one at the
     sparsity of the bundle stands out.
     """
-    batch = format_batch_list(list(sweep.trials[0].speedup))
+    batch = choose_batch(sweep.trials[0].speedup)
     sparsity = _single_sparsity(manifest)
     up = f"change of {describe_metric(sweep.metric)}, 95 % interval"
     figures = (
