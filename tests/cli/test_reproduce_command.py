@@ -20,18 +20,8 @@ EVERY_OPTION = [
     *("--factory", "shop.models:make", "--factory-args", '{"dim": 8, "name": "a b"}', "--inputs", "a request.npz"),
     *("--label", "click", "--label", "like it", "--score", "taylor", "--epochs", "3", "--learning-rate", "0.0005"),
     *("--batch-size", "64", "--structured-fraction", "0.5", "--quantize", "int8"),
-    *(
-        "--split",
-        "the part",
-        "--max-quantize-drop",
-        "0.002",
-        "--seed",
-        "7",
-        "--threads",
-        "2",
-        "--latency-batch-sizes",
-        "1,64",
-    ),
+    *("--max-quantize-drop", "0.002", "--seed", "7", "--threads", "2", "--latency-batch-sizes", "1,64"),
+    *("--split", "the part", "--weight", "a weight", "--missing-label", "-1", "--metric", "gauc", "--group", "user"),
 ]
 
 
