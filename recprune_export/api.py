@@ -14,6 +14,7 @@ from recprune_export.bundle.contents import format_json
 from recprune_export.bundle.manifest.manifest import ENCODING
 from recprune_export.bundle.write import stage_bundle
 from recprune_export.data.arrays import Columns
+from recprune_export.data.clicks import ClickData
 from recprune_export.data.sequences import SequenceData
 from recprune_export.errors import UsageError
 from recprune_export.finetuning.objective import make_objective
@@ -49,7 +50,14 @@ from recprune_export.search._sweep import SPARSITIES, Sweep
 from recprune_export.search._sweep import sweep as run_sweep
 from recprune_export.search.trial_files import make_folder
 from recprune_export.search.trials import Trial, Trials
-from recprune_export.settings import FineTuningSettings, Settings, rename_former_options
+from recprune_export.settings import (
+    DEFAULT_DATA_SETTINGS,
+    DataSettings,
+    FineTuningSettings,
+    Settings,
+    rename_former_options,
+)
+from recprune_export.training.checkpoint import Checkpoint
 
 Model = nn.Module | torch.export.ExportedProgram | Program | Path | str
 Data = Path | str | Columns
@@ -101,7 +109,7 @@ def compress(
         with show_status("Opening the model"):
             loaded = load_model(model, example_inputs, source or {})
         with show_status("Reading rows"):
-            task = make_task(loaded, data, labels, settings.finetuning, settings.seed)
+            task = make_task(loaded, data, labels, settings.finetuning, settings.seed, settings.reading)
         return compress_loaded(
             loaded,
             task,
@@ -144,7 +152,7 @@ def compress_loaded(
         plan=plan,
         extra_files=extra,
         origin=replace(origin, training_seed=None if checkpoint is None else checkpoint.seed),
-        leading_notes=(resolved.reason,) if resolved else (),
+        leading_notes=(*((resolved.reason,) if resolved else ()), *_data_notes(checkpoint, task)),
         sign=sign,
         resume=resume,
         search_prefix=resolved.search_prefix if resolved else None,
@@ -169,7 +177,7 @@ def sweep(
     """
     folder = Path(target)
     loaded = load_model(model, example_inputs, source or {})
-    task = make_task(loaded, data, labels, settings.finetuning, settings.seed)
+    task = make_task(loaded, data, labels, settings.finetuning, settings.seed, settings.reading)
     make_folder(folder)
     trials = Trials(loaded.program, settings, task, folder / "trials.json", artifacts=True)
     result = run_sweep(trials, sparsities, on_trial)
@@ -188,7 +196,7 @@ def dump_plan(
 ) -> str:
     """Return, as JSON, the plan that `compress` would apply; of several stages all but the last are tuned for it."""
     loaded = load_model(model, example_inputs, source or {})
-    task = make_task(loaded, data, labels, settings.finetuning, settings.seed)
+    task = make_task(loaded, data, labels, settings.finetuning, settings.seed, settings.reading)
     plan = plan_all_stages(loaded.program, settings.pruning, settings.finetuning, task, seed=settings.seed)
     return json.dumps(plan.to_dict(), indent=1)
 
@@ -209,7 +217,7 @@ def compute_sensitivity(
     Raises `PruningError` where nothing can be pruned.
     """
     loaded = load_model(model, example_inputs, source or {})
-    task = make_task(loaded, data, labels, settings.finetuning, settings.seed)
+    task = make_task(loaded, data, labels, settings.finetuning, settings.seed, settings.reading)
     return measure_sensitivity(make_projected_score_inputs(loaded.program, task, settings.seed))
 
 
@@ -250,6 +258,7 @@ def make_task(
     labels: str | Sequence[str],
     finetuning: FineTuningSettings,
     seed: int = 0,
+    reading: DataSettings = DEFAULT_DATA_SETTINGS,
 ) -> Task:
     """Read the rows to tune on: encoded ones for a reference recommender, plain ones for others, sampled ones without data.
 
@@ -264,15 +273,23 @@ def make_task(
             raise UsageError(
                 "A model that recprune-export did not train needs the labels' names beside --data: give --label."
             )
-        rows = read_arrays(data, program.signature, labels, seed)
+        rows = read_arrays(data, program.signature, labels, seed, reading)
         return LabeledRows(rows, make_objective(program, labels), config)
     if not isinstance(data, Path | str):
         raise UsageError("A checkpoint of `train` encodes raw rows: give the path of a CSV or Parquet file as data.")
-    encoded = read_encoded(Path(data), loaded.checkpoint.encoder)
+    encoded = read_encoded(Path(data), loaded.checkpoint.encoder, reading)
     objective = make_objective(program, loaded.checkpoint.spec.labels)
     if isinstance(encoded, SequenceData):
         return NextItems(encoded, objective, apply_finetuning_settings(RANKING_DEFAULTS, finetuning))
     return LabeledRows(encoded, objective, config)
+
+
+def _data_notes(checkpoint: Checkpoint | None, task: Task) -> tuple[str, ...]:
+    """Return the notes of training about columns, and those of the rows of `task` about values."""
+    encoder_notes = () if checkpoint is None else checkpoint.encoder.notes
+    data = task.data if isinstance(task, LabeledRows | NextItems) else None
+    row_notes = data.notes if isinstance(data, ClickData | SequenceData) else ()
+    return tuple(dict.fromkeys((*encoder_notes, *row_notes)))
 
 
 def _model_name(model: Model) -> str:

@@ -142,6 +142,21 @@ class QuantizationSettings:
 
 
 @dataclass(frozen=True)
+class DataSettings:
+    """How rows are read: separator and encoding of a CSV file, None where they are detected.
+
+    `allow_unknown` accepts rows of which nearly all ids are unknown to the model.
+    """
+
+    separator: str | None = None
+    encoding: str | None = None
+    allow_unknown: bool = False
+
+
+DEFAULT_DATA_SETTINGS = DataSettings()
+
+
+@dataclass(frozen=True)
 class LatencySettings:
     """The batch sizes at which latency is measured and for which the ONNX file is optimized, and the number of threads."""
 
@@ -186,6 +201,7 @@ class Settings:
     quantization: QuantizationSettings
     latency: LatencySettings
     search: SearchSettings
+    reading: DataSettings
     seed: int
 
     def __init__(self, sparsity: float = PruningSettings.sparsity, *, seed: int = 0, **options: Any) -> None:
@@ -235,6 +251,7 @@ _SECTIONS: dict[str, Any] = {
     "quantization": QuantizationSettings,
     "latency": LatencySettings,
     "search": SearchSettings,
+    "reading": DataSettings,
 }
 
 

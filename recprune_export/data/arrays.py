@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recprune_export.data.csv_format import CsvOptions
 from recprune_export.data.npz import read_npz
 from recprune_export.data.rows import Rows
 from recprune_export.data.schema._infer_schema import SPLIT_VALUES
 from recprune_export.data.tabular_files import collect, scan
 from recprune_export.errors import DataError
+from recprune_export.settings import DEFAULT_DATA_SETTINGS, DataSettings
 
 if TYPE_CHECKING:
     import polars as pl
@@ -42,7 +44,13 @@ class ArrayData:
     has_split_column: bool = False
 
 
-def load_arrays(data: Path | str | Columns, inputs: Sequence[ArraySpec], labels: Sequence[str], seed: int) -> ArrayData:
+def load_arrays(
+    data: Path | str | Columns,
+    inputs: Sequence[ArraySpec],
+    labels: Sequence[str],
+    seed: int,
+    reading: DataSettings = DEFAULT_DATA_SETTINGS,
+) -> ArrayData:
     """Read the arrays of an `.npz`, or the columns of a CSV or Parquet file, with the names of the inputs and labels.
 
     `data` may also be arrays by name.
@@ -56,7 +64,7 @@ def load_arrays(data: Path | str | Columns, inputs: Sequence[ArraySpec], labels:
         path, columns = IN_MEMORY, {name: np.asarray(values) for name, values in data.items()}
     else:
         path = str(data)
-        columns = read_npz(Path(path)) if _is_zip(Path(path)) else _read_table(Path(path), inputs, labels)
+        columns = read_npz(Path(path)) if _is_zip(Path(path)) else _read_table(Path(path), inputs, labels, reading)
     missing = [name for name in (*(i.name for i in inputs), *labels) if name not in columns]
     if missing:
         raise DataError(
@@ -82,8 +90,10 @@ def _is_zip(path: Path) -> bool:
         return False  # `scan` raises the error
 
 
-def _read_table(path: Path, inputs: Sequence[ArraySpec], labels: Sequence[str]) -> dict[str, np.ndarray]:
-    frame = scan(path)
+def _read_table(
+    path: Path, inputs: Sequence[ArraySpec], labels: Sequence[str], reading: DataSettings
+) -> dict[str, np.ndarray]:
+    frame = scan(path, CsvOptions(reading.separator, reading.encoding))
     names = frame.collect_schema().names()
     sources = find_input_columns(names, inputs)
     sources |= {name: [name] for name in (*labels, SPLIT) if name in names}
@@ -130,7 +140,7 @@ def _column(series: object) -> np.ndarray:
         if len(lengths) != 1 or lengths[0] is None:
             raise DataError(f"The lists in column '{series.name}' must all have the same length.")
         return series.list.to_array(lengths[0]).to_numpy()
-    return series.to_numpy()
+    return (series.cast(pl.Float64) if series.dtype.is_decimal() else series).to_numpy()
 
 
 def check_input_array(path: str, spec: ArraySpec, values: np.ndarray, first_row: int = 0) -> np.ndarray:
@@ -145,6 +155,13 @@ def check_input_array(path: str, spec: ArraySpec, values: np.ndarray, first_row:
         raise DataError(
             f"'{spec.name}' in {path} has rows of shape {list(values.shape[1:])}; the model takes {list(spec.shape)}."
         )
+    if (
+        dtype.kind in "iu"
+        and values.dtype.kind == "f"
+        and np.isfinite(values).all()
+        and (values == np.floor(values)).all()
+    ):
+        values = values.astype(np.int64)  # whole numbers that a file writes as 12.0
     if not np.can_cast(values.dtype, dtype, "same_kind"):
         raise DataError(f"'{spec.name}' in {path} holds {values.dtype}; the model takes {spec.dtype}.")
     if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():

@@ -24,6 +24,7 @@ from recprune_export.finetuning.finite_requests import find_finite_rows
 from recprune_export.finetuning.objective import Objective
 from recprune_export.program.program import Program, sample_request_tensors
 from recprune_export.program.signature import BATCH, Signature
+from recprune_export.settings import DEFAULT_DATA_SETTINGS, DataSettings
 from recprune_export.training._evaluate import LabelPredictor, evaluate, select_primary_metric
 from recprune_export.training._paired_change import MetricChange, paired_change
 
@@ -311,17 +312,25 @@ def run_program(program: Program, request: Mapping[str, np.ndarray]) -> dict[str
     return {name: tensor.detach().numpy() for name, tensor in response.items()}
 
 
-def read_encoded(path: Path, encoder: Encoder | SequenceEncoder) -> ClickData | SequenceData:
+def read_encoded(
+    path: Path, encoder: Encoder | SequenceEncoder, reading: DataSettings = DEFAULT_DATA_SETTINGS
+) -> ClickData | SequenceData:
     """Read rows for a reference recommender with the encoder of its training."""
     if isinstance(encoder, SequenceEncoder):
-        return load_sequences(path, encoder.schema, encoder)
-    return load_clicks(path, encoder.schema, encoder)
+        return load_sequences(path, encoder.schema, encoder, reading)
+    return load_clicks(path, encoder.schema, encoder, reading)
 
 
-def read_arrays(data: Path | str | Columns, signature: Signature, labels: tuple[str, ...], seed: int) -> ArrayData:
+def read_arrays(
+    data: Path | str | Columns,
+    signature: Signature,
+    labels: tuple[str, ...],
+    seed: int,
+    reading: DataSettings = DEFAULT_DATA_SETTINGS,
+) -> ArrayData:
     """Read rows for a third-party model, by the names of its inputs."""
     specs = [ArraySpec(i.name, i.dtype, tuple(int(size) for size in i.shape[1:]), i.ids) for i in signature.inputs]
-    return load_arrays(data, specs, labels, seed)
+    return load_arrays(data, specs, labels, seed, reading)
 
 
 def _filter_rows(rows: Rows, where: RowFilter | None) -> Rows:

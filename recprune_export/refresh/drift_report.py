@@ -22,6 +22,7 @@ from recprune_export.refresh.new_rows import NewRows, read_new_rows
 from recprune_export.refresh.open_bundle import OpenBundle, open_bundle
 from recprune_export.refresh.plan_regret import GroupRegret
 from recprune_export.refresh.verdicts import DriftFinding
+from recprune_export.settings import DEFAULT_DATA_SETTINGS, DataSettings
 
 MAX_DROP, MAX_FALL = 0.002, 0.01
 
@@ -35,6 +36,7 @@ class DriftReport(ToDictMixin):
     bundle: Annotated[OpenBundle, JsonForm(lambda bundle: str(bundle.path))]
     data: Path
     rows: NewRows
+    reading: DataSettings
     dense: DenseModel | MissingModel
     quality: MetricComparison
     findings: tuple[DriftFinding, ...]
@@ -57,7 +59,8 @@ class DriftReport(ToDictMixin):
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences on circumstances that the user may not expect."""
-        return (self.dense.note,) if isinstance(self.dense, DenseModel) and self.dense.note else ()
+        dense_note = (self.dense.note,) if isinstance(self.dense, DenseModel) and self.dense.note else ()
+        return (*dense_note, *self.rows.notes)
 
     def raise_verdict(self) -> None:
         """Raise `ValidationFailed` where the plan does not hold."""
@@ -74,12 +77,14 @@ def make_drift_report(
     source: Mapping[str, Any] | None = None,
     max_drop: float = MAX_DROP,
     max_fall: float = MAX_FALL,
+    reading: DataSettings = DEFAULT_DATA_SETTINGS,
 ) -> DriftReport:
     """Measure the artifact of `bundle`, packed or not, on `data`, and say whether its plan still holds.
 
     - `model`: the dense model, where the one that the manifest names is not there; opened with the keywords in `source`.
     - `max_drop`: of the metric, by which the artifact may have come to lie further below the dense model.
     - `max_fall`: of the metric, by which the artifact may have become worse than it was.
+    - `reading`: how the rows are read.
 
     Raises `BundleError`, `DataError`, `UsageError` for labels that are missing, or where there is nothing to judge by, and
     the errors of `load_program` for `model`.
@@ -89,18 +94,24 @@ def make_drift_report(
         settings = opened.settings
         dense = find_dense(opened, model, source or {})
         rows = read_new_rows(
-            data, opened.program, opened.encoder, opened.labels(tuple(labels)), settings.finetuning, settings.seed
+            data,
+            opened.program,
+            opened.encoder,
+            opened.labels(tuple(labels)),
+            settings.finetuning,
+            settings.seed,
+            reading,
         )
         quality = _measure(opened, dense, rows)
     drift, drifts = judge_drift(opened.profile, rows.columns)
-    ranking, regrets = _judge_plan(opened, dense, rows, data)
+    ranking, regrets = _judge_plan(opened, dense, rows, data, reading)
     tested = opened.profile.tested if opened.profile else None
     findings = (judge_metric(quality, tested, max_fall), judge_gap(quality, max_drop), drift, ranking)
     if all(finding.holds is None for finding in findings):
         raise UsageError(
             f"{bundle} holds nothing that new rows could be compared with: give the dense model with --model."
         )
-    return DriftReport(opened, data, rows, dense, quality, findings, drifts, regrets)
+    return DriftReport(opened, data, rows, reading, dense, quality, findings, drifts, regrets)
 
 
 def recompress(report: DriftReport, target: Path, command: Sequence[str] = ()) -> CompressionResult:
@@ -112,7 +123,7 @@ def recompress(report: DriftReport, target: Path, command: Sequence[str] = ()) -
         raise UsageError(f"The bundle cannot be compressed again. {report.dense.reason}")
     return compress_loaded(
         report.dense.loaded,
-        _read_rows_for_dense(report.dense, report.bundle, report.rows, report.data).task,
+        _read_rows_for_dense(report.dense, report.bundle, report.rows, report.data, report.reading).task,
         target,
         report.bundle.settings,
         InputSources(
@@ -126,11 +137,11 @@ def recompress(report: DriftReport, target: Path, command: Sequence[str] = ()) -
 
 
 def _judge_plan(
-    opened: OpenBundle, dense: DenseModel | MissingModel, rows: NewRows, data: Path
+    opened: OpenBundle, dense: DenseModel | MissingModel, rows: NewRows, data: Path, reading: DataSettings
 ) -> tuple[DriftFinding, tuple[GroupRegret, ...]]:
     if isinstance(dense, MissingModel):
         return DriftFinding(plan_check.MEASURE, None, dense.reason), ()
-    task = _read_rows_for_dense(dense, opened, rows, data).task
+    task = _read_rows_for_dense(dense, opened, rows, data, reading).task
     regularized = bool(opened.settings.finetuning.regularize)
     return plan_check.judge_plan(
         dense.loaded.program, opened.plan, task, regularized=regularized, seed=opened.settings.seed
@@ -151,11 +162,19 @@ def _measure(opened: OpenBundle, dense: DenseModel | MissingModel, rows: NewRows
     return compare_metrics(opened.artifact, answers, rows.evaluation_task, rows.count, opened.manifest.metrics)
 
 
-def _read_rows_for_dense(dense: DenseModel, opened: OpenBundle, rows: NewRows, data: Path) -> NewRows:
+def _read_rows_for_dense(
+    dense: DenseModel, opened: OpenBundle, rows: NewRows, data: Path, reading: DataSettings
+) -> NewRows:
     """Return the rows as the dense model takes them: a successor may have another encoding."""
     checkpoint, settings = dense.loaded.checkpoint, opened.settings
     if checkpoint is None or opened.encoder is None or checkpoint.encoder.to_dict() == opened.encoder.to_dict():
         return rows
     return read_new_rows(
-        data, dense.loaded.program, checkpoint.encoder, checkpoint.spec.labels, settings.finetuning, settings.seed
+        data,
+        dense.loaded.program,
+        checkpoint.encoder,
+        checkpoint.spec.labels,
+        settings.finetuning,
+        settings.seed,
+        reading,
     )

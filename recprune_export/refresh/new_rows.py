@@ -7,11 +7,12 @@ import numpy as np
 
 from recprune_export.data.arrays import ArrayData
 from recprune_export.data.clicks import ClickData
+from recprune_export.data.csv_format import CsvOptions
 from recprune_export.data.distribution.data_profile import FieldValues
 from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.data.rows import Rows
 from recprune_export.data.sequences import SequenceData, SequenceEncoder
-from recprune_export.data.tabular_files import scan
+from recprune_export.data.tabular_files import read_column_names
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.profile_rows import read_field_values
 from recprune_export.finetuning.task import (
@@ -24,7 +25,7 @@ from recprune_export.finetuning.task import (
 )
 from recprune_export.pipeline.compress import apply_finetuning_settings
 from recprune_export.program.program import Program
-from recprune_export.settings import FineTuningSettings
+from recprune_export.settings import DEFAULT_DATA_SETTINGS, DataSettings, FineTuningSettings
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,12 @@ class NewRows:
     columns: tuple[FieldValues, ...]
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about values that the encoder does not know."""
+        data = self.task.data
+        return data.notes if isinstance(data, ClickData | SequenceData) else ()
+
+    @property
     def count(self) -> int:
         """How many rows are measured on."""
         return len(self.evaluation_task.data.test)
@@ -52,6 +59,7 @@ def read_new_rows(
     labels: tuple[str, ...],
     finetuning: FineTuningSettings,
     seed: int = 0,
+    reading: DataSettings = DEFAULT_DATA_SETTINGS,
 ) -> NewRows:
     """Read `data` as `program` takes it: encoded with `encoder`, or as arrays where there is none.
 
@@ -62,10 +70,10 @@ def read_new_rows(
     objective = make_objective(program, labels)
     task: LabeledRows | NextItems
     if encoder is None:
-        arrays = read_arrays(data, program.signature, labels, seed)
+        arrays = read_arrays(data, program.signature, labels, seed, reading)
         task = LabeledRows(arrays, objective, apply_finetuning_settings(CLICK_DEFAULTS, finetuning))
     else:
-        encoded = read_encoded(data, _split_at_random_without_column(encoder, data))
+        encoded = read_encoded(data, _split_at_random_without_column(encoder, data, reading), reading)
         if isinstance(encoded, SequenceData):
             task = NextItems(encoded, objective, apply_finetuning_settings(RANKING_DEFAULTS, finetuning))
         else:
@@ -75,10 +83,12 @@ def read_new_rows(
     return NewRows(task, evaluation_task, description, columns)
 
 
-def _split_at_random_without_column(encoder: Encoder | SequenceEncoder, data: Path) -> Encoder | SequenceEncoder:
+def _split_at_random_without_column(
+    encoder: Encoder | SequenceEncoder, data: Path, reading: DataSettings
+) -> Encoder | SequenceEncoder:
     """Return the encoder without its split column where `data` has none, as new rows seldom do."""
     column = encoder.schema.split.column
-    if column is None or column in scan(data).collect_schema().names():
+    if column is None or column in read_column_names(data, CsvOptions(reading.separator, reading.encoding)):
         return encoder
     split = replace(encoder.schema.split, column=None)
     return replace(encoder, schema=replace(encoder.schema, split=split))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from recprune_export.cli.main_group import main
-from recprune_export.cli.options import FILE, source_options
+from recprune_export.cli.options import FILE, reading_options, source_options
 from recprune_export.cli.parse_values import parse_json_object
 from recprune_export.cli.tables import format_figure, make_console, make_table, print_json, print_notes
 
@@ -32,6 +32,7 @@ _PRINTED_DRIFTS = 12
     "--model", type=FILE, help="The dense model, or its successor.  [default: the file the bundle was made of]"
 )
 @source_options
+@reading_options
 @click.option(
     "--max-drop", type=click.FloatRange(0), default=0.002, show_default=True, help="Further below the dense model."
 )
@@ -48,6 +49,9 @@ def refresh(
     labels: tuple[str, ...],
     model: Path | None,
     factory_args: str | None,
+    separator: str | None,
+    encoding: str | None,
+    allow_unknown: bool,
     max_drop: float,
     max_fall: float,
     check_only: bool,
@@ -66,6 +70,7 @@ def refresh(
     from recprune_export.cli.compression_tables import print_result
     from recprune_export.progress import quiet as silently
     from recprune_export.refresh.drift_report import make_drift_report, recompress
+    from recprune_export.settings import DataSettings
 
     source["factory_args"] = parse_json_object(factory_args)
     target = output or bundle.with_name(f"{bundle.resolve().name.removesuffix(SUFFIX)}-refreshed")
@@ -73,8 +78,9 @@ def refresh(
         check_target(target)
     with silently(quiet or as_json):
         report = make_drift_report(
-            bundle, data, labels=labels, model=model, source=source, max_drop=max_drop, max_fall=max_fall
-        )
+            bundle, data, labels=labels, model=model, source=source, max_drop=max_drop, max_fall=max_fall,
+            reading=DataSettings(separator, encoding, allow_unknown),
+        )  # fmt: skip
         result = None
         if not as_json:
             print_drift_report(report)
