@@ -8,7 +8,7 @@ import numpy as np
 
 from recprune_export.data.csv_format import CsvOptions
 from recprune_export.data.encoding.encoder import Encoder
-from recprune_export.data.encoding.numbers import as_number, can_be_number, is_no_number
+from recprune_export.data.encoding.numeric_columns import as_number, can_be_number, is_no_number
 from recprune_export.data.encoding.unknown_values import count_unknown_if_many, judge_unknown
 from recprune_export.data.rows import Rows
 from recprune_export.data.schema._infer_schema import SPLIT_VALUES

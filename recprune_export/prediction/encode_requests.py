@@ -14,7 +14,7 @@ from recprune_export.data.arrays import ArraySpec, check_input_array, find_input
 from recprune_export.data.clicks import check_numbers, check_types
 from recprune_export.data.csv_format import CsvOptions
 from recprune_export.data.encoding.encoder import Encoder, Request
-from recprune_export.data.encoding.numbers import count_missing_numbers
+from recprune_export.data.encoding.numeric_columns import count_missing_numbers
 from recprune_export.data.encoding.unknown_values import UnknownValues, count_unknown, judge_unknown
 from recprune_export.data.tabular_files import scan
 from recprune_export.errors import BundleError, DataError, UsageError

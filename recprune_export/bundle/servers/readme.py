@@ -5,6 +5,7 @@ from typing import Any
 
 from recprune_export.bundle.servers.kserve import REQUEST
 from recprune_export.bundle.servers.triton import make_model_name
+from recprune_export.data.encoding.canonical_text import CANONICAL_TEXT_RULE
 from recprune_export.onnx.runtime.session import SessionOptions
 
 _TEMPLATE = """\
@@ -36,7 +37,9 @@ names = [output.name for output in session.get_outputs()]
 response = dict(zip(names, session.run(names, request)))"""
 
 _ENCODING = (
-    "`encoding.json` turns raw values into these inputs: ids by field, and the mean and scale of the numeric fields.\n"
+    "`encoding.json` turns raw values into these inputs: ids by field, and the mean and scale of the numeric columns (`columns` says\n"
+    "how each column of the training file was read). "
+    f"{CANONICAL_TEXT_RULE}\n\n"
     "`recprune-export predict . --data rows.parquet -o scores.parquet` does that for the rows of a file.\n"
 )
 

@@ -13,11 +13,11 @@ MISSING_WORDS = (
 )  # fmt: skip
 
 CANONICAL_TEXT_RULE = (
-    "A value is looked up by its text. An integer is its decimal digits, true and false are 'true' and 'false' (also where a text "
-    "reads True, TRUE, False or FALSE). A number with a fraction of zeros is the integer: 12.0 and the text '12.0' are '12'; other "
-    "zeros at the end of a fraction are dropped, and -0 is '0'. Other floating-point numbers are the shortest decimal that reads back "
-    "as the same number; a text such as '1e+16' or '1.5e16' is that number. Leading zeros stay: '007' is not '7'. Any other text is "
-    "itself. null, NaN and the empty text are missing."
+    "A value is looked up by its text. An integer is its decimal digits, true and false are 'true' and 'false' (also where a "
+    "text reads True, TRUE, False or FALSE). A number with a fraction of zeros is the integer: 12.0 and the text '12.0' are "
+    "'12'; other zeros at the end of a fraction are dropped, and -0 is '0'. Other floating-point numbers are the shortest "
+    "decimal that reads back as the same number, with an exponent only below 1e-5 (1e-7); a text such as '1e+16' or '1.5e16' "
+    "is that number. Leading zeros stay: '007' is not '7'. Any other text is itself. null, NaN and the empty text are missing."
 )
 
 _PLAIN = r"^-?(?:0|[1-9][0-9]*)\.[0-9]*$"

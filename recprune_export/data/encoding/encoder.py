@@ -9,7 +9,7 @@ import numpy as np
 
 from recprune_export.codec import DictMixin, JsonForm, decode, json_name
 from recprune_export.data.encoding.canonical_text import CANONICAL_TEXT_RULE, canonical_text, is_missing_text
-from recprune_export.data.encoding.numbers import as_number
+from recprune_export.data.encoding.numeric_columns import as_number
 from recprune_export.data.encoding.vectors import fit_vectors, read_vectors
 from recprune_export.data.encoding.vocabulary import Vocabulary
 from recprune_export.data.schema.column_summary import ColumnSummary

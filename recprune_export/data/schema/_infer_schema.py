@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from recprune_export.data.csv_format import CsvOptions, detect_csv_format
 from recprune_export.data.encoding.canonical_text import canonical_text
-from recprune_export.data.encoding.numbers import can_be_number, is_no_number
+from recprune_export.data.encoding.numeric_columns import can_be_number, is_no_number
 from recprune_export.data.schema.column_roles import (
     ChosenRole,
     ColumnData,
     Role,
     choose_role,
     describe_ids,
+    describe_list_ids,
     describe_missing_words,
     find_date_unit,
     find_separator,
@@ -201,7 +202,7 @@ class _SchemaInference:
                 raise DataError(
                     f"The column '{name}' of {self._path} holds {column.dtype}, so it cannot be a multi-valued field."
                 )
-            return ChosenRole("multi-valued")
+            return ChosenRole("multi-valued", "", describe_list_ids(column))
         if name in self._overrides.numeric:
             return self._numeric_role(column)
         if name in self._overrides.categorical:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from recprune_export.data.csv_types import TextCounts
-from recprune_export.data.encoding.numbers import DATE_PATTERN, unit_as_number
+from recprune_export.data.encoding.numeric_columns import DATE_PATTERN, unit_as_number
 from recprune_export.data.schema.column_summary import ColumnStatistics
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def choose_role(column: ColumnData) -> ChosenRole:
     if (dtype.is_nested() and not column.is_list) or isinstance(dtype, pl.Binary | pl.Object):
         return ChosenRole(
             "excluded",
-            f"{dtype.base_type()}",
+            "nested" if dtype.is_nested() else "binary",
             f"'{name}' holds {dtype} and is excluded: a field is a number, a text, or a list of them; write its content as such columns.",
         )
     if unit := find_date_unit(column):
@@ -117,6 +117,13 @@ def describe_ids(column: ColumnData) -> str:
     if isinstance(texts.dtype, pl.Float64):
         return f"'{name}' is text that holds numbers, and is read as ids; --numeric {name} reads numbers."
     return ""
+
+
+def describe_list_ids(column: ColumnData) -> str:
+    """Return a note where the ids of a multi-valued field are numbers with a fraction part; "" where they are not."""
+    if not column.is_list or not (_inner(column.dtype).is_float() or _inner(column.dtype).is_decimal()):
+        return ""
+    return f"'{column.name}' holds lists of {_inner(column.dtype)} and is read as ids, one for each different number: 12.0 is the id '12'."
 
 
 def describe_missing_words(column: ColumnData, role: Role) -> str:

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from recprune_export.codec import DictMixin
+from recprune_export.codec import DictMixin, JsonForm, finite_or_none
 from recprune_export.data.encoding.canonical_text import is_missing_text
-from recprune_export.data.encoding.numbers import as_number
+from recprune_export.data.encoding.numeric_columns import as_number
 from recprune_export.data.tabular_files import collect
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ class ColumnSummary(DictMixin):
     dtype: str
     role: str
     values: int | None = None
-    low: float | None = None
-    high: float | None = None
+    low: Annotated[float | None, JsonForm(finite_or_none)] = None
+    high: Annotated[float | None, JsonForm(finite_or_none)] = None
     missing: float = 0.0
     note: str = ""
 
