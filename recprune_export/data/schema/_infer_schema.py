@@ -12,6 +12,7 @@ from recprune_export.data.schema.column_roles import (
     ChosenRole,
     ColumnData,
     Role,
+    can_be_multi_valued,
     choose_role,
     describe_ids,
     describe_list_ids,
@@ -198,7 +199,7 @@ class _SchemaInference:
         """Return the role that the user gives a column. Raises `DataError` if it cannot have it."""
         column = self._column_data(name)
         if name in self._separators:
-            if not column.is_list and (column.dtype.is_nested() or str(column.dtype) in ("Binary", "Object")):
+            if not column.is_list and not can_be_multi_valued(column.dtype):
                 raise DataError(
                     f"The column '{name}' of {self._path} holds {column.dtype}, so it cannot be a multi-valued field."
                 )

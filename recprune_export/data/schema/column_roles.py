@@ -55,6 +55,13 @@ def is_list(dtype: "pl.DataType") -> bool:
     return isinstance(dtype, pl.List | pl.Array) and not _is_opaque(_inner(dtype))
 
 
+def can_be_multi_valued(dtype: "pl.DataType") -> bool:
+    """Return whether a value of a column that holds no lists may be several ids in one text."""
+    import polars as pl
+
+    return isinstance(dtype, pl.String | pl.Categorical | pl.Enum) or dtype.is_integer()
+
+
 def is_vector(column: ColumnData) -> bool:
     """Return whether a column holds lists of numbers that all have the same length."""
     return (
