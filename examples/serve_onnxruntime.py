@@ -61,7 +61,9 @@ class Recommender:
         for field in self.schema["multi_valued"]:
             ids, padded = self.ids[field["name"]], np.zeros((len(rows), field["max_length"]), dtype=np.int64)
             for number, row in enumerate(rows):
-                found = values(row[field["name"]], field["separator"], self.schema.get("missing", ()))[: field["max_length"]]
+                found = values(row[field["name"]], field["separator"], self.schema.get("missing", ()))[
+                    : field["max_length"]
+                ]
                 padded[number, : len(found)] = [ids.get(value, 1) for value in found]
             request[field["name"]] = padded
         columns = [[scaled(row[n], self.means[n], self.stds[n]) for row in rows] for n in self.schema["numeric"]]

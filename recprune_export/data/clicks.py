@@ -13,7 +13,7 @@ from recprune_export.data.encoding.unknown_values import count_unknown_if_many, 
 from recprune_export.data.rows import Rows
 from recprune_export.data.schema._infer_schema import SPLIT_VALUES
 from recprune_export.data.schema.schema import Schema, Split
-from recprune_export.data.tabular_files import collect, raise_data_errors, scan
+from recprune_export.data.tabular_files import collect, describe_encoding, raise_data_errors, scan
 from recprune_export.errors import DataError
 from recprune_export.settings import DEFAULT_DATA_SETTINGS, DataSettings
 
@@ -72,6 +72,7 @@ def load_clicks(
             rows = partitioned.filter(pl.col(PARTITION_COLUMN).is_not_null())
             counts = count_unknown_if_many(encoder, rows, [splits["train"].inputs, *held_out])
             notes = judge_unknown(counts.values(), encoder.vocabularies, str(path), reading.allow_unknown)
+            notes = (*describe_encoding(path, options), *notes)
     return ClickData(encoder, **splits, notes=notes)
 
 

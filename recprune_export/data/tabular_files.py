@@ -60,6 +60,14 @@ def count_texts(
         return _infer_types(path, options, tuple(columns), tuple(missing))
 
 
+def describe_encoding(path: Path, options: CsvOptions) -> tuple[str, ...]:
+    """Return a note if the encoding of a CSV file is a guess."""
+    form = None if is_parquet(path) else detect_csv_format(path, options)
+    if form is None or not form.is_guess:
+        return ()
+    return (f"{path.name} is not UTF-8 and is read as {form.encoding}; --encoding names another encoding.",)
+
+
 def read_column_names(path: Path, options: CsvOptions = AS_WRITTEN) -> tuple[str, ...]:
     """Return the names of the columns of `path`; only its head is read. Raises `DataError` as `scan` does."""
     return _open(path, options)[1]

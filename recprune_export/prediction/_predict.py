@@ -65,7 +65,7 @@ def predict(
     manifest = read_manifest(bundle)
     check_files(bundle, manifest)
     signature = Signature.from_dict(manifest.signature)
-    requests = encode_rows(bundle, manifest, data, reading)
+    requests = encode_rows(bundle, manifest, data, reading, keep)
     schema = _make_schema(signature, _read_types(data, reading, keep), data, output, keep)
     session = make_session(bundle / MODEL, threads, read_session_options(manifest))
     count = _count_rows(requests.frame, data)

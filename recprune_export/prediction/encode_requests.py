@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,7 +16,7 @@ from recprune_export.data.csv_format import CsvOptions
 from recprune_export.data.encoding.encoder import Encoder, Request
 from recprune_export.data.encoding.numeric_columns import count_missing_numbers
 from recprune_export.data.encoding.unknown_values import UnknownValues, count_unknown, judge_unknown
-from recprune_export.data.tabular_files import scan
+from recprune_export.data.tabular_files import describe_encoding, read_column_names, scan
 from recprune_export.errors import BundleError, DataError, UsageError
 from recprune_export.program.signature import Signature
 from recprune_export.settings import DataSettings
@@ -39,8 +39,10 @@ class EncodedRows(Protocol):
         """Return notes about unknown values, after the last request. Raises `DataError` if nearly all of a field are unknown."""
 
 
-def encode_rows(bundle: Path, manifest: Manifest, path: Path, reading: DataSettings) -> EncodedRows:
-    """Return the converter from rows of `path` to requests for a bundle's model.
+def encode_rows(
+    bundle: Path, manifest: Manifest, path: Path, reading: DataSettings, keep: Collection[str]
+) -> EncodedRows:
+    """Return the converter from rows of `path` to requests for a bundle's model; columns in `keep` are read as well.
 
     Raises `UsageError` if rows cannot be requests of this model, `DataError` if a column is missing or of another type.
     """
@@ -62,17 +64,17 @@ def encode_rows(bundle: Path, manifest: Manifest, path: Path, reading: DataSetti
     with reject_invalid_sections(bundle, ENCODING):
         encoder = Encoder.from_dict(values)
     schema = encoder.schema
-    return _VocabularyRows(
-        path, scan(path, options, text=schema.texts, missing=schema.missing), encoder, reading.allow_unknown
-    )
+    texts = [name for name in read_column_names(path, options) if name in schema.texts or name not in keep]
+    return _VocabularyRows(path, scan(path, options, text=texts, missing=schema.missing), encoder, reading)
 
 
 class _VocabularyRows:
-    def __init__(self, path: Path, frame: "pl.LazyFrame", encoder: Encoder, allow_unknown: bool) -> None:
+    def __init__(self, path: Path, frame: "pl.LazyFrame", encoder: Encoder, reading: DataSettings) -> None:
         self.columns = encoder.schema.fields
         self.unknown: Counter[str] = Counter()
         self.frame = frame
-        self._encoder, self._path, self._allow_unknown = encoder, path, allow_unknown
+        self._encoder, self._path = encoder, path
+        self._options, self._allow_unknown = CsvOptions(reading.separator, reading.encoding), reading.allow_unknown
         self._counts = {name: UnknownValues(name) for name in encoder.vocabularies}
         _check_columns(path, frame, self.columns)
         check_types(path, frame, encoder.schema)
@@ -94,7 +96,8 @@ class _VocabularyRows:
         return request
 
     def judge(self) -> tuple[str, ...]:
-        return judge_unknown(self._counts.values(), self._encoder.vocabularies, str(self._path), self._allow_unknown)
+        notes = judge_unknown(self._counts.values(), self._encoder.vocabularies, str(self._path), self._allow_unknown)
+        return (*describe_encoding(self._path, self._options), *notes)
 
 
 class _ArrayRows:

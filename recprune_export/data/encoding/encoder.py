@@ -152,9 +152,7 @@ def _values(field: MultiValued, types: "pl.Schema", missing: tuple[str, ...]) ->
     else:
         lists = column.cast(pl.String).str.split(field.separator)
         text = canonical_text(pl.element().str.strip_chars(), pl.String())
-    values = lists.list.eval(text)
-    words = pl.Series([*missing], dtype=pl.String).implode()
-    return values.list.eval(pl.element().filter(pl.element().is_not_null() & ~pl.element().is_in(words)))
+    return lists.list.eval(text.replace(list(missing), [None] * len(missing)) if missing else text).list.drop_nulls()
 
 
 def _moments(frame: "pl.LazyFrame", schema: Schema) -> tuple[dict[str, float], dict[str, float]]:

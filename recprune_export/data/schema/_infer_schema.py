@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recprune_export.data.csv_format import CsvOptions, detect_csv_format
+from recprune_export.data.csv_format import CsvOptions
 from recprune_export.data.encoding.canonical_text import canonical_text
 from recprune_export.data.encoding.numeric_columns import can_be_number, is_no_number
 from recprune_export.data.schema.column_roles import (
@@ -24,7 +24,14 @@ from recprune_export.data.schema.column_roles import (
 from recprune_export.data.schema.column_summary import ColumnSummary, measure_columns
 from recprune_export.data.schema.leakage import find_leaking_fields
 from recprune_export.data.schema.schema import MultiValued, Schema, SequenceColumns, Split, VectorColumn
-from recprune_export.data.tabular_files import collect, count_texts, is_parquet, read_column_names, scan
+from recprune_export.data.tabular_files import (
+    collect,
+    count_texts,
+    describe_encoding,
+    is_parquet,
+    read_column_names,
+    scan,
+)
 from recprune_export.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -158,7 +165,7 @@ class _SchemaInference:
         import polars as pl
 
         self._path, self._frame, self._sample, self._overrides, self._columns = path, frame, sample, overrides, columns
-        self._notes: list[str] = []
+        self._notes = [*describe_encoding(path, overrides.csv_options)]
         self._roles: dict[str, ChosenRole] = {}
         self._separators = dict(_name_and_separator(text) for text in overrides.multi_valued)
         self._statistics = measure_columns(path, frame)
@@ -168,12 +175,11 @@ class _SchemaInference:
     def run(self) -> InferredSchema:
         overrides = self._overrides
         split = overrides.split or _split_column(self._sample, {*overrides.labels, *overrides.ignore})
-        self._note_format()
         multi: list[MultiValued] = []
         for name in self._sample.columns:
             if name in (*overrides.labels, split):
                 continue
-            self._roles[name] = self._requested_role(name) or self._inferred_role(name)
+            self._roles[name] = self._note_empty(name, self._requested_role(name)) or self._inferred_role(name)
             if self._roles[name].role == "multi-valued":
                 multi.append(self._multi_valued(name, self._separators.get(name) or find_separator(self._sample[name])))
         self._exclude_leaks()
@@ -216,6 +222,12 @@ class _SchemaInference:
             return ChosenRole("categorical", "as requested", note if _changes_meaning(column) else "")
         return None
 
+    def _note_empty(self, name: str, chosen: ChosenRole | None) -> ChosenRole | None:
+        """Return a requested role with a note where the column has no value."""
+        if chosen is None or not self._statistics[name].is_empty:
+            return chosen
+        return ChosenRole(chosen.role, "no values", f"'{name}' has no value in any row.")
+
     def _numeric_role(self, column: ColumnData) -> ChosenRole:
         import polars as pl
 
@@ -246,15 +258,6 @@ class _SchemaInference:
         if chosen.role == "categorical":
             return self._key_role(name) or ChosenRole("categorical", "", describe_ids(column))
         return chosen
-
-    def _note_format(self) -> None:
-        if is_parquet(self._path):
-            return
-        form = detect_csv_format(self._path, self._overrides.csv_options)
-        if form.is_guess:
-            self._notes.append(
-                f"{self._path.name} is not UTF-8 and is read as {form.encoding}; --encoding names another encoding."
-            )
 
     def _note_values(self) -> None:
         """Add the notes of all columns, and one for all columns of whole numbers that might have the other role."""
