@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +18,7 @@ SEPARATORS = (",", "\t", ";", "|")
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _OTHER_ARCHIVES = {b"BZh": "bz2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "ZIP (or a spreadsheet)", b"7z\xbc\xaf": "7z"}
 _HEAD_BYTES = 1 << 16
+_SAMPLE_LINES = 100
 _CHUNK_BYTES = 1 << 20
 _MAX_DECODED_BYTES = 1 << 31
 
@@ -107,14 +109,14 @@ def detect_separator(text: str) -> str:
     >>> detect_separator("user;item\\nu1;'a,b'\\n"), detect_separator("user,tags\\nu1,x|y\\n")
     (';', ',')
     """
-    lines = text.splitlines()[:100]
-    lines = lines[:-1] if len(lines) > 1 and not text.endswith("\n") else lines  # the last one may be cut
     best, score = ",", (0.0, 0)
     for separator in SEPARATORS:
         try:
-            widths = [len(row) for row in csv.reader(lines, delimiter=separator) if row]
+            rows = list(islice(csv.reader(io.StringIO(text), delimiter=separator), _SAMPLE_LINES))
         except csv.Error:
             continue
+        whole = rows if text.endswith("\n") or len(rows) < 2 else rows[:-1]  # the last row may be cut
+        widths = [len(row) for row in whole if row]
         if widths and widths[0] > 1:
             candidate = (sum(width == widths[0] for width in widths) / len(widths), widths[0])
             best, score = max((best, score), (separator, candidate), key=lambda pair: pair[1])

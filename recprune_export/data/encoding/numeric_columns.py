@@ -9,8 +9,11 @@ if TYPE_CHECKING:
     import polars as pl
 
 _SECONDS_A_DAY = 86_400.0
+_BOOLEANS = {"true": 1.0, "True": 1.0, "TRUE": 1.0, "false": 0.0, "False": 0.0, "FALSE": 0.0}
 # An ISO 8601 date, or a date with a time, as pandas, polars and Spark write them.
 DATE_PATTERN = r"^\d{4}-\d{2}-\d{2}(?:[ T]\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?Z?)?$"
+
+DECIMAL_COMMA = r"^-?[0-9]+,[0-9]+$"
 
 
 def unit_as_number(dtype: "pl.DataType") -> str | None:
@@ -40,7 +43,8 @@ def can_be_number(dtype: "pl.DataType") -> bool:
 def as_number(column: "pl.Expr", dtype: "pl.DataType", missing: Collection[str] = ()) -> "pl.Expr":
     """Return a column of `dtype` as float64: null where the value is missing, NaN, or a text that is no number.
 
-    A date is days since 1970-01-01, with the time as a fraction; a time or a duration is seconds; true is 1.
+    A date is days since 1970-01-01, with the time as a fraction; a time or a duration is seconds; true is 1; a decimal comma
+    is a point.
 
     >>> import polars as pl
     >>> texts = pl.Series(["1.5", " 2", "NA", "1970-01-02 12:00:00", "true", "old"])
@@ -59,21 +63,30 @@ def as_number(column: "pl.Expr", dtype: "pl.DataType", missing: Collection[str] 
         return column.dt.total_microseconds() / 1e6
     if not isinstance(dtype, pl.String | pl.Categorical | pl.Enum):
         return column.cast(pl.Float64).fill_nan(None)
-    text = column.cast(pl.String)
-    text = pl.when(~is_missing_text(text, missing)).then(text.str.strip_chars())
+    text = column.cast(pl.String).str.strip_chars()
+    values = pl.coalesce(
+        text.cast(pl.Float64, strict=False).fill_nan(None),
+        as_number(_read_date(text), pl.Datetime("us")),
+        pl.when(text.str.contains(DECIMAL_COMMA))
+        .then(text)
+        .str.replace(",", ".", literal=True)
+        .cast(pl.Float64, strict=False),
+        text.replace_strict(_BOOLEANS, default=None, return_dtype=pl.Float64),
+    )
+    return pl.when(~text.is_in(pl.Series([*missing], dtype=pl.String).implode())).then(values) if missing else values
+
+
+def _read_date(text: "pl.Expr") -> "pl.Expr":
+    """Return ISO texts as times; null for others."""
+    import polars as pl
+
     dates = pl.when(text.str.contains(DATE_PATTERN)).then(text)
-    days = dates.str.head(19).str.replace("T", " ", literal=True).str.strip_chars_end("Z")
-    parsed = pl.coalesce(
-        days.str.to_datetime("%Y-%m-%d %H:%M:%S", strict=False),
-        days.str.to_datetime("%Y-%m-%d %H:%M", strict=False),
-        days.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us")),
+    seconds = dates.str.head(19).str.replace("T", " ", literal=True).str.strip_chars_end("Z")
+    return pl.coalesce(
+        seconds.str.to_datetime("%Y-%m-%d %H:%M:%S", strict=False),
+        seconds.str.to_datetime("%Y-%m-%d %H:%M", strict=False),
+        seconds.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us")),
     )
-    words = text.replace_strict(
-        {"true": 1.0, "True": 1.0, "TRUE": 1.0, "false": 0.0, "False": 0.0, "FALSE": 0.0},
-        default=None,
-        return_dtype=pl.Float64,
-    )
-    return pl.coalesce(text.cast(pl.Float64, strict=False).fill_nan(None), as_number(parsed, pl.Datetime("us")), words)
 
 
 def is_no_number(column: "pl.Expr", dtype: "pl.DataType", missing: Collection[str] = ()) -> "pl.Expr":

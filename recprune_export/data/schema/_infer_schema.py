@@ -18,6 +18,7 @@ from recprune_export.data.schema.column_roles import (
     describe_list_ids,
     describe_missing_words,
     find_date_unit,
+    find_decimal_comma,
     find_separator,
     is_vector,
 )
@@ -247,8 +248,14 @@ class _SchemaInference:
                 f"reads ids, --ignore {name} does not read it."
             )
         unit = find_date_unit(column)
-        note = f"'{name}' holds dates or times and is read as a number, in {unit}." if unit else ""
-        return ChosenRole("numeric", unit or "", note)
+        if unit is not None:
+            return ChosenRole("numeric", unit, f"'{name}' holds dates or times and is read as a number, in {unit}.")
+        if example := find_decimal_comma(column):
+            point = example.replace(",", ".")
+            return ChosenRole(
+                "numeric", "decimal commas", f"'{name}' is read with decimal commas: '{example}' is {point}."
+            )
+        return ChosenRole("numeric")
 
     def _inferred_role(self, name: str) -> ChosenRole:
         column = self._column_data(name)

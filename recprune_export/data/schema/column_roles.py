@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from recprune_export.data.csv_types import TextCounts
-from recprune_export.data.encoding.numeric_columns import DATE_PATTERN, unit_as_number
+from recprune_export.data.encoding.numeric_columns import DATE_PATTERN, DECIMAL_COMMA, unit_as_number
 from recprune_export.data.schema.column_summary import ColumnStatistics
 
 if TYPE_CHECKING:
@@ -94,6 +94,13 @@ def choose_role(column: ColumnData) -> ChosenRole:
         )
     if column.is_list:
         return _choose_list_role(column)
+    if example := find_decimal_comma(column):
+        return ChosenRole(
+            "excluded",
+            "decimal commas",
+            f"'{name}' holds texts such as '{example}', numbers with a decimal comma or pairs of ids, and is excluded; "
+            f"--numeric {name} reads numbers, --multi-valued {name}:, ids.",
+        )
     if dtype.is_decimal() or dtype.is_float():
         return ChosenRole("numeric")
     return ChosenRole("categorical")
@@ -155,9 +162,22 @@ def find_missing_word(column: ColumnData) -> str:
 
     if column.texts is not None and column.texts.word is not None:
         return column.texts.word
-    text = column.sample.drop_nulls()
+    text = column.sample.drop_nulls().cast(pl.String)
     words = text.filter(pl.select(is_missing_text(pl.lit(text)) & (pl.lit(text) != "")).to_series())
     return str(words[0]) if len(words) else "NA"
+
+
+def find_decimal_comma(column: ColumnData) -> str | None:
+    """Return an example of a text column that may hold numbers with a decimal comma; None for other columns."""
+    import polars as pl
+
+    if not isinstance(column.dtype, pl.String):
+        return None
+    values = column.sample.drop_nulls().str.strip_chars()
+    with_comma = values.filter(values.str.contains(DECIMAL_COMMA))
+    if len(with_comma) <= 0.3 * len(values) or not values.str.contains(rf"{DECIMAL_COMMA}|^-?[0-9]+$").all():
+        return None
+    return str(with_comma[0])
 
 
 def find_separator(column: "pl.Series") -> str | None:

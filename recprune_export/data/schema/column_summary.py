@@ -78,9 +78,10 @@ def _statistics(name: str, dtype: "pl.DataType") -> list["pl.Expr"]:
         statistics |= {"missing": values.null_count(), "low": values.min(), "high": values.max()}
         if dtype.is_float() or dtype.is_decimal():
             statistics["is_whole"] = (values == values.floor()).all()
-    elif isinstance(dtype, pl.String):
-        statistics["missing"] = (column.is_null() | (column == "")).sum()
-        statistics["words"] = ((column != "") & is_missing_text(column)).sum()
+    elif isinstance(dtype, pl.String | pl.Categorical | pl.Enum):
+        text = column.cast(pl.String)
+        statistics["missing"] = (text.is_null() | (text == "")).sum()
+        statistics["words"] = ((text != "") & is_missing_text(text)).sum()
     elif isinstance(dtype, pl.List | pl.Array):
         lengths = column.cast(pl.List(dtype.inner)).list.len()
         statistics |= {"shortest": lengths.min(), "longest": lengths.max()}

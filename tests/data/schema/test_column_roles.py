@@ -190,6 +190,18 @@ def test_ids_spelled_in_two_ways_are_noted(tmp_path: Path) -> None:
     assert any("'shop' spells 1 ids in more than one way, such as '12.0' for '12'" in note for note in inferred.notes)
 
 
+def test_decimal_commas_are_no_lists_of_ids(tmp_path: Path) -> None:
+    path, price = tmp_path / "rows.parquet", pl.Series([f"{n},5" for n in INTEGERS])
+    inferred = infer(path, {"price": price})
+    assert any("'price' holds texts such as" in note and "--numeric price" in note for note in inferred.notes)
+    assert inferred.schema.fields == ("rest",)
+    numeric = infer(path, {"price": price}, numeric=("price",))
+    assert any("decimal commas" in note for note in numeric.notes)
+    encoder = load_clicks(path, numeric.schema).encoder
+    first = encoder.encode(pl.read_parquet(path))[NUMERIC][0, 0] * encoder.stds["price"] + encoder.means["price"]
+    assert math.isclose(first, INTEGERS[0] + 0.5, rel_tol=1e-5)
+
+
 def test_an_ignored_column_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     code = [str(n) for n in range(COUNT - 1)] + ["late"]
