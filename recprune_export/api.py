@@ -28,6 +28,7 @@ from recprune_export.finetuning.task import (
 )
 from recprune_export.pipeline._prune import plan_all_stages
 from recprune_export.pipeline.build_manifest import InputSources
+from recprune_export.pipeline.choose_input_rules import with_input_rules
 from recprune_export.pipeline.compress import (
     CompressionResult,
     apply_finetuning_settings,
@@ -135,9 +136,10 @@ def compress_loaded(
     checkpoint = loaded.checkpoint
     extra = {} if checkpoint is None else {ENCODING: format_json(checkpoint.encoder.to_dict())}
     trials_file = target.with_name(f"{target.name}.search.json")
-    resolved = None if plan else resolve_sparsity(loaded.program, settings, task, trials_file, print_status)
+    program = with_input_rules(loaded.program, task, settings.export.bad_ids)
+    resolved = None if plan else resolve_sparsity(program, settings, task, trials_file, print_status)
     return compress_program(
-        loaded.program,
+        program,
         target,
         resolved.settings if resolved else settings,
         task,
@@ -171,7 +173,8 @@ def sweep(
     loaded = load_model(model, example_inputs, source or {})
     task = make_task(loaded, data, labels, settings.finetuning, settings.seed)
     make_folder(folder)
-    trials = Trials(loaded.program, settings, task, folder / "trials.json", artifacts=True)
+    program = with_input_rules(loaded.program, task, settings.export.bad_ids)
+    trials = Trials(program, settings, task, folder / "trials.json", artifacts=True)
     result = run_sweep(trials, sparsities, on_trial)
     result.save(folder / SWEEP, file_identity(Path(model)) if isinstance(model, Path | str) else None)
     return result
@@ -264,7 +267,7 @@ def make_task(
             raise UsageError(
                 "A model that recprune-export did not train needs the labels' names beside --data: give --label."
             )
-        rows = read_arrays(data, program.signature, labels, seed)
+        rows = read_arrays(data, program, labels, seed)
         return LabeledRows(rows, make_objective(program, labels), config)
     if not isinstance(data, Path | str):
         raise UsageError("A checkpoint of `train` encodes raw rows: give the path of a CSV or Parquet file as data.")

@@ -1,6 +1,6 @@
 """Rows for third-party models: columns or arrays that already have the form of the inputs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 IdRange = tuple[int, int]
+HasAnswer = Callable[[Mapping[str, np.ndarray]], np.ndarray]  # inputs of N rows -> whether a model answers each, bool [N]
 Columns = Mapping[str, Any]  # name -> array, or anything that numpy.asarray accepts, such as a tensor
 SPLIT = "split"
 IN_MEMORY = "the data"
@@ -42,15 +43,23 @@ class ArrayData:
     has_split_column: bool = False
 
 
-def load_arrays(data: Path | str | Columns, inputs: Sequence[ArraySpec], labels: Sequence[str], seed: int) -> ArrayData:
+def load_arrays(
+    data: Path | str | Columns,
+    inputs: Sequence[ArraySpec],
+    labels: Sequence[str],
+    seed: int,
+    has_answer: HasAnswer | None = None,
+) -> ArrayData:
     """Read the arrays of an `.npz`, or the columns of a CSV or Parquet file, with the names of the inputs and labels.
 
     `data` may also be arrays by name.
 
     An input of shape (batch, n) is a list column, or n columns named `name_0` ... . A column or array `split` assigns
-    the rows to splits; without one they are split at random by `seed`, 80/10/10.
+    the rows to splits; without one they are split at random by `seed`, 80/10/10. Rows with NaN are taken where
+    `has_answer` says that the model answers them, as one that fills missing values itself.
 
-    Raises `DataError` if an array is missing or has another type or shape, or an id lies outside its table.
+    Raises `DataError` if an array is missing or has another type or shape, an id lies outside its table, a number is
+    infinite, or a row with NaN has no answer.
     """
     if isinstance(data, Mapping):
         path, columns = IN_MEMORY, {name: np.asarray(values) for name, values in data.items()}
@@ -63,9 +72,12 @@ def load_arrays(data: Path | str | Columns, inputs: Sequence[ArraySpec], labels:
             f"{path} has nothing called '{missing[0]}', which the model takes; it holds {', '.join(columns)}."
         )
     arrays = {i.name: check_input_array(path, i, columns[i.name]) for i in inputs}
+    for i in inputs:
+        _refuse_rows(path, i, arrays[i.name], np.isinf(arrays[i.name]), "infinity", "clip it or leave these rows out")
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) != 1 or not next(iter(lengths.values())):
         raise DataError(f"The arrays of {path} must have the same number of rows, at least one: {lengths}.")
+    _check_missing_numbers(path, inputs, arrays, has_answer)
     rows = Rows(arrays, {label: _check_label_values(path, label, columns[label]) for label in labels})
     split = _assign_splits(path, columns.get(SPLIT), len(rows), seed)
     splits = [rows.take(np.flatnonzero(split == code)) for code in range(3)]
@@ -136,7 +148,7 @@ def _column(series: object) -> np.ndarray:
 def check_input_array(path: str, spec: ArraySpec, values: np.ndarray, first_row: int = 0) -> np.ndarray:
     """Return `values` in the dtype and shape of an input; `first_row` is the position of their first row in `path`.
 
-    Raises `DataError` if they have another shape or kind, are not finite, or hold an id outside the table.
+    Raises `DataError` if they have another shape or kind, or hold an id outside the table.
     """
     dtype = np.dtype(spec.dtype)
     if values.ndim == 1 and spec.shape == (1,):
@@ -147,10 +159,41 @@ def check_input_array(path: str, spec: ArraySpec, values: np.ndarray, first_row:
         )
     if not np.can_cast(values.dtype, dtype, "same_kind"):
         raise DataError(f"'{spec.name}' in {path} holds {values.dtype}; the model takes {spec.dtype}.")
-    if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
-        raise DataError(f"'{spec.name}' in {path} holds NaN or infinity; fill the missing values first.")
     _check_ids(path, spec, values, first_row)
     return np.ascontiguousarray(values, dtype=dtype)
+
+
+def _check_missing_numbers(
+    path: str, inputs: Sequence[ArraySpec], arrays: Mapping[str, np.ndarray], has_answer: HasAnswer | None
+) -> None:
+    """Raise `DataError` for rows with NaN that the model does not answer."""
+    missing = {i.name: np.isnan(arrays[i.name]) for i in inputs if np.issubdtype(np.dtype(i.dtype), np.floating)}
+    rows = np.flatnonzero(sum(mask.reshape(len(mask), -1).any(axis=1) for mask in missing.values())) if missing else ()
+    if not len(rows):
+        return
+    refused = np.ones(len(rows), dtype=bool)
+    if has_answer is not None:
+        refused = ~has_answer({name: values[rows] for name, values in arrays.items()})
+    for i in inputs:
+        if i.name in missing:
+            places = np.zeros_like(missing[i.name])
+            places[rows[refused]] = missing[i.name][rows[refused]]
+            reason = "the model answers NaN there: fill the missing values or leave these rows out"
+            _refuse_rows(path, i, arrays[i.name], places, "NaN", reason)
+
+
+def _refuse_rows(
+    path: str, spec: ArraySpec, values: np.ndarray, places: np.ndarray, kind: str, reason: str
+) -> None:
+    """Raise `DataError` where `places` marks numbers of an input, with the column, the rows and the reason."""
+    rows = np.flatnonzero(places.reshape(len(values), -1).any(axis=1))
+    if not len(rows):
+        return
+    column = f", column {int(np.argwhere(places[rows[0]].reshape(-1))[0][0])}," if values.ndim > 1 else ""
+    several = "s" if len(rows) > 1 else ""
+    raise DataError(
+        f"'{spec.name}'{column} in {path} holds {kind} in {len(rows):,} row{several}, such as row {rows[0]}: {reason}."
+    )
 
 
 def _check_ids(path: str, spec: ArraySpec, values: np.ndarray, first_row: int) -> None:
@@ -158,7 +201,7 @@ def _check_ids(path: str, spec: ArraySpec, values: np.ndarray, first_row: int) -
         if pair is None:
             continue
         ids = values if len(spec.ids) == 1 else values.reshape(len(values), -1, len(spec.ids))[..., column]
-        outside = (ids < pair[0]) | (ids > pair[1])
+        outside = ~((ids >= pair[0]) & (ids <= pair[1]))  # so is NaN
         if outside.any():
             where = f"'{spec.name}'" + ("" if len(spec.ids) == 1 else f", column {column},")
             row = first_row + int(np.argwhere(outside)[0][0])

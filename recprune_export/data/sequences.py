@@ -34,6 +34,11 @@ class SequenceEncoder(DictMixin):
         assert self.schema.sequence is not None
         return self.schema.sequence
 
+    @property
+    def unknown_ids(self) -> dict[str, int]:
+        """The id in the place of an unknown item, by input: that of the padding, since such items are removed."""
+        return {HISTORY: 0}
+
     def encode(self, log: "pl.LazyFrame | pl.DataFrame") -> Request:
         """Return the request of each user in `log`, in the order of the users' values: `history`, int64 [users, length]."""
         return {HISTORY: self.histories(log, drop_unknown=True).pad_left(self.columns.max_length)}

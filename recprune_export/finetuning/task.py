@@ -318,10 +318,24 @@ def read_encoded(path: Path, encoder: Encoder | SequenceEncoder) -> ClickData | 
     return load_clicks(path, encoder.schema, encoder)
 
 
-def read_arrays(data: Path | str | Columns, signature: Signature, labels: tuple[str, ...], seed: int) -> ArrayData:
-    """Read rows for a third-party model, by the names of its inputs."""
-    specs = [ArraySpec(i.name, i.dtype, tuple(int(size) for size in i.shape[1:]), i.ids) for i in signature.inputs]
-    return load_arrays(data, specs, labels, seed)
+def read_arrays(data: Path | str | Columns, program: Program, labels: tuple[str, ...], seed: int) -> ArrayData:
+    """Read rows for a third-party model, by the names of its inputs; rows with NaN where it answers them."""
+    inputs = program.signature.inputs
+    specs = [ArraySpec(i.name, i.dtype, tuple(int(size) for size in i.shape[1:]), i.ids) for i in inputs]
+    return load_arrays(data, specs, labels, seed, lambda request: find_answered_rows(program, request))
+
+
+def find_answered_rows(program: Program, request: Arrays) -> np.ndarray:
+    """Return for each row of `request` whether no output of `program` is NaN, bool [N]."""
+    chunk_rows = 256  # scores of all items take megabytes for each row
+    rows = len(next(iter(request.values())))
+    answered = np.ones(rows, dtype=bool)
+    for start in range(0, rows, chunk_rows):
+        chunk = slice(start, start + chunk_rows)
+        for values in run_program(program, {name: array[chunk] for name, array in request.items()}).values():
+            if values.dtype.kind == "f" and len(values) == len(answered[chunk]):
+                answered[chunk] &= ~np.isnan(values).reshape(len(values), -1).any(axis=1)
+    return answered
 
 
 def _filter_rows(rows: Rows, where: RowFilter | None) -> Rows:

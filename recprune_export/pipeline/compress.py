@@ -28,6 +28,7 @@ from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.pipeline._fingerprint import fingerprint
 from recprune_export.pipeline._prune import PrunedModel, SearchPrefix, prune
 from recprune_export.pipeline._quantize_export import quantize_export
+from recprune_export.pipeline.choose_input_rules import with_input_rules
 from recprune_export.pipeline.build_manifest import InputSources, Outcome, collect_notes, make_manifest
 from recprune_export.pipeline.evaluate_export import evaluate_exports
 from recprune_export.pipeline.export_models import (
@@ -99,6 +100,7 @@ def compress_program(
     program.signature.with_shared(settings.export.shared_inputs)  # a wrong name is reported before the work, not after
     task = task or make_sampled_task(program, settings.finetuning)
     check_no_nan(program, task)
+    program = with_input_rules(program, task, settings.export.bad_ids)
     with stage_bundle(target) as target, tempfile.TemporaryDirectory() as scratch:
         checkpoints = open_checkpoints(program, settings, task, plan, target, resume=resume)
         with remove_when_done(checkpoints):

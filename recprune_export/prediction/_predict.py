@@ -13,7 +13,7 @@ from recprune_export.bundle.manifest.manifest import MODEL
 from recprune_export.bundle.remeasure_latency import read_session_options
 from recprune_export.codec import ToDictMixin
 from recprune_export.data.tabular_files import raise_data_errors, scan
-from recprune_export.errors import UsageError
+from recprune_export.errors import DataError, UsageError
 from recprune_export.onnx.runtime.session import make_session, run
 from recprune_export.prediction.encode_requests import EncodedRows, encode_rows
 from recprune_export.prediction.write_scores import check_output, write_batches
@@ -79,6 +79,28 @@ def predict(
     return Prediction(output, rows_scored, tuple(schema), unknown, time.perf_counter() - start)
 
 
+def _check_answers(
+    request: Mapping[str, np.ndarray], answers: Sequence[Mapping[str, np.ndarray]], first_row: int
+) -> None:
+    """Raise `DataError` where a number that is not finite makes the model answer NaN."""
+    unanswered = np.concatenate(
+        [
+            np.logical_or.reduce([np.isnan(v).reshape(len(v), -1).any(axis=1) for v in a.values() if v.dtype.kind == "f"])
+            if any(v.dtype.kind == "f" for v in a.values())
+            else np.zeros(len(next(iter(a.values()))), dtype=bool)
+            for a in answers
+        ]
+    )
+    for name, values in request.items():
+        if values.dtype.kind == "f" and unanswered.any():
+            odd = np.flatnonzero(unanswered & ~np.isfinite(values).reshape(len(values), -1).all(axis=1))
+            if len(odd):
+                raise DataError(
+                    f"'{name}' holds NaN or infinity at row {first_row + odd[0]} and in {len(odd) - 1:,} of the next "
+                    f"{len(values):,} rows, and the model answers NaN there: fill the missing values or leave these rows out."
+                )
+
+
 def _make_schema(
     signature: Signature, frame: "pl.LazyFrame", data: Path, output: Path, keep: Sequence[str]
 ) -> "dict[str, pl.DataType]":
@@ -136,6 +158,7 @@ def _score(
         run(session, {name: values[start : start + size] for name, values in request.items()})
         for start in range(0, len(chunk), size)
     ]
+    _check_answers(request, answers, first_row)
     columns = [chunk[name] for name in keep]
     for tensor in signature.outputs:
         values = np.concatenate([answer[tensor.name] for answer in answers])

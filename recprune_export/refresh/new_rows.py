@@ -62,7 +62,7 @@ def read_new_rows(
     objective = make_objective(program, labels)
     task: LabeledRows | NextItems
     if encoder is None:
-        arrays = read_arrays(data, program.signature, labels, seed)
+        arrays = read_arrays(data, program, labels, seed)
         task = LabeledRows(arrays, objective, apply_finetuning_settings(CLICK_DEFAULTS, finetuning))
     else:
         encoded = read_encoded(data, _split_at_random_without_column(encoder, data))

@@ -52,6 +52,12 @@ class Encoder(DictMixin):
         """The number of rows of the embedding table of each field."""
         return {name: vocabulary.rows for name, vocabulary in self.vocabularies.items()}
 
+    @property
+    def unknown_ids(self) -> dict[str, int]:
+        """The id of values that the vocabulary lacks, by input."""
+        schema = self.schema
+        return {**dict.fromkeys(schema.categorical, 0), **{field.name: 1 for field in schema.multi_valued}}
+
     def encode(self, frame: "pl.LazyFrame | pl.DataFrame") -> Request:
         """Return the request of all rows of `frame`."""
         schema = self.schema

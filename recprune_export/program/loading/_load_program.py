@@ -27,6 +27,7 @@ from recprune_export.program.loading.detect import (
     find_unsafe_globals,
     is_legacy_torch_file,
 )
+from recprune_export.program.input_rules import with_bad_ids
 from recprune_export.program.program import SIGNATURE_FILE, Program
 
 if TYPE_CHECKING:
@@ -209,7 +210,9 @@ def _from_checkpoint(path: Path) -> LoadedModel:
     checkpoint = load_checkpoint(path)
     module = checkpoint.build()
     check_finite(module, path)
-    return LoadedModel(capture(module, (checkpoint.example_request(),)), checkpoint, ModelKind.CHECKPOINT)
+    program = capture(module, (checkpoint.example_request(),))
+    signature = with_bad_ids(program.signature, "unknown", checkpoint.encoder.unknown_ids)
+    return LoadedModel(program.with_signature(signature), checkpoint, ModelKind.CHECKPOINT)
 
 
 def _from_state_dict(path: Path, factory: str | None, factory_args: Mapping[str, Any]) -> nn.Module:
