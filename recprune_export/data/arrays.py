@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     import polars as pl
 
 IdRange = tuple[int, int]
-HasAnswer = Callable[[Mapping[str, np.ndarray]], np.ndarray]  # inputs of N rows -> whether a model answers each, bool [N]
+HasAnswer = Callable[
+    [Mapping[str, np.ndarray]], np.ndarray
+]  # inputs of N rows -> whether a model answers each, bool [N]
 Columns = Mapping[str, Any]  # name -> array, or anything that numpy.asarray accepts, such as a tensor
 SPLIT = "split"
 IN_MEMORY = "the data"
@@ -182,9 +184,7 @@ def _check_missing_numbers(
             _refuse_rows(path, i, arrays[i.name], places, "NaN", reason)
 
 
-def _refuse_rows(
-    path: str, spec: ArraySpec, values: np.ndarray, places: np.ndarray, kind: str, reason: str
-) -> None:
+def _refuse_rows(path: str, spec: ArraySpec, values: np.ndarray, places: np.ndarray, kind: str, reason: str) -> None:
     """Raise `DataError` where `places` marks numbers of an input, with the column, the rows and the reason."""
     rows = np.flatnonzero(places.reshape(len(values), -1).any(axis=1))
     if not len(rows):

@@ -23,7 +23,7 @@ from recprune_export.finetuning.finetuning_constants import CUTS, MAX_SCORES, SA
 from recprune_export.finetuning.finite_requests import find_finite_rows
 from recprune_export.finetuning.objective import Objective
 from recprune_export.program.program import Program, sample_request_tensors
-from recprune_export.program.signature import BATCH, Signature
+from recprune_export.program.signature import BATCH
 from recprune_export.training._evaluate import LabelPredictor, evaluate, select_primary_metric
 from recprune_export.training._paired_change import MetricChange, paired_change
 
@@ -325,7 +325,7 @@ def read_arrays(data: Path | str | Columns, program: Program, labels: tuple[str,
     return load_arrays(data, specs, labels, seed, lambda request: find_answered_rows(program, request))
 
 
-def find_answered_rows(program: Program, request: Arrays) -> np.ndarray:
+def find_answered_rows(program: Program, request: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return for each row of `request` whether no output of `program` is NaN, bool [N]."""
     chunk_rows = 256  # scores of all items take megabytes for each row
     rows = len(next(iter(request.values())))

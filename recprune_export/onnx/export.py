@@ -154,7 +154,8 @@ def export_onnx(
     Weights of `external_threshold` bytes or more go to `<path>.data`. The file has no metadata about the source code of
     the model. `rewrites` are tried in order; each is accepted where it gives the same answers, costs no more for
     `serving.batches`, and leaves no more non-zeros than `limits`. Without rewrites the file is that of PyTorch's
-    exporter, with corrections. Ids out of range and large numbers are treated as the signature says (`guard_inputs`). Inputs in `serving.shared` have one row in the file, which all rows of a request share.
+    exporter, with corrections. Ids out of range and large numbers are treated as the signature says (`guard_inputs`).
+    Inputs in `serving.shared` have one row in the file, which all rows of a request share.
 
     Raises `ExportError` where an operator has no ONNX form, or where an input and an output have one name, and
     `UsageError` where `serving.shared` has a name that is not an input.

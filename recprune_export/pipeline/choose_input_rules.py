@@ -1,7 +1,7 @@
 """Choose the rules of the exported graph for ids out of range and for large numbers."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np

@@ -85,7 +85,9 @@ def _check_answers(
     """Raise `DataError` where a number that is not finite makes the model answer NaN."""
     unanswered = np.concatenate(
         [
-            np.logical_or.reduce([np.isnan(v).reshape(len(v), -1).any(axis=1) for v in a.values() if v.dtype.kind == "f"])
+            np.logical_or.reduce(
+                [np.isnan(v).reshape(len(v), -1).any(axis=1) for v in a.values() if v.dtype.kind == "f"]
+            )
             if any(v.dtype.kind == "f" for v in a.values())
             else np.zeros(len(next(iter(a.values()))), dtype=bool)
             for a in answers

@@ -108,6 +108,8 @@ class _ArrayRows:
                 self.unknown[spec.name] += int(np.count_nonzero(find_bad_ids(tensor, by_column)))
                 values = _clip_to_dtype(values, spec.dtype)
             request[spec.name] = check_input_array(self._path, spec, values, first_row)
+            if tensor.number_limit is not None:
+                self.unknown[spec.name] += int(np.count_nonzero(np.abs(request[spec.name]) > tensor.number_limit))
         return request
 
 

@@ -10,6 +10,7 @@ from recprune_export.program.signature import ERROR, IdRange, Input, Signature
 LARGE = 10.0  # standard deviations, or widths of the range of the example
 EDGE_ROWS = 3
 OUT_OF_RANGE_ROWS = 5
+BAD_ID_ROWS, SAMPLE_ROWS = 4, 8
 EVERY_ID, CHUNK_ROWS = 1 << 13, 1 << 10
 
 
@@ -75,6 +76,23 @@ def make_refused_requests(signature: Signature) -> dict[str, RequestArrays]:
                     by_column[..., column] = number
                     requests[f"the id {number} in '{spec.name}'"] = request
     return requests
+
+
+def make_out_of_range_sample(signature: Signature, request: Mapping[str, np.ndarray]) -> RequestArrays | None:
+    """Return the first rows of `request` with ids out of range, then with infinite numbers; None without rules for them.
+
+    One row of a shared input has one kind of id out of range, and no infinite number.
+    """
+    replacing = [i for i in signature.inputs if any(isinstance(bad, int) for bad in i.bad_ids)]
+    clipping = [i for i in signature.inputs if i.number_limit is not None]
+    if not replacing and not clipping:
+        return None
+    sample = {name: values[:SAMPLE_ROWS].copy() for name, values in request.items()}
+    for spec in replacing:
+        _put_bad_ids(spec, sample[spec.name])
+    for spec in clipping:
+        _put_infinity(spec, sample[spec.name][BAD_ID_ROWS:])
+    return sample
 
 
 def _put_bad_ids(spec: Input, values: np.ndarray) -> np.ndarray:

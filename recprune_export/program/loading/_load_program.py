@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from recprune_export.data.npz import MAX_EXAMPLE_BYTES, read_npz
 from recprune_export.errors import DataError, ModelFileError, RecpruneError, UsageError
 from recprune_export.program.capture._capture import capture, program_from_exported
+from recprune_export.program.input_rules import with_bad_ids
 from recprune_export.program.loading.archive import EXTRA, check_archive
 from recprune_export.program.loading.detect import (
     ModelKind,
@@ -27,7 +28,6 @@ from recprune_export.program.loading.detect import (
     find_unsafe_globals,
     is_legacy_torch_file,
 )
-from recprune_export.program.input_rules import with_bad_ids
 from recprune_export.program.program import SIGNATURE_FILE, Program
 
 if TYPE_CHECKING:
