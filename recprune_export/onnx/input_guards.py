@@ -26,7 +26,7 @@ def guard_inputs(model: ir.Model, inputs: Sequence[Input]) -> int:
     - `Mod(Clip(x, 0, high + 1), high + 1)` where low and bad are 0;
     - `Where(Less(m, high + 1), m, low)` with `m = Max(x, low)` for columns of ids of which each `bad` is `low`;
     - `Where(Equal(c, x), x, bad)` with `c = Clip(x, low, high)`, or Max and Min by column, in other cases;
-    - `BitwiseAnd(x, largest integer)` where ids from 0 on are refused: a negative one becomes too large for any table;
+    - `Where(Less(x, low), largest integer, x)` where ids are refused: the lookup refuses those that are too large;
     - `Clip(x, -limit, limit)` for numbers, which leaves NaN as it is.
 
     Returns the number of guarded inputs.
@@ -129,8 +129,9 @@ class _Guard:
         largest, smallest = self._bounds()
         lows = [smallest if pair is None else pair[0] for pair in ranges]
         highs = [largest if pair is None else min(pair[1], largest) for pair in ranges]
-        if all(bad == ERROR for bad in bad_ids) and not any(lows) and not self._is_float():
-            self._value = self._add("BitwiseAnd", self._value, self._constant("mask", largest))
+        if all(bad == ERROR for bad in bad_ids) and not self._is_float():
+            is_low = self._add("Less", self._value, self._constant("lowest", *lows))
+            self._value = self._add("Where", is_low, self._constant("refused", largest), self._value)
             return
         filled = [self._replacement(bad, largest) for bad in bad_ids]
         if not self._is_float() and None not in ranges and filled == lows and max(highs) < largest:
