@@ -205,8 +205,10 @@ def _check_ids(path: str, spec: ArraySpec, values: np.ndarray, first_row: int) -
         if outside.any():
             where = f"'{spec.name}'" + ("" if len(spec.ids) == 1 else f", column {column},")
             row = first_row + int(np.argwhere(outside)[0][0])
+            first = ids[outside].flat[0]
+            kind = "NaN" if np.isnan(first) else f"the id {first:g}"
             raise DataError(
-                f"{where} in {path} holds the id {ids[outside].flat[0]:g} at row {row}, but the table has ids {pair[0]} to {pair[1]}."
+                f"{where} in {path} holds {kind} at row {row}, but the table has ids {pair[0]} to {pair[1]}."
             )
 
 
