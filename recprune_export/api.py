@@ -29,6 +29,7 @@ from recprune_export.finetuning.task import (
 )
 from recprune_export.pipeline._prune import plan_all_stages
 from recprune_export.pipeline.build_manifest import InputSources
+from recprune_export.pipeline.choose_input_rules import with_input_rules
 from recprune_export.pipeline.compress import (
     CompressionResult,
     apply_finetuning_settings,
@@ -141,9 +142,10 @@ def compress_loaded(
     checkpoint = loaded.checkpoint
     extra = {} if checkpoint is None else {ENCODING: format_json(checkpoint.encoder.to_dict())}
     trials_file = target.with_name(f"{target.name}.search.json")
-    resolved = None if plan else resolve_sparsity(loaded.program, settings, task, trials_file, print_status)
+    program = with_input_rules(loaded.program, task, settings.export.bad_ids)
+    resolved = None if plan else resolve_sparsity(program, settings, task, trials_file, print_status)
     return compress_program(
-        loaded.program,
+        program,
         target,
         resolved.settings if resolved else settings,
         task,
@@ -179,7 +181,8 @@ def sweep(
     for note in task.notes if isinstance(task, LabeledRows) else ():
         print_status(note)
     make_folder(folder)
-    trials = Trials(loaded.program, settings, task, folder / "trials.json", artifacts=True)
+    program = with_input_rules(loaded.program, task, settings.export.bad_ids)
+    trials = Trials(program, settings, task, folder / "trials.json", artifacts=True)
     result = run_sweep(trials, sparsities, on_trial, max_drop=settings.search.max_drop)
     result.save(folder / SWEEP, file_identity(Path(model)) if isinstance(model, Path | str) else None)
     return result
@@ -279,7 +282,7 @@ def _read_task(loaded: LoadedModel, data: Data, labels: tuple[str, ...], setting
             raise UsageError(
                 "A model that recprune-export did not train needs the labels' names beside --data: give --label."
             )
-        rows = read_arrays(data, program.signature, labels, settings.seed, settings.rows)
+        rows = read_arrays(data, program, labels, settings.seed, settings.rows)
         return LabeledRows(rows, make_objective(program, labels, rows.label_values), CLICK_DEFAULTS, evaluation)
     if not isinstance(data, Path | str):
         raise UsageError("A checkpoint of `train` encodes raw rows: give the path of a CSV or Parquet file as data.")

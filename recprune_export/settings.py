@@ -9,6 +9,7 @@ from recprune_export.errors import UsageError
 from recprune_export.license import canonicalize_license
 
 QUANTIZE = ("none", "fp16", "int8", "int4")
+BAD_IDS = ("unknown", "error")
 
 
 @dataclass(frozen=True)
@@ -197,14 +198,19 @@ class ExportSettings:
 
     Inputs named in `shared_inputs` are the same for all candidates of a request, and have one row in the ONNX file.
     `keep_dense` adds the dense baseline, `triton` a model repository for Triton; `license` is an SPDX expression.
+    `bad_ids` says what the ONNX file makes of an id outside of its table: "unknown", the id of unknown values, or "error",
+    which refuses the whole request.
     """
 
     shared_inputs: tuple[str, ...] = ()
     keep_dense: bool = True
     triton: bool = True
     license: str | None = None
+    bad_ids: Literal["unknown", "error"] = "unknown"
 
     def __post_init__(self) -> None:
+        if self.bad_ids not in BAD_IDS:
+            raise UsageError(f"--bad-ids must be one of {', '.join(BAD_IDS)}, got '{self.bad_ids}'.")
         if self.license is not None:
             object.__setattr__(self, "license", canonicalize_license(self.license))
 

@@ -56,6 +56,11 @@ class SequenceEncoder(DictMixin):
         """The rule by which the vocabulary spells items, for clients that encode without this package."""
         return CANONICAL_TEXT_RULE
 
+    @property
+    def unknown_ids(self) -> dict[str, int]:
+        """The id in the place of an unknown item, by input: that of the padding, since such items are removed."""
+        return {HISTORY: 0}
+
     def encode(self, log: "pl.LazyFrame | pl.DataFrame") -> Request:
         """Return the request of each user in `log`, in the order of the users' values: `history`, int64 [users, length].
 

@@ -15,7 +15,7 @@ from recprune_export.codec import ToDictMixin
 from recprune_export.data.csv_format import CsvOptions
 from recprune_export.data.csv_types import cast_text
 from recprune_export.data.tabular_files import raise_data_errors, read_column_names, scan
-from recprune_export.errors import UsageError
+from recprune_export.errors import DataError, UsageError
 from recprune_export.onnx.runtime.session import make_session, run
 from recprune_export.prediction.encode_requests import EncodedRows, encode_rows
 from recprune_export.prediction.write_scores import check_output, write_batches
@@ -95,6 +95,30 @@ def _read_types(data: Path, reading: DataSettings, keep: Sequence[str]) -> "Mapp
     return scan(data, options, text=texts).collect_schema()
 
 
+def _check_answers(
+    request: Mapping[str, np.ndarray], answers: Sequence[Mapping[str, np.ndarray]], first_row: int
+) -> None:
+    """Raise `DataError` where a number that is not finite makes the model answer NaN."""
+    unanswered = np.concatenate(
+        [
+            np.logical_or.reduce(
+                [np.isnan(v).reshape(len(v), -1).any(axis=1) for v in a.values() if v.dtype.kind == "f"]
+            )
+            if any(v.dtype.kind == "f" for v in a.values())
+            else np.zeros(len(next(iter(a.values()))), dtype=bool)
+            for a in answers
+        ]
+    )
+    for name, values in request.items():
+        if values.dtype.kind == "f" and unanswered.any():
+            odd = np.flatnonzero(unanswered & ~np.isfinite(values).reshape(len(values), -1).all(axis=1))
+            if len(odd):
+                raise DataError(
+                    f"'{name}' holds NaN or infinity at row {first_row + odd[0]} and in {len(odd) - 1:,} of the next "
+                    f"{len(values):,} rows, and the model answers NaN there: fill the missing values or leave these rows out."
+                )
+
+
 def _make_schema(
     signature: Signature, types: "Mapping[str, pl.DataType]", data: Path, output: Path, keep: Sequence[str]
 ) -> "dict[str, pl.DataType]":
@@ -151,6 +175,7 @@ def _score(
         run(session, {name: values[start : start + size] for name, values in request.items()})
         for start in range(0, len(chunk), size)
     ]
+    _check_answers(request, answers, first_row)
     columns = [_cast(chunk[name], dtype) for name, dtype in keep.items()]
     for tensor in signature.outputs:
         values = np.concatenate([answer[tensor.name] for answer in answers])

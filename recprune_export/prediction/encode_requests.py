@@ -19,7 +19,8 @@ from recprune_export.data.encoding.unknown_values import UnknownValues, count_un
 from recprune_export.data.named_columns import stack_columns
 from recprune_export.data.tabular_files import describe_encoding, read_column_names, scan
 from recprune_export.errors import BundleError, DataError, UsageError
-from recprune_export.program.signature import Signature
+from recprune_export.program.input_rules import find_bad_ids
+from recprune_export.program.signature import Input, Signature
 from recprune_export.settings import DataSettings
 
 if TYPE_CHECKING:
@@ -104,8 +105,14 @@ class _VocabularyRows:
 class _ArrayRows:
     def __init__(self, path: Path, frame: "pl.LazyFrame", signature: Signature) -> None:
         names = frame.collect_schema().names()
+        # Ids that the graph replaces are not refused, but counted.
         specs = [
-            ArraySpec(i.name, i.dtype, tuple(n for n in i.shape[1:] if isinstance(n, int)), i.ids)
+            ArraySpec(
+                i.name,
+                i.dtype,
+                tuple(n for n in i.shape[1:] if isinstance(n, int)),
+                () if _replaces_ids(i) else i.ids,
+            )
             for i in signature.inputs
         ]
         self._sources = find_input_columns(names, specs)
@@ -113,14 +120,36 @@ class _ArrayRows:
         self.columns = tuple(column for columns in self._sources.values() for column in columns)
         self.unknown: Counter[str] = Counter()
         self.frame = frame
-        self._path, self._specs = str(path), specs
+        self._path, self._specs, self._inputs = str(path), specs, signature.inputs
 
     def request(self, rows: "pl.DataFrame", first_row: int) -> Request:
         arrays = stack_columns(rows, self._sources)
-        return {spec.name: check_input_array(self._path, spec, arrays[spec.name], first_row) for spec in self._specs}
+        request = {}
+        for spec, tensor in zip(self._specs, self._inputs, strict=True):
+            values = arrays[spec.name]
+            if _replaces_ids(tensor):
+                by_column = values[:, None] if values.ndim == 1 and spec.shape == (1,) else values
+                self.unknown[spec.name] += int(np.count_nonzero(find_bad_ids(tensor, by_column)))
+                values = _clip_to_dtype(values, spec.dtype)
+            request[spec.name] = check_input_array(self._path, spec, values, first_row)
+            if tensor.number_limit is not None:
+                self.unknown[spec.name] += int(np.count_nonzero(np.abs(request[spec.name]) > tensor.number_limit))
+        return request
 
     def judge(self) -> tuple[str, ...]:
         return ()
+
+
+def _replaces_ids(tensor: Input) -> bool:
+    return any(isinstance(bad, int) for bad in tensor.bad_ids)
+
+
+def _clip_to_dtype(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Return integers within the range of `dtype`: a cast would make other ids of those beyond it."""
+    if values.dtype.kind not in "iu" or np.dtype(dtype).kind not in "iu":
+        return values
+    bounds = np.iinfo(dtype)
+    return np.clip(values, max(bounds.min, np.iinfo(values.dtype).min), min(bounds.max, np.iinfo(values.dtype).max))
 
 
 def _check_columns(path: Path, frame: "pl.LazyFrame", columns: Sequence[str]) -> None:

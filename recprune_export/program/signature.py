@@ -11,6 +11,8 @@ BATCH = "batch"
 
 Axis = int | str  # a size, or BATCH; of an output also a term such as "12*batch"
 IdRange = tuple[int, int]  # lowest and highest valid id, both inclusive
+BadId = int | str | None  # what takes the place of an id out of range: an id, or ERROR; None without ids
+ERROR = "error"  # a request with such an id is refused
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,10 @@ class Input(DictMixin):
     that is not used as ids has the range `None`. A `shared` input has one row, for all candidates of a request.
 
     `observed` holds the lowest and the highest number, ids excluded, in the example request, where they differ.
+
+    `bad_ids` says for each range what the exported graph makes of an id outside of it: it becomes that id, or the request
+    is refused. Numbers beyond ±`number_limit` count as ±`number_limit`; NaN stays NaN. An input without `bad_ids` and
+    `number_limit` is read as it is.
     """
 
     name: str
@@ -30,6 +36,8 @@ class Input(DictMixin):
     ids: tuple[IdRange | None, ...] = ()
     observed: tuple[float, float] | None = None
     shared: bool = field(default=False, metadata=OMIT_DEFAULT)
+    bad_ids: tuple[BadId, ...] = field(default=(), metadata=OMIT_DEFAULT)
+    number_limit: float | None = field(default=None, metadata=OMIT_DEFAULT)
 
 
 @dataclass(frozen=True)

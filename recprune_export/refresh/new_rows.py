@@ -73,7 +73,7 @@ def read_new_rows(
     task: LabeledRows | NextItems
     rows: ClickData | SequenceData | ArrayData
     if encoder is None:
-        rows = read_arrays(data, program.signature, labels, settings.seed, settings.rows, label_kinds)
+        rows = read_arrays(data, program, labels, settings.seed, settings.rows, label_kinds)
     else:
         rows = read_encoded(data, _split_at_random_without_column(encoder, data, settings.reading), settings.rows)
     if isinstance(rows, SequenceData):

@@ -47,6 +47,8 @@ DATA_PROFILE = "data_profile.json"
 REPORT = "report.html"
 SAMPLE_INPUTS = "samples/inputs.npz"
 SAMPLE_OUTPUTS = "samples/outputs.npz"
+OUT_OF_RANGE_INPUTS = "samples/out-of-range-inputs.npz"
+OUT_OF_RANGE_OUTPUTS = "samples/out-of-range-outputs.npz"
 ALWAYS = (MODEL, SAMPLE_INPUTS, SAMPLE_OUTPUTS)  # files that every bundle has
 
 _PATH_SEGMENT = re.compile(r"[\w+-][\w.+-]*", re.ASCII)

@@ -58,6 +58,23 @@ class InputTensor(TypedDict):
             "per index of the last axis",
         ),
     ]
+    bad_ids: NotRequired[
+        Annotated[
+            list[int | Literal["error"] | None],
+            Field(
+                description="for each range of `ids`, what the graph makes of an id outside of it: that id, or `error`, by "
+                "which the request is refused; absent if nothing is promised",
+            ),
+        ]
+    ]
+    number_limit: NotRequired[
+        Annotated[
+            float,
+            Field(
+                description="numbers beyond ± this one count as ± this one, NaN stays NaN; absent if numbers are not clipped"
+            ),
+        ]
+    ]
     observed: Annotated[
         Annotated[list[float], Field(min_length=2, max_length=2)] | None,
         Field(

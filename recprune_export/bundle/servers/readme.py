@@ -22,7 +22,7 @@ A recommender as an ONNX model for CPU, written by recprune-export. `recprune-ex
 |---|---|---|---|---|
 {rows}
 
-{ignored}The batch may have any size.{shared} `samples/outputs.npz` is the answer to `samples/inputs.npz`; `manifest.json` states the
+{rules}{ignored}The batch may have any size.{shared} `samples/outputs.npz` is the answer to `samples/inputs.npz`; `manifest.json` states the
 tolerances, sizes, quality and latency, and `report.html` shows them. `model.pt2` is the same model for PyTorch
 (`torch.export.load`), to train on.
 {encoding}{serving}{fewer_bits}{rows_shared}"""
@@ -90,6 +90,7 @@ def render_readme(
     return _TEMPLATE.format(
         name=name,
         rows=rows,
+        rules=describe_input_rules(signature["inputs"], encoding=encoding),
         code=render_calling_code(session),
         ignored=_describe_ignored(ignored),
         shared=shared_note,
@@ -137,6 +138,35 @@ def _describe_ignored(fields: Sequence[str]) -> str:
     if not fields:
         return ""
     return f"Ignored, but still sent: {', '.join(f'`{f}`' for f in fields)}. These fields were pruned; send any valid ids.\n\n"
+
+
+def describe_input_rules(inputs: Sequence[Mapping[str, Any]], *, encoding: bool) -> str:
+    """Describe, as a paragraph of Markdown, what the graph makes of ids and numbers out of range; empty without rules.
+
+    Without an `encoding` no id is known to stand for unknown values.
+
+    >>> describe_input_rules([{"name": "user", "ids": [[0, 9]], "bad_ids": [0]}], encoding=True)
+    'An id out of range counts as an unknown value: 0 in `user`.\\n\\n'
+    """
+    sentences, replaced, limits = [], [], []
+    for tensor in inputs:
+        ids = sorted({bad for bad in tensor.get("bad_ids", ()) if isinstance(bad, int)})
+        if ids:
+            replaced.append(f"{', '.join(map(str, ids))} in `{tensor['name']}`")
+        if tensor.get("number_limit") is not None:
+            limits.append(f"±{tensor['number_limit']:g} in `{tensor['name']}`")
+    if replaced:
+        meaning = "an unknown value" if encoding else "the lowest one, for no id is known to mean an unknown value"
+        sentences.append(f"An id out of range counts as {meaning}: {'; '.join(replaced)}.")
+    if any("error" in tensor.get("bad_ids", ()) for tensor in inputs):
+        sentences.append(
+            "A request with an id out of range fails as a whole, in a server's batch the requests of other clients as well."
+        )
+    if limits:
+        sentences.append(
+            f"Numbers are clipped, infinity included: {'; '.join(limits)}. NaN is passed on to the model, in its own row alone."
+        )
+    return " ".join(sentences) + "\n\n" if sentences else ""
 
 
 def _row(kind: str, tensor: Mapping[str, Any]) -> str:

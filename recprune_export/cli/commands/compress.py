@@ -9,6 +9,7 @@ import click
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, job_options, loading_options, reading_options
 from recprune_export.cli.parse_values import model_source
+from recprune_export.settings import BAD_IDS
 
 
 @main.command()
@@ -49,6 +50,13 @@ from recprune_export.cli.parse_values import model_source
 @reading_options
 @click.option(
     "--shared-inputs", default="", metavar="NAME,...", help="Inputs that are the same for all candidates of a request."
+)
+@click.option(
+    "--bad-ids",
+    type=click.Choice(BAD_IDS),
+    default="unknown",
+    show_default=True,
+    help="An id outside of its table becomes the id of unknown values, or the whole request is refused.",
 )
 @click.option(
     "--max-drop", type=float, metavar="DROP", help="Search the largest sparsity at which quality falls no more."

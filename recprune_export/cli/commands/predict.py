@@ -59,4 +59,4 @@ def print_prediction(prediction: "Prediction", *, as_json: bool) -> None:
     )
     print_notes(prediction.notes)
     for name, count in prediction.unknown.items():
-        click.echo(f"Note: {count:,} values of '{name}' are empty or unknown to the model.", err=True)
+        click.echo(f"Note: {count:,} values of '{name}' are empty, out of range or unknown to the model.", err=True)

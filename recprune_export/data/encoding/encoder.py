@@ -73,6 +73,12 @@ class Encoder(DictMixin):
         """The rule by which vocabularies spell values, for clients that encode without this package."""
         return CANONICAL_TEXT_RULE
 
+    @property
+    def unknown_ids(self) -> dict[str, int]:
+        """The id of values that the vocabulary lacks, by input."""
+        schema = self.schema
+        return {**dict.fromkeys(schema.categorical, 0), **{several.name: 1 for several in schema.multi_valued}}
+
     def encode(self, frame: "pl.LazyFrame | pl.DataFrame") -> Request:
         """Return the request of all rows of `frame`. Raises `DataError` if a vector has another length than in training."""
         schema, frame = self.schema, frame.lazy()

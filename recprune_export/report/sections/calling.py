@@ -3,7 +3,7 @@
 from typing import Any
 
 from recprune_export.bundle.manifest.manifest import ENCODING, Manifest
-from recprune_export.bundle.servers.readme import describe_id_ranges, render_calling_code
+from recprune_export.bundle.servers.readme import describe_id_ranges, describe_input_rules, render_calling_code
 from recprune_export.onnx.runtime.session import DEFAULT_OPTIONS, SessionOptions
 from recprune_export.report.page import Cell, PageTable, Section, name_markup
 
@@ -27,6 +27,9 @@ def calling_section(manifest: Manifest, *, encoded: bool) -> Section:
     shared = [tensor["name"] for tensor in inputs if tensor.get("shared")]
     if shared:
         after.append(f"One row of {', '.join(shared)} stands for all candidates of a request.")
+    rules = describe_input_rules(inputs, encoding=encoded).strip()
+    if rules:
+        after.append(rules.replace("`", ""))
     if encoded:
         after.append(f"{ENCODING} turns raw values into these inputs.")
     requirements = (f"The model needs ONNX Runtime and nothing else; it uses operator set {manifest.opset}.",)
