@@ -1,12 +1,13 @@
 """Rows for third-party models: columns or arrays that already have the form of the inputs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recprune_export.column_names import check_columns_exist
 from recprune_export.data.npz import read_npz
 from recprune_export.data.rows import Rows
 from recprune_export.data.schema._infer_schema import SPLIT_VALUES
@@ -57,11 +58,7 @@ def load_arrays(data: Path | str | Columns, inputs: Sequence[ArraySpec], labels:
     else:
         path = str(data)
         columns = read_npz(Path(path)) if _is_zip(Path(path)) else _read_table(Path(path), inputs, labels)
-    missing = [name for name in (*(i.name for i in inputs), *labels) if name not in columns]
-    if missing:
-        raise DataError(
-            f"{path} has nothing called '{missing[0]}', which the model takes; it holds {', '.join(columns)}."
-        )
+    _check_names(path, inputs, labels, columns)
     arrays = {i.name: check_input_array(path, i, columns[i.name]) for i in inputs}
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) != 1 or not next(iter(lengths.values())):
@@ -86,9 +83,16 @@ def _read_table(path: Path, inputs: Sequence[ArraySpec], labels: Sequence[str]) 
     frame = scan(path)
     names = frame.collect_schema().names()
     sources = find_input_columns(names, inputs)
+    _check_names(str(path), [i for i in inputs if i.name not in sources], labels, names)
     sources |= {name: [name] for name in (*labels, SPLIT) if name in names}
     table = collect(frame.select(*dict.fromkeys(column for columns in sources.values() for column in columns)), path)
     return stack_columns(table, sources)
+
+
+def _check_names(path: str, inputs: Sequence[ArraySpec], labels: Sequence[str], names: Iterable[str]) -> None:
+    names = list(names)
+    check_columns_exist(path, (i.name for i in inputs), names, "which the model takes")
+    check_columns_exist(path, labels, names, "which is given as the label")
 
 
 def find_input_columns(names: Sequence[str], inputs: Sequence[ArraySpec]) -> dict[str, list[str]]:

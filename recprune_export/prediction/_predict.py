@@ -12,6 +12,7 @@ from recprune_export.bundle._verify import check_files, read_manifest
 from recprune_export.bundle.manifest.manifest import MODEL
 from recprune_export.bundle.remeasure_latency import read_session_options
 from recprune_export.codec import ToDictMixin
+from recprune_export.column_names import describe_missing_column
 from recprune_export.data.tabular_files import raise_data_errors, scan
 from recprune_export.errors import UsageError
 from recprune_export.onnx.runtime.session import make_session, run
@@ -86,7 +87,7 @@ def _make_schema(
     types = frame.collect_schema()
     for name in keep:
         if name not in types:
-            raise UsageError(f"--keep names '{name}', but the columns of {data} are {', '.join(types)}.")
+            raise UsageError(describe_missing_column(data, name, types, "which --keep names"))
         if name in {o.name for o in signature.outputs}:
             raise UsageError(f"--keep names '{name}', but an output of the model has the same name: leave it out.")
     schema = {name: types[name] for name in keep} | {o.name: _column_type(o) for o in signature.outputs}

@@ -10,11 +10,12 @@ import numpy as np
 
 from recprune_export.bundle._verify import reject_invalid_sections
 from recprune_export.bundle.manifest.manifest import ENCODING, Manifest
+from recprune_export.column_names import check_columns_exist
 from recprune_export.data.arrays import ArraySpec, check_input_array, find_input_columns, stack_columns
 from recprune_export.data.clicks import check_types
 from recprune_export.data.encoding.encoder import Encoder, Request
 from recprune_export.data.tabular_files import collect
-from recprune_export.errors import BundleError, DataError, UsageError
+from recprune_export.errors import BundleError, UsageError
 from recprune_export.program.signature import Signature
 
 if TYPE_CHECKING:
@@ -99,11 +100,8 @@ class _ArrayRows:
 def _check_columns(path: Path, frame: "pl.LazyFrame", columns: Sequence[str]) -> None:
     names = frame.collect_schema().names()
     missing = [name for name in columns if name not in names]
-    if missing:
-        several = f"; {len(missing)} are missing" if len(missing) > 1 else ""
-        raise DataError(
-            f"{path} has no column '{missing[0]}', which the model takes{several}; its columns are {', '.join(names)}."
-        )
+    several = f" ({len(missing)} are missing)" if len(missing) > 1 else ""
+    check_columns_exist(path, missing, names, f"which the model takes{several}")
 
 
 def _cast_empty_columns(path: Path, frame: "pl.LazyFrame", names: Sequence[str]) -> "pl.LazyFrame":

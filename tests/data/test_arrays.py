@@ -55,7 +55,7 @@ def test_a_missing_array_is_named(tmp_path: Path) -> None:
     values = arrays()
     del values["x"]
     np.savez(tmp_path / "rows.npz", **values)
-    with pytest.raises(DataError, match="nothing called 'x'"):
+    with pytest.raises(DataError, match="has no column 'x', which the model takes"):
         load_arrays(tmp_path / "rows.npz", SPECS, ["click"], seed=0)
 
 
@@ -63,3 +63,9 @@ def test_a_pickled_array_is_not_opened(tmp_path: Path) -> None:
     np.savez(tmp_path / "rows.npz", user=np.array([{}], dtype=object))
     with pytest.raises(DataError, match="plain NumPy arrays"):
         load_arrays(tmp_path / "rows.npz", SPECS, ["click"], seed=0)
+
+
+def test_a_mistyped_label_is_answered_with_the_columns_of_the_file(tmp_path: Path) -> None:
+    pl.DataFrame({"user": [1], "x": [[0.0] * 3], "Click": [1]}).write_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match=r"no column 'click', .* label; its columns are user, x, Click; .*'Click'"):
+        load_arrays(tmp_path / "rows.parquet", SPECS, ["click"], seed=0)

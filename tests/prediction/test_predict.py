@@ -98,7 +98,7 @@ def test_what_cannot_be_is_said_before_the_work(bundle: Path, tmp_path: Path) ->
     assert "no column 'user'" in wrong(rows.drop("user"), data, out, bundle)
     assert "2 are missing" in wrong(rows.drop("user", "age"), data, out, bundle)
     assert "'age'" in wrong(rows.with_columns(age=pl.lit("old")), data, out, bundle)
-    assert "--keep names 'id'" in wrong(rows, data, out, bundle, keep=["id"])
+    assert "no column 'id', which --keep names" in wrong(rows, data, out, bundle, keep=["id"])
     assert "output of the model" in wrong(rows.with_columns(y=1), data, out, bundle, keep=["y"])
     assert ".parquet or .csv" in wrong(rows, data, tmp_path / "scores.txt", bundle)
     assert "list in each row" in wrong(rows.with_columns(row=[[1]] * 9), data, out, bundle, keep=["row"])
