@@ -7,6 +7,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from recprune_export import __version__
+from recprune_export.cli.stream_encoding import make_streams_printable
 from recprune_export.errors import RecpruneError, UsageError
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
@@ -27,6 +28,11 @@ Exit codes: 0 done; 1 a validation failed, nothing was written; 2 usage;
 
 class MainJobGroup(click.Group):
     """`recprune-export MODEL ...` is `recprune-export compress MODEL ...`."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run a command with streams that print every character in any encoding."""
+        make_streams_printable()
+        return super().main(*args, **extra)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         group_options = {"--help", "-h", "--version"}
