@@ -26,11 +26,13 @@ from recprune_export.finetuning.task import (
     read_arrays,
     read_encoded,
 )
+from recprune_export.output_files import check_output_file
 from recprune_export.pipeline._prune import plan_all_stages
 from recprune_export.pipeline.build_manifest import InputSources
 from recprune_export.pipeline.compress import (
     CompressionResult,
     apply_finetuning_settings,
+    check_space,
     compress_program,
     make_sampled_task,
 )
@@ -133,6 +135,7 @@ def compress_loaded(
 ) -> CompressionResult:
     """Compress a model with rows that are both in memory already."""
     checkpoint = loaded.checkpoint
+    check_space(loaded.program, settings, target)
     extra = {} if checkpoint is None else {ENCODING: format_json(checkpoint.encoder.to_dict())}
     trials_file = target.with_name(f"{target.name}.search.json")
     resolved = None if plan else resolve_sparsity(loaded.program, settings, task, trials_file, print_status)
@@ -168,6 +171,7 @@ def sweep(
     Measured trials are saved in `target`, from where an interrupted sweep goes on.
     """
     folder = Path(target)
+    check_output_file(folder / SWEEP)
     loaded = load_model(model, example_inputs, source or {})
     task = make_task(loaded, data, labels, settings.finetuning, settings.seed)
     make_folder(folder)

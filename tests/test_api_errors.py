@@ -173,6 +173,14 @@ def test_a_target_that_is_read_only(checkpoint: Path) -> None:
     assert_refused(invoke(checkpoint, "-o", target), 2, "No bundle can be written")
 
 
+def test_a_disk_without_room_for_the_model(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    done = invoke(checkpoint, "-o", tmp_path / "out")
+    assert_refused(done, 2, "MB of free space, but the run takes at least")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_failed_validation_leaves_the_old_bundle(
     checkpoint: Path, clicks_file: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

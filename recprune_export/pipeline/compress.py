@@ -25,6 +25,7 @@ from recprune_export.finetuning.task import (
 from recprune_export.onnx.counts import Counts, Reduction
 from recprune_export.onnx.export import ServingConfig
 from recprune_export.onnx.runtime.session import SessionOptions
+from recprune_export.output_files import check_free_space
 from recprune_export.pipeline._fingerprint import fingerprint
 from recprune_export.pipeline._prune import PrunedModel, SearchPrefix, prune
 from recprune_export.pipeline._quantize_export import quantize_export
@@ -92,10 +93,11 @@ def compress_program(
     `leading_notes` come before other notes. With `resume` it goes on after the finished stages of an earlier, killed run
     on the same model, rows and settings. `search_prefix` is the finished work of a search of the sparsity (see `prune`).
 
-    Raises `UsageError` where nothing can be written to `target` or another process writes there, `ModelError` where the
-    dense model answers NaN to rows of the data, `PruningError` where the plan does not fit or the soundness check fails,
-    `ExportError`, and `ValidationFailed` where parity or latency fail.
+    Raises `UsageError` where nothing can be written to `target`, its disk is too full, or another process writes there,
+    `ModelError` where the dense model answers NaN to rows of the data, `PruningError` where the plan does not fit or the
+    soundness check fails, `ExportError`, and `ValidationFailed` where parity or latency fail.
     """
+    check_space(program, settings, target)
     program.signature.with_shared(settings.export.shared_inputs)  # a wrong name is reported before the work, not after
     task = task or make_sampled_task(program, settings.finetuning)
     check_no_nan(program, task)
@@ -194,6 +196,16 @@ def collect_bundle_files(
     )
     pages = {"README.md": readme.encode(), REPORT: render_bundle_report(manifest, encoded=ENCODING in extra).encode()}
     return {**files, **serving, **extra, **profiles, **pages}
+
+
+def check_space(program: Program, settings: Settings, target: Path) -> None:
+    """Raise `UsageError` where the disk of `target`, or that of temporary files, has no room for the dense model alone.
+
+    It is written to a temporary file in any case, and to the bundle where it is kept.
+    """
+    dense = sum(p.nbytes for p in program.module.parameters())
+    bundle = dense if settings.export.keep_dense else 0
+    check_free_space({Path(tempfile.gettempdir()) / "dense.onnx": dense, target: bundle}, "the run")
 
 
 def check_no_nan(program: Program, task: Task) -> None:

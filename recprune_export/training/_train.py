@@ -17,11 +17,12 @@ from recprune_export.data.rows import Ragged, Rows
 from recprune_export.data.schema._infer_schema import SchemaOverrides, infer_schema, infer_sequence_schema
 from recprune_export.data.sequences import NEXT_ITEM, SequenceData, load_sequences
 from recprune_export.errors import UsageError
+from recprune_export.output_files import check_free_space, check_output_file
 from recprune_export.recommenders.catalogue import build_recommender, is_multi_task, is_sequential
 from recprune_export.recommenders.input_spec import InputSpec
 from recprune_export.recommenders.sasrec import SCORES, SASRec
 from recprune_export.training._evaluate import LabelPredictor, evaluate, select_primary_metric
-from recprune_export.training.checkpoint import Checkpoint, check_writable
+from recprune_export.training.checkpoint import Checkpoint
 from recprune_export.training.loop import FitResult, fit
 
 
@@ -70,7 +71,7 @@ def train(
 
     Raises `UsageError` for invalid options, `DataError` for an invalid file.
     """
-    check_writable(output)
+    check_output_file(output)
     config = dict(config or {})
     sequential = is_sequential(recommender)
     if not sequential:
@@ -175,6 +176,7 @@ def _train(
 ) -> TrainingResult:
     spec = data.spec
     module = build_recommender(recommender, spec, config)
+    check_free_space({output: sum(p.nbytes for p in module.parameters())}, "the checkpoint")
     predict = make_label_predictor(module, spec)
 
     def loss(batch: Any) -> Tensor:

@@ -85,19 +85,6 @@ class Checkpoint:
             partial.unlink(missing_ok=True)
 
 
-def check_writable(path: Path) -> None:
-    """Check before any work that `path` can be written. Raises `UsageError` if not."""
-    try:
-        if path.is_dir():
-            raise UsageError(f"{path} is a directory; name a file to write.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe = path.with_name(f".{path.name}.partial")
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}.") from error
-
-
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint; nothing in the file is executed.
 

@@ -1,5 +1,6 @@
 """`check`: a regression gate in CI."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,8 @@ import click
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
 from recprune_export.cli.tables import make_console, make_table, print_json
+from recprune_export.errors import UsageError
+from recprune_export.progress import print_warning
 
 if TYPE_CHECKING:
     from recprune_export.gate._check import Check
@@ -59,9 +62,16 @@ def check(
     """
     from recprune_export.bundle.archive.unpacking import open_bundle_path
     from recprune_export.gate.limits import Limits, parse_fraction, parse_gate_limits
+    from recprune_export.output_files import check_output_file
     from recprune_export.progress import quiet as silently
+    from recprune_export.report._write_page import check_page_path
     from recprune_export.settings import parse_batch_sizes
 
+    for path in (junit_file, markdown_file):
+        if path is not None:
+            check_output_file(path, replaced=False)
+    if report_file is not None:
+        check_page_path(report_file, tuple(path for path in (new, base) if path is not None))
     if calibrate == (base is not None):
         raise click.UsageError("Give --against BASE to compare, or --calibrate to try the machine.")
     tolerance = parse_fraction(max_regression, "--max-regression")
@@ -79,22 +89,40 @@ def check(
         return print_calibration(calibration, as_json=as_json)
     from recprune_export.gate._check import check as run
     from recprune_export.gate.findings import Verdict
-    from recprune_export.gate.output.junit import write_junit
-    from recprune_export.gate.output.markdown import write_markdown
 
     with silently(quiet or as_json), open_bundle_path(new) as new_folder, open_bundle_path(base) as base_folder:
         result = run(new_folder, base_folder, gate_limits, undecided=Verdict(undecided or "undecided"), **measurement)
     result = replace(result, new=str(new), base=str(base))
     print_check(result, as_json=as_json)
+    try:
+        write_files(result, junit_file, markdown_file, report_file, (new, base))
+    except UsageError as error:
+        # the checks of the paths are long ago: the disk may be full by now
+        print_warning(str(error))
+        result.raise_verdict()
+        raise
+    result.raise_verdict()
+
+
+def write_files(
+    check: "Check",
+    junit_file: Path | None,
+    markdown_file: Path | None,
+    report_file: Path | None,
+    bundles: Sequence[Path],
+) -> None:
+    """Write the files that the options name, and the step summary. Raises `UsageError` for one that cannot be written."""
+    from recprune_export.gate.output.junit import write_junit
+    from recprune_export.gate.output.markdown import write_markdown
+
     if junit_file is not None:
-        write_junit(result, junit_file)
-    write_markdown(result, markdown_file)
+        write_junit(check, junit_file)
+    write_markdown(check, markdown_file)
     if report_file is not None:
         from recprune_export.report._write_page import write_page
         from recprune_export.report.check_page import render_check_report
 
-        write_page(render_check_report(result), report_file, (new, base))
-    result.raise_verdict()
+        write_page(render_check_report(check), report_file, bundles)
 
 
 def print_check(check: "Check", *, as_json: bool) -> None:

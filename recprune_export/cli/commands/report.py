@@ -27,10 +27,11 @@ def report(bundle: Path, output: Path | None, sweep: Path | None, show: bool, as
 
     The bundle holds such a page already, report.html; this one knows a sweep as well.
     """
-    from recprune_export.report._write_page import default_page_path, write_page
+    from recprune_export.report._write_page import check_page_path, default_page_path, write_page
     from recprune_export.report.bundle_page import render_saved_bundle_report
 
-    path = write_page(render_saved_bundle_report(bundle, sweep), output or default_page_path(bundle), (bundle,))
+    path = check_page_path(output or default_page_path(bundle), (bundle,))
+    write_page(render_saved_bundle_report(bundle, sweep), path, (bundle,))
     if as_json:
         print_json({"report": str(path)})
     elif not quiet:
