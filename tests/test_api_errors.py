@@ -63,7 +63,7 @@ def nan_in_a_table(path: Path, checkpoint: Path) -> None:
 
 
 BAD_MODELS: list[tuple[str, Callable[[Path, Path], object], int, str]] = [
-    ("missing file", lambda path, _: None, 3, "there is nothing"),
+    ("missing file", lambda path, _: None, 3, "does not exist"),
     ("empty file", lambda path, _: path.touch(), 3, "an empty file"),
     ("truncated checkpoint", truncated, 3, "cut off or damaged"),
     ("zip that is no checkpoint", other_zip, 3, "PyTorch did not write"),

@@ -1,6 +1,7 @@
 """The command group: the main job needs no name, and errors of the user are one sentence and an exit code."""
 
 import errno
+from pathlib import Path
 from typing import Any
 
 import click
@@ -8,6 +9,7 @@ from click.shell_completion import CompletionItem
 
 from recprune_export import __version__
 from recprune_export.cli.stream_encoding import make_streams_printable
+from recprune_export.column_names import suggest_name
 from recprune_export.errors import RecpruneError, UsageError
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
@@ -37,8 +39,15 @@ class MainJobGroup(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         group_options = {"--help", "-h", "--version"}
         if args and args[0] not in self.commands and args[0] not in group_options:
+            self._check_mistyped(args[0])
             args = ["compress", *args]
         return super().parse_args(ctx, args)
+
+    def _check_mistyped(self, word: str) -> None:
+        """Raise `click.UsageError` for a word that is neither an option nor a path, but resembles a command."""
+        command = suggest_name(word, self.commands)
+        if command is not None and word == Path(word).stem and not word.startswith("-") and not Path(word).exists():
+            raise click.UsageError(f"There is neither a command nor a file '{word}'. Did you mean '{command}'?")
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Offer commands, options of the main job, and files for MODEL."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from recprune_export.cli.input_paths import ARTIFACT
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
 from recprune_export.cli.tables import make_console, make_table, print_json
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
     from recprune_export.gate.latency.calibration import Calibration
 
 
-@main.command()
-@click.argument("new", type=FILE)
-@click.option("--against", "base", type=FILE, metavar="BASE", help="The artifact that NEW is to replace.")
+@main.command(context_settings={"allow_extra_args": True})
+@click.argument("new", type=ARTIFACT)
+@click.option("--against", "base", type=ARTIFACT, metavar="BASE", help="The artifact that NEW is to replace.")
 @click.option("--calibrate", is_flag=True, help="Tell the smallest regression that this machine can resolve.")
 @click.option("--max-regression", default="5%", show_default=True, help="Of latency, counts and sizes.")
 @click.option("--max-drop", type=float, default=0.001, show_default=True, help="Of each quality metric.")
@@ -38,7 +39,9 @@ if TYPE_CHECKING:
 @click.option("--report", "report_file", type=FILE, help="Write a page in HTML.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
+@click.pass_context
 def check(
+    context: click.Context,
     new: Path,
     base: Path | None,
     calibrate: bool,
@@ -60,6 +63,8 @@ def check(
     Both are bundles, or plain .onnx files, for which some gates are skipped. Exit code 0: no regression;
     1: a regression; 5: the measurements leave it open. In GitHub Actions the step summary gets the Markdown.
     """
+    if context.args:
+        raise click.UsageError(f"check takes one artifact: write `check {new} --against {context.args[0]}`.")
     from recprune_export.bundle.archive.unpacking import open_bundle_path
     from recprune_export.gate.limits import Limits, parse_fraction, parse_gate_limits
     from recprune_export.output_files import check_output_file

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from recprune_export.cli.input_paths import DATA
 from recprune_export.cli.main_group import main
-from recprune_export.cli.options import FILE, loading_options
+from recprune_export.cli.options import loading_options
 from recprune_export.cli.parse_values import parse_json_object
 from recprune_export.cli.tables import make_console, make_table, print_json, rewrite_table
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 )
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="For a bundle: of the machine.")
 @click.option("--scores", is_flag=True, help="Also rank the channels of each group by every score, and compare.")
-@click.option("--data", type=FILE, help="For --scores: rows; without, requests are drawn from the signature.")
+@click.option("--data", type=DATA, help="For --scores: rows; without, requests are drawn from the signature.")
 @click.option("--label", "labels", multiple=True, metavar="COLUMN", help="For models that are not our checkpoints.")
 @click.option("--fields", is_flag=True, help="Also say which whole fields can go.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from recprune_export.cli.input_paths import BUNDLE, DATA
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
 from recprune_export.cli.tables import print_json
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
 
 
 @main.command()
-@click.argument("bundle", type=FILE)
-@click.option("--data", type=FILE, required=True, help="CSV or Parquet, raw values as in training.")
+@click.argument("bundle", type=BUNDLE)
+@click.option("--data", type=DATA, required=True, help="CSV or Parquet, raw values as in training.")
 @click.option("-o", "--output", type=FILE, required=True, help="A .parquet or .csv file with the model's outputs.")
 @click.option("--keep", multiple=True, metavar="COLUMN", help="A column of --data to write beside; may be repeated.")
 @click.option("--batch-size", type=click.IntRange(1), default=4096, show_default=True, help="Rows of a request.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from recprune_export.cli.input_paths import BUNDLE, DATA, MODEL
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, source_options
 from recprune_export.cli.parse_values import parse_json_object
@@ -25,11 +26,11 @@ _PRINTED_DRIFTS = 12
 
 
 @main.command()
-@click.argument("bundle", type=FILE)
-@click.option("--data", type=FILE, required=True, help="CSV, Parquet or NPZ with new rows.")
+@click.argument("bundle", type=BUNDLE)
+@click.option("--data", type=DATA, required=True, help="CSV, Parquet or NPZ with new rows.")
 @click.option("--label", "labels", multiple=True, metavar="COLUMN", help="[default: as when the bundle was made]")
 @click.option(
-    "--model", type=FILE, help="The dense model, or its successor.  [default: the file the bundle was made of]"
+    "--model", type=MODEL, help="The dense model, or its successor.  [default: the file the bundle was made of]"
 )
 @source_options
 @click.option(

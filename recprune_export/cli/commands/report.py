@@ -5,17 +5,18 @@ from pathlib import Path
 
 import click
 
+from recprune_export.cli.input_paths import BUNDLE, SWEEP_RESULTS
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
 from recprune_export.cli.tables import print_json
 
 
 @main.command()
-@click.argument("bundle", type=FILE)
+@click.argument("bundle", type=BUNDLE)
 @click.option("-o", "--output", type=FILE, metavar="HTML", help="[default: BUNDLE.report.html]")
 @click.option(
     "--sweep",
-    type=FILE,
+    type=SWEEP_RESULTS,
     metavar="DIR",
     help="Results of `sweep` for the Pareto curve.  [default: what lies beside the bundle, of the same model]",
 )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from recprune_export.cli.commands.compress import compress
+from recprune_export.cli.input_paths import DATA
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, job_options, loading_options
 from recprune_export.cli.parse_values import model_source, parse_fractions
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 @main.command()
 @loading_options
 @job_options
-@click.option("--data", type=FILE, required=True, help="CSV, Parquet or NPZ with rows to tune and measure on.")
+@click.option("--data", type=DATA, required=True, help="CSV, Parquet or NPZ with rows to tune and measure on.")
 @click.option("--sparsities", default="0.3,0.5,0.7,0.8,0.9,0.95", show_default=True)
 @click.option("-o", "--output", type=FILE, help="Directory for the results.  [default: artifacts/<name>-sweep]")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON instead of a table.")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from recprune_export.cli.input_paths import DATA
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, data_options
 from recprune_export.cli.parse_values import parse_integers
@@ -29,7 +30,7 @@ FIT_OPTIONS = ("epochs", "batch_size", "learning_rate", "patience", "seed")
 
 
 @main.command()
-@click.option("--data", type=FILE, required=True, help="CSV or Parquet.")
+@click.option("--data", type=DATA, required=True, help="CSV or Parquet.")
 @click.option(
     "--recommender", default="dlrm", show_default=True, help="two_tower, neumf, deepfm, dlrm, dcn_v2, mmoe, sasrec."
 )
