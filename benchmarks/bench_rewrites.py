@@ -33,6 +33,7 @@ from models import CRITEO, MODELS, make
 from results import keep, kept
 from third_party import load_corpus
 
+from recprune_export.evidence import Estimate
 from recprune_export.onnx import (
     BEFORE_SHARING,
     LAST,
@@ -53,7 +54,6 @@ from recprune_export.quantization import _quantize as quantize
 from recprune_export.quantization import make_error_judge
 from recprune_export.recommenders import RECOMMENDERS, InputSpec, build_recommender
 from recprune_export.validation import (
-    Estimate,
     RequestCycles,
     interval_of_few,
     log_ratio,

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from seeds import mean_of
 
+from recprune_export.evidence import Estimate
 from recprune_export.quantization import Mode
-from recprune_export.validation import Estimate, interval_of_few
+from recprune_export.validation import interval_of_few
 
 
 @dataclass(frozen=True)

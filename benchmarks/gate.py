@@ -25,18 +25,17 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from recprune_export.evidence import Estimate, Verdict
 from recprune_export.gate import (
     BASE,
     NEW,
     Artifact,
     Evidence,
-    Verdict,
     collect_samples,
     compare_latency,
     make_sampler,
     open_artifact,
 )
-from recprune_export.validation import Estimate
 
 TABLES, ROWS, DIM, HIDDEN = 8, 20_000, 32, (512, 256)
 BATCHES = (1, 32, 256)
@@ -63,7 +62,7 @@ class Tally:
         """Count one comparison."""
         findings = compare_latency(evidence, TOLERANCE)
         verdicts = {finding.verdict for finding in findings}
-        worst = next(v for v in (Verdict.FAIL, Verdict.UNDECIDED, Verdict.PASS) if v in verdicts)
+        worst = next(v for v in (Verdict.FAILS, Verdict.UNDECIDED, Verdict.HOLDS) if v in verdicts)
         self.verdicts.append(worst)
         self.ratios += [finding.ratio.estimate for finding in findings if finding.ratio]
         self.seconds.append(seconds)
@@ -77,8 +76,8 @@ class Tally:
         beside = "busy neighbour" if self.neighbour else "as it is"
         low, high = min(self.ratios), max(self.ratios)
         return (
-            f"{self.name:>10} {self.truth:>24} {beside:>15} {len(self.verdicts):>5} {self.share(Verdict.FAIL):>5} "
-            f"{self.share(Verdict.UNDECIDED):>10} {self.share(Verdict.PASS):>5}   {low:.3f} to {high:.3f}   "
+            f"{self.name:>10} {self.truth:>24} {beside:>15} {len(self.verdicts):>5} {self.share(Verdict.FAILS):>5} "
+            f"{self.share(Verdict.UNDECIDED):>10} {self.share(Verdict.HOLDS):>5}   {low:.3f} to {high:.3f}   "
             f"{np.median(self.seconds):>5.1f} / {max(self.seconds):>5.1f} s"
         )
 

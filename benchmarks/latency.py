@@ -24,6 +24,7 @@ from results import keep, kept, write_section
 from torch import nn
 
 from recprune_export.environment import environment
+from recprune_export.evidence import Estimate
 from recprune_export.onnx import ServingConfig, count, export_onnx
 from recprune_export.program import Program
 from recprune_export.program.capture import capture
@@ -31,7 +32,6 @@ from recprune_export.pruning import Budget, apply_plan, make_plan, rank_by
 from recprune_export.quantization import make_error_judge, quantize
 from recprune_export.validation import (
     Backend,
-    Estimate,
     LatencyReport,
     RequestCycle,
     block_resamples,

@@ -17,16 +17,9 @@ STAGES = [
 ]  # fmt: skip
 ON_TOP = {"inspection", "diagnostics", "search", "api", "refresh", "cli", "__main__", "__init__"}
 FREE = {
-    "errors",
-    "progress",
-    "environment",
-    "settings",
-    "license",
-    "provenance",
-    "codec",
-    "column_names",
-    "output_files",
-}
+    "errors", "progress", "environment", "settings", "license", "provenance", "codec", "evidence", "column_names",
+    "output_files", "output_meaning",
+}  # fmt: skip
 
 
 def test_the_picture_in_the_architecture_shows_the_packages_in_the_order_of_imports() -> None:

@@ -12,12 +12,14 @@ from recprune_export.data.encoding.encoder import Request
 class Rows:
     """N examples: each input has N on axis 0, each label is float32 [N]; for a ranking the label is an item id, int64.
 
-    `excluded_items`, if any, holds the items of each user that a ranking excludes.
+    A label that is missing in a row is NaN there. `excluded_items`, if any, holds the items of each user that a ranking
+    excludes. `weights`, if any, are positive, float32 [N].
     """
 
     inputs: Request
     labels: dict[str, np.ndarray]
     excluded_items: "Ragged | None" = None
+    weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
@@ -28,6 +30,7 @@ class Rows:
             {name: values[indices] for name, values in self.inputs.items()},
             {name: values[indices] for name, values in self.labels.items()},
             None if self.excluded_items is None else self.excluded_items.take(indices),
+            None if self.weights is None else self.weights[indices],
         )
 
     def sample(self, count: int, seed: int) -> "Rows":

@@ -3,7 +3,6 @@ from ._check import check as check
 from .artifact import Artifact as Artifact
 from .artifact import open_artifact as open_artifact
 from .findings import Finding as Finding
-from .findings import Verdict as Verdict
 from .findings import make_skipped_finding as make_skipped_finding
 from .gate_constants import CONFIDENCE as CONFIDENCE
 from .latency.calibration import Calibration as Calibration

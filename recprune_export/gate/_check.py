@@ -9,9 +9,10 @@ from typing import Any
 from recprune_export.codec import ToDictMixin
 from recprune_export.environment import environment
 from recprune_export.errors import BundleError, ModelFileError, Undecided, ValidationFailed
+from recprune_export.evidence import Verdict, combine_verdicts
 from recprune_export.gate.artifact import Artifact, open_artifact
 from recprune_export.gate.compatibility import compare_signatures, make_common_signature
-from recprune_export.gate.findings import Finding, Verdict, make_skipped_finding, overall_verdict
+from recprune_export.gate.findings import Finding, make_skipped_finding
 from recprune_export.gate.gate_constants import FOOTPRINT_PROCESSES, TIME_LIMIT
 from recprune_export.gate.latency.paired_latency import Evidence, collect_samples, compare_latency, make_sampler
 from recprune_export.gate.latency.sequential_sampling import BASE, NEW
@@ -44,17 +45,17 @@ class Check(ToDictMixin):
     @property
     def verdict(self) -> Verdict:
         """Return the overall verdict."""
-        verdict = overall_verdict(self.findings)
+        verdict = combine_verdicts(finding.verdict for finding in self.findings)
         return self.undecided if verdict is Verdict.UNDECIDED else verdict
 
     def failed(self) -> tuple[Finding, ...]:
         """Return the findings against NEW; undecided gates are included only if they count as failures."""
-        failures = {Verdict.FAIL} | ({Verdict.UNDECIDED} if self.undecided is Verdict.FAIL else set())
+        failures = {Verdict.FAILS} | ({Verdict.UNDECIDED} if self.undecided is Verdict.FAILS else set())
         return tuple(finding for finding in self.findings if finding.verdict in failures)
 
     def raise_verdict(self) -> None:
         """Raise `ValidationFailed` for a regression and `Undecided` for an open verdict; the message names the gates."""
-        if self.verdict is Verdict.FAIL:
+        if self.verdict is Verdict.FAILS:
             gates = " ".join(f"[{finding.gate}] {finding.reason}" for finding in self.failed())
             raise ValidationFailed(f"{self.new} is worse than {self.base}: {gates}")
         if self.verdict is Verdict.UNDECIDED:

@@ -1,7 +1,8 @@
 """Compatibility of signatures: NEW must accept the requests of BASE and return the outputs of BASE."""
 
+from recprune_export.evidence import Verdict
 from recprune_export.gate.artifact import Artifact
-from recprune_export.gate.findings import Finding, Verdict
+from recprune_export.gate.findings import Finding
 from recprune_export.program.signature import BATCH, Axis, IdRange, Input, Output, Signature
 
 
@@ -11,11 +12,11 @@ def compare_signatures(new: Artifact, base: Artifact) -> Finding:
     same_source = new.is_bundle == base.is_bundle
     changes = find_breaking_changes(new.signature, base.signature, ranges=same_source)
     if changes:
-        return Finding("signature", Verdict.FAIL, " ".join(changes), limit="requests and answers of BASE")
+        return Finding("signature", Verdict.FAILS, " ".join(changes), limit="requests and answers of BASE")
     reason = "NEW accepts the requests of BASE and returns the same outputs."
     if not same_source:
         reason += " Ranges of ids were not compared: only one of the two is a bundle."
-    return Finding("signature", Verdict.PASS, reason, limit="requests and answers of BASE")
+    return Finding("signature", Verdict.HOLDS, reason, limit="requests and answers of BASE")
 
 
 def find_breaking_changes(new: Signature, base: Signature, *, ranges: bool = True) -> tuple[str, ...]:

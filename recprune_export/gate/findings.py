@@ -1,20 +1,9 @@
 """Result of a gate: values, limit and verdict."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import Enum
 
 from recprune_export.codec import ToDictMixin
-from recprune_export.validation.latency.statistics import Estimate
-
-
-class Verdict(Enum):
-    """Verdict of one gate, or of all together."""
-
-    PASS = "pass"
-    FAIL = "fail"
-    UNDECIDED = "undecided"
-    SKIPPED = "skipped"
+from recprune_export.evidence import Estimate, Verdict
 
 
 @dataclass(frozen=True)
@@ -33,19 +22,6 @@ class Finding(ToDictMixin):
     limit: str = ""
     ratio: Estimate | None = None
     most: float | None = None
-
-
-def overall_verdict(findings: Iterable[Finding]) -> Verdict:
-    """Return the overall verdict: one failure fails, and skipped gates do not count.
-
-    >>> overall_verdict([Finding("nodes", Verdict.PASS, ""), Finding("latency", Verdict.UNDECIDED, "")])
-    <Verdict.UNDECIDED: 'undecided'>
-    """
-    verdicts = {finding.verdict for finding in findings}
-    for verdict in (Verdict.FAIL, Verdict.UNDECIDED):
-        if verdict in verdicts:
-            return verdict
-    return Verdict.PASS
 
 
 def make_skipped_finding(gate: str, reason: str) -> Finding:

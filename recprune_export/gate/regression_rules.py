@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from recprune_export.evidence import Estimate, Verdict
 from recprune_export.gate.artifact import Artifact
-from recprune_export.gate.findings import Finding, Verdict, make_skipped_finding
+from recprune_export.gate.findings import Finding, make_skipped_finding
 from recprune_export.gate.gate_constants import CONFIDENCE, LOAD_TIME_SLACK, PEAK_MEMORY_SLACK
 from recprune_export.gate.limits import Limits
 from recprune_export.gate.output.finding_rows import format_amount
 from recprune_export.validation.latency.footprint import Footprint, FootprintReport
-from recprune_export.validation.latency.statistics import Estimate, interval_of_few
+from recprune_export.validation.latency.statistics import interval_of_few
 
 LOWER_IS_BETTER = ("logloss",)
 HIGHER_IS_BETTER = ("auc", "hr@10", "ndcg@10")
@@ -83,7 +84,7 @@ def _compare_cost(rule: CostRule, new: Sequence[Footprint], base: Sequence[Footp
         reason += ", which is " + (
             "too little to count" if new_median - base_median <= rule.slack else "not beyond doubt"
         )
-    verdict = Verdict.FAIL if failed else Verdict.PASS
+    verdict = Verdict.FAILS if failed else Verdict.HOLDS
     return Finding(
         rule.gate, verdict, f"{reason}.", base_median, new_median, rule.unit, _at_most(tolerance), ratio, tolerance
     )
@@ -99,7 +100,7 @@ def compare_growth(gate: str, unit: str, new: float, base: float, limits: Limits
     if new > allowed:
         return Finding(
             gate,
-            Verdict.FAIL,
+            Verdict.FAILS,
             f"{grew}, allowed are {format_amount(allowed, unit)}.",
             base,
             new,
@@ -108,7 +109,7 @@ def compare_growth(gate: str, unit: str, new: float, base: float, limits: Limits
             None,
             tolerance,
         )
-    return Finding(gate, Verdict.PASS, f"{grew}.", base, new, unit, words, None, tolerance)
+    return Finding(gate, Verdict.HOLDS, f"{grew}.", base, new, unit, words, None, tolerance)
 
 
 def _at_most(tolerance: float) -> str:
@@ -132,11 +133,11 @@ def _compare_metric(name: str, new: Artifact, base: Artifact, limits: Limits) ->
     if base_name not in (*LOWER_IS_BETTER, *HIGHER_IS_BETTER):
         return make_skipped_finding(gate, f"It is not known whether more or less of '{name}' is better.")
     if name not in new.metrics:
-        return Finding(gate, Verdict.FAIL, f"NEW does not state {name}: compress it with --data.", before, limit=limit)
+        return Finding(gate, Verdict.FAILS, f"NEW does not state {name}: compress it with --data.", before, limit=limit)
     now = new.metrics[name]
     worse = (before - now) * (-1 if base_name in LOWER_IS_BETTER else 1)
     reason = f"{name} went from {before:.5f} to {now:.5f}."
     if new.data != base.data:
         reason += f" It was measured on other rows: {new.data} and {base.data}."
-    verdict = Verdict.FAIL if not worse <= limits.limit_for("quality") else Verdict.PASS
+    verdict = Verdict.FAILS if not worse <= limits.limit_for("quality") else Verdict.HOLDS
     return Finding(gate, verdict, reason, before, now, limit=limit)

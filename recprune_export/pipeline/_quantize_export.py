@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from recprune_export.evidence import Estimate
 from recprune_export.finetuning.task import SampledRequests, Task
 from recprune_export.onnx.export import OnnxFile
 from recprune_export.onnx.runtime.session import make_session, run
@@ -25,7 +26,7 @@ from recprune_export.validation.edge_requests import (
 from recprune_export.validation.latency.backends import make_onnxruntime_backend
 from recprune_export.validation.latency.repeated_sessions import log_ratio, measure_repeated_sessions
 from recprune_export.validation.latency.request_cycle import RequestCycles
-from recprune_export.validation.latency.statistics import Estimate, interval_of_few
+from recprune_export.validation.latency.statistics import interval_of_few
 from recprune_export.validation.parity import Tolerances
 
 CALIBRATION_ROWS, PIECE = 1024, 64

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from recprune_export.evidence import Verdict
 from recprune_export.gate._check import Check
-from recprune_export.gate.findings import Finding, Verdict
+from recprune_export.gate.findings import Finding
 from recprune_export.gate.gate_constants import CONFIDENCE
 from recprune_export.gate.latency.sequential_sampling import NEW
 from recprune_export.gate.output.finding_rows import HEADINGS, format_finding
@@ -25,10 +26,10 @@ from recprune_export.report.plots.ratios import PlottedRatio, draw_ratios
 from recprune_export.report.plots.strips import draw_strips
 from recprune_export.validation.latency.statistics import DISTRIBUTION, distribution
 
-SIGNS = {Verdict.PASS: "✓", Verdict.FAIL: "✕", Verdict.UNDECIDED: "?", Verdict.SKIPPED: "–"}
+SIGNS = {Verdict.HOLDS: "✓", Verdict.FAILS: "✕", Verdict.UNDECIDED: "?", Verdict.SKIPPED: "–"}
 VERDICT_TEXT = {
-    Verdict.PASS: "NEW is not worse than BASE by more than the limits allow.",
-    Verdict.FAIL: "NEW is worse than BASE by more than a limit allows.",
+    Verdict.HOLDS: "NEW is not worse than BASE by more than the limits allow.",
+    Verdict.FAILS: "NEW is worse than BASE by more than a limit allows.",
     Verdict.UNDECIDED: "The measurements leave open whether NEW is slower than BASE by more than the limit allows.",
 }
 COLUMNS = ("median", "95th percentile", "99th percentile", "slowest")
@@ -36,9 +37,9 @@ COLUMNS = ("median", "95th percentile", "99th percentile", "slowest")
 
 def render_check_report(check: Check) -> str:
     """Return the page as HTML."""
-    problems = [f for f in check.findings if f.verdict in (Verdict.FAIL, Verdict.UNDECIDED)]
+    problems = [f for f in check.findings if f.verdict in (Verdict.FAILS, Verdict.UNDECIDED)]
     judged = [f for f in check.findings if f.verdict is not Verdict.SKIPPED]
-    passed = sum(f.verdict is Verdict.PASS for f in judged)
+    passed = sum(f.verdict is Verdict.HOLDS for f in judged)
     sections = (_gates(check.findings), _growth(judged), _latency(check), _environment(check))
     page = Page(
         title=f"Check: {check.verdict.value}",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from recprune_export.codec import DictMixin, JsonForm, decode
+from recprune_export.evidence import Estimate
 from recprune_export.finetuning.task import Task, run_program
 from recprune_export.onnx.counts import count
 from recprune_export.onnx.export import ServingConfig, export_onnx
@@ -19,7 +20,6 @@ from recprune_export.settings import LatencySettings, QuantizationSettings
 from recprune_export.training._paired_change import MetricChange
 from recprune_export.validation.latency.backends import DENSE_ONNX, PRUNED_ONNX, make_onnxruntime_backend
 from recprune_export.validation.latency.closed_loop import measure_latency
-from recprune_export.validation.latency.statistics import Estimate
 
 SECONDS = 1.0  # for each batch size: a search looks often, and the bundle is measured again at the end
 

@@ -32,7 +32,6 @@ from .latency.request_cycle import sample_cycles as sample_cycles
 from .latency.request_cycle import split_into_cycles as split_into_cycles
 from .latency.roofline import compute_roofline as compute_roofline
 from .latency.statistics import DISTRIBUTION as DISTRIBUTION
-from .latency.statistics import Estimate as Estimate
 from .latency.statistics import block_resamples as block_resamples
 from .latency.statistics import distribution as distribution
 from .latency.statistics import interval_of_few as interval_of_few

@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from recprune_export import api
 from recprune_export.cli import main
 from recprune_export.errors import UsageError
+from recprune_export.evidence import Estimate
 from recprune_export.search import ArtifactMeasurements, Sweep, Trial
 from recprune_export.training import MetricChange
-from recprune_export.validation import Estimate
 
 EVERY_OPTION = [
     *("--factory", "shop.models:make", "--factory-args", '{"dim": 8, "name": "a b"}', "--inputs", "a request.npz"),

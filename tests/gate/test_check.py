@@ -12,7 +12,8 @@ from click.testing import CliRunner, Result
 
 from recprune_export.bundle import Content, HardLink, pack, read_manifest, write_bundle
 from recprune_export.cli import main
-from recprune_export.gate import Check, Finding, Verdict, check, open_artifact
+from recprune_export.evidence import Verdict
+from recprune_export.gate import Check, Finding, check, open_artifact
 from recprune_export.gate import _check as module
 from recprune_export.gate.output import render_junit, render_markdown
 from recprune_export.onnx import SessionOptions
@@ -227,7 +228,7 @@ def findings() -> tuple[Finding, ...]:
 
 
 @pytest.mark.parametrize(
-    ("undecided", "failures", "errors"), [(Verdict.UNDECIDED, 1, 1), (Verdict.FAIL, 2, 0), (Verdict.PASS, 1, 0)]
+    ("undecided", "failures", "errors"), [(Verdict.UNDECIDED, 1, 1), (Verdict.FAILS, 2, 0), (Verdict.HOLDS, 1, 0)]
 )
 def test_junit_can_be_parsed_and_counts(undecided: Verdict, failures: int, errors: int) -> None:
     made = Check("new <&>", "base", findings(), {}, 1, 2.0, undecided)
@@ -282,7 +283,7 @@ def test_a_model_that_is_slower_fails_and_itself_passes(tmp_path: Path) -> None:
     """Real processes: 256 rows through 512 units, against 1024."""
     base, slow = (plain(tmp_path / f"{units}.onnx", Shape(dim=64, units=units)) for units in (512, 1024))
     found = check(slow, base, batches=(256,), time_limit=30)
-    assert next(f for f in found.findings if f.gate == "latency, batch 256").verdict is Verdict.FAIL
+    assert next(f for f in found.findings if f.gate == "latency, batch 256").verdict is Verdict.FAILS
     same = check(base, base, batches=(256,), time_limit=30)
-    assert same.verdict is not Verdict.FAIL
-    assert next(f for f in same.findings if f.gate == "load time").verdict is Verdict.PASS
+    assert same.verdict is not Verdict.FAILS
+    assert next(f for f in same.findings if f.gate == "load time").verdict is Verdict.HOLDS

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recprune_export.gate import Artifact, Finding, Limits, Verdict, compare_growth, open_artifact
-from recprune_export.gate.findings import overall_verdict
+from recprune_export.evidence import Verdict, combine_verdicts
+from recprune_export.gate import Artifact, Limits, compare_growth, open_artifact
 from recprune_export.gate.gate_constants import FOOTPRINT_PROCESSES
 from recprune_export.gate.limits import GATES
 from recprune_export.gate.regression_rules import compare_costs, compare_counts, compare_quality
@@ -76,7 +76,7 @@ def test_quality_of_other_rows_is_said(artifact: Artifact) -> None:
 def test_each_change_of_a_model_fails_its_own_gates(change: dict[str, int], gates: set[str], tmp_path: Path) -> None:
     base = open_artifact(bundle(tmp_path / "base"))
     new = open_artifact(bundle(tmp_path / "new", Shape(**change)))
-    found = {f.gate for f in compare_counts(new, base, Limits()) if f.verdict is Verdict.FAIL}
+    found = {f.gate for f in compare_counts(new, base, Limits()) if f.verdict is Verdict.FAILS}
     assert found - {"artifact size", "model size"} == gates - {"artifact size", "model size"}
     assert gates - found <= {"artifact size"}
 
@@ -85,7 +85,7 @@ def test_fewer_zeros_are_found_where_the_parameters_are_as_many(tmp_path: Path) 
     sparse, full = (
         open_artifact(plain(tmp_path / f"{zeros}.onnx", Shape(units=64, zeros=zeros))) for zeros in (400, 0)
     )
-    found = {f.gate for f in compare_counts(full, sparse, Limits()) if f.verdict is Verdict.FAIL}
+    found = {f.gate for f in compare_counts(full, sparse, Limits()) if f.verdict is Verdict.FAILS}
     assert found == {"non-zeros"}
 
 
@@ -117,20 +117,20 @@ def report(load: float, peak: float, seed: int, busy: float = 0.0) -> FootprintR
 def test_costs(load: float, peak: float, failed: set[str]) -> None:
     for seed in range(10):
         found = compare_costs(report(load, peak, seed), "NEW", "BASE", Limits())
-        assert {f.gate for f in found if f.verdict is Verdict.FAIL} == failed
+        assert {f.gate for f in found if f.verdict is Verdict.FAILS} == failed
 
 
 def test_equal_costs_do_not_fail_however_busy_the_machine_is() -> None:
     """The least of five processes did: it was 1.9 times the other once in 14 comparisons of a model with itself."""
     found = [compare_costs(report(50, 100, seed, busy=0.7), "NEW", "BASE", Limits()) for seed in range(200)]
-    assert sum(f.verdict is Verdict.FAIL for findings in found for f in findings) == 0
+    assert sum(f.verdict is Verdict.FAILS for findings in found for f in findings) == 0
     assert any("not beyond doubt" in f.reason for findings in found for f in findings)
 
 
 def test_small_differences_of_small_models_are_no_regression() -> None:
     runs = {"NEW": (Footprint(6, 1, 0, 3e6),) * 8, "BASE": (Footprint(3, 1, 0, 1e6),) * 8}
     found = compare_costs(FootprintReport(runs, 1), "NEW", "BASE", Limits())
-    assert {f.verdict for f in found} == {Verdict.PASS}
+    assert {f.verdict for f in found} == {Verdict.HOLDS}
     assert all("too little to count" in f.reason for f in found)
 
 
@@ -155,7 +155,7 @@ def test_every_gate_can_be_turned_off(tmp_path: Path) -> None:
     ],
 )
 def test_the_worst_counts(verdicts: str, together: str) -> None:
-    assert overall_verdict(Finding("x", Verdict(v), "") for v in verdicts.split()).value == together
+    assert combine_verdicts(Verdict(v) for v in verdicts.split()).value == together
 
 
 @pytest.fixture

@@ -1,10 +1,10 @@
 import pytest
 
+from recprune_export.evidence import Verdict
 from recprune_export.gate import (
     Check,
     Finding,
     Limits,
-    Verdict,
     collect_samples,
     compare_growth,
     compare_latency,
@@ -23,7 +23,7 @@ BATCHES = (1, 256)
 def made(ratio: float, name: str = "new") -> Check:
     evidence = collect_samples(synthetic(ratio, scatter=0.002), BATCHES, 0.05, 0.0)
     findings = [
-        Finding("signature", Verdict.PASS, "Both take the same."),
+        Finding("signature", Verdict.HOLDS, "Both take the same."),
         compare_growth("parameters", "", 900, 1000, Limits()),
         make_skipped_finding("artifact size", "Only bundles have files beside the model."),
         *compare_latency(evidence, 0.05),
@@ -38,7 +38,7 @@ def rows(root: Element) -> list[list[str]]:
     ]
 
 
-@pytest.mark.parametrize(("ratio", "verdict"), [(1.0, Verdict.PASS), (1.3, Verdict.FAIL)])
+@pytest.mark.parametrize(("ratio", "verdict"), [(1.0, Verdict.HOLDS), (1.3, Verdict.FAILS)])
 def test_the_page_says_what_the_check_says(ratio: float, verdict: Verdict) -> None:
     check = made(ratio)
     assert check.verdict is verdict
@@ -53,7 +53,7 @@ def test_the_page_says_what_the_check_says(ratio: float, verdict: Verdict) -> No
         assert shown[gate][2:] == figures
         assert finding.reason in root.text
     against = [note.text for aside in root.all("aside") for note in aside.all("li")]
-    assert len(against) == (len(BATCHES) if verdict is Verdict.FAIL else 0)
+    assert len(against) == (len(BATCHES) if verdict is Verdict.FAILS else 0)
 
 
 def test_limits_are_drawn_where_they_are_parts_of_the_figure() -> None:
@@ -63,7 +63,7 @@ def test_limits_are_drawn_where_they_are_parts_of_the_figure() -> None:
 
 
 def test_nothing_but_a_signature_is_a_page_as_well() -> None:
-    check = Check(HOSTILE, HOSTILE, (Finding(HOSTILE, Verdict.FAIL, HOSTILE),), {}, 1, 0.1, environment={})
+    check = Check(HOSTILE, HOSTILE, (Finding(HOSTILE, Verdict.FAILS, HOSTILE),), {}, 1, 0.1, environment={})
     page = render_check_report(check)
     check_page(page)
     assert HOSTILE.replace("\0", "\ufffd").replace("\u202e", "\ufffd") in read(page).all("aside")[0].text

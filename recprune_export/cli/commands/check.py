@@ -92,8 +92,8 @@ def check(
         with silently(quiet or as_json), open_bundle_path(new) as folder:
             calibration = run_calibration(folder, tolerance=gate_limits.limit_for("latency"), **measurement)
         return print_calibration(calibration, as_json=as_json)
+    from recprune_export.evidence import Verdict
     from recprune_export.gate._check import check as run
-    from recprune_export.gate.findings import Verdict
 
     with silently(quiet or as_json), open_bundle_path(new) as new_folder, open_bundle_path(base) as base_folder:
         result = run(new_folder, base_folder, gate_limits, undecided=Verdict(undecided or "undecided"), **measurement)
@@ -132,14 +132,14 @@ def write_files(
 
 def print_check(check: "Check", *, as_json: bool) -> None:
     """Print every gate, and the verdict."""
-    from recprune_export.gate.findings import Verdict
+    from recprune_export.evidence import Verdict
     from recprune_export.gate.output.finding_rows import HEADINGS, format_finding
 
     if as_json:
         return print_json(check.to_dict())
     console = make_console()
     table = make_table(f"{check.new} against {check.base}", *HEADINGS)
-    styles = {Verdict.FAIL: "red", Verdict.UNDECIDED: "yellow", Verdict.SKIPPED: "dim"}
+    styles = {Verdict.FAILS: "red", Verdict.UNDECIDED: "yellow", Verdict.SKIPPED: "dim"}
     for finding in check.findings:
         table.add_row(*format_finding(finding), style=styles.get(finding.verdict))
     console.print(table)
@@ -153,7 +153,7 @@ def print_check(check: "Check", *, as_json: bool) -> None:
             )
         console.print(tails)
     for finding in check.findings:
-        if finding.verdict is not Verdict.PASS:
+        if finding.verdict is not Verdict.HOLDS:
             console.print(f"{finding.gate}: {finding.reason}", highlight=False, soft_wrap=True, markup=False)
     console.print(f"Verdict: {check.verdict.value}, after {check.seconds:.1f} s", highlight=False)
 

@@ -10,11 +10,11 @@ from typing import ClassVar
 import numpy as np
 
 from recprune_export.codec import ToDictMixin, json_name
+from recprune_export.evidence import Estimate
 from recprune_export.gate._check import BATCHES, check_answers
 from recprune_export.gate.artifact import open_artifact
 from recprune_export.gate.gate_constants import CONFIDENCE, MAX_REGRESSION, POWER, TIME_LIMIT
 from recprune_export.gate.latency.paired_latency import Evidence, collect_samples, make_sampler
-from recprune_export.validation.latency.statistics import Estimate
 
 
 @dataclass(frozen=True)

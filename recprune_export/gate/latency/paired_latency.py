@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from recprune_export.evidence import Estimate, Verdict
 from recprune_export.gate.artifact import Artifact
-from recprune_export.gate.findings import Finding, Verdict
+from recprune_export.gate.findings import Finding
 from recprune_export.gate.gate_constants import CONFIDENCE, MIN_PROCESSES
 from recprune_export.gate.latency.sequential_sampling import BASE, NEW
 from recprune_export.program.signature import Signature
 from recprune_export.progress import progress_bar
 from recprune_export.validation.latency.fresh_process import call_fresh
-from recprune_export.validation.latency.statistics import Estimate, interval_of_few, percentiles
+from recprune_export.validation.latency.statistics import interval_of_few, percentiles
 
 SAMPLER = "recprune_export.gate.latency.sequential_sampling:sample_latency"
 
@@ -51,8 +52,8 @@ class Evidence:
             return Verdict.UNDECIDED
         ratio = self.ratio()
         if ratio.low > 1.0 + tolerance:
-            return Verdict.FAIL
-        return Verdict.PASS if ratio.high < 1.0 + tolerance else Verdict.UNDECIDED
+            return Verdict.FAILS
+        return Verdict.HOLDS if ratio.high < 1.0 + tolerance else Verdict.UNDECIDED
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; times in ms."""

@@ -5,8 +5,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from recprune_export.errors import UsageError
+from recprune_export.evidence import Verdict
 from recprune_export.gate._check import Check
-from recprune_export.gate.findings import Finding, Verdict
+from recprune_export.gate.findings import Finding
 
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd]")  # characters that XML 1.0 does not allow
 
@@ -47,8 +48,8 @@ def write_junit(check: Check, path: Path) -> None:
 
 def _tag(finding: Finding, undecided: Verdict) -> str | None:
     if finding.verdict is Verdict.UNDECIDED:
-        return {Verdict.FAIL: "failure", Verdict.PASS: None}.get(undecided, "error")
-    return {Verdict.FAIL: "failure", Verdict.SKIPPED: "skipped"}.get(finding.verdict)
+        return {Verdict.FAILS: "failure", Verdict.HOLDS: None}.get(undecided, "error")
+    return {Verdict.FAILS: "failure", Verdict.SKIPPED: "skipped"}.get(finding.verdict)
 
 
 def _clean(text: str) -> str:

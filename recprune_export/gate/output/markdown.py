@@ -4,20 +4,20 @@ import os
 from pathlib import Path
 
 from recprune_export.errors import UsageError
+from recprune_export.evidence import Verdict
 from recprune_export.gate._check import Check
-from recprune_export.gate.findings import Verdict
 from recprune_export.gate.output.finding_rows import HEADINGS, format_finding
 from recprune_export.output_files import optional_output
 
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
-_SIGNS = {Verdict.PASS: "✅", Verdict.FAIL: "❌", Verdict.UNDECIDED: "❔", Verdict.SKIPPED: "⏭️"}
+_SIGNS = {Verdict.HOLDS: "✅", Verdict.FAILS: "❌", Verdict.UNDECIDED: "❔", Verdict.SKIPPED: "⏭️"}
 
 
 def render_markdown(check: Check) -> str:
     """Return a heading, a sentence for each gate that did not pass, a table of all gates, and latency percentiles."""
     lines = [f"## {_SIGNS[check.verdict]} recprune-export check: {check.verdict.value}", ""]
     lines += [f"`{_cell(check.new)}` against `{_cell(check.base)}`, {check.seconds:.0f} s", ""]
-    problems = [f for f in check.findings if f.verdict in (Verdict.FAIL, Verdict.UNDECIDED)]
+    problems = [f for f in check.findings if f.verdict in (Verdict.FAILS, Verdict.UNDECIDED)]
     lines += [f"- **{_cell(finding.gate)}**: {_cell(finding.reason)}" for finding in problems] + [""] * bool(problems)
     lines += _table(
         HEADINGS, [(*format_finding(f)[:-1], f"{_SIGNS[f.verdict]} {f.verdict.value}") for f in check.findings]

@@ -27,7 +27,6 @@ from .request_cycle import sample_cycles as sample_cycles
 from .request_cycle import split_into_cycles as split_into_cycles
 from .roofline import compute_roofline as compute_roofline
 from .statistics import DISTRIBUTION as DISTRIBUTION
-from .statistics import Estimate as Estimate
 from .statistics import block_resamples as block_resamples
 from .statistics import distribution as distribution
 from .statistics import interval_of_few as interval_of_few

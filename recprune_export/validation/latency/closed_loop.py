@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from recprune_export.evidence import Estimate
 from recprune_export.progress import progress_bar
 from recprune_export.validation.edge_requests import RequestArrays
 from recprune_export.validation.latency.latency_constants import MAX_ROUNDS, MIN_ROUNDS, WARM_UP
 from recprune_export.validation.latency.request_cycle import RequestCycle, RequestCycles
 from recprune_export.validation.latency.statistics import (
     DISTRIBUTION,
-    Estimate,
     Outliers,
     Percentiles,
     distribution,

@@ -6,6 +6,7 @@ from statistics import NormalDist
 
 import numpy as np
 
+from recprune_export.evidence import Estimate
 from recprune_export.validation.latency.latency_constants import BLOCK
 
 RESAMPLES = 2000
@@ -13,15 +14,6 @@ PERCENTS = (50, 95, 99)
 DISTRIBUTION = (0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 100)  # percentiles of the plotted distribution
 FENCE = 3.0  # interquartile ranges above the upper quartile: "far out" in Tukey (1977, section 2D)
 NAMED = 5  # outliers that are listed
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure and its confidence interval."""
-
-    estimate: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recprune_export.gate import Evidence, Verdict, collect_samples, compare_latency
+from recprune_export.evidence import Verdict
+from recprune_export.gate import Evidence, collect_samples, compare_latency
 from recprune_export.gate.gate_constants import MIN_PROCESSES
 from recprune_export.gate.latency import paired_latency
 from recprune_export.progress import quiet
@@ -51,26 +52,26 @@ def ticking(sample: paired_latency.Sampler, clock: Clock) -> paired_latency.Samp
 @pytest.mark.parametrize("scatter", [0.005, 0.02, 0.05])
 def test_equals_never_fail(scatter: float, clock: Clock) -> None:
     found = Counter(verdict(1.0, seed, clock, scatter=scatter) for seed in range(60))
-    assert found[Verdict.FAIL] == 0
+    assert found[Verdict.FAILS] == 0
     if scatter < 0.05:
-        assert found[Verdict.PASS] == 60
+        assert found[Verdict.HOLDS] == 60
 
 
 @pytest.mark.parametrize(("ratio", "scatter"), [(1.10, 0.02), (1.20, 0.05)])
 def test_a_regression_is_found(ratio: float, scatter: float, clock: Clock) -> None:
     found = Counter(verdict(ratio, seed, clock, scatter=scatter) for seed in range(60))
-    assert found[Verdict.FAIL] >= 57
-    assert found[Verdict.PASS] == 0
+    assert found[Verdict.FAILS] >= 57
+    assert found[Verdict.HOLDS] == 0
 
 
 def test_what_lies_at_the_limit_stays_open(clock: Clock) -> None:
     found = Counter(verdict(1.05, seed, clock, seconds=20.0) for seed in range(60))
     assert found[Verdict.UNDECIDED] > 30
-    assert found[Verdict.FAIL] < 12
+    assert found[Verdict.FAILS] < 12
 
 
 def test_what_is_faster_passes_at_once(clock: Clock) -> None:
-    assert verdict(0.5, 0, clock) is Verdict.PASS
+    assert verdict(0.5, 0, clock) is Verdict.HOLDS
     assert clock.now == MIN_PROCESSES
 
 
@@ -128,7 +129,7 @@ class _Artifact:
 def test_findings_say_by_how_much(clock: Clock) -> None:
     evidence = collect_samples(ticking(synthetic({1: 1.25, 8: 0.8}), clock), [1, 8], TOLERANCE, 60.0)
     slow, fast = compare_latency(evidence, TOLERANCE)
-    assert (slow.gate, slow.verdict, fast.verdict) == ("latency, batch 1", Verdict.FAIL, Verdict.PASS)
+    assert (slow.gate, slow.verdict, fast.verdict) == ("latency, batch 1", Verdict.FAILS, Verdict.HOLDS)
     assert "% more time at batch 1" in slow.reason
     assert "% less time at batch 8" in fast.reason
     assert slow.new is not None

@@ -1,0 +1,78 @@
+"""The rule of evidence: a claim holds, fails, or cannot be told, by an interval against an allowance.
+
+An estimate alone decides nothing. A claim that a quantity is at most some limit *holds* where its whole 95 % interval lies
+at or below the limit, *fails* where the whole interval lies above it, and *cannot be told* where the limit lies inside: then
+more rows or more measurements are needed. So each of the first two errs in at most 2.5 % of the cases in which the true value
+is at the limit, and in fewer elsewhere.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and its confidence interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+    @property
+    def resolution(self) -> float:
+        """Half the width of the interval: differences from a limit below it cannot be told.
+
+        >>> Estimate(0.0, -0.25, 0.25).resolution
+        0.25
+        """
+        return (self.high - self.low) / 2.0
+
+    def __neg__(self) -> "Estimate":
+        return Estimate(-self.estimate, -self.high, -self.low)
+
+
+class Verdict(Enum):
+    """The result of one claim, or of several together."""
+
+    HOLDS = "pass"  # the values are those of test reports
+    FAILS = "fail"
+    UNDECIDED = "undecided"
+    SKIPPED = "skipped"
+
+    @property
+    def words(self) -> str:
+        """The verdict in a sentence about the claim."""
+        return {"pass": "holds", "fail": "fails", "undecided": "cannot be told", "skipped": "is not judged"}[self.value]
+
+
+def judge_at_most(estimate: Estimate, limit: float) -> Verdict:
+    """Judge the claim that the quantity is at most `limit`.
+
+    >>> [judge_at_most(Estimate(e, e - 1.0, e + 1.0), 2.0).words for e in (0.5, 2.5, 4.0)]
+    ['holds', 'cannot be told', 'fails']
+    """
+    if not estimate.low <= estimate.high:  # NaN included
+        return Verdict.UNDECIDED
+    if estimate.high <= limit:
+        return Verdict.HOLDS
+    return Verdict.FAILS if estimate.low > limit else Verdict.UNDECIDED
+
+
+def judge_at_least(estimate: Estimate, limit: float) -> Verdict:
+    """Judge the claim that the quantity is at least `limit`.
+
+    >>> [judge_at_least(Estimate(e, e - 1.0, e + 1.0), 2.0).words for e in (0.5, 2.5, 4.0)]
+    ['fails', 'cannot be told', 'holds']
+    """
+    return judge_at_most(-estimate, -limit)
+
+
+def combine_verdicts(verdicts: Iterable[Verdict]) -> Verdict:
+    """Return the verdict of all claims together: one failure fails, one open claim leaves all open; skipped ones do not count.
+
+    >>> combine_verdicts([Verdict.HOLDS, Verdict.UNDECIDED, Verdict.SKIPPED])
+    <Verdict.UNDECIDED: 'undecided'>
+    """
+    present = set(verdicts)
+    return next((verdict for verdict in (Verdict.FAILS, Verdict.UNDECIDED) if verdict in present), Verdict.HOLDS)
