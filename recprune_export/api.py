@@ -146,7 +146,9 @@ def compress_loaded(
         task,
         plan=plan,
         extra_files=extra,
-        origin=replace(origin, training_seed=None if checkpoint is None else checkpoint.seed),
+        origin=origin
+        if checkpoint is None
+        else replace(origin, training_seed=checkpoint.seed, labels=checkpoint.spec.labels),
         leading_notes=(resolved.reason,) if resolved else (),
         sign=sign,
         resume=resume,

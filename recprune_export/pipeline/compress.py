@@ -188,6 +188,7 @@ def collect_bundle_files(
         manifest.name,
         manifest.signature,
         options,
+        scores=manifest.scores,
         encoding=ENCODING in extra,
         ignored=pruned.plan.fields.removed,
         shared_rows=manifest.plan["rows"],

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @click.option("--data", type=DATA, required=True, help="CSV or Parquet, raw values as in training.")
 @click.option("-o", "--output", type=FILE, required=True, help="A .parquet or .csv file with the model's outputs.")
 @click.option("--keep", multiple=True, metavar="COLUMN", help="A column of --data to write beside; may be repeated.")
+@click.option("--probability", is_flag=True, help="Write probabilities in place of logits.")
 @click.option("--batch-size", type=click.IntRange(1), default=4096, show_default=True, help="Rows of a request.")
 @click.option("--threads", type=click.IntRange(1), help="[default: that of the bundle's manifest]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a sentence.")
@@ -28,18 +29,24 @@ def predict(
     data: Path,
     output: Path,
     keep: tuple[str, ...],
+    probability: bool,
     batch_size: int,
     threads: int | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Score every row of a file with BUNDLE; rows are streamed. Needs ONNX Runtime and polars, no PyTorch."""
+    """Score every row of a file with BUNDLE; rows are streamed. Needs ONNX Runtime and polars, no PyTorch.
+
+    The columns of the scores say what they are: clicked_logit is the logit of the label clicked (its probability is
+    1 / (1 + exp(-logit)), or --probability), clicked_probability a probability, and stars_prediction a predicted number. An
+    output whose meaning the bundle does not state keeps its name.
+    """
     from recprune_export.bundle.archive.unpacking import open_bundle_path
     from recprune_export.prediction._predict import predict as run
     from recprune_export.progress import quiet as silently
 
     with silently(quiet or as_json), open_bundle_path(bundle) as folder:
-        prediction = run(folder, data, output, keep=keep, threads=threads, rows=batch_size)
+        prediction = run(folder, data, output, keep=keep, probability=probability, threads=threads, rows=batch_size)
     print_prediction(prediction, as_json=as_json)
 
 
@@ -52,5 +59,7 @@ def print_prediction(prediction: "Prediction", *, as_json: bool) -> None:
         f"Wrote {', '.join(prediction.columns)} of {prediction.rows:,} rows to {prediction.path}, "
         f"in {prediction.seconds:.1f} s ({rate:,.0f} rows a second)"
     )
+    for column, score in prediction.scores.items():
+        click.echo(f"'{column}' is {score.meaning}.")
     for name, count in prediction.unknown.items():
         click.echo(f"Note: {count:,} values of '{name}' are empty or unknown to the model.", err=True)
