@@ -135,7 +135,7 @@ def compress_loaded(
 ) -> CompressionResult:
     """Compress a model with rows that are both in memory already."""
     checkpoint = loaded.checkpoint
-    check_space(loaded.program, settings, target)
+    check_space(loaded.program, target if settings.export.keep_dense else None)
     extra = {} if checkpoint is None else {ENCODING: format_json(checkpoint.encoder.to_dict())}
     trials_file = target.with_name(f"{target.name}.search.json")
     resolved = None if plan else resolve_sparsity(loaded.program, settings, task, trials_file, print_status)
@@ -175,6 +175,7 @@ def sweep(
     folder = Path(target)
     check_output_file(folder / SWEEP)
     loaded = load_model(model, example_inputs, source or {})
+    check_space(loaded.program, None)
     task = make_task(loaded, data, labels, settings.finetuning, settings.seed)
     make_folder(folder)
     trials = Trials(loaded.program, settings, task, folder / "trials.json", artifacts=True)

@@ -13,6 +13,7 @@ from recprune_export.column_names import suggest_name
 from recprune_export.errors import RecpruneError, UsageError
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+NO_PERMISSION = {errno.EACCES, errno.EPERM}
 NO_MEMORY = "The machine has too little memory for this: close other programs, or give a smaller --batch-size."
 # PyTorch reports exhausted resources in the text of a RuntimeError alone.
 RESOURCE_MESSAGES = {
@@ -66,14 +67,11 @@ class MainJobGroup(click.Group):
             click.echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_code)
         except OSError as error:
-            if error.errno not in NO_ROOM:
+            advice = find_advice(error)
+            if advice is None:
                 raise
             where = f" ({error.filename})" if error.filename else ""
-            click.echo(
-                f"Error: {error.strerror}{where}: free some space, or set TMPDIR to where there is more. "
-                "What was there before is as it was.",
-                err=True,
-            )
+            click.echo(f"Error: {error.strerror}{where}: {advice}. What was there before is as it was.", err=True)
             ctx.exit(UsageError.exit_code)
         except (MemoryError, RuntimeError) as error:
             text = f"{type(error).__name__}: {error}"
@@ -85,6 +83,17 @@ class MainJobGroup(click.Group):
         except KeyboardInterrupt:
             click.echo("Interrupted; nothing was left half-written.", err=True)
             ctx.exit(INTERRUPTED)
+
+
+def find_advice(error: OSError) -> str | None:
+    """Return what the user can do about an error of the file system; None for an error that may be ours."""
+    if error.errno in NO_ROOM:
+        return "free some space, or set TMPDIR to where there is more"
+    if error.errno in NO_PERMISSION:
+        return "change the permissions of the file or its folder, or choose another"
+    if "temporary directory" in (error.strerror or ""):
+        return "set TMPDIR to a folder that can be written"
+    return None
 
 
 @click.group(

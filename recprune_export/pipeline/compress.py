@@ -97,7 +97,7 @@ def compress_program(
     `ModelError` where the dense model answers NaN to rows of the data, `PruningError` where the plan does not fit or the
     soundness check fails, `ExportError`, and `ValidationFailed` where parity or latency fail.
     """
-    check_space(program, settings, target)
+    check_space(program, target if settings.export.keep_dense else None)
     program.signature.with_shared(settings.export.shared_inputs)  # a wrong name is reported before the work, not after
     task = task or make_sampled_task(program, settings.finetuning)
     check_no_nan(program, task)
@@ -199,14 +199,11 @@ def collect_bundle_files(
     return {**files, **serving, **extra, **profiles, **pages}
 
 
-def check_space(program: Program, settings: Settings, target: Path) -> None:
-    """Raise `UsageError` where the disk of `target`, or that of temporary files, has no room for the dense model alone.
-
-    It is written to a temporary file in any case, and to the bundle where it is kept.
-    """
-    dense = sum(p.nbytes for p in program.module.parameters())
-    bundle = dense if settings.export.keep_dense else 0
-    check_free_space({Path(tempfile.gettempdir()) / "dense.onnx": dense, target: bundle}, "the run")
+def check_space(program: Program, target: Path | None) -> None:
+    """Raise `UsageError` where the disk of temporary files, or that of a `target` that holds it too, has no room for `program`."""
+    size = sum(p.nbytes for p in program.module.parameters())
+    targets = () if target is None else (target,)
+    check_free_space(dict.fromkeys((Path(tempfile.gettempdir()) / "dense.onnx", *targets), size), "the run")
 
 
 def check_no_nan(program: Program, task: Task) -> None:

@@ -45,6 +45,9 @@ def test_ctrl_c_is_said_and_has_its_code(monkeypatch: pytest.MonkeyPatch) -> Non
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
             "too little memory",
         ),
+        (PermissionError(13, "Permission denied", "model.pt"), "Permission denied (model.pt): change the permissions"),
+        (FileNotFoundError(2, "No usable temporary directory found in ['/tmp']"), "set TMPDIR"),
+        (OSError(28, "No space left on device"), "free some space"),
         (RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/1"), "free some space"),
     ],
 )

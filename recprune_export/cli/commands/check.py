@@ -10,7 +10,7 @@ import click
 from recprune_export.cli.input_paths import ARTIFACT
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
-from recprune_export.cli.tables import make_console, make_table, print_json
+from recprune_export.cli.tables import make_console, make_table, print_json, prints_after_work
 from recprune_export.errors import UsageError
 from recprune_export.progress import print_warning
 
@@ -130,6 +130,7 @@ def write_files(
         write_page(render_check_report(check), report_file, bundles)
 
 
+@prints_after_work
 def print_check(check: "Check", *, as_json: bool) -> None:
     """Print every gate, and the verdict."""
     from recprune_export.evidence import Verdict

@@ -8,7 +8,7 @@ import click
 from recprune_export.cli.input_paths import BUNDLE, DATA
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
-from recprune_export.cli.tables import print_json
+from recprune_export.cli.tables import print_json, prints_after_work
 
 if TYPE_CHECKING:
     from recprune_export.prediction._predict import Prediction
@@ -50,6 +50,7 @@ def predict(
     print_prediction(prediction, as_json=as_json)
 
 
+@prints_after_work
 def print_prediction(prediction: "Prediction", *, as_json: bool) -> None:
     """Print the columns, rows and file that were written, and the number of values unknown to the model."""
     if as_json:

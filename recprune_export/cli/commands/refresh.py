@@ -11,7 +11,14 @@ from recprune_export.cli.input_paths import BUNDLE, DATA, MODEL
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, source_options
 from recprune_export.cli.parse_values import parse_json_object
-from recprune_export.cli.tables import format_figure, make_console, make_table, print_json, print_notes
+from recprune_export.cli.tables import (
+    format_figure,
+    make_console,
+    make_table,
+    print_json,
+    print_notes,
+    prints_after_work,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -91,6 +98,7 @@ def refresh(
         print_result(result, as_json=False)
 
 
+@prints_after_work
 def print_drift_report(report: "DriftReport") -> None:
     """Print quality, drift, regrets and the verdict on a bundle."""
     console, quality = make_console(), report.quality
@@ -113,6 +121,7 @@ def print_drift_report(report: "DriftReport") -> None:
     console.print(f"Verdict: {report.verdict}", highlight=False, soft_wrap=True)
 
 
+@prints_after_work
 def print_refresh_json(report: "DriftReport", result: "CompressionResult | None") -> None:
     """Print the report and, where the model was compressed again, the new bundle and its manifest."""
     new = {} if result is None else {"refreshed": str(result.target), "manifest": result.manifest.to_dict()}

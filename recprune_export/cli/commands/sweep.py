@@ -13,7 +13,7 @@ from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, job_options, loading_options
 from recprune_export.cli.parse_values import model_source, parse_fractions
 from recprune_export.cli.reproduce_command import reproduce_command
-from recprune_export.cli.tables import make_console, make_table, print_json, quote_for_shell
+from recprune_export.cli.tables import make_console, make_table, print_json, prints_after_work, quote_for_shell
 
 if TYPE_CHECKING:
     from recprune_export.search._sweep import Sweep
@@ -77,6 +77,7 @@ def print_trial(trial: "Trial") -> None:
     )
 
 
+@prints_after_work
 def print_sweep(search: "Sweep", folder: Path, arguments: Sequence[str], *, as_json: bool) -> None:
     """Print quality, size and speed over sparsity, and the next command from the `arguments` that the main job takes as well."""
     if as_json:

@@ -9,7 +9,14 @@ from recprune_export.cli.input_paths import DATA
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, data_options
 from recprune_export.cli.parse_values import parse_integers
-from recprune_export.cli.tables import make_console, make_table, print_json, print_notes, quote_for_shell
+from recprune_export.cli.tables import (
+    make_console,
+    make_table,
+    print_json,
+    print_notes,
+    prints_after_work,
+    quote_for_shell,
+)
 
 if TYPE_CHECKING:
     from recprune_export.training._train import TrainingResult
@@ -62,6 +69,7 @@ def train(data: Path, recommender: str, output: Path, as_json: bool, quiet: bool
     print_training(result, data, as_json=as_json)
 
 
+@prints_after_work
 def print_training(training: "TrainingResult", data: Path, *, as_json: bool) -> None:
     """Print the epochs, the test metrics and the checkpoint of a training on `data`."""
     checkpoint = training.checkpoint

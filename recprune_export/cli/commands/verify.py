@@ -10,7 +10,7 @@ from recprune_export.cli.input_paths import BUNDLE
 from recprune_export.cli.latency_tables import footprint_table, open_loop_table, print_latency
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
-from recprune_export.cli.tables import make_console, print_json
+from recprune_export.cli.tables import make_console, print_json, prints_after_work
 
 if TYPE_CHECKING:
     from recprune_export.bundle._verify import Verification
@@ -59,6 +59,7 @@ def verify(
     print_verification(verification, study, as_json=as_json)
 
 
+@prints_after_work
 def print_verification(verification: "Verification", study: "LatencyStudy | None", *, as_json: bool) -> None:
     """Print the checks, and the measurements where there are any."""
     if as_json:
