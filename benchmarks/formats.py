@@ -29,6 +29,7 @@ from results import keep, kept, told_of_machine, write_section
 from recprune_export.api import load_model, make_task
 from recprune_export.environment import environment, read_cpu_name
 from recprune_export.finetuning import Task
+from recprune_export.metrics import read_first_metric
 from recprune_export.onnx import OnnxFile, ServingConfig, count, export_onnx, reduction
 from recprune_export.pipeline import (
     QuantizedExport,
@@ -42,7 +43,6 @@ from recprune_export.pipeline import (
 from recprune_export.program import Program
 from recprune_export.recommenders import is_sequential
 from recprune_export.settings import Settings, parse_batch_sizes
-from recprune_export.training import select_primary_metric
 from recprune_export.validation import log_ratio, make_onnxruntime_backend, measure_repeated_sessions, typical_time
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -97,7 +97,7 @@ class Subject:
         """Train, or take what was trained before, and export."""
         known = trained(name, case, settings.seed, folder, cache)
         loaded = load_model(known.checkpoint, None, {})
-        task = make_task(loaded, folder / case.data, (), settings.finetuning, settings.seed)
+        task = make_task(loaded, folder / case.data, (), settings)
         own = cache / "onnx" / f"{slug(name)}-{settings.seed}"
         own.mkdir(parents=True, exist_ok=True)
         file = export_onnx(loaded.program, own / DENSE, rewrites=())
@@ -128,7 +128,7 @@ class Subject:
 
 
 def _metric(file: OnnxFile, task: Task) -> tuple[str, float]:
-    return select_primary_metric(task.test(make_predictor(file)))
+    return read_first_metric(task.test(make_predictor(file)))
 
 
 def make(of: Subject, name: str, sparsity: float) -> Iterator[Measured]:

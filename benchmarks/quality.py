@@ -27,6 +27,7 @@ from seeds import Mean, mean_of
 from recprune_export.api import load_model, make_task
 from recprune_export.environment import environment
 from recprune_export.finetuning import Schedule, Task, apply_masks, compute_masks, finetune, run_program
+from recprune_export.metrics import read_first_metric
 from recprune_export.pipeline import (
     estimate_curvature,
     make_nonzero_target,
@@ -37,7 +38,6 @@ from recprune_export.pipeline import (
 from recprune_export.program import Program
 from recprune_export.pruning import ParameterCounter, apply_plan, check_soundness, reconstruct_layers
 from recprune_export.settings import Settings
-from recprune_export.training import select_primary_metric
 
 DOCS = Path(__file__).parent.parent / "docs"
 PROTOCOL = (
@@ -61,7 +61,7 @@ METHODS = {
     "variance": Method("variance", refit=False),
     "taylor": Method("taylor", refit=False),
     "taylor, refitted": Method("taylor", refit=True),
-    "ours": Method("auto", refit=True),
+    "ours": Method("output-error", refit=True),
 }
 
 
@@ -88,7 +88,7 @@ def measure(
     known = trained(case, CASES[case], seed, folder, cache)
     loaded = load_model(known.checkpoint, None, {})
     settings = Settings(seed=seed)
-    task = make_task(loaded, folder / CASES[case].data, (), settings.finetuning, seed)
+    task = make_task(loaded, folder / CASES[case].data, (), settings.with_options(seed=seed))
     short = shortened(task, known, loaded.program)
     metric, dense = _metric(loaded.program, task)
     for name, sparsity in wanted:
@@ -123,7 +123,7 @@ def _prune(program: Program, settings: Settings, task: Task, short: Shortened | 
 
 def _metric(program: Program, task: Task) -> tuple[str, float]:
     program.set_training(False)
-    return select_primary_metric(task.test(lambda request: run_program(program, request)))
+    return read_first_metric(task.test(lambda request: run_program(program, request)))
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,10 @@ from recprune_export.search._sweep import SPARSITIES, Sweep
 from recprune_export.search._sweep import sweep as run_sweep
 from recprune_export.search.trial_files import make_folder
 from recprune_export.search.trials import Trial, Trials
-from recprune_export.settings import FineTuningSettings, Settings, rename_former_options
+from recprune_export.settings import (
+    Settings,
+    rename_former_options,
+)
 
 Model = nn.Module | torch.export.ExportedProgram | Program | Path | str
 Data = Path | str | Columns
@@ -103,7 +106,7 @@ def compress(
         with show_status("Opening the model"):
             loaded = load_model(model, example_inputs, source or {})
         with show_status("Reading rows"):
-            task = make_task(loaded, data, labels, settings.finetuning, settings.seed)
+            task = make_task(loaded, data, labels, settings)
         return compress_loaded(
             loaded,
             task,
@@ -148,7 +151,7 @@ def compress_loaded(
         extra_files=extra,
         origin=origin
         if checkpoint is None
-        else replace(origin, training_seed=checkpoint.seed, labels=checkpoint.spec.labels),
+        else replace(origin, training_seed=checkpoint.seed, labels=checkpoint.label_values),
         leading_notes=(resolved.reason,) if resolved else (),
         sign=sign,
         resume=resume,
@@ -176,10 +179,12 @@ def sweep(
     check_output_file(folder / SWEEP)
     loaded = load_model(model, example_inputs, source or {})
     check_space(loaded.program, None)
-    task = make_task(loaded, data, labels, settings.finetuning, settings.seed)
+    task = make_task(loaded, data, labels, settings)
+    for note in task.notes if isinstance(task, LabeledRows) else ():
+        print_status(note)
     make_folder(folder)
     trials = Trials(loaded.program, settings, task, folder / "trials.json", artifacts=True)
-    result = run_sweep(trials, sparsities, on_trial)
+    result = run_sweep(trials, sparsities, on_trial, max_drop=settings.search.max_drop)
     result.save(folder / SWEEP, file_identity(Path(model)) if isinstance(model, Path | str) else None)
     return result
 
@@ -195,7 +200,7 @@ def dump_plan(
 ) -> str:
     """Return, as JSON, the plan that `compress` would apply; of several stages all but the last are tuned for it."""
     loaded = load_model(model, example_inputs, source or {})
-    task = make_task(loaded, data, labels, settings.finetuning, settings.seed)
+    task = make_task(loaded, data, labels, settings)
     plan = plan_all_stages(loaded.program, settings.pruning, settings.finetuning, task, seed=settings.seed)
     return json.dumps(plan.to_dict(), indent=1)
 
@@ -216,7 +221,7 @@ def compute_sensitivity(
     Raises `PruningError` where nothing can be pruned.
     """
     loaded = load_model(model, example_inputs, source or {})
-    task = make_task(loaded, data, labels, settings.finetuning, settings.seed)
+    task = make_task(loaded, data, labels, settings)
     return measure_sensitivity(make_projected_score_inputs(loaded.program, task, settings.seed))
 
 
@@ -255,31 +260,38 @@ def make_task(
     loaded: LoadedModel,
     data: Data | None,
     labels: str | Sequence[str],
-    finetuning: FineTuningSettings,
-    seed: int = 0,
+    settings: Settings = DEFAULT_SETTINGS,
 ) -> Task:
     """Read the rows to tune on: encoded ones for a reference recommender, plain ones for others, sampled ones without data.
 
-    Raises `UsageError` where labels are missing, `DataError` for the rows.
+    Raises `UsageError` where labels are missing or a metric does not fit them, `DataError` for the rows, for labels that do not
+    fit the model, and where no metric is defined on the validation rows.
     """
-    program, config = loaded.program, apply_finetuning_settings(CLICK_DEFAULTS, finetuning)
     labels = (labels,) if isinstance(labels, str) else tuple(labels)
     if data is None:
-        return make_sampled_task(program, finetuning)
+        return make_sampled_task(loaded.program, settings.finetuning, settings.evaluation)
+    task = _read_task(loaded, data, labels, settings)
+    tuning = apply_finetuning_settings(task.config, settings.finetuning)
+    _ = task.deciding  # a metric that does not fit is reported before the work
+    return replace(task, config=tuning)
+
+
+def _read_task(loaded: LoadedModel, data: Data, labels: tuple[str, ...], settings: Settings) -> LabeledRows | NextItems:
+    program, evaluation = loaded.program, settings.evaluation
     if loaded.checkpoint is None:
         if not labels:
             raise UsageError(
                 "A model that recprune-export did not train needs the labels' names beside --data: give --label."
             )
-        rows = read_arrays(data, program.signature, labels, seed)
-        return LabeledRows(rows, make_objective(program, labels), config)
+        rows = read_arrays(data, program.signature, labels, settings.seed, settings.labels, group=evaluation.group)
+        return LabeledRows(rows, make_objective(program, labels, rows.label_values), CLICK_DEFAULTS, evaluation)
     if not isinstance(data, Path | str):
         raise UsageError("A checkpoint of `train` encodes raw rows: give the path of a CSV or Parquet file as data.")
-    encoded = read_encoded(Path(data), loaded.checkpoint.encoder)
-    objective = make_objective(program, loaded.checkpoint.spec.labels)
+    encoded = read_encoded(Path(data), loaded.checkpoint.encoder, settings.labels, evaluation.group)
+    labels = loaded.checkpoint.spec.labels
     if isinstance(encoded, SequenceData):
-        return NextItems(encoded, objective, apply_finetuning_settings(RANKING_DEFAULTS, finetuning))
-    return LabeledRows(encoded, objective, config)
+        return NextItems(encoded, make_objective(program, labels), RANKING_DEFAULTS, evaluation)
+    return LabeledRows(encoded, make_objective(program, labels, encoded.label_values), CLICK_DEFAULTS, evaluation)
 
 
 def _model_name(model: Model) -> str:

@@ -28,12 +28,13 @@ from recprune_export.data import (
     SequenceEncoder,
     Vocabulary,
 )
+from recprune_export.metrics import MetricChange
 from recprune_export.onnx import OPTIMIZATION, Machine, SessionOptions
 from recprune_export.program import Input, Output, Signature
 from recprune_export.pruning import FieldPlan, Plan, ProjectionPlan, RowPlan, Transform
 from recprune_export.recommenders import InputSpec
 from recprune_export.search import ArtifactMeasurements, Trial
-from recprune_export.training import FitResult, MetricChange
+from recprune_export.training import FitResult
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 TRANSFORMS = FINITE.map(lambda number: Transform(torch.full((2, 2), number, dtype=torch.float64)))

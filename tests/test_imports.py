@@ -12,13 +12,13 @@ import recprune_export
 
 PACKAGE = Path(recprune_export.__file__).parent
 STAGES = [
-    "data", "recommenders", "training", "program", "channels", "pruning", "finetuning", "onnx", "validation",
+    "data", "metrics", "recommenders", "training", "program", "channels", "pruning", "finetuning", "onnx", "validation",
     "quantization", "bundle", "prediction", "gate", "report", "pipeline",
 ]  # fmt: skip
 ON_TOP = {"inspection", "diagnostics", "search", "api", "refresh", "cli", "__main__", "__init__"}
 FREE = {
-    "errors", "progress", "environment", "settings", "license", "provenance", "codec", "evidence", "column_names",
-    "output_files", "output_meaning",
+    "errors", "progress", "environment", "settings", "license", "provenance", "codec", "evidence", "row_resolution", "figures",
+    "column_names", "output_files", "output_meaning",
 }  # fmt: skip
 
 

@@ -48,14 +48,18 @@ def test_probabilities_keep_the_order_and_lie_between_0_and_1(logits: np.ndarray
 
 
 def test_a_checkpoint_without_rows_has_its_own_labels(checkpoint: Path) -> None:
-    program = load_program(checkpoint).program
+    loaded = load_program(checkpoint)
+    assert loaded.checkpoint is not None
+    program = loaded.program
     task = make_sampled_task(program, QUICK.finetuning)
     outcome = SimpleNamespace(
         pruned=SimpleNamespace(program=program),
         exported=SimpleNamespace(pruned=SimpleNamespace(signature=program.signature)),
     )
-    assert find_meanings(outcome, task, ("clicked",)) == {"clicked": OutputMeaning("logit", "clicked")}  # type: ignore[arg-type]
-    assert find_meanings(outcome, task, ()) == {"clicked": OutputMeaning("value")}  # type: ignore[arg-type]
+    assert find_meanings(outcome, task, loaded.checkpoint.label_values) == {
+        "clicked": OutputMeaning("logit", "clicked")
+    }  # type: ignore[arg-type]
+    assert find_meanings(outcome, task, {}) == {"clicked": OutputMeaning("value")}  # type: ignore[arg-type]
 
 
 def test_a_bundle_says_what_its_score_is(bundle: Path) -> None:

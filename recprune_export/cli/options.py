@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from recprune_export.cli.input_paths import MODEL, REQUEST
-from recprune_export.pruning.importance.scores.names import SCORE_DESCRIPTIONS
+from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR, SCORE_DESCRIPTIONS
 from recprune_export.settings import QUANTIZE
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -38,20 +38,51 @@ def source_options(command: F) -> F:
     return command
 
 
+def label_options(command: F) -> F:
+    """Add the options that say how labels and weights of rows are read."""
+    for option in (
+        click.option("--missing-label", metavar="VALUE", help="A value that stands for a missing label."),
+        click.option("--weight", metavar="COLUMN", help="The weight of each row in loss and metrics, 0 or more."),
+    ):
+        command = option(command)
+    return command
+
+
+def metric_options(command: F) -> F:
+    """Add the options that choose the metrics."""
+    for option in (
+        click.option(
+            "--group", metavar="COLUMN", help="The column over whose values gauc is a mean, such as the user's."
+        ),
+        click.option(
+            "--metric",
+            "metrics",
+            multiple=True,
+            metavar="NAME",
+            help="auc, logloss, pr-auc, gauc, ece, accuracy; rmse, mae; ndcg@K, hr@K, recall@K, mrr. May be repeated: the first "
+            "decides, all are reported.  [default: by the kind of label]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def job_options(command: F) -> F:
     """Add the options of one run of the main job, and of each in a sweep."""
     for option in reversed(
         (
             click.option(
                 "--score",
-                type=click.Choice(["auto", *SCORE_DESCRIPTIONS]),
-                default="auto",
+                type=click.Choice(list(SCORE_DESCRIPTIONS)),
+                default=OUTPUT_ERROR,
                 show_default=True,
                 help="Which channels go first.",
             ),
             click.option(
                 "--label", "labels", multiple=True, metavar="COLUMN", help="For models that are not our checkpoints."
             ),
+            label_options,
+            metric_options,
             click.option("--epochs", type=click.IntRange(0), help="Of fine-tuning.  [default: by the kind of model]"),
             click.option("--learning-rate", type=float, help="[default: by the kind of model]"),
             click.option(
@@ -96,7 +127,15 @@ def job_options(command: F) -> F:
 def data_options(command: F) -> F:
     for option in reversed(
         (
-            click.option("--label", "labels", multiple=True, metavar="COLUMN", help="A 0/1 column; may be repeated."),
+            click.option(
+                "--label",
+                "labels",
+                multiple=True,
+                metavar="COLUMN",
+                help="A column of 0 and 1, or of numbers; may be repeated.",
+            ),
+            label_options,
+            metric_options,
             click.option(
                 "--ignore", multiple=True, metavar="COLUMN", help="A column that is not read; may be repeated."
             ),

@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import click
 
+from recprune_export.evidence import Verdict
 from recprune_export.progress import print_warning
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+
+VERDICT_STYLES = {Verdict.FAILS: "red", Verdict.UNDECIDED: "yellow", Verdict.SKIPPED: "dim"}
 
 
 def make_table(title: str, *columns: str) -> "Table":

@@ -1,14 +1,17 @@
 """Rows for third-party models: columns or arrays that already have the form of the inputs."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from recprune_export.column_names import check_columns_exist
+from recprune_export.data.group_codes import encode_groups
+from recprune_export.data.labels import LabelKind, LabelValues
 from recprune_export.data.npz import read_npz
+from recprune_export.data.read_labels import check_any_label, check_training_rows, read_labels
 from recprune_export.data.rows import Rows
 from recprune_export.data.schema._infer_schema import SPLIT_VALUES
 from recprune_export.data.tabular_files import collect, scan
@@ -35,40 +38,73 @@ class ArraySpec:
 
 @dataclass(frozen=True)
 class ArrayData:
-    """Rows of the three splits; `has_split_column` if a column of the data names the split of each row."""
+    """Rows of the three splits; `has_split_column` if a column of the data names the split of each row.
+
+    `label_values` describes the labels, `notes` say how they were read.
+    """
 
     train: Rows
     valid: Rows
     test: Rows
     has_split_column: bool = False
+    label_values: Mapping[str, LabelValues] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
-def load_arrays(data: Path | str | Columns, inputs: Sequence[ArraySpec], labels: Sequence[str], seed: int) -> ArrayData:
+def load_arrays(
+    data: Path | str | Columns,
+    inputs: Sequence[ArraySpec],
+    labels: Sequence[str],
+    seed: int,
+    *,
+    weight: str | None = None,
+    missing_label: str | None = None,
+    label_kinds: Mapping[str, LabelKind] | None = None,
+    group: str | None = None,
+) -> ArrayData:
     """Read the arrays of an `.npz`, or the columns of a CSV or Parquet file, with the names of the inputs and labels.
 
     `data` may also be arrays by name.
 
     An input of shape (batch, n) is a list column, or n columns named `name_0` ... . A column or array `split` assigns
-    the rows to splits; without one they are split at random by `seed`, 80/10/10.
+    the rows to splits; without one they are split at random by `seed`, 80/10/10. `weight` names the column of the weights
+    of rows, `missing_label` is a value that stands for a missing label; rows without any label are left out.
+    `label_kinds`, if known, are the kinds of labels for which the model was trained. `group` names the column over whose
+    values metrics are means.
 
     Raises `DataError` if an array is missing or has another type or shape, or an id lies outside its table.
     """
+    roles = dict.fromkeys(labels, "which is given as the label")
+    roles |= {name: f"which --{option} names" for option, name in (("weight", weight), ("group", group)) if name}
     if isinstance(data, Mapping):
         path, columns = IN_MEMORY, {name: np.asarray(values) for name, values in data.items()}
     else:
         path = str(data)
-        columns = read_npz(Path(path)) if _is_zip(Path(path)) else _read_table(Path(path), inputs, labels)
-    _check_names(path, inputs, labels, columns)
+        columns = read_npz(Path(path)) if _is_zip(Path(path)) else _read_table(Path(path), inputs, roles)
+    _check_names(path, inputs, roles, columns)
     arrays = {i.name: check_input_array(path, i, columns[i.name]) for i in inputs}
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) != 1 or not next(iter(lengths.values())):
         raise DataError(f"The arrays of {path} must have the same number of rows, at least one: {lengths}.")
-    rows = Rows(arrays, {label: _check_label_values(path, label, columns[label]) for label in labels})
+    read = read_labels(
+        path,
+        {label: columns[label] for label in labels},
+        missing=missing_label,
+        kinds=label_kinds,
+        weights=None if weight is None else (weight, columns[weight]),
+    )
+    check_any_label(path, read)
+    groups = None if group is None else encode_groups(path, group, columns[group])
+    rows = Rows(arrays, dict(read.labels), weights=read.weights, groups=groups)
     split = _assign_splits(path, columns.get(SPLIT), len(rows), seed)
-    splits = [rows.take(np.flatnonzero(split == code)) for code in range(3)]
+    known = read.known if labels else np.ones(len(rows), dtype=bool)
+    splits = [rows.take(np.flatnonzero((split == code) & known)) for code in range(3)]
     if not all(len(s) for s in splits):
-        raise DataError(f"{path} has {len(rows)} rows, too few to fill train, valid and test.")
-    return ArrayData(splits[0], splits[1], splits[2], has_split_column=SPLIT in columns)
+        raise DataError(f"{path} has {int(known.sum())} rows, too few to fill train, valid and test.")
+    check_training_rows(path, splits[0])
+    return ArrayData(
+        splits[0], splits[1], splits[2], has_split_column=SPLIT in columns, label_values=read.values, notes=read.notes
+    )
 
 
 def _is_zip(path: Path) -> bool:
@@ -79,20 +115,22 @@ def _is_zip(path: Path) -> bool:
         return False  # `scan` raises the error
 
 
-def _read_table(path: Path, inputs: Sequence[ArraySpec], labels: Sequence[str]) -> dict[str, np.ndarray]:
+def _read_table(path: Path, inputs: Sequence[ArraySpec], roles: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """Return the columns of the inputs, and those with `roles` beside them."""
     frame = scan(path)
     names = frame.collect_schema().names()
     sources = find_input_columns(names, inputs)
-    _check_names(str(path), [i for i in inputs if i.name not in sources], labels, names)
-    sources |= {name: [name] for name in (*labels, SPLIT) if name in names}
+    _check_names(str(path), [i for i in inputs if i.name not in sources], roles, names)
+    sources |= {name: [name] for name in (*roles, SPLIT) if name in names}
     table = collect(frame.select(*dict.fromkeys(column for columns in sources.values() for column in columns)), path)
     return stack_columns(table, sources)
 
 
-def _check_names(path: str, inputs: Sequence[ArraySpec], labels: Sequence[str], names: Iterable[str]) -> None:
+def _check_names(path: str, inputs: Sequence[ArraySpec], roles: Mapping[str, str], names: Iterable[str]) -> None:
     names = list(names)
     check_columns_exist(path, (i.name for i in inputs), names, "which the model takes")
-    check_columns_exist(path, labels, names, "which is given as the label")
+    for name, role in roles.items():
+        check_columns_exist(path, [name], names, role)
 
 
 def find_input_columns(names: Sequence[str], inputs: Sequence[ArraySpec]) -> dict[str, list[str]]:
@@ -169,15 +207,6 @@ def _check_ids(path: str, spec: ArraySpec, values: np.ndarray, first_row: int) -
             raise DataError(
                 f"{where} in {path} holds the id {ids[outside].flat[0]:g} at row {row}, but the table has ids {pair[0]} to {pair[1]}."
             )
-
-
-def _check_label_values(path: str, label: str, values: np.ndarray) -> np.ndarray:
-    if not (np.issubdtype(values.dtype, np.number) or values.dtype == bool) or values.ndim != 1:
-        raise DataError(f"The label '{label}' in {path} must be one number for each row.")
-    numbers = values.astype(np.float32)
-    if not np.isfinite(numbers).all():
-        raise DataError(f"The label '{label}' in {path} is missing in some rows.")
-    return numbers
 
 
 def _assign_splits(path: str, names: np.ndarray | None, count: int, seed: int) -> np.ndarray:

@@ -1,13 +1,16 @@
 """Reading, splitting and encoding of rows with labels."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from recprune_export.data.encoding.encoder import Encoder
+from recprune_export.data.group_codes import encode_groups, require_group_column
+from recprune_export.data.labels import LabelKind, LabelValues
+from recprune_export.data.read_labels import check_any_label, check_training_rows, read_labels, refuse_texts
 from recprune_export.data.rows import Rows
 from recprune_export.data.schema._infer_schema import SPLIT_VALUES
 from recprune_export.data.schema.schema import Schema, Split
@@ -17,35 +20,47 @@ from recprune_export.errors import DataError
 if TYPE_CHECKING:
     import polars as pl
 
-PARTITION_COLUMN = "__part"
+PARTITION_COLUMN, WEIGHT_COLUMN, KNOWN_COLUMN, GROUP_COLUMN = "__part", "__weight", "__known", "__group"
 
 
 @dataclass(frozen=True)
 class ClickData:
-    """Encoded rows of the three splits, and their encoder."""
+    """Encoded rows of the three splits, their encoder, the values of their labels, and notes on how they were read."""
 
     encoder: Encoder
     train: Rows
     valid: Rows
     test: Rows
+    label_values: Mapping[str, LabelValues] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
-def load_clicks(path: Path, schema: Schema, encoder: Encoder | None = None) -> ClickData:
+def load_clicks(path: Path, schema: Schema, encoder: Encoder | None = None, group: str | None = None) -> ClickData:
     """Read rows and split them; without an `encoder`, one is fitted on the training split.
 
-    Raises `DataError` if a column of the schema is missing or has another type, a label is not 0 and 1, or a split
-    has no rows.
+    Rows without any label are left out. Without an `encoder` the labels whose values are not 0 and 1 become those of
+    numbers in its schema. `group` names the column over whose values metrics are means.
+
+    Raises `DataError` if a column of the schema is missing or has another type, a label does not fit the schema, or a
+    split has no rows.
     """
     frame = scan(path)
     columns = frame.collect_schema().names()
-    used = (*schema.labels, *schema.categorical, *schema.numeric, *(field.name for field in schema.multi_valued))
+    fields = (*schema.categorical, *schema.numeric, *(several.name for several in schema.multi_valued))
+    used = (*schema.labels, *fields, *((schema.weight,) if schema.weight else ()))
     missing = [name for name in used if name not in columns]
     if missing:
         raise DataError(
             f"{path} has no column '{missing[0]}', which the model's schema names; its columns are {', '.join(columns)}."
         )
     check_types(path, frame, schema)
+    frame, label_values, notes = _add_labels(path, frame, schema, schema.label_kinds if encoder else {})
+    numbers = (name for name, values in label_values.items() if values.kind(1) is LabelKind.NUMBER)
+    schema = replace(schema, value_labels=tuple(numbers))
+    frame = frame if group is None else _add_groups(path, frame, group)
     partitioned = _add_partition_column(path, frame, schema.split)
+    if KNOWN_COLUMN in frame.collect_schema().names():
+        partitioned = _select_known(partitioned)
     with raise_data_errors(path):
         _check_infinite(path, frame, schema.numeric)
         encoder = encoder or Encoder.fit(_select_partition(partitioned, "train"), schema)
@@ -53,7 +68,8 @@ def load_clicks(path: Path, schema: Schema, encoder: Encoder | None = None) -> C
             name: _rows(path, _select_partition(partitioned, name), encoder, name)
             for name in ("train", "valid", "test")
         }
-    return ClickData(encoder, **splits)
+    check_training_rows(path, splits["train"])
+    return ClickData(encoder, **splits, label_values=label_values, notes=notes)
 
 
 def check_types(path: Path, frame: "pl.LazyFrame", schema: Schema) -> None:
@@ -62,11 +78,11 @@ def check_types(path: Path, frame: "pl.LazyFrame", schema: Schema) -> None:
     for name in schema.numeric:
         if not (types[name].is_numeric() or str(types[name]) in ("Boolean", "Null")):
             raise DataError(f"The column '{name}' of {path} holds {types[name]}, but the model takes it as a number.")
-    for field in schema.multi_valued:
-        if (field.separator is None) != (str(types[field.name]).startswith(("List", "Array"))):
-            expected = "lists" if field.separator is None else f"text with '{field.separator}' between values"
+    for several in schema.multi_valued:
+        if (several.separator is None) != (str(types[several.name]).startswith(("List", "Array"))):
+            expected = "lists" if several.separator is None else f"text with '{several.separator}' between values"
             raise DataError(
-                f"The column '{field.name}' of {path} holds {types[field.name]}, but the model takes {expected}."
+                f"The column '{several.name}' of {path} holds {types[several.name]}, but the model takes {expected}."
             )
 
 
@@ -108,6 +124,47 @@ def _add_partition_column(path: Path, frame: "pl.LazyFrame", split: Split) -> "p
     return frame.with_columns(partition)
 
 
+def _add_labels(
+    path: Path, frame: "pl.LazyFrame", schema: Schema, kinds: Mapping[str, LabelKind]
+) -> tuple["pl.LazyFrame", dict[str, LabelValues], tuple[str, ...]]:
+    """Return the frame with labels as Float32, null where missing, the weights, and a column of the rows with a label.
+
+    There is no such column if all rows have one.
+    """
+    import polars as pl
+
+    columns = (*schema.labels, *((schema.weight,) if schema.weight else ()))
+    table = collect(frame.select(list(dict.fromkeys(columns))), path)
+    read = read_labels(
+        path,
+        {name: table[name].to_numpy() for name in schema.labels},
+        missing=schema.missing_label,
+        kinds=kinds,
+        weights=(schema.weight, table[schema.weight].to_numpy()) if schema.weight else None,
+    )
+    check_any_label(path, read)
+    refuse_texts(path, read)
+    series = [pl.Series(name, values, nan_to_null=True) for name, values in read.labels.items()]
+    series += [] if read.weights is None else [pl.Series(WEIGHT_COLUMN, read.weights)]
+    series += [] if read.known.all() else [pl.Series(KNOWN_COLUMN, read.known)]
+    return frame.with_columns(series), dict(read.values), read.notes
+
+
+def _add_groups(path: Path, frame: "pl.LazyFrame", name: str) -> "pl.LazyFrame":
+    """Add a column of the codes of the groups."""
+    import polars as pl
+
+    require_group_column(path, name, frame.collect_schema().names())
+    values = collect(frame.select(name), path)[name].to_numpy()
+    return frame.with_columns(pl.Series(GROUP_COLUMN, encode_groups(path, name, values)))
+
+
+def _select_known(frame: "pl.LazyFrame") -> "pl.LazyFrame":
+    import polars as pl
+
+    return frame.filter(pl.col(KNOWN_COLUMN))
+
+
 def _select_partition(frame: "pl.LazyFrame", name: str) -> "pl.LazyFrame":
     import polars as pl
 
@@ -115,18 +172,17 @@ def _select_partition(frame: "pl.LazyFrame", name: str) -> "pl.LazyFrame":
 
 
 def _rows(path: Path, frame: "pl.LazyFrame", encoder: Encoder, name: str) -> Rows:
-    import polars as pl
-
-    labels = collect(frame.select(pl.col(encoder.schema.labels).cast(pl.Float32, strict=False)), path)
-    if not len(labels):
+    names = encoder.schema.labels
+    has_groups = GROUP_COLUMN in frame.collect_schema().names()
+    columns = (
+        *names, *((WEIGHT_COLUMN,) if encoder.schema.weight else ()), *((GROUP_COLUMN,) if has_groups else ())
+    )  # fmt: skip
+    table = collect(frame.select(columns), path)
+    if not len(table):
         raise DataError(
             f"The {name} part of {path} has no rows; give more rows, or a split column that fills train, valid and test."
         )
-    arrays = {label: labels[label].to_numpy() for label in encoder.schema.labels}
-    for label, values in arrays.items():
-        if not np.isin(values, (0.0, 1.0)).all():
-            invalid = values[~np.isin(values, (0.0, 1.0))][0]
-            raise DataError(
-                f"The label '{label}' of {path} must be 0 or 1 in every row, but there is {invalid:g} in the {name} part."
-            )
-    return Rows(encoder.encode(frame), arrays)
+    weights = table[WEIGHT_COLUMN].to_numpy() if encoder.schema.weight else None
+    groups = table[GROUP_COLUMN].to_numpy() if has_groups else None
+    labels = {label: table[label].to_numpy() for label in names}
+    return Rows(encoder.encode(frame), labels, weights=weights, groups=groups)

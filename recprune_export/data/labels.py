@@ -1,6 +1,13 @@
 """`LabelKind`: the quantity that a label holds, decided from its values before any work."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
+from typing import Self
+
+import numpy as np
+
+MAX_LISTED_WORDS = 8
 
 
 class LabelKind(Enum):
@@ -10,3 +17,81 @@ class LabelKind(Enum):
     CLASSES = "classes"  # 0 to k - 1, for a model with k logits: cross entropy of a softmax
     NUMBER = "number"  # stars, counts, prices: squared error
     NEXT_ITEM = "next item"  # the item id that follows a history: a ranking
+
+
+@dataclass(frozen=True)
+class LabelValues:
+    """The values of a label over the rows where it is known.
+
+    `low` and `high` are the least and the largest; `whole` if all are whole numbers, `levels` the number of different
+    ones; `variance` is 0 for a constant. `words`, if any, are the texts of the classes 0, 1, ... in this order. `fixed`
+    is the kind for which a model was trained, where that is known.
+    """
+
+    low: float = 0.0
+    high: float = 1.0
+    whole: bool = True
+    levels: int = 2
+    variance: float = 0.25
+    words: tuple[str, ...] = ()
+    fixed: LabelKind | None = None
+
+    @classmethod
+    def summarize(cls, values: np.ndarray, words: Sequence[str] = (), fixed: LabelKind | None = None) -> Self:
+        """Summarize float [N], in which NaN stands for a missing label; without any value it equals a binary label."""
+        known = values[~np.isnan(values)].astype(np.float64)
+        if not len(known):
+            return cls(words=tuple(words), fixed=fixed)
+        whole = bool((known == np.round(known)).all())
+        levels = len(np.unique(known))
+        return cls(float(known.min()), float(known.max()), whole, levels, float(known.var()), tuple(words), fixed)
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether each value is 0 or 1."""
+        return self.whole and self.low >= 0.0 and self.high <= 1.0
+
+    def fits_classes(self, count: int) -> bool:
+        """Return whether each value is one of the classes 0 to `count` - 1."""
+        return self.whole and self.low >= 0.0 and self.high <= count - 1
+
+    def kind(self, logits: int | None = None) -> LabelKind:
+        """Return the kind for a model with so many numbers for each row; None if the model is not known.
+
+        Without a model, whole numbers from 0 to k - 1 that all occur are classes.
+        """
+        if self.fixed is not None:
+            return self.fixed
+        if logits is not None and logits > 1 and self.fits_classes(logits):
+            return LabelKind.BINARY if logits == 2 else LabelKind.CLASSES
+        if self.is_binary:
+            return LabelKind.BINARY
+        if logits is None and self.fits_classes(self.levels):
+            return LabelKind.CLASSES
+        return LabelKind.NUMBER
+
+    def describe(self) -> str:
+        """Return the values in words.
+
+        >>> LabelValues.summarize(np.array([5.0, 1.0, 3.0])).describe(), LabelValues().describe()
+        ('whole numbers from 1 to 5', '0 and 1')
+        """
+        if self.words:
+            more = f" and {len(self.words) - MAX_LISTED_WORDS} more" if len(self.words) > MAX_LISTED_WORDS else ""
+            return f"the texts {', '.join(repr(word) for word in self.words[:MAX_LISTED_WORDS])}{more}"
+        if self.is_binary:
+            return "0 and 1"
+        if self.low == self.high:
+            return f"{self.low:g} in every row"
+        return f"{'whole ' if self.whole else ''}numbers from {self.low:g} to {self.high:g}"
+
+
+def infer_label_kind(values: np.ndarray, logits: int | None = None) -> LabelKind:
+    """Return the kind of a label, [N], for a model with `logits` numbers for each row; NaN stands for a missing label.
+
+    >>> infer_label_kind(np.array([0, 1, np.nan])).value, infer_label_kind(np.array([1.0, 5.0])).value
+    ('binary', 'number')
+    >>> [infer_label_kind(np.array([0, 1, 2]), logits).value for logits in (None, 1, 3)]
+    ['classes', 'number', 'classes']
+    """
+    return LabelValues.summarize(np.asarray(values, dtype=np.float64)).kind(logits)

@@ -13,13 +13,15 @@ class Rows:
     """N examples: each input has N on axis 0, each label is float32 [N]; for a ranking the label is an item id, int64.
 
     A label that is missing in a row is NaN there. `excluded_items`, if any, holds the items of each user that a ranking
-    excludes. `weights`, if any, are positive, float32 [N].
+    excludes. `weights`, if any, are 0 or more, float32 [N]. `groups`, if any, are codes of the values of a column from 0,
+    -1 where it has none, int64 [N].
     """
 
     inputs: Request
     labels: dict[str, np.ndarray]
     excluded_items: "Ragged | None" = None
     weights: np.ndarray | None = None
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
@@ -31,6 +33,7 @@ class Rows:
             {name: values[indices] for name, values in self.labels.items()},
             None if self.excluded_items is None else self.excluded_items.take(indices),
             None if self.weights is None else self.weights[indices],
+            None if self.groups is None else self.groups[indices],
         )
 
     def sample(self, count: int, seed: int) -> "Rows":

@@ -148,6 +148,7 @@ def finetune(
                 batches=batches,
                 loss=partial(data.loss, task.objective),
                 evaluate=evaluate,
+                greater_is_better=task.greater_is_better,
                 optimizers=optimizers,
                 schedulers=[_linear_decay(optimizer, steps) for optimizer in optimizers],
                 epochs=schedule.epochs,

@@ -75,6 +75,7 @@ def regularize(program: Program, task: Task, strength: float, schedule: Schedule
         batches=batches,
         loss=partial(distillation.loss, task.objective),
         evaluate=evaluate,
+        greater_is_better=task.greater_is_better,
         optimizers=[optimizer],
         schedulers=[torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)],
         epochs=schedule.epochs,

@@ -1,29 +1,34 @@
 """The loss of fine-tuning, against the labels and the answers of the dense program."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
+from recprune_export.data.batch import ROW_WEIGHTS
+from recprune_export.data.labels import LabelKind, LabelValues
 from recprune_export.data.sequences import NEXT_ITEM
-from recprune_export.errors import ModelError, UsageError
+from recprune_export.errors import DataError, ModelError
 from recprune_export.finetuning.finetuning_constants import MIN_RELATIVE_SPREAD, SHARPNESS, TEACHER_SHARE
+from recprune_export.finetuning.label_outputs import count_per_row, match_labels
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.program import Program
-from recprune_export.program.signature import BATCH, Output
+from recprune_export.program.signature import BATCH
+from recprune_export.training.label_losses import RowLosses, mean_label_loss
 
-OutputKind = Literal["logit", "classes", "probability", "ranking", "scores", "value"]
+OutputKind = Literal["logit", "classes", "probability", "class probabilities", "ranking", "scores", "value"]
 
 aten = torch.ops.aten
 
 _VIEW_OPERATORS = frozenset(
     {aten.squeeze.dim, aten.squeeze.default, aten.view.default, aten.reshape.default, aten.flatten.using_ints}
 )
+_CLAMPS = frozenset({aten.clamp.default, aten.clamp_min.default, aten.clamp_max.default})
 _SCALING = frozenset({aten.mul.Tensor, aten.div.Tensor, aten.add.Tensor, aten.sub.Tensor})
+_SOFTMAX = frozenset({aten.softmax.int, aten._softmax.default})
 _LOOKUPS = frozenset({aten.embedding.default, aten.index.Tensor, aten.index_select.default})
 _PRODUCTS = frozenset({aten.linear.default, aten.matmul.default, aten.mm.default})
 
@@ -33,10 +38,14 @@ class Objective:
     """The loss of one response.
 
     `output_kinds[output]` is the kind of an output; `output_labels[output]` names the label that it predicts, if any.
+    `label_kinds` holds the kind of each label, `variances` that of each label of numbers, by which its squared error is divided.
     """
 
     output_kinds: Mapping[str, OutputKind]
     output_labels: Mapping[str, str]
+    label_kinds: Mapping[str, LabelKind] = field(default_factory=dict)
+    variances: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def distillation(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor:
         """Return the mean distance of two responses, as a scalar."""
@@ -44,12 +53,25 @@ class Objective:
         return torch.stack(losses).mean()
 
     def supervised(self, student: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> Tensor:
-        """Return the mean loss against the labels, as a scalar."""
+        """Return the mean over labels of the loss against each, as a scalar.
+
+        The loss of a label is the mean over the rows where it is known, 0 without such rows, weighted where `labels` holds
+        `ROW_WEIGHTS`.
+        """
         losses = [
-            _LABEL_LOSSES[self.output_kinds[name]](student[name], labels[label])
+            self._label_loss(name, student[name], labels[label], labels.get(ROW_WEIGHTS))
             for name, label in self.output_labels.items()
         ]
         return torch.stack(losses).mean()
+
+    def _label_loss(self, name: str, output: Tensor, label: Tensor, weights: Tensor | None) -> Tensor:
+        kind = self.label_kinds.get(self.output_labels[name], LabelKind.BINARY)
+        if kind is LabelKind.NEXT_ITEM:
+            return _ranking_loss(output, label)
+        if kind is LabelKind.NUMBER:
+            variance = self.variances.get(self.output_labels[name], 1.0)
+            return mean_label_loss(_squared_losses, output, label, weights) / variance
+        return mean_label_loss(_ROW_LOSSES[self.output_kinds[name]], output, label, weights)
 
     def loss(
         self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor] | None, labels: Mapping[str, Tensor]
@@ -72,16 +94,20 @@ class Objective:
         return torch.stack([_PROBES[m](response[name], generator) for name, m in self.output_kinds.items()]).sum()
 
 
-def make_objective(program: Program, labels: tuple[str, ...]) -> Objective:
-    """Return the objective of a program, with the kinds of its outputs.
+def make_objective(
+    program: Program, labels: tuple[str, ...], label_values: Mapping[str, LabelValues] | None = None
+) -> Objective:
+    """Return the objective of a program, with the kinds of its outputs and labels.
 
-    An output of a sigmoid is a probability. The output with the name of a label, or else the output at its position among
-    those of matching shape, is the logit of the label, or the logits of no and yes; if the label is the next item of a
-    history, it is a row of scores trained with softmax, a ranking. A float output without a label holds scores of unknown
+    `label_values` describes the labels, which hold 0 and 1 by default. An output of a sigmoid is a probability, one of a
+    softmax the probabilities of classes. The output with the name of a label, or else the first one that fits its values, is
+    the logit of the label, the logits of its classes, or for numbers their value; if the label is the next item of a history,
+    it is a row of scores trained with softmax, a ranking. A float output without a label holds scores of unknown
     scale if its last axis is that of items (as long as a table that is looked up, or the result of a product with a matrix
     that has more rows than columns) or of candidates (as long as the ids of an input). Any other output is a value.
 
-    Raises `UsageError` if no output can be compared with a label, `ModelError` if no output is float32 or float64.
+    Raises `UsageError` if no output can be compared with a label, `DataError` if the values of a label do not fit its output,
+    `ModelError` if no output is float32 or float64.
     """
     outputs = [o for o in program.signature.outputs if o.dtype in ("float32", "float64")]
     if not outputs:
@@ -90,42 +116,68 @@ def make_objective(program: Program, labels: tuple[str, ...]) -> Objective:
             f"The model returns {dtypes}, but no float32 output by which two answers can be compared: let it return its scores "
             "as well, or convert a half-precision model to float32 by model.float()."
         )
-    output_labels = _match_labels(outputs, labels)
+    values = {label: LabelValues() for label in labels} | dict(label_values or {})
+    output_labels = match_labels(outputs, labels, values)
     ends = dict(zip((o.name for o in program.signature.outputs), _last_operators(program.module), strict=True))
     candidate_counts = _candidate_counts(program)
     output_kinds: dict[str, OutputKind] = {}
+    label_kinds: dict[str, LabelKind] = {}
     for output in outputs:
-        if ends[output.name].target is aten.sigmoid.default:
+        end, label = ends[output.name].target, output_labels.get(output.name)
+        if label is not None:
+            size = count_per_row(output)
+            label_kinds[label] = LabelKind.NEXT_ITEM if label == NEXT_ITEM else values[label].kind(size)
+            output_kinds[output.name] = _find_labeled_kind(
+                output.name, size, end, label, label_kinds[label], values[label]
+            )
+        elif end is aten.sigmoid.default:
             output_kinds[output.name] = "probability"
-        elif output.name not in output_labels:
+        else:
             ranks = output.shape[-1:] != (BATCH,) and (
                 output.shape[-1] in candidate_counts or _multiplies_tall_matrix(ends[output.name])
             )
             output_kinds[output.name] = "scores" if ranks else "value"
-        elif output_labels[output.name] == NEXT_ITEM:
-            output_kinds[output.name] = "ranking"
-        else:
-            output_kinds[output.name] = "logit" if _per_row(output) == 1 else "classes"
-    return Objective(output_kinds, output_labels)
+    numbers = [label for label, kind in label_kinds.items() if kind is LabelKind.NUMBER]
+    return Objective(
+        output_kinds,
+        output_labels,
+        label_kinds,
+        {label: values[label].variance or 1.0 for label in numbers},
+        tuple(
+            _describe_kind(label, label_kinds[label], values[label]) for label in labels if not values[label].is_binary
+        ),
+    )
 
 
-def _match_labels(outputs: Sequence[Output], labels: tuple[str, ...]) -> dict[str, str]:
-    """Return the label of each output that has one. The next item is compared with a row of any length."""
-    candidates = [o.name for o in outputs if labels == (NEXT_ITEM,) or _per_row(o) in (1, 2)]
-    matched = {name: name for name in candidates if name in labels} or dict(zip(candidates, labels, strict=False))
-    if labels and not matched:
-        shapes = ", ".join(f"'{o.name}' {list(o.shape)}" for o in outputs)
-        raise UsageError(
-            f"The label '{labels[0]}' is one number for each row, but the model returns {shapes}: leave out --label and --data, "
-            "or let the model return one number for each row."
-        )
-    return matched
+def _find_labeled_kind(
+    name: str, size: int, end: object, label: str, kind: LabelKind, values: LabelValues
+) -> OutputKind:
+    """Return the kind of an output with a label. Raises `DataError` if the label does not fit the operator at its end."""
+    if kind is LabelKind.NEXT_ITEM:
+        return "probability" if end is aten.sigmoid.default else "ranking"
+    if end is aten.sigmoid.default:
+        if size > 1 or (kind is LabelKind.NUMBER and not 0.0 <= values.low <= values.high <= 1.0):
+            returns = "a probability" if size == 1 else f"{size} separate probabilities"
+            remedy = "its number without the sigmoid, or write the label as 0 and 1" if size == 1 else "logits instead"
+            raise DataError(
+                f"The label '{label}' holds {values.describe()}, but the output '{name}' is {returns}, from a sigmoid: let the model "
+                f"return {remedy}."
+            )
+        return "probability"
+    if size > 1:
+        return "class probabilities" if end in _SOFTMAX else "classes"
+    return "value" if kind is LabelKind.NUMBER else "logit"
 
 
-def _per_row(output: Output) -> int:
-    """Return the size of an output for each row of a request; 0 if it is not known."""
-    sizes = [size for size in output.shape if size != BATCH]
-    return math.prod(int(size) for size in sizes) if all(isinstance(size, int) for size in sizes) else 0
+def _describe_kind(label: str, kind: LabelKind, values: LabelValues) -> str:
+    """Return a note on a label that is not 0 and 1."""
+    if kind is LabelKind.CLASSES:
+        return f"The label '{label}' holds {values.describe()}, taken as classes: the loss is the cross entropy of a softmax."
+    hint = " If -1 stands for a missing label, give --missing-label -1." if values.low == -1.0 and values.whole else ""
+    return (
+        f"The label '{label}' holds {values.describe()} and the model returns one number for each row: the loss is the squared "
+        f"error.{hint}"
+    )
 
 
 def _candidate_counts(program: Program) -> frozenset[int]:
@@ -138,7 +190,7 @@ def _candidate_counts(program: Program) -> frozenset[int]:
 
 def _last_operators(module: fx.GraphModule) -> list[fx.Node]:
     (output,) = [node for node in module.graph.nodes if node.op == "output"]
-    return [_skip_operators(node, _VIEW_OPERATORS) for node in output.args[0]]
+    return [_skip_operators(node, _VIEW_OPERATORS | _CLAMPS) for node in output.args[0]]
 
 
 def _skip_operators(node: fx.Node, operators: frozenset[object]) -> fx.Node:
@@ -214,26 +266,38 @@ def _clamp(probability: Tensor) -> Tensor:
     return probability.clamp(1e-6, 1.0 - 1e-6)
 
 
-def _probability_loss(student: Tensor, label: Tensor) -> Tensor:
-    return F.binary_cross_entropy(_clamp(student), label.reshape(student.shape).to(student.dtype))
+def _log_probabilities(probabilities: Tensor) -> Tensor:
+    return probabilities.clamp_min(1e-6).log()
 
 
-def _logit_loss(student: Tensor, label: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(student, label.reshape(student.shape).to(student.dtype))
+def _class_probability_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    return _ranking_distance(_log_probabilities(student), _log_probabilities(teacher))
+
+
+def _probability_losses(output: Tensor, label: Tensor) -> Tensor:
+    return F.binary_cross_entropy(_clamp(output.reshape(-1)), label.to(output.dtype), reduction="none")
+
+
+def _logit_losses(output: Tensor, label: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(output.reshape(-1), label.to(output.dtype), reduction="none")
+
+
+def _class_losses(output: Tensor, label: Tensor) -> Tensor:
+    return F.cross_entropy(output.reshape(len(label), -1), label.long(), reduction="none")
+
+
+def _class_probability_losses(output: Tensor, label: Tensor) -> Tensor:
+    return _class_losses(_log_probabilities(output), label)
+
+
+def _squared_losses(output: Tensor, label: Tensor) -> Tensor:
+    return (output.reshape(-1) - label.to(output.dtype)).square()
 
 
 def _ranking_loss(student: Tensor, target: Tensor) -> Tensor:
     """Return the mean cross entropy over the rows whose target is not 0."""
     total = F.cross_entropy(student, target.long(), ignore_index=0, reduction="sum")
     return total / (target > 0).sum().clamp_min(1)
-
-
-def _class_loss(student: Tensor, label: Tensor) -> Tensor:
-    return F.cross_entropy(student.reshape(-1, 2), label.reshape(-1).long())
-
-
-def _squared_loss(student: Tensor, label: Tensor) -> Tensor:
-    return F.mse_loss(student, label.reshape(student.shape).to(student.dtype))
 
 
 def _random_signs(like: Tensor, generator: torch.Generator) -> Tensor:
@@ -256,6 +320,10 @@ def _ranking_probe(scores: Tensor, generator: torch.Generator) -> Tensor:
     return scores.reshape(probabilities.shape).log_softmax(-1).gather(1, sampled).sum()
 
 
+def _class_probability_probe(probabilities: Tensor, generator: torch.Generator) -> Tensor:
+    return _ranking_probe(_log_probabilities(probabilities), generator)
+
+
 def _score_probe(scores: Tensor, generator: torch.Generator) -> Tensor:
     known = scores.detach().isfinite()
     scores = scores.masked_fill(~known, 0.0)
@@ -274,6 +342,7 @@ _PROBES: dict[OutputKind, Callable[[Tensor, torch.Generator], Tensor]] = {
     "probability": _probability_probe,
     "logit": _logit_probe,
     "classes": _ranking_probe,
+    "class probabilities": _class_probability_probe,
     "ranking": _ranking_probe,
     "scores": _score_probe,
     "value": _value_probe,
@@ -282,15 +351,14 @@ _DISTANCES: dict[OutputKind, Callable[[Tensor, Tensor], Tensor]] = {
     "probability": _probability_distance,
     "logit": _logit_distance,
     "classes": _ranking_distance,
+    "class probabilities": _class_probability_distance,
     "ranking": _ranking_distance,
     "scores": _score_distance,
     "value": _value_distance,
 }
-_LABEL_LOSSES: dict[OutputKind, Callable[[Tensor, Tensor], Tensor]] = {
-    "probability": _probability_loss,
-    "logit": _logit_loss,
-    "classes": _class_loss,
-    "ranking": _ranking_loss,
-    "scores": _squared_loss,
-    "value": _squared_loss,
+_ROW_LOSSES: dict[OutputKind, RowLosses] = {
+    "probability": _probability_losses,
+    "logit": _logit_losses,
+    "classes": _class_losses,
+    "class probabilities": _class_probability_losses,
 }

@@ -1,6 +1,6 @@
 """Fields of the rows of a task, and their profile, which is saved in the bundle."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +9,7 @@ from recprune_export.data.arrays import ArrayData
 from recprune_export.data.clicks import ClickData
 from recprune_export.data.distribution.data_profile import DataProfile, FieldValues
 from recprune_export.data.encoding.encoder import NUMERIC, Encoder
+from recprune_export.data.labels import LabelKind
 from recprune_export.data.rows import Rows
 from recprune_export.data.sequences import HISTORY, NEXT_ITEM, SequenceData
 from recprune_export.finetuning.task import LabeledRows, NextItems, Task
@@ -26,8 +27,8 @@ def make_data_profile(task: Task, signature: Signature) -> DataProfile | None:
         items = data.train.values[:MAX_PROFILE_ROWS]
         reference = _read_items(items, items)
     else:
-        reference = read_field_values(data, signature, data.train)
-    splits = [read_field_values(data, signature, rows) for rows in (data.valid, data.test)]
+        reference = read_field_values(data, signature, data.train, task.objective.label_kinds)
+    splits = [read_field_values(data, signature, rows, task.objective.label_kinds) for rows in (data.valid, data.test)]
     held_out = [
         replace(first, values=np.concatenate([first.values, second.values]))
         for first, second in zip(*splits, strict=True)
@@ -36,14 +37,36 @@ def make_data_profile(task: Task, signature: Signature) -> DataProfile | None:
 
 
 def read_field_values(
-    data: ClickData | SequenceData | ArrayData, signature: Signature, rows: Rows
+    data: ClickData | SequenceData | ArrayData,
+    signature: Signature,
+    rows: Rows,
+    label_kinds: Mapping[str, LabelKind] | None = None,
 ) -> tuple[FieldValues, ...]:
-    """Return the fields and labels of `rows` of `data`, from a sample of at most `MAX_PROFILE_ROWS` rows."""
+    """Return the fields and labels of `rows` of `data`, from a sample of at most `MAX_PROFILE_ROWS` rows.
+
+    Labels are numbers, those of classes are ids.
+    """
     rows = rows if len(rows) <= MAX_PROFILE_ROWS else rows.sample(MAX_PROFILE_ROWS, seed=0)
     if isinstance(data, SequenceData):
         return _read_items(rows.inputs[HISTORY], rows.labels[NEXT_ITEM])
-    inputs = _read_encoded(data.encoder, rows) if isinstance(data, ClickData) else _read_inputs(signature.inputs, rows)
-    return (*inputs, *(FieldValues(f"label {name}", values, ids=False) for name, values in rows.labels.items()))
+    kinds = label_kinds or {}
+    return (
+        *read_fields(data, signature, rows),
+        *(_read_label(name, values, kinds.get(name)) for name, values in rows.labels.items()),
+    )
+
+
+def read_fields(data: ClickData | ArrayData, signature: Signature, rows: Rows) -> Iterator[FieldValues]:
+    """Return the fields of `rows` of `data`, all of them."""
+    if isinstance(data, ClickData):
+        return _read_encoded(data.encoder, rows)
+    return _read_inputs(signature.inputs, rows)
+
+
+def _read_label(name: str, values: np.ndarray, kind: LabelKind | None) -> FieldValues:
+    if kind is LabelKind.CLASSES:
+        return FieldValues(f"label {name}", values[~np.isnan(values)], ids=True)
+    return FieldValues(f"label {name}", values, ids=False)
 
 
 def _read_items(histories: np.ndarray, targets: np.ndarray) -> tuple[FieldValues, ...]:

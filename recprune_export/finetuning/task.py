@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -11,21 +12,31 @@ import torch
 from torch import Tensor
 
 from recprune_export.data.arrays import ArrayData, ArraySpec, Columns, load_arrays
-from recprune_export.data.batch import Batch
+from recprune_export.data.batch import ROW_WEIGHTS, Batch
 from recprune_export.data.clicks import ClickData, load_clicks
 from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.data.encoding.encoder import Request as Arrays
+from recprune_export.data.labels import LabelKind
 from recprune_export.data.rows import Ragged, Rows
 from recprune_export.data.sequences import HISTORY, NEXT_ITEM, SequenceData, SequenceEncoder, load_sequences
 from recprune_export.errors import ModelError, UsageError
 from recprune_export.finetuning.all_positions import POSITIONS, find_positions, make_all_positions_program
 from recprune_export.finetuning.finetuning_constants import CUTS, MAX_SCORES, SAMPLED_STEPS
 from recprune_export.finetuning.finite_requests import find_finite_rows
-from recprune_export.finetuning.objective import Objective
+from recprune_export.finetuning.objective import Objective, OutputKind
+from recprune_export.metrics._paired_change import MetricChange, paired_change
+from recprune_export.metrics.deciding_metric import DecidingMetric
+from recprune_export.metrics.evaluator import Evaluator, make_evaluator
+from recprune_export.metrics.observations import LabelPredictor, Observations, observe
+from recprune_export.metrics.quality_comparison import IdFrequencies, QualityComparison, compare_quality
 from recprune_export.program.program import Program, sample_request_tensors
 from recprune_export.program.signature import BATCH, Signature
-from recprune_export.training._evaluate import LabelPredictor, evaluate, select_primary_metric
-from recprune_export.training._paired_change import MetricChange, paired_change
+from recprune_export.settings import (
+    DEFAULT_EVALUATION_SETTINGS,
+    DEFAULT_LABEL_SETTINGS,
+    EvaluationSettings,
+    LabelSettings,
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +74,7 @@ class DistillationData:
 
 
 class Task(Protocol):
-    """Batches for tuning, and a validation metric of which more is better."""
+    """Batches for tuning, a validation metric, and a comparison of models on test rows."""
 
     @property
     def config(self) -> FineTuningConfig:
@@ -83,6 +94,11 @@ class Task(Protocol):
         """Return the training data of `student`."""
         ...
 
+    @property
+    def greater_is_better(self) -> bool:
+        """Whether more of the validation metric is better."""
+        ...
+
     def validate(self, program: Program) -> float:
         """Return the validation metric of `program`, which is in eval mode."""
         ...
@@ -94,8 +110,10 @@ class Task(Protocol):
         """
         ...
 
-    def compare_on_test(self, before: "Predictor", after: "Predictor") -> MetricChange | None:
-        """Compare two models on the test rows; None if no metric is defined on them."""
+    def compare_on_test(
+        self, dense: "Predictor", pruned: "Predictor", frequencies: IdFrequencies | None = None
+    ) -> QualityComparison:
+        """Compare two models on the test rows; `frequencies` are those of their ids in training."""
         ...
 
     def test(self, predict: "Predictor", row_filter: "RowFilter | None" = None) -> dict[str, float]:
@@ -119,69 +137,109 @@ class Predictor(Protocol):
     def __call__(self, request: Arrays) -> Mapping[str, np.ndarray]: ...
 
 
+class _EvaluatedRows:
+    """The metrics of a task with labels: the validation rows decide, the test rows are reported."""
+
+    data: ClickData | ArrayData | SequenceData
+    objective: Objective
+    evaluation: EvaluationSettings
+
+    def _by_label(self, predict: Predictor) -> LabelPredictor:
+        """Return the predictions of a model by label."""
+        raise NotImplementedError
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """The metrics of the labels. Raises `UsageError` for metrics that do not fit them."""
+        return make_evaluator(self.evaluation, self.objective.label_kinds)
+
+    @cached_property
+    def deciding(self) -> DecidingMetric:
+        """The metric that selects the epoch and judges changes. Raises `DataError` if the validation rows define none."""
+        return self.evaluator.require_deciding(self.data.valid, "valid")
+
+    @property
+    def greater_is_better(self) -> bool:
+        """Whether more of the deciding metric is better."""
+        return self.deciding.metric.greater_is_better
+
+    @property
+    def metric_notes(self) -> tuple[str, ...]:
+        """Sentences on metrics that are not defined."""
+        return self.evaluator.notes({"valid": self.data.valid, "test": self.data.test})
+
+    def validate(self, program: Program) -> float:
+        """Return the deciding metric on the validation rows."""
+        return self.deciding.compute(self._observe(lambda request: run_program(program, request), self.data.valid))
+
+    def change(self, before: Predictor, after: Predictor) -> MetricChange:
+        """Compare the deciding metric of two models on the validation rows."""
+        return paired_change(self.deciding, *(self._observe(model, self.data.valid) for model in (before, after)))
+
+    def compare_on_test(
+        self, dense: Predictor, pruned: Predictor, frequencies: IdFrequencies | None = None
+    ) -> QualityComparison:
+        """Compare all metrics of two models on the test rows."""
+        rows = self.data.test
+        return compare_quality(self.evaluator, self._observe(dense, rows), self._observe(pruned, rows), frequencies)
+
+    def test(self, predict: Predictor, row_filter: RowFilter | None = None) -> dict[str, float]:
+        """Return the metrics that are defined on the test rows; empty without rows."""
+        rows = _filter_rows(self.data.test, row_filter)
+        return self.evaluator.evaluate(self._by_label(predict), rows) if len(rows) else {}
+
+    def _observe(self, predict: Predictor, rows: Rows) -> dict[str, Observations]:
+        return observe(self._by_label(predict), rows, self.evaluator.kinds)
+
+
 @dataclass(frozen=True)
-class LabeledRows:
+class LabeledRows(_EvaluatedRows):
     """Rows with labels, encoded for the reference recommenders or unchanged for other models."""
 
     data: ClickData | ArrayData
     objective: Objective
     config: FineTuningConfig
+    evaluation: EvaluationSettings = DEFAULT_EVALUATION_SETTINGS
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on how labels were read and are used, and on metrics that are not defined."""
+        return (*self.data.notes, *self.objective.notes, *self.metric_notes)
 
     def training_batches(self, seed: int) -> Iterator[Batch]:
         """Yield all training rows, shuffled."""
         for rows in self.data.train.batches(self.config.batch_size, seed):
-            yield _tensors(rows.inputs), _tensors(rows.labels)
+            weights = {} if rows.weights is None else {ROW_WEIGHTS: rows.weights}
+            yield _tensors(rows.inputs), _tensors({**rows.labels, **weights})
 
     def distillation_data(self, student: Program, teacher: Program) -> DistillationData:
         """Return all training rows."""
         steps = math.ceil(len(self.data.train) / self.config.batch_size)
         return DistillationData(student, teacher, self.training_batches, steps)
 
-    def validate(self, program: Program) -> float:
-        """Return the mean AUC over labels."""
-        return select_primary_metric(self._metrics(lambda request: run_program(program, request), self.data.valid))[1]
-
-    def change(self, before: Predictor, after: Predictor) -> MetricChange:
-        """Compare the mean AUC over labels."""
-        return paired_change(self._by_label(before), self._by_label(after), self.data.valid)
-
-    def compare_on_test(self, before: Predictor, after: Predictor) -> MetricChange | None:
-        """Compare the mean AUC over labels; None if a label is the same in all rows."""
-        rows = self.data.test
-        if not len(rows) or any(values.min() == values.max() for values in rows.labels.values()):
-            return None
-        return paired_change(self._by_label(before), self._by_label(after), rows)
-
-    def test(self, predict: Predictor, row_filter: RowFilter | None = None) -> dict[str, float]:
-        """Return AUC and logloss by label; empty without rows."""
-        rows = _filter_rows(self.data.test, row_filter)
-        return _drop_undefined(self._metrics(predict, rows), rows) if len(rows) else {}
-
     def requests(self, count: int, seed: int) -> Arrays:
         """Return test rows."""
         return self.data.test.sample(count, seed).inputs
 
-    def _metrics(self, predict: Predictor, rows: Rows) -> dict[str, float]:
-        return evaluate(self._by_label(predict), rows)
-
     def _by_label(self, predict: Predictor) -> LabelPredictor:
-        def probabilities(request: Arrays) -> dict[str, np.ndarray]:
+        def predictions(request: Arrays) -> dict[str, np.ndarray]:
             response = predict(request)
             return {
-                label: _probability(response[output], self.objective.output_kinds[output])
+                label: predict_label(response[output], self.objective.output_kinds[output])
                 for output, label in self.objective.output_labels.items()
             }
 
-        return probabilities
+        return predictions
 
 
 @dataclass(frozen=True)
-class NextItems:
+class NextItems(_EvaluatedRows):
     """Histories of users, with the item that follows as the label."""
 
     data: SequenceData
     objective: Objective
     config: FineTuningConfig
+    evaluation: EvaluationSettings = DEFAULT_EVALUATION_SETTINGS
 
     def training_batches(self, seed: int) -> Iterator[Batch]:
         """Yield histories cut at random positions, each as many times as it has items, at most `CUTS` times; shuffled."""
@@ -213,26 +271,6 @@ class NextItems:
                 self.data.train.take(order[start : start + self.config.batch_size]), length, most, rng
             )
 
-    def validate(self, program: Program) -> float:
-        """Return NDCG@10."""
-        return select_primary_metric(
-            evaluate(self._scores(lambda request: run_program(program, request)), self.data.valid)
-        )[1]
-
-    def change(self, before: Predictor, after: Predictor) -> MetricChange:
-        """Compare NDCG@10."""
-        return paired_change(self._scores(before), self._scores(after), self.data.valid)
-
-    def compare_on_test(self, before: Predictor, after: Predictor) -> MetricChange | None:
-        """Compare NDCG@10; None without rows."""
-        rows = self.data.test
-        return paired_change(self._scores(before), self._scores(after), rows) if len(rows) else None
-
-    def test(self, predict: Predictor, row_filter: RowFilter | None = None) -> dict[str, float]:
-        """Return HR@10 and NDCG@10; empty without rows."""
-        rows = _filter_rows(self.data.test, row_filter)
-        return evaluate(self._scores(predict), rows) if len(rows) else {}
-
     def requests(self, count: int, seed: int) -> Arrays:
         """Return test rows."""
         return self.data.test.sample(count, seed).inputs
@@ -240,7 +278,7 @@ class NextItems:
     def _cuts(self) -> np.ndarray:
         return np.minimum(self.data.train.lengths, CUTS)
 
-    def _scores(self, predict: Predictor) -> LabelPredictor:
+    def _by_label(self, predict: Predictor) -> LabelPredictor:
         (output,) = self.objective.output_labels
         return lambda request: {NEXT_ITEM: predict(request)[output]}
 
@@ -252,6 +290,7 @@ class SampledRequests:
     teacher: Program
     objective: Objective
     config: FineTuningConfig
+    greater_is_better: bool = True  # of the negative distance
 
     def training_batches(self, seed: int) -> Iterator[Batch]:
         """Yield sampled requests."""
@@ -272,9 +311,11 @@ class SampledRequests:
         """Raise `UsageError`: without labels there is no quality to compare."""
         raise UsageError("The loss of quality can only be measured on rows with labels: give --data.")
 
-    def compare_on_test(self, before: Predictor, after: Predictor) -> MetricChange | None:
+    def compare_on_test(
+        self, dense: Predictor, pruned: Predictor, frequencies: IdFrequencies | None = None
+    ) -> QualityComparison:
         """Return nothing: without labels there is no quality to compare."""
-        return None
+        return QualityComparison()
 
     def test(self, predict: Predictor, row_filter: RowFilter | None = None) -> dict[str, float]:
         """Return nothing: without labels there is no quality to measure."""
@@ -311,28 +352,48 @@ def run_program(program: Program, request: Mapping[str, np.ndarray]) -> dict[str
     return {name: tensor.detach().numpy() for name, tensor in response.items()}
 
 
-def read_encoded(path: Path, encoder: Encoder | SequenceEncoder) -> ClickData | SequenceData:
-    """Read rows for a reference recommender with the encoder of its training."""
+def read_encoded(
+    path: Path,
+    encoder: Encoder | SequenceEncoder,
+    settings: LabelSettings = DEFAULT_LABEL_SETTINGS,
+    group: str | None = None,
+) -> ClickData | SequenceData:
+    """Read rows for a reference recommender with the encoder of its training, whose label settings `settings` override.
+
+    `group` names the column over whose values metrics are means.
+
+    Raises `UsageError` for label settings beside a history.
+    """
     if isinstance(encoder, SequenceEncoder):
+        settings.refuse_for_histories()
         return load_sequences(path, encoder.schema, encoder)
-    return load_clicks(path, encoder.schema, encoder)
+    given = {name: value for name, value in asdict(settings).items() if value is not None}
+    encoder = replace(encoder, schema=replace(encoder.schema, **given))
+    return load_clicks(path, encoder.schema, encoder, group)
 
 
-def read_arrays(data: Path | str | Columns, signature: Signature, labels: tuple[str, ...], seed: int) -> ArrayData:
-    """Read rows for a third-party model, by the names of its inputs."""
+def read_arrays(
+    data: Path | str | Columns,
+    signature: Signature,
+    labels: tuple[str, ...],
+    seed: int,
+    settings: LabelSettings = DEFAULT_LABEL_SETTINGS,
+    kinds: Mapping[str, LabelKind] | None = None,
+    group: str | None = None,
+) -> ArrayData:
+    """Read rows for a third-party model, by the names of its inputs; `kinds` are those of labels, if known.
+
+    `group` names the column over whose values metrics are means.
+    """
     specs = [ArraySpec(i.name, i.dtype, tuple(int(size) for size in i.shape[1:]), i.ids) for i in signature.inputs]
-    return load_arrays(data, specs, labels, seed)
+    return load_arrays(
+        data, specs, labels, seed, weight=settings.weight, missing_label=settings.missing_label, label_kinds=kinds,
+        group=group,
+    )  # fmt: skip
 
 
 def _filter_rows(rows: Rows, where: RowFilter | None) -> Rows:
     return rows if where is None else rows.take(np.flatnonzero(where(rows.inputs)))
-
-
-def _drop_undefined(metrics: dict[str, float], rows: Rows) -> dict[str, float]:
-    """Return the metrics without the AUC of a label that is the same in all rows."""
-    constant = {label for label, values in rows.labels.items() if values.min() == values.max()}
-    undefined = {"auc", *(f"{label}/auc" for label in constant)} if constant else set()
-    return {name: value for name, value in metrics.items() if name not in undefined}
 
 
 def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
@@ -366,9 +427,19 @@ def _take_all_positions(histories: Ragged, length: int, most: int, rng: np.rando
     return {HISTORY: history, POSITIONS: places}, {NEXT_ITEM: following.flatten()[places]}
 
 
-def _probability(values: np.ndarray, kind: str) -> np.ndarray:
+def predict_label(values: np.ndarray, kind: OutputKind) -> np.ndarray:
+    """Return what an output, [N, ...], predicts of its label, in float64.
+
+    That is a number, or the probability of 1, [N]; of more than two classes the probability of each, [N, k].
+    """
     columns = values.astype(np.float64).reshape(len(values), -1)
-    if kind == "probability":
+    if kind in ("probability", "value"):
         return columns[:, -1]
+    if kind == "class probabilities":
+        return columns[:, 1] if columns.shape[1] == 2 else columns
+    if kind == "classes" and columns.shape[1] > 2:
+        exponentials = np.exp(columns - columns.max(1, keepdims=True))
+        probabilities: np.ndarray = exponentials / exponentials.sum(1, keepdims=True)
+        return probabilities
     logit = columns[:, 1] - columns[:, 0] if kind == "classes" else columns[:, -1]
     return 1.0 / (1.0 + np.exp(-logit))

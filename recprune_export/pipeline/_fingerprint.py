@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recprune_export.data.batch import ROW_WEIGHTS
 from recprune_export.environment import environment
 from recprune_export.finetuning.task import LabeledRows, NextItems, Task
 from recprune_export.program.program import Program
@@ -34,7 +35,8 @@ def fingerprint(
     digest = hashlib.sha256()
     _add(digest, program.module.state_dict())
     packages = {name: environment()["packages"].get(name) for name in VERSIONS}
-    values = [asdict(pruning), asdict(finetuning), seed, repr(task.config), packages, extra]
+    deciding = task.deciding.name if isinstance(task, LabeledRows | NextItems) else None  # it selects the epoch
+    values = [asdict(pruning), asdict(finetuning), seed, repr(task.config), deciding, packages, extra]
     digest.update(json.dumps(values, sort_keys=True).encode())
     for request, labels in task.training_batches(0):
         _add(digest, request)
@@ -42,6 +44,8 @@ def fingerprint(
     if isinstance(task, LabeledRows | NextItems):
         _add(digest, task.data.valid.inputs)
         _add(digest, task.data.valid.labels)
+        weights = task.data.valid.weights
+        _add(digest, {} if weights is None else {ROW_WEIGHTS: weights})
     _add(digest, task.requests(64, seed=0))
     return digest.hexdigest()
 

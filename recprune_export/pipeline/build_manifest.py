@@ -2,14 +2,17 @@
 
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from recprune_export.bundle.contents import plan_summary
 from recprune_export.bundle.manifest.manifest import Manifest
+from recprune_export.data.labels import LabelValues
 from recprune_export.environment import environment
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.task import (
+    LabeledRows,
+    NextItems,
     SampledRequests,
     Task,
 )
@@ -25,6 +28,7 @@ from recprune_export.validation.latency.backends import (
     PRUNED_ONNX,
 )
 from recprune_export.validation.latency.roofline import compute_roofline
+from recprune_export.validation.latency.speedup import find_speedup
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class InputSources:
     data_name: str | None = None
     data_file: Mapping[str, Any] | None = None
     training_seed: int | None = None
-    labels: tuple[str, ...] = ()
+    labels: Mapping[str, LabelValues] = field(default_factory=dict)
 
     @property
     def seeds(self) -> dict[str, int]:
@@ -78,10 +82,13 @@ def make_manifest(
         opset=file.opset,
         signature=file.signature.to_dict(),
         scores={name: meaning.to_dict() for name, meaning in find_meanings(outcome, task, origin.labels).items()},
-        counts={model: counts.to_dict() for model, counts in measurements.counts.items()},
+        counts={
+            **{model: counts.to_dict() for model, counts in measurements.counts.items()},
+            "reduction": measurements.reduction.to_dict(),
+        },
         metrics=dict(measurements.metrics),
         parity=exported.parity.to_dict(),
-        latency={**measurements.latency.to_dict(), "footprint": measurements.footprints.to_dict()},
+        latency=summarize_latency(measurements),
         plan={**summarize_stages(outcome.pruned), "rows": None if rows is None else rows.to_dict()},
         settings={
             **settings.to_dict(),
@@ -89,6 +96,8 @@ def make_manifest(
             "model_file": None if origin.model_file is None else dict(origin.model_file),
             "data": origin.data_name,
             "labels": list(task.objective.output_labels.values()),
+            "metrics": list_metrics(task),
+            "label_kinds": {label: kind.value for label, kind in task.objective.label_kinds.items()},
         },
         environment=environment(),
         tolerances=exported.tolerances.to_dict(),
@@ -104,20 +113,36 @@ def make_manifest(
             seeds={"compression": settings.seed, **origin.seeds},
         ),
         change={} if measurements.change is None else measurements.change.to_dict(),
+        changes={name: change.to_dict() for name, change in measurements.changes.items()},
+        quality={} if measurements.quality is None else measurements.quality.to_dict(),
+        breakdown={} if measurements.breakdown is None else measurements.breakdown.to_dict(),
         notes=list(notes),
         quantisation={} if exported.quantization is None else exported.quantization.to_dict(),
     )
 
 
-def find_meanings(outcome: Outcome, task: Task, labels: tuple[str, ...]) -> dict[str, OutputMeaning]:
+def find_meanings(outcome: Outcome, task: Task, labels: Mapping[str, LabelValues]) -> dict[str, OutputMeaning]:
     """Return the meaning of each output; `labels` are those of the dense model, for a task without labels."""
     objective = task.objective
     if labels and not objective.output_labels:
-        objective = make_objective(outcome.pruned.program, labels)
+        objective = make_objective(outcome.pruned.program, tuple(labels), labels)
     return {
         output.name: OutputMeaning(objective.output_kinds.get(output.name), objective.output_labels.get(output.name))
         for output in outcome.exported.pruned.signature.outputs
     }
+
+
+def list_metrics(task: Task) -> list[str]:
+    """Return the names of the metrics that are measured, the deciding one first; none without labels."""
+    return [m.name for m in task.evaluator.metrics] if isinstance(task, LabeledRows | NextItems) else []
+
+
+def summarize_latency(measurements: Measurements) -> dict[str, Any]:
+    """Return the section on latency, with the speed-up of the headline."""
+    latency = measurements.latency.to_dict()
+    speedup = find_speedup(latency)
+    headline = {} if speedup is None else {"speedup": speedup.to_dict()}
+    return {**latency, **headline, "footprint": measurements.footprints.to_dict()}
 
 
 def summarize_stages(pruned: PrunedModel) -> dict[str, Any]:
@@ -133,7 +158,9 @@ def summarize_stages(pruned: PrunedModel) -> dict[str, Any]:
 def collect_notes(outcome: Outcome, pruning: PruningSettings, task: Task) -> tuple[str, ...]:
     """Return sentences on results that the user may not expect."""
     pruned, exported, reduction = outcome.pruned, outcome.exported, outcome.measurements.reduction
-    notes = []
+    notes = list(outcome.measurements.warnings)
+    notes += task.notes if isinstance(task, LabeledRows) else ()
+    notes += task.metric_notes if isinstance(task, NextItems) else ()
     if isinstance(task, SampledRequests):
         notes.append(
             "No --data: tuned on drawn requests towards the dense model's answers alone, and no quality was measured. "
@@ -156,7 +183,9 @@ def collect_notes(outcome: Outcome, pruning: PruningSettings, task: Task) -> tup
     for section, counts, target, reached in sparsities:
         if counts.parameters and reached < target - 1e-9:
             target_text, reached_text = format_distinctly(target, reached)
-            notes.append(f"Asked for {target_text} fewer parameters in the {section}, reached {reached_text}.")
+            notes.append(
+                f"Asked for {target_text} of the parameters of the {section} to be removed or zero, reached {reached_text}."
+            )
     for output in exported.parity.outputs:
         if output.not_finite:
             notes.append(

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from recprune_export.bundle.contents import format_compact_json, gather_bundle_files, make_serving_files, read_encoding
+from recprune_export.bundle.key_figures import describe_figures
 from recprune_export.bundle.manifest.manifest import DATA_PROFILE, ENCODING, REPORT, Manifest
 from recprune_export.bundle.remeasure_latency import read_session_options
 from recprune_export.bundle.servers.readme import render_readme
 from recprune_export.bundle.write import HardLink, stage_bundle, write_bundle
-from recprune_export.errors import ModelError
+from recprune_export.errors import ModelError, UsageError
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.profile_rows import make_data_profile
 from recprune_export.finetuning.task import (
@@ -43,7 +44,12 @@ from recprune_export.program.program import Program
 from recprune_export.progress import show_status
 from recprune_export.pruning.plan import Plan
 from recprune_export.report.bundle_page import render_bundle_report
-from recprune_export.settings import FineTuningSettings, Settings
+from recprune_export.settings import (
+    DEFAULT_EVALUATION_SETTINGS,
+    EvaluationSettings,
+    FineTuningSettings,
+    Settings,
+)
 from recprune_export.validation.edge_requests import squeeze_shared_inputs
 from recprune_export.validation.latency.closed_loop import LatencyReport
 from recprune_export.validation.latency.footprint import FootprintReport
@@ -57,7 +63,10 @@ UNKNOWN = InputSources()
 
 @dataclass(frozen=True)
 class CompressionResult:
-    """The bundle and its measurements; `metrics` are those of the ONNX files on test rows."""
+    """The bundle and its measurements; `metrics` are those of the ONNX files on test rows.
+
+    `reduction` tells removed parameters, zeroed parameters and bytes apart. `warnings` are also among the `notes`.
+    """
 
     target: Path
     manifest: Manifest
@@ -70,6 +79,7 @@ class CompressionResult:
     session: SessionOptions
     notes: tuple[str, ...]
     rows: SharedRowReport | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def compress_program(
@@ -99,7 +109,7 @@ def compress_program(
     """
     check_space(program, target if settings.export.keep_dense else None)
     program.signature.with_shared(settings.export.shared_inputs)  # a wrong name is reported before the work, not after
-    task = task or make_sampled_task(program, settings.finetuning)
+    task = task or make_sampled_task(program, settings.finetuning, settings.evaluation)
     check_no_nan(program, task)
     with stage_bundle(target) as target, tempfile.TemporaryDirectory() as scratch:
         checkpoints = open_checkpoints(program, settings, task, plan, target, resume=resume)
@@ -130,6 +140,7 @@ def compress_program(
         session=read_session_options(manifest),
         notes=tuple(manifest.notes),
         rows=measurements.rows,
+        warnings=measurements.warnings,
     )
 
 
@@ -194,6 +205,7 @@ def collect_bundle_files(
         shared_rows=manifest.plan["rows"],
         quantization=manifest.quantisation,
         serving=serving,
+        figures=describe_figures(manifest),
     )
     pages = {"README.md": readme.encode(), REPORT: render_bundle_report(manifest, encoded=ENCODING in extra).encode()}
     return {**files, **serving, **extra, **profiles, **pages}
@@ -219,8 +231,13 @@ def check_no_nan(program: Program, task: Task) -> None:
             )
 
 
-def make_sampled_task(program: Program, finetuning: FineTuningSettings) -> SampledRequests:
-    """Return the task of a program without rows."""
+def make_sampled_task(
+    program: Program, finetuning: FineTuningSettings, evaluation: EvaluationSettings = DEFAULT_EVALUATION_SETTINGS
+) -> SampledRequests:
+    """Return the task of a program without rows. Raises `UsageError` where a metric is named, which needs rows."""
+    for option, value in (("--metric", ", ".join(evaluation.metrics)), ("--group", evaluation.group)):
+        if value:
+            raise UsageError(f"{option} {value} needs rows with labels: give --data.")
     config = apply_finetuning_settings(CLICK_DEFAULTS, finetuning)
     return SampledRequests(program, make_objective(program, ()), config)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.recommenders.input_spec import InputSpec, TensorRequest
-from recprune_export.recommenders.layers import MLP, FieldEmbeddings, select_numeric
+from recprune_export.recommenders.layers import MLP, FieldEmbeddings, select_numeric, to_label_units
 
 
 class DCNv2(nn.Module):
@@ -24,9 +24,10 @@ class DCNv2(nn.Module):
         self.head = nn.Linear(inputs + self.mlp.width, 1)
 
     def forward(self, request: TensorRequest) -> dict[str, Tensor]:
-        """Return the logit of the label, [B]."""
+        """Return the logit of the label, or its number, [B]."""
         first = torch.cat([*self.embeddings(request).values(), *select_numeric(request, self.spec)], dim=1)
         crossed = first
         for layer in self.crosses:
             crossed = first * layer(crossed) + crossed
-        return {self.spec.labels[0]: self.head(torch.cat([crossed, self.mlp(first)], dim=1)).squeeze(1)}
+        answer = self.head(torch.cat([crossed, self.mlp(first)], dim=1)).squeeze(1)
+        return to_label_units({self.spec.labels[0]: answer}, self.spec)

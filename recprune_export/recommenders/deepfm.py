@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.recommenders.input_spec import InputSpec, TensorRequest
-from recprune_export.recommenders.layers import MLP, FieldEmbeddings, select_numeric
+from recprune_export.recommenders.layers import MLP, FieldEmbeddings, select_numeric, to_label_units
 
 
 class DeepFM(nn.Module):
@@ -25,7 +25,7 @@ class DeepFM(nn.Module):
         self.numeric = nn.Linear(spec.n_numeric, 1, bias=False) if spec.n_numeric else None
 
     def forward(self, request: TensorRequest) -> dict[str, Tensor]:
-        """Return the logit of the label, [B]."""
+        """Return the logit of the label, or its number, [B]."""
         stacked = torch.stack(list(self.embeddings(request).values()), dim=1)  # [B, F, D]
         pairs = 0.5 * (stacked.sum(1).square() - stacked.square().sum(1)).sum(1, keepdim=True)
         first = torch.stack(list(self.first_order(request).values()), dim=1).sum(1)
@@ -34,4 +34,4 @@ class DeepFM(nn.Module):
         logit = first + pairs + deep
         if self.numeric is not None:
             logit = logit + self.numeric(numeric[0])
-        return {self.spec.labels[0]: logit.squeeze(1)}
+        return to_label_units({self.spec.labels[0]: logit.squeeze(1)}, self.spec)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.recommenders.input_spec import InputSpec, TensorRequest
-from recprune_export.recommenders.layers import MLP, FieldEmbeddings, select_numeric
+from recprune_export.recommenders.layers import MLP, FieldEmbeddings, select_numeric, to_label_units
 
 
 class DLRM(nn.Module):
@@ -32,7 +32,7 @@ class DLRM(nn.Module):
         self.head = nn.Linear(self.top.width, 1)
 
     def forward(self, request: TensorRequest) -> dict[str, Tensor]:
-        """Return the logit of the label, [B]."""
+        """Return the logit of the label, or its number, [B]."""
         vectors = list(self.embeddings(request).values())
         if self.bottom is not None:
             vectors = [self.bottom(*select_numeric(request, self.spec)), *vectors]
@@ -40,4 +40,4 @@ class DLRM(nn.Module):
         dots = stacked @ stacked.transpose(1, 2)
         pairs = dots[:, self.pairs[0], self.pairs[1]]  # [B, F·(F-1)/2]
         hidden = self.top(torch.cat([stacked.flatten(1), pairs], dim=1))
-        return {self.spec.labels[0]: self.head(hidden).squeeze(1)}
+        return to_label_units({self.spec.labels[0]: self.head(hidden).squeeze(1)}, self.spec)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from recprune_export.codec import DictMixin
+from recprune_export.codec import OMIT_DEFAULT, DictMixin
 from recprune_export.data.encoding.encoder import NUMERIC
 from recprune_export.data.sequences import HISTORY
 
@@ -17,6 +17,7 @@ TensorRequest = Mapping[str, Tensor]
 class InputSpec(DictMixin):
     """Numbers of rows of the table of each field (special ids included), lengths of multi-valued fields, and labels.
 
+    `value_scales` holds mean and standard deviation of each label that is a number; other labels are 0 or 1.
     For sequences `items` is the number of rows of the item table, and `max_length` the length of a history.
     """
 
@@ -27,6 +28,7 @@ class InputSpec(DictMixin):
     items: int = 0
     max_length: int = 0
     labels: tuple[str, ...] = ()
+    value_scales: Mapping[str, tuple[float, float]] = field(default_factory=dict, metadata=OMIT_DEFAULT)
 
     def example_request(self, batch: int = 2) -> dict[str, Tensor]:
         """Return a request of zeros with which a model can be captured."""

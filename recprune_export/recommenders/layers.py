@@ -63,6 +63,12 @@ def select_numeric(request: TensorRequest, spec: InputSpec) -> list[Tensor]:
     return [request[NUMERIC]] if spec.n_numeric else []
 
 
+def to_label_units(outputs: dict[str, Tensor], spec: InputSpec) -> dict[str, Tensor]:
+    """Return the outputs by label: a logit as it is, a number in the units of its label instead of standard deviations."""
+    scaled = {label: outputs[label] * scale + mean for label, (mean, scale) in spec.value_scales.items()}
+    return {**outputs, **scaled}
+
+
 class MLP(nn.Sequential):
     """Linear, ReLU and dropout for each width, with batch normalization after the linear layer if `batch_norm`."""
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.recommenders.input_spec import InputSpec, TensorRequest
-from recprune_export.recommenders.layers import MLP, FieldEmbeddings, select_numeric
+from recprune_export.recommenders.layers import MLP, FieldEmbeddings, select_numeric, to_label_units
 
 
 class MMoE(nn.Module):
@@ -24,11 +24,11 @@ class MMoE(nn.Module):
         self.towers = nn.ModuleList(nn.Sequential(*MLP(hidden[-1], (tower,)), nn.Linear(tower, 1)) for _ in spec.labels)
 
     def forward(self, request: TensorRequest) -> dict[str, Tensor]:
-        """Return the logit of each label, [B]."""
+        """Return the logit of each label, or its number, [B]."""
         inputs = torch.cat([*self.embeddings(request).values(), *select_numeric(request, self.spec)], dim=1)
         experts = torch.stack([expert(inputs) for expert in self.experts], dim=1)  # [B, experts, width]
         logits = {}
         for label, gate, tower in zip(self.spec.labels, self.gates, self.towers, strict=True):
             share = torch.softmax(gate(inputs), dim=1).unsqueeze(-1)
             logits[label] = tower((share * experts).sum(1)).squeeze(1)
-        return logits
+        return to_label_units(logits, self.spec)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from recprune_export.errors import UsageError
 from recprune_export.recommenders.input_spec import InputSpec, TensorRequest
-from recprune_export.recommenders.layers import MLP, FieldEmbeddings
+from recprune_export.recommenders.layers import MLP, FieldEmbeddings, to_label_units
 
 
 class NeuMF(nn.Module):
@@ -21,7 +21,7 @@ class NeuMF(nn.Module):
         if len(names) < 2:
             raise UsageError("neumf needs two categorical fields, a user and an item.")
         self.user, self.item = user or names[0], item or names[1]
-        self.label = spec.labels[0]
+        self.spec = spec
         pair = InputSpec(categorical={name: spec.categorical[name] for name in (self.user, self.item)})
         self.factors = FieldEmbeddings(pair, dim)
         self.embeddings = FieldEmbeddings(pair, dim)
@@ -29,8 +29,9 @@ class NeuMF(nn.Module):
         self.head = nn.Linear(dim + self.mlp.width, 1)
 
     def forward(self, request: TensorRequest) -> dict[str, Tensor]:
-        """Return the logit of the label, [B]."""
+        """Return the logit of the label, or its number, [B]."""
         factors, vectors = self.factors(request), self.embeddings(request)
         product = factors[self.user] * factors[self.item]
         deep = self.mlp(torch.cat([vectors[self.user], vectors[self.item]], dim=1))
-        return {self.label: self.head(torch.cat([product, deep], dim=1)).squeeze(1)}
+        answer = self.head(torch.cat([product, deep], dim=1)).squeeze(1)
+        return to_label_units({self.spec.labels[0]: answer}, self.spec)

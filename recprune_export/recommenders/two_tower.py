@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from recprune_export.errors import UsageError
 from recprune_export.recommenders.input_spec import InputSpec, TensorRequest
-from recprune_export.recommenders.layers import MLP, FieldEmbeddings, select_numeric
+from recprune_export.recommenders.layers import MLP, FieldEmbeddings, select_numeric, to_label_units
 
 
 class TwoTower(nn.Module):
@@ -32,13 +32,13 @@ class TwoTower(nn.Module):
         self.bias = nn.Parameter(torch.zeros(1))
 
     def forward(self, request: TensorRequest) -> dict[str, Tensor]:
-        """Return the logit of the label, [B]."""
+        """Return the logit of the label, or its number, [B]."""
         vectors = self.embeddings(request)
         user = torch.cat([vectors[name] for name in self.user_fields], dim=1)
         item_vectors = [vector for name, vector in vectors.items() if name not in self.user_fields]
         item = torch.cat([*item_vectors, *select_numeric(request, self.spec)], dim=1)
         dots = (self.user_tower(user) * self.item_tower(item)).sum(1)
-        return {self.spec.labels[0]: dots + self.bias}
+        return to_label_units({self.spec.labels[0]: dots + self.bias}, self.spec)
 
 
 def _tower(inputs: int, hidden: Sequence[int]) -> nn.Module:

@@ -1,5 +1,6 @@
 """Read new rows as the model takes them, and select those that a bundle is measured on."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from recprune_export.data.arrays import ArrayData
 from recprune_export.data.clicks import ClickData
 from recprune_export.data.distribution.data_profile import FieldValues
 from recprune_export.data.encoding.encoder import Encoder
+from recprune_export.data.labels import LabelKind
 from recprune_export.data.rows import Rows
 from recprune_export.data.sequences import SequenceData, SequenceEncoder
 from recprune_export.data.tabular_files import scan
@@ -24,7 +26,13 @@ from recprune_export.finetuning.task import (
 )
 from recprune_export.pipeline.compress import apply_finetuning_settings
 from recprune_export.program.program import Program
-from recprune_export.settings import FineTuningSettings
+from recprune_export.settings import (
+    DEFAULT_EVALUATION_SETTINGS,
+    DEFAULT_LABEL_SETTINGS,
+    EvaluationSettings,
+    FineTuningSettings,
+    LabelSettings,
+)
 
 
 @dataclass(frozen=True)
@@ -52,26 +60,32 @@ def read_new_rows(
     labels: tuple[str, ...],
     finetuning: FineTuningSettings,
     seed: int = 0,
+    label_settings: LabelSettings = DEFAULT_LABEL_SETTINGS,
+    label_kinds: Mapping[str, LabelKind] | None = None,
+    evaluation: EvaluationSettings = DEFAULT_EVALUATION_SETTINGS,
 ) -> NewRows:
     """Read `data` as `program` takes it: encoded with `encoder`, or as arrays where there is none.
+
+    `label_kinds` are those of the labels of arrays, where they are known; `evaluation` names the metrics.
 
     Where a column divides the rows, the test rows are measured on; else all of them, and of each history the last item.
 
     Raises `DataError` where something is missing.
     """
-    objective = make_objective(program, labels)
     task: LabeledRows | NextItems
+    rows: ClickData | SequenceData | ArrayData
     if encoder is None:
-        arrays = read_arrays(data, program.signature, labels, seed)
-        task = LabeledRows(arrays, objective, apply_finetuning_settings(CLICK_DEFAULTS, finetuning))
+        rows = read_arrays(data, program.signature, labels, seed, label_settings, label_kinds, evaluation.group)
     else:
-        encoded = read_encoded(data, _split_at_random_without_column(encoder, data))
-        if isinstance(encoded, SequenceData):
-            task = NextItems(encoded, objective, apply_finetuning_settings(RANKING_DEFAULTS, finetuning))
-        else:
-            task = LabeledRows(encoded, objective, apply_finetuning_settings(CLICK_DEFAULTS, finetuning))
+        rows = read_encoded(data, _split_at_random_without_column(encoder, data), label_settings, evaluation.group)
+    if isinstance(rows, SequenceData):
+        objective = make_objective(program, labels)
+        task = NextItems(rows, objective, apply_finetuning_settings(RANKING_DEFAULTS, finetuning), evaluation)
+    else:
+        objective = make_objective(program, labels, rows.label_values)
+        task = LabeledRows(rows, objective, apply_finetuning_settings(CLICK_DEFAULTS, finetuning), evaluation)
     evaluation_task, description = _select_evaluation_rows(task)
-    columns = read_field_values(task.data, program.signature, evaluation_task.data.test)
+    columns = read_field_values(task.data, program.signature, evaluation_task.data.test, task.objective.label_kinds)
     return NewRows(task, evaluation_task, description, columns)
 
 
@@ -96,7 +110,13 @@ def _select_evaluation_rows(task: LabeledRows | NextItems) -> tuple[LabeledRows 
 
 
 def _concatenate(splits: list[Rows]) -> Rows:
+    weights, groups = (
+        [values for values in column if values is not None]
+        for column in ([split.weights for split in splits], [split.groups for split in splits])
+    )
     return Rows(
         {name: np.concatenate([split.inputs[name] for split in splits]) for name in splits[0].inputs},
         {name: np.concatenate([split.labels[name] for split in splits]) for name in splits[0].labels},
+        weights=np.concatenate(weights) if weights else None,
+        groups=np.concatenate(groups) if groups else None,
     )

@@ -9,6 +9,7 @@ from recprune_export.bundle._verify import check_files, read_manifest, reject_in
 from recprune_export.bundle.manifest.manifest import DATA_PROFILE, DENSE, ENCODING, MODEL, PLAN, PROGRAM, Manifest
 from recprune_export.data.distribution.data_profile import DataProfile
 from recprune_export.data.encoding.encoder import Encoder
+from recprune_export.data.labels import LabelKind
 from recprune_export.data.sequences import NEXT_ITEM, SequenceEncoder
 from recprune_export.errors import UsageError
 from recprune_export.finetuning.task import Predictor, run_program
@@ -48,6 +49,12 @@ class OpenBundle:
     def dense(self) -> Predictor | None:
         """The dense baseline, where it was kept."""
         return _session(self.folder / DENSE, self.settings.latency.threads) if DENSE in self.manifest.files else None
+
+    @property
+    def label_kinds(self) -> dict[str, LabelKind]:
+        """The recorded kinds of labels, so that new rows with other values do not change them."""
+        recorded = self.manifest.settings.get("label_kinds", {})
+        return {label: LabelKind(kind) for label, kind in recorded.items()}
 
     def labels(self, requested: tuple[str, ...]) -> tuple[str, ...]:
         """Return the labels of the rows: the encoding's own, else those given, else those recorded.

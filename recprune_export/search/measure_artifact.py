@@ -11,15 +11,16 @@ from typing import Annotated, Any
 from recprune_export.codec import DictMixin, JsonForm, decode
 from recprune_export.evidence import Estimate
 from recprune_export.finetuning.task import Task, run_program
+from recprune_export.metrics._paired_change import MetricChange
 from recprune_export.onnx.counts import count
 from recprune_export.onnx.export import ServingConfig, export_onnx
 from recprune_export.pipeline._quantize_export import quantize_export
 from recprune_export.pipeline.export_models import make_latency_requests, make_predictor
 from recprune_export.program.program import Program
 from recprune_export.settings import LatencySettings, QuantizationSettings
-from recprune_export.training._paired_change import MetricChange
 from recprune_export.validation.latency.backends import DENSE_ONNX, PRUNED_ONNX, make_onnxruntime_backend
 from recprune_export.validation.latency.closed_loop import measure_latency
+from recprune_export.validation.latency.request_cycle import sample_cycles
 
 SECONDS = 1.0  # for each batch size: a search looks often, and the bundle is measured again at the end
 
@@ -78,7 +79,8 @@ def measure_artifact(
             make_onnxruntime_backend(DENSE_ONNX, before.path, threads),
             make_onnxruntime_backend(PRUNED_ONNX, after.path, threads),
         ]
-        report = measure_latency(backends, requests, threads=threads, seconds=SECONDS, seed=seed)
+        drawn = sample_cycles(after.signature, batches, seed=0)  # those of the main job and of `verify --latency`
+        report = measure_latency(backends, drawn, threads=threads, seconds=SECONDS, seed=seed)
         counts = count(after.path).total
         artifact = ArtifactMeasurements(
             counts.parameters,

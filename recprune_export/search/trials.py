@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from recprune_export.codec import FLATTENED, DictMixin, decode
+from recprune_export.evidence import Verdict, judge_at_most
 from recprune_export.finetuning.task import Task, run_program
+from recprune_export.metrics._paired_change import MetricChange
 from recprune_export.output_files import optional_output
 from recprune_export.pipeline._fingerprint import fingerprint
 from recprune_export.pipeline._prune import SearchPrefix, prune, run_search_prefix
@@ -16,7 +18,6 @@ from recprune_export.program.program import Program
 from recprune_export.search.measure_artifact import ArtifactMeasurements, measure_artifact
 from recprune_export.search.trial_files import write_json
 from recprune_export.settings import Settings
-from recprune_export.training._paired_change import MetricChange
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,9 @@ class Trial(DictMixin):
     change: MetricChange = field(metadata=FLATTENED)
     artifact: ArtifactMeasurements | None = None
 
-    def holds(self, max_drop: float) -> bool:
-        """Whether the metric falls by no more than `max_drop`, and the interval says so as well."""
-        return self.change.low >= -max_drop
+    def judge(self, max_drop: float) -> Verdict:
+        """Judge the claim that the metric becomes worse by at most `max_drop`."""
+        return judge_at_most(self.change.loss, max_drop)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -1,4 +1,4 @@
-"""Training of the reference recommenders: the loop, the metrics, the checkpoint."""
+"""Training of the reference recommenders: the loop and the checkpoint."""
 
 import lazy_loader
 

@@ -1,8 +1,3 @@
-from ._evaluate import LabelPredictor as LabelPredictor
-from ._evaluate import evaluate as evaluate
-from ._evaluate import select_primary_metric as select_primary_metric
-from ._paired_change import MetricChange as MetricChange
-from ._paired_change import paired_change as paired_change
 from ._train import TrainingResult as TrainingResult
 from ._train import train as train
 from .checkpoint import Checkpoint as Checkpoint

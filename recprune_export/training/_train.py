@@ -1,8 +1,9 @@
 """`train`: training of a reference recommender from a data file to a checkpoint."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,20 @@ from torch.nn import functional as F
 
 from recprune_export.data.clicks import ClickData, load_clicks
 from recprune_export.data.encoding.encoder import Request as Arrays
+from recprune_export.data.labels import LabelKind
 from recprune_export.data.rows import Ragged, Rows
 from recprune_export.data.schema._infer_schema import SchemaOverrides, infer_schema, infer_sequence_schema
 from recprune_export.data.sequences import NEXT_ITEM, SequenceData, load_sequences
 from recprune_export.errors import UsageError
+from recprune_export.metrics.evaluator import make_evaluator
+from recprune_export.metrics.observations import LabelPredictor, observe
 from recprune_export.output_files import check_free_space, check_output_file
 from recprune_export.recommenders.catalogue import build_recommender, is_multi_task, is_sequential
 from recprune_export.recommenders.input_spec import InputSpec
 from recprune_export.recommenders.sasrec import SCORES, SASRec
-from recprune_export.training._evaluate import LabelPredictor, evaluate, select_primary_metric
+from recprune_export.settings import DEFAULT_EVALUATION_SETTINGS, EvaluationSettings, LabelSettings
 from recprune_export.training.checkpoint import Checkpoint
+from recprune_export.training.label_losses import RowLosses, mean_label_loss
 from recprune_export.training.loop import FitResult, fit
 
 
@@ -46,13 +51,14 @@ NO_OVERRIDES = SchemaOverrides()
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The checkpoint as written to `path`, the epochs, and the notes about the data."""
+    """The checkpoint as written to `path`, the epochs, the metric that selected one, and the notes about the data."""
 
     path: Path
     checkpoint: Checkpoint
     fitted: FitResult
     rows: int
     parameters: int
+    metric: str
     notes: tuple[str, ...]
 
 
@@ -62,11 +68,13 @@ def train(
     output: Path,
     overrides: SchemaOverrides = NO_OVERRIDES,
     config: dict[str, Any] | None = None,
+    evaluation: EvaluationSettings = DEFAULT_EVALUATION_SETTINGS,
     **recipe: Any,
 ) -> TrainingResult:
     """Train a reference recommender on a CSV or Parquet file and write its checkpoint to `output`.
 
-    `config` holds options of the recommender (`dim`, `hidden`, ...), `recipe` fields of `TrainingConfig`. The same seed on
+    `config` holds options of the recommender (`dim`, `hidden`, ...), `evaluation` the metrics, of which the first selects
+    the epoch, `recipe` fields of `TrainingConfig`. The same seed on
     the same machine gives the same weights.
 
     Raises `UsageError` for invalid options, `DataError` for an invalid file.
@@ -79,15 +87,17 @@ def train(
     hyperparameters = replace(SEQUENCE_CONFIG if sequential else CLICK_CONFIG, **recipe)
     torch.manual_seed(hyperparameters.seed)
     if sequential:
+        LabelSettings(overrides.weight, overrides.missing_label).refuse_for_histories()
         sequences = load_sequences(data, infer_sequence_schema(data, overrides))
-        return _train(_Sequences(sequences), recommender, config, hyperparameters, output, notes=())
+        return _train(_Sequences(sequences), recommender, config, evaluation, hyperparameters, output, notes=())
     inferred = infer_schema(data, overrides)
-    clicks = load_clicks(data, inferred.schema)
-    return _train(_Clicks(clicks), recommender, config, hyperparameters, output, inferred.notes)
+    clicks = load_clicks(data, inferred.schema, group=evaluation.group)
+    notes = (*inferred.notes, *clicks.notes, *_describe_value_labels(clicks))
+    return _train(_Clicks(clicks), recommender, config, evaluation, hyperparameters, output, notes)
 
 
 def make_label_predictor(module: nn.Module, spec: InputSpec) -> LabelPredictor:
-    """Return a function for `evaluate`: probabilities by label, or the scores of all items."""
+    """Return a function for `evaluate`: probabilities or numbers by label, or the scores of all items."""
 
     def predict(request: Arrays) -> dict[str, np.ndarray]:
         module.eval()
@@ -95,14 +105,21 @@ def make_label_predictor(module: nn.Module, spec: InputSpec) -> LabelPredictor:
             answer = module({name: torch.from_numpy(values) for name, values in request.items()})
         if spec.items:
             return {NEXT_ITEM: answer[SCORES].numpy()}
-        return {label: answer[label].double().sigmoid().numpy() for label in spec.labels}
+        answers = {label: answer[label].double() for label in spec.labels}
+        return {
+            label: (value if label in spec.value_scales else value.sigmoid()).numpy()
+            for label, value in answers.items()
+        }
 
     return predict
 
 
 @dataclass(frozen=True)
 class _Clicks:
-    """Rows with labels, trained with the binary cross entropy summed over labels."""
+    """Rows with labels, trained with the sum over labels of the binary cross entropy, or the squared error for numbers.
+
+    The squared error is divided by the variance of the label, so that labels of any unit count alike.
+    """
 
     data: ClickData
 
@@ -115,7 +132,12 @@ class _Clicks:
             lengths={field.name: field.max_length for field in schema.multi_valued},
             n_numeric=len(schema.numeric),
             labels=schema.labels,
+            value_scales={name: _mean_and_deviation(self.data.train.labels[name]) for name in schema.value_labels},
         )
+
+    @property
+    def label_kinds(self) -> dict[str, LabelKind]:
+        return dict(self.data.encoder.schema.label_kinds)
 
     @property
     def size(self) -> int:
@@ -125,9 +147,13 @@ class _Clicks:
         return self.data.train.batches(size, seed)
 
     @staticmethod
-    def loss(module: nn.Module, batch: Rows) -> Tensor:
-        logits = module({name: torch.from_numpy(values) for name, values in batch.inputs.items()})
-        losses = [F.binary_cross_entropy_with_logits(logits[n], torch.from_numpy(y)) for n, y in batch.labels.items()]
+    def loss(module: nn.Module, batch: Rows, scales: Mapping[str, tuple[float, float]]) -> Tensor:
+        outputs = module({name: torch.from_numpy(values) for name, values in batch.inputs.items()})
+        weights = None if batch.weights is None else torch.from_numpy(batch.weights)
+        losses = [
+            mean_label_loss(_row_losses(scales.get(name)), outputs[name], torch.from_numpy(label), weights)
+            for name, label in batch.labels.items()
+        ]
         return torch.stack(losses).sum()
 
 
@@ -143,6 +169,10 @@ class _Sequences:
         return InputSpec(items=encoder.items.rows, max_length=encoder.columns.max_length, labels=(NEXT_ITEM,))
 
     @property
+    def label_kinds(self) -> dict[str, LabelKind]:
+        return {NEXT_ITEM: LabelKind.NEXT_ITEM}
+
+    @property
     def size(self) -> int:
         return len(self.data.train)
 
@@ -154,9 +184,28 @@ class _Sequences:
             )
 
     @staticmethod
-    def loss(module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    def loss(module: nn.Module, batch: tuple[Tensor, Tensor], scales: Mapping[str, tuple[float, float]]) -> Tensor:
         assert isinstance(module, SASRec)
         return module.training_loss(*batch)
+
+
+def _row_losses(scale: tuple[float, float] | None) -> RowLosses:
+    return _LOGIT_LOSSES if scale is None else lambda output, label: ((output - label) / scale[1]).square()
+
+
+_LOGIT_LOSSES = partial(F.binary_cross_entropy_with_logits, reduction="none")
+
+
+def _mean_and_deviation(label: np.ndarray) -> tuple[float, float]:
+    """Return mean and standard deviation of a label, [N] with NaN for missing ones; 1 for that of a constant."""
+    known = label[~np.isnan(label)].astype(np.float64)
+    return float(known.mean()), float(known.std()) or 1.0
+
+
+def _describe_value_labels(clicks: ClickData) -> Iterator[str]:
+    for name in clicks.encoder.schema.value_labels:
+        values = clicks.label_values[name].describe()
+        yield f"The label '{name}' holds {values}, so the model learns the number itself, by the squared error."
 
 
 def shift_histories(histories: Ragged, length: int) -> tuple[Tensor, Tensor]:
@@ -170,37 +219,42 @@ def _train(
     data: _Clicks | _Sequences,
     recommender: str,
     config: dict[str, Any],
+    evaluation: EvaluationSettings,
     hyperparameters: TrainingConfig,
     output: Path,
     notes: tuple[str, ...],
 ) -> TrainingResult:
-    spec = data.spec
+    spec, valid, test = data.spec, data.data.valid, data.data.test
+    evaluator = make_evaluator(evaluation, data.label_kinds)
+    deciding = evaluator.require_deciding(valid, "valid")
     module = build_recommender(recommender, spec, config)
     check_free_space({output: sum(p.nbytes for p in module.parameters())}, "the checkpoint")
     predict = make_label_predictor(module, spec)
 
     def loss(batch: Any) -> Tensor:
         module.train()
-        return data.loss(module, batch)
+        return data.loss(module, batch, spec.value_scales)
 
     fitted = fit(
         module,
         batches=lambda epoch: data.batches(hyperparameters.batch_size, hyperparameters.seed * 1000 + epoch),
         loss=loss,
-        evaluate=lambda: select_primary_metric(evaluate(predict, data.data.valid))[1],
+        evaluate=lambda: deciding.compute(observe(predict, valid, evaluator.kinds)),
+        greater_is_better=deciding.metric.greater_is_better,
         optimizers=[torch.optim.Adam(module.parameters(), lr=hyperparameters.learning_rate)],
         epochs=hyperparameters.epochs,
         patience=hyperparameters.patience,
         steps_per_epoch=math.ceil(data.size / hyperparameters.batch_size),
         description=f"Training {recommender}",
     )
-    metrics = evaluate(predict, data.data.test)
+    metrics = evaluator.evaluate(predict, test)
     checkpoint = Checkpoint(
         recommender, config, spec, data.data.encoder, module.state_dict(), metrics, hyperparameters.seed
     )
     checkpoint.save(output)
     parameters = sum(p.numel() for p in module.parameters())
-    return TrainingResult(output, checkpoint, fitted, data.size, parameters, notes)
+    notes = (*notes, *evaluator.notes({"valid": valid, "test": test}))
+    return TrainingResult(output, checkpoint, fitted, data.size, parameters, deciding.name, notes)
 
 
 def _check_labels(recommender: str, labels: tuple[str, ...]) -> None:

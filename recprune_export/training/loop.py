@@ -9,7 +9,7 @@ from typing import Annotated, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from recprune_export.codec import DictMixin, JsonForm, finite_or_none, json_name
+from recprune_export.codec import OMIT_DEFAULT, DictMixin, JsonForm, finite_or_none, json_name
 from recprune_export.errors import ModelError
 from recprune_export.progress import progress_bar
 
@@ -37,7 +37,7 @@ class FitResult(DictMixin):
     """All epochs that ran, and the index of the best one, whose weights were restored.
 
     `initial_metric` is the validation metric of what there was before the first epoch, where that was looked at; `best` is -1 where
-    that was kept, for no epoch was better.
+    that was kept, for no epoch was better. `greater_is_better`: whether more of the metric is better.
 
     >>> FitResult.from_dict({"epochs": [{"loss": 0.5, "metric": None}], "best": 0}).metric
     -inf
@@ -46,6 +46,7 @@ class FitResult(DictMixin):
     epochs: tuple[Epoch, ...]
     best: int
     initial_metric: Metric = field(default=-math.inf, metadata=json_name("untuned"))
+    greater_is_better: bool = field(default=True, metadata=OMIT_DEFAULT)
 
     @property
     def metric(self) -> float:
@@ -58,7 +59,19 @@ class FitResult(DictMixin):
         >>> FitResult((Epoch(0.5, 0.7),), 0).with_initial_metric(0.8).metric
         0.8
         """
-        return replace(self, initial_metric=initial_metric, best=-1 if initial_metric > self.metric else self.best)
+        is_better = is_better_metric(initial_metric, self.metric, greater_is_better=self.greater_is_better)
+        return replace(self, initial_metric=initial_metric, best=-1 if is_better else self.best)
+
+
+def is_better_metric(new: float, old: float, *, greater_is_better: bool) -> bool:
+    """Return whether a metric is better than another one; an infinite one is no candidate.
+
+    >>> is_better_metric(0.5, 0.6, greater_is_better=False), is_better_metric(0.5, -math.inf, greater_is_better=False)
+    (True, True)
+    """
+    if not (math.isfinite(new) and math.isfinite(old)):
+        return math.isfinite(new)
+    return new > old if greater_is_better else new < old
 
 
 def fit(
@@ -72,13 +85,14 @@ def fit(
     patience: int,
     steps_per_epoch: int,
     description: str,
+    greater_is_better: bool = True,
     after_step: Callable[[], None] = lambda: None,
     schedulers: Sequence[torch.optim.lr_scheduler.LRScheduler] = (),
 ) -> FitResult:
     """Train for at most `epochs`; stop after `patience` epochs without a better metric; restore the best state of `module`.
 
-    `batches(epoch)` returns the batches of an epoch, `loss` a scalar, `evaluate` a metric of which more is better
-    (-inf: not a candidate). The `optimizers` together hold every trained parameter; `after_step` and the `schedulers`
+    `batches(epoch)` returns the batches of an epoch, `loss` a scalar, `evaluate` the validation metric (-inf: not
+    a candidate). The `optimizers` together hold every trained parameter; `after_step` and the `schedulers`
     are called after each step.
 
     Raises `ModelError` if the loss is no longer finite.
@@ -106,13 +120,15 @@ def fit(
                     raise ModelError(f"The loss of epoch {epoch + 1} is not finite; try a smaller --learning-rate.")
                 advance("")
             history.append(Epoch(total / max(steps, 1), evaluate()))
-            if best < 0 or history[-1].metric > history[best].metric:
+            if best < 0 or is_better_metric(
+                history[-1].metric, history[best].metric, greater_is_better=greater_is_better
+            ):
                 best, best_state = epoch, copy.deepcopy(module.state_dict())
             elif math.isfinite(history[-1].metric) and epoch - best >= patience:
                 break
             advance(f"{description}, epoch {epoch + 1}: {history[-1].metric:.4f}")
     module.load_state_dict(best_state)
-    return FitResult(tuple(history), best)
+    return FitResult(tuple(history), best, greater_is_better=greater_is_better)
 
 
 def zero_nonfinite_gradient(gradient: Tensor | None) -> None:

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from recprune_export.data import NEXT_ITEM
 from recprune_export.errors import ModelError, UsageError
 from recprune_export.finetuning import Objective, make_objective
-from recprune_export.finetuning.task import _probability
+from recprune_export.finetuning.task import predict_label
 from recprune_export.program import Program
 from recprune_export.program.capture import capture
 from tests.recommenders.test_recommenders import CLICKS, make
@@ -111,7 +111,7 @@ def test_masked_candidates_are_left_out() -> None:
 def test_two_logits_are_one_probability() -> None:
     logits = torch.randn(5, 2)
     expected = logits.softmax(1)[:, 1].double().numpy()
-    assert _probability(logits.numpy(), "classes") == pytest.approx(expected, abs=1e-6)
+    assert predict_label(logits.numpy(), "classes") == pytest.approx(expected, abs=1e-6)
     loss = Objective({"y": "classes"}, {"y": "clicked"}).supervised({"y": logits}, {"clicked": torch.ones(5)})
     assert float(loss) == pytest.approx(float(-logits.log_softmax(1)[:, 1].mean()))
 

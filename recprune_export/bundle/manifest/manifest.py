@@ -10,8 +10,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field, model_validator
 
 from recprune_export.bundle.manifest.manifest_sections import (
+    BreakdownSection,
     ChangeSection,
     CostSection,
+    CountsSection,
     DenseAndPruned,
     EmptySection,
     EncodingSection,
@@ -21,6 +23,7 @@ from recprune_export.bundle.manifest.manifest_sections import (
     Object,
     ProvenanceSection,
     PublishedAs,
+    QualityVerdictSection,
     QuantizationSection,
     RewriteEntry,
     ScoreEntry,
@@ -82,7 +85,7 @@ class Manifest(BaseModel):
     ] = Field(default_factory=dict)
     counts: Annotated[
         Object,
-        PublishedAs(DenseAndPruned),
+        PublishedAs(CountsSection),
         Field(
             description="parameters, non-zero parameters, bytes and operations, for tables and the rest, counted in the ONNX files"
         ),
@@ -108,6 +111,23 @@ class Manifest(BaseModel):
         Object,
         PublishedAs(ChangeSection | EmptySection),
         Field(description="change of a metric on test rows; empty without labeled rows"),
+    ] = Field(default_factory=dict)
+    changes: Annotated[
+        Object,
+        PublishedAs(dict[str, ChangeSection]),
+        Field(description="the same for each metric of `metrics`, by its name, with which `check` compares bundles"),
+    ] = Field(default_factory=dict)
+    quality: Annotated[
+        Object,
+        PublishedAs(QualityVerdictSection | EmptySection),
+        Field(description="verdict on the loss of quality by a usual allowance; empty without labeled rows"),
+    ] = Field(default_factory=dict)
+    breakdown: Annotated[
+        Object,
+        PublishedAs(BreakdownSection | EmptySection),
+        Field(
+            description="quality on test rows by how often their ids occurred in training, and calibration; empty without labels"
+        ),
     ] = Field(default_factory=dict)
     notes: Annotated[list[str], Field(description="remarks for the user about this run")] = Field(default_factory=list)
     quantisation: Annotated[

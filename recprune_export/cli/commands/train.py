@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 TRAINING_OVERRIDES = (
     "labels",
+    "weight",
+    "missing_label",
     "categorical",
     "numeric",
     "multi_valued",
@@ -56,16 +58,18 @@ def train(data: Path, recommender: str, output: Path, as_json: bool, quiet: bool
     """Train one of the reference recommenders on a CSV or Parquet file."""
     from recprune_export.data.schema._infer_schema import SchemaOverrides
     from recprune_export.progress import quiet as silently
+    from recprune_export.settings import EvaluationSettings
     from recprune_export.training._train import train as run
 
     options = {name: value for name, value in options.items() if value is not None}
     if "hidden" in options:
         options["hidden"] = parse_integers(options["hidden"], "--hidden")
+    evaluation = EvaluationSettings(options["metrics"], options.get("group"))
     overrides = SchemaOverrides(**{name: options[name] for name in TRAINING_OVERRIDES if name in options})
     config: dict[str, Any] = {name: options[name] for name in ("dim", "hidden") if name in options}
     fit_options = {name: options[name] for name in FIT_OPTIONS if name in options}
     with silently(quiet or as_json):
-        result = run(data, recommender, output, overrides, config, **fit_options)
+        result = run(data, recommender, output, overrides, config, evaluation, **fit_options)
     print_training(result, data, as_json=as_json)
 
 
@@ -79,6 +83,7 @@ def print_training(training: "TrainingResult", data: Path, *, as_json: bool) -> 
             "recommender": checkpoint.recommender,
             "parameters": training.parameters,
             "training_rows": training.rows,
+            "metric": training.metric,
             "test": dict(checkpoint.metrics),
             "notes": list(training.notes),
             **training.fitted.to_dict(),
@@ -87,14 +92,18 @@ def print_training(training: "TrainingResult", data: Path, *, as_json: bool) -> 
     console = make_console()
     print_notes(training.notes)
     epochs = make_table(
-        f"{checkpoint.recommender}, {training.rows:,} training rows", "epoch", "training loss", "validation", ""
+        f"{checkpoint.recommender}, {training.rows:,} training rows",
+        "epoch",
+        "training loss",
+        f"valid {training.metric}",
+        "",
     )
     for number, epoch in enumerate(training.fitted.epochs):
         mark = "kept" if number == training.fitted.best else ""
         epochs.add_row(str(number + 1), f"{epoch.loss:.4f}", f"{epoch.metric:.4f}", mark)
     console.print(epochs)
     metrics = ", ".join(f"{name} {value:.4f}" for name, value in checkpoint.metrics.items())
-    console.print(f"Test: {metrics}", highlight=False)
+    console.print(f"Test: {metrics or 'no metric is defined on these rows'}", highlight=False)
     console.print(f"{training.parameters:,} parameters in {training.path}", highlight=False, soft_wrap=True)
     arguments = f"{quote_for_shell(training.path)} --sparsity 0.7 --data {quote_for_shell(data)}"
     console.print(f"Next: recprune-export {arguments}", highlight=False, soft_wrap=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recprune_export.data.read_labels import read_labels, refuse_texts
 from recprune_export.data.schema.leakage import find_leaking_fields
 from recprune_export.data.schema.schema import MultiValued, Schema, SequenceColumns, Split
 from recprune_export.data.tabular_files import collect, scan
@@ -41,6 +42,8 @@ class SchemaOverrides:
     sequence: str | None = None
     max_length: int | None = None
     seed: int = 0
+    missing_label: str | None = None
+    weight: str | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def infer_schema(path: Path, overrides: SchemaOverrides) -> InferredSchema:
     Text and integers are categorical, floating-point numbers numeric, lists and texts with a separator multi-valued. A
     column with nearly as many values as rows, or one that leaks the label, is excluded and named in a note.
 
-    Raises `DataError` if a column is missing or a label is not 0 and 1.
+    Raises `DataError` if a column is missing or a label holds no numbers.
     """
     frame = scan(path)
     columns = frame.collect_schema().names()
@@ -67,14 +70,13 @@ def infer_schema(path: Path, overrides: SchemaOverrides) -> InferredSchema:
         *overrides.numeric,
         *overrides.ignore,
         *((overrides.split,) if overrides.split else ()),
+        *((overrides.weight,) if overrides.weight else ()),
     )
     _check_columns(path, columns, (*specified, *(name.partition(":")[0] for name in overrides.multi_valued)))
     sample = collect(frame.head(100_000), path)
     if not len(sample):
         raise DataError(f"{path} has columns but no rows.")
-    for label in overrides.labels:
-        _check_label(path, sample, label)
-    return _SchemaInference(path, sample, overrides).run()
+    return _SchemaInference(path, _read_sample_labels(path, sample, overrides), overrides).run()
 
 
 def infer_sequence_schema(path: Path, overrides: SchemaOverrides) -> Schema:
@@ -107,13 +109,14 @@ class _SchemaInference:
 
     def run(self) -> InferredSchema:
         overrides = self._overrides
-        split = overrides.split or _split_column(self._sample, {*overrides.labels, *overrides.ignore})
+        excluded = {*overrides.labels, *overrides.ignore, *((overrides.weight,) if overrides.weight else ())}
+        split = overrides.split or _split_column(self._sample, excluded)
         separators = dict(_name_and_separator(text) for text in overrides.multi_valued)
         categorical: list[str] = []
         numeric: list[str] = []
         multi: list[MultiValued] = []
         for name in self._sample.columns:
-            if name in (*overrides.labels, *overrides.ignore, split):
+            if name in (*excluded, split):
                 continue
             separator = separators[name] if separators.get(name) else self._separator(name)
             if name in separators or (
@@ -133,6 +136,8 @@ class _SchemaInference:
                 numeric=tuple(n for n in numeric if n in fields),
                 multi_valued=tuple(multi),
                 split=Split(column=split, seed=overrides.seed),
+                missing_label=overrides.missing_label,
+                weight=overrides.weight,
             ),
             tuple(self._notes),
         )
@@ -188,10 +193,11 @@ class _SchemaInference:
         specified = {*self._overrides.categorical, *self._overrides.numeric}
         candidates = [name for name in (*categorical, *numeric) if name not in specified]
         leaks = find_leaking_fields(self._sample, self._overrides.labels, candidates)
-        for name, (label, area) in leaks.items():
+        for name, leak in leaks.items():
             option = "--numeric" if name in numeric else "--categorical"
             self._notes.append(
-                f"'{name}' alone predicts '{label}' (AUC {area:.3f}) and is excluded as a leak; {option} {name} uses it."
+                f"'{name}' alone predicts '{leak.label}' ({leak.measure} {leak.value:.3f}) and is excluded as a leak; "
+                f"{option} {name} uses it."
             )
         return {*categorical, *numeric} - set(leaks)
 
@@ -202,18 +208,14 @@ def _check_columns(path: Path, columns: Collection[str], names: Collection[str])
         raise DataError(f"{path} has no column '{missing[0]}'; its columns are {', '.join(columns)}.")
 
 
-def _check_label(path: Path, sample: "pl.DataFrame", label: str) -> None:
+def _read_sample_labels(path: Path, sample: "pl.DataFrame", overrides: SchemaOverrides) -> "pl.DataFrame":
+    """Return the sample with its labels as numbers, null where they are missing. Raises `DataError` for classes of texts."""
     import polars as pl
 
-    column = sample[label]
-    if not (column.dtype.is_numeric() or column.dtype == pl.Boolean):
-        raise DataError(f"The label '{label}' of {path} holds {column.dtype}; it must be 0 or 1.")
-    values = set(column.unique().cast(pl.Float64).to_list())
-    if not values <= {0.0, 1.0}:
-        invalid = next(iter(values - {0.0, 1.0}))
-        raise DataError(
-            f"The label '{label}' of {path} must be 0 or 1 in every row, but there is {'an empty one' if invalid is None else invalid}."
-        )
+    columns = {name: sample[name].to_numpy() for name in overrides.labels}
+    read = read_labels(path, columns, missing=overrides.missing_label)
+    refuse_texts(path, read)
+    return sample.with_columns(pl.Series(name, values, nan_to_null=True) for name, values in read.labels.items())
 
 
 def _split_column(sample: "pl.DataFrame", excluded: Collection[str]) -> str | None:

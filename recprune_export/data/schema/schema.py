@@ -1,8 +1,9 @@
 """`Schema`: the roles of the columns of a file."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from recprune_export.codec import DictMixin
+from recprune_export.codec import OMIT_DEFAULT, DictMixin
+from recprune_export.data.labels import LabelKind
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ class Split:
 class Schema(DictMixin):
     """The columns that are used, and their roles. A log of sequences has no labels and no other fields.
 
+    `value_labels` are the labels that are numbers, not 0 and 1. `missing_label` is a value that stands for a missing label,
+    `weight` the column with the weights of rows.
+
     >>> schema = Schema(labels=("click",), categorical=("user", "item"), numeric=("age",))
     >>> Schema.from_dict(schema.to_dict()) == schema
     True
@@ -52,3 +56,11 @@ class Schema(DictMixin):
     multi_valued: tuple[MultiValued, ...] = ()
     sequence: SequenceColumns | None = None
     split: Split = Split()
+    value_labels: tuple[str, ...] = field(default=(), metadata=OMIT_DEFAULT)
+    missing_label: str | None = field(default=None, metadata=OMIT_DEFAULT)
+    weight: str | None = field(default=None, metadata=OMIT_DEFAULT)
+
+    @property
+    def label_kinds(self) -> dict[str, LabelKind]:
+        """The kind of each label."""
+        return {n: LabelKind.NUMBER if n in self.value_labels else LabelKind.BINARY for n in self.labels}

@@ -6,7 +6,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from recprune_export.evidence import Estimate
+from recprune_export.evidence import Estimate, t_quantile
 from recprune_export.validation.latency.latency_constants import BLOCK
 
 RESAMPLES = 2000
@@ -73,6 +73,23 @@ def ratio_of_medians(above: np.ndarray, below: np.ndarray, seed: int = 0) -> Est
     return Estimate(float(np.median(above) / np.median(below)), float(low), float(high))
 
 
+def ratio_over_sessions(above: np.ndarray, below: np.ndarray, sessions: np.ndarray) -> Estimate:
+    """Return the ratio of medians and its 95 % interval, where sessions were made anew; `sessions` [rounds] numbers them.
+
+    Two sessions of one file differ for as long as they live, so rounds of one set of sessions are no independent evidence:
+    Student's interval over the logarithms of the ratios of the sets.
+    """
+    sets = [sessions == number for number in np.unique(sessions)]
+    return geometric_mean([float(np.median(above[rounds]) / np.median(below[rounds])) for rounds in sets])
+
+
+def geometric_mean(values: Sequence[float]) -> Estimate:
+    """Return the geometric mean of independent positive values, with Student's 95 % interval of their logarithms."""
+    logs = np.log(values)
+    margin = t_quantile(0.975, len(logs) - 1) * logs.std(ddof=1) / len(logs) ** 0.5
+    return Estimate(*(float(value) for value in np.exp([logs.mean(), logs.mean() - margin, logs.mean() + margin])))
+
+
 def outliers(times: np.ndarray) -> Outliers:
     """Return the outliers among times [rounds] in ms.
 
@@ -124,19 +141,3 @@ def interval_of_few(
     tail = NormalDist().cdf(-((count / (count - 1)) ** 0.5) * t_quantile((1 + confidence) / 2, count - 1))
     low, high = np.quantile(statistic(array[drawn]), (tail, 1 - tail))
     return Estimate(float(statistic(array)), float(low), float(high))
-
-
-def t_quantile(probability: float, freedom: int) -> float:
-    """Return a quantile of Student's t by its expansion around the normal quantile (Abramowitz & Stegun 26.7.5).
-
-    >>> round(t_quantile(0.975, 10), 2), round(t_quantile(0.995, 7), 2)
-    (2.23, 3.5)
-    """
-    z = NormalDist().inv_cdf(probability)
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + sum(term / freedom**power for power, term in enumerate(terms, start=1))

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
+from recprune_export.training.metrics import auc
 
 from recprune_export.data import Rows
 from recprune_export.training import LabelPredictor, MetricChange, paired_change
-from recprune_export.training.metrics import auc
 
 ROWS = 4000
 rng = np.random.default_rng(0)
@@ -28,7 +28,7 @@ def test_both_metrics_are_the_areas_of_torchmetrics(digits: int) -> None:
 
 def test_rows_that_do_not_fit_in_memory_at_once_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = paired_change(model(0.3), model(0.4), DATA)
-    monkeypatch.setattr("recprune_export.training._paired_change.MAX_COUNTS_IN_MEMORY", 70 * ROWS)
+    monkeypatch.setattr("recprune_export.metrics._paired_change.MAX_COUNTS_IN_MEMORY", 70 * ROWS)
     assert paired_change(model(0.3), model(0.4), DATA) == whole
     assert whole.rows == ROWS
     assert MetricChange.from_dict(whole.to_dict()) == whole

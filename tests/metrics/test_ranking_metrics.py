@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from torchmetrics.functional.retrieval import retrieval_hit_rate, retrieval_normalized_dcg
-
 from recprune_export.training.metrics import auc, hit_rate, logloss, ndcg, ranks
+from torchmetrics.functional.retrieval import retrieval_hit_rate, retrieval_normalized_dcg
 
 
 def ranking(

@@ -1,0 +1,302 @@
+"""`read_labels`: labels and weights of rows from columns of any type, before any work with them.
+
+Labels are numbers afterwards, NaN where they are missing. Each recoding is said in a note.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+import numpy as np
+
+from recprune_export.data.labels import MAX_LISTED_WORDS, LabelKind, LabelValues
+from recprune_export.data.rows import Rows
+from recprune_export.errors import DataError
+
+MISSING_WORDS = frozenset({"", "na", "n/a", "nan", "null", "none", "<na>", "nil", "-"})
+YES_WORDS, NO_WORDS = frozenset({"yes", "y", "true", "t"}), frozenset({"no", "n", "false", "f"})
+
+
+@dataclass(frozen=True)
+class LabelColumns:
+    """Labels of N rows, float32 [N] with NaN for missing ones, and weights, float32 [N] or None.
+
+    `known` marks the rows with at least one label, bool [N]; the others are to be left out. `values` describes the labels
+    of these rows.
+    """
+
+    labels: Mapping[str, np.ndarray]
+    weights: np.ndarray | None
+    known: np.ndarray
+    values: Mapping[str, LabelValues]
+    notes: tuple[str, ...]
+
+
+def read_labels(
+    source: object,
+    columns: Mapping[str, np.ndarray],
+    *,
+    missing: str | None = None,
+    kinds: Mapping[str, LabelKind] | None = None,
+    weights: tuple[str, np.ndarray] | None = None,
+) -> LabelColumns:
+    """Read labels by name from `columns`, each [N] of any type, and the column `weights` with its name.
+
+    Empty values, NaN, and the usual words for them are missing, as is the value `missing`. Of `kinds`, if any, are the
+    labels for which the model was trained.
+
+    Raises `DataError` for labels or weights that are no numbers, are infinite or do not fit their kind.
+    """
+    kinds = kinds or {}
+    read = {name: _read_label(source, name, column, missing, kinds.get(name)) for name, column in columns.items()}
+    labels = {name: label.numbers.astype(np.float32) for name, label in read.items()}
+    notes = [note for label in read.values() for note in label.notes]
+    if missing is not None and not any(label.stated for label in read.values()):
+        notes.append(f"No label holds {missing}, the value of --missing-label.")
+    missing_labels = [np.isnan(values) for values in labels.values()]
+    known = ~np.logical_and.reduce(missing_labels) if labels else np.ones(0, dtype=bool)
+    notes += _describe_missing(labels, known)
+    summaries = {
+        name: LabelValues.summarize(label.numbers, label.words, kinds.get(name)) for name, label in read.items()
+    }
+    read_weights = None if weights is None else _read_weights(source, *weights)
+    return LabelColumns(labels, read_weights, known, summaries, tuple(notes))
+
+
+def check_any_label(source: object, read: LabelColumns) -> None:
+    """Raise `DataError` if no row has a label."""
+    if read.labels and not read.known.any():
+        names = " and ".join(f"'{name}'" for name in read.labels)
+        verb = "labels {} are" if len(read.labels) > 1 else "label {} is"
+        raise DataError(
+            f"The {verb.format(names)} missing in all {len(read.known):,} rows of {source}: name another column with --label."
+        )
+
+
+def refuse_texts(source: object, read: LabelColumns) -> None:
+    """Raise `DataError` for classes of texts, which no recommender learns."""
+    for name, values in read.values.items():
+        if values.words:
+            raise DataError(
+                f"The label '{name}' of {source} holds {values.describe()}, but a recommender learns 0 and 1 or numbers: write it as "
+                "that."
+            )
+
+
+def check_training_rows(source: object, rows: Rows) -> None:
+    """Raise `DataError` if nothing can be learned of a label: it is missing, or the weight is 0, in all training rows."""
+    empty = next((name for name, values in rows.labels.items() if np.isnan(values).all()), None)
+    if empty is not None:
+        raise DataError(
+            f"The label '{empty}' is missing in all {len(rows):,} training rows of {source}: leave out --label {empty}, or give "
+            "rows with it."
+        )
+    if rows.weights is not None and not rows.weights.any():
+        raise DataError(f"The weight is 0 in all {len(rows):,} training rows of {source}: give positive weights.")
+
+
+@dataclass(frozen=True)
+class _Label:
+    """Numbers, float64 [N]; `stated` if the stated value for missing labels occurs."""
+
+    numbers: np.ndarray
+    words: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    stated: bool = False
+
+
+def _read_label(source: object, name: str, column: np.ndarray, missing: str | None, kind: LabelKind | None) -> _Label:
+    column = _check_shape(source, name, column)
+    texts = _find_texts(column)
+    label = (
+        _read_numbers(source, name, column, missing)
+        if texts is None
+        else _read_texts(source, name, texts, missing, kind)
+    )
+    with np.errstate(over="ignore"):
+        infinite = np.flatnonzero(np.isinf(label.numbers.astype(np.float32)))
+    if len(infinite):
+        raise DataError(
+            f"The label '{name}' of {source} holds infinity in {_count(infinite)}: clip it, or leave it empty there."
+        )
+    if kind in (None, LabelKind.BINARY):
+        label = _recode_signs(name, label)
+    if kind is LabelKind.BINARY:
+        _check_binary(source, name, label.numbers)
+    return label
+
+
+def _check_shape(source: object, name: str, column: np.ndarray) -> np.ndarray:
+    if column.ndim == 2 and column.shape[1] == 1:
+        column = column[:, 0]
+    if column.ndim != 1:
+        raise DataError(
+            f"The label '{name}' of {source} has rows of shape {list(column.shape[1:])}, but a label is one number for each row: "
+            "give a column for each label."
+        )
+    if column.dtype.kind not in "biufOUS":
+        raise DataError(f"The label '{name}' of {source} holds {column.dtype}, but a label is one number for each row.")
+    return column
+
+
+def _find_texts(column: np.ndarray) -> np.ndarray | None:
+    """Return a column of texts as objects, None where a value is missing; None for a column of numbers."""
+    if column.dtype.kind == "U":
+        return column.astype(object)
+    if column.dtype.kind == "S":
+        return np.array([value.decode("utf-8", "replace") for value in column], dtype=object)
+    if column.dtype.kind != "O":
+        return None
+    values = [None if _is_missing(value) else value for value in column]
+    if any(isinstance(value, str | bytes) for value in values):
+        texts = (value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in values)
+        return np.array([None if text is None else str(text) for text in texts], dtype=object)
+    return None
+
+
+def _is_missing(value: object) -> bool:
+    try:
+        return value is None or bool(value != value)
+    except (TypeError, ValueError):  # pandas.NA is neither true nor false
+        return True
+
+
+def _read_numbers(source: object, name: str, column: np.ndarray, missing: str | None) -> _Label:
+    if column.dtype.kind == "O":
+        values = [np.nan if _is_missing(value) else value for value in column]
+        wrong = next((v for v in values if not isinstance(v, int | float | Decimal | np.number | np.bool_)), None)
+        if wrong is not None:
+            raise DataError(
+                f"The label '{name}' of {source} holds {type(wrong).__name__}, but a label is one number for each row."
+            )
+        numbers = np.array([float(value) for value in values])
+    else:
+        numbers = column.astype(np.float64)
+    value = _parse(missing)
+    stated = np.zeros(len(numbers), dtype=bool) if value is None else numbers == value
+    return _Label(np.where(stated, np.nan, numbers), stated=bool(stated.any()))
+
+
+def _read_texts(source: object, name: str, texts: np.ndarray, missing: str | None, kind: LabelKind | None) -> _Label:
+    words, index = np.unique(["" if text is None else text.strip() for text in texts], return_inverse=True)
+    is_stated = np.array([_equals(word, missing) for word in words], dtype=bool)
+    is_known = ~is_stated & np.array([word.casefold() not in MISSING_WORDS for word in words], dtype=bool)
+    known = [str(word) for word in words[is_known]]
+    codes, note, classes = _code_words(source, name, known, kind)
+    numbers = np.full(len(words), np.nan)
+    numbers[is_known] = codes
+    notes = (note,) if known else ()
+    return _Label(numbers[index], classes, notes, bool(is_stated.any()))
+
+
+def _code_words(
+    source: object, name: str, words: Sequence[str], kind: LabelKind | None
+) -> tuple[list[float], str, tuple[str, ...]]:
+    """Return the number of each word, a note, and the words of classes."""
+    parsed = [_parse(word) for word in words]
+    if all(number is not None for number in parsed):
+        return (
+            [float(n or 0.0) for n in parsed],
+            f"The label '{name}' is text that holds numbers; it is read as these.",
+            (),
+        )
+    folded = [word.casefold() for word in words]
+    if all(word in YES_WORDS | NO_WORDS | {"0", "1"} for word in folded):
+        yes = [word in YES_WORDS | {"1"} for word in folded]
+        ones, zeros = ([repr(w) for w, one in zip(words, yes, strict=True) if one is side] for side in (True, False))
+        meaning = " and ".join(f"{' and '.join(side)} as {code}" for side, code in ((ones, 1), (zeros, 0)) if side)
+        return [float(one) for one in yes], f"The label '{name}' is text: {meaning}.", ()
+    if kind in (LabelKind.BINARY, LabelKind.NUMBER):
+        example = next(word for word, number in zip(words, parsed, strict=True) if number is None)
+        raise DataError(
+            f"The label '{name}' of {source} holds the text '{example}', but the model was trained with "
+            f"{'0 and 1' if kind is LabelKind.BINARY else 'numbers'}: write it as that, or state it with --missing-label."
+        )
+    codes = ", ".join(f"'{word}' {code}" for code, word in enumerate(words[:MAX_LISTED_WORDS]))
+    more = f" and {len(words) - MAX_LISTED_WORDS} more" if len(words) > MAX_LISTED_WORDS else ""
+    note = f"The label '{name}' is text: its values are classes in the order of characters: {codes}{more}."
+    return [float(code) for code in range(len(words))], note, tuple(words)
+
+
+def _recode_signs(name: str, label: _Label) -> _Label:
+    """Return -1 and 1 as 0 and 1."""
+    known = label.numbers[~np.isnan(label.numbers)]
+    if label.words or not (known == -1.0).any() or not np.isin(known, (-1.0, 1.0)).all():
+        return label
+    numbers = np.where(label.numbers == -1.0, 0.0, label.numbers)
+    note = f"The label '{name}' holds -1 and 1, which are taken as 0 and 1."
+    return _Label(numbers, (), (*label.notes, note), label.stated)
+
+
+def _check_binary(source: object, name: str, numbers: np.ndarray) -> None:
+    wrong = np.flatnonzero(~np.isnan(numbers) & (numbers != 0.0) & (numbers != 1.0))
+    if len(wrong):
+        raise DataError(
+            f"The label '{name}' of {source} must be 0 or 1 in every row, as in the training of the model, but there is "
+            f"{numbers[wrong[0]]:g} in {_count(wrong)}."
+        )
+
+
+def _describe_missing(labels: Mapping[str, np.ndarray], known: np.ndarray) -> list[str]:
+    rows, dropped = len(known), int((~known).sum())
+    if len(labels) == 1:
+        (name,) = labels
+        return (
+            [f"The label '{name}' is missing in {dropped:,} of {rows:,} rows, which are left out."] if dropped else []
+        )
+    counts = {name: int(np.isnan(values).sum()) for name, values in labels.items()}
+    notes = [
+        f"The label '{name}' is missing in {count:,} of {rows:,} rows; its loss and metrics leave them out."
+        for name, count in counts.items()
+        if count
+    ]
+    return [*notes, *([f"{dropped:,} of {rows:,} rows have none of the labels and are left out."] if dropped else [])]
+
+
+def _read_weights(source: object, name: str, column: np.ndarray) -> np.ndarray:
+    column = column[:, 0] if column.ndim == 2 and column.shape[1] == 1 else column
+    if column.dtype.kind == "O":
+        values = [np.nan if _is_missing(value) else value for value in column]
+        numeric = all(isinstance(value, int | float | Decimal | np.number | np.bool_) for value in values)
+        column = np.array([float(value) for value in values]) if numeric else column
+    if column.ndim != 1 or column.dtype.kind not in "biuf":
+        raise DataError(
+            f"The column '{name}' of {source} holds {column.dtype}, but --weight takes one number for each row."
+        )
+    weights = column.astype(np.float32)
+    for wrong, problem in (
+        (np.isnan(weights), "is missing"),
+        (np.isinf(weights), "is infinite"),
+        (weights < 0.0, "is negative"),
+    ):
+        rows = np.flatnonzero(wrong)
+        if len(rows):
+            raise DataError(
+                f"The weight '{name}' of {source} {problem} in {_count(rows)}: give a number of 0 or more in every row."
+            )
+    if not weights.any():
+        raise DataError(f"The weight '{name}' of {source} is 0 in all {len(weights):,} rows, so that no row counts.")
+    return weights
+
+
+def _count(rows: np.ndarray) -> str:
+    """Return how many rows, and the first of them.
+
+    >>> _count(np.array([17])), _count(np.array([17, 20]))
+    ('1 row, row 17', '2 rows, the first is row 17')
+    """
+    return f"1 row, row {rows[0]}" if len(rows) == 1 else f"{len(rows):,} rows, the first is row {rows[0]}"
+
+
+def _parse(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None
+
+
+def _equals(word: str, stated: str | None) -> bool:
+    if stated is None:
+        return False
+    number = _parse(stated)
+    return word == stated.strip() or (number is not None and _parse(word) == number)

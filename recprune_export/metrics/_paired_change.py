@@ -1,0 +1,165 @@
+"""`paired_change`: the change of a metric between two models on the same rows, with a confidence interval."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import exp, log, sqrt
+from typing import Any, Self
+
+import numpy as np
+
+from recprune_export.codec import DictMixin, decode
+from recprune_export.evidence import Estimate, t_quantile
+from recprune_export.metrics.deciding_metric import DecidingMetric
+from recprune_export.metrics.observations import Observations
+
+LEVEL = 0.975  # of both ends: an interval of 95 %
+
+
+@dataclass(frozen=True)
+class MetricChange(DictMixin):
+    """A metric of two models on the same rows, and the 95 % interval of `after` - `before`.
+
+    `error` is the standard error of `after` over samples of rows; `rows` is the number of rows.
+    """
+
+    ENCODED = ("metric", "before", "after", "interval", "error", "rows", "greater_is_better")
+
+    metric: str
+    before: float
+    after: float
+    low: float
+    high: float
+    error: float
+    rows: int = 0
+    greater_is_better: bool = True
+
+    @property
+    def change(self) -> float:
+        """The difference of the two metrics."""
+        return self.after - self.before
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Its ends, with a confidence of 95 %."""
+        return self.low, self.high
+
+    @property
+    def loss(self) -> Estimate:
+        """How much worse `after` is than `before`: positive is worse, whether more or less of the metric is better.
+
+        >>> MetricChange("logloss", 0.5, 0.75, 0.125, 0.375, 0.1, greater_is_better=False).loss
+        Estimate(estimate=0.25, low=0.125, high=0.375)
+        """
+        change = Estimate(self.change, self.low, self.high)
+        return -change if self.greater_is_better else change
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read the values that `to_dict` returned. Raises `ValueError` or `KeyError` if they are of another form."""
+        low, high = values["interval"]
+        return decode(cls, {**values, "low": low, "high": high})
+
+
+def paired_change(
+    deciding: DecidingMetric, before: Mapping[str, Observations], after: Mapping[str, Observations]
+) -> MetricChange:
+    """Compare a metric of the answers of two models to the same rows, by label.
+
+    The interval follows from the influence of each row, or each group, on the difference: the limit of a paired bootstrap
+    over rows (the infinitesimal jackknife: Efron 1982, "The Jackknife, the Bootstrap and Other Resampling Plans", chapter
+    6; for the AUC, DeLong's interval). The difficulty of the rows cancels. Quantiles are those of Student's t, and near a
+    metric of 1 the interval of the logarithm of the distance from 1 counts as well (docs/decisions/paired-intervals.md).
+    Models with the same answers have an interval of 0.
+    """
+    first, second = (_measure(deciding, observations) for observations in (before, after))
+    low, high = (0.0, 0.0) if _same_answers(deciding, before, after) else _interval(deciding, first, second)
+    change = second.value - first.value
+    error = sqrt(float(np.square(second.influence).sum()) * second.correction)
+    return MetricChange(
+        deciding.name, first.value, second.value, change + low, change + high, error, first.rows,
+        deciding.metric.greater_is_better,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Measurement:
+    """A metric, the influence of each of n rows or groups, [n], and the number of `units` of the rarer kind among them."""
+
+    value: float
+    influence: np.ndarray
+    units: int
+    rows: int
+    mean_square_share: float  # of the weight of all rows, by row
+
+    @property
+    def correction(self) -> float:
+        """The factor of the variance of a sample: n / (n - 1)."""
+        return self.units / max(self.units - 1, 1)
+
+
+def _measure(deciding: DecidingMetric, observations: Mapping[str, Observations]) -> _Measurement:
+    labels = [observations[label] for label in deciding.labels]
+    metric, count = deciding.metric, len(labels)
+    size = max(_count_places(deciding, observed) for observed in labels)
+    influence, has_label = np.zeros(size), np.zeros(labels[0].targets.total, dtype=bool)
+    shares = []
+    for observed in labels:
+        values, targets = metric.influence(observed), observed.targets
+        influence[np.arange(len(values)) if metric.by_group else targets.rows] += values / count
+        has_label[targets.rows] = True
+        shares.append(float(np.square(targets.weight / targets.weight.sum()).mean()))
+    return _Measurement(
+        deciding.compute(observations),
+        influence,
+        min(metric.count_units(observed.targets) for observed in labels),
+        int(has_label.sum()),
+        float(np.mean(shares)),
+    )
+
+
+def _count_places(deciding: DecidingMetric, observed: Observations) -> int:
+    if not deciding.metric.by_group:
+        return observed.targets.total
+    assert observed.targets.groups is not None
+    return int(observed.targets.groups.max()) + 1
+
+
+def _same_answers(
+    deciding: DecidingMetric, before: Mapping[str, Observations], after: Mapping[str, Observations]
+) -> bool:
+    return all(before[label].same_answers(after[label]) for label in deciding.labels)
+
+
+def _interval(deciding: DecidingMetric, first: _Measurement, second: _Measurement) -> tuple[float, float]:
+    """Return the ends of the interval, relative to the difference of the two values."""
+    metric, units = deciding.metric, first.units
+    if units < 2:  # no spread can be seen
+        half = 1.0 if metric.bounded or metric.steps else 10.0 * max(1.0, first.value, second.value)
+        return -half, half
+    difference = second.influence - first.influence
+    # Single rows that would change by 1, half a row in each direction: that no row of a few changed does not show that
+    # none would (Agresti and Min 2005, "Simple improved confidence intervals for comparing matched proportions").
+    half = _half_width(difference, units, first.mean_square_share if metric.steps else 0.0)
+    if not metric.bounded:
+        return -half, half
+    smallest = 0.5 / (units * first.rows)
+    left = (max(1.0 - m.value, smallest) for m in (first, second))
+    below_before, below_after = left
+    log_half = _half_width(first.influence / below_before - second.influence / below_after, units)
+    log_ratio, change = log(below_after / below_before), below_before - below_after
+    low, high = (below_before * (1.0 - exp(log_ratio + sign * log_half)) - change for sign in (1.0, -1.0))
+    return min(-half, low), max(half, high)
+
+
+def _half_width(influence: np.ndarray, units: int, added: float = 0.0) -> float:
+    """Return half the width of the interval of a sum of `influence`, [n], with `added` variance.
+
+    The degrees of freedom follow from the spread of the squares: few rows with a large influence count as few.
+    """
+    squares = np.square(influence)
+    variance = float(squares.sum())
+    if variance + added == 0.0:
+        return 0.0
+    spread = float(np.square(squares).sum()) - variance**2 / len(squares)
+    freedom = min(2.0 * variance**2 / spread if spread > 0.0 and variance > 0.0 else units - 1.0, units - 1.0)
+    return t_quantile(LEVEL, max(freedom, 1.0)) * sqrt((variance + added) * units / (units - 1))

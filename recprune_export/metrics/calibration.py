@@ -1,0 +1,70 @@
+"""`Calibration`: mean predictions beside mean labels, over all rows and in bins of the prediction."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from recprune_export.codec import DictMixin
+from recprune_export.data.labels import LabelKind
+from recprune_export.metrics.observations import Observations
+from recprune_export.metrics.pointwise_metrics import (
+    CALIBRATION_BINS,
+    assign_bins,
+    compute_ece,
+    predicted_and_observed,
+)
+
+NUMBER_BINS = 10  # of equally many rows
+
+
+@dataclass(frozen=True)
+class CalibrationBin(DictMixin):
+    """The rows whose prediction lies in one bin: their number, and the means of prediction and label."""
+
+    rows: int
+    predicted: float
+    observed: float
+
+
+@dataclass(frozen=True)
+class Calibration(DictMixin):
+    """The means of prediction and label of all rows and of each bin that has rows, from low to high predictions.
+
+    Of probabilities the bins are those of `ece`, the expected calibration error; of numbers they hold equally many rows,
+    and `ece` is None. Of classes the prediction is the probability of the most probable one, the label 1 where it is right.
+    """
+
+    predicted: float
+    observed: float
+    ece: float | None
+    bins: tuple[CalibrationBin, ...]
+
+
+def calibrate(observed: Observations) -> Calibration | None:
+    """Return the calibration of the answers to one label; None for rankings and without rows."""
+    kind = observed.targets.kind
+    if kind is LabelKind.NEXT_ITEM or not len(observed.targets):
+        return None
+    predicted, actual = predicted_and_observed(observed)
+    weight = observed.targets.weight
+    is_number = kind is LabelKind.NUMBER
+    bins = _equal_count_bins(predicted) if is_number else assign_bins(predicted)
+    sums = [
+        np.bincount(bins, weights=values, minlength=CALIBRATION_BINS)
+        for values in (np.ones(len(predicted)), weight, weight * predicted, weight * actual)
+    ]
+    cells = tuple(
+        CalibrationBin(int(rows), float(p / w), float(a / w)) for rows, w, p, a in zip(*sums, strict=True) if rows
+    )
+    mean_prediction, mean_label = (float(np.average(values, weights=weight)) for values in (predicted, actual))
+    return Calibration(mean_prediction, mean_label, None if is_number else compute_ece(observed), cells)
+
+
+def _equal_count_bins(values: np.ndarray) -> np.ndarray:
+    """Return the decile of each value, [N]; equal values share a bin.
+
+    >>> _equal_count_bins(np.arange(20.0)).tolist()[:5]
+    [0, 0, 1, 1, 2]
+    """
+    edges = np.quantile(values, np.arange(1, NUMBER_BINS) / NUMBER_BINS)
+    return np.searchsorted(edges, values, side="right")

@@ -1,0 +1,50 @@
+"""`DecidingMetric`: the metric that selects an epoch and judges a change, as its mean over labels."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from recprune_export.metrics.metric_catalogue import Metric
+from recprune_export.metrics.observations import Observations
+
+MEAN = "mean "
+
+
+@dataclass(frozen=True)
+class DecidingMetric:
+    """The mean of `metric` over `labels`, under the `name` that it has in results."""
+
+    name: str
+    metric: Metric
+    labels: tuple[str, ...]
+
+    def compute(self, observations: Mapping[str, Observations]) -> float:
+        """Return the value for the answers of a model, by label."""
+        return float(np.mean([self.metric.compute(observations[label]) for label in self.labels]).round(12))
+
+
+def read_metric(values: Mapping[str, float], name: str) -> float | None:
+    """Return the value of a metric among recorded ones, a mean over labels included; None where it was not measured.
+
+    >>> read_metric({"a/auc": 0.6, "a/logloss": 0.5, "b/auc": 0.8, "b/logloss": 0.4}, "mean auc")
+    0.7
+    """
+    if not name.startswith(MEAN):
+        return values.get(name)
+    plain = name.removeprefix(MEAN)
+    by_label = [value for key, value in values.items() if key.rpartition("/")[2] == plain]
+    return float(np.mean(by_label).round(12)) if by_label else None
+
+
+def read_first_metric(values: Mapping[str, float]) -> tuple[str, float]:
+    """Return name and value of the first of measured metrics, which decides; with several labels its mean over them.
+
+    >>> read_first_metric({"a/auc": 0.6, "a/logloss": 0.5, "b/auc": 0.8, "b/logloss": 0.4})
+    ('mean auc', 0.7)
+    """
+    name = next(iter(values))
+    if "/" not in name:
+        return name, values[name]
+    mean = MEAN + name.rpartition("/")[2]
+    return mean, read_metric(values, mean) or 0.0
