@@ -217,14 +217,22 @@ def test_a_disk_that_fills_up_meanwhile_hides_no_regression(
     latency: Callable[[float], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
+    honest = Path.write_text
+
+    def fail(path: Path, text: str, encoding: str | None = None) -> int:
+        if path.name == "check.md":
+            raise OSError(28, "No space left on device")
+        return honest(path, text, encoding)
 
     latency(ratio)
-    monkeypatch.setattr(ElementTree.ElementTree, "write", fail)
-    done = run(base, base, "--junit", tmp_path / "check.xml")
+    monkeypatch.setattr(Path, "write_text", fail)
+    files = {name: tmp_path / "new" / name for name in ("check.xml", "check.md", "check.html")}
+    options = ("--junit", files["check.xml"], "--markdown", files["check.md"], "--report", files["check.html"])
+    done = run(base, base, *options)
     assert done.exit_code == code, done.stderr
-    assert "--junit cannot be written" in done.stderr
+    assert "Markdown cannot be written" in done.stderr
+    assert files["check.xml"].is_file()
+    assert files["check.html"].is_file()
 
 
 def test_the_table_shows_every_gate(base: Path, latency: object) -> None:

@@ -1,7 +1,8 @@
 """`check`: a regression gate in CI."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,14 +100,10 @@ def check(
         result = run(new_folder, base_folder, gate_limits, undecided=Verdict(undecided or "undecided"), **measurement)
     result = replace(result, new=str(new), base=str(base))
     print_check(result, as_json=as_json)
-    try:
-        write_files(result, junit_file, markdown_file, report_file, (new, base))
-    except UsageError as error:
-        # the checks of the paths are long ago: the disk may be full by now
-        print_warning(str(error))
-        result.raise_verdict()
-        raise
+    failures = write_files(result, junit_file, markdown_file, report_file, (new, base))
     result.raise_verdict()
+    if failures:
+        raise failures[0]
 
 
 def write_files(
@@ -115,19 +112,30 @@ def write_files(
     markdown_file: Path | None,
     report_file: Path | None,
     bundles: Sequence[Path],
-) -> None:
-    """Write the files that the options name, and the step summary. Raises `UsageError` for one that cannot be written."""
+) -> list[UsageError]:
+    """Write the files that the options name, and the step summary; return the errors of those that cannot be written.
+
+    They were tried before the work, but the disk may have filled up since: the verdict goes first.
+    """
     from recprune_export.gate.output.junit import write_junit
     from recprune_export.gate.output.markdown import write_markdown
 
+    writers: list[Callable[[], object]] = [partial(write_markdown, check, markdown_file)]
     if junit_file is not None:
-        write_junit(check, junit_file)
-    write_markdown(check, markdown_file)
+        writers.append(partial(write_junit, check, junit_file))
     if report_file is not None:
         from recprune_export.report._write_page import write_page
         from recprune_export.report.check_page import render_check_report
 
-        write_page(render_check_report(check), report_file, bundles)
+        writers.append(partial(write_page, render_check_report(check), report_file, bundles))
+    failures = []
+    for write in writers:
+        try:
+            write()
+        except UsageError as error:
+            print_warning(str(error))
+            failures.append(error)
+    return failures
 
 
 @prints_after_work

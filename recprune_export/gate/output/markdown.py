@@ -44,6 +44,7 @@ def write_markdown(check: Check, path: Path | None) -> None:
             file.write(text)
     if path is not None:
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
         except OSError as error:
             raise UsageError(f"Markdown cannot be written to {path}: {error.strerror}.") from error
