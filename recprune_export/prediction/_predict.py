@@ -2,25 +2,29 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from recprune_export.bundle._verify import check_files, read_manifest
-from recprune_export.bundle.manifest.manifest import MODEL, Manifest
+from recprune_export.bundle.manifest.manifest import MODEL
 from recprune_export.bundle.remeasure_latency import read_session_options
 from recprune_export.codec import ToDictMixin
 from recprune_export.column_names import describe_missing_column
-from recprune_export.data.tabular_files import raise_data_errors, scan
+from recprune_export.data.csv_format import CsvOptions
+from recprune_export.data.csv_types import cast_text
+from recprune_export.data.tabular_files import raise_data_errors, read_column_names, scan
 from recprune_export.errors import UsageError
 from recprune_export.onnx.runtime.session import make_session, run
-from recprune_export.output_meaning import OutputMeaning, read_meanings
+from recprune_export.output_meaning import OutputMeaning
 from recprune_export.prediction.encode_requests import EncodedRows, encode_rows
+from recprune_export.prediction.score_columns import ScoreColumn, make_score_columns
 from recprune_export.prediction.write_scores import check_output, write_batches
 from recprune_export.program.signature import BATCH, Output, Signature
 from recprune_export.progress import progress_bar
+from recprune_export.settings import DEFAULT_DATA_SETTINGS, DataSettings
 
 if TYPE_CHECKING:
     import polars as pl
@@ -43,6 +47,7 @@ class Prediction(ToDictMixin):
     scores: Mapping[str, OutputMeaning]
     unknown: Mapping[str, int]
     seconds: float
+    notes: tuple[str, ...] = ()
 
 
 def predict(
@@ -54,6 +59,7 @@ def predict(
     probability: bool = False,
     threads: int | None = None,
     rows: int = ROWS_PER_RUN,
+    reading: DataSettings = DEFAULT_DATA_SETTINGS,
 ) -> Prediction:
     """Score every row of a CSV or Parquet file; write the outputs, in the order of the rows, as a CSV or Parquet file.
 
@@ -69,67 +75,41 @@ def predict(
     check_output(output, data)
     manifest = read_manifest(bundle)
     check_files(bundle, manifest)
-    signature, frame = Signature.from_dict(manifest.signature), scan(data)
+    signature = Signature.from_dict(manifest.signature)
     scores = make_score_columns(manifest, signature, probability)
-    requests = encode_rows(bundle, manifest, data, frame)
-    schema = _make_schema(scores, frame, data, output, keep)
+    requests = encode_rows(bundle, manifest, data, reading, keep)
+    schema = _make_schema(scores, _read_types(data, reading, keep), data, output, keep)
     session = make_session(bundle / MODEL, threads, read_session_options(manifest))
-    count = _count_rows(frame, data)
+    count = _count_rows(requests.frame, data)
     rows_scored = 0
+    notes: tuple[str, ...] = ()
 
     def score_chunks() -> Iterator["pl.DataFrame"]:
-        nonlocal rows_scored
+        nonlocal rows_scored, notes
         with progress_bar(f"Scoring {count:,} rows", -(-count // ROWS_PER_READ)) as advance:
             for chunk in _read_chunks(requests.frame, data, (*requests.columns, *keep)):
-                yield _score(chunk, requests, session, scores, keep, rows, rows_scored)
+                yield _score(chunk, requests, session, scores, {name: schema[name] for name in keep}, rows, rows_scored)
                 rows_scored += len(chunk)
                 advance("")
+        notes = requests.judge()
 
     write_batches(output, score_chunks, schema)
     unknown = {name: number for name, number in requests.unknown.items() if number}
     meanings = {score.column: score.meaning for score in scores}
-    return Prediction(output, rows_scored, tuple(schema), meanings, unknown, time.perf_counter() - start)
+    return Prediction(output, rows_scored, tuple(schema), meanings, unknown, time.perf_counter() - start, notes)
 
 
-@dataclass(frozen=True)
-class ScoreColumn:
-    """One column of scores: its output, its meaning, and whether it holds the probabilities of the output's `source`."""
-
-    column: str
-    output: Output
-    source: OutputMeaning
-    meaning: OutputMeaning
-
-    def convert(self, values: np.ndarray) -> np.ndarray:
-        """Return the values of the column from those of the output."""
-        return values if self.meaning == self.source else self.source.to_probability(values)
-
-
-def make_score_columns(manifest: Manifest, signature: Signature, probability: bool) -> list[ScoreColumn]:
-    """Return a column for each output; each keeps the name of its output where the names with kinds are not distinct.
-
-    Raises `UsageError` for an output without a `probability` where that is requested.
-    """
-    meanings = read_meanings(manifest.scores, [output.name for output in signature.outputs])
-    columns = []
-    for output in signature.outputs:
-        source = meanings[output.name]
-        meaning = source.probability if probability else source
-        if meaning is None:
-            raise UsageError(
-                f"--probability applies to logits, but '{output.name}' is {source.meaning}: leave out --probability."
-            )
-        columns.append(ScoreColumn(meaning.column(output.name), output, source, meaning))
-    if len({column.column for column in columns}) < len(columns):
-        return [replace(column, column=column.output.name) for column in columns]
-    return columns
+def _read_types(data: Path, reading: DataSettings, keep: Sequence[str]) -> "Mapping[str, pl.DataType]":
+    """Return the types of all columns; those of a CSV file are texts, but for the columns in `keep`."""
+    options = CsvOptions(reading.separator, reading.encoding)
+    texts = [name for name in read_column_names(data, options) if name not in keep]
+    return scan(data, options, text=texts).collect_schema()
 
 
 def _make_schema(
-    scores: Sequence[ScoreColumn], frame: "pl.LazyFrame", data: Path, output: Path, keep: Sequence[str]
+    scores: Sequence[ScoreColumn], types: "Mapping[str, pl.DataType]", data: Path, output: Path, keep: Sequence[str]
 ) -> "dict[str, pl.DataType]":
     """Return the columns of the result. Raises `UsageError` for a name or an output that cannot be a column."""
-    types = frame.collect_schema()
     for name in keep:
         if name not in types:
             raise UsageError(describe_missing_column(data, name, types, "which --keep names"))
@@ -171,7 +151,7 @@ def _score(
     requests: EncodedRows,
     session: Any,
     scores: Sequence[ScoreColumn],
-    keep: Sequence[str],
+    keep: "Mapping[str, pl.DataType]",
     size: int,
     first_row: int,
 ) -> "pl.DataFrame":
@@ -182,10 +162,19 @@ def _score(
         run(session, {name: values[start : start + size] for name, values in request.items()})
         for start in range(0, len(chunk), size)
     ]
-    columns = [chunk[name] for name in keep]
+    columns = [_cast(chunk[name], dtype) for name, dtype in keep.items()]
     for score in scores:
         values = score.convert(np.concatenate([answer[score.output.name] for answer in answers]))
         columns.append(
             pl.Series(score.column, values.ravel() if values.shape[1:] == (1,) else values, _column_type(score.output))
         )
     return pl.DataFrame(columns)
+
+
+def _cast(column: "pl.Series", dtype: "pl.DataType") -> "pl.Series":
+    """Return a column in its type: a field of a CSV file is read as text."""
+    import polars as pl
+
+    if column.dtype == dtype or not isinstance(column.dtype, pl.String):
+        return column
+    return pl.DataFrame(column).select(cast_text(column.name, dtype, ())).to_series()

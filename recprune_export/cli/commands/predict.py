@@ -7,8 +7,8 @@ import click
 
 from recprune_export.cli.input_paths import BUNDLE, DATA
 from recprune_export.cli.main_group import main
-from recprune_export.cli.options import FILE
-from recprune_export.cli.tables import print_json, prints_after_work
+from recprune_export.cli.options import FILE, reading_options
+from recprune_export.cli.tables import print_json, print_notes, prints_after_work
 
 if TYPE_CHECKING:
     from recprune_export.prediction._predict import Prediction
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.option("--probability", is_flag=True, help="Write probabilities in place of logits.")
 @click.option("--batch-size", type=click.IntRange(1), default=4096, show_default=True, help="Rows of a request.")
 @click.option("--threads", type=click.IntRange(1), help="[default: that of the bundle's manifest]")
+@reading_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a sentence.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def predict(
@@ -32,6 +33,9 @@ def predict(
     probability: bool,
     batch_size: int,
     threads: int | None,
+    separator: str | None,
+    encoding: str | None,
+    allow_unknown: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -44,9 +48,13 @@ def predict(
     from recprune_export.bundle.archive.unpacking import open_bundle_path
     from recprune_export.prediction._predict import predict as run
     from recprune_export.progress import quiet as silently
+    from recprune_export.settings import DataSettings
 
+    reading = DataSettings(separator, encoding, allow_unknown)
     with silently(quiet or as_json), open_bundle_path(bundle) as folder:
-        prediction = run(folder, data, output, keep=keep, probability=probability, threads=threads, rows=batch_size)
+        prediction = run(
+            folder, data, output, keep=keep, probability=probability, threads=threads, rows=batch_size, reading=reading
+        )
     print_prediction(prediction, as_json=as_json)
 
 
@@ -62,5 +70,6 @@ def print_prediction(prediction: "Prediction", *, as_json: bool) -> None:
     )
     for column, score in prediction.scores.items():
         click.echo(f"'{column}' is {score.meaning}.")
+    print_notes(prediction.notes)
     for name, count in prediction.unknown.items():
         click.echo(f"Note: {count:,} values of '{name}' are empty or unknown to the model.", err=True)
