@@ -27,12 +27,14 @@ from recprune_export.finetuning.task import (
     read_arrays,
     read_encoded,
 )
+from recprune_export.output_files import check_output_file
 from recprune_export.pipeline._prune import plan_all_stages
 from recprune_export.pipeline.build_manifest import InputSources
 from recprune_export.pipeline.choose_input_rules import with_input_rules
 from recprune_export.pipeline.compress import (
     CompressionResult,
     apply_finetuning_settings,
+    check_space,
     compress_program,
     make_sampled_task,
 )
@@ -140,6 +142,7 @@ def compress_loaded(
 ) -> CompressionResult:
     """Compress a model with rows that are both in memory already."""
     checkpoint = loaded.checkpoint
+    check_space(loaded.program, target if settings.export.keep_dense else None)
     extra = {} if checkpoint is None else {ENCODING: format_json(checkpoint.encoder.to_dict())}
     trials_file = target.with_name(f"{target.name}.search.json")
     program = with_input_rules(loaded.program, task, settings.export.bad_ids)
@@ -151,7 +154,9 @@ def compress_loaded(
         task,
         plan=plan,
         extra_files=extra,
-        origin=replace(origin, training_seed=None if checkpoint is None else checkpoint.seed),
+        origin=origin
+        if checkpoint is None
+        else replace(origin, training_seed=checkpoint.seed, labels=checkpoint.label_values),
         leading_notes=(*((resolved.reason,) if resolved else ()), *_data_notes(checkpoint, task)),
         sign=sign,
         resume=resume,
@@ -176,7 +181,9 @@ def sweep(
     Measured trials are saved in `target`, from where an interrupted sweep goes on.
     """
     folder = Path(target)
+    check_output_file(folder / SWEEP)
     loaded = load_model(model, example_inputs, source or {})
+    check_space(loaded.program, None)
     task = make_task(loaded, data, labels, settings)
     for note in task.notes if isinstance(task, LabeledRows) else ():
         print_status(note)

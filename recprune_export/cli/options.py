@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
+from recprune_export.cli.input_paths import MODEL, REQUEST
 from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR, SCORE_DESCRIPTIONS
 from recprune_export.settings import QUANTIZE
 
@@ -15,7 +16,7 @@ FILE = click.Path(path_type=Path)
 
 
 def loading_options(command: F) -> F:
-    return click.argument("model", type=FILE)(source_options(command))
+    return click.argument("model", type=MODEL)(source_options(command))
 
 
 def source_options(command: F) -> F:
@@ -24,7 +25,7 @@ def source_options(command: F) -> F:
             click.option("--factory", metavar="PACKAGE.MODULE:FUNCTION", help="Makes the model of a state dict."),
             click.option("--factory-args", metavar="JSON", help="Keyword arguments of the factory."),
             click.option(
-                "--inputs", type=FILE, metavar="NPZ", help="An example request, for a state dict or a pickle."
+                "--inputs", type=REQUEST, metavar="NPZ", help="An example request, for a state dict or a pickle."
             ),
             click.option(
                 "--unsafe-unpickle",

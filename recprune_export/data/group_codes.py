@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from recprune_export.column_names import check_columns_exist
 from recprune_export.errors import DataError
 
 NO_GROUP = -1  # the code of a row without a value
@@ -11,8 +12,7 @@ NO_GROUP = -1  # the code of a row without a value
 
 def require_group_column(source: object, name: str, columns: Sequence[str]) -> None:
     """Raise `DataError` if the column that --group names is not among `columns`."""
-    if name not in columns:
-        raise DataError(f"{source} has no column '{name}', which --group names; its columns are {', '.join(columns)}.")
+    check_columns_exist(source, [name], columns, "which --group names")
 
 
 def encode_groups(source: object, name: str, values: np.ndarray) -> np.ndarray:

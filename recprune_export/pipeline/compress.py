@@ -36,6 +36,7 @@ from recprune_export.finetuning.task import (
 from recprune_export.onnx.counts import Counts, Reduction
 from recprune_export.onnx.export import ServingConfig
 from recprune_export.onnx.runtime.session import SessionOptions
+from recprune_export.output_files import check_free_space
 from recprune_export.pipeline._fingerprint import fingerprint
 from recprune_export.pipeline._prune import PrunedModel, SearchPrefix, prune
 from recprune_export.pipeline._quantize_export import quantize_export
@@ -114,10 +115,11 @@ def compress_program(
     `leading_notes` come before other notes. With `resume` it goes on after the finished stages of an earlier, killed run
     on the same model, rows and settings. `search_prefix` is the finished work of a search of the sparsity (see `prune`).
 
-    Raises `UsageError` where nothing can be written to `target` or another process writes there, `ModelError` where the
-    dense model answers NaN to rows of the data, `PruningError` where the plan does not fit or the soundness check fails,
-    `ExportError`, and `ValidationFailed` where parity or latency fail.
+    Raises `UsageError` where nothing can be written to `target`, its disk is too full, or another process writes there,
+    `ModelError` where the dense model answers NaN to rows of the data, `PruningError` where the plan does not fit or the
+    soundness check fails, `ExportError`, and `ValidationFailed` where parity or latency fail.
     """
+    check_space(program, target if settings.export.keep_dense else None)
     program.signature.with_shared(settings.export.shared_inputs)  # a wrong name is reported before the work, not after
     task = task or make_sampled_task(program, settings.finetuning, settings.evaluation)
     check_no_nan(program, task)
@@ -216,6 +218,7 @@ def collect_bundle_files(
         manifest.name,
         manifest.signature,
         options,
+        scores=manifest.scores,
         encoding=ENCODING in extra,
         ignored=pruned.plan.fields.removed,
         shared_rows=manifest.plan["rows"],
@@ -225,6 +228,13 @@ def collect_bundle_files(
     )
     pages = {"README.md": readme.encode(), REPORT: render_bundle_report(manifest, encoded=ENCODING in extra).encode()}
     return {**files, **serving, **extra, **profiles, **pages}
+
+
+def check_space(program: Program, target: Path | None) -> None:
+    """Raise `UsageError` where the disk of temporary files, or that of a `target` that holds it too, has no room for `program`."""
+    size = sum(p.nbytes for p in program.module.parameters())
+    targets = () if target is None else (target,)
+    check_free_space(dict.fromkeys((Path(tempfile.gettempdir()) / "dense.onnx", *targets), size), "the run")
 
 
 def check_no_nan(program: Program, task: Task) -> None:

@@ -12,12 +12,15 @@ from recprune_export.bundle._verify import check_files, read_manifest
 from recprune_export.bundle.manifest.manifest import MODEL
 from recprune_export.bundle.remeasure_latency import read_session_options
 from recprune_export.codec import ToDictMixin
+from recprune_export.column_names import describe_missing_column
 from recprune_export.data.csv_format import CsvOptions
 from recprune_export.data.csv_types import cast_text
 from recprune_export.data.tabular_files import raise_data_errors, read_column_names, scan
 from recprune_export.errors import DataError, UsageError
 from recprune_export.onnx.runtime.session import make_session, run
+from recprune_export.output_meaning import OutputMeaning
 from recprune_export.prediction.encode_requests import EncodedRows, encode_rows
+from recprune_export.prediction.score_columns import ScoreColumn, make_score_columns
 from recprune_export.prediction.write_scores import check_output, write_batches
 from recprune_export.program.signature import BATCH, Output, Signature
 from recprune_export.progress import progress_bar
@@ -32,11 +35,16 @@ ROWS_PER_RUN = 4096
 
 @dataclass(frozen=True)
 class Prediction(ToDictMixin):
-    """Result of `predict`. `unknown`: by column, number of values without their own id, or of missing numbers."""
+    """Result of `predict`.
+
+    `scores`: the meaning of each column of scores. `unknown`: by column, number of values without their own id, or of missing
+    numbers.
+    """
 
     path: Path
     rows: int
     columns: tuple[str, ...]
+    scores: Mapping[str, OutputMeaning]
     unknown: Mapping[str, int]
     seconds: float
     notes: tuple[str, ...] = ()
@@ -48,25 +56,29 @@ def predict(
     output: Path,
     *,
     keep: Sequence[str] = (),
+    probability: bool = False,
     threads: int | None = None,
     rows: int = ROWS_PER_RUN,
     reading: DataSettings = DEFAULT_DATA_SETTINGS,
 ) -> Prediction:
     """Score every row of a CSV or Parquet file; write the outputs, in the order of the rows, as a CSV or Parquet file.
 
-    The columns are those named in `keep`, unchanged, and the outputs of the signature; an output of several
-    numbers for each row is a fixed-size list. `rows` is the batch size of the model. Raw values are encoded with the bundle's
+    The columns are those named in `keep`, unchanged, and the outputs of the signature, each named after the output and its kind
+    (`clicked_logit`); an output of several numbers for each row is a fixed-size list. With `probability` the logits become
+    probabilities (`clicked_probability`). `rows` is the batch size of the model. Raw values are encoded with the bundle's
     vocabularies; without them, columns must have the names of the inputs. `output` is complete or absent.
 
-    Raises `BundleError`, `DataError`, and `UsageError` for an output that cannot be written or a model that does not take rows.
+    Raises `BundleError`, `DataError`, and `UsageError` for an output that cannot be written, a model that does not take rows, or
+    an output that has no probability.
     """
     start = time.perf_counter()
     check_output(output, data)
     manifest = read_manifest(bundle)
     check_files(bundle, manifest)
     signature = Signature.from_dict(manifest.signature)
+    scores = make_score_columns(manifest, signature, probability)
     requests = encode_rows(bundle, manifest, data, reading, keep)
-    schema = _make_schema(signature, _read_types(data, reading, keep), data, output, keep)
+    schema = _make_schema(scores, _read_types(data, reading, keep), data, output, keep)
     session = make_session(bundle / MODEL, threads, read_session_options(manifest))
     count = _count_rows(requests.frame, data)
     rows_scored = 0
@@ -76,16 +88,15 @@ def predict(
         nonlocal rows_scored, notes
         with progress_bar(f"Scoring {count:,} rows", -(-count // ROWS_PER_READ)) as advance:
             for chunk in _read_chunks(requests.frame, data, (*requests.columns, *keep)):
-                yield _score(
-                    chunk, requests, session, signature, {name: schema[name] for name in keep}, rows, rows_scored
-                )
+                yield _score(chunk, requests, session, scores, {name: schema[name] for name in keep}, rows, rows_scored)
                 rows_scored += len(chunk)
                 advance("")
         notes = requests.judge()
 
     write_batches(output, score_chunks, schema)
     unknown = {name: number for name, number in requests.unknown.items() if number}
-    return Prediction(output, rows_scored, tuple(schema), unknown, time.perf_counter() - start, notes)
+    meanings = {score.column: score.meaning for score in scores}
+    return Prediction(output, rows_scored, tuple(schema), meanings, unknown, time.perf_counter() - start, notes)
 
 
 def _read_types(data: Path, reading: DataSettings, keep: Sequence[str]) -> "Mapping[str, pl.DataType]":
@@ -120,15 +131,15 @@ def _check_answers(
 
 
 def _make_schema(
-    signature: Signature, types: "Mapping[str, pl.DataType]", data: Path, output: Path, keep: Sequence[str]
+    scores: Sequence[ScoreColumn], types: "Mapping[str, pl.DataType]", data: Path, output: Path, keep: Sequence[str]
 ) -> "dict[str, pl.DataType]":
     """Return the columns of the result. Raises `UsageError` for a name or an output that cannot be a column."""
     for name in keep:
         if name not in types:
-            raise UsageError(f"--keep names '{name}', but the columns of {data} are {', '.join(types)}.")
-        if name in {o.name for o in signature.outputs}:
+            raise UsageError(describe_missing_column(data, name, types, "which --keep names"))
+        if name in {score.column for score in scores}:
             raise UsageError(f"--keep names '{name}', but an output of the model has the same name: leave it out.")
-    schema = {name: types[name] for name in keep} | {o.name: _column_type(o) for o in signature.outputs}
+    schema = {name: types[name] for name in keep} | {score.column: _column_type(score.output) for score in scores}
     lists = [name for name, kind in schema.items() if kind.is_nested()]
     if lists and output.suffix.lower() == ".csv":
         raise UsageError(f"'{lists[0]}' is a list in each row, which CSV does not hold: write a .parquet file.")
@@ -163,7 +174,7 @@ def _score(
     chunk: "pl.DataFrame",
     requests: EncodedRows,
     session: Any,
-    signature: Signature,
+    scores: Sequence[ScoreColumn],
     keep: "Mapping[str, pl.DataType]",
     size: int,
     first_row: int,
@@ -177,10 +188,10 @@ def _score(
     ]
     _check_answers(request, answers, first_row)
     columns = [_cast(chunk[name], dtype) for name, dtype in keep.items()]
-    for tensor in signature.outputs:
-        values = np.concatenate([answer[tensor.name] for answer in answers])
+    for score in scores:
+        values = score.convert(np.concatenate([answer[score.output.name] for answer in answers]))
         columns.append(
-            pl.Series(tensor.name, values.ravel() if values.shape[1:] == (1,) else values, _column_type(tensor))
+            pl.Series(score.column, values.ravel() if values.shape[1:] == (1,) else values, _column_type(score.output))
         )
     return pl.DataFrame(columns)
 

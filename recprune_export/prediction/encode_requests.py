@@ -10,6 +10,7 @@ import numpy as np
 
 from recprune_export.bundle._verify import reject_invalid_sections
 from recprune_export.bundle.manifest.manifest import ENCODING, Manifest
+from recprune_export.column_names import check_columns_exist
 from recprune_export.data.arrays import ArraySpec, check_input_array, find_input_columns
 from recprune_export.data.clicks import check_numbers, check_types
 from recprune_export.data.csv_format import CsvOptions
@@ -18,7 +19,7 @@ from recprune_export.data.encoding.numeric_columns import count_missing_numbers
 from recprune_export.data.encoding.unknown_values import UnknownValues, count_unknown, judge_unknown
 from recprune_export.data.named_columns import stack_columns
 from recprune_export.data.tabular_files import describe_encoding, read_column_names, scan
-from recprune_export.errors import BundleError, DataError, UsageError
+from recprune_export.errors import BundleError, UsageError
 from recprune_export.program.input_rules import find_bad_ids
 from recprune_export.program.signature import Input, Signature
 from recprune_export.settings import DataSettings
@@ -155,11 +156,8 @@ def _clip_to_dtype(values: np.ndarray, dtype: str) -> np.ndarray:
 def _check_columns(path: Path, frame: "pl.LazyFrame", columns: Sequence[str]) -> None:
     names = frame.collect_schema().names()
     missing = [name for name in columns if name not in names]
-    if missing:
-        several = f"; {len(missing)} are missing" if len(missing) > 1 else ""
-        raise DataError(
-            f"{path} has no column '{missing[0]}', which the model takes{several}; its columns are {', '.join(names)}."
-        )
+    several = f" ({len(missing)} are missing)" if len(missing) > 1 else ""
+    check_columns_exist(path, missing, names, f"which the model takes{several}")
 
 
 def _read_json(path: Path) -> Any:

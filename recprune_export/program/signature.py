@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from recprune_export.codec import OMIT_DEFAULT, DictMixin
+from recprune_export.column_names import did_you_mean, list_names
 from recprune_export.errors import UsageError
 
 BATCH = "batch"
@@ -74,7 +75,8 @@ class Signature(DictMixin):
         unknown = next((name for name in names if name not in known), None)
         if unknown is not None:
             raise UsageError(
-                f"--shared-inputs names '{unknown}', which is no input with a batch; choose from {', '.join(known)}."
+                f"--shared-inputs names '{unknown}', which is no input with a batch; choose from {list_names(known)}"
+                f"{did_you_mean(unknown, known)}"
             )
         if names and set(names) == set(known):
             raise UsageError("--shared-inputs names every input; leave out those that differ between candidates.")

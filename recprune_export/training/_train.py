@@ -28,11 +28,12 @@ from recprune_export.data.splits.row_split import SplitSizes
 from recprune_export.errors import UsageError
 from recprune_export.metrics.evaluator import make_evaluator
 from recprune_export.metrics.observations import LabelPredictor, observe
+from recprune_export.output_files import check_free_space, check_output_file
 from recprune_export.recommenders.catalogue import build_recommender, is_multi_task, is_sequential
 from recprune_export.recommenders.input_spec import InputSpec
 from recprune_export.recommenders.sasrec import SCORES, SASRec
 from recprune_export.settings import DEFAULT_EVALUATION_SETTINGS, DataSettings, EvaluationSettings, LabelSettings
-from recprune_export.training.checkpoint import Checkpoint, check_writable
+from recprune_export.training.checkpoint import Checkpoint
 from recprune_export.training.label_losses import RowLosses, mean_label_loss
 from recprune_export.training.loop import FitResult, fit
 
@@ -86,7 +87,7 @@ def train(
 
     Raises `UsageError` for invalid options, `DataError` for an invalid file.
     """
-    check_writable(output)
+    check_output_file(output)
     config = dict(config or {})
     sequential = is_sequential(recommender)
     if not sequential:
@@ -259,6 +260,7 @@ def _train(
     evaluator = make_evaluator(evaluation, data.label_kinds)
     deciding = evaluator.require_deciding(valid, "valid")
     module = build_recommender(recommender, spec, config)
+    check_free_space({output: sum(p.nbytes for p in module.parameters())}, "the checkpoint")
     predict = make_label_predictor(module, spec)
 
     def loss(batch: Any) -> Tensor:

@@ -26,6 +26,7 @@ from recprune_export.bundle.manifest.manifest_sections import (
     QualityVerdictSection,
     QuantizationSection,
     RewriteEntry,
+    ScoreEntry,
     SessionSection,
     Sha256,
     SignatureSection,
@@ -80,6 +81,10 @@ class Manifest(BaseModel):
     ]
     opset: Annotated[int, Field(ge=13, description=f"ONNX operator set of {MODEL}")]
     signature: Annotated[Object, PublishedAs(SignatureSection)]
+    scores: Annotated[
+        dict[str, Annotated[Object, PublishedAs(ScoreEntry)]],
+        Field(description="meaning of each output, by its name; empty in bundles that were made before it was stated"),
+    ] = Field(default_factory=dict)
     counts: Annotated[
         Object,
         PublishedAs(CountsSection),

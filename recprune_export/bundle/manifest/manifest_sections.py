@@ -101,6 +101,21 @@ class SignatureSection(TypedDict):
 
 
 @with_config(CLOSED)
+class ScoreEntry(TypedDict):
+    """Meaning of the numbers of an output."""
+
+    kind: Annotated[
+        Name | None,
+        Field(
+            description="logit, probability, classes (logits of each), class probabilities, ranking (scores of all items, trained "
+            "with softmax), scores (of items or candidates, of unknown scale) or value; null if not known"
+        ),
+    ]
+    label: Annotated[Name | None, Field(description="the label that the output predicts; null if not known")]
+    meaning: Annotated[str, Field(description="the same as a sentence")]
+
+
+@with_config(CLOSED)
 class VocabularySummary(TypedDict):
     """Encoding of raw values as ids of one input; the values themselves are in the encoding file."""
 

@@ -8,6 +8,7 @@ from recprune_export.bundle.servers.kserve import REQUEST
 from recprune_export.bundle.servers.triton import make_model_name
 from recprune_export.data.encoding.canonical_text import CANONICAL_TEXT_RULE
 from recprune_export.onnx.runtime.session import SessionOptions
+from recprune_export.output_meaning import read_meanings
 
 _TEMPLATE = """\
 # {name}
@@ -21,6 +22,8 @@ A recommender as an ONNX model for CPU, written by recprune-export. `recprune-ex
 | | name | dtype | shape | ids |
 |---|---|---|---|---|
 {rows}
+
+{meanings}
 
 {rules}{ignored}The batch may have any size.{shared} `samples/outputs.npz` is the answer to `samples/inputs.npz`; `manifest.json` states the
 tolerances, sizes, quality and latency, and `report.html` shows them. `model.pt2` is the same model for PyTorch
@@ -69,6 +72,7 @@ def render_readme(
     signature: Mapping[str, Any],
     session: SessionOptions,
     *,
+    scores: Mapping[str, Any],
     encoding: bool,
     ignored: Sequence[str] = (),
     shared_rows: Mapping[str, Any] | None = None,
@@ -78,10 +82,10 @@ def render_readme(
 ) -> str:
     """Return the README of a bundle.
 
-    `signature`: result of `Signature.to_dict()`; `session`: options in the code that loads the model; `encoding`: whether the
-    bundle contains `encoding.json`; `ignored`: inputs, or columns of inputs, that the model does not read; `shared_rows`:
-    result of `RowReport.to_dict()`; `quantization`: that section of the manifest; `serving`: names of the files for servers;
-    `figures`: results of `describe_figures`.
+    `signature`: result of `Signature.to_dict()`; `session`: options in the code that loads the model; `scores` and
+    `quantization`: these sections of the manifest; `encoding`: whether the bundle contains `encoding.json`; `ignored`: inputs,
+    or columns of inputs, that the model does not read; `shared_rows`: result of `RowReport.to_dict()`; `serving`: names of
+    the files for servers; `figures`: results of `describe_figures`.
     """
     kinds = (("input", signature["inputs"]), ("output", signature["outputs"]))
     rows = "\n".join(_row(kind, tensor) for kind, tensors in kinds for tensor in tensors)
@@ -91,6 +95,7 @@ def render_readme(
         name=name,
         rows=rows,
         rules=describe_input_rules(signature["inputs"], encoding=encoding),
+        meanings="\n".join(f"- `{name}` is {text}." for name, text in describe_outputs(signature, scores).items()),
         code=render_calling_code(session),
         ignored=_describe_ignored(ignored),
         shared=shared_note,
@@ -174,6 +179,12 @@ def _row(kind: str, tensor: Mapping[str, Any]) -> str:
     return (
         f"| {kind} | `{tensor['name']}` | {tensor['dtype']} | ({shape}) | {describe_id_ranges(tensor.get('ids', ()))} |"
     )
+
+
+def describe_outputs(signature: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, str]:
+    """Return the meaning of each output, by name."""
+    names = [output["name"] for output in signature["outputs"]]
+    return {name: meaning.meaning for name, meaning in read_meanings(scores, names).items()}
 
 
 def describe_id_ranges(ranges: Any) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from recprune_export.cli.input_paths import DATA, PLAN
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, job_options, loading_options, reading_options
 from recprune_export.cli.parse_values import model_source
@@ -39,10 +40,10 @@ from recprune_export.settings import BAD_IDS
     metavar="STRENGTH",
     help="Train under a group lasso first, so that channels are zero before they go. Takes as long as the tuning; try 1.",
 )
-@click.option("--plan", "plan_file", type=FILE, help="Apply this plan.json instead of making one.")
+@click.option("--plan", "plan_file", type=PLAN, help="Apply this plan.json instead of making one.")
 @click.option("--plan-only", is_flag=True, help="Print the plan as JSON and stop.")
 @click.option("--sparsity-schedule", type=click.Choice(["gradual", "one-shot"]), default="gradual", show_default=True)
-@click.option("--data", type=FILE, help="CSV, Parquet or NPZ with rows to tune and measure on.")
+@click.option("--data", type=DATA, help="CSV, Parquet or NPZ with rows to tune and measure on.")
 @click.option(
     "--pruning-stages", type=int, default=1, show_default=True, help="Prune and tune so often, a fraction each time."
 )

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from recprune_export.cli.input_paths import DATA
 from recprune_export.cli.main_group import main
-from recprune_export.cli.options import FILE, loading_options, reading_options
+from recprune_export.cli.options import loading_options, reading_options
 from recprune_export.cli.parse_values import parse_json_object
 from recprune_export.cli.tables import make_console, make_table, print_json, rewrite_table
 from recprune_export.figures import format_bytes, format_significant
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 )
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="For a bundle: of the machine.")
 @click.option("--scores", is_flag=True, help="Also rank the channels of each group by every score, and compare.")
-@click.option("--data", type=FILE, help="For --scores: rows; without, requests are drawn from the signature.")
+@click.option("--data", type=DATA, help="For --scores: rows; without, requests are drawn from the signature.")
 @click.option("--label", "labels", multiple=True, metavar="COLUMN", help="For models that are not our checkpoints.")
 @reading_options
 @click.option("--fields", is_flag=True, help="Also say which whole fields can go.")

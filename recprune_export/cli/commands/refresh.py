@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from recprune_export.cli.input_paths import BUNDLE, DATA, MODEL
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import (
     FILE,
@@ -18,7 +19,15 @@ from recprune_export.cli.options import (
     split_options,
 )
 from recprune_export.cli.parse_values import parse_json_object
-from recprune_export.cli.tables import VERDICT_STYLES, format_figure, make_console, make_table, print_json, print_notes
+from recprune_export.cli.tables import (
+    VERDICT_STYLES,
+    format_figure,
+    make_console,
+    make_table,
+    print_json,
+    print_notes,
+    prints_after_work,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,13 +42,13 @@ _PRINTED_DRIFTS = 12
 
 
 @main.command()
-@click.argument("bundle", type=FILE)
-@click.option("--data", type=FILE, required=True, help="CSV, Parquet or NPZ with new rows.")
+@click.argument("bundle", type=BUNDLE)
+@click.option("--data", type=DATA, required=True, help="CSV, Parquet or NPZ with new rows.")
 @click.option("--label", "labels", multiple=True, metavar="COLUMN", help="[default: as when the bundle was made]")
 @label_options
 @metric_options
 @click.option(
-    "--model", type=FILE, help="The dense model, or its successor.  [default: the file the bundle was made of]"
+    "--model", type=MODEL, help="The dense model, or its successor.  [default: the file the bundle was made of]"
 )
 @source_options
 @split_options
@@ -123,6 +132,7 @@ def refresh(
         print_result(result, as_json=False)
 
 
+@prints_after_work
 def print_drift_report(report: "DriftReport") -> None:
     """Print quality, drift, regrets and the verdict on a bundle."""
     console, quality = make_console(), report.quality
@@ -146,6 +156,7 @@ def print_drift_report(report: "DriftReport") -> None:
     console.print(f"Verdict: {report.sentence}", highlight=False, soft_wrap=True, markup=False)
 
 
+@prints_after_work
 def print_refresh_json(report: "DriftReport", result: "CompressionResult | None") -> None:
     """Print the report and, where the model was compressed again, the new bundle and its manifest."""
     new = {} if result is None else {"refreshed": str(result.target), "manifest": result.manifest.to_dict()}

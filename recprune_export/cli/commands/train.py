@@ -5,10 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from recprune_export.cli.input_paths import DATA
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, data_options
 from recprune_export.cli.parse_values import parse_integers
-from recprune_export.cli.tables import make_console, make_table, print_json, print_notes, quote_for_shell
+from recprune_export.cli.tables import (
+    make_console,
+    make_table,
+    print_json,
+    print_notes,
+    prints_after_work,
+    quote_for_shell,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +49,7 @@ FIT_OPTIONS = ("epochs", "batch_size", "learning_rate", "patience", "seed")
 
 
 @main.command()
-@click.option("--data", type=FILE, required=True, help="CSV or Parquet.")
+@click.option("--data", type=DATA, required=True, help="CSV or Parquet.")
 @click.option(
     "--recommender", default="dlrm", show_default=True, help="two_tower, neumf, deepfm, dlrm, dcn_v2, mmoe, sasrec."
 )
@@ -75,6 +83,7 @@ def train(data: Path, recommender: str, output: Path, as_json: bool, quiet: bool
     print_training(result, data, as_json=as_json)
 
 
+@prints_after_work
 def print_training(training: "TrainingResult", data: Path, *, as_json: bool) -> None:
     """Print the epochs, the test metrics and the checkpoint of a training on `data`."""
     checkpoint = training.checkpoint
