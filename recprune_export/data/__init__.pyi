@@ -24,6 +24,7 @@ from .encoding.vocabulary import Vocabulary as Vocabulary
 from .encoding.vocabulary_index import encoding_summary as encoding_summary
 from .generate import generate_clicks as generate_clicks
 from .generate import generate_sequences as generate_sequences
+from .labels import LabelKind as LabelKind
 from .npz import MAX_EXAMPLE_BYTES as MAX_EXAMPLE_BYTES
 from .npz import read_npz as read_npz
 from .rows import Ragged as Ragged
