@@ -97,7 +97,7 @@ class Subject:
         """Train, or take what was trained before, and export."""
         known = trained(name, case, settings.seed, folder, cache)
         loaded = load_model(known.checkpoint, None, {})
-        task = make_task(loaded, folder / case.data, (), settings.finetuning, settings.seed)
+        task = make_task(loaded, folder / case.data, (), settings)
         own = cache / "onnx" / f"{slug(name)}-{settings.seed}"
         own.mkdir(parents=True, exist_ok=True)
         file = export_onnx(loaded.program, own / DENSE, rewrites=())

@@ -3,9 +3,10 @@
     python benchmarks/latency.py [--models dlrm,deepfm] [--latency-batch-sizes 1,32,256,1024] [--threads 1,2] [--seconds 3]
 
 Untrained weights, structure alone removed, at random: latency does not depend on which channels go. Contestants of one
-model, batch and number of threads take turns in one process, on another request each round. What cannot take part is named,
-with the reason. What was measured with the same versions and options is kept in --cache, so that one model can be measured again. Writes
-tables and a plot of all that is known into docs/ (or where --write says), prints the same, and JSON as the last line.
+model, batch and number of threads are measured as the main job does: in turns, on another request each round, in new
+sessions. What cannot take part is named, with the reason. What was measured with the same versions and options
+is kept in --cache, so that one model can be measured again. Writes tables and a plot of all that is known into docs/ (or where
+--write says), prints the same, and JSON as the last line.
 """
 
 import json
@@ -34,7 +35,6 @@ from recprune_export.validation import (
     Backend,
     LatencyReport,
     RequestCycle,
-    block_resamples,
     count_requests,
     make_onnxruntime_backend,
     measure_latency,
@@ -44,7 +44,6 @@ from recprune_export.validation.edge_requests import RequestArrays
 
 REFERENCE = "plain dense ONNX"
 SPARSITIES = (0.7, 0.9)
-PERCENT = 20
 DOCS = Path(__file__).parent.parent / "docs"
 KEPT = "latency.jsonl"
 
@@ -151,16 +150,8 @@ def _in_torch(name: str, module: nn.Module) -> Backend:
 
 
 def times_faster(report: LatencyReport, batch: int, name: str) -> Estimate:
-    """Return how many times faster than the reference a contestant is, by their 20th percentiles.
-
-    What else the machine does interrupts the longer runs more often, and would count for the shorter ones. The interval
-    is a bootstrap over blocks of rounds.
-    """
-    slow, fast = report.samples[batch][REFERENCE], report.samples[batch][name]
-    rounds = block_resamples(len(slow), np.random.default_rng(0))
-    resampled = np.percentile(slow[rounds], PERCENT, axis=1) / np.percentile(fast[rounds], PERCENT, axis=1)
-    low, high = np.percentile(resampled, (2.5, 97.5))
-    return Estimate(float(np.percentile(slow, PERCENT) / np.percentile(fast, PERCENT)), float(low), float(high))
+    """Return how many times faster than the reference a contestant is, by the protocol of the main job."""
+    return report.ratio(batch, REFERENCE, name)
 
 
 def table(prepared: Prepared, report: LatencyReport) -> str:
@@ -279,8 +270,8 @@ def main(
     plot({told: result for told, result in summary.items() if told.endswith("1 thread")}, write / "latency.svg")
     packages = ", ".join(f"{name} {machine['packages'][name]}" for name in ("torch", "onnxruntime"))
     intro = (
-        f"Medians, and in brackets how many times faster than {REFERENCE}, by the {PERCENT}th percentiles, which other work "
-        "on the machine disturbs least (95 % intervals); contestants interleaved in one process, other ids each round; "
+        f"Medians with warm caches, and in brackets how many times faster than {REFERENCE} (95 % intervals over new sessions); "
+        "contestants take turns in one process, other ids each round; "
         f"{machine['cpu']}, {machine['cores']} cores, {packages}. Untrained weights, structure removed at random. "
         "Torch-Pruning removes none of the tables; it is held to the same number of parameters in the rest."
         f"{' ' + remark if remark else ''}\n\n"

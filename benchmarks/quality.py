@@ -61,7 +61,7 @@ METHODS = {
     "variance": Method("variance", refit=False),
     "taylor": Method("taylor", refit=False),
     "taylor, refitted": Method("taylor", refit=True),
-    "ours": Method("auto", refit=True),
+    "ours": Method("output-error", refit=True),
 }
 
 
@@ -88,7 +88,7 @@ def measure(
     known = trained(case, CASES[case], seed, folder, cache)
     loaded = load_model(known.checkpoint, None, {})
     settings = Settings(seed=seed)
-    task = make_task(loaded, folder / CASES[case].data, (), settings.finetuning, seed)
+    task = make_task(loaded, folder / CASES[case].data, (), settings.with_options(seed=seed))
     short = shortened(task, known, loaded.program)
     metric, dense = _metric(loaded.program, task)
     for name, sparsity in wanted:

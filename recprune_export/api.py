@@ -50,9 +50,6 @@ from recprune_export.search._sweep import sweep as run_sweep
 from recprune_export.search.trial_files import make_folder
 from recprune_export.search.trials import Trial, Trials
 from recprune_export.settings import (
-    EvaluationSettings,
-    FineTuningSettings,
-    LabelSettings,
     Settings,
     rename_former_options,
 )
@@ -107,9 +104,7 @@ def compress(
         with show_status("Opening the model"):
             loaded = load_model(model, example_inputs, source or {})
         with show_status("Reading rows"):
-            task = make_task(
-                loaded, data, labels, settings.finetuning, settings.seed, settings.labels, settings.evaluation
-            )
+            task = make_task(loaded, data, labels, settings)
         return compress_loaded(
             loaded,
             task,
@@ -177,10 +172,12 @@ def sweep(
     """
     folder = Path(target)
     loaded = load_model(model, example_inputs, source or {})
-    task = make_task(loaded, data, labels, settings.finetuning, settings.seed, settings.labels, settings.evaluation)
+    task = make_task(loaded, data, labels, settings)
+    for note in task.notes if isinstance(task, LabeledRows) else ():
+        print_status(note)
     make_folder(folder)
     trials = Trials(loaded.program, settings, task, folder / "trials.json", artifacts=True)
-    result = run_sweep(trials, sparsities, on_trial)
+    result = run_sweep(trials, sparsities, on_trial, max_drop=settings.search.max_drop)
     result.save(folder / SWEEP, file_identity(Path(model)) if isinstance(model, Path | str) else None)
     return result
 
@@ -196,7 +193,7 @@ def dump_plan(
 ) -> str:
     """Return, as JSON, the plan that `compress` would apply; of several stages all but the last are tuned for it."""
     loaded = load_model(model, example_inputs, source or {})
-    task = make_task(loaded, data, labels, settings.finetuning, settings.seed, settings.labels, settings.evaluation)
+    task = make_task(loaded, data, labels, settings)
     plan = plan_all_stages(loaded.program, settings.pruning, settings.finetuning, task, seed=settings.seed)
     return json.dumps(plan.to_dict(), indent=1)
 
@@ -217,7 +214,7 @@ def compute_sensitivity(
     Raises `PruningError` where nothing can be pruned.
     """
     loaded = load_model(model, example_inputs, source or {})
-    task = make_task(loaded, data, labels, settings.finetuning, settings.seed, settings.labels, settings.evaluation)
+    task = make_task(loaded, data, labels, settings)
     return measure_sensitivity(make_projected_score_inputs(loaded.program, task, settings.seed))
 
 
@@ -256,10 +253,7 @@ def make_task(
     loaded: LoadedModel,
     data: Data | None,
     labels: str | Sequence[str],
-    finetuning: FineTuningSettings,
-    seed: int = 0,
-    label_settings: LabelSettings = DEFAULT_SETTINGS.labels,
-    evaluation: EvaluationSettings = DEFAULT_SETTINGS.evaluation,
+    settings: Settings = DEFAULT_SETTINGS,
 ) -> Task:
     """Read the rows to tune on: encoded ones for a reference recommender, plain ones for others, sampled ones without data.
 
@@ -268,32 +262,25 @@ def make_task(
     """
     labels = (labels,) if isinstance(labels, str) else tuple(labels)
     if data is None:
-        return make_sampled_task(loaded.program, finetuning, evaluation)
-    task = _read_task(loaded, data, labels, seed, label_settings, evaluation)
-    tuning = apply_finetuning_settings(task.config, finetuning)
+        return make_sampled_task(loaded.program, settings.finetuning, settings.evaluation)
+    task = _read_task(loaded, data, labels, settings)
+    tuning = apply_finetuning_settings(task.config, settings.finetuning)
     _ = task.deciding  # a metric that does not fit is reported before the work
     return replace(task, config=tuning)
 
 
-def _read_task(
-    loaded: LoadedModel,
-    data: Data,
-    labels: tuple[str, ...],
-    seed: int,
-    label_settings: LabelSettings,
-    evaluation: EvaluationSettings,
-) -> LabeledRows | NextItems:
-    program = loaded.program
+def _read_task(loaded: LoadedModel, data: Data, labels: tuple[str, ...], settings: Settings) -> LabeledRows | NextItems:
+    program, evaluation = loaded.program, settings.evaluation
     if loaded.checkpoint is None:
         if not labels:
             raise UsageError(
                 "A model that recprune-export did not train needs the labels' names beside --data: give --label."
             )
-        rows = read_arrays(data, program.signature, labels, seed, label_settings, group=evaluation.group)
+        rows = read_arrays(data, program.signature, labels, settings.seed, settings.labels, group=evaluation.group)
         return LabeledRows(rows, make_objective(program, labels, rows.label_values), CLICK_DEFAULTS, evaluation)
     if not isinstance(data, Path | str):
         raise UsageError("A checkpoint of `train` encodes raw rows: give the path of a CSV or Parquet file as data.")
-    encoded = read_encoded(Path(data), loaded.checkpoint.encoder, label_settings, evaluation.group)
+    encoded = read_encoded(Path(data), loaded.checkpoint.encoder, settings.labels, evaluation.group)
     labels = loaded.checkpoint.spec.labels
     if isinstance(encoded, SequenceData):
         return NextItems(encoded, make_objective(program, labels), RANKING_DEFAULTS, evaluation)

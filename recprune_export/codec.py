@@ -22,7 +22,7 @@ missing take their defaults.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from enum import Enum
 from functools import cache
 from math import isfinite
@@ -157,8 +157,10 @@ def _encode_fields(value: Any) -> dict[str, Any]:
 
 
 def _encode_field(declared: "Field[Any]", value: Any) -> dict[str, Any]:
-    if "omit_default" in declared.metadata and value == declared.default:
-        return {}
+    if "omit_default" in declared.metadata:
+        factory = declared.default_factory
+        if value == (declared.default if factory is MISSING else factory()):
+            return {}
     forms = [form for form in getattr(declared.type, "__metadata__", ()) if isinstance(form, JsonForm)]
     written = forms[0].write(value) if forms else encode(value)
     if "flattened" in declared.metadata:

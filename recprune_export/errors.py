@@ -1,8 +1,8 @@
 """The hierarchy of errors for the user.
 
     RecpruneError
-    ├── ValidationFailed      1   a parity, latency or quality check failed and nothing was written, or a gate of `check` failed
-    ├── Undecided             5   `check` could not decide within its time whether the artifact has become slower
+    ├── ValidationFailed      1   a parity, latency or quality check failed and nothing was written, or a claim was judged and fails
+    ├── Undecided             5   a claim was judged and cannot be told by these rows or measurements (`--undecided pass|fail`)
     ├── UsageError            2   an invalid option, target directory or combination of options
     ├── InputFileError        3   a file that is missing, damaged or of the wrong kind
     │   ├── DataError             ... rows: CSV, Parquet, NPZ
@@ -13,8 +13,8 @@
         ├── PruningError
         └── ExportError
 
-The number is the exit code of the command line. A message is one sentence in the user's terms that states
-the problem, its location and the remedy.
+The number is the exit code of the command line; 0 means that the job was done and that what was judged holds. A message is
+one sentence in the user's terms that states the problem, its location and the remedy.
 """
 
 
@@ -25,13 +25,13 @@ class RecpruneError(Exception):
 
 
 class ValidationFailed(RecpruneError):
-    """An artifact that did not pass its checks, or is worse than the one it is compared with."""
+    """An artifact that did not pass its checks, or a claim that fails: its interval lies beyond the limit."""
 
     exit_code = 1
 
 
 class Undecided(RecpruneError):
-    """Measurements that do not decide whether an artifact passes."""
+    """A claim that cannot be told: its limit lies within the interval of the rows or measurements."""
 
     exit_code = 5
 

@@ -29,7 +29,7 @@ class PruningSettings:
     prune_fields: int = 0
     prune_rows: float | Literal["auto"] | None = None
     structured_fraction: float | None = None
-    score: str = "auto"
+    score: str = "output-error"
     width_multiple: int = 16
     refit: bool = True
     pruning_stages: int = 1
@@ -192,10 +192,16 @@ class LatencySettings:
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """The quality or the speed that a search of the sparsity reaches, beginning at `sparsity`; without either it is given."""
+    """The quality or the speed that a search of the sparsity reaches, beginning at `sparsity`; without either it is given.
+
+    `target_batch_sizes` are those whose mean speed-up has to reach the target, by default all that are measured. `undecided`
+    states whether trials pass or fail whose verdict the rows leave open.
+    """
 
     max_drop: float | None = None
     target_speedup: float | None = None
+    target_batch_sizes: tuple[int, ...] | None = None
+    undecided: Literal["pass", "fail"] | None = None
 
     def __post_init__(self) -> None:
         if self.max_drop is not None and self.target_speedup is not None:
@@ -204,6 +210,10 @@ class SearchSettings:
             raise UsageError(f"--max-drop must lie in (0, 1), got {self.max_drop:g}; 0.001 allows .001 of the metric.")
         if self.target_speedup is not None and not self.target_speedup > 1.0:
             raise UsageError(f"--target-speedup must be above 1, got {self.target_speedup:g}.")
+        if self.target_batch_sizes is not None and self.target_speedup is None:
+            raise UsageError("--target-batch-sizes states where --target-speedup is reached: give that as well.")
+        if self.undecided not in (None, "pass", "fail"):
+            raise UsageError(f"--undecided must be pass or fail, got '{self.undecided}'.")
 
 
 @dataclass(frozen=True, init=False)
@@ -279,7 +289,7 @@ _SECTIONS: dict[str, Any] = {
 }
 
 
-# Names that options had in bundles of earlier releases.
+# Names that options had in bundles of earlier releases; the score `auto` was the default one.
 _FORMER_NAMES = {
     "batches": "latency_batch_sizes",
     "licence": "license",
@@ -292,12 +302,13 @@ _FORMER_NAMES = {
 
 
 def rename_former_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `options` with former names replaced.
+    """Return `options` with former names and values replaced.
 
-    >>> rename_former_options({"batches": (1,), "epochs": 2})
-    {'latency_batch_sizes': (1,), 'epochs': 2}
+    >>> rename_former_options({"batches": (1,), "score": "auto"})
+    {'latency_batch_sizes': (1,), 'score': 'output-error'}
     """
-    return {_FORMER_NAMES.get(name, name): value for name, value in options.items()}
+    options = {_FORMER_NAMES.get(name, name): value for name, value in options.items()}
+    return {**options, "score": PruningSettings.score} if options.get("score") == "auto" else options
 
 
 def parse_row_fraction(text: str) -> float | Literal["auto"]:
@@ -314,8 +325,8 @@ def parse_row_fraction(text: str) -> float | Literal["auto"]:
         raise UsageError(f"--prune-rows '{text}' is no number; write for example 0.5, or auto.") from error
 
 
-def parse_batch_sizes(text: str) -> tuple[int, ...]:
-    """Parse a list of batch sizes.
+def parse_batch_sizes(text: str, option: str = "--latency-batch-sizes") -> tuple[int, ...]:
+    """Parse a list of batch sizes that `option` gives.
 
     >>> parse_batch_sizes("1, 256")
     (1, 256)
@@ -323,9 +334,9 @@ def parse_batch_sizes(text: str) -> tuple[int, ...]:
     try:
         sizes = tuple(int(word) for word in text.split(","))
     except ValueError as error:
-        raise UsageError(f"--latency-batch-sizes '{text}' is no list of numbers; write for example 1,256.") from error
+        raise UsageError(f"{option} '{text}' is no list of numbers; write for example 1,256.") from error
     if min(sizes) < 1:
-        raise UsageError("--latency-batch-sizes must name at least one batch size of 1 or more, for example 1,256.")
+        raise UsageError(f"{option} must name at least one batch size of 1 or more, for example 1,256.")
     return tuple(dict.fromkeys(sizes))
 
 

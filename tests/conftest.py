@@ -32,6 +32,8 @@ def brief_measurements() -> Iterator[None]:
     """Let jobs measure latency and cold starts for a moment only: no test asserts a speed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(closed_loop.measure_latency.__kwdefaults__, "seconds", 0.2)
+        patch.setattr(closed_loop, "SESSION_SETS", 2)
+        patch.setattr(closed_loop, "COLD_ROUNDS", 2)
         patch.setattr(footprint.measure_footprints, "__defaults__", (1,))
         patch.setattr(measure_artifact, "SECONDS", 0.2)
         yield

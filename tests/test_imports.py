@@ -16,7 +16,9 @@ STAGES = [
     "quantization", "bundle", "prediction", "gate", "report", "pipeline",
 ]  # fmt: skip
 ON_TOP = {"inspection", "diagnostics", "search", "api", "refresh", "cli", "__main__", "__init__"}
-FREE = {"errors", "progress", "environment", "settings", "license", "provenance", "codec", "evidence"}
+FREE = {
+    "errors", "progress", "environment", "settings", "license", "provenance", "codec", "evidence", "row_resolution", "figures",
+}  # fmt: skip
 
 
 def test_the_picture_in_the_architecture_shows_the_packages_in_the_order_of_imports() -> None:

@@ -12,6 +12,7 @@ from recprune_export.bundle._verify import read_manifest, read_samples
 from recprune_export.bundle.manifest.manifest import MODEL, SAMPLE_INPUTS, Manifest
 from recprune_export.codec import ToDictMixin, json_name
 from recprune_export.errors import ModelFileError
+from recprune_export.evidence import Estimate
 from recprune_export.onnx.cost.estimate import Cost, estimate_cost
 from recprune_export.onnx.cost.machine import Machine, this_machine
 from recprune_export.onnx.cost.profiler import Profile, profile_model
@@ -32,13 +33,13 @@ class ArtifactFile:
 
 @dataclass(frozen=True)
 class ArtifactInspection(ToDictMixin):
-    """Counts and estimated costs of a file; `multiples`: latency as a multiple of the floor, by batch, read from the manifest."""
+    """Counts and estimated costs of a file; `measured`: median latency in ms, by batch, read from the manifest."""
 
     name: str
     counts: Counts
     machine: Machine
     costs: Mapping[int, Cost] = field(metadata=json_name("cost"))
-    multiples: Mapping[int, float]
+    measured: Mapping[int, Estimate]
     rewrites: Sequence[Mapping[str, Any]]
 
 
@@ -78,9 +79,15 @@ def inspect_artifact(path: Path, batches: Sequence[int], threads: int) -> Artifa
         counts=counts,
         machine=machine,
         costs=costs,
-        multiples={int(batch): cost["multiple"] for batch, cost in saved_costs.items()},
+        measured={int(batch): _read_measured(cost) for batch, cost in saved_costs.items()},
         rewrites=artifact.manifest.rewrites if artifact.manifest else (),
     )
+
+
+def _read_measured(cost: Mapping[str, Any]) -> Estimate:
+    """Return the median of a section on costs; earlier bundles have no interval of it, and the estimate stands for the ends."""
+    low, high = cost.get("interval", (cost["multiple"], cost["multiple"]))
+    return Estimate(*(cost["floor"] * multiple for multiple in (cost["multiple"], low, high)))
 
 
 def profile_artifact(path: Path, batch: int, threads: int) -> Profile:

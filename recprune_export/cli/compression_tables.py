@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from recprune_export.cli.headline import print_headline
 from recprune_export.cli.latency_tables import footprint_table, print_latency
 from recprune_export.cli.tables import (
     format_figure,
@@ -13,6 +14,8 @@ from recprune_export.cli.tables import (
     quote_for_shell,
     rewrite_table,
 )
+from recprune_export.evidence import Estimate
+from recprune_export.figures import format_bytes, format_ratio, format_share, format_significant, format_speed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,6 +31,7 @@ def print_result(result: "CompressionResult", *, as_json: bool) -> None:
         return print_json(result.manifest.to_dict())
 
     console = make_console()
+    print_headline(result)
     console.print(_make_size_table(result))
     if result.manifest.plan["fields"]["removed"]:
         console.print(_make_field_table(**result.manifest.plan["fields"]))
@@ -51,22 +55,23 @@ def print_result(result: "CompressionResult", *, as_json: bool) -> None:
     while stage is not None:
         console.print(f"Pruned equals masked to {stage['soundness']['error']:.1e} in float64", highlight=False)
         stage = stage.get("then")
-    print_notes(result.notes)
+    print_notes(tuple(note for note in result.notes if note not in result.warnings))
     console.print(f"Bundle: {result.target} (ONNX opset {result.manifest.opset})", highlight=False, soft_wrap=True)
     console.print(f"Next: recprune-export verify {quote_for_shell(result.target)}", highlight=False, soft_wrap=True)
 
 
 def _make_size_table(result: "CompressionResult") -> "Table":
-    table = make_table("Size, counted in the ONNX files", "", "dense", "pruned", "non-zero", "gone")
+    title = "Size, counted in the ONNX files; zeros make a file neither smaller nor faster"
+    table = make_table(title, "", "dense", "pruned", "removed", "zero", "removed or zero")
     dense, pruned, reduction = result.counts["dense"], result.counts["pruned"], result.reduction
-    for section in ("tables", "rest"):
-        before, after, fraction = (getattr(counts, section) for counts in (dense, pruned, reduction))
-        table.add_row(
-            section, f"{before.parameters:,}", f"{after.parameters:,}", f"{after.nonzero:,}", f"{fraction:.1%}"
-        )
-    for name in ("operations", "bytes"):
-        before, after, fraction = (getattr(counts, name) for counts in (dense, pruned, reduction))
-        table.add_row(name, f"{before:,}", f"{after:,}", "", f"{fraction:.1%}")
+    for section, label in (("tables", "parameters, tables"), ("rest", "parameters, rest")):
+        before, after = (getattr(counts, section) for counts in (dense, pruned))
+        fractions = (getattr(of, section) for of in (reduction.removed, reduction.zeroed, reduction))
+        table.add_row(label, f"{before.parameters:,}", f"{after.parameters:,}", *map(format_share, fractions))
+    operations = (f"{counts.operations:,}" for counts in (dense, pruned))
+    table.add_row("multiply-adds of one row", *operations, format_share(reduction.operations), "", "")
+    sizes = (format_bytes(counts.bytes) for counts in (dense, pruned))
+    table.add_row("file", *sizes, format_share(reduction.bytes), "", "")
     return table
 
 
@@ -108,7 +113,7 @@ def _print_rows(console: "Console", report: "SharedRowReport") -> None:
     console.print(quality)
     console.print(
         f"Shared rows equal overwritten ones to {report.soundness.error:.1e} in float64; the remaps of ids take "
-        f"{report.remap_bytes:,} bytes of the file",
+        f"{format_bytes(report.remap_bytes)} of the file",
         highlight=False,
     )
 
@@ -119,8 +124,12 @@ def _make_floor_table(models: Mapping[str, Any]) -> "Table":
         "Floor of this machine in ms, and the median as a multiple of it", "", *(f"batch {b}" for b in batches)
     )
     for name, costs in models.items():
-        table.add_row(f"{name} ONNX", *(f"{costs[b]['floor']:.3f}, {costs[b]['multiple']:.1f}×" for b in batches))
+        table.add_row(f"{name} ONNX", *(_format_floor(costs[batch]) for batch in batches))
     return table
+
+
+def _format_floor(cost: Mapping[str, Any]) -> str:
+    return f"{format_significant(cost['floor'])}, {format_ratio(Estimate(cost['multiple'], *cost['interval']))}"
 
 
 def print_quantization(console: "Console", section: Mapping[str, Any]) -> None:
@@ -131,22 +140,27 @@ def print_quantization(console: "Console", section: Mapping[str, Any]) -> None:
     sizes, loss = section["bytes"], section["loss"]
     interval = loss["interval"]
     doubt = "" if interval is None else f" (95 % interval {interval[0]:+.5f} to {interval[1]:+.5f})"
-    faster = ", ".join(f"batch {batch} {ratio['estimate']:.2f}×" for batch, ratio in section["speedups"].items())
+    speeds = [f"batch {batch} {format_speed(_read_estimate(ratio))}" for batch, ratio in section["speedups"].items()]
     console.print(
-        f"Quantized: {sizes['before']:,} to {sizes['after']:,} bytes; {loss['metric']} loses {loss['lost']:.5f}{doubt}, allowed "
-        f"{loss['limit']:g}; answers off by {section['error']:.2%} of how much they vary"
-        + (f"; faster than in fp32: {faster}" if faster else ""),
+        f"Quantized: {' to '.join(format_bytes(sizes[key]) for key in ('before', 'after'))}; "
+        f"{loss['metric']} loses {loss['lost']:.5f}{doubt}, allowed "
+        f"{loss['limit']:g}, which {loss['verdict']}; answers off by {section['error']:.2%} of how much they vary"
+        + (f"; compared with fp32: {', '.join(speeds)}" if speeds else ""),
         highlight=False,
         markup=False,
     )
 
 
+def _read_estimate(values: Mapping[str, float]) -> Estimate:
+    return Estimate(values["estimate"], values["low"], values["high"])
+
+
 def _make_choice_table(title: str, choices: Sequence[Mapping[str, Any]]) -> "Table":
     batches = next((list(choice["speedups"]) for choice in choices if choice["speedups"]), [])
-    table = make_table(title, "", "shape", "form", *(f"batch {batch}" for batch in batches), "error", "bytes", "")
+    table = make_table(title, "", "shape", "form", *(f"batch {batch}" for batch in batches), "error", "size", "")
     for choice in choices:
         speeds = [format_figure(choice["speedups"].get(batch), ".2f") for batch in batches]
-        sizes = "→".join(f"{size:,}" for size in dict.fromkeys(choice["bytes"]))
+        sizes = "→".join(map(format_bytes, dict.fromkeys(choice["bytes"])))
         shape = "×".join(map(str, choice["shape"]))
         table.add_row(
             choice["name"],

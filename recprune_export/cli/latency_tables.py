@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from recprune_export.cli.tables import make_table
+from recprune_export.figures import format_bytes, format_ratio
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,17 +16,29 @@ if TYPE_CHECKING:
 
 def print_latency(console: "Console", report: "LatencyReport") -> None:
     console.print(_make_latency_table(report))
+    if report.cold:
+        console.print(_make_cold_table(report))
     for batch in report.samples:
         outliers = {name: report.outliers(batch, name) for name in report.backends}
         texts = [f"{o.count} of {name} (up to {o.largest[0][1]:.3f} ms)" for name, o in outliers.items() if o.count]
         if texts:
             console.print(f"Outliers at batch {batch}, included above: {', '.join(texts)}", highlight=False)
+    if report.cpu:
+        waits = [_describe_waiting(report, batch) for batch in report.samples]
+        console.print(f"Involuntary context switches: {', '.join(waits)}", highlight=False)
+
+
+def _describe_waiting(report: "LatencyReport", batch: int) -> str:
+    waiting = f" (waited {report.waiting(batch):.1%} of the time)" if report.threads == 1 else ""
+    return f"{report.preemptions[batch]:,} at batch {batch}{waiting}"
 
 
 def _make_latency_table(report: "LatencyReport") -> "Table":
+    import numpy as np
+
     batches = list(report.samples)
     table = make_table(
-        f"Latency in ms, p50 / p95 / p99, {format_threads(report.threads)}",
+        f"Latency in ms, p50 / p95 / p99, {format_threads(report.threads)}, warm caches",
         "",
         *(f"batch {batch}" for batch in batches),
     )
@@ -33,10 +46,29 @@ def _make_latency_table(report: "LatencyReport") -> "Table":
         times = [report.percentiles(batch, name) for batch in batches]
         table.add_row(name, *(f"{t.p50:.3f} / {t.p95:.3f} / {t.p99:.3f}" for t in times))
     last = report.backends[-1]
+    clock = "" if report.clock == "wall" else ", CPU time"
     for name in report.backends[:-1]:
-        ratios = [report.ratio(batch, name, last) for batch in batches]
-        cells = [f"{r.estimate:.2f}× [{r.low:.2f}, {r.high:.2f}]" for r in ratios]
-        table.add_row(f"{name} : {last}", *cells)
+        table.add_row(f"{name} : {last}{clock}", *(format_ratio(report.ratio(batch, name, last)) for batch in batches))
+    if report.cpu and report.threads == 1:
+        for name in report.backends:
+            table.add_row(f"{name}, CPU time", *(f"{np.median(report.cpu[batch][name]):.3f}" for batch in batches))
+    return table
+
+
+def _make_cold_table(report: "LatencyReport") -> "Table":
+    """Return a table of ONNX files after other memory was read, as in a server that does other work between requests."""
+    import numpy as np
+
+    from recprune_export.validation.latency.latency_constants import COLD_BYTES
+
+    batches, last = list(report.cold), report.backends[-1]
+    title = f"Latency in ms, p50, cold caches: after {format_bytes(COLD_BYTES)} of other memory were read"
+    table = make_table(title, "", *(f"batch {batch}" for batch in batches))
+    names = [name for name in report.backends if name.endswith("ONNX")]
+    for name in names:
+        table.add_row(name, *(f"{np.median(report.cold[batch][name]):.3f}" for batch in batches))
+    for name in names[:-1]:
+        table.add_row(f"{name} : {last}", *(format_ratio(report.cold_ratio(batch, name, last)) for batch in batches))
     return table
 
 
@@ -58,15 +90,13 @@ def open_loop_table(report: "OpenLoopReport") -> "Table":
 
 
 def footprint_table(report: "FootprintReport") -> "Table":
-    from recprune_export.gate.output.finding_rows import format_amount
-
     table = make_table(
         f"In a fresh process, batch {report.batch}", "", "load", "first request", "memory", "peak while loading"
     )
     for name in report.runs:
         typical = report.typical(name)
-        times = (format_amount(typical.load, "ms"), format_amount(typical.first_request, "ms"))
-        table.add_row(name, *times, format_amount(typical.memory, "bytes"), format_amount(typical.peak, "bytes"))
+        times = (f"{time:.3f} ms" for time in (typical.load, typical.first_request))
+        table.add_row(name, *times, format_bytes(typical.memory), format_bytes(typical.peak))
     return table
 
 

@@ -20,9 +20,10 @@ RESOURCE_MESSAGES = {
 INTERRUPTED = 130  # as a shell has it for a program that ended by Ctrl-C
 
 EPILOG = """\b
-Exit codes: 0 done; 1 a validation failed, nothing was written; 2 usage;
-3 bad input file; 4 the model cannot be captured, pruned or exported;
-5 `check` could not decide."""
+Exit codes: 0 done, and what was judged holds; 1 a validation failed and
+nothing was written, or what was judged fails; 2 usage; 3 bad input file;
+4 the model cannot be captured, pruned or exported; 5 it cannot be told
+(`--undecided pass` or `fail` makes it 0 or 1)."""
 
 
 class MainJobGroup(click.Group):

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from recprune_export.pruning.importance.scores.names import SCORE_DESCRIPTIONS
+from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR, SCORE_DESCRIPTIONS
 from recprune_export.settings import QUANTIZE
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -72,8 +72,8 @@ def job_options(command: F) -> F:
         (
             click.option(
                 "--score",
-                type=click.Choice(["auto", *SCORE_DESCRIPTIONS]),
-                default="auto",
+                type=click.Choice(list(SCORE_DESCRIPTIONS)),
+                default=OUTPUT_ERROR,
                 show_default=True,
                 help="Which channels go first.",
             ),

@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-# The target and the form of results differ between commands.
-COMMAND_ONLY = frozenset({"output", "as_json", "quiet"})
+# The target and the form of results differ between commands; the main job searches where `max_drop` is given.
+COMMAND_ONLY = frozenset({"output", "as_json", "quiet", "max_drop"})
 
 
 def reproduce_command(arguments: click.Context, command: click.Command) -> list[str]:

@@ -8,9 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from recprune_export.evidence import Verdict
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+
+VERDICT_STYLES = {Verdict.FAILS: "red", Verdict.UNDECIDED: "yellow", Verdict.SKIPPED: "dim"}
 
 
 def make_table(title: str, *columns: str) -> "Table":

@@ -25,8 +25,12 @@ from .encoding.vocabulary_index import encoding_summary as encoding_summary
 from .generate import generate_clicks as generate_clicks
 from .generate import generate_sequences as generate_sequences
 from .labels import LabelKind as LabelKind
+from .labels import LabelValues as LabelValues
+from .labels import infer_label_kind as infer_label_kind
 from .npz import MAX_EXAMPLE_BYTES as MAX_EXAMPLE_BYTES
 from .npz import read_npz as read_npz
+from .read_labels import LabelColumns as LabelColumns
+from .read_labels import read_labels as read_labels
 from .rows import Ragged as Ragged
 from .rows import Rows as Rows
 from .schema._infer_schema import SchemaOverrides as SchemaOverrides

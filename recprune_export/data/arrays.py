@@ -108,7 +108,9 @@ def load_arrays(
     if not all(len(s) for s in splits):
         raise DataError(f"{path} has {int(known.sum())} rows, too few to fill train, valid and test.")
     check_training_rows(path, splits[0])
-    return ArrayData(*splits, has_split_column=SPLIT in columns, label_values=read.values, notes=read.notes)
+    return ArrayData(
+        splits[0], splits[1], splits[2], has_split_column=SPLIT in columns, label_values=read.values, notes=read.notes
+    )
 
 
 def _is_zip(path: Path) -> bool:

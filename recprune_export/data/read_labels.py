@@ -53,7 +53,8 @@ def read_labels(
     notes = [note for label in read.values() for note in label.notes]
     if missing is not None and not any(label.stated for label in read.values()):
         notes.append(f"No label holds {missing}, the value of --missing-label.")
-    known = ~np.isnan(np.stack(list(labels.values()))).all(axis=0) if labels else np.ones(0, dtype=bool)
+    missing_labels = [np.isnan(values) for values in labels.values()]
+    known = ~np.logical_and.reduce(missing_labels) if labels else np.ones(0, dtype=bool)
     notes += _describe_missing(labels, known)
     summaries = {
         name: LabelValues.summarize(label.numbers, label.words, kinds.get(name)) for name, label in read.items()

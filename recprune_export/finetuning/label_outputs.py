@@ -50,7 +50,7 @@ def count_per_row(output: Output) -> int:
 def _choose_output(outputs: Sequence[Output], values: LabelValues) -> Output | None:
     """Return the first output of a size that fits, the sizes in the order of how well they fit."""
     is_classes = bool(values.words) or values.fixed is LabelKind.CLASSES or values.fits_classes(int(values.high) + 1)
-    if values.kind(2) is LabelKind.BINARY:
+    if values.kind(2) is LabelKind.BINARY and not values.words:
         return next((o for o in outputs if count_per_row(o) in (1, 2)), None)
     exact = len(values.words) or int(values.high) + 1
     sizes = [count_per_row(o) for o in outputs]

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ from recprune_export.errors import BundleError, ModelFileError, Undecided, Valid
 from recprune_export.evidence import Verdict, combine_verdicts
 from recprune_export.gate.artifact import Artifact, open_artifact
 from recprune_export.gate.compatibility import compare_signatures, make_common_signature
+from recprune_export.gate.cost_rules import collect_footprints, compare_costs
 from recprune_export.gate.findings import Finding, make_skipped_finding
-from recprune_export.gate.gate_constants import FOOTPRINT_PROCESSES, TIME_LIMIT
+from recprune_export.gate.gate_constants import TIME_LIMIT
 from recprune_export.gate.latency.paired_latency import Evidence, collect_samples, compare_latency, make_sampler
 from recprune_export.gate.latency.sequential_sampling import BASE, NEW
 from recprune_export.gate.limits import Limits
-from recprune_export.gate.regression_rules import compare_costs, compare_counts, compare_quality
+from recprune_export.gate.quality_rules import compare_quality
+from recprune_export.gate.regression_rules import compare_counts
 from recprune_export.onnx.runtime.session import make_session, run
 from recprune_export.program.signature import Signature
 from recprune_export.validation.edge_requests import make_edge_requests
@@ -29,7 +32,7 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True)
 class Check(ToDictMixin):
-    """Findings of all gates. `undecided`: the verdict as which an undecided latency counts."""
+    """Findings of all gates. `undecided`: the verdict as which gates count that cannot be told."""
 
     ENCODED = ("new", "base", "verdict", "findings", "latency", "threads", "seconds", "environment")
 
@@ -61,8 +64,8 @@ class Check(ToDictMixin):
         if self.verdict is Verdict.UNDECIDED:
             gates = ", ".join(f.gate for f in self.findings if f.verdict is Verdict.UNDECIDED)
             raise Undecided(
-                f"The measurements leave open whether {self.new} is slower than {self.base} ({gates}): give more "
-                "--time-limit, a quieter machine, or --undecided pass."
+                f"Whether {self.new} is worse than {self.base} cannot be told ({gates}): give more --time-limit, a quieter "
+                "machine or --data with more rows, or say --undecided pass or fail."
             )
 
 
@@ -79,8 +82,8 @@ def check(
 ) -> Check:
     """Compare two artifacts: bundles or plain ONNX files; gates without the needed information are skipped.
 
-    `time_limit`: seconds, for the latency gate alone. Raises `BundleError` and `ModelFileError` for an invalid file, or a
-    plain file whose valid requests cannot be derived from the graph.
+    `time_limit`: seconds for the latency gate, and as many for load time and peak memory. Raises `BundleError` and
+    `ModelFileError` for an invalid file, or a plain file whose valid requests cannot be derived from the graph.
     """
     start = time.perf_counter()
     new_artifact, base_artifact = open_artifact(new), open_artifact(base)
@@ -99,7 +102,9 @@ def check(
             n: (a.model.resolve(), replace(a.options, threads=threads))
             for n, a in ((NEW, new_artifact), (BASE, base_artifact))
         }
-        footprints = measure_footprints(models, signature, max(batches), FOOTPRINT_PROCESSES)
+        footprints = collect_footprints(
+            partial(measure_footprints, models, signature, max(batches)), NEW, BASE, limits, time_limit
+        )
         findings += compare_costs(footprints, NEW, BASE, limits)
         if limits.is_off("latency"):
             findings.append(make_skipped_finding("latency", "Turned off."))

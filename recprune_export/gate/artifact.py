@@ -5,13 +5,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recprune_export.bundle._verify import check_files, check_model, read_manifest, reject_invalid_sections
-from recprune_export.bundle.manifest.manifest import MODEL
+from recprune_export.bundle.manifest.manifest import MODEL, Manifest
 from recprune_export.bundle.remeasure_latency import read_session_options
 from recprune_export.errors import ModelFileError
+from recprune_export.evidence import Estimate
 from recprune_export.gate.graph_signature import read_signature
+from recprune_export.metrics.metric_catalogue import find_metric
 from recprune_export.onnx.counts import Counts, count
 from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.program.signature import Signature
+
+
+@dataclass(frozen=True)
+class RecordedMetric:
+    """A metric of the artifact on `rows` test rows, and what the bundle records of its error.
+
+    `greater_is_better` is None where that is not known of the metric. `error` is the standard error of `value` over samples of
+    rows, `loss` how much worse it is than the dense model, paired; None where they were not recorded.
+    """
+
+    value: float
+    greater_is_better: bool | None
+    error: float | None = None
+    loss: Estimate | None = None
+    rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -19,7 +36,8 @@ class Artifact:
     """A model with its signature, session options, counts and metrics.
 
     `is_bundle`: signature, session options and metrics come from a manifest; otherwise the signature is read from the
-    graph. `bytes`: size of all files, each distinct content counted once.
+    graph. `bytes`: size of all files, each distinct content counted once. The checksums are those of the rows, of the dense
+    model and of the model's own files; None where they are not recorded.
     """
 
     path: Path
@@ -29,8 +47,11 @@ class Artifact:
     options: SessionOptions
     counts: Counts
     bytes: int
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, RecordedMetric]
     data: str | None
+    data_sha256: str | None = None
+    dense_sha256: str | None = None
+    weights_sha256: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -59,9 +80,34 @@ def _open_bundle(path: Path) -> Artifact:
             options=read_session_options(manifest),
             counts=_count_model(path / MODEL),
             bytes=sum({entry.sha256: entry.bytes for entry in manifest.files.values()}.values()),
-            metrics={str(name): float(value) for name, value in manifest.metrics["pruned"].items()},
+            metrics=_read_metrics(manifest),
             data=manifest.settings.get("data"),
+            data_sha256=_read_checksum(manifest, "data"),
+            dense_sha256=_read_checksum(manifest, "model"),
+            weights_sha256=tuple(entry.sha256 for name, entry in manifest.files.items() if name.startswith(MODEL)),
         )
+
+
+def _read_metrics(manifest: Manifest) -> dict[str, RecordedMetric]:
+    """Return the metrics of the pruned model by name, with the errors of those whose change was recorded."""
+    changes = {**manifest.changes, **({manifest.change["metric"]: manifest.change} if manifest.change else {})}
+    metrics = {}
+    for name, value in manifest.metrics["pruned"].items():
+        change = changes.get(name)
+        if change is None:
+            metric = find_metric(name)
+            metrics[name] = RecordedMetric(float(value), None if metric is None else metric.greater_is_better)
+            continue
+        greater_is_better = change.get("greater_is_better", True)
+        difference = Estimate(change["after"] - change["before"], *change["interval"])
+        loss = -difference if greater_is_better else difference
+        metrics[name] = RecordedMetric(float(value), greater_is_better, change["error"], loss, change["rows"])
+    return metrics
+
+
+def _read_checksum(manifest: Manifest, file: str) -> str | None:
+    identity = (manifest.provenance or {}).get(file)
+    return None if identity is None else str(identity["sha256"])
 
 
 def _open_plain(path: Path) -> Artifact:

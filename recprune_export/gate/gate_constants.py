@@ -14,7 +14,8 @@ SECONDS = 0.12  # for each batch size and pair of sessions
 MIN_ROUNDS, MAX_ROUNDS = 20, 400  # for each batch size and pair of sessions; the minimum is from gate-statistic
 
 # load-time-gate: load time and peak memory vary between processes.
-FOOTPRINT_PROCESSES = 8  # per artifact, for load time and memory
+FOOTPRINT_PROCESSES = 8  # per artifact, for load time and memory, before any decision
+FOOTPRINT_STEP = 4  # more, until decided; even, so that both orders of loading are as frequent
 MIN_LIMITS = {"load time": 0.25, "peak memory": 0.10}  # lowest limits, as fractions; the record is about load time
 
 # Conventions, without a measurement.

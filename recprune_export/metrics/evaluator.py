@@ -38,6 +38,15 @@ class Evaluator:
             if metric.why_undefined(observations[label].targets) is None
         }
 
+    def compare(self, before: Mapping[str, Observations], after: Mapping[str, Observations]) -> dict[str, MetricChange]:
+        """Return the change of each metric that is defined, by name."""
+        changes = {}
+        for label, metric in self._pairs():
+            if metric.why_undefined(before[label].targets) is None:
+                name = self._full_name(label, metric)
+                changes[name] = paired_change(DecidingMetric(name, metric, (label,)), before, after)
+        return changes
+
     def evaluate(self, predict: LabelPredictor, rows: Rows) -> dict[str, float]:
         """Return all metrics of a model that are defined on `rows`."""
         return self.measure(observe(predict, rows, self.kinds))

@@ -48,11 +48,15 @@ class QualityBreakdown(ToDictMixin):
 
 @dataclass(frozen=True)
 class QualityComparison:
-    """Metrics of the dense and the pruned model on the same rows; empty without labels, None where none is defined."""
+    """Metrics of the dense and the pruned model on the same rows; empty without labels, None where none is defined.
+
+    `change` is that of the deciding metric, `changes` are those of all, by name.
+    """
 
     metrics: ByModel = field(default_factory=lambda: {"dense": {}, "pruned": {}})
     change: MetricChange | None = None
     breakdown: QualityBreakdown | None = None
+    changes: Mapping[str, MetricChange] = field(default_factory=dict)
 
 
 def compare_quality(
@@ -77,7 +81,8 @@ def compare_quality(
         buckets,
         {label: by_model for label, by_model in known.items() if by_model},
     )
-    return QualityComparison(metrics, _change(evaluator, dense, pruned), breakdown)
+    change, changes = _change(evaluator, dense, pruned), evaluator.compare(dense, pruned)
+    return QualityComparison(metrics, change, breakdown, changes)
 
 
 def _split_by_frequency(

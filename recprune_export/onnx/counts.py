@@ -10,14 +10,13 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from recprune_export.codec import ToDictMixin
-from recprune_export.onnx.cost.weightless_model import infer_shapes
+from recprune_export.codec import DictMixin, ToDictMixin
+from recprune_export.onnx.cost.estimate import count_operations
 from recprune_export.onnx.quantized_weights import QuantizedInitializers, find_quantized_initializers
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-_PRODUCTS = {"MatMul", "Gemm", "MatMulInteger", "QGemm", "MatMulIntegerToFloat"}
 _LOOKUPS = {"Gather", "GatherND", "GatherElements", "GatherBlockQuantized"}
 _FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
 _ZERO_NIBBLE = 8
@@ -42,7 +41,7 @@ class WeightCounts:
 
 
 @dataclass(frozen=True)
-class Counts(ToDictMixin):
+class Counts(DictMixin):
     """All counts of a file. `operations`: multiply-adds of matrix products for one row. `bytes`: external weights too."""
 
     tables: WeightCount
@@ -58,14 +57,30 @@ class Counts(ToDictMixin):
 
 
 @dataclass(frozen=True)
-class Reduction:
-    """Removed fractions of the dense model: of parameters, in tables, elsewhere and in total, of operations and of bytes."""
+class ParameterFractions:
+    """Fractions of the dense parameters of the tables, of the rest, and of all."""
+
+    tables: float
+    rest: float
+    parameters: float
+
+
+@dataclass(frozen=True)
+class Reduction(ToDictMixin):
+    """Fractions of the dense model that the pruned one lacks.
+
+    `removed`: parameters that are not in the file any more; `zeroed`: parameters that are in the file, but 0, which make it
+    neither smaller nor faster. `tables`, `rest` and `parameters` are both together, by which sparsity is counted.
+    `operations` and `bytes` are those of the file.
+    """
 
     tables: float
     rest: float
     parameters: float
     operations: float
     bytes: float
+    removed: ParameterFractions
+    zeroed: ParameterFractions
 
 
 def count(path: Path) -> Counts:
@@ -88,7 +103,7 @@ def count(path: Path) -> Counts:
     return Counts(
         tables=weight_counts.tables,
         rest=weight_counts.rest,
-        operations=_count_operations(model),
+        operations=count_operations(model),
         nodes=len(model.graph.node),
         bytes=path.stat().st_size + sum((path.parent / name).stat().st_size for name in _find_data_files(model.graph)),
     )
@@ -149,17 +164,23 @@ def _count_weights(model: onnx.ModelProto, array: Callable[[onnx.TensorProto], n
 
 
 def reduction(dense: Counts, pruned: Counts) -> Reduction:
-    """Compare the non-zeros of `pruned` with the parameters of `dense`."""
+    """Compare the counts of `pruned` with those of `dense`."""
+    pairs = ((dense.tables, pruned.tables), (dense.rest, pruned.rest), (dense.total, pruned.total))
 
-    def removed(before: int, after: int) -> float:
+    def missing(before: int, after: int) -> float:
         return 1.0 - after / before if before else 0.0
 
+    tables, rest, parameters = (missing(before.parameters, after.nonzero) for before, after in pairs)
     return Reduction(
-        tables=removed(dense.tables.parameters, pruned.tables.nonzero),
-        rest=removed(dense.rest.parameters, pruned.rest.nonzero),
-        parameters=removed(dense.total.parameters, pruned.total.nonzero),
-        operations=removed(dense.operations, pruned.operations),
-        bytes=removed(dense.bytes, pruned.bytes),
+        tables=tables,
+        rest=rest,
+        parameters=parameters,
+        operations=missing(dense.operations, pruned.operations),
+        bytes=missing(dense.bytes, pruned.bytes),
+        removed=ParameterFractions(*(missing(before.parameters, after.parameters) for before, after in pairs)),
+        zeroed=ParameterFractions(
+            *((after.parameters - after.nonzero) / max(before.parameters, 1) for before, after in pairs)
+        ),
     )
 
 
@@ -229,25 +250,3 @@ def count_nonzero_nibbles(packed: np.ndarray) -> int:
     3
     """
     return sum(int(np.count_nonzero(half != _ZERO_NIBBLE)) for half in (packed & 15, packed >> 4))
-
-
-def _count_operations(model: onnx.ModelProto) -> int:
-    shapes = infer_shapes(model, batch=1)
-    integer_matrices = _find_integer_matrices(model.graph)
-    total = 0
-    for node in model.graph.node:
-        if node.op_type in _PRODUCTS and not integer_matrices.intersection(node.input):
-            left, out = shapes.get(node.input[0]), shapes.get(node.output[0])
-            if left and out is not None:
-                total += prod(out) * left[0 if _attribute(node, "transA") else -1]
-        elif node.op_type == "Conv":
-            kernel, out = shapes.get(node.input[1]), shapes.get(node.output[0])
-            if kernel and out:
-                total += prod(out) * prod(kernel[1:])
-    return total
-
-
-def _find_integer_matrices(graph: onnx.GraphProto) -> set[str]:
-    """Return matrices stored as integers: a product with one is a sum in another form, and has no operations."""
-    integers = {tensor.name for tensor in graph.initializer if tensor.data_type not in _FLOATS}
-    return {node.output[0] for node in graph.node if node.op_type == "Cast" and node.input[0] in integers}

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,8 @@ class QuantizedExport:
         notes = []
         if self.quantized.relaxations:
             notes.append(f"Quantized less, for quality: {'; '.join(self.quantized.relaxations)}.")
+        if self.quantized.loss.note is not None and not self.quantized.plan.is_empty:
+            notes.append(self.quantized.loss.note)
         if self.quantized.plan.is_empty:
             notes.append("Nothing was quantized: nothing would be faster or smaller without losing too much.")
         elif any(spec.shared for spec in self.file.signature.inputs):
@@ -134,7 +137,7 @@ def _make_judge(signature: Signature, task: Task, limit: float) -> Judge:
                 after(squeeze_shared_inputs(request, signature)),
             )
             if any(not np.array_equal(np.isfinite(one[name]), np.isfinite(other[name])) for name in one):
-                return replace(loss, lost=float("inf"))
+                return replace(loss, lost=inf, interval=(inf, inf))
         return loss
 
     return judge

@@ -25,6 +25,7 @@ from recprune_export.validation.latency.backends import (
     PRUNED_ONNX,
 )
 from recprune_export.validation.latency.roofline import compute_roofline
+from recprune_export.validation.latency.speedup import find_speedup
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,13 @@ def make_manifest(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         opset=file.opset,
         signature=file.signature.to_dict(),
-        counts={model: counts.to_dict() for model, counts in measurements.counts.items()},
+        counts={
+            **{model: counts.to_dict() for model, counts in measurements.counts.items()},
+            "reduction": measurements.reduction.to_dict(),
+        },
         metrics=dict(measurements.metrics),
         parity=exported.parity.to_dict(),
-        latency={**measurements.latency.to_dict(), "footprint": measurements.footprints.to_dict()},
+        latency=summarize_latency(measurements),
         plan={**summarize_stages(outcome.pruned), "rows": None if rows is None else rows.to_dict()},
         settings={
             **settings.to_dict(),
@@ -104,6 +108,8 @@ def make_manifest(
             seeds={"compression": settings.seed, **origin.seeds},
         ),
         change={} if measurements.change is None else measurements.change.to_dict(),
+        changes={name: change.to_dict() for name, change in measurements.changes.items()},
+        quality={} if measurements.quality is None else measurements.quality.to_dict(),
         breakdown={} if measurements.breakdown is None else measurements.breakdown.to_dict(),
         notes=list(notes),
         quantisation={} if exported.quantization is None else exported.quantization.to_dict(),
@@ -113,6 +119,14 @@ def make_manifest(
 def list_metrics(task: Task) -> list[str]:
     """Return the names of the metrics that are measured, the deciding one first; none without labels."""
     return [m.name for m in task.evaluator.metrics] if isinstance(task, LabeledRows | NextItems) else []
+
+
+def summarize_latency(measurements: Measurements) -> dict[str, Any]:
+    """Return the section on latency, with the speed-up of the headline."""
+    latency = measurements.latency.to_dict()
+    speedup = find_speedup(latency)
+    headline = {} if speedup is None else {"speedup": speedup.to_dict()}
+    return {**latency, **headline, "footprint": measurements.footprints.to_dict()}
 
 
 def summarize_stages(pruned: PrunedModel) -> dict[str, Any]:
@@ -128,7 +142,8 @@ def summarize_stages(pruned: PrunedModel) -> dict[str, Any]:
 def collect_notes(outcome: Outcome, pruning: PruningSettings, task: Task) -> tuple[str, ...]:
     """Return sentences on results that the user may not expect."""
     pruned, exported, reduction = outcome.pruned, outcome.exported, outcome.measurements.reduction
-    notes = list(task.notes) if isinstance(task, LabeledRows) else []
+    notes = list(outcome.measurements.warnings)
+    notes += task.notes if isinstance(task, LabeledRows) else ()
     notes += task.metric_notes if isinstance(task, NextItems) else ()
     if isinstance(task, SampledRequests):
         notes.append(
@@ -152,7 +167,9 @@ def collect_notes(outcome: Outcome, pruning: PruningSettings, task: Task) -> tup
     for section, counts, target, reached in sparsities:
         if counts.parameters and reached < target - 1e-9:
             target_text, reached_text = format_distinctly(target, reached)
-            notes.append(f"Asked for {target_text} fewer parameters in the {section}, reached {reached_text}.")
+            notes.append(
+                f"Asked for {target_text} of the parameters of the {section} to be removed or zero, reached {reached_text}."
+            )
     for output in exported.parity.outputs:
         if output.not_finite:
             notes.append(

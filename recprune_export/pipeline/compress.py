@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from recprune_export.bundle.contents import format_compact_json, gather_bundle_files, make_serving_files, read_encoding
+from recprune_export.bundle.key_figures import describe_figures
 from recprune_export.bundle.manifest.manifest import DATA_PROFILE, ENCODING, REPORT, Manifest
 from recprune_export.bundle.remeasure_latency import read_session_options
 from recprune_export.bundle.servers.readme import render_readme
@@ -61,7 +62,10 @@ UNKNOWN = InputSources()
 
 @dataclass(frozen=True)
 class CompressionResult:
-    """The bundle and its measurements; `metrics` are those of the ONNX files on test rows."""
+    """The bundle and its measurements; `metrics` are those of the ONNX files on test rows.
+
+    `reduction` tells removed parameters, zeroed parameters and bytes apart. `warnings` are also among the `notes`.
+    """
 
     target: Path
     manifest: Manifest
@@ -74,6 +78,7 @@ class CompressionResult:
     session: SessionOptions
     notes: tuple[str, ...]
     rows: SharedRowReport | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def compress_program(
@@ -133,6 +138,7 @@ def compress_program(
         session=read_session_options(manifest),
         notes=tuple(manifest.notes),
         rows=measurements.rows,
+        warnings=measurements.warnings,
     )
 
 
@@ -196,6 +202,7 @@ def collect_bundle_files(
         shared_rows=manifest.plan["rows"],
         quantization=manifest.quantisation,
         serving=serving,
+        figures=describe_figures(manifest),
     )
     pages = {"README.md": readme.encode(), REPORT: render_bundle_report(manifest, encoded=ENCODING in extra).encode()}
     return {**files, **serving, **extra, **profiles, **pages}

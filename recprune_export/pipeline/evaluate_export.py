@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from recprune_export.errors import ValidationFailed
+from recprune_export.evidence import Verdict, judge_at_most
+from recprune_export.figures import format_ratio
 from recprune_export.finetuning.id_frequency import count_id_frequencies
 from recprune_export.finetuning.task import (
     Predictor,
@@ -15,7 +17,8 @@ from recprune_export.onnx.counts import Counts, Reduction, count, reduction
 from recprune_export.onnx.export import OnnxFile
 from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.pipeline._prune import PrunedModel
-from recprune_export.pipeline.export_models import ExportedModels, make_latency_requests, make_predictor
+from recprune_export.pipeline.export_models import ExportedModels, make_predictor
+from recprune_export.pipeline.quality_warning import QualityVerdict, judge_quality
 from recprune_export.program.program import Program
 from recprune_export.program.signature import Signature
 from recprune_export.progress import show_status
@@ -32,7 +35,7 @@ from recprune_export.validation.latency.backends import (
 )
 from recprune_export.validation.latency.closed_loop import LatencyReport, measure_latency
 from recprune_export.validation.latency.footprint import FootprintReport, measure_footprints
-from recprune_export.validation.latency.request_cycle import RequestCycles
+from recprune_export.validation.latency.request_cycle import RequestCycles, sample_cycles
 from recprune_export.validation.rare_ids import SharedRowReport, compare_shared_rows
 
 
@@ -43,10 +46,23 @@ class Measurements:
     counts: Mapping[str, Counts]
     metrics: Mapping[str, Mapping[str, float]]
     change: MetricChange | None
+    changes: Mapping[str, MetricChange]
     breakdown: QualityBreakdown | None
     rows: SharedRowReport | None
     latency: LatencyReport
     footprints: FootprintReport
+
+    @property
+    def quality(self) -> QualityVerdict | None:
+        """The verdict on the loss of quality; None without labeled rows."""
+        return None if self.change is None else judge_quality(self.change)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences on a large loss of quality, on a busy machine, and on what could not be told by rows or machine."""
+        quality = None if self.quality is None else self.quality.warning
+        loss = () if quality is None else (quality,)
+        return (*loss, *self.latency.warnings, *judge_against_pytorch(self.latency)[1])
 
     @property
     def reduction(self) -> Reduction:
@@ -70,10 +86,12 @@ def evaluate_exports(
         frequencies = count_id_frequencies(task, program.signature)
         quality = task.compare_on_test(answers["dense"], answers["pruned"], frequencies)
         rows = report_shared_rows(program, pruned, exported.pruned, task, answers)
-    requests = make_latency_requests(latency.latency_batch_sizes, task, exported.pruned.signature)
+    requests = sample_cycles(exported.pruned.signature, latency.latency_batch_sizes, seed=0)
     report = validate_latency(program, pruned.program, exported, requests, threads=latency.threads, seed=seed)
     footprints = measure_cold_starts(exported, program.signature, latency)
-    return Measurements(counts, quality.metrics, quality.change, quality.breakdown, rows, report, footprints)
+    return Measurements(
+        counts, quality.metrics, quality.change, quality.changes, quality.breakdown, rows, report, footprints
+    )
 
 
 def validate_latency(
@@ -91,10 +109,26 @@ def validate_latency(
             make_onnxruntime_backend(PRUNED_ONNX, exported.pruned.path, threads),
         ]
         report = measure_latency(backends, requests, threads=threads, seed=seed)
-    slower = report.slower(PRUNED_ONNX, PRUNED_TORCH)
+    slower, _ = judge_against_pytorch(report)
     if slower:
         raise ValidationFailed(f"The ONNX model is not as fast as PyTorch, so nothing was written. {slower[0]}")
     return report
+
+
+def judge_against_pytorch(report: LatencyReport) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return sentences on batch sizes at which pruned ONNX is slower than pruned PyTorch, and at which it may be."""
+    sentences: dict[Verdict, list[str]] = {Verdict.FAILS: [], Verdict.UNDECIDED: []}
+    for batch in report.samples:
+        ratio = report.ratio(batch, PRUNED_ONNX, PRUNED_TORCH)
+        verdict, figure = judge_at_most(ratio, 1.0), f"{format_ratio(ratio)} the time of {PRUNED_TORCH}"
+        if verdict is Verdict.FAILS:
+            sentences[verdict].append(f"At batch {batch}, {PRUNED_ONNX} takes {figure}.")
+        elif verdict is Verdict.UNDECIDED:
+            sentences[verdict].append(
+                f"At batch {batch} it cannot be told whether {PRUNED_ONNX} is as fast as {PRUNED_TORCH}: it takes {figure}. "
+                "Measure again on an idle machine."
+            )
+    return tuple(sentences[Verdict.FAILS]), tuple(sentences[Verdict.UNDECIDED])
 
 
 def measure_cold_starts(exported: ExportedModels, signature: Signature, latency: LatencySettings) -> FootprintReport:

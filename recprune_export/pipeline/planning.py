@@ -84,7 +84,7 @@ def plan_pruning(
 
     Raises `PruningError` where nothing can be pruned, `UsageError` where more fields are to be removed than can be.
     """
-    projects = pruning.score in ("auto", OUTPUT_ERROR)
+    projects = pruning.score == OUTPUT_ERROR
     dense = dense or ParameterCounter(program).sizes()
     fields = plan_fields(program, pruning.prune_fields, task, seed) if fields is None else fields
     program = remove_fields(program, fields).program
@@ -160,8 +160,7 @@ def _plan_with_least_loss(
 def _score_and_plan(
     projected: ProjectedProgram, pruning: PruningSettings, task: Task, seed: int, dense: ParameterCounts
 ) -> _ScoredPlan:
-    score = OUTPUT_ERROR if pruning.score == "auto" else pruning.score
-    program = projected.program
+    score, program = pruning.score, projected.program
     rankings = rank_channels(score, make_score_inputs(program, task, seed))
     strategy: AllocationStrategy = "loss" if score == OUTPUT_ERROR else "uniform"
     plan = make_plan(program, rankings, make_budget(pruning), score, strategy, dense=dense)

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 
 from recprune_export.codec import ToDictMixin
+from recprune_export.evidence import Estimate, Verdict, judge_at_most
 from recprune_export.quantization.observers import GraphFunction
+from recprune_export.row_resolution import format_resolution
 from recprune_export.validation.edge_requests import RequestArrays
 
 if TYPE_CHECKING:
@@ -17,22 +19,66 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class QualityLoss(ToDictMixin):
-    """`lost`, the fall of the metric or the error of the answers, of which at most `limit` is allowed.
+    """`lost`, the loss of the metric or the error of the answers, of which at most `limit` is allowed.
 
-    `interval`: the 95 % interval of `lost` over validation rows; None without rows.
+    `interval`: the 95 % interval of `lost` over `rows` validation rows; None without rows. Where the rows cannot tell whether
+    the loss is within the limit, the relative error of the answers decides: `answers_error`, None where it is not needed.
     """
 
-    ENCODED = ("metric", "lost", "limit", "interval", "passed")
+    ENCODED = ("metric", "lost", "limit", "interval", "rows", "words", "answers_error", "answers_limit", "passed")
+    PROPERTY_NAMES: ClassVar[Mapping[str, str]] = {"words": "verdict"}
 
     metric: str
     lost: float
     limit: float
     interval: tuple[float, float] | None = None
+    rows: int = 0
+    answers_error: float | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict on the claim that at most `limit` is lost."""
+        low, high = self.interval or (self.lost, self.lost)
+        return judge_at_most(Estimate(self.lost, low, high), self.limit)
+
+    @property
+    def words(self) -> str:
+        """The verdict in words."""
+        return self.verdict.words
+
+    @property
+    def answers_limit(self) -> float:
+        """The allowed error of the answers, relative to their standard deviation: `limit_answers`."""
+        return limit_answers(self.limit)
 
     @property
     def passed(self) -> bool:
-        """Whether the loss is within the limit."""
-        return self.lost <= self.limit
+        """Whether the loss is within the limit, or, where rows cannot tell, the answers are."""
+        if self.verdict is Verdict.UNDECIDED:
+            return self.answers_error is not None and self.answers_error <= self.answers_limit
+        return self.verdict is Verdict.HOLDS
+
+    @property
+    def note(self) -> str | None:
+        """A sentence where the answers decided."""
+        if self.verdict is not Verdict.UNDECIDED or self.interval is None or self.answers_error is None:
+            return None
+        resolution = format_resolution(self.rows, (self.interval[1] - self.interval[0]) / 2).replace(
+            "rows", "validation rows"
+        )
+        return (
+            f"Whether quantization costs at most {self.limit:g} of {self.metric} cannot be told, since {resolution}. The error of "
+            f"the answers decided: {self.answers_error:.2%} of how much they vary, of {self.answers_limit:.2%} allowed."
+        )
+
+
+def limit_answers(limit: float) -> float:
+    """Return the allowed error of the answers, relative to their standard deviation, for an allowed loss of a metric.
+
+    An error of the relative size e, independent of the answer, reduces the answers' correlation with any other quantity
+    by about e², so that √limit is allowed.
+    """
+    return sqrt(limit)
 
 
 class Judge(Protocol):
@@ -42,25 +88,21 @@ class Judge(Protocol):
 
 
 def make_metric_judge(change: Callable[[GraphFunction, GraphFunction], "MetricChange"], limit: float) -> Judge:
-    """Return a judge by the metric of validation rows: `limit` applies to its fall, not to the end of the interval."""
+    """Return a judge by the metric of validation rows, with its interval."""
 
     def judge(before: GraphFunction, after: GraphFunction) -> QualityLoss:
         metric_change = change(before, after)
         loss = metric_change.loss
-        return QualityLoss(metric_change.metric, loss.estimate, limit, (loss.low, loss.high))
+        return QualityLoss(metric_change.metric, loss.estimate, limit, (loss.low, loss.high), metric_change.rows)
 
     return judge
 
 
 def make_error_judge(requests: Sequence[RequestArrays], limit: float) -> Judge:
-    """Return a judge by the error of the answers, for models without rows.
-
-    An error of the relative size e, independent of the answer, reduces the answers' correlation with any other quantity
-    by about e², so that √limit is allowed.
-    """
+    """Return a judge by the error of the answers, for models without rows, of which `limit_answers(limit)` is allowed."""
 
     def judge(before: GraphFunction, after: GraphFunction) -> QualityLoss:
-        return QualityLoss("error of the answers", relative_error(requests, before, after), sqrt(limit))
+        return QualityLoss("error of the answers", relative_error(requests, before, after), limit_answers(limit))
 
     return judge
 

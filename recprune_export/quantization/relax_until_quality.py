@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from recprune_export.evidence import Verdict
 from recprune_export.quantization.quality_loss import QualityLoss
 from recprune_export.quantization.quantization_plan import (
     FP32,
@@ -34,20 +35,33 @@ def relax_until_quality(
 ) -> RelaxedPlan:
     """Give more bits to one weight after the other until the loss is allowed; with all weights in fp32 it is.
 
-    The next weight is the one with the largest error by itself. `increase_bits` returns the next choice for a weight.
+    Where the rows cannot tell, the error of the answers decides (docs/decisions/one-rule-of-evidence.md). The next weight is
+    the one with the largest error by itself. `increase_bits` returns the next choice for a weight.
     """
     plan = measure_errors(plan, evaluator)
     relaxations: list[str] = []
-    loss = evaluator.loss(plan)
+    loss = _measure_loss(plan, evaluator)
     while not loss.passed and not plan.is_empty:
         worst = max((c for c in plan.choices if c.is_quantized), key=lambda c: (c.error or 0.0, c.name))
         new = increase_bits(worst)
-        relaxations.append(f"'{worst.name}' went from {worst.form} to {new.form}: {loss.metric} lost {loss.lost:.2g}")
+        relaxations.append(f"'{worst.name}' went from {worst.form} to {new.form}: {_describe_loss(loss)}")
         plan = plan.with_choice(new)
         if new.is_quantized:
             plan = plan.with_choice(replace(new, error=evaluator.error(_quantize_alone(plan, new))))
-        loss = evaluator.loss(plan)
+        loss = _measure_loss(plan, evaluator)
     return RelaxedPlan(plan, loss, tuple(relaxations))
+
+
+def _measure_loss(plan: QuantizationPlan, evaluator: PlanEvaluator) -> QualityLoss:
+    loss = evaluator.loss(plan)
+    return replace(loss, answers_error=evaluator.error(plan)) if loss.verdict is Verdict.UNDECIDED else loss
+
+
+def _describe_loss(loss: QualityLoss) -> str:
+    text = f"{loss.metric} lost {loss.lost:.2g}"
+    if loss.answers_error is None:
+        return text
+    return f"{text}, which these rows cannot tell from the limit, and the answers were off by {loss.answers_error:.2%}"
 
 
 def measure_errors(plan: QuantizationPlan, evaluator: PlanEvaluator) -> QuantizationPlan:

@@ -11,9 +11,9 @@ from recprune_export.quantization.apply_quantization import quantize_weights
 from recprune_export.quantization.quantization_constants import MAX_ROUNDS, MIN_ROUNDS, SECONDS
 from recprune_export.quantization.quantization_plan import FP32
 from recprune_export.validation.edge_requests import RequestArrays
-from recprune_export.validation.latency.closed_loop import Backend, measure_interleaved
 from recprune_export.validation.latency.repeated_sessions import typical_time
 from recprune_export.validation.latency.request_cycle import RequestCycles
+from recprune_export.validation.latency.turns import Backend, measure_interleaved
 
 Times = dict[str, dict[int, float]]  # form -> batch size -> milliseconds
 

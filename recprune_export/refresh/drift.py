@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from recprune_export.data.distribution.data_profile import DataProfile, Drift, FieldValues
 from recprune_export.data.distribution.stability_index import MAJOR
+from recprune_export.evidence import Verdict, combine_verdicts
 from recprune_export.refresh.verdicts import DriftFinding
 
 MEASURE = "drift"
@@ -11,20 +12,31 @@ NAMED = 3  # fields in the sentence
 
 
 def judge_drift(profile: DataProfile | None, columns: Sequence[FieldValues]) -> tuple[DriftFinding, tuple[Drift, ...]]:
-    """Fail where the population stability index of any field is above the usual limit, and above chance."""
+    """Judge the claim that the population stability index of no field is above the usual limit."""
     if profile is None:
-        return DriftFinding(
-            MEASURE,
-            None,
-            "The bundle has no profile of its data: it was made without --data, or before there were any; compress again.",
-        ), ()
-    drifts = sorted(profile.drifts(columns), key=lambda d: -d.psi)
-    major = [d for d in drifts if d.major]
-    if not major:
-        most = f"; the most is {drifts[0].psi:.3f}, '{drifts[0].name}'" if drifts else ""
-        text = f"No field has a population stability index above {MAJOR:g} and above chance{most}."
-        return DriftFinding(MEASURE, True, text), tuple(drifts)
-    named = ", ".join(f"'{d.name}' ({d.psi:.2f})" for d in major[:NAMED])
-    more = f" and {len(major) - NAMED} more" if len(major) > NAMED else ""
-    text = f"The population stability index is above {MAJOR:g}, a major shift, of {named}{more}."
-    return DriftFinding(MEASURE, False, text), tuple(drifts)
+        text = "The bundle has no profile of its data: it was made without --data, or before there were any; compress again."
+        return DriftFinding(MEASURE, Verdict.SKIPPED, text), ()
+    drifts = tuple(sorted(profile.drifts(columns), key=lambda d: -d.psi))
+    verdict = combine_verdicts(drift.verdict for drift in drifts)
+    subjects = [drift for drift in drifts if drift.verdict is verdict]
+    if verdict is Verdict.HOLDS:
+        most = f"; the most is {_format_index(drifts[0])}, '{drifts[0].name}'" if drifts else ""
+        text = f"No field has a population stability index above {MAJOR:g}{most}."
+    elif verdict is Verdict.FAILS:
+        text = f"The population stability index is above {MAJOR:g}, a major shift, of {_list_fields(subjects)}."
+    else:
+        text = (
+            f"Whether the population stability index is above {MAJOR:g}, a major shift, cannot be told of "
+            f"{_list_fields(subjects)}: give more rows."
+        )
+    return DriftFinding(MEASURE, verdict, text, limit=MAJOR), drifts
+
+
+def _list_fields(drifts: Sequence[Drift]) -> str:
+    more = f" and {len(drifts) - NAMED} more" if len(drifts) > NAMED else ""
+    return ", ".join(f"'{drift.name}' ({_format_index(drift)})" for drift in drifts[:NAMED]) + more
+
+
+def _format_index(drift: Drift) -> str:
+    index = drift.estimate
+    return f"{index.estimate:.3f} [{index.low:.3f}, {index.high:.3f}]"

@@ -2,15 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from recprune_export.api import compress_loaded, data_name
 from recprune_export.bundle.archive.unpacking import open_bundle_path
 from recprune_export.codec import JsonForm, ToDictMixin, json_name
 from recprune_export.data.distribution.data_profile import Drift
-from recprune_export.errors import UsageError, ValidationFailed
+from recprune_export.errors import Undecided, UsageError, ValidationFailed
+from recprune_export.evidence import Verdict, combine_verdicts
 from recprune_export.finetuning.task import LabeledRows, run_program
+from recprune_export.metrics._paired_change import MetricChange
 from recprune_export.pipeline.build_manifest import InputSources
 from recprune_export.pipeline.compress import CompressionResult
 from recprune_export.provenance import file_identity
@@ -21,7 +24,7 @@ from recprune_export.refresh.metric_change import MetricComparison, compare_metr
 from recprune_export.refresh.new_rows import NewRows, read_new_rows
 from recprune_export.refresh.open_bundle import OpenBundle, open_bundle
 from recprune_export.refresh.plan_regret import GroupRegret
-from recprune_export.refresh.verdicts import DriftFinding
+from recprune_export.refresh.verdicts import HOLDS, DriftFinding
 from recprune_export.settings import (
     DEFAULT_EVALUATION_SETTINGS,
     DEFAULT_LABEL_SETTINGS,
@@ -34,9 +37,13 @@ MAX_DROP, MAX_FALL = 0.002, 0.01
 
 @dataclass(frozen=True)
 class DriftReport(ToDictMixin):
-    """Quality, drift and regret of a bundle on new rows, with a finding for each measure."""
+    """Quality, drift and regret of a bundle on new rows, with a finding for each measure.
 
-    ENCODED = ("bundle", "data", "holds", "notes", "findings", "quality", "drifts", "regrets")
+    `undecided` is the verdict as which claims count that cannot be told.
+    """
+
+    ENCODED = ("bundle", "data", "holds", "words", "sentence", "notes", "findings", "quality", "drifts", "regrets")
+    PROPERTY_NAMES: ClassVar[Mapping[str, str]] = {"words": "verdict"}
 
     bundle: Annotated[OpenBundle, JsonForm(lambda bundle: str(bundle.path))]
     data: Path
@@ -47,18 +54,40 @@ class DriftReport(ToDictMixin):
     drifts: tuple[Drift, ...] = field(metadata=json_name("drift"))
     regrets: tuple[GroupRegret, ...] = field(metadata=json_name("ranking"))
 
-    @property
-    def holds(self) -> bool:
-        """Whether the plan holds by every measure that could be judged."""
-        return all(finding.holds is not False for finding in self.findings)
+    undecided: Verdict = Verdict.UNDECIDED
 
     @property
-    def verdict(self) -> str:
-        """The verdict in a sentence."""
-        against = [finding.measure for finding in self.findings if finding.holds is False]
-        if not against:
+    def verdict(self) -> Verdict:
+        """The verdict of all measures together that could be judged."""
+        verdict = combine_verdicts(finding.verdict for finding in self.findings)
+        return self.undecided if verdict is Verdict.UNDECIDED else verdict
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether the plan holds; None where that cannot be told."""
+        return HOLDS.get(self.verdict)
+
+    @property
+    def words(self) -> str:
+        """The verdict in words."""
+        return self.verdict.words
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in a sentence, with the measures that failed or could not be told."""
+        failed, undecided = (
+            ", ".join(finding.measure for finding in self.findings if finding.verdict is verdict)
+            for verdict in (Verdict.FAILS, Verdict.UNDECIDED)
+        )
+        told = f" Cannot be told: {undecided}." if undecided else ""
+        if failed:
+            return f"{self.bundle.path} does not hold on {self.data}: {failed}.{told}"
+        if not undecided:
             return f"{self.bundle.path} holds on {self.data}."
-        return f"{self.bundle.path} does not hold on {self.data}: {', '.join(against)}."
+        if self.undecided is Verdict.UNDECIDED:
+            return f"Whether {self.bundle.path} holds on {self.data} cannot be told: {undecided}."
+        result = "holds" if self.undecided is Verdict.HOLDS else "does not hold"
+        return f"{self.bundle.path} {result} on {self.data}, as --undecided says.{told}"
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -69,9 +98,11 @@ class DriftReport(ToDictMixin):
         return (*dense, *dict.fromkeys((*notes, *self.rows.evaluation_task.metric_notes)))
 
     def raise_verdict(self) -> None:
-        """Raise `ValidationFailed` where the plan does not hold."""
-        if not self.holds:
-            raise ValidationFailed(f"{self.verdict} Without --check-only it is compressed again.")
+        """Raise `ValidationFailed` where the plan does not hold, and `Undecided` where that cannot be told."""
+        if self.verdict is Verdict.FAILS:
+            raise ValidationFailed(f"{self.sentence} Without --check-only it is compressed again.")
+        if self.verdict is Verdict.UNDECIDED:
+            raise Undecided(f"{self.sentence} Give more rows, larger allowances, or --undecided pass or fail.")
 
 
 def make_drift_report(
@@ -83,6 +114,7 @@ def make_drift_report(
     source: Mapping[str, Any] | None = None,
     max_drop: float = MAX_DROP,
     max_fall: float = MAX_FALL,
+    undecided: Verdict = Verdict.UNDECIDED,
     label_settings: LabelSettings = DEFAULT_LABEL_SETTINGS,
     evaluation: EvaluationSettings = DEFAULT_EVALUATION_SETTINGS,
 ) -> DriftReport:
@@ -91,6 +123,7 @@ def make_drift_report(
     - `model`: the dense model, where the one that the manifest names is not there; opened with the keywords in `source`.
     - `max_drop`: of the metric, by which the artifact may have come to lie further below the dense model.
     - `max_fall`: of the metric, by which the artifact may have become worse than it was.
+    - `undecided`: the verdict as which claims count that these rows cannot tell.
     - `label_settings`: how labels are read, where that differs from the rows of the bundle.
     - `evaluation`: the metrics, of which the first is judged, where they differ from those of the bundle.
 
@@ -105,16 +138,15 @@ def make_drift_report(
             data, opened.program, opened.encoder, opened.labels(tuple(labels)), settings.finetuning, settings.seed,
             settings.labels, opened.label_kinds, settings.evaluation,
         )  # fmt: skip
-        quality = _measure(opened, dense, rows)
+        quality = _measure(opened, dense, rows, data)
     drift, drifts = judge_drift(opened.profile, rows.columns)
     ranking, regrets = _judge_plan(opened, dense, rows, data)
-    tested = opened.profile.tested if opened.profile else None
-    findings = (judge_metric(quality, tested, max_fall), judge_gap(quality, max_drop), drift, ranking)
-    if all(finding.holds is None for finding in findings):
+    findings = (judge_metric(quality, max_fall), judge_gap(quality, max_drop), drift, ranking)
+    if all(finding.verdict is Verdict.SKIPPED for finding in findings):
         raise UsageError(
             f"{bundle} holds nothing that new rows could be compared with: give the dense model with --model."
         )
-    return DriftReport(opened, data, rows, dense, quality, findings, drifts, regrets)
+    return DriftReport(opened, data, rows, dense, quality, findings, drifts, regrets, undecided)
 
 
 def recompress(report: DriftReport, target: Path, command: Sequence[str] = ()) -> CompressionResult:
@@ -150,7 +182,7 @@ def _judge_plan(
     opened: OpenBundle, dense: DenseModel | MissingModel, rows: NewRows, data: Path
 ) -> tuple[DriftFinding, tuple[GroupRegret, ...]]:
     if isinstance(dense, MissingModel):
-        return DriftFinding(plan_check.MEASURE, None, dense.reason), ()
+        return DriftFinding(plan_check.MEASURE, Verdict.SKIPPED, dense.reason), ()
     task = _read_rows_for_dense(dense, opened, rows, data).task
     regularized = bool(opened.settings.finetuning.regularize)
     return plan_check.judge_plan(
@@ -158,18 +190,22 @@ def _judge_plan(
     )
 
 
-def _measure(opened: OpenBundle, dense: DenseModel | MissingModel, rows: NewRows) -> MetricComparison:
+def _measure(opened: OpenBundle, dense: DenseModel | MissingModel, rows: NewRows, data: Path) -> MetricComparison:
     answers = opened.dense
     if answers is None and isinstance(dense, DenseModel):
-        program = dense.loaded.program
-        return compare_metrics(
-            opened.artifact,
-            lambda r: run_program(program, r),
-            rows.evaluation_task,
-            rows.count,
-            opened.manifest.metrics,
-        )
-    return compare_metrics(opened.artifact, answers, rows.evaluation_task, rows.count, opened.manifest.metrics)
+        answers = partial(run_program, dense.loaded.program)
+    manifest = opened.manifest
+    sections = [*manifest.changes.values(), *([manifest.change] if manifest.change else [])]
+    recorded_file = (manifest.provenance or {}).get("data") or {}
+    return compare_metrics(
+        opened.artifact,
+        answers,
+        rows.evaluation_task,
+        rows.count,
+        manifest.metrics,
+        recorded_changes={section["metric"]: MetricChange.from_dict(section) for section in sections},
+        is_same_file=recorded_file.get("sha256") == file_identity(data)["sha256"],
+    )
 
 
 def _read_rows_for_dense(dense: DenseModel, opened: OpenBundle, rows: NewRows, data: Path) -> NewRows:

@@ -1,18 +1,19 @@
 """Compare the metric of the artifact on new rows with the recorded one, and with the dense model."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from math import sqrt
+from dataclasses import dataclass, field
+from math import hypot
 
-from recprune_export.codec import ToDictMixin
+from recprune_export.codec import ToDictMixin, json_name
+from recprune_export.evidence import Estimate, Verdict, judge_at_most
 from recprune_export.finetuning.task import Predictor, Task
 from recprune_export.metrics._paired_change import MetricChange
 from recprune_export.metrics.deciding_metric import read_metric
 from recprune_export.refresh.verdicts import DriftFinding
+from recprune_export.row_resolution import estimate_with_error, format_resolution
 
 Metrics = Mapping[str, Mapping[str, float]]  # "dense", "pruned" -> metric -> value
 METRIC, GAP = "metric", "distance from dense"
-WIDE = 1.96  # standard errors of a 95 % interval
 
 
 @dataclass(frozen=True)
@@ -20,14 +21,18 @@ class MetricComparison(ToDictMixin):
     """Metrics of both models `then` and `now`, on `rows` new rows; without a dense model only those of the artifact.
 
     `change` leads from the dense model to the artifact, or where there is none from the artifact to itself.
+    `recorded_change` is that of the time when the bundle was made; None where it was not recorded. `is_same_rows`: it was
+    measured on these very rows, so that no error of sampling lies between the two.
     """
 
-    ENCODED = ("then", "now", "change", "recorded_gap", "rows")
+    ENCODED = ("then", "now", "change", "recorded_gap", "recorded_change", "is_same_rows", "rows")
 
     then: Metrics
     now: Metrics
     change: MetricChange
     rows: int
+    recorded_change: MetricChange | None = None
+    is_same_rows: bool = field(default=False, metadata=json_name("same_rows"))
 
     @property
     def recorded(self) -> float | None:
@@ -50,60 +55,101 @@ class MetricComparison(ToDictMixin):
 
 
 def compare_metrics(
-    artifact: Predictor, dense: Predictor | None, task: Task, rows: int, recorded: Metrics
+    artifact: Predictor,
+    dense: Predictor | None,
+    task: Task,
+    rows: int,
+    recorded: Metrics,
+    *,
+    recorded_changes: Mapping[str, MetricChange],
+    is_same_file: bool = False,
 ) -> MetricComparison:
-    """Measure on the test rows of `task`, which are its validation rows as well."""
+    """Measure on the test rows of `task`, which are its validation rows as well.
+
+    `recorded_changes` are those of the bundle, by metric; `is_same_file`: it was measured on rows of the same file.
+    """
     models = {"dense": dense, "pruned": artifact}
     now = {name: task.test(model) for name, model in models.items() if model is not None}
-    return MetricComparison(recorded, now, task.change(dense or artifact, artifact), rows)
+    change = task.change(dense or artifact, artifact)
+    before = recorded_changes.get(change.metric)
+    is_same_rows = is_same_file and before is not None and before.rows == change.rows
+    return MetricComparison(recorded, now, change, rows, before, is_same_rows)
 
 
-def judge_metric(quality: MetricComparison, tested: int | None, max_fall: float) -> DriftFinding:
-    """Fail where the metric is lower than recorded by more than `max_fall`, beyond doubt.
+def judge_metric(quality: MetricComparison, max_fall: float) -> DriftFinding:
+    """Judge the claim that the metric is worse than recorded by at most `max_fall`.
 
-    Both samples of rows count: the error of the old one follows from that of the new one and from the numbers of rows; it
-    is taken to be as large where `tested` is None.
+    The recorded metric and that of the new rows were measured on different rows, so both standard errors count. Where that
+    of the recorded metric is not known, it is taken to be as large as the other.
     """
     change, recorded = quality.change, quality.recorded
     if recorded is None:
-        return DriftFinding(
-            METRIC, None, "No quality was measured when the bundle was made, for it was made without --data."
-        )
-    sign = 1.0 if change.greater_is_better else -1.0
-    fall = sign * (recorded - change.after)
-    half = WIDE * change.error * sqrt(1.0 + quality.rows / max(tested or quality.rows, 1))
+        text = "No quality was measured when the bundle was made, for it was made without --data."
+        return DriftFinding(METRIC, Verdict.SKIPPED, text)
+    loss = _estimate_fall(quality, recorded)
+    verdict = judge_at_most(loss, max_fall)
+    fall = loss if change.greater_is_better else -loss
     text = (
         f"The {change.metric} of the artifact is {change.after:.4f} on the new rows and was {recorded:.4f}: a change of "
-        f"{_signed(-sign * fall)} [{_signed(-sign * fall - half)}, {_signed(-sign * fall + half)}]"
+        f"{_format_change(-fall)}; {_say_allowance(max_fall, verdict, loss, quality.rows)}."
     )
-    holds = fall - half <= max_fall
-    text += f"; a fall of {max_fall:g} is allowed." if holds else f", which is beyond the {max_fall:g} allowed."
-    if not holds and quality.fall_of_dense is not None and quality.fall_of_dense > max_fall:
-        text += (
-            " The dense model fell as well: train it again and give it with --model, for its answers are tuned towards."
-        )
-    return DriftFinding(METRIC, holds, text)
+    if verdict is Verdict.FAILS and quality.fall_of_dense is not None and quality.fall_of_dense > max_fall:
+        text += " The dense model became worse as well: train it again and give it with --model, for its answers are tuned towards."
+    return DriftFinding(METRIC, verdict, text, loss, max_fall)
 
 
 def judge_gap(quality: MetricComparison, max_drop: float) -> DriftFinding:
-    """Fail where the artifact is further below the dense model than recorded by more than `max_drop`, beyond doubt."""
+    """Judge the claim that the artifact is further behind the dense model than recorded by at most `max_drop`."""
     change, recorded = quality.change, quality.recorded_gap
     if "dense" not in quality.now:
-        return DriftFinding(
-            GAP,
-            None,
-            "The bundle was written with --no-dense, so there is no dense model to compare with: give --model.",
-        )
+        text = "The bundle was written with --no-dense, so there is no dense model to compare with: give --model."
+        return DriftFinding(GAP, Verdict.SKIPPED, text)
+    loss = _estimate_further_loss(quality, recorded)
+    verdict = judge_at_most(loss, max_drop)
     was = f"it was {_signed(recorded)}" if quality.recorded is not None else "it was not measured before"
     text = (
         f"From dense to artifact the {change.metric} changes by {_signed(change.change)} [{_signed(change.low)}, "
-        f"{_signed(change.high)}] on the new rows; {was}"
+        f"{_signed(change.high)}] on the new rows; {was}, and "
+        f"{_say_allowance(max_drop, verdict, loss, quality.rows)}."
     )
-    further = change.loss.low - (-recorded if change.greater_is_better else recorded)
-    holds = further <= max_drop
-    return DriftFinding(
-        GAP, holds, text + (f", and {max_drop:g} more is {'allowed' if holds else 'less than was lost'}.")
+    return DriftFinding(GAP, verdict, text, loss, max_drop)
+
+
+def _estimate_fall(quality: MetricComparison, recorded: float) -> Estimate:
+    """Return how much worse the artifact is on the new rows than it was on the recorded ones, which may be the same."""
+    change = quality.change
+    fall = (recorded - change.after) * (1.0 if change.greater_is_better else -1.0)
+    if quality.is_same_rows:
+        return Estimate(fall, fall, fall)
+    before = change.error if quality.recorded_change is None else quality.recorded_change.error
+    return estimate_with_error(fall, hypot(before, change.error))
+
+
+def _estimate_further_loss(quality: MetricComparison, recorded_gap: float) -> Estimate:
+    """Return how much further behind the dense model the artifact is than it was; both intervals count."""
+    loss, before = quality.change.loss, quality.recorded_change
+    further = loss.estimate + (recorded_gap if quality.change.greater_is_better else -recorded_gap)
+    if quality.is_same_rows:
+        return Estimate(further, further, further)
+    spread = (
+        (0.0, 0.0)
+        if before is None
+        else (before.loss.high - before.loss.estimate, before.loss.estimate - before.loss.low)
     )
+    below, above = hypot(loss.estimate - loss.low, spread[0]), hypot(loss.high - loss.estimate, spread[1])
+    return Estimate(further, further - below, further + above)
+
+
+def _say_allowance(limit: float, verdict: Verdict, loss: Estimate, rows: int) -> str:
+    resolution = format_resolution(rows, loss.resolution)
+    return {
+        Verdict.HOLDS: f"a loss of {limit:g} is allowed",
+        Verdict.FAILS: f"that is beyond a loss of {limit:g}, which is allowed",
+    }.get(verdict, f"whether that is within a loss of {limit:g}, which is allowed, cannot be told: {resolution}")
+
+
+def _format_change(change: Estimate) -> str:
+    return f"{_signed(change.estimate)} [{_signed(change.low)}, {_signed(change.high)}]"
 
 
 def _signed(change: float) -> str:

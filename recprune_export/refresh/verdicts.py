@@ -1,19 +1,31 @@
 """`DriftFinding`: the result of one comparison of a bundle with new rows, in a sentence."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from recprune_export.codec import ToDictMixin
+from recprune_export.codec import JsonForm, ToDictMixin
+from recprune_export.evidence import Estimate, Verdict
 
 
 @dataclass(frozen=True)
 class DriftFinding(ToDictMixin):
-    """Whether the plan holds by one measure, with the reason; None where it could not be judged."""
+    """The verdict on one measure, with the reason; `SKIPPED` where it could not be measured.
+
+    `estimate` of the quantity that may be at most `limit`, where there is one.
+    """
+
+    ENCODED = ("measure", "holds", "verdict", "reason", "estimate", "limit")
 
     measure: str
-    holds: bool | None
+    verdict: Annotated[Verdict, JsonForm(lambda verdict: verdict.words)]
     reason: str
+    estimate: Estimate | None = None
+    limit: float | None = None
 
     @property
-    def verdict(self) -> str:
-        """The verdict in words."""
-        return "not judged" if self.holds is None else "holds" if self.holds else "does not hold"
+    def holds(self) -> bool | None:
+        """Whether the plan holds by this measure; None where that cannot be told, or was not judged."""
+        return HOLDS.get(self.verdict)
+
+
+HOLDS = {Verdict.HOLDS: True, Verdict.FAILS: False}

@@ -30,7 +30,7 @@ SIGNS = {Verdict.HOLDS: "✓", Verdict.FAILS: "✕", Verdict.UNDECIDED: "?", Ver
 VERDICT_TEXT = {
     Verdict.HOLDS: "NEW is not worse than BASE by more than the limits allow.",
     Verdict.FAILS: "NEW is worse than BASE by more than a limit allows.",
-    Verdict.UNDECIDED: "The measurements leave open whether NEW is slower than BASE by more than the limit allows.",
+    Verdict.UNDECIDED: "Whether NEW is worse than BASE by more than a limit allows cannot be told by these measurements and rows.",
 }
 COLUMNS = ("median", "95th percentile", "99th percentile", "slowest")
 
@@ -42,12 +42,12 @@ def render_check_report(check: Check) -> str:
     passed = sum(f.verdict is Verdict.HOLDS for f in judged)
     sections = (_gates(check.findings), _growth(judged), _latency(check), _environment(check))
     page = Page(
-        title=f"Check: {check.verdict.value}",
+        title=f"Check: {check.verdict.words}",
         kicker="Two artifacts compared",
         facts=(code_markup(check.new) + " against " + code_markup(check.base), f"It took {check.seconds:.0f} s."),
         sections=tuple(section for section in sections if section is not None),
         headlines=(
-            Headline("verdict", f"{SIGNS[check.verdict]} {check.verdict.value}", (VERDICT_TEXT[check.verdict],)),
+            Headline("verdict", f"{SIGNS[check.verdict]} {check.verdict.words}", (VERDICT_TEXT[check.verdict],)),
             Headline("gates passed", f"{passed} of {len(judged)}", _skipped(check.findings)),
         ),
         notes=tuple(f"{finding.gate}: {finding.reason}" for finding in problems),
@@ -84,7 +84,7 @@ def _growth(findings: Sequence[Finding]) -> Section | None:
     picture = draw_ratios("growth", title, ratios, "NEW more than BASE; right is worse")
     explanation = (
         f"A dot is the change, a line its {CONFIDENCE:.0%} interval where it was measured, and the upright mark the limit. "
-        "Latency fails where the whole interval lies beyond the limit, and is undecided where the limit divides it.",
+        "A gate fails where the whole interval lies beyond the limit, and cannot be told where the limit divides it.",
     )
     return Section("growth", "Change against the limits", explanation, (PageFigure(picture, title),))
 

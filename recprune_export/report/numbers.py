@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from recprune_export import figures
+
 TIMES, MINUS, TO, SPACE = "×", "−", "–", "\u00a0"  # no line break between a number and its unit
-_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 def format_bytes(count: float) -> str:
@@ -12,10 +13,7 @@ def format_bytes(count: float) -> str:
     >>> format_bytes(191_322), format_bytes(999), format_bytes(2.5e9)
     ('191\xa0kB', '999\xa0B', '2.50\xa0GB')
     """
-    for unit, name in _UNITS:
-        if count >= unit:
-            return f"{format_significant(count / unit)}{SPACE}{name}"
-    return f"{count:,.0f}{SPACE}B"
+    return figures.format_bytes(count).replace(" ", SPACE)
 
 
 def format_milliseconds(value: float) -> str:
@@ -33,10 +31,7 @@ def format_significant(value: float, digits: int = 3) -> str:
     >>> format_significant(0.99996), format_significant(99.96), format_significant(0.0), format_significant(-1.234)
     ('1.00', '100', '0', '−1.23')
     """
-    if value == 0:
-        return "0"
-    exponent = int(f"{abs(value):.{digits - 1}e}".partition("e")[2])
-    return f"{value:,.{max(0, digits - 1 - exponent)}f}".replace("-", MINUS)
+    return figures.format_significant(value, digits).replace("-", MINUS)
 
 
 def format_ratio(value: float) -> str:

@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
-from recprune_export.errors import PruningError
+from recprune_export.errors import Undecided, ValidationFailed
+from recprune_export.evidence import Verdict
 from recprune_export.finetuning.task import Task
 from recprune_export.pipeline._prune import SearchPrefix
 from recprune_export.program.program import Program
-from recprune_export.search.max_drop import find_sparsity_within_drop
-from recprune_export.search.target_speedup import find_sparsity_for_speedup
+from recprune_export.search.max_drop import DropSearchResult, find_sparsity_within_drop
+from recprune_export.search.target_speedup import SpeedTarget, find_sparsity_for_speedup
 from recprune_export.search.trials import Trials
 from recprune_export.settings import Settings
 
@@ -28,32 +30,66 @@ def resolve_sparsity(
 ) -> ResolvedSparsity | None:
     """Search where `settings` ask for it; None where they give the sparsity itself. Trials are saved in `file`.
 
-    Raises `PruningError` where no sparsity reaches the target.
+    Raises `ValidationFailed` where no sparsity reaches the target, `Undecided` where the rows or the machine cannot tell.
     """
-    target_speedup, max_drop = settings.search.target_speedup, settings.search.max_drop
-    if target_speedup is not None:
-        sparsity = find_sparsity_for_speedup(
-            program, settings.pruning, settings.latency, task, target_speedup, report, seed=settings.seed
-        )
-        reason = f"the least at which it is {target_speedup:g} times as fast as the dense model in ONNX Runtime"
-        return ResolvedSparsity(
-            _with_sparsity(settings, sparsity), f"Sparsity {sparsity:.3f}: {reason}, by structure alone."
-        )
-    if max_drop is None:
-        return None
-    trials = Trials(program, settings, task, file)
-    result = find_sparsity_within_drop(trials, max_drop, settings.pruning.sparsity, settings.seed, report)
-    if not result.confirmed:
-        raise PruningError(
-            f"At no sparsity does the validation metric certainly fall less than {max_drop:g}: allow more, give more "
-            "validation rows, or tune for longer (--epochs)."
-        )
-    changes = ", ".join(f"{t.change.change:+.4f} [{t.change.low:+.4f}, {t.change.high:+.4f}]" for t in result.confirmed)
+    if settings.search.target_speedup is not None:
+        return _search_speedup(program, settings, settings.search.target_speedup, task, report)
+    if settings.search.max_drop is not None:
+        return _search_drop(Trials(program, settings, task, file), settings, settings.search.max_drop, report)
+    return None
+
+
+def _search_speedup(
+    program: Program, settings: Settings, speedup: float, task: Task, report: Callable[[str], None]
+) -> ResolvedSparsity:
+    batch_sizes = settings.search.target_batch_sizes or settings.latency.latency_batch_sizes
+    target = SpeedTarget(speedup, batch_sizes, settings.latency.threads)
+    result = find_sparsity_for_speedup(program, settings.pruning, target, task, report, seed=settings.seed)
+    speed = result.speedup
     return ResolvedSparsity(
         _with_sparsity(settings, result.sparsity),
-        f"Sparsity {result.sparsity:.3f}: the largest of {len(result.trials)} trials at which the "
-        f"{result.confirmed[0].change.metric} of the validation rows falls no more than {max_drop:g}; it changed by {changes}, by seed.",
+        f"Sparsity {result.sparsity:.3f}: the least at which the model is certainly {speedup:g} times as fast as the dense one in "
+        f"ONNX Runtime; it is {speed.estimate:.2f} [{speed.low:.2f}, {speed.high:.2f}] times ({target.conditions}), by removed "
+        "channels alone.",
+    )
+
+
+def _search_drop(
+    trials: Trials, settings: Settings, max_drop: float, report: Callable[[str], None]
+) -> ResolvedSparsity:
+    undecided = settings.search.undecided
+    result = find_sparsity_within_drop(
+        trials, max_drop, settings.pruning.sparsity, settings.seed, report, undecided_passes=undecided == "pass"
+    )
+    if not result.confirmed:
+        _raise_not_within_drop(result, max_drop, undecided)
+    changes = ", ".join(f"{t.change.change:+.4f} [{t.change.low:+.4f}, {t.change.high:+.4f}]" for t in result.confirmed)
+    metric = result.confirmed[0].change.metric
+    claim = f"the {metric} of the validation rows falls by at most {max_drop:g}"
+    if result.verdict is Verdict.UNDECIDED:
+        claim = f"it cannot be ruled out that {claim}"
+    return ResolvedSparsity(
+        _with_sparsity(settings, result.sparsity),
+        f"Sparsity {result.sparsity:.3f}: the largest of {len(result.trials)} trials at which {claim}; it changed by {changes}, "
+        "by seed.",
         trials.search_prefix(settings.seed),
+    )
+
+
+def _raise_not_within_drop(result: DropSearchResult, max_drop: float, undecided: str | None) -> NoReturn:
+    least = result.trials[0].change
+    open_trials = [trial.change for trial in result.trials if trial.judge(max_drop) is Verdict.UNDECIDED]
+    if not open_trials or undecided == "fail":
+        raise ValidationFailed(
+            f"At no sparsity is it certain that the {least.metric} of the validation rows falls by at most {max_drop:g}: at "
+            f"{result.trials[0].sparsity:.3f}, the least that was tried, it changed by {least.change:+.4f} [{least.low:+.4f}, "
+            f"{least.high:+.4f}]. Allow more, or tune for longer (--epochs)."
+        )
+    resolution = min((change.high - change.low) / 2.0 for change in open_trials)
+    raise Undecided(
+        f"Whether the {least.metric} falls by at most {max_drop:g} cannot be told at any sparsity that was tried: these "
+        f"{least.rows:,} validation rows resolve ±{resolution:.4f} at best. Give more validation rows, allow a larger --max-drop, "
+        "or take the largest sparsity that does not certainly fail by --undecided pass."
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from recprune_export.evidence import Verdict, combine_verdicts
 from recprune_export.search.bisection import STEP, bisect_largest
 from recprune_export.search.trials import Trial, Trials
 
@@ -11,46 +12,57 @@ SEEDS = 2  # that have to agree: one may be lucky
 
 @dataclass(frozen=True)
 class DropSearchResult:
-    """The trials at the chosen sparsity, one for each seed, and all trials of the search."""
+    """The trials at the chosen sparsity, one for each seed, their verdict, and all trials of the search.
+
+    Where no sparsity holds, it is 0, `confirmed` is empty, and the verdict is that of the least sparsity that was tried.
+    """
 
     sparsity: float
     confirmed: tuple[Trial, ...]
+    verdict: Verdict
     trials: tuple[Trial, ...]
 
 
 def find_sparsity_within_drop(
-    trials: Trials, max_drop: float, first: float, seed: int = 0, report: Callable[[str], None] = lambda text: None
+    trials: Trials,
+    max_drop: float,
+    first: float,
+    seed: int = 0,
+    report: Callable[[str], None] = lambda text: None,
+    *,
+    undecided_passes: bool = False,
 ) -> DropSearchResult:
     """Bisect for the largest sparsity that holds, then let another seed confirm it; where it does not, go back a step.
 
-    A trial holds where the whole interval of the change lies above -`max_drop`. Where nothing holds, the sparsity is 0.
+    The claim of a trial is that the metric falls by at most `max_drop`. With `undecided_passes` trials count as well whose
+    claim cannot be told.
     """
-
+    accepted = {Verdict.HOLDS, Verdict.UNDECIDED} if undecided_passes else {Verdict.HOLDS}
     reported: set[tuple[float, int]] = set()
 
-    def holds(sparsity: float, trial_seed: int | None = None) -> bool:
+    def judge(sparsity: float, trial_seed: int | None = None) -> Verdict:
         trial = trials.run(sparsity, trial_seed)
-        within = trial.holds(max_drop)
         if (trial.sparsity, trial.seed) not in reported:
             reported.add((trial.sparsity, trial.seed))
-            report(_format_trial(trial, within))
-        return within
+            report(format_trial(trial, max_drop))
+        return trial.judge(max_drop)
 
-    *_, last = bisect_largest(holds, first)
+    *_, last = bisect_largest(lambda sparsity: judge(sparsity) in accepted, first)
     sparsity = last.lower
     while sparsity > 0.0:
         seeds = [seed + number for number in range(SEEDS)]
-        confirmed = [holds(sparsity, trial_seed) for trial_seed in seeds]  # all run, so that each is reported
-        if all(confirmed):
+        verdict = combine_verdicts([judge(sparsity, trial_seed) for trial_seed in seeds])  # all run and are reported
+        if verdict in accepted:
             runs = tuple(trials.run(sparsity, trial_seed) for trial_seed in seeds)
-            return DropSearchResult(sparsity, runs, trials.completed)
+            return DropSearchResult(sparsity, runs, verdict, trials.completed)
         sparsity = max(0.0, round(1.0 - (1.0 - sparsity) * STEP, 4))
-    return DropSearchResult(0.0, (), trials.completed)
+    return DropSearchResult(0.0, (), trials.completed[0].judge(max_drop), trials.completed)
 
 
-def _format_trial(trial: Trial, within: bool) -> str:
+def format_trial(trial: Trial, max_drop: float) -> str:
+    """Return the change of the metric of one trial, and the verdict on its claim, in a line."""
     c = trial.change
     return (
-        f"sparsity {trial.sparsity:.3f}, seed {trial.seed}: {c.metric} {c.change:+.4f} [{c.low:+.4f}, {c.high:+.4f}], "
-        f"{'holds' if within else 'too much'}"
+        f"sparsity {trial.sparsity:.3f}, seed {trial.seed}: {c.metric} {c.change:+.4f} [{c.low:+.4f}, {c.high:+.4f}]; "
+        f"that it falls by at most {max_drop:g} {trial.judge(max_drop).words}"
     )

@@ -20,6 +20,7 @@ from recprune_export.program.program import Program
 from recprune_export.settings import LatencySettings, QuantizationSettings
 from recprune_export.validation.latency.backends import DENSE_ONNX, PRUNED_ONNX, make_onnxruntime_backend
 from recprune_export.validation.latency.closed_loop import measure_latency
+from recprune_export.validation.latency.request_cycle import sample_cycles
 
 SECONDS = 1.0  # for each batch size: a search looks often, and the bundle is measured again at the end
 
@@ -78,7 +79,8 @@ def measure_artifact(
             make_onnxruntime_backend(DENSE_ONNX, before.path, threads),
             make_onnxruntime_backend(PRUNED_ONNX, after.path, threads),
         ]
-        report = measure_latency(backends, requests, threads=threads, seconds=SECONDS, seed=seed)
+        drawn = sample_cycles(after.signature, batches, seed=0)  # those of the main job and of `verify --latency`
+        report = measure_latency(backends, drawn, threads=threads, seconds=SECONDS, seed=seed)
         counts = count(after.path).total
         artifact = ArtifactMeasurements(
             counts.parameters,

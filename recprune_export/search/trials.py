@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from recprune_export.codec import FLATTENED, DictMixin, decode
+from recprune_export.evidence import Verdict, judge_at_most
 from recprune_export.finetuning.task import Task, run_program
 from recprune_export.metrics._paired_change import MetricChange
 from recprune_export.pipeline._fingerprint import fingerprint
@@ -30,9 +31,9 @@ class Trial(DictMixin):
     change: MetricChange = field(metadata=FLATTENED)
     artifact: ArtifactMeasurements | None = None
 
-    def holds(self, max_drop: float) -> bool:
-        """Whether the metric falls by no more than `max_drop`, and the interval says so as well."""
-        return self.change.loss.high <= max_drop
+    def judge(self, max_drop: float) -> Verdict:
+        """Judge the claim that the metric becomes worse by at most `max_drop`."""
+        return judge_at_most(self.change.loss, max_drop)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

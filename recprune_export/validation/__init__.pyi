@@ -10,9 +10,7 @@ from .latency.backends import PRUNED_TORCH as PRUNED_TORCH
 from .latency.backends import make_onnxruntime_backend as make_onnxruntime_backend
 from .latency.backends import make_torch_backend as make_torch_backend
 from .latency.backends import torch_threads as torch_threads
-from .latency.closed_loop import Backend as Backend
 from .latency.closed_loop import LatencyReport as LatencyReport
-from .latency.closed_loop import measure_interleaved as measure_interleaved
 from .latency.closed_loop import measure_latency as measure_latency
 from .latency.footprint import Footprint as Footprint
 from .latency.footprint import FootprintReport as FootprintReport
@@ -31,11 +29,15 @@ from .latency.request_cycle import count_requests as count_requests
 from .latency.request_cycle import sample_cycles as sample_cycles
 from .latency.request_cycle import split_into_cycles as split_into_cycles
 from .latency.roofline import compute_roofline as compute_roofline
+from .latency.speedup import Speedup as Speedup
+from .latency.speedup import find_speedup as find_speedup
 from .latency.statistics import DISTRIBUTION as DISTRIBUTION
 from .latency.statistics import block_resamples as block_resamples
 from .latency.statistics import distribution as distribution
 from .latency.statistics import interval_of_few as interval_of_few
 from .latency.statistics import percentiles as percentiles
+from .latency.turns import Backend as Backend
+from .latency.turns import measure_interleaved as measure_interleaved
 from .parity import NamedOutputs as NamedOutputs
 from .parity import ParityReport as ParityReport
 from .parity import Tolerances as Tolerances

@@ -14,6 +14,7 @@ from recprune_export.errors import UsageError
 from recprune_export.evidence import Estimate
 from recprune_export.metrics import MetricChange
 from recprune_export.search import ArtifactMeasurements, Sweep, Trial
+from recprune_export.search.recommend_sparsity import Recommendation
 
 EVERY_OPTION = [
     *("--factory", "shop.models:make", "--factory-args", '{"dim": 8, "name": "a b"}', "--inputs", "a request.npz"),
@@ -41,7 +42,11 @@ def run(words: list[str], job: str, monkeypatch: pytest.MonkeyPatch, result: Any
 
 def found() -> Sweep:
     artifact = ArtifactMeasurements(10, 10, 100, {1: 0.1}, {1: Estimate(2.0, 1.9, 2.1)})
-    return Sweep((Trial(0.85, 7, MetricChange("auc", 0.8, 0.79, 0.005, -0.02, 0.0), artifact),), None)
+    return Sweep(
+        (Trial(0.85, 7, MetricChange("auc", 0.8, 0.79, 0.005, -0.02, 0.0), artifact),),
+        None,
+        Recommendation(0.85, "the knee"),
+    )
 
 
 def pasted(output: str) -> list[str]:
@@ -66,7 +71,7 @@ def test_every_option_of_a_job_is_tried_above() -> None:
     common = {parameter.name for parameter in main.commands["sweep"].params}
     common &= {parameter.name for parameter in main.commands["compress"].params}
     given = {parameter.name for parameter in main.commands["sweep"].params if set(parameter.opts) & set(EVERY_OPTION)}
-    assert common - given == {"model", "data", "unsafe_unpickle", "output", "as_json", "quiet"}
+    assert common - given == {"model", "data", "unsafe_unpickle", "output", "as_json", "quiet", "max_drop"}
 
 
 def test_a_trained_model_goes_on_with_its_rows(

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 
 from recprune_export.gate import BASE, NEW
+from recprune_export.gate.gate_constants import FOOTPRINT_PROCESSES
 from recprune_export.gate.latency import Sampler
+from recprune_export.validation import Footprint, FootprintReport
 
 
 def synthetic(ratio: float | Mapping[int, float], scatter: float = 0.01, seed: int = 0) -> Sampler:
@@ -26,3 +28,17 @@ def synthetic(ratio: float | Mapping[int, float], scatter: float = 0.01, seed: i
         return found
 
     return sample
+
+
+def make_footprints(
+    load: float, peak: float, seed: int, busy: float = 0.0, count: int = FOOTPRINT_PROCESSES, scatter: float = 0.05
+) -> FootprintReport:
+    """NEW takes `load` ms and `peak` MiB, BASE 50 and 100; the share `busy` of the loads takes up to four times as long."""
+    rng = np.random.default_rng(seed)
+
+    def run(load: float, peak: float) -> Footprint:
+        slowed = 1 + 3 * rng.random() * (rng.random() < busy)
+        return Footprint(load * slowed * rng.lognormal(0, scatter), 1.0, 0.0, peak * (1 << 20) * rng.normal(1, 0.002))
+
+    runs = {name: tuple(run(*of) for _ in range(count)) for name, of in (("NEW", (load, peak)), ("BASE", (50, 100)))}
+    return FootprintReport(runs, 256)

@@ -40,7 +40,7 @@ def latency(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    return bundle(tmp_path / "base", metrics={"dense": {}, "pruned": {"auc": 0.8}})
+    return bundle(tmp_path / "base", metrics={"dense": {}, "pruned": {"auc": 0.8}}, change=change(0.8))
 
 
 def run(new: Path, base: Path, *options: object) -> Result:
@@ -71,9 +71,19 @@ def test_exit_codes(
         assert "latency, batch" in done.stderr
 
 
+def change(after: float) -> dict[str, object]:
+    """The section `change` of a manifest."""
+    interval = [after - 0.811, after - 0.809]
+    return {"metric": "auc", "before": 0.81, "after": after, "interval": interval, "error": 0.001, "rows": 1000}
+
+
 CHANGES = {
     "nodes": ({"idle": 2}, {}, "nodes went from 7 to 9"),
-    "quality": ({}, {"metrics": {"dense": {}, "pruned": {"auc": 0.7}}}, "auc went from 0.80000 to 0.70000"),
+    "quality": (
+        {},
+        {"metrics": {"dense": {}, "pruned": {"auc": 0.7}}, "change": change(0.7)},
+        "auc went from 0.80000 to 0.70000",
+    ),
     "no quality": ({}, {}, "does not state auc"),
     "renamed": ({"names": ("member", "item")}, {}, "Input 'user' is gone; 'member' looks like it"),
     "narrowed": ({"rows": 40}, {}, "Input 'user' takes ids 0 to 39 now, it was 0 to 49"),
@@ -188,7 +198,7 @@ def test_everything_is_written_before_the_verdict(base: Path, tmp_path: Path, la
 
 def test_the_table_shows_every_gate(base: Path, latency: object) -> None:
     done = run(base, base)
-    for word in ("signature", "quality, auc", "non-zeros", "load time", "latency, batch 8", "Verdict: pass"):
+    for word in ("signature", "quality, auc", "non-zeros", "load time", "latency, batch 8", "Verdict: holds"):
         assert word in done.stdout
 
 
@@ -238,13 +248,13 @@ def test_calibration_tells_what_can_be_resolved(base: Path, monkeypatch: pytest.
 def test_torch_is_not_needed(base: Path) -> None:
     code = (
         "import sys; sys.modules['torch'] = None; sys.modules['polars'] = None\n"  # importing them would raise
-        "from recprune_export.gate import _check\n_check.FOOTPRINT_PROCESSES = 3\n"
+        "from recprune_export.gate import cost_rules\ncost_rules.FOOTPRINT_PROCESSES = 3\n"
         f"from recprune_export.cli import main; main(['check', {str(base)!r}, '--against', {str(base)!r}, "
         "'--latency-batch-sizes', '1', '--time-limit', '0', '--max-regression', '900%', '--quiet'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "Verdict: pass" in done.stdout
+    assert "Verdict: holds" in done.stdout
 
 
 @pytest.mark.slow

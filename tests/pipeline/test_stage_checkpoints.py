@@ -133,9 +133,7 @@ def test_the_key_is_that_of_all_rows(clicks_file: Path) -> None:
     def of(**changes: np.ndarray) -> str:
         rows = {name: columns["ids"], "clicked": columns["clicked"], **changes}
         loaded = LoadedModel(dense, None, ModelKind.MODULE)
-        return fingerprint(
-            dense, SETTINGS.pruning, SETTINGS.finetuning, make_task(loaded, rows, "clicked", SETTINGS.finetuning)
-        )
+        return fingerprint(dense, SETTINGS.pruning, SETTINGS.finetuning, make_task(loaded, rows, "clicked", SETTINGS))
 
     known = of()
     assert known == of()

@@ -51,16 +51,16 @@ def quantized(
 
 
 def test_lookups_that_overlap_are_found_and_overlap_again(tmp_path: Path) -> None:
-    text = "g (int64[batch, 8] ids) => (float[batch, 8, 16] y) { e = Unsqueeze(ids, last) y = GatherND(table, e) }"
+    text = "g (int64[batch, 8] ids) => (float[batch, 8, 32] y) { e = Unsqueeze(ids, last) y = GatherND(table, e) }"
     source, rng = tmp_path / "fp32.onnx", np.random.default_rng(0)
-    ir.save(graph(text, table=floats(1 << 18, 16), last=np.array([-1])), source)
+    ir.save(graph(text, table=floats(1 << 18, 32), last=np.array([-1])), source)
     calibration = [{"ids": rng.integers(0, 1 << 18, size=(64, 8))} for _ in range(2)]
     stopwatch, judge = favouring(INT8_BY_DIMENSION), make_error_judge(calibration, 0.1)
     timed = {32: calibration[:1], 256: calibration[1:]}
     found = quantize(source, tmp_path / "q" / "model.onnx", "int8", calibration, timed, judge, stopwatch=stopwatch)
     assert found.plan.forms() == {"table": INT8_BY_DIMENSION}
     assert [node.op_type for node in onnx.load(found.path).graph.node].count("GatherND") == 1
-    assert count(found.path).tables.parameters == count(source).tables.parameters == 16 << 18
+    assert count(found.path).tables.parameters == count(source).tables.parameters == 32 << 18
 
 
 @pytest.mark.parametrize("form", [INT8_STATIC, INT8_DYNAMIC])

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
+from recprune_export.evidence import Verdict
 from recprune_export.quantization import QualityLoss
 from recprune_export.quantization.quantization_plan import (
     FP32,
@@ -22,6 +23,7 @@ class Additive:
     """Each weight does its own harm, less of it with more bits."""
 
     limit: float
+    half: float | None = None  # of the interval of the loss
     asked: list[QuantizationPlan] = field(default_factory=list)
 
     def error(self, plan: QuantizationPlan) -> float:
@@ -29,7 +31,9 @@ class Additive:
 
     def loss(self, plan: QuantizationPlan) -> QualityLoss:
         self.asked.append(plan)
-        return QualityLoss("auc", self.error(plan), self.limit)
+        lost = self.error(plan)
+        interval = None if self.half is None else (lost - self.half, lost + self.half)
+        return QualityLoss("auc", lost, self.limit, interval, rows=400)
 
 
 def plan() -> QuantizationPlan:
@@ -69,3 +73,21 @@ def test_with_nothing_allowed_everything_stays_in_fp32() -> None:
     assert settled.plan.is_empty
     assert {choice.form for choice in settled.plan.choices} == {FP32}
     assert settled.loss.lost == 0.0
+
+
+def test_where_rows_cannot_tell_the_answers_decide() -> None:
+    settled = relax_until_quality(plan(), Additive(0.25, half=1.0), more_bits)
+    assert settled.loss.verdict is Verdict.UNDECIDED
+    assert settled.loss.passed
+    assert settled.loss.answers_error is not None
+    assert settled.loss.answers_error <= 0.25**0.5
+    assert settled.plan.forms() == {"small": INT8_STATIC, "table": "int8 by row"}
+    assert settled.loss.note is not None
+    assert "these 400 validation rows resolve +-1" in settled.loss.note
+    assert "cannot tell" in settled.relaxations[1]
+
+
+def test_where_rows_can_tell_the_answers_do_not_count() -> None:
+    settled = relax_until_quality(plan(), Additive(2.0, half=0.1), more_bits)
+    assert (settled.loss.verdict, settled.loss.answers_error, settled.loss.note) == (Verdict.HOLDS, None, None)
+    assert settled.plan.forms() == plan().forms()

@@ -118,6 +118,29 @@ def test_permuted_ids_do_not_hold(bundle: Path, permuted: Path, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_few_rows_cannot_tell_unless_the_user_decides(bundle: Path, clicks_file: Path, tmp_path: Path) -> None:
+    rows = pl.read_parquet(clicks_file).filter(pl.col("split") == "test")
+    rows[: len(rows) // 2].drop("split").write_parquet(tmp_path / "few.parquet")
+    command = (
+        "refresh",
+        bundle,
+        "--data",
+        tmp_path / "few.parquet",
+        "-o",
+        tmp_path / "new",
+        "--max-fall",
+        "0",
+        "--quiet",
+    )
+    done = invoke(*command)
+    assert done.exit_code == 5, done.output
+    assert "rows resolve +-" in " ".join(done.stdout.split())
+    assert "cannot be told" in done.stderr, done.stdout
+    assert not (tmp_path / "new").exists()
+    assert invoke(*command, "--check-only", "--undecided", "pass").exit_code == 0
+    assert invoke(*command, "--check-only", "--undecided", "fail").exit_code == 1
+
+
 def test_flipped_labels_do_not_hold(bundle: Path, clicks_file: Path, tmp_path: Path) -> None:
     rows = pl.read_parquet(clicks_file).drop("split")
     flip = pl.Series(np.random.default_rng(0).random(len(rows)) < 0.6)
@@ -172,7 +195,7 @@ def test_a_bundle_without_a_profile_says_so_and_is_judged_by_the_rest(
     found = make_drift_report(edited(bundle, tmp_path / "older", without=[DATA_PROFILE]), permuted)
     assert verdicts(found)["drift"] is None
     assert "no profile" in reason(found, "drift")
-    assert verdicts(found)["metric"] is not None
+    assert "not measured" not in reason(found, "metric")
 
 
 def test_a_bundle_that_was_changed_is_not_measured(bundle: Path, clicks_file: Path, tmp_path: Path) -> None:
@@ -186,7 +209,8 @@ def test_json_has_all_of_it(bundle: Path, permuted: Path) -> None:
     done = invoke("refresh", bundle, "--data", permuted, "--check-only", "--json")
     values = json.loads(done.stdout)
     assert done.exit_code == 1
-    assert values["holds"] is False
+    assert (values["holds"], values["verdict"]) == (False, "fails")
+    assert {finding["verdict"] for finding in values["findings"]} <= {"holds", "fails", "cannot be told"}
     assert [finding["measure"] for finding in values["findings"]] == MEASURES
     assert next(d for d in values["drift"] if d["name"] == "item")["major"]
     assert "refreshed" not in values

@@ -11,7 +11,8 @@ from torch import nn
 
 from recprune_export import api
 from recprune_export.api import load_model, make_task
-from recprune_export.errors import PruningError, UsageError
+from recprune_export.errors import Undecided, UsageError, ValidationFailed
+from recprune_export.evidence import Verdict
 from recprune_export.finetuning import RegularizedProgram, Task
 from recprune_export.pipeline import InputSources, StageCheckpoints, plan_fields
 from recprune_export.pipeline import _prune as stages
@@ -19,6 +20,7 @@ from recprune_export.program import LoadedModel, ModelKind, Program
 from recprune_export.pruning import FieldPlan
 from recprune_export.search import Trial, Trials, resolve_sparsity, sweep, target_speedup
 from recprune_export.search.max_drop import SEEDS, find_sparsity_within_drop
+from recprune_export.search.target_speedup import SpeedTarget
 from recprune_export.settings import FineTuningSettings, PruningSettings, Settings
 
 SETTINGS = Settings(epochs=1, latency_batch_sizes=(1, 8), learning_rate=1e-3)
@@ -52,7 +54,7 @@ def job() -> tuple[Program, Task]:
         logits = module(torch.from_numpy(columns["user"]), torch.from_numpy(columns["item"])).numpy()
     columns["click"] = (rng.random(ROWS) < 1 / (1 + np.exp(-logits))).astype(np.float32)
     loaded = load_model(module.eval(), (torch.arange(4), torch.arange(4)), {})
-    return loaded.program, make_task(loaded, columns, "click", SETTINGS.finetuning)
+    return loaded.program, make_task(loaded, columns, "click", SETTINGS)
 
 
 def test_a_trial_is_made_once_and_survives_its_file(job: tuple[Program, Task], tmp_path: Path) -> None:
@@ -145,9 +147,9 @@ def test_a_speed_is_searched_with_the_same_fields(job: tuple[Program, Task], mon
 
     monkeypatch.setattr(target_speedup, "plan_fields", choose)
     monkeypatch.setattr("recprune_export.pipeline.planning.plan_fields", choose)
-    with pytest.raises(PruningError, match="times as fast"):
+    with pytest.raises(ValidationFailed, match="times as fast"):
         target_speedup.find_sparsity_for_speedup(
-            program, PruningSettings(prune_fields=1), SETTINGS.latency, task, target=1e6
+            program, PruningSettings(prune_fields=1), SpeedTarget(1e6, (1, 8)), task
         )
     (fields,) = chosen
     assert len(fields.removed) == 1
@@ -159,7 +161,7 @@ def test_what_is_found_holds_on_rows_that_the_search_never_saw(job: tuple[Progra
     found = find_sparsity_within_drop(trials, 0.02, first=0.6, report=told.append)
     assert found.sparsity >= 0.5  # three quarters of the dimensions hold next to nothing
     assert len(found.confirmed) == SEEDS
-    assert all(trial.holds(0.02) for trial in found.confirmed)
+    assert all(trial.judge(0.02) is Verdict.HOLDS for trial in found.confirmed)
     assert len(told) >= len(found.trials)
     from recprune_export.finetuning import run_program
     from recprune_export.pipeline import prune
@@ -169,12 +171,16 @@ def test_what_is_found_holds_on_rows_that_the_search_never_saw(job: tuple[Progra
     assert dense - after <= 0.02
 
 
-def test_nothing_holds_where_nothing_can(job: tuple[Program, Task], tmp_path: Path) -> None:
+def test_few_rows_cannot_tell(job: tuple[Program, Task], tmp_path: Path) -> None:
     program, task = job
-    with pytest.raises(PruningError, match="At no sparsity"):
-        resolve_sparsity(
-            program, SETTINGS.with_options(max_drop=1e-9, score="random", refit=False), task, tmp_path / "s.json"
-        )
+    settings = SETTINGS.with_options(max_drop=1e-9, score="random", refit=False)
+    with pytest.raises(Undecided, match=r"cannot be told .* these \d+ validation rows resolve ±0\.\d+"):
+        resolve_sparsity(program, settings, task, tmp_path / "s.json")
+    with pytest.raises(ValidationFailed, match="At no sparsity"):  # the trials are those in the file
+        resolve_sparsity(program, settings.with_options(undecided="fail"), task, tmp_path / "s.json")
+    resolved = resolve_sparsity(program, settings.with_options(undecided="pass"), task, tmp_path / "s.json")
+    assert resolved is not None
+    assert resolved.settings.pruning.sparsity > 0.0
 
 
 def test_without_labels_there_is_nothing_to_compare(job: tuple[Program, Task]) -> None:
@@ -188,7 +194,7 @@ def test_without_labels_there_is_nothing_to_compare(job: tuple[Program, Task]) -
 
 def test_a_speed_out_of_reach_is_said(job: tuple[Program, Task], tmp_path: Path) -> None:
     program, task = job
-    with pytest.raises(PruningError, match="times as fast"):
+    with pytest.raises(ValidationFailed, match="times as fast"):
         resolve_sparsity(program, SETTINGS.with_options(target_speedup=1e6), task, tmp_path / "s.json")
 
 

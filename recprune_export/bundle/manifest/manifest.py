@@ -13,6 +13,7 @@ from recprune_export.bundle.manifest.manifest_sections import (
     BreakdownSection,
     ChangeSection,
     CostSection,
+    CountsSection,
     DenseAndPruned,
     EmptySection,
     EncodingSection,
@@ -22,6 +23,7 @@ from recprune_export.bundle.manifest.manifest_sections import (
     Object,
     ProvenanceSection,
     PublishedAs,
+    QualityVerdictSection,
     QuantizationSection,
     RewriteEntry,
     SessionSection,
@@ -78,7 +80,7 @@ class Manifest(BaseModel):
     signature: Annotated[Object, PublishedAs(SignatureSection)]
     counts: Annotated[
         Object,
-        PublishedAs(DenseAndPruned),
+        PublishedAs(CountsSection),
         Field(
             description="parameters, non-zero parameters, bytes and operations, for tables and the rest, counted in the ONNX files"
         ),
@@ -104,6 +106,16 @@ class Manifest(BaseModel):
         Object,
         PublishedAs(ChangeSection | EmptySection),
         Field(description="change of a metric on test rows; empty without labeled rows"),
+    ] = Field(default_factory=dict)
+    changes: Annotated[
+        Object,
+        PublishedAs(dict[str, ChangeSection]),
+        Field(description="the same for each metric of `metrics`, by its name, with which `check` compares bundles"),
+    ] = Field(default_factory=dict)
+    quality: Annotated[
+        Object,
+        PublishedAs(QualityVerdictSection | EmptySection),
+        Field(description="verdict on the loss of quality by a usual allowance; empty without labeled rows"),
     ] = Field(default_factory=dict)
     breakdown: Annotated[
         Object,

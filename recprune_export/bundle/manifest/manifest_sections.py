@@ -129,6 +129,69 @@ class DenseAndPruned(TypedDict):
     pruned: Object
 
 
+@with_config(CLOSED)
+class ParameterFractionsSection(TypedDict):
+    """Fractions of the dense parameters of the embedding tables, of the rest, and of all."""
+
+    tables: float
+    rest: float
+    parameters: float
+
+
+@with_config(CLOSED)
+class ReductionSection(TypedDict):
+    """Fractions of the dense model that the pruned one lacks; `tables`, `rest` and `parameters`: removed or zero."""
+
+    tables: float
+    rest: float
+    parameters: float
+    operations: Annotated[float, Field(description="multiply-adds of one row")]
+    bytes: Annotated[float, Field(description="bytes of the file")]
+    removed: Annotated[ParameterFractionsSection, Field(description="parameters that are not in the file any more")]
+    zeroed: Annotated[ParameterFractionsSection, Field(description="parameters that are in the file, but 0")]
+
+
+@with_config(OPEN)
+class CountsSection(TypedDict):
+    """Counts of the dense and the pruned file, and by how much the latter is smaller."""
+
+    dense: Object
+    pruned: Object
+    reduction: NotRequired[ReductionSection]
+
+
+@with_config(OPEN)
+class Interval(TypedDict):
+    """An estimate with its 95 % interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+Ratios = dict[str, dict[str, Interval]]
+ByBackend = dict[str, Amount]
+
+
+@with_config(OPEN)
+class ColdLatency(TypedDict):
+    """Latency after `bytes` of other memory were read before each call."""
+
+    bytes: Count
+    milliseconds: Annotated[dict[str, ByBackend], Field(description="medians by batch size, then by backend")]
+    ratios: Ratios
+
+
+@with_config(OPEN)
+class SpeedupSection(TypedDict):
+    """How many times faster the pruned ONNX file is than the dense one, and where that was measured."""
+
+    batch: AtLeastOne
+    threads: AtLeastOne
+    clock: Literal["wall", "CPU"]
+    ratio: Interval
+
+
 @with_config(OPEN)
 class LatencyFigures(TypedDict):
     """Latency of one backend at one batch size, in milliseconds."""
@@ -138,7 +201,25 @@ class LatencyFigures(TypedDict):
 
 @with_config(OPEN)
 class LatencySection(TypedDict):
-    """Latency in milliseconds by backend and batch size, measured interleaved in one process."""
+    """Latency in milliseconds by backend and batch size, with warm caches; backends took turns in one process."""
+
+    clock: NotRequired[
+        Annotated[
+            Literal["wall", "CPU"],
+            Field(description="of `ratios`: CPU where other processes took the core from the measured thread"),
+        ]
+    ]
+    speedup: NotRequired[Annotated[SpeedupSection, Field(description="the headline: pruned ONNX against dense ONNX")]]
+    ratios: NotRequired[Annotated[Ratios, Field(description="by batch size and pair of backends, by `clock`")]]
+    wall_ratios: NotRequired[Ratios]
+    cpu_ratios: NotRequired[Ratios]
+    cpu_milliseconds: NotRequired[
+        Annotated[dict[str, ByBackend], Field(description="median CPU time of a call, by batch size, then by backend")]
+    ]
+    preemptions: NotRequired[
+        Annotated[dict[str, Count], Field(description="involuntary context switches while measuring, by batch size")]
+    ]
+    cold: NotRequired[ColdLatency]
 
     percents: NotRequired[
         Annotated[list[Annotated[float, Field(ge=0, le=100)]], Field(description="of each `distribution`")]
@@ -207,6 +288,17 @@ class BreakdownSection(TypedDict):
 
 
 @with_config(CLOSED)
+class QualityVerdictSection(TypedDict):
+    """Whether the metric loses at most a usual allowance on test rows: the whole interval within it, beyond it, or neither."""
+
+    metric: str
+    loss: Annotated[Interval, Field(description="how much worse the pruned model is; 95 %, paired")]
+    limit: Annotated[Amount, Field(description="the allowance")]
+    verdict: Literal["holds", "fails", "cannot be told"]
+    sentence: str
+
+
+@with_config(CLOSED)
 class EmptySection(TypedDict):
     """A section that does not apply."""
 
@@ -228,15 +320,6 @@ class SessionChoice(TypedDict):
     arena: bool
     optimization: Literal["basic", "extended", "all"]
     prepacking: bool
-
-
-@with_config(OPEN)
-class Interval(TypedDict):
-    """An estimate with its 95 % interval."""
-
-    estimate: float
-    low: float
-    high: float
 
 
 @with_config(CLOSED)
@@ -285,8 +368,15 @@ class CostEntry(TypedDict):
 
     operations: Annotated[Count, Field(description="multiply-adds of matrix products")]
     bytes: Traffic
-    floor: Annotated[Amount, Field(description="lower bound in milliseconds for any runtime")]
+    floor: Annotated[
+        Amount,
+        Field(
+            description="lower bound in milliseconds on this machine: a call, the start of each node, and the arithmetic or the "
+            "reads, whichever takes longer"
+        ),
+    ]
     multiple: Annotated[Amount, Field(description="the measured median latency, as a multiple of `floor`")]
+    interval: NotRequired[Annotated[list[Amount], Field(min_length=2, max_length=2, description="95 %, of `multiple`")]]
 
 
 @with_config(OPEN)
@@ -348,7 +438,25 @@ class QuantizationLossSection(TypedDict):
         Annotated[list[float], Field(min_length=2, max_length=2)] | None,
         Field(description="95 %, paired, over validation rows; null without rows"),
     ]
-    passed: bool
+    rows: NotRequired[Annotated[Count, Field(description="validation rows")]]
+    verdict: NotRequired[
+        Annotated[
+            Literal["holds", "fails", "cannot be told"],
+            Field(description="whether the interval lies within the limit, beyond it, or on both sides"),
+        ]
+    ]
+    answers_error: NotRequired[
+        Annotated[
+            float | None,
+            Field(
+                description="relative error of the outputs, which decides where rows cannot tell; null where they can"
+            ),
+        ]
+    ]
+    answers_limit: NotRequired[Annotated[Amount, Field(description="allowed `answers_error`")]]
+    passed: Annotated[
+        bool, Field(description="whether the claim holds or, where it cannot be told, the outputs are near enough")
+    ]
 
 
 @with_config(CLOSED)

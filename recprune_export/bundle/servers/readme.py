@@ -11,7 +11,7 @@ _TEMPLATE = """\
 # {name}
 
 A recommender as an ONNX model for CPU, written by recprune-export. `recprune-export verify .` checks it.
-
+{figures}
 ```python
 {code}
 ```
@@ -71,12 +71,14 @@ def render_readme(
     shared_rows: Mapping[str, Any] | None = None,
     quantization: Mapping[str, Any] | None = None,
     serving: Collection[str] = (),
+    figures: Sequence[str] = (),
 ) -> str:
     """Return the README of a bundle.
 
     `signature`: result of `Signature.to_dict()`; `session`: options in the code that loads the model; `encoding`: whether the
     bundle contains `encoding.json`; `ignored`: inputs, or columns of inputs, that the model does not read; `shared_rows`:
-    result of `RowReport.to_dict()`; `quantization`: that section of the manifest; `serving`: names of the files for servers.
+    result of `RowReport.to_dict()`; `quantization`: that section of the manifest; `serving`: names of the files for servers;
+    `figures`: results of `describe_figures`.
     """
     kinds = (("input", signature["inputs"]), ("output", signature["outputs"]))
     rows = "\n".join(_row(kind, tensor) for kind, tensors in kinds for tensor in tensors)
@@ -92,6 +94,7 @@ def render_readme(
         fewer_bits=_describe_quantization(quantization),
         serving=_describe_serving_files(name, serving),
         rows_shared=_describe_shared_rows(shared_rows),
+        figures="".join(f"\n- {sentence}." for sentence in figures) + ("\n" if figures else ""),
     )
 
 

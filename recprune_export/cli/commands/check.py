@@ -8,7 +8,7 @@ import click
 
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
-from recprune_export.cli.tables import make_console, make_table, print_json
+from recprune_export.cli.tables import VERDICT_STYLES, make_console, make_table, print_json
 
 if TYPE_CHECKING:
     from recprune_export.gate._check import Check
@@ -106,9 +106,8 @@ def print_check(check: "Check", *, as_json: bool) -> None:
         return print_json(check.to_dict())
     console = make_console()
     table = make_table(f"{check.new} against {check.base}", *HEADINGS)
-    styles = {Verdict.FAILS: "red", Verdict.UNDECIDED: "yellow", Verdict.SKIPPED: "dim"}
     for finding in check.findings:
-        table.add_row(*format_finding(finding), style=styles.get(finding.verdict))
+        table.add_row(*format_finding(finding), style=VERDICT_STYLES.get(finding.verdict))
     console.print(table)
     if check.latency:
         batches = list(check.latency)
@@ -122,7 +121,7 @@ def print_check(check: "Check", *, as_json: bool) -> None:
     for finding in check.findings:
         if finding.verdict is not Verdict.HOLDS:
             console.print(f"{finding.gate}: {finding.reason}", highlight=False, soft_wrap=True, markup=False)
-    console.print(f"Verdict: {check.verdict.value}, after {check.seconds:.1f} s", highlight=False)
+    console.print(f"Verdict: {check.verdict.words}, after {check.seconds:.1f} s", highlight=False)
 
 
 def print_calibration(calibration: "Calibration", *, as_json: bool) -> None:

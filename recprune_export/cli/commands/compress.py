@@ -31,7 +31,6 @@ from recprune_export.cli.parse_values import model_source
 @click.option(
     "--width-multiple", type=int, default=16, show_default=True, help="Hidden widths end on a multiple of this."
 )
-@click.option("--no-refit", "refit", flag_value=False, default=True, help="Do not refit layers by least squares.")
 @click.option(
     "--regularize",
     type=float,
@@ -54,6 +53,16 @@ from recprune_export.cli.parse_values import model_source
     "--max-drop", type=float, metavar="DROP", help="Search the largest sparsity at which quality falls no more."
 )
 @click.option("--target-speedup", type=float, metavar="TIMES", help="Search the least sparsity that is so much faster.")
+@click.option(
+    "--target-batch-sizes",
+    metavar="1,256",
+    help="Batch sizes whose mean speed-up reaches the target.  [default: --latency-batch-sizes]",
+)
+@click.option(
+    "--undecided",
+    type=click.Choice(["pass", "fail"]),
+    help="How a search counts trials whose verdict the rows leave open.  [default: exit code 5 if none holds]",
+)
 @click.option("--no-dense", is_flag=True, help="Leave the dense baseline out of the bundle.")
 @click.option("--no-triton", "triton", flag_value=False, default=True, help="Leave Triton's model repository out.")
 @click.option("--license", metavar="SPDX-ID", help="License of the bundle.  [default: not stated]")
@@ -76,6 +85,7 @@ def compress(
     as_json: bool,
     quiet: bool,
     latency_batch_sizes: str,
+    target_batch_sizes: str | None,
     shared_inputs: str,
     no_dense: bool,
     prune_rows: str | None,
@@ -92,6 +102,9 @@ def compress(
 
     settings = Settings(
         latency_batch_sizes=parse_batch_sizes(latency_batch_sizes),
+        target_batch_sizes=parse_batch_sizes(target_batch_sizes, "--target-batch-sizes")
+        if target_batch_sizes
+        else None,
         shared_inputs=tuple(name.strip() for name in shared_inputs.split(",") if name.strip()),
         keep_dense=not no_dense,
         prune_rows=None if prune_rows is None else parse_row_fraction(prune_rows),

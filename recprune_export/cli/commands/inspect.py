@@ -10,9 +10,11 @@ from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, loading_options
 from recprune_export.cli.parse_values import parse_json_object
 from recprune_export.cli.tables import make_console, make_table, print_json, rewrite_table
+from recprune_export.figures import format_bytes, format_significant
 
 if TYPE_CHECKING:
     from recprune_export.bundle.artifact_summary import ArtifactInspection
+    from recprune_export.evidence import Estimate
     from recprune_export.inspection import FieldRemovability, Inspection
     from recprune_export.pruning.importance.sensitivity import Sensitivity
 
@@ -82,7 +84,8 @@ def print_artifact(inspection: "ArtifactInspection", *, as_json: bool) -> None:
     console, counts, machine = make_console(), inspection.counts, inspection.machine
     console.print(
         f"{inspection.name}: {counts.tables.parameters:,} parameters in tables, {counts.rest.parameters:,} in the rest, "
-        f"{counts.total.nonzero:,} of them not zero; {counts.nodes} nodes, {counts.bytes:,} bytes",
+        f"{counts.total.nonzero:,} of them not zero; {counts.nodes} nodes, {_count_running(inspection)} of them run for a "
+        f"request; {format_bytes(counts.bytes)}",
         highlight=False,
     )
     table = make_table(
@@ -92,17 +95,17 @@ def print_artifact(inspection: "ArtifactInspection", *, as_json: bool) -> None:
         "read: weights and rows",
         "request and answer",
         "floor",
-        "measured",
+        "measured for the bundle",
     )
     for batch, cost in inspection.costs.items():
-        multiple = inspection.multiples.get(batch)
+        measured = inspection.measured.get(batch)
         table.add_row(
             str(batch),
             f"{cost.operations:,}",
-            f"{cost.weights:,} B",
-            f"{cost.interface:,} B",
-            f"{cost.floor * 1e3:.3f} ms",
-            "" if multiple is None else f"{multiple:.1f} × floor",
+            format_bytes(cost.weights),
+            format_bytes(cost.interface),
+            f"{format_significant(cost.floor * 1e3)} ms",
+            "" if measured is None else _format_measured(measured),
         )
     console.print(table)
     reads = " / ".join(f"{rate / 1e9:.0f}" for rate in machine.reads)
@@ -115,6 +118,15 @@ def print_artifact(inspection: "ArtifactInspection", *, as_json: bool) -> None:
     )
     if inspection.rewrites:
         console.print(rewrite_table(inspection.rewrites))
+
+
+def _format_measured(median: "Estimate") -> str:
+    interval = f" [{median.low:.3f}, {median.high:.3f}]" if median.low < median.high else ""
+    return f"{median.estimate:.3f} ms{interval}"
+
+
+def _count_running(inspection: "ArtifactInspection") -> int:
+    return sum(node.runs for node in next(iter(inspection.costs.values())).nodes)
 
 
 def print_inspection(inspection: "Inspection", *, as_json: bool) -> None:

@@ -10,7 +10,7 @@ import click
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, label_options, metric_options, source_options
 from recprune_export.cli.parse_values import parse_json_object
-from recprune_export.cli.tables import format_figure, make_console, make_table, print_json, print_notes
+from recprune_export.cli.tables import VERDICT_STYLES, format_figure, make_console, make_table, print_json, print_notes
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -35,11 +35,16 @@ _PRINTED_DRIFTS = 12
 )
 @source_options
 @click.option(
-    "--max-drop", type=click.FloatRange(0), default=0.002, show_default=True, help="Further below the dense model."
+    "--max-drop", type=click.FloatRange(0), default=0.002, show_default=True, help="Further behind the dense model."
 )
 @click.option(
-    "--max-fall", type=click.FloatRange(0), default=0.01, show_default=True, help="Below the metric that was recorded."
+    "--max-fall",
+    type=click.FloatRange(0),
+    default=0.01,
+    show_default=True,
+    help="Worse than the metric that was recorded.",
 )
+@click.option("--undecided", type=click.Choice(["fail", "pass"]), help="What it counts for.  [default: exit code 5]")
 @click.option("--check-only", is_flag=True, help="Do not compress again; exit code 1 where the plan does not hold.")
 @click.option("-o", "--output", type=FILE, help="Directory of the new bundle.  [default: BUNDLE-refreshed]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
@@ -56,6 +61,7 @@ def refresh(
     factory_args: str | None,
     max_drop: float,
     max_fall: float,
+    undecided: str | None,
     check_only: bool,
     output: Path | None,
     as_json: bool,
@@ -65,11 +71,13 @@ def refresh(
     """Say whether the plan of BUNDLE still holds on new rows, and compress the dense model again where it does not.
 
     Judged are the metric, its distance from the dense model, the drift of ids, numbers and labels, and whether the score
-    would keep the channels of the plan again.
+    would keep the channels of the plan again. Exit code 0: it holds, or was compressed again; 1: it does not hold;
+    5: these rows cannot tell, and nothing is written.
     """
     from recprune_export.bundle.archive.packing import SUFFIX
     from recprune_export.bundle.write import check_target
     from recprune_export.cli.compression_tables import print_result
+    from recprune_export.evidence import Verdict
     from recprune_export.progress import quiet as silently
     from recprune_export.refresh.drift_report import make_drift_report, recompress
     from recprune_export.settings import EvaluationSettings, LabelSettings
@@ -82,12 +90,13 @@ def refresh(
         report = make_drift_report(
             bundle, data, labels=labels, model=model, source=source, max_drop=max_drop, max_fall=max_fall,
             label_settings=LabelSettings(weight, missing_label), evaluation=EvaluationSettings(metrics, group),
+            undecided=Verdict(undecided or "undecided"),
         )  # fmt: skip
         result = None
         if not as_json:
             print_drift_report(report)
         try:
-            if not (report.holds or check_only):
+            if report.verdict is Verdict.FAILS and not check_only:
                 result = recompress(report, target, sys.argv[1:])
         finally:
             if as_json:
@@ -114,10 +123,11 @@ def print_drift_report(report: "DriftReport") -> None:
     verdicts = make_table("Does the plan hold?", "measure", "verdict", "")
     verdicts.columns[2].justify = "left"
     for finding in report.findings:
-        style = "red" if finding.holds is False else "dim" if finding.holds is None else None
-        verdicts.add_row(finding.measure, finding.verdict, finding.reason, style=style)
+        verdicts.add_row(
+            finding.measure, finding.verdict.words, finding.reason, style=VERDICT_STYLES.get(finding.verdict)
+        )
     console.print(verdicts)
-    console.print(f"Verdict: {report.verdict}", highlight=False, soft_wrap=True)
+    console.print(f"Verdict: {report.sentence}", highlight=False, soft_wrap=True, markup=False)
 
 
 def print_refresh_json(report: "DriftReport", result: "CompressionResult | None") -> None:
@@ -131,14 +141,13 @@ def _make_drift_table(drifts: Sequence["Drift"]) -> "Table":
 
     table = make_table(
         f"Drift: population stability index (below {NOTICEABLE:g} none, from {MAJOR:g} on major)",
-        "field", "index", "by chance below", "unknown or mean, then", "now",
+        "field", "index", "95 % interval without chance", "unknown or mean, then", "now",
     )  # fmt: skip
     for drift in drifts[:_PRINTED_DRIFTS]:
         form = ".1%" if drift.kind == "ids" else ".3g"
         cells = (format_figure(value, form) for value in (drift.before, drift.now))
-        table.add_row(
-            drift.name, f"{drift.psi:.3f}", f"{drift.chance:.3f}", *cells, style="red" if drift.major else None
-        )
+        interval = f"[{drift.estimate.low:.3f}, {drift.estimate.high:.3f}]"
+        table.add_row(drift.name, f"{drift.psi:.3f}", interval, *cells, style=VERDICT_STYLES.get(drift.verdict))
     if len(drifts) > _PRINTED_DRIFTS:
         table.add_row(f"{len(drifts) - _PRINTED_DRIFTS} more, with less", "", "", "", "")
     return table

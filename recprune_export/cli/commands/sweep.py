@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 @loading_options
 @job_options
 @click.option("--data", type=FILE, required=True, help="CSV, Parquet or NPZ with rows to tune and measure on.")
+@click.option(
+    "--max-drop", type=float, metavar="DROP", help="Fall of the metric that the recommended sparsity may cost."
+)
 @click.option("--sparsities", default="0.3,0.5,0.7,0.8,0.9,0.95", show_default=True)
 @click.option("-o", "--output", type=FILE, help="Directory for the results.  [default: artifacts/<name>-sweep]")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON instead of a table.")
@@ -104,6 +107,10 @@ def print_sweep(search: "Sweep", folder: Path, arguments: Sequence[str], *, as_j
         soft_wrap=True,
         markup=False,
     )
-    chosen = search.trials[search.knee if search.knee is not None else 0].sparsity
-    command = shlex.join([*arguments, "--sparsity", f"{chosen:g}"])
+    recommendation = search.recommendation
+    if recommendation.sparsity is None:
+        console.print(f"Recommended: {recommendation.reason}", highlight=False, soft_wrap=True)
+        return
+    console.print(f"Recommended: {recommendation.sparsity:g}, {recommendation.reason}", highlight=False, soft_wrap=True)
+    command = shlex.join([*arguments, "--sparsity", f"{recommendation.sparsity:g}"])
     console.print(f"Next: recprune-export {command}", highlight=False, soft_wrap=True)

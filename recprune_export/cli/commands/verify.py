@@ -10,6 +10,7 @@ from recprune_export.cli.latency_tables import footprint_table, open_loop_table,
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
 from recprune_export.cli.tables import make_console, print_json
+from recprune_export.figures import format_bytes
 
 if TYPE_CHECKING:
     from recprune_export.bundle._verify import Verification
@@ -65,7 +66,7 @@ def print_verification(verification: "Verification", study: "LatencyStudy | None
         return print_json({**asdict(verification), **latency})
     worst = max((output.max_absolute for output in verification.outputs), default=0.0)
     click.echo(
-        f"{verification.name}: {verification.files} files ({verification.bytes:,} bytes) as the manifest says; "
+        f"{verification.name}: {verification.files} files ({format_bytes(verification.bytes)}) as the manifest says; "
         f"ONNX Runtime gives the golden outputs of {verification.rows} rows to {worst:.1e}. {verification.seconds:.2f} s"
     )
     signatures = {"valid": "Signed by the given key.", "unchecked": "It is signed; give --public-key to check by whom."}
@@ -75,6 +76,8 @@ def print_verification(verification: "Verification", study: "LatencyStudy | None
         console = make_console()
         for report in study.closed:
             print_latency(console, report)
+            for warning in report.warnings:
+                click.echo(f"Warning: {warning}", err=True)
         for open_loop in study.open:
             console.print(open_loop_table(open_loop))
         console.print(footprint_table(study.footprints))

@@ -4,14 +4,15 @@ Cells are chosen on training rows and counted on held-out rows: on training rows
 overestimated, and an id that the vocabulary lacks does not occur.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 
 from recprune_export.codec import DictMixin, JsonForm, ToDictMixin, decode, encode
-from recprune_export.data.distribution.stability_index import MAJOR, psi, psi_null_quantile
+from recprune_export.data.distribution.stability_index import MAJOR, psi, psi_interval, psi_null_quantile
+from recprune_export.evidence import Estimate, Verdict, judge_at_most
 
 MAX_LISTED_IDS = 1000  # the most frequent ids
 HASH_CELLS = 8  # cells for all other ids, by hash
@@ -144,24 +145,37 @@ class FieldProfile(DictMixin):
 
 @dataclass(frozen=True)
 class Drift(ToDictMixin):
-    """The drift of a field: the population stability index, and its 95 % quantile without drift, `chance`.
+    """The drift of a field: the population stability index of its samples, and its 95 % quantile without drift, `chance`.
 
-    `before` and `now` are shares of unknown ids, or means of numbers; None if the field has neither.
+    `estimate` is the index of the distributions, without the part that chance adds, with its 95 % interval. `before`
+    and `now` are shares of unknown ids, or means of numbers; None if the field has neither.
     """
 
-    ENCODED = ("name", "kind", "psi", "chance", "before", "now", "major")
+    ENCODED = ("name", "kind", "psi", "chance", "estimate", "before", "now", "major", "words")
+    PROPERTY_NAMES: ClassVar[Mapping[str, str]] = {"words": "verdict"}
 
     name: str
     kind: str
     psi: float
     chance: float
+    estimate: Estimate
     before: float | None
     now: float | None
 
     @property
+    def verdict(self) -> Verdict:
+        """The verdict on the claim that there is no major shift."""
+        return judge_at_most(self.estimate, MAJOR)
+
+    @property
+    def words(self) -> str:
+        """The verdict in words."""
+        return self.verdict.words
+
+    @property
     def major(self) -> bool:
-        """Whether the index exceeds both the usual limit and `chance`."""
-        return self.psi > max(MAJOR, self.chance)
+        """Whether the shift is major beyond doubt."""
+        return self.verdict is Verdict.FAILS
 
 
 @dataclass(frozen=True)
@@ -197,10 +211,10 @@ def unknown_share(column: FieldValues) -> float | None:
 
 def _drift(field: FieldProfile, column: FieldValues) -> Drift:
     before, now = np.array(field.counts), field.cells.count(column)
-    if isinstance(field.cells, NumberCells):
-        shift = field.mean, float(column.flat.mean())
-        return Drift(field.name, "numbers", psi(before, now), psi_null_quantile(before, now), *shift)
-    unknown = unknown_share(column)
-    if unknown is not None and field.unknown is not None and unknown < field.unknown:
-        before[-1] = now[-1] = 0  # fewer unknown ids do no harm; they occur if the new rows include old ones
-    return Drift(field.name, "ids", psi(before, now), psi_null_quantile(before, now), field.unknown, unknown)
+    shift = field.mean, None if column.ids else float(column.flat.mean())
+    if isinstance(field.cells, IdCells):
+        shift = field.unknown, unknown_share(column)
+        if shift[0] is not None and shift[1] is not None and shift[1] < shift[0]:
+            before[-1] = now[-1] = 0  # fewer unknown ids do no harm; they occur if the new rows include old ones
+    indices = psi(before, now), psi_null_quantile(before, now), psi_interval(before, now)
+    return Drift(field.name, field.kind, *indices, *shift)

@@ -1,8 +1,12 @@
 """The population stability index, a distance of two distributions over the same cells."""
 
+from collections.abc import Callable
 from math import sqrt
+from statistics import NormalDist
 
 import numpy as np
+
+from recprune_export.evidence import Estimate
 
 # The usual limits, from scorecards of banks: Siddiqi 2006, "Credit Risk Scorecards", system stability report. Below .1 no
 # significant change, above .25 a significant shift.
@@ -37,3 +41,46 @@ def psi_null_quantile(expected: np.ndarray, actual: np.ndarray) -> float:
     spread = 2.0 / (9.0 * degrees)
     z95 = 1.6449  # the same quantile of the normal distribution
     return (1.0 / n + 1.0 / m) * degrees * (1.0 - spread + z95 * sqrt(spread)) ** 3
+
+
+def psi_interval(expected: np.ndarray, actual: np.ndarray) -> Estimate:
+    """Return the index of the two distributions, without the part that chance adds to that of two samples, and its 95 % interval.
+
+    The index of two samples is about (1/n + 1/m) times a noncentral χ², whose noncentrality is the index of the distributions
+    divided by the same factor. The interval holds each index under which that of the samples is within its own 95 %.
+    """
+    n, m = float(expected.sum()), float(actual.sum())
+    degrees = int(((expected + actual) > 0).sum()) - 1
+    if degrees < 1 or n == 0 or m == 0:
+        return Estimate(0.0, 0.0, 0.0)
+    factor = 1.0 / n + 1.0 / m
+    statistic = psi(expected, actual) / factor
+    low, high = (
+        _solve_decreasing(lambda center: _noncentral_chi_square(statistic, degrees, center), tail, statistic)
+        for tail in (0.975, 0.025)
+    )
+    return Estimate(factor * min(max(statistic - degrees, low), high), factor * low, factor * high)
+
+
+def _noncentral_chi_square(value: float, degrees: int, center: float) -> float:
+    """Return the probability of less than `value` under a noncentral χ² (Sankaran 1963, as in Johnson and Kotz, chapter 29)."""
+    mean = degrees + center
+    power = 1.0 - 2.0 * mean * (degrees + 3.0 * center) / (3.0 * (degrees + 2.0 * center) ** 2)
+    spread = (degrees + 2.0 * center) / mean**2
+    m = (power - 1.0) * (1.0 - 3.0 * power)
+    expectation = 1.0 + power * spread * (power - 1.0 - (2.0 - power) * m * spread / 2.0)
+    deviation = power * sqrt(2.0 * spread) * (1.0 + m * spread / 2.0)
+    return NormalDist().cdf(((value / mean) ** power - expectation) / deviation)
+
+
+def _solve_decreasing(function: Callable[[float], float], target: float, scale: float) -> float:
+    """Return where a decreasing function of non-negative numbers reaches `target`; 0 where it begins below."""
+    if function(0.0) <= target:
+        return 0.0
+    low, high = 0.0, max(scale, 1.0)
+    while function(high) > target:
+        high *= 2.0
+    for _ in range(50):
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if function(middle) > target else (low, middle)
+    return high

@@ -109,7 +109,7 @@ class _SchemaInference:
 
     def run(self) -> InferredSchema:
         overrides = self._overrides
-        excluded = {*overrides.labels, *overrides.ignore, overrides.weight}
+        excluded = {*overrides.labels, *overrides.ignore, *((overrides.weight,) if overrides.weight else ())}
         split = overrides.split or _split_column(self._sample, excluded)
         separators = dict(_name_and_separator(text) for text in overrides.multi_valued)
         categorical: list[str] = []

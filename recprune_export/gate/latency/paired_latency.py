@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from recprune_export.evidence import Estimate, Verdict
+from recprune_export.evidence import Estimate, Verdict, judge_at_most
 from recprune_export.gate.artifact import Artifact
-from recprune_export.gate.findings import Finding
+from recprune_export.gate.findings import Finding, format_at_most
 from recprune_export.gate.gate_constants import CONFIDENCE, MIN_PROCESSES
 from recprune_export.gate.latency.sequential_sampling import BASE, NEW
 from recprune_export.program.signature import Signature
@@ -47,13 +47,10 @@ class Evidence:
         return Estimate(*np.exp([log_ratio.estimate, log_ratio.low, log_ratio.high]).tolist())
 
     def verdict(self, tolerance: float | None) -> Verdict:
-        """Return PASS or FAIL if the interval is on one side of the tolerance, else UNDECIDED, also without a tolerance."""
+        """Judge the claim that NEW takes at most `tolerance` more; UNDECIDED without a tolerance, or after few processes."""
         if tolerance is None or len(self.log_ratios) < MIN_PROCESSES:
             return Verdict.UNDECIDED
-        ratio = self.ratio()
-        if ratio.low > 1.0 + tolerance:
-            return Verdict.FAILS
-        return Verdict.HOLDS if ratio.high < 1.0 + tolerance else Verdict.UNDECIDED
+        return judge_at_most(self.ratio(), 1.0 + tolerance)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; times in ms."""
@@ -109,7 +106,7 @@ def make_sampler(new: Artifact, base: Artifact, signature: Signature, threads: i
 
 def compare_latency(evidence: Mapping[int, Evidence], tolerance: float) -> list[Finding]:
     """Return a finding for each batch size."""
-    limit = f"at most {100 * tolerance:g} % more"
+    limit = format_at_most(tolerance)
     findings = []
     for batch, samples in evidence.items():
         verdict, ratio = samples.verdict(tolerance), samples.ratio()
@@ -118,7 +115,10 @@ def compare_latency(evidence: Mapping[int, Evidence], tolerance: float) -> list[
         interval = f"{100 * (ratio.low - 1):+.1f} to {100 * (ratio.high - 1):+.1f} %"
         reason = f"NEW takes {change} time at batch {batch} ({CONFIDENCE:.0%} interval {interval})"
         if verdict is Verdict.UNDECIDED:
-            reason += ", which the limit divides: give more --time-limit, or a quieter machine"
+            reason += (
+                f"; whether that is {limit} cannot be told, since {len(samples.log_ratios)} processes resolve "
+                f"+-{100 * ratio.resolution:.1f} %: give more --time-limit, or a quieter machine"
+            )
         findings.append(
             Finding(f"latency, batch {batch}", verdict, f"{reason}.", base, new, "ms", limit, ratio, tolerance)
         )

@@ -10,9 +10,9 @@ from recprune_export.gate.gate_constants import MAX_ROUNDS, MIN_ROUNDS, SECONDS,
 from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.program.signature import Signature
 from recprune_export.validation.latency.backends import make_onnxruntime_backend
-from recprune_export.validation.latency.closed_loop import Backend
 from recprune_export.validation.latency.repeated_sessions import log_ratio, measure_repeated_sessions
 from recprune_export.validation.latency.request_cycle import sample_cycles
+from recprune_export.validation.latency.turns import Backend
 
 NEW, BASE = "NEW", "BASE"
 

@@ -1,8 +1,8 @@
 """Formatting of findings, shared by the table, the Markdown and the JUnit text."""
 
+from recprune_export.figures import format_bytes
 from recprune_export.gate.findings import Finding
 
-MEBIBYTE = 1 << 20
 HEADINGS = ("gate", "BASE", "NEW", "change", "limit", "verdict")
 
 
@@ -14,7 +14,7 @@ def format_finding(finding: Finding) -> tuple[str, ...]:
         format_amount(finding.new, finding.unit),
         format_change(finding),
         finding.limit,
-        finding.verdict.value,
+        finding.verdict.words,
     )
 
 
@@ -22,14 +22,14 @@ def format_amount(value: float | None, unit: str) -> str:
     """Format a value with its unit.
 
     >>> format_amount(20_971_520, "bytes"), format_amount(0.123456, "ms"), format_amount(5218816, "")
-    ('20.00 MiB', '0.123 ms', '5,218,816')
+    ('21.0 MB', '0.123 ms', '5,218,816')
     >>> format_amount(0.7771, ""), format_amount(None, "")
     ('0.77710', '')
     """
     if value is None:
         return ""
     if unit == "bytes":
-        return f"{value / MEBIBYTE:.2f} MiB"
+        return format_bytes(value)
     if unit:
         return f"{value:.3f} {unit}"
     return f"{value:,.0f}" if value == int(value) else f"{value:.5f}"
@@ -40,8 +40,9 @@ def format_change(finding: Finding) -> str:
     if finding.ratio is not None:
         low, middle, high = (100 * (r - 1) for r in (finding.ratio.low, finding.ratio.estimate, finding.ratio.high))
         return f"{middle:+.1f} % [{low:+.1f}, {high:+.1f}]"
+    if finding.change is not None:
+        change = finding.change
+        return f"{change.estimate:+.5f} [{change.low:+.5f}, {change.high:+.5f}]"
     if finding.base is None or finding.new is None:
         return ""
-    if finding.gate.startswith("quality"):
-        return f"{finding.new - finding.base:+.5f}"
     return f"{100 * (finding.new / finding.base - 1):+.1f} %" if finding.base else f"{finding.new - finding.base:+g}"

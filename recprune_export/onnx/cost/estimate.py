@@ -1,9 +1,10 @@
 """The cost of a request, from the graph alone: operations, bytes, the floor of the machine, and an estimate.
 
-The *floor* is a lower bound for any runtime on this machine: the multiply-adds of all matrix products at the best
-measured rate, or the bytes that must be read (weights, rows of tables, the request and its answer) at the best measured
-memory bandwidth, whichever takes longer (the roofline of Williams, Waterman and Patterson 2009). Values between
-operators cost nothing: a perfect runtime would keep them in registers. Values that depend on constants alone are
+The *floor* is a lower bound for this graph on this machine: a call of a session and the start of each node at their least
+measured times, and the multiply-adds of all matrix products at the best measured rate, or the bytes that must be read
+(weights, rows of tables, the request and its answer) at the best measured memory bandwidth, whichever takes longer (the
+roofline of Williams, Waterman and Patterson 2009). Values between operators cost nothing: a perfect runtime would keep
+them in registers. Values that depend on constants alone are
 computed once, at load, and count as constants. An *estimate* adds the overhead of ONNX Runtime's operators; it decides
 between two forms of one graph.
 """
@@ -28,6 +29,7 @@ from recprune_export.onnx.cost.weightless_model import Shapes, infer_shapes
 
 _FREE_AFTER_PRODUCT = {"Relu", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "HardSigmoid", "Elu"}
 _PRODUCTS = {"Gemm", "MatMul", "Conv"}
+_INTEGERS = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT32, onnx.TensorProto.INT64}
 _NEVER_FOLDED = {"DequantizeLinear", "If", "Loop", "Scan"}
 
 
@@ -69,10 +71,18 @@ class NodeCost:
         """The estimate, in seconds."""
         return self.terms.total
 
+    @property
+    def runs(self) -> bool:
+        """Whether a request starts it: not a node that is computed at load or fused into the product that reads it."""
+        return self.workload.nodes > 0.0
+
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of one request of `batch` rows. `operations`: multiply-adds; bytes as in the file's types."""
+    """The cost of one request of `batch` rows. `operations`: multiply-adds of matrix products; bytes as in the file's types.
+
+    A product with a matrix of integers is a sum in another form, and has no operations.
+    """
 
     batch: int
     nodes: tuple[NodeCost, ...]
@@ -114,9 +124,12 @@ def estimate_cost_with_shapes(model: onnx.ModelProto, shapes: Shapes, batch: int
     read_rate = machine.read_rate(read_bytes)
     fused = _find_fused_values(model, shapes)
     table_bytes = {
-        operator.node.input[0]: workload.table for operator, workload in zip(operators, workloads, strict=True)
+        operator.node.input[0]: workload.table
+        for operator, workload in zip(operators, workloads, strict=True)
+        if workload.table
     }
     uncached = sum(table_bytes.values()) > NEAR
+    sums = _find_sums(model)
     nodes = tuple(
         NodeCost(
             name=operator.node.name,
@@ -130,16 +143,34 @@ def estimate_cost_with_shapes(model: onnx.ModelProto, shapes: Shapes, batch: int
     return Cost(
         batch=batch,
         nodes=nodes,
-        operations=sum(workload.operations for workload in workloads),
+        operations=sum(
+            workload.operations
+            for operator, workload in zip(operators, workloads, strict=True)
+            if operator.node.output[0] not in sums
+        ),
         weights=sum(workload.weights for workload in workloads),
         activations=sum(workload.activations for workload in workloads),
         interface=interface,
-        floor=max(
+        floor=machine.call
+        + machine.node * sum(node.runs for node in nodes)
+        + max(
             sum(workload.operations / _get_product_rate(workload, machine) for workload in workloads),
             read_bytes / read_rate,
         ),
         estimate=machine.call + _estimate_feeding(model, machine) + sum(node.estimate for node in nodes),
     )
+
+
+def count_operations(model: onnx.ModelProto) -> int:
+    """Return the multiply-adds of matrix products for one row, the `operations` of `Cost`."""
+    return estimate_cost(model, 1).operations
+
+
+def _find_sums(model: onnx.ModelProto) -> frozenset[str]:
+    """Return the results of products with a matrix that is stored as integers: sums in another form, without operations."""
+    integers = {tensor.name for tensor in model.graph.initializer if tensor.data_type in _INTEGERS}
+    matrices = {node.output[0] for node in model.graph.node if node.op_type == "Cast" and node.input[0] in integers}
+    return frozenset(node.output[0] for node in model.graph.node if matrices.intersection(node.input))
 
 
 def _estimate_feeding(model: onnx.ModelProto, machine: Machine) -> float:
@@ -149,7 +180,9 @@ def _estimate_feeding(model: onnx.ModelProto, machine: Machine) -> float:
 
 
 def _compute_floor(workload: OperatorWorkload, machine: Machine, read_rate: float) -> float:
-    return max(workload.operations / _get_product_rate(workload, machine), workload.weights / read_rate)
+    if not workload.nodes:
+        return 0.0
+    return machine.node + max(workload.operations / _get_product_rate(workload, machine), workload.weights / read_rate)
 
 
 def _get_product_rate(workload: OperatorWorkload, machine: Machine) -> float:

@@ -14,8 +14,8 @@ LEFT, RIGHT, TOP, BOTTOM, HEIGHT = 62.0, WIDTH - 14.0, 34.0, 216.0, 262.0
 
 @dataclass(frozen=True)
 class ParetoPoint:
-    """A point: `cost` on the horizontal axis and the change of quality with its interval; `is_bundle` marks the bundle itself,
-    which has no label in the picture."""
+    """A point: `cost` on the horizontal axis and the change of quality with its interval; `is_bundle` marks the sparsity of the
+    bundle."""
 
     name: str
     cost: float
@@ -28,7 +28,7 @@ class ParetoPoint:
 def draw_pareto_curve(
     name: str, title: str, points: Sequence[ParetoPoint], *, across: str, up: str, less_is_better: bool
 ) -> Markup:
-    """Draw the points with their intervals; the line joins the Pareto front of the sweep."""
+    """Draw the points with their intervals; the line joins the Pareto front."""
     description = "; ".join(
         f"{p.name}: {across} {format_significant(p.cost)}, "
         f"change {format_signed(p.change)} ({format_signed(p.low)} to {format_signed(p.high)})"
@@ -38,7 +38,7 @@ def draw_pareto_curve(
     x = linear_scale((p.cost for p in points), LEFT, RIGHT)
     y = linear_scale([0.0, *(v for p in points for v in (p.low, p.high))], BOTTOM, TOP, margin=0.12)
     _axes(drawing, x, y, across, up)
-    best = find_pareto_front([p for p in points if not p.is_bundle], less_is_better)
+    best = find_pareto_front(points, less_is_better)
     drawing.path([(x(p.cost), y(p.change)) for p in best], "front")
     for point in points:
         x_cost = x(point.cost)
@@ -69,7 +69,7 @@ def find_pareto_front(points: Sequence[ParetoPoint], less_is_better: bool) -> li
 def _place_labels(points: Sequence[ParetoPoint], x: AxisScale) -> list[tuple[ParetoPoint, int]]:
     """Return each point with the side of its label, 1 for above or -1 for below; close labels alternate."""
     placed: list[tuple[ParetoPoint, int]] = []
-    for point in sorted((p for p in points if not p.is_bundle), key=lambda p: p.cost):
+    for point in sorted(points, key=lambda p: p.cost):
         near = placed and abs(x(placed[-1][0].cost) - x(point.cost)) < 34
         placed.append((point, -placed[-1][1] if near else 1))
     return placed

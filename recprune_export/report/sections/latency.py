@@ -4,16 +4,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from recprune_export.bundle.manifest.manifest import Manifest
+from recprune_export.figures import orient_speed
 from recprune_export.report.numbers import format_bytes, format_interval, format_milliseconds, format_ratio
 from recprune_export.report.page import Headline, PageFigure, PageTable, Section
 from recprune_export.report.plots.strips import draw_strips
-from recprune_export.validation.latency.backends import DENSE_ONNX, DENSE_TORCH, PRUNED_ONNX
+from recprune_export.validation.latency.backends import PRUNED_ONNX
+from recprune_export.validation.latency.closed_loop import WALL
+from recprune_export.validation.latency.speedup import RATIO, find_speedup
 
-HEADLINE_BATCH = 256  # the headline shows the largest batch size up to this one
 PERCENTS = (50, 95, 99)
 HOW = (
-    "All backends ran in one process and took turns, one round after the other, so disturbances of the machine affected "
-    "all alike. Outliers are included."
+    "All backends ran in one process and took turns of several calls, the first of them not timed, so that caches are warm "
+    "and disturbances of the machine affect all alike. Outliers are included."
 )
 STRIPS = (
     "A strip is thin from the 1st to the 99th percentile, thicker from the 5th to the 95th and thickest over the middle "
@@ -28,7 +30,11 @@ def latency_section(manifest: Manifest) -> Section | None:
     if not latency.get("milliseconds"):
         return None
     figures = tuple(_figure(latency, batch) for batch in latency["milliseconds"])
-    tables = [_ratios(latency["ratios"])] if latency.get("ratios") else []
+    tables = [_ratios(latency["ratios"], latency.get("clock", WALL))] if latency.get("ratios") else []
+    if latency.get("cpu_milliseconds"):
+        tables.append(_cpu_times(latency))
+    if latency.get("cold"):
+        tables.append(_cold(latency["cold"]))
     if latency.get("footprint"):
         tables.append(_footprints(latency["footprint"]))
     threads = latency.get("threads")
@@ -43,36 +49,17 @@ def latency_section(manifest: Manifest) -> Section | None:
 
 
 def speed_headline(manifest: Manifest) -> Headline | None:
-    """Return the speed-up over the dense model in PyTorch, and in ONNX Runtime."""
-    ratios = manifest.latency.get("ratios", {})
-    batches = [batch for batch in ratios if f"{DENSE_TORCH} / {PRUNED_ONNX}" in ratios[batch]]
-    if not batches:
+    """Return the speed-up over the dense model in ONNX Runtime, with those at other batch sizes."""
+    speedup = find_speedup(manifest.latency)
+    if speedup is None:
         return None
-    batch = format_batch_list(batches)
-    torch, onnx = (ratios[batch].get(f"{backend} / {PRUNED_ONNX}") for backend in (DENSE_TORCH, DENSE_ONNX))
-    medians = [format_ratio(ratios[b][f"{DENSE_TORCH} / {PRUNED_ONNX}"]["estimate"]) for b in batches]
-    faster = torch["estimate"] >= 1
-    conditions = [
-        f"95 % interval {format_interval((torch['low'], torch['high']))}, against the dense model in PyTorch, medians at batch {batch}."
-    ]
-    if onnx is not None:
-        conditions.append(
-            f"Against the dense model in ONNX Runtime {format_ratio(onnx['estimate'])} ({format_interval((onnx['low'], onnx['high']))})."
-        )
-    if len(batches) > 1:
-        other_ratios = ", ".join(f"{ratio} at {b}" for b, ratio in zip(batches, medians, strict=True) if b != batch)
-        conditions.append(f"Other batch sizes: {other_ratios}. {_threads(manifest.latency.get('threads', 1))}.")
-    return Headline("faster" if faster else "as fast", format_ratio(torch["estimate"]), tuple(conditions))
-
-
-def format_batch_list(batches: list[str]) -> str:
-    """Return the batch size of the headline: the largest up to HEADLINE_BATCH, or else the smallest.
-
-    >>> format_batch_list(["1", "32", "1024"]), format_batch_list(["512"])
-    ('32', '512')
-    """
-    small = [batch for batch in batches if int(batch) <= HEADLINE_BATCH]
-    return max(small or [min(batches, key=int)], key=int)
+    ratio, word = orient_speed(speedup.ratio)
+    conditions = [f"95 % interval {format_interval((ratio.low, ratio.high))}, compared with {speedup.conditions}."]
+    ratios = {batch: by_pair.get(RATIO) for batch, by_pair in manifest.latency["ratios"].items()}
+    others = [f"{_ratio(other)} at {batch}" for batch, other in ratios.items() if other and int(batch) != speedup.batch]
+    if others:
+        conditions.append(f"As fast at other batch sizes: {', '.join(others)}.")
+    return Headline(word, format_ratio(ratio.estimate), tuple(conditions))
 
 
 def _threads(count: int) -> str:
@@ -115,14 +102,35 @@ def _percentiles(caption: str, backends: Mapping[str, Any]) -> PageTable:
     return PageTable(caption, ("", "median", "95th percentile", "99th percentile", "slowest"), tuple(rows))
 
 
-def _ratios(ratios: Mapping[str, Any]) -> PageTable:
+def _ratios(ratios: Mapping[str, Any], clock: str) -> PageTable:
     names = tuple(next(iter(ratios.values())))
     rows = tuple(
         (name.replace(" / ", " : "), *(_ratio(batch_ratios[name]) for batch_ratios in ratios.values()))
         for name in names
     )
     headings = ("", *(f"batch {batch}" for batch in ratios))
-    return PageTable("How many times longer the first takes, by medians, with 95 % intervals", headings, rows)
+    by = "medians" if clock == WALL else "medians of CPU time, since the machine was busy"
+    return PageTable(f"How many times longer the first takes, by {by}, with 95 % intervals", headings, rows)
+
+
+def _cpu_times(latency: Mapping[str, Any]) -> PageTable:
+    times = latency["cpu_milliseconds"]
+    headings = ("", *(f"batch {batch}" for batch in times))
+    preemptions = ("involuntary context switches", *(f"{latency['preemptions'].get(batch, 0):,}" for batch in times))
+    return PageTable("CPU time of a call in ms, medians", headings, (*_by_backend(times), preemptions))
+
+
+def _cold(cold: Mapping[str, Any]) -> PageTable:
+    """Return the times and ratios after other memory was read."""
+    headings = ("", *(f"batch {batch}" for batch in cold["milliseconds"]))
+    rows = _by_backend(cold["milliseconds"])
+    title = f"Cold caches: ms after {format_bytes(cold['bytes'])} of other memory were read, medians; ratios with 95 % intervals"
+    return PageTable(title, headings, (*rows, *_ratios(cold["ratios"], WALL).rows))
+
+
+def _by_backend(times: Mapping[str, Mapping[str, float]]) -> tuple[tuple[str, ...], ...]:
+    names = next(iter(times.values()))
+    return tuple((name, *(format_milliseconds(of[name]) for of in times.values())) for name in names)
 
 
 def _ratio(estimate: Mapping[str, float]) -> str:

@@ -28,6 +28,8 @@ def quality_section(manifest: Manifest) -> Section:
     )
     table = PageTable(f"Metrics on {_rows(manifest)}, in ONNX Runtime", ("", "dense", "pruned", "change"), rows)
     paragraphs = (_interpret_change(manifest.change),) if manifest.change else ()
+    if manifest.quality:
+        paragraphs = (manifest.quality["sentence"], *paragraphs)
     return Section("quality", "Quality", paragraphs, tables=(table, *_shared_rows(manifest.plan.get("rows"))))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from recprune_export.bundle.manifest.manifest import Manifest
-from recprune_export.report.numbers import format_bytes, format_interval, format_ratio, format_signed
+from recprune_export.report.numbers import format_bytes, format_count, format_interval, format_ratio, format_signed
 from recprune_export.report.page import PageTable, Section, name_markup
 
 MAX_ROWS = 60
@@ -51,8 +51,17 @@ def _describe_quantization(quantization: Mapping[str, Any]) -> tuple[str, ...]:
         )
         sentences.append(
             f"The gate: {loss['metric']} lost {format_signed(loss['lost'], '+.5f')}{interval}; {loss['limit']:g} was allowed. "
-            + ("It held." if loss["passed"] else "It did not hold, even after reverting weights to more bits.")
+            + _describe_verdict(loss)
         )
     if quantization.get("taken_back"):
         sentences.append(f"Reverted to more bits for quality: {len(quantization['taken_back'])} weights.")
     return tuple(sentences)
+
+
+def _describe_verdict(loss: Mapping[str, Any]) -> str:
+    if loss.get("answers_error") is not None:
+        return (
+            f"That cannot be told by {format_count(loss['rows'])} validation rows, so the error of the answers decided: "
+            f"{loss['answers_error']:.2%} of how much they vary, of {loss['answers_limit']:.2%} allowed."
+        )
+    return "It holds." if loss["passed"] else "It fails, even after reverting weights to more bits."

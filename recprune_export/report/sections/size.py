@@ -3,78 +3,77 @@
 from collections.abc import Mapping
 from typing import Any
 
+from recprune_export.bundle.key_figures import read_counts, read_reduction
 from recprune_export.bundle.manifest.manifest import Manifest
+from recprune_export.onnx.counts import WeightCount
 from recprune_export.report.numbers import MINUS, format_bytes, format_count, format_percent, format_ratio
 from recprune_export.report.page import Headline, PageTable, Section
 
-GROUPS = (("tables", "Embedding tables"), ("rest", "Everything else"))
+ZEROS = (
+    "Removed parameters are not in the file any more. Parameters that are zero are in it, and make it neither smaller nor "
+    "faster."
+)
 
 
 def size_section(manifest: Manifest) -> Section | None:
     """Return the counts of both files side by side; None if they were not counted."""
-    dense, pruned = manifest.counts["dense"], manifest.counts["pruned"]
-    if not (dense and pruned):
+    counts, change = read_counts(manifest), read_reduction(manifest)
+    if counts is None or change is None:
         return None
+    dense, pruned = counts
     rows = [
-        (
-            f"{label}, parameters",
-            format_count(dense[group]["parameters"]),
-            format_count(pruned[group]["parameters"]),
-            _change(dense[group]["parameters"], pruned[group]["parameters"]),
-        )
-        for group, label in GROUPS
+        _describe_weights("Embedding tables", dense.tables, pruned.tables, change.removed.tables, change.zeroed.tables),
+        _describe_weights("Everything else", dense.rest, pruned.rest, change.removed.rest, change.zeroed.rest),
     ]
-    before, after = (sum(counts[group]["nonzero"] for group, _ in GROUPS) for counts in (dense, pruned))
-    rows.append(("Parameters that are not zero", format_count(before), format_count(after), _change(before, after)))
-    for key, label in (("operations", "Multiply-adds for one row"), ("nodes", "Nodes of the graph")):
-        rows.append((label, format_count(dense[key]), format_count(pruned[key]), _change(dense[key], pruned[key])))
-    rows.append(
-        (
-            "File size",
-            format_bytes(dense["bytes"]),
-            format_bytes(pruned["bytes"]),
-            _change(dense["bytes"], pruned["bytes"]),
-        )
-    )
-    headings = ("", "dense", "pruned", "change")
+    operations = _counts(dense.operations, pruned.operations)
+    sizes = format_bytes(dense.bytes), format_bytes(pruned.bytes)
+    rows.append(("Multiply-adds for one row", *operations, format_percent(change.operations), "", ""))
+    rows.append(("File size", *sizes, format_percent(change.bytes), "", ""))
+    rows.append(("Nodes of the graph", *_counts(dense.nodes, pruned.nodes), "", "", ""))
+    headings = ("", "dense", "pruned", "removed", "zero", "removed or zero")
     return Section(
         "size",
         "Size",
-        (f"The sparsity asked for was {_describe_sparsity(manifest.settings)}.",)
-        if "sparsity" in manifest.settings
-        else (),
+        (ZEROS, *_describe_sparsity(manifest.settings)),
         tables=(PageTable("Counted in the two ONNX files", headings, tuple(rows)),),
     )
 
 
 def size_headline(manifest: Manifest) -> Headline | None:
     """Return the ratio of the file sizes; None if they were not counted."""
-    dense, pruned = manifest.counts["dense"], manifest.counts["pruned"]
-    if not (dense and pruned):
+    counts, change = read_counts(manifest), read_reduction(manifest)
+    if counts is None or change is None:
         return None
-    before, after = (sum(counts[group]["nonzero"] for group, _ in GROUPS) for counts in (dense, pruned))
-    ratio = dense["bytes"] / pruned["bytes"]
+    dense, pruned = counts
+    ratio = dense.bytes / pruned.bytes
     return Headline(
-        "smaller" if ratio >= 1 else "as small",
-        format_ratio(ratio),
+        "smaller" if ratio >= 1 else "larger",
+        format_ratio(max(ratio, 1 / ratio)),
         (
-            f"The ONNX file has {format_bytes(pruned['bytes'])} instead of {format_bytes(dense['bytes'])}.",
-            f"Of the parameters that are not zero {format_count(after)} of {format_count(before)} stay ({_change(before, after)}).",
+            f"The ONNX file has {format_bytes(pruned.bytes)} instead of {format_bytes(dense.bytes)}.",
+            f"{format_percent(change.removed.parameters)} of the parameters are removed, "
+            f"{format_percent(change.zeroed.parameters)} are in the file, but zero.",
             "Counted in the files, so there is no interval.",
         ),
     )
 
 
-def _change(before: float, after: float) -> str:
-    if not before:
-        return ""
-    share = after / before - 1.0
-    return format_percent(share) if share < 0 else f"+{format_percent(share)}" if share else "0 %"
+def _describe_weights(
+    label: str, dense: WeightCount, pruned: WeightCount, removed: float, zeroed: float
+) -> tuple[str, ...]:
+    fractions = map(format_percent, (removed, zeroed, removed + zeroed))
+    return (f"{label}, parameters", *_counts(dense.parameters, pruned.parameters), *fractions)
 
 
-def _describe_sparsity(settings: Mapping[str, Any]) -> str:
+def _counts(*counts: int) -> tuple[str, ...]:
+    return tuple(map(format_count, counts))
+
+
+def _describe_sparsity(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    if "sparsity" not in settings:
+        return ()
     text = f"{settings['sparsity']:g}"
     for key, group in (("embedding_sparsity", "tables"), ("hidden_sparsity", "everything else")):
         if settings.get(key) is not None:
             text += f", {settings[key]:g} for the {group}"
-    return text.replace("-", MINUS)
+    return (f"The sparsity asked for was {text.replace('-', MINUS)}: it counts removed and zero parameters.",)

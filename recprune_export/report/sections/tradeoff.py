@@ -4,28 +4,28 @@ from recprune_export.bundle.manifest.manifest import Manifest
 from recprune_export.report.numbers import format_bytes, format_interval, format_ratio, format_signed
 from recprune_export.report.page import PageFigure, PageTable, Section
 from recprune_export.report.plots.pareto_curve import ParetoPoint, draw_pareto_curve
-from recprune_export.report.sections.latency import format_batch_list
 from recprune_export.report.sections.quality import describe_metric
 from recprune_export.report.sweep_file import SweepFile, SweepTrial
-from recprune_export.validation.latency.backends import DENSE_ONNX, PRUNED_ONNX
+from recprune_export.validation.latency.speedup import choose_batch
 
 MEGABYTE = 1e6
-BUNDLE_NAME = "this bundle"
 
 
 def tradeoff_section(manifest: Manifest, sweep: SweepFile) -> Section:
-    """Return plots of the change of quality against size and against speed, and a table of all trials."""
-    batch = format_batch_list(list(sweep.trials[0].speedup))
-    bundle_points = _find_bundle_points(manifest, batch)
-    sizes = [_point(t, t.bytes / MEGABYTE) for t in sweep.trials]
-    speeds = [_point(t, t.speedup[batch][0]) for t in sweep.trials]
+    """Return plots of the change of quality against size and against speed, and a table of all trials.
+
+    All points are trials of the sweep, so that they have the same rows and the same measurement of latency; the one at the
+    sparsity of the bundle stands out.
+    """
+    batch = choose_batch(sweep.trials[0].speedup)
+    sparsity = _single_sparsity(manifest)
     up = f"change of {describe_metric(sweep.metric)}, 95 % interval"
     figures = (
         PageFigure(
             draw_pareto_curve(
                 "tradeoff-size",
                 "Quality against size",
-                [*sizes, *([] if bundle_points is None else [bundle_points[0]])],
+                [_point(trial, trial.bytes / MEGABYTE, sparsity) for trial in sweep.trials],
                 across="MB of the ONNX file",
                 up=up,
                 less_is_better=True,
@@ -36,7 +36,7 @@ def tradeoff_section(manifest: Manifest, sweep: SweepFile) -> Section:
             draw_pareto_curve(
                 "tradeoff-speed",
                 "Quality against speed",
-                [*speeds, *([] if bundle_points is None or bundle_points[1] is None else [bundle_points[1]])],
+                [_point(trial, trial.speedup[batch][0], sparsity) for trial in sweep.trials],
                 across=f"times as fast as dense in ONNX Runtime, batch {batch}",
                 up=up,
                 less_is_better=False,
@@ -44,29 +44,26 @@ def tradeoff_section(manifest: Manifest, sweep: SweepFile) -> Section:
             f"Quality against speed, batch {batch}",
         ),
     )
+    marked = any(trial.sparsity == sparsity for trial in sweep.trials)
     explanation = (
         "Each point was pruned and fine-tuned separately and compared with the dense model on the validation rows; the "
         "number at it is the sparsity. The line joins the "
         "points that no other point beats in both respects."
-        + (f" The diamond is {BUNDLE_NAME}, on test rows." if bundle_points else ""),
+        + (" The diamond is the trial at the sparsity of this bundle." if marked else ""),
     )
     return Section("tradeoff", "Trade-off", explanation, figures, (_table(sweep),))
 
 
-def _point(trial: SweepTrial, cost: float) -> ParetoPoint:
-    return ParetoPoint(f"{trial.sparsity:g}", cost, trial.change, trial.low, trial.high)
+def _point(trial: SweepTrial, cost: float, sparsity: float | None) -> ParetoPoint:
+    is_bundle = trial.sparsity == sparsity
+    return ParetoPoint(f"{trial.sparsity:g}", cost, trial.change, trial.low, trial.high, is_bundle=is_bundle)
 
 
-def _find_bundle_points(manifest: Manifest, batch: str) -> tuple[ParetoPoint, ParetoPoint | None] | None:
-    change, counts = manifest.change, manifest.counts["pruned"]
-    if not (change and counts):
-        return None
-    change_of_metric, (low, high) = change["after"] - change["before"], change["interval"]
-    ratio = manifest.latency.get("ratios", {}).get(batch, {}).get(f"{DENSE_ONNX} / {PRUNED_ONNX}")
-    by_size = ParetoPoint(BUNDLE_NAME, counts["bytes"] / MEGABYTE, change_of_metric, low, high, is_bundle=True)
-    return by_size, None if ratio is None else ParetoPoint(
-        BUNDLE_NAME, ratio["estimate"], change_of_metric, low, high, is_bundle=True
-    )
+def _single_sparsity(manifest: Manifest) -> float | None:
+    """Return the sparsity of tables and the rest; None where they have different ones."""
+    settings = manifest.settings
+    separate = settings.get("embedding_sparsity") is not None or settings.get("hidden_sparsity") is not None
+    return None if separate else settings.get("sparsity")
 
 
 def _table(sweep: SweepFile) -> PageTable:

@@ -5,9 +5,7 @@ from .backends import PRUNED_TORCH as PRUNED_TORCH
 from .backends import make_onnxruntime_backend as make_onnxruntime_backend
 from .backends import make_torch_backend as make_torch_backend
 from .backends import torch_threads as torch_threads
-from .closed_loop import Backend as Backend
 from .closed_loop import LatencyReport as LatencyReport
-from .closed_loop import measure_interleaved as measure_interleaved
 from .closed_loop import measure_latency as measure_latency
 from .footprint import Footprint as Footprint
 from .footprint import FootprintReport as FootprintReport
@@ -26,8 +24,12 @@ from .request_cycle import count_requests as count_requests
 from .request_cycle import sample_cycles as sample_cycles
 from .request_cycle import split_into_cycles as split_into_cycles
 from .roofline import compute_roofline as compute_roofline
+from .speedup import Speedup as Speedup
+from .speedup import find_speedup as find_speedup
 from .statistics import DISTRIBUTION as DISTRIBUTION
 from .statistics import block_resamples as block_resamples
 from .statistics import distribution as distribution
 from .statistics import interval_of_few as interval_of_few
 from .statistics import percentiles as percentiles
+from .turns import Backend as Backend
+from .turns import measure_interleaved as measure_interleaved

@@ -5,15 +5,16 @@ PyTorch is imported only by the backends that use it.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recprune_export.onnx.runtime.session import DEFAULT_OPTIONS, SessionOptions, adapt_request, make_session
 from recprune_export.validation.edge_requests import RequestArrays
-from recprune_export.validation.latency.closed_loop import Backend
+from recprune_export.validation.latency.turns import Backend
 
 if TYPE_CHECKING:
+    import onnxruntime
+
     from recprune_export.program.program import Program
 
 DENSE_TORCH, PRUNED_TORCH = "dense PyTorch", "pruned PyTorch"
@@ -37,8 +38,34 @@ def make_onnxruntime_backend(
 
     Requests are adapted to the inputs of the file (`adapt_request`) before they are timed.
     """
-    session = make_session(path, threads, options)
-    return Backend(name, partial(session.run, None), partial(adapt_request, session))
+    session = FileSession(path, threads, options)
+    return Backend(name, session.run, session.prepare, session)
+
+
+class FileSession:
+    """A session of an ONNX file that can be freed and loaded again."""
+
+    def __init__(self, path: Path, threads: int | None, options: SessionOptions) -> None:
+        self._path, self._threads, self._options = path, threads, options
+        self.load()
+
+    def load(self) -> None:
+        """Load the file. Raises `ExportError` where ONNX Runtime cannot."""
+        self._session: onnxruntime.InferenceSession | None = make_session(self._path, self._threads, self._options)
+
+    def free(self) -> None:
+        """Give the memory of the weights back."""
+        self._session = None
+
+    def run(self, request: RequestArrays) -> object:
+        """Answer a prepared request."""
+        assert self._session is not None
+        return self._session.run(None, request)
+
+    def prepare(self, request: RequestArrays) -> RequestArrays:
+        """Return the inputs of the file from a request."""
+        assert self._session is not None
+        return adapt_request(self._session, request)
 
 
 @contextmanager

@@ -1,63 +1,66 @@
-"""Closed-loop latency: backends are interleaved in one process, so that disturbances of the machine hit all of them.
+"""Closed-loop latency: backends take turns in one process, so that disturbances of the machine hit all of them.
 
-Requests take turns as well (`request_cycle.py`): in each round all backends answer the next one.
+The one protocol of every latency that is reported: turns of several calls (`turns.py`), different requests
+(`request_cycle.py`), sessions that are loaded again several times, wall and CPU time, and cold caches apart from warm ones.
 """
 
-import gc
+import resource
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import cycle, islice
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from recprune_export.evidence import Estimate
 from recprune_export.progress import progress_bar
-from recprune_export.validation.edge_requests import RequestArrays
-from recprune_export.validation.latency.latency_constants import MAX_ROUNDS, MIN_ROUNDS, WARM_UP
-from recprune_export.validation.latency.request_cycle import RequestCycle, RequestCycles
+from recprune_export.validation.latency.latency_constants import (
+    CLOCKS_DIFFER,
+    COLD_BYTES,
+    COLD_ROUNDS,
+    MAX_ROUNDS,
+    MAX_WAITING,
+    MIN_ROUNDS,
+    SESSION_SETS,
+)
+from recprune_export.validation.latency.request_cycle import RequestCycles
 from recprune_export.validation.latency.statistics import (
     DISTRIBUTION,
     Outliers,
     Percentiles,
     distribution,
+    geometric_mean,
     outliers,
     percentile_intervals,
     percentiles,
     ratio_of_medians,
+    ratio_over_sessions,
 )
+from recprune_export.validation.latency.turns import Backend, measure_cold, measure_turns
 
-
-def as_it_is(request: RequestArrays) -> RequestArrays:
-    """Return the request unchanged."""
-    return request
-
-
-@dataclass(frozen=True)
-class Backend:
-    """A named function that answers a request; the answer is ignored.
-
-    `prepare` converts a request to the form that `run` takes, outside the timed region.
-    """
-
-    name: str
-    run: Callable[[RequestArrays], object]
-    prepare: Callable[[RequestArrays], RequestArrays] = as_it_is
+Samples = Mapping[int, Mapping[str, np.ndarray]]  # batch -> backend -> milliseconds [rounds]
+WALL, CPU = "wall", "CPU"
 
 
 @dataclass(frozen=True)
 class LatencyReport:
-    """Milliseconds by round in `samples[batch][backend]`.
+    """Milliseconds by round in `samples[batch][backend]`, with warm caches.
 
-    Round i of all backends ran side by side on the same request; `requests[batch]` different requests took turns.
+    Round i of all backends ran side by side on the same request; `requests[batch]` different requests took turns. `cpu` has
+    the CPU time of a call, in the same form, and `cold` times with cold caches. `sessions[batch]` and `cold_sessions[batch]`
+    number the set of sessions of each round; `preemptions[batch]` counts involuntary context switches.
     """
 
-    samples: Mapping[int, Mapping[str, np.ndarray]]
+    samples: Samples
     threads: int
     seed: int = 0
     requests: Mapping[int, int] = field(default_factory=dict)
+    cpu: Samples = field(default_factory=dict)
+    cold: Samples = field(default_factory=dict)
+    sessions: Mapping[int, np.ndarray] = field(default_factory=dict)
+    cold_sessions: Mapping[int, np.ndarray] = field(default_factory=dict)
+    preemptions: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def backends(self) -> tuple[str, ...]:
@@ -77,36 +80,107 @@ class LatencyReport:
         return outliers(self.samples[batch][name])
 
     def ratio(self, batch: int, slow: str, fast: str) -> Estimate:
-        """Return the ratio of the medians of `slow` and `fast`."""
-        return ratio_of_medians(self.samples[batch][slow], self.samples[batch][fast], self.seed)
+        """Return the ratio of the medians of `slow` and `fast` that these measurements support: by `clock`."""
+        return self.ratio_by(self.clock, batch, slow, fast)
 
-    def slower(self, candidate: str, reference: str) -> tuple[str, ...]:
-        """Return a sentence for each batch at which `candidate` is significantly slower than `reference`."""
-        sentences = []
-        for batch in self.samples:
-            ratio = self.ratio(batch, candidate, reference)
-            if ratio.low > 1.0:
-                sentences.append(
-                    f"At batch {batch}, {candidate} takes {ratio.estimate:.2f} times as long as {reference} "
-                    f"(95 % interval {ratio.low:.2f} to {ratio.high:.2f})."
+    def ratio_by(self, clock: str, batch: int, slow: str, fast: str) -> Estimate:
+        """Return the ratio of the medians by the wall clock or by CPU time."""
+        times = (self.cpu if clock == CPU else self.samples)[batch]
+        return self._compare(times[slow], times[fast], self.sessions.get(batch))
+
+    def median(self, batch: int, name: str) -> Estimate:
+        """Return the median of one backend by `clock`, in ms."""
+        times, sessions = (self.cpu if self.clock == CPU else self.samples)[batch][name], self.sessions.get(batch)
+        if sessions is None or len(np.unique(sessions)) < 2:
+            return percentile_intervals(times, self.seed)["p50"]
+        return geometric_mean([float(np.median(times[sessions == number])) for number in np.unique(sessions)])
+
+    def cold_ratio(self, batch: int, slow: str, fast: str) -> Estimate:
+        """Return the ratio of the medians with cold caches, by the wall clock."""
+        times = self.cold[batch]
+        return self._compare(times[slow], times[fast], self.cold_sessions.get(batch))
+
+    def _compare(self, above: np.ndarray, below: np.ndarray, sessions: np.ndarray | None) -> Estimate:
+        if sessions is None or len(np.unique(sessions)) < 2:
+            return ratio_of_medians(above, below, self.seed)
+        return ratio_over_sessions(above, below, sessions)
+
+    @property
+    def clock(self) -> str:
+        """The clock of the ratios: WALL, or CPU where other processes took the core from a single thread."""
+        return CPU if self.disturbances else WALL
+
+    def waiting(self, batch: int) -> float:
+        """Return the fraction of the time of the calls in which the thread did not run, for the most disturbed backend."""
+        return max(1.0 - float(self.cpu[batch][name].sum() / self.samples[batch][name].sum()) for name in self.backends)
+
+    @cached_property
+    def disturbances(self) -> tuple[str, ...]:
+        """Return a sentence for each batch size at which wall times are those of a busy machine.
+
+        With several threads CPU time includes waiting, and nothing can be said.
+        """
+        if self.threads != 1:
+            return ()
+        sentences = (self._find_disturbance(batch) for batch in self.cpu)
+        return tuple(sentence for sentence in sentences if sentence)
+
+    def _find_disturbance(self, batch: int) -> str | None:
+        last = self.backends[-1]
+        for name in self.backends[:-1]:
+            wall, cpu = (self.ratio_by(clock, batch, name, last) for clock in (WALL, CPU))
+            if wall.low > cpu.high * CLOCKS_DIFFER or cpu.low > wall.high * CLOCKS_DIFFER:
+                return (
+                    f"at batch {batch} {name} : {last} is {wall.estimate:.2f} [{wall.low:.2f}, {wall.high:.2f}] by the wall clock and "
+                    f"{cpu.estimate:.2f} [{cpu.low:.2f}, {cpu.high:.2f}] by CPU time"
                 )
-        return tuple(sentences)
+        waiting = self.waiting(batch)
+        if waiting <= MAX_WAITING:
+            return None
+        return f"at batch {batch} calls waited for a core {waiting:.0%} of their time"
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Return a sentence where the machine was too busy for wall times, else nothing."""
+        if not self.disturbances:
+            return ()
+        return (
+            f"The machine was busy while latency was measured, so ratios are by CPU time: {'; '.join(self.disturbances)}. "
+            "The milliseconds include the waiting; measure again on an idle machine.",
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values: percentiles of all backends, and their ratios to the last one."""
         last = self.backends[-1]
-        return {
+        values = {
             "threads": self.threads,
+            "clock": self.clock,
             "percents": list(DISTRIBUTION),
             "rounds": {str(batch): len(of[last]) for batch, of in self.samples.items()},
             "requests": {str(batch): count for batch, count in self.requests.items()},
             "milliseconds": {
                 str(batch): {name: self._summary(batch, name) for name in self.backends} for batch in self.samples
             },
-            "ratios": {
-                str(batch): {f"{name} / {last}": asdict(self.ratio(batch, name, last)) for name in self.backends[:-1]}
-                for batch in self.samples
-            },
+            "ratios": self._ratios(self.samples, self.ratio),
+            "preemptions": {str(batch): count for batch, count in self.preemptions.items()},
+        }
+        if self.cpu:
+            values["cpu_milliseconds"] = _medians(self.cpu)
+            values["wall_ratios"] = self._ratios(self.samples, lambda *names: self.ratio_by(WALL, *names))
+            values["cpu_ratios"] = self._ratios(self.cpu, lambda *names: self.ratio_by(CPU, *names))
+        if self.cold:
+            values["cold"] = {
+                "bytes": COLD_BYTES,
+                "milliseconds": _medians(self.cold),
+                "ratios": self._ratios(self.cold, self.cold_ratio),
+            }
+        return values
+
+    def _ratios(self, times: Samples, ratio: Any) -> dict[str, dict[str, dict[str, float]]]:
+        last = self.backends[-1]
+        return {
+            str(batch): {f"{name} / {last}": asdict(ratio(batch, name, last)) for name in self.backends[:-1]}
+            for batch in times
         }
 
     def _summary(self, batch: int, name: str) -> dict[str, Any]:
@@ -131,64 +205,69 @@ def measure_latency(
 ) -> LatencyReport:
     """Time every backend on the requests of each batch size, for about `seconds` each.
 
-    In a round each backend runs once, in random order, on the same request; the next round has the next request.
-    `threads` is only recorded: the backends must already use that number.
+    The time is divided among SESSION_SETS sets of sessions, loaded in one order and then in the other, the old ones freed
+    first. `threads` says whose CPU time is counted, and is recorded: the backends must already use that number.
     """
     rng = np.random.default_rng(seed)
-    samples = {}
-    with progress_bar(description, len(requests)) as advance:
-        for batch, cycle in requests.items():
-            samples[batch] = measure_interleaved(backends, cycle, seconds, rng)
-            advance("")
-    return LatencyReport(samples, threads, seed, {batch: len(cycle) for batch, cycle in requests.items()})
+    cpu_clock = time.thread_time_ns if threads == 1 else time.process_time_ns
+    wall, cpu, cold = ({batch: _empty(backends) for batch in requests} for _ in range(3))
+    preemptions = dict.fromkeys(requests, 0)
+    fewest, most = -(-MIN_ROUNDS // SESSION_SETS), -(-MAX_ROUNDS // SESSION_SETS)
+    with progress_bar(description, SESSION_SETS * len(requests)) as advance:
+        for number in range(SESSION_SETS):
+            _renew_sessions(backends, number)
+            for batch, cycle in requests.items():
+                before = count_preemptions(threads)
+                times = measure_turns(backends, cycle, seconds / SESSION_SETS, rng, fewest, most, cpu_clock)
+                preemptions[batch] += count_preemptions(threads) - before
+                cold_times = measure_cold(backends, cycle, COLD_ROUNDS, rng)
+                for name in wall[batch]:
+                    wall[batch][name].append(times.wall[name])
+                    cpu[batch][name].append(times.cpu[name])
+                    cold[batch][name].append(cold_times[name])
+                advance("")
+    return LatencyReport(
+        *(_concatenate(wall), threads, seed, {batch: len(cycle) for batch, cycle in requests.items()}),
+        cpu=_concatenate(cpu),
+        cold=_concatenate(cold),
+        sessions={batch: _number_sets(of) for batch, of in wall.items()},
+        cold_sessions={batch: _number_sets(of) for batch, of in cold.items()},
+        preemptions=preemptions,
+    )
 
 
-def measure_interleaved(
-    backends: Sequence[Backend],
-    request_cycle: RequestCycle,
-    seconds: float,
-    rng: np.random.Generator,
-    min_rounds: int = MIN_ROUNDS,
-    max_rounds: int = MAX_ROUNDS,
-) -> dict[str, np.ndarray]:
-    """Warm up, then run rounds for about `seconds`; return milliseconds [rounds] by backend.
-
-    Each round, including those of the warm-up, has the next request of the cycle.
-    """
-    prepared, numbers = warm_up(backends, request_cycle)
-    times: dict[str, list[int]] = {backend.name: [] for backend in backends}
-    with without_garbage_collection():
-        start, rounds = time.perf_counter(), 0
-        while rounds < min_rounds or (rounds < max_rounds and time.perf_counter() - start < seconds):
-            number = next(numbers)
-            for position in rng.permutation(len(backends)):
-                backend, request = backends[position], prepared[position][number]
-                before = time.perf_counter_ns()
-                backend.run(request)
-                times[backend.name].append(time.perf_counter_ns() - before)
-            rounds += 1
-    return {name: np.array(values) / 1e6 for name, values in times.items()}
+def count_preemptions(threads: int) -> int:
+    """Return how often the calling thread, or any of the process where it uses several, lost its core so far."""
+    who = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF) if threads == 1 else resource.RUSAGE_SELF
+    return resource.getrusage(who).ru_nivcsw
 
 
-def warm_up(
-    backends: Sequence[Backend], request_cycle: RequestCycle
-) -> tuple[list[list[RequestArrays]], Iterator[int]]:
-    """Run a few rounds; return the prepared requests of each backend, and an iterator over the numbers of the next ones."""
-    prepared = [[backend.prepare(request) for request in request_cycle] for backend in backends]
-    numbers = cycle(range(len(request_cycle)))
-    for number in islice(numbers, WARM_UP):
-        for backend, backend_requests in zip(backends, prepared, strict=True):
-            backend.run(backend_requests[number])
-    return prepared, numbers
+def _renew_sessions(backends: Sequence[Backend], number: int) -> None:
+    """Free all sessions and load them again, in the order of `backends` or in reverse; those of set 0 are new."""
+    sessions = [backend.session for backend in backends if backend.session is not None] if number else []
+    for session in sessions:
+        session.free()
+    for session in sessions[:: 1 if number % 2 == 0 else -1]:
+        session.load()
 
 
-@contextmanager
-def without_garbage_collection() -> Iterator[None]:
-    """Disable Python's garbage collector inside the block."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
+Parts = dict[int, dict[str, list[np.ndarray]]]  # batch -> backend -> milliseconds [rounds] of each set
+
+
+def _empty(backends: Sequence[Backend]) -> dict[str, list[np.ndarray]]:
+    return {backend.name: [] for backend in backends}
+
+
+def _concatenate(parts: Parts) -> Samples:
+    return {batch: {name: np.concatenate(times) for name, times in of.items()} for batch, of in parts.items()}
+
+
+def _number_sets(parts: Mapping[str, list[np.ndarray]]) -> np.ndarray:
+    lengths = [len(times) for times in next(iter(parts.values()))]
+    return np.repeat(np.arange(len(lengths)), lengths)
+
+
+def _medians(times: Samples) -> dict[str, dict[str, float]]:
+    return {
+        str(batch): {name: float(np.median(of)) for name, of in backends.items()} for batch, backends in times.items()
+    }

@@ -1,7 +1,17 @@
 """Tuned numbers of the latency measurements, each with the record of docs/decisions that supports it."""
 
-WARM_UP = 5  # rounds; no record
+WARM_UP = 5  # calls of each backend; no record
 MIN_ROUNDS, MAX_ROUNDS = 50, 2000  # no record
+# Calls of a backend in its turn, in at most so many seconds. The first third is not timed, since other models have just run:
+# one-latency-protocol
+TURN_CALLS, TURN_SECONDS = 24, 0.03
+CPU_BLOCK = 2e-4  # seconds between two readings of the CPU clock, which take a microsecond: one-latency-protocol
+SESSION_SETS = 6  # new sessions of all backends, over which intervals are computed: one-latency-protocol
+COLD_BYTES = 1 << 25  # read before a cold call; more than the caches of one core hold: one-latency-protocol
+COLD_ROUNDS = 8  # of a set of sessions; no record
+# Of the time of calls with one thread; beyond, other processes took the core: one-latency-protocol
+MAX_WAITING = 0.05
+CLOCKS_DIFFER = 1.01  # ratios by wall and by CPU time, apart by more than their intervals; no record
 REPEATS = 3  # fresh processes of a footprint; no record
 # Of the times of one session: little disturbed by a busy machine, yet not decided by single rounds: gate-statistic
 QUANTILE = 0.1

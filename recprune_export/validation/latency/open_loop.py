@@ -8,17 +8,17 @@ has the next request of a cycle.
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
 
 from recprune_export.progress import progress_bar
 from recprune_export.validation.edge_requests import RequestArrays
-from recprune_export.validation.latency.closed_loop import Backend, warm_up, without_garbage_collection
 from recprune_export.validation.latency.latency_constants import FEWEST_ARRIVALS, PATIENCE, SPIN, TURN
 from recprune_export.validation.latency.request_cycle import RequestCycles
 from recprune_export.validation.latency.statistics import Percentiles, outliers, percentile_intervals, percentiles
+from recprune_export.validation.latency.turns import Backend, warm_up, without_garbage_collection
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,8 @@ def measure_open_loop(
     turns = max(2, round(seconds / max(TURN, FEWEST_ARRIVALS / qps)))
     times = {}
     with progress_bar(f"Serving {qps:g} requests a second", len(requests) * turns) as advance:
-        for batch, cycle in requests.items():
-            prepared, numbers = warm_up(backends, cycle)
+        for batch, request_cycle in requests.items():
+            prepared, numbers = warm_up(backends, request_cycle)[0], cycle(range(len(request_cycle)))
             pairs_by_backend: dict[str, list[tuple[float, float]]] = {backend.name: [] for backend in backends}
             for _ in range(turns):
                 arrivals = poisson_arrivals(qps, max(TURN, FEWEST_ARRIVALS / qps), rng)

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from recprune_export.validation.latency.closed_loop import Backend, measure_interleaved
 from recprune_export.validation.latency.latency_constants import MAX_ROUNDS, MIN_ROUNDS, QUANTILE
 from recprune_export.validation.latency.request_cycle import RequestCycles
+from recprune_export.validation.latency.turns import Backend, measure_interleaved
 
 BackendFactories = Mapping[str, Callable[[], Backend]]
 SessionTimes = dict[int, dict[str, np.ndarray]]  # batch -> backend -> milliseconds [rounds]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recprune_export.evidence import Estimate
 from recprune_export.onnx.cost.estimate import Cost, estimate_file_cost
 from recprune_export.onnx.cost.machine import Machine, this_machine
 from recprune_export.validation.latency.closed_loop import LatencyReport
@@ -16,13 +17,18 @@ class Roofline:
 
     machine: Machine
     costs: Mapping[str, Mapping[int, Cost]]
-    multiples: Mapping[str, Mapping[int, float]]
+    multiples: Mapping[str, Mapping[int, Estimate]]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         models = {
             name: {
-                str(batch): {**cost.to_dict(), "multiple": self.multiples[name][batch]} for batch, cost in costs.items()
+                str(batch): {
+                    **cost.to_dict(),
+                    "multiple": (multiple := self.multiples[name][batch]).estimate,
+                    "interval": [multiple.low, multiple.high],
+                }
+                for batch, cost in costs.items()
             }
             for name, costs in self.costs.items()
         }
@@ -41,8 +47,12 @@ def compute_roofline(report: LatencyReport, files: Mapping[str, tuple[str, Path]
     }
     multiples = {
         name: {
-            batch: report.percentiles(batch, backend).p50 / (costs[name][batch].floor * 1e3) for batch in report.samples
+            batch: _divide(report.median(batch, backend), costs[name][batch].floor * 1e3) for batch in report.samples
         }
         for name, (backend, _) in files.items()
     }
     return Roofline(machine, costs, multiples)
+
+
+def _divide(time: Estimate, floor: float) -> Estimate:
+    return Estimate(time.estimate / floor, time.low / floor, time.high / floor)

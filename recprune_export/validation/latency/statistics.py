@@ -73,6 +73,23 @@ def ratio_of_medians(above: np.ndarray, below: np.ndarray, seed: int = 0) -> Est
     return Estimate(float(np.median(above) / np.median(below)), float(low), float(high))
 
 
+def ratio_over_sessions(above: np.ndarray, below: np.ndarray, sessions: np.ndarray) -> Estimate:
+    """Return the ratio of medians and its 95 % interval, where sessions were made anew; `sessions` [rounds] numbers them.
+
+    Two sessions of one file differ for as long as they live, so rounds of one set of sessions are no independent evidence:
+    Student's interval over the logarithms of the ratios of the sets.
+    """
+    sets = [sessions == number for number in np.unique(sessions)]
+    return geometric_mean([float(np.median(above[rounds]) / np.median(below[rounds])) for rounds in sets])
+
+
+def geometric_mean(values: Sequence[float]) -> Estimate:
+    """Return the geometric mean of independent positive values, with Student's 95 % interval of their logarithms."""
+    logs = np.log(values)
+    margin = t_quantile(0.975, len(logs) - 1) * logs.std(ddof=1) / len(logs) ** 0.5
+    return Estimate(*(float(value) for value in np.exp([logs.mean(), logs.mean() - margin, logs.mean() + margin])))
+
+
 def outliers(times: np.ndarray) -> Outliers:
     """Return the outliers among times [rounds] in ms.
 

@@ -1,12 +1,18 @@
 import gc
 import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from recprune_export.evidence import Verdict, judge_at_most
 from recprune_export.progress import quiet
 from recprune_export.validation import Backend, LatencyReport, measure_latency
-from recprune_export.validation.latency.latency_constants import MIN_ROUNDS, WARM_UP
+from recprune_export.validation.latency import closed_loop
+from recprune_export.validation.latency.latency_constants import WARM_UP
+from recprune_export.validation.latency.turns import count_calls, measure_turns
 
 
 def report(seed: int, factor: float, rounds: int = 400) -> LatencyReport:
@@ -29,13 +35,12 @@ def test_what_is_slower_is_found_slower(factor: float) -> None:
     ratio = slower.ratio(8, "b", "a")
     assert 1.0 < ratio.low < factor * 1.05
     assert ratio.low <= ratio.estimate <= ratio.high
-    (sentence,) = slower.slower("b", "a")
-    assert "batch 8" in sentence
-    assert not slower.slower("a", "b")
+    assert judge_at_most(ratio, 1.0) is Verdict.FAILS
+    assert judge_at_most(slower.ratio(8, "a", "b"), 1.0) is Verdict.HOLDS
 
 
 def test_what_is_equal_is_not_called_slower() -> None:
-    called = [bool(report(seed, 1.0).slower("b", "a")) for seed in range(60)]
+    called = [judge_at_most(report(seed, 1.0).ratio(8, "b", "a"), 1.0) is Verdict.FAILS for seed in range(60)]
     assert np.mean(called) < 0.1
 
 
@@ -48,31 +53,29 @@ def rotation(batch: int, count: int) -> list[dict[str, np.ndarray]]:
     return [{"x": np.full(batch, number)} for number in range(count)]
 
 
-def test_contestants_and_requests_take_turns() -> None:
-    calls: list[tuple[str, int, int]] = []
+def test_backends_take_turns_of_several_calls_of_which_the_first_are_not_timed() -> None:
+    calls: list[tuple[str, int]] = []
 
-    def contestant(name: str) -> Backend:
-        return Backend(name, lambda request: calls.append((name, len(request["x"]), int(request["x"][0]))))
+    def backend(name: str) -> Backend:
+        return Backend(name, lambda request: calls.append((name, int(request["x"][0]))))
 
     names = ["a", "b", "c"]
-    with quiet():
-        result = measure_latency(
-            [contestant(n) for n in names], {2: rotation(2, 7), 5: rotation(5, 1)}, threads=1, seconds=0.0
-        )
-    assert len(calls) == 2 * 3 * (WARM_UP + MIN_ROUNDS)
-    rounds = [calls[i : i + 3] for i in range(0, 3 * (WARM_UP + MIN_ROUNDS), 3)]
-    orders = [tuple(name for name, _, _ in each) for each in rounds]
+    untimed, timed = count_calls(0.0)
+    rng = np.random.default_rng(0)
+    times = measure_turns([backend(n) for n in names], rotation(2, 7), 0.0, rng, min_rounds=50, max_rounds=500)
+    calls = calls[len(names) * WARM_UP :]
+    turns = [calls[i : i + untimed + timed] for i in range(0, len(calls), untimed + timed)]
+    assert all(len({name for name, _ in turn}) == 1 for turn in turns)
+    orders = [tuple(turn[0][0] for turn in turns[i : i + 3]) for i in range(0, len(turns), 3)]
     assert all(sorted(order) == names for order in orders)
-    assert len(set(orders[WARM_UP:])) > 1  # in another order each time
-    assert [{(batch, number) for _, batch, number in each} for each in rounds] == [
-        {(2, number % 7)} for number in range(WARM_UP + MIN_ROUNDS)
-    ]  # all of them the same request, the next one in the next round
-    assert [len(of["a"]) for of in result.samples.values()] == [MIN_ROUNDS, MIN_ROUNDS]
-    assert result.to_dict()["requests"] == {"2": 7, "5": 1}
-    assert {(batch, number) for _, batch, number in calls[3 * len(rounds) :]} == {(5, 0)}
+    assert len(set(orders)) > 1  # in another order each time
+    for name in names:
+        answered = [number for turn in turns if turn[0][0] == name for _, number in turn[untimed:]]
+        assert answered == [number % 7 for number in range(len(times.wall[name]))]  # each request is timed as often
+        assert len(times.cpu[name]) == len(times.wall[name]) >= 50
 
 
-def test_a_request_is_made_ready_once_and_before_the_clock_runs() -> None:
+def test_a_request_is_prepared_before_the_clock_runs() -> None:
     taken: list[int] = []
     run: list[int] = []
 
@@ -81,13 +84,100 @@ def test_a_request_is_made_ready_once_and_before_the_clock_runs() -> None:
         taken.append(int(request["x"][0]))
         return {"y": request["x"] + 10}
 
-    with quiet():
-        measure_latency(
-            [Backend("a", lambda request: run.append(int(request["y"][0])), take)], {1: rotation(1, 3)},
-            threads=1, seconds=0.0,
-        )  # fmt: skip
+    backend = Backend("a", lambda request: run.append(int(request["y"][0])), take)
+    measure_turns([backend], rotation(1, 3), 0.0, np.random.default_rng(0))
     assert taken == [0, 1, 2]
     assert set(run) == {10, 11, 12}
+
+
+class Session:
+    """A session that notes what is done to it."""
+
+    def __init__(self, name: str, log: list[str]) -> None:
+        self.name, self.log = name, log
+
+    def free(self) -> None:
+        self.log.append(f"free {self.name}")
+
+    def load(self) -> None:
+        self.log.append(f"load {self.name}")
+
+
+def test_sessions_are_freed_and_loaded_in_one_order_and_then_in_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+    monkeypatch.setattr(closed_loop, "SESSION_SETS", 3)
+    monkeypatch.setattr(closed_loop, "COLD_ROUNDS", 1)
+    backends = [Backend(name, lambda request: None, session=Session(name, log)) for name in "ab"]
+    with quiet():
+        measured = measure_latency(backends, {1: rotation(1, 2)}, threads=1, seconds=0.0)
+    assert log == ["free a", "free b", "load b", "load a", "free a", "free b", "load a", "load b"]
+    assert sorted(set(measured.sessions[1])) == [0, 1, 2]
+    assert len(measured.cold[1]["a"]) == 3
+
+
+def spin(seconds: float) -> Callable[[object], None]:
+    def run(request: object) -> None:
+        end = time.thread_time() + seconds
+        while time.thread_time() < end:
+            pass
+
+    return run
+
+
+def test_cpu_time_leaves_waiting_out() -> None:
+    def wait(request: object) -> None:
+        spin(5e-4)(request)
+        time.sleep(1e-3)
+
+    times = measure_turns([Backend("a", wait)], rotation(1, 2), 0.0, np.random.default_rng(0), 10, 10)
+    assert np.median(times.cpu["a"]) == pytest.approx(0.5, rel=0.5)
+    assert np.median(times.wall["a"]) > 1.4
+
+
+def on_a_busy_machine(waiting: float, seed: int = 0) -> LatencyReport:
+    """`a` takes three times as long as `b`, and waits for a core, in addition, `waiting` times as often."""
+    rng = np.random.default_rng(seed)
+    cpu = {name: ms * rng.lognormal(0, 0.02, 300) for name, ms in (("a", 3.0), ("b", 1.0))}
+    wall = {
+        name: times + waiting * times.mean() * (rng.random(300) < waiting * times.mean()) for name, times in cpu.items()
+    }
+    return LatencyReport({8: wall}, 1, cpu={8: cpu}, sessions={8: np.repeat(np.arange(6), 50)}, preemptions={8: 7})
+
+
+def test_ratios_of_a_busy_machine_are_by_cpu_time_and_a_warning_says_so() -> None:
+    for seed in range(5):
+        busy = on_a_busy_machine(0.3, seed)
+        (warning,) = busy.warnings
+        assert "busy" in warning
+        assert "batch 8" in warning
+        assert busy.clock == "CPU"
+        assert busy.ratio(8, "a", "b").low <= 3.0 * 1.02
+        assert busy.ratio(8, "a", "b").high >= 3.0 * 0.98
+        assert busy.to_dict()["clock"] == "CPU"
+
+
+def test_a_quiet_machine_is_not_warned_of() -> None:
+    calm = on_a_busy_machine(0.0)
+    assert not calm.warnings
+    assert calm.ratio(8, "a", "b") == calm.ratio_by("wall", 8, "a", "b")
+
+
+def test_with_several_threads_cpu_time_says_nothing() -> None:
+    assert not replace(on_a_busy_machine(0.3), threads=2).warnings
+
+
+def test_the_interval_holds_what_differs_between_sessions() -> None:
+    covered = []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        sessions = np.repeat(np.arange(6), 50)
+        placement = rng.normal(0, 0.03, 6)[sessions]  # for as long as a session lives
+        times = {name: rng.lognormal(0, 0.02, 300) for name in "ab"}
+        ratio = LatencyReport(
+            {1: {"a": times["a"] * np.exp(placement), "b": times["b"]}}, 1, sessions={1: sessions}
+        ).ratio(1, "a", "b")
+        covered.append(ratio.low <= 1.0 <= ratio.high)
+    assert np.mean(covered) > 0.88
 
 
 def asked(seed: int, requests: int, rounds: int = 400) -> LatencyReport:

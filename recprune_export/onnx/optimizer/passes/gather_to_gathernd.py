@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from recprune_export.onnx.graph import add_initializer, find_nodes, get_axis, get_dims, get_rank, replace_node
 from recprune_export.onnx.optimizer._rewrite import SelectivePass
-from recprune_export.onnx.optimizer.optimizer_constants import MIN_OVERLAPPED_IDS
+from recprune_export.onnx.optimizer.optimizer_constants import MIN_OVERLAPPED_IDS, MIN_UNCACHED_TABLE
 
 
 def find_multi_id_gathers(model: ir.Model) -> Sequence[str]:
@@ -22,8 +22,8 @@ def _gather_to_gathernd(model: ir.Model, places: Collection[str]) -> int:
     Before: `Gather(T, ids)` along axis 0, T constant, ids of int64 (GatherND takes no others) from the request. After:
     `GatherND(T, Unsqueeze(ids, -1))`, which refuses the same ids. Gather divides twice between two rows, too long for a
     CPU to prefetch the next row; GatherND waits for many together. Rows outside of the caches take three fifths of the
-    time, others the same (benchmarks/bench_lookups.py), and the new axis costs a node. `gathernd_to_gather` is the
-    inverse.
+    time where the last cache is small (benchmarks/bench_lookups.py), others no less, and the new axis costs a node: a
+    table that fits in a cache stays as it is. `gathernd_to_gather` is the inverse.
 
     Returns the number of rewritten lookups.
     """
@@ -47,6 +47,8 @@ def _is_lookup(node: ir.Node) -> bool:
         return False
     axes, shape = get_rank(table), get_dims(ids)
     if axes is None or get_axis(node, axes) != 0 or ids.dtype != ir.DataType.INT64 or shape is None:
+        return False
+    if table.const_value.nbytes < MIN_UNCACHED_TABLE:
         return False
     known = [size for size in shape[1:] if isinstance(size, int)]
     return len(known) < len(shape) - 1 or prod(known) >= MIN_OVERLAPPED_IDS

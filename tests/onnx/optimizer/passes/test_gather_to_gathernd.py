@@ -19,6 +19,19 @@ from tests.onnx.graphs import assert_left_alone, floats, graph, operators, rewri
 LOOKUP = "g (int64[batch, 8] ids) => (float[batch, 8, 4] y) { y = Gather(t, ids) }"
 IDS = [[np.array([[0, 5, 8, 3, 3, 2, 7, 0], [1, 1, -1, 4, 5, 6, 7, 8]])], [np.array([[7, 2, 0, 1, 1, 1, 1, 1]])]]
 
+MIN_UNCACHED_TABLE = "recprune_export.onnx.optimizer.passes.gather_to_gathernd.MIN_UNCACHED_TABLE"
+
+
+@pytest.fixture(autouse=True)
+def small_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take tables of any size for larger than a cache."""
+    monkeypatch.setattr(MIN_UNCACHED_TABLE, 0)
+
+
+def test_a_table_that_a_cache_holds_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MIN_UNCACHED_TABLE, 9 * 4 * 4 + 1)
+    assert_left_alone(gather_to_gathernd, graph(LOOKUP, t=floats(9, 4)))
+
 
 def test_a_lookup_becomes_one_by_offsets_and_back() -> None:
     model = graph(LOOKUP, t=floats(9, 4))

@@ -1,0 +1,82 @@
+"""Gate on quality: each metric that both bundles record, by the interval of its loss from BASE to NEW."""
+
+from math import hypot, isfinite
+
+from recprune_export.evidence import Estimate, Verdict, judge_at_most
+from recprune_export.gate.artifact import Artifact, RecordedMetric
+from recprune_export.gate.findings import Finding, make_skipped_finding
+from recprune_export.gate.limits import Limits
+from recprune_export.row_resolution import estimate_with_error, format_resolution
+
+
+def compare_quality(new: Artifact, base: Artifact, limits: Limits) -> list[Finding]:
+    """Compare each metric of BASE, in the direction in which it is better."""
+    if limits.is_off("quality"):
+        return [make_skipped_finding("quality", "Turned off.")]
+    if not (new.is_bundle and base.is_bundle):
+        return [make_skipped_finding("quality", "A plain ONNX file states no quality.")]
+    if not base.metrics:
+        return [make_skipped_finding("quality", "BASE states no quality: it was made without --data.")]
+    return [_compare_metric(name, new, base, limits.limit_for("quality")) for name in base.metrics]
+
+
+def _compare_metric(name: str, new: Artifact, base: Artifact, limit: float) -> Finding:
+    gate, before = f"quality, {name}", base.metrics[name]
+    text = f"at most {limit:g} worse"
+    if name not in new.metrics:
+        return Finding(
+            gate, Verdict.FAILS, f"NEW does not state {name}: compress it with --data.", before.value, limit=text
+        )
+    after = new.metrics[name]
+    if before.greater_is_better is None:
+        return make_skipped_finding(gate, f"It is not known whether more or less of '{name}' is better.")
+    loss = estimate_loss(new, base, name)
+    verdict = judge_at_most(loss, limit) if isfinite(after.value) else Verdict.FAILS
+    change = -loss if after.greater_is_better else loss
+    reason = f"{name} went from {before.value:.5f} to {after.value:.5f}, a change of {format_quality_change(change)}"
+    if new.data != base.data:
+        reason += f"; it was measured on other rows: {new.data} and {base.data}"
+    if verdict is Verdict.UNDECIDED:
+        reason += f"; whether it is {text} cannot be told: {_explain_resolution(loss, after, before)}"
+    return Finding(gate, verdict, f"{reason}.", before.value, after.value, limit=text, change=change)
+
+
+def estimate_loss(new: Artifact, base: Artifact, name: str) -> Estimate:
+    """Return how much worse a metric of NEW is than that of BASE.
+
+    Bundles hold no answers to single rows. The same model with the same value has no error at all. For two models that were
+    made of the same dense model, and measured on the same rows, the paired intervals of their changes from it bound the
+    error of the difference; else the standard errors of both metrics combine, as of independent rows. The narrower of the
+    two that apply is taken.
+    """
+    after, before = new.metrics[name], base.metrics[name]
+    worse = (before.value - after.value) * (1.0 if after.greater_is_better else -1.0)
+    if worse == 0.0 and new.weights_sha256 == base.weights_sha256:
+        return Estimate(0.0, 0.0, 0.0)
+    candidates = []
+    if after.error is not None and before.error is not None:
+        candidates.append(estimate_with_error(worse, hypot(after.error, before.error)))
+    same_rows = new.data_sha256 is not None and (new.data_sha256, after.rows) == (base.data_sha256, before.rows)
+    same_dense = new.dense_sha256 is not None and new.dense_sha256 == base.dense_sha256
+    if same_rows and same_dense and after.loss is not None and before.loss is not None:
+        half = sum(max(loss.high - loss.estimate, loss.estimate - loss.low) for loss in (after.loss, before.loss))
+        candidates.append(Estimate(worse, worse - half, worse + half))
+    return min(candidates, key=lambda e: e.resolution, default=Estimate(worse, -float("inf"), float("inf")))
+
+
+def format_quality_change(change: Estimate) -> str:
+    """Format the change of a metric with its interval.
+
+    >>> format_quality_change(Estimate(-0.0321, -0.036, -0.028))
+    '-0.03210 [-0.03600, -0.02800]'
+    """
+    return f"{change.estimate:+.5f} [{change.low:+.5f}, {change.high:+.5f}]"
+
+
+def _explain_resolution(loss: Estimate, after: RecordedMetric, before: RecordedMetric) -> str:
+    if not isfinite(loss.resolution):
+        return "a bundle was made before errors of metrics were recorded; make it again"
+    return (
+        f"{format_resolution(min(after.rows, before.rows), loss.resolution)}; bundles hold no answers to single rows, so give "
+        "rows with --data, on which both are measured side by side"
+    )

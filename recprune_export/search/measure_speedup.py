@@ -1,0 +1,35 @@
+"""`measure_speedup`: how many times as fast one ONNX file is as another, over several batch sizes together."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from recprune_export.evidence import Estimate
+from recprune_export.validation.latency.backends import DENSE_ONNX, PRUNED_ONNX, make_onnxruntime_backend
+from recprune_export.validation.latency.repeated_sessions import log_ratio, measure_repeated_sessions
+from recprune_export.validation.latency.request_cycle import RequestCycles
+from recprune_export.validation.latency.statistics import interval_of_few
+
+SESSIONS = 6  # created anew, since two sessions of one file differ for as long as they live
+SECONDS = 0.2  # for each batch size and pair of sessions
+
+
+def measure_speedup(dense: Path, pruned: Path, requests: RequestCycles, threads: int, seed: int = 0) -> Estimate:
+    """Return the geometric mean over the batch sizes of `requests` of the ratio dense : pruned, with its 95 % interval.
+
+    The interval is over repeated sessions (docs/decisions/sessions-differ.md), so that it covers the placement of weights in
+    memory, which stays the same within a session.
+    """
+    factories = {
+        name: partial(make_onnxruntime_backend, name, path, threads)
+        for name, path in ((DENSE_ONNX, dense), (PRUNED_ONNX, pruned))
+    }
+    rng = np.random.default_rng(seed)
+    sessions = measure_repeated_sessions(factories, requests, count=SESSIONS, seconds=SECONDS, rng=rng)
+    means = [
+        float(np.mean([log_ratio(times, DENSE_ONNX, PRUNED_ONNX) for times in batches.values()]))
+        for batches in sessions
+    ]
+    interval = interval_of_few(means, confidence=0.95, seed=seed)
+    return Estimate(*np.exp([interval.estimate, interval.low, interval.high]).tolist())
