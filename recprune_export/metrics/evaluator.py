@@ -79,11 +79,23 @@ class Evaluator:
         deciding = self.decide(rows)
         if deciding is None:
             reasons = "; ".join(_describe_omission(omission, split) for omission in self.omissions(rows))
-            fitting = ", ".join(list_metric_names(self.kinds.values()))
+            others = ", ".join(self._defined_names(rows))
+            remedy = f", or --metric with one of {others}" if others else ""
             raise DataError(
-                f"No metric can be measured in {split}: {reasons}. Give more rows there, or --metric with another of {fitting}."
+                f"No metric can be measured in {split}: {reasons}. Give more rows with labels there{remedy}."
             )
         return deciding
+
+    def _defined_names(self, rows: Rows) -> Iterator[str]:
+        """Yield the names of all metrics of the catalogue that are defined on `rows`."""
+        targets = read_targets(rows, self.kinds)
+        for name in list_metric_names(self.kinds.values()):
+            metric = find_metric(name)
+            if metric is not None and any(
+                target.kind in metric.label_kinds and metric.why_undefined(target) is None
+                for target in targets.values()
+            ):
+                yield name
 
     def change(self, before: LabelPredictor, after: LabelPredictor, rows: Rows) -> MetricChange | None:
         """Compare the deciding metric of two models on `rows`; None if no metric is defined there."""

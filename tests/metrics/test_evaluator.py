@@ -52,7 +52,7 @@ def test_without_any_label_nothing_is_measured_and_that_is_said_before_the_work(
     with pytest.raises(DataError, match=r"No metric can be measured in valid: no row with the label 'click' in valid"):
         evaluator.require_deciding(data, "valid")
     only = make_evaluator(EvaluationSettings(("auc",)), {"click": BINARY})
-    with pytest.raises(DataError, match=r"no positive row .* --metric with another of auc, logloss"):
+    with pytest.raises(DataError, match=r"no positive row .* --metric with one of logloss, rmse"):
         only.require_deciding(rows(click=[0, 0]), "valid")
 
 
