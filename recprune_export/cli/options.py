@@ -66,8 +66,37 @@ def metric_options(command: F) -> F:
     return command
 
 
+SPLIT_OPTIONS = ("split", "split_by_time", "split_by_user")
+
+
+def split_options(command: F) -> F:
+    """Add the options that name the column by which rows are split."""
+    for option in reversed(
+        (
+            click.option(
+                "--split",
+                metavar="COLUMN",
+                help="Holds train, valid or test for each row.  [default: a column called split; else at random]",
+            ),
+            click.option(
+                "--split-by-time",
+                metavar="COLUMN",
+                help="Numbers, dates or times: the last tenth of the rows is test, the tenth before valid.",
+            ),
+            click.option(
+                "--split-by-user",
+                metavar="COLUMN",
+                help="All rows of a user are on one side: a tenth of the users is test, a tenth valid.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
 def job_options(command: F) -> F:
     """Add the options of one run of the main job, and of each in a sweep."""
+    command = split_options(command)
     for option in reversed(
         (
             click.option(
@@ -123,7 +152,30 @@ def job_options(command: F) -> F:
     return command
 
 
+def csv_options(command: F) -> F:
+    """Add the options of how a CSV file is written."""
+    for option in reversed(
+        (
+            click.option(
+                "--separator", metavar="CHARACTER", help="Between the fields of a CSV file.  [default: detected]"
+            ),
+            click.option("--encoding", metavar="NAME", help="Of a CSV file, such as utf-16.  [default: detected]"),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def reading_options(command: F) -> F:
+    """Add the options of reading rows for a model that was trained before."""
+    command = click.option(
+        "--allow-unknown", is_flag=True, help="Accept rows of which nearly all ids are unknown to the model."
+    )(command)
+    return csv_options(command)
+
+
 def data_options(command: F) -> F:
+    command = split_options(command)
     for option in reversed(
         (
             click.option(
@@ -143,6 +195,12 @@ def data_options(command: F) -> F:
             click.option(
                 "--multi-valued", multiple=True, metavar="COLUMN:SEPARATOR", help="Several values in one string."
             ),
+            click.option(
+                "--missing",
+                multiple=True,
+                metavar="WORD",
+                help="A word for a missing value, beside NA, null, -, ...; may be repeated.",
+            ),
             click.option("--sequence", metavar="USER,ITEM,ORDER", help="Columns of a log of user actions."),
             click.option(
                 "--max-length", type=click.IntRange(1), help="Items of a history that are used.  [default: 50]"
@@ -150,4 +208,4 @@ def data_options(command: F) -> F:
         )
     ):
         command = option(command)
-    return command
+    return csv_options(command)
