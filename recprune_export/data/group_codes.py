@@ -26,7 +26,9 @@ def encode_groups(source: object, name: str, values: np.ndarray) -> np.ndarray:
     import polars as pl
 
     flat = values.reshape(-1) if values.ndim == 2 and values.shape[1] == 1 else values
-    series = None if flat.ndim != 1 else pl.Series(name, flat, strict=False, nan_to_null=True)
+    # polars takes no text in an array of objects
+    plain = [None if value != value else value for value in flat.tolist()] if flat.dtype == object else flat
+    series = None if flat.ndim != 1 else pl.Series(name, plain, strict=False, nan_to_null=True)
     if series is None or series.dtype.is_nested():
         raise DataError(
             f"The column '{name}' of {source} holds several values in a row, but --group takes one value each."
