@@ -183,7 +183,7 @@ def test_units_stay_with_their_figures() -> None:
 def test_weights_in_fewer_bits_are_told_with_the_gate_and_the_speed() -> None:
     told = texts(section(read(render_bundle_report(samples.full(), encoded=True)), "quantisation"))
     assert "265 kB instead of 681 kB" in told.replace(SPACE, " ")
-    for words in ("lost +0.00004", "It held", "int8 by row", "Reverted to more bits for quality: 1 weights", "1.25×"):
+    for words in ("lost +0.00004", "It holds", "int8 by row", "Reverted to more bits for quality: 1 weights", "1.25×"):
         assert words in told
     assert 'id="quantisation"' not in render_bundle_report(samples.full(quantisation={}), encoded=True)
 

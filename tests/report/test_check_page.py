@@ -45,7 +45,7 @@ def test_the_page_says_what_the_check_says(ratio: float, verdict: Verdict) -> No
     page = render_check_report(check)
     check_page(page)
     root = read(page)
-    assert verdict.value in root.all("h1")[0].text
+    assert verdict.words in root.all("h1")[0].text
     shown = {cells[0]: cells for cells in rows(root)}
     for finding in check.findings:
         gate, *figures, word = format_finding(finding)

@@ -174,8 +174,11 @@ def test_what_is_found_holds_on_rows_that_the_search_never_saw(job: tuple[Progra
 def test_few_rows_cannot_tell(job: tuple[Program, Task], tmp_path: Path) -> None:
     program, task = job
     settings = SETTINGS.with_options(max_drop=1e-9, score="random", refit=False)
-    with pytest.raises(Undecided, match=r"cannot be told .* these \d+ validation rows resolve ±0\.\d+"):
-        resolve_sparsity(program, settings, task, tmp_path / "s.json")
+    lines: list[str] = []
+    with pytest.raises(Undecided, match=r"cannot be told .* these \d+ validation rows resolve \+-[\d.e-]+ at best"):
+        resolve_sparsity(program, settings, task, tmp_path / "s.json", lines.append)
+    assert "rows resolve +-" in lines[0]
+    assert "give at least" in lines[0]
     with pytest.raises(ValidationFailed, match="At no sparsity"):  # the trials are those in the file
         resolve_sparsity(program, settings.with_options(undecided="fail"), task, tmp_path / "s.json")
     resolved = resolve_sparsity(program, settings.with_options(undecided="pass"), task, tmp_path / "s.json")
