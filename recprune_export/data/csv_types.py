@@ -47,9 +47,7 @@ def infer_csv_types(frame: "pl.LazyFrame", names: Sequence[str], missing: Collec
     types: dict[str, TextCounts] = {name: TextCounts(pl.String()) for name in names}
     if not candidates:
         return types
-    counts = frame.select(
-        pl.struct(*_counts(name, missing)).alias(name) for name in candidates
-    ).collect(engine="streaming").row(0, named=True)  # fmt: skip
+    counts = _count(frame, candidates, missing)
     types |= {name: _decide(counts[name]) for name in candidates}
     return {name: _add_examples(frame, name, column, missing) for name, column in types.items()}
 
@@ -73,25 +71,48 @@ def cast_text(name: str, dtype: "pl.DataType", missing: Collection[str]) -> "pl.
 def _is_candidate(column: "pl.Series", missing: Collection[str]) -> bool:
     import polars as pl
 
-    counts = pl.DataFrame(column).select(_counts(column.name, missing)).row(0, named=True)
-    return max(counts["floats"], counts["booleans"]) >= 0.5 * counts["values"]
+    counts = _count(pl.LazyFrame(column), [column.name], missing)[column.name]
+    return bool(max(counts["floats"], counts["booleans"]) >= 0.5 * counts["values"])
 
 
-def _counts(name: str, missing: Collection[str]) -> list["pl.Expr"]:
+def _count(frame: "pl.LazyFrame", names: Sequence[str], missing: Collection[str]) -> dict[str, dict[str, int]]:
+    """Return the counts of the texts of each column by their form. Words are looked up among texts that are no numbers."""
     import polars as pl
 
-    text = pl.col(name).str.strip_chars()
-    value = pl.when(~is_missing_text(text, missing)).then(text)
-    as_float = value.cast(pl.Float64, strict=False)
-    whole = value.cast(pl.Int64, strict=False)
+    stripped = {name: pl.col(name).str.strip_chars() for name in names}
+    texts = frame.select(pl.when(text != "").then(text).alias(name) for name, text in stripped.items())
+    numbers = texts.with_columns(
+        pl.col(name).cast(pl.Float64, strict=False).fill_nan(None).alias(f"number {name}") for name in names
+    )
+    rest = numbers.with_columns(
+        pl.when(pl.col(f"number {name}").is_null()).then(pl.col(name)).alias(f"rest {name}") for name in names
+    )
+    words = rest.with_columns(_is_word(name, missing).alias(f"word {name}") for name in names)
+    table = words.select(pl.struct(*_counts(name)).alias(name) for name in names).collect(engine="streaming")
+    return table.row(0, named=True)
+
+
+def _is_word(name: str, missing: Collection[str]) -> "pl.Expr":
+    import polars as pl
+
+    rest = pl.col(f"rest {name}")
+    is_word = rest.is_not_null() & is_missing_text(rest)
+    requested = pl.col(name).is_in(pl.Series([*missing], dtype=pl.String).implode()).fill_null(False)
+    return is_word | requested if missing else is_word
+
+
+def _counts(name: str) -> list["pl.Expr"]:
+    import polars as pl
+
+    text, is_word = pl.col(name), pl.col(f"word {name}")
     counts = {
-        "values": value.count(),
-        "words": text.count() - value.count(),
-        "integers": whole.count(),
-        "floats": as_float.count(),
-        "booleans": value.is_in(list(_BOOLEANS)).sum(),
-        "zeros": value.str.contains(_LEADING_ZERO).sum(),
-        "long": (value.str.contains(_TOO_LONG)).sum(),
+        "values": text.count() - is_word.sum(),
+        "words": is_word.sum(),
+        "integers": (text.cast(pl.Int64, strict=False).is_not_null() & ~is_word).sum(),
+        "floats": (pl.col(f"number {name}").is_not_null() & ~is_word).sum(),
+        "booleans": (pl.col(f"rest {name}").is_in(list(_BOOLEANS)) & ~is_word).sum(),
+        "zeros": (text.str.contains(_LEADING_ZERO) & ~is_word).sum(),
+        "long": (text.str.contains(_TOO_LONG) & ~is_word).sum(),
     }
     return [expression.alias(key) for key, expression in counts.items()]
 
@@ -122,7 +143,7 @@ def _add_examples(frame: "pl.LazyFrame", name: str, column: TextCounts, missing:
     if not (column.words or column.others):
         return column
     text = pl.col(name).str.strip_chars()
-    is_word = text.is_not_null() & is_missing_text(text, missing)
+    is_word = (text != "") & is_missing_text(text, missing)
     is_other = ~is_missing_text(text, missing) & text.cast(pl.Float64, strict=False).is_null()
     rows = frame.select(name).with_row_index("__row")
     first = [

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import polars as pl
 
-# The default `na_values` of pandas.read_csv, and four that databases and spreadsheets write.
+# The default `na_values` of pandas.read_csv, and those of databases, statistics programs and spreadsheets.
 MISSING_WORDS = (
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL",
-    "NaN", "None", "n/a", "nan", "null", "-", "?", "\\N", "NaT",
+    "NaN", "None", "n/a", "nan", "null", "-", "--", ".", "?", "\\N", "NaT", "NIL",
 )  # fmt: skip
 
 CANONICAL_TEXT_RULE = (
@@ -63,10 +63,12 @@ def canonical_text(column: "pl.Expr", dtype: "pl.DataType") -> "pl.Expr":
 
 
 def is_missing_text(text: "pl.Expr", words: Collection[str] = ()) -> "pl.Expr":
-    """Return whether a text is null, a usual word for a missing value, or one of `words`."""
+    """Return whether a text is null, a usual word for a missing value in upper or lower case, or one of `words`."""
     import polars as pl
 
-    return text.is_null() | text.str.strip_chars().is_in(pl.Series([*MISSING_WORDS, *words], dtype=pl.String).implode())
+    stripped = text.str.strip_chars()
+    usual = stripped.str.to_lowercase().is_in(pl.Series([word.lower() for word in MISSING_WORDS]).implode())
+    return text.is_null() | usual | stripped.is_in(pl.Series([*words], dtype=pl.String).implode())
 
 
 def _text_from_float(column: "pl.Expr") -> "pl.Expr":

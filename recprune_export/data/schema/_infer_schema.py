@@ -22,6 +22,7 @@ from recprune_export.data.schema.column_roles import (
     find_date_unit,
     find_decimal_comma,
     find_separator,
+    holds_integers,
     is_vector,
 )
 from recprune_export.data.schema.column_summary import ColumnSummary, measure_columns
@@ -320,18 +321,20 @@ class _SchemaInference:
         if numeric:
             gaps = any(self._statistics[name].missing for name in numeric)
             self._notes.append(
-                f"{_quote(numeric)} hold{'s' if len(numeric) == 1 else ''} whole numbers written as floats{', with gaps' if gaps else ''}: "
+                f"{_quote(numeric)} hold{'s' if len(numeric) == 1 else ''} whole numbers as floats{', with gaps' if gaps else ''}: "
                 f"read as a number; --categorical {numeric[0]} makes it ids."
             )
-        given = {*self._overrides.categorical}
-        ids = [n for n in self._names("categorical") if n not in given and self._sample.schema[n].is_integer()]
+        given = {*self._overrides.categorical, *self._separators}
+        fields = (*self._names("categorical"), *self._names("multi-valued"))
+        ids = [n for n in fields if n not in given and holds_integers(self._sample.schema[n])]
         if ids:
             self._notes.append(f"Whole numbers are read as ids in {_quote(ids)}; --numeric {ids[0]} reads a number.")
 
     def _is_like_ids(self, name: str) -> bool:
-        """Return whether a column of floats holds whole numbers that repeat, as ids do where pandas wrote a column with gaps."""
+        """Return whether floats or decimals are whole and repeat, as ids do where pandas wrote a column with gaps."""
         column = self._sample[name]
-        return column.dtype.is_float() and self._statistics[name].is_whole and column.n_unique() <= 0.5 * len(column)
+        is_number = column.dtype.is_float() or column.dtype.is_decimal()
+        return is_number and self._statistics[name].is_whole and column.n_unique() <= 0.5 * len(column)
 
     def _note_words(self, column: ColumnData, role: Role) -> str:
         return "" if role == "excluded" else describe_missing_words(column, role)

@@ -13,6 +13,14 @@ if TYPE_CHECKING:
 Role = Literal["categorical", "numeric", "multi-valued", "vector", "excluded"]
 SEPARATORS = ("|", ";", ",")
 _MAX_EXACT_FLOAT = 2**53
+_PATTERN_ROWS = 1000
+_BRACKETS = r"^\s*\[.*\]\s*$"
+_FRACTION = r"[-+]?[0-9]*\.[0-9]+(?:[eE][-+]?[0-9]+)?"
+_VECTOR = rf"^\s*\(?{_FRACTION}(?:[\s,;|]+{_FRACTION})+\)?\s*$"
+_OTHER_DATE = (
+    r"^(?:[0-9]{1,4}[/-][0-9]{1,2}[/-][0-9]{1,4}|[0-9]{1,2}\.[0-9]{1,2}\.[0-9]{4})(?:[ T].*)?$"
+    r"|^(?:[0-9]+ days? )?[0-9]{1,2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]+)?)?$"
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,11 @@ def is_list(dtype: "pl.DataType") -> bool:
     return isinstance(dtype, pl.List | pl.Array) and not _is_opaque(_inner(dtype))
 
 
+def holds_integers(dtype: "pl.DataType") -> bool:
+    """Return whether a column holds integers or lists of them."""
+    return dtype.is_integer() or (is_list(dtype) and _inner(dtype).is_integer())
+
+
 def can_be_multi_valued(dtype: "pl.DataType") -> bool:
     """Return whether a value of a column that holds no lists may be several ids in one text."""
     import polars as pl
@@ -94,6 +107,20 @@ def choose_role(column: ColumnData) -> ChosenRole:
         )
     if column.is_list:
         return _choose_list_role(column)
+    if example := _find_list_in_text(column):
+        return ChosenRole(
+            "excluded",
+            "lists as text",
+            f"'{name}' holds lists written as texts, such as '{example}', and is excluded: write lists or vectors as such in Parquet, "
+            f"numbers as columns {name}_0, {name}_1, ..., ids with '|' between them; --categorical {name} reads each text as one id.",
+        )
+    if example := _find_other_date(column):
+        return ChosenRole(
+            "excluded",
+            "date or time",
+            f"'{name}' holds dates or times such as '{example}' and is excluded: written as 2024-05-31 10:00:00 they are numbers with "
+            f"--numeric {name}; --categorical {name} reads ids.",
+        )
     if example := find_decimal_comma(column):
         return ChosenRole(
             "excluded",
@@ -178,6 +205,28 @@ def find_decimal_comma(column: ColumnData) -> str | None:
     if len(with_comma) <= 0.3 * len(values) or not values.str.contains(rf"{DECIMAL_COMMA}|^-?[0-9]+$").all():
         return None
     return str(with_comma[0])
+
+
+def _find_list_in_text(column: ColumnData) -> str | None:
+    """Return an example of a text column that holds lists in brackets or several numbers with a fraction; None for others."""
+    return _find_example(column, _BRACKETS) or _find_example(column, _VECTOR)
+
+
+def _find_other_date(column: ColumnData) -> str | None:
+    return _find_example(column, _OTHER_DATE)
+
+
+def _find_example(column: ColumnData, pattern: str) -> str | None:
+    """Return the first value of a text column if all of the first ones match `pattern`."""
+    import polars as pl
+
+    if not isinstance(column.dtype, pl.String):
+        return None
+    values = column.sample.drop_nulls().head(_PATTERN_ROWS)
+    if not len(values) or not values.str.contains(pattern).all():
+        return None
+    first = str(values[0])
+    return first if len(first) <= 40 else f"{first[:37]}..."
 
 
 def find_separator(column: "pl.Series") -> str | None:
