@@ -33,6 +33,7 @@ from recprune_export.validation.latency.repeated_sessions import log_ratio, meas
 
 BATCHES = (1, 32, 256, 1024)
 LIMIT = 1e4  # of numbers
+LEAST_ROUNDS = 40  # of each file in a seating
 GUARDED, PLAIN = "with guards", "without"
 
 
@@ -93,7 +94,12 @@ def main(models: str, seatings: int, seconds: float) -> None:
             backends = {kind: partial(make_onnxruntime_backend, kind, path, 1) for kind, path in files.paths.items()}
             requests = sample_cycles(files.program.signature, BATCHES, seed=0)
             sessions = measure_repeated_sessions(
-                backends, requests, count=seatings, seconds=seconds, rng=np.random.default_rng(0)
+                backends,
+                requests,
+                count=seatings,
+                seconds=seconds,
+                rng=np.random.default_rng(0),
+                min_rounds=LEAST_ROUNDS,
             )
             for batch in BATCHES:
                 times = {

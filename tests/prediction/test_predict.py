@@ -250,6 +250,6 @@ def test_the_command_says_what_it_wrote_and_needs_no_torch(bundle: Path, tmp_pat
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "y of 50 rows" in done.stdout
-    assert "values of 'user' are empty or unknown" in done.stderr
+    assert "values of 'user' are empty, out of range or unknown" in done.stderr
     said = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)
     assert (said["rows"], said["columns"]) == (50, ["y"])
