@@ -62,9 +62,9 @@ def test_weights(tmp_path: Path, kind: str, value: float) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["price", "clicked"])
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize(("name", "value"), [("price", np.nan), ("price", np.inf), ("clicked", np.inf)])
 def test_rows_for_a_model_of_ones_own(tmp_path: Path, name: str, value: float) -> None:
+    """A label of NaN is a missing one."""
     values = rows()[name].copy()
     values[137] = value
     with pytest.raises(DataError, match=f"'{name}'"):
