@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from recprune_export.bundle.manifest.manifest import Manifest
+from recprune_export.evidence import Estimate
+from recprune_export.figures import orient_speed
 from recprune_export.report.numbers import format_bytes, format_count, format_interval, format_ratio, format_signed
 from recprune_export.report.page import PageTable, Section, name_markup
 
@@ -17,11 +19,9 @@ def quantization_section(manifest: Manifest) -> Section | None:
         return None
     tables = []
     if quantization.get("speedups"):
-        rows = tuple(
-            (f"batch {batch}", f"{format_ratio(ratio['estimate'])} ({format_interval((ratio['low'], ratio['high']))})")
-            for batch, ratio in quantization["speedups"].items()
-        )
-        tables.append(PageTable("Times faster than the same file in fp32, with 95 % intervals", ("", "faster"), rows))
+        rows = tuple((f"batch {batch}", *_describe_speed(ratio)) for batch, ratio in quantization["speedups"].items())
+        caption = "Compared with the same file in fp32, with 95 % intervals"
+        tables.append(PageTable(caption, ("", "speed", ""), rows, frozenset({0, 2})))
     weights = [*quantization.get("tables", ()), *quantization.get("layers", ())]
     if weights:
         title = "How each weight is stored"
@@ -30,6 +30,11 @@ def quantization_section(manifest: Manifest) -> Section | None:
         cells = tuple(_row(weight) for weight in weights[:MAX_ROWS])
         tables.append(PageTable(title, ("weight", "shape", "form", "bytes", "why"), cells, frozenset({0, 1, 2, 4})))
     return Section("quantisation", "Fewer bits", _describe_quantization(quantization), tables=tuple(tables))
+
+
+def _describe_speed(values: Mapping[str, float]) -> tuple[str, str]:
+    ratio, word = orient_speed(Estimate(values["estimate"], values["low"], values["high"]))
+    return f"{format_ratio(ratio.estimate)} ({format_interval((ratio.low, ratio.high))})", word
 
 
 def _row(weight: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -84,7 +84,7 @@ def _table(sweep: SweepFile) -> PageTable:
         *(f"batch {b}" for b in batches),
     )
     return PageTable(
-        "The sweep, with 95 % intervals; by batch size, how many times faster than dense in ONNX Runtime",
+        "The sweep, with 95 % intervals; by batch size, how many times as fast as dense in ONNX Runtime",
         headings,
         rows,
     )
