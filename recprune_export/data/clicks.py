@@ -49,6 +49,11 @@ def load_clicks(path: Path, schema: Schema, encoder: Encoder | None = None, grou
     fields = (*schema.categorical, *schema.numeric, *(several.name for several in schema.multi_valued))
     used = (*schema.labels, *fields, *((schema.weight,) if schema.weight else ()))
     missing = [name for name in used if name not in columns]
+    if schema.weight in missing:
+        raise DataError(
+            f"{path} has no column '{schema.weight}', the weights of the model's rows: add it, or name another by --weight; its "
+            f"columns are {', '.join(columns)}."
+        )
     if missing:
         raise DataError(
             f"{path} has no column '{missing[0]}', which the model's schema names; its columns are {', '.join(columns)}."

@@ -60,6 +60,8 @@ def read_labels(
         name: LabelValues.summarize(label.numbers, label.words, kinds.get(name)) for name, label in read.items()
     }
     read_weights = None if weights is None else _read_weights(source, *weights)
+    if weights is not None:
+        notes.append(f"Rows are weighted by '{weights[0]}' in loss and metrics.")
     return LabelColumns(labels, read_weights, known, summaries, tuple(notes))
 
 

@@ -8,6 +8,8 @@ from recprune_export.data.sequences import NEXT_ITEM
 from recprune_export.errors import DataError, UsageError
 from recprune_export.program.signature import BATCH, Output
 
+MAX_CLASSES = 1000  # metrics hold the probabilities of all classes of all rows
+
 
 def match_labels(
     outputs: Sequence[Output], labels: tuple[str, ...], values: Mapping[str, LabelValues]
@@ -15,17 +17,17 @@ def match_labels(
     """Return the label of each output that has one.
 
     An output has the name of its label. Where none has, each label takes the first output left that fits its values: one
-    number for each row, or one for each class. The next item is compared with a row of any length.
+    number for each row, or one for each of at most `MAX_CLASSES` classes. The next item is compared with a row of any length.
 
     Raises `UsageError` where a label has no output, `DataError` where its values do not fit the output.
     """
     if not labels:
         return {}
-    named = [o for o in outputs if o.name in labels and (labels == (NEXT_ITEM,) or count_per_row(o))]
     if labels == (NEXT_ITEM,):
-        return {(named or list(outputs))[0].name: NEXT_ITEM}
-    matched = {output.name: output.name for output in named}
-    remaining = [] if named else list(outputs)
+        return {next((o.name for o in outputs if o.name == NEXT_ITEM), outputs[0].name): NEXT_ITEM}
+    candidates = [o for o in outputs if 0 < count_per_row(o) <= MAX_CLASSES]
+    matched = {output.name: output.name for output in candidates if output.name in labels}
+    remaining = [] if matched else candidates
     for label in labels:
         if label in matched.values():
             continue
