@@ -13,7 +13,7 @@ from recprune_export.bundle.archive.manifest_signature import read_private_key
 from recprune_export.bundle.contents import format_json
 from recprune_export.bundle.manifest.manifest import ENCODING
 from recprune_export.bundle.write import stage_bundle
-from recprune_export.data.arrays import Columns
+from recprune_export.data.named_columns import Columns
 from recprune_export.data.sequences import SequenceData
 from recprune_export.errors import UsageError
 from recprune_export.finetuning.objective import make_objective
@@ -82,8 +82,9 @@ def compress(
     - `example_inputs`: for a module, one request: a tensor, a tuple of positional arguments, or a dict of keyword
       arguments (a dict that names no parameter of `forward` is its one argument). The batch is axis 0.
     - `target`: the directory to write, `artifacts/<name of the model>` by default.
-    - `data`: rows to tune and measure on: a CSV, Parquet or NPZ file, or arrays by name; each input of the model, each
-      of `labels`, and perhaps `split`.
+    - `data`: rows to tune and measure on: a CSV, Parquet or NPZ file, arrays by name, or a frame of pandas or polars;
+      each input of the model, each of `labels`, and perhaps a column that splits the rows: one called `split`, or the
+      one that the option `split`, `split_by_time` or `split_by_user` names.
     - `sign`: a file with the private key (Ed25519, PEM) that signs the manifest.
     - `resume`: go on after the finished stages of an earlier, killed run on the same model, rows and settings.
     - `options`: options of `Settings`, which override those in `settings`: `sparsity=0.9, epochs=2`.
@@ -257,8 +258,8 @@ def make_task(
 ) -> Task:
     """Read the rows to tune on: encoded ones for a reference recommender, plain ones for others, sampled ones without data.
 
-    Raises `UsageError` where labels are missing or a metric does not fit them, `DataError` for the rows, for labels that do not
-    fit the model, and where no metric is defined on the validation rows.
+    Raises `UsageError` where labels are missing, a metric does not fit them, or a checkpoint is given another split, `DataError`
+    for the rows, for labels that do not fit the model, and where no metric is defined on the validation rows.
     """
     labels = (labels,) if isinstance(labels, str) else tuple(labels)
     if data is None:
@@ -276,11 +277,11 @@ def _read_task(loaded: LoadedModel, data: Data, labels: tuple[str, ...], setting
             raise UsageError(
                 "A model that recprune-export did not train needs the labels' names beside --data: give --label."
             )
-        rows = read_arrays(data, program.signature, labels, settings.seed, settings.labels, group=evaluation.group)
+        rows = read_arrays(data, program.signature, labels, settings.seed, settings.rows)
         return LabeledRows(rows, make_objective(program, labels, rows.label_values), CLICK_DEFAULTS, evaluation)
     if not isinstance(data, Path | str):
         raise UsageError("A checkpoint of `train` encodes raw rows: give the path of a CSV or Parquet file as data.")
-    encoded = read_encoded(Path(data), loaded.checkpoint.encoder, settings.labels, evaluation.group)
+    encoded = read_encoded(Path(data), loaded.checkpoint.encoder, settings.rows)
     labels = loaded.checkpoint.spec.labels
     if isinstance(encoded, SequenceData):
         return NextItems(encoded, make_objective(program, labels), RANKING_DEFAULTS, evaluation)

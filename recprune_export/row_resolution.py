@@ -5,9 +5,9 @@ from math import ceil
 from recprune_export.evidence import Estimate
 
 STANDARD_ERRORS = 1.96  # of a 95 % interval
-# Half width of the paired interval between a model and its pruned copy, as a fraction of that of the metric itself:
-# docs/decisions/one-rule-of-evidence.md
-PAIRED_FRACTION = 0.3
+# Half width of the paired interval between a model and its pruned copy, as a fraction of that of the metric itself: the
+# smallest of eight bundles was 0.027, the largest 0.38 (docs/decisions/one-rule-of-evidence.md).
+PAIRED_FRACTION = 0.03
 
 
 def estimate_with_error(estimate: float, error: float) -> Estimate:
@@ -21,13 +21,14 @@ def estimate_with_error(estimate: float, error: float) -> Estimate:
 
 
 def expected_resolution(error: float, fraction: float = PAIRED_FRACTION) -> float:
-    """Return about half the width of the interval that the change of a metric will have, in the unit of the metric.
+    """Return the least half width that the interval of a change can be expected to have, in the unit of the metric.
 
     `error` is the standard error of the metric of the dense model on the rows that will judge. The change is measured on
-    the same rows before and after, where most of that error cancels: the fraction `fraction` stays.
+    the same rows before and after, where most of that error cancels: at least the fraction `fraction` stays, more where the
+    two models differ more.
 
-    >>> round(expected_resolution(0.01), 5)
-    0.00588
+    >>> round(expected_resolution(0.01), 6)
+    0.000588
     """
     return STANDARD_ERRORS * error * fraction
 
@@ -44,8 +45,10 @@ def format_resolution(rows: int, resolution: float) -> str:
 def warn_of_few_rows(metric: str, rows: int, resolution: float, allowed: float) -> str | None:
     """Return a sentence where `rows` cannot show that `metric` loses at most `allowed`, even if it loses nothing; else None.
 
+    `resolution` is the least one, from `expected_resolution`.
+
     >>> warn_of_few_rows("auc", 400, 0.02, 0.01)
-    'These 400 rows resolve about +-0.02 of auc, more than the 0.01 that is allowed: give at least 1,600 rows, or allow more.'
+    'These 400 rows resolve +-0.02 of auc at best, more than the 0.01 that is allowed: give at least 1,600 rows, or allow more.'
     >>> warn_of_few_rows("auc", 400, 0.02, 0.05)
     """
     if not resolution > allowed:  # NaN: nothing is known
@@ -54,7 +57,7 @@ def warn_of_few_rows(metric: str, rows: int, resolution: float, allowed: float) 
         "no number of rows shows that nothing at all is lost, so allow some loss"
     )  # fmt: skip
     return (
-        f"These {rows:,} rows resolve about +-{resolution:.2g} of {metric}, more than the {allowed:g} that is allowed: "
+        f"These {rows:,} rows resolve +-{resolution:.2g} of {metric} at best, more than the {allowed:g} that is allowed: "
         f"{advice}."
     )
 

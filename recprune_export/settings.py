@@ -119,6 +119,40 @@ DEFAULT_EVALUATION_SETTINGS = EvaluationSettings()
 
 
 @dataclass(frozen=True)
+class SplitSettings:
+    """The column by which rows are split into train, valid and test; without one they are split at random.
+
+    `split` holds a split name in each row, `split_by_time` a number or time, whose last shares are valid and test,
+    `split_by_user` a user, all of whose rows are on one side.
+    """
+
+    split: str | None = None
+    split_by_time: str | None = None
+    split_by_user: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.options) > 1:
+            raise UsageError(f"{' and '.join(self.options)} each split all rows: give one of them.")
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The options that name a column."""
+        return tuple(f"--{name.replace('_', '-')}" for name, column in asdict(self).items() if column is not None)
+
+
+@dataclass(frozen=True)
+class RowSettings:
+    """How rows are read: their labels, their split, and the column over whose values metrics are means."""
+
+    labels: LabelSettings = DEFAULT_LABEL_SETTINGS
+    split: SplitSettings = SplitSettings()
+    group: str | None = None
+
+
+DEFAULT_ROW_SETTINGS = RowSettings()
+
+
+@dataclass(frozen=True)
 class FineTuningSettings:
     """Options of fine-tuning; None leaves a choice to the kind of model.
 
@@ -230,6 +264,7 @@ class Settings:
     pruning: PruningSettings
     labels: LabelSettings
     evaluation: EvaluationSettings
+    split: SplitSettings
     finetuning: FineTuningSettings
     export: ExportSettings
     quantization: QuantizationSettings
@@ -245,6 +280,11 @@ class Settings:
         object.__setattr__(self, "seed", seed)
         if options:
             raise TypeError(f"Settings has no option '{next(iter(options))}'")
+
+    @property
+    def rows(self) -> RowSettings:
+        """The options by which rows are read."""
+        return RowSettings(self.labels, self.split, self.evaluation.group)
 
     def with_options(self, **options: Any) -> Self:
         """Return a copy with other values of some options.
@@ -281,6 +321,7 @@ _SECTIONS: dict[str, Any] = {
     "pruning": PruningSettings,
     "labels": LabelSettings,
     "evaluation": EvaluationSettings,
+    "split": SplitSettings,
     "finetuning": FineTuningSettings,
     "export": ExportSettings,
     "quantization": QuantizationSettings,

@@ -33,10 +33,12 @@ def print_result(result: "CompressionResult", *, as_json: bool) -> None:
     console = make_console()
     print_headline(result)
     console.print(_make_size_table(result))
+    if result.sizes is not None:
+        console.print(f"Rows: {result.sizes}", highlight=False, soft_wrap=True, markup=False)
     if result.manifest.plan["fields"]["removed"]:
         console.print(_make_field_table(**result.manifest.plan["fields"]))
     if result.metrics["dense"]:
-        console.print(_make_quality_table(result.metrics, result.manifest.settings["data"]))
+        console.print(_make_quality_table(result))
     if result.rows is not None:
         _print_rows(console, result.rows)
     print_latency(console, result.latency)
@@ -82,11 +84,13 @@ def _make_field_table(removed: Sequence[str], importance: Mapping[str, float]) -
     return table
 
 
-def _make_quality_table(metrics: Mapping[str, Mapping[str, float]], data: str) -> "Table":
-    table = make_table(f"Quality on test rows of {data}, in ONNX Runtime", "", "dense", "pruned", "change")
-    for name, dense in metrics["dense"].items():
-        pruned = metrics["pruned"][name]
-        table.add_row(name, f"{dense:.4f}", f"{pruned:.4f}", f"{pruned - dense:+.4f}")
+def _make_quality_table(result: "CompressionResult") -> "Table":
+    data, changes = result.manifest.settings["data"], result.manifest.changes
+    table = make_table(f"Quality on test rows of {data}, in ONNX Runtime", "", "dense", "pruned", "change [95 %]")
+    for name, dense in result.metrics["dense"].items():
+        pruned = result.metrics["pruned"][name]
+        low, high = changes[name]["interval"]
+        table.add_row(name, f"{dense:.4f}", f"{pruned:.4f}", f"{pruned - dense:+.4f} [{low:+.4f}, {high:+.4f}]")
     return table
 
 

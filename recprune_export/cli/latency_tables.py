@@ -34,8 +34,6 @@ def _describe_waiting(report: "LatencyReport", batch: int) -> str:
 
 
 def _make_latency_table(report: "LatencyReport") -> "Table":
-    import numpy as np
-
     batches = list(report.samples)
     table = make_table(
         f"Latency in ms, p50 / p95 / p99, {format_threads(report.threads)}, warm caches",
@@ -51,7 +49,7 @@ def _make_latency_table(report: "LatencyReport") -> "Table":
         table.add_row(f"{name} : {last}{clock}", *(format_ratio(report.ratio(batch, name, last)) for batch in batches))
     if report.cpu and report.threads == 1:
         for name in report.backends:
-            table.add_row(f"{name}, CPU time", *(f"{np.median(report.cpu[batch][name]):.3f}" for batch in batches))
+            table.add_row(f"{name}, CPU time", *(f"{report.cpu_time(batch, name):.3f}" for batch in batches))
     return table
 
 

@@ -66,8 +66,37 @@ def metric_options(command: F) -> F:
     return command
 
 
+SPLIT_OPTIONS = ("split", "split_by_time", "split_by_user")
+
+
+def split_options(command: F) -> F:
+    """Add the options that name the column by which rows are split."""
+    for option in reversed(
+        (
+            click.option(
+                "--split",
+                metavar="COLUMN",
+                help="Holds train, valid or test for each row.  [default: a column called split; else at random]",
+            ),
+            click.option(
+                "--split-by-time",
+                metavar="COLUMN",
+                help="Numbers, dates or times: the last tenth of the rows is test, the tenth before valid.",
+            ),
+            click.option(
+                "--split-by-user",
+                metavar="COLUMN",
+                help="All rows of a user are on one side: a tenth of the users is test, a tenth valid.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
 def job_options(command: F) -> F:
     """Add the options of one run of the main job, and of each in a sweep."""
+    command = split_options(command)
     for option in reversed(
         (
             click.option(
@@ -124,6 +153,7 @@ def job_options(command: F) -> F:
 
 
 def data_options(command: F) -> F:
+    command = split_options(command)
     for option in reversed(
         (
             click.option(

@@ -1,10 +1,8 @@
 from .arrays import ArrayData as ArrayData
 from .arrays import ArraySpec as ArraySpec
-from .arrays import Columns as Columns
 from .arrays import check_input_array as check_input_array
 from .arrays import find_input_columns as find_input_columns
 from .arrays import load_arrays as load_arrays
-from .arrays import stack_columns as stack_columns
 from .batch import Batch as Batch
 from .clicks import ClickData as ClickData
 from .clicks import check_types as check_types
@@ -27,6 +25,8 @@ from .generate import generate_sequences as generate_sequences
 from .labels import LabelKind as LabelKind
 from .labels import LabelValues as LabelValues
 from .labels import infer_label_kind as infer_label_kind
+from .named_columns import Columns as Columns
+from .named_columns import stack_columns as stack_columns
 from .npz import MAX_EXAMPLE_BYTES as MAX_EXAMPLE_BYTES
 from .npz import read_npz as read_npz
 from .read_labels import LabelColumns as LabelColumns
@@ -44,6 +44,7 @@ from .sequences import NEXT_ITEM as NEXT_ITEM
 from .sequences import SequenceData as SequenceData
 from .sequences import SequenceEncoder as SequenceEncoder
 from .sequences import load_sequences as load_sequences
+from .splits.row_split import SplitSizes as SplitSizes
 from .tabular_files import collect as collect
 from .tabular_files import raise_data_errors as raise_data_errors
 from .tabular_files import scan as scan

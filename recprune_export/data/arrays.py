@@ -1,28 +1,37 @@
 """Rows for third-party models: columns or arrays that already have the form of the inputs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from recprune_export.column_names import check_columns_exist, describe_missing_column
 from recprune_export.data.group_codes import encode_groups, require_group_column
 from recprune_export.data.labels import LabelKind, LabelValues
-from recprune_export.data.npz import read_npz
+from recprune_export.data.named_columns import Columns, NamedColumns, as_column, open_columns, stack_columns
 from recprune_export.data.read_labels import check_any_label, check_training_rows, read_labels
 from recprune_export.data.rows import Rows
-from recprune_export.data.schema._infer_schema import SPLIT_VALUES
-from recprune_export.data.tabular_files import collect, scan
-from recprune_export.errors import DataError
+from recprune_export.data.schema.schema import Split
+from recprune_export.data.splits.row_split import (
+    RowSplit,
+    SplitSizes,
+    count_rows,
+    holds_split_words,
+    make_split,
+    split_by_words,
+    split_rows,
+)
+from recprune_export.data.splits.split_column import find_split_columns
+from recprune_export.errors import DataError, UsageError
+from recprune_export.settings import DEFAULT_ROW_SETTINGS, RowSettings
 
 if TYPE_CHECKING:
     import polars as pl
 
 IdRange = tuple[int, int]
-Columns = Mapping[str, Any]  # name -> array, or anything that numpy.asarray accepts, such as a tensor
-SPLIT = "split"
-IN_MEMORY = "the data"
+_REMEDY = "Correct those rows, or name another column by --split; if it is no split, rename it."
 
 
 @dataclass(frozen=True)
@@ -37,9 +46,9 @@ class ArraySpec:
 
 @dataclass(frozen=True)
 class ArrayData:
-    """Rows of the three splits; `has_split_column` if a column of the data names the split of each row.
+    """Rows of the three splits; `has_split_column` if they are split by a column, `split_description` says how in words.
 
-    `label_values` describes the labels, `notes` say how they were read.
+    `label_values` describes the labels. `notes` say how they were read, and which columns could have been meant as a split.
     """
 
     train: Rows
@@ -47,7 +56,13 @@ class ArrayData:
     test: Rows
     has_split_column: bool = False
     label_values: Mapping[str, LabelValues] = field(default_factory=dict)
+    split_description: str = ""
     notes: tuple[str, ...] = ()
+
+    @property
+    def sizes(self) -> SplitSizes:
+        """How many rows each side has."""
+        return SplitSizes(len(self.train), len(self.valid), len(self.test), self.split_description)
 
 
 def load_arrays(
@@ -55,79 +70,117 @@ def load_arrays(
     inputs: Sequence[ArraySpec],
     labels: Sequence[str],
     seed: int,
+    settings: RowSettings = DEFAULT_ROW_SETTINGS,
     *,
-    weight: str | None = None,
-    missing_label: str | None = None,
     label_kinds: Mapping[str, LabelKind] | None = None,
-    group: str | None = None,
 ) -> ArrayData:
     """Read the arrays of an `.npz`, or the columns of a CSV or Parquet file, with the names of the inputs and labels.
 
-    `data` may also be arrays by name.
+    `data` may also be arrays by name, or a frame of pandas or polars.
 
-    An input of shape (batch, n) is a list column, or n columns named `name_0` ... . A column or array `split` assigns
-    the rows to splits; without one they are split at random by `seed`, 80/10/10. `weight` names the column of the weights
-    of rows, `missing_label` is a value that stands for a missing label; rows without any label are left out.
-    `label_kinds`, if known, are the kinds of labels for which the model was trained. `group` names the column over whose
-    values metrics are means.
+    An input of shape (batch, n) is a list column, or n columns named `name_0` ... . Rows are split by the column that the
+    settings name, else by one called `split`, `fold` or `subset`, else at random by `seed`, 80/10/10. A column called `fold`
+    or `subset` that holds something else is not used, and named in a note. Rows without any label are left out.
+    `label_kinds`, if known, are the kinds of labels for which the model was trained.
 
-    Raises `DataError` if an array is missing or has another type or shape, or an id lies outside its table.
+    Raises `DataError` if an array is missing or has another type or shape, has no value in some rows, or an id lies
+    outside its table, or if a column of splits names something else.
     """
-    if isinstance(data, Mapping):
-        path, columns = IN_MEMORY, {name: np.asarray(values) for name, values in data.items()}
-    else:
-        path = str(data)
-        more = (*labels, *(name for name in (weight, group) if name))
-        columns = read_npz(Path(path)) if _is_zip(Path(path)) else _read_table(Path(path), inputs, more)
-    missing = [name for name in (*(i.name for i in inputs), *labels) if name not in columns]
-    if missing:
-        raise DataError(
-            f"{path} has nothing called '{missing[0]}', which the model takes; it holds {', '.join(columns)}."
-        )
-    if weight is not None and weight not in columns:
-        raise DataError(f"{path} has no column '{weight}', which --weight names; it holds {', '.join(columns)}.")
-    if group is not None:
-        require_group_column(path, group, tuple(columns))
-    arrays = {i.name: check_input_array(path, i, columns[i.name]) for i in inputs}
-    lengths = {name: len(values) for name, values in columns.items()}
+    columns = open_columns(data)
+    path, weight, group = columns.path, settings.labels.weight, settings.group
+    extra = [name for name in (weight, group) if name is not None]
+    roles = [*(i.name for i in inputs), *labels, *extra]
+    rule, split_notes = _choose_split(columns, roles, make_split(settings.split, seed))
+    arrays = _read_arrays(columns, inputs, labels, settings, rule)
+    lengths = {name: len(values) if values.ndim else 0 for name, values in arrays.items()}
     if len(set(lengths.values())) != 1 or not next(iter(lengths.values())):
         raise DataError(f"The arrays of {path} must have the same number of rows, at least one: {lengths}.")
     read = read_labels(
         path,
-        {label: columns[label] for label in labels},
-        missing=missing_label,
+        {label: arrays[label] for label in labels},
+        missing=settings.labels.missing_label,
         kinds=label_kinds,
-        weights=None if weight is None else (weight, columns[weight]),
+        weights=None if weight is None else (weight, arrays[weight]),
     )
     check_any_label(path, read)
-    groups = None if group is None else encode_groups(path, group, columns[group])
-    rows = Rows(arrays, dict(read.labels), weights=read.weights, groups=groups)
-    split = _assign_splits(path, columns.get(SPLIT), len(rows), seed)
+    rows = Rows(
+        {i.name: check_input_array(path, i, arrays[i.name]) for i in inputs},
+        dict(read.labels),
+        weights=read.weights,
+        groups=None if group is None else encode_groups(path, group, arrays[group]),
+    )
+    row_split = _assign_splits(columns, len(rows), rule)
     known = read.known if labels else np.ones(len(rows), dtype=bool)
-    splits = [rows.take(np.flatnonzero((split == code) & known)) for code in range(3)]
+    splits = [rows.take(np.flatnonzero((row_split.codes == code) & known)) for code in range(3)]
     if not all(len(s) for s in splits):
         raise DataError(f"{path} has {int(known.sum())} rows, too few to fill train, valid and test.")
     check_training_rows(path, splits[0])
     return ArrayData(
-        splits[0], splits[1], splits[2], has_split_column=SPLIT in columns, label_values=read.values, notes=read.notes
+        splits[0],
+        splits[1],
+        splits[2],
+        has_split_column=rule.source is not None,
+        label_values=read.values,
+        split_description=row_split.description,
+        notes=(*split_notes, *read.notes),
     )
 
 
-def _is_zip(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(2) == b"PK"
-    except OSError:
-        return False  # `scan` raises the error
+def _choose_split(columns: NamedColumns, roles: Sequence[str], requested: Split) -> tuple[Split, tuple[str, ...]]:
+    """Return the requested split; without one that of a column which is named like a split and is no input or label.
+
+    Raises `DataError` for a column `split`, or one with some of the words, that holds anything else.
+    """
+    if requested.source is not None:
+        return requested, ()
+    usable, unused = [], []
+    for name in find_split_columns(columns.names, roles):
+        column = _read_split_column(columns, name)
+        if name.strip().lower() == "split" or holds_split_words(column):
+            split_by_words(columns.path, column, _REMEDY)
+            usable.append(name)
+        else:
+            unused.append(name)
+    if len(usable) > 1:
+        raise UsageError(
+            f"The columns {' and '.join(map(repr, usable))} of {columns.path} both name splits: give one by --split."
+        )
+    notes = tuple(f"'{name}' is not used: it does not hold train, valid and test." for name in unused)
+    return replace(requested, column=usable[0] if usable else None), notes
 
 
-def _read_table(path: Path, inputs: Sequence[ArraySpec], labels: Sequence[str]) -> dict[str, np.ndarray]:
-    frame = scan(path)
-    names = frame.collect_schema().names()
-    sources = find_input_columns(names, inputs)
-    sources |= {name: [name] for name in (*labels, SPLIT) if name in names}
-    table = collect(frame.select(*dict.fromkeys(column for columns in sources.values() for column in columns)), path)
+def _read_arrays(
+    columns: NamedColumns, inputs: Sequence[ArraySpec], labels: Sequence[str], settings: RowSettings, split: Split
+) -> dict[str, np.ndarray]:
+    """Return the arrays of inputs, labels, weights and groups.
+
+    Raises `DataError` if one, or the column of the split, is missing.
+    """
+    sources = find_input_columns(columns.names, inputs)
+    for spec in inputs:
+        if spec.name not in sources:
+            role = f"an input of the model{_spread_columns(spec)}"
+            raise DataError(describe_missing_column(columns.path, spec.name, columns.names, role))
+    check_columns_exist(columns.path, labels, columns.names, "the label that --label names")
+    sources |= {label: [label] for label in labels}
+    weight, group = settings.labels.weight, settings.group
+    if weight is not None:
+        check_columns_exist(columns.path, [weight], columns.names, "which --weight names")
+    if group is not None:
+        require_group_column(columns.path, group, columns.names)
+    sources |= {name: [name] for name in (weight, group) if name is not None and name not in sources}
+    if split.source is not None:
+        check_columns_exist(columns.path, [split.source], columns.names, "by which the rows are to be split")
+    table = columns.read(list(dict.fromkeys(column for names in sources.values() for column in names)))
     return stack_columns(table, sources)
+
+
+def _spread_columns(spec: ArraySpec) -> str:
+    return (
+        f" (a column of lists, or the columns {spec.name}_0 to {spec.name}_{spec.shape[0] - 1})"
+        if len(spec.shape) == 1
+        else ""
+    )
 
 
 def find_input_columns(names: Sequence[str], inputs: Sequence[ArraySpec]) -> dict[str, list[str]]:
@@ -147,33 +200,10 @@ def find_input_columns(names: Sequence[str], inputs: Sequence[ArraySpec]) -> dic
     return sources
 
 
-def stack_columns(table: "pl.DataFrame", sources: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
-    """Return an array for each name, from one column or from several columns side by side.
+def check_input_array(path: str, spec: ArraySpec, values: np.ndarray, first_row: int | None = None) -> np.ndarray:
+    """Return `values` in the dtype and shape of an input.
 
-    Raises `DataError` if the lists of a column differ in length.
-    """
-    return {
-        name: _column(table[columns[0]])
-        if list(columns) == [name]
-        else np.stack([table[c].to_numpy() for c in columns], 1)
-        for name, columns in sources.items()
-    }
-
-
-def _column(series: object) -> np.ndarray:
-    import polars as pl
-
-    assert isinstance(series, pl.Series)
-    if isinstance(series.dtype, pl.List):
-        lengths = series.list.len().unique().to_list()
-        if len(lengths) != 1 or lengths[0] is None:
-            raise DataError(f"The lists in column '{series.name}' must all have the same length.")
-        return series.list.to_array(lengths[0]).to_numpy()
-    return series.to_numpy()
-
-
-def check_input_array(path: str, spec: ArraySpec, values: np.ndarray, first_row: int = 0) -> np.ndarray:
-    """Return `values` in the dtype and shape of an input; `first_row` is the position of their first row in `path`.
+    `first_row` is the position of their first row in `path`, None if they are all of its rows.
 
     Raises `DataError` if they have another shape or kind, are not finite, or hold an id outside the table.
     """
@@ -184,11 +214,13 @@ def check_input_array(path: str, spec: ArraySpec, values: np.ndarray, first_row:
         raise DataError(
             f"'{spec.name}' in {path} has rows of shape {list(values.shape[1:])}; the model takes {list(spec.shape)}."
         )
+    if np.issubdtype(dtype, np.integer):
+        _check_no_missing(path, f"'{spec.name}'", values, first_row)
     if not np.can_cast(values.dtype, dtype, "same_kind"):
-        raise DataError(f"'{spec.name}' in {path} holds {values.dtype}; the model takes {spec.dtype}.")
+        raise DataError(f"'{spec.name}' in {path} holds {_describe_dtype(values)}; the model takes {spec.dtype}.")
     if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
         raise DataError(f"'{spec.name}' in {path} holds NaN or infinity; fill the missing values first.")
-    _check_ids(path, spec, values, first_row)
+    _check_ids(path, spec, values, first_row or 0)
     return np.ascontiguousarray(values, dtype=dtype)
 
 
@@ -206,16 +238,47 @@ def _check_ids(path: str, spec: ArraySpec, values: np.ndarray, first_row: int) -
             )
 
 
-def _assign_splits(path: str, names: np.ndarray | None, count: int, seed: int) -> np.ndarray:
-    """Return 0, 1 or 2 for train, valid or test, [count]."""
-    if names is None:
-        draw = np.random.default_rng(seed).random(count)
-        return (draw >= 0.8).astype(np.int8) + (draw >= 0.9).astype(np.int8)
-    code: Mapping[str, int] = {"train": 0, "valid": 1, "test": 2}
-    known = {spelling: code[name] for spelling, name in SPLIT_VALUES.items()}
-    values = [str(name).lower() for name in np.unique(names)]
-    unknown = [value for value in values if value not in known]
-    if unknown:
-        raise DataError(f"The split '{unknown[0]}' in {path} is none of train, valid, test.")
-    lookup = np.array([known[value] for value in values])
-    return lookup[np.searchsorted(np.unique(names), names)]
+def _check_no_missing(path: str, name: str, values: np.ndarray, first_row: int | None = None) -> None:
+    """Raise `DataError` if a row has no value: NaN, which takes the place of null in a column of integers as well."""
+    if not np.issubdtype(values.dtype, np.floating):
+        return
+    missing = np.isnan(values).reshape(len(values), -1).any(axis=1)
+    if not missing.any():
+        return
+    rows = count_rows(missing) if first_row is None else f"row {first_row + int(np.argmax(missing)):,}"
+    raise DataError(f"{name} in {path} is missing in {rows}: fill them, or leave those rows out.")
+
+
+def _describe_dtype(values: np.ndarray) -> str:
+    if values.dtype.kind in "OUST":
+        example = next((value for value in values.ravel() if isinstance(value, str)), None)
+        return f"objects of {values.dtype}" if example is None else f"text such as '{example}'"
+    return str(values.dtype)
+
+
+def _assign_splits(columns: NamedColumns, count: int, split: Split) -> RowSplit:
+    if split.source is None:
+        draw = np.random.default_rng(split.seed).random(count)
+        codes = (draw >= 0.8).astype(np.int8) + (draw >= 0.9).astype(np.int8)
+        return RowSplit(codes, f"at random with seed {split.seed}")
+    values = _read_split_column(columns, split.source)
+    if len(values) != count:
+        raise DataError(
+            f"'{split.source}' in {columns.path}, by which rows are split, has {len(values):,} values for {count:,} rows."
+        )
+    return split_rows(columns.path, values, split, _REMEDY)
+
+
+def _read_split_column(columns: NamedColumns, name: str) -> "pl.Series":
+    """Return a column by which rows are split. Raises `DataError` if it has several values in a row."""
+    import polars as pl
+
+    values = columns.read([name])[name]
+    if not isinstance(values, pl.Series):
+        values = as_column(name, values)
+    if isinstance(values, np.ndarray):
+        values = values.astype(str) if values.dtype.kind == "S" else values
+        if values.ndim != 1 or values.dtype == object:
+            raise DataError(f"'{name}' in {columns.path}, by which rows are split, must be one value for each row.")
+        values = pl.Series(name, values)
+    return values

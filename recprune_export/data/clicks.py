@@ -5,15 +5,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from recprune_export.column_names import describe_missing_column
 from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.data.group_codes import encode_groups, require_group_column
 from recprune_export.data.labels import LabelKind, LabelValues
 from recprune_export.data.read_labels import check_any_label, check_training_rows, read_labels, refuse_texts
 from recprune_export.data.rows import Rows
-from recprune_export.data.schema._infer_schema import SPLIT_VALUES
 from recprune_export.data.schema.schema import Schema, Split
+from recprune_export.data.splits.row_split import SPLIT_NAMES, SplitSizes, split_at_random, split_rows
 from recprune_export.data.tabular_files import collect, raise_data_errors, scan
 from recprune_export.errors import DataError
 
@@ -21,18 +20,29 @@ if TYPE_CHECKING:
     import polars as pl
 
 PARTITION_COLUMN, WEIGHT_COLUMN, KNOWN_COLUMN, GROUP_COLUMN = "__part", "__weight", "__known", "__group"
+_REMEDY = "Correct those rows, or leave them out."
 
 
 @dataclass(frozen=True)
 class ClickData:
-    """Encoded rows of the three splits, their encoder, the values of their labels, and notes on how they were read."""
+    """Encoded rows of the three splits, and their encoder.
+
+    `label_values` describes the labels, `split_description` says in words how the rows are split, and `notes` how they were
+    read, which of them are left out or doubtful.
+    """
 
     encoder: Encoder
     train: Rows
     valid: Rows
     test: Rows
     label_values: Mapping[str, LabelValues] = field(default_factory=dict)
+    split_description: str = ""
     notes: tuple[str, ...] = ()
+
+    @property
+    def sizes(self) -> SplitSizes:
+        """How many rows each side has."""
+        return SplitSizes(len(self.train), len(self.valid), len(self.test), self.split_description)
 
 
 def load_clicks(path: Path, schema: Schema, encoder: Encoder | None = None, group: str | None = None) -> ClickData:
@@ -55,26 +65,22 @@ def load_clicks(path: Path, schema: Schema, encoder: Encoder | None = None, grou
             f"columns are {', '.join(columns)}."
         )
     if missing:
-        raise DataError(
-            f"{path} has no column '{missing[0]}', which the model's schema names; its columns are {', '.join(columns)}."
-        )
+        role = "the label of the model" if missing[0] in schema.labels else "a field of the model"
+        raise DataError(describe_missing_column(path, missing[0], columns, role))
     check_types(path, frame, schema)
     frame, label_values, notes = _add_labels(path, frame, schema, schema.label_kinds if encoder else {})
     numbers = (name for name, values in label_values.items() if values.kind(1) is LabelKind.NUMBER)
     schema = replace(schema, value_labels=tuple(numbers))
     frame = frame if group is None else _add_groups(path, frame, group)
-    partitioned = _add_partition_column(path, frame, schema.split)
+    partitioned, description = _add_partition_column(path, frame, schema.split)
     if KNOWN_COLUMN in frame.collect_schema().names():
         partitioned = _select_known(partitioned)
     with raise_data_errors(path):
         _check_infinite(path, frame, schema.numeric)
         encoder = encoder or Encoder.fit(_select_partition(partitioned, "train"), schema)
-        splits = {
-            name: _rows(path, _select_partition(partitioned, name), encoder, name)
-            for name in ("train", "valid", "test")
-        }
+        splits = {name: _rows(path, _select_partition(partitioned, name), encoder, name) for name in SPLIT_NAMES}
     check_training_rows(path, splits["train"])
-    return ClickData(encoder, **splits, label_values=label_values, notes=notes)
+    return ClickData(encoder, **splits, label_values=label_values, split_description=description, notes=notes)
 
 
 def check_types(path: Path, frame: "pl.LazyFrame", schema: Schema) -> None:
@@ -108,25 +114,18 @@ def _check_infinite(path: Path, frame: "pl.LazyFrame", names: Sequence[str]) -> 
         )
 
 
-def _add_partition_column(path: Path, frame: "pl.LazyFrame", split: Split) -> "pl.LazyFrame":
-    """Add a column with the name of the split of each row."""
+def _add_partition_column(path: Path, frame: "pl.LazyFrame", split: Split) -> "tuple[pl.LazyFrame, str]":
+    """Add a column with the split of each row, 0 to 2; return in words how the rows are split as well."""
     import polars as pl
 
-    if split.column is not None:
-        if split.column not in frame.collect_schema().names():
-            raise DataError(f"{path} has no column '{split.column}', which the schema names for its splits.")
-        names = pl.col(split.column).cast(pl.String).str.to_lowercase()
-        return frame.with_columns(
-            names.replace_strict(SPLIT_VALUES, default=None, return_dtype=pl.String).alias(PARTITION_COLUMN)
-        )
-    count = int(collect(frame.select(pl.len()), path).item())
-    draw = np.random.default_rng(split.seed).random(count)
-    # 0, 1, 2: test, valid, train
-    code = (draw >= split.test).astype(np.int8) + (draw >= split.test + split.valid).astype(np.int8)
-    partition = pl.Series(PARTITION_COLUMN, code).replace_strict(
-        [0, 1, 2], ["test", "valid", "train"], return_dtype=pl.String
-    )
-    return frame.with_columns(partition)
+    source, columns = split.source, frame.collect_schema().names()
+    if source is None:
+        row_split = split_at_random(int(collect(frame.select(pl.len()), path).item()), split)
+    elif source not in columns:
+        raise DataError(describe_missing_column(path, source, columns, "by which the model's rows are split"))
+    else:
+        row_split = split_rows(path, collect(frame.select(source), path)[source], split, _REMEDY)
+    return frame.with_columns(pl.Series(PARTITION_COLUMN, row_split.codes)), row_split.description
 
 
 def _add_labels(
@@ -173,7 +172,7 @@ def _select_known(frame: "pl.LazyFrame") -> "pl.LazyFrame":
 def _select_partition(frame: "pl.LazyFrame", name: str) -> "pl.LazyFrame":
     import polars as pl
 
-    return frame.filter(pl.col(PARTITION_COLUMN) == name)
+    return frame.filter(pl.col(PARTITION_COLUMN) == SPLIT_NAMES.index(name))
 
 
 def _rows(path: Path, frame: "pl.LazyFrame", encoder: Encoder, name: str) -> Rows:
@@ -185,7 +184,7 @@ def _rows(path: Path, frame: "pl.LazyFrame", encoder: Encoder, name: str) -> Row
     table = collect(frame.select(columns), path)
     if not len(table):
         raise DataError(
-            f"The {name} part of {path} has no rows; give more rows, or a split column that fills train, valid and test."
+            f"The {name} part of {path} has no rows; give more rows, or a column with train, valid and test by --split."
         )
     weights = table[WEIGHT_COLUMN].to_numpy() if encoder.schema.weight else None
     groups = table[GROUP_COLUMN].to_numpy() if has_groups else None

@@ -1,4 +1,4 @@
-"""Sequences of items by user, split by leave-one-out: the last item for testing, the one before for validation."""
+"""Sequences of items by user, split by leave-one-out, the last item for testing and the one before for validation, or in time."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 
 from recprune_export.codec import DictMixin, JsonForm
+from recprune_export.column_names import check_columns_exist
 from recprune_export.data.encoding.encoder import Request
 from recprune_export.data.encoding.vocabulary import Vocabulary
 from recprune_export.data.rows import Ragged, Rows
 from recprune_export.data.schema.schema import Schema, SequenceColumns
+from recprune_export.data.splits.ordered_log import OrderedLog, order_log
+from recprune_export.data.splits.row_split import SplitSizes, split_by_time
+from recprune_export.data.splits.split_column import find_split_columns
 from recprune_export.data.tabular_files import collect, scan
 from recprune_export.errors import DataError
 
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 
 HISTORY = "history"
 NEXT_ITEM = "next_item"
+_MIN_ITEMS = 3  # of a user, for leave-one-out: one to train on, one for validation, one for testing
 
 
 @dataclass(frozen=True)
@@ -35,74 +40,152 @@ class SequenceEncoder(DictMixin):
         return self.schema.sequence
 
     def encode(self, log: "pl.LazyFrame | pl.DataFrame") -> Request:
-        """Return the request of each user in `log`, in the order of the users' values: `history`, int64 [users, length]."""
+        """Return the request of each user in `log`, in the order of the users' values: `history`, int64 [users, length].
+
+        Raises `DataError` as `histories` does.
+        """
         return {HISTORY: self.histories(log, drop_unknown=True).pad_left(self.columns.max_length)}
 
     def histories(self, log: "pl.LazyFrame | pl.DataFrame", drop_unknown: bool) -> Ragged:
-        """Return the item ids of each user in order; unknown ones are removed or, without `drop_unknown`, are 0."""
+        """Return the item ids of each user in order; unknown ones are removed or, without `drop_unknown`, are 0.
+
+        Items of equal order stay in the order of the rows. Rows without user, item or order are left out.
+
+        Raises `DataError` if the column of the order holds text that is neither numbers nor times.
+        """
+        columns = self.columns
+        selected = log.lazy().select(*dict.fromkeys((columns.user, columns.item, columns.order)))
+        ordered = order_log("the log", selected.collect(engine="streaming"), columns)
+        return self.encode_ordered(ordered, drop_unknown=drop_unknown)
+
+    def encode_ordered(self, log: OrderedLog, drop_unknown: bool) -> Ragged:
+        """Return the histories of a log that is in order already, as `histories` does."""
         import polars as pl
 
-        columns = self.columns
-        item = self.items.encode(pl.col(columns.item).cast(pl.String)).alias("item")
-        ordered = (
-            log.lazy().select(columns.user, columns.order, item).sort(columns.user, columns.order, maintain_order=True)
-        )
-        table = (ordered.filter(pl.col("item") > 0) if drop_unknown else ordered).collect(engine="streaming")
-        users = table[columns.user]
-        starts = (
-            np.flatnonzero((users != users.shift(1)).fill_null(True).to_numpy()) if len(users) else np.zeros(0, int)
-        )
-        return Ragged(table["item"].to_numpy(), np.append(starts, len(users)))
+        items = log.items.cast(pl.String).to_frame("item").select(self.items.encode(pl.col("item"))).to_series()
+        histories = Ragged(items.to_numpy(), log.offsets)
+        return _drop_unknown(histories) if drop_unknown else histories
 
 
 @dataclass(frozen=True)
 class SequenceData:
-    """`train` holds the history of each user without the last two items, which are the targets of `valid` and `test`."""
+    """`train` holds the training part of each user's history; the targets of `valid` and `test` are items after it.
+
+    `split_description` says in words how the histories are split, `notes` which rows of the log are left out or doubtful.
+    """
 
     encoder: SequenceEncoder
     train: Ragged
     valid: Rows
     test: Rows
+    split_description: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def sizes(self) -> SplitSizes:
+        """How many users each side has."""
+        return SplitSizes(len(self.train), len(self.valid), len(self.test), self.split_description)
+
+
+@dataclass(frozen=True)
+class _HistoryEnds:
+    """How many items of each user come before validation and before testing, int [users] each."""
+
+    valid: np.ndarray
+    test: np.ndarray
+    description: str
+    notes: tuple[str, ...] = ()
 
 
 def load_sequences(path: Path, schema: Schema, encoder: SequenceEncoder | None = None) -> SequenceData:
-    """Read a log and split it by leave-one-out.
+    """Read a log and split it by leave-one-out, or in time where the schema names the order for its split.
 
-    Users with fewer than three items are excluded. The vocabulary is that of the training split: an item that occurs only
-    in validation or test cannot be predicted and counts as a miss (target 0).
+    Leave-one-out excludes users with fewer than three items. In time, the targets are the first item of each user from
+    the border on, and users with fewer than two items before are excluded. The vocabulary is that of the training
+    histories: an item that occurs only in validation or test cannot be predicted and counts as a miss (target 0).
 
-    Raises `DataError` if a column is missing, the file cannot be read, or no user is long enough.
+    Raises `DataError` if a column is missing, the file cannot be read, the order cannot be parsed, or no user is long
+    enough.
     """
-    import polars as pl
-
-    min_items = 3  # of a user: one to train on, one for validation, one for testing
     columns = schema.sequence
     assert columns is not None
-    log = scan(path)
-    missing = [name for name in (columns.user, columns.item, columns.order) if name not in log.collect_schema().names()]
-    if missing:
-        raise DataError(f"{path} has no column '{missing[0]}', which the schema names for its sequences.")
-    from_end = pl.col(columns.order).rank("ordinal", descending=True).over(columns.user).alias("__from_end")
-    long_enough = log.drop_nulls([columns.user, columns.item]).filter(pl.len().over(columns.user) >= min_items)
-    table = collect(long_enough.with_columns(from_end), path)
-    if not len(table):
-        raise DataError(f"No user of {path} has {min_items} items or more, so nothing can be left out to test on.")
+    frame = scan(path)
+    names = frame.collect_schema().names()
+    roles = (columns.user, columns.item, columns.order)
+    check_columns_exist(path, roles, names, "which the log of the model needs")
+    unused = find_split_columns(names, roles)
+    log = order_log(path, collect(frame.select(*dict.fromkeys(roles)), path), columns)
+    log, ends = _end_in_time(path, log, schema) if schema.split.time else _end_last_items(path, log)
+    training = Ragged(np.arange(len(log.items)), log.offsets).drop_last(log.lengths - ends.valid)
     if encoder is None:
-        # the table is in memory, so no read can fail from here on
-        training_rows = table.lazy().filter(pl.col("__from_end") > 2)
-        encoder = SequenceEncoder(schema, Vocabulary.count(training_rows, pl.col(columns.item).cast(pl.String), 1))
-    histories = encoder.histories(table, drop_unknown=False)
+        encoder = SequenceEncoder(schema, _count_items(log, training.values))
+    histories = encoder.encode_ordered(log, drop_unknown=False)
     return SequenceData(
         encoder,
-        _drop_unknown(histories.drop_last(2)),
-        *(_hold_out_item(histories, n, columns.max_length) for n in (1, 0)),
+        _drop_unknown(histories.drop_last(log.lengths - ends.valid)),
+        _hold_out_item(histories, ends.valid, ends.test, columns.max_length),
+        _hold_out_item(histories, ends.test, log.lengths, columns.max_length),
+        split_description=ends.description,
+        notes=(
+            *log.notes,
+            *ends.notes,
+            *(f"'{name}' is not used: a log is split by the order of its rows." for name in unused),
+        ),
     )
 
 
-def _hold_out_item(histories: Ragged, behind: int, length: int) -> Rows:
-    """Return rows whose target is the item with `behind` items after it."""
-    history = _drop_unknown(histories.drop_last(behind + 1))
-    target = histories.values[histories.offsets[1:] - 1 - behind]
+def _count_items(log: OrderedLog, rows: np.ndarray) -> Vocabulary:
+    import polars as pl
+
+    return Vocabulary.count(log.items.gather(rows).to_frame("item").lazy(), pl.col("item").cast(pl.String), 1)
+
+
+def _end_last_items(path: Path, log: OrderedLog) -> tuple[OrderedLog, _HistoryEnds]:
+    """Return the users with enough items; the last item of each is for testing, the one before for validation."""
+    long = log.lengths >= _MIN_ITEMS
+    if not long.any():
+        raise DataError(f"No user of {path} has {_MIN_ITEMS} items or more, so nothing can be left out to test on.")
+    notes = []
+    if not long.all():
+        short = np.count_nonzero(~long)
+        notes.append(f"{short:,} of {len(long):,} users have fewer than {_MIN_ITEMS} items and are left out.")
+    log = log.take_users(np.flatnonzero(long))
+    ties, last = log.ties, log.offsets[1:]
+    tied = np.count_nonzero(ties[last - 1] | ties[last - 2])
+    if tied:
+        notes.append(
+            f"The order of the file decides which items of {tied:,} of {len(last):,} users are held out, since their last ones "
+            "have the same time."
+        )
+    description = "by leave-one-out: the last item of each user for test, the one before for valid"
+    return log, _HistoryEnds(log.lengths - 2, log.lengths - 1, description, tuple(notes))
+
+
+def _end_in_time(path: Path, log: OrderedLog, schema: Schema) -> tuple[OrderedLog, _HistoryEnds]:
+    """Return the users with two items or more before the border of validation."""
+    split = split_by_time(path, log.times, schema.split)
+    users = np.repeat(np.arange(len(log.lengths)), log.lengths)
+    before_valid, before_test = (np.bincount(users[split.codes < code], minlength=len(log.lengths)) for code in (1, 2))
+    known = before_valid >= 2  # one item to read, and the next one to predict
+    if not (known & (before_test > before_valid)).any() or not (known & (log.lengths > before_test)).any():
+        raise DataError(
+            f"No user of {path} has two items before the border of validation and another one after each border "
+            f"({split.description}): split by leave-one-out, without --split-by-time."
+        )
+    notes: tuple[str, ...] = ()
+    if not known.all():
+        short = np.count_nonzero(~known)
+        notes = (f"{short:,} of {len(known):,} users have fewer than two items before valid begins and are left out.",)
+    chosen = np.flatnonzero(known)
+    description = f"{split.description}; the target is the first item of each user there"
+    return log.take_users(chosen), _HistoryEnds(before_valid[chosen], before_test[chosen], description, notes)
+
+
+def _hold_out_item(histories: Ragged, ends: np.ndarray, until: np.ndarray, length: int) -> Rows:
+    """Return rows of the users whose side reaches from `ends` to `until` [users]; the target is its first item."""
+    chosen = np.flatnonzero(ends < until)
+    history = _drop_unknown(histories.drop_last(histories.lengths - ends).take(chosen))
+    target = histories.values[histories.offsets[:-1][chosen] + ends[chosen]]
     return Rows({HISTORY: history.pad_left(length)}, {NEXT_ITEM: target}, excluded_items=history)
 
 

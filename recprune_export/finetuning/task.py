@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recprune_export.data.arrays import ArrayData, ArraySpec, Columns, load_arrays
+from recprune_export.data.arrays import ArrayData, ArraySpec, load_arrays
 from recprune_export.data.batch import ROW_WEIGHTS, Batch
 from recprune_export.data.clicks import ClickData, load_clicks
 from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.data.encoding.encoder import Request as Arrays
 from recprune_export.data.labels import LabelKind
+from recprune_export.data.named_columns import Columns
 from recprune_export.data.rows import Ragged, Rows
 from recprune_export.data.sequences import HISTORY, NEXT_ITEM, SequenceData, SequenceEncoder, load_sequences
 from recprune_export.errors import ModelError, UsageError
@@ -33,9 +34,9 @@ from recprune_export.program.program import Program, sample_request_tensors
 from recprune_export.program.signature import BATCH, Signature
 from recprune_export.settings import (
     DEFAULT_EVALUATION_SETTINGS,
-    DEFAULT_LABEL_SETTINGS,
+    DEFAULT_ROW_SETTINGS,
     EvaluationSettings,
-    LabelSettings,
+    RowSettings,
 )
 
 
@@ -187,6 +188,10 @@ class _EvaluatedRows:
         """Return the metrics that are defined on the test rows; empty without rows."""
         rows = _filter_rows(self.data.test, row_filter)
         return self.evaluator.evaluate(self._by_label(predict), rows) if len(rows) else {}
+
+    def observe_test(self, predict: Predictor) -> dict[str, Observations]:
+        """Return the answers of a model to the test rows beside their labels."""
+        return self._observe(predict, self.data.test)
 
     def _observe(self, predict: Predictor, rows: Rows) -> dict[str, Observations]:
         return observe(self._by_label(predict), rows, self.evaluator.kinds)
@@ -353,23 +358,25 @@ def run_program(program: Program, request: Mapping[str, np.ndarray]) -> dict[str
 
 
 def read_encoded(
-    path: Path,
-    encoder: Encoder | SequenceEncoder,
-    settings: LabelSettings = DEFAULT_LABEL_SETTINGS,
-    group: str | None = None,
+    path: Path, encoder: Encoder | SequenceEncoder, settings: RowSettings = DEFAULT_ROW_SETTINGS
 ) -> ClickData | SequenceData:
-    """Read rows for a reference recommender with the encoder of its training, whose label settings `settings` override.
+    """Read rows for a reference recommender with the encoder of its training, split as they were then.
 
-    `group` names the column over whose values metrics are means.
+    The label settings override those of the training.
 
-    Raises `UsageError` for label settings beside a history.
+    Raises `UsageError` if a split is named, or label settings beside a history.
     """
+    if settings.split.options:
+        raise UsageError(
+            "The checkpoint of `train` says how its rows are split, so that no training row is measured on: leave out "
+            f"{settings.split.options[0]}, or train with it."
+        )
     if isinstance(encoder, SequenceEncoder):
-        settings.refuse_for_histories()
+        settings.labels.refuse_for_histories()
         return load_sequences(path, encoder.schema, encoder)
-    given = {name: value for name, value in asdict(settings).items() if value is not None}
+    given = {name: value for name, value in asdict(settings.labels).items() if value is not None}
     encoder = replace(encoder, schema=replace(encoder.schema, **given))
-    return load_clicks(path, encoder.schema, encoder, group)
+    return load_clicks(path, encoder.schema, encoder, settings.group)
 
 
 def read_arrays(
@@ -377,19 +384,12 @@ def read_arrays(
     signature: Signature,
     labels: tuple[str, ...],
     seed: int,
-    settings: LabelSettings = DEFAULT_LABEL_SETTINGS,
+    settings: RowSettings = DEFAULT_ROW_SETTINGS,
     kinds: Mapping[str, LabelKind] | None = None,
-    group: str | None = None,
 ) -> ArrayData:
-    """Read rows for a third-party model, by the names of its inputs; `kinds` are those of labels, if known.
-
-    `group` names the column over whose values metrics are means.
-    """
+    """Read rows for a third-party model, by the names of its inputs; `kinds` are those of labels, if known."""
     specs = [ArraySpec(i.name, i.dtype, tuple(int(size) for size in i.shape[1:]), i.ids) for i in signature.inputs]
-    return load_arrays(
-        data, specs, labels, seed, weight=settings.weight, missing_label=settings.missing_label, label_kinds=kinds,
-        group=group,
-    )  # fmt: skip
+    return load_arrays(data, specs, labels, seed, settings, label_kinds=kinds)
 
 
 def _filter_rows(rows: Rows, where: RowFilter | None) -> Rows:

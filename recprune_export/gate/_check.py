@@ -19,8 +19,9 @@ from recprune_export.gate.gate_constants import TIME_LIMIT
 from recprune_export.gate.latency.paired_latency import Evidence, collect_samples, compare_latency, make_sampler
 from recprune_export.gate.latency.sequential_sampling import BASE, NEW
 from recprune_export.gate.limits import Limits
-from recprune_export.gate.quality_rules import compare_quality
+from recprune_export.gate.quality_rules import compare_paired_quality, compare_quality
 from recprune_export.gate.regression_rules import compare_counts
+from recprune_export.metrics._paired_change import MetricChange
 from recprune_export.onnx.runtime.session import make_session, run
 from recprune_export.program.signature import Signature
 from recprune_export.validation.edge_requests import make_edge_requests
@@ -62,10 +63,13 @@ class Check(ToDictMixin):
             gates = " ".join(f"[{finding.gate}] {finding.reason}" for finding in self.failed())
             raise ValidationFailed(f"{self.new} is worse than {self.base}: {gates}")
         if self.verdict is Verdict.UNDECIDED:
-            gates = ", ".join(f.gate for f in self.findings if f.verdict is Verdict.UNDECIDED)
+            gates = [f.gate for f in self.findings if f.verdict is Verdict.UNDECIDED]
+            remedies = ["--data with more rows"] if any(gate.startswith("quality") for gate in gates) else []
+            if not all(gate.startswith("quality") for gate in gates):
+                remedies += ["more --time-limit", "a quieter machine"]
             raise Undecided(
-                f"Whether {self.new} is worse than {self.base} cannot be told ({gates}): give more --time-limit, a quieter "
-                "machine or --data with more rows, or say --undecided pass or fail."
+                f"Whether {self.new} is worse than {self.base} cannot be told ({', '.join(gates)}): give "
+                f"{', or '.join(remedies)}, or say --undecided pass or fail."
             )
 
 
@@ -78,17 +82,22 @@ def check(
     threads: int = 1,
     time_limit: float = TIME_LIMIT,
     undecided: Verdict = Verdict.UNDECIDED,
+    quality: Mapping[str, MetricChange] | None = None,
     seed: int = 0,
 ) -> Check:
     """Compare two artifacts: bundles or plain ONNX files; gates without the needed information are skipped.
 
+    `quality`: by metric, the change from BASE to NEW on the same rows; without it what the bundles record is compared.
     `time_limit`: seconds for the latency gate, and as many for load time and peak memory. Raises `BundleError` and
     `ModelFileError` for an invalid file, or a plain file whose valid requests cannot be derived from the graph.
     """
     start = time.perf_counter()
     new_artifact, base_artifact = open_artifact(new), open_artifact(base)
     findings = [] if limits.is_off("signature") else [compare_signatures(new_artifact, base_artifact)]
-    findings += compare_quality(new_artifact, base_artifact, limits)
+    if quality is None:
+        findings += compare_quality(new_artifact, base_artifact, limits)
+    else:
+        findings += compare_paired_quality(quality, limits)
     findings += compare_counts(new_artifact, base_artifact, limits)
     evidence: dict[int, Evidence] = {}
     signature = make_common_signature(new_artifact.signature, base_artifact.signature)

@@ -1,11 +1,13 @@
 """Gate on quality: each metric that both bundles record, by the interval of its loss from BASE to NEW."""
 
+from collections.abc import Mapping
 from math import hypot, isfinite
 
 from recprune_export.evidence import Estimate, Verdict, judge_at_most
 from recprune_export.gate.artifact import Artifact, RecordedMetric
 from recprune_export.gate.findings import Finding, make_skipped_finding
 from recprune_export.gate.limits import Limits
+from recprune_export.metrics._paired_change import MetricChange
 from recprune_export.row_resolution import estimate_with_error, format_resolution
 
 
@@ -18,6 +20,28 @@ def compare_quality(new: Artifact, base: Artifact, limits: Limits) -> list[Findi
     if not base.metrics:
         return [make_skipped_finding("quality", "BASE states no quality: it was made without --data.")]
     return [_compare_metric(name, new, base, limits.limit_for("quality")) for name in base.metrics]
+
+
+def compare_paired_quality(changes: Mapping[str, MetricChange], limits: Limits) -> list[Finding]:
+    """Judge the change of each metric from BASE to NEW, measured on the same rows."""
+    if limits.is_off("quality"):
+        return [make_skipped_finding("quality", "Turned off.")]
+    return [_judge_change(name, change, limits.limit_for("quality")) for name, change in changes.items()]
+
+
+def _judge_change(name: str, measured: MetricChange, limit: float) -> Finding:
+    verdict, text = judge_at_most(measured.loss, limit), f"at most {limit:g} worse"
+    change = Estimate(measured.change, measured.low, measured.high)
+    reason = (
+        f"{name} went from {measured.before:.5f} to {measured.after:.5f}, a change of {format_quality_change(change)} on "
+        f"{measured.rows:,} rows that both answered"
+    )
+    if verdict is Verdict.UNDECIDED:
+        resolution = format_resolution(measured.rows, measured.loss.resolution)
+        reason += f"; whether it is {text} cannot be told: {resolution}; give more rows"
+    return Finding(
+        f"quality, {name}", verdict, f"{reason}.", measured.before, measured.after, limit=text, change=change
+    )  # fmt: skip
 
 
 def _compare_metric(name: str, new: Artifact, base: Artifact, limit: float) -> Finding:

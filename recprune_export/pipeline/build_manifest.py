@@ -7,6 +7,7 @@ from typing import Any
 
 from recprune_export.bundle.contents import plan_summary
 from recprune_export.bundle.manifest.manifest import Manifest
+from recprune_export.data.splits.row_split import SplitSizes
 from recprune_export.environment import environment
 from recprune_export.finetuning.task import (
     LabeledRows,
@@ -90,6 +91,7 @@ def make_manifest(
             "model": origin.model_name,
             "model_file": None if origin.model_file is None else dict(origin.model_file),
             "data": origin.data_name,
+            "rows": sizes.to_dict() if (sizes := get_sizes(task)) is not None else None,
             "labels": list(task.objective.output_labels.values()),
             "metrics": list_metrics(task),
             "label_kinds": {label: kind.value for label, kind in task.objective.label_kinds.items()},
@@ -127,6 +129,11 @@ def summarize_latency(measurements: Measurements) -> dict[str, Any]:
     speedup = find_speedup(latency)
     headline = {} if speedup is None else {"speedup": speedup.to_dict()}
     return {**latency, **headline, "footprint": measurements.footprints.to_dict()}
+
+
+def get_sizes(task: Task) -> SplitSizes | None:
+    """Return how many rows of a task are for training, validation and testing; None if it has none."""
+    return task.data.sizes if isinstance(task, LabeledRows | NextItems) else None
 
 
 def summarize_stages(pruned: PrunedModel) -> dict[str, Any]:

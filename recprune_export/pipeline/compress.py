@@ -13,6 +13,7 @@ from recprune_export.bundle.manifest.manifest import DATA_PROFILE, ENCODING, REP
 from recprune_export.bundle.remeasure_latency import read_session_options
 from recprune_export.bundle.servers.readme import render_readme
 from recprune_export.bundle.write import HardLink, stage_bundle, write_bundle
+from recprune_export.data.splits.row_split import SplitSizes
 from recprune_export.errors import ModelError, UsageError
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.profile_rows import make_data_profile
@@ -29,7 +30,7 @@ from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.pipeline._fingerprint import fingerprint
 from recprune_export.pipeline._prune import PrunedModel, SearchPrefix, prune
 from recprune_export.pipeline._quantize_export import quantize_export
-from recprune_export.pipeline.build_manifest import InputSources, Outcome, collect_notes, make_manifest
+from recprune_export.pipeline.build_manifest import InputSources, Outcome, collect_notes, get_sizes, make_manifest
 from recprune_export.pipeline.evaluate_export import evaluate_exports
 from recprune_export.pipeline.export_models import (
     PARITY_ROWS,
@@ -79,6 +80,7 @@ class CompressionResult:
     notes: tuple[str, ...]
     rows: SharedRowReport | None = None
     warnings: tuple[str, ...] = ()
+    sizes: SplitSizes | None = None
 
 
 def compress_program(
@@ -139,6 +141,7 @@ def compress_program(
         notes=tuple(manifest.notes),
         rows=measurements.rows,
         warnings=measurements.warnings,
+        sizes=get_sizes(task),
     )
 
 

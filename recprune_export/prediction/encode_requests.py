@@ -10,9 +10,10 @@ import numpy as np
 
 from recprune_export.bundle._verify import reject_invalid_sections
 from recprune_export.bundle.manifest.manifest import ENCODING, Manifest
-from recprune_export.data.arrays import ArraySpec, check_input_array, find_input_columns, stack_columns
+from recprune_export.data.arrays import ArraySpec, check_input_array, find_input_columns
 from recprune_export.data.clicks import check_types
 from recprune_export.data.encoding.encoder import Encoder, Request
+from recprune_export.data.named_columns import stack_columns
 from recprune_export.data.tabular_files import collect
 from recprune_export.errors import BundleError, DataError, UsageError
 from recprune_export.program.signature import Signature

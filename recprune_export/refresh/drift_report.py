@@ -21,16 +21,11 @@ from recprune_export.refresh import plan_check
 from recprune_export.refresh.dense import DenseModel, MissingModel, find_dense
 from recprune_export.refresh.drift import judge_drift
 from recprune_export.refresh.metric_change import MetricComparison, compare_metrics, judge_gap, judge_metric
-from recprune_export.refresh.new_rows import NewRows, read_new_rows
+from recprune_export.refresh.new_rows import NewRows, keep_column_of_data, read_new_rows
 from recprune_export.refresh.open_bundle import OpenBundle, open_bundle
 from recprune_export.refresh.plan_regret import GroupRegret
 from recprune_export.refresh.verdicts import HOLDS, DriftFinding
-from recprune_export.settings import (
-    DEFAULT_EVALUATION_SETTINGS,
-    DEFAULT_LABEL_SETTINGS,
-    EvaluationSettings,
-    LabelSettings,
-)
+from recprune_export.settings import DEFAULT_EVALUATION_SETTINGS, DEFAULT_ROW_SETTINGS, EvaluationSettings, RowSettings
 
 MAX_DROP, MAX_FALL = 0.002, 0.01
 
@@ -115,7 +110,7 @@ def make_drift_report(
     max_drop: float = MAX_DROP,
     max_fall: float = MAX_FALL,
     undecided: Verdict = Verdict.UNDECIDED,
-    label_settings: LabelSettings = DEFAULT_LABEL_SETTINGS,
+    row_settings: RowSettings = DEFAULT_ROW_SETTINGS,
     evaluation: EvaluationSettings = DEFAULT_EVALUATION_SETTINGS,
 ) -> DriftReport:
     """Measure the artifact of `bundle`, packed or not, on `data`, and say whether its plan still holds.
@@ -124,19 +119,18 @@ def make_drift_report(
     - `max_drop`: of the metric, by which the artifact may have come to lie further below the dense model.
     - `max_fall`: of the metric, by which the artifact may have become worse than it was.
     - `undecided`: the verdict as which claims count that these rows cannot tell.
-    - `label_settings`: how labels are read, where that differs from the rows of the bundle.
+    - `row_settings`: how rows are read and split, where that differs from the rows of the bundle.
     - `evaluation`: the metrics, of which the first is judged, where they differ from those of the bundle.
 
     Raises `BundleError`, `DataError`, `UsageError` for labels that are missing, or where there is nothing to judge by, and
     the errors of `load_program` for `model`.
     """
     with open_bundle_path(bundle) as folder:
-        opened = _override(open_bundle(bundle, folder), label_settings, evaluation)
+        opened = _override(open_bundle(bundle, folder), data, row_settings, evaluation)
         settings = opened.settings
         dense = find_dense(opened, model, source or {})
         rows = read_new_rows(
-            data, opened.program, opened.encoder, opened.labels(tuple(labels)), settings.finetuning, settings.seed,
-            settings.labels, opened.label_kinds, settings.evaluation,
+            data, opened.program, opened.encoder, opened.labels(tuple(labels)), settings, opened.label_kinds,
         )  # fmt: skip
         quality = _measure(opened, dense, rows, data)
     drift, drifts = judge_drift(opened.profile, rows.columns)
@@ -171,8 +165,9 @@ def recompress(report: DriftReport, target: Path, command: Sequence[str] = ()) -
     )
 
 
-def _override(opened: OpenBundle, labels: LabelSettings, evaluation: EvaluationSettings) -> OpenBundle:
-    given = {name: value for name, value in asdict(labels).items() if value is not None}
+def _override(opened: OpenBundle, data: Path, rows: RowSettings, evaluation: EvaluationSettings) -> OpenBundle:
+    given = {name: value for name, value in asdict(rows.labels).items() if value is not None}
+    given |= asdict(rows.split if rows.split.options else keep_column_of_data(opened.settings.split, data))
     if evaluation.metrics:
         given |= asdict(evaluation)
     return replace(opened, settings=opened.settings.with_options(**given))
@@ -214,6 +209,5 @@ def _read_rows_for_dense(dense: DenseModel, opened: OpenBundle, rows: NewRows, d
     if checkpoint is None or opened.encoder is None or checkpoint.encoder.to_dict() == opened.encoder.to_dict():
         return rows
     return read_new_rows(
-        data, dense.loaded.program, checkpoint.encoder, checkpoint.spec.labels, settings.finetuning, settings.seed,
-        settings.labels, evaluation=settings.evaluation,
+        data, dense.loaded.program, checkpoint.encoder, checkpoint.spec.labels, settings,
     )  # fmt: skip

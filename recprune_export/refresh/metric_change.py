@@ -143,9 +143,9 @@ def _estimate_further_loss(quality: MetricComparison, recorded_gap: float) -> Es
 def _say_allowance(limit: float, verdict: Verdict, loss: Estimate, rows: int) -> str:
     resolution = format_resolution(rows, loss.resolution)
     return {
-        Verdict.HOLDS: f"a loss of {limit:g} is allowed",
-        Verdict.FAILS: f"that is beyond a loss of {limit:g}, which is allowed",
-    }.get(verdict, f"whether that is within a loss of {limit:g}, which is allowed, cannot be told: {resolution}")
+        Verdict.HOLDS: f"at most {limit:g} may be lost",
+        Verdict.FAILS: f"more is lost than the {limit:g} allowed",
+    }.get(verdict, f"whether at most {limit:g} is lost cannot be told: {resolution}")
 
 
 def _format_change(change: Estimate) -> str:

@@ -11,6 +11,7 @@ from recprune_export.data.clicks import ClickData
 from recprune_export.data.distribution.data_profile import FieldValues
 from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.data.labels import LabelKind
+from recprune_export.data.named_columns import open_columns
 from recprune_export.data.rows import Rows
 from recprune_export.data.sequences import SequenceData, SequenceEncoder
 from recprune_export.data.tabular_files import scan
@@ -26,13 +27,7 @@ from recprune_export.finetuning.task import (
 )
 from recprune_export.pipeline.compress import apply_finetuning_settings
 from recprune_export.program.program import Program
-from recprune_export.settings import (
-    DEFAULT_EVALUATION_SETTINGS,
-    DEFAULT_LABEL_SETTINGS,
-    EvaluationSettings,
-    FineTuningSettings,
-    LabelSettings,
-)
+from recprune_export.settings import Settings, SplitSettings
 
 
 @dataclass(frozen=True)
@@ -58,55 +53,61 @@ def read_new_rows(
     program: Program,
     encoder: Encoder | SequenceEncoder | None,
     labels: tuple[str, ...],
-    finetuning: FineTuningSettings,
-    seed: int = 0,
-    label_settings: LabelSettings = DEFAULT_LABEL_SETTINGS,
+    settings: Settings,
     label_kinds: Mapping[str, LabelKind] | None = None,
-    evaluation: EvaluationSettings = DEFAULT_EVALUATION_SETTINGS,
 ) -> NewRows:
     """Read `data` as `program` takes it: encoded with `encoder`, or as arrays where there is none.
 
-    `label_kinds` are those of the labels of arrays, where they are known; `evaluation` names the metrics.
+    `label_kinds` are those of the labels of arrays, where they are known. Where a column divides the rows, the test rows are
+    measured on; else all of them, and of histories the test items.
 
-    Where a column divides the rows, the test rows are measured on; else all of them, and of each history the last item.
-
-    Raises `DataError` where something is missing.
+    Raises `DataError` where something is missing, `UsageError` where the encoder names another split than the settings.
     """
     task: LabeledRows | NextItems
     rows: ClickData | SequenceData | ArrayData
     if encoder is None:
-        rows = read_arrays(data, program.signature, labels, seed, label_settings, label_kinds, evaluation.group)
+        rows = read_arrays(data, program.signature, labels, settings.seed, settings.rows, label_kinds)
     else:
-        rows = read_encoded(data, _split_at_random_without_column(encoder, data), label_settings, evaluation.group)
+        rows = read_encoded(data, _split_at_random_without_column(encoder, data), settings.rows)
     if isinstance(rows, SequenceData):
         objective = make_objective(program, labels)
-        task = NextItems(rows, objective, apply_finetuning_settings(RANKING_DEFAULTS, finetuning), evaluation)
+        config = apply_finetuning_settings(RANKING_DEFAULTS, settings.finetuning)
+        task = NextItems(rows, objective, config, settings.evaluation)
     else:
         objective = make_objective(program, labels, rows.label_values)
-        task = LabeledRows(rows, objective, apply_finetuning_settings(CLICK_DEFAULTS, finetuning), evaluation)
+        config = apply_finetuning_settings(CLICK_DEFAULTS, settings.finetuning)
+        task = LabeledRows(rows, objective, config, settings.evaluation)
     evaluation_task, description = _select_evaluation_rows(task)
     columns = read_field_values(task.data, program.signature, evaluation_task.data.test, task.objective.label_kinds)
     return NewRows(task, evaluation_task, description, columns)
 
 
+def keep_column_of_data(split: SplitSettings, data: Path) -> SplitSettings:
+    """Return the split of a bundle; at random where `data` does not have its column, as new rows seldom do."""
+    column = split.split or split.split_by_time or split.split_by_user
+    return split if column is None or column in open_columns(data).names else SplitSettings()
+
+
 def _split_at_random_without_column(encoder: Encoder | SequenceEncoder, data: Path) -> Encoder | SequenceEncoder:
-    """Return the encoder without its split column where `data` has none, as new rows seldom do."""
-    column = encoder.schema.split.column
-    if column is None or column in scan(data).collect_schema().names():
+    """Return the encoder without the column of its split where `data` has none, as new rows seldom do."""
+    source = encoder.schema.split.source
+    if source is None or source in scan(data).collect_schema().names():
         return encoder
-    split = replace(encoder.schema.split, column=None)
+    split = replace(encoder.schema.split, column=None, time=None, user=None)
     return replace(encoder, schema=replace(encoder.schema, split=split))
 
 
 def _select_evaluation_rows(task: LabeledRows | NextItems) -> tuple[LabeledRows | NextItems, str]:
     if isinstance(task, NextItems):
-        return replace(task, data=replace(task.data, valid=task.data.test)), "the last item of each history"
+        description = "the test items of histories split " + task.data.split_description
+        return replace(task, data=replace(task.data, valid=task.data.test)), description
     data, rows = task.data, task.data.test
-    has_column = data.encoder.schema.split.column is not None if isinstance(data, ClickData) else data.has_split_column
+    has_column = data.encoder.schema.split.source is not None if isinstance(data, ClickData) else data.has_split_column
     if not has_column:
         rows = _concatenate([data.train, data.valid, data.test])
     evaluation_data: ClickData | ArrayData = replace(data, valid=rows, test=rows)
-    return replace(task, data=evaluation_data), "its test rows" if has_column else "all of its rows"
+    description = f"its test rows, split {data.split_description}" if has_column else "all of its rows"
+    return replace(task, data=evaluation_data), description
 
 
 def _concatenate(splits: list[Rows]) -> Rows:

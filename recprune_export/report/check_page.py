@@ -48,7 +48,7 @@ def render_check_report(check: Check) -> str:
         sections=tuple(section for section in sections if section is not None),
         headlines=(
             Headline("verdict", f"{SIGNS[check.verdict]} {check.verdict.words}", (VERDICT_TEXT[check.verdict],)),
-            Headline("gates passed", f"{passed} of {len(judged)}", _skipped(check.findings)),
+            Headline("gates that hold", f"{passed} of {len(judged)}", _skipped(check.findings)),
         ),
         notes=tuple(f"{finding.gate}: {finding.reason}" for finding in problems),
         verdict=check.verdict.value,
@@ -66,7 +66,9 @@ def _gates(findings: Sequence[Finding]) -> Section:
     rows = []
     for finding in findings:
         gate, *figures, _ = format_finding(finding)
-        rows.append((gate, verdict_markup(finding.verdict.value, SIGNS[finding.verdict]), *figures))
+        rows.append(
+            (gate, verdict_markup(finding.verdict.value, SIGNS[finding.verdict], finding.verdict.words), *figures)
+        )
     gate, *figures, verdict = HEADINGS
     reasons = tuple((f.gate, f.reason) for f in findings)
     tables = (

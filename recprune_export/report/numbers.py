@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from recprune_export import figures
+from recprune_export.figures import format_bytes as format_plain_bytes
+from recprune_export.figures import format_significant as format_plain_significant
 
 TIMES, MINUS, TO, SPACE = "×", "−", "–", "\u00a0"  # no line break between a number and its unit
 
@@ -13,7 +14,7 @@ def format_bytes(count: float) -> str:
     >>> format_bytes(191_322), format_bytes(999), format_bytes(2.5e9)
     ('191\xa0kB', '999\xa0B', '2.50\xa0GB')
     """
-    return figures.format_bytes(count).replace(" ", SPACE)
+    return format_plain_bytes(count).replace(" ", SPACE)
 
 
 def format_milliseconds(value: float) -> str:
@@ -31,7 +32,7 @@ def format_significant(value: float, digits: int = 3) -> str:
     >>> format_significant(0.99996), format_significant(99.96), format_significant(0.0), format_significant(-1.234)
     ('1.00', '100', '0', '−1.23')
     """
-    return figures.format_significant(value, digits).replace("-", MINUS)
+    return format_plain_significant(value, digits).replace("-", MINUS)
 
 
 def format_ratio(value: float) -> str:

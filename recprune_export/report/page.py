@@ -106,13 +106,13 @@ def name_markup(name: str) -> Markup:
     return code_markup(shorten(name, MAX_NAME_LENGTH))
 
 
-def verdict_markup(verdict: str, sign: str) -> Markup:
-    """Return a verdict in its color; word and sign carry the same information.
+def verdict_markup(verdict: str, sign: str, words: str) -> Markup:
+    """Return a verdict in its color; words and sign carry the same information.
 
-    >>> verdict_markup("pass", "✓")
-    Markup('<span class="is-pass">✓ pass</span>')
+    >>> verdict_markup("pass", "✓", "holds")
+    Markup('<span class="is-pass">✓ holds</span>')
     """
-    return Markup('<span class="is-{}">{} {}</span>').format(verdict, sign, verdict)
+    return Markup('<span class="is-{}">{} {}</span>').format(verdict, sign, words)
 
 
 def list_markup(names: tuple[str, ...], most: int) -> Markup:

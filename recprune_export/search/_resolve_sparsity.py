@@ -2,14 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from recprune_export.errors import Undecided, ValidationFailed
 from recprune_export.evidence import Verdict
-from recprune_export.finetuning.task import Task
+from recprune_export.finetuning.task import Task, run_program
 from recprune_export.pipeline._prune import SearchPrefix
 from recprune_export.program.program import Program
+from recprune_export.row_resolution import expected_resolution, warn_of_few_rows
 from recprune_export.search.max_drop import DropSearchResult, find_sparsity_within_drop
 from recprune_export.search.target_speedup import SpeedTarget, find_sparsity_for_speedup
 from recprune_export.search.trials import Trials
@@ -35,8 +37,18 @@ def resolve_sparsity(
     if settings.search.target_speedup is not None:
         return _search_speedup(program, settings, settings.search.target_speedup, task, report)
     if settings.search.max_drop is not None:
+        _warn_of_few_rows(program, task, settings.search.max_drop, report)
         return _search_drop(Trials(program, settings, task, file), settings, settings.search.max_drop, report)
     return None
+
+
+def _warn_of_few_rows(program: Program, task: Task, max_drop: float, report: Callable[[str], None]) -> None:
+    """Report, before the trials, where the validation rows can hold the claim at no sparsity."""
+    dense = partial(run_program, program)
+    change = task.change(dense, dense)
+    warning = warn_of_few_rows(change.metric, change.rows, expected_resolution(change.error), max_drop)
+    if warning is not None:
+        report(warning)
 
 
 def _search_speedup(
@@ -88,7 +100,7 @@ def _raise_not_within_drop(result: DropSearchResult, max_drop: float, undecided:
     resolution = min((change.high - change.low) / 2.0 for change in open_trials)
     raise Undecided(
         f"Whether the {least.metric} falls by at most {max_drop:g} cannot be told at any sparsity that was tried: these "
-        f"{least.rows:,} validation rows resolve ±{resolution:.4f} at best. Give more validation rows, allow a larger --max-drop, "
+        f"{least.rows:,} validation rows resolve +-{resolution:.2g} at best. Give more validation rows, allow a larger --max-drop, "
         "or take the largest sparsity that does not certainly fail by --undecided pass."
     )
 

@@ -18,6 +18,7 @@ from recprune_export.data.labels import LabelKind
 from recprune_export.data.rows import Ragged, Rows
 from recprune_export.data.schema._infer_schema import SchemaOverrides, infer_schema, infer_sequence_schema
 from recprune_export.data.sequences import NEXT_ITEM, SequenceData, load_sequences
+from recprune_export.data.splits.row_split import SplitSizes
 from recprune_export.errors import UsageError
 from recprune_export.metrics.evaluator import make_evaluator
 from recprune_export.metrics.observations import LabelPredictor, observe
@@ -56,6 +57,7 @@ class TrainingResult:
     checkpoint: Checkpoint
     fitted: FitResult
     rows: int
+    sizes: SplitSizes
     parameters: int
     metric: str
     notes: tuple[str, ...]
@@ -88,7 +90,7 @@ def train(
     if sequential:
         LabelSettings(overrides.weight, overrides.missing_label).refuse_for_histories()
         sequences = load_sequences(data, infer_sequence_schema(data, overrides))
-        return _train(_Sequences(sequences), recommender, config, evaluation, hyperparameters, output, notes=())
+        return _train(_Sequences(sequences), recommender, config, evaluation, hyperparameters, output, sequences.notes)
     inferred = infer_schema(data, overrides)
     clicks = load_clicks(data, inferred.schema, group=evaluation.group)
     notes = (*inferred.notes, *clicks.notes, *_describe_value_labels(clicks))
@@ -252,7 +254,7 @@ def _train(
     checkpoint.save(output)
     parameters = sum(p.numel() for p in module.parameters())
     notes = (*notes, *evaluator.notes({"valid": valid, "test": test}))
-    return TrainingResult(output, checkpoint, fitted, data.size, parameters, deciding.name, notes)
+    return TrainingResult(output, checkpoint, fitted, data.size, data.data.sizes, parameters, deciding.name, notes)
 
 
 def _check_labels(recommender: str, labels: tuple[str, ...]) -> None:

@@ -3,8 +3,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from recprune_export.data import MultiValued, Schema, load_clicks, scan
+from recprune_export.data import MultiValued, Schema, SplitSizes, load_clicks, scan
 from recprune_export.data.schema import Split
 from recprune_export.errors import DataError
 
@@ -30,6 +32,57 @@ def test_a_seeded_split_is_the_same_each_time_and_covers_every_row_once(tmp_path
     assert len(first.train) + len(first.valid) + len(first.test) == 300
     other = load_clicks(path, Schema(**{**vars(SCHEMA), "split": Split(seed=5)}))
     assert not np.array_equal(other.train.inputs["numeric"], first.train.inputs["numeric"])
+
+
+@pytest.mark.parametrize(
+    ("split", "sizes"),
+    [
+        (Split("side"), SplitSizes(200, 60, 40, "by the column 'side'")),
+        (
+            Split(time="day"),
+            SplitSizes(240, 30, 30, "by time: valid from 'day' 24 on, test from 27 on, equal times on one side"),
+        ),
+        (Split(user="person"), SplitSizes(240, 30, 30, "by user: 'person' has 8 train, 1 valid and 1 test users")),
+    ],
+)
+def test_rows_are_split_by_words_time_or_user(tmp_path: Path, split: Split, sizes: SplitSizes) -> None:
+    rows = pl.int_range(pl.len())
+    side = pl.Series(["train"] * 200 + ["Validation"] * 60 + ["test "] * 40)
+    path = tmp_path / "rows.csv"
+    frame().with_columns(side=side, day=(rows // 10).cast(pl.String), person=rows % 10).write_csv(path)
+    schema = Schema(**{**vars(SCHEMA), "split": split})
+    assert load_clicks(path, schema).sizes == sizes
+    assert Schema.from_dict(schema.to_dict()) == schema
+
+
+SIDES = st.lists(st.sampled_from(["train", "valid", "test"]), min_size=57, max_size=57)
+
+
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(SIDES, st.integers(0, 1000))
+def test_no_row_of_valid_or_test_contributes_to_the_encoder(tmp_path: Path, sides: list[str], seed: int) -> None:
+    sides = ["train", "valid", "test", *sides]
+    chance = np.random.default_rng(seed)
+    count, held_out = len(sides), pl.col("side") != "train"
+    rows = frame(count).with_columns(
+        tags=pl.Series(chance.choice(["x|y", "y", "z|x"], size=count)), side=pl.Series(sides)
+    )
+    columns = {
+        "shop": pl.Series(chance.choice(["a", "new", "other"], size=count)),
+        "tags": pl.Series(chance.choice(["x", "fresh|y"], size=count)),
+        "age": pl.Series(chance.normal(50, 100, size=count)),
+    }
+    changed = rows.with_columns(
+        pl.when(held_out).then(values).otherwise(pl.col(name)).alias(name) for name, values in columns.items()
+    )
+    schema = Schema(("click",), ("shop",), ("age",), (MultiValued("tags", "|", 2),), split=Split("side"))
+    encoders = []
+    for table in (rows, changed):
+        table.write_parquet(tmp_path / "rows.parquet")
+        data = load_clicks(tmp_path / "rows.parquet", schema)
+        assert (len(data.train), len(data.valid), len(data.test)) == tuple(map(sides.count, ("train", "valid", "test")))
+        encoders.append(data.encoder.to_dict())
+    assert encoders[0] == encoders[1]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from recprune_export.data import ArraySpec, LabelKind, SchemaOverrides, infer_schema, load_arrays, load_clicks
 from recprune_export.data.encoding import Encoder
 from recprune_export.errors import DataError
+from recprune_export.settings import LabelSettings, RowSettings
 
 COUNT = 200
 SPECS = [ArraySpec("user", "int64", (), ((0, 9),))]
@@ -35,7 +36,9 @@ def write(tmp_path: Path, suffix: str) -> Any:
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet", "npz", "memory"])
 def test_rows_without_any_label_are_left_out_and_weights_stay_with_their_rows(tmp_path: Path, suffix: str) -> None:
-    data = load_arrays(write(tmp_path, suffix), SPECS, ("click", "stars"), seed=0, weight="share")
+    data = load_arrays(
+        write(tmp_path, suffix), SPECS, ("click", "stars"), 0, RowSettings(LabelSettings(weight="share"))
+    )
     kept = np.flatnonzero(~(np.isnan(CLICK) & np.isnan(STARS)))
     for name, rows in (("train", data.train), ("valid", data.valid), ("test", data.test)):
         places = kept[SPLIT[kept] == name]
@@ -58,7 +61,7 @@ def test_encoded_rows_have_the_same_labels_and_weights(tmp_path: Path, suffix: s
     path = write(tmp_path, suffix)
     overrides = SchemaOverrides(labels=("click", "stars"), weight="share", categorical=("user",))
     data = load_clicks(path, infer_schema(path, overrides).schema)
-    plain = load_arrays(path, SPECS, ("click", "stars"), seed=0, weight="share")
+    plain = load_arrays(path, SPECS, ("click", "stars"), 0, RowSettings(LabelSettings(weight="share")))
     for encoded, rows in ((data.train, plain.train), (data.valid, plain.valid), (data.test, plain.test)):
         for label in ("click", "stars"):
             np.testing.assert_array_equal(encoded.labels[label], rows.labels[label])
@@ -96,6 +99,6 @@ def test_a_field_from_which_numbers_were_made_is_a_leak(tmp_path: Path) -> None:
 
 def test_a_weight_that_the_data_lack_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no column 'shares'"):
-        load_arrays(write(tmp_path, "memory"), SPECS, ("click",), seed=0, weight="shares")
+        load_arrays(write(tmp_path, "memory"), SPECS, ("click",), 0, RowSettings(LabelSettings(weight="shares")))
     with pytest.raises(DataError, match="no column 'shares'"):
         infer_schema(write(tmp_path, "csv"), SchemaOverrides(labels=("click",), weight="shares"))

@@ -20,6 +20,7 @@ from recprune_export.data import SchemaOverrides
 from recprune_export.errors import BundleError, UsageError
 from recprune_export.refresh import DriftReport, make_drift_report, recompress
 from recprune_export.refresh.dense import MissingModel
+from recprune_export.refresh.paired_quality import compare_on_rows
 from recprune_export.settings import Settings
 from recprune_export.training import train
 
@@ -141,6 +142,15 @@ def test_few_rows_cannot_tell_unless_the_user_decides(bundle: Path, clicks_file:
     assert invoke(*command, "--check-only", "--undecided", "fail").exit_code == 1
 
 
+def test_two_bundles_are_compared_on_the_same_rows(bundle: Path, clicks_file: Path, tmp_path: Path) -> None:
+    for name, change in compare_on_rows(bundle, bundle, clicks_file).items():
+        recorded = read_manifest(bundle).changes[name]
+        assert (change.change, change.low, change.high) == (0.0, 0.0, 0.0)
+        assert change.after == pytest.approx(recorded["after"], abs=1e-6)
+        assert change.rows == recorded["rows"]
+    assert invoke("check", bundle, "--against", clicks_file, "--data", clicks_file).exit_code == 2
+
+
 def test_flipped_labels_do_not_hold(bundle: Path, clicks_file: Path, tmp_path: Path) -> None:
     rows = pl.read_parquet(clicks_file).drop("split")
     flip = pl.Series(np.random.default_rng(0).random(len(rows)) < 0.6)
@@ -251,7 +261,8 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_a_model_that_is_not_ours(foreign: tuple[Path, Path]) -> None:
     bundle, rows = foreign
     found = make_drift_report(bundle, rows)
-    assert verdicts(found) == {"metric": True, "distance from dense": None, "drift": True, "ranking": None}
+    assert verdicts(found) == {"metric": None, "distance from dense": None, "drift": True, "ranking": None}
+    assert "rows resolve +-" in reason(found, "metric")
     assert found.quality.rows == 3000
     assert isinstance(found.dense, MissingModel)
     assert "does not say where 'product' lies" in reason(found, "ranking")

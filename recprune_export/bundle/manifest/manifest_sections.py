@@ -189,6 +189,7 @@ class SpeedupSection(TypedDict):
     batch: AtLeastOne
     threads: AtLeastOne
     clock: Literal["wall", "CPU"]
+    warm: Annotated[bool, Field(description="measured with warm caches")]
     ratio: Interval
 
 
@@ -214,7 +215,10 @@ class LatencySection(TypedDict):
     wall_ratios: NotRequired[Ratios]
     cpu_ratios: NotRequired[Ratios]
     cpu_milliseconds: NotRequired[
-        Annotated[dict[str, ByBackend], Field(description="median CPU time of a call, by batch size, then by backend")]
+        Annotated[
+            dict[str, ByBackend],
+            Field(description="first quartile of the CPU time of a call, by batch size and backend"),
+        ]
     ]
     preemptions: NotRequired[
         Annotated[dict[str, Count], Field(description="involuntary context switches while measuring, by batch size")]

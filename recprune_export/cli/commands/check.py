@@ -11,8 +11,11 @@ from recprune_export.cli.options import FILE
 from recprune_export.cli.tables import VERDICT_STYLES, make_console, make_table, print_json
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from recprune_export.gate._check import Check
     from recprune_export.gate.latency.calibration import Calibration
+    from recprune_export.metrics._paired_change import MetricChange
 
 
 @main.command()
@@ -21,13 +24,22 @@ if TYPE_CHECKING:
 @click.option("--calibrate", is_flag=True, help="Tell the smallest regression that this machine can resolve.")
 @click.option("--max-regression", default="5%", show_default=True, help="Of latency, counts and sizes.")
 @click.option("--max-drop", type=float, default=0.001, show_default=True, help="Of each quality metric.")
+@click.option(
+    "--data",
+    type=FILE,
+    help="Rows with labels on which both answer, side by side; needs PyTorch.  [default: as recorded]",
+)
 @click.option("--limit", "limits", multiple=True, metavar="GATE=5%|off", help="Of one gate; may be repeated.")
 @click.option(
     "--latency-batch-sizes", default="1,32,256", show_default=True, help="Batch sizes of the latency measurement."
 )
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the latency measurement.")
 @click.option(
-    "--time-limit", type=click.FloatRange(0), default=40.0, show_default=True, help="Seconds of latency measurement."
+    "--time-limit",
+    type=click.FloatRange(0),
+    default=40.0,
+    show_default=True,
+    help="Seconds for latency, and as many for loading.",
 )
 @click.option("--undecided", type=click.Choice(["fail", "pass"]), help="What it counts for.  [default: exit code 5]")
 @click.option("--junit", "junit_file", type=FILE, help="Write JUnit XML.")
@@ -41,6 +53,7 @@ def check(
     calibrate: bool,
     max_regression: str,
     max_drop: float,
+    data: Path | None,
     limits: tuple[str, ...],
     latency_batch_sizes: str,
     threads: int,
@@ -55,7 +68,7 @@ def check(
     """Compare NEW with BASE, as a gate in CI: latency, sizes, quality, signature. Needs ONNX Runtime alone.
 
     Both are bundles, or plain .onnx files, for which some gates are skipped. Exit code 0: no regression;
-    1: a regression; 5: the measurements leave it open. In GitHub Actions the step summary gets the Markdown.
+    1: a regression; 5: rows or measurements cannot tell. In GitHub Actions the step summary gets the Markdown.
     """
     from recprune_export.bundle.archive.unpacking import open_bundle_path
     from recprune_export.gate.limits import Limits, parse_fraction, parse_gate_limits
@@ -83,6 +96,8 @@ def check(
     from recprune_export.gate.output.markdown import write_markdown
 
     with silently(quiet or as_json), open_bundle_path(new) as new_folder, open_bundle_path(base) as base_folder:
+        if data is not None:
+            measurement["quality"] = _measure_quality(base_folder, new_folder, data)
         result = run(new_folder, base_folder, gate_limits, undecided=Verdict(undecided or "undecided"), **measurement)
     result = replace(result, new=str(new), base=str(base))
     print_check(result, as_json=as_json)
@@ -95,6 +110,14 @@ def check(
 
         write_page(render_check_report(result), report_file, (new, base))
     result.raise_verdict()
+
+
+def _measure_quality(base: Path, new: Path, data: Path) -> "Mapping[str, MetricChange]":
+    if not (base.is_dir() and new.is_dir()):
+        raise click.UsageError("--data needs two bundles: a plain ONNX file does not say what its rows and labels are.")
+    from recprune_export.refresh.paired_quality import compare_on_rows
+
+    return compare_on_rows(base, new, data)
 
 
 def print_check(check: "Check", *, as_json: bool) -> None:

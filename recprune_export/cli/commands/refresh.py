@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from recprune_export.cli.main_group import main
-from recprune_export.cli.options import FILE, label_options, metric_options, source_options
+from recprune_export.cli.options import (
+    FILE,
+    SPLIT_OPTIONS,
+    label_options,
+    metric_options,
+    source_options,
+    split_options,
+)
 from recprune_export.cli.parse_values import parse_json_object
 from recprune_export.cli.tables import VERDICT_STYLES, format_figure, make_console, make_table, print_json, print_notes
 
@@ -34,6 +41,7 @@ _PRINTED_DRIFTS = 12
     "--model", type=FILE, help="The dense model, or its successor.  [default: the file the bundle was made of]"
 )
 @source_options
+@split_options
 @click.option(
     "--max-drop", type=click.FloatRange(0), default=0.002, show_default=True, help="Further behind the dense model."
 )
@@ -80,8 +88,9 @@ def refresh(
     from recprune_export.evidence import Verdict
     from recprune_export.progress import quiet as silently
     from recprune_export.refresh.drift_report import make_drift_report, recompress
-    from recprune_export.settings import EvaluationSettings, LabelSettings
+    from recprune_export.settings import EvaluationSettings, LabelSettings, RowSettings, SplitSettings
 
+    split = SplitSettings(**{name: source.pop(name) for name in SPLIT_OPTIONS})
     source["factory_args"] = parse_json_object(factory_args)
     target = output or bundle.with_name(f"{bundle.resolve().name.removesuffix(SUFFIX)}-refreshed")
     if not check_only:
@@ -89,7 +98,7 @@ def refresh(
     with silently(quiet or as_json):
         report = make_drift_report(
             bundle, data, labels=labels, model=model, source=source, max_drop=max_drop, max_fall=max_fall,
-            label_settings=LabelSettings(weight, missing_label), evaluation=EvaluationSettings(metrics, group),
+            row_settings=RowSettings(LabelSettings(weight, missing_label), split), evaluation=EvaluationSettings(metrics, group),
             undecided=Verdict(undecided or "undecided"),
         )  # fmt: skip
         result = None

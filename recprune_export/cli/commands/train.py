@@ -23,6 +23,8 @@ TRAINING_OVERRIDES = (
     "multi_valued",
     "ignore",
     "split",
+    "split_by_time",
+    "split_by_user",
     "sequence",
     "max_length",
     "seed",
@@ -75,6 +77,7 @@ def print_training(training: "TrainingResult", data: Path, *, as_json: bool) -> 
             "parameters": training.parameters,
             "training_rows": training.rows,
             "metric": training.metric,
+            "rows": training.sizes.to_dict(),
             "test": dict(checkpoint.metrics),
             "notes": list(training.notes),
             **training.fitted.to_dict(),
@@ -82,6 +85,7 @@ def print_training(training: "TrainingResult", data: Path, *, as_json: bool) -> 
         return print_json(values)
     console = make_console()
     print_notes(training.notes)
+    console.print(f"Rows: {training.sizes}", highlight=False, soft_wrap=True, markup=False)
     epochs = make_table(
         f"{checkpoint.recommender}, {training.rows:,} training rows",
         "epoch",

@@ -73,9 +73,14 @@ def print_verification(verification: "Verification", study: "LatencyStudy | None
     if verification.signature in signatures:
         click.echo(signatures[verification.signature])
     if study is not None:
+        from recprune_export.validation.latency.speedup import find_speedup
+
         console = make_console()
         for report in study.closed:
             print_latency(console, report)
+            values = {"threads": report.threads, "clock": report.clock, "ratios": report.summarize_ratios()}
+            if (speedup := find_speedup(values)) is not None:
+                console.print(f"Speed:   {speedup}", highlight=False, soft_wrap=True)
             for warning in report.warnings:
                 click.echo(f"Warning: {warning}", err=True)
         for open_loop in study.open:

@@ -47,7 +47,9 @@ def psi_interval(expected: np.ndarray, actual: np.ndarray) -> Estimate:
     """Return the index of the two distributions, without the part that chance adds to that of two samples, and its 95 % interval.
 
     The index of two samples is about (1/n + 1/m) times a noncentral χ², whose noncentrality is the index of the distributions
-    divided by the same factor. The interval holds each index under which that of the samples is within its own 95 %.
+    divided by the same factor. The interval holds each index under which that of the samples is within its own 95 %; the half
+    counts that `psi` adds make the index smaller, so the upper end is raised by as much. With fewer than five rows a cell the
+    upper end is still too low in up to 6 % of cases, instead of 2.5 %.
     """
     n, m = float(expected.sum()), float(actual.sum())
     degrees = int(((expected + actual) > 0).sum()) - 1
@@ -59,7 +61,8 @@ def psi_interval(expected: np.ndarray, actual: np.ndarray) -> Estimate:
         _solve_decreasing(lambda center: _noncentral_chi_square(statistic, degrees, center), tail, statistic)
         for tail in (0.975, 0.025)
     )
-    return Estimate(factor * min(max(statistic - degrees, low), high), factor * low, factor * high)
+    added = min(0.5 * (degrees + 1) * factor, 0.5)  # the share of half counts among all
+    return Estimate(factor * min(max(statistic - degrees, low), high), factor * low, factor * high / (1.0 - added) ** 2)
 
 
 def _noncentral_chi_square(value: float, degrees: int, center: float) -> float:

@@ -1,4 +1,3 @@
-from ._infer_schema import SPLIT_VALUES as SPLIT_VALUES
 from ._infer_schema import SchemaOverrides as SchemaOverrides
 from ._infer_schema import infer_schema as infer_schema
 from ._infer_schema import infer_sequence_schema as infer_sequence_schema

@@ -1,26 +1,23 @@
 """`infer_schema`: infer the roles of the columns of a file; the options of the user take precedence."""
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recprune_export.column_names import check_columns_exist
 from recprune_export.data.read_labels import read_labels, refuse_texts
 from recprune_export.data.schema.leakage import find_leaking_fields
 from recprune_export.data.schema.schema import MultiValued, Schema, SequenceColumns, Split
+from recprune_export.data.splits.row_split import make_split
+from recprune_export.data.splits.split_column import ChosenSplit, choose_split
 from recprune_export.data.tabular_files import collect, scan
 from recprune_export.errors import DataError, UsageError
+from recprune_export.settings import SplitSettings
 
 if TYPE_CHECKING:
     import polars as pl
 
 SEPARATORS = ("|", ";", ",")
-_SPLIT_NAMES = {"split", "fold", "subset"}
-SPLIT_VALUES = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("valid", "validation", "val", "dev"), "valid"),
-    "test": "test",
-}
 _USERS = ("user", "user_id", "userid", "uid", "visitorid", "session", "session_id")
 _ITEMS = ("item", "item_id", "itemid", "iid", "asin", "product_id", "movie_id")
 _ORDERS = ("position", "order", "timestamp", "time", "ts", "date", "unixreviewtime")
@@ -39,11 +36,36 @@ class SchemaOverrides:
     multi_valued: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     split: str | None = None
+    split_by_time: str | None = None
+    split_by_user: str | None = None
     sequence: str | None = None
     max_length: int | None = None
     seed: int = 0
     missing_label: str | None = None
     weight: str | None = None
+
+    @property
+    def requested_split(self) -> Split:
+        """The split that the options ask for; at random where they name no column.
+
+        Raises `UsageError` if they ask for several.
+        """
+        return make_split(SplitSettings(self.split, self.split_by_time, self.split_by_user), self.seed)
+
+    @property
+    def columns(self) -> dict[str, tuple[str, ...]]:
+        """The columns that the user named, by option."""
+        return {
+            "--label": self.labels,
+            "--categorical": self.categorical,
+            "--numeric": self.numeric,
+            "--multi-valued": tuple(text.partition(":")[0] for text in self.multi_valued),
+            "--ignore": self.ignore,
+            "--weight": (self.weight,) if self.weight else (),
+            "--split": (self.split,) if self.split else (),
+            "--split-by-time": (self.split_by_time,) if self.split_by_time else (),
+            "--split-by-user": (self.split_by_user,) if self.split_by_user else (),
+        }
 
 
 @dataclass(frozen=True)
@@ -64,19 +86,15 @@ def infer_schema(path: Path, overrides: SchemaOverrides) -> InferredSchema:
     """
     frame = scan(path)
     columns = frame.collect_schema().names()
-    specified = (
-        *overrides.labels,
-        *overrides.categorical,
-        *overrides.numeric,
-        *overrides.ignore,
-        *((overrides.split,) if overrides.split else ()),
-        *((overrides.weight,) if overrides.weight else ()),
-    )
-    _check_columns(path, columns, (*specified, *(name.partition(":")[0] for name in overrides.multi_valued)))
+    for option, names in overrides.columns.items():
+        check_columns_exist(path, names, columns, f"which {option} names")
+    requested = overrides.requested_split
+    roles = [name for option, names in overrides.columns.items() if not option.startswith("--split") for name in names]
+    chosen = choose_split(path, frame, requested, roles)
     sample = collect(frame.head(100_000), path)
     if not len(sample):
         raise DataError(f"{path} has columns but no rows.")
-    return _SchemaInference(path, _read_sample_labels(path, sample, overrides), overrides).run()
+    return _SchemaInference(path, _read_sample_labels(path, sample, overrides), overrides, chosen).run()
 
 
 def infer_sequence_schema(path: Path, overrides: SchemaOverrides) -> Schema:
@@ -89,7 +107,7 @@ def infer_sequence_schema(path: Path, overrides: SchemaOverrides) -> Schema:
         roles = [name.strip() for name in overrides.sequence.split(",")]
         if len(roles) != 3:
             raise UsageError(f"--sequence '{overrides.sequence}' must name three columns: user,item,order.")
-        _check_columns(path, columns, roles)
+        check_columns_exist(path, roles, columns, "which --sequence names")
     else:
         lowered = {name.lower(): name for name in columns}
         roles = [next((lowered[n] for n in names if n in lowered), "") for names in (_USERS, _ITEMS, _ORDERS)]
@@ -99,24 +117,35 @@ def infer_sequence_schema(path: Path, overrides: SchemaOverrides) -> Schema:
             )
     user, item, order = roles
     length = {} if overrides.max_length is None else {"max_length": overrides.max_length}
-    return Schema(sequence=SequenceColumns(user, item, order, **length))
+    return Schema(sequence=SequenceColumns(user, item, order, **length), split=_sequence_split(overrides, order))
+
+
+def _sequence_split(overrides: SchemaOverrides, order: str) -> Split:
+    """Return the default, leave-one-out, or the split by time."""
+    requested = overrides.requested_split
+    if requested.source is None:
+        return Split()
+    if requested.time != order:
+        raise UsageError(
+            "The histories of a log are split by leave-one-out, or in time by the column that orders them: give "
+            f"--split-by-time {order}, or no option of a split."
+        )
+    return requested
 
 
 class _SchemaInference:
-    def __init__(self, path: Path, sample: "pl.DataFrame", overrides: SchemaOverrides) -> None:
-        self._path, self._sample, self._overrides = path, sample, overrides
-        self._notes: list[str] = []
+    def __init__(self, path: Path, sample: "pl.DataFrame", overrides: SchemaOverrides, chosen: ChosenSplit) -> None:
+        self._path, self._sample, self._overrides, self._chosen = path, sample, overrides, chosen
+        self._notes = list(chosen.notes)
 
     def run(self) -> InferredSchema:
         overrides = self._overrides
-        excluded = {*overrides.labels, *overrides.ignore, *((overrides.weight,) if overrides.weight else ())}
-        split = overrides.split or _split_column(self._sample, excluded)
         separators = dict(_name_and_separator(text) for text in overrides.multi_valued)
         categorical: list[str] = []
         numeric: list[str] = []
         multi: list[MultiValued] = []
         for name in self._sample.columns:
-            if name in (*excluded, split):
+            if name in (*overrides.labels, *overrides.ignore, overrides.weight, *self._chosen.columns):
                 continue
             separator = separators[name] if separators.get(name) else self._separator(name)
             if name in separators or (
@@ -135,7 +164,7 @@ class _SchemaInference:
                 categorical=tuple(n for n in categorical if n in fields),
                 numeric=tuple(n for n in numeric if n in fields),
                 multi_valued=tuple(multi),
-                split=Split(column=split, seed=overrides.seed),
+                split=self._chosen.split,
                 missing_label=overrides.missing_label,
                 weight=overrides.weight,
             ),
@@ -202,12 +231,6 @@ class _SchemaInference:
         return {*categorical, *numeric} - set(leaks)
 
 
-def _check_columns(path: Path, columns: Collection[str], names: Collection[str]) -> None:
-    missing = [name for name in names if name not in columns]
-    if missing:
-        raise DataError(f"{path} has no column '{missing[0]}'; its columns are {', '.join(columns)}.")
-
-
 def _read_sample_labels(path: Path, sample: "pl.DataFrame", overrides: SchemaOverrides) -> "pl.DataFrame":
     """Return the sample with its labels as numbers, null where they are missing. Raises `DataError` for classes of texts."""
     import polars as pl
@@ -216,17 +239,6 @@ def _read_sample_labels(path: Path, sample: "pl.DataFrame", overrides: SchemaOve
     read = read_labels(path, columns, missing=overrides.missing_label)
     refuse_texts(path, read)
     return sample.with_columns(pl.Series(name, values, nan_to_null=True) for name, values in read.labels.items())
-
-
-def _split_column(sample: "pl.DataFrame", excluded: Collection[str]) -> str | None:
-    import polars as pl
-
-    for name in sample.columns:
-        if name.lower() in _SPLIT_NAMES and name not in excluded and sample.schema[name] == pl.String:
-            values = {str(value).lower() for value in sample[name].unique().to_list()}
-            if values <= set(SPLIT_VALUES):
-                return name
-    return None
 
 
 def _name_and_separator(text: str) -> tuple[str, str | None]:

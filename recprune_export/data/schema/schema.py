@@ -30,12 +30,22 @@ class SequenceColumns:
 
 @dataclass(frozen=True)
 class Split:
-    """How rows are split: by a column of split names, or at random by a seed with the shares `valid` and `test`."""
+    """How rows are split: by a column of split names, or into the shares `valid` and `test`, at random by a seed.
+
+    With `time`, a column, the shares are the last ones in time; with `user`, a column, all rows of a user are on one side.
+    """
 
     column: str | None = None
     seed: int = 0
     valid: float = 0.1
     test: float = 0.1
+    time: str | None = field(default=None, metadata=OMIT_DEFAULT)
+    user: str | None = field(default=None, metadata=OMIT_DEFAULT)
+
+    @property
+    def source(self) -> str | None:
+        """The column by which rows are split, if any."""
+        return self.column or self.time or self.user
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def _ratios(ratios: Mapping[str, Any], clock: str) -> PageTable:
         for name in names
     )
     headings = ("", *(f"batch {batch}" for batch in ratios))
-    by = "medians" if clock == WALL else "medians of CPU time, since the machine was busy"
+    by = "medians" if clock == WALL else "CPU time, since the machine was busy"
     return PageTable(f"How many times longer the first takes, by {by}, with 95 % intervals", headings, rows)
 
 
@@ -117,7 +117,7 @@ def _cpu_times(latency: Mapping[str, Any]) -> PageTable:
     times = latency["cpu_milliseconds"]
     headings = ("", *(f"batch {batch}" for batch in times))
     preemptions = ("involuntary context switches", *(f"{latency['preemptions'].get(batch, 0):,}" for batch in times))
-    return PageTable("CPU time of a call in ms, medians", headings, (*_by_backend(times), preemptions))
+    return PageTable("CPU time of a call in ms, the first quartile", headings, (*_by_backend(times), preemptions))
 
 
 def _cold(cold: Mapping[str, Any]) -> PageTable:

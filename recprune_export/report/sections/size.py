@@ -25,11 +25,13 @@ def size_section(manifest: Manifest) -> Section | None:
         _describe_weights("Embedding tables", dense.tables, pruned.tables, change.removed.tables, change.zeroed.tables),
         _describe_weights("Everything else", dense.rest, pruned.rest, change.removed.rest, change.zeroed.rest),
     ]
-    operations = _counts(dense.operations, pruned.operations)
-    sizes = format_bytes(dense.bytes), format_bytes(pruned.bytes)
-    rows.append(("Multiply-adds for one row", *operations, format_percent(change.operations), "", ""))
-    rows.append(("File size", *sizes, format_percent(change.bytes), "", ""))
-    rows.append(("Nodes of the graph", *_counts(dense.nodes, pruned.nodes), "", "", ""))
+    operations, nodes = (dense.operations, pruned.operations), (dense.nodes, pruned.nodes)
+    sizes = (format_bytes(dense.bytes), format_bytes(pruned.bytes))
+    rows += [
+        ("Multiply-adds for one row", *_counts(*operations), format_percent(change.operations), "", ""),
+        ("File size", *sizes, format_percent(change.bytes), "", ""),
+        ("Nodes of the graph", *_counts(*nodes), "", "", ""),
+    ]
     headings = ("", "dense", "pruned", "removed", "zero", "removed or zero")
     return Section(
         "size",

@@ -19,6 +19,7 @@ from recprune_export.validation.latency.latency_constants import (
     CLOCKS_DIFFER,
     COLD_BYTES,
     COLD_ROUNDS,
+    CPU_QUANTILE,
     MAX_ROUNDS,
     MAX_WAITING,
     MIN_ROUNDS,
@@ -84,26 +85,34 @@ class LatencyReport:
         return self.ratio_by(self.clock, batch, slow, fast)
 
     def ratio_by(self, clock: str, batch: int, slow: str, fast: str) -> Estimate:
-        """Return the ratio of the medians by the wall clock or by CPU time."""
-        times = (self.cpu if clock == CPU else self.samples)[batch]
-        return self._compare(times[slow], times[fast], self.sessions.get(batch))
+        """Return the ratio of the medians by the wall clock, or of the quantiles CPU_QUANTILE of CPU time."""
+        times, quantile = (self.cpu[batch], CPU_QUANTILE) if clock == CPU else (self.samples[batch], 0.5)
+        return self._compare(times[slow], times[fast], self.sessions.get(batch), quantile)
 
-    def median(self, batch: int, name: str) -> Estimate:
-        """Return the median of one backend by `clock`, in ms."""
-        times, sessions = (self.cpu if self.clock == CPU else self.samples)[batch][name], self.sessions.get(batch)
+    def typical_time(self, batch: int, name: str) -> Estimate:
+        """Return the time of a call of one backend by `clock`, in ms: its median, or the quantile CPU_QUANTILE of CPU time."""
+        times, quantile = (self.cpu, CPU_QUANTILE) if self.clock == CPU else (self.samples, 0.5)
+        sessions = self.sessions.get(batch)
         if sessions is None or len(np.unique(sessions)) < 2:
-            return percentile_intervals(times, self.seed)["p50"]
-        return geometric_mean([float(np.median(times[sessions == number])) for number in np.unique(sessions)])
+            return percentile_intervals(times[batch][name], self.seed)["p50"]
+        sets = [times[batch][name][sessions == number] for number in np.unique(sessions)]
+        return geometric_mean([float(np.quantile(of, quantile)) for of in sets])
 
     def cold_ratio(self, batch: int, slow: str, fast: str) -> Estimate:
         """Return the ratio of the medians with cold caches, by the wall clock."""
         times = self.cold[batch]
         return self._compare(times[slow], times[fast], self.cold_sessions.get(batch))
 
-    def _compare(self, above: np.ndarray, below: np.ndarray, sessions: np.ndarray | None) -> Estimate:
+    def _compare(
+        self, above: np.ndarray, below: np.ndarray, sessions: np.ndarray | None, quantile: float = 0.5
+    ) -> Estimate:
         if sessions is None or len(np.unique(sessions)) < 2:
             return ratio_of_medians(above, below, self.seed)
-        return ratio_over_sessions(above, below, sessions)
+        return ratio_over_sessions(above, below, sessions, quantile)
+
+    def cpu_time(self, batch: int, name: str) -> float:
+        """Return the CPU time of a call of one backend, in ms: the quantile CPU_QUANTILE."""
+        return float(np.quantile(self.cpu[batch][name], CPU_QUANTILE))
 
     @property
     def clock(self) -> str:
@@ -112,7 +121,8 @@ class LatencyReport:
 
     def waiting(self, batch: int) -> float:
         """Return the fraction of the time of the calls in which the thread did not run, for the most disturbed backend."""
-        return max(1.0 - float(self.cpu[batch][name].sum() / self.samples[batch][name].sum()) for name in self.backends)
+        shares = (float(self.cpu[batch][name].sum() / self.samples[batch][name].sum()) for name in self.backends)
+        return max(1.0 - min(shares), 0.0)
 
     @cached_property
     def disturbances(self) -> tuple[str, ...]:
@@ -161,11 +171,13 @@ class LatencyReport:
             "milliseconds": {
                 str(batch): {name: self._summary(batch, name) for name in self.backends} for batch in self.samples
             },
-            "ratios": self._ratios(self.samples, self.ratio),
+            "ratios": self.summarize_ratios(),
             "preemptions": {str(batch): count for batch, count in self.preemptions.items()},
         }
         if self.cpu:
-            values["cpu_milliseconds"] = _medians(self.cpu)
+            values["cpu_milliseconds"] = {
+                str(batch): {name: self.cpu_time(batch, name) for name in self.backends} for batch in self.cpu
+            }
             values["wall_ratios"] = self._ratios(self.samples, lambda *names: self.ratio_by(WALL, *names))
             values["cpu_ratios"] = self._ratios(self.cpu, lambda *names: self.ratio_by(CPU, *names))
         if self.cold:
@@ -175,6 +187,10 @@ class LatencyReport:
                 "ratios": self._ratios(self.cold, self.cold_ratio),
             }
         return values
+
+    def summarize_ratios(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Return plain JSON values: the ratio of each backend to the last one, by batch size and pair."""
+        return self._ratios(self.samples, self.ratio)
 
     def _ratios(self, times: Samples, ratio: Any) -> dict[str, dict[str, dict[str, float]]]:
         last = self.backends[-1]

@@ -6,6 +6,8 @@ MIN_ROUNDS, MAX_ROUNDS = 50, 2000  # no record
 # one-latency-protocol
 TURN_CALLS, TURN_SECONDS = 24, 0.03
 CPU_BLOCK = 2e-4  # seconds between two readings of the CPU clock, which take a microsecond: one-latency-protocol
+CPU_QUANTILE = 0.25  # of the CPU times of calls: after an interruption caches are cold: one-latency-protocol
+MIN_TURNS = 2  # of each backend in a set of sessions; no record
 SESSION_SETS = 6  # new sessions of all backends, over which intervals are computed: one-latency-protocol
 COLD_BYTES = 1 << 25  # read before a cold call; more than the caches of one core hold: one-latency-protocol
 COLD_ROUNDS = 8  # of a set of sessions; no record

@@ -47,7 +47,8 @@ def compute_roofline(report: LatencyReport, files: Mapping[str, tuple[str, Path]
     }
     multiples = {
         name: {
-            batch: _divide(report.median(batch, backend), costs[name][batch].floor * 1e3) for batch in report.samples
+            batch: _divide(report.typical_time(batch, backend), costs[name][batch].floor * 1e3)
+            for batch in report.samples
         }
         for name, (backend, _) in files.items()
     }

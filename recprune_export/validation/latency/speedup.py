@@ -6,7 +6,7 @@ from typing import Any
 
 from recprune_export.codec import ToDictMixin
 from recprune_export.evidence import Estimate
-from recprune_export.figures import format_speed
+from recprune_export.figures import format_speed, orient_speed
 from recprune_export.validation.latency.backends import DENSE_ONNX, PRUNED_ONNX
 from recprune_export.validation.latency.closed_loop import WALL
 
@@ -16,11 +16,15 @@ RATIO = f"{DENSE_ONNX} / {PRUNED_ONNX}"
 
 @dataclass(frozen=True)
 class Speedup(ToDictMixin):
-    """How many times faster the pruned ONNX file is than the dense one, by the wall `clock` or by CPU time."""
+    """How many times faster the pruned ONNX file is than the dense one, by the wall `clock` or by CPU time.
+
+    `warm`: with warm caches; in earlier bundles they were as warm as the other backends left them.
+    """
 
     batch: int
     threads: int
     clock: str
+    warm: bool
     ratio: Estimate
 
     @property
@@ -28,10 +32,11 @@ class Speedup(ToDictMixin):
         """Where the ratio was measured."""
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
         clock = "" if self.clock == WALL else ", by CPU time, since the machine was busy"
-        return f"dense ONNX at batch {self.batch}, {threads}, warm caches{clock}"
+        return f"dense ONNX at batch {self.batch}, {threads}{', warm caches' if self.warm else ''}{clock}"
 
     def __str__(self) -> str:
-        return f"{format_speed(self.ratio)}{' than' if 'as fast' not in format_speed(self.ratio) else ', compared with'} {self.conditions}"
+        comparison = ", compared with" if orient_speed(self.ratio)[1] == "as fast" else " than"
+        return f"{format_speed(self.ratio)}{comparison} {self.conditions}"
 
 
 def find_speedup(latency: Mapping[str, Any]) -> Speedup | None:
@@ -41,7 +46,7 @@ def find_speedup(latency: Mapping[str, Any]) -> Speedup | None:
         return None
     batch = choose_batch(ratios)
     ratio = Estimate(*(ratios[batch][end] for end in ("estimate", "low", "high")))
-    return Speedup(int(batch), latency.get("threads", 1), latency.get("clock", WALL), ratio)
+    return Speedup(int(batch), latency.get("threads", 1), latency.get("clock", WALL), "clock" in latency, ratio)
 
 
 def choose_batch(batches: Iterable[str]) -> str:

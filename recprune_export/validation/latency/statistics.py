@@ -73,14 +73,15 @@ def ratio_of_medians(above: np.ndarray, below: np.ndarray, seed: int = 0) -> Est
     return Estimate(float(np.median(above) / np.median(below)), float(low), float(high))
 
 
-def ratio_over_sessions(above: np.ndarray, below: np.ndarray, sessions: np.ndarray) -> Estimate:
-    """Return the ratio of medians and its 95 % interval, where sessions were made anew; `sessions` [rounds] numbers them.
+def ratio_over_sessions(above: np.ndarray, below: np.ndarray, sessions: np.ndarray, quantile: float = 0.5) -> Estimate:
+    """Return the ratio of medians, or other quantiles, and its 95 % interval; `sessions` [rounds] numbers new sessions.
 
     Two sessions of one file differ for as long as they live, so rounds of one set of sessions are no independent evidence:
     Student's interval over the logarithms of the ratios of the sets.
     """
     sets = [sessions == number for number in np.unique(sessions)]
-    return geometric_mean([float(np.median(above[rounds]) / np.median(below[rounds])) for rounds in sets])
+    quantiles = [[float(np.quantile(times[rounds], quantile)) for times in (above, below)] for rounds in sets]
+    return geometric_mean([slow / fast for slow, fast in quantiles])
 
 
 def geometric_mean(values: Sequence[float]) -> Estimate:

@@ -20,6 +20,7 @@ from recprune_export.validation.latency.latency_constants import (
     CPU_BLOCK,
     MAX_ROUNDS,
     MIN_ROUNDS,
+    MIN_TURNS,
     TURN_CALLS,
     TURN_SECONDS,
     WARM_UP,
@@ -97,7 +98,8 @@ def measure_turns(
     cpu: dict[str, list[float]] = {backend.name: [] for backend in backends}
     with without_garbage_collection():
         start, rounds = time.perf_counter(), 0
-        while rounds < min_rounds or (rounds < max_rounds and time.perf_counter() - start < seconds):
+        fewest = min(max(min_rounds, MIN_TURNS * timed), max_rounds)
+        while rounds < fewest or (rounds < max_rounds and time.perf_counter() - start < seconds):
             calls = min(timed, max_rounds - rounds)
             numbers = [number % len(request_cycle) for number in range(rounds - untimed, rounds + calls)]
             for position in rng.permutation(len(backends)):

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from recprune_export.data.distribution.stability_index import psi, psi_null_quantile
+from recprune_export.data.distribution.stability_index import MAJOR, psi, psi_interval, psi_null_quantile
+from recprune_export.evidence import Verdict, judge_at_most
 
 counts = arrays(np.int64, 12, elements=st.integers(0, 10_000))
 
@@ -43,3 +44,33 @@ def test_nothing_to_compare_is_no_drift() -> None:
     empty = np.zeros(5, dtype=np.int64)
     assert psi(empty, empty) == 0.0 == psi_null_quantile(empty, empty)
     assert psi(np.array([7]), np.array([3])) == 0.0 == psi_null_quantile(np.array([7]), np.array([3]))
+
+
+@pytest.mark.parametrize("rows", [200, 1000, 5000])
+def test_verdicts_at_the_limit_err_at_most_in_the_stated_share(rows: int) -> None:
+    """The true index of 12 cells is the limit, so that each verdict but undecided errs."""
+    rng, trials = np.random.default_rng(rows), 250
+    before, direction = rng.dirichlet(np.full(12, 5.0)), rng.normal(size=12)
+    steps = [
+        after / after.sum() for after in (before * np.exp(size * direction) for size in np.linspace(0.3, 0.8, 2000))
+    ]
+    indices = np.array([((after - before) * np.log(after / before)).sum() for after in steps])
+    place = int(np.abs(indices - MAJOR).argmin())
+    verdicts = [
+        judge_at_most(
+            psi_interval(rng.multinomial(4000, before), rng.multinomial(rows, steps[place])), float(indices[place])
+        )
+        for _ in range(trials)
+    ]
+    noise = 3 * (0.025 * 0.975 / trials) ** 0.5
+    assert verdicts.count(Verdict.HOLDS) / trials <= 0.025 + noise
+    assert verdicts.count(Verdict.FAILS) / trials <= 0.025 + noise
+
+
+def test_without_a_shift_many_rows_hold_and_few_may_not_tell() -> None:
+    counts = np.full(20, 100)
+    many = psi_interval(counts, counts + 1)
+    assert (many.estimate, many.low) == (0.0, 0.0)
+    assert judge_at_most(many, MAJOR) is Verdict.HOLDS
+    few = psi_interval(counts, np.random.default_rng(0).multinomial(30, np.full(20, 0.05)))
+    assert judge_at_most(few, MAJOR) is Verdict.UNDECIDED

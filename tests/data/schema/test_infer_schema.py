@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 
 from recprune_export.data import SchemaOverrides, infer_schema, infer_sequence_schema
+from recprune_export.data.schema import Split
 from recprune_export.errors import DataError, UsageError
 
 
@@ -93,6 +94,74 @@ def test_the_user_names_the_split(tmp_path: Path) -> None:
     assert infer_schema(path, SchemaOverrides(labels=("click",), split="part")).schema.split.column == "part"
     with pytest.raises(DataError, match="no column 'when'"):
         infer_schema(path, SchemaOverrides(labels=("click",), split="when"))
+
+
+WORDS = np.resize(["train", "valid", "test"], 400)
+
+
+@pytest.mark.parametrize("name", ["split", "Fold", "SUBSET"])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.where(np.arange(400) < 390, WORDS, None), r"missing in 10 rows \(the first is row 390\)"),
+        (np.where(np.arange(400) < 390, WORDS, "holdout"), r"holds 'holdout' in 10 rows \(the first is row 390\)"),
+        (np.arange(400) % 3, "holds Int64, such as 0, 1, 2"),
+        (np.resize([0.5, 1.5], 400), "holds Float64"),
+    ],
+)
+def test_a_column_that_is_named_like_a_split_and_is_none_is_refused(
+    tmp_path: Path, name: str, values: np.ndarray, message: str
+) -> None:
+    path = write(tmp_path, **rows() | {name: values.tolist()})
+    with pytest.raises(DataError, match=message) as refused:
+        infer_schema(path, SchemaOverrides(labels=("click",)))
+    assert f"--ignore {name} leaves it out and --categorical {name} makes it a field" in str(refused.value)
+    for overrides in ({"ignore": (name,)}, {"categorical": (name,)}, {"split_by_time": "age"}):
+        inferred = infer_schema(path, SchemaOverrides(labels=("click",), **overrides))  # type: ignore[arg-type]
+        assert (name in inferred.schema.categorical) == ("categorical" in overrides)
+        assert any(f"'{name}' is excluded" in note for note in inferred.notes) == ("split_by_time" in overrides)
+
+
+def test_of_two_columns_that_are_named_like_a_split_one_may_be_none(tmp_path: Path) -> None:
+    overrides = SchemaOverrides(labels=("click",))
+    inferred = infer_schema(write(tmp_path, **rows() | {"fold": np.arange(400) % 5, "split": WORDS}), overrides)
+    assert inferred.schema.split == Split("split")
+    assert "fold" not in inferred.schema.categorical
+    assert any("'fold' is excluded" in note for note in inferred.notes)
+    with pytest.raises(UsageError, match=r"'fold' and 'split' .* give one by --split"):
+        infer_schema(write(tmp_path, **rows() | {"fold": WORDS, "split": WORDS}), overrides)
+
+
+@pytest.mark.parametrize("option", ["split_by_time", "split_by_user"])
+def test_the_column_by_which_rows_are_split_is_no_field_but_where_it_is_named_as_one(
+    tmp_path: Path, option: str
+) -> None:
+    path = write(tmp_path, **rows())
+    for categorical in ((), ("user",)):
+        overrides = SchemaOverrides(labels=("click",), categorical=categorical, **{option: "user"})  # type: ignore[arg-type]
+        inferred = infer_schema(path, overrides)
+        assert inferred.schema.split.source == "user"
+        assert ("user" in inferred.schema.categorical) == bool(categorical)
+        assert any("'user' is excluded, since rows are split by it" in note for note in inferred.notes) != bool(
+            categorical
+        )
+
+
+def test_one_split_may_be_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--split and --split-by-user each split all rows"):
+        infer_schema(write(tmp_path, **rows()), SchemaOverrides(labels=("click",), split="shop", split_by_user="user"))
+
+
+def test_histories_are_split_by_leave_one_out_or_by_their_order(sequences_file: Path) -> None:
+    overrides = SchemaOverrides(split_by_time="position")
+    assert infer_sequence_schema(sequences_file, overrides).split == Split(time="position")
+    for wrong in (
+        SchemaOverrides(split_by_time="item"),
+        SchemaOverrides(split_by_user="user"),
+        SchemaOverrides(split="user"),
+    ):
+        with pytest.raises(UsageError, match="leave-one-out, or in time by the column that orders them"):
+            infer_sequence_schema(sequences_file, wrong)
 
 
 def test_sequence_columns_are_told_by_their_names(sequences_file: Path) -> None:

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from recprune_export.evidence import Verdict, judge_at_most
 from recprune_export.validation import interval_of_few, percentiles
+from recprune_export.validation.latency import statistics
 from recprune_export.validation.latency.statistics import midmean, outliers, percentile_intervals, t_quantile
 
 
@@ -83,3 +85,28 @@ def test_outliers_are_named_and_stay_in_the_percentiles() -> None:
 
 def test_what_is_alike_has_no_outliers() -> None:
     assert outliers(np.full(50, 0.3)).count == 0
+
+
+@pytest.mark.parametrize("count", [8, 16, 40])
+def test_intervals_of_few_values_err_at_most_in_the_stated_share(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log ratios of processes around the limit, one in ten disturbed: a claim at the limit holds and fails in 2.5 % each."""
+    monkeypatch.setattr(statistics, "RESAMPLES", 100)
+    rng, trials = np.random.default_rng(count), 250
+    values = rng.normal(0, 0.02, (trials, count)) * np.where(rng.random((trials, count)) < 0.1, 10.0, 1.0)
+    verdicts = [judge_at_most(interval_of_few(row, confidence=0.95), 0.0) for row in values]
+    noise = 3 * (0.025 * 0.975 / trials) ** 0.5
+    assert verdicts.count(Verdict.HOLDS) / trials <= 0.025 + noise
+    assert verdicts.count(Verdict.FAILS) / trials <= 0.025 + noise
+
+
+@pytest.mark.parametrize("rounds", [60, 150, 400])
+def test_ratios_of_medians_err_at_most_in_the_stated_share(rounds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "RESAMPLES", 100)
+    rng, trials = np.random.default_rng(rounds), 120
+    verdicts = []
+    for _ in range(trials):
+        above, below = rng.lognormal(0, 0.2, (2, rounds)) * rng.lognormal(0, 0.1, rounds)
+        verdicts.append(judge_at_most(statistics.ratio_of_medians(above, below), 1.0))
+    noise = 3 * (0.025 * 0.975 / trials) ** 0.5
+    assert verdicts.count(Verdict.HOLDS) / trials <= 0.025 + noise
+    assert verdicts.count(Verdict.FAILS) / trials <= 0.025 + noise

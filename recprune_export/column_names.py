@@ -1,0 +1,54 @@
+"""The error for a name that is not among the names that exist: it lists these, and suggests the nearest."""
+
+import difflib
+from collections.abc import Iterable
+
+from recprune_export.errors import DataError
+
+MAX_LISTED = 40
+
+
+def suggest_name(name: str, names: Iterable[str]) -> str | None:
+    """Return the one of `names` that `name` was probably meant to be, regardless of case; None if none is similar.
+
+    >>> suggest_name("clicked", ["user", "Clicked"]), suggest_name("veryfy", ["verify", "train"]), suggest_name("x", ["user"])
+    ('Clicked', 'verify', None)
+    """
+    folded = {other.strip().casefold(): other for other in reversed(list(names))}
+    nearest = difflib.get_close_matches(name.strip().casefold(), folded, n=1)
+    return folded[nearest[0]] if nearest else None
+
+
+def list_names(names: Iterable[str]) -> str:
+    """Return names as a text of limited length.
+
+    >>> list_names(["user", "item"]), list_names(str(n) for n in range(42))[-14:]
+    ('user, item', ' 39 and 2 more')
+    """
+    listed = list(names)
+    more = f" and {len(listed) - MAX_LISTED:,} more" if len(listed) > MAX_LISTED else ""
+    return ", ".join(listed[:MAX_LISTED]) + more
+
+
+def describe_missing_column(source: object, name: str, columns: Iterable[str], role: str = "") -> str:
+    """Return the sentence for a column that `source`, a file or other rows, does not have.
+
+    `role` says who names the column, as a relative clause.
+
+    >>> describe_missing_column("a.csv", "clicked", ["user", "Clicked"], "which --label names")
+    "a.csv has no column 'clicked', which --label names; its columns are user, Clicked; did you mean 'Clicked'?"
+    """
+    columns = list(columns)
+    nearest = suggest_name(name, columns)
+    clause = f", {role}" if role else ""
+    text = f"{source} has no column '{name}'{clause}; its columns are {list_names(columns)}"
+    return f"{text}." if nearest is None else f"{text}; did you mean '{nearest}'?"
+
+
+def check_columns_exist(source: object, names: Iterable[str], columns: Iterable[str], role: str = "") -> None:
+    """Raise `DataError` for the first of `names` that is not among `columns`; arguments as in `describe_missing_column`."""
+    columns = list(columns)
+    present = set(columns)
+    missing = next((name for name in names if name not in present), None)
+    if missing is not None:
+        raise DataError(describe_missing_column(source, missing, columns, role))

@@ -1,0 +1,119 @@
+"""Columns of a file, or arrays in memory, by name and as arrays."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recprune_export.data.npz import read_npz
+from recprune_export.data.tabular_files import collect, scan
+from recprune_export.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+# name -> array, or anything that numpy.asarray accepts, such as a tensor or a column of pandas or polars
+Columns = Mapping[str, Any]
+IN_MEMORY = "the data"
+
+
+@dataclass(frozen=True)
+class NamedColumns:
+    """Columns of a file, arrays of an `.npz`, or arrays in memory: their names, and a function that reads some of them."""
+
+    path: str
+    names: tuple[str, ...]
+    read: Callable[[Sequence[str]], Mapping[str, Any]]
+
+
+def open_columns(data: Path | str | Columns) -> NamedColumns:
+    """Open a file or arrays in memory; of a table only the columns that are asked for are read.
+
+    Raises `DataError` if the file cannot be read, `UsageError` if `data` is neither a file nor arrays by name.
+    """
+    if isinstance(data, Path | str):
+        path = Path(data)
+        if _is_zip(path):
+            arrays = read_npz(path)
+            return NamedColumns(str(path), tuple(arrays), lambda names: arrays)
+        frame = scan(path)
+        return NamedColumns(
+            str(path),
+            tuple(frame.collect_schema().names()),
+            lambda names: {series.name: series for series in collect(frame.select(names), path)},
+        )
+    columns = data if isinstance(data, Mapping) else _frame_columns(data)
+    return NamedColumns(IN_MEMORY, tuple(columns), lambda names: columns)
+
+
+def _frame_columns(frame: Any) -> Columns:
+    """Return the columns of a frame of pandas or polars by name."""
+    if not hasattr(frame, "columns"):
+        raise UsageError(f"The data is of type {type(frame).__name__}: give the path of a file, or arrays by name.")
+    return {str(name): frame[name] for name in frame.columns}
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(2) == b"PK"
+    except OSError:
+        return False  # `scan` raises the error
+
+
+def stack_columns(
+    table: "pl.DataFrame | Mapping[str, Any]", sources: Mapping[str, Sequence[str]]
+) -> dict[str, np.ndarray]:
+    """Return an array for each name, from one column or from several columns side by side; NaN where numbers are missing.
+
+    Raises `DataError` if the lists of a column, or the columns of one array, differ in length.
+    """
+    return {
+        name: _column(name, table[columns[0]]) if list(columns) == [name] else _stack(table, columns)
+        for name, columns in sources.items()
+    }
+
+
+def _stack(table: "pl.DataFrame | Mapping[str, Any]", names: Sequence[str]) -> np.ndarray:
+    columns = [_column(name, table[name]) for name in names]
+    shapes = {column.shape for column in columns}
+    if len(shapes) > 1:
+        raise DataError(f"The columns {names[0]} to {names[-1]} have different shapes: {sorted(shapes)}.")
+    return np.stack(columns, 1)
+
+
+def _column(name: str, values: Any) -> np.ndarray:
+    import polars as pl
+
+    if not isinstance(values, pl.Series):
+        values = as_column(name, values)
+        if isinstance(values, np.ndarray):
+            return values
+    if isinstance(values.dtype, pl.List):
+        lengths = values.list.len().drop_nulls().unique().to_list()
+        if len(lengths) != 1:
+            raise DataError(f"The lists in column '{values.name}' must all have the same length.")
+        values = values.list.to_array(lengths[0])
+    if values.dtype.is_decimal() or (values.dtype == pl.Boolean and values.null_count()):
+        values = values.cast(pl.Float64)
+    return values.to_numpy()
+
+
+def as_column(name: str, values: Any) -> "np.ndarray | pl.Series":
+    """Return an array, or a column where an array holds objects: there None and the marks of pandas are missing values."""
+    import polars as pl
+
+    if isinstance(values, np.ma.MaskedArray):
+        values = np.ma.filled(values.astype(np.float64), np.nan) if np.ma.is_masked(values) else values.data
+    array = np.asarray(values)
+    if array.dtype != object:
+        return array
+    objects = [
+        None if value is None or type(value).__name__ in ("NAType", "NaTType") else value for value in array.tolist()
+    ]
+    try:
+        return pl.Series(name, objects)
+    except (pl.exceptions.PolarsError, TypeError, ValueError):
+        return array

@@ -1,0 +1,107 @@
+"""Columns that order rows, as numbers or times: text is parsed, since '10' sorts before '9' as text."""
+
+from typing import TYPE_CHECKING
+
+from recprune_export.errors import DataError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+# Year, month, day, hour, minute, second, fraction, time zone. Only the year-first order is unambiguous.
+_ISO = (
+    r"^(\d{4})-?/?(\d{2})(?:-?/?(\d{2}))?"
+    r"(?:[T ](\d{2}):?(\d{2})(?::?(\d{2})(?:[.,](\d{1,9}))?)?)?"
+    r" ?(Z|z|UTC|[+-]\d{2}(?::?\d{2})?)?$"
+)
+
+
+def parse_order(path: object, column: "pl.Series") -> "pl.Series":
+    """Return a column as values that sort as numbers or in time, null where it is missing; of the same length.
+
+    Numbers, dates, times and durations stay as they are, with time zones as instants. Text becomes numbers or, from ISO
+    dates and times, instants.
+
+    Raises `DataError` if the column holds anything else, or infinity.
+    """
+    import polars as pl
+
+    dtype = column.dtype
+    if dtype.is_float():
+        return _check_infinite(path, column.fill_nan(None))
+    if dtype.is_numeric() or dtype == pl.Null:
+        return column
+    if dtype.is_temporal():
+        return column.to_physical()
+    if dtype in (pl.String, pl.Categorical, pl.Enum):
+        return _parse_text(path, column.cast(pl.String))
+    raise DataError(
+        f"The column '{column.name}' of {path} holds {dtype}, which has no order in time: rows are ordered by a column of "
+        "numbers, dates or times."
+    )
+
+
+def _parse_text(path: object, column: "pl.Series") -> "pl.Series":
+    import polars as pl
+
+    text = column.str.strip_chars().replace("", None)
+    for dtype in (pl.Int64, pl.Float64):
+        numbers = text.cast(dtype, strict=False)
+        if numbers.null_count() == text.null_count():
+            return _check_infinite(path, numbers.fill_nan(None)) if dtype == pl.Float64 else numbers
+    times = _parse_times(path, text)
+    if times.null_count() > text.null_count():
+        # The rows that do not fit are those of the rarer kind.
+        read = numbers if numbers.null_count() < times.null_count() else times
+        invalid = text.filter(read.is_null() & text.is_not_null())
+        raise DataError(
+            f"The column '{column.name}' of {path} orders the rows, but holds text that is neither a number nor an ISO date or "
+            f"time in {len(invalid):,} of {len(text):,} rows, such as '{invalid[0]}': write them as numbers, or as "
+            "2026-01-31 or 2026-01-31T09:30:00."
+        )
+    return times
+
+
+def _parse_times(path: object, text: "pl.Series") -> "pl.Series":
+    """Return ISO dates and times as instants, null where there is none.
+
+    They are nanoseconds since 1970, or microseconds where a year is too far away for these in int64.
+    """
+    import polars as pl
+
+    groups = [text.str.extract(_ISO, group) for group in range(1, 9)]
+    year, month, day, hour, minute, second, fraction, zone = groups
+    zoned = zone.is_not_null().sum()
+    if zoned and zoned != year.is_not_null().sum():
+        raise DataError(
+            f"The column '{text.name}' of {path} has a time zone in {zoned:,} rows and none in others, so their order is not "
+            "known: write all of them with a zone, or none."
+        )
+    frame = pl.DataFrame(
+        {
+            "date": year + "-" + month + "-" + day.fill_null("01"),
+            "time": hour.fill_null("00") + ":" + minute.fill_null("00") + ":" + second.fill_null("00"),
+            "fraction": fraction.fill_null("0").str.pad_end(9, "0"),
+            "zone": zone.fill_null("Z").str.replace(":", ""),
+        }
+    )
+    sign = pl.when(pl.col("zone").str.starts_with("-")).then(-1).otherwise(1)
+    hours, minutes = pl.col("zone").str.slice(1, 2), pl.col("zone").str.slice(3, 2)
+    offset = sign * (
+        hours.cast(pl.Int64, strict=False).fill_null(0) * 60 + minutes.cast(pl.Int64, strict=False).fill_null(0)
+    )
+    seconds = (pl.col("date") + " " + pl.col("time")).str.to_datetime("%Y-%m-%d %H:%M:%S", strict=False).dt.epoch("s")
+    years = year.cast(pl.Int64)
+    digits = 9 if years.is_between(1700, 2200).all() else 6
+    fractions = pl.col("fraction").str.head(digits).cast(pl.Int64)
+    instants = (seconds - offset * 60) * 10**digits + fractions
+    return frame.select(instants.alias(text.name)).to_series()
+
+
+def _check_infinite(path: object, numbers: "pl.Series") -> "pl.Series":
+    count = numbers.is_infinite().sum()
+    if count:
+        raise DataError(
+            f"The column '{numbers.name}' of {path} orders the rows, but holds infinity in {count:,} of them: write the time, "
+            "or leave those rows out."
+        )
+    return numbers

@@ -1,0 +1,204 @@
+"""Which rows are for training, validation and testing: by a column of split names, by time, by user, or at random."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from recprune_export.codec import DictMixin
+from recprune_export.data.schema.schema import Split
+from recprune_export.data.splits.order import parse_order
+from recprune_export.errors import DataError
+from recprune_export.settings import SplitSettings
+
+if TYPE_CHECKING:
+    import polars as pl
+
+SPLIT_NAMES = ("train", "valid", "test")
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), 0),
+    **dict.fromkeys(("valid", "validation", "val", "dev"), 1),
+    "test": 2,
+}
+_ACCEPTED = "train, valid or test (or training, validation, val, dev)"
+
+
+@dataclass(frozen=True)
+class RowSplit:
+    """The side of each row, int8 [N]: 0 train, 1 valid, 2 test; `description` says by which rule."""
+
+    codes: np.ndarray
+    description: str
+
+
+@dataclass(frozen=True)
+class SplitSizes(DictMixin):
+    """How many rows each side has, and in words by which rule; of histories there is a row for each user.
+
+    >>> print(SplitSizes(8000, 1000, 1000, "by the column 'split'"))
+    8,000 train, 1,000 valid and 1,000 test, split by the column 'split'
+    """
+
+    train: int
+    valid: int
+    test: int
+    split: str
+
+    def __str__(self) -> str:
+        return f"{self.train:,} train, {self.valid:,} valid and {self.test:,} test, split {self.split}"
+
+
+def make_split(settings: SplitSettings, seed: int) -> Split:
+    """Return the split that the options ask for; at random where they name no column."""
+    return Split(settings.split, seed, time=settings.split_by_time, user=settings.split_by_user)
+
+
+def split_rows(path: object, column: "pl.Series", split: Split, remedy: str) -> RowSplit:
+    """Split rows by `column`, the one that `split` names. `remedy` ends the message for rows that name no side.
+
+    Raises `DataError` if a row has no value or another one, or a side would have no rows.
+    """
+    if split.column is not None:
+        return split_by_words(path, column, remedy)
+    return split_by_time(path, column, split) if split.time is not None else split_by_user(path, column, split)
+
+
+def split_at_random(count: int, split: Split) -> RowSplit:
+    """Split `count` rows at random by the seed."""
+    draw = np.random.default_rng(split.seed).random(count)
+    codes = 2 - (draw >= split.test).astype(np.int8) - (draw >= split.test + split.valid).astype(np.int8)
+    return RowSplit(codes, f"at random with seed {split.seed}")
+
+
+def holds_split_words(column: "pl.Series") -> bool:
+    """Return whether any row of a column names a side."""
+    import polars as pl
+
+    if column.dtype not in (pl.String, pl.Categorical, pl.Enum):
+        return False
+    return bool(_normalize(column).is_in(list(SPLIT_WORDS)).any())
+
+
+def split_by_words(path: object, column: "pl.Series", remedy: str) -> RowSplit:
+    """Split rows by the names of splits in a text column; upper case and spaces around a name do not matter.
+
+    Raises `DataError` if a row has no name or another one, or a side has no rows.
+    """
+    import polars as pl
+
+    where = f"The column '{column.name}' of {path}, which splits the rows,"
+    if column.dtype not in (pl.String, pl.Categorical, pl.Enum, pl.Null):
+        examples = ", ".join(str(value) for value in column.drop_nulls().unique(maintain_order=True).head(3))
+        raise DataError(
+            f"{where} holds {column.dtype}{examples and f', such as {examples}'}; every row needs {_ACCEPTED}. {remedy}"
+        )
+    words = column.cast(pl.String).str.strip_chars()
+    codes = _normalize(column).replace_strict(SPLIT_WORDS, default=None, return_dtype=pl.Int8)
+    unknown = words.filter(codes.is_null() & words.is_not_null())
+    problems = []
+    if column.null_count():
+        problems.append(f"is missing in {count_rows(column.is_null().to_numpy())}")
+    if len(unknown):
+        examples = ", ".join(f"'{word}'" for word in unknown.unique(maintain_order=True).head(3))
+        problems.append(f"holds {examples} in {count_rows((codes.is_null() & words.is_not_null()).to_numpy())}")
+    if problems:
+        raise DataError(f"{where} {' and '.join(problems)}; every row needs {_ACCEPTED}. {remedy}")
+    row_split = RowSplit(codes.to_numpy(), f"by the column '{column.name}'")
+    counts = count_sides(row_split)
+    if min(counts.values()) == 0:
+        text = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        raise DataError(f"{where} leaves a side without rows ({text}); name rows for train, valid and test. {remedy}")
+    return row_split
+
+
+def split_by_time(path: object, column: "pl.Series", split: Split) -> RowSplit:
+    """Split rows in time: the last share is for testing, the one before for validation. Equal times stay on one side.
+
+    Of all borders between different times those are taken whose shares are nearest to the ones of `split`.
+
+    Raises `DataError` if a row has no time, or there are fewer than three different ones.
+    """
+    values = parse_order(path, column)
+    check_no_missing(path, values)
+    ranks = values.rank("dense").to_numpy() - 1 if len(values) else np.zeros(0, np.int64)  # of each row's time
+    counts = np.bincount(ranks)
+    if len(counts) < 3:
+        raise DataError(
+            f"The column '{column.name}' of {path} has {len(counts)} different times; a split by time needs three or more."
+        )
+    rows_from = np.cumsum(counts[::-1])[::-1]  # how many rows have the time of this rank or a later one
+    test = 2 + _nearest(rows_from[2:], split.test * len(values))
+    valid = 1 + _nearest(rows_from[1:test], (split.valid + split.test) * len(values))
+    codes = (ranks >= valid).astype(np.int8) + (ranks >= test).astype(np.int8)
+    first_valid, first_test = (column[int(np.argmax(ranks == rank))] for rank in (valid, test))
+    return RowSplit(
+        codes,
+        f"by time: valid from '{column.name}' {first_valid} on, test from {first_test} on, equal times on one side",
+    )
+
+
+def split_by_user(path: object, column: "pl.Series", split: Split) -> RowSplit:
+    """Split users, and with them all of their rows, in the order of a hash of the seed and the user.
+
+    So a user seldom changes sides when rows of others are added.
+
+    Raises `DataError` if a row has no user, or there are fewer than three.
+    """
+    import polars as pl
+
+    if column.dtype.is_nested() or column.dtype == pl.Binary:
+        raise DataError(
+            f"The column '{column.name}' of {path} holds {column.dtype}, so it cannot be the user of a row."
+        )
+    users = (column.fill_nan(None) if column.dtype.is_float() else column).cast(pl.String)
+    check_no_missing(path, users)
+    distinct = sorted(users.unique().to_list(), key=lambda user: _hash(split.seed, user))
+    if len(distinct) < 3:
+        raise DataError(
+            f"The column '{column.name}' of {path} has {len(distinct)} different users; a split by user needs three or more."
+        )
+    test, valid = (max(1, round(share * len(distinct))) for share in (split.test, split.valid))
+    train = len(distinct) - test - valid
+    sides = np.repeat(np.arange(3, dtype=np.int8), (train, valid, test))
+    codes = users.replace_strict(distinct, pl.Series(sides), return_dtype=pl.Int8).to_numpy()
+    return RowSplit(codes, f"by user: '{column.name}' has {train:,} train, {valid:,} valid and {test:,} test users")
+
+
+def count_sides(split: RowSplit) -> dict[str, int]:
+    """Return the number of rows by the name of the side."""
+    return dict(zip(SPLIT_NAMES, np.bincount(split.codes, minlength=3).tolist(), strict=True))
+
+
+def check_no_missing(path: object, column: "pl.Series") -> None:
+    """Raise `DataError` if a value is null."""
+    if column.null_count():
+        raise DataError(
+            f"'{column.name}' in {path} is missing in {count_rows(column.is_null().to_numpy())}: fill them, or leave those "
+            "rows out."
+        )
+
+
+def count_rows(mask: np.ndarray) -> str:
+    """Say how many rows are selected, and the first of them, counted from 0.
+
+    >>> count_rows(np.array([False, True, True]))
+    '2 rows (the first is row 1)'
+    """
+    count = int(np.count_nonzero(mask))
+    first = int(np.argmax(mask))
+    return f"row {first:,}" if count == 1 else f"{count:,} rows (the first is row {first:,})"
+
+
+def _normalize(words: "pl.Series") -> "pl.Series":
+    import polars as pl
+
+    return words.cast(pl.String).str.strip_chars().str.to_lowercase()
+
+
+def _nearest(counts: np.ndarray, target: float) -> int:
+    return int(np.argmin(np.abs(counts - target)))
+
+
+def _hash(seed: int, user: str) -> bytes:
+    return hashlib.blake2b(f"{seed}:{user}".encode(), digest_size=8).digest()

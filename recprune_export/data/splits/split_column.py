@@ -1,0 +1,81 @@
+"""Which column of a file splits its rows: the one that an option names, else one whose name and words say so."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recprune_export.data.schema.schema import Split
+from recprune_export.data.splits.row_split import split_by_words
+from recprune_export.data.tabular_files import collect
+from recprune_export.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+SPLIT_COLUMNS = ("split", "fold", "subset")  # a column of these names is never a field by itself
+_REMEDY = (
+    "Correct those rows; if it is no split, --ignore {name} leaves it out and --categorical {name} makes it a field."
+)
+
+
+def find_split_columns(columns: Collection[str], roles: Collection[str]) -> list[str]:
+    """Return the columns whose name says that they split the rows, but those that have one of `roles`.
+
+    >>> find_split_columns(["user", "Fold", "split"], ["split"])
+    ['Fold']
+    """
+    return [name for name in columns if name.strip().lower() in SPLIT_COLUMNS and name not in roles]
+
+
+@dataclass(frozen=True)
+class ChosenSplit:
+    """The split of a file's rows, the columns that are no fields because of it, and notes on them."""
+
+    split: Split
+    columns: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def choose_split(path: Path, frame: "pl.LazyFrame", requested: Split, roles: Collection[str]) -> ChosenSplit:
+    """Return the requested split; without one that of the column whose name and words say so, else the random one.
+
+    A column that is named like a split, or by which rows are split, is no field; `roles` are the columns that the user
+    gave another role.
+
+    Raises `DataError` if such a column does not hold names of splits, `UsageError` if there are several that do.
+    """
+    named = [name for name in find_split_columns(frame.collect_schema().names(), roles) if name != requested.source]
+    split = requested
+    if requested.source is None and named:
+        columns = collect(frame.select(named), path)
+        usable, errors = _usable_split_columns(path, columns)
+        if not usable:
+            raise errors[0]
+        if len(usable) > 1:
+            raise UsageError(
+                f"The columns {' and '.join(repr(name) for name in usable)} of {path} both name splits: give one by --split, or leave out "
+                "the others by --ignore."
+            )
+        split = replace(requested, column=usable[0])
+    others = [name for name in named if name != split.source]
+    notes = [f"'{name}' is excluded, since it is named like a split; --categorical {name} uses it." for name in others]
+    if split.column is None and split.source is not None and split.source not in roles:
+        others.append(split.source)
+        notes.append(
+            f"'{split.source}' is excluded, since rows are split by it; --categorical {split.source} uses it as well."
+        )
+    if split.column is not None and split.column not in roles:
+        others.append(split.column)
+    return ChosenSplit(split, tuple(others), tuple(notes))
+
+
+def _usable_split_columns(path: Path, columns: "pl.DataFrame") -> tuple[list[str], list[DataError]]:
+    usable, errors = [], []
+    for column in columns:
+        try:
+            split_by_words(path, column, _REMEDY.format(name=column.name))
+            usable.append(column.name)
+        except DataError as error:
+            errors.append(error)
+    return usable, errors

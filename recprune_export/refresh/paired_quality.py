@@ -1,0 +1,45 @@
+"""`compare_on_rows`: the metrics of two bundles on the same rows, side by side."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from recprune_export.data.sequences import NEXT_ITEM
+from recprune_export.errors import UsageError
+from recprune_export.finetuning.task import LabeledRows, NextItems
+from recprune_export.metrics._paired_change import MetricChange
+from recprune_export.refresh.new_rows import read_new_rows
+from recprune_export.refresh.open_bundle import OpenBundle, open_bundle
+
+
+def compare_on_rows(base: Path, new: Path, data: Path) -> dict[str, MetricChange]:
+    """Return the change of each metric of BASE, from BASE to NEW, on the rows of `data`; the bundles may differ in encoding.
+
+    Where a column divides the rows, the test rows are measured on, else all of them.
+
+    Raises `BundleError`, `DataError`, and `UsageError` where the bundles read different rows or labels.
+    """
+    bundles = [open_bundle(path) for path in (base, new)]
+    before, after = (_read_task(bundle, bundles[0], data) for bundle in bundles)
+    _check_same_rows(before, after, data)
+    return before.evaluator.compare(before.observe_test(bundles[0].artifact), after.observe_test(bundles[1].artifact))
+
+
+def _read_task(bundle: OpenBundle, base: OpenBundle, data: Path) -> LabeledRows | NextItems:
+    """Return the rows as `bundle` takes them, divided and measured as BASE says."""
+    return read_new_rows(
+        data, bundle.program, bundle.encoder, bundle.labels(()), bundle.settings.finetuning, base.settings.seed,
+        bundle.settings.labels, bundle.label_kinds, base.settings.evaluation,
+    ).evaluation_task  # fmt: skip
+
+
+def _check_same_rows(before: LabeledRows | NextItems, after: LabeledRows | NextItems, data: Path) -> None:
+    rows, others = before.data.test, after.data.test
+    labels: Mapping[str, np.ndarray] = {name: v for name, v in rows.labels.items() if name != NEXT_ITEM}
+    same = rows.labels.keys() == others.labels.keys() and len(rows) == len(others)
+    if not (same and all(np.array_equal(v, others.labels[name], equal_nan=True) for name, v in labels.items())):
+        raise UsageError(
+            f"The two bundles read different rows or labels from {data} ({len(rows):,} rows with {', '.join(rows.labels)}, and "
+            f"{len(others):,} with {', '.join(others.labels)}): leave out --data to compare what they record."
+        )
