@@ -85,10 +85,14 @@ def _refuse_label(label: str, labels: tuple[str, ...], outputs: Sequence[Output]
 def _check_fit(output: Output, label: str, values: LabelValues) -> None:
     size = count_per_row(output)
     where = f"The label '{label}' holds {values.describe()}, but the output '{output.name}'"
-    if values.words and (size == 1 or size != len(values.words)):
+    if values.words and size == 1:
         raise DataError(
-            f"{where} has {size} number{'' if size == 1 else 's'} for each row and not {len(values.words)}: write the label as "
-            f"{'0 and 1, or as numbers' if size == 1 else f'0 to {size - 1}, in the order of the logits'}."
+            f"{where} is one number for each row, which no text equals: write the label as 0 and 1, or as numbers."
+        )
+    if values.words and size != len(values.words):
+        raise DataError(
+            f"{where} has {size} numbers for each row and not {len(values.words)}: write the label as 0 to {size - 1}, in the order "
+            "of the logits."
         )
     if size > 1 and not values.fits_classes(size):
         raise DataError(
