@@ -10,11 +10,14 @@ The bundle's `encoding.json` (written for models that `recprune-export train` ma
 
 - a categorical field is one id: 0 for a value that training did not show, 1, 2, ... for those in its vocabulary;
 - a multi-valued field is a list of ids, 0 at the end where it is short, 1 for unknown values, 2, 3, ... for the others;
-- numeric fields arrive together as `numeric`, centred and scaled, 0 where a number is missing.
+- values are looked up by their text, which `text` makes: 12, 12.0, "12" and "12.0" are one id, "007" is another;
+- numeric fields arrive together as `numeric`, centred and scaled, 0 where a number is missing; the numbers of vectors come last.
 """
 
 import json
+import re
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -58,25 +61,51 @@ class Recommender:
         for field in self.schema["multi_valued"]:
             ids, padded = self.ids[field["name"]], np.zeros((len(rows), field["max_length"]), dtype=np.int64)
             for number, row in enumerate(rows):
-                found = values(row[field["name"]], field["separator"])[: field["max_length"]]
-                padded[number, : len(found)] = [ids.get(text(value), 1) for value in found]
+                found = values(row[field["name"]], field["separator"], self.schema.get("missing", ()))[
+                    : field["max_length"]
+                ]
+                padded[number, : len(found)] = [ids.get(value, 1) for value in found]
             request[field["name"]] = padded
-        if self.schema["numeric"]:
-            columns = [[scaled(row[n], self.means[n], self.stds[n]) for row in rows] for n in self.schema["numeric"]]
+        columns = [[scaled(row[n], self.means[n], self.stds[n]) for row in rows] for n in self.schema["numeric"]]
+        for vector in self.schema.get("vectors", ()):
+            for i in range(vector["size"]):
+                name = f"{vector['name']}_{i}"
+                numbers = [(row[vector["name"]] or [None] * vector["size"])[i] for row in rows]
+                columns.append([scaled(number, self.means[name], self.stds[name]) for number in numbers])
+        if columns:
             request["numeric"] = np.array(columns, dtype=np.float64).T.astype(np.float32)
         return request
 
 
+PLAIN = re.compile(r"-?(0|[1-9][0-9]*)\.[0-9]*")
+SCIENTIFIC = re.compile(r"-?[0-9](\.[0-9]+[eE][+-]?|[eE][+-])[0-9]+")
+
+
 def text(value):
-    """A raw value as vocabularies spell it."""
-    return str(value).lower() if isinstance(value, bool) else str(value) if value is not None else None
+    """A raw value as vocabularies spell it, None where it is missing: `canonical_text_rule` in encoding.json says how."""
+    if isinstance(value, bool) or value in ("True", "TRUE", "False", "FALSE"):
+        return str(value).lower()
+    if isinstance(value, str):
+        if PLAIN.fullmatch(value):
+            value = value.rstrip("0").rstrip(".")
+        elif SCIENTIFIC.fullmatch(value):
+            return text(float(value))
+        return "0" if value == "-0" else value or None
+    if isinstance(value, float) and value == value and abs(value) < 1e38:
+        if value == int(value):
+            return str(int(value))
+        mantissa, mark, exponent = repr(value).partition("e")
+        if not mark or abs(value) >= 1e-5:
+            return format(Decimal(repr(value)), "f")
+        return f"{mantissa}e{int(exponent)}"  # 1e-7, where Python writes 1e-07
+    return None if value is None or value != value else str(value)
 
 
-def values(value, separator):
-    """The values of a multi-valued field: a list, or a text that a separator divides."""
-    if value is None or separator is None:
-        return list(value or ())
-    return [part.strip() for part in str(value).split(separator) if part.strip()]
+def values(value, separator, missing=()):
+    """The texts of a multi-valued field: of a list, or of a text that a separator divides; missing ones are left out."""
+    several = list(value or ()) if value is None or separator is None else str(value).split(separator)
+    texts = [text(each.strip() if separator and isinstance(each, str) else each) for each in several]
+    return [each for each in texts if each is not None and each not in missing]
 
 
 def scaled(value, mean, std):

@@ -13,6 +13,7 @@ from recprune_export.bundle.archive.manifest_signature import read_private_key
 from recprune_export.bundle.contents import format_json
 from recprune_export.bundle.manifest.manifest import ENCODING
 from recprune_export.bundle.write import stage_bundle
+from recprune_export.data.clicks import ClickData
 from recprune_export.data.named_columns import Columns
 from recprune_export.data.sequences import SequenceData
 from recprune_export.errors import UsageError
@@ -53,6 +54,7 @@ from recprune_export.settings import (
     Settings,
     rename_former_options,
 )
+from recprune_export.training.checkpoint import Checkpoint
 
 Model = nn.Module | torch.export.ExportedProgram | Program | Path | str
 Data = Path | str | Columns
@@ -148,7 +150,7 @@ def compress_loaded(
         plan=plan,
         extra_files=extra,
         origin=replace(origin, training_seed=None if checkpoint is None else checkpoint.seed),
-        leading_notes=(resolved.reason,) if resolved else (),
+        leading_notes=(*((resolved.reason,) if resolved else ()), *_data_notes(checkpoint, task)),
         sign=sign,
         resume=resume,
         search_prefix=resolved.search_prefix if resolved else None,
@@ -286,6 +288,14 @@ def _read_task(loaded: LoadedModel, data: Data, labels: tuple[str, ...], setting
     if isinstance(encoded, SequenceData):
         return NextItems(encoded, make_objective(program, labels), RANKING_DEFAULTS, evaluation)
     return LabeledRows(encoded, make_objective(program, labels, encoded.label_values), CLICK_DEFAULTS, evaluation)
+
+
+def _data_notes(checkpoint: Checkpoint | None, task: Task) -> tuple[str, ...]:
+    """Return the notes of training about columns, and those of the rows of `task` about values."""
+    encoder_notes = () if checkpoint is None else checkpoint.encoder.notes
+    data = task.data if isinstance(task, LabeledRows | NextItems) else None
+    row_notes = data.notes if isinstance(data, ClickData | SequenceData) else ()
+    return tuple(dict.fromkeys((*encoder_notes, *row_notes)))
 
 
 def _model_name(model: Model) -> str:

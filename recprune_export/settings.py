@@ -141,12 +141,28 @@ class SplitSettings:
 
 
 @dataclass(frozen=True)
+class DataSettings:
+    """How rows are read: separator and encoding of a CSV file, None where they are detected.
+
+    `allow_unknown` accepts rows of which nearly all ids are unknown to the model.
+    """
+
+    separator: str | None = None
+    encoding: str | None = None
+    allow_unknown: bool = False
+
+
+DEFAULT_DATA_SETTINGS = DataSettings()
+
+
+@dataclass(frozen=True)
 class RowSettings:
-    """How rows are read: their labels, their split, and the column over whose values metrics are means."""
+    """How rows are read: their labels, their split, the column over whose values metrics are means, and the file's format."""
 
     labels: LabelSettings = DEFAULT_LABEL_SETTINGS
     split: SplitSettings = SplitSettings()
     group: str | None = None
+    reading: DataSettings = DataSettings()
 
 
 DEFAULT_ROW_SETTINGS = RowSettings()
@@ -270,6 +286,7 @@ class Settings:
     quantization: QuantizationSettings
     latency: LatencySettings
     search: SearchSettings
+    reading: DataSettings
     seed: int
 
     def __init__(self, sparsity: float = PruningSettings.sparsity, *, seed: int = 0, **options: Any) -> None:
@@ -284,7 +301,7 @@ class Settings:
     @property
     def rows(self) -> RowSettings:
         """The options by which rows are read."""
-        return RowSettings(self.labels, self.split, self.evaluation.group)
+        return RowSettings(self.labels, self.split, self.evaluation.group, self.reading)
 
     def with_options(self, **options: Any) -> Self:
         """Return a copy with other values of some options.
@@ -327,6 +344,7 @@ _SECTIONS: dict[str, Any] = {
     "quantization": QuantizationSettings,
     "latency": LatencySettings,
     "search": SearchSettings,
+    "reading": DataSettings,
 }
 
 

@@ -86,7 +86,7 @@ def load_arrays(
     Raises `DataError` if an array is missing or has another type or shape, has no value in some rows, or an id lies
     outside its table, or if a column of splits names something else.
     """
-    columns = open_columns(data)
+    columns = open_columns(data, settings.reading)
     path, weight, group = columns.path, settings.labels.weight, settings.group
     extra = [name for name in (weight, group) if name is not None]
     roles = [*(i.name for i in inputs), *labels, *extra]
@@ -216,6 +216,8 @@ def check_input_array(path: str, spec: ArraySpec, values: np.ndarray, first_row:
         )
     if np.issubdtype(dtype, np.integer):
         _check_no_missing(path, f"'{spec.name}'", values, first_row)
+        if values.dtype.kind == "f" and np.isfinite(values).all() and (values == np.floor(values)).all():
+            values = values.astype(np.int64)  # whole numbers that a file writes as 12.0
     if not np.can_cast(values.dtype, dtype, "same_kind"):
         raise DataError(f"'{spec.name}' in {path} holds {_describe_dtype(values)}; the model takes {spec.dtype}.")
     if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():

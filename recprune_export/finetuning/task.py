@@ -373,10 +373,10 @@ def read_encoded(
         )
     if isinstance(encoder, SequenceEncoder):
         settings.labels.refuse_for_histories()
-        return load_sequences(path, encoder.schema, encoder)
+        return load_sequences(path, encoder.schema, encoder, settings.reading)
     given = {name: value for name, value in asdict(settings.labels).items() if value is not None}
     encoder = replace(encoder, schema=replace(encoder.schema, **given))
-    return load_clicks(path, encoder.schema, encoder, settings.group)
+    return load_clicks(path, encoder.schema, encoder, settings.group, settings.reading)
 
 
 def read_arrays(

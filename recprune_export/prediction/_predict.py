@@ -12,13 +12,16 @@ from recprune_export.bundle._verify import check_files, read_manifest
 from recprune_export.bundle.manifest.manifest import MODEL
 from recprune_export.bundle.remeasure_latency import read_session_options
 from recprune_export.codec import ToDictMixin
-from recprune_export.data.tabular_files import raise_data_errors, scan
+from recprune_export.data.csv_format import CsvOptions
+from recprune_export.data.csv_types import cast_text
+from recprune_export.data.tabular_files import raise_data_errors, read_column_names, scan
 from recprune_export.errors import UsageError
 from recprune_export.onnx.runtime.session import make_session, run
 from recprune_export.prediction.encode_requests import EncodedRows, encode_rows
 from recprune_export.prediction.write_scores import check_output, write_batches
 from recprune_export.program.signature import BATCH, Output, Signature
 from recprune_export.progress import progress_bar
+from recprune_export.settings import DEFAULT_DATA_SETTINGS, DataSettings
 
 if TYPE_CHECKING:
     import polars as pl
@@ -36,6 +39,7 @@ class Prediction(ToDictMixin):
     columns: tuple[str, ...]
     unknown: Mapping[str, int]
     seconds: float
+    notes: tuple[str, ...] = ()
 
 
 def predict(
@@ -46,6 +50,7 @@ def predict(
     keep: Sequence[str] = (),
     threads: int | None = None,
     rows: int = ROWS_PER_RUN,
+    reading: DataSettings = DEFAULT_DATA_SETTINGS,
 ) -> Prediction:
     """Score every row of a CSV or Parquet file; write the outputs, in the order of the rows, as a CSV or Parquet file.
 
@@ -59,31 +64,41 @@ def predict(
     check_output(output, data)
     manifest = read_manifest(bundle)
     check_files(bundle, manifest)
-    signature, frame = Signature.from_dict(manifest.signature), scan(data)
-    requests = encode_rows(bundle, manifest, data, frame)
-    schema = _make_schema(signature, frame, data, output, keep)
+    signature = Signature.from_dict(manifest.signature)
+    requests = encode_rows(bundle, manifest, data, reading, keep)
+    schema = _make_schema(signature, _read_types(data, reading, keep), data, output, keep)
     session = make_session(bundle / MODEL, threads, read_session_options(manifest))
-    count = _count_rows(frame, data)
+    count = _count_rows(requests.frame, data)
     rows_scored = 0
+    notes: tuple[str, ...] = ()
 
     def score_chunks() -> Iterator["pl.DataFrame"]:
-        nonlocal rows_scored
+        nonlocal rows_scored, notes
         with progress_bar(f"Scoring {count:,} rows", -(-count // ROWS_PER_READ)) as advance:
             for chunk in _read_chunks(requests.frame, data, (*requests.columns, *keep)):
-                yield _score(chunk, requests, session, signature, keep, rows, rows_scored)
+                yield _score(
+                    chunk, requests, session, signature, {name: schema[name] for name in keep}, rows, rows_scored
+                )
                 rows_scored += len(chunk)
                 advance("")
+        notes = requests.judge()
 
     write_batches(output, score_chunks, schema)
     unknown = {name: number for name, number in requests.unknown.items() if number}
-    return Prediction(output, rows_scored, tuple(schema), unknown, time.perf_counter() - start)
+    return Prediction(output, rows_scored, tuple(schema), unknown, time.perf_counter() - start, notes)
+
+
+def _read_types(data: Path, reading: DataSettings, keep: Sequence[str]) -> "Mapping[str, pl.DataType]":
+    """Return the types of all columns; those of a CSV file are texts, but for the columns in `keep`."""
+    options = CsvOptions(reading.separator, reading.encoding)
+    texts = [name for name in read_column_names(data, options) if name not in keep]
+    return scan(data, options, text=texts).collect_schema()
 
 
 def _make_schema(
-    signature: Signature, frame: "pl.LazyFrame", data: Path, output: Path, keep: Sequence[str]
+    signature: Signature, types: "Mapping[str, pl.DataType]", data: Path, output: Path, keep: Sequence[str]
 ) -> "dict[str, pl.DataType]":
     """Return the columns of the result. Raises `UsageError` for a name or an output that cannot be a column."""
-    types = frame.collect_schema()
     for name in keep:
         if name not in types:
             raise UsageError(f"--keep names '{name}', but the columns of {data} are {', '.join(types)}.")
@@ -125,7 +140,7 @@ def _score(
     requests: EncodedRows,
     session: Any,
     signature: Signature,
-    keep: Sequence[str],
+    keep: "Mapping[str, pl.DataType]",
     size: int,
     first_row: int,
 ) -> "pl.DataFrame":
@@ -136,10 +151,19 @@ def _score(
         run(session, {name: values[start : start + size] for name, values in request.items()})
         for start in range(0, len(chunk), size)
     ]
-    columns = [chunk[name] for name in keep]
+    columns = [_cast(chunk[name], dtype) for name, dtype in keep.items()]
     for tensor in signature.outputs:
         values = np.concatenate([answer[tensor.name] for answer in answers])
         columns.append(
             pl.Series(tensor.name, values.ravel() if values.shape[1:] == (1,) else values, _column_type(tensor))
         )
     return pl.DataFrame(columns)
+
+
+def _cast(column: "pl.Series", dtype: "pl.DataType") -> "pl.Series":
+    """Return a column in its type: a field of a CSV file is read as text."""
+    import polars as pl
+
+    if column.dtype == dtype or not isinstance(column.dtype, pl.String):
+        return column
+    return pl.DataFrame(column).select(cast_text(column.name, dtype, ())).to_series()

@@ -17,6 +17,7 @@ from recprune_export.data import Encoder
 from recprune_export.errors import BundleError, DataError, UsageError
 from recprune_export.prediction import _predict as module
 from recprune_export.prediction import predict
+from recprune_export.settings import DataSettings
 from tests.bundle.complete import ENCODER, SIGNATURE, answer, files, write
 from tests.bundle.samples import manifest
 
@@ -49,6 +50,27 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ROWS_PER_READ", 100)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_file_of_unknown_ids_is_refused_unless_allowed(bundle: Path, tmp_path: Path) -> None:
+    data, output = tmp_path / "rows.csv", tmp_path / "scores.csv"
+    rows = raw(300).with_columns(user=pl.lit("U") + pl.col("row").cast(pl.String))
+    rows.write_csv(data)
+    with pytest.raises(DataError, match=r"300 of 300 values of 'user' .*'U0'.* knows .*'ann'.*--allow-unknown"):
+        predict(bundle, data, output)
+    assert not output.exists()
+    made = predict(bundle, data, output, reading=DataSettings(allow_unknown=True))
+    assert (made.rows, len(made.notes)) == (300, 1)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_text_among_numbers_is_located(bundle: Path, tmp_path: Path) -> None:
+    data = tmp_path / "rows.csv"
+    rows = raw(300).with_columns(pl.col("age").cast(pl.String))
+    rows.with_columns(age=pl.when(pl.col("row") == 250).then(pl.lit("old")).otherwise("age")).write_csv(data)
+    with pytest.raises(DataError, match=r"'age' .*'old' at row 250"):
+        predict(bundle, data, tmp_path / "scores.csv")
 
 
 @pytest.mark.usefixtures("small_parts")

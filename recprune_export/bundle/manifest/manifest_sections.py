@@ -108,6 +108,25 @@ class VocabularySummary(TypedDict):
 
 
 @with_config(CLOSED)
+class ColumnSummarySection(TypedDict):
+    """How one column of the training file was read."""
+
+    name: str
+    dtype: Annotated[str, Field(description="type in the file; for CSV that of all of its values")]
+    role: Annotated[
+        str,
+        Field(
+            description="label, categorical, numeric, multi-valued, vector, split, user, item, order, excluded or ignored"
+        ),
+    ]
+    values: Annotated[Count | None, Field(description="number of values with their own id; null for numbers")]
+    low: Annotated[float | None, Field(description="smallest number; null for ids")]
+    high: Annotated[float | None, Field(description="largest number; null for ids")]
+    missing: Annotated[Amount, Field(description="fraction of rows without a value")]
+    note: Annotated[str, Field(description="the reason, in a few words")]
+
+
+@with_config(CLOSED)
 class EncodingSection(TypedDict):
     """Encoding of raw rows as requests."""
 
@@ -116,9 +135,13 @@ class EncodingSection(TypedDict):
     numeric: Annotated[
         list[str],
         Field(
-            description="columns of the input `numeric`, standardized, 0 for missing values; empty without numeric columns"
+            description="columns of the input `numeric`, standardized, 0 for missing values; `name_0`, ... are the numbers of a vector"
         ),
     ]
+    columns: NotRequired[
+        Annotated[list[ColumnSummarySection], Field(description="how each column of the training file was read")]
+    ]
+    canonical_text_rule: NotRequired[Annotated[str, Field(description="how vocabularies spell a value")]]
 
 
 @with_config(OPEN)

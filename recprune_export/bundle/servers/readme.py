@@ -1,10 +1,12 @@
 """README of a bundle: how to load the model and call it, in ten lines."""
 
 from collections.abc import Collection, Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 from recprune_export.bundle.servers.kserve import REQUEST
 from recprune_export.bundle.servers.triton import make_model_name
+from recprune_export.data.encoding.canonical_text import CANONICAL_TEXT_RULE
 from recprune_export.onnx.runtime.session import SessionOptions
 
 _TEMPLATE = """\
@@ -36,7 +38,8 @@ names = [output.name for output in session.get_outputs()]
 response = dict(zip(names, session.run(names, request)))"""
 
 _ENCODING = (
-    "`encoding.json` turns raw values into these inputs: ids by field, and the mean and scale of the numeric fields.\n"
+    "`encoding.json` turns raw values into these inputs: ids by field, and the mean and scale of the numeric columns (`columns` says\n"
+    "how each column of the training file was read).\n" + fill(CANONICAL_TEXT_RULE, 125) + "\n\n"
     "`recprune-export predict . --data rows.parquet -o scores.parquet` does that for the rows of a file.\n"
 )
 

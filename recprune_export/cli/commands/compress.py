@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from recprune_export.cli.main_group import main
-from recprune_export.cli.options import FILE, job_options, loading_options
+from recprune_export.cli.options import FILE, job_options, loading_options, reading_options
 from recprune_export.cli.parse_values import model_source
 
 
@@ -46,6 +46,7 @@ from recprune_export.cli.parse_values import model_source
     "--pruning-stages", type=int, default=1, show_default=True, help="Prune and tune so often, a fraction each time."
 )
 @job_options
+@reading_options
 @click.option(
     "--shared-inputs", default="", metavar="NAME,...", help="Inputs that are the same for all candidates of a request."
 )

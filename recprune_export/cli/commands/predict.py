@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import click
 
 from recprune_export.cli.main_group import main
-from recprune_export.cli.options import FILE
-from recprune_export.cli.tables import print_json
+from recprune_export.cli.options import FILE, reading_options
+from recprune_export.cli.tables import print_json, print_notes
 
 if TYPE_CHECKING:
     from recprune_export.prediction._predict import Prediction
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.option("--keep", multiple=True, metavar="COLUMN", help="A column of --data to write beside; may be repeated.")
 @click.option("--batch-size", type=click.IntRange(1), default=4096, show_default=True, help="Rows of a request.")
 @click.option("--threads", type=click.IntRange(1), help="[default: that of the bundle's manifest]")
+@reading_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a sentence.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def predict(
@@ -29,6 +30,9 @@ def predict(
     keep: tuple[str, ...],
     batch_size: int,
     threads: int | None,
+    separator: str | None,
+    encoding: str | None,
+    allow_unknown: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -36,9 +40,11 @@ def predict(
     from recprune_export.bundle.archive.unpacking import open_bundle_path
     from recprune_export.prediction._predict import predict as run
     from recprune_export.progress import quiet as silently
+    from recprune_export.settings import DataSettings
 
+    reading = DataSettings(separator, encoding, allow_unknown)
     with silently(quiet or as_json), open_bundle_path(bundle) as folder:
-        prediction = run(folder, data, output, keep=keep, threads=threads, rows=batch_size)
+        prediction = run(folder, data, output, keep=keep, threads=threads, rows=batch_size, reading=reading)
     print_prediction(prediction, as_json=as_json)
 
 
@@ -51,5 +57,6 @@ def print_prediction(prediction: "Prediction", *, as_json: bool) -> None:
         f"Wrote {', '.join(prediction.columns)} of {prediction.rows:,} rows to {prediction.path}, "
         f"in {prediction.seconds:.1f} s ({rate:,.0f} rows a second)"
     )
+    print_notes(prediction.notes)
     for name, count in prediction.unknown.items():
         click.echo(f"Note: {count:,} values of '{name}' are empty or unknown to the model.", err=True)

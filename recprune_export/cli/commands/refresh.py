@@ -13,6 +13,7 @@ from recprune_export.cli.options import (
     SPLIT_OPTIONS,
     label_options,
     metric_options,
+    reading_options,
     source_options,
     split_options,
 )
@@ -42,6 +43,7 @@ _PRINTED_DRIFTS = 12
 )
 @source_options
 @split_options
+@reading_options
 @click.option(
     "--max-drop", type=click.FloatRange(0), default=0.002, show_default=True, help="Further behind the dense model."
 )
@@ -67,6 +69,9 @@ def refresh(
     group: str | None,
     model: Path | None,
     factory_args: str | None,
+    separator: str | None,
+    encoding: str | None,
+    allow_unknown: bool,
     max_drop: float,
     max_fall: float,
     undecided: str | None,
@@ -88,7 +93,7 @@ def refresh(
     from recprune_export.evidence import Verdict
     from recprune_export.progress import quiet as silently
     from recprune_export.refresh.drift_report import make_drift_report, recompress
-    from recprune_export.settings import EvaluationSettings, LabelSettings, RowSettings, SplitSettings
+    from recprune_export.settings import DataSettings, EvaluationSettings, LabelSettings, RowSettings, SplitSettings
 
     split = SplitSettings(**{name: source.pop(name) for name in SPLIT_OPTIONS})
     source["factory_args"] = parse_json_object(factory_args)
@@ -98,8 +103,10 @@ def refresh(
     with silently(quiet or as_json):
         report = make_drift_report(
             bundle, data, labels=labels, model=model, source=source, max_drop=max_drop, max_fall=max_fall,
-            row_settings=RowSettings(LabelSettings(weight, missing_label), split), evaluation=EvaluationSettings(metrics, group),
-            undecided=Verdict(undecided or "undecided"),
+            row_settings=RowSettings(
+                LabelSettings(weight, missing_label), split, reading=DataSettings(separator, encoding, allow_unknown)
+            ),
+            evaluation=EvaluationSettings(metrics, group), undecided=Verdict(undecided or "undecided"),
         )  # fmt: skip
         result = None
         if not as_json:

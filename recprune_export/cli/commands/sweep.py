@@ -9,7 +9,7 @@ import click
 
 from recprune_export.cli.commands.compress import compress
 from recprune_export.cli.main_group import main
-from recprune_export.cli.options import FILE, job_options, loading_options
+from recprune_export.cli.options import FILE, job_options, loading_options, reading_options
 from recprune_export.cli.parse_values import model_source, parse_fractions
 from recprune_export.cli.reproduce_command import reproduce_command
 from recprune_export.cli.tables import make_console, make_table, print_json, quote_for_shell
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @main.command()
 @loading_options
 @job_options
+@reading_options
 @click.option("--data", type=FILE, required=True, help="CSV, Parquet or NPZ with rows to tune and measure on.")
 @click.option(
     "--max-drop", type=float, metavar="DROP", help="Fall of the metric that the recommended sparsity may cost."
