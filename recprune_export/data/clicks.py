@@ -71,13 +71,12 @@ def load_clicks(
     columns = frame.collect_schema().names()
     used = (*schema.labels, *schema.fields, *((schema.weight,) if schema.weight else ()))
     missing = [name for name in used if name not in columns]
-    if schema.weight in missing:
-        raise DataError(
-            f"{path} has no column '{schema.weight}', the weights of the model's rows: add it, or name another by --weight; its "
-            f"columns are {', '.join(columns)}."
-        )
     if missing:
-        role = "the label of the model" if missing[0] in schema.labels else "a field of the model"
+        roles = {
+            schema.weight: "the weight of rows, unless --weight names another",
+            **dict.fromkeys(schema.fields, "a field of the model"),
+        }
+        role = roles.get(missing[0], "the label of the model")
         raise DataError(describe_missing_column(path, missing[0], columns, role))
     check_types(path, frame, schema)
     frame, label_values, label_notes = _add_labels(path, frame, schema, schema.label_kinds if encoder else {})
