@@ -72,11 +72,9 @@ def load_clicks(
     used = (*schema.labels, *schema.fields, *((schema.weight,) if schema.weight else ()))
     missing = [name for name in used if name not in columns]
     if missing:
-        roles = {
-            schema.weight: "the weight of rows, unless --weight names another",
-            **dict.fromkeys(schema.fields, "a field of the model"),
-        }
-        role = roles.get(missing[0], "the label of the model")
+        role = "the label of the model" if missing[0] in schema.labels else "a field of the model"
+        if missing[0] == schema.weight:
+            role = "the weight of rows, unless --weight names another"
         raise DataError(describe_missing_column(path, missing[0], columns, role))
     check_types(path, frame, schema)
     frame, label_values, label_notes = _add_labels(path, frame, schema, schema.label_kinds if encoder else {})
