@@ -1,7 +1,7 @@
 import pytest
 
 from recprune_export.errors import UsageError
-from recprune_export.settings import FineTuningSettings, PruningSettings, Settings, parse_batch_sizes
+from recprune_export.settings import FineTuningSettings, LabelSettings, PruningSettings, Settings, parse_batch_sizes
 
 
 def test_a_part_may_have_a_sparsity_of_its_own() -> None:
@@ -52,3 +52,9 @@ def test_stages_keep_equal_shares_of_what_is_left() -> None:
     last = settings.at_stage(3)
     assert (last.table_sparsity, last.rest_sparsity) == pytest.approx((0.9, 0.5))
     assert settings.at_stage(1).rest_sparsity == pytest.approx(1 - 0.5 ** (1 / 3))
+
+
+def test_weights_and_missing_labels_belong_to_rows_with_labels() -> None:
+    LabelSettings().refuse_for_histories()
+    with pytest.raises(UsageError, match="--missing-label belongs to rows with labels"):
+        LabelSettings(missing_label="-1").refuse_for_histories()

@@ -73,6 +73,8 @@ def load_clicks(
     missing = [name for name in used if name not in columns]
     if missing:
         role = "the label of the model" if missing[0] in schema.labels else "a field of the model"
+        if missing[0] == schema.weight:
+            role = "the weight of rows, unless --weight names another"
         raise DataError(describe_missing_column(path, missing[0], columns, role))
     check_types(path, frame, schema)
     frame, label_values, label_notes = _add_labels(path, frame, schema, schema.label_kinds if encoder else {})

@@ -9,11 +9,12 @@ from decimal import Decimal
 
 import numpy as np
 
+from recprune_export.data.encoding.canonical_text import MISSING_WORDS
 from recprune_export.data.labels import MAX_LISTED_WORDS, LabelKind, LabelValues
 from recprune_export.data.rows import Rows
 from recprune_export.errors import DataError
 
-MISSING_WORDS = frozenset({"", "na", "n/a", "nan", "null", "none", "<na>", "nil", "-"})
+_MISSING_WORDS = frozenset(word.casefold() for word in MISSING_WORDS)
 YES_WORDS, NO_WORDS = frozenset({"yes", "y", "true", "t"}), frozenset({"no", "n", "false", "f"})
 
 
@@ -60,6 +61,8 @@ def read_labels(
         name: LabelValues.summarize(label.numbers, label.words, kinds.get(name)) for name, label in read.items()
     }
     read_weights = None if weights is None else _read_weights(source, *weights)
+    if weights is not None:
+        notes.append(f"Rows are weighted by '{weights[0]}' in loss and metrics.")
     return LabelColumns(labels, read_weights, known, summaries, tuple(notes))
 
 
@@ -180,7 +183,7 @@ def _read_numbers(source: object, name: str, column: np.ndarray, missing: str | 
 def _read_texts(source: object, name: str, texts: np.ndarray, missing: str | None, kind: LabelKind | None) -> _Label:
     words, index = np.unique(["" if text is None else text.strip() for text in texts], return_inverse=True)
     is_stated = np.array([_equals(word, missing) for word in words], dtype=bool)
-    is_known = ~is_stated & np.array([word.casefold() not in MISSING_WORDS for word in words], dtype=bool)
+    is_known = ~is_stated & np.array([word.casefold() not in _MISSING_WORDS for word in words], dtype=bool)
     known = [str(word) for word in words[is_known]]
     codes, note, classes = _code_words(source, name, known, kind)
     numbers = np.full(len(words), np.nan)

@@ -8,6 +8,8 @@ from recprune_export.data.sequences import NEXT_ITEM
 from recprune_export.errors import DataError, UsageError
 from recprune_export.program.signature import BATCH, Output
 
+MAX_CLASSES = 1000  # metrics hold the probabilities of all classes of all rows
+
 
 def match_labels(
     outputs: Sequence[Output], labels: tuple[str, ...], values: Mapping[str, LabelValues]
@@ -15,17 +17,17 @@ def match_labels(
     """Return the label of each output that has one.
 
     An output has the name of its label. Where none has, each label takes the first output left that fits its values: one
-    number for each row, or one for each class. The next item is compared with a row of any length.
+    number for each row, or one for each of at most `MAX_CLASSES` classes. The next item is compared with a row of any length.
 
     Raises `UsageError` where a label has no output, `DataError` where its values do not fit the output.
     """
     if not labels:
         return {}
-    named = [o for o in outputs if o.name in labels and (labels == (NEXT_ITEM,) or count_per_row(o))]
     if labels == (NEXT_ITEM,):
-        return {(named or list(outputs))[0].name: NEXT_ITEM}
-    matched = {output.name: output.name for output in named}
-    remaining = [] if named else list(outputs)
+        return {next((o.name for o in outputs if o.name == NEXT_ITEM), outputs[0].name): NEXT_ITEM}
+    candidates = [o for o in outputs if 0 < count_per_row(o) <= MAX_CLASSES]
+    matched = {output.name: output.name for output in candidates if output.name in labels}
+    remaining = [] if matched else candidates
     for label in labels:
         if label in matched.values():
             continue
@@ -83,10 +85,14 @@ def _refuse_label(label: str, labels: tuple[str, ...], outputs: Sequence[Output]
 def _check_fit(output: Output, label: str, values: LabelValues) -> None:
     size = count_per_row(output)
     where = f"The label '{label}' holds {values.describe()}, but the output '{output.name}'"
-    if values.words and (size == 1 or size != len(values.words)):
+    if values.words and size == 1:
         raise DataError(
-            f"{where} has {size} number{'' if size == 1 else 's'} for each row and not {len(values.words)}: write the label as "
-            f"{'0 and 1, or as numbers' if size == 1 else f'0 to {size - 1}, in the order of the logits'}."
+            f"{where} is one number for each row, which no text equals: write the label as 0 and 1, or as numbers."
+        )
+    if values.words and size != len(values.words):
+        raise DataError(
+            f"{where} has {size} numbers for each row and not {len(values.words)}: write the label as 0 to {size - 1}, in the order "
+            "of the logits."
         )
     if size > 1 and not values.fits_classes(size):
         raise DataError(

@@ -20,7 +20,7 @@ from recprune_export.search.recommend_sparsity import Recommendation
 EVERY_OPTION = [
     *("--factory", "shop.models:make", "--factory-args", '{"dim": 8, "name": "a b"}', "--inputs", "a request.npz"),
     *("--label", "click", "--label", "like it", "--score", "taylor", "--epochs", "3", "--learning-rate", "0.0005"),
-    *("--weight", "share of a day", "--missing-label", "-1"),
+    *("--weight", "share of a day", "--missing-label", "-1", "--metric", "gauc", "--group", "user"),
     *("--batch-size", "64", "--structured-fraction", "0.5", "--quantize", "int8"),
     *("--max-quantize-drop", "0.002", "--seed", "7", "--threads", "2", "--latency-batch-sizes", "1,64"),
     *("--split", "the part", "--weight", "a weight", "--missing-label", "-1", "--metric", "gauc", "--group", "user"),

@@ -51,7 +51,9 @@ def test_rows_without_any_label_are_left_out_and_weights_stay_with_their_rows(tm
         "click": LabelKind.BINARY,
         "stars": LabelKind.NUMBER,
     }
-    assert data.notes[-1] == "10 of 200 rows have none of the labels and are left out."
+    dropped, weighted = data.notes[-2:]
+    assert dropped == "10 of 200 rows have none of the labels and are left out."
+    assert weighted == "Rows are weighted by 'share' in loss and metrics."
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])

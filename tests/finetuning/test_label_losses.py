@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from recprune_export.data import LabelKind, LabelValues
 from recprune_export.data.batch import ROW_WEIGHTS
 from recprune_export.errors import DataError, RecpruneError, UsageError
-from recprune_export.finetuning import Objective, make_objective
+from recprune_export.finetuning import Objective, label_outputs, make_objective
 from recprune_export.finetuning.objective import OutputKind
 from recprune_export.finetuning.task import predict_label
 from recprune_export.program import Program
@@ -214,6 +214,12 @@ def test_labels_take_the_outputs_that_fit_them() -> None:
 def test_a_label_without_an_output_is_refused() -> None:
     with pytest.raises(UsageError, match=r"'bought' has no output: the model returns 'a' \['batch'\]"):
         make_objective(program(a="one"), ("clicked", "bought"))
+
+
+def test_a_row_of_scores_of_all_items_is_no_row_of_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(label_outputs, "MAX_CLASSES", 3)
+    with pytest.raises(UsageError, match=r"the model returns 'score' \['batch', 4\]"):
+        make_objective(program(score=4), ("y",), {"y": values(0, 1, 2, 3)})
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,6 +1,6 @@
 """`infer_schema`: infer the roles of the columns of a file; the options of the user take precedence."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -133,8 +133,8 @@ def infer_schema(path: Path, overrides: SchemaOverrides) -> InferredSchema:
     sample = collect(frame.head(_SAMPLE_ROWS), path)
     if not len(sample):
         raise DataError(f"{path} has columns but no rows.")
-    sample = _read_sample_labels(path, sample, overrides)
-    return _SchemaInference(path, frame, sample, overrides, columns, chosen).run()
+    labels = _read_sample_labels(path, sample, overrides)
+    return _SchemaInference(path, frame, sample, overrides, columns, chosen, labels).run()
 
 
 def infer_sequence_schema(path: Path, overrides: SchemaOverrides) -> Schema:
@@ -202,11 +202,12 @@ class _SchemaInference:
         overrides: SchemaOverrides,
         columns: Collection[str],
         chosen: ChosenSplit,
+        labels: "Sequence[pl.Series]",
     ) -> None:
         import polars as pl
 
         self._path, self._frame, self._sample, self._overrides, self._columns = path, frame, sample, overrides, columns
-        self._chosen = chosen
+        self._chosen, self._labels = chosen, labels
         self._notes = [*describe_encoding(path, overrides.csv_options), *chosen.notes]
         self._roles: dict[str, ChosenRole] = {}
         self._separators = dict(_name_and_separator(text) for text in overrides.multi_valued)
@@ -407,7 +408,7 @@ class _SchemaInference:
     def _exclude_leaks(self) -> None:
         specified = {*self._overrides.categorical, *self._overrides.numeric}
         candidates = [n for n in (*self._names("categorical"), *self._names("numeric")) if n not in specified]
-        leaks = find_leaking_fields(self._sample, self._overrides.labels, candidates)
+        leaks = find_leaking_fields(self._sample.with_columns(self._labels), self._overrides.labels, candidates)
         for name, leak in leaks.items():
             option = "--numeric" if self._roles[name].role == "numeric" else "--categorical"
             self._roles[name] = ChosenRole(
@@ -427,14 +428,14 @@ def _quote(names: Collection[str]) -> str:
     return ", ".join(f"'{name}'" for name in names)
 
 
-def _read_sample_labels(path: Path, sample: "pl.DataFrame", overrides: SchemaOverrides) -> "pl.DataFrame":
-    """Return the sample with its labels as numbers, null where they are missing. Raises `DataError` for classes of texts."""
+def _read_sample_labels(path: Path, sample: "pl.DataFrame", overrides: SchemaOverrides) -> "list[pl.Series]":
+    """Return the labels of the sample as numbers, null where they are missing. Raises `DataError` for classes of texts."""
     import polars as pl
 
     columns = {name: sample[name].to_numpy() for name in overrides.labels}
     read = read_labels(path, columns, missing=overrides.missing_label)
     refuse_texts(path, read)
-    return sample.with_columns(pl.Series(name, values, nan_to_null=True) for name, values in read.labels.items())
+    return [pl.Series(name, values, nan_to_null=True) for name, values in read.labels.items()]
 
 
 def _name_and_separator(text: str) -> tuple[str, str | None]:
