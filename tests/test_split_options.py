@@ -15,7 +15,7 @@ from recprune_export.data import SplitSizes, generate_clicks
 from recprune_export.errors import UsageError
 from recprune_export.finetuning import LabeledRows
 from recprune_export.refresh.new_rows import keep_column_of_data
-from recprune_export.settings import Settings, SplitSettings
+from recprune_export.settings import DEFAULT_DATA_SETTINGS, Settings, SplitSettings
 from recprune_export.training.checkpoint import load_checkpoint
 from tests.jobs import assert_refused, invoke
 
@@ -54,7 +54,7 @@ def test_other_models_take_the_split_of_the_settings() -> None:
     data = {"input": rng.integers(30, size=300), "y": rng.integers(2, size=300), "when": np.arange(300)}
     loaded = load_model(module, torch.arange(4), {})
     settings = Settings(split_by_time="when")
-    task = make_task(loaded, data, "y", settings.finetuning, settings.seed, settings.split)
+    task = make_task(loaded, data, "y", settings)
     assert isinstance(task, LabeledRows)
     np.testing.assert_array_equal(task.data.test.inputs["input"], data["input"][270:])
     assert task.data.sizes.split.startswith("by time: valid from 'when' 240 on")
@@ -66,5 +66,6 @@ def test_one_option_splits() -> None:
 
 
 def test_new_rows_without_the_column_are_split_at_random(rows: Path) -> None:
-    assert keep_column_of_data(SplitSettings(split_by_time="day"), rows) == SplitSettings(split_by_time="day")
-    assert keep_column_of_data(SplitSettings("side"), rows) == SplitSettings()
+    by_time = SplitSettings(split_by_time="day")
+    assert keep_column_of_data(by_time, rows, DEFAULT_DATA_SETTINGS) == by_time
+    assert keep_column_of_data(SplitSettings("side"), rows, DEFAULT_DATA_SETTINGS) == SplitSettings()

@@ -23,7 +23,8 @@ EVERY_OPTION = [
     *("--weight", "share of a day", "--missing-label", "-1", "--metric", "gauc", "--group", "user"),
     *("--batch-size", "64", "--structured-fraction", "0.5", "--quantize", "int8"),
     *("--max-quantize-drop", "0.002", "--seed", "7", "--threads", "2", "--latency-batch-sizes", "1,64"),
-    *("--split", "the part", "--weight", "a weight", "--missing-label", "-1", "--metric", "gauc", "--group", "user"),
+    *("--split", "the part", "--metric", "gauc", "--group", "user"),
+    *("--separator", ";", "--encoding", "latin-1", "--allow-unknown"),
 ]
 
 
