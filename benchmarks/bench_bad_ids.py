@@ -1,6 +1,6 @@
 """What the guards of ids and numbers out of range cost: each file beside the same one without guards, in ONNX Runtime.
 
-    python benchmarks/bench_bad_ids.py [--models dlrm-26] [--seatings 12] [--seconds 0.2]
+    python benchmarks/bench_bad_ids.py [--models dlrm-26] [--seatings 12] [--batches 1,32] [--seconds 0.2]
 
 Models, random weights, pruned to .7: the DLRM of 26 fields in one matrix of ids (Criteo), the DLRM of eight fields and one
 of several values in an input each, the smallest of these (two layers of 64 and 32), and SASRec with a history of 50. One
@@ -81,18 +81,19 @@ def export(name: str, folder: Path) -> Files:
 @click.command()
 @click.option("--models", default=",".join(MODELS), show_default=True)
 @click.option("--seatings", default=12, show_default=True)
+@click.option("--batches", default=",".join(map(str, BATCHES)), show_default=True)
 @click.option("--seconds", default=0.2, show_default=True, help="For each batch size and seating.")
-def main(models: str, seatings: int, seconds: float) -> None:
+def main(models: str, seatings: int, batches: str, seconds: float) -> None:
     """Measure every model and batch size."""
     torch.set_num_threads(1)
-    results = []
+    results, sizes = [], tuple(map(int, batches.split(",")))
     print(f"{'':>13} {'batch':>6} {'nodes':>9} {'without':>11} {'with guards':>12} {'ratio [95 %]':>24}")
     with tempfile.TemporaryDirectory() as scratch:
         for name in models.split(","):
             files = export(name, Path(scratch))
             nodes = {kind: count(path).nodes for kind, path in files.paths.items()}
             backends = {kind: partial(make_onnxruntime_backend, kind, path, 1) for kind, path in files.paths.items()}
-            requests = sample_cycles(files.program.signature, BATCHES, seed=0)
+            requests = sample_cycles(files.program.signature, sizes, seed=0)
             sessions = measure_repeated_sessions(
                 backends,
                 requests,
@@ -101,7 +102,7 @@ def main(models: str, seatings: int, seconds: float) -> None:
                 rng=np.random.default_rng(0),
                 min_rounds=LEAST_ROUNDS,
             )
-            for batch in BATCHES:
+            for batch in sizes:
                 times = {
                     kind: float(np.median([typical_time(seating[batch][kind]) for seating in sessions])) * 1e3
                     for kind in backends
