@@ -160,6 +160,9 @@ def test_reduction_compares_what_is_not_zero_with_what_there_was() -> None:
     gone = reduction(dense, pruned)
     assert (gone.tables, gone.rest, gone.operations, gone.bytes) == pytest.approx((0.75, 0.8, 0.75, 0.75))
     assert gone.parameters == pytest.approx(1 - 35 / 150)
+    removed, zeroed = gone.removed, gone.zeroed
+    assert (removed.tables, removed.rest, removed.parameters) == pytest.approx((0.4, 0.6, 70 / 150))
+    assert (zeroed.tables, zeroed.rest, zeroed.parameters) == pytest.approx((0.35, 0.2, 45 / 150))
     assert pruned.total == WeightCount(80, 35)
 
 
