@@ -32,7 +32,8 @@ def columns(draw: st.DrawFn) -> tuple[list[float | None], np.ndarray]:
     """Known numbers, None where missing, and the same as a column of some dtype that a reader may return."""
     numbers = draw(st.lists(NUMBERS[draw(st.sampled_from(sorted(NUMBERS)))], min_size=1, max_size=30))
     missing = draw(st.lists(st.booleans(), min_size=len(numbers), max_size=len(numbers)))
-    if set(numbers) <= {-1, 1} and -1 in numbers:
+    known = {number for number, gap in zip(numbers, missing, strict=True) if not gap}
+    if (-1 in known and known <= {-1, 1}) or (-1 in numbers and set(numbers) <= {-1, 1}):
         numbers = [*numbers, 3]  # otherwise they are recoded
         missing = [*missing, False]
     values: list[Any] = [None if gap else number for number, gap in zip(numbers, missing, strict=True)]
