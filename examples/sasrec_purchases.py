@@ -32,14 +32,19 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
 def recommend(bundle: Path, bought: list[str], count: int = 5) -> list[str]:
     """Return the products that a customer who bought these, in this order, will buy next, the likeliest first.
 
-    This is all that a server has to do; it needs numpy and onnxruntime.
+    This is all that a server has to do; it needs numpy and onnxruntime. Products that the model does not know are left out;
+    `ValueError` says so where it knows none of them.
     """
     encoding = json.loads((bundle / "encoding.json").read_text())
     products = encoding["items"]  # the id of each is its position, counted from 1; 0 pads
     known = {product: number for number, product in enumerate(products, start=1)}
     session = ort.InferenceSession(bundle / "model.onnx", providers=["CPUExecutionProvider"])
     length = session.get_inputs()[0].shape[1]
-    ids = [known[product] for product in bought if product in known][-length:]
+    ids = [known[str(product)] for product in bought if str(product) in known][-length:]
+    if not ids:
+        raise ValueError(
+            f"None of the products {bought} is in the log that the model was trained on, such as {products[:3]}."
+        )
     history = np.array([[0] * (length - len(ids)) + ids], dtype=np.int64)  # the newest stands last
     scores = session.run(None, {session.get_inputs()[0].name: history})[0][0]
     scores[[0, *ids]] = -np.inf  # no product is the padding, and what was bought is not recommended again

@@ -13,6 +13,7 @@ from recprune_export.bundle.archive.manifest_signature import read_private_key
 from recprune_export.bundle.contents import format_json
 from recprune_export.bundle.manifest.manifest import ENCODING
 from recprune_export.bundle.write import stage_bundle
+from recprune_export.data.clicks import ClickData
 from recprune_export.data.named_columns import Columns
 from recprune_export.data.sequences import SequenceData
 from recprune_export.errors import UsageError
@@ -26,11 +27,14 @@ from recprune_export.finetuning.task import (
     read_arrays,
     read_encoded,
 )
+from recprune_export.output_files import check_output_file
 from recprune_export.pipeline._prune import plan_all_stages
 from recprune_export.pipeline.build_manifest import InputSources
+from recprune_export.pipeline.choose_input_rules import with_input_rules
 from recprune_export.pipeline.compress import (
     CompressionResult,
     apply_finetuning_settings,
+    check_space,
     compress_program,
     make_sampled_task,
 )
@@ -53,6 +57,7 @@ from recprune_export.settings import (
     Settings,
     rename_former_options,
 )
+from recprune_export.training.checkpoint import Checkpoint
 
 Model = nn.Module | torch.export.ExportedProgram | Program | Path | str
 Data = Path | str | Columns
@@ -137,18 +142,22 @@ def compress_loaded(
 ) -> CompressionResult:
     """Compress a model with rows that are both in memory already."""
     checkpoint = loaded.checkpoint
+    check_space(loaded.program, target if settings.export.keep_dense else None)
     extra = {} if checkpoint is None else {ENCODING: format_json(checkpoint.encoder.to_dict())}
     trials_file = target.with_name(f"{target.name}.search.json")
-    resolved = None if plan else resolve_sparsity(loaded.program, settings, task, trials_file, print_status)
+    program = with_input_rules(loaded.program, task, settings.export.bad_ids)
+    resolved = None if plan else resolve_sparsity(program, settings, task, trials_file, print_status)
     return compress_program(
-        loaded.program,
+        program,
         target,
         resolved.settings if resolved else settings,
         task,
         plan=plan,
         extra_files=extra,
-        origin=replace(origin, training_seed=None if checkpoint is None else checkpoint.seed),
-        leading_notes=(resolved.reason,) if resolved else (),
+        origin=origin
+        if checkpoint is None
+        else replace(origin, training_seed=checkpoint.seed, labels=checkpoint.label_values),
+        leading_notes=(*((resolved.reason,) if resolved else ()), *_data_notes(checkpoint, task)),
         sign=sign,
         resume=resume,
         search_prefix=resolved.search_prefix if resolved else None,
@@ -172,12 +181,15 @@ def sweep(
     Measured trials are saved in `target`, from where an interrupted sweep goes on.
     """
     folder = Path(target)
+    check_output_file(folder / SWEEP)
     loaded = load_model(model, example_inputs, source or {})
+    check_space(loaded.program, None)
     task = make_task(loaded, data, labels, settings)
     for note in task.notes if isinstance(task, LabeledRows) else ():
         print_status(note)
     make_folder(folder)
-    trials = Trials(loaded.program, settings, task, folder / "trials.json", artifacts=True)
+    program = with_input_rules(loaded.program, task, settings.export.bad_ids)
+    trials = Trials(program, settings, task, folder / "trials.json", artifacts=True)
     result = run_sweep(trials, sparsities, on_trial, max_drop=settings.search.max_drop)
     result.save(folder / SWEEP, file_identity(Path(model)) if isinstance(model, Path | str) else None)
     return result
@@ -277,7 +289,7 @@ def _read_task(loaded: LoadedModel, data: Data, labels: tuple[str, ...], setting
             raise UsageError(
                 "A model that recprune-export did not train needs the labels' names beside --data: give --label."
             )
-        rows = read_arrays(data, program.signature, labels, settings.seed, settings.rows)
+        rows = read_arrays(data, program, labels, settings.seed, settings.rows)
         return LabeledRows(rows, make_objective(program, labels, rows.label_values), CLICK_DEFAULTS, evaluation)
     if not isinstance(data, Path | str):
         raise UsageError("A checkpoint of `train` encodes raw rows: give the path of a CSV or Parquet file as data.")
@@ -286,6 +298,14 @@ def _read_task(loaded: LoadedModel, data: Data, labels: tuple[str, ...], setting
     if isinstance(encoded, SequenceData):
         return NextItems(encoded, make_objective(program, labels), RANKING_DEFAULTS, evaluation)
     return LabeledRows(encoded, make_objective(program, labels, encoded.label_values), CLICK_DEFAULTS, evaluation)
+
+
+def _data_notes(checkpoint: Checkpoint | None, task: Task) -> tuple[str, ...]:
+    """Return the notes of training about columns, and those of the rows of `task` about values."""
+    encoder_notes = () if checkpoint is None else checkpoint.encoder.notes
+    data = task.data if isinstance(task, LabeledRows | NextItems) else None
+    row_notes = data.notes if isinstance(data, ClickData | SequenceData) else ()
+    return tuple(dict.fromkeys((*encoder_notes, *row_notes)))
 
 
 def _model_name(model: Model) -> str:

@@ -19,6 +19,16 @@ def suggest_name(name: str, names: Iterable[str]) -> str | None:
     return folded[nearest[0]] if nearest else None
 
 
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return the end of a sentence about an unknown name.
+
+    >>> did_you_mean("dlmr", ["dlrm", "deepfm"]), did_you_mean("x", ["dlrm"])
+    ("; did you mean 'dlrm'?", '.')
+    """
+    nearest = suggest_name(name, names)
+    return "." if nearest is None else f"; did you mean '{nearest}'?"
+
+
 def list_names(names: Iterable[str]) -> str:
     """Return names as a text of limited length.
 
@@ -39,10 +49,10 @@ def describe_missing_column(source: object, name: str, columns: Iterable[str], r
     "a.csv has no column 'clicked', which --label names; its columns are user, Clicked; did you mean 'Clicked'?"
     """
     columns = list(columns)
-    nearest = suggest_name(name, columns)
     clause = f", {role}" if role else ""
-    text = f"{source} has no column '{name}'{clause}; its columns are {list_names(columns)}"
-    return f"{text}." if nearest is None else f"{text}; did you mean '{nearest}'?"
+    return (
+        f"{source} has no column '{name}'{clause}; its columns are {list_names(columns)}{did_you_mean(name, columns)}"
+    )
 
 
 def check_columns_exist(source: object, names: Iterable[str], columns: Iterable[str], role: str = "") -> None:

@@ -275,7 +275,11 @@ def check_disk(check: str, folder: Path) -> CheckResult:
 
 def check_cache() -> CheckResult:
     """Report whether measurements of this machine can be cached."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / PACKAGE
+    advice = "Set XDG_CACHE_HOME, or the machine is measured anew at every run, which takes a second."
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / PACKAGE
+    except RuntimeError:
+        return CheckResult("cache", WARNING, "the user has no home directory", advice)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder):
@@ -285,7 +289,7 @@ def check_cache() -> CheckResult:
             "cache",
             WARNING,
             f"{folder} cannot be written: {error.strerror}",
-            "Set XDG_CACHE_HOME, or the machine is measured anew at every run, which takes a second.",
+            advice,
         )
 
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TypeVar
 
@@ -25,7 +25,15 @@ def quiet(active: bool = True) -> Iterator[None]:
 def print_status(text: str) -> None:
     """Print one line on stderr, unless inside `quiet`."""
     if not _quiet.get():
-        sys.stderr.write(f"{text}\n")
+        with suppress(OSError):
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
+
+
+def print_warning(text: str) -> None:
+    """Print one line on stderr, inside `quiet` as well; a stderr that cannot be written is ignored."""
+    with suppress(OSError):
+        sys.stderr.write(f"Warning: {text}\n")
         sys.stderr.flush()
 
 

@@ -9,6 +9,7 @@ from recprune_export.errors import UsageError
 from recprune_export.license import canonicalize_license
 
 QUANTIZE = ("none", "fp16", "int8", "int4")
+BAD_IDS = ("unknown", "error")
 
 
 @dataclass(frozen=True)
@@ -141,12 +142,28 @@ class SplitSettings:
 
 
 @dataclass(frozen=True)
+class DataSettings:
+    """How rows are read: separator and encoding of a CSV file, None where they are detected.
+
+    `allow_unknown` accepts rows of which nearly all ids are unknown to the model.
+    """
+
+    separator: str | None = None
+    encoding: str | None = None
+    allow_unknown: bool = False
+
+
+DEFAULT_DATA_SETTINGS = DataSettings()
+
+
+@dataclass(frozen=True)
 class RowSettings:
-    """How rows are read: their labels, their split, and the column over whose values metrics are means."""
+    """How rows are read: their labels, their split, the column over whose values metrics are means, and the file's format."""
 
     labels: LabelSettings = DEFAULT_LABEL_SETTINGS
     split: SplitSettings = SplitSettings()
     group: str | None = None
+    reading: DataSettings = DataSettings()
 
 
 DEFAULT_ROW_SETTINGS = RowSettings()
@@ -181,14 +198,19 @@ class ExportSettings:
 
     Inputs named in `shared_inputs` are the same for all candidates of a request, and have one row in the ONNX file.
     `keep_dense` adds the dense baseline, `triton` a model repository for Triton; `license` is an SPDX expression.
+    `bad_ids` says what the ONNX file makes of an id outside of its table: "unknown", the id of unknown values, or "error",
+    which refuses the whole request.
     """
 
     shared_inputs: tuple[str, ...] = ()
     keep_dense: bool = True
     triton: bool = True
     license: str | None = None
+    bad_ids: Literal["unknown", "error"] = "unknown"
 
     def __post_init__(self) -> None:
+        if self.bad_ids not in BAD_IDS:
+            raise UsageError(f"--bad-ids must be one of {', '.join(BAD_IDS)}, got '{self.bad_ids}'.")
         if self.license is not None:
             object.__setattr__(self, "license", canonicalize_license(self.license))
 
@@ -270,6 +292,7 @@ class Settings:
     quantization: QuantizationSettings
     latency: LatencySettings
     search: SearchSettings
+    reading: DataSettings
     seed: int
 
     def __init__(self, sparsity: float = PruningSettings.sparsity, *, seed: int = 0, **options: Any) -> None:
@@ -284,7 +307,7 @@ class Settings:
     @property
     def rows(self) -> RowSettings:
         """The options by which rows are read."""
-        return RowSettings(self.labels, self.split, self.evaluation.group)
+        return RowSettings(self.labels, self.split, self.evaluation.group, self.reading)
 
     def with_options(self, **options: Any) -> Self:
         """Return a copy with other values of some options.
@@ -327,6 +350,7 @@ _SECTIONS: dict[str, Any] = {
     "quantization": QuantizationSettings,
     "latency": LatencySettings,
     "search": SearchSettings,
+    "reading": DataSettings,
 }
 
 

@@ -63,7 +63,7 @@ def nan_in_a_table(path: Path, checkpoint: Path) -> None:
 
 
 BAD_MODELS: list[tuple[str, Callable[[Path, Path], object], int, str]] = [
-    ("missing file", lambda path, _: None, 3, "there is nothing"),
+    ("missing file", lambda path, _: None, 3, "does not exist"),
     ("empty file", lambda path, _: path.touch(), 3, "an empty file"),
     ("truncated checkpoint", truncated, 3, "cut off or damaged"),
     ("zip that is no checkpoint", other_zip, 3, "PyTorch did not write"),
@@ -171,6 +171,14 @@ def test_a_target_that_is_read_only(checkpoint: Path) -> None:
     if not target.parent.is_dir():
         pytest.skip("there is no /proc to try it on")
     assert_refused(invoke(checkpoint, "-o", target), 2, "No bundle can be written")
+
+
+def test_a_disk_without_room_for_the_model(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    done = invoke(checkpoint, "-o", tmp_path / "out")
+    assert_refused(done, 2, "MB of free space, but the run takes at least")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_failed_validation_leaves_the_old_bundle(

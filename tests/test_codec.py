@@ -28,6 +28,7 @@ from recprune_export.data import (
     SequenceEncoder,
     Vocabulary,
 )
+from recprune_export.data.schema import ColumnSummary
 from recprune_export.metrics import MetricChange
 from recprune_export.onnx import OPTIMIZATION, Machine, SessionOptions
 from recprune_export.program import Input, Output, Signature
@@ -73,7 +74,7 @@ CELLS = values(IdCells) | st.lists(FINITE, min_size=1).map(lambda edges: NumberC
 PROFILES = instances(FieldProfile, cells=CELLS)
 PLANS = instances(Plan, next_stage=st.none())
 PLAIN = (
-    ArtifactMeasurements, FieldPlan, Input, InputSpec, Machine, MetricChange, Output, ProjectionPlan, RowPlan, Schema,
+    ArtifactMeasurements, ColumnSummary, FieldPlan, Input, InputSpec, Machine, MetricChange, Output, ProjectionPlan, RowPlan, Schema,
     Signature, Trial
 )  # fmt: skip
 READ: dict[type[DictMixin], st.SearchStrategy[Any]] = {

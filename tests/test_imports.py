@@ -18,7 +18,7 @@ STAGES = [
 ON_TOP = {"inspection", "diagnostics", "search", "api", "refresh", "cli", "__main__", "__init__"}
 FREE = {
     "errors", "progress", "environment", "settings", "license", "provenance", "codec", "evidence", "row_resolution", "figures",
-    "column_names",
+    "column_names", "output_files", "output_meaning",
 }  # fmt: skip
 
 

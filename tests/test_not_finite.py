@@ -13,8 +13,10 @@ from recprune_export import api
 from recprune_export.api import compress
 from recprune_export.data import SchemaOverrides, infer_schema, load_clicks
 from recprune_export.errors import DataError, ModelError, ModelFileError
+from recprune_export.finetuning.profile_rows import make_data_profile
 from recprune_export.pipeline import _prune as prune
 from recprune_export.program.capture import capture
+from recprune_export.settings import FineTuningSettings
 
 
 class Scorer(nn.Module):
@@ -114,3 +116,32 @@ def test_a_mask_of_minus_infinity_is_no_fault() -> None:
     module.register_buffer("scale", torch.full((3,), float("nan")))
     with pytest.raises(ModelFileError, match=r"'scale' .* holds nan"):
         api.load_model(module, EXAMPLE, {})
+
+
+class Filler(Scorer):
+    """The same, which fills missing prices with 1."""
+
+    def forward(self, ids: Tensor, price: Tensor) -> Tensor:
+        """Ids [B] and prices [B, 1] to logits [B]."""
+        return super().forward(ids, torch.where(price.isnan(), torch.ones(()), price))
+
+
+def missing_prices(every: int = 7) -> dict[str, np.ndarray]:
+    prices = rows()["price"].copy()
+    prices[::every] = np.nan
+    return rows(price=prices)
+
+
+def test_nan_that_the_model_fills_is_taken() -> None:
+    loaded = api.load_model(Filler().eval(), EXAMPLE, {})
+    task = api.make_task(loaded, missing_prices(), "clicked", FineTuningSettings())
+    assert np.isnan(task.requests(300, seed=0)["price"]).any()
+    with_nan = make_data_profile(task, loaded.program.signature)
+    assert with_nan is not None
+    assert all(np.isfinite(f.mean) for f in with_nan.fields if f.mean is not None)
+
+
+def test_nan_that_the_model_answers_by_nan_is_refused_with_its_rows() -> None:
+    loaded = api.load_model(Scorer().eval(), EXAMPLE, {})
+    with pytest.raises(DataError, match=r"'price', column 0, in the data holds NaN in 43 rows, such as row 0: the model answers NaN"):  # fmt: skip  # noqa: E501
+        api.make_task(loaded, missing_prices(), "clicked", FineTuningSettings())

@@ -16,6 +16,8 @@ from recprune_export.bundle.archive.manifest_signature import SIGNATURE_BYTES, c
 from recprune_export.bundle.manifest.manifest import (
     MANIFEST,
     MODEL,
+    OUT_OF_RANGE_INPUTS,
+    OUT_OF_RANGE_OUTPUTS,
     SAMPLE_INPUTS,
     SAMPLE_OUTPUTS,
     SIGNATURE,
@@ -24,6 +26,7 @@ from recprune_export.bundle.manifest.manifest import (
 )
 from recprune_export.data.npz import MAX_EXAMPLE_BYTES, read_npz
 from recprune_export.errors import BundleError, DataError, ModelFileError, ValidationFailed
+from recprune_export.program.signature import Signature
 from recprune_export.validation.parity import Tolerances, resolve_ties
 
 MANIFEST_LIMIT = 64 << 20  # bytes; a manifest has a few kilobytes
@@ -57,6 +60,8 @@ class Verification:
 def verify(bundle: Path, public_key: Path | None = None) -> Verification:
     """Check size and SHA-256 of every file, the manifest, and that ONNX Runtime reproduces the golden outputs.
 
+    So are the outputs of requests with ids and numbers out of range, and such requests are refused where it says so.
+
     With a `public_key` the signature of the manifest is checked first.
 
     Raises `BundleError`, which names the files, if files are missing, changed or not listed, or if the signature is missing or
@@ -68,6 +73,7 @@ def verify(bundle: Path, public_key: Path | None = None) -> Verification:
     check_files(bundle, manifest)
     check_model(bundle, manifest)
     rows, outputs = check_golden(bundle, manifest)
+    check_input_rules(bundle, manifest)
     size = sum(entry.bytes for entry in manifest.files.values())
     seconds = time.perf_counter() - start
     return Verification(manifest.name, len(manifest.files), size, rows, outputs, seconds, signature)
@@ -156,12 +162,36 @@ def check_golden(bundle: Path, manifest: Manifest) -> tuple[int, tuple[GoldenOut
     Raises `ValidationFailed` if an output has another dtype or shape, or exceeds the tolerances,
     and `BundleError` if the samples or the model cannot be read, or the samples do not match the signature.
     """
-    request, golden = read_samples(bundle / SAMPLE_INPUTS), read_samples(bundle / SAMPLE_OUTPUTS)
-    _check_samples(SAMPLE_INPUTS, request, manifest.signature["inputs"])
-    _check_samples(SAMPLE_OUTPUTS, golden, manifest.signature["outputs"])
+    return _check_sample(bundle, manifest, SAMPLE_INPUTS, SAMPLE_OUTPUTS)
+
+
+def _check_sample(bundle: Path, manifest: Manifest, inputs: str, outputs: str) -> tuple[int, tuple[GoldenOutput, ...]]:
+    request, golden = read_samples(bundle / inputs), read_samples(bundle / outputs)
+    _check_samples(inputs, request, manifest.signature["inputs"])
+    _check_samples(outputs, golden, manifest.signature["outputs"])
     answer = _run(bundle / MODEL, request)
-    outputs = tuple(_compare(name, golden, answer.get(name), manifest) for name in golden)
-    return max(len(np.atleast_1d(values)) for values in request.values()), outputs
+    compared = tuple(_compare(name, golden, answer.get(name), manifest) for name in golden)
+    return max(len(np.atleast_1d(values)) for values in request.values()), compared
+
+
+def check_input_rules(bundle: Path, manifest: Manifest) -> None:
+    """Check that ids out of range, and infinite numbers, are replaced or refused as the signature says.
+
+    Raises `ValidationFailed`, and `BundleError` for samples that cannot be read. A bundle without such rules passes.
+    """
+    from recprune_export.onnx.runtime.session import make_session, refuses
+    from recprune_export.validation.edge_requests import make_refused_requests
+
+    if OUT_OF_RANGE_INPUTS in manifest.files:
+        try:
+            _check_sample(bundle, manifest, OUT_OF_RANGE_INPUTS, OUT_OF_RANGE_OUTPUTS)
+        except ValidationFailed as error:
+            raise ValidationFailed(f"{OUT_OF_RANGE_INPUTS} is answered otherwise: {error}") from error
+    with reject_invalid_sections(bundle):
+        refused = make_refused_requests(Signature.from_dict(manifest.signature))
+    for label, request in refused.items():
+        if not refuses(make_session(bundle / MODEL, 1), request):
+            raise ValidationFailed(f"The model answers {label}, which its signature says it refuses.")
 
 
 def read_samples(path: Path) -> dict[str, np.ndarray]:

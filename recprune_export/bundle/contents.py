@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from recprune_export.bundle.manifest.manifest import ENCODING, PLAN, PROGRAM, SAMPLE_INPUTS, SAMPLE_OUTPUTS
+from recprune_export.bundle.manifest.manifest import ENCODING, PLAN, PROGRAM
 from recprune_export.bundle.servers import kserve
 from recprune_export.bundle.servers.row_independence import rows_are_independent
 from recprune_export.bundle.servers.triton import make_model_name, make_model_repository
@@ -48,20 +48,18 @@ def gather_bundle_files(
     program: Program,
     models: Sequence[OnnxFile],
     plan: Plan,
-    request: Mapping[str, np.ndarray],
-    response: Mapping[str, np.ndarray],
+    samples: Mapping[str, Mapping[str, np.ndarray]],
     scratch: Path,
 ) -> dict[str, Path | bytes]:
     """Return the files of a bundle by name, except its README and manifest; `scratch` is a folder for temporary files.
 
-    `request` and `response` become the golden samples.
+    `samples` holds the golden request, its answer and perhaps others, by the names of their files.
     """
     program.save(scratch / PROGRAM)
     files: dict[str, Path | bytes] = {
         PROGRAM: scratch / PROGRAM,
         PLAN: format_json(plan.to_dict()),
-        SAMPLE_INPUTS: _npz(request),
-        SAMPLE_OUTPUTS: _npz(response),
+        **{name: _npz(arrays) for name, arrays in samples.items()},
     }
     for model in models:
         files[model.path.name] = model.path

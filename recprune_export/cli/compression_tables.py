@@ -11,6 +11,7 @@ from recprune_export.cli.tables import (
     make_table,
     print_json,
     print_notes,
+    prints_after_work,
     quote_for_shell,
     rewrite_table,
 )
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from recprune_export.validation.rare_ids import SharedRowReport
 
 
+@prints_after_work
 def print_result(result: "CompressionResult", *, as_json: bool) -> None:
     """Print the size, quality and speed of a new bundle."""
     if as_json:

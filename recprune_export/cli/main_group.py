@@ -1,15 +1,19 @@
 """The command group: the main job needs no name, and errors of the user are one sentence and an exit code."""
 
 import errno
+from pathlib import Path
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from recprune_export import __version__
+from recprune_export.cli.stream_encoding import make_streams_printable
+from recprune_export.column_names import suggest_name
 from recprune_export.errors import RecpruneError, UsageError
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+NO_PERMISSION = {errno.EACCES, errno.EPERM}
 NO_MEMORY = "The machine has too little memory for this: close other programs, or give a smaller --batch-size."
 # PyTorch reports exhausted resources in the text of a RuntimeError alone.
 RESOURCE_MESSAGES = {
@@ -29,11 +33,23 @@ nothing was written, or what was judged fails; 2 usage; 3 bad input file;
 class MainJobGroup(click.Group):
     """`recprune-export MODEL ...` is `recprune-export compress MODEL ...`."""
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run a command with streams that print every character in any encoding."""
+        make_streams_printable()
+        return super().main(*args, **extra)
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         group_options = {"--help", "-h", "--version"}
         if args and args[0] not in self.commands and args[0] not in group_options:
+            self._check_mistyped(args[0])
             args = ["compress", *args]
         return super().parse_args(ctx, args)
+
+    def _check_mistyped(self, word: str) -> None:
+        """Raise `click.UsageError` for a word that is neither an option nor a path, but resembles a command."""
+        command = suggest_name(word, self.commands)
+        if command is not None and word == Path(word).stem and not word.startswith("-") and not Path(word).exists():
+            raise click.UsageError(f"There is neither a command nor a file '{word}'. Did you mean '{command}'?")
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Offer commands, options of the main job, and files for MODEL."""
@@ -52,14 +68,11 @@ class MainJobGroup(click.Group):
             click.echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_code)
         except OSError as error:
-            if error.errno not in NO_ROOM:
+            advice = find_advice(error)
+            if advice is None:
                 raise
             where = f" ({error.filename})" if error.filename else ""
-            click.echo(
-                f"Error: {error.strerror}{where}: free some space, or set TMPDIR to where there is more. "
-                "What was there before is as it was.",
-                err=True,
-            )
+            click.echo(f"Error: {error.strerror}{where}: {advice}. What was there before is as it was.", err=True)
             ctx.exit(UsageError.exit_code)
         except (MemoryError, RuntimeError) as error:
             text = f"{type(error).__name__}: {error}"
@@ -71,6 +84,17 @@ class MainJobGroup(click.Group):
         except KeyboardInterrupt:
             click.echo("Interrupted; nothing was left half-written.", err=True)
             ctx.exit(INTERRUPTED)
+
+
+def find_advice(error: OSError) -> str | None:
+    """Return what the user can do about an error of the file system; None for an error that may be ours."""
+    if error.errno in NO_ROOM:
+        return "free some space, or set TMPDIR to where there is more"
+    if error.errno in NO_PERMISSION:
+        return "change the permissions of the file or its folder, or choose another"
+    if "temporary directory" in (error.strerror or ""):
+        return "set TMPDIR to a folder that can be written"
+    return None
 
 
 @click.group(

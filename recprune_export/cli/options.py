@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
+from recprune_export.cli.input_paths import MODEL, REQUEST
 from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR, SCORE_DESCRIPTIONS
 from recprune_export.settings import QUANTIZE
 
@@ -15,7 +16,7 @@ FILE = click.Path(path_type=Path)
 
 
 def loading_options(command: F) -> F:
-    return click.argument("model", type=FILE)(source_options(command))
+    return click.argument("model", type=MODEL)(source_options(command))
 
 
 def source_options(command: F) -> F:
@@ -24,7 +25,7 @@ def source_options(command: F) -> F:
             click.option("--factory", metavar="PACKAGE.MODULE:FUNCTION", help="Makes the model of a state dict."),
             click.option("--factory-args", metavar="JSON", help="Keyword arguments of the factory."),
             click.option(
-                "--inputs", type=FILE, metavar="NPZ", help="An example request, for a state dict or a pickle."
+                "--inputs", type=REQUEST, metavar="NPZ", help="An example request, for a state dict or a pickle."
             ),
             click.option(
                 "--unsafe-unpickle",
@@ -152,6 +153,28 @@ def job_options(command: F) -> F:
     return command
 
 
+def csv_options(command: F) -> F:
+    """Add the options of how a CSV file is written."""
+    for option in reversed(
+        (
+            click.option(
+                "--separator", metavar="CHARACTER", help="Between the fields of a CSV file.  [default: detected]"
+            ),
+            click.option("--encoding", metavar="NAME", help="Of a CSV file, such as utf-16.  [default: detected]"),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def reading_options(command: F) -> F:
+    """Add the options of reading rows for a model that was trained before."""
+    command = click.option(
+        "--allow-unknown", is_flag=True, help="Accept rows of which nearly all ids are unknown to the model."
+    )(command)
+    return csv_options(command)
+
+
 def data_options(command: F) -> F:
     command = split_options(command)
     for option in reversed(
@@ -173,6 +196,12 @@ def data_options(command: F) -> F:
             click.option(
                 "--multi-valued", multiple=True, metavar="COLUMN:SEPARATOR", help="Several values in one string."
             ),
+            click.option(
+                "--missing",
+                multiple=True,
+                metavar="WORD",
+                help="A word for a missing value, beside NA, null, -, ...; may be repeated.",
+            ),
             click.option("--sequence", metavar="USER,ITEM,ORDER", help="Columns of a log of user actions."),
             click.option(
                 "--max-length", type=click.IntRange(1), help="Items of a history that are used.  [default: 50]"
@@ -180,4 +209,4 @@ def data_options(command: F) -> F:
         )
     ):
         command = option(command)
-    return command
+    return csv_options(command)

@@ -1,14 +1,20 @@
 """Functions that all commands print with: tables for people, JSON for programs."""
 
+import contextlib
+import errno
+import functools
 import json
+import os
 import shlex
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import click
 
 from recprune_export.evidence import Verdict
+from recprune_export.progress import print_warning
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,8 +34,40 @@ def make_table(title: str, *columns: str) -> "Table":
     return table
 
 
+P = ParamSpec("P")
+
+
+def prints_after_work(function: Callable[P, None]) -> Callable[P, None]:
+    """Decorate a function that prints the result of finished work.
+
+    The files are written and the verdict is known by then: a closed pipe ends the print, and a log on a full disk is a warning.
+    """
+
+    @functools.wraps(function)
+    def printed(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            function(*args, **kwargs)
+            sys.stdout.flush()
+        except OSError as error:
+            _discard_output()
+            if error.errno != errno.EPIPE:
+                print_warning(f"The result cannot be printed ({error.strerror}); it stands all the same.")
+
+    return printed
+
+
+def _discard_output() -> None:
+    """Let stdout lead nowhere: the interpreter writes what is left of it at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def make_console() -> "Console":
-    from rich.console import Console
+    from rich.console import Console as RichConsole
+
+    class Console(RichConsole):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))  # rich ends the process with exit code 1
 
     # Names of fields and paths are printed as they are, brackets and colons too.
     console = Console(markup=False, emoji=False)

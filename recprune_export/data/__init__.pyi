@@ -7,6 +7,7 @@ from .batch import Batch as Batch
 from .clicks import ClickData as ClickData
 from .clicks import check_types as check_types
 from .clicks import load_clicks as load_clicks
+from .csv_format import CsvOptions as CsvOptions
 from .distribution.data_profile import DataProfile as DataProfile
 from .distribution.data_profile import Drift as Drift
 from .distribution.data_profile import FieldProfile as FieldProfile
@@ -15,6 +16,9 @@ from .distribution.data_profile import IdCells as IdCells
 from .distribution.data_profile import NumberCells as NumberCells
 from .distribution.stability_index import MAJOR as MAJOR
 from .distribution.stability_index import NOTICEABLE as NOTICEABLE
+from .encoding.canonical_text import CANONICAL_TEXT_RULE as CANONICAL_TEXT_RULE
+from .encoding.canonical_text import MISSING_WORDS as MISSING_WORDS
+from .encoding.canonical_text import canonical_text as canonical_text
 from .encoding.encoder import NUMERIC as NUMERIC
 from .encoding.encoder import Encoder as Encoder
 from .encoding.encoder import Request as Request
@@ -39,6 +43,7 @@ from .schema._infer_schema import infer_sequence_schema as infer_sequence_schema
 from .schema.schema import MultiValued as MultiValued
 from .schema.schema import Schema as Schema
 from .schema.schema import SequenceColumns as SequenceColumns
+from .schema.schema import VectorColumn as VectorColumn
 from .sequences import HISTORY as HISTORY
 from .sequences import NEXT_ITEM as NEXT_ITEM
 from .sequences import SequenceData as SequenceData

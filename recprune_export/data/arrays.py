@@ -1,6 +1,6 @@
 """Rows for third-party models: columns or arrays that already have the form of the inputs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 IdRange = tuple[int, int]
 _REMEDY = "Correct those rows, or name another column by --split; if it is no split, rename it."
+HasAnswer = Callable[
+    [Mapping[str, np.ndarray]], np.ndarray
+]  # inputs of N rows -> whether a model answers each, bool [N]
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ def load_arrays(
     settings: RowSettings = DEFAULT_ROW_SETTINGS,
     *,
     label_kinds: Mapping[str, LabelKind] | None = None,
+    has_answer: HasAnswer | None = None,
 ) -> ArrayData:
     """Read the arrays of an `.npz`, or the columns of a CSV or Parquet file, with the names of the inputs and labels.
 
@@ -81,12 +85,13 @@ def load_arrays(
     An input of shape (batch, n) is a list column, or n columns named `name_0` ... . Rows are split by the column that the
     settings name, else by one called `split`, `fold` or `subset`, else at random by `seed`, 80/10/10. A column called `fold`
     or `subset` that holds something else is not used, and named in a note. Rows without any label are left out.
-    `label_kinds`, if known, are the kinds of labels for which the model was trained.
+    `label_kinds`, if known, are the kinds of labels for which the model was trained. Rows with NaN are taken where
+    `has_answer` says that the model answers them, as one that fills missing values itself.
 
-    Raises `DataError` if an array is missing or has another type or shape, has no value in some rows, or an id lies
-    outside its table, or if a column of splits names something else.
+    Raises `DataError` if an array is missing or has another type or shape, has no id in some rows, or an id lies outside
+    its table, if a number is infinite, a row with NaN has no answer, or a column of splits names something else.
     """
-    columns = open_columns(data)
+    columns = open_columns(data, settings.reading)
     path, weight, group = columns.path, settings.labels.weight, settings.group
     extra = [name for name in (weight, group) if name is not None]
     roles = [*(i.name for i in inputs), *labels, *extra]
@@ -103,8 +108,13 @@ def load_arrays(
         weights=None if weight is None else (weight, arrays[weight]),
     )
     check_any_label(path, read)
+    requests = {i.name: check_input_array(path, i, arrays[i.name]) for i in inputs}
+    for i in inputs:
+        infinite = np.isinf(requests[i.name])
+        _refuse_rows(path, i, requests[i.name], infinite, "infinity", "clip it or leave these rows out")
+    _check_missing_numbers(path, inputs, requests, has_answer)
     rows = Rows(
-        {i.name: check_input_array(path, i, arrays[i.name]) for i in inputs},
+        requests,
         dict(read.labels),
         weights=read.weights,
         groups=None if group is None else encode_groups(path, group, arrays[group]),
@@ -205,7 +215,7 @@ def check_input_array(path: str, spec: ArraySpec, values: np.ndarray, first_row:
 
     `first_row` is the position of their first row in `path`, None if they are all of its rows.
 
-    Raises `DataError` if they have another shape or kind, are not finite, or hold an id outside the table.
+    Raises `DataError` if they have another shape or kind, or hold an id outside the table.
     """
     dtype = np.dtype(spec.dtype)
     if values.ndim == 1 and spec.shape == (1,):
@@ -216,12 +226,43 @@ def check_input_array(path: str, spec: ArraySpec, values: np.ndarray, first_row:
         )
     if np.issubdtype(dtype, np.integer):
         _check_no_missing(path, f"'{spec.name}'", values, first_row)
+        if values.dtype.kind == "f" and np.isfinite(values).all() and (values == np.floor(values)).all():
+            values = values.astype(np.int64)  # whole numbers that a file writes as 12.0
     if not np.can_cast(values.dtype, dtype, "same_kind"):
         raise DataError(f"'{spec.name}' in {path} holds {_describe_dtype(values)}; the model takes {spec.dtype}.")
-    if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
-        raise DataError(f"'{spec.name}' in {path} holds NaN or infinity; fill the missing values first.")
     _check_ids(path, spec, values, first_row or 0)
     return np.ascontiguousarray(values, dtype=dtype)
+
+
+def _check_missing_numbers(
+    path: str, inputs: Sequence[ArraySpec], arrays: Mapping[str, np.ndarray], has_answer: HasAnswer | None
+) -> None:
+    """Raise `DataError` for rows with NaN that the model does not answer."""
+    missing = {i.name: np.isnan(arrays[i.name]) for i in inputs if np.issubdtype(np.dtype(i.dtype), np.floating)}
+    rows = np.flatnonzero(sum(mask.reshape(len(mask), -1).any(axis=1) for mask in missing.values())) if missing else ()
+    if not len(rows):
+        return
+    refused = np.ones(len(rows), dtype=bool)
+    if has_answer is not None:
+        refused = ~has_answer({name: values[rows] for name, values in arrays.items()})
+    for i in inputs:
+        if i.name in missing:
+            places = np.zeros_like(missing[i.name])
+            places[rows[refused]] = missing[i.name][rows[refused]]
+            reason = "the model answers NaN there: fill the missing values or leave these rows out"
+            _refuse_rows(path, i, arrays[i.name], places, "NaN", reason)
+
+
+def _refuse_rows(path: str, spec: ArraySpec, values: np.ndarray, places: np.ndarray, kind: str, reason: str) -> None:
+    """Raise `DataError` where `places` marks numbers of an input, with the column, the rows and the reason."""
+    rows = np.flatnonzero(places.reshape(len(values), -1).any(axis=1))
+    if not len(rows):
+        return
+    column = f", column {int(np.argwhere(places[rows[0]].reshape(-1))[0][0])}," if values.ndim > 1 else ""
+    several = "s" if len(rows) > 1 else ""
+    raise DataError(
+        f"'{spec.name}'{column} in {path} holds {kind} in {len(rows):,} row{several}, such as row {rows[0]}: {reason}."
+    )
 
 
 def _check_ids(path: str, spec: ArraySpec, values: np.ndarray, first_row: int) -> None:
@@ -229,12 +270,14 @@ def _check_ids(path: str, spec: ArraySpec, values: np.ndarray, first_row: int) -
         if pair is None:
             continue
         ids = values if len(spec.ids) == 1 else values.reshape(len(values), -1, len(spec.ids))[..., column]
-        outside = (ids < pair[0]) | (ids > pair[1])
+        outside = ~((ids >= pair[0]) & (ids <= pair[1]))  # so is NaN
         if outside.any():
             where = f"'{spec.name}'" + ("" if len(spec.ids) == 1 else f", column {column},")
             row = first_row + int(np.argwhere(outside)[0][0])
+            first = ids[outside].flat[0]
+            kind = "NaN" if np.isnan(first) else f"the id {first:g}"
             raise DataError(
-                f"{where} in {path} holds the id {ids[outside].flat[0]:g} at row {row}, but the table has ids {pair[0]} to {pair[1]}."
+                f"{where} in {path} holds {kind} at row {row}, but the table has ids {pair[0]} to {pair[1]}."
             )
 
 

@@ -1,20 +1,24 @@
 """Reading, splitting and encoding of rows with labels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recprune_export.column_names import describe_missing_column
+from recprune_export.data.csv_format import CsvOptions
 from recprune_export.data.encoding.encoder import Encoder
+from recprune_export.data.encoding.numeric_columns import as_number, can_be_number, is_no_number
+from recprune_export.data.encoding.unknown_values import count_unknown_if_many, judge_unknown
 from recprune_export.data.group_codes import encode_groups, require_group_column
 from recprune_export.data.labels import LabelKind, LabelValues
 from recprune_export.data.read_labels import check_any_label, check_training_rows, read_labels, refuse_texts
 from recprune_export.data.rows import Rows
 from recprune_export.data.schema.schema import Schema, Split
 from recprune_export.data.splits.row_split import SPLIT_NAMES, SplitSizes, split_at_random, split_rows
-from recprune_export.data.tabular_files import collect, raise_data_errors, scan
+from recprune_export.data.tabular_files import collect, describe_encoding, raise_data_errors, scan
 from recprune_export.errors import DataError
+from recprune_export.settings import DEFAULT_DATA_SETTINGS, DataSettings
 
 if TYPE_CHECKING:
     import polars as pl
@@ -45,25 +49,33 @@ class ClickData:
         return SplitSizes(len(self.train), len(self.valid), len(self.test), self.split_description)
 
 
-def load_clicks(path: Path, schema: Schema, encoder: Encoder | None = None, group: str | None = None) -> ClickData:
+def load_clicks(
+    path: Path,
+    schema: Schema,
+    encoder: Encoder | None = None,
+    group: str | None = None,
+    reading: DataSettings = DEFAULT_DATA_SETTINGS,
+) -> ClickData:
     """Read rows and split them; without an `encoder`, one is fitted on the training split.
 
     Rows without any label are left out. Without an `encoder` the labels whose values are not 0 and 1 become those of
     numbers in its schema. `group` names the column over whose values metrics are means.
 
-    Raises `DataError` if a column of the schema is missing or has another type, a label does not fit the schema, or a
-    split has no rows.
+    Raises `DataError` if a column of the schema is missing or has another type, a label does not fit the schema, a split
+    has no rows, or nearly all values of a field are unknown to a given `encoder`.
     """
-    frame = scan(path)
+    import polars as pl
+
+    options = CsvOptions(reading.separator, reading.encoding)
+    frame = scan(path, options, text=schema.texts, missing=schema.missing)
     columns = frame.collect_schema().names()
-    fields = (*schema.categorical, *schema.numeric, *(several.name for several in schema.multi_valued))
-    used = (*schema.labels, *fields, *((schema.weight,) if schema.weight else ()))
+    used = (*schema.labels, *schema.fields, *((schema.weight,) if schema.weight else ()))
     missing = [name for name in used if name not in columns]
     if missing:
         role = "the label of the model" if missing[0] in schema.labels else "a field of the model"
         raise DataError(describe_missing_column(path, missing[0], columns, role))
     check_types(path, frame, schema)
-    frame, label_values, notes = _add_labels(path, frame, schema, schema.label_kinds if encoder else {})
+    frame, label_values, label_notes = _add_labels(path, frame, schema, schema.label_kinds if encoder else {})
     numbers = (name for name, values in label_values.items() if values.kind(1) is LabelKind.NUMBER)
     schema = replace(schema, value_labels=tuple(numbers))
     frame = frame if group is None else _add_groups(path, frame, group)
@@ -71,19 +83,41 @@ def load_clicks(path: Path, schema: Schema, encoder: Encoder | None = None, grou
     if KNOWN_COLUMN in frame.collect_schema().names():
         partitioned = _select_known(partitioned)
     with raise_data_errors(path):
-        _check_infinite(path, frame, schema.numeric)
+        check_numbers(path, frame, schema)
+        is_fitted = encoder is None
         encoder = encoder or Encoder.fit(_select_partition(partitioned, "train"), schema)
         splits = {name: _rows(path, _select_partition(partitioned, name), encoder, name) for name in SPLIT_NAMES}
+        held_out = [splits[name].inputs for name in ("valid", "test")]
+        if is_fitted:
+            rows = partitioned.filter(pl.col(PARTITION_COLUMN) > 0)
+            counts = count_unknown_if_many(encoder, rows, held_out)
+            notes = judge_unknown(counts.values(), encoder.vocabularies, f"the held-out rows of {path}", allow=True)
+        else:
+            counts = count_unknown_if_many(encoder, partitioned, [splits["train"].inputs, *held_out])
+            notes = judge_unknown(counts.values(), encoder.vocabularies, str(path), reading.allow_unknown)
+            notes = (*describe_encoding(path, options), *notes)
     check_training_rows(path, splits["train"])
-    return ClickData(encoder, **splits, label_values=label_values, split_description=description, notes=notes)
+    return ClickData(
+        encoder, **splits, label_values=label_values, split_description=description, notes=(*label_notes, *notes)
+    )
 
 
 def check_types(path: Path, frame: "pl.LazyFrame", schema: Schema) -> None:
     """Raise `DataError` if the type of a column does not fit its role in the schema."""
+    import polars as pl
+
     types = frame.collect_schema()
+    for name in schema.categorical:
+        if types[name].is_nested() or isinstance(types[name], pl.Binary | pl.Object):
+            raise DataError(f"The column '{name}' of {path} holds {types[name]}, but the model takes one value.")
     for name in schema.numeric:
-        if not (types[name].is_numeric() or str(types[name]) in ("Boolean", "Null")):
+        if not can_be_number(types[name]):
             raise DataError(f"The column '{name}' of {path} holds {types[name]}, but the model takes it as a number.")
+    for vector in schema.vectors:
+        if not isinstance(types[vector.name], pl.List | pl.Array):
+            raise DataError(
+                f"The column '{vector.name}' of {path} holds {types[vector.name]}, but the model takes vectors of {vector.size} numbers."
+            )
     for several in schema.multi_valued:
         if (several.separator is None) != (str(types[several.name]).startswith(("List", "Array"))):
             expected = "lists" if several.separator is None else f"text with '{several.separator}' between values"
@@ -92,21 +126,48 @@ def check_types(path: Path, frame: "pl.LazyFrame", schema: Schema) -> None:
             )
 
 
-def _check_infinite(path: Path, frame: "pl.LazyFrame", names: Sequence[str]) -> None:
-    """Raise `DataError` for infinity, with which mean and deviation are not finite. NaN is a missing value, encoded as the mean."""
+def check_numbers(path: Path, frame: "pl.LazyFrame", schema: Schema, first_row: int = 0) -> None:
+    """Raise `DataError` for a text that is no number, and for infinity, with which mean and deviation are not finite.
+
+    NaN is a missing value, encoded as the mean. `first_row` is the position of the first row of `frame` in `path`.
+    """
     import polars as pl
 
-    if not names:
+    if not (schema.numeric or schema.vectors):
         return
+    types = frame.collect_schema()
+    texts = {name: is_no_number(pl.col(name), types[name], schema.missing) for name in schema.numeric}
+    infinite = {name: as_number(pl.col(name), types[name], schema.missing).is_infinite() for name in schema.numeric}
+    for vector in schema.vectors:
+        numbers = pl.col(vector.name).cast(pl.List(pl.Float64))
+        infinite[vector.name] = numbers.list.eval(pl.element().is_infinite()).list.any()
     counts = collect(
-        frame.select(pl.col(name).cast(pl.Float64, strict=False).is_infinite().sum() for name in names), path
+        frame.select(
+            *(mask.sum().alias(f"text {name}") for name, mask in texts.items()),
+            *(mask.sum().alias(f"infinite {name}") for name, mask in infinite.items()),
+        ),
+        path,
+    ).row(0, named=True)
+    for name, mask in texts.items():
+        if count := counts[f"text {name}"]:
+            raise _no_number_error(path, frame, name, mask, count, first_row)
+    for name in infinite:
+        if count := counts[f"infinite {name}"]:
+            raise DataError(
+                f"The column '{name}' of {path} holds infinity in {count:,} row{'' if count == 1 else 's'}: "
+                "clip it or leave it empty there."
+            )
+
+
+def _no_number_error(
+    path: Path, frame: "pl.LazyFrame", name: str, mask: "pl.Expr", count: int, first_row: int
+) -> DataError:
+    row, value = collect(frame.with_row_index("__row").filter(mask).select("__row", name).head(1), path).row(0)
+    return DataError(
+        f"The column '{name}' of {path} holds '{value}' at row {first_row + row:,} ({count:,} such row{'' if count == 1 else 's'}), "
+        f"but the model takes it as a number: leave it empty there, or train again with --missing '{value}' "
+        f"(the word is a missing value), --categorical {name} or --ignore {name}."
     )
-    infinite = {name: counts[name].item() for name in names if counts[name].item()}
-    if infinite:
-        name, count = next(iter(infinite.items()))
-        raise DataError(
-            f"The column '{name}' of {path} holds infinity in {count:,} row{'' if count == 1 else 's'}: clip it or leave it empty there."
-        )
 
 
 def _add_partition_column(path: Path, frame: "pl.LazyFrame", split: Split) -> "tuple[pl.LazyFrame, str]":

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from recprune_export.errors import UsageError
+from recprune_export.output_files import check_output_file
 
 ITEMS = 800
 TAGS = ("sale", "new", "eco", "gift", "kids", "sport", "home", "luxury")
@@ -17,10 +18,11 @@ def generate_clicks(path: Path, rows: int, seed: int = 0) -> None:
     A click depends on the dot product of latent vectors of user and item, on category and device, and on the price:
     effects that factorization models can learn, with noise that bounds the AUC near .8.
 
-    Raises `UsageError` if the file ends in neither `.parquet` nor `.csv`.
+    Raises `UsageError` if the file ends in neither `.parquet` nor `.csv`, or cannot be written.
     """
     import polars as pl
 
+    _check_path(path)
     users, categories, latent = 2000, 12, 6
     rng = np.random.default_rng(seed)
     user, item = _power_law(rng, users, rows), _power_law(rng, ITEMS, rows)
@@ -65,6 +67,7 @@ def generate_sequences(path: Path, rows: int, seed: int = 0) -> None:
     """
     import polars as pl
 
+    _check_path(path)
     rng = np.random.default_rng(seed)
     lengths = np.clip(rng.geometric(0.1, size=max(1, rows // 9)) + 3, 4, 60)
     lengths = lengths[: int(np.searchsorted(np.cumsum(lengths), rows)) + 1]
@@ -94,13 +97,17 @@ def _power_law(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
     return rng.permutation(count)[rng.choice(count, size=size, p=weights / weights.sum())]
 
 
+def _check_path(path: Path) -> None:
+    if path.suffix not in (".parquet", ".csv"):
+        raise UsageError(f"{path} must end in .parquet or .csv.")
+    check_output_file(path)
+
+
 def _write(frame: object, path: Path) -> None:
     import polars as pl
 
     assert isinstance(frame, pl.DataFrame)
     writers: dict[str, Callable[[Path], object]] = {".parquet": frame.write_parquet, ".csv": frame.write_csv}
-    if path.suffix not in writers:
-        raise UsageError(f"{path} must end in .parquet or .csv.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         writers[path.suffix](path)

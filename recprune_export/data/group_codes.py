@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from recprune_export.column_names import check_columns_exist
 from recprune_export.errors import DataError
 
 NO_GROUP = -1  # the code of a row without a value
@@ -11,8 +12,7 @@ NO_GROUP = -1  # the code of a row without a value
 
 def require_group_column(source: object, name: str, columns: Sequence[str]) -> None:
     """Raise `DataError` if the column that --group names is not among `columns`."""
-    if name not in columns:
-        raise DataError(f"{source} has no column '{name}', which --group names; its columns are {', '.join(columns)}.")
+    check_columns_exist(source, [name], columns, "which --group names")
 
 
 def encode_groups(source: object, name: str, values: np.ndarray) -> np.ndarray:
@@ -26,7 +26,9 @@ def encode_groups(source: object, name: str, values: np.ndarray) -> np.ndarray:
     import polars as pl
 
     flat = values.reshape(-1) if values.ndim == 2 and values.shape[1] == 1 else values
-    series = None if flat.ndim != 1 else pl.Series(name, flat, strict=False, nan_to_null=True)
+    # polars takes no text in an array of objects
+    plain = [None if value != value else value for value in flat.tolist()] if flat.dtype == object else flat
+    series = None if flat.ndim != 1 else pl.Series(name, plain, strict=False, nan_to_null=True)
     if series is None or series.dtype.is_nested():
         raise DataError(
             f"The column '{name}' of {source} holds several values in a row, but --group takes one value each."

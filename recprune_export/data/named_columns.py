@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recprune_export.data.csv_format import CsvOptions
 from recprune_export.data.npz import read_npz
 from recprune_export.data.tabular_files import collect, scan
 from recprune_export.errors import DataError, UsageError
+from recprune_export.settings import DEFAULT_DATA_SETTINGS, DataSettings
 
 if TYPE_CHECKING:
     import polars as pl
@@ -28,7 +30,7 @@ class NamedColumns:
     read: Callable[[Sequence[str]], Mapping[str, Any]]
 
 
-def open_columns(data: Path | str | Columns) -> NamedColumns:
+def open_columns(data: Path | str | Columns, reading: DataSettings = DEFAULT_DATA_SETTINGS) -> NamedColumns:
     """Open a file or arrays in memory; of a table only the columns that are asked for are read.
 
     Raises `DataError` if the file cannot be read, `UsageError` if `data` is neither a file nor arrays by name.
@@ -38,7 +40,7 @@ def open_columns(data: Path | str | Columns) -> NamedColumns:
         if _is_zip(path):
             arrays = read_npz(path)
             return NamedColumns(str(path), tuple(arrays), lambda names: arrays)
-        frame = scan(path)
+        frame = scan(path, CsvOptions(reading.separator, reading.encoding))
         return NamedColumns(
             str(path),
             tuple(frame.collect_schema().names()),

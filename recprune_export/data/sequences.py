@@ -1,22 +1,27 @@
 """Sequences of items by user, split by leave-one-out, the last item for testing and the one before for validation, or in time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
-from recprune_export.codec import DictMixin, JsonForm
+from recprune_export.codec import DictMixin, JsonForm, json_name
 from recprune_export.column_names import check_columns_exist
+from recprune_export.data.csv_format import CsvOptions
+from recprune_export.data.encoding.canonical_text import CANONICAL_TEXT_RULE, canonical_text
 from recprune_export.data.encoding.encoder import Request
+from recprune_export.data.encoding.unknown_values import count_unknown_texts, judge_unknown
 from recprune_export.data.encoding.vocabulary import Vocabulary
 from recprune_export.data.rows import Ragged, Rows
+from recprune_export.data.schema.column_summary import ColumnSummary
 from recprune_export.data.schema.schema import Schema, SequenceColumns
 from recprune_export.data.splits.ordered_log import OrderedLog, order_log
 from recprune_export.data.splits.row_split import SplitSizes, split_by_time
 from recprune_export.data.splits.split_column import find_split_columns
 from recprune_export.data.tabular_files import collect, scan
 from recprune_export.errors import DataError
+from recprune_export.settings import DEFAULT_DATA_SETTINGS, DataSettings
 
 if TYPE_CHECKING:
     import polars as pl
@@ -28,16 +33,33 @@ _MIN_ITEMS = 3  # of a user, for leave-one-out: one to train on, one for validat
 
 @dataclass(frozen=True)
 class SequenceEncoder(DictMixin):
-    """Encoder of item values as ids 1..n; 0 pads on the left. Unknown items are removed from histories."""
+    """Encoder of item values as ids 1..n; 0 pads on the left. Unknown items are removed from histories.
+
+    `summaries` and `notes` say how the columns of the training file were read.
+    """
+
+    ENCODED = ("schema", "items", "summaries", "notes", "canonical_text_rule")
 
     schema: Schema
     items: Annotated[Vocabulary, JsonForm(Vocabulary.to_list, lambda values: Vocabulary(values, 1))]
+    summaries: tuple[ColumnSummary, ...] = field(default=(), metadata=json_name("columns"))
+    notes: tuple[str, ...] = ()
 
     @property
     def columns(self) -> SequenceColumns:
         """The columns of the log."""
         assert self.schema.sequence is not None
         return self.schema.sequence
+
+    @property
+    def canonical_text_rule(self) -> str:
+        """The rule by which the vocabulary spells items, for clients that encode without this package."""
+        return CANONICAL_TEXT_RULE
+
+    @property
+    def unknown_ids(self) -> dict[str, int]:
+        """The id in the place of an unknown item, by input: that of the padding, since such items are removed."""
+        return {HISTORY: 0}
 
     def encode(self, log: "pl.LazyFrame | pl.DataFrame") -> Request:
         """Return the request of each user in `log`, in the order of the users' values: `history`, int64 [users, length].
@@ -54,7 +76,7 @@ class SequenceEncoder(DictMixin):
         Raises `DataError` if the column of the order holds text that is neither numbers nor times.
         """
         columns = self.columns
-        selected = log.lazy().select(*dict.fromkeys((columns.user, columns.item, columns.order)))
+        selected = _select_canonical(log.lazy(), columns)
         ordered = order_log("the log", selected.collect(engine="streaming"), columns)
         return self.encode_ordered(ordered, drop_unknown=drop_unknown)
 
@@ -62,9 +84,17 @@ class SequenceEncoder(DictMixin):
         """Return the histories of a log that is in order already, as `histories` does."""
         import polars as pl
 
-        items = log.items.cast(pl.String).to_frame("item").select(self.items.encode(pl.col("item"))).to_series()
+        items = log.items.to_frame("item").select(self.items.encode(pl.col("item"))).to_series()
         histories = Ragged(items.to_numpy(), log.offsets)
         return _drop_unknown(histories) if drop_unknown else histories
+
+    def judge_items(self, log: "pl.DataFrame", source: str, allow: bool) -> tuple[str, ...]:
+        """Return a note if many items of `log` are unknown. Raises `DataError` if nearly all are, unless `allow`."""
+        import polars as pl
+
+        name = self.columns.item
+        texts = log.select(canonical_text(pl.col(name), log.schema[name]).alias(name))[name].drop_nulls()
+        return judge_unknown([count_unknown_texts(name, texts, self.items)], {name: self.items}, source, allow)
 
 
 @dataclass(frozen=True)
@@ -97,28 +127,37 @@ class _HistoryEnds:
     notes: tuple[str, ...] = ()
 
 
-def load_sequences(path: Path, schema: Schema, encoder: SequenceEncoder | None = None) -> SequenceData:
+def load_sequences(
+    path: Path,
+    schema: Schema,
+    encoder: SequenceEncoder | None = None,
+    reading: DataSettings = DEFAULT_DATA_SETTINGS,
+) -> SequenceData:
     """Read a log and split it by leave-one-out, or in time where the schema names the order for its split.
 
     Leave-one-out excludes users with fewer than three items. In time, the targets are the first item of each user from
     the border on, and users with fewer than two items before are excluded. The vocabulary is that of the training
     histories: an item that occurs only in validation or test cannot be predicted and counts as a miss (target 0).
 
-    Raises `DataError` if a column is missing, the file cannot be read, the order cannot be parsed, or no user is long
-    enough.
+    Raises `DataError` if a column is missing, the file cannot be read, the order cannot be parsed, no user is long enough,
+    or nearly all items are unknown to a given `encoder`.
     """
     columns = schema.sequence
     assert columns is not None
-    frame = scan(path)
+    frame = scan(path, CsvOptions(reading.separator, reading.encoding), text=(columns.item,), missing=schema.missing)
     names = frame.collect_schema().names()
     roles = (columns.user, columns.item, columns.order)
     check_columns_exist(path, roles, names, "which the log of the model needs")
     unused = find_split_columns(names, roles)
-    log = order_log(path, collect(frame.select(*dict.fromkeys(roles)), path), columns)
+    table = collect(_select_canonical(frame, columns), path)
+    log = order_log(path, table, columns)
     log, ends = _end_in_time(path, log, schema) if schema.split.time else _end_last_items(path, log)
     training = Ragged(np.arange(len(log.items)), log.offsets).drop_last(log.lengths - ends.valid)
+    unknown: tuple[str, ...] = ()
     if encoder is None:
-        encoder = SequenceEncoder(schema, _count_items(log, training.values))
+        encoder = SequenceEncoder(schema, _count_items(log, training.values, schema.missing))
+    else:
+        unknown = encoder.judge_items(table, str(path), reading.allow_unknown)
     histories = encoder.encode_ordered(log, drop_unknown=False)
     return SequenceData(
         encoder,
@@ -129,15 +168,28 @@ def load_sequences(path: Path, schema: Schema, encoder: SequenceEncoder | None =
         notes=(
             *log.notes,
             *ends.notes,
+            *unknown,
             *(f"'{name}' is not used: a log is split by the order of its rows." for name in unused),
         ),
     )
 
 
-def _count_items(log: OrderedLog, rows: np.ndarray) -> Vocabulary:
+def _select_canonical(log: "pl.LazyFrame", columns: SequenceColumns) -> "pl.LazyFrame":
+    """Return user, item and order, with items, and users that are text, in their canonical text."""
     import polars as pl
 
-    return Vocabulary.count(log.items.gather(rows).to_frame("item").lazy(), pl.col("item").cast(pl.String), 1)
+    types = log.collect_schema()
+    spelled = [columns.item, *([columns.user] if isinstance(types[columns.user], pl.String) else [])]
+    return log.select(
+        (canonical_text(pl.col(name), types[name]).alias(name) if name in spelled else pl.col(name))
+        for name in dict.fromkeys((columns.user, columns.item, columns.order))
+    )
+
+
+def _count_items(log: OrderedLog, rows: np.ndarray, missing: tuple[str, ...]) -> Vocabulary:
+    import polars as pl
+
+    return Vocabulary.count(log.items.gather(rows).to_frame("item").lazy(), pl.col("item"), 1, missing)
 
 
 def _end_last_items(path: Path, log: OrderedLog) -> tuple[OrderedLog, _HistoryEnds]:

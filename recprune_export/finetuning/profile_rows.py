@@ -83,6 +83,10 @@ def _read_encoded(encoder: Encoder, rows: Rows) -> Iterator[FieldValues]:
     for position, name in enumerate(schema.numeric):
         values = rows.inputs[NUMERIC][:, position] * encoder.stds[name] + encoder.means[name]
         yield FieldValues(name, values, ids=False)
+    first = len(schema.numeric)
+    for vector in schema.vectors:  # all numbers of a vector together, as they are standardized
+        yield FieldValues(vector.name, rows.inputs[NUMERIC][:, first : first + vector.size], ids=False)
+        first += vector.size
 
 
 def _read_inputs(inputs: Sequence[Input], rows: Rows) -> Iterator[FieldValues]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -31,7 +31,7 @@ from recprune_export.metrics.evaluator import Evaluator, make_evaluator
 from recprune_export.metrics.observations import LabelPredictor, Observations, observe
 from recprune_export.metrics.quality_comparison import IdFrequencies, QualityComparison, compare_quality
 from recprune_export.program.program import Program, sample_request_tensors
-from recprune_export.program.signature import BATCH, Signature
+from recprune_export.program.signature import BATCH
 from recprune_export.settings import (
     DEFAULT_EVALUATION_SETTINGS,
     DEFAULT_ROW_SETTINGS,
@@ -373,23 +373,42 @@ def read_encoded(
         )
     if isinstance(encoder, SequenceEncoder):
         settings.labels.refuse_for_histories()
-        return load_sequences(path, encoder.schema, encoder)
+        return load_sequences(path, encoder.schema, encoder, settings.reading)
     given = {name: value for name, value in asdict(settings.labels).items() if value is not None}
     encoder = replace(encoder, schema=replace(encoder.schema, **given))
-    return load_clicks(path, encoder.schema, encoder, settings.group)
+    return load_clicks(path, encoder.schema, encoder, settings.group, settings.reading)
 
 
 def read_arrays(
     data: Path | str | Columns,
-    signature: Signature,
+    program: Program,
     labels: tuple[str, ...],
     seed: int,
     settings: RowSettings = DEFAULT_ROW_SETTINGS,
     kinds: Mapping[str, LabelKind] | None = None,
 ) -> ArrayData:
-    """Read rows for a third-party model, by the names of its inputs; `kinds` are those of labels, if known."""
-    specs = [ArraySpec(i.name, i.dtype, tuple(int(size) for size in i.shape[1:]), i.ids) for i in signature.inputs]
-    return load_arrays(data, specs, labels, seed, settings, label_kinds=kinds)
+    """Read rows for a third-party model, by the names of its inputs; rows with NaN where it answers them.
+
+    `kinds` are those of labels, if known.
+    """
+    inputs = program.signature.inputs
+    specs = [ArraySpec(i.name, i.dtype, tuple(int(size) for size in i.shape[1:]), i.ids) for i in inputs]
+    return load_arrays(
+        data, specs, labels, seed, settings, label_kinds=kinds, has_answer=partial(find_answered_rows, program)
+    )
+
+
+def find_answered_rows(program: Program, request: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return for each row of `request` whether no output of `program` is NaN, bool [N]."""
+    chunk_rows = 256  # scores of all items take megabytes for each row
+    rows = len(next(iter(request.values())))
+    answered = np.ones(rows, dtype=bool)
+    for start in range(0, rows, chunk_rows):
+        chunk = slice(start, start + chunk_rows)
+        for values in run_program(program, {name: array[chunk] for name, array in request.items()}).values():
+            if values.dtype.kind == "f" and len(values) == len(answered[chunk]):
+                answered[chunk] &= ~np.isnan(values).reshape(len(values), -1).any(axis=1)
+    return answered
 
 
 def _filter_rows(rows: Rows, where: RowFilter | None) -> Rows:

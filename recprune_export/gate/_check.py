@@ -63,12 +63,12 @@ class Check(ToDictMixin):
             gates = " ".join(f"[{finding.gate}] {finding.reason}" for finding in self.failed())
             raise ValidationFailed(f"{self.new} is worse than {self.base}: {gates}")
         if self.verdict is Verdict.UNDECIDED:
-            gates = [f.gate for f in self.findings if f.verdict is Verdict.UNDECIDED]
-            remedies = ["--data with more rows"] if any(gate.startswith("quality") for gate in gates) else []
-            if not all(gate.startswith("quality") for gate in gates):
+            undecided = [f.gate for f in self.findings if f.verdict is Verdict.UNDECIDED]
+            remedies = ["--data with more rows"] if any(gate.startswith("quality") for gate in undecided) else []
+            if not all(gate.startswith("quality") for gate in undecided):
                 remedies += ["more --time-limit", "a quieter machine"]
             raise Undecided(
-                f"Whether {self.new} is worse than {self.base} cannot be told ({', '.join(gates)}): give "
+                f"Whether {self.new} is worse than {self.base} cannot be told ({', '.join(undecided)}): give "
                 f"{', or '.join(remedies)}, or say --undecided pass or fail."
             )
 

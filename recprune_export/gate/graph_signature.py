@@ -11,9 +11,10 @@ from recprune_export.errors import ModelFileError
 from recprune_export.onnx.reading import read_model
 from recprune_export.program.signature import BATCH, Axis, IdRange, Input, Output, Signature
 
-# Operators that move or copy elements without changing values, so ids stay ids (`Clip` only narrows them).
+# Operators that move or copy elements without changing values, so ids stay ids; `Clip` and the other operators of guards
+# (`onnx/input_guards.py`) only narrow them.
 _MOVES = {"Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Identity", "Concat", "Slice", "Split"}
-_MOVES |= {"Expand", "Tile", "Clip"}
+_MOVES |= {"Expand", "Tile", "Clip", "Mod", "Max", "Min"}
 
 
 def read_signature(path: Path) -> Signature:
@@ -86,6 +87,8 @@ def _find_tables(
             rows = numpy_helper.to_array(constants[node.input[1]])
             if rows.dtype.kind in "iu" and rows.min(initial=1) > 0:  # otherwise it compares numbers, or detects padding
                 yield int(rows.min()), max(before)
+        elif node.op_type == "Where" and offsets.keys() & set(node.input[1:]):
+            offsets[node.output[0]] = max(before)
         elif node.op_type in _MOVES and node.input[0] in offsets | dict.fromkeys(constants, 0):
             offsets.update(dict.fromkeys(node.output, max(before)))
         elif node.op_type == "Add":

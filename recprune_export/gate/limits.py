@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from recprune_export.column_names import did_you_mean
 from recprune_export.errors import UsageError
 from recprune_export.gate.gate_constants import MAX_DROP, MAX_REGRESSION, MIN_LIMITS
 
@@ -71,6 +72,8 @@ def parse_gate_limits(texts: Sequence[str]) -> dict[str, float | None]:
         name, equals, value = text.partition("=")
         name = name.strip().replace("_", " ")
         if not equals or name not in GATES:
-            raise UsageError(f"--limit '{text}': write GATE=5% or GATE=off; the gates are {', '.join(GATES)}.")
+            raise UsageError(
+                f"--limit '{text}': write GATE=5% or GATE=off; the gates are {', '.join(GATES)}{did_you_mean(name, GATES)}"
+            )
         gate_limits[name] = None if value.strip() == "off" else parse_fraction(value, f"--limit {name}")
     return gate_limits

@@ -1,7 +1,5 @@
 from ._paired_change import MetricChange as MetricChange
 from ._paired_change import paired_change as paired_change
-from .calibration import Calibration as Calibration
-from .calibration import calibrate as calibrate
 from .deciding_metric import DecidingMetric as DecidingMetric
 from .deciding_metric import read_first_metric as read_first_metric
 from .deciding_metric import read_metric as read_metric
@@ -15,6 +13,8 @@ from .observations import LabelPredictor as LabelPredictor
 from .observations import Observations as Observations
 from .observations import Targets as Targets
 from .observations import observe as observe
+from .prediction_calibration import PredictionCalibration as PredictionCalibration
+from .prediction_calibration import calibrate as calibrate
 from .quality_comparison import IdFrequencies as IdFrequencies
 from .quality_comparison import QualityComparison as QualityComparison
 from .quality_comparison import compare_quality as compare_quality

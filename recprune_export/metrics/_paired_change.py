@@ -89,7 +89,7 @@ class _Measurement:
     influence: np.ndarray
     units: int
     rows: int
-    mean_square_share: float  # of the weight of all rows, by row
+    row_share: float  # of the weight of all rows, the root mean square over rows
 
     @property
     def correction(self) -> float:
@@ -107,7 +107,7 @@ def _measure(deciding: DecidingMetric, observations: Mapping[str, Observations])
         values, targets = metric.influence(observed), observed.targets
         influence[np.arange(len(values)) if metric.by_group else targets.rows] += values / count
         has_label[targets.rows] = True
-        shares.append(float(np.square(targets.weight / targets.weight.sum()).mean()))
+        shares.append(sqrt(float(np.square(targets.weight / targets.weight.sum()).mean())))
     return _Measurement(
         deciding.compute(observations),
         influence,
@@ -137,29 +137,45 @@ def _interval(deciding: DecidingMetric, first: _Measurement, second: _Measuremen
         half = 1.0 if metric.bounded or metric.steps else 10.0 * max(1.0, first.value, second.value)
         return -half, half
     difference = second.influence - first.influence
-    # Single rows that would change by 1, half a row in each direction: that no row of a few changed does not show that
-    # none would (Agresti and Min 2005, "Simple improved confidence intervals for comparing matched proportions").
-    half = _half_width(difference, units, first.mean_square_share if metric.steps else 0.0)
+    half = _half_width_of_steps(difference, units, first.row_share) if metric.steps else _half_width(difference, units)
     if not metric.bounded:
         return -half, half
     smallest = 0.5 / (units * first.rows)
     left = (max(1.0 - m.value, smallest) for m in (first, second))
     below_before, below_after = left
-    log_half = _half_width(first.influence / below_before - second.influence / below_after, units)
+    logs = first.influence / below_before - second.influence / below_after
+    log_half = _half_width(logs, units, skewed=True)
     log_ratio, change = log(below_after / below_before), below_before - below_after
     low, high = (below_before * (1.0 - exp(log_ratio + sign * log_half)) - change for sign in (1.0, -1.0))
     return min(-half, low), max(half, high)
 
 
-def _half_width(influence: np.ndarray, units: int, added: float = 0.0) -> float:
-    """Return half the width of the interval of a sum of `influence`, [n], with `added` variance.
+def _half_width(influence: np.ndarray, units: int, *, skewed: bool = False) -> float:
+    """Return half the width of the interval of a sum of `influence`, [n].
 
-    The degrees of freedom follow from the spread of the squares: few rows with a large influence count as few.
+    The degrees of freedom follow from the spread of the squares: few rows with a large influence count as few. With
+    `skewed` the Cornish-Fisher term of the largest skewness that the spread allows is added: q²/6 of a typical row.
+    """
+    squares = np.square(influence)
+    variance, fourth = float(squares.sum()), float(np.square(squares).sum())
+    if variance == 0.0:
+        return 0.0
+    spread = fourth - variance**2 / len(squares)
+    freedom = min(2.0 * variance**2 / spread if spread > 0.0 else units - 1.0, units - 1.0)
+    quantile = t_quantile(LEVEL, max(freedom, 1.0))
+    skewness = quantile**2 * sqrt(fourth / variance) / 6.0 if skewed else 0.0
+    return skewness + quantile * sqrt(variance * units / (units - 1))
+
+
+def _half_width_of_steps(influence: np.ndarray, units: int, row_share: float) -> float:
+    """Return half the width where a row changes the metric by up to `row_share` or not at all, by the score interval.
+
+    That no row of a few changed does not show that none would: the upper end is then about 3.84 rows, as that of a count
+    of 0 (Rao's score interval of a Poisson mean). The step is the typical one, with one row of the largest among them.
     """
     squares = np.square(influence)
     variance = float(squares.sum())
-    if variance + added == 0.0:
-        return 0.0
-    spread = float(np.square(squares).sum()) - variance**2 / len(squares)
-    freedom = min(2.0 * variance**2 / spread if spread > 0.0 and variance > 0.0 else units - 1.0, units - 1.0)
-    return t_quantile(LEVEL, max(freedom, 1.0)) * sqrt((variance + added) * units / (units - 1))
+    step = (float(np.square(squares).sum()) + row_share**4) / (variance + row_share**2)
+    quantile = t_quantile(LEVEL, units - 1)
+    half_step = quantile**2 * sqrt(step) / 2.0
+    return half_step + quantile * sqrt(variance * units / (units - 1) + quantile**2 * step / 4.0)

@@ -21,7 +21,8 @@ class DecidingMetric:
 
     def compute(self, observations: Mapping[str, Observations]) -> float:
         """Return the value for the answers of a model, by label."""
-        return float(np.mean([self.metric.compute(observations[label]) for label in self.labels]).round(12))
+        values = [self.metric.compute(observations[label]) for label in self.labels]
+        return values[0] if len(values) == 1 else float(np.mean(values).round(12))
 
 
 def read_metric(values: Mapping[str, float], name: str) -> float | None:

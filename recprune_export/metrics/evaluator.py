@@ -74,16 +74,28 @@ class Evaluator:
         """Return the metric that decides on `rows`; None if none is defined."""
         return self.choose_deciding(read_targets(rows, self.kinds))
 
-    def require_deciding(self, rows: Rows, part: str) -> DecidingMetric:
+    def require_deciding(self, rows: Rows, split: str) -> DecidingMetric:
         """Return the metric that decides on `rows`. Raises `DataError`, before any work, if none is defined."""
         deciding = self.decide(rows)
         if deciding is None:
-            reasons = "; ".join(_describe_omission(omission, part) for omission in self.omissions(rows))
-            fitting = ", ".join(list_metric_names(self.kinds.values()))
+            reasons = "; ".join(_describe_omission(omission, split) for omission in self.omissions(rows))
+            others = ", ".join(self._defined_names(rows))
+            remedy = f", or --metric with one of {others}" if others else ""
             raise DataError(
-                f"No metric can be measured in {part}: {reasons}. Give more rows there, or --metric with another of {fitting}."
+                f"No metric can be measured in {split}: {reasons}. Give more rows with labels there{remedy}."
             )
         return deciding
+
+    def _defined_names(self, rows: Rows) -> Iterator[str]:
+        """Yield the names of all metrics of the catalogue that are defined on `rows`."""
+        targets = read_targets(rows, self.kinds)
+        for name in list_metric_names(self.kinds.values()):
+            metric = find_metric(name)
+            if metric is not None and any(
+                target.kind in metric.label_kinds and metric.why_undefined(target) is None
+                for target in targets.values()
+            ):
+                yield name
 
     def change(self, before: LabelPredictor, after: LabelPredictor, rows: Rows) -> MetricChange | None:
         """Compare the deciding metric of two models on `rows`; None if no metric is defined there."""
@@ -92,25 +104,25 @@ class Evaluator:
             return None
         return paired_change(deciding, *(observe(predict, rows, self.kinds) for predict in (before, after)))
 
-    def notes(self, parts: Mapping[str, Rows]) -> tuple[str, ...]:
-        """Return a sentence for each metric that is left out in a part, and one where another metric decides there."""
+    def notes(self, splits: Mapping[str, Rows]) -> tuple[str, ...]:
+        """Return a sentence for each metric that is left out in a split, and one where another metric decides there."""
         first = self.metrics[0]
         unfit = tuple(
             f"'{label}' does not decide: {first.name} is not defined for labels of the kind '{kind.value}'. Choose with --metric."
             for label, kind in self.kinds.items()
             if kind not in first.label_kinds
         )
-        return (*unfit, *(note for part, rows in parts.items() for note in self._part_notes(part, rows)))
+        return (*unfit, *(note for split, rows in splits.items() for note in self._split_notes(split, rows)))
 
-    def _part_notes(self, part: str, rows: Rows) -> Iterator[str]:
+    def _split_notes(self, split: str, rows: Rows) -> Iterator[str]:
         omissions = self.omissions(rows)
         for omission in omissions:
-            yield f"{omission.metric.name} is left out: {_describe_omission(omission, part)}."
+            yield f"{omission.metric.name} is left out: {_describe_omission(omission, split)}."
         deciding = self.decide(rows)
         if deciding is None and omissions:
-            yield f"No quality is measured in {part}: no metric is defined there."
+            yield f"No quality is measured in {split}: no metric is defined there."
         elif deciding is not None and deciding.metric.name != self.metrics[0].name:
-            yield f"{deciding.name} decides in {part}, since {self.metrics[0].name} is not defined there."
+            yield f"{deciding.name} decides in {split}, since {self.metrics[0].name} is not defined there."
 
     def _pairs(self) -> Iterator[tuple[str, Metric]]:
         for label, kind in self.kinds.items():
@@ -154,7 +166,7 @@ def _require_metric(name: str, kinds: Sequence[LabelKind]) -> Metric:
     return metric
 
 
-def _describe_omission(omission: Omission, part: str) -> str:
+def _describe_omission(omission: Omission, split: str) -> str:
     if not omission.rows:
-        return f"{omission.reason} '{omission.label}' in {part}"
-    return f"{omission.reason} in {part} ('{omission.label}', {omission.rows:,} rows)"
+        return f"{omission.reason} '{omission.label}' in {split}"
+    return f"{omission.reason} in {split} ('{omission.label}', {omission.rows:,} rows)"

@@ -7,9 +7,9 @@ import numpy as np
 
 from recprune_export.codec import ToDictMixin
 from recprune_export.metrics._paired_change import MetricChange, paired_change
-from recprune_export.metrics.calibration import Calibration, calibrate
 from recprune_export.metrics.evaluator import Evaluator
 from recprune_export.metrics.observations import Observations
+from recprune_export.metrics.prediction_calibration import PredictionCalibration, calibrate
 
 FREQUENCY_EDGES = (0, 1, 10, 100)  # the least number of training rows in each bucket
 ByModel = Mapping[str, Mapping[str, float]]  # "dense", "pruned" -> metric -> value
@@ -43,7 +43,7 @@ class QualityBreakdown(ToDictMixin):
 
     by: str
     buckets: tuple[FrequencyBucket, ...]
-    calibration: Mapping[str, Mapping[str, Calibration]]  # label -> "dense", "pruned" -> calibration
+    calibration: Mapping[str, Mapping[str, PredictionCalibration]]  # label -> "dense", "pruned" -> calibration
 
 
 @dataclass(frozen=True)

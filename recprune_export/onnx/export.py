@@ -20,6 +20,7 @@ from recprune_export.errors import ExportError
 from recprune_export.onnx.cost.machine import REFERENCE, Machine
 from recprune_export.onnx.cost.weightless_model import fill_shapes
 from recprune_export.onnx.empty_rows import guard_empty_rows
+from recprune_export.onnx.input_guards import guard_inputs
 from recprune_export.onnx.optimizer._rewrite import (
     NO_LIMITS,
     TOLERANCE,
@@ -153,7 +154,8 @@ def export_onnx(
     Weights of `external_threshold` bytes or more go to `<path>.data`. The file has no metadata about the source code of
     the model. `rewrites` are tried in order; each is accepted where it gives the same answers, costs no more for
     `serving.batches`, and leaves no more non-zeros than `limits`. Without rewrites the file is that of PyTorch's
-    exporter, with corrections. Inputs in `serving.shared` have one row in the file, which all rows of a request share.
+    exporter, with corrections. Ids out of range and large numbers are treated as the signature says (`guard_inputs`).
+    Inputs in `serving.shared` have one row in the file, which all rows of a request share.
 
     Raises `ExportError` where an operator has no ONNX form, or where an input and an output have one name, and
     `UsageError` where `serving.shared` has a name that is not an input.
@@ -165,6 +167,8 @@ def export_onnx(
     probes = _make_probes(program.signature)
     if serving.shared:
         model, probes = _apply_sharing(model, signature, probes)
+    if guard_inputs(model, signature.inputs):
+        fill_shapes(model)
     model, report = rewrite(model, rewrites, probes, serving.batches, serving.machine, limits)
     for graph_pass in LAST:
         graph_pass(model)

@@ -2,13 +2,15 @@
 
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from recprune_export.bundle.contents import plan_summary
 from recprune_export.bundle.manifest.manifest import Manifest
+from recprune_export.data.labels import LabelValues
 from recprune_export.data.splits.row_split import SplitSizes
 from recprune_export.environment import environment
+from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.task import (
     LabeledRows,
     NextItems,
@@ -16,6 +18,7 @@ from recprune_export.finetuning.task import (
     Task,
 )
 from recprune_export.onnx.runtime.session import SessionOptions
+from recprune_export.output_meaning import OutputMeaning
 from recprune_export.pipeline._prune import PrunedModel
 from recprune_export.pipeline.evaluate_export import Measurements
 from recprune_export.pipeline.export_models import ExportedModels
@@ -34,7 +37,7 @@ class InputSources:
     """The command, model and rows that a bundle is made of, as the manifest records them.
 
     `model_file` and `data_file` are results of `file_identity`; by the former `refresh` finds the dense model.
-    `training_seed` is that of the dense model, where it is known.
+    `training_seed` and `labels` are those of the dense model, where they are known.
     """
 
     command: Sequence[str] = ()
@@ -43,6 +46,7 @@ class InputSources:
     data_name: str | None = None
     data_file: Mapping[str, Any] | None = None
     training_seed: int | None = None
+    labels: Mapping[str, LabelValues] = field(default_factory=dict)
 
     @property
     def seeds(self) -> dict[str, int]:
@@ -78,6 +82,7 @@ def make_manifest(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         opset=file.opset,
         signature=file.signature.to_dict(),
+        scores={name: meaning.to_dict() for name, meaning in find_meanings(outcome, task, origin.labels).items()},
         counts={
             **{model: counts.to_dict() for model, counts in measurements.counts.items()},
             "reduction": measurements.reduction.to_dict(),
@@ -116,6 +121,17 @@ def make_manifest(
         notes=list(notes),
         quantisation={} if exported.quantization is None else exported.quantization.to_dict(),
     )
+
+
+def find_meanings(outcome: Outcome, task: Task, labels: Mapping[str, LabelValues]) -> dict[str, OutputMeaning]:
+    """Return the meaning of each output; `labels` are those of the dense model, for a task without labels."""
+    objective = task.objective
+    if labels and not objective.output_labels:
+        objective = make_objective(outcome.pruned.program, tuple(labels), labels)
+    return {
+        output.name: OutputMeaning(objective.output_kinds.get(output.name), objective.output_labels.get(output.name))
+        for output in outcome.exported.pruned.signature.outputs
+    }
 
 
 def list_metrics(task: Task) -> list[str]:

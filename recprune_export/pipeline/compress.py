@@ -9,7 +9,16 @@ import numpy as np
 
 from recprune_export.bundle.contents import format_compact_json, gather_bundle_files, make_serving_files, read_encoding
 from recprune_export.bundle.key_figures import describe_figures
-from recprune_export.bundle.manifest.manifest import DATA_PROFILE, ENCODING, REPORT, Manifest
+from recprune_export.bundle.manifest.manifest import (
+    DATA_PROFILE,
+    ENCODING,
+    OUT_OF_RANGE_INPUTS,
+    OUT_OF_RANGE_OUTPUTS,
+    REPORT,
+    SAMPLE_INPUTS,
+    SAMPLE_OUTPUTS,
+    Manifest,
+)
 from recprune_export.bundle.remeasure_latency import read_session_options
 from recprune_export.bundle.servers.readme import render_readme
 from recprune_export.bundle.write import HardLink, stage_bundle, write_bundle
@@ -27,10 +36,12 @@ from recprune_export.finetuning.task import (
 from recprune_export.onnx.counts import Counts, Reduction
 from recprune_export.onnx.export import ServingConfig
 from recprune_export.onnx.runtime.session import SessionOptions
+from recprune_export.output_files import check_free_space
 from recprune_export.pipeline._fingerprint import fingerprint
 from recprune_export.pipeline._prune import PrunedModel, SearchPrefix, prune
 from recprune_export.pipeline._quantize_export import quantize_export
 from recprune_export.pipeline.build_manifest import InputSources, Outcome, collect_notes, get_sizes, make_manifest
+from recprune_export.pipeline.choose_input_rules import with_input_rules
 from recprune_export.pipeline.evaluate_export import evaluate_exports
 from recprune_export.pipeline.export_models import (
     PARITY_ROWS,
@@ -50,7 +61,7 @@ from recprune_export.settings import (
     FineTuningSettings,
     Settings,
 )
-from recprune_export.validation.edge_requests import squeeze_shared_inputs
+from recprune_export.validation.edge_requests import make_out_of_range_sample, squeeze_shared_inputs
 from recprune_export.validation.latency.closed_loop import LatencyReport
 from recprune_export.validation.latency.footprint import FootprintReport
 from recprune_export.validation.parity import ParityReport
@@ -104,13 +115,15 @@ def compress_program(
     `leading_notes` come before other notes. With `resume` it goes on after the finished stages of an earlier, killed run
     on the same model, rows and settings. `search_prefix` is the finished work of a search of the sparsity (see `prune`).
 
-    Raises `UsageError` where nothing can be written to `target` or another process writes there, `ModelError` where the
-    dense model answers NaN to rows of the data, `PruningError` where the plan does not fit or the soundness check fails,
-    `ExportError`, and `ValidationFailed` where parity or latency fail.
+    Raises `UsageError` where nothing can be written to `target`, its disk is too full, or another process writes there,
+    `ModelError` where the dense model answers NaN to rows of the data, `PruningError` where the plan does not fit or the
+    soundness check fails, `ExportError`, and `ValidationFailed` where parity or latency fail.
     """
+    check_space(program, target if settings.export.keep_dense else None)
     program.signature.with_shared(settings.export.shared_inputs)  # a wrong name is reported before the work, not after
     task = task or make_sampled_task(program, settings.finetuning, settings.evaluation)
     check_no_nan(program, task)
+    program = with_input_rules(program, task, settings.export.bad_ids)
     with stage_bundle(target) as target, tempfile.TemporaryDirectory() as scratch:
         checkpoints = open_checkpoints(program, settings, task, plan, target, resume=resume)
         with remove_when_done(checkpoints):
@@ -188,7 +201,12 @@ def collect_bundle_files(
     golden = squeeze_shared_inputs(task.requests(GOLDEN_ROWS, seed=2), exported.pruned.signature)
     response = exported.golden(pruned.program, golden)
     models = (exported.pruned, exported.dense) if settings.export.keep_dense else (exported.pruned,)
-    files = gather_bundle_files(pruned.program, models, pruned.plan, golden, response, scratch)
+    samples = {SAMPLE_INPUTS: golden, SAMPLE_OUTPUTS: response}
+    out_of_range = make_out_of_range_sample(exported.pruned.signature, golden)
+    if out_of_range is not None:
+        samples[OUT_OF_RANGE_INPUTS] = out_of_range
+        samples[OUT_OF_RANGE_OUTPUTS] = exported.golden(pruned.program, out_of_range)
+    files = gather_bundle_files(pruned.program, models, pruned.plan, samples, scratch)
     profile = make_data_profile(task, program.signature)
     profiles = {} if profile is None else {DATA_PROFILE: format_compact_json(profile.to_dict())}
     options = read_session_options(manifest)
@@ -200,6 +218,7 @@ def collect_bundle_files(
         manifest.name,
         manifest.signature,
         options,
+        scores=manifest.scores,
         encoding=ENCODING in extra,
         ignored=pruned.plan.fields.removed,
         shared_rows=manifest.plan["rows"],
@@ -209,6 +228,13 @@ def collect_bundle_files(
     )
     pages = {"README.md": readme.encode(), REPORT: render_bundle_report(manifest, encoded=ENCODING in extra).encode()}
     return {**files, **serving, **extra, **profiles, **pages}
+
+
+def check_space(program: Program, target: Path | None) -> None:
+    """Raise `UsageError` where the disk of temporary files, or that of a `target` that holds it too, has no room for `program`."""
+    size = sum(p.nbytes for p in program.module.parameters())
+    targets = () if target is None else (target,)
+    check_free_space(dict.fromkeys((Path(tempfile.gettempdir()) / "dense.onnx", *targets), size), "the run")
 
 
 def check_no_nan(program: Program, task: Task) -> None:

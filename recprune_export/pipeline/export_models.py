@@ -15,10 +15,11 @@ from recprune_export.finetuning.task import (
 )
 from recprune_export.onnx.export import OnnxFile, ServingConfig, export_onnx
 from recprune_export.onnx.optimizer._rewrite import NonzeroLimits
-from recprune_export.onnx.runtime.session import make_session, run
+from recprune_export.onnx.runtime.session import make_session, refuses, run
 from recprune_export.pipeline._prune import PrunedModel
 from recprune_export.pipeline._quantize_export import QuantizedExport
 from recprune_export.pipeline.float32_tolerance import widen_tolerances
+from recprune_export.program.input_rules import apply_input_rules
 from recprune_export.program.program import Program
 from recprune_export.program.random_requests import sample_request
 from recprune_export.program.signature import Signature
@@ -28,6 +29,7 @@ from recprune_export.validation.edge_requests import (
     expand_shared_inputs,
     make_edge_requests,
     make_every_id_requests,
+    make_refused_requests,
     squeeze_shared_inputs,
 )
 from recprune_export.validation.latency.request_cycle import RequestCycle, count_cycle_rows, split_into_cycles
@@ -60,7 +62,8 @@ class ExportedModels:
         """Return the answer to a golden request: that of `program`, or of the file where it has fewer bits."""
         if self.quantization is not None:
             return self.quantization.golden(request)
-        return run_program(program, expand_shared_inputs(request, self.pruned.signature))
+        signature = self.pruned.signature
+        return run_program(program, apply_input_rules(expand_shared_inputs(request, signature), signature))
 
     @property
     def tolerances(self) -> Tolerances:
@@ -109,13 +112,16 @@ def validate_parity(program: Program, file: OnnxFile, task: Task, *, ids: bool =
     }
     predict = make_predictor(file)
 
+    def as_read(request: RequestArrays) -> RequestArrays:
+        return apply_input_rules(expand_shared_inputs(request, signature), signature)
+
     def by_program(request: RequestArrays) -> NamedOutputs:
-        return run_program(program, expand_shared_inputs(request, signature))
+        return run_program(program, as_read(request))
 
     report = check_parity(by_program, predict, requests)
     if not report.passed:
         answers = {label: by_program(request) for label, request in requests.items()}
-        full = {label: expand_shared_inputs(request, signature) for label, request in requests.items()}
+        full = {label: as_read(request) for label, request in requests.items()}
         allowed = widen_tolerances(program, answers, full, report.tolerances)
         if allowed != report.tolerances:
             report = check_parity(by_program, predict, requests, allowed)
@@ -123,6 +129,10 @@ def validate_parity(program: Program, file: OnnxFile, task: Task, *, ids: bool =
         raise ValidationFailed(
             f"The ONNX model does not give the pruned model's outputs, so nothing was written. {report.failures[0]}"
         )
+    session = make_session(file.path, 1)
+    for label, request in make_refused_requests(signature).items():
+        if not refuses(session, request):
+            raise ValidationFailed(f"The ONNX model answers {label}, which it should refuse, so nothing was written.")
     return report
 
 

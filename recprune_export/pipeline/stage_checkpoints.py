@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.errors import ModelError, UsageError, ValidationFailed
-from recprune_export.progress import print_status
+from recprune_export.progress import print_status, print_warning
 
 KEY = "work.json"
 
@@ -86,7 +86,7 @@ class StageCheckpoints:
         return checkpoint
 
     def save(self, name: str, title: str, values: Mapping[str, Any], module: nn.Module) -> None:
-        """Write a checkpoint; `title` names the stage in messages. Raises `UsageError` where it cannot be written."""
+        """Write a checkpoint; `title` names the stage in messages. One that cannot be written is a warning: the run goes on."""
         if self.folder is None:
             return
         try:
@@ -99,8 +99,17 @@ class StageCheckpoints:
             _write(
                 self.folder / f"{name}.json", json.dumps({"said": title, "sha256": digest, "values": values}).encode()
             )
-        except OSError as error:
-            raise UsageError(f"What is finished cannot be kept in {self.folder}: {error.strerror}.") from error
+        except (OSError, RuntimeError) as error:  # PyTorch reports a full disk as a RuntimeError
+            self._remove_failed(name)
+            reason = error.strerror if isinstance(error, OSError) else next(iter(str(error).splitlines()), "")
+            print_warning(f"{title} is not kept in {self.folder} ({reason}): --resume would begin before it.")
+
+    def _remove_failed(self, name: str) -> None:
+        """Remove the files of a checkpoint that was not finished: they take the space that the bundle needs."""
+        assert self.folder is not None
+        for suffix in (".json", ".pt", ".part"):
+            with contextlib.suppress(OSError):
+                (self.folder / name).with_suffix(suffix).unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Remove all checkpoints."""
@@ -134,7 +143,10 @@ def remove_when_done(checkpoints: StageCheckpoints) -> Iterator[StageCheckpoints
         if checkpoints.names:
             print_status("What was finished is kept: give the same command with --resume to go on from there.")
         raise
-    checkpoints.remove()
+    try:
+        checkpoints.remove()
+    except OSError as error:  # the bundle is written
+        print_warning(f"{checkpoints.folder} cannot be removed ({error.strerror}): remove it yourself.")
 
 
 def _read_key(folder: Path) -> str | None:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -10,13 +10,19 @@ import numpy as np
 
 from recprune_export.bundle._verify import reject_invalid_sections
 from recprune_export.bundle.manifest.manifest import ENCODING, Manifest
+from recprune_export.column_names import check_columns_exist
 from recprune_export.data.arrays import ArraySpec, check_input_array, find_input_columns
-from recprune_export.data.clicks import check_types
+from recprune_export.data.clicks import check_numbers, check_types
+from recprune_export.data.csv_format import CsvOptions
 from recprune_export.data.encoding.encoder import Encoder, Request
+from recprune_export.data.encoding.numeric_columns import count_missing_numbers
+from recprune_export.data.encoding.unknown_values import UnknownValues, count_unknown, judge_unknown
 from recprune_export.data.named_columns import stack_columns
-from recprune_export.data.tabular_files import collect
-from recprune_export.errors import BundleError, DataError, UsageError
-from recprune_export.program.signature import Signature
+from recprune_export.data.tabular_files import describe_encoding, read_column_names, scan
+from recprune_export.errors import BundleError, UsageError
+from recprune_export.program.input_rules import find_bad_ids
+from recprune_export.program.signature import Input, Signature
+from recprune_export.settings import DataSettings
 
 if TYPE_CHECKING:
     import polars as pl
@@ -32,12 +38,18 @@ class EncodedRows(Protocol):
     def request(self, rows: "pl.DataFrame", first_row: int) -> Request:
         """Return the request of `rows`, which start at row `first_row` of the file."""
 
+    def judge(self) -> tuple[str, ...]:
+        """Return notes about unknown values, after the last request. Raises `DataError` if nearly all of a field are unknown."""
 
-def encode_rows(bundle: Path, manifest: Manifest, path: Path, frame: "pl.LazyFrame") -> EncodedRows:
-    """Return the converter from rows of `path` to requests for a bundle's model.
+
+def encode_rows(
+    bundle: Path, manifest: Manifest, path: Path, reading: DataSettings, keep: Collection[str]
+) -> EncodedRows:
+    """Return the converter from rows of `path` to requests for a bundle's model; columns in `keep` are read as well.
 
     Raises `UsageError` if rows cannot be requests of this model, `DataError` if a column is missing or of another type.
     """
+    options = CsvOptions(reading.separator, reading.encoding)
     signature = Signature.from_dict(manifest.signature)
     shared = [i.name for i in signature.inputs if i.shared]
     if shared:
@@ -46,7 +58,7 @@ def encode_rows(bundle: Path, manifest: Manifest, path: Path, frame: "pl.LazyFra
             "that was made without --shared-inputs."
         )
     if ENCODING not in manifest.files:
-        return _ArrayRows(path, frame, signature)
+        return _ArrayRows(path, scan(path, options), signature)
     values = _read_json(bundle / ENCODING)
     if isinstance(values, dict) and "items" in values:
         raise UsageError(
@@ -54,35 +66,54 @@ def encode_rows(bundle: Path, manifest: Manifest, path: Path, frame: "pl.LazyFra
         )
     with reject_invalid_sections(bundle, ENCODING):
         encoder = Encoder.from_dict(values)
-    return _VocabularyRows(path, frame, encoder)
+    schema = encoder.schema
+    texts = [name for name in read_column_names(path, options) if name in schema.texts or name not in keep]
+    return _VocabularyRows(path, scan(path, options, text=texts, missing=schema.missing), encoder, reading)
 
 
 class _VocabularyRows:
-    def __init__(self, path: Path, frame: "pl.LazyFrame", encoder: Encoder) -> None:
-        schema = encoder.schema
-        self.columns = (*schema.categorical, *(field.name for field in schema.multi_valued), *schema.numeric)
+    def __init__(self, path: Path, frame: "pl.LazyFrame", encoder: Encoder, reading: DataSettings) -> None:
+        self.columns = encoder.schema.fields
         self.unknown: Counter[str] = Counter()
-        self._encoder = encoder
+        self.frame = frame
+        self._encoder, self._path = encoder, path
+        self._options, self._allow_unknown = CsvOptions(reading.separator, reading.encoding), reading.allow_unknown
+        self._counts = {name: UnknownValues(name) for name in encoder.vocabularies}
         _check_columns(path, frame, self.columns)
-        self.frame = _cast_empty_columns(path, frame, schema.numeric)
-        check_types(path, self.frame, schema)
+        check_types(path, frame, encoder.schema)
 
     def request(self, rows: "pl.DataFrame", first_row: int) -> Request:
-        request, schema = self._encoder.encode(rows), self._encoder.schema
+        schema = self._encoder.schema
+        check_numbers(self._path, rows.lazy(), schema, first_row)
+        request = self._encoder.encode(rows)
         for name in schema.categorical:
             self.unknown[name] += int(np.count_nonzero(request[name] == 0))
         for field in schema.multi_valued:
             self.unknown[field.name] += int(np.count_nonzero(request[field.name] == 1))
         for name in schema.numeric:
-            self.unknown[name] += int(rows[name].is_null().sum()) + _count_nans(rows[name])
+            self.unknown[name] += count_missing_numbers(rows, name, schema.missing)
+        for vector in schema.vectors:
+            self.unknown[vector.name] += rows[vector.name].null_count()
+        for name, count in count_unknown(self._encoder, rows).items():
+            self._counts[name] = self._counts[name].add(count)
         return request
+
+    def judge(self) -> tuple[str, ...]:
+        notes = judge_unknown(self._counts.values(), self._encoder.vocabularies, str(self._path), self._allow_unknown)
+        return (*describe_encoding(self._path, self._options), *notes)
 
 
 class _ArrayRows:
     def __init__(self, path: Path, frame: "pl.LazyFrame", signature: Signature) -> None:
         names = frame.collect_schema().names()
+        # Ids that the graph replaces are not refused, but counted.
         specs = [
-            ArraySpec(i.name, i.dtype, tuple(n for n in i.shape[1:] if isinstance(n, int)), i.ids)
+            ArraySpec(
+                i.name,
+                i.dtype,
+                tuple(n for n in i.shape[1:] if isinstance(n, int)),
+                () if _replaces_ids(i) else i.ids,
+            )
             for i in signature.inputs
         ]
         self._sources = find_input_columns(names, specs)
@@ -90,37 +121,43 @@ class _ArrayRows:
         self.columns = tuple(column for columns in self._sources.values() for column in columns)
         self.unknown: Counter[str] = Counter()
         self.frame = frame
-        self._path, self._specs = str(path), specs
+        self._path, self._specs, self._inputs = str(path), specs, signature.inputs
 
     def request(self, rows: "pl.DataFrame", first_row: int) -> Request:
         arrays = stack_columns(rows, self._sources)
-        return {spec.name: check_input_array(self._path, spec, arrays[spec.name], first_row) for spec in self._specs}
+        request = {}
+        for spec, tensor in zip(self._specs, self._inputs, strict=True):
+            values = arrays[spec.name]
+            if _replaces_ids(tensor):
+                by_column = values[:, None] if values.ndim == 1 and spec.shape == (1,) else values
+                self.unknown[spec.name] += int(np.count_nonzero(find_bad_ids(tensor, by_column)))
+                values = _clip_to_dtype(values, spec.dtype)
+            request[spec.name] = check_input_array(self._path, spec, values, first_row)
+            if tensor.number_limit is not None:
+                self.unknown[spec.name] += int(np.count_nonzero(np.abs(request[spec.name]) > tensor.number_limit))
+        return request
+
+    def judge(self) -> tuple[str, ...]:
+        return ()
+
+
+def _replaces_ids(tensor: Input) -> bool:
+    return any(isinstance(bad, int) for bad in tensor.bad_ids)
+
+
+def _clip_to_dtype(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Return integers within the range of `dtype`: a cast would make other ids of those beyond it."""
+    if values.dtype.kind not in "iu" or np.dtype(dtype).kind not in "iu":
+        return values
+    bounds = np.iinfo(dtype)
+    return np.clip(values, max(bounds.min, np.iinfo(values.dtype).min), min(bounds.max, np.iinfo(values.dtype).max))
 
 
 def _check_columns(path: Path, frame: "pl.LazyFrame", columns: Sequence[str]) -> None:
     names = frame.collect_schema().names()
     missing = [name for name in columns if name not in names]
-    if missing:
-        several = f"; {len(missing)} are missing" if len(missing) > 1 else ""
-        raise DataError(
-            f"{path} has no column '{missing[0]}', which the model takes{several}; its columns are {', '.join(names)}."
-        )
-
-
-def _cast_empty_columns(path: Path, frame: "pl.LazyFrame", names: Sequence[str]) -> "pl.LazyFrame":
-    """Cast string columns without any value to float: a CSV column in which every value is missing is read as strings."""
-    import polars as pl
-
-    types = frame.collect_schema()
-    texts = [name for name in names if types[name] == pl.String]
-    if not texts:
-        return frame
-    empty = collect(frame.select(pl.col(texts).is_null().all()), path).row(0, named=True)
-    return frame.with_columns(pl.col(name).cast(pl.Float64) for name in texts if empty[name])
-
-
-def _count_nans(column: "pl.Series") -> int:
-    return int(column.is_nan().sum()) if column.dtype.is_float() else 0
+    several = f" ({len(missing)} are missing)" if len(missing) > 1 else ""
+    check_columns_exist(path, missing, names, f"which the model takes{several}")
 
 
 def _read_json(path: Path) -> Any:

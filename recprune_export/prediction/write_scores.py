@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recprune_export.errors import UsageError
+from recprune_export.output_files import check_output_file
 
 if TYPE_CHECKING:
     import polars as pl
@@ -18,17 +19,9 @@ def check_output(path: Path, data: Path) -> None:
     """Raise `UsageError` if no table can be written to `path`; to be called before long work."""
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path} must end in .parquet or .csv: the ending selects the format.")
-    if path.is_dir():
-        raise UsageError(f"{path} is a directory; name a file to write.")
     if path.exists() and data.exists() and path.samefile(data):
         raise UsageError(f"{path} is the file of the input rows; name another file for the scores.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe = _partial(path)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}.") from error
+    check_output_file(path)
 
 
 def write_batches(
@@ -53,6 +46,7 @@ def write_batches(
     frame, partial = register_io_source(source, schema=dict(schema)), _partial(path)
     try:
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             if path.suffix.lower() == ".csv":
                 frame.sink_csv(partial, engine="streaming")
             else:

@@ -57,6 +57,11 @@ class Program:
         program.__dict__["analysis"] = analysis
         return program
 
+    def with_signature(self, signature: Signature) -> Self:
+        """Return the same program with another signature of the same inputs and outputs."""
+        program = type(self)(self.module, signature)
+        return program.with_analysis(self.analysis) if "analysis" in self.__dict__ else program
+
     def with_copied_graph(self) -> Self:
         """Return a program that shares the parameters but has its own copy of the graph."""
         return type(self)(fx.GraphModule(self.module, copy.deepcopy(self.module.graph)), self.signature)

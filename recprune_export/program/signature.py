@@ -5,12 +5,15 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from recprune_export.codec import OMIT_DEFAULT, DictMixin
+from recprune_export.column_names import did_you_mean, list_names
 from recprune_export.errors import UsageError
 
 BATCH = "batch"
 
 Axis = int | str  # a size, or BATCH; of an output also a term such as "12*batch"
 IdRange = tuple[int, int]  # lowest and highest valid id, both inclusive
+BadId = int | str | None  # what takes the place of an id out of range: an id, or ERROR; None without ids
+ERROR = "error"  # a request with such an id is refused
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,10 @@ class Input(DictMixin):
     that is not used as ids has the range `None`. A `shared` input has one row, for all candidates of a request.
 
     `observed` holds the lowest and the highest number, ids excluded, in the example request, where they differ.
+
+    `bad_ids` says for each range what the exported graph makes of an id outside of it: it becomes that id, or the request
+    is refused. Numbers beyond ±`number_limit` count as ±`number_limit`; NaN stays NaN. An input without `bad_ids` and
+    `number_limit` is read as it is.
     """
 
     name: str
@@ -30,6 +37,8 @@ class Input(DictMixin):
     ids: tuple[IdRange | None, ...] = ()
     observed: tuple[float, float] | None = None
     shared: bool = field(default=False, metadata=OMIT_DEFAULT)
+    bad_ids: tuple[BadId, ...] = field(default=(), metadata=OMIT_DEFAULT)
+    number_limit: float | None = field(default=None, metadata=OMIT_DEFAULT)
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,8 @@ class Signature(DictMixin):
         unknown = next((name for name in names if name not in known), None)
         if unknown is not None:
             raise UsageError(
-                f"--shared-inputs names '{unknown}', which is no input with a batch; choose from {', '.join(known)}."
+                f"--shared-inputs names '{unknown}', which is no input with a batch; choose from {list_names(known)}"
+                f"{did_you_mean(unknown, known)}"
             )
         if names and set(names) == set(known):
             raise UsageError("--shared-inputs names every input; leave out those that differ between candidates.")

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from recprune_export.column_names import did_you_mean
 from recprune_export.errors import UsageError
 from recprune_export.recommenders.dcn_v2 import DCNv2
 from recprune_export.recommenders.deepfm import DeepFM
@@ -30,7 +31,9 @@ RECOMMENDERS: Mapping[str, type[nn.Module]] = {
 def find_recommender(name: str) -> type[nn.Module]:
     """Return the class of a recommender. Raises `UsageError` for an unknown name."""
     if name not in RECOMMENDERS:
-        raise UsageError(f"There is no recommender '{name}'; choose one of {', '.join(RECOMMENDERS)}.")
+        raise UsageError(
+            f"There is no recommender '{name}'; choose one of {', '.join(RECOMMENDERS)}{did_you_mean(name, RECOMMENDERS)}"
+        )
     return RECOMMENDERS[name]
 
 

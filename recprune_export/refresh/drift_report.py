@@ -90,7 +90,7 @@ class DriftReport(ToDictMixin):
         task = self.rows.task
         dense = (self.dense.note,) if isinstance(self.dense, DenseModel) and self.dense.note else ()
         notes = task.notes if isinstance(task, LabeledRows) else ()
-        return (*dense, *dict.fromkeys((*notes, *self.rows.evaluation_task.metric_notes)))
+        return (*dense, *dict.fromkeys((*self.rows.notes, *notes, *self.rows.evaluation_task.metric_notes)))
 
     def raise_verdict(self) -> None:
         """Raise `ValidationFailed` where the plan does not hold, and `Undecided` where that cannot be told."""
@@ -167,7 +167,10 @@ def recompress(report: DriftReport, target: Path, command: Sequence[str] = ()) -
 
 def _override(opened: OpenBundle, data: Path, rows: RowSettings, evaluation: EvaluationSettings) -> OpenBundle:
     given = {name: value for name, value in asdict(rows.labels).items() if value is not None}
-    given |= asdict(rows.split if rows.split.options else keep_column_of_data(opened.settings.split, data))
+    given |= asdict(
+        rows.split if rows.split.options else keep_column_of_data(opened.settings.split, data, rows.reading)
+    )
+    given |= asdict(rows.reading)
     if evaluation.metrics:
         given |= asdict(evaluation)
     return replace(opened, settings=opened.settings.with_options(**given))

@@ -8,13 +8,14 @@ import numpy as np
 
 from recprune_export.data.arrays import ArrayData
 from recprune_export.data.clicks import ClickData
+from recprune_export.data.csv_format import CsvOptions
 from recprune_export.data.distribution.data_profile import FieldValues
 from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.data.labels import LabelKind
 from recprune_export.data.named_columns import open_columns
 from recprune_export.data.rows import Rows
 from recprune_export.data.sequences import SequenceData, SequenceEncoder
-from recprune_export.data.tabular_files import scan
+from recprune_export.data.tabular_files import read_column_names
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.profile_rows import read_field_values
 from recprune_export.finetuning.task import (
@@ -27,7 +28,7 @@ from recprune_export.finetuning.task import (
 )
 from recprune_export.pipeline.compress import apply_finetuning_settings
 from recprune_export.program.program import Program
-from recprune_export.settings import Settings, SplitSettings
+from recprune_export.settings import DataSettings, Settings, SplitSettings
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,12 @@ class NewRows:
     evaluation_task: LabeledRows | NextItems
     description: str
     columns: tuple[FieldValues, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about values that the encoder does not know."""
+        data = self.task.data
+        return data.notes if isinstance(data, ClickData | SequenceData) else ()
 
     @property
     def count(self) -> int:
@@ -66,9 +73,9 @@ def read_new_rows(
     task: LabeledRows | NextItems
     rows: ClickData | SequenceData | ArrayData
     if encoder is None:
-        rows = read_arrays(data, program.signature, labels, settings.seed, settings.rows, label_kinds)
+        rows = read_arrays(data, program, labels, settings.seed, settings.rows, label_kinds)
     else:
-        rows = read_encoded(data, _split_at_random_without_column(encoder, data), settings.rows)
+        rows = read_encoded(data, _split_at_random_without_column(encoder, data, settings.reading), settings.rows)
     if isinstance(rows, SequenceData):
         objective = make_objective(program, labels)
         config = apply_finetuning_settings(RANKING_DEFAULTS, settings.finetuning)
@@ -82,16 +89,18 @@ def read_new_rows(
     return NewRows(task, evaluation_task, description, columns)
 
 
-def keep_column_of_data(split: SplitSettings, data: Path) -> SplitSettings:
+def keep_column_of_data(split: SplitSettings, data: Path, reading: DataSettings) -> SplitSettings:
     """Return the split of a bundle; at random where `data` does not have its column, as new rows seldom do."""
     column = split.split or split.split_by_time or split.split_by_user
-    return split if column is None or column in open_columns(data).names else SplitSettings()
+    return split if column is None or column in open_columns(data, reading).names else SplitSettings()
 
 
-def _split_at_random_without_column(encoder: Encoder | SequenceEncoder, data: Path) -> Encoder | SequenceEncoder:
+def _split_at_random_without_column(
+    encoder: Encoder | SequenceEncoder, data: Path, reading: DataSettings
+) -> Encoder | SequenceEncoder:
     """Return the encoder without the column of its split where `data` has none, as new rows seldom do."""
     source = encoder.schema.split.source
-    if source is None or source in scan(data).collect_schema().names():
+    if source is None or source in read_column_names(data, CsvOptions(reading.separator, reading.encoding)):
         return encoder
     split = replace(encoder.schema.split, column=None, time=None, user=None)
     return replace(encoder, schema=replace(encoder.schema, split=split))

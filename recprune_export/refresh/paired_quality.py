@@ -1,6 +1,7 @@
 """`compare_on_rows`: the metrics of two bundles on the same rows, side by side."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +29,9 @@ def compare_on_rows(base: Path, new: Path, data: Path) -> dict[str, MetricChange
 
 def _read_task(bundle: OpenBundle, base: OpenBundle, data: Path) -> LabeledRows | NextItems:
     """Return the rows as `bundle` takes them, divided and measured as BASE says."""
-    return read_new_rows(
-        data, bundle.program, bundle.encoder, bundle.labels(()), bundle.settings.finetuning, base.settings.seed,
-        bundle.settings.labels, bundle.label_kinds, base.settings.evaluation,
-    ).evaluation_task  # fmt: skip
+    settings = bundle.settings.with_options(seed=base.settings.seed, **asdict(base.settings.evaluation))
+    rows = read_new_rows(data, bundle.program, bundle.encoder, bundle.labels(()), settings, bundle.label_kinds)
+    return rows.evaluation_task
 
 
 def _check_same_rows(before: LabeledRows | NextItems, after: LabeledRows | NextItems, data: Path) -> None:

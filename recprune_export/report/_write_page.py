@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recprune_export.errors import UsageError
+from recprune_export.output_files import check_output_file
 
 
 def default_page_path(bundle: Path) -> Path:
@@ -17,15 +18,22 @@ def default_page_path(bundle: Path) -> Path:
     return bundle.with_name(f"{bundle.name}.report.html")
 
 
-def write_page(page: str, path: Path, bundles: Sequence[Path]) -> Path:
-    """Write a page to `path` atomically and return the absolute path.
+def check_page_path(path: Path, bundles: Sequence[Path]) -> Path:
+    """Return the absolute path of a page that is to be written; to be called before long work.
 
-    Raises `UsageError` if it cannot be written, or if `path` is inside one of `bundles`, which contain only listed files.
+    Raises `UsageError` if it cannot be written, or if it is inside one of `bundles`, which contain only listed files.
     """
     path = path.resolve()
     enclosing = next((bundle for bundle in bundles if path.is_relative_to(bundle.resolve())), None)
     if enclosing is not None:
         raise UsageError(f"{path} lies in the bundle {enclosing}, whose files are checked: write the report elsewhere.")
+    check_output_file(path)
+    return path
+
+
+def write_page(page: str, path: Path, bundles: Sequence[Path]) -> Path:
+    """Write a page to `path` atomically and return the absolute path. Raises `UsageError` like `check_page_path`."""
+    path = check_page_path(path, bundles)
     scratch = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from recprune_export.codec import FLATTENED, DictMixin, decode
 from recprune_export.evidence import Verdict, judge_at_most
 from recprune_export.finetuning.task import Task, run_program
 from recprune_export.metrics._paired_change import MetricChange
+from recprune_export.output_files import optional_output
 from recprune_export.pipeline._fingerprint import fingerprint
 from recprune_export.pipeline._prune import SearchPrefix, prune, run_search_prefix
 from recprune_export.program.program import Program
@@ -91,7 +92,8 @@ class Trials:
             change = self._task.change(partial(run_program, self._program), partial(run_program, pruned))
         self._trials[key] = Trial(*key, change, artifact)
         if self._file is not None:
-            write_json(self._file, {"key": self._key, "trials": [t.to_dict() for t in self.completed]})
+            with optional_output(f"The file {self._file}, from which an interrupted search goes on,"):
+                write_json(self._file, {"key": self._key, "trials": [t.to_dict() for t in self.completed]})
 
 
 def _read_trials(file: Path, key: str) -> list[Trial]:

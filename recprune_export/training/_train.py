@@ -16,17 +16,24 @@ from recprune_export.data.clicks import ClickData, load_clicks
 from recprune_export.data.encoding.encoder import Request as Arrays
 from recprune_export.data.labels import LabelKind
 from recprune_export.data.rows import Ragged, Rows
-from recprune_export.data.schema._infer_schema import SchemaOverrides, infer_schema, infer_sequence_schema
+from recprune_export.data.schema._infer_schema import (
+    SchemaOverrides,
+    infer_schema,
+    infer_sequence_schema,
+    summarize_sequence,
+)
+from recprune_export.data.schema.column_summary import ColumnSummary
 from recprune_export.data.sequences import NEXT_ITEM, SequenceData, load_sequences
 from recprune_export.data.splits.row_split import SplitSizes
 from recprune_export.errors import UsageError
 from recprune_export.metrics.evaluator import make_evaluator
 from recprune_export.metrics.observations import LabelPredictor, observe
+from recprune_export.output_files import check_free_space, check_output_file
 from recprune_export.recommenders.catalogue import build_recommender, is_multi_task, is_sequential
 from recprune_export.recommenders.input_spec import InputSpec
 from recprune_export.recommenders.sasrec import SCORES, SASRec
-from recprune_export.settings import DEFAULT_EVALUATION_SETTINGS, EvaluationSettings, LabelSettings
-from recprune_export.training.checkpoint import Checkpoint, check_writable
+from recprune_export.settings import DEFAULT_EVALUATION_SETTINGS, DataSettings, EvaluationSettings, LabelSettings
+from recprune_export.training.checkpoint import Checkpoint
 from recprune_export.training.label_losses import RowLosses, mean_label_loss
 from recprune_export.training.loop import FitResult, fit
 
@@ -80,7 +87,7 @@ def train(
 
     Raises `UsageError` for invalid options, `DataError` for an invalid file.
     """
-    check_writable(output)
+    check_output_file(output)
     config = dict(config or {})
     sequential = is_sequential(recommender)
     if not sequential:
@@ -89,12 +96,36 @@ def train(
     torch.manual_seed(hyperparameters.seed)
     if sequential:
         LabelSettings(overrides.weight, overrides.missing_label).refuse_for_histories()
-        sequences = load_sequences(data, infer_sequence_schema(data, overrides))
-        return _train(_Sequences(sequences), recommender, config, evaluation, hyperparameters, output, sequences.notes)
-    inferred = infer_schema(data, overrides)
-    clicks = load_clicks(data, inferred.schema, group=evaluation.group)
-    notes = (*inferred.notes, *clicks.notes, *_describe_value_labels(clicks))
+        sequences = _load_sequences(data, overrides)
+        notes = sequences.encoder.notes
+        return _train(_Sequences(sequences), recommender, config, evaluation, hyperparameters, output, notes)
+    clicks = _load_clicks(data, overrides, evaluation.group)
+    notes = (*clicks.encoder.notes, *_describe_value_labels(clicks))
     return _train(_Clicks(clicks), recommender, config, evaluation, hyperparameters, output, notes)
+
+
+def _load_clicks(data: Path, overrides: SchemaOverrides, group: str | None) -> ClickData:
+    """Read rows whose encoder says how each column was read."""
+    inferred = infer_schema(data, overrides)
+    reading = DataSettings(overrides.separator, overrides.encoding)
+    clicks = load_clicks(data, inferred.schema, group=group, reading=reading)
+    columns, notes = _count_values(inferred.columns, clicks.encoder.rows), (*inferred.notes, *clicks.notes)
+    return replace(clicks, encoder=replace(clicks.encoder, summaries=columns, notes=notes))
+
+
+def _load_sequences(data: Path, overrides: SchemaOverrides) -> SequenceData:
+    """Read a log whose encoder says how each column was read."""
+    schema = infer_sequence_schema(data, overrides)
+    sequences = load_sequences(data, schema, reading=DataSettings(overrides.separator, overrides.encoding))
+    encoder, columns = sequences.encoder, summarize_sequence(data, schema, overrides.csv_options)
+    columns = _count_values(columns, {encoder.columns.item: encoder.items.rows})
+    return replace(sequences, encoder=replace(encoder, summaries=columns, notes=sequences.notes))
+
+
+def _count_values(columns: tuple[ColumnSummary, ...], rows: Mapping[str, int]) -> tuple[ColumnSummary, ...]:
+    """Return the summaries with the number of values that have an id, from the rows of the tables."""
+    special = {"categorical": 1, "item": 1, "multi-valued": 2}
+    return tuple(replace(c, values=rows[c.name] - special[c.role]) if c.name in rows else c for c in columns)
 
 
 def make_label_predictor(module: nn.Module, spec: InputSpec) -> LabelPredictor:
@@ -131,7 +162,7 @@ class _Clicks:
             categorical={name: rows[name] for name in schema.categorical},
             multi_valued={field.name: rows[field.name] for field in schema.multi_valued},
             lengths={field.name: field.max_length for field in schema.multi_valued},
-            n_numeric=len(schema.numeric),
+            n_numeric=len(schema.dense_columns),
             labels=schema.labels,
             value_scales={name: _mean_and_deviation(self.data.train.labels[name]) for name in schema.value_labels},
         )
@@ -229,6 +260,7 @@ def _train(
     evaluator = make_evaluator(evaluation, data.label_kinds)
     deciding = evaluator.require_deciding(valid, "valid")
     module = build_recommender(recommender, spec, config)
+    check_free_space({output: sum(p.nbytes for p in module.parameters())}, "the checkpoint")
     predict = make_label_predictor(module, spec)
 
     def loss(batch: Any) -> Tensor:

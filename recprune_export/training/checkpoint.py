@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.data.encoding.encoder import Encoder
+from recprune_export.data.labels import LabelValues
 from recprune_export.data.sequences import SequenceEncoder
 from recprune_export.errors import ModelFileError, RecpruneError, UsageError
 from recprune_export.recommenders.catalogue import build_recommender
@@ -30,6 +31,12 @@ class Checkpoint:
     state: Mapping[str, Tensor]
     metrics: Mapping[str, float]
     seed: int
+
+    @property
+    def label_values(self) -> dict[str, LabelValues]:
+        """The labels that the recommender predicts, with the kinds for which it was trained."""
+        kinds = self.encoder.schema.label_kinds
+        return {label: LabelValues(fixed=kinds.get(label)) for label in self.spec.labels}
 
     def build(self) -> nn.Module:
         """Return the recommender with its weights, in eval mode.
@@ -83,19 +90,6 @@ class Checkpoint:
             raise UsageError(f"{path} cannot be written: {error.strerror}.") from error
         finally:
             partial.unlink(missing_ok=True)
-
-
-def check_writable(path: Path) -> None:
-    """Check before any work that `path` can be written. Raises `UsageError` if not."""
-    try:
-        if path.is_dir():
-            raise UsageError(f"{path} is a directory; name a file to write.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe = path.with_name(f".{path.name}.partial")
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

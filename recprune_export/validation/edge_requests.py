@@ -5,10 +5,12 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from recprune_export.program.random_requests import RequestArrays, fill_input, sample_request
-from recprune_export.program.signature import IdRange, Input, Signature
+from recprune_export.program.signature import ERROR, IdRange, Input, Signature
 
 LARGE = 10.0  # standard deviations, or widths of the range of the example
 EDGE_ROWS = 3
+OUT_OF_RANGE_ROWS = 5
+BAD_ID_ROWS, SAMPLE_ROWS = 4, 8
 EVERY_ID, CHUNK_ROWS = 1 << 13, 1 << 10
 
 
@@ -16,7 +18,8 @@ def make_edge_requests(signature: Signature) -> dict[str, RequestArrays]:
     """Return named requests from the edges of the signature's ranges.
 
     One row; lowest ids, where 0 is out of vocabulary, padding or an empty sequence; highest ids; numbers that are all
-    zero, and large numbers of both signs, which stay positive where the example has no negative numbers.
+    zero, and large numbers of both signs, which stay positive where the example has no negative numbers. Where the
+    signature has rules for them, also ids out of range and infinite numbers.
     """
 
     def request(batch: int, pick: Callable[[IdRange], int], number: float) -> RequestArrays:
@@ -34,7 +37,87 @@ def make_edge_requests(signature: Signature) -> dict[str, RequestArrays]:
         "highest ids, numbers large": request(EDGE_ROWS, lambda id_range: id_range[1], LARGE),
         "highest ids, numbers large and negative": request(EDGE_ROWS, lambda id_range: id_range[1], -LARGE),
         "one row of lowest ids": request(1, lambda id_range: id_range[0], 0.0),
+        **make_out_of_range_requests(signature),
     }
+
+
+def make_out_of_range_requests(signature: Signature) -> dict[str, RequestArrays]:
+    """Return requests with ids and numbers out of range, for inputs whose graph replaces or clips them.
+
+    Each row of "ids out of range" has one kind of them in all such inputs: -1, the first beyond the table, the largest and
+    the smallest integer; the last row is valid, and so is the last of "infinite numbers", after infinity of either sign.
+    """
+    valid = sample_request(signature, OUT_OF_RANGE_ROWS, seed=2)
+    replacing = [i for i in signature.inputs if any(isinstance(bad, int) for bad in i.bad_ids)]
+    clipping = [i for i in signature.inputs if i.number_limit is not None]
+    requests = {
+        "ids out of range": (replacing, _put_bad_ids),
+        "infinite numbers": (clipping, _put_infinity),
+    }
+    return {
+        label: {**valid, **{i.name: put(i, valid[i.name].copy()) for i in inputs}}
+        for label, (inputs, put) in requests.items()
+        if inputs
+    }
+
+
+def make_refused_requests(signature: Signature) -> dict[str, RequestArrays]:
+    """Return requests of one row that the graph refuses, each with one id before or beyond the range of one input."""
+    requests: dict[str, RequestArrays] = {}
+    for spec in signature.inputs:
+        for column, (pair, bad) in enumerate(zip(spec.ids, spec.bad_ids, strict=False)):
+            if pair is None or bad != ERROR:
+                continue
+            for number in (pair[0] - 1, pair[1] + 1):
+                request = sample_request(signature, 1, seed=2)
+                smallest, largest = _integer_bounds(request[spec.name].dtype)
+                if smallest <= number <= largest:
+                    by_column = request[spec.name] if len(spec.ids) > 1 else request[spec.name][..., None]
+                    by_column[..., column] = number
+                    requests[f"the id {number} in '{spec.name}'"] = request
+    return requests
+
+
+def make_out_of_range_sample(signature: Signature, request: Mapping[str, np.ndarray]) -> RequestArrays | None:
+    """Return the first rows of `request` with ids out of range, then with infinite numbers; None without rules for them.
+
+    One row of a shared input has one kind of id out of range, and no infinite number.
+    """
+    replacing = [i for i in signature.inputs if any(isinstance(bad, int) for bad in i.bad_ids)]
+    clipping = [i for i in signature.inputs if i.number_limit is not None]
+    if not replacing and not clipping:
+        return None
+    sample = {name: values[:SAMPLE_ROWS].copy() for name, values in request.items()}
+    for spec in replacing:
+        _put_bad_ids(spec, sample[spec.name])
+    for spec in clipping:
+        _put_infinity(spec, sample[spec.name][BAD_ID_ROWS:])
+    return sample
+
+
+def _put_bad_ids(spec: Input, values: np.ndarray) -> np.ndarray:
+    columns = values if len(spec.ids) > 1 else values[..., None]
+    smallest, largest = _integer_bounds(values.dtype)
+    for column, (pair, bad) in enumerate(zip(spec.ids, spec.bad_ids, strict=True)):
+        if pair is not None and isinstance(bad, int):
+            kinds = (pair[0] - 1, min(pair[1] + 1, largest), largest, smallest)
+            for row, number in enumerate(kinds[: len(values)]):
+                columns[row, ..., column] = max(number, smallest)
+    return values
+
+
+def _integer_bounds(dtype: np.dtype) -> tuple[int, int]:
+    if dtype.kind == "f":
+        return -(1 << 24), 1 << 24  # exact in float32
+    return int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+
+
+def _put_infinity(spec: Input, values: np.ndarray) -> np.ndarray:
+    columns = [column for column, pair in enumerate(spec.ids) if pair is None] if spec.ids else slice(None)
+    by_column = values if values.ndim > 1 else values[..., None]
+    for row, number in enumerate((np.inf, -np.inf)[: len(values)]):
+        by_column[row, ..., columns] = number
+    return values
 
 
 def make_every_id_requests(signature: Signature) -> dict[str, RequestArrays]:

@@ -33,7 +33,7 @@ def test_ctrl_c_is_said_and_has_its_code(monkeypatch: pytest.MonkeyPatch) -> Non
         raise KeyboardInterrupt
 
     monkeypatch.setattr(verify, "verify", interrupted)
-    done = CliRunner().invoke(main, ["verify", "anything"])
+    done = CliRunner().invoke(main, ["verify", "."])
     assert (done.exit_code, done.stderr.strip()) == (130, "Interrupted; nothing was left half-written.")
 
 
@@ -45,6 +45,9 @@ def test_ctrl_c_is_said_and_has_its_code(monkeypatch: pytest.MonkeyPatch) -> Non
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
             "too little memory",
         ),
+        (PermissionError(13, "Permission denied", "model.pt"), "Permission denied (model.pt): change the permissions"),
+        (FileNotFoundError(2, "No usable temporary directory found in ['/tmp']"), "set TMPDIR"),
+        (OSError(28, "No space left on device"), "free some space"),
         (RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/1"), "free some space"),
     ],
 )
@@ -53,7 +56,7 @@ def test_what_runs_out_is_said(monkeypatch: pytest.MonkeyPatch, error: Exception
         raise error
 
     monkeypatch.setattr(verify, "verify", lacking)
-    done = CliRunner().invoke(main, ["verify", "anything"])
+    done = CliRunner().invoke(main, ["verify", "."])
     assert done.exit_code == 2
     assert words in done.stderr
 
@@ -63,7 +66,7 @@ def test_other_faults_of_ours_are_not_hidden(monkeypatch: pytest.MonkeyPatch) ->
         raise RuntimeError("a fault")
 
     monkeypatch.setattr(verify, "verify", broken)
-    assert isinstance(CliRunner().invoke(main, ["verify", "anything"]).exception, RuntimeError)
+    assert isinstance(CliRunner().invoke(main, ["verify", "."]).exception, RuntimeError)
 
 
 def test_it_runs_as_a_module() -> None:

@@ -1,10 +1,12 @@
 """Every command can print JSON and be quiet; colours are for terminals."""
 
+import io
 import json
 import os
 import pty
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -12,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from recprune_export.cli import main
-from recprune_export.cli.tables import make_console, make_table
+from recprune_export.cli.tables import make_console, make_table, prints_after_work
 from tests.bundle.samples import write
 
 ALONE = {"completion"}  # what it prints is for a shell
@@ -105,3 +107,40 @@ def test_names_are_printed_as_they_are(name: str, capsys: pytest.CaptureFixture[
     make_console().print(table)
     make_console().print(name)
     assert capsys.readouterr().out.count(name) == 4
+
+
+class Broken(io.StringIO):
+    """A stdout of which the other end is closed, or the disk is full."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__()
+        self.error = error
+
+    def write(self, text: str) -> int:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "warned"), [(BrokenPipeError(32, "Broken pipe"), False), (OSError(28, "No space left on device"), True)]
+)
+@pytest.mark.parametrize("printer", [lambda: make_console().print("x"), lambda: click.echo("x")], ids=["rich", "click"])
+def test_finished_work_stands_where_it_cannot_be_printed(
+    error: OSError,
+    warned: bool,
+    printer: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "stdout", Broken(error))
+    prints_after_work(printer)()
+    assert ("Warning: The result cannot be printed" in capsys.readouterr().err) == warned
+
+
+def test_a_log_on_a_full_disk_changes_no_exit_code(bundle: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full to try it on")
+    words = [sys.executable, "-m", "recprune_export", "verify", str(bundle)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "cannot be printed (No space left on device)" in done.stderr

@@ -1,5 +1,6 @@
 """The line with which a command says how to go on can be pasted, and asks for what was asked before."""
 
+import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,6 +38,7 @@ def run(words: list[str], job: str, monkeypatch: pytest.MonkeyPatch, result: Any
         return result
 
     monkeypatch.setattr(api, job, instead)
+    monkeypatch.setattr(os.path, "exists", lambda path: True)
     done = CliRunner().invoke(main, words)
     assert asked, done.output
     return asked, done.output

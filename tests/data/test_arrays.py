@@ -39,7 +39,7 @@ def test_columns_and_arrays_give_the_same_rows(tmp_path: Path) -> None:
         ({"x": np.full((60, 3), 7.0)}, "'x', column 0, in .* the id 7"),
         ({"x": np.zeros((60, 2))}, r"rows of shape \[2\]; the model takes \[3\]"),
         ({"x": np.full((60, 3), np.nan)}, "NaN"),
-        ({"user": np.zeros(60)}, "holds float64; the model takes int64"),
+        ({"user": np.full(60, 0.5)}, "holds float64; the model takes int64"),
         ({"user": np.zeros(59, dtype=np.int64)}, "same number of rows"),
         ({"click": np.zeros((60, 2))}, "one number for each row"),
         ({"click": np.full(60, "2026-11-28", dtype="datetime64[D]")}, "holds datetime64.* one number for each row"),
@@ -56,6 +56,16 @@ def test_what_does_not_fit_is_said(tmp_path: Path, change: dict[str, np.ndarray]
     np.savez(tmp_path / "rows.npz", **arrays() | change)
     with pytest.raises(DataError, match=said):
         load_arrays(tmp_path / "rows.npz", SPECS, ["click"], seed=0)
+
+
+def test_whole_numbers_written_as_floats_are_ids(tmp_path: Path) -> None:
+    values = arrays()
+    np.savez(tmp_path / "rows.npz", **values | {"user": values["user"].astype(float)})
+    loaded = load_arrays(tmp_path / "rows.npz", SPECS, ["click"], seed=0)
+    np.testing.assert_array_equal(
+        loaded.test.inputs["user"], load_arrays(values, SPECS, ["click"], seed=0).test.inputs["user"]
+    )
+    assert loaded.test.inputs["user"].dtype == np.int64
 
 
 def test_a_missing_array_is_named(tmp_path: Path) -> None:

@@ -157,8 +157,8 @@ def test_each_is_measured_with_the_options_of_its_bundle(tmp_path: Path) -> None
         (["BASE", "--against", "BASE", "--limit", "speed=3%"], 2, "the gates are"),
         (["BASE", "--against", "BASE", "--latency-batch-sizes", "0"], 2, "--latency-batch-sizes"),
         (["BASE", "--against", "BASE", "--undecided", "perhaps"], 2, "perhaps"),
-        (["BASE", "--against", "BASE", "--junit", "FOLDER"], 2, "--junit"),
-        (["BASE", "--against", "BASE", "--markdown", "FOLDER"], 2, "Markdown"),
+        (["BASE", "--against", "BASE", "--junit", "FOLDER"], 2, "it is a directory"),
+        (["BASE", "--against", "BASE", "--markdown", "FOLDER"], 2, "it is a directory"),
     ],
 )
 def test_what_cannot_work_is_said_in_one_sentence(
@@ -194,6 +194,45 @@ def test_everything_is_written_before_the_verdict(base: Path, tmp_path: Path, la
     assert suites.get("failures") == "2"
     assert "❌" in (tmp_path / "check.md").read_text()
     assert summary.read_text() == "# Other steps\n" + (tmp_path / "check.md").read_text()
+
+
+@pytest.mark.parametrize(("ratio", "code"), [(1.0, 0), (1.3, 1)])
+def test_a_step_summary_that_cannot_be_written_changes_no_verdict(
+    ratio: float, code: int, base: Path, latency: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latency(ratio)
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "/proc/nothing/summary.md")
+    done = run(base, base)
+    assert done.exit_code == code, done.stderr
+    assert "Warning: The step summary /proc/nothing/summary.md was not written" in done.stderr
+    assert "Verdict: " in done.stdout
+
+
+@pytest.mark.parametrize(("ratio", "code"), [(1.0, 2), (1.3, 1)])
+def test_a_disk_that_fills_up_meanwhile_hides_no_regression(
+    ratio: float,
+    code: int,
+    base: Path,
+    tmp_path: Path,
+    latency: Callable[[float], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    honest = Path.write_text
+
+    def fail(path: Path, text: str, encoding: str | None = None) -> int:
+        if path.name == "check.md":
+            raise OSError(28, "No space left on device")
+        return honest(path, text, encoding)
+
+    latency(ratio)
+    monkeypatch.setattr(Path, "write_text", fail)
+    files = {name: tmp_path / "new" / name for name in ("check.xml", "check.md", "check.html")}
+    options = ("--junit", files["check.xml"], "--markdown", files["check.md"], "--report", files["check.html"])
+    done = run(base, base, *options)
+    assert done.exit_code == code, done.stderr
+    assert "Markdown cannot be written" in done.stderr
+    assert files["check.xml"].is_file()
+    assert files["check.html"].is_file()
 
 
 def test_the_table_shows_every_gate(base: Path, latency: object) -> None:

@@ -199,6 +199,38 @@ def test_a_result_that_is_refused_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed writing file data/0")]
+)
+def test_work_that_cannot_be_saved_is_a_warning_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    def fail(content: object, path: Path) -> None:
+        path.write_bytes(b"half of it")
+        raise error
+
+    work = StageCheckpoints(tmp_path / "work", "key")
+    monkeypatch.setattr(torch, "save", fail)
+    with remove_when_done(work):
+        work.save("part", "a part", {}, nn.Linear(1, 1))
+        assert work.load("part") is None
+        assert not list((tmp_path / "work").glob("part*"))
+    assert "Warning: a part is not kept in" in capsys.readouterr().err
+
+
+def test_work_that_cannot_be_removed_does_not_lose_a_finished_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(folder: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    work = StageCheckpoints(tmp_path / "work", "key")
+    work.save("part", "a part", {}, nn.Linear(1, 1))
+    with remove_when_done(work):
+        monkeypatch.setattr("shutil.rmtree", fail)
+    assert "cannot be removed (Permission denied)" in capsys.readouterr().err
+
+
 def test_nothing_in_the_folder_is_unpickled(tmp_path: Path) -> None:
     import hashlib
 

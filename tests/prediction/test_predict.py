@@ -13,13 +13,16 @@ from click.testing import CliRunner
 
 from recprune_export.bundle import write_bundle
 from recprune_export.cli import main
-from recprune_export.data import Encoder
+from recprune_export.data import Encoder, encoding_summary
 from recprune_export.errors import BundleError, DataError, UsageError
+from recprune_export.output_meaning import OutputMeaning
 from recprune_export.prediction import _predict as module
 from recprune_export.prediction import predict
+from recprune_export.settings import DataSettings
 from tests.bundle.complete import ENCODER, SIGNATURE, answer, files, write
 from tests.bundle.samples import manifest
 
+ENCODING = encoding_summary(ENCODER, "encoding.json")
 USERS, TAGS = ["ann", "bob", "7", "nobody", None], ["red", "blue|red", "red||green| blue |red", "", None]
 
 
@@ -49,6 +52,27 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ROWS_PER_READ", 100)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_file_of_unknown_ids_is_refused_unless_allowed(bundle: Path, tmp_path: Path) -> None:
+    data, output = tmp_path / "rows.csv", tmp_path / "scores.csv"
+    rows = raw(300).with_columns(user=pl.lit("U") + pl.col("row").cast(pl.String))
+    rows.write_csv(data)
+    with pytest.raises(DataError, match=r"300 of 300 values of 'user' .*'U0'.* knows .*'ann'.*--allow-unknown"):
+        predict(bundle, data, output)
+    assert not output.exists()
+    made = predict(bundle, data, output, reading=DataSettings(allow_unknown=True))
+    assert (made.rows, len(made.notes)) == (300, 1)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_text_among_numbers_is_located(bundle: Path, tmp_path: Path) -> None:
+    data = tmp_path / "rows.csv"
+    rows = raw(300).with_columns(pl.col("age").cast(pl.String))
+    rows.with_columns(age=pl.when(pl.col("row") == 250).then(pl.lit("old")).otherwise("age")).write_csv(data)
+    with pytest.raises(DataError, match=r"'age' .*'old' at row 250"):
+        predict(bundle, data, tmp_path / "scores.csv")
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -98,7 +122,7 @@ def test_what_cannot_be_is_said_before_the_work(bundle: Path, tmp_path: Path) ->
     assert "no column 'user'" in wrong(rows.drop("user"), data, out, bundle)
     assert "2 are missing" in wrong(rows.drop("user", "age"), data, out, bundle)
     assert "'age'" in wrong(rows.with_columns(age=pl.lit("old")), data, out, bundle)
-    assert "--keep names 'id'" in wrong(rows, data, out, bundle, keep=["id"])
+    assert "no column 'id', which --keep names" in wrong(rows, data, out, bundle, keep=["id"])
     assert "output of the model" in wrong(rows.with_columns(y=1), data, out, bundle, keep=["y"])
     assert ".parquet or .csv" in wrong(rows, data, tmp_path / "scores.txt", bundle)
     assert "list in each row" in wrong(rows.with_columns(row=[[1]] * 9), data, out, bundle, keep=["row"])
@@ -120,6 +144,80 @@ def test_a_row_that_is_found_bad_halfway_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="id 4 at row 777, but the table has ids 0 to 3"):
         predict(bundle, tmp_path / "bad.csv", tmp_path / "none.parquet")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.csv", "bundle", "rows.parquet", "scores.parquet"]
+
+
+def scored(folder: Path, **scores: tuple[str | None, str | None]) -> Path:
+    """A bundle that states the kind and the label of its outputs."""
+    section = {name: OutputMeaning(kind, label).to_dict() for name, (kind, label) in scores.items()}
+    stated = manifest(name="sum", signature=SIGNATURE.to_dict(), encoding=ENCODING, scores=section)
+    return write_bundle(folder / "scored", files(), stated)
+
+
+def test_the_columns_say_what_a_score_is(tmp_path: Path) -> None:
+    rows = raw(200).with_columns(y=pl.lit(1))
+    rows.write_parquet(tmp_path / "rows.parquet")
+    logits = expected(rows)
+    bundle = scored(tmp_path, y=("logit", "y"))
+    made = predict(bundle, tmp_path / "rows.parquet", tmp_path / "s.parquet", keep=["y"])
+    assert made.columns == ("y", "y_logit")
+    np.testing.assert_allclose(pl.read_parquet(tmp_path / "s.parquet")["y_logit"], logits, rtol=1e-5, atol=1e-5)
+    made = predict(bundle, tmp_path / "rows.parquet", tmp_path / "p.parquet", probability=True)
+    assert made.columns == ("y_probability",)
+    scores = pl.read_parquet(tmp_path / "p.parquet")["y_probability"]
+    assert scores.dtype == pl.Float32
+    np.testing.assert_allclose(scores, 1 / (1 + np.exp(-logits.astype(np.float64))), rtol=1e-5, atol=1e-7)
+
+
+def test_probabilities_are_written_as_they_are(tmp_path: Path) -> None:
+    raw(9).write_parquet(tmp_path / "rows.parquet")
+    bundle = scored(tmp_path, y=("probability", "y"))
+    for probability in (False, True):
+        made = predict(bundle, tmp_path / "rows.parquet", tmp_path / f"{probability}.parquet", probability=probability)
+        assert made.columns == ("y_probability",)
+    assert pl.read_parquet(tmp_path / "False.parquet").equals(pl.read_parquet(tmp_path / "True.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "label", "words"),
+    [
+        (None, None, "not stated"),
+        ("value", "stars", "predicted value of 'stars'"),
+        ("value", None, "no label was given"),
+        ("scores", None, "scores of items"),
+        ("ranking", "next_item", "scores of all items"),
+    ],
+)
+def test_what_is_no_logit_has_no_probability(kind: str | None, label: str | None, words: str, tmp_path: Path) -> None:
+    raw(9).write_parquet(tmp_path / "rows.parquet")
+    bundle = scored(tmp_path, y=(kind, label))
+    done = CliRunner().invoke(
+        main,
+        [
+            "predict",
+            str(bundle),
+            "--data",
+            str(tmp_path / "rows.parquet"),
+            "-o",
+            str(tmp_path / "s.csv"),
+            "--probability",
+        ],
+    )
+    assert done.exit_code == 2
+    assert words in done.stderr
+    assert "leave out --probability" in done.stderr
+    assert not (tmp_path / "s.csv").exists()
+
+
+def test_the_screen_and_the_help_say_what_a_score_is(bundle: Path, tmp_path: Path) -> None:
+    raw(9).write_parquet(tmp_path / "rows.parquet")
+    words = ["predict", str(scored(tmp_path, y=("logit", "y"))), "--data", str(tmp_path / "rows.parquet")]
+    text = CliRunner().invoke(main, [*words, "-o", str(tmp_path / "s.csv")]).stdout
+    assert "'y_logit' is the logit of 'y': the probability that 'y' is 1 is sigmoid(logit)" in text
+    values = json.loads(CliRunner().invoke(main, [*words, "-o", str(tmp_path / "s.csv"), "--json"]).stdout)
+    assert values["scores"]["y_logit"]["kind"] == "logit"
+    old = CliRunner().invoke(main, ["predict", str(bundle), *words[2:], "-o", str(tmp_path / "s.csv")]).stdout
+    assert "'y' is an output whose meaning is not stated" in old
+    assert "logit" in CliRunner().invoke(main, ["predict", "--help"]).stdout
 
 
 def test_models_that_take_no_rows_are_refused(bundle: Path, tmp_path: Path) -> None:

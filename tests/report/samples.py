@@ -42,6 +42,27 @@ def weight(name: str, form: str, reason: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def breakdown(label: str) -> dict[str, Any]:
+    """Return two buckets of id frequency, one of them without a metric, and the calibration of a label."""
+    change = {
+        "metric": "auc", "before": 0.61, "after": 0.58, "interval": [-0.05, -0.01], "error": 0.02, "rows": 120,
+        "greater_is_better": True,
+    }  # fmt: skip
+    bins = [{"rows": 500, "predicted": 0.1, "observed": 0.12}, {"rows": 312, "predicted": 0.4, "observed": 0.35}]
+    calibration = {"predicted": 0.21, "observed": 0.22, "ece": 0.031, "bins": bins}
+    return {
+        "by": "rarest id of the row",
+        "buckets": [
+            {"least": 0, "most": 0, "rows": 3, "metrics": {"dense": {}, "pruned": {}}, "change": None},
+            {
+                "least": 1, "most": 9, "rows": 120, "metrics": {"dense": {"auc": 0.61}, "pruned": {"auc": 0.58}},
+                "change": change,
+            },
+        ],
+        "calibration": {label: {"dense": calibration, "pruned": {**calibration, "ece": None}}},
+    }  # fmt: skip
+
+
 def full(name: str = "ctr", groups: int = 3, **changes: Any) -> Manifest:
     """With data; `name` is also that of whatever else has one, `groups` how many there are of each kind, and much else."""
     widths = [
@@ -82,6 +103,7 @@ def full(name: str = "ctr", groups: int = 3, **changes: Any) -> Manifest:
         "change": {
             "metric": "auc", "before": 0.64909, "after": 0.64822, "interval": [-0.0042, 0.0024], "error": 0.01, "rows": 812,
         },
+        "breakdown": breakdown(name),
         "latency": latency(),
         "parity": {
             "outputs": errors, "rows": 779, "requests": ["test rows", name], "tolerances": {"absolute": 1e-5, "relative": 1e-5},

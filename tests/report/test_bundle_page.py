@@ -186,3 +186,22 @@ def test_weights_in_fewer_bits_are_told_with_the_gate_and_the_speed() -> None:
     for words in ("lost +0.00004", "It holds", "int8 by row", "Reverted to more bits for quality: 1 weights", "1.25×"):
         assert words in told
     assert 'id="quantisation"' not in render_bundle_report(samples.full(quantisation={}), encoded=True)
+
+
+def test_quality_by_id_frequency_and_calibration_stand_beside_the_mean() -> None:
+    quality = section(read(render_bundle_report(samples.full("net"), encoded=True)), "quality")
+    shown = texts(quality)
+    assert "By frequency of the rarest id of the row" in shown
+    assert "0 (unknown) 3 no metric is defined" in shown
+    assert "1–9 120 AUC 0.6100 0.5800 −0.0300 (−0.0500 to −0.0100)" in shown
+    assert "dense 0.2100 0.2200 0.0310" in shown
+    assert len(quality.all("svg")) == 1
+
+
+def test_a_metric_of_which_less_is_better_is_a_loss_where_it_rose() -> None:
+    change = {
+        "metric": "logloss", "before": 0.4, "after": 0.41, "interval": [0.005, 0.015], "error": 0.01, "rows": 812,
+        "greater_is_better": False,
+    }  # fmt: skip
+    manifest = samples.full("net").model_copy(update={"change": change})
+    assert "lies above zero: there is a loss" in texts(read(render_bundle_report(manifest, encoded=True)))

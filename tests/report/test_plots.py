@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 
+from recprune_export.report.plots.calibration_curve import draw_calibration
 from recprune_export.report.plots.ratios import PlottedRatio, draw_ratios
 from recprune_export.report.plots.strips import draw_strips
 from recprune_export.report.plots.width_bars import GroupWidth, draw_widths
@@ -66,3 +67,14 @@ def test_names_are_text() -> None:
         svg = drawn(picture.replace("\0", ""))
         assert {e.tag for e in svg.walk()} <= {"svg", "title", "desc", "text", "rect", "line", "circle"}
         assert svg.all("title")[0].text == HOSTILE.replace("\0", "")
+
+
+def test_a_bin_that_predicts_too_much_lies_below_the_diagonal() -> None:
+    points = {"dense": [(0.1, 0.1), (0.5, 0.5)], "pruned": [(0.1, 0.1), (0.5, 0.3)]}
+    svg = drawn(draw_calibration("c", "Calibration", points, "pruned"))
+    (diagonal,) = (line for line in svg.all("line") if line.attributes["class"] == "zero")
+    dots = [dot for dot in svg.all("circle") if number(dot, "cy") > 20]
+    last = dots[-1]
+    start, end = ((number(diagonal, f"x{n}"), number(diagonal, f"y{n}")) for n in (1, 2))
+    slope = (end[1] - start[1]) / (end[0] - start[0])
+    assert number(last, "cy") > start[1] + slope * (number(last, "cx") - start[0]) + 5

@@ -1,11 +1,19 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from recprune_export.program import BATCH, Input, Output, Signature, sample_request
+from recprune_export.program.input_rules import apply_input_rules
 from recprune_export.validation import make_edge_requests, make_every_id_requests
-from recprune_export.validation.edge_requests import repeat_rows
+from recprune_export.validation.edge_requests import (
+    make_out_of_range_requests,
+    make_out_of_range_sample,
+    make_refused_requests,
+    repeat_rows,
+)
 
 SIGNATURE = Signature(
     (
@@ -81,3 +89,47 @@ def test_the_ids_of_a_large_table_come_in_pieces() -> None:
 def test_rows_are_repeated_in_order(rows: int, start: int) -> None:
     request = repeat_rows({"user": np.array([4, 5, 6])}, rows, start)
     assert request["user"].tolist() == [4, 5, 6, 4, 5, 6, 4, 5, 6, 4, 5, 6][start : start + rows]
+
+
+RULED = replace(
+    SIGNATURE,
+    inputs=tuple(
+        replace(
+            i,
+            bad_ids=tuple(None if pair is None else pair[0] for pair in i.ids),
+            number_limit=100.0 if i.dtype == "float32" else None,
+        )
+        for i in SIGNATURE.inputs
+    ),
+)
+
+
+def test_out_of_range_requests_are_valid_once_the_rules_are_applied() -> None:
+    requests = make_out_of_range_requests(RULED)
+    assert {label for label, request in requests.items() if not within(request)} == {"ids out of range"}
+    for request in requests.values():
+        read = apply_input_rules(request, RULED)
+        assert within(read)
+        assert all(np.isfinite(values).all() for values in read.values())
+    assert np.isinf(requests["infinite numbers"]["x"]).any()
+    assert {-1, 10} <= set(requests["ids out of range"]["user"].tolist())
+    assert not make_out_of_range_requests(SIGNATURE)
+
+
+def test_a_refused_request_has_one_id_out_of_range() -> None:
+    strict = replace(SIGNATURE, inputs=(replace(SIGNATURE.inputs[0], bad_ids=("error",)), *SIGNATURE.inputs[1:]))
+    assert [int(request["user"][0]) for request in make_refused_requests(strict).values()] == [-1, 10]
+    assert not make_refused_requests(RULED)
+
+
+def test_the_sample_has_both_kinds_and_valid_rows() -> None:
+    sample = make_out_of_range_sample(RULED, sample_request(RULED, 16, seed=0))
+    assert sample is not None
+    bad, infinite = ~within_rows(sample["user"]), np.isinf(sample["x"]).any(axis=1)
+    assert np.flatnonzero(bad).tolist() == [0, 1, 2, 3]
+    assert np.flatnonzero(infinite).tolist() == [4, 5]
+    assert make_out_of_range_sample(SIGNATURE, sample) is None
+
+
+def within_rows(users: np.ndarray) -> np.ndarray:
+    return (users >= 0) & (users <= 9)

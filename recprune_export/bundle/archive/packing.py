@@ -11,6 +11,7 @@ from recprune_export.bundle._verify import check_files, read_manifest
 from recprune_export.bundle.manifest.manifest import MANIFEST, SIGNATURE
 from recprune_export.bundle.servers.triton import make_model_name
 from recprune_export.errors import UsageError
+from recprune_export.output_files import check_output_file
 
 SUFFIX = ".tar.zst"
 WINDOW = 27  # 128 MiB: the default limit of zstd decompressors, and long enough that the second copy of a model costs nothing
@@ -43,11 +44,10 @@ def pack(bundle: Path, output: Path | None = None) -> Path:
     if bundle.is_file():
         raise UsageError(f"{bundle} is a file already: give the directory of a bundle.")
     zstd = zstandard_module()
+    output = output or bundle.resolve().with_name(f"{bundle.resolve().name}{SUFFIX}")
+    check_output_file(output)
     manifest = read_manifest(bundle)
     check_files(bundle, manifest)
-    output = output or bundle.resolve().with_name(f"{bundle.resolve().name}{SUFFIX}")
-    if output.is_dir():
-        raise UsageError(f"{output} is a directory; name a file to write.")
     signature = [SIGNATURE] if (bundle / SIGNATURE).is_file() else []
     partial = output.with_name(f".{output.name}.{uuid.uuid4().hex[:12]}.partial")
     parameters = zstd.ZstdCompressionParameters.from_level(

@@ -26,6 +26,7 @@ from recprune_export.bundle.manifest.manifest_sections import (
     QualityVerdictSection,
     QuantizationSection,
     RewriteEntry,
+    ScoreEntry,
     SessionSection,
     Sha256,
     SignatureSection,
@@ -47,6 +48,8 @@ DATA_PROFILE = "data_profile.json"
 REPORT = "report.html"
 SAMPLE_INPUTS = "samples/inputs.npz"
 SAMPLE_OUTPUTS = "samples/outputs.npz"
+OUT_OF_RANGE_INPUTS = "samples/out-of-range-inputs.npz"
+OUT_OF_RANGE_OUTPUTS = "samples/out-of-range-outputs.npz"
 ALWAYS = (MODEL, SAMPLE_INPUTS, SAMPLE_OUTPUTS)  # files that every bundle has
 
 _PATH_SEGMENT = re.compile(r"[\w+-][\w.+-]*", re.ASCII)
@@ -78,6 +81,10 @@ class Manifest(BaseModel):
     ]
     opset: Annotated[int, Field(ge=13, description=f"ONNX operator set of {MODEL}")]
     signature: Annotated[Object, PublishedAs(SignatureSection)]
+    scores: Annotated[
+        dict[str, Annotated[Object, PublishedAs(ScoreEntry)]],
+        Field(description="meaning of each output, by its name; empty in bundles that were made before it was stated"),
+    ] = Field(default_factory=dict)
     counts: Annotated[
         Object,
         PublishedAs(CountsSection),

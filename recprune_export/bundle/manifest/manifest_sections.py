@@ -58,6 +58,23 @@ class InputTensor(TypedDict):
             "per index of the last axis",
         ),
     ]
+    bad_ids: NotRequired[
+        Annotated[
+            list[int | Literal["error"] | None],
+            Field(
+                description="for each range of `ids`, what the graph makes of an id outside of it: that id, or `error`, by "
+                "which the request is refused; absent if nothing is promised",
+            ),
+        ]
+    ]
+    number_limit: NotRequired[
+        Annotated[
+            float,
+            Field(
+                description="numbers beyond ± this one count as ± this one, NaN stays NaN; absent if numbers are not clipped"
+            ),
+        ]
+    ]
     observed: Annotated[
         Annotated[list[float], Field(min_length=2, max_length=2)] | None,
         Field(
@@ -81,6 +98,21 @@ class SignatureSection(TypedDict):
 
     inputs: Annotated[list[InputTensor], Field(min_length=1)]
     outputs: Annotated[list[OutputTensor], Field(min_length=1)]
+
+
+@with_config(CLOSED)
+class ScoreEntry(TypedDict):
+    """Meaning of the numbers of an output."""
+
+    kind: Annotated[
+        Name | None,
+        Field(
+            description="logit, probability, classes (logits of each), class probabilities, ranking (scores of all items, trained "
+            "with softmax), scores (of items or candidates, of unknown scale) or value; null if not known"
+        ),
+    ]
+    label: Annotated[Name | None, Field(description="the label that the output predicts; null if not known")]
+    meaning: Annotated[str, Field(description="the same as a sentence")]
 
 
 @with_config(CLOSED)
@@ -108,6 +140,25 @@ class VocabularySummary(TypedDict):
 
 
 @with_config(CLOSED)
+class ColumnSummarySection(TypedDict):
+    """How one column of the training file was read."""
+
+    name: str
+    dtype: Annotated[str, Field(description="type in the file; for CSV that of all of its values")]
+    role: Annotated[
+        str,
+        Field(
+            description="label, categorical, numeric, multi-valued, vector, split, user, item, order, excluded or ignored"
+        ),
+    ]
+    values: Annotated[Count | None, Field(description="number of values with their own id; null for numbers")]
+    low: Annotated[float | None, Field(description="smallest number; null for ids")]
+    high: Annotated[float | None, Field(description="largest number; null for ids")]
+    missing: Annotated[Amount, Field(description="fraction of rows without a value")]
+    note: Annotated[str, Field(description="the reason, in a few words")]
+
+
+@with_config(CLOSED)
 class EncodingSection(TypedDict):
     """Encoding of raw rows as requests."""
 
@@ -116,9 +167,13 @@ class EncodingSection(TypedDict):
     numeric: Annotated[
         list[str],
         Field(
-            description="columns of the input `numeric`, standardized, 0 for missing values; empty without numeric columns"
+            description="columns of the input `numeric`, standardized, 0 for missing values; `name_0`, ... are the numbers of a vector"
         ),
     ]
+    columns: NotRequired[
+        Annotated[list[ColumnSummarySection], Field(description="how each column of the training file was read")]
+    ]
+    canonical_text_rule: NotRequired[Annotated[str, Field(description="how vocabularies spell a value")]]
 
 
 @with_config(OPEN)

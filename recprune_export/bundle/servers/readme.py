@@ -1,11 +1,14 @@
 """README of a bundle: how to load the model and call it, in ten lines."""
 
 from collections.abc import Collection, Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 from recprune_export.bundle.servers.kserve import REQUEST
 from recprune_export.bundle.servers.triton import make_model_name
+from recprune_export.data.encoding.canonical_text import CANONICAL_TEXT_RULE
 from recprune_export.onnx.runtime.session import SessionOptions
+from recprune_export.output_meaning import read_meanings
 
 _TEMPLATE = """\
 # {name}
@@ -20,7 +23,9 @@ A recommender as an ONNX model for CPU, written by recprune-export. `recprune-ex
 |---|---|---|---|---|
 {rows}
 
-{ignored}The batch may have any size.{shared} `samples/outputs.npz` is the answer to `samples/inputs.npz`; `manifest.json` states the
+{meanings}
+
+{rules}{ignored}The batch may have any size.{shared} `samples/outputs.npz` is the answer to `samples/inputs.npz`; `manifest.json` states the
 tolerances, sizes, quality and latency, and `report.html` shows them. `model.pt2` is the same model for PyTorch
 (`torch.export.load`), to train on.
 {encoding}{serving}{fewer_bits}{rows_shared}"""
@@ -36,7 +41,8 @@ names = [output.name for output in session.get_outputs()]
 response = dict(zip(names, session.run(names, request)))"""
 
 _ENCODING = (
-    "`encoding.json` turns raw values into these inputs: ids by field, and the mean and scale of the numeric fields.\n"
+    "`encoding.json` turns raw values into these inputs: ids by field, and the mean and scale of the numeric columns (`columns` says\n"
+    "how each column of the training file was read).\n" + fill(CANONICAL_TEXT_RULE, 125) + "\n\n"
     "`recprune-export predict . --data rows.parquet -o scores.parquet` does that for the rows of a file.\n"
 )
 
@@ -66,6 +72,7 @@ def render_readme(
     signature: Mapping[str, Any],
     session: SessionOptions,
     *,
+    scores: Mapping[str, Any],
     encoding: bool,
     ignored: Sequence[str] = (),
     shared_rows: Mapping[str, Any] | None = None,
@@ -75,10 +82,10 @@ def render_readme(
 ) -> str:
     """Return the README of a bundle.
 
-    `signature`: result of `Signature.to_dict()`; `session`: options in the code that loads the model; `encoding`: whether the
-    bundle contains `encoding.json`; `ignored`: inputs, or columns of inputs, that the model does not read; `shared_rows`:
-    result of `RowReport.to_dict()`; `quantization`: that section of the manifest; `serving`: names of the files for servers;
-    `figures`: results of `describe_figures`.
+    `signature`: result of `Signature.to_dict()`; `session`: options in the code that loads the model; `scores` and
+    `quantization`: these sections of the manifest; `encoding`: whether the bundle contains `encoding.json`; `ignored`: inputs,
+    or columns of inputs, that the model does not read; `shared_rows`: result of `RowReport.to_dict()`; `serving`: names of
+    the files for servers; `figures`: results of `describe_figures`.
     """
     kinds = (("input", signature["inputs"]), ("output", signature["outputs"]))
     rows = "\n".join(_row(kind, tensor) for kind, tensors in kinds for tensor in tensors)
@@ -87,6 +94,8 @@ def render_readme(
     return _TEMPLATE.format(
         name=name,
         rows=rows,
+        rules=describe_input_rules(signature["inputs"], encoding=encoding),
+        meanings="\n".join(f"- `{name}` is {text}." for name, text in describe_outputs(signature, scores).items()),
         code=render_calling_code(session),
         ignored=_describe_ignored(ignored),
         shared=shared_note,
@@ -136,11 +145,46 @@ def _describe_ignored(fields: Sequence[str]) -> str:
     return f"Ignored, but still sent: {', '.join(f'`{f}`' for f in fields)}. These fields were pruned; send any valid ids.\n\n"
 
 
+def describe_input_rules(inputs: Sequence[Mapping[str, Any]], *, encoding: bool) -> str:
+    """Describe, as a paragraph of Markdown, what the graph makes of ids and numbers out of range; empty without rules.
+
+    Without an `encoding` no id is known to stand for unknown values.
+
+    >>> describe_input_rules([{"name": "user", "ids": [[0, 9]], "bad_ids": [0]}], encoding=True)
+    'An id out of range counts as an unknown value: 0 in `user`.\\n\\n'
+    """
+    sentences, replaced, limits = [], [], []
+    for tensor in inputs:
+        ids = sorted({bad for bad in tensor.get("bad_ids", ()) if isinstance(bad, int)})
+        if ids:
+            replaced.append(f"{', '.join(map(str, ids))} in `{tensor['name']}`")
+        if tensor.get("number_limit") is not None:
+            limits.append(f"±{tensor['number_limit']:g} in `{tensor['name']}`")
+    if replaced:
+        meaning = "an unknown value" if encoding else "the lowest one, for no id is known to mean an unknown value"
+        sentences.append(f"An id out of range counts as {meaning}: {'; '.join(replaced)}.")
+    if any("error" in tensor.get("bad_ids", ()) for tensor in inputs):
+        sentences.append(
+            "A request with an id out of range fails as a whole, in a server's batch the requests of other clients as well."
+        )
+    if limits:
+        sentences.append(
+            f"Numbers are clipped, infinity included: {'; '.join(limits)}. NaN is passed on to the model, in its own row alone."
+        )
+    return " ".join(sentences) + "\n\n" if sentences else ""
+
+
 def _row(kind: str, tensor: Mapping[str, Any]) -> str:
     shape = ", ".join(str(size) for size in tensor["shape"])
     return (
         f"| {kind} | `{tensor['name']}` | {tensor['dtype']} | ({shape}) | {describe_id_ranges(tensor.get('ids', ()))} |"
     )
+
+
+def describe_outputs(signature: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, str]:
+    """Return the meaning of each output, by name."""
+    names = [output["name"] for output in signature["outputs"]]
+    return {name: meaning.meaning for name, meaning in read_meanings(scores, names).items()}
 
 
 def describe_id_ranges(ranges: Any) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from recprune_export.bundle.write import Content, HardLink
 from recprune_export.onnx.runtime.session import SessionOptions
-from recprune_export.program.signature import Axis, Input, Output, Signature
+from recprune_export.program.signature import ERROR, Axis, Input, Output, Signature
 
 TYPES = {
     "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64",
@@ -65,6 +65,7 @@ def render_config(
     """
     sizes = [1, min(32, most_rows)] if most_rows > 1 else [1]
     entries = [
+        *_comments(signature),
         f"name: {_quoted(name)}",
         'backend: "onnxruntime"',
         f"max_batch_size: {most_rows}",
@@ -77,6 +78,22 @@ def render_config(
         entries.append(f"dynamic_batching {{ max_queue_delay_microseconds: {QUEUE_DELAY} }}")
     entries += [_warm_up(signature, rows, size, bool(most_rows)) for size in sizes]
     return "\n".join(entries) + "\n"
+
+
+def _comments(signature: Signature) -> list[str]:
+    """Return comment lines that state the valid ids of each input, and what the model makes of others."""
+    lines = []
+    for tensor in signature.inputs:
+        for column, pair in enumerate(tensor.ids):
+            if pair is None:
+                continue
+            where = tensor.name if len(tensor.ids) == 1 else f"{tensor.name}, column {column}"
+            bad = tensor.bad_ids[column] if tensor.bad_ids else None
+            rule = "" if bad is None else "; others fail the request" if bad == ERROR else f"; others count as {bad}"
+            lines.append(f"# {json.dumps(where)}: ids {pair[0]} to {pair[1]}{rule}")
+        if tensor.number_limit is not None:
+            lines.append(f"# {json.dumps(tensor.name)}: numbers are clipped to +-{tensor.number_limit:g}")
+    return lines
 
 
 def reshape_for_triton(values: np.ndarray, batched: bool) -> np.ndarray:

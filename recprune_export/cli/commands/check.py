@@ -1,14 +1,19 @@
 """`check`: a regression gate in CI."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from recprune_export.cli.input_paths import ARTIFACT, DATA
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
-from recprune_export.cli.tables import VERDICT_STYLES, make_console, make_table, print_json
+from recprune_export.cli.tables import VERDICT_STYLES, make_console, make_table, print_json, prints_after_work
+from recprune_export.errors import UsageError
+from recprune_export.progress import print_warning
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,15 +23,15 @@ if TYPE_CHECKING:
     from recprune_export.metrics._paired_change import MetricChange
 
 
-@main.command()
-@click.argument("new", type=FILE)
-@click.option("--against", "base", type=FILE, metavar="BASE", help="The artifact that NEW is to replace.")
+@main.command(context_settings={"allow_extra_args": True})
+@click.argument("new", type=ARTIFACT)
+@click.option("--against", "base", type=ARTIFACT, metavar="BASE", help="The artifact that NEW is to replace.")
 @click.option("--calibrate", is_flag=True, help="Tell the smallest regression that this machine can resolve.")
 @click.option("--max-regression", default="5%", show_default=True, help="Of latency, counts and sizes.")
 @click.option("--max-drop", type=float, default=0.001, show_default=True, help="Of each quality metric.")
 @click.option(
     "--data",
-    type=FILE,
+    type=DATA,
     help="Rows with labels on which both answer, side by side; needs PyTorch.  [default: as recorded]",
 )
 @click.option("--limit", "limits", multiple=True, metavar="GATE=5%|off", help="Of one gate; may be repeated.")
@@ -47,7 +52,9 @@ if TYPE_CHECKING:
 @click.option("--report", "report_file", type=FILE, help="Write a page in HTML.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
+@click.pass_context
 def check(
+    context: click.Context,
     new: Path,
     base: Path | None,
     calibrate: bool,
@@ -70,11 +77,20 @@ def check(
     Both are bundles, or plain .onnx files, for which some gates are skipped. Exit code 0: no regression;
     1: a regression; 5: rows or measurements cannot tell. In GitHub Actions the step summary gets the Markdown.
     """
+    if context.args:
+        raise click.UsageError(f"check takes one artifact: write `check {new} --against {context.args[0]}`.")
     from recprune_export.bundle.archive.unpacking import open_bundle_path
     from recprune_export.gate.limits import Limits, parse_fraction, parse_gate_limits
+    from recprune_export.output_files import check_output_file
     from recprune_export.progress import quiet as silently
+    from recprune_export.report._write_page import check_page_path
     from recprune_export.settings import parse_batch_sizes
 
+    for path in (junit_file, markdown_file):
+        if path is not None:
+            check_output_file(path, replaced=False)
+    if report_file is not None:
+        check_page_path(report_file, tuple(path for path in (new, base) if path is not None))
     if calibrate == (base is not None):
         raise click.UsageError("Give --against BASE to compare, or --calibrate to try the machine.")
     tolerance = parse_fraction(max_regression, "--max-regression")
@@ -92,8 +108,6 @@ def check(
         return print_calibration(calibration, as_json=as_json)
     from recprune_export.evidence import Verdict
     from recprune_export.gate._check import check as run
-    from recprune_export.gate.output.junit import write_junit
-    from recprune_export.gate.output.markdown import write_markdown
 
     with silently(quiet or as_json), open_bundle_path(new) as new_folder, open_bundle_path(base) as base_folder:
         if data is not None:
@@ -101,15 +115,42 @@ def check(
         result = run(new_folder, base_folder, gate_limits, undecided=Verdict(undecided or "undecided"), **measurement)
     result = replace(result, new=str(new), base=str(base))
     print_check(result, as_json=as_json)
+    failures = write_files(result, junit_file, markdown_file, report_file, (new, base))
+    result.raise_verdict()
+    if failures:
+        raise failures[0]
+
+
+def write_files(
+    check: "Check",
+    junit_file: Path | None,
+    markdown_file: Path | None,
+    report_file: Path | None,
+    bundles: Sequence[Path],
+) -> list[UsageError]:
+    """Write the files that the options name, and the step summary; return the errors of those that cannot be written.
+
+    They were tried before the work, but the disk may have filled up since: the verdict goes first.
+    """
+    from recprune_export.gate.output.junit import write_junit
+    from recprune_export.gate.output.markdown import write_markdown
+
+    writers: list[Callable[[], object]] = [partial(write_markdown, check, markdown_file)]
     if junit_file is not None:
-        write_junit(result, junit_file)
-    write_markdown(result, markdown_file)
+        writers.append(partial(write_junit, check, junit_file))
     if report_file is not None:
         from recprune_export.report._write_page import write_page
         from recprune_export.report.check_page import render_check_report
 
-        write_page(render_check_report(result), report_file, (new, base))
-    result.raise_verdict()
+        writers.append(partial(write_page, render_check_report(check), report_file, bundles))
+    failures = []
+    for write in writers:
+        try:
+            write()
+        except UsageError as error:
+            print_warning(str(error))
+            failures.append(error)
+    return failures
 
 
 def _measure_quality(base: Path, new: Path, data: Path) -> "Mapping[str, MetricChange]":
@@ -120,6 +161,7 @@ def _measure_quality(base: Path, new: Path, data: Path) -> "Mapping[str, MetricC
     return compare_on_rows(base, new, data)
 
 
+@prints_after_work
 def print_check(check: "Check", *, as_json: bool) -> None:
     """Print every gate, and the verdict."""
     from recprune_export.evidence import Verdict

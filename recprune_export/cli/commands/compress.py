@@ -6,9 +6,11 @@ from typing import Any
 
 import click
 
+from recprune_export.cli.input_paths import DATA, PLAN
 from recprune_export.cli.main_group import main
-from recprune_export.cli.options import FILE, job_options, loading_options
+from recprune_export.cli.options import FILE, job_options, loading_options, reading_options
 from recprune_export.cli.parse_values import model_source
+from recprune_export.settings import BAD_IDS
 
 
 @main.command()
@@ -38,16 +40,24 @@ from recprune_export.cli.parse_values import model_source
     metavar="STRENGTH",
     help="Train under a group lasso first, so that channels are zero before they go. Takes as long as the tuning; try 1.",
 )
-@click.option("--plan", "plan_file", type=FILE, help="Apply this plan.json instead of making one.")
+@click.option("--plan", "plan_file", type=PLAN, help="Apply this plan.json instead of making one.")
 @click.option("--plan-only", is_flag=True, help="Print the plan as JSON and stop.")
 @click.option("--sparsity-schedule", type=click.Choice(["gradual", "one-shot"]), default="gradual", show_default=True)
-@click.option("--data", type=FILE, help="CSV, Parquet or NPZ with rows to tune and measure on.")
+@click.option("--data", type=DATA, help="CSV, Parquet or NPZ with rows to tune and measure on.")
 @click.option(
     "--pruning-stages", type=int, default=1, show_default=True, help="Prune and tune so often, a fraction each time."
 )
 @job_options
+@reading_options
 @click.option(
     "--shared-inputs", default="", metavar="NAME,...", help="Inputs that are the same for all candidates of a request."
+)
+@click.option(
+    "--bad-ids",
+    type=click.Choice(BAD_IDS),
+    default="unknown",
+    show_default=True,
+    help="An id outside of its table becomes the id of unknown values, or the whole request is refused.",
 )
 @click.option(
     "--max-drop", type=float, metavar="DROP", help="Search the largest sparsity at which quality falls no more."

@@ -7,7 +7,7 @@ import click
 
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
-from recprune_export.cli.tables import print_json
+from recprune_export.cli.tables import print_json, prints_after_work
 
 if TYPE_CHECKING:
     from recprune_export.diagnostics import Diagnosis
@@ -32,6 +32,7 @@ def doctor(output: Path, run: bool, as_json: bool, quiet: bool) -> None:
     diagnosis.raise_verdict()
 
 
+@prints_after_work
 def print_diagnosis(diagnosis: "Diagnosis", *, as_json: bool, quiet: bool) -> None:
     """Print a line for each finding, plain, for `rich` itself may be missing; with `quiet` only those that are not ok."""
     if as_json:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from recprune_export.cli.input_paths import DATA
 from recprune_export.cli.main_group import main
-from recprune_export.cli.options import FILE, loading_options
+from recprune_export.cli.options import loading_options, reading_options
 from recprune_export.cli.parse_values import parse_json_object
 from recprune_export.cli.tables import make_console, make_table, print_json, rewrite_table
 from recprune_export.figures import format_bytes, format_significant
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 )
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="For a bundle: of the machine.")
 @click.option("--scores", is_flag=True, help="Also rank the channels of each group by every score, and compare.")
-@click.option("--data", type=FILE, help="For --scores: rows; without, requests are drawn from the signature.")
+@click.option("--data", type=DATA, help="For --scores: rows; without, requests are drawn from the signature.")
 @click.option("--label", "labels", multiple=True, metavar="COLUMN", help="For models that are not our checkpoints.")
+@reading_options
 @click.option("--fields", is_flag=True, help="Also say which whole fields can go.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
@@ -38,6 +40,9 @@ def inspect(
     scores: bool,
     data: Path | None,
     labels: tuple[str, ...],
+    separator: str | None,
+    encoding: str | None,
+    allow_unknown: bool,
     fields: bool,
     as_json: bool,
     quiet: bool,
@@ -72,8 +77,10 @@ def inspect(
     if not scores:
         return print_inspection(inspection, as_json=as_json)
     from recprune_export.api import compute_sensitivity
+    from recprune_export.settings import Settings
 
-    sensitivity = compute_sensitivity(model, data=data, labels=labels, source=source)
+    settings = Settings(separator=separator, encoding=encoding, allow_unknown=allow_unknown)
+    sensitivity = compute_sensitivity(model, data=data, labels=labels, settings=settings, source=source)
     print_scores(inspection, sensitivity, as_json=as_json)
 
 

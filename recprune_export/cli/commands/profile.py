@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from recprune_export.cli.input_paths import ARTIFACT
 from recprune_export.cli.main_group import main
-from recprune_export.cli.options import FILE
 from recprune_export.cli.tables import make_console, make_table, print_json
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @main.command()
-@click.argument("bundle", type=FILE)
+@click.argument("bundle", type=ARTIFACT)
 @click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Rows of the request.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--nodes", type=click.IntRange(1), default=15, show_default=True, help="How many nodes to show.")

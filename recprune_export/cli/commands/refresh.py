@@ -7,17 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from recprune_export.cli.input_paths import BUNDLE, DATA, MODEL
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import (
     FILE,
     SPLIT_OPTIONS,
     label_options,
     metric_options,
+    reading_options,
     source_options,
     split_options,
 )
 from recprune_export.cli.parse_values import parse_json_object
-from recprune_export.cli.tables import VERDICT_STYLES, format_figure, make_console, make_table, print_json, print_notes
+from recprune_export.cli.tables import (
+    VERDICT_STYLES,
+    format_figure,
+    make_console,
+    make_table,
+    print_json,
+    print_notes,
+    prints_after_work,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,16 +42,17 @@ _PRINTED_DRIFTS = 12
 
 
 @main.command()
-@click.argument("bundle", type=FILE)
-@click.option("--data", type=FILE, required=True, help="CSV, Parquet or NPZ with new rows.")
+@click.argument("bundle", type=BUNDLE)
+@click.option("--data", type=DATA, required=True, help="CSV, Parquet or NPZ with new rows.")
 @click.option("--label", "labels", multiple=True, metavar="COLUMN", help="[default: as when the bundle was made]")
 @label_options
 @metric_options
 @click.option(
-    "--model", type=FILE, help="The dense model, or its successor.  [default: the file the bundle was made of]"
+    "--model", type=MODEL, help="The dense model, or its successor.  [default: the file the bundle was made of]"
 )
 @source_options
 @split_options
+@reading_options
 @click.option(
     "--max-drop", type=click.FloatRange(0), default=0.002, show_default=True, help="Further behind the dense model."
 )
@@ -67,6 +78,9 @@ def refresh(
     group: str | None,
     model: Path | None,
     factory_args: str | None,
+    separator: str | None,
+    encoding: str | None,
+    allow_unknown: bool,
     max_drop: float,
     max_fall: float,
     undecided: str | None,
@@ -88,7 +102,7 @@ def refresh(
     from recprune_export.evidence import Verdict
     from recprune_export.progress import quiet as silently
     from recprune_export.refresh.drift_report import make_drift_report, recompress
-    from recprune_export.settings import EvaluationSettings, LabelSettings, RowSettings, SplitSettings
+    from recprune_export.settings import DataSettings, EvaluationSettings, LabelSettings, RowSettings, SplitSettings
 
     split = SplitSettings(**{name: source.pop(name) for name in SPLIT_OPTIONS})
     source["factory_args"] = parse_json_object(factory_args)
@@ -98,8 +112,10 @@ def refresh(
     with silently(quiet or as_json):
         report = make_drift_report(
             bundle, data, labels=labels, model=model, source=source, max_drop=max_drop, max_fall=max_fall,
-            row_settings=RowSettings(LabelSettings(weight, missing_label), split), evaluation=EvaluationSettings(metrics, group),
-            undecided=Verdict(undecided or "undecided"),
+            row_settings=RowSettings(
+                LabelSettings(weight, missing_label), split, reading=DataSettings(separator, encoding, allow_unknown)
+            ),
+            evaluation=EvaluationSettings(metrics, group), undecided=Verdict(undecided or "undecided"),
         )  # fmt: skip
         result = None
         if not as_json:
@@ -116,6 +132,7 @@ def refresh(
         print_result(result, as_json=False)
 
 
+@prints_after_work
 def print_drift_report(report: "DriftReport") -> None:
     """Print quality, drift, regrets and the verdict on a bundle."""
     console, quality = make_console(), report.quality
@@ -139,6 +156,7 @@ def print_drift_report(report: "DriftReport") -> None:
     console.print(f"Verdict: {report.sentence}", highlight=False, soft_wrap=True, markup=False)
 
 
+@prints_after_work
 def print_refresh_json(report: "DriftReport", result: "CompressionResult | None") -> None:
     """Print the report and, where the model was compressed again, the new bundle and its manifest."""
     new = {} if result is None else {"refreshed": str(result.target), "manifest": result.manifest.to_dict()}

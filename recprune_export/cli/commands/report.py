@@ -5,17 +5,18 @@ from pathlib import Path
 
 import click
 
+from recprune_export.cli.input_paths import BUNDLE, SWEEP_RESULTS
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
 from recprune_export.cli.tables import print_json
 
 
 @main.command()
-@click.argument("bundle", type=FILE)
+@click.argument("bundle", type=BUNDLE)
 @click.option("-o", "--output", type=FILE, metavar="HTML", help="[default: BUNDLE.report.html]")
 @click.option(
     "--sweep",
-    type=FILE,
+    type=SWEEP_RESULTS,
     metavar="DIR",
     help="Results of `sweep` for the Pareto curve.  [default: what lies beside the bundle, of the same model]",
 )
@@ -27,10 +28,11 @@ def report(bundle: Path, output: Path | None, sweep: Path | None, show: bool, as
 
     The bundle holds such a page already, report.html; this one knows a sweep as well.
     """
-    from recprune_export.report._write_page import default_page_path, write_page
+    from recprune_export.report._write_page import check_page_path, default_page_path, write_page
     from recprune_export.report.bundle_page import render_saved_bundle_report
 
-    path = write_page(render_saved_bundle_report(bundle, sweep), output or default_page_path(bundle), (bundle,))
+    path = check_page_path(output or default_page_path(bundle), (bundle,))
+    write_page(render_saved_bundle_report(bundle, sweep), path, (bundle,))
     if as_json:
         print_json({"report": str(path)})
     elif not quiet:

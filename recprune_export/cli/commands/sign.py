@@ -4,13 +4,14 @@ from pathlib import Path
 
 import click
 
+from recprune_export.cli.input_paths import BUNDLE
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
 from recprune_export.cli.tables import print_json
 
 
 @main.command()
-@click.argument("bundle", type=FILE)
+@click.argument("bundle", type=BUNDLE)
 @click.option("--key", type=FILE, required=True, metavar="PEM", help="An Ed25519 private key, without a password.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a sentence.")
 @click.option("--quiet", is_flag=True, help="Say nothing.")

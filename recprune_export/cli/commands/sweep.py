@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from recprune_export.cli.commands.compress import compress
+from recprune_export.cli.input_paths import DATA
 from recprune_export.cli.main_group import main
-from recprune_export.cli.options import FILE, job_options, loading_options
+from recprune_export.cli.options import FILE, job_options, loading_options, reading_options
 from recprune_export.cli.parse_values import model_source, parse_fractions
 from recprune_export.cli.reproduce_command import reproduce_command
-from recprune_export.cli.tables import make_console, make_table, print_json, quote_for_shell
+from recprune_export.cli.tables import make_console, make_table, print_json, prints_after_work, quote_for_shell
 
 if TYPE_CHECKING:
     from recprune_export.search._sweep import Sweep
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 @main.command()
 @loading_options
 @job_options
-@click.option("--data", type=FILE, required=True, help="CSV, Parquet or NPZ with rows to tune and measure on.")
+@reading_options
+@click.option("--data", type=DATA, required=True, help="CSV, Parquet or NPZ with rows to tune and measure on.")
 @click.option(
     "--max-drop", type=float, metavar="DROP", help="Fall of the metric that the recommended sparsity may cost."
 )
@@ -79,6 +81,7 @@ def print_trial(trial: "Trial") -> None:
     )
 
 
+@prints_after_work
 def print_sweep(search: "Sweep", folder: Path, arguments: Sequence[str], *, as_json: bool) -> None:
     """Print quality, size and speed over sparsity, and the next command from the `arguments` that the main job takes as well."""
     if as_json:

@@ -5,12 +5,25 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from recprune_export.cli.input_paths import DATA
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, data_options
 from recprune_export.cli.parse_values import parse_integers
-from recprune_export.cli.tables import make_console, make_table, print_json, print_notes, quote_for_shell
+from recprune_export.cli.tables import (
+    make_console,
+    make_table,
+    print_json,
+    print_notes,
+    prints_after_work,
+    quote_for_shell,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from recprune_export.data.schema.column_summary import ColumnSummary
     from recprune_export.training._train import TrainingResult
 
 
@@ -27,13 +40,16 @@ TRAINING_OVERRIDES = (
     "split_by_user",
     "sequence",
     "max_length",
+    "missing",
+    "separator",
+    "encoding",
     "seed",
 )
 FIT_OPTIONS = ("epochs", "batch_size", "learning_rate", "patience", "seed")
 
 
 @main.command()
-@click.option("--data", type=FILE, required=True, help="CSV or Parquet.")
+@click.option("--data", type=DATA, required=True, help="CSV or Parquet.")
 @click.option(
     "--recommender", default="dlrm", show_default=True, help="two_tower, neumf, deepfm, dlrm, dcn_v2, mmoe, sasrec."
 )
@@ -67,6 +83,7 @@ def train(data: Path, recommender: str, output: Path, as_json: bool, quiet: bool
     print_training(result, data, as_json=as_json)
 
 
+@prints_after_work
 def print_training(training: "TrainingResult", data: Path, *, as_json: bool) -> None:
     """Print the epochs, the test metrics and the checkpoint of a training on `data`."""
     checkpoint = training.checkpoint
@@ -79,11 +96,13 @@ def print_training(training: "TrainingResult", data: Path, *, as_json: bool) -> 
             "metric": training.metric,
             "rows": training.sizes.to_dict(),
             "test": dict(checkpoint.metrics),
+            "columns": [column.to_dict() for column in checkpoint.encoder.summaries],
             "notes": list(training.notes),
             **training.fitted.to_dict(),
         }
         return print_json(values)
     console = make_console()
+    console.print(_make_column_table(checkpoint.encoder.summaries, data))
     print_notes(training.notes)
     console.print(f"Rows: {training.sizes}", highlight=False, soft_wrap=True, markup=False)
     epochs = make_table(
@@ -102,3 +121,18 @@ def print_training(training: "TrainingResult", data: Path, *, as_json: bool) -> 
     console.print(f"{training.parameters:,} parameters in {training.path}", highlight=False, soft_wrap=True)
     arguments = f"{quote_for_shell(training.path)} --sparsity 0.7 --data {quote_for_shell(data)}"
     console.print(f"Next: recprune-export {arguments}", highlight=False, soft_wrap=True)
+
+
+def _make_column_table(columns: "Sequence[ColumnSummary]", data: Path) -> "Table":
+    table = make_table(f"Columns of {data.name}", "column", "in the file", "role", "values", "missing", "")
+    for column in columns:
+        values = (
+            f"{column.values:,}"
+            if column.values is not None
+            else ""
+            if column.low is None
+            else f"{column.low:g} to {column.high:g}"
+        )
+        missing = f"{column.missing:.1%}" if column.missing else ""
+        table.add_row(column.name, column.dtype, column.role, values, missing, column.note)
+    return table

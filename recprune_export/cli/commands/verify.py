@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from recprune_export.cli.input_paths import BUNDLE
 from recprune_export.cli.latency_tables import footprint_table, open_loop_table, print_latency
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
-from recprune_export.cli.tables import make_console, print_json
+from recprune_export.cli.tables import make_console, print_json, prints_after_work
 from recprune_export.figures import format_bytes
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @main.command()
-@click.argument("bundle", type=FILE)
+@click.argument("bundle", type=BUNDLE)
 @click.option("--public-key", type=FILE, metavar="PEM", help="The bundle must be signed by this Ed25519 key.")
 @click.option("--latency", is_flag=True, help="Measure latency, load time and memory again, on this machine.")
 @click.option(
@@ -59,6 +60,7 @@ def verify(
     print_verification(verification, study, as_json=as_json)
 
 
+@prints_after_work
 def print_verification(verification: "Verification", study: "LatencyStudy | None", *, as_json: bool) -> None:
     """Print the checks, and the measurements where there are any."""
     if as_json:

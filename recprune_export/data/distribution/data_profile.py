@@ -21,7 +21,7 @@ DECILES = np.arange(1, 10) / 10
 
 @dataclass(frozen=True)
 class FieldValues:
-    """One field of N rows: ids or numbers of shape [N] or [N, several].
+    """One field of N rows: ids or numbers of shape [N] or [N, several]; NaN is a missing number.
 
     `padding` is the id of padding, `unknown` the id of values that the vocabulary lacks, if the field has them.
     """
@@ -37,7 +37,8 @@ class FieldValues:
         """All values except padding and missing numbers, [values]."""
         values = self.values.reshape(-1)
         if not self.ids:
-            return values[~np.isnan(values)].astype(np.float64)
+            numbers = values.astype(np.float64)
+            return numbers[~np.isnan(numbers)]
         values = values.astype(np.int64)
         return values if self.padding is None else values[values != self.padding]
 
@@ -92,7 +93,8 @@ class NumberCells:
     @classmethod
     def choose(cls, column: FieldValues) -> Self:
         """Compute the deciles of a column."""
-        edges, multiplicity = np.unique(np.quantile(column.flat, DECILES), return_counts=True)
+        numbers = column.flat if len(column.flat) else np.zeros(1)  # all of them are missing
+        edges, multiplicity = np.unique(np.quantile(numbers, DECILES), return_counts=True)
         return cls(tuple(np.union1d(edges, np.nextafter(edges[multiplicity > 1], np.inf)).tolist()))
 
     def count(self, column: FieldValues) -> np.ndarray:
@@ -140,6 +142,8 @@ class FieldProfile(DictMixin):
         counts = tuple(cells.count(held_out).tolist())
         if reference.ids:
             return cls(reference.name, cells, counts, unknown_share(held_out))
+        if not len(held_out.flat):
+            return cls(reference.name, cells, counts)
         return cls(reference.name, cells, counts, None, float(held_out.flat.mean()), float(held_out.flat.std()))
 
 

@@ -2,12 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import field as declare
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import numpy as np
 
-from recprune_export.codec import DictMixin, JsonForm
+from recprune_export.codec import DictMixin, JsonForm, decode, json_name
+from recprune_export.data.encoding.canonical_text import CANONICAL_TEXT_RULE, canonical_text, is_missing_text
+from recprune_export.data.encoding.numeric_columns import as_number
+from recprune_export.data.encoding.vectors import fit_vectors, read_vectors
 from recprune_export.data.encoding.vocabulary import Vocabulary
+from recprune_export.data.schema.column_summary import ColumnSummary
 from recprune_export.data.schema.schema import MultiValued, Schema
 
 if TYPE_CHECKING:
@@ -23,28 +28,39 @@ def _encode_vocabularies(vocabularies: Mapping[str, Vocabulary]) -> dict[str, li
 
 @dataclass(frozen=True)
 class Encoder(DictMixin):
-    """Vocabularies by field, and mean and standard deviation by numeric field.
+    """Vocabularies by field, and mean and standard deviation by numeric column.
 
     `encode` returns, for B rows: int64 [B] per categorical field, 0 for unknown; int64 [B, max_length] per multi-valued
-    field, padded with 0 on the right, 1 for unknown; float32 [B, numeric fields] as `numeric`, centered and scaled, 0
-    if the value is missing.
+    field, padded with 0 on the right, 1 for unknown; float32 [B, dense columns] as `numeric`, centered and scaled, 0
+    if the value is missing. `summaries` and `notes` say how the columns of the training file were read.
     """
+
+    ENCODED = ("schema", "vocabularies", "means", "stds", "summaries", "notes", "canonical_text_rule")
 
     schema: Schema
     vocabularies: Annotated[Mapping[str, Vocabulary], JsonForm(_encode_vocabularies)]
     means: Mapping[str, float]
     stds: Mapping[str, float]
+    summaries: tuple[ColumnSummary, ...] = declare(default=(), metadata=json_name("columns"))
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def fit(cls, frame: "pl.LazyFrame", schema: Schema) -> Self:
-        """Compute vocabularies and moments of training rows."""
-        import polars as pl
+        """Compute vocabularies and moments of training rows.
 
-        vocabularies = {name: Vocabulary.count(frame, _text(name), 1) for name in schema.categorical}
+        Raises `DataError` if the vectors of a column differ in length.
+        """
+        types = frame.collect_schema()
+        vocabularies = {
+            name: Vocabulary.count(frame, _text(name, types), 1, schema.missing) for name in schema.categorical
+        }
         for field in schema.multi_valued:
-            values = frame.select(_values(field).alias(field.name)).explode(field.name)
-            vocabularies[field.name] = Vocabulary.count(values, pl.col(field.name), 2)
-        means, stds = _moments(frame, schema.numeric)
+            values = frame.select(_values(field, types, schema.missing).alias(field.name)).explode(field.name)
+            vocabularies[field.name] = Vocabulary.count(values, _column(field.name), 2, schema.missing)
+        means, stds = _moments(frame, schema)
+        for vector in schema.vectors:
+            vector_means, vector_stds = fit_vectors(frame, vector)
+            means, stds = means | vector_means, stds | vector_stds
         return cls(schema, vocabularies, means, stds)
 
     @property
@@ -52,21 +68,51 @@ class Encoder(DictMixin):
         """The number of rows of the embedding table of each field."""
         return {name: vocabulary.rows for name, vocabulary in self.vocabularies.items()}
 
-    def encode(self, frame: "pl.LazyFrame | pl.DataFrame") -> Request:
-        """Return the request of all rows of `frame`."""
+    @property
+    def canonical_text_rule(self) -> str:
+        """The rule by which vocabularies spell values, for clients that encode without this package."""
+        return CANONICAL_TEXT_RULE
+
+    @property
+    def unknown_ids(self) -> dict[str, int]:
+        """The id of values that the vocabulary lacks, by input."""
         schema = self.schema
-        encoded = frame.lazy().select(
-            *(self.vocabularies[name].encode(_text(name)).alias(name) for name in schema.categorical),
-            *(self._encode_values(field).alias(field.name) for field in schema.multi_valued),
-            *(self._normalize(name).alias(name) for name in schema.numeric),
+        return {**dict.fromkeys(schema.categorical, 0), **{several.name: 1 for several in schema.multi_valued}}
+
+    def encode(self, frame: "pl.LazyFrame | pl.DataFrame") -> Request:
+        """Return the request of all rows of `frame`. Raises `DataError` if a vector has another length than in training."""
+        schema, frame = self.schema, frame.lazy()
+        types = frame.collect_schema()
+        encoded = frame.select(
+            *(self.vocabularies[name].encode(_text(name, types)).alias(name) for name in schema.categorical),
+            *(self._encode_values(field, types).alias(field.name) for field in schema.multi_valued),
+            *(self._normalize(name, types).alias(name) for name in schema.numeric),
         )
         table = encoded.collect(engine="streaming")
         request: Request = {name: table[name].to_numpy() for name in schema.categorical}
         for field in schema.multi_valued:
             request[field.name] = _pad(table[field.name], field.max_length)
-        if schema.numeric:
-            request[NUMERIC] = np.ascontiguousarray(table.select(schema.numeric).to_numpy(), dtype=np.float32)
+        dense = [table.select(schema.numeric).to_numpy()] if schema.numeric else []
+        dense += [read_vectors(frame, vector, self.means, self.stds) for vector in schema.vectors]
+        if dense:
+            request[NUMERIC] = np.ascontiguousarray(np.concatenate(dense, axis=1), dtype=np.float32)
         return request
+
+    def texts(self, frame: "pl.LazyFrame | pl.DataFrame", name: str) -> "pl.Series":
+        """Return the values of a categorical or multi-valued field as vocabularies spell them, without missing ones."""
+        import polars as pl
+
+        frame = frame.lazy()
+        types = frame.collect_schema()
+        several = {field.name: field for field in self.schema.multi_valued}
+        if name in several:
+            values = frame.select(_values(several[name], types, self.schema.missing).alias(name)).explode(name)
+        else:
+            values = frame.select(_text(name, types).alias(name))
+        is_word = is_missing_text(pl.col(name), self.schema.missing) & ~pl.col(name).is_in(
+            self.vocabularies[name].values.implode()
+        )
+        return values.filter(~is_word).collect(engine="streaming")[name]
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -74,46 +120,56 @@ class Encoder(DictMixin):
         schema = Schema.from_dict(values["schema"])
         several = {field.name for field in schema.multi_valued}
         vocabularies = {n: Vocabulary(v, 2 if n in several else 1) for n, v in values["vocabularies"].items()}
-        return cls(schema, vocabularies, values["means"], values["stds"])
+        summaries = tuple(decode(ColumnSummary, column) for column in values.get("columns", ()))
+        notes = tuple(str(note) for note in values.get("notes", ()))
+        return cls(schema, vocabularies, values["means"], values["stds"], summaries, notes)
 
-    def _encode_values(self, field: MultiValued) -> "pl.Expr":
+    def _encode_values(self, field: MultiValued, types: "pl.Schema") -> "pl.Expr":
         import polars as pl
 
         ids = self.vocabularies[field.name].encode(pl.element())
-        return _values(field).list.head(field.max_length).list.eval(ids)
+        return _values(field, types, self.schema.missing).list.head(field.max_length).list.eval(ids)
 
-    def _normalize(self, name: str) -> "pl.Expr":
-        return ((_number(name) - self.means[name]) / self.stds[name]).fill_null(0.0)
+    def _normalize(self, name: str, types: "pl.Schema") -> "pl.Expr":
+        values = as_number(_column(name), types[name], self.schema.missing)
+        return ((values - self.means[name]) / self.stds[name]).fill_null(0.0)
 
 
-def _text(name: str) -> "pl.Expr":
+def _column(name: str) -> "pl.Expr":
     import polars as pl
 
-    return pl.col(name).cast(pl.String)
+    return pl.col(name)
 
 
-def _number(name: str) -> "pl.Expr":
-    import polars as pl
-
-    return pl.col(name).cast(pl.Float64).fill_nan(None)
+def _text(name: str, types: "pl.Schema") -> "pl.Expr":
+    return canonical_text(_column(name), types[name])
 
 
-def _values(field: MultiValued) -> "pl.Expr":
-    """Return the values of a multi-valued field as a list of strings, without empty ones."""
+def _values(field: MultiValued, types: "pl.Schema", missing: tuple[str, ...]) -> "pl.Expr":
+    """Return the values of a multi-valued field as a list of canonical texts, without empty and missing ones."""
     import polars as pl
 
     column = pl.col(field.name)
+    dtype = types[field.name]
     if field.separator is None:
-        return column.cast(pl.List(pl.String))
-    values = column.cast(pl.String).str.split(field.separator).list.eval(pl.element().str.strip_chars())
-    return values.list.eval(pl.element().filter(pl.element() != ""))
+        inner = dtype.inner if isinstance(dtype, pl.List | pl.Array) else pl.String()
+        lists = column.cast(pl.List(inner))
+        text = canonical_text(pl.element(), inner)  # type: ignore[arg-type]
+    else:
+        lists = column.cast(pl.String).str.split(field.separator)
+        text = canonical_text(pl.element().str.strip_chars(), pl.String())
+    return lists.list.eval(text.replace(list(missing), [None] * len(missing)) if missing else text).list.drop_nulls()
 
 
-def _moments(frame: "pl.LazyFrame", names: tuple[str, ...]) -> tuple[dict[str, float], dict[str, float]]:
+def _moments(frame: "pl.LazyFrame", schema: Schema) -> tuple[dict[str, float], dict[str, float]]:
+    import polars as pl
+
+    names, types = schema.numeric, frame.collect_schema()
     if not names:
         return {}, {}
-    means = frame.select(_number(n).mean() for n in names).collect(engine="streaming").row(0)
-    stds = frame.select(_number(n).std(ddof=0) for n in names).collect(engine="streaming").row(0)
+    values = [as_number(pl.col(name), types[name], schema.missing).alias(name) for name in names]
+    means = frame.select(value.mean() for value in values).collect(engine="streaming").row(0)
+    stds = frame.select(value.std(ddof=0) for value in values).collect(engine="streaming").row(0)
     # A column without values or without spread is divided by 1 to stay finite.
     return (
         {n: float(m or 0.0) for n, m in zip(names, means, strict=True)},

@@ -19,6 +19,14 @@ class MultiValued:
 
 
 @dataclass(frozen=True)
+class VectorColumn:
+    """A column of vectors of `size` numbers, such as the embedding of a text."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True)
 class SequenceColumns:
     """The columns of a log of user actions; the last `max_length` items of a user are the history."""
 
@@ -53,7 +61,7 @@ class Schema(DictMixin):
     """The columns that are used, and their roles. A log of sequences has no labels and no other fields.
 
     `value_labels` are the labels that are numbers, not 0 and 1. `missing_label` is a value that stands for a missing label,
-    `weight` the column with the weights of rows.
+    `weight` the column with the weights of rows, `missing` holds words that stand for a missing value beside the usual ones.
 
     >>> schema = Schema(labels=("click",), categorical=("user", "item"), numeric=("age",))
     >>> Schema.from_dict(schema.to_dict()) == schema
@@ -69,8 +77,32 @@ class Schema(DictMixin):
     value_labels: tuple[str, ...] = field(default=(), metadata=OMIT_DEFAULT)
     missing_label: str | None = field(default=None, metadata=OMIT_DEFAULT)
     weight: str | None = field(default=None, metadata=OMIT_DEFAULT)
+    vectors: tuple[VectorColumn, ...] = ()
+    missing: tuple[str, ...] = ()
 
     @property
     def label_kinds(self) -> dict[str, LabelKind]:
         """The kind of each label."""
         return {n: LabelKind.NUMBER if n in self.value_labels else LabelKind.BINARY for n in self.labels}
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The columns that become inputs."""
+        multi_valued = (several.name for several in self.multi_valued)
+        return (*self.categorical, *multi_valued, *self.numeric, *(vector.name for vector in self.vectors))
+
+    @property
+    def dense_columns(self) -> tuple[str, ...]:
+        """The columns of the input `numeric`: numeric fields, then the numbers of vectors as `name_0`, `name_1`, ... .
+
+        >>> Schema(numeric=("age",), vectors=(VectorColumn("picture", 2),)).dense_columns
+        ('age', 'picture_0', 'picture_1')
+        """
+        vectors = (f"{vector.name}_{i}" for vector in self.vectors for i in range(vector.size))
+        return (*self.numeric, *vectors)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The columns whose values are looked up by their text, or may be texts."""
+        sequence = () if self.sequence is None else (self.sequence.item,)
+        return (*self.categorical, *(several.name for several in self.multi_valued), *self.numeric, *sequence)

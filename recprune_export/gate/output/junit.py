@@ -41,6 +41,7 @@ def write_junit(check: Check, path: Path) -> None:
     tree = ElementTree.ElementTree(render_junit(check))
     ElementTree.indent(tree)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         tree.write(path, encoding="utf-8", xml_declaration=True)
     except OSError as error:
         raise UsageError(f"--junit cannot be written to {path}: {error.strerror}.") from error

@@ -7,6 +7,7 @@ from recprune_export.errors import UsageError
 from recprune_export.evidence import Verdict
 from recprune_export.gate._check import Check
 from recprune_export.gate.output.finding_rows import HEADINGS, format_finding
+from recprune_export.output_files import optional_output
 
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 _SIGNS = {Verdict.HOLDS: "✅", Verdict.FAILS: "❌", Verdict.UNDECIDED: "❔", Verdict.SKIPPED: "⏭️"}
@@ -35,17 +36,18 @@ def render_markdown(check: Check) -> str:
 def write_markdown(check: Check, path: Path | None) -> None:
     """Write Markdown to `path`, and append it to the step summary of GitHub Actions, if there is one.
 
-    Raises `UsageError` if it cannot be written.
+    A step summary that cannot be written is a warning on stderr. Raises `UsageError` if `path` cannot be written.
     """
-    summary = os.environ.get(STEP_SUMMARY)
-    targets = [(path, "w")] * (path is not None) + [(Path(summary or ""), "a")] * bool(summary)
-    for target, mode in targets:
-        assert target is not None
+    text, summary = render_markdown(check), os.environ.get(STEP_SUMMARY)
+    if summary:
+        with optional_output(f"The step summary {summary}"), Path(summary).open("a", encoding="utf-8") as file:
+            file.write(text)
+    if path is not None:
         try:
-            with target.open(mode, encoding="utf-8") as file:
-                file.write(render_markdown(check))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
         except OSError as error:
-            raise UsageError(f"Markdown cannot be written to {target}: {error.strerror}.") from error
+            raise UsageError(f"Markdown cannot be written to {path}: {error.strerror}.") from error
 
 
 def _table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:

@@ -51,7 +51,10 @@ REFERENCE = Machine(threads=1, fp32=53e9, int8=180e9, reads=(90e9, 75e9, 25e9), 
 
 def this_machine(threads: int) -> Machine:
     """Return the rates of this machine; without an entry in the cache they are measured, which takes a second."""
-    path, key = cache_directory() / "machine.json", _describe_machine(threads)
+    directory, key = cache_directory(), _describe_machine(threads)
+    if directory is None:
+        return measure_machine(threads)
+    path = directory / "machine.json"
     known = _read_cache(path)
     try:
         return Machine.from_dict(known[key])
@@ -61,9 +64,12 @@ def this_machine(threads: int) -> Machine:
         return machine
 
 
-def cache_directory() -> Path:
-    """Return the directory of cached results: `$XDG_CACHE_HOME/recprune-export`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "recprune-export"
+def cache_directory() -> Path | None:
+    """Return the directory of cached results, `$XDG_CACHE_HOME/recprune-export`; None for a user without a home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "recprune-export"
+    except RuntimeError:
+        return None
 
 
 def measure_machine(threads: int) -> Machine:

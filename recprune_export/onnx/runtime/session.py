@@ -108,6 +108,21 @@ def run(session: "onnxruntime.InferenceSession", request: Mapping[str, np.ndarra
     return {o.name: np.asarray(answer) for o, answer in zip(session.get_outputs(), answers, strict=True)}
 
 
+def refuses(session: "onnxruntime.InferenceSession", request: Mapping[str, np.ndarray]) -> bool:
+    """Return whether a model fails on a request, without a line of ONNX Runtime on stderr."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = 4
+    try:
+        session.run(None, adapt_request(session, request), options)
+    except UsageError:
+        raise
+    except Exception:  # onnxruntime's classes have no common base
+        return True
+    return False
+
+
 def adapt_request(session: "onnxruntime.InferenceSession", request: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the inputs of a model from a request, with the number of rows that the model takes.
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from recprune_export.data.npz import MAX_EXAMPLE_BYTES, read_npz
 from recprune_export.errors import DataError, ModelFileError, RecpruneError, UsageError
 from recprune_export.program.capture._capture import capture, program_from_exported
+from recprune_export.program.input_rules import with_bad_ids
 from recprune_export.program.loading.archive import EXTRA, check_archive
 from recprune_export.program.loading.detect import (
     ModelKind,
@@ -209,7 +210,9 @@ def _from_checkpoint(path: Path) -> LoadedModel:
     checkpoint = load_checkpoint(path)
     module = checkpoint.build()
     check_finite(module, path)
-    return LoadedModel(capture(module, (checkpoint.example_request(),)), checkpoint, ModelKind.CHECKPOINT)
+    program = capture(module, (checkpoint.example_request(),))
+    signature = with_bad_ids(program.signature, "unknown", checkpoint.encoder.unknown_ids)
+    return LoadedModel(program.with_signature(signature), checkpoint, ModelKind.CHECKPOINT)
 
 
 def _from_state_dict(path: Path, factory: str | None, factory_args: Mapping[str, Any]) -> nn.Module:

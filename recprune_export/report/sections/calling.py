@@ -3,7 +3,12 @@
 from typing import Any
 
 from recprune_export.bundle.manifest.manifest import ENCODING, Manifest
-from recprune_export.bundle.servers.readme import describe_id_ranges, render_calling_code
+from recprune_export.bundle.servers.readme import (
+    describe_id_ranges,
+    describe_input_rules,
+    describe_outputs,
+    render_calling_code,
+)
 from recprune_export.onnx.runtime.session import DEFAULT_OPTIONS, SessionOptions
 from recprune_export.report.page import Cell, PageTable, Section, name_markup
 
@@ -23,10 +28,15 @@ def calling_section(manifest: Manifest, *, encoded: bool) -> Section:
         tuple(_row(kind, tensor) for kind, tensor in rows[:MAX_ROWS]),
         frozenset(range(5)),
     )
-    after = ["The batch may have any size."]
+    meanings = describe_outputs(manifest.signature, manifest.scores)
+    after = [f"'{name}' is {text}." for name, text in list(meanings.items())[:MAX_ROWS]]
+    after.append("The batch may have any size.")
     shared = [tensor["name"] for tensor in inputs if tensor.get("shared")]
     if shared:
         after.append(f"One row of {', '.join(shared)} stands for all candidates of a request.")
+    rules = describe_input_rules(inputs, encoding=encoded).strip()
+    if rules:
+        after.append(rules.replace("`", ""))
     if encoded:
         after.append(f"{ENCODING} turns raw values into these inputs.")
     requirements = (f"The model needs ONNX Runtime and nothing else; it uses operator set {manifest.opset}.",)

@@ -4,8 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from recprune_export.bundle.manifest.manifest import Manifest
+from recprune_export.metrics.metric_catalogue import find_metric
 from recprune_export.report.numbers import TO, format_count, format_interval, format_signed
 from recprune_export.report.page import Headline, PageTable, Section
+from recprune_export.report.sections.quality_breakdown import (
+    explain_breakdown,
+    make_calibration_figures,
+    make_frequency_table,
+)
 
 NO_DATA = "The model was compressed without rows that have labels."
 
@@ -30,7 +36,15 @@ def quality_section(manifest: Manifest) -> Section:
     paragraphs = (_interpret_change(manifest.change),) if manifest.change else ()
     if manifest.quality:
         paragraphs = (manifest.quality["sentence"], *paragraphs)
-    return Section("quality", "Quality", paragraphs, tables=(table, *_shared_rows(manifest.plan.get("rows"))))
+    frequency = make_frequency_table(manifest.breakdown, describe_metric)
+    return Section(
+        "quality",
+        "Quality",
+        paragraphs,
+        make_calibration_figures(manifest.breakdown),
+        (table, *frequency, *_shared_rows(manifest.plan.get("rows"))),
+        after=explain_breakdown(manifest.breakdown),
+    )
 
 
 def quality_headline(manifest: Manifest) -> Headline:
@@ -60,13 +74,15 @@ def _interpret_change(change: Mapping[str, Any]) -> str:
     name = describe_metric(change["metric"])
     sentence = (
         f"{name} changed by {format_signed(change['after'] - change['before'])}, with a 95 % interval of "
-        f"{format_interval(change['interval'], '+.4f')} by a paired bootstrap over {format_count(change['rows'])} test rows."
+        f"{format_interval(change['interval'], '+.4f')}, paired over {format_count(change['rows'])} test rows."
     )
-    if high < 0:
-        return f"{sentence} The interval lies below zero: there is a loss."
-    if low > 0:
-        return f"{sentence} The interval lies above zero: the pruned model is the better one on these rows."
-    return f"{sentence} The interval holds zero: these rows cannot tell the two models apart, nor rule out a loss of {-low:.4f}."
+    loss = (-high, -low) if change.get("greater_is_better", True) else (low, high)
+    side = "below" if high < 0 else "above"
+    if loss[0] > 0:
+        return f"{sentence} The interval lies {side} zero: there is a loss."
+    if loss[1] < 0:
+        return f"{sentence} The interval lies {side} zero: the pruned model is the better one on these rows."
+    return f"{sentence} The interval holds zero: these rows cannot tell the two models apart, nor rule out a loss of {loss[1]:.4f}."
 
 
 def _shared_rows(report: Mapping[str, Any] | None) -> tuple[PageTable, ...]:
@@ -93,11 +109,16 @@ def _rows(manifest: Manifest) -> str:
 
 
 def describe_metric(name: str) -> str:
-    """Return the name of a metric with acronyms in capitals; logloss is marked as less is better.
+    """Return the name of a metric with acronyms in capitals; where less is better, that is said.
 
-    >>> describe_metric("mean auc"), describe_metric("ndcg@10")
-    ('mean AUC', 'NDCG@10')
+    >>> describe_metric("mean auc"), describe_metric("ndcg@10"), describe_metric("stars/rmse")
+    ('mean AUC', 'NDCG@10', 'stars/RMSE (less is better)')
     """
-    if name.rpartition("/")[2] == "logloss":
-        return f"{name} (less is better)"
-    return name.replace("auc", "AUC").replace("ndcg", "NDCG").replace("hr@", "HR@")
+    label, slash, plain = name.rpartition("/")
+    mean = "mean " if plain.startswith("mean ") else ""
+    plain = plain.removeprefix("mean ")
+    metric = find_metric(plain)
+    if metric is None:
+        return name
+    words = plain if plain in ("logloss", "accuracy") else plain.upper()
+    return f"{label}{slash}{mean}{words}{'' if metric.greater_is_better else ' (less is better)'}"

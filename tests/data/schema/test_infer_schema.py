@@ -60,7 +60,7 @@ def test_an_honest_field_of_many_ids_is_no_leak(tmp_path: Path) -> None:
     columns = rows(3000) | {"user": np.random.default_rng(1).integers(900, size=3000)}
     inferred = infer_schema(write(tmp_path, **columns), SchemaOverrides(labels=("click",)))
     assert "user" in inferred.schema.categorical
-    assert not inferred.notes
+    assert inferred.notes == ("Whole numbers are read as ids in 'user'; --numeric user reads a number.",)
 
 
 def test_a_row_number_is_left_out_and_named(tmp_path: Path) -> None:

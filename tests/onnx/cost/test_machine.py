@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from recprune_export.diagnostics import check_cache
 from recprune_export.onnx import REFERENCE, Machine, cache_directory, this_machine
 from recprune_export.onnx.cost import machine as module
 from recprune_export.onnx.cost.machine import measure_machine
@@ -14,7 +15,7 @@ from recprune_export.onnx.cost.machine import measure_machine
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_directory() == tmp_path / "recprune-export"
-    return cache_directory() / "machine.json"
+    return tmp_path / "recprune-export" / "machine.json"
 
 
 @pytest.fixture
@@ -44,6 +45,16 @@ def test_a_damaged_cache_is_measured_again(cache: Path, measured: list[int], con
     cache.write_text(content)
     assert this_machine(1).threads == 1
     assert measured == [1, 1]
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch, measured: list[int]) -> None:
+    def fail() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", fail)
+    assert this_machine(1).threads == 1
+    assert check_cache().state == "warning"
 
 
 def test_an_entry_of_another_release_is_measured_again(cache: Path, measured: list[int]) -> None:

@@ -20,6 +20,7 @@ from recprune_export.onnx.graph import (
     get_dims,
     get_rank,
 )
+from recprune_export.onnx.input_guards import GuardedVector, get_guarded_limits, match_guarded_vector
 from recprune_export.onnx.optimizer.columns import concat_columns
 from recprune_export.onnx.optimizer.embedding_lookups import EmbeddingLookup, LookupRun, find_lookup_runs
 from recprune_export.onnx.optimizer.optimizer_constants import MIN_FUSED_TABLES
@@ -44,7 +45,9 @@ def fuse_tables(model: ir.Model) -> int:
     Before: `Concat(…, Gather(T₁, i₁), …, Gather(Tₙ, iₙ), …)`, n at least `MIN_FUSED_TABLES`, all Tₖ with D dimensions,
     each iₖ one id a row, the results contiguous in the memory of a row. After: one table T, the rows of the Tₖ below each
     other; one matrix of ids [batch, n], with one cast; and `Gather(T, Where(ids < rows, ids + offsets, rows of T))`
-    instead of the n operands. An id that is too large for its table is refused, as before. Remaps,
+    instead of the n operands. An id that is too large for its table is refused, as before. Where the inputs are guarded
+    (`input_guards.py`), that test is left out; guards that replace ids by 0 in vectors become one for the matrix [n, batch],
+    `Transpose(Add(Where(Less(Clip(ids, 0), rows), Clip(ids, 0), 0), offsets))`. Remaps,
     `Gather(Tₖ, Gather(rₖ, iₖ))`, become one remap as well, with the identity for fields without one. Other Concats of the
     same lookups, in any order, and consumers of a single one select from the result; other lookups in these tables have
     the offset added to their ids.
@@ -91,21 +94,16 @@ def _fuse(graph: ir.Graph, lookups: tuple[EmbeddingLookup, ...], name: str) -> _
     tables = {lookup.table: lookup.rows for lookup in lookups}
     starts = dict(zip(tables, np.cumsum([0, *tables.values()]).tolist(), strict=False))
     table = _stack_tables(graph, list(tables), sum(tables.values()), lookups[0].width, name)
-    ids, nodes = concat_columns(graph, [lookup.ids for lookup in lookups], name)
-    if lookups[0].ids.source.dtype != ir.DataType.INT64:
-        nodes.append(ir.node("Cast", [ids], attributes={"to": ir.DataType.INT64.value}))
-        ids = nodes[-1].outputs[0]
     remap, begins, end = _merge_remaps(lookups, starts, sum(tables.values()))
-    offsets = add_initializer(graph, f"{name}_offsets", np.array(begins))
-    sizes = add_initializer(graph, f"{name}_rows", np.array([lookup.id_limit for lookup in lookups]))
-    outside = add_initializer(graph, f"{name}_outside", np.array(end))
-    shifted, valid = ir.node("Add", [ids, offsets]), ir.node("Less", [ids, sizes])
-    safe = ir.node("Where", [valid.outputs[0], shifted.outputs[0], outside])
-    nodes += [shifted, valid, safe]
+    guards = [match_guarded_vector(lookup.ids.source) if lookup.ids.index is None else None for lookup in lookups]
+    vectors = [guard for guard in guards if guard is not None]
+    if len(vectors) == len(lookups) and all(g.limit <= x.id_limit for g, x in zip(vectors, lookups, strict=True)):
+        nodes = _guard_fields(graph, vectors, begins, name)
+    else:
+        nodes = _shift_rows(graph, lookups, begins, end, name)
     if remap is not None:
-        nodes.append(
-            ir.node("Gather", [add_initializer(graph, f"{name}_remap", remap), safe.outputs[0]], attributes={"axis": 0})
-        )
+        remap_value = add_initializer(graph, f"{name}_remap", remap)
+        nodes.append(ir.node("Gather", [remap_value, nodes[-1].outputs[0]], attributes={"axis": 0}))
     gather = ir.node("Gather", [table, nodes[-1].outputs[0]], attributes={"axis": 0})
     batch = get_dims(lookups[0].node.outputs[0])
     combined = gather.outputs[0]
@@ -114,6 +112,60 @@ def _fuse(graph: ir.Graph, lookups: tuple[EmbeddingLookup, ...], name: str) -> _
     graph.insert_before(graph[0], [*nodes, gather])  # sorted when all is in place
     _redirect_lookups(graph, lookups, table, starts)
     return _Fused(lookups, combined)
+
+
+def _shift_rows(
+    graph: ir.Graph, lookups: Sequence[EmbeddingLookup], begins: Sequence[int], end: int, name: str
+) -> list[ir.Node]:
+    """Return the nodes that compute rows of the fused table, [batch, n]; ids too large for their table become `end`."""
+    ids, nodes = concat_columns(graph, [lookup.ids for lookup in lookups], name)
+    if lookups[0].ids.source.dtype != ir.DataType.INT64:
+        nodes.append(ir.node("Cast", [ids], attributes={"to": ir.DataType.INT64.value}))
+        ids = nodes[-1].outputs[0]
+    shifted = ir.node("Add", [ids, add_initializer(graph, f"{name}_offsets", np.array(begins))])
+    nodes.append(shifted)
+    if not all(_is_guarded(lookup) for lookup in lookups):
+        sizes = add_initializer(graph, f"{name}_rows", np.array([lookup.id_limit for lookup in lookups]))
+        outside = add_initializer(graph, f"{name}_outside", np.array(end))
+        valid = ir.node("Less", [ids, sizes])
+        nodes += [valid, ir.node("Where", [valid.outputs[0], shifted.outputs[0], outside])]
+    return nodes
+
+
+def _guard_fields(graph: ir.Graph, vectors: Sequence[GuardedVector], begins: Sequence[int], name: str) -> list[ir.Node]:
+    """Return the nodes that compute rows of the fused table, [batch, n]; ids out of range become 0 before.
+
+    They work field by field: one number for all rows of a field is several times as fast as one for each column of a row.
+    """
+    joined = ir.node("Concat", [vector.source for vector in vectors], attributes={"axis": 0})
+    sizes = add_initializer(graph, f"{name}_by_field", np.array([len(vectors), -1]))
+    nodes = [joined, ir.node("Reshape", [joined.outputs[0], sizes])]
+    if vectors[0].source.dtype != ir.DataType.INT64:
+        nodes.append(ir.node("Cast", [nodes[-1].outputs[0]], attributes={"to": ir.DataType.INT64.value}))
+    zero = add_initializer(graph, f"{name}_unknown", np.array(0))
+    limits = add_initializer(graph, f"{name}_rows", np.array([[vector.limit] for vector in vectors]))
+    offsets = add_initializer(graph, f"{name}_offsets", np.array([[begin] for begin in begins]))
+    raised = ir.node("Clip", [nodes[-1].outputs[0], zero])
+    valid = ir.node("Less", [raised.outputs[0], limits])
+    safe = ir.node("Where", [valid.outputs[0], raised.outputs[0], zero])
+    shifted = ir.node("Add", [safe.outputs[0], offsets])
+    return [
+        *nodes,
+        raised,
+        valid,
+        safe,
+        shifted,
+        ir.node("Transpose", [shifted.outputs[0]], attributes={"perm": [1, 0]}),
+    ]
+
+
+def _is_guarded(lookup: EmbeddingLookup) -> bool:
+    """Return whether a guard keeps all ids of a lookup within its table."""
+    limits = get_guarded_limits(lookup.ids.source)
+    if limits is None:
+        return False
+    limit = limits if limits.ndim == 0 else limits[lookup.ids.index or 0]
+    return bool(limit <= lookup.id_limit)
 
 
 def _merge_remaps(

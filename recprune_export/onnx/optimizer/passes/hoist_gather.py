@@ -18,7 +18,7 @@ Rule = Callable[[ir.Node, int], Axes | None]  # None: the operator needs every p
 _POINTWISE = (
     "IsNaN IsInf Relu Gelu Sigmoid Tanh Erf Sqrt Neg Exp Abs Cast Not LeakyRelu Elu Identity Softplus HardSigmoid"
 )
-_BROADCASTING = "Add Sub Mul Div Pow Where And Or Equal Greater Less GreaterOrEqual LessOrEqual Min Max PRelu"
+_BROADCASTING = "Add Sub Mul Div Pow Where And Or Equal Greater Less GreaterOrEqual LessOrEqual Min Max PRelu Mod"
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,10 @@ def _pointwise(node: ir.Node, axis: int) -> Axes | None:
     return [axis]
 
 
+def _clip(node: ir.Node, axis: int) -> Axes | None:
+    return [axis, *(None for _ in node.inputs[1:])]
+
+
 def _broadcasting(node: ir.Node, axis: int) -> Axes | None:
     """Return the axes of broadcast operands, aligned at their last axes; an axis of size 1 serves every position."""
     result_rank = get_rank(node.outputs[0])
@@ -208,6 +212,7 @@ def _gather(node: ir.Node, axis: int) -> Axes | None:
 RULES: Mapping[str, Rule] = {
     **dict.fromkeys(_POINTWISE.split(), _pointwise),
     **dict.fromkeys(_BROADCASTING.split(), _broadcasting),
+    "Clip": _clip,
     "LayerNormalization": _last_axis_operator,
     "Softmax": _last_axis_operator,
     "MatMul": _matmul,

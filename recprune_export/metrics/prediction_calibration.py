@@ -1,10 +1,10 @@
-"""`Calibration`: mean predictions beside mean labels, over all rows and in bins of the prediction."""
+"""`PredictionCalibration`: mean predictions beside mean labels, over all rows and in bins of the prediction."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from recprune_export.codec import DictMixin
+from recprune_export.codec import ToDictMixin
 from recprune_export.data.labels import LabelKind
 from recprune_export.metrics.observations import Observations
 from recprune_export.metrics.pointwise_metrics import (
@@ -18,7 +18,7 @@ NUMBER_BINS = 10  # of equally many rows
 
 
 @dataclass(frozen=True)
-class CalibrationBin(DictMixin):
+class CalibrationBin(ToDictMixin):
     """The rows whose prediction lies in one bin: their number, and the means of prediction and label."""
 
     rows: int
@@ -27,7 +27,7 @@ class CalibrationBin(DictMixin):
 
 
 @dataclass(frozen=True)
-class Calibration(DictMixin):
+class PredictionCalibration(ToDictMixin):
     """The means of prediction and label of all rows and of each bin that has rows, from low to high predictions.
 
     Of probabilities the bins are those of `ece`, the expected calibration error; of numbers they hold equally many rows,
@@ -40,7 +40,7 @@ class Calibration(DictMixin):
     bins: tuple[CalibrationBin, ...]
 
 
-def calibrate(observed: Observations) -> Calibration | None:
+def calibrate(observed: Observations) -> PredictionCalibration | None:
     """Return the calibration of the answers to one label; None for rankings and without rows."""
     kind = observed.targets.kind
     if kind is LabelKind.NEXT_ITEM or not len(observed.targets):
@@ -57,7 +57,7 @@ def calibrate(observed: Observations) -> Calibration | None:
         CalibrationBin(int(rows), float(p / w), float(a / w)) for rows, w, p, a in zip(*sums, strict=True) if rows
     )
     mean_prediction, mean_label = (float(np.average(values, weights=weight)) for values in (predicted, actual))
-    return Calibration(mean_prediction, mean_label, None if is_number else compute_ece(observed), cells)
+    return PredictionCalibration(mean_prediction, mean_label, None if is_number else compute_ece(observed), cells)
 
 
 def _equal_count_bins(values: np.ndarray) -> np.ndarray:

@@ -1,0 +1,52 @@
+"""Types of options that name an input: a mistyped path is answered before anything is imported to read it."""
+
+import os
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import click
+
+from recprune_export.column_names import suggest_name
+from recprune_export.errors import BundleError, DataError, InputFileError, ModelFileError
+
+MAX_NEIGHBORS = 2000  # names of a folder that are compared
+
+
+class InputPath(click.Path):
+    """A path that exists. A missing one raises `error`, with the nearest name in its folder and what is `expected`."""
+
+    def __init__(self, error: type[InputFileError], expected: str) -> None:
+        super().__init__(path_type=Path)
+        self._error, self._expected = error, expected
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path. Raises the error of this type if it does not exist."""
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if not os.path.exists(path):
+            nearest = suggest_neighbor(path)
+            suggestion = "" if nearest is None else f" (did you mean '{nearest}'?)"
+            raise self._error(f"{path} does not exist{suggestion}: give {self._expected}.")
+        return path
+
+
+def suggest_neighbor(path: Path) -> Path | None:
+    """Return the path of the most similar name in the folder of `path`, if there is one."""
+    try:
+        with os.scandir(path.parent) as entries:
+            nearest = suggest_name(path.name, [entry.name for entry in islice(entries, MAX_NEIGHBORS)])
+    except OSError:
+        return None
+    return None if nearest is None else path.with_name(nearest)
+
+
+MODEL = InputPath(
+    ModelFileError,
+    "a checkpoint of `train`, a .pt2 program, a state dict or a pickled module; --help lists the commands",
+)
+DATA = InputPath(DataError, "a file with rows: CSV, Parquet or, for models of your own, NPZ")
+REQUEST = InputPath(DataError, "an .npz with an example request")
+BUNDLE = InputPath(BundleError, "the directory of a bundle, or a packed one")
+ARTIFACT = InputPath(ModelFileError, "a bundle or an .onnx file")
+PLAN = InputPath(InputFileError, "the plan.json of a bundle, or the output of --plan-only")
+SWEEP_RESULTS = InputPath(InputFileError, "the folder that `recprune-export sweep` wrote")

@@ -1,0 +1,105 @@
+"""Columns of any type as numbers, float64: texts, dates and durations too."""
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from recprune_export.data.encoding.canonical_text import is_missing_text
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_SECONDS_A_DAY = 86_400.0
+_BOOLEANS = {"true": 1.0, "True": 1.0, "TRUE": 1.0, "false": 0.0, "False": 0.0, "FALSE": 0.0}
+# An ISO 8601 date, or a date with a time, as pandas, polars and Spark write them.
+DATE_PATTERN = r"^\d{4}-\d{2}-\d{2}(?:[ T]\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?Z?)?$"
+
+DECIMAL_COMMA = r"^-?[0-9]+,[0-9]+$"
+
+
+def unit_as_number(dtype: "pl.DataType") -> str | None:
+    """Return the unit in which a column of dates or times becomes a number; None for other columns.
+
+    >>> import polars as pl
+    >>> unit_as_number(pl.Date()), unit_as_number(pl.Duration()), unit_as_number(pl.Int64())
+    ('days since 1970-01-01', 'seconds', None)
+    """
+    import polars as pl
+
+    if isinstance(dtype, pl.Date | pl.Datetime):
+        return "days since 1970-01-01"
+    if isinstance(dtype, pl.Time):
+        return "seconds since midnight"
+    return "seconds" if isinstance(dtype, pl.Duration) else None
+
+
+def can_be_number(dtype: "pl.DataType") -> bool:
+    """Return whether each value of a column may be one number; a text is a number where it reads as one."""
+    import polars as pl
+
+    texts = (pl.Boolean, pl.Null, pl.String, pl.Categorical, pl.Enum)
+    return dtype.is_numeric() or dtype.is_temporal() or isinstance(dtype, texts)
+
+
+def as_number(column: "pl.Expr", dtype: "pl.DataType", missing: Collection[str] = ()) -> "pl.Expr":
+    """Return a column of `dtype` as float64: null where the value is missing, NaN, or a text that is no number.
+
+    A date is days since 1970-01-01, with the time as a fraction; a time or a duration is seconds; true is 1; a decimal comma
+    is a point.
+
+    >>> import polars as pl
+    >>> texts = pl.Series(["1.5", " 2", "NA", "1970-01-02 12:00:00", "true", "old"])
+    >>> pl.select(as_number(pl.lit(texts), texts.dtype)).to_series().to_list()
+    [1.5, 2.0, None, 1.5, 1.0, None]
+    """
+    import polars as pl
+
+    if isinstance(dtype, pl.Date):
+        return column.cast(pl.Int32).cast(pl.Float64)
+    if isinstance(dtype, pl.Datetime):
+        return column.dt.epoch("us") / (_SECONDS_A_DAY * 1e6)
+    if isinstance(dtype, pl.Time):
+        return column.cast(pl.Int64) / 1e9
+    if isinstance(dtype, pl.Duration):
+        return column.dt.total_microseconds() / 1e6
+    if not isinstance(dtype, pl.String | pl.Categorical | pl.Enum):
+        return column.cast(pl.Float64).fill_nan(None)
+    text = column.cast(pl.String).str.strip_chars()
+    values = pl.coalesce(
+        text.cast(pl.Float64, strict=False).fill_nan(None),
+        as_number(_read_date(text), pl.Datetime("us")),
+        pl.when(text.str.contains(DECIMAL_COMMA))
+        .then(text)
+        .str.replace(",", ".", literal=True)
+        .cast(pl.Float64, strict=False),
+        text.replace_strict(_BOOLEANS, default=None, return_dtype=pl.Float64),
+    )
+    return pl.when(~text.is_in(pl.Series([*missing], dtype=pl.String).implode())).then(values) if missing else values
+
+
+def _read_date(text: "pl.Expr") -> "pl.Expr":
+    """Return ISO texts as times; null for others."""
+    import polars as pl
+
+    dates = pl.when(text.str.contains(DATE_PATTERN)).then(text)
+    seconds = dates.str.head(19).str.replace("T", " ", literal=True).str.strip_chars_end("Z")
+    return pl.coalesce(
+        seconds.str.to_datetime("%Y-%m-%d %H:%M:%S", strict=False),
+        seconds.str.to_datetime("%Y-%m-%d %H:%M", strict=False),
+        seconds.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us")),
+    )
+
+
+def is_no_number(column: "pl.Expr", dtype: "pl.DataType", missing: Collection[str] = ()) -> "pl.Expr":
+    """Return whether a value is neither missing nor a number."""
+    import polars as pl
+
+    if not isinstance(dtype, pl.String | pl.Categorical | pl.Enum):
+        return pl.lit(False)
+    return ~is_missing_text(column.cast(pl.String), missing) & as_number(column, dtype, missing).is_null()
+
+
+def count_missing_numbers(rows: "pl.DataFrame", name: str, missing: Collection[str]) -> int:
+    """Return the number of rows in which a numeric column has no number."""
+    import polars as pl
+
+    return int(rows.select(as_number(pl.col(name), rows.schema[name], missing).null_count()).item())

@@ -1,0 +1,98 @@
+"""Values that a vocabulary lacks: how many, examples of both sides, and the verdict on a file in which nearly all are."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from recprune_export.data.encoding.encoder import Encoder, Request
+from recprune_export.data.encoding.vocabulary import Vocabulary
+from recprune_export.errors import DataError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+REFUSED_SHARE = 0.99  # ids of another spelling, or of another shop: no real traffic is as new
+NOTED_SHARE = 0.2
+_MIN_VALUES = 20  # fewer may all be new by chance
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class UnknownValues:
+    """Counts of one field: values that the vocabulary lacks, and all values that are not missing; `examples` are of the first."""
+
+    field: str
+    unknown: int = 0
+    values: int = 0
+    examples: tuple[str, ...] = ()
+
+    @property
+    def share(self) -> float:
+        """The fraction of values that the vocabulary lacks, 0 if too few rows have a value."""
+        return self.unknown / self.values if self.values >= _MIN_VALUES else 0.0
+
+    def add(self, other: Self) -> Self:
+        """Return the counts of both."""
+        examples = tuple(dict.fromkeys((*self.examples, *other.examples)))[:_EXAMPLES]
+        return type(self)(self.field, self.unknown + other.unknown, self.values + other.values, examples)
+
+
+def count_unknown(encoder: Encoder, frame: "pl.LazyFrame | pl.DataFrame") -> dict[str, UnknownValues]:
+    """Return the counts of each field with a vocabulary, over all rows of `frame`."""
+    return {
+        name: count_unknown_texts(name, encoder.texts(frame, name), vocabulary)
+        for name, vocabulary in encoder.vocabularies.items()
+    }
+
+
+def count_unknown_if_many(
+    encoder: Encoder, frame: "pl.LazyFrame", requests: Sequence[Request]
+) -> dict[str, UnknownValues]:
+    """Return the counts of the fields of which at least `NOTED_SHARE` may be unknown, by the `requests` made of `frame`."""
+    several = {field.name for field in encoder.schema.multi_valued}
+    counts = {}
+    for name, vocabulary in encoder.vocabularies.items():
+        unknown = sum(int(np.count_nonzero(request[name] == vocabulary.first - 1)) for request in requests)
+        ids = sum(
+            int(np.count_nonzero(request[name])) if name in several else len(request[name]) for request in requests
+        )
+        if ids and unknown >= NOTED_SHARE * ids:
+            counts[name] = count_unknown_texts(name, encoder.texts(frame, name), vocabulary)
+    return counts
+
+
+def judge_unknown(
+    counts: Iterable[UnknownValues], vocabularies: Mapping[str, Vocabulary], source: str, allow: bool
+) -> tuple[str, ...]:
+    """Return a note for each field of which `NOTED_SHARE` or more is unknown; `source` names the rows.
+
+    Raises `DataError` if at least `REFUSED_SHARE` of a field is unknown, unless `allow`.
+    """
+    notes = []
+    for count in counts:
+        if count.share < NOTED_SHARE:
+            continue
+        known = vocabularies[count.field].values.head(_EXAMPLES).to_list()
+        text = (
+            f"{count.unknown:,} of {count.values:,} values of '{count.field}' in {source} ({count.share:.1%}) are unknown to the "
+            f"model, such as {_quote(count.examples)}; it knows values such as {_quote(known)}"
+        )
+        if count.share >= REFUSED_SHARE and not allow:
+            raise DataError(
+                f"{text}. Spell them as in training, or give --allow-unknown to read them all as the one id for unknown values."
+            )
+        notes.append(f"{text}. They share the one id for unknown values.")
+    return tuple(notes)
+
+
+def count_unknown_texts(field: str, texts: "pl.Series", vocabulary: Vocabulary) -> UnknownValues:
+    """Return the counts of canonical texts, none of them missing."""
+    unknown = texts.filter(~texts.is_in(vocabulary.values.implode()))
+    examples = tuple(unknown.head(1000).unique(maintain_order=True).head(_EXAMPLES).to_list())
+    return UnknownValues(field, len(unknown), len(texts), examples)
+
+
+def _quote(values: Sequence[str]) -> str:
+    return ", ".join(f"'{value}'" for value in values) or "none"

@@ -1,0 +1,235 @@
+"""The role that a column has unless the user gives one, by its type and values, with a note where that may surprise."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from recprune_export.data.csv_types import TextCounts
+from recprune_export.data.encoding.numeric_columns import DATE_PATTERN, DECIMAL_COMMA, unit_as_number
+from recprune_export.data.schema.column_summary import ColumnStatistics
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Role = Literal["categorical", "numeric", "multi-valued", "vector", "excluded"]
+SEPARATORS = ("|", ";", ",")
+_MAX_EXACT_FLOAT = 2**53
+
+
+@dataclass(frozen=True)
+class ColumnData:
+    """A column as far as its role depends on it: the first rows, statistics of all rows, and counts if it is text."""
+
+    sample: "pl.Series"
+    statistics: ColumnStatistics
+    texts: TextCounts | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the column."""
+        return self.sample.name
+
+    @property
+    def dtype(self) -> "pl.DataType":
+        """The type of the column in the file."""
+        return self.sample.dtype
+
+    @property
+    def is_list(self) -> bool:
+        """Whether each row is a list of numbers or texts."""
+        return is_list(self.dtype)
+
+
+@dataclass(frozen=True)
+class ChosenRole:
+    """A role; `reason` is a few words for a table, `note` a sentence for the user where the role may surprise."""
+
+    role: Role
+    reason: str = ""
+    note: str = ""
+
+
+def is_list(dtype: "pl.DataType") -> bool:
+    """Return whether a column holds lists of numbers or texts."""
+    import polars as pl
+
+    return isinstance(dtype, pl.List | pl.Array) and not _is_opaque(_inner(dtype))
+
+
+def can_be_multi_valued(dtype: "pl.DataType") -> bool:
+    """Return whether a value of a column that holds no lists may be several ids in one text."""
+    import polars as pl
+
+    return isinstance(dtype, pl.String | pl.Categorical | pl.Enum) or dtype.is_integer()
+
+
+def is_vector(column: ColumnData) -> bool:
+    """Return whether a column holds lists of numbers that all have the same length."""
+    return (
+        column.is_list
+        and _inner(column.dtype).is_numeric()
+        and bool(column.statistics.longest)
+        and column.statistics.shortest == column.statistics.longest
+    )
+
+
+def choose_role(column: ColumnData) -> ChosenRole:
+    """Return the role of a column that the user gives none."""
+    import polars as pl
+
+    name, dtype, statistics = column.name, column.dtype, column.statistics
+    if isinstance(dtype, pl.Null) or statistics.is_empty:
+        return ChosenRole("excluded", "no values", f"'{name}' has no value in any row and is excluded.")
+    if (dtype.is_nested() and not column.is_list) or isinstance(dtype, pl.Binary | pl.Object):
+        return ChosenRole(
+            "excluded",
+            "nested" if dtype.is_nested() else "binary",
+            f"'{name}' holds {dtype} and is excluded: a field is a number, a text, or a list of them; write its content as such columns.",
+        )
+    if unit := find_date_unit(column):
+        return ChosenRole(
+            "excluded",
+            "date or time",
+            f"'{name}' holds dates or times ({dtype}) and is excluded; --numeric {name} reads it as a number ({unit}), "
+            f"--categorical {name} as ids.",
+        )
+    if column.is_list:
+        return _choose_list_role(column)
+    if example := find_decimal_comma(column):
+        return ChosenRole(
+            "excluded",
+            "decimal commas",
+            f"'{name}' holds texts such as '{example}', numbers with a decimal comma or pairs of ids, and is excluded; "
+            f"--numeric {name} reads numbers, --multi-valued {name}:, ids.",
+        )
+    if dtype.is_decimal() or dtype.is_float():
+        return ChosenRole("numeric")
+    return ChosenRole("categorical")
+
+
+def describe_ids(column: ColumnData) -> str:
+    """Return a note where the ids of a categorical field are not what the file seems to hold; "" where they are."""
+    import polars as pl
+
+    name, dtype, statistics = column.name, column.dtype, column.statistics
+    if dtype.is_float() or dtype.is_decimal():
+        if not statistics.is_whole:
+            return f"'{name}' holds numbers with fractions ({dtype}) and is read as ids, one for each different number."
+        largest = max(abs(statistics.low or 0.0), abs(statistics.high or 0.0))
+        lost = " Those above 2^53 have lost their last digits in the file." if largest > _MAX_EXACT_FLOAT else ""
+        return f"'{name}' is written as {dtype} and is read as whole ids: 12.0 is the id '12'.{lost}"
+    if (unit := find_date_unit(column)) is not None:
+        return f"'{name}' holds dates or times and is read as ids, one for each different value; --numeric {name} reads {unit}."
+    texts = column.texts
+    if texts is None or not isinstance(dtype, pl.String):
+        return ""
+    if texts.others and texts.numbers >= texts.others:
+        at = "" if texts.other_row is None else f" (the first in row {texts.other_row:,})"
+        return (
+            f"'{name}' holds numbers in {texts.numbers:,} rows and other texts, such as '{texts.other}', in {texts.others:,}{at}: "
+            f"it is read as ids; --numeric {name} reads numbers, with --missing for each text that stands for a missing value."
+        )
+    if isinstance(texts.dtype, pl.Float64):
+        return f"'{name}' is text that holds numbers, and is read as ids; --numeric {name} reads numbers."
+    return ""
+
+
+def describe_list_ids(column: ColumnData) -> str:
+    """Return a note where the ids of a multi-valued field are numbers with a fraction part; "" where they are not."""
+    if not column.is_list or not (_inner(column.dtype).is_float() or _inner(column.dtype).is_decimal()):
+        return ""
+    return f"'{column.name}' holds lists of {_inner(column.dtype)} and is read as ids, one for each different number: 12.0 is the id '12'."
+
+
+def describe_missing_words(column: ColumnData, role: Role) -> str:
+    """Return a note about texts that usually stand for a missing value: whether they are, or have an id; "" without any."""
+    texts, name = column.texts, column.name
+    if texts is not None and texts.words and not texts.others and texts.numbers:
+        return f"'{name}' holds '{texts.word}' in {texts.words:,} rows beside numbers: it is read as a missing value."
+    if role == "categorical" and column.statistics.words:
+        word = find_missing_word(column)
+        return (
+            f"'{name}' holds '{word}' in some of {column.statistics.words:,} rows with a word that may stand for a missing value: "
+            f"each such word is an id; --missing '{word}' makes it missing."
+        )
+    return ""
+
+
+def find_missing_word(column: ColumnData) -> str:
+    """Return the first text that usually stands for a missing value."""
+    import polars as pl
+
+    from recprune_export.data.encoding.canonical_text import is_missing_text
+
+    if column.texts is not None and column.texts.word is not None:
+        return column.texts.word
+    text = column.sample.drop_nulls().cast(pl.String)
+    words = text.filter(pl.select(is_missing_text(pl.lit(text)) & (pl.lit(text) != "")).to_series())
+    return str(words[0]) if len(words) else "NA"
+
+
+def find_decimal_comma(column: ColumnData) -> str | None:
+    """Return an example of a text column that may hold numbers with a decimal comma; None for other columns."""
+    import polars as pl
+
+    if not isinstance(column.dtype, pl.String):
+        return None
+    values = column.sample.drop_nulls().str.strip_chars()
+    with_comma = values.filter(values.str.contains(DECIMAL_COMMA))
+    if len(with_comma) <= 0.3 * len(values) or not values.str.contains(rf"{DECIMAL_COMMA}|^-?[0-9]+$").all():
+        return None
+    return str(with_comma[0])
+
+
+def find_separator(column: "pl.Series") -> str | None:
+    """Return the separator of a text column whose values repeat across rows; None if it has none."""
+    import polars as pl
+
+    values = column.drop_nulls()
+    if values.dtype != pl.String or not len(values):
+        return None
+    for separator in SEPARATORS:
+        share = values.str.contains(separator, literal=True).mean()
+        if float(share or 0.0) > 0.3:  # type: ignore[arg-type]
+            several = values.str.split(separator).explode().str.strip_chars()
+            return separator if several.n_unique() < values.n_unique() else None
+    return None
+
+
+def _choose_list_role(column: ColumnData) -> ChosenRole:
+    name, inner, statistics = column.name, _inner(column.dtype), column.statistics
+    if not (inner.is_float() or inner.is_decimal()):
+        return ChosenRole("multi-valued")
+    if is_vector(column):
+        size = statistics.longest
+        return ChosenRole(
+            "vector",
+            f"{size} numbers",
+            f"'{name}' holds vectors of {size} numbers and is read as {size} numeric columns.",
+        )
+    return ChosenRole(
+        "excluded",
+        "lists of numbers",
+        f"'{name}' holds lists of {statistics.shortest} to {statistics.longest} numbers ({column.dtype}) and is excluded: "
+        f"vectors of one length are read as numbers; --multi-valued {name} reads ids.",
+    )
+
+
+def _inner(dtype: "pl.DataType") -> "pl.DataType":
+    return dtype.inner  # type: ignore[attr-defined]
+
+
+def _is_opaque(dtype: "pl.DataType") -> bool:
+    import polars as pl
+
+    return dtype.is_nested() or isinstance(dtype, pl.Binary | pl.Object)
+
+
+def find_date_unit(column: ColumnData) -> str | None:
+    """Return the unit of a column of dates or times as numbers, also if they are texts; None for other columns."""
+    import polars as pl
+
+    if not isinstance(column.dtype, pl.String):
+        return unit_as_number(column.dtype)
+    texts = column.sample.drop_nulls().str.strip_chars()
+    is_date = texts.str.contains(DATE_PATTERN)
+    return unit_as_number(pl.Date()) if len(texts) and is_date.all() else None

@@ -1,0 +1,81 @@
+"""Checks of outputs before long work, and outputs whose failure changes no result."""
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from recprune_export.errors import UsageError
+from recprune_export.progress import print_warning
+
+BLOCK = 4096
+
+
+def check_output_file(path: Path, *, replaced: bool = True) -> None:
+    """Raise `UsageError` if no file can be written to `path`; nothing stays behind, missing folders are not made.
+
+    A file that is `replaced` by a new one must be a plain file; otherwise a device or a pipe may be written as well.
+    """
+    try:
+        if path.is_dir():
+            raise UsageError(f"{path} cannot be written: it is a directory, so name a file.")
+        if path.exists() and not path.is_file() and replaced:
+            raise UsageError(f"{path} cannot be written: it is a device or a pipe, so name a file.")
+        if path.exists() and not replaced:
+            if not os.access(path, os.W_OK):
+                raise UsageError(f"{path} cannot be written: {os.strerror(errno.EACCES)}.")
+            return
+        _write_block(find_existing_folder(path))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def find_existing_folder(path: Path) -> Path:
+    """Return the nearest existing folder above `path`. Raises `UsageError` if a file lies in the way."""
+    parent = next(parent for parent in path.absolute().parents if parent.exists())
+    if not parent.is_dir():
+        raise UsageError(f"{path} cannot be written: {parent} is a file, not a folder.")
+    return parent
+
+
+def check_free_space(needs: Mapping[Path, int], content: str) -> None:
+    """Raise `UsageError` if a file system has less free space than the lower bounds in bytes, by path on it, together.
+
+    `content` names what is written.
+    """
+    least_bytes: dict[int, int] = {}
+    for path, size in needs.items():
+        folder = find_existing_folder(path)
+        device = folder.stat().st_dev
+        least_bytes[device] = least_bytes.get(device, 0) + size
+        free = shutil.disk_usage(folder).free
+        if free < least_bytes[device]:
+            raise UsageError(
+                f"{folder} has {free / 1e6:,.1f} MB of free space, but {content} takes at least "
+                f"{least_bytes[device] / 1e6:,.1f} MB there: free some space, choose another place with -o, or set TMPDIR for "
+                "temporary files."
+            )
+
+
+@contextlib.contextmanager
+def optional_output(description: str) -> Iterator[None]:
+    """Print a warning where the block fails to write, instead of raising the error: the result does not depend on it."""
+    try:
+        yield
+    except (OSError, UsageError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        print_warning(f"{description} was not written: {reason.rstrip('.')}.")
+
+
+def _write_block(folder: Path) -> None:
+    """Write and remove a file, down to the disk: a full one accepts names but no content."""
+    descriptor, name = tempfile.mkstemp(prefix=".recprune-export-", dir=folder)
+    try:
+        os.write(descriptor, bytes(BLOCK))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+        os.unlink(name)

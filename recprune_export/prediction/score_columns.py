@@ -1,0 +1,44 @@
+"""The columns of scores: each output with its meaning, as it is or as probabilities."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from recprune_export.bundle.manifest.manifest import Manifest
+from recprune_export.errors import UsageError
+from recprune_export.output_meaning import OutputMeaning, read_meanings
+from recprune_export.program.signature import Output, Signature
+
+
+@dataclass(frozen=True)
+class ScoreColumn:
+    """A column named `column`, of `output`, which means `source`; the values of the column are what `meaning` says."""
+
+    column: str
+    output: Output
+    source: OutputMeaning
+    meaning: OutputMeaning
+
+    def convert(self, values: np.ndarray) -> np.ndarray:
+        """Return the values of the column from those of the output."""
+        return values if self.meaning == self.source else self.source.to_probability(values)
+
+
+def make_score_columns(manifest: Manifest, signature: Signature, probability: bool) -> list[ScoreColumn]:
+    """Return a column for each output; each keeps the name of its output where the names with kinds are not distinct.
+
+    Raises `UsageError` for an output without a `probability` where that is requested.
+    """
+    meanings = read_meanings(manifest.scores, [output.name for output in signature.outputs])
+    columns = []
+    for output in signature.outputs:
+        source = meanings[output.name]
+        meaning = source.probability if probability else source
+        if meaning is None:
+            raise UsageError(
+                f"--probability applies to logits, but '{output.name}' is {source.meaning}: leave out --probability."
+            )
+        columns.append(ScoreColumn(meaning.column(output.name), output, source, meaning))
+    if len({column.column for column in columns}) < len(columns):
+        return [replace(column, column=column.output.name) for column in columns]
+    return columns
