@@ -106,13 +106,23 @@ def test_only_a_whole_bundle_is_packed(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir() if p.is_file()] == []
 
 
+def same_content(one: bytes | bytearray, other: bytes) -> bool:
+    """Whether two packed bundles are extracted to the same bytes."""
+    try:
+        streams = [zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(bytes(c)) for c in (one, other)]
+        return streams[0].read() == streams[1].read()
+    except zstandard.ZstdError:
+        return False
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_any_damage_is_found(packed: Path, tmp_path: Path, scratch: Path, seed: int) -> None:
     rng, content = random.Random(seed), bytearray(packed.read_bytes())
     if seed % 2:
         content = content[: rng.randrange(4, len(content))]
     else:
-        content[rng.randrange(6, len(content))] ^= 1 << rng.randrange(8)  # after the frame's own header
+        while same_content(content, packed.read_bytes()):  # some bits of a compressed block change nothing
+            content[rng.randrange(6, len(content))] ^= 1 << rng.randrange(8)  # after the frame's own header
     (tmp_path / "bad.tar.zst").write_bytes(content)
     with pytest.raises(RecpruneError, match=r"bad\.tar\.zst"), open_bundle_path(tmp_path / "bad.tar.zst") as folder:
         verify(folder)
