@@ -1,6 +1,6 @@
 """What the guards of ids and numbers out of range cost: each file beside the same one without guards, in ONNX Runtime.
 
-    python benchmarks/bench_bad_ids.py [--models dlrm-26] [--seatings 12] [--batches 1,32] [--seconds 0.2]
+    python benchmarks/bench_bad_ids.py [--models dlrm-26] [--seatings 12] [--latency-batch-sizes 1,32] [--seconds 0.2]
 
 Models, random weights, pruned to .7: the DLRM of 26 fields in one matrix of ids (Criteo), the DLRM of eight fields and one
 of several values in an input each, the smallest of these (two layers of 64 and 32), and SASRec with a history of 50. One
@@ -81,7 +81,7 @@ def export(name: str, folder: Path) -> Files:
 @click.command()
 @click.option("--models", default=",".join(MODELS), show_default=True)
 @click.option("--seatings", default=12, show_default=True)
-@click.option("--batches", default=",".join(map(str, BATCHES)), show_default=True)
+@click.option("--latency-batch-sizes", default=",".join(map(str, BATCHES)), show_default=True)
 @click.option("--seconds", default=0.2, show_default=True, help="For each batch size and seating.")
 def main(models: str, seatings: int, batches: str, seconds: float) -> None:
     """Measure every model and batch size."""

@@ -16,7 +16,6 @@ from recprune_export.errors import DataError, ModelError, ModelFileError
 from recprune_export.finetuning.profile_rows import make_data_profile
 from recprune_export.pipeline import _prune as prune
 from recprune_export.program.capture import capture
-from recprune_export.settings import FineTuningSettings
 
 
 class Scorer(nn.Module):
@@ -134,7 +133,7 @@ def missing_prices(every: int = 7) -> dict[str, np.ndarray]:
 
 def test_nan_that_the_model_fills_is_taken() -> None:
     loaded = api.load_model(Filler().eval(), EXAMPLE, {})
-    task = api.make_task(loaded, missing_prices(), "clicked", FineTuningSettings())
+    task = api.make_task(loaded, missing_prices(), "clicked")
     assert np.isnan(task.requests(300, seed=0)["price"]).any()
     with_nan = make_data_profile(task, loaded.program.signature)
     assert with_nan is not None
@@ -144,4 +143,4 @@ def test_nan_that_the_model_fills_is_taken() -> None:
 def test_nan_that_the_model_answers_by_nan_is_refused_with_its_rows() -> None:
     loaded = api.load_model(Scorer().eval(), EXAMPLE, {})
     with pytest.raises(DataError, match=r"'price', column 0, in the data holds NaN in 43 rows, such as row 0: the model answers NaN"):  # fmt: skip  # noqa: E501
-        api.make_task(loaded, missing_prices(), "clicked", FineTuningSettings())
+        api.make_task(loaded, missing_prices(), "clicked")

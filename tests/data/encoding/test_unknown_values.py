@@ -26,7 +26,7 @@ def test_many_unknown_ids_are_noted_and_nearly_all_are_refused(tmp_path: Path, u
     if unknown == 1.0:
         with pytest.raises(DataError, match=r"400 of 400 values of 'shop' .*'new0'.* knows .*'old.*--allow-unknown"):
             load_clicks(path, SCHEMA, encoder)
-    notes = load_clicks(path, SCHEMA, encoder, DataSettings(allow_unknown=True)).notes
+    notes = load_clicks(path, SCHEMA, encoder, reading=DataSettings(allow_unknown=True)).notes
     assert [note.split("'")[1] for note in notes] == (["shop", "tags"] if unknown >= 0.2 else [])
 
 
