@@ -83,10 +83,10 @@ def export(name: str, folder: Path) -> Files:
 @click.option("--seatings", default=12, show_default=True)
 @click.option("--latency-batch-sizes", default=",".join(map(str, BATCHES)), show_default=True)
 @click.option("--seconds", default=0.2, show_default=True, help="For each batch size and seating.")
-def main(models: str, seatings: int, batches: str, seconds: float) -> None:
+def main(models: str, seatings: int, latency_batch_sizes: str, seconds: float) -> None:
     """Measure every model and batch size."""
     torch.set_num_threads(1)
-    results, sizes = [], tuple(map(int, batches.split(",")))
+    results, sizes = [], tuple(map(int, latency_batch_sizes.split(",")))
     print(f"{'':>13} {'batch':>6} {'nodes':>9} {'without':>11} {'with guards':>12} {'ratio [95 %]':>24}")
     with tempfile.TemporaryDirectory() as scratch:
         for name in models.split(","):
