@@ -30,6 +30,7 @@ def test_the_bundle_is_complete_and_verifies(bundle: Path) -> None:
         "model.onnx", "model.pt2", "dense.onnx", "encoding.json", "plan.json", "README.md", "manifest.json",
         "data_profile.json", "report.html",
         "samples/inputs.npz", "samples/outputs.npz", "samples/kserve-request.json", "samples/kserve-response.json",
+        "samples/out-of-range-inputs.npz", "samples/out-of-range-outputs.npz",
         "triton/ctr/config.pbtxt", "triton/ctr/1/model.onnx",
         *(f"triton/ctr/warmup/input-{n}" for n in range(len(json.loads((bundle / "manifest.json").read_text())["signature"]["inputs"]))),
     }  # fmt: skip
@@ -117,7 +118,10 @@ def test_the_readme_runs_as_written(bundle: Path) -> None:
 def test_predict_and_the_plain_example_score_a_real_model(bundle: Path, clicks_file: Path, tmp_path: Path) -> None:
     done = invoke("predict", bundle, "--data", clicks_file, "-o", tmp_path / "scores.parquet", "--quiet")
     assert done.exit_code == 0, done.output
-    scores, rows = pl.read_parquet(tmp_path / "scores.parquet")["clicked"].to_numpy(), pl.read_parquet(clicks_file)
+    scores, rows = (
+        pl.read_parquet(tmp_path / "scores.parquet")["clicked_logit"].to_numpy(),
+        pl.read_parquet(clicks_file),
+    )
     assert len(scores) == len(rows)
     assert np.corrcoef(scores, rows["clicked"].to_numpy())[0, 1] > 0.05
     example = Path(__file__).parents[1] / "examples/serve_onnxruntime.py"

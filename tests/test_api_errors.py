@@ -127,7 +127,9 @@ def test_an_unknown_value_of_our_own_recommender_is_out_of_vocabulary(
 ) -> None:
     frame = pl.read_parquet(clicks_file).with_columns(pl.lit("never seen").alias("user"))
     frame.write_parquet(tmp_path / "rows.parquet")
-    done = invoke(checkpoint, "--data", tmp_path / "rows.parquet", "-o", tmp_path / "out", *QUICK_OPTIONS)
+    job = (checkpoint, "--data", tmp_path / "rows.parquet", "-o", tmp_path / "out", *QUICK_OPTIONS)
+    assert_refused(invoke(*job), 3, "are unknown to the model, such as 'never seen'")
+    done = invoke(*job, "--allow-unknown")
     assert done.exit_code == 0, done.stderr
 
 
@@ -140,7 +142,7 @@ def test_an_unknown_value_of_our_own_recommender_is_out_of_vocabulary(
         (["--structured-fraction", "2"], "--structured-fraction"),
         (["--latency-batch-sizes", "1,many"], "--latency-batch-sizes"),
         (["--latency-batch-sizes", "0"], "--latency-batch-sizes"),
-        (["--score", "luck"], "'luck' is not one of 'auto'"),
+        (["--score", "luck"], "'luck' is not one of 'output-error'"),
         (["--learning-rate", "0"], "--learning-rate"),
         (["--pruning-stages", "0"], "--pruning-stages must be 1 or more"),
         (["--prune-rows", "1"], "--prune-rows must lie in (0, 1)"),

@@ -26,11 +26,14 @@ from recprune_export.data import (
     NumberCells,
     Schema,
     SequenceEncoder,
+    SplitSizes,
     Vocabulary,
 )
 from recprune_export.data.schema import ColumnSummary
 from recprune_export.metrics import MetricChange
 from recprune_export.onnx import OPTIMIZATION, Machine, SessionOptions
+from recprune_export.onnx.counts import Counts
+from recprune_export.output_meaning import OutputMeaning
 from recprune_export.program import Input, Output, Signature
 from recprune_export.pruning import FieldPlan, Plan, ProjectionPlan, RowPlan, Transform
 from recprune_export.recommenders import InputSpec
@@ -74,8 +77,8 @@ CELLS = values(IdCells) | st.lists(FINITE, min_size=1).map(lambda edges: NumberC
 PROFILES = instances(FieldProfile, cells=CELLS)
 PLANS = instances(Plan, next_stage=st.none())
 PLAIN = (
-    ArtifactMeasurements, ColumnSummary, FieldPlan, Input, InputSpec, Machine, MetricChange, Output, ProjectionPlan, RowPlan, Schema,
-    Signature, Trial
+    ArtifactMeasurements, ColumnSummary, Counts, FieldPlan, Input, InputSpec, Machine, MetricChange, Output, OutputMeaning,
+    ProjectionPlan, RowPlan, Schema, Signature, SplitSizes, Trial
 )  # fmt: skip
 READ: dict[type[DictMixin], st.SearchStrategy[Any]] = {
     DataProfile: instances(DataProfile, fields=st.lists(PROFILES, max_size=2).map(tuple)),

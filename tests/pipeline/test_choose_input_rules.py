@@ -57,5 +57,5 @@ def test_numbers_of_the_rows_are_far_below_the_limit() -> None:
     price = rng.normal(size=(100, 2)).astype(np.float32)
     price[3, 1] = -2.5e5
     rows = {"ids": rng.integers(0, 9, 100), "price": price, "y": rng.integers(0, 2, 100)}
-    task = make_task(LoadedModel(captured, None, ModelKind.MODULE), rows, "y", FineTuningSettings())
+    task = make_task(LoadedModel(captured, None, ModelKind.MODULE), rows, "y")
     assert with_input_rules(captured, task, "unknown").signature.inputs[1].number_limit == 1e9

@@ -64,7 +64,8 @@ def test_parity_is_that_of_the_file_in_fp32(bundle: Path) -> None:
     parity = read_manifest(bundle).parity
     assert parity["passed"]
     assert parity["tolerances"] == {"absolute": 1e-5, "relative": 1e-5}
-    assert max(output["max_absolute"] for output in parity["outputs"]) < 1e-5
+    # Answers to numbers far out of range are large, so that one float32 step of them is more than 1e-5.
+    assert max(min(output["max_absolute"], output["max_relative"]) for output in parity["outputs"]) < 1e-5
 
 
 def test_golden_outputs_are_those_of_what_is_served(bundle: Path) -> None:
