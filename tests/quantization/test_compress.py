@@ -95,7 +95,8 @@ def test_nothing_allowed_means_nothing_quantized_and_says_so(
         def judged(before: Any, after: Any) -> QualityLoss:
             one, other = before(calibration[0]), after(calibration[0])
             same = all(np.array_equal(one[name], other[name]) for name in one)
-            return replace(judge(before, after), lost=0.0 if same else 0.02)
+            lost = 0.0 if same else 0.02
+            return replace(judge(before, after), lost=lost, interval=(lost, lost))
 
         return quantize(*others, calibration, timed, judged, stopwatch=FAST)
 

@@ -8,8 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from recprune_export.onnx.runtime.session import DEFAULT_OPTIONS, SessionOptions, adapt_request, make_session
-from recprune_export.validation.edge_requests import RequestArrays
+from recprune_export.program.signature import BATCH
+from recprune_export.validation.edge_requests import RequestArrays, count_candidates
 from recprune_export.validation.latency.turns import Backend
 
 if TYPE_CHECKING:
@@ -22,13 +25,22 @@ DENSE_ONNX, PRUNED_ONNX = "dense ONNX", "pruned ONNX"
 
 
 def make_torch_backend(name: str, program: "Program") -> Backend:
-    """Return a backend that runs a program in PyTorch."""
+    """Return a backend that runs a program in PyTorch; inputs that all candidates share are repeated before it is timed."""
     from recprune_export.finetuning.task import run_program
+
+    batched = {i.name for i in program.signature.inputs if i.shape[:1] == (BATCH,)}
+
+    def prepare(request: RequestArrays) -> RequestArrays:
+        rows = count_candidates({name: request[name] for name in batched})
+        return {
+            name: np.repeat(values, rows, axis=0) if name in batched and len(values) == 1 else values
+            for name, values in request.items()
+        }
 
     def run_once(request: RequestArrays) -> object:
         return run_program(program, request)
 
-    return Backend(name, run_once)
+    return Backend(name, run_once, prepare)
 
 
 def make_onnxruntime_backend(
