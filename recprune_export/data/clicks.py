@@ -244,7 +244,7 @@ def _rows(path: Path, frame: "pl.LazyFrame", encoder: Encoder, name: str) -> Row
         raise DataError(
             f"The {name} part of {path} has no rows; give more rows, or a column with train, valid and test by --split."
         )
-    weights = table[WEIGHT_COLUMN].to_numpy() if encoder.schema.weight else None
-    groups = table[GROUP_COLUMN].to_numpy() if has_groups else None
-    labels = {label: table[label].to_numpy() for label in names}
+    weights = table[WEIGHT_COLUMN].to_numpy(writable=True) if encoder.schema.weight else None
+    groups = table[GROUP_COLUMN].to_numpy(writable=True) if has_groups else None
+    labels = {label: table[label].to_numpy(writable=True) for label in names}
     return Rows(encoder.encode(frame), labels, weights=weights, groups=groups)

@@ -100,7 +100,7 @@ def _column(name: str, values: Any) -> np.ndarray:
         values = values.list.to_array(lengths[0])
     if values.dtype.is_decimal() or (values.dtype == pl.Boolean and values.null_count()):
         values = values.cast(pl.Float64)
-    return values.to_numpy()
+    return values.to_numpy(writable=True)  # torch warns of arrays that it could not write to
 
 
 def as_column(name: str, values: Any) -> "np.ndarray | pl.Series":

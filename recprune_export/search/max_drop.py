@@ -64,5 +64,5 @@ def format_trial(trial: Trial, max_drop: float) -> str:
     c = trial.change
     return (
         f"sparsity {trial.sparsity:.3f}, seed {trial.seed}: {c.metric} {c.change:+.4f} [{c.low:+.4f}, {c.high:+.4f}]; "
-        f"that it falls by at most {max_drop:g} {trial.judge(max_drop).words}"
+        f"a loss of at most {max_drop:g} {trial.judge(max_drop).words}"
     )

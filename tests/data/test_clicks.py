@@ -129,3 +129,13 @@ def test_a_text_deep_in_a_column_of_numbers_is_said(tmp_path: Path) -> None:
     path.write_text("\n".join(lines))
     with pytest.raises(DataError, match=r"'age' .* holds 'old' at row 20,000 .*--missing 'old'"):
         load_clicks(path, SCHEMA)
+
+
+def test_arrays_can_be_written_to(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    columns = {"user": [f"u{n % 7}" for n in range(200)], "click": [float(n % 2) for n in range(200)]}
+    pl.DataFrame(columns).write_parquet(path)
+    rows = load_clicks(path, Schema(labels=("click",), categorical=("user",))).train
+    assert all(
+        array.flags.writeable for array in (*rows.inputs.values(), *rows.labels.values())
+    )  # torch warns otherwise

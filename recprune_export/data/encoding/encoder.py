@@ -89,7 +89,7 @@ class Encoder(DictMixin):
             *(self._normalize(name, types).alias(name) for name in schema.numeric),
         )
         table = encoded.collect(engine="streaming")
-        request: Request = {name: table[name].to_numpy() for name in schema.categorical}
+        request: Request = {name: table[name].to_numpy(writable=True) for name in schema.categorical}
         for field in schema.multi_valued:
             request[field.name] = _pad(table[field.name], field.max_length)
         dense = [table.select(schema.numeric).to_numpy()] if schema.numeric else []
