@@ -92,6 +92,8 @@ def _compare_cost(rule: CostRule, new: Sequence[Footprint], base: Sequence[Footp
     elif verdict is Verdict.HOLDS and ratio.high > 1.0 + tolerance:
         reason += f"; growth of up to {format_amount(rule.slack, rule.unit)} is too little to count"
     limit = format_at_most(tolerance)
+    if allowed > tolerance:
+        limit = f"at most {format_amount(rule.slack, rule.unit)} more"
     return Finding(
         rule.gate, verdict, f"{reason}.", base_median, new_median, rule.unit, limit, ratio, allowed,
     )  # fmt: skip
