@@ -44,7 +44,7 @@ def compare_growth(gate: str, unit: str, new: float, base: float, limits: Limits
         return make_skipped_finding(gate, "Turned off.")
     tolerance = limits.limit_for(gate)
     allowed, words = base * (1 + tolerance), format_at_most(tolerance)
-    grew = f"from {format_amount(base, unit)} to {format_amount(new, unit)}"
+    grew = f"{gate} went from {format_amount(base, unit)} to {format_amount(new, unit)}"
     if new > allowed:
         return Finding(
             gate,

@@ -93,7 +93,7 @@ def test_the_report_gives_no_wall_ratio_of_cold_caches_of_a_busy_machine(bundle:
     )
     assert quiet is not None
     assert busy is not None
-    cold = [next(t for t in section.tables if "Cold caches" in t.title) for section in (quiet, busy)]
+    cold = [next(t for t in section.tables if "Cold caches" in t.caption) for section in (quiet, busy)]
     assert ["×" in str(table.rows) for table in cold] == [True, False]
 
 
