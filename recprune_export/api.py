@@ -291,6 +291,7 @@ def _read_task(loaded: LoadedModel, data: Data, labels: tuple[str, ...], setting
             )
         rows = read_arrays(data, program, labels, settings.seed, settings.rows)
         return LabeledRows(rows, make_objective(program, labels, rows.label_values), CLICK_DEFAULTS, evaluation)
+    _check_label_names(loaded.checkpoint.spec.labels, labels)
     if not isinstance(data, Path | str):
         raise UsageError("A checkpoint of `train` encodes raw rows: give the path of a CSV or Parquet file as data.")
     encoded = read_encoded(Path(data), loaded.checkpoint.encoder, settings.rows)
@@ -298,6 +299,15 @@ def _read_task(loaded: LoadedModel, data: Data, labels: tuple[str, ...], setting
     if isinstance(encoded, SequenceData):
         return NextItems(encoded, make_objective(program, labels), RANKING_DEFAULTS, evaluation)
     return LabeledRows(encoded, make_objective(program, labels, encoded.label_values), CLICK_DEFAULTS, evaluation)
+
+
+def _check_label_names(trained: Sequence[str], given: Sequence[str]) -> None:
+    """Raise `UsageError` where other labels are given than those for which a checkpoint was trained."""
+    if given and set(given) != set(trained):
+        raise UsageError(
+            f"--label {', '.join(given)}: this checkpoint of `train` predicts {', '.join(trained) or 'the next item'}, and is "
+            "measured on that; leave --label out, or train again."
+        )
 
 
 def _data_notes(checkpoint: Checkpoint | None, task: Task) -> tuple[str, ...]:

@@ -16,10 +16,11 @@ from pathlib import Path
 from recprune_export.codec import ToDictMixin, json_name
 from recprune_export.environment import count_cores, read_cpu_name
 from recprune_export.errors import RecpruneError, ValidationFailed
+from recprune_export.figures import format_bytes
 
 OK, WARNING, MISSING = "ok", "warning", "missing"
 PACKAGE = "recprune-export"
-GIB = 2**30
+GB = 1e9
 FLAGS = {
     "avx2": "fast float32",
     "avx512f": "faster float32",
@@ -219,15 +220,15 @@ def check_memory() -> CheckResult:
     free = read_free_memory()
     if free is None:
         return CheckResult("memory", WARNING, "unknown", "Make sure that three times the dense model fits.")
-    description = f"{free / GIB:.1f} GiB free"
-    if free < GIB / 2:
+    description = f"{format_bytes(free)} free"
+    if free < GB / 2:
         return CheckResult(
             "memory",
             MISSING,
             description,
-            "PyTorch alone needs half of a GiB: free some, or raise the container's limit.",
+            "PyTorch alone needs half of a GB: free some, or raise the container's limit.",
         )
-    if free < 2 * GIB:
+    if free < 2 * GB:
         return CheckResult(
             "memory", WARNING, description, "Enough for small models: a run needs about three times the dense model."
         )
@@ -260,15 +261,15 @@ def check_disk(check: str, folder: Path) -> CheckResult:
             probe.flush()
     except OSError as error:
         return CheckResult(check, MISSING, f"{existing} cannot be written: {error.strerror}", "Choose another place.")
-    description = f"{free / GIB:.1f} GiB free in {existing}"
-    if free < GIB / 10:
+    description = f"{format_bytes(free)} free in {existing}"
+    if free < GB / 10:
         return CheckResult(
             check,
             MISSING,
             description,
             "A bundle holds the dense and the pruned model, and is written beside the old one.",
         )
-    if free < GIB:
+    if free < GB:
         return CheckResult(check, WARNING, description, "Enough for small models only.")
     return CheckResult(check, OK, description)
 

@@ -270,6 +270,10 @@ class SearchSettings:
             raise UsageError("--target-batch-sizes states where --target-speedup is reached: give that as well.")
         if self.undecided not in (None, "pass", "fail"):
             raise UsageError(f"--undecided must be pass or fail, got '{self.undecided}'.")
+        if self.undecided is not None and self.max_drop is None:
+            raise UsageError(
+                "--undecided states how --max-drop counts trials that the rows leave open: give that as well."
+            )
 
 
 @dataclass(frozen=True, init=False)

@@ -212,3 +212,10 @@ def test_verify_says_what_is_wrong(bundle: Path, tmp_path: Path) -> None:
     assert invoke("verify", bundle).exit_code == 0
     assert json.loads(invoke("verify", bundle, "--json").stdout)["rows"] == 16
     assert_refused(invoke("verify", tmp_path), 3, "manifest.json")
+
+
+def test_a_label_that_a_checkpoint_does_not_predict_is_refused(
+    checkpoint: Path, clicks_file: Path, tmp_path: Path
+) -> None:
+    done = invoke(checkpoint, "--data", clicks_file, "--label", "klicked", "-o", tmp_path / "out")
+    assert_refused(done, 2, "klicked")

@@ -58,3 +58,8 @@ def test_weights_and_missing_labels_belong_to_rows_with_labels() -> None:
     LabelSettings().refuse_for_histories()
     with pytest.raises(UsageError, match="--missing-label belongs to rows with labels"):
         LabelSettings(missing_label="-1").refuse_for_histories()
+
+
+def test_how_open_trials_count_needs_a_search() -> None:
+    with pytest.raises(UsageError, match="--max-drop"):
+        Settings(undecided="pass")

@@ -45,14 +45,14 @@ def print_result(result: "CompressionResult", *, as_json: bool) -> None:
         _print_rows(console, result.rows)
     print_latency(console, result.latency)
     console.print(footprint_table(result.footprints))
-    console.print(_make_floor_table(result.manifest.cost["models"]))
+    console.print(_make_floor_table(result.manifest.cost["models"], result.latency.clock))
     console.print(rewrite_table(result.manifest.rewrites))
     if result.manifest.quantisation:
         print_quantization(console, result.manifest.quantisation)
     for output in result.parity.outputs:
         console.print(
-            f"Parity of '{output.name}' over {result.parity.rows} rows: largest error {output.max_absolute:.1e}, "
-            f"relative {output.max_relative:.1e}",
+            f"Parity of '{output.name}' over {result.parity.rows} rows: off by at most {output.max_relative:.1e} of the size of "
+            f"the answers, and by {output.max_absolute:.1e} for {output.worst}",
             highlight=False,
         )
     stage: Mapping[str, Any] | None = result.manifest.plan
@@ -124,10 +124,11 @@ def _print_rows(console: "Console", report: "SharedRowReport") -> None:
     )
 
 
-def _make_floor_table(models: Mapping[str, Any]) -> "Table":
+def _make_floor_table(models: Mapping[str, Any], clock: str) -> "Table":
     batches = list(next(iter(models.values())))
+    measured = "the mean over sessions of the median" + ("" if clock == "wall" else " CPU time")
     table = make_table(
-        "Floor of this machine in ms, and the median as a multiple of it", "", *(f"batch {b}" for b in batches)
+        f"Floor of this machine in ms, and {measured} as a multiple of it", "", *(f"batch {b}" for b in batches)
     )
     for name, costs in models.items():
         table.add_row(f"{name} ONNX", *(_format_floor(costs[batch]) for batch in batches))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recprune_export.evidence import Estimate, Verdict, judge_at_most
-from recprune_export.gate.findings import Finding, make_skipped_finding
+from recprune_export.gate.findings import Finding, format_at_most, make_skipped_finding
 from recprune_export.gate.gate_constants import (
     CONFIDENCE,
     FOOTPRINT_PROCESSES,
@@ -91,7 +91,9 @@ def _compare_cost(rule: CostRule, new: Sequence[Footprint], base: Sequence[Footp
         )
     elif verdict is Verdict.HOLDS and ratio.high > 1.0 + tolerance:
         reason += f"; growth of up to {format_amount(rule.slack, rule.unit)} is too little to count"
-    limit = f"at most {100 * tolerance:g} % or {format_amount(rule.slack, rule.unit)} more"
+    limit = format_at_most(tolerance)
+    if allowed > tolerance:
+        limit = f"at most {format_amount(rule.slack, rule.unit)} more"
     return Finding(
         rule.gate, verdict, f"{reason}.", base_median, new_median, rule.unit, limit, ratio, allowed,
     )  # fmt: skip

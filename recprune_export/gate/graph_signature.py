@@ -73,11 +73,20 @@ def _find_tables(
 ) -> Iterator[tuple[int, int]]:
     """Yield the rows of each table in which a value is looked up, and the largest offset added before."""
     offsets = {name: 0}
+    places: dict[
+        str, tuple[int, int]
+    ] = {}  # by value: the position of the input among those that a Concat joined, and their number
     where_conditions = {node.input[0] for node in graph.node if node.op_type == "Where" and node.input[2] in constants}
     for node in graph.node:  # in execution order
         before = [offsets[i] for i in node.input if i in offsets]
         if not before:
             continue
+        joined = node.op_type == "Concat"
+        if joined and name in node.input:
+            places[node.output[0]] = (list(node.input).index(name), len(node.input))
+        place = next((places[i] for i in node.input if i in places), None)
+        if place is not None:
+            places |= dict.fromkeys(node.output, place)
         if node.op_type in ("Gather", "GatherND") and node.input[1] in offsets and node.input[0] in constants:
             if not any(attribute.i for attribute in node.attribute if attribute.name == "axis"):
                 yield constants[node.input[0]].dims[0], offsets[node.input[1]]
@@ -86,16 +95,21 @@ def _find_tables(
         elif node.op_type == "Less" and node.output[0] in where_conditions and node.input[1] in constants:
             rows = numpy_helper.to_array(constants[node.input[1]])
             if rows.dtype.kind in "iu" and rows.min(initial=1) > 0:  # otherwise it compares numbers, or detects padding
-                yield int(rows.min()), max(before)
+                yield int(_select(rows, place).min()), max(before)
         elif node.op_type == "Where" and offsets.keys() & set(node.input[1:]):
             offsets[node.output[0]] = max(before)
-        elif node.op_type in _MOVES and node.input[0] in offsets | dict.fromkeys(constants, 0):
+        elif node.op_type in _MOVES and (joined or node.input[0] in offsets | dict.fromkeys(constants, 0)):
             offsets.update(dict.fromkeys(node.output, max(before)))
         elif node.op_type == "Add":
             constant_addends = [constants[i] for i in node.input if i in constants]
             if constant_addends:
-                offset = int(numpy_helper.to_array(constant_addends[0]).max())
+                offset = int(_select(numpy_helper.to_array(constant_addends[0]), place).max())
                 offsets[node.output[0]] = max(before) + max(0, offset)
+
+
+def _select(numbers: np.ndarray, place: tuple[int, int] | None) -> np.ndarray:
+    """Return the number of one input among those joined, where there is one for each of them; else all."""
+    return numbers.reshape(-1)[place[0], None] if place is not None and numbers.size == place[1] else numbers
 
 
 def _axes(value: onnx.ValueInfoProto) -> list[Axis]:

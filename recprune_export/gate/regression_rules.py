@@ -49,7 +49,7 @@ def compare_growth(gate: str, unit: str, new: float, base: float, limits: Limits
         return Finding(
             gate,
             Verdict.FAILS,
-            f"{grew}, allowed are {format_amount(allowed, unit)}.",
+            f"{grew}, allowed are {format_amount(allowed if unit else int(allowed), unit)}.",
             base,
             new,
             unit,

@@ -69,7 +69,8 @@ def paired_change(
     over rows (the infinitesimal jackknife: Efron 1982, "The Jackknife, the Bootstrap and Other Resampling Plans", chapter
     6; for the AUC, DeLong's interval). The difficulty of the rows cancels. Quantiles are those of Student's t, and near a
     metric of 1 the interval of the logarithm of the distance from 1 counts as well (docs/decisions/paired-intervals.md).
-    Models with the same answers have an interval of 0.
+    Models with the same answers have an interval of 0; where answers differ and no pair of rows changed its order, a metric
+    of the order still has the interval of a few pairs.
     """
     first, second = (_measure(deciding, observations) for observations in (before, after))
     low, high = (0.0, 0.0) if _same_answers(deciding, before, after) else _interval(deciding, first, second)
@@ -143,6 +144,7 @@ def _interval(deciding: DecidingMetric, first: _Measurement, second: _Measuremen
     smallest = 0.5 / (units * first.rows)
     left = (max(1.0 - m.value, smallest) for m in (first, second))
     below_before, below_after = left
+    half = max(half, min(_half_width_of_pairs(first, by_group=metric.by_group), 1.0))
     logs = first.influence / below_before - second.influence / below_after
     log_half = _half_width(logs, units, skewed=True)
     log_ratio, change = log(below_after / below_before), below_before - below_after
@@ -165,6 +167,16 @@ def _half_width(influence: np.ndarray, units: int, *, skewed: bool = False) -> f
     quantile = t_quantile(LEVEL, max(freedom, 1.0))
     skewness = quantile**2 * sqrt(fourth / variance) / 6.0 if skewed else 0.0
     return skewness + quantile * sqrt(variance * units / (units - 1))
+
+
+def _half_width_of_pairs(measured: _Measurement, *, by_group: bool) -> float:
+    """Return half the width where no pair of a positive and a negative row changed its order: 3.84 pairs, as for steps.
+
+    That the order of a few rows stayed does not show that it would stay everywhere. Groups count with their average size.
+    """
+    units, rows = measured.units, measured.rows
+    pair = 4.0 * units / rows**2 if by_group else 1.0 / (units * max(rows - units, 1))
+    return t_quantile(LEVEL, units - 1) ** 2 * pair
 
 
 def _half_width_of_steps(influence: np.ndarray, units: int, row_share: float) -> float:

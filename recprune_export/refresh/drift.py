@@ -16,11 +16,11 @@ def judge_drift(profile: DataProfile | None, columns: Sequence[FieldValues]) -> 
     if profile is None:
         text = "The bundle has no profile of its data: it was made without --data, or before there were any; compress again."
         return DriftFinding(MEASURE, Verdict.SKIPPED, text), ()
-    drifts = tuple(sorted(profile.drifts(columns), key=lambda d: -d.psi))
+    drifts = tuple(sorted(profile.drifts(columns), key=lambda d: (d.estimate.estimate, d.estimate.high), reverse=True))
     verdict = combine_verdicts(drift.verdict for drift in drifts)
     subjects = [drift for drift in drifts if drift.verdict is verdict]
     if verdict is Verdict.HOLDS:
-        most = f"; the most is {_format_index(drifts[0])}, '{drifts[0].name}'" if drifts else ""
+        most = f"; the most is {drifts[0].format_index()}, '{drifts[0].name}'" if drifts else ""
         text = f"No field has a population stability index above {MAJOR:g}{most}."
     elif verdict is Verdict.FAILS:
         text = f"The population stability index is above {MAJOR:g}, a major shift, of {_list_fields(subjects)}."
@@ -34,9 +34,4 @@ def judge_drift(profile: DataProfile | None, columns: Sequence[FieldValues]) -> 
 
 def _list_fields(drifts: Sequence[Drift]) -> str:
     more = f" and {len(drifts) - NAMED} more" if len(drifts) > NAMED else ""
-    return ", ".join(f"'{drift.name}' ({_format_index(drift)})" for drift in drifts[:NAMED]) + more
-
-
-def _format_index(drift: Drift) -> str:
-    index = drift.estimate
-    return f"{index.estimate:.3f} [{index.low:.3f}, {index.high:.3f}]"
+    return ", ".join(f"'{drift.name}' ({drift.format_index()})" for drift in drifts[:NAMED]) + more

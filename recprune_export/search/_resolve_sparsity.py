@@ -76,8 +76,8 @@ def _search_drop(
     if not result.confirmed:
         _raise_not_within_drop(result, max_drop, undecided)
     changes = ", ".join(f"{t.change.change:+.4f} [{t.change.low:+.4f}, {t.change.high:+.4f}]" for t in result.confirmed)
-    metric = result.confirmed[0].change.metric
-    claim = f"the {metric} of the validation rows falls by at most {max_drop:g}"
+    metric, rows = result.confirmed[0].change.metric, result.confirmed[0].change.rows
+    claim = f"the {metric} of the {rows:,} validation rows falls by at most {max_drop:g}"
     if result.verdict is Verdict.UNDECIDED:
         claim = f"it cannot be ruled out that {claim}"
     return ResolvedSparsity(

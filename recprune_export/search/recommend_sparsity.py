@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from recprune_export.evidence import Verdict
+from recprune_export.row_resolution import format_resolution
 from recprune_export.search.trials import Trial
 
 
@@ -32,5 +33,8 @@ def recommend_sparsity(trials: Sequence[Trial], knee: int | None, max_drop: floa
     ):
         positions = [position for position, other in enumerate(verdicts) if other is verdict]
         if positions:
+            change = trials[positions[-1]].change
+            if verdict is Verdict.UNDECIDED:
+                reason += f": {format_resolution(change.rows, change.loss.resolution)}"
             return Recommendation(trials[positions[-1]].sparsity, reason)
     return Recommendation(None, f"none: at every sparsity the {metric} falls by more than {max_drop:g}")

@@ -15,6 +15,7 @@ from recprune_export.cli.headline import print_headline
 from recprune_export.evidence import Estimate
 from recprune_export.figures import format_bytes, format_ratio, format_share
 from recprune_export.onnx import count, reduction
+from recprune_export.report.sections.latency import latency_section
 from recprune_export.validation import find_speedup
 from tests.bundle.samples import manifest
 
@@ -82,6 +83,18 @@ def test_every_ratio_of_the_manifest_has_an_interval(bundle: Path) -> None:
     assert all(ratio["low"] <= ratio["estimate"] <= ratio["high"] for ratio in ratios)
     costs = [cost for by_batch in models.values() for cost in by_batch.values()]
     assert all(cost["interval"][0] <= cost["multiple"] <= cost["interval"][1] for cost in costs)
+
+
+def test_the_report_gives_no_wall_ratio_of_cold_caches_of_a_busy_machine(bundle: Path) -> None:
+    manifest = read_manifest(bundle)
+    quiet, busy = (
+        latency_section(manifest.model_copy(update={"latency": {**manifest.latency, "clock": clock}}))
+        for clock in ("wall", "cpu")
+    )
+    assert quiet is not None
+    assert busy is not None
+    cold = [next(t for t in section.tables if "Cold caches" in t.caption) for section in (quiet, busy)]
+    assert ["×" in str(table.rows) for table in cold] == [True, False]
 
 
 def test_a_larger_file_is_called_larger() -> None:

@@ -58,6 +58,7 @@ def test_small_differences_of_small_models_are_no_regression() -> None:
     runs = {"NEW": (Footprint(6, 1, 0, 3e6),) * 8, "BASE": (Footprint(3, 1, 0, 1e6),) * 8}
     findings = compare_costs(FootprintReport(runs, 1), "NEW", "BASE", LIMITS)
     assert {f.verdict for f in findings} == {Verdict.HOLDS}
+    assert [f.limit for f in findings] == ["at most 5.000 ms more", "at most 4.19 MB more"]
     assert all("too little to count" in f.reason for f in findings)
 
 

@@ -92,6 +92,35 @@ def test_ids_come_from_the_tables_and_are_valid(
         run(session, request)
 
 
+def test_each_field_of_a_fused_table_has_its_range(tmp_path: Path) -> None:
+    """`a` has rows 0 to 3 of the table, `b` rows 4 to 9; both are looked up at once."""
+    constants = {
+        "table": np.ones((10, 2), np.float32),
+        "by_field": np.array([2, -1]),
+        "rows": np.array([[4], [6]]),
+        "offsets": np.array([[0], [4]]),
+        "lowest": np.array(0),
+    }
+    nodes = [
+        node("Concat", "a b", "joined", axis=0),
+        node("Reshape", "joined by_field", "fields"),
+        node("Clip", "fields lowest", "raised"),
+        node("Less", "raised rows", "fits"),
+        node("Where", "fits raised lowest", "valid"),
+        node("Add", "valid offsets", "moved"),
+        node("Gather", "table moved", "y"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(name, TensorProto.INT64, ["n"]) for name in "ab"],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "m.onnx")
+    assert [value.ids for value in read_signature(tmp_path / "m.onnx").inputs] == [((0, 3),), ((0, 5),)]
+
+
 def test_names_dtypes_and_shapes_are_those_of_the_file(tmp_path: Path) -> None:
     signature = read_signature(plain(tmp_path / "model.onnx", Shape(rows=30)))
     assert signature.inputs == (

@@ -71,6 +71,18 @@ def test_the_interval_is_that_of_a_bootstrap_of_many_rows(name: str) -> None:
     assert (result.high - result.low) / 2 == pytest.approx(1.96 * np.std(draws), rel=0.2)
 
 
+@pytest.mark.parametrize("name", ["auc", "pr-auc", "gauc"])
+@pytest.mark.parametrize(("rows", "verdict"), [(6, Verdict.UNDECIDED), (60, Verdict.UNDECIDED), (4000, Verdict.HOLDS)])
+def test_that_few_rows_stay_in_order_is_no_evidence(name: str, rows: int, verdict: Verdict) -> None:
+    labels, groups = np.arange(rows) % 2, np.arange(rows) // 2 % max(rows // 20, 1)
+    scores = np.random.default_rng(0).permutation(rows) / (2.0 * rows)
+    before, after = (observe(s, labels.astype(np.float32), groups=groups) for s in (scores, scores + 1e-3 * scores**2))
+    result = change(name, before, after)
+    assert result.change == pytest.approx(0.0, abs=1e-12)
+    assert result.low < 0.0 < result.high
+    assert judge_at_most(result.loss, 0.001) is verdict
+
+
 def test_rows_are_paired() -> None:
     """Two models that err alike are told apart far better than by the spread of one of them."""
     result = change("auc", model(1.0), model(1.02))

@@ -169,7 +169,8 @@ def test_what_does_not_hold_is_compressed_again_and_then_holds(bundle: Path, per
     assert "Pruned equals masked" in done.stdout
     verify(tmp_path / "new")
     then, now = read_manifest(bundle).settings, read_manifest(tmp_path / "new").settings
-    assert Settings.from_dict(now) == Settings.from_dict(then) == QUICK
+    # The metrics that were chosen by the kind of label stand in the manifest by their names.
+    assert Settings.from_dict(now) == Settings.from_dict(then) == QUICK.with_options(metrics=("auc", "logloss"))
     assert now["data"] == permuted.name
     assert now["model_file"] == then["model_file"]
     assert make_drift_report(tmp_path / "new", permuted).holds
@@ -285,7 +286,7 @@ def test_a_sequence_model(sequences_file: Path, tmp_path: Path) -> None:
     compress(tmp_path / "model.pt", target=tmp_path / "next", data=sequences_file, settings=QUICK)
     found = make_drift_report(tmp_path / "next", sequences_file)
     assert found.quality.change.metric == "ndcg@10"
-    assert verdicts(found) == dict.fromkeys(MEASURES, True)
+    assert False not in verdicts(found).values()  # the loss of so few users' rankings cannot be told
     log = pl.read_csv(sequences_file)
     items = log["item"].unique().sort()
     other = items.sample(fraction=1.0, shuffle=True, seed=1)

@@ -31,6 +31,8 @@ def test_the_largest_sparsity_that_the_rows_support(
 ) -> None:
     recommendation = recommend_sparsity(make_trials(changes, half), None, max_drop=0.002)
     assert recommendation.sparsity == recommended
+    if half == 0.01 and recommended is not None:
+        assert recommendation.reason.endswith("these 1,000 rows resolve +-0.01")
     assert ("cannot tell" in recommendation.reason) == (half == 0.01 and recommended is not None)
 
 

@@ -168,15 +168,14 @@ def _make_drift_table(drifts: Sequence["Drift"]) -> "Table":
 
     table = make_table(
         f"Drift: population stability index (below {NOTICEABLE:g} none, from {MAJOR:g} on major)",
-        "field", "index", "95 % interval without chance", "unknown or mean, then", "now",
+        "field", "index beyond chance [95 %]", "unknown or mean, then", "now",
     )  # fmt: skip
     for drift in drifts[:_PRINTED_DRIFTS]:
         form = ".1%" if drift.kind == "ids" else ".3g"
         cells = (format_figure(value, form) for value in (drift.before, drift.now))
-        interval = f"[{drift.estimate.low:.3f}, {drift.estimate.high:.3f}]"
-        table.add_row(drift.name, f"{drift.psi:.3f}", interval, *cells, style=VERDICT_STYLES.get(drift.verdict))
+        table.add_row(drift.name, drift.format_index(), *cells, style=VERDICT_STYLES.get(drift.verdict))
     if len(drifts) > _PRINTED_DRIFTS:
-        table.add_row(f"{len(drifts) - _PRINTED_DRIFTS} more, with less", "", "", "", "")
+        table.add_row(f"{len(drifts) - _PRINTED_DRIFTS} more, with less", "", "", "")
     return table
 
 

@@ -14,6 +14,7 @@ from recprune_export.cli.options import FILE, job_options, loading_options, read
 from recprune_export.cli.parse_values import model_source, parse_fractions
 from recprune_export.cli.reproduce_command import reproduce_command
 from recprune_export.cli.tables import make_console, make_table, print_json, prints_after_work, quote_for_shell
+from recprune_export.figures import format_bytes, format_ratio
 
 if TYPE_CHECKING:
     from recprune_export.search._sweep import Sweep
@@ -77,7 +78,8 @@ def print_trial(trial: "Trial") -> None:
     assert trial.artifact is not None
     c, speed = trial.change, trial.artifact.overall
     print_status(
-        f"sparsity {trial.sparsity:g}: {c.metric} {c.change:+.4f} [{c.low:+.4f}, {c.high:+.4f}], {speed.estimate:.2f}× as fast"
+        f"sparsity {trial.sparsity:g}: {c.metric} {c.change:+.4f} [{c.low:+.4f}, {c.high:+.4f}], "
+        f"{format_ratio(speed)} as fast"
     )
 
 
@@ -90,17 +92,23 @@ def print_sweep(search: "Sweep", folder: Path, arguments: Sequence[str], *, as_j
     first = search.trials[0]
     assert first.artifact is not None
     batches = [f"batch {batch}" for batch in first.artifact.speedup]
-    title = f"Dense {first.change.metric} on validation rows {first.change.before:.4f}; times as fast as dense in ONNX Runtime"
-    table = make_table(title, "sparsity", f"{first.change.metric} [95 %]", "parameters", "MB", *batches, "")
+    title = (
+        f"Change from the dense {first.change.metric} of {first.change.before:.4f} on {first.change.rows:,} validation rows; times as "
+        "fast as dense in ONNX Runtime"
+    )
+    table = make_table(
+        title, "sparsity", f"{first.change.metric} [95 %]", "parameters", "not zero", "file", *batches, ""
+    )
     for number, trial in enumerate(search.trials):
         c, artifact = trial.change, trial.artifact
         assert artifact is not None
         table.add_row(
             f"{trial.sparsity:g}",
             f"{c.change:+.4f} [{c.low:+.4f}, {c.high:+.4f}]",
+            f"{artifact.parameters:,}",
             f"{artifact.nonzero:,}",
-            f"{artifact.bytes / 1e6:.2f}",
-            *(f"{speed.estimate:.2f}×" for speed in artifact.speedup.values()),
+            format_bytes(artifact.bytes),
+            *(format_ratio(speed) for speed in artifact.speedup.values()),
             "knee" if number == search.knee else "",
         )
     console.print(table)

@@ -181,6 +181,11 @@ class Drift(ToDictMixin):
         """Whether the shift is major beyond doubt."""
         return self.verdict is Verdict.FAILS
 
+    def format_index(self) -> str:
+        """Format the index beyond chance with its interval."""
+        index = self.estimate
+        return f"{index.estimate:.3f} [{index.low:.3f}, {index.high:.3f}]"
+
 
 @dataclass(frozen=True)
 class DataProfile(DictMixin):

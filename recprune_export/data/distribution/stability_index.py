@@ -1,6 +1,7 @@
 """The population stability index, a distance of two distributions over the same cells."""
 
 from collections.abc import Callable
+from functools import partial
 from math import sqrt
 from statistics import NormalDist
 
@@ -48,8 +49,10 @@ def psi_interval(expected: np.ndarray, actual: np.ndarray) -> Estimate:
 
     The index of two samples is about (1/n + 1/m) times a noncentral χ², whose noncentrality is the index of the distributions
     divided by the same factor. The interval holds each index under which that of the samples is within its own 95 %; the half
-    counts that `psi` adds make the index smaller, so the upper end is raised by as much. With fewer than five rows a cell the
-    upper end is still too low in up to 6 % of cases, instead of 2.5 %.
+    counts that `psi` adds make the index smaller, so the upper end is raised by as much. Samples that differ less than chance
+    lets them have the upper end of those that differ as much as chance does (a power-constrained limit: Cowan et al. 2011),
+    because an upper end of 0 would claim certainty. With fewer than five rows a cell the upper end is still too low in up to
+    6 % of cases, instead of 2.5 %.
     """
     n, m = float(expected.sum()), float(actual.sum())
     degrees = int(((expected + actual) > 0).sum()) - 1
@@ -58,8 +61,8 @@ def psi_interval(expected: np.ndarray, actual: np.ndarray) -> Estimate:
     factor = 1.0 / n + 1.0 / m
     statistic = psi(expected, actual) / factor
     low, high = (
-        _solve_decreasing(lambda center: _noncentral_chi_square(statistic, degrees, center), tail, statistic)
-        for tail in (0.975, 0.025)
+        _solve_decreasing(partial(_noncentral_chi_square, value, degrees), tail, value)
+        for value, tail in ((statistic, 0.975), (max(statistic, float(degrees)), 0.025))
     )
     added = min(0.5 * (degrees + 1) * factor, 0.5)  # the share of half counts among all
     return Estimate(factor * min(max(statistic - degrees, low), high), factor * low, factor * high / (1.0 - added) ** 2)

@@ -38,11 +38,23 @@ def format_amount(value: float | None, unit: str) -> str:
 def format_change(finding: Finding) -> str:
     """Format the change from BASE to NEW, with its interval if there is one."""
     if finding.ratio is not None:
-        low, middle, high = (100 * (r - 1) for r in (finding.ratio.low, finding.ratio.estimate, finding.ratio.high))
-        return f"{middle:+.1f} % [{low:+.1f}, {high:+.1f}]"
+        low, middle, high = (
+            _format_signed(100 * (r - 1), 1) for r in (finding.ratio.low, finding.ratio.estimate, finding.ratio.high)
+        )
+        return f"{middle} % [{low}, {high}]"
     if finding.change is not None:
         change = finding.change
-        return f"{change.estimate:+.5f} [{change.low:+.5f}, {change.high:+.5f}]"
+        estimate, low, high = (_format_signed(value, 5) for value in (change.estimate, change.low, change.high))
+        return f"{estimate} [{low}, {high}]"
     if finding.base is None or finding.new is None:
         return ""
     return f"{100 * (finding.new / finding.base - 1):+.1f} %" if finding.base else f"{finding.new - finding.base:+g}"
+
+
+def _format_signed(value: float, digits: int) -> str:
+    """Format a change with its sign; what is rounded to zero is not negative.
+
+    >>> _format_signed(-1e-9, 5), _format_signed(-0.25, 1), _format_signed(3.0, 1)
+    ('+0.00000', '-0.2', '+3.0')
+    """
+    return f"{round(value, digits) + 0.0:+.{digits}f}"

@@ -34,7 +34,7 @@ def latency_section(manifest: Manifest) -> Section | None:
     if latency.get("cpu_milliseconds"):
         tables.append(_cpu_times(latency))
     if latency.get("cold"):
-        tables.append(_cold(latency["cold"]))
+        tables.append(_cold(latency["cold"], latency.get("clock", WALL)))
     if latency.get("footprint"):
         tables.append(_footprints(latency["footprint"]))
     threads = latency.get("threads")
@@ -120,12 +120,14 @@ def _cpu_times(latency: Mapping[str, Any]) -> PageTable:
     return PageTable("CPU time of a call in ms, the first quartile", headings, (*_by_backend(times), preemptions))
 
 
-def _cold(cold: Mapping[str, Any]) -> PageTable:
-    """Return the times and ratios after other memory was read."""
+def _cold(cold: Mapping[str, Any], clock: str) -> PageTable:
+    """Return the times after other memory was read, and their ratios where the machine was quiet."""
     headings = ("", *(f"batch {batch}" for batch in cold["milliseconds"]))
     rows = _by_backend(cold["milliseconds"])
-    title = f"Cold caches: ms after {format_bytes(cold['bytes'])} of other memory were read, medians; ratios with 95 % intervals"
-    return PageTable(title, headings, (*rows, *_ratios(cold["ratios"], WALL).rows))
+    title = f"Cold caches: ms after {format_bytes(cold['bytes'])} of other memory were read, medians"
+    if clock != WALL:
+        return PageTable(f"{title}; the machine was busy, so that they support no ratio", headings, rows)
+    return PageTable(f"{title}; ratios with 95 % intervals", headings, (*rows, *_ratios(cold["ratios"], WALL).rows))
 
 
 def _by_backend(times: Mapping[str, Mapping[str, float]]) -> tuple[tuple[str, ...], ...]:

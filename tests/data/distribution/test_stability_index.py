@@ -67,6 +67,13 @@ def test_verdicts_at_the_limit_err_at_most_in_the_stated_share(rows: int) -> Non
     assert verdicts.count(Verdict.FAILS) / trials <= 0.025 + noise
 
 
+@pytest.mark.parametrize("cells", [3, 10, 30])
+def test_few_rows_that_agree_better_than_chance_show_nothing(cells: int) -> None:
+    index = psi_interval(np.full(cells, 100), np.full(cells, 2))
+    assert index.low == 0.0
+    assert judge_at_most(index, MAJOR) is Verdict.UNDECIDED
+
+
 def test_without_a_shift_many_rows_hold_and_few_may_not_tell() -> None:
     counts = np.full(20, 100)
     many = psi_interval(counts, counts + 1)
