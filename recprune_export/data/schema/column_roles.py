@@ -160,6 +160,20 @@ def describe_ids(column: ColumnData) -> str:
     return ""
 
 
+def describe_numbers_in_text(column: ColumnData) -> str:
+    """Return how a column of texts that are mostly numbers is read as numbers; "" for other columns."""
+    texts = column.texts
+    if texts is None or str(column.dtype) != "String" or not texts.numbers or texts.others > texts.numbers:
+        return ""
+    if not texts.others:
+        return f" as ids, --numeric {column.name} as numbers"
+    at = "" if texts.other_row is None else f", the first in row {texts.other_row:,}"
+    return (
+        f" as ids. It holds numbers in {texts.numbers:,} rows and other texts, such as '{texts.other}', in {texts.others:,}{at}: "
+        f"--numeric {column.name} --missing '{texts.other}' reads numbers"
+    )
+
+
 def describe_list_ids(column: ColumnData) -> str:
     """Return a note where the ids of a multi-valued field are numbers with a fraction part; "" where they are not."""
     if not column.is_list or not (_inner(column.dtype).is_float() or _inner(column.dtype).is_decimal()):
