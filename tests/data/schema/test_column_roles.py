@@ -51,6 +51,8 @@ COLUMNS: dict[str, pl.Series] = {
     "dates of another form": pl.Series([f"{n + 1}/5/2024" for n in INTEGERS]),
     "clock": pl.Series([f"{n % 24}:30" for n in INTEGERS]),
     "whole decimal": pl.Series([Decimal(n) for n in INTEGERS], dtype=pl.Decimal(38, 0)),
+    "percent": pl.Series([f"{n}%" for n in INTEGERS]),
+    "money": pl.Series([f"$ {n}.50" for n in INTEGERS]),
     "binary": pl.Series([b"x"] * COUNT),
     "struct": pl.Series([{"a": n} for n in INTEGERS]),
     "nested list": pl.Series([[[n]] for n in INTEGERS]),
@@ -75,6 +77,8 @@ WORTH_A_NOTE = {
     "whole float",
     "text of fractions",
     "numbers and words",
+    "percent",
+    "money",
     "vector",
     "array",
 }
