@@ -102,11 +102,3 @@ def test_a_weight_that_the_data_lack_is_named(tmp_path: Path) -> None:
         load_arrays(write(tmp_path, "memory"), SPECS, ("click",), 0, RowSettings(LabelSettings(weight="shares")))
     with pytest.raises(DataError, match="no column 'shares'"):
         infer_schema(write(tmp_path, "csv"), SchemaOverrides(labels=("click",), weight="shares"))
-
-
-def test_labels_may_be_shared_with_tensors(tmp_path: Path) -> None:
-    path = tmp_path / "rows.csv"
-    sides = ["train"] * 80 + ["valid"] * 10 + ["test"] * 10
-    pl.DataFrame({"shop": ["a", "b"] * 50, "click": [n // 2 % 2 for n in range(100)], "split": sides}).write_csv(path)
-    rows = load_clicks(path, infer_schema(path, SchemaOverrides(labels=("click",))).schema)
-    assert all(part.labels["click"].flags.writeable for part in (rows.train, rows.valid, rows.test))
