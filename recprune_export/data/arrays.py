@@ -11,7 +11,7 @@ from recprune_export.column_names import check_columns_exist, describe_missing_c
 from recprune_export.data.group_codes import encode_groups, require_group_column
 from recprune_export.data.labels import LabelKind, LabelValues
 from recprune_export.data.named_columns import Columns, NamedColumns, as_column, open_columns, stack_columns
-from recprune_export.data.read_labels import check_any_label, check_training_rows, read_labels
+from recprune_export.data.read_labels import check_any_label, check_training_rows, describe_constant_labels, read_labels
 from recprune_export.data.rows import Rows
 from recprune_export.data.schema.schema import Split
 from recprune_export.data.splits.row_split import (
@@ -132,7 +132,7 @@ def load_arrays(
         has_split_column=rule.source is not None,
         label_values=read.values,
         split_description=row_split.description,
-        notes=(*split_notes, *read.notes),
+        notes=(*split_notes, *read.notes, *describe_constant_labels(splits[0])),
     )
 
 
@@ -229,7 +229,10 @@ def check_input_array(path: str, spec: ArraySpec, values: np.ndarray, first_row:
         if values.dtype.kind == "f" and np.isfinite(values).all() and (values == np.floor(values)).all():
             values = values.astype(np.int64)  # whole numbers that a file writes as 12.0
     if not np.can_cast(values.dtype, dtype, "same_kind"):
-        raise DataError(f"'{spec.name}' in {path} holds {_describe_dtype(values)}; the model takes {spec.dtype}.")
+        remedy = _suggest_ids(spec) if values.dtype.kind in "OUST" else ""
+        raise DataError(
+            f"'{spec.name}' in {path} holds {_describe_dtype(values)}; the model takes {spec.dtype}{remedy}."
+        )
     _check_ids(path, spec, values, first_row or 0)
     return np.ascontiguousarray(values, dtype=dtype)
 
@@ -273,11 +276,13 @@ def _check_ids(path: str, spec: ArraySpec, values: np.ndarray, first_row: int) -
         outside = ~((ids >= pair[0]) & (ids <= pair[1]))  # so is NaN
         if outside.any():
             where = f"'{spec.name}'" + ("" if len(spec.ids) == 1 else f", column {column},")
-            row = first_row + int(np.argwhere(outside)[0][0])
+            rows = np.flatnonzero(outside.reshape(len(values), -1).any(axis=1))
             first = ids[outside].flat[0]
             kind = "NaN" if np.isnan(first) else f"the id {first:g}"
+            more = f" (the first of {len(rows):,} such rows)" if len(rows) > 1 else ""
             raise DataError(
-                f"{where} in {path} holds {kind} at row {row}, but the table has ids {pair[0]} to {pair[1]}."
+                f"{where} in {path} holds {kind} at row {first_row + int(rows[0])}{more}, but the table has ids {pair[0]} to {pair[1]}: "
+                "give the id that stands for an unknown value there, or leave those rows out."
             )
 
 
@@ -290,6 +295,13 @@ def _check_no_missing(path: str, name: str, values: np.ndarray, first_row: int |
         return
     rows = count_rows(missing) if first_row is None else f"row {first_row + int(np.argmax(missing)):,}"
     raise DataError(f"{name} in {path} is missing in {rows}: fill them, or leave those rows out.")
+
+
+def _suggest_ids(spec: ArraySpec) -> str:
+    pair = next((pair for pair in spec.ids if pair is not None), None)
+    if pair is None:
+        return ": write numbers"
+    return f": write ids from {pair[0]} to {pair[1]}, as the model was trained with them"
 
 
 def _describe_dtype(values: np.ndarray) -> str:

@@ -12,7 +12,13 @@ from recprune_export.data.encoding.numeric_columns import as_number, can_be_numb
 from recprune_export.data.encoding.unknown_values import count_unknown_if_many, judge_unknown
 from recprune_export.data.group_codes import encode_groups, require_group_column
 from recprune_export.data.labels import LabelKind, LabelValues
-from recprune_export.data.read_labels import check_any_label, check_training_rows, read_labels, refuse_texts
+from recprune_export.data.read_labels import (
+    check_any_label,
+    check_training_rows,
+    describe_constant_labels,
+    read_labels,
+    refuse_texts,
+)
 from recprune_export.data.rows import Rows
 from recprune_export.data.schema.schema import Schema, Split
 from recprune_export.data.splits.row_split import SPLIT_NAMES, SplitSizes, split_at_random, split_rows
@@ -99,9 +105,8 @@ def load_clicks(
             notes = judge_unknown(counts.values(), encoder.vocabularies, str(path), reading.allow_unknown)
             notes = (*describe_encoding(path, options), *notes)
     check_training_rows(path, splits["train"])
-    return ClickData(
-        encoder, **splits, label_values=label_values, split_description=description, notes=(*label_notes, *notes)
-    )
+    notes = (*label_notes, *describe_constant_labels(splits["train"]), *notes)
+    return ClickData(encoder, **splits, label_values=label_values, split_description=description, notes=notes)
 
 
 def check_types(path: Path, frame: "pl.LazyFrame", schema: Schema) -> None:

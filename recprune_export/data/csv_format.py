@@ -62,6 +62,15 @@ def detect_csv_format(path: Path, options: CsvOptions) -> CsvFormat:
     return _detect(path, options, file_state(path))
 
 
+def read_csv_header(path: Path, form: CsvFormat) -> tuple[str, ...]:
+    """Return the names in the first line of a CSV file as they are written, without quotes; empty if it has none."""
+    text = _read_head(path).decode(form.encoding, errors="ignore").removeprefix("\ufeff")
+    try:
+        return tuple(next((row for row in csv.reader(io.StringIO(text), delimiter=form.separator) if row), ()))
+    except csv.Error:
+        return ()
+
+
 def csv_source(path: Path, encoding: str) -> Path | bytes:
     """Return what polars reads: the path of a UTF-8 file, the text of another one as UTF-8.
 

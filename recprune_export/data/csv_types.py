@@ -63,7 +63,7 @@ def cast_text(name: str, dtype: "pl.DataType", missing: Collection[str]) -> "pl.
     if isinstance(dtype, pl.Boolean):
         return text.replace_strict(_BOOLEANS, default=None, return_dtype=pl.Boolean).alias(name)
     if isinstance(dtype, pl.Null):
-        return pl.lit(None, dtype=pl.String).alias(name)
+        return pl.when(column.is_null() & column.is_not_null()).then(column)  # as many rows as there are
     text = pl.when(~is_missing_text(text, missing)).then(text)
     return text.cast(dtype, strict=False).alias(name)
 

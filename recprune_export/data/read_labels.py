@@ -43,8 +43,8 @@ def read_labels(
 ) -> LabelColumns:
     """Read labels by name from `columns`, each [N] of any type, and the column `weights` with its name.
 
-    Empty values, NaN, and the usual words for them are missing, as is the value `missing`. Of `kinds`, if any, are the
-    labels for which the model was trained.
+    Empty values and NaN are missing, as is the value `missing`; so are the usual words for them, except among texts that are
+    classes. Of `kinds`, if any, are the labels for which the model was trained.
 
     Raises `DataError` for labels or weights that are no numbers, are infinite or do not fit their kind.
     """
@@ -81,9 +81,15 @@ def refuse_texts(source: object, read: LabelColumns) -> None:
     for name, values in read.values.items():
         if values.words:
             raise DataError(
-                f"The label '{name}' of {source} holds {values.describe()}, but a recommender learns 0 and 1 or numbers: write it as "
-                "that."
+                f"The label '{name}' of {source} holds {values.describe()}, but a recommender learns 0 and 1 or numbers: write "
+                f"{_suggest_codes(values.words)}."
             )
+
+
+def _suggest_codes(words: Sequence[str]) -> str:
+    if len(words) > 2:
+        return "numbers, or a label of 0 and 1 for each text, or state a text that is no value with --missing-label"
+    return f"1 for one of them and 0 for {'the other' if len(words) == 2 else 'the rows without it'}"
 
 
 def check_training_rows(source: object, rows: Rows) -> None:
@@ -96,6 +102,17 @@ def check_training_rows(source: object, rows: Rows) -> None:
         )
     if rows.weights is not None and not rows.weights.any():
         raise DataError(f"The weight is 0 in all {len(rows):,} training rows of {source}: give positive weights.")
+
+
+def describe_constant_labels(rows: Rows) -> tuple[str, ...]:
+    """Return a note for each label that has one value in all training rows."""
+    known = {name: np.unique(values[~np.isnan(values)]) for name, values in rows.labels.items()}
+    return tuple(
+        f"The label '{name}' is {values[0]:g} in all training rows that have it, so nothing but this constant can be learned: give rows "
+        "with other values, or another column by --label."
+        for name, values in known.items()
+        if len(values) == 1
+    )
 
 
 @dataclass(frozen=True)
@@ -183,13 +200,22 @@ def _read_numbers(source: object, name: str, column: np.ndarray, missing: str | 
 def _read_texts(source: object, name: str, texts: np.ndarray, missing: str | None, kind: LabelKind | None) -> _Label:
     words, index = np.unique(["" if text is None else text.strip() for text in texts], return_inverse=True)
     is_stated = np.array([_equals(word, missing) for word in words], dtype=bool)
-    is_known = ~is_stated & np.array([word.casefold() not in _MISSING_WORDS for word in words], dtype=bool)
+    is_word = np.array([word.casefold() in _MISSING_WORDS for word in words], dtype=bool)
+    is_trained = kind in (LabelKind.BINARY, LabelKind.NUMBER)
+    if not is_trained and any(_is_class(word) for word in words[~is_stated & ~is_word]):
+        is_word = words == ""  # "none" beside "buy" and "view" is a class
+    is_known = ~is_stated & ~is_word
     known = [str(word) for word in words[is_known]]
     codes, note, classes = _code_words(source, name, known, kind)
     numbers = np.full(len(words), np.nan)
     numbers[is_known] = codes
     notes = (note,) if known else ()
     return _Label(numbers[index], classes, notes, bool(is_stated.any()))
+
+
+def _is_class(word: str) -> bool:
+    """Return whether a text is neither a number nor a word for 0 or 1."""
+    return _parse(word) is None and word.casefold() not in YES_WORDS | NO_WORDS
 
 
 def _code_words(

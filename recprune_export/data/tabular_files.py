@@ -13,6 +13,7 @@ from recprune_export.data.csv_format import (
     file_state,
     is_text_file,
     name_archive,
+    read_csv_header,
 )
 from recprune_export.data.csv_types import TextCounts, cast_text, infer_csv_types
 from recprune_export.errors import DataError
@@ -38,7 +39,8 @@ def scan(
     texts as they are written. With `columns` no others are read, those that `path` lacks apart. A CSV value in `missing` is
     null, like the usual words for a missing value in a column of numbers.
 
-    Raises `DataError` if the file is missing, empty, damaged, or neither CSV nor Parquet.
+    Raises `DataError` if the file is missing, empty, damaged, or neither CSV nor Parquet, or two columns that are read have
+    one name.
     """
     import polars as pl
 
@@ -46,6 +48,7 @@ def scan(
     names = tuple(name for name in names if columns is None or name in columns)
     if is_parquet(path):
         return frame if columns is None else frame.select(names)
+    _refuse_repeated(path, options, names)
     typed = tuple(name for name in names if name not in text)
     with raise_data_errors(path):
         types = _infer_types(path, options, typed, tuple(missing))
@@ -97,7 +100,7 @@ def collect(frame: "pl.LazyFrame", path: Path) -> "pl.DataFrame":
 
 
 def _open(path: Path, options: CsvOptions) -> tuple["pl.LazyFrame", tuple[str, ...]]:
-    """Return the rows, those of a CSV file as texts, and the names of the columns."""
+    """Return the rows, those of a CSV file as texts, and the names of the columns; of those of one name the first."""
     import polars as pl
 
     if path.is_dir():
@@ -130,7 +133,33 @@ def _open(path: Path, options: CsvOptions) -> tuple["pl.LazyFrame", tuple[str, .
             f"{path} has {len(names)} column; rows need a label and at least one field "
             f"(is the separator '{separator}'? --separator names another)."
         )
-    return frame, names
+    return _name_as_written(frame, names, read_csv_header(path, form)) if is_csv else (frame, names)
+
+
+def _name_as_written(
+    frame: "pl.LazyFrame", names: tuple[str, ...], header: tuple[str, ...]
+) -> tuple["pl.LazyFrame", tuple[str, ...]]:
+    """Give columns the names of the file, of which polars doubles quotes and changes repeated ones."""
+    import polars as pl
+
+    if len(header) != len(names):
+        return frame, names
+    first = dict(zip(reversed(header), reversed(names), strict=True))
+    written = tuple(dict.fromkeys(header))
+    if written == names:
+        return frame, names
+    return frame.select(pl.col(first[name]).alias(name) for name in written), written
+
+
+def _refuse_repeated(path: Path, options: CsvOptions, names: Collection[str]) -> None:
+    header = read_csv_header(path, detect_csv_format(path, options))
+    repeated = next((name for name in names if header.count(name) > 1), None)
+    if repeated is not None:
+        positions = [index + 1 for index, name in enumerate(header) if name == repeated]
+        called = f"are called '{repeated}'" if repeated else "have no name"
+        raise DataError(
+            f"The columns {', '.join(map(str, positions[:-1]))} and {positions[-1]} of {path} {called}: rename all but one of them."
+        )
 
 
 def _infer_types(

@@ -124,9 +124,10 @@ def _check_answers(
         if values.dtype.kind == "f" and unanswered.any():
             odd = np.flatnonzero(unanswered & ~np.isfinite(values).reshape(len(values), -1).all(axis=1))
             if len(odd):
+                more = f" and in {len(odd) - 1:,} of the next {len(values) - 1:,} rows" if len(odd) > 1 else ""
                 raise DataError(
-                    f"'{name}' holds NaN or infinity at row {first_row + odd[0]} and in {len(odd) - 1:,} of the next "
-                    f"{len(values):,} rows, and the model answers NaN there: fill the missing values or leave these rows out."
+                    f"'{name}' holds NaN or infinity at row {first_row + odd[0]}{more}, and the model answers NaN there: fill the "
+                    "missing values or leave these rows out."
                 )
 
 

@@ -14,7 +14,7 @@ from recprune_export.column_names import check_columns_exist
 from recprune_export.data.arrays import ArraySpec, check_input_array, find_input_columns
 from recprune_export.data.clicks import check_numbers, check_types
 from recprune_export.data.csv_format import CsvOptions
-from recprune_export.data.encoding.encoder import Encoder, Request
+from recprune_export.data.encoding.encoder import NUMERIC, Encoder, Request
 from recprune_export.data.encoding.numeric_columns import count_missing_numbers
 from recprune_export.data.encoding.unknown_values import UnknownValues, count_unknown, judge_unknown
 from recprune_export.data.named_columns import stack_columns
@@ -68,15 +68,18 @@ def encode_rows(
         encoder = Encoder.from_dict(values)
     schema = encoder.schema
     texts = [name for name in read_column_names(path, options) if name in schema.texts or name not in keep]
-    return _VocabularyRows(path, scan(path, options, text=texts, missing=schema.missing), encoder, reading)
+    return _VocabularyRows(path, scan(path, options, text=texts, missing=schema.missing), encoder, reading, signature)
 
 
 class _VocabularyRows:
-    def __init__(self, path: Path, frame: "pl.LazyFrame", encoder: Encoder, reading: DataSettings) -> None:
+    def __init__(
+        self, path: Path, frame: "pl.LazyFrame", encoder: Encoder, reading: DataSettings, signature: Signature
+    ) -> None:
         self.columns = encoder.schema.fields
         self.unknown: Counter[str] = Counter()
         self.frame = frame
         self._encoder, self._path = encoder, path
+        self._number_limit = next((i.number_limit for i in signature.inputs if i.name == NUMERIC), None)
         self._options, self._allow_unknown = CsvOptions(reading.separator, reading.encoding), reading.allow_unknown
         self._counts = {name: UnknownValues(name) for name in encoder.vocabularies}
         _check_columns(path, frame, self.columns)
@@ -92,6 +95,9 @@ class _VocabularyRows:
             self.unknown[field.name] += int(np.count_nonzero(request[field.name] == 1))
         for name in schema.numeric:
             self.unknown[name] += count_missing_numbers(rows, name, schema.missing)
+        if self._number_limit is not None and NUMERIC in request:
+            clipped = np.count_nonzero(np.abs(request[NUMERIC]) > self._number_limit, axis=0)
+            self.unknown.update(dict(zip(schema.dense_columns, clipped.tolist(), strict=True)))
         for vector in schema.vectors:
             self.unknown[vector.name] += rows[vector.name].null_count()
         for name, count in count_unknown(self._encoder, rows).items():
@@ -128,7 +134,7 @@ class _ArrayRows:
         request = {}
         for spec, tensor in zip(self._specs, self._inputs, strict=True):
             values = arrays[spec.name]
-            if _replaces_ids(tensor):
+            if _replaces_ids(tensor) and values.dtype.kind in "biuf":
                 by_column = values[:, None] if values.ndim == 1 and spec.shape == (1,) else values
                 self.unknown[spec.name] += int(np.count_nonzero(find_bad_ids(tensor, by_column)))
                 values = _clip_to_dtype(values, spec.dtype)

@@ -35,7 +35,10 @@ def test_columns_and_arrays_give_the_same_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"user": np.full(60, 10)}, r"'user' in .* holds the id 10 at row 0, but the table has ids 0 to 9"),
+        (
+            {"user": np.full(60, 10)},
+            r"'user' in .* holds the id 10 at row 0 \(the first of 60 such rows\), but the table has ids 0 to 9: give the id",
+        ),
         ({"x": np.full((60, 3), 7.0)}, "'x', column 0, in .* the id 7"),
         ({"x": np.zeros((60, 2))}, r"rows of shape \[2\]; the model takes \[3\]"),
         ({"x": np.full((60, 3), np.nan)}, "NaN"),
@@ -146,7 +149,7 @@ def test_a_missing_name_is_that_of_an_input_or_of_a_label_and_the_columns_of_the
 
 def test_text_is_named_as_such(tmp_path: Path) -> None:
     path = write_rows(tmp_path, user=pl.lit("u7"))
-    with pytest.raises(DataError, match="holds text such as 'u7'; the model takes int64"):
+    with pytest.raises(DataError, match="holds text such as 'u7'; the model takes int64: write ids from 0 to 9"):
         load_arrays(path, SPECS, ["click"], seed=0)
 
 

@@ -115,3 +115,34 @@ def test_a_text_after_the_first_rows_makes_a_column_text_and_is_located() -> Non
         "B07",
         12_000,
     )
+
+
+@settings(max_examples=50)
+@given(st.lists(st.text("ab\", ;'", min_size=1).filter(lambda name: name.strip() == name), min_size=2, unique=True))
+def test_names_of_columns_are_as_written(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:
+    path = tmp_path_factory.mktemp("names") / "rows.csv"
+    pl.DataFrame({name: [str(n)] for n, name in enumerate(names)}).write_csv(path)
+    assert scan(path, CsvOptions(",")).collect().to_dicts() == [dict(zip(names, range(len(names)), strict=True))]
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("user,item,item,user", "columns 1 and 4 of .* are called 'user'"),
+        ("user,,click,", "columns 2 and 4 .* no name"),
+    ],
+)
+def test_columns_of_one_name_are_refused_where_they_are_read(tmp_path: Path, header: str, message: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(f"{header}\n1,2,3,4\n")
+    with pytest.raises(DataError, match=message):
+        scan(path)
+    assert scan(path, columns=["click"]).collect().columns in ([], ["click"])
+
+
+def test_columns_without_values_have_the_rows_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    for rows in (0, 1, 3):
+        path.write_text("a,b\n" + ",\n" * rows)
+        assert scan(path).collect().shape == (rows, 2)
+        assert scan(path).collect(engine="streaming").shape == (rows, 2)

@@ -9,7 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recprune_export.data import LabelKind, infer_label_kind, read_labels
-from recprune_export.data.read_labels import LabelColumns, check_training_rows
+from recprune_export.data.read_labels import (
+    LabelColumns,
+    check_training_rows,
+    describe_constant_labels,
+    refuse_texts,
+)
 from recprune_export.data.rows import Rows
 from recprune_export.errors import DataError
 
@@ -79,6 +84,8 @@ def test_numbers_survive_any_type_and_gaps_are_missing(case: tuple[list[float | 
         (("false", "true"), (0, 1), "'true' as 1 and 'false' as 0"),
         (("1", "0.0"), (1, 0), "text that holds numbers"),
         (("drama", "action", "drama"), (1, 0, 1), "classes in the order of characters: 'action' 0, 'drama' 1"),
+        (("buy", "none", "view", ""), (0, 1, 2, np.nan), "'buy' 0, 'none' 1, 'view' 2"),
+        (("2", "None", "3"), (2, np.nan, 3), "missing in 1 of 3 rows"),
         ((b"2", b"3"), (2, 3), "text that holds numbers"),
     ],
 )
@@ -155,3 +162,22 @@ def test_training_rows_need_each_label_and_a_weight() -> None:
         check_training_rows("rows", Rows(inputs, labels))
     with pytest.raises(DataError, match="weight is 0 in all 2 training rows"):
         check_training_rows("rows", Rows(inputs, {"a": labels["a"]}, weights=np.zeros(2, dtype=np.float32)))
+
+
+def test_a_label_with_one_value_in_training_is_noted() -> None:
+    labels = {"a": np.array([1.0, np.nan, 1.0]), "b": np.array([0.0, 1.0, np.nan]), "c": np.full(3, np.nan)}
+    notes = describe_constant_labels(Rows({"user": np.arange(3)}, labels))
+    assert [note.partition(" in all")[0] for note in notes] == ["The label 'a' is 1"]
+
+
+@pytest.mark.parametrize(
+    ("values", "remedy"),
+    [
+        (("click", "no click"), "'click', 'no click'.* write 1 for one of them and 0 for the other"),
+        (("click", "none"), "'click', 'none'"),
+        (("buy", "none", "view"), "'buy', 'none', 'view'.* --missing-label"),
+    ],
+)
+def test_texts_that_no_recommender_learns_are_listed_with_a_remedy(values: tuple[str, ...], remedy: str) -> None:
+    with pytest.raises(DataError, match=remedy):
+        refuse_texts("rows", read(*values))

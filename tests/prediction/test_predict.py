@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,9 +142,30 @@ def test_a_row_that_is_found_bad_halfway_leaves_no_file(tmp_path: Path) -> None:
     predict(bundle, tmp_path / "rows.parquet", tmp_path / "scores.parquet")
     np.testing.assert_allclose(pl.read_parquet(tmp_path / "scores.parquet")["y"], 2.5)
     rows.with_columns(user=pl.when(pl.int_range(pl.len()) == 777).then(4).otherwise(1)).write_csv(tmp_path / "bad.csv")
-    with pytest.raises(DataError, match="id 4 at row 777, but the table has ids 0 to 3"):
+    with pytest.raises(DataError, match=r"id 4 at row 777.*, but the table has ids 0 to 3"):
         predict(bundle, tmp_path / "bad.csv", tmp_path / "none.parquet")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.csv", "bundle", "rows.parquet", "scores.parquet"]
+
+
+def test_texts_in_the_place_of_ids_that_the_graph_replaces_are_refused(tmp_path: Path) -> None:
+    user, *rest = SIGNATURE.inputs
+    signature = replace(SIGNATURE, inputs=(replace(user, bad_ids=(0,)), *rest))
+    plain = {name: content for name, content in files().items() if name != "encoding.json"}
+    bundle = write_bundle(tmp_path / "bundle", plain, manifest(name="sum", signature=signature.to_dict()))
+    columns = {f"{name}_{n}": [0.0] * 2 for name, count in (("tags", 3), ("numeric", 2)) for n in range(count)}
+    pl.DataFrame({"user": ["1", "u2"], **columns}).write_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match=r"'user' in .* holds text such as '1'; the model takes int64: write numbers"):
+        predict(bundle, tmp_path / "rows.parquet", tmp_path / "scores.parquet")
+
+
+def test_numbers_that_the_graph_clips_are_counted(tmp_path: Path) -> None:
+    *rest, numeric = SIGNATURE.inputs
+    assert numeric.name == "numeric"
+    signature = replace(SIGNATURE, inputs=(*rest, replace(numeric, number_limit=1000.0)))
+    bundle = write_bundle(tmp_path / "bundle", files(), manifest(name="sum", signature=signature.to_dict()))
+    rows = raw(5).with_columns(age=pl.Series([1.0, 1e30, 2.0, -1e30, 3.0]))
+    rows.write_parquet(tmp_path / "rows.parquet")
+    assert predict(bundle, tmp_path / "rows.parquet", tmp_path / "scores.parquet").unknown["age"] == 2
 
 
 def scored(folder: Path, **scores: tuple[str | None, str | None]) -> Path:

@@ -19,6 +19,7 @@ from recprune_export.data.schema.column_roles import (
     describe_ids,
     describe_list_ids,
     describe_missing_words,
+    describe_numbers_in_text,
     find_date_unit,
     find_decimal_comma,
     find_separator,
@@ -401,7 +402,7 @@ class _SchemaInference:
                 "excluded",
                 "nearly a key",
                 f"'{name}' has {distinct:,} different values in {len(column):,} rows and is excluded; "
-                f"--categorical {name} uses it.",
+                f"--categorical {name} uses it{describe_numbers_in_text(self._column_data(name))}.",
             )
         return None
 

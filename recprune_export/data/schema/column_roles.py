@@ -17,6 +17,7 @@ _PATTERN_ROWS = 1000
 _BRACKETS = r"^\s*\[.*\]\s*$"
 _FRACTION = r"[-+]?[0-9]*\.[0-9]+(?:[eE][-+]?[0-9]+)?"
 _VECTOR = rf"^\s*\(?{_FRACTION}(?:[\s,;|]+{_FRACTION})+\)?\s*$"
+_NUMBER_WITH_UNIT = r"^\s*(?:[-+]?[%€$£¥]\s*[-+]?[0-9][0-9.,]*|[-+]?[0-9][0-9.,]*\s*[%€$£¥])\s*$"
 _OTHER_DATE = (
     r"^(?:[0-9]{1,4}[/-][0-9]{1,2}[/-][0-9]{1,4}|[0-9]{1,2}\.[0-9]{1,2}\.[0-9]{4})(?:[ T].*)?$"
     r"|^(?:[0-9]+ days? )?[0-9]{1,2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]+)?)?$"
@@ -146,6 +147,8 @@ def describe_ids(column: ColumnData) -> str:
         return f"'{name}' is written as {dtype} and is read as whole ids: 12.0 is the id '12'.{lost}"
     if (unit := find_date_unit(column)) is not None:
         return f"'{name}' holds dates or times and is read as ids, one for each different value; --numeric {name} reads {unit}."
+    if example := _find_example(column, _NUMBER_WITH_UNIT):
+        return f"'{name}' holds texts such as '{example}' and is read as ids, one for each text: write numbers to have it as a number."
     texts = column.texts
     if texts is None or not isinstance(dtype, pl.String):
         return ""
@@ -158,6 +161,20 @@ def describe_ids(column: ColumnData) -> str:
     if isinstance(texts.dtype, pl.Float64):
         return f"'{name}' is text that holds numbers, and is read as ids; --numeric {name} reads numbers."
     return ""
+
+
+def describe_numbers_in_text(column: ColumnData) -> str:
+    """Return how a column of texts that are mostly numbers is read as numbers; "" for other columns."""
+    texts = column.texts
+    if texts is None or str(column.dtype) != "String" or not texts.numbers or texts.others > texts.numbers:
+        return ""
+    if not texts.others:
+        return f" as ids, --numeric {column.name} as numbers"
+    at = "" if texts.other_row is None else f", the first in row {texts.other_row:,}"
+    return (
+        f" as ids. It holds numbers in {texts.numbers:,} rows and other texts, such as '{texts.other}', in {texts.others:,}{at}: "
+        f"--numeric {column.name} --missing '{texts.other}' reads numbers"
+    )
 
 
 def describe_list_ids(column: ColumnData) -> str:

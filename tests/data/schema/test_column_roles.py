@@ -51,6 +51,8 @@ COLUMNS: dict[str, pl.Series] = {
     "dates of another form": pl.Series([f"{n + 1}/5/2024" for n in INTEGERS]),
     "clock": pl.Series([f"{n % 24}:30" for n in INTEGERS]),
     "whole decimal": pl.Series([Decimal(n) for n in INTEGERS], dtype=pl.Decimal(38, 0)),
+    "percent": pl.Series([f"{n}%" for n in INTEGERS]),
+    "money": pl.Series([f"$ {n}.50" for n in INTEGERS]),
     "binary": pl.Series([b"x"] * COUNT),
     "struct": pl.Series([{"a": n} for n in INTEGERS]),
     "nested list": pl.Series([[[n]] for n in INTEGERS]),
@@ -75,6 +77,8 @@ WORTH_A_NOTE = {
     "whole float",
     "text of fractions",
     "numbers and words",
+    "percent",
+    "money",
     "vector",
     "array",
 }
@@ -198,6 +202,18 @@ def test_another_word_for_a_missing_number_is_named_by_the_user(tmp_path: Path) 
         [0.0],
         [0.0],
     ]
+
+
+def test_numbers_with_another_word_that_are_nearly_a_key_may_be_read_as_numbers(tmp_path: Path) -> None:
+    path, count = tmp_path / "rows.csv", 2000
+    price = ["n.a." if n % 10 == 1 else f"{n}.25" for n in range(count)]
+    pl.DataFrame({"price": price, "shop": ["a", "b"] * 1000, "click": [n // 2 % 2 for n in range(count)]}).write_csv(
+        path
+    )
+    notes = " ".join(infer_schema(path, SchemaOverrides(labels=("click",))).notes)
+    assert "'price' has 1,801 different values in 2,000 rows and is excluded" in notes
+    assert "numbers in 1,800 rows and other texts, such as 'n.a.', in 200, the first in row 1" in notes
+    assert "--numeric price --missing 'n.a.' reads numbers" in notes
 
 
 def test_ids_spelled_in_two_ways_are_noted(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_a_split_column_is_found(clicks_file: Path) -> None:
     ("wishes", "said"),
     [
         (SchemaOverrides(labels=("clicks",)), "no column 'clicks'"),
-        (SchemaOverrides(labels=("shop",)), "label 'shop' .* holds the texts .* write it as"),
+        (SchemaOverrides(labels=("shop",)), "label 'shop' .* holds the texts .* write numbers"),
         (SchemaOverrides(labels=("click",), numeric=("shop",)), "cannot be a numeric field"),
     ],
 )
