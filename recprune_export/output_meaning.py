@@ -49,9 +49,9 @@ class OutputMeaning(DictMixin):
     def meaning(self) -> str:
         """The sentence, without a subject."""
         kind = self.kind or NOT_STATED
-        labeled = None if self.label is None else _LABELED.get(kind)
-        sentence = labeled or _UNLABELED.get(kind, kind)
-        return sentence.format(label=f"'{self.label}'")
+        if self.label is not None and kind in _LABELED:
+            return _LABELED[kind].format(label=f"'{self.label}'")
+        return _UNLABELED.get(kind, kind)
 
     @property
     def probability(self) -> "OutputMeaning | None":
