@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from recprune_export.api import compress
 from recprune_export.data import SchemaOverrides, generate_clicks, generate_sequences
@@ -12,6 +13,10 @@ from recprune_export.search import measure_artifact
 from recprune_export.training import train
 from recprune_export.validation.latency import closed_loop, footprint
 from tests.jobs import QUICK
+
+# A change is judged by the same examples as the commit before it; `--hypothesis-profile default` draws new ones.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True, scope="session")
