@@ -91,13 +91,17 @@ def test_a_row_of_weight_two_counts_as_two_rows(rows: tuple[np.ndarray, ...]) ->
 def test_the_influence_of_a_row_is_the_change_by_a_little_more_weight(rows: tuple[np.ndarray, ...], row: int) -> None:
     predictions, labels, weights, groups = rows
     row %= len(labels)
-    more = weights.astype(np.float64)
-    more[row] *= 1 + 1e-5
-    before, after = (observe(predictions, labels, weights=w, groups=groups) for w in (weights.astype(float), more))
+    step = np.where(np.arange(len(labels)) == row, 1e-5, 0.0)
+    less, before, more = (
+        observe(predictions, labels, weights=weights * (1 + sign * step), groups=groups) for sign in (-1, 0, 1)
+    )
     for name in (name for name in BINARY if name != "gauc"):
         metric = find_metric(name)
         assert metric is not None
-        slope = (metric.compute(after) - metric.compute(before)) / 1e-5
+        slope = (metric.compute(more) - metric.compute(before)) / 1e-5
+        other = (metric.compute(before) - metric.compute(less)) / 1e-5
+        if name == "ece" and abs(slope - other) > 1e-4:
+            continue  # a bin without any error, where the absolute value has no derivative
         assert metric.influence(before)[row] == pytest.approx(slope, abs=1e-4), name
 
 
