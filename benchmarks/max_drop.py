@@ -1,0 +1,68 @@
+"""The search of `--max-drop` from start to end: trials, seconds, verdict, and held-out rows.
+
+    python benchmarks/max_drop.py rows.parquet:label[:ignored,...] ... [--max-drop 0.001] [--epochs 1] [--recommender dlrm]
+
+Trains a recommender on each file, then compresses it with the search, one thread. The change on test rows, which the search never
+sees, is that of the ONNX files. Prints a table, and JSON with the machine as the last line.
+"""
+
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import click
+import torch
+
+from recprune_export import compress
+from recprune_export.data import SchemaOverrides
+from recprune_export.environment import environment
+from recprune_export.training import train
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE:LABEL[:IGNORED,...]...")
+@click.option("--max-drop", default=0.001, show_default=True)
+@click.option("--epochs", default=1, show_default=True, help="Of fine-tuning in each trial.")
+@click.option("--recommender", default="dlrm", show_default=True)
+def main(files: tuple[str, ...], max_drop: float, epochs: int, recommender: str) -> None:
+    """Search on every file."""
+    torch.set_num_threads(1)
+    results = []
+    for word in files:
+        name, label, ignored, *_ = [*word.split(":"), ""]
+        overrides = SchemaOverrides(labels=(label,), ignore=tuple(filter(None, ignored.split(","))))
+        with tempfile.TemporaryDirectory() as folder:
+            model, target = Path(folder) / "model.pt", Path(folder) / "bundle"
+            train(Path(name), recommender, model, overrides)
+            begun = (time.perf_counter(), time.process_time())
+            result = compress(
+                model, target=target, data=name, max_drop=max_drop, epochs=epochs, latency_batch_sizes=(1, 256)
+            )
+            seconds = (time.perf_counter() - begun[0], time.process_time() - begun[1])
+            trials = json.loads((Path(folder) / "bundle.search.json").read_text())["trials"]
+        manifest = result.manifest
+        change = manifest.change
+        sparsity, (low, high) = manifest.settings["sparsity"], change["interval"]
+        print(f"{Path(name).name}, {recommender}, --max-drop {max_drop:g}")
+        for trial in trials:
+            print(
+                f"  sparsity {trial['sparsity']:.3f}, seed {trial['seed']}: {trial['after'] - trial['before']:+.4f} "
+                f"[{trial['interval'][0]:+.4f}, {trial['interval'][1]:+.4f}] on {trial['rows']:,} validation rows"
+            )
+        print(
+            f"  chosen {sparsity:.3f} after {len(trials)} trials, {seconds[1]:.0f} CPU s, {seconds[0]:.0f} s; {change['metric']} on "
+            f"{change['rows']:,} test rows {change['after'] - change['before']:+.4f} [{low:+.4f}, {high:+.4f}]",
+            flush=True,
+        )
+        results.append({
+            "file": Path(name).name, "sparsity": sparsity, "seconds": seconds[0], "cpu_seconds": seconds[1], "trials": trials,
+            "test": change,
+        })  # fmt: skip
+    print(json.dumps({
+        "benchmark": "max-drop", "max_drop": max_drop, "threads": 1, "environment": environment(), "results": results
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
