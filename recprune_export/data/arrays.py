@@ -16,7 +16,7 @@ from recprune_export.data.rows import Rows
 from recprune_export.data.schema.schema import Split
 from recprune_export.data.splits.row_split import (
     RowSplit,
-    SplitSizes,
+    SplitMixin,
     count_rows,
     holds_split_words,
     make_split,
@@ -48,7 +48,7 @@ class ArraySpec:
 
 
 @dataclass(frozen=True)
-class ArrayData:
+class ArrayData(SplitMixin):
     """Rows of the three splits; `has_split_column` if they are split by a column, `split_description` says how in words.
 
     `label_values` describes the labels. `notes` say how they were read, and which columns could have been meant as a split.
@@ -61,11 +61,6 @@ class ArrayData:
     label_values: Mapping[str, LabelValues] = field(default_factory=dict)
     split_description: str = ""
     notes: tuple[str, ...] = ()
-
-    @property
-    def sizes(self) -> SplitSizes:
-        """How many rows each side has."""
-        return SplitSizes(len(self.train), len(self.valid), len(self.test), self.split_description)
 
 
 def load_arrays(

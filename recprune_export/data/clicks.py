@@ -21,7 +21,7 @@ from recprune_export.data.read_labels import (
 )
 from recprune_export.data.rows import Rows
 from recprune_export.data.schema.schema import Schema, Split
-from recprune_export.data.splits.row_split import SPLIT_NAMES, SplitSizes, split_at_random, split_rows
+from recprune_export.data.splits.row_split import SPLIT_NAMES, SplitMixin, split_at_random, split_rows
 from recprune_export.data.tabular_files import collect, describe_encoding, raise_data_errors, scan
 from recprune_export.errors import DataError
 from recprune_export.settings import DEFAULT_DATA_SETTINGS, DataSettings
@@ -34,7 +34,7 @@ _REMEDY = "Correct those rows, or leave them out."
 
 
 @dataclass(frozen=True)
-class ClickData:
+class ClickData(SplitMixin):
     """Encoded rows of the three splits, and their encoder.
 
     `label_values` describes the labels, `split_description` says in words how the rows are split, and `notes` how they were
@@ -48,11 +48,6 @@ class ClickData:
     label_values: Mapping[str, LabelValues] = field(default_factory=dict)
     split_description: str = ""
     notes: tuple[str, ...] = ()
-
-    @property
-    def sizes(self) -> SplitSizes:
-        """How many rows each side has."""
-        return SplitSizes(len(self.train), len(self.valid), len(self.test), self.split_description)
 
 
 def load_clicks(

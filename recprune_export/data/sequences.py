@@ -17,7 +17,7 @@ from recprune_export.data.rows import Ragged, Rows
 from recprune_export.data.schema.column_summary import ColumnSummary
 from recprune_export.data.schema.schema import Schema, SequenceColumns
 from recprune_export.data.splits.ordered_log import OrderedLog, order_log
-from recprune_export.data.splits.row_split import SplitSizes, split_by_time
+from recprune_export.data.splits.row_split import SplitMixin, split_by_time
 from recprune_export.data.splits.split_column import find_split_columns
 from recprune_export.data.tabular_files import collect, scan
 from recprune_export.errors import DataError
@@ -98,7 +98,7 @@ class SequenceEncoder(DictMixin):
 
 
 @dataclass(frozen=True)
-class SequenceData:
+class SequenceData(SplitMixin):
     """`train` holds the training part of each user's history; the targets of `valid` and `test` are items after it.
 
     `split_description` says in words how the histories are split, `notes` which rows of the log are left out or doubtful.
@@ -110,11 +110,6 @@ class SequenceData:
     test: Rows
     split_description: str = ""
     notes: tuple[str, ...] = ()
-
-    @property
-    def sizes(self) -> SplitSizes:
-        """How many users each side has."""
-        return SplitSizes(len(self.train), len(self.valid), len(self.test), self.split_description)
 
 
 @dataclass(frozen=True)

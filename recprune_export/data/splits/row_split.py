@@ -1,6 +1,7 @@
 """Which rows are for training, validation and testing: by a column of split names, by time, by user, or at random."""
 
 import hashlib
+from collections.abc import Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,20 @@ class SplitSizes(DictMixin):
 
     def __str__(self) -> str:
         return f"{self.train:,} train, {self.valid:,} valid and {self.test:,} test, split {self.split}"
+
+
+class SplitMixin:
+    """The sizes of data with three sides, which their class defines; of histories a row is a user."""
+
+    train: Sized
+    valid: Sized
+    test: Sized
+    split_description: str
+
+    @property
+    def sizes(self) -> SplitSizes:
+        """How many rows each side has."""
+        return SplitSizes(len(self.train), len(self.valid), len(self.test), self.split_description)
 
 
 def make_split(settings: SplitSettings, seed: int) -> Split:
