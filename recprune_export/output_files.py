@@ -60,6 +60,17 @@ def check_free_space(needs: Mapping[Path, int], content: str) -> None:
             )
 
 
+def find_write_error(error: BaseException) -> OSError | None:
+    """Return the error of the file system behind `error`, None if there is none.
+
+    `torch.save` raises a `RuntimeError` about positions in the file while it handles the `OSError` that tells the reason.
+    """
+    link: BaseException | None = error
+    while link is not None and not isinstance(link, OSError):
+        link = link.__cause__ or link.__context__
+    return link
+
+
 @contextlib.contextmanager
 def optional_output(description: str) -> Iterator[None]:
     """Print a warning where the block fails to write, instead of raising the error: the result does not depend on it."""

@@ -36,10 +36,7 @@ def hold_write_lock(target: Path) -> Iterator[None]:
         yield
     finally:
         held_paths.discard(path)
-        # Removed while it is held: a process that waits for this file sees that it is gone, and creates another.
-        with contextlib.suppress(OSError):
-            path.unlink()
-        os.close(descriptor)
+        _release(path, descriptor)
 
 
 def lock_file(target: Path) -> Path:
@@ -61,10 +58,21 @@ def _acquire(path: Path, target: Path) -> int:
         except OSError:  # a file system without locks, such as some network file systems
             return descriptor
         if _is_still(path, descriptor):
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, json.dumps({"process": os.getpid()}).encode())
+            try:
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, json.dumps({"process": os.getpid()}).encode())
+            except OSError:  # a full disk takes the name of a file, but no content
+                _release(path, descriptor)
+                raise
             return descriptor
         os.close(descriptor)  # the last holder removed it between our opening and our lock
+
+
+def _release(path: Path, descriptor: int) -> None:
+    # Removed while it is held: a process that waits for this file sees that it is gone, and creates another.
+    with contextlib.suppress(OSError):
+        path.unlink()
+    os.close(descriptor)
 
 
 def _is_still(path: Path, descriptor: int) -> bool:

@@ -8,16 +8,18 @@ import click
 from click.shell_completion import CompletionItem
 
 from recprune_export import __version__
-from recprune_export.cli.stream_encoding import make_streams_printable
+from recprune_export.cli.stream_encoding import discard_output, make_streams_printable
 from recprune_export.column_names import suggest_name
 from recprune_export.errors import RecpruneError, UsageError
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 NO_PERMISSION = {errno.EACCES, errno.EPERM}
 NO_MEMORY = "The machine has too little memory for this: close other programs, or give a smaller --batch-size."
+UNFINISHED_FILE = "A file could not be written to the end: free some space, or set TMPDIR."
 # PyTorch reports exhausted resources in the text of a RuntimeError alone.
 RESOURCE_MESSAGES = {
-    "PytorchStreamWriter failed": "A file could not be written to the end: free some space, or set TMPDIR.",
+    "PytorchStreamWriter failed": UNFINISHED_FILE,
+    "unexpected pos": UNFINISHED_FILE,
     "MemoryError": NO_MEMORY,
     "can't allocate memory": NO_MEMORY,
 }
@@ -27,7 +29,7 @@ EPILOG = """\b
 Exit codes: 0 done, and what was judged holds; 1 a validation failed and
 nothing was written, or what was judged fails; 2 usage; 3 bad input file;
 4 the model cannot be captured, pruned or exported; 5 it cannot be told
-(`--undecided pass` or `fail` makes it 0 or 1)."""
+(`--undecided pass` or `fail` makes it 0 or 1); 130 interrupted by Ctrl-C."""
 
 
 class MainJobGroup(click.Group):
@@ -36,7 +38,14 @@ class MainJobGroup(click.Group):
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run a command with streams that print every character in any encoding."""
         make_streams_printable()
-        return super().main(*args, **extra)
+        try:
+            return super().main(*args, **extra)
+        except OSError as error:  # of what click prints itself, such as --help
+            if error.errno not in NO_ROOM:
+                raise
+            discard_output()
+            click.echo(f"Error: Standard output cannot be written: {error.strerror}.", err=True)
+            raise SystemExit(UsageError.exit_code) from error
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         group_options = {"--help", "-h", "--version"}

@@ -1,6 +1,8 @@
 """Streams that print every text: characters that the encoding of a terminal or log lacks become ASCII."""
 
 import codecs
+import contextlib
+import os
 import sys
 import unicodedata
 
@@ -35,6 +37,12 @@ def make_streams_printable() -> None:
         if reconfigure is not None:
             is_ascii = codecs.lookup(stream.encoding).name == "ascii"
             reconfigure(encoding=ASCII_CODEC if is_ascii else stream.encoding, errors=ERROR_HANDLER)
+
+
+def discard_output() -> None:
+    """Let stdout lead nowhere: the interpreter writes what is left of it at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _spell(character: str) -> str:

@@ -1,6 +1,5 @@
 """Functions that all commands print with: tables for people, JSON for programs."""
 
-import contextlib
 import errno
 import functools
 import json
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import click
 
+from recprune_export.cli.stream_encoding import discard_output
 from recprune_export.evidence import Verdict
 from recprune_export.progress import print_warning
 
@@ -49,17 +49,11 @@ def prints_after_work(function: Callable[P, None]) -> Callable[P, None]:
             function(*args, **kwargs)
             sys.stdout.flush()
         except OSError as error:
-            _discard_output()
+            discard_output()
             if error.errno != errno.EPIPE:
                 print_warning(f"The result cannot be printed ({error.strerror}); it stands all the same.")
 
     return printed
-
-
-def _discard_output() -> None:
-    """Let stdout lead nowhere: the interpreter writes what is left of it at its end."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def make_console() -> "Console":

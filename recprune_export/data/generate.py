@@ -1,5 +1,9 @@
 """Synthetic data sets for tests and demonstrations: ids by a power law, labels that can be learned. They do not replace real rows."""
 
+import contextlib
+import io
+import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,9 +111,17 @@ def _write(frame: object, path: Path) -> None:
     import polars as pl
 
     assert isinstance(frame, pl.DataFrame)
-    writers: dict[str, Callable[[Path], object]] = {".parquet": frame.write_parquet, ".csv": frame.write_csv}
+    # To memory first: polars reports a full disk in an error of its own, and leaves half a file.
+    content = io.BytesIO()
+    writers: dict[str, Callable[[io.BytesIO], object]] = {".parquet": frame.write_parquet, ".csv": frame.write_csv}
+    writers[path.suffix](content)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        writers[path.suffix](path)
+        partial.write_bytes(content.getbuffer())
+        os.replace(partial, path)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.errors import ModelError, UsageError, ValidationFailed
+from recprune_export.output_files import find_write_error
 from recprune_export.progress import print_status, print_warning
 
 KEY = "work.json"
@@ -94,14 +95,16 @@ class StageCheckpoints:
             _write(self.folder / KEY, json.dumps({"key": self.key}).encode())
             weights = self.folder / f"{name}.pt"
             partial = weights.with_suffix(".part")
-            torch.save({"state": dict(module.state_dict()), "random": torch.get_rng_state()}, partial)
+            with partial.open("wb") as file:  # a path would be written by C++, whose error does not tell the reason
+                torch.save({"state": dict(module.state_dict()), "random": torch.get_rng_state()}, file)
             digest = _sync_and_rename(partial, weights)
             _write(
                 self.folder / f"{name}.json", json.dumps({"said": title, "sha256": digest, "values": values}).encode()
             )
         except (OSError, RuntimeError) as error:  # PyTorch reports a full disk as a RuntimeError
             self._remove_failed(name)
-            reason = error.strerror if isinstance(error, OSError) else next(iter(str(error).splitlines()), "")
+            cause = find_write_error(error)
+            reason = cause.strerror if cause is not None else next(iter(str(error).splitlines()), "")
             print_warning(f"{title} is not kept in {self.folder} ({reason}): --resume would begin before it.")
 
     def _remove_failed(self, name: str) -> None:
@@ -133,7 +136,7 @@ def get_checkpoint_folder(target: Path) -> Path:
 
 @contextlib.contextmanager
 def remove_when_done(checkpoints: StageCheckpoints) -> Iterator[StageCheckpoints]:
-    """Remove the checkpoints when the block ends or fails validation; an interrupted block keeps them, with a message."""
+    """Remove the checkpoints when the block ends or fails validation; a block that is interrupted keeps finished ones, and says so."""
     try:
         yield checkpoints
     except (ValidationFailed, ModelError):
@@ -142,6 +145,9 @@ def remove_when_done(checkpoints: StageCheckpoints) -> Iterator[StageCheckpoints
     except BaseException:
         if checkpoints.names:
             print_status("What was finished is kept: give the same command with --resume to go on from there.")
+        else:
+            with contextlib.suppress(OSError, UsageError):
+                checkpoints.remove()
         raise
     try:
         checkpoints.remove()

@@ -57,7 +57,11 @@ def write_batches(
             raise UsageError(f"{path} cannot be written: {next(iter(str(error).splitlines()), '')}") from error
         os.replace(partial, path)
     finally:
-        partial.unlink(missing_ok=True)
+        try:
+            partial.unlink(missing_ok=True)
+        except KeyboardInterrupt:  # polars raises one for Ctrl-C, and Python a second one at the next call
+            partial.unlink(missing_ok=True)
+            raise
 
 
 def _partial(path: Path) -> Path:

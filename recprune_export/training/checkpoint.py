@@ -13,6 +13,7 @@ from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.data.labels import LabelValues
 from recprune_export.data.sequences import SequenceEncoder
 from recprune_export.errors import ModelFileError, RecpruneError, UsageError
+from recprune_export.output_files import find_write_error
 from recprune_export.recommenders.catalogue import build_recommender
 from recprune_export.recommenders.input_spec import InputSpec
 
@@ -86,8 +87,11 @@ class Checkpoint:
             with partial.open("wb") as file:
                 torch.save(content, file)
             os.replace(partial, path)
-        except OSError as error:
-            raise UsageError(f"{path} cannot be written: {error.strerror}.") from error
+        except (OSError, RuntimeError) as error:
+            cause = find_write_error(error)
+            if cause is None:
+                raise
+            raise UsageError(f"{path} cannot be written: {cause.strerror}.") from error
         finally:
             partial.unlink(missing_ok=True)
 

@@ -1,5 +1,6 @@
 """Two processes and one target: one wins, the other says so."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -97,3 +98,13 @@ def test_many_writers_at_once_leave_one_whole_bundle(tmp_path: Path) -> None:
     assert all("is writing to" in text for text in refused)
     assert verify(target).files == 3
     assert [p.name for p in tmp_path.iterdir()] == ["ctr"]
+
+
+def test_a_full_disk_leaves_no_lock_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(UsageError, match="No space left"):
+        check_target(tmp_path / "ctr")
+    assert not list(tmp_path.iterdir())

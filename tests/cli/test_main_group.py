@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -74,3 +75,26 @@ def test_it_runs_as_a_module() -> None:
         [sys.executable, "-m", "recprune_export", "--help"], capture_output=True, text=True, check=True
     )
     assert "recprune-export MODEL" in done.stdout
+
+
+def test_an_interruption_before_the_first_command_is_one_sentence_too() -> None:
+    script = """
+import runpy, sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "recprune_export.cli":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupting())
+runpy.run_module("recprune_export", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "Interrupted; nothing was left half-written.\n")
+
+
+def test_help_on_a_full_disk_is_one_sentence() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full to try it on")
+    words = [sys.executable, "-m", "recprune_export", "--help"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "Error: Standard output cannot be written: No space left on device.\n")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -28,6 +28,7 @@ from recprune_export.program import LoadedModel, ModelKind, Program
 from recprune_export.program.capture import capture
 from recprune_export.pruning import Plan
 from recprune_export.settings import Settings
+from tests.full_disk import file_size_limit
 from tests.pipeline.test_prune import scorer
 
 STEPS = 5
@@ -205,8 +206,8 @@ def test_a_result_that_is_refused_leaves_nothing(tmp_path: Path) -> None:
 def test_work_that_cannot_be_saved_is_a_warning_and_the_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
 ) -> None:
-    def fail(content: object, path: Path) -> None:
-        path.write_bytes(b"half of it")
+    def fail(content: object, file: BinaryIO) -> None:
+        file.write(b"half of it")
         raise error
 
     work = StageCheckpoints(tmp_path / "work", "key")
@@ -216,6 +217,24 @@ def test_work_that_cannot_be_saved_is_a_warning_and_the_run_goes_on(
         assert work.load("part") is None
         assert not list((tmp_path / "work").glob("part*"))
     assert "Warning: a part is not kept in" in capsys.readouterr().err
+
+
+def test_the_reason_of_the_file_system_is_told_where_pytorch_reports_positions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = StageCheckpoints(tmp_path / "work", "key")
+    with file_size_limit(10_000):
+        work.save("part", "a part", {}, nn.Linear(100, 100))
+    assert f"a part is not kept in {tmp_path / 'work'} (File too large)" in capsys.readouterr().err
+
+
+def test_a_folder_without_a_finished_stage_is_removed_by_an_interruption(tmp_path: Path) -> None:
+    work = StageCheckpoints.open(tmp_path / ".ctr.work", "key", resume=False)
+    (tmp_path / ".ctr.work").mkdir()
+    (tmp_path / ".ctr.work" / "work.json").write_text("{}")
+    with pytest.raises(OSError, match="full"), remove_when_done(work):
+        raise OSError(28, "full")
+    assert not list(tmp_path.iterdir())
 
 
 def test_work_that_cannot_be_removed_does_not_lose_a_finished_bundle(

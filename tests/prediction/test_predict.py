@@ -1,6 +1,7 @@
 """Scores are those of the model, row by row, and what is wrong with rows or output is one sentence."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,6 +20,7 @@ from recprune_export.errors import BundleError, DataError, UsageError
 from recprune_export.output_meaning import OutputMeaning
 from recprune_export.prediction import _predict as module
 from recprune_export.prediction import predict
+from recprune_export.prediction.write_scores import write_batches
 from recprune_export.settings import DataSettings
 from tests.bundle.complete import ENCODER, SIGNATURE, answer, files, write
 from tests.bundle.samples import manifest
@@ -275,3 +277,21 @@ def test_the_command_says_what_it_wrote_and_needs_no_torch(bundle: Path, tmp_pat
     assert "values of 'user' are empty, out of range or unknown" in done.stderr
     said = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)
     assert (said["rows"], said["columns"]) == (50, ["y"])
+
+
+def test_a_second_interruption_leaves_no_part_of_the_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unlink, interruptions = Path.unlink, [KeyboardInterrupt()]
+
+    def interrupted_once(path: Path, missing_ok: bool = False) -> None:
+        if interruptions:
+            raise interruptions.pop()
+        unlink(path, missing_ok=missing_ok)
+
+    def fail_to_rename(source: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "unlink", interrupted_once)
+    monkeypatch.setattr(os, "replace", fail_to_rename)
+    with pytest.raises(KeyboardInterrupt):
+        write_batches(tmp_path / "scores.csv", lambda: iter([pl.DataFrame({"score": [0.5]})]), {"score": pl.Float64()})
+    assert not list(tmp_path.iterdir())

@@ -8,6 +8,7 @@ from recprune_export.errors import ModelFileError, UsageError
 from recprune_export.training import TrainingResult, load_checkpoint, train
 from recprune_export.training._train import shift_histories
 from recprune_export.training.checkpoint import FORMAT
+from tests.full_disk import file_size_limit
 
 CLICKED = SchemaOverrides(labels=("clicked",))
 
@@ -85,3 +86,10 @@ def test_every_position_predicts_the_item_after_it() -> None:
     history, following = shift_histories(Ragged(np.array([1, 2, 3, 4, 5, 6]), np.array([0, 2, 6])), length=3)
     assert history.tolist() == [[0, 0, 1], [3, 4, 5]]
     assert following.tolist() == [[0, 0, 2], [4, 5, 6]]
+
+
+def test_a_disk_that_fills_up_is_said_and_leaves_nothing(checkpoint: Path, tmp_path: Path) -> None:
+    trained = load_checkpoint(checkpoint)
+    with pytest.raises(UsageError, match=r"model\.pt cannot be written: File too large\."), file_size_limit(20_000):
+        trained.save(tmp_path / "model.pt")
+    assert not list(tmp_path.iterdir())

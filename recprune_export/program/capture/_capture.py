@@ -18,7 +18,7 @@ from recprune_export.program.capture.example import (
     take_rows,
     with_unambiguous_batch_size,
 )
-from recprune_export.program.capture.export_module import disable_attention_fastpath, export_module
+from recprune_export.program.capture.export_module import disable_attention_fastpath, export_module, silence_export
 from recprune_export.program.capture.flatten_interface import (
     drop_constant_inputs,
     drop_constant_outputs,
@@ -71,7 +71,8 @@ def program_from_exported(exported: torch.export.ExportedProgram, module: nn.Mod
     assert isinstance(graph_module, fx.GraphModule)
     fold_max_norm(graph_module)
     if has_unsafe_mutation(graph_module):
-        exported = exported.run_decompositions({})
+        with silence_export():
+            exported = exported.run_decompositions({})
         graph_module = exported.module(check_guards=False)
         assert isinstance(graph_module, fx.GraphModule)
         fold_max_norm(graph_module)

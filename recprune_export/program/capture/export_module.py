@@ -44,7 +44,7 @@ def export_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     def export(strict: bool, deferred: bool = False, within: Any = None) -> torch.export.ExportedProgram:
         sizes = pytree.tree_map(lambda x: dynamic(x, within or symbol), _by_parameter(root, args, kwargs))
         with (
-            _quiet(),
+            silence_export(),
             disable_attention_fastpath(),
             pad_packed_sequences(),
             _trace_data_as_detach(),
@@ -198,7 +198,7 @@ def disable_attention_fastpath() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def silence_export() -> Iterator[None]:
     """Suppress the logs and warnings of torch.export."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

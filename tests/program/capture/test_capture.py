@@ -1,3 +1,4 @@
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -261,3 +262,19 @@ def test_padding_in_the_example_is_no_reason_to_refuse_a_transformer(nested: boo
     with disable_attention_fastpath(), torch.no_grad():
         torch.testing.assert_close(answered, module(history))
     assert torch.isfinite(answered).all()
+
+
+def test_a_change_in_place_of_a_view_prints_no_warning_of_pytorch() -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            hidden = self.layer(x)
+            hidden[:, :2].add_(1)
+            return hidden
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        capture(InPlace(), (torch.ones(3, 4),))
