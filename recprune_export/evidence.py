@@ -6,7 +6,7 @@ more rows or more measurements are needed. So each of the first two errs in at m
 is at the limit, and in fewer elsewhere.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from statistics import NormalDist
@@ -31,6 +31,14 @@ class Estimate:
 
     def __neg__(self) -> "Estimate":
         return Estimate(-self.estimate, -self.high, -self.low)
+
+    def apply(self, rising: Callable[[float], float]) -> "Estimate":
+        """Return the estimate of a rising function of the figure, such as the ratio from its logarithm.
+
+        >>> Estimate(1.0, 0.0, 2.0).apply(lambda x: 2.0**x)
+        Estimate(estimate=2.0, low=1.0, high=4.0)
+        """
+        return Estimate(rising(self.estimate), rising(self.low), rising(self.high))
 
 
 class Verdict(Enum):

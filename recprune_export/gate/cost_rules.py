@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import exp
 
 import numpy as np
 
@@ -109,5 +110,4 @@ def ratio_of_few_medians(pairs: np.ndarray) -> Estimate:
         medians = np.log(np.median(pairs[drawn.astype(np.int64)], axis=-2))  # [..., 2]
         return np.asarray(medians[..., 0] - medians[..., 1])
 
-    estimate = interval_of_few(np.arange(len(pairs)), log_ratio, confidence=CONFIDENCE)
-    return Estimate(*np.exp([estimate.estimate, estimate.low, estimate.high]).tolist())
+    return interval_of_few(np.arange(len(pairs)), log_ratio, confidence=CONFIDENCE).apply(exp)

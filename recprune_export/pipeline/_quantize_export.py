@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from math import inf
+from math import exp, inf
 from pathlib import Path
 from typing import Any
 
@@ -159,10 +159,5 @@ def _measure_speedups(
     sessions = measure_repeated_sessions(
         makers, requests, count=SESSION_REPEATS, seconds=SECONDS, rng=rng, min_rounds=FEWEST
     )
-    speedups = {}
-    for batch in requests:
-        gains = interval_of_few(
-            [log_ratio(session[batch], "fp32", "quantized") for session in sessions], confidence=0.95
-        )
-        speedups[batch] = Estimate(*np.exp([gains.estimate, gains.low, gains.high]).tolist())
-    return speedups
+    gains = {batch: [log_ratio(session[batch], "fp32", "quantized") for session in sessions] for batch in requests}
+    return {batch: interval_of_few(logs, confidence=0.95).apply(exp) for batch, logs in gains.items()}

@@ -1,7 +1,7 @@
 """`find_sparsity_for_speedup`: the smallest sparsity at which the artifact reaches a speed-up."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import exp, log
 from pathlib import Path
@@ -97,9 +97,8 @@ def bisect_monotone(
     while True:
         measured[trial] = measure(trial)
         order = sorted(measured)
-        logs = [Estimate(*(log(end) for end in _ends(measured[s]))) for s in order]
-        curve = [Estimate(*(exp(end) for end in _ends(e))) for e in fit_monotone(logs)]
-        fitted = dict(zip(order, curve, strict=True))
+        curve = fit_monotone([measured[s].apply(log) for s in order])
+        fitted = {s: logs.apply(exp) for s, logs in zip(order, curve, strict=True)}
         upper = min((s for s in order if judge_at_least(fitted[s], target) is Verdict.HOLDS), default=1.0)
         lower = max((s for s in order if s < upper), default=0.0)
         bracket = Bracket(lower, upper)
@@ -107,10 +106,6 @@ def bisect_monotone(
         if bracket.lower >= most or (bracket.upper < 1.0 and bracket.narrow):
             return
         trial = most if bracket.upper >= 1.0 else bracket.middle
-
-
-def _ends(estimate: Estimate) -> Sequence[float]:
-    return estimate.estimate, estimate.low, estimate.high
 
 
 def _export_and_measure(program: Program, pruned: Program, target: SpeedTarget, task: Task, seed: int) -> Estimate:
