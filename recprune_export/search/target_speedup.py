@@ -8,6 +8,7 @@ from pathlib import Path
 
 from recprune_export.errors import Undecided, ValidationFailed
 from recprune_export.evidence import Estimate, Verdict, judge_at_least
+from recprune_export.figures import format_estimate
 from recprune_export.finetuning.task import Task
 from recprune_export.onnx.export import ServingConfig, export_onnx
 from recprune_export.pipeline._prune import rotate_channels
@@ -127,14 +128,14 @@ def _format_trial(fitted: dict[float, Estimate], target: SpeedTarget) -> str:
     sparsity, speed = next(reversed(fitted.items()))
     verdict = judge_at_least(speed, target.speedup)
     return (
-        f"sparsity {sparsity:.3f}: {speed.estimate:.2f} [{speed.low:.2f}, {speed.high:.2f}] times as fast as dense "
+        f"sparsity {sparsity:.3f}: {format_estimate(speed, '.2f')} times as fast as dense "
         f"({target.conditions}): at least {target.speedup:g} {verdict.words}"
     )
 
 
 def _raise_out_of_reach(reached: Estimate, target: SpeedTarget) -> None:
     text = (
-        f"At a sparsity of {MAX_SPARSITY:g} the model is {reached.estimate:.2f} [{reached.low:.2f}, {reached.high:.2f}] times as "
+        f"At a sparsity of {MAX_SPARSITY:g} the model is {format_estimate(reached, '.2f')} times as "
         f"fast as the dense one in ONNX Runtime ({target.conditions})"
     )
     if judge_at_least(reached, target.speedup) is Verdict.UNDECIDED:

@@ -191,6 +191,8 @@ def print_check(check: "Check", *, as_json: bool) -> None:
 
 def print_calibration(calibration: "Calibration", *, as_json: bool) -> None:
     """Print the smallest regression that this machine can resolve."""
+    from recprune_export.figures import format_estimate
+
     if as_json:
         return print_json(calibration.to_dict())
     console = make_console()
@@ -198,7 +200,7 @@ def print_calibration(calibration: "Calibration", *, as_json: bool) -> None:
         f"{calibration.name} against itself, {calibration.seconds:.0f} s", "", "ratio", "processes", "resolved"
     )
     for batch, resolution in calibration.resolutions.items():
-        ratio = f"{resolution.ratio.estimate:.3f} [{resolution.ratio.low:.3f}, {resolution.ratio.high:.3f}]"
+        ratio = format_estimate(resolution.ratio, ".3f")
         table.add_row(f"batch {batch}", ratio, str(resolution.processes), f"{resolution.smallest:.1%}")
     console.print(table)
     console.print(
