@@ -12,7 +12,7 @@ from recprune_export.figures import format_estimate
 from recprune_export.finetuning.task import Task
 from recprune_export.onnx.export import ServingConfig, export_onnx
 from recprune_export.pipeline._prune import rotate_channels
-from recprune_export.pipeline.export_models import make_latency_requests
+from recprune_export.pipeline.latency_requests import make_latency_requests
 from recprune_export.pipeline.planning import plan_fields, plan_pruning, remove_fields_and_rows
 from recprune_export.program.program import Program
 from recprune_export.progress import show_status
