@@ -64,7 +64,7 @@ def _say_large_loss(change: MetricChange, limit: float) -> str:
 
 
 def _say_unknown_loss(change: MetricChange, limit: float) -> str:
-    resolution = format_resolution(change.rows, change.loss.resolution).replace("rows", "test rows")
+    resolution = format_resolution(change.rows, change.loss.resolution, "test rows")
     return (
         f"{change.metric} changed by {format_estimate(change.estimate)}: whether it loses more than {limit:.2g}, a large loss, cannot be "
         f"told, since {resolution}. Give more rows."

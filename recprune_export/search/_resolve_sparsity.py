@@ -12,7 +12,7 @@ from recprune_export.figures import format_estimate
 from recprune_export.finetuning.task import Task, run_program
 from recprune_export.pipeline._prune import SearchPrefix
 from recprune_export.program.program import Program
-from recprune_export.row_resolution import expected_resolution, warn_of_few_rows
+from recprune_export.row_resolution import expected_resolution, format_resolution, warn_of_few_rows
 from recprune_export.search.max_drop import DropSearchResult, find_sparsity_within_drop
 from recprune_export.search.target_speedup import SpeedTarget, find_sparsity_for_speedup
 from recprune_export.search.trials import Trials
@@ -90,17 +90,17 @@ def _search_drop(
 
 def _raise_not_within_drop(result: DropSearchResult, max_drop: float, undecided: str | None) -> NoReturn:
     least = result.trials[0].change
-    open_trials = [trial.change for trial in result.trials if trial.judge(max_drop) is Verdict.UNDECIDED]
-    if not open_trials or undecided == "fail":
+    open_losses = [trial.change.loss for trial in result.trials if trial.judge(max_drop) is Verdict.UNDECIDED]
+    if not open_losses or undecided == "fail":
         raise ValidationFailed(
             f"At no sparsity is it certain that the {least.metric} of the validation rows falls by at most {max_drop:g}: at "
             f"{result.trials[0].sparsity:.3f}, the least that was tried, it changed by {format_estimate(least.estimate)}. "
             "Allow more, or tune for longer (--epochs)."
         )
-    resolution = min((change.high - change.low) / 2.0 for change in open_trials)
+    resolution = format_resolution(least.rows, min(loss.resolution for loss in open_losses), "validation rows")
     raise Undecided(
-        f"Whether the {least.metric} falls by at most {max_drop:g} cannot be told at any sparsity that was tried: these "
-        f"{least.rows:,} validation rows resolve +-{resolution:.2g} at best. Give more validation rows, allow a larger --max-drop, "
+        f"Whether the {least.metric} falls by at most {max_drop:g} cannot be told at any sparsity that was tried: "
+        f"{resolution} at best. Give more validation rows, allow a larger --max-drop, "
         "or take the largest sparsity that does not certainly fail by --undecided pass."
     )
 
