@@ -77,14 +77,20 @@ def judge_at_least(estimate: Estimate, limit: float) -> Verdict:
     return judge_at_most(-estimate, -limit)
 
 
-def combine_verdicts(verdicts: Iterable[Verdict]) -> Verdict:
+def combine_verdicts(verdicts: Iterable[Verdict], undecided: Verdict = Verdict.UNDECIDED) -> Verdict:
     """Return the verdict of all claims together: one failure fails, one open claim leaves all open; skipped ones do not count.
+
+    `undecided` is the verdict as which the whole counts where it is open.
 
     >>> combine_verdicts([Verdict.HOLDS, Verdict.UNDECIDED, Verdict.SKIPPED])
     <Verdict.UNDECIDED: 'undecided'>
+    >>> combine_verdicts([Verdict.HOLDS, Verdict.UNDECIDED], undecided=Verdict.HOLDS)
+    <Verdict.HOLDS: 'pass'>
     """
     present = set(verdicts)
-    return next((verdict for verdict in (Verdict.FAILS, Verdict.UNDECIDED) if verdict in present), Verdict.HOLDS)
+    if Verdict.FAILS in present:
+        return Verdict.FAILS
+    return undecided if Verdict.UNDECIDED in present else Verdict.HOLDS
 
 
 def t_quantile(probability: float, freedom: float) -> float:

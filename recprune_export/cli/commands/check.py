@@ -10,7 +10,7 @@ import click
 
 from recprune_export.cli.input_paths import ARTIFACT, DATA
 from recprune_export.cli.main_group import main
-from recprune_export.cli.options import FILE
+from recprune_export.cli.options import FILE, undecided_option
 from recprune_export.cli.tables import VERDICT_STYLES, make_console, make_table, print_json, prints_after_work
 from recprune_export.errors import UsageError
 from recprune_export.progress import print_warning
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Seconds for latency, and as many for loading.",
 )
-@click.option("--undecided", type=click.Choice(["fail", "pass"]), help="What it counts for.  [default: exit code 5]")
+@undecided_option
 @click.option("--junit", "junit_file", type=FILE, help="Write JUnit XML.")
 @click.option("--markdown", "markdown_file", type=FILE, help="Write Markdown.")
 @click.option("--report", "report_file", type=FILE, help="Write a page in HTML.")
