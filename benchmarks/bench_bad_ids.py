@@ -11,8 +11,9 @@ ratio (with guards : without) has a 95 % interval over the seatings. Prints a ta
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from math import exp
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +108,10 @@ def main(models: str, seatings: int, latency_batch_sizes: str, seconds: float) -
                     kind: float(np.median([typical_time(seating[batch][kind]) for seating in sessions])) * 1e3
                     for kind in backends
                 }
-                logs = interval_of_few(
+                ratio = interval_of_few(
                     [log_ratio(seating[batch], GUARDED, PLAIN) for seating in sessions], confidence=0.95
-                )
-                estimate, low, high = (float(np.exp(value)) for value in (logs.estimate, logs.low, logs.high))
-                interval = f"{estimate:.3f} [{low:.3f}, {high:.3f}]"
+                ).apply(exp)
+                interval = f"{ratio.estimate:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
                 print(
                     f"{name:>13} {batch:>6} {nodes[PLAIN]:>4}→{nodes[GUARDED]:<4} {times[PLAIN]:>8.1f} µs "
                     f"{times[GUARDED]:>9.1f} µs {interval:>24}",
@@ -119,7 +119,7 @@ def main(models: str, seatings: int, latency_batch_sizes: str, seconds: float) -
                 )
                 results.append({
                     "model": name, "batch": batch, "nodes": nodes, "microseconds": times,
-                    "ratio": {"estimate": estimate, "low": low, "high": high},
+                    "ratio": asdict(ratio),
                 })  # fmt: skip
     print(json.dumps({
         "benchmark": "bad ids", "threads": 1, "seatings": seatings, "environment": environment(), "results": results

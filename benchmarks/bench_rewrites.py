@@ -298,13 +298,9 @@ class Comparison:
             makers, requests, count=self.seatings, seconds=self.seconds, rng=rng, min_rounds=FEWEST
         )
         return {
-            batch: _exponential(interval_of_few([log_ratio(each[batch], "without", "with") for each in seatings]))
+            batch: interval_of_few([log_ratio(each[batch], "without", "with") for each in seatings]).apply(math.exp)
             for batch in requests
         }
-
-
-def _exponential(of_logs: Estimate) -> Estimate:
-    return Estimate(math.exp(of_logs.estimate), math.exp(of_logs.low), math.exp(of_logs.high))
 
 
 def _operators(model: ir.Model) -> list[tuple[str, tuple[tuple[Any, ...] | None, ...]]]:

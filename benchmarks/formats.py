@@ -147,11 +147,11 @@ def make(of: Subject, name: str, sparsity: float) -> Iterator[Measured]:
 
 def _quantise(of: Subject, name: str, settings: Settings, file: OnnxFile) -> Measured:
     start = time.perf_counter()
-    requests = make_latency_requests(settings.latency.latency_batch_sizes, of.task, file.signature)
-    mode, threads = settings.quantization.quantize, settings.latency.threads
+    mode, batches = settings.quantization.quantize, settings.latency.latency_batch_sizes
     quantized = quantize_export(
-        file, settings.quantization, requests, of.task, of.folder / mode, threads=threads, seed=settings.seed
-    )
+        file, settings.quantization, batches, of.task, of.folder / mode,
+        threads=settings.latency.threads, seed=settings.seed,
+    )  # fmt: skip
     assert quantized is not None
     return of.row(name, settings.pruning.sparsity, mode, quantized.file, _forms(quantized), start)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import exp
 from typing import Any
 
 import numpy as np
@@ -129,8 +130,7 @@ class Tables:
         """Over all seatings of all seeds: the middle mean, and its 95 % interval."""
         speeds = [(self._speeds[row.case, row.seed], row.file) for row in rows if (row.case, row.seed) in self._speeds]
         logarithms = [value for speed, file in speeds for value in speed.faster[file][batch]]
-        found = interval_of_few(logarithms, confidence=0.95)
-        return Estimate(*np.exp([found.estimate, found.low, found.high]).tolist())
+        return interval_of_few(logarithms, confidence=0.95).apply(exp)
 
     def _batches(self, rows: Sequence[Measured]) -> list[str]:
         keys = dict.fromkeys((row.case, row.seed) for row in rows)

@@ -6,7 +6,7 @@ more rows or more measurements are needed. So each of the first two errs in at m
 is at the limit, and in fewer elsewhere.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from statistics import NormalDist
@@ -31,6 +31,14 @@ class Estimate:
 
     def __neg__(self) -> "Estimate":
         return Estimate(-self.estimate, -self.high, -self.low)
+
+    def apply(self, rising: Callable[[float], float]) -> "Estimate":
+        """Return the estimate of a rising function of the figure, such as the ratio from its logarithm.
+
+        >>> Estimate(1.0, 0.0, 2.0).apply(lambda x: 2.0**x)
+        Estimate(estimate=2.0, low=1.0, high=4.0)
+        """
+        return Estimate(rising(self.estimate), rising(self.low), rising(self.high))
 
 
 class Verdict(Enum):
@@ -69,14 +77,20 @@ def judge_at_least(estimate: Estimate, limit: float) -> Verdict:
     return judge_at_most(-estimate, -limit)
 
 
-def combine_verdicts(verdicts: Iterable[Verdict]) -> Verdict:
+def combine_verdicts(verdicts: Iterable[Verdict], undecided: Verdict = Verdict.UNDECIDED) -> Verdict:
     """Return the verdict of all claims together: one failure fails, one open claim leaves all open; skipped ones do not count.
+
+    `undecided` is the verdict as which the whole counts where it is open.
 
     >>> combine_verdicts([Verdict.HOLDS, Verdict.UNDECIDED, Verdict.SKIPPED])
     <Verdict.UNDECIDED: 'undecided'>
+    >>> combine_verdicts([Verdict.HOLDS, Verdict.UNDECIDED], undecided=Verdict.HOLDS)
+    <Verdict.HOLDS: 'pass'>
     """
     present = set(verdicts)
-    return next((verdict for verdict in (Verdict.FAILS, Verdict.UNDECIDED) if verdict in present), Verdict.HOLDS)
+    if Verdict.FAILS in present:
+        return Verdict.FAILS
+    return undecided if Verdict.UNDECIDED in present else Verdict.HOLDS
 
 
 def t_quantile(probability: float, freedom: float) -> float:

@@ -3,6 +3,7 @@
 from recprune_export.evidence import Estimate
 
 TIMES = "×"
+CHANGE = "+z.4f"  # a change that is rounded to zero is not negative
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
@@ -28,6 +29,15 @@ def format_significant(value: float, digits: int = 3) -> str:
         return "0"
     exponent = int(f"{abs(value):.{digits - 1}e}".partition("e")[2])
     return f"{value:,.{max(0, digits - 1 - exponent)}f}"
+
+
+def format_estimate(estimate: Estimate, form: str = CHANGE) -> str:
+    """Format a figure with its interval, each in the given format.
+
+    >>> format_estimate(Estimate(-0.0321, -0.06, -0.00001)), format_estimate(Estimate(1.5, 1.25, 1.75), ".2f")
+    ('-0.0321 [-0.0600, +0.0000]', '1.50 [1.25, 1.75]')
+    """
+    return f"{estimate.estimate:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
 
 
 def format_ratio(ratio: Estimate) -> str:

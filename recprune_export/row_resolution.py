@@ -33,13 +33,13 @@ def expected_resolution(error: float, fraction: float = PAIRED_FRACTION) -> floa
     return STANDARD_ERRORS * error * fraction
 
 
-def format_resolution(rows: int, resolution: float) -> str:
-    """Say what rows resolve.
+def format_resolution(rows: int, resolution: float, kind: str = "rows") -> str:
+    """Say what rows of a kind resolve.
 
-    >>> format_resolution(1200, 0.0312)
-    'these 1,200 rows resolve +-0.031'
+    >>> format_resolution(1200, 0.0312), format_resolution(1200, 0.0312, "test rows")
+    ('these 1,200 rows resolve +-0.031', 'these 1,200 test rows resolve +-0.031')
     """
-    return f"these {rows:,} rows resolve +-{resolution:.2g}"
+    return f"these {rows:,} {kind} resolve +-{resolution:.2g}"
 
 
 def warn_of_few_rows(metric: str, rows: int, resolution: float, allowed: float) -> str | None:

@@ -16,7 +16,14 @@ from recprune_export.cli.tables import (
     rewrite_table,
 )
 from recprune_export.evidence import Estimate
-from recprune_export.figures import format_bytes, format_ratio, format_share, format_significant, format_speed
+from recprune_export.figures import (
+    format_bytes,
+    format_estimate,
+    format_ratio,
+    format_share,
+    format_significant,
+    format_speed,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -91,8 +98,8 @@ def _make_quality_table(result: "CompressionResult") -> "Table":
     table = make_table(f"Quality on test rows of {data}, in ONNX Runtime", "", "dense", "pruned", "change [95 %]")
     for name, dense in result.metrics["dense"].items():
         pruned = result.metrics["pruned"][name]
-        low, high = changes[name]["interval"]
-        table.add_row(name, f"{dense:.4f}", f"{pruned:.4f}", f"{pruned - dense:+.4f} [{low:+.4f}, {high:+.4f}]")
+        change = Estimate(pruned - dense, *changes[name]["interval"])
+        table.add_row(name, f"{dense:.4f}", f"{pruned:.4f}", format_estimate(change))
     return table
 
 

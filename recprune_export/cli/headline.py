@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 import click
 
 from recprune_export.cli.tables import make_console
+from recprune_export.evidence import Estimate
+from recprune_export.figures import format_estimate
 
 if TYPE_CHECKING:
     from recprune_export.bundle.manifest.manifest import Manifest
@@ -33,8 +35,8 @@ def describe_quality(manifest: "Manifest") -> str | None:
     change = manifest.change
     if not change:
         return None
-    low, high = change["interval"]
+    difference = Estimate(change["after"] - change["before"], *change["interval"])
     return (
-        f"{change['metric']} {change['before']:.4f} to {change['after']:.4f}, {change['after'] - change['before']:+.4f} "
-        f"[{low:+.4f}, {high:+.4f}] on {change['rows']:,} test rows"
+        f"{change['metric']} {change['before']:.4f} to {change['after']:.4f}, {format_estimate(difference)} on "
+        f"{change['rows']:,} test rows"
     )

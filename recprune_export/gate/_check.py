@@ -49,8 +49,7 @@ class Check(ToDictMixin):
     @property
     def verdict(self) -> Verdict:
         """Return the overall verdict."""
-        verdict = combine_verdicts(finding.verdict for finding in self.findings)
-        return self.undecided if verdict is Verdict.UNDECIDED else verdict
+        return combine_verdicts((finding.verdict for finding in self.findings), self.undecided)
 
     def failed(self) -> tuple[Finding, ...]:
         """Return the findings against NEW; undecided gates are included only if they count as failures."""

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import exp
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from recprune_export.gate.gate_constants import (
     PEAK_MEMORY_SLACK,
 )
 from recprune_export.gate.limits import Limits
-from recprune_export.gate.output.finding_rows import format_amount
+from recprune_export.gate.output.finding_rows import format_amount, format_growth
 from recprune_export.validation.latency.footprint import Footprint, FootprintReport
 from recprune_export.validation.latency.statistics import interval_of_few
 
@@ -84,9 +85,8 @@ def _compare_cost(rule: CostRule, new: Sequence[Footprint], base: Sequence[Footp
     before, after = format_amount(base_median, rule.unit), format_amount(new_median, rule.unit)
     reason = f"{rule.gate} went from {before} to {after}, medians of {len(pairs)} processes each"
     if verdict is Verdict.UNDECIDED:
-        change = ", ".join(f"{100 * (end - 1):+.1f} %" for end in (ratio.low, ratio.high))
         reason += (
-            f", a change of {100 * (ratio.estimate - 1):+.1f} % [{change}]; whether at most {100 * allowed:.3g} % more is true "
+            f", a change of {format_growth(ratio)}; whether at most {100 * allowed:.3g} % more is true "
             "cannot be told: give more --time-limit, or a quieter machine"
         )
     elif verdict is Verdict.HOLDS and ratio.high > 1.0 + tolerance:
@@ -109,5 +109,4 @@ def ratio_of_few_medians(pairs: np.ndarray) -> Estimate:
         medians = np.log(np.median(pairs[drawn.astype(np.int64)], axis=-2))  # [..., 2]
         return np.asarray(medians[..., 0] - medians[..., 1])
 
-    estimate = interval_of_few(np.arange(len(pairs)), log_ratio, confidence=CONFIDENCE)
-    return Estimate(*np.exp([estimate.estimate, estimate.low, estimate.high]).tolist())
+    return interval_of_few(np.arange(len(pairs)), log_ratio, confidence=CONFIDENCE).apply(exp)

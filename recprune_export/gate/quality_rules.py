@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from math import hypot, isfinite
 
 from recprune_export.evidence import Estimate, Verdict, judge_at_most
+from recprune_export.figures import format_estimate
 from recprune_export.gate.artifact import Artifact, RecordedMetric
 from recprune_export.gate.findings import Finding, make_skipped_finding
 from recprune_export.gate.limits import Limits
+from recprune_export.gate.output.finding_rows import METRIC_CHANGE
 from recprune_export.metrics._paired_change import MetricChange
 from recprune_export.row_resolution import estimate_with_error, format_resolution
 
@@ -31,16 +33,16 @@ def compare_paired_quality(changes: Mapping[str, MetricChange], limits: Limits) 
 
 def _judge_change(name: str, measured: MetricChange, limit: float) -> Finding:
     verdict, text = judge_at_most(measured.loss, limit), f"at most {limit:g} worse"
-    change = Estimate(measured.change, measured.low, measured.high)
     reason = (
-        f"{name} went from {measured.before:.5f} to {measured.after:.5f}, a change of {format_quality_change(change)} on "
+        f"{name} went from {measured.before:.5f} to {measured.after:.5f}, a change of "
+        f"{format_estimate(measured.estimate, METRIC_CHANGE)} on "
         f"{measured.rows:,} rows that both answered"
     )
     if verdict is Verdict.UNDECIDED:
         resolution = format_resolution(measured.rows, measured.loss.resolution)
         reason += f"; whether it is {text} cannot be told: {resolution}; give more rows"
     return Finding(
-        f"quality, {name}", verdict, f"{reason}.", measured.before, measured.after, limit=text, change=change
+        f"quality, {name}", verdict, f"{reason}.", measured.before, measured.after, limit=text, change=measured.estimate
     )  # fmt: skip
 
 
@@ -57,7 +59,7 @@ def _compare_metric(name: str, new: Artifact, base: Artifact, limit: float) -> F
     loss = estimate_loss(new, base, name)
     verdict = judge_at_most(loss, limit) if isfinite(after.value) else Verdict.FAILS
     change = -loss if after.greater_is_better else loss
-    reason = f"{name} went from {before.value:.5f} to {after.value:.5f}, a change of {format_quality_change(change)}"
+    reason = f"{name} went from {before.value:.5f} to {after.value:.5f}, a change of {format_estimate(change, METRIC_CHANGE)}"
     if new.data != base.data:
         reason += f"; it was measured on other rows: {new.data} and {base.data}"
     if verdict is Verdict.UNDECIDED:
@@ -86,15 +88,6 @@ def estimate_loss(new: Artifact, base: Artifact, name: str) -> Estimate:
         half = sum(max(loss.high - loss.estimate, loss.estimate - loss.low) for loss in (after.loss, before.loss))
         candidates.append(Estimate(worse, worse - half, worse + half))
     return min(candidates, key=lambda e: e.resolution, default=Estimate(worse, -float("inf"), float("inf")))
-
-
-def format_quality_change(change: Estimate) -> str:
-    """Format the change of a metric with its interval.
-
-    >>> format_quality_change(Estimate(-0.0321, -0.036, -0.028))
-    '-0.03210 [-0.03600, -0.02800]'
-    """
-    return f"{change.estimate:+.5f} [{change.low:+.5f}, {change.high:+.5f}]"
 
 
 def _explain_resolution(loss: Estimate, after: RecordedMetric, before: RecordedMetric) -> str:

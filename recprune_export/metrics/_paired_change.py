@@ -44,14 +44,18 @@ class MetricChange(DictMixin):
         return self.low, self.high
 
     @property
+    def estimate(self) -> Estimate:
+        """The difference with its interval."""
+        return Estimate(self.change, self.low, self.high)
+
+    @property
     def loss(self) -> Estimate:
         """How much worse `after` is than `before`: positive is worse, whether more or less of the metric is better.
 
         >>> MetricChange("logloss", 0.5, 0.75, 0.125, 0.375, 0.1, greater_is_better=False).loss
         Estimate(estimate=0.25, low=0.125, high=0.375)
         """
-        change = Estimate(self.change, self.low, self.high)
-        return -change if self.greater_is_better else change
+        return -self.estimate if self.greater_is_better else self.estimate
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -14,9 +14,9 @@ from .compress import apply_finetuning_settings as apply_finetuning_settings
 from .compress import compress_program as compress_program
 from .compress import make_sampled_task as make_sampled_task
 from .export_models import export_pruned as export_pruned
-from .export_models import make_latency_requests as make_latency_requests
 from .export_models import make_predictor as make_predictor
 from .export_models import validate_parity as validate_parity
+from .latency_requests import make_latency_requests as make_latency_requests
 from .planning import make_projected_score_inputs as make_projected_score_inputs
 from .planning import make_score_inputs as make_score_inputs
 from .planning import plan_fields as plan_fields

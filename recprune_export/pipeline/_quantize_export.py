@@ -1,8 +1,8 @@
 """`quantize_export`: quantize the exported file, calibrated, timed and judged on rows of the task."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import inf
+from math import exp, inf
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from recprune_export.evidence import Estimate
 from recprune_export.finetuning.task import SampledRequests, Task
 from recprune_export.onnx.export import OnnxFile
 from recprune_export.onnx.runtime.session import make_session, run
+from recprune_export.pipeline.latency_requests import make_latency_requests
 from recprune_export.program.signature import Signature
 from recprune_export.quantization._quantize import QuantizedFile, quantize
 from recprune_export.quantization.observers import GraphFunction
@@ -77,7 +78,7 @@ class QuantizedExport:
 def quantize_export(
     file: OnnxFile,
     quantization: QuantizationSettings,
-    requests: RequestCycles,
+    batches: Sequence[int],
     task: Task,
     folder: Path,
     *,
@@ -86,11 +87,12 @@ def quantize_export(
 ) -> QuantizedExport | None:
     """Quantize `file` into `folder`; None where `quantization` says "none".
 
-    Ranges come from training rows, the gate is the metric of validation rows. `requests` are those of the latency
-    measurement, by batch size. Raises `ExportError` where the file cannot be written.
+    Ranges come from training rows, the gate is the metric of validation rows, and forms are timed on test rows in requests
+    of `batches` rows. Raises `ExportError` where the file cannot be written.
     """
     if quantization.quantize == "none":
         return None
+    requests = make_latency_requests(batches, task, file.signature)
     squeezed = {
         batch: [squeeze_shared_inputs(request, file.signature) for request in cycle]
         for batch, cycle in requests.items()
@@ -159,10 +161,5 @@ def _measure_speedups(
     sessions = measure_repeated_sessions(
         makers, requests, count=SESSION_REPEATS, seconds=SECONDS, rng=rng, min_rounds=FEWEST
     )
-    speedups = {}
-    for batch in requests:
-        gains = interval_of_few(
-            [log_ratio(session[batch], "fp32", "quantized") for session in sessions], confidence=0.95
-        )
-        speedups[batch] = Estimate(*np.exp([gains.estimate, gains.low, gains.high]).tolist())
-    return speedups
+    gains = {batch: [log_ratio(session[batch], "fp32", "quantized") for session in sessions] for batch in requests}
+    return {batch: interval_of_few(logs, confidence=0.95).apply(exp) for batch, logs in gains.items()}

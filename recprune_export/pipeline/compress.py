@@ -47,7 +47,6 @@ from recprune_export.pipeline.export_models import (
     PARITY_ROWS,
     ExportedModels,
     export_models,
-    make_latency_requests,
     make_predictor,
 )
 from recprune_export.pipeline.stage_checkpoints import StageCheckpoints, get_checkpoint_folder, remove_when_done
@@ -174,15 +173,8 @@ def export_and_quantize(
     """Write both models to `folder`, the pruned one in fewer bits where the settings ask for it."""
     batches, threads = settings.latency.latency_batch_sizes, settings.latency.threads
     exported = export_models(program, pruned, ServingConfig(batches, settings.export.shared_inputs), task, folder)
-    requests = make_latency_requests(batches, task, exported.pruned.signature)
     quantized = quantize_export(
-        exported.pruned,
-        settings.quantization,
-        requests,
-        task,
-        folder / "quantized",
-        threads=threads,
-        seed=settings.seed,
+        exported.pruned, settings.quantization, batches, task, folder / "quantized", threads=threads, seed=settings.seed
     )
     return exported.with_quantized(quantized)
 

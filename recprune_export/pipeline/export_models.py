@@ -1,6 +1,5 @@
 """Export both models to ONNX and compare the pruned file with its program."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from recprune_export.pipeline.float32_tolerance import widen_tolerances
 from recprune_export.program.input_rules import apply_input_rules
 from recprune_export.program.program import Program
 from recprune_export.program.random_requests import sample_request
-from recprune_export.program.signature import Signature
 from recprune_export.progress import show_status
 from recprune_export.validation.edge_requests import (
     RequestArrays,
@@ -32,7 +30,6 @@ from recprune_export.validation.edge_requests import (
     make_refused_requests,
     squeeze_shared_inputs,
 )
-from recprune_export.validation.latency.request_cycle import RequestCycle, count_cycle_rows, split_into_cycles
 from recprune_export.validation.parity import NamedOutputs, ParityReport, Tolerances, check_parity
 
 PARITY_ROWS = 512
@@ -134,11 +131,6 @@ def validate_parity(program: Program, file: OnnxFile, task: Task, *, ids: bool =
         if not refuses(session, request):
             raise ValidationFailed(f"The ONNX model answers {label}, which it should refuse, so nothing was written.")
     return report
-
-
-def make_latency_requests(batch_sizes: Sequence[int], task: Task, signature: Signature) -> dict[int, RequestCycle]:
-    """Return different requests of test rows for each batch size; shared inputs are equal in all rows of one request."""
-    return split_into_cycles(task.requests(count_cycle_rows(batch_sizes), seed=0), batch_sizes, signature, seed=0)
 
 
 def make_predictor(file: OnnxFile) -> Predictor:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from recprune_export.codec import JsonForm, ToDictMixin
 from recprune_export.evidence import Estimate, Verdict, judge_at_most
+from recprune_export.figures import format_estimate
 from recprune_export.metrics._paired_change import MetricChange
 from recprune_export.metrics.deciding_metric import MEAN
 from recprune_export.row_resolution import format_resolution
@@ -55,25 +56,20 @@ def judge_quality(change: MetricChange) -> QualityVerdict:
 
 
 def _say_large_loss(change: MetricChange, limit: float) -> str:
-    loss = change.loss
     direction = "fell" if change.greater_is_better else "rose"
     return (
-        f"{change.metric} {direction} by {loss.estimate:.4f} [{loss.low:.4f}, {loss.high:.4f}] on {change.rows:,} test rows, from "
+        f"{change.metric} {direction} by {format_estimate(change.loss, '.4f')} on {change.rows:,} test rows, from "
         f"{change.before:.4f} to {change.after:.4f}: more than {limit:.2g}, a large loss. {REMEDY}"
     )
 
 
 def _say_unknown_loss(change: MetricChange, limit: float) -> str:
-    resolution = format_resolution(change.rows, change.loss.resolution).replace("rows", "test rows")
+    resolution = format_resolution(change.rows, change.loss.resolution, "test rows")
     return (
-        f"{change.metric} changed by {_format_change(change)}: whether it loses more than {limit:.2g}, a large loss, cannot be "
+        f"{change.metric} changed by {format_estimate(change.estimate)}: whether it loses more than {limit:.2g}, a large loss, cannot be "
         f"told, since {resolution}. Give more rows."
     )
 
 
 def _say_small_loss(change: MetricChange, limit: float) -> str:
-    return f"{change.metric} changed by {_format_change(change)} on {change.rows:,} test rows: a loss of at most {limit:.2g}."
-
-
-def _format_change(change: MetricChange) -> str:
-    return f"{change.change:+.4f} [{change.low:+.4f}, {change.high:+.4f}]"
+    return f"{change.metric} changed by {format_estimate(change.estimate)} on {change.rows:,} test rows: a loss of at most {limit:.2g}."

@@ -36,10 +36,14 @@ class QualityLoss(ToDictMixin):
     answers_error: float | None = None
 
     @property
+    def estimate(self) -> Estimate:
+        """`lost` with its interval, which is a point without rows."""
+        return Estimate(self.lost, *(self.interval or (self.lost, self.lost)))
+
+    @property
     def verdict(self) -> Verdict:
         """The verdict on the claim that at most `limit` is lost."""
-        low, high = self.interval or (self.lost, self.lost)
-        return judge_at_most(Estimate(self.lost, low, high), self.limit)
+        return judge_at_most(self.estimate, self.limit)
 
     @property
     def words(self) -> str:
@@ -63,9 +67,7 @@ class QualityLoss(ToDictMixin):
         """A sentence where the answers decided."""
         if self.verdict is not Verdict.UNDECIDED or self.interval is None or self.answers_error is None:
             return None
-        resolution = format_resolution(self.rows, (self.interval[1] - self.interval[0]) / 2).replace(
-            "rows", "validation rows"
-        )
+        resolution = format_resolution(self.rows, self.estimate.resolution, "validation rows")
         return (
             f"Whether quantization costs at most {self.limit:g} of {self.metric} cannot be told, since {resolution}. The error of "
             f"the answers decided: {self.answers_error:.2%} of how much they vary, of {self.answers_limit:.2%} allowed."

@@ -54,8 +54,7 @@ class DriftReport(ToDictMixin):
     @property
     def verdict(self) -> Verdict:
         """The verdict of all measures together that could be judged."""
-        verdict = combine_verdicts(finding.verdict for finding in self.findings)
-        return self.undecided if verdict is Verdict.UNDECIDED else verdict
+        return combine_verdicts((finding.verdict for finding in self.findings), self.undecided)
 
     @property
     def holds(self) -> bool | None:

@@ -6,6 +6,7 @@ from math import hypot
 
 from recprune_export.codec import ToDictMixin, json_name
 from recprune_export.evidence import Estimate, Verdict, judge_at_most
+from recprune_export.figures import CHANGE, format_estimate
 from recprune_export.finetuning.task import Predictor, Task
 from recprune_export.metrics._paired_change import MetricChange
 from recprune_export.metrics.deciding_metric import read_metric
@@ -91,7 +92,7 @@ def judge_metric(quality: MetricComparison, max_fall: float) -> DriftFinding:
     fall = loss if change.greater_is_better else -loss
     text = (
         f"The {change.metric} of the artifact is {change.after:.4f} on the new rows and was {recorded:.4f}: a change of "
-        f"{_format_change(-fall)}; {_say_allowance(max_fall, verdict, loss, quality.rows)}."
+        f"{format_estimate(-fall)}; {_say_allowance(max_fall, verdict, loss, quality.rows)}."
     )
     if verdict is Verdict.FAILS and quality.fall_of_dense is not None and quality.fall_of_dense > max_fall:
         text += " The dense model became worse as well: train it again and give it with --model, for its answers are tuned towards."
@@ -106,10 +107,9 @@ def judge_gap(quality: MetricComparison, max_drop: float) -> DriftFinding:
         return DriftFinding(GAP, Verdict.SKIPPED, text)
     loss = _estimate_further_loss(quality, recorded)
     verdict = judge_at_most(loss, max_drop)
-    was = f"it was {_signed(recorded)}" if quality.recorded is not None else "it was not measured before"
+    was = f"it was {recorded:{CHANGE}}" if quality.recorded is not None else "it was not measured before"
     text = (
-        f"From dense to artifact the {change.metric} changes by {_signed(change.change)} [{_signed(change.low)}, "
-        f"{_signed(change.high)}] on the new rows; {was}, and "
+        f"From dense to artifact the {change.metric} changes by {format_estimate(change.estimate)} on the new rows; {was}, and "
         f"{_say_allowance(max_drop, verdict, loss, quality.rows)}."
     )
     return DriftFinding(GAP, verdict, text, loss, max_drop)
@@ -146,11 +146,3 @@ def _say_allowance(limit: float, verdict: Verdict, loss: Estimate, rows: int) ->
         Verdict.HOLDS: f"at most {limit:g} may be lost",
         Verdict.FAILS: f"more is lost than the {limit:g} allowed",
     }.get(verdict, f"whether at most {limit:g} is lost cannot be told: {resolution}")
-
-
-def _format_change(change: Estimate) -> str:
-    return f"{_signed(change.estimate)} [{_signed(change.low)}, {_signed(change.high)}]"
-
-
-def _signed(change: float) -> str:
-    return f"{round(change, 4) + 0.0:+.4f}"  # no -0.0000

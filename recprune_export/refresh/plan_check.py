@@ -9,6 +9,7 @@ import numpy as np
 from recprune_export.data.batch import Batch
 from recprune_export.errors import PruningError, UsageError
 from recprune_export.evidence import Estimate, Verdict, judge_at_most, t_quantile
+from recprune_export.figures import format_estimate
 from recprune_export.finetuning.task import Task
 from recprune_export.pipeline.planning import make_score_inputs, remove_fields_and_rows
 from recprune_export.program.program import Program
@@ -61,7 +62,7 @@ def judge_plan(
         verdict, f"whether that is within the {limit:g} allowed cannot be told by these rows"
     )
     text = (
-        f"By the score '{plan.score}' the plan loses {extra.estimate:.2g} [{extra.low:.2g}, {extra.high:.2g}]{unit} more on "
+        f"By the score '{plan.score}' the plan loses {format_estimate(extra, '.2g')}{unit} more on "
         f"the new rows than the best choice of the same widths; {allowed}"
     )
     words = _describe_overlap(regrets) + ([LATER.format(len(later) + 1)] if later else [])

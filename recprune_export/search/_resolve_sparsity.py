@@ -8,10 +8,11 @@ from typing import NoReturn
 
 from recprune_export.errors import Undecided, ValidationFailed
 from recprune_export.evidence import Verdict
+from recprune_export.figures import format_estimate
 from recprune_export.finetuning.task import Task, run_program
 from recprune_export.pipeline._prune import SearchPrefix
 from recprune_export.program.program import Program
-from recprune_export.row_resolution import expected_resolution, warn_of_few_rows
+from recprune_export.row_resolution import expected_resolution, format_resolution, warn_of_few_rows
 from recprune_export.search.max_drop import DropSearchResult, find_sparsity_within_drop
 from recprune_export.search.target_speedup import SpeedTarget, find_sparsity_for_speedup
 from recprune_export.search.trials import Trials
@@ -57,11 +58,10 @@ def _search_speedup(
     batch_sizes = settings.search.target_batch_sizes or settings.latency.latency_batch_sizes
     target = SpeedTarget(speedup, batch_sizes, settings.latency.threads)
     result = find_sparsity_for_speedup(program, settings.pruning, target, task, report, seed=settings.seed)
-    speed = result.speedup
     return ResolvedSparsity(
         _with_sparsity(settings, result.sparsity),
         f"Sparsity {result.sparsity:.3f}: the least at which the model is certainly {speedup:g} times as fast as the dense one in "
-        f"ONNX Runtime; it is {speed.estimate:.2f} [{speed.low:.2f}, {speed.high:.2f}] times ({target.conditions}), by removed "
+        f"ONNX Runtime; it is {format_estimate(result.speedup, '.2f')} times ({target.conditions}), by removed "
         "channels alone.",
     )
 
@@ -75,7 +75,7 @@ def _search_drop(
     )
     if not result.confirmed:
         _raise_not_within_drop(result, max_drop, undecided)
-    changes = ", ".join(f"{t.change.change:+.4f} [{t.change.low:+.4f}, {t.change.high:+.4f}]" for t in result.confirmed)
+    changes = ", ".join(format_estimate(t.change.estimate) for t in result.confirmed)
     metric, rows = result.confirmed[0].change.metric, result.confirmed[0].change.rows
     claim = f"the {metric} of the {rows:,} validation rows falls by at most {max_drop:g}"
     if result.verdict is Verdict.UNDECIDED:
@@ -90,17 +90,17 @@ def _search_drop(
 
 def _raise_not_within_drop(result: DropSearchResult, max_drop: float, undecided: str | None) -> NoReturn:
     least = result.trials[0].change
-    open_trials = [trial.change for trial in result.trials if trial.judge(max_drop) is Verdict.UNDECIDED]
-    if not open_trials or undecided == "fail":
+    open_losses = [trial.change.loss for trial in result.trials if trial.judge(max_drop) is Verdict.UNDECIDED]
+    if not open_losses or undecided == "fail":
         raise ValidationFailed(
             f"At no sparsity is it certain that the {least.metric} of the validation rows falls by at most {max_drop:g}: at "
-            f"{result.trials[0].sparsity:.3f}, the least that was tried, it changed by {least.change:+.4f} [{least.low:+.4f}, "
-            f"{least.high:+.4f}]. Allow more, or tune for longer (--epochs)."
+            f"{result.trials[0].sparsity:.3f}, the least that was tried, it changed by {format_estimate(least.estimate)}. "
+            "Allow more, or tune for longer (--epochs)."
         )
-    resolution = min((change.high - change.low) / 2.0 for change in open_trials)
+    resolution = format_resolution(least.rows, min(loss.resolution for loss in open_losses), "validation rows")
     raise Undecided(
-        f"Whether the {least.metric} falls by at most {max_drop:g} cannot be told at any sparsity that was tried: these "
-        f"{least.rows:,} validation rows resolve +-{resolution:.2g} at best. Give more validation rows, allow a larger --max-drop, "
+        f"Whether the {least.metric} falls by at most {max_drop:g} cannot be told at any sparsity that was tried: "
+        f"{resolution} at best. Give more validation rows, allow a larger --max-drop, "
         "or take the largest sparsity that does not certainly fail by --undecided pass."
     )
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from recprune_export.evidence import Verdict, combine_verdicts
+from recprune_export.figures import format_estimate
 from recprune_export.search.bisection import STEP, bisect_largest
 from recprune_export.search.trials import Trial, Trials
 
@@ -61,8 +62,7 @@ def find_sparsity_within_drop(
 
 def format_trial(trial: Trial, max_drop: float) -> str:
     """Return the change of the metric of one trial, and the verdict on its claim, in a line."""
-    c = trial.change
     return (
-        f"sparsity {trial.sparsity:.3f}, seed {trial.seed}: {c.metric} {c.change:+.4f} [{c.low:+.4f}, {c.high:+.4f}]; "
+        f"sparsity {trial.sparsity:.3f}, seed {trial.seed}: {trial.change.metric} {format_estimate(trial.change.estimate)}; "
         f"a loss of at most {max_drop:g} {trial.judge(max_drop).words}"
     )

@@ -15,7 +15,7 @@ from recprune_export.metrics._paired_change import MetricChange
 from recprune_export.onnx.counts import count
 from recprune_export.onnx.export import ServingConfig, export_onnx
 from recprune_export.pipeline._quantize_export import quantize_export
-from recprune_export.pipeline.export_models import make_latency_requests, make_predictor
+from recprune_export.pipeline.export_models import make_predictor
 from recprune_export.program.program import Program
 from recprune_export.settings import LatencySettings, QuantizationSettings
 from recprune_export.validation.latency.backends import DENSE_ONNX, PRUNED_ONNX, make_onnxruntime_backend
@@ -69,9 +69,8 @@ def measure_artifact(
     with tempfile.TemporaryDirectory() as scratch:
         before = export_onnx(dense, Path(scratch) / "dense.onnx", rewrites=())
         after = export_onnx(pruned, Path(scratch) / "model.onnx", serving=ServingConfig(batches))
-        requests = make_latency_requests(batches, task, after.signature)
         quantized = quantize_export(
-            after, quantization, requests, task, Path(scratch) / "quantized", threads=threads, seed=seed
+            after, quantization, batches, task, Path(scratch) / "quantized", threads=threads, seed=seed
         )
         after = after if quantized is None else quantized.file
         change = None if quantized is None else task.change(partial(run_program, dense), make_predictor(after))

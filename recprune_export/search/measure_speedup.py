@@ -1,6 +1,7 @@
 """`measure_speedup`: how many times as fast one ONNX file is as another, over several batch sizes together."""
 
 from functools import partial
+from math import exp
 from pathlib import Path
 
 import numpy as np
@@ -31,5 +32,4 @@ def measure_speedup(dense: Path, pruned: Path, requests: RequestCycles, threads:
         float(np.mean([log_ratio(times, DENSE_ONNX, PRUNED_ONNX) for times in batches.values()]))
         for batches in sessions
     ]
-    interval = interval_of_few(means, confidence=0.95, seed=seed)
-    return Estimate(*np.exp([interval.estimate, interval.low, interval.high]).tolist())
+    return interval_of_few(means, confidence=0.95, seed=seed).apply(exp)

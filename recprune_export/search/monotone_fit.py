@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from math import sqrt
 
 from recprune_export.evidence import Estimate
-
-NORMAL_95 = 1.96  # standard errors of a 95 % interval
+from recprune_export.row_resolution import STANDARD_ERRORS, estimate_with_error
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,7 @@ class _Pool:
     def estimate(self) -> Estimate:
         # Values that differ by more than their intervals explain have a wider interval (Birge 1932).
         excess = 1.0 if self.count == 1 else max(1.0, sqrt(self.spread / (self.count - 1)))
-        half = NORMAL_95 * excess / sqrt(self.weight)
-        return Estimate(self.mean, self.mean - half, self.mean + half)
+        return estimate_with_error(self.mean, excess / sqrt(self.weight))
 
 
 def fit_monotone(estimates: Sequence[Estimate]) -> list[Estimate]:
@@ -45,7 +43,7 @@ def fit_monotone(estimates: Sequence[Estimate]) -> list[Estimate]:
     """
     pools: list[_Pool] = []
     for estimate in estimates:
-        error = max(estimate.resolution / NORMAL_95, 1e-12)
+        error = max(estimate.resolution / STANDARD_ERRORS, 1e-12)
         pools.append(_Pool(estimate.estimate, error**-2, 0.0, 1))
         while len(pools) > 1 and pools[-2].mean >= pools[-1].mean:
             last = pools.pop()

@@ -1,17 +1,18 @@
 """`find_sparsity_for_speedup`: the smallest sparsity at which the artifact reaches a speed-up."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import exp, log
 from pathlib import Path
 
 from recprune_export.errors import Undecided, ValidationFailed
 from recprune_export.evidence import Estimate, Verdict, judge_at_least
+from recprune_export.figures import format_estimate
 from recprune_export.finetuning.task import Task
 from recprune_export.onnx.export import ServingConfig, export_onnx
 from recprune_export.pipeline._prune import rotate_channels
-from recprune_export.pipeline.export_models import make_latency_requests
+from recprune_export.pipeline.latency_requests import make_latency_requests
 from recprune_export.pipeline.planning import plan_fields, plan_pruning, remove_fields_and_rows
 from recprune_export.program.program import Program
 from recprune_export.progress import show_status
@@ -97,9 +98,8 @@ def bisect_monotone(
     while True:
         measured[trial] = measure(trial)
         order = sorted(measured)
-        logs = [Estimate(*(log(end) for end in _ends(measured[s]))) for s in order]
-        curve = [Estimate(*(exp(end) for end in _ends(e))) for e in fit_monotone(logs)]
-        fitted = dict(zip(order, curve, strict=True))
+        curve = fit_monotone([measured[s].apply(log) for s in order])
+        fitted = {s: logs.apply(exp) for s, logs in zip(order, curve, strict=True)}
         upper = min((s for s in order if judge_at_least(fitted[s], target) is Verdict.HOLDS), default=1.0)
         lower = max((s for s in order if s < upper), default=0.0)
         bracket = Bracket(lower, upper)
@@ -107,10 +107,6 @@ def bisect_monotone(
         if bracket.lower >= most or (bracket.upper < 1.0 and bracket.narrow):
             return
         trial = most if bracket.upper >= 1.0 else bracket.middle
-
-
-def _ends(estimate: Estimate) -> Sequence[float]:
-    return estimate.estimate, estimate.low, estimate.high
 
 
 def _export_and_measure(program: Program, pruned: Program, target: SpeedTarget, task: Task, seed: int) -> Estimate:
@@ -132,14 +128,14 @@ def _format_trial(fitted: dict[float, Estimate], target: SpeedTarget) -> str:
     sparsity, speed = next(reversed(fitted.items()))
     verdict = judge_at_least(speed, target.speedup)
     return (
-        f"sparsity {sparsity:.3f}: {speed.estimate:.2f} [{speed.low:.2f}, {speed.high:.2f}] times as fast as dense "
+        f"sparsity {sparsity:.3f}: {format_estimate(speed, '.2f')} times as fast as dense "
         f"({target.conditions}): at least {target.speedup:g} {verdict.words}"
     )
 
 
 def _raise_out_of_reach(reached: Estimate, target: SpeedTarget) -> None:
     text = (
-        f"At a sparsity of {MAX_SPARSITY:g} the model is {reached.estimate:.2f} [{reached.low:.2f}, {reached.high:.2f}] times as "
+        f"At a sparsity of {MAX_SPARSITY:g} the model is {format_estimate(reached, '.2f')} times as "
         f"fast as the dense one in ONNX Runtime ({target.conditions})"
     )
     if judge_at_least(reached, target.speedup) is Verdict.UNDECIDED:

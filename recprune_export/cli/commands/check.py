@@ -10,7 +10,7 @@ import click
 
 from recprune_export.cli.input_paths import ARTIFACT, DATA
 from recprune_export.cli.main_group import main
-from recprune_export.cli.options import FILE
+from recprune_export.cli.options import FILE, undecided_option
 from recprune_export.cli.tables import VERDICT_STYLES, make_console, make_table, print_json, prints_after_work
 from recprune_export.errors import UsageError
 from recprune_export.progress import print_warning
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Seconds for latency, and as many for loading.",
 )
-@click.option("--undecided", type=click.Choice(["fail", "pass"]), help="What it counts for.  [default: exit code 5]")
+@undecided_option
 @click.option("--junit", "junit_file", type=FILE, help="Write JUnit XML.")
 @click.option("--markdown", "markdown_file", type=FILE, help="Write Markdown.")
 @click.option("--report", "report_file", type=FILE, help="Write a page in HTML.")
@@ -191,6 +191,8 @@ def print_check(check: "Check", *, as_json: bool) -> None:
 
 def print_calibration(calibration: "Calibration", *, as_json: bool) -> None:
     """Print the smallest regression that this machine can resolve."""
+    from recprune_export.figures import format_estimate
+
     if as_json:
         return print_json(calibration.to_dict())
     console = make_console()
@@ -198,7 +200,7 @@ def print_calibration(calibration: "Calibration", *, as_json: bool) -> None:
         f"{calibration.name} against itself, {calibration.seconds:.0f} s", "", "ratio", "processes", "resolved"
     )
     for batch, resolution in calibration.resolutions.items():
-        ratio = f"{resolution.ratio.estimate:.3f} [{resolution.ratio.low:.3f}, {resolution.ratio.high:.3f}]"
+        ratio = format_estimate(resolution.ratio, ".3f")
         table.add_row(f"batch {batch}", ratio, str(resolution.processes), f"{resolution.smallest:.1%}")
     console.print(table)
     console.print(

@@ -17,6 +17,7 @@ from recprune_export.cli.options import (
     reading_options,
     source_options,
     split_options,
+    undecided_option,
 )
 from recprune_export.cli.parse_values import parse_json_object
 from recprune_export.cli.tables import (
@@ -63,7 +64,7 @@ _PRINTED_DRIFTS = 12
     show_default=True,
     help="Worse than the metric that was recorded.",
 )
-@click.option("--undecided", type=click.Choice(["fail", "pass"]), help="What it counts for.  [default: exit code 5]")
+@undecided_option
 @click.option("--check-only", is_flag=True, help="Do not compress again; exit code 1 where the plan does not hold.")
 @click.option("-o", "--output", type=FILE, help="Directory of the new bundle.  [default: BUNDLE-refreshed]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")

@@ -14,7 +14,7 @@ from recprune_export.cli.options import FILE, job_options, loading_options, read
 from recprune_export.cli.parse_values import model_source, parse_fractions
 from recprune_export.cli.reproduce_command import reproduce_command
 from recprune_export.cli.tables import make_console, make_table, print_json, prints_after_work, quote_for_shell
-from recprune_export.figures import format_bytes, format_ratio
+from recprune_export.figures import format_bytes, format_estimate, format_ratio
 
 if TYPE_CHECKING:
     from recprune_export.search._sweep import Sweep
@@ -76,10 +76,9 @@ def print_trial(trial: "Trial") -> None:
     from recprune_export.progress import print_status
 
     assert trial.artifact is not None
-    c, speed = trial.change, trial.artifact.overall
     print_status(
-        f"sparsity {trial.sparsity:g}: {c.metric} {c.change:+.4f} [{c.low:+.4f}, {c.high:+.4f}], "
-        f"{format_ratio(speed)} as fast"
+        f"sparsity {trial.sparsity:g}: {trial.change.metric} {format_estimate(trial.change.estimate)}, "
+        f"{format_ratio(trial.artifact.overall)} as fast"
     )
 
 
@@ -100,11 +99,11 @@ def print_sweep(search: "Sweep", folder: Path, arguments: Sequence[str], *, as_j
         title, "sparsity", f"{first.change.metric} [95 %]", "parameters", "not zero", "file", *batches, ""
     )
     for number, trial in enumerate(search.trials):
-        c, artifact = trial.change, trial.artifact
+        artifact = trial.artifact
         assert artifact is not None
         table.add_row(
             f"{trial.sparsity:g}",
-            f"{c.change:+.4f} [{c.low:+.4f}, {c.high:+.4f}]",
+            format_estimate(trial.change.estimate),
             f"{artifact.parameters:,}",
             f"{artifact.nonzero:,}",
             format_bytes(artifact.bytes),

@@ -13,6 +13,7 @@ import numpy as np
 from recprune_export.codec import DictMixin, JsonForm, ToDictMixin, decode, encode
 from recprune_export.data.distribution.stability_index import MAJOR, psi, psi_interval, psi_null_quantile
 from recprune_export.evidence import Estimate, Verdict, judge_at_most
+from recprune_export.figures import format_estimate
 
 MAX_LISTED_IDS = 1000  # the most frequent ids
 HASH_CELLS = 8  # cells for all other ids, by hash
@@ -183,8 +184,7 @@ class Drift(ToDictMixin):
 
     def format_index(self) -> str:
         """Format the index beyond chance with its interval."""
-        index = self.estimate
-        return f"{index.estimate:.3f} [{index.low:.3f}, {index.high:.3f}]"
+        return format_estimate(self.estimate, ".3f")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import count
+from math import exp
 from typing import Any
 
 import numpy as np
@@ -43,8 +44,7 @@ class Evidence:
 
     def ratio(self) -> Estimate:
         """Return NEW / BASE with its interval."""
-        log_ratio = interval_of_few(self.log_ratios, confidence=CONFIDENCE)
-        return Estimate(*np.exp([log_ratio.estimate, log_ratio.low, log_ratio.high]).tolist())
+        return interval_of_few(self.log_ratios, confidence=CONFIDENCE).apply(exp)
 
     def verdict(self, tolerance: float | None) -> Verdict:
         """Judge the claim that NEW takes at most `tolerance` more; UNDECIDED without a tolerance, or after few processes."""

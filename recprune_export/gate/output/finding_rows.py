@@ -1,8 +1,10 @@
 """Formatting of findings, shared by the table, the Markdown and the JUnit text."""
 
-from recprune_export.figures import format_bytes
+from recprune_export.evidence import Estimate
+from recprune_export.figures import format_bytes, format_estimate
 from recprune_export.gate.findings import Finding
 
+METRIC_CHANGE = "+z.5f"  # the format of a change of a metric
 HEADINGS = ("gate", "BASE", "NEW", "change", "limit", "verdict")
 
 
@@ -38,23 +40,19 @@ def format_amount(value: float | None, unit: str) -> str:
 def format_change(finding: Finding) -> str:
     """Format the change from BASE to NEW, with its interval if there is one."""
     if finding.ratio is not None:
-        low, middle, high = (
-            _format_signed(100 * (r - 1), 1) for r in (finding.ratio.low, finding.ratio.estimate, finding.ratio.high)
-        )
-        return f"{middle} % [{low}, {high}]"
+        return format_growth(finding.ratio)
     if finding.change is not None:
-        change = finding.change
-        estimate, low, high = (_format_signed(value, 5) for value in (change.estimate, change.low, change.high))
-        return f"{estimate} [{low}, {high}]"
+        return format_estimate(finding.change, METRIC_CHANGE)
     if finding.base is None or finding.new is None:
         return ""
     return f"{100 * (finding.new / finding.base - 1):+.1f} %" if finding.base else f"{finding.new - finding.base:+g}"
 
 
-def _format_signed(value: float, digits: int) -> str:
-    """Format a change with its sign; what is rounded to zero is not negative.
+def format_growth(ratio: Estimate) -> str:
+    """Format NEW / BASE as the growth from BASE, with its interval.
 
-    >>> _format_signed(-1e-9, 5), _format_signed(-0.25, 1), _format_signed(3.0, 1)
-    ('+0.00000', '-0.2', '+3.0')
+    >>> format_growth(Estimate(1.0 - 1e-9, 0.9975, 1.03))
+    '+0.0 % [-0.2, +3.0]'
     """
-    return f"{round(value, digits) + 0.0:+.{digits}f}"
+    growth = ratio.apply(lambda r: 100 * (r - 1))
+    return f"{growth.estimate:+z.1f} % [{growth.low:+z.1f}, {growth.high:+z.1f}]"

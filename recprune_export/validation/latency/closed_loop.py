@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from recprune_export.evidence import Estimate
+from recprune_export.figures import format_estimate
 from recprune_export.progress import progress_bar
 from recprune_export.validation.latency.latency_constants import (
     CLOCKS_DIFFER,
@@ -141,8 +142,8 @@ class LatencyReport:
             wall, cpu = (self.ratio_by(clock, batch, name, last) for clock in (WALL, CPU))
             if wall.low > cpu.high * CLOCKS_DIFFER or cpu.low > wall.high * CLOCKS_DIFFER:
                 return (
-                    f"at batch {batch} {name} : {last} is {wall.estimate:.2f} [{wall.low:.2f}, {wall.high:.2f}] by the wall clock and "
-                    f"{cpu.estimate:.2f} [{cpu.low:.2f}, {cpu.high:.2f}] by CPU time"
+                    f"at batch {batch} {name} : {last} is {format_estimate(wall, '.2f')} by the wall clock and "
+                    f"{format_estimate(cpu, '.2f')} by CPU time"
                 )
         waiting = self.waiting(batch)
         if waiting <= MAX_WAITING:
