@@ -7,8 +7,14 @@ from recprune_export.data.labels import LabelKind
 from recprune_export.data.rows import Rows
 from recprune_export.errors import DataError, UsageError
 from recprune_export.metrics._paired_change import MetricChange, paired_change
-from recprune_export.metrics.deciding_metric import MEAN, DecidingMetric
-from recprune_export.metrics.metric_catalogue import Metric, choose_default_metrics, find_metric, list_metric_names
+from recprune_export.metrics.deciding_metric import DecidingMetric
+from recprune_export.metrics.metric_catalogue import (
+    MEAN,
+    Metric,
+    choose_default_metrics,
+    find_metric,
+    list_metric_names,
+)
 from recprune_export.metrics.observations import LabelPredictor, Observations, Targets, observe, read_targets
 from recprune_export.settings import EvaluationSettings
 
