@@ -89,10 +89,8 @@ class _VocabularyRows:
         schema = self._encoder.schema
         check_numbers(self._path, rows.lazy(), schema, first_row)
         request = self._encoder.encode(rows)
-        for name in schema.categorical:
-            self.unknown[name] += int(np.count_nonzero(request[name] == 0))
-        for field in schema.multi_valued:
-            self.unknown[field.name] += int(np.count_nonzero(request[field.name] == 1))
+        for name, unknown_id in self._encoder.unknown_ids.items():
+            self.unknown[name] += int(np.count_nonzero(request[name] == unknown_id))
         for name in schema.numeric:
             self.unknown[name] += count_missing_numbers(rows, name, schema.missing)
         if self._number_limit is not None and NUMERIC in request:

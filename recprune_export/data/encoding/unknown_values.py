@@ -54,7 +54,7 @@ def count_unknown_if_many(
     several = {field.name for field in encoder.schema.multi_valued}
     counts = {}
     for name, vocabulary in encoder.vocabularies.items():
-        unknown = sum(int(np.count_nonzero(request[name] == vocabulary.first - 1)) for request in requests)
+        unknown = sum(int(np.count_nonzero(request[name] == encoder.unknown_ids[name])) for request in requests)
         ids = sum(
             int(np.count_nonzero(request[name])) if name in several else len(request[name]) for request in requests
         )
