@@ -103,13 +103,6 @@ class Evaluator:
             ):
                 yield name
 
-    def change(self, before: LabelPredictor, after: LabelPredictor, rows: Rows) -> MetricChange | None:
-        """Compare the deciding metric of two models on `rows`; None if no metric is defined there."""
-        deciding = self.decide(rows)
-        if deciding is None:
-            return None
-        return paired_change(deciding, *(observe(predict, rows, self.kinds) for predict in (before, after)))
-
     def notes(self, splits: Mapping[str, Rows]) -> tuple[str, ...]:
         """Return a sentence for each metric that is left out in a split, and one where another metric decides there."""
         first = self.metrics[0]
