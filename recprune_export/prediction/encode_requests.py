@@ -98,7 +98,7 @@ class _VocabularyRows:
             self.unknown.update(dict(zip(schema.dense_columns, clipped.tolist(), strict=True)))
         for vector in schema.vectors:
             self.unknown[vector.name] += rows[vector.name].null_count()
-        for name, count in count_unknown(self._encoder, rows).items():
+        for name, count in count_unknown(self._encoder, rows, request).items():
             self._counts[name] = self._counts[name].add(count)
         return request
 
