@@ -96,10 +96,3 @@ def is_no_number(column: "pl.Expr", dtype: "pl.DataType", missing: Collection[st
     if not isinstance(dtype, pl.String | pl.Categorical | pl.Enum):
         return pl.lit(False)
     return ~is_missing_text(column.cast(pl.String), missing) & as_number(column, dtype, missing).is_null()
-
-
-def count_missing_numbers(rows: "pl.DataFrame", name: str, missing: Collection[str]) -> int:
-    """Return the number of rows in which a numeric column has no number."""
-    import polars as pl
-
-    return int(rows.select(as_number(pl.col(name), rows.schema[name], missing).null_count()).item())
