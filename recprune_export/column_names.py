@@ -29,15 +29,15 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     return "." if nearest is None else f"; did you mean '{nearest}'?"
 
 
-def list_names(names: Iterable[str]) -> str:
-    """Return names as a text of limited length.
+def list_names(names: Iterable[str], most: int = MAX_LISTED) -> str:
+    """Return the first `most` names, and how many there are beside them, as a text.
 
     >>> list_names(["user", "item"]), list_names(str(n) for n in range(42))[-14:]
     ('user, item', ' 39 and 2 more')
     """
     listed = list(names)
-    more = f" and {len(listed) - MAX_LISTED:,} more" if len(listed) > MAX_LISTED else ""
-    return ", ".join(listed[:MAX_LISTED]) + more
+    more = f" and {len(listed) - most:,} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more
 
 
 def describe_missing_column(source: object, name: str, columns: Iterable[str], role: str = "") -> str:

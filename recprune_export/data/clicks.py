@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recprune_export.column_names import describe_missing_column
+from recprune_export.column_names import check_columns_exist
 from recprune_export.data.csv_format import CsvOptions
 from recprune_export.data.encoding.encoder import Encoder
 from recprune_export.data.encoding.numeric_columns import as_number, can_be_number, is_no_number
@@ -70,13 +70,10 @@ def load_clicks(
     options = CsvOptions(reading.separator, reading.encoding)
     frame = scan(path, options, text=schema.texts, missing=schema.missing)
     columns = frame.collect_schema().names()
-    used = (*schema.labels, *schema.fields, *((schema.weight,) if schema.weight else ()))
-    missing = [name for name in used if name not in columns]
-    if missing:
-        role = "the label of the model" if missing[0] in schema.labels else "a field of the model"
-        if missing[0] == schema.weight:
-            role = "the weight of rows, unless --weight names another"
-        raise DataError(describe_missing_column(path, missing[0], columns, role))
+    check_columns_exist(path, schema.labels, columns, "the label of the model")
+    check_columns_exist(path, schema.fields, columns, "a field of the model")
+    weights = (schema.weight,) if schema.weight else ()
+    check_columns_exist(path, weights, columns, "the weight of rows, unless --weight names another")
     check_types(path, frame, schema)
     frame, label_values, label_notes = _add_labels(path, frame, schema, schema.label_kinds if encoder else {})
     numbers = (name for name, values in label_values.items() if values.kind(1) is LabelKind.NUMBER)
@@ -176,12 +173,11 @@ def _add_partition_column(path: Path, frame: "pl.LazyFrame", split: Split) -> "t
     """Add a column with the split of each row, 0 to 2; return in words how the rows are split as well."""
     import polars as pl
 
-    source, columns = split.source, frame.collect_schema().names()
+    source = split.source
     if source is None:
         row_split = split_at_random(int(collect(frame.select(pl.len()), path).item()), split)
-    elif source not in columns:
-        raise DataError(describe_missing_column(path, source, columns, "by which the model's rows are split"))
     else:
+        check_columns_exist(path, [source], frame.collect_schema().names(), "by which the model's rows are split")
         row_split = split_rows(path, collect(frame.select(source), path)[source], split, _REMEDY)
     return frame.with_columns(pl.Series(PARTITION_COLUMN, row_split.codes)), row_split.description
 

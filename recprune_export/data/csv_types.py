@@ -4,13 +4,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from recprune_export.data.encoding.canonical_text import is_missing_text
+from recprune_export.data.encoding.canonical_text import BOOLEANS, is_among, is_missing_text
 
 if TYPE_CHECKING:
     import polars as pl
 
 _SAMPLE_ROWS = 10_000
-_BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _LEADING_ZERO = r"^[+-]?0[0-9]"
 _TOO_LONG = r"^[+-]?[0-9]{16,}$"  # digits that float64 may not hold
 
@@ -61,7 +60,7 @@ def cast_text(name: str, dtype: "pl.DataType", missing: Collection[str]) -> "pl.
         return column.replace(list(missing), [None] * len(missing)) if missing else column
     text = column.str.strip_chars()
     if isinstance(dtype, pl.Boolean):
-        return text.replace_strict(_BOOLEANS, default=None, return_dtype=pl.Boolean).alias(name)
+        return text.replace_strict(BOOLEANS, default=None, return_dtype=pl.Boolean).alias(name)
     if isinstance(dtype, pl.Null):
         return pl.when(column.is_null() & column.is_not_null()).then(column)  # as many rows as there are
     text = pl.when(~is_missing_text(text, missing)).then(text)
@@ -97,8 +96,7 @@ def _is_word(name: str, missing: Collection[str]) -> "pl.Expr":
 
     rest = pl.col(f"rest {name}")
     is_word = rest.is_not_null() & is_missing_text(rest)
-    requested = pl.col(name).is_in(pl.Series([*missing], dtype=pl.String).implode()).fill_null(False)
-    return is_word | requested if missing else is_word
+    return is_word | is_among(pl.col(name), missing).fill_null(False) if missing else is_word
 
 
 def _counts(name: str) -> list["pl.Expr"]:
@@ -110,7 +108,7 @@ def _counts(name: str) -> list["pl.Expr"]:
         "words": is_word.sum(),
         "integers": (text.cast(pl.Int64, strict=False).is_not_null() & ~is_word).sum(),
         "floats": (pl.col(f"number {name}").is_not_null() & ~is_word).sum(),
-        "booleans": (pl.col(f"rest {name}").is_in(list(_BOOLEANS)) & ~is_word).sum(),
+        "booleans": (pl.col(f"rest {name}").is_in(list(BOOLEANS)) & ~is_word).sum(),
         "zeros": (text.str.contains(_LEADING_ZERO) & ~is_word).sum(),
         "long": (text.str.contains(_TOO_LONG) & ~is_word).sum(),
     }

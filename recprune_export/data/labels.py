@@ -7,6 +7,8 @@ from typing import Self
 
 import numpy as np
 
+from recprune_export.column_names import list_names
+
 MAX_LISTED_WORDS = 8
 
 
@@ -77,8 +79,7 @@ class LabelValues:
         ('whole numbers from 1 to 5', '0 and 1')
         """
         if self.words:
-            more = f" and {len(self.words) - MAX_LISTED_WORDS} more" if len(self.words) > MAX_LISTED_WORDS else ""
-            return f"the texts {', '.join(repr(word) for word in self.words[:MAX_LISTED_WORDS])}{more}"
+            return f"the texts {list_names(map(repr, self.words), MAX_LISTED_WORDS)}"
         if self.is_binary:
             return "0 and 1"
         if self.low == self.high:

@@ -9,6 +9,7 @@ from decimal import Decimal
 
 import numpy as np
 
+from recprune_export.column_names import list_names
 from recprune_export.data.encoding.canonical_text import MISSING_WORDS
 from recprune_export.data.labels import MAX_LISTED_WORDS, LabelKind, LabelValues
 from recprune_export.data.rows import Rows
@@ -241,9 +242,8 @@ def _code_words(
             f"The label '{name}' of {source} holds the text '{example}', but the model was trained with "
             f"{'0 and 1' if kind is LabelKind.BINARY else 'numbers'}: write it as that, or state it with --missing-label."
         )
-    codes = ", ".join(f"'{word}' {code}" for code, word in enumerate(words[:MAX_LISTED_WORDS]))
-    more = f" and {len(words) - MAX_LISTED_WORDS} more" if len(words) > MAX_LISTED_WORDS else ""
-    note = f"The label '{name}' is text: its values are classes in the order of characters: {codes}{more}."
+    codes = list_names((f"'{word}' {code}" for code, word in enumerate(words)), MAX_LISTED_WORDS)
+    note = f"The label '{name}' is text: its values are classes in the order of characters: {codes}."
     return [float(code) for code in range(len(words))], note, tuple(words)
 
 

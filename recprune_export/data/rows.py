@@ -73,25 +73,23 @@ class Ragged:
 
     def take(self, indices: np.ndarray) -> "Ragged":
         """Return the lists at `indices`."""
-        lengths = self.lengths[indices]
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-        return Ragged(self.values[np.repeat(self.offsets[:-1][indices], lengths) + within], offsets)
+        return self._slice(self.offsets[:-1][indices], self.lengths[indices])
 
-    def drop_last(self, count: int) -> "Ragged":
-        """Return each list without its last `count` values; the list may become empty."""
-        lengths = np.maximum(self.lengths - count, 0)
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-        return Ragged(self.values[np.repeat(self.offsets[:-1], lengths) + within], offsets)
+    def drop_last(self, count: int | np.ndarray) -> "Ragged":
+        """Return each list without its last `count` values, one number or [N]; the list may become empty."""
+        return self._slice(self.offsets[:-1], np.maximum(self.lengths - count, 0))
 
     def pad_left(self, length: int) -> np.ndarray:
         """Return the last `length` values of each list as [N, length], zeros on the left."""
         lengths = np.minimum(self.lengths, length)
         padded = np.zeros((len(self), length), dtype=np.int64)
         row = np.repeat(np.arange(len(self)), lengths)
-        from_end = (
-            np.concatenate([np.arange(n, 0, -1) for n in lengths]) if len(lengths) else np.zeros(0, dtype=np.int64)
-        )
+        from_end = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(row))
         padded[row, length - from_end] = self.values[np.repeat(self.offsets[1:], lengths) - from_end]
         return padded
+
+    def _slice(self, starts: np.ndarray, lengths: np.ndarray) -> "Ragged":
+        """Return the lists that begin at `starts` of all values, [lists], and have `lengths`, [lists]."""
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+        return Ragged(self.values[np.repeat(starts, lengths) + within], offsets)

@@ -88,13 +88,13 @@ class SequenceEncoder(DictMixin):
         histories = Ragged(items.to_numpy(), log.offsets)
         return _drop_unknown(histories) if drop_unknown else histories
 
-    def judge_items(self, log: "pl.DataFrame", source: str, allow: bool) -> tuple[str, ...]:
-        """Return a note if many items of `log` are unknown. Raises `DataError` if nearly all are, unless `allow`."""
-        import polars as pl
+    def judge_items(self, items: "pl.Series", source: str, allow: bool) -> tuple[str, ...]:
+        """Return a note if many of `items`, canonical texts, are unknown.
 
-        name = self.columns.item
-        texts = log.select(canonical_text(pl.col(name), log.schema[name]).alias(name))[name].drop_nulls()
-        return judge_unknown([count_unknown_texts(name, texts, self.items)], {name: self.items}, source, allow)
+        Raises `DataError` if nearly all are, unless `allow`.
+        """
+        counts = count_unknown_texts(self.columns.item, items.drop_nulls(), self.items)
+        return judge_unknown([counts], {self.columns.item: self.items}, source, allow)
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def load_sequences(
     if encoder is None:
         encoder = SequenceEncoder(schema, _count_items(log, training.values, schema.missing))
     else:
-        unknown = encoder.judge_items(table, str(path), reading.allow_unknown)
+        unknown = encoder.judge_items(table[columns.item], str(path), reading.allow_unknown)
     histories = encoder.encode_ordered(log, drop_unknown=False)
     return SequenceData(
         encoder,

@@ -427,9 +427,7 @@ def _truncate_histories(histories: Ragged, length: int, rng: np.random.Generator
     ends = rng.integers(1, histories.lengths + 1)
     next_index = np.minimum(histories.offsets[:-1] + ends, len(histories.values) - 1)
     target = np.where(ends < histories.lengths, histories.values[next_index], 0)
-    offsets = np.concatenate([[0], np.cumsum(ends)])
-    within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], ends)
-    prefixes = Ragged(histories.values[np.repeat(histories.offsets[:-1], ends) + within], offsets)
+    prefixes = histories.drop_last(histories.lengths - ends)
     return {HISTORY: torch.from_numpy(prefixes.pad_left(length))}, {NEXT_ITEM: torch.from_numpy(target)}
 
 

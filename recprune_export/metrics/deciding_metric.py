@@ -5,10 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recprune_export.metrics.metric_catalogue import Metric
+from recprune_export.metrics.metric_catalogue import MEAN, Metric
 from recprune_export.metrics.observations import Observations
-
-MEAN = "mean "
 
 
 @dataclass(frozen=True)

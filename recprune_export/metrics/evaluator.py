@@ -7,8 +7,14 @@ from recprune_export.data.labels import LabelKind
 from recprune_export.data.rows import Rows
 from recprune_export.errors import DataError, UsageError
 from recprune_export.metrics._paired_change import MetricChange, paired_change
-from recprune_export.metrics.deciding_metric import MEAN, DecidingMetric
-from recprune_export.metrics.metric_catalogue import Metric, choose_default_metrics, find_metric, list_metric_names
+from recprune_export.metrics.deciding_metric import DecidingMetric
+from recprune_export.metrics.metric_catalogue import (
+    MEAN,
+    Metric,
+    choose_default_metrics,
+    find_metric,
+    list_metric_names,
+)
 from recprune_export.metrics.observations import LabelPredictor, Observations, Targets, observe, read_targets
 from recprune_export.settings import EvaluationSettings
 
@@ -96,13 +102,6 @@ class Evaluator:
                 for target in targets.values()
             ):
                 yield name
-
-    def change(self, before: LabelPredictor, after: LabelPredictor, rows: Rows) -> MetricChange | None:
-        """Compare the deciding metric of two models on `rows`; None if no metric is defined there."""
-        deciding = self.decide(rows)
-        if deciding is None:
-            return None
-        return paired_change(deciding, *(observe(predict, rows, self.kinds) for predict in (before, after)))
 
     def notes(self, splits: Mapping[str, Rows]) -> tuple[str, ...]:
         """Return a sentence for each metric that is left out in a split, and one where another metric decides there."""

@@ -15,6 +15,7 @@ from recprune_export.metrics.observations import Observations, Targets
 
 Needs = Literal["rows", "both classes", "mixed groups"]
 TOP = 10
+MEAN = "mean "  # before the name of a metric: its mean over labels
 BINARY, CLASSES, NUMBER, NEXT_ITEM = LabelKind.BINARY, LabelKind.CLASSES, LabelKind.NUMBER, LabelKind.NEXT_ITEM
 
 
@@ -138,7 +139,7 @@ def find_metric(name: str) -> Metric | None:
     >>> [find_metric(name).greater_is_better for name in ("AUC", "click/logloss", "mean auc", "ndcg@20")]
     [True, False, True, True]
     """
-    plain = name.rpartition("/")[2].removeprefix("mean ").lower().replace("_", "-")
+    plain = name.rpartition("/")[2].removeprefix(MEAN).lower().replace("_", "-")
     at_k = _NAME_AT_K.fullmatch(plain)
     if at_k is None:
         return _BY_NAME.get(plain)

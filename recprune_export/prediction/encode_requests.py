@@ -15,7 +15,7 @@ from recprune_export.data.arrays import ArraySpec, check_input_array, find_input
 from recprune_export.data.clicks import check_numbers, check_types
 from recprune_export.data.csv_format import CsvOptions
 from recprune_export.data.encoding.encoder import NUMERIC, Encoder, Request
-from recprune_export.data.encoding.numeric_columns import count_missing_numbers
+from recprune_export.data.encoding.numeric_columns import as_number
 from recprune_export.data.encoding.unknown_values import UnknownValues, count_unknown, judge_unknown
 from recprune_export.data.named_columns import stack_columns
 from recprune_export.data.tabular_files import describe_encoding, read_column_names, scan
@@ -86,21 +86,21 @@ class _VocabularyRows:
         check_types(path, frame, encoder.schema)
 
     def request(self, rows: "pl.DataFrame", first_row: int) -> Request:
-        schema = self._encoder.schema
+        import polars as pl
+
+        schema, types = self._encoder.schema, rows.schema
         check_numbers(self._path, rows.lazy(), schema, first_row)
+        # Texts become numbers here, once for all that follows.
+        rows = rows.with_columns(as_number(pl.col(n), types[n], schema.missing).alias(n) for n in schema.numeric)
         request = self._encoder.encode(rows)
-        for name in schema.categorical:
-            self.unknown[name] += int(np.count_nonzero(request[name] == 0))
-        for field in schema.multi_valued:
-            self.unknown[field.name] += int(np.count_nonzero(request[field.name] == 1))
-        for name in schema.numeric:
-            self.unknown[name] += count_missing_numbers(rows, name, schema.missing)
+        for name, unknown_id in self._encoder.unknown_ids.items():
+            self.unknown[name] += int(np.count_nonzero(request[name] == unknown_id))
+        for name in (*schema.numeric, *(vector.name for vector in schema.vectors)):
+            self.unknown[name] += rows[name].null_count()
         if self._number_limit is not None and NUMERIC in request:
             clipped = np.count_nonzero(np.abs(request[NUMERIC]) > self._number_limit, axis=0)
             self.unknown.update(dict(zip(schema.dense_columns, clipped.tolist(), strict=True)))
-        for vector in schema.vectors:
-            self.unknown[vector.name] += rows[vector.name].null_count()
-        for name, count in count_unknown(self._encoder, rows).items():
+        for name, count in count_unknown(self._encoder, rows, request).items():
             self._counts[name] = self._counts[name].add(count)
         return request
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from recprune_export.data.clicks import ClickData, load_clicks
 from recprune_export.data.encoding.encoder import Request as Arrays
+from recprune_export.data.encoding.vocabulary import Vocabulary
 from recprune_export.data.labels import LabelKind
 from recprune_export.data.rows import Ragged, Rows
 from recprune_export.data.schema._infer_schema import (
@@ -109,7 +110,8 @@ def _load_clicks(data: Path, overrides: SchemaOverrides, group: str | None) -> C
     inferred = infer_schema(data, overrides)
     reading = DataSettings(overrides.separator, overrides.encoding)
     clicks = load_clicks(data, inferred.schema, group=group, reading=reading)
-    columns, notes = _count_values(inferred.columns, clicks.encoder.rows), (*inferred.notes, *clicks.notes)
+    columns = _count_values(inferred.columns, clicks.encoder.vocabularies)
+    notes = (*inferred.notes, *clicks.notes)
     return replace(clicks, encoder=replace(clicks.encoder, summaries=columns, notes=notes))
 
 
@@ -118,14 +120,15 @@ def _load_sequences(data: Path, overrides: SchemaOverrides) -> SequenceData:
     schema = infer_sequence_schema(data, overrides)
     sequences = load_sequences(data, schema, reading=DataSettings(overrides.separator, overrides.encoding))
     encoder, columns = sequences.encoder, summarize_sequence(data, schema, overrides.csv_options)
-    columns = _count_values(columns, {encoder.columns.item: encoder.items.rows})
+    columns = _count_values(columns, {encoder.columns.item: encoder.items})
     return replace(sequences, encoder=replace(encoder, summaries=columns, notes=sequences.notes))
 
 
-def _count_values(columns: tuple[ColumnSummary, ...], rows: Mapping[str, int]) -> tuple[ColumnSummary, ...]:
-    """Return the summaries with the number of values that have an id, from the rows of the tables."""
-    special = {"categorical": 1, "item": 1, "multi-valued": 2}
-    return tuple(replace(c, values=rows[c.name] - special[c.role]) if c.name in rows else c for c in columns)
+def _count_values(
+    columns: tuple[ColumnSummary, ...], vocabularies: Mapping[str, Vocabulary]
+) -> tuple[ColumnSummary, ...]:
+    """Return the summaries with the number of values that have an id."""
+    return tuple(replace(c, values=len(vocabularies[c.name].values)) if c.name in vocabularies else c for c in columns)
 
 
 def make_label_predictor(module: nn.Module, spec: InputSpec) -> LabelPredictor:

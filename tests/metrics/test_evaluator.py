@@ -113,7 +113,8 @@ def test_any_labels_give_finite_metrics_or_a_reason(labels: list[float | None], 
     assert set(values) | omitted == set(names)
     assert not set(values) & omitted
     assert np.isfinite(list(values.values())).all()
-    change = evaluator.change(random_model(data, seed), random_model(data, seed + 1), data)
+    answers = (observe(random_model(data, s), data, evaluator.kinds) for s in (seed, seed + 1))
+    change = compare_quality(evaluator, *answers, None).change
     assert (change is None) == (not values)
     if change is not None:
         assert change.low <= change.change <= change.high

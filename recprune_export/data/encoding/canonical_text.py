@@ -11,6 +11,7 @@ MISSING_WORDS = (
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL",
     "NaN", "None", "n/a", "nan", "null", "-", "--", ".", "?", "\\N", "NaT", "NIL",
 )  # fmt: skip
+BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 
 CANONICAL_TEXT_RULE = (
     "A value is looked up by its text. An integer is its decimal digits, true and false are 'true' and 'false' (also where a "
@@ -53,7 +54,7 @@ def canonical_text(column: "pl.Expr", dtype: "pl.DataType") -> "pl.Expr":
         .then(_without_zeros_at_the_end(text))
         .when(number.is_finite())
         .then(_text_from_float(number))
-        .when(text.is_in(["True", "TRUE", "False", "FALSE"]))
+        .when(text.is_in(list(BOOLEANS)))
         .then(text.str.to_lowercase())
         .when(text == "-0")
         .then(pl.lit("0"))
@@ -64,11 +65,17 @@ def canonical_text(column: "pl.Expr", dtype: "pl.DataType") -> "pl.Expr":
 
 def is_missing_text(text: "pl.Expr", words: Collection[str] = ()) -> "pl.Expr":
     """Return whether a text is null, a usual word for a missing value in upper or lower case, or one of `words`."""
-    import polars as pl
 
     stripped = text.str.strip_chars()
-    usual = stripped.str.to_lowercase().is_in(pl.Series([word.lower() for word in MISSING_WORDS]).implode())
-    return text.is_null() | usual | stripped.is_in(pl.Series([*words], dtype=pl.String).implode())
+    usual = stripped.str.to_lowercase().pipe(is_among, [word.lower() for word in MISSING_WORDS])
+    return text.is_null() | usual | is_among(stripped, words)
+
+
+def is_among(text: "pl.Expr", words: Collection[str]) -> "pl.Expr":
+    """Return whether a text is one of `words`; null for null."""
+    import polars as pl
+
+    return text.is_in(pl.Series([*words], dtype=pl.String).implode())
 
 
 def _text_from_float(column: "pl.Expr") -> "pl.Expr":

@@ -167,14 +167,11 @@ def _moments(frame: "pl.LazyFrame", schema: Schema) -> tuple[dict[str, float], d
     names, types = schema.numeric, frame.collect_schema()
     if not names:
         return {}, {}
-    values = [as_number(pl.col(name), types[name], schema.missing).alias(name) for name in names]
-    means = frame.select(value.mean() for value in values).collect(engine="streaming").row(0)
-    stds = frame.select(value.std(ddof=0) for value in values).collect(engine="streaming").row(0)
+    values = frame.select(as_number(pl.col(name), types[name], schema.missing).alias(name) for name in names)
+    moments = values.select(pl.all().mean().name.prefix("mean "), pl.all().std(ddof=0).name.prefix("std "))
+    row = moments.collect(engine="streaming").row(0, named=True)
     # A column without values or without spread is divided by 1 to stay finite.
-    return (
-        {n: float(m or 0.0) for n, m in zip(names, means, strict=True)},
-        {n: float(s or 1.0) for n, s in zip(names, stds, strict=True)},
-    )
+    return {n: float(row[f"mean {n}"] or 0.0) for n in names}, {n: float(row[f"std {n}"] or 1.0) for n in names}
 
 
 def _pad(lists: "pl.Series", length: int) -> np.ndarray:

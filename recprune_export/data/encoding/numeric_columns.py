@@ -3,13 +3,12 @@
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from recprune_export.data.encoding.canonical_text import is_missing_text
+from recprune_export.data.encoding.canonical_text import BOOLEANS, is_among, is_missing_text
 
 if TYPE_CHECKING:
     import polars as pl
 
 _SECONDS_A_DAY = 86_400.0
-_BOOLEANS = {"true": 1.0, "True": 1.0, "TRUE": 1.0, "false": 0.0, "False": 0.0, "FALSE": 0.0}
 # An ISO 8601 date, or a date with a time, as pandas, polars and Spark write them.
 DATE_PATTERN = r"^\d{4}-\d{2}-\d{2}(?:[ T]\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?Z?)?$"
 
@@ -71,9 +70,9 @@ def as_number(column: "pl.Expr", dtype: "pl.DataType", missing: Collection[str] 
         .then(text)
         .str.replace(",", ".", literal=True)
         .cast(pl.Float64, strict=False),
-        text.replace_strict(_BOOLEANS, default=None, return_dtype=pl.Float64),
+        text.replace_strict(BOOLEANS, default=None, return_dtype=pl.Boolean).cast(pl.Float64),
     )
-    return pl.when(~text.is_in(pl.Series([*missing], dtype=pl.String).implode())).then(values) if missing else values
+    return pl.when(~is_among(text, missing)).then(values) if missing else values
 
 
 def _read_date(text: "pl.Expr") -> "pl.Expr":
@@ -96,10 +95,3 @@ def is_no_number(column: "pl.Expr", dtype: "pl.DataType", missing: Collection[st
     if not isinstance(dtype, pl.String | pl.Categorical | pl.Enum):
         return pl.lit(False)
     return ~is_missing_text(column.cast(pl.String), missing) & as_number(column, dtype, missing).is_null()
-
-
-def count_missing_numbers(rows: "pl.DataFrame", name: str, missing: Collection[str]) -> int:
-    """Return the number of rows in which a numeric column has no number."""
-    import polars as pl
-
-    return int(rows.select(as_number(pl.col(name), rows.schema[name], missing).null_count()).item())

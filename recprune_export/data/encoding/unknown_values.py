@@ -1,7 +1,7 @@
 """Values that a vocabulary lacks: how many, examples of both sides, and the verdict on a file in which nearly all are."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -39,12 +39,18 @@ class UnknownValues:
         return type(self)(self.field, self.unknown + other.unknown, self.values + other.values, examples)
 
 
-def count_unknown(encoder: Encoder, frame: "pl.LazyFrame | pl.DataFrame") -> dict[str, UnknownValues]:
-    """Return the counts of each field with a vocabulary, over all rows of `frame`."""
-    return {
-        name: count_unknown_texts(name, encoder.texts(frame, name), vocabulary)
-        for name, vocabulary in encoder.vocabularies.items()
-    }
+def count_unknown(encoder: Encoder, rows: "pl.DataFrame", request: Request) -> dict[str, UnknownValues]:
+    """Return the counts of each field with a vocabulary, over all of `rows`, of which `request` was made.
+
+    The texts of a categorical field are read again only where they have no id; a list may have values beyond those of its ids.
+    """
+    counts = {}
+    for name, vocabulary in encoder.vocabularies.items():
+        has_id = request[name] != encoder.unknown_ids[name]
+        lacking = rows if has_id.ndim > 1 else rows.filter(~has_id)
+        count = count_unknown_texts(name, encoder.texts(lacking, name), vocabulary)
+        counts[name] = replace(count, values=count.values + len(rows) - len(lacking))
+    return counts
 
 
 def count_unknown_if_many(
@@ -54,7 +60,7 @@ def count_unknown_if_many(
     several = {field.name for field in encoder.schema.multi_valued}
     counts = {}
     for name, vocabulary in encoder.vocabularies.items():
-        unknown = sum(int(np.count_nonzero(request[name] == vocabulary.first - 1)) for request in requests)
+        unknown = sum(int(np.count_nonzero(request[name] == encoder.unknown_ids[name])) for request in requests)
         ids = sum(
             int(np.count_nonzero(request[name])) if name in several else len(request[name]) for request in requests
         )

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Self
 
-from recprune_export.data.encoding.canonical_text import is_missing_text
+from recprune_export.data.encoding.canonical_text import is_among, is_missing_text
 
 if TYPE_CHECKING:
     import polars as pl
@@ -67,7 +67,7 @@ def _is_missing(values: "pl.Series", missing: Collection[str]) -> "pl.Series":
     column = pl.lit(values)
     is_word, is_requested, is_number = pl.select(
         word=is_missing_text(column),
-        requested=column.is_in(pl.Series([*missing], dtype=pl.String).implode()),
+        requested=is_among(column, missing),
         number=column.str.strip_chars().cast(pl.Float64, strict=False).is_not_null(),
     ).get_columns()
     return is_requested | is_word if (is_number | is_word).all() else is_requested
