@@ -53,7 +53,7 @@ _TRITON = """
 _KSERVE = """
 `samples/kserve-request.json` is the golden request for a server of the KServe v2 protocol, `samples/kserve-response.json` the response:
 `curl -d @samples/kserve-request.json http://localhost:8000/v2/models/{model}/infer`. Their shapes are those that Triton takes: where it
-batches requests, one number for each row has shape [rows, 1]. A server that gives tensors to ONNX Runtime as they are takes the shapes above.
+batches requests, one number for each row has shape [rows, 1]. A server that gives tensors to ONNX Runtime unchanged takes the shapes above.
 """
 
 _FEWER_BITS = """
