@@ -34,10 +34,16 @@ class Program:
     `module` takes the tensors of a request flat, in the order of `signature.inputs`, and returns a tuple of
     tensors in the order of `signature.outputs`. Its graph is training IR: `aten.linear`, `aten.embedding`, ...
     An edit of the graph makes a new program; only flags that no analysis reads are switched in place.
+
+    The graph does not refer back to `module`, so that the weights are freed as soon as no program refers to them: nodes
+    refer to each other, and what they lead to stays until Python's cyclic garbage collector runs.
     """
 
     module: fx.GraphModule
     signature: Signature
+
+    def __post_init__(self) -> None:
+        self.module.graph.owning_module = None
 
     def __call__(self, request: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Answer one request; every tensor has the batch on axis 0."""
