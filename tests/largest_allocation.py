@@ -27,5 +27,5 @@ class LargestAllocation(TorchDispatchMode):
 
 
 def _dense_tensors(values: Any) -> list[torch.Tensor]:
-    leaves = (leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor))
+    leaves = (leaf for leaf in tree_leaves(values) if type(leaf) in (torch.Tensor, torch.nn.Parameter))
     return [leaf for leaf in leaves if leaf.layout == torch.strided and leaf.device.type == "cpu"]
