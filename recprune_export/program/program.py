@@ -34,10 +34,16 @@ class Program:
     `module` takes the tensors of a request flat, in the order of `signature.inputs`, and returns a tuple of
     tensors in the order of `signature.outputs`. Its graph is training IR: `aten.linear`, `aten.embedding`, ...
     An edit of the graph makes a new program; only flags that no analysis reads are switched in place.
+
+    The graph does not refer back to `module`, so that the weights are freed as soon as no program refers to them: nodes
+    refer to each other, and what they lead to stays until Python's cyclic garbage collector runs.
     """
 
     module: fx.GraphModule
     signature: Signature
+
+    def __post_init__(self) -> None:
+        self.module.graph.owning_module = None
 
     def __call__(self, request: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Answer one request; every tensor has the batch on axis 0."""
@@ -65,6 +71,14 @@ class Program:
     def with_copied_graph(self) -> Self:
         """Return a program that shares the parameters but has its own copy of the graph."""
         return type(self)(fx.GraphModule(self.module, copy.deepcopy(self.module.graph)), self.signature)
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
+        """Return a program with its own copy of the graph, and `tensors` in place of those of the same names; others are shared."""
+        program = self.with_copied_graph()
+        for target, tensor in tensors.items():
+            owner, _, name = target.rpartition(".")
+            setattr(program.module.get_submodule(owner), name, tensor)
+        return program.with_analysis(self.analysis) if "analysis" in self.__dict__ else program
 
     def with_copied_parameters(self) -> Self:
         """Return a program that has its own copy of the graph and of the parameters."""

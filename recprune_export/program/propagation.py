@@ -87,6 +87,9 @@ def recapture(root: nn.Module | Mapping[str, Any], graph: fx.Graph, operands: Se
     """
     module = fx.GraphModule(root if isinstance(root, nn.Module) else dict(root), graph)
     module.graph = _in_order_of_export(module)
+    graph.owning_module = (
+        None  # else its nodes, which refer to each other, would keep `module` and its tensors in memory
+    )
     sizes, reusable = _shared(), False
     try:
         _propagate(module, operands, sizes)

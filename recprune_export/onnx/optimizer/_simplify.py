@@ -1,5 +1,7 @@
 """The simplification that the exporter applies after translation, without the rules that are not exact."""
 
+import copy
+
 import onnx_ir as ir
 from onnx_ir.passes.common import (
     CommonSubexpressionEliminationPass,
@@ -74,9 +76,10 @@ _FINISH = (
 
 def simplify(model: ir.Model) -> None:
     """Inline functions, fold constants, remove redundant nodes; the graph computes the same function."""
+    rules = copy.deepcopy(RULES)  # a rule refers to the last graph that it matched, and so to all of its weights
     InlinePass()(model)
     for _ in range(ROUNDS):
         fold_constants_ir(model, onnx_shape_inference=True)
-        rewrite(model, RULES)
+        rewrite(model, rules)
     for graph_pass in _FINISH:
         graph_pass(model)

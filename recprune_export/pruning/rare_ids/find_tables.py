@@ -84,6 +84,7 @@ class IdReader:
                 new[node] = graph.node_copy(node, new.__getitem__)
         graph.output(tuple(new[node] for node in ids))
         self._module = fx.GraphModule(program.module, graph)
+        graph.owning_module = None  # as in `Program`, so that the tensors are freed with it
 
     def __call__(self, request: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
         """Return the name of the table and the ids, of any shape, of each lookup."""

@@ -1,12 +1,13 @@
 """Variance score: the next bias can replace a channel that hardly varies over requests."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
 
-from recprune_export.channels.analysis import AxisChannels
+from recprune_export.channels.analysis import Analysis, AxisChannels
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.recorder import ValueRecorder
 from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
@@ -37,8 +38,10 @@ class _Moments:
         self._sums: dict[tuple[str, int], list[Tensor]] = {}
         self._count: dict[tuple[str, int], int] = {}
         nodes = inputs.program.module.graph.nodes
-        producers = [n.name for n in nodes if n.op == "call_function" and _reads_parameter(n)]
-        self._recorder = ValueRecorder(inputs.program, producers, summarize=self._sum_by_channel)
+        producers = [n.name for n in nodes if n.op == "call_function" and _reads_parameter(inputs.program.module, n)]
+        self._recorder = ValueRecorder(
+            inputs.program, producers, summarize=partial(_sum_by_channel, inputs.program.analysis)
+        )
 
     def add(self, request: Mapping[str, Tensor]) -> None:
         for name, by_axis in self._recorder(request).values.items():
@@ -47,17 +50,6 @@ class _Moments:
                 sums[0] += first
                 sums[1] += second
                 self._count[name, axis] = self._count.get((name, axis), 0) + count
-
-    def _sum_by_channel(self, node: fx.Node, value: Any) -> dict[int, tuple[Tensor, Tensor, int]]:
-        """Return for each axis with channels the sum and sum of squares of each index, and the number of summands."""
-        if not (isinstance(value, Tensor) and value.is_floating_point()):
-            return {}
-        by_axis = {}
-        for axis, removed_by in enumerate(self._inputs.program.analysis.removed_by[node.name]):
-            if removed_by is not None:
-                flat = value.movedim(axis, 0).flatten(1) if value.ndim > 1 else value[:, None]
-                by_axis[axis] = flat.sum(1), flat.square().sum(1), flat.shape[1]
-        return by_axis
 
     def variances(self) -> dict[str, Tensor]:
         totals = {group.name: torch.zeros(group.width) for group in self._inputs.program.analysis.groups}
@@ -72,8 +64,18 @@ class _Moments:
         return totals
 
 
-def _reads_parameter(node: fx.Node) -> bool:
-    module = node.graph.owning_module
-    assert module is not None
+def _sum_by_channel(analysis: Analysis, node: fx.Node, value: Any) -> dict[int, tuple[Tensor, Tensor, int]]:
+    """Return for each axis with channels the sum and sum of squares of each index, and the number of summands."""
+    if not (isinstance(value, Tensor) and value.is_floating_point()):
+        return {}
+    by_axis = {}
+    for axis, removed_by in enumerate(analysis.removed_by[node.name]):
+        if removed_by is not None:
+            flat = value.movedim(axis, 0).flatten(1) if value.ndim > 1 else value[:, None]
+            by_axis[axis] = flat.sum(1), flat.square().sum(1), flat.shape[1]
+    return by_axis
+
+
+def _reads_parameter(module: fx.GraphModule, node: fx.Node) -> bool:
     sources = [source for source in node.all_input_nodes if source.op == "get_attr"]
     return any(isinstance(tensor_at(module, str(source.target)), torch.nn.Parameter) for source in sources)
