@@ -1,11 +1,11 @@
 """`finetune`: fine-tuning of a pruned program with fixed zeros and the weights of the best epoch."""
 
-import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from recprune_export.finetuning.sparse_updates import find_sparse_update_tables,
 from recprune_export.finetuning.task import Task
 from recprune_export.program.program import Program
 from recprune_export.training.loop import FitResult, fit
+from recprune_export.training.weight_snapshot import WeightSnapshot
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,16 @@ class _MaskSchedule:
     def _tighten(self) -> None:
         share = 1.0 if self._ramp_steps == 0 else cubic_schedule(self._step / self._ramp_steps)
         target = self._target.interpolate(self._program, self._tables, share)
+        self.masks = {}  # freed before the new ones are made
         self.masks = compute_masks(self._program, self._tables, target, self._curvature)
         apply_masks(self._program, self.masks)
 
 
 class _InitialWeights:
-    """The weights before training with all zeros of the target, and their metric. The program itself is not changed."""
+    """The weights before training with all zeros of the target, and their metric. The program itself is not changed.
+
+    The masks are computed again when they are needed: the same weights give the same masks.
+    """
 
     def __init__(
         self,
@@ -86,16 +91,17 @@ class _InitialWeights:
         target: NonZeroTarget,
         curvature: Curvature | None,
     ) -> None:
-        self._state = copy.deepcopy(program.module.state_dict())
-        self._masks = _MaskSchedule(program, tables, target, 0, curvature=curvature).masks
+        self._set_zeros = partial(_MaskSchedule, program, tables, target, 0, curvature=curvature)
+        self._program, self._snapshot = program, WeightSnapshot.take(program.module)
+        self._set_zeros()
         program.set_training(False)
         self.metric = task.validate(program)
-        program.module.load_state_dict(self._state)
+        self._snapshot.restore(program.module)
 
-    def restore(self, program: Program) -> None:
-        """Give `program` these weights."""
-        program.module.load_state_dict(self._state)
-        apply_masks(program, self._masks)
+    def restore(self) -> None:
+        """Give the program these weights."""
+        self._snapshot.restore(self._program.module)
+        self._set_zeros()
 
 
 def finetune(
@@ -116,6 +122,10 @@ def finetune(
     decays linearly to zero. Only epochs after the ramp of the zeros are candidates.
     Returns None if `schedule.epochs` is 0: then the zeros are set at once. The same seed on the same machine gives the
     same weights.
+
+    Memory beside the weights, for tables with sparse updates: a byte a weight for the masks, and two moments for the rows
+    that batches look up, in whole pages; for other parameters also a gradient and two moments for each weight. The weights
+    to go back to lie in files (`WeightSnapshot`).
     """
     if schedule.epochs == 0:
         _MaskSchedule(student, tables, target, 0, curvature=curvature)
@@ -162,7 +172,7 @@ def finetune(
         apply_masks(student, mask_schedule.masks)
     result = fitted.with_initial_metric(initial.metric)
     if result.best < 0:
-        initial.restore(student)
+        initial.restore()
     return result
 
 
@@ -183,5 +193,19 @@ def _make_optimizers(student: Program, row_wise: frozenset[str], learning_rate: 
     if dense:
         optimizers.append(torch.optim.Adam(dense, lr=learning_rate))
     if sparse:
-        optimizers.append(torch.optim.SparseAdam(sparse, lr=learning_rate))
+        optimizers.append(_make_sparse_adam(sparse, learning_rate))
     return optimizers
+
+
+def _make_sparse_adam(tables: Sequence[Tensor], learning_rate: float) -> torch.optim.SparseAdam:
+    """Return the optimizer with its moments at zero, in memory that the system provides page by page when a row is written.
+
+    PyTorch would write the zeros of all rows.
+    """
+    optimizer = torch.optim.SparseAdam(list(tables), lr=learning_rate)
+    for table in tables:
+        first, second = (
+            torch.from_numpy(np.zeros(table.shape, dtype=str(table.dtype).removeprefix("torch."))) for _ in range(2)
+        )
+        optimizer.state[table] = {"step": 0, "exp_avg": first, "exp_avg_sq": second}
+    return optimizer

@@ -8,6 +8,8 @@ for an estimate of each weight: h of a table is the outer product of the sums of
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from types import EllipsisType
 
 import torch
 from torch import Tensor
@@ -18,15 +20,40 @@ from recprune_export.finetuning.sparse_updates import find_table_lookups, sparse
 from recprune_export.program.program import Program
 from recprune_export.pruning.statistics.moments import CurvatureProbe
 
-Curvature = Mapping[str, Tensor]  # by parameter, of its shape
+
+@dataclass(frozen=True)
+class OuterProduct:
+    """The product of a number for each row and a tensor of the shape of a row, computed for the rows that are asked for.
+
+    `rows` is [rows], `columns` [*shape of a row]; `product[index]` is rows[index] ⊗ columns.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.rows.shape + self.columns.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.rows.dtype
+
+    def __getitem__(self, index: slice | EllipsisType | int) -> Tensor:
+        rows = self.rows[index]
+        return rows.reshape((*rows.shape, *(1 for _ in self.columns.shape))) * self.columns
+
+
+Curvature = Mapping[str, Tensor | OuterProduct]  # by parameter, of its shape
 
 
 def weight_curvature(
     program: Program, tables: frozenset[str], batches: Iterable[Batch], probe: CurvatureProbe, seed: int = 0
 ) -> Curvature:
-    """Return for each parameter a tensor of its shape with the curvature at each weight, up to one common factor.
+    """Return for each parameter the curvature at each weight, up to one common factor; of tables as an outer product.
 
-    Frozen parameters are included: tuning does not change them, masks do.
+    Frozen parameters are included: tuning does not change them, masks do. Memory: a number for each row of a table and for
+    each other weight; a table that is not only looked up has a gradient of its own size for each batch.
     """
     program.set_training(False)
     parameters = program.parameters()
@@ -81,7 +108,6 @@ def _squares(gradient: Tensor) -> Tensor:
     return gradient.nan_to_num(0.0, 0.0, 0.0).square()
 
 
-def _outer(rows: Tensor, columns: Tensor) -> Tensor:
+def _outer(rows: Tensor, columns: Tensor) -> OuterProduct:
     smoothed = rows + ROW_SMOOTHING * rows.mean()
-    share = columns / smoothed.sum().clamp_min(torch.finfo(torch.float32).tiny)
-    return smoothed.reshape(-1, *(1 for _ in columns.shape)) * share
+    return OuterProduct(smoothed, columns / smoothed.sum().clamp_min(torch.finfo(torch.float32).tiny))

@@ -168,12 +168,15 @@ class _Context:
 
 
 @dataclass(frozen=True)
-class _PrunedPair:
-    """`original`, in the channels that `plan` names, and the `student` that remains after the plan."""
+class _CutProgram:
+    """The `student` that remains after `plan`, before tuning, its tables, and the analysis of the program that was cut."""
 
-    original: Program
-    plan: Plan
     student: Program
+    analysis: Analysis
+    plan: Plan
+    tables: frozenset[str]
+    soundness: Soundness
+    shared_row_proof: Soundness | None
 
 
 def _run_stage(
@@ -189,41 +192,53 @@ def _run_stage(
     checkpoint = context.checkpoints.load(f"stage-{number}")
     if checkpoint is not None:
         plan = Plan.from_dict(checkpoint.values["plan"])
-    projected = None
     if plan is None:
         with show_status("Choosing what goes"):
             planned = plan_pruning(
                 start, pruning.at_stage(number), task, seed=context.seed, dense=context.sizes, fields=fields,
                 last_stage=pruning.at_stage(pruning.pruning_stages),
             )  # fmt: skip
-        plan, projected = planned.plan, planned.program
+        cut = _cut(context, start, planned.plan, planned.program, refit=pruning.refit)
+        del planned  # its program may have tables that the dense one does not share
+    else:
+        cut = _cut(context, start, plan, refit=pruning.refit and checkpoint is None)
+    if checkpoint is not None:
+        checkpoint.restore(cut.student.module)
+        fitted = None if checkpoint.values["fitted"] is None else FitResult.from_dict(checkpoint.values["fitted"])
+    else:
+        fitted = _tune(context, number, cut, target)
+        values = {"plan": cut.plan.to_dict(), "fitted": None if fitted is None else fitted.to_dict()}
+        title = f"pruning and tuning, stage {number} of {pruning.pruning_stages}"
+        context.checkpoints.save(f"stage-{number}", title, values, cut.student.module)
+    return PrunedStage(cut.student, cut.analysis, cut.plan, cut.soundness, fitted, cut.shared_row_proof)
+
+
+def _cut(
+    context: _Context, start: Program, plan: Plan, projected: Program | None = None, *, refit: bool
+) -> _CutProgram:
+    """Apply `plan` to `start`, prove the result, and refit its layers; `projected` is `start` as the plan was made for it.
+
+    Memory: the rotated tables beside the dense and the pruned ones, until the layers are refitted.
+    """
+    task, seed = context.task, context.seed
     without_fields = remove_fields(start, plan.fields)
-    smaller = share_planned_rows(without_fields.program, plan.rows, task, context.seed)
+    smaller = share_planned_rows(without_fields.program, plan.rows, task, seed)
     shared_row_proof = check_rows(without_fields.program, smaller, plan.rows) if plan.rows else None
     original = _apply_transforms(projected, plan) if projected is not None else rotate_channels(smaller, plan)
     student = apply_plan(original, plan)
     soundness = check_soundness(original, plan, student).combine(without_fields.soundness)
-    if checkpoint is not None:
-        checkpoint.restore(student.module)
-        fitted = None if checkpoint.values["fitted"] is None else FitResult.from_dict(checkpoint.values["fitted"])
-    else:
-        fitted = _tune(context, number, _PrunedPair(original, plan, student), target)
-        values = {"plan": plan.to_dict(), "fitted": None if fitted is None else fitted.to_dict()}
-        title = f"pruning and tuning, stage {number} of {pruning.pruning_stages}"
-        context.checkpoints.save(f"stage-{number}", title, values, student.module)
-    return PrunedStage(student, original.analysis, plan, soundness, fitted, shared_row_proof)
-
-
-def _tune(context: _Context, number: int, pair: _PrunedPair, target: NonZeroTarget | None) -> FitResult | None:
-    """Refit and tune the student in place."""
-    task, student, seed = context.task, pair.student, context.seed
-    if context.pruning.refit:
+    if refit:
         with show_status("Refitting layers"):
-            reconstruct_layers(pair.original, pair.plan, student, read_calibration_batches(task, seed))
-    tables = tables_left(pair.original, student)
+            reconstruct_layers(original, plan, student, read_calibration_batches(task, seed))
+    return _CutProgram(student, original.analysis, plan, tables_left(original, student), soundness, shared_row_proof)
+
+
+def _tune(context: _Context, number: int, cut: _CutProgram, target: NonZeroTarget | None) -> FitResult | None:
+    """Tune the student in place."""
+    task, student, tables, seed = context.task, cut.student, cut.tables, context.seed
     if target is None:
         target = NonZeroTarget(*count_parameters(student, tables))
-    curvature = estimate_curvature(student, pair.plan, tables, task, seed)
+    curvature = estimate_curvature(student, cut.plan, tables, task, seed)
     epochs = divide_epochs(task.config.epochs, context.pruning.pruning_stages, number)
     schedule = replace(make_schedule(task.config, context.finetuning, seed), epochs=epochs)
     teacher = context.dense.with_copied_graph()

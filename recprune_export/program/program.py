@@ -72,6 +72,14 @@ class Program:
         """Return a program that shares the parameters but has its own copy of the graph."""
         return type(self)(fx.GraphModule(self.module, copy.deepcopy(self.module.graph)), self.signature)
 
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
+        """Return a program with its own copy of the graph, and `tensors` in place of those of the same names; others are shared."""
+        program = self.with_copied_graph()
+        for target, tensor in tensors.items():
+            owner, _, name = target.rpartition(".")
+            setattr(program.module.get_submodule(owner), name, tensor)
+        return program.with_analysis(self.analysis) if "analysis" in self.__dict__ else program
+
     def with_copied_parameters(self) -> Self:
         """Return a program that has its own copy of the graph and of the parameters."""
         program = type(self)(copy.deepcopy(self.module), self.signature)

@@ -1,6 +1,5 @@
 """`fit`: the training loop of training and fine-tuning, which restores the weights of the best epoch."""
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from recprune_export.codec import OMIT_DEFAULT, DictMixin, JsonForm, finite_or_none, json_name
 from recprune_export.errors import ModelError
 from recprune_export.progress import progress_bar
+from recprune_export.training.weight_snapshot import WeightSnapshot
 
 BatchT = TypeVar("BatchT")
 
@@ -93,13 +93,14 @@ def fit(
 
     `batches(epoch)` returns the batches of an epoch, `loss` a scalar, `evaluate` the validation metric (-inf: not
     a candidate). The `optimizers` together hold every trained parameter; `after_step` and the `schedulers`
-    are called after each step.
+    are called after each step. Memory beside the module and its optimizers: the gradients, and one `WeightSnapshot`.
 
     Raises `ModelError` if the loss is no longer finite.
     """
     history: list[Epoch] = []
     parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
-    best, best_state = -1, copy.deepcopy(module.state_dict())
+    best = -1
+    snapshot: WeightSnapshot | None = None
     with progress_bar(description, epochs * steps_per_epoch) as advance:
         for epoch in range(epochs):
             total, steps = 0.0, 0
@@ -123,11 +124,15 @@ def fit(
             if best < 0 or is_better_metric(
                 history[-1].metric, history[best].metric, greater_is_better=greater_is_better
             ):
-                best, best_state = epoch, copy.deepcopy(module.state_dict())
+                best = epoch
+                if epoch + 1 < epochs:  # the last epoch leaves its weights in the module
+                    snapshot = snapshot or WeightSnapshot(module)
+                    snapshot.update(module)
             elif math.isfinite(history[-1].metric) and epoch - best >= patience:
                 break
             advance(f"{description}, epoch {epoch + 1}: {history[-1].metric:.4f}")
-    module.load_state_dict(best_state)
+    if snapshot is not None and best < len(history) - 1:
+        snapshot.restore(module)
     return FitResult(tuple(history), best, greater_is_better=greater_is_better)
 
 

@@ -18,6 +18,7 @@ from recprune_export.finetuning import (
     make_objective,
     objective,
 )
+from recprune_export.finetuning._finetune import _make_sparse_adam
 from recprune_export.finetuning.sparse_updates import ROWS_PER_ID, find_sparse_update_tables, sparse_gradients
 from recprune_export.program import Program
 from recprune_export.program.capture import capture
@@ -138,3 +139,18 @@ def test_the_quality_is_that_of_plain_adam(monkeypatch: pytest.MonkeyPatch) -> N
     by_rows, plain = (tune(program(), batches=60, epochs=12, row_wise=choice, share=0.9) for choice in (True, False))
     assert min(by_rows, plain) > 0.9
     assert by_rows == pytest.approx(plain, abs=0.05)
+
+
+def test_moments_that_begin_without_memory_give_the_same_steps() -> None:
+    torch.manual_seed(0)
+    tables = [torch.nn.Parameter(torch.randn(9, 3, dtype=dtype)) for dtype in (torch.float32, torch.float64)]
+    others = [torch.nn.Parameter(table.detach().clone()) for table in tables]
+    optimizers = [_make_sparse_adam(tables, 0.1), torch.optim.SparseAdam(others, lr=0.1)]
+    for step in range(3):
+        for parameters, optimizer in zip((tables, others), optimizers, strict=True):
+            for parameter in parameters:
+                ids = torch.tensor([step, 5, 5])
+                parameter.grad = None
+                torch.nn.functional.embedding(ids, parameter, sparse=True).square().sum().backward()
+            optimizer.step()
+    assert all(torch.equal(table, other) for table, other in zip(tables, others, strict=True))

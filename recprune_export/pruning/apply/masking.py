@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from recprune_export.channels.analysis import Analysis
+from recprune_export.program.canonical import tensor_at
 from recprune_export.program.nodes import arguments
 from recprune_export.program.program import Program, sample_request_tensors
 from recprune_export.pruning.plan import Plan
@@ -48,6 +49,7 @@ def make_mask(analysis: Analysis, removed: frozenset[int]) -> Mask:
 class Float64Interpreter(fx.Interpreter):
     """An interpreter that runs a program in float64, regardless of the dtypes in its graph, with zeros under a `mask`.
 
+    Of tables only the rows that a request looks up are converted, so memory does not depend on their length.
     With `keep_values`, `values` holds the value of each node. It is no `ValueRecorder`, because it changes dtypes and
     weights during the run.
     """
@@ -57,7 +59,7 @@ class Float64Interpreter(fx.Interpreter):
         self.values: dict[str, Tensor] = {}
         self._gone = mask or Mask()
         self._keep_values = keep_values
-        self._looked_up = {node for node in program.module.graph.nodes if _is_only_looked_up(node)}
+        self._looked_up = {node for node in program.module.graph.nodes if self._is_only_looked_up(node)}
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Answer a request, with floats converted to float64."""
@@ -71,9 +73,9 @@ class Float64Interpreter(fx.Interpreter):
             value = _widen(self._masked(str(n.target), value))
         if n.op == "call_function" and isinstance(value, Tensor):
             value = _widen(value)  # what is filled with zeros names no precision
-        if n.target is aten.embedding.default and arguments(n)[0] in self._looked_up:
-            gone = self._gone.slices.get((str(arguments(n)[0].target), 1))
-            value = value if gone is None else value.index_fill(-1, gone, 0.0)
+        table = _looked_up_table(n)
+        if table is not None and table in self._looked_up:
+            value = self._masked_rows(str(table.target), value)
         ids = self._gone.ids.get(n.name)
         if ids is not None:
             value = value.masked_fill(ids.reshape(1, *ids.shape, *[1] * (value.ndim - 1 - ids.ndim)), 0.0)
@@ -87,6 +89,23 @@ class Float64Interpreter(fx.Interpreter):
         )
         return super().call_function(target, wide_args, wide_kwargs)
 
+    def _is_only_looked_up(self, node: fx.Node) -> bool:
+        if node.op != "get_attr" or (str(node.target), 0) in self._gone.slices:
+            return False
+        is_weight = isinstance(tensor_at(self.module, str(node.target)), torch.nn.Parameter)
+        return all(
+            _looked_up_table(user) is node and (is_weight or user.target is aten.embedding.default)
+            for user in node.users
+        )
+
+    def _masked_rows(self, name: str, rows: Tensor) -> Tensor:
+        """Return looked-up rows, [..., *shape of a row], with zeros in the masked slices of the table."""
+        ndim = tensor_at(self.module, name).ndim
+        for axis in range(1, ndim):
+            gone = self._gone.slices.get((name, axis))
+            rows = rows if gone is None else rows.index_fill(axis - ndim, gone, 0.0)
+        return rows
+
     def _masked(self, name: str, tensor: Tensor) -> Tensor:
         if not isinstance(tensor, torch.nn.Parameter):
             return tensor
@@ -96,10 +115,15 @@ class Float64Interpreter(fx.Interpreter):
         return tensor
 
 
-def _is_only_looked_up(node: fx.Node) -> bool:
-    return node.op == "get_attr" and all(
-        user.target is aten.embedding.default and arguments(user)[0] is node for user in node.users
-    )
+def _looked_up_table(node: fx.Node) -> fx.Node | None:
+    """Return the tensor of which a node looks up whole rows; None for another operator."""
+    if node.target is aten.embedding.default:
+        table: fx.Node = arguments(node)[0]
+        return table
+    if node.target is not aten.index.Tensor or len(arguments(node)[1]) != 1:
+        return None
+    ids = arguments(node)[1][0].meta.get("val")
+    return arguments(node)[0] if isinstance(ids, Tensor) and ids.dtype != torch.bool else None
 
 
 def _widen(tensor: Tensor) -> Tensor:

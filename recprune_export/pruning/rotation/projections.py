@@ -18,6 +18,7 @@ from recprune_export.codec import DictMixin, json_name
 from recprune_export.errors import PruningError
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.program import Program
+from recprune_export.program.row_chunks import row_chunks
 from recprune_export.pruning.pruning_constants import MAX_PROJECTIONS_PER_GROUP, MIN_ROWS_PER_DIMENSION
 from recprune_export.pruning.rotation.eligibility import find_rotatable_groups
 from recprune_export.pruning.rotation.rotation_walk import RotationWalk
@@ -213,27 +214,38 @@ def _rotatable_axes(program: Program) -> set[tuple[str, int]]:
 def fold_diagonals(program: Program, groups: Sequence[str]) -> Program:
     """Return a program in which the weights of each elementwise product are folded into one of its factors.
 
+    Tensors without such weights are shared with `program`. Memory: the changed tensors once, and a chunk of rows.
+
     Raises `PruningError` for a group that has no such weights.
     """
     if not groups:
         return program
     diagonals = find_rotatable_groups(program).diagonals
-    folded = program.with_copied_parameters()
-    parameters = folded.parameters()
+    parameters = program.parameters()
+    copies: dict[str, Tensor] = {}
+
+    def copy_once(name: str) -> Tensor:
+        if name not in copies:
+            original = parameters[name]
+            copies[name] = torch.nn.Parameter(original.detach().clone(), original.requires_grad)
+        return copies[name]
+
     for name in groups:
         if name not in diagonals:
             raise PruningError(f"The plan moves the weights of '{name}', which has none: make a plan for this model.")
         diagonal, group = diagonals[name], program.analysis.group(name)
         with torch.no_grad():
-            row = parameters[diagonal.weight].movedim(diagonal.axis, -1)
+            row = copy_once(diagonal.weight).movedim(diagonal.axis, -1)
             (indices,) = slice_positions(group, diagonal.weight, diagonal.axis)
             factors = row[..., indices].reshape(-1).clone()
             for tensor, axis in diagonal.scaled:
-                view = parameters[tensor].movedim(axis, -1)
-                for positions in slice_positions(group, tensor, axis):
-                    view[..., positions] = view[..., positions] * factors
+                scaled = copy_once(tensor)
+                for rows in row_chunks(scaled) if axis else (...,):
+                    view = scaled[rows].movedim(axis, -1)
+                    for positions in slice_positions(group, tensor, axis):
+                        view[..., positions] = view[..., positions] * factors
             row[..., indices] = 1.0
-    return folded
+    return program.with_tensors(copies)
 
 
 class _ProjectionWalk(RotationWalk):

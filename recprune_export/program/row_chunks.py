@@ -1,0 +1,23 @@
+"""Rows of a tensor in chunks, so that what is computed of a whole table never has the table's size."""
+
+from collections.abc import Iterator
+from types import EllipsisType
+
+from torch import Tensor
+
+CHUNK_ELEMENTS = 1 << 18  # the operands of a chunk fit in the caches of a core
+
+
+def row_chunks(tensor: Tensor, elements: int = CHUNK_ELEMENTS) -> Iterator[slice | EllipsisType]:
+    """Yield slices of axis 0 of at most `elements` numbers each, but at least one row; of a scalar the whole.
+
+    >>> import torch
+    >>> list(row_chunks(torch.zeros(5, 3), elements=6))
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    if tensor.ndim == 0:
+        yield ...
+        return
+    count = max(1, elements * len(tensor) // max(1, tensor.numel()))
+    for start in range(0, len(tensor), count):
+        yield slice(start, min(start + count, len(tensor)))
