@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Self, TypeVar
+from typing import Annotated, Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,18 @@ from recprune_export.errors import ModelError
 from recprune_export.progress import progress_bar
 
 BatchT = TypeVar("BatchT")
+
+
+class Optimizer(Protocol):
+    """The methods of `torch.optim.Optimizer` that the loop calls."""
+
+    param_groups: list[dict[str, Any]]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop all gradients."""
+
+    def step(self) -> Any:
+        """Update all parameters that have a gradient."""
 
 
 def _decode_metric(value: float | None) -> float:
@@ -80,7 +92,7 @@ def fit(
     batches: Callable[[int], Iterable[BatchT]],
     loss: Callable[[BatchT], Tensor],
     evaluate: Callable[[], float],
-    optimizers: Sequence[torch.optim.Optimizer],
+    optimizers: Sequence[Optimizer],
     epochs: int,
     patience: int,
     steps_per_epoch: int,
@@ -93,13 +105,13 @@ def fit(
 
     `batches(epoch)` returns the batches of an epoch, `loss` a scalar, `evaluate` the validation metric (-inf: not
     a candidate). The `optimizers` together hold every trained parameter; `after_step` and the `schedulers`
-    are called after each step.
+    are called after each step. Memory beyond that of a step: one copy of the state, from the first epoch on.
 
     Raises `ModelError` if the loss is no longer finite.
     """
     history: list[Epoch] = []
     parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
-    best, best_state = -1, copy.deepcopy(module.state_dict())
+    best, best_state = -1, dict[str, Any]()
     with progress_bar(description, epochs * steps_per_epoch) as advance:
         for epoch in range(epochs):
             total, steps = 0.0, 0
@@ -123,12 +135,28 @@ def fit(
             if best < 0 or is_better_metric(
                 history[-1].metric, history[best].metric, greater_is_better=greater_is_better
             ):
-                best, best_state = epoch, copy.deepcopy(module.state_dict())
+                best = epoch
+                if epoch + 1 < epochs:
+                    best_state = _copy_state(module, best_state)
             elif math.isfinite(history[-1].metric) and epoch - best >= patience:
                 break
             advance(f"{description}, epoch {epoch + 1}: {history[-1].metric:.4f}")
-    module.load_state_dict(best_state)
+    if best < len(history) - 1:
+        module.load_state_dict(best_state)
     return FitResult(tuple(history), best, greater_is_better=greater_is_better)
+
+
+def _copy_state(module: nn.Module, into: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy of the state of `module`, in the tensors of an earlier copy where there is one."""
+    state = module.state_dict()
+    if not into:
+        return copy.deepcopy(state)
+    for name, value in state.items():
+        if isinstance(value, Tensor):
+            into[name].copy_(value)
+        else:
+            into[name] = copy.deepcopy(value)
+    return into
 
 
 def zero_nonfinite_gradient(gradient: Tensor | None) -> None:
