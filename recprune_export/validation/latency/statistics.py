@@ -73,15 +73,26 @@ def ratio_of_medians(above: np.ndarray, below: np.ndarray, seed: int = 0) -> Est
     return Estimate(float(np.median(above) / np.median(below)), float(low), float(high))
 
 
-def ratio_over_sessions(above: np.ndarray, below: np.ndarray, sessions: np.ndarray, quantile: float = 0.5) -> Estimate:
-    """Return the ratio of medians, or other quantiles, and its 95 % interval; `sessions` [rounds] numbers new sessions.
+def ratio_over_sessions(
+    above: np.ndarray,
+    below: np.ndarray,
+    sessions_above: np.ndarray,
+    sessions_below: np.ndarray,
+    quantile: float = 0.5,
+) -> Estimate:
+    """Return the ratio of medians, or other quantiles, and its 95 % interval; `sessions` [rounds] number new sessions.
 
     Two sessions of one file differ for as long as they live, so rounds of one set of sessions are no independent evidence:
-    Student's interval over the logarithms of the ratios of the sets.
+    Student's interval over the logarithms of the ratios of the sets. Both may have different numbers of rounds in a set.
     """
-    sets = [sessions == number for number in np.unique(sessions)]
-    quantiles = [[float(np.quantile(times[rounds], quantile)) for times in (above, below)] for rounds in sets]
-    return geometric_mean([slow / fast for slow, fast in quantiles])
+    ratios = [
+        float(
+            np.quantile(above[sessions_above == number], quantile)
+            / np.quantile(below[sessions_below == number], quantile)
+        )
+        for number in np.unique(sessions_above)
+    ]
+    return geometric_mean(ratios)
 
 
 def geometric_mean(values: Sequence[float]) -> Estimate:
