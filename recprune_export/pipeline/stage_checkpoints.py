@@ -79,7 +79,7 @@ class StageCheckpoints:
             with weights.open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != values["sha256"]:
                     return None
-            content = torch.load(weights, weights_only=True, map_location="cpu")
+            content = torch.load(weights, weights_only=True, map_location="cpu", mmap=True)
             checkpoint = StageCheckpoint(values["values"], content["state"], content["random"])
         except Exception:  # a stage whose checkpoint cannot be read is run again
             return None

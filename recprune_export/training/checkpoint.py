@@ -16,6 +16,7 @@ from recprune_export.errors import ModelFileError, RecpruneError, UsageError
 from recprune_export.output_files import find_write_error
 from recprune_export.recommenders.catalogue import build_recommender
 from recprune_export.recommenders.input_spec import InputSpec
+from recprune_export.training.mapped_weights import SkipRandomInitialization, load_mapped, share_tensors
 
 FORMAT = "recprune-export/checkpoint"
 VERSION = 1
@@ -40,7 +41,7 @@ class Checkpoint:
         return {label: LabelValues(fixed=kinds.get(label)) for label in self.spec.labels}
 
     def build(self) -> nn.Module:
-        """Return the recommender with its weights, in eval mode.
+        """Return the recommender with its weights, in eval mode; float32 ones are those of `state`, not copies.
 
         Raises `ModelFileError` if the weights do not fit.
         """
@@ -54,8 +55,10 @@ class Checkpoint:
                 raise ModelFileError(
                     f"The checkpoint's weights do not fit its {self.recommender}: it was modified after training."
                 )
-            module = build_recommender(self.recommender, self.spec, self.config)
-            module.load_state_dict(dict(self.state))
+            with SkipRandomInitialization():
+                module = build_recommender(self.recommender, self.spec, self.config)
+            shared = share_tensors(module, self.state)
+            module.load_state_dict({n: t for n, t in self.state.items() if n not in shared}, strict=False)
         except RecpruneError:
             raise
         except Exception as error:  # a constructor may raise any error for values of other types
@@ -97,12 +100,12 @@ class Checkpoint:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint; nothing in the file is executed.
+    """Read a checkpoint; nothing in the file is executed, and its weights stay in it (`load_mapped`).
 
     Raises `ModelFileError` if it is missing, damaged, of another kind or of another version.
     """
     try:
-        content = torch.load(path, weights_only=True, map_location="cpu")
+        content = load_mapped(path)
     except Exception as error:  # torch, zipfile and pickle raise many unrelated classes
         raise ModelFileError(f"{path} cannot be read as a checkpoint ({type(error).__name__}).") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:

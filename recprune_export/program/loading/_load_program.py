@@ -33,7 +33,7 @@ from recprune_export.program.program import SIGNATURE_FILE, Program
 if TYPE_CHECKING:
     from recprune_export.training.checkpoint import Checkpoint
 
-_CHUNK_SIZE = 1 << 24  # elements of a weight that are checked at a time
+_CHUNK_SIZE = 1 << 18  # elements of a weight that are checked at a time
 _ACCEPTED = (
     "a checkpoint of `train`, a .pt2 program, a state dict with --factory, or a pickled module with --unsafe-unpickle"
 )
@@ -74,7 +74,7 @@ def load_program(
 
     `factory` ("package.module:function", called with `factory_args`) makes the module into which a state dict is loaded;
     `inputs` is an `.npz` with an example request, for state dicts and pickled modules. A pickle is executed only with
-    `unsafe_unpickle`.
+    `unsafe_unpickle`. The weights of a checkpoint and of a state dict stay in their file (`load_mapped`).
 
     Raises `ModelFileError` for a file that is of another kind, damaged, unsafe, or holds NaN; `UsageError` for a missing
     or invalid option; `DataError` for invalid `inputs`; `CaptureError` where the module cannot be captured.
@@ -220,9 +220,11 @@ def _from_state_dict(path: Path, factory: str | None, factory_args: Mapping[str,
         raise UsageError(
             f"{path} is a PyTorch state dict, weights alone: name the function that makes the module with --factory."
         )
+    from recprune_export.training.mapped_weights import load_mapped, share_equal_tensors
+
     module = make_module(factory, factory_args)
     try:
-        state = find_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+        state = find_state_dict(load_mapped(path))
     except Exception as error:  # torch raises many unrelated classes for a damaged file
         raise ModelFileError(f"{path} is a damaged state dict ({_summarize(error)}): write it again.") from error
     assert state is not None  # `detect_model_kind` found one
@@ -235,7 +237,8 @@ def _from_state_dict(path: Path, factory: str | None, factory_args: Mapping[str,
         raise ModelFileError(
             f"{path} does not fit the module of {factory}: {'; '.join(faults[:3])}{more}; check --factory and --factory-args."
         )
-    module.load_state_dict(state, strict=True)
+    module.load_state_dict(state, strict=True)  # a module may change tensors here, so they are compared
+    share_equal_tensors(module, state)
     return module
 
 

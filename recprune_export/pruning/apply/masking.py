@@ -56,6 +56,7 @@ class Float64Interpreter(fx.Interpreter):
 
     def __init__(self, program: Program, mask: Mask | None = None, *, keep_values: bool = False) -> None:
         super().__init__(program.module)
+        self._program = program
         self.values: dict[str, Tensor] = {}
         self._gone = mask or Mask()
         self._keep_values = keep_values
@@ -92,7 +93,7 @@ class Float64Interpreter(fx.Interpreter):
     def _is_only_looked_up(self, node: fx.Node) -> bool:
         if node.op != "get_attr" or (str(node.target), 0) in self._gone.slices:
             return False
-        is_weight = isinstance(tensor_at(self.module, str(node.target)), torch.nn.Parameter)
+        is_weight = isinstance(tensor_at(self._program.module, str(node.target)), torch.nn.Parameter)
         return all(
             _looked_up_table(user) is node and (is_weight or user.target is aten.embedding.default)
             for user in node.users
@@ -100,7 +101,7 @@ class Float64Interpreter(fx.Interpreter):
 
     def _masked_rows(self, name: str, rows: Tensor) -> Tensor:
         """Return looked-up rows, [..., *shape of a row], with zeros in the masked slices of the table."""
-        ndim = tensor_at(self.module, name).ndim
+        ndim = tensor_at(self._program.module, name).ndim
         for axis in range(1, ndim):
             gone = self._gone.slices.get((name, axis))
             rows = rows if gone is None else rows.index_fill(axis - ndim, gone, 0.0)
