@@ -27,6 +27,7 @@ from recprune_export.validation.latency.latency_constants import (
     MAX_ROUNDS,
     MIN_ROUNDS,
     MIN_TURNS,
+    MOST_ROUGH_CALLS,
     PRECISE_TURNS,
     ROUGH_PRECISION,
     TURN_CALLS,
@@ -255,24 +256,24 @@ def make_other_memory() -> np.ndarray:
     return np.ones(COLD_BYTES // 8)
 
 
-def count_calls(slowest: float, fewest: int = FEWEST_CALLS) -> tuple[int, int]:
+def count_calls(slowest: float, fewest: int = FEWEST_CALLS, most: int = TURN_CALLS) -> tuple[int, int]:
     """Return the untimed and the timed calls of a turn, where a call of the slowest backend takes so many seconds.
 
     >>> count_calls(25e-6), count_calls(5e-3), count_calls(1.0)
     ((8, 16), (2, 4), (1, 3))
     """
-    calls = min(max(int(TURN_SECONDS / max(slowest, 1e-9)), fewest), TURN_CALLS)
+    calls = min(max(int(TURN_SECONDS / max(slowest, 1e-9)), fewest), most)
     untimed = max(calls // 3, 1)
     return untimed, calls - untimed
 
 
 def count_rough_calls(call_seconds: float, most: int) -> tuple[int, int]:
-    """Return the untimed and the timed calls, at most so many, of a turn of which a rough ratio suffices.
+    """Return the untimed and the timed calls, at most so many, of a turn of a backend whose ratio may be rough.
 
     >>> count_rough_calls(1e-3, 16), count_rough_calls(0.1, 16)
-    ((8, 16), (1, 1))
+    ((4, 8), (1, 1))
     """
-    untimed, timed = count_calls(call_seconds, FEWEST_ROUGH_CALLS)
+    untimed, timed = count_calls(call_seconds, FEWEST_ROUGH_CALLS, MOST_ROUGH_CALLS)
     return untimed, min(timed, most)
 
 
