@@ -11,14 +11,14 @@ other by A⁻ᵀ. Where both sides are the same tensor (FM, dot products of all 
 orthogonal.
 """
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import fx
 
 import recprune_export.pruning.rotation.rotation_rules  # noqa: F401 (registers the rules)
-from recprune_export.channels.groups import Group
 from recprune_export.program.program import Program
 from recprune_export.pruning.rotation.rotation_walk import RotationWalk, find_tensor_operands
 
@@ -74,6 +74,12 @@ def find_rotatable_groups(program: Program) -> RotationEligibility:
 
 def _gather(tracing: RotationWalk) -> RotationEligibility:
     nodes, ruled_out = tracing.weight_nodes(), dict(tracing.ruled_out)
+    starts_of: dict[int, list[tuple[fx.Node, int]]] = defaultdict(list)
+    for node, number, axis in tracing.sources:
+        starts_of[number].append((node, axis))
+    equal_weights_of: dict[int, set[fx.Node]] = defaultdict(set)
+    for number, equal_weight in tracing.equal_weights:
+        equal_weights_of[number].add(equal_weight)
     rotatable: dict[str, RotatableGroup] = {}
     diagonals: dict[str, DiagonalWeights] = {}
     for number, group in enumerate(tracing.groups):
@@ -81,13 +87,13 @@ def _gather(tracing: RotationWalk) -> RotationEligibility:
         if number not in ruled_out and (missing or group.width < 2):
             ruled_out[number] = "there is one channel only" if not missing else f"{missing[0]} is not read"
         low_precision = [
-            t for t in nodes if t in dict(group.axes()) and nodes[t].meta["val"].dtype not in _ROTATABLE_DTYPES
+            t for t, _ in group.axes() if t in nodes and nodes[t].meta["val"].dtype not in _ROTATABLE_DTYPES
         ]
         if low_precision:
             ruled_out.setdefault(number, f"{low_precision[0]} is stored in too few bits to be rotated")
         if number in ruled_out:
             continue
-        rotatable_group = _rotatable(tracing, number, group, nodes)
+        rotatable_group = _rotatable(tracing, number, nodes, starts_of[number], equal_weights_of[number])
         weight = tracing.diagonals.get(number)
         if weight is None:
             rotatable[group.name] = rotatable_group
@@ -100,12 +106,18 @@ def _gather(tracing: RotationWalk) -> RotationEligibility:
     return RotationEligibility(rotatable, names, diagonals)
 
 
-def _rotatable(tracing: RotationWalk, number: int, group: Group, nodes: Mapping[str, fx.Node]) -> RotatableGroup:
-    folded = {w for owner, w in tracing.equal_weights if owner == number} | {tracing.diagonals.get(number)}
+def _rotatable(
+    tracing: RotationWalk,
+    number: int,
+    nodes: Mapping[str, fx.Node],
+    starts: Sequence[tuple[fx.Node, int]],
+    equal_weights: Collection[fx.Node],
+) -> RotatableGroup:
+    """Return a group that is not ruled out; its values start at `starts`, and `equal_weights` sum its channels."""
+    group, folded = tracing.groups[number], {*equal_weights, tracing.diagonals.get(number)}
     axes = [(tensor, axis) for tensor, axis in group.axes() if nodes[tensor] not in folded]
     first = (nodes[axes[0][0]], number)
     sides = {(tensor, axis): tracing.sides.between(first, (nodes[tensor], number)) for tensor, axis in axes}
-    starts = [(node, axis) for node, owner, axis in tracing.sources if owner == number]
     sources = tuple(
         (node.name, axis, tracing.sides.between(first, (node, number)) or 1)
         for node, axis in starts or _first_values(tracing, number)

@@ -23,8 +23,11 @@ aten = torch.ops.aten
 
 def _pass_on(tracing: RotationWalk, node: fx.Node) -> None:
     """Propagate forms through operators that move values, or scale all of them equally."""
-    for group in tracing.axes(node):
-        carriers = [source for source in find_tensor_operands(node) if tracing.carries(source, group)]
+    carriers_of: dict[int, list[fx.Node]] = {group: [] for group in tracing.axes(node)}
+    for source in find_tensor_operands(node):
+        for group in tracing.axes(source).keys() & carriers_of.keys():
+            carriers_of[group].append(source)
+    for group, carriers in carriers_of.items():
         if len(carriers) == 1 and carriers[0].op == "get_attr" and node.target in _BY_INDEX:
             tracing.start_at_weight(node, group, carriers[0])  # rows of a table that is no `nn.Embedding`
         elif carriers:
