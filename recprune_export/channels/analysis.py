@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -63,7 +64,11 @@ class Analysis:
 
     def group(self, name: str) -> Group:
         """Return a group by its name. Raises `KeyError` for an unknown name."""
-        return {group.name: group for group in self.groups}[name]
+        return self._groups_by_name[name]
+
+    @cached_property
+    def _groups_by_name(self) -> Mapping[str, Group]:
+        return {group.name: group for group in self.groups}
 
 
 def analyze(program: Program, *, fields: bool = False, together: Collection[str] = ()) -> Analysis:
