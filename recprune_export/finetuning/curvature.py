@@ -6,7 +6,7 @@ for an estimate of each weight: h of a table is the outer product of the sums of
 2018, "Adafactor", section 3), so that a rare id counts in proportion to its frequency.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import EllipsisType
@@ -48,15 +48,25 @@ Curvature = Mapping[str, Tensor | OuterProduct]  # by parameter, of its shape
 
 
 def weight_curvature(
-    program: Program, tables: frozenset[str], batches: Iterable[Batch], probe: CurvatureProbe, seed: int = 0
+    program: Program,
+    tables: frozenset[str],
+    batches: Iterable[Batch],
+    probe: CurvatureProbe,
+    seed: int = 0,
+    *,
+    names: Collection[str] | None = None,
 ) -> Curvature:
     """Return for each parameter the curvature at each weight, up to one common factor; of tables as an outer product.
 
+    With `names` only those parameters are computed, with the same numbers. Time: a forward and a backward pass of each batch,
+    which goes no further back than to these parameters.
     Frozen parameters are included: tuning does not change them, masks do. Memory: a number for each row of a table and for
     each other weight; a table that is not only looked up has a gradient of its own size for each batch.
     """
     program.set_training(False)
-    parameters = program.parameters()
+    parameters = {name: p for name, p in program.parameters().items() if names is None or name in names}
+    if not parameters:
+        return {}
     factors = {
         name: (p.new_zeros(len(p)), p.new_zeros(p.shape[1:])) for name, p in parameters.items() if name in tables
     }
@@ -64,7 +74,7 @@ def weight_curvature(
     generator = torch.Generator().manual_seed(seed)
     with (
         _unfrozen(parameters.values()),
-        sparse_gradients(program, frozenset(tables & find_table_lookups(program).keys())),
+        sparse_gradients(program, frozenset(tables & parameters.keys() & find_table_lookups(program).keys())),
     ):
         for request, _ in batches:
             scalar = probe(program(request), generator)

@@ -5,14 +5,16 @@ is high (the items of a sequential recommender, its narrow heads) the same numbe
 and the rest are tried separately, by the loss of the answers on calibration data before fine-tuning.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from recprune_export.data.batch import Batch
 from recprune_export.finetuning.curvature import weight_curvature
-from recprune_export.finetuning.masks import NonZeroTarget, apply_masks, compute_masks
+from recprune_export.finetuning.masks import NonZeroTarget, apply_masks, compute_masks, count_parameters
 from recprune_export.finetuning.objective import Objective
 from recprune_export.program.program import Program
 from recprune_export.pruning.allocation.budget import Budget, make_plan
@@ -20,6 +22,7 @@ from recprune_export.pruning.allocation.parameter_counts import ParameterCounts
 from recprune_export.pruning.apply._apply_plan import apply_plan, tables_left
 from recprune_export.pruning.importance.ranking import Ranking
 from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR
+from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.pruning_constants import REST_STRUCTURED_FRACTION, TABLE_STRUCTURED_FRACTION
 from recprune_export.pruning.reconstruction.least_squares import reconstruct_layers
 from recprune_export.pruning.rotation._apply_transforms import apply_transforms
@@ -30,6 +33,9 @@ REST_FRACTIONS = (REST_STRUCTURED_FRACTION, 0.8, 0.65, 0.5)
 # Less removal makes a slower model. Of tables it is the lookups alone, of the rest it is all of the arithmetic.
 TABLE_MAX_LOSS_RATIO, REST_MAX_LOSS_RATIO = 0.9, 0.5  # of the loss, that is left at most
 REFIT_BATCHES = 4
+MAX_ANSWER_BYTES = 1 << 26  # scores of all items of a large catalog are computed again for each trial
+
+Answers = Mapping[str, Tensor]  # by the name of the output
 
 
 def choose_structured_fractions(
@@ -93,7 +99,13 @@ def choose_fraction(
 
 
 class StructuredFractionTrial:
-    """Prunes by a budget, sets the remaining zeros, and measures the distance of the answers from the dense ones."""
+    """Prunes by a budget, sets the remaining zeros, and measures the distance of the answers from the dense ones.
+
+    What does not depend on the budget is computed once: the answers of the dense program, if they are not larger than
+    `MAX_ANSWER_BYTES`, and the loss of each plan. A trial frees its programs at once. Its time is that of one forward pass of
+    the dense program, two of the pruned one and a backward pass, besides the fits of the layers; its memory is that of the
+    tables that its budget changes, once rotated and once narrowed.
+    """
 
     def __init__(
         self,
@@ -110,25 +122,69 @@ class StructuredFractionTrial:
         self._objective, self._batches = objective, batches
         self._refit, self._seed = refit, seed
         self._rotatable = find_rotatable_groups(program).rotatable
-        self._dense_loss = self._distance(program)
+        self._answers = _DenseAnswers(program, batches)
+        self._dense_loss = self._mean_distance(self._answers)
+        self._losses: dict[tuple[Any, ...], float] = {}
 
     def loss(self, budget: Budget) -> float:
         """Return the distance of the answers from those of the dense program, in units of the loss."""
         plan = make_plan(self._program, self._rankings, budget, OUTPUT_ERROR, dense=self._dense)
-        original = apply_transforms(self._program, self._rotatable, plan.transforms)
-        student = apply_plan(original, plan)
-        if self._refit:
-            reconstruct_layers(original, plan, student, self._batches[:REFIT_BATCHES])
-        tables = tables_left(original, student)
         target = NonZeroTarget.from_sparsity(self._dense, budget.tables, budget.rest)
-        curvature = weight_curvature(student, tables, self._batches, self._objective.probe, self._seed)
+        widths = tuple(len(group.keep) for group in plan.groups)
+        if (widths, target) not in self._losses:
+            unchanged = frozenset() if budget.tables else self._program.analysis.tables
+            self._losses[widths, target] = self._compute_loss(plan, target, unchanged)
+        return self._losses[widths, target]
+
+    def _compute_loss(self, plan: Plan, target: NonZeroTarget, unchanged: frozenset[str]) -> float:
+        student = self._apply_plan(plan, unchanged)
+        tables = tables_left(self._program, student)
+        zeroed = _find_parts_with_zeros(student, tables, target)
+        curvature = weight_curvature(student, tables, self._batches, self._objective.probe, self._seed, names=zeroed)
         apply_masks(student, compute_masks(student, tables, target, curvature))
         return self._distance(student) - self._dense_loss
+
+    def _apply_plan(self, plan: Plan, unchanged: frozenset[str]) -> Program:
+        """Return the refitted program, which shares the `unchanged` tables with the dense one where the plan narrows none."""
+        original = apply_transforms(self._program, self._rotatable, plan.transforms)
+        student = apply_plan(original, plan, shared=unchanged)
+        if self._refit:
+            reconstruct_layers(original, plan, student, self._batches[:REFIT_BATCHES])
+        return student
 
     def _distance(self, student: Program) -> float:
         student.set_training(False)
         with torch.no_grad():
-            distances = [
-                self._objective.distillation(student(request), self._program(request)) for request, _ in self._batches
-            ]
+            return self._mean_distance(student(request) for request, _ in self._batches)
+
+    def _mean_distance(self, answers: Iterable[Answers]) -> float:
+        distances = [self._objective.distillation(*pair) for pair in zip(answers, self._answers, strict=True)]
         return float(torch.stack(distances).mean())
+
+
+class _DenseAnswers:
+    """The answers of the dense program to each batch, computed once where they need little memory, else each time."""
+
+    def __init__(self, program: Program, batches: Sequence[Batch]) -> None:
+        self._program, self._batches = program, batches
+        first = next(self._compute())
+        fits = len(batches) * sum(answer.nbytes for answer in first.values()) <= MAX_ANSWER_BYTES
+        self._stored = list(self._compute()) if fits else None
+
+    def __iter__(self) -> Iterator[Answers]:
+        return self._compute() if self._stored is None else iter(self._stored)
+
+    def _compute(self) -> Iterator[Answers]:
+        for request, _ in self._batches:
+            with torch.no_grad():
+                answers = self._program(request)
+            yield answers
+
+
+def _find_parts_with_zeros(student: Program, tables: frozenset[str], target: NonZeroTarget) -> frozenset[str]:
+    """Return the parameters of the parts, tables or rest, that have more than their target of non-zeros."""
+    in_tables, in_rest = count_parameters(student, tables)
+    names = frozenset(student.parameters())
+    return (tables if in_tables > target.tables else frozenset()) | (
+        names - tables if in_rest > target.rest else frozenset()
+    )

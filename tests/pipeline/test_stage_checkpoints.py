@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -141,13 +142,33 @@ def test_the_key_is_that_of_all_rows(clicks_file: Path) -> None:
     for row in range(0, 200, 17):
         clicked = columns["clicked"].copy()
         clicked[row] ^= 1
-        if _part_of(row) != "test":
-            assert known != of(clicked=clicked), row
+        assert known != of(clicked=clicked), row
 
 
-def _part_of(row: int) -> str:
-    draw = np.random.default_rng(SETTINGS.seed).random(200)[row]
-    return "test" if draw >= 0.9 else "train or valid"
+def test_the_key_is_that_of_what_is_computed_with_the_weights() -> None:
+    layers = nn.Linear(4, 3), nn.Linear(3, 1)
+    example = (torch.zeros(2, 4),)
+    one, other = (capture(nn.Sequential(layers[0], f, layers[1]).eval(), example) for f in (nn.ReLU(), nn.Tanh()))
+    assert all(torch.equal(p, other.parameters()[name]) for name, p in one.parameters().items())
+    assert key(one) != key(other)
+    (requests,) = one.signature.inputs
+    clipped = one.with_signature(replace(one.signature, inputs=(replace(requests, observed=(-1.0, 1.0)),)))
+    assert key(one) != key(clipped)
+
+
+def test_the_key_draws_no_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task.SampledRequests, "training_batches", lambda *a: pytest.fail("a batch was drawn"))
+    monkeypatch.setattr(task.SampledRequests, "requests", lambda *a: pytest.fail("requests were drawn"))
+    assert key(program())
+
+
+def test_the_key_is_that_of_values_and_not_of_their_place_in_memory() -> None:
+    dense = program()
+    transposed = dense.with_copied_parameters()
+    for parameter in transposed.parameters().values():
+        parameter.data = parameter.detach().T.contiguous().T if parameter.ndim == 2 else parameter.detach()
+    assert not all(p.is_contiguous() for p in transposed.parameters().values())
+    assert key(dense) == key(transposed)
 
 
 @pytest.mark.parametrize("resume", [True, False])

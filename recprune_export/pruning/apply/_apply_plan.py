@@ -14,9 +14,10 @@ from recprune_export.pruning.apply.resize import GraphResizer, resize
 from recprune_export.pruning.plan import Plan
 
 
-def apply_plan(program: Program, plan: Plan) -> Program:
+def apply_plan(program: Program, plan: Plan, *, shared: frozenset[str] = frozenset()) -> Program:
     """Return a smaller program with its own parameters; `program` is not changed.
 
+    Those in `shared` of which nothing is removed lie in the memory of the original, and must not be changed in place.
     Parameters are sliced once, operators that name sizes get the new ones, and shapes are propagated, which checks
     each of them. An input that is no longer looked up is kept, and ignored. The same plan gives the same program, bit
     for bit.
@@ -30,7 +31,7 @@ def apply_plan(program: Program, plan: Plan) -> Program:
             continue
         resizing.new[node] = resize(resizing, node)
         if node.op == "get_attr":
-            tensors[str(node.target)] = _slice_tensor(resizing, node)
+            tensors[str(node.target)] = _slice_tensor(resizing, node, shared)
     return Program.from_graph(resizing.graph, {**tensors, **resizing.buffers}, program.signature)
 
 
@@ -39,9 +40,10 @@ def tables_left(program: Program, pruned: Program) -> frozenset[str]:
     return program.analysis.tables & pruned.parameters().keys()
 
 
-def _slice_tensor(resizing: GraphResizer, node: fx.Node) -> torch.Tensor:
+def _slice_tensor(resizing: GraphResizer, node: fx.Node, shared: frozenset[str]) -> torch.Tensor:
     original, sliced = tensor_at(resizing.module, str(node.target)), resizing.resize_tensor(node)
-    sliced = sliced.detach().clone() if sliced is original else sliced.detach()
+    is_copied = sliced is original and str(node.target) not in shared
+    sliced = sliced.detach().clone() if is_copied else sliced.detach()
     if isinstance(original, torch.nn.Parameter):
         return torch.nn.Parameter(sliced, requires_grad=original.requires_grad)
     return sliced

@@ -9,12 +9,11 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 
 from recprune_export.channels.analysis import Analysis
-from recprune_export.data.batch import Batch
 from recprune_export.program.canonical import tensor_at
 from recprune_export.program.nodes import argument
 from recprune_export.program.program import Program
-from recprune_export.program.recorder import record_values
 from recprune_export.pruning.plan import Plan
+from recprune_export.pruning.reconstruction.paired_runs import CallSample, SplitSamples
 
 aten = torch.ops.aten
 
@@ -57,24 +56,25 @@ def find_batch_norms(program: Program) -> dict[str, BatchNormCall]:
 
 
 def recalibrate_batch_norm(
-    dense: Program,
+    analysis: Analysis,
     plan: Plan,
     pruned: Program,
     norm: BatchNormCall,
-    call: str,
-    fit_batches: Sequence[Batch],
-    held_out_batches: Sequence[Batch],
+    samples: SplitSamples,
 ) -> LayerReconstruction | None:
-    """Set mean and variance to those of the inputs of `call` in `pruned`, unless the error on `held_out_batches` grows."""
+    """Set mean and variance to those of the inputs in `pruned`, unless the error on held-out batches grows.
+
+    `norm` and `analysis` are those of the dense program. O(rows) in time; no more memory than a sample in double precision.
+    """
     min_variance = 1e-8  # variance; a channel that is constant on the calibration data keeps its old variance
-    remaining = _find_remaining_indices(dense.analysis, plan, norm.call)  # by axis
+    remaining = _find_remaining_indices(analysis, plan, norm.call)  # by axis
     pruned_norm = find_batch_norms(pruned)[norm.mean]
     mean, variance = (tensor_at(pruned.module, name) for name in (pruned_norm.mean, pruned_norm.variance))
     if remaining is None or len(remaining.get(1, mean)) != len(mean):
         return None
     total, squares, count = torch.zeros(len(mean)).double(), torch.zeros(len(mean)).double(), 0
-    for request, _ in fit_batches:
-        (value,) = record_call_inputs(pruned, request, [call])
+    for sample in samples.fit:
+        (value,) = sample.pruned_inputs
         flat = value.movedim(1, -1).reshape(-1, len(mean)).double()
         total, squares, count = total + flat.sum(0), squares + flat.square().sum(0), count + len(flat)
     if count < 2:
@@ -82,8 +82,8 @@ def recalibrate_batch_norm(
     new_mean = total / count
     new_variance = (squares / count - new_mean.square()).clamp_min(0.0)
     new_variance = torch.where(new_variance > min_variance, new_variance, variance.double())
-    old = _error(dense, pruned, norm, pruned_norm, remaining, held_out_batches, mean, variance)
-    new = _error(dense, pruned, norm, pruned_norm, remaining, held_out_batches, new_mean, new_variance)
+    old = _error(pruned, pruned_norm, remaining, samples.held_out, mean, variance)
+    new = _error(pruned, pruned_norm, remaining, samples.held_out, new_mean, new_variance)
     if not new < old:
         return LayerReconstruction(norm.mean, old, old)
     with torch.no_grad():
@@ -92,20 +92,11 @@ def recalibrate_batch_norm(
     return LayerReconstruction(norm.mean, old, new)
 
 
-def record_call_inputs(program: Program, request: Mapping[str, Tensor], calls: Sequence[str]) -> list[Tensor]:
-    """Return the `input` of each call on one request; no node after the last of these inputs runs."""
-    sources = {n.name: argument(n, "input").name for n in program.module.graph.nodes if n.name in calls}
-    values = record_values(program, request, sources.values())
-    return [values[sources[name]] for name in calls]
-
-
 def _error(
-    dense: Program,
     pruned: Program,
-    norm: BatchNormCall,
     pruned_norm: BatchNormCall,
     remaining: Mapping[int, Tensor],
-    batches: Sequence[Batch],
+    samples: Sequence[CallSample],
     mean: Tensor,
     variance: Tensor,
 ) -> float:
@@ -115,9 +106,8 @@ def _error(
         for name in (pruned_norm.gain, pruned_norm.offset)
     )
     total, count = 0.0, 0
-    for request, _ in batches:
-        expected = record_values(dense, request, [norm.call])[norm.call]
-        (value,) = record_call_inputs(pruned, request, [pruned_norm.call])
+    for sample in samples:
+        (expected,), (value,) = sample.dense_outputs, sample.pruned_inputs
         actual = F.batch_norm(
             value, mean.to(value.dtype), variance.to(value.dtype), gain, offset, False, 0.0, pruned_norm.epsilon
         )

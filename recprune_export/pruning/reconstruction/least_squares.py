@@ -6,7 +6,7 @@ the outputs of the layers fitted before it (ThiNet: Luo et al. 2017, section 3.3
 Alistarh 2022).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,15 +15,15 @@ from torch import Tensor, fx
 from recprune_export.data.batch import Batch
 from recprune_export.program.nodes import argument
 from recprune_export.program.program import Program
-from recprune_export.program.recorder import record_values
 from recprune_export.pruning.apply.masking import make_mask
 from recprune_export.pruning.plan import Plan
 from recprune_export.pruning.reconstruction.batch_norm import (
+    BatchNormCall,
     LayerReconstruction,
     find_batch_norms,
     recalibrate_batch_norm,
-    record_call_inputs,
 )
+from recprune_export.pruning.reconstruction.paired_runs import CallSample, PairedRuns, SplitSamples
 
 aten = torch.ops.aten
 
@@ -44,31 +44,40 @@ def reconstruct_layers(
 
     `pruned` is `dense` after `plan`, whose transforms may have been applied before. Batch-norm statistics are
     recalibrated in the same order, where that improves them.
+
+    The time is that of one forward pass of each program on `batches`, and for a layer of K inputs and M outputs that is called
+    with N rows, O(N K (K + M) + K³). In memory are the values of both programs that are live at one layer, for all batches.
     """
     removed = make_mask(dense.analysis, plan.removed(dense.analysis)).slices
-    dense_layers = {layer.weight: layer for layer in _layers(dense)}
+    pairs, norms = _find_pairs(dense, pruned), _find_norms(dense, pruned)
+    runs = PairedRuns(
+        dense, pruned, batches, [*(before.calls for before, _ in pairs.values()), *([n.call] for n in norms.values())]
+    )
     results = []
-    fit_batches, held_out = _split(batches)
-    norms = find_batch_norms(dense)
-    layers = {layer.calls[0]: layer for layer in _layers(pruned)}
-    pruned_norms = {norm.call: name for name, norm in find_batch_norms(pruned).items() if name in norms}
     for node in pruned.module.graph.nodes:
-        layer = layers.get(node.name)
-        before = dense_layers.get(layer.weight) if layer else None
-        if layer and before and len(before.calls) == len(layer.calls):
+        if node.name in pairs:
+            before, layer = pairs[node.name]
             outputs = _find_remaining_outputs(dense, layer.weight, removed)
-            results.append(_refit_layer(dense, pruned, before, layer, outputs, fit_batches, held_out))
-        elif node.name in pruned_norms:
-            norm = norms[pruned_norms[node.name]]
-            results.append(recalibrate_batch_norm(dense, plan, pruned, norm, node.name, fit_batches, held_out))
+            results.append(_refit_layer(pruned, layer, outputs, runs.sample(before.calls, layer.calls)))
+        elif node.name in norms:
+            norm = norms[node.name]
+            results.append(
+                recalibrate_batch_norm(dense.analysis, plan, pruned, norm, runs.sample([norm.call], [node.name]))
+            )
     return tuple(result for result in results if result is not None)
 
 
-def _split(batches: Sequence[Batch]) -> tuple[Sequence[Batch], Sequence[Batch]]:
-    period = 4  # every fourth batch is held out to decide whether a layer has improved
-    held_out = [batch for number, batch in enumerate(batches) if number % period == period - 1]
-    fit_batches = [batch for number, batch in enumerate(batches) if number % period != period - 1]
-    return fit_batches or batches, held_out or batches
+def _find_pairs(dense: Program, pruned: Program) -> dict[str, tuple[_LinearCalls, _LinearCalls]]:
+    """Return each layer of both programs as (dense, pruned), by the name of its first call in the pruned one."""
+    dense_layers = {layer.weight: layer for layer in _layers(dense)}
+    pairs = ((dense_layers[layer.weight], layer) for layer in _layers(pruned) if layer.weight in dense_layers)
+    return {layer.calls[0]: (before, layer) for before, layer in pairs if len(before.calls) == len(layer.calls)}
+
+
+def _find_norms(dense: Program, pruned: Program) -> dict[str, BatchNormCall]:
+    """Return the batch-norms of the dense program that the pruned one has as well, by the name of their call there."""
+    norms = find_batch_norms(dense)
+    return {norm.call: norms[name] for name, norm in find_batch_norms(pruned).items() if name in norms}
 
 
 def _layers(program: Program) -> list[_LinearCalls]:
@@ -98,13 +107,10 @@ def _find_remaining_outputs(dense: Program, weight: str, removed_slices: Mapping
 
 
 def _refit_layer(
-    dense: Program,
     pruned: Program,
-    before: _LinearCalls,
     layer: _LinearCalls,
     outputs: Tensor,
-    fit_batches: Sequence[Batch],
-    held_out: Sequence[Batch],
+    samples: SplitSamples,
 ) -> LayerReconstruction | None:
     # Of the mean of the diagonal: keeps weights near their old values where the data does not determine them.
     ridge_fraction = 1e-4
@@ -113,7 +119,7 @@ def _refit_layer(
     bias = parameters[layer.bias] if layer.bias is not None else None
     if len(outputs) != weight.shape[0]:
         return None
-    equations = _normal_equations(dense, pruned, before, layer, outputs, fit_batches, bias is not None)
+    equations = _normal_equations(samples.fit, outputs, bias is not None)
     if equations is None:
         return None
     gram, cross, _ = equations
@@ -121,7 +127,7 @@ def _refit_layer(
     weights = weight.detach().double() if weights is None else weights
     ridge = ridge_fraction * gram.diagonal().mean().clamp_min(1e-30) * torch.eye(len(gram), dtype=gram.dtype)
     step = torch.linalg.solve(gram + ridge, cross - gram @ weights.T).T
-    equations = _normal_equations(dense, pruned, before, layer, outputs, held_out, bias is not None)
+    equations = _normal_equations(samples.held_out, outputs, bias is not None)
     assert equations is not None
     gram, cross, rows = equations
     old, new = (_gain(gram, cross, candidate) for candidate in (weights, weights + step))
@@ -143,13 +149,7 @@ def _gain(gram: Tensor, cross: Tensor, weight: Tensor) -> Tensor:
 
 
 def _normal_equations(
-    dense: Program,
-    pruned: Program,
-    before: _LinearCalls,
-    layer: _LinearCalls,
-    remaining: Tensor,
-    batches: Sequence[Batch],
-    with_bias: bool,
+    samples: Iterable[CallSample], remaining: Tensor, with_bias: bool
 ) -> tuple[Tensor, Tensor, tuple[int, float]] | None:
     """Return sums over rows: A Aᵀ [K, K], A Yᵀ [K, M], and (count, squared sum) of the outputs, for K inputs with bias.
 
@@ -157,10 +157,8 @@ def _normal_equations(
     """
     gram = cross = torch.zeros(())
     count, squares = 0, 0.0
-    for request, _ in batches:
-        outputs = record_values(dense, request, before.calls)
-        inputs = record_call_inputs(pruned, request, layer.calls)
-        for y, a in zip((outputs[name] for name in before.calls), inputs, strict=True):
+    for sample in samples:
+        for y, a in zip(sample.dense_outputs, sample.pruned_inputs, strict=True):
             flat = a.reshape(-1, a.shape[-1]).double()
             flat = torch.cat([flat, torch.ones(len(flat), 1, dtype=flat.dtype)], 1) if with_bias else flat
             expected = y.reshape(-1, y.shape[-1]).double()[:, remaining]

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from recprune_export.channels import Analysis
 from recprune_export.data import Batch
-from recprune_export.program import Program
+from recprune_export.program import Program, record_values
 from recprune_export.program.capture import capture
+from recprune_export.program.paused_run import PausedRun
 from recprune_export.pruning import GroupPlan, Plan, apply_plan, reconstruct_layers
 from recprune_export.pruning.reconstruction.batch_norm import LayerReconstruction
 from recprune_export.recommenders import RECOMMENDERS
@@ -176,3 +177,73 @@ def test_a_layer_with_fewer_rows_than_before_stays() -> None:
     )
     _, _, results = refitted(program, Plan("half", halves), analysis)
     assert "across.weight" not in {result.layer for result in results}
+
+
+class Tower(nn.Module):
+    """A layer that is called twice, the second time on what became of the first, and others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tied, self.between, self.last = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.relu(self.between(torch.relu(self.tied(x))))
+        return self.last(torch.relu(self.tied(hidden)))  # type: ignore[no-any-return]
+
+
+def refit_by_whole_runs(dense: Program, student: Program, requests: list[Mapping[str, Tensor]]) -> None:
+    """Refit the layers of a program without removed outputs one by one, each from whole runs of both programs."""
+    linear = [n for n in student.module.graph.nodes if n.target is torch.ops.aten.linear.default]
+    weights = dict.fromkeys(str(node.args[1].target) for node in linear)
+    for name in weights:
+        calls = [node for node in linear if node.args[1].target == name]
+        inputs, outputs = [], []
+        for request in requests:
+            expected = record_values(dense, request, [n.name for n in calls])
+            sources = [n.args[0].name for n in calls]
+            values = record_values(student, request, sources)
+            inputs += [values[source] for source in sources]
+            outputs += [expected[n.name] for n in calls]
+        a, y = torch.cat(inputs).double(), torch.cat(outputs).double()
+        a = torch.cat([a, torch.ones(len(a), 1)], 1)
+        parameters = student.parameters()
+        weight, bias = parameters[name], parameters[name.replace("weight", "bias")]
+        old = torch.cat([weight, bias[:, None]], 1).detach().double()
+        ridge = 1e-4 * (a.T @ a).diagonal().mean() * torch.eye(a.shape[1]).double()
+        new = old + torch.linalg.solve(a.T @ a + ridge, a.T @ (y - a @ old.T)).T
+        if (y - a @ new.T).square().sum() < (y - a @ old.T).square().sum():
+            with torch.no_grad():
+                weight.copy_(new[:, :-1])
+                bias.copy_(new[:, -1])
+
+
+def test_one_pass_gives_the_weights_of_whole_runs_for_each_layer() -> None:
+    torch.manual_seed(0)
+    dense = capture(Tower().eval(), (torch.randn(3, 6),))
+    plan = Plan("", tuple(GroupPlan(g.name, g.kind, g.width, tuple(range(g.width))) for g in dense.analysis.groups))
+    fitted, expected = (dense.with_copied_parameters() for _ in range(2))
+    for student in (fitted, expected):
+        with torch.no_grad():
+            for number, parameter in enumerate(student.parameters().values()):
+                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)))
+    batches = batches_of(dense, count=3)  # so few that none is held out
+    reconstruct_layers(dense, plan, fitted, batches)
+    refit_by_whole_runs(dense, expected, [request for request, _ in batches])
+    for name, parameter in fitted.parameters().items():
+        torch.testing.assert_close(parameter, expected.parameters()[name], rtol=1e-5, atol=1e-6)
+
+
+def test_each_node_runs_once_for_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[int, str]] = []
+    original = PausedRun.run_node
+
+    def run_node(self: PausedRun, n: fx.Node) -> object:
+        ran.append((id(self), n.name))
+        return original(self, n)
+
+    monkeypatch.setattr(PausedRun, "run_node", run_node)
+    program = capture(make("dlrm"), (spec_of("dlrm").example_request(),))
+    _, _, results = refitted(program, random_plan(program.analysis, seed=1), program.analysis)
+    assert len(results) > 4
+    assert ran
+    assert len(ran) == len(set(ran))
