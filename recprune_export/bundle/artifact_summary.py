@@ -101,7 +101,7 @@ def make_request(file: ArtifactFile, batch: int) -> dict[str, np.ndarray]:
 
     Random integers are valid ids of every table; random floats are standard normal.
     """
-    rng, id_limit = np.random.default_rng(0), find_id_limit(file.model)
+    rng, id_limit = np.random.default_rng(0), find_id_limit(file.model, file.file.parent)
     weights = {tensor.name for tensor in file.model.graph.initializer}
     request = {}
     for value in file.model.graph.input:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from recprune_export.errors import ModelFileError
-from recprune_export.onnx.reading import read_model
+from recprune_export.onnx.reading import read_model, read_tensor
 from recprune_export.program.signature import BATCH, Axis, IdRange, Input, Output, Signature
 
 # Operators that move or copy elements without changing values, so ids stay ids; `Clip` and the other operators of guards
@@ -44,7 +44,7 @@ def _input(path: Path, graph: onnx.GraphProto, value: onnx.ValueInfoProto, batch
             f"Input '{value.name}' of {path} has an axis of unknown size, '{unknown[0]}': compare bundles, "
             "whose signature states the shapes."
         )
-    dtype, ids = _dtype(value), find_id_range(graph, value.name)
+    dtype, ids = _dtype(value), find_id_range(graph, value.name, path.parent)
     if ids is None and not (np.issubdtype(np.dtype(dtype), np.floating) or dtype == "bool"):
         raise ModelFileError(
             f"The graph of {path} does not show which integers '{value.name}' accepts: compare bundles, "
@@ -53,7 +53,7 @@ def _input(path: Path, graph: onnx.GraphProto, value: onnx.ValueInfoProto, batch
     return Input(value.name, dtype, shape, () if ids is None else (ids,))
 
 
-def find_id_range(graph: onnx.GraphProto, name: str) -> IdRange | None:
+def find_id_range(graph: onnx.GraphProto, name: str, folder: Path) -> IdRange | None:
     """Return the range of ids that is valid in every table in which input `name` is looked up; None if there is no table.
 
     Follows the input through operators that only move it, and through additions of constant offsets. In a fused table
@@ -64,12 +64,12 @@ def find_id_range(graph: onnx.GraphProto, name: str) -> IdRange | None:
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
             constants[node.output[0]] = node.attribute[0].t
-    highest = [rows - 1 - offset for rows, offset in _find_tables(graph, constants, name)]
+    highest = [rows - 1 - offset for rows, offset in _find_tables(graph, constants, name, folder)]
     return (0, max(0, min(highest))) if highest else None
 
 
 def _find_tables(
-    graph: onnx.GraphProto, constants: dict[str, onnx.TensorProto], name: str
+    graph: onnx.GraphProto, constants: dict[str, onnx.TensorProto], name: str, folder: Path
 ) -> Iterator[tuple[int, int]]:
     """Yield the rows of each table in which a value is looked up, and the largest offset added before."""
     offsets = {name: 0}
@@ -93,7 +93,7 @@ def _find_tables(
         elif node.op_type == "Gather" and node.input[0] in offsets:  # columns of the ids
             offsets[node.output[0]] = offsets[node.input[0]]
         elif node.op_type == "Less" and node.output[0] in where_conditions and node.input[1] in constants:
-            rows = numpy_helper.to_array(constants[node.input[1]])
+            rows = read_tensor(constants[node.input[1]], folder)
             if rows.dtype.kind in "iu" and rows.min(initial=1) > 0:  # otherwise it compares numbers, or detects padding
                 yield int(_select(rows, place).min()), max(before)
         elif node.op_type == "Where" and offsets.keys() & set(node.input[1:]):
@@ -103,7 +103,7 @@ def _find_tables(
         elif node.op_type == "Add":
             constant_addends = [constants[i] for i in node.input if i in constants]
             if constant_addends:
-                offset = int(_select(numpy_helper.to_array(constant_addends[0]), place).max())
+                offset = int(_select(read_tensor(constant_addends[0], folder), place).max())
                 offsets[node.output[0]] = max(before) + max(0, offset)
 
 

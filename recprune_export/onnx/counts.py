@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from recprune_export.codec import DictMixin, ToDictMixin
 from recprune_export.onnx.cost.estimate import count_operations
 from recprune_export.onnx.quantized_weights import QuantizedInitializers, find_quantized_initializers
+from recprune_export.onnx.reading import read_tensor
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -21,7 +21,7 @@ _LOOKUPS = {"Gather", "GatherND", "GatherElements", "GatherBlockQuantized"}
 _FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
 _ZERO_NIBBLE = 8
 _MASKED = -1e4
-_CHUNK = 1 << 24
+_CHUNK = 1 << 20  # elements
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,11 @@ def count(path: Path) -> Counts:
     A constant that the exporter computed from parameters (a transposed weight, a batch-norm as a product and a sum) is
     counted as it is in the file, and so is the zero that pads a row of an int4 table to whole bytes; a parameter that
     several layers share is counted once.
+
+    Time: one pass over the weights. Memory: one chunk of them where they lie beside the graph, which are mapped.
     """
     model = onnx.load(path, load_external_data=False)
-    weight_counts = _count_weights(model, lambda tensor: numpy_helper.to_array(tensor, base_dir=str(path.parent)))
+    weight_counts = _count_weights(model, lambda tensor: read_tensor(tensor, path.parent))
     return Counts(
         tables=weight_counts.tables,
         rest=weight_counts.rest,
@@ -127,22 +129,21 @@ def count_weights(model: "ir.Model") -> WeightCounts:
     weightless = strip_weights(model)
 
     def array(tensor: onnx.TensorProto) -> np.ndarray:
-        return (
-            weightless.weights[tensor.name].numpy()
-            if tensor.name in weightless.weights
-            else numpy_helper.to_array(tensor)
-        )
+        return weightless.weights[tensor.name].numpy() if tensor.name in weightless.weights else read_tensor(tensor)
 
     return _count_weights(weightless.model, array)
 
 
-def find_id_limit(model: onnx.ModelProto) -> int:
-    """Return a number below which every id is valid: the rows of the smallest table, including fused tables."""
+def find_id_limit(model: onnx.ModelProto, folder: Path) -> int:
+    """Return a number below which every id is valid: the rows of the smallest table, including fused tables.
+
+    `folder` is that of the file of the model.
+    """
     tables, constants = _find_tables(model.graph), {tensor.name: tensor for tensor in model.graph.initializer}
     rows = [constants[name].dims[0] for name in tables if len(constants[name].dims) == 2]
     for node in model.graph.node:
         if node.op_type == "Less" and node.input[1] in constants and constants[node.input[1]].data_type not in _FLOATS:
-            rows += numpy_helper.to_array(constants[node.input[1]]).reshape(-1).tolist()
+            rows += read_tensor(constants[node.input[1]], folder).reshape(-1).tolist()
     return max(1, min(rows, default=1))
 
 
@@ -233,14 +234,24 @@ def _attribute(node: onnx.NodeProto, name: str) -> int:
 
 
 def _is_additive_mask(values: np.ndarray) -> bool:
-    if values.ndim == 0 or values.reshape(-1)[:_CHUNK].min() > _MASKED:
+    if values.ndim == 0:
         return False
-    return bool(((values == 0) | (values <= _MASKED)).all())
+    has_masked = False
+    for chunk in _iterate_chunks(values):
+        masked = chunk <= _MASKED
+        if not bool((masked | (chunk == 0)).all()):
+            return False
+        has_masked = has_masked or bool(masked.any())
+    return has_masked
 
 
 def _count_nonzero(values: np.ndarray) -> int:
+    return sum(int(np.count_nonzero(chunk)) for chunk in _iterate_chunks(values))
+
+
+def _iterate_chunks(values: np.ndarray) -> Iterator[np.ndarray]:
     flat = values.reshape(-1)
-    return sum(int(np.count_nonzero(flat[start : start + _CHUNK])) for start in range(0, len(flat), _CHUNK))
+    return (flat[start : start + _CHUNK] for start in range(0, len(flat), _CHUNK))
 
 
 def count_nonzero_nibbles(packed: np.ndarray) -> int:
@@ -249,4 +260,8 @@ def count_nonzero_nibbles(packed: np.ndarray) -> int:
     >>> count_nonzero_nibbles(np.array([0x88, 0x98, 0x07], dtype=np.uint8))
     3
     """
-    return sum(int(np.count_nonzero(half != _ZERO_NIBBLE)) for half in (packed & 15, packed >> 4))
+    return sum(
+        int(np.count_nonzero(half != _ZERO_NIBBLE))
+        for chunk in _iterate_chunks(packed)
+        for half in (chunk & 15, chunk >> 4)
+    )

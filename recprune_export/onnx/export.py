@@ -10,11 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import torch
-from onnx_ir.passes.common import (
-    CommonSubexpressionEliminationPass,
-    DeduplicateInitializersPass,
-    RemoveUnusedNodesPass,
-)
+from onnx_ir.passes.common import CommonSubexpressionEliminationPass, RemoveUnusedNodesPass
 
 from recprune_export.errors import ExportError
 from recprune_export.onnx.cost.machine import REFERENCE, Machine
@@ -41,6 +37,7 @@ from recprune_export.onnx.optimizer.passes.concat_slice import (
     merge_column_slices,
     slice_before_concat,
 )
+from recprune_export.onnx.optimizer.passes.deduplicate_initializers import deduplicate_initializers
 from recprune_export.onnx.optimizer.passes.eliminate_views import eliminate_views
 from recprune_export.onnx.optimizer.passes.fold_scale_shift import fold_scale_shift
 from recprune_export.onnx.optimizer.passes.fold_table_into_gemm import fold_table_into_gemm
@@ -74,7 +71,7 @@ PASSES: tuple[Callable[[ir.Model], object], ...] = (
     batch_norm_to_mul_add,
     simplify_attention,
     name_batch,
-    DeduplicateInitializersPass(size_limit=1 << 20),
+    deduplicate_initializers,
     CommonSubexpressionEliminationPass(),
     RemoveUnusedNodesPass(),  # an unused node would seem to need every position
     fill_shapes,  # rewrites need known shapes
@@ -101,7 +98,7 @@ REWRITES: tuple[Pass, ...] = (
 # Before inputs are shared: a nested Concat may be all shared within one that is not.
 BEFORE_SHARING: tuple[Pass, ...] = (slice_before_concat, flatten_nested_concat)
 LAST: tuple[Callable[[ir.Model], object], ...] = (
-    DeduplicateInitializersPass(size_limit=1 << 20),
+    deduplicate_initializers,
     CommonSubexpressionEliminationPass(),
     RemoveUnusedNodesPass(),
     clear_metadata,

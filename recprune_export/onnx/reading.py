@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from math import prod
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
 from recprune_export.errors import ModelFileError
 
@@ -43,6 +44,18 @@ def find_weight_files(model: onnx.ModelProto) -> frozenset[str]:
         _read_location(tensor).get("location", "") for tensor in _iterate_tensors(model) if _is_external(tensor)
     )
     return frozenset(locations)
+
+
+def read_tensor(tensor: TensorProto, folder: Path = Path()) -> np.ndarray:
+    """Return the content of a tensor of a file in `folder`; external weights are mapped, not read.
+
+    Numbers of fewer than eight bits are read as a whole.
+    """
+    if not _is_external(tensor) or _BITS.get(tensor.data_type, 0) < 8 or not all(tensor.dims):
+        return numpy_helper.to_array(tensor, base_dir=str(folder))
+    entries, dtype = _read_location(tensor), onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    offset = int(entries.get("offset", 0))
+    return np.memmap(folder / entries["location"], dtype=dtype, mode="r", offset=offset, shape=tuple(tensor.dims))
 
 
 def _check_tensor(path: Path, tensor: TensorProto) -> None:

@@ -7,11 +7,17 @@ import onnx_ir as ir
 
 from recprune_export.errors import ExportError
 
-EXTERNAL_THRESHOLD = 1_500_000_000  # bytes of weights; protobuf files are limited to 2 GiB
+# Bytes of all weights, from which on they lie in a file of their own (docs/decisions/external-weights.md).
+EXTERNAL_THRESHOLD = 1 << 20
+INLINE = 1 << 10  # bytes of a tensor that stays in the graph: sizes and axes, which shape inference reads
+ALIGNMENT = 1 << 12  # of a tensor in the file, the size of a page
 
 
 def save_onnx(model: ir.Model, path: Path, external_threshold: int = EXTERNAL_THRESHOLD) -> Path | None:
     """Write `model` to `path`; return the file of external weights, used from `external_threshold` bytes on, or None.
+
+    Time: one pass over the weights. Memory: tensors are written from where they lie, one after the other; inline weights,
+    which are few bytes, are copied by protobuf.
 
     Raises `ExportError` where the file does not pass onnx.checker.
     """
@@ -19,13 +25,18 @@ def save_onnx(model: ir.Model, path: Path, external_threshold: int = EXTERNAL_TH
         value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None
     )
     data = path.with_name(path.name + ".data") if weights >= external_threshold else None
-    ir.save(model, path, external_data=data.name if data else None)
-    _check(path, full_check=data is None)
+    if data is None:
+        ir.save(model, path)
+    else:
+        ir.save(
+            model, path, external_data=data.name, size_threshold_bytes=INLINE, alignment=ALIGNMENT, align_threshold=INLINE
+        )  # fmt: skip
+    _check(path)
     return data
 
 
-def _check(path: Path, full_check: bool) -> None:
+def _check(path: Path) -> None:
     try:
-        onnx.checker.check_model(str(path), full_check=full_check)
+        onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"The exported file does not pass onnx.checker: {str(error).splitlines()[0]}") from error

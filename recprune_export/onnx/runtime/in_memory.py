@@ -15,8 +15,9 @@ OutputArrays = Sequence[np.ndarray]  # the outputs, in order
 def make_in_memory_session(model: ir.Model, threads: int = 1) -> Callable[[Sequence[np.ndarray]], OutputArrays]:
     """Return a function that answers a request, given as arrays in the order of the graph's inputs.
 
-    The weights are not copied: a session is made in milliseconds for tables of any size. Raises `ExportError` where ONNX
-    Runtime cannot load the graph, as does the function where it cannot run the request.
+    Time: milliseconds, for tables of any size. Memory: weights are not copied, except into the layout of the kernels of
+    products. Raises `ExportError` where ONNX Runtime cannot load the graph, as does the function where it cannot run the
+    request.
     """
     import onnxruntime
 
@@ -27,6 +28,8 @@ def make_in_memory_session(model: ir.Model, threads: int = 1) -> Callable[[Seque
     options.log_severity_level = 4  # a graph that does not run is an expected result, not an error of the user
     if values:
         options.add_external_initializers(list(values), list(values.values()))
+    for name, value in values.items():  # the session would copy them otherwise
+        options.add_initializer(name, value)
     session = load_session(weightless.model.SerializeToString(), options, "the graph")
     names = [i.name for i in session.get_inputs()]
     alive = (arrays, values)  # the session reads them without owning them

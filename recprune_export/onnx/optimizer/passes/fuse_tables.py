@@ -21,6 +21,7 @@ from recprune_export.onnx.graph import (
     get_rank,
 )
 from recprune_export.onnx.input_guards import GuardedVector, get_guarded_limits, match_guarded_vector
+from recprune_export.onnx.mapped_tensors import concatenate_tables
 from recprune_export.onnx.optimizer.columns import concat_columns
 from recprune_export.onnx.optimizer.embedding_lookups import EmbeddingLookup, LookupRun, find_lookup_runs
 from recprune_export.onnx.optimizer.optimizer_constants import MIN_FUSED_TABLES
@@ -93,7 +94,7 @@ def _fuse(graph: ir.Graph, lookups: tuple[EmbeddingLookup, ...], name: str) -> _
     """Make the fused table and its lookup."""
     tables = {lookup.table: lookup.rows for lookup in lookups}
     starts = dict(zip(tables, np.cumsum([0, *tables.values()]).tolist(), strict=False))
-    table = _stack_tables(graph, list(tables), sum(tables.values()), lookups[0].width, name)
+    table = concatenate_tables(graph, name, list(tables), axis=0)
     remap, begins, end = _merge_remaps(lookups, starts, sum(tables.values()))
     guards = [match_guarded_vector(lookup.ids.source) if lookup.ids.index is None else None for lookup in lookups]
     vectors = [guard for guard in guards if guard is not None]
@@ -189,20 +190,6 @@ def _merge_remaps(
         [begin[lookup.table, lookup.remap] for lookup in lookups],
         ends[-1],
     )
-
-
-def _stack_tables(graph: ir.Graph, tables: Sequence[ir.Value], rows: int, width: int, name: str) -> ir.Value:
-    """Return the concatenation of the tables as a lazy tensor: they are large, and only the file needs it."""
-    tensors = [table.const_value for table in tables]
-
-    def stack() -> ir.TensorProtocol:
-        return ir.tensor(np.concatenate([source.numpy() for source in tensors if source is not None]))
-
-    shape = ir.Shape([rows, width])
-    tensor = ir.LazyTensor(stack, dtype=ir.DataType.FLOAT, shape=shape, name=name)
-    value = ir.Value(name=name, const_value=tensor, shape=shape, type=ir.TensorType(ir.DataType.FLOAT))
-    graph.register_initializer(value)
-    return value
 
 
 def _redirect_lookups(

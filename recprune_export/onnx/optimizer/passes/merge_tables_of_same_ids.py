@@ -3,7 +3,8 @@
 import numpy as np
 import onnx_ir as ir
 
-from recprune_export.onnx.graph import add_initializer, find_nodes, get_axis, get_constant_array, get_rank, replace_uses
+from recprune_export.onnx.graph import add_initializer, find_nodes, get_axis, get_rank, replace_uses
+from recprune_export.onnx.mapped_tensors import concatenate_tables
 from recprune_export.onnx.optimizer.embedding_lookups import is_only_looked_up
 
 
@@ -35,13 +36,11 @@ def _is_unshared_table(node: ir.Node, table: ir.Value) -> bool:
 
 
 def _merge_tables(graph: ir.Graph, lookups: list[ir.Node]) -> None:
-    arrays = [array for node in lookups if (array := get_constant_array(node.inputs[0])) is not None]
+    tables = [table for node in lookups if (table := node.inputs[0]) is not None]
     ids = lookups[0].inputs[1]
     name = f"{lookups[0].outputs[0].name}_joined"
-    widths = [array.shape[1] for array in arrays]
-    gather = ir.node(
-        "Gather", [add_initializer(graph, name, np.concatenate(arrays, axis=1)), ids], attributes={"axis": 0}
-    )
+    widths = [table.shape[1] for table in tables if table.shape is not None]
+    gather = ir.node("Gather", [concatenate_tables(graph, name, tables, axis=1), ids], attributes={"axis": 0})
     sizes = add_initializer(graph, f"{name}_widths", np.array(widths))
     split = ir.node("Split", [gather.outputs[0], sizes], attributes={"axis": -1}, num_outputs=len(lookups))
     graph.insert_before(lookups[0], [gather, split])
