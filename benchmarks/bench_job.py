@@ -1,11 +1,13 @@
-"""Where the default job of `make demo` spends its time: seconds, exports and analyses by stage.
+"""Seconds, peak memory, exports and analyses of a job by stage.
 
-    python benchmarks/bench_job.py [--beside CHECKOUT] [--repeats 3] [--sparsity 0.7] [--recommender dlrm]
+    python benchmarks/bench_job.py [--job demo|criteo] [--quick] [--beside CHECKOUT] [--repeats 3] [--sparsity 0.7]
 
-Generates rows and trains a recommender on them, once; then compresses it, each time in a fresh process, one thread. A stage
-is what the progress bar names, without the stages inside it. Functions are counted by wrapping them from outside, so that the
-same script measures another checkout of this repository: with `--beside` both take turns. The medians are printed as a table,
-and as JSON in the last line.
+`demo` is the job of `make demo`: a recommender that is trained on generated rows once, then compressed with them. `criteo` is
+an untrained DLRM of 26 tables with 10,000 rows of 64 dimensions (19 M parameters), compressed without rows and without
+fine-tuning. Every compression runs in a fresh process with one thread. A stage is what the progress bar names; an inner
+stage takes its time from the outer one. Memory is anonymous memory above what the process holds after its imports.
+Functions are counted by wrapping them from outside, so that the same script measures an earlier checkout of this repository:
+with `--beside` both take turns. The medians are printed as a table, and as JSON in the last line.
 """
 
 import importlib
@@ -16,119 +18,34 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-
-HERE = Path(__file__).resolve().parent.parent
-BEFORE = "(before, between and after)"
-FIGURES = ("seconds", "cpu_seconds", "exports", "export_seconds", "analyses", "analysis_seconds")
-# What is counted, wherever a checkout has it: the first name that exists.
-COUNTED = {
-    "exports": ("torch.export:export",),
-    "analyses": ("recprune_export.channels.analysis:analyse", "recprune_export.channels.analysis:analyze"),
-}
-PROGRESS = ("recprune_export.progress:bar", "recprune_export.progress:progress_bar")
-
-Measurement = dict[str, dict[str, float]]  # by stage, by figure
+from checkouts import HERE, measure_in_fresh_process
+from stage_trace import FIGURES, IMPORTS, Trace, install_recorder, sum_stages
 
 
-class Recorder:
-    """Sums figures by stage; what an inner stage takes is not counted in the outer one."""
-
-    def __init__(self) -> None:
-        self.stages: Measurement = {}
-        self._running = [BEFORE]
-        self._since = (time.perf_counter(), time.process_time())
-
-    def add(self, figure: str, amount: float) -> None:
-        """Add to a figure of the stage that runs."""
-        self.stages.setdefault(self._running[-1], dict.fromkeys(FIGURES, 0.0))[figure] += amount
-
-    def lap(self) -> None:
-        """Give the time since the last lap to the stage that runs."""
-        now = (time.perf_counter(), time.process_time())
-        for figure, before, after in zip(("seconds", "cpu_seconds"), self._since, now, strict=True):
-            self.add(figure, after - before)
-        self._since = now
-
-    @contextmanager
-    def stage(self, title: str) -> Iterator[None]:
-        """Run a stage."""
-        self.lap()
-        self._running.append(title)
-        try:
-            yield
-        finally:
-            self.lap()
-            self._running.pop()
-
-    def counting(self, figure: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return `function`, its calls counted in `<figure>` and timed in `<singular>_seconds`; calls inside are not."""
-        seconds = {"exports": "export_seconds", "analyses": "analysis_seconds"}[figure]
-        depth = 0
-
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            nonlocal depth
-            depth += 1
-            begun = time.perf_counter()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                depth -= 1
-                if depth == 0:
-                    self.add(figure, 1)
-                    self.add(seconds, time.perf_counter() - begun)
-
-        return counted
-
-
-def wrap(names: Sequence[str], wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    """Replace the first of `module:function` that exists, before other modules take it by name."""
-    for name in names:
-        module_name, _, function = name.partition(":")
-        module = importlib.import_module(module_name)
-        if hasattr(module, function):
-            return setattr(module, function, wrapper(getattr(module, function)))
-    raise LookupError(f"This checkout has none of {', '.join(names)}.")
-
-
-def measure(model: Path, data: Path, sparsity: float) -> Measurement:
+def measure(job: str, model: Path, data: Path, sparsity: float, *, quick: bool) -> Trace:
     """Compress once in this process and return the figures by stage."""
-    recorder = Recorder()
-
-    def in_a_stage(bar: Callable[..., Any]) -> Callable[..., Any]:
-        @contextmanager
-        def recorded(description: str, total: int | None) -> Iterator[Any]:
-            with recorder.stage(description), bar(description, total) as advance:
-                yield advance
-
-        return recorded
-
-    wrap(PROGRESS, in_a_stage)
-    for figure, names in COUNTED.items():
-        wrap(names, lambda function, figure=figure: recorder.counting(figure, function))
+    options: dict[str, Any] = {"sparsity": sparsity, **({"quick": True} if quick else {})}
+    recorder = install_recorder()
     compress = importlib.import_module("recprune_export").compress
-    recorder.lap()
-    recorder.stages.clear()  # what the imports took
+    arguments: tuple[Any, ...] = (model,)
+    if job == "demo":
+        options["data"] = data
+    else:
+        options["epochs"] = 0
+        dlrm = importlib.import_module("models").make("dlrm")
+        arguments = (dlrm.module, dict(dlrm.example))
+    imports = time.process_time()
+    recorder.begin()
     with tempfile.TemporaryDirectory() as folder:
-        compress(model, data=data, target=Path(folder) / "bundle", sparsity=sparsity)
+        compress(*arguments, target=Path(folder) / "bundle", **options)
     recorder.lap()
-    return recorder.stages
-
-
-def in_a_fresh_process(checkout: Path, model: Path, data: Path, sparsity: float) -> Measurement:
-    """Measure the code of a checkout."""
-    environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, "--measure", str(model), str(data), "--sparsity", str(sparsity)]
-    done = subprocess.run(command, env=environment, cwd=checkout, capture_output=True, text=True)
-    if done.returncode:
-        raise click.ClickException(done.stderr)
-    found: Measurement = json.loads(done.stdout.splitlines()[-1])
-    return found
+    nothing = dict.fromkeys(FIGURES, 0.0)
+    return {IMPORTS: {**nothing, "seconds": imports, "cpu_seconds": imports}, **recorder.stages}
 
 
 def prepare(folder: Path, recommender: str) -> tuple[Path, Path]:
@@ -142,46 +59,63 @@ def prepare(folder: Path, recommender: str) -> tuple[Path, Path]:
     return model, data
 
 
-def medians(runs: Sequence[Measurement]) -> Measurement:
-    """Return the median of each figure of each stage, and of the sums over stages as the stage `total`."""
-    whole = [{**run, "total": {f: sum(stage[f] for stage in run.values()) for f in FIGURES}} for run in runs]
+def medians(runs: Sequence[Trace]) -> Trace:
+    """Return the median of each figure of each stage, and of the whole job as the stage `total`."""
+    whole = [{**run, "total": sum_stages(run)} for run in runs]
     stages = dict.fromkeys(stage for run in whole for stage in run)
     nothing = dict.fromkeys(FIGURES, 0.0)
     return {s: {f: statistics.median(run.get(s, nothing)[f] for run in whole) for f in FIGURES} for s in stages}
 
 
-def show(title: str, measured: Measurement) -> None:
+def show(title: str, trace: Trace) -> None:
     """Print a table."""
     print(f"\n{title}")
-    print(f"{'stage':<44} {'seconds':>8} {'CPU s':>8} {'exports':>8} {'(s)':>6} {'analyses':>9} {'(s)':>6}")
-    for stage, of in measured.items():
+    print(
+        f"{'stage':<44} {'seconds':>8} {'CPU s':>8} {'peak MB':>8} {'exports':>8} {'(s)':>6} {'analyses':>9} {'(s)':>6}"
+    )
+    for stage, of in trace.items():
         print(
-            f"{stage[:44]:<44} {of['seconds']:8.2f} {of['cpu_seconds']:8.2f} {of['exports']:8.0f} {of['export_seconds']:6.2f} "
-            f"{of['analyses']:9.0f} {of['analysis_seconds']:6.2f}"
+            f"{stage[:44]:<44} {of['seconds']:8.2f} {of['cpu_seconds']:8.2f} {of['peak_bytes'] / 1e6:8.0f} "
+            f"{of['exports']:8.0f} {of['export_seconds']:6.2f} {of['analyses']:9.0f} {of['analysis_seconds']:6.2f}"
         )
 
 
 @click.command(help=__doc__.splitlines()[0])
+@click.option("--job", type=click.Choice(["demo", "criteo"]), default="demo", show_default=True)
+@click.option("--quick", is_flag=True, help="Measure this checkout with --quick as well.")
 @click.option("--beside", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Another checkout.")
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--sparsity", type=float, default=0.7, show_default=True)
-@click.option("--recommender", default="dlrm", show_default=True)
+@click.option("--recommender", default="dlrm", show_default=True, help="Of the demo.")
 @click.option("--measure", "once", type=click.Path(path_type=Path), nargs=2, hidden=True)
-def main(beside: Path | None, repeats: int, sparsity: float, recommender: str, once: tuple[Path, Path] | None) -> None:
+def main(
+    job: str,
+    quick: bool,
+    beside: Path | None,
+    repeats: int,
+    sparsity: float,
+    recommender: str,
+    once: tuple[Path, Path] | None,
+) -> None:
     """Measure this checkout, and the other one in turns with it."""
     if once:
-        return print(json.dumps(measure(*once, sparsity)))
-    checkouts = {"here": HERE, **({"beside": beside.resolve()} if beside else {})}
-    runs: dict[str, list[Measurement]] = {name: [] for name in checkouts}
+        return print(json.dumps(measure(job, *once, sparsity, quick=quick)))
+    variants = {"here": (HERE, False), **({"here, --quick": (HERE, True)} if quick else {})}
+    if beside:
+        variants["beside"] = (beside.resolve(), False)
+    runs: dict[str, list[Trace]] = {name: [] for name in variants}
     with tempfile.TemporaryDirectory() as folder:
-        model, data = prepare(Path(folder), recommender)
+        model, data = prepare(Path(folder), recommender) if job == "demo" else (Path(folder), Path(folder))
         for _ in range(repeats):
-            for name, checkout in checkouts.items():
-                runs[name].append(in_a_fresh_process(checkout, model, data, sparsity))
+            for name, (checkout, is_quick) in variants.items():
+                arguments = ["--job", job, "--measure", str(model), str(data), "--sparsity", str(sparsity)]
+                trace = measure_in_fresh_process(__file__, checkout, [*arguments, *(["--quick"] if is_quick else [])])
+                assert trace is not None
+                runs[name].append(trace)
     measured = {name: medians(of) for name, of in runs.items()}
     for name, of in measured.items():
-        show(f"{name}, median of {repeats}", of)
-    print(json.dumps({"benchmark": "job", "recommender": recommender, "sparsity": sparsity, **measured}))
+        show(f"{job}, {name}, median of {repeats}, one thread", of)
+    print(json.dumps({"benchmark": "job", "job": job, "threads": 1, "sparsity": sparsity, **measured}))
 
 
 if __name__ == "__main__":

@@ -1,136 +1,264 @@
-"""Time and peak memory of capture, analysis, rewrite and proof, against the number of fields and of rows of tables.
+"""CPU seconds against the number of fields, and peak memory of a whole job against the number of rows of a table.
 
-    python benchmarks/bench_scale.py [--fields 10,50,100,200,500] [--rows 1000,100000,1000000,10000000]
+    python benchmarks/bench_scale.py [--fields 50,200,1000] [--rows 1000000,10000000] [--beside CHECKOUT] [--timeout 900]
 
-The model has a table for each field, an FM term, an inner product of neighbouring fields and an MLP. Fields grow at 1,000
-rows each, rows grow in two tables of 16 dimensions; each size runs in a process of its own, one thread. Prints tables and
-JSON as the last line; `copies` is the memory that was added at the peak, as a multiple of the size of all tables.
+Fields: a table of 100 x 16 each, concatenated into an MLP of 128; capture, analysis, planning with one structured fraction
+(moments, scores and widths), rewriting, the soundness check and the ONNX export, each alone. Rows: a DLRM with one long
+table of 32 dimensions and four of 1,000 rows, compressed with default settings on rows of a file (`--data-rows`), with the
+peak of each stage; without `--data-rows` on sampled requests and without fine-tuning. Memory is anonymous memory above that
+after the imports, as a multiple of the model. Each size runs in a fresh process, one thread; with `--beside` another
+checkout as well, where it ends within `--timeout` seconds. Prints tables, and JSON in the last line.
 """
 
-import itertools
+import importlib.util
 import json
-import multiprocessing
-import resource
+import tempfile
 import time
 import warnings
-from dataclasses import asdict, dataclass
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
 
 import click
+import numpy as np
 import torch
+from checkouts import HERE, measure_in_fresh_process
+from stage_trace import install_recorder, sum_stages
 from torch import Tensor, nn
 
-from recprune_export.channels import Analysis
-from recprune_export.program.capture import capture
-from recprune_export.pruning import GroupPlan, Plan, apply_plan, check_soundness
-
-DIM = 16
-FEW_ROWS = 1_000
-FEW_FIELDS = 2
+FIELD_ROWS, FIELD_DIM, HIDDEN = 100, 16, 128
+LONG_DIM, SHORT_ROWS, SHORT_TABLES, NUMERIC = 32, 1_000, 4, 8
+STRUCTURED_FRACTION = 0.8
+STEPS = ("capture", "analyze", "plan", "apply", "check", "export")
+T = TypeVar("T")
 
 
 class Fields(nn.Module):
-    """FM, products of neighbouring fields, and an MLP over all of them."""
+    """A table for each field, and an MLP on all of them."""
 
-    def __init__(self, fields: int, rows: int) -> None:
+    def __init__(self, fields: int) -> None:
         super().__init__()
-        self.tables = nn.ModuleList(nn.Embedding(rows, DIM) for _ in range(fields))
-        self.mlp = nn.Sequential(nn.Linear(fields * DIM, 64), nn.ReLU(), nn.Linear(64, 1))
+        self.tables = nn.ModuleList(nn.Embedding(FIELD_ROWS, FIELD_DIM) for _ in range(fields))
+        self.mlp = nn.Sequential(nn.Linear(FIELD_DIM * fields, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))
 
     def forward(self, ids: Tensor) -> Tensor:
-        """[batch, fields] -> [batch, 1]."""
-        looked_up = [table(ids[:, i]) for i, table in enumerate(self.tables)]
-        stacked = torch.stack(looked_up, dim=1)
-        squares = (stacked.sum(1).square() - stacked.square().sum(1)).sum(1, keepdim=True)
-        neighbours = [(a * b).sum(1, keepdim=True) for a, b in itertools.pairwise(looked_up)]
-        return self.mlp(torch.cat(looked_up, 1)) + squares + torch.stack(neighbours).sum(0)
+        """[B, fields] ids to logits, [B]."""
+        vectors = [table(ids[:, i]) for i, table in enumerate(self.tables)]
+        return self.mlp(torch.cat(vectors, 1)).squeeze(1)  # type: ignore[no-any-return]
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Seconds of each stage, peak memory in MB beyond the model itself, and the multiple of the tables' size."""
+class LongTableDLRM(nn.Module):
+    """A DLRM with one long table and some short ones: the dot products of all pairs of fields, into the top."""
 
-    fields: int
-    rows: int
-    nodes: int
-    capture: float
-    analyse: float
-    rewrite: float
-    prove: float
-    model_mb: float
-    added_mb: float
-    copies: float
+    pairs: Tensor
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(n, LONG_DIM) for n in (rows, *[SHORT_ROWS] * SHORT_TABLES))
+        self.bottom = nn.Sequential(nn.Linear(NUMERIC, 64), nn.ReLU(), nn.Linear(64, LONG_DIM), nn.ReLU())
+        fields = SHORT_TABLES + 2
+        self.register_buffer("pairs", torch.triu_indices(fields, fields, 1), persistent=False)
+        inputs = LONG_DIM + self.pairs.shape[1]
+        self.top = nn.Sequential(nn.Linear(inputs, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 1))
+        with torch.no_grad():
+            for table in self.tables:
+                table.weight.mul_(LONG_DIM**-0.5)  # type: ignore[operator]
+
+    def forward(self, numeric: Tensor, ids: Tensor) -> Tensor:
+        """[B, 8] numbers and [B, 5] ids to logits, [B]."""
+        bottom = self.bottom(numeric)
+        vectors = torch.stack([bottom, *(table(ids[:, i]) for i, table in enumerate(self.tables))], 1)
+        dots = vectors @ vectors.transpose(1, 2)
+        return self.top(torch.cat([bottom, dots[:, self.pairs[0], self.pairs[1]]], 1)).squeeze(1)  # type: ignore[no-any-return]
 
 
-def _half(analysis: Analysis) -> Plan:
-    parts = (GroupPlan(g.name, g.kind, g.width, tuple(range((g.width + 1) // 2))) for g in analysis.groups)
-    return Plan("half", tuple(parts))
-
-
-def _measure(channel: Connection, fields: int, rows: int) -> None:
+def measure_fields(fields: int) -> dict[str, float]:
+    """Return the CPU seconds of each step for a model with this number of fields."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    model = Fields(fields, rows).eval()
-    _touch_export()
-    size, memory = fields * rows * DIM * 4 / 1e6, _peak()
-    times = [time.perf_counter()]
-    program = capture(model, (torch.randint(0, rows, (4, fields)),))
-    times.append(time.perf_counter())
-    analysis = program.analysis
-    times.append(time.perf_counter())
-    plan = _half(analysis)
-    pruned = apply_plan(program, plan)
-    times.append(time.perf_counter())
-    check_soundness(program, plan, pruned)
-    times.append(time.perf_counter())
-    seconds = [after - before for before, after in itertools.pairwise(times)]
-    added, nodes = _peak() - memory, len(program.module.graph.nodes)
-    channel.send(Cost(fields, rows, nodes, *seconds, model_mb=size, added_mb=added, copies=added / size))
+    torch.manual_seed(0)
+    seconds: dict[str, float] = {}
+
+    def timed(step: str, function: Callable[[], T]) -> T:
+        begun = time.process_time()
+        result = function()
+        seconds[step] = time.process_time() - begun
+        return result
+
+    capture = importlib.import_module("recprune_export.program.capture").capture
+    capture(Fields(2).eval(), (torch.zeros(2, 2, dtype=torch.int64),))  # imports and caches of torch.export
+    program = timed("capture", lambda: capture(Fields(fields).eval(), (torch.zeros(2, fields, dtype=torch.int64),)))
+    with tempfile.TemporaryDirectory() as folder:
+        steps = _steps_at_47080cf if _is_at_47080cf() else _steps
+        for step, function in steps(program, Path(folder)).items():
+            timed(step, function)
+    return {"nodes": len(program.module.graph.nodes), **seconds}
 
 
-def _touch_export() -> None:
-    """Let imports and caches of torch.export take their memory before counting."""
-    capture(Fields(2, 10).eval(), (torch.randint(0, 10, (4, 2)),))
+def _is_at_47080cf() -> bool:
+    return importlib.util.find_spec("recprune_export.compression") is not None
 
 
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+def _steps(program: Any, folder: Path) -> Mapping[str, Callable[[], object]]:
+    from recprune_export.onnx.export import export_onnx
+    from recprune_export.pipeline.compress import make_sampled_task
+    from recprune_export.pipeline.planning import plan_pruning
+    from recprune_export.pruning.apply import apply_plan, check_soundness
+    from recprune_export.pruning.rotation import apply_transforms, find_rotatable_groups
+    from recprune_export.settings import Settings
+
+    settings = Settings().with_options(structured_fraction=STRUCTURED_FRACTION)
+    values: dict[str, Any] = {}
+
+    def plan() -> None:
+        task = make_sampled_task(program, settings.finetuning)
+        values["planned"] = plan_pruning(program, settings.pruning, task)
+
+    def apply() -> None:
+        planned = values["planned"]
+        rotatable = find_rotatable_groups(planned.program).rotatable
+        values["original"] = apply_transforms(planned.program, rotatable, planned.plan.transforms)
+        values["pruned"] = apply_plan(values["original"], planned.plan)
+
+    return {
+        "analyze": lambda: program.analysis,
+        "plan": plan,
+        "apply": apply,
+        "check": lambda: check_soundness(values["original"], values["planned"].plan, values["pruned"]),
+        "export": lambda: export_onnx(values["pruned"], folder / "model.onnx"),
+    }
 
 
-def cost(fields: int, rows: int) -> Cost:
-    """Measure one size in a fresh process."""
-    receiver, sender = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("spawn").Process(target=_measure, args=(sender, fields, rows))
-    process.start()
-    sender.close()
-    found: Cost = receiver.recv()
-    process.join()
-    return found
+def _steps_at_47080cf(program: Any, folder: Path) -> Mapping[str, Callable[[], object]]:
+    module = importlib.import_module
+    analyse = module("recprune_export.channels.analysis").analyse
+    stages, settings_class = (
+        module("recprune_export.compression.stages"),
+        module("recprune_export.settings").Settings,
+    )
+    settings, values = settings_class(structured_share=STRUCTURED_FRACTION), {}
+
+    def plan() -> None:
+        task = module("recprune_export.compression.compress").drawn_requests(program, settings)
+        values["plan"] = module("recprune_export.compression.planning").decide(program, settings, task)
+
+    def apply() -> None:
+        values["original"], values["analysis"] = stages.rotate(program, values["plan"])
+        rewrite = module("recprune_export.pruning.rewrite").apply_plan
+        values["pruned"] = rewrite(values["original"], values["analysis"], values["plan"])
+
+    def check() -> None:
+        soundness = module("recprune_export.pruning.soundness").check_soundness
+        soundness(values["original"], values["analysis"], values["plan"], values["pruned"])
+
+    export = module("recprune_export.onnx.export").export_onnx
+    return {
+        "analyze": lambda: analyse(program),
+        "plan": plan,
+        "apply": apply,
+        "check": check,
+        "export": lambda: export(values["pruned"], folder / "model.onnx"),
+    }
 
 
-HEADER = " fields       rows  nodes  capture  analyse  rewrite   prove    model    added copies"
+def measure_rows(rows: int, data_rows: int) -> dict[str, Any]:
+    """Compress a DLRM with a table of `rows` rows, and return its trace and the bytes of the model."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    recorder = install_recorder()
+    compress = importlib.import_module("recprune_export").compress
+    importlib.import_module("recprune_export.onnx.export")
+    model = LongTableDLRM(rows).eval()
+    example = {"numeric": torch.randn(2, NUMERIC), "ids": torch.zeros(2, SHORT_TABLES + 1, dtype=torch.int64)}
+    size = sum(p.nbytes for p in model.parameters())
+    with tempfile.TemporaryDirectory() as folder:
+        options: dict[str, Any] = {"epochs": 0}
+        if data_rows:
+            options = {"data": make_rows(Path(folder) / "rows.npz", rows, data_rows), "labels": ["clicked"]}
+        recorder.begin(counted_bytes=size)  # the model counts as its first copy
+        compress(model, example, target=Path(folder) / "bundle", sparsity=0.7, **options)
+        recorder.lap()
+    return {"model_bytes": size, "trace": recorder.stages}
+
+
+def make_rows(path: Path, rows: int, count: int) -> Path:
+    """Write rows with ids by a power law, and a label that depends on two numbers and on an id."""
+    rng = np.random.default_rng(0)
+    sizes = np.array([rows, *[SHORT_ROWS] * SHORT_TABLES])
+    ids = np.minimum(sizes ** rng.random((count, len(sizes))), sizes - 1).astype(np.int64)
+    numeric = rng.normal(size=(count, NUMERIC)).astype(np.float32)
+    logit = numeric[:, 0] - 0.5 * numeric[:, 1] + np.sin(ids[:, 1]) - 1.0
+    clicked = (rng.random(count) < 1 / (1 + np.exp(-logit))).astype(np.float32)
+    np.savez(path, numeric=numeric, ids=ids, clicked=clicked)
+    return path
+
+
+def show_fields(name: str, fields: int, figures: Mapping[str, float] | None) -> None:
+    """Print a line."""
+    cells = ["  not in time"] if figures is None else [f"{figures[step]:8.2f}" for step in STEPS]
+    nodes = "" if figures is None else f"{figures['nodes']:.0f}"
+    print(f"{name:<8} {fields:>7,} {nodes:>6} {' '.join(cells)}", flush=True)
+
+
+def show_rows(name: str, rows: int, result: Mapping[str, Any] | None) -> None:
+    """Print the whole job, then the stages with the largest peaks."""
+    if result is None:
+        return print(f"{name:<8} {rows:>12,}   not in time or memory", flush=True)
+    size, trace = result["model_bytes"], result["trace"]
+    sums = sum_stages(trace)
+    title = f"{name:<8} {rows:>12,} {size / 1e6:9.0f} {sums['cpu_seconds']:9.1f}"
+    print(f"{title} {sums['peak_bytes'] / 1e6:9.0f} {sums['peak_bytes'] / size:6.2f}")
+    for stage, of in sorted(trace.items(), key=lambda item: -item[1]["peak_bytes"])[:12]:
+        label = f"  {stage[:29]}"
+        print(f"{label:<31} {of['cpu_seconds']:9.1f} {of['peak_bytes'] / 1e6:9.0f} {of['peak_bytes'] / size:6.2f}")
 
 
 def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+    return [int(float(number)) for number in text.split(",") if number]
+
+
+def _measure(arguments: list[str], checkout: Path, timeout: float) -> dict[str, Any] | None:
+    try:
+        return measure_in_fresh_process(__file__, checkout, arguments, timeout=timeout)
+    except RuntimeError as error:
+        print(str(error).splitlines()[-1])
+        return None
 
 
 @click.command(help=__doc__.splitlines()[0])
-@click.option("--fields", default="10,50,100,200,500", show_default=True)
-@click.option("--rows", default="1000,100000,1000000,10000000", show_default=True)
-def main(fields: str, rows: str) -> None:
-    """Measure fields at few rows, and rows at few fields."""
-    print("One thread; seconds; MB beyond the model; copies of all tables.")
-    print(HEADER)
-    costs = []
-    for size in [*((f, FEW_ROWS) for f in _numbers(fields)), *((FEW_FIELDS, r) for r in _numbers(rows))]:
-        costs.append(c := cost(*size))
-        print(
-            f"{c.fields:>7} {c.rows:>10,} {c.nodes:>6} {c.capture:8.2f} {c.analyse:8.2f} {c.rewrite:8.2f} {c.prove:7.2f} "
-            f"{c.model_mb:8.1f} {c.added_mb:8.1f} {c.copies:6.2f}",
-            flush=True,
-        )
-    print(json.dumps({"threads": 1, "dim": DIM, "sizes": [asdict(c) for c in costs]}))
+@click.option("--fields", default="50,200,1000", show_default=True)
+@click.option("--rows", default="1000000,10000000", show_default=True)
+@click.option(
+    "--data-rows", default=1_000_000, show_default=True, help="Rows of the file; 0: no file and no fine-tuning."
+)
+@click.option("--beside", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Another checkout.")
+@click.option("--timeout", default=900.0, show_default=True, help="Seconds for one size.")
+@click.option("--measure", type=(click.Choice(["fields", "rows"]), int), hidden=True)
+def main(
+    fields: str, rows: str, data_rows: int, beside: Path | None, timeout: float, measure: tuple[str, int] | None
+) -> None:
+    """Measure fields, then rows."""
+    if measure:
+        kind, size = measure
+        return print(json.dumps(measure_fields(size) if kind == "fields" else measure_rows(size, data_rows)))
+    checkouts = {"here": HERE, **({"beside": beside.resolve()} if beside else {})}
+    report: dict[str, dict[str, Any]] = {"fields": {}, "rows": {}}
+    print("CPU seconds, one thread")
+    print(f"{'':<8} {'fields':>7} {'nodes':>6} {' '.join(f'{step:>8}' for step in STEPS)}")
+    for number in _numbers(fields):
+        for name, checkout in checkouts.items():
+            result = _measure(["--measure", "fields", str(number)], checkout, timeout)
+            report["fields"].setdefault(name, {})[number] = result
+            show_fields(name, number, result)
+    print(f"\n{'':<8} {'rows':>12} {'model MB':>9} {'CPU s':>9} {'peak MB':>9} {'copies':>6}")
+    for number in _numbers(rows):
+        for name, checkout in checkouts.items():
+            arguments = ["--measure", "rows", str(number), "--data-rows", str(data_rows)]
+            result = _measure(arguments, checkout, timeout)
+            report["rows"].setdefault(name, {})[number] = result
+            show_rows(name, number, result)
+    print(json.dumps({"benchmark": "scale", "threads": 1, "data_rows": data_rows, **report}))
 
 
 if __name__ == "__main__":

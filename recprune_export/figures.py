@@ -1,5 +1,7 @@
 """Formats of sizes, ratios and speeds, one for each, so that a figure reads the same wherever it appears."""
 
+from collections.abc import Mapping
+
 from recprune_export.evidence import Estimate
 
 TIMES = "×"
@@ -75,3 +77,13 @@ def format_share(fraction: float) -> str:
     '69.3%'
     """
     return f"{fraction:.1%}"
+
+
+def format_turns(turns: Mapping[str, int]) -> str:
+    """Format how many turns each backend took in a measurement of latency, by the backend's name.
+
+    >>> format_turns({"pruned PyTorch": 34, "pruned ONNX": 70}), format_turns({"dense ONNX": 12, "pruned ONNX": 12})
+    ('34 to 70 turns of each backend', '12 turns of each backend')
+    """
+    counts = sorted(set(turns.values()))
+    return f"{' to '.join(f'{count:,}' for count in counts[:: max(len(counts) - 1, 1)])} turns of each backend"

@@ -236,10 +236,14 @@ class QuantizationSettings:
 
 @dataclass(frozen=True)
 class LatencySettings:
-    """The batch sizes at which latency is measured and for which the ONNX file is optimized, and the number of threads."""
+    """The batch sizes at which latency is measured and for which the ONNX file is optimized, and the number of threads.
+
+    `quick` measures at one of the batch sizes alone, and leaves out cold caches, cold starts and the report page.
+    """
 
     latency_batch_sizes: tuple[int, ...] = (1, 32, 256, 1024)
     threads: int = 1
+    quick: bool = False
 
     def __post_init__(self) -> None:
         if not self.latency_batch_sizes or min(self.latency_batch_sizes) < 1:

@@ -51,7 +51,8 @@ def print_result(result: "CompressionResult", *, as_json: bool) -> None:
     if result.rows is not None:
         _print_rows(console, result.rows)
     print_latency(console, result.latency)
-    console.print(footprint_table(result.footprints))
+    if result.footprints is not None:
+        console.print(footprint_table(result.footprints))
     console.print(_make_floor_table(result.manifest.cost["models"], result.latency.clock))
     console.print(rewrite_table(result.manifest.rewrites))
     if result.manifest.quantisation:

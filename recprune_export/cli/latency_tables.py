@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from recprune_export.cli.tables import make_table
-from recprune_export.figures import format_bytes, format_ratio
+from recprune_export.figures import format_bytes, format_ratio, format_turns
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,6 +23,9 @@ def print_latency(console: "Console", report: "LatencyReport") -> None:
         texts = [f"{o.count} of {name} (up to {o.largest[0][1]:.3f} ms)" for name, o in outliers.items() if o.count]
         if texts:
             console.print(f"Outliers at batch {batch}, included above: {', '.join(texts)}", highlight=False)
+    if report.turns:
+        turns = [f"{format_turns(of)} at batch {batch}" for batch, of in report.turns.items()]
+        console.print(f"Measured in {', '.join(turns)}", highlight=False)
     if report.cpu:
         waits = [_describe_waiting(report, batch) for batch in report.samples]
         console.print(f"Involuntary context switches: {', '.join(waits)}", highlight=False)

@@ -153,6 +153,11 @@ def job_options(command: F) -> F:
                 show_default=True,
                 help="Batch sizes of the latency measurement.",
             ),
+            click.option(
+                "--quick",
+                is_flag=True,
+                help="Measure latency at one batch size; no cold starts, no report page: for notebooks and CI.",
+            ),
         )
     ):
         command = option(command)

@@ -20,10 +20,10 @@ from recprune_export.finetuning.task import (
 from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.output_meaning import OutputMeaning
 from recprune_export.pipeline._prune import PrunedModel
-from recprune_export.pipeline.evaluate_export import Measurements
+from recprune_export.pipeline.evaluate_export import Measurements, choose_measured_batches
 from recprune_export.pipeline.export_models import ExportedModels
 from recprune_export.provenance import provenance
-from recprune_export.settings import PruningSettings, Settings
+from recprune_export.settings import LatencySettings, PruningSettings, Settings
 from recprune_export.validation.latency.backends import (
     DENSE_ONNX,
     PRUNED_ONNX,
@@ -144,7 +144,8 @@ def summarize_latency(measurements: Measurements) -> dict[str, Any]:
     latency = measurements.latency.to_dict()
     speedup = find_speedup(latency)
     headline = {} if speedup is None else {"speedup": speedup.to_dict()}
-    return {**latency, **headline, "footprint": measurements.footprints.to_dict()}
+    footprints = {} if measurements.footprints is None else {"footprint": measurements.footprints.to_dict()}
+    return {**latency, **headline, **footprints}
 
 
 def get_sizes(task: Task) -> SplitSizes | None:
@@ -160,6 +161,23 @@ def summarize_stages(pruned: PrunedModel) -> dict[str, Any]:
         stage_summary = plan_summary(stage.plan, stage.analysis, stage.soundness, stage.fitted, regularized)
         summary = {**stage_summary, "then": summary} if summary else stage_summary
     return summary
+
+
+def describe_left_out(latency: LatencySettings) -> tuple[str, ...]:
+    """Return a sentence on the measurements and pages that a quick run leaves out; nothing for other runs.
+
+    >>> describe_left_out(LatencySettings((1, 256), quick=True))[0][:77]
+    '--quick left out latency at batch size 1, cold caches, cold starts, and the r'
+    """
+    if not latency.quick:
+        return ()
+    measured = choose_measured_batches(latency)
+    others = [str(batch) for batch in latency.latency_batch_sizes if batch not in measured]
+    sizes = f"latency at batch size{'s' if len(others) > 1 else ''} {', '.join(others)}, " if others else ""
+    return (
+        f"--quick left out {sizes}cold caches, cold starts, and the report page: `recprune-export verify BUNDLE --latency` "
+        "measures the latency, and `recprune-export report BUNDLE` writes the page.",
+    )
 
 
 def collect_notes(outcome: Outcome, pruning: PruningSettings, task: Task) -> tuple[str, ...]:

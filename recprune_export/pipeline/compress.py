@@ -40,7 +40,14 @@ from recprune_export.output_files import check_free_space
 from recprune_export.pipeline._fingerprint import fingerprint
 from recprune_export.pipeline._prune import PrunedModel, SearchPrefix, prune
 from recprune_export.pipeline._quantize_export import quantize_export
-from recprune_export.pipeline.build_manifest import InputSources, Outcome, collect_notes, get_sizes, make_manifest
+from recprune_export.pipeline.build_manifest import (
+    InputSources,
+    Outcome,
+    collect_notes,
+    describe_left_out,
+    get_sizes,
+    make_manifest,
+)
 from recprune_export.pipeline.choose_input_rules import with_input_rules
 from recprune_export.pipeline.evaluate_export import evaluate_exports
 from recprune_export.pipeline.export_models import (
@@ -75,7 +82,8 @@ UNKNOWN = InputSources()
 class CompressionResult:
     """The bundle and its measurements; `metrics` are those of the ONNX files on test rows.
 
-    `reduction` tells removed parameters, zeroed parameters and bytes apart. `warnings` are also among the `notes`.
+    `reduction` tells removed parameters, zeroed parameters and bytes apart. `warnings` are also among the `notes`. A run with
+    `quick` has no `footprints`, and `latency` at one batch size.
     """
 
     target: Path
@@ -85,7 +93,7 @@ class CompressionResult:
     metrics: Mapping[str, Mapping[str, float]]
     parity: ParityReport
     latency: LatencyReport
-    footprints: FootprintReport
+    footprints: FootprintReport | None
     session: SessionOptions
     notes: tuple[str, ...]
     rows: SharedRowReport | None = None
@@ -136,7 +144,7 @@ def compress_program(
             manifest = make_manifest(
                 target.name, outcome, settings, task, origin,
                 encoding=read_encoding(extra_files or {}),
-                notes=(*leading_notes, *collect_notes(outcome, settings.pruning, task)),
+                notes=(*leading_notes, *describe_left_out(settings.latency), *collect_notes(outcome, settings.pruning, task)),
             )  # fmt: skip
             files = collect_bundle_files(program, outcome, settings, task, manifest, extra_files or {}, Path(scratch))
             write_bundle(target, files, manifest, sign)
@@ -216,9 +224,12 @@ def collect_bundle_files(
         shared_rows=manifest.plan["rows"],
         quantization=manifest.quantisation,
         serving=serving,
-        figures=describe_figures(manifest),
+        figures=(*describe_figures(manifest), *describe_left_out(settings.latency)),
+        report=not settings.latency.quick,
     )
-    pages = {"README.md": readme.encode(), REPORT: render_bundle_report(manifest, encoded=ENCODING in extra).encode()}
+    pages = {"README.md": readme.encode()}
+    if not settings.latency.quick:
+        pages[REPORT] = render_bundle_report(manifest, encoded=ENCODING in extra).encode()
     return {**files, **serving, **extra, **profiles, **pages}
 
 

@@ -36,6 +36,7 @@ from recprune_export.validation.latency.backends import (
 from recprune_export.validation.latency.closed_loop import LatencyReport, measure_latency
 from recprune_export.validation.latency.footprint import FootprintReport, measure_footprints
 from recprune_export.validation.latency.request_cycle import RequestCycles, sample_cycles
+from recprune_export.validation.latency.speedup import choose_batch
 from recprune_export.validation.rare_ids import SharedRowReport, compare_shared_rows
 
 
@@ -50,7 +51,7 @@ class Measurements:
     breakdown: QualityBreakdown | None
     rows: SharedRowReport | None
     latency: LatencyReport
-    footprints: FootprintReport
+    footprints: FootprintReport | None
 
     @property
     def quality(self) -> QualityVerdict | None:
@@ -79,28 +80,48 @@ def evaluate_exports(
     *,
     seed: int = 0,
 ) -> Measurements:
-    """Count, test and time both files. Raises `ValidationFailed` where the pruned one is slower than PyTorch."""
+    """Count, test and time both files; with `latency.quick` at one batch size, without cold caches and cold starts.
+
+    Raises `ValidationFailed` where the pruned one is slower than PyTorch.
+    """
     counts = {"dense": count(exported.dense.path), "pruned": count(exported.pruned.path)}
     answers = {"dense": make_predictor(exported.dense), "pruned": make_predictor(exported.row_wise)}
     with show_status("Measuring quality on test rows"):
         frequencies = count_id_frequencies(task, program.signature)
         quality = task.compare_on_test(answers["dense"], answers["pruned"], frequencies)
         rows = report_shared_rows(program, pruned, exported.pruned, task, answers)
-    requests = sample_cycles(exported.pruned.signature, latency.latency_batch_sizes, seed=0)
-    report = validate_latency(program, pruned.program, exported, requests, threads=latency.threads, seed=seed)
-    footprints = measure_cold_starts(exported, program.signature, latency)
+    requests = sample_cycles(exported.pruned.signature, choose_measured_batches(latency), seed=0)
+    report = validate_latency(program, pruned.program, exported, requests, latency, seed=seed)
+    footprints = None if latency.quick else measure_cold_starts(exported, program.signature, latency)
     return Measurements(
         counts, quality.metrics, quality.change, quality.changes, quality.breakdown, rows, report, footprints
     )
 
 
+def choose_measured_batches(latency: LatencySettings) -> tuple[int, ...]:
+    """Return the batch sizes at which latency is measured: with `latency.quick` that of the headline alone.
+
+    >>> choose_measured_batches(LatencySettings((1, 256, 1024), quick=True))
+    (256,)
+    """
+    sizes = latency.latency_batch_sizes
+    return (int(choose_batch(map(str, sizes))),) if latency.quick else sizes
+
+
 def validate_latency(
-    dense: Program, pruned: Program, exported: ExportedModels, requests: RequestCycles, *, threads: int, seed: int
+    dense: Program,
+    pruned: Program,
+    exported: ExportedModels,
+    requests: RequestCycles,
+    latency: LatencySettings,
+    *,
+    seed: int,
 ) -> LatencyReport:
-    """Time both models in PyTorch and in ONNX Runtime in turns.
+    """Time both models in PyTorch and in ONNX Runtime in turns; of PyTorch a rough ratio suffices.
 
     Raises `ValidationFailed` where pruned ONNX is slower than pruned PyTorch beyond doubt.
     """
+    threads = latency.threads
     with torch_threads(threads):
         backends = [
             make_torch_backend(DENSE_TORCH, dense),
@@ -108,7 +129,9 @@ def validate_latency(
             make_onnxruntime_backend(DENSE_ONNX, exported.dense.path, threads),
             make_onnxruntime_backend(PRUNED_ONNX, exported.pruned.path, threads),
         ]
-        report = measure_latency(backends, requests, threads=threads, seed=seed)
+        report = measure_latency(
+            backends, requests, threads=threads, seed=seed, rough=(DENSE_TORCH, PRUNED_TORCH), cold=not latency.quick
+        )
     slower, _ = judge_against_pytorch(report)
     if slower:
         raise ValidationFailed(f"The ONNX model is not as fast as PyTorch, so nothing was written. {slower[0]}")

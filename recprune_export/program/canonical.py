@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.fx.graph import CodeGen
 
 from recprune_export.program.nodes import arguments
@@ -71,7 +71,7 @@ def add_constant(module: fx.GraphModule, prefix: str, value: Tensor) -> fx.Node:
     return module.graph.get_attr(name)
 
 
-def tensor_at(module: fx.GraphModule, target: str) -> Tensor:
+def tensor_at(module: nn.Module, target: str) -> Tensor:
     """Return the parameter or buffer that a `get_attr` node names."""
     owner, _, name = target.rpartition(".")
     value: Tensor = getattr(module.get_submodule(owner), name)

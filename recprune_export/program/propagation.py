@@ -7,7 +7,6 @@ same error here.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import sympy
@@ -18,7 +17,6 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch._dynamo.exc import UserError, UserErrorType
 from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.proxy_tensor import py_sym_types
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StrictMinMaxConstraint
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from torch.utils._sympy.value_ranges import ValueRanges
@@ -54,6 +52,7 @@ class _Sizes:
         batch = environment.create_symintnode(symbol, hint=rows, source=source)
         assert isinstance(batch, torch.SymInt)
         mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True, export=True)
+        mode.cache_enabled = False  # a hit takes longer than the operator itself on the small shapes of a graph
         return cls(mode, environment, symbol, batch)
 
     def tensors(self, operands: Sequence[Operand]) -> list[torch.Tensor]:
@@ -73,10 +72,6 @@ class _Sizes:
         return next((f for f in facts if not all(f.subs(self.symbol, n) == sympy.true for n in TRIED_BATCHES)), None)
 
 
-# A mode caches the result shapes of operators, and most of a graph is unchanged by an edit.
-_shared = cache(_Sizes.new)
-
-
 def recapture(root: nn.Module | Mapping[str, Any], graph: fx.Graph, operands: Sequence[Operand]) -> fx.GraphModule:
     """Return an edited graph, with the tensors of `root` that it reads, in canonical form, all shapes known.
 
@@ -87,56 +82,18 @@ def recapture(root: nn.Module | Mapping[str, Any], graph: fx.Graph, operands: Se
     """
     module = fx.GraphModule(root if isinstance(root, nn.Module) else dict(root), graph)
     module.graph = _in_order_of_export(module)
-    graph.owning_module = (
-        None  # else its nodes, which refer to each other, would keep `module` and its tensors in memory
-    )
-    sizes, reusable = _shared(), False
-    try:
-        _propagate(module, operands, sizes)
-        reusable = not sizes.assumed()  # an assumption about this graph may not hold for the next
-    finally:
-        if not reusable:
-            _shared.cache_clear()
-    if all(_varies_with_batch_alone(node.meta.get("val"), sizes.symbol) for node in module.graph.nodes):
-        _move_values(module, _Sizes.new())
-    else:
-        propagate_shapes(module, operands)
+    # The nodes of a graph refer to each other, and would leave `module` and its tensors in memory.
+    graph.owning_module = None
+    propagate_shapes(module, operands)
     return canonicalize(module)
 
 
-def _varies_with_batch_alone(value: Any, symbol: sympy.Symbol) -> bool:
-    """Return whether a value consists of integers and dense tensors whose sizes depend on no other symbol."""
-    leaves = pytree.tree_leaves(value)
-    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-    sizes = [*leaves, *(size for tensor in tensors if tensor.layout == torch.strided for size in _sizes_of(tensor))]
-    symbolic = [size for size in sizes if isinstance(size, py_sym_types)]
-    return all(tensor.layout == torch.strided for tensor in tensors) and all(
-        isinstance(size, torch.SymInt) and size.node.expr.free_symbols <= {symbol} for size in symbolic
-    )
-
-
-def _sizes_of(tensor: torch.Tensor) -> tuple[int | torch.SymInt, ...]:
-    return (*tensor.shape, *tensor.stride())
-
-
-def _move_values(module: fx.GraphModule, sizes: _Sizes) -> None:
-    """Move the values of a graph to a mode of its own, because a comparison of sizes adds a fact to the mode."""
-
-    def moved(value: Any) -> Any:
-        if isinstance(value, torch.SymInt):
-            return sizes.environment.create_symintnode(value.node.expr, hint=value.node.hint)
-        if not isinstance(value, torch.Tensor):
-            return value
-        shape, strides = ([moved(size) for size in extents] for extents in (value.shape, value.stride()))
-        return torch.empty_strided(shape, strides, dtype=value.dtype)
-
-    with sizes.mode:
-        for node in module.graph.nodes:
-            node.meta["val"] = pytree.tree_map(moved, node.meta.get("val"))
-
-
 def propagate_shapes(module: fx.GraphModule, operands: Sequence[Operand]) -> None:
-    """Set each node's `meta["val"]`, in place, in a new fake tensor mode. Raises the errors of `recapture`."""
+    """Set each node's `meta["val"]`, in place, in a new fake tensor mode. Raises the errors of `recapture`.
+
+    The mode is new because a comparison of sizes adds a fact to it, which may not hold for the next graph. Time and memory
+    are linear in the graph.
+    """
     _propagate(module, operands, _Sizes.new())
 
 

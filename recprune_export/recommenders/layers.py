@@ -14,13 +14,17 @@ from recprune_export.recommenders.input_spec import InputSpec, TensorRequest
 
 
 class FieldEmbeddings(nn.Module):
-    """One table for each field; a multi-valued field gives the mean of its values, zero if it has none."""
+    """One table for each field; a multi-valued field gives the mean of its values, zero if it has none.
+
+    The tables are read by lookups alone; `ids_per_row` is the number of ids of a row that each of them looks up.
+    """
 
     def __init__(self, spec: InputSpec, dim: int) -> None:
         super().__init__()
         fields = {**spec.categorical, **spec.multi_valued}
         self._keys = {name: _key(position, name) for position, name in enumerate(fields)}
         self._multi_valued = frozenset(spec.multi_valued)
+        self.ids_per_row = {key: spec.lengths.get(name, 1) for name, key in self._keys.items()}
         self.tables = nn.ModuleDict(
             {self._keys[name]: _table(rows, dim, padded=name in self._multi_valued) for name, rows in fields.items()}
         )

@@ -15,6 +15,7 @@ from recprune_export.metrics._paired_change import MetricChange
 from recprune_export.onnx.counts import count
 from recprune_export.onnx.export import ServingConfig, export_onnx
 from recprune_export.pipeline._quantize_export import quantize_export
+from recprune_export.pipeline.evaluate_export import choose_measured_batches
 from recprune_export.pipeline.export_models import make_predictor
 from recprune_export.program.program import Program
 from recprune_export.settings import LatencySettings, QuantizationSettings
@@ -78,14 +79,15 @@ def measure_artifact(
             make_onnxruntime_backend(DENSE_ONNX, before.path, threads),
             make_onnxruntime_backend(PRUNED_ONNX, after.path, threads),
         ]
-        drawn = sample_cycles(after.signature, batches, seed=0)  # those of the main job and of `verify --latency`
-        report = measure_latency(backends, drawn, threads=threads, seconds=SECONDS, seed=seed)
+        measured = choose_measured_batches(latency)
+        drawn = sample_cycles(after.signature, measured, seed=0)  # those of the main job and of `verify --latency`
+        report = measure_latency(backends, drawn, threads=threads, seconds=SECONDS, seed=seed, cold=False)
         counts = count(after.path).total
         artifact = ArtifactMeasurements(
             counts.parameters,
             counts.nonzero,
             after.bytes,
-            {batch: report.percentiles(batch, PRUNED_ONNX).p50 for batch in batches},
-            {batch: report.ratio(batch, DENSE_ONNX, PRUNED_ONNX) for batch in batches},
+            {batch: report.percentiles(batch, PRUNED_ONNX).p50 for batch in measured},
+            {batch: report.ratio(batch, DENSE_ONNX, PRUNED_ONNX) for batch in measured},
         )
         return artifact, change

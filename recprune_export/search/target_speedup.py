@@ -62,24 +62,27 @@ def find_sparsity_for_speedup(
     """Search by structure alone, without fine-tuning or quantization, for weights do not change the time.
 
     The speed-up rises with the sparsity, so the measurements at all sparsities are fitted together (`fit_monotone`). A model
-    with the shapes of an earlier one is not timed again.
+    with the shapes of an earlier one is not timed again, and the dense model is exported once.
 
     Raises `ValidationFailed` where even the largest sparsity is certainly not enough, `Undecided` where that cannot be told.
     """
     fields = plan_fields(program, pruning.prune_fields, task, seed)
     timed: dict[tuple[tuple[int, ...], ...], Estimate] = {}
 
-    def measure(sparsity: float) -> Estimate:
-        pruned = _prune_structure(program, pruning.at_sparsity(sparsity), task, fields, seed)
-        shapes = tuple(tuple(tensor.shape) for tensor in pruned.parameters().values())
-        if shapes not in timed:
-            timed[shapes] = _export_and_measure(program, pruned, target, task, seed)
-        return timed[shapes]
+    with tempfile.TemporaryDirectory() as scratch:
+        dense = export_onnx(program, Path(scratch) / "dense.onnx", rewrites=()).path
 
-    steps = []
-    for step in bisect_monotone(measure, target.speedup, pruning.sparsity, MAX_SPARSITY):
-        steps.append(step)
-        report(_format_trial(step[1], target))
+        def measure(sparsity: float) -> Estimate:
+            pruned = _prune_structure(program, pruning.at_sparsity(sparsity), task, fields, seed)
+            shapes = tuple(tuple(tensor.shape) for tensor in pruned.parameters().values())
+            if shapes not in timed:
+                timed[shapes] = _export_and_measure(dense, pruned, target, task, seed)
+            return timed[shapes]
+
+        steps = []
+        for step in bisect_monotone(measure, target.speedup, pruning.sparsity, MAX_SPARSITY):
+            steps.append(step)
+            report(_format_trial(step[1], target))
     bracket, fitted = steps[-1]
     if bracket.upper == 1.0:
         _raise_out_of_reach(fitted[bracket.lower], target)
@@ -109,12 +112,12 @@ def bisect_monotone(
         trial = most if bracket.upper >= 1.0 else bracket.middle
 
 
-def _export_and_measure(program: Program, pruned: Program, target: SpeedTarget, task: Task, seed: int) -> Estimate:
+def _export_and_measure(dense: Path, pruned: Program, target: SpeedTarget, task: Task, seed: int) -> Estimate:
+    """Export `pruned` and time it against the dense file."""
     with tempfile.TemporaryDirectory() as scratch, show_status("Measuring the speed-up"):
-        dense_file = export_onnx(program, Path(scratch) / "dense.onnx", rewrites=())
         pruned_file = export_onnx(pruned, Path(scratch) / "model.onnx", serving=ServingConfig(target.batch_sizes))
         requests = make_latency_requests(target.batch_sizes, task, pruned_file.signature)
-        return measure_speedup(dense_file.path, pruned_file.path, requests, target.threads, seed)
+        return measure_speedup(dense, pruned_file.path, requests, target.threads, seed)
 
 
 def _prune_structure(program: Program, pruning: PruningSettings, task: Task, fields: FieldPlan, seed: int) -> Program:

@@ -50,7 +50,7 @@ class Trials:
     ) -> None:
         self._program, self._settings, self._task, self._file = program, settings, task, file
         self._artifacts = artifacts
-        extra = [list(settings.latency.latency_batch_sizes), asdict(settings.quantization)] if artifacts else []
+        extra = [asdict(settings.latency), asdict(settings.quantization)] if artifacts else []
         # Sparsity and seed are those of each trial.
         self._key = fingerprint(program, settings.pruning.at_sparsity(0.0), settings.finetuning, task, extra=extra)
         self._prefixes: dict[int, SearchPrefix] = {}  # by the seed

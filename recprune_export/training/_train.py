@@ -37,6 +37,7 @@ from recprune_export.settings import DEFAULT_EVALUATION_SETTINGS, DataSettings, 
 from recprune_export.training.checkpoint import Checkpoint
 from recprune_export.training.label_losses import RowLosses, mean_label_loss
 from recprune_export.training.loop import FitResult, fit
+from recprune_export.training.optimizers import make_optimizer
 
 
 @dataclass(frozen=True)
@@ -265,23 +266,29 @@ def _train(
     module = build_recommender(recommender, spec, config)
     check_free_space({output: sum(p.nbytes for p in module.parameters())}, "the checkpoint")
     predict = make_label_predictor(module, spec)
+    optimizer = make_optimizer(module, hyperparameters.batch_size, hyperparameters.learning_rate)
 
     def loss(batch: Any) -> Tensor:
         module.train()
         return data.loss(module, batch, spec.value_scales)
 
-    fitted = fit(
-        module,
-        batches=lambda epoch: data.batches(hyperparameters.batch_size, hyperparameters.seed * 1000 + epoch),
-        loss=loss,
-        evaluate=lambda: deciding.compute(observe(predict, valid, evaluator.kinds)),
-        greater_is_better=deciding.metric.greater_is_better,
-        optimizers=[torch.optim.Adam(module.parameters(), lr=hyperparameters.learning_rate)],
-        epochs=hyperparameters.epochs,
-        patience=hyperparameters.patience,
-        steps_per_epoch=math.ceil(data.size / hyperparameters.batch_size),
-        description=f"Training {recommender}",
-    )
+    def evaluate() -> float:
+        optimizer.catch_up()
+        return deciding.compute(observe(predict, valid, evaluator.kinds))
+
+    with optimizer.deferred():
+        fitted = fit(
+            module,
+            batches=lambda epoch: data.batches(hyperparameters.batch_size, hyperparameters.seed * 1000 + epoch),
+            loss=loss,
+            evaluate=evaluate,
+            greater_is_better=deciding.metric.greater_is_better,
+            optimizers=[optimizer],
+            epochs=hyperparameters.epochs,
+            patience=hyperparameters.patience,
+            steps_per_epoch=math.ceil(data.size / hyperparameters.batch_size),
+            description=f"Training {recommender}",
+        )
     metrics = evaluator.evaluate(predict, test)
     checkpoint = Checkpoint(
         recommender, config, spec, data.data.encoder, module.state_dict(), metrics, hyperparameters.seed

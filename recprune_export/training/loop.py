@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Self, TypeVar
+from typing import Annotated, Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,18 @@ from recprune_export.progress import progress_bar
 from recprune_export.training.weight_snapshot import WeightSnapshot
 
 BatchT = TypeVar("BatchT")
+
+
+class Optimizer(Protocol):
+    """The methods of `torch.optim.Optimizer` that the loop calls."""
+
+    param_groups: list[dict[str, Any]]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop all gradients."""
+
+    def step(self) -> Any:
+        """Update all parameters that have a gradient."""
 
 
 def _decode_metric(value: float | None) -> float:
@@ -80,7 +92,7 @@ def fit(
     batches: Callable[[int], Iterable[BatchT]],
     loss: Callable[[BatchT], Tensor],
     evaluate: Callable[[], float],
-    optimizers: Sequence[torch.optim.Optimizer],
+    optimizers: Sequence[Optimizer],
     epochs: int,
     patience: int,
     steps_per_epoch: int,

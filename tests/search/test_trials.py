@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import nn
 from recprune_export import api
 from recprune_export.api import load_model, make_task
 from recprune_export.errors import Undecided, UsageError, ValidationFailed
-from recprune_export.evidence import Verdict
+from recprune_export.evidence import Estimate, Verdict
 from recprune_export.finetuning import RegularizedProgram, Task
 from recprune_export.pipeline import InputSources, StageCheckpoints, plan_fields
 from recprune_export.pipeline import _prune as stages
@@ -155,6 +156,29 @@ def test_a_speed_is_searched_with_the_same_fields(job: tuple[Program, Task], mon
     assert len(fields.removed) == 1
 
 
+def test_the_dense_model_is_exported_once_for_a_search_of_the_speed(
+    job: tuple[Program, Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, task = job
+    exported: list[object] = []
+
+    def prune_structure(dense: Program, pruning: PruningSettings, *given: Any) -> Any:
+        shape = (round(1000 * pruning.sparsity), 1)
+        return SimpleNamespace(parameters=lambda: {"weight": np.empty(shape)})
+
+    def export(model: object, path: Path, **options: Any) -> Any:
+        exported.append(model)
+        return SimpleNamespace(path=path, signature=None)
+
+    monkeypatch.setattr(target_speedup, "_prune_structure", prune_structure)
+    monkeypatch.setattr(target_speedup, "export_onnx", export)
+    monkeypatch.setattr(target_speedup, "make_latency_requests", lambda *given: {})
+    monkeypatch.setattr(target_speedup, "measure_speedup", lambda *given: Estimate(2.0, 1.9, 2.1))
+    with pytest.raises(ValidationFailed, match="times as fast"):
+        target_speedup.find_sparsity_for_speedup(program, PruningSettings(0.6), SpeedTarget(1e6, (1,)), task)
+    assert [model is program for model in exported] == [True, False, False]
+
+
 def test_what_is_found_holds_on_rows_that_the_search_never_saw(job: tuple[Program, Task]) -> None:
     program, task = job
     trials, told = Trials(program, SETTINGS, task), []
@@ -210,4 +234,18 @@ def test_a_sweep_is_written(job: tuple[Program, Task], tmp_path: Path) -> None:
     found.save(tmp_path / "sweep.json")
     assert [Trial.from_dict(t) for t in json.loads((tmp_path / "sweep.json").read_text())["trials"]] == list(
         found.trials
+    )
+
+
+def test_a_quick_sweep_times_one_batch_size_and_its_trials_are_its_own(
+    job: tuple[Program, Task], tmp_path: Path
+) -> None:
+    program, task = job
+    file = tmp_path / "trials.json"
+    quick = Trials(program, SETTINGS.with_options(epochs=0, quick=True), task, file, artifacts=True).run(0.5)
+    assert quick.artifact is not None
+    assert set(quick.artifact.speedup) == set(quick.artifact.milliseconds) == {8}
+    assert not Trials(program, SETTINGS.with_options(epochs=0), task, file, artifacts=True).completed
+    assert Trials(program, SETTINGS.with_options(epochs=0, quick=True), task, file, artifacts=True).completed == (
+        quick,
     )

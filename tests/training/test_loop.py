@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.errors import ModelError
-from recprune_export.training import FitResult, fit
+from recprune_export.training import FitResult, fit, loop
 
 
 def run(
@@ -57,3 +57,13 @@ def test_an_epoch_that_is_no_candidate_costs_no_patience() -> None:
 def test_a_loss_that_runs_away_is_an_error() -> None:
     with pytest.raises(ModelError, match="not finite"):
         run([0.0] * 50, epochs=50, patience=99, rate=1e20)
+
+
+def test_one_copy_of_the_weights_is_held_and_none_of_the_last_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    copies: list[object] = []
+    copy_state = loop._copy_state
+    monkeypatch.setattr(loop, "_copy_state", lambda *given: copies.append(copy_state(*given)) or copies[-1])
+    module, result, weights = run([0.1, 0.2, 0.3, 0.4], epochs=4, patience=9)
+    assert len(copies) == 3
+    assert len({id(copied) for copied in copies}) == 1
+    assert (result.best, module.weight.item()) == (3, weights[3])

@@ -278,6 +278,14 @@ class LatencySection(TypedDict):
     preemptions: NotRequired[
         Annotated[dict[str, Count], Field(description="involuntary context switches while measuring, by batch size")]
     ]
+    turns: NotRequired[
+        Annotated[
+            dict[str, dict[str, Count]],
+            Field(
+                description="turns by batch size and backend: they end where the ratios are precise, those of PyTorch before"
+            ),
+        ]
+    ]
     cold: NotRequired[ColdLatency]
 
     percents: NotRequired[

@@ -26,7 +26,7 @@ A recommender as an ONNX model for CPU, written by recprune-export. `recprune-ex
 {meanings}
 
 {rules}{ignored}The batch may have any size.{shared} `samples/outputs.npz` is the answer to `samples/inputs.npz`; `manifest.json` states the
-tolerances, sizes, quality and latency, and `report.html` shows them. `model.pt2` is the same model for PyTorch
+tolerances, sizes, quality and latency{report}. `model.pt2` is the same model for PyTorch
 (`torch.export.load`), to train on.
 {encoding}{serving}{fewer_bits}{rows_shared}"""
 
@@ -53,7 +53,7 @@ _TRITON = """
 _KSERVE = """
 `samples/kserve-request.json` is the golden request for a server of the KServe v2 protocol, `samples/kserve-response.json` the response:
 `curl -d @samples/kserve-request.json http://localhost:8000/v2/models/{model}/infer`. Their shapes are those that Triton takes: where it
-batches requests, one number for each row has shape [rows, 1]. A server that gives tensors to ONNX Runtime as they are takes the shapes above.
+batches requests, one number for each row has shape [rows, 1]. A server that gives tensors to ONNX Runtime unchanged takes the shapes above.
 """
 
 _FEWER_BITS = """
@@ -80,13 +80,15 @@ def render_readme(
     quantization: Mapping[str, Any] | None = None,
     serving: Collection[str] = (),
     figures: Sequence[str] = (),
+    report: bool = True,
 ) -> str:
     """Return the README of a bundle.
 
     `signature`: result of `Signature.to_dict()`; `session`: options in the code that loads the model; `scores` and
     `quantization`: these sections of the manifest; `encoding`: whether the bundle contains `encoding.json`; `ignored`: inputs,
     or columns of inputs, that the model does not read; `shared_rows`: result of `RowReport.to_dict()`; `serving`: names of
-    the files for servers; `figures`: results of `describe_figures`.
+    the files for servers; `figures`: sentences such as those of `describe_figures`; `report`: whether the bundle contains
+    `report.html`.
     """
     kinds = (("input", signature["inputs"]), ("output", signature["outputs"]))
     rows = "\n".join(_row(kind, tensor) for kind, tensors in kinds for tensor in tensors)
@@ -104,7 +106,8 @@ def render_readme(
         fewer_bits=_describe_quantization(quantization),
         serving=_describe_serving_files(name, serving),
         rows_shared=_describe_shared_rows(shared_rows),
-        figures="".join(f"\n- {sentence}." for sentence in figures) + ("\n" if figures else ""),
+        figures="".join(f"\n- {sentence.removesuffix('.')}." for sentence in figures) + ("\n" if figures else ""),
+        report=", and `report.html` shows them" if report else "",
     )
 
 

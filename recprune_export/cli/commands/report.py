@@ -26,7 +26,7 @@ from recprune_export.cli.tables import print_json
 def report(bundle: Path, output: Path | None, sweep: Path | None, show: bool, as_json: bool, quiet: bool) -> None:
     """Write a page about BUNDLE: size, speed, quality, widths, parity, how to call it. Needs neither PyTorch nor a network.
 
-    The bundle holds such a page already, report.html; this one knows a sweep as well.
+    A bundle holds such a page already, report.html, unless it was made with --quick; this one knows a sweep as well.
     """
     from recprune_export.report._write_page import check_page_path, default_page_path, write_page
     from recprune_export.report.bundle_page import render_saved_bundle_report

@@ -80,22 +80,29 @@ class Encoder(DictMixin):
         return {**dict.fromkeys(schema.categorical, 0), **{several.name: 1 for several in schema.multi_valued}}
 
     def encode(self, frame: "pl.LazyFrame | pl.DataFrame") -> Request:
-        """Return the request of all rows of `frame`. Raises `DataError` if a vector has another length than in training."""
+        """Return the request of all rows of `frame`. Raises `DataError` if a vector has another length than in training.
+
+        O(rows) time; memory beyond that of the request: one column of it, and what the query needs.
+        """
+        import polars as pl
+
         schema, frame = self.schema, frame.lazy()
         types = frame.collect_schema()
         encoded = frame.select(
             *(self.vocabularies[name].encode(_text(name, types)).alias(name) for name in schema.categorical),
             *(self._encode_values(field, types).alias(field.name) for field in schema.multi_valued),
-            *(self._normalize(name, types).alias(name) for name in schema.numeric),
+            *(self._normalize(name, types).cast(pl.Float32).alias(name) for name in schema.numeric),
         )
         table = encoded.collect(engine="streaming")
-        request: Request = {name: table[name].to_numpy(writable=True) for name in schema.categorical}
+        # `drop_in_place` frees a column as soon as it is an array.
+        request: Request = {name: table.drop_in_place(name).to_numpy(writable=True) for name in schema.categorical}
         for field in schema.multi_valued:
-            request[field.name] = _pad(table[field.name], field.max_length)
-        dense = [table.select(schema.numeric).to_numpy()] if schema.numeric else []
-        dense += [read_vectors(frame, vector, self.means, self.stds) for vector in schema.vectors]
+            request[field.name] = _pad(table.drop_in_place(field.name), field.max_length)
+        dense = [table.drop_in_place(name).to_numpy() for name in schema.numeric]
+        vectors = (read_vectors(frame, vector, self.means, self.stds) for vector in schema.vectors)
+        dense += [values.astype(np.float32) for values in vectors]
         if dense:
-            request[NUMERIC] = np.ascontiguousarray(np.concatenate(dense, axis=1), dtype=np.float32)
+            request[NUMERIC] = np.column_stack(dense)
         return request
 
     def texts(self, frame: "pl.LazyFrame | pl.DataFrame", name: str) -> "pl.Series":

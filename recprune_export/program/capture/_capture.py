@@ -18,7 +18,12 @@ from recprune_export.program.capture.example import (
     take_rows,
     with_unambiguous_batch_size,
 )
-from recprune_export.program.capture.export_module import disable_attention_fastpath, export_module, silence_export
+from recprune_export.program.capture.export_module import (
+    disable_attention_fastpath,
+    export_module,
+    silence_export,
+    skip_slow_bookkeeping,
+)
 from recprune_export.program.capture.flatten_interface import (
     drop_constant_inputs,
     drop_constant_outputs,
@@ -67,14 +72,12 @@ def capture(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] 
 
 def program_from_exported(exported: torch.export.ExportedProgram, module: nn.Module | None = None) -> Program:
     """Convert an `ExportedProgram` to a `Program`; `module`, if known, provides the names of positional inputs."""
-    graph_module = exported.module(check_guards=False)
-    assert isinstance(graph_module, fx.GraphModule)
+    graph_module = _to_graph(exported)
     fold_max_norm(graph_module)
     if has_unsafe_mutation(graph_module):
         with silence_export():
             exported = exported.run_decompositions({})
-        graph_module = exported.module(check_guards=False)
-        assert isinstance(graph_module, fx.GraphModule)
+        graph_module = _to_graph(exported)
         fold_max_norm(graph_module)
     if exported.call_spec.in_spec is None or exported.call_spec.out_spec is None:
         raise CaptureError(
@@ -93,6 +96,13 @@ def program_from_exported(exported: torch.export.ExportedProgram, module: nn.Mod
     answers = [f"{name}_output" if name in names else name for name in output_names(outputs)]
     example = _example_of(exported, graph_module)
     return Program(graph_module, make_signature(graph_module, names, answers, example))
+
+
+def _to_graph(exported: torch.export.ExportedProgram) -> fx.GraphModule:
+    with skip_slow_bookkeeping():
+        graph_module = exported.module(check_guards=False)
+    assert isinstance(graph_module, fx.GraphModule)
+    return graph_module
 
 
 def _example_of(exported: torch.export.ExportedProgram, module: fx.GraphModule) -> tuple[Tensor, ...]:

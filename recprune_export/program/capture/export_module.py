@@ -1,6 +1,7 @@
 """Calls of `torch.export` in the modes that capture most models, and explanations of its errors."""
 
 import contextlib
+import importlib
 import inspect
 import io
 import logging
@@ -24,6 +25,7 @@ from recprune_export.program.capture.source_lines import NOT_THE_USERS, find_use
 from recprune_export.program.capture.split_batch import SplitBatchMode
 from recprune_export.program.program import make_batch_dim
 
+_UNFLATTEN: Any = importlib.import_module("torch.export.unflatten")  # torch.export.unflatten itself is a function
 _WITHIN = re.compile(r"batch = Dim\('batch', (?:min=\d+, )?max=(\d+)\)")
 
 
@@ -51,6 +53,7 @@ def export_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
             _skip_causal_mask_detection(),
             SplitBatchMode(),
             _record_specialized_lines() as fixed,
+            skip_slow_bookkeeping(),
         ):
             lines.append(fixed)
             return torch.export.export(
@@ -195,6 +198,31 @@ def disable_attention_fastpath() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextlib.contextmanager
+def skip_slow_bookkeeping() -> Iterator[None]:
+    """Make `torch.export` and `ExportedProgram.module` faster for graphs of many lookups inside the block.
+
+    The cache of shapes costs more than it saves: each column `ids[:, i]` is a view with an offset of its own, so neither the
+    column nor the lookup by it is in the cache, and writing an entry makes each result a second time. The test whether a
+    submodule is another call of one, a regular expression for each pair of siblings, becomes a comparison of strings.
+    """
+    is_call_name = _UNFLATTEN._is_call_name
+    _UNFLATTEN._is_call_name = _is_call_name
+    try:
+        with torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
+            yield
+    finally:
+        _UNFLATTEN._is_call_name = is_call_name
+
+
+def _is_call_name(call_name: str, base: str) -> bool:
+    """Return whether `call_name` is `base`, or `base@n` for another call of the same module."""
+    if not call_name.startswith(base):
+        return False
+    rest = call_name[len(base) :]
+    return not rest or (rest[0] == "@" and rest[1:].isdecimal())
 
 
 @contextlib.contextmanager

@@ -2,18 +2,22 @@
 
 Each group's loss over its width is made convex first, so that removing channels in the order of loss per saved
 parameter is optimal up to one step (the continuous knapsack: Dantzig 1957), as long as the parameters saved by a channel
-do not depend on the other widths; where they do, between two layers, they are recomputed at every step.
+do not depend on the other widths; where they do, between two layers, the price rises as the other widths shrink. So a price
+that was computed earlier is a lower bound, and only the lowest ones are computed again (lazy evaluation: Minoux 1978,
+"Accelerated greedy algorithms for maximizing submodular set functions").
 """
 
+import heapq
 import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import log, prod
+from typing import NamedTuple
 
 from recprune_export.channels.groups import Group
 from recprune_export.program.program import Program
-from recprune_export.pruning.allocation.parameter_counts import ParameterCounter
+from recprune_export.pruning.allocation.parameter_counts import ParameterCounter, RemainingParameters
 from recprune_export.pruning.importance.ranking import Ranking
 
 WidthRounding = Callable[[str, int, int], int]  # kind, target width, full width -> width
@@ -21,6 +25,7 @@ WidthRounding = Callable[[str, int, int], int]  # kind, target width, full width
 
 def allocate_widths(
     program: Program,
+    counter: ParameterCounter,
     rankings: Mapping[str, Ranking],
     limits: Mapping[str, "ParameterLimit"],
     rounding: WidthRounding,
@@ -30,41 +35,39 @@ def allocate_widths(
     """Return widths at which the tables meet limits["embedding"] and the rest meets limits["hidden"].
 
     Where that is impossible, every group concerned has the minimum width, 1. To shrink the rest, tables may become
-    narrower as well, since layers read them, unless `keep_tables`.
-    """
-    near = 1.5  # times the maximum, below which exact sizes are used
-    all_groups = program.analysis.groups
-    exact, approximate = ParameterCounter(program), _ApproximateCounts(program)
-    curves = {g.name: compute_convex_envelope(rankings[g.name].losses) for g in all_groups}
-    widths = approximate.widths
+    narrower as well, since layers read them, unless `keep_tables`. `counter` counts the parameters of `program`.
 
-    def size(in_tables: bool) -> float:
-        removed = {
-            group.channels[position].identity
-            for group in all_groups
-            for position in rankings[group.name].order[widths[group.name] :]
-        }
-        sizes = exact.sizes(frozenset(removed))
+    Takes O(S + N log G) time and O(S) memory, for S slices of channels, N steps (at most 127 for each group) and G groups
+    whose prices do not depend on each other; a step of a group on which k prices depend may add O(k log G).
+    """
+    all_groups = program.analysis.groups
+    exact, approximate = RemainingParameters(counter), _ApproximateCounts(program)
+    curves = {g.name: compute_convex_envelope(rankings[g.name].losses) for g in all_groups}
+
+    def size(in_tables: bool) -> int:
+        sizes = exact.sizes()
         return sizes.tables if in_tables else sizes.rest
 
     for kind, limit in limits.items():
         in_tables = kind == "embedding"
         groups = [g for g in all_groups if g.kind == kind or not (in_tables or keep_tables)]
+        steps = _CheapestSteps(groups, curves, approximate, in_tables, rounding)
         current = size(in_tables)
         while current > limit.target:
-            step = _cheapest(groups, widths, curves, approximate, in_tables, rounding)
+            step = steps.pop()
             if step is None:
                 break
-            before, widths[step[0]] = widths[step[0]], step[1]
-            # The exact size is slow to compute, and is only needed near the end.
-            after = (
-                size(in_tables) if approximate.size(in_tables) <= near * limit.maximum else approximate.size(in_tables)
-            )
+            order, width = rankings[step.group.name].order, approximate.widths[step.group.name]
+            removed = [step.group.channels[position].identity for position in order[step.width : width]]
+            exact.remove(removed)
+            after = size(in_tables)
             if current <= limit.maximum and not limit.is_closer(after, current):
-                widths[step[0]] = before
+                exact.restore(removed)
                 break
+            approximate.set_width(step.group.name, step.width)
+            steps.push(step.group)
             current = after
-    return dict(widths)
+    return dict(approximate.widths)
 
 
 @dataclass(frozen=True)
@@ -100,28 +103,73 @@ def compute_convex_envelope(losses: Sequence[float]) -> list[float]:
     return curve
 
 
-def _cheapest(
-    groups: Sequence[Group],
-    widths: Mapping[str, int],
-    curves: Mapping[str, Sequence[float]],
-    approximate: "_ApproximateCounts",
-    in_tables: bool,
-    rounding: WidthRounding,
-) -> tuple[str, int] | None:
-    """Return the group and its next width with the least loss per saved parameter; None where no group can shrink."""
-    max_steps = 64  # a wide group shrinks in larger steps
-    best: tuple[float, str, int] | None = None
-    for group in groups:
-        width = widths[group.name]
+class _Step(NamedTuple):
+    """The next smaller width of a group."""
+
+    group: Group
+    width: int
+
+
+class _CheapestSteps:
+    """The steps of all groups in the order of their prices, the loss per saved parameter at the current widths."""
+
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        curves: Mapping[str, Sequence[float]],
+        approximate: "_ApproximateCounts",
+        in_tables: bool,
+        rounding: WidthRounding,
+    ) -> None:
+        self._groups, self._curves, self._approximate = groups, curves, approximate
+        self._in_tables, self._rounding = in_tables, rounding
+        self._numbers = {group.name: number for number, group in enumerate(groups)}
+        # Prices, each at most the one at the current widths, with the numbers of the groups; the first of equals is taken.
+        self._prices: list[tuple[float, int]] = []
+        for group in groups:
+            self.push(group)
+
+    def push(self, group: Group) -> None:
+        """Add the next step of a group, if it has one that saves parameters."""
+        price = self._price(group)
+        if price is not None:
+            heapq.heappush(self._prices, (price, self._numbers[group.name]))
+
+    def pop(self) -> _Step | None:
+        """Remove and return the step of the lowest price; None where no group can shrink."""
+        while self._prices:
+            _, number = self._prices[0]
+            group = self._groups[number]
+            price = self._price(group)
+            if price is None:
+                heapq.heappop(self._prices)
+                continue
+            heapq.heapreplace(self._prices, (price, number))
+            if self._prices[0] == (price, number):
+                heapq.heappop(self._prices)
+                return _Step(group, self._next_width(group))
+        return None
+
+    def _next_width(self, group: Group) -> int:
+        max_steps = 64  # a wide group shrinks in larger steps
         step = max(1, group.width // max_steps)
-        smaller = rounding(group.kind, max(1, width - step), group.width)
-        saved = (width - smaller) * approximate.parameters_per_channel(group.name, in_tables)
+        return self._rounding(group.kind, max(1, self._approximate.widths[group.name] - step), group.width)
+
+    def _price(self, group: Group) -> float | None:
+        width, smaller = self._approximate.widths[group.name], self._next_width(group)
+        saved = (width - smaller) * self._approximate.parameters_per_channel(group.name, self._in_tables)
         if width <= 1 or saved <= 0:
-            continue
-        price = (curves[group.name][smaller] - curves[group.name][width]) / saved
-        if best is None or price < best[0]:
-            best = (price, group.name, smaller)
-    return None if best is None else best[1:]
+            return None
+        return (self._curves[group.name][smaller] - self._curves[group.name][width]) / saved
+
+
+class _Indices(NamedTuple):
+    """`number` indices of an axis of a parameter, each removed by a channel of any of `groups`."""
+
+    parameter: str
+    axis: int
+    groups: frozenset[str]
+    number: int
 
 
 class _ApproximateCounts:
@@ -131,51 +179,37 @@ class _ApproximateCounts:
         analysis = program.analysis
         self.widths = {g.name: g.width for g in analysis.groups}
         self._full = dict(self.widths)
-        at: dict[tuple[str, int], dict[int, set[str]]] = {}
+        self._tables = analysis.tables
+        self._lengths = {name: [float(size) for size in p.shape] for name, p in program.parameters().items()}
+        groups_at: dict[tuple[str, int, int], set[str]] = {}
         for group in analysis.groups:
             for channel in group.channels:
                 for s in channel.slices:
-                    at.setdefault((s.tensor, s.axis), {}).setdefault(s.index, set()).add(group.name)
-        # tensor -> for each axis, the number of indices by the groups that remove them
-        self._axes: dict[str, list[Counter[frozenset[str]]]] = {}
-        for name, parameter in program.parameters().items():
-            counters = []
-            for axis, size in enumerate(parameter.shape):
-                with_groups = at.get((name, axis), {})
-                counter = Counter(frozenset(groups) for groups in with_groups.values())
-                counter[frozenset()] += size - len(with_groups)
-                counters.append(counter)
-            self._axes[name] = counters
-        self._parameters_by_group: dict[str, set[str]] = {name: set() for name in self.widths}
-        for name, counters in self._axes.items():
-            for group_name in {g for counter in counters for groups in counter for g in groups}:
-                self._parameters_by_group[group_name].add(name)
-        self._tables = analysis.tables
+                    if s.tensor in self._lengths:
+                        groups_at.setdefault((s.tensor, s.axis, s.index), set()).add(group.name)
+        numbers = Counter((name, axis, frozenset(groups)) for (name, axis, _), groups in groups_at.items())
+        self._indices: dict[str, list[_Indices]] = {name: [] for name in self.widths}
+        for (name, axis, groups), number in numbers.items():
+            for group_name in groups:
+                self._indices[group_name].append(_Indices(name, axis, groups, number))
 
-    def size(self, in_tables: bool) -> float:
-        """Return the number of parameters of the tables, or of the rest."""
-        return sum(
-            prod(self._count_remaining(counter) for counter in counters)
-            for name, counters in self._axes.items()
-            if (name in self._tables) == in_tables
-        )
+    def set_width(self, group: str, width: int) -> None:
+        """Change the width of a group, in time linear in the number of its axes."""
+        before = [self._count_remaining(indices) for indices in self._indices[group]]
+        self.widths[group] = width
+        for number, indices in zip(before, self._indices[group], strict=True):
+            self._lengths[indices.parameter][indices.axis] += self._count_remaining(indices) - number
 
     def parameters_per_channel(self, group: str, in_tables: bool) -> float:
         """Return the number of parameters that one channel of a group holds in tables, or the rest, at current widths."""
         total = 0.0
-        for name in self._parameters_by_group[group]:
-            if (name in self._tables) != in_tables:
-                continue
-            sizes = [self._count_remaining(counter) for counter in self._axes[name]]
-            for axis, counter in enumerate(self._axes[name]):
-                share = sum(
-                    self._count_remaining_indices(groups, n) for groups, n in counter.items() if group in groups
-                )
-                total += share / self.widths[group] * prod(k for other, k in enumerate(sizes) if other != axis)
+        for indices in self._indices[group]:
+            if (indices.parameter in self._tables) == in_tables:
+                lengths = self._lengths[indices.parameter]
+                others = prod(length for axis, length in enumerate(lengths) if axis != indices.axis)
+                total += self._count_remaining(indices) / self.widths[group] * others
         return total
 
-    def _count_remaining(self, counter: Counter[frozenset[str]]) -> float:
-        return sum(self._count_remaining_indices(groups, number) for groups, number in counter.items())
-
-    def _count_remaining_indices(self, groups: frozenset[str], number: int) -> float:
-        return number * prod(self.widths[g] / self._full[g] for g in groups)
+    def _count_remaining(self, indices: _Indices) -> float:
+        widths, full = (prod(width[g] for g in indices.groups) for width in (self.widths, self._full))
+        return indices.number * widths / full

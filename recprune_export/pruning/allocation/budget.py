@@ -81,7 +81,7 @@ def make_plan(
     dense = dense or model.sizes()
     limits = budget.limits(dense)
     if strategy == "loss":
-        widths = allocate_widths(program, rankings, limits, budget.width, keep_tables=budget.keep_tables)
+        widths = allocate_widths(program, model, rankings, limits, budget.width, keep_tables=budget.keep_tables)
     else:
         widths = _uniform_widths(program.analysis, rankings, model, budget, limits)
     plans = (

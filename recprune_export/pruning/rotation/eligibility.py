@@ -11,7 +11,7 @@ other by A⁻ᵀ. Where both sides are the same tensor (FM, dot products of all 
 orthogonal.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,7 +65,10 @@ class RotationEligibility:
 
 
 def find_rotatable_groups(program: Program) -> RotationEligibility:
-    """Decide for each group of `program` whether it may be rotated, in time linear in the size of the graph."""
+    """Decide for each group of `program` whether it may be rotated.
+
+    Time and memory are linear in the edges of the graph and the groups that their values carry, and in the channels.
+    """
     tracing = RotationWalk(program)
     for node in program.module.graph.nodes:
         tracing.visit(node)
@@ -76,18 +79,19 @@ def _gather(tracing: RotationWalk) -> RotationEligibility:
     nodes, ruled_out = tracing.weight_nodes(), dict(tracing.ruled_out)
     rotatable: dict[str, RotatableGroup] = {}
     diagonals: dict[str, DiagonalWeights] = {}
+    few_bits = [t for t, node in nodes.items() if node.meta["val"].dtype not in _ROTATABLE_DTYPES]
+    starts = _group_sources(tracing)
     for number, group in enumerate(tracing.groups):
-        missing = [tensor for tensor, _ in group.axes() if tensor not in nodes]
+        axes = group.axes()
+        missing = [tensor for tensor, _ in axes if tensor not in nodes]
         if number not in ruled_out and (missing or group.width < 2):
             ruled_out[number] = "there is one channel only" if not missing else f"{missing[0]} is not read"
-        low_precision = [
-            t for t in nodes if t in dict(group.axes()) and nodes[t].meta["val"].dtype not in _ROTATABLE_DTYPES
-        ]
+        low_precision = [t for t in few_bits if t in dict(axes)] if few_bits else []
         if low_precision:
             ruled_out.setdefault(number, f"{low_precision[0]} is stored in too few bits to be rotated")
         if number in ruled_out:
             continue
-        rotatable_group = _rotatable(tracing, number, group, nodes)
+        rotatable_group = _rotatable(tracing, number, group, nodes, starts.get(number, []))
         weight = tracing.diagonals.get(number)
         if weight is None:
             rotatable[group.name] = rotatable_group
@@ -100,12 +104,29 @@ def _gather(tracing: RotationWalk) -> RotationEligibility:
     return RotationEligibility(rotatable, names, diagonals)
 
 
-def _rotatable(tracing: RotationWalk, number: int, group: Group, nodes: Mapping[str, fx.Node]) -> RotatableGroup:
-    folded = {w for owner, w in tracing.equal_weights if owner == number} | {tracing.diagonals.get(number)}
-    axes = [(tensor, axis) for tensor, axis in group.axes() if nodes[tensor] not in folded]
+def _group_sources(tracing: RotationWalk) -> dict[int, list[tuple[fx.Node, int]]]:
+    """Return the sources of each group, each with its axis."""
+    sources: dict[int, list[tuple[fx.Node, int]]] = {}
+    for node, owner, axis in tracing.sources:
+        sources.setdefault(owner, []).append((node, axis))
+    return sources
+
+
+def _rotatable(
+    tracing: RotationWalk,
+    number: int,
+    group: Group,
+    nodes: Mapping[str, fx.Node],
+    starts: Sequence[tuple[fx.Node, int]],
+) -> RotatableGroup:
+    folded = {tracing.diagonals.get(number)}
+    axes = [
+        (tensor, axis)
+        for tensor, axis in group.axes()
+        if nodes[tensor] not in folded and (number, nodes[tensor]) not in tracing.equal_weights
+    ]
     first = (nodes[axes[0][0]], number)
     sides = {(tensor, axis): tracing.sides.between(first, (nodes[tensor], number)) for tensor, axis in axes}
-    starts = [(node, axis) for node, owner, axis in tracing.sources if owner == number]
     sources = tuple(
         (node.name, axis, tracing.sides.between(first, (node, number)) or 1)
         for node, axis in starts or _first_values(tracing, number)

@@ -7,6 +7,7 @@ the group can be rotated and truncated, and the matrix with it (the projections 
 its rows are sorted, transformed or returned, the projection follows the lookup.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -95,7 +96,10 @@ def insert_projections(program: Program, plan: ProjectionPlan) -> Program:
 
 
 def find_projections(program: Program) -> tuple[Projection, ...]:
-    """Return the projections after which more tables can be rotated; a group or table without benefit gets none."""
+    """Return the projections after which more tables can be rotated; a group or table without benefit gets none.
+
+    The walks are linear in the graph; each group that only a projection makes rotatable costs one more program.
+    """
     return _project(program)[0]
 
 
@@ -179,13 +183,16 @@ def insert_identity_layers(program: Program, projections: Sequence[Projection]) 
     graph = fx.Graph()
     new: dict[fx.Node, fx.Node] = {}
     through: dict[tuple[str, str], fx.Node] = {}
+    by_source: dict[str, list[Projection]] = defaultdict(list)
+    for projection in projections:
+        by_source[projection.source].append(projection)
     tensors: dict[str, Tensor] = {}
     for node in program.module.graph.nodes:
         read = {source: through.get((source.name, node.name), new[source]) for source in node.all_input_nodes}
         new[node] = graph.node_copy(node, read.__getitem__)
         if node.op == "get_attr":
             tensors[str(node.target)] = tensor_at(program.module, str(node.target))
-        for projection in (p for p in projections if p.source == node.name):
+        for projection in by_source.get(node.name, ()):
             weight = f"{PREFIX}{node.name}"
             tensors[weight] = torch.nn.Parameter(torch.eye(projection.width, dtype=node.meta["val"].dtype))
             value = new[node]

@@ -13,7 +13,6 @@ from recprune_export.program.operator_registry import OPERATORS, Facet
 from recprune_export.program.view_operators import DATA_MOVEMENT_OPERATORS
 from recprune_export.pruning.rotation.rotation_walk import (
     RotationWalk,
-    find_tensor_operands,
     rotation_rule,
     rule_out_all,
 )
@@ -23,8 +22,9 @@ aten = torch.ops.aten
 
 def _pass_on(tracing: RotationWalk, node: fx.Node) -> None:
     """Propagate forms through operators that move values, or scale all of them equally."""
+    carriers_by_group = tracing.find_carriers(node)
     for group in tracing.axes(node):
-        carriers = [source for source in find_tensor_operands(node) if tracing.carries(source, group)]
+        carriers = carriers_by_group.get(group, [])
         if len(carriers) == 1 and carriers[0].op == "get_attr" and node.target in _BY_INDEX:
             tracing.start_at_weight(node, group, carriers[0])  # rows of a table that is no `nn.Embedding`
         elif carriers:

@@ -3,6 +3,7 @@
 `rotation_rules.py` holds the rules of the operators; `eligibility.py` defines the forms.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -77,8 +78,8 @@ class RotationWalk:
         broken: dict[int, str] = {}
         for axis, sets in enumerate(removed_by):
             counts: dict[int, dict[int, int]] = {}
-            for channels in sets or ():
-                for channel in channels & self._group_of.keys():
+            for channel in itertools.chain.from_iterable(sets or ()):
+                if channel in self._group_of:
                     occurrences = counts.setdefault(self._group_of[channel], {})
                     occurrences[channel] = occurrences.get(channel, 0) + 1
             for group, numbers in counts.items():
@@ -95,6 +96,14 @@ class RotationWalk:
     def carries(self, value: Any, group: int) -> bool:
         """Return whether a value has the group's channels on an axis."""
         return isinstance(value, fx.Node) and group in self.axes(value)
+
+    def find_carriers(self, node: fx.Node) -> dict[int, list[fx.Node]]:
+        """Return the operands that carry each group, in one pass over the operands: a `cat` may have thousands."""
+        carriers: dict[int, list[fx.Node]] = {}
+        for source in find_tensor_operands(node):
+            for group in self.axes(source):
+                carriers.setdefault(group, []).append(source)
+        return carriers
 
     def set_form(self, node: fx.Node, group: int, form: Form) -> None:
         """State the form of a group's axis in a value."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from recprune_export.bundle.manifest.manifest import Manifest
-from recprune_export.figures import orient_speed
+from recprune_export.figures import format_turns, orient_speed
 from recprune_export.report.numbers import format_bytes, format_interval, format_milliseconds, format_ratio
 from recprune_export.report.page import Headline, PageFigure, PageTable, Section
 from recprune_export.report.plots.strips import draw_strips
@@ -17,6 +17,7 @@ HOW = (
     "All backends ran in one process and took turns of several calls, the first of them not timed, so that caches are warm "
     "and disturbances of the machine affect all alike. Outliers are included."
 )
+PRECISE = " A batch size ends where its ratios are precise; of PyTorch a rough ratio suffices, so it takes fewer turns."
 STRIPS = (
     "A strip is thin from the 1st to the 99th percentile, thicker from the 5th to the 95th and thickest over the middle "
     "half; the mark is the median."
@@ -38,7 +39,8 @@ def latency_section(manifest: Manifest) -> Section | None:
     if latency.get("footprint"):
         tables.append(_footprints(latency["footprint"]))
     threads = latency.get("threads")
-    explanation = f"{HOW} {STRIPS if latency.get('percents') else DOTS}"
+    precise = PRECISE if latency.get("turns") else ""
+    explanation = f"{HOW}{precise} {STRIPS if latency.get('percents') else DOTS}"
     return Section(
         "latency",
         "Latency",
@@ -75,6 +77,9 @@ def _figure(latency: Mapping[str, Any], batch: str) -> PageFigure:
     details = (f", {rounds:,} rounds" if rounds else "") + (
         f" of {requests:,} different requests" if rounds and requests else ""
     )
+    turns = latency.get("turns", {}).get(batch)
+    if turns:
+        details += f", in {format_turns(turns)}"
     return PageFigure(
         draw_strips(f"latency-{batch}", title, distributions, (PRUNED_ONNX,)),
         f"Batch {batch}{details}",

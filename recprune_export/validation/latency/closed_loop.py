@@ -6,7 +6,7 @@ The one protocol of every latency that is reported: turns of several calls (`tur
 
 import resource
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -24,6 +24,8 @@ from recprune_export.validation.latency.latency_constants import (
     MAX_ROUNDS,
     MAX_WAITING,
     MIN_ROUNDS,
+    RATIO_PRECISION,
+    SECONDS,
     SESSION_SETS,
 )
 from recprune_export.validation.latency.request_cycle import RequestCycles
@@ -39,7 +41,13 @@ from recprune_export.validation.latency.statistics import (
     ratio_of_medians,
     ratio_over_sessions,
 )
-from recprune_export.validation.latency.turns import Backend, measure_cold, measure_turns
+from recprune_export.validation.latency.turns import (
+    Backend,
+    make_other_memory,
+    measure_cold,
+    measure_turns,
+    prepare_requests,
+)
 
 Samples = Mapping[int, Mapping[str, np.ndarray]]  # batch -> backend -> milliseconds [rounds]
 WALL, CPU = "wall", "CPU"
@@ -51,7 +59,9 @@ class LatencyReport:
 
     Round i of all backends ran side by side on the same request; `requests[batch]` different requests took turns. `cpu` has
     the CPU time of a call, in the same form, and `cold` times with cold caches. `sessions[batch]` and `cold_sessions[batch]`
-    number the set of sessions of each round; `preemptions[batch]` counts involuntary context switches.
+    number the set of sessions of each round, by backend; `turns[batch]` counts the turns of each backend, and
+    `preemptions[batch]` involuntary context switches. A backend of which a rough ratio suffices has fewer rounds, and no `cold`
+    times.
     """
 
     samples: Samples
@@ -60,8 +70,9 @@ class LatencyReport:
     requests: Mapping[int, int] = field(default_factory=dict)
     cpu: Samples = field(default_factory=dict)
     cold: Samples = field(default_factory=dict)
-    sessions: Mapping[int, np.ndarray] = field(default_factory=dict)
-    cold_sessions: Mapping[int, np.ndarray] = field(default_factory=dict)
+    sessions: Samples = field(default_factory=dict)
+    cold_sessions: Samples = field(default_factory=dict)
+    turns: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
     preemptions: Mapping[int, int] = field(default_factory=dict)
 
     @property
@@ -87,29 +98,33 @@ class LatencyReport:
 
     def ratio_by(self, clock: str, batch: int, slow: str, fast: str) -> Estimate:
         """Return the ratio of the medians by the wall clock, or of the quantiles CPU_QUANTILE of CPU time."""
-        times, quantile = (self.cpu[batch], CPU_QUANTILE) if clock == CPU else (self.samples[batch], 0.5)
-        return self._compare(times[slow], times[fast], self.sessions.get(batch), quantile)
+        times, quantile = (self.cpu, CPU_QUANTILE) if clock == CPU else (self.samples, 0.5)
+        return self._compare(times[batch], self.sessions.get(batch), slow, fast, quantile)
 
     def typical_time(self, batch: int, name: str) -> Estimate:
         """Return the time of a call of one backend by `clock`, in ms: its median, or the quantile CPU_QUANTILE of CPU time."""
         times, quantile = (self.cpu, CPU_QUANTILE) if self.clock == CPU else (self.samples, 0.5)
-        sessions = self.sessions.get(batch)
-        if sessions is None or len(np.unique(sessions)) < 2:
+        if not _has_sets(self.sessions.get(batch)):
             return percentile_intervals(times[batch][name], self.seed)["p50"]
+        sessions = self.sessions[batch][name]
         sets = [times[batch][name][sessions == number] for number in np.unique(sessions)]
         return geometric_mean([float(np.quantile(of, quantile)) for of in sets])
 
     def cold_ratio(self, batch: int, slow: str, fast: str) -> Estimate:
         """Return the ratio of the medians with cold caches, by the wall clock."""
-        times = self.cold[batch]
-        return self._compare(times[slow], times[fast], self.cold_sessions.get(batch))
+        return self._compare(self.cold[batch], self.cold_sessions.get(batch), slow, fast)
 
     def _compare(
-        self, above: np.ndarray, below: np.ndarray, sessions: np.ndarray | None, quantile: float = 0.5
+        self,
+        times: Mapping[str, np.ndarray],
+        sessions: Mapping[str, np.ndarray] | None,
+        slow: str,
+        fast: str,
+        quantile: float = 0.5,
     ) -> Estimate:
-        if sessions is None or len(np.unique(sessions)) < 2:
-            return ratio_of_medians(above, below, self.seed)
-        return ratio_over_sessions(above, below, sessions, quantile)
+        if sessions is None or not _has_sets(sessions):
+            return ratio_of_medians(times[slow], times[fast], self.seed)
+        return ratio_over_sessions(times[slow], times[fast], sessions[slow], sessions[fast], quantile)
 
     def cpu_time(self, batch: int, name: str) -> float:
         """Return the CPU time of a call of one backend, in ms: the quantile CPU_QUANTILE."""
@@ -168,6 +183,7 @@ class LatencyReport:
             "clock": self.clock,
             "percents": list(DISTRIBUTION),
             "rounds": {str(batch): len(of[last]) for batch, of in self.samples.items()},
+            "turns": {str(batch): dict(of) for batch, of in self.turns.items()},
             "requests": {str(batch): count for batch, count in self.requests.items()},
             "milliseconds": {
                 str(batch): {name: self._summary(batch, name) for name in self.backends} for batch in self.samples
@@ -196,8 +212,8 @@ class LatencyReport:
     def _ratios(self, times: Samples, ratio: Any) -> dict[str, dict[str, dict[str, float]]]:
         last = self.backends[-1]
         return {
-            str(batch): {f"{name} / {last}": asdict(ratio(batch, name, last)) for name in self.backends[:-1]}
-            for batch in times
+            str(batch): {f"{name} / {last}": asdict(ratio(batch, name, last)) for name in of if name != last}
+            for batch, of in times.items()
         }
 
     def _summary(self, batch: int, name: str) -> dict[str, Any]:
@@ -216,39 +232,56 @@ def measure_latency(
     requests: RequestCycles,
     *,
     threads: int,
-    seconds: float = 4.0,
+    seconds: float = SECONDS,
     seed: int = 0,
     description: str = "Measuring latency",
+    rough: Collection[str] = (),
+    cold: bool = True,
 ) -> LatencyReport:
-    """Time every backend on the requests of each batch size, for about `seconds` each.
+    """Time every backend on the requests of each batch size, for about `seconds` each, less where ratios are precise before.
 
     The time is divided among SESSION_SETS sets of sessions, loaded in one order and then in the other, the old ones freed
-    first. `threads` says whose CPU time is counted, and is recorded: the backends must already use that number.
+    first. In each set the backends take turns until the ratio of each to the last one has a relative standard error of
+    RATIO_PRECISION, less than two sessions of one file differ; of those named in `rough` a rough ratio suffices (see
+    `measure_turns`). `threads` says whose CPU time is counted, and is recorded: the backends must already use that number.
+    Without `cold` no calls after other memory are timed.
     """
     rng = np.random.default_rng(seed)
     cpu_clock = time.thread_time_ns if threads == 1 else time.process_time_ns
-    wall, cpu, cold = ({batch: _empty(backends) for batch in requests} for _ in range(3))
+    precise = [backend for backend in backends if backend.name not in rough]
+    wall, cpu = ({batch: _empty(backends) for batch in requests} for _ in range(2))
+    cold_times = {batch: _empty(precise) for batch in requests} if cold else {}
+    turns = {batch: dict.fromkeys(_empty(backends), 0) for batch in requests}
     preemptions = dict.fromkeys(requests, 0)
     fewest, most = -(-MIN_ROUNDS // SESSION_SETS), -(-MAX_ROUNDS // SESSION_SETS)
+    prepared = {batch: prepare_requests(backends, cycle) for batch, cycle in requests.items()}
+    other_memory = make_other_memory() if cold else None
     with progress_bar(description, SESSION_SETS * len(requests)) as advance:
         for number in range(SESSION_SETS):
             _renew_sessions(backends, number)
-            for batch, cycle in requests.items():
+            for batch in requests:
                 before = count_preemptions(threads)
-                times = measure_turns(backends, cycle, seconds / SESSION_SETS, rng, fewest, most, cpu_clock)
+                times = measure_turns(
+                    backends, prepared[batch], seconds / SESSION_SETS, rng, fewest, most, cpu_clock,
+                    precision=RATIO_PRECISION, rough=rough,
+                )  # fmt: skip
                 preemptions[batch] += count_preemptions(threads) - before
-                cold_times = measure_cold(backends, cycle, COLD_ROUNDS, rng)
                 for name in wall[batch]:
                     wall[batch][name].append(times.wall[name])
                     cpu[batch][name].append(times.cpu[name])
-                    cold[batch][name].append(cold_times[name])
+                    turns[batch][name] += times.turns[name]
+                if other_memory is not None:
+                    after = measure_cold(precise, prepared[batch], COLD_ROUNDS, rng, other_memory)
+                    for name, values in after.items():
+                        cold_times[batch][name].append(values)
                 advance("")
     return LatencyReport(
         *(_concatenate(wall), threads, seed, {batch: len(cycle) for batch, cycle in requests.items()}),
         cpu=_concatenate(cpu),
-        cold=_concatenate(cold),
-        sessions={batch: _number_sets(of) for batch, of in wall.items()},
-        cold_sessions={batch: _number_sets(of) for batch, of in cold.items()},
+        cold=_concatenate(cold_times),
+        sessions=_number_sets(wall),
+        cold_sessions=_number_sets(cold_times),
+        turns=turns,
         preemptions=preemptions,
     )
 
@@ -279,9 +312,16 @@ def _concatenate(parts: Parts) -> Samples:
     return {batch: {name: np.concatenate(times) for name, times in of.items()} for batch, of in parts.items()}
 
 
-def _number_sets(parts: Mapping[str, list[np.ndarray]]) -> np.ndarray:
-    lengths = [len(times) for times in next(iter(parts.values()))]
-    return np.repeat(np.arange(len(lengths)), lengths)
+def _number_sets(parts: Parts) -> Samples:
+    return {
+        batch: {name: np.repeat(np.arange(len(times)), [len(of) for of in times]) for name, times in backends.items()}
+        for batch, backends in parts.items()
+    }
+
+
+def _has_sets(sessions: Mapping[str, np.ndarray] | None) -> bool:
+    """Return whether there are several sets of sessions, so that intervals are over them."""
+    return sessions is not None and len(np.unique(next(iter(sessions.values())))) > 1
 
 
 def _medians(times: Samples) -> dict[str, dict[str, float]]:

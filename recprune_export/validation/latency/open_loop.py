@@ -18,7 +18,7 @@ from recprune_export.validation.edge_requests import RequestArrays
 from recprune_export.validation.latency.latency_constants import FEWEST_ARRIVALS, PATIENCE, SPIN, TURN
 from recprune_export.validation.latency.request_cycle import RequestCycles
 from recprune_export.validation.latency.statistics import Percentiles, outliers, percentile_intervals, percentiles
-from recprune_export.validation.latency.turns import Backend, warm_up, without_garbage_collection
+from recprune_export.validation.latency.turns import Backend, prepare_requests, warm_up, without_garbage_collection
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,15 @@ def measure_open_loop(
     times = {}
     with progress_bar(f"Serving {qps:g} requests a second", len(requests) * turns) as advance:
         for batch, request_cycle in requests.items():
-            prepared, numbers = warm_up(backends, request_cycle)[0], cycle(range(len(request_cycle)))
+            prepared, numbers = prepare_requests(backends, request_cycle), cycle(range(len(request_cycle)))
+            warm_up(backends, prepared)
             pairs_by_backend: dict[str, list[tuple[float, float]]] = {backend.name: [] for backend in backends}
             for _ in range(turns):
                 arrivals = poisson_arrivals(qps, max(TURN, FEWEST_ARRIVALS / qps), rng)
                 turn_numbers = list(islice(numbers, len(arrivals)))
                 for position in rng.permutation(len(backends)):
-                    backend, backend_requests = backends[position], prepared[position]
+                    backend = backends[position]
+                    backend_requests = prepared[backend.name]
                     pairs_by_backend[backend.name] += serve(
                         backend, [backend_requests[number] for number in turn_numbers], arrivals
                     )

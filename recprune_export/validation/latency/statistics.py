@@ -9,7 +9,8 @@ import numpy as np
 from recprune_export.evidence import Estimate, t_quantile
 from recprune_export.validation.latency.latency_constants import BLOCK
 
-RESAMPLES = 2000
+RESAMPLES = 2000  # of rounds, for the interval of a ratio
+PERCENTILE_RESAMPLES = 500  # for those of percentiles, whose ends then vary by a twentieth of their width
 PERCENTS = (50, 95, 99)
 DISTRIBUTION = (0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 100)  # percentiles of the plotted distribution
 FENCE = 3.0  # interquartile ranges above the upper quartile: "far out" in Tukey (1977, section 2D)
@@ -50,7 +51,7 @@ def distribution(times: np.ndarray) -> list[float]:
 
 def percentile_intervals(times: np.ndarray, seed: int = 0) -> dict[str, Estimate]:
     """Return p50, p95 and p99 of times [rounds] with their 95 % intervals, by a bootstrap over blocks of rounds."""
-    rounds = block_resamples(len(times), np.random.default_rng(seed))
+    rounds = block_resamples(len(times), np.random.default_rng(seed), PERCENTILE_RESAMPLES)
     resampled = np.percentile(times[rounds], PERCENTS, axis=1)
     lows, highs = np.percentile(resampled, (2.5, 97.5), axis=1)
     percentile_values = np.percentile(times, PERCENTS)
@@ -73,15 +74,26 @@ def ratio_of_medians(above: np.ndarray, below: np.ndarray, seed: int = 0) -> Est
     return Estimate(float(np.median(above) / np.median(below)), float(low), float(high))
 
 
-def ratio_over_sessions(above: np.ndarray, below: np.ndarray, sessions: np.ndarray, quantile: float = 0.5) -> Estimate:
-    """Return the ratio of medians, or other quantiles, and its 95 % interval; `sessions` [rounds] numbers new sessions.
+def ratio_over_sessions(
+    above: np.ndarray,
+    below: np.ndarray,
+    sessions_above: np.ndarray,
+    sessions_below: np.ndarray,
+    quantile: float = 0.5,
+) -> Estimate:
+    """Return the ratio of medians, or other quantiles, and its 95 % interval; `sessions` [rounds] number new sessions.
 
     Two sessions of one file differ for as long as they live, so rounds of one set of sessions are no independent evidence:
-    Student's interval over the logarithms of the ratios of the sets.
+    Student's interval over the logarithms of the ratios of the sets. Both may have different numbers of rounds in a set.
     """
-    sets = [sessions == number for number in np.unique(sessions)]
-    quantiles = [[float(np.quantile(times[rounds], quantile)) for times in (above, below)] for rounds in sets]
-    return geometric_mean([slow / fast for slow, fast in quantiles])
+    ratios = [
+        float(
+            np.quantile(above[sessions_above == number], quantile)
+            / np.quantile(below[sessions_below == number], quantile)
+        )
+        for number in np.unique(sessions_above)
+    ]
+    return geometric_mean(ratios)
 
 
 def geometric_mean(values: Sequence[float]) -> Estimate:
@@ -104,11 +116,12 @@ def outliers(times: np.ndarray) -> Outliers:
     return Outliers(limit, len(beyond), tuple((int(position), float(times[position])) for position in worst))
 
 
-def block_resamples(count: int, rng: np.random.Generator) -> np.ndarray:
-    """Return positions of rounds, [RESAMPLES, about count], drawn as blocks of neighbors."""
+def block_resamples(count: int, rng: np.random.Generator, resamples: int | None = None) -> np.ndarray:
+    """Return positions of rounds, [resamples, about count], drawn as blocks of neighbors; RESAMPLES by default."""
+    resamples = RESAMPLES if resamples is None else resamples
     block = min(BLOCK, count)
-    starts = rng.integers(0, count - block + 1, size=(RESAMPLES, -(-count // block)))
-    return (starts[:, :, None] + np.arange(block)).reshape(RESAMPLES, -1)
+    starts = rng.integers(0, count - block + 1, size=(resamples, -(-count // block)))
+    return (starts[:, :, None] + np.arange(block)).reshape(resamples, -1)
 
 
 def midmean(values: np.ndarray) -> np.ndarray:

@@ -6,24 +6,34 @@ longer in the caches. Timed in single calls, a backend would be as slow as its n
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle, islice
+from math import log, pi
+from statistics import median
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from recprune_export.validation.edge_requests import RequestArrays
 from recprune_export.validation.latency.latency_constants import (
+    BUSY_PATIENCE,
     COLD_BYTES,
+    COLD_SECONDS,
     CPU_BLOCK,
+    FEWEST_CALLS,
+    FEWEST_ROUGH_CALLS,
     MAX_ROUNDS,
     MIN_ROUNDS,
     MIN_TURNS,
+    MOST_ROUGH_CALLS,
+    PRECISE_TURNS,
+    ROUGH_PRECISION,
     TURN_CALLS,
     TURN_SECONDS,
     WARM_UP,
+    WARM_UP_SECONDS,
 )
 from recprune_export.validation.latency.request_cycle import RequestCycle
 
@@ -58,10 +68,22 @@ class Backend:
 
 
 class TurnTimes(NamedTuple):
-    """Milliseconds of a call [rounds] by backend: of each call by the wall clock, and the mean CPU time of its block."""
+    """Milliseconds of a call [rounds] by backend: of each call by the wall clock, and the mean CPU time of its block.
+
+    A backend of which a rough ratio suffices has fewer rounds than the others. `turns` counts the turns of each.
+    """
 
     wall: dict[str, np.ndarray]
     cpu: dict[str, np.ndarray]
+    turns: dict[str, int]
+
+
+PreparedRequests = Mapping[str, RequestCycle]  # by the name of a backend
+
+
+def prepare_requests(backends: Sequence[Backend], request_cycle: RequestCycle) -> PreparedRequests:
+    """Return the requests of a cycle in the form that each backend takes."""
+    return {backend.name: [backend.prepare(request) for request in request_cycle] for backend in backends}
 
 
 def measure_interleaved(
@@ -73,81 +95,200 @@ def measure_interleaved(
     max_rounds: int = MAX_ROUNDS,
 ) -> dict[str, np.ndarray]:
     """Return milliseconds by the wall clock [rounds] by backend (see `measure_turns`)."""
-    return measure_turns(backends, request_cycle, seconds, rng, min_rounds, max_rounds).wall
+    prepared = prepare_requests(backends, request_cycle)
+    return measure_turns(backends, prepared, seconds, rng, min_rounds, max_rounds).wall
 
 
 def measure_turns(
     backends: Sequence[Backend],
-    request_cycle: RequestCycle,
+    prepared: PreparedRequests,
     seconds: float,
     rng: np.random.Generator,
     min_rounds: int = MIN_ROUNDS,
     max_rounds: int = MAX_ROUNDS,
     cpu_clock: Clock = time.thread_time_ns,
+    *,
+    precision: float | None = None,
+    rough: Collection[str] = (),
 ) -> TurnTimes:
     """Warm up, then let the backends take turns, in random order, for about `seconds`.
 
     In a turn a backend answers the next few requests of the cycle, and all backends the same ones; before them it answers the
-    preceding ones untimed. Round i of all backends has the same request.
+    preceding ones untimed.
+
+    With a `precision` the measurement ends before, as soon as the ratio of each backend to the last one has a relative
+    standard error of that or less. A backend in `rough` takes shorter turns, and no more of them once the error of its ratio
+    is a quarter of the distance from 1, or ROUGH_PRECISION if that is less: enough to tell which of both is faster. Seconds are
+    then those of the CPU clock, so that a busy machine gives as many rounds, but at most BUSY_PATIENCE times as many by the
+    wall clock.
     """
-    prepared, call_seconds = warm_up(backends, request_cycle)
-    untimed, timed = count_calls(max(call_seconds))
-    blocks = [max(min(round(CPU_BLOCK / call), timed), 1) for call in call_seconds]
-    overheads = [_measure_overhead(cpu_clock, block) for block in blocks]
-    wall: dict[str, list[int]] = {backend.name: [] for backend in backends}
-    cpu: dict[str, list[float]] = {backend.name: [] for backend in backends}
+    times = warm_up(backends, prepared)
+    untimed, timed = count_calls(max(of for name, of in times.items() if name not in rough))
+    takers = [
+        _TurnTaker(backend, prepared[backend.name], untimed, timed, times[backend.name], cpu_clock)
+        if backend.name not in rough
+        else _TurnTaker(
+            backend,
+            prepared[backend.name],
+            *count_rough_calls(times[backend.name], timed),
+            times[backend.name],
+            cpu_clock,
+        )
+        for backend in backends
+    ]
+    last, active = takers[-1], list(takers)
+    fewest = min(max(min_rounds, MIN_TURNS * timed), max_rounds)
     with without_garbage_collection():
-        start, rounds = time.perf_counter(), 0
-        fewest = min(max(min_rounds, MIN_TURNS * timed), max_rounds)
-        while rounds < fewest or (rounds < max_rounds and time.perf_counter() - start < seconds):
-            calls = min(timed, max_rounds - rounds)
-            numbers = [number % len(request_cycle) for number in range(rounds - untimed, rounds + calls)]
-            for position in rng.permutation(len(backends)):
-                backend, requests = backends[position], [prepared[position][number] for number in numbers]
-                for request in requests[:untimed]:
-                    backend.run(request)
-                times, cpu_times = _run_timed(backend.run, requests[untimed:], cpu_clock, blocks[position])
-                wall[backend.name] += times
-                cpu[backend.name] += [max(cpu_time - overheads[position], 0.0) for cpu_time in cpu_times]
-            rounds += calls
-    return TurnTimes(*({name: np.array(values) / 1e6 for name, values in times.items()} for times in (wall, cpu)))
+        is_over = _start_budget(seconds, cpu_clock, 1.0 if precision is None else BUSY_PATIENCE)
+        while True:
+            first = len(last.wall)
+            for position in rng.permutation(len(active)):
+                active[position].take_turn(first, max_rounds - first)
+            rounds, over = len(last.wall), is_over()
+            imprecise = [taker for taker in active[:-1] if not _is_precise(taker, last, precision, rough)]
+            if rounds >= max_rounds or (rounds >= fewest and (over or not imprecise)):
+                break
+            active = [
+                taker
+                for taker in active
+                if taker.backend.name not in rough
+                or len(taker.medians) < MIN_TURNS
+                or not (over or taker not in imprecise)
+            ]
+    return TurnTimes(
+        {taker.backend.name: np.array(taker.wall) / 1e6 for taker in takers},
+        {taker.backend.name: np.array(taker.cpu) / 1e6 for taker in takers},
+        {taker.backend.name: len(taker.medians) for taker in takers},
+    )
+
+
+def _start_budget(seconds: float, cpu_clock: Clock, patience: float) -> Callable[[], bool]:
+    """Return a function that says whether `seconds` have passed by both clocks, or `patience` times that by the wall clock."""
+    wall_start, cpu_start = time.perf_counter(), cpu_clock()
+
+    def is_over() -> bool:
+        wall, cpu = time.perf_counter() - wall_start, (cpu_clock() - cpu_start) / 1e9
+        return wall >= patience * seconds or min(wall, cpu) >= seconds
+
+    return is_over
+
+
+class _TurnTaker:
+    """A backend, the calls of its turn, and its times so far: ns of each call, and the median of each turn."""
+
+    def __init__(
+        self, backend: Backend, requests: RequestCycle, untimed: int, timed: int, call_seconds: float, cpu_clock: Clock
+    ) -> None:
+        self.backend, self._requests, self._untimed, self._timed = backend, requests, untimed, timed
+        self._cpu_clock = cpu_clock
+        self._block = max(min(round(CPU_BLOCK / call_seconds), timed), 1)
+        self._overhead = _measure_overhead(cpu_clock, self._block)
+        self.wall: list[int] = []
+        self.cpu: list[float] = []
+        self.medians: list[float] = []
+
+    def take_turn(self, first: int, most: int) -> None:
+        """Answer up to `most` requests from number `first` on, after the preceding ones, untimed."""
+        calls = min(self._timed, most)
+        requests = [self._requests[n % len(self._requests)] for n in range(first - self._untimed, first + calls)]
+        for request in requests[: self._untimed]:
+            self.backend.run(request)
+        wall, cpu = _run_timed(self.backend.run, requests[self._untimed :], self._cpu_clock, self._block)
+        self.wall += wall
+        self.cpu += [max(cpu_time - self._overhead, 0.0) for cpu_time in cpu]
+        self.medians.append(median(wall))
+
+
+def _is_precise(taker: _TurnTaker, last: _TurnTaker, precision: float | None, rough: Collection[str]) -> bool:
+    """Return whether the turns so far give the ratio to the last backend precisely enough."""
+    if precision is None or len(taker.medians) < PRECISE_TURNS:
+        return False
+    log_ratio, error = estimate_log_ratio(taker.medians, last.medians[: len(taker.medians)])
+    if taker.backend.name in rough:
+        precision = max(precision, min(abs(log_ratio) / 4, ROUGH_PRECISION))
+    return error <= precision
+
+
+def estimate_log_ratio(above: Sequence[float], below: Sequence[float]) -> tuple[float, float]:
+    """Return the logarithm of the ratio of two backends and its standard error, from the medians of their turns.
+
+    Both are by medians over turns, which a few disturbed turns do not move. Time and memory are linear in the turns.
+
+    >>> estimate_log_ratio([2.0, 2.0, 2.0], [1.0, 1.0, 9.0])
+    (0.6931471805599453, 0.0)
+    """
+    logs = [log(slow / fast) for slow, fast in zip(above, below, strict=True)]
+    center = median(logs)
+    spread = median(abs(value - center) for value in logs) * 1.4826  # of a normal distribution: its standard deviation
+    return center, (pi / 2 / len(logs)) ** 0.5 * spread
 
 
 def measure_cold(
-    backends: Sequence[Backend], request_cycle: RequestCycle, rounds: int, rng: np.random.Generator
+    backends: Sequence[Backend],
+    prepared: PreparedRequests,
+    rounds: int,
+    rng: np.random.Generator,
+    other_memory: np.ndarray,
+    seconds: float = COLD_SECONDS,
 ) -> dict[str, np.ndarray]:
-    """Return milliseconds [rounds] by backend of calls that each come after COLD_BYTES of other memory were read."""
-    prepared = [[backend.prepare(request) for request in request_cycle] for backend in backends]
-    other_memory = np.ones(COLD_BYTES // 8)  # not zeros, which share one page of memory
+    """Return milliseconds [rounds] by backend of calls that each come after all of `other_memory` was read.
+
+    Where calls take long, it ends after `seconds` of CPU time, but not before two rounds.
+    """
     times: dict[str, list[int]] = {backend.name: [] for backend in backends}
     with without_garbage_collection():
+        start = time.thread_time()
         for number in range(rounds):
+            if number >= 2 and time.thread_time() - start >= seconds:
+                break
             for position in rng.permutation(len(backends)):
-                backend, request = backends[position], prepared[position][number % len(request_cycle)]
+                backend = backends[position]
+                requests = prepared[backend.name]
                 other_memory.sum()
-                times[backend.name] += _run_timed(backend.run, [request], time.thread_time_ns)[0]
+                times[backend.name] += _run_timed(backend.run, [requests[number % len(requests)]], time.thread_time_ns)[
+                    0
+                ]
     return {name: np.array(values) / 1e6 for name, values in times.items()}
 
 
-def count_calls(slowest: float) -> tuple[int, int]:
+def make_other_memory() -> np.ndarray:
+    """Return COLD_BYTES of memory; not zeros, which share one page."""
+    return np.ones(COLD_BYTES // 8)
+
+
+def count_calls(slowest: float, fewest: int = FEWEST_CALLS, most: int = TURN_CALLS) -> tuple[int, int]:
     """Return the untimed and the timed calls of a turn, where a call of the slowest backend takes so many seconds.
 
     >>> count_calls(25e-6), count_calls(5e-3), count_calls(1.0)
-    ((8, 16), (2, 4), (1, 1))
+    ((8, 16), (2, 4), (1, 3))
     """
-    calls = min(max(int(TURN_SECONDS / max(slowest, 1e-9)), 2), TURN_CALLS)
+    calls = min(max(int(TURN_SECONDS / max(slowest, 1e-9)), fewest), most)
     untimed = max(calls // 3, 1)
     return untimed, calls - untimed
 
 
-def warm_up(backends: Sequence[Backend], request_cycle: RequestCycle) -> tuple[list[list[RequestArrays]], list[float]]:
-    """Answer a few requests; return the prepared requests of each backend, and the seconds of its fastest call."""
-    prepared = [[backend.prepare(request) for request in request_cycle] for backend in backends]
-    shortest = [
-        min(_run_timed(backend.run, list(islice(cycle(requests), WARM_UP)), time.thread_time_ns)[0])
-        for backend, requests in zip(backends, prepared, strict=True)
-    ]
-    return prepared, [nanoseconds / 1e9 for nanoseconds in shortest]
+def count_rough_calls(call_seconds: float, most: int) -> tuple[int, int]:
+    """Return the untimed and the timed calls, at most so many, of a turn of a backend whose ratio may be rough.
+
+    >>> count_rough_calls(1e-3, 16), count_rough_calls(0.1, 16)
+    ((4, 8), (1, 1))
+    """
+    untimed, timed = count_calls(call_seconds, FEWEST_ROUGH_CALLS, MOST_ROUGH_CALLS)
+    return untimed, min(timed, most)
+
+
+def warm_up(backends: Sequence[Backend], prepared: PreparedRequests) -> dict[str, float]:
+    """Let each backend answer WARM_UP requests, or two where they take long; return the seconds of its fastest call."""
+    return {backend.name: _warm_up_one(backend, prepared[backend.name]) for backend in backends}
+
+
+def _warm_up_one(backend: Backend, requests: RequestCycle) -> float:
+    start, shortest = time.thread_time(), []
+    for number, request in enumerate(islice(cycle(requests), WARM_UP)):
+        if number >= 2 and time.thread_time() - start >= WARM_UP_SECONDS:
+            break
+        shortest += _run_timed(backend.run, [request], time.thread_time_ns)[0]
+    return min(shortest) / 1e9
 
 
 def _run_timed(

@@ -1,5 +1,6 @@
 import itertools
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -55,3 +56,63 @@ def test_a_channel_that_never_moves_or_never_matters_comes_last() -> None:
     x[:, 1] = 7.0
     found = moments(x, slopes)
     assert greedy_order(found)[0][-1] == 1
+
+
+def plain_decreases(found: Moments, order: list[int]) -> list[Tensor]:
+    """The decrease of the loss by each channel before each selection of `order`, by one product of matrices each: O(D⁴)."""
+    residual, remaining = found.covariance.clone(), torch.ones(len(order), dtype=torch.bool)
+    floor = 1e-10 * residual.diagonal().max()
+    decreases = []
+    for channel in order:
+        variance = residual.diagonal()
+        decrease = ((residual @ found.gradients) * residual).sum(1) / variance.clamp_min(floor)
+        decreases.append(decrease.where(remaining & (variance > floor), -1.0))
+        if float(decreases[-1].max()) < 0.0:
+            break
+        column = residual[:, channel] / residual[channel, channel].sqrt()
+        residual = residual - torch.outer(column, column)
+        remaining[channel] = False
+    return decreases
+
+
+def channels(kind: str, width: int) -> Moments:
+    torch.manual_seed(width)
+    inputs = torch.randn(4 * width, width).double() @ torch.randn(width, width).double()
+    slopes = torch.randn(4 * width, width).double()
+    if kind == "low rank":
+        inputs = torch.randn(4 * width, width // 3).double() @ torch.randn(width // 3, width).double()
+    elif kind == "nearly low rank":
+        inputs = inputs * 1e-4 + torch.randn(4 * width, width // 3).double() @ torch.randn(width // 3, width).double()
+    elif kind == "copies":
+        inputs = torch.cat([inputs[:, : width // 2], 2.0 * inputs[:, : width - width // 2] + 1.0], 1)
+    elif kind == "dead":
+        inputs[:, ::3], slopes[:, 1::3] = 0.0, 0.0
+    elif kind == "few gradients of many scales":
+        inputs = inputs @ torch.diag(torch.logspace(0, -5, width).double())
+        slopes = torch.randn(4 * width, 3).double() @ torch.randn(3, width).double()
+    return moments(inputs, slopes)
+
+
+@pytest.mark.parametrize("width", [8, 65, 150])
+@pytest.mark.parametrize(
+    "kind", ["full rank", "low rank", "nearly low rank", "copies", "dead", "few gradients of many scales"]
+)
+def test_each_selected_channel_is_the_best_by_the_plain_form(kind: str, width: int) -> None:
+    found = channels(kind, width)
+    order, losses = greedy_order(found)
+    assert sorted(order) == list(range(width))
+    assert bool((losses.diff() <= 0.0).all())
+    decreases = plain_decreases(found, order)
+    first = float(decreases[0].max())
+    for k, (channel, each) in enumerate(zip(order, decreases, strict=False)):
+        largest = float(each.max())
+        if largest < 1e-13 * first:
+            break  # the rounding errors of the first decrease
+        assert float(each[channel]) >= (1.0 - 1e-6) * largest
+        assert float(losses[k] - losses[k + 1]) == pytest.approx(largest, rel=1e-6, abs=1e-13 * first)
+
+
+def test_the_order_of_a_wide_layer_is_that_of_the_plain_form() -> None:
+    found = channels("full rank", 384)
+    order, _ = greedy_order(found)
+    assert order == [int(each.argmax()) for each in plain_decreases(found, order)]

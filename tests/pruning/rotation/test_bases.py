@@ -48,6 +48,13 @@ def test_an_orthogonal_basis_is_orthogonal_and_no_worse_than_none_on_average(ran
     assert sum(dropped(found, basis, kept) for kept in (1, 2, 4)) <= 1.01 * plain
 
 
+def test_the_loss_of_each_channel_is_what_its_truncation_adds() -> None:
+    found = moments()
+    basis, alone = orthogonal_basis(found)
+    tails = torch.tensor([dropped(found, basis, kept) for kept in range(9)], dtype=torch.float64)
+    torch.testing.assert_close(alone, (tails[:-1] - tails[1:]).clamp_min(0.0))
+
+
 class Degenerate(nn.Module):
     """Tables of which most dimensions are dead, copies of others, or a million times as large."""
 

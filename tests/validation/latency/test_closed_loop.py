@@ -3,6 +3,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +11,16 @@ import pytest
 from recprune_export.evidence import Verdict, judge_at_most
 from recprune_export.progress import quiet
 from recprune_export.validation import Backend, LatencyReport, measure_latency
-from recprune_export.validation.latency import closed_loop
-from recprune_export.validation.latency.latency_constants import WARM_UP
-from recprune_export.validation.latency.turns import count_calls, measure_turns
+from recprune_export.validation.latency import closed_loop, turns
+from recprune_export.validation.latency.latency_constants import BUSY_PATIENCE, MIN_TURNS, PRECISE_TURNS, WARM_UP
+from recprune_export.validation.latency.turns import (
+    TurnTimes,
+    count_calls,
+    estimate_log_ratio,
+    measure_cold,
+    measure_turns,
+    prepare_requests,
+)
 
 
 def report(seed: int, factor: float, rounds: int = 400) -> LatencyReport:
@@ -62,17 +70,20 @@ def test_backends_take_turns_of_several_calls_of_which_the_first_are_not_timed()
     names = ["a", "b", "c"]
     untimed, timed = count_calls(0.0)
     rng = np.random.default_rng(0)
-    times = measure_turns([backend(n) for n in names], rotation(2, 7), 0.0, rng, min_rounds=50, max_rounds=500)
+    backends = [backend(n) for n in names]
+    prepared = prepare_requests(backends, rotation(2, 7))
+    times = measure_turns(backends, prepared, 0.0, rng, min_rounds=50, max_rounds=500)
     calls = calls[len(names) * WARM_UP :]
-    turns = [calls[i : i + untimed + timed] for i in range(0, len(calls), untimed + timed)]
-    assert all(len({name for name, _ in turn}) == 1 for turn in turns)
-    orders = [tuple(turn[0][0] for turn in turns[i : i + 3]) for i in range(0, len(turns), 3)]
+    groups = [calls[i : i + untimed + timed] for i in range(0, len(calls), untimed + timed)]
+    assert all(len({name for name, _ in group}) == 1 for group in groups)
+    orders = [tuple(group[0][0] for group in groups[i : i + 3]) for i in range(0, len(groups), 3)]
     assert all(sorted(order) == names for order in orders)
     assert len(set(orders)) > 1  # in another order each time
     for name in names:
-        answered = [number for turn in turns if turn[0][0] == name for _, number in turn[untimed:]]
+        answered = [number for group in groups if group[0][0] == name for _, number in group[untimed:]]
         assert answered == [number % 7 for number in range(len(times.wall[name]))]  # each request is timed as often
         assert len(times.cpu[name]) == len(times.wall[name]) >= 50
+        assert times.turns[name] == sum(group[0][0] == name for group in groups)
 
 
 def test_a_request_is_prepared_before_the_clock_runs() -> None:
@@ -85,7 +96,7 @@ def test_a_request_is_prepared_before_the_clock_runs() -> None:
         return {"y": request["x"] + 10}
 
     backend = Backend("a", lambda request: run.append(int(request["y"][0])), take)
-    measure_turns([backend], rotation(1, 3), 0.0, np.random.default_rng(0))
+    measure_turns([backend], prepare_requests([backend], rotation(1, 3)), 0.0, np.random.default_rng(0))
     assert taken == [0, 1, 2]
     assert set(run) == {10, 11, 12}
 
@@ -111,8 +122,9 @@ def test_sessions_are_freed_and_loaded_in_one_order_and_then_in_the_other(monkey
     with quiet():
         measured = measure_latency(backends, {1: rotation(1, 2)}, threads=1, seconds=0.0)
     assert log == ["free a", "free b", "load b", "load a", "free a", "free b", "load a", "load b"]
-    assert sorted(set(measured.sessions[1])) == [0, 1, 2]
+    assert all(sorted(set(measured.sessions[1][name])) == [0, 1, 2] for name in "ab")
     assert len(measured.cold[1]["a"]) == 3
+    assert set(measured.turns[1]) == {"a", "b"}
 
 
 def spin(seconds: float) -> Callable[[object], None]:
@@ -129,9 +141,138 @@ def test_cpu_time_leaves_waiting_out() -> None:
         spin(5e-4)(request)
         time.sleep(1e-3)
 
-    times = measure_turns([Backend("a", wait)], rotation(1, 2), 0.0, np.random.default_rng(0), 10, 10)
+    backend = Backend("a", wait)
+    prepared = prepare_requests([backend], rotation(1, 2))
+    times = measure_turns([backend], prepared, 0.0, np.random.default_rng(0), 10, 10)
     assert np.median(times.cpu["a"]) == pytest.approx(0.5, rel=0.5)
     assert np.median(times.wall["a"]) > 1.4
+
+
+class Clock:
+    """Time passes in backends alone, by the wall clock and by the CPU clock, `waiting` of it by the wall clock alone."""
+
+    def __init__(self, waiting: float = 0.0) -> None:
+        self.ns, self.waiting = 0.0, waiting
+
+    def perf_counter_ns(self) -> int:
+        return round(self.ns)
+
+    def thread_time_ns(self) -> int:
+        return round(self.ns * (1 - self.waiting))
+
+    def perf_counter(self) -> float:
+        return self.ns / 1e9
+
+    def thread_time(self) -> float:
+        return self.thread_time_ns() / 1e9
+
+    def backend(self, name: str, seconds: float, seed: int = 0, scatter: float = 0.02) -> Backend:
+        rng = np.random.default_rng(seed)
+
+        def run(request: object) -> None:
+            self.ns += seconds * 1e9 * rng.lognormal(0, scatter)
+
+        return Backend(name, run)
+
+    def measure(self, *backends: Backend, seconds: float, **options: Any) -> TurnTimes:
+        prepared = prepare_requests(backends, rotation(1, 4))
+        return measure_turns(
+            backends, prepared, seconds, np.random.default_rng(0), 10, 10**5, self.thread_time_ns, **options
+        )
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(turns, "time", made)
+    return made
+
+
+def test_a_rough_ratio_far_from_1_takes_few_turns_and_one_near_1_as_many_as_the_rest(clock: Clock) -> None:
+    backends = [
+        clock.backend(name, seconds, seed)
+        for seed, (name, seconds) in enumerate({"far": 3e-3, "near": 1.0005e-3, "one": 1.2e-3, "last": 1e-3}.items())
+    ]
+    times = clock.measure(*backends, seconds=3.0, precision=1e-9, rough=("far", "near"))
+    counts = times.turns
+    assert PRECISE_TURNS <= counts["far"] < 2 * PRECISE_TURNS
+    assert counts["near"] == counts["one"] == counts["last"] > 3 * PRECISE_TURNS
+    assert all(len(times.wall[name]) == len(times.cpu[name]) for name in counts)
+    assert len(times.wall["one"]) == len(times.wall["last"]) > len(times.wall["far"])
+
+
+@pytest.mark.parametrize("precision", [0.003, 0.001])
+def test_a_measurement_ends_where_its_ratios_are_precise(clock: Clock, precision: float) -> None:
+    backends = [clock.backend("a", 2e-3, 0), clock.backend("b", 1e-3, 1)]
+    times = clock.measure(*backends, seconds=1e3, precision=precision)
+    assert np.median(times.wall["a"]) / np.median(times.wall["b"]) == pytest.approx(2.0, rel=5 * precision)
+    assert clock.perf_counter() < 20.0
+    without = clock.measure(*backends, seconds=20.0)
+    assert without.turns["a"] > times.turns["a"] >= PRECISE_TURNS
+
+
+def test_a_busy_machine_gives_as_many_rounds_but_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns_taken = {}
+    for waiting in (0.0, 0.5, 0.99):
+        clock = Clock(waiting)
+        monkeypatch.setattr(turns, "time", clock)
+        backends = [clock.backend(name, 1e-3 / (1 - waiting), seed) for seed, name in enumerate("ab")]
+        start = clock.perf_counter()
+        turns_taken[waiting] = clock.measure(*backends, seconds=2.0, precision=1e-9).turns["a"]
+        assert clock.perf_counter() - start < 2.0 * (BUSY_PATIENCE + 1)
+    assert turns_taken[0.99] < turns_taken[0.5] < 2.5 * turns_taken[0.0]
+    assert turns_taken[0.5] > 0.6 * turns_taken[0.0]
+
+
+def test_rough_backends_that_take_long_have_short_turns_and_the_fewest_of_them(clock: Clock) -> None:
+    backends = [clock.backend("slow", 1.0), clock.backend("a", 1e-3, 1), clock.backend("b", 1e-3, 2)]
+    times = clock.measure(*backends, seconds=0.0, precision=0.1, rough=("slow",))
+    assert (len(times.wall["slow"]), times.turns["slow"]) == (MIN_TURNS, MIN_TURNS)
+    assert len(times.wall["a"]) > 10
+
+
+def test_slow_calls_with_cold_caches_are_few(clock: Clock) -> None:
+    backends = [clock.backend("a", 0.2)]
+    times = measure_cold(backends, prepare_requests(backends, rotation(1, 2)), 8, np.random.default_rng(0), np.ones(1))
+    assert len(times["a"]) == 2
+
+
+def test_the_error_of_a_ratio_is_that_of_its_medians_and_few_disturbed_turns_do_not_move_it() -> None:
+    rng = np.random.default_rng(0)
+    ratios, errors = [], []
+    for _ in range(400):
+        above, below = 2.0 * rng.lognormal(0, 0.02, 30), rng.lognormal(0, 0.02, 30)
+        above[:3] *= 50.0
+        log_ratio, error = estimate_log_ratio(above.tolist(), below.tolist())
+        ratios.append(log_ratio)
+        errors.append(error)
+    assert np.mean(ratios) == pytest.approx(np.log(2.0), abs=0.006)
+    assert np.mean(errors) == pytest.approx(np.std(ratios), rel=0.3)
+
+
+def test_ratios_to_a_backend_with_fewer_rounds_are_taken_set_by_set() -> None:
+    rng = np.random.default_rng(0)
+    sizes = {"rough": 12, "one": 300}
+    sessions = {name: np.repeat(np.arange(6), size // 6) for name, size in sizes.items()}
+    times = {name: ms * rng.lognormal(0, 0.02, sizes[name]) for name, ms in (("rough", 3.0), ("one", 1.0))}
+    report = LatencyReport({1: times}, 1, sessions={1: sessions}, turns={1: {"rough": 12, "one": 18}})
+    ratio = report.ratio(1, "rough", "one")
+    assert ratio.low <= 3.0 * 1.03
+    assert ratio.high >= 3.0 / 1.03
+    assert json.loads(json.dumps(report.to_dict()))["turns"] == {"1": {"rough": 12, "one": 18}}
+
+
+def test_without_cold_calls_there_is_nothing_of_them() -> None:
+    with quiet():
+        measured = measure_latency(
+            [Backend(name, lambda request: None) for name in "ab"],
+            {1: rotation(1, 2)},
+            threads=1,
+            seconds=0.0,
+            cold=False,
+        )
+    assert not measured.cold
+    assert "cold" not in measured.to_dict()
 
 
 def on_a_busy_machine(waiting: float, seed: int = 0) -> LatencyReport:
@@ -141,7 +282,9 @@ def on_a_busy_machine(waiting: float, seed: int = 0) -> LatencyReport:
     wall = {
         name: times + waiting * times.mean() * (rng.random(300) < waiting * times.mean()) for name, times in cpu.items()
     }
-    return LatencyReport({8: wall}, 1, cpu={8: cpu}, sessions={8: np.repeat(np.arange(6), 50)}, preemptions={8: 7})
+    return LatencyReport(
+        {8: wall}, 1, cpu={8: cpu}, sessions={8: dict.fromkeys(wall, np.repeat(np.arange(6), 50))}, preemptions={8: 7}
+    )
 
 
 def test_ratios_of_a_busy_machine_are_by_cpu_time_and_a_warning_says_so() -> None:
@@ -174,7 +317,7 @@ def test_the_interval_holds_what_differs_between_sessions() -> None:
         placement = rng.normal(0, 0.03, 6)[sessions]  # for as long as a session lives
         times = {name: rng.lognormal(0, 0.02, 300) for name in "ab"}
         ratio = LatencyReport(
-            {1: {"a": times["a"] * np.exp(placement), "b": times["b"]}}, 1, sessions={1: sessions}
+            {1: {"a": times["a"] * np.exp(placement), "b": times["b"]}}, 1, sessions={1: dict.fromkeys("ab", sessions)}
         ).ratio(1, "a", "b")
         covered.append(ratio.low <= 1.0 <= ratio.high)
     assert np.mean(covered) > 0.88

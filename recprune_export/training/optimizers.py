@@ -1,0 +1,30 @@
+"""The choice of tables whose steps are deferred in training."""
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from recprune_export.recommenders.layers import FieldEmbeddings
+from recprune_export.training.deferred_adam import DeferredAdam
+
+# A table from this size on is faster with deferred steps: docs/decisions/deferred-adam.md
+DEFERRED_PARAMETERS, DEFERRED_PARAMETERS_PER_ID = 250_000, 200
+
+
+def make_optimizer(module: nn.Module, batch_size: int, learning_rate: float) -> DeferredAdam:
+    """Return Adam for all parameters of a recommender, with deferred steps for its long tables, of which there may be none."""
+    tables = list(find_long_tables(module, batch_size))
+    in_tables = {table.weight for table in tables}
+    others = [parameter for parameter in module.parameters() if parameter not in in_tables]
+    return DeferredAdam(tables, others, learning_rate)
+
+
+def find_long_tables(module: nn.Module, batch_size: int) -> Iterator[nn.Embedding]:
+    """Yield the tables for which deferred steps are faster, by their size and the ids of a batch."""
+    for layer in module.modules():
+        if isinstance(layer, FieldEmbeddings):
+            for name, ids in layer.ids_per_row.items():
+                table = layer.tables[name]
+                assert isinstance(table, nn.Embedding)
+                if table.weight.numel() >= DEFERRED_PARAMETERS + DEFERRED_PARAMETERS_PER_ID * ids * batch_size:
+                    yield table
