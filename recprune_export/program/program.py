@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from recprune_export.errors import ModelFileError
 from recprune_export.program.canonical import canonicalize
 from recprune_export.program.lifting import lift
+from recprune_export.program.mapped_archive import share_stored_weights
 from recprune_export.program.propagation import LARGEST_BATCH, find_operands, propagate_shapes, recapture
 from recprune_export.program.random_requests import sample_request
 from recprune_export.program.signature import BATCH, Signature
@@ -111,13 +112,13 @@ class Program:
         return serving
 
     def save(self, path: Path) -> None:
-        """Write a `.pt2` file that `load` and `torch.export.load` read."""
+        """Write a `.pt2` file that `load` and `torch.export.load` read. Memory: a copy of the largest tensor."""
         extra = {SIGNATURE_FILE: json.dumps(self.signature.to_dict())}
         torch.export.save(self.to_exported_program(), path, extra_files=extra)
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a `.pt2` file that `save` wrote.
+        """Read a `.pt2` file that `save` wrote; its weights stay in the file, from which they are read by pages.
 
         Raises `ModelFileError` for a `.pt2` of another tool; `capture.program_from_exported` reads those.
         """
@@ -125,6 +126,7 @@ class Program:
         exported = torch.export.load(path, extra_files=extra)
         if not extra[SIGNATURE_FILE]:
             raise ModelFileError(f"{path} is a .pt2 program that recprune-export did not write.")
+        share_stored_weights(exported, path)
         module = exported.module(check_guards=False)
         assert isinstance(module, fx.GraphModule)
         return cls(canonicalize(module), Signature.from_dict(json.loads(extra[SIGNATURE_FILE])))

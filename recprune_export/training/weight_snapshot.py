@@ -45,7 +45,7 @@ class WeightSnapshot:
 def _empty_copy(tensor: Any) -> Any:
     if not isinstance(tensor, Tensor):
         return None
-    if tensor.nbytes < MAPPED_BYTES:
+    if tensor.nbytes < MAPPED_BYTES or not hasattr(os, "posix_fallocate"):  # which macOS and Windows lack
         return torch.empty_like(tensor, requires_grad=False)
     try:
         with tempfile.TemporaryFile() as file:

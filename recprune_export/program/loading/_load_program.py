@@ -28,6 +28,7 @@ from recprune_export.program.loading.detect import (
     find_unsafe_globals,
     is_legacy_torch_file,
 )
+from recprune_export.program.mapped_archive import share_stored_weights
 from recprune_export.program.program import SIGNATURE_FILE, Program
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ def load_archive(path: Path) -> Program:
             if EXTRA + SIGNATURE_FILE in records:
                 return Program.load(path)
             exported = torch.export.load(path)
+            share_stored_weights(exported, path)
     except ModelFileError:
         raise
     except Exception as error:  # torch raises many unrelated classes for a graph that it cannot read

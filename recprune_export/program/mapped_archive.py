@@ -1,0 +1,46 @@
+"""Weights of a `.pt2` program that stay in their file: memory maps in the place of the copies that torch.export makes."""
+
+import json
+import struct
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+_CONFIG = "data/weights/model_weights_config.json"
+_LOCAL_HEADER = 30  # bytes, before the name of a record and its extra field, whose lengths are the last two numbers
+
+
+def share_stored_weights(exported: torch.export.ExportedProgram, path: Path) -> None:
+    """Make the parameters of `exported`, which was loaded from `path`, use the bytes in the file where these are equal.
+
+    Time: one comparison of the weights. Memory: afterwards none for them; what is written to a parameter is not written to
+    the file. Parameters that the file holds in another way, such as as a part of another, stay as they are.
+    """
+    stored = dict(_map_weights(path))
+    for name, parameter in exported.state_dict.items():
+        numbers = stored.get(name)
+        if not isinstance(parameter, torch.nn.Parameter) or numbers is None or numbers.nbytes() != parameter.nbytes:
+            continue
+        mapped = torch.empty(0, dtype=parameter.dtype).set_(numbers).reshape(parameter.shape)
+        if parameter.is_contiguous() and torch.equal(parameter, mapped):
+            parameter.data = mapped
+
+
+def _map_weights(path: Path) -> Iterator[tuple[str, torch.UntypedStorage]]:
+    """Yield the name and the bytes of each weight that lies uncompressed in the archive."""
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        records = {entry.filename.partition("/")[2]: entry for entry in archive.infolist()}
+        config = next((entry for name, entry in records.items() if name == _CONFIG), None)
+        if config is None:
+            return
+        content = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
+        for name, weight in json.loads(archive.read(config))["config"].items():
+            entry = records.get(f"data/weights/{weight['path_name']}")
+            if entry is None or entry.compress_type != zipfile.ZIP_STORED or not entry.file_size:
+                continue
+            file.seek(entry.header_offset)
+            lengths = struct.unpack("<HH", file.read(_LOCAL_HEADER)[-4:])
+            start = entry.header_offset + _LOCAL_HEADER + sum(lengths)
+            yield name, content[start : start + entry.file_size]
