@@ -92,7 +92,7 @@ def measure_here(path: str, options: Mapping[str, Any], signature: Mapping[str, 
     run(session, request)
     first_answer = time.perf_counter()
     memory_after, peak_after = _read_resident_bytes()
-    memory_after += _count_unread_bytes(Path(path), Path("/proc/self/smaps").read_text())
+    memory_after += count_unread_bytes(Path(path), Path("/proc/self/smaps").read_text())
     return asdict(
         Footprint(
             load=(loaded - start) * 1e3,
@@ -112,7 +112,7 @@ def _read_resident_bytes() -> tuple[int, int]:
     return memory["VmRSS"], memory["VmHWM"]
 
 
-def _count_unread_bytes(model: Path, maps: str) -> int:
+def count_unread_bytes(model: Path, maps: str) -> int:
     """Return the bytes of the maps of weights beside `model` that are not in memory, from the text of /proc/self/smaps."""
     unread, is_weights = 0, False
     beside = f"{model.resolve()}."
