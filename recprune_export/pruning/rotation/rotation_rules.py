@@ -13,7 +13,6 @@ from recprune_export.program.operator_registry import OPERATORS, Facet
 from recprune_export.program.view_operators import DATA_MOVEMENT_OPERATORS
 from recprune_export.pruning.rotation.rotation_walk import (
     RotationWalk,
-    find_tensor_operands,
     rotation_rule,
     rule_out_all,
 )
