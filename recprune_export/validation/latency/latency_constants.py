@@ -9,7 +9,8 @@ MIN_ROUNDS, MAX_ROUNDS = 36, 2000  # no record
 # one-latency-protocol
 TURN_CALLS, TURN_SECONDS = 24, 0.03
 FEWEST_CALLS = 4  # of a turn, where calls take long: latency-by-precision
-FEWEST_ROUGH_CALLS, MOST_ROUGH_CALLS = 2, 12  # of the turn of a backend whose ratio may be rough: latency-by-precision
+# Calls of a turn of a backend whose ratio may be rough, and timed ones among them: latency-by-precision
+FEWEST_ROUGH_CALLS, MOST_ROUGH_TIMED = 2, 6
 CPU_BLOCK = 2e-4  # seconds between two readings of the CPU clock, which take a microsecond: one-latency-protocol
 CPU_QUANTILE = 0.25  # of the CPU times of calls: after an interruption caches are cold: one-latency-protocol
 MIN_TURNS = 2  # of each backend in a set of sessions; no record
