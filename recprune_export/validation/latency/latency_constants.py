@@ -18,7 +18,7 @@ MIN_TURNS = 2  # of each backend in a set of sessions; no record
 # which they are estimated: latency-by-precision
 RATIO_PRECISION, ROUGH_PRECISION, PRECISE_TURNS = 0.005, 0.05, 5
 # CPU seconds of the turns at a batch size, at most, and as many times that by the wall clock: latency-by-precision
-SECONDS, BUSY_PATIENCE = 0.8, 6.0
+SECONDS, BUSY_PATIENCE = 0.6, 6.0
 SESSION_SETS = 6  # new sessions of all backends, over which intervals are computed: one-latency-protocol
 COLD_BYTES = 1 << 25  # read before a cold call; more than the caches of one core hold: one-latency-protocol
 COLD_ROUNDS, COLD_SECONDS = (
