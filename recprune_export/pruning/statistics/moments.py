@@ -55,7 +55,12 @@ def gather_moments(
     probe: CurvatureProbe,
     seed: int = 0,
 ) -> dict[str, Moments]:
-    """Return the moments of each group at its `sites`, from one forward and backward pass per batch."""
+    """Return the moments of each group at its `sites`, from one forward and backward pass per batch.
+
+    For each site of width D, N rows take N · D² multiplications, for the upper triangles alone, and D² of memory. Values
+    are multiplied in float64, because the covariance is a difference, and may be almost singular; gradients in float32, each
+    batch scaled by its largest one, and the batches are added in float64.
+    """
     totals = _MomentSums(program, sites)
     generator = torch.Generator().manual_seed(seed)
     for request, _ in batches:
@@ -68,7 +73,10 @@ def gather_moments(
 
 @dataclass
 class _Sums:
-    """Sums at one site: Σ x xᵀ, Σ x, Σ g gᵀ, and the number of summed positions."""
+    """Sums at one site: Σ x xᵀ, Σ x, Σ g gᵀ, and the number of summed positions.
+
+    Of both matrices only the upper triangle and some elements below it are summed.
+    """
 
     values: Tensor
     total: Tensor
@@ -82,7 +90,7 @@ def _pool(sums: Sequence[_Sums], sites: Sequence[ActivationSite], rows: int) -> 
     sizes = torch.zeros(width, width, dtype=torch.float64)
     for s, site in zip(sums, sites, strict=True):
         places, mean = max(s.places, 1), s.total / max(s.places, 1)
-        held, slopes = s.values / places, s.gradients / max(rows, 1)
+        held, slopes = (_mirror(total) / n for total, n in ((s.values, places), (s.gradients, max(rows, 1))))
         central = held - torch.outer(mean, mean)
         if site.side < 0:
             held, central, slopes = slopes, slopes, held
@@ -122,20 +130,37 @@ class _MomentSums:
     @staticmethod
     def _accumulate(sums: _Sums, axis: int, positions: Tensor, value: Tensor, gradient: Tensor | None) -> None:
         held = _samples(value, axis, positions)
-        sums.values += held.T @ held
+        held = held.double()
+        _add_products(sums.values, held)
         sums.total += held.sum(0)
         sums.places += len(held)
         if gradient is not None:
             # Gradients that are not finite, as of √x at 0, count as zero.
             slopes = _samples(gradient, axis, positions).nan_to_num(0.0, 0.0, 0.0)
-            sums.gradients += slopes.T @ slopes
+            largest = slopes.abs().max()
+            if largest > 0.0:
+                _add_products(sums.gradients, slopes / largest, float(largest) ** 2)
+
+
+def _add_products(total: Tensor, samples: Tensor, scale: float = 1.0) -> None:
+    """Add scale · XᵀX of samples X, [rows, D], to the upper triangle of `total`, [D, D], by blocks of rows."""
+    block = 256  # columns: narrower products are slower
+    for start in range(0, len(total), block):
+        product = samples[:, start : start + block].T @ samples[:, start:]
+        total[start : start + block, start:].add_(product, alpha=scale)
+
+
+def _mirror(upper: Tensor) -> Tensor:
+    """Return the symmetric matrix with this upper triangle."""
+    return upper.triu() + upper.triu(1).T
 
 
 def _samples(value: Tensor, axis: int, positions: Tensor) -> Tensor:
     """Reshape [..., n·D, ...] to [rows, D]: each occurrence of the group on the axis is one row."""
-    occurrences, width = positions.shape
-    last = value.movedim(axis, -1).index_select(-1, positions.reshape(-1))
-    return last.reshape(-1, occurrences, width).reshape(-1, width).double()
+    last, indices = value.movedim(axis, -1), positions.reshape(-1)
+    if last.shape[-1] != len(indices) or not torch.equal(indices, torch.arange(len(indices))):
+        last = last.index_select(-1, indices)
+    return last.reshape(-1, positions.shape[1])
 
 
 def channel_positions(analysis: Analysis, group: Group, site: ActivationSite) -> Tensor:
