@@ -61,8 +61,8 @@ def test_a_loss_that_runs_away_is_an_error() -> None:
 
 def test_one_copy_of_the_weights_is_held_and_none_of_the_last_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     copies: list[object] = []
-    copy_state = loop._copy_state
-    monkeypatch.setattr(loop, "_copy_state", lambda *given: copies.append(copy_state(*given)) or copies[-1])
+    update = loop.WeightSnapshot.update
+    monkeypatch.setattr(loop.WeightSnapshot, "update", lambda self, module: copies.append(self) or update(self, module))
     module, result, weights = run([0.1, 0.2, 0.3, 0.4], epochs=4, patience=9)
     assert len(copies) == 3
     assert len({id(copied) for copied in copies}) == 1
