@@ -34,7 +34,7 @@ from recprune_export.onnx import (
     make_in_memory_session,
     strip_weights,
 )
-from recprune_export.onnx import export as module
+from recprune_export.onnx.translate import translate
 from recprune_export.program import Program
 from recprune_export.program.capture import capture
 from recprune_export.recommenders import RECOMMENDERS, InputSpec, build_recommender
@@ -75,7 +75,7 @@ def programs(corpus: Path | None, only: str) -> Iterator[tuple[str, Program]]:
 
 def plain(program: Program) -> ir.Model:
     """Return the graph before any rewrite."""
-    model = module._translate(program)
+    model = translate(program)
     for each in PASSES:
         each(model)
     return model

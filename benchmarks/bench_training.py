@@ -1,11 +1,11 @@
 """Rows a CPU second of `train` on long tables, beside plain loops with Adam and with SparseAdam.
 
-    python benchmarks/bench_training.py [--rows 280000] [--steps 20] [--rounds 9] [--batch-size 1024]
+    python benchmarks/bench_training.py [--rows 280000] [--batches-per-round 20] [--rounds 9] [--batch-size 1024]
 
 A DLRM with seven tables of 32 dimensions, one of `--rows` rows and one of a seventh of that, 10.5 million parameters by
 default; ids are log-uniform. `train` runs its loop, `fit`, on the optimizer that it makes; the plain loops step the same
 module on the same batches with `torch.optim.Adam` for all weights, or with `torch.optim.SparseAdam` for the tables and Adam
-for the rest. In each round each contestant takes `--steps` steps, one after the other; one thread, CPU seconds of the
+for the rest. In each round each contestant takes `--batches-per-round` steps, one after the other; one thread, CPU seconds of the
 process. The last column is how many times as many rows `train` takes, with its 95 % interval over rounds. Prints a table,
 and JSON with the machine as the last line.
 """
@@ -92,7 +92,7 @@ def run_plain(module: nn.Module, epoch: Epoch, *, sparse: bool) -> Callable[[int
 
 @click.command(help=__doc__.splitlines()[0])
 @click.option("--rows", default=280_000, show_default=True, help="Of the longest table.")
-@click.option("--steps", default=20, show_default=True, help="Of each contestant in a round.")
+@click.option("--batches-per-round", "steps", default=20, show_default=True, help="Of each contestant in a round.")
 @click.option("--rounds", default=9, show_default=True)
 @click.option("--batch-size", default=1024, show_default=True)
 def main(rows: int, steps: int, rounds: int, batch_size: int) -> None:

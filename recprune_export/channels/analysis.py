@@ -1,15 +1,16 @@
 """`analyze`: the channel groups of a program, and its frozen axes with the reasons."""
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
 
 from recprune_export.channels import rules  # noqa: F401  (registers the rules)
-from recprune_export.channels.dependency_sets import DependencySets, Reason
+from recprune_export.channels.dependency_sets import DependencySets, Reason, distinct, has_tags
 from recprune_export.channels.fields import Field, Fields, find_fields
 from recprune_export.channels.groups import FIELD_GROUP, Channel, FrozenAxis, FrozenField, Group, GroupKind, Slice
 from recprune_export.channels.liveness import freeze_needed_fields
@@ -22,6 +23,7 @@ from recprune_export.program.program import Program, sample_request_tensors
 
 # For each axis, for each index, the channels that remove it; None for an axis that never shrinks.
 AxisChannels = tuple[tuple[frozenset[int], ...] | None, ...]
+LiveChannels = Callable[[int], frozenset[int]]  # the channels of a set of tags that can be removed
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,11 @@ class Analysis:
 
     def group(self, name: str) -> Group:
         """Return a group by its name. Raises `KeyError` for an unknown name."""
-        return {group.name: group for group in self.groups}[name]
+        return self._groups_by_name[name]
+
+    @cached_property
+    def _groups_by_name(self) -> Mapping[str, Group]:
+        return {group.name: group for group in self.groups}
 
 
 def analyze(program: Program, *, fields: bool = False, together: Collection[str] = ()) -> Analysis:
@@ -71,8 +77,9 @@ def analyze(program: Program, *, fields: bool = False, together: Collection[str]
 
     Tags are propagated until a pass ties and freezes nothing new; only the last pass freezes channels that are not zero
     when masked, because a later tie can show that they are. Where tags had to be tied along one axis of a tensor and all
-    of them ended up frozen, another axis is tried. The time is linear in the size of the graph for each pass; most
-    graphs take two passes.
+    of them ended up frozen, another axis is tried. Time and memory are linear in the edges of the graph and in the indices
+    of axes that may shrink, for each pass; most graphs take two passes. The rows of a table take no memory. With
+    `fields`, each field that a node needs costs one more traversal of the graph.
     """
     max_walks = 4  # choices of tied axes that are tried for one program
     tensors = sample_request_tensors(program.signature, batch=2)
@@ -88,6 +95,8 @@ def analyze(program: Program, *, fields: bool = False, together: Collection[str]
         if not untried:
             break
         preferred_axes |= untried
+    if len(walks) == 1:
+        return _collect(program.module, walks[0])
     return _collect(program.module, max(walks, key=lambda walk: _prunable_elements(program.module, walk)))
 
 
@@ -120,7 +129,7 @@ def propagate_tags(
 def _is_lost(walk: Walk, layout: TiedAxis) -> bool:
     """Return whether all tags that were tied are frozen."""
     frozen = walk.sets.tentatively_frozen_channels()
-    return all(walk.sets.channels_in(i) <= frozen.keys() for i in layout.tied.unique().tolist())
+    return all(walk.sets.channels_in(i) <= frozen.keys() for i in distinct(layout.tied))
 
 
 def _prunable_elements(module: fx.GraphModule, walk: Walk) -> int:
@@ -141,13 +150,18 @@ def _collect(module: fx.GraphModule, walk: Walk) -> Analysis:
     channels = _channels(sets, targets)
     tables = frozenset(targets[name] for name in walk.tables)
     live = {c: slices for c, slices in channels.items() if c not in frozen and not sets.is_unused_optional(c)}
+
+    @cache
+    def live_channels(set_id: int) -> frozenset[int]:
+        return frozenset(c for c in sets.channels_in(set_id) if c in live)
+
     removed_by = {
-        node.name: _resolve(sets, described, live, node.meta["val"])
+        node.name: _resolve(live_channels, described, node.meta["val"])
         for node, described in walk.node_tags.items()
         if described is not None
     }
     removed_entirely_by = {
-        node.name: _removed_entirely_by(sets, described, live) for node, described in walk.node_tags.items()
+        node.name: _removed_entirely_by(live_channels, described) for node, described in walk.node_tags.items()
     }
     fields_by_channel = _fields_of_channels(sets, walk.fields)
     return Analysis(
@@ -189,11 +203,12 @@ def _groups(
     """Group the channels of fields, and channels on the same axes; a channel without a parameter is in no group."""
     whole = tuple(Channel(c, tuple(live[c]), tuple(fields)) for c, fields in fields_by_channel.items() if c in live)
     by_axes: dict[tuple[tuple[str, int], ...], list[Channel]] = defaultdict(list)
+    parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     for identity, slices in live.items():
         if identity in fields_by_channel:
             continue
         axes = tuple(dict.fromkeys((s.tensor, s.axis) for s in slices))
-        if any(isinstance(tensor_at(module, tensor), torch.nn.Parameter) for tensor, _ in axes):
+        if any(tensor in parameters for tensor, _ in axes):
             by_axes[axes].append(Channel(identity, tuple(slices)))
     groups = [Group(FIELD_GROUP, "field", whole)] if whole else []
     names: dict[str, int] = defaultdict(int)
@@ -210,12 +225,13 @@ def _frozen_axes(
     module: fx.GraphModule, sets: DependencySets, targets: Mapping[str, str], tentative: Mapping[int, Reason]
 ) -> tuple[FrozenAxis, ...]:
     counts: dict[tuple[str, int, Reason], int] = defaultdict(int)
+    parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     for tag in sets.all_tags():
         name, axis, _ = cast(tuple[str, int, int], sets.key(tag))
         reason = sets.find_freeze_reason(tag) or next(
             (tentative[c] for c in sets.find_channels(tag) if c in tentative), None
         )
-        if reason is not None and isinstance(_parameter(module, targets.get(name)), torch.nn.Parameter):
+        if reason is not None and targets.get(name) in parameters:
             counts[targets[name], axis, reason] += 1
     return tuple(FrozenAxis(tensor, axis, count, reason) for (tensor, axis, reason), count in counts.items())
 
@@ -234,33 +250,25 @@ def _frozen_fields(
     return tuple(frozen)
 
 
-def _parameter(module: fx.GraphModule, target: str | None) -> Tensor | None:
-    return None if target is None else tensor_at(module, target)
-
-
 def _removed_entirely_by(
-    sets: DependencySets, described: NodeTags, live: Mapping[int, object]
+    live_channels: LiveChannels, described: NodeTags
 ) -> frozenset[int] | tuple[frozenset[int], ...]:
     if isinstance(described, tuple):
-        return tuple(frozenset(_removed_entirely_by(sets, output, live)) for output in described)  # type: ignore[arg-type]
-    return (
-        frozenset(c for c in sets.channels_in(described.removed_entirely_by) if c in live)
-        if described is not None
-        else frozenset()
-    )
+        return tuple(frozenset(_removed_entirely_by(live_channels, output)) for output in described)  # type: ignore[arg-type]
+    return live_channels(described.removed_entirely_by) if described is not None else frozenset()
 
 
 def _resolve(
-    sets: DependencySets, described: TensorTags | tuple[TensorTags | None, ...], live: Mapping[int, object], traced: Any
+    live_channels: LiveChannels, described: TensorTags | tuple[TensorTags | None, ...], traced: Any
 ) -> AxisChannels | tuple[AxisChannels, ...]:
     if isinstance(described, tuple):
         outputs = zip(described, traced, strict=True)
-        resolved = (_resolve(sets, tags, live, t) if tags is not None else () for tags, t in outputs)
+        resolved = (_resolve(live_channels, tags, t) if tags is not None else () for tags, t in outputs)
         return cast(tuple[AxisChannels, ...], tuple(resolved))
 
     def channels(axis: Tensor, size: Any) -> tuple[frozenset[int], ...] | None:
-        if not isinstance(size, int) or not bool(axis.any()):
+        if not isinstance(size, int) or not has_tags(axis):
             return None
-        return tuple(frozenset(c for c in sets.channels_in(i) if c in live) for i in axis.tolist())
+        return tuple(live_channels(i) for i in axis.tolist())
 
     return tuple(channels(axis, size) for axis, size in zip(described.removed_by, traced.shape, strict=True))

@@ -10,7 +10,7 @@ where that would be necessary, it is frozen. An *optional tag* stands for an ind
 have to be equal, the optional tag of one set stands for the tags that only the other set holds.
 """
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -97,11 +97,11 @@ class DependencySets:
 
     def find_channels(self, tag: int) -> frozenset[int]:
         """Return the channels that remove a tag."""
-        return self.channels_in(self._intern(frozenset((tag,))))
+        return self._resolve(self._find(tag))
 
     def canonical(self, ids: Tensor) -> Tensor:
         """Replace each set by the set of its channels, so that equal sets have equal ids."""
-        return _map_unique(self._canonical_id, ids) if bool(ids.any()) else ids
+        return _map_unique(self._canonical_id, ids) if has_tags(ids) else ids
 
     def unite_sets(self, set_ids: Iterable[int]) -> int:
         """Return the union of sets."""
@@ -131,27 +131,45 @@ class DependencySets:
     def field_tags_in(self, ids: Tensor) -> Tensor:
         """Return the field tags of each set."""
         if not self._field_tags:
-            return torch.zeros_like(ids)
+            return untagged_like(ids)
         return _map_unique(lambda set_id: self._intern(self.channels_in(set_id) & self._field_tags), ids)
 
     def intersection_along(self, ids: Tensor, axis: int) -> Tensor:
-        """Return the intersection over `axis`, which is kept with size 1."""
+        """Return the intersection over `axis`, which is kept with size 1.
+
+        An axis without tags of its own takes constant time; otherwise the time is linear in the elements that are read until
+        every intersection is empty.
+        """
+        if ids.ndim == 1 and len(ids):
+            return torch.tensor([self._intersect_all(compact(ids).tolist())])
         result = self.canonical(ids.narrow(axis, 0, 1))
-        if bool((ids == ids.narrow(axis, 0, 1)).all()):
+        different = compact(ids)
+        if bool((different == different.narrow(axis, 0, 1)).all()):
             return result
-        for position in range(1, ids.shape[axis]):
-            if not bool(result.any()):
+        for position in range(1, different.shape[axis]):
+            if not has_tags(result):
                 break
             result = self.intersection(result, ids.narrow(axis, position, 1))
         return result
+
+    def _intersect_all(self, set_ids: Sequence[int]) -> int:
+        common = self.channels_in(set_ids[0])
+        for set_id in set_ids:
+            if not common:
+                return EMPTY
+            common &= self.channels_in(set_id)
+        return self._intern(common)
 
     def equate(self, left: Tensor, right: Tensor, reason: Reason) -> None:
         """Require that, index by index, both sides are removed together. Both have the same shape.
 
         Where one side cannot be removed, the other is frozen for `reason`.
         """
+        if not has_tags(left) and not has_tags(right):
+            return
         for a, b in zip(self.canonical(left).tolist(), self.canonical(right).tolist(), strict=True):
-            self._equate(self.channels_in(a), self.channels_in(b), reason)
+            if a != b:
+                self._equate(self.channels_in(a), self.channels_in(b), reason)
 
     def _equate(self, one: frozenset[int], other: frozenset[int], reason: Reason) -> None:
         shared = one & other & self._field_tags
@@ -191,7 +209,7 @@ class DependencySets:
 
     def freeze_tentatively(self, ids: Tensor, reason: Reason) -> None:
         """Freeze all channels of the sets for the current pass."""
-        for set_id in ids.unique().tolist():
+        for set_id in distinct(ids):
             for tag in self.channels_in(set_id):
                 self._tentatively_frozen.setdefault(tag, reason)
 
@@ -292,24 +310,55 @@ class DependencySets:
             self._changed()
 
     def _pairwise(self, left: Tensor, right: Tensor, combine, skip_empty_right: bool = False) -> Tensor:  # type: ignore[no-untyped-def]
-        left, right = torch.broadcast_tensors(self.canonical(left), self.canonical(right))
-        if skip_empty_right and not bool(right.any()):
+        if left.shape != right.shape:
+            left, right = torch.broadcast_tensors(left, right)
+        left = self.canonical(left)
+        if skip_empty_right and not has_tags(right):
             return left
+        right = self.canonical(right)
         radix = len(self._sets)
+        pairs = compact(left) * radix + compact(right)
         return _map_unique(
-            lambda pair: self._intern(combine(self._sets[pair // radix], self._sets[pair % radix])),
-            left * radix + right,
-        )
+            lambda pair: self._intern(combine(self._sets[pair // radix], self._sets[pair % radix])), pairs
+        ).expand(left.shape)
 
 
 def distinct(ids: Tensor) -> list[int]:
-    """Return the distinct sets, sorted; without a search for an axis of rows that has no tags."""
-    return ids.unique().tolist() if bool(ids.any()) else [EMPTY]
+    """Return the distinct sets, sorted; in constant time for an axis of rows that has no tags."""
+    ids = compact(ids)
+    return sorted(set(ids.tolist())) if ids.ndim == 1 else ids.unique().tolist()
+
+
+def has_tags(ids: Tensor) -> bool:
+    """Return whether any set is not empty; in constant time for an axis of rows that has no tags."""
+    return bool(compact(ids).any())
+
+
+def untagged_like(ids: Tensor) -> Tensor:
+    """Return empty sets in the shape of `ids`, in constant memory."""
+    return torch.zeros((), dtype=torch.int64).expand(ids.shape)
+
+
+def compact(ids: Tensor) -> Tensor:
+    """Return one element of each axis whose elements are the same memory, such as that of the rows of a table."""
+    for axis, stride in enumerate(ids.stride()):
+        if stride == 0 and ids.shape[axis] > 1:
+            ids = ids.narrow(axis, 0, 1)
+    return ids
 
 
 def _map_unique(function, values: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-    """Apply a function of integers to each element, calling it once for each distinct value."""
-    distinct, position = values.unique(return_inverse=True)
-    return torch.tensor([function(value) for value in distinct.tolist()], dtype=torch.int64)[position].reshape(
-        values.shape
-    )
+    """Apply a function of integers to each element, calling it once for each distinct value.
+
+    Time and memory are linear in the elements that differ in memory, not in those of axes that repeat one.
+    """
+    few = 256  # elements up to which a dictionary is faster than sorting
+    different = compact(values)
+    if different.numel() <= few:
+        flat = different.reshape(-1).tolist()
+        results = {value: function(value) for value in set(flat)}
+        mapped = torch.tensor([results[value] for value in flat], dtype=torch.int64)
+    else:
+        distinct, position = different.unique(return_inverse=True)
+        mapped = torch.tensor([function(value) for value in distinct.tolist()], dtype=torch.int64)[position]
+    return mapped.reshape(different.shape).expand(values.shape)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 from operator import attrgetter
 from typing import Annotated, Literal
 
@@ -57,6 +58,10 @@ class Group:
 
     def axes(self) -> tuple[tuple[str, int], ...]:
         """Return each (tensor, axis) of the group, in the order of the graph."""
+        return self._axes
+
+    @cached_property
+    def _axes(self) -> tuple[tuple[str, int], ...]:
         return tuple(dict.fromkeys((s.tensor, s.axis) for channel in self.channels for s in channel.slices))
 
 

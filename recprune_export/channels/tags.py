@@ -11,7 +11,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recprune_export.channels.dependency_sets import EMPTY, DependencySets, Reason
+from recprune_export.channels.dependency_sets import (
+    EMPTY,
+    DependencySets,
+    Reason,
+    compact,
+    distinct,
+    has_tags,
+    untagged_like,
+)
 
 
 @dataclass(frozen=True)
@@ -46,13 +54,13 @@ class TensorTags:
 
     def is_empty(self) -> bool:
         """Return whether no channel removes any index of the tensor."""
-        return not any(bool(axis.any()) for axis in self.removed_by)
+        return not any(has_tags(axis) for axis in self.removed_by)
 
     def without_zero_tags(self) -> "TensorTags":
         """Return the tags after an elementwise operator that does not preserve zeros."""
         return TensorTags(
             self.removed_by,
-            tuple(torch.zeros_like(axis) for axis in self.removed_by),
+            tuple(untagged_like(axis) for axis in self.removed_by),
             self.constant_when_masked,
             self.constant,
         )
@@ -83,11 +91,14 @@ def make_untagged_axis(size: int) -> Tensor:
 
 
 def axes_to_elements(sets: DependencySets, axes: Sequence[Tensor]) -> Tensor:
-    """Return the element form of one description of `TensorTags`: the union over the axes."""
+    """Return the element form of one description of `TensorTags`: the union over the axes.
+
+    Axes without tags take no memory: the elements along them are the same.
+    """
     shape = [len(axis) for axis in axes]
-    elements = torch.full(shape, EMPTY, dtype=torch.int64)
+    elements = torch.full((), EMPTY, dtype=torch.int64).expand(shape)
     for position, axis in enumerate(axes):
-        if bool(axis.any()):
+        if has_tags(axis):
             elements = sets.union(elements, axis.reshape([-1 if p == position else 1 for p in range(len(shape))]))
     return elements
 
@@ -107,15 +118,15 @@ def elements_to_axes(
     the index of one axis alone, `choose_axis` chooses that axis among those that may shrink, the likeliest first. Zeros that
     differ along an axis are dropped, which is safe: an unknown zero can only freeze more.
     """
-    if not bool(removed_by.any()):
+    if not has_tags(removed_by):
         return make_empty_tags(removed_by.shape)
     axes = _by_axis(sets, removed_by, varies)
     ragged = sets.difference(removed_by, axes_to_elements(sets, axes))
     fields = sets.field_tags_in(ragged)
-    if bool(fields.any()):
+    if has_tags(fields):
         sets.freeze(fields, reason)
         axes, ragged = _by_axis(sets, removed_by, varies), sets.canonical(ragged)
-    if bool(ragged.any()):
+    if has_tags(ragged):
         candidates = _likely_axes(sets, ragged, varies)
         if candidates:
             _make_regular(sets, ragged, choose_axis(candidates), reason)
@@ -133,14 +144,14 @@ def _by_axis(sets: DependencySets, elements: Tensor, varies: Sequence[bool]) -> 
             if other != axis:
                 common = sets.intersection_along(common, other)
         common = common.reshape(-1) if elements.numel() else torch.full((elements.shape[axis],), EMPTY)
-        axes.append(torch.zeros_like(common) if varies[axis] else sets.canonical(common))
+        axes.append(untagged_like(common) if varies[axis] else sets.canonical(common))
     return tuple(axes)
 
 
 def _make_regular(sets: DependencySets, ragged: Tensor, axis: int, reason: Reason) -> None:
     """Tie the remaining tags so that they depend on the index of `axis` alone."""
-    for index in range(ragged.shape[axis]):
-        slice_ids = ragged.select(axis, index).unique().tolist()
+    for index in range(ragged.shape[axis] if ragged.stride(axis) else 1):
+        slice_ids = distinct(ragged.select(axis, index))
         tags = frozenset().union(*(sets.channels_in(i) for i in slice_ids))
         if EMPTY in slice_ids:
             sets.freeze(torch.tensor(slice_ids), reason)
@@ -156,8 +167,9 @@ def _likely_axes(sets: DependencySets, ragged: Tensor, varies: Sequence[bool]) -
 
 def _siblings_along(sets: DependencySets, elements: Tensor, axis: int) -> int:
     """Count neighbors along `axis` that are different tags of one parameter's axis."""
-    if elements.shape[axis] < 2:
+    if elements.shape[axis] < 2 or not elements.stride(axis):
         return 0
+    elements = compact(elements)
     first = elements.narrow(axis, 0, elements.shape[axis] - 1)
     second = elements.narrow(axis, 1, elements.shape[axis] - 1)
     pairs, counts = torch.stack([first.reshape(-1), second.reshape(-1)]).unique(dim=1, return_counts=True)

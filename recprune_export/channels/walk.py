@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
-from recprune_export.channels.dependency_sets import EMPTY, DependencySets, Reason, distinct
+from recprune_export.channels.dependency_sets import EMPTY, DependencySets, Reason, distinct, has_tags
 from recprune_export.channels.fields import Fields
 from recprune_export.channels.tags import TensorTags, elements_to_axes, make_empty_tags, make_untagged_axis
 from recprune_export.program.operator_registry import OPERATORS, Facet
@@ -228,7 +228,7 @@ class Walk(fx.Interpreter):
             return described
         set_ids = [described.removed_entirely_by]
         for removed_by, zero_when_masked in zip(described.removed_by, described.zero_when_masked, strict=True):
-            if len(removed_by) and bool(removed_by.any()) and bool(zero_when_masked.any()):
+            if len(removed_by) and has_tags(removed_by) and has_tags(zero_when_masked):
                 removed_and_zero = self.sets.intersection(
                     self.sets.intersection_along(removed_by, 0), self.sets.intersection_along(zero_when_masked, 0)
                 )
@@ -246,7 +246,7 @@ class Walk(fx.Interpreter):
         described = self.node_tags[node]
         for tags in described if isinstance(described, tuple) else (described,):
             for axis in tags.removed_by if tags is not None else ():
-                if len(axis) and bool(axis.any()):
+                if len(axis) and has_tags(axis):
                     self.freeze(node, self.sets.intersection_along(axis, 0), "nothing would be left of its axis")
 
     def _freeze_all(self, node: fx.Node, described: NodeTags, because: str) -> None:

@@ -6,6 +6,7 @@ among its intermediate values, such as a logarithm that `where` leaves out, the 
 """
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -20,19 +21,24 @@ from recprune_export.program.view_operators import DATA_MOVEMENT_OPERATORS
 def find_finite_rows(program: Program, tensors: Sequence[Tensor]) -> Tensor:
     """Return for each row of a request whether no value that `program` computes from it is NaN, bool [B].
 
-    If that holds for no row, only the outputs count.
+    If that holds for no row, only the outputs count. Rows are only examined one by one where the sum of a value is NaN.
     """
-    chunk_rows = 256  # scores of all items, or the attention of a long history, take megabytes for each row
+    chunk_rows = _choose_chunk_rows(program)
     inputs, outputs = program.signature.inputs, program.signature.outputs
     has_batch = [i.shape[:1] == (BATCH,) for i in inputs]
     rows = next((len(t) for t, batched in zip(tensors, has_batch, strict=True) if batched), 0)
     nan_value, nan_output = torch.zeros(rows, dtype=torch.bool), torch.zeros(rows, dtype=torch.bool)
-    recorder = ValueRecorder(program, _find_computing_nodes(program), summarize=lambda _, value: _find_nan_rows(value))
+    computing = _find_computing_nodes(program)
+    sums = ValueRecorder(program, computing, summarize=lambda _, value: _sum(value))
+    recorder = ValueRecorder(program, computing, summarize=lambda _, value: _find_nan_rows(value))
     returned = program.module.graph.output_node().args[0]
     batched_outputs = [o.name for o, n in zip(outputs, returned, strict=True) if _has_batch(n)]  # type: ignore[arg-type]
     for start in range(0, rows, chunk_rows):
         chunk = slice(start, start + chunk_rows)
         request = {i.name: t[chunk] if batched else t for i, t, batched in zip(inputs, tensors, has_batch, strict=True)}
+        summed = sums(request)
+        if not torch.stack([*summed.values.values(), *map(_sum, summed.answers.values())]).isnan().any():
+            continue
         recording = recorder(request)
         for nan_rows in recording.values.values():
             if len(nan_rows) == len(nan_value[chunk]):
@@ -42,6 +48,22 @@ def find_finite_rows(program: Program, tensors: Sequence[Tensor]) -> Tensor:
             if len(nan_rows) == len(nan_output[chunk]):
                 nan_output[chunk] |= nan_rows
     return ~nan_output if nan_value.all() else ~nan_value
+
+
+def _choose_chunk_rows(program: Program) -> int:
+    """Return the number of rows of which the largest value takes 64 MiB in float32, at least 256.
+
+    Scores of all items, or the attention of a long history, take megabytes for each row.
+    """
+    max_elements, min_rows = 2**24, 256
+    values = [node.meta["val"] for node in program.module.graph.nodes if _has_batch(node)]
+    largest = max((prod(size for size in value.shape[1:] if isinstance(size, int)) for value in values), default=1)
+    return max(min_rows, max_elements // max(largest, 1))
+
+
+def _sum(value: Any) -> Tensor:
+    """Return the sum of a value, NaN if an element is; 0 if the value has no floats."""
+    return value.sum().double() if isinstance(value, Tensor) and value.is_floating_point() else torch.zeros(()).double()
 
 
 def _find_computing_nodes(program: Program) -> list[str]:

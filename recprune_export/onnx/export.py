@@ -1,21 +1,16 @@
 """`export_onnx`: a program as an ONNX file that `onnx.checker` accepts."""
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-import torch
 from onnx_ir.passes.common import CommonSubexpressionEliminationPass, RemoveUnusedNodesPass
 
 from recprune_export.errors import ExportError
 from recprune_export.onnx.cost.machine import REFERENCE, Machine
 from recprune_export.onnx.cost.weightless_model import fill_shapes
-from recprune_export.onnx.empty_rows import guard_empty_rows
 from recprune_export.onnx.input_guards import guard_inputs
 from recprune_export.onnx.optimizer._rewrite import (
     NO_LIMITS,
@@ -27,7 +22,6 @@ from recprune_export.onnx.optimizer._rewrite import (
     largest_relative_difference,
     rewrite,
 )
-from recprune_export.onnx.optimizer._simplify import simplify
 from recprune_export.onnx.optimizer.passes.batch_norm_to_mul_add import batch_norm_to_mul_add
 from recprune_export.onnx.optimizer.passes.clear_metadata import clear_metadata
 from recprune_export.onnx.optimizer.passes.concat_slice import (
@@ -57,7 +51,7 @@ from recprune_export.onnx.optimizer.passes.simplify_attention import simplify_at
 from recprune_export.onnx.optimizer.passes.sort_concat_by_width import sort_concat_by_width
 from recprune_export.onnx.runtime.in_memory import make_in_memory_session
 from recprune_export.onnx.saving import EXTERNAL_THRESHOLD, save_onnx
-from recprune_export.onnx.translations import missing_translations
+from recprune_export.onnx.translate import translate
 from recprune_export.program.program import Program
 from recprune_export.program.random_requests import fill_input, sample_request
 from recprune_export.program.signature import IdRange, Input, Signature
@@ -158,7 +152,7 @@ def export_onnx(
     `UsageError` where `serving.shared` has a name that is not an input.
     """
     signature = program.signature.with_shared(serving.shared)
-    model = _translate(program)
+    model = translate(program)
     for graph_pass in PASSES:
         graph_pass(model)
     probes = _make_probes(program.signature)
@@ -222,44 +216,3 @@ def _apply_sharing(
             f"(they differ by {error:.1e} of the largest): its rows are not answered one by one. Export it without."
         )
     return split, one_row
-
-
-def _translate(program: Program) -> ir.Model:
-    try:
-        with _suppress_messages():
-            exported = torch.onnx.export(
-                guard_empty_rows(program).lifted(),
-                dynamo=True,
-                verbose=False,
-                optimize=False,  # `simplify` does that
-                custom_translation_table=missing_translations(),
-            )
-    except Exception as error:  # the exporter wraps causes in many exception classes
-        raise ExportError(f"The program cannot be expressed in ONNX: {_describe_root_cause(error)}") from error
-    assert exported is not None
-    with _suppress_messages():
-        simplify(exported.model)
-    return exported.model
-
-
-def _describe_root_cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {first}"
-
-
-@contextlib.contextmanager
-def _suppress_messages() -> Iterator[None]:
-    """Suppress log messages and warnings of the exporter inside the block; errors still raise."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -96,10 +96,10 @@ def find_nodes(graph: ir.Graph, *operators: str) -> Iterator[ir.Node]:
             yield node
 
 
-def find_upstream_nodes(values: Iterable[ir.Value]) -> set[ir.Node]:
+def find_upstream_nodes(values: Iterable[ir.Value | None]) -> set[ir.Node]:
     """Return every node on which `values` depend."""
     upstream: set[ir.Node] = set()
-    waiting = [value.producer() for value in values]
+    waiting = [None if value is None else value.producer() for value in values]
     while waiting:
         node = waiting.pop()
         if node is not None and node not in upstream:

@@ -7,6 +7,7 @@ copy in memory. The file vanishes with the tensor.
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -29,10 +30,10 @@ def make_mapped_tensor(
     return ir.LazyTensor(evaluate, dtype=dtype, shape=ir.Shape(shape), cache=True, name=name)
 
 
-def write_map(dtype: np.dtype, shape: Sequence[int], chunks: Iterator[np.ndarray]) -> np.ndarray:
-    """Write chunks to an unnamed temporary file and return its content as a private map; an empty array is in memory."""
-    if prod(shape) == 0:
-        return np.empty(shape, dtype)
+def write_map(dtype: np.dtype[Any], shape: Sequence[int], chunks: Iterator[np.ndarray]) -> np.ndarray:
+    """Write chunks to an unnamed temporary file and return its content as a private map; a small array is in memory."""
+    if prod(shape) * dtype.itemsize <= CHUNK_BYTES:
+        return np.concatenate([np.empty((0, *shape[1:]), dtype), *chunks]).astype(dtype, copy=False)
     with tempfile.TemporaryFile() as file:
         for chunk in chunks:
             file.write(np.ascontiguousarray(chunk, dtype=dtype).data)

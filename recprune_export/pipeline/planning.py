@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Literal
 
 import torch
@@ -259,7 +260,7 @@ def make_score_inputs(program: Program, task: Task, seed: int = 0) -> ScoreInput
 def read_calibration_batches(task: Task, seed: int) -> list[Batch]:
     """Return the first batches of the training rows."""
     batches = task.training_batches(seed)
-    return [batch for batch, _ in zip(batches, range(CALIBRATION_BATCHES), strict=False)]
+    return list(islice(batches, CALIBRATION_BATCHES))
 
 
 def _make_score_loss(objective: Objective) -> LossFunction:

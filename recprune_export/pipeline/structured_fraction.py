@@ -32,6 +32,7 @@ TABLE_FRACTIONS = (TABLE_STRUCTURED_FRACTION, 0.65, 0.5, 0.35, 0.2)
 REST_FRACTIONS = (REST_STRUCTURED_FRACTION, 0.8, 0.65, 0.5)
 # Less removal makes a slower model. Of tables it is the lookups alone, of the rest it is all of the arithmetic.
 TABLE_MAX_LOSS_RATIO, REST_MAX_LOSS_RATIO = 0.9, 0.5  # of the loss, that is left at most
+MIN_RISE = 1.1  # of the lowest loss so far; smaller rises are those of calibration data
 REFIT_BATCHES = 4
 MAX_ANSWER_BYTES = 1 << 26  # scores of all items of a large catalog are computed again for each trial
 
@@ -82,19 +83,24 @@ def choose_fraction(
 ) -> float:
     """Return the last of the falling `fractions` at which the loss still fell to `max_loss_ratio` of the best before.
 
-    The search ends at a loss of `negligible_loss`.
+    The search ends at a loss of `negligible_loss`, and where the loss rises again: fewer removed channels cost less and less,
+    more zeros more and more.
 
     >>> losses = {0.8: 3.0, 0.65: 2.9, 0.5: 1.0, 0.35: 0.9}
     >>> [choose_fraction(tuple(losses), losses.__getitem__, 0.7, enough) for enough in (0.1, 3.5)]
     [0.5, 0.8]
     """
-    best, lowest_loss = fractions[0], compute_loss(fractions[0])
+    best, best_loss = fractions[0], compute_loss(fractions[0])
+    lowest_loss = best_loss
     for fraction in fractions[1:]:
-        if lowest_loss <= negligible_loss:
+        if best_loss <= negligible_loss:
             break
         loss = compute_loss(fraction)
-        if loss <= max_loss_ratio * lowest_loss:
-            best, lowest_loss = fraction, loss
+        if loss <= max_loss_ratio * best_loss:
+            best, best_loss = fraction, loss
+        if loss > MIN_RISE * lowest_loss:
+            break
+        lowest_loss = min(loss, lowest_loss)
     return best
 
 

@@ -55,6 +55,7 @@ class ArtifactMeasurements(DictMixin):
 
 def measure_artifact(
     dense: Program,
+    dense_file: Path,
     pruned: Program,
     latency: LatencySettings,
     quantization: QuantizationSettings,
@@ -62,13 +63,12 @@ def measure_artifact(
     *,
     seed: int = 0,
 ) -> tuple[ArtifactMeasurements, MetricChange | None]:
-    """Export both, `pruned` quantized where `quantization` asks for it, and time them in turns.
+    """Export `pruned`, quantized where `quantization` asks for it, and time it in turns with the exported `dense_file`.
 
     The second result is the change of the metric of the validation rows from `dense` to the quantized file, else None.
     """
     batches, threads = latency.latency_batch_sizes, latency.threads
     with tempfile.TemporaryDirectory() as scratch:
-        before = export_onnx(dense, Path(scratch) / "dense.onnx", rewrites=())
         after = export_onnx(pruned, Path(scratch) / "model.onnx", serving=ServingConfig(batches))
         quantized = quantize_export(
             after, quantization, batches, task, Path(scratch) / "quantized", threads=threads, seed=seed
@@ -76,7 +76,7 @@ def measure_artifact(
         after = after if quantized is None else quantized.file
         change = None if quantized is None else task.change(partial(run_program, dense), make_predictor(after))
         backends = [
-            make_onnxruntime_backend(DENSE_ONNX, before.path, threads),
+            make_onnxruntime_backend(DENSE_ONNX, dense_file, threads),
             make_onnxruntime_backend(PRUNED_ONNX, after.path, threads),
         ]
         measured = choose_measured_batches(latency)

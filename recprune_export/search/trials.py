@@ -1,9 +1,12 @@
 """`Trials`: a model pruned and tuned at one sparsity after another, each saved on disk, so that a search can be resumed."""
 
 import json
+import shutil
+import tempfile
+import weakref
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,6 +14,7 @@ from recprune_export.codec import FLATTENED, DictMixin, decode
 from recprune_export.evidence import Verdict, judge_at_most
 from recprune_export.finetuning.task import Task, run_program
 from recprune_export.metrics._paired_change import MetricChange
+from recprune_export.onnx.export import export_onnx
 from recprune_export.output_files import optional_output
 from recprune_export.pipeline._fingerprint import fingerprint
 from recprune_export.pipeline._prune import SearchPrefix, prune, run_search_prefix
@@ -43,7 +47,10 @@ class Trial(DictMixin):
 
 
 class Trials:
-    """Runs each trial once; with a `file` it reads those of an earlier run on the same model, rows and settings."""
+    """Runs each trial once; with a `file` it reads those of an earlier run on the same model, rows and settings.
+
+    With `artifacts` the dense model is exported once, into a temporary folder that is removed with the object.
+    """
 
     def __init__(
         self, program: Program, settings: Settings, task: Task, file: Path | None = None, *, artifacts: bool = False
@@ -57,6 +64,13 @@ class Trials:
         self._trials: dict[tuple[float, int], Trial] = {}
         if file is not None:
             self._trials = {(t.sparsity, t.seed): t for t in _read_trials(file, self._key)}
+
+    @cached_property
+    def _dense_file(self) -> Path:
+        """The dense model as an ONNX file, against which all trials are timed."""
+        folder = tempfile.mkdtemp()
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return export_onnx(self._program, Path(folder) / "dense.onnx", rewrites=()).path
 
     @property
     def completed(self) -> tuple[Trial, ...]:
@@ -86,8 +100,9 @@ class Trials:
         if self._artifacts:
             settings = self._settings
             artifact, change = measure_artifact(
-                self._program, pruned, settings.latency, settings.quantization, self._task, seed=settings.seed
-            )
+                self._program, self._dense_file, pruned, settings.latency, settings.quantization, self._task,
+                seed=settings.seed,
+            )  # fmt: skip
         if change is None:
             change = self._task.change(partial(run_program, self._program), partial(run_program, pruned))
         self._trials[key] = Trial(*key, change, artifact)

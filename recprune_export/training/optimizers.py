@@ -7,8 +7,8 @@ from torch import nn
 from recprune_export.recommenders.layers import FieldEmbeddings
 from recprune_export.training.deferred_adam import DeferredAdam
 
-# A table from this size on is faster with deferred steps: docs/decisions/deferred-adam.md
-DEFERRED_PARAMETERS, DEFERRED_PARAMETERS_PER_ID = 250_000, 200
+# Deferred steps are faster for tables with so many parameters beyond so many rows for each id: docs/decisions/deferred-adam.md
+LONG_TABLE_PARAMETERS, ROWS_PER_ID = 300_000, 5
 
 
 def make_optimizer(module: nn.Module, batch_size: int, learning_rate: float) -> DeferredAdam:
@@ -26,5 +26,6 @@ def find_long_tables(module: nn.Module, batch_size: int) -> Iterator[nn.Embeddin
             for name, ids in layer.ids_per_row.items():
                 table = layer.tables[name]
                 assert isinstance(table, nn.Embedding)
-                if table.weight.numel() >= DEFERRED_PARAMETERS + DEFERRED_PARAMETERS_PER_ID * ids * batch_size:
+                rows, width = table.weight.shape
+                if (rows - ROWS_PER_ID * ids * batch_size) * width >= LONG_TABLE_PARAMETERS:
                     yield table

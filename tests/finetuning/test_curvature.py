@@ -139,3 +139,13 @@ def test_what_has_no_slope_does_not_spoil_the_rest() -> None:
     found = weight_curvature(model, frozenset({"table.weight"}), batches(torch.arange(50)), probe)
     assert all(h[:].isfinite().all() for h in found.values())
     assert float(found["layer.weight"].min()) > 0.0
+
+
+def test_of_some_parameters_alone_it_is_the_same() -> None:
+    tables = frozenset({"table.weight"})
+    whole = weight_curvature(program(), tables, batches(torch.arange(50)), probe)
+    for name in ("table.weight", "layer.weight"):
+        alone = weight_curvature(program(), tables, batches(torch.arange(50)), probe, names={name})
+        assert alone.keys() == {name}
+        torch.testing.assert_close(alone[name][:], whole[name][:], rtol=0.0, atol=0.0)
+    assert not weight_curvature(program(), tables, batches(torch.arange(50)), probe, names=())

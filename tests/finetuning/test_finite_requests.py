@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from recprune_export.errors import ModelError
-from recprune_export.finetuning import FineTuningConfig, SampledRequests, make_objective
+from recprune_export.finetuning import FineTuningConfig, SampledRequests, finite_requests, make_objective
 from recprune_export.finetuning.finite_requests import find_finite_rows
 from recprune_export.program.capture import capture
 
@@ -88,6 +88,7 @@ def test_where_each_row_has_a_nan_on_the_way_the_answers_decide() -> None:
 def test_rows_are_looked_at_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     task = task_of(Attends(mended=True), torch.ones(3, 2, dtype=torch.int64), torch.ones(3, 2, dtype=torch.bool))
     tensors = (torch.ones(1000, 2).long(), torch.arange(2000).reshape(1000, 2) % 3 == 0)
+    monkeypatch.setattr(finite_requests, "_choose_chunk_rows", lambda program: 256)
     most: list[int] = []
 
     def run_node(self: fx.Interpreter, n: fx.Node) -> object:
@@ -99,4 +100,17 @@ def test_rows_are_looked_at_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fx.Interpreter, "run_node", run_node)
     found = find_finite_rows(task.teacher, tensors)
     torch.testing.assert_close(found, tensors[1].any(1))
-    assert 0 < max(most) < 1000
+    assert 0 < max(most) <= 256
+
+
+def test_the_values_of_a_piece_are_small() -> None:
+    class Scores(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(2, 20_000)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(x)  # type: ignore[no-any-return]
+
+    program = capture(Scores().eval(), (torch.zeros(2, 2),))
+    assert finite_requests._choose_chunk_rows(program) == 2**24 // 20_000

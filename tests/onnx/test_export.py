@@ -197,8 +197,8 @@ def test_the_answers_are_the_same_after_every_pass(name: str, tmp_path: Path, mo
     wanted = program(name)
     # Without training-only operators in the way, any number of the passes gives a valid file.
     monkeypatch.setattr(export_module, "_TRAINING_ONLY", set())
-    translated = export_module._translate(wanted)
-    monkeypatch.setattr(export_module, "_translate", lambda program: translated.clone())
+    translated = export_module.translate(wanted)
+    monkeypatch.setattr(export_module, "translate", lambda program: translated.clone())
     empty_rows = (
         name == "partly guarded"
     )  # the exporter's own answer for them is wrong until `simplify_attention` has run

@@ -1,16 +1,32 @@
 """How much removal takes, by what the answers lose."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from recprune_export.pipeline import make_sampled_task, plan_pruning, structured_fraction
-from recprune_export.pipeline.structured_fraction import REST_FRACTIONS, TABLE_FRACTIONS, choose_structured_fractions
+from recprune_export.pipeline.planning import make_score_inputs, read_calibration_batches
+from recprune_export.pipeline.structured_fraction import (
+    REST_FRACTIONS,
+    TABLE_FRACTIONS,
+    StructuredFractionTrial,
+    choose_fraction,
+    choose_structured_fractions,
+    restrict_to_prunable,
+)
 from recprune_export.program import Program
 from recprune_export.program.capture import capture
-from recprune_export.pruning import REST_STRUCTURED_FRACTION, TABLE_STRUCTURED_FRACTION, Budget, ParameterCounter
+from recprune_export.pruning import (
+    OUTPUT_ERROR,
+    REST_STRUCTURED_FRACTION,
+    TABLE_STRUCTURED_FRACTION,
+    Budget,
+    ParameterCounter,
+    rank_channels,
+)
 from recprune_export.settings import Settings
 
 
@@ -54,6 +70,18 @@ def test_removal_is_tried_once_where_nothing_is_lost() -> None:
     budget = Budget(tables=0.9, rest=0.9)
     assert choose_structured_fractions(loss, budget, negligible_loss=1e-3) == budget
     assert len(tried) == 2
+
+
+def test_the_search_ends_where_the_loss_rises_again() -> None:
+    losses = {0.8: 3.0, 0.65: 3.2, 0.5: 2.0, 0.35: 2.3, 0.2: 0.1}
+    tried: list[float] = []
+
+    def loss(fraction: float) -> float:
+        tried.append(fraction)
+        return losses[fraction]
+
+    assert choose_fraction(tuple(losses), loss, max_loss_ratio=0.9, negligible_loss=0.0) == 0.5
+    assert tried == [0.8, 0.65, 0.5, 0.35]
 
 
 class Scorer(nn.Module):
@@ -116,3 +144,46 @@ def test_zeros_are_tried_element_by_element(monkeypatch: pytest.MonkeyPatch) -> 
     plan_pruning(program, settings.pruning, make_sampled_task(program, settings.finetuning))
     assert masks
     assert all(len(mask.unique(dim=0)) > len(mask) / 2 for mask in masks)
+
+
+def make_trial(program: Program, settings: Settings) -> tuple[StructuredFractionTrial, Budget]:
+    task, dense = make_sampled_task(program, settings.finetuning), ParameterCounter(program).sizes()
+    rankings = rank_channels(OUTPUT_ERROR, make_score_inputs(program, task))
+    batches = read_calibration_batches(task, 0)[:4]
+    trial = StructuredFractionTrial(program, rankings, dense, task.objective, batches, refit=True, seed=0)
+    return trial, restrict_to_prunable(Budget(settings.pruning.table_sparsity, settings.pruning.rest_sparsity), program)
+
+
+def test_a_trial_changes_no_weight_of_the_dense_program_and_has_one_loss() -> None:
+    program = captured(32)
+    before = {name: p.detach().clone() for name, p in program.parameters().items()}
+    trial, budget = make_trial(program, Settings(sparsity=0.8))
+    assert budget.tables
+    assert budget.rest
+    for alone in (replace(budget, rest=0.0), replace(budget, tables=0.0)):
+        fresh, _ = make_trial(program, Settings(sparsity=0.8))
+        assert trial.loss(alone) == fresh.loss(alone)
+        assert trial.loss(alone) > 0.0
+    assert all(torch.equal(before[name], p) for name, p in program.parameters().items())
+
+
+def test_the_dense_program_answers_each_batch_once_for_all_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = captured(32)
+    trial, budget = make_trial(program, Settings(sparsity=0.8))
+    answered: list[Program] = []
+    original = Program.__call__
+
+    def answer(self: Program, request: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        answered.append(self)
+        return original(self, request)
+
+    monkeypatch.setattr(Program, "__call__", answer)
+    trial.loss(replace(budget, rest=0.0))
+    count = len(answered)
+    trial.loss(replace(budget, rest=0.0))
+    assert len(answered) == count  # the same plan has the same loss
+    assert not any(asked is program for asked in answered)
+    monkeypatch.setattr(structured_fraction, "MAX_ANSWER_BYTES", 0)
+    costly, _ = make_trial(program, Settings(sparsity=0.8))
+    assert costly.loss(replace(budget, rest=0.0)) == trial.loss(replace(budget, rest=0.0))
+    assert any(asked is program for asked in answered)

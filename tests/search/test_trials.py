@@ -1,5 +1,6 @@
 """Searches on a small learnable model: what they find holds, and they go on where they were."""
 
+import gc
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from recprune_export.pipeline import _prune as stages
 from recprune_export.program import LoadedModel, ModelKind, Program
 from recprune_export.pruning import FieldPlan
 from recprune_export.search import Trial, Trials, resolve_sparsity, sweep, target_speedup
+from recprune_export.search import trials as trials_module
 from recprune_export.search.max_drop import SEEDS, find_sparsity_within_drop
 from recprune_export.search.target_speedup import SpeedTarget
 from recprune_export.settings import FineTuningSettings, PruningSettings, Settings
@@ -249,3 +251,26 @@ def test_a_quick_sweep_times_one_batch_size_and_its_trials_are_its_own(
     assert Trials(program, SETTINGS.with_options(epochs=0, quick=True), task, file, artifacts=True).completed == (
         quick,
     )
+
+
+def test_the_dense_model_of_a_sweep_is_exported_once_and_removed(
+    job: tuple[Program, Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, task = job
+    files: list[Path] = []
+
+    def measure(dense: Program, dense_file: Path, *given: Any, **options: Any) -> tuple[None, None]:
+        assert dense_file.exists()
+        files.append(dense_file)
+        return None, None
+
+    monkeypatch.setattr(trials_module, "measure_artifact", measure)
+    monkeypatch.setattr(Trials, "_prune", lambda self, sparsity, seed: program)
+    trials = Trials(program, SETTINGS, task, artifacts=True)
+    for sparsity in (0.3, 0.5):
+        trials.run(sparsity)
+    assert len(files) == 2
+    assert len(set(files)) == 1
+    del trials
+    gc.collect()
+    assert not files[0].parent.exists()

@@ -88,20 +88,18 @@ def test_the_table_afterwards_is_up_to_date_and_plain() -> None:
 
 
 def test_long_tables_alone_are_deferred(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimizers, "DEFERRED_PARAMETERS", 1000)
-    monkeypatch.setattr(optimizers, "DEFERRED_PARAMETERS_PER_ID", 10)
-    spec = InputSpec({"user": 520, "kind": 499}, {"tags": 2000}, {"tags": 10}, labels=("click",))
+    monkeypatch.setattr(optimizers, "LONG_TABLE_PARAMETERS", 80)
+    spec = InputSpec({"user": 520, "kind": 519}, {"tags": 2000}, {"tags": 10}, labels=("click",))
     module = build_recommender("dlrm", spec, {"dim": 4})
     assert [len(table.weight) for table in find_long_tables(module, 100)] == [520]
-    assert [len(table.weight) for table in find_long_tables(module, 10)] == [520, 499, 2000]
+    assert [len(table.weight) for table in find_long_tables(module, 10)] == [520, 519, 2000]
     sequential = build_recommender("sasrec", InputSpec(items=9000, max_length=4, labels=("item",)), {"dim": 4})
     assert not list(find_long_tables(sequential, 1))  # its table is also a matrix
 
 
 @pytest.mark.parametrize("recommender", ["dlrm", "deepfm", "neumf"])
 def test_a_recommender_is_trained_as_by_adam(recommender: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimizers, "DEFERRED_PARAMETERS", 0)
-    monkeypatch.setattr(optimizers, "DEFERRED_PARAMETERS_PER_ID", 0)
+    monkeypatch.setattr(optimizers, "LONG_TABLE_PARAMETERS", 0)
     spec = InputSpec({"user": ROWS, "item": ROWS}, labels=("click",))
     torch.manual_seed(0)
     plain = build_recommender(recommender, spec, {"dim": WIDTH, "hidden": (8,)}).double()

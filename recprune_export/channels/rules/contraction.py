@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, fx
 
 from recprune_export.channels.contractions import CONTRACTIONS, read_contraction
+from recprune_export.channels.dependency_sets import untagged_like
 from recprune_export.channels.rules.elementwise import align
 from recprune_export.channels.tags import TensorTags, make_untagged_axis
 from recprune_export.channels.walk import NodeTags, Walk, rule
@@ -87,7 +88,7 @@ def add_bias(walk: Walk, node: fx.Node, product: TensorTags, bias: TensorTags) -
     zero_when_masked, constant_when_masked = [], []
     for axis, (product_side, bias_side) in enumerate(align(walk, node, [product, bias])):
         assert product_side is not None
-        nothing = torch.zeros_like(product.zero_when_masked[axis])
+        nothing = untagged_like(product.zero_when_masked[axis])
         zero_when_masked.append(
             walk.sets.intersection(
                 product.zero_when_masked[axis], nothing if bias_side is None else bias_side.zero_when_masked

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
-from recprune_export.channels.dependency_sets import EMPTY
+from recprune_export.channels.dependency_sets import EMPTY, untagged_like
 from recprune_export.channels.tags import TensorTags
 from recprune_export.channels.walk import NodeTags, Walk, rule
 from recprune_export.program.nodes import argument
@@ -199,7 +199,7 @@ def _combine(walk: Walk, node: fx.Node, operands: Sequence[TensorTags], zero_if:
     removed_by, zero_when_masked, constant_when_masked = [], [], []
     for row in align(walk, node, operands):
         removed_by.append(next(side for side in row if side is not None).removed_by)
-        nothing = torch.zeros_like(removed_by[-1])
+        nothing = untagged_like(removed_by[-1])
         known = [nothing if side is None else side.zero_when_masked for side in row]
         if zero_if == "any":
             zero = nothing
@@ -295,7 +295,7 @@ def where(walk: Walk, node: fx.Node) -> NodeTags:
     if len(both.removed_by) < len(aligned.removed_by):
         return aligned
     zero_when_masked = tuple(
-        zero if len(zero) == len(removed) else torch.zeros_like(removed)
+        zero if len(zero) == len(removed) else untagged_like(removed)
         for zero, removed in zip(both.zero_when_masked, aligned.removed_by, strict=True)
     )
     return TensorTags(

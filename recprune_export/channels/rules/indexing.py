@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from recprune_export.channels.dependency_sets import untagged_like
 from recprune_export.channels.rules.data_movement import SPLITS, add_optional_tags, move_data
 from recprune_export.channels.tags import TensorTags, make_untagged_axis
 from recprune_export.channels.walk import NodeTags, Walk, rule
@@ -35,7 +36,7 @@ def advanced_index(walk: Walk, node: fx.Node) -> NodeTags:
     walk.mark_lookup(node, tags.removed_by[axis], index)
     like = walk.tags(index)
     new = [make_untagged_axis(n) for n in walk.env[index].shape] if like is None else list(like.removed_by)
-    blank = [torch.zeros_like(ids) for ids in new]
+    blank = [untagged_like(ids) for ids in new]
     rows = TensorTags(
         (*tags.removed_by[:axis], *new, *tags.removed_by[axis + 1 :]),
         (*tags.zero_when_masked[:axis], *blank, *tags.zero_when_masked[axis + 1 :]),
@@ -189,7 +190,7 @@ def index_put(walk: Walk, node: fx.Node) -> NodeTags:
             walk.equate(node, ids, value_ids, "it is overwritten by what keeps its width")
         else:
             walk.freeze(node, value_ids, "it is written by position")
-    return TensorTags(tags.removed_by, tuple(torch.zeros_like(ids) for ids in tags.removed_by))
+    return TensorTags(tags.removed_by, tuple(untagged_like(ids) for ids in tags.removed_by))
 
 
 @rule(aten.index_add.default, aten.scatter_add.default, aten.scatter.src, aten.scatter_reduce.two, aten.scatter.reduce)
@@ -216,7 +217,7 @@ def scatter(walk: Walk, node: fx.Node) -> NodeTags:
         zero = (
             walk.sets.intersection(written.zero_when_masked[position], source.zero_when_masked[position])
             if whole
-            else torch.zeros_like(ids)
+            else untagged_like(ids)
         )
         zero_when_masked.append(zero)
     return TensorTags(written.removed_by, tuple(zero_when_masked))

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, fx
 
+from recprune_export.channels.dependency_sets import untagged_like
 from recprune_export.channels.tags import TensorTags
 from recprune_export.channels.walk import NodeTags, Walk, rule
 from recprune_export.program.nodes import argument
@@ -89,11 +90,11 @@ def _affine_zeroes(
     walk: Walk, x: TensorTags, axis: int, weight: TensorTags | None, bias: TensorTags | None, centered: bool
 ) -> tuple[Tensor, ...]:
     """Return the zeros after the affine map: a channel is zero if gain and bias are masked too; centering moves zeros."""
-    zero_when_masked = [torch.zeros_like(ids) for ids in x.removed_by]
+    zero_when_masked = [untagged_like(ids) for ids in x.removed_by]
     zeros = (
         weight.zero_when_masked[0]
         if weight is not None
-        else torch.zeros_like(x.removed_by[axis])
+        else untagged_like(x.removed_by[axis])
         if centered
         else x.zero_when_masked[axis]
     )

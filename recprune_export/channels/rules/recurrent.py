@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from recprune_export.channels.dependency_sets import untagged_like
 from recprune_export.channels.tags import TensorTags, make_untagged_axis
 from recprune_export.channels.walk import NodeTags, Walk, rule
 from recprune_export.program.nodes import argument
@@ -63,7 +64,7 @@ def recurrent_cell(walk: Walk, node: fx.Node) -> NodeTags:
     hidden = states[0].removed_by[-1]
     _tie(walk, node, x.removed_by[-1], x.zero_when_masked[-1], hidden, weights, _CELLS[node.target])
     _require_zero_states(walk, node, states)
-    blank = torch.zeros_like(states[0].removed_by[0])
+    blank = untagged_like(states[0].removed_by[0])
     step = TensorTags((blank, hidden), (blank, hidden))
     return (step, step) if node.target is aten.lstm_cell.default else step
 

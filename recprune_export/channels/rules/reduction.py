@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from recprune_export.channels.dependency_sets import has_tags, untagged_like
 from recprune_export.channels.tags import TensorTags, make_untagged_axis
 from recprune_export.channels.walk import NodeTags, Walk, rule
 from recprune_export.program.nodes import argument
@@ -141,7 +142,7 @@ def _with_untagged_axis(tags: TensorTags, axis: int, shape: Sequence[int]) -> Te
     sides: list[list[Tensor]] = [list(tags.removed_by), list(tags.constant_when_masked)]
     for side in sides:
         side[axis] = make_untagged_axis(shape[axis])
-    return TensorTags(tuple(sides[0]), tuple(torch.zeros_like(ids) for ids in sides[0]), tuple(sides[1]))
+    return TensorTags(tuple(sides[0]), tuple(untagged_like(ids) for ids in sides[0]), tuple(sides[1]))
 
 
 @rule(*SOFTMAXES)
@@ -154,14 +155,14 @@ def softmax(walk: Walk, node: fx.Node) -> NodeTags:
     tags = walk.tags(node.args[0])
     assert tags is not None
     axis = argument(node, "dim") % len(tags.shape)
-    if tags.constant or bool(walk.sets.field_tags_in(tags.removed_by[axis]).any()):
+    if tags.constant or has_tags(walk.sets.field_tags_in(tags.removed_by[axis])):
         walk.freeze(node, tags.removed_by[axis], "softmax is taken over it")
     reason = "softmax is taken over it, and masking would not make it the same for every request"
     walk.require_zero(node, tags.removed_by[axis], tags.constant_when_masked[axis], reason)
     constant_when_masked = list(tags.constant_when_masked)
-    constant_when_masked[axis] = torch.zeros_like(constant_when_masked[axis])
+    constant_when_masked[axis] = untagged_like(constant_when_masked[axis])
     return TensorTags(
-        tags.removed_by, tuple(torch.zeros_like(ids) for ids in tags.removed_by), tuple(constant_when_masked)
+        tags.removed_by, tuple(untagged_like(ids) for ids in tags.removed_by), tuple(constant_when_masked)
     )
 
 
@@ -175,7 +176,7 @@ def cumsum(walk: Walk, node: fx.Node) -> NodeTags:
         node, tags.removed_by[axis], tags.zero_when_masked[axis], "it is summed, and would not be zero when masked"
     )
     zero_when_masked, constant_when_masked = list(tags.zero_when_masked), list(tags.constant_when_masked)
-    zero_when_masked[axis] = constant_when_masked[axis] = torch.zeros_like(zero_when_masked[axis])
+    zero_when_masked[axis] = constant_when_masked[axis] = untagged_like(zero_when_masked[axis])
     return TensorTags(
         tags.removed_by,
         tuple(zero_when_masked),

@@ -89,13 +89,13 @@ class Encoder(DictMixin):
         schema, frame = self.schema, frame.lazy()
         types = frame.collect_schema()
         encoded = frame.select(
-            *(self.vocabularies[name].encode(_text(name, types)).alias(name) for name in schema.categorical),
+            *(self._encode_value(name, types) for name in schema.categorical),
             *(self._encode_values(field, types).alias(field.name) for field in schema.multi_valued),
             *(self._normalize(name, types).cast(pl.Float32).alias(name) for name in schema.numeric),
         )
         table = encoded.collect(engine="streaming")
         # `drop_in_place` frees a column as soon as it is an array.
-        request: Request = {name: table.drop_in_place(name).to_numpy(writable=True) for name in schema.categorical}
+        request: Request = {name: table.drop_in_place(name).to_numpy().astype(np.int64) for name in schema.categorical}
         for field in schema.multi_valued:
             request[field.name] = _pad(table.drop_in_place(field.name), field.max_length)
         dense = [table.drop_in_place(name).to_numpy() for name in schema.numeric]
@@ -130,6 +130,12 @@ class Encoder(DictMixin):
         summaries = tuple(decode(ColumnSummary, column) for column in values.get("columns", ()))
         notes = tuple(str(note) for note in values.get("notes", ()))
         return cls(schema, vocabularies, values["means"], values["stds"], summaries, notes)
+
+    def _encode_value(self, name: str, types: "pl.Schema") -> "pl.Expr":
+        import polars as pl
+
+        ids = self.vocabularies[name].encode(_text(name, types))
+        return ids.cast(pl.Int32).alias(name)  # half the memory of the query
 
     def _encode_values(self, field: MultiValued, types: "pl.Schema") -> "pl.Expr":
         import polars as pl

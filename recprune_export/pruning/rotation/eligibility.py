@@ -11,14 +11,14 @@ other by A⁻ᵀ. Where both sides are the same tensor (FM, dot products of all 
 orthogonal.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import fx
 
 import recprune_export.pruning.rotation.rotation_rules  # noqa: F401 (registers the rules)
-from recprune_export.channels.groups import Group
 from recprune_export.program.program import Program
 from recprune_export.pruning.rotation.rotation_walk import RotationWalk, find_tensor_operands
 
@@ -77,21 +77,26 @@ def find_rotatable_groups(program: Program) -> RotationEligibility:
 
 def _gather(tracing: RotationWalk) -> RotationEligibility:
     nodes, ruled_out = tracing.weight_nodes(), dict(tracing.ruled_out)
+    starts_of: dict[int, list[tuple[fx.Node, int]]] = defaultdict(list)
+    for node, number, axis in tracing.sources:
+        starts_of[number].append((node, axis))
+    equal_weights_of: dict[int, set[fx.Node]] = defaultdict(set)
+    for number, equal_weight in tracing.equal_weights:
+        equal_weights_of[number].add(equal_weight)
     rotatable: dict[str, RotatableGroup] = {}
     diagonals: dict[str, DiagonalWeights] = {}
-    few_bits = [t for t, node in nodes.items() if node.meta["val"].dtype not in _ROTATABLE_DTYPES]
-    starts = _group_sources(tracing)
     for number, group in enumerate(tracing.groups):
-        axes = group.axes()
-        missing = [tensor for tensor, _ in axes if tensor not in nodes]
+        missing = [tensor for tensor, _ in group.axes() if tensor not in nodes]
         if number not in ruled_out and (missing or group.width < 2):
             ruled_out[number] = "there is one channel only" if not missing else f"{missing[0]} is not read"
-        low_precision = [t for t in few_bits if t in dict(axes)] if few_bits else []
+        low_precision = [
+            t for t, _ in group.axes() if t in nodes and nodes[t].meta["val"].dtype not in _ROTATABLE_DTYPES
+        ]
         if low_precision:
             ruled_out.setdefault(number, f"{low_precision[0]} is stored in too few bits to be rotated")
         if number in ruled_out:
             continue
-        rotatable_group = _rotatable(tracing, number, group, nodes, starts.get(number, []))
+        rotatable_group = _rotatable(tracing, number, nodes, starts_of[number], equal_weights_of[number])
         weight = tracing.diagonals.get(number)
         if weight is None:
             rotatable[group.name] = rotatable_group
@@ -104,27 +109,16 @@ def _gather(tracing: RotationWalk) -> RotationEligibility:
     return RotationEligibility(rotatable, names, diagonals)
 
 
-def _group_sources(tracing: RotationWalk) -> dict[int, list[tuple[fx.Node, int]]]:
-    """Return the sources of each group, each with its axis."""
-    sources: dict[int, list[tuple[fx.Node, int]]] = {}
-    for node, owner, axis in tracing.sources:
-        sources.setdefault(owner, []).append((node, axis))
-    return sources
-
-
 def _rotatable(
     tracing: RotationWalk,
     number: int,
-    group: Group,
     nodes: Mapping[str, fx.Node],
     starts: Sequence[tuple[fx.Node, int]],
+    equal_weights: Collection[fx.Node],
 ) -> RotatableGroup:
-    folded = {tracing.diagonals.get(number)}
-    axes = [
-        (tensor, axis)
-        for tensor, axis in group.axes()
-        if nodes[tensor] not in folded and (number, nodes[tensor]) not in tracing.equal_weights
-    ]
+    """Return a group that is not ruled out; its values start at `starts`, and `equal_weights` sum its channels."""
+    group, folded = tracing.groups[number], {*equal_weights, tracing.diagonals.get(number)}
+    axes = [(tensor, axis) for tensor, axis in group.axes() if nodes[tensor] not in folded]
     first = (nodes[axes[0][0]], number)
     sides = {(tensor, axis): tracing.sides.between(first, (nodes[tensor], number)) for tensor, axis in axes}
     sources = tuple(

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, fx
 
-from recprune_export.channels.groups import slice_positions
+from recprune_export.channels.analysis import Analysis
+from recprune_export.channels.groups import Group, slice_positions
 from recprune_export.codec import DictMixin, json_name
 from recprune_export.errors import PruningError
 from recprune_export.program.canonical import tensor_at
@@ -117,7 +118,11 @@ class _Insertions:
 
 
 def _project(program: Program) -> tuple[tuple[Projection, ...], Program]:
-    """Return the projections, and the program with them."""
+    """Return the projections, and the program with them.
+
+    The candidates of all groups are tried in one program, and only those that do not work there again one by one, so that most
+    programs are analyzed once more, not once for each group.
+    """
     analysis, insertions = program.analysis, _Insertions(program)
     projections = _projections_of_frozen_tables(program, insertions)
     rotatable = find_rotatable_groups(program).rotatable
@@ -125,15 +130,27 @@ def _project(program: Program) -> tuple[tuple[Projection, ...], Program]:
     for node in program.module.graph.nodes:
         wide.visit(node)
         tight.visit(node)
+    choices: list[tuple[Group, list[list[Projection]]]] = []
     for number, group in enumerate(analysis.groups):
         if group.kind != "embedding" or group.name in rotatable:
             continue
         rows = sum(len(tensor_at(program.module, t)) for t, axis in group.axes() if t in analysis.tables and axis == 1)
-        for tracing in (wide, tight):
-            candidates = tracing.projections(number, group.width)
-            min_rows = MIN_ROWS_PER_DIMENSION * group.width * len(candidates)
-            small = 0 < len(candidates) <= MAX_PROJECTIONS_PER_GROUP and rows >= min_rows
-            if small and _makes_rotatable(insertions.insert(candidates), group.axes()):
+        small = [
+            candidates
+            for candidates in (tracing.projections(number, group.width) for tracing in (wide, tight))
+            if 0 < len(candidates) <= MAX_PROJECTIONS_PER_GROUP
+            and rows >= MIN_ROWS_PER_DIMENSION * group.width * len(candidates)
+        ]
+        if small:
+            choices.append((group, small))
+    first = tuple(dict.fromkeys(p for _, (candidates, *_) in choices for p in candidates))
+    together = _rotatable_axes(insertions.insert(first)) if len(choices) > 1 else set()
+    for group, small in choices:
+        if _table_axes(analysis, group) <= together:
+            projections += small[0]
+            continue
+        for candidates in small:
+            if _table_axes(analysis, group) <= _rotatable_axes(insertions.insert(candidates)):
                 projections += candidates
                 break
     distinct = tuple(dict.fromkeys(projections))
@@ -207,10 +224,9 @@ def insert_identity_layers(program: Program, projections: Sequence[Projection]) 
     return Program.from_graph(graph, tensors, program.signature)
 
 
-def _makes_rotatable(program: Program, axes: Iterable[tuple[str, int]]) -> bool:
-    """Return whether the tables among `axes` can be rotated in `program`."""
-    tables = program.analysis.tables
-    return {(tensor, axis) for tensor, axis in axes if tensor in tables and axis == 1} <= _rotatable_axes(program)
+def _table_axes(analysis: Analysis, group: Group) -> set[tuple[str, int]]:
+    """Return the axes of a group that are dimensions of tables."""
+    return {(tensor, axis) for tensor, axis in group.axes() if tensor in analysis.tables and axis == 1}
 
 
 def _rotatable_axes(program: Program) -> set[tuple[str, int]]:

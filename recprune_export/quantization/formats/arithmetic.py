@@ -1,6 +1,10 @@
 """Integer arithmetic of quantized weights. Weights are symmetric: 0.0 is the integer 0, so pruned weights stay zero."""
 
+from collections.abc import Callable
+
 import numpy as np
+
+from recprune_export.onnx.mapped_tensors import iterate_rows, split_rows, write_map
 
 INT8_MAX = 127  # the largest integer of a table in int8; -128 is not used
 INT7_MAX = 63  # the largest of a linear layer: 7 bits, see `quantize_by_output`
@@ -12,18 +16,23 @@ UINT8_MAX = 255  # the largest of an activation, in uint8
 def quantize_by_row(table: np.ndarray, largest: int = INT8_MAX) -> tuple[np.ndarray, np.ndarray]:
     """Return integers [N, D] in int8 and a scale for each row, float32 [N, 1].
 
-    The error of an element is at most half of its scale.
+    The error of an element is at most half of its scale. Time: two passes over the table. Memory: the scales and a chunk of
+    rows; the integers of a long table are in a map.
 
     >>> integers, scales = quantize_by_row(np.array([[1.0, -0.5], [0.0, 0.0]], dtype=np.float32))
     >>> integers.tolist(), round(float(scales[0, 0]), 6)
     ([[127, -64], [0, 0]], 0.007874)
     """
-    return _quantize_symmetric(table, np.abs(table).max(axis=1, keepdims=True, initial=0.0), largest)
+    largest_values = [_largest_values(rows, 1) for rows in iterate_rows(table)]
+    return _quantize_symmetric(table, np.concatenate([np.zeros((0, 1), np.float32), *largest_values]), largest)
 
 
 def quantize_by_dimension(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return integers [N, D] in int8 and a scale for each embedding dimension, float32 [D]."""
-    return _quantize_symmetric(table, np.abs(table).max(axis=0, initial=0.0), INT8_MAX)
+    """Return integers [N, D] in int8 and a scale for each embedding dimension, float32 [D].
+
+    Time and memory are those of `quantize_by_row`.
+    """
+    return _quantize_symmetric(table, _largest_values(table, 0)[0], INT8_MAX)
 
 
 def quantize_by_output(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -32,27 +41,53 @@ def quantize_by_output(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     7 of the 8 bits are used. CPUs with AVX2 or AVX-512 but without VNNI add pairs of products of uint8 and int8 in 16
     bits; 2 · 255 · 63 fits, 2 · 255 · 127 does not. With 7 bits the sums are exact and the same on every machine.
     """
-    return _quantize_symmetric(matrix, np.abs(matrix).max(axis=0, initial=0.0), INT7_MAX)
+    return _quantize_symmetric(matrix, _largest_values(matrix, 0)[0], INT7_MAX)
+
+
+def _largest_values(values: np.ndarray, axis: int) -> np.ndarray:
+    """Return the largest absolute values along an axis of a matrix, without a copy of it."""
+    highest, lowest = (reduce(axis=axis, keepdims=True, initial=0.0) for reduce in (values.max, values.min))
+    return np.maximum(highest, -lowest)
 
 
 def _quantize_symmetric(values: np.ndarray, largest_values: np.ndarray, largest: int) -> tuple[np.ndarray, np.ndarray]:
     scales = np.asarray(largest_values, dtype=np.float32) / np.float32(largest)
     scales = np.where(scales < np.finfo(np.float32).tiny, np.float32(1.0), scales)
-    integers = np.rint(values / scales)
-    return np.clip(integers, -largest, largest).astype(np.int8), scales
+    scales_of_rows = np.broadcast_to(scales, values.shape)
+
+    def round_rows(rows: slice) -> np.ndarray:
+        return np.clip(np.rint(values[rows] / scales_of_rows[rows]), -largest, largest).astype(np.int8)
+
+    return convert_rows(values, np.dtype(np.int8), values.shape[1], round_rows), scales
+
+
+def convert_rows(
+    values: np.ndarray, dtype: "np.dtype[np.generic]", width: int, convert: Callable[[slice], np.ndarray]
+) -> np.ndarray:
+    """Return `convert` of all rows of a matrix, [rows, width], computed chunk after chunk; a long result is in a map."""
+    chunks = map(convert, split_rows(len(values), values[:1].nbytes))
+    return write_map(dtype, (len(values), width), chunks)
 
 
 def pack_halves(integers: np.ndarray) -> np.ndarray:
     """Pack integers [N, D] from -8 to 7 into bytes [N, ceil(D / 2)]: the first half of a row low, the second high."""
-    nibbles = _pad_nibbles(integers)
-    half = nibbles.shape[1] // 2
-    return nibbles[:, :half] | (nibbles[:, half:] << 4)
+    half = -(-integers.shape[1] // 2)
+
+    def pack(rows: slice) -> np.ndarray:
+        nibbles = _pad_nibbles(integers[rows])
+        return nibbles[:, :half] | (nibbles[:, half:] << 4)
+
+    return convert_rows(integers, np.dtype(np.uint8), half, pack)
 
 
 def pack_neighbors(integers: np.ndarray) -> np.ndarray:
     """Pack integers [N, D] from -8 to 7 into bytes [N, ceil(D / 2)], neighbors together, as `GatherBlockQuantized` reads it."""
-    nibbles = _pad_nibbles(integers)
-    return nibbles[:, 0::2] | (nibbles[:, 1::2] << 4)
+
+    def pack(rows: slice) -> np.ndarray:
+        nibbles = _pad_nibbles(integers[rows])
+        return nibbles[:, 0::2] | (nibbles[:, 1::2] << 4)
+
+    return convert_rows(integers, np.dtype(np.uint8), -(-integers.shape[1] // 2), pack)
 
 
 def _pad_nibbles(integers: np.ndarray) -> np.ndarray:

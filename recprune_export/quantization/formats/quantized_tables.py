@@ -12,11 +12,13 @@ import numpy as np
 import onnx_ir as ir
 
 from recprune_export.onnx.graph import add_initializer, get_dims, replace_node
+from recprune_export.onnx.mapped_tensors import split_rows
 from recprune_export.quantization.candidates import Table
 from recprune_export.quantization.formats.arithmetic import (
     INT4_MAX,
     INT4_ZERO,
     INT8_MAX,
+    convert_rows,
     pack_halves,
     pack_neighbors,
     quantize_by_dimension,
@@ -57,7 +59,9 @@ class QuantizedTable:
 
 def store_fp16(graph: ir.Graph, table: Table) -> QuantizedTable:
     """Store a table in fp16, with a relative error of 2⁻¹¹."""
-    return QuantizedTable(add_initializer(graph, f"{table.name}_fp16", table.array().astype(np.float16)), None, _cast)
+    array = table.array()
+    halves = convert_rows(array, np.dtype(np.float16), array.shape[1], lambda rows: array[rows].astype(np.float16))
+    return QuantizedTable(add_initializer(graph, f"{table.name}_fp16", halves), None, _cast)
 
 
 def store_int8_by_row(graph: ir.Graph, table: Table, largest: int = INT8_MAX) -> QuantizedTable:
@@ -164,7 +168,8 @@ def count_table_bytes(table: Table, form: str) -> tuple[int, int]:
 
 def fits_fp16(table: Table) -> bool:
     """Return whether fp16 can represent every number."""
-    return bool(np.abs(table.array()).max(initial=0.0) <= np.finfo(np.float16).max)
+    array = table.array()
+    return bool(max(array.max(initial=0.0), -array.min(initial=0.0)) <= np.finfo(np.float16).max)
 
 
 def fits_blocks(table: Table) -> bool:
@@ -175,14 +180,20 @@ def fits_blocks(table: Table) -> bool:
 def error_by_dimension(table: Table) -> float:
     """Return the error of a table with a scale for each dimension, as a fraction of the numbers of a typical row.
 
-    Both are root mean squares, the error over all rows, the numbers over the median row that is not zero.
+    Both are root mean squares, the error over all rows, the numbers over the median row that is not zero. Memory: two
+    numbers a row.
     """
     array = table.array()
     integers, scales = quantize_by_dimension(array)
-    errors = np.square(integers * scales - array).mean(axis=1, dtype=np.float64)
-    sizes = np.square(array).mean(axis=1, dtype=np.float64)
+    chunks = list(split_rows(len(array), array[:1].nbytes))
+    errors = np.concatenate([_mean_squares(integers[rows] * scales - array[rows]) for rows in chunks])
+    sizes = np.concatenate([_mean_squares(array[rows]) for rows in chunks])
     typical = float(np.median(sizes[sizes > 0])) if sizes.any() else 0.0
     return float(np.sqrt(errors.mean() / typical)) if typical else 0.0
+
+
+def _mean_squares(rows: np.ndarray) -> np.ndarray:
+    return np.asarray(np.square(rows).mean(axis=1, dtype=np.float64))
 
 
 def _get_inner_axes(lookup: ir.Node) -> tuple[int, ...]:

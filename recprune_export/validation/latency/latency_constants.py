@@ -9,7 +9,8 @@ MIN_ROUNDS, MAX_ROUNDS = 36, 2000  # no record
 # one-latency-protocol
 TURN_CALLS, TURN_SECONDS = 24, 0.03
 FEWEST_CALLS = 4  # of a turn, where calls take long: latency-by-precision
-FEWEST_ROUGH_CALLS, MOST_ROUGH_CALLS = 2, 12  # of the turn of a backend whose ratio may be rough: latency-by-precision
+# Calls of a turn of a backend whose ratio may be rough, and timed ones among them: latency-by-precision
+FEWEST_ROUGH_CALLS, MOST_ROUGH_TIMED = 2, 6
 CPU_BLOCK = 2e-4  # seconds between two readings of the CPU clock, which take a microsecond: one-latency-protocol
 CPU_QUANTILE = 0.25  # of the CPU times of calls: after an interruption caches are cold: one-latency-protocol
 MIN_TURNS = 2  # of each backend in a set of sessions; no record
@@ -17,7 +18,7 @@ MIN_TURNS = 2  # of each backend in a set of sessions; no record
 # which they are estimated: latency-by-precision
 RATIO_PRECISION, ROUGH_PRECISION, PRECISE_TURNS = 0.005, 0.05, 5
 # CPU seconds of the turns at a batch size, at most, and as many times that by the wall clock: latency-by-precision
-SECONDS, BUSY_PATIENCE = 0.8, 6.0
+SECONDS, BUSY_PATIENCE = 0.6, 6.0
 SESSION_SETS = 6  # new sessions of all backends, over which intervals are computed: one-latency-protocol
 COLD_BYTES = 1 << 25  # read before a cold call; more than the caches of one core hold: one-latency-protocol
 COLD_ROUNDS, COLD_SECONDS = (

@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from recprune_export.errors import PruningError
 from recprune_export.program import sample_request_tensors
-from recprune_export.pruning import Float64Interpreter, apply_plan, check_soundness
+from recprune_export.pruning import Float64Interpreter, Plan, apply_plan, check_soundness
 from recprune_export.pruning.apply import make_mask
 from tests.properties import half_plan, random_plan
 from tests.pruning.models import scorer
@@ -18,6 +20,18 @@ def test_applying_a_plan_twice_gives_the_same_to_the_bit_and_leaves_the_program(
     one, two = (apply_plan(PROGRAM, plan).parameters() for _ in range(2))
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert all(torch.equal(before[name], p) for name, p in PROGRAM.parameters().items())
+
+
+def test_only_shared_tensors_of_which_nothing_goes_lie_in_the_memory_of_the_original() -> None:
+    hidden = [
+        replace(g, keep=tuple(range(g.width))) if g.kind == "embedding" else g for g in half_plan(ANALYSIS).groups
+    ]
+    pruned = apply_plan(
+        PROGRAM, Plan("half of the rest", tuple(hidden)), shared=frozenset({"user.weight", "mlp.0.weight"})
+    )
+    original = PROGRAM.parameters()
+    same = {name for name, p in pruned.parameters().items() if p.data_ptr() == original[name].data_ptr()}
+    assert same == {"user.weight"}
 
 
 @pytest.mark.parametrize("name", ["user.weight", "mlp.0.weight", "mlp.0.bias", "mlp.4.weight"])

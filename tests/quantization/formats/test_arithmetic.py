@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from recprune_export.onnx import count_nonzero_nibbles
+from recprune_export.onnx import count_nonzero_nibbles, mapped_tensors
 from recprune_export.quantization.formats import quantize_by_dimension, quantize_by_row
 from recprune_export.quantization.formats.arithmetic import (
     INT4_MAX,
@@ -90,3 +90,18 @@ def test_nothing_but_zeros_has_a_scale(values: np.ndarray) -> None:
     scale, zero = choose_activation_range(values)
     assert scale > 0
     assert zero == 0
+
+
+@pytest.mark.parametrize("chunk", [1, 100, 1 << 24])
+def test_chunks_of_rows_give_the_whole(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mapped_tensors, "CHUNK_BYTES", chunk)
+    table = np.random.default_rng(0).normal(size=(37, 5)).astype(np.float32)
+    for axis, (integers, scales) in ((1, quantize_by_row(table)), (0, quantize_by_dimension(table))):
+        expected_scales = (np.abs(table).max(axis=axis, keepdims=True) / np.float32(127)).reshape(scales.shape)
+        np.testing.assert_array_equal(scales, expected_scales)
+        np.testing.assert_array_equal(integers, np.rint(table / scales).clip(-127, 127))
+    nibbles = np.pad(quantize_by_row(table, INT4_MAX)[0] + 8, ((0, 0), (0, 1)), constant_values=8).astype(np.uint8)
+    packed = pack_halves(quantize_by_row(table, INT4_MAX)[0])
+    np.testing.assert_array_equal(packed, nibbles[:, :3] | (nibbles[:, 3:] << 4))
+    neighbors = pack_neighbors(quantize_by_row(table, INT4_MAX)[0])
+    np.testing.assert_array_equal(neighbors, nibbles[:, ::2] | (nibbles[:, 1::2] << 4))

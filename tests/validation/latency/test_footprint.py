@@ -5,6 +5,7 @@ import pytest
 from recprune_export.onnx import SessionOptions
 from recprune_export.progress import quiet
 from recprune_export.validation import Footprint, measure_footprints
+from recprune_export.validation.latency.footprint import count_unread_bytes
 from tests.gate.models import Shape, plain
 
 ROWS, DIM = 40_000, 64
@@ -35,3 +36,20 @@ def test_a_model_that_cannot_be_loaded_is_said(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"not a model")
     with quiet(), pytest.raises(Exception, match="ONNX Runtime cannot load"):
         measure_footprints({"a": (tmp_path / "model.onnx", SessionOptions())}, Shape().signature(), 1, 1)
+
+
+def test_pages_of_mapped_weights_that_were_not_read_are_counted(tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+    maps = [
+        ("", 500, 10),
+        (f"{model}.data", 100, 40),
+        (f"{tmp_path}/other.onnx.data", 70, 7),
+        (f"{model}.data", 8, 8),
+        ("[heap]", 60, 6),
+    ]
+    text = "".join(
+        f"7f00-7f01 r--s 00000000 fe:00 260386                     {name}\nSize:                {size} kB\n"
+        f"KernelPageSize:        4 kB\nRss:                 {resident} kB\nVmFlags: rd mr mw me\n"
+        for name, size, resident in maps
+    )
+    assert count_unread_bytes(model, text) == 60 << 10

@@ -1,6 +1,6 @@
 """One copy of a weight that is read both directly and transposed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import onnx_ir as ir
@@ -15,11 +15,18 @@ def share_transposed_weights(model: ir.Model) -> None:
     a linear layer called with two and with three axes. After: `Gemm(h, E, transB=1)` where h has two axes, else
     `MatMul(h, Transpose(E))`; the copy is removed. ONNX Runtime runs the Gemm as fast as the MatMul, and transposes E
     once, when it loads the model.
+
+    Time: in proportion to the weights, and to the pairs whose shapes are each other's transpose. Memory: no copy.
     """
     graph = model.graph
+    candidates: dict[tuple[int | ir.SymbolicDim, ...], list[ir.Value]] = {}
+    for value in graph.initializers.values():
+        if value.shape is not None and any(_is_right_operand(user, position) for user, position in value.uses()):
+            candidates.setdefault(tuple(value.shape), []).append(value)
     for original in [value for value in graph.initializers.values() if _is_read_directly(value)]:
-        for copy in list(_find_transposed_copies(graph, original)):
-            for node in [user for user, position in copy.uses() if user.op_type == "MatMul" and position == 1]:
+        transposed = () if original.shape is None else candidates.get(tuple(original.shape)[::-1], ())
+        for copy in list(_find_transposed_copies(original, transposed)):
+            for node in [user for user, position in copy.uses() if _is_right_operand(user, position)]:
                 _read_original(graph, node, original)
             if not copy.uses():
                 del graph.initializers[copy.name]  # type: ignore[arg-type]
@@ -33,12 +40,17 @@ def _is_read_directly(value: ir.Value) -> bool:
     )
 
 
-def _find_transposed_copies(graph: ir.Graph, original: ir.Value) -> Iterator[ir.Value]:
+def _is_right_operand(user: ir.Node, position: int) -> bool:
+    return user.op_type == "MatMul" and position == 1
+
+
+def _find_transposed_copies(original: ir.Value, values: Iterable[ir.Value]) -> Iterator[ir.Value]:
+    """Yield the transposed copies of a weight among `values`, which have the transpose of its shape."""
     matrix = _get_matrix(original)
     if matrix is None:
         return
-    for value in list(graph.initializers.values()):
-        if value is original or value.shape != ir.Shape(matrix.shape[::-1]) or value.dtype != original.dtype:
+    for value in values:
+        if value is original or value.dtype != original.dtype:
             continue
         candidate = _get_matrix(value)
         # The first row is compared before the whole matrix, which may be large.

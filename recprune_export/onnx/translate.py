@@ -1,0 +1,95 @@
+"""`translate`: a program as an ONNX graph, by PyTorch's exporter."""
+
+import contextlib
+import copy
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
+from typing import Any
+from unittest import mock
+
+import onnx_ir as ir
+import torch
+
+from recprune_export.errors import ExportError
+from recprune_export.onnx.empty_rows import guard_empty_rows
+from recprune_export.onnx.optimizer._simplify import simplify
+from recprune_export.onnx.translations import missing_translations
+from recprune_export.program.program import Program
+
+
+def translate(program: Program) -> ir.Model:
+    """Return the graph of `program`, simplified; its weights are the tensors of the program, not copies.
+
+    Time: in proportion to the nodes of the graph. Memory: that of the graph. Raises `ExportError` where an operator has no
+    ONNX form.
+    """
+    try:
+        with _suppress_messages(), _reuse_registry():
+            exported = torch.onnx.export(
+                guard_empty_rows(program).lifted(),
+                dynamo=True,
+                verbose=False,
+                optimize=False,  # `simplify` does that
+                custom_translation_table=missing_translations(),
+            )
+    except Exception as error:  # the exporter wraps causes in many exception classes
+        raise ExportError(f"The program cannot be expressed in ONNX: {_describe_root_cause(error)}") from error
+    assert exported is not None
+    with _suppress_messages():
+        simplify(exported.model)
+    return exported.model
+
+
+@contextlib.contextmanager
+def _reuse_registry() -> Iterator[None]:
+    """Let the exporter fill its registry of translations once for all exports, inside the block.
+
+    That takes .5 to .8 CPU seconds. A release of PyTorch without this class fills a registry for each export.
+    """
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        fill = ONNXRegistry.from_torchlib
+    except (ImportError, AttributeError):
+        yield
+        return
+    with mock.patch.object(ONNXRegistry, "from_torchlib", partial(_copy_registry, fill)):
+        yield
+
+
+@lru_cache(maxsize=1)
+def _fill_registry(fill: Callable[..., Any], opset_version: int) -> Any:
+    return fill(opset_version=opset_version)
+
+
+def _copy_registry(fill: Callable[..., Any], opset_version: int) -> Any:
+    """Return a registry of its own for one export, which adds translations to it."""
+    filled = _fill_registry(fill, opset_version)
+    registry = copy.copy(filled)
+    registry.functions = {target: list(translations) for target, translations in filled.functions.items()}
+    return registry
+
+
+def _describe_root_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {first}"
+
+
+@contextlib.contextmanager
+def _suppress_messages() -> Iterator[None]:
+    """Suppress log messages and warnings of the exporter inside the block; errors still raise."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
