@@ -10,7 +10,7 @@ after the imports, as a multiple of the model. Each size runs in a fresh process
 checkout as well, where it ends within `--timeout` seconds. Prints tables, and JSON in the last line.
 """
 
-import importlib.util
+import importlib
 import json
 import tempfile
 import time
@@ -23,12 +23,12 @@ import click
 import numpy as np
 import torch
 from checkouts import HERE, measure_in_fresh_process
+from names_of_47080cf import STRUCTURED_FRACTION, is_at_47080cf, steps_at_47080cf
 from stage_trace import install_recorder, sum_stages
 from torch import Tensor, nn
 
 FIELD_ROWS, FIELD_DIM, HIDDEN = 100, 16, 128
 LONG_DIM, SHORT_ROWS, SHORT_TABLES, NUMERIC = 32, 1_000, 4, 8
-STRUCTURED_FRACTION = 0.8
 STEPS = ("capture", "analyze", "plan", "apply", "check", "export")
 T = TypeVar("T")
 
@@ -89,14 +89,10 @@ def measure_fields(fields: int) -> dict[str, float]:
     capture(Fields(2).eval(), (torch.zeros(2, 2, dtype=torch.int64),))  # imports and caches of torch.export
     program = timed("capture", lambda: capture(Fields(fields).eval(), (torch.zeros(2, fields, dtype=torch.int64),)))
     with tempfile.TemporaryDirectory() as folder:
-        steps = _steps_at_47080cf if _is_at_47080cf() else _steps
+        steps = steps_at_47080cf if is_at_47080cf() else _steps
         for step, function in steps(program, Path(folder)).items():
             timed(step, function)
     return {"nodes": len(program.module.graph.nodes), **seconds}
-
-
-def _is_at_47080cf() -> bool:
-    return importlib.util.find_spec("recprune_export.compression") is not None
 
 
 def _steps(program: Any, folder: Path) -> Mapping[str, Callable[[], object]]:
@@ -126,38 +122,6 @@ def _steps(program: Any, folder: Path) -> Mapping[str, Callable[[], object]]:
         "apply": apply,
         "check": lambda: check_soundness(values["original"], values["planned"].plan, values["pruned"]),
         "export": lambda: export_onnx(values["pruned"], folder / "model.onnx"),
-    }
-
-
-def _steps_at_47080cf(program: Any, folder: Path) -> Mapping[str, Callable[[], object]]:
-    module = importlib.import_module
-    analyse = module("recprune_export.channels.analysis").analyse
-    stages, settings_class = (
-        module("recprune_export.compression.stages"),
-        module("recprune_export.settings").Settings,
-    )
-    settings, values = settings_class(structured_share=STRUCTURED_FRACTION), {}
-
-    def plan() -> None:
-        task = module("recprune_export.compression.compress").drawn_requests(program, settings)
-        values["plan"] = module("recprune_export.compression.planning").decide(program, settings, task)
-
-    def apply() -> None:
-        values["original"], values["analysis"] = stages.rotate(program, values["plan"])
-        rewrite = module("recprune_export.pruning.rewrite").apply_plan
-        values["pruned"] = rewrite(values["original"], values["analysis"], values["plan"])
-
-    def check() -> None:
-        soundness = module("recprune_export.pruning.soundness").check_soundness
-        soundness(values["original"], values["analysis"], values["plan"], values["pruned"])
-
-    export = module("recprune_export.onnx.export").export_onnx
-    return {
-        "analyze": lambda: analyse(program),
-        "plan": plan,
-        "apply": apply,
-        "check": check,
-        "export": lambda: export(values["pruned"], folder / "model.onnx"),
     }
 
 

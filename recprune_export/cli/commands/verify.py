@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 @click.option("--threads", default="1,all", show_default=True, help="Thread counts of the latency measurement.")
 @click.option("--qps", type=click.FloatRange(0, min_open=True), help="Also let so many requests a second arrive.")
 @click.option(
-    "--seconds", type=click.FloatRange(0, min_open=True), default=4.0, show_default=True, help="At most, for each batch size."
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=4.0,
+    show_default=True,
+    help="At most, for each batch size.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
