@@ -96,7 +96,8 @@ def plan_pruning(
         planned = _plan_with_least_loss(program, pruning, task, seed, dense, last_stage or pruning)
     else:
         unprojected = ProjectedProgram(NO_PROJECTIONS, program)
-        planned = PlannedProgram(_score_and_plan(unprojected, pruning, task, seed, dense).plan, program)
+        inputs = make_score_inputs(program, task, seed)
+        planned = PlannedProgram(_score_and_plan(unprojected, pruning, inputs, dense).plan, program)
     return replace(planned, plan=replace(planned.plan, fields=fields, rows=rows))
 
 
@@ -124,8 +125,8 @@ def _plan_with_least_loss(
     stage chooses the fraction that is best for the sparsity of the last one: channels that an earlier stage removes at a
     sparsity where removal costs nothing yet cannot be given back for zeros by a later one.
     """
-    projected = project_tables(program)
-    chosen = _score_and_plan(projected, pruning, task, seed, dense)
+    projected, inputs = project_tables(program), make_score_inputs(program, task, seed)
+    chosen = _score_and_plan(projected, pruning, inputs, dense)
     if chosen.loss >= NEGLIGIBLE_LOSS:
         projections = find_per_table_projections(projected.program)
         if projections:
@@ -133,7 +134,9 @@ def _plan_with_least_loss(
                 replace(projected.projection_plan, per_table_projections=projections),
                 insert_per_table_projections(projected.program, projections),
             )
-            candidate = _score_and_plan(per_table, pruning, task, seed, dense)
+            equal = find_equal_groups(chosen.program, per_table.program)
+            computed = {name: ranking for name, ranking in chosen.rankings.items() if name in equal}
+            candidate = _score_and_plan(per_table, pruning, replace(inputs, computed=computed), dense)
             chosen = candidate if candidate.loss < PER_TABLE_MAX_LOSS_RATIO * chosen.loss else chosen
     planned = PlannedProgram(chosen.plan, chosen.program)
     if pruning.structured_fraction is not None:
@@ -142,9 +145,8 @@ def _plan_with_least_loss(
     final = restrict_to_prunable(make_budget(last_stage), chosen.program)
     if not (final.tables or final.rest):
         return planned
-    batches = read_calibration_batches(task, seed)
     trial = StructuredFractionTrial(
-        chosen.program, chosen.rankings, dense, task.objective, batches, refit=pruning.refit, seed=seed
+        chosen.program, chosen.rankings, dense, task.objective, inputs.batches, refit=pruning.refit, seed=seed
     )
     best = choose_structured_fractions(trial.loss, final, NEGLIGIBLE_LOSS)
     budget = replace(
@@ -158,11 +160,21 @@ def _plan_with_least_loss(
     return replace(planned, plan=replace(plan, projection_plan=chosen.plan.projection_plan))
 
 
+def find_equal_groups(program: Program, other: Program) -> frozenset[str]:
+    """Return the groups of `program` that have the same channels in `other`, which computes the same function."""
+    slices = {group.name: [channel.slices for channel in group.channels] for group in program.analysis.groups}
+    return frozenset(
+        group.name
+        for group in other.analysis.groups
+        if slices.get(group.name) == [channel.slices for channel in group.channels]
+    )
+
+
 def _score_and_plan(
-    projected: ProjectedProgram, pruning: PruningSettings, task: Task, seed: int, dense: ParameterCounts
+    projected: ProjectedProgram, pruning: PruningSettings, inputs: ScoreInputs, dense: ParameterCounts
 ) -> _ScoredPlan:
     score, program = pruning.score, projected.program
-    rankings = rank_channels(score, make_score_inputs(program, task, seed))
+    rankings = rank_channels(score, replace(inputs, program=program))
     strategy: AllocationStrategy = "loss" if score == OUTPUT_ERROR else "uniform"
     plan = make_plan(program, rankings, make_budget(pruning), score, strategy, dense=dense)
     loss = sum(rankings[group.group].losses[len(group.keep)] for group in plan.groups)

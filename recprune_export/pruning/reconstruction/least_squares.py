@@ -24,6 +24,7 @@ from recprune_export.pruning.reconstruction.batch_norm import (
     recalibrate_batch_norm,
 )
 from recprune_export.pruning.reconstruction.paired_runs import CallSample, PairedRuns, SplitSamples
+from recprune_export.pruning.statistics.moments import add_products, mirror_upper
 
 aten = torch.ops.aten
 
@@ -164,6 +165,8 @@ def _normal_equations(
             expected = y.reshape(-1, y.shape[-1]).double()[:, remaining]
             if len(expected) != len(flat):
                 return None
-            gram, cross = gram + flat.T @ flat, cross + flat.T @ expected
+            gram = gram if gram.ndim else flat.new_zeros(flat.shape[1], flat.shape[1])
+            add_products(gram, flat)
+            cross = cross + flat.T @ expected
             count, squares = count + expected.numel(), squares + float(expected.square().sum())
-    return gram, cross, (count, squares)
+    return mirror_upper(gram) if gram.ndim else gram, cross, (count, squares)

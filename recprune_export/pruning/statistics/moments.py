@@ -63,7 +63,7 @@ def gather_moments(
     """
     totals = _MomentSums(program, sites)
     generator = torch.Generator().manual_seed(seed)
-    for request, _ in batches:
+    for request, _ in batches if totals.sums else ():
         totals.add(request, probe, generator)
     return {
         name: _pool([totals.sums[name, site] for site in group_sites], group_sites, totals.rows)
@@ -90,7 +90,7 @@ def _pool(sums: Sequence[_Sums], sites: Sequence[ActivationSite], rows: int) -> 
     sizes = torch.zeros(width, width, dtype=torch.float64)
     for s, site in zip(sums, sites, strict=True):
         places, mean = max(s.places, 1), s.total / max(s.places, 1)
-        held, slopes = (_mirror(total) / n for total, n in ((s.values, places), (s.gradients, max(rows, 1))))
+        held, slopes = (mirror_upper(total) / n for total, n in ((s.values, places), (s.gradients, max(rows, 1))))
         central = held - torch.outer(mean, mean)
         if site.side < 0:
             held, central, slopes = slopes, slopes, held
@@ -131,7 +131,7 @@ class _MomentSums:
     def _accumulate(sums: _Sums, axis: int, positions: Tensor, value: Tensor, gradient: Tensor | None) -> None:
         held = _samples(value, axis, positions)
         held = held.double()
-        _add_products(sums.values, held)
+        add_products(sums.values, held)
         sums.total += held.sum(0)
         sums.places += len(held)
         if gradient is not None:
@@ -139,18 +139,21 @@ class _MomentSums:
             slopes = _samples(gradient, axis, positions).nan_to_num(0.0, 0.0, 0.0)
             largest = slopes.abs().max()
             if largest > 0.0:
-                _add_products(sums.gradients, slopes / largest, float(largest) ** 2)
+                add_products(sums.gradients, slopes / largest, float(largest) ** 2)
 
 
-def _add_products(total: Tensor, samples: Tensor, scale: float = 1.0) -> None:
-    """Add scale · XᵀX of samples X, [rows, D], to the upper triangle of `total`, [D, D], by blocks of rows."""
+def add_products(total: Tensor, samples: Tensor, scale: float = 1.0) -> None:
+    """Add scale · XᵀX of samples X, [rows, D], to the upper triangle of `total`, [D, D], by blocks of rows.
+
+    Some elements below the diagonal are added as well; `mirror_upper` completes the matrix.
+    """
     block = 256  # columns: narrower products are slower
     for start in range(0, len(total), block):
         product = samples[:, start : start + block].T @ samples[:, start:]
         total[start : start + block, start:].add_(product, alpha=scale)
 
 
-def _mirror(upper: Tensor) -> Tensor:
+def mirror_upper(upper: Tensor) -> Tensor:
     """Return the symmetric matrix with this upper triangle."""
     return upper.triu() + upper.triu(1).T
 

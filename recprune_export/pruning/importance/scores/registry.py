@@ -16,7 +16,7 @@ Ranker = Callable[[ScoreInputs], dict[str, Ranking]]
 
 
 def _output_error(inputs: ScoreInputs) -> dict[str, Ranking]:
-    return rank_by_output_error(inputs.program, inputs.batches, inputs.probe, inputs.seed)
+    return rank_by_output_error(inputs.program, inputs.batches, inputs.probe, inputs.seed, computed=inputs.computed)
 
 
 def _by(score: Score) -> Ranker:
