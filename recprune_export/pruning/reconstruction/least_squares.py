@@ -123,50 +123,60 @@ def _refit_layer(
     equations = _normal_equations(samples.fit, outputs, bias is not None)
     if equations is None:
         return None
-    gram, cross, _ = equations
+    gram, cross = equations
     weights = torch.cat([weight.detach().double(), bias.detach().double()[:, None]], 1) if bias is not None else None
     weights = weight.detach().double() if weights is None else weights
     ridge = ridge_fraction * gram.diagonal().mean().clamp_min(1e-30) * torch.eye(len(gram), dtype=gram.dtype)
     step = torch.linalg.solve(gram + ridge, cross - gram @ weights.T).T
-    equations = _normal_equations(samples.held_out, outputs, bias is not None)
-    assert equations is not None
-    gram, cross, rows = equations
-    old, new = (_gain(gram, cross, candidate) for candidate in (weights, weights + step))
-    if rows[0] == 0 or not new < old:
-        return LayerReconstruction(
-            layer.weight, float((old + rows[1]) / max(rows[0], 1)), float((old + rows[1]) / max(rows[0], 1))
-        )
+    before, after, count = _sum_squared_errors(samples.held_out, outputs, weights, weights + step)
+    if count == 0 or not after < before:
+        return LayerReconstruction(layer.weight, before / max(count, 1), before / max(count, 1))
     with torch.no_grad():
         changed = (weights + step).to(weight.dtype)
         weight.copy_(changed[:, : weight.shape[1]])
         if bias is not None:
             bias.copy_(changed[:, -1])
-    return LayerReconstruction(layer.weight, float((old + rows[1]) / rows[0]), float((new + rows[1]) / rows[0]))
+    return LayerReconstruction(layer.weight, before / count, after / count)
 
 
-def _gain(gram: Tensor, cross: Tensor, weight: Tensor) -> Tensor:
-    """Return the squared error without its constant, |Y|²."""
-    return ((weight @ gram) * weight).sum() - 2.0 * (weight * cross.T).sum()
+def _sum_squared_errors(
+    samples: Iterable[CallSample], remaining: Tensor, before: Tensor, after: Tensor
+) -> tuple[float, float, int]:
+    """Return the squared errors of both weights, [M, K] with the bias as the last column, if any, and the number of outputs."""
+    errors, count = torch.zeros(2, dtype=torch.float64), 0
+    for sample in samples:
+        for y, a in zip(sample.dense_outputs, sample.pruned_inputs, strict=True):
+            inputs, expected = _make_rows(a, with_bias=before.shape[1] > a.shape[-1]), _select_outputs(y, remaining)
+            errors += torch.stack([(inputs @ weight.T - expected).square().sum() for weight in (before, after)])
+            count += expected.numel()
+    return float(errors[0]), float(errors[1]), count
+
+
+def _make_rows(inputs: Tensor, *, with_bias: bool) -> Tensor:
+    """Reshape [..., K] to [rows, K] in float64, with a column of ones for the bias."""
+    rows = inputs.reshape(-1, inputs.shape[-1]).double()
+    return torch.cat([rows, torch.ones(len(rows), 1, dtype=rows.dtype)], 1) if with_bias else rows
+
+
+def _select_outputs(outputs: Tensor, remaining: Tensor) -> Tensor:
+    """Reshape [..., M] to [rows, remaining] in float64."""
+    return outputs.reshape(-1, outputs.shape[-1]).double()[:, remaining]
 
 
 def _normal_equations(
     samples: Iterable[CallSample], remaining: Tensor, with_bias: bool
-) -> tuple[Tensor, Tensor, tuple[int, float]] | None:
-    """Return sums over rows: A Aᵀ [K, K], A Yᵀ [K, M], and (count, squared sum) of the outputs, for K inputs with bias.
+) -> tuple[Tensor, Tensor] | None:
+    """Return sums over rows: A Aᵀ [K, K] and A Yᵀ [K, M], for K inputs with bias.
 
     None where the layer has fewer rows than before, because channels of another axis of its input were removed.
     """
     gram = cross = torch.zeros(())
-    count, squares = 0, 0.0
     for sample in samples:
         for y, a in zip(sample.dense_outputs, sample.pruned_inputs, strict=True):
-            flat = a.reshape(-1, a.shape[-1]).double()
-            flat = torch.cat([flat, torch.ones(len(flat), 1, dtype=flat.dtype)], 1) if with_bias else flat
-            expected = y.reshape(-1, y.shape[-1]).double()[:, remaining]
-            if len(expected) != len(flat):
+            inputs, expected = _make_rows(a, with_bias=with_bias), _select_outputs(y, remaining)
+            if len(expected) != len(inputs):
                 return None
-            gram = gram if gram.ndim else flat.new_zeros(flat.shape[1], flat.shape[1])
-            add_products(gram, flat)
-            cross = cross + flat.T @ expected
-            count, squares = count + expected.numel(), squares + float(expected.square().sum())
-    return mirror_upper(gram) if gram.ndim else gram, cross, (count, squares)
+            gram = gram if gram.ndim else inputs.new_zeros(inputs.shape[1], inputs.shape[1])
+            add_products(gram, inputs)
+            cross = cross + inputs.T @ expected
+    return mirror_upper(gram) if gram.ndim else gram, cross
