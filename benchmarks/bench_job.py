@@ -37,6 +37,10 @@ def measure(job: str, model: Path, data: Path, sparsity: float, *, quick: bool) 
         options["data"] = data
     else:
         options["epochs"] = 0
+        package = importlib.import_module("recprune_export")
+        sys.path.insert(
+            0, str(Path(str(package.__file__)).parents[1] / "benchmarks")
+        )  # an earlier checkout has its own
         dlrm = importlib.import_module("models").make("dlrm")
         arguments = (dlrm.module, dict(dlrm.example))
     imports = time.process_time()

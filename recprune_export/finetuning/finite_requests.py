@@ -5,7 +5,7 @@ model replaces such an answer afterwards, its gradients are NaN, and nothing can
 among its intermediate values, such as a logarithm that `where` leaves out, the outputs alone decide.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -24,23 +24,24 @@ OVERFLOW_ROWS = 64  # numbers that overflow do so in most rows
 def find_finite_rows(program: Program, tensors: Sequence[Tensor]) -> Tensor:
     """Return for each row of a request whether no value that `program` computes from it is NaN, bool [B].
 
-    If that holds for no row, only the outputs count. Rows are only examined one by one where the sum of a value is NaN, and
-    only the first `OVERFLOW_ROWS` where no operator gives NaN for finite numbers. Time: a forward pass of the examined rows.
+    If that holds for no row, only the outputs count. Rows are only examined one by one where the sum of a value is NaN. Time:
+    a forward pass; of `OVERFLOW_ROWS` where no operator gives NaN for finite numbers.
     """
     chunk_rows = _choose_chunk_rows(program)
     inputs, outputs = program.signature.inputs, program.signature.outputs
     has_batch = [i.shape[:1] == (BATCH,) for i in inputs]
     rows = next((len(t) for t, batched in zip(tensors, has_batch, strict=True) if batched), 0)
+    if gives_finite_values(program) and _are_finite(program, _take_rows(program, tensors, slice(OVERFLOW_ROWS))):
+        return torch.ones(rows, dtype=torch.bool)
     nan_value, nan_output = torch.zeros(rows, dtype=torch.bool), torch.zeros(rows, dtype=torch.bool)
     computing = _find_computing_nodes(program)
     sums = ValueRecorder(program, computing, summarize=lambda _, value: _sum(value))
     recorder = ValueRecorder(program, computing, summarize=lambda _, value: _find_nan_rows(value))
     returned = program.module.graph.output_node().args[0]
     batched_outputs = [o.name for o, n in zip(outputs, returned, strict=True) if _has_batch(n)]  # type: ignore[arg-type]
-    examined = min(rows, OVERFLOW_ROWS) if gives_finite_values(program) else rows
-    for start in range(0, examined, chunk_rows):
-        chunk = slice(start, min(start + chunk_rows, examined))
-        request = {i.name: t[chunk] if batched else t for i, t, batched in zip(inputs, tensors, has_batch, strict=True)}
+    for start in range(0, rows, chunk_rows):
+        chunk = slice(start, start + chunk_rows)
+        request = _take_rows(program, tensors, chunk)
         summed = sums(request)
         if not torch.stack([*summed.values.values(), *map(_sum, summed.answers.values())]).isnan().any():
             continue
@@ -53,6 +54,18 @@ def find_finite_rows(program: Program, tensors: Sequence[Tensor]) -> Tensor:
             if len(nan_rows) == len(nan_output[chunk]):
                 nan_output[chunk] |= nan_rows
     return ~nan_output if nan_value.all() else ~nan_value
+
+
+def _take_rows(program: Program, tensors: Sequence[Tensor], rows: slice) -> dict[str, Tensor]:
+    """Return the rows of a request by input; inputs without a batch are whole."""
+    inputs = program.signature.inputs
+    return {i.name: t[rows] if i.shape[:1] == (BATCH,) else t for i, t in zip(inputs, tensors, strict=True)}
+
+
+def _are_finite(program: Program, request: Mapping[str, Tensor]) -> bool:
+    with torch.no_grad():
+        answers = program(request)
+    return all(bool(values.isfinite().all()) for values in answers.values())
 
 
 def _choose_chunk_rows(program: Program) -> int:

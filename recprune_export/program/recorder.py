@@ -48,7 +48,8 @@ class ValueRecorder(fx.Interpreter):
         super().__init__(program.module)
         self.extra_traceback = not stop_early  # it formats the whole graph, also for `_LastNodeRan`
         self._signature = program.signature
-        self._nodes = frozenset(n.name for n in program.module.graph.nodes if nodes is None or n.name in nodes)
+        names = frozenset(node.name for node in program.module.graph.nodes)
+        self._nodes = names if nodes is None else names.intersection(nodes)
         self._summarize = summarize
         self._keep_gradients, self._stop_early = keep_gradients, stop_early
         self._values: dict[str, Any] = {}
