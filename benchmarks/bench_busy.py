@@ -26,7 +26,7 @@ from models import make
 from recprune_export.bundle import DENSE, MODEL, read_manifest
 from recprune_export.environment import count_cores, environment
 from recprune_export.evidence import Estimate
-from recprune_export.figures import format_ratio
+from recprune_export.number_formats import format_ratio
 from recprune_export.onnx import ServingConfig, export_onnx
 from recprune_export.program import Signature
 from recprune_export.program.capture import capture

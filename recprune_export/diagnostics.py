@@ -16,7 +16,7 @@ from pathlib import Path
 from recprune_export.codec import ToDictMixin, json_name
 from recprune_export.environment import count_cores, read_cpu_name
 from recprune_export.errors import RecpruneError, ValidationFailed
-from recprune_export.figures import format_bytes
+from recprune_export.number_formats import format_bytes
 
 OK, WARNING, MISSING = "ok", "warning", "missing"
 PACKAGE = "recprune-export"

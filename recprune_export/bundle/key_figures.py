@@ -1,7 +1,7 @@
 """Key figures of a bundle in sentences, from its manifest alone: screen, report and README print these."""
 
 from recprune_export.bundle.manifest.manifest import Manifest
-from recprune_export.figures import format_bytes, format_share
+from recprune_export.number_formats import format_bytes, format_share
 from recprune_export.onnx.counts import Counts, Reduction, reduction
 from recprune_export.validation.latency.speedup import find_speedup
 

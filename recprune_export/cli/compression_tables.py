@@ -16,7 +16,7 @@ from recprune_export.cli.tables import (
     rewrite_table,
 )
 from recprune_export.evidence import Estimate
-from recprune_export.figures import (
+from recprune_export.number_formats import (
     format_bytes,
     format_estimate,
     format_ratio,

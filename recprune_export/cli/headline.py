@@ -6,7 +6,7 @@ import click
 
 from recprune_export.cli.tables import make_console
 from recprune_export.evidence import Estimate
-from recprune_export.figures import format_estimate
+from recprune_export.number_formats import format_estimate
 
 if TYPE_CHECKING:
     from recprune_export.bundle.manifest.manifest import Manifest

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from recprune_export.cli.tables import make_table
-from recprune_export.figures import format_bytes, format_ratio, format_turns
+from recprune_export.number_formats import format_bytes, format_ratio, format_turns
 
 if TYPE_CHECKING:
     from rich.console import Console

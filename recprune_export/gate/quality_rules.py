@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from math import hypot, isfinite
 
 from recprune_export.evidence import Estimate, Verdict, judge_at_most
-from recprune_export.figures import format_estimate
 from recprune_export.gate.artifact import Artifact, RecordedMetric
 from recprune_export.gate.findings import Finding, make_skipped_finding
 from recprune_export.gate.limits import Limits
 from recprune_export.gate.output.finding_rows import METRIC_CHANGE
 from recprune_export.metrics._paired_change import MetricChange
+from recprune_export.number_formats import format_estimate
 from recprune_export.row_resolution import estimate_with_error, format_resolution
 
 

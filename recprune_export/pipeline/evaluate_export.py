@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from recprune_export.errors import ValidationFailed
 from recprune_export.evidence import Verdict, judge_at_most
-from recprune_export.figures import format_ratio
 from recprune_export.finetuning.id_frequency import count_id_frequencies
 from recprune_export.finetuning.task import (
     Predictor,
@@ -13,6 +12,7 @@ from recprune_export.finetuning.task import (
 )
 from recprune_export.metrics._paired_change import MetricChange
 from recprune_export.metrics.quality_comparison import QualityBreakdown
+from recprune_export.number_formats import format_ratio
 from recprune_export.onnx.counts import Counts, Reduction, count, reduction
 from recprune_export.onnx.export import OnnxFile
 from recprune_export.onnx.runtime.session import SessionOptions

@@ -5,9 +5,9 @@ from typing import Annotated
 
 from recprune_export.codec import JsonForm, ToDictMixin
 from recprune_export.evidence import Estimate, Verdict, judge_at_most
-from recprune_export.figures import format_estimate
 from recprune_export.metrics._paired_change import MetricChange
 from recprune_export.metrics.metric_catalogue import MEAN
+from recprune_export.number_formats import format_estimate
 from recprune_export.row_resolution import format_resolution
 
 ALLOWED_LOSS = 0.002  # of metrics that are fractions of pairs, rows or probabilities

@@ -6,10 +6,10 @@ from math import hypot
 
 from recprune_export.codec import ToDictMixin, json_name
 from recprune_export.evidence import Estimate, Verdict, judge_at_most
-from recprune_export.figures import CHANGE, format_estimate
 from recprune_export.finetuning.task import Predictor, Task
 from recprune_export.metrics._paired_change import MetricChange
 from recprune_export.metrics.deciding_metric import read_metric
+from recprune_export.number_formats import CHANGE, format_estimate
 from recprune_export.refresh.verdicts import DriftFinding
 from recprune_export.row_resolution import estimate_with_error, format_resolution
 

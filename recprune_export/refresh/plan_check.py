@@ -9,8 +9,8 @@ import numpy as np
 from recprune_export.data.batch import Batch
 from recprune_export.errors import PruningError, UsageError
 from recprune_export.evidence import Estimate, Verdict, judge_at_most, t_quantile
-from recprune_export.figures import format_estimate
 from recprune_export.finetuning.task import Task
+from recprune_export.number_formats import format_estimate
 from recprune_export.pipeline.planning import make_score_inputs, remove_fields_and_rows
 from recprune_export.program.program import Program
 from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from recprune_export.figures import format_bytes as format_plain_bytes
-from recprune_export.figures import format_significant as format_plain_significant
+from recprune_export.number_formats import format_bytes as format_plain_bytes
+from recprune_export.number_formats import format_significant as format_plain_significant
 
 TIMES, MINUS, TO, SPACE = "×", "−", "–", "\u00a0"  # no line break between a number and its unit
 

@@ -8,8 +8,8 @@ from typing import NoReturn
 
 from recprune_export.errors import Undecided, ValidationFailed
 from recprune_export.evidence import Verdict
-from recprune_export.figures import format_estimate
 from recprune_export.finetuning.task import Task, run_program
+from recprune_export.number_formats import format_estimate
 from recprune_export.pipeline._prune import SearchPrefix
 from recprune_export.program.program import Program
 from recprune_export.row_resolution import expected_resolution, format_resolution, warn_of_few_rows

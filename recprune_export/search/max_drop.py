@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from recprune_export.evidence import Verdict, combine_verdicts
-from recprune_export.figures import format_estimate
+from recprune_export.number_formats import format_estimate
 from recprune_export.search.bisection import STEP, bisect_largest
 from recprune_export.search.trials import Trial, Trials
 

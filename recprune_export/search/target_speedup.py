@@ -8,8 +8,8 @@ from pathlib import Path
 
 from recprune_export.errors import Undecided, ValidationFailed
 from recprune_export.evidence import Estimate, Verdict, judge_at_least
-from recprune_export.figures import format_estimate
 from recprune_export.finetuning.task import Task
+from recprune_export.number_formats import format_estimate
 from recprune_export.onnx.export import ServingConfig, export_onnx
 from recprune_export.pipeline._prune import rotate_channels
 from recprune_export.pipeline.latency_requests import make_latency_requests

@@ -13,7 +13,7 @@ from recprune_export.bundle.key_figures import describe_figures, describe_size, 
 from recprune_export.cli import main
 from recprune_export.cli.headline import print_headline
 from recprune_export.evidence import Estimate
-from recprune_export.figures import format_bytes, format_ratio, format_share
+from recprune_export.number_formats import format_bytes, format_ratio, format_share
 from recprune_export.onnx import count, reduction
 from recprune_export.report.sections.latency import latency_section
 from recprune_export.validation import find_speedup

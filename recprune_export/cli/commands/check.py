@@ -191,7 +191,7 @@ def print_check(check: "Check", *, as_json: bool) -> None:
 
 def print_calibration(calibration: "Calibration", *, as_json: bool) -> None:
     """Print the smallest regression that this machine can resolve."""
-    from recprune_export.figures import format_estimate
+    from recprune_export.number_formats import format_estimate
 
     if as_json:
         return print_json(calibration.to_dict())

@@ -11,7 +11,7 @@ from recprune_export.cli.main_group import main
 from recprune_export.cli.options import loading_options, reading_options
 from recprune_export.cli.parse_values import parse_json_object
 from recprune_export.cli.tables import make_console, make_table, print_json, rewrite_table
-from recprune_export.figures import format_bytes, format_significant
+from recprune_export.number_formats import format_bytes, format_significant
 
 if TYPE_CHECKING:
     from recprune_export.bundle.artifact_summary import ArtifactInspection

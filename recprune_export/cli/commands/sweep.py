@@ -14,7 +14,7 @@ from recprune_export.cli.options import FILE, job_options, loading_options, read
 from recprune_export.cli.parse_values import model_source, parse_fractions
 from recprune_export.cli.reproduce_command import reproduce_command
 from recprune_export.cli.tables import make_console, make_table, print_json, prints_after_work, quote_for_shell
-from recprune_export.figures import format_bytes, format_estimate, format_ratio
+from recprune_export.number_formats import format_bytes, format_estimate, format_ratio
 
 if TYPE_CHECKING:
     from recprune_export.search._sweep import Sweep

@@ -11,7 +11,7 @@ from recprune_export.cli.latency_tables import footprint_table, open_loop_table,
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE
 from recprune_export.cli.tables import make_console, print_json, prints_after_work
-from recprune_export.figures import format_bytes
+from recprune_export.number_formats import format_bytes
 
 if TYPE_CHECKING:
     from recprune_export.bundle._verify import Verification

@@ -13,7 +13,7 @@ import numpy as np
 from recprune_export.codec import DictMixin, JsonForm, ToDictMixin, decode, encode
 from recprune_export.data.distribution.stability_index import MAJOR, psi, psi_interval, psi_null_quantile
 from recprune_export.evidence import Estimate, Verdict, judge_at_most
-from recprune_export.figures import format_estimate
+from recprune_export.number_formats import format_estimate
 
 MAX_LISTED_IDS = 1000  # the most frequent ids
 HASH_CELLS = 8  # cells for all other ids, by hash

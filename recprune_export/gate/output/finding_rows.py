@@ -1,8 +1,8 @@
 """Formatting of findings, shared by the table, the Markdown and the JUnit text."""
 
 from recprune_export.evidence import Estimate
-from recprune_export.figures import format_bytes, format_estimate
 from recprune_export.gate.findings import Finding
+from recprune_export.number_formats import format_bytes, format_estimate
 
 METRIC_CHANGE = "+z.5f"  # the format of a change of a metric
 HEADINGS = ("gate", "BASE", "NEW", "change", "limit", "verdict")

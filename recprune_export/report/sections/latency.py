@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from recprune_export.bundle.manifest.manifest import Manifest
-from recprune_export.figures import format_turns, orient_speed
+from recprune_export.number_formats import format_turns, orient_speed
 from recprune_export.report.numbers import format_bytes, format_interval, format_milliseconds, format_ratio
 from recprune_export.report.page import Headline, PageFigure, PageTable, Section
 from recprune_export.report.plots.strips import draw_strips

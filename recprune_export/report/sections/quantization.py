@@ -5,7 +5,7 @@ from typing import Any
 
 from recprune_export.bundle.manifest.manifest import Manifest
 from recprune_export.evidence import Estimate
-from recprune_export.figures import orient_speed
+from recprune_export.number_formats import orient_speed
 from recprune_export.report.numbers import format_bytes, format_count, format_interval, format_ratio, format_signed
 from recprune_export.report.page import PageTable, Section, name_markup
 

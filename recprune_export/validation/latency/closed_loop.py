@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from recprune_export.evidence import Estimate
-from recprune_export.figures import format_estimate
+from recprune_export.number_formats import format_estimate
 from recprune_export.progress import progress_bar
 from recprune_export.validation.latency.latency_constants import (
     CLOCKS_DIFFER,

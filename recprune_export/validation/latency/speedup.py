@@ -6,7 +6,7 @@ from typing import Any
 
 from recprune_export.codec import ToDictMixin
 from recprune_export.evidence import Estimate
-from recprune_export.figures import format_speed, orient_speed
+from recprune_export.number_formats import format_speed, orient_speed
 from recprune_export.validation.latency.backends import DENSE_ONNX, PRUNED_ONNX
 from recprune_export.validation.latency.closed_loop import WALL
 
