@@ -226,6 +226,7 @@ def collect_bundle_files(
         serving=serving,
         figures=(*describe_figures(manifest), *describe_left_out(settings.latency)),
         report=not settings.latency.quick,
+        weights=None if exported.pruned.data is None else exported.pruned.data.name,
     )
     pages = {"README.md": readme.encode()}
     if not settings.latency.quick:

@@ -25,7 +25,8 @@ A recommender as an ONNX model for CPU, written by recprune-export. `recprune-ex
 
 {meanings}
 
-{rules}{ignored}The batch may have any size.{shared} `samples/outputs.npz` is the answer to `samples/inputs.npz`; `manifest.json` states the
+{weights}{rules}{ignored}\
+The batch may have any size.{shared} `samples/outputs.npz` is the answer to `samples/inputs.npz`; `manifest.json` states the
 tolerances, sizes, quality and latency{report}. `model.pt2` is the same model for PyTorch
 (`torch.export.load`), to train on.
 {encoding}{serving}{fewer_bits}{rows_shared}"""
@@ -45,6 +46,8 @@ _ENCODING = (
     "how each column of the training file was read).\n" + fill(CANONICAL_TEXT_RULE, 125) + "\n\n"
     "`recprune-export predict . --data rows.parquet -o scores.parquet` does that for the rows of a file.\n"
 )
+
+_WEIGHTS = "The weights lie in `{file}`, which ONNX Runtime maps into memory: copy it together with `model.onnx`.\n\n"
 
 _TRITON = """
 `triton/` is a model repository: `tritonserver --model-repository=$PWD/triton`. Its model files are hard links to those above.
@@ -81,6 +84,7 @@ def render_readme(
     serving: Collection[str] = (),
     figures: Sequence[str] = (),
     report: bool = True,
+    weights: str | None = None,
 ) -> str:
     """Return the README of a bundle.
 
@@ -88,7 +92,7 @@ def render_readme(
     `quantization`: these sections of the manifest; `encoding`: whether the bundle contains `encoding.json`; `ignored`: inputs,
     or columns of inputs, that the model does not read; `shared_rows`: result of `RowReport.to_dict()`; `serving`: names of
     the files for servers; `figures`: sentences such as those of `describe_figures`; `report`: whether the bundle contains
-    `report.html`.
+    `report.html`; `weights`: the name of the file of external weights.
     """
     kinds = (("input", signature["inputs"]), ("output", signature["outputs"]))
     rows = "\n".join(_row(kind, tensor) for kind, tensors in kinds for tensor in tensors)
@@ -108,6 +112,7 @@ def render_readme(
         rows_shared=_describe_shared_rows(shared_rows),
         figures="".join(f"\n- {sentence.removesuffix('.')}." for sentence in figures) + ("\n" if figures else ""),
         report=", and `report.html` shows them" if report else "",
+        weights=_WEIGHTS.format(file=weights) if weights else "",
     )
 
 
