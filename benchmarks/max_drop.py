@@ -1,8 +1,10 @@
 """The search of `--max-drop` from start to end: trials, seconds, verdict, and held-out rows.
 
-    python benchmarks/max_drop.py rows.parquet:label[:ignored,...] ... [--max-drop 0.001] [--epochs 1] [--recommender dlrm]
+    python benchmarks/max_drop.py [rows.parquet:label[:ignored,...] ...] [--criteo-rows N] [--max-drop 0.001] [--epochs 1]
+        [--recommender dlrm]
 
-Trains a recommender on each file, then compresses it with the search, one thread. The change on test rows, which the search never
+`--criteo-rows` adds generated rows with the columns of Criteo (13 numbers, 26 fields of 10,000 ids by a power law) and a DLRM of
+64 dimensions with a top of 1024-1024-512-256. Trains a recommender on each file, then compresses it with the search, one thread. The change on test rows, which the search never
 sees, is that of the ONNX files. Prints a table, and JSON with the machine as the last line.
 """
 
@@ -12,6 +14,8 @@ import time
 from pathlib import Path
 
 import click
+import numpy as np
+import polars as pl
 import torch
 
 from recprune_export import compress
@@ -19,22 +23,47 @@ from recprune_export.data import SchemaOverrides
 from recprune_export.environment import environment
 from recprune_export.training import train
 
+NUMERIC, FIELDS, IDS = 13, 26, 10_000
+CRITEO = {"dim": 64, "hidden": (1024, 1024, 512, 256), "bottom": (512, 256)}
+
+
+def write_criteo_rows(path: Path, rows: int) -> Path:
+    """Write rows with a label that depends on some of the numbers and, by a random weight for each id, on all fields."""
+    rng = np.random.default_rng(0)
+    numbers = rng.normal(size=(rows, NUMERIC)).astype(np.float32)
+    ids = np.minimum(IDS ** rng.random((rows, FIELDS)), IDS - 1).astype(np.int64)
+    weights = rng.normal(scale=0.4, size=(FIELDS, IDS))
+    logit = numbers[:, 0] - 0.5 * numbers[:, 1] * numbers[:, 2] - 1.0 + weights[np.arange(FIELDS), ids].sum(1)
+    columns = {f"I{i + 1}": numbers[:, i] for i in range(NUMERIC)} | {f"C{i + 1}": ids[:, i] for i in range(FIELDS)}
+    label = (rng.random(rows) < 1 / (1 + np.exp(-logit))).astype(np.int8)
+    pl.DataFrame({"label": label, **columns}).write_parquet(path)
+    return path
+
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, metavar="FILE:LABEL[:IGNORED,...]...")
+@click.argument("files", nargs=-1, metavar="FILE:LABEL[:IGNORED,...]...")
+@click.option("--criteo-rows", type=int, help="Generate so many rows as well.")
 @click.option("--max-drop", default=0.001, show_default=True)
 @click.option("--epochs", default=1, show_default=True, help="Of fine-tuning in each trial.")
 @click.option("--recommender", default="dlrm", show_default=True)
-def main(files: tuple[str, ...], max_drop: float, epochs: int, recommender: str) -> None:
+def main(files: tuple[str, ...], criteo_rows: int | None, max_drop: float, epochs: int, recommender: str) -> None:
     """Search on every file."""
     torch.set_num_threads(1)
     results = []
-    for word in files:
+    for word in (*files, *(["criteo.parquet:label"] if criteo_rows else [])):
         name, label, ignored, *_ = [*word.split(":"), ""]
-        overrides = SchemaOverrides(labels=(label,), ignore=tuple(filter(None, ignored.split(","))))
         with tempfile.TemporaryDirectory() as folder:
             model, target = Path(folder) / "model.pt", Path(folder) / "bundle"
-            train(Path(name), recommender, model, overrides)
+            overrides = SchemaOverrides(labels=(label,), ignore=tuple(filter(None, ignored.split(","))))
+            config = None
+            if criteo_rows and word not in files:
+                name, config = str(write_criteo_rows(Path(folder) / name, criteo_rows)), CRITEO
+                overrides = SchemaOverrides(
+                    labels=(label,),
+                    categorical=tuple(f"C{i + 1}" for i in range(FIELDS)),
+                    numeric=tuple(f"I{i + 1}" for i in range(NUMERIC)),
+                )
+            train(Path(name), recommender, model, overrides, config)
             begun = (time.perf_counter(), time.process_time())
             result = compress(
                 model, target=target, data=name, max_drop=max_drop, epochs=epochs, latency_batch_sizes=(1, 256)
