@@ -3,9 +3,10 @@
     python benchmarks/max_drop.py [rows.parquet:label[:ignored,...] ...] [--criteo-rows N] [--max-drop 0.001] [--epochs 1]
         [--recommender dlrm]
 
-`--criteo-rows` adds generated rows with the columns of Criteo (13 numbers, 26 fields of 10,000 ids by a power law) and a DLRM of
-64 dimensions with a top of 1024-1024-512-256. Trains a recommender on each file, then compresses it with the search, one thread. The change on test rows, which the search never
-sees, is that of the ONNX files. Prints a table, and JSON with the machine as the last line.
+`--criteo-rows` adds generated rows with the columns of Criteo (13 numbers, 26 fields of 10,000 ids by a power law) and a
+DLRM of 64 dimensions with a top of 1024-1024-512-256. Trains a recommender on each file, then compresses it with the search,
+one thread. The change on test rows, which the search never sees, is that of the ONNX files. Prints a table, and JSON with the
+machine as the last line.
 """
 
 import json
