@@ -63,7 +63,9 @@ def gives_finite_values(program: Program) -> bool:
 
 def _has_range_of_float32(node: fx.Node) -> bool:
     values = [value for value in pytree.tree_leaves(node.meta.get("val")) if isinstance(value, torch.Tensor)]
-    return all(not v.dtype.is_floating_point or torch.finfo(v.dtype).max >= torch.finfo(torch.bfloat16).max for v in values)
+    return all(
+        not v.dtype.is_floating_point or torch.finfo(v.dtype).max >= torch.finfo(torch.bfloat16).max for v in values
+    )
 
 
 def _is_finite(node: fx.Node) -> bool:

@@ -17,7 +17,7 @@ from torch.onnx._internal.exporter._registration import ONNXRegistry
 from recprune_export.errors import ExportError
 from recprune_export.onnx import PASSES, OnnxFile, count, export_onnx, make_session, run
 from recprune_export.onnx import export as export_module
-from recprune_export.onnx.translate import _reuse_registry
+from recprune_export.onnx._translate import _reuse_registry
 from recprune_export.program import Program, Signature, sample_request_tensors
 from recprune_export.program.capture import capture
 from tests.onnx.models import LENGTH, NAMES, ROWS, program
