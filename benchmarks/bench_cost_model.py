@@ -34,7 +34,7 @@ from recprune_export.onnx import (
     make_in_memory_session,
     strip_weights,
 )
-from recprune_export.onnx.translate import translate
+from recprune_export.onnx._translate import translate
 from recprune_export.program import Program
 from recprune_export.program.capture import capture
 from recprune_export.recommenders import RECOMMENDERS, InputSpec, build_recommender

@@ -17,7 +17,8 @@ STAGES = [
 ]  # fmt: skip
 ON_TOP = {"inspection", "diagnostics", "search", "api", "refresh", "cli", "__main__", "__init__"}
 FREE = {
-    "errors", "progress", "environment", "settings", "license", "provenance", "codec", "evidence", "row_resolution", "figures",
+    "errors", "progress", "environment", "settings", "license", "provenance", "codec", "evidence", "row_resolution",
+    "number_formats",
     "column_names", "output_files", "output_meaning",
 }  # fmt: skip
 

@@ -204,8 +204,9 @@ def _make_sparse_adam(tables: Sequence[Tensor], learning_rate: float) -> torch.o
     """
     optimizer = torch.optim.SparseAdam(list(tables), lr=learning_rate)
     for table in tables:
+        # Bytes, because NumPy has no bfloat16.
         first, second = (
-            torch.from_numpy(np.zeros(table.shape, dtype=str(table.dtype).removeprefix("torch."))) for _ in range(2)
+            torch.from_numpy(np.zeros(table.nbytes, np.uint8)).view(table.dtype).reshape(table.shape) for _ in range(2)
         )
         optimizer.state[table] = {"step": 0, "exp_avg": first, "exp_avg_sq": second}
     return optimizer

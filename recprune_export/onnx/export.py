@@ -9,6 +9,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import CommonSubexpressionEliminationPass, RemoveUnusedNodesPass
 
 from recprune_export.errors import ExportError
+from recprune_export.onnx._translate import translate
 from recprune_export.onnx.cost.machine import REFERENCE, Machine
 from recprune_export.onnx.cost.weightless_model import fill_shapes
 from recprune_export.onnx.input_guards import guard_inputs
@@ -51,7 +52,6 @@ from recprune_export.onnx.optimizer.passes.simplify_attention import simplify_at
 from recprune_export.onnx.optimizer.passes.sort_concat_by_width import sort_concat_by_width
 from recprune_export.onnx.runtime.in_memory import make_in_memory_session
 from recprune_export.onnx.saving import EXTERNAL_THRESHOLD, save_onnx
-from recprune_export.onnx.translate import translate
 from recprune_export.program.program import Program
 from recprune_export.program.random_requests import fill_input, sample_request
 from recprune_export.program.signature import IdRange, Input, Signature

@@ -4,6 +4,7 @@ Pages of a file that were read or written leave memory when the system needs it,
 copy in memory. The file vanishes with the tensor.
 """
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from math import prod
@@ -20,8 +21,7 @@ def make_mapped_tensor(
 ) -> ir.LazyTensor:
     """Return a tensor whose content is made at its first use, by `make_chunks`, which yields it chunk after chunk.
 
-    Time: that of the chunks, once. Memory: one chunk; the content is a read-only map of a temporary file. Raises `OSError`
-    at the first use where the disk is full.
+    Time: that of the chunks, once. Memory: one chunk (see `write_map`).
     """
 
     def evaluate() -> ir.TensorProtocol:
@@ -31,14 +31,31 @@ def make_mapped_tensor(
 
 
 def write_map(dtype: np.dtype[Any], shape: Sequence[int], chunks: Iterator[np.ndarray]) -> np.ndarray:
-    """Write chunks to an unnamed temporary file and return its content as a private map; a small array is in memory."""
-    if prod(shape) * dtype.itemsize <= CHUNK_BYTES:
-        return np.concatenate([np.empty((0, *shape[1:]), dtype), *chunks]).astype(dtype, copy=False)
+    """Write chunks to an unnamed temporary file and return its content as a private map.
+
+    A small array is in memory, as is one for which the disk of temporary files has no space.
+    """
+    size = prod(shape) * dtype.itemsize
+    if size <= CHUNK_BYTES:
+        return _concatenate(dtype, shape, chunks)
     with tempfile.TemporaryFile() as file:
+        try:
+            if hasattr(os, "posix_fallocate"):  # which macOS and Windows lack
+                os.posix_fallocate(file.fileno(), 0, size)
+        except OSError:
+            return _concatenate(dtype, shape, chunks)
         for chunk in chunks:
             file.write(np.ascontiguousarray(chunk, dtype=dtype).data)
         file.flush()
         return np.memmap(file, dtype=dtype, mode="c", shape=tuple(shape))
+
+
+def _concatenate(dtype: np.dtype[Any], shape: Sequence[int], chunks: Iterator[np.ndarray]) -> np.ndarray:
+    whole, start = np.empty(shape, dtype), 0
+    for chunk in chunks:
+        whole[start : start + len(chunk)] = chunk
+        start += len(chunk)
+    return whole
 
 
 def add_mapped_initializer(

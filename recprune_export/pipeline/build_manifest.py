@@ -163,10 +163,10 @@ def summarize_stages(pruned: PrunedModel) -> dict[str, Any]:
     return summary
 
 
-def describe_left_out(latency: LatencySettings) -> tuple[str, ...]:
+def describe_omissions(latency: LatencySettings) -> tuple[str, ...]:
     """Return a sentence on the measurements and pages that a quick run leaves out; nothing for other runs.
 
-    >>> describe_left_out(LatencySettings((1, 256), quick=True))[0][:77]
+    >>> describe_omissions(LatencySettings((1, 256), quick=True))[0][:77]
     '--quick left out latency at batch size 1, cold caches, cold starts, and the r'
     """
     if not latency.quick:

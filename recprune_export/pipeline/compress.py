@@ -44,7 +44,7 @@ from recprune_export.pipeline.build_manifest import (
     InputSources,
     Outcome,
     collect_notes,
-    describe_left_out,
+    describe_omissions,
     get_sizes,
     make_manifest,
 )
@@ -144,7 +144,7 @@ def compress_program(
             manifest = make_manifest(
                 target.name, outcome, settings, task, origin,
                 encoding=read_encoding(extra_files or {}),
-                notes=(*leading_notes, *describe_left_out(settings.latency), *collect_notes(outcome, settings.pruning, task)),
+                notes=(*leading_notes, *describe_omissions(settings.latency), *collect_notes(outcome, settings.pruning, task)),
             )  # fmt: skip
             files = collect_bundle_files(program, outcome, settings, task, manifest, extra_files or {}, Path(scratch))
             write_bundle(target, files, manifest, sign)
@@ -224,7 +224,7 @@ def collect_bundle_files(
         shared_rows=manifest.plan["rows"],
         quantization=manifest.quantisation,
         serving=serving,
-        figures=(*describe_figures(manifest), *describe_left_out(settings.latency)),
+        figures=(*describe_figures(manifest), *describe_omissions(settings.latency)),
         report=not settings.latency.quick,
         weights=None if exported.pruned.data is None else exported.pruned.data.name,
     )

@@ -107,7 +107,7 @@ def choose_fraction(
 class StructuredFractionTrial:
     """Prunes by a budget, sets the remaining zeros, and measures the distance of the answers from the dense ones.
 
-    What does not depend on the budget is computed once: the answers of the dense program, if they are not larger than
+    Results that do not depend on the budget are computed once: the answers of the dense program, if they are not larger than
     `MAX_ANSWER_BYTES`, and the loss of each plan. A trial frees its programs at once. Its time is that of one forward pass of
     the dense program, two of the pruned one and a backward pass, besides the fits of the layers; its memory is that of the
     tables that its budget changes, once rotated and once narrowed.
@@ -145,7 +145,7 @@ class StructuredFractionTrial:
     def _compute_loss(self, plan: Plan, target: NonZeroTarget, unchanged: frozenset[str]) -> float:
         student = self._apply_plan(plan, unchanged)
         tables = tables_left(self._program, student)
-        zeroed = _find_parts_with_zeros(student, tables, target)
+        zeroed = _find_parameters_with_zeros(student, tables, target)
         curvature = weight_curvature(student, tables, self._batches, self._objective.probe, self._seed, names=zeroed)
         apply_masks(student, compute_masks(student, tables, target, curvature))
         return self._distance(student) - self._dense_loss
@@ -187,7 +187,7 @@ class _DenseAnswers:
             yield answers
 
 
-def _find_parts_with_zeros(student: Program, tables: frozenset[str], target: NonZeroTarget) -> frozenset[str]:
+def _find_parameters_with_zeros(student: Program, tables: frozenset[str], target: NonZeroTarget) -> frozenset[str]:
     """Return the parameters of the parts, tables or rest, that have more than their target of non-zeros."""
     in_tables, in_rest = count_parameters(student, tables)
     names = frozenset(student.parameters())

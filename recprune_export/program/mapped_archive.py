@@ -36,8 +36,9 @@ def _map_weights(path: Path) -> Iterator[tuple[str, torch.UntypedStorage]]:
         if config is None:
             return
         content = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
-        for name, weight in json.loads(archive.read(config))["config"].items():
-            entry = records.get(f"data/weights/{weight['path_name']}")
+        # Another release of torch may write another layout, from which weights are loaded, but not mapped.
+        for name, weight in json.loads(archive.read(config)).get("config", {}).items():
+            entry = records.get(f"data/weights/{weight.get('path_name')}")
             if entry is None or entry.compress_type != zipfile.ZIP_STORED or not entry.file_size:
                 continue
             file.seek(entry.header_offset)

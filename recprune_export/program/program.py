@@ -2,6 +2,8 @@
 
 import copy
 import json
+import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -112,13 +114,21 @@ class Program:
         return serving
 
     def save(self, path: Path) -> None:
-        """Write a `.pt2` file that `load` and `torch.export.load` read. Memory: a copy of the largest tensor."""
+        """Write a `.pt2` file that `load` and `torch.export.load` read. Memory: a copy of the largest tensor.
+
+        A file at `path` is replaced when the new one is complete, since the weights of a loaded program lie in it.
+        """
         extra = {SIGNATURE_FILE: json.dumps(self.signature.to_dict())}
-        torch.export.save(self.to_exported_program(), path, extra_files=extra)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            complete = Path(folder) / path.name  # the archive holds the name of its file
+            torch.export.save(self.to_exported_program(), complete, extra_files=extra)
+            os.replace(complete, path)
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a `.pt2` file that `save` wrote; its weights stay in the file, from which they are read by pages.
+
+        The file must not be truncated while the program is in use; `save` replaces it safely.
 
         Raises `ModelFileError` for a `.pt2` of another tool; `capture.program_from_exported` reads those.
         """

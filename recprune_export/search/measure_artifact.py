@@ -21,9 +21,8 @@ from recprune_export.program.program import Program
 from recprune_export.settings import LatencySettings, QuantizationSettings
 from recprune_export.validation.latency.backends import DENSE_ONNX, PRUNED_ONNX, make_onnxruntime_backend
 from recprune_export.validation.latency.closed_loop import measure_latency
+from recprune_export.validation.latency.latency_constants import SECONDS
 from recprune_export.validation.latency.request_cycle import sample_cycles
-
-SECONDS = 1.0  # for each batch size: a search looks often, and the bundle is measured again at the end
 
 
 def _encode_speedup(speedup: Mapping[int, Estimate]) -> dict[str, list[float]]:

@@ -78,3 +78,10 @@ def test_joined_axes_have_the_tags_of_their_elements(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("base", ["a", "b", "a@1"])
 def test_calls_of_a_module_are_named_as_torch_names_them(name: str, base: str) -> None:
     assert export_module._is_call_name(name, base) == import_module("torch.export.unflatten")._is_call_name(name, base)
+
+
+def test_a_release_of_pytorch_without_the_private_names_is_not_patched(monkeypatch: pytest.MonkeyPatch) -> None:
+    unflatten = import_module("torch.export.unflatten")
+    monkeypatch.delattr(unflatten, "_is_call_name")
+    with export_module.skip_slow_bookkeeping():
+        assert not hasattr(unflatten, "_is_call_name")

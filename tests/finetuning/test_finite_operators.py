@@ -30,7 +30,8 @@ class Step(nn.Module):
         super().__init__()
         self.layer, self.step = nn.Linear(3, 2), step
         self.register_buffer("mask", torch.tensor([0.0, float("-inf")]))
-        self.norm = nn.LayerNorm(2, eps=0.0 if step == "norm without eps" else 1e-5)
+        eps = {"norm without eps": 0.0, "norm with an eps of 0 in float32": 1e-46}.get(step, 1e-5)
+        self.norm = nn.LayerNorm(2, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 3] -> [B, 2]."""
@@ -40,10 +41,14 @@ class Step(nn.Module):
             "number": lambda: y * float("inf"),
             "norm": lambda: self.norm(y),
             "norm without eps": lambda: self.norm(y),
+            "norm with an eps of 0 in float32": lambda: self.norm(y),
             "quotient": lambda: y / 3,
             "quotient of values": lambda: y / y.sum(1, keepdim=True),
             "quotient of clamped values": lambda: y / y.sum(1, keepdim=True).clamp_min(0.5),
             "quotient of values clamped to 0": lambda: y / y.sum(1, keepdim=True).clamp_min(0.0),
+            "quotient of values clamped to 0 in float32": lambda: y / y.sum(1, keepdim=True).clamp_min(1e-46),
+            "quotient by 0 in float32": lambda: y / 1e-46,
+            "half precision": lambda: y.half().float(),
             "root": lambda: y.sqrt(),
         }
         return steps[self.step]()
@@ -60,6 +65,10 @@ class Step(nn.Module):
         ("quotient of values", False),
         ("quotient of clamped values", True),
         ("quotient of values clamped to 0", False),
+        ("quotient of values clamped to 0 in float32", False),
+        ("quotient by 0 in float32", False),
+        ("norm with an eps of 0 in float32", False),
+        ("half precision", False),
         ("root", False),
     ],
 )

@@ -143,7 +143,8 @@ def test_the_quality_is_that_of_plain_adam(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_moments_that_begin_without_memory_give_the_same_steps() -> None:
     torch.manual_seed(0)
-    tables = [torch.nn.Parameter(torch.randn(9, 3, dtype=dtype)) for dtype in (torch.float32, torch.float64)]
+    dtypes = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+    tables = [torch.nn.Parameter(torch.randn(9, 3, dtype=dtype)) for dtype in dtypes]
     others = [torch.nn.Parameter(table.detach().clone()) for table in tables]
     optimizers = [_make_sparse_adam(tables, 0.1), torch.optim.SparseAdam(others, lr=0.1)]
     for step in range(3):

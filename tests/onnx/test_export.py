@@ -12,10 +12,12 @@ import pytest
 import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from recprune_export.errors import ExportError
 from recprune_export.onnx import PASSES, OnnxFile, count, export_onnx, make_session, run
 from recprune_export.onnx import export as export_module
+from recprune_export.onnx._translate import _reuse_registry
 from recprune_export.program import Program, Signature, sample_request_tensors
 from recprune_export.program.capture import capture
 from tests.onnx.models import LENGTH, NAMES, ROWS, program
@@ -256,3 +258,14 @@ def test_bytes_are_those_on_disk(tmp_path: Path) -> None:
     data.write_bytes(b"678")
     assert OnnxFile(path, 20, None, Signature((), ())).bytes == 5
     assert OnnxFile(path, 20, data, Signature((), ())).bytes == 8
+
+
+def test_exports_have_registries_of_their_own_that_are_filled_once() -> None:
+    fill = ONNXRegistry.from_torchlib
+    with _reuse_registry():
+        one, other = ONNXRegistry.from_torchlib(), ONNXRegistry().from_torchlib()
+    assert ONNXRegistry.from_torchlib == fill
+    assert one.functions == other.functions
+    target, translations = next(iter(one.functions.items()))
+    translations.clear()
+    assert other.functions[target]

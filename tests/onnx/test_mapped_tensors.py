@@ -1,3 +1,6 @@
+import errno
+import io
+import tempfile
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +66,20 @@ def test_content_is_made_once_at_its_first_use() -> None:
     assert tensor.numpy().sum() == tensor.numpy().sum() == 6
     assert tensor.tobytes() == np.ones((2, 3), np.float32).tobytes()
     assert len(calls) == 1
+
+
+def test_content_is_in_memory_where_the_disk_of_temporary_files_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    class FullDisk(io.BytesIO):
+        def fileno(self) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def write(self, _: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(mapped_tensors, "CHUNK_BYTES", 8)
+    monkeypatch.setattr(tempfile, "TemporaryFile", FullDisk)
+    chunks = [np.full((2, 3), n, np.float32) for n in range(3)]
+    np.testing.assert_array_equal(write_map(np.dtype(np.float32), (6, 3), iter(chunks)), np.concatenate(chunks))
 
 
 def test_a_long_table_is_joined_run_and_written_without_a_copy(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ import torch
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from recprune_export.onnx import PASSES, REWRITES, Pass, count_weights, fill_shapes, make_in_memory_session
+from recprune_export.onnx._translate import translate
 from recprune_export.onnx.optimizer import TOLERANCE, largest_relative_difference, share_inputs
-from recprune_export.onnx.translate import translate
 from recprune_export.program import BATCH, Program, sample_request
 from recprune_export.program.capture import capture
 from recprune_export.recommenders import RECOMMENDERS, InputSpec, build_recommender

@@ -206,15 +206,16 @@ def skip_slow_bookkeeping() -> Iterator[None]:
 
     The cache of shapes costs more than it saves: each column `ids[:, i]` is a view with an offset of its own, so neither the
     column nor the lookup by it is in the cache, and writing an entry makes each result a second time. The test whether a
-    submodule is another call of one, a regular expression for each pair of siblings, becomes a comparison of strings.
+    submodule is another call of one, a regular expression for each pair of siblings, becomes a comparison of strings. Both
+    are private names of PyTorch; a release without them is as slow as it is.
     """
-    is_call_name = _UNFLATTEN._is_call_name
-    _UNFLATTEN._is_call_name = _is_call_name
-    try:
-        with torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
-            yield
-    finally:
-        _UNFLATTEN._is_call_name = is_call_name
+    with contextlib.ExitStack() as stack:
+        if hasattr(torch._dynamo.config, "fake_tensor_cache_enabled"):
+            stack.enter_context(torch._dynamo.config.patch(fake_tensor_cache_enabled=False))
+        if hasattr(_UNFLATTEN, "_is_call_name"):
+            stack.callback(setattr, _UNFLATTEN, "_is_call_name", _UNFLATTEN._is_call_name)
+            _UNFLATTEN._is_call_name = _is_call_name
+        yield
 
 
 def _is_call_name(call_name: str, base: str) -> bool:

@@ -45,9 +45,9 @@ def orthogonal_basis(moments: Moments) -> tuple[Tensor, Tensor]:
         for m in (sigma, curvature, product + product.T, normalized_sum)
     ]
     width = len(sigma)
-    kept_widths = sorted({max(1, width // share) for share in (2, 4, 8)})
+    widths = sorted({max(1, width // share) for share in (2, 4, 8)})
     tails = [_truncation_losses(basis, moments) for basis in candidates]
-    best = min(range(len(candidates)), key=lambda i: sum(float(tails[i][k]) for k in kept_widths))
+    best = min(range(len(candidates)), key=lambda i: sum(float(tails[i][k]) for k in widths))
     return candidates[best], (tails[best][:-1] - tails[best][1:]).clamp_min(0.0)
 
 

@@ -77,12 +77,12 @@ def find_rotatable_groups(program: Program) -> RotationEligibility:
 
 def _gather(tracing: RotationWalk) -> RotationEligibility:
     nodes, ruled_out = tracing.weight_nodes(), dict(tracing.ruled_out)
-    starts_of: dict[int, list[tuple[fx.Node, int]]] = defaultdict(list)
+    starts_by_group: dict[int, list[tuple[fx.Node, int]]] = defaultdict(list)
     for node, number, axis in tracing.sources:
-        starts_of[number].append((node, axis))
-    equal_weights_of: dict[int, set[fx.Node]] = defaultdict(set)
+        starts_by_group[number].append((node, axis))
+    equal_weights_by_group: dict[int, set[fx.Node]] = defaultdict(set)
     for number, equal_weight in tracing.equal_weights:
-        equal_weights_of[number].add(equal_weight)
+        equal_weights_by_group[number].add(equal_weight)
     rotatable: dict[str, RotatableGroup] = {}
     diagonals: dict[str, DiagonalWeights] = {}
     for number, group in enumerate(tracing.groups):
@@ -96,7 +96,7 @@ def _gather(tracing: RotationWalk) -> RotationEligibility:
             ruled_out.setdefault(number, f"{low_precision[0]} is stored in too few bits to be rotated")
         if number in ruled_out:
             continue
-        rotatable_group = _rotatable(tracing, number, nodes, starts_of[number], equal_weights_of[number])
+        rotatable_group = _rotatable(tracing, number, nodes, starts_by_group[number], equal_weights_by_group[number])
         weight = tracing.diagonals.get(number)
         if weight is None:
             rotatable[group.name] = rotatable_group

@@ -1,9 +1,7 @@
 """Tuned numbers of the latency measurements, each with the record of docs/decisions that supports it."""
 
-WARM_UP, WARM_UP_SECONDS = (
-    5,
-    0.1,
-)  # calls of each backend, and the seconds after which the second is the last; no record
+# Calls of each backend, and the seconds after which the second is the last; no record
+WARM_UP, WARM_UP_SECONDS = 5, 0.1
 MIN_ROUNDS, MAX_ROUNDS = 36, 2000  # no record
 # Calls of a backend in its turn, in at most so many seconds. The first third is not timed, since other models have just run:
 # one-latency-protocol
@@ -21,10 +19,8 @@ RATIO_PRECISION, ROUGH_PRECISION, PRECISE_TURNS = 0.005, 0.05, 5
 SECONDS, BUSY_PATIENCE = 0.6, 6.0
 SESSION_SETS = 6  # new sessions of all backends, over which intervals are computed: one-latency-protocol
 COLD_BYTES = 1 << 25  # read before a cold call; more than the caches of one core hold: one-latency-protocol
-COLD_ROUNDS, COLD_SECONDS = (
-    8,
-    0.1,
-)  # of a set of sessions, and the seconds after which the second is the last; no record
+# Of a set of sessions, and the seconds after which the second is the last; no record
+COLD_ROUNDS, COLD_SECONDS = 8, 0.1
 # Of the time of calls with one thread; beyond, other processes took the core: one-latency-protocol
 MAX_WAITING = 0.05
 CLOCKS_DIFFER = 1.01  # ratios by wall and by CPU time, apart by more than their intervals; no record

@@ -245,9 +245,8 @@ def measure_cold(
                 backend = backends[position]
                 requests = prepared[backend.name]
                 other_memory.sum()
-                times[backend.name] += _run_timed(backend.run, [requests[number % len(requests)]], time.thread_time_ns)[
-                    0
-                ]
+                request = requests[number % len(requests)]
+                times[backend.name] += _run_timed(backend.run, [request], time.thread_time_ns)[0]
     return {name: np.array(values) / 1e6 for name, values in times.items()}
 
 

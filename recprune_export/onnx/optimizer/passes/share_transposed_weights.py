@@ -29,7 +29,8 @@ def share_transposed_weights(model: ir.Model) -> None:
             for node in [user for user, position in copy.uses() if _is_right_operand(user, position)]:
                 _read_original(graph, node, original)
             if not copy.uses():
-                del graph.initializers[copy.name]  # type: ignore[arg-type]
+                # It may be a copy of an earlier weight as well, and be removed already.
+                graph.initializers.pop(copy.name, None)  # type: ignore[arg-type]
 
 
 def _is_read_directly(value: ir.Value) -> bool:

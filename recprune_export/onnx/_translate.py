@@ -55,18 +55,19 @@ def _reuse_registry() -> Iterator[None]:
     except (ImportError, AttributeError):
         yield
         return
-    with mock.patch.object(ONNXRegistry, "from_torchlib", partial(_copy_registry, fill)):
+    # Static, because a partial function in a class becomes a method in Python 3.14.
+    with mock.patch.object(ONNXRegistry, "from_torchlib", staticmethod(partial(_copy_registry, fill))):
         yield
 
 
 @lru_cache(maxsize=1)
-def _fill_registry(fill: Callable[..., Any], opset_version: int) -> Any:
-    return fill(opset_version=opset_version)
+def _fill_registry(fill: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return fill(*args, **kwargs)
 
 
-def _copy_registry(fill: Callable[..., Any], opset_version: int) -> Any:
-    """Return a registry of its own for one export, which adds translations to it."""
-    filled = _fill_registry(fill, opset_version)
+def _copy_registry(fill: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Return a registry of its own for one export, which adds translations to it; the arguments are those of `fill`."""
+    filled = _fill_registry(fill, *args, **kwargs)
     registry = copy.copy(filled)
     registry.functions = {target: list(translations) for target, translations in filled.functions.items()}
     return registry
