@@ -165,7 +165,7 @@ class StructuredFractionTrial:
 
     def _mean_distance(self, answers: Iterable[Answers]) -> float:
         distances = [self._objective.distillation(*pair) for pair in zip(answers, self._answers, strict=True)]
-        return float(torch.stack(distances).mean())
+        return float(torch.stack(distances).mean().detach())
 
 
 class _DenseAnswers:
