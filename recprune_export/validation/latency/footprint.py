@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
+from recprune_export.environment import count_cores
 from recprune_export.onnx.runtime.session import SessionOptions, make_session, run
 from recprune_export.program.random_requests import sample_request
 from recprune_export.program.signature import Signature
@@ -59,23 +61,34 @@ class FootprintReport:
 def measure_footprints(
     models: Mapping[str, tuple[Path, SessionOptions]], signature: Signature, batch: int, repeats: int = REPEATS
 ) -> FootprintReport:
-    """Load each model and answer one request of `batch` rows, `repeats` times, taking turns, in fresh processes.
+    """Load each model and answer one request of `batch` rows, `repeats` times, in fresh processes.
 
-    Files may come from the page cache of the system: this measures a restart, not a first boot.
+    The models are loaded beside each other where there is a core for each of their threads, else in turns. Files may come
+    from the page cache of the system: this measures a restart, not a first boot.
     """
+
+    def measure(name: str) -> Footprint:
+        path, options = models[name]
+        answer = call_fresh(
+            f"{__name__}:measure_here",
+            path=str(path),
+            options=options.to_dict(),
+            signature=signature.to_dict(),
+            batch=batch,
+        )
+        return Footprint(**answer)
+
     runs_by_model: dict[str, list[Footprint]] = {name: [] for name in models}
-    with progress_bar("Loading in fresh processes", repeats * len(models)) as advance:
+    threads = sum(options.threads for _, options in models.values())
+    workers = len(models) if models and count_cores() >= threads else 1
+    with (
+        progress_bar("Loading in fresh processes", repeats * len(models)) as advance,
+        ThreadPoolExecutor(workers) as executor,
+    ):
         for turn in range(repeats):
-            for name in list(models)[:: 1 if turn % 2 == 0 else -1]:
-                path, options = models[name]
-                answer = call_fresh(
-                    f"{__name__}:measure_here",
-                    path=str(path),
-                    options=options.to_dict(),
-                    signature=signature.to_dict(),
-                    batch=batch,
-                )
-                runs_by_model[name].append(Footprint(**answer))
+            names = list(models)[:: 1 if turn % 2 == 0 else -1]
+            for name, footprint in zip(names, executor.map(measure, names), strict=True):
+                runs_by_model[name].append(footprint)
                 advance("")
     return FootprintReport({name: tuple(runs) for name, runs in runs_by_model.items()}, batch)
 

@@ -1,10 +1,13 @@
+import time
 from pathlib import Path
 
 import pytest
 
 from recprune_export.onnx import SessionOptions
+from recprune_export.program import Signature
 from recprune_export.progress import quiet
 from recprune_export.validation import Footprint, measure_footprints
+from recprune_export.validation.latency import footprint as module
 from recprune_export.validation.latency.footprint import count_unread_bytes
 from tests.gate.models import Shape, plain
 
@@ -53,3 +56,23 @@ def test_pages_of_mapped_weights_that_were_not_read_are_counted(tmp_path: Path) 
         for name, size, resident in maps
     )
     assert count_unread_bytes(model, text) == 60 << 10
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_figures_belong_to_their_model_on_any_number_of_cores(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    together, most = 0, 0
+
+    def load(_: str, *, path: str, **__: object) -> dict[str, float]:
+        nonlocal together, most
+        together += 1
+        most = max(most, together)
+        time.sleep(0.02)
+        together -= 1
+        return {"load": float(path), "first_request": 0.0, "memory": 0.0, "peak": 0.0}
+
+    monkeypatch.setattr(module, "call_fresh", load)
+    monkeypatch.setattr(module, "count_cores", lambda: cores)
+    models = {"dense": (Path("1"), SessionOptions()), "pruned": (Path("2"), SessionOptions())}
+    report = measure_footprints(models, Signature((), ()), batch=1, repeats=3)
+    assert [[run.load for run in report.runs[name]] for name in models] == [[1.0] * 3, [2.0] * 3]
+    assert most == cores
