@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from recprune_export.errors import UsageError
 from recprune_export.progress import print_warning
@@ -58,6 +59,25 @@ def check_free_space(needs: Mapping[Path, int], content: str) -> None:
                 f"{least_bytes[device] / 1e6:,.1f} MB there: free some space, choose another place with -o, or set TMPDIR for "
                 "temporary files."
             )
+
+
+def reserve_temporary_file(size: int) -> BinaryIO | None:
+    """Return an unnamed temporary file of `size` bytes, which vanishes when it is neither open nor mapped.
+
+    None where its disk has no space for them, or where space cannot be reserved, as on macOS and Windows: a write to a mapped
+    page for which there is no space would end the process.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return None
+    file = None
+    try:
+        file = tempfile.TemporaryFile()  # noqa: SIM115 (the caller closes it)
+        os.posix_fallocate(file.fileno(), 0, size)
+    except OSError:
+        if file is not None:
+            file.close()
+        return None
+    return file
 
 
 def find_write_error(error: BaseException) -> OSError | None:

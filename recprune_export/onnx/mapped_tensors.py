@@ -4,14 +4,14 @@ Pages of a file that were read or written leave memory when the system needs it,
 copy in memory. The file vanishes with the tensor.
 """
 
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+
+from recprune_export.output_files import reserve_temporary_file
 
 CHUNK_BYTES = 1 << 24  # of one chunk of rows
 
@@ -33,17 +33,15 @@ def make_mapped_tensor(
 def write_map(dtype: np.dtype[Any], shape: Sequence[int], chunks: Iterator[np.ndarray]) -> np.ndarray:
     """Write chunks to an unnamed temporary file and return its content as a private map.
 
-    A small array is in memory, as is one for which the disk of temporary files has no space.
+    A small array is in memory, as is one for which no temporary file can be reserved.
     """
     size = prod(shape) * dtype.itemsize
     if size <= CHUNK_BYTES:
         return _concatenate(dtype, shape, chunks)
-    with tempfile.TemporaryFile() as file:
-        try:
-            if hasattr(os, "posix_fallocate"):  # which macOS and Windows lack
-                os.posix_fallocate(file.fileno(), 0, size)
-        except OSError:
-            return _concatenate(dtype, shape, chunks)
+    file = reserve_temporary_file(size)
+    if file is None:
+        return _concatenate(dtype, shape, chunks)
+    with file:
         for chunk in chunks:
             file.write(np.ascontiguousarray(chunk, dtype=dtype).data)
         file.flush()

@@ -2,12 +2,12 @@
 
 import copy
 import mmap
-import os
-import tempfile
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+
+from recprune_export.output_files import reserve_temporary_file
 
 MAPPED_BYTES = 1 << 26  # of a tensor from which on its copy is a memory map
 
@@ -45,12 +45,12 @@ class WeightSnapshot:
 def _empty_copy(tensor: Any) -> Any:
     if not isinstance(tensor, Tensor):
         return None
-    if tensor.nbytes < MAPPED_BYTES or not hasattr(os, "posix_fallocate"):  # which macOS and Windows lack
+    file = reserve_temporary_file(tensor.nbytes) if tensor.nbytes >= MAPPED_BYTES else None
+    if file is None:
         return torch.empty_like(tensor, requires_grad=False)
-    try:
-        with tempfile.TemporaryFile() as file:
-            os.posix_fallocate(file.fileno(), 0, tensor.nbytes)  # else a full disk would end the process at a write
+    with file:
+        try:
             pages = mmap.mmap(file.fileno(), tensor.nbytes)
-    except OSError:
-        return torch.empty_like(tensor, requires_grad=False)
+        except OSError:
+            return torch.empty_like(tensor, requires_grad=False)
     return torch.frombuffer(pages, dtype=tensor.dtype).reshape(tensor.shape)
