@@ -119,7 +119,9 @@ def main(
     measured = {name: medians(of) for name, of in runs.items()}
     for name, of in measured.items():
         show(f"{job}, {name}, median of {repeats}, one thread", of)
-    print(json.dumps({"benchmark": "job", "job": job, "threads": 1, "sparsity": sparsity, **measured}))
+    report: dict[str, Any] = {"benchmark": "job", "job": job, "threads": 1, "sparsity": sparsity}
+    report["environment"] = importlib.import_module("recprune_export.environment").environment()
+    print(json.dumps({**report, **measured}))
 
 
 if __name__ == "__main__":

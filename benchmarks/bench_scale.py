@@ -1,6 +1,7 @@
 """CPU seconds against the number of fields, and peak memory of a whole job against the number of rows of a table.
 
-    python benchmarks/bench_scale.py [--fields 50,200,1000] [--rows 1000000,10000000] [--beside CHECKOUT] [--timeout 900]
+    python benchmarks/bench_scale.py [--fields 50,200,1000] [--batches 16] [--rows 1000000,10000000] [--beside CHECKOUT]
+        [--timeout 900]
 
 Fields: a table of 100 x 16 each, concatenated into an MLP of 128; capture, analysis, planning with one structured fraction
 (moments, scores and widths), rewriting, the soundness check and the ONNX export, each alone. Rows: a DLRM with one long
@@ -72,8 +73,8 @@ class LongTableDLRM(nn.Module):
         return self.top(torch.cat([bottom, dots[:, self.pairs[0], self.pairs[1]]], 1)).squeeze(1)  # type: ignore[no-any-return]
 
 
-def measure_fields(fields: int) -> dict[str, float]:
-    """Return the CPU seconds of each step for a model with this number of fields."""
+def measure_fields(fields: int, batches: int) -> dict[str, float]:
+    """Return the CPU seconds of each step for a model with this number of fields, planned by so many sampled batches."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -88,6 +89,7 @@ def measure_fields(fields: int) -> dict[str, float]:
     capture = importlib.import_module("recprune_export.program.capture").capture
     capture(Fields(2).eval(), (torch.zeros(2, 2, dtype=torch.int64),))  # imports and caches of torch.export
     program = timed("capture", lambda: capture(Fields(fields).eval(), (torch.zeros(2, fields, dtype=torch.int64),)))
+    importlib.import_module("recprune_export.finetuning.task").SAMPLED_STEPS = batches
     with tempfile.TemporaryDirectory() as folder:
         steps = steps_at_47080cf if is_at_47080cf() else _steps
         for step, function in steps(program, Path(folder)).items():
@@ -192,6 +194,7 @@ def _measure(arguments: list[str], checkout: Path, timeout: float) -> dict[str, 
 
 @click.command(help=__doc__.splitlines()[0])
 @click.option("--fields", default="50,200,1000", show_default=True)
+@click.option("--batches", default=16, show_default=True, help="Sampled batches of planning, at most 16.")
 @click.option("--rows", default="1000000,10000000", show_default=True)
 @click.option(
     "--data-rows", default=1_000_000, show_default=True, help="Rows of the file; 0: no file and no fine-tuning."
@@ -200,19 +203,25 @@ def _measure(arguments: list[str], checkout: Path, timeout: float) -> dict[str, 
 @click.option("--timeout", default=900.0, show_default=True, help="Seconds for one size.")
 @click.option("--measure", type=(click.Choice(["fields", "rows"]), int), hidden=True)
 def main(
-    fields: str, rows: str, data_rows: int, beside: Path | None, timeout: float, measure: tuple[str, int] | None
+    fields: str,
+    batches: int,
+    rows: str,
+    data_rows: int,
+    beside: Path | None,
+    timeout: float,
+    measure: tuple[str, int] | None,
 ) -> None:
     """Measure fields, then rows."""
     if measure:
         kind, size = measure
-        return print(json.dumps(measure_fields(size) if kind == "fields" else measure_rows(size, data_rows)))
+        return print(json.dumps(measure_fields(size, batches) if kind == "fields" else measure_rows(size, data_rows)))
     checkouts = {"here": HERE, **({"beside": beside.resolve()} if beside else {})}
     report: dict[str, dict[str, Any]] = {"fields": {}, "rows": {}}
     print("CPU seconds, one thread")
     print(f"{'':<8} {'fields':>7} {'nodes':>6} {' '.join(f'{step:>8}' for step in STEPS)}")
     for number in _numbers(fields):
         for name, checkout in checkouts.items():
-            result = _measure(["--measure", "fields", str(number)], checkout, timeout)
+            result = _measure(["--measure", "fields", str(number), "--batches", str(batches)], checkout, timeout)
             report["fields"].setdefault(name, {})[number] = result
             show_fields(name, number, result)
     print(f"\n{'':<8} {'rows':>12} {'model MB':>9} {'CPU s':>9} {'peak MB':>9} {'copies':>6}")
@@ -222,7 +231,9 @@ def main(
             result = _measure(arguments, checkout, timeout)
             report["rows"].setdefault(name, {})[number] = result
             show_rows(name, number, result)
-    print(json.dumps({"benchmark": "scale", "threads": 1, "data_rows": data_rows, **report}))
+    environment = importlib.import_module("recprune_export.environment").environment()
+    settings = {"threads": 1, "batches": batches, "data_rows": data_rows, "environment": environment}
+    print(json.dumps({"benchmark": "scale", **settings, **report}))
 
 
 if __name__ == "__main__":
