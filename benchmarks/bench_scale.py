@@ -1,6 +1,6 @@
 """CPU seconds against the number of fields, and peak memory of a whole job against the number of rows of a table.
 
-    python benchmarks/bench_scale.py [--fields 50,200,1000] [--batches 16] [--rows 1000000,10000000] [--beside CHECKOUT]
+    python benchmarks/bench_scale.py [--fields 50,200,1000] [--calibration-batches 16] [--rows 1000000,10000000] [--beside CHECKOUT]
         [--timeout 900]
 
 Fields: a table of 100 x 16 each, concatenated into an MLP of 128; capture, analysis, planning with one structured fraction
@@ -194,7 +194,7 @@ def _measure(arguments: list[str], checkout: Path, timeout: float) -> dict[str, 
 
 @click.command(help=__doc__.splitlines()[0])
 @click.option("--fields", default="50,200,1000", show_default=True)
-@click.option("--batches", default=16, show_default=True, help="Sampled batches of planning, at most 16.")
+@click.option("--calibration-batches", default=16, show_default=True, help="Sampled batches of planning, at most 16.")
 @click.option("--rows", default="1000000,10000000", show_default=True)
 @click.option(
     "--data-rows", default=1_000_000, show_default=True, help="Rows of the file; 0: no file and no fine-tuning."
@@ -214,14 +214,20 @@ def main(
     """Measure fields, then rows."""
     if measure:
         kind, size = measure
-        return print(json.dumps(measure_fields(size, batches) if kind == "fields" else measure_rows(size, data_rows)))
+        return print(
+            json.dumps(measure_fields(size, calibration_batches) if kind == "fields" else measure_rows(size, data_rows))
+        )
     checkouts = {"here": HERE, **({"beside": beside.resolve()} if beside else {})}
     report: dict[str, dict[str, Any]] = {"fields": {}, "rows": {}}
     print("CPU seconds, one thread")
     print(f"{'':<8} {'fields':>7} {'nodes':>6} {' '.join(f'{step:>8}' for step in STEPS)}")
     for number in _numbers(fields):
         for name, checkout in checkouts.items():
-            result = _measure(["--measure", "fields", str(number), "--batches", str(batches)], checkout, timeout)
+            result = _measure(
+                ["--measure", "fields", str(number), "--calibration-batches", str(calibration_batches)],
+                checkout,
+                timeout,
+            )
             report["fields"].setdefault(name, {})[number] = result
             show_fields(name, number, result)
     print(f"\n{'':<8} {'rows':>12} {'model MB':>9} {'CPU s':>9} {'peak MB':>9} {'copies':>6}")
@@ -232,7 +238,12 @@ def main(
             report["rows"].setdefault(name, {})[number] = result
             show_rows(name, number, result)
     environment = importlib.import_module("recprune_export.environment").environment()
-    settings = {"threads": 1, "batches": batches, "data_rows": data_rows, "environment": environment}
+    settings = {
+        "threads": 1,
+        "calibration_batches": calibration_batches,
+        "data_rows": data_rows,
+        "environment": environment,
+    }
     print(json.dumps({"benchmark": "scale", **settings, **report}))
 
 
