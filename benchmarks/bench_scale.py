@@ -204,7 +204,7 @@ def _measure(arguments: list[str], checkout: Path, timeout: float) -> dict[str, 
 @click.option("--measure", type=(click.Choice(["fields", "rows"]), int), hidden=True)
 def main(
     fields: str,
-    batches: int,
+    calibration_batches: int,
     rows: str,
     data_rows: int,
     beside: Path | None,
