@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self
 
+from recprune_export.byte_limit import ByteLimit, parse_byte_limit
 from recprune_export.environment import count_cores
 from recprune_export.errors import UsageError
 from recprune_export.license import canonicalize_license
@@ -21,7 +22,8 @@ class PruningSettings:
     (`pipeline/structured_fraction.py`); zeros take the remainder. `prune_fields` is how many whole fields are removed
     first; `prune_rows` the fraction of all rows of tables that is replaced by shared ones, or "auto", after that.
     `pruning_stages` is the number of stages, each of which prunes and then fine-tunes. `refit` fits the remaining layers by least
-    squares after each.
+    squares after each. With `max_bytes`, a size or a percentage of the dense file, widths and bits are chosen together within it, and
+    `sparsity` is not used.
     """
 
     sparsity: float = 0.7
@@ -34,6 +36,7 @@ class PruningSettings:
     width_multiple: int = 16
     refit: bool = True
     pruning_stages: int = 1
+    max_bytes: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("sparsity", "embedding_sparsity", "hidden_sparsity"):
@@ -53,6 +56,30 @@ class PruningSettings:
             raise UsageError(f"--width-multiple must be 1 or more, got {self.width_multiple}.")
         if self.pruning_stages < 1:
             raise UsageError(f"--pruning-stages must be 1 or more, got {self.pruning_stages}.")
+        if self.max_bytes is not None:
+            self._check_byte_limit(self.max_bytes)
+
+    def _check_byte_limit(self, text: str) -> None:
+        parse_byte_limit(text)
+        others = {
+            "--embedding-sparsity": self.embedding_sparsity,
+            "--hidden-sparsity": self.hidden_sparsity,
+            "--structured-fraction": self.structured_fraction,
+        }
+        for option, value in others.items():
+            if value is not None:
+                raise UsageError(f"--max-bytes chooses what goes by its loss for each byte: leave out {option}, or it.")
+        if self.pruning_stages > 1:
+            raise UsageError("--max-bytes prunes in one stage: leave out --pruning-stages.")
+        if self.score != PruningSettings.score:
+            raise UsageError(
+                f"--max-bytes needs losses that compare with those of bits: leave out --score {self.score}."
+            )
+
+    @property
+    def byte_limit(self) -> ByteLimit | None:
+        """The limit of the bytes of the file; None where the sparsity decides."""
+        return None if self.max_bytes is None else parse_byte_limit(self.max_bytes)
 
     @property
     def table_sparsity(self) -> float:
@@ -72,6 +99,8 @@ class PruningSettings:
         >>> [round(PruningSettings(0.91, pruning_stages=2).at_stage(stage).table_sparsity, 6) for stage in (1, 2)]
         [0.7, 0.91]
         """
+        if self.max_bytes is not None:
+            return self
         exponent = stage / self.pruning_stages
         tables, rest = (1.0 - (1.0 - s) ** exponent for s in (self.table_sparsity, self.rest_sparsity))
         first_only: dict[str, Any] = {} if stage == 1 else {"prune_fields": 0, "prune_rows": None}

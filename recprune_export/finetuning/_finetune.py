@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -13,9 +13,11 @@ from recprune_export.data.batch import Batch
 from recprune_export.finetuning.curvature import Curvature
 from recprune_export.finetuning.finetuning_constants import MASK_UPDATES, RAMP_SHARE
 from recprune_export.finetuning.masks import NonZeroTarget, apply_masks, compute_masks, cubic_schedule
+from recprune_export.finetuning.rounded_weights import with_rounded_weights
 from recprune_export.finetuning.sparse_updates import find_sparse_update_tables, sparse_gradients
 from recprune_export.finetuning.task import Task
 from recprune_export.program.program import Program
+from recprune_export.stored_bits import StoredBits
 from recprune_export.training.loop import FitResult, fit
 from recprune_export.training.weight_snapshot import WeightSnapshot
 
@@ -80,12 +82,15 @@ class _MaskSchedule:
 class _InitialWeights:
     """The weights before training with all zeros of the target, and their metric. The program itself is not changed.
 
+    `served` shares the weights of `program`, and answers as the ONNX file will.
+
     The masks are computed again when they are needed: the same weights give the same masks.
     """
 
     def __init__(
         self,
         program: Program,
+        served: Program,
         task: Task,
         tables: frozenset[str],
         target: NonZeroTarget,
@@ -94,8 +99,8 @@ class _InitialWeights:
         self._set_zeros = partial(_MaskSchedule, program, tables, target, 0, curvature=curvature)
         self._program, self._snapshot = program, WeightSnapshot.take(program.module)
         self._set_zeros()
-        program.set_training(False)
-        self.metric = task.validate(program)
+        served.set_training(False)
+        self.metric = task.validate(served)
         self._snapshot.restore(program.module)
 
     def restore(self) -> None:
@@ -112,8 +117,11 @@ def finetune(
     target: NonZeroTarget,
     schedule: Schedule,
     curvature: Curvature | None = None,
+    bits: StoredBits | None = None,
 ) -> FitResult | None:
     """Train `student` in place on labels and the answers of `teacher`; on return it has the weights of the best epoch.
+
+    Weights with few `bits` are rounded in the forward pass, of the student and of the program that is evaluated.
 
     Zeros are chosen by the `curvature` of the initial weights, or else by magnitude. If no epoch is better than the
     initial weights with all zeros at once, these are restored.
@@ -130,9 +138,12 @@ def finetune(
     if schedule.epochs == 0:
         _MaskSchedule(student, tables, target, 0, curvature=curvature)
         return None
-    initial = _InitialWeights(student, task, tables, target, curvature)
+    served = student if bits is None else with_rounded_weights(student, bits)
+    initial = _InitialWeights(student, served, task, tables, target, curvature)
     torch.manual_seed(schedule.seed)
     data = task.distillation_data(student, teacher)
+    if bits is not None:
+        data = replace(data, student=with_rounded_weights(data.student, bits))
     steps = schedule.epochs * data.steps_per_epoch
     row_wise = find_sparse_update_tables(student, task.config.batch_size) if schedule.row_wise else frozenset()
     ramp = math.floor(steps * RAMP_SHARE) if schedule.gradual else 0
@@ -141,9 +152,9 @@ def finetune(
 
     def evaluate() -> float:
         apply_masks(student, mask_schedule.masks)
-        student.set_training(False)
-        value = task.validate(student) if mask_schedule.complete else -math.inf
-        student.set_training(True, dropout=False)
+        served.set_training(False)
+        value = task.validate(served) if mask_schedule.complete else -math.inf
+        data.student.set_training(True, dropout=False)
         return value
 
     def batches(epoch: int) -> Iterable[Batch]:

@@ -12,6 +12,7 @@ from recprune_export.data.batch import Batch
 from recprune_export.errors import UsageError
 from recprune_export.finetuning._finetune import Schedule, finetune
 from recprune_export.finetuning.curvature import Curvature, weight_curvature
+from recprune_export.finetuning.finetuning_constants import ROUNDED_LEARNING_RATE
 from recprune_export.finetuning.group_lasso import RegularizedProgram, regularize
 from recprune_export.finetuning.masks import NonZeroTarget, count_parameters
 from recprune_export.finetuning.task import FineTuningConfig, Task
@@ -134,6 +135,8 @@ def prune(
         stage_target = target if number == pruning.pruning_stages else None
         stages.append(_run_stage(context, start, number, stage_plan, fields if number == 1 else None, stage_target))
         start = stages[-1].program
+    if stages[-1].plan.storage is not None:
+        target = count_all_weights(start, start.analysis.tables)
     return PrunedModel(tuple(stages), target, regularized)
 
 
@@ -236,13 +239,31 @@ def _cut(
 def _tune(context: _Context, number: int, cut: _CutProgram, target: NonZeroTarget | None) -> FitResult | None:
     """Tune the student in place."""
     task, student, tables, seed = context.task, cut.student, cut.tables, context.seed
-    if target is None:
-        target = NonZeroTarget(*count_parameters(student, tables))
-    curvature = estimate_curvature(student, cut.plan, tables, task, seed)
     epochs = divide_epochs(task.config.epochs, context.pruning.pruning_stages, number)
     schedule = replace(make_schedule(task.config, context.finetuning, seed), epochs=epochs)
     teacher = context.dense.with_copied_graph()
+    storage = cut.plan.storage
+    if storage is not None:  # no zeros: they would cost quality, and save no bytes
+        schedule = schedule_rounded(schedule, context.finetuning)
+        weights = count_all_weights(student, tables)
+        return finetune(student, teacher, task, tables, weights, schedule, bits=storage.bits)
+    if target is None:
+        target = count_all_weights(student, tables)
+    curvature = estimate_curvature(student, cut.plan, tables, task, seed)
     return finetune(student, teacher, task, tables, target, schedule, curvature)
+
+
+def count_all_weights(program: Program, tables: frozenset[str]) -> NonZeroTarget:
+    """Return the target that sets no zeros."""
+    return NonZeroTarget(*count_parameters(program, tables))
+
+
+def schedule_rounded(schedule: Schedule, finetuning: FineTuningSettings) -> Schedule:
+    """Return the schedule for rounded weights without zeros; a learning rate that the user set stays."""
+    rate = schedule.learning_rate
+    if finetuning.learning_rate is None:
+        rate *= ROUNDED_LEARNING_RATE
+    return replace(schedule, learning_rate=rate, gradual=False)
 
 
 def divide_epochs(epochs: int, stages: int, stage: int) -> int:

@@ -12,6 +12,7 @@ from recprune_export.data.batch import Batch
 from recprune_export.errors import PruningError, UsageError
 from recprune_export.finetuning.objective import Objective
 from recprune_export.finetuning.task import SampledRequests, Task
+from recprune_export.pipeline.byte_budget import plan_within_bytes, resolve_byte_limit
 from recprune_export.pipeline.structured_fraction import (
     StructuredFractionTrial,
     choose_structured_fractions,
@@ -25,7 +26,7 @@ from recprune_export.pruning.importance.ranking import Ranking
 from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR
 from recprune_export.pruning.importance.scores.registry import rank_channels
 from recprune_export.pruning.importance.scores.score_inputs import LossFunction, ScoreInputs
-from recprune_export.pruning.plan import NO_FIELDS, FieldPlan, Plan
+from recprune_export.pruning.plan import NO_FIELDS, FieldPlan, Plan, PlannedProgram
 from recprune_export.pruning.rare_ids._choose_rows import choose_rows, count_ids
 from recprune_export.pruning.rare_ids._share_rows import find_planned_tables, share_rows
 from recprune_export.pruning.rare_ids.find_tables import find_prunable_tables
@@ -36,7 +37,11 @@ from recprune_export.pruning.rotation.projections import (
     find_projections,
     project_tables,
 )
-from recprune_export.pruning.rotation.table_projections import find_per_table_projections, insert_per_table_projections
+from recprune_export.pruning.rotation.table_projections import (
+    find_equal_groups,
+    find_per_table_projections,
+    insert_per_table_projections,
+)
 from recprune_export.settings import PruningSettings
 
 CALIBRATION_BATCHES = 16  # for scores
@@ -60,14 +65,6 @@ def analyze_prunable(program: Program, *, without_projections: bool = True) -> A
     return analysis
 
 
-@dataclass(frozen=True)
-class PlannedProgram:
-    """A plan, and the `program` whose channels it names: fields and rows removed, projections inserted, not yet rotated."""
-
-    plan: Plan
-    program: Program
-
-
 def plan_pruning(
     program: Program,
     pruning: PruningSettings,
@@ -80,19 +77,25 @@ def plan_pruning(
 ) -> PlannedProgram:
     """Choose fields and rows to remove, score the channels of the rest, and make a plan within the budget.
 
+    With `pruning.max_bytes` widths and bits are chosen together (`plan_within_bytes`).
+
     Sparsity is a fraction of the sizes of `dense`, by default those of `program`. `fields` are those of an earlier
     `plan_fields`. `last_stage` are the settings of the last stage, where this is an earlier one.
 
-    Raises `PruningError` where nothing can be pruned, `UsageError` where more fields are to be removed than can be.
+    Raises `PruningError` where nothing can be pruned, `UsageError` where more fields are to be removed than can be, or where
+    no plan has as few bytes as are allowed.
     """
     projects = pruning.score == OUTPUT_ERROR
+    max_bytes = None if pruning.byte_limit is None else resolve_byte_limit(program, pruning.byte_limit)
     dense = dense or ParameterCounter(program).sizes()
     fields = plan_fields(program, pruning.prune_fields, task, seed) if fields is None else fields
     program = remove_fields(program, fields).program
     rows = plan_rows(program, pruning.prune_rows, task, seed)
     program = share_planned_rows(program, rows, task, seed)
     analyze_prunable(program, without_projections=not projects)
-    if projects:
+    if max_bytes is not None:
+        planned = plan_within_bytes(program, pruning, make_score_inputs(program, task, seed), max_bytes)
+    elif projects:
         planned = _plan_with_least_loss(program, pruning, task, seed, dense, last_stage or pruning)
     else:
         unprojected = ProjectedProgram(NO_PROJECTIONS, program)
@@ -158,16 +161,6 @@ def _plan_with_least_loss(
         return planned
     plan = make_plan(chosen.program, chosen.rankings, budget, OUTPUT_ERROR, dense=dense)
     return replace(planned, plan=replace(plan, projection_plan=chosen.plan.projection_plan))
-
-
-def find_equal_groups(program: Program, other: Program) -> frozenset[str]:
-    """Return the groups of `program` that have the same channels in `other`, which computes the same function."""
-    slices = {group.name: [channel.slices for channel in group.channels] for group in program.analysis.groups}
-    return frozenset(
-        group.name
-        for group in other.analysis.groups
-        if slices.get(group.name) == [channel.slices for channel in group.channels]
-    )
 
 
 def _score_and_plan(

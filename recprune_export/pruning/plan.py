@@ -9,9 +9,11 @@ from typing import Annotated, Self
 from recprune_export.channels.analysis import Analysis
 from recprune_export.codec import OMIT_DEFAULT, DictMixin, JsonForm, json_name
 from recprune_export.errors import InputFileError, PruningError
+from recprune_export.program.program import Program
 from recprune_export.pruning.rare_ids.row_plan import RowPlan
 from recprune_export.pruning.rotation.projections import NO_PROJECTIONS, ProjectionPlan
 from recprune_export.pruning.rotation.transform import Transform
+from recprune_export.pruning.storage_plan import StoragePlan
 
 
 def _encode_transform(transform: Transform | None) -> str | None:
@@ -52,20 +54,22 @@ class Plan(DictMixin):
     """The channels to keep in each group, and the score by which they were chosen.
 
     The groups are those of the program without the removed `fields`, then without the rows removed by `rows`, after its
-    `projection_plan`. `next_stage` is the plan for the result of this one, after fine-tuning.
+    `projection_plan`. `storage` states the bits of the weights, where they were chosen together with the channels.
+    `next_stage` is the plan for the result of this one, after fine-tuning.
 
     >>> plan = Plan("random", (GroupPlan("table:1", "embedding", 4, (0, 2)),))
     >>> Plan.from_dict(plan.to_dict()) == plan
     True
     """
 
-    ENCODED = ("score", "fields", "rows", "groups", "projection_plan", "next_stage")
+    ENCODED = ("score", "fields", "rows", "groups", "projection_plan", "storage", "next_stage")
 
     score: str
     groups: tuple[GroupPlan, ...]
     projection_plan: ProjectionPlan = field(default=NO_PROJECTIONS, metadata=json_name("loosening"))
     fields: FieldPlan = NO_FIELDS
     rows: tuple[RowPlan, ...] = ()
+    storage: StoragePlan | None = field(default=None, metadata=OMIT_DEFAULT)
     next_stage: Self | None = field(default=None, metadata=json_name("then") | OMIT_DEFAULT)
 
     @classmethod
@@ -123,3 +127,11 @@ class Plan(DictMixin):
             positions = set(group_plan.keep)
             removed |= {c.identity for position, c in enumerate(group.channels) if position not in positions}
         return frozenset(removed)
+
+
+@dataclass(frozen=True)
+class PlannedProgram:
+    """A plan, and the `program` whose channels it names: fields and rows removed, projections inserted, not yet rotated."""
+
+    plan: Plan
+    program: Program

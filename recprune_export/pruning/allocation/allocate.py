@@ -10,7 +10,7 @@ that was computed earlier is a lower bound, and only the lowest ones are compute
 import heapq
 import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import log, prod
 from typing import NamedTuple
@@ -41,7 +41,7 @@ def allocate_widths(
     whose prices do not depend on each other; a step of a group on which k prices depend may add O(k log G).
     """
     all_groups = program.analysis.groups
-    exact, approximate = RemainingParameters(counter), _ApproximateCounts(program)
+    exact, approximate = RemainingParameters(counter), ApproximateCounts(program)
     curves = {g.name: compute_convex_envelope(rankings[g.name].losses) for g in all_groups}
 
     def size(in_tables: bool) -> int:
@@ -117,7 +117,7 @@ class _CheapestSteps:
         self,
         groups: Sequence[Group],
         curves: Mapping[str, Sequence[float]],
-        approximate: "_ApproximateCounts",
+        approximate: "ApproximateCounts",
         in_tables: bool,
         rounding: WidthRounding,
     ) -> None:
@@ -172,7 +172,7 @@ class _Indices(NamedTuple):
     number: int
 
 
-class _ApproximateCounts:
+class ApproximateCounts:
     """Parameters as a function of the widths alone; exact where every channel of one group meets every channel of another."""
 
     def __init__(self, program: Program) -> None:
@@ -202,13 +202,18 @@ class _ApproximateCounts:
 
     def parameters_per_channel(self, group: str, in_tables: bool) -> float:
         """Return the number of parameters that one channel of a group holds in tables, or the rest, at current widths."""
-        total = 0.0
+        return sum(number for name, number in self.count_by_parameter(group) if (name in self._tables) == in_tables)
+
+    def count_by_parameter(self, group: str) -> Iterator[tuple[str, float]]:
+        """Yield the parameters that a channel of a group is part of, each with the number of its elements in the channel."""
         for indices in self._indices[group]:
-            if (indices.parameter in self._tables) == in_tables:
-                lengths = self._lengths[indices.parameter]
-                others = prod(length for axis, length in enumerate(lengths) if axis != indices.axis)
-                total += self._count_remaining(indices) / self.widths[group] * others
-        return total
+            lengths = self._lengths[indices.parameter]
+            others = prod(length for axis, length in enumerate(lengths) if axis != indices.axis)
+            yield indices.parameter, self._count_remaining(indices) / self.widths[group] * others
+
+    def shape(self, parameter: str) -> tuple[float, ...]:
+        """Return the lengths of a parameter at current widths."""
+        return tuple(self._lengths[parameter])
 
     def _count_remaining(self, indices: _Indices) -> float:
         widths, full = (prod(width[g] for g in indices.groups) for width in (self.widths, self._full))

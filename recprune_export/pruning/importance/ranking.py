@@ -1,7 +1,7 @@
 """`Ranking`: the order in which a group's channels are kept, and the loss at each width."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -24,6 +24,10 @@ class Ranking:
     def loss_at_width(self, width: int) -> float:
         """Return the loss when the best `width` channels are kept."""
         return self.losses[width]
+
+    def scaled(self, factor: float) -> "Ranking":
+        """Return the ranking with its losses multiplied by `factor`."""
+        return replace(self, losses=tuple(loss * factor for loss in self.losses))
 
 
 def rank_by(scores: Mapping[str, Tensor]) -> dict[str, Ranking]:

@@ -89,6 +89,16 @@ def insert_per_table_projections(program: Program, projections: Sequence[PerTabl
     return Program.from_graph(graph, {name: t for name, t in tensors.items() if name in read}, program.signature)
 
 
+def find_equal_groups(program: Program, other: Program) -> frozenset[str]:
+    """Return the groups of `program` that have the same channels in `other`, which computes the same function."""
+    slices = {group.name: [channel.slices for channel in group.channels] for group in program.analysis.groups}
+    return frozenset(
+        group.name
+        for group in other.analysis.groups
+        if slices.get(group.name) == [channel.slices for channel in group.channels]
+    )
+
+
 def _project(
     graph: fx.Graph, program: Program, lookups: Sequence[fx.Node], ids: fx.Node, tensors: dict[str, Tensor]
 ) -> fx.Node:

@@ -1,0 +1,28 @@
+"""Rounding of weights to few bits in PyTorch, to the same numbers as the ONNX file stores."""
+
+import torch
+from torch import Tensor
+
+from recprune_export import stored_bits
+from recprune_export.stored_bits import fit_scales
+
+MULTIPLIED_BITS = 7  # of a layer that is stored in 8 bits: its integers may be multiplied
+
+
+def round_table_rows(rows: Tensor, bits: int) -> Tensor:
+    """Return rows of a table, [..., D], as they are stored in `bits` bits with a scale for each row.
+
+    Time: a few passes over the rows. A row of zeros stays zero.
+    """
+    if bits >= 32:
+        return rows
+    if bits == 16:
+        return rows.half().to(rows.dtype)
+    flat = rows.reshape(-1, rows.shape[-1])
+    scales = fit_scales(flat, bits, torch).to(rows.dtype)
+    return stored_bits.round_rows(flat, scales, bits, torch).reshape(rows.shape)
+
+
+def round_layer_weight(weight: Tensor, bits: int) -> Tensor:
+    """Return the weight of a layer, [outputs, inputs], as it is stored in `bits` bits with a scale for each output."""
+    return round_table_rows(weight, MULTIPLIED_BITS if bits == 8 else bits)

@@ -1,0 +1,140 @@
+"""The options of each group: its widths, and with them the bits of its tables."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from recprune_export.channels.groups import Group, slice_positions
+from recprune_export.program.program import Program
+from recprune_export.pruning.importance.ranking import Ranking
+from recprune_export.pruning.importance.rounding_loss import TableRounding
+from recprune_export.stored_bits import count_weight_bytes
+
+
+@dataclass(frozen=True)
+class GroupOptions:
+    """The options of one group, none of which another beats in both bytes of tables and loss at the same width.
+
+    `widths`, `losses`, `table_bytes` and `turned` have one element for each option, as have the bits of each table.
+    """
+
+    name: str
+    widths: np.ndarray
+    losses: np.ndarray
+    table_bytes: np.ndarray
+    turned: np.ndarray
+    tables: Mapping[str, np.ndarray]
+
+    @property
+    def widest(self) -> int:
+        """The option with all channels, of least loss."""
+        return int(np.lexsort((self.losses, -self.widths))[0])
+
+
+def find_controlled_tables(program: Program, group: Group) -> list[str]:
+    """Return the tables all of whose dimensions are channels of `group`."""
+    tables = [tensor for tensor, axis in group.axes() if tensor in program.analysis.tables and axis == 1]
+    parameters = program.parameters()
+    return [
+        table
+        for table in dict.fromkeys(tables)
+        if parameters[table].ndim == 2 and slice_positions(group, table, 1).numel() == parameters[table].shape[1]
+    ]
+
+
+def choose_widths(width: int, rounding: Callable[[int], int], *, has_tables: bool) -> list[int]:
+    """Return the widths to choose from: at most 64, of tables fewer, because their losses take longer to predict.
+
+    >>> choose_widths(24, lambda width: width, has_tables=True)
+    [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24]
+    """
+    step = max(1, width // 64)
+    if not has_tables:
+        return sorted({max(1, rounding(w)) for w in range(width, 0, -step)})
+    steps = [w for w in range(1, width) if w % max(1, 1 << max(0, (w - 1).bit_length() - 3)) == 0]
+    return [*steps, width]
+
+
+def make_group_options(
+    program: Program,
+    group: Group,
+    ranking: Ranking,
+    widths: Sequence[int],
+    roundings: Sequence[TableRounding],
+) -> GroupOptions:
+    """Combine the widths of a group with the bits of its tables."""
+    parameters = program.parameters()
+    options: list[tuple[int, bool, _Combination]] = []
+    for number, width in enumerate(widths):
+        for turned in (False, True) if roundings else (False,):
+            tables = []
+            for rounding in roundings:
+                rows, dimensions = parameters[rounding.table].shape
+                shape = (rows, dimensions // group.width * width)
+                losses = rounding.turned if turned else rounding.unturned
+                tables.append(_list_bits(shape, losses, number))
+            options += [(width, turned, combination) for combination in _combine(tables)]
+    return GroupOptions(
+        group.name,
+        np.array([width for width, _, _ in options], dtype=np.float64),
+        np.array([ranking.losses[width] + combination.loss for width, _, combination in options]),
+        np.array([combination.bytes for _, _, combination in options], dtype=np.float64),
+        np.array([turned for _, turned, _ in options]),
+        {r.table: np.array([c.bits[n] for _, _, c in options]) for n, r in enumerate(roundings)},
+    )
+
+
+@dataclass(frozen=True)
+class _Combination:
+    """The bits of some tables, their bytes, and the predicted loss of rounding them."""
+
+    bytes: int
+    loss: float
+    bits: tuple[int, ...]
+
+
+def _list_bits(shape: tuple[int, int], losses: Mapping[int, Tensor], width: int) -> list[_Combination]:
+    """Return the bits of one table, [rows, dimensions], at the width of this number."""
+    return [
+        _Combination(count_weight_bytes(shape, bits, is_table=True), float(by_width[width]), (bits,))
+        for bits, by_width in losses.items()
+    ]
+
+
+def _combine(tables: Sequence[Sequence[_Combination]]) -> list[_Combination]:
+    """Return combinations of one entry of each table, none of which another one beats in bytes and in loss.
+
+    If there are many, only those on the lower convex hull: no price per byte chooses another one.
+    """
+    most = 64
+    combinations = [_Combination(0, 0.0, ())]
+    for entries in tables:
+        merged = sorted(
+            (
+                _Combination(c.bytes + e.bytes, c.loss + e.loss, (*c.bits, *e.bits))
+                for c in combinations
+                for e in entries
+            ),
+            key=lambda c: (c.bytes, c.loss),
+        )
+        combinations = []
+        for combination in merged:
+            if not combinations or combination.loss < combinations[-1].loss:
+                combinations.append(combination)
+        if len(combinations) > most:
+            combinations = _lower_hull(combinations)
+    return combinations
+
+
+def _lower_hull(combinations: Sequence[_Combination]) -> list[_Combination]:
+    hull: list[_Combination] = []
+    for c in combinations:
+        while len(hull) > 1:
+            a, b = hull[-2:]
+            if (b.loss - a.loss) * (c.bytes - b.bytes) < (c.loss - b.loss) * (b.bytes - a.bytes):
+                break
+            hull.pop()
+        hull.append(c)
+    return hull

@@ -1,0 +1,148 @@
+"""Predicted loss of outputs when weights are rounded to few bits.
+
+An error e in a looked-up row of a table loses, to second order, eᵀ M e, with M the second moment of the outputs' gradients
+at the lookup: the formula by which the loss of a removed dimension is predicted, so that both can be compared. Where a
+group may be rotated, its kept dimensions are turned by a random orthogonal matrix before they are rounded: after balanced
+truncation the first dimensions hold most of the variance, and the scale of a row suits none of them (incoherence
+processing: Chee et al. 2023, "QuIP", section 3; random Hadamard transforms: Ashkboos et al. 2024, "QuaRot").
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recprune_export.channels.groups import Group, slice_positions
+from recprune_export.program.program import Program
+from recprune_export.program.rounding import round_layer_weight, round_table_rows
+from recprune_export.pruning.importance.ranking import Ranking
+from recprune_export.pruning.rotation.eligibility import RotatableGroup
+from recprune_export.pruning.statistics.weight_reads import LayerReads, TableReads
+from recprune_export.stored_bits import LAYER_BITS, TABLE_BITS
+
+
+@dataclass(frozen=True)
+class TableRounding:
+    """Predicted losses of one table by its bits, at each width of its group, [widths]; and with turned dimensions."""
+
+    table: str
+    unturned: Mapping[int, Tensor]
+    turned: Mapping[int, Tensor]
+
+
+def predict_table_losses(
+    group: Group,
+    table: str,
+    reads: TableReads,
+    ranking: Ranking,
+    rotatable: RotatableGroup | None,
+    widths: Sequence[int],
+) -> TableRounding:
+    """Return the predicted loss of a table all of whose dimensions are channels of `group`, for each of `widths`."""
+    read = _rotate(group, table, reads, ranking, rotatable)
+    can_turn = rotatable is not None and ranking.transform is not None
+    unturned: dict[int, list[float]] = {bits: [] for bits in TABLE_BITS}
+    turned: dict[int, list[float]] = {bits: [] for bits in TABLE_BITS}
+    for width in widths:
+        columns = list(ranking.order[:width])
+        part = _Kept(read.rows[:, :, columns], *(matrix[:, columns][:, :, columns] for matrix in read.moments))
+        turn = turn_matrix(width) if can_turn and width > 1 else None
+        for bits in TABLE_BITS:
+            plain = part.loss(bits, None)
+            unturned[bits].append(plain)
+            turned[bits].append(plain if turn is None or bits >= 16 else part.loss(bits, turn))
+    return TableRounding(
+        table,
+        {bits: torch.tensor(losses) for bits, losses in unturned.items()},
+        {bits: torch.tensor(losses) for bits, losses in turned.items()},
+    )
+
+
+@dataclass(frozen=True)
+class _Rotated:
+    """Rows [n, copies, D] of a table in the coordinates of the ranking, and moments of each copy, [copies, D, D]."""
+
+    rows: Tensor
+    moments: tuple[Tensor, Tensor, Tensor]
+
+
+def _rotate(
+    group: Group, table: str, reads: TableReads, ranking: Ranking, rotatable: RotatableGroup | None
+) -> _Rotated:
+    positions = slice_positions(group, table, 1)
+    matrix = torch.eye(group.width, dtype=torch.float64)
+    if rotatable is not None and ranking.transform is not None:
+        matrix = ranking.transform.matrix_for_side(rotatable.sides[table, 1])
+    inverse = torch.linalg.inv(matrix)
+
+    def blocks(moment: Tensor) -> Tensor:
+        return torch.stack([moment[copy][:, copy] for copy in positions])
+
+    return _Rotated(
+        reads.rows[:, positions] @ matrix,
+        (
+            inverse @ blocks(reads.gradients) @ inverse.T,
+            inverse @ blocks(reads.operands) @ inverse.T,
+            matrix.T @ blocks(reads.operand_gradients) @ matrix,
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """The statistics of the kept dimensions: rows [n, copies, k], and moments [copies, k, k]."""
+
+    rows: Tensor
+    gradients: Tensor
+    operands: Tensor
+    operand_gradients: Tensor
+
+    def loss(self, bits: int, turn: Tensor | None) -> float:
+        """Return the predicted loss of rows of `bits` bits."""
+        if bits >= 32:
+            return 0.0
+        values = self.rows if turn is None else self.rows @ turn
+        flat = values.flatten(1)
+        errors = (round_table_rows(flat, bits) - flat).square().mean(0).reshape(values.shape[1:])  # [copies, k]
+        if turn is not None:  # the error of turned dimensions has no direction
+            errors = errors.mean(1, keepdim=True).expand_as(errors)
+        lookups = (errors * self.gradients.diagonal(dim1=1, dim2=2)).sum()
+        energy = values.square().mean(0).mean().clamp_min(1e-30)
+        # Of rows that are multiplied the gradients weigh the rows: their error is that of looked-up rows, in proportion.
+        relative = errors.mean() / energy
+        sizes = self.operand_gradients.diagonal(dim1=1, dim2=2).mean(1)
+        products = (relative * sizes * self.operands.diagonal(dim1=1, dim2=2).sum(1)).sum()
+        return float(lookups + products)
+
+
+def turn_matrix(width: int) -> Tensor:
+    """Return a random orthogonal matrix, [width, width] in float64, the same for each width; Hadamard's for powers of two.
+
+    >>> turn = turn_matrix(4)
+    >>> torch.allclose(turn @ turn.T, torch.eye(4, dtype=torch.float64))
+    True
+    """
+    generator = torch.Generator().manual_seed(width)
+    if width & (width - 1) == 0:
+        matrix = torch.ones(1, 1, dtype=torch.float64)
+        while len(matrix) < width:
+            matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+        signs = torch.randint(0, 2, (width,), generator=generator).double() * 2 - 1
+        return signs[:, None] * matrix / width**0.5
+    gaussian = torch.randn(width, width, generator=generator, dtype=torch.float64)
+    orthogonal, triangle = torch.linalg.qr(gaussian)
+    return orthogonal * triangle.diagonal().sign()
+
+
+def predict_layer_losses(program: Program, layers: Mapping[str, LayerReads]) -> dict[str, dict[int, float]]:
+    """Return the predicted loss of each layer's weight [outputs, inputs] by its bits."""
+    parameters = program.parameters()
+    losses: dict[str, dict[int, float]] = {}
+    for name, reads in layers.items():
+        weight = parameters[name].detach().double()
+        losses[name] = {
+            bits: float(reads.gradients @ ((round_layer_weight(weight, bits) - weight).square() @ reads.inputs))
+            for bits in LAYER_BITS
+        }
+    return losses
