@@ -16,11 +16,12 @@ LAYER_BITS = (32, 8, 4)
 
 # The largest level of a row. Whole levels are -L, ..., 0, ..., L. Levels that end in a half are -L, ..., -.5, .5, ..., L:
 # with so few of them an exact 0 costs more than it gives; a row of zeros has the scale 0.
-LEVELS: Mapping[int, float] = {8: 127.0, 4: 7.0, 3: 3.5, 2: 1.5}
+# 7 bits are stored in 8: those of integers that are multiplied.
+LEVELS: Mapping[int, float] = {8: 127.0, 7: 63.0, 4: 7.0, 3: 3.5, 2: 1.5}
 STEPS_PER_OCTAVE = 16  # of the grid of scales; a finer grid would cost more bytes than it would gain: table-formats
 # How many steps of the grid a scale may lie below that of the largest number of its row: the levels in between get finer
 # and the largest numbers are clipped.
-_SHRINKING: Mapping[int, tuple[int, ...]] = {8: (), 4: (2, 4, 6, 8), 3: (2, 4, 6, 8, 11), 2: (3, 6, 9, 12, 15)}
+_SHRINKING: Mapping[int, tuple[int, ...]] = {8: (), 7: (), 4: (2, 4, 6, 8), 3: (2, 4, 6, 8, 11), 2: (3, 6, 9, 12, 15)}
 _SLACK = 1e-3  # of a step: a number that was rounded to the largest level gives the same scale again
 
 

@@ -15,7 +15,7 @@ from recprune_export.stored_bits import (
     round_rows,
 )
 
-SMALL = tuple(LEVELS)
+SMALL = (8, 4, 3, 2)
 
 
 def rows(dimensions: int, count: int = 300) -> np.ndarray:

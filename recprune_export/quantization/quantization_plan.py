@@ -15,6 +15,8 @@ INT8_STATIC, INT8_DYNAMIC = "int8 static", "int8 dynamic"
 FP16 = "fp16"
 INT8_BY_ROW, INT8_BY_DIMENSION = "int8 by row", "int8 by dimension"
 INT4_BY_ROW, INT4_IN_BLOCKS = "int4 by row", "int4 in blocks"
+INT3_BY_ROW, INT2_BY_ROW = "int3 by row", "int2 by row"
+INT8_STORED, INT4_STORED = "int8 stored", "int4 stored"  # layers, widened at load
 INT8_BY_ROW_STATIC, INT8_BY_ROW_DYNAMIC = "int8 by row, static product", "int8 by row, dynamic product"
 INT4_BY_ROW_STATIC, INT4_BY_ROW_DYNAMIC = "int4 by row, static product", "int4 by row, dynamic product"
 
@@ -31,6 +33,8 @@ SCORED_TABLE_FORMS = {
 WIDER_FORM = {
     INT4_BY_ROW_STATIC: INT4_BY_ROW,
     INT4_BY_ROW_DYNAMIC: INT4_BY_ROW,
+    INT2_BY_ROW: INT3_BY_ROW,
+    INT3_BY_ROW: INT4_BY_ROW,
     INT4_BY_ROW: INT8_BY_ROW,
     INT4_IN_BLOCKS: INT8_BY_ROW,
     INT8_BY_DIMENSION: INT8_BY_ROW,
@@ -40,6 +44,8 @@ WIDER_FORM = {
     FP16: FP32,
     INT8_STATIC: FP32,
     INT8_DYNAMIC: FP32,
+    INT4_STORED: INT8_STORED,
+    INT8_STORED: FP32,
 }
 
 
