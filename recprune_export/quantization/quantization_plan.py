@@ -8,6 +8,8 @@ from recprune_export.codec import JsonForm, ToDictMixin, finite_or_none
 
 Mode = Literal["none", "fp16", "int8", "int4"]
 
+PLANNED: Literal["planned bits"] = "planned bits"  # in the place of a mode: the bits of each weight were given
+
 CONTRIB = "com.microsoft"  # domain of the operators that ONNX Runtime adds to the standard ones
 
 FP32 = "fp32"
@@ -76,9 +78,12 @@ class WeightChoice(ToDictMixin):
 
 @dataclass(frozen=True)
 class QuantizationPlan(ToDictMixin):
-    """All choices of one ONNX file, including weights that cannot be quantized, with the reason."""
+    """All choices of one ONNX file, including weights that cannot be quantized, with the reason.
 
-    mode: Mode
+    `mode`: the mode in which the forms were chosen, or `PLANNED` where the bits of each weight were given.
+    """
+
+    mode: Mode | Literal["planned bits"]
     layers: tuple[WeightChoice, ...]
     tables: tuple[WeightChoice, ...]
 

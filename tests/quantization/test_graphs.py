@@ -233,3 +233,16 @@ def test_a_session_widens_a_stored_layer_at_load(form: str, tmp_path: Path) -> N
         load_session(ir.to_proto(quantize_weights(model, {weight: form}, {})).SerializeToString(), options, "the graph")
         left = {node.op_type for node in onnx.load(kept).graph.node}
         assert left <= {"Gemm", "FusedGemm", "MatMul", "Add", "Relu"}
+
+
+def test_an_output_without_weights_keeps_its_bias() -> None:
+    model = two_layers()
+    weight, request = model.graph.initializers["first"], {"x": floats(64, 8, seed=5)}
+    array = floats(16, 8)
+    array[2] = 0.0
+    weight.const_value = ir.tensor(array, name="first")
+    model.graph.outputs[:] = [next(node.outputs[0] for node in model.graph if node.op_type == "Relu")]
+    wanted = make_graph_function(model)(request)["h"]
+    for form in (INT8_STATIC, INT8_DYNAMIC, INT8_STORED, INT4_STORED):
+        result = quantize_weights(model, {"first": form}, observe(model, ["x"], [request]))
+        np.testing.assert_allclose(make_graph_function(result)(request)["h"][:, 2], wanted[:, 2], atol=0.02)

@@ -5,7 +5,7 @@ octave is that of the largest scale, and rows with scales more than 14 octaves b
 would notice, get the smallest one. So a graph computes all scales of a table as two factors, `make_scale_book`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,6 +34,11 @@ class PackedRows:
         """Return the scale of each row, float32 [N, 1]."""
         fine, coarse = scale_factors()
         return np.asarray((fine * coarse).reshape(-1)[self.codes] * self.octave_scale)
+
+    def without_zero_scales(self) -> "PackedRows":
+        """Return the same matrix, in whole levels, where the rows of zeros have the largest scale."""
+        largest = max(int(self.codes.max(initial=0)), LEAST_CODE)
+        return replace(self, codes=np.where(self.codes == 0, np.uint8(largest), self.codes))
 
 
 def scale_factors() -> tuple[np.ndarray, np.ndarray]:

@@ -65,9 +65,10 @@ def store_columns(
 ) -> tuple[ir.Value, ir.Value, np.ndarray, list[ir.Node]]:
     """Store a matrix [D, N] in 8 or 7 bits with a scale for each column; its bytes are those of the transpose by row.
 
-    Returns the integers [D, N], the scales [N] as a value and as an array, and the nodes that compute the value.
+    No scale is 0, so that a bias may be divided by it. Returns the integers [D, N], the scales [N] as a value and as an
+    array, and the nodes that compute the value.
     """
-    packed = pack_matrix(np.ascontiguousarray(matrix.T), bits)
+    packed = pack_matrix(np.ascontiguousarray(matrix.T), bits).without_zero_scales()
     codes = add_initializer(graph, f"{name}_scales", packed.codes[:, 0])
     columns = add_initializer(graph, f"{name}_int8", np.ascontiguousarray(packed.rows.T))
     assert columns.const_value is not None
