@@ -11,7 +11,7 @@ import onnx
 
 from recprune_export.codec import DictMixin, ToDictMixin
 from recprune_export.onnx.cost.estimate import count_operations
-from recprune_export.onnx.quantized_weights import QuantizedInitializers, find_quantized_initializers
+from recprune_export.onnx.quantized_weights import QuantizedInitializers, RowFormat, find_quantized_initializers
 from recprune_export.onnx.reading import read_tensor
 
 if TYPE_CHECKING:
@@ -95,8 +95,7 @@ def count(path: Path) -> Counts:
     - additive masks: tensors of which each element is 0 or at most -10000, and some are the latter.
 
     A constant that the exporter computed from parameters (a transposed weight, a batch-norm as a product and a sum) is
-    counted as it is in the file, and so is the zero that pads a row of an int4 table to whole bytes; a parameter that
-    several layers share is counted once.
+    counted as it is in the file; a parameter that several layers share is counted once.
 
     Time: one pass over the weights. Memory: one chunk of them where they lie beside the graph, which are mapped.
     """
@@ -140,7 +139,7 @@ def find_id_limit(model: onnx.ModelProto, folder: Path) -> int:
     `folder` is that of the file of the model.
     """
     tables, constants = _find_tables(model.graph), {tensor.name: tensor for tensor in model.graph.initializer}
-    rows = [constants[name].dims[0] for name in tables if len(constants[name].dims) == 2]
+    rows = [constants[name].dims[0] for name in tables & constants.keys() if len(constants[name].dims) == 2]
     for node in model.graph.node:
         if node.op_type == "Less" and node.input[1] in constants and constants[node.input[1]].data_type not in _FLOATS:
             rows += read_tensor(constants[node.input[1]], folder).reshape(-1).tolist()
@@ -150,17 +149,26 @@ def find_id_limit(model: onnx.ModelProto, folder: Path) -> int:
 def _count_weights(model: onnx.ModelProto, array: Callable[[onnx.TensorProto], np.ndarray]) -> WeightCounts:
     tables, quantized = _find_tables(model.graph), find_quantized_initializers(model.graph)
     biases = _find_biases(model.graph, quantized)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     totals: dict[bool, list[int]] = {True: [0, 0], False: [0, 0]}
     for name, tensor in _iterate_weights(model.graph, quantized):
-        size = prod(tensor.dims) * quantized.weights.get(name, 1)
-        if not tensor.dims or not size or (size == 1 and name not in biases | tables | quantized.weights.keys()):
+        rows = quantized.rows.get(name)
+        size = prod(tensor.dims) * quantized.weights.get(name, 1) if rows is None else tensor.dims[0] * rows.dimensions
+        if (
+            not tensor.dims
+            or not size
+            or (size == 1 and name not in biases | tables | quantized.weights.keys() | quantized.rows.keys())
+        ):
             continue
         values = array(tensor)
         if _is_additive_mask(values):
             continue
         total = totals[name in tables and len(tensor.dims) == 2]
         total[0] += size
-        total[1] += _count_nonzero(values) if quantized.weights.get(name, 1) == 1 else count_nonzero_nibbles(values)
+        if rows is not None:
+            total[1] += _count_nonzero_in_rows(rows, values, array(tensors[rows.codes]))
+        else:
+            total[1] += _count_nonzero(values) if quantized.weights.get(name, 1) == 1 else count_nonzero_nibbles(values)
     return WeightCounts(WeightCount(*totals[True]), WeightCount(*totals[False]))
 
 
@@ -191,7 +199,7 @@ def _iterate_weights(
     """Yield weights with the names of their values: initializers in float or quantized, and constants in the graph."""
     for tensor in graph.initializer:
         floats = tensor.data_type in _FLOATS and tensor.name not in quantized.scales
-        if floats or tensor.name in quantized.weights:
+        if floats or tensor.name in quantized.weights or tensor.name in quantized.rows:
             yield tensor.name, tensor
     for node in graph.node:
         for attribute in node.attribute:
@@ -247,6 +255,13 @@ def _is_additive_mask(values: np.ndarray) -> bool:
 
 def _count_nonzero(values: np.ndarray) -> int:
     return sum(int(np.count_nonzero(chunk)) for chunk in _iterate_chunks(values))
+
+
+def _count_nonzero_in_rows(rows: RowFormat, stored: np.ndarray, codes: np.ndarray) -> int:
+    """Return the number of non-zeros of a matrix stored by row; in 2 and 3 bits only a row of zeros, with code 0, has any."""
+    if rows.bits < 4:
+        return rows.dimensions * int(np.count_nonzero(codes))
+    return count_nonzero_nibbles(stored) if rows.bits == 4 else _count_nonzero(stored)
 
 
 def _iterate_chunks(values: np.ndarray) -> Iterator[np.ndarray]:

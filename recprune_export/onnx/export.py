@@ -55,6 +55,7 @@ from recprune_export.onnx.saving import EXTERNAL_THRESHOLD, save_onnx
 from recprune_export.program.program import Program
 from recprune_export.program.random_requests import fill_input, sample_request
 from recprune_export.program.signature import IdRange, Input, Signature
+from recprune_export.stored_bits import StoredBits
 
 PROBE_ROWS = (1, 5)
 
@@ -117,13 +118,17 @@ DEFAULT_SERVING = ServingConfig()
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """An exported model: operator set, file of external weights if any, signature, report of the rewrites."""
+    """An exported model: operator set, file of external weights if any, signature, report of the rewrites.
+
+    `bits`: those of its weights, by their names in the file, where they were planned.
+    """
 
     path: Path
     opset: int
     data: Path | None
     signature: Signature
     rewrites: tuple[Rewrite, ...] = ()
+    bits: StoredBits | None = None
 
     @property
     def bytes(self) -> int:

@@ -1,7 +1,8 @@
 """Quantized weights of an ONNX file: the integer initializers that are weights, and their scales."""
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx
 
@@ -15,15 +16,45 @@ _UNPACKING = {"Cast", "Sub", "BitwiseAnd", "BitShift", "Concat", "Slice"}
 
 
 @dataclass(frozen=True)
+class RowFormat:
+    """How a matrix is stored by row: bits of a number, numbers of a row, the name of the codes of its scales."""
+
+    bits: int
+    dimensions: int
+    codes: str
+
+
+def describe_rows(bits: int, dimensions: int, codes: str) -> str:
+    """Return the text in a tensor's `doc_string` that says how it is stored: its own shape counts bytes.
+
+    >>> parse_rows(describe_rows(3, 10, "item_scales"))
+    RowFormat(bits=3, dimensions=10, codes='item_scales')
+    """
+    return f"{bits} bits, {dimensions} numbers a row, scales in {codes}"
+
+
+def parse_rows(description: str) -> RowFormat | None:
+    """Return the format that `describe_rows` stated; None for other texts."""
+    match = _ROWS.fullmatch(description)
+    return None if match is None else RowFormat(int(match[1]), int(match[2]), match[3])
+
+
+SCALE_FACTOR = "factor of the scales of rows"  # the `doc_string` of a constant that is no parameter
+_ROWS = re.compile(r"([23478]) bits, (\d+) numbers a row, scales in (.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
 class QuantizedInitializers:
     """Names of initializers: `weights` with the number of parameters per element, and `scales`, without parameters.
 
-    `integer_products`: names of values that are integer products, as floats.
+    `rows`: weights that are stored by row, with their formats. `integer_products`: names of values that are integer
+    products, as floats.
     """
 
     weights: Mapping[str, int]
     scales: frozenset[str]
     integer_products: frozenset[str]
+    rows: Mapping[str, RowFormat] = field(default_factory=dict)
 
 
 def find_quantized_initializers(graph: onnx.GraphProto) -> QuantizedInitializers:
@@ -31,8 +62,10 @@ def find_quantized_initializers(graph: onnx.GraphProto) -> QuantizedInitializers
 
     Weights are the operands of a DequantizeLinear and of integer products, and the tables in int8, or with two numbers in
     a byte, that a Cast converts to floats, after a lookup or for all rows. Scales are the other operands of these nodes,
-    including zero points, and the factors of such floats.
+    including zero points, and the factors of such floats. A tensor that states its format (`describe_rows`) is stored by
+    row, and its scales are codes.
     """
+    rows = {name: parsed for name, parsed in _find_rows(graph).items() if parsed is not None}
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     producers = {name: node for node in graph.node for name in node.output}
     weights: dict[str, int] = {}
@@ -54,7 +87,15 @@ def find_quantized_initializers(graph: onnx.GraphProto) -> QuantizedInitializers
         if node.op_type == "Mul" and unscaled.intersection(node.input):
             for name in set(node.input) - unscaled:
                 scales.update(_find_scale_initializers(name, tensors, producers))
-    return QuantizedInitializers(weights, frozenset(scales & tensors.keys()), frozenset(products))
+    codes = {parsed.codes for parsed in rows.values()} | {
+        t.name for t in graph.initializer if t.doc_string == SCALE_FACTOR
+    }
+    weights = {name: count for name, count in weights.items() if name not in codes | rows.keys()}
+    return QuantizedInitializers(weights, frozenset((scales | codes) & tensors.keys()), frozenset(products), rows)
+
+
+def _find_rows(graph: onnx.GraphProto) -> dict[str, RowFormat | None]:
+    return {tensor.name: parse_rows(tensor.doc_string) for tensor in graph.initializer if tensor.doc_string}
 
 
 def _is_weight(node: onnx.NodeProto, tensor: onnx.TensorProto) -> bool:

@@ -85,12 +85,13 @@ def quantize_export(
     threads: int = 1,
     seed: int = 0,
 ) -> QuantizedExport | None:
-    """Quantize `file` into `folder`; None where `quantization` says "none".
+    """Quantize `file` into `folder`, in its planned bits where it has any; None where it has none and `quantization` is "none".
 
     Ranges come from training rows, the gate is the metric of validation rows, and forms are timed on test rows in requests
     of `batches` rows. Raises `ExportError` where the file cannot be written.
     """
-    if quantization.quantize == "none":
+    mode = quantization.quantize if file.bits is None else file.bits
+    if mode == "none":
         return None
     requests = make_latency_requests(batches, task, file.signature)
     squeezed = {
@@ -100,7 +101,7 @@ def quantize_export(
     judge = _make_judge(file.signature, task, quantization.max_quantize_drop)
     target = folder / file.path.name
     calibration = make_calibration_requests(file.signature, task, seed)
-    quantized = quantize(file.path, target, quantization.quantize, calibration, squeezed, judge)
+    quantized = quantize(file.path, target, mode, calibration, squeezed, judge)
     served = replace(file, path=quantized.path, data=quantized.data if quantized.path == target else file.data)
     speedups = {} if quantized.plan.is_empty else _measure_speedups(file, served, requests, threads, seed)
     return QuantizedExport(served, quantized, speedups)

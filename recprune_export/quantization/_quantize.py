@@ -20,14 +20,15 @@ from recprune_export.onnx.saving import save_onnx
 from recprune_export.progress import progress_bar
 from recprune_export.quantization.apply_quantization import quantize_weights
 from recprune_export.quantization.candidates import find_candidates
-from recprune_export.quantization.choose_formats import choose_formats, keep_float32
+from recprune_export.quantization.choose_formats import choose_formats, keep_float32, select_candidates
 from recprune_export.quantization.formats import quantized_tables
 from recprune_export.quantization.observers import Arrays, GraphFunction, make_graph_function, observe
 from recprune_export.quantization.quality_loss import Judge, QualityLoss, largest_errors, relative_error
 from recprune_export.quantization.quantization_constants import SLACK
 from recprune_export.quantization.quantization_plan import FP16, FP32, WIDER_FORM, Mode, QuantizationPlan, WeightChoice
-from recprune_export.quantization.relax_until_quality import relax_until_quality
+from recprune_export.quantization.relax_until_quality import judge_plan, relax_until_quality
 from recprune_export.quantization.timing import Stopwatch, measure_times
+from recprune_export.stored_bits import StoredBits
 from recprune_export.validation.edge_requests import RequestArrays
 from recprune_export.validation.latency.request_cycle import RequestCycles
 
@@ -67,7 +68,7 @@ class QuantizedFile(ToDictMixin):
 def quantize(
     source: Path,
     target: Path,
-    mode: Mode,
+    mode: Mode | StoredBits,
     calibration: Sequence[RequestArrays],
     requests: RequestCycles,
     judge: Judge,
@@ -78,7 +79,8 @@ def quantize(
     """Quantize the model in `source` and write it to `target`.
 
     Static layers are calibrated on `calibration`, forms are timed on `requests`, by batch size. The same times give the
-    same plan; where it loses more than `judge` allows, weights get more bits, those with the largest error first.
+    same plan; where it loses more than `judge` allows, weights get more bits, those with the largest error first. Planned
+    bits stay as they are, and their loss is measured only.
 
     Raises `ExportError` where the result cannot be written.
     """
@@ -86,12 +88,14 @@ def quantize(
     gathernd_to_gather(model)  # the passes that find candidates read Gather only
     RemoveUnusedNodesPass()(model)
     fill_shapes(model)
-    with progress_bar(
-        "Quantizing", len(list(find_candidates(model).layers)) + len(find_candidates(model).tables)
-    ) as advance:
+    candidates = select_candidates(model, mode)
+    with progress_bar("Quantizing", len(candidates.layers) + len(candidates.tables)) as advance:
         plan = choose_formats(model, mode, requests, stopwatch, advance)
     evaluator = _PlanEvaluator(model, _record_calibration(model, plan, calibration), calibration, judge)
-    relaxed = relax_until_quality(plan, evaluator, lambda choice: increase_bits(model, choice))
+    if isinstance(mode, StoredBits):
+        relaxed = judge_plan(plan, evaluator)
+    else:
+        relaxed = relax_until_quality(plan, evaluator, lambda choice: increase_bits(model, choice))
     original_size = _count_file_bytes(source)
     if relaxed.plan.is_empty:
         return QuantizedFile(
@@ -147,7 +151,7 @@ class _PlanEvaluator:
 
 
 def _record_calibration(model: ir.Model, plan: QuantizationPlan, calibration: Sequence[RequestArrays]) -> Arrays:
-    candidates, forms = find_candidates(model), plan.forms()
+    candidates, forms = find_candidates(model, min_fraction=0.0), plan.forms()
     multiplied = [layer for name, layer in candidates.layers.items() if name in forms]
     multiplied += [layer for name, table in candidates.tables.items() if name in forms for layer in table.products]
     return observe(model, [layer.operand.name or "" for layer in multiplied], calibration)

@@ -19,7 +19,7 @@ def quantize_weights(
     `calibration_values` holds the operands of static products on calibration rows, by the name of the value.
     """
     copy = model.clone()
-    graph, candidates = copy.graph, find_candidates(copy)
+    graph, candidates = copy.graph, find_candidates(copy, min_fraction=0.0)
     activations = int8_layers.ActivationQuantizer(calibration_values)
     for name, form in forms.items():
         if name in candidates.layers:

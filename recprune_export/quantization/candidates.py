@@ -67,8 +67,8 @@ class Candidates:
     excluded: tuple[ExcludedWeight, ...]
 
 
-def find_candidates(model: ir.Model) -> Candidates:
-    """Find the linear layers and tables of a graph."""
+def find_candidates(model: ir.Model, *, min_fraction: float = MIN_TABLE_FRACTION) -> Candidates:
+    """Find the linear layers and tables of a graph; tables with less than `min_fraction` of all numbers are excluded."""
     layers, tables, excluded = {}, {}, []
     lookup_tables = list(_find_tables(model.graph))
     multiplied = {table.value for table in lookup_tables if table.products}
@@ -82,7 +82,7 @@ def find_candidates(model: ir.Model) -> Candidates:
             layers[layer.weight.name or ""] = layer
     total_size = sum(rows * dimensions for rows, dimensions in (table.shape for table in lookup_tables))
     for table in lookup_tables:
-        reason = _table_exclusion_reason(table, total_size)
+        reason = _table_exclusion_reason(table, min_fraction * total_size)
         if reason:
             excluded.append(ExcludedWeight(table.name, table.shape, True, reason))
         else:
@@ -112,12 +112,12 @@ def _layer_exclusion_reason(layer: Linear) -> str:
     return "" if np.isfinite(layer.matrix()).all() else "it holds NaN or infinity"
 
 
-def _table_exclusion_reason(table: Table, total_size: int) -> str:
+def _table_exclusion_reason(table: Table, min_size: float) -> str:
     if not _has_only_table_readers(table):
         return "it is read by other operators than row lookups and products with all rows"
     if any(get_rank(product.operand) is None for product in table.products):
         return "the shape of the operand of its product is not known"
-    if table.shape[0] * table.shape[1] < MIN_TABLE_FRACTION * total_size:
+    if table.shape[0] * table.shape[1] < min_size:
         return f"it holds less than {MIN_TABLE_FRACTION:.0%} of the numbers of all tables"
     return "" if np.isfinite(table.array()).all() else "it holds NaN or infinity"
 

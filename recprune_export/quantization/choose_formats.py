@@ -21,35 +21,49 @@ from recprune_export.quantization.quantization_constants import (
 from recprune_export.quantization.quantization_plan import (
     FP16,
     FP32,
+    INT2_BY_ROW,
+    INT3_BY_ROW,
     INT4_BY_ROW,
     INT4_BY_ROW_DYNAMIC,
     INT4_BY_ROW_STATIC,
     INT4_IN_BLOCKS,
+    INT4_STORED,
     INT8_BY_DIMENSION,
     INT8_BY_ROW,
     INT8_BY_ROW_DYNAMIC,
     INT8_BY_ROW_STATIC,
     INT8_DYNAMIC,
     INT8_STATIC,
+    INT8_STORED,
+    PLANNED,
     SCORED_TABLE_FORMS,
     Mode,
     QuantizationPlan,
     WeightChoice,
 )
 from recprune_export.quantization.timing import Stopwatch, Times, extract_subgraph
+from recprune_export.stored_bits import StoredBits, count_weight_bytes, effective_bits
 from recprune_export.validation.latency.request_cycle import RequestCycle, RequestCycles
 
 
 def choose_formats(
-    model: ir.Model, mode: Mode, requests: RequestCycles, stopwatch: Stopwatch, advance: Callable[[str], None]
+    model: ir.Model,
+    mode: Mode | StoredBits,
+    requests: RequestCycles,
+    stopwatch: Stopwatch,
+    advance: Callable[[str], None],
 ) -> QuantizationPlan:
     """Measure the forms of each layer and table on `requests` of the given batch sizes, and choose by the times.
+
+    `mode` says which forms there are, for all weights or for each by its name. With `StoredBits` a weight takes no more
+    bytes than `count_weight_bytes` says; small tables are no exception, and a layer that is not faster in int8 is stored in
+    int8.
 
     A table is timed on all requests in turn. A layer is timed on the first one alone: its operand was computed just
     before and its weight is the same for all requests. The same times give the same plan.
     """
     fill_shapes(model)
-    candidates = find_candidates(model)
+    candidates = select_candidates(model, mode)
     if mode == "none":
         return QuantizationPlan(mode, (), ())
     operands = [] if mode == "fp16" else [layer.operand for layer in candidates.layers.values()]
@@ -59,7 +73,7 @@ def choose_formats(
     timed = []
     for name, layer in () if mode == "fp16" else candidates.layers.items():
         advance(name)
-        timed.append(_time_layer(model, name, layer, operand_values, stopwatch))
+        timed.append(_time_layer(model, mode, name, layer, operand_values, stopwatch))
     multiplied = any(table.products for table in candidates.tables.values())
     request_times = stopwatch(model, "", (), requests)[FP32] if timed or multiplied else {}
     for name, table in candidates.tables.items():
@@ -69,14 +83,23 @@ def choose_formats(
     layers = [choice for name, choice in chosen.items() if name in candidates.layers]
     tables = [choice for name, choice in chosen.items() if name in candidates.tables]
     excluded_layers = () if mode == "fp16" else _list_excluded(candidates, is_table=False)
-    return QuantizationPlan(mode, (*layers, *excluded_layers), (*tables, *_list_excluded(candidates, is_table=True)))
+    return QuantizationPlan(
+        PLANNED if isinstance(mode, StoredBits) else mode,
+        (*layers, *excluded_layers),
+        (*tables, *_list_excluded(candidates, is_table=True)),
+    )
+
+
+def select_candidates(model: ir.Model, mode: Mode | StoredBits) -> Candidates:
+    """Return the weights that may be quantized in a mode; planned bits are for small tables as well."""
+    return find_candidates(model, min_fraction=0.0) if isinstance(mode, StoredBits) else find_candidates(model)
 
 
 @dataclass(frozen=True)
 class _Timed:
     """A choice, its fallback where it is slower, and by batch size the milliseconds that it takes more than the fallback.
 
-    A layer falls back to fp32, a table whose integers are multiplied to the form whose product is one of floats. Other
+    A layer falls back to a product of floats, a table whose integers are multiplied to the form whose product is one of floats. Other
     choices have no fallback.
     """
 
@@ -86,8 +109,19 @@ class _Timed:
 
 
 def _time_layer(
-    model: ir.Model, name: str, layer: Linear, values_by_batch: RequestCycles, stopwatch: Stopwatch
+    model: ir.Model,
+    mode: Mode | StoredBits,
+    name: str,
+    layer: Linear,
+    values_by_batch: RequestCycles,
+    stopwatch: Stopwatch,
 ) -> _Timed:
+    shape = (layer.inputs, layer.outputs)
+    bits = effective_bits(shape, mode.get_layer(name), is_table=False) if isinstance(mode, StoredBits) else 8
+    if bits != 8:
+        float_bytes, fewer_bytes = int8_layers.count_layer_bytes(layer, 4)
+        form, size = (INT4_STORED, fewer_bytes) if bits == 4 else (FP32, float_bytes)
+        return _Timed(WeightChoice(name, shape, form, f"{bits} bits are planned", {}, (float_bytes, size)))
     subgraph = extract_subgraph(model, [layer.operand], [find_fused_output(layer)])
     times = stopwatch(subgraph, name, (INT8_STATIC, INT8_DYNAMIC), _select_values(values_by_batch, [layer.operand]))
     static, dynamic = (geometric_mean(compute_speedups(times, form)) for form in (INT8_STATIC, INT8_DYNAMIC))
@@ -97,13 +131,17 @@ def _time_layer(
         compute_speedups(times, form),
         {batch: times[form][batch] - times[FP32][batch] for batch in values_by_batch},
     )
-    choice = WeightChoice(
-        name, (layer.inputs, layer.outputs), form, reason, measured, int8_layers.count_layer_bytes(layer)
-    )
+    choice = WeightChoice(name, shape, form, reason, measured, int8_layers.count_layer_bytes(layer))
+
+    def multiply_floats(reason: str) -> WeightChoice:
+        if isinstance(mode, StoredBits):
+            return replace(choice, form=INT8_STORED, reason=reason, speedups={})
+        return keep_float32(choice, reason)
+
     if speedup < MIN_SPEEDUP:
         reason = f"not clearly faster in int8: static {static:.2f} times as fast, dynamic {dynamic:.2f}"
-        return _Timed(keep_float32(choice, reason))
-    return _Timed(choice, keep_float32(choice, "in fp32"), extra)
+        return _Timed(multiply_floats(reason))
+    return _Timed(choice, multiply_floats("in fp32"), extra)
 
 
 def _limit_slowdown(timed: Sequence[_Timed], request_times: Mapping[int, float]) -> dict[str, WeightChoice]:
@@ -138,11 +176,11 @@ def _fall_back(choice: WeightChoice, fallback: WeightChoice, reason: str) -> Wei
 
 
 def _time_table(
-    model: ir.Model, mode: Mode, table: Table, values_by_batch: RequestCycles, stopwatch: Stopwatch
+    model: ir.Model, mode: Mode | StoredBits, table: Table, values_by_batch: RequestCycles, stopwatch: Stopwatch
 ) -> _Timed:
     forms = _list_forms(mode, table)
     if not forms:
-        reason = "it holds numbers that fp16 cannot"
+        reason = "32 bits are planned" if isinstance(mode, StoredBits) else _explain_no_form(mode, table)
         return _Timed(
             WeightChoice(table.name, table.shape, FP32, reason, {}, quantized_tables.count_table_bytes(table, FP32))
         )
@@ -178,27 +216,48 @@ def _find_subgraph_ends(table: Table) -> tuple[list[ir.Value], list[ir.Value]]:
     return starts, [rows, *map(find_fused_output, products)]
 
 
-def _list_forms(mode: Mode, table: Table) -> list[str]:
+def _explain_no_form(mode: Mode, table: Table) -> str:
+    too_large = mode == "fp16" and not quantized_tables.fits_fp16(table)
+    return "it holds numbers that fp16 cannot" if too_large else "no form is smaller"
+
+
+def _list_forms(mode: Mode | StoredBits, table: Table) -> list[str]:
+    """Return the forms of a table to choose from, all of them smaller than fp32; in products of floats the first one."""
+    if isinstance(mode, StoredBits):
+        bits = effective_bits(table.shape, mode.get_table(table.name), is_table=True)
+        bits = 8 if bits == 16 and not quantized_tables.fits_fp16(table) else bits
+        limit = count_weight_bytes(table.shape, bits, is_table=True)
+        return [form for form in _list_forms_of_bits(bits, table) if _count_bytes(table, form) <= limit]
     if mode == "fp16":
-        return [FP16] if quantized_tables.fits_fp16(table) else []
-    if table.products:
-        use_int8 = (
-            mode == "int8"
-            or quantized_tables.count_table_bytes(table, INT4_BY_ROW)[1]
-            >= quantized_tables.count_table_bytes(table, INT8_BY_ROW)[1]
-        )
-        return (
-            [INT8_BY_ROW, INT8_BY_ROW_STATIC, INT8_BY_ROW_DYNAMIC]
-            if use_int8
-            else [INT4_BY_ROW, INT4_BY_ROW_STATIC, INT4_BY_ROW_DYNAMIC]
-        )
-    if (
-        mode == "int8"
-        or quantized_tables.count_table_bytes(table, INT4_BY_ROW)[1]
-        >= quantized_tables.count_table_bytes(table, INT8_BY_DIMENSION)[1]
-    ):
-        return [INT8_BY_ROW, INT8_BY_DIMENSION]  # with few dimensions the scales of rows outweigh the bits
-    return [INT4_BY_ROW, INT4_IN_BLOCKS] if quantized_tables.fits_blocks(table) else [INT4_BY_ROW]
+        forms = [FP16] if quantized_tables.fits_fp16(table) else []
+    elif mode == "int4":
+        int8 = INT8_BY_ROW if table.products else INT8_BY_DIMENSION
+        # With few dimensions the scales of rows outweigh the bits.
+        is_smaller = _count_bytes(table, INT4_BY_ROW) < _count_bytes(table, int8)
+        forms = _list_forms_of_bits(4 if is_smaller else 8, table)
+    else:
+        forms = _list_forms_of_bits(8, table)
+    return [form for form in forms if _count_bytes(table, form) < _count_bytes(table, FP32)]
+
+
+def _list_forms_of_bits(bits: int, table: Table) -> list[str]:
+    if bits == 4 and not table.products:
+        return [INT4_BY_ROW, INT4_IN_BLOCKS] if quantized_tables.fits_blocks(table) else [INT4_BY_ROW]
+    return _FORMS_OF_PRODUCTS[bits] if table.products else _FORMS_OF_LOOKUPS[bits]
+
+
+_FORMS_OF_LOOKUPS: dict[int, list[str]] = {
+    32: [], 16: [FP16], 8: [INT8_BY_ROW, INT8_BY_DIMENSION], 3: [INT3_BY_ROW], 2: [INT2_BY_ROW]
+}  # fmt: skip
+_FORMS_OF_PRODUCTS: dict[int, list[str]] = {
+    **_FORMS_OF_LOOKUPS,
+    8: [INT8_BY_ROW, INT8_BY_ROW_STATIC, INT8_BY_ROW_DYNAMIC],
+    4: [INT4_BY_ROW, INT4_BY_ROW_STATIC, INT4_BY_ROW_DYNAMIC],
+}
+
+
+def _count_bytes(table: Table, form: str) -> int:
+    return quantized_tables.count_table_bytes(table, form)[1]
 
 
 def _choose_integer_form(speedups: Mapping[str, Mapping[int, float]]) -> str | None:
@@ -228,7 +287,7 @@ def _describe_speedups(form: str, speedups: Mapping[str, Mapping[int, float]]) -
 
 def _choose_table_form(table: Table, speedups: Mapping[str, Mapping[int, float]]) -> tuple[str, str]:
     speeds = {form: geometric_mean(by_batch) for form, by_batch in speedups.items()}
-    best = max(speeds, key=lambda form: speeds[form])
+    best = max(speeds, key=lambda form: (speeds[form], -_count_bytes(table, form)))
     all_speeds = ", ".join(f"{form} {speed:.2f}" for form, speed in speeds.items())
     if best != INT8_BY_DIMENSION:
         return best, f"lookups {speeds[best]:.2f} times as fast as in fp32" + (

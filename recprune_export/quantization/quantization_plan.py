@@ -8,6 +8,8 @@ from recprune_export.codec import JsonForm, ToDictMixin, finite_or_none
 
 Mode = Literal["none", "fp16", "int8", "int4"]
 
+PLANNED: Literal["planned bits"] = "planned bits"  # in the place of a mode: the bits of each weight were given
+
 CONTRIB = "com.microsoft"  # domain of the operators that ONNX Runtime adds to the standard ones
 
 FP32 = "fp32"
@@ -15,6 +17,8 @@ INT8_STATIC, INT8_DYNAMIC = "int8 static", "int8 dynamic"
 FP16 = "fp16"
 INT8_BY_ROW, INT8_BY_DIMENSION = "int8 by row", "int8 by dimension"
 INT4_BY_ROW, INT4_IN_BLOCKS = "int4 by row", "int4 in blocks"
+INT3_BY_ROW, INT2_BY_ROW = "int3 by row", "int2 by row"
+INT8_STORED, INT4_STORED = "int8 stored", "int4 stored"  # layers, widened at load
 INT8_BY_ROW_STATIC, INT8_BY_ROW_DYNAMIC = "int8 by row, static product", "int8 by row, dynamic product"
 INT4_BY_ROW_STATIC, INT4_BY_ROW_DYNAMIC = "int4 by row, static product", "int4 by row, dynamic product"
 
@@ -31,6 +35,8 @@ SCORED_TABLE_FORMS = {
 WIDER_FORM = {
     INT4_BY_ROW_STATIC: INT4_BY_ROW,
     INT4_BY_ROW_DYNAMIC: INT4_BY_ROW,
+    INT2_BY_ROW: INT3_BY_ROW,
+    INT3_BY_ROW: INT4_BY_ROW,
     INT4_BY_ROW: INT8_BY_ROW,
     INT4_IN_BLOCKS: INT8_BY_ROW,
     INT8_BY_DIMENSION: INT8_BY_ROW,
@@ -40,6 +46,8 @@ WIDER_FORM = {
     FP16: FP32,
     INT8_STATIC: FP32,
     INT8_DYNAMIC: FP32,
+    INT4_STORED: INT8_STORED,
+    INT8_STORED: FP32,
 }
 
 
@@ -70,9 +78,12 @@ class WeightChoice(ToDictMixin):
 
 @dataclass(frozen=True)
 class QuantizationPlan(ToDictMixin):
-    """All choices of one ONNX file, including weights that cannot be quantized, with the reason."""
+    """All choices of one ONNX file, including weights that cannot be quantized, with the reason.
 
-    mode: Mode
+    `mode`: the mode in which the forms were chosen, or `PLANNED` where the bits of each weight were given.
+    """
+
+    mode: Mode | Literal["planned bits"]
     layers: tuple[WeightChoice, ...]
     tables: tuple[WeightChoice, ...]
 

@@ -52,6 +52,11 @@ def relax_until_quality(
     return RelaxedPlan(plan, loss, tuple(relaxations))
 
 
+def judge_plan(plan: QuantizationPlan, evaluator: PlanEvaluator) -> RelaxedPlan:
+    """Return the plan as it is, with its errors and its loss, allowed or not."""
+    return RelaxedPlan(measure_errors(plan, evaluator), _measure_loss(plan, evaluator), ())
+
+
 def _measure_loss(plan: QuantizationPlan, evaluator: PlanEvaluator) -> QualityLoss:
     loss = evaluator.loss(plan)
     return replace(loss, answers_error=evaluator.error(plan)) if loss.verdict is Verdict.UNDECIDED else loss

@@ -30,7 +30,13 @@ def strip_weights(model: ir.Model) -> WeightlessModel:
         if tensor is not None and tensor.nbytes > LARGE and tensor.dtype != ir.DataType.STRING:
             weights[name] = tensor
             value.const_value = ir.ExternalTensor(
-                "memory", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
+                "memory",
+                0,
+                tensor.nbytes,
+                tensor.dtype,
+                shape=ir.Shape(tensor.shape.numpy()),
+                name=name,
+                doc_string=tensor.doc_string,
             )
     return WeightlessModel(ir.to_proto(copy), weights)
 

@@ -7,7 +7,6 @@ import numpy as np
 from recprune_export.onnx.mapped_tensors import iterate_rows, split_rows, write_map
 
 INT8_MAX = 127  # the largest integer of a table in int8; -128 is not used
-INT7_MAX = 63  # the largest of a linear layer: 7 bits, see `quantize_by_output`
 INT4_MAX = 7  # the largest of a table in int4; -8 is not used
 INT4_ZERO = 8  # the nibble that represents 0
 UINT8_MAX = 255  # the largest of an activation, in uint8
@@ -23,8 +22,21 @@ def quantize_by_row(table: np.ndarray, largest: int = INT8_MAX) -> tuple[np.ndar
     >>> integers.tolist(), round(float(scales[0, 0]), 6)
     ([[127, -64], [0, 0]], 0.007874)
     """
+    scales = compute_row_scales(table, largest)
+    return round_symmetric(table, scales, largest), scales
+
+
+def compute_row_scales(table: np.ndarray, largest: int) -> np.ndarray:
+    """Return the scales of `quantize_by_row`, float32 [N, 1]; 1 for a row of zeros."""
     largest_values = [_largest_values(rows, 1) for rows in iterate_rows(table)]
-    return _quantize_symmetric(table, np.concatenate([np.zeros((0, 1), np.float32), *largest_values]), largest)
+    return _compute_scales(np.concatenate([np.zeros((0, 1), np.float32), *largest_values]), largest)
+
+
+def narrow_scales(scales: np.ndarray) -> np.ndarray:
+    """Return scales in fp16, or as they are where one of them is not a normal number of fp16."""
+    limits = np.finfo(np.float16)
+    fits = bool(((scales >= limits.tiny) & (scales <= limits.max)).all())
+    return scales.astype(np.float16) if fits else scales
 
 
 def quantize_by_dimension(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -35,15 +47,6 @@ def quantize_by_dimension(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return _quantize_symmetric(table, _largest_values(table, 0)[0], INT8_MAX)
 
 
-def quantize_by_output(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return W [inputs, outputs] as int8 and a scale for each output, float32 [outputs].
-
-    7 of the 8 bits are used. CPUs with AVX2 or AVX-512 but without VNNI add pairs of products of uint8 and int8 in 16
-    bits; 2 · 255 · 63 fits, 2 · 255 · 127 does not. With 7 bits the sums are exact and the same on every machine.
-    """
-    return _quantize_symmetric(matrix, _largest_values(matrix, 0)[0], INT7_MAX)
-
-
 def _largest_values(values: np.ndarray, axis: int) -> np.ndarray:
     """Return the largest absolute values along an axis of a matrix, without a copy of it."""
     highest, lowest = (reduce(axis=axis, keepdims=True, initial=0.0) for reduce in (values.max, values.min))
@@ -51,14 +54,26 @@ def _largest_values(values: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _quantize_symmetric(values: np.ndarray, largest_values: np.ndarray, largest: int) -> tuple[np.ndarray, np.ndarray]:
+    scales = _compute_scales(largest_values, largest)
+    return round_symmetric(values, scales, largest), scales
+
+
+def _compute_scales(largest_values: np.ndarray, largest: int) -> np.ndarray:
     scales = np.asarray(largest_values, dtype=np.float32) / np.float32(largest)
-    scales = np.where(scales < np.finfo(np.float32).tiny, np.float32(1.0), scales)
-    scales_of_rows = np.broadcast_to(scales, values.shape)
+    return np.where(scales < np.finfo(np.float32).tiny, np.float32(1.0), scales)
+
+
+def round_symmetric(values: np.ndarray, scales: np.ndarray, largest: int) -> np.ndarray:
+    """Return the integers of a matrix in int8, from -`largest` to `largest`, with scales that broadcast to it.
+
+    Time: one pass over the matrix. Memory: a chunk of rows; the integers of a long matrix are in a map.
+    """
+    scales_of_rows = np.broadcast_to(np.asarray(scales, dtype=np.float32), values.shape)
 
     def round_rows(rows: slice) -> np.ndarray:
         return np.clip(np.rint(values[rows] / scales_of_rows[rows]), -largest, largest).astype(np.int8)
 
-    return convert_rows(values, np.dtype(np.int8), values.shape[1], round_rows), scales
+    return convert_rows(values, np.dtype(np.int8), values.shape[1], round_rows)
 
 
 def convert_rows(
@@ -67,17 +82,6 @@ def convert_rows(
     """Return `convert` of all rows of a matrix, [rows, width], computed chunk after chunk; a long result is in a map."""
     chunks = map(convert, split_rows(len(values), values[:1].nbytes))
     return write_map(dtype, (len(values), width), chunks)
-
-
-def pack_halves(integers: np.ndarray) -> np.ndarray:
-    """Pack integers [N, D] from -8 to 7 into bytes [N, ceil(D / 2)]: the first half of a row low, the second high."""
-    half = -(-integers.shape[1] // 2)
-
-    def pack(rows: slice) -> np.ndarray:
-        nibbles = _pad_nibbles(integers[rows])
-        return nibbles[:, :half] | (nibbles[:, half:] << 4)
-
-    return convert_rows(integers, np.dtype(np.uint8), half, pack)
 
 
 def pack_neighbors(integers: np.ndarray) -> np.ndarray:

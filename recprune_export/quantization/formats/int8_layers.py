@@ -15,8 +15,10 @@ from recprune_export.onnx.graph import (
     replace_node,
 )
 from recprune_export.onnx.optimizer.linear_layers import Linear
-from recprune_export.quantization.formats.arithmetic import choose_activation_range, quantize_by_output
-from recprune_export.quantization.quantization_plan import CONTRIB, INT8_DYNAMIC, INT8_STATIC
+from recprune_export.quantization.formats.arithmetic import choose_activation_range
+from recprune_export.quantization.formats.stored_rows import store_columns, store_rows
+from recprune_export.quantization.quantization_plan import CONTRIB, INT4_STORED, INT8_DYNAMIC, INT8_STATIC, INT8_STORED
+from recprune_export.stored_bits import count_row_bytes
 
 
 @dataclass
@@ -51,23 +53,23 @@ def quantize_static(graph: ir.Graph, layer: Linear, activations: ActivationQuant
     `x′ = DequantizeLinear(QuantizeLinear(x))`, `Gemm(x′, DequantizeLinear(W₈), DequantizeLinear(b₃₂))`, or with more than
     two axes `Add(MatMul(x′, DequantizeLinear(W₈)), b)`; `use_contrib_kernels` chooses the kernels.
     """
-    weight, scales = _quantize_weight(graph, layer)
+    weight, scales, factors, new = _quantize_weight(graph, layer)
     operand, step = activations.quantize_dequantize(graph, layer.node, layer.operand)
     name = weight.name
-    zero = add_initializer(graph, f"{name}_zero", np.zeros(layer.outputs, dtype=np.int8))
-    widened = ir.node("DequantizeLinear", [weight, scales, zero], attributes={"axis": 1})
+    zero = _make_zeros(graph, layer)
+    widened = ir.node("DequantizeLinear", [weight, scales, zero.outputs[0]], attributes={"axis": 1})
+    new += [zero, widened]
     bias = layer.vector()
     if get_rank(layer.operand) != 2:
-        return replace_product(graph, layer, [widened], operand, widened.outputs[0])
-    inputs, new = [operand, widened.outputs[0]], [widened]
+        return replace_product(graph, layer, new, operand, widened.outputs[0])
+    inputs = [operand, widened.outputs[0]]
     if bias is not None:
-        steps = _array(scales) * step
+        steps = factors * step
         integers = np.clip(np.rint(bias / steps), -(2**31) + 1, 2**31 - 1).astype(np.int32)
-        bias_inputs = [
-            add_initializer(graph, f"{name}_bias", integers),
-            add_initializer(graph, f"{name}_bias_scale", steps),
-        ]
-        new.append(ir.node("DequantizeLinear", bias_inputs, attributes={"axis": 0}))
+        step_value = add_initializer(graph, f"{name}_step", np.asarray(step))
+        bias_steps = ir.node("Mul", [scales, step_value])
+        bias_inputs = [add_initializer(graph, f"{name}_bias", integers), bias_steps.outputs[0]]
+        new += [bias_steps, ir.node("DequantizeLinear", bias_inputs, attributes={"axis": 0})]
         inputs.append(new[-1].outputs[0])
     replace_layer(graph, layer, [*new, ir.node("Gemm", inputs)])
 
@@ -78,9 +80,27 @@ def quantize_dynamic(graph: ir.Graph, layer: Linear, activations: ActivationQuan
     After: `DynamicQuantizeLinear`, `MatMulInteger`, and a conversion of the sums to float; ONNX Runtime fuses them into
     one DynamicQuantizeMatMul.
     """
-    weight, scales = _quantize_weight(graph, layer)
-    zero = add_initializer(graph, f"{weight.name}_zero", np.zeros(layer.outputs, dtype=np.int8))
-    replace_dynamic(graph, layer, [], weight, scales, zero)
+    weight, scales, _, new = _quantize_weight(graph, layer)
+    zero = _make_zeros(graph, layer)
+    replace_dynamic(graph, layer, [*new, zero], weight, scales, zero.outputs[0])
+
+
+def store_layer(graph: ir.Graph, layer: Linear, bits: int) -> None:
+    """Store W in few bits, with a scale for each output; the product stays one of floats.
+
+    After: the same `Gemm` or `MatMul`, whose W is dequantized from constants. ONNX Runtime does that once, at load, so that
+    a request takes the time of fp32, and only the file is smaller.
+    """
+    rows = np.ascontiguousarray(layer.matrix().T, dtype=np.float32)
+    stored = store_rows(graph, layer.weight.name or "", rows, bits)
+    new = stored.dequantize(stored.rows, stored.codes)
+    if layer.node.op_type == "Gemm":
+        operands = [layer.operand, new[-1].outputs[0], *layer.node.inputs[2:]]
+        product = ir.node("Gemm", operands, attributes={"transB": 1})
+    else:
+        new.append(ir.node("Transpose", [new[-1].outputs[0]], attributes={"perm": [1, 0]}))
+        product = ir.node("MatMul", [layer.operand, new[-1].outputs[0]])
+    replace_node(graph, layer.node, [*new, product])
 
 
 def replace_dynamic(
@@ -107,6 +127,8 @@ def replace_product(graph: ir.Graph, layer: Linear, new: list[ir.Node], operand:
 FORMS: Mapping[str, Callable[[ir.Graph, Linear, ActivationQuantizer], None]] = {
     INT8_STATIC: quantize_static,
     INT8_DYNAMIC: quantize_dynamic,
+    INT8_STORED: lambda graph, layer, _: store_layer(graph, layer, 8),
+    INT4_STORED: lambda graph, layer, _: store_layer(graph, layer, 4),
 }
 
 
@@ -141,28 +163,31 @@ def _feeds_only_quantize(value: ir.Value) -> bool:
     return not value.is_graph_output() and set(users) == {"QuantizeLinear"}
 
 
-def count_layer_bytes(layer: Linear) -> tuple[int, int]:
-    """Return the bytes of the weight without bias, in fp32 and in int8 with its scales."""
-    size = layer.inputs * layer.outputs
-    return 4 * size, size + 4 * layer.outputs
+def count_layer_bytes(layer: Linear, bits: int = 8) -> tuple[int, int]:
+    """Return the bytes of the weight without bias, in fp32 and in fewer bits with its scales."""
+    size, row = layer.inputs * layer.outputs, count_row_bytes(layer.inputs, bits)
+    return 4 * size, layer.outputs * (row + 1)
 
 
-def _quantize_weight(graph: ir.Graph, layer: Linear) -> tuple[ir.Value, ir.Value]:
-    """Return W [inputs, outputs] in int8, and its scales [outputs]."""
-    integers, scales = quantize_by_output(layer.matrix().astype(np.float32))
-    weight = add_initializer(graph, f"{layer.weight.name}_int8", np.ascontiguousarray(integers))
-    return weight, add_initializer(graph, f"{layer.weight.name}_scales", scales)
+def _quantize_weight(graph: ir.Graph, layer: Linear) -> tuple[ir.Value, ir.Value, np.ndarray, list[ir.Node]]:
+    """Return W [inputs, outputs] in int8, its scales [outputs] as a value and as an array, and the nodes that compute them.
+
+    7 of the 8 bits are used. CPUs with AVX2 or AVX-512 but without VNNI add pairs of products of uint8 and int8 in 16
+    bits; 2 · 255 · 63 fits, 2 · 255 · 127 does not. With 7 bits the sums are exact and the same on every machine.
+    """
+    return store_columns(graph, layer.weight.name or "", layer.matrix().astype(np.float32), 7)
+
+
+def _make_zeros(graph: ir.Graph, layer: Linear) -> ir.Node:
+    """Return the node that computes the zero points of W, [outputs] in int8: ONNX Runtime does so at load."""
+    shape = add_initializer(graph, f"{layer.weight.name}_outputs", np.array([layer.outputs]))
+    return ir.node("ConstantOfShape", [shape], attributes={"value": ir.tensor(np.zeros(1, np.int8))})
 
 
 def _make_bias_add(graph: ir.Graph, product: ir.Node, bias: np.ndarray | None, name: str) -> list[ir.Node]:
     if bias is None:
         return []
     return [ir.node("Add", [product.outputs[0], add_initializer(graph, name, bias.astype(np.float32))])]
-
-
-def _array(value: ir.Value) -> np.ndarray:
-    assert value.const_value is not None
-    return value.const_value.numpy()
 
 
 def replace_layer(graph: ir.Graph, layer: Linear, new: list[ir.Node]) -> None:

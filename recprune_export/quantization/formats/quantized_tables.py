@@ -6,7 +6,6 @@ factor in each row), int4 by row 980, int4 by GatherBlockQuantized 1670.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -16,97 +15,50 @@ from recprune_export.onnx.mapped_tensors import split_rows
 from recprune_export.quantization.candidates import Table
 from recprune_export.quantization.formats.arithmetic import (
     INT4_MAX,
-    INT4_ZERO,
-    INT8_MAX,
+    compute_row_scales,
     convert_rows,
-    pack_halves,
+    narrow_scales,
     pack_neighbors,
     quantize_by_dimension,
-    quantize_by_row,
+    round_symmetric,
 )
+from recprune_export.quantization.formats.stored_rows import AXIS, FLOAT, StoredRows, cast, store_rows
 from recprune_export.quantization.quantization_plan import (
     CONTRIB,
     FP16,
     FP32,
+    INT2_BY_ROW,
+    INT3_BY_ROW,
     INT4_BY_ROW,
     INT4_IN_BLOCKS,
     INT8_BY_DIMENSION,
     INT8_BY_ROW,
     SCORED_TABLE_FORMS,
 )
+from recprune_export.stored_bits import count_row_bytes
 
-FLOAT = {"to": ir.DataType.FLOAT.value}
-AXIS = {"axis": 0}
 BLOCKS = (16, 32, 64, 128, 256)  # block sizes that GatherBlockQuantized supports
+ROW_BITS: Mapping[str, int] = {INT8_BY_ROW: 8, INT4_BY_ROW: 4, INT3_BY_ROW: 3, INT2_BY_ROW: 2}
 
 
-@dataclass(frozen=True)
-class QuantizedTable:
-    """The stored form of a table: `rows` [rows, bytes of a row] and, where each row has one, `scales` [rows, 1].
-
-    `unpack` makes the nodes that convert some of the rows to floats, still without scales; the last one outputs them.
-    """
-
-    rows: ir.Value
-    scales: ir.Value | None
-    unpack: Callable[[ir.Value], list[ir.Node]]
-
-    def dequantize(self, rows: ir.Value, scales: ir.Value | None) -> list[ir.Node]:
-        """Return nodes of which the last outputs the dequantized `rows`."""
-        new = self.unpack(rows)
-        return new if scales is None else [*new, ir.node("Mul", [new[-1].outputs[0], scales])]
-
-
-def store_fp16(graph: ir.Graph, table: Table) -> QuantizedTable:
+def store_fp16(graph: ir.Graph, table: Table) -> StoredRows:
     """Store a table in fp16, with a relative error of 2⁻¹¹."""
     array = table.array()
     halves = convert_rows(array, np.dtype(np.float16), array.shape[1], lambda rows: array[rows].astype(np.float16))
-    return QuantizedTable(add_initializer(graph, f"{table.name}_fp16", halves), None, _cast)
+    return StoredRows(add_initializer(graph, f"{table.name}_fp16", halves), None, None, cast)
 
 
-def store_int8_by_row(graph: ir.Graph, table: Table, largest: int = INT8_MAX) -> QuantizedTable:
-    """Store a table in int8 with a scale for each row."""
-    integers, scales = quantize_by_row(table.array(), largest)
-    stored, steps = (
-        add_initializer(graph, f"{table.name}_int8", integers),
-        add_initializer(graph, f"{table.name}_scales", scales),
-    )
-    return QuantizedTable(stored, steps, _cast)
-
-
-def store_int4_by_row(graph: ir.Graph, table: Table) -> QuantizedTable:
-    """Store a table in int4, two numbers in a byte, with a scale for each row.
-
-    `BitwiseAnd` and `BitShift` unpack the bytes, `Concat` joins both halves of a row.
-    """
-    integers, scales = quantize_by_row(table.array(), INT4_MAX)
-    stored = add_initializer(graph, f"{table.name}_int4", pack_halves(integers))
-    steps = add_initializer(graph, f"{table.name}_scales", scales)
-    low_bits = add_initializer(graph, f"{table.name}_low", np.array(15, dtype=np.uint8))
-    shift = add_initializer(graph, f"{table.name}_high", np.array(4, dtype=np.uint8))
-    zero = add_initializer(graph, f"{table.name}_zero", np.array(INT4_ZERO, dtype=np.float32))
-
-    def unpack(rows: ir.Value) -> list[ir.Node]:
-        low = ir.node("BitwiseAnd", [rows, low_bits])
-        high = ir.node("BitShift", [rows, shift], attributes={"direction": "RIGHT"})
-        joined = ir.node("Concat", [low.outputs[0], high.outputs[0]], attributes={"axis": -1})
-        new = [low, high, joined, *_slice_padding(graph, table, joined)]
-        cast = ir.node("Cast", new[-1].outputs, attributes=FLOAT)
-        return [*new, cast, ir.node("Sub", [cast.outputs[0], zero])]
-
-    return QuantizedTable(stored, steps, unpack)
-
-
-def replace_lookups(graph: ir.Graph, table: Table, stored: QuantizedTable) -> None:
+def replace_lookups(graph: ir.Graph, table: Table, stored: StoredRows) -> None:
     """Replace each lookup by one in the stored rows, and dequantize the rows of the request alone.
 
-    After: `Cast(Gather(T₁₆, ids))`, `Mul(Cast(Gather(T₈, ids)), Gather(scales, ids))`, or the latter with unpacked int4.
+    After: `Cast(Gather(T₁₆, ids))`, or `Mul(Cast(Gather(T₈, ids)), Gather(book, Cast(Gather(codes, ids))))`, with fewer
+    bits the same with unpacked rows, see `stored_rows.py`.
     """
     for lookup in table.lookups:
         rows = _gather(stored.rows, lookup)
-        factors = [] if stored.scales is None else [_gather(stored.scales, lookup)]
-        scales = factors[0].outputs[0] if factors else None
-        replace_node(graph, lookup, [rows, *factors, *stored.dequantize(rows.outputs[0], scales)])
+        codes = [] if stored.codes is None else [_gather(stored.codes, lookup)]
+        dequantized = stored.dequantize(rows.outputs[0], codes[0].outputs[0] if codes else None)
+        replace_node(graph, lookup, [rows, *codes, *dequantized])
 
 
 def store_int8_by_dimension(graph: ir.Graph, table: Table) -> None:
@@ -126,24 +78,36 @@ def store_int8_by_dimension(graph: ir.Graph, table: Table) -> None:
 
 
 def store_int4_in_blocks(graph: ir.Graph, table: Table) -> None:
-    """Store int4 for `GatherBlockQuantized` of ONNX Runtime, a row in one block; at most 256 dimensions, an even number."""
-    integers, scales = quantize_by_row(table.array(), INT4_MAX)
+    """Store int4 for `GatherBlockQuantized` of ONNX Runtime, a row in one block; at most 256 dimensions, an even number.
+
+    Scales are in fp16 where it can represent them; then the result is fp16 and is cast.
+    """
+    scales = _make_block_scales(table)
+    integers = round_symmetric(table.array(), scales, INT4_MAX)
     stored = add_initializer(graph, f"{table.name}_int4", pack_neighbors(integers))
     steps = add_initializer(graph, f"{table.name}_scales", scales)
     block = next(size for size in BLOCKS if size >= table.shape[1])
     attributes = {"bits": 4, "block_size": block, "gather_axis": 0, "quantize_axis": 1}
     for lookup in table.lookups:
         inputs = [stored, lookup.inputs[1], steps]
-        replace_node(graph, lookup, [ir.node("GatherBlockQuantized", inputs, attributes=attributes, domain=CONTRIB)])
+        found = ir.node("GatherBlockQuantized", inputs, attributes=attributes, domain=CONTRIB)
+        found.outputs[0].type = steps.type
+        replace_node(graph, lookup, [found] if scales.dtype == np.float32 else [found, *cast(found.outputs[0])])
     graph.opset_imports.setdefault(CONTRIB, 1)
 
 
-# STORES serve lookups and products, LOOKUPS serve lookups only.
-STORES: Mapping[str, Callable[[ir.Graph, Table], QuantizedTable]] = {
-    FP16: store_fp16,
-    INT8_BY_ROW: store_int8_by_row,
-    INT4_BY_ROW: store_int4_by_row,
-}
+def store_table(graph: ir.Graph, table: Table, form: str, bits: int | None = None) -> StoredRows:
+    """Store a table in fp16 or by row, in the bits of the form unless `bits` says otherwise."""
+    if form == FP16:
+        return store_fp16(graph, table)
+    return store_rows(graph, table.name, table.array(), bits or ROW_BITS[form])
+
+
+def _make_block_scales(table: Table) -> np.ndarray:
+    return narrow_scales(compute_row_scales(table.array(), INT4_MAX))
+
+
+# Forms that serve lookups only; those of `store_table` serve products as well.
 LOOKUPS: Mapping[str, Callable[[ir.Graph, Table], None]] = {
     INT8_BY_DIMENSION: store_int8_by_dimension,
     INT4_IN_BLOCKS: store_int4_in_blocks,
@@ -156,11 +120,10 @@ def count_table_bytes(table: Table, form: str) -> tuple[int, int]:
     float_bytes = 4 * rows * dimensions
     by_form = {
         FP16: float_bytes // 2,
-        INT8_BY_ROW: rows * (dimensions + 4),
+        **{by_row: rows * (count_row_bytes(dimensions, bits) + 1) for by_row, bits in ROW_BITS.items()},
         INT8_BY_DIMENSION: rows * dimensions
         + 4 * sum(dimensions * int(np.prod(_get_inner_axes(lookup))) for lookup in table.lookups),
-        INT4_BY_ROW: rows * (-(-dimensions // 2) + 4),
-        INT4_IN_BLOCKS: rows * (-(-dimensions // 2) + 4),
+        INT4_IN_BLOCKS: rows * (-(-dimensions // 2) + _make_block_scales(table).itemsize),
     }
     form = SCORED_TABLE_FORMS.get(form, (form, FP32))[0]
     return float_bytes, by_form.get(form, float_bytes)
@@ -202,10 +165,6 @@ def _get_inner_axes(lookup: ir.Node) -> tuple[int, ...]:
     return tuple(int(size) for size in inner) if all(isinstance(size, int) for size in inner) else ()  # type: ignore[arg-type]
 
 
-def _cast(rows: ir.Value) -> list[ir.Node]:
-    return [ir.node("Cast", [rows], attributes=FLOAT)]
-
-
 def _gather(stored: ir.Value, lookup: ir.Node) -> ir.Node:
     node = ir.node("Gather", [stored, lookup.inputs[1]], attributes=AXIS)
     shape = get_dims(lookup.outputs[0])
@@ -214,13 +173,3 @@ def _gather(stored: ir.Value, lookup: ir.Node) -> ir.Node:
         node.outputs[0].shape = ir.Shape([*shape[:-1], stored.shape[1]])
     node.outputs[0].type = stored.type
     return node
-
-
-def _slice_padding(graph: ir.Graph, table: Table, joined: ir.Node) -> list[ir.Node]:
-    """Return the nodes that remove the nibble padded to an even number of dimensions."""
-    dimensions = table.shape[1]
-    if dimensions % 2 == 0:
-        return []
-    bounds = {"from": 0, "to": dimensions, "axis": -1}
-    inputs = [add_initializer(graph, f"{table.name}_{word}", np.array([number])) for word, number in bounds.items()]
-    return [ir.node("Slice", [joined.outputs[0], *inputs])]

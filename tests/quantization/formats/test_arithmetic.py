@@ -10,13 +10,12 @@ from recprune_export.onnx import count_nonzero_nibbles, mapped_tensors
 from recprune_export.quantization.formats import quantize_by_dimension, quantize_by_row
 from recprune_export.quantization.formats.arithmetic import (
     INT4_MAX,
-    INT7_MAX,
     choose_activation_range,
     compute_scale_zero_point,
-    pack_halves,
     pack_neighbors,
-    quantize_by_output,
 )
+from recprune_export.quantization.formats.packed_rows import pack_levels, pack_matrix
+from recprune_export.stored_bits import count_row_bytes, find_levels, fit_scales
 
 SIZES = st.tuples(st.integers(1, 7), st.integers(1, 9))
 TABLES = hnp.arrays(np.float32, SIZES, elements=st.floats(-1e6, 1e6, width=32))
@@ -43,27 +42,43 @@ def test_a_dimension_is_off_by_half_of_its_scale_at_most(table: np.ndarray) -> N
 @given(TABLES)
 def test_zeros_stay_zeros(table: np.ndarray) -> None:
     table[np.random.default_rng(0).random(table.shape) < 0.5] = 0.0
-    for quantise in (quantize_by_row, quantize_by_dimension, quantize_by_output):
+    for quantise in (quantize_by_row, quantize_by_dimension):
         integers, _ = quantise(table)
         assert not integers[table == 0.0].any()
 
 
 @given(TABLES)
 def test_pairs_of_products_fit_into_16_bits(matrix: np.ndarray) -> None:
-    integers, _ = quantize_by_output(matrix)
-    assert 2 * 255 * int(np.abs(integers).max()) <= np.iinfo(np.int16).max
-    assert np.abs(integers).max() <= INT7_MAX
+    integers = pack_matrix(matrix, 7).rows
+    assert 2 * 255 * int(np.abs(integers.astype(int)).max(initial=0)) <= np.iinfo(np.int16).max
 
 
 @given(hnp.arrays(np.int8, SIZES, elements=st.integers(-7, 7)))
 def test_what_is_packed_can_be_taken_apart(integers: np.ndarray) -> None:
     dimensions = integers.shape[1]
-    halves, neighbours = pack_halves(integers), pack_neighbors(integers)
+    halves, neighbours = pack_levels(integers.astype(np.float32), 4), pack_neighbors(integers)
     low, high = (half.astype(int) - 8 for half in (halves & 15, halves >> 4))
     assert np.array_equal(np.concatenate([low, high], axis=1)[:, :dimensions], integers)
     low, high = (half.astype(int) - 8 for half in (neighbours & 15, neighbours >> 4))
     assert np.array_equal(np.stack([low, high], axis=2).reshape(len(integers), -1)[:, :dimensions], integers)
     assert count_nonzero_nibbles(halves) == count_nonzero_nibbles(neighbours) == np.count_nonzero(integers)
+
+
+@pytest.mark.parametrize("bits", [8, 4, 3, 2])
+@pytest.mark.parametrize("dimensions", [1, 7, 16])
+def test_packed_rows_have_the_bytes_that_are_promised(bits: int, dimensions: int) -> None:
+    packed = pack_matrix(np.random.default_rng(0).normal(size=(30, dimensions)).astype(np.float32), bits)
+    assert packed.rows.nbytes == 30 * count_row_bytes(dimensions, bits)
+    assert packed.codes.nbytes == 30
+
+
+@given(TABLES, st.sampled_from([8, 4, 3, 2]))
+def test_scales_as_stored_are_those_of_the_reference(table: np.ndarray, bits: int) -> None:
+    scales, stored = fit_scales(table, bits), pack_matrix(table, bits).scales()
+    far_below = scales < scales.max() * 2.0**-14
+    np.testing.assert_array_equal(stored[~far_below], scales[~far_below])
+    assert (stored[far_below] <= scales.max() * 2.0**-13).all()
+    assert not stored[scales == 0].any()
 
 
 def test_what_a_relu_gives_has_its_zero_at_the_end() -> None:
@@ -101,7 +116,9 @@ def test_chunks_of_rows_give_the_whole(chunk: int, monkeypatch: pytest.MonkeyPat
         np.testing.assert_array_equal(scales, expected_scales)
         np.testing.assert_array_equal(integers, np.rint(table / scales).clip(-127, 127))
     nibbles = np.pad(quantize_by_row(table, INT4_MAX)[0] + 8, ((0, 0), (0, 1)), constant_values=8).astype(np.uint8)
-    packed = pack_halves(quantize_by_row(table, INT4_MAX)[0])
-    np.testing.assert_array_equal(packed, nibbles[:, :3] | (nibbles[:, 3:] << 4))
+    for bits in (8, 4, 3, 2):
+        scales = fit_scales(table, bits)
+        expected = pack_levels(find_levels(table, scales, bits), bits)
+        np.testing.assert_array_equal(pack_matrix(table, bits).rows, expected)
     neighbors = pack_neighbors(quantize_by_row(table, INT4_MAX)[0])
     np.testing.assert_array_equal(neighbors, nibbles[:, ::2] | (nibbles[:, 1::2] << 4))
