@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from recprune_export import stored_bits
-from recprune_export.stored_bits import fit_scales
+from recprune_export.stored_bits import fit_scales, round_rows
 
 MULTIPLIED_BITS = 7  # of a layer that is stored in 8 bits: its integers may be multiplied
 
@@ -20,7 +19,7 @@ def round_table_rows(rows: Tensor, bits: int) -> Tensor:
         return rows.half().to(rows.dtype)
     flat = rows.reshape(-1, rows.shape[-1])
     scales = fit_scales(flat, bits, torch).to(rows.dtype)
-    return stored_bits.round_rows(flat, scales, bits, torch).reshape(rows.shape)
+    return round_rows(flat, scales, bits, torch).reshape(rows.shape)
 
 
 def round_layer_weight(weight: Tensor, bits: int) -> Tensor:
