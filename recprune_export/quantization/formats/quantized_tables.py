@@ -1,8 +1,7 @@
 """Quantized tables: rows are looked up in their stored format, and only the rows of the request are dequantized.
 
-Times of ONNX Runtime 1.32 for 26 lookups in one table of 260,000 rows and 20 dimensions at batch 256, in µs: fp32 540,
-fp16 480, int8 with a scale per dimension 490, with a scale per row 950 (a second lookup, and a product with another
-factor in each row), int4 by row 980, int4 by GatherBlockQuantized 1670.
+Times of all forms are in docs/decisions/table-formats.md. A scale for each row costs a second lookup, and a product with
+another factor in each row; a scale for each dimension is one long product.
 """
 
 from collections.abc import Callable, Mapping
