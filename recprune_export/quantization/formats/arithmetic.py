@@ -12,22 +12,14 @@ INT4_ZERO = 8  # the nibble that represents 0
 UINT8_MAX = 255  # the largest of an activation, in uint8
 
 
-def quantize_by_row(table: np.ndarray, largest: int = INT8_MAX) -> tuple[np.ndarray, np.ndarray]:
-    """Return integers [N, D] in int8 and a scale for each row, float32 [N, 1].
+def compute_row_scales(table: np.ndarray, largest: int) -> np.ndarray:
+    """Return a scale for each row, float32 [N, 1], so that its largest number becomes `largest`; 1 for a row of zeros.
 
-    The error of an element is at most half of its scale. Time: two passes over the table. Memory: the scales and a chunk of
-    rows; the integers of a long table are in a map.
-
-    >>> integers, scales = quantize_by_row(np.array([[1.0, -0.5], [0.0, 0.0]], dtype=np.float32))
-    >>> integers.tolist(), round(float(scales[0, 0]), 6)
+    >>> table = np.array([[1.0, -0.5], [0.0, 0.0]], dtype=np.float32)
+    >>> scales = compute_row_scales(table, INT8_MAX)
+    >>> round_symmetric(table, scales, INT8_MAX).tolist(), round(float(scales[0, 0]), 6)
     ([[127, -64], [0, 0]], 0.007874)
     """
-    scales = compute_row_scales(table, largest)
-    return round_symmetric(table, scales, largest), scales
-
-
-def compute_row_scales(table: np.ndarray, largest: int) -> np.ndarray:
-    """Return the scales of `quantize_by_row`, float32 [N, 1]; 1 for a row of zeros."""
     largest_values = [_largest_values(rows, 1) for rows in iterate_rows(table)]
     return _compute_scales(np.concatenate([np.zeros((0, 1), np.float32), *largest_values]), largest)
 
@@ -42,7 +34,7 @@ def narrow_scales(scales: np.ndarray) -> np.ndarray:
 def quantize_by_dimension(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return integers [N, D] in int8 and a scale for each embedding dimension, float32 [D].
 
-    Time and memory are those of `quantize_by_row`.
+    Time: two passes over the table. Memory: a chunk of rows; the integers of a long table are in a map.
     """
     return _quantize_symmetric(table, _largest_values(table, 0)[0], INT8_MAX)
 

@@ -7,15 +7,24 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from recprune_export.onnx import count_nonzero_nibbles, mapped_tensors
-from recprune_export.quantization.formats import quantize_by_dimension, quantize_by_row
+from recprune_export.quantization.formats import quantize_by_dimension
 from recprune_export.quantization.formats.arithmetic import (
     INT4_MAX,
     choose_activation_range,
+    compute_row_scales,
     compute_scale_zero_point,
     pack_neighbors,
+    round_symmetric,
 )
 from recprune_export.quantization.formats.packed_rows import pack_levels, pack_matrix
 from recprune_export.stored_bits import count_row_bytes, count_scales, find_levels, fit_scales
+
+
+def quantize_by_row(table: np.ndarray, largest: int = 127) -> tuple[np.ndarray, np.ndarray]:
+    """Round with the largest number of each row."""
+    scales = compute_row_scales(table, largest)
+    return round_symmetric(table, scales, largest), scales
+
 
 SIZES = st.tuples(st.integers(1, 7), st.integers(1, 9))
 TABLES = hnp.arrays(np.float32, SIZES, elements=st.floats(-1e6, 1e6, width=32))
