@@ -1,5 +1,6 @@
 """Helpers that read and change a graph of onnx-ir."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -121,3 +122,13 @@ def copy_bits(source: ir.Value, target: ir.Value) -> ir.Value:
     if BITS in source.meta:
         target.meta[BITS] = source.meta[BITS]
     return target
+
+
+def shorten_names(graph: ir.Graph, constants: str) -> None:
+    """Give short names to the values that nodes compute, but the outputs, and to initializers whose names begin with `constants`."""
+    renamed = [value for node in graph for value in node.outputs if not value.is_graph_output()]
+    renamed += [v for v in list(graph.initializers.values()) if (v.name or "").startswith(constants)]
+    taken = {v.name for v in (*graph.inputs, *graph.outputs, *graph.initializers.values())}
+    names = (name for name in map("{:x}".format, itertools.count()) if name not in taken)
+    for value in renamed:
+        value.name = next(names)

@@ -19,7 +19,7 @@ from recprune_export.quantization.formats.packed_rows import pack_matrix, scale_
 
 FLOAT, INT32 = ({"to": kind.value} for kind in (ir.DataType.FLOAT, ir.DataType.INT32))
 AXIS = {"axis": 0}
-_PREFIX = "stored_rows/"  # of the names of what all of them share
+PREFIX = "stored_rows/"  # of the names of what all of them share
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _slice_padding(graph: ir.Graph, joined: ir.Node, dimensions: int, multiple: 
 
 def _add_scale_book(graph: ir.Graph, octave: int) -> ir.Value:
     """Return the scales of all codes, [256]: those below 1 times 2^octave; weights of one octave share them."""
-    name, shared = f"{_PREFIX}scales_below_2^{octave}", f"{_PREFIX}scales_below_2^0"
+    name, shared = f"{PREFIX}scales_below_2^{octave}", f"{PREFIX}scales_below_2^0"
     book, base = _find_value(graph, name), _find_value(graph, shared)
     if book is not None:
         return book
@@ -165,7 +165,7 @@ def _add_level_book(graph: ir.Graph, bits: int) -> ir.Value:
     2 bits: -1.5, ..., 1.5. The high bit: -2, 2.
     """
     name = f"levels_of_{bits}_bits"
-    book = _find_value(graph, _PREFIX + name)
+    book = _find_value(graph, PREFIX + name)
     if book is not None:
         return book
     shifts, step, zero = ([0, 2, 4, 6], 1.0, 1.5) if bits == 2 else (range(8), 4.0, 2.0)
@@ -179,7 +179,7 @@ def _add_level_book(graph: ir.Graph, bits: int) -> ir.Value:
     floats = ir.node("Cast", masked.outputs, attributes=FLOAT)
     scaled = ir.node("Mul", [floats.outputs[0], _share(graph, f"{name}_step", np.array(step, np.float32))])
     levels = ir.node("Sub", [scaled.outputs[0], _share(graph, f"{name}_zero", np.array(zero, np.float32))])
-    return _insert_first(graph, [shifted, masked, floats, scaled, levels], _PREFIX + name)
+    return _insert_first(graph, [shifted, masked, floats, scaled, levels], PREFIX + name)
 
 
 def _insert_first(graph: ir.Graph, nodes: Sequence[ir.Node], name: str) -> ir.Value:
@@ -200,5 +200,5 @@ def _get_producer(value: ir.Value) -> ir.Node:
 
 def _share(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     """Return the constant of the graph for all rows that are stored, which is added at its first use."""
-    unique = _PREFIX + name
+    unique = PREFIX + name
     return graph.initializers[unique] if unique in graph.initializers else add_initializer(graph, unique, array)
