@@ -260,11 +260,12 @@ def count_all_weights(program: Program, tables: frozenset[str]) -> NonZeroTarget
 
 def schedule_rounded(schedule: Schedule, finetuning: FineTuningSettings) -> Schedule:
     """Return the schedule for rounded weights without zeros; epochs and a learning rate that the user set stay."""
-    rate = ROUNDED_LEARNING_RATE if finetuning.learning_rate is None else 1.0
-    epochs = ROUNDED_EPOCHS if finetuning.epochs is None else 1
-    return replace(
-        schedule, epochs=epochs * schedule.epochs, learning_rate=rate * schedule.learning_rate, gradual=False
-    )
+    epochs, rate = schedule.epochs, schedule.learning_rate
+    if finetuning.epochs is None:
+        epochs = max(epochs, ROUNDED_EPOCHS)
+    if finetuning.learning_rate is None:
+        rate = max(rate, ROUNDED_LEARNING_RATE)
+    return replace(schedule, epochs=epochs, learning_rate=rate, gradual=False)
 
 
 def divide_epochs(epochs: int, stages: int, stage: int) -> int:
