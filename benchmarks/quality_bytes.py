@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -94,7 +95,8 @@ def measure(selection: Selection, case: str, seed: int, data_folder: Path, cells
     subject = Subject.prepare(case, seed, data_folder, cells.folder)
     measurer = Measurer(subject, cells)
     fixed = [key for key in missing if key.contestant != BEFORE]
-    for key in [*fixed, *(_search_sparsities(selection, subject, cells) if BEFORE in selection.contestants else ())]:
+    searched = _search_sparsities(selection, subject, cells) if BEFORE in selection.contestants else ()
+    for key in chain(fixed, searched):  # what is searched depends on what was measured just before
         checkout = selection.checkouts.get(key.contestant, HERE)
         make = partial(make_contender, subject, key.contestant, key.point, selection.checkouts, cells.folder / "small")
         try:
