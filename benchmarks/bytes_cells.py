@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bytes_files import BATCHES, BEFORE, Contender, Subject
+from bytes_files import BATCHES, BEFORE, DENSE, INT4, INT8, OURS, SMALL, Contender, Subject
 from bytes_scores import Quality, Truth, answer_test_rows, find_truth, measure_quality
 from cases import slug
 
@@ -28,14 +28,16 @@ from recprune_export.validation import (
 SESSIONS, SECONDS, FEWEST = 6, 0.3, 20  # of the latency of a cell: sets of sessions, seconds for each batch, rounds
 PROCESSES = 3  # of the memory
 FILE, REFERENCE = "file", "dense"
-# CPU seconds of a cell where none like it was measured: on one core of the machine of docs/results.md.
+# CPU seconds where none like it was measured: of training, and of a cell beside it and in multiples of it.
+USUAL_TRAINING = {"frappe/dlrm": 20.0, "frappe/deepfm": 25.0, "beauty/sasrec": 900.0, "census/mmoe": 60.0}
+OTHER_TRAINING = 60.0
 USUAL_SECONDS = {
-    "dense": 60.0,
-    "dense int8": 30.0,
-    "dense int4": 30.0,
-    "small from scratch": 90.0,
-    BEFORE: 60.0,
-    "ours": 90.0,
+    DENSE: (5.0, 0.0),
+    INT8: (10.0, 0.0),
+    INT4: (10.0, 0.0),
+    SMALL: (20.0, 5 / 3),
+    BEFORE: (35.0, 0.5),
+    OURS: (60.0, 1.0),
 }
 
 
@@ -212,16 +214,24 @@ class Measurer:
         }
 
 
-def estimate_hours(missing: Sequence[Key], measured: Sequence[Cell]) -> float:
-    """Return the CPU hours that the missing cells take: as cells of the same contestant and case did, or the same contestant.
+def estimate_hours(missing: Sequence[Key], measured: Sequence[Cell], is_trained: Callable[[str, int], bool]) -> float:
+    """Return the CPU hours that the missing cells take: as cells of the same contestant and case did, or as is usual.
 
-    >>> round(estimate_hours([Key("frappe/dlrm", 0, "dense int8", 0.0)], []) * 3600)
+    Recommenders that are not trained yet, by case and seed, are trained first.
+
+    >>> round(estimate_hours([Key("frappe/dlrm", 0, "dense int8", 0.0)], [], lambda case, seed: False) * 3600)
     30
     """
 
     def estimate(key: Key) -> float:
-        same = [cell for cell in measured if cell.contestant == key.contestant]
-        seconds = [cell.cpu_seconds for cell in same if cell.case == key.case] or [cell.cpu_seconds for cell in same]
-        return float(np.mean(seconds)) if seconds else USUAL_SECONDS[key.contestant]
+        same = [c.cpu_seconds for c in measured if (c.case, c.contestant) == (key.case, key.contestant)]
+        fixed, trainings = USUAL_SECONDS[key.contestant]
+        return float(np.mean(same)) if same else fixed + trainings * estimate_training(key.case)
 
-    return sum(map(estimate, missing)) / 3600.0
+    untrained = {(key.case, key.seed) for key in missing if not is_trained(key.case, key.seed)}
+    return (sum(map(estimate, missing)) + sum(estimate_training(case) for case, _ in untrained)) / 3600.0
+
+
+def estimate_training(case: str) -> float:
+    """Return the usual CPU seconds of the training of a dense recommender."""
+    return USUAL_TRAINING.get(case, OTHER_TRAINING)

@@ -60,13 +60,18 @@ class Dense:
 
 def trained(name: str, case: Case, seed: int, folder: Path, cache: Path) -> Dense:
     """Train, or take what was trained before; data files lie in `folder`."""
-    path = cache / f"{slug(name)}-{seed}.pt"
+    path = find_checkpoint(name, seed, cache)
     told = path.with_suffix(".json")
     if not path.exists():
         done = train(folder / case.data, case.recommender, path, case.wishes, dict(case.config), seed=seed)
         epochs = len(done.fitted.epochs)
         told.write_text(json.dumps({"epochs": epochs, "examples": epochs * done.rows}))
     return Dense(path, json.loads(told.read_text())["examples"])
+
+
+def find_checkpoint(name: str, seed: int, cache: Path) -> Path:
+    """Return where the trained recommender of a case lies, or will lie."""
+    return cache / f"{slug(name)}-{seed}.pt"
 
 
 def slug(name: str) -> str:

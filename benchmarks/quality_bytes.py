@@ -35,7 +35,7 @@ from bytes_files import (
     make_contender,
 )
 from bytes_table import Report, draw
-from cases import cases_with_data
+from cases import cases_with_data, find_checkpoint
 from results import told_of_machine, write_section
 
 from recprune_export.environment import environment
@@ -199,7 +199,7 @@ def print_estimate(selection: Selection, cells: CellFolder) -> None:
     measured, total = cells.cells, 0.0
     for case in selection.cases:
         missing = [key for seed in selection.seeds for key in selection.list_missing(case, seed, cells)]
-        hours = estimate_hours(missing, measured)
+        hours = estimate_hours(missing, measured, lambda case, seed: find_checkpoint(case, seed, cells.folder).exists())
         total += hours
         print(f"{case}: about {len(missing)} cells are missing, {hours:.1f} hours of one core", file=sys.stderr)
     print(f"All: {total:.1f} hours of one core", file=sys.stderr, flush=True)

@@ -9,6 +9,13 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
+from recprune_export.api import load_model, make_task
+from recprune_export.data import SchemaOverrides
+from recprune_export.onnx import export_onnx
+from recprune_export.pipeline import make_predictor
+from recprune_export.settings import Settings
+from recprune_export.training import train
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -157,6 +164,28 @@ def test_bisection_chooses_what_a_look_at_every_file_would(modules: SimpleNamesp
         known[sparsity] = sizes[sparsity]
     assert verdicts.choose_largest_fitting(known, limit) == verdicts.choose_largest_fitting(sizes, limit)
     assert len(known) <= 4
+
+
+@pytest.mark.parametrize(
+    ("data", "recommender", "labels", "names"),
+    [("clicks_file", "dlrm", ("clicked",), ("auc", "logloss", "ece")), ("sequences_file", "sasrec", (), ("ndcg@10",))],
+)
+def test_metrics_of_a_file_are_those_of_the_package(
+    scores: ModuleType, tmp_path: Path, request: pytest.FixtureRequest, data: str, recommender: str,
+    labels: tuple[str, ...], names: tuple[str, ...],
+) -> None:  # fmt: skip
+    rows = request.getfixturevalue(data)
+    config = {"dim": 8} if recommender == "sasrec" else {"dim": 8, "hidden": (16,)}
+    train(rows, recommender, tmp_path / "model.pt", SchemaOverrides(labels=labels), config, epochs=1)
+    loaded = load_model(tmp_path / "model.pt", None, {})
+    task = make_task(loaded, rows, (), Settings(metrics=names))
+    file = export_onnx(loaded.program, tmp_path / "model.onnx")
+    truth = scores.find_truth(task)
+    quality = scores.measure_quality(scores.answer_test_rows(file.path, task), truth)
+    expected = task.test(make_predictor(file))
+    for name, value in zip(names, (quality.metric, quality.logloss, quality.ece), strict=False):
+        assert value == pytest.approx(expected[name], abs=1e-5)
+    assert 0 < truth.is_rare.sum() < len(truth.is_rare)
 
 
 def test_an_interrupted_run_leaves_whole_cells_only(modules: SimpleNamespace, tmp_path: Path) -> None:
