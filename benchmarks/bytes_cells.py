@@ -15,7 +15,7 @@ from bytes_files import BATCHES, BEFORE, DENSE, INT4, INT8, OURS, SMALL, Contend
 from bytes_scores import Quality, Truth, answer_test_rows, find_truth, measure_quality
 from cases import slug
 
-from recprune_export.onnx.runtime.session import SessionOptions
+from recprune_export.onnx import SessionOptions
 from recprune_export.pipeline import make_latency_requests
 from recprune_export.validation import (
     log_ratio,

@@ -18,16 +18,15 @@ from cases import CASES, slug, trained
 from names_of_47080cf import compress_options
 
 from recprune_export.api import load_model, make_task
-from recprune_export.finetuning.task import LabeledRows, NextItems
+from recprune_export.finetuning import LabeledRows, NextItems
 from recprune_export.onnx import OnnxFile, ServingConfig, export_onnx
 from recprune_export.pipeline import quantize_export
 from recprune_export.program import Program
 from recprune_export.program.capture import capture
-from recprune_export.recommenders.catalogue import build_recommender, find_recommender
+from recprune_export.recommenders import build_recommender
 from recprune_export.settings import Settings
 from recprune_export.stored_bits import StoredBits
-from recprune_export.training import train
-from recprune_export.training.checkpoint import Checkpoint
+from recprune_export.training import Checkpoint, train
 
 BATCHES = (1, 256)
 DENSE, INT8, INT4, SMALL = "dense", "dense int8", "dense int4", "small from scratch"
@@ -37,7 +36,7 @@ SIZES = (30.0, 10.0, 5.0, 3.0)  # percent of the bytes of the dense file
 SMALL_SIZES = (10.0, 5.0)
 SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98)
 LEARNING_RATES = (5e-4, 1e-3, 3e-3)
-SMALL_DIMENSIONS = (2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 24, 28, 32, 40, 48)
+SMALL_DIMENSIONS = (*range(2, 16), *range(16, 32, 2), *range(32, 64, 4))
 MODEL = "model.onnx"
 
 
@@ -172,9 +171,9 @@ def choose_small_options(subject: Subject, limit: int) -> dict[str, Any]:
 
     Bytes are those of files of untrained weights: they do not depend on the values. Raises `RuntimeError` where none fits.
     """
-    parameters = inspect.signature(find_recommender(subject.trained.recommender)).parameters
+    parameters = inspect.signature(type(subject.trained.build())).parameters
     options = {name: p.default for name, p in parameters.items()} | dict(subject.trained.config)
-    sizes = [d for d in SMALL_DIMENSIONS if d <= options["dim"]]
+    sizes = [d for d in SMALL_DIMENSIONS if d <= options["dim"] and d % options.get("heads", 1) == 0]
     low, high = -1, len(sizes)  # sizes[low] fits, sizes[high] does not
     while high - low > 1:
         middle = (low + high) // 2

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from recprune_export.data.rows import Ragged, Rows
-from recprune_export.data.sequences import NEXT_ITEM
-from recprune_export.finetuning.task import LabeledRows, NextItems
+from recprune_export.data import NEXT_ITEM, Ragged, Rows
+from recprune_export.finetuning import LabeledRows, NextItems
 
 CUTOFF = 10  # of NDCG
 RARE_FRACTION = 0.1

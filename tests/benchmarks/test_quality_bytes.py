@@ -75,7 +75,7 @@ def test_logloss_and_ece_equal_plain_formulas(scores: ModuleType) -> None:
 
 
 def test_ranks_leave_out_excluded_items_and_count_ties_as_before(scores: ModuleType) -> None:
-    from recprune_export.data.rows import Ragged, Rows
+    from recprune_export.data import Ragged, Rows
 
     excluded = Ragged(np.array([1]), np.array([0, 1, 1, 1]))
     rows = Rows({"history": np.zeros((3, 2))}, {"next_item": np.array([3, 3, 0])}, excluded)
