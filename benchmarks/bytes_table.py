@@ -123,6 +123,8 @@ class Report:
                 "logloss": row.mean("logloss"),
                 "rare": row.mean("rare"),
                 "change": None if row.change is None else asdict(row.change),
+                "verdict": None if row.change is None else judge_loss(row.change, case.allowed),
+                "contest": asdict(case.contests[row.size]) if row.contestant == OURS and row.size is not None else None,
                 "latency": {str(b): float(np.mean([cell.at_batch(b).file for cell in row.cells])) for b in BATCHES},
                 "seeds": row.seeds,
             }

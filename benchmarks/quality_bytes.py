@@ -39,6 +39,7 @@ from cases import cases_with_data, find_checkpoint
 from results import told_of_machine, write_section
 
 from recprune_export.environment import environment
+from recprune_export.errors import RecpruneError
 
 DOCS = Path(__file__).parent.parent / "docs"
 HERE = Path(__file__).parent.parent
@@ -101,7 +102,7 @@ def measure(selection: Selection, case: str, seed: int, data_folder: Path, cells
         make = partial(make_contender, subject, key.contestant, key.point, selection.checkouts, cells.folder / "small")
         try:
             print_progress(measurer.measure(key, make, _read_commit(checkout)))
-        except RuntimeError as error:
+        except (RuntimeError, RecpruneError) as error:
             print(f"{key} has no file: {error}", file=sys.stderr, flush=True)
             if key.contestant == BEFORE:
                 return
