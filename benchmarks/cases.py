@@ -3,7 +3,8 @@
 import itertools
 import json
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,19 @@ CASES = {
     },
     "census/mmoe": Case("census.parquet", "mmoe", SchemaOverrides(labels=("income", "never_married"))),
     "beauty/sasrec": Case("beauty.parquet", "sasrec", SchemaOverrides()),
+    **{
+        f"frappe/{name}": Case("frappe.parquet", name, SchemaOverrides(labels=("label",)))
+        for name in ("dlrm", "deepfm")
+    },
 }
+
+
+def cases_with_data(names: Sequence[str], folder: Path) -> list[str]:
+    """Return the names of the cases whose rows lie in `folder`, and print a line about each of the others."""
+    missing = [name for name in names if not (folder / CASES[name].data).exists()]
+    for name in missing:
+        print(f"{name} is skipped: {folder} has no {CASES[name].data}.", file=sys.stderr)
+    return [name for name in names if name not in missing]
 
 
 @dataclass(frozen=True)
@@ -47,13 +60,18 @@ class Dense:
 
 def trained(name: str, case: Case, seed: int, folder: Path, cache: Path) -> Dense:
     """Train, or take what was trained before; data files lie in `folder`."""
-    path = cache / f"{slug(name)}-{seed}.pt"
+    path = find_checkpoint(name, seed, cache)
     told = path.with_suffix(".json")
     if not path.exists():
         done = train(folder / case.data, case.recommender, path, case.wishes, dict(case.config), seed=seed)
         epochs = len(done.fitted.epochs)
         told.write_text(json.dumps({"epochs": epochs, "examples": epochs * done.rows}))
     return Dense(path, json.loads(told.read_text())["examples"])
+
+
+def find_checkpoint(name: str, seed: int, cache: Path) -> Path:
+    """Return where the trained recommender of a case lies, or will lie."""
+    return cache / f"{slug(name)}-{seed}.pt"
 
 
 def slug(name: str) -> str:

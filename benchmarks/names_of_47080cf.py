@@ -1,8 +1,8 @@
-"""The steps of `bench_scale.py` under the module names of commit 47080cf, beside which it measures."""
+"""Names of commit 47080cf, beside which benchmarks measure: of the steps of `bench_scale.py`, and of options."""
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +45,8 @@ def steps_at_47080cf(program: Any, folder: Path) -> Mapping[str, Callable[[], ob
         "check": check,
         "export": lambda: export(values["pruned"], folder / "model.onnx"),
     }
+
+
+def compress_options(sparsity: float, batches: Sequence[int]) -> list[str]:
+    """Return the options of its `compress` for a sparsity in int8, with files for `batches`."""
+    return ["--sparsity", f"{sparsity:g}", "--quantize", "int8", "--batches", ",".join(map(str, batches))]

@@ -1,6 +1,7 @@
 """The quality of pruned recommenders on real data: ours beside plain scores, before and after fine-tuning.
 
     python benchmarks/quality.py [--cases anime/dlrm,...] [--sparsities .5,.7,.9,.95] [--seeds 3] [--data-folder ../shared/data]
+    python benchmarks/quality.py --axis bytes [...]  # at equal bytes: quality_bytes.py
 
 Dense recommenders are trained with each seed; then each method prunes them to the sparsity in tables and in the rest,
 and tunes with at most a tenth of the steps that training took. Zeros are there before tuning as well: by magnitude,
@@ -19,8 +20,9 @@ from pathlib import Path
 
 import click
 import numpy as np
+import quality_bytes
 import torch
-from cases import CASES, Shortened, shortened, trained
+from cases import CASES, Shortened, cases_with_data, shortened, trained
 from results import keep, kept, told_of_machine, write_section
 from seeds import Mean, mean_of
 
@@ -243,7 +245,7 @@ def main(
     cache.mkdir(parents=True, exist_ok=True)
     wanted = [(method, float(s)) for s in sparsities.split(",") for method in methods.split(";")]
     log = cache / "measured.jsonl"
-    for case in cases.split(","):
+    for case in cases_with_data(cases.split(","), data_folder):
         for seed in range(seeds):
             done = {
                 (row.method, row.sparsity)
@@ -284,5 +286,13 @@ def _figures(rows: Sequence[Measured]) -> dict[str, Mapping[str, object]]:
     }
 
 
+@click.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
+@click.option("--axis", type=click.Choice(["sparsity", "bytes"]), default="sparsity")
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def choose_axis(axis: str, options: tuple[str, ...]) -> None:
+    """Run the comparison of an axis with the remaining options, its --help among them."""
+    {"sparsity": main, "bytes": quality_bytes.main}[axis](options)
+
+
 if __name__ == "__main__":
-    main()
+    choose_axis()
