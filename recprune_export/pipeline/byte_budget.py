@@ -8,7 +8,7 @@ from pathlib import Path
 
 from recprune_export.byte_limit import ByteLimit
 from recprune_export.channels.groups import Group
-from recprune_export.errors import UsageError
+from recprune_export.errors import TooFewBytes
 from recprune_export.number_formats import format_bytes
 from recprune_export.onnx.export import export_onnx
 from recprune_export.program.program import Program
@@ -69,7 +69,7 @@ def plan_within_bytes(
     With and without a projection for each table, whichever loses less. The file of a plan is written, untuned, so that its
     bytes are counted and not estimated; where they exceed the limit, or leave much of it, the plan is made again.
 
-    Raises `UsageError` where no plan has so few bytes.
+    Raises `TooFewBytes` where no plan has so few bytes.
     """
     candidates = _make_candidates(program, pruning, inputs)
     limit = int(max_bytes * (1.0 - MARGIN))
@@ -88,7 +88,7 @@ def plan_within_bytes(
         if MIN_USED * limit <= size <= limit:
             break
     if best is None:
-        raise UsageError(_describe_too_few_bytes(max_bytes, smallest))
+        raise TooFewBytes(_describe_too_few_bytes(max_bytes, smallest))
     return PlannedProgram(_with_storage(best, max_bytes), best.candidate.projected.program)
 
 
@@ -178,7 +178,9 @@ def count_file_bytes(candidate: _Candidate, plan: Plan) -> int:
     program = candidate.projected.program
     student = apply_plan(apply_transforms(program, candidate.rotatable, plan.transforms), plan)
     with tempfile.TemporaryDirectory() as scratch:
-        return export_onnx(student, Path(scratch) / "model.onnx").bytes - sum(p.nbytes for p in student.parameters().values())
+        return export_onnx(student, Path(scratch) / "model.onnx").bytes - sum(
+            p.nbytes for p in student.parameters().values()
+        )
 
 
 def _with_storage(chosen: _Counted, max_bytes: int) -> Plan:
