@@ -52,6 +52,7 @@ from recprune_export.onnx.optimizer.passes.simplify_attention import simplify_at
 from recprune_export.onnx.optimizer.passes.sort_concat_by_width import sort_concat_by_width
 from recprune_export.onnx.runtime.in_memory import make_in_memory_session
 from recprune_export.onnx.saving import EXTERNAL_THRESHOLD, save_onnx
+from recprune_export.onnx.weight_bits import collect_bits, plan_bits, plan_other_layers
 from recprune_export.program.program import Program
 from recprune_export.program.random_requests import fill_input, sample_request
 from recprune_export.program.signature import IdRange, Input, Signature
@@ -144,6 +145,7 @@ def export_onnx(
     serving: ServingConfig = DEFAULT_SERVING,
     rewrites: Sequence[Pass] = REWRITES,
     limits: NonzeroLimits = NO_LIMITS,
+    bits: StoredBits | None = None,
 ) -> OnnxFile:
     """Write `program` to `path`, inputs and outputs named by its signature, the batch symbolic.
 
@@ -151,15 +153,21 @@ def export_onnx(
     the model. `rewrites` are tried in order; each is accepted where it gives the same answers, costs no more for
     `serving.batches`, and leaves no more non-zeros than `limits`. Without rewrites the file is that of PyTorch's
     exporter, with corrections. Ids out of range and large numbers are treated as the signature says (`guard_inputs`).
-    Inputs in `serving.shared` have one row in the file, which all rows of a request share.
+    Inputs in `serving.shared` have one row in the file, which all rows of a request share. The file holds all weights in
+    fp32; `bits` are planned for their quantization, by the names of the parameters. Tables of different bits are not fused,
+    and the file states the bits by the names of its weights.
 
     Raises `ExportError` where an operator has no ONNX form, or where an input and an output have one name, and
     `UsageError` where `serving.shared` has a name that is not an input.
     """
     signature = program.signature.with_shared(serving.shared)
     model = translate(program)
+    if bits is not None:
+        plan_bits(model, bits, {name: tensor.detach().numpy() for name, tensor in program.parameters().items()})
     for graph_pass in PASSES:
         graph_pass(model)
+    if bits is not None:
+        plan_other_layers(model, bits.other_layers)
     probes = _make_probes(program.signature)
     if serving.shared:
         model, probes = _apply_sharing(model, signature, probes)
@@ -175,7 +183,8 @@ def export_onnx(
             f"The ONNX graph still contains {training_operators[0]}; freeze its statistics in the model (module.eval())."
         )
     data = save_onnx(model, path, external_threshold)
-    return OnnxFile(path, model.opset_imports[""], data, signature, report)
+    final_bits = None if bits is None else collect_bits(model, bits)
+    return OnnxFile(path, model.opset_imports[""], data, signature, report, final_bits)
 
 
 def _make_probes(signature: Signature) -> list[Probe]:

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 Dim = int | ir.SymbolicDim
+BITS = "bits"  # planned for a weight, in the `meta` of its value, which copies of a graph keep and files do not
 
 
 def add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
@@ -106,3 +107,17 @@ def find_upstream_nodes(values: Iterable[ir.Value | None]) -> set[ir.Node]:
             upstream.add(node)
             waiting += [operand.producer() for operand in node.inputs if operand is not None]
     return upstream
+
+
+def get_bits(weight: ir.Value) -> int:
+    """Return the planned bits of a weight; 32 where none are planned."""
+    bits = weight.meta.get(BITS, 32)
+    assert isinstance(bits, int)
+    return bits
+
+
+def copy_bits(source: ir.Value, target: ir.Value) -> ir.Value:
+    """Plan the bits of `source` for `target`, which was computed from it; return `target`."""
+    if BITS in source.meta:
+        target.meta[BITS] = source.meta[BITS]
+    return target

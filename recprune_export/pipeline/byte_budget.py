@@ -71,7 +71,7 @@ def plan_within_bytes(
 
     Raises `TooFewBytes` where no plan has so few bytes.
     """
-    candidates = _make_candidates(program, pruning, inputs)
+    candidates = make_candidates(program, pruning, inputs)
     limit = int(max_bytes * (1.0 - MARGIN))
     best: _Counted | None = None
     smallest: int | None = None
@@ -92,88 +92,23 @@ def plan_within_bytes(
     return PlannedProgram(_with_storage(best, max_bytes), best.candidate.projected.program)
 
 
-@dataclass
-class _Candidate:
-    """A projected program with its rankings and choices; `overhead` are the bytes of its file beside the weights."""
-
-    projected: ProjectedProgram
-    rankings: Mapping[str, Ranking]
-    rotatable: Mapping[str, RotatableGroup]
-    choices: RateDistortion
-    overhead: int = FIRST_OVERHEAD
-
-    def make_plan(self, allocation: Allocation) -> Plan:
-        """Return the plan of an allocation, without storage."""
-        groups = tuple(self._plan_group(group, allocation) for group in self.projected.program.analysis.groups)
-        return Plan(OUTPUT_ERROR, groups, self.projected.projection_plan)
-
-    def _plan_group(self, group: Group, allocation: Allocation) -> GroupPlan:
-        ranking, width = self.rankings[group.name], allocation.widths[group.name]
-        transform = ranking.transform
-        if transform is not None and group.name in allocation.turned:
-            matrix = transform.matrix.clone()
-            matrix[:, :width] = matrix[:, :width] @ turn_matrix(width)
-            transform = Transform(matrix)
-        elif width == group.width:
-            transform = None
-        return GroupPlan(group.name, group.kind, group.width, tuple(sorted(ranking.order[:width])), transform)
-
-
 @dataclass(frozen=True)
 class _Counted:
     """An allocation whose file was written, with its bytes."""
 
-    candidate: _Candidate
+    candidate: Candidate
     allocation: Allocation
     bytes: int
 
 
-def _make_candidates(program: Program, pruning: PruningSettings, inputs: ScoreInputs) -> list[_Candidate]:
-    """Return the choices of the program with the projections that are always made, and with one for each table as well."""
-    projected = project_tables(program)
-    candidates = [_make_candidate(projected, pruning, inputs)]
-    projections = find_per_table_projections(projected.program)
-    if projections:
-        per_table = ProjectedProgram(
-            replace(projected.projection_plan, per_table_projections=projections),
-            insert_per_table_projections(projected.program, projections),
-        )
-        equal = find_equal_groups(projected.program, per_table.program)
-        computed = {name: ranking for name, ranking in candidates[0].rankings.items() if name in equal}
-        candidates.append(_make_candidate(per_table, pruning, replace(inputs, computed=computed)))
-    return candidates
-
-
-def _make_candidate(projected: ProjectedProgram, pruning: PruningSettings, inputs: ScoreInputs) -> _Candidate:
-    program = projected.program
-    rankings = rank_channels(OUTPUT_ERROR, replace(inputs, program=program))
-    reads = gather_weight_reads(program, inputs.batches[:READ_BATCHES], inputs.probe, inputs.seed)
-    rotatable = find_rotatable_groups(program).rotatable
-    budget = Budget(0.0, 0.0, width_multiple=pruning.width_multiple)
-    options = []
-    for group in program.analysis.groups:
-        tables = [name for name in find_controlled_tables(program, group) if name in reads.tables]
-        widths = choose_widths(
-            group.width, partial(budget.width, group.kind, full=group.width), has_tables=bool(tables)
-        )
-        ranking, group_rotation = rankings[group.name], rotatable.get(group.name)
-        roundings = [
-            predict_table_losses(group, name, reads.tables[name], ranking, group_rotation, widths) for name in tables
-        ]
-        removal = ranking if tables else ranking.scaled(HIDDEN_LOSS_AFTER_TUNING)
-        options.append(make_group_options(program, group, removal, widths, roundings))
-    layers = predict_layer_losses(program, reads.layers)
-    return _Candidate(projected, rankings, rotatable, RateDistortion(program, options, layers))
-
-
-def _choose(candidates: Sequence[_Candidate], limit: int) -> tuple[_Candidate, Allocation] | None:
+def _choose(candidates: Sequence[Candidate], limit: int) -> tuple[Candidate, Allocation] | None:
     """Return the candidate that loses least within the limit, and its allocation."""
     possible = [(c, c.choices.allocate(limit - c.overhead)) for c in candidates]
     allocations = [(c, a) for c, a in possible if a is not None]
     return min(allocations, key=lambda pair: pair[1].loss, default=None)
 
 
-def count_file_bytes(candidate: _Candidate, plan: Plan) -> int:
+def count_file_bytes(candidate: Candidate, plan: Plan) -> int:
     """Return the bytes of the ONNX file of a plan, weights included."""
     program = candidate.projected.program
     student = apply_plan(apply_transforms(program, candidate.rotatable, plan.transforms), plan)

@@ -9,6 +9,6 @@ RARE_LOOKUP_FRACTION = 0.01  # of the lookups of a table: the total share of rem
 # More projections for one group would cost as much latency as its tables save; no record.
 MAX_PROJECTIONS_PER_GROUP = 2
 MAX_PER_TABLE_PROJECTIONS = 8  # the largest tables; each matrix costs a node at inference: separate-table-widths
-# Of the predicted loss of removed hidden units, that which is left after fine-tuning, beside that of tables: bytes-and-bits
-HIDDEN_LOSS_AFTER_TUNING = 0.1
+# How much of a predicted loss is left after fine-tuning, beside that of removed embedding dimensions: bytes-and-bits
+HIDDEN_LOSS_AFTER_TUNING, ROUNDING_LOSS_AFTER_TUNING = 0.1, 0.25
 MIN_ROWS_PER_DIMENSION = 8  # from which a matrix is small compared with its table: separate-table-widths

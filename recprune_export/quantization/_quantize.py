@@ -103,8 +103,9 @@ def quantize(
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     result = _rewrite_for_serving(evaluator.graph(relaxed.plan), rewrites, calibration, tuple(requests))
-    data = save_onnx(result, target)
     answers = make_graph_function(result)
+    _remove_redundant_text(result)
+    data = save_onnx(result, target)
     return QuantizedFile(
         target,
         data,
@@ -116,6 +117,17 @@ def quantize(
         largest_errors(calibration, evaluator.before, answers),
         max(largest_errors(calibration, answers, _make_unfused_function(target)).values(), default=0.0),
     )
+
+
+def _remove_redundant_text(model: ir.Model) -> None:
+    """Remove names of nodes, and shapes and types that ONNX infers by itself: in a small file a fifth of the bytes."""
+    for value in model.graph.initializers.values():
+        value.shape, value.type = None, None
+    for node in model.graph:
+        node.name = ""
+        for value in node.outputs if not node.domain else ():
+            if not value.is_graph_output():
+                value.shape, value.type = None, None
 
 
 def _rewrite_for_serving(

@@ -485,6 +485,10 @@ class QuantizedWeight(TypedDict):
         "int4 by row, static product",
         "int4 by row, dynamic product",
         "int4 in blocks",
+        "int3 by row",
+        "int2 by row",
+        "int8 stored",
+        "int4 stored",
     ]
     reason: str
     speedups: Annotated[
@@ -538,7 +542,9 @@ class BeforeAndAfter(TypedDict):
 class QuantizationSection(TypedDict):
     """Quantized weights."""
 
-    mode: NotRequired[Annotated[Literal["fp16", "int8", "int4"], Field(description="the requested mode")]]
+    mode: NotRequired[
+        Annotated[Literal["fp16", "int8", "int4", "planned bits"], Field(description="the requested mode")]
+    ]
     layers: NotRequired[
         Annotated[list[QuantizedWeight], Field(description="linear layers; shape is [inputs, outputs]")]
     ]

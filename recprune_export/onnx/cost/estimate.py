@@ -25,7 +25,7 @@ from recprune_export.onnx.cost.operator_cost import (
     TensorSpec,
     compute_workload,
 )
-from recprune_export.onnx.cost.weightless_model import Shapes, infer_shapes
+from recprune_export.onnx.cost.weightless_model import Shapes, add_value_infos, infer_shapes
 
 _FREE_AFTER_PRODUCT = {"Relu", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "HardSigmoid", "Elu"}
 _PRODUCTS = {"Gemm", "MatMul", "Conv"}
@@ -104,7 +104,9 @@ class Cost:
 
 def estimate_file_cost(path: Path, batch: int, machine: Machine = REFERENCE) -> Cost:
     """Return the cost of the model in a file."""
-    return estimate_cost(onnx.load(path, load_external_data=False), batch, machine)
+    model = onnx.load(path, load_external_data=False)
+    add_value_infos(model, batch)
+    return estimate_cost(model, batch, machine)
 
 
 def estimate_cost(model: onnx.ModelProto, batch: int, machine: Machine = REFERENCE) -> Cost:

@@ -51,6 +51,12 @@ def infer_shapes(model: onnx.ModelProto, batch: int) -> Shapes:
     return shapes
 
 
+def add_value_infos(model: onnx.ModelProto, batch: int) -> None:
+    """Add the inferred shapes and types of values of which the file states none."""
+    stated = {value.name for value in (*model.graph.input, *model.graph.value_info, *model.graph.output)}
+    model.graph.value_info.extend(value for value in _infer_value_infos(model, batch) if value.name not in stated)
+
+
 def fill_shapes(model: ir.Model) -> None:
     """Set missing shapes and types of values as far as ONNX can infer them; known ones are not changed.
 

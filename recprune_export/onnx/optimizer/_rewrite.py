@@ -20,7 +20,8 @@ from recprune_export.onnx.cost.estimate import estimate_cost
 from recprune_export.onnx.cost.machine import REFERENCE, Machine
 from recprune_export.onnx.cost.weightless_model import fill_shapes, strip_weights
 from recprune_export.onnx.counts import count_weights
-from recprune_export.onnx.optimizer.optimizer_constants import EQUAL, MAX_SLOWDOWN, MOST_TRIALS
+from recprune_export.onnx.graph import find_nodes, get_bits
+from recprune_export.onnx.optimizer.optimizer_constants import DEQUANTIZING_NODES, EQUAL, MAX_SLOWDOWN, MOST_TRIALS
 from recprune_export.onnx.runtime.in_memory import OutputArrays, make_in_memory_session
 
 TOLERANCE = 1e-5  # of the largest number of an output
@@ -159,8 +160,15 @@ class _Candidate:
         if self._costs is None:
             weightless = strip_weights(self.model).model
             estimates = {batch: estimate_cost(weightless, batch, self._machine) for batch in self._batches}
-            self._costs = {batch: estimate.estimate * 1e3 for batch, estimate in estimates.items()}
+            dequantizing = self._machine.node * _count_dequantizing_nodes(self.model)
+            self._costs = {batch: (estimate.estimate + dequantizing) * 1e3 for batch, estimate in estimates.items()}
         return self._costs
+
+
+def _count_dequantizing_nodes(model: ir.Model) -> int:
+    """Return the number of nodes that will dequantize what is looked up in tables with planned bits."""
+    lookups = (node.inputs[0] for node in find_nodes(model.graph, "Gather", "GatherND"))
+    return sum(DEQUANTIZING_NODES[get_bits(table)] for table in lookups if table is not None)
 
 
 def _select_places(selective: SelectivePass, current: _Candidate) -> tuple[str, ...]:

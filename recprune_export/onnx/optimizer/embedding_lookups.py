@@ -5,7 +5,16 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from recprune_export.onnx.graph import Dim, find_nodes, find_producer, get_axis, get_constant_array, get_dims, get_rank
+from recprune_export.onnx.graph import (
+    Dim,
+    find_nodes,
+    find_producer,
+    get_axis,
+    get_bits,
+    get_constant_array,
+    get_dims,
+    get_rank,
+)
 from recprune_export.onnx.optimizer.columns import EXACT_IN_FLOAT, ColumnSource, trace_column
 
 
@@ -36,10 +45,15 @@ class EmbeddingLookup:
         """The number of dimensions of the table."""
         return int(self.table.shape[1])  # type: ignore[index, arg-type]
 
+    @property
+    def kind(self) -> tuple[int, int]:
+        """The width and the planned bits of the table: tables of one kind can be fused."""
+        return self.width, get_bits(self.table)
+
 
 @dataclass(frozen=True)
 class LookupRun:
-    """Neighboring operands of a Concat, from `first` on, that are lookups of one width."""
+    """Neighboring operands of a Concat, from `first` on, that are lookups of one width in tables of the same bits."""
 
     join: ir.Node
     first: int
@@ -90,7 +104,7 @@ def find_lookup_runs(graph: ir.Graph) -> Iterator[LookupRun]:
         for position, value in enumerate((*node.inputs, None)):
             lookup = match_lookup(value)
             lookup = lookup if lookup is not None and is_only_looked_up(lookup.table) else None
-            if current and (lookup is None or lookup.width != current[0].width):
+            if current and (lookup is None or lookup.kind != current[0].kind):
                 yield LookupRun(node, position - len(current), tuple(current))
                 current = []
             if lookup is not None:

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from recprune_export.onnx.graph import (
     add_initializer,
+    copy_bits,
     find_only_consumer,
     find_producer,
     get_constant_array,
@@ -133,6 +134,7 @@ def replace_weights(graph: ir.Graph, layer: Linear, matrix: np.ndarray, vector: 
     weight = add_initializer(
         graph, f"{layer.weight.name}_folded", _to_float32(matrix.T if layer.transposed else matrix)
     )
+    copy_bits(layer.weight, weight)
     bias = None if vector is None else add_initializer(graph, f"{weight.name}_bias", _to_float32(vector))
     two_axes = get_rank(layer.operand) == 2
     if layer.node.op_type == "Gemm" or (two_axes and bias is not None and layer.shift is None):

@@ -44,8 +44,8 @@ class Allocation:
 class RateDistortion:
     """The options of all groups and layers of a program, and their bytes and losses.
 
-    `options` are those of each group, `layer_losses` the predicted loss of each layer by its bits. Other parameters have 32
-    bits. `fixed_tables` are the bytes of tables that belong to no group.
+    `options` are those of each group and of each table outside of the groups, `layer_losses` the predicted loss of each layer
+    by its bits. Other parameters have 32 bits.
     """
 
     def __init__(
@@ -128,6 +128,8 @@ class _State:
     def costs(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the bytes and the losses of the options of a group, with the other widths as they are."""
         options = self._problem._options[name]
+        if not options.is_group:
+            return options.table_bytes, options.losses
         return options.table_bytes + self.slope(name) * options.widths, options.losses
 
     def choose_option(self, name: str, price: float) -> bool:
@@ -138,7 +140,8 @@ class _State:
         if option == self.option[name]:
             return False
         self.option[name] = option
-        self.counts.set_width(name, int(self._problem._options[name].widths[option]))
+        if self._problem._options[name].is_group:
+            self.counts.set_width(name, int(self._problem._options[name].widths[option]))
         return True
 
     def layer_bytes(self, name: str, bits: int) -> float:
@@ -210,7 +213,7 @@ class _State:
         problem = self._problem
         chosen = {name: (o, self.option[name]) for name, o in problem._options.items()}
         return Allocation(
-            {name: int(o.widths[i]) for name, (o, i) in chosen.items()},
+            {name: int(o.widths[i]) for name, (o, i) in chosen.items() if o.is_group},
             {table: int(bits[i]) for o, i in chosen.values() for table, bits in o.tables.items()},
             dict(self.layer_bits),
             frozenset(name for name, (o, i) in chosen.items() if o.turned[i]),

@@ -17,7 +17,8 @@ from recprune_export.stored_bits import count_weight_bytes
 class GroupOptions:
     """The options of one group, none of which another beats in both bytes of tables and loss at the same width.
 
-    `widths`, `losses`, `table_bytes` and `turned` have one element for each option, as have the bits of each table.
+    `widths`, `losses`, `table_bytes` and `turned` have one element for each option, as have the bits of each table. A table
+    whose dimensions are no channels has options as well, under its own name and without widths.
     """
 
     name: str
@@ -26,6 +27,7 @@ class GroupOptions:
     table_bytes: np.ndarray
     turned: np.ndarray
     tables: Mapping[str, np.ndarray]
+    is_group: bool = True
 
     @property
     def widest(self) -> int:
@@ -42,6 +44,11 @@ def find_controlled_tables(program: Program, group: Group) -> list[str]:
         for table in dict.fromkeys(tables)
         if parameters[table].ndim == 2 and slice_positions(group, table, 1).numel() == parameters[table].shape[1]
     ]
+
+
+def is_narrowed(program: Program, table: str) -> bool:
+    """Return whether any dimension of a table is a channel."""
+    return any((table, 1) in group.axes() for group in program.analysis.groups)
 
 
 def choose_widths(width: int, rounding: Callable[[int], int], *, has_tables: bool) -> list[int]:
@@ -83,6 +90,21 @@ def make_group_options(
         np.array([combination.bytes for _, _, combination in options], dtype=np.float64),
         np.array([turned for _, turned, _ in options]),
         {r.table: np.array([c.bits[n] for _, _, c in options]) for n, r in enumerate(roundings)},
+    )
+
+
+def make_table_options(program: Program, rounding: TableRounding) -> GroupOptions:
+    """Return the bits of a table whose dimensions cannot be removed."""
+    rows, dimensions = program.parameters()[rounding.table].shape
+    entries = _combine([_list_bits((rows, dimensions), rounding.unturned, 0)])
+    return GroupOptions(
+        rounding.table,
+        np.full(len(entries), dimensions, dtype=np.float64),
+        np.array([entry.loss for entry in entries]),
+        np.array([entry.bytes for entry in entries], dtype=np.float64),
+        np.zeros(len(entries), dtype=bool),
+        {rounding.table: np.array([entry.bits[0] for entry in entries])},
+        is_group=False,
     )
 
 

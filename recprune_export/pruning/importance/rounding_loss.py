@@ -8,7 +8,8 @@ processing: Chee et al. 2023, "QuIP", section 3; random Hadamard transforms: Ash
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -29,6 +30,13 @@ class TableRounding:
     table: str
     unturned: Mapping[int, Tensor]
     turned: Mapping[int, Tensor]
+
+    def scaled(self, factor: float) -> Self:
+        """Return the losses multiplied by `factor`."""
+        unturned, turned = (
+            {bits: losses * factor for bits, losses in by_bits.items()} for by_bits in (self.unturned, self.turned)
+        )
+        return replace(self, unturned=unturned, turned=turned)
 
 
 def predict_table_losses(
@@ -57,6 +65,13 @@ def predict_table_losses(
         {bits: torch.tensor(losses) for bits, losses in unturned.items()},
         {bits: torch.tensor(losses) for bits, losses in turned.items()},
     )
+
+
+def predict_whole_table_losses(table: str, reads: TableReads) -> TableRounding:
+    """Return the predicted loss of a table whose dimensions cannot be removed, as it is."""
+    kept = _Kept(reads.rows[:, None], reads.gradients[None], reads.operands[None], reads.operand_gradients[None])
+    losses = {bits: torch.tensor([kept.loss(bits, None)]) for bits in TABLE_BITS}
+    return TableRounding(table, losses, losses)
 
 
 @dataclass(frozen=True)

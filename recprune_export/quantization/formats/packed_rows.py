@@ -21,19 +21,19 @@ OCTAVES = CODES // STEPS_PER_OCTAVE
 class PackedRows:
     """A matrix [N, D] in few bits: the bytes of the `rows` [N, bytes of a row], the `codes` of their scales [N, 1].
 
-    All scales are `octave_scale`, a power of two, times those of `scale_factors`.
+    All scales are 2^`octave` times those of `scale_factors`.
     """
 
     rows: np.ndarray
     codes: np.ndarray
-    octave_scale: np.float32
+    octave: int
     bits: int
     dimensions: int
 
     def scales(self) -> np.ndarray:
         """Return the scale of each row, float32 [N, 1]."""
         fine, coarse = scale_factors()
-        return np.asarray((fine * coarse).reshape(-1)[self.codes] * self.octave_scale)
+        return np.asarray((fine * coarse).reshape(-1)[self.codes] * np.exp2(np.float32(self.octave)))
 
     def without_zero_scales(self) -> "PackedRows":
         """Return the same matrix, in whole levels, where the rows of zeros have the largest scale."""
@@ -56,8 +56,8 @@ def pack_matrix(matrix: np.ndarray, bits: int) -> PackedRows:
     long matrix are in a map.
     """
     scales = np.concatenate([np.zeros((0, 1), np.float32), *(fit_scales(rows, bits) for rows in iterate_rows(matrix))])
-    codes, octave_scale = _encode_scales(scales)
-    packed = PackedRows(np.zeros((0, 0)), codes, octave_scale, bits, matrix.shape[1])
+    codes, octave = _encode_scales(scales)
+    packed = PackedRows(np.zeros((0, 0)), codes, octave, bits, matrix.shape[1])
     stored_scales = packed.scales()
 
     def pack(rows: slice) -> np.ndarray:
@@ -65,16 +65,16 @@ def pack_matrix(matrix: np.ndarray, bits: int) -> PackedRows:
 
     dtype, width = (np.int8, matrix.shape[1]) if bits >= 7 else (np.uint8, count_row_bytes(matrix.shape[1], bits))
     rows = convert_rows(matrix, np.dtype(dtype), width, pack)
-    return PackedRows(rows, codes, octave_scale, bits, matrix.shape[1])
+    return PackedRows(rows, codes, octave, bits, matrix.shape[1])
 
 
-def _encode_scales(scales: np.ndarray) -> tuple[np.ndarray, np.float32]:
-    """Return the codes of scales [N, 1] on the grid, and the scale of the octave; a scale 0 has the code 0."""
+def _encode_scales(scales: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return the codes of scales [N, 1] on the grid, and the octave; a scale 0 has the code 0."""
     nonzero = scales > 0
     steps = np.rint(STEPS_PER_OCTAVE * np.log2(np.where(nonzero, scales, 1.0))).astype(np.int64)
     octave = int(steps[nonzero].max() // STEPS_PER_OCTAVE) + 1 if nonzero.any() else 0
     codes = np.maximum(steps - STEPS_PER_OCTAVE * octave + CODES, LEAST_CODE)
-    return np.where(nonzero, codes, 0).astype(np.uint8), np.exp2(np.float32(octave))
+    return np.where(nonzero, codes, 0).astype(np.uint8), octave
 
 
 def pack_levels(levels: np.ndarray, bits: int) -> np.ndarray:

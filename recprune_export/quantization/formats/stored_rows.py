@@ -56,7 +56,7 @@ def store_rows(graph: ir.Graph, name: str, matrix: np.ndarray, bits: int) -> Sto
     rows = add_initializer(graph, f"{name}_int{max(bits, 8) if bits >= 7 else bits}", packed.rows)
     assert rows.const_value is not None
     rows.const_value.doc_string = describe_rows(bits, packed.dimensions, codes.name or "")
-    book = _add_scale_book(graph, name, packed.octave_scale)
+    book = _add_scale_book(graph, packed.octave)
     return StoredRows(rows, codes, book, _make_unpack(graph, bits, packed.dimensions))
 
 
@@ -73,7 +73,7 @@ def store_columns(
     columns = add_initializer(graph, f"{name}_int8", np.ascontiguousarray(packed.rows.T))
     assert columns.const_value is not None
     columns.const_value.doc_string = describe_rows(bits, matrix.shape[1], codes.name or "")
-    stored = StoredRows(columns, codes, _add_scale_book(graph, name, packed.octave_scale), cast)
+    stored = StoredRows(columns, codes, _add_scale_book(graph, packed.octave), cast)
     scales = stored.look_up_scales(codes)
     return columns, scales[-1].outputs[0], packed.scales()[:, 0], scales
 
@@ -136,10 +136,12 @@ def _slice_padding(graph: ir.Graph, joined: ir.Node, dimensions: int, multiple: 
     return [ir.node("Slice", [joined.outputs[0], *bounds])]
 
 
-def _add_scale_book(graph: ir.Graph, name: str, octave_scale: np.float32) -> ir.Value:
-    """Return the scales of all codes, [256]: those of the octave below 1, which tables share, times `octave_scale`."""
-    shared = f"{_PREFIX}scales_below_1"
-    base = _find_value(graph, shared)
+def _add_scale_book(graph: ir.Graph, octave: int) -> ir.Value:
+    """Return the scales of all codes, [256]: those below 1 times 2^octave; weights of one octave share them."""
+    name, shared = f"{_PREFIX}scales_below_2^{octave}", f"{_PREFIX}scales_below_2^0"
+    book, base = _find_value(graph, name), _find_value(graph, shared)
+    if book is not None:
+        return book
     if base is None:
         fine, coarse = scale_factors()
         factors = [_share(graph, "steps", fine), _share(graph, "octaves", coarse)]
@@ -149,8 +151,10 @@ def _add_scale_book(graph: ir.Graph, name: str, octave_scale: np.float32) -> ir.
         product = ir.node("Mul", factors)
         flat = ir.node("Reshape", [product.outputs[0], _share(graph, "flat", np.array([-1]))])
         base = _insert_first(graph, [product, flat], shared)
-    octave = add_initializer(graph, f"{name}_octave", np.array(octave_scale, np.float32))
-    scaled = ir.node("Mul", [base, octave])
+    if octave == 0:
+        return base
+    scaled = ir.node("Mul", [base, _share(graph, f"2^{octave}", np.exp2(np.float32(octave)))])
+    scaled.outputs[0].name = name
     graph.insert_after(_get_producer(base), scaled)
     return scaled.outputs[0]
 

@@ -7,6 +7,7 @@ from recprune_export.pipeline import make_sampled_task
 from recprune_export.pipeline.planning import make_score_inputs
 from recprune_export.pruning import find_per_table_projections, insert_per_table_projections
 from recprune_export.pruning.importance.output_error import rank_by_output_error
+from recprune_export.pruning.rotation.table_projections import find_equal_groups
 from recprune_export.settings import Settings
 from tests.pruning.rotation.test_table_projections import machine
 

@@ -5,6 +5,7 @@ from collections.abc import Hashable
 import numpy as np
 import onnx_ir as ir
 
+from recprune_export.onnx.graph import copy_bits, get_bits
 from recprune_export.onnx.mapped_tensors import CHUNK_BYTES
 
 _FIRST = 256  # elements; most different constants differ there
@@ -40,6 +41,8 @@ def _deduplicate(graph: ir.Graph, values: list[ir.Value]) -> None:
         if equal is None:
             similar.append(value)
         else:
+            if get_bits(value) < get_bits(equal):
+                copy_bits(value, equal)
             value.replace_all_uses_with(equal)
             del graph.initializers[value.name]  # type: ignore[arg-type]
 

@@ -8,10 +8,12 @@ import onnx_ir as ir
 
 from recprune_export.onnx.graph import (
     add_initializer,
+    copy_bits,
     find_nodes,
     find_only_consumer,
     find_producer,
     get_axis,
+    get_bits,
     get_constant_array,
     get_dims,
     get_rank,
@@ -126,8 +128,10 @@ def _fold_into_table(graph: ir.Graph, node: ir.Node) -> int:
     if rows is None or rows.ndim != 2 or len(list(table.uses())) != 1 or not _varies_on_last_axis_only(affine):
         return 0
     scale, shift = (_get_last_axis(values, rows.shape[1]) for values in (affine.scale, affine.shift))
+    if get_bits(table) < 16:
+        return 0  # rows that were rounded to their levels would be rounded again
     folded_rows = (rows * scale + shift).astype(rows.dtype)
-    lookup.replace_input_with(0, add_initializer(graph, f"{table.name}_folded", folded_rows))
+    lookup.replace_input_with(0, copy_bits(table, add_initializer(graph, f"{table.name}_folded", folded_rows)))
     replace_uses(node.outputs[0], x)
     graph.remove(node, safe=True)
     return 1

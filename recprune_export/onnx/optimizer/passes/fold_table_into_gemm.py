@@ -7,9 +7,11 @@ import onnx_ir as ir
 
 from recprune_export.onnx.graph import (
     add_initializer,
+    copy_bits,
     find_nodes,
     find_only_consumer,
     get_axis,
+    get_bits,
     get_constant_array,
     get_rank,
     replace_node,
@@ -31,8 +33,9 @@ def fold_table_into_gemm(model: ir.Model) -> int:
     """Multiply a small table by its columns of the first layer at export.
 
     Before: `Gemm(Concat(…, Gather(T, i), …), W, b)`, T [rows, D] read by nothing else, and rows·H at most rows·D + D·H,
-    so that the file does not grow (H hidden units). After: `Gemm(Concat(…), W without W_T, Gather(T·W_T + b, i))`, with
-    D·H fewer multiply-adds for each row. A layer can take one table this way, the widest.
+    so that the file does not grow (H hidden units); neither T nor W has fewer bits planned. After:
+    `Gemm(Concat(…), W without W_T, Gather(T·W_T + b, i))`, with D·H fewer multiply-adds for each row. A layer can take one
+    table this way, the widest.
 
     Returns the number of folded tables.
     """
@@ -46,7 +49,7 @@ def fold_table_into_gemm(model: ir.Model) -> int:
             lookups = [
                 foldable for foldable in _find_foldable_lookups(node) if _is_small(foldable.lookup, layer.outputs)
             ]
-            if lookups:
+            if lookups and get_bits(layer.weight) == 32:
                 _fold(model.graph, node, layer, max(lookups, key=lambda foldable: foldable.lookup.width))
                 folded += 1
     return folded
@@ -67,6 +70,8 @@ def _find_foldable_lookups(node: ir.Node) -> list[_FoldableLookup]:
 
 
 def _is_small(lookup: EmbeddingLookup, hidden: int) -> bool:
+    if get_bits(lookup.table) != 32:
+        return False
     has_one_consumer = is_only_looked_up(lookup.table) and len(list(lookup.table.uses())) == 1
     return has_one_consumer and lookup.rows * hidden <= lookup.rows * lookup.width + lookup.width * hidden
 
@@ -82,6 +87,7 @@ def _fold(graph: ir.Graph, concat: ir.Node, layer: Linear, foldable: _FoldableLo
         f"{layer.weight.name}_rest",
         np.ascontiguousarray(remaining.T if layer.transposed else remaining, dtype=np.float32),
     )
+    copy_bits(layer.weight, weight)
     rows = add_initializer(graph, f"{lookup.table.name}_folded", folded.astype(np.float32))
     gather = ir.node("Gather", [rows, lookup.node.inputs[1]], attributes={"axis": 0})
     operands = [*concat.inputs[: foldable.position], *concat.inputs[foldable.position + 1 :]]

@@ -13,6 +13,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from recprune_export.onnx.graph import (
     add_initializer,
+    copy_bits,
     copy_value_info,
     find_upstream_nodes,
     get_axis,
@@ -43,11 +44,12 @@ class _Fused:
 def fuse_tables(model: ir.Model) -> int:
     """Fuse tables of one width whose rows are concatenated.
 
-    Before: `Concat(…, Gather(T₁, i₁), …, Gather(Tₙ, iₙ), …)`, n at least `MIN_FUSED_TABLES`, all Tₖ with D dimensions,
-    each iₖ one id a row, the results contiguous in the memory of a row. After: one table T, the rows of the Tₖ below each
-    other; one matrix of ids [batch, n], with one cast; and `Gather(T, Where(ids < rows, ids + offsets, rows of T))`
-    instead of the n operands. An id that is too large for its table is refused, as before. Where the inputs are guarded
-    (`input_guards.py`), that test is left out; guards that replace ids by 0 in vectors become one for the matrix [n, batch],
+    Before: `Concat(…, Gather(T₁, i₁), …, Gather(Tₙ, iₙ), …)`, n at least `MIN_FUSED_TABLES`, all Tₖ with D dimensions and
+    the same planned bits, each iₖ one id a row, the results contiguous in the memory of a row. After: one table T, the
+    rows of the Tₖ below each other; one matrix of ids [batch, n], with one cast; and
+    `Gather(T, Where(ids < rows, ids + offsets, rows of T))` instead of the n operands. An id that is too large for its
+    table is refused, as before. Where the inputs are guarded (`input_guards.py`), that test is left out; guards that
+    replace ids by 0 in vectors become one for the matrix [n, batch],
     `Transpose(Add(Where(Less(Clip(ids, 0), rows), Clip(ids, 0), 0), offsets))`. Remaps,
     `Gather(Tₖ, Gather(rₖ, iₖ))`, become one remap as well, with the identity for fields without one. Other Concats of the
     same lookups, in any order, and consumers of a single one select from the result; other lookups in these tables have
@@ -94,7 +96,7 @@ def _fuse(graph: ir.Graph, lookups: tuple[EmbeddingLookup, ...], name: str) -> _
     """Make the fused table and its lookup."""
     tables = {lookup.table: lookup.rows for lookup in lookups}
     starts = dict(zip(tables, np.cumsum([0, *tables.values()]).tolist(), strict=False))
-    table = concatenate_tables(graph, name, list(tables), axis=0)
+    table = copy_bits(lookups[0].table, concatenate_tables(graph, name, list(tables), axis=0))
     remap, begins, end = _merge_remaps(lookups, starts, sum(tables.values()))
     guards = [match_guarded_vector(lookup.ids.source) if lookup.ids.index is None else None for lookup in lookups]
     vectors = [guard for guard in guards if guard is not None]

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 
-from recprune_export.onnx.graph import add_initializer, find_nodes, get_axis, get_rank, replace_uses
+from recprune_export.onnx.graph import add_initializer, find_nodes, get_axis, get_bits, get_rank, replace_uses
 from recprune_export.onnx.mapped_tensors import concatenate_tables
 from recprune_export.onnx.optimizer.embedding_lookups import is_only_looked_up
 
@@ -12,7 +12,8 @@ def merge_tables_of_same_ids(model: ir.Model) -> int:
     """Look up two vectors of an id at once.
 
     Before: `Gather(T, ids)` and `Gather(U, ids)`, T [N, D] and U [N, E] of one type, read by nothing else, such as the
-    first-order weights and the embeddings of DeepFM. After: one table [N, D + E], one Gather, followed by a Split. A
+    first-order weights and the embeddings of DeepFM. Tables with planned bits stay, for the numbers of a row would share a
+    scale that suits neither. After: one table [N, D + E], one Gather, followed by a Split. A
     cache miss costs the same for a row of any length.
 
     Returns the number of merged tables.
@@ -30,7 +31,7 @@ def merge_tables_of_same_ids(model: ir.Model) -> int:
 
 
 def _is_unshared_table(node: ir.Node, table: ir.Value) -> bool:
-    if table.const_value is None or get_rank(table) != 2 or get_axis(node, 2) != 0:
+    if table.const_value is None or get_bits(table) != 32 or get_rank(table) != 2 or get_axis(node, 2) != 0:
         return False
     return table.dtype is not None and is_only_looked_up(table) and len(list(table.uses())) == 1
 

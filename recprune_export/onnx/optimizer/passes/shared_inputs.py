@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from recprune_export.onnx.graph import (
     add_initializer,
+    copy_bits,
     copy_value_info,
     get_axis,
     get_dims,
@@ -193,7 +194,7 @@ def _make_matmuls(layer: Linear, shared_factors: list[ir.Value], candidate_facto
 def _take_weight_rows(graph: ir.Graph, layer: Linear, rows: np.ndarray) -> ir.Value:
     matrix = layer.matrix()[rows]
     stored = np.ascontiguousarray(matrix.T if layer.transposed else matrix, dtype=np.float32)
-    return add_initializer(graph, f"{layer.weight.name}_part", stored)
+    return copy_bits(layer.weight, add_initializer(graph, f"{layer.weight.name}_part", stored))
 
 
 def _list_bias(layer: Linear) -> list[ir.Value]:

@@ -12,7 +12,7 @@ from recprune_export.onnx.optimizer.linear_layers import Linear, match_linear, m
 
 
 def sort_concat_by_width(model: ir.Model) -> int:
-    """Sort the operands of a Concat before a linear layer by the widths of their tables.
+    """Sort the operands of a Concat before a linear layer by the widths of their tables, and by their planned bits.
 
     Before: `Gemm(Concat(…), W)`, also through a view, where lookups in tables of one width are not adjacent. After: the
     same operands, lookups of one width adjacent, the widest first, other operands last; the rows of W in the new order.
@@ -23,9 +23,9 @@ def sort_concat_by_width(model: ir.Model) -> int:
     graph, sorted_joins = model.graph, 0
     for node in find_nodes(graph, "Concat"):
         layer = _find_consuming_layer(node) if concatenates_rows(node) else None
-        widths = [_get_table_width(value) for value in node.inputs]
-        order = sorted(range(len(widths)), key=lambda i: (widths[i] is None, -(widths[i] or 0)))
-        if layer is None or not layer.owns_weight or not _has_separated_widths(widths):
+        kinds = [_get_table_kind(value) for value in node.inputs]
+        order = sorted(range(len(kinds)), key=lambda i: _order_of_kind(kinds[i]))
+        if layer is None or not layer.owns_weight or not _has_separated_kinds(kinds):
             continue
         sizes = [_count_row_elements(value) for value in node.inputs]
         if None in sizes or sum(size or 0 for size in sizes) != layer.inputs:
@@ -51,14 +51,20 @@ def _find_consuming_layer(node: ir.Node) -> Linear | None:
     return layer if layer is not None and layer.operand is value and len(value.shape or ()) == 2 else None
 
 
-def _get_table_width(value: ir.Value | None) -> int | None:
+def _get_table_kind(value: ir.Value | None) -> tuple[int, int] | None:
+    """Return the width and the planned bits of the table in which a value is looked up; None for another value."""
     lookup = match_lookup(value)
-    return lookup.width if lookup is not None and is_only_looked_up(lookup.table) else None
+    return lookup.kind if lookup is not None and is_only_looked_up(lookup.table) else None
 
 
-def _has_separated_widths(widths: list[int | None]) -> bool:
-    """Return whether lookups of some width are not adjacent."""
-    places = Counter(width for width, _ in groupby(widths) if width is not None)
+def _order_of_kind(kind: tuple[int, int] | None) -> tuple[int, int]:
+    """Return the key that sorts wide tables first, those of many bits first among them, and other operands last."""
+    return (0, 0) if kind is None else (-kind[0], -kind[1])
+
+
+def _has_separated_kinds(kinds: list[tuple[int, int] | None]) -> bool:
+    """Return whether lookups of some kind are not adjacent."""
+    places = Counter(kind for kind, _ in groupby(kinds) if kind is not None)
     return any(count > 1 for count in places.values())
 
 

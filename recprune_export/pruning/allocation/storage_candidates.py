@@ -1,0 +1,151 @@
+"""Candidates of a plan within a number of bytes: a program with projections, and the choices of its widths and bits."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+from recprune_export.channels.groups import Group
+from recprune_export.program.program import Program
+from recprune_export.pruning.allocation.budget import Budget
+from recprune_export.pruning.allocation.rate_distortion import Allocation, RateDistortion
+from recprune_export.pruning.allocation.table_options import (
+    GroupOptions,
+    choose_widths,
+    find_controlled_tables,
+    is_narrowed,
+    make_group_options,
+    make_table_options,
+)
+from recprune_export.pruning.importance.ranking import Ranking
+from recprune_export.pruning.importance.rounding_loss import (
+    predict_layer_losses,
+    predict_table_losses,
+    predict_whole_table_losses,
+    turn_matrix,
+)
+from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR
+from recprune_export.pruning.importance.scores.registry import rank_channels
+from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
+from recprune_export.pruning.plan import GroupPlan, Plan
+from recprune_export.pruning.pruning_constants import HIDDEN_LOSS_AFTER_TUNING, ROUNDING_LOSS_AFTER_TUNING
+from recprune_export.pruning.rotation.eligibility import RotatableGroup, find_rotatable_groups
+from recprune_export.pruning.rotation.projections import ProjectedProgram, project_tables
+from recprune_export.pruning.rotation.table_projections import (
+    find_equal_groups,
+    find_per_table_projections,
+    insert_per_table_projections,
+)
+from recprune_export.pruning.rotation.transform import Transform
+from recprune_export.pruning.statistics.weight_reads import WeightReads, gather_weight_reads
+
+READ_BATCHES = 4  # for the statistics of weights
+
+
+@dataclass(frozen=True)
+class RemainingLoss:
+    """The fractions of predicted losses that are left after fine-tuning, beside that of removed embedding dimensions.
+
+    Removed hidden units and rounding cost much less then than before; without tuning both are 1.
+    """
+
+    hidden: float = 1.0
+    rounding: float = 1.0
+
+
+UNTUNED = RemainingLoss()
+TUNED = RemainingLoss(HIDDEN_LOSS_AFTER_TUNING, ROUNDING_LOSS_AFTER_TUNING)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A projected program with its rankings, and the choices of its widths and bits."""
+
+    projected: ProjectedProgram
+    rankings: Mapping[str, Ranking]
+    rotatable: Mapping[str, RotatableGroup]
+    choices: RateDistortion
+
+    def make_plan(self, allocation: Allocation) -> Plan:
+        """Return the plan of an allocation, without storage."""
+        groups = tuple(self._plan_group(group, allocation) for group in self.projected.program.analysis.groups)
+        return Plan(OUTPUT_ERROR, groups, self.projected.projection_plan)
+
+    def _plan_group(self, group: Group, allocation: Allocation) -> GroupPlan:
+        ranking, width = self.rankings[group.name], allocation.widths[group.name]
+        transform = ranking.transform
+        if transform is not None and group.name in allocation.turned:
+            matrix = transform.matrix.clone()
+            matrix[:, :width] = matrix[:, :width] @ turn_matrix(width)
+            transform = Transform(matrix)
+        elif width == group.width:
+            transform = None
+        return GroupPlan(group.name, group.kind, group.width, tuple(sorted(ranking.order[:width])), transform)
+
+
+def make_candidates(
+    program: Program, inputs: ScoreInputs, width_multiple: int, remaining: RemainingLoss = TUNED
+) -> list[Candidate]:
+    """Return the choices of the program with the projections that are always made, and with one for each table as well.
+
+    Time: that of the rankings by output error, and a forward and backward pass on `READ_BATCHES` batches, for each candidate.
+    """
+    projected = project_tables(program)
+    candidates = [_make_candidate(projected, inputs, width_multiple, remaining)]
+    projections = find_per_table_projections(projected.program)
+    if projections:
+        per_table = ProjectedProgram(
+            replace(projected.projection_plan, per_table_projections=projections),
+            insert_per_table_projections(projected.program, projections),
+        )
+        equal = find_equal_groups(projected.program, per_table.program)
+        computed = {name: ranking for name, ranking in candidates[0].rankings.items() if name in equal}
+        candidates.append(_make_candidate(per_table, replace(inputs, computed=computed), width_multiple, remaining))
+    return candidates
+
+
+def _make_candidate(
+    projected: ProjectedProgram, inputs: ScoreInputs, width_multiple: int, remaining: RemainingLoss
+) -> Candidate:
+    program = projected.program
+    rankings = rank_channels(OUTPUT_ERROR, replace(inputs, program=program))
+    reads = gather_weight_reads(program, inputs.batches[:READ_BATCHES], inputs.probe, inputs.seed)
+    rotatable = find_rotatable_groups(program).rotatable
+    budget = Budget(0.0, 0.0, width_multiple=width_multiple)
+    groups = [
+        _make_group_options(program, group, rankings[group.name], rotatable.get(group.name), reads, budget, remaining)
+        for group in program.analysis.groups
+    ]
+    tables = _make_options_of_whole_tables(program, reads, remaining)
+    layers = {
+        name: {bits: loss * remaining.rounding for bits, loss in losses.items()}
+        for name, losses in predict_layer_losses(program, reads.layers).items()
+    }
+    return Candidate(projected, rankings, rotatable, RateDistortion(program, [*groups, *tables], layers))
+
+
+def _make_group_options(
+    program: Program,
+    group: Group,
+    ranking: Ranking,
+    rotatable: RotatableGroup | None,
+    reads: WeightReads,
+    budget: Budget,
+    remaining: RemainingLoss,
+) -> GroupOptions:
+    tables = [name for name in find_controlled_tables(program, group) if name in reads.tables]
+    widths = choose_widths(group.width, partial(budget.width, group.kind, full=group.width), has_tables=bool(tables))
+    roundings = [
+        predict_table_losses(group, name, reads.tables[name], ranking, rotatable, widths).scaled(remaining.rounding)
+        for name in tables
+    ]
+    removal = ranking if tables else ranking.scaled(remaining.hidden)
+    return make_group_options(program, group, removal, widths, roundings)
+
+
+def _make_options_of_whole_tables(
+    program: Program, reads: WeightReads, remaining: RemainingLoss
+) -> Iterator[GroupOptions]:
+    """Yield the options of tables none of whose dimensions can be removed: their bits."""
+    for name, table_reads in reads.tables.items():
+        if not is_narrowed(program, name):
+            yield make_table_options(program, predict_whole_table_losses(name, table_reads).scaled(remaining.rounding))
