@@ -74,7 +74,7 @@ def sweep(
             results.append(trials.run(point))
         except TooFewBytes as error:
             missing = error
-            report_missing(f"{point.label}: {error}")
+            report_missing(f"{point.label}: no plan of this model has so few")
             continue
         report(results[-1])
     if missing is not None and not results:

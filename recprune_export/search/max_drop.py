@@ -54,8 +54,8 @@ class DropJudge:
         """Run the trial of a point. One that no plan is as small as fails."""
         try:
             trial = self._trials.run(point, seed)
-        except TooFewBytes as error:
-            self._report(f"{point.label}: {error}")
+        except TooFewBytes:
+            self._report(f"{point.label}: no plan of this model has so few")
             return Verdict.FAILS
         if (point, trial.seed) not in self._reported:
             self._reported.add((point, trial.seed))
@@ -91,6 +91,8 @@ def find_point_within_drop(
     The density is the fraction of the parameters or, by `kind`, of the bytes that stays; `first` is that of the first trial.
     No trial has more than `limit`: where that one does not hold, none is taken to. A fraction of bytes has one plan, that of the least
     predicted loss, so two plans of equal bytes between which the latency would decide do not occur.
+
+    Raises `TooFewBytes` where no plan has as few bytes as `limit`.
     """
     judge = DropJudge(trials, claim, report)
 
@@ -99,8 +101,10 @@ def find_point_within_drop(
 
     least = 1.0 - limit
     first_removed = 1.0 - min(first, limit)
-    if limit < 1.0 and not judge.accepts(make_point(least)):
-        return _make_empty_result(trials, kind, claim)
+    if limit < 1.0:
+        trials.run(make_point(least))  # raises where no plan keeps to the limit at all
+        if not judge.accepts(make_point(least)):
+            return _make_empty_result(trials, kind, claim)
     *_, last = bisect_largest(lambda removed: judge.accepts(make_point(removed)), first_removed)
     removed = last.lower
     while removed > 0.0:

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 from functools import partial
 from math import exp, log
 from pathlib import Path
@@ -71,7 +71,7 @@ def measure_artifact(
     """
     batches, threads = latency.latency_batch_sizes, latency.threads
     with tempfile.TemporaryDirectory() as scratch:
-        after = replace(export_onnx(pruned, Path(scratch) / "model.onnx", serving=ServingConfig(batches)), bits=bits)
+        after = export_onnx(pruned, Path(scratch) / "model.onnx", serving=ServingConfig(batches), bits=bits)
         quantized = quantize_export(
             after, quantization, batches, task, Path(scratch) / "quantized", threads=threads, seed=seed
         )

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import exp, log
 from pathlib import Path
 from typing import NoReturn
@@ -158,7 +158,7 @@ def _export_and_measure(
     """Export `pruned`, in its planned bits, and time it against the dense file."""
     with tempfile.TemporaryDirectory() as scratch, show_status("Measuring the speed"):
         path = Path(scratch) / "model.onnx"
-        file = replace(export_onnx(pruned.program, path, serving=ServingConfig(target.batch_sizes)), bits=pruned.bits)
+        file = export_onnx(pruned.program, path, serving=ServingConfig(target.batch_sizes), bits=pruned.bits)
         quantized = quantize_export(
             file, QuantizationSettings(), target.batch_sizes, task, Path(scratch) / "quantized",
             threads=target.threads, seed=settings.seed,

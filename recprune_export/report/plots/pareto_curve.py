@@ -9,13 +9,20 @@ from recprune_export.report.numbers import format_signed, format_significant
 from recprune_export.report.scales import AxisScale, linear_scale
 from recprune_export.report.svg import WIDTH, Drawing
 
-LEFT, RIGHT, TOP, BOTTOM, HEIGHT = 62.0, WIDTH - 14.0, 34.0, 216.0, 262.0
+LEFT, RIGHT, TOP, BOTTOM, LEGEND, HEIGHT = 62.0, WIDTH - 14.0, 34.0, 236.0, 298.0, 306.0
+KINDS = {
+    "sparsity": "sparsity",
+    "bytes": "% of the bytes",
+    "dense int8": "dense in int8",
+}  # with the words of the legend
 
 
 @dataclass(frozen=True)
 class ParetoPoint:
-    """A point: `cost` on the horizontal axis and the change of quality with its interval; `is_bundle` marks the sparsity of the
-    bundle."""
+    """A point: `cost` on the horizontal axis and the change of quality with its interval.
+
+    `kind` chooses the shape, and `is_bundle` marks the point of the bundle.
+    """
 
     name: str
     cost: float
@@ -23,12 +30,13 @@ class ParetoPoint:
     low: float
     high: float
     is_bundle: bool = False
+    kind: str = "sparsity"
 
 
 def draw_pareto_curve(
     name: str, title: str, points: Sequence[ParetoPoint], *, across: str, up: str, less_is_better: bool
 ) -> Markup:
-    """Draw the points with their intervals; the line joins the Pareto front."""
+    """Draw the points with their intervals; the line joins the Pareto front. With several kinds there is a legend above."""
     description = "; ".join(
         f"{p.name}: {across} {format_significant(p.cost)}, "
         f"change {format_signed(p.change)} ({format_signed(p.low)} to {format_signed(p.high)})"
@@ -46,10 +54,29 @@ def draw_pareto_curve(
         if point.is_bundle:
             drawing.diamond(x_cost, y(point.change), 6.5, "own")
         else:
-            drawing.dot(x_cost, y(point.change), 4.5, "strong" if point in best else "hollow")
+            _draw_shape(drawing, point.kind, x_cost, y(point.change), "strong" if point in best else "hollow")
+    _draw_legend(drawing, [kind for kind in KINDS if any(point.kind == kind for point in points)])
     for point, side in _place_labels(points, x):
         drawing.text(x(point.cost), y(point.high) - 6 if side > 0 else y(point.low) + 15, point.name, "mark", "middle")
     return drawing.markup()
+
+
+def _draw_shape(drawing: Drawing, kind: str, x: float, y: float, style: str) -> None:
+    if kind == "bytes":
+        drawing.square(x, y, 4.2, style)
+    elif kind == "dense int8":
+        drawing.triangle(x, y, 5.5, style)
+    else:
+        drawing.dot(x, y, 4.5, style)
+
+
+def _draw_legend(drawing: Drawing, kinds: Sequence[str]) -> None:
+    """Draw the shape of each kind with its name in a line below the axis, where there are several."""
+    x = LEFT
+    for kind in kinds if len(kinds) > 1 else ():
+        _draw_shape(drawing, kind, x + 5, LEGEND - 4, "strong")
+        drawing.text(x + 15, LEGEND, KINDS[kind], "mark")
+        x += 34 + 6.4 * len(KINDS[kind])
 
 
 def find_pareto_front(points: Sequence[ParetoPoint], less_is_better: bool) -> list[ParetoPoint]:
@@ -84,4 +111,4 @@ def _axes(drawing: Drawing, x: AxisScale, y: AxisScale, across: str, up: str) ->
         drawing.mark(x(mark), BOTTOM + 18, f"{mark:g}")
     drawing.line(LEFT, BOTTOM, RIGHT, BOTTOM, "axis")
     drawing.text(2, 14, up, "mark")
-    drawing.text(RIGHT, BOTTOM + 38, across, "mark", "end")
+    drawing.text(RIGHT, BOTTOM + 36, across, "mark", "end")
