@@ -2,7 +2,8 @@
 
 Needs no PyTorch, and imports nothing of the package. A table is stored by row: each row has a scale, and its numbers are
 levels times the scale. Scales lie on the grid 2^(k / 16), so that a scale is a code of one byte, counted from the largest
-scale of the table. A layer W [inputs, outputs] is stored in the same way, with a row for each output.
+scale of the table; in 8 bits, a table of one dimension has one scale for all rows. A layer W [inputs, outputs] is stored in the same
+way, with a row for each output.
 """
 
 from collections.abc import Mapping
@@ -69,7 +70,7 @@ def count_weight_bytes(shape: tuple[int, int], bits: int, *, is_table: bool) -> 
     `effective_bits`. The nodes that read it, and the names, are not counted.
 
     >>> count_weight_bytes((7000, 1), 8, is_table=True), count_weight_bytes((7000, 16), 3, is_table=True)
-    (14000, 49000)
+    (7001, 49000)
     """
     return _count_bytes(shape, effective_bits(shape, bits, is_table=is_table), is_table)
 
@@ -88,7 +89,19 @@ def effective_bits(shape: tuple[int, int], bits: int, *, is_table: bool) -> int:
 
 def _count_bytes(shape: tuple[int, int], bits: int, is_table: bool) -> int:
     rows, dimensions = shape if is_table else shape[::-1]
-    return rows * (dimensions * bits // 8 if bits >= 16 else count_row_bytes(dimensions, bits) + 1)
+    if bits >= 16:
+        return rows * dimensions * bits // 8
+    return rows * count_row_bytes(dimensions, bits) + count_scales(rows, dimensions, bits)
+
+
+def count_scales(rows: int, dimensions: int, bits: int) -> int:
+    """Return the number of scales of a matrix, which are its bytes: one for each row, or one for a single column in 8 bits."""
+    return 1 if has_one_scale(dimensions, bits) else rows
+
+
+def has_one_scale(dimensions: int, bits: int) -> bool:
+    """Return whether all rows have one scale: where a row has one number, a scale of its own would double the bytes."""
+    return dimensions == 1 and bits == 8
 
 
 def count_row_bytes(dimensions: int, bits: int) -> int:
@@ -97,7 +110,7 @@ def count_row_bytes(dimensions: int, bits: int) -> int:
 
 
 def fit_scales(rows: Any, bits: int, namespace: Any = np) -> Any:
-    """Return the scale of each row of a matrix [N, D], float32 [N, 1]; 0 for a row of zeros.
+    """Return the scale of each row of a matrix [N, D], float32 [N, 1]; 0 for a row of zeros, unless all rows have one scale.
 
     The scale of 8 bits is that of the largest number of the row, rounded up to the grid; in fewer bits it is the one of a
     few smaller ones with the smallest squared error. A matrix that `round_rows` returned has an exact scale, and gets it.
@@ -105,6 +118,8 @@ def fit_scales(rows: Any, bits: int, namespace: Any = np) -> Any:
     """
     xp, level = namespace, LEVELS[bits]
     largest = xp.amax(xp.abs(rows), 1)[:, None]
+    if has_one_scale(rows.shape[1], bits) and len(rows):
+        largest = xp.ones_like(largest) * xp.amax(largest)
     nonzero = largest >= float(np.finfo(np.float32).tiny) * 2**17
     code = xp.ceil(STEPS_PER_OCTAVE * xp.log2(xp.where(nonzero, largest, xp.ones_like(largest)) / level) - _SLACK)
     best = _scale_of(code, xp)

@@ -1,8 +1,9 @@
 """Tuned numbers of fine-tuning, each with the record of docs/decisions that supports it."""
 
 TEACHER_SHARE = 0.9  # of the loss with labels; without labels it is 1: fine-tuning-recipe
-# Of the learning rate, where weights are rounded: smaller steps seldom move a weight to another level: bytes-and-bits
-ROUNDED_LEARNING_RATE = 2.5
+# Factors of the epochs and the learning rate, where weights are rounded: small steps seldom move a weight to another
+# level: bytes-and-bits
+ROUNDED_EPOCHS, ROUNDED_LEARNING_RATE = 2, 2.5
 RAMP_SHARE = 0.5  # of all steps, during which gradual zeros appear; no record
 MASK_UPDATES = 20  # during the ramp: sparse-embedding-updates
 ROW_SMOOTHING = 0.25  # of the mean over rows, for ids that calibration data do not contain: unstructured-zeros

@@ -12,7 +12,7 @@ from recprune_export.data.batch import Batch
 from recprune_export.errors import UsageError
 from recprune_export.finetuning._finetune import Schedule, finetune
 from recprune_export.finetuning.curvature import Curvature, weight_curvature
-from recprune_export.finetuning.finetuning_constants import ROUNDED_LEARNING_RATE
+from recprune_export.finetuning.finetuning_constants import ROUNDED_EPOCHS, ROUNDED_LEARNING_RATE
 from recprune_export.finetuning.group_lasso import RegularizedProgram, regularize
 from recprune_export.finetuning.masks import NonZeroTarget, count_parameters
 from recprune_export.finetuning.task import FineTuningConfig, Task
@@ -259,11 +259,12 @@ def count_all_weights(program: Program, tables: frozenset[str]) -> NonZeroTarget
 
 
 def schedule_rounded(schedule: Schedule, finetuning: FineTuningSettings) -> Schedule:
-    """Return the schedule for rounded weights without zeros; a learning rate that the user set stays."""
-    rate = schedule.learning_rate
-    if finetuning.learning_rate is None:
-        rate *= ROUNDED_LEARNING_RATE
-    return replace(schedule, learning_rate=rate, gradual=False)
+    """Return the schedule for rounded weights without zeros; epochs and a learning rate that the user set stay."""
+    rate = ROUNDED_LEARNING_RATE if finetuning.learning_rate is None else 1.0
+    epochs = ROUNDED_EPOCHS if finetuning.epochs is None else 1
+    return replace(
+        schedule, epochs=epochs * schedule.epochs, learning_rate=rate * schedule.learning_rate, gradual=False
+    )
 
 
 def divide_epochs(epochs: int, stages: int, stage: int) -> int:

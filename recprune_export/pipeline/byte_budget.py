@@ -1,55 +1,36 @@
 """`plan_within_bytes`: choose widths and bits together, so that the file has at most so many bytes and loses least."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
+import onnx_ir as ir
+
 from recprune_export.byte_limit import ByteLimit
-from recprune_export.channels.groups import Group
 from recprune_export.errors import TooFewBytes
 from recprune_export.number_formats import format_bytes
 from recprune_export.onnx.export import export_onnx
 from recprune_export.program.program import Program
-from recprune_export.pruning.allocation.budget import Budget
-from recprune_export.pruning.allocation.rate_distortion import Allocation, RateDistortion
-from recprune_export.pruning.allocation.table_options import (
-    choose_widths,
-    find_controlled_tables,
-    make_group_options,
-)
+from recprune_export.pruning.allocation.rate_distortion import Allocation
+from recprune_export.pruning.allocation.storage_candidates import TUNED, UNTUNED, Candidate, make_candidates
 from recprune_export.pruning.apply._apply_plan import apply_plan
-from recprune_export.pruning.importance.ranking import Ranking
-from recprune_export.pruning.importance.rounding_loss import (
-    predict_layer_losses,
-    predict_table_losses,
-    turn_matrix,
-)
-from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR
-from recprune_export.pruning.importance.scores.registry import rank_channels
 from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
-from recprune_export.pruning.plan import GroupPlan, Plan, PlannedProgram
-from recprune_export.pruning.pruning_constants import HIDDEN_LOSS_AFTER_TUNING
+from recprune_export.pruning.plan import Plan, PlannedProgram
 from recprune_export.pruning.rotation._apply_transforms import apply_transforms
-from recprune_export.pruning.rotation.eligibility import RotatableGroup, find_rotatable_groups
-from recprune_export.pruning.rotation.projections import ProjectedProgram, project_tables
-from recprune_export.pruning.rotation.table_projections import (
-    find_equal_groups,
-    find_per_table_projections,
-    insert_per_table_projections,
-)
-from recprune_export.pruning.rotation.transform import Transform
-from recprune_export.pruning.statistics.weight_reads import gather_weight_reads
 from recprune_export.pruning.storage_plan import RatePoint, StoragePlan
+from recprune_export.quantization._quantize import quantize
+from recprune_export.quantization.quality_loss import QualityLoss
+from recprune_export.quantization.quantization_plan import FP32
 from recprune_export.settings import PruningSettings
 from recprune_export.stored_bits import StoredBits
+from recprune_export.validation.latency.request_cycle import RequestCycles
 
-READ_BATCHES = 4  # for the statistics of weights
 CURVE = (0.5, 0.7, 0.85, 1.2, 1.5, 2.0)  # the limits of the points beside the chosen one, as multiples of it
 ATTEMPTS = 4  # exports that measure the bytes beside the weights
 MIN_USED = 0.98  # of the limit, below which another attempt is made
 FIRST_OVERHEAD = 8_000  # bytes of a file beside its weights, before the first export
+CALIBRATION_ROWS = 16  # of the file that is only counted
 MARGIN = 0.002  # of the limit: names and small constants of the tuned file may differ from those of the measured one
 
 
@@ -62,29 +43,32 @@ def resolve_byte_limit(dense: Program, limit: ByteLimit) -> int:
 
 
 def plan_within_bytes(
-    program: Program, pruning: PruningSettings, inputs: ScoreInputs, max_bytes: int
+    program: Program, pruning: PruningSettings, inputs: ScoreInputs, max_bytes: int, *, tuned: bool = True
 ) -> PlannedProgram:
     """Choose for `program` the widths and bits of least predicted loss within `max_bytes`.
 
-    With and without a projection for each table, whichever loses less. The file of a plan is written, untuned, so that its
-    bytes are counted and not estimated; where they exceed the limit, or leave much of it, the plan is made again.
+    With and without a projection for each table, whichever loses less; if the model will be `tuned`, losses that tuning makes
+    up for count less. The file of a plan is written, untuned, so that its bytes are counted and not estimated; where they
+    exceed the limit, or leave much of it, the plan is made again.
 
     Raises `TooFewBytes` where no plan has so few bytes.
     """
-    candidates = make_candidates(program, pruning, inputs)
+    candidates = make_candidates(program, inputs, pruning.width_multiple, TUNED if tuned else UNTUNED)
+    overheads = dict.fromkeys(range(len(candidates)), FIRST_OVERHEAD)
     limit = int(max_bytes * (1.0 - MARGIN))
     best: _Counted | None = None
     smallest: int | None = None
     for _ in range(ATTEMPTS):
-        chosen = _choose(candidates, limit)
-        if chosen is None:
+        allocations = [(n, c.choices.allocate(limit - overheads[n])) for n, c in enumerate(candidates)]
+        possible = [(allocation.loss, n, allocation) for n, allocation in allocations if allocation is not None]
+        if not possible:
             break
-        candidate, allocation = chosen
-        size = count_file_bytes(candidate, candidate.make_plan(allocation)) + allocation.bytes
+        loss, number, allocation = min(possible, key=lambda entry: entry[:2])
+        size = count_file_bytes(candidates[number], allocation, inputs)
         smallest = size if smallest is None else min(size, smallest)
-        candidate.overhead = size - allocation.bytes
-        if size <= limit and (best is None or allocation.loss < best.allocation.loss):
-            best = _Counted(candidate, allocation, size)
+        overheads[number] = size - allocation.bytes
+        if size <= limit and (best is None or loss < best.allocation.loss):
+            best = _Counted(candidates[number], allocation, size)
         if MIN_USED * limit <= size <= limit:
             break
     if best is None:
@@ -101,21 +85,33 @@ class _Counted:
     bytes: int
 
 
-def _choose(candidates: Sequence[Candidate], limit: int) -> tuple[Candidate, Allocation] | None:
-    """Return the candidate that loses least within the limit, and its allocation."""
-    possible = [(c, c.choices.allocate(limit - c.overhead)) for c in candidates]
-    allocations = [(c, a) for c, a in possible if a is not None]
-    return min(allocations, key=lambda pair: pair[1].loss, default=None)
-
-
-def count_file_bytes(candidate: Candidate, plan: Plan) -> int:
-    """Return the bytes of the ONNX file of a plan, weights included."""
-    program = candidate.projected.program
+def count_file_bytes(candidate: Candidate, allocation: Allocation, inputs: ScoreInputs) -> int:
+    """Write the ONNX file of an allocation, without measuring its times, and return its bytes, weights included."""
+    program, plan = candidate.projected.program, candidate.make_plan(allocation)
     student = apply_plan(apply_transforms(program, candidate.rotatable, plan.transforms), plan)
+    request = {name: tensor[:CALIBRATION_ROWS].numpy() for name, tensor in inputs.batches[0][0].items()}
     with tempfile.TemporaryDirectory() as scratch:
-        return export_onnx(student, Path(scratch) / "model.onnx").bytes - sum(
-            p.nbytes for p in student.parameters().values()
-        )
+        file = export_onnx(student, Path(scratch) / "fp32.onnx", bits=_get_bits(allocation))
+        assert file.bits is not None
+        target = Path(scratch) / "model.onnx"
+        return quantize(
+            file.path, target, file.bits, [request], {1: [request]}, _judge_nothing, stopwatch=_time_nothing
+        ).bytes[1]
+
+
+def _time_nothing(
+    subgraph: ir.Model, name: str, forms: Sequence[str], requests: RequestCycles
+) -> dict[str, dict[int, float]]:
+    """Return times by which products of integers, whose nodes take more bytes, are chosen in any case."""
+    return {form: dict.fromkeys(requests, 2.0 if form == FP32 else 1.0) for form in (FP32, *forms)}
+
+
+def _judge_nothing(before: Callable[..., object], after: Callable[..., object]) -> QualityLoss:
+    return QualityLoss("", 0.0, 1.0)
+
+
+def _get_bits(allocation: Allocation) -> StoredBits:
+    return StoredBits(allocation.table_bits, allocation.layer_bits)
 
 
 def _with_storage(chosen: _Counted, max_bytes: int) -> Plan:
@@ -128,7 +124,7 @@ def _with_storage(chosen: _Counted, max_bytes: int) -> Plan:
         if other is not None:
             points.append(RatePoint(other.bytes + overhead, other.loss))
     storage = StoragePlan(
-        StoredBits(allocation.table_bits, allocation.layer_bits),
+        _get_bits(allocation),
         max_bytes,
         RatePoint(chosen.bytes, allocation.loss),
         allocation.bound,

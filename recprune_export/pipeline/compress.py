@@ -23,7 +23,7 @@ from recprune_export.bundle.remeasure_latency import read_session_options
 from recprune_export.bundle.servers.readme import render_readme
 from recprune_export.bundle.write import HardLink, stage_bundle, write_bundle
 from recprune_export.data.splits.row_split import SplitSizes
-from recprune_export.errors import ModelError, UsageError
+from recprune_export.errors import ModelError, UsageError, ValidationFailed
 from recprune_export.finetuning.objective import make_objective
 from recprune_export.finetuning.profile_rows import make_data_profile
 from recprune_export.finetuning.task import (
@@ -60,6 +60,7 @@ from recprune_export.pipeline.stage_checkpoints import StageCheckpoints, get_che
 from recprune_export.program.program import Program
 from recprune_export.progress import show_status
 from recprune_export.pruning.plan import Plan
+from recprune_export.pruning.storage_plan import StoragePlan
 from recprune_export.report.bundle_page import render_bundle_report
 from recprune_export.settings import (
     DEFAULT_EVALUATION_SETTINGS,
@@ -186,7 +187,19 @@ def export_and_quantize(
     quantized = quantize_export(
         exported.pruned, settings.quantization, batches, task, folder / "quantized", threads=threads, seed=settings.seed
     )
-    return exported.with_quantized(quantized)
+    exported = exported.with_quantized(quantized)
+    check_byte_limit(exported.pruned.bytes, pruned.stages[-1].plan.storage)
+    return exported
+
+
+def check_byte_limit(size: int, storage: StoragePlan | None) -> None:
+    """Raise `ValidationFailed` where a file has more bytes than its plan allows."""
+    if storage is not None and size > storage.max_bytes:
+        raise ValidationFailed(
+            f"The file has {size:,} bytes, and --max-bytes allows {storage.max_bytes:,}: the rewrites for these batch sizes and shared "
+            f"inputs take {size - storage.point.bytes:,} bytes that the plan did not count, so nothing was written. Allow as many "
+            "bytes less, and the plan has room for them."
+        )
 
 
 def collect_bundle_files(

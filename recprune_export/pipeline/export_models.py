@@ -90,7 +90,9 @@ def export_models(
 def export_pruned(pruned: PrunedModel, serving: ServingConfig, path: Path) -> OnnxFile:
     """Write the ONNX file of the pruned program; no rewrite may add non-zeros beyond its target."""
     limits = NonzeroLimits(pruned.target.tables, pruned.target.rest)
-    return export_onnx(pruned.program, path, serving=serving, limits=limits)
+    storage = pruned.stages[-1].plan.storage
+    bits = None if storage is None else storage.bits
+    return export_onnx(pruned.program, path, serving=serving, limits=limits, bits=bits)
 
 
 def validate_parity(program: Program, file: OnnxFile, task: Task, *, ids: bool = False) -> ParityReport:

@@ -94,7 +94,9 @@ def plan_pruning(
     program = share_planned_rows(program, rows, task, seed)
     analyze_prunable(program, without_projections=not projects)
     if max_bytes is not None:
-        planned = plan_within_bytes(program, pruning, make_score_inputs(program, task, seed), max_bytes)
+        planned = plan_within_bytes(
+            program, pruning, make_score_inputs(program, task, seed), max_bytes, tuned=task.config.epochs > 0
+        )
     elif projects:
         planned = _plan_with_least_loss(program, pruning, task, seed, dense, last_stage or pruning)
     else:

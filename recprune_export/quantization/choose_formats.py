@@ -122,6 +122,9 @@ def _time_layer(
         float_bytes, fewer_bytes = int8_layers.count_layer_bytes(layer, 4)
         form, size = (INT4_STORED, fewer_bytes) if bits == 4 else (FP32, float_bytes)
         return _Timed(WeightChoice(name, shape, form, f"{bits} bits are planned", {}, (float_bytes, size)))
+    if isinstance(mode, StoredBits) and layer.inputs == 1:  # an integer product has more scales
+        sizes = int8_layers.count_layer_bytes(layer, 8)
+        return _Timed(WeightChoice(name, shape, INT8_STORED, "it has one input", {}, sizes))
     subgraph = extract_subgraph(model, [layer.operand], [find_fused_output(layer)])
     times = stopwatch(subgraph, name, (INT8_STATIC, INT8_DYNAMIC), _select_values(values_by_batch, [layer.operand]))
     static, dynamic = (geometric_mean(compute_speedups(times, form)) for form in (INT8_STATIC, INT8_DYNAMIC))
@@ -131,7 +134,7 @@ def _time_layer(
         compute_speedups(times, form),
         {batch: times[form][batch] - times[FP32][batch] for batch in values_by_batch},
     )
-    choice = WeightChoice(name, shape, form, reason, measured, int8_layers.count_layer_bytes(layer))
+    choice = WeightChoice(name, shape, form, reason, measured, int8_layers.count_layer_bytes(layer, 7))
 
     def multiply_floats(reason: str) -> WeightChoice:
         if isinstance(mode, StoredBits):

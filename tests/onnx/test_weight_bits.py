@@ -82,11 +82,11 @@ def test_without_bits_the_file_is_as_before(fields: Program, tmp_path: Path) -> 
 
 def test_a_table_with_few_bits_is_not_merged_with_another_of_the_same_ids(fields: Program, tmp_path: Path) -> None:
     file = export_onnx(
-        fields, tmp_path / "m.onnx", serving=SMALL_BATCHES, bits=StoredBits({"linear.weight": 16, "fields.0.weight": 4})
+        fields, tmp_path / "m.onnx", serving=SMALL_BATCHES, bits=StoredBits({"linear.weight": 8, "fields.0.weight": 4})
     )
     assert file.bits is not None
     found = shapes(file)
-    assert {found[name]: bits for name, bits in file.bits.tables.items() if bits < 32} == {(30, 1): 16, (30, 6): 4}
+    assert {found[name]: bits for name, bits in file.bits.tables.items() if bits < 32} == {(30, 1): 8, (30, 6): 4}
 
 
 def test_a_layer_that_is_transposed_keeps_its_bits(tmp_path: Path) -> None:

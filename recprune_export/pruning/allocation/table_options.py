@@ -1,5 +1,6 @@
 """The options of each group: its widths, and with them the bits of its tables."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from recprune_export.channels.groups import Group, slice_positions
 from recprune_export.program.program import Program
 from recprune_export.pruning.importance.ranking import Ranking
 from recprune_export.pruning.importance.rounding_loss import TableRounding
+from recprune_export.pruning.pruning_constants import SMALL_TABLE_FRACTION
 from recprune_export.stored_bits import count_weight_bytes
 
 
@@ -71,26 +73,39 @@ def make_group_options(
     widths: Sequence[int],
     roundings: Sequence[TableRounding],
 ) -> GroupOptions:
-    """Combine the widths of a group with the bits of its tables."""
+    """Combine the widths of a group with the bits of its tables; small tables have the same bits, so that one lookup serves them."""
     parameters = program.parameters()
+    large, small = _split_small(program, roundings)
+    ordered = [rounding for tables in (*([r] for r in large), small) for rounding in tables]
     options: list[tuple[int, bool, _Combination]] = []
     for number, width in enumerate(widths):
         for turned in (False, True) if roundings else (False,):
-            tables = []
-            for rounding in roundings:
+            entries = []
+            for rounding in ordered:
                 rows, dimensions = parameters[rounding.table].shape
                 shape = (rows, dimensions // group.width * width)
-                losses = rounding.turned if turned else rounding.unturned
-                tables.append(_list_bits(shape, losses, number))
-            options += [(width, turned, combination) for combination in _combine(tables)]
+                entries.append(_list_bits(shape, rounding.turned if turned else rounding.unturned, number))
+            together = [functools.reduce(_add, same_bits) for same_bits in zip(*entries[len(large) :], strict=True)]
+            choices = [*entries[: len(large)], *([together] if together else [])]
+            options += [(width, turned, combination) for combination in _combine(choices)]
     return GroupOptions(
         group.name,
         np.array([width for width, _, _ in options], dtype=np.float64),
         np.array([ranking.losses[width] + combination.loss for width, _, combination in options]),
         np.array([combination.bytes for _, _, combination in options], dtype=np.float64),
         np.array([turned for _, turned, _ in options]),
-        {r.table: np.array([c.bits[n] for _, _, c in options]) for n, r in enumerate(roundings)},
+        {r.table: np.array([c.bits[n] for _, _, c in options]) for n, r in enumerate(ordered)},
     )
+
+
+def _split_small(
+    program: Program, roundings: Sequence[TableRounding]
+) -> tuple[list[TableRounding], list[TableRounding]]:
+    """Return the large tables, and those that have too few elements for bits of their own."""
+    parameters = program.parameters()
+    total = sum(parameters[name].numel() for name in program.analysis.tables)
+    small = [r for r in roundings if parameters[r.table].numel() < SMALL_TABLE_FRACTION * total]
+    return [r for r in roundings if r not in small], small
 
 
 def make_table_options(program: Program, rounding: TableRounding) -> GroupOptions:
@@ -133,14 +148,7 @@ def _combine(tables: Sequence[Sequence[_Combination]]) -> list[_Combination]:
     most = 64
     combinations = [_Combination(0, 0.0, ())]
     for entries in tables:
-        merged = sorted(
-            (
-                _Combination(c.bytes + e.bytes, c.loss + e.loss, (*c.bits, *e.bits))
-                for c in combinations
-                for e in entries
-            ),
-            key=lambda c: (c.bytes, c.loss),
-        )
+        merged = sorted((_add(c, e) for c in combinations for e in entries), key=lambda c: (c.bytes, c.loss))
         combinations = []
         for combination in merged:
             if not combinations or combination.loss < combinations[-1].loss:
@@ -148,6 +156,10 @@ def _combine(tables: Sequence[Sequence[_Combination]]) -> list[_Combination]:
         if len(combinations) > most:
             combinations = _lower_hull(combinations)
     return combinations
+
+
+def _add(one: _Combination, other: _Combination) -> _Combination:
+    return _Combination(one.bytes + other.bytes, one.loss + other.loss, (*one.bits, *other.bits))
 
 
 def _lower_hull(combinations: Sequence[_Combination]) -> list[_Combination]:

@@ -18,7 +18,7 @@ from recprune_export.onnx.optimizer.linear_layers import Linear
 from recprune_export.quantization.formats.arithmetic import choose_activation_range
 from recprune_export.quantization.formats.stored_rows import store_columns, store_rows
 from recprune_export.quantization.quantization_plan import CONTRIB, INT4_STORED, INT8_DYNAMIC, INT8_STATIC, INT8_STORED
-from recprune_export.stored_bits import count_row_bytes
+from recprune_export.stored_bits import count_row_bytes, count_scales
 
 
 @dataclass
@@ -164,9 +164,9 @@ def _feeds_only_quantize(value: ir.Value) -> bool:
 
 
 def count_layer_bytes(layer: Linear, bits: int = 8) -> tuple[int, int]:
-    """Return the bytes of the weight without bias, in fp32 and in fewer bits with its scales."""
-    size, row = layer.inputs * layer.outputs, count_row_bytes(layer.inputs, bits)
-    return 4 * size, layer.outputs * (row + 1)
+    """Return the bytes of the weight without bias, in fp32 and in fewer bits with its scales; 7: those of integer products."""
+    size, row = layer.inputs * layer.outputs, count_row_bytes(layer.inputs, 8 if bits == 7 else bits)
+    return 4 * size, layer.outputs * row + count_scales(layer.outputs, layer.inputs, bits)
 
 
 def _quantize_weight(graph: ir.Graph, layer: Linear) -> tuple[ir.Value, ir.Value, np.ndarray, list[ir.Node]]:

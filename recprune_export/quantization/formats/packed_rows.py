@@ -11,7 +11,14 @@ import numpy as np
 
 from recprune_export.onnx.mapped_tensors import iterate_rows
 from recprune_export.quantization.formats.arithmetic import INT4_ZERO, convert_rows
-from recprune_export.stored_bits import LEVELS, STEPS_PER_OCTAVE, count_row_bytes, find_levels, fit_scales
+from recprune_export.stored_bits import (
+    LEVELS,
+    STEPS_PER_OCTAVE,
+    count_row_bytes,
+    find_levels,
+    fit_scales,
+    has_one_scale,
+)
 
 CODES, LEAST_CODE = 256, STEPS_PER_OCTAVE
 OCTAVES = CODES // STEPS_PER_OCTAVE
@@ -19,7 +26,7 @@ OCTAVES = CODES // STEPS_PER_OCTAVE
 
 @dataclass(frozen=True)
 class PackedRows:
-    """A matrix [N, D] in few bits: the bytes of the `rows` [N, bytes of a row], the `codes` of their scales [N, 1].
+    """A matrix [N, D] in few bits: the bytes of the `rows` [N, bytes of a row], the `codes` of their scales [N, 1], or [1, 1].
 
     All scales are 2^`octave` times those of `scale_factors`.
     """
@@ -31,7 +38,7 @@ class PackedRows:
     dimensions: int
 
     def scales(self) -> np.ndarray:
-        """Return the scale of each row, float32 [N, 1]."""
+        """Return the scale of each row, float32 [N, 1], or [1, 1]."""
         fine, coarse = scale_factors()
         return np.asarray((fine * coarse).reshape(-1)[self.codes] * np.exp2(np.float32(self.octave)))
 
@@ -55,10 +62,9 @@ def pack_matrix(matrix: np.ndarray, bits: int) -> PackedRows:
     Time: the passes of `fit_scales` and two more. Memory: a chunk of rows, and two numbers for each row; the bytes of a
     long matrix are in a map.
     """
-    scales = np.concatenate([np.zeros((0, 1), np.float32), *(fit_scales(rows, bits) for rows in iterate_rows(matrix))])
-    codes, octave = _encode_scales(scales)
+    codes, octave = _encode_scales(_fit_scales(matrix, bits))
     packed = PackedRows(np.zeros((0, 0)), codes, octave, bits, matrix.shape[1])
-    stored_scales = packed.scales()
+    stored_scales = np.broadcast_to(packed.scales(), (len(matrix), 1))
 
     def pack(rows: slice) -> np.ndarray:
         return pack_levels(find_levels(matrix[rows], stored_scales[rows], bits), bits)
@@ -66,6 +72,13 @@ def pack_matrix(matrix: np.ndarray, bits: int) -> PackedRows:
     dtype, width = (np.int8, matrix.shape[1]) if bits >= 7 else (np.uint8, count_row_bytes(matrix.shape[1], bits))
     rows = convert_rows(matrix, np.dtype(dtype), width, pack)
     return PackedRows(rows, codes, octave, bits, matrix.shape[1])
+
+
+def _fit_scales(matrix: np.ndarray, bits: int) -> np.ndarray:
+    """Return the scales [N, 1], or one [1, 1] where all rows have it."""
+    if has_one_scale(matrix.shape[1], bits):
+        return np.asarray(fit_scales(matrix, bits)[:1])
+    return np.concatenate([np.zeros((0, 1), np.float32), *(fit_scales(rows, bits) for rows in iterate_rows(matrix))])
 
 
 def _encode_scales(scales: np.ndarray) -> tuple[np.ndarray, int]:

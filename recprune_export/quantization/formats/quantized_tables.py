@@ -1,8 +1,7 @@
 """Quantized tables: rows are looked up in their stored format, and only the rows of the request are dequantized.
 
-Times of ONNX Runtime 1.32 for 26 lookups in one table of 260,000 rows and 20 dimensions at batch 256, in µs: fp32 540,
-fp16 480, int8 with a scale per dimension 490, with a scale per row 950 (a second lookup, and a product with another
-factor in each row), int4 by row 980, int4 by GatherBlockQuantized 1670.
+Times of all forms are in docs/decisions/table-formats.md. A scale for each row costs a second lookup, and a product with
+another factor in each row; a scale for each dimension is one long product.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,7 +34,7 @@ from recprune_export.quantization.quantization_plan import (
     INT8_BY_ROW,
     SCORED_TABLE_FORMS,
 )
-from recprune_export.stored_bits import count_row_bytes
+from recprune_export.stored_bits import count_row_bytes, count_scales
 
 BLOCKS = (16, 32, 64, 128, 256)  # block sizes that GatherBlockQuantized supports
 ROW_BITS: Mapping[str, int] = {INT8_BY_ROW: 8, INT4_BY_ROW: 4, INT3_BY_ROW: 3, INT2_BY_ROW: 2}
@@ -56,9 +55,11 @@ def replace_lookups(graph: ir.Graph, table: Table, stored: StoredRows) -> None:
     """
     for lookup in table.lookups:
         rows = _gather(stored.rows, lookup)
-        codes = [] if stored.codes is None else [_gather(stored.codes, lookup)]
-        dequantized = stored.dequantize(rows.outputs[0], codes[0].outputs[0] if codes else None)
-        replace_node(graph, lookup, [rows, *codes, *dequantized])
+        codes, new = stored.codes, [rows]
+        if codes is not None and codes.shape is not None and codes.shape[0] != 1:
+            new.append(_gather(codes, lookup))
+            codes = new[-1].outputs[0]
+        replace_node(graph, lookup, [*new, *stored.dequantize(rows.outputs[0], codes)])
 
 
 def store_int8_by_dimension(graph: ir.Graph, table: Table) -> None:
@@ -120,12 +121,17 @@ def count_table_bytes(table: Table, form: str) -> tuple[int, int]:
     float_bytes = 4 * rows * dimensions
     by_form = {
         FP16: float_bytes // 2,
-        **{by_row: rows * (count_row_bytes(dimensions, bits) + 1) for by_row, bits in ROW_BITS.items()},
+        **{
+            by_row: rows * count_row_bytes(dimensions, bits) + count_scales(rows, dimensions, bits)
+            for by_row, bits in ROW_BITS.items()
+        },
         INT8_BY_DIMENSION: rows * dimensions
         + 4 * sum(dimensions * int(np.prod(_get_inner_axes(lookup))) for lookup in table.lookups),
         INT4_IN_BLOCKS: rows * (-(-dimensions // 2) + _make_block_scales(table).itemsize),
     }
-    form = SCORED_TABLE_FORMS.get(form, (form, FP32))[0]
+    form, product = SCORED_TABLE_FORMS.get(form, (form, FP32))
+    if product != FP32 and form == INT8_BY_ROW:  # in 7 bits
+        return float_bytes, rows * (dimensions + 1)
     return float_bytes, by_form.get(form, float_bytes)
 
 

@@ -24,7 +24,7 @@ _PREFIX = "stored_rows/"  # of the names of what all of them share
 
 @dataclass(frozen=True)
 class StoredRows:
-    """A matrix in a graph: `rows` [N, bytes of a row], and `codes` [N, 1] of scales in the `book`, None where it has none.
+    """A matrix in a graph: `rows` [N, bytes of a row], and `codes` [N, 1] or [1, 1] of scales in the `book`, None for fp16.
 
     `unpack` makes the nodes that convert some of the rows, of a known number of axes, to floats, still without scales; the
     last one outputs them.

@@ -36,9 +36,11 @@ def test_a_long_frontier_is_thinned_out_and_stays_within_the_budget(monkeypatch:
     rng = np.random.default_rng(0)
     items = [(rng.integers(1, 1000, 8), rng.random(8)) for _ in range(10)]
     exact = choose_options(items, 3000)
-    monkeypatch.setattr(knapsack, "MAX_FRONTIER", 64)
+    monkeypatch.setattr(knapsack, "MAX_FRONTIER", 16)
     thinned = choose_options(items, 3000)
-    assert exact is not None and thinned is not None
-    assert exact.exact and not thinned.exact
+    assert exact is not None
+    assert thinned is not None
+    assert exact.exact
+    assert not thinned.exact
     assert thinned.bytes <= 3000
-    assert exact.loss <= thinned.loss <= exact.loss + 0.1
+    assert exact.loss <= thinned.loss <= exact.loss + 0.5

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
-from recprune_export.onnx import count, count_weights, infer_shapes, strip_weights
+from recprune_export.onnx import SessionOptions, count, count_weights, infer_shapes, make_session, run, strip_weights
 from recprune_export.quantization import Mode, QualityLoss, quantize
 from recprune_export.quantization.apply_quantization import quantize_weights
 from recprune_export.quantization.candidates import find_candidates
@@ -29,7 +30,7 @@ from recprune_export.quantization.quantization_plan import (
     WeightChoice,
 )
 from recprune_export.quantization.timing import Stopwatch, Times, extract_subgraph, measure_times
-from recprune_export.stored_bits import fit_scales, round_rows
+from recprune_export.stored_bits import StoredBits, count_weight_bytes, fit_scales, round_rows
 from recprune_export.validation import RequestCycles
 from tests.onnx.graphs import floats, graph, numbers, operators
 from tests.quantization.times import favouring
@@ -271,3 +272,28 @@ def test_the_gate_gives_it_more_bits_one_step_after_the_other(refused: int, tmp_
     assert choice.form == (INT4_BY_ROW_STATIC, INT4_BY_ROW, INT8_BY_ROW, FP16, FP32)[refused]
     assert len(found.relaxations) == refused
     assert found.bytes[1] < found.bytes[0] or choice.form == FP32
+
+
+@pytest.mark.parametrize("bits", [8, 4, 3, 2])
+def test_planned_bits_hold_whatever_they_lose(bits: int, tmp_path: Path) -> None:
+    source, asked = tmp_path / "model.onnx", request(TRANSPOSED)
+    ir.save(model(TRANSPOSED), source)
+    planned = StoredBits({"table": bits})
+    found = quantize(
+        source, tmp_path / "q.onnx", planned, [asked], {40: [asked]}, lambda before, after: QualityLoss("auc", 1.0, 0.5),
+        stopwatch=favouring(),
+    )  # fmt: skip
+    (choice,) = found.plan.tables
+    assert quantized_tables.ROW_BITS[choice.form] == bits
+    assert found.relaxations == ()
+    assert (found.loss.lost, found.loss.passed) == (1.0, False)
+    assert choice.error is not None
+    limit = count_weight_bytes((ROWS, DIMENSIONS), bits, is_table=True)
+    assert choice.bytes[1] == limit
+    stored = sum(len(tensor.raw_data) for tensor in onnx.load(found.path).graph.initializer)
+    assert limit <= stored < limit + SHARED
+    for optimization in ("none", "all"):
+        session = make_session(found.path, 1, SessionOptions(optimization=optimization))
+        answers, expected = run(session, asked), in_form(TRANSPOSED, choice.form)
+        for name, wanted in make_graph_function(expected)(asked).items():
+            np.testing.assert_allclose(answers[name], wanted, rtol=1e-4, atol=1e-4)
