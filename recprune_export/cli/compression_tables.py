@@ -79,7 +79,7 @@ def print_result(result: "CompressionResult", *, as_json: bool, advice: Sequence
 
 
 def _make_size_table(result: "CompressionResult") -> "Table":
-    title = "Size, counted in the ONNX files; zeros make a file neither smaller, until it is packed, nor faster"
+    title = "Size, counted in the ONNX files; zeros make a file smaller only where it is packed, and never faster"
     table = make_table(title, "", "dense", "pruned", "removed", "zero", "removed or zero")
     dense, pruned, reduction = result.counts["dense"], result.counts["pruned"], result.reduction
     for section, label in (("tables", "parameters, tables"), ("rest", "parameters, rest")):

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from recprune_export.report.numbers import format_signed, format_significant
-from recprune_export.report.scales import AxisScale, linear_scale
+from recprune_export.report.plots.label_places import Box, LabeledPoint, place_labels
+from recprune_export.report.scales import AxisScale, linear_scale, logarithmic_scale
 from recprune_export.report.svg import WIDTH, Drawing
 
-LEFT, RIGHT, TOP, BOTTOM, LEGEND, HEIGHT = 62.0, WIDTH - 14.0, 34.0, 236.0, 298.0, 306.0
+LEFT, RIGHT, TOP, BOTTOM, LEGEND, HEIGHT = 62.0, WIDTH - 14.0, 46.0, 248.0, 310.0, 318.0
 KINDS = {
     "sparsity": "sparsity",
     "bytes": "% of the bytes",
@@ -34,16 +35,26 @@ class ParetoPoint:
 
 
 def draw_pareto_curve(
-    name: str, title: str, points: Sequence[ParetoPoint], *, across: str, up: str, less_is_better: bool
+    name: str,
+    title: str,
+    points: Sequence[ParetoPoint],
+    *,
+    across: str,
+    up: str,
+    less_is_better: bool,
+    logarithmic: bool = False,
 ) -> Markup:
-    """Draw the points with their intervals; the line joins the Pareto front. With several kinds there is a legend above."""
+    """Draw the points with their intervals; the line joins the Pareto front. With several kinds there is a legend.
+
+    Costs that differ by factors are read best on a `logarithmic` axis.
+    """
     description = "; ".join(
         f"{p.name}: {across} {format_significant(p.cost)}, "
         f"change {format_signed(p.change)} ({format_signed(p.low)} to {format_signed(p.high)})"
         for p in points
     )
     drawing = Drawing(name, title, description, HEIGHT)
-    x = linear_scale((p.cost for p in points), LEFT, RIGHT)
+    x = (logarithmic_scale if logarithmic else linear_scale)((p.cost for p in points), LEFT, RIGHT)
     y = linear_scale([0.0, *(v for p in points for v in (p.low, p.high))], BOTTOM, TOP, margin=0.12)
     _axes(drawing, x, y, across, up)
     best = find_pareto_front(points, less_is_better)
@@ -56,8 +67,9 @@ def draw_pareto_curve(
         else:
             _draw_shape(drawing, point.kind, x_cost, y(point.change), "strong" if point in best else "hollow")
     _draw_legend(drawing, [kind for kind in KINDS if any(point.kind == kind for point in points)])
-    for point, side in _place_labels(points, x):
-        drawing.text(x(point.cost), y(point.high) - 6 if side > 0 else y(point.low) + 15, point.name, "mark", "middle")
+    labeled = [LabeledPoint(p.name, x(p.cost), y(p.change), y(p.high), y(p.low)) for p in points]
+    for point, (center, baseline) in zip(labeled, place_labels(labeled, Box(LEFT, 16.0, WIDTH, BOTTOM)), strict=True):
+        drawing.text(center, baseline, point.text, "mark", "middle")
     return drawing.markup()
 
 
@@ -91,15 +103,6 @@ def find_pareto_front(points: Sequence[ParetoPoint], less_is_better: bool) -> li
         if not front or point.change > front[-1].change:
             front.append(point)
     return sorted(front, key=lambda p: p.cost)
-
-
-def _place_labels(points: Sequence[ParetoPoint], x: AxisScale) -> list[tuple[ParetoPoint, int]]:
-    """Return each point with the side of its label, 1 for above or -1 for below; close labels alternate."""
-    placed: list[tuple[ParetoPoint, int]] = []
-    for point in sorted(points, key=lambda p: p.cost):
-        near = placed and abs(x(placed[-1][0].cost) - x(point.cost)) < 34
-        placed.append((point, -placed[-1][1] if near else 1))
-    return placed
 
 
 def _axes(drawing: Drawing, x: AxisScale, y: AxisScale, across: str, up: str) -> None:

@@ -11,8 +11,8 @@ from recprune_export.report.numbers import MINUS, format_bytes, format_count, fo
 from recprune_export.report.page import Headline, PageTable, Section
 
 ZEROS = (
-    "Removed parameters are not in the file any more. Parameters that are zero are in it, and make it neither smaller nor "
-    "faster."
+    "Removed parameters are not in the file any more. Parameters that are zero are in it, and make it no faster, and smaller only where "
+    "the bundle is packed."
 )
 
 

@@ -7,7 +7,7 @@ from recprune_export.report.numbers import format_bytes, format_percent
 from recprune_export.report.page import PageFigure, PageTable, Section, name_markup
 from recprune_export.report.plots.loss_curve import draw_loss_curve
 
-MAX_ROWS = 200
+MAX_ROWS = 40
 TITLE = "Predicted loss over bytes"
 EXPLANATION = (
     "Dimensions, widths and bits were chosen together, so that the predicted loss is least within the limit of bytes. It is in units "

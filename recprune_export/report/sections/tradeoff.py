@@ -10,7 +10,7 @@ from recprune_export.report.sections.quality import describe_metric
 from recprune_export.report.sweep_file import SweepFile, SweepTrial
 from recprune_export.validation.latency.speedup import choose_batch
 
-MEGABYTE = 1e6
+KILOBYTE = 1e3
 
 
 def tradeoff_section(manifest: Manifest, sweep: SweepFile) -> Section:
@@ -27,10 +27,11 @@ def tradeoff_section(manifest: Manifest, sweep: SweepFile) -> Section:
             draw_pareto_curve(
                 "tradeoff-size",
                 "Quality against size",
-                [_point(trial, trial.bytes / MEGABYTE, bundle) for trial in sweep.trials],
-                across="MB of the ONNX file",
+                [_point(trial, trial.bytes / KILOBYTE, bundle) for trial in sweep.trials],
+                across="kB of the ONNX file",
                 up=up,
                 less_is_better=True,
+                logarithmic=True,
             ),
             "Quality against size",
         ),
