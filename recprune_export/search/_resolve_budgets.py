@@ -14,6 +14,7 @@ Where two budgets exclude each other, the error names the one that fails at the 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from math import floor
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,7 +23,6 @@ from recprune_export.evidence import Verdict
 from recprune_export.finetuning.task import Task, run_program
 from recprune_export.number_formats import format_estimate
 from recprune_export.pipeline._prune import SearchPrefix
-from recprune_export.pipeline.byte_budget import resolve_byte_limit
 from recprune_export.program.program import Program
 from recprune_export.row_resolution import expected_resolution, format_resolution, warn_of_few_rows
 from recprune_export.search.max_drop import DropClaim, DropSearchResult, confirm_point, find_point_within_drop
@@ -95,7 +95,7 @@ def resolve_budgets(
         return None
     check_budgets(settings)
     trials = Trials(program, settings, task, file)
-    limit = _resolve_limit(settings, program, trials)
+    limit = _resolve_limit(settings, trials)
     point, reasons = None, []
     for target in _list_targets(settings):
         result = find_point_for_speed(program, settings, target, task, report, max_bytes=limit)
@@ -113,11 +113,13 @@ def resolve_budgets(
     return ResolvedBudgets(at_point, recorded, " ".join(reasons), trials.search_prefix(settings.seed))
 
 
-def _resolve_limit(settings: Settings, program: Program, trials: Trials) -> float | None:
-    """Return `--max-bytes` as a fraction of the dense file."""
-    if settings.pruning.byte_limit is None:
+def _resolve_limit(settings: Settings, trials: Trials) -> float | None:
+    """Return `--max-bytes` as a fraction of the dense file, rounded down to the precision of a point."""
+    limit = settings.pruning.byte_limit
+    if limit is None:
         return None
-    return min(1.0, resolve_byte_limit(program, settings.pruning.byte_limit) / trials.dense_bytes)
+    fraction = limit.bytes / trials.dense_bytes if limit.bytes is not None else limit.fraction or 0.0
+    return min(1.0, max(1.0, floor(round(fraction * 1e4, 6))) / 1e4)
 
 
 def _list_targets(settings: Settings) -> list[SpeedTarget]:
@@ -155,8 +157,7 @@ def _search_drop(
         result, budget = find_point_within_drop(trials, claim, "sparsity", first, seed, report), None
     else:
         most = fast.density if fast is not None else 1.0 if limit is None else limit
-        first = min(FIRST_BYTES, most)
-        result = find_point_within_drop(trials, claim, "bytes", first, seed, report, limit=most)
+        result = find_point_within_drop(trials, claim, "bytes", FIRST_BYTES, seed, report, limit=most)
         budget = (
             None if most >= 1.0 else f"{OperatingPoint('bytes', most).label}, the most that the other budgets allow"
         )

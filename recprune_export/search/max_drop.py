@@ -89,8 +89,9 @@ def find_point_within_drop(
     """Bisect for the least density that holds, then let another seed confirm it; where it does not, go back a step.
 
     The density is the fraction of the parameters or, by `kind`, of the bytes that stays; `first` is that of the first trial.
-    No trial has more than `limit`: where that one does not hold, none is taken to. A fraction of bytes has one plan, that of the least
-    predicted loss, so two plans of equal bytes between which the latency would decide do not occur.
+    With a `limit` below 1 that is the first, and no trial has more: where it does not hold, none is taken to. A fraction of
+    bytes has one plan, that of the least predicted loss, so two plans of equal bytes between which the latency would decide
+    do not occur.
 
     Raises `TooFewBytes` where no plan has as few bytes as `limit`.
     """
@@ -100,7 +101,7 @@ def find_point_within_drop(
         return OperatingPoint.at_density(kind, 1.0 - removed)
 
     least = 1.0 - limit
-    first_removed = 1.0 - min(first, limit)
+    first_removed = 1.0 - first if limit >= 1.0 else least  # which passed
     if limit < 1.0:
         trials.run(make_point(least))  # raises where no plan keeps to the limit at all
         if not judge.accepts(make_point(least)):

@@ -62,7 +62,7 @@ def place_labels(points: Sequence[LabeledPoint], area: Box) -> list[tuple[float,
 def _list_boxes(point: LabeledPoint) -> Iterator[Box]:
     half, shape = CHARACTER * len(point.text) / 2, point.box
     above, below = shape.top - 4, shape.bottom + 4 + HEIGHT
-    for bottom in (above, below, above - HEIGHT - 1, below + HEIGHT + 1):
+    for bottom in (above, below, above - HEIGHT - 3, below + HEIGHT + 3):
         yield Box(point.x - half, bottom - HEIGHT, point.x + half, bottom)
     for center in (shape.right + 3 + half, shape.left - 3 - half):
         yield Box(center - half, point.y - HEIGHT / 2, center + half, point.y + HEIGHT / 2)
