@@ -68,8 +68,8 @@ def draw_pareto_curve(
             _draw_shape(drawing, point.kind, x_cost, y(point.change), "strong" if point in best else "hollow")
     _draw_legend(drawing, [kind for kind in KINDS if any(point.kind == kind for point in points)])
     labeled = [LabeledPoint(p.name, x(p.cost), y(p.change), y(p.high), y(p.low)) for p in points]
-    for point, (center, baseline) in zip(labeled, place_labels(labeled, Box(LEFT, 16.0, WIDTH, BOTTOM)), strict=True):
-        drawing.text(center, baseline, point.text, "mark", "middle")
+    for label, (center, baseline) in zip(labeled, place_labels(labeled, Box(LEFT, 16.0, WIDTH, BOTTOM)), strict=True):
+        drawing.text(center, baseline, label.text, "mark", "middle")
     return drawing.markup()
 
 
