@@ -22,6 +22,7 @@ import torch
 from recprune_export import compress
 from recprune_export.data import SchemaOverrides
 from recprune_export.environment import environment
+from recprune_export.search import OperatingPoint
 from recprune_export.training import train
 
 NUMERIC, FIELDS, IDS = 13, 26, 10_000
@@ -45,9 +46,12 @@ def write_criteo_rows(path: Path, rows: int) -> Path:
 @click.argument("files", nargs=-1, metavar="FILE:LABEL[:IGNORED,...]...")
 @click.option("--criteo-rows", type=int, help="Generate so many rows as well.")
 @click.option("--max-drop", default=0.001, show_default=True)
+@click.option("--minimize", type=click.Choice(["bytes", "latency"]), default="bytes", show_default=True)
 @click.option("--epochs", default=1, show_default=True, help="Of fine-tuning in each trial.")
 @click.option("--recommender", default="dlrm", show_default=True)
-def main(files: tuple[str, ...], criteo_rows: int | None, max_drop: float, epochs: int, recommender: str) -> None:
+def main(
+    files: tuple[str, ...], criteo_rows: int | None, max_drop: float, minimize: str, epochs: int, recommender: str
+) -> None:
     """Search on every file."""
     torch.set_num_threads(1)
     results = []
@@ -67,30 +71,34 @@ def main(files: tuple[str, ...], criteo_rows: int | None, max_drop: float, epoch
             train(Path(name), recommender, model, overrides, config)
             begun = (time.perf_counter(), time.process_time())
             result = compress(
-                model, target=target, data=name, max_drop=max_drop, epochs=epochs, latency_batch_sizes=(1, 256)
-            )
+                model, target=target, data=name, max_drop=max_drop, minimize=minimize, epochs=epochs,
+                latency_batch_sizes=(1, 256),
+            )  # fmt: skip
             seconds = (time.perf_counter() - begun[0], time.process_time() - begun[1])
             trials = json.loads((Path(folder) / "bundle.search.json").read_text())["trials"]
         manifest = result.manifest
         change = manifest.change
-        sparsity, (low, high) = manifest.settings["sparsity"], change["interval"]
-        print(f"{Path(name).name}, {recommender}, --max-drop {max_drop:g}")
+        low, high = change["interval"]
+        sizes = {model: result.counts[model].bytes for model in ("dense", "pruned")}
+        reason = manifest.notes[0].partition(":")[0]  # begins with the point
+        print(f"{Path(name).name}, {recommender}, --max-drop {max_drop:g} --minimize {minimize}")
         for trial in trials:
             print(
-                f"  sparsity {trial['sparsity']:.3f}, seed {trial['seed']}: {trial['after'] - trial['before']:+.4f} "
+                f"  {OperatingPoint.from_dict(trial['point']).label}, seed {trial['seed']}: {trial['after'] - trial['before']:+.4f} "
                 f"[{trial['interval'][0]:+.4f}, {trial['interval'][1]:+.4f}] on {trial['rows']:,} validation rows"
             )
         print(
-            f"  chosen {sparsity:.3f} after {len(trials)} trials, {seconds[1]:.0f} CPU s, {seconds[0]:.0f} s; {change['metric']} on "
+            f"  chosen: {reason}, {sizes['pruned']:,} of {sizes['dense']:,} bytes, after {len(trials)} trials, "
+            f"{seconds[1]:.0f} CPU s, {seconds[0]:.0f} s; {change['metric']} on "
             f"{change['rows']:,} test rows {change['after'] - change['before']:+.4f} [{low:+.4f}, {high:+.4f}]",
             flush=True,
         )
         results.append({
-            "file": Path(name).name, "sparsity": sparsity, "seconds": seconds[0], "cpu_seconds": seconds[1], "trials": trials,
+            "file": Path(name).name, "point": reason, "bytes": sizes, "seconds": seconds[0], "cpu_seconds": seconds[1], "trials": trials,
             "test": change,
         })  # fmt: skip
     print(json.dumps({
-        "benchmark": "max-drop", "max_drop": max_drop, "threads": 1, "environment": environment(), "results": results
+        "benchmark": "max-drop", "max_drop": max_drop, "minimize": minimize, "threads": 1, "environment": environment(), "results": results
     }))  # fmt: skip
 
 

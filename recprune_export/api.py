@@ -45,11 +45,12 @@ from recprune_export.program.loading.detect import ModelKind
 from recprune_export.program.program import Program
 from recprune_export.progress import print_status, show_status
 from recprune_export.provenance import file_identity
+from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR
 from recprune_export.pruning.importance.sensitivity import Sensitivity, measure_sensitivity
 from recprune_export.pruning.plan import Plan
 from recprune_export.report.sweep_file import SWEEP
-from recprune_export.search._resolve_sparsity import resolve_sparsity
-from recprune_export.search._sweep import SPARSITIES, Sweep
+from recprune_export.search._resolve_budgets import check_budgets, resolve_budgets
+from recprune_export.search._sweep import BYTE_FRACTIONS, SPARSITIES, Sweep, list_points
 from recprune_export.search._sweep import sweep as run_sweep
 from recprune_export.search.trial_files import make_folder
 from recprune_export.search.trials import Trial, Trials
@@ -104,6 +105,7 @@ def compress(
     True
     """
     settings = settings.with_options(**rename_former_options(options))
+    check_budgets(settings)
     with stage_bundle(Path(target) if target is not None else ARTIFACTS / _model_name(model)) as target:
         signer = None if sign is None else read_private_key(sign)
         plan = Plan.load(plan) if isinstance(plan, Path) else plan
@@ -146,7 +148,9 @@ def compress_loaded(
     extra = {} if checkpoint is None else {ENCODING: format_json(checkpoint.encoder.to_dict())}
     trials_file = target.with_name(f"{target.name}.search.json")
     program = with_input_rules(loaded.program, task, settings.export.bad_ids)
-    resolved = None if plan else resolve_sparsity(program, settings, task, trials_file, print_status)
+    if plan and settings.pruning.max_bytes is not None:
+        raise UsageError("A plan says itself how many bits each weight has: leave out --max-bytes, or the plan.")
+    resolved = None if plan else resolve_budgets(program, settings, task, trials_file, print_status)
     return compress_program(
         program,
         target,
@@ -161,6 +165,7 @@ def compress_loaded(
         sign=sign,
         resume=resume,
         search_prefix=resolved.search_prefix if resolved else None,
+        recorded=resolved.recorded if resolved else None,
     )
 
 
@@ -172,13 +177,16 @@ def sweep(
     data: Data,
     labels: str | Sequence[str] = (),
     sparsities: Sequence[float] = SPARSITIES,
+    byte_fractions: Sequence[float] = BYTE_FRACTIONS,
     settings: Settings = DEFAULT_SETTINGS,
     source: Mapping[str, Any] | None = None,
     on_trial: Callable[[Trial], None] = lambda trial: None,
 ) -> Sweep:
-    """Prune, tune and export at each of `sparsities`; write `sweep.json` into `target`.
+    """Compress at each of `sparsities` and each of `byte_fractions` of the dense file, and as int8 of the dense model alone.
 
-    Measured trials are saved in `target`, from where an interrupted sweep goes on.
+    Writes `sweep.json` into `target`. Fractions that no plan meets are left out, and that is printed. With another score than
+    output error there are no points of bytes, for it alone compares dimensions with bits. Measured
+    trials are saved in `target`, from where an interrupted sweep goes on.
     """
     folder = Path(target)
     check_output_file(folder / SWEEP)
@@ -190,7 +198,8 @@ def sweep(
     make_folder(folder)
     program = with_input_rules(loaded.program, task, settings.export.bad_ids)
     trials = Trials(program, settings, task, folder / "trials.json", artifacts=True)
-    result = run_sweep(trials, sparsities, on_trial, max_drop=settings.search.max_drop)
+    points = list_points(sparsities, byte_fractions if settings.pruning.score == OUTPUT_ERROR else ())
+    result = run_sweep(trials, points, on_trial, max_drop=settings.search.max_drop, report_missing=print_status)
     result.save(folder / SWEEP, file_identity(Path(model)) if isinstance(model, Path | str) else None)
     return result
 

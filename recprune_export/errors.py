@@ -4,6 +4,7 @@
     ├── ValidationFailed      1   a parity, latency or quality check failed and nothing was written, or a claim was judged and fails
     ├── Undecided             5   a claim was judged and cannot be told by these rows or measurements (`--undecided pass|fail`)
     ├── UsageError            2   an invalid option, target directory or combination of options
+    │   └── TooFewBytes           ... a byte limit that no plan meets
     ├── InputFileError        3   a file that is missing, damaged or of the wrong kind
     │   ├── DataError             ... rows: CSV, Parquet, NPZ
     │   ├── ModelFileError        ... checkpoint, state dict, .pt2
@@ -40,6 +41,10 @@ class UsageError(RecpruneError):
     """An invalid request: an option out of range, a target that already exists."""
 
     exit_code = 2
+
+
+class TooFewBytes(UsageError):
+    """A limit of bytes below the smallest file that a plan of the model has."""
 
 
 class InputFileError(RecpruneError):

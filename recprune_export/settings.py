@@ -7,10 +7,12 @@ from typing import Any, Literal, Self
 from recprune_export.byte_limit import ByteLimit, parse_byte_limit
 from recprune_export.environment import count_cores
 from recprune_export.errors import UsageError
+from recprune_export.latency_limit import LatencyLimit, parse_latency_limits
 from recprune_export.license import canonicalize_license
 
 QUANTIZE = ("none", "fp16", "int8", "int4")
 BAD_IDS = ("unknown", "error")
+MINIMIZE = ("bytes", "latency")
 
 
 @dataclass(frozen=True)
@@ -281,20 +283,22 @@ class LatencySettings:
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """The quality or the speed that a search of the sparsity reaches, beginning at `sparsity`; without either it is given.
+    """The quality or the speed that a search of the operating point reaches; without any the point is given.
 
-    `target_batch_sizes` are those whose mean speed-up has to reach the target, by default all that are measured. `undecided`
-    states whether trials pass or fail whose verdict the rows leave open.
+    `max_drop` is the fall of the metric that is allowed, and `minimize` what is least within it: "bytes" of the file, or "latency",
+    by the largest sparsity. `target_speedup` is the ratio to the dense model, `target_latency` lists times on this machine, such as
+    "0.5ms@256". `target_batch_sizes` are those whose mean speed-up has to reach the target, by default all that are measured.
+    `undecided` states whether trials pass or fail whose verdict the rows leave open.
     """
 
     max_drop: float | None = None
     target_speedup: float | None = None
     target_batch_sizes: tuple[int, ...] | None = None
     undecided: Literal["pass", "fail"] | None = None
+    target_latency: str | None = None
+    minimize: Literal["bytes", "latency"] = "bytes"
 
     def __post_init__(self) -> None:
-        if self.max_drop is not None and self.target_speedup is not None:
-            raise UsageError("--max-drop and --target-speedup each look for a sparsity: give one of them.")
         if self.max_drop is not None and not 0.0 < self.max_drop < 1.0:
             raise UsageError(f"--max-drop must lie in (0, 1), got {self.max_drop:g}; 0.001 allows .001 of the metric.")
         if self.target_speedup is not None and not self.target_speedup > 1.0:
@@ -307,6 +311,20 @@ class SearchSettings:
             raise UsageError(
                 "--undecided states how --max-drop counts trials that the rows leave open: give that as well."
             )
+        if self.minimize not in MINIMIZE:
+            raise UsageError(f"--minimize must be one of {', '.join(MINIMIZE)}, got '{self.minimize}'.")
+        if self.target_latency is not None:
+            parse_latency_limits(self.target_latency)
+
+    @property
+    def latency_limits(self) -> tuple[LatencyLimit, ...]:
+        """The limits of the time of a request; none where speed is not limited."""
+        return () if self.target_latency is None else parse_latency_limits(self.target_latency)
+
+    @property
+    def has_speed_target(self) -> bool:
+        """Whether the artifact has to reach a speed."""
+        return self.target_speedup is not None or self.target_latency is not None
 
 
 @dataclass(frozen=True, init=False)
@@ -340,6 +358,8 @@ class Settings:
         object.__setattr__(self, "seed", seed)
         if options:
             raise TypeError(f"Settings has no option '{next(iter(options))}'")
+        if self.pruning.max_bytes is not None and self.quantization.quantize != "none":
+            raise UsageError("--max-bytes chooses the bits of each weight: leave out --quantize.")
 
     @property
     def rows(self) -> RowSettings:
@@ -366,6 +386,8 @@ class Settings:
         True
         """
         values = rename_former_options(values)
+        if "minimize" not in values and values.get("max_drop") is not None:
+            values["minimize"] = "latency"  # before bytes could be searched, --max-drop searched the sparsity
         options: dict[str, Any] = {name: values[name] for name in Settings()._options() if name in values}
         lists = {name: tuple(value) for name, value in options.items() if isinstance(value, list)}
         return cls(**{**options, **lists})

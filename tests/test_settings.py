@@ -63,3 +63,25 @@ def test_weights_and_missing_labels_belong_to_rows_with_labels() -> None:
 def test_how_open_trials_count_needs_a_search() -> None:
     with pytest.raises(UsageError, match="--max-drop"):
         Settings(undecided="pass")
+
+
+def test_bits_are_chosen_once() -> None:
+    with pytest.raises(UsageError, match="leave out --quantize"):
+        Settings(max_bytes="10%", quantize="int8")
+
+
+@pytest.mark.parametrize(
+    "options", [{"max_bytes": "10%"}, {"max_bytes": "20MB", "max_drop": 0.001}, {"target_latency": "0.5ms@256,80us@1"}]
+)
+def test_budgets_are_recorded_as_they_were_given(options: dict[str, object]) -> None:
+    settings = Settings(**options)  # type: ignore[arg-type]
+    assert Settings.from_dict(settings.to_dict()) == settings
+    assert settings.to_dict().items() >= options.items()
+
+
+def test_a_search_of_a_former_bundle_is_one_of_the_sparsity() -> None:
+    former = {
+        name: value for name, value in Settings(max_drop=0.001, quantize="int8").to_dict().items() if name != "minimize"
+    }
+    assert Settings.from_dict(former).search.minimize == "latency"
+    assert Settings.from_dict({"sparsity": 0.9}).search.minimize == "bytes"

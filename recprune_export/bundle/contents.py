@@ -37,6 +37,7 @@ def plan_summary(
         "score": plan.score,
         "fields": plan.fields.to_dict(),
         "groups": groups,
+        **({} if plan.storage is None else {"storage": plan.storage.to_dict()}),
         "frozen": [axis.to_dict() for axis in analysis.frozen],
         "soundness": soundness.to_dict(),
         "regularisation": None if regularized is None else regularized.to_dict(),

@@ -25,17 +25,21 @@ from recprune_export.number_formats import (
     format_speed,
 )
 
+MIN_ZEROED = 0.01  # of the dense parameters: fewer zeros are not worth a line
+MAX_PACKED = 256_000_000  # bytes of a file that is packed to count its bytes
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from recprune_export.cli.loss_advice import Advice
     from recprune_export.pipeline.compress import CompressionResult
     from recprune_export.validation.rare_ids import SharedRowReport
 
 
 @prints_after_work
-def print_result(result: "CompressionResult", *, as_json: bool) -> None:
-    """Print the size, quality and speed of a new bundle."""
+def print_result(result: "CompressionResult", *, as_json: bool, advice: Sequence["Advice"] = ()) -> None:
+    """Print the size, quality and speed of a new bundle, and commands that lose less."""
     if as_json:
         return print_json(result.manifest.to_dict())
 
@@ -70,10 +74,12 @@ def print_result(result: "CompressionResult", *, as_json: bool) -> None:
     print_notes(tuple(note for note in result.notes if note not in result.warnings))
     console.print(f"Bundle: {result.target} (ONNX opset {result.manifest.opset})", highlight=False, soft_wrap=True)
     console.print(f"Next: recprune-export verify {quote_for_shell(result.target)}", highlight=False, soft_wrap=True)
+    for entry in advice:
+        console.print(f"{entry.label}:\n    {entry.command}", highlight=False, soft_wrap=True)
 
 
 def _make_size_table(result: "CompressionResult") -> "Table":
-    title = "Size, counted in the ONNX files; zeros make a file neither smaller nor faster"
+    title = "Size, counted in the ONNX files; zeros make a file smaller only where it is packed, and never faster"
     table = make_table(title, "", "dense", "pruned", "removed", "zero", "removed or zero")
     dense, pruned, reduction = result.counts["dense"], result.counts["pruned"], result.reduction
     for section, label in (("tables", "parameters, tables"), ("rest", "parameters, rest")):
@@ -84,7 +90,24 @@ def _make_size_table(result: "CompressionResult") -> "Table":
     table.add_row("multiply-adds of one row", *operations, format_share(reduction.operations), "", "")
     sizes = (format_bytes(counts.bytes) for counts in (dense, pruned))
     table.add_row("file", *sizes, format_share(reduction.bytes), "", "")
+    packed = _count_packed_bytes(result) if reduction.zeroed.parameters > MIN_ZEROED else None
+    if packed is not None:
+        table.add_row("file, packed by zstd", "", format_bytes(packed), "", "", "")
     return table
+
+
+def _count_packed_bytes(result: "CompressionResult") -> int | None:
+    """Return the bytes of the model file in a packed bundle; None without zstandard, or where that would take long."""
+    from recprune_export.bundle.archive.packing import NoZstandard, count_packed_bytes
+    from recprune_export.bundle.manifest.manifest import MODEL
+
+    files = [path for path in (result.target / MODEL, result.target / f"{MODEL}.data") if path.is_file()]
+    if sum(path.stat().st_size for path in files) > MAX_PACKED:
+        return None
+    try:
+        return count_packed_bytes(files)
+    except NoZstandard:
+        return None
 
 
 def _make_field_table(removed: Sequence[str], importance: Mapping[str, float]) -> "Table":

@@ -1,4 +1,4 @@
-"""The first lines of the main job's screen: size, speed and quality."""
+"""The first lines of the main job's screen: size, planned bytes, speed and quality."""
 
 from typing import TYPE_CHECKING
 
@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 
 
 def print_headline(result: "CompressionResult") -> None:
-    """Print a line each on size, speed and quality, and the warnings."""
+    """Print a line each on size, planned bytes, speed and quality, and the warnings."""
     from recprune_export.bundle.key_figures import describe_size, describe_speed
+    from recprune_export.bundle.storage_summary import describe_storage
 
     console = make_console()
     lines = {
         "Size": describe_size(result.manifest),
+        "Bytes": describe_storage(result.manifest),
         "Speed": describe_speed(result.manifest),
         "Quality": describe_quality(result.manifest),
     }

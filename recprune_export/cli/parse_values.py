@@ -29,15 +29,17 @@ def parse_json_object(text: str | None) -> dict[str, Any]:
     return values
 
 
-def parse_fractions(text: str, option: str) -> tuple[float, ...]:
+def parse_fractions(text: str, option: str, *, allow_none: bool = False, allow_zero: bool = True) -> tuple[float, ...]:
+    if allow_none and text.strip() == "none":
+        return ()
     try:
         values = tuple(float(word) for word in text.split(",") if word.strip())
     except ValueError as error:
         raise click.BadParameter(
             f"'{text}' is no list of numbers; write for example 0.5,0.7.", param_hint=option
         ) from error
-    if not values or not all(0.0 <= value < 1.0 for value in values):
-        raise click.BadParameter("Each must lie in [0, 1).", param_hint=option)
+    if not values or not all((value >= 0.0 if allow_zero else value > 0.0) and value < 1.0 for value in values):
+        raise click.BadParameter(f"Each must lie in {'[' if allow_zero else '('}0, 1).", param_hint=option)
     return values
 
 

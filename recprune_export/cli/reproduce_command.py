@@ -9,12 +9,23 @@ import click
 COMMAND_ONLY = frozenset({"output", "as_json", "quiet", "max_drop"})
 
 
-def reproduce_command(arguments: click.Context, command: click.Command) -> list[str]:
+# Options that only a job of a sparsity takes: those of a point of bytes are chosen by the predicted loss.
+SPARSITY_ONLY = frozenset(
+    {
+        "sparsity", "embedding_sparsity", "hidden_sparsity", "structured_fraction", "sparsity_schedule", "pruning_stages",
+        "score", "quantize", "max_quantize_drop",
+    }
+)  # fmt: skip
+
+
+def reproduce_command(
+    arguments: click.Context, command: click.Command, without: frozenset[str] = frozenset()
+) -> list[str]:
     """Return the arguments and options of the command of `arguments` that `command` has as well.
 
-    Options at their default are left out: both commands have the same default.
+    Options at their default are left out, both commands have the same default, and so are the names in `without`.
     """
-    common = {parameter.name for parameter in command.params} - COMMAND_ONLY
+    common = {parameter.name for parameter in command.params} - COMMAND_ONLY - without
     words: list[str] = []
     for parameter in arguments.command.params:
         name = parameter.name or ""

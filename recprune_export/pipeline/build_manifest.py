@@ -205,7 +205,7 @@ def collect_notes(outcome: Outcome, pruning: PruningSettings, task: Task) -> tup
         ("tables", dense.tables, pruning.table_sparsity, reduction.tables),
         ("rest", dense.rest, pruning.rest_sparsity, reduction.rest),
     )
-    for section, counts, target, reached in sparsities if pruning.byte_limit is None else ():
+    for section, counts, target, reached in sparsities if pruned.plan.stages[-1].storage is None else ():
         if counts.parameters and reached < target - 1e-9:
             target_text, reached_text = format_distinctly(target, reached)
             notes.append(

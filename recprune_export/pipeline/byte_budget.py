@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from recprune_export.byte_limit import ByteLimit
-from recprune_export.errors import UsageError
+from recprune_export.errors import TooFewBytes
 from recprune_export.number_formats import format_bytes
 from recprune_export.onnx.export import export_onnx
 from recprune_export.program.program import Program
@@ -51,7 +51,7 @@ def plan_within_bytes(
     up for count less. The file of a plan is written, untuned, so that its bytes are counted and not estimated; where they
     exceed the limit, or leave much of it, the plan is made again.
 
-    Raises `UsageError` where no plan has so few bytes.
+    Raises `TooFewBytes` where no plan has so few bytes.
     """
     candidates = make_candidates(program, inputs, pruning.width_multiple, TUNED if tuned else UNTUNED)
     overheads = dict.fromkeys(range(len(candidates)), FIRST_OVERHEAD)
@@ -72,7 +72,7 @@ def plan_within_bytes(
         if MIN_USED * limit <= size <= limit:
             break
     if best is None:
-        raise UsageError(_describe_too_few_bytes(max_bytes, smallest))
+        raise TooFewBytes(_describe_too_few_bytes(max_bytes, smallest))
     return PlannedProgram(_with_storage(best, max_bytes), best.candidate.projected.program)
 
 

@@ -115,6 +115,7 @@ def compress_program(
     leading_notes: Sequence[str] = (),
     resume: bool = False,
     search_prefix: SearchPrefix | None = None,
+    recorded: Settings | None = None,
 ) -> CompressionResult:
     """Prune, fine-tune, export and validate `program`; write a bundle to `target`, whole or not at all.
 
@@ -122,6 +123,7 @@ def compress_program(
     `origin` says in the manifest where the model and the rows come from. `sign` makes the signature of the manifest;
     `leading_notes` come before other notes. With `resume` it goes on after the finished stages of an earlier, killed run
     on the same model, rows and settings. `search_prefix` is the finished work of a search of the sparsity (see `prune`).
+    `recorded` are the settings that the manifest states, where a search chose others than the user gave.
 
     Raises `UsageError` where nothing can be written to `target`, its disk is too full, or another process writes there,
     `ModelError` where the dense model answers NaN to rows of the data, `PruningError` where the plan does not fit or the
@@ -143,7 +145,7 @@ def compress_program(
             measurements = evaluate_exports(program, pruned, exported, settings.latency, task, seed=settings.seed)
             outcome = Outcome(pruned, exported, measurements)
             manifest = make_manifest(
-                target.name, outcome, settings, task, origin,
+                target.name, outcome, recorded or settings, task, origin,
                 encoding=read_encoding(extra_files or {}),
                 notes=(*leading_notes, *describe_omissions(settings.latency), *collect_notes(outcome, settings.pruning, task)),
             )  # fmt: skip

@@ -14,6 +14,7 @@ from recprune_export.report.sections.proof import proof_section
 from recprune_export.report.sections.quality import quality_headline, quality_section
 from recprune_export.report.sections.quantization import quantization_section
 from recprune_export.report.sections.size import size_headline, size_section
+from recprune_export.report.sections.storage import storage_section
 from recprune_export.report.sections.tradeoff import tradeoff_section
 from recprune_export.report.sections.widths import widths_section
 from recprune_export.report.sweep_file import SweepFile, find_sweep
@@ -24,6 +25,7 @@ def render_bundle_report(manifest: Manifest, *, encoded: bool, sweep: SweepFile 
     headlines = (size_headline(manifest), speed_headline(manifest), quality_headline(manifest))
     sections = (
         size_section(manifest),
+        storage_section(manifest),
         quality_section(manifest),
         None if sweep is None else tradeoff_section(manifest, sweep),
         latency_section(manifest),

@@ -47,6 +47,15 @@ class Drawing:
         corners = ((x, y - radius), (x + radius, y), (x, y + radius), (x - radius, y))
         self._add("polygon", kind, points=" ".join(f"{_short(a)},{_short(b)}" for a, b in corners))
 
+    def square(self, x: float, y: float, radius: float, kind: str) -> None:
+        """Draw a square."""
+        self._add("rect", kind, x=x - radius, y=y - radius, width=2 * radius, height=2 * radius)
+
+    def triangle(self, x: float, y: float, radius: float, kind: str) -> None:
+        """Draw a triangle that points upwards."""
+        corners = ((x, y - radius), (x + radius, y + 0.8 * radius), (x - radius, y + 0.8 * radius))
+        self._add("polygon", kind, points=" ".join(f"{_short(a)},{_short(b)}" for a, b in corners))
+
     def path(self, points: list[tuple[float, float]], kind: str) -> None:
         """Draw a polyline through points."""
         self._add("polyline", kind, points=" ".join(f"{_short(a)},{_short(b)}" for a, b in points))

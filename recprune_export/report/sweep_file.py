@@ -11,23 +11,41 @@ from recprune_export.bundle.manifest.manifest import Manifest
 from recprune_export.errors import InputFileError
 
 SWEEP = "sweep.json"
+KINDS = ("sparsity", "bytes", "dense int8")
 
 
 @dataclass(frozen=True)
 class SweepTrial:
-    """Trial of one sparsity: change of quality with its interval, bytes, and speed-up by batch as (estimate, low, high)."""
+    """Trial of one point: change of quality with its interval, bytes, and speed-up by batch as (estimate, low, high).
 
-    sparsity: float
+    `kind` is "sparsity", "bytes" or "dense int8", and `value` the sparsity, or the fraction of the dense file's bytes.
+    """
+
+    kind: str
+    value: float
     change: float
     low: float
     high: float
     bytes: int
     speedup: Mapping[str, tuple[float, float, float]]
 
+    @property
+    def mark(self) -> str:
+        """The point in as few characters as a picture has room for."""
+        return {"bytes": f"{100.0 * self.value:.3g} %", "dense int8": "int8"}.get(self.kind, f"{self.value:g}")
+
+    @property
+    def label(self) -> str:
+        """The point in words."""
+        return {"bytes": f"{self.mark} of the bytes", "dense int8": self.kind}.get(self.kind, f"sparsity {self.mark}")
+
 
 @dataclass(frozen=True)
 class SweepFile:
-    """Trials by rising sparsity, at least one; `model`: SHA-256 of the dense model's file, if it came from a file."""
+    """Trials, by rising compression within each kind, at least one.
+
+    `knee` is a sparsity; `model` the SHA-256 of the dense model's file, if it came from a file.
+    """
 
     metric: str
     trials: tuple[SweepTrial, ...]
@@ -90,4 +108,7 @@ def _trial(values: Mapping[str, Any]) -> SweepTrial:
     change = float(values["after"]) - float(values["before"])
     if not all(map(math.isfinite, (change, low, high, *(v for estimates in speedup.values() for v in estimates)))):
         raise ValueError("a value of a trial is not finite")
-    return SweepTrial(float(values["sparsity"]), change, low, high, int(artifact["bytes"]), speedup)  # type: ignore[arg-type]
+    point = values.get("point") or {"kind": "sparsity", "value": values["sparsity"]}  # earlier sweeps had no others
+    if point["kind"] not in KINDS:
+        raise ValueError("this kind of point is not known")
+    return SweepTrial(point["kind"], float(point["value"]), change, low, high, int(artifact["bytes"]), speedup)  # type: ignore[arg-type]

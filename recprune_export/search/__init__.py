@@ -1,4 +1,4 @@
-"""Search the sparsity for a quality or a speed-up by trials; sweep over sparsities."""
+"""Search the operating point, a sparsity or a number of bytes, for a quality or a speed by trials; sweep over points."""
 
 import lazy_loader
 

@@ -1,8 +1,12 @@
-from ._resolve_sparsity import resolve_sparsity as resolve_sparsity
+from ._resolve_budgets import ResolvedBudgets as ResolvedBudgets
+from ._resolve_budgets import check_budgets as check_budgets
+from ._resolve_budgets import resolve_budgets as resolve_budgets
+from ._sweep import BYTE_FRACTIONS as BYTE_FRACTIONS
 from ._sweep import SPARSITIES as SPARSITIES
 from ._sweep import Sweep as Sweep
 from ._sweep import sweep as sweep
 from .measure_artifact import ArtifactMeasurements as ArtifactMeasurements
+from .operating_point import OperatingPoint as OperatingPoint
 from .trial_files import make_folder as make_folder
 from .trials import Trial as Trial
 from .trials import Trials as Trials

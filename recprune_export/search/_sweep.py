@@ -1,4 +1,4 @@
-"""`sweep`: quality, size and speed over sparsity, and where the knee is."""
+"""`sweep`: quality, size and speed over sparsities, over bytes and of the dense model in int8, on one picture."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,20 +6,26 @@ from pathlib import Path
 from typing import ClassVar
 
 from recprune_export.codec import ToDictMixin
+from recprune_export.errors import TooFewBytes
 from recprune_export.evidence import Verdict
 from recprune_export.pipeline.quality_warning import find_usual_allowance
 from recprune_export.search.knee import knee
 from recprune_export.search.measure_artifact import ArtifactMeasurements
-from recprune_export.search.recommend_sparsity import Recommendation, recommend_sparsity
+from recprune_export.search.operating_point import OperatingPoint, make_dense_int8_point
+from recprune_export.search.recommend_point import Recommendation, recommend_point
 from recprune_export.search.trial_files import write_json
 from recprune_export.search.trials import Trial, Trials
 
 SPARSITIES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
+BYTE_FRACTIONS = (0.3, 0.2, 0.1, 0.07, 0.05, 0.03)
 
 
 @dataclass(frozen=True)
 class Sweep(ToDictMixin):
-    """Trials in the order of rising sparsity, the position of the knee, if there is one, and the recommended sparsity."""
+    """Trials by rising compression, first of sparsities, then of bytes, then the dense model in int8.
+
+    With the position of the knee among the sparsities, if there is one, and the recommended point.
+    """
 
     ENCODED = ("knee_sparsity", "recommendation", "trials")
     PROPERTY_NAMES: ClassVar[Mapping[str, str]] = {"knee_sparsity": "knee"}
@@ -31,31 +37,51 @@ class Sweep(ToDictMixin):
     @property
     def knee_sparsity(self) -> float | None:
         """The sparsity at the knee."""
-        return None if self.knee is None else self.trials[self.knee].sparsity
+        return None if self.knee is None else self.trials[self.knee].point.value
 
     def save(self, path: Path, model: Mapping[str, str] | None = None) -> None:
         """Write JSON, with the identity of the `model` file. Raises `UsageError` where it cannot be written."""
         write_json(path, {"model": None if model is None else dict(model), **self.to_dict()})
 
 
+def list_points(
+    sparsities: Sequence[float], byte_fractions: Sequence[float], *, dense_int8: bool = True
+) -> tuple[OperatingPoint, ...]:
+    """Return the points of a sweep, each once, in the order of its trials."""
+    by_sparsity = [OperatingPoint("sparsity", s) for s in sorted(set(sparsities))]
+    by_bytes = [OperatingPoint("bytes", fraction) for fraction in sorted(set(byte_fractions), reverse=True)]
+    return (*by_sparsity, *by_bytes, *([make_dense_int8_point()] if dense_int8 else []))
+
+
 def sweep(
     trials: Trials,
-    sparsities: Sequence[float],
+    points: Sequence[OperatingPoint],
     report: Callable[[Trial], None] = lambda trial: None,
     *,
     max_drop: float | None = None,
+    report_missing: Callable[[str], None] = lambda text: None,
 ) -> Sweep:
-    """Run a trial at every sparsity; `trials` must measure artifacts.
+    """Run a trial at every point; `trials` must measure artifacts. A point that no plan is as small as is reported and left out.
 
-    The recommended sparsity may cost `max_drop` of the metric, by default what is negligible for that metric.
+    The recommended point may cost `max_drop` of the metric, by default what is negligible for that metric.
+
+    Raises `TooFewBytes` where no point is left.
     """
-    results = []
-    for sparsity in sorted(set(sparsities)):
-        results.append(trials.run(sparsity))
+    results: list[Trial] = []
+    missing: TooFewBytes | None = None
+    for point in points:
+        try:
+            results.append(trials.run(point))
+        except TooFewBytes as error:
+            missing = error
+            report_missing(f"{point.label}: no plan of this model has so few")
+            continue
         report(results[-1])
-    position = find_knee(results)
+    if missing is not None and not results:
+        raise missing
+    position = find_knee([trial for trial in results if trial.point.kind == "sparsity"])
     drop = find_usual_allowance(results[0].change) if max_drop is None else max_drop
-    return Sweep(tuple(results), position, recommend_sparsity(results, position, drop))
+    return Sweep(tuple(results), position, recommend_point(results, drop))
 
 
 def find_knee(trials: Sequence[Trial]) -> int | None:

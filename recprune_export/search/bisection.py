@@ -1,4 +1,4 @@
-"""Bisection over sparsity, in equal steps of the logarithm of the density."""
+"""Bisection over the sparsity, or the removed fraction of the bytes, in equal steps of the logarithm of the density."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -19,6 +19,7 @@ from recprune_export.pipeline.evaluate_export import choose_measured_batches
 from recprune_export.pipeline.export_models import make_predictor
 from recprune_export.program.program import Program
 from recprune_export.settings import LatencySettings, QuantizationSettings
+from recprune_export.stored_bits import StoredBits
 from recprune_export.validation.latency.backends import DENSE_ONNX, PRUNED_ONNX, make_onnxruntime_backend
 from recprune_export.validation.latency.closed_loop import measure_latency
 from recprune_export.validation.latency.latency_constants import SECONDS
@@ -60,15 +61,17 @@ def measure_artifact(
     quantization: QuantizationSettings,
     task: Task,
     *,
+    bits: StoredBits | None = None,
     seed: int = 0,
 ) -> tuple[ArtifactMeasurements, MetricChange | None]:
     """Export `pruned`, quantized where `quantization` asks for it, and time it in turns with the exported `dense_file`.
 
-    The second result is the change of the metric of the validation rows from `dense` to the quantized file, else None.
+    `bits` are those that were planned for its weights. The second result is the change of the metric of the validation rows from
+    `dense` to the quantized file, else None.
     """
     batches, threads = latency.latency_batch_sizes, latency.threads
     with tempfile.TemporaryDirectory() as scratch:
-        after = export_onnx(pruned, Path(scratch) / "model.onnx", serving=ServingConfig(batches))
+        after = export_onnx(pruned, Path(scratch) / "model.onnx", serving=ServingConfig(batches), bits=bits)
         quantized = quantize_export(
             after, quantization, batches, task, Path(scratch) / "quantized", threads=threads, seed=seed
         )

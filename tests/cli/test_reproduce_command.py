@@ -14,8 +14,8 @@ from recprune_export.cli import main
 from recprune_export.errors import UsageError
 from recprune_export.evidence import Estimate
 from recprune_export.metrics import MetricChange
-from recprune_export.search import ArtifactMeasurements, Sweep, Trial
-from recprune_export.search.recommend_sparsity import Recommendation
+from recprune_export.search import ArtifactMeasurements, OperatingPoint, Sweep, Trial
+from recprune_export.search.recommend_point import Recommendation
 
 EVERY_OPTION = [
     *("--factory", "shop.models:make", "--factory-args", '{"dim": 8, "name": "a b"}', "--inputs", "a request.npz"),
@@ -48,9 +48,9 @@ def run(words: list[str], job: str, monkeypatch: pytest.MonkeyPatch, result: Any
 def found() -> Sweep:
     artifact = ArtifactMeasurements(10, 10, 100, {1: 0.1}, {1: Estimate(2.0, 1.9, 2.1)})
     return Sweep(
-        (Trial(0.85, 7, MetricChange("auc", 0.8, 0.79, 0.005, -0.02, 0.0), artifact),),
+        (Trial(OperatingPoint("sparsity", 0.85), 7, MetricChange("auc", 0.8, 0.79, 0.005, -0.02, 0.0), artifact),),
         None,
-        Recommendation(0.85, "the knee"),
+        Recommendation(OperatingPoint("sparsity", 0.85), "the smallest"),
     )
 
 

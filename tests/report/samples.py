@@ -42,6 +42,19 @@ def weight(name: str, form: str, reason: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def storage(name: str, groups: int) -> dict[str, Any]:
+    """Return planned bits, and a curve with points on both sides of the chosen one."""
+    tables = {f"{name}.{n}": (4, 8, 16)[n % 3] for n in range(groups)}
+    losses = ((95_000, 4e-3), (135_000, 1.5e-3), (160_000, 9e-4), (230_000, 4e-4), (290_000, 1e-4), (380_000, 2e-5))
+    return {
+        "bits": {"tables": tables, "layers": {name: 8}, "other_layers": 32},
+        "max_bytes": 192_000,
+        "point": {"bytes": 191_322, "loss": 6e-4},
+        "bound": 5.5e-4,
+        "curve": [{"bytes": size, "loss": loss} for size, loss in losses],
+    }
+
+
 def breakdown(label: str) -> dict[str, Any]:
     """Return two buckets of id frequency, one of them without a metric, and the calibration of a label."""
     change = {
@@ -115,6 +128,7 @@ def full(name: str = "ctr", groups: int = 3, **changes: Any) -> Manifest:
             "frozen": frozen,
             "soundness": {"error": 3.6e-16, "tolerance": 1e-9, "batches": [1, 6]},
             "rows": None,
+            "storage": storage(name, groups),
         },
         "settings": {
             "sparsity": 0.7, "seed": 3, "model": name, "data": name,
@@ -167,6 +181,7 @@ def before_distributions() -> Manifest:
 
 
 def sweep() -> dict[str, Any]:
+    """Return the result of a sweep over sparsities, as earlier releases wrote it."""
     trials = [
         {
             "sparsity": sparsity,
@@ -183,5 +198,38 @@ def sweep() -> dict[str, Any]:
             (0.7, 0.001, 190_000, 2.2),
             (0.9, 0.01, 80_000, 3.3),
         )
+    ]
+    return {"model": {"path": "model.pt", "sha256": "a" * 64}, "knee": 0.7, "trials": trials}
+
+
+def sweep_of_points() -> dict[str, Any]:
+    """Return the result of a sweep over sparsities and bytes, with the dense model in int8."""
+    rows = (
+        ("sparsity", 0.3, 0.0002, 420_000, 1.3),
+        ("sparsity", 0.5, 0.0005, 300_000, 1.6),
+        ("sparsity", 0.7, 0.002, 190_000, 2.2),
+        ("sparsity", 0.8, 0.004, 130_000, 2.6),
+        ("sparsity", 0.9, 0.010, 80_000, 3.3),
+        ("sparsity", 0.95, 0.014, 52_000, 3.6),
+        ("bytes", 0.3, 0.0, 182_000, 1.7),
+        ("bytes", 0.2, 0.0001, 121_000, 1.9),
+        ("bytes", 0.1, 0.0003, 60_000, 2.4),
+        ("bytes", 0.07, 0.001, 42_000, 2.7),
+        ("bytes", 0.05, 0.0024, 30_000, 2.9),
+        ("bytes", 0.03, 0.009, 18_000, 3.2),
+        ("dense int8", 0.0, 0.0001, 165_000, 1.9),
+    )
+    trials = [
+        {
+            "point": {"kind": kind, "value": value},
+            "seed": 0,
+            "metric": "auc",
+            "before": 0.70,
+            "after": 0.70 - drop,
+            "interval": [-drop - 0.001, -drop + 0.001],
+            "error": 0.01,
+            "artifact": {"bytes": size, "speedup": {"1": [1.1, 1.0, 1.2], "256": [gain, gain - 0.1, gain + 0.1]}},
+        }
+        for kind, value, drop, size, gain in rows
     ]
     return {"model": {"path": "model.pt", "sha256": "a" * 64}, "knee": 0.7, "trials": trials}

@@ -8,6 +8,7 @@ from recprune_export.bundle import write_bundle
 from recprune_export.errors import InputFileError
 from recprune_export.report import render_saved_bundle_report
 from recprune_export.report.plots.pareto_curve import ParetoPoint, find_pareto_front
+from recprune_export.report.sections.tradeoff import find_bundle_trial
 from recprune_export.report.sweep_file import find_sweep, read_sweep
 from tests.bundle.samples import files
 from tests.report import samples
@@ -34,10 +35,38 @@ def test_a_sweep_of_the_same_model_beside_the_bundle_is_found(bundle: Path) -> N
     (section,) = (s for s in read(page).all("section") if s.attributes["id"] == "tradeoff")
     assert len(section.all("svg")) == 2
     rows = [row.text for row in section.all("tbody")[0].all("tr")]
-    assert [row.split("\n")[1] for row in rows] == ["0.5", "0.7 (knee)", "0.9"]
+    assert [row.split("\n")[1] for row in rows] == ["sparsity 0.5", "sparsity 0.7 (knee)", "sparsity 0.9"]
     for trial, row in zip(samples.sweep()["trials"], rows, strict=True):
         assert f"{trial['before'] - trial['after']:.4f}" in row
         assert f"{trial['artifact']['speedup']['256'][0]:.2f}×" in row
+
+
+def test_sparsities_bytes_and_int8_are_on_one_picture_each_with_its_shape(bundle: Path) -> None:
+    write(bundle.parent / "ctr-sweep", samples.sweep_of_points())
+    page = render_saved_bundle_report(bundle)
+    check_page(page)
+    (section,) = (s for s in read(page).all("section") if s.attributes["id"] == "tradeoff")
+    trials = samples.sweep_of_points()["trials"]
+    count = {
+        kind: sum(trial["point"]["kind"] == kind for trial in trials) for kind in ("sparsity", "bytes", "dense int8")
+    }
+    for picture in section.all("svg"):
+        assert len(picture.all("circle")) == count["sparsity"] + 1  # and the legend
+        assert len(picture.all("rect")) == count["bytes"] + 1
+        assert len(picture.all("polygon")) == count["dense int8"] + 1
+    rows = [row.text for row in section.all("tbody")[0].all("tr")]
+    assert "10 % of the bytes" in rows[8]
+    assert "dense int8" in rows[-1]
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(60_787, 0.1), (61_500, None)])
+def test_the_trial_of_a_bundle_of_bytes_is_that_of_its_limit(
+    tmp_path: Path, limit: int, expected: float | None
+) -> None:
+    manifest = samples.full()
+    manifest.plan["storage"]["max_bytes"] = limit  # of a dense file of 607,878 bytes
+    trial = find_bundle_trial(manifest, read_sweep(write(tmp_path / "sweep", samples.sweep_of_points())))
+    assert (None if trial is None else trial.value) == expected
 
 
 def test_a_sweep_of_another_model_is_not_taken(bundle: Path) -> None:

@@ -16,18 +16,24 @@ from recprune_export.api import load_model, make_task
 from recprune_export.errors import Undecided, UsageError, ValidationFailed
 from recprune_export.evidence import Estimate, Verdict
 from recprune_export.finetuning import RegularizedProgram, Task
+from recprune_export.onnx.export import OnnxFile
 from recprune_export.pipeline import InputSources, StageCheckpoints, plan_fields
 from recprune_export.pipeline import _prune as stages
 from recprune_export.program import LoadedModel, ModelKind, Program
 from recprune_export.pruning import FieldPlan
-from recprune_export.search import Trial, Trials, resolve_sparsity, sweep, target_speedup
+from recprune_export.search import OperatingPoint, Trial, Trials, resolve_budgets, speed_search, speed_target, sweep
 from recprune_export.search import trials as trials_module
-from recprune_export.search.max_drop import SEEDS, find_sparsity_within_drop
-from recprune_export.search.target_speedup import SpeedTarget
+from recprune_export.search._sweep import list_points
+from recprune_export.search.max_drop import SEEDS, DropClaim, find_point_within_drop
+from recprune_export.search.speed_target import SpeedupTarget
 from recprune_export.settings import FineTuningSettings, PruningSettings, Settings
 
 SETTINGS = Settings(epochs=1, latency_batch_sizes=(1, 8), learning_rate=1e-3)
 ROWS = 6000
+
+
+def at(sparsity: float) -> OperatingPoint:
+    return OperatingPoint("sparsity", sparsity)
 
 
 class Product(nn.Module):
@@ -63,18 +69,18 @@ def job() -> tuple[Program, Task]:
 def test_a_trial_is_made_once_and_survives_its_file(job: tuple[Program, Task], tmp_path: Path) -> None:
     program, task = job
     file = tmp_path / "trials.json"
-    one = Trials(program, SETTINGS, task, file).run(0.5)
+    one = Trials(program, SETTINGS, task, file).run(at(0.5))
     again = Trials(program, SETTINGS, task, file)
     assert again.completed == (one,)
     file.unlink()
-    assert again.run(0.5) is again.completed[0]
+    assert again.run(at(0.5)) is again.completed[0]
     assert not file.exists()
 
 
 def test_trials_of_other_settings_or_a_broken_file_are_begun_anew(job: tuple[Program, Task], tmp_path: Path) -> None:
     program, task = job
     file = tmp_path / "trials.json"
-    Trials(program, SETTINGS, task, file).run(0.5)
+    Trials(program, SETTINGS, task, file).run(at(0.5))
     assert Trials(program, SETTINGS.with_options(score="random"), task, file).completed == ()
     assert len(Trials(program, SETTINGS.with_options(threads=2), task, file).completed) == 1
     file.write_text("{")
@@ -101,11 +107,11 @@ def test_what_all_trials_share_is_done_once_for_each_seed(
     monkeypatch.setattr("recprune_export.pipeline.planning.plan_fields", stages.plan_fields)  # what a plan would call
     settings = SETTINGS.with_options(regularize=1.0, prune_fields=1)
     trials = Trials(program, settings, task)
-    first, second = trials.run(0.3), trials.run(0.6)
+    first, second = trials.run(at(0.3)), trials.run(at(0.6))
     assert runs == {"regularize": 1, "plan_fields": 1}
-    assert Trials(program, settings, task).run(0.6) == second != first  # as without the other
+    assert Trials(program, settings, task).run(at(0.6)) == second != first  # as without the other
     assert runs == {"regularize": 2, "plan_fields": 2}
-    trials.run(0.6, seed=1)
+    trials.run(at(0.6), seed=1)
     assert runs == {"regularize": 3, "plan_fields": 3}
 
 
@@ -113,7 +119,9 @@ def test_the_job_after_a_search_begins_where_its_trials_did(
     job: tuple[Program, Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program, task = job
-    settings = SETTINGS.with_options(max_drop=0.9, regularize=1.0, prune_fields=1)  # even the largest sparsity holds
+    settings = SETTINGS.with_options(
+        max_drop=0.9, minimize="latency", regularize=1.0, prune_fields=1
+    )  # even the largest sparsity holds
     given: dict[str, Any] = {}
     trained: list[int] = []
     honest = stages.regularize
@@ -124,7 +132,7 @@ def test_the_job_after_a_search_begins_where_its_trials_did(
 
     monkeypatch.setattr(stages, "regularize", once_for_each_seed)
     monkeypatch.setattr(api, "compress_program", lambda program, target, *wishes, **named: given.update(named))
-    monkeypatch.setattr(api, "resolve_sparsity", lambda *asked: given.setdefault("resolved", resolve_sparsity(*asked)))
+    monkeypatch.setattr(api, "resolve_budgets", lambda *asked: given.setdefault("resolved", resolve_budgets(*asked)))
     loaded = LoadedModel(program, None, ModelKind.PROGRAM)
     api.compress_loaded(loaded, task, tmp_path / "ctr", settings, InputSources())
     work = StageCheckpoints(tmp_path / "work", "key")
@@ -148,12 +156,10 @@ def test_a_speed_is_searched_with_the_same_fields(job: tuple[Program, Task], mon
         chosen.append(plan_fields(*given))
         return chosen[-1]
 
-    monkeypatch.setattr(target_speedup, "plan_fields", choose)
+    monkeypatch.setattr(speed_search, "plan_fields", choose)
     monkeypatch.setattr("recprune_export.pipeline.planning.plan_fields", choose)
     with pytest.raises(ValidationFailed, match="times as fast"):
-        target_speedup.find_sparsity_for_speedup(
-            program, PruningSettings(prune_fields=1), SpeedTarget(1e6, (1, 8)), task
-        )
+        speed_search.find_point_for_speed(program, Settings(prune_fields=1), SpeedupTarget(1e6, (1, 8)), task)
     (fields,) = chosen
     assert len(fields.removed) == 1
 
@@ -164,50 +170,50 @@ def test_the_dense_model_is_exported_once_for_a_search_of_the_speed(
     program, task = job
     exported: list[object] = []
 
-    def prune_structure(dense: Program, pruning: PruningSettings, *given: Any) -> Any:
-        shape = (round(1000 * pruning.sparsity), 1)
-        return SimpleNamespace(parameters=lambda: {"weight": np.empty(shape)})
+    def prune_structure(dense: Program, settings: Settings, *given: Any) -> Any:
+        return SimpleNamespace(program=None, bits=None, key=settings.pruning.sparsity)
 
     def export(model: object, path: Path, **options: Any) -> Any:
         exported.append(model)
-        return SimpleNamespace(path=path, signature=None)
+        return OnnxFile(path, 18, None, program.signature)
 
-    monkeypatch.setattr(target_speedup, "_prune_structure", prune_structure)
-    monkeypatch.setattr(target_speedup, "export_onnx", export)
-    monkeypatch.setattr(target_speedup, "make_latency_requests", lambda *given: {})
-    monkeypatch.setattr(target_speedup, "measure_speedup", lambda *given: Estimate(2.0, 1.9, 2.1))
+    monkeypatch.setattr(speed_search, "_prune_structure", prune_structure)
+    monkeypatch.setattr(speed_search, "export_onnx", export)
+    monkeypatch.setattr(speed_search, "make_latency_requests", lambda *given: {})
+    monkeypatch.setattr(speed_target, "measure_speedup", lambda *given: Estimate(2.0, 1.9, 2.1))
     with pytest.raises(ValidationFailed, match="times as fast"):
-        target_speedup.find_sparsity_for_speedup(program, PruningSettings(0.6), SpeedTarget(1e6, (1,)), task)
+        speed_search.find_point_for_speed(program, Settings(0.6), SpeedupTarget(1e6, (1,)), task)
     assert [model is program for model in exported] == [True, False, False]
 
 
 def test_what_is_found_holds_on_rows_that_the_search_never_saw(job: tuple[Program, Task]) -> None:
     program, task = job
     trials, told = Trials(program, SETTINGS, task), []
-    found = find_sparsity_within_drop(trials, 0.02, first=0.6, report=told.append)
-    assert found.sparsity >= 0.5  # three quarters of the dimensions hold next to nothing
+    found = find_point_within_drop(trials, DropClaim(0.02), "sparsity", first=0.4, report=told.append)
+    assert found.point is not None
+    assert found.point.value >= 0.5  # three quarters of the dimensions hold next to nothing
     assert len(found.confirmed) == SEEDS
     assert all(trial.judge(0.02) is Verdict.HOLDS for trial in found.confirmed)
     assert len(told) >= len(found.trials)
     from recprune_export.finetuning import run_program
     from recprune_export.pipeline import prune
 
-    pruned = prune(program, PruningSettings(found.sparsity), SETTINGS.finetuning, task).program
+    pruned = prune(program, PruningSettings(found.point.value), SETTINGS.finetuning, task).program
     dense, after = (task.test(lambda r, p=p: run_program(p, r))["auc"] for p in (program, pruned))  # type: ignore[misc]
     assert dense - after <= 0.02
 
 
 def test_few_rows_cannot_tell(job: tuple[Program, Task], tmp_path: Path) -> None:
     program, task = job
-    settings = SETTINGS.with_options(max_drop=1e-9, score="random", refit=False)
+    settings = SETTINGS.with_options(max_drop=1e-9, minimize="latency", score="random", refit=False)
     lines: list[str] = []
     with pytest.raises(Undecided, match=r"cannot be told .* these \d+ validation rows resolve \+-[\d.e-]+ at best"):
-        resolve_sparsity(program, settings, task, tmp_path / "s.json", lines.append)
+        resolve_budgets(program, settings, task, tmp_path / "s.json", lines.append)
     assert "rows resolve +-" in lines[0]
     assert "give at least" in lines[0]
-    with pytest.raises(ValidationFailed, match="At no sparsity"):  # the trials are those in the file
-        resolve_sparsity(program, settings.with_options(undecided="fail"), task, tmp_path / "s.json")
-    resolved = resolve_sparsity(program, settings.with_options(undecided="pass"), task, tmp_path / "s.json")
+    with pytest.raises(ValidationFailed, match="At no point"):  # the trials are those in the file
+        resolve_budgets(program, settings.with_options(undecided="fail"), task, tmp_path / "s.json")
+    resolved = resolve_budgets(program, settings.with_options(undecided="pass"), task, tmp_path / "s.json")
     assert resolved is not None
     assert resolved.settings.pruning.sparsity > 0.0
 
@@ -218,20 +224,21 @@ def test_without_labels_there_is_nothing_to_compare(job: tuple[Program, Task]) -
     program, _ = job
     task = make_sampled_task(program, FineTuningSettings(epochs=0))
     with pytest.raises(UsageError, match="give --data"):
-        Trials(program, SETTINGS.with_options(epochs=0), task).run(0.5)
+        Trials(program, SETTINGS.with_options(epochs=0), task).run(at(0.5))
 
 
 def test_a_speed_out_of_reach_is_said(job: tuple[Program, Task], tmp_path: Path) -> None:
     program, task = job
     with pytest.raises(ValidationFailed, match="times as fast"):
-        resolve_sparsity(program, SETTINGS.with_options(target_speedup=1e6), task, tmp_path / "s.json")
+        resolve_budgets(program, SETTINGS.with_options(target_speedup=1e6), task, tmp_path / "s.json")
 
 
 def test_a_sweep_is_written(job: tuple[Program, Task], tmp_path: Path) -> None:
     program, task = job
     seen: list[Trial] = []
-    found = sweep(Trials(program, SETTINGS, task, artifacts=True), (0.7, 0.4), seen.append)
-    assert [t.sparsity for t in found.trials] == [0.4, 0.7] == [t.sparsity for t in seen]
+    found = sweep(Trials(program, SETTINGS, task, artifacts=True), list_points((0.7, 0.4), ()), seen.append)
+    assert [t.point.label for t in found.trials] == ["sparsity 0.4", "sparsity 0.7", "dense int8"]
+    assert list(found.trials) == seen
     assert all(t.artifact is not None and set(t.artifact.speedup) == {1, 8} for t in found.trials)
     found.save(tmp_path / "sweep.json")
     assert [Trial.from_dict(t) for t in json.loads((tmp_path / "sweep.json").read_text())["trials"]] == list(
@@ -244,7 +251,7 @@ def test_a_quick_sweep_times_one_batch_size_and_its_trials_are_its_own(
 ) -> None:
     program, task = job
     file = tmp_path / "trials.json"
-    quick = Trials(program, SETTINGS.with_options(epochs=0, quick=True), task, file, artifacts=True).run(0.5)
+    quick = Trials(program, SETTINGS.with_options(epochs=0, quick=True), task, file, artifacts=True).run(at(0.5))
     assert quick.artifact is not None
     assert set(quick.artifact.speedup) == set(quick.artifact.milliseconds) == {8}
     assert not Trials(program, SETTINGS.with_options(epochs=0), task, file, artifacts=True).completed
@@ -265,7 +272,11 @@ def test_the_dense_model_of_a_sweep_is_exported_once_and_removed(
         return None, None
 
     monkeypatch.setattr(trials_module, "measure_artifact", measure)
-    monkeypatch.setattr(Trials, "_prune", lambda self, sparsity, seed: program)
+    monkeypatch.setattr(
+        Trials,
+        "_compress",
+        lambda *given: SimpleNamespace(program=program, served=program, settings=SETTINGS, bits=None),
+    )
     trials = Trials(program, SETTINGS, task, artifacts=True)
     for sparsity in (0.3, 0.5):
         trials.run(sparsity)

@@ -21,6 +21,7 @@ from recprune_export.bundle.manifest.manifest_sections import (
     LatencySection,
     Name,
     Object,
+    PlanSection,
     ProvenanceSection,
     PublishedAs,
     QualityVerdictSection,
@@ -99,7 +100,11 @@ class Manifest(BaseModel):
     ]
     parity: Annotated[Object, Field(description=f"{MODEL} in ONNX Runtime against the pruned program in PyTorch")]
     latency: Annotated[Object, PublishedAs(LatencySection)]
-    plan: Annotated[Object, Field(description=f"summary of {PLAN}: removed channels, and frozen axes with reasons")]
+    plan: Annotated[
+        Object,
+        PublishedAs(PlanSection),
+        Field(description=f"summary of {PLAN}: removed channels, and frozen axes with reasons"),
+    ]
     settings: Annotated[Object, Field(description="sparsity, seed and other options of the run")]
     environment: Annotated[Object, Field(description="versions of packages, system, CPU and cores of the run")]
     tolerances: Annotated[Object, PublishedAs(ToleranceSection)]

@@ -613,6 +613,42 @@ class ProvenanceSection(TypedDict):
     ]
 
 
+@with_config(CLOSED)
+class RatePointEntry(TypedDict):
+    """The best plan whose file has so many bytes."""
+
+    bytes: Count
+    loss: Annotated[float, Field(description="predicted, in units of the training loss")]
+
+
+@with_config(OPEN)
+class StoredBitsSection(TypedDict):
+    """Bits of each weight, by its name."""
+
+    tables: dict[str, int]
+    layers: dict[str, int]
+
+
+@with_config(OPEN)
+class StorageSection(TypedDict):
+    """Bits of the weights, chosen together with the widths, and the point of the plan on the curve of loss over bytes."""
+
+    bits: StoredBitsSection
+    max_bytes: Annotated[Count, Field(description="the limit of the bytes of the file")]
+    point: Annotated[RatePointEntry, Field(description="the chosen plan")]
+    bound: Annotated[float, Field(description="no plan of as many bytes has a smaller predicted loss")]
+    curve: Annotated[list[RatePointEntry], Field(description="the best plans with fewer and with more bytes")]
+
+
+@with_config(OPEN)
+class PlanSection(TypedDict):
+    """Summary of the plan: removed channels, and frozen axes with reasons; `then` is that of the next stage."""
+
+    storage: NotRequired[
+        Annotated[StorageSection, Field(description="absent where the bits of weights were not planned")]
+    ]
+
+
 class FileEntry(BaseModel):
     """Size in bytes and SHA-256 (hexadecimal) of one file."""
 

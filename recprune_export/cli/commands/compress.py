@@ -2,20 +2,31 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from recprune_export.cli.input_paths import DATA, PLAN
+from recprune_export.cli.loss_advice import make_loss_advice
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, job_options, loading_options, reading_options
 from recprune_export.cli.parse_values import model_source
-from recprune_export.settings import BAD_IDS
+from recprune_export.errors import UsageError
+from recprune_export.number_formats import format_bytes
+from recprune_export.settings import BAD_IDS, MINIMIZE
+
+if TYPE_CHECKING:
+    from recprune_export.settings import Settings
 
 
 @main.command()
 @loading_options
 @click.option("--sparsity", type=float, default=0.7, show_default=True, help="Fraction of the parameters that goes.")
+@click.option(
+    "--max-bytes",
+    metavar="SIZE",
+    help="Least loss within so many bytes of the file: 20MB, 500kB, or 10% of the dense file. Widths and bits are chosen together.",
+)
 @click.option("--embedding-sparsity", type=float, help="The same for the embedding tables alone.")
 @click.option("--hidden-sparsity", type=float, help="The same for everything else.")
 @click.option(
@@ -60,9 +71,26 @@ from recprune_export.settings import BAD_IDS
     help="An id outside of its table becomes the id of unknown values, or the whole request is refused.",
 )
 @click.option(
-    "--max-drop", type=float, metavar="DROP", help="Search the largest sparsity at which quality falls no more."
+    "--max-drop",
+    type=float,
+    metavar="DROP",
+    help="Search the least bytes, within --max-bytes if that is given, at which quality falls no more.",
 )
-@click.option("--target-speedup", type=float, metavar="TIMES", help="Search the least sparsity that is so much faster.")
+@click.option(
+    "--minimize",
+    type=click.Choice(MINIMIZE),
+    default="bytes",
+    show_default=True,
+    help="What --max-drop makes least; latency: by the largest sparsity, beginning at --sparsity.",
+)
+@click.option(
+    "--target-speedup", type=float, metavar="TIMES", help="Search the least that goes until it is so much faster."
+)
+@click.option(
+    "--target-latency",
+    metavar="0.5ms@256",
+    help="The same until a request of so many rows takes at most so long on this machine; several with commas; ms or us.",
+)
 @click.option(
     "--target-batch-sizes",
     metavar="1,256",
@@ -81,7 +109,9 @@ from recprune_export.settings import BAD_IDS
 @click.option("--resume", is_flag=True, help="Go on after what the same command, killed, had finished.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON instead of tables.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
+@click.pass_context
 def compress(
+    context: click.Context,
     model: Path,
     factory: str | None,
     factory_args: str | None,
@@ -120,6 +150,7 @@ def compress(
         prune_rows=None if prune_rows is None else parse_row_fraction(prune_rows),
         **options,
     )
+    refuse_sparsity(context, settings)
     from recprune_export.api import compress as run
     from recprune_export.api import dump_plan
     from recprune_export.cli.compression_tables import print_result
@@ -128,7 +159,9 @@ def compress(
     with silently(quiet or as_json):
         source = model_source(factory, factory_args, inputs, unsafe_unpickle)
         if plan_only:
-            click.echo(dump_plan(model, data=data, labels=labels, settings=settings, source=source))
+            plan = dump_plan(model, data=data, labels=labels, settings=settings, source=source)
+            click.echo(plan)
+            print_planned_point(plan)
             return
         result = run(
             model,
@@ -142,4 +175,31 @@ def compress(
             resume=resume,
             sign=sign,
         )
-    print_result(result, as_json=as_json)
+    print_result(result, as_json=as_json, advice=make_loss_advice(context, result))
+
+
+def print_planned_point(plan: str) -> None:
+    """Print the chosen point of bytes and its neighbors to standard error, where a plan as JSON has one."""
+    import json
+
+    from recprune_export.bundle.storage_summary import describe_bits, describe_point
+    from recprune_export.pruning.storage_plan import StoragePlan
+
+    storage = json.loads(plan).get("storage")
+    if storage is not None:
+        planned = StoragePlan.from_dict(storage)
+        size = format_bytes(planned.point.bytes)
+        click.echo(f"Bytes: {size}, {describe_point(planned)}; {describe_bits(planned)}", err=True)
+
+
+def refuse_sparsity(context: click.Context, settings: "Settings") -> None:
+    """Raise `UsageError` where `--sparsity` is written beside a budget that chooses how much goes by its loss."""
+    if context.get_parameter_source("sparsity") is click.core.ParameterSource.DEFAULT:
+        return
+    if settings.pruning.max_bytes is not None:
+        raise UsageError("--max-bytes chooses how much goes by its loss for each byte: leave out --sparsity.")
+    search = settings.search
+    if search.max_drop is not None and not search.has_speed_target and search.minimize == "bytes":
+        raise UsageError(
+            "--max-drop looks for the least bytes: leave out --sparsity, or begin with it by --minimize latency."
+        )

@@ -1,4 +1,4 @@
-"""`sweep`: quality, size and speed over sparsity."""
+"""`sweep`: quality, size and speed over sparsity and over bytes."""
 
 import shlex
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from recprune_export.cli.input_paths import DATA
 from recprune_export.cli.main_group import main
 from recprune_export.cli.options import FILE, job_options, loading_options, reading_options
 from recprune_export.cli.parse_values import model_source, parse_fractions
-from recprune_export.cli.reproduce_command import reproduce_command
+from recprune_export.cli.reproduce_command import SPARSITY_ONLY, reproduce_command
 from recprune_export.cli.tables import make_console, make_table, print_json, prints_after_work, quote_for_shell
 from recprune_export.number_formats import format_bytes, format_estimate, format_ratio
 
@@ -26,10 +26,14 @@ if TYPE_CHECKING:
 @job_options
 @reading_options
 @click.option("--data", type=DATA, required=True, help="CSV, Parquet or NPZ with rows to tune and measure on.")
+@click.option("--max-drop", type=float, metavar="DROP", help="Fall of the metric that the recommended point may cost.")
+@click.option("--sparsities", default="0.3,0.5,0.7,0.8,0.9,0.95", show_default=True, help="Or none.")
 @click.option(
-    "--max-drop", type=float, metavar="DROP", help="Fall of the metric that the recommended sparsity may cost."
+    "--byte-fractions",
+    default="0.3,0.2,0.1,0.07,0.05,0.03",
+    show_default=True,
+    help="Of the bytes of the dense file, at each of which widths and bits are chosen together; or none.",
 )
-@click.option("--sparsities", default="0.3,0.5,0.7,0.8,0.9,0.95", show_default=True)
 @click.option("-o", "--output", type=FILE, help="Directory for the results.  [default: artifacts/<name>-sweep]")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON instead of a table.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
@@ -44,20 +48,22 @@ def sweep(
     data: Path,
     labels: tuple[str, ...],
     sparsities: str,
+    byte_fractions: str,
     latency_batch_sizes: str,
     output: Path | None,
     as_json: bool,
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Show quality, size and speed over sparsity, and where the knee is: a table and sweep.json.
+    """Show quality over bytes and latency, for sparsities, for bytes and for the dense model in int8: a table and sweep.json.
 
     Measured trials are saved: given again, the command goes on where it was interrupted.
     """
     from recprune_export.settings import Settings, parse_batch_sizes
 
     settings = Settings(latency_batch_sizes=parse_batch_sizes(latency_batch_sizes), **options)
-    fractions = parse_fractions(sparsities, "--sparsities")
+    fractions = parse_fractions(sparsities, "--sparsities", allow_none=True)
+    bytes_of_dense = parse_fractions(byte_fractions, "--byte-fractions", allow_none=True, allow_zero=False)
     target = output or Path("artifacts") / f"{model.stem}-sweep"
     from recprune_export.api import sweep as run
     from recprune_export.progress import quiet as silently
@@ -65,10 +71,12 @@ def sweep(
     source = model_source(factory, factory_args, inputs, unsafe_unpickle)
     with silently(quiet or as_json):
         result = run(
-            model, target=target, data=data, labels=labels, sparsities=fractions, settings=settings, source=source,
-            on_trial=print_trial,
+            model, target=target, data=data, labels=labels, sparsities=fractions,
+            byte_fractions=bytes_of_dense, settings=settings, source=source, on_trial=print_trial,
         )  # fmt: skip
-    print_sweep(result, target, reproduce_command(context, compress), as_json=as_json)
+    point = result.recommendation.point
+    without = SPARSITY_ONLY if point is not None and point.kind != "sparsity" else frozenset()
+    print_sweep(result, target, reproduce_command(context, compress, without), as_json=as_json)
 
 
 def print_trial(trial: "Trial") -> None:
@@ -77,14 +85,14 @@ def print_trial(trial: "Trial") -> None:
 
     assert trial.artifact is not None
     print_status(
-        f"sparsity {trial.sparsity:g}: {trial.change.metric} {format_estimate(trial.change.estimate)}, "
+        f"{trial.point.label}: {trial.change.metric} {format_estimate(trial.change.estimate)}, "
         f"{format_ratio(trial.artifact.overall)} as fast"
     )
 
 
 @prints_after_work
 def print_sweep(search: "Sweep", folder: Path, arguments: Sequence[str], *, as_json: bool) -> None:
-    """Print quality, size and speed over sparsity, and the next command from the `arguments` that the main job takes as well."""
+    """Print quality, size and speed at each point, and the next command from the `arguments` that the main job takes as well."""
     if as_json:
         return print_json(search.to_dict())
     console = make_console()
@@ -95,14 +103,12 @@ def print_sweep(search: "Sweep", folder: Path, arguments: Sequence[str], *, as_j
         f"Change from the dense {first.change.metric} of {first.change.before:.4f} on {first.change.rows:,} validation rows; times as "
         "fast as dense in ONNX Runtime"
     )
-    table = make_table(
-        title, "sparsity", f"{first.change.metric} [95 %]", "parameters", "not zero", "file", *batches, ""
-    )
+    table = make_table(title, "point", f"{first.change.metric} [95 %]", "parameters", "not zero", "file", *batches, "")
     for number, trial in enumerate(search.trials):
         artifact = trial.artifact
         assert artifact is not None
         table.add_row(
-            f"{trial.sparsity:g}",
+            trial.point.label,
             format_estimate(trial.change.estimate),
             f"{artifact.parameters:,}",
             f"{artifact.nonzero:,}",
@@ -118,9 +124,11 @@ def print_sweep(search: "Sweep", folder: Path, arguments: Sequence[str], *, as_j
         markup=False,
     )
     recommendation = search.recommendation
-    if recommendation.sparsity is None:
+    if recommendation.point is None:
         console.print(f"Recommended: {recommendation.reason}", highlight=False, soft_wrap=True)
         return
-    console.print(f"Recommended: {recommendation.sparsity:g}, {recommendation.reason}", highlight=False, soft_wrap=True)
-    command = shlex.join([*arguments, "--sparsity", f"{recommendation.sparsity:g}"])
-    console.print(f"Next: recprune-export {command}", highlight=False, soft_wrap=True)
+    console.print(
+        f"Recommended: {recommendation.point.label}, {recommendation.reason}", highlight=False, soft_wrap=True
+    )
+    words = [word for pair in recommendation.point.options.items() for word in pair]
+    console.print(f"Next: recprune-export {shlex.join([*arguments, *words])}", highlight=False, soft_wrap=True)

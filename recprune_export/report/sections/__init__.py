@@ -9,6 +9,7 @@ __all__ = [
     "quality",
     "quantization",
     "size",
+    "storage",
     "tradeoff",
     "widths",
 ]

@@ -5,13 +5,14 @@ from typing import Any
 
 from recprune_export.bundle.key_figures import read_counts, read_reduction
 from recprune_export.bundle.manifest.manifest import Manifest
+from recprune_export.bundle.storage_summary import read_storage
 from recprune_export.onnx.counts import WeightCount
 from recprune_export.report.numbers import MINUS, format_bytes, format_count, format_percent, format_ratio
 from recprune_export.report.page import Headline, PageTable, Section
 
 ZEROS = (
-    "Removed parameters are not in the file any more. Parameters that are zero are in it, and make it neither smaller nor "
-    "faster."
+    "Removed parameters are not in the file any more. Parameters that are zero are in it, and make it no faster, and smaller only where "
+    "the bundle is packed."
 )
 
 
@@ -36,7 +37,7 @@ def size_section(manifest: Manifest) -> Section | None:
     return Section(
         "size",
         "Size",
-        (ZEROS, *_describe_sparsity(manifest.settings)),
+        (ZEROS, *(_describe_sparsity(manifest.settings) if read_storage(manifest) is None else ())),
         tables=(PageTable("Counted in the two ONNX files", headings, tuple(rows)),),
     )
 

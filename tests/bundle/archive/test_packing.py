@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 from recprune_export.bundle import is_packed, open_bundle_path, pack, verify
 from recprune_export.bundle.archive import unpacking
+from recprune_export.bundle.archive.packing import count_packed_bytes
 from recprune_export.cli import main
 from recprune_export.errors import BundleError, RecpruneError, UsageError
 from tests.bundle.complete import write
@@ -94,6 +95,17 @@ def test_a_second_name_of_the_model_costs_little(tmp_path: Path) -> None:
         made = write_bundle(tmp_path / str(number), {**plain, **more}, samples.manifest())
         sizes.append(pack(made).stat().st_size)
     assert sizes[1] - sizes[0] < len(noise) // 100
+
+
+def test_the_packed_bytes_of_files_are_those_of_their_stream(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    files = [tmp_path / "model.onnx", tmp_path / "model.onnx.data"]
+    files[0].write_bytes(rng.randbytes(5_000))
+    files[1].write_bytes(rng.randbytes(300_000) + bytes(900_000))
+    counted = count_packed_bytes(files)
+    assert 305_000 < counted < 310_000  # zeros take next to nothing
+    assert count_packed_bytes(files[:1]) < counted
+    assert count_packed_bytes([files[1], files[1]]) < 1.1 * counted  # a second copy costs little
 
 
 def test_only_a_whole_bundle_is_packed(tmp_path: Path) -> None:

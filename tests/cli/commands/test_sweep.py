@@ -43,15 +43,28 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def swept(files: tuple[Path, Path], target: Path, *wishes: str) -> dict[str, Any]:
-    """The one trial of a sweep."""
+    """The one trial of a sparsity in a sweep; the other is that of the dense model in int8."""
     model, rows = files
     words = ["sweep", str(model), "--data", str(rows), "--label", "click", "--sparsities", "0.8", "--epochs", "1"]
-    words += ["--latency-batch-sizes", "64", "--structured-fraction", "0", "-o", str(target), "--json", *wishes]
+    words += [
+        "--byte-fractions",
+        "none",
+        "--latency-batch-sizes",
+        "64",
+        "--structured-fraction",
+        "0",
+        "-o",
+        str(target),
+        "--json",
+        *wishes,
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure_artifact, "SECONDS", 0.05)
         done = CliRunner().invoke(main, words)
     assert done.exit_code == 0, done.output
-    (trial,) = json.loads(done.stdout)["trials"]
+    trial, int8 = json.loads(done.stdout)["trials"]
+    assert int8["point"]["kind"] == "dense int8"
+    assert int8["artifact"]["parameters"] >= 2 * 50 * 32 + 64 * 128  # nothing is removed
     assert trial == json.loads((target / "sweep.json").read_text())["trials"][0]
     return trial  # type: ignore[no-any-return]
 
@@ -65,7 +78,13 @@ def test_fewer_bits_are_looked_at_and_are_other_trials(files: tuple[Path, Path],
 
 
 @pytest.mark.parametrize(
-    ("wishes", "told"), [(["--structured-fraction", "2"], "[0, 1]"), (["--quantize", "int9"], "int8")]
+    ("wishes", "told"),
+    [
+        (["--structured-fraction", "2"], "[0, 1]"),
+        (["--quantize", "int9"], "int8"),
+        (["--byte-fractions", "0"], "(0, 1)"),
+        (["--byte-fractions", "10"], "(0, 1)"),
+    ],
 )
 def test_wrong_wishes_are_usage_errors(files: tuple[Path, Path], wishes: list[str], told: str) -> None:
     done = CliRunner().invoke(main, ["sweep", str(files[0]), "--data", str(files[1]), *wishes])

@@ -1,0 +1,219 @@
+"""`resolve_budgets`: one operating point for all budgets of quality, bytes and speed that the user gives.
+
+1. Speed first (`--target-speedup`, `--target-latency`; with both, each is searched and the smaller model taken): with
+   `--max-bytes` the most bytes up to the limit at which the artifact is certainly fast enough, since fewer bytes narrow layers too;
+   else the least sparsity that is.
+2. Then quality (`--max-drop`): the least bytes at which the metric certainly falls no more, in two seeds, but never more bytes than
+   `--max-bytes` or than what step 1 gave. After a speed target without `--max-bytes` the sparsity of step 1 is judged alone: a
+   smaller one is too slow, a larger one loses more. With `--minimize latency` it is the largest sparsity.
+3. With `--max-bytes` alone there is nothing to search: the plan keeps to it.
+
+Where two budgets exclude each other, the error names the one that fails at the point that the other asks for.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from math import floor
+from pathlib import Path
+from typing import NoReturn
+
+from recprune_export.errors import Undecided, UsageError, ValidationFailed
+from recprune_export.evidence import Verdict
+from recprune_export.finetuning.task import Task, run_program
+from recprune_export.number_formats import format_estimate
+from recprune_export.pipeline._prune import SearchPrefix
+from recprune_export.program.program import Program
+from recprune_export.row_resolution import expected_resolution, format_resolution, warn_of_few_rows
+from recprune_export.search.max_drop import DropClaim, DropSearchResult, confirm_point, find_point_within_drop
+from recprune_export.search.operating_point import OperatingPoint
+from recprune_export.search.speed_search import SpeedSearchResult, find_point_for_speed
+from recprune_export.search.speed_target import LatencyTarget, SpeedTarget, SpeedupTarget
+from recprune_export.search.trials import Trials
+from recprune_export.settings import PruningSettings, Settings
+
+FIRST_BYTES = 0.1  # of the dense file: where a search of the bytes begins
+
+
+@dataclass(frozen=True)
+class ResolvedBudgets:
+    """Settings at the chosen point, a sentence that explains it, and the work that the search did for their seed.
+
+    `recorded` are the settings that a bundle states, by which `refresh` searches again: those that the user gave, but with the
+    chosen sparsity, where the next search begins.
+    """
+
+    settings: Settings
+    recorded: Settings
+    reason: str
+    search_prefix: SearchPrefix | None = None
+
+
+def check_budgets(settings: Settings) -> None:
+    """Raise `UsageError` where options exclude each other, before any work."""
+    search, pruning = settings.search, settings.pruning
+    if pruning.max_bytes is not None and search.minimize == "latency" and search.max_drop is not None:
+        raise UsageError(
+            "--minimize latency searches the sparsity, in which --max-bytes has no say: leave out one of them."
+        )
+    if not _searches_bytes(settings):
+        return
+    defaults = PruningSettings()
+    others = {
+        "--quantize": settings.quantization.quantize != "none",
+        "--embedding-sparsity": pruning.embedding_sparsity is not None,
+        "--hidden-sparsity": pruning.hidden_sparsity is not None,
+        "--structured-fraction": pruning.structured_fraction is not None,
+        "--pruning-stages": pruning.pruning_stages != defaults.pruning_stages,
+        "--score": pruning.score != defaults.score,
+    }
+    given = [option for option, is_given in others.items() if is_given]
+    if given:
+        raise UsageError(
+            f"--max-drop looks for the least bytes, and chooses widths and bits by their loss: leave out {given[0]}, or "
+            "search the sparsity by --minimize latency."
+        )
+
+
+def _searches_bytes(settings: Settings) -> bool:
+    search = settings.search
+    if search.max_drop is None or search.minimize == "latency":
+        return False
+    return settings.pruning.max_bytes is not None or not search.has_speed_target
+
+
+def resolve_budgets(
+    program: Program, settings: Settings, task: Task, file: Path, report: Callable[[str], None] = lambda text: None
+) -> ResolvedBudgets | None:
+    """Search where `settings` ask for it; None where they give the point itself. Trials are saved in `file`.
+
+    Raises `ValidationFailed` where no point keeps to all budgets, `Undecided` where the rows or the machine cannot tell,
+    `UsageError` where options exclude each other or no plan has as few bytes as are allowed.
+    """
+    search = settings.search
+    if search.max_drop is None and not search.has_speed_target:
+        return None
+    check_budgets(settings)
+    trials = Trials(program, settings, task, file)
+    limit = _resolve_limit(settings, trials)
+    point, reasons = None, []
+    for target in _list_targets(settings):
+        result = find_point_for_speed(program, settings, target, task, report, max_bytes=limit)
+        reasons.append(_explain_speed(result, target))
+        if point is None or result.point.density < point.density:
+            point = result.point
+    if search.max_drop is not None:
+        _warn_of_few_rows(program, task, search.max_drop, report)
+        drop = _search_drop(trials, settings, point, limit, report)
+        point = drop.point
+        reasons.append(_explain_drop(drop, search.max_drop, settings, limit))
+    assert point is not None
+    at_point = trials.settings_at(point)
+    recorded = at_point if point.kind == "sparsity" else settings
+    return ResolvedBudgets(at_point, recorded, " ".join(reasons), trials.search_prefix(settings.seed))
+
+
+def _resolve_limit(settings: Settings, trials: Trials) -> float | None:
+    """Return `--max-bytes` as a fraction of the dense file, rounded down to the precision of a point."""
+    limit = settings.pruning.byte_limit
+    if limit is None:
+        return None
+    fraction = limit.bytes / trials.dense_bytes if limit.bytes is not None else limit.fraction or 0.0
+    return min(1.0, max(1.0, floor(round(fraction * 1e4, 6))) / 1e4)
+
+
+def _list_targets(settings: Settings) -> list[SpeedTarget]:
+    search, threads = settings.search, settings.latency.threads
+    targets: list[SpeedTarget] = []
+    if search.target_speedup is not None:
+        batch_sizes = search.target_batch_sizes or settings.latency.latency_batch_sizes
+        targets.append(SpeedupTarget(search.target_speedup, batch_sizes, threads))
+    if search.latency_limits:
+        targets.append(LatencyTarget.from_limits(search.latency_limits, threads))
+    return targets
+
+
+def _warn_of_few_rows(program: Program, task: Task, max_drop: float, report: Callable[[str], None]) -> None:
+    """Report, before the trials, where the validation rows can hold the claim at no point."""
+    dense = partial(run_program, program)
+    change = task.change(dense, dense)
+    warning = warn_of_few_rows(change.metric, change.rows, expected_resolution(change.error), max_drop)
+    if warning is not None:
+        report(warning)
+
+
+def _search_drop(
+    trials: Trials, settings: Settings, fast: OperatingPoint | None, limit: float | None, report: Callable[[str], None]
+) -> DropSearchResult:
+    """Return the point whose drop is allowed; `fast` is that of the speed targets, `limit` the fraction of bytes."""
+    search, seed = settings.search, settings.seed
+    assert search.max_drop is not None
+    claim = DropClaim(search.max_drop, undecided_passes=search.undecided == "pass")
+    if fast is not None and fast.kind == "sparsity":
+        result = confirm_point(trials, claim, fast, seed, report)
+        budget = f"{fast.label}, the least that is fast enough"
+    elif search.minimize == "latency":
+        first = 1.0 - settings.pruning.sparsity
+        result, budget = find_point_within_drop(trials, claim, "sparsity", first, seed, report), None
+    else:
+        most = fast.density if fast is not None else 1.0 if limit is None else limit
+        result = find_point_within_drop(trials, claim, "bytes", FIRST_BYTES, seed, report, limit=most)
+        budget = (
+            None if most >= 1.0 else f"{OperatingPoint('bytes', most).label}, the most that the other budgets allow"
+        )
+    if result.point is None:
+        _raise_not_within_drop(result, claim, search.undecided, budget)
+    return result
+
+
+def _raise_not_within_drop(
+    result: DropSearchResult, claim: DropClaim, undecided: str | None, budget: str | None
+) -> NoReturn:
+    if not result.trials:
+        raise ValidationFailed("No plan of this model is as small as the trials of --max-drop: use --minimize latency.")
+    least, max_drop = result.trials[0], claim.max_drop
+    change = least.change
+    open_losses = [trial.change.loss for trial in result.trials if trial.judge(max_drop) is Verdict.UNDECIDED]
+    where = f"at {least.point.label}, the least that was removed" if budget is None else f"at {budget}"
+    if not open_losses or undecided == "fail":
+        remedy = "Allow more" if budget is None else "The budgets exclude each other here: allow more of one"
+        raise ValidationFailed(
+            f"At no point that was tried is it certain that the {change.metric} of the validation rows falls by at most "
+            f"{max_drop:g}: {where}, it changed by {format_estimate(change.estimate)}. {remedy}, or tune for longer (--epochs)."
+        )
+    resolution = format_resolution(change.rows, min(loss.resolution for loss in open_losses), "validation rows")
+    raise Undecided(
+        f"Whether the {change.metric} falls by at most {max_drop:g} cannot be told at any point that was tried: "
+        f"{resolution} at best. Give more validation rows, allow a larger --max-drop, "
+        "or take the smallest model that does not certainly fail by --undecided pass."
+    )
+
+
+def _explain_speed(result: SpeedSearchResult, target: SpeedTarget) -> str:
+    if result.point.kind == "bytes":
+        return (
+            f"At {result.point.label} the model is certainly {target.words}: {target.describe(result.speed)}, measured "
+            "before tuning, in its planned bits."
+        )
+    return (
+        f"Sparsity {result.point.value:.3f}: the least at which the model is certainly {target.words}; it is measured at "
+        f"{target.describe(result.speed)}, by removed channels alone."
+    )
+
+
+def _explain_drop(result: DropSearchResult, max_drop: float, settings: Settings, limit: float | None) -> str:
+    change, point = result.confirmed[0].change, result.point
+    assert point is not None
+    changes = ", ".join(format_estimate(t.change.estimate) for t in result.confirmed)
+    claim = f"the {change.metric} of the {change.rows:,} validation rows falls by at most {max_drop:g}"
+    if result.verdict is Verdict.UNDECIDED:
+        claim = f"it cannot be ruled out that {claim}"
+    seeds = f"it changed by {changes}, by seed."
+    if point.kind == "sparsity":
+        if settings.search.has_speed_target:
+            return f"At this sparsity {claim}; {seeds}"
+        return f"Sparsity {point.value:.3f}: the largest of {len(result.trials)} trials at which {claim}; {seeds}"
+    within = (
+        "" if limit is None or settings.pruning.max_bytes is None else f" (--max-bytes {settings.pruning.max_bytes})"
+    )
+    return f"{point.label}: the least of {len(result.trials)} trials{within} at which {claim}; {seeds}"

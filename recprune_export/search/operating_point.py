@@ -1,0 +1,83 @@
+"""`OperatingPoint`: how far one trial compresses, by a sparsity, by bytes, or by the bits of the dense model alone."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from recprune_export.codec import DictMixin
+from recprune_export.settings import Settings
+
+PointKind = Literal["sparsity", "bytes", "dense int8"]
+MIN_BYTE_FRACTION = 0.02  # of the dense file: the least that a search tries
+
+
+@dataclass(frozen=True, order=True)
+class OperatingPoint(DictMixin):
+    """One point on the curve of quality over cost.
+
+    `value` is the sparsity, or the fraction of the bytes of the dense fp32 file that the file may have. The kind "dense int8" is
+    the dense model, nothing removed, with tables and layers in int8; its value is 0.
+    """
+
+    kind: PointKind
+    value: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "value", round(self.value, 4))  # so that equal points of two searches are one trial
+
+    @classmethod
+    def at_density(cls, kind: Literal["sparsity", "bytes"], density: float) -> "OperatingPoint":
+        """Return the point that keeps the fraction `density` of the parameters, or of the bytes.
+
+        >>> OperatingPoint.at_density("sparsity", 0.25), OperatingPoint.at_density("bytes", 0.25)
+        (OperatingPoint(kind='sparsity', value=0.75), OperatingPoint(kind='bytes', value=0.25))
+        """
+        return cls(kind, 1.0 - density if kind == "sparsity" else density)
+
+    @property
+    def density(self) -> float:
+        """The fraction that stays, of the parameters or of the bytes."""
+        return {"sparsity": 1.0 - self.value, "bytes": self.value, "dense int8": 1.0}[self.kind]
+
+    @property
+    def label(self) -> str:
+        """The point in a few characters.
+
+        >>> [OperatingPoint(*point).label for point in (("sparsity", 0.9), ("bytes", 0.07), ("dense int8", 0.0))]
+        ['sparsity 0.9', '7 % of the bytes', 'dense int8']
+        """
+        if self.kind == "bytes":
+            return f"{100.0 * self.value:.4g} % of the bytes"
+        return self.kind if self.kind == "dense int8" else f"sparsity {self.value:.4g}"
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The options of the command line that ask for this point alone.
+
+        >>> OperatingPoint("bytes", 0.07).options
+        {'--max-bytes': '7%'}
+        """
+        if self.kind == "bytes":
+            return {"--max-bytes": f"{100.0 * self.value:.4g}%"}
+        if self.kind == "dense int8":
+            return {"--sparsity": "0", "--quantize": "int8"}
+        return {"--sparsity": f"{self.value:.4g}"}
+
+    def apply(self, settings: Settings, dense_bytes: int) -> Settings:
+        """Return the settings of a trial at this point; `dense_bytes` are those of the dense fp32 file.
+
+        Options that only another kind of point has are at their defaults.
+        """
+        if self.kind == "sparsity":
+            point = {"sparsity": self.value, "embedding_sparsity": None, "hidden_sparsity": None, "max_bytes": None}
+            return settings.with_options(**point)
+        values = dict.fromkeys(("embedding_sparsity", "hidden_sparsity", "structured_fraction", "prune_rows"))
+        if self.kind == "dense int8":
+            return settings.with_options(**values, max_bytes=None, sparsity=0.0, prune_fields=0, quantize="int8")
+        del values["prune_rows"]
+        limit = f"{int(self.value * dense_bytes)}B"
+        return settings.with_options(**values, max_bytes=limit, pruning_stages=1, quantize="none")
+
+
+def make_dense_int8_point() -> OperatingPoint:
+    """Return the point of the dense model in int8."""
+    return OperatingPoint("dense int8", 0.0)

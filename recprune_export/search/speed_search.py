@@ -1,0 +1,193 @@
+"""`find_point_for_speed`: the point that removes least and at which the artifact is certainly fast enough."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import exp, log
+from pathlib import Path
+from typing import NoReturn
+
+from recprune_export.errors import TooFewBytes, Undecided, ValidationFailed
+from recprune_export.evidence import Estimate, Verdict, judge_at_least
+from recprune_export.finetuning.task import Task
+from recprune_export.onnx.export import OnnxFile, ServingConfig, export_onnx
+from recprune_export.pipeline._prune import rotate_channels
+from recprune_export.pipeline._quantize_export import quantize_export
+from recprune_export.pipeline.latency_requests import make_latency_requests
+from recprune_export.pipeline.planning import plan_fields, plan_pruning, remove_fields_and_rows
+from recprune_export.program.program import Program
+from recprune_export.progress import show_status
+from recprune_export.pruning.apply._apply_plan import apply_plan
+from recprune_export.pruning.plan import FieldPlan
+from recprune_export.search.bisection import MAX_SPARSITY, Bracket
+from recprune_export.search.monotone_fit import fit_monotone
+from recprune_export.search.operating_point import MIN_BYTE_FRACTION, OperatingPoint, PointKind
+from recprune_export.search.speed_target import SpeedTarget
+from recprune_export.settings import QuantizationSettings, Settings
+from recprune_export.stored_bits import StoredBits
+
+BYTE_STEP = 0.8  # ratio of the bytes of one trial to those of the one before
+
+
+@dataclass(frozen=True)
+class SpeedSearchResult:
+    """The point that removes least and certainly reaches the target, its speed, and the number of files that were timed."""
+
+    point: OperatingPoint
+    speed: Estimate
+    measured: int
+
+
+def find_point_for_speed(
+    program: Program,
+    settings: Settings,
+    target: SpeedTarget,
+    task: Task,
+    report: Callable[[str], None] = lambda text: None,
+    *,
+    max_bytes: float | None = None,
+) -> SpeedSearchResult:
+    """Search the least sparsity that reaches `target`; with `max_bytes`, a fraction of the dense file, the most bytes up to it.
+
+    By structure alone, without fine-tuning, for weights do not change the time: a sparsity without quantization, bytes with the
+    planned bits. The speed rises with what is removed, so the measurements at all points are fitted together
+    (`fit_monotone`). A model with the shapes and bits of an earlier one is not timed again, and the dense model is exported once.
+
+    Raises `ValidationFailed` where even the last point is certainly not fast enough, `Undecided` where that cannot be told.
+    """
+    kind: PointKind = "sparsity" if max_bytes is None else "bytes"
+    fields = plan_fields(program, settings.pruning.prune_fields, task, settings.seed)
+    timed: dict[object, Estimate] = {}
+
+    with tempfile.TemporaryDirectory() as scratch:
+        dense = export_onnx(program, Path(scratch) / "dense.onnx", rewrites=())
+
+        def measure(removed: float) -> Estimate:
+            point = _make_point(kind, removed)
+            at_point = point.apply(settings, 0 if max_bytes is None else dense.bytes)
+            pruned = _prune_structure(program, at_point, task, fields, point.label)
+            if pruned.key not in timed:
+                timed[pruned.key] = _export_and_measure(dense, pruned, target, task, settings)
+            return timed[pruned.key]
+
+        if max_bytes is None:
+            search = bisect_monotone(measure, target.threshold, settings.pruning.sparsity, MAX_SPARSITY)
+        else:
+            search = shrink_until_fast(measure, target.threshold, max_bytes)
+        steps = []
+        for step in search:
+            steps.append(step)
+            report(_format_trial(kind, step[1], target))
+    bracket, fitted = steps[-1]
+    if bracket.upper == 1.0:
+        _raise_out_of_reach(_make_point(kind, bracket.lower), fitted[bracket.lower], target)
+    return SpeedSearchResult(_make_point(kind, bracket.upper), fitted[bracket.upper], len(timed))
+
+
+def _make_point(kind: PointKind, removed: float) -> OperatingPoint:
+    return OperatingPoint.at_density("bytes" if kind == "bytes" else "sparsity", 1.0 - removed)
+
+
+Step = tuple[Bracket, dict[float, Estimate]]
+
+
+def bisect_monotone(measure: Callable[[float], Estimate], target: float, first: float, most: float) -> Iterator[Step]:
+    """Yield ever narrower brackets of the least sparsity that certainly reaches `target`, with all fitted estimates so far.
+
+    `upper` reaches it, or is 1 while none is known that does; `lower` does not certainly. The newest trial is the last entry.
+    """
+    measured: dict[float, Estimate] = {}
+    trial = first
+    while True:
+        measured[trial] = measure(trial)
+        bracket, fitted = _fit_bracket(measured, target)
+        yield bracket, {**{s: e for s, e in fitted.items() if s != trial}, trial: fitted[trial]}
+        if bracket.lower >= most or (bracket.upper < 1.0 and bracket.narrow):
+            return
+        trial = most if bracket.upper >= 1.0 else bracket.middle
+
+
+def shrink_until_fast(measure: Callable[[float], Estimate], target: float, max_bytes: float) -> Iterator[Step]:
+    """Yield brackets as `bisect_monotone` does, of the removed fraction of the bytes, which rises from 1 - `max_bytes`.
+
+    Ends where `target` is reached, or where no plan is smaller. Raises `TooFewBytes` where none has `max_bytes`.
+    """
+    measured: dict[float, Estimate] = {}
+    density = max_bytes
+    while density >= MIN_BYTE_FRACTION or not measured:
+        trial = 1.0 - density
+        try:
+            measured[trial] = measure(trial)
+        except TooFewBytes:
+            if not measured:
+                raise
+            return
+        bracket, fitted = _fit_bracket(measured, target)
+        yield bracket, fitted
+        if bracket.upper < 1.0:
+            return
+        density *= BYTE_STEP
+
+
+def _fit_bracket(measured: dict[float, Estimate], target: float) -> Step:
+    order = sorted(measured)
+    curve = fit_monotone([measured[s].apply(log) for s in order])
+    fitted = {s: logs.apply(exp) for s, logs in zip(order, curve, strict=True)}
+    upper = min((s for s in order if judge_at_least(fitted[s], target) is Verdict.HOLDS), default=1.0)
+    return Bracket(max((s for s in order if s < upper), default=0.0), upper), fitted
+
+
+@dataclass(frozen=True)
+class _Structure:
+    """A pruned program, not tuned, with the bits of its weights where they were planned."""
+
+    program: Program
+    bits: StoredBits | None
+
+    @property
+    def key(self) -> object:
+        """Equal for structures that take the same time."""
+        shapes = tuple(tuple(tensor.shape) for tensor in self.program.parameters().values())
+        bits = None if self.bits is None else (tuple(self.bits.tables.items()), tuple(self.bits.layers.items()))
+        return shapes, bits
+
+
+def _export_and_measure(
+    dense: OnnxFile, pruned: _Structure, target: SpeedTarget, task: Task, settings: Settings
+) -> Estimate:
+    """Export `pruned`, in its planned bits, and time it against the dense file."""
+    with tempfile.TemporaryDirectory() as scratch, show_status("Measuring the speed"):
+        path = Path(scratch) / "model.onnx"
+        file = export_onnx(pruned.program, path, serving=ServingConfig(target.batch_sizes), bits=pruned.bits)
+        quantized = quantize_export(
+            file, QuantizationSettings(), target.batch_sizes, task, Path(scratch) / "quantized",
+            threads=target.threads, seed=settings.seed,
+        )  # fmt: skip
+        served = file if quantized is None else quantized.file
+        requests = make_latency_requests(target.batch_sizes, task, served.signature)
+        return target.measure(dense.path, served.path, requests, settings.seed)
+
+
+def _prune_structure(program: Program, settings: Settings, task: Task, fields: FieldPlan, label: str) -> _Structure:
+    with show_status(f"Choosing what to remove at {label}"):
+        plan = plan_pruning(program, settings.pruning, task, seed=settings.seed, fields=fields).plan
+    dense = rotate_channels(remove_fields_and_rows(program, plan, task, settings.seed), plan)
+    return _Structure(apply_plan(dense, plan), None if plan.storage is None else plan.storage.bits)
+
+
+def _format_trial(kind: PointKind, fitted: dict[float, Estimate], target: SpeedTarget) -> str:
+    removed, speed = next(reversed(fitted.items()))
+    verdict = judge_at_least(speed, target.threshold)
+    return f"{_make_point(kind, removed).label}: {target.describe(speed)}: {target.words} {verdict.words}"
+
+
+def _raise_out_of_reach(point: OperatingPoint, reached: Estimate, target: SpeedTarget) -> NoReturn:
+    if judge_at_least(reached, target.threshold) is Verdict.UNDECIDED:
+        raise Undecided(
+            f"At {point.label}, the last that was tried, the model is measured at {target.describe(reached)}: whether that is "
+            f"{target.words} cannot be told on this machine; ask for less."
+        )
+    raise ValidationFailed(
+        f"At {point.label}, the last that was tried, the model is measured at {target.describe(reached)}, not {target.words}: ask "
+        "for less, or see `recprune-export profile` for the operators that take the time."
+    )

@@ -1,0 +1,45 @@
+"""Budgets that exclude each other are refused in one sentence, before any work."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from recprune_export.cli.commands.compress import print_planned_point
+from tests.jobs import assert_refused, invoke
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--max-bytes", "10%", "--sparsity", "0.7"], "leave out --sparsity"),
+        (["--max-bytes", "10%", "--quantize", "int8"], "leave out --quantize"),
+        (["--max-bytes", "much"], "is no size"),
+        (["--max-drop", "0.01", "--sparsity", "0.7"], "--minimize latency"),
+        (["--max-drop", "0.01", "--quantize", "int8"], "--minimize latency"),
+        (["--target-latency", "5"], "0.5ms@256"),
+    ],
+)
+def test_what_excludes_itself_is_refused(options: list[str], words: str, tmp_path: Path) -> None:
+    model = tmp_path / "model.pt"
+    model.write_bytes(b"not read")
+    assert_refused(invoke(model, *options, "-o", tmp_path / "ctr", "--quiet"), 2, words)
+    assert not (tmp_path / "ctr").exists()
+
+
+def test_the_planned_point_is_printed_beside_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    storage = {
+        "bits": {"tables": {"user": 4}, "layers": {}, "other_layers": 32},
+        "max_bytes": 1_010,
+        "point": {"bytes": 1_000, "loss": 0.002},
+        "bound": 0.002,
+        "curve": [{"bytes": 800, "loss": 0.004}, {"bytes": 1_300, "loss": 0.001}, {"bytes": 2_000, "loss": 0.0001}],
+    }
+    print_planned_point(json.dumps({"storage": storage}))
+    out, err = capsys.readouterr()
+    assert not out
+    assert err == (
+        "Bytes: 1.00 kB, at most 1.01 kB; predicted loss 0.0020, 0.0040 at 800 B, 0.0010 at 1.30 kB; bits of tables: 1 in 4\n"
+    )
+    print_planned_point(json.dumps({"groups": []}))
+    assert capsys.readouterr() == ("", "")
