@@ -22,6 +22,7 @@ from recprune_export.quantization.apply_quantization import quantize_weights
 from recprune_export.quantization.candidates import find_candidates
 from recprune_export.quantization.choose_formats import choose_formats, keep_float32
 from recprune_export.quantization.formats import quantized_tables
+from recprune_export.quantization.layer_chains import extend_layer_chains
 from recprune_export.quantization.observers import Arrays, GraphFunction, make_graph_function, observe
 from recprune_export.quantization.quality_loss import Judge, QualityLoss, largest_errors, relative_error
 from recprune_export.quantization.quantization_constants import SLACK
@@ -90,6 +91,7 @@ def quantize(
         "Quantizing", len(list(find_candidates(model).layers)) + len(find_candidates(model).tables)
     ) as advance:
         plan = choose_formats(model, mode, requests, stopwatch, advance)
+        plan = extend_layer_chains(model, plan, requests, stopwatch)
     evaluator = _PlanEvaluator(model, _record_calibration(model, plan, calibration), calibration, judge)
     relaxed = relax_until_quality(plan, evaluator, lambda choice: increase_bits(model, choice))
     original_size = _count_file_bytes(source)
