@@ -44,6 +44,12 @@ def quantize_by_output(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return _quantize_symmetric(matrix, _largest_values(matrix, 0)[0], INT7_MAX)
 
 
+def quantize_with_one_scale(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return W [inputs, outputs] as int8 in 7 bits and the one scale of all outputs, float32 []."""
+    integers, scales = _quantize_symmetric(matrix, np.abs(matrix).max(initial=0.0, keepdims=True), INT7_MAX)
+    return integers, scales.reshape(())
+
+
 def _largest_values(values: np.ndarray, axis: int) -> np.ndarray:
     """Return the largest absolute values along an axis of a matrix, without a copy of it."""
     highest, lowest = (reduce(axis=axis, keepdims=True, initial=0.0) for reduce in (values.max, values.min))
