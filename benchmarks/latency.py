@@ -1,4 +1,4 @@
-"""The latency of five recommenders: PyTorch, PyTorch's own export, Torch-Pruning, int8 of ONNX Runtime, and ours.
+"""The latency of five recommenders: PyTorch, PyTorch's own export, Torch-Pruning, int8 of ONNX Runtime, a small model, ours.
 
     python benchmarks/latency.py [--models dlrm,deepfm] [--latency-batch-sizes 1,32,256,1024] [--threads 1,2] [--seconds 3]
 
@@ -7,6 +7,11 @@ model, batch and number of threads are measured as the main job does: in turns, 
 sessions. What cannot take part is named, with the reason. What was measured with the same versions and options
 is kept in --cache, so that one model can be measured again. Writes tables and a plot of all that is known into docs/ (or where
 --write says), prints the same, and JSON as the last line.
+
+The small model has the same architecture with fewer dimensions and narrower layers: the largest that has no more parameters
+than ours, in the tables and in the rest. It is exported by PyTorch, and by this project in fp32 and int8. Untrained weights
+cannot say which small model is as good as ours. Trained from scratch at these sizes it is not better (benchmarks/quality.py),
+so a small model of equal quality is at least as large, and as slow.
 """
 
 import json
@@ -19,7 +24,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from models import MODELS, Model, make
+from models import MODELS, ONE_WIDTH, Model, find_size, make
 from plain import export_plain, prune_plain, quantise_plain
 from results import keep, kept, write_section
 from torch import nn
@@ -78,7 +83,16 @@ def prepare(name: str, sparsities: tuple[float, ...], serving: ServingConfig, sc
         plain = export_onnx(pruned, scratch / f"{name}-{sparsity}.onnx", serving=serving).path
         files |= {f"{ours} fp32": plain, f"{ours} int8": quantized(model, plain, serving)}
         theirs, path = f"Torch-Pruning .{sparsity * 10:.0f}", scratch / f"{name}-{sparsity}-theirs.onnx"
-        if not others or left_out:  # what ended without a model once is not tried again
+        if not others:
+            continue
+        if name in ONE_WIDTH:
+            left_out["A small model"] = "its tables are as wide as its layers, so it has no size like that of ours"
+        else:
+            small = make(name, find_size(name, _tables(pruned), _rest(pruned)))
+            files |= small_files(
+                small, scratch / f"{name}-{sparsity}-small.onnx", f"small .{sparsity * 10:.0f}", serving
+            )
+        if "Torch-Pruning" in left_out:  # what ended without a model once is not tried again
             continue
         if reason := prune_plain(name, _rest(pruned), path):
             left_out["Torch-Pruning"] = f"at sparsity {sparsity:g}: {reason}"
@@ -97,6 +111,17 @@ def prune(program: Program, sparsity: float) -> Program:
     return apply_plan(program, make_plan(program, rankings, budget, "random", "uniform"))
 
 
+def small_files(model: Model, path: Path, label: str, serving: ServingConfig) -> dict[str, Path]:
+    """Export a small model in three ways."""
+    program = capture(model.module, (), dict(model.example))
+    ours = export_onnx(program, path, serving=serving).path
+    return {
+        f"{label} plain": export_plain(model, path.with_name(f"{path.stem}-plain.onnx")),
+        f"{label} fp32": ours,
+        f"{label} int8": quantized(model, ours, serving),
+    }
+
+
 def quantized(model: Model, path: Path, serving: ServingConfig) -> Path:
     """Quantise what `--quantize int8` would, by measurement at the batch sizes of serving."""
     requests, rows = CALIBRATION
@@ -104,6 +129,10 @@ def quantized(model: Model, path: Path, serving: ServingConfig) -> Path:
     timed = {batch: rotation_of(model, batch) for batch in serving.batches}
     target = path.with_name(f"{path.stem}-int8.onnx")
     return quantize(path, target, "int8", calibration, timed, make_error_judge(calibration, WIDE)).path
+
+
+def _tables(program: Program) -> int:
+    return sum(program.parameters()[name].numel() for name in program.analysis.tables)
 
 
 def _rest(program: Program) -> int:
@@ -174,7 +203,7 @@ def table(prepared: Prepared, report: LatencyReport) -> str:
 def plot(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Draw, for each model with one thread, how many times faster than the plain dense ONNX each contestant is, by batch.
 
-    `results` are those of the JSON line; int8 is dashed, in the colour of the same contestant in fp32.
+    `results` are those of the JSON line; int8 is dashed and a plain export dotted, in the colour of the same contestant in fp32.
     """
     import matplotlib
 
@@ -189,7 +218,7 @@ def plot(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     for axis, (name, ratios) in zip(axes[0], shown.items(), strict=True):
         for label, by_batch in ratios.items():
             batches, estimates = [int(b) for b in by_batch], [ratio["estimate"] for ratio in by_batch.values()]
-            style = "--" if label.endswith("int8") else "-"
+            style = "--" if label.endswith("int8") else ":" if label.endswith("plain") else "-"
             (lines[label],) = axis.plot(
                 batches, estimates, style, marker="o", color=colours[_in_fp32(label)],
                 lw=2.5 if label.startswith("ours") else 1.2, ms=4,
@@ -207,8 +236,10 @@ def plot(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
 
 
 def _in_fp32(label: str) -> str:
-    """Return the name of the same contestant before int8."""
-    return label.removesuffix(", ONNX Runtime's int8").removesuffix(" int8").removesuffix(" fp32")
+    """Return the name of the same contestant, whatever the format of its file."""
+    return (
+        label.removesuffix(", ONNX Runtime's int8").removesuffix(" int8").removesuffix(" fp32").removesuffix(" plain")
+    )
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -222,7 +253,12 @@ def _names(text: str) -> tuple[str, ...]:
 @click.option("--sparsities", default=",".join(map(str, SPARSITIES)), show_default=True)
 @click.option("--seconds", default=3.0, show_default=True, help="For each model, batch and number of threads.")
 @click.option("--eager/--no-eager", default=True, show_default=True, help="PyTorch and torch.compile take part.")
-@click.option("--others/--no-others", default=True, show_default=True, help="Torch-Pruning and ONNX Runtime's int8 do.")
+@click.option(
+    "--others/--no-others",
+    default=True,
+    show_default=True,
+    help="Torch-Pruning, ONNX Runtime's int8 and small models do.",
+)
 @click.option("--cache", type=click.Path(path_type=Path), default=Path("artifacts/latency"), show_default=True)
 @click.option("--remark", default="", help="What a reader should know of the machine, such as other work on it.")
 @click.option(
@@ -273,7 +309,9 @@ def main(
         f"Medians with warm caches, and in brackets how many times faster than {REFERENCE} (95 % intervals over new sessions); "
         "contestants take turns in one process, other ids each round; "
         f"{machine['cpu']}, {machine['cores']} cores, {packages}. Untrained weights, structure removed at random. "
-        "Torch-Pruning removes none of the tables; it is held to the same number of parameters in the rest."
+        "Torch-Pruning removes none of the tables; it is held to the same number of parameters in the rest. "
+        "*Small* is a dense model of the same architecture with as many parameters as ours, in tables and in the rest: as "
+        "PyTorch exports it, and with our export in fp32 and int8."
         f"{' ' + remark if remark else ''}\n\n"
         f"![Times faster than {REFERENCE}, by batch](latency.svg)"
     )

@@ -1,6 +1,7 @@
 """The recommenders of the benchmarks: untrained, of the sizes that are served."""
 
-from collections.abc import Callable, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -17,6 +18,22 @@ CRITEO = InputSpec(categorical={f"field{i}": ROWS for i in range(FIELDS)}, n_num
 
 
 @dataclass(frozen=True)
+class Size:
+    """Embedding dimensions, and the fraction of the hidden units that the dense model has."""
+
+    dim: int = DIM
+    fraction: float = 1.0
+
+    def hidden(self, *widths: int) -> tuple[int, ...]:
+        """Return the widths of hidden layers, in multiples of 16 as ours (docs/decisions/hidden-widths-in-blocks-of-16.md)."""
+        return tuple(max(16, int(width * self.fraction) // 16 * 16) for width in widths)
+
+
+DENSE = Size()
+STEPS = 256  # fractions of hidden units that `find_size` tries
+
+
+@dataclass(frozen=True)
 class Model:
     """A module in eval mode, and the keyword arguments of `forward` for a batch of two."""
 
@@ -29,13 +46,13 @@ class CriteoDLRM(nn.Module):
 
     pairs: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, dim: int, bottom: Sequence[int], top: Sequence[int]) -> None:
         super().__init__()
-        self.tables = nn.ModuleList(nn.Embedding(ROWS, DIM) for _ in range(FIELDS))
-        self.bottom = _mlp(NUMERIC, 512, 256, DIM)
+        self.tables = nn.ModuleList(nn.Embedding(ROWS, dim) for _ in range(FIELDS))
+        self.bottom = _mlp(NUMERIC, *bottom, dim)
         self.register_buffer("pairs", torch.triu_indices(FIELDS + 1, FIELDS + 1, 1), persistent=False)
         pairs = FIELDS * (FIELDS + 1) // 2
-        self.top = nn.Sequential(*_mlp(DIM + pairs, 1024, *HIDDEN), nn.Linear(HIDDEN[-1], 1))
+        self.top = nn.Sequential(*_mlp(dim + pairs, *top), nn.Linear(top[-1], 1))
 
     def forward(self, numeric: Tensor, ids: Tensor) -> Tensor:
         """[B, 13] numbers and [B, 26] ids to logits, [B]."""
@@ -49,9 +66,9 @@ class CriteoDLRM(nn.Module):
 class CandidateSASRec(nn.Module):
     """SASRec that scores the candidates of each history, and not all items."""
 
-    def __init__(self) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        self.body = SASRec(InputSpec(items=ITEMS, max_length=LENGTH, labels=("next_item",)), dim=DIM)
+        self.body = SASRec(InputSpec(items=ITEMS, max_length=LENGTH, labels=("next_item",)), dim=dim)
 
     def forward(self, history: Tensor, candidates: Tensor) -> Tensor:
         """[B, L] items and [B, C] items to scores, [B, C]."""
@@ -82,25 +99,40 @@ def _fields(body: nn.Module) -> Model:
     return Model(body if isinstance(body, CriteoDLRM) else Fields(body), example)
 
 
-def _sasrec() -> Model:
+def _sasrec(size: Size) -> Model:
     example = {"history": torch.randint(1, ITEMS, (2, LENGTH)), "candidates": torch.randint(1, ITEMS, (2, CANDIDATES))}
-    return Model(CandidateSASRec(), example)
+    return Model(CandidateSASRec(size.dim), example)
 
 
-MODELS: Mapping[str, Callable[[], Model]] = {
-    "dlrm": lambda: _fields(CriteoDLRM()),
-    "deepfm": lambda: _fields(DeepFM(CRITEO, DIM, (1024, *HIDDEN))),
-    "dcn_v2": lambda: _fields(DCNv2(CRITEO, DIM, (1024, *HIDDEN))),
+MODELS: Mapping[str, Callable[[Size], Model]] = {
+    "dlrm": lambda size: _fields(CriteoDLRM(size.dim, size.hidden(512, 256), size.hidden(1024, *HIDDEN))),
+    "deepfm": lambda size: _fields(DeepFM(CRITEO, size.dim, size.hidden(1024, *HIDDEN))),
+    "dcn_v2": lambda size: _fields(DCNv2(CRITEO, size.dim, size.hidden(1024, *HIDDEN))),
     "sasrec": _sasrec,
-    "two_tower": lambda: _fields(
-        TwoTower(CRITEO, DIM, (1024, 512, 64), user_fields=[f"field{i}" for i in range(FIELDS // 2)])
+    "two_tower": lambda size: _fields(
+        TwoTower(CRITEO, size.dim, size.hidden(1024, 512, 64), user_fields=[f"field{i}" for i in range(FIELDS // 2)])
     ),
 }
+ONE_WIDTH = ("sasrec",)  # its tables are as wide as its layers
 
 
-def make(name: str) -> Model:
+def make(name: str, size: Size = DENSE) -> Model:
     """Return a model with the weights of seed 0."""
     torch.manual_seed(0)
-    model = MODELS[name]()
+    model = MODELS[name](size)
     model.module.eval()
     return model
+
+
+def find_size(name: str, tables: int, rest: int) -> Size:
+    """Return the largest size with at most so many parameters in the tables and in the rest."""
+
+    def count(size: Size) -> tuple[int, int]:
+        with torch.device("meta"):
+            module = MODELS[name](size).module
+        in_tables = sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Embedding))
+        return in_tables, sum(p.numel() for p in module.parameters()) - in_tables
+
+    dim = max(1, bisect_right(range(1, DIM + 1), tables, key=lambda dim: count(Size(dim))[0]))
+    sizes = [Size(dim, step / STEPS) for step in range(1, STEPS + 1)]
+    return sizes[max(0, bisect_right(sizes, rest, key=lambda size: count(size)[1]) - 1)]

@@ -40,6 +40,7 @@ from recprune_export.onnx.optimizer.passes.fuse_tables import fuse_tables
 from recprune_export.onnx.optimizer.passes.gather_to_gathernd import gather_to_gathernd
 from recprune_export.onnx.optimizer.passes.gathernd_to_flat_gather import gathernd_to_flat_gather
 from recprune_export.onnx.optimizer.passes.gathernd_to_gather import gathernd_to_gather
+from recprune_export.onnx.optimizer.passes.gathernd_to_row_gather import gathernd_to_row_gather
 from recprune_export.onnx.optimizer.passes.hoist_gather import hoist_gather
 from recprune_export.onnx.optimizer.passes.matmul_add_to_gemm import matmul_add_to_gemm
 from recprune_export.onnx.optimizer.passes.merge_tables_of_same_ids import merge_tables_of_same_ids
@@ -86,6 +87,7 @@ REWRITES: tuple[Pass, ...] = (
     hoist_cast,
     concat_then_reshape,
     gathernd_to_flat_gather,
+    gathernd_to_row_gather,
     matmul_add_to_gemm,
     eliminate_views,
     merge_tables_of_same_ids,

@@ -50,6 +50,15 @@ def guard_inputs(model: ir.Model, inputs: Sequence[Input]) -> int:
     return guarded
 
 
+def share_number(numbers: np.ndarray) -> np.ndarray:
+    """Return the one number, [], that all columns have, or `numbers` [columns]: ONNX Runtime starts a loop for each row of those.
+
+    >>> share_number(np.array([9, 9])).tolist(), share_number(np.array([9, 8])).tolist()
+    (9, [9, 8])
+    """
+    return np.asarray(numbers[0]) if (numbers == numbers[0]).all() else numbers
+
+
 @dataclass(frozen=True)
 class GuardedVector:
     """Ids from 0 to `limit` - 1 that a guard makes of `source`, [batch]; others become 0."""
@@ -180,7 +189,7 @@ class _Guard:
         return self._dtype.is_floating_point()
 
     def _constant(self, kind: str, *numbers: int | float) -> ir.Value:
-        array = np.array(numbers[0] if len(numbers) == 1 else numbers, dtype=self._dtype.numpy())
+        array = share_number(np.array(numbers, dtype=self._dtype.numpy()))
         return add_initializer(self._graph, f"{self._name}_{kind}", array)
 
     def _add(self, operator: str, *operands: ir.Value, **attributes: int) -> ir.Value:

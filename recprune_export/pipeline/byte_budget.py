@@ -100,7 +100,7 @@ def count_file_bytes(candidate: Candidate, allocation: Allocation, inputs: Score
 
 
 def _time_nothing(
-    subgraph: ir.Model, name: str, forms: Sequence[str], requests: RequestCycles
+    subgraph: ir.Model, name: str | tuple[str, ...], forms: Sequence[str], requests: RequestCycles
 ) -> dict[str, dict[int, float]]:
     """Return times by which products of integers, whose nodes take more bytes, are chosen in any case."""
     return {form: dict.fromkeys(requests, 2.0 if form == FP32 else 1.0) for form in (FP32, *forms)}

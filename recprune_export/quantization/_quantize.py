@@ -22,12 +22,14 @@ from recprune_export.progress import progress_bar
 from recprune_export.quantization.apply_quantization import quantize_weights
 from recprune_export.quantization.candidates import find_candidates
 from recprune_export.quantization.choose_formats import choose_formats, keep_float32, select_candidates
-from recprune_export.quantization.formats import quantized_tables, stored_rows
+from recprune_export.quantization.formats import int8_layers, quantized_tables, stored_rows
+from recprune_export.quantization.layer_chains import extend_layer_chains
 from recprune_export.quantization.observers import Arrays, GraphFunction, make_graph_function, observe
 from recprune_export.quantization.quality_loss import Judge, QualityLoss, largest_errors, relative_error
 from recprune_export.quantization.quantization_constants import SLACK
 from recprune_export.quantization.quantization_plan import FP16, FP32, WIDER_FORM, Mode, QuantizationPlan, WeightChoice
 from recprune_export.quantization.relax_until_quality import judge_plan, relax_until_quality
+from recprune_export.quantization.share_scales import share_scales
 from recprune_export.quantization.timing import Stopwatch, measure_times
 from recprune_export.stored_bits import StoredBits
 from recprune_export.validation.edge_requests import RequestArrays
@@ -92,10 +94,12 @@ def quantize(
     candidates = select_candidates(model, mode)
     with progress_bar("Quantizing", len(candidates.layers) + len(candidates.tables)) as advance:
         plan = choose_formats(model, mode, requests, stopwatch, advance)
+        plan = extend_layer_chains(model, plan, requests, stopwatch)
     evaluator = _PlanEvaluator(model, _record_calibration(model, plan, calibration), calibration, judge)
     if isinstance(mode, StoredBits):
         relaxed = judge_plan(plan, evaluator)
     else:
+        plan = share_scales(plan, evaluator)
         relaxed = relax_until_quality(plan, evaluator, lambda choice: increase_bits(model, choice))
     original_size = _count_file_bytes(source)
     if relaxed.plan.is_empty:
@@ -181,8 +185,11 @@ def increase_bits(model: ir.Model, choice: WeightChoice) -> WeightChoice:
     if form == FP16 and table is not None and not quantized_tables.fits_fp16(table):
         form = FP32
     reason = f"{choice.form} lost too much"
-    if form == FP32 or table is None:
+    if form == FP32:
         return keep_float32(choice, reason)
+    if table is None:
+        size = int8_layers.count_layer_bytes(candidates.layers[choice.name])
+        return replace(choice, form=form, reason=reason, bytes=size)
     return replace(choice, form=form, reason=reason, speedups={}, bytes=quantized_tables.count_table_bytes(table, form))
 
 

@@ -14,6 +14,7 @@ CONTRIB = "com.microsoft"  # domain of the operators that ONNX Runtime adds to t
 
 FP32 = "fp32"
 INT8_STATIC, INT8_DYNAMIC = "int8 static", "int8 dynamic"
+INT8_ONE_SCALE = "int8 static, one scale"
 FP16 = "fp16"
 INT8_BY_ROW, INT8_BY_DIMENSION = "int8 by row", "int8 by dimension"
 INT4_BY_ROW, INT4_IN_BLOCKS = "int4 by row", "int4 in blocks"
@@ -44,6 +45,7 @@ WIDER_FORM = {
     INT8_BY_ROW_DYNAMIC: INT8_BY_ROW,
     INT8_BY_ROW: FP16,
     FP16: FP32,
+    INT8_ONE_SCALE: INT8_STATIC,
     INT8_STATIC: FP32,
     INT8_DYNAMIC: FP32,
     INT4_STORED: INT8_STORED,

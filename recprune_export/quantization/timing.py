@@ -8,6 +8,8 @@ import onnx_ir as ir
 
 from recprune_export.onnx.runtime.in_memory import make_in_memory_session
 from recprune_export.quantization.apply_quantization import quantize_weights
+from recprune_export.quantization.candidates import find_candidates
+from recprune_export.quantization.observers import observe
 from recprune_export.quantization.quantization_constants import MAX_ROUNDS, MIN_ROUNDS, SECONDS
 from recprune_export.quantization.quantization_plan import FP32
 from recprune_export.validation.edge_requests import RequestArrays
@@ -19,9 +21,11 @@ Times = dict[str, dict[int, float]]  # form -> batch size -> milliseconds
 
 
 class Stopwatch(Protocol):
-    """Measures a graph in fp32 and with one weight in each of some forms."""
+    """Measures a graph in fp32, and in each of some forms of one weight or of several."""
 
-    def __call__(self, subgraph: ir.Model, name: str, forms: Sequence[str], requests: RequestCycles) -> Times: ...
+    def __call__(
+        self, subgraph: ir.Model, name: str | tuple[str, ...], forms: Sequence[str], requests: RequestCycles
+    ) -> Times: ...
 
 
 def extract_subgraph(model: ir.Model, starts: Sequence[ir.Value], ends: Sequence[ir.Value]) -> ir.Model:
@@ -31,14 +35,21 @@ def extract_subgraph(model: ir.Model, starts: Sequence[ir.Value], ends: Sequence
     return ir.Model(graph, ir_version=model.ir_version)
 
 
-def measure_times(subgraph: ir.Model, name: str, forms: Sequence[str], requests: RequestCycles) -> Times:
-    """Return the milliseconds of `subgraph` in fp32 and with the weight `name` in each of `forms`, by batch size.
+def measure_times(
+    subgraph: ir.Model, name: str | tuple[str, ...], forms: Sequence[str], requests: RequestCycles
+) -> Times:
+    """Return the milliseconds of `subgraph` in fp32 and with the weights `name` in each of `forms`, by batch size.
 
-    `requests` hold the inputs of the subgraph, by batch size, and take turns; a layer is calibrated on the first request
+    `requests` hold the inputs of the subgraph, by batch size, and take turns; layers are calibrated on the first request
     of the largest batch size.
     """
-    calibration_values = requests[max(requests)][0]
-    graphs = {FP32: subgraph} | {form: quantize_weights(subgraph, {name: form}, calibration_values) for form in forms}
+    names, first_request = (name,) if isinstance(name, str) else name, requests[max(requests)][0]
+    layers = find_candidates(subgraph).layers
+    operands = [layers[layer].operand.name or "" for layer in names if layer in layers]
+    calibration_values = {**first_request, **observe(subgraph, operands, [first_request])}
+    graphs = {FP32: subgraph} | {
+        form: quantize_weights(subgraph, dict.fromkeys(names, form), calibration_values) for form in forms
+    }
     backends = [_make_backend(form, graph) for form, graph in graphs.items()]
     times_by_form: Times = {form: {} for form in graphs}
     rng = np.random.default_rng(0)

@@ -68,7 +68,9 @@ def run_job(job: Job, folder: Path) -> Path:
     return target
 
 
-def by_position(part: Any, name: str, forms: Sequence[str], requests: Any) -> dict[str, dict[int, float]]:
+def by_position(
+    part: Any, name: str | tuple[str, ...], forms: Sequence[str], requests: Any
+) -> dict[str, dict[int, float]]:
     """Stand in for measurements of quantized forms: each form is a tenth faster than the one before, the first is fp32."""
     return {form: dict.fromkeys(requests, 0.9**rank) for rank, form in enumerate(("fp32", *forms))}
 

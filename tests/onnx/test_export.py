@@ -269,3 +269,16 @@ def test_exports_have_registries_of_their_own_that_are_filled_once() -> None:
     target, translations = next(iter(one.functions.items()))
     translations.clear()
     assert other.functions[target]
+
+
+def test_an_export_by_torch_alone_before_changes_nothing(tmp_path: Path) -> None:
+    class Pairs(nn.Module):
+        def forward(self, numeric: Tensor) -> Tensor:
+            vectors = torch.stack([numeric, numeric + 1.0], dim=1)
+            return (vectors @ vectors.transpose(1, 2))[:, 0, 1].unsqueeze(1)
+
+    wanted = capture(Pairs(), (torch.zeros(4, 3),))
+    before = export_onnx(wanted, tmp_path / "before.onnx").path.read_bytes()
+    batch = {"numeric": {0: torch.export.Dim("batch")}}
+    torch.onnx.export(Pairs().eval(), (torch.zeros(4, 3),), dynamo=True, dynamic_shapes=batch, verbose=False)
+    assert export_onnx(wanted, tmp_path / "after.onnx").path.read_bytes() == before

@@ -164,7 +164,7 @@ def test_tables_and_the_whole_are_timed_on_all_requests_and_layers_on_one() -> N
     timed: dict[str, RequestCycles] = {}
     favourite = favouring(INT8_STATIC, INT8_BY_ROW)
 
-    def stopwatch(part: ir.Model, name: str, forms: Sequence[str], requests: RequestCycles) -> Times:
+    def stopwatch(part: ir.Model, name: str | tuple[str, ...], forms: Sequence[str], requests: RequestCycles) -> Times:
         timed[name] = requests
         return favourite(part, name, forms, requests)
 

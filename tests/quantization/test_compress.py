@@ -21,7 +21,7 @@ from recprune_export.onnx import count
 from recprune_export.pipeline import _quantize_export as quantize_export
 from recprune_export.program import load_program
 from recprune_export.quantization import QualityLoss, quantize
-from recprune_export.quantization.quantization_plan import INT8_BY_ROW, INT8_STATIC
+from recprune_export.quantization.quantization_plan import INT8_BY_ROW, INT8_ONE_SCALE, INT8_STATIC
 from recprune_export.settings import Settings
 from tests.quantization.times import favouring
 
@@ -47,7 +47,7 @@ def test_the_bundle_verifies_within_what_it_states(bundle: Path) -> None:
 
 def test_the_section_says_what_was_done(bundle: Path) -> None:
     stated = read_manifest(bundle).quantisation
-    assert {INT8_STATIC, INT8_BY_ROW} <= {choice["form"] for choice in (*stated["layers"], *stated["tables"])}
+    assert {INT8_ONE_SCALE, INT8_BY_ROW} <= {choice["form"] for choice in (*stated["layers"], *stated["tables"])}
     assert stated["loss"]["metric"] == "auc"
     assert stated["loss"]["lost"] <= stated["loss"]["limit"] == 0.01
     low, high = stated["loss"]["interval"]

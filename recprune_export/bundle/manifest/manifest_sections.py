@@ -476,6 +476,7 @@ class QuantizedWeight(TypedDict):
         "fp32",
         "fp16",
         "int8 static",
+        "int8 static, one scale",
         "int8 dynamic",
         "int8 by row",
         "int8 by row, static product",

@@ -15,6 +15,7 @@ LANES = 16  # columns of the blocks in which products are computed
 OTHERS = 0.9  # nodes, the start of an operator without a rule
 JOINED = 0.25  # of a piece, for a copy in a loop without index lookups
 OPERAND = 11.0  # pieces for each operand of a Concat, of any size
+ADDRESSED = 1.8  # pieces for each slice that GatherND copies, whose address it computes: pairwise-products
 SUMMED_ROW = 18.0  # pieces for each output row of a sum over a middle axis
 TRANSPOSED, SCATTERED = 3.0, 90.0  # steps for an element: a swap of neighboring axes, any other permutation
 ALIASED = 15.0  # steps for an element of a transpose whose rows map to the same sets of the cache,

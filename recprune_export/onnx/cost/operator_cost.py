@@ -10,6 +10,7 @@ from math import ceil, prod
 import onnx
 
 from recprune_export.onnx.cost.cost_constants import (
+    ADDRESSED,
     ALIASED,
     ALIASED_BYTES,
     BROADCAST,
@@ -258,14 +259,15 @@ def _gather(operator: Operator) -> OperatorWorkload:
 
 @_rule("GatherND", nodes=1.3)
 def _gather_nd(operator: Operator) -> OperatorWorkload:
-    """Return the work of copying rows of a table: GatherND computes all addresses first, so lookups overlap."""
+    """Return the work of copying rows of a table, which overlap since GatherND computes all addresses first, or slices."""
     data, out, indices = operator.operand(0), operator.result, operator.operand(1)
     if data.constant and not indices.constant and indices.shape[-1:] == (1,):
         rows = prod(indices.shape)
         return OperatorWorkload(
             weights=out.bytes, activations=out.bytes + indices.bytes, overlapped=rows, table=data.bytes
         )
-    return OperatorWorkload(activations=2 * out.bytes, pieces=prod(indices.shape[:-1]), weights=operator.constant_bytes)
+    pieces = ADDRESSED * prod(indices.shape[:-1])
+    return OperatorWorkload(activations=2 * out.bytes, pieces=pieces, weights=operator.constant_bytes)
 
 
 @_rule("Concat")

@@ -26,6 +26,7 @@ from .passes.fuse_tables import fuse_tables as fuse_tables
 from .passes.gather_to_gathernd import gather_to_gathernd as gather_to_gathernd
 from .passes.gathernd_to_flat_gather import gathernd_to_flat_gather as gathernd_to_flat_gather
 from .passes.gathernd_to_gather import gathernd_to_gather as gathernd_to_gather
+from .passes.gathernd_to_row_gather import gathernd_to_row_gather as gathernd_to_row_gather
 from .passes.hoist_gather import hoist_gather as hoist_gather
 from .passes.hoist_quantize import hoist_quantize as hoist_quantize
 from .passes.matmul_add_to_gemm import matmul_add_to_gemm as matmul_add_to_gemm

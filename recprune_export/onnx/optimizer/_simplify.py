@@ -17,7 +17,7 @@ from onnx_ir.passes.common import (
     RemoveUnusedOpsetsPass,
 )
 from onnxscript.optimizer import fold_constants_ir
-from onnxscript.rewriter import RewriteRule, rewrite
+from onnxscript.rewriter import MatchResult, RewriteRule, rewrite
 from onnxscript.rewriter.rules import common
 
 ROUNDS = 2  # a folded constant may enable a rule, and a rule another constant
@@ -84,10 +84,25 @@ def simplify(model: ir.Model) -> None:
     InlinePass()(model)
     for _ in range(ROUNDS):
         fold_constants_ir(model, onnx_shape_inference=True)
-        # Copies: a rule refers to the last graph that it matched, and so to all of its weights.
-        rewrite(model, copy.deepcopy(_find_applicable_rules(model)))
+        rewrite(model, _copy_rules(_find_applicable_rules(model)))
     for graph_pass in _FINISH:
         graph_pass(model)
+
+
+def _copy_rules(rules: Sequence[RewriteRule]) -> Sequence[RewriteRule]:
+    """Return copies of rules, since a rule refers to the last graph that it matched, and so to all of its weights.
+
+    The graph that `torch.onnx.export` matched earlier in this process is not copied: it may be large, and hold tensors
+    without data.
+    """
+    holders = [part for rule in rules for part in (rule, *vars(rule).values()) if hasattr(part, "__dict__")]
+    matched = [
+        value
+        for holder in holders
+        for value in vars(holder).values()
+        if isinstance(value, ir.Graph | ir.Function | ir.Node | ir.Value | MatchResult)
+    ]
+    return copy.deepcopy(rules, {id(value): value for value in matched})
 
 
 def _find_applicable_rules(model: ir.Model) -> Sequence[RewriteRule]:

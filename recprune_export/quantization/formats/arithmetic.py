@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from recprune_export.onnx.mapped_tensors import iterate_rows, split_rows, write_map
+from recprune_export.stored_bits import LEVELS
 
 INT8_MAX = 127  # the largest integer of a table in int8; -128 is not used
 INT4_MAX = 7  # the largest of a table in int4; -8 is not used
@@ -37,6 +38,12 @@ def quantize_by_dimension(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Time: two passes over the table. Memory: a chunk of rows; the integers of a long table are in a map.
     """
     return _quantize_symmetric(table, _largest_values(table, 0)[0], INT8_MAX)
+
+
+def quantize_with_one_scale(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return W [inputs, outputs] as int8 in 7 bits and the one scale of all outputs, float32 []."""
+    integers, scales = _quantize_symmetric(matrix, np.abs(matrix).max(initial=0.0, keepdims=True), int(LEVELS[7]))
+    return integers, scales.reshape(())
 
 
 def _largest_values(values: np.ndarray, axis: int) -> np.ndarray:

@@ -15,9 +15,16 @@ from recprune_export.onnx.graph import (
     replace_node,
 )
 from recprune_export.onnx.optimizer.linear_layers import Linear
-from recprune_export.quantization.formats.arithmetic import choose_activation_range
+from recprune_export.quantization.formats.arithmetic import choose_activation_range, quantize_with_one_scale
 from recprune_export.quantization.formats.stored_rows import store_columns, store_rows
-from recprune_export.quantization.quantization_plan import CONTRIB, INT4_STORED, INT8_DYNAMIC, INT8_STATIC, INT8_STORED
+from recprune_export.quantization.quantization_plan import (
+    CONTRIB,
+    INT4_STORED,
+    INT8_DYNAMIC,
+    INT8_ONE_SCALE,
+    INT8_STATIC,
+    INT8_STORED,
+)
 from recprune_export.stored_bits import count_row_bytes, count_scales
 
 
@@ -46,19 +53,25 @@ class ActivationQuantizer:
         return self.quantized[value]
 
 
-def quantize_static(graph: ir.Graph, layer: Linear, activations: ActivationQuantizer) -> None:
-    """Quantize a layer with a scale of its operand chosen on calibration rows.
+def quantize_static(
+    graph: ir.Graph, layer: Linear, activations: ActivationQuantizer, *, one_scale: bool = False
+) -> None:
+    """Quantize a layer with a scale of its operand chosen on calibration rows; with `one_scale` all outputs share one.
 
     Before: `Gemm(x, W, b)`, or `MatMul(x, W)` and perhaps `Add(·, b)`. After, in standard operators:
     `x′ = DequantizeLinear(QuantizeLinear(x))`, `Gemm(x′, DequantizeLinear(W₈), DequantizeLinear(b₃₂))`, or with more than
     two axes `Add(MatMul(x′, DequantizeLinear(W₈)), b)`; `use_contrib_kernels` chooses the kernels.
     """
-    weight, scales, factors, new = _quantize_weight(graph, layer)
+    weight, scales, factors, new = (_quantize_with_one_scale if one_scale else _quantize_weight)(graph, layer)
     operand, step = activations.quantize_dequantize(graph, layer.node, layer.operand)
     name = weight.name
-    zero = _make_zeros(graph, layer)
-    widened = ir.node("DequantizeLinear", [weight, scales, zero.outputs[0]], attributes={"axis": 1})
-    new += [zero, widened]
+    if one_scale:
+        zero = add_initializer(graph, f"{name}_zero", np.zeros((), dtype=np.int8))
+    else:
+        new.append(_make_zeros(graph, layer))
+        zero = new[-1].outputs[0]
+    widened = ir.node("DequantizeLinear", [weight, scales, zero], attributes={"axis": 1})
+    new.append(widened)
     bias = layer.vector()
     if get_rank(layer.operand) != 2:
         return replace_product(graph, layer, new, operand, widened.outputs[0])
@@ -72,6 +85,14 @@ def quantize_static(graph: ir.Graph, layer: Linear, activations: ActivationQuant
         new += [bias_steps, ir.node("DequantizeLinear", bias_inputs, attributes={"axis": 0})]
         inputs.append(new[-1].outputs[0])
     replace_layer(graph, layer, [*new, ir.node("Gemm", inputs)])
+
+
+def quantize_static_with_one_scale(graph: ir.Graph, layer: Linear, activations: ActivationQuantizer) -> None:
+    """Quantize a layer as `quantize_static` does, with one scale for all outputs.
+
+    QGemm multiplies the scales of all outputs by that of the operand at every request: 5 ns an output.
+    """
+    quantize_static(graph, layer, activations, one_scale=True)
 
 
 def quantize_dynamic(graph: ir.Graph, layer: Linear, activations: ActivationQuantizer) -> None:
@@ -126,6 +147,7 @@ def replace_product(graph: ir.Graph, layer: Linear, new: list[ir.Node], operand:
 
 FORMS: Mapping[str, Callable[[ir.Graph, Linear, ActivationQuantizer], None]] = {
     INT8_STATIC: quantize_static,
+    INT8_ONE_SCALE: quantize_static_with_one_scale,
     INT8_DYNAMIC: quantize_dynamic,
     INT8_STORED: lambda graph, layer, _: store_layer(graph, layer, 8),
     INT4_STORED: lambda graph, layer, _: store_layer(graph, layer, 4),
@@ -176,6 +198,14 @@ def _quantize_weight(graph: ir.Graph, layer: Linear) -> tuple[ir.Value, ir.Value
     bits; 2 · 255 · 63 fits, 2 · 255 · 127 does not. With 7 bits the sums are exact and the same on every machine.
     """
     return store_columns(graph, layer.weight.name or "", layer.matrix().astype(np.float32), 7)
+
+
+def _quantize_with_one_scale(graph: ir.Graph, layer: Linear) -> tuple[ir.Value, ir.Value, np.ndarray, list[ir.Node]]:
+    """Return W [inputs, outputs] in int8 in 7 bits, its scale [] as a value and as an array, and no nodes."""
+    integers, scale = quantize_with_one_scale(layer.matrix().astype(np.float32))
+    name = layer.weight.name
+    weight = add_initializer(graph, f"{name}_int8", np.ascontiguousarray(integers))
+    return weight, add_initializer(graph, f"{name}_scale", scale), scale, []
 
 
 def _make_zeros(graph: ir.Graph, layer: Linear) -> ir.Node:

@@ -25,6 +25,7 @@ from recprune_export.onnx.optimizer import (
     fold_scale_shift,
     fold_table_into_gemm,
     gathernd_to_flat_gather,
+    gathernd_to_row_gather,
     largest_relative_difference,
     reduce_sum_to_matmul,
 )
@@ -87,6 +88,14 @@ def test_a_rewrite_that_costs_more_is_dropped_without_a_run() -> None:
     _, (many,) = rewrite(model, [gathernd_to_flat_gather], probes, (1, 1024))
     assert few.accepted
     assert "slower at batch 1024" in many.reason
+
+
+@pytest.mark.parametrize(("fields", "accepted"), [(5, False), (27, True)])
+def test_rows_of_a_transpose_are_gathered_where_the_pairs_are_many(fields: int, accepted: bool) -> None:
+    pairs = np.stack(np.triu_indices(fields, 1), axis=1)
+    model = graph(PICK.replace("5, 5", f"{fields}, {fields}").replace("10]", f"{len(pairs)}]"), pairs=pairs)
+    _, (report,) = rewrite(model, [gathernd_to_row_gather], [[floats(2, fields, fields)]], (1, 32, 256, 1024))
+    assert report.accepted is accepted
 
 
 def test_a_little_more_at_one_batch_size_is_paid_for_a_gain_on_average() -> None:

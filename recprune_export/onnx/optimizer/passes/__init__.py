@@ -12,6 +12,7 @@ __all__ = [
     "gather_to_gathernd",
     "gathernd_to_flat_gather",
     "gathernd_to_gather",
+    "gathernd_to_row_gather",
     "hoist_gather",
     "hoist_quantize",
     "matmul_add_to_gemm",

@@ -21,7 +21,7 @@ from recprune_export.onnx.graph import (
     get_dims,
     get_rank,
 )
-from recprune_export.onnx.input_guards import GuardedVector, get_guarded_limits, match_guarded_vector
+from recprune_export.onnx.input_guards import GuardedVector, get_guarded_limits, match_guarded_vector, share_number
 from recprune_export.onnx.mapped_tensors import concatenate_tables
 from recprune_export.onnx.optimizer.columns import concat_columns
 from recprune_export.onnx.optimizer.embedding_lookups import EmbeddingLookup, LookupRun, find_lookup_runs
@@ -128,7 +128,8 @@ def _shift_rows(
     shifted = ir.node("Add", [ids, add_initializer(graph, f"{name}_offsets", np.array(begins))])
     nodes.append(shifted)
     if not all(_is_guarded(lookup) for lookup in lookups):
-        sizes = add_initializer(graph, f"{name}_rows", np.array([lookup.id_limit for lookup in lookups]))
+        limits = np.array([lookup.id_limit for lookup in lookups])
+        sizes = add_initializer(graph, f"{name}_rows", share_number(limits))
         outside = add_initializer(graph, f"{name}_outside", np.array(end))
         valid = ir.node("Less", [ids, sizes])
         nodes += [valid, ir.node("Where", [valid.outputs[0], shifted.outputs[0], outside])]

@@ -1,17 +1,10 @@
-"""Selection of some elements of a matrix for each row, as for the products of all pairs of fields."""
+"""Selection of some elements of a matrix for each row, by one Gather of single elements."""
 
 import numpy as np
 import onnx_ir as ir
 
-from recprune_export.onnx.graph import (
-    add_initializer,
-    find_nodes,
-    find_only_consumer,
-    find_producer,
-    get_constant_array,
-    get_dims,
-    replace_node,
-)
+from recprune_export.onnx.graph import add_initializer, find_nodes, replace_node
+from recprune_export.onnx.optimizer.element_selection import ElementSelection, match_element_selection
 
 
 def gathernd_to_flat_gather(model: ir.Model) -> int:
@@ -23,32 +16,18 @@ def gathernd_to_flat_gather(model: ir.Model) -> int:
 
     Returns the number of changed selections.
     """
-    changed = 0
-    for node in find_nodes(model.graph, "GatherND"):
-        changed += _flatten_selection(model.graph, node)
-    return changed
+    selections = [
+        selection for node in find_nodes(model.graph, "GatherND") if (selection := match_element_selection(node))
+    ]
+    for selection in selections:
+        _flatten_selection(model.graph, selection)
+    return len(selections)
 
 
-def _flatten_selection(graph: ir.Graph, node: ir.Node) -> int:
-    first, last = find_producer(node.inputs[0], "Transpose"), find_only_consumer(node.outputs[0])
-    pairs, source = get_constant_array(node.inputs[1]), first.inputs[0] if first else None
-    shape = get_dims(source)
-    if first is None or last is None or last.op_type != "Transpose" or pairs is None or shape is None:
-        return 0
-    orders = [list(transpose.attributes.get_ints("perm", [])) for transpose in (first, last)]
-    if (
-        orders != [[1, 2, 0], [1, 0]]
-        or pairs.ndim != 2
-        or pairs.shape[1] != 2
-        or node.attributes.get_int("batch_dims", 0)
-    ):
-        return 0
-    rows, columns = shape[1:]
-    if not isinstance(rows, int) or not isinstance(columns, int):
-        return 0
-    i, j = (pairs % (rows, columns)).T  # negative positions count from the end
-    sizes = add_initializer(graph, f"{last.outputs[0].name}_flat", np.array([-1, rows * columns]))
-    positions = add_initializer(graph, f"{last.outputs[0].name}_positions", i * columns + j)
-    flat = ir.node("Reshape", [source, sizes])
-    replace_node(graph, last, [flat, ir.node("Gather", [flat.outputs[0], positions], attributes={"axis": 1})])
-    return 1
+def _flatten_selection(graph: ir.Graph, selection: ElementSelection) -> None:
+    name = selection.result.outputs[0].name
+    sizes = add_initializer(graph, f"{name}_flat", np.array([-1, selection.size]))
+    positions = add_initializer(graph, f"{name}_positions", selection.positions)
+    flat = ir.node("Reshape", [selection.source, sizes])
+    selected = ir.node("Gather", [flat.outputs[0], positions], attributes={"axis": 1})
+    replace_node(graph, selection.result, [flat, selected])

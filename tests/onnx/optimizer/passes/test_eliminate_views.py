@@ -1,13 +1,17 @@
 """Less movement, the same values: casts, transposes, views, columns and joins."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
+from recprune_export.onnx import Pass
 from recprune_export.onnx.optimizer import (
     concat_then_reshape,
     eliminate_views,
     flatten_nested_concat,
     gathernd_to_flat_gather,
+    gathernd_to_row_gather,
     hoist_cast,
     merge_column_slices,
     slice_before_concat,
@@ -139,14 +143,16 @@ PICK = (
 )
 
 
-def test_pairs_are_picked_by_one_number() -> None:
+@pytest.mark.parametrize(("selection", "transposes"), [(gathernd_to_flat_gather, 0), (gathernd_to_row_gather, 2)])
+def test_pairs_are_picked_by_one_number(selection: Pass, transposes: int) -> None:
     pairs = np.stack(np.triu_indices(5, 1), axis=1)
     pairs[0] -= 5  # from the end, the same element
-    flat = rewritten(gathernd_to_flat_gather, graph(PICK, pairs=pairs), [[floats(1, 5, 5)], [floats(3, 5, 5)]])
-    assert operators(flat) == {"Reshape": 1, "Gather": 1}
+    flat = rewritten(selection, graph(PICK, pairs=pairs), [[floats(1, 5, 5)], [floats(3, 5, 5)]])
+    assert operators(flat) == Counter(Reshape=1, Gather=1, Transpose=transposes)
 
 
-def test_another_pick_stays() -> None:
+@pytest.mark.parametrize("selection", [gathernd_to_flat_gather, gathernd_to_row_gather])
+def test_another_pick_stays(selection: Pass) -> None:
     pairs = np.stack(np.triu_indices(5, 1), axis=1)
-    assert_left_alone(gathernd_to_flat_gather, graph(PICK.replace("1, 2, 0", "2, 1, 0"), pairs=pairs))
-    assert_left_alone(gathernd_to_flat_gather, graph(PICK.replace("[batch, 10]", "[batch, 5, 5]"), pairs=pairs[:, :1]))
+    assert_left_alone(selection, graph(PICK.replace("1, 2, 0", "2, 1, 0"), pairs=pairs))
+    assert_left_alone(selection, graph(PICK.replace("[batch, 10]", "[batch, 5, 5]"), pairs=pairs[:, :1]))
