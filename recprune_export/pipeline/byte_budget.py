@@ -1,8 +1,9 @@
 """`plan_within_bytes`: choose widths and bits together, so that the file has at most so many bytes and loses least."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 
 import onnx_ir as ir
@@ -54,26 +55,50 @@ def plan_within_bytes(
     Raises `TooFewBytes` where no plan has so few bytes.
     """
     candidates = make_candidates(program, inputs, pruning.width_multiple, TUNED if tuned else UNTUNED)
-    overheads = dict.fromkeys(range(len(candidates)), FIRST_OVERHEAD)
     limit = int(max_bytes * (1.0 - MARGIN))
+    start = max(limit - FIRST_OVERHEAD, limit // 2)
     best: _Counted | None = None
     smallest: int | None = None
-    for _ in range(ATTEMPTS):
-        allocations = [(n, c.choices.allocate(limit - overheads[n])) for n, c in enumerate(candidates)]
-        possible = [(allocation.loss, n, allocation) for n, allocation in allocations if allocation is not None]
-        if not possible:
-            break
-        loss, number, allocation = min(possible, key=lambda entry: entry[:2])
-        size = count_file_bytes(candidates[number], allocation, inputs)
-        smallest = size if smallest is None else min(size, smallest)
-        overheads[number] = size - allocation.bytes
-        if size <= limit and (best is None or loss < best.allocation.loss):
-            best = _Counted(candidates[number], allocation, size)
-        if MIN_USED * limit <= size <= limit:
-            break
+    for _, number in sorted((_loss_of(c.choices.allocate(start)), n) for n, c in enumerate(candidates)):
+        candidate = candidates[number]
+        if best is not None and _loss_of(candidate.choices.allocate(limit)) >= best.allocation.loss:
+            continue  # not even without any bytes beside the weights
+        for counted in _count_plans(candidate, limit, start, inputs):
+            smallest = counted.bytes if smallest is None else min(smallest, counted.bytes)
+            if counted.bytes <= limit and (best is None or counted.allocation.loss < best.allocation.loss):
+                best = counted
     if best is None:
         raise TooFewBytes(_describe_too_few_bytes(max_bytes, smallest))
     return PlannedProgram(_with_storage(best, max_bytes), best.candidate.projected.program)
+
+
+def _loss_of(allocation: Allocation | None) -> float:
+    return inf if allocation is None else allocation.loss
+
+
+def _count_plans(candidate: Candidate, limit: int, start: int, inputs: ScoreInputs) -> Iterator["_Counted"]:
+    """Yield plans of a candidate with their counted bytes, until one has nearly `limit` of them, at most `ATTEMPTS`.
+
+    The bytes beside the weights depend on the plan, so the bytes of weights are bracketed by plans that fit and do not fit.
+    """
+    fitting, exceeding, weights = 0, limit, start
+    before: Allocation | None = None
+    for _ in range(ATTEMPTS):
+        allocation = candidate.choices.allocate(weights)
+        if allocation is None:  # no plan has weights of so few bytes
+            fitting, weights = weights, (weights + exceeding) // 2
+            continue
+        if allocation == before:
+            return
+        before = allocation
+        counted = _Counted(candidate, allocation, count_file_bytes(candidate, allocation, inputs))
+        yield counted
+        if MIN_USED * limit <= counted.bytes <= limit:
+            return
+        fitting, exceeding = (weights, exceeding) if counted.bytes <= limit else (fitting, weights)
+        weights = allocation.bytes + limit - counted.bytes
+        if not fitting < weights < exceeding:
+            weights = (fitting + exceeding) // 2
 
 
 @dataclass(frozen=True)

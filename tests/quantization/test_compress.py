@@ -47,7 +47,9 @@ def test_the_bundle_verifies_within_what_it_states(bundle: Path) -> None:
 
 def test_the_section_says_what_was_done(bundle: Path) -> None:
     stated = read_manifest(bundle).quantisation
-    assert {INT8_ONE_SCALE, INT8_BY_ROW} <= {choice["form"] for choice in (*stated["layers"], *stated["tables"])}
+    forms = {choice["form"] for choice in (*stated["layers"], *stated["tables"])}
+    assert INT8_BY_ROW in forms
+    assert forms & {INT8_STATIC, INT8_ONE_SCALE}  # whichever answers as nearly
     assert stated["loss"]["metric"] == "auc"
     assert stated["loss"]["lost"] <= stated["loss"]["limit"] == 0.01
     low, high = stated["loss"]["interval"]
