@@ -84,10 +84,18 @@ def simplify(model: ir.Model) -> None:
     InlinePass()(model)
     for _ in range(ROUNDS):
         fold_constants_ir(model, onnx_shape_inference=True)
-        # Copies: a rule refers to the last graph that it matched, and so to all of its weights.
-        rewrite(model, copy.deepcopy(_find_applicable_rules(model)))
+        rewrite(model, _copy_without_matches(_find_applicable_rules(model)))
     for graph_pass in _FINISH:
         graph_pass(model)
+
+
+def _copy_without_matches(rules: Sequence[RewriteRule]) -> Sequence[RewriteRule]:
+    """Return copies of the rules: a rule refers to the last graph that it matched, and so to all of its weights.
+
+    The graph that torch.onnx.export matched last, in the same process, is not copied: its nodes cannot be.
+    """
+    matches = [getattr(rule._matcher, name, None) for rule in rules for name in ("_match", "_current_node", "_graph")]
+    return copy.deepcopy(rules, memo={id(match): None for match in matches})
 
 
 def _find_applicable_rules(model: ir.Model) -> Sequence[RewriteRule]:
