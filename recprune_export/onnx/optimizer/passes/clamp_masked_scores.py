@@ -36,9 +36,10 @@ def _clamp(model: ir.Model, places: Collection[str]) -> int:
     ]
     for node in changed:
         scores, name = node.inputs[0], node.outputs[0].name
-        axis = node.attributes.get_int("axis", -1)
+        axis, rank = node.attributes.get_int("axis", -1), get_rank(scores) or 0
         axes = add_initializer(model.graph, f"{name}_axes", np.array([axis]))
-        depth = add_initializer(model.graph, f"{name}_depth", np.array(_DEPTH, np.float32))
+        # With fewer axes ONNX Runtime would start a loop for each row.
+        depth = add_initializer(model.graph, f"{name}_depth", np.full([1] * rank, _DEPTH, np.float32))
         largest = ir.node("ReduceMax", [scores, axes], attributes={"keepdims": 1})
         lowest = ir.node("Sub", [largest.outputs[0], depth])
         clamped = ir.node("Max", [scores, lowest.outputs[0]])
