@@ -74,7 +74,7 @@ def _find(model: ir.Model) -> Sequence[str]:
 def _fold(model: ir.Model, places: Collection[str]) -> int:
     """Multiply the projections of queries and keys into one matrix, and those of values and output into another.
 
-    Before, for each head: `softmax((x·Wq + bq)·(y·Wk + bk)ᵀ·s + mask)·(z·Wv + bv)`, and the layer Wo, bo on all heads
+    Before: for each head `softmax((x·Wq + bq)·(y·Wk + bk)ᵀ·s + mask)·(z·Wv + bv)`, and the layer Wo, bo on all heads
     together; x [B, M, ·], y and z [B, L, ·], mask the same for all heads. After: `softmax((x·A + c)·yᵀ + mask)·z` and the
     layer `Wv·Wo`, `bv·Wo + bo`, with A = s·Wq·Wkᵀ and c = s·bq·Wkᵀ, the queries of all heads as rows of one product. Terms
     that are the same for all keys of a query do not change a softmax, and the weights of its positions have the sum 1, so

@@ -25,9 +25,9 @@ def where_mask_to_product(model: ir.Model) -> int:
 
     Before: `Where(f(k), 0, low)`, f of And, Or and Not with constants, k one Boolean value of the request, such as which
     items of a history are known, and low a finite number. After: `Add(m1, Mul(Cast(Not(k)), m0 - m1))` with the masks m1
-    and m0 of a k that is all true and all false. Each position depends on k only where k stands, so this is exact; where
-    the mask of a true k masks more than that of a false one, nothing is changed. Where takes ten times as long as a
-    product for each element.
+    and m0 of a k that is all true and all false, which are stored as Boolean. Each position depends on k only where k
+    stands, so this is exact; where the mask of a true k masks more than that of a false one, nothing is changed. Where
+    takes ten times as long as a product for each element.
 
     Returns the number of masks.
     """
@@ -57,15 +57,19 @@ def _replace(graph: ir.Graph, node: ir.Node) -> int:
     if (masks[1] & ~masks[0]).any() or masks[0].ndim == 0 or masks[1].ndim == 0:
         return 0
     name = node.outputs[0].name
-    of_true, difference = (
-        np.where(one, np.float32(0), np.float32(lowest)) for one in (masks[0], ~(masks[0] & ~masks[1]))
-    )
+
+    def mask(part: str, is_allowed: np.ndarray) -> ir.Node:
+        """Return an additive mask, stored as Boolean: ONNX Runtime computes it once, when it loads the model."""
+        return ir.node("Where", [add_initializer(graph, f"{name}_{part}", is_allowed), zero, low])
+
     inverse = ir.node("Not", [leaf])
     unknown = ir.node("Cast", [inverse.outputs[0]], attributes={"to": ir.DataType.FLOAT.value})
-    product = ir.node("Mul", [unknown.outputs[0], add_initializer(graph, f"{name}_of_unknown", difference)])
-    new = [inverse, unknown, product]
-    if of_true.any():
-        new.append(ir.node("Add", [product.outputs[0], add_initializer(graph, f"{name}_of_known", of_true)]))
+    difference = mask("of_unknown", masks[1] | ~masks[0])
+    product = ir.node("Mul", [unknown.outputs[0], difference.outputs[0]])
+    new = [inverse, unknown, difference, product]
+    if not masks[0].all():
+        base = mask("of_known", masks[0])
+        new += [base, ir.node("Add", [product.outputs[0], base.outputs[0]])]
     replace_node(graph, node, new)
     return 1
 
