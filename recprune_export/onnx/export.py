@@ -77,8 +77,8 @@ PASSES: tuple[Callable[[ir.Model], object], ...] = (
 # Faster forms of the same graph: each is accepted only where its answers and cost pass.
 REWRITES: tuple[Pass, ...] = (
     hoist_gather,
-    fold_attention_projections,
     unpad_layer_norm,
+    fold_attention_projections,
     clamp_masked_scores,
     where_mask_to_product,
     slice_before_concat,

@@ -1,4 +1,4 @@
-"""Attention whose heads are at least as wide as what they read, without the projections of keys and values."""
+"""Attention whose heads read the same keys and values, so that none of them is transposed."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -59,12 +59,19 @@ class _Attention:
     mixed: ir.Node
     output: Linear
 
+
+@dataclass(frozen=True)
+class _Shared:
+    """A value [B, L, width] that all heads read: a head's numbers are `weights` [width, H, d] times it, plus `bias` [H, d]."""
+
+    value: ir.Value
+    weights: np.ndarray
+    bias: np.ndarray
+
     @property
-    def parameters_saved(self) -> int:
-        """The parameters before minus those after."""
-        heads, queries, keys, values = self.query.heads, self.query.layer, self.key.layer, self.value.layer
-        before = sum(layer.inputs * layer.outputs for layer in (queries, keys, values, self.output))
-        return before - heads * (queries.inputs * keys.inputs + values.inputs * self.output.outputs)
+    def width(self) -> int:
+        """The numbers of a position."""
+        return len(self.weights)
 
 
 def _find(model: ir.Model) -> Sequence[str]:
@@ -72,16 +79,19 @@ def _find(model: ir.Model) -> Sequence[str]:
 
 
 def _fold(model: ir.Model, places: Collection[str]) -> int:
-    """Multiply the projections of queries and keys into one matrix, and those of values and output into another.
+    """Let all heads of an attention read the same keys and the same values, and ask in rows of one product.
 
-    Before: for each head `softmax((x·Wq + bq)·(y·Wk + bk)ᵀ·s + mask)·(z·Wv + bv)`, and the layer Wo, bo on all heads
-    together; x [B, M, ·], y and z [B, L, ·], mask the same for all heads. After: `softmax((x·A + c)·yᵀ + mask)·z` and the
-    layer `Wv·Wo`, `bv·Wo + bo`, with A = s·Wq·Wkᵀ and c = s·bq·Wkᵀ, the queries of all heads as rows of one product. Terms
-    that are the same for all keys of a query do not change a softmax, and the weights of its positions have the sum 1, so
-    this is exact. Nothing is transposed but y, which ONNX Runtime fuses into the product.
+    A head is `softmax((x·Wq + bq)·(y·Wk + bk)ᵀ·s + mask)·(z·Wv + bv)`, and the layer Wo, bo on all heads
+    together; x [B, M, ·], y and z [B, L, ·], mask the same for all heads. Before: `MatMul(Softmax(MatMul(q, kᵀ) + mask), v)`
+    with q, k and v transposed to [B, H, ·, d]. After: `Softmax(MatMul(x·A + c, yᵀ) + mask)`, a row for each query and head,
+    times z, and the layer `Wv·Wo`, `bv·Wo + bo`, with A = s·Wq·Wkᵀ and c = s·bq·Wkᵀ.
 
-    Only where that adds no parameters: pruning leaves few inputs to heads that stay wide. Returns the number of
-    attentions.
+    Terms that are the same for all keys of a query do not change a softmax, and the weights of its positions have the sum
+    1, so this is exact. Nothing is transposed but y, which ONNX Runtime fuses into the product. Where heads are so narrow
+    that A and Wv·Wo would have more parameters than before, they read the keys and values of all heads instead, and A
+    holds zeros in the place of the other heads'.
+
+    Returns the number of attentions.
     """
     attentions = [a for a in _find_attentions(model.graph) if a.scores.outputs[0].name in places]
     for attention in attentions:
@@ -98,7 +108,7 @@ fold_attention_projections = SelectivePass("fold_attention_projections", _find, 
 def _find_attentions(graph: ir.Graph) -> Iterator[_Attention]:
     for softmax in find_nodes(graph, "Softmax"):
         attention = _match(softmax)
-        if attention is not None and attention.parameters_saved >= 0:
+        if attention is not None:
             yield attention
 
 
@@ -226,29 +236,44 @@ def _match_output(mixed: ir.Node) -> Linear | None:
 
 
 def _replace(graph: ir.Graph, attention: _Attention) -> None:
-    query, key, value, output = attention.query, attention.key, attention.value, attention.output
+    query, output = attention.query, attention.output
     name, heads = attention.scores.outputs[0].name, query.heads
-    queries, keys = (_length(projection.layer.operand) for projection in (query, key))
-    weight = np.einsum("qhd,khd->qhk", query.by_head(), key.by_head()).reshape(query.layer.inputs, -1)
-    shift = np.einsum("hd,khd->hk", query.bias_by_head(), key.by_head()).reshape(-1)
+    key = _share(attention.key, query.layer.inputs)
+    value = _share(attention.value, output.outputs)
+    queries, keys = (_length(projection.layer.operand) for projection in (query, attention.key))
+    weight = np.einsum("qhd,khd->qhk", query.by_head(), key.weights).reshape(query.layer.inputs, -1)
+    shift = np.einsum("hd,khd->hk", query.bias_by_head(), key.weights).reshape(-1)
     new = _make_layer(graph, f"{name}_query", query.layer.operand, weight, shift)
-    rows = _make_view(graph, f"{name}_rows", new[-1].outputs[0], [-1, queries * heads, key.layer.inputs])
-    swapped = ir.node("Transpose", [key.layer.operand], attributes={"perm": [0, 2, 1]})
+    rows = _make_view(graph, f"{name}_rows", new[-1].outputs[0], [-1, queries * heads, key.width])
+    swapped = ir.node("Transpose", [key.value], attributes={"perm": [0, 2, 1]})
     scores = ir.node("MatMul", [rows.outputs[0], swapped.outputs[0]])
     view = _make_view(graph, f"{name}_heads", scores.outputs[0], [-1, queries, heads, keys])
     new += [rows, swapped, scores, view]
     for node in attention.chain:
         new += _copy_for_heads_in_rows(graph, node, new[-1].outputs[0], queries, keys)
     weights = _make_view(graph, f"{name}_weights", new[-1].outputs[0], [-1, queries * heads, keys])
-    mixed = ir.node("MatMul", [weights.outputs[0], value.layer.operand])
-    flat = _make_view(graph, f"{name}_mixed", mixed.outputs[0], [-1, queries, heads * value.layer.inputs])
+    mixed = ir.node("MatMul", [weights.outputs[0], value.value])
+    flat = _make_view(graph, f"{name}_mixed", mixed.outputs[0], [-1, queries, heads * value.width])
     after = output.matrix().reshape(heads, -1, output.outputs)  # [H, d, outputs]
-    joined = np.einsum("vhd,hdo->hvo", value.by_head(), after).reshape(-1, output.outputs)
-    bias = np.einsum("hd,hdo->o", value.bias_by_head(), after)
+    joined = np.einsum("vhd,hdo->hvo", value.weights, after).reshape(-1, output.outputs)
+    bias = np.einsum("hd,hdo->o", value.bias, after)
     before = output.vector()
     new += [weights, mixed, flat]
     new += _make_layer(graph, f"{name}_output", flat.outputs[0], joined, bias if before is None else bias + before)
     replace_node(graph, output.shift or output.node, new)
+
+
+def _share(projection: _Projection, others: int) -> _Shared:
+    """Return what all heads read: the input of a projection, or where heads are narrow its result for all heads.
+
+    `others` is the width on the other side of the matrix that the projection would become a part of.
+    """
+    layer, heads = projection.layer, projection.heads
+    width = layer.outputs // heads
+    if layer.inputs * others <= (layer.inputs + others) * width:
+        return _Shared(layer.operand, projection.by_head(), projection.bias_by_head())
+    selection = np.eye(layer.outputs).reshape(layer.outputs, heads, width)
+    return _Shared(layer.result, projection.scale * selection, np.zeros((heads, width)))
 
 
 def _length(value: ir.Value) -> int:

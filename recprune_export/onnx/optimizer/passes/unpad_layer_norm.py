@@ -17,11 +17,11 @@ from recprune_export.onnx.graph import (
     get_constant_integers,
     get_constant_scalar,
     get_dims,
+    get_rank,
     replace_node,
-    replace_uses,
 )
 from recprune_export.onnx.optimizer._rewrite import SelectivePass
-from recprune_export.onnx.optimizer.linear_layers import match_linear, replace_weights
+from recprune_export.onnx.optimizer.linear_layers import Linear, match_linear, replace_weights
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,16 @@ def _find(model: ir.Model) -> Sequence[str]:
 def _unpad(model: ir.Model, places: Collection[str]) -> int:
     """Compute norms over n channels, of which all but m are zero, from the m channels alone.
 
-    Before: `Slice(LayerNormalization(Pad(x, n - m zeros), g, b), 0, m)`. After: `u = x·Q`, `u / sqrt(Σu²/n + ε)`, and
-    the layer `·Q·diag(g) + b`, folded into the layers that read the result where nothing else does.
+    Before: `Slice(LayerNormalization(Pad(x, n - m zeros), g, b), 0, m)`. After: `u = x·Q`, `d = u / sqrt(Σu²/n + ε)`, and
+    the layer `d·Q·diag(g) + b`, folded into the linear layers that read the result where nothing else does; Q itself is
+    not folded into weights with zeros, which it would fill.
 
     The variance of the n channels is Σx²/n - (Σx/n)² = xᵀ·(I - 1·1ᵀ/n)·x / n, and x minus the mean, without the removed
     channels, is (I - 1·1ᵀ/n)·x. Q = I - c·1·1ᵀ with c = (1 - sqrt(1 - m/n)) / m is the square root of that matrix, since
     (I - c·1·1ᵀ)² = I - (2·c - c²·m)·1·1ᵀ. So the variance is |Q·x|²/n, a sum of squares, which loses nothing to
-    cancellation, and the norm is Q·(Q·x) divided by its root. Sums are products with a matrix of ones, stored as int8: it
-    is structure, not a parameter. Time: O(m²) for each row, instead of a kernel on n channels between two copies.
+    cancellation, and the norm is Q·(Q·x) divided by its root. Q and the matrix of ones that sums are structure, not
+    parameters: the file has the operators that make them, and ONNX Runtime computes them once, when it loads the model.
+    Time: O(m²) for each row, instead of a kernel on n channels between two copies.
 
     Returns the number of norms.
     """
@@ -118,46 +120,72 @@ def _takes_first(node: ir.Node, rank: int, count: int) -> bool:
 
 
 def _replace(graph: ir.Graph, norm: _PaddedNorm) -> None:
+    """Write the norm with all its operators, then fold the last ones into the layers that read it."""
     name, m, n = norm.last.outputs[0].name, norm.remaining, norm.channels
     c = (1.0 - np.sqrt(1.0 - m / n)) / m
-    root = np.eye(m) - c
 
-    def constant(part: str, values: np.ndarray) -> ir.Value:
-        return add_initializer(graph, f"{name}_{part}", values.astype(np.float32))
+    def constant(part: str, values: float | np.ndarray) -> ir.Value:
+        return add_initializer(graph, f"{name}_{part}", np.asarray(values, np.float32))
 
-    centered = ir.node("MatMul", [norm.x, constant("centered", root / np.sqrt(n))])  # Σ of its squares is the variance
-    squares = ir.node("Mul", [centered.outputs[0], centered.outputs[0]])
+    one = ir.tensor(np.ones(1, np.float32))
     ones = ir.node(
-        "Cast",
-        [add_initializer(graph, f"{name}_ones", np.ones((m, m), np.int8))],
-        attributes={"to": ir.DataType.FLOAT.value},
+        "ConstantOfShape", [add_initializer(graph, f"{name}_square", np.array([m, m]))], attributes={"value": one}
     )
+    identity = ir.node("EyeLike", [ones.outputs[0]])
+    scaled = ir.node("Mul", [identity.outputs[0], constant("scale", n**-0.5)])
+    root = ir.node("Sub", [scaled.outputs[0], constant("mean", c * n**-0.5)])  # Q / √n
+    centered = ir.node("MatMul", [norm.x, root.outputs[0]])  # of which the variance is the sum of squares
+    squares = ir.node("Mul", [centered.outputs[0], centered.outputs[0]])
     variance = ir.node("MatMul", [squares.outputs[0], ones.outputs[0]])
-    shifted = ir.node("Add", [variance.outputs[0], constant("epsilon", np.array(norm.epsilon))])
+    shifted = ir.node("Add", [variance.outputs[0], constant("epsilon", norm.epsilon)])
     deviation = ir.node("Sqrt", [shifted.outputs[0]])
-    scaled = ir.node("Div", [centered.outputs[0], deviation.outputs[0]])
-    matrix = np.sqrt(n) * root * norm.gain
-    new = [centered, squares, ones, variance, shifted, deviation, scaled]
-    layer = ir.node("MatMul", [scaled.outputs[0], constant("spread", matrix)])
-    add = ir.node("Add", [layer.outputs[0], constant("shift", norm.shift)])
-    replace_node(graph, norm.last, [*new, layer, *([add] if norm.shift.any() else [])])
-    _fold_into_readers(graph, layer, scaled.outputs[0], matrix, norm.shift)
+    normed = ir.node("Div", [centered.outputs[0], deviation.outputs[0]])
+    new = [ones, identity, scaled, root, centered, squares, variance, shifted, deviation, normed]
+    readers = _find_readers(norm.last.outputs[0])
+    matrix = np.sqrt(n) * (np.eye(m) - c)
+    if readers and all(layer.matrix().all() for layer in readers):
+        _fold_into(graph, readers, matrix * norm.gain, norm.shift)
+        replace_node(graph, norm.last, new)
+        return
+    spread = ir.node("Mul", [root.outputs[0], constant("channels", n)])
+    new += [spread, ir.node("MatMul", [normed.outputs[0], spread.outputs[0]])]
+    if readers:
+        _fold_into(graph, readers, np.diag(norm.gain), norm.shift)
+    else:
+        new.append(ir.node("Mul", [new[-1].outputs[0], constant("gain", norm.gain)]))
+        if norm.shift.any():
+            new.append(ir.node("Add", [new[-1].outputs[0], constant("shift", norm.shift)]))
+    replace_node(graph, norm.last, new)
 
 
-def _fold_into_readers(graph: ir.Graph, node: ir.Node, scaled: ir.Value, matrix: np.ndarray, shift: np.ndarray) -> None:
-    """Multiply a layer into the linear layers that read its result, where nothing else reads it."""
-    own = match_linear(node)
-    assert own is not None
-    result = own.result
-    readers = [(match_linear(user), place) for user, place in result.uses()]
-    if result.is_graph_output() or not readers:
-        return
-    if not all(layer is not None and place == 0 and layer.owns_weight for layer, place in readers):
-        return
-    for layer, _ in readers:
-        assert layer is not None
-        before = layer.vector()
-        moved = shift @ layer.matrix()
+def _find_readers(value: ir.Value) -> list[Linear]:
+    """Return the linear layers that read a value, or positions of it; none where anything else reads it."""
+    readers: list[Linear] = []
+    for user, place in value.uses():
+        layer = match_linear(user)
+        if layer is not None and place == 0 and layer.owns_weight:
+            readers.append(layer)
+        elif (
+            user.op_type == "Slice"
+            and place == 0
+            and _leaves_channels(user)
+            and (more := _find_readers(user.outputs[0]))
+        ):
+            readers += more
+        else:
+            return []
+    return [] if value.is_graph_output() else readers
+
+
+def _leaves_channels(node: ir.Node) -> bool:
+    """Return whether a Slice leaves the last axis whole."""
+    rank, axes = get_rank(node.outputs[0]), get_constant_integers(node.inputs[3]) if len(node.inputs) > 3 else None
+    return rank is not None and axes is not None and all(axis % rank != rank - 1 for axis in axes)
+
+
+def _fold_into(graph: ir.Graph, readers: Sequence[Linear], matrix: np.ndarray, shift: np.ndarray) -> None:
+    """Let layers read x where they read x·matrix + shift."""
+    for layer in readers:
+        before, moved = layer.vector(), shift @ layer.matrix()
         vector = before if not moved.any() else moved + (0.0 if before is None else before)
         replace_weights(graph, layer, matrix @ layer.matrix(), vector)
-    replace_uses(result, scaled)

@@ -1,4 +1,4 @@
-"""Attention with heads that are wider than what they read."""
+"""Attention whose heads read the same keys and values."""
 
 from collections.abc import Mapping
 
@@ -83,8 +83,16 @@ def test_what_does_not_fit_is_left_alone(chain: str) -> None:
     assert_left_alone(fold_attention_projections, attention(chain, slopes=floats(HEADS, L, L)))
 
 
-def test_heads_that_are_narrow_beside_their_inputs_stay() -> None:
-    assert_left_alone(fold_attention_projections, attention("added", dim=4 * WIDTH))
+@pytest.mark.parametrize("mask", MASKS)
+def test_narrow_heads_read_the_keys_and_values_of_all(mask: str) -> None:
+    model = attention(mask, dim=4 * WIDTH)
+    known = request(3)[2]
+    found = rewritten(
+        fold_attention_projections, model, [[floats(3, L, 4 * WIDTH), floats(3, L, 4 * WIDTH, seed=1), known]]
+    )
+    assert operators(found)["Transpose"] == 1
+    before, after = (count_weights(each).rest.nonzero for each in (model, found))
+    assert after <= before
 
 
 def test_it_has_fewer_parameters_and_is_estimated_to_be_faster() -> None:
