@@ -269,3 +269,14 @@ def test_exports_have_registries_of_their_own_that_are_filled_once() -> None:
     target, translations = next(iter(one.functions.items()))
     translations.clear()
     assert other.functions[target]
+
+
+def test_an_export_by_pytorch_in_the_same_process_changes_nothing(tmp_path: Path) -> None:
+    """The rules of onnxscript remember the graph that they matched last, whose nodes cannot be copied."""
+
+    class Views(nn.Module):
+        def forward(self, x: Tensor, w: Tensor) -> Tensor:
+            return (x.reshape(2, 3, 4) @ w.reshape(4, 5)).reshape(6, 5)[1:]
+
+    torch.onnx.export(Views().eval(), (torch.randn(6, 4), torch.randn(4, 5)), dynamo=True, verbose=False)
+    assert export_onnx(program(NAMES[0]), tmp_path / "m.onnx").path.exists()

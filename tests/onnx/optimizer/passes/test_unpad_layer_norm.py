@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from recprune_export.onnx import make_in_memory_session
+from recprune_export.onnx import count_weights, make_in_memory_session
 from recprune_export.onnx.optimizer import unpad_layer_norm
-from tests.onnx.graphs import assert_left_alone, floats, graph, numbers, operators, rewritten
+from tests.onnx.graphs import assert_left_alone, floats, graph, numbers, operators, rewritten, weights_of
 
 M, N = 3, 8
 WEIGHTS = {
@@ -56,3 +56,18 @@ def test_what_does_not_fit_is_left_alone(change: dict[str, np.ndarray]) -> None:
 def test_a_norm_that_is_read_whole_as_well_is_left_alone() -> None:
     text = TEXT.replace("=> (", f"=> (float[batch, 5, {N}] l, ")
     assert_left_alone(unpad_layer_norm, graph(text, **WEIGHTS))
+
+
+def test_zeros_of_the_layers_that_read_it_stay() -> None:
+    weight = floats(M, 4)
+    weight[0, 1] = weight[2, 3] = 0.0
+    text = f"g (float[batch, 5, {M}] x) => (float[batch, 5, 4] y) {{ {NORM} s = Slice(l, begin, end, last, step) y = MatMul(s, w) }}"
+    found = rewritten(unpad_layer_norm, graph(text, **WEIGHTS, w=weight), [[floats(2, 5, M)]])
+    (folded,) = [array for array in weights_of(found).values() if array.shape == weight.shape]
+    np.testing.assert_array_equal(folded == 0.0, weight == 0.0)
+
+
+def test_the_matrices_of_a_norm_are_no_parameters() -> None:
+    model = graph(TEXT, **WEIGHTS)
+    found = rewritten(unpad_layer_norm, model, [[floats(2, 5, M)]])
+    assert count_weights(found).rest.parameters == 2 * M  # gain and shift of the remaining channels
