@@ -292,7 +292,9 @@ def _find_masked_values(model: onnx.ModelProto) -> frozenset[str]:
 
     The content of large constants is not known: one of two axes or more that is added counts as a mask.
     """
-    low, large, masked = set(), set(), set()
+    low: set[str] = set()
+    large: set[str] = set()
+    masked: set[str] = set()
     for tensor in model.graph.initializer:
         if len(tensor.dims) > 1:
             large.add(tensor.name)

@@ -82,22 +82,21 @@ def _match(node: ir.Node) -> _PaddedNorm | None:
     sizes = get_dims(pad.inputs[0]) if pad else None
     if pad is None or last is None or sizes is None or not isinstance(sizes[-1], int) or len(node.outputs) > 1:
         return None
-    gain = get_constant_array(node.inputs[1])
+    x, gain = pad.inputs[0], get_constant_array(node.inputs[1])
     shift = get_constant_array(node.inputs[2]) if len(node.inputs) > 2 else None
     rank, remaining = len(sizes), sizes[-1]
     if (
         gain is None
         or gain.ndim != 1
         or get_axis(node, rank, -1) != rank - 1
-        or node.inputs[0].dtype != ir.DataType.FLOAT
+        or x is None
+        or x.dtype != ir.DataType.FLOAT
     ):
         return None
     if not _appends_zeros(pad, rank, len(gain) - remaining) or not _takes_first(last, rank, remaining):
         return None
     if len(node.inputs) > 2 and shift is None:
         return None
-    x = pad.inputs[0]
-    assert x is not None
     vector = np.zeros(len(gain)) if shift is None else shift.astype(np.float64)
     epsilon = node.attributes.get_float("epsilon", 1e-5)
     return _PaddedNorm(x, last, gain[:remaining].astype(np.float64), vector[:remaining], epsilon, len(gain))
