@@ -24,6 +24,7 @@ from recprune_export.onnx.optimizer._rewrite import (
     rewrite,
 )
 from recprune_export.onnx.optimizer.passes.batch_norm_to_mul_add import batch_norm_to_mul_add
+from recprune_export.onnx.optimizer.passes.clamp_masked_scores import clamp_masked_scores
 from recprune_export.onnx.optimizer.passes.clear_metadata import clear_metadata
 from recprune_export.onnx.optimizer.passes.concat_slice import (
     concat_then_reshape,
@@ -34,6 +35,7 @@ from recprune_export.onnx.optimizer.passes.concat_slice import (
 )
 from recprune_export.onnx.optimizer.passes.deduplicate_initializers import deduplicate_initializers
 from recprune_export.onnx.optimizer.passes.eliminate_views import eliminate_views
+from recprune_export.onnx.optimizer.passes.fold_attention_projections import fold_attention_projections
 from recprune_export.onnx.optimizer.passes.fold_scale_shift import fold_scale_shift
 from recprune_export.onnx.optimizer.passes.fold_table_into_gemm import fold_table_into_gemm
 from recprune_export.onnx.optimizer.passes.fuse_tables import fuse_tables
@@ -51,6 +53,8 @@ from recprune_export.onnx.optimizer.passes.share_transposed_weights import share
 from recprune_export.onnx.optimizer.passes.shared_inputs import share_inputs
 from recprune_export.onnx.optimizer.passes.simplify_attention import simplify_attention
 from recprune_export.onnx.optimizer.passes.sort_concat_by_width import sort_concat_by_width
+from recprune_export.onnx.optimizer.passes.unpad_layer_norm import unpad_layer_norm
+from recprune_export.onnx.optimizer.passes.where_mask_to_product import where_mask_to_product
 from recprune_export.onnx.runtime.in_memory import make_in_memory_session
 from recprune_export.onnx.saving import EXTERNAL_THRESHOLD, save_onnx
 from recprune_export.onnx.weight_bits import collect_bits, plan_bits, plan_other_layers
@@ -76,6 +80,10 @@ PASSES: tuple[Callable[[ir.Model], object], ...] = (
 # Faster forms of the same graph: each is accepted only where its answers and cost pass.
 REWRITES: tuple[Pass, ...] = (
     hoist_gather,
+    unpad_layer_norm,
+    fold_attention_projections,
+    clamp_masked_scores,
+    where_mask_to_product,
     slice_before_concat,
     flatten_nested_concat,
     fold_scale_shift,

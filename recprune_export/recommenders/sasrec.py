@@ -8,6 +8,7 @@ from recprune_export.data.sequences import HISTORY
 from recprune_export.recommenders.input_spec import InputSpec, TensorRequest
 
 SCORES = "scores"
+STD = 0.02  # of initial weights
 
 
 class SASRec(nn.Module):
@@ -22,16 +23,23 @@ class SASRec(nn.Module):
         super().__init__()
         self.items = nn.Embedding(spec.items, dim, padding_idx=0)
         self.positions = nn.Embedding(spec.max_length, dim)
-        for table in (self.items, self.positions):
-            nn.init.normal_(table.weight, std=dim**-0.5)
-        with torch.no_grad():
-            self.items.weight[0] = 0.0
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(
             _EncoderBlock(dim, heads, width or dim, dropout, spec.max_length) for _ in range(layers)
         )
         self.norm = nn.LayerNorm(dim)
         self.register_buffer("order", torch.arange(spec.max_length), persistent=False)
+        self._initialize()
+
+    @torch.no_grad()
+    def _initialize(self) -> None:
+        """Draw tables and layers from N(0, .02²), with biases of 0: docs/decisions/start-of-sequence-models.md."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=STD)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+        self.items.weight[0] = 0.0
 
     def forward(self, request: TensorRequest) -> dict[str, Tensor]:
         """Return the scores of all items as the next one, [B, I]; column 0 is the padding."""

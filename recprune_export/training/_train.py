@@ -34,6 +34,11 @@ from recprune_export.recommenders.catalogue import build_recommender, is_multi_t
 from recprune_export.recommenders.input_spec import InputSpec
 from recprune_export.recommenders.sasrec import SCORES, SASRec
 from recprune_export.settings import DEFAULT_EVALUATION_SETTINGS, DataSettings, EvaluationSettings, LabelSettings
+from recprune_export.training.baseline import (
+    describe_failure_to_learn,
+    predict_item_frequencies,
+    predict_label_means,
+)
 from recprune_export.training.checkpoint import Checkpoint
 from recprune_export.training.label_losses import RowLosses, mean_label_loss
 from recprune_export.training.loop import FitResult, fit
@@ -179,6 +184,10 @@ class _Clicks:
     def size(self) -> int:
         return len(self.data.train)
 
+    @property
+    def baseline(self) -> LabelPredictor:
+        return predict_label_means(self.data.train)
+
     def batches(self, size: int, seed: int) -> Iterator[Rows]:
         return self.data.train.batches(size, seed)
 
@@ -211,6 +220,10 @@ class _Sequences:
     @property
     def size(self) -> int:
         return len(self.data.train)
+
+    @property
+    def baseline(self) -> LabelPredictor:
+        return predict_item_frequencies(self.data.train, self.data.encoder.items.rows)
 
     def batches(self, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         order = np.random.default_rng(seed).permutation(len(self.data.train))
@@ -265,7 +278,7 @@ def _train(
     deciding = evaluator.require_deciding(valid, "valid")
     module = build_recommender(recommender, spec, config)
     check_free_space({output: sum(p.nbytes for p in module.parameters())}, "the checkpoint")
-    predict = make_label_predictor(module, spec)
+    predict, baseline = make_label_predictor(module, spec), observe(data.baseline, valid, evaluator.kinds)
     optimizer = make_optimizer(module, hyperparameters.batch_size, hyperparameters.learning_rate)
 
     def loss(batch: Any) -> Tensor:
@@ -283,6 +296,7 @@ def _train(
             loss=loss,
             evaluate=evaluate,
             greater_is_better=deciding.metric.greater_is_better,
+            baseline=deciding.compute(baseline),
             optimizers=[optimizer],
             epochs=hyperparameters.epochs,
             patience=hyperparameters.patience,
@@ -295,7 +309,8 @@ def _train(
     )
     checkpoint.save(output)
     parameters = sum(p.numel() for p in module.parameters())
-    notes = (*notes, *evaluator.notes({"valid": valid, "test": test}))
+    failure = describe_failure_to_learn(deciding, baseline, observe(predict, valid, evaluator.kinds))
+    notes = (*notes, *evaluator.notes({"valid": valid, "test": test}), *((failure,) if failure else ()))
     return TrainingResult(output, checkpoint, fitted, data.size, data.data.sizes, parameters, deciding.name, notes)
 
 

@@ -14,6 +14,7 @@ from recprune_export.progress import progress_bar
 from recprune_export.training.weight_snapshot import WeightSnapshot
 
 BatchT = TypeVar("BatchT")
+PLATEAU_PATIENCE = 3  # docs/decisions/start-of-sequence-models.md
 
 
 class Optimizer(Protocol):
@@ -98,14 +99,17 @@ def fit(
     steps_per_epoch: int,
     description: str,
     greater_is_better: bool = True,
+    baseline: float = -math.inf,
     after_step: Callable[[], None] = lambda: None,
     schedulers: Sequence[torch.optim.lr_scheduler.LRScheduler] = (),
 ) -> FitResult:
     """Train for at most `epochs`; stop after `patience` epochs without a better metric; restore the best state of `module`.
 
     `batches(epoch)` returns the batches of an epoch, `loss` a scalar, `evaluate` the validation metric (-inf: not
-    a candidate). The `optimizers` together hold every trained parameter; `after_step` and the `schedulers`
-    are called after each step. Memory beside the module and its optimizers: the gradients, and one `WeightSnapshot`.
+    a candidate). While no metric is better than `baseline`, that of answers without a model, patience is
+    `PLATEAU_PATIENCE` times as long: sequence models begin on a plateau. The `optimizers` together hold every trained
+    parameter; `after_step` and the `schedulers` are called after each step. Memory beside the module and its optimizers:
+    the gradients, and one `WeightSnapshot`.
 
     Raises `ModelError` if the loss is no longer finite.
     """
@@ -140,8 +144,10 @@ def fit(
                 if epoch + 1 < epochs:  # the last epoch leaves its weights in the module
                     snapshot = snapshot or WeightSnapshot(module)
                     snapshot.update(module)
-            elif math.isfinite(history[-1].metric) and epoch - best >= patience:
-                break
+            elif math.isfinite(history[-1].metric):
+                has_learned = is_better_metric(history[best].metric, baseline, greater_is_better=greater_is_better)
+                if epoch - best >= patience * (1 if has_learned else PLATEAU_PATIENCE):
+                    break
             advance(f"{description}, epoch {epoch + 1}: {history[-1].metric:.4f}")
     if snapshot is not None and best < len(history) - 1:
         snapshot.restore(module)

@@ -9,7 +9,7 @@ from recprune_export.training import FitResult, fit, loop
 
 
 def run(
-    metrics: list[float], epochs: int, patience: int, rate: float = 0.1
+    metrics: list[float], epochs: int, patience: int, rate: float = 0.1, baseline: float = -math.inf
 ) -> tuple[nn.Linear, FitResult, list[float]]:
     """Fit one weight; the epochs are given these metrics. Also return the weight after each epoch."""
     module = nn.Linear(1, 1, bias=False)
@@ -34,6 +34,7 @@ def run(
         patience=patience,
         steps_per_epoch=1,
         description="",
+        baseline=baseline,
     )
     return module, result, weights
 
@@ -47,6 +48,14 @@ def test_the_weights_of_the_best_epoch_are_kept() -> None:
 def test_it_stops_when_nothing_gets_better() -> None:
     _, result, _ = run([0.5, 0.4, 0.4, 0.9], epochs=4, patience=2)
     assert len(result.epochs) == 3
+
+
+def test_a_plateau_before_anything_is_learned_costs_less_patience() -> None:
+    plateau = [0.5] + [0.4] * 20
+    lengths = [len(run(plateau, epochs=20, patience=2, baseline=value)[1].epochs) for value in (0.3, 0.6)]
+    assert lengths == [3, 1 + 2 * loop.PLATEAU_PATIENCE]
+    _, result, _ = run([0.5, 0.4, 0.4, 0.7, 0.6, 0.6, 0.9], epochs=9, patience=2, baseline=0.6)
+    assert (result.best, len(result.epochs)) == (3, 6)
 
 
 def test_an_epoch_that_is_no_candidate_costs_no_patience() -> None:

@@ -1,10 +1,14 @@
+import math
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
 import torch
 
 from recprune_export.data import Ragged, SchemaOverrides
 from recprune_export.errors import ModelFileError, UsageError
+from recprune_export.recommenders import InputSpec, SASRec, build_recommender
 from recprune_export.training import TrainingResult, load_checkpoint, train
 from recprune_export.training._train import shift_histories
 from recprune_export.training.checkpoint import FORMAT
@@ -20,6 +24,7 @@ def quick(data: Path, output: Path, recommender: str = "neumf", seed: int = 0) -
 def test_a_recommender_learns_and_its_checkpoint_says_the_same(clicks_file: Path, tmp_path: Path) -> None:
     training = quick(clicks_file, tmp_path / "model.pt")
     assert training.checkpoint.metrics["auc"] > 0.6
+    assert not any("Nothing was learned" in note for note in training.notes)
     loaded = load_checkpoint(tmp_path / "model.pt")
     assert loaded.metrics == training.checkpoint.metrics
     request = loaded.example_request()
@@ -44,8 +49,45 @@ def test_the_padding_stays_zero(clicks_file: Path, tmp_path: Path) -> None:
 
 def test_sasrec_learns_what_follows(sequences_file: Path, tmp_path: Path) -> None:
     config = {"dim": 16, "dropout": 0.1}
-    training = train(sequences_file, "sasrec", tmp_path / "model.pt", config=config, epochs=12, batch_size=32)
-    assert training.checkpoint.metrics["hr@10"] > 0.03  # chance: 10 of 800 items
+    training = train(sequences_file, "sasrec", tmp_path / "model.pt", config=config, epochs=24, batch_size=32)
+    assert training.checkpoint.metrics["hr@10"] > 0.2  # 0.16 by frequency alone
+    assert not any("Nothing was learned" in note for note in training.notes)
+
+
+def test_sasrec_begins_at_chance() -> None:
+    """With scores of a standard deviation of 1 it began above that, and stayed on a plateau on small logs."""
+    torch.manual_seed(0)
+    items, generator = 5000, torch.Generator().manual_seed(0)
+    model = build_recommender("sasrec", InputSpec(items=items, max_length=20, labels=("next_item",)), {})
+    assert isinstance(model, SASRec)
+    history, following = (torch.randint(1, items, (16, 20), generator=generator) for _ in range(2))
+    assert abs(model.eval().training_loss(history, following).item() - math.log(items)) < 0.02
+
+
+def test_a_log_that_teaches_nothing_is_said(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    log = {
+        "user": np.repeat(np.arange(300), 6),
+        "item": (40 * rng.random(1800) ** 2).astype(int),
+        "position": np.tile(np.arange(6), 300),
+    }
+    pl.DataFrame(log).write_parquet(tmp_path / "log.parquet")
+    training = train(tmp_path / "log.parquet", "sasrec", tmp_path / "model.pt", config={"dim": 8}, epochs=2)
+    (note,) = [note for note in training.notes if note.startswith("Nothing was learned")]
+    assert "ndcg@10 in valid" in note
+    assert "the most frequent items for everyone" in note
+
+
+def test_labels_that_follow_from_nothing_are_said(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = {
+        "user": rng.integers(50, size=2000),
+        "item": rng.integers(30, size=2000),
+        "clicked": rng.integers(2, size=2000),
+    }
+    pl.DataFrame(rows).write_parquet(tmp_path / "rows.parquet")
+    training = quick(tmp_path / "rows.parquet", tmp_path / "model.pt")
+    assert any("the mean of the label for every row" in note for note in training.notes)
 
 
 @pytest.mark.parametrize(
@@ -81,8 +123,6 @@ def test_another_dict_is_no_checkpoint(tmp_path: Path, content: dict[str, object
 
 
 def test_every_position_predicts_the_item_after_it() -> None:
-    import numpy as np
-
     history, following = shift_histories(Ragged(np.array([1, 2, 3, 4, 5, 6]), np.array([0, 2, 6])), length=3)
     assert history.tolist() == [[0, 0, 1], [3, 4, 5]]
     assert following.tolist() == [[0, 0, 2], [4, 5, 6]]

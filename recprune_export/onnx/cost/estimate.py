@@ -11,6 +11,7 @@ between two forms of one graph.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from recprune_export.onnx.cost.weightless_model import Shapes, add_value_infos, 
 _FREE_AFTER_PRODUCT = {"Relu", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "HardSigmoid", "Elu"}
 _PRODUCTS = {"Gemm", "MatMul", "Conv"}
 _INTEGERS = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT32, onnx.TensorProto.INT64}
+_MOVING = {"Slice", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Expand", "Cast"}
+_LOW = -1e4  # numbers of a mask are at most this
 _NEVER_FOLDED = {"DequantizeLinear", "If", "Loop", "Scan"}
 
 
@@ -274,9 +277,44 @@ def _make_operators(model: onnx.ModelProto, shapes: Shapes, folded: frozenset[st
     def tensor(name: str) -> TensorSpec | None:
         return TensorSpec(shapes[name], itemsizes.get(name, 4), name in constants) if name in shapes else None
 
+    masked = _find_masked_values(model)
     return [
-        Operator(node, tuple(map(tensor, node.input)), tuple(map(tensor, node.output))) for node in model.graph.node
+        Operator(
+            node,
+            tuple(map(tensor, node.input)),
+            tuple(map(tensor, node.output)),
+            bool(node.input) and node.input[0] in masked,
+        )
+        for node in model.graph.node
     ]
+
+
+def _find_masked_values(model: onnx.ModelProto) -> frozenset[str]:
+    """Return the values of which some numbers may come from a mask.
+
+    The content of large constants is not known: one of two axes or more that is added counts as a mask.
+    """
+    low: set[str] = set()
+    large: set[str] = set()
+    masked: set[str] = set()
+    for tensor in model.graph.initializer:
+        if len(tensor.dims) > 1:
+            large.add(tensor.name)
+        elif tensor.data_type == onnx.TensorProto.FLOAT and prod(tensor.dims) == 1:
+            low |= {tensor.name} if onnx.numpy_helper.to_array(tensor).item() <= _LOW else set()
+    for node in model.graph.node:
+        match node.op_type:
+            case "Where":
+                holds = not (low | masked).isdisjoint(node.input[1:])
+            case "Add":
+                holds = not (large | masked).isdisjoint(node.input)
+            case "Mul":
+                holds = not low.isdisjoint(node.input)
+            case operator:
+                holds = operator in _MOVING and node.input[0] in masked
+        if holds:
+            masked.add(node.output[0])
+    return frozenset(masked)
 
 
 def _itemsizes(model: onnx.ModelProto) -> Mapping[str, int]:

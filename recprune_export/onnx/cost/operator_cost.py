@@ -17,6 +17,7 @@ from recprune_export.onnx.cost.cost_constants import (
     EINSUM,
     JOINED,
     LANES,
+    MASKED,
     NORMALIZED,
     OPERAND,
     OTHERS,
@@ -79,11 +80,15 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Operator:
-    """A node with the shapes of its operands and results; None for one that is omitted or has an unknown shape."""
+    """A node with the shapes of its operands and results; None for one that is omitted or has an unknown shape.
+
+    `masked`: whether the first operand may hold scores that a mask made very low.
+    """
 
     node: onnx.NodeProto
     inputs: tuple[TensorSpec | None, ...]
     outputs: tuple[TensorSpec | None, ...]
+    masked: bool = False
 
     @property
     def result(self) -> TensorSpec:
@@ -334,8 +339,8 @@ def _reduce(operator: Operator) -> OperatorWorkload:
 
 @_rule("Softmax", "LogSoftmax", "LayerNormalization", "RMSNormalization", "SkipLayerNormalization", nodes=1.2)
 def _normalize(operator: Operator) -> OperatorWorkload:
-    """Return the work of three passes over each row."""
-    steps = NORMALIZED * operator.operand(0).size
+    """Return the work of three passes over each row, of which exp is slow where its results are subnormal."""
+    steps = (MASKED if operator.masked else NORMALIZED) * operator.operand(0).size
     return OperatorWorkload(weights=operator.constant_bytes, activations=operator.activation_bytes, steps=steps)
 
 

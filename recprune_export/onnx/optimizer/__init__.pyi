@@ -12,6 +12,7 @@ from .linear_layers import find_transposed_products as find_transposed_products
 from .linear_layers import match_linear as match_linear
 from .optimizer_constants import MAX_SUM_OPERATIONS as MAX_SUM_OPERATIONS
 from .passes.batch_norm_to_mul_add import batch_norm_to_mul_add as batch_norm_to_mul_add
+from .passes.clamp_masked_scores import clamp_masked_scores as clamp_masked_scores
 from .passes.clear_metadata import clear_metadata as clear_metadata
 from .passes.commute_dequantize_scale import commute_dequantize_scale as commute_dequantize_scale
 from .passes.concat_slice import concat_then_reshape as concat_then_reshape
@@ -20,6 +21,7 @@ from .passes.concat_slice import hoist_cast as hoist_cast
 from .passes.concat_slice import merge_column_slices as merge_column_slices
 from .passes.concat_slice import slice_before_concat as slice_before_concat
 from .passes.eliminate_views import eliminate_views as eliminate_views
+from .passes.fold_attention_projections import fold_attention_projections as fold_attention_projections
 from .passes.fold_scale_shift import fold_scale_shift as fold_scale_shift
 from .passes.fold_table_into_gemm import fold_table_into_gemm as fold_table_into_gemm
 from .passes.fuse_tables import fuse_tables as fuse_tables
@@ -38,3 +40,5 @@ from .passes.share_transposed_weights import share_transposed_weights as share_t
 from .passes.shared_inputs import share_inputs as share_inputs
 from .passes.simplify_attention import simplify_attention as simplify_attention
 from .passes.sort_concat_by_width import sort_concat_by_width as sort_concat_by_width
+from .passes.unpad_layer_norm import unpad_layer_norm as unpad_layer_norm
+from .passes.where_mask_to_product import where_mask_to_product as where_mask_to_product

@@ -2,10 +2,12 @@
 
 __all__ = [
     "batch_norm_to_mul_add",
+    "clamp_masked_scores",
     "clear_metadata",
     "commute_dequantize_scale",
     "concat_slice",
     "eliminate_views",
+    "fold_attention_projections",
     "fold_scale_shift",
     "fold_table_into_gemm",
     "fuse_tables",
@@ -24,4 +26,6 @@ __all__ = [
     "shared_inputs",
     "simplify_attention",
     "sort_concat_by_width",
+    "unpad_layer_norm",
+    "where_mask_to_product",
 ]

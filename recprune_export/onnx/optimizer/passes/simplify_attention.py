@@ -5,6 +5,7 @@ import onnx_ir as ir
 from recprune_export.onnx.graph import (
     find_nodes,
     find_producer,
+    get_constant_array,
     get_constant_integers,
     get_constant_scalar,
     replace_node,
@@ -26,12 +27,23 @@ def _zero_masked_rows(graph: ir.Graph, is_nan: ir.Node) -> None:
     """Return zero for rows whose positions are all masked, as PyTorch does.
 
     Before: `P = Softmax(S + Where(M, 0, low))`, `Where(IsNaN(P), 0, P)`, which leaves such a row uniform, since `low` is
-    finite. After: `Where(M, P, 0)`, or P itself where M is known to allow a position in each row. S is finite.
+    finite. After: `Where(M, P, 0)`, or P itself where M is known to allow a position in each row, also where the sum is
+    with a constant mask. S is finite.
     """
     softmax = find_producer(is_nan.inputs[0], "Softmax")
     guard = _only_consumer(is_nan.outputs[0], "Where")
     total = find_producer(softmax.inputs[0], "Add") if softmax else None
     mask = find_producer(total.inputs[1], "Where") if total else None
+    if (
+        softmax is not None
+        and guard is not None
+        and total is not None
+        and _leaves_position_in_each_row(total.inputs[1])
+    ):
+        if guard.inputs[2] is softmax.outputs[0]:
+            replace_uses(guard.outputs[0], softmax.outputs[0])
+            graph.remove([guard, is_nan], safe=True)
+        return
     if softmax is None or guard is None or mask is None:
         return
     allowed, zero, low = mask.inputs
@@ -46,6 +58,12 @@ def _zero_masked_rows(graph: ir.Graph, is_nan: ir.Node) -> None:
         return
     replace_node(graph, guard, [ir.node("Where", [allowed, weights, zero])])
     graph.remove(is_nan, safe=True)
+
+
+def _leaves_position_in_each_row(mask: ir.Value | None) -> bool:
+    """Return whether a constant additive mask has a number that is not low for each index of all axes except the last."""
+    values = get_constant_array(mask)
+    return values is not None and values.ndim > 0 and bool((values > _LOW).any(-1).all())
 
 
 def _allows_position_in_each_row(mask: ir.Value | None) -> bool:
