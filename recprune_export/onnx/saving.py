@@ -26,7 +26,7 @@ def save_onnx(model: ir.Model, path: Path, external_threshold: int = EXTERNAL_TH
     )
     data = path.with_name(path.name + ".data") if weights >= external_threshold else None
     if data is None:
-        ir.external_data.load_to_model(model)  # the graph may have been read from a file with external weights
+        _copy_external_weights(model)
         ir.save(model, path)
     else:
         ir.save(
@@ -34,6 +34,13 @@ def save_onnx(model: ir.Model, path: Path, external_threshold: int = EXTERNAL_TH
         )  # fmt: skip
     _check(path)
     return data
+
+
+def _copy_external_weights(model: ir.Model) -> None:
+    """Copy weights of the file that the graph was read from; the map of that file stays open, since others may read it."""
+    for value in model.graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)
 
 
 def _check(path: Path) -> None:
