@@ -29,6 +29,7 @@ from recprune_export.quantization.quantization_plan import (
     INT8_BY_DIMENSION,
     INT8_BY_ROW,
     INT8_DYNAMIC,
+    INT8_ONE_SCALE,
     INT8_STATIC,
     INT8_STORED,
 )
@@ -246,3 +247,14 @@ def test_an_output_without_weights_keeps_its_bias() -> None:
     for form in (INT8_STATIC, INT8_DYNAMIC, INT8_STORED, INT4_STORED):
         result = quantize_weights(model, {"first": form}, observe(model, ["x"], [request]))
         np.testing.assert_allclose(make_graph_function(result)(request)["h"][:, 2], wanted[:, 2], atol=0.02)
+
+
+@pytest.mark.parametrize("form", [INT8_STATIC, INT8_ONE_SCALE, INT8_DYNAMIC])
+def test_an_output_of_tiny_weights_keeps_its_bias(form: str) -> None:
+    weight, bias = floats(8, 3), np.array([0.5, 1.0, -3.0], np.float32)
+    weight[:, 1] *= 1e-6
+    model = graph("g (float[batch, 8] x) => (float[batch, 3] y) { y = Gemm(x, w, b) }", w=weight, b=bias)
+    request = {"x": floats(64, 8, seed=5) * np.float32(0.01)}
+    result = quantize_weights(model, {"w": form}, request)
+    wanted, answer = (make_graph_function(each)(request)["y"] for each in (model, result))
+    np.testing.assert_allclose(answer, wanted, atol=2e-3)
