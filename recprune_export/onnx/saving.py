@@ -26,6 +26,7 @@ def save_onnx(model: ir.Model, path: Path, external_threshold: int = EXTERNAL_TH
     )
     data = path.with_name(path.name + ".data") if weights >= external_threshold else None
     if data is None:
+        ir.external_data.load_to_model(model)  # the graph may have been read from a file with external weights
         ir.save(model, path)
     else:
         ir.save(
