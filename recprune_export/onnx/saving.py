@@ -32,6 +32,7 @@ def save_onnx(model: ir.Model, path: Path, external_threshold: int = EXTERNAL_TH
         ir.save(
             model, path, external_data=data.name, size_threshold_bytes=INLINE, alignment=ALIGNMENT, align_threshold=INLINE
         )  # fmt: skip
+        _restore_doc_strings(model, path)
     _check(path)
     return data
 
@@ -41,6 +42,18 @@ def _copy_external_weights(model: ir.Model) -> None:
     for value in model.graph.initializers.values():
         if isinstance(value.const_value, ir.ExternalTensor):
             value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)
+
+
+def _restore_doc_strings(model: ir.Model, path: Path) -> None:
+    """Write the `doc_string` of external tensors, which onnx-ir leaves out: it says how a tensor is stored by row."""
+    tensors = {name: value.const_value for name, value in model.graph.initializers.items()}
+    texts = {name: tensor.doc_string for name, tensor in tensors.items() if tensor is not None and tensor.doc_string}
+    if texts:
+        proto = onnx.load(path, load_external_data=False)
+        for tensor in proto.graph.initializer:
+            if tensor.name in texts:
+                tensor.doc_string = texts[tensor.name]
+        onnx.save(proto, path)
 
 
 def _check(path: Path) -> None:

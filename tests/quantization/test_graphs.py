@@ -17,6 +17,7 @@ from recprune_export.onnx import (
     run,
     strip_weights,
 )
+from recprune_export.onnx.saving import save_onnx
 from recprune_export.quantization.apply_quantization import quantize_weights
 from recprune_export.quantization.candidates import find_candidates
 from recprune_export.quantization.formats import int8_layers, quantize_by_dimension, quantized_tables
@@ -29,6 +30,7 @@ from recprune_export.quantization.quantization_plan import (
     INT8_BY_DIMENSION,
     INT8_BY_ROW,
     INT8_DYNAMIC,
+    INT8_ONE_SCALE,
     INT8_STATIC,
     INT8_STORED,
 )
@@ -73,6 +75,18 @@ def test_a_table_by_row_holds_the_rows_of_the_reference(dimensions: int, form: s
         for ids in (IDS, IDS[:0]):
             np.testing.assert_allclose(run(session, {"ids": ids})["y"], expected[ids], rtol=1e-6, atol=0)
     assert count(tmp_path / "model.onnx").tables.parameters == table.size
+
+
+@pytest.mark.parametrize("form", BY_ROW)
+def test_a_table_in_a_file_of_its_own_is_counted_alike(form: str, tmp_path: Path) -> None:
+    table = floats(600, 13)
+    table[7] = 0.0
+    result = quantize_weights(graph(LOOKUP.format(13), table=table), {"table": form}, {})
+    for name, threshold in (("inline", 1 << 30), ("external", 0)):
+        save_onnx(result, tmp_path / f"{name}.onnx", threshold)
+    inline, external = (count(tmp_path / f"{name}.onnx") for name in ("inline", "external"))
+    assert (external.tables, external.rest) == (inline.tables, inline.rest)
+    assert external.tables.parameters == table.size
 
 
 def test_a_table_by_dimension_is_off_by_half_of_a_scale() -> None:
@@ -246,3 +260,14 @@ def test_an_output_without_weights_keeps_its_bias() -> None:
     for form in (INT8_STATIC, INT8_DYNAMIC, INT8_STORED, INT4_STORED):
         result = quantize_weights(model, {"first": form}, observe(model, ["x"], [request]))
         np.testing.assert_allclose(make_graph_function(result)(request)["h"][:, 2], wanted[:, 2], atol=0.02)
+
+
+@pytest.mark.parametrize("form", [INT8_STATIC, INT8_ONE_SCALE, INT8_DYNAMIC])
+def test_an_output_of_tiny_weights_keeps_its_bias(form: str) -> None:
+    weight, bias = floats(8, 3), np.array([0.5, 1.0, -3.0], np.float32)
+    weight[:, 1] *= 1e-6
+    model = graph("g (float[batch, 8] x) => (float[batch, 3] y) { y = Gemm(x, w, b) }", w=weight, b=bias)
+    request = {"x": floats(64, 8, seed=5) * np.float32(0.01)}
+    result = quantize_weights(model, {"w": form}, request)
+    wanted, answer = (make_graph_function(each)(request)["y"] for each in (model, result))
+    np.testing.assert_allclose(answer, wanted, atol=2e-3)

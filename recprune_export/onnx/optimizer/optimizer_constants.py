@@ -6,6 +6,9 @@ MOST_TRIALS = 32  # of a selective pass; with more places, several are skipped t
 MIN_FUSED_TABLES = 4  # for fewer, concatenating the ids takes as many nodes as are saved; no record
 # Nodes that dequantize the rows of a lookup, by the planned bits of its table: table-formats
 DEQUANTIZING_NODES = {32: 0, 16: 1, 8: 5, 4: 9, 3: 11, 2: 7}
+# Planned bits of a layer below which no other weight is folded into it: it was tuned on few levels, and would be rounded
+# to others; no record
+MIN_FOLDED_BITS = 8
 MIN_OVERLAPPED_IDS = 8  # in a row of the request; fewer cost more at batch 1 than others gain: lookups-by-gathernd
 MIN_UNCACHED_TABLE = 8 << 20  # bytes; smaller tables stay in a cache, where GatherND gains nothing: rewrites-kept
 # Multiply-adds of a product for one row up to which it is faster than a sum. ONNX Runtime 1.32 spends .15 µs on a row of

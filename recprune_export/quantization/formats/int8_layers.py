@@ -27,6 +27,10 @@ from recprune_export.quantization.quantization_plan import (
 )
 from recprune_export.stored_bits import count_row_bytes, count_scales
 
+# In int32 sums of products are added to it. An output of tiny weights, such as those of a unit that weight decay has emptied,
+# has a tiny scale, and the bias may be any number of its steps.
+_LARGEST_BIAS = 2.0**30
+
 
 @dataclass
 class ActivationQuantizer:
@@ -60,7 +64,8 @@ def quantize_static(
 
     Before: `Gemm(x, W, b)`, or `MatMul(x, W)` and perhaps `Add(·, b)`. After, in standard operators:
     `x′ = DequantizeLinear(QuantizeLinear(x))`, `Gemm(x′, DequantizeLinear(W₈), DequantizeLinear(b₃₂))`, or with more than
-    two axes `Add(MatMul(x′, DequantizeLinear(W₈)), b)`; `use_contrib_kernels` chooses the kernels.
+    two axes, or a bias too large for the scales, `Add(MatMul(x′, DequantizeLinear(W₈)), b)`; `use_contrib_kernels` chooses
+    the kernels.
     """
     weight, scales, factors, new = (_quantize_with_one_scale if one_scale else _quantize_weight)(graph, layer)
     operand, step = activations.quantize_dequantize(graph, layer.node, layer.operand)
@@ -73,15 +78,14 @@ def quantize_static(
     widened = ir.node("DequantizeLinear", [weight, scales, zero], attributes={"axis": 1})
     new.append(widened)
     bias = layer.vector()
-    if get_rank(layer.operand) != 2:
+    integers = None if bias is None else np.rint(bias / (factors * step))
+    if get_rank(layer.operand) != 2 or (integers is not None and np.abs(integers).max(initial=0.0) > _LARGEST_BIAS):
         return replace_product(graph, layer, new, operand, widened.outputs[0])
     inputs = [operand, widened.outputs[0]]
-    if bias is not None:
-        steps = factors * step
-        integers = np.clip(np.rint(bias / steps), -(2**31) + 1, 2**31 - 1).astype(np.int32)
+    if integers is not None:
         step_value = add_initializer(graph, f"{name}_step", np.asarray(step))
         bias_steps = ir.node("Mul", [scales, step_value])
-        bias_inputs = [add_initializer(graph, f"{name}_bias", integers), bias_steps.outputs[0]]
+        bias_inputs = [add_initializer(graph, f"{name}_bias", integers.astype(np.int32)), bias_steps.outputs[0]]
         new += [bias_steps, ir.node("DequantizeLinear", bias_inputs, attributes={"axis": 0})]
         inputs.append(new[-1].outputs[0])
     replace_layer(graph, layer, [*new, ir.node("Gemm", inputs)])

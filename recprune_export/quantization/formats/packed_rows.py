@@ -77,7 +77,8 @@ def pack_matrix(matrix: np.ndarray, bits: int) -> PackedRows:
 def _fit_scales(matrix: np.ndarray, bits: int) -> np.ndarray:
     """Return the scales [N, 1], or one [1, 1] where all rows have it."""
     if has_one_scale(matrix.shape[1], bits):
-        return np.asarray(fit_scales(matrix, bits)[:1])
+        largest = max((np.abs(rows).max(initial=0.0) for rows in iterate_rows(matrix)), default=0.0)
+        return np.asarray(fit_scales(np.full((1, 1), largest, np.float32), bits))
     return np.concatenate([np.zeros((0, 1), np.float32), *(fit_scales(rows, bits) for rows in iterate_rows(matrix))])
 
 

@@ -1,5 +1,7 @@
 """Integers and scales: how far off a number may be, and that a zero stays one."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -132,3 +134,15 @@ def test_chunks_of_rows_give_the_whole(chunk: int, monkeypatch: pytest.MonkeyPat
         np.testing.assert_array_equal(pack_matrix(table, bits).rows, expected)
     neighbors = pack_neighbors(quantize_by_row(table, INT4_MAX)[0])
     np.testing.assert_array_equal(neighbors, nibbles[:, ::2] | (nibbles[:, 1::2] << 4))
+
+
+def test_a_long_column_is_packed_without_a_copy_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mapped_tensors, "CHUNK_BYTES", 1 << 16)
+    column = np.random.default_rng(0).normal(size=(1 << 20, 1)).astype(np.float32)
+    tracemalloc.start()
+    packed = pack_matrix(column, 8)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < column.nbytes / 2
+    assert packed.codes.shape == (1, 1)
+    np.testing.assert_array_equal(packed.scales(), fit_scales(column, 8)[:1])

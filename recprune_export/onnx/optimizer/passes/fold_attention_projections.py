@@ -9,15 +9,18 @@ import onnx_ir as ir
 from recprune_export.onnx.cost.weightless_model import fill_shapes
 from recprune_export.onnx.graph import (
     add_initializer,
+    copy_bits,
     find_nodes,
     find_only_consumer,
     find_producer,
+    get_bits,
     get_constant_scalar,
     get_dims,
     replace_node,
 )
 from recprune_export.onnx.optimizer._rewrite import SelectivePass
 from recprune_export.onnx.optimizer.linear_layers import Linear, match_linear
+from recprune_export.onnx.optimizer.optimizer_constants import MIN_FOLDED_BITS
 
 _QUERIES, _KEYS = (0, 2, 1, 3), (0, 2, 3, 1)  # [B, L, H, d] as [B, H, L, d] and as [B, H, d, L]
 _BETWEEN = ("Add", "Where", "Mul", "Div")  # operators between scores and softmax
@@ -89,7 +92,8 @@ def _fold(model: ir.Model, places: Collection[str]) -> int:
     Terms that are the same for all keys of a query do not change a softmax, and the weights of its positions have the sum
     1, so this is exact. Nothing is transposed but y, which ONNX Runtime fuses into the product. Where heads are so narrow
     that A and Wv·Wo would have more parameters than before, they read the keys and values of all heads instead, and A
-    holds zeros in the place of the other heads'.
+    holds zeros in the place of the other heads'. A product of two weights has the fewer of their planned bits; weights with
+    less than 8 stay.
 
     Returns the number of attentions.
     """
@@ -126,8 +130,10 @@ def _match(softmax: ir.Node) -> _Attention | None:
         return None
     if output.inputs != value.layer.outputs or get_dims(key.layer.operand) is None:
         return None
-    operands = [projection.layer.operand for projection in (query, key, value)]
-    if not all(_has_static_sequence(operand) for operand in operands):
+    layers = [query.layer, key.layer, value.layer]
+    if not all(_has_static_sequence(layer.operand) for layer in layers):
+        return None
+    if any(get_bits(layer.weight) < MIN_FOLDED_BITS for layer in (*layers, output)):
         return None
     return _Attention(query, key, value, scores, chain, mixed, output)
 
@@ -243,7 +249,8 @@ def _replace(graph: ir.Graph, attention: _Attention) -> None:
     queries, keys = (_length(projection.layer.operand) for projection in (query, attention.key))
     weight = np.einsum("qhd,khd->qhk", query.by_head(), key.weights).reshape(query.layer.inputs, -1)
     shift = np.einsum("hd,khd->hk", query.bias_by_head(), key.weights).reshape(-1)
-    new = _make_layer(graph, f"{name}_query", query.layer.operand, weight, shift)
+    factors = query.layer, attention.key.layer
+    new = _make_layer(graph, f"{name}_query", query.layer.operand, weight, shift, factors)
     rows = _make_view(graph, f"{name}_rows", new[-1].outputs[0], [-1, queries * heads, key.width])
     swapped = ir.node("Transpose", [key.value], attributes={"perm": [0, 2, 1]})
     scores = ir.node("MatMul", [rows.outputs[0], swapped.outputs[0]])
@@ -259,7 +266,8 @@ def _replace(graph: ir.Graph, attention: _Attention) -> None:
     bias = np.einsum("hd,hdo->o", value.bias, after)
     before = output.vector()
     new += [weights, mixed, flat]
-    new += _make_layer(graph, f"{name}_output", flat.outputs[0], joined, bias if before is None else bias + before)
+    shift, factors = bias if before is None else bias + before, (attention.value.layer, output)
+    new += _make_layer(graph, f"{name}_output", flat.outputs[0], joined, shift, factors)
     replace_node(graph, output.shift or output.node, new)
 
 
@@ -280,9 +288,13 @@ def _length(value: ir.Value) -> int:
     return int((get_dims(value) or [])[1])  # type: ignore[arg-type]
 
 
-def _make_layer(graph: ir.Graph, name: str, x: ir.Value, weight: np.ndarray, bias: np.ndarray) -> list[ir.Node]:
-    """Return the nodes of a linear layer, without an Add where the bias is 0."""
-    product = ir.node("MatMul", [x, add_initializer(graph, f"{name}_weight", weight.astype(np.float32))])
+def _make_layer(
+    graph: ir.Graph, name: str, x: ir.Value, weight: np.ndarray, bias: np.ndarray, factors: Sequence[Linear]
+) -> list[ir.Node]:
+    """Return the nodes of a linear layer made of `factors`, without an Add where the bias is 0."""
+    fewest = min((layer.weight for layer in factors), key=get_bits)
+    stored = copy_bits(fewest, add_initializer(graph, f"{name}_weight", weight.astype(np.float32)))
+    product = ir.node("MatMul", [x, stored])
     if not bias.any():
         return [product]
     vector = add_initializer(graph, f"{name}_bias", bias.astype(np.float32))

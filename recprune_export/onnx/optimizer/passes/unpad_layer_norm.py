@@ -13,6 +13,7 @@ from recprune_export.onnx.graph import (
     find_only_consumer,
     find_producer,
     get_axis,
+    get_bits,
     get_constant_array,
     get_constant_integers,
     get_constant_scalar,
@@ -22,6 +23,7 @@ from recprune_export.onnx.graph import (
 )
 from recprune_export.onnx.optimizer._rewrite import SelectivePass
 from recprune_export.onnx.optimizer.linear_layers import Linear, match_linear, replace_weights
+from recprune_export.onnx.optimizer.optimizer_constants import MIN_FOLDED_BITS
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,8 @@ def _unpad(model: ir.Model, places: Collection[str]) -> int:
     """Compute norms over n channels, of which all but m are zero, from the m channels alone.
 
     Before: `Slice(LayerNormalization(Pad(x, n - m zeros), g, b), 0, m)`. After: `u = x·Q`, `d = u / sqrt(Σu²/n + ε)`, and
-    the layer `d·Q·diag(g) + b`, folded into the linear layers that read the result where nothing else does; Q itself is
-    not folded into weights with zeros, which it would fill.
+    the layer `d·Q·diag(g) + b`, folded into the linear layers that read the result where nothing else does and their planned
+    bits are at least 8; Q itself is not folded into weights with zeros, which it would fill.
 
     The variance of the n channels is Σx²/n - (Σx/n)² = xᵀ·(I - 1·1ᵀ/n)·x / n, and x minus the mean, without the removed
     channels, is (I - 1·1ᵀ/n)·x. Q = I - c·1·1ᵀ with c = (1 - sqrt(1 - m/n)) / m is the square root of that matrix, since
@@ -158,11 +160,11 @@ def _replace(graph: ir.Graph, norm: _PaddedNorm) -> None:
 
 
 def _find_readers(value: ir.Value) -> list[Linear]:
-    """Return the linear layers that read a value, or positions of it; none where anything else reads it."""
+    """Return the linear layers that read a value, or positions of it; none where anything else reads it, or one has few bits."""
     readers: list[Linear] = []
     for user, place in value.uses():
         layer = match_linear(user)
-        if layer is not None and place == 0 and layer.owns_weight:
+        if layer is not None and place == 0 and layer.owns_weight and get_bits(layer.weight) >= MIN_FOLDED_BITS:
             readers.append(layer)
         elif (
             user.op_type == "Slice"

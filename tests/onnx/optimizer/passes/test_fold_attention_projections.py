@@ -7,7 +7,9 @@ import onnx_ir as ir
 import pytest
 
 from recprune_export.onnx import count_weights, estimate_cost, rewrite, strip_weights
+from recprune_export.onnx.graph import BITS, get_bits
 from recprune_export.onnx.optimizer import fold_attention_projections
+from recprune_export.onnx.optimizer.linear_layers import match_linear
 from tests.onnx.graphs import assert_left_alone, floats, graph, numbers, operators, rewritten
 
 L, DIM, HEADS, WIDTH = 6, 3, 2, 4
@@ -105,3 +107,22 @@ def test_it_has_fewer_parameters_and_is_estimated_to_be_faster() -> None:
     )
     costs = [estimate_cost(strip_weights(each).model, 256).estimate for each in (model, found)]
     assert costs[1] < 0.8 * costs[0]
+
+
+@pytest.mark.parametrize("dim", [DIM, 4 * WIDTH], ids=["wide heads", "narrow heads"])
+def test_products_of_weights_have_the_fewer_bits(dim: int) -> None:
+    model = attention("added", dim=dim)
+    planned = {"wq": 8, "wk": 32, "wv": 8, "wo": 8}
+    for name, bits in planned.items():
+        model.graph.initializers[name].meta[BITS] = bits
+    known = request(3)[2]
+    found = rewritten(fold_attention_projections, model, [[floats(3, L, dim), floats(3, L, dim, seed=1), known]])
+    layers = [layer for layer in map(match_linear, found.graph) if layer is not None]
+    assert {get_bits(layer.weight) for layer in layers if layer.weight.name not in planned} == {8}
+    assert all(get_bits(layer.weight) == planned.get(layer.weight.name or "", 8) for layer in layers)
+
+
+def test_weights_of_few_levels_are_left_alone() -> None:
+    model = attention("added")
+    model.graph.initializers["wv"].meta[BITS] = 4
+    assert_left_alone(fold_attention_projections, model)

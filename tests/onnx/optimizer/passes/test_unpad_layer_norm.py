@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from recprune_export.onnx import count_weights, make_in_memory_session
+from recprune_export.onnx.graph import BITS
 from recprune_export.onnx.optimizer import unpad_layer_norm
 from tests.onnx.graphs import assert_left_alone, floats, graph, numbers, operators, rewritten, weights_of
 
@@ -71,3 +72,14 @@ def test_the_matrices_of_a_norm_are_no_parameters() -> None:
     model = graph(TEXT, **WEIGHTS)
     found = rewritten(unpad_layer_norm, model, [[floats(2, 5, M)]])
     assert count_weights(found).rest.parameters == 2 * M  # gain and shift of the remaining channels
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_weights_of_few_levels_stay_as_they_are(bits: int) -> None:
+    text = f"g (float[batch, 5, {M}] x) => (float[batch, 5, 4] y) {{ {NORM} s = Slice(l, begin, end, last, step) y = MatMul(s, w) }}"
+    model = graph(text, **WEIGHTS, w=floats(M, 4))
+    model.graph.initializers["w"].meta[BITS] = bits
+    found = rewritten(unpad_layer_norm, model, [[floats(2, 5, M)]])
+    (weight,) = [value for value in found.graph.initializers.values() if tuple(value.shape or ()) == (M, 4)]
+    assert weight.meta[BITS] == bits
+    assert np.array_equal(weights_of(found)[weight.name or ""], floats(M, 4)) == (bits < 8)
