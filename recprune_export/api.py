@@ -216,7 +216,8 @@ def dump_plan(
     """Return, as JSON, the plan that `compress` would apply; of several stages all but the last are tuned for it."""
     loaded = load_model(model, example_inputs, source or {})
     task = make_task(loaded, data, labels, settings)
-    plan = plan_all_stages(loaded.program, settings.pruning, settings.finetuning, task, seed=settings.seed)
+    program = with_input_rules(loaded.program, task, settings.export.bad_ids)  # their nodes count among the bytes
+    plan = plan_all_stages(program, settings.pruning, settings.finetuning, task, seed=settings.seed)
     return json.dumps(plan.to_dict(), indent=1)
 
 

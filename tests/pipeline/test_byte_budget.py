@@ -11,9 +11,10 @@ from recprune_export.errors import UsageError, ValidationFailed
 from recprune_export.finetuning import Task
 from recprune_export.pipeline.byte_budget import plan_within_bytes, resolve_byte_limit
 from recprune_export.pipeline.compress import check_byte_limit
-from recprune_export.pipeline.planning import make_score_inputs
+from recprune_export.pipeline.planning import make_score_inputs, plan_rows, share_planned_rows
 from recprune_export.program import Program
 from recprune_export.pruning import Plan
+from recprune_export.pruning.allocation.storage_candidates import make_candidates
 from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
 from recprune_export.pruning.storage_plan import RatePoint, StoragePlan
 from recprune_export.settings import Settings
@@ -57,6 +58,16 @@ def test_a_plan_with_bits_is_json_and_the_same_again(inputs: ScoreInputs, dense_
     plan = plan_within_bytes(inputs.program, SETTINGS.pruning, inputs, dense_bytes // 4).plan
     assert Plan.from_dict(plan.to_dict()) == plan
     assert plan_within_bytes(inputs.program, SETTINGS.pruning, inputs, dense_bytes // 4).plan == plan
+
+
+def test_remaps_of_shared_rows_are_no_tables_with_bits(checkpoint: Path, clicks_file: Path) -> None:
+    program, task = loaded(checkpoint, clicks_file)
+    shared = share_planned_rows(program, plan_rows(program, 0.3, task), task)
+    assert shared.analysis.tables - shared.parameters().keys()
+    candidate = make_candidates(shared, make_score_inputs(shared, task), 16)[0]
+    allocation = candidate.choices.allocate(20_000)
+    assert allocation is not None
+    assert allocation.table_bits.keys() <= candidate.projected.program.parameters().keys()
 
 
 def test_a_limit_below_the_smallest_file_is_refused_with_the_smallest(inputs: ScoreInputs) -> None:

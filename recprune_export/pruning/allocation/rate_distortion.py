@@ -69,7 +69,7 @@ class RateDistortion:
             low, high = self._bracket(budget)
             state = self._minimize(high)
             for _ in range(STEPS):
-                middle = (low * high) ** 0.5
+                middle = math.sqrt(low) * math.sqrt(high)  # the product of two tiny prices would be 0
                 trial = self._minimize(middle)
                 bound = max(bound, trial.loss() + middle * (trial.bytes() - budget))
                 if trial.bytes() <= budget:
