@@ -38,6 +38,7 @@ from recprune_export.pipeline.compress import (
     compress_program,
     make_sampled_task,
 )
+from recprune_export.pipeline.export_models import make_serving_config
 from recprune_export.pipeline.planning import make_projected_score_inputs
 from recprune_export.program.capture._capture import capture, program_from_exported
 from recprune_export.program.loading._load_program import LoadedModel, check_finite, load_program
@@ -217,7 +218,9 @@ def dump_plan(
     loaded = load_model(model, example_inputs, source or {})
     task = make_task(loaded, data, labels, settings)
     program = with_input_rules(loaded.program, task, settings.export.bad_ids)  # their nodes count among the bytes
-    plan = plan_all_stages(program, settings.pruning, settings.finetuning, task, seed=settings.seed)
+    plan = plan_all_stages(
+        program, settings.pruning, settings.finetuning, task, seed=settings.seed, serving=make_serving_config(settings)
+    )
     return json.dumps(plan.to_dict(), indent=1)
 
 

@@ -50,7 +50,7 @@ def test_the_answers_are_those_of_rounded_weights(bits: int) -> None:
 
 
 def test_looked_up_numbers_of_a_table_of_one_dimension_have_the_scale_of_the_whole_table() -> None:
-    """As in the file: whichever rows a batch has."""
+    """As in the file, whichever rows a batch has."""
     biases = nn.Embedding(30, 1)
     with torch.no_grad():
         biases.weight[29] = 50.0
