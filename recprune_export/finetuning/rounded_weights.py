@@ -6,6 +6,7 @@ section 3; quantization-aware training: Jacob et al. 2018, section 3).
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -57,7 +58,7 @@ def _insert_after(
     graph: fx.Graph, value: fx.Node, function: Callable[..., Tensor], bits: int, *operands: fx.Node
 ) -> None:
     """Let all readers of `value` read the result of `function`, which is given `value`, `bits` and `operands`."""
-    arguments = (value, bits, *operands)
+    arguments: tuple[Any, ...] = (value, bits, *operands)
     with graph.inserting_after(value):
         new = graph.call_function(function, arguments)
     new.meta.update(value.meta)

@@ -9,7 +9,7 @@ import torch
 
 from recprune_export.channels.analysis import Analysis
 from recprune_export.data.batch import Batch
-from recprune_export.errors import PruningError, UsageError
+from recprune_export.errors import ModelError, PruningError, UsageError
 from recprune_export.finetuning.objective import Objective
 from recprune_export.finetuning.task import SampledRequests, Task
 from recprune_export.onnx.export import DEFAULT_SERVING, ServingConfig
@@ -125,7 +125,16 @@ def make_byte_candidates(
 
 
 def _make_candidates(program: Program, pruning: PruningSettings, task: Task, seed: int) -> tuple[Candidate, ...]:
-    """Return the candidates; if the model will be tuned, losses that tuning makes up for count less."""
+    """Return the candidates; if the model will be tuned, losses that tuning makes up for count less.
+
+    Raises `ModelError` for weights in half or double precision: no form with fewer bits holds them.
+    """
+    for name, parameter in program.parameters().items():
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            raise ModelError(
+                f"--max-bytes chooses the bits of float32 weights, and '{name}' is {str(parameter.dtype).removeprefix('torch.')}: "
+                "convert the model by model.float()."
+            )
     remaining = TUNED if task.config.epochs > 0 else UNTUNED
     return tuple(make_candidates(program, make_score_inputs(program, task, seed), pruning.width_multiple, remaining))
 

@@ -7,15 +7,16 @@ from pathlib import Path
 import onnx_ir
 import onnxruntime
 import pytest
+import torch
 from torch import Tensor
 
 from recprune_export.api import compress, load_model, make_task
 from recprune_export.bundle import verify
-from recprune_export.errors import UsageError, ValidationFailed
+from recprune_export.errors import ModelError, UsageError, ValidationFailed
 from recprune_export.finetuning import Task
 from recprune_export.onnx.export import DEFAULT_SERVING, ServingConfig, export_onnx
 from recprune_export.pipeline.byte_budget import plan_within_bytes, resolve_byte_limit
-from recprune_export.pipeline.compress import check_byte_limit
+from recprune_export.pipeline.compress import check_byte_limit, make_sampled_task
 from recprune_export.pipeline.planning import make_byte_candidates, make_score_inputs, plan_rows, share_planned_rows
 from recprune_export.program import Program
 from recprune_export.pruning import Plan, apply_plan
@@ -100,6 +101,16 @@ def test_remaps_of_shared_rows_are_no_tables_with_bits(checkpoint: Path, clicks_
     allocation = candidate.choices.allocate(20_000)
     assert allocation is not None
     assert allocation.table_bits.keys() <= candidate.projected.program.parameters().keys()
+
+
+def test_weights_in_double_precision_are_refused_by_name() -> None:
+    table = torch.nn.Sequential(
+        torch.nn.Embedding(50, 8), torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1)
+    )
+    program = load_model(table.double(), torch.arange(4), {}).program
+    task = make_sampled_task(program, SETTINGS.finetuning)
+    with pytest.raises(ModelError, match=r"is float64: convert the model by model\.float"):
+        make_byte_candidates(program, SETTINGS.pruning, task, NO_FIELDS)
 
 
 def test_a_limit_below_the_smallest_file_is_refused_with_the_smallest(job: Job) -> None:
