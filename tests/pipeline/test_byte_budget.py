@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx_ir
 import onnxruntime
 import pytest
 import torch
@@ -14,18 +13,15 @@ from recprune_export.api import compress, load_model, make_task
 from recprune_export.bundle import verify
 from recprune_export.errors import ModelError, UsageError, ValidationFailed
 from recprune_export.finetuning import Task
-from recprune_export.onnx.export import DEFAULT_SERVING, ServingConfig, export_onnx
-from recprune_export.pipeline.byte_budget import plan_within_bytes, resolve_byte_limit
+from recprune_export.onnx.export import ServingConfig
+from recprune_export.pipeline.byte_budget import count_file_bytes, plan_within_bytes, resolve_byte_limit
 from recprune_export.pipeline.compress import check_byte_limit, make_sampled_task
 from recprune_export.pipeline.planning import make_byte_candidates, make_score_inputs, plan_rows, share_planned_rows
 from recprune_export.program import Program
-from recprune_export.pruning import Plan, apply_plan
+from recprune_export.pruning import Plan
 from recprune_export.pruning.allocation.storage_candidates import Candidate, make_candidates
 from recprune_export.pruning.plan import NO_FIELDS, PlannedProgram
-from recprune_export.pruning.rotation._apply_transforms import apply_transforms
-from recprune_export.pruning.rotation.eligibility import find_rotatable_groups
 from recprune_export.pruning.storage_plan import RatePoint, StoragePlan
-from recprune_export.quantization.candidates import find_candidates
 from recprune_export.settings import Settings
 from recprune_export.stored_bits import StoredBits
 
@@ -45,8 +41,8 @@ class Job:
     request: Mapping[str, Tensor]
     dense_bytes: int
 
-    def plan(self, max_bytes: int, serving: ServingConfig = DEFAULT_SERVING) -> PlannedProgram:
-        return plan_within_bytes(self.candidates, self.request, max_bytes, serving)
+    def plan(self, max_bytes: int) -> PlannedProgram:
+        return plan_within_bytes(self.candidates, self.request, max_bytes)
 
 
 @pytest.fixture(scope="module")
@@ -75,22 +71,16 @@ def test_a_plan_with_bits_is_json_and_the_same_again(job: Job) -> None:
     assert job.plan(job.dense_bytes // 4).plan == plan
 
 
-def test_the_file_of_a_plan_has_one_row_for_inputs_that_candidates_share(job: Job, tmp_path: Path) -> None:
-    """Where a layer is split for them, both of its halves have the planned bits."""
-    serving, limit = ServingConfig(shared=("user", "numeric")), job.dense_bytes // 4
-    planned = job.plan(limit, serving)
-    storage = planned.plan.storage
-    assert storage is not None
-    assert set(storage.bits.layers.values()) - {32}
-    program = planned.program
-    transformed = apply_transforms(program, find_rotatable_groups(program).rotatable, planned.plan.transforms)
-    student = apply_plan(transformed, planned.plan)
-    file = export_onnx(student, tmp_path / "fp32.onnx", serving=serving, bits=storage.bits)
-    assert file.bits is not None
-    assert any(name.endswith("_part") for name, bits in file.bits.layers.items() if bits < 32)
-    model = onnx_ir.load(file.path)
-    assert {name for name, bits in file.bits.layers.items() if bits < 32} <= find_candidates(model).layers.keys()
-    assert storage.point.bytes <= limit
+def test_a_layer_that_is_split_for_shared_inputs_keeps_its_planned_bits(job: Job) -> None:
+    candidate = job.candidates[0]
+    allocation = candidate.choices.allocate(25_000)
+    assert allocation is not None
+    (layer,) = [name for name, bits in allocation.layer_bits.items() if bits < 32 and name.startswith("top.0")]
+    bytes_in_fp32 = candidate.projected.program.parameters()[layer].nbytes
+    alone, shared = (
+        count_file_bytes(candidate, allocation, job.request, ServingConfig(shared=names)) for names in ((), ("user",))
+    )
+    assert alone < shared < alone + bytes_in_fp32 // 8  # nodes and scales
 
 
 def test_remaps_of_shared_rows_are_no_tables_with_bits(checkpoint: Path, clicks_file: Path) -> None:
