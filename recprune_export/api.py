@@ -38,6 +38,7 @@ from recprune_export.pipeline.compress import (
     compress_program,
     make_sampled_task,
 )
+from recprune_export.pipeline.export_models import make_serving_config
 from recprune_export.pipeline.planning import make_projected_score_inputs
 from recprune_export.program.capture._capture import capture, program_from_exported
 from recprune_export.program.loading._load_program import LoadedModel, check_finite, load_program
@@ -109,6 +110,8 @@ def compress(
     with stage_bundle(Path(target) if target is not None else ARTIFACTS / _model_name(model)) as target:
         signer = None if sign is None else read_private_key(sign)
         plan = Plan.load(plan) if isinstance(plan, Path) else plan
+        if plan is not None:
+            _check_beside_plan(plan, settings)
         with show_status("Opening the model"):
             loaded = load_model(model, example_inputs, source or {})
         with show_status("Reading rows"):
@@ -148,8 +151,6 @@ def compress_loaded(
     extra = {} if checkpoint is None else {ENCODING: format_json(checkpoint.encoder.to_dict())}
     trials_file = target.with_name(f"{target.name}.search.json")
     program = with_input_rules(loaded.program, task, settings.export.bad_ids)
-    if plan and settings.pruning.max_bytes is not None:
-        raise UsageError("A plan says itself how many bits each weight has: leave out --max-bytes, or the plan.")
     resolved = None if plan else resolve_budgets(program, settings, task, trials_file, print_status)
     return compress_program(
         program,
@@ -167,6 +168,27 @@ def compress_loaded(
         search_prefix=resolved.search_prefix if resolved else None,
         recorded=resolved.recorded if resolved else None,
     )
+
+
+def _check_beside_plan(plan: Plan, settings: Settings) -> None:
+    """Raise `UsageError` where an option asks for something that the plan decides."""
+    _refuse_searches(settings, "A plan is one point already")
+    if settings.pruning.max_bytes is not None:
+        raise UsageError("A plan says itself how many bits each weight has: leave out --max-bytes, or the plan.")
+    if plan.stages[-1].storage is not None and settings.quantization.quantize != "none":
+        raise UsageError("This plan says itself how many bits each weight has: leave out --quantize, or the plan.")
+
+
+def _refuse_searches(settings: Settings, reason: str) -> None:
+    search = settings.search
+    budgets = {
+        "--max-drop": search.max_drop,
+        "--target-speedup": search.target_speedup,
+        "--target-latency": search.target_latency,
+    }
+    for option, value in budgets.items():
+        if value is not None:
+            raise UsageError(f"{reason}: leave out {option}, which searches for one.")
 
 
 def sweep(
@@ -213,10 +235,17 @@ def dump_plan(
     settings: Settings = DEFAULT_SETTINGS,
     source: Mapping[str, Any] | None = None,
 ) -> str:
-    """Return, as JSON, the plan that `compress` would apply; of several stages all but the last are tuned for it."""
+    """Return, as JSON, the plan that `compress` would apply; of several stages all but the last are tuned for it.
+
+    Raises `UsageError` where the point of the plan would have to be searched.
+    """
+    _refuse_searches(settings, "A plan is made for one point")
     loaded = load_model(model, example_inputs, source or {})
     task = make_task(loaded, data, labels, settings)
-    plan = plan_all_stages(loaded.program, settings.pruning, settings.finetuning, task, seed=settings.seed)
+    program = with_input_rules(loaded.program, task, settings.export.bad_ids)  # their nodes count among the bytes
+    plan = plan_all_stages(
+        program, settings.pruning, settings.finetuning, task, seed=settings.seed, serving=make_serving_config(settings)
+    )
     return json.dumps(plan.to_dict(), indent=1)
 
 

@@ -36,7 +36,8 @@ def parse_byte_limit(text: str) -> ByteLimit:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*(%|[kmgKMG]?i?[bB]?)\s*", text)
     number = float(match[1]) if match else 0.0
     unit = match[2].lower() if match else ""
-    if match is None or not number > 0.0 or (unit == "%" and number >= 100.0) or unit not in (*_UNITS, "%"):
+    in_range = 0.0 < number < (100.0 if unit == "%" else math.inf)
+    if match is None or not in_range or unit not in (*_UNITS, "%"):
         raise UsageError(
             f"--max-bytes '{text}' is no size: write for example 20MB, 500kB, or 10% of the file of the dense model."
         )

@@ -6,6 +6,7 @@ section 3; quantization-aware training: Jacob et al. 2018, section 3).
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -13,7 +14,7 @@ from torch import Tensor, fx
 from recprune_export.program.nodes import argument
 from recprune_export.program.program import Program
 from recprune_export.program.rounding import round_layer_weight, round_table_rows
-from recprune_export.stored_bits import StoredBits
+from recprune_export.stored_bits import StoredBits, has_one_scale
 
 aten = torch.ops.aten
 
@@ -29,8 +30,9 @@ def with_rounded_weights(program: Program, bits: StoredBits) -> Program:
     for node in list(graph.nodes):
         name = str(node.target) if node.op == "get_attr" else ""
         if bits.get_table(name) < 32:
+            scaled_by = _detach_single_column(graph, node, program.parameters()[name], bits.get_table(name))
             for value in _find_rounded_values(node):
-                _insert_after(graph, value, _round_table_straight_through, bits.get_table(name))
+                _insert_after(graph, value, _round_table_straight_through, bits.get_table(name), *scaled_by)
         elif name and bits.get_layer(name) < 32:
             _insert_after(graph, node, _round_layer_straight_through, bits.get_layer(name))
     rounded.module.recompile()
@@ -39,23 +41,34 @@ def with_rounded_weights(program: Program, bits: StoredBits) -> Program:
 
 def _find_rounded_values(table: fx.Node) -> list[fx.Node]:
     """Return the looked-up rows of a table, or the table itself where other operators read it too."""
-    readers = list(table.users)
+    readers = [reader for reader in table.users if reader.target is not aten.detach.default]
     all_lookups = all(r.target is aten.embedding.default and argument(r, "weight") is table for r in readers)
     return readers if all_lookups else [table]
 
 
-def _insert_after(graph: fx.Graph, value: fx.Node, function: Callable[[Tensor, int], Tensor], bits: int) -> None:
-    """Let all readers of `value` read the result of `function`."""
+def _detach_single_column(graph: fx.Graph, table: fx.Node, weight: Tensor, bits: int) -> list[fx.Node]:
+    """Return a node with the whole table where all rows have one scale, which its looked-up rows do not tell; else none."""
+    if not has_one_scale(weight.shape[1], bits):
+        return []
+    with graph.inserting_after(table):
+        return [graph.call_function(aten.detach.default, (table,))]
+
+
+def _insert_after(
+    graph: fx.Graph, value: fx.Node, function: Callable[..., Tensor], bits: int, *operands: fx.Node
+) -> None:
+    """Let all readers of `value` read the result of `function`, which is given `value`, `bits` and `operands`."""
+    arguments: tuple[Any, ...] = (value, bits, *operands)
     with graph.inserting_after(value):
-        new = graph.call_function(function, (value, bits))
+        new = graph.call_function(function, arguments)
     new.meta.update(value.meta)
     value.replace_all_uses_with(new)
-    new.args = (value, bits)
+    new.args = arguments
 
 
-def _round_table_straight_through(rows: Tensor, bits: int) -> Tensor:
-    """Round rows [..., D]; the gradient is that of `rows`."""
-    return rows + (round_table_rows(rows.detach(), bits) - rows.detach())
+def _round_table_straight_through(rows: Tensor, bits: int, table: Tensor | None = None) -> Tensor:
+    """Round rows [..., D], scaled as those of `table`; the gradient is that of `rows`."""
+    return rows + (round_table_rows(rows.detach(), bits, table) - rows.detach())
 
 
 def _round_layer_straight_through(weight: Tensor, bits: int) -> Tensor:

@@ -33,11 +33,15 @@ def find_sparse_update_tables(program: Program, batch_size: int) -> frozenset[st
 
 
 def find_table_lookups(program: Program) -> TableLookups:
-    """Return the lookups of each trainable table without other uses, whose gradient can be sparse in the rows."""
+    """Return the lookups of each trainable table without other uses, whose gradient can be sparse in the rows.
+
+    Uses through which no gradient passes do not count.
+    """
     users: dict[str, list[fx.Node]] = {}
     for node in program.module.graph.nodes:
         if node.op == "get_attr":
-            users.setdefault(str(node.target), []).extend(user for user in node.users)
+            trained = (user for user in node.users if user.target is not aten.detach.default)
+            users.setdefault(str(node.target), []).extend(trained)
     tables = {name for name, parameter in program.parameters().items() if parameter.requires_grad}
     return {name: nodes for name, nodes in users.items() if name in tables and all(_is_lookup(n, name) for n in nodes)}
 

@@ -16,7 +16,9 @@ from recprune_export.finetuning.finetuning_constants import ROUNDED_EPOCHS, ROUN
 from recprune_export.finetuning.group_lasso import RegularizedProgram, regularize
 from recprune_export.finetuning.masks import NonZeroTarget, count_parameters
 from recprune_export.finetuning.task import FineTuningConfig, Task
+from recprune_export.onnx.export import DEFAULT_SERVING, ServingConfig
 from recprune_export.pipeline.planning import (
+    make_byte_candidates,
     plan_fields,
     plan_pruning,
     read_calibration_batches,
@@ -26,6 +28,7 @@ from recprune_export.pipeline.stage_checkpoints import NO_CHECKPOINTS, StageChec
 from recprune_export.program.program import Program
 from recprune_export.progress import show_status
 from recprune_export.pruning.allocation.parameter_counts import ParameterCounter, ParameterCounts
+from recprune_export.pruning.allocation.storage_candidates import Candidate
 from recprune_export.pruning.apply._apply_plan import apply_plan, tables_left
 from recprune_export.pruning.apply.soundness import Soundness, check_soundness
 from recprune_export.pruning.fields.field_selection import remove_fields
@@ -75,23 +78,36 @@ class PrunedModel:
 
 @dataclass(frozen=True)
 class SearchPrefix:
-    """The work that does not depend on the sparsity, for one seed: regularized training, and the fields to remove.
+    """The work that does not depend on the operating point, for one seed: regularized training, and the fields to remove.
 
-    `rng_state` is the state of PyTorch's generator afterwards, so that the rest is the same as in a separate run.
+    `rng_state` is the state of PyTorch's generator afterwards, so that the rest is the same as in a separate run. `candidates`
+    are those of plans within a number of bytes, None for a sparsity.
     """
 
     regularized: RegularizedProgram | None
     fields: FieldPlan
     rng_state: Tensor
+    candidates: tuple[Candidate, ...] | None = None
 
 
 def run_search_prefix(
-    program: Program, pruning: PruningSettings, finetuning: FineTuningSettings, task: Task, *, seed: int = 0
+    program: Program,
+    pruning: PruningSettings,
+    finetuning: FineTuningSettings,
+    task: Task,
+    *,
+    seed: int = 0,
+    prefix: SearchPrefix | None = None,
 ) -> SearchPrefix:
-    """Do the work that all trials of a search with the same seed share."""
-    regularized = regularize_channels(program, finetuning, task, seed=seed)
-    fields = plan_fields(regularized.program if regularized else program, pruning.prune_fields, task, seed)
-    return SearchPrefix(regularized, fields, torch.get_rng_state())
+    """Do the work that all trials of a search with the same seed share, but for that of an earlier `prefix`."""
+    if prefix is None:
+        regularized = regularize_channels(program, finetuning, task, seed=seed)
+        fields = plan_fields(regularized.program if regularized else program, pruning.prune_fields, task, seed)
+        prefix = SearchPrefix(regularized, fields, torch.get_rng_state())
+    if pruning.max_bytes is None or prefix.candidates is not None:
+        return prefix
+    start = prefix.regularized.program if prefix.regularized else program
+    return replace(prefix, candidates=make_byte_candidates(start, pruning, task, prefix.fields, seed=seed))
 
 
 def prune(
@@ -104,13 +120,15 @@ def prune(
     plan: Plan | None = None,
     checkpoints: StageCheckpoints = NO_CHECKPOINTS,
     search_prefix: SearchPrefix | None = None,
+    serving: ServingConfig = DEFAULT_SERVING,
 ) -> PrunedModel:
     """Remove fields, rows and channels by a plan, prove the result, then set zeros while fine-tuning; `program` is not changed.
 
     With several `pruning_stages` each stage removes a fraction of the channels and tunes for a fraction of the epochs; zeros are
     set in the last. The teacher is `program` in every stage (gradual pruning with fine-tuning in between: Han et al.
     2015, section 3.4). Finished stages are saved in `checkpoints`, and loaded from there with the same result.
-    `search_prefix` is the result of `run_search_prefix` for the same program, rows and settings but for the sparsity.
+    `search_prefix` is the result of `run_search_prefix` for the same program, rows and settings but for the sparsity
+    or the bytes; the bytes of a plan are those of a file for `serving`.
 
     Raises `UsageError` where more fields are to be removed than can be, or there are no rows to count ids on,
     `PruningError` where the plan does not fit.
@@ -121,12 +139,14 @@ def prune(
         raise UsageError("A plan says itself which rows go: leave out --prune-rows, or the plan.")
     if plan is not None:
         pruning = replace(pruning, pruning_stages=len(plan.stages))
-    regularized, fields = None, None
+    regularized, fields, candidates = None, None, None
     if search_prefix is not None:
         torch.set_rng_state(search_prefix.rng_state)
         regularized, fields = search_prefix.regularized, search_prefix.fields
+        candidates = search_prefix.candidates
     regularized = regularize_channels(program, finetuning, task, checkpoints, regularized, seed=seed)
-    context = _Context(program, ParameterCounter(program).sizes(), pruning, finetuning, seed, task, checkpoints)
+    sizes = ParameterCounter(program).sizes()
+    context = _Context(program, sizes, pruning, finetuning, seed, task, serving, checkpoints, candidates)
     target = make_nonzero_target(context.sizes, pruning)
     start = regularized.program if regularized else program
     stages: list[PrunedStage] = []
@@ -141,25 +161,36 @@ def prune(
 
 
 def plan_all_stages(
-    program: Program, pruning: PruningSettings, finetuning: FineTuningSettings, task: Task, *, seed: int = 0
+    program: Program,
+    pruning: PruningSettings,
+    finetuning: FineTuningSettings,
+    task: Task,
+    *,
+    seed: int = 0,
+    serving: ServingConfig = DEFAULT_SERVING,
 ) -> Plan:
     """Make the plans of all stages; all but the last are applied and tuned, since a plan is made for tuned weights."""
     regularized = regularize_channels(program, finetuning, task, seed=seed)
     start = regularized.program if regularized else program
-    context = _Context(program, ParameterCounter(program).sizes(), pruning, finetuning, seed, task)
+    context = _Context(program, ParameterCounter(program).sizes(), pruning, finetuning, seed, task, serving)
     plans: list[Plan] = []
     for number in range(1, pruning.pruning_stages):
         stage = _run_stage(context, start, number)
         plans.append(stage.plan)
         start = stage.program
     with show_status("Choosing what goes"):
-        last = plan_pruning(start, pruning.at_stage(pruning.pruning_stages), task, seed=seed, dense=context.sizes).plan
+        last = plan_pruning(
+            start, pruning.at_stage(pruning.pruning_stages), task, seed=seed, dense=context.sizes, serving=serving
+        ).plan
     return Plan.from_stages([*plans, last])
 
 
 @dataclass(frozen=True)
 class _Context:
-    """Everything that stages share: the dense program, which is the teacher, its sizes, settings, rows, finished stages."""
+    """Everything that stages share: the dense program, which is the teacher, its sizes, settings, rows, finished stages.
+
+    `candidates` of plans within a number of bytes are for the only stage of such a job.
+    """
 
     dense: Program
     sizes: ParameterCounts
@@ -167,7 +198,9 @@ class _Context:
     finetuning: FineTuningSettings
     seed: int
     task: Task
+    serving: ServingConfig
     checkpoints: StageCheckpoints = NO_CHECKPOINTS
+    candidates: tuple[Candidate, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -199,7 +232,8 @@ def _run_stage(
         with show_status("Choosing what goes"):
             planned = plan_pruning(
                 start, pruning.at_stage(number), task, seed=context.seed, dense=context.sizes, fields=fields,
-                last_stage=pruning.at_stage(pruning.pruning_stages),
+                last_stage=pruning.at_stage(pruning.pruning_stages), candidates=context.candidates,
+                serving=context.serving,
             )  # fmt: skip
         cut = _cut(context, start, planned.plan, planned.program, refit=pruning.refit)
         del planned  # its program may have tables that the dense one does not share

@@ -1,32 +1,33 @@
 """`plan_within_bytes`: choose widths and bits together, so that the file has at most so many bytes and loses least."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 
 import onnx_ir as ir
+from torch import Tensor
 
 from recprune_export.byte_limit import ByteLimit
 from recprune_export.errors import TooFewBytes
 from recprune_export.number_formats import format_bytes
-from recprune_export.onnx.export import export_onnx
+from recprune_export.onnx.export import DEFAULT_SERVING, ServingConfig, export_onnx
 from recprune_export.program.program import Program
 from recprune_export.pruning.allocation.rate_distortion import Allocation
-from recprune_export.pruning.allocation.storage_candidates import TUNED, UNTUNED, Candidate, make_candidates
+from recprune_export.pruning.allocation.storage_candidates import Candidate
 from recprune_export.pruning.apply._apply_plan import apply_plan
-from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
 from recprune_export.pruning.plan import Plan, PlannedProgram
 from recprune_export.pruning.rotation._apply_transforms import apply_transforms
 from recprune_export.pruning.storage_plan import RatePoint, StoragePlan
 from recprune_export.quantization._quantize import quantize
 from recprune_export.quantization.quality_loss import QualityLoss
 from recprune_export.quantization.quantization_plan import FP32
-from recprune_export.settings import PruningSettings
 from recprune_export.stored_bits import StoredBits
+from recprune_export.validation.edge_requests import squeeze_shared_inputs
 from recprune_export.validation.latency.request_cycle import RequestCycles
 
+Request = Mapping[str, Tensor]
 CURVE = (0.5, 0.7, 0.85, 1.2, 1.5, 2.0)  # the limits of the points beside the chosen one, as multiples of it
 ATTEMPTS = 4  # exports that measure the bytes beside the weights
 MIN_USED = 0.98  # of the limit, below which another attempt is made
@@ -44,17 +45,15 @@ def resolve_byte_limit(dense: Program, limit: ByteLimit) -> int:
 
 
 def plan_within_bytes(
-    program: Program, pruning: PruningSettings, inputs: ScoreInputs, max_bytes: int, *, tuned: bool = True
+    candidates: Sequence[Candidate], request: Request, max_bytes: int, serving: ServingConfig = DEFAULT_SERVING
 ) -> PlannedProgram:
-    """Choose for `program` the widths and bits of least predicted loss within `max_bytes`.
+    """Choose the widths and bits of least predicted loss within `max_bytes`, for the candidate that loses least.
 
-    With and without a projection for each table, whichever loses less; if the model will be `tuned`, losses that tuning makes
-    up for count less. The file of a plan is written, untuned, so that its bytes are counted and not estimated; where they
-    exceed the limit, or leave much of it, the plan is made again.
+    The file of a plan is written as for `serving`, untuned, with rows of `request` to quantize it, so that its bytes are counted
+    and not estimated; where they exceed the limit, or leave much of it, the plan is made again.
 
     Raises `TooFewBytes` where no plan has so few bytes.
     """
-    candidates = make_candidates(program, inputs, pruning.width_multiple, TUNED if tuned else UNTUNED)
     limit = int(max_bytes * (1.0 - MARGIN))
     start = max(limit - FIRST_OVERHEAD, limit // 2)
     best: _Counted | None = None
@@ -63,7 +62,7 @@ def plan_within_bytes(
         candidate = candidates[number]
         if best is not None and _loss_of(candidate.choices.allocate(limit)) >= best.allocation.loss:
             continue  # not even without any bytes beside the weights
-        for counted in _count_plans(candidate, limit, start, inputs):
+        for counted in _count_plans(candidate, limit, start, request, serving):
             smallest = counted.bytes if smallest is None else min(smallest, counted.bytes)
             if counted.bytes <= limit and (best is None or counted.allocation.loss < best.allocation.loss):
                 best = counted
@@ -76,7 +75,9 @@ def _loss_of(allocation: Allocation | None) -> float:
     return inf if allocation is None else allocation.loss
 
 
-def _count_plans(candidate: Candidate, limit: int, start: int, inputs: ScoreInputs) -> Iterator["_Counted"]:
+def _count_plans(
+    candidate: Candidate, limit: int, start: int, request: Request, serving: ServingConfig
+) -> Iterator["_Counted"]:
     """Yield plans of a candidate with their counted bytes, until one has nearly `limit` of them, at most `ATTEMPTS`.
 
     The bytes beside the weights depend on the plan, so the bytes of weights are bracketed by plans that fit and do not fit.
@@ -91,7 +92,7 @@ def _count_plans(candidate: Candidate, limit: int, start: int, inputs: ScoreInpu
         if allocation == before:
             return
         before = allocation
-        counted = _Counted(candidate, allocation, count_file_bytes(candidate, allocation, inputs))
+        counted = _Counted(candidate, allocation, count_file_bytes(candidate, allocation, request, serving))
         yield counted
         if MIN_USED * limit <= counted.bytes <= limit:
             return
@@ -110,17 +111,17 @@ class _Counted:
     bytes: int
 
 
-def count_file_bytes(candidate: Candidate, allocation: Allocation, inputs: ScoreInputs) -> int:
+def count_file_bytes(candidate: Candidate, allocation: Allocation, request: Request, serving: ServingConfig) -> int:
     """Write the ONNX file of an allocation, without measuring its times, and return its bytes, weights included."""
     program, plan = candidate.projected.program, candidate.make_plan(allocation)
     student = apply_plan(apply_transforms(program, candidate.rotatable, plan.transforms), plan)
-    request = {name: tensor[:CALIBRATION_ROWS].numpy() for name, tensor in inputs.batches[0][0].items()}
+    rows = {name: tensor[:CALIBRATION_ROWS].numpy() for name, tensor in request.items()}
     with tempfile.TemporaryDirectory() as scratch:
-        file = export_onnx(student, Path(scratch) / "fp32.onnx", bits=_get_bits(allocation))
+        file = export_onnx(student, Path(scratch) / "fp32.onnx", serving=serving, bits=_get_bits(allocation))
         assert file.bits is not None
-        target = Path(scratch) / "model.onnx"
+        target, rows = Path(scratch) / "model.onnx", squeeze_shared_inputs(rows, file.signature)
         return quantize(
-            file.path, target, file.bits, [request], {1: [request]}, _judge_nothing, stopwatch=_time_nothing
+            file.path, target, file.bits, [rows], {1: [rows]}, _judge_nothing, stopwatch=_time_nothing
         ).bytes[1]
 
 

@@ -34,7 +34,6 @@ from recprune_export.finetuning.task import (
     run_program,
 )
 from recprune_export.onnx.counts import Counts, Reduction
-from recprune_export.onnx.export import ServingConfig
 from recprune_export.onnx.runtime.session import SessionOptions
 from recprune_export.output_files import check_free_space
 from recprune_export.pipeline._fingerprint import fingerprint
@@ -55,6 +54,7 @@ from recprune_export.pipeline.export_models import (
     ExportedModels,
     export_models,
     make_predictor,
+    make_serving_config,
 )
 from recprune_export.pipeline.stage_checkpoints import StageCheckpoints, get_checkpoint_folder, remove_when_done
 from recprune_export.program.program import Program
@@ -140,6 +140,7 @@ def compress_program(
             pruned = prune(
                 program, settings.pruning, settings.finetuning, task,
                 seed=settings.seed, plan=plan, checkpoints=checkpoints, search_prefix=search_prefix,
+                serving=make_serving_config(settings),
             )  # fmt: skip
             exported = export_and_quantize(program, pruned, settings, task, Path(scratch))
             measurements = evaluate_exports(program, pruned, exported, settings.latency, task, seed=settings.seed)
@@ -183,7 +184,7 @@ def export_and_quantize(
 ) -> ExportedModels:
     """Write both models to `folder`, the pruned one in fewer bits where the settings ask for it."""
     batches, threads = settings.latency.latency_batch_sizes, settings.latency.threads
-    exported = export_models(program, pruned, ServingConfig(batches, settings.export.shared_inputs), task, folder)
+    exported = export_models(program, pruned, make_serving_config(settings), task, folder)
     quantized = quantize_export(
         exported.pruned, settings.quantization, batches, task, folder / "quantized", threads=threads, seed=settings.seed
     )

@@ -22,6 +22,7 @@ from recprune_export.program.input_rules import apply_input_rules
 from recprune_export.program.program import Program
 from recprune_export.program.random_requests import sample_request
 from recprune_export.progress import show_status
+from recprune_export.settings import Settings
 from recprune_export.validation.edge_requests import (
     RequestArrays,
     expand_shared_inputs,
@@ -85,6 +86,11 @@ def export_models(
     if serving.shared:  # rows of a test set share nothing; parity holds both files to the same program
         row_wise = export_onnx(pruned.program, folder / "row_wise.onnx")
     return ExportedModels(dense, file, row_wise, parity)
+
+
+def make_serving_config(settings: Settings) -> ServingConfig:
+    """Return the conditions for which the file of a job is made."""
+    return ServingConfig(settings.latency.latency_batch_sizes, settings.export.shared_inputs)
 
 
 def export_pruned(pruned: PrunedModel, serving: ServingConfig, path: Path) -> OnnxFile:

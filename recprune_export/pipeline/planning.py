@@ -9,9 +9,10 @@ import torch
 
 from recprune_export.channels.analysis import Analysis
 from recprune_export.data.batch import Batch
-from recprune_export.errors import PruningError, UsageError
+from recprune_export.errors import ModelError, PruningError, UsageError
 from recprune_export.finetuning.objective import Objective
 from recprune_export.finetuning.task import SampledRequests, Task
+from recprune_export.onnx.export import DEFAULT_SERVING, ServingConfig
 from recprune_export.pipeline.byte_budget import plan_within_bytes, resolve_byte_limit
 from recprune_export.pipeline.structured_fraction import (
     StructuredFractionTrial,
@@ -21,6 +22,7 @@ from recprune_export.pipeline.structured_fraction import (
 from recprune_export.program.program import Program
 from recprune_export.pruning.allocation.budget import AllocationStrategy, Budget, make_plan
 from recprune_export.pruning.allocation.parameter_counts import ParameterCounter, ParameterCounts
+from recprune_export.pruning.allocation.storage_candidates import TUNED, UNTUNED, Candidate, make_candidates
 from recprune_export.pruning.fields.field_selection import remove_fields, select_fields
 from recprune_export.pruning.importance.ranking import Ranking
 from recprune_export.pruning.importance.scores.names import OUTPUT_ERROR
@@ -74,10 +76,13 @@ def plan_pruning(
     dense: ParameterCounts | None = None,
     fields: FieldPlan | None = None,
     last_stage: PruningSettings | None = None,
+    candidates: Sequence[Candidate] | None = None,
+    serving: ServingConfig = DEFAULT_SERVING,
 ) -> PlannedProgram:
     """Choose fields and rows to remove, score the channels of the rest, and make a plan within the budget.
 
-    With `pruning.max_bytes` widths and bits are chosen together (`plan_within_bytes`).
+    With `pruning.max_bytes` widths and bits are chosen together (`plan_within_bytes`), for a file that is served as `serving`
+    says; `candidates` are those of an earlier `make_byte_candidates`, with the same rows, fields and seed.
 
     Sparsity is a fraction of the sizes of `dense`, by default those of `program`. `fields` are those of an earlier
     `plan_fields`. `last_stage` are the settings of the last stage, where this is an earlier one.
@@ -94,9 +99,9 @@ def plan_pruning(
     program = share_planned_rows(program, rows, task, seed)
     analyze_prunable(program, without_projections=not projects)
     if max_bytes is not None:
-        planned = plan_within_bytes(
-            program, pruning, make_score_inputs(program, task, seed), max_bytes, tuned=task.config.epochs > 0
-        )
+        if candidates is None:
+            candidates = _make_candidates(program, pruning, task, seed)
+        planned = plan_within_bytes(candidates, read_calibration_batches(task, seed)[0][0], max_bytes, serving)
     elif projects:
         planned = _plan_with_least_loss(program, pruning, task, seed, dense, last_stage or pruning)
     else:
@@ -104,6 +109,34 @@ def plan_pruning(
         inputs = make_score_inputs(program, task, seed)
         planned = PlannedProgram(_score_and_plan(unprojected, pruning, inputs, dense).plan, program)
     return replace(planned, plan=replace(planned.plan, fields=fields, rows=rows))
+
+
+def make_byte_candidates(
+    program: Program, pruning: PruningSettings, task: Task, fields: FieldPlan, *, seed: int = 0
+) -> tuple[Candidate, ...]:
+    """Return the candidates of every plan of `program` within a number of bytes, without `fields` and the rows to remove.
+
+    Raises `PruningError` where nothing can be pruned.
+    """
+    program = remove_fields(program, fields).program
+    program = share_planned_rows(program, plan_rows(program, pruning.prune_rows, task, seed), task, seed)
+    analyze_prunable(program, without_projections=False)
+    return _make_candidates(program, pruning, task, seed)
+
+
+def _make_candidates(program: Program, pruning: PruningSettings, task: Task, seed: int) -> tuple[Candidate, ...]:
+    """Return the candidates; if the model will be tuned, losses that tuning makes up for count less.
+
+    Raises `ModelError` for weights in half or double precision: no form with fewer bits holds them.
+    """
+    for name, parameter in program.parameters().items():
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            raise ModelError(
+                f"--max-bytes chooses the bits of float32 weights, and '{name}' is {str(parameter.dtype).removeprefix('torch.')}: "
+                "convert the model by model.float()."
+            )
+    remaining = TUNED if task.config.epochs > 0 else UNTUNED
+    return tuple(make_candidates(program, make_score_inputs(program, task, seed), pruning.width_multiple, remaining))
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ def _decode_bits(values: Any) -> StoredBits:
 class StoragePlan(DictMixin):
     """The bits of weights, and the point of the plan on the curve of loss over bytes.
 
-    `max_bytes` is the limit, `point` the chosen plan, of which `bound` is a lower bound of the loss of any plan with as many
-    bytes; `curve` are the best plans with fewer and with more bytes.
+    `max_bytes` is the limit, `point` the chosen plan, and `bound` an estimate of the least loss of any plan with as many
+    bytes, by the dual of the choice; `curve` are the best plans with fewer and with more bytes.
     """
 
     bits: Annotated[StoredBits, JsonForm(StoredBits.to_dict, _decode_bits)]

@@ -18,7 +18,7 @@ from math import floor
 from pathlib import Path
 from typing import NoReturn
 
-from recprune_export.errors import Undecided, UsageError, ValidationFailed
+from recprune_export.errors import TooFewBytes, Undecided, UsageError, ValidationFailed
 from recprune_export.evidence import Verdict
 from recprune_export.finetuning.task import Task, run_program
 from recprune_export.number_formats import format_estimate
@@ -114,12 +114,20 @@ def resolve_budgets(
 
 
 def _resolve_limit(settings: Settings, trials: Trials) -> float | None:
-    """Return `--max-bytes` as a fraction of the dense file, rounded down to the precision of a point."""
+    """Return `--max-bytes` as a fraction of the dense file, rounded down to the precision of a point.
+
+    Raises `TooFewBytes` where nothing is left.
+    """
     limit = settings.pruning.byte_limit
     if limit is None:
         return None
     fraction = limit.bytes / trials.dense_bytes if limit.bytes is not None else limit.fraction or 0.0
-    return min(1.0, max(1.0, floor(round(fraction * 1e4, 6))) / 1e4)
+    rounded = min(1.0, floor(round(fraction * 1e4, 6)) / 1e4)
+    if not rounded:
+        raise TooFewBytes(
+            f"--max-bytes {settings.pruning.max_bytes} is too little for this model: less than 0.01% of the dense file. Allow more."
+        )
+    return rounded
 
 
 def _list_targets(settings: Settings) -> list[SpeedTarget]:

@@ -74,7 +74,7 @@ class OperatingPoint(DictMixin):
         if self.kind == "dense int8":
             return settings.with_options(**values, max_bytes=None, sparsity=0.0, prune_fields=0, quantize="int8")
         del values["prune_rows"]
-        limit = f"{int(self.value * dense_bytes)}B"
+        limit = f"{max(1, int(self.value * dense_bytes))}B"  # 0 is no limit; no plan has 1
         return settings.with_options(**values, max_bytes=limit, pruning_stages=1, quantize="none")
 
 

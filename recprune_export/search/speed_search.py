@@ -1,7 +1,7 @@
 """`find_point_for_speed`: the point that removes least and at which the artifact is certainly fast enough."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import exp, log
 from pathlib import Path
@@ -13,10 +13,12 @@ from recprune_export.finetuning.task import Task
 from recprune_export.onnx.export import OnnxFile, ServingConfig, export_onnx
 from recprune_export.pipeline._prune import rotate_channels
 from recprune_export.pipeline._quantize_export import quantize_export
+from recprune_export.pipeline.export_models import make_serving_config
 from recprune_export.pipeline.latency_requests import make_latency_requests
-from recprune_export.pipeline.planning import plan_fields, plan_pruning, remove_fields_and_rows
+from recprune_export.pipeline.planning import make_byte_candidates, plan_fields, plan_pruning, remove_fields_and_rows
 from recprune_export.program.program import Program
 from recprune_export.progress import show_status
+from recprune_export.pruning.allocation.storage_candidates import Candidate
 from recprune_export.pruning.apply._apply_plan import apply_plan
 from recprune_export.pruning.plan import FieldPlan
 from recprune_export.search.bisection import MAX_SPARSITY, Bracket
@@ -57,6 +59,9 @@ def find_point_for_speed(
     """
     kind: PointKind = "sparsity" if max_bytes is None else "bytes"
     fields = plan_fields(program, settings.pruning.prune_fields, task, settings.seed)
+    candidates = None
+    if max_bytes is not None:
+        candidates = make_byte_candidates(program, settings.pruning, task, fields, seed=settings.seed)
     timed: dict[object, Estimate] = {}
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -65,7 +70,7 @@ def find_point_for_speed(
         def measure(removed: float) -> Estimate:
             point = _make_point(kind, removed)
             at_point = point.apply(settings, 0 if max_bytes is None else dense.bytes)
-            pruned = _prune_structure(program, at_point, task, fields, point.label)
+            pruned = _prune_structure(program, at_point, task, fields, candidates, point.label)
             if pruned.key not in timed:
                 timed[pruned.key] = _export_and_measure(dense, pruned, target, task, settings)
             return timed[pruned.key]
@@ -168,9 +173,19 @@ def _export_and_measure(
         return target.measure(dense.path, served.path, requests, settings.seed)
 
 
-def _prune_structure(program: Program, settings: Settings, task: Task, fields: FieldPlan, label: str) -> _Structure:
+def _prune_structure(
+    program: Program,
+    settings: Settings,
+    task: Task,
+    fields: FieldPlan,
+    candidates: Sequence[Candidate] | None,
+    label: str,
+) -> _Structure:
     with show_status(f"Choosing what to remove at {label}"):
-        plan = plan_pruning(program, settings.pruning, task, seed=settings.seed, fields=fields).plan
+        plan = plan_pruning(
+            program, settings.pruning, task,
+            seed=settings.seed, fields=fields, candidates=candidates, serving=make_serving_config(settings),
+        ).plan  # fmt: skip
     dense = rotate_channels(remove_fields_and_rows(program, plan, task, settings.seed), plan)
     return _Structure(apply_plan(dense, plan), None if plan.storage is None else plan.storage.bits)
 

@@ -19,6 +19,7 @@ from recprune_export.onnx.export import OnnxFile, export_onnx
 from recprune_export.output_files import optional_output
 from recprune_export.pipeline._fingerprint import fingerprint
 from recprune_export.pipeline._prune import SearchPrefix, prune, run_search_prefix
+from recprune_export.pipeline.export_models import make_serving_config
 from recprune_export.program.program import Program
 from recprune_export.search.measure_artifact import ArtifactMeasurements, measure_artifact
 from recprune_export.search.operating_point import OperatingPoint
@@ -125,13 +126,13 @@ class Trials:
         settings = self.settings_at(point)
         if point.kind == "dense int8":
             return _Compressed(self._program, settings)
-        if seed not in self._prefixes:
-            self._prefixes[seed] = run_search_prefix(
-                self._program, settings.pruning, settings.finetuning, self._task, seed=seed
-            )
+        self._prefixes[seed] = run_search_prefix(
+            self._program, settings.pruning, settings.finetuning, self._task,
+            seed=seed, prefix=self._prefixes.get(seed),
+        )  # fmt: skip
         pruned = prune(
             self._program, settings.pruning, settings.finetuning, self._task,
-            seed=seed, search_prefix=self._prefixes[seed],
+            seed=seed, search_prefix=self._prefixes[seed], serving=make_serving_config(settings),
         )  # fmt: skip
         storage = pruned.plan.storage
         return _Compressed(pruned.program, settings, None if storage is None else storage.bits)

@@ -3,6 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from recprune_export.finetuning.rounded_weights import with_rounded_weights
+from recprune_export.finetuning.sparse_updates import find_table_lookups
 from recprune_export.program import Program
 from recprune_export.program.capture import capture
 from recprune_export.program.rounding import round_layer_weight, round_table_rows
@@ -46,6 +47,19 @@ def test_the_answers_are_those_of_rounded_weights(bits: int) -> None:
     (answer,), (reference,) = rounded(REQUEST).values(), expected(REQUEST).values()
     torch.testing.assert_close(answer, reference)
     assert not torch.equal(answer, program(REQUEST)[program.signature.outputs[0].name])
+
+
+def test_looked_up_numbers_of_a_table_of_one_dimension_have_the_scale_of_the_whole_table() -> None:
+    """As in the file, whichever rows a batch has."""
+    biases = nn.Embedding(30, 1)
+    with torch.no_grad():
+        biases.weight[29] = 50.0
+    program = capture(biases.eval(), (torch.tensor([3, 4]),))
+    (table,) = program.parameters()
+    rounded = with_rounded_weights(program, StoredBits({table: 8}))
+    assert find_table_lookups(rounded).keys() == {table}  # its gradient can still be sparse
+    (answer,) = rounded({program.signature.inputs[0].name: torch.arange(10)}).values()
+    torch.testing.assert_close(answer, round_table_rows(biases.weight.detach(), 8)[:10])
 
 
 def test_gradients_pass_the_rounding_straight_through() -> None:

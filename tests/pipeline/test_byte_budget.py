@@ -1,20 +1,26 @@
 """A plan within a number of bytes: the file never has more, whatever the limit, and the same limit gives the same plan."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnxruntime
 import pytest
+import torch
+from torch import Tensor
 
 from recprune_export.api import compress, load_model, make_task
 from recprune_export.bundle import verify
-from recprune_export.errors import UsageError, ValidationFailed
+from recprune_export.errors import ModelError, UsageError, ValidationFailed
 from recprune_export.finetuning import Task
-from recprune_export.pipeline.byte_budget import plan_within_bytes, resolve_byte_limit
-from recprune_export.pipeline.compress import check_byte_limit
-from recprune_export.pipeline.planning import make_score_inputs
+from recprune_export.onnx.export import ServingConfig
+from recprune_export.pipeline.byte_budget import count_file_bytes, plan_within_bytes, resolve_byte_limit
+from recprune_export.pipeline.compress import check_byte_limit, make_sampled_task
+from recprune_export.pipeline.planning import make_byte_candidates, make_score_inputs, plan_rows, share_planned_rows
 from recprune_export.program import Program
 from recprune_export.pruning import Plan
-from recprune_export.pruning.importance.scores.score_inputs import ScoreInputs
+from recprune_export.pruning.allocation.storage_candidates import Candidate, make_candidates
+from recprune_export.pruning.plan import NO_FIELDS, PlannedProgram
 from recprune_export.pruning.storage_plan import RatePoint, StoragePlan
 from recprune_export.settings import Settings
 from recprune_export.stored_bits import StoredBits
@@ -27,25 +33,31 @@ def loaded(checkpoint: Path, data: Path) -> tuple[Program, Task]:
     return model.program, make_task(model, data, (), SETTINGS)
 
 
+@dataclass(frozen=True)
+class Job:
+    """The candidates of a program, a request of its rows, and the bytes of its dense file."""
+
+    candidates: Sequence[Candidate]
+    request: Mapping[str, Tensor]
+    dense_bytes: int
+
+    def plan(self, max_bytes: int) -> PlannedProgram:
+        return plan_within_bytes(self.candidates, self.request, max_bytes)
+
+
 @pytest.fixture(scope="module")
-def inputs(checkpoint: Path, clicks_file: Path) -> ScoreInputs:
+def job(checkpoint: Path, clicks_file: Path) -> Job:
     program, task = loaded(checkpoint, clicks_file)
-    return make_score_inputs(program, task)
-
-
-@pytest.fixture(scope="module")
-def dense_bytes(inputs: ScoreInputs) -> int:
     limit = Settings(max_bytes="50%").pruning.byte_limit
     assert limit is not None
-    return 2 * resolve_byte_limit(inputs.program, limit)
+    candidates = make_byte_candidates(program, SETTINGS.pruning, task, NO_FIELDS)
+    return Job(candidates, make_score_inputs(program, task).batches[0][0], 2 * resolve_byte_limit(program, limit))
 
 
 @pytest.mark.parametrize("fraction", [0.5, 0.2])
-def test_the_counted_file_of_a_plan_has_no_more_bytes_than_allowed(
-    fraction: float, inputs: ScoreInputs, dense_bytes: int
-) -> None:
-    limit = int(fraction * dense_bytes)
-    plan = plan_within_bytes(inputs.program, SETTINGS.pruning, inputs, limit).plan
+def test_the_counted_file_of_a_plan_has_no_more_bytes_than_allowed(fraction: float, job: Job) -> None:
+    limit = int(fraction * job.dense_bytes)
+    plan = job.plan(limit).plan
     assert plan.storage is not None
     assert 0.9 * limit < plan.storage.point.bytes <= limit
     assert plan.storage.bound <= plan.storage.point.loss
@@ -53,15 +65,47 @@ def test_the_counted_file_of_a_plan_has_no_more_bytes_than_allowed(
     assert losses == sorted(losses, reverse=True)
 
 
-def test_a_plan_with_bits_is_json_and_the_same_again(inputs: ScoreInputs, dense_bytes: int) -> None:
-    plan = plan_within_bytes(inputs.program, SETTINGS.pruning, inputs, dense_bytes // 4).plan
+def test_a_plan_with_bits_is_json_and_the_same_again(job: Job) -> None:
+    plan = job.plan(job.dense_bytes // 4).plan
     assert Plan.from_dict(plan.to_dict()) == plan
-    assert plan_within_bytes(inputs.program, SETTINGS.pruning, inputs, dense_bytes // 4).plan == plan
+    assert job.plan(job.dense_bytes // 4).plan == plan
 
 
-def test_a_limit_below_the_smallest_file_is_refused_with_the_smallest(inputs: ScoreInputs) -> None:
+def test_a_layer_that_is_split_for_shared_inputs_keeps_its_planned_bits(job: Job) -> None:
+    candidate = job.candidates[0]
+    allocation = candidate.choices.allocate(25_000)
+    assert allocation is not None
+    (layer,) = [name for name, bits in allocation.layer_bits.items() if bits < 32 and name.startswith("top.0")]
+    bytes_in_fp32 = candidate.projected.program.parameters()[layer].nbytes
+    alone, shared = (
+        count_file_bytes(candidate, allocation, job.request, ServingConfig(shared=names)) for names in ((), ("user",))
+    )
+    assert alone < shared < alone + bytes_in_fp32 // 8  # nodes and scales
+
+
+def test_remaps_of_shared_rows_are_no_tables_with_bits(checkpoint: Path, clicks_file: Path) -> None:
+    program, task = loaded(checkpoint, clicks_file)
+    shared = share_planned_rows(program, plan_rows(program, 0.3, task), task)
+    assert shared.analysis.tables - shared.parameters().keys()
+    candidate = make_candidates(shared, make_score_inputs(shared, task), 16)[0]
+    allocation = candidate.choices.allocate(20_000)
+    assert allocation is not None
+    assert allocation.table_bits.keys() <= candidate.projected.program.parameters().keys()
+
+
+def test_weights_in_double_precision_are_refused_by_name() -> None:
+    table = torch.nn.Sequential(
+        torch.nn.Embedding(50, 8), torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1)
+    )
+    program = load_model(table.double(), torch.arange(4), {}).program
+    task = make_sampled_task(program, SETTINGS.finetuning)
+    with pytest.raises(ModelError, match=r"is float64: convert the model by model\.float"):
+        make_byte_candidates(program, SETTINGS.pruning, task, NO_FIELDS)
+
+
+def test_a_limit_below_the_smallest_file_is_refused_with_the_smallest(job: Job) -> None:
     with pytest.raises(UsageError, match="too little for this model"):
-        plan_within_bytes(inputs.program, SETTINGS.pruning, inputs, 4_000)
+        job.plan(4_000)
 
 
 def test_the_bundle_holds_its_limit_and_answers_in_onnx_runtime(

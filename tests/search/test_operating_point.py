@@ -42,3 +42,9 @@ def test_a_point_is_read_back(point: OperatingPoint) -> None:
 def test_the_density_is_what_stays(kind: str, density: float) -> None:
     point = OperatingPoint.at_density(kind, density)  # type: ignore[arg-type]
     assert point.density == pytest.approx(density, abs=1e-4)
+
+
+def test_a_fraction_of_less_than_a_byte_is_a_limit_that_no_plan_meets() -> None:
+    limit = OperatingPoint("bytes", 0.0).apply(Settings(), 5_000).pruning.byte_limit
+    assert limit is not None
+    assert limit.bytes == 1

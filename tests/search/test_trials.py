@@ -17,10 +17,12 @@ from recprune_export.errors import Undecided, UsageError, ValidationFailed
 from recprune_export.evidence import Estimate, Verdict
 from recprune_export.finetuning import RegularizedProgram, Task
 from recprune_export.onnx.export import OnnxFile
-from recprune_export.pipeline import InputSources, StageCheckpoints, plan_fields
+from recprune_export.pipeline import InputSources, SearchPrefix, StageCheckpoints, plan_fields
 from recprune_export.pipeline import _prune as stages
+from recprune_export.pipeline.planning import make_byte_candidates
 from recprune_export.program import LoadedModel, ModelKind, Program
-from recprune_export.pruning import FieldPlan
+from recprune_export.pruning import FieldPlan, Plan
+from recprune_export.pruning.plan import NO_FIELDS
 from recprune_export.search import OperatingPoint, Trial, Trials, resolve_budgets, speed_search, speed_target, sweep
 from recprune_export.search import trials as trials_module
 from recprune_export.search._sweep import list_points
@@ -113,6 +115,26 @@ def test_what_all_trials_share_is_done_once_for_each_seed(
     assert runs == {"regularize": 2, "plan_fields": 2}
     trials.run(at(0.6), seed=1)
     assert runs == {"regularize": 3, "plan_fields": 3}
+
+
+def test_candidates_of_plans_within_bytes_are_made_once_for_each_seed(
+    job: tuple[Program, Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, task = job
+    prefixes: list[SearchPrefix] = []
+
+    def prune(*arguments: Any, search_prefix: SearchPrefix, **options: Any) -> Any:
+        prefixes.append(search_prefix)
+        return SimpleNamespace(program=program, plan=Plan("random", ()))
+
+    monkeypatch.setattr(trials_module, "prune", prune)
+    trials = Trials(program, SETTINGS, task)
+    for point in (at(0.5), OperatingPoint("bytes", 0.9), OperatingPoint("bytes", 0.8), at(0.6)):
+        trials.run(point)
+    assert prefixes[0].candidates is None  # a sparsity needs none
+    (once, *_), again = prefixes[1].candidates or (), make_byte_candidates(program, SETTINGS.pruning, task, NO_FIELDS)
+    assert all(prefix.candidates is prefixes[1].candidates for prefix in prefixes[2:])
+    assert once.choices.allocate(4_000) == again[0].choices.allocate(4_000) is not None
 
 
 def test_the_job_after_a_search_begins_where_its_trials_did(

@@ -637,7 +637,9 @@ class StorageSection(TypedDict):
     bits: StoredBitsSection
     max_bytes: Annotated[Count, Field(description="the limit of the bytes of the file")]
     point: Annotated[RatePointEntry, Field(description="the chosen plan")]
-    bound: Annotated[float, Field(description="no plan of as many bytes has a smaller predicted loss")]
+    bound: Annotated[
+        float, Field(description="the least predicted loss of any plan of as many bytes, estimated by the dual")
+    ]
     curve: Annotated[list[RatePointEntry], Field(description="the best plans with fewer and with more bytes")]
 
 

@@ -5,8 +5,8 @@ expected loss, so that a dimension, a hidden unit and a bit have one price, the 
 minimizes loss + λ · bytes for some price λ (Everett 1963, "Generalized Lagrange multiplier method"; bits by rate and
 distortion: Shoham and Gersho 1988). For each λ the options are chosen one group after the other until none changes, because
 the bytes of a layer depend on the widths on both sides of it. Then the tables' options are chosen again, by an exact knapsack, within
-the bytes that hidden widths leave. The Lagrangian bounds the loss of any plan within the budget from below, which states
-by how much a plan may be above the least loss.
+the bytes that hidden widths leave. The Lagrangian estimates the least loss of any plan within the budget. It bounds it from below
+where no weight lies between two groups, as between tables; where one does, the choice for a λ may not be the best one.
 """
 
 import math
@@ -29,7 +29,8 @@ MAX_SWEEPS = 30  # over all groups at one λ
 class Allocation:
     """The width of each group, the bits of each table and layer, and the groups whose kept dimensions are turned.
 
-    `bytes` are those of all weights, `loss` is the predicted loss, `bound` a lower bound of the loss within these bytes.
+    `bytes` are those of all weights, `loss` is the predicted loss, `bound` an estimate of the least loss
+    within these bytes: a lower bound where the bytes of no weight depend on two widths.
     """
 
     widths: Mapping[str, int]
@@ -69,7 +70,7 @@ class RateDistortion:
             low, high = self._bracket(budget)
             state = self._minimize(high)
             for _ in range(STEPS):
-                middle = (low * high) ** 0.5
+                middle = math.sqrt(low) * math.sqrt(high)  # the product of two tiny prices would be 0
                 trial = self._minimize(middle)
                 bound = max(bound, trial.loss() + middle * (trial.bytes() - budget))
                 if trial.bytes() <= budget:

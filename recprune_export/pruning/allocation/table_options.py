@@ -103,7 +103,7 @@ def _split_small(
 ) -> tuple[list[TableRounding], list[TableRounding]]:
     """Return the large tables, and those that have too few elements for bits of their own."""
     parameters = program.parameters()
-    total = sum(parameters[name].numel() for name in program.analysis.tables)
+    total = sum(p.numel() for name, p in parameters.items() if name in program.analysis.tables)  # no remaps of ids
     small = [r for r in roundings if parameters[r.table].numel() < SMALL_TABLE_FRACTION * total]
     return [r for r in roundings if r not in small], small
 

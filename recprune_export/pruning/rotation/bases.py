@@ -20,7 +20,7 @@ def balanced_basis(moments: Moments) -> tuple[Tensor, Tensor]:
     """
     min_loss = 1e-4  # of the largest loss: channels of a smaller loss are scaled as if they had this one
     sigma, curvature = _regular(moments.values), _regular(moments.gradients)
-    root = torch.linalg.cholesky(sigma)  # Σ = L Lᵀ
+    root = _factorize(sigma)  # Σ = L Lᵀ
     loss, vectors = torch.linalg.eigh(root.T @ curvature @ root)  # the balanced values, squared
     loss, vectors = loss.flip(0).clamp_min(0.0), vectors.flip(1)
     whitening = torch.linalg.solve_triangular(root.T, vectors, upper=True)  # L⁻ᵀ U: values of variance 1
@@ -65,6 +65,16 @@ def _truncation_losses(basis: Tensor, moments: Moments) -> Tensor:
     products = (basis.T @ moments.values @ basis) * (basis.T @ moments.gradients @ basis)
     sums = products.flip(0, 1).cumsum(0).cumsum(1).diagonal().flip(0)
     return torch.cat([sums, sums.new_zeros(1)])
+
+
+def _factorize(matrix: Tensor) -> Tensor:
+    """Return L of L Lᵀ, D×D. Gradients are multiplied in float32: where that made an eigenvalue negative, a ridge is added."""
+    for ridge_fraction in (0.0, 1e-7, 1e-6, 1e-5):  # of the sum of the eigenvalues
+        ridge = ridge_fraction * matrix.trace() * torch.eye(len(matrix), dtype=matrix.dtype)
+        root, failed = torch.linalg.cholesky_ex(matrix + ridge)
+        if not failed:
+            return root
+    return torch.linalg.cholesky(matrix)  # raises
 
 
 def _regular(matrix: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ def storage_section(manifest: Manifest) -> Section | None:
         ),
     )
     after = (
-        f"The limit was {format_bytes(storage.max_bytes)}. No plan of as many bytes has a predicted loss below "
+        f"The limit was {format_bytes(storage.max_bytes)}. The least predicted loss of any plan of as many bytes is about "
         f"{format_loss(storage.bound)}, by the dual of the choice.",
     )
     return Section("storage", "Bytes and bits", (EXPLANATION,), (figure,), (_make_bits_table(storage),), after=after)

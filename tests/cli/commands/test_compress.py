@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 from recprune_export.cli.commands.compress import print_planned_point
+from recprune_export.pruning import Plan
+from recprune_export.pruning.storage_plan import RatePoint, StoragePlan
+from recprune_export.stored_bits import StoredBits
 from tests.jobs import assert_refused, invoke
 
 
@@ -18,6 +21,7 @@ from tests.jobs import assert_refused, invoke
         (["--max-drop", "0.01", "--sparsity", "0.7"], "--minimize latency"),
         (["--max-drop", "0.01", "--quantize", "int8"], "--minimize latency"),
         (["--target-latency", "5"], "0.5ms@256"),
+        (["--target-latency", "5ms@1", "--plan-only"], "made for one point: leave out --target-latency"),
     ],
 )
 def test_what_excludes_itself_is_refused(options: list[str], words: str, tmp_path: Path) -> None:
@@ -25,6 +29,23 @@ def test_what_excludes_itself_is_refused(options: list[str], words: str, tmp_pat
     model.write_bytes(b"not read")
     assert_refused(invoke(model, *options, "-o", tmp_path / "ctr", "--quiet"), 2, words)
     assert not (tmp_path / "ctr").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--max-bytes", "10%"], "leave out --max-bytes"),
+        (["--quantize", "int8"], "leave out --quantize"),
+        (["--max-drop", "0.01"], "leave out --max-drop"),
+    ],
+)
+def test_a_plan_with_bits_leaves_nothing_to_choose(options: list[str], words: str, tmp_path: Path) -> None:
+    model, plan = tmp_path / "model.pt", tmp_path / "plan.json"
+    model.write_bytes(b"not read")
+    storage = StoragePlan(StoredBits({"user": 4}), 1_010, RatePoint(1_000, 0.002), 0.002)
+    plan.write_text(json.dumps(Plan("output-error", (), storage=storage).to_dict()))
+    done = invoke(model, *options, "--plan", plan, "-o", tmp_path / "ctr", "--quiet")
+    assert_refused(done, 2, words)
 
 
 def test_the_planned_point_is_printed_beside_the_plan(capsys: pytest.CaptureFixture[str]) -> None:

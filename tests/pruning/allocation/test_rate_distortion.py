@@ -101,6 +101,19 @@ def test_no_plan_has_less_than_one_dimension() -> None:
     assert candidates("dlrm")[0].choices.allocate(100) is None
 
 
+def test_where_no_weight_changes_an_answer_any_budget_has_a_plan() -> None:
+    model = build_recommender("dlrm", CLICKS, {"dim": 8, "hidden": (40, 12)}).eval()
+    torch.nn.init.zeros_([layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)][-1].weight)
+    program = capture(model, (CLICKS.example_request(),))
+    inputs = make_score_inputs(program, make_sampled_task(program, Settings().finetuning))
+    choices = make_candidates(program, inputs, 16, UNTUNED)[0].choices
+    widest = choices.allocate(10_000)
+    assert widest is not None
+    for budget in (widest.bytes - 1, widest.bytes - 20, widest.bytes // 2):
+        smaller = choices.allocate(budget)
+        assert smaller is None or (smaller.bytes <= budget and smaller.loss == 0.0)
+
+
 def test_the_same_statistics_give_the_same_plan() -> None:
     (first, *_), again = (
         candidates("dlrm"),

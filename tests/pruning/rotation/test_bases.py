@@ -88,3 +88,12 @@ def test_a_group_that_is_put_out_on_the_other_side_alone_has_a_basis_that_can_be
     square = torch.diag(torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64))
     basis, _ = balanced_basis(Moments(square, square, square, torch.zeros(3, 3, dtype=torch.float64)))
     assert int(torch.linalg.matrix_rank(basis)) == 3
+
+
+def test_moments_that_float32_made_slightly_negative_have_a_basis() -> None:
+    """As those of gradients, in a direction in which nothing varies; the largest directions stay what they are."""
+    values = torch.diag(torch.tensor([1.0, 0.1, *([0.0] * 61), -2e-8], dtype=torch.float64))
+    other = torch.eye(64, dtype=torch.float64)
+    basis, loss = balanced_basis(Moments(values, values, other, torch.zeros(64, 64, dtype=torch.float64)))
+    assert torch.isfinite(basis).all()
+    torch.testing.assert_close(loss[:2], torch.tensor([1.0, 0.1], dtype=torch.float64), rtol=1e-4, atol=1e-5)

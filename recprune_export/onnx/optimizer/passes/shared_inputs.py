@@ -16,6 +16,7 @@ from recprune_export.onnx.graph import (
     copy_bits,
     copy_value_info,
     get_axis,
+    get_bits,
     get_dims,
     get_rank,
     replace_node,
@@ -134,6 +135,8 @@ class _SharedGraph:
         if not (concatenates_rows(concat) if has_two_axes else along_last) or sum(widths) != layer.inputs:
             return
         rows = np.split(np.arange(layer.inputs), np.cumsum(widths)[:-1])
+        # A Gemm that adds a computed value is no layer that could be quantized.
+        use_gemms = has_two_axes and get_bits(layer.weight) == 32
         new: list[ir.Node] = []
         factors = []
         for is_shared in (True, False):
@@ -143,9 +146,17 @@ class _SharedGraph:
                 new.append(ir.node("Concat", operands, attributes={"axis": 1 if has_two_axes else -1}))
                 operands = [new[-1].outputs[0]]
             factors.append(
-                [operands[0], _take_weight_rows(self._graph, layer, np.concatenate([rows[i] for i in positions]))]
+                [
+                    operands[0],
+                    _take_weight_rows(
+                        self._graph,
+                        layer,
+                        np.concatenate([rows[i] for i in positions]),
+                        transposed=use_gemms and layer.transposed,
+                    ),
+                ]
             )
-        new += (_make_gemms if has_two_axes else _make_matmuls)(layer, *factors)
+        new += (_make_gemms if use_gemms else _make_matmuls)(layer, *factors)
         copy_value_info(new[-1], layer.result)
         self._graph.insert_before(layer.shift or layer.node, new)
         replace_uses(layer.result, new[-1].outputs[0])
@@ -183,7 +194,7 @@ def _make_gemms(layer: Linear, shared_factors: list[ir.Value], candidate_factors
 
 
 def _make_matmuls(layer: Linear, shared_factors: list[ir.Value], candidate_factors: list[ir.Value]) -> list[ir.Node]:
-    """Return the same nodes for more than two axes."""
+    """Return the same sums for more than two axes, or for weights with planned bits."""
     shared_nodes = [ir.node("MatMul", shared_factors)]
     if layer.bias is not None:
         shared_nodes.append(ir.node("Add", [shared_nodes[0].outputs[0], layer.bias]))
@@ -191,9 +202,9 @@ def _make_matmuls(layer: Linear, shared_factors: list[ir.Value], candidate_facto
     return [*shared_nodes, product, ir.node("Add", [product.outputs[0], shared_nodes[-1].outputs[0]])]
 
 
-def _take_weight_rows(graph: ir.Graph, layer: Linear, rows: np.ndarray) -> ir.Value:
+def _take_weight_rows(graph: ir.Graph, layer: Linear, rows: np.ndarray, *, transposed: bool) -> ir.Value:
     matrix = layer.matrix()[rows]
-    stored = np.ascontiguousarray(matrix.T if layer.transposed else matrix, dtype=np.float32)
+    stored = np.ascontiguousarray(matrix.T if transposed else matrix, dtype=np.float32)
     return copy_bits(layer.weight, add_initializer(graph, f"{layer.weight.name}_part", stored))
 
 
