@@ -36,11 +36,20 @@ from recprune_export.onnx.counts import Counts
 from recprune_export.output_meaning import OutputMeaning
 from recprune_export.program import Input, Output, Signature
 from recprune_export.pruning import FieldPlan, Plan, ProjectionPlan, RowPlan, Transform
+from recprune_export.pruning.storage_plan import StoragePlan
 from recprune_export.recommenders import InputSpec
 from recprune_export.search import ArtifactMeasurements, Trial
+from recprune_export.search.operating_point import OperatingPoint
+from recprune_export.stored_bits import LAYER_BITS, TABLE_BITS, StoredBits
 from recprune_export.training import FitResult
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
+BITS = st.builds(
+    StoredBits,
+    st.dictionaries(st.text(), st.sampled_from(TABLE_BITS), max_size=3),
+    st.dictionaries(st.text(), st.sampled_from(LAYER_BITS), max_size=3),
+    st.sampled_from(LAYER_BITS),
+)
 TRANSFORMS = FINITE.map(lambda number: Transform(torch.full((2, 2), number, dtype=torch.float64)))
 
 
@@ -53,6 +62,8 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         return TRANSFORMS
     if kind is Self:
         return st.nothing()
+    if kind is StoredBits:
+        return BITS
     if is_dataclass(kind):
         return instances(kind)
     if origin in (Union, UnionType):
@@ -78,7 +89,7 @@ PROFILES = instances(FieldProfile, cells=CELLS)
 PLANS = instances(Plan, next_stage=st.none())
 PLAIN = (
     ArtifactMeasurements, ColumnSummary, Counts, FieldPlan, Input, InputSpec, Machine, MetricChange, Output, OutputMeaning,
-    ProjectionPlan, RowPlan, Schema, Signature, SplitSizes, Trial
+    OperatingPoint, ProjectionPlan, RowPlan, Schema, Signature, SplitSizes, StoragePlan, Trial
 )  # fmt: skip
 READ: dict[type[DictMixin], st.SearchStrategy[Any]] = {
     DataProfile: instances(DataProfile, fields=st.lists(PROFILES, max_size=2).map(tuple)),

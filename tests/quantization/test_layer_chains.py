@@ -56,7 +56,7 @@ def test_layers_follow_a_static_one_in_both_directions_but_not_to_the_input() ->
     added = next(choice for choice in found.layers if choice.name == "second")
     assert added.speedups == {1: 2.0, 16: 2.0}
     assert "with third 2.00 times" in added.reason
-    assert added.bytes == (256, 64 + 32)
+    assert added.bytes == (256, 64 + 8)
 
 
 def test_without_a_static_layer_nothing_follows() -> None:

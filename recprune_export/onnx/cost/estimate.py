@@ -300,6 +300,8 @@ def _find_masked_values(model: onnx.ModelProto) -> frozenset[str]:
     for tensor in model.graph.initializer:
         if len(tensor.dims) > 1:
             large.add(tensor.name)
+        elif tensor.data_location == onnx.TensorProto.EXTERNAL:
+            continue  # its content is not read
         elif tensor.data_type == onnx.TensorProto.FLOAT and prod(tensor.dims) == 1:
             low |= {tensor.name} if onnx.numpy_helper.to_array(tensor).item() <= _LOW else set()
     for node in model.graph.node:
