@@ -4,12 +4,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from torch import nn
 
-from recprune_export.api import load_model, make_task
 from recprune_export.byte_limit import ByteLimit
 from recprune_export.errors import TooFewBytes, UsageError, ValidationFailed
 from recprune_export.evidence import Estimate
@@ -19,39 +15,15 @@ from recprune_export.pipeline import prune
 from recprune_export.program import Program
 from recprune_export.search import check_budgets, resolve_budgets, speed_search
 from recprune_export.settings import Settings
+from tests.search.models import make_job
 
 SETTINGS = Settings(epochs=1, latency_batch_sizes=(8,), learning_rate=1e-3)
 ROWS, USERS, ITEMS = 8000, 1500, 800
 
 
-class Tables(nn.Module):
-    """A user and an item of 16 dimensions, of which 4 matter, and a small MLP."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.user, self.item = nn.Embedding(USERS, 16), nn.Embedding(ITEMS, 16)
-        self.mlp = nn.Sequential(nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 1))
-
-    def forward(self, user: torch.Tensor, item: torch.Tensor) -> torch.Tensor:
-        """[B], [B] -> [B]."""
-        u, i = self.user(user), self.item(item)
-        return (u * i).sum(1) + 0.1 * self.mlp(torch.cat([u, i], 1)).squeeze(1)
-
-
 @pytest.fixture(scope="module")
 def job() -> tuple[Program, Task]:
-    torch.manual_seed(0)
-    module = Tables()
-    with torch.no_grad():
-        for table in (module.user.weight, module.item.weight):
-            table[:, 4:] *= 0.02
-    rng = np.random.default_rng(0)
-    columns = {"user": rng.integers(0, USERS, ROWS), "item": rng.integers(0, ITEMS, ROWS)}
-    with torch.no_grad():
-        logits = module(torch.from_numpy(columns["user"]), torch.from_numpy(columns["item"])).numpy()
-    columns["click"] = (rng.random(ROWS) < 1 / (1 + np.exp(-logits))).astype(np.float32)
-    loaded = load_model(module.eval(), (torch.arange(4), torch.arange(4)), {})
-    return loaded.program, make_task(loaded, columns, "click", SETTINGS)
+    return make_job(USERS, ITEMS, 16, ROWS, SETTINGS)
 
 
 @pytest.mark.parametrize(

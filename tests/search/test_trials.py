@@ -6,13 +6,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from recprune_export import api
-from recprune_export.api import load_model, make_task
 from recprune_export.errors import Undecided, UsageError, ValidationFailed
 from recprune_export.evidence import Estimate, Verdict
 from recprune_export.finetuning import RegularizedProgram, Task
@@ -29,6 +26,7 @@ from recprune_export.search._sweep import list_points
 from recprune_export.search.max_drop import SEEDS, DropClaim, find_point_within_drop
 from recprune_export.search.speed_target import SpeedupTarget
 from recprune_export.settings import FineTuningSettings, PruningSettings, Settings
+from tests.search.models import make_job
 
 SETTINGS = Settings(epochs=1, latency_batch_sizes=(1, 8), learning_rate=1e-3)
 ROWS = 6000
@@ -38,34 +36,9 @@ def at(sparsity: float) -> OperatingPoint:
     return OperatingPoint("sparsity", sparsity)
 
 
-class Product(nn.Module):
-    """A user and an item of 16 dimensions, of which 4 matter, and a small MLP."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.user, self.item = nn.Embedding(60, 16), nn.Embedding(40, 16)
-        self.mlp = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1))
-
-    def forward(self, user: torch.Tensor, item: torch.Tensor) -> torch.Tensor:
-        """[B], [B] -> [B]."""
-        u, i = self.user(user), self.item(item)
-        return (u * i).sum(1) + 0.1 * self.mlp(torch.cat([u, i], 1)).squeeze(1)
-
-
 @pytest.fixture(scope="module")
 def job() -> tuple[Program, Task]:
-    torch.manual_seed(0)
-    module = Product()
-    with torch.no_grad():
-        for table in (module.user.weight, module.item.weight):
-            table[:, 4:] *= 0.02
-    rng = np.random.default_rng(0)
-    columns = {"user": rng.integers(0, 60, ROWS), "item": rng.integers(0, 40, ROWS)}
-    with torch.no_grad():
-        logits = module(torch.from_numpy(columns["user"]), torch.from_numpy(columns["item"])).numpy()
-    columns["click"] = (rng.random(ROWS) < 1 / (1 + np.exp(-logits))).astype(np.float32)
-    loaded = load_model(module.eval(), (torch.arange(4), torch.arange(4)), {})
-    return loaded.program, make_task(loaded, columns, "click", SETTINGS)
+    return make_job(60, 40, 32, ROWS, SETTINGS)
 
 
 def test_a_trial_is_made_once_and_survives_its_file(job: tuple[Program, Task], tmp_path: Path) -> None:
