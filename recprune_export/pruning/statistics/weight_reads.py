@@ -16,7 +16,7 @@ from recprune_export.data.batch import Batch
 from recprune_export.program.nodes import argument
 from recprune_export.program.program import Program
 from recprune_export.program.recorder import ValueRecorder
-from recprune_export.pruning.statistics.moments import CurvatureProbe
+from recprune_export.pruning.statistics.moments import CurvatureProbe, add_products, mirror_upper
 
 aten = torch.ops.aten
 
@@ -166,12 +166,12 @@ class _Sums:
             for lookup in read.lookups:
                 rows = _samples(values[lookup])
                 self._rows[name].append(rows[torch.linspace(0, len(rows) - 1, min(len(rows), SAMPLED_ROWS)).long()])
-                _add_products(self._squares[f"{name} gradients"], gradients[lookup])
+                _add_moments(self._squares[f"{name} gradients"], gradients[lookup])
             for product in read.products:
                 operands = _samples(values[product.operand])
                 self._counts[name] += len(operands)
-                _add_products(self._squares[f"{name} operands"], operands)
-                _add_products(self._squares[f"{name} operand gradients"], gradients[product.operand])
+                _add_moments(self._squares[f"{name} operands"], operands)
+                _add_moments(self._squares[f"{name} operand gradients"], gradients[product.operand])
         for name, read in self._layers.items():
             for product in read.products:
                 inputs = _samples(values[product.operand])
@@ -188,9 +188,9 @@ class _Sums:
         requests = max(self._requests, 1)
         return TableReads(
             rows[chosen].double(),
-            self._squares[f"{name} gradients"] / requests,
-            self._squares[f"{name} operands"] / max(self._counts[name], 1),
-            self._squares[f"{name} operand gradients"] / requests,
+            mirror_upper(self._squares[f"{name} gradients"]) / requests,
+            mirror_upper(self._squares[f"{name} operands"]) / max(self._counts[name], 1),
+            mirror_upper(self._squares[f"{name} operand gradients"]) / requests,
         )
 
     def layer(self, name: str) -> LayerReads:
@@ -204,8 +204,7 @@ def _samples(value: Tensor) -> Tensor:
     return value.detach().reshape(-1, value.shape[-1])
 
 
-def _add_products(total: Tensor, samples: Tensor | None) -> None:
-    """Add XᵀX of [..., D] to a matrix [D, D]; numbers that are not finite count as zero."""
+def _add_moments(total: Tensor, samples: Tensor | None) -> None:
+    """Add XᵀX of [..., D] to the upper triangle of a matrix [D, D]; numbers that are not finite count as zero."""
     if samples is not None:
-        matrix = _samples(samples).double().nan_to_num(0.0, 0.0, 0.0)
-        total += matrix.T @ matrix
+        add_products(total, _samples(samples).double().nan_to_num(0.0, 0.0, 0.0))
