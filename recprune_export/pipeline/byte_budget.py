@@ -67,7 +67,8 @@ def plan_within_bytes(
             if counted.bytes <= limit and (best is None or counted.allocation.loss < best.allocation.loss):
                 best = counted
     if best is None:
-        raise TooFewBytes(_describe_too_few_bytes(max_bytes, smallest))
+        fewest = min(candidate.choices.count_fewest_bytes() for candidate in candidates)
+        raise TooFewBytes(_describe_too_few_bytes(max_bytes, smallest, fewest))
     return PlannedProgram(_with_storage(best, max_bytes), best.candidate.projected.program)
 
 
@@ -159,6 +160,9 @@ def _with_storage(chosen: _Counted, max_bytes: int) -> Plan:
     return replace(candidate.make_plan(allocation), storage=storage)
 
 
-def _describe_too_few_bytes(max_bytes: int, smallest: int | None) -> str:
-    tried = "" if smallest is None else f": the smallest file that was tried has {format_bytes(smallest)}"
+def _describe_too_few_bytes(max_bytes: int, smallest: int | None, fewest: int) -> str:
+    if smallest is None:
+        tried = f": its weights alone take {format_bytes(fewest)} at the least"
+    else:
+        tried = f": the smallest file that was tried has {format_bytes(smallest)}"
     return f"--max-bytes {format_bytes(max_bytes)} is too little for this model{tried}. Allow more."

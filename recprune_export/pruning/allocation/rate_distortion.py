@@ -61,8 +61,7 @@ class RateDistortion:
 
         Takes O(λ steps · sweeps · options) time.
         """
-        cheapest = self._minimize(1e30)
-        if cheapest.bytes() > budget:
+        if self.count_fewest_bytes() > budget:
             return None
         state = self._minimize(0.0)
         bound = state.loss()
@@ -81,6 +80,10 @@ class RateDistortion:
                     break
             state = self._fill(state, budget)
         return state.allocation(bound)
+
+    def count_fewest_bytes(self) -> int:
+        """Return the bytes of the weights at the least widths and bits."""
+        return self._minimize(1e30).bytes()
 
     def _bracket(self, budget: int) -> tuple[float, float]:
         """Return prices, the first too low for `budget`, the second high enough."""
