@@ -13,7 +13,7 @@ from recprune_export.row_resolution import format_resolution
 ALLOWED_LOSS = 0.002  # of metrics that are fractions of pairs, rows or probabilities
 ALLOWED_FRACTION = 0.01  # of the dense model's value, for all others: their scale differs between data sets
 FRACTIONS = ("auc", "gauc", "pr-auc", "accuracy", "ece")
-REMEDY = "A smaller --sparsity, more --epochs, or a search with --max-drop loses less."
+REMEDY = "A smaller --sparsity or a larger --max-bytes, more --epochs, or a search with --max-drop loses less."
 
 
 @dataclass(frozen=True)
