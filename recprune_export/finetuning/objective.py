@@ -91,7 +91,8 @@ class Objective:
         It needs no labels: random signs times the square root of the curvature at each output, or an item sampled from
         the softmax of the model (the Fisher information, by Monte Carlo: Martens 2020, "New insights", section 9.2).
         """
-        return torch.stack([_PROBES[m](response[name], generator) for name, m in self.output_kinds.items()]).sum()
+        probes = torch.stack([_PROBES[m](response[name], generator) for name, m in self.output_kinds.items()])
+        return probes.sum() / len(probes) ** 0.5  # the loss is the mean of those of the outputs
 
 
 def make_objective(
@@ -335,7 +336,8 @@ def _score_probe(scores: Tensor, generator: torch.Generator) -> Tensor:
 def _value_probe(value: Tensor, generator: torch.Generator) -> Tensor:
     value = value.masked_fill(~value.detach().isfinite(), 0.0)
     spread = value.detach().std().clamp_min(1e-12) if value.numel() > 1 else 1.0
-    return (_random_signs(value, generator) * value / spread).sum()
+    per_row = value.numel() / max(len(value), 1) if value.ndim else 1.0  # the distance is a mean over them
+    return (_random_signs(value, generator) * value / spread).sum() / max(per_row, 1.0) ** 0.5
 
 
 _PROBES: dict[OutputKind, Callable[[Tensor, torch.Generator], Tensor]] = {

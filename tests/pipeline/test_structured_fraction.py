@@ -85,19 +85,17 @@ def test_the_search_ends_where_the_loss_rises_again() -> None:
 
 
 class Scorer(nn.Module):
-    """Scores all items: a table that needs `rank` of 32 dimensions, most rows with a few large weights in them."""
+    """Scores all items: a table with `rank` of 32 dimensions; if it has all, each row has a few large weights."""
 
     def __init__(self, rank: int) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
         self.items = nn.Embedding(400, 32)
-        basis = torch.randn(rank, 32, generator=generator)
-        few = torch.randn(400, rank, generator=generator)
-        if rank == 32:  # every row has its own few directions
-            basis = torch.eye(32)
-            few *= torch.rand(400, 32, generator=generator) < 0.1
+        weights = torch.randn(400, rank, generator=generator)
+        if rank == 32:  # every row has its own few dimensions
+            weights *= torch.rand(400, 32, generator=generator) < 0.1
         with torch.no_grad():
-            self.items.weight.copy_(few @ basis)
+            self.items.weight.copy_(weights @ torch.eye(32)[:rank])
         self.layer = nn.Linear(32, 32)
 
     def forward(self, item: Tensor) -> Tensor:
@@ -111,7 +109,7 @@ def captured(rank: int) -> Program:
 
 
 @pytest.mark.parametrize(("rank", "removes"), [(3, True), (32, False)])
-def test_a_table_of_low_rank_is_cut_and_one_of_high_rank_has_zeros(rank: int, removes: bool) -> None:
+def test_a_table_of_few_dimensions_is_cut_and_one_of_many_has_zeros(rank: int, removes: bool) -> None:
     program = captured(rank)
     settings = Settings(embedding_sparsity=0.85, hidden_sparsity=0.0)
     task = make_sampled_task(program, settings.finetuning)

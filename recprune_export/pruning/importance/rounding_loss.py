@@ -48,16 +48,19 @@ def predict_table_losses(
     widths: Sequence[int],
 ) -> TableRounding:
     """Return the predicted loss of a table all of whose dimensions are channels of `group`, for each of `widths`."""
+    original = _rotate(group, table, reads, ranking, None)
     read = _rotate(group, table, reads, ranking, rotatable)
     can_turn = rotatable is not None and ranking.transform is not None
     unturned: dict[int, list[float]] = {bits: [] for bits in TABLE_BITS}
     turned: dict[int, list[float]] = {bits: [] for bits in TABLE_BITS}
     for width in widths:
         columns = list(ranking.order[:width])
-        part = _Kept(read.rows[:, :, columns], *(matrix[:, columns][:, :, columns] for matrix in read.moments))
+        part = read.keep(columns)
+        # A plan that keeps all dimensions leaves them as they are, unless it turns them.
+        unturned_part = original if width == group.width else part
         turn = turn_matrix(width) if can_turn and width > 1 else None
         for bits in TABLE_BITS:
-            plain = part.loss(bits, None)
+            plain = unturned_part.loss(bits, None)
             unturned[bits].append(plain)
             turned[bits].append(plain if turn is None or bits >= 16 else part.loss(bits, turn))
     return TableRounding(
@@ -69,66 +72,68 @@ def predict_table_losses(
 
 def predict_whole_table_losses(table: str, reads: TableReads) -> TableRounding:
     """Return the predicted loss of a table whose dimensions cannot be removed, as it is."""
-    kept = _Kept(reads.rows[:, None], reads.gradients[None], reads.operands[None], reads.operand_gradients[None])
+    kept = _Kept(reads.rows[:, None], reads.multiplied_rows[:, None], reads.gradients[None], reads.operands[None])
     losses = {bits: torch.tensor([kept.loss(bits, None)]) for bits in TABLE_BITS}
     return TableRounding(table, losses, losses)
 
 
 @dataclass(frozen=True)
-class _Rotated:
-    """Rows [n, copies, D] of a table in the coordinates of the ranking, and moments of each copy, [copies, D, D]."""
+class _Kept:
+    """The statistics of the kept dimensions: rows [n, copies, k], and moments of each copy, [copies, k, k]."""
 
     rows: Tensor
-    moments: tuple[Tensor, Tensor, Tensor]
+    multiplied_rows: Tensor
+    gradients: Tensor
+    operands: Tensor
+
+    def keep(self, columns: list[int]) -> Self:
+        """Return the statistics of some of the dimensions."""
+        return type(self)(
+            *(rows[:, :, columns] for rows in (self.rows, self.multiplied_rows)),
+            *(moment[:, columns][:, :, columns] for moment in (self.gradients, self.operands)),
+        )
+
+    def loss(self, bits: int, turn: Tensor | None) -> float:
+        """Return the predicted loss of rows of `bits` bits."""
+        if bits >= 32:
+            return 0.0
+        lookups = (_mean_squared_errors(self.rows, bits, turn) * _diagonals(self.gradients)).sum()
+        products = (_mean_squared_errors(self.multiplied_rows, bits, turn) * _diagonals(self.operands)).sum()
+        return float(lookups + products)
 
 
-def _rotate(
-    group: Group, table: str, reads: TableReads, ranking: Ranking, rotatable: RotatableGroup | None
-) -> _Rotated:
+def _rotate(group: Group, table: str, reads: TableReads, ranking: Ranking, rotatable: RotatableGroup | None) -> _Kept:
+    """Return the statistics of all dimensions in the coordinates of the ranking."""
     positions = slice_positions(group, table, 1)
     matrix = torch.eye(group.width, dtype=torch.float64)
     if rotatable is not None and ranking.transform is not None:
         matrix = ranking.transform.matrix_for_side(rotatable.sides[table, 1])
     inverse = torch.linalg.inv(matrix)
 
-    def blocks(moment: Tensor) -> Tensor:
-        return torch.stack([moment[copy][:, copy] for copy in positions])
+    def rotate_moment(moment: Tensor) -> Tensor:
+        return inverse @ torch.stack([moment[copy][:, copy] for copy in positions]) @ inverse.T
 
-    return _Rotated(
+    return _Kept(
         reads.rows[:, positions] @ matrix,
-        (
-            inverse @ blocks(reads.gradients) @ inverse.T,
-            inverse @ blocks(reads.operands) @ inverse.T,
-            matrix.T @ blocks(reads.operand_gradients) @ matrix,
-        ),
+        reads.multiplied_rows[:, positions] @ matrix,
+        rotate_moment(reads.gradients),
+        rotate_moment(reads.operands),
     )
 
 
-@dataclass(frozen=True)
-class _Kept:
-    """The statistics of the kept dimensions: rows [n, copies, k], and moments [copies, k, k]."""
+def _mean_squared_errors(rows: Tensor, bits: int, turn: Tensor | None) -> Tensor:
+    """Return the mean square of each dimension's rounding error, [copies, k]; zeros without rows."""
+    if not len(rows):
+        return rows.new_zeros(rows.shape[1:])
+    values = rows if turn is None else rows @ turn
+    flat = values.flatten(1)
+    errors = (round_table_rows(flat, bits) - flat).square().mean(0).reshape(values.shape[1:])
+    # The error of turned dimensions has no direction.
+    return errors if turn is None else errors.mean(1, keepdim=True).expand_as(errors)
 
-    rows: Tensor
-    gradients: Tensor
-    operands: Tensor
-    operand_gradients: Tensor
 
-    def loss(self, bits: int, turn: Tensor | None) -> float:
-        """Return the predicted loss of rows of `bits` bits."""
-        if bits >= 32:
-            return 0.0
-        values = self.rows if turn is None else self.rows @ turn
-        flat = values.flatten(1)
-        errors = (round_table_rows(flat, bits) - flat).square().mean(0).reshape(values.shape[1:])  # [copies, k]
-        if turn is not None:  # the error of turned dimensions has no direction
-            errors = errors.mean(1, keepdim=True).expand_as(errors)
-        lookups = (errors * self.gradients.diagonal(dim1=1, dim2=2)).sum()
-        energy = values.square().mean(0).mean().clamp_min(1e-30)
-        # Of rows that are multiplied the gradients weigh the rows: their error is that of looked-up rows, in proportion.
-        relative = errors.mean() / energy
-        sizes = self.operand_gradients.diagonal(dim1=1, dim2=2).mean(1)
-        products = (relative * sizes * self.operands.diagonal(dim1=1, dim2=2).sum(1)).sum()
-        return float(lookups + products)
+def _diagonals(moments: Tensor) -> Tensor:
+    return moments.diagonal(dim1=1, dim2=2)
 
 
 def turn_matrix(width: int) -> Tensor:

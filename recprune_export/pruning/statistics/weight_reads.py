@@ -2,8 +2,9 @@
 
 Rounding adds an error to each number of a weight. Where a row of a table is looked up, the error of the row reaches the
 outputs with the gradients of the looked-up values; where all rows are multiplied, as scores of items are, the error of a
-score is that of its row, multiplied by the operand; where a layer multiplies, the error of an output is that of its
-weights, multiplied by the inputs. All statistics are sums over rows of calibration data.
+score is that of its row, multiplied by the operand, and reaches the outputs with the gradient of the score; where a layer
+multiplies, the error of an output is that of its weights, multiplied by the inputs. All statistics are sums over rows of
+calibration data.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,15 +28,17 @@ SAMPLED_ROWS = 2048  # of the lookups of a table
 class TableReads:
     """Statistics of the reads of one table of D dimensions.
 
-    `rows` [n, D] are looked-up rows, so that frequent ids are among them often; `gradients` [D, D] is E[Σ g gᵀ] of the
-    outputs' gradients at the lookups, summed over the lookups of one request. For products of all rows with an operand h,
-    `operands` [D, D] is the mean of h hᵀ and `operand_gradients` [D, D] that of the gradients with respect to h, E[Σ g gᵀ].
+    `rows` [n, D] are looked-up rows, drawn in proportion to their squared gradients: frequent ids are among them often,
+    padding that a mask hides is not. `gradients` [D, D] is E[Σ g gᵀ] of the outputs' gradients at the lookups, summed over
+    the lookups of one request. For products of all rows with an operand h, `multiplied_rows` [n, D] are rows drawn in
+    proportion to the squared gradients of their products, none without products, and `operands` [D, D] is E[Σ |g|² h hᵀ],
+    with g the gradients of the products of one h with all rows.
     """
 
     rows: Tensor
     gradients: Tensor
+    multiplied_rows: Tensor
     operands: Tensor
-    operand_gradients: Tensor
 
 
 @dataclass(frozen=True)
@@ -143,11 +146,14 @@ class _Sums:
         parameters = program.parameters()
         self._squares: dict[str, Tensor] = {}
         self._rows: dict[str, list[Tensor]] = {name: [] for name in tables}
-        self._counts: dict[str, int] = dict.fromkeys([*tables, *layers], 0)
+        self._row_weights: dict[str, Tensor] = {}
+        self._parameters = parameters
+        self._counts: dict[str, int] = dict.fromkeys(layers, 0)
         for name in tables:
             width = parameters[name].shape[1]
-            for kind in ("gradients", "operands", "operand gradients"):
+            for kind in ("gradients", "operands"):
                 self._squares[f"{name} {kind}"] = torch.zeros(width, width, dtype=torch.float64)
+            self._row_weights[name] = torch.zeros(parameters[name].shape[0], dtype=torch.float64)
         for name in layers:
             outputs, inputs = parameters[name].shape
             self._squares[f"{name} inputs"] = torch.zeros(inputs, dtype=torch.float64)
@@ -164,14 +170,16 @@ class _Sums:
         self._requests += len(request[self._first_input])
         for name, read in self._tables.items():
             for lookup in read.lookups:
-                rows = _samples(values[lookup])
-                self._rows[name].append(rows[torch.linspace(0, len(rows) - 1, min(len(rows), SAMPLED_ROWS)).long()])
-                _add_moments(self._squares[f"{name} gradients"], gradients[lookup])
+                if gradients[lookup] is not None:
+                    squares = _samples(gradients[lookup]).double().nan_to_num(0.0, 0.0, 0.0).square().sum(1)
+                    self._rows[name].append(_samples(values[lookup])[_draw(squares, generator)])
+                    _add_moments(self._squares[f"{name} gradients"], gradients[lookup])
             for product in read.products:
-                operands = _samples(values[product.operand])
-                self._counts[name] += len(operands)
-                _add_moments(self._squares[f"{name} operands"], operands)
-                _add_moments(self._squares[f"{name} operand gradients"], gradients[product.operand])
+                if gradients[product.node] is not None:
+                    squares = _samples(gradients[product.node]).double().nan_to_num(0.0, 0.0, 0.0).square()  # [n, rows]
+                    self._row_weights[name] += squares.sum(0)
+                    operands = _samples(values[product.operand]) * squares.sum(1, keepdim=True).sqrt()
+                    _add_moments(self._squares[f"{name} operands"], operands)
         for name, read in self._layers.items():
             for product in read.products:
                 inputs = _samples(values[product.operand])
@@ -182,22 +190,36 @@ class _Sums:
                     self._squares[f"{name} gradients"] += slopes.square().sum(0)
 
     def table(self, name: str) -> TableReads:
-        rows = torch.cat(self._rows[name]) if self._rows[name] else torch.zeros(0)
+        rows = torch.cat(self._rows[name]) if self._rows[name] else torch.zeros(0, self._parameters[name].shape[1])
         generator = torch.Generator().manual_seed(0)
         chosen = torch.randperm(len(rows), generator=generator)[:SAMPLED_ROWS]
         requests = max(self._requests, 1)
         return TableReads(
             rows[chosen].double(),
             mirror_upper(self._squares[f"{name} gradients"]) / requests,
-            mirror_upper(self._squares[f"{name} operands"]) / max(self._counts[name], 1),
-            mirror_upper(self._squares[f"{name} operand gradients"]) / requests,
+            self._draw_multiplied_rows(name, generator),
+            mirror_upper(self._squares[f"{name} operands"]) / requests,
         )
+
+    def _draw_multiplied_rows(self, name: str, generator: torch.Generator) -> Tensor:
+        table = self._parameters[name].detach()
+        return table[_draw(self._row_weights[name], generator)].double()
 
     def layer(self, name: str) -> LayerReads:
         return LayerReads(
             self._squares[f"{name} inputs"] / max(self._counts[name], 1),
             self._squares[f"{name} gradients"] / max(self._requests, 1),
         )
+
+
+def _draw(weights: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw `SAMPLED_ROWS` positions in proportion to their weights, [n], by systematic sampling; none if all weights are 0."""
+    if not weights.any():
+        return torch.zeros(0, dtype=torch.long)
+    shares = (weights / weights.sum()).cumsum(0)
+    start = torch.rand(1, generator=generator, dtype=torch.float64)
+    positions = (torch.arange(SAMPLED_ROWS, dtype=torch.float64) + start) / SAMPLED_ROWS
+    return torch.searchsorted(shares, positions).clamp_max(len(weights) - 1)
 
 
 def _samples(value: Tensor) -> Tensor:
