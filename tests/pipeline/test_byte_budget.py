@@ -60,7 +60,7 @@ def test_the_counted_file_of_a_plan_has_no_more_bytes_than_allowed(fraction: flo
     plan = job.plan(limit).plan
     assert plan.storage is not None
     assert 0.9 * limit < plan.storage.point.bytes <= limit
-    assert plan.storage.bound <= plan.storage.point.loss
+    assert plan.storage.least_loss_estimate <= plan.storage.point.loss
     losses = [point.loss for point in sorted((*plan.storage.curve, plan.storage.point), key=lambda p: p.bytes)]
     assert losses == sorted(losses, reverse=True)
 
