@@ -98,7 +98,8 @@ def plan_pruning(
     program = remove_fields(program, fields).program
     rows = plan_rows(program, pruning.prune_rows, task, seed)
     program = share_planned_rows(program, rows, task, seed)
-    analyze_prunable(program, without_projections=not projects)
+    if max_bytes is None:
+        analyze_prunable(program, without_projections=not projects)
     if max_bytes is not None:
         if candidates is None:
             candidates = _make_candidates(program, pruning, task, seed, serving)
@@ -126,11 +127,10 @@ def make_byte_candidates(
 
     Times are predicted for the headline's batch size among those of `serving`.
 
-    Raises `PruningError` where nothing can be pruned.
+    Raises `PruningError` where nothing can be pruned or have fewer bits.
     """
     program = remove_fields(program, fields).program
     program = share_planned_rows(program, plan_rows(program, pruning.prune_rows, task, seed), task, seed)
-    analyze_prunable(program, without_projections=False)
     return _make_candidates(program, pruning, task, seed, serving)
 
 
@@ -139,7 +139,8 @@ def _make_candidates(
 ) -> tuple[Candidate, ...]:
     """Return the candidates; if the model will be tuned, losses that tuning makes up for count less.
 
-    Raises `ModelError` for weights in half or double precision: no form with fewer bits holds them.
+    Raises `ModelError` for weights in half or double precision: no form with fewer bits holds them, and `PruningError` where nothing can
+    be pruned or have fewer bits.
     """
     for name, parameter in program.parameters().items():
         if parameter.is_floating_point() and parameter.dtype != torch.float32:
@@ -149,7 +150,10 @@ def _make_candidates(
             )
     remaining = TUNED if task.config.epochs > 0 else UNTUNED
     inputs, rows = make_score_inputs(program, task, seed), int(choose_batch(map(str, serving.batches)))
-    return tuple(make_candidates(program, inputs, pruning.width_multiple, remaining, rows))
+    candidates = tuple(make_candidates(program, inputs, pruning.width_multiple, remaining, rows))
+    if not any(candidate.choices.can_choose for candidate in candidates):
+        analyze_prunable(program, without_projections=False)
+    return candidates
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,11 @@ class RateDistortion:
         self._parameters = program.parameters()
         self.time = time
 
+    @property
+    def can_choose(self) -> bool:
+        """Whether any weight may have another width or other bits."""
+        return bool(self._options or self._layer_losses)
+
     def allocate(self, budget: int, max_microseconds: float = math.inf) -> Allocation | None:
         """Return the allocation of least predicted loss whose weights have at most `budget` bytes; None where none has.
 
