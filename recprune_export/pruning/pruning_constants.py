@@ -26,4 +26,4 @@ LOOKUP_TIMES = {
 }
 MULTIPLICATIONS_PER_MICROSECOND = 53e3  # in fp32, one thread; int8 layers are timed in the file itself: cost-model
 # Plans whose predicted losses differ by no more than this fraction, or by no more than this, are told apart by time: time-of-plans
-TIED_LOSS_FRACTION, TIED_LOSS = 0.01, 1e-6
+TIED_LOSS_FRACTION, TIED_LOSS = 0.01, 1e-8
