@@ -40,6 +40,7 @@ from recprune_export.output_files import check_free_space
 from recprune_export.pipeline._fingerprint import fingerprint
 from recprune_export.pipeline._prune import PrunedModel, SearchPrefix, prune
 from recprune_export.pipeline._quantize_export import quantize_export
+from recprune_export.pipeline._run_until_fast import SlowPlan, run_until_fast
 from recprune_export.pipeline.build_manifest import (
     InputSources,
     Outcome,
@@ -57,7 +58,6 @@ from recprune_export.pipeline.export_models import (
     make_predictor,
     make_serving_config,
 )
-from recprune_export.pipeline.run_until_fast import SlowPlan, run_until_fast
 from recprune_export.pipeline.stage_checkpoints import StageCheckpoints, get_checkpoint_folder, remove_when_done
 from recprune_export.program.program import Program
 from recprune_export.progress import show_status

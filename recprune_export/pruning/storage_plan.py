@@ -11,7 +11,7 @@ from recprune_export.stored_bits import StoredBits
 class RatePoint:
     """The predicted loss of the best plan whose file has so many bytes, in units of the training loss, and its predicted time.
 
-    The `microseconds` are those of lookups and matrix products of one request (`RequestTime`); 0 in plans of former releases.
+    The `microseconds` are those of lookups and matrix products of one request (`RequestTime`).
     """
 
     bytes: int
@@ -28,13 +28,13 @@ class StoragePlan(DictMixin):
     """The bits of weights, and the point of the plan on the curve of loss over bytes.
 
     `max_bytes` is the limit, `point` the chosen plan, and `least_loss_estimate` that of any plan with as many bytes, by the dual
-    of the choice: 0 in plans of former releases, which called it `bound`. `curve` are the best plans with fewer and with more
+    of the choice. `curve` are the best plans with fewer and with more
     bytes. Times are predicted for a request of `rows` rows.
     """
 
     bits: Annotated[StoredBits, JsonForm(StoredBits.to_dict, _decode_bits)]
     max_bytes: int
     point: RatePoint
-    least_loss_estimate: float = 0.0
+    least_loss_estimate: float
     curve: tuple[RatePoint, ...] = ()
     rows: int = 256

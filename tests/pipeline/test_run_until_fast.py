@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recprune_export.errors import SlowerThanPyTorch, TooLittleTime
-from recprune_export.pipeline.run_until_fast import FASTER, MAX_RETRIES, SlowPlan, run_until_fast
+from recprune_export.pipeline._run_until_fast import FASTER, MAX_RETRIES, SlowPlan, run_until_fast
 from recprune_export.pipeline.stage_checkpoints import NO_CHECKPOINTS, StageCheckpoints
 from recprune_export.pruning.storage_plan import RatePoint, StoragePlan
 from recprune_export.settings import Settings
@@ -33,7 +33,7 @@ class Job:
             raise TooLittleTime("none as fast")
         self.times.append(time)
         self.checkpoints.append(checkpoints)
-        storage = StoragePlan(StoredBits(), 1_000, RatePoint(990, 1.0 / time, time))
+        storage = StoragePlan(StoredBits(), 1_000, RatePoint(990, 1.0 / time, time), 0.0)
         if time > self.fast:
             ratio = time / self.fast
             raise SlowPlan(

@@ -640,14 +640,11 @@ class StorageSection(TypedDict):
     bits: StoredBitsSection
     max_bytes: Annotated[Count, Field(description="the limit of the bytes of the file")]
     point: Annotated[RatePointEntry, Field(description="the chosen plan")]
-    least_loss_estimate: NotRequired[
-        Annotated[
-            float,
-            Field(
-                description="an estimate, by the dual of the choice, of the least predicted loss of any plan of as many bytes; "
-                "no lower bound. Formerly `bound`"
-            ),
-        ]
+    least_loss_estimate: Annotated[
+        float,
+        Field(
+            description="an estimate, by the dual of the choice, of the least predicted loss of any plan of as many bytes; no lower bound"
+        ),
     ]
     rows: NotRequired[Annotated[Count, Field(description="of the request for which times are predicted")]]
     curve: Annotated[list[RatePointEntry], Field(description="the best plans with fewer and with more bytes")]

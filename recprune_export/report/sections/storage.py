@@ -38,14 +38,9 @@ def storage_section(manifest: Manifest) -> Section | None:
             tuple(_describe_point(point, storage.point) for point in points),
         ),
     )
-    estimate = (
-        f" The least predicted loss of any plan of as many bytes is estimated at {format_loss(storage.least_loss_estimate)}, by the "
-        "dual of the choice; that is no lower bound."
-        if storage.least_loss_estimate
-        else ""
-    )
     after = (
-        f"The limit was {format_bytes(storage.max_bytes)}.{estimate}",
+        f"The limit was {format_bytes(storage.max_bytes)}. The least predicted loss of any plan of as many bytes is estimated at "
+        f"{format_loss(storage.least_loss_estimate)}, by the dual of the choice; that is no lower bound.",
         f"The predicted µs are those of the lookups and matrix products of a request of {storage.rows} rows, on the machine of their "
         "constants: they compare plans, and what all plans share is not in them.",
     )
