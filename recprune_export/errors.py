@@ -34,11 +34,14 @@ class ValidationFailed(RecpruneError):
 
 
 class SlowerThanPyTorch(ValidationFailed):
-    """A file that takes certainly longer than the same model in PyTorch; `ratio` is that of the times where it is largest."""
+    """A file that takes certainly longer than the same model in PyTorch.
 
-    def __init__(self, message: str, ratio: float) -> None:
+    `ratio` is that of the times at the batch size where it is largest, `excess` their difference there, in µs for each row.
+    """
+
+    def __init__(self, message: str, ratio: float, excess: float) -> None:
         super().__init__(f"{message} Nothing was written.")
-        self.finding, self.ratio = message, ratio
+        self.finding, self.ratio, self.excess = message, ratio, excess
 
 
 class Undecided(RecpruneError):

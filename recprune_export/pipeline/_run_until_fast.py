@@ -14,15 +14,21 @@ from recprune_export.pruning.storage_plan import StoragePlan
 from recprune_export.settings import Settings
 
 MAX_RETRIES = 3
-FASTER = 0.75  # most of the predicted time that the next plan may take
+FASTER, FASTEST = 0.75, 0.2  # of the predicted time of a plan: the most and the least that the next one may take
 
 
 class SlowPlan(SlowerThanPyTorch):
     """The file of a plan within a number of bytes is slower than PyTorch; `storage` is that of the plan."""
 
     def __init__(self, error: SlowerThanPyTorch, storage: StoragePlan) -> None:
-        super().__init__(error.finding, error.ratio)
+        super().__init__(error.finding, error.ratio, error.excess)
         self.storage = storage
+
+    @property
+    def next_limit(self) -> float:
+        """The predicted µs that the next plan may take: at least as much less as the file is slower than PyTorch."""
+        time = self.storage.point.microseconds
+        return max(FASTEST * time, min(FASTER * time, time - self.excess * self.storage.rows))
 
 
 def run_until_fast(
@@ -46,8 +52,10 @@ def run_until_fast(
             raise _refuse(slow, "no plan of as few bytes is predicted to be as fast as is needed") from error
         else:
             return outcome, _describe(slow, outcome)
-        limit = slow[-1].storage.point.microseconds * min(FASTER, 0.9 / slow[-1].ratio)
-        print_status(f"{slow[-1].finding} The plan is made again, with {1.0 - FASTER:.0%} less predicted time or more.")
+        time, limit = slow[-1].storage.point.microseconds, slow[-1].next_limit
+        print_status(
+            f"{slow[-1].finding} The plan is made again, for reads of {limit:.3g} instead of {time:.3g} predicted µs."
+        )
         settings = settings.with_options(max_microseconds=limit)
 
 
@@ -69,8 +77,16 @@ def _count(times: int) -> str:
 
 def _refuse(slow: list[SlowPlan], reason: str) -> SlowerThanPyTorch:
     best = min(slow, key=lambda error: error.ratio)
+    time = best.storage.point.microseconds
+    if best.excess * best.storage.rows > time:
+        remedy = (
+            f"The lookups and matrix products, predicted to take {time:.3g} µs, are not what is slow, so more bytes may not help: see "
+            "`recprune-export profile`, or leave out the batch size by --latency-batch-sizes."
+        )
+    else:
+        remedy = "Allow more bytes, for tables of more bits are faster, or remove channels alone by --sparsity."
     return SlowerThanPyTorch(
-        f"{best.finding} It is the fastest of the plans within --max-bytes that were measured: {reason}. Allow more bytes, for "
-        "tables of more bits are faster, or remove channels alone by --sparsity.",
+        f"{best.finding} It is the fastest of the plans within --max-bytes that were measured: {reason}. {remedy}",
         best.ratio,
+        best.excess,
     )
