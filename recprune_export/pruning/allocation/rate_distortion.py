@@ -29,6 +29,7 @@ from recprune_export.stored_bits import count_weight_bytes
 STEPS = 40  # of the bisection of λ
 MAX_SWEEPS = 30  # over all groups at one λ
 TIME_PRICE_STEP = 4.0  # ratio of the price of time of a plan to that of the one before
+TIME_PRICE_STEPS = 6  # of the bisection between two of these prices
 FIRST_TIME_PRICE = 0.01  # of the loss of a plan for its time
 
 
@@ -77,17 +78,35 @@ class RateDistortion:
     def allocate(self, budget: int, max_microseconds: float = math.inf) -> Allocation | None:
         """Return the allocation of least predicted loss whose weights have at most `budget` bytes; None where none has.
 
-        Where the time is limited it is the first of `list_faster` that takes at most `max_microseconds`, with the time that
-        is left spent on less loss; None where none does. Takes O(λ steps · sweeps · options) time for each plan of that list.
+        Where the time is limited, the price of time is bisected for plans that take at most `max_microseconds`, and the time
+        that one leaves is spent on less loss; None where no plan is as fast. Takes O(λ steps · sweeps · options) time for each price.
         """
-        estimate = None
+        estimate, too_low = None, 0.0
         for state in self._list_states(budget):
             estimate = state.estimate if estimate is None else estimate
             if state.microseconds() <= max_microseconds:
                 if state.time_price:
-                    state.spend_time(budget, max_microseconds)
+                    state = self._refine(
+                        state, too_low or state.time_price / TIME_PRICE_STEP**2, budget, max_microseconds
+                    )
                 return state.allocation(estimate)
+            too_low = state.time_price
         return None
+
+    def _refine(self, state: "_State", low: float, budget: int, max_microseconds: float) -> "_State":
+        """Return a plan of less loss than `state`, which is fast enough; at the price `low` none is."""
+        high = state.time_price
+        state.spend_time(budget, max_microseconds)
+        for _ in range(TIME_PRICE_STEPS):
+            middle = math.sqrt(low) * math.sqrt(high)
+            trial = self._plan(budget, middle)
+            if trial.microseconds() > max_microseconds:
+                low = middle
+                continue
+            high = middle
+            trial.spend_time(budget, max_microseconds)
+            state = min(state, trial, key=_State.loss)
+        return state
 
     def list_faster(self, budget: int) -> Iterator[Allocation]:
         """Yield the plan of least loss within `budget` bytes, and plans at rising prices of time, each faster than all before."""
