@@ -30,8 +30,8 @@ class OperatingPoint(DictMixin):
     def at_density(cls, kind: Literal["sparsity", "bytes"], density: float) -> "OperatingPoint":
         """Return the point that keeps the fraction `density` of the parameters, or of the bytes.
 
-        >>> OperatingPoint.at_density("sparsity", 0.25), OperatingPoint.at_density("bytes", 0.25)
-        (OperatingPoint(kind='sparsity', value=0.75), OperatingPoint(kind='bytes', value=0.25))
+        >>> [OperatingPoint.at_density(kind, 0.25).label for kind in ("sparsity", "bytes")]
+        ['sparsity 0.75', '25 % of the bytes']
         """
         return cls(kind, 1.0 - density if kind == "sparsity" else density)
 
